@@ -1,0 +1,179 @@
+"""What is checked, and how: `python -m nox` runs it all, `python -m nox --list` names the sessions.
+
+Rule 1: tests meet the built wheel, never the source tree.
+Rule 2: what a session needs is a line in pyproject.toml; this file names no version, no index and no path of a machine.
+Rule 3: what is missing is an error where `CI` or `REQUIRE_ALL` is set, and a visible skip elsewhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+STRICT = bool(os.environ.get("CI") or os.environ.get("REQUIRE_ALL"))
+CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
+SUPPORTED = nox.project.python_versions(PROJECT)
+"""The versions that the classifiers name."""
+TESTED_EXTRAS = "cli"
+"""What the tests of the session `tests` need beside the wheel; a heavy extra gets a session of its own name."""
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "types", "tests", "smoke", "docs", "build", "interop", "fuzz"]
+nox.options.error_on_missing_interpreters = STRICT
+nox.options.reuse_venv = "yes"
+nox.options.report = str(ROOT / ".nox" / "report.json")
+
+
+def show_pyenv_versions() -> None:
+    """Let pyenv's `python3.13` answer: it does so only while PYENV_VERSION lists that version."""
+    if "PYENV_VERSION" in os.environ or (pyenv := shutil.which("pyenv")) is None:
+        return
+    listed = subprocess.run([pyenv, "versions", "--bare"], capture_output=True, text=True, check=False).stdout.split()
+    wanted = [version for version in listed if version.rpartition(".")[0] in SUPPORTED]
+    wanted.sort(key=lambda version: not version.startswith(f"{CURRENT}."))  # the current one stays what `python` is
+    if wanted:
+        os.environ["PYENV_VERSION"] = ":".join(wanted)
+
+
+show_pyenv_versions()
+
+
+@functools.cache
+def built_wheel(cache: Path) -> Path:
+    """The wheel of this tree, built once for all sessions of a run."""
+    directory = cache.resolve() / "wheel"
+    shutil.rmtree(directory, ignore_errors=True)
+    # The interpreter that runs nox has pip: it installed nox.
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(directory), str(ROOT)]
+    subprocess.run(command, check=True)
+    (wheel,) = directory.glob("*.whl")
+    return wheel
+
+
+def install_wheel(session: nox.Session, *groups: str) -> None:
+    """Install the built wheel with its tested extras, and these dependency groups."""
+    wheel = built_wheel(session.cache_dir)
+    session.install(
+        f"oxygent-client[{TESTED_EXTRAS}] @ {wheel.as_uri()}",
+        *nox.project.dependency_groups(PROJECT, *groups),
+    )
+    # An environment that is used again holds an older wheel of the same version.
+    session.install("--force-reinstall", "--no-deps", str(wheel))
+    session.env["PYTHONPATH"] = ""  # Rule 1
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Format and rules, by ruff."""
+    session.install(*nox.project.dependency_groups(PROJECT, "lint"))
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Both type checkers, strict, over everything."""
+    session.install("--editable", f".[{TESTED_EXTRAS}]", *nox.project.dependency_groups(PROJECT, "types"))
+    session.run("mypy")
+    session.run("basedpyright", "--warnings")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests but interop, on the Python that runs nox, with full branch coverage."""
+    install_wheel(session, "test")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", "--ignore=tests/interop", *session.posargs)
+    if not session.posargs:  # a part of the tests covers a part of the code
+        session.run("coverage", "combine", "--quiet")
+        session.run("coverage", "report")
+
+
+@nox.session(python=[version for version in SUPPORTED if version != CURRENT])
+def smoke(session: nox.Session) -> None:
+    """The quick tests on the other supported versions of Python."""
+    install_wheel(session, "test")
+    session.env["OXYGENT_CLIENT_SIZE"] = "smoke"
+    session.run("pytest", "--ignore=tests/interop", "-m", "not slow", *session.posargs)
+
+
+@nox.session
+def interop(session: nox.Session) -> None:
+    """The tests against real OxyGent servers; tests/interop/environments.py installs the releases."""
+    install_wheel(session, "interop")
+    session.run("pytest", "tests/interop", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """The decoder on whatever atheris thinks of, after its mutants, for a minute; `-- --seconds 3600` for longer."""
+    install_wheel(session, "fuzz")
+    if not (STRICT or session.run("python", "-c", HAS_ATHERIS, silent=True)):
+        session.skip("atheris has no wheel for this platform")
+    session.run("python", "-m", "tests.fuzz.fuzz_decoder", *session.posargs)
+
+
+HAS_ATHERIS = "import importlib.util; print('yes' if importlib.util.find_spec('atheris') else '', end='')"
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as pages; a warning is an error. Their programs are run by tests/test_docs.py."""
+    install_wheel(session, "docs")
+    pages = Path(session.create_tmp()).resolve() / "html"
+    session.run("sphinx-build", "--fail-on-warning", "--keep-going", "--quiet", "docs", str(pages))
+    session.log(f"the pages are in {pages.relative_to(ROOT)}")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Both distributions can be built, and the wheel alone is enough to import the package and to run the command."""
+    session.install(*nox.project.dependency_groups(PROJECT, "build"))
+    directory = Path(session.create_tmp())
+    distributions, environment = directory / "dist", directory / "environment"
+    shutil.rmtree(distributions, ignore_errors=True)
+    # The wheel is built from the sdist: so the sdist is whole.
+    session.run("python", "-m", "build", "--outdir", str(distributions), str(ROOT))
+    (wheel,) = distributions.glob("*.whl")
+    session.run("python", "-m", "venv", "--clear", str(environment))
+    python = str(environment / ("Scripts" if sys.platform == "win32" else "bin") / "python")
+    session.run(python, "-m", "pip", "install", "--quiet", str(wheel), external=True)
+    session.run(python, "-W", "error", "-c", IMPORT_CHECK, external=True)
+
+
+IMPORT_CHECK = """
+import sys
+import oxygent_client
+loaded = {"aiohttp", "anyio", "httpcore", "httpx", "httpx_sse"} & set(sys.modules)
+assert not loaded, f"import oxygent_client loads {loaded}"
+for name in oxygent_client.__all__:
+    getattr(oxygent_client, name)
+print("oxygent-client", oxygent_client.__version__, "imports with its own dependencies alone")
+"""
+
+
+@nox.session(default=False)
+def lowest(session: nox.Session) -> None:
+    """The quick tests on the lower bounds of the dependencies."""
+    install_wheel(session, "test")
+    table = PROJECT["project"]
+    requirements = [*table["dependencies"], *table["optional-dependencies"][TESTED_EXTRAS]]
+    session.install(*(requirement.replace(">=", "==") for requirement in requirements))
+    session.env["OXYGENT_CLIENT_SIZE"] = "smoke"
+    session.run("pytest", "--ignore=tests/interop", "-m", "not slow", *session.posargs)
+
+
+@nox.session(default=False)
+def soak(session: nox.Session) -> None:
+    """The same tests with large numbers; `-- tests/test_x.py` picks."""
+    install_wheel(session, "interop")
+    session.env["OXYGENT_CLIENT_SIZE"] = "soak"
+    session.run("pytest", *session.posargs)

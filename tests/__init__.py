@@ -1,0 +1,1 @@
+"""The tests: a sentence and a table each."""

@@ -1,0 +1,218 @@
+"""What all tests share: both event loops, the check for leaks, the fixtures on disk, and what is said of skipped tests.
+
+Rule 1: an async test runs on asyncio and on trio; ONE_LOOP names the exceptions, each with its reason.
+Rule 2: an async test leaves no task, no open file and no socket behind.
+Rule 3: what is missing on a machine is a skip that is counted in the last line; with `REQUIRE_ALL=1` it is a failure.
+Rule 4: numbers that may be larger go through `scaled`; `OXYGENT_CLIENT_SIZE` (smoke, normal, soak) sets them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import gc
+import inspect
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import anyio.lowlevel
+import pytest
+import trio
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Generator, Iterator
+
+ROOT: Final = Path(__file__).parent.parent
+FIXTURES: Final = ROOT / "tests" / "fixtures"
+WIRE: Final = FIXTURES / "wire"
+"""What real servers sent and what a real client sent; INDEX.md there says what is what."""
+CONFORMANCE: Final = FIXTURES / "conformance" / "cases.json"
+"""Event streams, cut into pieces, with the events that the standard has for them."""
+
+LOOPS: Final = ("asyncio", "trio")
+ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
+    # "tests/test_x.py" or "tests/test_x.py::test_y": (the only loop, why)
+}
+
+REQUIRE_ALL: Final = os.environ.get("REQUIRE_ALL", "") not in {"", "0"}
+
+_SIZES: Final = {"smoke": 0.1, "normal": 1.0, "soak": 50.0}
+SIZE: Final = os.environ.get("OXYGENT_CLIENT_SIZE", "normal")
+
+
+def scaled(number: int) -> int:
+    """`number` as it is for a normal run, less for smoke, more for soak; at least one."""
+    return max(1, round(number * _SIZES[SIZE]))
+
+
+# The normal run is the same every time; a soak looks for what is new.
+settings.register_profile("sized", max_examples=scaled(100), deadline=None, derandomize=SIZE != "soak", database=None)
+settings.load_profile("sized")
+
+
+# -------------------------------------------------------------------------------------------------------- Event loops
+
+
+def _loops(nodeid: str) -> tuple[str, ...]:
+    """The loops that this test runs on."""
+    file, test = nodeid.partition("::")[0], nodeid.partition("[")[0]
+    exempt = ONE_LOOP.get(test) or ONE_LOOP.get(file)
+    return LOOPS if exempt is None else (exempt[0],)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give every test that uses an event loop the loops it runs on."""
+    if "anyio_backend" in metafunc.fixturenames:
+        metafunc.parametrize("anyio_backend", _loops(metafunc.definition.nodeid), indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """The event loop of an async test: asyncio, then trio."""
+    loop: str = request.param
+    return loop
+
+
+# -------------------------------------------------------------------------------------------------------------- Leaks
+
+_KEPT_BY_OTHERS: Final = ("anon_inode:", "pipe:", "/dev/")
+"""Descriptors that outlive a test rightly: an event loop that several tests share, the pipe to a server they share."""
+_CLOSING_SECONDS: Final = 2.0
+"""How long the other end of a closed connection, a server in a thread of ours, may need to notice."""
+
+
+def _open_descriptors() -> frozenset[str]:
+    """What this process holds open, by name: `socket:[inode]` or a path. Names, since numbers are used again."""
+    held: set[str] = set()
+    try:
+        links = list(Path("/proc/self/fd").iterdir())
+    except OSError:  # not Linux: tasks are still looked at
+        return frozenset()
+    for link in links:
+        try:
+            name = str(link.readlink())
+        except OSError:  # closed meanwhile: it was the one that listed the directory
+            continue
+        if not name.startswith(_KEPT_BY_OTHERS):
+            held.add(name)
+    return frozenset(held)
+
+
+@pytest.fixture
+def no_leaked_descriptors() -> Iterator[None]:
+    """Fail a test that leaves a file or a socket open; it is set up before the event loop, and looks after it."""
+    before = _open_descriptors()
+    yield
+    # What is garbage warns now, in the test that made it; pytest makes an error of it.
+    gc.collect()
+    until = time.monotonic() + _CLOSING_SECONDS
+    while any(name.startswith("socket:") for name in _open_descriptors() - before) and time.monotonic() < until:
+        time.sleep(0.01)
+    left = _open_descriptors() - before
+    assert not left, f"left open: {sorted(left)}"
+
+
+_RUNNER: Final = "TestRunner."
+"""Where anyio's own tasks begin: its asyncio runner makes one for every step of a test."""
+
+
+def _asyncio_tasks() -> set[object]:
+    return {
+        task for task in asyncio.all_tasks() if not getattr(task.get_coro(), "__qualname__", "").startswith(_RUNNER)
+    }
+
+
+def _trio_tasks() -> set[object]:
+    root = trio.lowlevel.current_root_task()
+    waiting = [] if root is None else [root]
+    found: set[object] = set()
+    while waiting:
+        task = waiting.pop()
+        found.add(task)
+        waiting += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    return found
+
+
+_TASKS: Final = {"asyncio": _asyncio_tasks, "trio": _trio_tasks}
+
+
+@pytest.fixture
+async def no_leaked_tasks(anyio_backend_name: str) -> AsyncIterator[None]:
+    """Fail a test that leaves a task running; it is the first in the event loop, and the last to look."""
+    tasks = _TASKS[anyio_backend_name]
+    before = tasks()
+    yield
+    for _ in range(10):  # a task that was told to stop gets its turn
+        if tasks() <= before:
+            break
+        await anyio.lowlevel.checkpoint()
+    left = tasks() - before
+    assert not left, f"left running: {left}"
+
+
+def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: object) -> None:
+    """Give every async test an event loop, and have it looked after; descriptors are counted when the loop is gone."""
+    hypothesis = getattr(obj, "hypothesis", None)
+    if collector.istestfunction(obj, name) and inspect.iscoroutinefunction(getattr(hypothesis, "inner_test", obj)):
+        watches = ["anyio_backend", "no_leaked_descriptors"]
+        # Each example of hypothesis has a loop of its own: hypothesis may end one by a BaseException, of which anyio's
+        # runner dies on asyncio. A fixture in the loop would make them share it.
+        if hypothesis is None:
+            watches.append("no_leaked_tasks")
+        pytest.mark.usefixtures(*watches)(obj)
+
+
+def pytest_collection_finish() -> None:
+    """Take what was imported out of the garbage collector's sight: it looks once after every async test."""
+    gc.collect()
+    gc.freeze()
+
+
+# -------------------------------------------------------------------------------------------------------------- Skips
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, by name, what needs a program that is not installed."""
+    for mark in item.iter_markers("needs"):
+        for program in mark.args:
+            if shutil.which(str(program)) is None:
+                pytest.skip(f"needs {program}")
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """Why this was skipped."""
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return text.removeprefix("Skipped: ")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Make a skipped test a failed one where everything must be there."""
+    report = yield
+    if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", f"skipped, though REQUIRE_ALL is set: {_reason(report)}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Likewise a skipped file."""
+    report = yield
+    if REQUIRE_ALL and report.skipped:
+        report.outcome, report.longrepr = "failed", f"skipped, though REQUIRE_ALL is set: {_reason(report)}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
+    """Say last of all what was not tested for want of something."""
+    yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reasons = collections.Counter(map(_reason, reporter.stats.get("skipped", [])))
+        listed = ", ".join(f"{reason}: {count}" for reason, count in sorted(reasons.items()))
+        reporter.write_line(f"skipped for want of something: {reasons.total()}" + (f" ({listed})" if listed else ""))
