@@ -1,0 +1,16 @@
+"""Ids, drawn by lot; the only place of the core that draws."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+__all__ = ["new_id"]
+
+ALPHABET: Final = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+"""What real servers make theirs of: no sign looks like another."""
+
+
+def new_id(length: int = 16) -> str:
+    """A new id; 16 signs are 93 bits."""
+    return "".join(secrets.choice(ALPHABET) for _ in range(length))

@@ -1,0 +1,141 @@
+"""One event in, one action out: what a remote's message means to the program that called it.
+
+Rule 1: every message type that a remote is known to send has its line in ROUTES; any other goes by the line of None.
+Rule 2: nothing here does I/O, keeps state, or changes an event. What is forwarded is a copy.
+Rule 3: a route says what is to be done with the event, not how: the run does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, cast
+
+import attrs
+
+from oxygent_client._models import Event, Observation, ToolCall
+
+__all__ = ["Action", "Answered", "Drop", "EventRouter", "Forward", "Link", "Route", "copy_json"]
+
+
+@attrs.frozen(kw_only=True)
+class Link:
+    """How names of the remote's run translate into the caller's."""
+
+    call_stack: tuple[str, ...] | None = None
+    """The caller's own stack, if the remote was not told of it: forwarded stacks start with it. None: they stay."""
+    trace_id: str = ""
+    """What the caller calls the run."""
+    remote_trace_id: str = ""
+    """What the remote calls it."""
+
+
+@attrs.frozen
+class Answered:
+    """The event is an answer: the output so far."""
+
+    output: Any
+
+
+@attrs.frozen
+class Forward:
+    """The message goes on to the caller's `send_message`."""
+
+    message: Any
+
+
+@attrs.frozen
+class Drop:
+    """The message goes no further; the caller has its own word for it."""
+
+    reason: str
+
+
+Action = Answered | Forward | Drop
+Route = Callable[[Event, Link], Action]
+
+
+def answer(event: Event, link: Link) -> Action:
+    """The output of the run, until another answer comes."""
+    return Answered(event.message.get("content"))
+
+
+def inner_step(event: Event, link: Link) -> Action:
+    """A call inside the remote: goes on, in the caller's terms, unless it is the root of the run.
+
+    The root's caller, or callee, is of the category `user`: the caller's own program shows that call itself. A message
+    without categories is not "user".
+    """
+    step = cast("ToolCall | Observation", event)
+    if "user" in (step.caller_category, step.callee_category):
+        return Drop("the root of the remote's run")
+    message = copy_json(event.message)
+    content = message["content"]
+    if link.call_stack is not None and isinstance(content.get("call_stack"), list):
+        # The remote's first two are its "user" and the agent that was called; both stand in the caller's stack.
+        content["call_stack"] = [*link.call_stack, *content["call_stack"][2:]]
+    if link.remote_trace_id != link.trace_id and content.get("current_trace_id") == link.remote_trace_id:
+        content["current_trace_id"] = link.trace_id
+    return Forward(message)
+
+
+def pass_on(event: Event, link: Link) -> Action:
+    """Whatever the application means by it: goes on as it is."""
+    return Forward(copy_json(event.message))
+
+
+ROUTES: Final[Mapping[str | None, Route]] = MappingProxyType(
+    {
+        "answer": answer,
+        "tool_call": inner_step,
+        "observation": inner_step,
+        "stream": pass_on,
+        "stream_end": pass_on,
+        "think": pass_on,
+        "progress": pass_on,
+        "error": pass_on,
+        None: pass_on,
+    }
+)
+"""The documented behaviour, by message type; None is every type that has no line."""
+
+
+class EventRouter:
+    """A dispatch table from message type to route.
+
+    `EventRouter({"metrics": drop})` adds a line, or replaces one, of the documented table. Two routers are never joined
+    by inheritance: a router is its table.
+    """
+
+    def __init__(self, routes: Mapping[str | None, Route] | None = None) -> None:
+        self._routes = MappingProxyType({**ROUTES, **(routes or {})})
+
+    @property
+    def routes(self) -> Mapping[str | None, Route]:
+        """The whole table."""
+        return self._routes
+
+    def route(self, event: Event, link: Link = Link()) -> Action:
+        """What is to be done with `event`."""
+        # A malformed tool call is a Custom event that kept its type: no route that relies on the shape may get it.
+        kind = event.type if event.type in self._routes and _well_formed(event) else None
+        return self._routes[kind](event, link)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EventRouter, (dict(self._routes),)
+
+    def __repr__(self) -> str:
+        return f"EventRouter({[*self._routes]})"
+
+
+def _well_formed(event: Event) -> bool:
+    return event.type not in ("tool_call", "observation") or isinstance(event, ToolCall | Observation)
+
+
+def copy_json(value: Any) -> Any:
+    """A deep copy of a JSON value; its depth was bounded when it was parsed."""
+    if isinstance(value, dict):
+        return {key: copy_json(member) for key, member in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [copy_json(member) for member in cast("list[Any]", value)]
+    return value

@@ -1,0 +1,72 @@
+"""Which trace ids are in use at which server, so that none is in flight twice.
+
+A real server keys its queue of messages by the trace id and reads it destructively: two runs with one id swap, double
+and lose each other's messages, and what a run left unread comes first in the next. So:
+
+Rule 1: a caller's id is sent as it is, unless at this server it is in flight, or its last run ended without its close.
+Rule 2: else the remote gets `<id>-<12 random>`, and the caller's own word for it stays what it was.
+Rule 3: the table is of one process, bounded, and shared by its threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Final, TypeVar
+
+import attrs
+
+from oxygent_client._ids import new_id
+
+__all__ = ["TRACES", "TraceLedger"]
+
+Key = tuple[str, str]
+V = TypeVar("V")
+
+
+@attrs.define
+class TraceLedger:
+    """The trace ids that may not be sent, and the caller's ids that the remote knows by another name."""
+
+    size: int = 10_000
+    """How many ids of each kind are kept; the oldest that is not in flight goes first."""
+    _in_flight: set[Key] = attrs.field(factory=set[Key], init=False)
+    _soiled: OrderedDict[Key, None] = attrs.field(factory=OrderedDict[Key, None], init=False)
+    _renamed: OrderedDict[Key, str] = attrs.field(factory=OrderedDict[Key, str], init=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
+
+    def claim(self, base_url: str, trace_id: str) -> str:
+        """The id under which the remote shall run what the caller calls `trace_id`; it is in flight until released."""
+        with self._lock:
+            key = (base_url, trace_id)
+            remote = trace_id
+            if key in self._in_flight or key in self._soiled:
+                remote = f"{trace_id}-{new_id(12)}"
+                _keep(self._renamed, key, remote, self.size)
+            else:
+                self._renamed.pop(key, None)
+            self._in_flight.add((base_url, remote))
+            return remote
+
+    def release(self, base_url: str, remote: str, *, closed: bool) -> None:
+        """The run is over; `closed` if its close event came, so that nothing of it is left at the server."""
+        with self._lock:
+            self._in_flight.discard((base_url, remote))
+            if not closed:
+                _keep(self._soiled, (base_url, remote), None, self.size)
+
+    def remote_name(self, base_url: str, trace_id: str) -> str:
+        """What the remote calls the last run that the caller called `trace_id`."""
+        with self._lock:
+            return self._renamed.get((base_url, trace_id), trace_id)
+
+
+def _keep(table: OrderedDict[Key, V], key: Key, value: V, size: int) -> None:
+    table[key] = value
+    table.move_to_end(key)
+    while len(table) > size:
+        table.popitem(last=False)
+
+
+TRACES: Final = TraceLedger()
+"""The ledger of this process."""

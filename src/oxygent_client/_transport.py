@@ -1,0 +1,132 @@
+"""What moves bytes: the one interface between this package and a network, and the values that pass through it.
+
+Rule 1: what moves bytes is a `Transport`; what changes how they move is a `Transport` that holds one.
+Rule 2: a request and what is known about it are frozen; a wrapper that changes one makes another.
+Rule 3: no repr here shows a body, a header's value, user information or a query.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from types import MappingProxyType
+from typing import Literal, Protocol, runtime_checkable
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+import attrs
+
+from oxygent_client._errors import ConfigurationError
+
+__all__ = ["Context", "HTTPRequest", "HTTPResponse", "Purpose", "Transport", "check_url", "shown_url"]
+
+Purpose = Literal["run", "discover", "attach", "feedback", "health"]
+
+
+def check_url(url: str) -> str:
+    """`url`, if it can be a server's base URL.
+
+    Raises:
+        ConfigurationError: it is not http or https, names no host, or holds a space or a control character.
+    """
+    try:
+        parts = urlsplit(url)
+        well_formed = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        well_formed = False
+    if not well_formed or any(char <= " " or char == "\x7f" for char in url):
+        raise ConfigurationError("server_url must be an http:// or https:// URL with a host")
+    return url
+
+
+def shown_url(url: str) -> str:
+    """`url` as it may be shown: scheme, host, port and path; no user information, no query."""
+    parts = urlsplit(url)
+    return urlunsplit(SplitResult(parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e]*")
+
+
+def _frozen(headers: Mapping[str, str]) -> Mapping[str, str]:
+    for name, value in headers.items():
+        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+            raise ConfigurationError(f"the header {name[:60]!r} has a name or a value that HTTP does not allow")
+    return MappingProxyType(dict(headers))
+
+
+@attrs.frozen(kw_only=True)
+class Context:
+    """What wrappers of a transport may decide by. None of it is on the wire."""
+
+    purpose: Purpose = "run"
+    trace_id: str = ""
+    group_id: str = ""
+    deadline: float | None = None
+    """When the whole call must be over, by the event loop's clock (`anyio.current_time()`); None: never."""
+    idempotent: bool = False
+    """The caller allows that an agent runs twice."""
+
+
+@attrs.frozen
+class HTTPRequest:
+    """One HTTP request, before it is sent."""
+
+    method: str
+    base_url: str
+    path: str
+    headers: Mapping[str, str] = attrs.field(factory=dict[str, str], converter=_frozen)
+    body: bytes = attrs.field(default=b"", repr=False)
+    context: Context = attrs.field(factory=Context, kw_only=True)
+
+    @property
+    def url(self) -> str:
+        """Where it goes: the base URL's own path stays in front of `path`, and its query at the end."""
+        base = urlsplit(self.base_url)
+        return urlunsplit(base._replace(path=base.path.rstrip("/") + self.path, fragment=""))
+
+    def __repr__(self) -> str:
+        return f"<HTTPRequest {self.method} {shown_url(self.url)} {self.context.purpose} {len(self.body)} bytes>"
+
+
+@attrs.frozen
+class HTTPResponse:
+    """A response whose headers have come and whose body is still to be read."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case. Content codings are as in `content-encoding`: a transport does not undo them."""
+    chunks: AsyncIterator[bytes]
+    """The body, piece by piece, each as soon as it is there. To be read within the exchange's block, once."""
+    request: HTTPRequest
+    """The request as it was really sent."""
+
+    def __repr__(self) -> str:
+        return f"<HTTPResponse {self.status} to {self.request!r}>"
+
+
+@runtime_checkable
+class Transport(Protocol):
+    """Moves bytes.
+
+    An implementation keeps these promises; `oxygent_client.testing.check_transport` tests them:
+
+    - Entering the block sends the request and waits for the response's headers; a chunk is handed over as it comes.
+    - Leaving the block, at any time and for any reason, closes the exchange at once. An exception of the block comes
+      out as it is.
+    - A status is handed over, whatever it is. Nothing is retried, and no redirect followed, unless that is what the
+      class is for.
+    - An error is an `OxyError` with its `outcome`: `ConnectError` if nothing was sent, else `ConnectionLostError`.
+    - Cancellation passes through; the transport stays usable.
+    - No cancel scope and no task group is left open between entering and leaving: the caller enters under a deadline of
+      its own.
+    """
+
+    def exchange(self, request: HTTPRequest, /) -> AbstractAsyncContextManager[HTTPResponse]:
+        """Send `request`; the block of the context manager is the life of the exchange."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close what the transport keeps open between exchanges. Doing so twice is no error."""
+        ...
