@@ -1,0 +1,60 @@
+"""Whose transport an agent uses, and who closes it.
+
+Rule 1: a transport that the user gave is used and never closed.
+Rule 2: inside `async with agent` one transport of the agent's own is kept, so that connections are used again; outside,
+    each operation has its own, and nothing stays open.
+Rule 3: what is kept is kept for the event loop that entered: another loop neither uses nor closes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+
+from oxygent_client._per_loop import PerLoop
+from oxygent_client._transport import Transport
+
+__all__ = ["Connections"]
+
+
+@attrs.define
+class Connections:
+    """The transports of one agent. Pickled or copied, it starts anew."""
+
+    _make: Callable[[], Transport]
+    _kept: PerLoop[Transport] = attrs.field(factory=PerLoop[Transport], init=False)
+    _entered: PerLoop[int] = attrs.field(factory=PerLoop[int], init=False)
+
+    @asynccontextmanager
+    async def lease(self, given: Transport | None) -> AsyncGenerator[Transport, None]:
+        """A transport for one operation."""
+        lasting = given or self._kept.get()
+        transport = lasting or self._make()
+        try:
+            yield transport
+        finally:
+            if lasting is None:
+                await transport.aclose()
+
+    def enter(self) -> None:
+        """From now on, keep a transport."""
+        if self._kept.get() is None:
+            self._kept.put(self._make())
+        self._entered.put((self._entered.get() or 0) + 1)
+
+    async def leave(self) -> None:
+        """Close what is kept, if as many have left as entered."""
+        if self._entered.put((self._entered.get() or 0) - 1) == 0:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close what is kept."""
+        kept = self._kept.take()
+        if kept is not None:
+            await kept.aclose()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Connections, (self._make,)

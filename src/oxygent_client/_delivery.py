@@ -1,0 +1,110 @@
+"""What the caller's program hears of a run: filter, handler, `send_message`, progress.
+
+Rule 1: for each event, in this order: `event_filter`; the handler of its type, and the hook; forwarding. A false filter
+    stops the rest; a handler does not replace forwarding. Answers and the end were taken by the run before.
+Rule 2: whatever can be replaced is looked up when it is used: subclasses and users assign it late.
+Rule 3: what is handed out is a copy; what the user's code raises is a `HandlerError` with it as the cause.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import attrs
+
+from oxygent_client._errors import HandlerError
+from oxygent_client._hooks import Hooks
+from oxygent_client._models import Event, Observation, OxyRequest, ToolCall
+from oxygent_client._router import Action, Answered, Forward, copy_json
+
+__all__ = ["Delivery"]
+
+
+@attrs.define
+class Delivery:
+    """Hands the events of one run to the program of one agent."""
+
+    agent: Hooks
+    request: OxyRequest
+    _sender: Callable[..., Any] | None = attrs.field(default=None, init=False)
+    _keywords: tuple[str, ...] = attrs.field(default=(), init=False)
+
+    async def opened(self) -> None:
+        """As `Listener.opened`."""
+        await self._say("Starting remote execution...")
+
+    async def heard(self, event: Event, action: Action) -> None:
+        """As `Listener.heard`."""
+        agent = self.agent
+        message = copy_json(event.message)
+        with _blamed("the event filter"):
+            if agent.event_filter is not None and not agent.event_filter(message):
+                return
+        with _blamed("an event handler"):
+            await self._handle(event, action, message)
+        if isinstance(action, Forward):
+            with _blamed("send_message"):
+                await self._send(event, action.message)
+            if isinstance(event, ToolCall):
+                await self._say(f"Executing tool: {event.callee or 'unknown'}")
+            elif isinstance(event, Observation):
+                await self._say("Tool execution completed")
+
+    async def completed(self) -> None:
+        """As `Listener.completed`."""
+        await self._say("Remote execution completed")
+
+    async def _handle(self, event: Event, action: Action, message: Any) -> None:
+        agent = self.agent
+        if event.type is not None and (handler := agent.event_handlers.get(event.type)) is not None:
+            await handler(message.get("content", message))
+        if isinstance(event, ToolCall):
+            await agent.handle_tool_call_event(message, self.request)
+        elif isinstance(event, Observation):
+            await agent.handle_observation_event(message, self.request)
+        elif not isinstance(action, Answered):
+            process = agent._process_custom_event  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  (the documentation's)
+            await process(message, self.request)
+
+    async def _send(self, event: Event, message: Any) -> None:
+        send = self.request.send_message
+        if send != self._sender:  # it may be replaced between two messages; to inspect it for each would cost too much
+            self._sender, self._keywords = send, _keywords(send)
+        wire: dict[str, Any] = {"event": event.sse.event, "id": event.sse.id or None, "retry": event.sse.retry}
+        await send(message, **{name: wire[name] for name in self._keywords})
+
+    async def _say(self, text: str) -> None:
+        callback = self.agent.progress_told
+        if callback is not None:
+            with _blamed("the progress callback"):
+                await callback(text)
+
+
+WIRE_KEYWORDS: Final = ("event", "id", "retry")
+
+
+def _keywords(send: Callable[..., Any]) -> tuple[str, ...]:
+    """Which of the wire's own fields `send` takes beside the message."""
+    try:
+        parameters = [*inspect.signature(send).parameters.values()]
+    except (TypeError, ValueError):  # a callable written in C may have no signature
+        return ()
+    by_keyword = {each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
+    taken: set[str] = set()
+    if parameters and parameters[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
+        taken.add(parameters[0].name)  # the message goes there, also where somebody calls it `event`
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        by_keyword.update(WIRE_KEYWORDS)
+    return tuple(name for name in WIRE_KEYWORDS if name in by_keyword - taken)
+
+
+@contextmanager
+def _blamed(whose: str) -> Generator[None]:
+    """What the user's code raises leaves the block as a `HandlerError`."""
+    try:
+        yield
+    except Exception as error:
+        raise HandlerError(f"{whose} raised {type(error).__name__}") from error

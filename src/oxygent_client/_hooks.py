@@ -1,0 +1,82 @@
+"""Where a program puts its own code into a run: attributes to assign, methods to override.
+
+Rule 1: names and signatures are those of the OxyGent `SSEOxyGent` documentation.
+Rule 2: a hook does nothing by itself, and none replaces the forwarding of a message; `oxygent_client._delivery` says
+    when each is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
+
+from oxygent_client._models import OxyRequest
+from oxygent_client._payload import CallStackStrategy, build_payload
+from oxygent_client._remote import RemoteAgent
+from oxygent_client._settings import Limits, Timeouts
+
+__all__ = ["EventFilter", "EventHandler", "Hooks", "ProgressCallback"]
+
+EventFilter = Callable[[Any], bool]
+EventHandler = Callable[[Any], Awaitable[None]]
+ProgressCallback = Callable[[str], Awaitable[None]]
+
+
+class Hooks(RemoteAgent):
+    """An agent's own configuration, and its hooks; left alone, each does what the documentation says."""
+
+    callee: str | None
+    """Whom the remote shall run. None leaves it to the remote, whose master answers."""
+    check_callee: bool
+    """Whether the remote is asked, once, if it has `callee`. A real server never answers for a name that it lacks."""
+    is_share_call_stack: bool
+    """Whether the remote is told who called whom before it. If not, it sees a plain user."""
+    call_stack_strategy: CallStackStrategy | None
+    """Says the same with three words, see `build_payload`; None goes by `is_share_call_stack`."""
+    share_data: bool | Collection[str]
+    """How much of `shared_data` and `group_data` goes along: all, nothing, or these keys."""
+    argument_overrides: Collection[str]
+    """Protocol fields that an argument may overwrite."""
+    headers: Mapping[str, str]
+    """Sent with every request."""
+    forward_headers: Collection[str]
+    """Names of inbound headers (`shared_data["_headers"]`) that the remote may see; none by default."""
+    event_handlers: Mapping[str, EventHandler]
+    """From message type to `async f(content)`; the whole message is given where it has no content."""
+    event_filter: EventFilter | None
+    """`f(message) -> bool`: False keeps an event from its handler and from `send_message`."""
+    progress_told: ProgressCallback | None
+    """What `set_progress_callback` set."""
+    timeouts: Timeouts
+    """The clocks."""
+    limits: Limits
+    """How much of the remote's data is taken in."""
+
+    def set_progress_callback(self, callback: ProgressCallback | None) -> None:
+        """Have `async callback(text)` told of the beginning, each tool call and its end, and the end of each run."""
+        self.progress_told = callback
+
+    def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
+        """The payload of a request. Override it to send something else; what the protocol needs is set after it."""
+        return build_payload(
+            oxy_request,
+            name=self.name,
+            is_share_call_stack=self.is_share_call_stack,
+            call_stack_strategy=self.call_stack_strategy,
+            argument_overrides=self.argument_overrides,
+        )
+
+    def prepare_headers(self, oxy_request: OxyRequest) -> dict[str, str]:
+        """The headers of a request, without the protocol's own. Override it to add some."""
+        inbound: dict[str, str] = oxy_request.get_shared_data("_headers") or {}
+        allowed = {name.lower() for name in self.forward_headers}
+        return {**{name: value for name, value in inbound.items() if name.lower() in allowed}, **self.headers}
+
+    async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
+        """Called with each `tool_call` message."""
+
+    async def handle_observation_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
+        """Called with each `observation` message."""
+
+    async def _process_custom_event(self, event_data: Any, oxy_request: OxyRequest) -> None:
+        """Called with each message that is no answer, tool call or observation: any JSON, or a text."""

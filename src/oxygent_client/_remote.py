@@ -1,0 +1,179 @@
+"""The base of remote agents: an address, an organization, and what it means to execute a request.
+
+Rule 1: a request is executed as a clone; the caller's object is never changed.
+Rule 2: `_execute` raises, `execute` answers: every `OxyError` but a wrong call becomes a FAILED response.
+Rule 3: an agent pickles and copies as its configuration. What cannot is an error that names it.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Mapping
+from typing import Any, Self, TypedDict, cast
+
+from oxygent_client._errors import ConfigurationError, OxyError
+from oxygent_client._ids import new_id
+from oxygent_client._models import OxyRequest, OxyResponse, OxyState
+from oxygent_client._transport import check_url, shown_url
+
+__all__ = ["Asked", "RemoteAgent", "asked"]
+
+
+class Asked(TypedDict, total=False):
+    """What `ask` and `stream` take beside the query."""
+
+    arguments: Mapping[str, Any]
+    """What the agent is given beside the query (any JSON)."""
+    trace_id: str
+    """What you call this run; drawn if empty."""
+    from_trace_id: str
+    """The trace id of the turn before this one, so that the remote remembers it."""
+    group_id: str
+    """What you call the conversation; drawn if empty."""
+    shared_data: dict[str, Any]
+    """Seen and written by all calls of the run."""
+    group_data: dict[str, Any]
+    """Seen and written by all runs of the conversation."""
+    idempotent: bool
+    """True allows that the remote runs twice, where that is the price of an answer."""
+
+
+def asked(query: str | OxyRequest, fields: Asked) -> OxyRequest:
+    """The request that `ask` and `stream` were called with."""
+    if isinstance(query, OxyRequest):
+        if fields:
+            raise ConfigurationError(f"put {', '.join(fields)} into the request: it says everything by itself")
+        return query
+    if not isinstance(cast("Any", query), str):
+        raise ConfigurationError("the query must be a text: a real server never answers another")
+    return OxyRequest(
+        arguments={**fields.get("arguments", {}), "query": query},
+        current_trace_id=fields.get("trace_id", ""),
+        from_trace_id=fields.get("from_trace_id", ""),
+        group_id=fields.get("group_id", ""),
+        shared_data=fields.get("shared_data", {}),
+        group_data=fields.get("group_data", {}),
+        idempotent=fields.get("idempotent", False),
+    )
+
+
+class RemoteAgent:
+    """An agent that lives elsewhere, reached by http or https.
+
+    Args:
+        server_url: the remote's base URL.
+        name: what the caller's own program calls it.
+        desc: what it is for; `init` may fill it in.
+    """
+
+    category = "agent"
+    org: dict[str, Any]
+    """The remote's organization as the remote gave it; empty before `init`."""
+
+    def __init__(self, *, server_url: str, name: str = "remote", desc: str = "") -> None:
+        self.server_url = check_url(server_url)
+        self.name = name
+        self.desc = desc
+        self.org = {}
+
+    async def init(self) -> None:
+        """Find out what the remote is. The base finds out nothing."""
+
+    def get_org(self) -> list[dict[str, Any]]:
+        """The members under the remote's root, each marked `is_remote`: a copy, to be put under this agent.
+
+        `[]` before `init`.
+        """
+        children: list[dict[str, Any]] = copy.deepcopy(self.org.get("children", []))
+        waiting = [*children]
+        while waiting:
+            node = waiting.pop()
+            node["is_remote"] = True
+            waiting.extend(node.get("children", []))
+        return children
+
+    async def execute(self, oxy_request: OxyRequest) -> OxyResponse:
+        """The response to `oxy_request`, also when it failed: `state` FAILED then, and `extra` says the rest.
+
+        Raises:
+            ConfigurationError: the call itself is wrong.
+        """
+        request = self.prepared(oxy_request)
+        try:
+            response = await self._execute(request)
+        except ConfigurationError:
+            raise
+        except OxyError as error:
+            extra = {
+                "error": type(error).__name__,
+                "outcome": str(error.outcome),
+                "retryable": error.retryable,
+                "attempts": error.attempts,
+                "trace_id": error.trace_id,
+            }
+            response = OxyResponse(OxyState.FAILED, str(error), extra)
+        response.oxy_request = request
+        return response
+
+    async def _execute(self, oxy_request: OxyRequest) -> OxyResponse:
+        """Ask the remote; the part that subclasses replace or wrap.
+
+        Raises:
+            OxyError: the run failed.
+        """
+        raise NotImplementedError
+
+    def prepared(self, oxy_request: OxyRequest) -> OxyRequest:
+        """A clone of `oxy_request` as this agent executes it.
+
+        It has ids where there were none, and this agent on both stacks.
+        """
+        node_id = oxy_request.node_id or new_id()
+        return oxy_request.clone_with(
+            request_id=oxy_request.request_id or new_id(22),
+            group_id=oxy_request.group_id or new_id(),
+            current_trace_id=str(oxy_request.current_trace_id or new_id()),
+            node_id=node_id,
+            callee=self.name,
+            callee_category=self.category,
+            call_stack=[*oxy_request.call_stack, self.name],
+            node_id_stack=[*oxy_request.node_id_stack, node_id],
+        )
+
+    # --- configuration travels, live things do not ---
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_checking"}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        clone = type(self).__new__(type(self))
+        memo[id(self)] = clone
+        for name, value in self.__getstate__().items():
+            try:
+                clone.__dict__[name] = copy.deepcopy(value, memo)
+            except TypeError as error:
+                raise ConfigurationError(f"{type(self).__name__}.{name} is live and cannot be copied") from error
+        return clone
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # A handler may be a method of this very agent: the check of one value must not start another.
+        if "_checking" not in self.__dict__:
+            self.__dict__["_checking"] = True
+            try:
+                self._check_picklable()
+            finally:
+                del self.__dict__["_checking"]
+        return super().__reduce_ex__(protocol)
+
+    def _check_picklable(self) -> None:
+        for name, value in self.__getstate__().items():
+            try:
+                pickle.dumps(value)
+            except ConfigurationError:
+                raise
+            except (TypeError, AttributeError, pickle.PicklingError) as error:
+                raise ConfigurationError(f"{type(self).__name__}.{name} is live and cannot be pickled") from error
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} at {shown_url(self.server_url)}>"

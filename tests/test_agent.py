@@ -1,0 +1,833 @@
+"""`SSEOxyGent` as a whole: how it is made, what it sends, what it answers, and how it travels.
+
+Rule 1: what the remote is asked is seen in the scripted transport, never inside the agent.
+Rule 2: the caller's objects are compared with deep copies that were made before.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+import threading
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import anyio
+import anyio.to_thread
+import httpx
+import pytest
+
+from oxygent_client import (
+    EventRouter,
+    HTTPXTransport,
+    Limits,
+    OxyRequest,
+    OxyResponse,
+    OxyState,
+    RemoteAgent,
+    SSEOxyGent,
+    Timeouts,
+    errors,
+)
+from oxygent_client._connections import Connections
+from oxygent_client._ids import ALPHABET
+from oxygent_client.testing import FakeTransport, Reply, answer, close, observation, pause, progress, tool_call
+from tests.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from oxygent_client import HTTPRequest, HTTPResponse
+
+URL: Final = "http://remote.test"
+
+
+def remote(*steps: Any, **replies: Any) -> FakeTransport:
+    """A remote that answers, and knows what is named: `get_agents=Reply.json(...)`."""
+    run = Reply(steps or (answer("42"), close()))
+    return FakeTransport({"/sse/chat": run, **{f"/{path}": reply for path, reply in replies.items()}})
+
+
+def made(transport: FakeTransport | None = None, **options: Any) -> tuple[SSEOxyGent, FakeTransport]:
+    """An agent, and its transport."""
+    transport = transport or remote()
+    return SSEOxyGent(server_url=URL, transport=transport, **options), transport
+
+
+async def sent(request: OxyRequest | str = "hi", **options: Any) -> dict[str, Any]:
+    """The payload that an agent sends."""
+    agent, transport = made(**options)
+    await agent.ask(request)
+    return transport.payloads[0]
+
+
+# --------------------------------------------------------------------------------------------------------------- Making
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "remote.test",
+        "ftp://remote.test",
+        "http://",
+        "http:///path",
+        "http://remote.test:0",
+        "http://remote.test:99999",
+        "http://remote test",
+        "http://remote.test/\n",
+        " http://remote.test",
+    ],
+)
+def test_addresses_that_are_none(url: str) -> None:
+    """Only http and https with a host are an address; the error shows nothing of it."""
+    for cls in (SSEOxyGent, RemoteAgent):
+        with pytest.raises(errors.ConfigurationError) as caught:
+            cls(server_url=url)
+        assert str(caught.value) == "server_url must be an http:// or https:// URL with a host"
+
+
+def test_what_an_agent_is_made_of() -> None:
+    """Every argument is a keyword and becomes the attribute of its name, with the defaults of the contract."""
+    agent = SSEOxyGent(server_url=URL)
+    assert (URL, "remote", "", True, None, None, True, None) == (
+        agent.server_url,
+        agent.name,
+        agent.desc,
+        agent.is_share_call_stack,
+        agent.call_stack_strategy,
+        agent.callee,
+        agent.check_callee,
+        agent.transport,
+    )
+    assert (Timeouts(connect=10, silence=45, idle=600, total=3600), Limits()) == (agent.timeouts, agent.limits)
+    assert ({}, None, {}, {}, {}, True) == (
+        agent.event_handlers,
+        agent.event_filter,
+        agent.headers,
+        agent.org,
+        {**dict.fromkeys(agent.forward_headers), **dict.fromkeys(agent.argument_overrides)},
+        agent.share_data,
+    )
+    assert "agent" == agent.category
+    router, transport = EventRouter(), remote()
+    given: dict[str, Any] = {
+        "name": "mine",
+        "desc": "what for",
+        "is_share_call_stack": False,
+        "call_stack_strategy": "full",
+        "callee": "theirs",
+        "check_callee": False,
+        "transport": transport,
+        "router": router,
+        "event_handlers": {"x": print},
+        "event_filter": bool,
+        "headers": {"x-a": "1"},
+        "forward_headers": {"x-b"},
+        "timeouts": Timeouts(idle=1),
+        "limits": Limits(depth=2),
+        "argument_overrides": {"caller"},
+        "share_data": {"key"},
+    }
+    agent = SSEOxyGent(server_url=URL, **given, progress_callback=cast("Any", print))
+    assert {**given, "progress_told": print} == {name: getattr(agent, name) for name in (*given, "progress_told")}
+    with pytest.raises(TypeError):
+        SSEOxyGent(URL)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  (wrong on purpose)
+
+
+def test_repr_shows_no_secret() -> None:
+    """An agent shows its class, its name and its address without user information and query."""
+    agent = SSEOxyGent(server_url="https://user:pw@remote.test/base?key=secret", headers={"authorization": "secret"})
+    assert "<SSEOxyGent 'remote' at https://remote.test/base>" == repr(agent)
+
+
+# --------------------------------------------------------------------------------------------- Asking, and what is sent
+
+
+async def test_three_ways_to_ask() -> None:
+    """`ask`, `stream` and `execute` send the same; only what comes back differs."""
+    agent, transport = made()
+    assert "42" == (await agent.ask("hi", trace_id="t1", arguments={"k": 1})).output
+    async with agent.stream("hi", trace_id="t1", arguments={"k": 1}) as run:
+        assert "42" == (await run.final_response()).output
+    request = OxyRequest(arguments={"k": 1, "query": "hi"}, current_trace_id="t1")
+    response = await agent.execute(request)
+    assert (OxyState.COMPLETED, "42") == (response.state, response.output)
+    assert response.oxy_request is not request
+    drawn = {"request_id", "group_id", "node_id", "node_id_stack"}
+    payloads = [{key: value for key, value in body.items() if key not in drawn} for body in transport.payloads]
+    assert [payloads[0]] * 3 == payloads
+    assert ("hi", 1, "t1") == (payloads[0]["query"], payloads[0]["k"], payloads[0]["current_trace_id"])
+    assert ["POST"] * 3 == [each.method for each in transport.requests]
+    assert {f"{URL}/sse/chat"} == {each.url for each in transport.requests}
+
+
+async def test_everything_that_one_may_say() -> None:
+    """What `ask` takes beside the query goes where its name says; the query wins over an argument of its name."""
+    agent, transport = made()
+    response = await agent.ask(
+        "hi",
+        arguments={"query": "no", "k": [1]},
+        trace_id="t2",
+        from_trace_id="t1",
+        group_id="g",
+        shared_data={"s": 1},
+        group_data={"g": 2},
+        idempotent=True,
+    )
+    payload = transport.payloads[0]
+    expected = {
+        "query": "hi",
+        "k": [1],
+        "current_trace_id": "t2",
+        "from_trace_id": "t1",
+        "group_id": "g",
+        "shared_data": {"s": 1},
+        "group_data": {"g": 2},
+    }
+    assert expected == {key: payload[key] for key in expected}
+    assert "idempotent" not in payload
+    context = transport.requests[0].context
+    assert ("run", "t2", "g", True) == (context.purpose, context.trace_id, context.group_id, context.idempotent)
+    assert {"trace_id": "t2", "remote_trace_id": "t2"} == response.extra
+
+
+async def test_wrong_calls() -> None:
+    """A query that is no text, or a request with fields beside it, is a ConfigurationError; nothing is sent."""
+    agent, transport = made()
+    for query in (None, 1, ["x"], {"query": "x"}, b"x"):
+        with pytest.raises(errors.ConfigurationError, match="the query must be a text"):
+            await agent.ask(cast("Any", query))
+        with pytest.raises(errors.ConfigurationError):
+            agent.stream(cast("Any", query))
+    with pytest.raises(errors.ConfigurationError, match="put trace_id, group_id into the request"):
+        await agent.ask(OxyRequest(), trace_id="t", group_id="g")
+    wrong: list[dict[str, Any]] = [{"callee": "x"}, {"arguments": {}}, {"when": object()}, {"n": math.nan}, {"s": {1}}]
+    for arguments in wrong:
+        with pytest.raises(errors.PayloadError) as caught:
+            await agent.execute(OxyRequest(arguments={"query": "x", **arguments}))
+        assert repr(next(iter(arguments))) in str(caught.value)
+    assert [] == transport.requests
+
+
+async def test_ids_are_drawn_where_there_are_none() -> None:
+    """Empty ids are drawn, each anew, in the manner of real servers; given ones stay."""
+    payloads = [await sent(), await sent()]
+    for name, length in {"request_id": 22, "group_id": 16, "current_trace_id": 16, "node_id": 16}.items():
+        values = [payload[name] for payload in payloads]
+        assert (name, 2, {length}) == (name, len({*values}), {len(value) for value in values})
+        assert {*"".join(values)} <= {*ALPHABET}
+    given = {"request_id": "r", "group_id": "g", "current_trace_id": "t3", "node_id": "n"}
+    payload = await sent(OxyRequest(**cast("Any", given), arguments={"query": "x"}))
+    assert given == {name: payload[name] for name in given}
+    payload = await sent(OxyRequest(current_trace_id=cast("Any", 7), arguments={"query": "x"}))
+    assert "7" == payload["current_trace_id"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_the_callers_request_is_not_changed(fails: bool) -> None:
+    """Whatever is done with it, a request that was passed in is afterwards what it was, stacks and data included."""
+    request = OxyRequest(
+        arguments={"query": "x", "deep": {"list": [1]}},
+        call_stack=["user", "boss"],
+        node_id_stack=["", "n1"],
+        shared_data={"_headers": {"x-a": "1"}, "k": [1]},
+        group_data={"g": {}},
+        parallel_dict={"p": 1},
+        callee="before",
+        caller="boss",
+    )
+    before = copy.deepcopy(vars(request))
+    steps = () if fails else (tool_call("search"), answer({"a": 1}), close())
+
+    class Greedy(SSEOxyGent):
+        def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
+            payload = super().prepare_payload(oxy_request)
+            payload["deep"]["list"].append(2)
+            payload["call_stack"].append("more")
+            return payload
+
+    for cls in (SSEOxyGent, Greedy):
+        agent = cls(server_url=URL, transport=remote(*(steps or (progress(1),))), callee="x", name="me")
+        await agent.execute(request)
+        with pytest.raises(errors.OxyError) if fails else nullcontext():
+            await agent.ask(request)
+        async with agent.stream(request) as run:
+            await anext(run)
+        assert before == vars(request)
+
+
+async def test_a_clone_stands_on_both_stacks() -> None:
+    """What is executed has this agent on both stacks; what is sent has it not, unless it is meant to."""
+    request = OxyRequest(
+        arguments={"query": "x"}, call_stack=["user", "boss"], node_id_stack=["", "n1"], node_id="n2", caller="boss"
+    )
+    agent, _ = made(name="me")
+    executed = (await agent.execute(request)).oxy_request
+    assert executed is not None
+    assert (["user", "boss", "me"], ["", "n1", "n2"]) == (executed.call_stack, executed.node_id_stack)
+    assert ("me", "agent", "n2") == (executed.callee, executed.callee_category, executed.node_id)
+    cases: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "shared": ({}, {"call_stack": ["user", "boss"], "node_id_stack": ["", "n1"], "caller": "boss"}),
+        "not shared": ({"is_share_call_stack": False}, {"caller": "user"}),
+        "full": (
+            {"call_stack_strategy": "full", "is_share_call_stack": False},
+            {"call_stack": ["user", "boss", "me"], "node_id_stack": ["", "n1", "n2"], "caller": "boss"},
+        ),
+        "none": ({"call_stack_strategy": "none"}, {"caller": "user"}),
+    }
+    for name, (options, expected) in cases.items():
+        payload = await sent(request, name="me", **options)
+        fields = ("call_stack", "node_id_stack", "caller")
+        assert (name, expected) == (name, {key: payload[key] for key in fields if key in payload})
+        assert "user" == payload["caller_category"]
+
+
+async def test_execute_directly() -> None:
+    """`_execute` by itself pushes nothing, so the last stack entry stays unless it is this agent's."""
+    for stack, expected in ((["user", "boss"], ["user", "boss"]), (["user", "me"], ["user"])):
+        agent, transport = made(name="me")
+        request = OxyRequest(arguments={"query": "x"}, call_stack=stack, node_id_stack=["", "n"])
+        await agent._execute(request)
+        assert expected == transport.payloads[0]["call_stack"]
+        await agent._get_base_execution_logic(request)
+        assert expected == transport.payloads[1]["call_stack"]
+
+
+async def test_the_wire_always_asks_for_messages() -> None:
+    """A local request that wants no messages, or belongs to a restart, is sent as one that does not."""
+    request = OxyRequest(
+        arguments={"query": "x"},
+        is_send_message=False,
+        restart_node_id="r",
+        restart_node_output="o",
+        caller_category="tool",
+    )
+    payload = await sent(request)
+    assert (True, "", "", "user") == tuple(
+        payload[name] for name in ("is_send_message", "restart_node_id", "restart_node_output", "caller_category")
+    )
+
+
+async def test_argument_overrides() -> None:
+    """An argument may overwrite a protocol field that is named; never those that hold a run together."""
+    payload = await sent(OxyRequest(arguments={"query": "x", "caller": "other"}), argument_overrides={"caller"})
+    assert "other" == payload["caller"]
+    for name in ("mas", "arguments", "current_trace_id", "call_stack", "node_id_stack"):
+        with pytest.raises(errors.PayloadError, match=name):
+            await sent(OxyRequest(arguments={"query": "x", name: "x"}), argument_overrides={name})
+
+
+async def test_share_data() -> None:
+    """`share_data` says what of the caller's data leaves the house; inbound headers never do."""
+    data = {"a": 1, "b": {"c": 2}, "_headers": {"authorization": "secret"}}
+    request = OxyRequest(arguments={"query": "x"}, shared_data=data, group_data=data)
+    cases: list[tuple[Any, dict[str, Any]]] = [
+        (True, {"a": 1, "b": {"c": 2}}),
+        (False, {}),
+        ({"a"}, {"a": 1}),
+        (["b", "none"], {"b": {"c": 2}}),
+        ((), {}),
+        ({"_headers", "a"}, {"a": 1}),
+    ]
+    for share, expected in cases:
+        agent, transport = made(share_data=share)
+        await agent.ask(request)
+        payload = transport.payloads[0]
+        assert (share, expected, expected) == (share, payload["shared_data"], payload["group_data"])
+        assert b"secret" not in transport.requests[0].body
+
+
+# -------------------------------------------------------------------------------------------------------------- Headers
+
+
+async def test_headers() -> None:
+    """The protocol's headers win, the user's follow, of the inbound ones only the allowed are passed on."""
+    inbound = {"Authorization": "inbound", "X-Request-Id": "7", "Cookie": "c", "Transfer-Encoding": "chunked"}
+    request = OxyRequest(arguments={"query": "x"}, shared_data={"_headers": inbound})
+
+    class Own(SSEOxyGent):
+        def prepare_headers(self, oxy_request: OxyRequest) -> dict[str, str]:
+            return {**super().prepare_headers(oxy_request), "X-Own": oxy_request.get_query(), "User-Agent": "me"}
+
+    fixed = {
+        "accept": "text/event-stream",
+        "accept-encoding": "identity",
+        "cache-control": "no-store",
+        "content-type": "application/json",
+    }
+    cases: dict[str, tuple[SSEOxyGent, dict[str, str]]] = {
+        "none": (SSEOxyGent(server_url=URL), {}),
+        "own": (
+            SSEOxyGent(server_url=URL, headers={"X-A": "1", "Authorization": "mine"}),
+            {"x-a": "1", "authorization": "mine"},
+        ),
+        "overruled": (
+            SSEOxyGent(server_url=URL, headers={"Accept": "x", "ACCEPT-ENCODING": "gzip", "Content-Type": "x"}),
+            {},
+        ),
+        "forwarded": (SSEOxyGent(server_url=URL, forward_headers=["x-request-ID", "x-none"]), {"x-request-id": "7"}),
+        "own before forwarded": (
+            SSEOxyGent(server_url=URL, forward_headers={"authorization"}, headers={"authorization": "mine"}),
+            {"authorization": "mine"},
+        ),
+        "prepared": (Own(server_url=URL), {"x-own": "x", "user-agent": "me"}),
+    }
+    for name, (agent, expected) in cases.items():
+        transport = FakeTransport({"/sse/chat": Reply([answer(1), close()])})
+        agent.transport = transport
+        await agent.ask(request)
+        got = dict(transport.requests[0].headers)
+        user_agent = got.pop("user-agent")
+        assert user_agent == expected.pop("user-agent", user_agent)
+        assert (name, {**fixed, **expected}) == (name, got)
+        assert b"inbound" not in transport.requests[0].body
+        # A GET carries the same, but for what only a stream has.
+        await _init(agent)
+        get = transport.requests[1]
+        assert ("identity", "GET") == (get.headers["accept-encoding"], get.method)
+        assert expected.get("x-a") == get.headers.get("x-a")
+
+
+async def _init(agent: SSEOxyGent) -> None:
+    with pytest.raises(errors.NotFoundError):
+        await agent.init()
+
+
+async def test_header_injection() -> None:
+    """A header with a line end, or a name that is none, is refused before anything is sent; its value is not shown."""
+    for headers in (
+        {"x": "secret\r\nx-evil: 1"},
+        {"x": "secret\n"},
+        {"x y": "secret"},
+        {"": "secret"},
+        {"x": "s\0ecret"},
+    ):
+        agent, transport = made(headers=headers)
+        with pytest.raises(errors.ConfigurationError) as caught:
+            await agent.ask("hi")
+        assert ("ecret" in str(caught.value), [], []) == (False, transport.requests, transport.left)
+    inbound = OxyRequest(arguments={"query": "x"}, shared_data={"_headers": {"x-a": "1\r\nx-evil: 1"}})
+    agent, transport = made(forward_headers={"x-a"})
+    with pytest.raises(errors.ConfigurationError):
+        await agent.execute(inbound)
+    assert [] == transport.requests
+
+
+# ------------------------------------------------------------------------------------------------------ What comes back
+
+
+async def test_execute_answers_where_ask_raises() -> None:
+    """`execute` makes a FAILED response of every error but that of a wrong call; `ask` and `stream` raise it."""
+    cases: list[tuple[str, str, bool, Reply]] = [
+        ("ConnectError", "not_sent", True, Reply(before=errors.ConnectError("no"))),
+        ("AuthenticationError", "rejected", False, Reply(status=401)),
+        ("RateLimitedError", "rejected", True, Reply(status=429)),
+        ("ServerError", "unknown", False, Reply(status=500)),
+        ("IncompleteStreamError", "started", False, Reply([progress(1)])),
+        ("NoAnswerError", "completed", False, Reply([close()])),
+    ]
+    for name, outcome, retryable, reply in cases:
+        agent, _ = made(FakeTransport({"/sse/chat": reply}))
+        response = await agent.execute(OxyRequest(arguments={"query": "x"}))
+        request = response.oxy_request
+        assert request is not None
+        assert {
+            "error": name,
+            "outcome": outcome,
+            "retryable": retryable,
+            "attempts": 1,
+            "trace_id": request.current_trace_id,
+        } == response.extra
+        with pytest.raises(errors.OxyError) as caught:
+            await agent.ask("x")
+        assert (OxyState.FAILED, str(caught.value)) == (response.state, response.output)
+        with pytest.raises(errors.OxyError):
+            async with agent.stream("x") as run:
+                await run.final_response()
+    agent, _ = made(FakeTransport({"/sse/chat": Reply(before=errors.InsecureTransportError("no"))}))
+    with pytest.raises(errors.InsecureTransportError):
+        await agent.execute(OxyRequest(arguments={"query": "x"}))
+
+
+async def test_the_base() -> None:
+    """`RemoteAgent` knows its address and how to execute; what that does is for its subclasses to say."""
+    base = RemoteAgent(server_url=URL, name="base", desc="d")
+    await base.init()
+    assert ({}, [], "d") == (base.org, base.get_org(), base.desc)
+    with pytest.raises(NotImplementedError):
+        await base.execute(OxyRequest())
+
+    class Echo(RemoteAgent):
+        async def _execute(self, oxy_request: OxyRequest) -> OxyResponse:
+            return OxyResponse(OxyState.COMPLETED, oxy_request.get_query())
+
+    response = await Echo(server_url=URL).execute(OxyRequest(arguments={"query": "x"}))
+    assert (OxyState.COMPLETED, "x") == (response.state, response.output)
+
+
+# ------------------------------------------------------------------------------------------ Subclasses say what is sent
+
+
+class CallStackAwareSSEAgent(SSEOxyGent):
+    """As in the documentation, word for word but for the types."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.call_stack_strategy = "partial"  # "full", "partial", "none"
+
+    def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
+        """Customize payload based on call stack strategy."""
+        payload = oxy_request.model_dump(exclude={"mas", "parallel_id", "latest_node_ids"})
+        payload.update(payload["arguments"])
+        payload["caller_category"] = "user"
+
+        if self.call_stack_strategy == "full":
+            # Share complete call stack
+            pass  # Keep original call stack
+
+        elif self.call_stack_strategy == "partial":
+            # Share partial call stack (default behavior)
+            if self.is_share_call_stack:
+                payload["call_stack"] = payload["call_stack"][:-1]
+                payload["node_id_stack"] = payload["node_id_stack"][:-1]
+
+        elif self.call_stack_strategy == "none":
+            # Don't share call stack
+            del payload["call_stack"]
+            del payload["node_id_stack"]
+            payload["caller"] = "user"
+
+        del payload["arguments"]
+        return payload
+
+
+async def test_stacks_are_rewritten_iff_the_remote_was_told_of_none() -> None:
+    """Whatever `prepare_payload` does, messages get the caller's stack exactly where the sealed body had none."""
+    request = OxyRequest(arguments={"query": "x"}, call_stack=["user", "boss"], node_id_stack=["", "n1"])
+    theirs = ["user", "master", "search"]
+    ours = ["user", "boss", "me", "search"]
+    cases: dict[str, tuple[type[SSEOxyGent], dict[str, Any], list[str] | None, list[str]]] = {
+        # (the class, what is set on it, the stack that is sent, the stack in what is forwarded)
+        "shared": (SSEOxyGent, {}, ["user", "boss"], theirs),
+        "not shared": (SSEOxyGent, {"is_share_call_stack": False}, None, ours),
+        "set late": (SSEOxyGent, {"call_stack_strategy": "none"}, None, ours),
+        "docs, partial": (CallStackAwareSSEAgent, {}, ["user", "boss"], theirs),
+        "docs, partial but not shared": (
+            CallStackAwareSSEAgent,
+            {"is_share_call_stack": False},
+            ["user", "boss", "me"],
+            theirs,
+        ),
+        "docs, full": (CallStackAwareSSEAgent, {"call_stack_strategy": "full"}, ["user", "boss", "me"], theirs),
+        "docs, none": (CallStackAwareSSEAgent, {"call_stack_strategy": "none"}, None, ours),
+    }
+    for name, (cls, changes, stack, forwarded) in cases.items():
+        transport = remote(
+            tool_call("search"), observation("search", 1), tool_call("master", caller="user"), answer(1), close()
+        )
+        agent = cls(server_url=URL, transport=transport, name="me")
+        for attribute, value in changes.items():
+            setattr(agent, attribute, value)
+        heard: list[Any] = []
+
+        async def hear(message: Any, heard: list[Any] = heard) -> None:
+            heard.append(message["content"]["call_stack"])
+
+        one = request.clone_with()
+        cast("Any", one).send_message = hear
+        async with agent.stream(one) as run:
+            seen = [event.content["call_stack"] async for event in run if event.type == "tool_call"]
+        assert (name, stack) == (name, transport.payloads[0].get("call_stack"))
+        assert (name, [forwarded] * 2) == (name, heard)
+        assert [theirs, ["user", "master"]] == seen, "what was received is never changed"
+
+
+async def test_a_payload_of_ones_own_is_sealed() -> None:
+    """After an overridden `prepare_payload` the protocol's own fields are set all the same."""
+
+    class Wild(SSEOxyGent):
+        payload: Any = None
+
+        def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
+            return cast("dict[str, Any]", self.payload)
+
+    agent = Wild(server_url=URL, transport=(transport := remote()), callee="x", check_callee=False)
+    agent.payload = {
+        "q": 1,
+        "current_trace_id": "evil",
+        "callee": "evil",
+        "caller_category": "agent",
+        "is_send_message": False,
+        "restart_node_id": "r",
+        "mas": object(),
+        "shared_data": {"_headers": {"a": "secret"}},
+    }
+    await agent.ask("hi", trace_id="t4")
+    assert {
+        "q": 1,
+        "current_trace_id": "t4",
+        "from_trace_id": "",
+        "callee": "x",
+        "caller_category": "user",
+        "is_send_message": True,
+        "restart_node_id": "",
+        "shared_data": {},
+    } == transport.payloads[0]
+    for wrong in cast("list[Any]", [None, [], "x", {1: 2}, {"x": object()}]):
+        agent.payload = wrong
+        with pytest.raises(errors.PayloadError):
+            await agent.ask("hi")
+    assert 1 == len(transport.requests)
+
+
+# --------------------------------------------------------------------------------------------------- Pickles and copies
+
+
+class Handling(SSEOxyGent):
+    """An agent whose handlers are its own methods."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.heard: list[Any] = []
+        self.event_handlers = {"progress": self.hear, "metrics": self.hear}
+
+    async def hear(self, content: Any) -> None:
+        """Keep what came."""
+        self.heard.append(content)
+
+
+class Brittle:
+    """What says in its own words that it cannot travel."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise errors.ConfigurationError("Brittle stays at home")
+
+
+COPIES: Final[dict[str, Callable[[Any], Any]]] = {
+    "pickle": lambda agent: pickle.loads(pickle.dumps(agent)),
+    "old pickle": lambda agent: pickle.loads(pickle.dumps(agent, protocol=2)),
+    "deepcopy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+async def test_configuration_travels(way: str) -> None:
+    """A pickled or copied agent is made like its original, works, and shares nothing live with it."""
+    options: dict[str, Any] = {
+        "name": "me",
+        "desc": "d",
+        "callee": "x",
+        "headers": {"x-a": "1"},
+        "timeouts": Timeouts(idle=7),
+        "limits": Limits(depth=9),
+        "event_handlers": {"progress": _module_level},
+        "event_filter": bool,
+    }
+    original = SSEOxyGent(server_url=URL, **options)
+    org = Reply.json({"code": 200, "data": {"organization": {"name": "x", "children": [{"name": "y"}]}}})
+    original.transport = FakeTransport({"/get_organization": org})
+    await original.init()
+    original.transport = HTTPXTransport()
+    async with original:
+        clone = COPIES[way](original)
+    assert options == {name: getattr(clone, name) for name in options}
+    assert (original.org, original.get_org()) == (clone.org, clone.get_org())
+    assert clone.org is not original.org
+    assert [*vars(clone)] == [*vars(original)]
+    assert isinstance(clone.transport, HTTPXTransport)
+    clone.transport = remote()
+    assert "42" == (await clone.ask("hi")).output
+    assert ["/sse/chat"] == [request.path for request in clone.transport.requests], "what was discovered travels too"
+
+
+@pytest.mark.parametrize("way", COPIES)
+async def test_handlers_of_ones_own_travel(way: str) -> None:
+    """Bound methods of the agent become those of the copy."""
+    original = Handling(server_url=URL)
+    clone = COPIES[way](original)
+    clone.transport = remote(progress(1), answer(2), close())
+    await clone.ask("hi")
+    assert ([], [1]) == (original.heard, clone.heard)
+
+
+def test_what_cannot_travel_is_named() -> None:
+    """A live object or a lambda is a ConfigurationError that names its attribute; the agent stays as it was."""
+    client = httpx.AsyncClient()
+    live = HTTPXTransport(client=client)
+    lock = threading.Lock()
+
+    def local(*anything: Any) -> Any:
+        return True
+
+    cases: list[tuple[str, list[str], dict[str, Any]]] = [
+        ("SSEOxyGent.event_filter is live", ["pickle", "old pickle"], {"event_filter": local}),
+        ("SSEOxyGent.event_filter is live", ["pickle"], {"event_filter": cast("Any", lambda message: True)}),  # pyright: ignore[reportUnknownLambdaType]  (a lambda cannot say its types)
+        ("SSEOxyGent.router is live", ["pickle"], {"router": EventRouter({"x": local})}),
+        ("`client` is live", [*COPIES], {"transport": live}),
+        ("Brittle stays", ["pickle"], {"transport": Brittle()}),
+        ("SSEOxyGent.headers is live", [*COPIES], {"headers": {"x": lock}}),
+    ]
+    for said, ways, options in cases:
+        agent = SSEOxyGent(server_url=URL, **options)
+        before = {**vars(agent)}
+        for way in ways:
+            with pytest.raises(errors.ConfigurationError) as caught:
+                COPIES[way](agent)
+            assert said in str(caught.value)
+            assert before == vars(agent)
+
+
+async def _module_level(content: Any) -> None:
+    """A handler that pickles."""
+
+
+# ----------------------------------------------------------------------------------------------------------- Transports
+
+
+class Lent(FakeTransport):
+    """A transport that an agent makes for itself; all that were made are kept."""
+
+    made: Final[list[Lent]] = []
+
+    def __init__(self) -> None:
+        super().__init__({"/sse/chat": Reply([answer("42"), close()])})
+        self.made.append(self)
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As `Transport.exchange`, but never after it was closed."""
+        assert not self.closed
+        async with super().exchange(request) as response:
+            yield response
+
+
+def lending() -> SSEOxyGent:
+    """An agent whose own transports are fakes."""
+    agent = SSEOxyGent(server_url=URL)
+    agent._connections = Connections(Lent)
+    Lent.made.clear()
+    return agent
+
+
+async def test_whose_transport_is_used() -> None:
+    """Not entered, an agent opens and closes one per operation; entered, it keeps one, until the last block is left."""
+    agent = lending()
+    await agent.ask("1")
+    await agent.ask("2")
+    await _init(agent)
+    assert [(1, True), (1, True), (1, True)] == [(len(each.requests), each.closed) for each in Lent.made]
+    Lent.made.clear()
+    async with agent as entered, agent:
+        assert entered is agent
+        await agent.ask("1")
+        await agent.ask("2")
+        async with agent:
+            await agent.ask("3")
+        await agent.ask("4")
+        assert [(4, False)] == [(len(each.requests), each.closed) for each in Lent.made]
+    assert [(4, True)] == [(len(each.requests), each.closed) for each in Lent.made]
+    await agent.ask("1")
+    assert 2 == len(Lent.made)
+
+
+async def test_closing_an_agent() -> None:
+    """`aclose` closes what is kept, as often as one likes; after it the agent works like one that was not entered."""
+    agent = lending()
+    async with agent:
+        await agent.ask("1")
+        await agent.aclose()
+        await agent.aclose()
+        assert [True] == [each.closed for each in Lent.made]
+        await agent.ask("2")
+    assert [True, True] == [each.closed for each in Lent.made]
+
+
+async def test_a_failed_operation_closes_its_transport() -> None:
+    """A transport of one operation is closed when that fails, is left early, or is cancelled."""
+    agent = lending()
+    with pytest.raises(errors.NotFoundError):
+        await agent.init()
+    async with agent.stream("hi") as run:
+        await anext(run)
+    with anyio.CancelScope() as scope:
+        async with agent.stream("hi") as run:
+            scope.cancel()
+            await anyio.sleep(1)
+    assert [(1, True)] * 3 == [(len(each.left), each.closed) for each in Lent.made]
+
+
+async def test_a_given_transport_is_never_closed() -> None:
+    """Who gave a transport closes it."""
+    agent, transport = made()
+    async with agent:
+        await agent.ask("hi")
+    await agent.aclose()
+    await agent.ask("hi")
+    assert (False, 2) == (transport.closed, len(transport.requests))
+
+
+def test_one_agent_in_two_event_loops() -> None:
+    """One agent serves loops one after the other, of either kind, entered or not, with a callee to check or not."""
+    knows = Reply.json({"code": 200, "data": {"agents": [{"name": "x"}], "organization": {}}})
+    transport = remote(get_organization=knows, get_agents=knows)
+    agent = lending()
+    checking = SSEOxyGent(server_url=URL, transport=transport, callee="x")
+
+    async def use() -> None:
+        await agent.ask("hi")
+        async with agent:
+            await agent.ask("hi")
+        checking._directory.remote = None
+        async with anyio.create_task_group() as tasks:  # two, so that one waits for the other's discovery
+            tasks.start_soon(checking.ask, "hi")
+            tasks.start_soon(checking.ask, "hi")
+
+    for backend in ("asyncio", "trio", "asyncio"):
+        anyio.run(use, backend=backend)
+    assert [(1, True)] * 6 == [(len(each.requests), each.closed) for each in Lent.made]
+    assert 3 == len([request for request in transport.requests if request.path == "/get_organization"])
+
+
+async def test_one_agent_in_two_event_loops_at_once() -> None:
+    """A loop that leaves the agent closes its own connections, and not those of a loop that is still in it."""
+    agent = lending()
+
+    async def elsewhere() -> None:
+        async with agent:
+            await agent.ask("theirs")
+
+    async with agent:
+        await agent.ask("ours")
+        for backend in ("asyncio", "trio"):
+            await anyio.to_thread.run_sync(partial(anyio.run, elsewhere, backend=backend))
+        assert [False, True, True] == [each.closed for each in Lent.made]
+        await agent.ask("ours")
+    assert [(2, True), (1, True), (1, True)] == [(len(each.requests), each.closed) for each in Lent.made]
+
+
+async def test_init_fills_in_what_is_empty() -> None:
+    """`init` keeps the organization, and takes the remote's description only where the agent has none."""
+    org = Reply.json({"code": 200, "data": {"organization": {"name": "master"}}})
+    about = Reply.json({"code": 200, "data": {"description": "theirs"}})
+    for desc, expected in (("", "theirs"), ("mine", "mine")):
+        agent, transport = made(remote(get_organization=org, get_description=about), desc=desc)
+        await agent.init()
+        assert (expected, {"name": "master"}, []) == (agent.desc, agent.org, agent.get_org())
+        assert ["/get_organization", "/get_description", "/get_agents"] == [each.path for each in transport.requests]
+        assert {"discover"} == {each.context.purpose for each in transport.requests}
+
+
+async def test_cancelling_init_leaves_nothing_open() -> None:
+    """A cancelled `init` leaves its exchange and closes its transport."""
+    hanging = FakeTransport({"/get_organization": Reply(before=pause(math.inf))})
+    agent = SSEOxyGent(server_url=URL)
+    agent._connections = Connections(lambda: hanging)
+    with anyio.move_on_after(1) as scope:
+        await agent.init()
+    assert scope.cancelled_caught
+    assert hanging.closed
+    assert 1 == len(hanging.requests)
+    assert hanging.requests == hanging.left
