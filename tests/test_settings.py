@@ -10,7 +10,8 @@ from typing import Any, Final
 import attrs
 import pytest
 
-from oxygent_client import Limits, Timeouts, errors
+from oxygent_client import Limits, Timeouts, _json, errors
+from oxygent_client._router import copy_json
 
 CLASSES: Final[list[type[Any]]] = [Timeouts, Limits]
 FIELDS: Final = [(cls, field.name) for cls in CLASSES for field in attrs.fields(cls)]
@@ -44,6 +45,14 @@ def test_what_is_no_length(cls: type[Any], name: str, value: Any) -> None:
     with pytest.raises(errors.ConfigurationError, match=rf"{cls.__name__}\({name}=") as caught:
         cls(**{name: value})
     assert isinstance(caught.value, ValueError)
+
+
+def test_the_deepest() -> None:
+    """JSON is copied by recursion, so there is a depth that no setting may pass; at that depth it is copied."""
+    with pytest.raises(errors.ConfigurationError, match=r"Limits\(depth=401\): must be 400 at the most"):
+        Limits(depth=401)
+    deepest = _json.loads("[" * 400 + "]" * 400, depth=Limits(depth=400).depth)
+    assert deepest == copy_json(deepest)
 
 
 @pytest.mark.parametrize(("cls", "name"), FIELDS)

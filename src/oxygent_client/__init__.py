@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     )
     from oxygent_client._payload import build_payload
     from oxygent_client._remote import RemoteAgent
-    from oxygent_client._router import EventRouter
+    from oxygent_client._router import Answered, Drop, EventRouter, Forward, Link
     from oxygent_client._run import Run
     from oxygent_client._settings import Limits, Timeouts
     from oxygent_client._sse import Decoder, ServerSentEvent
@@ -47,16 +47,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer",
+    "Answered",
     "Context",
     "Custom",
     "Decoder",
+    "Drop",
     "Event",
     "EventRouter",
+    "Forward",
     "HTTPRequest",
     "HTTPResponse",
     "HTTPXTransport",
     "Host",
     "Limits",
+    "Link",
     "Observation",
     "Outcome",
     "OxyError",
@@ -90,7 +94,7 @@ _HOMES = {
     ),
     "_payload": ("build_payload",),
     "_remote": ("RemoteAgent",),
-    "_router": ("EventRouter",),
+    "_router": ("Answered", "Drop", "EventRouter", "Forward", "Link"),
     "_run": ("Run",),
     "_settings": ("Limits", "Timeouts"),
     "_sse": ("Decoder", "ServerSentEvent"),

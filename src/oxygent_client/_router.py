@@ -107,7 +107,7 @@ class EventRouter:
     by inheritance: a router is its table.
     """
 
-    def __init__(self, routes: Mapping[str | None, Route] | None = None) -> None:
+    def __init__(self, routes: Mapping[str, Route] | Mapping[str | None, Route] | None = None) -> None:
         self._routes = MappingProxyType({**ROUTES, **(routes or {})})
 
     @property

@@ -29,6 +29,19 @@ def _positive_or_off(instance: object, attribute: attrs.Attribute[Any], value: o
         _positive(instance, attribute, value)
 
 
+MAX_DEPTH = 400
+"""JSON is copied by recursion, one call for each level; Python allows 1,000 in all, and your program has some too."""
+
+
+def _shallow(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Refuse a depth to which JSON could not be copied."""
+    _positive(instance, attribute, value)
+    if value > MAX_DEPTH:
+        raise ConfigurationError(
+            f"{type(instance).__name__}({attribute.name}={value!r}): must be {MAX_DEPTH} at the most"
+        )
+
+
 @attrs.frozen(kw_only=True)
 class Timeouts:
     """The clocks of one call, in seconds; None switches a clock off.
@@ -60,8 +73,8 @@ class Limits:
     """One body that is not a stream: an organization, a description."""
     error_body_bytes: int = attrs.field(default=16 * 1024, validator=_positive)
     """How much of an error response is kept for `StatusError.body`."""
-    depth: int = attrs.field(default=128, validator=_positive)
-    """How deep JSON may be nested (levels)."""
+    depth: int = attrs.field(default=128, validator=_shallow)
+    """How deep JSON may be nested (levels); 400 at the most."""
     nodes: int = attrs.field(default=100_000, validator=_positive)
     """How many members an organization may have (a count)."""
     partial_events: int = attrs.field(default=1000, validator=_positive)
