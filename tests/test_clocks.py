@@ -171,6 +171,14 @@ async def test_total_is_one_deadline_over_all() -> None:
         assert all(request.context.deadline for request in transport.requests if request.method == "POST")
 
 
+async def test_wrappers_know_of_the_deadline() -> None:
+    """A request says when the call must be over; None if there is no such time."""
+    for timeouts, deadline in ((clock(total=25), anyio.current_time() + 25), (clock(total=None), None)):
+        transport = FakeTransport.script(*END)
+        await timed(transport, timeouts)
+        assert [deadline] == [request.context.deadline for request in transport.requests]
+
+
 # -------------------------------------------------------------------------------------------------- The user's own time
 
 

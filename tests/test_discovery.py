@@ -314,6 +314,14 @@ async def test_a_cancelled_discovery_is_none() -> None:
     assert ["get_organization", *ALL, "sse/chat"] == paths(transport)
 
 
+async def test_an_error_of_init_says_where() -> None:
+    """Which server did not answer stands in the error, without user information and query."""
+    agent = SSEOxyGent(server_url="http://me:pw@h/p?key=1", transport=FakeTransport({}))
+    with pytest.raises(errors.NotFoundError) as caught:
+        await agent.init()
+    assert "http://h/p" == caught.value.server_url
+
+
 async def test_init_asks_again() -> None:
     """`init` always asks, and what it finds replaces what was known."""
     replies = [TREE, data(organization={"name": "other"})]

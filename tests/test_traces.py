@@ -31,6 +31,15 @@ def test_an_id_that_is_free() -> None:
     assert ledger.remote_name(A, "t") == "t"
 
 
+def test_one_server() -> None:
+    """A server is the same with a slash at its end, with other user information and with another query."""
+    ledger = TraceLedger()
+    ledger.claim(A, "t")
+    for same in (f"{A}/", "http://me:pw@a", f"{A}?key=1"):
+        assert RENAMED.fullmatch(ledger.claim(same, "t"))
+    assert ledger.claim(f"{A}/prefix", "t") == "t"
+
+
 def test_an_id_in_flight() -> None:
     """While a run has the id, the next one goes by another; the remote's name of it is remembered."""
     ledger = TraceLedger()

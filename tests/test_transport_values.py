@@ -156,6 +156,8 @@ BAD_HEADERS = [
     {"x": "SECRET\0"},
     {"x": "SECRETü"},
     {"x": "SECRET\x7f"},
+    {"x": "SECRET "},
+    {"x": "\tSECRET"},
 ]
 
 

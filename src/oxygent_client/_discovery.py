@@ -27,7 +27,7 @@ from oxygent_client._errors import (
 )
 from oxygent_client._per_loop import PerLoop
 from oxygent_client._settings import Limits
-from oxygent_client._transport import HTTPRequest, HTTPResponse, Transport
+from oxygent_client._transport import HTTPRequest, HTTPResponse, Transport, shown_url
 from oxygent_client._wire import PATHS, Agents, envelope, organization, refusal
 
 __all__ = ["DISCOVERY_SECONDS", "Directory", "Remote", "discover", "fetch", "refused"]
@@ -69,7 +69,11 @@ class Directory:
         Raises:
             OxyError: the organization could not be had.
         """
-        self.remote = await discover(transport, request, limits)
+        try:
+            self.remote = await discover(transport, request, limits)
+        except OxyError as error:
+            error.server_url = shown_url(request.base_url)
+            raise
         return self.remote
 
     async def check(self, callee: str, transport: Transport, request: HTTPRequest, limits: Limits) -> None:

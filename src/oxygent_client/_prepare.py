@@ -6,6 +6,8 @@ Rule 2: the local name of an agent is the name of nothing at the remote, unless 
 
 from __future__ import annotations
 
+import math
+
 import attrs
 
 from oxygent_client._discovery import Directory
@@ -52,7 +54,7 @@ class Preparation:
             purpose="run",
             trace_id=self.trace_id,
             group_id=request.group_id,
-            deadline=deadline,
+            deadline=deadline if deadline < math.inf else None,
             idempotent=request.idempotent,
         )
         headers = _headers(agent, request) | RUN_HEADERS

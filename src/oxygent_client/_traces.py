@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 import attrs
 
 from oxygent_client._ids import new_id
+from oxygent_client._transport import shown_url
 
 __all__ = ["TRACES", "TraceLedger"]
 
@@ -38,27 +39,32 @@ class TraceLedger:
     def claim(self, base_url: str, trace_id: str) -> str:
         """The id under which the remote shall run what the caller calls `trace_id`; it is in flight until released."""
         with self._lock:
-            key = (base_url, trace_id)
+            key = _key(base_url, trace_id)
             remote = trace_id
             if key in self._in_flight or key in self._soiled:
                 remote = f"{trace_id}-{new_id(12)}"
                 _keep(self._renamed, key, remote, self.size)
             else:
                 self._renamed.pop(key, None)
-            self._in_flight.add((base_url, remote))
+            self._in_flight.add(_key(base_url, remote))
             return remote
 
     def release(self, base_url: str, remote: str, *, closed: bool) -> None:
         """The run is over; `closed` if its close event came, so that nothing of it is left at the server."""
         with self._lock:
-            self._in_flight.discard((base_url, remote))
+            self._in_flight.discard(_key(base_url, remote))
             if not closed:
-                _keep(self._soiled, (base_url, remote), None, self.size)
+                _keep(self._soiled, _key(base_url, remote), None, self.size)
 
     def remote_name(self, base_url: str, trace_id: str) -> str:
         """What the remote calls the last run that the caller called `trace_id`."""
         with self._lock:
-            return self._renamed.get((base_url, trace_id), trace_id)
+            return self._renamed.get(_key(base_url, trace_id), trace_id)
+
+
+def _key(base_url: str, trace_id: str) -> Key:
+    """One server is one server, with a slash at its end or without, and whoever asks."""
+    return shown_url(base_url).rstrip("/"), trace_id
 
 
 def _keep(table: OrderedDict[Key, V], key: Key, value: V, size: int) -> None:

@@ -46,7 +46,7 @@ def shown_url(url: str) -> str:
 
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE = re.compile(r"[\t\x20-\x7e]*")
+_VALUE = re.compile(r"(?:[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)?")  # no space at either end: RFC 9110, section 5.5
 
 
 def _frozen(headers: Mapping[str, str]) -> Mapping[str, str]:

@@ -1,0 +1,1 @@
+"""Tests against real OxyGent servers, each release in an environment of its own."""

@@ -1,0 +1,86 @@
+"""A Python environment per OxyGent release, built once and kept.
+
+Rule 1: an environment counts only when its marker exists, and the marker is written last and atomically; whatever was
+        interrupted is thrown away and built again.
+Rule 2: one process builds at a time, the others wait for the lock; the system drops it when its holder dies.
+Rule 3: nothing here imports OxyGent or our own package: the release lives only in its environment.
+Rule 4: `pip` finds packages by its own configuration; this file names no index.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+__all__ = ["RELEASES", "EnvironmentUnavailableError", "python_for"]
+
+# Newest of the 1.1 line, last of the 1.0 line, and the last release that spoke the legacy dialect (only `data:` lines).
+RELEASES = ("1.1.3", "1.0.13", "1.0.8")
+
+# None of these releases declares `dotenv`, and none works with mcp 2: it has no `streamablehttp_client`.
+_COMPANIONS = ("python-dotenv", "mcp<2")
+
+_MARKER = "ready"
+
+
+class EnvironmentUnavailableError(RuntimeError):
+    """The environment could not be built: see the log it names; most often the package index was out of reach."""
+
+
+def python_for(version: str) -> Path:
+    """The interpreter of an environment that holds `oxygent==version`; built first if it is not there (minutes)."""
+    home = _cache() / f"oxygent-{version}-cp{sys.version_info.major}{sys.version_info.minor}"
+    python = home / "bin" / "python"
+    if not (home / _MARKER).exists():
+        with _lock(home.with_name(home.name + ".lock")):
+            if not (home / _MARKER).exists():  # built by someone else while we waited
+                _build(home, python, version)
+    return python
+
+
+def _cache() -> Path:
+    """Where environments are kept: `OXYGENT_CLIENT_CACHE`, or the user's cache directory."""
+    if chosen := os.environ.get("OXYGENT_CLIENT_CACHE"):
+        return Path(chosen) / "oxygent-client" / "interop"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "oxygent-client" / "interop"
+
+
+@contextmanager
+def _lock(path: Path) -> Generator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build(home: Path, python: Path, version: str) -> None:
+    shutil.rmtree(home, ignore_errors=True)
+    log = home.with_name(home.name + ".log")
+    requirements = (f"oxygent=={version}", *_COMPANIONS)
+    steps = (
+        (sys.executable, "-m", "venv", str(home)),
+        (str(python), "-m", "pip", "install", "--disable-pip-version-check", *requirements),
+        (str(python), "-c", "import oxygent"),  # a release that does not import is not ready
+    )
+    with log.open("w", encoding="utf-8") as out:
+        for step in steps:
+            print("$", *step, file=out, flush=True)
+            done = subprocess.run(
+                step, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, cwd=home.parent, check=False
+            )
+            if done.returncode:
+                raise EnvironmentUnavailableError(f"no environment for oxygent {version}: see {log}")
+    unfinished = home / f"{_MARKER}.tmp"
+    unfinished.write_text(json.dumps({"requirements": requirements, "python": sys.version}) + "\n", encoding="utf-8")
+    unfinished.replace(home / _MARKER)

@@ -1,0 +1,379 @@
+"""A scripted multi-agent OxyGent server: real framework, real web service, no language model.
+
+Rule 1: runs inside the environment of one OxyGent release (see `environments.py`); it imports nothing of ours.
+Rule 2: what a run does is chosen by the first word of its query, a line in SCENARIOS. Nothing is random.
+Rule 3: every run writes its own record, one JSON line per fact, when it happens: tests believe the agent, not the wire.
+Rule 4: what differs between releases stands in the part "Releases" and nowhere else.
+Rule 5: it lives no longer than its standard input: when the tests die, so does it.
+
+Usage: python server.py --port PORT --records FILE      (the working directory becomes its store)
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import json
+import os
+import sys
+import threading
+import time
+import uuid
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+# ---------------------------------------------------------------------------------------------------------- Releases
+# `Any`, since what these modules hold differs by release and is not there where types are checked.
+
+fastapi: Any = importlib.import_module("fastapi")
+oxygent: Any = importlib.import_module("oxygent")
+Config: Any = importlib.import_module("oxygent.config").Config
+oxy: Any = oxygent.oxy
+RELEASE = version("oxygent")
+
+
+def language_model() -> Any:
+    """Every agent must name a language model, though none of ours asks it; 1.0.8 has no mock to offer."""
+    if hasattr(oxy, "MockLLM"):
+        return oxy.MockLLM(name="default_llm")
+    return oxy.HttpLLM(name="default_llm", api_key="none", base_url="http://127.0.0.1:9", model_name="none")
+
+
+async def send_named(request: Any, message: Any, **fields: Any) -> None:
+    """Send with an event name, id or retry of its own; 1.0.8 knows none of them and sends the message alone."""
+    if RELEASE == "1.0.8":
+        await request.send_message(message)
+    else:
+        await request.send_message(message, **fields)
+
+
+# ----------------------------------------------------------------------------------------------------------- Records
+
+
+class Records:
+    """An append-only file of JSON lines; one write per line, so readers never see half of one."""
+
+    def __init__(self) -> None:
+        self._file = -1
+
+    def open(self, path: str) -> None:
+        """Where they go from now on."""
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def write(self, event: str, **facts: Any) -> None:
+        """Append one record, stamped with the wall clock and the system's monotonic clock."""
+        line = json.dumps({"event": event, **facts, "time": time.time(), "monotonic": time.monotonic()})
+        os.write(self._file, line.encode() + b"\n")
+
+
+RECORDS = Records()
+
+
+def recorded(scenario: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+    """The same workflow, which tells the records when it starts and how it ends."""
+
+    async def run(request: Any) -> Any:
+        facts = {
+            "run": uuid.uuid4().hex,
+            "agent": request.callee,
+            "trace_id": request.current_trace_id,
+            "query": request.get_query()[:200],
+        }
+        RECORDS.write("started", **facts)
+        try:
+            output = await scenario(request)
+        except asyncio.CancelledError:
+            RECORDS.write("cancelled", **facts)
+            raise
+        except BaseException as exc:
+            RECORDS.write("raised", error=str(exc), **facts)
+            raise
+        RECORDS.write("finished", **facts)
+        return output
+
+    return run
+
+
+class RecordConnections:
+    """ASGI middleware that only looks: which connection (the peer's port) each request came by."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Record the request and pass it on untouched."""
+        if scope["type"] == "http":
+            RECORDS.write("request", method=scope["method"], path=scope["path"], peer=(scope["client"] or ("", 0))[1])
+        await self.app(scope, receive, send)
+
+
+# --------------------------------------------------------------------------------------------------------- Scenarios
+
+
+async def output_of(request: Any, callee: str, **arguments: Any) -> Any:
+    """What another member answers."""
+    return (await request.call(callee=callee, arguments=arguments)).output
+
+
+def rest_of(request: Any) -> str:
+    """The query without its first word."""
+    return str(request.get_query().partition(" ")[2])
+
+
+async def echo(request: Any) -> str:
+    """Answers the rest of the query."""
+    return rest_of(request)
+
+
+async def tools(request: Any) -> str:
+    """One tool, then two at once; the second of the two is the first to finish."""
+    first = await output_of(request, "add", a=2, b=3)
+    product, upper = await asyncio.gather(
+        output_of(request, "multiply", a=first, b=4),
+        output_of(request, "shout", text="both"),
+    )
+    return f"{first} {product} {upper}"
+
+
+async def nested(request: Any) -> str:
+    """Agent -> agent -> agent -> tool."""
+    return f"master({await output_of(request, 'middle_agent', query='nested')})"
+
+
+async def middle(request: Any) -> str:
+    """The second agent of `nested`."""
+    return f"middle({await output_of(request, 'leaf_agent', query='leaf')})"
+
+
+async def leaf(request: Any) -> str:
+    """The third agent of `nested`: asks a tool."""
+    await request.send_message({"type": "progress", "content": {"from": "leaf"}})
+    return f"leaf({await output_of(request, 'add', a=40, b=2)})"
+
+
+async def stream(request: Any) -> str:
+    """Text in deltas: the rest of the query is a JSON list of them."""
+    deltas = json.loads(rest_of(request))
+    content = {"agent": request.callee, "node_id": request.node_id}
+    for delta in deltas:
+        await request.send_message({"type": "stream", "content": {"delta": delta, **content}})
+    await request.send_message({"type": "stream_end", "content": {"delta": "", **content}})
+    return "".join(deltas)
+
+
+async def strings(request: Any) -> str:
+    """Sends each member of a JSON list, whatever it is, as a message of its own."""
+    messages = json.loads(rest_of(request))
+    for message in messages:
+        await request.send_message(message)
+    return f"sent {len(messages)}"
+
+
+async def done(request: Any) -> str:
+    """Says what the framework itself says at the end, waits (seconds), and goes on."""
+    await request.send_message("done")
+    await asyncio.sleep(float(rest_of(request) or 0))
+    for step in range(3):
+        await request.send_message({"type": "progress", "content": {"step": step}})
+    await request.send_message("done")
+    return "not done before"
+
+
+async def fail(request: Any) -> str:
+    """Raises, as an agent with a fault of its own would."""
+    await request.send_message({"type": "progress", "content": {"step": "before the failure"}})
+    raise ValueError("scripted failure")
+
+
+async def big(request: Any) -> str:
+    """An answer of so many bytes, numbered throughout."""
+    size = int(rest_of(request))
+    return "".join(f"{n:07d} " for n in range(size // 8 + 1))[:size]
+
+
+async def progress(request: Any) -> str:
+    """Messages of a type that the framework does not define, without type, and with framing of their own."""
+    for step in range(3):
+        await request.send_message({"type": "progress", "content": {"step": step, "of": 3}})
+    await request.send_message({"no": "type"})
+    await send_named(
+        request, {"type": "named", "content": "own framing"}, event="custom_event", id="my-id-1", retry=1500
+    )
+    return "progressed"
+
+
+async def think(request: Any) -> str:
+    """A thought, as the framework's own agents send it."""
+    await request.send_message({"type": "think", "content": "let me see", "agent": request.callee})
+    return "thought"
+
+
+async def memory(request: Any) -> dict[str, Any]:
+    """Answers with the earlier turns that the framework gave this run."""
+    turns = [(entry["role"], entry["content"]) for entry in request.get_short_memory()]
+    return {
+        "asked": [text for role, text in turns if role == "user"],
+        "answered": sum(role == "assistant" for role, _ in turns),
+    }
+
+
+async def slow(request: Any) -> str:
+    """A message every 0.05 s for so many seconds."""
+    for step in range(round(float(rest_of(request)) / 0.05)):
+        await request.send_message({"type": "progress", "content": {"step": step}})
+        await asyncio.sleep(0.05)
+    return "slow"
+
+
+async def quiet(request: Any) -> str:
+    """Nothing for so many seconds."""
+    await asyncio.sleep(float(rest_of(request)))
+    return "quiet"
+
+
+async def tagged(request: Any) -> str:
+    """Numbered messages with a tag, then the tag."""
+    tag, count = rest_of(request).split()
+    for n in range(int(count)):
+        await request.send_message({"type": "progress", "content": {"tag": tag, "n": n}})
+        await asyncio.sleep(0.001)
+    return tag
+
+
+SCENARIOS: dict[str, Callable[[Any], Awaitable[Any]]] = {
+    "echo": echo,
+    "tools": tools,
+    "nested": nested,
+    "stream": stream,
+    "strings": strings,
+    "done": done,
+    "raise": fail,
+    "big": big,
+    "progress": progress,
+    "think": think,
+    "memory": memory,
+    "slow": slow,
+    "quiet": quiet,
+    "tagged": tagged,
+}
+
+
+async def master(request: Any) -> Any:
+    """The scenario that the query names."""
+    return await SCENARIOS[request.get_query().partition(" ")[0]](request)
+
+
+async def other(request: Any) -> str:
+    """A second agent that may be called by name: says who it is."""
+    return f"{request.callee} heard {request.get_query()}"
+
+
+# -------------------------------------------------------------------------------------------------------------- Life
+
+
+async def add(a: int, b: int) -> int:
+    """Add two integers."""
+    return a + b
+
+
+async def multiply(a: int, b: int) -> int:
+    """Multiply two integers, taking its time."""
+    await asyncio.sleep(0.3)
+    return a * b
+
+
+async def shout(text: str) -> str:
+    """Upper-case a text, in less time."""
+    await asyncio.sleep(0.1)
+    return text.upper()
+
+
+def hub() -> Any:
+    """The tools."""
+    functions = oxy.FunctionHub(name="tool_hub", timeout=60)
+    for function in (add, multiply, shout):
+        functions.tool(description=function.__doc__)(function)
+    return functions
+
+
+def agents() -> list[Any]:
+    """The organization: a master with two agents below it, and an agent beside it."""
+    return [
+        oxy.WorkflowAgent(
+            name="master",
+            desc="Runs the scenario that the query names",
+            is_master=True,
+            sub_agents=["middle_agent", "other_agent"],
+            tools=["tool_hub"],
+            func_workflow=recorded(master),
+        ),
+        oxy.WorkflowAgent(name="middle_agent", desc="Asks the leaf", sub_agents=["leaf_agent"], func_workflow=middle),
+        oxy.WorkflowAgent(name="leaf_agent", desc="Asks a tool", tools=["tool_hub"], func_workflow=leaf),
+        oxy.WorkflowAgent(name="other_agent", desc="Says who it is", func_workflow=recorded(other)),
+    ]
+
+
+def identity() -> Any:
+    """One route more: which process answers, so that the tests know that they talk to the one they started."""
+
+    def who() -> dict[str, Any]:
+        return {"pid": os.getpid(), "release": RELEASE}
+
+    router = fastapi.APIRouter()
+    router.get("/interop/identity")(who)
+    return router
+
+
+def end_with_standard_input() -> None:
+    """Rule 5: the pipe of a parent that died, in whatever way, ends here."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def stored_before_answered(payload: dict[str, Any]) -> dict[str, Any]:
+    """Have each run stored before its answer is sent.
+
+    The framework stores beside the run by default. Its 1.0 releases move a file of the local store away to write it; a
+    turn that looks for the one before it just then finds no memory, or fails and leaves its stream open for ever.
+    """
+    return {**payload, "is_async_storage": False}
+
+
+async def serve(port: int) -> None:
+    """Start the framework and its own web service; returns when the service was told to stop."""
+    space = [language_model(), hub(), *agents()]
+    async with oxygent.MAS(
+        name="interop",
+        oxy_space=space,
+        routers=[identity()],
+        middlewares=[RecordConnections],
+        func_filter=stored_before_answered,
+    ) as mas:
+        await mas.start_web_service(host="127.0.0.1", port=port)
+
+
+def main() -> None:
+    """Read the command line and serve."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--records", required=True)
+    options = parser.parse_args()
+    RECORDS.open(options.records)
+    Config.set_server_auto_open_webpage(False)
+    # The messages of a busy run would fill the log; what goes wrong is a warning or worse.
+    Config.set_log_level_root("WARNING")
+    Config.set_server_log_level("WARNING")
+    end_with_standard_input()
+    asyncio.run(serve(options.port))
+
+
+if __name__ == "__main__":
+    main()

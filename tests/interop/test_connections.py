@@ -1,0 +1,71 @@
+"""How connections to a real server are used: again while fresh, and never when the server may have closed them."""
+
+from __future__ import annotations
+
+import os
+import random
+import uuid
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from oxygent_client import OxyState, SSEOxyGent
+
+from .harness import PATIENT
+
+if TYPE_CHECKING:
+    from .harness import RemoteServer
+
+pytestmark = pytest.mark.anyio
+
+# uvicorn closes an idle connection after 5 s, so spacings reach from none to beyond it.
+LONGEST_SPACING_SECONDS = 6.0
+# The number of calls times this; the spacings stay spread from 0 to 6 s. The mean is 3 s, so all 40 take 2 minutes.
+CALLS = max(3, round(40 * float(os.environ.get("OXYGENT_CLIENT_INTEROP_SPACING", "1"))))
+
+
+def runs_by_connection(server: RemoteServer, since: int) -> list[int]:
+    """The client's port of every run that was asked for since then."""
+    return [r["peer"] for r in server.records("request", since=since) if r.get("path") == "/sse/chat" and "peer" in r]
+
+
+async def test_five_calls_one_connection(server: RemoteServer) -> None:
+    """Inside `async with agent`, calls one after the other share a connection."""
+    before = len(server.records())
+    async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
+        for n in range(5):
+            assert (await agent.ask(f"echo {n}")).output == str(n)
+
+    ports = runs_by_connection(server, before)
+    assert len(ports) == 5
+    assert len(set(ports)) == 1
+
+
+async def test_a_stream_read_to_its_end_gives_its_connection_back(newest: RemoteServer) -> None:
+    """The same holds for streams of hundreds of events."""
+    before = len(newest.records())
+    async with SSEOxyGent(server_url=newest.url, timeouts=PATIENT) as agent:
+        for _ in range(5):
+            async with agent.stream("tagged x 200") as run:
+                async for _ in run:
+                    pass
+
+    ports = runs_by_connection(newest, before)
+    assert len(ports) == 5
+    assert len(set(ports)) == 1
+
+
+async def test_calls_at_any_distance(newest: RemoteServer) -> None:
+    """Calls spaced from 0 to 6 s all succeed, each runs once: no stale connection is met."""
+    spacings = [LONGEST_SPACING_SECONDS * n / (CALLS - 1) for n in range(CALLS)]
+    random.Random(20).shuffle(spacings)
+    mark = uuid.uuid4().hex
+    async with SSEOxyGent(server_url=newest.url, timeouts=PATIENT) as agent:
+        for n, spacing in enumerate(spacings):
+            await anyio.sleep(spacing)
+            response = await agent.ask(f"echo {mark} {n}")
+            assert (n, spacing, response.state, response.output) == (n, spacing, OxyState.COMPLETED, f"{mark} {n}")
+
+    for n in range(CALLS):
+        assert len(newest.records("started", query=f"echo {mark} {n}")) == 1

@@ -1,0 +1,102 @@
+"""What goes wrong at a real server, and what the caller is told: never a success that was none."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+
+from oxygent_client import OxyState, Progress, SSEOxyGent, Timeouts, errors
+
+from .environments import RELEASES
+from .harness import PATIENT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .harness import RemoteServer
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_agent_that_raises(server: RemoteServer) -> None:
+    """On the wire it is a normal answer, so it is COMPLETED; the framework ran it twice, we asked once."""
+    trace = uuid.uuid4().hex
+    before = len(server.records())
+    async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
+        response = await agent.ask("raise", trace_id=trace)
+
+    assert (response.state, response.output) == (OxyState.COMPLETED, "Error executing oxy master: scripted failure")
+    assert [r["event"] for r in server.records(trace_id=trace)] == ["started", "raised"] * 2
+    assert len([r for r in server.records("request", since=before) if r.get("path") == "/sse/chat"]) == 1
+
+
+async def test_an_unknown_callee(server: RemoteServer) -> None:
+    """A callee that the server's list of agents lacks is refused before a run is asked for; 1.0.8 has no such list."""
+    before = len(server.records())
+    async with SSEOxyGent(server_url=server.url, callee="nobody", timeouts=Timeouts(idle=1.0)) as agent:
+        if server.version == "1.0.8":
+            with pytest.raises(errors.IdleTimeoutError):
+                await agent.ask("echo anyone?")
+        else:
+            with pytest.raises(errors.UnknownCalleeError, match="nobody"):
+                await agent.ask("echo anyone?")
+
+    posts = [r for r in server.records("request", since=before) if r.get("path") == "/sse/chat"]
+    assert len(posts) == (server.version == "1.0.8")
+
+
+async def test_an_unknown_callee_unchecked(server: RemoteServer) -> None:
+    """Such a run never starts and its stream stays open for ever: the idle timeout ends the wait."""
+    async with SSEOxyGent(
+        server_url=server.url, callee="nobody", check_callee=False, timeouts=Timeouts(idle=1.0)
+    ) as agent:
+        with pytest.raises(errors.IdleTimeoutError):
+            await agent.ask("echo anyone?")
+
+
+async def test_a_named_callee(server: RemoteServer) -> None:
+    """A callee that the server knows answers in the master's place."""
+    async with SSEOxyGent(server_url=server.url, callee="other_agent", timeouts=PATIENT) as agent:
+        response = await agent.ask("who?")
+
+    assert response.output == "other_agent heard who?"
+
+
+@pytest.mark.parametrize("version", RELEASES)
+@pytest.mark.parametrize("end", ["kill", "terminate"])
+async def test_a_server_that_dies_in_mid_stream(
+    start_server: Callable[[str], RemoteServer], version: str, end: str
+) -> None:
+    """Killed or asked to stop, by a cut or by a clean end without `close`: never COMPLETED, and what came is kept."""
+    server = start_server(version)
+    seen: list[object] = []
+    async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent, agent.stream("slow 30") as run:
+        with pytest.raises((errors.IncompleteStreamError, errors.ConnectionLostError)) as caught:
+            async for event in run:
+                if isinstance(event, Progress):
+                    seen.append(event.content)
+                    if len(seen) == 5:
+                        getattr(server, end)()
+
+    assert len(seen) >= 5
+    error = caught.value
+    assert error.outcome == errors.Outcome.STARTED
+    assert error.partial is not None
+    assert [e.content for e in error.partial.events if isinstance(e, Progress)] == seen
+    assert error.partial.answer is None
+    with pytest.raises(type(error)):
+        _ = run.response
+
+
+async def test_a_server_that_dies_fails_execute(start_server: Callable[[str], RemoteServer]) -> None:
+    """`ask` raises what the stream raises."""
+    server = start_server(RELEASES[0])
+
+    async def stop(_: object) -> None:
+        server.terminate()
+
+    async with SSEOxyGent(server_url=server.url, event_handlers={"progress": stop}, timeouts=PATIENT) as agent:
+        with pytest.raises((errors.IncompleteStreamError, errors.ConnectionLostError)):
+            await agent.ask("slow 30")
