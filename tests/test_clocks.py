@@ -43,7 +43,7 @@ DEAD: Final = (heartbeat(), pause(15)) * 1000
 """A server whose task has died: it sends heartbeats for ever."""
 
 
-def clock(**seconds: float) -> Timeouts:
+def clock(**seconds: float | None) -> Timeouts:
     """These clocks, and no others."""
     return attrs.evolve(OFF, **seconds)
 

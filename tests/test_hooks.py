@@ -140,7 +140,7 @@ async def in_order(cls: type[SSEOxyGent]) -> None:
     """For each event: filter, handler, hook, forwarding, progress; then the next event."""
     log = Log()
 
-    class Hooked(cls):  # type: ignore[misc, valid-type]  (the base is what varies)
+    class Hooked(cls):  # type: ignore[misc, valid-type]  # the base is what varies
         async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
             log.append(("hooked", kind(event_data)))
 
@@ -183,7 +183,7 @@ async def hooks_are_called(cls: type[SSEOxyGent]) -> None:
     """Each hook hears its messages with the request that is executed; answers have no hook."""
     log = Log()
 
-    class Hooked(cls):  # type: ignore[misc, valid-type]  (the base is what varies)
+    class Hooked(cls):  # type: ignore[misc, valid-type]  # the base is what varies
         async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
             log.append(("called", (event_data["content"]["callee"], oxy_request.callee)))
 
@@ -217,7 +217,7 @@ async def sender_is_looked_up(cls: type[SSEOxyGent]) -> None:
     """`send_message` is looked up for each message: one that is put in its place during the run gets the rest."""
     first, second = Log(), Log()
 
-    class Replacing(cls):  # type: ignore[misc, valid-type]  (the base is what varies)
+    class Replacing(cls):  # type: ignore[misc, valid-type]  # the base is what varies
         async def _process_custom_event(self, event_data: Any, oxy_request: OxyRequest) -> None:
             if kind(event_data) == "text":
                 cast("Any", oxy_request).send_message = second.send
@@ -371,7 +371,7 @@ async def late_attributes(cls: type[SSEOxyGent]) -> None:
     await run(cls, log, late=late)
     assert (["metrics"], 1) == (log.of("sent"), len(log.of("handled")))
 
-    class Preparing(cls):  # type: ignore[misc, valid-type]  (the base is what varies)
+    class Preparing(cls):  # type: ignore[misc, valid-type]  # the base is what varies
         def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
             return {**super().prepare_payload(oxy_request), "mine": True}
 

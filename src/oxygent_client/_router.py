@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import attrs
 
@@ -53,6 +53,7 @@ class Drop:
 
 Action = Answered | Forward | Drop
 Route = Callable[[Event, Link], Action]
+Name = TypeVar("Name", bound="str | None")  # a table of the user's may have None among its names, or not
 
 
 def answer(event: Event, link: Link) -> Action:
@@ -107,8 +108,10 @@ class EventRouter:
     by inheritance: a router is its table.
     """
 
-    def __init__(self, routes: Mapping[str, Route] | Mapping[str | None, Route] | None = None) -> None:
-        self._routes = MappingProxyType({**ROUTES, **(routes or {})})
+    def __init__(self, routes: Mapping[Name, Route] | None = None) -> None:
+        table = dict(ROUTES)
+        table.update((name, route) for name, route in (routes or {}).items())
+        self._routes = MappingProxyType(table)
 
     @property
     def routes(self) -> Mapping[str | None, Route]:

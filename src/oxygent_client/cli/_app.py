@@ -1,0 +1,334 @@
+"""The commands: options in, exit code out.
+
+Rule 1: a command turns its options into values, starts one thing, and returns; what is shown is the Show's.
+Rule 2: what went wrong is one line on stderr that says what to do (`_remedies.py`), and a traceback only with --debug.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TextIO, cast
+
+import anyio
+import typer
+from rich.console import Console
+
+import oxygent_client
+from oxygent_client import HTTPXTransport, OxyState, SSEOxyGent, Timeouts, errors
+from oxygent_client.cli._converse import converse
+from oxygent_client.cli._loopback import serving
+from oxygent_client.cli._remedies import (
+    EXIT_CODES,
+    INTERRUPTED,
+    PIPE_CLOSED,
+    UNEXPECTED,
+    USAGE,
+    complaint,
+    remedy_of,
+)
+from oxygent_client.cli._remedies import FAILED as AGENT_FAILED
+from oxygent_client.cli._render import organization
+from oxygent_client.cli._safe import as_json
+from oxygent_client.cli._show import JSONShow, LinesShow, LiveShow, Outcome, Show
+from oxygent_client.testing import Cassette, CassetteError, RecordingTransport, ReplayTransport, ToyRemote
+
+__all__ = ["app", "run"]
+
+QUESTION = "Plan a long weekend in Lisbon"
+
+_codes = "\n".join(f"- **{code}** {meaning}" for code, meaning in EXIT_CODES)
+app = typer.Typer(
+    help="Talk to a remote OxyGent multi-agent system.",
+    epilog=f"Exit codes:\n\n{_codes}",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+class Dialect(StrEnum):
+    """The releases whose wire the toy remote speaks."""
+
+    NEW = "1.1.3"
+    OLD = "1.0.8"
+
+
+Url = Annotated[str, typer.Argument(help="The server's root, such as http://127.0.0.1:8080", show_default=False)]
+Headers = Annotated[list[str] | None, typer.Option("--header", "-H", help="'Name: value'; may be repeated.")]
+Seconds = Annotated[float | None, typer.Option(help="Seconds for everything together.", min=0.001)]
+AsJSON = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        sys.stdout.write(f"oxygent-client {oxygent_client.__version__}\n")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    query: Annotated[str, typer.Argument(help="What to ask.")] = QUESTION,
+    *,
+    fast: Annotated[bool, typer.Option("--fast", help="Five times as fast.")] = False,
+    dialect: Annotated[Dialect, typer.Option(help="The release whose wire is spoken.")] = Dialect.NEW,
+    debug: Debug = False,
+    save_svg: Annotated[Path | None, typer.Option(hidden=True)] = None,
+) -> int:
+    """Watch a small multi-agent system at work: it runs on this machine and needs nothing."""
+
+    def work() -> int:
+        toy = ToyRemote(dialect=dialect.value, pace=0.2 if fast else 1.0)
+        with serving(toy) as url:
+            show = _show(query, as_json=False, live=save_svg is not None)
+            return _kept(show, save_svg, ask_with(SSEOxyGent(server_url=url), query, show))
+
+    return attempt(work, debug=debug)
+
+
+@app.command()
+def ask(
+    url: Url,
+    query: Annotated[str, typer.Argument(help="What to ask.", show_default=False)],
+    *,
+    callee: Annotated[str | None, typer.Option(help="An agent by name, instead of the remote's master.")] = None,
+    timeout: Seconds = None,
+    share: Annotated[bool, typer.Option("--share/--independent", help="Send the call stack, or none.")] = True,
+    header: Headers = None,
+    json: AsJSON = False,
+    debug: Debug = False,
+) -> int:
+    """Ask a remote system, and watch it work."""
+
+    def work() -> int:
+        agent = SSEOxyGent(
+            server_url=url,
+            callee=callee,
+            is_share_call_stack=share,
+            headers=_headers(header),
+            timeouts=_timeouts(timeout),
+        )
+        return ask_with(agent, query, _show(query, as_json=json))
+
+    return attempt(work, debug=debug)
+
+
+@app.command()
+def record(
+    url: Url,
+    query: Annotated[str, typer.Argument(help="What to ask.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="Where to keep the conversation.", show_default=False)],
+    *,
+    callee: Annotated[str | None, typer.Option(help="An agent by name, instead of the remote's master.")] = None,
+    timeout: Seconds = None,
+    header: Headers = None,
+    json: AsJSON = False,
+    debug: Debug = False,
+) -> int:
+    """Ask a remote system, watch it work, and keep the conversation in a file, without the secrets in it."""
+
+    def work() -> int:
+        timeouts = _timeouts(timeout)
+        cassette = Cassette()
+        transport = RecordingTransport(HTTPXTransport(connect=timeouts.connect), cassette)
+        agent = SSEOxyGent(
+            server_url=url, callee=callee, headers=_headers(header), timeouts=timeouts, transport=transport
+        )
+        try:
+            return ask_with(agent, query, _show(query, as_json=json), transport.aclose)
+        finally:
+            cassette.save(file)  # a conversation that failed is worth keeping, too
+
+    return attempt(work, debug=debug)
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="A conversation that was recorded.", show_default=False)],
+    *,
+    pace: Annotated[float, typer.Option(help="What pauses are multiplied by; 0 waits for nothing.", min=0.0)] = 1.0,
+    json: AsJSON = False,
+    debug: Debug = False,
+) -> int:
+    """Watch a recorded conversation once more: nothing is sent."""
+
+    def work() -> int:
+        cassette = Cassette.load(file)
+        queries = [entry.query for entry in cassette.entries if entry.purpose == "run"]
+        if not queries:
+            raise CassetteError(f"the cassette {file} holds no run")
+        agent = SSEOxyGent(
+            server_url="http://recorded", transport=ReplayTransport(cassette, pace=pace, match_payload=False)
+        )
+        return max(ask_with(agent, query, _show(query, as_json=json)) for query in queries)
+
+    return attempt(work, debug=debug)
+
+
+@app.command()
+def tree(
+    url: Url, *, header: Headers = None, timeout: Seconds = None, json: AsJSON = False, debug: Debug = False
+) -> int:
+    """Show who is in a remote system: its agents and their tools."""
+
+    def work() -> int:
+        agent = SSEOxyGent(server_url=url, headers=_headers(header), timeouts=_timeouts(timeout))
+        return _show_organization(anyio.run(_discover, agent), json=json)
+
+    return attempt(work, debug=debug)
+
+
+@app.command()
+def toy(
+    *,
+    port: Annotated[int, typer.Option(help="0 takes any that is free.", min=0, max=65535)] = 8082,
+    pace: Annotated[float, typer.Option(help="What pauses are multiplied by.", min=0.0)] = 1.0,
+    dialect: Annotated[Dialect, typer.Option(help="The release whose wire is spoken.")] = Dialect.NEW,
+    seconds: Annotated[float | None, typer.Option(help="How long; until Ctrl-C if not said.", min=0.0)] = None,
+    debug: Debug = False,
+) -> int:
+    """Serve the toy remote on this machine, to try things out on."""
+
+    def work() -> int:
+        with serving(ToyRemote(dialect=dialect.value, pace=pace), port) as url:
+            _write(f"a toy remote answers at {url} (Ctrl-C ends it)\n")
+            threading.Event().wait(seconds)
+        return 0
+
+    return attempt(work, debug=debug)
+
+
+async def _discover(agent: SSEOxyGent) -> dict[str, Any]:
+    async with agent:
+        await agent.init()
+        return agent.org
+
+
+def _show_organization(document: Mapping[str, Any], *, json: bool) -> int:
+    if json:
+        _write(as_json(document) + "\n")
+    else:
+        Console().print(organization(document))
+    return 0
+
+
+async def _nothing() -> None:
+    pass
+
+
+def ask_with(agent: SSEOxyGent, query: str, show: Show, close: Callable[[], Awaitable[None]] = _nothing) -> int:
+    """The exit code of a conversation; after it, `close` is called in the same event loop."""
+
+    async def talk() -> Outcome:
+        try:
+            return await converse(agent, query, show)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await close()
+
+    outcome = anyio.run(talk)
+    return 0 if outcome.response.state is OxyState.COMPLETED else AGENT_FAILED
+
+
+def _show(query: str, *, as_json: bool, live: bool = False) -> Show:
+    if as_json:
+        return JSONShow(_write)
+    console = Console()
+    return (
+        LiveShow(console, query)
+        if live or (console.is_terminal and not console.is_dumb_terminal)
+        else LinesShow(_write, query)
+    )
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _headers(given: Sequence[str] | None) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for header in given or ():
+        name, colon, value = header.partition(":")
+        if not colon or not name.strip():
+            # The text is not repeated: it may be half a secret.
+            raise errors.ConfigurationError("--header takes 'Name: value'")
+        headers[name.strip()] = value.strip()
+    return headers
+
+
+def _timeouts(seconds: float | None) -> Timeouts:
+    return Timeouts() if seconds is None else Timeouts(total=seconds)
+
+
+def _kept(show: Show, path: Path | None, code: int) -> int:
+    """The exit code, after the last picture was saved as an SVG of 80 columns, which names no font of another host."""
+    if path is None or not isinstance(show, LiveShow):
+        return code
+    console = Console(record=True, file=io.StringIO(), width=80, force_terminal=True, color_system="truecolor")
+    console.print(show.closing)
+    drawn = console.export_svg(title="oxygent-client demo")
+    path.write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL), encoding="utf-8")
+    return code
+
+
+def silence(stream: TextIO) -> None:
+    """Send what is still in the stream's buffer nowhere: it would raise once more at exit.
+
+    Source: https://docs.python.org/3/library/signal.html#note-on-sigpipe
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def attempt(work: Callable[[], int], *, debug: bool, silence: Callable[[TextIO], None] = silence) -> int:
+    """The exit code of `work`, whatever happens in it."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        silence(sys.stdout)
+        return PIPE_CLOSED
+    except errors.OxyError as error:
+        remedy = remedy_of(error)
+        failed: Exception = error
+        text, code = complaint(str(error), remedy.advice), remedy.code
+    except Exception as error:  # noqa: BLE001  # the command's last line of defence: a person reads it
+        failed = error
+        text, code = complaint(f"{type(error).__name__}: {error}", "--debug shows where it happened."), UNEXPECTED
+    if debug:
+        traceback.print_exception(failed)
+    sys.stderr.write(text)
+    return code
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The exit code of a command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a character gets its number, not a traceback.
+            stream.reconfigure(errors="backslashreplace")
+    # UsageError, whose name and place changed between the releases of typer.
+    usage_error = cast("type[Exception]", typer.BadParameter.__bases__[0])
+    try:
+        code = app(args=argv, prog_name="oxygent-client", standalone_mode=False)
+    except usage_error as error:
+        said: Callable[[], str] = getattr(error, "format_message", error.__str__)
+        sys.stderr.write(complaint(said(), "`oxygent-client --help` shows how it is meant."))
+        return USAGE
+    return int(code or 0)

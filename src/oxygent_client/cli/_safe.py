@@ -1,0 +1,66 @@
+"""Remote text as it may be shown: what could move the cursor, hide, or reorder is spelled out.
+
+Rule 1: remote text is untrusted; nothing of it reaches a terminal but through here.
+Rule 2: what is readable stays as it is, in every script and with every emoji.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, cast
+
+__all__ = ["as_json", "block", "brief", "escaped", "line"]
+
+# C0 (less tab and line feed, which the callers treat), DEL, C1; line and paragraph separators; what changes the
+# direction of the text around it (https://www.unicode.org/reports/tr9/, CVE-2021-42574); halves of a surrogate pair.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_SPACE = re.compile("[ \t\r\n]+")
+# As much of a text as any line of any terminal shows; what is longer is clipped before it is looked at.
+_LINE = 1000
+
+
+def _spelled(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def escaped(text: str) -> str:
+    """The text with everything unsafe spelled out by its number; tabs and line feeds stay."""
+    return _UNSAFE.sub(_spelled, text)
+
+
+def line(text: str) -> str:
+    """The text in one line."""
+    clipped = text if len(text) <= _LINE else f"{text[:_LINE]}…"
+    return escaped(_SPACE.sub(" ", clipped)).strip()
+
+
+def block(text: str) -> str:
+    """The text in its own lines, tabs made spaces."""
+    return escaped(text.replace("\r\n", "\n")).expandtabs(4)
+
+
+def brief(value: Any) -> str:
+    """Any JSON value in one line, for a person: a lone `query` is its text, nothing is empty."""
+    if isinstance(value, dict) and list(cast("dict[str, Any]", value)) == ["query"]:
+        value = cast("dict[str, Any]", value)["query"]
+    if value is None or value == {}:
+        return ""
+    return line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in cast("list[Any]", value)]
+    return value
+
+
+def as_json(value: Any) -> str:
+    """The value as one line of valid JSON in ASCII: NaN and the infinities, which JSON lacks, become texts."""
+    return json.dumps(_finite(value), allow_nan=False)
