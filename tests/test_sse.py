@@ -8,6 +8,7 @@ Rule 3: where another decoder differs, the difference has a name and a row.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import pickle
 import sys
@@ -15,6 +16,7 @@ import tracemalloc
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
+import httpx2
 import pytest
 from attrs import frozen
 from httpx_sse import EventSource
@@ -26,7 +28,7 @@ from tests.conftest import CONFORMANCE, WIRE
 from tests.reference import Dispatched, Interpretation, interpret, passed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -289,6 +291,17 @@ def test_the_decoder_is_the_reference(stream: bytes, sizes: list[int]) -> None:
     assert interpret(stream) == interpretation(cut(stream, sizes)) == interpretation([stream])
 
 
+@given(STREAMS, SIZES)
+@example(b"data: x\n\nevent\ndata: y\n\nevent: z\ndata: z\n\ndata: x\n\n", [0])
+def test_how_many_events_came_before_a_name(stream: bytes, sizes: list[int]) -> None:
+    """`unnamed_events` counts the events until a block names its own, however the stream is cut."""
+    slow, unnamed = Decoder(), 0
+    for piece in single([stream]):
+        events = slow.feed(piece)
+        unnamed += 0 if slow.names_events else len(events)
+    assert unnamed == slow.unnamed_events == decoded(cut(stream, sizes))[1].unnamed_events
+
+
 def test_a_huge_piece() -> None:
     """A piece of many internal slices is decoded like the same bytes in pieces, and a block may span the slices."""
     stream = b"".join(b"data: %d\r\n\r\n" % number for number in range(20_000)) + b"data: " + b"x" * 200_000 + b"\n\n"
@@ -397,6 +410,91 @@ def well_behaved_streams(draw: st.DrawFn) -> bytes:
 def test_agreement_with_httpx_sse(stream: bytes, sizes: list[int]) -> None:
     """Without the named differences, httpx-sse sees what we see."""
     assert peer(stream) == ours(stream) == [(e.event, e.data, e.id, e.retry) for e in decoded(cut(stream, sizes))[0]]
+
+
+# --------------------------------------------------------------------------------------------------- Against httpx2
+
+
+def peer2(pieces: Iterable[bytes], content_type: str = PLAIN) -> Iterator[tuple[str, str, str, int | None]]:
+    """The events that httpx2 sees, one by one."""
+    request = httpx2.Request("GET", "http://peer.test")  # its decoder names the request in an error
+    response = httpx2.Response(200, headers={"content-type": content_type}, content=iter(pieces), request=request)
+    for event in httpx2.EventSource(response):
+        yield event.event, event.data, event.id, event.retry
+
+
+DIFFERENCES2: Final[dict[str, tuple[bytes, str, list[str], list[str]]]] = {
+    # name: (stream, Content-Type, the data we see, the data httpx2 sees)
+    "an id without data is an empty event": (b"id: 1\n\n: ping\n\n", PLAIN, [], [""]),
+    "a name without data is an empty event": (b"event: x\n\n", PLAIN, [], [""]),
+    "a retry without data is an empty event": (b"retry: 5\n\n", PLAIN, [], [""]),
+    "a byte order mark eats the first field": (BOM + b"data: x\n\ndata: y\n\n", PLAIN, ["x", "y"], ["y"]),
+    "a CR at the very end is a blank line too": (b"data: cut in its CRL\r", PLAIN, [], ["cut in its CRL"]),
+    "the charset is obeyed": (b"data: \xc3\xbc\n\n", f"{PLAIN}; charset=windows-1252", ["\xfc"], ["\xc3\xbc"]),
+}
+
+
+@pytest.mark.parametrize(("stream", "content_type", "expected", "theirs"), DIFFERENCES2.values(), ids=DIFFERENCES2)
+def test_known_differences_from_httpx2(
+    stream: bytes, content_type: str, expected: list[str], theirs: list[str]
+) -> None:
+    """Where httpx2 sees other events than we do, it is for a reason that has a name."""
+    assert expected == [data for _, data, _, _ in ours(stream)] == [event.data for event in interpret(stream).events]
+    assert theirs == [data for _, data, _, _ in peer2([stream], content_type)]
+
+
+@pytest.mark.parametrize(("value", "expected", "theirs"), RETRIES.values(), ids=RETRIES)
+def test_known_differences_of_retry_from_httpx2(value: bytes, expected: int | None, theirs: int | None) -> None:
+    """It asks `int()` too."""
+    stream = b"data: x\nretry: " + value + b"\n\n"
+    assert [("message", "x", "", expected)] == ours(stream)
+    assert [("message", "x", "", theirs)] == [*peer2([stream])]
+
+
+SIZES2: Final[dict[str, tuple[bytes, bool, bool]]] = {
+    # name: (stream, do we refuse it under event_bytes=1 MiB, does httpx2, whose default that is)
+    "a line": (b"data: " + b"x" * MIB + b"\n\n", True, True),
+    "comments": ((b":" + b"x" * (64 * KIB) + b"\n") * 17 + b"data: x\n\n", True, False),
+    "line ends": (b"data\n" * (MIB // 5) + b"data\n\n", True, False),
+}
+
+
+@pytest.mark.parametrize(("stream", "we_refuse", "it_refuses"), SIZES2.values(), ids=SIZES2)
+def test_known_differences_of_size_from_httpx2(stream: bytes, we_refuse: bool, it_refuses: bool) -> None:
+    """It bounds an event, but counts neither comments nor line ends."""
+
+    def refuses(read: Callable[[], object], error: type[Exception]) -> bool:
+        try:
+            read()
+        except error:
+            return True
+        return False
+
+    pieces = cut(stream, [64 * KIB])
+    decoder = Decoder(Limits(event_bytes=MIB))
+    assert we_refuse == refuses(lambda: [decoder.feed(piece) for piece in pieces], errors.TooLargeError)
+    assert it_refuses == refuses(lambda: [*peer2(pieces)], httpx2.SSEError)
+
+
+def test_a_known_difference_of_promptness_from_httpx2() -> None:
+    """It holds a CR back until it knows what follows; our event is out with the CR of its blank line."""
+    given_out: list[bytes] = []
+
+    def pieces() -> Iterator[bytes]:
+        for piece in (b"data: x\r\n\r", b"\n: ping"):
+            given_out.append(piece)
+            yield piece
+
+    assert [ServerSentEvent(data="x")] == Decoder().feed(next(pieces()))
+    given_out.clear()
+    assert ("message", "x", "", None) == next(peer2(pieces()))
+    assert given_out == [b"data: x\r\n\r", b"\n: ping"]
+
+
+@given(well_behaved_streams(), SIZES)
+def test_agreement_with_httpx2(stream: bytes, sizes: list[int]) -> None:
+    """Without the named differences, httpx2 sees what we see."""
+    assert ours(stream) == [*peer2([stream])] == [*peer2(cut(stream, sizes))]
 
 
 # ------------------------------------------------------------------------------------------------------------- Limits
@@ -554,6 +652,26 @@ def test_memory(limit: int, start: bytes, piece: bytes) -> None:
     grown = traced(feed_endlessly)
     assert grown < limit + 16 * MIB
     assert grown < 1.25 * limit + 2 * MIB
+
+
+@pytest.mark.parametrize("piece", [b"x" * PIECE, b"\ndata: " + b"x" * PIECE], ids=["a line", "an event"])
+def test_a_failure_keeps_nothing(piece: bytes) -> None:
+    """Who keeps the error, and with it the decoder, does not keep what was refused."""
+    kept: list[errors.TooLargeError] = []
+
+    def fail() -> int:
+        with pytest.raises(errors.TooLargeError) as caught:
+            decoded(itertools.chain([b"data: "], itertools.repeat(piece)))
+        kept.append(caught.value)
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        after_one, after_four = fail(), [fail() for _ in range(3)][-1]
+    finally:
+        tracemalloc.stop()
+    assert len(kept) == 4
+    assert after_four - after_one < MIB
 
 
 @pytest.mark.parametrize("piece", [b": ping\r\n\r\n", b"id: 1\ndata: x\n\n", b"\n"])

@@ -322,7 +322,8 @@ class Run:
         now = anyio.current_time()
         self._waited += now - start
         if piece is not None:
-            self._decode(piece)
+            if not self._decode(piece):
+                self._waited += anyio.current_time() - now  # bytes that never pause: this is where the time goes
             patience, clock = self._patience(now)
         if piece is None or patience <= 0:
             if clock == "legacy":
@@ -331,21 +332,22 @@ class Run:
         await self._breathe()
         return True
 
-    def _decode(self, piece: bytes) -> None:
+    def _decode(self, piece: bytes) -> bool:
+        """Whether there was an event in `piece`."""
+        before = self._decoder.unnamed_events
+        try:
+            events = self._decoder.feed(piece)
+        except TooLargeError as error:
+            events, self._failure = [*error.events], error
         # Whether a bare `done` may be the end hangs on the names before it, not on those after it in the same piece.
-        parts = [piece] if self._decoder.names_events else piece.splitlines(keepends=True)
-        for part in parts:
-            try:
-                events = self._decoder.feed(part)
-            except TooLargeError as error:
-                events, self._failure = [*error.events], error
-            unnamed = not self._decoder.names_events
-            self._waiting.extend(_Waiting(sse, unnamed and sse.data == LEGACY_DONE) for sse in events)
-            if events:
-                self._waited = 0.0
-                self._outcome = Outcome.STARTED
-            if self._failure is not None:
-                break
+        unnamed = self._decoder.unnamed_events - before
+        self._waiting.extend(
+            _Waiting(sse, number < unnamed and sse.data == LEGACY_DONE) for number, sse in enumerate(events)
+        )
+        if events:
+            self._waited = 0.0
+            self._outcome = Outcome.STARTED
+        return bool(events)
 
     def _patience(self, now: float) -> tuple[float, str]:
         """How long to wait for the next bytes, and the clock that says so."""
@@ -430,6 +432,7 @@ class Run:
         if self._closed:
             return
         self._closed = True
+        self._decoder = Decoder(self._plan.limits)  # who keeps the error of a run keeps the run, but not half an event
         if self._remote_trace_id:
             clean = self._close_seen or self._outcome in (Outcome.NOT_SENT, Outcome.REJECTED)
             TRACES.release(self._plan.base_url, self._remote_trace_id, closed=clean)

@@ -55,12 +55,15 @@ class Decoder:
     """How many comment lines came: heartbeats, on real servers."""
     names_events: bool
     """True once a block named its event. Servers of 1.0.8 and older name none but the last."""
+    unnamed_events: int
+    """How many events came before that."""
 
     def __init__(self, limits: Limits = Limits()) -> None:
         self.last_event_id = ""
         self.reconnection_time = None
         self.comments = 0
         self.names_events = False
+        self.unnamed_events = 0
         self._limits = limits
         self._line_limit = math.inf if limits.line_bytes is None else limits.line_bytes
         self._event_limit = math.inf if limits.event_bytes is None else limits.event_bytes
@@ -92,7 +95,9 @@ class Decoder:
         except TooLargeError as error:
             error.events = tuple(events)
             self._failure = error
-            raise
+            # Who keeps the error keeps its traceback, and this: a decoder and its failure hold each other.
+            self._line, self._data = bytearray(), None
+            raise error.with_traceback(None) from None
         return events
 
     def _take(self, piece: bytes, events: list[ServerSentEvent]) -> None:
@@ -183,6 +188,8 @@ class Decoder:
         if self._data is not None:
             data = self._data.decode("utf-8", "replace")
             events.append(ServerSentEvent(self._event or "message", data, self._id, self._retry))
+            if not self.names_events:
+                self.unnamed_events += 1
         self._block_bytes = 0
         self._event = ""
         self._data = None

@@ -1,0 +1,1 @@
+"""What atheris tries; `nox -s fuzz` runs it."""

@@ -1,0 +1,108 @@
+"""Decoders with one mistake each, which the target must find: those of others, and those that ours could have had."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+from oxygent_client import Decoder, Limits, ServerSentEvent
+
+__all__ = ["MUTANTS"]
+
+
+class UnicodeLines(Decoder):
+    """Ends a line at U+2028, like `str.splitlines`."""
+
+    def feed(self, piece: bytes, /) -> list[ServerSentEvent]:
+        return super().feed(piece.replace("\u2028".encode(), b"\n"))
+
+
+class CutLineEnds(Decoder):
+    """Takes a CRLF that comes in two pieces for two line ends."""
+
+    def feed(self, piece: bytes, /) -> list[ServerSentEvent]:
+        self._swallow_lf = False
+        return super().feed(piece)
+
+
+class CutMarks(Decoder):
+    """Strips a byte order mark only if it comes in one piece."""
+
+    def _without_mark(self, head: bytes) -> bytes:
+        self._head = None
+        return head.removeprefix(b"\xef\xbb\xbf")
+
+
+class CutCharacters(Decoder):
+    """Decodes each piece on its own."""
+
+    def feed(self, piece: bytes, /) -> list[ServerSentEvent]:
+        return super().feed(piece.decode("utf-8", "replace").encode())
+
+
+class EagerIds(Decoder):
+    """Lets an id count before its blank line has come."""
+
+    def _read(self, line: bytes, events: list[ServerSentEvent]) -> None:
+        super()._read(line, events)
+        self.last_event_id = self._id
+
+
+class ForgetfulIds(Decoder):
+    """Forgets the id at each blank line."""
+
+    def _dispatch(self, events: list[ServerSentEvent]) -> None:
+        super()._dispatch(events)
+        self._id = ""
+
+
+class AnyNumber(Decoder):
+    """Takes for a `retry` whatever `int()` does."""
+
+    def _read(self, line: bytes, events: list[ServerSentEvent]) -> None:
+        super()._read(line, events)
+        name, _, value = line.partition(b":")
+        if name == b"retry":
+            with suppress(ValueError):
+                self._retry = self.reconnection_time = int(value)
+
+
+class FreeComments(Decoder):
+    """Does not count the bytes of a comment."""
+
+    def _read(self, line: bytes, events: list[ServerSentEvent]) -> None:
+        counted = self._block_bytes
+        super()._read(line, events)
+        if line.startswith(b":"):
+            self._block_bytes = counted
+
+
+class OneByteMore(Decoder):
+    """Lets a block be one byte longer than it may be."""
+
+    def __init__(self, limits: Limits = Limits()) -> None:
+        super().__init__(limits)
+        self._event_limit += 1
+
+
+class EmptyEvents(Decoder):
+    """Dispatches a block that has a name and no data."""
+
+    def _dispatch(self, events: list[ServerSentEvent]) -> None:
+        if self._event and self._data is None:
+            self._data = b""
+        super()._dispatch(events)
+
+
+MUTANTS: Final[dict[str, type[Decoder]]] = {
+    "unicode-lines": UnicodeLines,
+    "cut-line-ends": CutLineEnds,
+    "cut-marks": CutMarks,
+    "cut-characters": CutCharacters,
+    "eager-ids": EagerIds,
+    "forgetful-ids": ForgetfulIds,
+    "any-number": AnyNumber,
+    "free-comments": FreeComments,
+    "one-byte-more": OneByteMore,
+    "empty-events": EmptyEvents,
+}
