@@ -8,6 +8,7 @@ Rule 3: what is missing is an error where `CI` or `REQUIRE_ALL` is set, and a vi
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ STRICT = bool(os.environ.get("CI") or os.environ.get("REQUIRE_ALL"))
 CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
 SUPPORTED = nox.project.python_versions(PROJECT)
 """The versions that the classifiers name."""
-TESTED_EXTRAS = "cli"
+TESTED_EXTRAS = "aiohttp,cli,httpx2"
 """What the tests of the session `tests` need beside the wheel; a heavy extra gets a session of its own name."""
 
 nox.needs_version = ">=2025.2.9"
@@ -68,6 +69,7 @@ def install_wheel(session: nox.Session, *groups: str) -> None:
     # An environment that is used again holds an older wheel of the same version.
     session.install("--force-reinstall", "--no-deps", str(wheel))
     session.env["PYTHONPATH"] = ""  # Rule 1
+    session.env["OXYGENT_CLIENT_WHEEL"] = str(wheel)  # for the example project's own environment
 
 
 @nox.session
@@ -109,7 +111,8 @@ def smoke(session: nox.Session) -> None:
 def interop(session: nox.Session) -> None:
     """The tests against real OxyGent servers; tests/interop/environments.py installs the releases."""
     install_wheel(session, "interop")
-    session.run("pytest", "tests/interop", *session.posargs)
+    # Most of it is waiting, so two workers share it.
+    session.run("pytest", "tests/interop", "-n", "2", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session
@@ -165,7 +168,8 @@ def lowest(session: nox.Session) -> None:
     """The quick tests on the lower bounds of the dependencies."""
     install_wheel(session, "test")
     table = PROJECT["project"]
-    requirements = [*table["dependencies"], *table["optional-dependencies"][TESTED_EXTRAS]]
+    extras = [table["optional-dependencies"][extra] for extra in TESTED_EXTRAS.split(",")]
+    requirements = [*table["dependencies"], *itertools.chain.from_iterable(extras)]
     session.install(*(requirement.replace(">=", "==") for requirement in requirements))
     session.env["OXYGENT_CLIENT_SIZE"] = "smoke"
     session.run("pytest", "--ignore=tests/interop", "-m", "not slow", *session.posargs)

@@ -10,7 +10,7 @@ version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = f"oxygent-client {__version__}"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "examples"]
 nitpicky = False
 
 myst_enable_extensions = ["colon_fence"]

@@ -30,6 +30,7 @@ MOST_PRAGMAS: Final = 10
 
 EXTRAS_ELSEWHERE: Final[dict[str, str]] = {
     # extra: the module that needs it, where that has another name
+    "pytest": "pytest_plugin",  # pytest's own convention; `pytest` is what it imports
 }
 
 DEPENDENCIES: Final = ["anyio", "attrs", "httpx", "httpx-sse"]

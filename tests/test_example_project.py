@@ -1,0 +1,91 @@
+"""The example project, as a user has it: a copy of it, in an environment of its own, with the built wheel.
+
+Rule: nothing of this tree is on its path; what it imports was installed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from tests.conftest import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXAMPLE: Final = ROOT / "docs" / "examples" / "trip_service"
+MOST_LINES: Final = 40
+PYTEST: Final = ("-m", "pytest", "-p", "no:cacheprovider")
+PYTHON: Final = "Scripts/python.exe" if sys.platform == "win32" else "bin/python"
+
+
+def run(command: Sequence[str | Path], directory: Path, *, expected: int = 0) -> str:
+    """What the command prints; it must end as expected. Nothing of our own environment is in its way."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHON", "COV"))}
+    done = subprocess.run(command, cwd=directory, env=kept, capture_output=True, text=True, check=False)
+    assert done.returncode == expected, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment that holds the built wheel with its extra `[pytest]`."""
+    home = tmp_path_factory.mktemp("example")
+    run([sys.executable, "-m", "venv", home / "environment"], home)
+    python = home / "environment" / PYTHON
+    pip: list[str | Path] = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    wheel = Path(os.environ.get("OXYGENT_CLIENT_WHEEL", ""))
+    if not wheel.is_file():  # outside of nox
+        run([*pip, "wheel", "--no-deps", "--wheel-dir", home, ROOT], home)
+        (wheel,) = home.glob("*.whl")
+    run([*pip, "install", f"oxygent-client[pytest] @ {wheel.resolve().as_uri()}"], home)
+    return python
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the example project."""
+    return Path(shutil.copytree(EXAMPLE, tmp_path / "project", ignore=shutil.ignore_patterns("__pycache__", ".*")))
+
+
+@pytest.mark.slow
+def test_it_passes_offline(python: Path, project: Path) -> None:
+    """Its tests pass with the network forbidden, on the cassette it was shipped with."""
+    said = run([python, *PYTEST, "-rA"], project)
+    assert "oxygent: network forbid, record none" in said
+    assert len(re.findall(r"^PASSED ", said, re.MULTILINE)) == 3
+    assert re.search(r"^=+ 3 passed in ", said, re.MULTILINE)
+    where = run([python, "-c", "import oxygent_client; print(oxygent_client.__file__)"], project)
+    assert Path(where.strip()).is_relative_to(python.parent.parent)
+
+
+@pytest.mark.slow
+def test_the_guard_is_on(python: Path, project: Path) -> None:
+    """A test added to it that calls out is refused, in words that name the address."""
+    (project / "tests" / "test_out.py").write_text(
+        "import socket\n\n\ndef test_out():\n    socket.create_connection(('198.51.100.7', 443), 1)\n", encoding="utf-8"
+    )
+    said = run([python, *PYTEST, "tests/test_out.py"], project, expected=pytest.ExitCode.TESTS_FAILED)
+    assert "may not reach '198.51.100.7'" in said
+
+
+@pytest.mark.slow
+def test_without_its_cassette_it_says_how_to_record(python: Path, project: Path) -> None:
+    """Who deletes the cassette is told how to make another."""
+    shutil.rmtree(project / "tests" / "cassettes")
+    said = run([python, *PYTEST, "tests/test_trips.py"], project, expected=pytest.ExitCode.TESTS_FAILED)
+    assert "pytest --oxygent-record=once 'tests/test_trips.py::test_a_trip_to_lisbon'" in said
+
+
+def test_it_is_small() -> None:
+    """No module is longer than a page."""
+    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in EXAMPLE.rglob("*.py")}
+    assert lengths
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
