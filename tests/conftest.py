@@ -35,7 +35,10 @@ CONFORMANCE: Final = FIXTURES / "conformance" / "cases.json"
 
 LOOPS: Final = ("asyncio", "trio")
 ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
-    # "tests/test_x.py" or "tests/test_x.py::test_y": (the only loop, why)
+    # "tests/test_x.py", "tests/test_x.py::test_y", or "tests/test_x.py[z]" for one value of a parameter:
+    # (the only loop, why)
+    "tests/test_check_transport.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
+    "tests/test_network_transports.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
 }
 
 REQUIRE_ALL: Final = os.environ.get("REQUIRE_ALL", "") not in {"", "0"}
@@ -68,6 +71,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give every test that uses an event loop the loops it runs on."""
     if "anyio_backend" in metafunc.fixturenames:
         metafunc.parametrize("anyio_backend", _loops(metafunc.definition.nodeid), indirect=True, scope="module")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out the tests whose parameter names, in ONE_LOOP, another loop than theirs."""
+    items[:] = [item for item in items if not _on_another_loop(item.nodeid)]
+
+
+def _on_another_loop(nodeid: str) -> bool:
+    """Whether a parameter of this test has one loop only, and it is not the test's."""
+    file, _, test = nodeid.partition("::")
+    values = test.partition("[")[2].removesuffix("]").split("-")
+    only = {ONE_LOOP[key][0] for value in values if (key := f"{file}[{value}]") in ONE_LOOP}
+    return bool(only and {*LOOPS} & {*values} - only)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from anyio.streams.tls import TLSListener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
+    from pathlib import Path
 
 __all__ = ["CLOSE", "LAST", "OK", "Conversation", "Received", "Server", "chunk", "closed_port", "play", "serving"]
 
@@ -75,6 +76,13 @@ class Conversation:
         received = Received(line, headers, body)
         self._server.take(received)
         return received
+
+    async def some(self) -> bytes:
+        """What comes next, whatever it is; empty if the client has left."""
+        if not self._kept and not await self._more():
+            return b""
+        data, self._kept = self._kept, b""
+        return data
 
     async def _more(self) -> bool:
         try:
@@ -135,7 +143,10 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    handle: Callable[[Conversation], Awaitable[None]], *, tls: ssl.SSLContext | None = None
+    handle: Callable[[Conversation], Awaitable[None]],
+    *,
+    tls: ssl.SSLContext | None = None,
+    unix_socket: Path | None = None,
 ) -> AsyncGenerator[Server, None]:
     """A server that has `handle` speak with each client."""
     server = Server(scheme="https" if tls else "http")
@@ -151,8 +162,12 @@ async def serving(
         """A handshake that came to nothing is the client's affair."""
         await anyio.aclose_forcefully(stream)
 
-    plain = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    server.port = plain.extra(anyio.abc.SocketAttribute.local_port)
+    plain: anyio.abc.Listener[anyio.abc.SocketStream]
+    if unix_socket is None:
+        plain = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        server.port = plain.extra(anyio.abc.SocketAttribute.local_port)
+    else:
+        plain = await anyio.create_unix_listener(unix_socket)
     listener: anyio.abc.Listener[anyio.abc.ByteStream] = plain
     if tls:
         quiet = type("Quiet", (TLSListener,), {"handle_handshake_error": staticmethod(refused)})

@@ -25,7 +25,9 @@ from oxygent_client.testing import (
     check_transport,
 )
 from oxygent_client.testing._peer import Scenario
+from oxygent_client.transports.aiohttp import AiohttpTransport
 from oxygent_client.transports.asgi import ASGITransport
+from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.conftest import ROOT
 from tests.test_check_transport_finds import EndsWell, Wrapper
 
@@ -38,6 +40,8 @@ IN_PROCESS: Final = ("refused", "reset_unframed", "closes_kept")
 TRANSPORTS: Final[dict[str, tuple[Callable[[Peer], Transport], tuple[str, ...]]]] = {
     # name: (how one is made, the checks that do not apply to it)
     "httpx": (lambda _: HTTPXTransport(), ()),
+    "httpx2": (lambda _: HTTPX2Transport(), ()),
+    "aiohttp": (lambda _: AiohttpTransport(), ()),
     "asgi": (lambda peer: ASGITransport(peer.app), IN_PROCESS),
     "fake": (lambda peer: FakeTransport(peer.replies), IN_PROCESS),
     "a wrapper": (lambda peer: Wrapper(ASGITransport(peer.app)), IN_PROCESS),

@@ -55,11 +55,14 @@ ROOMS: Final[dict[str, Room]] = {
     "per_loop": room("_per_loop", "", "anyio"),
     # Siblings: each stands behind an interface of the core, and none knows another.
     "transports": room("transports", "core"),
-    "transports.aiohttp": room("transports.aiohttp", "core json per_loop", "aiohttp anyio attrs"),
+    # A URL of aiohttp's is one of yarl.
+    "transports.aiohttp": room("transports.aiohttp", "core json per_loop", "aiohttp anyio attrs yarl"),
     # It asks trio which task it is in, where trio runs already; so trio is there.
     "transports.asgi": room("transports.asgi", "core json per_loop", "anyio attrs trio"),
-    "transports.httpx": room("transports.httpx", "core json per_loop", "httpx httpx_sse anyio attrs"),
-    "transports.httpx2": room("transports.httpx2", "core json per_loop", "httpx2 anyio attrs"),
+    # One class for two libraries, of which it imports neither.
+    "httpx_family": room("transports._httpx_family", "core json per_loop", "anyio attrs"),
+    "transports.httpx": room("transports.httpx", "core json httpx_family", "httpx httpx_sse anyio attrs"),
+    "transports.httpx2": room("transports.httpx2", "core json httpx_family", "httpx2 anyio attrs"),
     "policies": room("policies policies.*", "core json per_loop", "anyio attrs"),
     "cluster": room("cluster cluster.*", "core json per_loop", "anyio attrs"),
     "telemetry": room("telemetry telemetry.*", "core json", "anyio attrs opentelemetry"),
@@ -257,6 +260,8 @@ REFUSED: Final = [
     ("transports.asgi", "import httpx", "library httpx"),
     ("transports.httpx", "from oxygent_client.transports.asgi import ASGITransport", "imports transports.asgi"),
     ("transports.httpx", "from oxygent_client.policies import Retry", "imports policies"),
+    ("transports._httpx_family", "import httpx", "library httpx"),
+    ("transports.httpx2", "import httpx", "library httpx"),
     ("policies", "from oxygent_client.transports.httpx import HTTPXTransport", "imports transports.httpx"),
     ("cluster", "from oxygent_client._run import Run", "imports _run"),
     ("testing._fake", "import pytest", "library pytest"),

@@ -1,0 +1,267 @@
+"""What the transports over httpx and over its successor httpx2 share: one class body, given the library it is for.
+
+Rule 1: nothing here imports either; a subclass names its library, and the table of errors is made from that.
+Rule 2: an exception of the library is translated here, by one table, and is never seen elsewhere but as a `__cause__`.
+Rule 3: the clocks are the run's, so only the time to connect is kept here; the library's time per read is no deadline.
+Rule 4: the pool is never contended, nor stale: connections are not capped (a cancelled request leaks its slot of a
+    contended httpx 0.28 pool, until the client is dead), few are kept, and none for longer than 2 s (uvicorn closes
+    after 5 s, and a POST that meets the close is an UNKNOWN).
+Rule 5: secrets stay home: a client of ours keeps no cookie of one run for the next, and what the library logs of our
+    requests shows neither user information nor a query.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, ClassVar, Final, Generic, TypeVar
+
+import attrs
+
+from oxygent_client._errors import (
+    ClosedError,
+    ConfigurationError,
+    ConnectError,
+    ConnectionLostError,
+    ConnectTimeoutError,
+    OxyError,
+    RemoteProtocolError,
+    TLSError,
+)
+from oxygent_client._per_loop import PerLoop
+from oxygent_client._transport import HTTPRequest, HTTPResponse, shown_url
+
+__all__ = ["KEPT_SECONDS", "HTTPXFamily", "Translation"]
+
+KEPT_CONNECTIONS: Final = 20
+KEPT_SECONDS: Final = 2.0
+
+DISCONNECTED: Final = ("Server disconnected", "peer closed connection", "incomplete chunked read")
+"""A lost connection and garbage have one class there; only the text of httpcore and h11 tells them apart."""
+
+ClientT = TypeVar("ClientT")
+
+
+@attrs.frozen
+class Translation:
+    """The errors of a library, as errors of this package."""
+
+    table: tuple[tuple[type[Exception], type[OxyError], str], ...]
+    """The first line that fits counts. The last takes what the library may yet add."""
+    foreign: tuple[type[Exception], ...]
+    """Above all that is translated; the rest is the user's own, or a bug."""
+    quotes: tuple[type[Exception], ...]
+    """Their texts quote a header's value or a whole URL, which may be secrets."""
+
+    @classmethod
+    def of(cls, library: Any) -> Translation:
+        """That of httpx or httpx2."""
+        name = library.__name__
+        return cls(
+            (
+                (library.ConnectTimeout, ConnectTimeoutError, "no connection within the time to connect"),
+                (library.PoolTimeout, ConnectTimeoutError, "no free connection in the pool of the client"),
+                (library.ConnectError, ConnectError, "could not connect"),
+                (library.ProxyError, ConnectError, "the proxy made no connection"),
+                (library.UnsupportedProtocol, ConfigurationError, f"{name} does not take this URL"),
+                (library.InvalidURL, ConfigurationError, f"{name} does not take this URL"),
+                (library.LocalProtocolError, ConfigurationError, f"{name} cannot send this request"),
+                (library.RemoteProtocolError, RemoteProtocolError, "the server does not speak proper HTTP"),
+                (library.DecodingError, RemoteProtocolError, "the response cannot be decoded"),
+                # Only a hook or an auth flow of the user's own client raises these, of a response that is there.
+                (library.HTTPStatusError, RemoteProtocolError, "a hook of the client refused the response"),
+                (library.TooManyRedirects, RemoteProtocolError, "the client was redirected too often"),
+                (library.CookieConflict, RemoteProtocolError, "the client has several cookies of one name"),
+                (
+                    library.StreamError,
+                    ConnectionLostError,
+                    "the response was read by somebody else, perhaps a hook of the client",
+                ),
+                # The server may refuse a client's certificate after the handshake; on asyncio nobody wraps that.
+                (ssl.SSLError, ConnectionLostError, "the connection was lost"),
+                (library.HTTPError, ConnectionLostError, "the connection was lost"),
+            ),
+            (library.HTTPError, library.InvalidURL, library.CookieConflict, library.StreamError, ssl.SSLError),
+            (library.LocalProtocolError, library.HTTPStatusError),
+        )
+
+    def __call__(self, error: Exception) -> OxyError:
+        """The error of this package that `error`, of the library, is."""
+        cls, text = next((ours, text) for theirs, ours, text in self.table if isinstance(error, theirs))
+        reason = type(error).__name__ if isinstance(error, self.quotes) else str(error) or type(error).__name__
+        if cls is RemoteProtocolError and any(sign in reason for sign in DISCONNECTED):
+            cls, text = ConnectionLostError, "the connection was lost"
+        if cls is ConnectError and (tls := _tls_reason(error)):
+            cls, text, reason = TLSError, "the TLS handshake failed", tls
+        return cls(f"{text}: {reason}"[:500])
+
+    @contextmanager
+    def translated(self) -> Generator[None]:
+        """Errors of the library leave the block as errors of this package."""
+        try:
+            yield
+        except self.foreign as error:
+            raise self(error) from error
+
+
+def _tls_reason(error: BaseException | None) -> str:
+    """What OpenSSL says, somewhere in the causes of `error`; empty if it is not about TLS."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return "" if error is None else getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)
+
+
+@functools.cache
+def _system_trust(library: Any) -> ssl.SSLContext:
+    """The default of the library, made once: reading the certificates takes longer than a call on loopback."""
+    context: ssl.SSLContext = library.create_ssl_context()
+    return context
+
+
+_OPENING: ContextVar[bool] = ContextVar("_OPENING", default=False)
+"""Whether what is going on is a request of ours: the library's logger serves the whole program."""
+
+
+def _hide_urls(record: logging.LogRecord) -> bool:
+    """At INFO the library logs the whole URL of each request; of ours, what may be shown."""
+    if _OPENING.get() and isinstance(record.args, tuple):
+        shown = (shown_url(str(each)) if type(each).__name__ == "URL" else each for each in record.args)
+        record.args = tuple(shown)
+    return True
+
+
+class _Chunks:
+    """The chunks of a response, with the library's errors translated."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], translation: Translation) -> None:
+        self._chunks = chunks
+        self._translation = translation
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with self._translation.translated():
+            return await anext(self._chunks)
+
+
+class HTTPXFamily(Generic[ClientT]):
+    """A transport over httpx or httpx2, whose documentation says what the arguments are."""
+
+    _library: ClassVar[Any]
+    """`httpx` or `httpx2`."""
+    _translation: ClassVar[Translation]
+
+    def __init__(
+        self,
+        *,
+        client: ClientT | None = None,
+        verify: ssl.SSLContext | bool = True,
+        proxy: str | None = None,
+        connect: float | None = 10.0,
+        trust_env: bool = True,
+        http2: bool = False,
+        unix_socket: str | None = None,
+    ) -> None:
+        ours = type(self).__name__
+        if client is not None and (verify is not True or proxy is not None or http2 or unix_socket is not None):
+            raise ConfigurationError(
+                f"{ours}: a client of your own brings its own verify, proxy, http2 and unix_socket"
+            )
+        if proxy is not None and unix_socket is not None:
+            raise ConfigurationError(f"{ours}: a proxy is not reached by a Unix socket; give one of the two")
+        if http2 and importlib.util.find_spec("h2") is None:
+            raise ConfigurationError(f"{ours}: http2 needs h2: pip install '{self._library.__name__}[http2]'")
+        self._client = client
+        self._verify = verify
+        self._proxy = proxy
+        self._connect = connect
+        self._trust_env = trust_env
+        self._http2 = http2
+        self._unix_socket = unix_socket
+        self._live: PerLoop[ClientT] = PerLoop()
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As `Transport.exchange`."""
+        client: Any = self._client or self._live.get() or self._live.put(self._new_client())
+        if client.is_closed:
+            raise ClosedError(f"the {self._library.__name__} client of this transport was closed")
+        own = client.timeout
+        options: dict[str, Any] = {
+            "headers": dict(request.headers),
+            "content": request.body,
+            "timeout": self._library.Timeout(None, connect=own.connect, write=own.write, pool=own.pool),
+            "follow_redirects": False,
+        }
+        logging.getLogger(self._library.__name__).addFilter(_hide_urls)  # once, however often it is added
+        async with AsyncExitStack() as stack:
+            opening = _OPENING.set(True)
+            try:
+                with self._translation.translated():
+                    response = await self._open(stack, client, request, options)
+            finally:
+                _OPENING.reset(opening)
+            # An iterator by its annotation; it is a generator, and must be closed before its response is.
+            raw: AsyncGenerator[bytes, None] = response.aiter_raw()
+            chunks = await stack.enter_async_context(aclosing(raw))
+            headers = dict(response.headers)
+            yield HTTPResponse(response.status_code, headers, _Chunks(chunks, self._translation), request)
+
+    async def _open(self, stack: AsyncExitStack, client: Any, request: HTTPRequest, options: dict[str, Any]) -> Any:
+        """The library's response, which `stack` closes."""
+        return await stack.enter_async_context(client.stream(request.method, request.url, **options))
+
+    def _new_client(self) -> ClientT:
+        library = self._library
+        options: dict[str, Any] = {
+            "verify": _system_trust(library) if self._verify is True and self._trust_env else self._verify,
+            "trust_env": self._trust_env,
+            "http2": self._http2,
+            "limits": library.Limits(
+                max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=KEPT_SECONDS
+            ),
+        }
+        transport = None
+        if self._unix_socket is not None:
+            # A client that is given a transport asks the environment for no proxy.
+            transport = library.AsyncHTTPTransport(uds=self._unix_socket, **options)
+        timeout = library.Timeout(None, connect=self._connect)
+        try:
+            client: ClientT = library.AsyncClient(
+                proxy=self._proxy,
+                transport=transport,
+                timeout=timeout,
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+                **options,
+            )
+        except (ImportError, ValueError, library.InvalidURL) as error:  # SOCKS without socksio; no URL, or another kind
+            reason = str(error) if isinstance(error, ImportError) else type(error).__name__  # the others quote the URL
+            raise ConfigurationError(
+                f"{type(self).__name__}: the proxy, given or of the environment, cannot be used: {reason}"
+            ) from error
+        return client
+
+    async def aclose(self) -> None:
+        """As `Transport.aclose`; a client of your own stays open."""
+        client: Any = self._live.take()
+        if client is not None:
+            await client.aclose()
+
+    def __getstate__(self) -> dict[str, Any]:
+        for name, live in (("client", self._client is not None), ("verify", not isinstance(self._verify, bool))):
+            if live:
+                raise ConfigurationError(f"{type(self).__name__}: `{name}` is live and cannot be pickled or copied")
+        return {name: value for name, value in self.__dict__.items() if name != "_live"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _live=PerLoop[ClientT]())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({'client=...' if self._client else ''})"

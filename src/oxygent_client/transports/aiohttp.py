@@ -1,0 +1,239 @@
+"""A transport over aiohttp, for programs that live on it. Needs the extra: `pip install 'oxygent-client[aiohttp]'`.
+
+Rule 1: aiohttp knows asyncio alone; under trio an exchange is a `ConfigurationError` that names what works there.
+Rule 2: an exception of aiohttp is translated here, by one table, and is never seen elsewhere but as a `__cause__`.
+Rule 3: the clocks are the run's; only the time to connect is kept here. (aiohttp 3.14 waits for ever on a malformed
+    chunk size, even after the other side is gone: the run's clocks end that too.)
+Rule 4: secrets stay home: a session of our own keeps no cookie of one run for the next, and sends no credentials of
+    `.netrc`, as aiohttp's `trust_env` does, over http too; so the proxies of the environment are looked up here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+try:
+    import aiohttp
+except ImportError as missing:
+    raise ImportError("AiohttpTransport needs aiohttp: pip install 'oxygent-client[aiohttp]'") from missing
+from anyio.lowlevel import current_token
+from yarl import URL
+
+from oxygent_client._errors import (
+    ClosedError,
+    ConfigurationError,
+    ConnectError,
+    ConnectionLostError,
+    ConnectTimeoutError,
+    OxyError,
+    RemoteProtocolError,
+    TLSError,
+)
+from oxygent_client._per_loop import PerLoop
+from oxygent_client._transport import HTTPRequest, HTTPResponse
+
+__all__ = ["AiohttpTransport"]
+
+KEPT_SECONDS: Final = 2.0
+"""As in `_httpx_family`: uvicorn closes after 5 s, and a POST that meets the close is an UNKNOWN."""
+
+ERRORS: Final[tuple[tuple[type[Exception], type[OxyError], str], ...]] = (
+    (aiohttp.ClientSSLError, TLSError, "the TLS handshake failed"),
+    (aiohttp.ServerFingerprintMismatch, TLSError, "the server's certificate has another fingerprint"),
+    (aiohttp.ConnectionTimeoutError, ConnectTimeoutError, "no connection within the time to connect"),
+    (aiohttp.ClientProxyConnectionError, ConnectError, "the proxy cannot be reached"),
+    (aiohttp.ClientHttpProxyError, ConnectError, "the proxy made no connection"),
+    (aiohttp.ClientConnectorError, ConnectError, "could not connect"),
+    (aiohttp.InvalidURL, ConfigurationError, "aiohttp does not take this URL"),
+    (aiohttp.NonHttpUrlClientError, ConfigurationError, "aiohttp does not take this URL"),
+    (aiohttp.ClientResponseError, RemoteProtocolError, "the server does not speak proper HTTP"),
+    (aiohttp.RedirectClientError, RemoteProtocolError, "the client was redirected to where it cannot go"),
+    (aiohttp.ClientPayloadError, ConnectionLostError, "the connection was lost"),
+    # The server may refuse a client's certificate after the handshake.
+    (ssl.SSLError, ConnectionLostError, "the connection was lost"),
+    (aiohttp.ClientError, ConnectionLostError, "the connection was lost"),
+    (ConnectionError, ConnectionLostError, "the connection was lost"),
+)
+"""The first line that fits counts. The last but one takes what aiohttp may yet add."""
+FOREIGN: Final = (aiohttp.ClientError, ssl.SSLError, ConnectionError)
+"""Above all that is translated; the rest is the user's own, or a bug."""
+QUOTES: Final = (
+    aiohttp.InvalidURL,
+    aiohttp.NonHttpUrlClientError,
+    aiohttp.RedirectClientError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ServerDisconnectedError,
+)
+"""Their texts quote a whole URL, or headers that had come; those may be secrets."""
+
+
+def _translate(error: Exception) -> OxyError:
+    """The error of this package that `error`, of aiohttp, is."""
+    cls, text = next((ours, text) for theirs, ours, text in ERRORS if isinstance(error, theirs))
+    return cls(f"{text}: {_reason(error)}"[:500])
+
+
+def _reason(error: Exception) -> str:
+    """What `error` says of itself, as far as it may be shown, in one line."""
+    said = str(error)
+    if isinstance(error, aiohttp.ClientSSLError):
+        cause = getattr(error, "certificate_error", None) or error.os_error
+        said = getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or str(cause)
+    elif isinstance(error, aiohttp.ClientResponseError):  # its own text ends with the URL
+        said = f"{error.status} {error.message}"
+    elif isinstance(error, QUOTES):
+        said = ""
+    return " ".join(said.split()) or type(error).__name__
+
+
+@contextmanager
+def _translated() -> Generator[None]:
+    """Errors of aiohttp leave the block as errors of this package."""
+    try:
+        yield
+    except FOREIGN as error:
+        raise _translate(error) from error
+
+
+class _Chunks:
+    """The chunks of a response, as they come."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._content = response.content
+        framed = response.headers.keys() & {"Content-Length", "Transfer-Encoding"}
+        connection = None if framed else response.connection
+        self._protocol = None if connection is None else connection.protocol
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with _translated():
+            piece = await self._content.readany()
+            if piece:
+                return piece
+            # To aiohttp each end of the connection is the end of a body that names none, be it a reset.
+            protocol, self._protocol = self._protocol, None
+            if protocol is not None and isinstance(lost := protocol.exception(), OSError):
+                raise lost
+        raise StopAsyncIteration
+
+
+class AiohttpTransport:
+    """Moves bytes by aiohttp. On asyncio only.
+
+    Args:
+        session: a session of your own, with its connector, proxies, certificates and time to connect; it is used as it
+            is and never closed.
+        verify: False, or a context, in the place of the system's trust. A context brings a client's certificate, too.
+        proxy: the URL of a proxy; None takes those of the environment.
+        connect: seconds to have a connection; None waits as long as the run's `total` does.
+        trust_env: False leaves the environment's proxies out.
+        unix_socket: the path of a Unix socket to connect to, in the place of the URL's host; no proxy is used then.
+    """
+
+    def __init__(
+        self,
+        *,
+        session: aiohttp.ClientSession | None = None,
+        verify: ssl.SSLContext | bool = True,
+        proxy: str | None = None,
+        connect: float | None = 10.0,
+        trust_env: bool = True,
+        unix_socket: str | None = None,
+    ) -> None:
+        if session is not None and (verify is not True or proxy is not None or unix_socket is not None):
+            raise ConfigurationError(
+                "AiohttpTransport: a session of your own brings its own verify, proxy and unix_socket"
+            )
+        if proxy is not None and unix_socket is not None:
+            raise ConfigurationError("AiohttpTransport: a proxy is not reached by a Unix socket; give one of the two")
+        self._session = session
+        self._verify = verify
+        self._proxy = proxy
+        self._connect = connect
+        self._trust_env = trust_env
+        self._unix_socket = unix_socket
+        self._live: PerLoop[aiohttp.ClientSession] = PerLoop()
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As `Transport.exchange`.
+
+        Raises:
+            ConfigurationError: the event loop is not asyncio's.
+        """
+        if not isinstance(current_token().native_token, asyncio.AbstractEventLoop):
+            raise ConfigurationError("AiohttpTransport runs on asyncio only; HTTPXTransport runs on trio too")
+        session = self._session or self._live.get() or self._live.put(self._new_session())
+        if session.closed:
+            raise ClosedError("the aiohttp session of this transport was closed")
+        own = session.timeout
+        proxy = self._proxy_for(request.url)
+        with _translated():
+            response = await session.request(
+                request.method,
+                URL(request.url, encoded=True),
+                data=request.body or None,
+                headers=request.headers,
+                allow_redirects=False,
+                raise_for_status=False,
+                auto_decompress=False,
+                proxy=proxy,
+                ssl=self._verify,
+                timeout=aiohttp.ClientTimeout(connect=own.connect, sock_connect=own.sock_connect),
+            )
+        try:
+            names = {name.lower() for name in response.headers}
+            headers = {name: ", ".join(response.headers.getall(name)) for name in names}
+            yield HTTPResponse(response.status, headers, _Chunks(response), request)
+        finally:
+            # Read to its end, the connection is back in the pool already, and this does nothing.
+            response.close()
+
+    def _proxy_for(self, url: str) -> str | None:
+        """The proxy that leads to `url`, if there is one; a session of the user's own sees to that itself."""
+        proxy = self._proxy
+        if proxy is None and self._session is None and self._unix_socket is None and self._trust_env:
+            parts = urlsplit(url)
+            # As httpx reads the environment: ALL_PROXY is for what has no proxy of its own.
+            proxies = {} if proxy_bypass(parts.hostname or "") else getproxies()
+            proxy = proxies.get(parts.scheme) or proxies.get("all")
+        if proxy is not None and "://" not in proxy:
+            proxy = f"http://{proxy}"
+        if proxy is not None and urlsplit(proxy).scheme not in ("http", "https"):
+            raise ConfigurationError("AiohttpTransport: the proxy must be an http:// or https:// URL")
+        return proxy
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        connector: aiohttp.BaseConnector
+        if self._unix_socket is not None:
+            connector = aiohttp.UnixConnector(self._unix_socket, limit=0, keepalive_timeout=KEPT_SECONDS)
+        else:
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS)
+        timeout = aiohttp.ClientTimeout(connect=self._connect)
+        return aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
+
+    async def aclose(self) -> None:
+        """As `Transport.aclose`; a session of your own stays open."""
+        session = self._live.take()
+        if session is not None:
+            await session.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        for name, live in (("session", self._session is not None), ("verify", not isinstance(self._verify, bool))):
+            if live:
+                raise ConfigurationError(f"AiohttpTransport: `{name}` is live and cannot be pickled or copied")
+        return {name: value for name, value in self.__dict__.items() if name != "_live"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _live=PerLoop[aiohttp.ClientSession]())
+
+    def __repr__(self) -> str:
+        return f"AiohttpTransport({'session=...' if self._session else ''})"

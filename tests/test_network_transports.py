@@ -1,0 +1,1257 @@
+"""The transports over httpx, httpx2 and aiohttp, over real sockets on loopback: one table of tests for them all.
+
+Rule 1: what the server saw counts: connections, requests, and the moment when the client left.
+Rule 2: no exception of a library comes out but as a cause.
+Rule 3: what one library does differently is a field of `Library`, or a test that names it.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import pickle
+import socket
+import ssl
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+import anyio
+import attrs
+import h2.config
+import h2.connection
+import h2.events
+import httpx
+import httpx2
+import httpx_sse
+import pytest
+import trustme
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from oxygent_client import Context, HTTPRequest, HTTPXTransport, Outcome, SSEOxyGent, Timeouts, Transport, errors
+from oxygent_client.testing import answer, close, progress
+from oxygent_client.transports import aiohttp as over_aiohttp
+from oxygent_client.transports import httpx as over_httpx
+from oxygent_client.transports import httpx2 as over_httpx2
+from oxygent_client.transports._httpx_family import KEPT_SECONDS, Translation
+from oxygent_client.transports.aiohttp import AiohttpTransport
+from oxygent_client.transports.httpx2 import HTTPX2Transport
+from tests.servers import CLOSE, LAST, OK, Conversation, Server, chunk, closed_port, play, serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+    from pathlib import Path
+
+ANSWER: Final = OK + chunk(answer("42")) + chunk(close()) + LAST
+BEGUN: Final = OK + chunk(progress(1))
+SOON: Final = 2.0
+"""Seconds within which what happens "at once" must have happened."""
+
+
+def document(body: bytes, status: str = "200 OK", headers: str = "") -> bytes:
+    """A response with a length."""
+    return f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n{headers}\r\n".encode() + body
+
+
+# -------------------------------------------------------------------------------------------------------- The libraries
+
+
+@attrs.frozen
+class Library:
+    """What stands behind a transport, and what is its own about it."""
+
+    name: str
+    transport: Callable[..., Transport]
+    own: str
+    """The argument that takes a client of one's own."""
+    client: Callable[..., Any]
+    """Makes one, with `headers`, a short time for reading, and habits that must do no harm."""
+    crowded: Callable[[], Any]
+    """Makes one that has one connection, and waits for it for 0.05 s."""
+    module: Any
+    sends: dict[str, str]
+    """The headers that it adds."""
+    loops: tuple[str, ...] = ("asyncio", "trio")
+    causes: dict[str, str] = attrs.field(factory=dict[str, str])
+    """Names of httpx, and what it calls the same."""
+
+    def cause(self, name: str) -> type[BaseException]:
+        """Its class for what httpx calls `name`."""
+        cls: type[BaseException] = getattr(self.module, self.causes.get(name, name))
+        return cls
+
+
+def _of_httpx(module: Any, transport: Callable[..., Transport]) -> Library:
+    return Library(
+        name=module.__name__,
+        transport=transport,
+        own="client",
+        client=partial(module.AsyncClient, timeout=0.1, follow_redirects=True, trust_env=False),
+        crowded=lambda: module.AsyncClient(
+            limits=module.Limits(max_connections=1), timeout=module.Timeout(None, pool=0.05), trust_env=False
+        ),
+        module=module,
+        sends={"connection": "keep-alive"},
+    )
+
+
+LIBRARIES: Final = {
+    "httpx": _of_httpx(httpx, HTTPXTransport),
+    "httpx2": _of_httpx(httpx2, HTTPX2Transport),
+    "aiohttp": Library(
+        name="aiohttp",
+        transport=AiohttpTransport,
+        own="session",
+        client=partial(
+            aiohttp.ClientSession,
+            timeout=aiohttp.ClientTimeout(total=0.1, sock_read=0.1),
+            raise_for_status=True,
+        ),
+        crowded=lambda: aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=1), timeout=aiohttp.ClientTimeout(connect=0.05)
+        ),
+        module=aiohttp,
+        sends={},
+        loops=("asyncio",),
+        causes={
+            "ConnectError": "ClientConnectorError",
+            "ConnectTimeout": "ConnectionTimeoutError",
+        },
+    ),
+}
+
+
+@pytest.fixture(params=LIBRARIES)
+def library(request: pytest.FixtureRequest) -> Library:
+    """Each library in turn; aiohttp on asyncio only (ONE_LOOP in conftest.py)."""
+    return LIBRARIES[request.param]
+
+
+FAMILY: Final = pytest.mark.parametrize("library", ["httpx", "httpx2"], indirect=True)
+"""For what only these two have."""
+
+
+@asynccontextmanager
+async def asking(
+    library: Library,
+    handle: Callable[[Conversation], Awaitable[None]],
+    *,
+    tls: ssl.SSLContext | None = None,
+    **options: Any,
+) -> AsyncGenerator[tuple[SSEOxyGent, Server], None]:
+    """An agent, and the server it asks, with a transport of its own."""
+    transport = library.transport(trust_env=False, **options)
+    async with serving(handle, tls=tls) as server:
+        with anyio.fail_after(20):
+            yield SSEOxyGent(server_url=server.url, transport=transport, timeouts=Timeouts(total=15)), server
+        await transport.aclose()
+
+
+async def failure(agent: SSEOxyGent) -> errors.OxyError:
+    """The error of a run."""
+    try:
+        await agent.ask("hi")
+    except errors.OxyError as error:
+        return error
+    raise AssertionError("it went well")
+
+
+def causes(error: BaseException | None) -> list[type[BaseException]]:
+    """The classes of an error and of its causes."""
+    found: list[type[BaseException]] = []
+    while error is not None:
+        found.append(type(error))
+        error = error.__cause__
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------- On the wire
+
+
+async def test_what_is_sent(library: Library) -> None:
+    """The request on the wire: one POST with its length, no compression wanted, and nothing of the context."""
+    async with asking(library, play(ANSWER)) as (agent, server):
+        agent.headers = {"x-a": "1"}
+        await agent.ask("é", trace_id="t", idempotent=True)
+    (request,) = server.requests
+    assert "POST /sse/chat HTTP/1.1" == request.line
+    expected = {
+        "host": f"127.0.0.1:{server.port}",
+        "accept": "text/event-stream",
+        "accept-encoding": "identity",
+        "cache-control": "no-store",
+        "content-type": "application/json",
+        "content-length": str(len(request.body)),
+        "x-a": "1",
+        **library.sends,
+    }
+    user_agent = request.headers.pop("user-agent")
+    assert user_agent.startswith("oxygent-client/")
+    assert expected == request.headers
+    payload = json.loads(request.body)
+    assert ("é", "t", False) == (payload["query"], payload["current_trace_id"], "idempotent" in payload)
+
+
+async def test_a_chunk_is_there_when_it_was_sent(library: Library) -> None:
+    """An event is handed out while the server still has the rest."""
+    seen = anyio.Event()
+    runs = play([BEGUN, seen, chunk(answer("42")), chunk(close()), LAST])
+    async with asking(library, runs) as (agent, _), agent.stream("hi") as run:
+        assert "progress" == (await anext(run)).type
+        seen.set()
+        assert "42" == (await run.final_response()).output
+
+
+async def test_bodies_are_handed_over_raw(library: Library) -> None:
+    """A document is handed over as it came, also one that says that it is compressed; a run sends what it accepts."""
+    raw = b"\x1f\x8b no gzip"
+    reply = document(raw, headers="content-encoding: gzip\r\nX-Two: a\r\nx-two: b\r\n")
+    async with asking(library, play(reply)) as (agent, server):
+        request = HTTPRequest("GET", server.url + "/base?k=v", "/get_agents", context=Context(purpose="discover"))
+        assert isinstance(agent.transport, Transport)
+        async with agent.transport.exchange(request) as response:
+            body = b"".join([piece async for piece in response.chunks])
+            assert [] == [piece async for piece in response.chunks]
+    assert (200, raw, "gzip", "a, b") == (
+        response.status,
+        body,
+        response.headers["content-encoding"],
+        response.headers["x-two"],
+    )
+    assert "GET /base/get_agents?k=v HTTP/1.1" == server.requests[0].line
+
+
+# ---------------------------------------------------------------------------------------------------------- Connections
+
+
+async def test_five_calls_are_one_connection(library: Library) -> None:
+    """Calls after each other, and a discovery, use one connection."""
+    organization = document(b'{"code": 200, "data": {"organization": {}}}')
+    async with asking(library, play(*[ANSWER] * 5, organization)) as (agent, server):
+        for _ in range(5):
+            await agent.ask("hi")
+        await agent.init()
+        assert (1, 8) == (server.connections, len(server.requests))
+
+
+async def test_connections_of_an_agent() -> None:
+    """Without a transport of yours: inside the agent's block calls share a connection; outside, each has its own."""
+    async with serving(play(ANSWER)) as server:
+        agent = SSEOxyGent(server_url=server.url)
+        async with agent:
+            for _ in range(5):
+                await agent.ask("hi")
+        assert (1, 5) == (server.connections, len(server.requests))
+        for _ in range(2):
+            await agent.ask("hi")
+        assert 3 == server.connections
+
+
+async def test_two_at_once(library: Library) -> None:
+    """Runs side by side have a connection each; a run never waits for another's."""
+    go = anyio.Event()
+    runs = play([BEGUN, go, chunk(answer("42")), chunk(close()), LAST])
+    async with asking(library, runs) as (agent, server), anyio.create_task_group() as tasks:
+        for _ in range(30):
+            tasks.start_soon(agent.ask, "hi")
+        await server.have_come(30)
+        assert 30 == server.connections
+        go.set()
+
+
+async def test_a_kept_connection_that_the_server_closed(library: Library) -> None:
+    """A connection that the server has closed meanwhile is not used again; the next call has a new one."""
+    async with asking(library, play([ANSWER, CLOSE], ANSWER)) as (agent, server):
+        await agent.ask("hi")
+        await anyio.sleep(0.05)  # until the close is here: nothing tells of it
+        await agent.ask("hi")
+    assert (2, 2) == (server.connections, len(server.requests))
+
+
+@pytest.mark.slow
+async def test_a_kept_connection_grows_stale(library: Library) -> None:
+    """A connection is kept for 2 s at most, though the server would keep it longer."""
+    async with asking(library, play(ANSWER)) as (agent, server):
+        await agent.ask("hi")
+        await anyio.sleep(KEPT_SECONDS / 2)
+        await agent.ask("hi")
+        assert 1 == server.connections
+        await anyio.sleep(KEPT_SECONDS + 0.2)  # httpcore reads the system's clock
+        await agent.ask("hi")
+        assert 2 == server.connections
+
+
+async def test_a_run_that_was_left_gives_its_connection_up(library: Library) -> None:
+    """Leaving early, by whatever way, closes the socket at once: the server sees it."""
+
+    async def by_break(agent: SSEOxyGent) -> None:
+        async with agent.stream("hi") as run:
+            async for _ in run:
+                break
+
+    async def by_error(agent: SSEOxyGent) -> None:
+        with pytest.raises(KeyError):
+            async with agent.stream("hi") as run:
+                async for _ in run:
+                    raise KeyError
+
+    async def by_cancellation(agent: SSEOxyGent) -> None:
+        with anyio.CancelScope() as scope:
+            async with agent.stream("hi") as run:
+                async for _ in run:
+                    scope.cancel()
+        assert scope.cancelled_caught
+
+    async def by_a_clock(agent: SSEOxyGent) -> None:
+        agent.timeouts = Timeouts(idle=0.05)
+        with pytest.raises(errors.IdleTimeoutError):
+            await agent.ask("hi")
+
+    for leave in (by_break, by_error, by_cancellation, by_a_clock):
+        seen = anyio.Event()
+
+        async def watch(conversation: Conversation, seen: anyio.Event = seen) -> None:
+            await conversation.request()
+            await conversation.send(BEGUN)
+            await conversation.client_left()
+            seen.set()
+
+        async with asking(library, watch) as (agent, _):
+            await leave(agent)
+            with anyio.fail_after(SOON):
+                await seen.wait()
+
+
+async def test_cancelled_before_the_headers(library: Library) -> None:
+    """A run that is cancelled while it waits for headers closes its socket, and the transport stays usable."""
+    seen, begun = anyio.Event(), anyio.Event()
+    first = True
+
+    async def watch(conversation: Conversation) -> None:
+        nonlocal first
+        while await conversation.request():
+            if not first:
+                await conversation.send(ANSWER)
+                continue
+            first = False
+            begun.set()
+            await conversation.client_left()
+            seen.set()
+
+    async with asking(library, watch) as (agent, _):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(agent.ask, "hi")
+            await begun.wait()
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(SOON):
+            await seen.wait()
+        assert "42" == (await agent.ask("hi")).output
+
+
+# ------------------------------------------------------------------------------------------------------------- Statuses
+
+
+@pytest.mark.parametrize(
+    ("status", "expected", "outcome"),
+    [
+        ("301 Moved", errors.RedirectError, Outcome.REJECTED),
+        ("302 Found", errors.RedirectError, Outcome.REJECTED),
+        ("303 See Other", errors.RedirectError, Outcome.REJECTED),
+        ("307 Temporary", errors.RedirectError, Outcome.REJECTED),
+        ("308 Permanent", errors.RedirectError, Outcome.REJECTED),
+        ("401 Who", errors.AuthenticationError, Outcome.REJECTED),
+        ("403 No", errors.PermissionDeniedError, Outcome.REJECTED),
+        ("404 Where", errors.NotFoundError, Outcome.REJECTED),
+        ("405 How", errors.StatusError, Outcome.REJECTED),
+        ("429 Slow", errors.RateLimitedError, Outcome.REJECTED),
+        ("500 Ouch", errors.ServerError, Outcome.UNKNOWN),
+        ("503 Busy", errors.ServerError, Outcome.REJECTED),
+        ("204 Empty", errors.StatusError, Outcome.UNKNOWN),
+        ("200 OK", errors.NotAnEventStreamError, Outcome.UNKNOWN),
+    ],
+)
+async def test_statuses(library: Library, status: str, expected: type[errors.OxyError], outcome: Outcome) -> None:
+    """A status is a typed error; nothing is tried again and no redirect is followed: the server sees one request."""
+    headers = "location: /elsewhere\r\nretry-after: 7\r\n"
+    body = b"" if status.startswith("204") else b"the body"
+    async with asking(library, play(document(body, status, headers))) as (agent, server):
+        error = await failure(agent)
+        assert ["POST /sse/chat HTTP/1.1"] == [request.line for request in server.requests]
+    assert (expected, outcome) == (type(error), error.outcome)
+    if isinstance(error, errors.StatusError):
+        assert (int(status[:3]), body.decode(), 7.0) == (error.status, error.body, error.retry_after)
+
+
+# ---------------------------------------------------------------------------------------------------- What can go wrong
+
+
+async def test_nobody_listens(library: Library) -> None:
+    """A port where nobody listens is a ConnectError: nothing was sent, and it may be tried again."""
+    transport = library.transport(trust_env=False)
+    agent = SSEOxyGent(server_url=f"http://user:secret@127.0.0.1:{closed_port()}/?k=secret", transport=transport)
+    error = await failure(agent)
+    assert [errors.ConnectError, library.cause("ConnectError")] == causes(error)[:2]
+    assert (Outcome.NOT_SENT, True) == (error.outcome, error.retryable)
+    assert isinstance(error, ConnectionError)
+    assert "secret" not in f"{error} {error!r} {error.server_url}"
+    with pytest.raises(errors.ConnectError):
+        await agent.init()
+    await transport.aclose()
+
+
+async def test_no_answer_to_connecting(library: Library) -> None:
+    """A listener whose queue is full does not answer: that is a ConnectTimeoutError, and nothing was sent."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(listener.getsockname())
+        url = f"http://user:secret@127.0.0.1:{listener.getsockname()[1]}?k=secret"
+        transport = library.transport(trust_env=False, connect=0.1)
+        error = await failure(SSEOxyGent(server_url=url, transport=transport))
+        await transport.aclose()
+        transport = library.transport(trust_env=False, connect=None)
+        with pytest.raises(errors.DeadlineExceededError):
+            await SSEOxyGent(server_url=url, transport=transport, timeouts=Timeouts(total=0.1)).ask("hi")
+        await transport.aclose()
+        for each in waiting:
+            each.close()
+    cause = library.cause("ConnectTimeout")
+    assert [errors.ConnectTimeoutError, cause] == causes(error)[:2]
+    assert (Outcome.NOT_SENT, True) == (error.outcome, error.retryable)
+    assert f"no connection within the time to connect: {cause.__name__}" == str(error)
+
+
+async def test_the_agents_time_to_connect() -> None:
+    """The default transport of an agent takes the agent's time to connect."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(listener.getsockname())
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert errors.ConnectTimeoutError is type(
+            await failure(SSEOxyGent(server_url=url, timeouts=Timeouts(connect=0.1)))
+        )
+        for each in waiting:
+            each.close()
+
+
+def handler(*steps: bytes, reset: bool = False) -> Callable[[Conversation], Awaitable[None]]:
+    """A server that reads a request, sends these bytes, and ends the connection."""
+
+    async def handle(conversation: Conversation) -> None:
+        await conversation.request()
+        for step in steps:
+            await conversation.send(step)
+        if reset:
+            await anyio.sleep(0.05)  # a reset that comes with the data takes them away
+            await conversation.reset()
+
+    return handle
+
+
+UNFRAMED: Final = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+"""The head of a stream that says neither its length nor that it comes in chunks."""
+LOST, PROTOCOL, CUT = errors.ConnectionLostError, errors.RemoteProtocolError, errors.IncompleteStreamError
+BROKEN: Final[
+    dict[str, tuple[Callable[[Conversation], Awaitable[None]], list[type[BaseException]], str, str, Outcome]]
+] = {
+    # what the server does: (the handler, the error and its causes, then the cause of httpx and of aiohttp, what is
+    # known of the run)
+    "closes before the headers": (
+        handler(),
+        [LOST],
+        "RemoteProtocolError",
+        "ServerDisconnectedError",
+        Outcome.UNKNOWN,
+    ),
+    "resets before the headers": (handler(reset=True), [LOST], "ReadError", "ClientOSError", Outcome.UNKNOWN),
+    "closes in the headers": (
+        handler(OK[:50]),
+        [LOST],
+        "RemoteProtocolError",
+        "ServerDisconnectedError",
+        Outcome.UNKNOWN,
+    ),
+    "speaks no HTTP": (
+        handler(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"),
+        [PROTOCOL],
+        "RemoteProtocolError",
+        "ClientResponseError",
+        Outcome.UNKNOWN,
+    ),
+    "has headers that are none": (
+        handler(b"HTTP/1.1 200 OK\r\nno header\r\n\r\n"),
+        [PROTOCOL],
+        "RemoteProtocolError",
+        "ClientResponseError",
+        Outcome.UNKNOWN,
+    ),
+    "closes before an event": (
+        handler(OK),
+        [CUT, LOST],
+        "RemoteProtocolError",
+        "ClientPayloadError",
+        Outcome.UNKNOWN,
+    ),
+    "closes after an event": (
+        handler(BEGUN),
+        [CUT, LOST],
+        "RemoteProtocolError",
+        "ClientPayloadError",
+        Outcome.STARTED,
+    ),
+    "closes in a chunk": (
+        handler(BEGUN, b"ff\r\ndata"),
+        [CUT, LOST],
+        "RemoteProtocolError",
+        "ClientPayloadError",
+        Outcome.STARTED,
+    ),
+    "resets after an event": (
+        handler(BEGUN, reset=True),
+        [CUT, LOST],
+        "ReadError",
+        "ClientPayloadError",
+        Outcome.STARTED,
+    ),
+    "resets a body without an end": (
+        handler(UNFRAMED + progress(1), reset=True),
+        [CUT, LOST],
+        "ReadError",
+        "ClientOSError",
+        Outcome.STARTED,
+    ),
+    "ends as it should, but for close": (handler(BEGUN, LAST), [CUT], "", "", Outcome.STARTED),
+    "is shorter than it says": (
+        handler(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 999\r\n\r\n" + progress(1)),
+        [CUT, LOST],
+        "RemoteProtocolError",
+        "ClientPayloadError",
+        Outcome.STARTED,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+async def test_broken_servers(library: Library, what: str) -> None:
+    """A connection that breaks is told from a server that speaks nonsense; the cause is the library's own error."""
+    handle, ours, of_httpx, of_aiohttp, outcome = BROKEN[what]
+    async with asking(library, handle) as (agent, server):
+        agent.server_url = f"http://user:secret@127.0.0.1:{server.port}?k=secret"
+        error = await failure(agent)
+        assert 1 == len(server.requests)
+    cause = of_aiohttp if library.name == "aiohttp" else of_httpx
+    expected = [*ours, getattr(library.module, cause)] if cause else ours
+    assert (expected, outcome, False) == (causes(error)[: len(expected)], error.outcome, error.retryable)
+    assert server.url == error.server_url
+    assert "secret" not in f"{error} {error!r}"
+    if outcome is Outcome.STARTED:
+        assert error.partial is not None
+        assert ["progress"] == [event.type for event in error.partial.events]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_malformed_chunk_in_mid_stream(library: Library, *, ends: bool) -> None:
+    """A chunk whose size is none ends the run with a typed error, by our clocks where the library waits for ever.
+
+    aiohttp's parser, written in C, waits even when the server has closed the connection.
+    """
+    seen = anyio.Event()
+
+    async def handle(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(BEGUN)
+        await seen.wait()
+        await conversation.send(b"no length\r\n")
+        if ends:
+            await conversation.close()
+        else:
+            await conversation.client_left()
+
+    async with asking(library, handle) as (agent, _):
+        agent.timeouts = Timeouts(idle=0.2)
+        with anyio.fail_after(SOON), pytest.raises((errors.IdleTimeoutError, CUT)) as raised:
+            async with agent.stream("hi") as run:
+                await anext(run)
+                seen.set()
+                await anext(run)
+    assert Outcome.STARTED is raised.value.outcome
+    if library.name != "aiohttp":
+        assert [CUT, PROTOCOL, library.cause("RemoteProtocolError")] == causes(raised.value)[:3]
+
+
+async def test_a_stream_until_the_connection_ends(library: Library) -> None:
+    """A stream without length and chunks is complete if its close event came, however the connection ends."""
+    for reset in (False, True):
+        async with asking(library, handler(UNFRAMED + answer("42") + close(), reset=reset)) as (agent, _):
+            assert "42" == (await agent.ask("hi")).output
+
+
+# ------------------------------------------------------------------------------------------------------------------ TLS
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """A certificate authority of our own."""
+    return trustme.CA()
+
+
+def _server_side(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
+    return context
+
+
+def _client_side(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
+    return context
+
+
+async def test_tls(library: Library, authority: trustme.CA, tmp_path: Path) -> None:
+    """A good certificate is taken; a bad one is a TLSError that says why: nothing was sent, and trying is no use."""
+    good = authority.issue_cert("127.0.0.1")
+    authority_file = tmp_path / "authority.pem"
+    authority_file.write_bytes(authority.cert_pem.bytes())
+    cases: dict[str, tuple[trustme.LeafCert, dict[str, Any], str]] = {
+        "good": (good, {"verify": _client_side(authority)}, ""),
+        "good, by a file": (good, {"verify": ssl.create_default_context(cafile=str(authority_file))}, ""),
+        "not looked at": (good, {"verify": False}, ""),
+        "unknown issuer": (good, {}, "unable to get local issuer certificate"),
+        "another host": (
+            authority.issue_cert("other.test"),
+            {"verify": _client_side(authority)},
+            "IP address mismatch, certificate is not valid for '127.0.0.1'.",
+        ),
+        "expired": (
+            authority.issue_cert("127.0.0.1", not_after=datetime(2020, 1, 1, tzinfo=UTC)),
+            {"verify": _client_side(authority)},
+            "certificate has expired",
+        ),
+    }
+    for name, (certificate, options, reason) in cases.items():
+        async with asking(library, play(ANSWER), tls=_server_side(certificate), **options) as (agent, server):
+            if not reason:
+                assert (name, "42") == (name, (await agent.ask("hi")).output)
+                continue
+            error = await failure(agent)
+            assert (name, f"the TLS handshake failed: {reason}") == (name, str(error))
+            assert errors.TLSError is type(error)
+            assert isinstance(error.__cause__, library.cause("ConnectError"))
+            assert (Outcome.NOT_SENT, False, []) == (error.outcome, error.retryable, server.requests)
+
+
+async def test_https_to_a_plain_server(library: Library) -> None:
+    """A server that does not speak TLS is a TLSError, too."""
+
+    async def plain(conversation: Conversation) -> None:
+        await conversation.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await conversation.client_left()
+
+    async with asking(library, plain) as (agent, server):
+        agent.server_url = server.url.replace("http:", "https:")
+        error = await failure(agent)
+    assert (errors.TLSError, Outcome.NOT_SENT) == (type(error), error.outcome)
+
+
+# httpx leaves the generator of a body that could not be sent: https://github.com/encode/httpx/issues/3686
+@pytest.mark.filterwarnings("ignore:Async generator 'httpx2?._content.ByteStream:ResourceWarning")
+async def test_a_client_certificate_that_is_wanted(library: Library, authority: trustme.CA) -> None:
+    """A server that refuses the client after the handshake is a lost connection; with the certificate it answers."""
+    context = _server_side(authority.issue_cert("127.0.0.1"))
+    authority.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
+    context.verify_mode = ssl.CERT_REQUIRED
+    async with asking(library, play(ANSWER), tls=context, verify=_client_side(authority)) as (agent, server):
+        for _ in range(5):
+            error = await failure(agent)
+            assert (LOST, Outcome.UNKNOWN, []) == (type(error), error.outcome, server.requests)
+    client_side = _client_side(authority)
+    authority.issue_cert("client.test").configure_cert(client_side)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
+    async with asking(library, play(ANSWER), tls=context, verify=client_side) as (agent, server):
+        assert "42" == (await agent.ask("hi")).output
+
+
+# ---------------------------------------------------------------------------------------------------------- Translation
+
+
+def _tree(cls: type[Exception]) -> Iterator[type[Exception]]:
+    yield cls
+    for below in cls.__subclasses__():
+        yield from _tree(below)
+
+
+TRANSLATED: Final[dict[str, type[errors.OxyError]]] = {
+    "HTTPError": LOST,
+    "RequestError": LOST,
+    "TransportError": LOST,
+    "TimeoutException": LOST,
+    "ConnectTimeout": errors.ConnectTimeoutError,
+    "ReadTimeout": LOST,
+    "WriteTimeout": LOST,
+    "PoolTimeout": errors.ConnectTimeoutError,
+    "NetworkError": LOST,
+    "ReadError": LOST,
+    "WriteError": LOST,
+    "ConnectError": errors.ConnectError,
+    "CloseError": LOST,
+    "ProxyError": errors.ConnectError,
+    "UnsupportedProtocol": errors.ConfigurationError,
+    "ProtocolError": LOST,
+    "LocalProtocolError": errors.ConfigurationError,
+    "RemoteProtocolError": PROTOCOL,
+    "SSEError": LOST,
+    "DecodingError": PROTOCOL,
+    "TooManyRedirects": PROTOCOL,
+    "HTTPStatusError": PROTOCOL,
+    "InvalidURL": errors.ConfigurationError,
+    "CookieConflict": PROTOCOL,
+    "StreamError": LOST,
+    "StreamConsumed": LOST,
+    "StreamClosed": LOST,
+    "ResponseNotRead": LOST,
+    "RequestNotRead": LOST,
+}
+
+
+def _special(module: Any) -> dict[str, Exception]:
+    """Those of httpx's or httpx2's errors that cannot be made of a text."""
+    request = module.Request("POST", "http://user:secret@remote.test/?k=secret")
+    return {
+        "HTTPStatusError": module.HTTPStatusError(
+            f"Client error '401' for url '{request.url}'",
+            request=request,
+            response=module.Response(401, request=request),
+        ),
+        "LocalProtocolError": module.LocalProtocolError("Illegal header value b'Bearer secret '"),
+        "StreamConsumed": module.StreamConsumed(),
+        "StreamClosed": module.StreamClosed(),
+        "ResponseNotRead": module.ResponseNotRead(),
+        "RequestNotRead": module.RequestNotRead(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("module", "translation"),
+    [
+        pytest.param(httpx, over_httpx.TRANSLATION, id="httpx"),
+        pytest.param(httpx2, over_httpx2.TRANSLATION, id="httpx2"),
+    ],
+)
+def test_every_exception_of_httpx_is_translated(module: Any, translation: Translation) -> None:
+    """Every class of the tree has its class here, without a secret in the text; new ones are lost connections."""
+    roots = [cls for cls in translation.foreign if cls is not ssl.SSLError]
+    found = {cls.__name__: cls for root in roots for cls in _tree(root)}
+    values: list[tuple[str, Any]] = [(name, getattr(module, name)) for name in dir(module)]
+    public = {name for name, value in values if isinstance(value, type) and issubclass(value, Exception)}
+    assert {*TRANSLATED} == {*found} | public
+    assert httpx_sse.SSEError is found["SSEError"] or module is httpx2
+    special = _special(module)
+    for name, expected in TRANSLATED.items():
+        theirs = special.get(name) or found[name]("why")
+        ours = translation(theirs)
+        assert (name, expected) == (name, type(ours))
+        assert "secret" not in str(ours)
+        assert (name in special) or str(ours).endswith(": why")
+    assert LOST is type(translation(type("New", (module.NetworkError,), {})("")))
+    assert "the connection was lost: ReadError" == str(translation(module.ReadError("")))
+    assert LOST is type(translation(ssl.SSLError(1, "alert")))
+    assert 500 == len(str(translation(module.ReadError("x" * 999))))
+    assert all(
+        issubclass(theirs, translation.foreign) and issubclass(ours, errors.OxyError)
+        for theirs, ours, _ in translation.table
+    )
+
+
+def test_what_is_behind_a_connect_error() -> None:
+    """A ConnectError is one of TLS if one of its causes is; the text is what OpenSSL says."""
+    verify = ssl.SSLCertVerificationError(1, "long text")
+    verify.verify_message = "self-signed certificate"
+    cases: list[tuple[type[errors.OxyError], str, BaseException]] = [
+        (errors.ConnectError, "could not connect: x", OSError("refused")),
+        (errors.TLSError, "the TLS handshake failed: self-signed certificate", verify),
+        (errors.TLSError, "the TLS handshake failed: alert", ssl.SSLError(1, "alert")),
+    ]
+    for cls, said, cause in cases:
+        middle = OSError("middle")
+        middle.__context__ = cause
+        outer = httpx.ConnectError("x")
+        outer.__cause__ = middle
+        ours = over_httpx.TRANSLATION(outer)
+        assert (cls, said) == (type(ours), str(ours))
+
+
+SECRET_URL: Final = "http://user:secret@remote.test/?k=secret"
+_KEY: Final = SimpleNamespace(host="remote.test", port=80, is_ssl=False, ssl=True)
+_INFO: Final[Any] = aiohttp.RequestInfo(URL(SECRET_URL), "POST", CIMultiDictProxy(CIMultiDict[str]()), URL(SECRET_URL))
+_REFUSED: Final = OSError(111, "refused")
+_TLS: Final = ssl.SSLError(1, "alert")
+
+
+def _response_error(cls: Callable[..., Exception]) -> Exception:
+    return cls(_INFO, (), status=400, message="two\n  lines")
+
+
+OF_AIOHTTP: Final[dict[str, tuple[type[errors.OxyError], Callable[[Any], Exception], str]]] = {
+    # aiohttp's class: (ours, how one is made, what is said of it)
+    "ClientError": (LOST, lambda cls: cls("why"), "why"),
+    "ClientResponseError": (PROTOCOL, _response_error, "400 two lines"),
+    "ContentTypeError": (PROTOCOL, _response_error, "400 two lines"),
+    "WSServerHandshakeError": (PROTOCOL, _response_error, "400 two lines"),
+    "ClientHttpProxyError": (errors.ConnectError, _response_error, "400 two lines"),
+    "TooManyRedirects": (PROTOCOL, _response_error, "400 two lines"),
+    "ClientConnectionError": (LOST, lambda cls: cls("why"), "why"),
+    "ClientConnectionResetError": (LOST, lambda cls: cls("why"), "why"),
+    "ClientOSError": (LOST, lambda cls: cls(104, "reset"), "[Errno 104] reset"),
+    "ClientConnectorError": (errors.ConnectError, lambda cls: cls(_KEY, _REFUSED), ""),
+    "ClientConnectorDNSError": (errors.ConnectError, lambda cls: cls(_KEY, _REFUSED), ""),
+    "ClientProxyConnectionError": (errors.ConnectError, lambda cls: cls(_KEY, _REFUSED), ""),
+    "UnixClientConnectorError": (errors.ConnectError, lambda cls: cls("path", _KEY, _REFUSED), ""),
+    "ClientSSLError": (errors.TLSError, lambda cls: cls(_KEY, _TLS), "alert"),
+    "ClientConnectorSSLError": (errors.TLSError, lambda cls: cls(_KEY, _REFUSED), "[Errno 111] refused"),
+    "ClientConnectorCertificateError": (errors.TLSError, lambda cls: cls(_KEY, Exception("wrong host")), "wrong host"),
+    "ServerConnectionError": (LOST, lambda cls: cls("why"), "why"),
+    "ServerDisconnectedError": (LOST, lambda cls: cls("set-cookie: secret"), "ServerDisconnectedError"),
+    "ServerTimeoutError": (LOST, lambda cls: cls("why"), "why"),
+    "ConnectionTimeoutError": (
+        errors.ConnectTimeoutError,
+        lambda cls: cls(f"Connection timeout to host {SECRET_URL}"),
+        "ConnectionTimeoutError",
+    ),
+    "SocketTimeoutError": (LOST, lambda cls: cls("why"), "why"),
+    "ServerFingerprintMismatch": (errors.TLSError, lambda cls: cls(b"a", b"b", "remote.test", 80), ""),
+    "ClientPayloadError": (LOST, lambda cls: cls("why"), "why"),
+    "UploadAbortedError": (LOST, lambda cls: cls("why"), "why"),
+    "InvalidURL": (errors.ConfigurationError, lambda cls: cls(SECRET_URL), "InvalidURL"),
+    "InvalidUrlClientError": (errors.ConfigurationError, lambda cls: cls(SECRET_URL), "InvalidUrlClientError"),
+    "RedirectClientError": (PROTOCOL, lambda cls: cls(SECRET_URL), "RedirectClientError"),
+    "NonHttpUrlClientError": (errors.ConfigurationError, lambda cls: cls(SECRET_URL), "NonHttpUrlClientError"),
+    "InvalidUrlRedirectClientError": (
+        errors.ConfigurationError,
+        lambda cls: cls(SECRET_URL),
+        "InvalidUrlRedirectClientError",
+    ),
+    "NonHttpUrlRedirectClientError": (
+        errors.ConfigurationError,
+        lambda cls: cls(SECRET_URL),
+        "NonHttpUrlRedirectClientError",
+    ),
+}
+NEWER: Final = {"ClientConnectionResetError", "ClientConnectorDNSError", "UploadAbortedError"}
+"""What the oldest aiohttp that is supported has not."""
+
+
+def test_every_exception_of_aiohttp_is_translated() -> None:
+    """Every class of aiohttp's tree has its class here, without a secret in the text; new ones are lost."""
+    found = {cls.__name__: cls for cls in _tree(aiohttp.ClientError) if cls.__module__.startswith("aiohttp")}
+    assert {*found} <= {*OF_AIOHTTP}
+    assert {*OF_AIOHTTP} - {*found} <= NEWER
+    for name, cls in found.items():
+        expected, make, said = OF_AIOHTTP[name]
+        ours = over_aiohttp._translate(make(cls))
+        assert (name, expected) == (name, type(ours))
+        assert str(ours).endswith(f": {said}" if said else ""), (name, str(ours))
+        assert "secret" not in str(ours)
+    assert LOST is type(over_aiohttp._translate(type("New", (aiohttp.ClientError,), {})("")))
+    assert "the connection was lost: ClientPayloadError" == str(over_aiohttp._translate(aiohttp.ClientPayloadError("")))
+    for error in (ssl.SSLError(1, "alert"), ConnectionResetError(104, "reset")):
+        assert LOST is type(over_aiohttp._translate(error))
+    assert 500 == len(str(over_aiohttp._translate(aiohttp.ClientPayloadError("x" * 999))))
+    assert all(
+        issubclass(theirs, over_aiohttp.FOREIGN) and issubclass(ours, errors.OxyError)
+        for theirs, ours, _ in over_aiohttp.ERRORS
+    )
+
+
+async def test_requests_that_are_refused(library: Library) -> None:
+    """What cannot be sent is a ConfigurationError, and no value of a header is in its text."""
+    async with asking(library, play(ANSWER)) as (agent, server):
+        agent.headers = {"authorization": "Bearer secret "}
+        error = await failure(agent)
+        assert (errors.ConfigurationError, Outcome.NOT_SENT) == (type(error), error.outcome)
+        assert "secret" not in f"{error} {error!r}"
+        agent.headers = {}
+        assert "42" == (await agent.ask("hi")).output
+        assert 1 == len(server.requests)
+
+
+# ------------------------------------------------------------------------------------------------ A client of one's own
+
+
+async def test_a_client_of_ones_own(library: Library) -> None:
+    """It is used as it is and never closed; its redirects and its time for reading do no harm."""
+    go = anyio.Event()
+    slow: list[bytes | type[CLOSE] | anyio.Event] = [BEGUN, go, chunk(answer("42")), chunk(close()), LAST]
+    redirect = document(b"", "307 Temporary", "location: /elsewhere\r\n")
+    replies = play(slow, redirect, document(b"{}", "307 Temporary", "location: /x\r\n"))
+    async with library.client(headers={"x-theirs": "1", "accept": "no"}) as client:
+        async with asking(library, replies, **{library.own: client}) as (agent, server):
+            assert f"{type(agent.transport).__name__}({library.own}=...)" == repr(agent.transport)
+            async with agent.stream("hi") as run:
+                await anext(run)
+                await anyio.sleep(0.3)  # more than the client's own time for reading
+                go.set()
+                assert "42" == (await run.final_response()).output
+            assert isinstance(await failure(agent), errors.RedirectError)
+            with pytest.raises(errors.RedirectError):
+                await agent.init()
+            async with agent:
+                pass
+            await agent.aclose()
+            assert agent.transport is not None
+            await agent.transport.aclose()
+        assert not (client.closed if library.name == "aiohttp" else client.is_closed)
+        assert (["/sse/chat", "/sse/chat", "/get_organization"], {"1"}) == (
+            [request.line.split()[1] for request in server.requests],
+            {request.headers["x-theirs"] for request in server.requests},
+        )
+        assert {"text/event-stream"} == {request.headers["accept"] for request in server.requests[:2]}
+    error = await failure(agent)
+    assert (errors.ClosedError, Outcome.NOT_SENT) == (type(error), error.outcome)
+
+
+async def test_statuses_to_a_client_of_ones_own(library: Library) -> None:
+    """A status is handed over, also where a session is set to raise of it."""
+    async with (
+        library.client() as client,
+        asking(library, play(document(b"no", "403 No")), **{library.own: client}) as (agent, _),
+    ):
+        error = await failure(agent)
+    assert (errors.PermissionDeniedError, Outcome.REJECTED) == (type(error), error.outcome)
+
+
+@FAMILY
+async def test_hooks_of_a_client_of_ones_own(library: Library) -> None:
+    """What a hook of the client makes of a response is an error of this package, without a secret in its text."""
+
+    async def refuse(response: Any) -> None:
+        response.raise_for_status()
+
+    async def read(response: Any) -> None:
+        await response.aread()
+
+    cases: list[tuple[Any, bytes, type[errors.OxyError]]] = [
+        (refuse, document(b"", "401 Who"), PROTOCOL),
+        (read, ANSWER, CUT),
+    ]
+    for hook, reply, expected in cases:
+        async with (
+            library.module.AsyncClient(event_hooks={"response": [hook]}, trust_env=False) as client,
+            asking(library, play(reply), client=client) as (agent, server),
+        ):
+            agent.server_url = f"http://user:secret@127.0.0.1:{server.port}/?k=secret"
+            error = await failure(agent)
+            assert (expected, Outcome.UNKNOWN) == (type(error), error.outcome)
+            assert "secret" not in f"{error} {error!r}"
+
+
+async def test_a_crowded_client_of_ones_own(library: Library) -> None:
+    """A client whose pool is full is a ConnectTimeoutError: nothing was sent."""
+    async with (
+        library.crowded() as client,
+        asking(library, play([BEGUN, anyio.Event()]), **{library.own: client}) as (agent, server),
+    ):
+        async with agent.stream("hi") as run:
+            await anext(run)
+            error = await failure(agent)
+        assert (errors.ConnectTimeoutError, Outcome.NOT_SENT, 1) == (
+            type(error),
+            error.outcome,
+            len(server.requests),
+        )
+
+
+def test_arguments_that_do_not_go_together(library: Library) -> None:
+    """A client brings its own verify, proxy and Unix socket; and a proxy is not reached by a Unix socket."""
+    wrong: list[dict[str, Any]] = [{"verify": False}, {"proxy": "http://p.test"}, {"unix_socket": "/s"}]
+    if library.name != "aiohttp":
+        wrong.append({"http2": True})
+    for options in wrong:
+        with pytest.raises(errors.ConfigurationError, match="brings its own"):
+            library.transport(**{library.own: object()}, **options)
+    with pytest.raises(errors.ConfigurationError, match="one of the two"):
+        library.transport(proxy="http://p.test", unix_socket="/s")
+
+
+# -------------------------------------------------------------------------------------------------------------- Proxies
+
+
+async def test_proxies(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that is named is used, else that of the environment, unless the environment is left out."""
+    target = "http://remote.test:8000"
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    cases: list[tuple[dict[str, str], bool, bool, str]] = [
+        # (the environment, whether a proxy is named, whether the environment counts, who is asked)
+        ({"HTTP_PROXY": "E"}, True, True, "named"),
+        ({"HTTP_PROXY": "E"}, False, True, "environment"),
+        ({"ALL_PROXY": "E"}, False, True, "environment"),
+        ({"ALL_PROXY": "E", "NO_PROXY": "127.0.0.1"}, False, True, "direct"),
+        ({"HTTP_PROXY": "E"}, False, False, "direct"),
+        ({}, False, True, "direct"),
+    ]
+    for environment, is_named, trust_env, expected in cases:
+        async with serving(play(ANSWER)) as named, serving(play(ANSWER)) as other, serving(play(ANSWER)) as direct:
+            servers = {"named": named, "environment": other, "direct": direct}
+            with monkeypatch.context() as patch:
+                for name, value in environment.items():
+                    patch.setenv(name, other.url if value == "E" else value)
+                proxy = named.url.replace("//", "//user:secret@") if is_named else None
+                transport = library.transport(proxy=proxy, trust_env=trust_env)
+                url = direct.url if expected == "direct" else target
+                assert "42" == (await SSEOxyGent(server_url=url, transport=transport).ask("hi")).output
+                await transport.aclose()
+        assert {name: int(name == expected) for name in servers} == {
+            name: len(server.requests) for name, server in servers.items()
+        }
+        (request,) = servers[expected].requests
+        path = "/sse/chat" if expected == "direct" else f"{target}/sse/chat"
+        assert f"POST {path} HTTP/1.1" == request.line
+        assert is_named == ("proxy-authorization" in request.headers)
+
+
+async def test_a_proxy_that_refuses(library: Library) -> None:
+    """A proxy that makes no connection is a ConnectError: nothing was sent."""
+    async with serving(play(document(b"", "407 Pay"))) as proxy:
+        transport = library.transport(proxy=proxy.url, trust_env=False)
+        error = await failure(SSEOxyGent(server_url="https://remote.test?k=secret", transport=transport))
+        await transport.aclose()
+        assert (["CONNECT remote.test:443 HTTP/1.1"], errors.ConnectError, Outcome.NOT_SENT) == (
+            [request.line for request in proxy.requests],
+            type(error),
+            error.outcome,
+        )
+        assert "secret" not in f"{error} {error!r}"
+
+
+async def test_a_proxy_that_is_none(library: Library) -> None:
+    """A proxy that is not there is a ConnectError, one that cannot be used a ConfigurationError; no secret is told."""
+    cases = {
+        f"http://user:secret@127.0.0.1:{closed_port()}": errors.ConnectError,
+        "ftp://user:secret@proxy.test": errors.ConfigurationError,
+        "socks5://user:secret@proxy.test": errors.ConfigurationError,
+    }
+    for proxy, expected in cases.items():
+        transport = library.transport(proxy=proxy, trust_env=False)
+        error = await failure(SSEOxyGent(server_url="http://remote.test", transport=transport))
+        await transport.aclose()
+        assert (proxy, expected, Outcome.NOT_SENT) == (proxy, type(error), error.outcome)
+        assert "secret" not in f"{error} {error!r} {transport!r}"
+
+
+async def test_a_proxy_without_a_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`HTTP_PROXY=host:port` is one of http, to aiohttp as to httpx."""
+    transport = AiohttpTransport()
+    monkeypatch.setenv("http_proxy", "127.0.0.1:3128")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert "http://127.0.0.1:3128" == transport._proxy_for("http://remote.test/")
+
+
+# --------------------------------------------------------------------------------------------- Unix sockets and HTTP/2
+
+
+async def test_a_unix_socket(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket is connected to in the place of the URL's host, which the server is told; no proxy is used."""
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port()}")
+    path = tmp_path / "s"
+    replies, left = play(ANSWER), anyio.Event()
+
+    async def handle(conversation: Conversation) -> None:
+        await replies(conversation)
+        left.set()
+
+    async with serving(handle, unix_socket=path) as server:
+        transport = library.transport(unix_socket=str(path))
+        agent = SSEOxyGent(server_url="http://agents.test/base", transport=transport)
+        for _ in range(2):
+            assert "42" == (await agent.ask("hi")).output
+        await transport.aclose()
+        await left.wait()  # anyio 4.16 minds a cancellation at the moment when such a socket is closed
+        assert (1, "POST /base/sse/chat HTTP/1.1", "agents.test") == (
+            server.connections,
+            server.requests[0].line,
+            server.requests[0].headers["host"],
+        )
+    path.unlink()
+    error = await failure(agent)
+    assert (errors.ConnectError, Outcome.NOT_SENT) == (type(error), error.outcome)
+    await transport.aclose()
+
+
+@FAMILY
+async def test_http2(library: Library, authority: trustme.CA) -> None:
+    """A server that offers HTTP/2 is spoken to in it."""
+    versions: list[str] = []
+
+    async def handle(conversation: Conversation) -> None:
+        connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        connection.initiate_connection()
+        while True:
+            await conversation.send(connection.data_to_send())
+            if not (data := await conversation.some()):
+                return
+            for event in connection.receive_data(data):
+                if isinstance(event, h2.events.StreamEnded):
+                    versions.append("2")
+                    connection.send_headers(
+                        event.stream_id, [(":status", "200"), ("content-type", "text/event-stream")]
+                    )
+                    connection.send_data(event.stream_id, answer("42") + close(), end_stream=True)
+
+    context = _server_side(authority.issue_cert("127.0.0.1"))
+    context.set_alpn_protocols(["h2"])
+    async with asking(library, handle, tls=context, verify=_client_side(authority), http2=True) as (agent, server):
+        for _ in range(2):
+            assert "42" == (await agent.ask("hi")).output
+        assert (1, ["2", "2"]) == (server.connections, versions)
+
+
+@FAMILY
+def test_http2_without_h2(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where h2 is not installed, that is said when the transport is made."""
+    monkeypatch.setitem(sys.modules, "h2", None)
+    with pytest.raises(errors.ConfigurationError, match=rf"needs h2: pip install '{library.name}\[http2\]'"):
+        library.transport(http2=True)
+
+
+# --------------------------------------------------------------------------------------------------------- Its own life
+
+
+async def test_its_own_life(library: Library) -> None:
+    """It may be closed twice, opens again by itself, and travels as its configuration."""
+    transport = library.transport(verify=False, connect=3, trust_env=False)
+    assert f"{type(transport).__name__}()" == repr(transport)
+    await transport.aclose()
+    async with serving(play(ANSWER)) as server:
+        agent = SSEOxyGent(server_url=server.url, transport=transport)
+        for count in (1, 2):
+            await agent.ask("hi")
+            await transport.aclose()
+            await transport.aclose()
+            assert count == server.connections
+        await agent.ask("hi")
+        for clone in (pickle.loads(pickle.dumps(transport)), copy.deepcopy(transport)):
+            assert type(clone) is type(transport)
+            await SSEOxyGent(server_url=server.url, transport=clone).ask("hi")
+            await clone.aclose()
+            assert {**vars(transport), "_live": None} == {**vars(clone), "_live": None}
+        assert 5 == server.connections
+        await transport.aclose()
+
+
+@pytest.mark.parametrize("travel", [pickle.dumps, copy.deepcopy, copy.copy])
+def test_what_is_live_does_not_travel(library: Library, travel: Callable[[object], object]) -> None:
+    """A client of one's own, or a context of TLS, is live; that is said."""
+    cases: list[tuple[str, object]] = [(library.own, object()), ("verify", ssl.create_default_context())]
+    for name, value in cases:
+        with pytest.raises(errors.ConfigurationError, match=f"`{name}` is live"):
+            travel(library.transport(**{name: value}))
+
+
+async def test_one_transport_in_two_loops(library: Library) -> None:
+    """A transport that is used in several loops at once has connections of its own in each."""
+    transport = library.transport(trust_env=False)
+    async with serving(play(ANSWER)) as server:
+        agent = SSEOxyGent(server_url=server.url, transport=transport)
+
+        async def elsewhere() -> str:
+            output = (await agent.ask("hi")).output
+            await transport.aclose()
+            return str(output)
+
+        await agent.ask("hi")
+        for backend in library.loops:
+            assert "42" == await anyio.to_thread.run_sync(partial(anyio.run, elsewhere, backend=backend))
+        await agent.ask("hi")
+        assert (1 + len(library.loops), 2 + len(library.loops)) == (server.connections, len(server.requests))
+    await transport.aclose()
+
+
+async def test_no_cookie_goes_from_run_to_run(library: Library) -> None:
+    """An agent may serve many users: a cookie that one run was given is not sent by the next."""
+    with_cookie = ANSWER.replace(b"\r\n", b"\r\nset-cookie: session=user-a\r\n", 1)
+    async with asking(library, play(with_cookie)) as (agent, server):
+        agent.server_url = f"http://localhost:{server.port}"  # aiohttp's usual jar takes none of an address
+        for _ in range(2):
+            await agent.ask("hi")
+    assert [None, None] == [request.headers.get("cookie") for request in server.requests]
+
+
+async def test_netrc_is_not_read(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No credentials of the machine's `.netrc` travel, though the environment counts."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login user password secret\n", encoding="utf-8")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    for name in ("http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    async with serving(play(ANSWER)) as server:
+        transport = library.transport()
+        await SSEOxyGent(server_url=server.url, transport=transport).ask("hi")
+        await transport.aclose()
+    assert "authorization" not in server.requests[0].headers
+
+
+def test_aiohttp_under_trio() -> None:
+    """Under trio it is said what works there, since aiohttp knows asyncio alone; closing is no error."""
+
+    async def ask() -> errors.OxyError:
+        transport = AiohttpTransport()
+        error = await failure(SSEOxyGent(server_url="http://127.0.0.1:9", transport=transport))
+        await transport.aclose()
+        return error
+
+    error = anyio.run(ask, backend="trio")
+    assert (errors.ConfigurationError, Outcome.NOT_SENT) == (type(error), error.outcome)
+    assert "AiohttpTransport runs on asyncio only; HTTPXTransport runs on trio too" == str(error)
+
+
+# --------------------------------------------------------------------------------------------- What is not installed
+
+MISSING: Final = [("aiohttp", "AiohttpTransport"), ("httpx2", "HTTPX2Transport")]
+
+WITHOUT: Final = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == sys.argv[1]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+import oxygent_client
+oxygent_client.HTTPXTransport
+try:
+    __import__(f"oxygent_client.transports.{sys.argv[1]}")
+except ImportError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("name", "transport"), MISSING)
+def test_without_the_library(name: str, transport: str) -> None:
+    """A program without the library is told what to install; the rest of the package works."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT, name], capture_output=True, text=True, check=True)
+    assert f"{transport} needs {name}: pip install 'oxygent-client[{name}]'\n" == done.stdout
+
+
+@pytest.mark.parametrize(("name", "transport"), MISSING)
+def test_without_the_library_in_this_process(name: str, transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likewise where coverage sees it."""
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, f"oxygent_client.transports.{name}")
+    with pytest.raises(ImportError, match=f"{transport} needs {name}: pip install"):
+        importlib.import_module(f"oxygent_client.transports.{name}")
