@@ -38,6 +38,7 @@ ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
     # "tests/test_x.py", "tests/test_x.py::test_y", or "tests/test_x.py[z]" for one value of a parameter:
     # (the only loop, why)
     "tests/test_check_transport.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
+    "tests/test_faults_loopback.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/test_network_transports.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
 }
 

@@ -216,9 +216,10 @@ HEAD: Final = """\
 # What can go wrong, and how a run ends then
 
 This table is made from the tests (`python -m tests.fault_cases` writes it). Each line is run over `FakeTransport`,
-`ASGITransport`, a cassette, and `HTTPXTransport` with a real socket, on asyncio and on trio, and the result is the same
-on all of them. The run asks for nine events, the last of which is the answer. In each case the exchange is left, and
-the run was asked for once, or, where nothing was sent, never.
+`ASGITransport` and a cassette, and with a real socket over `HTTPXTransport`, `HTTPX2Transport` and `AiohttpTransport`,
+on asyncio and, but for the last, on trio; the result is the same on all of them. The run asks for nine events, the last
+of which is the answer. In each case the exchange is left, and the run was asked for once, or, where nothing was sent,
+never.
 
 The faults are in `oxygent_client.testing.faults`: transports that hold a transport, such as
 `faults.cut_after(FakeTransport.script(...), bytes=1000)`. They strike runs (`purposes=` says otherwise), and every one

@@ -27,6 +27,8 @@ from oxygent_client.testing import (
     check_transport,
     faults,
 )
+from oxygent_client.transports.aiohttp import AiohttpTransport
+from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.fault_cases import CASES, SHORT, Case, allowed, expected, play
 
 if TYPE_CHECKING:
@@ -35,7 +37,11 @@ if TYPE_CHECKING:
     from oxygent_client import Transport
     from oxygent_client.testing import End
 
-TRANSPORTS: Final[dict[str, Callable[[], Transport]]] = {"httpx": HTTPXTransport}
+TRANSPORTS: Final[dict[str, Callable[[], Transport]]] = {
+    "httpx": HTTPXTransport,
+    "httpx2": HTTPX2Transport,
+    "aiohttp": AiohttpTransport,
+}
 A_MOMENT: Final = 5.0
 """What a run may take beyond its clock, in seconds, on a machine that does other things as well."""
 
@@ -72,7 +78,6 @@ WRAPPERS: Final[dict[str, Callable[[Transport], Transport]]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Async generator 'httpx._content.:ResourceWarning")  # as in test_check_transport.py
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 async def test_the_wrappers_keep_the_promises(wrapper: str) -> None:
     """Around a transport that keeps its promises, a fault and a recording keep them too."""

@@ -6,25 +6,34 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 import httpx
+import pytest
 
 from oxygent_client import HTTPXTransport, SSEOxyGent
 from oxygent_client.testing import answer, close
+from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.servers import LAST, OK, chunk, play, serving
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Callable
+
+    from oxygent_client import Transport
 
 ANSWER: Final = OK + chunk(answer("42")) + chunk(close()) + LAST
 WITH_COOKIE: Final = ANSWER.replace(b"\r\n", b"\r\nset-cookie: session=user-a\r\n", 1)
 
 
-async def test_the_log_shows_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("library", "make"), [("httpx", HTTPXTransport), ("httpx2", HTTPX2Transport)])
+async def test_the_log_shows_no_secret(
+    library: str, make: Callable[[], Transport], caplog: pytest.LogCaptureFixture
+) -> None:
     """The library logs each request with its URL: of ours it shows neither user information nor query."""
     async with serving(play(ANSWER)) as server:
+        transport = make()
         with caplog.at_level(logging.DEBUG):
             url = server.url.replace("://", "://ada:CANARY@") + "/prefix?key=CANARY"
-            assert "42" == (await SSEOxyGent(server_url=url).ask("hi")).output
-        shown = [record.getMessage() for record in caplog.records if record.name == "httpx"]
+            assert "42" == (await SSEOxyGent(server_url=url, transport=transport).ask("hi")).output
+        await transport.aclose()
+        shown = [record.getMessage() for record in caplog.records if record.name == library]
         assert [f'HTTP Request: POST {server.url}/prefix/sse/chat "HTTP/1.1 200 OK"'] == shown
         assert "CANARY" not in caplog.text
 
