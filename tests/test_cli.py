@@ -976,7 +976,7 @@ def test_the_module() -> None:
     """`python -m oxygent_client` is the command: here it is given the tests' arguments, and knows none."""
     err = io.StringIO()
     with redirect_stderr(err), redirect_stdout(err), pytest.raises(SystemExit):
-        # By its path: where the pytest plugin is installed, pytest's own importer has the package, and runpy cannot ask it.
+        # By its path: where the pytest plugin is installed, pytest's own importer has the package, not runpy's.
         runpy.run_path(str(Path(oxygent_client.__file__).with_name("__main__.py")))
     assert "oxygent-client" in err.getvalue()
 
