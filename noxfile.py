@@ -25,6 +25,11 @@ SUPPORTED = nox.project.python_versions(PROJECT)
 """The versions that the classifiers name."""
 TESTED_EXTRAS = "aiohttp,cli,httpx2"
 """What the tests of the session `tests` need beside the wheel; a heavy extra gets a session of its own name."""
+SMOKE = (
+    *("public_names", "sse", "payload", "models", "run", "agent", "hooks", "discovery"),
+    *("network_transports", "asgi_transport", "check_transport", "cassette", "toy", "cli", "docs", "pytest_plugin"),
+)
+"""The test files that meet what differs between versions of Python: event loops, sockets, JSON, typing, imports."""
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "tests", "smoke", "docs", "build", "interop", "fuzz"]
@@ -101,18 +106,18 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=[version for version in SUPPORTED if version != CURRENT])
 def smoke(session: nox.Session) -> None:
-    """The quick tests on the other supported versions of Python."""
+    """A part of the tests, and of that the quick ones, on the other supported versions of Python."""
     install_wheel(session, "test")
     session.env["OXYGENT_CLIENT_SIZE"] = "smoke"
-    session.run("pytest", "--ignore=tests/interop", "-m", "not slow", *session.posargs)
+    session.run("pytest", "-m", "not slow", *(session.posargs or [f"tests/test_{name}.py" for name in SMOKE]))
 
 
 @nox.session
 def interop(session: nox.Session) -> None:
     """The tests against real OxyGent servers; tests/interop/environments.py installs the releases."""
     install_wheel(session, "interop")
-    # Most of it is waiting, so two workers share it.
-    session.run("pytest", "tests/interop", "-n", "2", "--dist", "worksteal", *session.posargs)
+    # Most of it is waiting, so a few workers share it.
+    session.run("pytest", "tests/interop", "-n", "3", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session
