@@ -23,7 +23,7 @@ STRICT = bool(os.environ.get("CI") or os.environ.get("REQUIRE_ALL"))
 CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
 SUPPORTED = nox.project.python_versions(PROJECT)
 """The versions that the classifiers name."""
-TESTED_EXTRAS = "aiohttp,cli,httpx2"
+TESTED_EXTRAS = "aiohttp,cli,httpx2,pytest"
 """What the tests of the session `tests` need beside the wheel; a heavy extra gets a session of its own name."""
 SMOKE = (
     *("public_names", "sse", "payload", "models", "run", "agent", "hooks", "discovery"),
