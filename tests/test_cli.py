@@ -977,7 +977,8 @@ def test_the_module() -> None:
     err = io.StringIO()
     with redirect_stderr(err), redirect_stdout(err), pytest.raises(SystemExit):
         # By its path: where the pytest plugin is installed, pytest's own importer has the package, not runpy's.
-        runpy.run_path(str(Path(oxygent_client.__file__).with_name("__main__.py")))
+        path = Path(oxygent_client.__file__).with_name("__main__.py")
+        runpy.run_path(str(path), run_name="oxygent_client.__main__")  # coverage knows modules by their name
     assert "oxygent-client" in err.getvalue()
 
 
