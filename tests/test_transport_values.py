@@ -180,3 +180,9 @@ def test_what_is_a_transport() -> None:
     assert issubclass(FakeTransport, Transport)
     assert issubclass(ASGITransport, Transport)
     assert not isinstance(object(), Transport)
+
+
+def test_a_path_may_bring_a_query() -> None:
+    """It stands before the query of the base URL."""
+    request = HTTPRequest("GET", "http://127.0.0.1/base?token=1", "/view?item_id=a%20b")
+    assert request.url == "http://127.0.0.1/base/view?item_id=a%20b&token=1"

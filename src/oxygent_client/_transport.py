@@ -66,7 +66,11 @@ class Context:
     deadline: float | None = None
     """When the whole call must be over, by the event loop's clock (`anyio.current_time()`); None: never."""
     idempotent: bool = False
-    """The caller allows that an agent runs twice."""
+    """It may be sent twice: nothing runs, or the caller allows that an agent runs twice."""
+    node_id: str = ""
+    """The caller's own node of the call; for logs and traces."""
+    attempt: int = 1
+    """How many times it has been sent or tried, this one included. A wrapper that repeats a request counts here."""
 
 
 @attrs.frozen
@@ -82,9 +86,11 @@ class HTTPRequest:
 
     @property
     def url(self) -> str:
-        """Where it goes: the base URL's own path stays in front of `path`, and its query at the end."""
+        """Where it goes: the base URL's own path stays in front of `path`, and its query behind that of `path`."""
         base = urlsplit(self.base_url)
-        return urlunsplit(base._replace(path=base.path.rstrip("/") + self.path, fragment=""))
+        path, _, query = self.path.partition("?")
+        query = "&".join(part for part in (query, base.query) if part)
+        return urlunsplit(base._replace(path=base.path.rstrip("/") + path, query=query, fragment=""))
 
     def __repr__(self) -> str:
         return f"<HTTPRequest {self.method} {shown_url(self.url)} {self.context.purpose} {len(self.body)} bytes>"

@@ -209,7 +209,7 @@ class FakeTransport:
             ConfigurationError: the script has no reply left for this path.
         """
         self.requests.append(request)
-        reply = self._reply(request.path)
+        reply = self._reply(request.path.partition("?")[0])
         try:
             await anyio.lowlevel.checkpoint()
             if isinstance(reply.before, Exception):
