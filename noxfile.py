@@ -30,6 +30,8 @@ SMOKE = (
     *("network_transports", "asgi_transport", "check_transport", "cassette", "toy", "cli", "docs", "pytest_plugin"),
 )
 """The test files that meet what differs between versions of Python: event loops, sockets, JSON, typing, imports."""
+WORKERS = ("-n", "2", "--dist", "worksteal")
+"""Two: a small machine has two processors, and some tests look at the clock."""
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "tests", "smoke", "docs", "build", "interop", "fuzz"]
@@ -74,6 +76,8 @@ def install_wheel(session: nox.Session, *groups: str) -> None:
     # An environment that is used again holds an older wheel of the same version.
     session.install("--force-reinstall", "--no-deps", str(wheel))
     session.env["PYTHONPATH"] = ""  # Rule 1
+    # Tests start many processes: what one has compiled, the others need not, whatever a machine prefers.
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
     session.env["OXYGENT_CLIENT_WHEEL"] = str(wheel)  # for the example project's own environment
 
 
@@ -97,11 +101,14 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests but interop, on the Python that runs nox, with full branch coverage."""
     install_wheel(session, "test")
+    if session.posargs:  # a part of the tests covers a part of the code
+        session.run("pytest", "--ignore=tests/interop", *session.posargs)
+        return
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "--ignore=tests/interop", *session.posargs)
-    if not session.posargs:  # a part of the tests covers a part of the code
-        session.run("coverage", "combine", "--quiet")
-        session.run("coverage", "report")
+    measured = {"COVERAGE_PROCESS_START": str(ROOT / "pyproject.toml")}
+    session.run("pytest", "--ignore=tests/interop", *WORKERS, env=measured)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
 
 
 @nox.session(python=[version for version in SUPPORTED if version != CURRENT])
@@ -109,14 +116,16 @@ def smoke(session: nox.Session) -> None:
     """A part of the tests, and of that the quick ones, on the other supported versions of Python."""
     install_wheel(session, "test")
     session.env["OXYGENT_CLIENT_SIZE"] = "smoke"
-    session.run("pytest", "-m", "not slow", *(session.posargs or [f"tests/test_{name}.py" for name in SMOKE]))
+    chosen = session.posargs or [*WORKERS, *(f"tests/test_{name}.py" for name in SMOKE)]
+    session.run("pytest", "-m", "not slow", *chosen)
 
 
 @nox.session
 def interop(session: nox.Session) -> None:
     """The tests against real OxyGent servers; tests/interop/environments.py installs the releases."""
-    install_wheel(session, "interop")
-    # Most of it is waiting, so a few workers share it.
+    install_wheel(session, "test")
+    session.run("python", "-m", "tests.interop.environments")
+    # Most of it is waiting, so a third worker pays; but each starts servers of its own.
     session.run("pytest", "tests/interop", "-n", "3", "--dist", "worksteal", *session.posargs)
 
 
@@ -183,6 +192,6 @@ def lowest(session: nox.Session) -> None:
 @nox.session(default=False)
 def soak(session: nox.Session) -> None:
     """The same tests with large numbers; `-- tests/test_x.py` picks."""
-    install_wheel(session, "interop")
+    install_wheel(session, "test")
     session.env["OXYGENT_CLIENT_SIZE"] = "soak"
     session.run("pytest", *session.posargs)

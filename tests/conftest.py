@@ -38,8 +38,16 @@ ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
     # "tests/test_x.py", "tests/test_x.py::test_y", or "tests/test_x.py[z]" for one value of a parameter:
     # (the only loop, why)
     "tests/test_check_transport.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
+    "tests/test_exception_trees.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
+    "tests/test_fault_server.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
+    "tests/test_fault_server.py::test_a_flood_of_headers_does_not_fill_the_memory": (
+        "asyncio",
+        "what a library keeps of headers does not hang on the loop",
+    ),
     "tests/test_faults_loopback.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/test_network_transports.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
+    "tests/test_storms.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
+    "tests/test_tls.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
 }
 
 REQUIRE_ALL: Final = os.environ.get("REQUIRE_ALL", "") not in {"", "0"}
@@ -52,6 +60,10 @@ def scaled(number: int) -> int:
     """`number` as it is for a normal run, less for smoke, more for soak; at least one."""
     return max(1, round(number * _SIZES[SIZE]))
 
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # This worker is measured; what its tests start is not: it would be slow, and is here to be timed.
+    os.environ.pop("COVERAGE_PROCESS_START", None)
 
 # The normal run is the same every time; a soak looks for what is new.
 settings.register_profile("sized", max_examples=scaled(100), deadline=None, derandomize=SIZE != "soak", database=None)

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import attrs
 
-from oxygent_client import Limits, Outcome, SSEOxyGent, Timeouts, errors
+from oxygent_client import Limits, Outcome, Timeouts, errors
 from oxygent_client.testing import FakeTransport, faults
 from tests.conftest import ROOT
+from tests.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -181,7 +182,7 @@ def expected(case: Case) -> Ended:
 async def play(case: Case, inner: Transport, url: str, timeouts: Timeouts = Timeouts()) -> tuple[Ended, float]:
     """How a run ends that meets the fault, and after how many seconds."""
     counted = Counted(inner)
-    agent = SSEOxyGent(server_url=url, transport=case.make(counted), timeouts=timeouts, limits=LIMITS)
+    agent = plain(server_url=url, transport=case.make(counted), timeouts=timeouts, limits=LIMITS)
     began = anyio.current_time()
     run = agent.stream(QUERY)
     error = None
@@ -219,11 +220,14 @@ This table is made from the tests (`python -m tests.fault_cases` writes it). Eac
 `ASGITransport` and a cassette, and with a real socket over `HTTPXTransport`, `HTTPX2Transport` and `AiohttpTransport`,
 on asyncio and, but for the last, on trio; the result is the same on all of them. The run asks for nine events, the last
 of which is the answer. In each case the exchange is left, and the run was asked for once, or, where nothing was sent,
-never.
+never: the runs of this table neither repeat what was refused (`Retry(attempts=1)`) nor ask the server for its record of
+the run (`Timeouts(lookup=None)`).
 
 The faults are in `oxygent_client.testing.faults`: transports that hold a transport, such as
 `faults.cut_after(FakeTransport.script(...), bytes=1000)`. They strike runs (`purposes=` says otherwise), and every one
 of them (`times=` says otherwise; `refuse` strikes once).
+
+[What a server can do wrong](fault-server.md) has its own table: many more faults, over real sockets.
 
 | Fault | What happens | The run ends with | `outcome` | `partial` |
 |---|---|---|---|---|

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from oxygent_client import HTTPRequest, HTTPResponse
 
-URL: Final = "http://remote.test"
+URL: Final = "https://remote.test"
 
 
 def remote(*steps: Any, **replies: Any) -> FakeTransport:
@@ -421,15 +421,15 @@ async def test_header_injection() -> None:
 
 async def test_execute_answers_where_ask_raises() -> None:
     """`execute` makes a FAILED response of every error but that of a wrong call; `ask` and `stream` raise it."""
-    cases: list[tuple[str, str, bool, Reply]] = [
-        ("ConnectError", "not_sent", True, Reply(before=errors.ConnectError("no"))),
-        ("AuthenticationError", "rejected", False, Reply(status=401)),
-        ("RateLimitedError", "rejected", True, Reply(status=429)),
-        ("ServerError", "unknown", False, Reply(status=500)),
-        ("IncompleteStreamError", "started", False, Reply([progress(1)])),
-        ("NoAnswerError", "completed", False, Reply([close()])),
+    cases: list[tuple[str, str, bool, int, Reply]] = [
+        ("ConnectError", "not_sent", True, 3, Reply(before=errors.ConnectError("no"))),
+        ("AuthenticationError", "rejected", False, 1, Reply(status=401)),
+        ("RateLimitedError", "rejected", True, 3, Reply(status=429)),
+        ("ServerError", "unknown", False, 1, Reply(status=500)),
+        ("IncompleteStreamError", "started", False, 1, Reply([progress(1)])),
+        ("NoAnswerError", "completed", False, 1, Reply([close()])),
     ]
-    for name, outcome, retryable, reply in cases:
+    for name, outcome, retryable, attempts, reply in cases:
         agent, _ = made(FakeTransport({"/sse/chat": reply}))
         response = await agent.execute(OxyRequest(arguments={"query": "x"}))
         request = response.oxy_request
@@ -438,7 +438,7 @@ async def test_execute_answers_where_ask_raises() -> None:
             "error": name,
             "outcome": outcome,
             "retryable": retryable,
-            "attempts": 1,
+            "attempts": attempts,
             "trace_id": request.current_trace_id,
         } == response.extra
         with pytest.raises(errors.OxyError) as caught:

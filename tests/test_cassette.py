@@ -24,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oxygent_client import Context, Event, HTTPRequest, OxyRequest, SSEOxyGent, Timeouts, errors
+from oxygent_client._secrets import SCRUBBED, is_secret, scrub_json, scrub_text
 from oxygent_client.testing import (
     Cassette,
     CassetteError,
@@ -44,8 +45,9 @@ from oxygent_client.testing import (
     progress,
     text,
 )
-from oxygent_client.testing._scrub import SCRUBBED, is_secret, scrub_body, scrub_json, scrub_path, scrub_text
+from oxygent_client.testing._scrub import scrub_body, scrub_path
 from oxygent_client.transports.asgi import ASGITransport
+from tests.plain import plain
 from tests.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ async def seen(agent: SSEOxyGent, query: str | OxyRequest = "hi") -> tuple[list[
 
 def agent_on(transport: Transport, **options: Any) -> SSEOxyGent:
     """An agent that uses this transport."""
-    return SSEOxyGent(server_url=URL, transport=transport, **options)
+    return plain(server_url=URL, transport=transport, **options)
 
 
 def written(cassette: Cassette) -> list[dict[str, Any]]:
@@ -684,7 +686,7 @@ def server() -> FakeTransport:
 
 def asking(transport: Transport) -> SSEOxyGent:
     """An agent that sends secrets."""
-    return SSEOxyGent(
+    return plain(
         server_url=f"https://ada:{canary('userinfo')}@remote.test/base?key={canary('query')}",
         transport=transport,
         headers={"authorization": f"Bearer {canary('header')}", "cookie": f"sid={canary('cookie')}"},

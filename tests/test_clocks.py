@@ -14,7 +14,7 @@ import anyio
 import attrs
 import pytest
 
-from oxygent_client import Event, HTTPResponse, Outcome, OxyRequest, SSEOxyGent, Timeouts, errors
+from oxygent_client import Event, HTTPResponse, Outcome, OxyRequest, Timeouts, errors
 from oxygent_client.testing import (
     FakeTransport,
     Reply,
@@ -25,6 +25,7 @@ from oxygent_client.testing import (
     progress,
     text,
 )
+from tests.plain import plain
 from tests.virtual import advance
 from tests.virtual import anyio_backend as anyio_backend
 
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from oxygent_client import HTTPRequest
     from oxygent_client.testing import Step
 
-URL: Final = "http://user:secret@remote.test/base?token=secret"
-SHOWN: Final = "http://remote.test/base"
+URL: Final = "https://user:secret@remote.test/base?token=secret"
+SHOWN: Final = "https://remote.test/base"
 FOREVER: Final = pause(math.inf)
 OFF: Final = Timeouts(connect=None, silence=None, idle=None, total=None)
 END: Final = (answer("42"), close())
@@ -63,7 +64,7 @@ async def timed(transport: FakeTransport, timeouts: Timeouts, **options: Any) ->
     began = anyio.current_time()
     events: list[Event] = []
     error = None
-    run = SSEOxyGent(server_url=URL, transport=transport, timeouts=timeouts, **options).stream("hi")
+    run = plain(server_url=URL, transport=transport, timeouts=timeouts, **options).stream("hi")
     try:
         async with run:
             async for event in run:
@@ -120,7 +121,7 @@ async def test_clocks_of_a_run(which: str) -> None:
     timeouts, steps, result, events, seconds = RUNS[which]
     if which == "idle before legacy":  # what is not handed out is in `partial` only
         with pytest.raises(IDLE):
-            await SSEOxyGent(server_url=URL, transport=FakeTransport.script(*steps), timeouts=timeouts).ask("hi")
+            await plain(server_url=URL, transport=FakeTransport.script(*steps), timeouts=timeouts).ask("hi")
         return
     got = await timed(FakeTransport.script(*steps), timeouts)
     assert (result, events, seconds) == (got.result, got.events, got.seconds)
@@ -199,7 +200,7 @@ async def test_the_users_time_is_not_counted() -> None:
         request = OxyRequest(arguments={"query": "hi"})
         if place == "in send_message":
             vars(request)["send_message"] = slow
-        agent = SSEOxyGent(
+        agent = plain(
             server_url=URL, transport=FakeTransport.script(*steps), timeouts=clock(silence=25, idle=30), **options
         )
         began = anyio.current_time()
@@ -224,7 +225,7 @@ async def test_the_users_time_is_not_counted() -> None:
 async def test_waiting_before_the_users_time_counts() -> None:
     """The waits for one event add up, though pieces without an event and the user's time lie between them."""
     steps: list[Step] = [progress(1), pause(20), heartbeat(), pause(9), heartbeat(), pause(9), heartbeat(), FOREVER]
-    agent = SSEOxyGent(server_url=URL, transport=FakeTransport.script(*steps), timeouts=clock(idle=30))
+    agent = plain(server_url=URL, transport=FakeTransport.script(*steps), timeouts=clock(idle=30))
     began = anyio.current_time()
     with pytest.raises(IDLE):
         async with agent.stream("hi") as run:
@@ -299,7 +300,7 @@ async def test_floods_of_events_end(what: str) -> None:
 async def timed_events(transport: FakeTransport) -> float:
     """When `total` ended a run of many events."""
     began = anyio.current_time()
-    agent = SSEOxyGent(server_url=URL, transport=transport, timeouts=clock(total=10))
+    agent = plain(server_url=URL, transport=transport, timeouts=clock(total=10))
     with pytest.raises(TOTAL):
         await agent.ask("hi")
     return anyio.current_time() - began
@@ -317,7 +318,7 @@ async def test_floods_hear_cancellation(what: str) -> None:
 
     transport = Flooding("/sse/chat", flood, Reply())
     with scope:
-        await SSEOxyGent(server_url=URL, transport=transport, timeouts=OFF).ask("hi")
+        await plain(server_url=URL, transport=transport, timeouts=OFF).ask("hi")
     assert scope.cancelled_caught
     assert 500 <= transport.pieces <= 564
     assert transport.requests == transport.left
@@ -342,7 +343,7 @@ async def test_discovery_takes_30_seconds_in_all() -> None:
     }
     for name, (replies, expected, seconds) in cases.items():
         transport = FakeTransport(replies)
-        agent = SSEOxyGent(server_url=URL, transport=transport)
+        agent = plain(server_url=URL, transport=transport)
         began = anyio.current_time()
         got = None
         try:
@@ -369,7 +370,7 @@ async def test_floods_in_a_discovery() -> None:
 
     began = anyio.current_time()
     with pytest.raises(TOTAL, match="no answer to GET /get_organization in time"):
-        await SSEOxyGent(server_url=URL, transport=Flooding("/get_organization", slow, Reply())).init()
+        await plain(server_url=URL, transport=Flooding("/get_organization", slow, Reply())).init()
     assert 30 == pytest.approx(anyio.current_time() - began, abs=0.1)
     scope = anyio.CancelScope()
 
@@ -380,6 +381,6 @@ async def test_floods_in_a_discovery() -> None:
 
     transport = Flooding("/get_organization", cancelled, Reply())
     with scope:
-        await SSEOxyGent(server_url=URL, transport=transport).init()
+        await plain(server_url=URL, transport=transport).init()
     assert scope.cancelled_caught
     assert 500 <= transport.pieces <= 564

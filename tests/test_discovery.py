@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import pytest
 
-from oxygent_client import Limits, Outcome, SSEOxyGent, errors
+from oxygent_client import Limits, Outcome, errors
 from oxygent_client._discovery import UNKNOWN, Directory, Remote
 from oxygent_client._wire import Agents
 from oxygent_client.testing import FakeTransport, Reply, answer, close, pause
+from tests.plain import plain
 from tests.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-URL: Final = "http://user:secret@remote.test/base?token=secret"
+URL: Final = "https://user:secret@remote.test/base?token=secret"
 ORGANIZATION: Final = {
     "name": "master",
     "type": "agent",
@@ -64,7 +65,7 @@ ALL: Final = ["get_organization", "get_description", "get_agents"]
 async def test_init() -> None:
     """`init` keeps the organization as it is, the description, and every name; the documents are asked for in order."""
     transport = remote({"get_organization": TREE, "get_description": data(description="plans"), "get_agents": LISTED})
-    agent = SSEOxyGent(server_url=URL, transport=transport, headers={"x-a": "1"})
+    agent = plain(server_url=URL, transport=transport, headers={"x-a": "1"})
     await agent.init()
     assert (ORGANIZATION, "plans", ALL) == (agent.org, agent.desc, paths(transport))
     assert [("GET", b"", "1")] * 3 == [(each.method, each.body, each.headers["x-a"]) for each in transport.requests]
@@ -164,7 +165,7 @@ LIMITS: Final = Limits(nodes=99, depth=50, body_bytes=20_000)
 async def test_documents(which: str) -> None:
     """What may be missing is missing; what is wrong is a typed error, and the agent stays as it was."""
     documents, expected, description, children = DOCUMENTS[which]
-    agent = SSEOxyGent(server_url=URL, transport=(transport := remote(documents)), limits=LIMITS)
+    agent = plain(server_url=URL, transport=(transport := remote(documents)), limits=LIMITS)
     got = None
     try:
         await agent.init()
@@ -183,7 +184,7 @@ async def test_an_organization_without_end() -> None:
     tree: dict[str, Any] = {}
     for _ in range(40):
         tree = {"name": "x", "children": [tree, {"name": "leaf"}]}
-    agent = SSEOxyGent(server_url=URL, transport=remote({"get_organization": data(organization=tree)}))
+    agent = plain(server_url=URL, transport=remote({"get_organization": data(organization=tree)}))
     await agent.init()
     count, waiting = 0, agent.get_org()
     while waiting:
@@ -241,7 +242,7 @@ async def test_whom_a_run_is_sent_to(which: str, caplog: pytest.LogCaptureFixtur
     """The local name only if a discovery showed it; an explicit callee unless the remote's own list lacks it."""
     documents, options, inits, expected, warnings = CALLEES[which]
     transport = remote(documents)
-    agent = SSEOxyGent(server_url=URL, transport=transport, **options)
+    agent = plain(server_url=URL, transport=transport, **options)
     if inits:
         await agent.init()
     asked = len(transport.requests)
@@ -287,7 +288,7 @@ async def test_an_unknown_callee_is_told_of_others() -> None:
     ]
     for documents, said in cases:
         with pytest.raises(errors.UnknownCalleeError) as caught:
-            await SSEOxyGent(server_url=URL, transport=remote(documents), callee="nobody").ask("hi")
+            await plain(server_url=URL, transport=remote(documents), callee="nobody").ask("hi")
         assert said == str(caught.value)
 
 
@@ -295,7 +296,7 @@ async def test_many_ask_once() -> None:
     """Twenty runs at once that need to know their callee ask the remote once; the others wait for it."""
     slow = Reply(TREE.steps, before=pause(5))
     transport = remote({"get_organization": slow, "get_agents": LISTED})
-    agent = SSEOxyGent(server_url=URL, transport=transport, callee="hidden")
+    agent = plain(server_url=URL, transport=transport, callee="hidden")
     async with anyio.create_task_group() as tasks:
         for _ in range(20):
             tasks.start_soon(agent.ask, "hi")
@@ -306,7 +307,7 @@ async def test_a_cancelled_discovery_is_none() -> None:
     """Who is cancelled while the remote is asked leaves the question to the next."""
     replies = [Reply(before=pause(math.inf)), TREE]
     transport = FakeTransport({"/get_organization": replies, "/get_agents": LISTED, "/sse/chat": ANSWER})
-    agent = SSEOxyGent(server_url=URL, transport=transport, callee="hidden")
+    agent = plain(server_url=URL, transport=transport, callee="hidden")
     with anyio.move_on_after(1) as scope:
         await agent.ask("hi")
     assert scope.cancelled_caught
@@ -316,17 +317,17 @@ async def test_a_cancelled_discovery_is_none() -> None:
 
 async def test_an_error_of_init_says_where() -> None:
     """Which server did not answer stands in the error, without user information and query."""
-    agent = SSEOxyGent(server_url="http://me:pw@h/p?key=1", transport=FakeTransport({}))
+    agent = plain(server_url="https://me:pw@h/p?key=1", transport=FakeTransport({}))
     with pytest.raises(errors.NotFoundError) as caught:
         await agent.init()
-    assert "http://h/p" == caught.value.server_url
+    assert "https://h/p" == caught.value.server_url
 
 
 async def test_init_asks_again() -> None:
     """`init` always asks, and what it finds replaces what was known."""
     replies = [TREE, data(organization={"name": "other"})]
     transport = FakeTransport({"/get_organization": replies, "/sse/chat": ANSWER})
-    agent = SSEOxyGent(server_url=URL, transport=transport, name="other")
+    agent = plain(server_url=URL, transport=transport, name="other")
     for callee in (None, "other"):
         await agent.init()
         await agent.ask("hi")

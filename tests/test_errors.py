@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from oxygent_client import Answer, Outcome, Partial, ServerSentEvent, _errors, errors
+from oxygent_client import Answer, Outcome, OxyState, Partial, ServerSentEvent, _errors, errors
 from oxygent_client.errors import OxyError
 
 CLASSES: Final[list[type[OxyError]]] = [
@@ -62,6 +62,8 @@ def test_what_the_picture_says_of_attributes() -> None:
         ("StatusError", "body"),
         ("StatusError", "retry_after"),
         ("EnvelopeError", "code"),
+        ("RemoteAgentError", "state"),
+        ("RemoteAgentError", "output"),
     ]
     assert all(hasattr(made[name], attribute) for name, attribute in named)
 
@@ -113,6 +115,7 @@ SAID: Final[dict[type[OxyError], dict[str, Any]]] = {
     errors.StatusError: {"status": 503, "body": "busy", "retry_after": 1.5},
     errors.EnvelopeError: {"code": 403},
     errors.TooLargeError: {"events": (ServerSentEvent(data="x"),)},
+    errors.RemoteAgentError: {"state": OxyState.CANCELED, "output": {"a": 1}},
 }
 
 
@@ -163,7 +166,7 @@ def test_what_is_not_known(cls: type[OxyError]) -> None:
     """An error that is raised with a text alone has all its attributes, and they say nothing."""
     error = cls("why")
     blank = {"trace_id": "", "server_url": "", "attempts": 1, "partial": None, "status": 0, "body": "", "code": None}
-    blank |= {"retry_after": None, "events": ()}
+    blank |= {"retry_after": None, "events": (), "state": None, "output": None}
     assert {"outcome": cls.default_outcome} | {
         name: blank[name] for name in attributes_of(cls) if name in blank
     } == vars(error)
@@ -187,7 +190,9 @@ DEFAULT_OUTCOMES: Final[dict[Outcome, str]] = {
     Outcome.STARTED: "",
     Outcome.COMPLETED: "NoAnswerError RemoteAgentError",
 }
-TRANSIENT: Final = "ConnectError ConnectTimeoutError RateLimitedError ServerError NoHealthyReplicaError".split()
+TRANSIENT: Final = """
+    ConnectError ConnectTimeoutError ConnectionLostError RateLimitedError ServerError NoHealthyReplicaError
+""".split()
 
 
 def test_default_outcomes() -> None:

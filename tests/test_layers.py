@@ -40,7 +40,7 @@ def room(modules: str, rooms: str = "", libraries: str = "", *, pure: bool = Fal
     return Room(tuple(modules.split()), frozenset(rooms.split()), frozenset(libraries.split()), pure, edge)
 
 
-CORE = "_errors errors _settings _transport _models _wire _payload _router _sse _version"
+CORE = "_errors errors _settings _transport _models _wire _payload _router _secrets _sse _version _schema _text sanitize _log"
 HELPERS = "json ids traces per_loop"
 SIBLINGS = "transports transports.aiohttp transports.asgi transports.httpx transports.httpx2 policies cluster telemetry"
 PUBLIC = f"front core {SIBLINGS} testing registry"
@@ -56,13 +56,15 @@ ROOMS: Final[dict[str, Room]] = {
     # Siblings: each stands behind an interface of the core, and none knows another.
     "transports": room("transports", "core"),
     # A URL of aiohttp's is one of yarl.
-    "transports.aiohttp": room("transports.aiohttp", "core json per_loop", "aiohttp anyio attrs yarl"),
+    "transports.aiohttp": room("transports.aiohttp", "core json per_loop translation", "aiohttp anyio attrs yarl"),
     # It asks trio which task it is in, where trio runs already; so trio is there.
     "transports.asgi": room("transports.asgi", "core json per_loop", "anyio attrs trio"),
+    # The errors of any library, of which it imports none.
+    "translation": room("transports._translation", "core", "attrs"),
     # One class for two libraries, of which it imports neither.
-    "httpx_family": room("transports._httpx_family", "core json per_loop", "anyio attrs"),
-    "transports.httpx": room("transports.httpx", "core json httpx_family", "httpx httpx_sse anyio attrs"),
-    "transports.httpx2": room("transports.httpx2", "core json httpx_family", "httpx2 anyio attrs"),
+    "httpx_family": room("transports._httpx_family", "core json per_loop translation", "anyio attrs"),
+    "transports.httpx": room("transports.httpx", "core json httpx_family translation", "httpx httpx_sse anyio attrs"),
+    "transports.httpx2": room("transports.httpx2", "core json httpx_family translation", "httpx2 anyio attrs"),
     "policies": room("policies policies.*", "core json per_loop", "anyio attrs"),
     "cluster": room("cluster cluster.*", "core json per_loop", "anyio attrs"),
     "telemetry": room("telemetry telemetry.*", "core json", "anyio attrs opentelemetry"),
@@ -70,7 +72,8 @@ ROOMS: Final[dict[str, Room]] = {
     "registry": room("registry registry.*", "core json", "anyio attrs"),
     # Where they meet.
     "meeting": room(
-        "_agent _connections _delivery _detached _discovery _hooks _prepare _remote _run",
+        "_agent _client _connections _delivery _detached _discovery _hooks _prepare _reattach _record _remote _run _seen"
+        " _services _watched",
         f"core {HELPERS} {SIBLINGS}",
         "anyio attrs",
     ),

@@ -335,6 +335,12 @@ def test_an_encoded_value_that_is_no_json(value: Any, reason: str) -> None:
     assert "SECRET" not in str(caught.value)
 
 
+def test_a_text_is_no_collection_of_keys() -> None:
+    """`share_data="user"` is a slip: it would share what is called `u`, `s`, `e` or `r`."""
+    with pytest.raises(errors.ConfigurationError, match="share_data must be"):
+        seal({}, trace_id="t", share_data="user")
+
+
 def test_data_that_stays_at_home_may_be_anything() -> None:
     """Live objects in the run's data are in nobody's way if they are not shared."""
     request = OxyRequest(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import weakref
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import pytest
 
 from oxygent_client._per_loop import PerLoop
 from tests.conftest import LOOPS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Thing:
@@ -34,6 +39,21 @@ async def test_two_holders() -> None:
     one, other = PerLoop[Thing](), PerLoop[Thing]()
     one.put(Thing())
     assert other.get() is None
+
+
+def _pickled(kept: PerLoop[Thing]) -> PerLoop[Thing]:
+    """It, after a journey."""
+    there: PerLoop[Thing] = pickle.loads(pickle.dumps(kept))
+    return there
+
+
+@pytest.mark.parametrize("travel", [copy.copy, copy.deepcopy, _pickled])
+async def test_it_does_not_travel(travel: Callable[[PerLoop[Thing]], PerLoop[Thing]]) -> None:
+    """A copy is empty, and so is what was pickled; what it was made of keeps what it has."""
+    kept = PerLoop[Thing]()
+    thing = kept.put(Thing())
+    assert travel(kept).get() is None
+    assert kept.get() is thing
 
 
 SECOND: Final = [(first, second) for first in LOOPS for second in LOOPS]

@@ -589,8 +589,8 @@ ENDS: Final[list[tuple[str, type[Exception]]]] = [
 
 @pytest.mark.parametrize(("query", "error"), ENDS)
 async def test_ends_without_an_answer(query: str, error: type[Exception]) -> None:
-    """However a run fails to answer, the client has a name for it."""
-    toy = ToyRemote(pace=0)
+    """However a run fails to answer, the client has a name for it. With a record, a quiet run is waited for."""
+    toy = ToyRemote(pace=0, records=False)
     async with client_of(toy, timeouts=Timeouts(idle=0.05)) as agent:
         with pytest.raises(error):
             await agent.ask(query)

@@ -59,6 +59,16 @@ BAD = [
     "http://example.com/\t",
     "http://example.com/\x7f",
     "http://example.com/\0",
+    "http://example.com\\@evil.example",
+    "http://example.com/\\evil",
+    "http://user@example.com@evil.example",
+    "http://example.com/\u202e",
+    "http://exam\u200bple.com",
+    "http://example.com/\u2028",
+    "http://example.com\u00a0",
+    "http://example.com/\x85",
+    "http://example\uff0fcom",
+    "http://example.com/\ud800",
 ]
 
 
@@ -173,6 +183,13 @@ def test_bad_headers(headers: dict[str, str]) -> None:
     with pytest.raises(errors.ConfigurationError, match="header") as caught:
         HTTPRequest("GET", BASE, "/", headers)
     assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["/a\r\nHost: evil", "/\n", "/\0", "/\x7f", "/\x85", "/\u2028", "/\udc80"])
+def test_bad_paths(path: str) -> None:
+    """A path that could begin another line is refused, whoever made it."""
+    with pytest.raises(errors.ConfigurationError, match="path"):
+        HTTPRequest("GET", BASE, path)
 
 
 def test_what_is_a_transport() -> None:

@@ -19,6 +19,7 @@ from oxygent_client._version import __version__
 if TYPE_CHECKING:
     from oxygent_client import errors
     from oxygent_client._agent import SSEOxyGent
+    from oxygent_client._detached import RunHandle
     from oxygent_client._errors import Outcome, OxyError
     from oxygent_client._models import (
         Answer,
@@ -43,11 +44,14 @@ if TYPE_CHECKING:
     from oxygent_client._settings import Limits, Timeouts
     from oxygent_client._sse import Decoder, ServerSentEvent
     from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Transport
+    from oxygent_client._wire import RunNode, RunRecord
+    from oxygent_client.policies import BearerAuth, Retry
     from oxygent_client.transports.httpx import HTTPXTransport
 
 __all__ = [
     "Answer",
     "Answered",
+    "BearerAuth",
     "Context",
     "Custom",
     "Decoder",
@@ -71,7 +75,11 @@ __all__ = [
     "Progress",
     "RemoteAgent",
     "RemoteErrorEvent",
+    "Retry",
     "Run",
+    "RunHandle",
+    "RunNode",
+    "RunRecord",
     "SSEOxyGent",
     "ServerSentEvent",
     "Text",
@@ -87,6 +95,7 @@ __all__ = [
 _HOMES = {
     "errors": ("errors",),
     "_agent": ("SSEOxyGent",),
+    "_detached": ("RunHandle",),
     "_errors": ("Outcome", "OxyError"),
     "_models": (
         *("Answer", "Custom", "Event", "Host", "Observation", "OxyRequest", "OxyResponse", "OxyState", "Partial"),
@@ -99,6 +108,8 @@ _HOMES = {
     "_settings": ("Limits", "Timeouts"),
     "_sse": ("Decoder", "ServerSentEvent"),
     "_transport": ("Context", "HTTPRequest", "HTTPResponse", "Transport"),
+    "_wire": ("RunNode", "RunRecord"),
+    "policies": ("BearerAuth", "Retry"),
     "transports.httpx": ("HTTPXTransport",),
 }
 """The module of each public name."""

@@ -6,30 +6,32 @@ Rule 2: what subclasses assign after `super().__init__(...)` is read when it is 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
+from oxygent_client._client import Client
 from oxygent_client._connections import Connections
-from oxygent_client._delivery import Delivery
 from oxygent_client._discovery import Directory
-from oxygent_client._hooks import EventFilter, EventHandler, Hooks, ProgressCallback
+from oxygent_client._hooks import EventFilter, EventHandler, ProgressCallback
 from oxygent_client._ids import new_id
 from oxygent_client._models import OxyRequest, OxyResponse
 from oxygent_client._payload import CallStackStrategy
-from oxygent_client._prepare import Preparation, question
+from oxygent_client._prepare import Preparation
 from oxygent_client._remote import Asked, asked
 from oxygent_client._router import EventRouter
-from oxygent_client._run import Plan, Run
+from oxygent_client._run import Run
+from oxygent_client._schema import Schema
 from oxygent_client._settings import Limits, Timeouts
 from oxygent_client._transport import Transport
+from oxygent_client.policies import HTTPSOnly, Policies, Policy, Retry, check_secure
 from oxygent_client.transports.httpx import HTTPXTransport
 
 __all__ = ["SSEOxyGent"]
 
 
-class SSEOxyGent(Hooks):
+class SSEOxyGent(Client):
     """A remote OxyGent system, used as if it were a local agent.
 
     Each argument becomes the attribute of its name, where it is explained; `name` and `desc` are the caller's own words
@@ -54,14 +56,25 @@ class SSEOxyGent(Hooks):
         event_handlers: Mapping[str, EventHandler] | None = None,
         event_filter: EventFilter | None = None,
         progress_callback: ProgressCallback | None = None,
+        auth: Policy | None = None,
         headers: Mapping[str, str] | None = None,
         forward_headers: Collection[str] = frozenset(),
         timeouts: Timeouts = Timeouts(),
+        retry: Retry = Retry(),
         limits: Limits = Limits(),
+        https_only: bool = False,
+        plaintext_hosts: Collection[str] = (),
+        policies: Collection[Policy] = (),
         argument_overrides: Collection[str] = frozenset(),
         share_data: bool | Collection[str] = True,
+        sanitize: Callable[[Any], Any] | None = None,
+        schema: Schema | None = None,
+        strict: bool = False,
+        confirm_state: bool = False,
+        failure_detector: Callable[[Any], bool] | None = None,
     ) -> None:
         super().__init__(server_url=server_url, name=name, desc=desc)
+        check_secure(server_url, {}, HTTPSOnly(https_only=https_only, plaintext_hosts=plaintext_hosts))
         self.is_share_call_stack = is_share_call_stack
         self.call_stack_strategy = call_stack_strategy
         self.callee = callee
@@ -71,26 +84,25 @@ class SSEOxyGent(Hooks):
         self.event_handlers = event_handlers or {}
         self.event_filter = event_filter
         self.progress_told = progress_callback
+        self.auth = auth
         self.headers = headers or {}
         self.forward_headers = forward_headers
         self.timeouts = timeouts
+        self.retry = retry
         self.limits = limits
+        self.https_only = https_only
+        self.plaintext_hosts = plaintext_hosts
+        self.policies = policies
         self.argument_overrides = argument_overrides
         self.share_data = share_data
+        self.sanitize = sanitize
+        self.schema = schema or {}
+        self.strict = strict
+        self.confirm_state = confirm_state
+        self.failure_detector = failure_detector
         self._directory = Directory()
+        self._policies = Policies()
         self._connections = Connections(partial(HTTPXTransport, connect=timeouts.connect))
-
-    async def init(self) -> None:
-        """Find out what the remote is: `org`, `desc` if it is empty, and the names it knows.
-
-        Raises:
-            OxyError: the remote could not be asked, or answered nonsense.
-        """
-        await super().init()
-        async with self._connections.lease(self.transport) as transport:
-            remote = await self._directory.look(transport, question(self, OxyRequest()), self.limits)
-        self.org = remote.organization
-        self.desc = self.desc or remote.description
 
     async def ask(self, query: str | OxyRequest, **fields: Unpack[Asked]) -> OxyResponse:
         """The remote's response to `query`.
@@ -113,20 +125,8 @@ class SSEOxyGent(Hooks):
         return await SSEOxyGent._execute(self, oxy_request)
 
     def _run(self, request: OxyRequest) -> Run:
-        trace_id = request.current_trace_id or new_id()
-        return Run(
-            Plan(
-                request=request,
-                trace_id=trace_id,
-                base_url=self.server_url,
-                lease=partial(self._connections.lease, self.transport),
-                prepare=Preparation(self, self._directory, request, trace_id),
-                router=self.router,
-                listener=Delivery(self, request),
-                timeouts=self.timeouts,
-                limits=self.limits,
-            )
-        )
+        trace_id = str(request.current_trace_id or new_id())
+        return Run(self._plan(request, trace_id, Preparation(self, self._directory, request, trace_id)))
 
     async def __aenter__(self) -> Self:
         self._connections.enter()

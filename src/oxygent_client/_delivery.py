@@ -3,7 +3,8 @@
 Rule 1: for each event, in this order: `event_filter`; the handler of its type, and the hook; forwarding. A false filter
     stops the rest; a handler does not replace forwarding. Answers and the end were taken by the run before.
 Rule 2: whatever can be replaced is looked up when it is used: subclasses and users assign it late.
-Rule 3: what is handed out is a copy; what the user's code raises is a `HandlerError` with it as the cause.
+Rule 3: what is handed out is a copy, and what `sanitize` made of it; an event's own `message` stays as it came.
+Rule 4: what the user's code raises is a `HandlerError` with it as the cause.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 
@@ -19,6 +20,7 @@ from oxygent_client._errors import HandlerError
 from oxygent_client._hooks import Hooks
 from oxygent_client._models import Event, Observation, OxyRequest, ToolCall
 from oxygent_client._router import Action, Answered, Forward, copy_json
+from oxygent_client._text import shown_text
 
 __all__ = ["Delivery"]
 
@@ -39,17 +41,18 @@ class Delivery:
     async def heard(self, event: Event, action: Action) -> None:
         """As `Listener.heard`."""
         agent = self.agent
-        message = copy_json(event.message)
+        message: Any = self._clean(copy_json(event.message))
         with _blamed("the event filter"):
             if agent.event_filter is not None and not agent.event_filter(message):
                 return
         with _blamed("an event handler"):
             await self._handle(event, action, message)
         if isinstance(action, Forward):
+            said = self._clean(action.message)
             with _blamed("send_message"):
-                await self._send(event, action.message)
+                await self._send(event, said)
             if isinstance(event, ToolCall):
-                await self._say(f"Executing tool: {event.callee or 'unknown'}")
+                await self._say(f"Executing tool: {shown_text(event.callee, 200) or 'unknown'}")
             elif isinstance(event, Observation):
                 await self._say("Tool execution completed")
 
@@ -57,10 +60,17 @@ class Delivery:
         """As `Listener.completed`."""
         await self._say("Remote execution completed")
 
+    def _clean(self, message: Any) -> Any:
+        sanitize = self.agent.sanitize
+        if sanitize is None:
+            return message
+        with _blamed("sanitize"):
+            return sanitize(message)
+
     async def _handle(self, event: Event, action: Action, message: Any) -> None:
         agent = self.agent
         if event.type is not None and (handler := agent.event_handlers.get(event.type)) is not None:
-            await handler(message.get("content", message))
+            await handler(_content(message))
         if isinstance(event, ToolCall):
             await agent.handle_tool_call_event(message, self.request)
         elif isinstance(event, Observation):
@@ -81,6 +91,11 @@ class Delivery:
         if callback is not None:
             with _blamed("the progress callback"):
                 await callback(text)
+
+
+def _content(message: Any) -> Any:
+    """The content of a message; the message where it has none, or is no object any more."""
+    return cast("dict[str, Any]", message).get("content", message) if isinstance(message, dict) else message
 
 
 WIRE_KEYWORDS: Final = ("event", "id", "retry")

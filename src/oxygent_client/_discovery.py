@@ -26,11 +26,12 @@ from oxygent_client._errors import (
     UnknownCalleeError,
 )
 from oxygent_client._per_loop import PerLoop
+from oxygent_client._secrets import cleaner
 from oxygent_client._settings import Limits
 from oxygent_client._transport import HTTPRequest, HTTPResponse, Transport, shown_url
 from oxygent_client._wire import PATHS, Agents, envelope, organization, refusal
 
-__all__ = ["DISCOVERY_SECONDS", "Directory", "Remote", "discover", "fetch", "refused"]
+__all__ = ["DISCOVERY_SECONDS", "Directory", "Remote", "ask", "discover", "fetch", "refused"]
 
 logger = logging.getLogger("oxygent_client")
 
@@ -94,7 +95,7 @@ class Directory:
                     self.remote = UNKNOWN
         known = (self.remote or UNKNOWN).agents
         if callee not in known.names and known.complete:
-            some = ", ".join(repr(name) for name in sorted(known.names)[:10])
+            some = ", ".join(repr(name[:60]) for name in sorted(known.names)[:10])
             raise UnknownCalleeError(f"the remote has nothing called {callee!r}; it has {some or 'nothing at all'}")
         if callee not in known.names:
             logger.warning(
@@ -135,7 +136,7 @@ async def discover(transport: Transport, request: HTTPRequest, limits: Limits) -
 
 
 async def _data(transport: Transport, pattern: HTTPRequest, limits: Limits, until: float, path: str) -> dict[str, Any]:
-    return envelope(await fetch(transport, attrs.evolve(pattern, path=path), limits, until=until), limits)
+    return await ask(transport, attrs.evolve(pattern, path=path), limits, until=until)
 
 
 async def _optional(ask: Callable[[str], Awaitable[dict[str, Any]]], path: str) -> dict[str, Any] | None:
@@ -147,6 +148,17 @@ async def _optional(ask: Callable[[str], Awaitable[dict[str, Any]]], path: str) 
         return None
 
 
+async def ask(transport: Transport, request: HTTPRequest, limits: Limits, *, until: float) -> dict[str, Any]:
+    """The data of an envelope; an error that the envelope holds does not repeat a secret that was sent.
+
+    Raises:
+        EnvelopeError, MalformedResponseError: it holds an error, or is none.
+        OxyError: as `fetch`.
+    """
+    sent, body = await _fetched(transport, request, limits, until)
+    return envelope(body, limits, clean=cleaner(sent.base_url, sent.headers))
+
+
 async def fetch(transport: Transport, request: HTTPRequest, limits: Limits, *, until: float) -> bytes:
     """The body of a response with status 200, read until `until` by the event loop's clock.
 
@@ -156,6 +168,13 @@ async def fetch(transport: Transport, request: HTTPRequest, limits: Limits, *, u
         TooLargeError: the body is larger than `limits.body_bytes`.
         OxyError: what the transport raises.
     """
+    return (await _fetched(transport, request, limits, until))[1]
+
+
+async def _fetched(
+    transport: Transport, request: HTTPRequest, limits: Limits, until: float
+) -> tuple[HTTPRequest, bytes]:
+    """The request as it was sent, and the body."""
     with anyio.CancelScope(deadline=until):
         async with transport.exchange(request) as response:
             if response.status != 200:
@@ -166,8 +185,8 @@ async def fetch(transport: Transport, request: HTTPRequest, limits: Limits, *, u
                 if limits.body_bytes is not None and len(body) > limits.body_bytes:
                     raise TooLargeError(f"the response is larger than Limits.body_bytes ({limits.body_bytes})")
                 await checkpoint()  # pieces that are always there already let no cancellation come through
-            return bytes(body)
-    raise DeadlineExceededError(f"no answer to {request.method} {request.path} in time")
+            return response.request, bytes(body)
+    raise DeadlineExceededError(f"no answer to {request.method} {request.path.partition('?')[0]} in time")
 
 
 async def refused(response: HTTPResponse, limits: Limits) -> OxyError:
@@ -182,4 +201,8 @@ async def refused(response: HTTPResponse, limits: Limits) -> OxyError:
             if len(body) >= limits.error_body_bytes:
                 break
             await checkpoint()
-    return refusal(response.status, response.headers, bytes(body[: limits.error_body_bytes]), limits)
+    sent = response.request
+    clean = cleaner(sent.base_url, sent.headers)
+    error = refusal(response.status, response.headers, bytes(body[: limits.error_body_bytes]), limits, clean=clean)
+    error.attempts = sent.context.attempt
+    return error

@@ -28,8 +28,8 @@ OxyError(Exception)
 │   ├── TooLargeError
 │   ├── IncompleteStreamError               the stream ended without its close event
 │   └── NoAnswerError                       the stream closed properly and held no answer
-├── RemoteAgentError                        the remote agent said that it failed
-├── HandlerError                            your handler or `send_message` raised; see `__cause__`
+├── RemoteAgentError                        .state .output: the remote agent failed
+├── HandlerError                            your handler, provider or `send_message` raised; see `__cause__`
 ├── NoHealthyReplicaError
 └── ClosedError                             used after it was closed, or before it was opened
 ```
@@ -40,16 +40,19 @@ Rules of this file:
 2. An error of a library is never raised to the user: it is the `__cause__`.
 3. What is safe to do next is data: `outcome` says what became of the run, `retryable` whether the same call may be made
    again.
-4. Every error pickles. No secret is ever in a text.
+4. Every error pickles. No secret is ever in a text, and nothing that a terminal, a log or an encoding would choke on:
+   texts quote remote ones, and are bounded and made safe here, for all of them.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from oxygent_client._text import shown_text
 
 if TYPE_CHECKING:
-    from oxygent_client._models import Partial
+    from oxygent_client._models import OxyState, Partial
     from oxygent_client._sse import ServerSentEvent
 
 __all__ = [
@@ -87,6 +90,10 @@ __all__ = [
     "TooLargeError",
     "UnknownCalleeError",
 ]
+
+
+TEXT: Final = 2000
+"""How many characters of a text are kept."""
 
 
 class Outcome(enum.StrEnum):
@@ -136,7 +143,7 @@ class OxyError(Exception):
         attempts: int = 1,
         partial: Partial | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(shown_text(message, TEXT))
         self.outcome = self.default_outcome if outcome is None else outcome
         self.trace_id = trace_id
         self.server_url = server_url
@@ -204,7 +211,12 @@ class TLSError(ConnectError):
 
 
 class ConnectionLostError(OxyError, ConnectionError):
-    """The connection broke after the request was sent and before the response's headers came. An agent may have run."""
+    """The connection broke after the request was sent and before the response's headers came.
+
+    An agent may have run, so only an idempotent call may be made again; for that a try may help.
+    """
+
+    transient = True
 
 
 # --- the clocks -------------------------------------------------------------------------------------------------------
@@ -343,13 +355,23 @@ class NoAnswerError(RemoteProtocolError):
 
 
 class RemoteAgentError(OxyError):
-    """The remote agent said that it failed. The text is the remote's own."""
+    """The remote agent failed: it said so, or the server's record of the run, or your `failure_detector`."""
 
     default_outcome = Outcome.COMPLETED
 
+    state: OxyState | None
+    """FAILED or CANCELED, where the server's record or your detector said so."""
+    output: Any
+    """What the agent gave as its answer all the same (any JSON); for a failed one, usually the text of its error."""
+
+    def __init__(self, message: str = "", *, state: OxyState | None = None, output: Any = None, **known: Any) -> None:
+        super().__init__(message, **known)
+        self.state = state
+        self.output = output
+
 
 class HandlerError(OxyError):
-    """Your event handler, event filter or `send_message` raised; `__cause__` is what it raised."""
+    """Your event handler, event filter, `send_message` or credentials provider raised; `__cause__` is its error."""
 
 
 class NoHealthyReplicaError(OxyError):

@@ -13,7 +13,11 @@ from typing import Any
 from oxygent_client._models import OxyRequest
 from oxygent_client._payload import CallStackStrategy, build_payload
 from oxygent_client._remote import RemoteAgent
+from oxygent_client._router import EventRouter
+from oxygent_client._schema import Schema
 from oxygent_client._settings import Limits, Timeouts
+from oxygent_client._transport import Transport
+from oxygent_client.policies import Policy, Retry
 
 __all__ = ["EventFilter", "EventHandler", "Hooks", "ProgressCallback"]
 
@@ -47,6 +51,31 @@ class Hooks(RemoteAgent):
     """`f(message) -> bool`: False keeps an event from its handler and from `send_message`."""
     progress_told: ProgressCallback | None
     """What `set_progress_callback` set."""
+    transport: Transport | None
+    """What moves the bytes; never closed by the agent."""
+    router: EventRouter
+    """What becomes of each type of event."""
+    auth: Policy | None
+    """Who asks: `BearerAuth`, `BasicAuth`, `APIKey` or `Headers` of `oxygent_client.policies`."""
+    retry: Retry
+    """When a request that surely ran nothing is sent again."""
+    https_only: bool
+    """Whether everything goes over https, but to `plaintext_hosts`."""
+    plaintext_hosts: Collection[str]
+    """Hosts to which credentials, and with `https_only` anything, may go unencrypted."""
+    policies: Collection[Policy]
+    """More of `oxygent_client.policies`: `ConcurrencyLimit`, `RateLimit`, another `Redirect`."""
+    sanitize: Callable[[Any], Any] | None
+    """`f(message) -> message`, over the copy that the filter, handlers and `send_message` get."""
+    schema: Schema
+    """From message type to `f(message)`, which raises ValueError or TypeError if the message is not as it should be."""
+    strict: bool
+    """Whether such a message is an error; if not, its event has `problems`."""
+    confirm_state: bool
+    """Whether a run is asked for its record before it counts as completed: a real server reports a failed agent as a
+    normal answer."""
+    failure_detector: Callable[[Any], bool] | None
+    """`f(output) -> bool`: True makes a failure of an answer. For servers without records."""
     timeouts: Timeouts
     """The clocks."""
     limits: Limits

@@ -1,11 +1,11 @@
-"""Ids, drawn by lot; the only place of the core that draws."""
+"""What is drawn by lot: ids, and how long to wait so that many do not come in step. Nothing else of the core draws."""
 
 from __future__ import annotations
 
 import secrets
 from typing import Final
 
-__all__ = ["new_id"]
+__all__ = ["between", "new_id"]
 
 ALPHABET: Final = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 """What real servers make theirs of: no sign looks like another."""
@@ -14,3 +14,8 @@ ALPHABET: Final = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 def new_id(length: int = 16) -> str:
     """A new id; 16 signs are 93 bits."""
     return "".join(secrets.choice(ALPHABET) for _ in range(length))
+
+
+def between(low: float, high: float) -> float:
+    """A number between the two, each as likely as any other."""
+    return low + (high - low) * secrets.randbelow(2**53) / 2**53

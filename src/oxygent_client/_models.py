@@ -55,6 +55,12 @@ class Event:
     """The message as it was received: any JSON, or a text. Leave it as it is: others read it too."""
     sse: ServerSentEvent = attrs.field(factory=ServerSentEvent, repr=False, eq=False)
     """The server-sent event that carried it (name, id, retry)."""
+    problems: tuple[str, ...] = attrs.field(default=(), eq=False, kw_only=True)
+    """What the agent's `schema` found wrong with the message. For a person to read: bounded, and without secrets."""
+
+    def __repr__(self) -> str:
+        problems = f", problems={self.problems!r}" if self.problems else ""
+        return f"{type(self).__name__}(type={self.type!r}, content={self.content!r}{problems})"
 
 
 class _Step(Event):

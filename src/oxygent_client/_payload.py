@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final, Literal, cast
 
 from oxygent_client import _json
-from oxygent_client._errors import PayloadError
+from oxygent_client._errors import ConfigurationError, PayloadError
 from oxygent_client._models import OxyRequest
 
 __all__ = ["CallStackStrategy", "build_payload", "check_arguments", "encode", "seal"]
@@ -134,7 +134,10 @@ def seal(
 
     Raises:
         PayloadError: `payload` is no dictionary with names as keys.
+        ConfigurationError: `share_data` is a text.
     """
+    if isinstance(share_data, str):  # a collection, too: of its letters
+        raise ConfigurationError("share_data must be True, False, or a collection of keys; a text is none")
     if not isinstance(cast("Any", payload), dict) or not all(
         isinstance(key, str) for key in cast("dict[Any, Any]", payload)
     ):

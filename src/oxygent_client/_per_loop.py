@@ -1,7 +1,8 @@
 """Live things, one per event loop.
 
 Rule: a connection belongs to the loop in which it was made. Configuration may be shared by loops and threads; what is
-live may not, so it is kept here, and goes when its loop goes.
+live may not, so it is kept here, and goes when its loop goes. It does not
+travel: a copy is empty, and so is what was pickled.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ class PerLoop(Generic[T]):
 
     def __init__(self) -> None:
         self._values: WeakKeyDictionary[object, T] = WeakKeyDictionary()
+
+    def __reduce__(self) -> tuple[type[PerLoop[T]], tuple[()]]:
+        return type(self), ()
 
     def get(self) -> T | None:
         """The running loop's value; None if it has none."""

@@ -19,7 +19,7 @@ from oxygent_client._traces import TRACES
 from oxygent_client._transport import Context, HTTPRequest, Transport
 from oxygent_client._wire import HEADERS, PATHS, RUN_HEADERS
 
-__all__ = ["Preparation", "question"]
+__all__ = ["Preparation", "headers_of", "question"]
 
 
 @attrs.frozen
@@ -56,8 +56,9 @@ class Preparation:
             group_id=request.group_id,
             deadline=deadline if deadline < math.inf else None,
             idempotent=request.idempotent,
+            node_id=str(payload.get("node_id") or ""),
         )
-        headers = _headers(agent, request) | RUN_HEADERS
+        headers = headers_of(agent, request) | RUN_HEADERS
         return HTTPRequest("POST", agent.server_url, PATHS["run"], headers, encode(payload), context=context), link
 
     async def _callee(self, transport: Transport) -> str | None:
@@ -71,9 +72,17 @@ class Preparation:
 
 def question(agent: Hooks, request: OxyRequest) -> HTTPRequest:
     """The pattern of the GETs by which `agent` asks its remote what it is."""
-    return HTTPRequest("GET", agent.server_url, "", _headers(agent, request), context=Context(purpose="discover"))
+    context = Context(
+        purpose="discover",
+        trace_id=str(request.current_trace_id),
+        group_id=request.group_id,
+        node_id=request.node_id,
+        idempotent=True,
+    )
+    return HTTPRequest("GET", agent.server_url, "", headers_of(agent, request), context=context)
 
 
-def _headers(agent: Hooks, request: OxyRequest) -> dict[str, str]:
+def headers_of(agent: Hooks, request: OxyRequest) -> dict[str, str]:
+    """The headers of every request: the agent's own, and over them what the protocol needs."""
     own = {name.lower(): value for name, value in agent.prepare_headers(request).items()}
     return {**HEADERS, **own, "accept-encoding": HEADERS["accept-encoding"]}

@@ -12,7 +12,7 @@ import pickle
 from collections.abc import Mapping
 from typing import Any, Self, TypedDict, cast
 
-from oxygent_client._errors import ConfigurationError, OxyError
+from oxygent_client._errors import ConfigurationError, OxyError, RemoteAgentError
 from oxygent_client._ids import new_id
 from oxygent_client._models import OxyRequest, OxyResponse, OxyState
 from oxygent_client._transport import check_url, shown_url
@@ -112,7 +112,10 @@ class RemoteAgent:
                 "attempts": error.attempts,
                 "trace_id": error.trace_id,
             }
-            response = OxyResponse(OxyState.FAILED, str(error), extra)
+            state, output = OxyState.FAILED, str(error)
+            if isinstance(error, RemoteAgentError):
+                state, output = error.state or state, error.output if error.output is not None else output
+            response = OxyResponse(state, output, extra)
         response.oxy_request = request
         return response
 

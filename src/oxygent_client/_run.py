@@ -11,17 +11,19 @@ Rule 3: leaving the block closes the connection at once, which makes the remote 
     is.
 Rule 4: no cancel scope is held across two calls; this is a class with `__anext__`, not a generator.
 Rule 5: a request that may have run is not run again: it remembers how its run ended.
+Rule 6: where the wire is silent, the server's own record of the run speaks: after a cut, when `idle` fires, and, if
+    `confirm_state` is set, at the end. It is asked within `Timeouts.lookup`; a server without records changes nothing.
+Rule 7: a detached run is only listened to: whose connection breaks is attached to again, until a clock runs out.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 import anyio
 import attrs
@@ -31,32 +33,42 @@ from oxygent_client._discovery import refused
 from oxygent_client._errors import (
     ClosedError,
     ConfigurationError,
+    ConnectError,
     ConnectionLostError,
     DeadlineExceededError,
     HandlerError,
     IdleTimeoutError,
     IncompleteStreamError,
+    MalformedResponseError,
     NoAnswerError,
     NotAnEventStreamError,
     Outcome,
     OxyError,
     OxyTimeoutError,
+    RateLimitedError,
     RemoteAgentError,
     RemoteProtocolError,
+    ServerError,
     SilenceTimeoutError,
     TooLargeError,
 )
-from oxygent_client._models import Event, OxyRequest, OxyResponse, OxyState, Partial, RemoteErrorEvent, TextDelta
-from oxygent_client._router import Action, Answered, Drop, EventRouter, Link
+from oxygent_client._ids import between
+from oxygent_client._log import tell
+from oxygent_client._models import Custom, Event, OxyRequest, OxyResponse, OxyState, Partial
+from oxygent_client._reattach import Reattachment
+from oxygent_client._record import RunRecord, look_until
+from oxygent_client._router import Action, Drop, EventRouter, Link, copy_json
+from oxygent_client._schema import Schema, Validator, check, malformed
+from oxygent_client._secrets import cleaner, scrub_text
+from oxygent_client._seen import Seen
 from oxygent_client._settings import Limits, Timeouts
 from oxygent_client._sse import Decoder, ServerSentEvent
+from oxygent_client._text import shown_text
 from oxygent_client._traces import TRACES
-from oxygent_client._transport import HTTPRequest, HTTPResponse, Transport, shown_url
+from oxygent_client._transport import Context, HTTPRequest, Transport, shown_url
 from oxygent_client._wire import CLOSE, LEGACY_DONE, is_event_stream, to_event
 
 __all__ = ["Listener", "Plan", "Run"]
-
-logger = logging.getLogger("oxygent_client")
 
 CHECKPOINT_EVERY: Final = 64
 LEGACY_SILENCE: Final = 2.0
@@ -68,6 +80,13 @@ CLOSE_SECONDS: Final = 2.0
 """How long closing may take; it goes on when the caller is cancelled."""
 ENDED_BADLY: Final = "_ended_badly"
 """Where a request keeps the error of its run."""
+
+UNCLEAR: Final = (ConnectionLostError, RemoteProtocolError, ServerError, SilenceTimeoutError)
+"""Errors after which the record may know more, but for those of:"""
+CLEAR: Final = (MalformedResponseError, TooLargeError)
+PASSING: Final = (ConnectError, ConnectionLostError, RateLimitedError, RemoteProtocolError, ServerError)
+"""Errors after which a detached run is attached to again."""
+ENDED: Final = (OxyState.COMPLETED, OxyState.FAILED, OxyState.CANCELED)
 
 CLOCKS: Final[dict[str, tuple[type[OxyTimeoutError], str]]] = {
     "total": (DeadlineExceededError, "the call did not come to its end"),
@@ -102,8 +121,8 @@ class Plan:
     trace_id: str
     """What the caller calls the run."""
     base_url: str
-    lease: Callable[[], AbstractAsyncContextManager[Transport]]
-    """Lends a transport for the time of the run."""
+    lease: Callable[[Callable[[Outcome], None]], AbstractAsyncContextManager[Transport]]
+    """Lends a transport for the time of the run, which says what becomes of a request that departs."""
     prepare: Callable[[Transport, str, float], Awaitable[tuple[HTTPRequest, Link]]]
     """The request to send, and how the remote's names translate; from a transport, the run's id at the remote, and the
     deadline (`math.inf` for none)."""
@@ -111,6 +130,18 @@ class Plan:
     listener: Listener
     timeouts: Timeouts
     limits: Limits
+    question: Callable[[], HTTPRequest]
+    """The pattern of the GETs by which the server is asked for its record of the run."""
+    confirm_state: bool = False
+    """Whether a run counts as completed only if its record does not say otherwise."""
+    failure_detector: Callable[[Any], bool] | None = None
+    """Whether an output is one of a run that failed."""
+    schema: Schema = attrs.field(factory=dict[str, Validator])
+    """What is expected of messages."""
+    strict: bool = False
+    """Whether a message that is not as expected is an error."""
+    attached_to: str = ""
+    """The id, at the remote, of the detached run that is listened to; empty: the run is asked for."""
 
 
 class Run:
@@ -122,24 +153,33 @@ class Run:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._stack = AsyncExitStack()
+        self._context = Context(trace_id=plan.trace_id, node_id=plan.request.node_id or "")
+        self._lent = AsyncExitStack()  # the transport
+        self._exchange = AsyncExitStack()
+        self._transport: Transport | None = None
+        self._http: HTTPRequest | None = None
         self._opened = False
         self._reading = False
         self._closed = False
-        self._outcome = Outcome.NOT_SENT
+        self._outcome = Outcome.STARTED if plan.attached_to else Outcome.NOT_SENT
         self._remote_trace_id = ""
         self._link = Link()
         self._response: OxyResponse | None = None
         self._error: BaseException | None = None
         # What came:
+        self._sent: HTTPRequest | None = None  # as it really was, with what the policies added
         self._chunks: AsyncIterator[bytes] | None = None
         self._decoder = Decoder(plan.limits)
+        self._silent = True
         self._waiting: deque[_Waiting] = deque()
         self._failure: TooLargeError | None = None  # raised when the events before it are out
         self._legacy_done: ServerSentEvent | None = None  # rule 1: the end, or an agent's word
         self._close_seen = False
-        self._seen = _Seen(plan.limits)
+        self._record: RunRecord | None = None  # rule 6: it said how the run ended
+        self._again = Reattachment() if plan.attached_to else None
+        self._seen = Seen(plan.limits)
         # Clocks:
+        self._began = 0.0
         self._deadline = math.inf
         self._waited = 0.0  # for an event, since the last one; the user's time does not count
         self._since_checkpoint = 0
@@ -220,21 +260,41 @@ class Run:
 
     async def _open(self) -> None:
         plan = self._plan
+        self._began = anyio.current_time()
         if plan.timeouts.total is not None:
-            self._deadline = anyio.current_time() + plan.timeouts.total
-        self._remote_trace_id = TRACES.claim(plan.base_url, self.trace_id)
+            self._deadline = self._began + plan.timeouts.total
+        self._remote_trace_id = self._claim()
         with anyio.CancelScope(deadline=self._deadline):
-            transport = await self._stack.enter_async_context(plan.lease())
-            request, self._link = await plan.prepare(transport, self._remote_trace_id, self._deadline)
-            logger.debug("run %s: %s %s", self.trace_id, request.method, shown_url(request.url))
-            self._outcome = Outcome.UNKNOWN
-            response = await self._stack.enter_async_context(transport.exchange(request))
-            await self._accept(response)
+            self._transport = await self._lent.enter_async_context(plan.lease(self._departed))
+            self._http, self._link = await plan.prepare(self._transport, self._remote_trace_id, self._deadline)
+            try:
+                await self._begin()
+            except OxyError as error:
+                if not await self._is_settled(error):
+                    raise
             return
         raise self._out_of("total")
 
-    async def _accept(self, response: HTTPResponse) -> None:
-        """Begin to read, if the response is a stream of events."""
+    def _claim(self) -> str:
+        """The run's id at the remote, which nobody else uses or reads while this run does."""
+        plan = self._plan
+        if not plan.attached_to:
+            return TRACES.claim(plan.base_url, self.trace_id)
+        if not TRACES.hold(plan.base_url, plan.attached_to):
+            raise ConfigurationError("this run has a reader in this program already, and two would share its events")
+        return plan.attached_to
+
+    def _departed(self, outcome: Outcome) -> None:
+        """A request of this run departs, or came to nothing."""
+        if not self._plan.attached_to:
+            self._outcome = outcome
+
+    async def _begin(self) -> None:
+        """Make the exchange, and begin to read if it brings a stream of events."""
+        assert self._transport is not None
+        assert self._http is not None
+        response = await self._exchange.enter_async_context(self._transport.exchange(self._http))
+        self._sent = response.request
         if response.status != 200 or not is_event_stream(response.headers.get("content-type", "")):
             raise await refused(response, self._plan.limits)
         coding = response.headers.get("content-encoding", "").strip().lower()
@@ -256,11 +316,14 @@ class Run:
             raise StopAsyncIteration
         self._reading = True
         try:
-            event = await self._next()
+            event = await self._next_or_settled()
             if event is None:
                 await self._finish()
             else:
-                await self._plan.listener.heard(event, self._note(event))
+                action = self._note(event)
+                if event.problems:
+                    self._complain(event)
+                await self._plan.listener.heard(event, action)
         except BaseException as error:
             await self._fail(error)
             raise
@@ -269,6 +332,11 @@ class Run:
         if event is None:
             raise StopAsyncIteration
         return event
+
+    def _complain(self, event: Event) -> None:
+        tell("odd", self._context, "a message of type %r is not as expected: %s", event.type, "; ".join(event.problems))
+        if self._plan.strict:
+            raise malformed(event)
 
     def _note(self, event: Event) -> Action:
         """What the router makes of `event`, which has been received."""
@@ -281,8 +349,19 @@ class Run:
             self._seen.note(event, action)
         return action
 
+    async def _next_or_settled(self) -> Event | None:
+        """The next event; None if the run has come to its end, by its stream or by its record (rules 1 and 6)."""
+        if self._record is not None:
+            return None
+        try:
+            return await self._next()
+        except OxyError as error:
+            if await self._is_settled(error):
+                return None
+            raise
+
     async def _next(self) -> Event | None:
-        """The next event; None if the run has come to its end (rule 1)."""
+        """The next event; None if the run has come to its end."""
         await self._breathe()
         while True:
             while self._waiting:
@@ -293,10 +372,10 @@ class Run:
                     return None
                 if self._legacy_done is not None:
                     said, self._legacy_done = self._legacy_done, None
-                    return to_event(said, self._plan.limits)
+                    return self._event(said)
                 self._waiting.popleft()
                 if not first.may_be_end:
-                    return to_event(first.sse, self._plan.limits)
+                    return self._event(first.sse)
                 self._legacy_done = first.sse
             if self._failure is not None:
                 raise self._failure
@@ -304,8 +383,14 @@ class Run:
                 self._legacy_done = None
                 return None
 
+    def _event(self, sse: ServerSentEvent) -> Event:
+        event = to_event(sse, self._plan.limits)
+        if type(event) is Custom and event.type in ("tool_call", "observation"):
+            tell("odd", self._context, "a %s without an object as its content is passed on as it is", event.type)
+        return check(event, self._plan.schema) if self._plan.schema else event
+
     async def _read(self) -> bool:
-        """Wait for bytes and decode them; False if the stream, being a legacy one, is at its end."""
+        """Wait for bytes and decode them; False if the run is at its end."""
         assert self._chunks is not None
         start = anyio.current_time()
         patience, clock = self._patience(start)
@@ -318,6 +403,8 @@ class Run:
                     return False
                 broken = isinstance(error, OxyError)
                 how = f"broke off ({error})" if broken else "ended without its close event"
+                if self._again is not None:
+                    return await self._reattach(self._again, how)
                 raise IncompleteStreamError(f"the stream {how}: the run was cut off") from (error if broken else None)
         now = anyio.current_time()
         self._waited += now - start
@@ -326,9 +413,7 @@ class Run:
                 self._waited += anyio.current_time() - now  # bytes that never pause: this is where the time goes
             patience, clock = self._patience(now)
         if piece is None or patience <= 0:
-            if clock == "legacy":
-                return False
-            raise self._out_of(clock)
+            return await self._goes_on(clock)
         await self._breathe()
         return True
 
@@ -342,9 +427,14 @@ class Run:
         # Whether a bare `done` may be the end hangs on the names before it, not on those after it in the same piece.
         unnamed = self._decoder.unnamed_events - before
         self._waiting.extend(
-            _Waiting(sse, number < unnamed and sse.data == LEGACY_DONE) for number, sse in enumerate(events)
+            _Waiting(sse, number < unnamed and sse.data == LEGACY_DONE)
+            for number, sse in enumerate(events)
+            if self._again is None or self._again.is_new(sse)
         )
         if events:
+            if self._silent:
+                self._silent = False
+                tell("first_event", self._context, "the first event came", seconds=anyio.current_time() - self._began)
             self._waited = 0.0
             self._outcome = Outcome.STARTED
         return bool(events)
@@ -357,12 +447,60 @@ class Run:
             waits["silence"] = clocks.silence
         if self._legacy_done is not None and self._seen.answer is not None:
             waits["legacy"] = LEGACY_SILENCE - self._waited
+        if self._again is not None and self._again.check is not None:
+            waits["record"] = self._again.check - self._waited
         clock = min(waits, key=lambda name: waits[name])
         return waits[clock], clock
 
-    def _out_of(self, clock: str) -> OxyTimeoutError:
+    def _out_of(self, clock: str, more: str = "") -> OxyTimeoutError:
         cls, text = CLOCKS[clock]
-        return cls(f"{text} within Timeouts.{clock} ({getattr(self._plan.timeouts, clock):g} s)")
+        return cls(f"{text} within Timeouts.{clock} ({getattr(self._plan.timeouts, clock):g} s){more}")
+
+    async def _goes_on(self, clock: str) -> bool:
+        """What a clock that ran out means: True if the run goes on, False if it is at its end, else its error."""
+        if clock == "legacy":
+            return False
+        if clock == "silence" and self._again is not None:
+            return await self._reattach(self._again, "fell silent")
+        if clock not in ("idle", "record"):
+            raise self._out_of(clock)
+        record = await self._look(enough=lambda record: bool(record.nodes))
+        if record is not None and record.nodes:
+            self._outcome = Outcome.STARTED
+        if record is not None and record.state in ENDED:
+            self._settle(record)
+            return False
+        if clock == "idle":
+            if record is None:
+                raise self._out_of("idle")
+            if not record.nodes:
+                raise self._out_of("idle", "; the server has no record of the run, so it never began")
+            self._waited = 0.0  # it is at work, and quiet: `total` bounds that
+        if self._again is not None:
+            self._again.checked(known=record is not None)
+        return True
+
+    async def _reattach(self, again: Reattachment, how: str) -> bool:
+        """Come back to a detached run (rule 7); False if its record says that it is at its end."""
+        self._decoder = Decoder(self._plan.limits)  # half an event is gone with its connection
+        while True:
+            await self._leave(self._exchange, None)
+            start = anyio.current_time()
+            pause = between(0.5, 1) * again.broke(self._waited)
+            patience, clock = self._patience(start)
+            tell("reattach", self._context, "the stream %s; attaching again", how, seconds=pause)
+            with anyio.CancelScope(deadline=start + patience):
+                try:
+                    await anyio.sleep(pause)
+                    await self._begin()
+                except PASSING as error:
+                    how = f"could not be had ({error})"
+                else:
+                    return True
+                finally:
+                    self._waited += anyio.current_time() - start
+            if anyio.current_time() >= start + patience and not await self._goes_on(clock):
+                return False
 
     async def _breathe(self) -> None:
         """Let others run, and cancellation through, now and then."""
@@ -371,21 +509,98 @@ class Run:
             self._since_checkpoint = 0
             await checkpoint()
 
+    # --- the record ---
+
+    async def _look(self, *, enough: Callable[[RunRecord], bool]) -> RunRecord | None:
+        """What the server has stored of this run, looked at until it is `enough`, or the time for it is over."""
+        patience = self._plan.timeouts.lookup
+        if patience is None or self._transport is None or self._http is None:
+            return None
+        # A trace id may cover several runs; which is meant says the node that the payload named.
+        record = await look_until(
+            enough,
+            self._transport,
+            self._plan.question(),
+            self._remote_trace_id,
+            self._plan.limits,
+            until=min(anyio.current_time() + patience, self._deadline),
+            node_id=self._http.context.node_id,
+        )
+        said = "nothing" if record is None else record.state and record.state.name
+        tell("record", self._context, "the record of the run says %s", said, state=said)
+        return record
+
+    async def _is_settled(self, error: OxyError) -> bool:
+        """Whether the record says how the run ended, which `error` left open.
+
+        Raises:
+            RemoteAgentError: it says that the run failed.
+        """
+        unknown = Outcome.UNKNOWN in (self._outcome, error.outcome) or self._outcome is Outcome.STARTED
+        if not unknown or not isinstance(error, UNCLEAR) or isinstance(error, CLEAR):
+            return False
+        record = await self._look(enough=lambda record: record.state in ENDED)
+        if record is None:
+            return False
+        if not record.nodes:
+            error.args = (f"{error}; the server has no record of the run",)
+            return False
+        self._outcome = Outcome.STARTED
+        # A run whose stream was left is cancelled for that: the record says no more than `error` does.
+        if record.state not in (OxyState.COMPLETED, OxyState.FAILED):
+            return False
+        self._settle(record, error)
+        return True
+
+    def _settle(self, record: RunRecord, error: OxyError | None = None) -> None:
+        """The record says how the run ended."""
+        self._outcome = Outcome.COMPLETED
+        if record.state is not OxyState.COMPLETED:
+            raise self._failed(record.state, record.output) from error
+        self._record = record
+
+    def _failed(self, state: OxyState | None, output: Any) -> RemoteAgentError:
+        how = "was cancelled" if state is OxyState.CANCELED else "failed"
+        return RemoteAgentError(f"the remote agent {how}: {self._shown(output)}", state=state, output=output)
+
     # --- the end ---
 
     async def _finish(self) -> None:
         """The run has come to its end: let the connection go, and make the response."""
         self._outcome = Outcome.COMPLETED
-        await self._drain()
+        plan, seen, record = self._plan, self._seen, self._record
+        extra: dict[str, Any] = {"trace_id": self.trace_id, "remote_trace_id": self._remote_trace_id}
+        if record is None:
+            await self._drain()
+            if plan.confirm_state:
+                record = await self._look(enough=lambda record: record.state in ENDED)
+                if record is not None and record.state in (OxyState.FAILED, OxyState.CANCELED):
+                    output = record.output if seen.answer is None else seen.answer.output
+                    raise self._failed(record.state, output)
+            if seen.answer is None:
+                if seen.error is not None:
+                    raise RemoteAgentError(f"the remote agent reported an error: {self._shown(seen.error.content)}")
+                raise NoAnswerError("the stream closed as it should and held no answer")
+            output = seen.answer.output
+        else:
+            output = record.output
+            extra["recovered"] = True
         await self._close(None)
-        seen = self._seen
-        if seen.answer is None:
-            if seen.error is not None:
-                raise RemoteAgentError(f"the remote agent reported an error: {str(seen.error.content)[:500]!r}")
-            raise NoAnswerError("the stream closed as it should and held no answer")
-        extra = {"trace_id": self.trace_id, "remote_trace_id": self._remote_trace_id}
-        await self._plan.listener.completed()
-        self._response = OxyResponse(OxyState.COMPLETED, seen.answer.output, extra, self._plan.request)
+        if plan.failure_detector is not None and self._is_failure(plan.failure_detector, output):
+            raise self._failed(OxyState.FAILED, output)
+        await plan.listener.completed()
+        self._response = OxyResponse(OxyState.COMPLETED, output, extra, plan.request)
+
+    def _shown(self, content: Any) -> str:
+        """The remote's own words, as they may stand in an error: without what it was sent in confidence."""
+        clean = cleaner(self._sent.base_url, self._sent.headers) if self._sent else scrub_text
+        return shown_text(clean(str(content)[:4096]), 500)
+
+    def _is_failure(self, detector: Callable[[Any], bool], output: Any) -> bool:
+        try:
+            return detector(copy_json(output))
+        except Exception as error:  # it is the user's own
+            raise HandlerError(f"the failure detector raised {type(error).__name__}") from error
 
     async def _drain(self) -> None:
         """Read what little is left, so that the connection can serve again."""
@@ -409,6 +624,7 @@ class Run:
         if self._outcome is Outcome.UNKNOWN:
             self._outcome = known.outcome
         known.outcome = self._outcome
+        known.attempts = max(known.attempts, self._sent.context.attempt if self._sent else 1)
         known.trace_id = self.trace_id
         known.server_url = known.server_url or (shown_url(self._plan.base_url) if self._plan.base_url else "")
         known.partial = self.partial if self._chunks is not None else None
@@ -424,7 +640,7 @@ class Run:
             if sse.event == CLOSE:
                 break
             try:
-                self._note(to_event(sse, self._plan.limits))
+                self._note(self._event(sse))
             except (TooLargeError, HandlerError):
                 break
 
@@ -436,12 +652,27 @@ class Run:
         if self._remote_trace_id:
             clean = self._close_seen or self._outcome in (Outcome.NOT_SENT, Outcome.REJECTED)
             TRACES.release(self._plan.base_url, self._remote_trace_id, closed=clean)
-        kind, traceback = type(error) if error else None, error.__traceback__ if error else None
+        reason = type(error).__name__ if error else "its end" if self._close_seen or self._record else "left"
+        tell(
+            "closed",
+            self._context,
+            "%s: %s",
+            reason,
+            self._outcome,
+            reason=reason,
+            outcome=str(self._outcome),
+            seconds=anyio.current_time() - self._began,
+        )
+        for stack in (self._exchange, self._lent):
+            await self._leave(stack, error)
+
+    async def _leave(self, stack: AsyncExitStack, error: BaseException | None) -> None:
+        """Close the exchange, or give the transport back; it takes CLOSE_SECONDS at the most."""
         with anyio.CancelScope(shield=True, deadline=anyio.current_time() + CLOSE_SECONDS):
             try:
-                await self._stack.__aexit__(kind, error, traceback)
+                await stack.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)
             except OxyError as failure:
-                logger.debug("run %s: closing failed: %s", self.trace_id, failure)
+                tell("detail", self._context, "closing failed: %s", failure)
 
     def __repr__(self) -> str:
         return f"<Run {self.trace_id} {self._outcome}>"
@@ -454,47 +685,3 @@ class _Waiting:
     sse: ServerSentEvent
     may_be_end: bool
     """A bare `done`, and no event was named until then (rule 1)."""
-
-
-class _Seen:
-    """What has been received: the answer, the text, and the last events within their bounds."""
-
-    def __init__(self, limits: Limits) -> None:
-        self.answer: Answered | None = None
-        self.error: RemoteErrorEvent | None = None
-        self._limits = limits
-        self._events: deque[Event] = deque()
-        self._bytes = 0
-        self._dropped = 0
-        self._texts: list[str] = []
-
-    def note(self, event: Event, action: Action) -> None:
-        """Take in one event, and what the router made of it."""
-        if isinstance(action, Answered):
-            self.answer = action
-        if isinstance(event, TextDelta):
-            self._texts.append(event.text)
-        elif isinstance(event, RemoteErrorEvent):
-            self.error = event
-        self._events.append(event)
-        self._bytes += _size(event)
-        while len(self._events) > self._limits.partial_events or self._bytes > self._limits.partial_bytes:
-            self._bytes -= _size(self._events.popleft())
-            self._dropped += 1
-
-    @property
-    def text(self) -> str:
-        """The text of all deltas."""
-        self._texts = ["".join(self._texts)]
-        return self._texts[0]
-
-    @property
-    def partial(self) -> Partial:
-        """All of it, as a value."""
-        answer = self.answer.output if self.answer else None
-        return Partial(events=tuple(self._events), text=self.text, answer=answer, dropped=self._dropped)
-
-
-def _size(event: Event) -> int:
-    """The bytes of an event's data."""
-    return len(event.sse.data.encode())

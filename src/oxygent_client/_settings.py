@@ -56,7 +56,9 @@ class Timeouts:
     idle: float | None = attrs.field(default=600.0, validator=_positive_or_off)
     """Without one event. Heartbeats do not count: a server whose task has died sends them for ever."""
     total: float | None = attrs.field(default=3600.0, validator=_positive_or_off)
-    """For everything: discovery, connection, the stream to its last event."""
+    """For everything: discovery, a token, connection, retries, the stream to its last event."""
+    lookup: float | None = attrs.field(default=0.75, validator=_positive_or_off)
+    """To ask the server for its own record of a run, when it is unclear what became of it; None never asks."""
 
 
 @attrs.frozen(kw_only=True)

@@ -49,6 +49,14 @@ class TraceLedger:
             self._in_flight.add(_key(base_url, remote))
             return remote
 
+    def hold(self, base_url: str, remote: str) -> bool:
+        """Whether the remote's own id was free to be read by the caller; if so, it is in flight until released."""
+        with self._lock:
+            key = _key(base_url, remote)
+            free = key not in self._in_flight
+            self._in_flight.add(key)
+            return free
+
     def release(self, base_url: str, remote: str, *, closed: bool) -> None:
         """The run is over; `closed` if its close event came, so that nothing of it is left at the server."""
         with self._lock:

@@ -27,14 +27,16 @@ def check_url(url: str) -> str:
     """`url`, if it can be a server's base URL.
 
     Raises:
-        ConfigurationError: it is not http or https, names no host, or holds a space or a control character.
+        ConfigurationError: it is not http or https, names no host, or holds what others might read in another way: a
+            space, a backslash, a second `@` before the host, or a character that is not printable.
     """
     try:
         parts = urlsplit(url)
         well_formed = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        well_formed = well_formed and parts.netloc.count("@") < 2
     except ValueError:
         well_formed = False
-    if not well_formed or any(char <= " " or char == "\x7f" for char in url):
+    if not well_formed or " " in url or "\\" in url or not url.isprintable():
         raise ConfigurationError("server_url must be an http:// or https:// URL with a host")
     return url
 
@@ -54,6 +56,12 @@ def _frozen(headers: Mapping[str, str]) -> Mapping[str, str]:
         if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
             raise ConfigurationError(f"the header {name[:60]!r} has a name or a value that HTTP does not allow")
     return MappingProxyType(dict(headers))
+
+
+def _plain(instance: object, attribute: object, path: str) -> None:
+    """Refuse a path that could begin another line of a request. What else a URL may not hold, transports encode."""
+    if not path.isprintable():
+        raise ConfigurationError("the path of a request holds a character that is not printable")
 
 
 @attrs.frozen(kw_only=True)
@@ -79,7 +87,7 @@ class HTTPRequest:
 
     method: str
     base_url: str
-    path: str
+    path: str = attrs.field(validator=_plain)
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str], converter=_frozen)
     body: bytes = attrs.field(default=b"", repr=False)
     context: Context = attrs.field(factory=Context, kw_only=True)

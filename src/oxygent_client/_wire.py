@@ -1,7 +1,8 @@
-"""What a server's bytes mean: messages of a run, JSON envelopes, an organization.
+"""What a server's bytes mean: messages of a run, JSON envelopes, an organization, the record of a run.
 
 Rule 1: plain functions of what was received. Unknown is not wrong: it becomes `Custom` or `Text`, and nothing is lost.
-Rule 2: what must have a shape (an envelope, an organization) is checked here, and an error says what was wrong with it.
+Rule 2: what must have a shape (an envelope, an organization, a record) is checked here, and an error says what was
+    wrong with it.
 Rule 3: paths and names of the wire are written here and nowhere else.
 """
 
@@ -37,14 +38,17 @@ from oxygent_client._models import (
     Custom,
     Event,
     Observation,
+    OxyState,
     Progress,
     RemoteErrorEvent,
     Text,
     TextDelta,
     ToolCall,
 )
+from oxygent_client._secrets import Clean, scrub_text
 from oxygent_client._settings import Limits
 from oxygent_client._sse import ServerSentEvent
+from oxygent_client._text import shown_text
 from oxygent_client._version import __version__
 
 __all__ = [
@@ -54,11 +58,16 @@ __all__ = [
     "PATHS",
     "RUN_HEADERS",
     "Agents",
+    "RunNode",
+    "RunRecord",
+    "alive",
     "envelope",
     "is_event_stream",
     "organization",
+    "record",
     "refusal",
     "retry_after",
+    "stored_name",
     "to_event",
 ]
 
@@ -73,6 +82,12 @@ PATHS: Final = {
     "organization": "/get_organization",
     "description": "/get_description",
     "agents": "/get_agents",
+    "record": "/view",
+    "start": "/async/chat",
+    "attach": "/async/trace",
+    "feedback": "/feedback",
+    "alive": "/check_alive",
+    "upload": "/upload",
 }
 
 HEADERS: Final = {"accept-encoding": "identity", "user-agent": f"oxygent-client/{__version__}"}
@@ -132,6 +147,9 @@ STATUS: Final[dict[int, type[StatusError]]] = {
 }
 CLASSES: Final[dict[int, type[StatusError]]] = {3: RedirectError, 5: ServerError}
 """The class for each status that has one of its own, and for each hundred that has one."""
+TEXT: Final = 4096
+"""How many characters of a text are looked at that is shown in an error: more than are shown, so that what is secret in
+it is there as a whole."""
 PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -155,9 +173,13 @@ def _date(value: str) -> datetime | None:
     return moment if moment.tzinfo else None
 
 
-def refusal(status: int, headers: Mapping[str, str], body: bytes, limits: Limits = Limits()) -> OxyError:
-    """The error that a response is, if it is not a stream of events; `body` may be cut short."""
-    text = body.decode("utf-8", "replace")
+def refusal(
+    status: int, headers: Mapping[str, str], body: bytes, limits: Limits = Limits(), *, clean: Clean = scrub_text
+) -> OxyError:
+    """The error that a response is, if it is not a stream of events; `body` may be cut short.
+
+    No text in it holds what `clean` takes away, or a character that is unsafe to show.
+    """
     if status != 200:
         cls = STATUS.get(status) or CLASSES.get(status // 100, StatusError)
         wait = retry_after(headers)
@@ -165,19 +187,20 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, limits: Limits
         refused = 400 <= status < 500 or (status == 503 and wait is not None)
         name = PHRASES.get(status, "a status without a name")
         outcome = Outcome.REJECTED if refused else cls.default_outcome
+        text = shown_text(clean(body.decode("utf-8", "replace")), limits.error_body_bytes, lines=True)
         return cls(
             f"the server answered {status} ({name})", status=status, body=text, retry_after=wait, outcome=outcome
         )
     if headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
         try:
-            envelope(body, limits)
+            envelope(body, limits, clean=clean)
         except EnvelopeError as error:
             return error
         except OxyError:
             pass
-    kind = headers.get("content-type", "")[:100]
+    kind = shown_text(clean(headers.get("content-type", "")[:TEXT]), 100)
     return NotAnEventStreamError(
-        f"the server answered 200 with {kind or 'no content type'!r}, not with an event stream"
+        f"the server answered 200 with '{kind or 'no content type'}', not with an event stream"
     )
 
 
@@ -197,25 +220,49 @@ def _document(body: bytes, limits: Limits) -> dict[str, Any]:
     return cast("dict[str, Any]", document)
 
 
-def envelope(body: bytes, limits: Limits = Limits()) -> dict[str, Any]:
+def envelope(body: bytes, limits: Limits = Limits(), *, clean: Clean = scrub_text) -> dict[str, Any]:
     """The `data` of a server's `{"code": 200, "message": ..., "data": {...}}`.
 
     Raises:
-        EnvelopeError: the code says that the call failed.
+        EnvelopeError: the code says that the call failed. Of the server's words it holds what `clean` leaves.
         MalformedResponseError, TooLargeError: the body is nothing of the kind.
     """
     document = _document(body, limits)
     code = document.get("code")
     if code != 200:
-        message = document.get("message")
-        said = f"code {str(code)[:20]!r}, message {str(message)[:300]!r}"
+        said = clean(str(document.get("message"))[:TEXT])
+        said = f"code '{shown_text(clean(str(code)[:TEXT]), 20)}', message '{shown_text(said, 300)}'"
         raise EnvelopeError(
-            f"the server answered with an error envelope: {said}", code=code if isinstance(code, int) else None
+            f"the server answered with an error envelope: {said}", code=code if type(code) is int else None
         )
     data = document.get("data")
     if not isinstance(data, dict):
         raise MalformedResponseError("the envelope's `data` should be an object")
     return cast("dict[str, Any]", data)
+
+
+def alive(body: bytes, limits: Limits = Limits()) -> bool:
+    """What the `alive` of a `/check_alive` document says.
+
+    Raises:
+        MalformedResponseError, TooLargeError: the body is nothing of the kind.
+    """
+    said = _document(body, limits).get("alive")
+    if not isinstance(said, int):
+        raise MalformedResponseError("the server should say `alive` and a number")
+    return bool(said)
+
+
+def stored_name(data: dict[str, Any]) -> str:
+    """The name under which a server has stored a file: in the data of an `/upload` envelope.
+
+    Raises:
+        MalformedResponseError: it says none.
+    """
+    name = data.get("file_name")
+    if not isinstance(name, str) or not name:
+        raise MalformedResponseError("the server should say under which name it stored the file")
+    return name
 
 
 def organization(data: dict[str, Any], limits: Limits = Limits()) -> dict[str, Any]:
@@ -265,3 +312,94 @@ class Agents:
             rows += cast("list[Any]", listed)
         names = (cast("dict[str, Any]", row).get("name") for row in rows if isinstance(row, dict))
         return cls(frozenset(name for name in names if isinstance(name, str) and name), isinstance(listed, list))
+
+
+# --- the record of a run ----------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class RunNode:
+    """One call inside a run, as the server stored it. Its arguments and the inbound headers are not kept."""
+
+    node_id: str
+    caller: str
+    callee: str
+    node_type: str
+    """What the callee is: `agent`, `tool`, `llm`, ..."""
+    father_node_id: str
+    """The node of the call within which this one was made; empty, or a node of the caller's, for a root."""
+    call_stack: tuple[str, ...]
+    """The names from the user down to the callee."""
+    state: OxyState | None
+    """How the call ended; None: it has not, as real servers say it."""
+    output: Any = attrs.field(repr=False)
+    """What the callee gave, as the server stored it: a text. Real servers turn all else into its JSON."""
+
+
+@attrs.frozen
+class RunRecord:
+    """What a server has stored of a run."""
+
+    state: OxyState | None
+    """How the run ended; None or RUNNING: it has not; None and no nodes: the server knows of no such run."""
+    output: Any = attrs.field(repr=False)
+    """What the run gave, or the text of its failure: as `RunNode.output`, so 42 and "42" look the same."""
+    nodes: tuple[RunNode, ...]
+    """Every call stored under the run's trace id, in the server's order."""
+
+
+STATES: Final[dict[int, OxyState]] = {state.value: state for state in OxyState}
+
+
+def record(data: dict[str, Any], limits: Limits = Limits(), *, node_id: str = "") -> RunRecord:
+    """The record in the data of a `/view` envelope: of the run whose root is `node_id`, or of the latest run.
+
+    Raises:
+        MalformedResponseError: it is no list of nodes, or none of them is a root.
+        TooLargeError: it has more nodes than `limits.nodes`.
+    """
+    rows = data.get("nodes")
+    if not isinstance(rows, list):
+        raise MalformedResponseError("the `nodes` of a record should be a list")
+    rows = cast("list[Any]", rows)
+    if len(rows) > limits.nodes:
+        raise TooLargeError(f"the record has more nodes than Limits.nodes ({limits.nodes})")
+    nodes = tuple(_node(row) for row in rows)
+    known = {node.node_id for node in nodes}
+    if not nodes or (node_id and node_id not in known):
+        return RunRecord(None, None, ())
+    # A caller may have sent a father of its own, which is not among the nodes.
+    roots = [node for node in nodes if (node.node_id == node_id if node_id else node.father_node_id not in known)]
+    if not roots:
+        raise MalformedResponseError("a record should have a node that no other has called")
+    # A call whose father is not stored yet looks like a root; its stack is longer than that of the real one.
+    root = min(reversed(roots), key=lambda node: len(node.call_stack))
+    return RunRecord(root.state, root.output, nodes)
+
+
+def _node(row: Any) -> RunNode:
+    if not isinstance(row, dict):
+        raise MalformedResponseError("a node of a record should be an object")
+    fields = cast("dict[str, Any]", row)
+    node_id, state, stack = _text(fields, "node_id"), fields.get("state"), fields.get("call_stack")
+    if not node_id:
+        raise MalformedResponseError("a node of a record should have an id")
+    if state is not None and (type(state) is not int or state not in STATES):
+        raise MalformedResponseError("the state of a node should be one of OxyState, or null")
+    return RunNode(
+        node_id=node_id,
+        caller=_text(fields, "caller"),
+        callee=_text(fields, "callee"),
+        node_type=_text(fields, "node_type"),
+        father_node_id=_text(fields, "father_node_id"),
+        call_stack=tuple(name for name in cast("list[Any]", stack) if isinstance(name, str))
+        if isinstance(stack, list)
+        else (),
+        state=None if state is None else STATES[state],
+        output=fields.get("output"),
+    )
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    return value if isinstance(value, str) else ""

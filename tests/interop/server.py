@@ -111,6 +111,21 @@ class RecordConnections:
         await self.app(scope, receive, send)
 
 
+class ShowNoRecords:
+    """ASGI middleware: under `/bare` stands the same server, as one that shows nobody what it has stored."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass the request on under its own path, or under one that the framework does not have."""
+        path = scope.get("path", "")
+        if path.startswith("/bare/"):
+            path = path.removeprefix("/bare")
+            scope = {**scope, "path": "/none" if path in {"/view", "/node"} else path}
+        await self.app(scope, receive, send)
+
+
 # --------------------------------------------------------------------------------------------------------- Scenarios
 
 
@@ -235,6 +250,13 @@ async def quiet(request: Any) -> str:
     return "quiet"
 
 
+async def human(request: Any) -> list[Any]:
+    """Asks the human, and answers with all that was said until the human had nothing to say; 1.0.8 cannot ask."""
+    channel = rest_of(request) or None
+    await request.send_message({"type": "asked", "content": channel})
+    return [said async for said in request.get_feedback_stream(channel)]
+
+
 async def tagged(request: Any) -> str:
     """Numbered messages with a tag, then the tag."""
     tag, count = rest_of(request).split()
@@ -242,6 +264,22 @@ async def tagged(request: Any) -> str:
         await request.send_message({"type": "progress", "content": {"tag": tag, "n": n}})
         await asyncio.sleep(0.001)
     return tag
+
+
+async def hinted(request: Any) -> str:
+    """As `tagged`, over a second or two; whoever loses the connection may be back in 50 ms."""
+    tag, count = rest_of(request).split()
+    for n in range(int(count)):
+        await send_named(request, {"type": "progress", "content": {"tag": tag, "n": n}}, retry=50)
+        await asyncio.sleep(0.03)
+    return tag
+
+
+async def stopped(request: Any) -> str:
+    """Is stopped by the server itself; 1.0.8 cannot do that."""
+    await request.break_task()
+    await asyncio.sleep(30)
+    return "not stopped"
 
 
 SCENARIOS: dict[str, Callable[[Any], Awaitable[Any]]] = {
@@ -258,7 +296,10 @@ SCENARIOS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "memory": memory,
     "slow": slow,
     "quiet": quiet,
+    "human": human,
     "tagged": tagged,
+    "hinted": hinted,
+    "stopped": stopped,
 }
 
 
@@ -301,7 +342,7 @@ def hub() -> Any:
 
 
 def agents() -> list[Any]:
-    """The organization: a master with two agents below it, and an agent beside it."""
+    """The organization: a master with two agents below it, and two agents beside it."""
     return [
         oxy.WorkflowAgent(
             name="master",
@@ -314,6 +355,10 @@ def agents() -> list[Any]:
         oxy.WorkflowAgent(name="middle_agent", desc="Asks the leaf", sub_agents=["leaf_agent"], func_workflow=middle),
         oxy.WorkflowAgent(name="leaf_agent", desc="Asks a tool", tools=["tool_hub"], func_workflow=leaf),
         oxy.WorkflowAgent(name="other_agent", desc="Says who it is", func_workflow=recorded(other)),
+        # What the framework stores is switched off agent by agent.
+        oxy.WorkflowAgent(
+            name="unstored_agent", desc="As the master, unstored", is_save_data=False, func_workflow=recorded(master)
+        ),
     ]
 
 
@@ -343,8 +388,9 @@ def stored_before_answered(payload: dict[str, Any]) -> dict[str, Any]:
 
     The framework stores beside the run by default. Its 1.0 releases move a file of the local store away to write it; a
     turn that looks for the one before it just then finds no memory, or fails and leaves its stream open for ever.
+    The argument `stored` of a run is "by default" where that is what a test wants.
     """
-    return {**payload, "is_async_storage": False}
+    return payload if payload.get("stored") == "by default" else {**payload, "is_async_storage": False}
 
 
 async def serve(port: int) -> None:
@@ -354,7 +400,7 @@ async def serve(port: int) -> None:
         name="interop",
         oxy_space=space,
         routers=[identity()],
-        middlewares=[RecordConnections],
+        middlewares=[RecordConnections, ShowNoRecords],
         func_filter=stored_before_answered,
     ) as mas:
         await mas.start_web_service(host="127.0.0.1", port=port)

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.anyio
 
 # uvicorn closes an idle connection after 5 s, so spacings reach from none to beyond it.
 LONGEST_SPACING_SECONDS = 6.0
-# The number of calls times this; the spacings stay spread from 0 to 6 s. The mean is 3 s, so all 40 take 2 minutes.
+# They share the waits: the mean spacing is 3 s, so that one user would take two minutes for 40 calls.
+USERS = 4
+# The number of calls times this; the spacings stay spread from 0 to 6 s.
 CALLS = max(3, round(40 * float(os.environ.get("OXYGENT_CLIENT_INTEROP_SPACING", "1"))))
 
 
@@ -59,13 +61,22 @@ async def test_a_stream_read_to_its_end_gives_its_connection_back(newest: Remote
 async def test_calls_at_any_distance(newest: RemoteServer) -> None:
     """Calls spaced from 0 to 6 s all succeed, each runs once: no stale connection is met."""
     spacings = [LONGEST_SPACING_SECONDS * n / (CALLS - 1) for n in range(CALLS)]
-    random.Random(20).shuffle(spacings)
     mark = uuid.uuid4().hex
-    async with SSEOxyGent(server_url=newest.url, timeouts=PATIENT) as agent:
-        for n, spacing in enumerate(spacings):
-            await anyio.sleep(spacing)
-            response = await agent.ask(f"echo {mark} {n}")
-            assert (n, spacing, response.state, response.output) == (n, spacing, OxyState.COMPLETED, f"{mark} {n}")
+
+    async def use(numbers: list[int]) -> None:
+        async with SSEOxyGent(server_url=newest.url, timeouts=PATIENT) as agent:
+            await agent.ask("echo first")  # from here on there is a connection to be kept
+            for n in numbers:
+                await anyio.sleep(spacings[n])
+                response = await agent.ask(f"echo {mark} {n}")
+                seen = (n, spacings[n], response.state, response.output)
+                assert seen == (n, spacings[n], OxyState.COMPLETED, f"{mark} {n}")
+
+    async with anyio.create_task_group() as users:
+        for user in range(USERS):
+            numbers = list(range(user, CALLS, USERS))
+            random.Random(user).shuffle(numbers)
+            users.start_soon(use, numbers)
 
     for n in range(CALLS):
         assert len(newest.records("started", query=f"echo {mark} {n}")) == 1

@@ -23,17 +23,10 @@ import attrs
 
 from oxygent_client import _errors
 from oxygent_client._errors import ConfigurationError, Outcome, OxyError
+from oxygent_client._secrets import scrub_json, scrub_text
 from oxygent_client._transport import HTTPRequest, HTTPResponse, Purpose, Transport
 from oxygent_client._version import __version__
-from oxygent_client.testing._scrub import (
-    body_without,
-    scrub_body,
-    scrub_headers,
-    scrub_json,
-    scrub_path,
-    scrub_text,
-    without,
-)
+from oxygent_client.testing._scrub import body_without, scrub_body, scrub_headers, scrub_path, without
 
 __all__ = [
     "Cassette",

@@ -5,22 +5,27 @@ Rule 2: what a run says is data: a Script of steps, turned into a timeline befor
     is left to chance (ids come from the seed), and nothing but pauses and heartbeats reads a clock.
 Rule 3: the bytes are those of real servers; what differs between releases is a line in DIALECTS.
 Rule 4: one event is one body chunk, as it was in every one of 2,943 chunks captured from real servers.
-Rule 5: when the client leaves, the run stops at once, and its record says so.
+Rule 5: when the client leaves, the run stops at once, and its record says so; a detached run has no client to leave.
+Rule 6: nothing runs behind a detached run, or behind a record: a run is its timeline and the time at which it began;
+    what has happened by now is worked out when somebody asks.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias, cast
 from urllib.parse import parse_qs
 
 import anyio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from attrs.validators import in_
 
 from oxygent_client.testing.script import (
@@ -30,6 +35,7 @@ from oxygent_client.testing.script import (
     Call,
     Close,
     Cut,
+    Fail,
     Hang,
     Pause,
     Ping,
@@ -57,19 +63,23 @@ class _Dialect:
     own_copies: bool  # copied_node_id in tool calls and observations
     text_output: bool  # observation.output is always a string
     drops_falsy: bool  # "", null, [], {}, 0 and false are never sent
+    checks_uploads: bool  # only some kinds of files, and their names made harmless
     paths: frozenset[str]
 
 
-_PATHS = frozenset({"/sse/chat", "/get_organization", "/check_alive"})
+_PATHS = frozenset({"/sse/chat", "/get_organization", "/check_alive", "/view", "/async/chat", "/upload"})
 DIALECTS: Mapping[str, _Dialect] = {
     "1.1.3": _Dialect(
         named=True,
         own_copies=True,
         text_output=False,
         drops_falsy=False,
-        paths=_PATHS | {"/get_description", "/get_agents"},
+        checks_uploads=True,
+        paths=_PATHS | {"/get_description", "/get_agents", "/async/trace", "/feedback"},
     ),
-    "1.0.8": _Dialect(named=False, own_copies=False, text_output=True, drops_falsy=True, paths=_PATHS),
+    "1.0.8": _Dialect(
+        named=False, own_copies=False, text_output=True, drops_falsy=True, checks_uploads=False, paths=_PATHS
+    ),
 }
 
 # The alphabet and length of the ids that real servers make.
@@ -92,6 +102,18 @@ class _Ids:
 
 
 @frozen
+class _Noted:
+    """What the server's own record holds of a call, from here on."""
+
+    node: _Node
+    caller: str
+    father: str
+    query: Any
+    output: Any = None
+    state: int | None = None
+
+
+@frozen
 class _Entry:
     """One thing that is sent, or (cut, hang) the end of sending; `at` in seconds of the script."""
 
@@ -101,6 +123,7 @@ class _Entry:
     event: str = "message"
     id: str = ""
     retry: int = 3000
+    noted: _Noted | None = None
 
     def framed(self, dialect: _Dialect) -> bytes:
         """The bytes of this event, one chunk: CRLF everywhere, a `data:` line for each line of a text."""
@@ -121,6 +144,9 @@ class _Entry:
 _MARKS: Mapping[type[Step], Literal["ping", "cut", "hang"]] = {Ping: "ping", Cut: "cut", Hang: "hang"}
 
 _ENDS: Final = frozenset({"close", "cut", "hang"})
+_DEATHS: Final = frozenset({"cut", "hang"})
+"""After these the server writes no record either."""
+_COMPLETED, _FAILED, _CANCELLED = 3, 4, 7
 
 
 def _ping(after: float) -> bytes:
@@ -137,6 +163,14 @@ class _Node:
     stack: tuple[str, ...]
 
 
+class _RaisedError(Exception):
+    """An agent of the script raised, at `at`."""
+
+    def __init__(self, at: float, reason: str) -> None:
+        super().__init__(reason)
+        self.at = at
+
+
 @define
 class _Timeline:
     """Turns a script into the entries of one run; parallel steps are merged by their time, ties by their order."""
@@ -147,24 +181,38 @@ class _Timeline:
     ids: _Ids
     entries: list[_Entry] = field(factory=list)
 
-    def of(self, script: Script) -> list[_Entry]:
-        """All entries of the run, in the order of sending, up to the first that ends the stream."""
+    def of(self, script: Script) -> tuple[Sequence[_Entry], Sequence[_Entry]]:
+        """What is sent, in order, up to what ends the stream; and what is recorded, up to the server's own end."""
         payload = self.run.payload
         caller = str(payload.get("caller") or "user")
         category = str(payload.get("caller_category") or "user")
         stack = tuple(payload.get("call_stack") or ("user",))
         root = self._node(self.run.callee, stack, node_id=str(payload.get("node_id") or ""))
-        self._tell_call(0.0, root, caller, category, payload.get("query", ""))
-        at = self._play_all(script.steps, 0.0, root)
-        output = self._said(script.output)
-        self._tell_observation(at, root, caller, category, output)
+        noted = _Noted(root, caller, str(payload.get("father_node_id") or ""), payload.get("query", ""))
+        at, output = self._perform(0.0, noted, category, script)
         if category == "user":
             answer = {"type": "answer", "content": output, "current_trace_id": self.run.trace_id}
             self._message(at, {**answer, "request_id": self.run.request_id})
         self.entries.append(_Entry(at, "close", "done", "close"))
         ordered = sorted(self.entries, key=lambda entry: entry.at)
         last = next(place for place, entry in enumerate(ordered) if entry.kind in _ENDS)
-        return list(self._numbered(ordered[: last + 1]))
+        alive = itertools.takewhile(lambda entry: entry.kind not in _DEATHS, ordered)
+        return list(self._numbered(ordered[: last + 1])), [entry for entry in alive if entry.noted]
+
+    def _perform(
+        self, at: float, noted: _Noted, category: str, script: Script | Call, *, lost: bool = False
+    ) -> tuple[float, Any]:
+        """Enter one call from its beginning to its end, and return when that is and what came out."""
+        self._tell_call(at, noted, category)
+        try:
+            at = self._play_all(script.steps, at, noted.node)
+            output, state = self._said(script.output), _COMPLETED
+        except _RaisedError as error:
+            at = error.at
+            output, state = f"Error executing oxy {noted.node.callee}: {error}", _FAILED
+        if not lost:
+            self._tell_observation(at, evolve(noted, output=output, state=state), category)
+        return at, output
 
     def _numbered(self, entries: Sequence[_Entry]) -> Iterator[_Entry]:
         wanted = self.run.payload.get("is_send_message", True)
@@ -178,14 +226,15 @@ class _Timeline:
         category = self.categories.get(callee, "tool")
         return _Node(node_id or self.ids.new(), callee, category, (*stack, callee))
 
-    def _message(self, at: float, message: Any) -> None:
-        self.entries.append(_Entry(at, "message", message))
+    def _message(self, at: float, message: Any, noted: _Noted | None = None) -> None:
+        self.entries.append(_Entry(at, "message", message, noted=noted))
 
-    def _content(self, node: _Node, caller: str, category: str, **more: Any) -> dict[str, Any]:
+    def _content(self, noted: _Noted, category: str, **more: Any) -> dict[str, Any]:
+        node = noted.node
         return {
             "node_id": node.node_id,
             **({"copied_node_id": ""} if self.dialect.own_copies else {}),
-            "caller": caller,
+            "caller": noted.caller,
             "callee": node.callee,
             "caller_category": category,
             "callee_category": node.category,
@@ -194,15 +243,14 @@ class _Timeline:
             "request_id": self.run.request_id,
         }
 
-    def _tell_call(self, at: float, node: _Node, caller: str, category: str, query: Any) -> None:
-        arguments = {"query": query} if query else {}
-        self._message(at, {"type": "tool_call", "content": self._content(node, caller, category, arguments=arguments)})
+    def _tell_call(self, at: float, noted: _Noted, category: str) -> None:
+        arguments = {"query": noted.query} if noted.query else {}
+        self._message(at, {"type": "tool_call", "content": self._content(noted, category, arguments=arguments)}, noted)
 
-    def _tell_observation(self, at: float, node: _Node, caller: str, category: str, output: Any) -> None:
-        if self.dialect.text_output and not isinstance(output, str):
-            output = json.dumps(output, ensure_ascii=False)
-        content = self._content(node, caller, category, output=output, current_trace_id=self.run.trace_id)
-        self._message(at, {"type": "observation", "content": content})
+    def _tell_observation(self, at: float, noted: _Noted, category: str) -> None:
+        output = _text(noted.output) if self.dialect.text_output else noted.output
+        content = self._content(noted, category, output=output, current_trace_id=self.run.trace_id)
+        self._message(at, {"type": "observation", "content": content}, noted)
 
     def _play_all(self, steps: Sequence[Step], at: float, node: _Node) -> float:
         for step in steps:
@@ -231,19 +279,23 @@ class _Timeline:
                     self._message(sent, {"type": "stream", "content": {"delta": delta, **agent}})
                 at += seconds
                 self._message(at, {"type": "stream_end", "content": {"delta": "", **agent}})
-            case Call(callee, steps):
-                called = self._node(callee, node.stack)
-                self._tell_call(at, called, node.callee, node.category, step.query)
-                at = self._play_all(steps, at, called)
-                if not step.lost:
-                    self._tell_observation(at, called, node.callee, node.category, self._said(step.output))
+            case Call(callee):
+                noted = _Noted(self._node(callee, node.stack), node.callee, node.node_id, step.query)
+                at, _ = self._perform(at, noted, node.category, step, lost=step.lost)
             case Together(steps):
                 at = max((self._play(part, at, node) for part in steps), default=at)
             case Close(data):
                 self.entries.append(_Entry(at, "close", data, "close"))
+            case Fail(reason):
+                raise _RaisedError(at, reason)
             case _:
                 self.entries.append(_Entry(at, _MARKS[type(step)]))
         return at
+
+
+def _text(output: Any) -> str:
+    """An output as it is stored, and as the oldest dialect sends it."""
+    return output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
 
 
 def _calls_in(steps: Sequence[Step]) -> Iterator[Call]:
@@ -273,6 +325,14 @@ def _flat(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 # ------------------------------------------------------------------------------------------------------------- The app
 
 
+QUEUE: Final = 1024
+"""How many messages of a detached run wait to be read; the oldest give way."""
+
+
+def _cancelled(noted: _Noted) -> _Noted:
+    return evolve(noted, output=f"Tool {noted.node.callee} was cancelled", state=_CANCELLED)
+
+
 @define
 class ToyRun:
     """The record of one run: who was asked what, what was sent, and how it ended."""
@@ -283,9 +343,60 @@ class ToyRun:
     request_id: str
     payload: dict[str, Any] = field(repr=False)
     headers: dict[str, str] = field(repr=False)
-    state: Literal["started", "finished", "cancelled"] = "started"
+    state: Literal["started", "finished", "cancelled", "detached"] = "started"
+    """How its stream ended; a detached run goes on without one, and only `/view` says how far it is."""
     messages: list[Any] = field(factory=list, repr=False)
     pings: int = 0
+    feedback: list[Any] = field(factory=list, repr=False)
+    """What the human said, as far as `/feedback` was called while it ran."""
+
+
+@define
+class _Course:
+    """How far a run is: its timeline, and the time at which it began, by the event loop's clock."""
+
+    run: ToyRun
+    entries: Sequence[_Entry]
+    log: Sequence[_Entry]
+    start: float
+    pace: float
+    stopped: float | None = None
+    """When its client left, and took it along."""
+    taken: int = 0
+
+    def due(self, entry: _Entry) -> float:
+        """When this happens."""
+        return math.inf if entry.kind == "hang" else self.start + entry.at * self.pace
+
+    def past(self, entries: Sequence[_Entry]) -> int:
+        """How many of these have happened by now, or by when it stopped."""
+        now = anyio.current_time() if self.stopped is None else self.stopped
+        return bisect_right(entries, now, key=self.due)
+
+    def next(self) -> float:
+        """When the next message is there that nobody has read yet."""
+        return self.due(self.entries[self.taken]) if self.taken < len(self.entries) else math.inf
+
+    def take(self) -> _Entry | None:
+        """The oldest message that is there and unread, and was not pushed out by newer ones; whoever asks has it."""
+        there = self.past(self.entries)
+        self.taken = max(self.taken, there - QUEUE)
+        if self.taken == there:
+            return None
+        self.taken += 1
+        return self.entries[self.taken - 1]
+
+    def nodes(self) -> dict[str, _Noted]:
+        """What the server's record holds by now, by node id."""
+        past = self.log[: self.past(self.log)]
+        nodes = {entry.noted.node.node_id: entry.noted for entry in past if entry.noted}
+        if self.stopped is None:
+            return nodes
+        return {key: noted if noted.state else _cancelled(noted) for key, noted in nodes.items()}
+
+    def running(self) -> bool:
+        """Whether its agent is at work, as far as the record says."""
+        return any(noted.state is None for noted in [*self.nodes().values()][:1])  # the first is the root
 
 
 @define(eq=False)
@@ -294,7 +405,7 @@ class ToyRemote:
 
     The first word of the query chooses the script, `default` where none has that name. An agent below the master that
     is called by name does what it does in the default script. `pace` multiplies every pause (0 waits for nothing),
-    `heartbeat` is the seconds between two pings and is not paced.
+    `heartbeat` is the seconds between two pings and is not paced. Without `records` there is no `/view`.
     """
 
     dialect: str = field(default="1.1.3", kw_only=True, validator=in_(DIALECTS))
@@ -305,7 +416,10 @@ class ToyRemote:
     pace: float = field(default=1.0, kw_only=True)
     heartbeat: float = field(default=15.0, kw_only=True)
     seed: int = field(default=0, kw_only=True)
+    records: bool = field(default=True, kw_only=True)
     runs: list[ToyRun] = field(factory=list, init=False)
+    files: dict[str, bytes] = field(factory=dict[str, bytes], init=False, repr=False)
+    _courses: list[_Course] = field(factory=list, init=False, repr=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection: an HTTP request, or the server's own lifespan."""
@@ -316,12 +430,29 @@ class ToyRemote:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
-        if path not in DIALECTS[self.dialect].paths:
+        # What takes a JSON object: in a body, or in the query of a GET.
+        asked = {
+            "/sse/chat": self._chat,
+            "/async/chat": self._start,
+            "/async/trace": self._trace,
+            "/feedback": self._feedback,
+        }
+        methods = ("GET", "POST") if path in asked else ("POST",) if path == "/upload" else ("GET",)
+        if path not in DIALECTS[self.dialect].paths or (path == "/view" and not self.records):
             await _respond(send, 404, {"detail": "Not Found"})
-        elif method != "GET" and (path, method) != ("/sse/chat", "POST"):
+        elif method not in methods:
             await _respond(send, 405, {"detail": "Method Not Allowed"})
-        elif path == "/sse/chat":
-            await self._chat(scope, receive, send)
+        elif path in asked:
+            try:
+                payload = await _payload(scope, receive)
+            except (ValueError, TypeError):
+                await _respond(send, 500, None)
+            else:
+                await asked[path](payload, scope, receive, send)
+        elif path == "/upload":
+            await self._upload(scope, receive, send)
+        elif path == "/view":
+            await self._view(scope, send)
         else:
             await _respond(send, 200, self._document(path))
 
@@ -345,23 +476,16 @@ class ToyRemote:
                     for node in nodes
                 ]
             }
-        return {"code": 200, "message": "SUCCESS", "data": data}
+        return _envelope(data)
 
-    async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            payload = json.loads(await _body(scope, receive))
-            ids = _Ids(f"{self.seed}/{len(self.runs)}")
-            run = self._started(scope, payload, ids)
-        except (ValueError, TypeError, LookupError):
-            await _respond(send, 500, None)
-            return
-        self.runs.append(run)
-        entries = self._entries(run, ids)
+    async def _chat(self, payload: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> None:
+        course = self._begun(payload, scope)
+        run = course.run
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(_leave_with_client, receive, group.cancel_scope)
                 try:
-                    await self._stream(run, entries, send)
+                    await self._stream(course, send)
                     run.state = "finished"
                 except OSError:
                     pass  # what a server raises from send() when the client has left
@@ -369,13 +493,93 @@ class ToyRemote:
         finally:
             if run.state == "started":
                 run.state = "cancelled"
+                course.stopped = anyio.current_time()
 
-    def _started(self, scope: Scope, document: Any, ids: _Ids) -> ToyRun:
-        if not isinstance(document, dict):
-            raise TypeError("real servers fail here too")
-        payload = cast("dict[str, Any]", document)
-        if payload.get("shared_data", {}) is None:
-            raise TypeError("and here")
+    async def _start(self, payload: dict[str, Any], scope: Scope, _: Receive, send: Send) -> None:
+        course = self._begun(payload, scope)
+        course.run.state = "detached"
+        course.entries = [entry for entry in course.entries if entry.kind != "ping"]
+        await _respond(send, 200, _envelope({}))
+
+    def _begun(self, payload: dict[str, Any], scope: Scope) -> _Course:
+        ids = _Ids(f"{self.seed}/{len(self.runs)}")
+        run = self._started(scope, payload, ids)
+        course = _Course(run, *self._timeline(run, ids), anyio.current_time(), self.pace)
+        self.runs.append(run)
+        self._courses.append(course)
+        return course
+
+    async def _trace(self, payload: dict[str, Any], _: Scope, receive: Receive, send: Send) -> None:
+        if not {"trace_id", "timestamp"} <= payload.keys():
+            await _respond(send, 500, None)
+            return
+        detached = [course for course in self._of(payload["trace_id"]) if course.run.state == "detached"]
+        async with anyio.create_task_group() as group:
+            group.start_soon(_leave_with_client, receive, group.cancel_scope)
+            with suppress(OSError):
+                await self._read(detached[-1] if detached else None, send)
+            group.cancel_scope.cancel()
+
+    def _of(self, trace_id: str) -> list[_Course]:
+        return [course for course in self._courses if course.run.trace_id == trace_id]
+
+    async def _read(self, course: _Course | None, send: Send) -> None:
+        """Send what waits in the queue of a run, and what comes; without a run, heartbeats for ever."""
+        await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+        start = anyio.current_time()
+        beat = start + self.heartbeat
+        while True:
+            due = course.next() if course else math.inf
+            await anyio.sleep_until(min(beat, due))
+            if beat < due:
+                await _send_piece(send, _ping(beat - start))
+                beat += self.heartbeat
+            elif course and (entry := course.take()):  # another reader may have been faster
+                await self._tell(course.run, entry, send)
+                if entry.kind in _ENDS:
+                    break
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _feedback(self, payload: dict[str, Any], _: Scope, __: Receive, send: Send) -> None:
+        channel = payload.get("channel_id", "")
+        running = [course.run for course in self._of(channel) if course.running()]
+        if running:
+            running[-1].feedback.append(payload.get("data"))
+            await _respond(send, 200, _envelope({}))
+        else:
+            await _respond(send, 200, {"code": 400, "message": "illegal channel_id", "data": {}})
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = dict(scope["headers"]).get(b"content-type", b"")
+        boundary = b"--" + kind.partition(b"boundary=")[2]
+        head, _, rest = (await _body(scope, receive)).partition(boundary)[2].partition(b"\r\n\r\n")
+        found = re.search(rb'name="file"; filename="([^"]*)"', head)
+        if found is None:
+            await _respond(send, 422, _missing("body", "file"))
+            return
+        name = found[1].decode()
+        stem, dot, end = name.rpartition(".")
+        if DIALECTS[self.dialect].checks_uploads:
+            if not stem or f".{end.lower()}" not in _UPLOADS:
+                end = f".{end.lower()}" if stem else ""
+                await _respond(send, 400, {"detail": f"File type '{end}' is not allowed."})
+                return
+            name = re.sub(r"[^\w\-.]", "_", stem) + dot + end.lower()
+        stored = f"../static/{_EPOCH + timedelta(seconds=len(self.files)):%Y%m%d%H%M%S}_{name}"
+        self.files[stored] = rest.partition(b"\r\n" + boundary)[0]
+        await _respond(send, 200, _envelope({"file_name": stored}))
+
+    async def _view(self, scope: Scope, send: Send) -> None:
+        query = parse_qs(cast("bytes", scope["query_string"]).decode("ascii"), keep_blank_values=True)
+        if "item_id" not in query:
+            await _respond(send, 422, _missing("query", "item_id"))
+            return
+        wanted = query["item_id"][0]
+        trace_id = next((course.run.trace_id for course in self._courses if wanted in course.nodes()), wanted)
+        nodes = [_shown(course.run, noted) for course in self._of(trace_id) for noted in course.nodes().values()]
+        await _respond(send, 200, _envelope({"nodes": nodes, "trace_id": trace_id}))
+
+    def _started(self, scope: Scope, payload: dict[str, Any], ids: _Ids) -> ToyRun:
         query = payload.get("query", "")
         return ToyRun(
             query=query if isinstance(query, str) else "hang",  # a query that is no text kills a real server's task
@@ -386,10 +590,10 @@ class ToyRemote:
             headers={name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]},
         )
 
-    def _entries(self, run: ToyRun, ids: _Ids) -> Sequence[_Entry]:
+    def _timeline(self, run: ToyRun, ids: _Ids) -> tuple[Sequence[_Entry], Sequence[_Entry]]:
         categories = {str(node["name"]): str(node["type"]) for node in _flat(self.organization)}
         if run.callee not in categories:
-            return [_Entry(0.0, "hang")]
+            return [_Entry(0.0, "hang")], []
         return _Timeline(run, DIALECTS[self.dialect], categories, ids).of(self._script(run))
 
     def _script(self, run: ToyRun) -> Script:
@@ -403,12 +607,12 @@ class ToyRemote:
         )
         return next(own, self.default)
 
-    async def _stream(self, run: ToyRun, entries: Sequence[_Entry], send: Send) -> None:
+    async def _stream(self, course: _Course, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-        start = anyio.current_time()
+        run, start = course.run, course.start
         beat = start + self.heartbeat
-        for entry in entries:
-            due = math.inf if entry.kind == "hang" else start + entry.at * self.pace
+        for entry in course.entries:
+            due = course.due(entry)
             while beat < due:
                 await anyio.sleep_until(beat)
                 await _beat(run, beat - start, send)
@@ -416,10 +620,25 @@ class ToyRemote:
             await anyio.sleep_until(due)
             if entry.kind == "ping":
                 await _beat(run, entry.at, send)
-            elif entry.kind != "cut":
-                run.messages.append(entry.message)
-                await _send_piece(send, entry.framed(DIALECTS[self.dialect]))
+            else:
+                await self._tell(run, entry, send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _tell(self, run: ToyRun, entry: _Entry, send: Send) -> None:
+        if entry.kind != "cut":
+            run.messages.append(entry.message)
+            await _send_piece(send, entry.framed(DIALECTS[self.dialect]))
+
+
+_UPLOADS: Final = frozenset(".txt .jpg .jpeg .png .mp4 .xlsx .xls .doc .docx .pdf .csv .tsv .ods .py .md .json".split())
+
+
+def _envelope(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {"code": 200, "message": "SUCCESS", "data": data}
+
+
+def _missing(where: str, name: str) -> dict[str, Any]:
+    return {"detail": [{"type": "missing", "loc": [where, name], "msg": "Field required", "input": None}]}
 
 
 _STREAM_HEADERS = [
@@ -428,6 +647,25 @@ _STREAM_HEADERS = [
     (b"x-accel-buffering", b"no"),
     (b"content-type", b"text/event-stream; charset=utf-8"),
 ]
+
+
+def _shown(run: ToyRun, noted: _Noted) -> dict[str, Any]:
+    """A node as a real server shows it, secrets included."""
+    shared: dict[str, Any] = {**(run.payload.get("shared_data") or {}), "_headers": run.headers}
+    return {
+        "node_id": noted.node.node_id,
+        "node_type": noted.node.category,
+        "trace_id": run.trace_id,
+        "request_id": run.request_id,
+        "caller": noted.caller,
+        "callee": noted.node.callee,
+        "father_node_id": noted.father,
+        "call_stack": list(noted.node.stack),
+        "shared_data": json.dumps(shared),
+        "input": json.dumps({"class_attr": {}, "arguments": {"query": noted.query}}),
+        "output": None if noted.state is None else _text(noted.output),
+        "state": noted.state,
+    }
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:
@@ -450,6 +688,16 @@ async def _send_piece(send: Send, body: bytes) -> None:
 async def _beat(run: ToyRun, seconds: float, send: Send) -> None:
     run.pings += 1
     await _send_piece(send, _ping(seconds))
+
+
+async def _payload(scope: Scope, receive: Receive) -> dict[str, Any]:
+    document = json.loads(await _body(scope, receive))
+    if not isinstance(document, dict):
+        raise TypeError("real servers fail here too")
+    payload = cast("dict[str, Any]", document)
+    if payload.get("shared_data", {}) is None:
+        raise TypeError("and here")
+    return payload
 
 
 async def _body(scope: Scope, receive: Receive) -> bytes:

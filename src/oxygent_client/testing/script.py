@@ -20,6 +20,7 @@ __all__ = [
     "Call",
     "Close",
     "Cut",
+    "Fail",
     "Hang",
     "Pause",
     "Ping",
@@ -107,6 +108,13 @@ class Close:
 
 
 @frozen
+class Fail:
+    """The agent that has the word raises: its output is the framework's text for that, and its state FAILED."""
+
+    reason: str = "scripted failure"
+
+
+@frozen
 class Cut:
     """The stream ends cleanly but without `close`, as when a real server is told to stop."""
 
@@ -116,7 +124,7 @@ class Hang:
     """Only heartbeats from here on, for ever, as when a task of a real server died."""
 
 
-Step: TypeAlias = Pause | Say | Think | Stream | Call | Together | Ping | Close | Cut | Hang
+Step: TypeAlias = Pause | Say | Think | Stream | Call | Together | Ping | Close | Fail | Cut | Hang
 
 
 @frozen
@@ -312,6 +320,7 @@ SCRIPTS: Mapping[str, Script] = {
         step for n in range(200) for step in (Say({"type": "progress", "content": {"step": n}}), Pause(0.05))
     ),
     "fail": Script([Say({"type": "error", "content": "the agent gave up"}), Close()]),
+    "raise": Script([Say({"type": "progress", "content": "before the failure"}), Fail()]),
     "silent": Script([Close()]),
     "bye": Script([Close("bye")]),
     "cut": Script([Say({"type": "progress", "content": "before the cut"}), Cut()]),

@@ -1,7 +1,8 @@
 """What the transports over httpx and over its successor httpx2 share: one class body, given the library it is for.
 
 Rule 1: nothing here imports either; a subclass names its library, and the table of errors is made from that.
-Rule 2: an exception of the library is translated here, by one table, and is never seen elsewhere but as a `__cause__`.
+Rule 2: an exception of the library is translated here, by one table, and is never seen elsewhere but as a `__cause__`;
+    one that comes while the exchange is left is logged, since it would hide what comes out of the block.
 Rule 3: the clocks are the run's, so only the time to connect is kept here; the library's time per read is no deadline.
 Rule 4: the pool is never contended, nor stale: connections are not capped (a cancelled request leaks its slot of a
     contended httpx 0.28 pool, until the client is dead), few are kept, and none for longer than 2 s (uvicorn closes
@@ -16,13 +17,12 @@ import functools
 import importlib.util
 import logging
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, TypeVar
-
-import attrs
 
 from oxygent_client._errors import (
     ClosedError,
@@ -30,91 +30,52 @@ from oxygent_client._errors import (
     ConnectError,
     ConnectionLostError,
     ConnectTimeoutError,
-    OxyError,
     RemoteProtocolError,
-    TLSError,
 )
 from oxygent_client._per_loop import PerLoop
 from oxygent_client._transport import HTTPRequest, HTTPResponse, shown_url
+from oxygent_client.transports._translation import Translation
 
-__all__ = ["KEPT_SECONDS", "HTTPXFamily", "Translation"]
+__all__ = ["KEPT_SECONDS", "HTTPXFamily", "translation"]
+
+logger = logging.getLogger("oxygent_client")
 
 KEPT_CONNECTIONS: Final = 20
 KEPT_SECONDS: Final = 2.0
 
-DISCONNECTED: Final = ("Server disconnected", "peer closed connection", "incomplete chunked read")
-"""A lost connection and garbage have one class there; only the text of httpcore and h11 tells them apart."""
-
+T = TypeVar("T")
 ClientT = TypeVar("ClientT")
 
 
-@attrs.frozen
-class Translation:
-    """The errors of a library, as errors of this package."""
-
-    table: tuple[tuple[type[Exception], type[OxyError], str], ...]
-    """The first line that fits counts. The last takes what the library may yet add."""
-    foreign: tuple[type[Exception], ...]
-    """Above all that is translated; the rest is the user's own, or a bug."""
-    quotes: tuple[type[Exception], ...]
-    """Their texts quote a header's value or a whole URL, which may be secrets."""
-
-    @classmethod
-    def of(cls, library: Any) -> Translation:
-        """That of httpx or httpx2."""
-        name = library.__name__
-        return cls(
+def translation(library: Any) -> Translation:
+    """That of httpx or httpx2."""
+    name = library.__name__
+    return Translation(
+        name,
+        (
+            (library.ConnectTimeout, ConnectTimeoutError, "no connection to {} within the time to connect"),
+            (library.PoolTimeout, ConnectTimeoutError, "no free connection in the pool of the client"),
+            (library.ConnectError, ConnectError, "could not connect to {}"),
+            (library.ProxyError, ConnectError, "the proxy made no connection"),
+            (library.UnsupportedProtocol, ConfigurationError, f"{name} does not take this URL"),
+            (library.InvalidURL, ConfigurationError, f"{name} does not take this URL"),
+            (library.LocalProtocolError, ConfigurationError, f"{name} cannot send this request"),
+            (library.RemoteProtocolError, RemoteProtocolError, "the server does not speak proper HTTP"),
+            (library.DecodingError, RemoteProtocolError, "the response cannot be decoded"),
+            # Only a hook or an auth flow of the user's own client raises these, of a response that is there.
+            (library.HTTPStatusError, RemoteProtocolError, "a hook of the client refused the response"),
+            (library.TooManyRedirects, RemoteProtocolError, "the client was redirected too often"),
+            (library.CookieConflict, RemoteProtocolError, "the client has several cookies of one name"),
             (
-                (library.ConnectTimeout, ConnectTimeoutError, "no connection within the time to connect"),
-                (library.PoolTimeout, ConnectTimeoutError, "no free connection in the pool of the client"),
-                (library.ConnectError, ConnectError, "could not connect"),
-                (library.ProxyError, ConnectError, "the proxy made no connection"),
-                (library.UnsupportedProtocol, ConfigurationError, f"{name} does not take this URL"),
-                (library.InvalidURL, ConfigurationError, f"{name} does not take this URL"),
-                (library.LocalProtocolError, ConfigurationError, f"{name} cannot send this request"),
-                (library.RemoteProtocolError, RemoteProtocolError, "the server does not speak proper HTTP"),
-                (library.DecodingError, RemoteProtocolError, "the response cannot be decoded"),
-                # Only a hook or an auth flow of the user's own client raises these, of a response that is there.
-                (library.HTTPStatusError, RemoteProtocolError, "a hook of the client refused the response"),
-                (library.TooManyRedirects, RemoteProtocolError, "the client was redirected too often"),
-                (library.CookieConflict, RemoteProtocolError, "the client has several cookies of one name"),
-                (
-                    library.StreamError,
-                    ConnectionLostError,
-                    "the response was read by somebody else, perhaps a hook of the client",
-                ),
-                # The server may refuse a client's certificate after the handshake; on asyncio nobody wraps that.
-                (ssl.SSLError, ConnectionLostError, "the connection was lost"),
-                (library.HTTPError, ConnectionLostError, "the connection was lost"),
+                library.StreamError,
+                ConnectionLostError,
+                "the response was read by somebody else, perhaps a hook of the client",
             ),
-            (library.HTTPError, library.InvalidURL, library.CookieConflict, library.StreamError, ssl.SSLError),
-            (library.LocalProtocolError, library.HTTPStatusError),
-        )
-
-    def __call__(self, error: Exception) -> OxyError:
-        """The error of this package that `error`, of the library, is."""
-        cls, text = next((ours, text) for theirs, ours, text in self.table if isinstance(error, theirs))
-        reason = type(error).__name__ if isinstance(error, self.quotes) else str(error) or type(error).__name__
-        if cls is RemoteProtocolError and any(sign in reason for sign in DISCONNECTED):
-            cls, text = ConnectionLostError, "the connection was lost"
-        if cls is ConnectError and (tls := _tls_reason(error)):
-            cls, text, reason = TLSError, "the TLS handshake failed", tls
-        return cls(f"{text}: {reason}"[:500])
-
-    @contextmanager
-    def translated(self) -> Generator[None]:
-        """Errors of the library leave the block as errors of this package."""
-        try:
-            yield
-        except self.foreign as error:
-            raise self(error) from error
-
-
-def _tls_reason(error: BaseException | None) -> str:
-    """What OpenSSL says, somewhere in the causes of `error`; empty if it is not about TLS."""
-    while error is not None and not isinstance(error, ssl.SSLError):
-        error = error.__cause__ or error.__context__
-    return "" if error is None else getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)
+            (library.HTTPError, ConnectionLostError, "the connection was lost"),
+        ),
+        # These quote a header's value, or the whole URL.
+        lambda error: "" if isinstance(error, library.LocalProtocolError | library.HTTPStatusError) else str(error),
+    )
 
 
 @functools.cache
@@ -139,16 +100,34 @@ def _hide_urls(record: logging.LogRecord) -> bool:
 class _Chunks:
     """The chunks of a response, with the library's errors translated."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], translation: Translation) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes], translation: Translation, url: str) -> None:
         self._chunks = chunks
         self._translation = translation
+        self._url = url
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        with self._translation.translated():
+        with self._translation.translated(self._url, reading=True):
             return await anext(self._chunks)
+
+
+async def _entered(stack: AsyncExitStack, block: AbstractAsyncContextManager[T]) -> T:
+    """What `block` gives; `stack` leaves it, and how the library takes that is nobody's affair any more."""
+    value = await block.__aenter__()
+
+    async def leave(
+        kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # It would take the place of an error, or of a cancellation, that comes out of the block.
+        try:
+            await block.__aexit__(kind, error, traceback)
+        except Exception as failure:  # noqa: BLE001  (whatever it is: what there was to say is said)
+            logger.debug("closing failed: %s", type(failure).__name__)
+
+    stack.push_async_exit(leave)
+    return value
 
 
 class HTTPXFamily(Generic[ClientT]):
@@ -201,22 +180,24 @@ class HTTPXFamily(Generic[ClientT]):
             "follow_redirects": False,
         }
         logging.getLogger(self._library.__name__).addFilter(_hide_urls)  # once, however often it is added
+        url = request.url if self._unix_socket is None else f"unix:{self._unix_socket}"
         async with AsyncExitStack() as stack:
             opening = _OPENING.set(True)
             try:
-                with self._translation.translated():
-                    response = await self._open(stack, client, request, options)
+                with self._translation.translated(url):
+                    response = await _entered(stack, self._open(client, request, options))
+                    headers = dict(response.headers)
             finally:
                 _OPENING.reset(opening)
             # An iterator by its annotation; it is a generator, and must be closed before its response is.
             raw: AsyncGenerator[bytes, None] = response.aiter_raw()
-            chunks = await stack.enter_async_context(aclosing(raw))
-            headers = dict(response.headers)
-            yield HTTPResponse(response.status_code, headers, _Chunks(chunks, self._translation), request)
+            chunks = await _entered(stack, aclosing(raw))
+            yield HTTPResponse(response.status_code, headers, _Chunks(chunks, self._translation, url), request)
 
-    async def _open(self, stack: AsyncExitStack, client: Any, request: HTTPRequest, options: dict[str, Any]) -> Any:
-        """The library's response, which `stack` closes."""
-        return await stack.enter_async_context(client.stream(request.method, request.url, **options))
+    def _open(self, client: Any, request: HTTPRequest, options: dict[str, Any]) -> AbstractAsyncContextManager[Any]:
+        """The block of the library's response."""
+        block: AbstractAsyncContextManager[Any] = client.stream(request.method, request.url, **options)
+        return block
 
     def _new_client(self) -> ClientT:
         library = self._library
@@ -252,16 +233,14 @@ class HTTPXFamily(Generic[ClientT]):
         """As `Transport.aclose`; a client of your own stays open."""
         client: Any = self._live.take()
         if client is not None:
-            await client.aclose()
+            with self._translation.translated("", reading=True):
+                await client.aclose()
 
     def __getstate__(self) -> dict[str, Any]:
         for name, live in (("client", self._client is not None), ("verify", not isinstance(self._verify, bool))):
             if live:
                 raise ConfigurationError(f"{type(self).__name__}: `{name}` is live and cannot be pickled or copied")
-        return {name: value for name, value in self.__dict__.items() if name != "_live"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _live=PerLoop[ClientT]())
+        return {**self.__dict__, "_live": PerLoop[ClientT]()}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'client=...' if self._client else ''})"

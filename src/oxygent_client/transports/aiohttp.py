@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 try:
     import aiohttp
+    import aiohttp.http
 except ImportError as missing:
     raise ImportError("AiohttpTransport needs aiohttp: pip install 'oxygent-client[aiohttp]'") from missing
 from anyio.lowlevel import current_token
@@ -31,81 +32,66 @@ from oxygent_client._errors import (
     ConnectError,
     ConnectionLostError,
     ConnectTimeoutError,
-    OxyError,
     RemoteProtocolError,
     TLSError,
 )
 from oxygent_client._per_loop import PerLoop
 from oxygent_client._transport import HTTPRequest, HTTPResponse
+from oxygent_client.transports._translation import Translation
 
 __all__ = ["AiohttpTransport"]
 
 KEPT_SECONDS: Final = 2.0
 """As in `_httpx_family`: uvicorn closes after 5 s, and a POST that meets the close is an UNKNOWN."""
 
-ERRORS: Final[tuple[tuple[type[Exception], type[OxyError], str], ...]] = (
-    (aiohttp.ClientSSLError, TLSError, "the TLS handshake failed"),
-    (aiohttp.ServerFingerprintMismatch, TLSError, "the server's certificate has another fingerprint"),
-    (aiohttp.ConnectionTimeoutError, ConnectTimeoutError, "no connection within the time to connect"),
-    (aiohttp.ClientProxyConnectionError, ConnectError, "the proxy cannot be reached"),
-    (aiohttp.ClientHttpProxyError, ConnectError, "the proxy made no connection"),
-    (aiohttp.ClientConnectorError, ConnectError, "could not connect"),
-    (aiohttp.InvalidURL, ConfigurationError, "aiohttp does not take this URL"),
-    (aiohttp.NonHttpUrlClientError, ConfigurationError, "aiohttp does not take this URL"),
-    (aiohttp.ClientResponseError, RemoteProtocolError, "the server does not speak proper HTTP"),
-    (aiohttp.RedirectClientError, RemoteProtocolError, "the client was redirected to where it cannot go"),
-    (aiohttp.ClientPayloadError, ConnectionLostError, "the connection was lost"),
-    # The server may refuse a client's certificate after the handshake.
-    (ssl.SSLError, ConnectionLostError, "the connection was lost"),
-    (aiohttp.ClientError, ConnectionLostError, "the connection was lost"),
-    (ConnectionError, ConnectionLostError, "the connection was lost"),
-)
-"""The first line that fits counts. The last but one takes what aiohttp may yet add."""
-FOREIGN: Final = (aiohttp.ClientError, ssl.SSLError, ConnectionError)
-"""Above all that is translated; the rest is the user's own, or a bug."""
+_NO_TLS: Final = "the TLS handshake with {} failed"
+_NO_URL: Final = "aiohttp does not take this URL"
+
 QUOTES: Final = (
     aiohttp.InvalidURL,
     aiohttp.NonHttpUrlClientError,
     aiohttp.RedirectClientError,
     aiohttp.ConnectionTimeoutError,
     aiohttp.ServerDisconnectedError,
+    aiohttp.http.HttpProcessingError,
 )
-"""Their texts quote a whole URL, or headers that had come; those may be secrets."""
+"""Their texts quote a whole URL, or what had come of a head; those may be secrets."""
 
 
-def _translate(error: Exception) -> OxyError:
-    """The error of this package that `error`, of aiohttp, is."""
-    cls, text = next((ours, text) for theirs, ours, text in ERRORS if isinstance(error, theirs))
-    return cls(f"{text}: {_reason(error)}"[:500])
+def _says(error: Exception) -> str:
+    """What `error` says of itself, as far as it may be shown."""
+    if isinstance(error, aiohttp.ClientResponseError):  # its own text ends with the URL
+        return f"{error.status} {error.message}"
+    return "" if isinstance(error, QUOTES) else str(error)
 
 
-def _reason(error: Exception) -> str:
-    """What `error` says of itself, as far as it may be shown, in one line."""
-    said = str(error)
-    if isinstance(error, aiohttp.ClientSSLError):
-        cause = getattr(error, "certificate_error", None) or error.os_error
-        said = getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or str(cause)
-    elif isinstance(error, aiohttp.ClientResponseError):  # its own text ends with the URL
-        said = f"{error.status} {error.message}"
-    elif isinstance(error, QUOTES):
-        said = ""
-    return " ".join(said.split()) or type(error).__name__
-
-
-@contextmanager
-def _translated() -> Generator[None]:
-    """Errors of aiohttp leave the block as errors of this package."""
-    try:
-        yield
-    except FOREIGN as error:
-        raise _translate(error) from error
+TRANSLATION: Final = Translation(
+    "aiohttp",
+    (
+        (aiohttp.ClientSSLError, TLSError, _NO_TLS),
+        (aiohttp.ServerFingerprintMismatch, TLSError, _NO_TLS),
+        (aiohttp.ConnectionTimeoutError, ConnectTimeoutError, "no connection to {} within the time to connect"),
+        (aiohttp.ClientProxyConnectionError, ConnectError, "the proxy cannot be reached"),
+        (aiohttp.ClientHttpProxyError, ConnectError, "the proxy made no connection"),
+        (aiohttp.ClientConnectorError, ConnectError, "could not connect to {}"),
+        (aiohttp.InvalidURL, ConfigurationError, _NO_URL),
+        (aiohttp.NonHttpUrlClientError, ConfigurationError, _NO_URL),
+        (aiohttp.ClientResponseError, RemoteProtocolError, "the server does not speak proper HTTP"),
+        (aiohttp.RedirectClientError, RemoteProtocolError, "the client was redirected to where it cannot go"),
+        # Its parser's own; the one that is written in Python lets them through from within a body.
+        (aiohttp.http.HttpProcessingError, RemoteProtocolError, "the server does not speak proper HTTP"),
+        (aiohttp.ClientError, ConnectionLostError, "the connection was lost"),
+    ),
+    _says,
+)
 
 
 class _Chunks:
     """The chunks of a response, as they come."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, url: str) -> None:
         self._content = response.content
+        self._url = url
         framed = response.headers.keys() & {"Content-Length", "Transfer-Encoding"}
         connection = None if framed else response.connection
         self._protocol = None if connection is None else connection.protocol
@@ -114,7 +100,7 @@ class _Chunks:
         return self
 
     async def __anext__(self) -> bytes:
-        with _translated():
+        with TRANSLATION.translated(self._url, reading=True):
             piece = await self._content.readany()
             if piece:
                 return piece
@@ -176,7 +162,8 @@ class AiohttpTransport:
             raise ClosedError("the aiohttp session of this transport was closed")
         own = session.timeout
         proxy = self._proxy_for(request.url)
-        with _translated():
+        url = request.url if self._unix_socket is None else f"unix:{self._unix_socket}"
+        with TRANSLATION.translated(url):
             response = await session.request(
                 request.method,
                 URL(request.url, encoded=True),
@@ -192,7 +179,7 @@ class AiohttpTransport:
         try:
             names = {name.lower() for name in response.headers}
             headers = {name: ", ".join(response.headers.getall(name)) for name in names}
-            yield HTTPResponse(response.status, headers, _Chunks(response), request)
+            yield HTTPResponse(response.status, headers, _Chunks(response, url), request)
         finally:
             # Read to its end, the connection is back in the pool already, and this does nothing.
             response.close()
@@ -224,16 +211,14 @@ class AiohttpTransport:
         """As `Transport.aclose`; a session of your own stays open."""
         session = self._live.take()
         if session is not None:
-            await session.close()
+            with TRANSLATION.translated("", reading=True):
+                await session.close()
 
     def __getstate__(self) -> dict[str, Any]:
         for name, live in (("session", self._session is not None), ("verify", not isinstance(self._verify, bool))):
             if live:
                 raise ConfigurationError(f"AiohttpTransport: `{name}` is live and cannot be pickled or copied")
-        return {name: value for name, value in self.__dict__.items() if name != "_live"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _live=PerLoop[aiohttp.ClientSession]())
+        return {**self.__dict__, "_live": PerLoop[aiohttp.ClientSession]()}
 
     def __repr__(self) -> str:
         return f"AiohttpTransport({'session=...' if self._session else ''})"

@@ -5,18 +5,20 @@ What it does is in `_httpx_family`, since httpx2 does the same; here is what is 
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Final
 
 import httpx
 from httpx_sse import aconnect_sse
 
 from oxygent_client._transport import HTTPRequest
-from oxygent_client.transports._httpx_family import HTTPXFamily, Translation
+from oxygent_client.transports._httpx_family import HTTPXFamily, translation
+from oxygent_client.transports._translation import Translation
 
 __all__ = ["HTTPXTransport"]
 
-TRANSLATION: Final = Translation.of(httpx)
+TRANSLATION: Final = translation(httpx)
 
 
 class HTTPXTransport(HTTPXFamily[httpx.AsyncClient]):
@@ -35,8 +37,13 @@ class HTTPXTransport(HTTPXFamily[httpx.AsyncClient]):
     _library: ClassVar[Any] = httpx
     _translation: ClassVar[Translation] = TRANSLATION
 
-    async def _open(self, stack: AsyncExitStack, client: Any, request: HTTPRequest, options: dict[str, Any]) -> Any:
-        if request.context.purpose not in ("run", "attach"):
-            return await super()._open(stack, client, request, options)
-        source = await stack.enter_async_context(aconnect_sse(client, request.method, request.url, **options))
-        return source.response
+    @asynccontextmanager
+    async def _open(
+        self, client: Any, request: HTTPRequest, options: dict[str, Any]
+    ) -> AsyncGenerator[httpx.Response, None]:
+        if request.context.purpose in ("run", "attach"):
+            async with aconnect_sse(client, request.method, request.url, **options) as source:
+                yield source.response
+        else:
+            async with super()._open(client, request, options) as response:
+                yield response

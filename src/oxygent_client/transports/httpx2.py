@@ -12,11 +12,12 @@ try:
 except ImportError as missing:
     raise ImportError("HTTPX2Transport needs httpx2: pip install 'oxygent-client[httpx2]'") from missing
 
-from oxygent_client.transports._httpx_family import HTTPXFamily, Translation
+from oxygent_client.transports._httpx_family import HTTPXFamily, translation
+from oxygent_client.transports._translation import Translation
 
 __all__ = ["HTTPX2Transport"]
 
-TRANSLATION: Final = Translation.of(httpx2)
+TRANSLATION: Final = translation(httpx2)
 
 
 class HTTPX2Transport(HTTPXFamily[httpx2.AsyncClient]):

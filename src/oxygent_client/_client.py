@@ -1,0 +1,201 @@
+"""What an agent does with its remote beside runs: finding out, detached runs, records, feedback, files.
+
+Rule 1: each method borrows a transport with the agent's policies around it, asks, and gives it back.
+Rule 2: what is configured is read when it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Unpack
+
+import anyio
+
+from oxygent_client import _services
+from oxygent_client._connections import Connections
+from oxygent_client._delivery import Delivery
+from oxygent_client._detached import Attachment, RunHandle, begin, home
+from oxygent_client._discovery import DISCOVERY_SECONDS, Directory
+from oxygent_client._errors import ConfigurationError, Outcome, OxyError
+from oxygent_client._hooks import Hooks
+from oxygent_client._models import OxyRequest
+from oxygent_client._prepare import Preparation, question
+from oxygent_client._record import RunRecord, look_up
+from oxygent_client._remote import Asked, asked
+from oxygent_client._run import Plan, Run
+from oxygent_client._traces import TRACES
+from oxygent_client._transport import HTTPRequest, Transport, shown_url
+from oxygent_client._watched import Watched
+from oxygent_client.policies import HTTPSOnly, Policies, Policy, Redirect
+
+__all__ = ["Client"]
+
+
+def _unheard(outcome: Outcome) -> None:
+    """What becomes of a request of which nobody asks."""
+
+
+class Client(Hooks):
+    """An agent's dealings with its remote."""
+
+    _connections: Connections
+    _directory: Directory
+    _policies: Policies
+
+    @asynccontextmanager
+    async def _lease(self, became: Callable[[Outcome], None] = _unheard) -> AsyncGenerator[Transport, None]:
+        """A transport for one operation, with the agent's policies around it."""
+        async with self._connections.lease(self.transport) as transport:
+            yield self._policies.over(Watched(transport, became), *self._in_force())
+
+    def _in_force(self) -> list[Policy]:
+        """The policies, in any order."""
+        own: list[Policy] = [
+            self.retry,
+            HTTPSOnly(https_only=self.https_only, plaintext_hosts=self.plaintext_hosts),
+            *self.policies,
+        ]
+        if self.auth is not None:
+            own.append(self.auth)
+        if not any(isinstance(policy, Redirect) for policy in self.policies):
+            own.append(Redirect())
+        return own
+
+    async def init(self) -> None:
+        """Find out what the remote is: `org`, `desc` if it is empty, and the names it knows.
+
+        Raises:
+            OxyError: the remote could not be asked, or answered nonsense.
+        """
+        await super().init()
+        async with self._lease() as transport:
+            remote = await self._directory.look(transport, self._question(), self.limits)
+        self.org = remote.organization
+        self.desc = self.desc or remote.description
+
+    async def check_alive(self) -> bool:
+        """True if an OxyGent server answers at `server_url`.
+
+        Raises:
+            OxyError: none does; the class says why.
+        """
+        async with self._asking() as (transport, pattern, until):
+            return await _services.check_alive(transport, pattern, self.limits, until=until)
+
+    async def lookup(self, trace_id: str) -> RunRecord | None:
+        """The server's own record of the last run that you called `trace_id`.
+
+        None where it has none, keeps no records, or cannot be asked.
+        """
+        async with self._asking() as (transport, pattern, until):
+            remote = TRACES.remote_name(self.server_url, trace_id)
+            record = await look_up(transport, pattern, remote, self.limits, until=until)
+        return record if record is not None and record.nodes else None
+
+    async def feedback(self, channel_id: str, data: Any) -> None:
+        """Give a running agent what it asked the human for; `data` is any JSON, and empty data says that it is all.
+
+        The channel is the one that the agent opened: the trace id of the run, unless the agent chose a name.
+
+        Raises:
+            PayloadError: `data` is no JSON.
+            EnvelopeError: no run has such a channel, or no longer; nothing was given.
+            OxyError: the server could not be reached, or refused.
+        """
+        async with self._asking() as (transport, pattern, until):
+            channel = TRACES.remote_name(self.server_url, channel_id)
+            await _services.feedback(transport, pattern, channel, data, self.limits, until=until)
+
+    async def upload(self, name: str, content: bytes) -> str:
+        """Store a file at the server; what comes back is what the server calls it, for the argument `attachments`.
+
+        Raises:
+            PayloadError: `name` is no plain file name.
+            OxyError: the server could not be reached, or refused.
+        """
+        async with self._asking() as (transport, pattern, until):
+            return await _services.upload(transport, pattern, name, content, self.limits, until=until)
+
+    async def start(self, query: str | OxyRequest, **fields: Unpack[Asked]) -> RunHandle:
+        """Have the remote work on `query` whether anybody listens or not; `attach` listens.
+
+        Raises:
+            OxyError: it was not begun, or (`outcome` UNKNOWN) nobody can say whether it was.
+        """
+        request = self.prepared(asked(query, fields))
+        trace_id = str(request.current_trace_id)
+        remote, began = TRACES.claim(self.server_url, trace_id), True
+        try:
+            async with self._lease() as transport:
+                link = await begin(transport, Preparation(self, self._directory, request, trace_id), remote)
+        except OxyError as error:
+            error.trace_id, error.server_url = trace_id, shown_url(self.server_url)
+            began = error.outcome not in (Outcome.NOT_SENT, Outcome.REJECTED)
+            raise
+        finally:
+            TRACES.release(self.server_url, remote, closed=not began)
+        return RunHandle(
+            server_url=home(self.server_url),
+            trace_id=trace_id,
+            remote_trace_id=remote,
+            node_id=request.node_id or "",
+            group_id=request.group_id,
+            call_stack=tuple(request.call_stack),
+            is_share_call_stack=link.call_stack is None,
+        )
+
+    def attach(self, token: str) -> Run:
+        """The events of a detached run, from where they were left: `async with agent.attach(token) as run: ...`.
+
+        `token` is what `RunHandle.to_token` gave. If the connection breaks it is made again; leaving the block leaves
+        the run at work. The server keeps 1,024 messages for whoever comes next, hands each out once, and loses what was
+        on its way when a connection broke: where the end is lost, the answer comes from the server's record.
+
+        Raises:
+            ConfigurationError: it is no such token, or the run is at another server.
+        """
+        handle = RunHandle.from_token(token)
+        if handle.server_url != home(self.server_url):
+            raise ConfigurationError(f"this run is at {handle.server_url}, and this agent's remote elsewhere")
+        request = OxyRequest(
+            current_trace_id=handle.trace_id,
+            group_id=handle.group_id,
+            node_id=handle.node_id,
+            callee=self.name,
+            call_stack=[*handle.call_stack],
+        )
+        return Run(
+            self._plan(request, handle.trace_id, Attachment(self, handle, request), attached_to=handle.remote_trace_id)
+        )
+
+    def _plan(
+        self, request: OxyRequest, trace_id: str, prepare: Preparation | Attachment, *, attached_to: str = ""
+    ) -> Plan:
+        return Plan(
+            request=request,
+            trace_id=trace_id,
+            base_url=self.server_url,
+            lease=self._lease,
+            prepare=prepare,
+            router=self.router,
+            listener=Delivery(self, request),
+            timeouts=self.timeouts,
+            limits=self.limits,
+            question=partial(question, self, request),
+            confirm_state=self.confirm_state,
+            failure_detector=self.failure_detector,
+            schema=self.schema,
+            strict=self.strict,
+            attached_to=attached_to,
+        )
+
+    @asynccontextmanager
+    async def _asking(self) -> AsyncGenerator[tuple[Transport, HTTPRequest, float], None]:
+        """A transport, the pattern of a request, and until when the answer must be there."""
+        async with self._lease() as transport:
+            yield transport, self._question(), anyio.current_time() + DISCOVERY_SECONDS
+
+    def _question(self) -> HTTPRequest:
+        return question(self, OxyRequest())

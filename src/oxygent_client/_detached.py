@@ -1,0 +1,142 @@
+"""Detached runs: begun now, listened to later, perhaps by another program.
+
+Rule 1: what is needed to come back is a value, `RunHandle`, and its token: a text without a secret in it.
+Rule 2: a run is begun once. Where the answer to the request was lost, the server's record says whether it began.
+Rule 3: whoever listens needs no memory of who began: names and ids are in the handle.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from typing import Any, Final, Self, cast
+
+import anyio
+import attrs
+
+from oxygent_client import _services
+from oxygent_client._errors import ConfigurationError, Outcome, OxyError
+from oxygent_client._hooks import Hooks
+from oxygent_client._models import OxyRequest
+from oxygent_client._payload import encode
+from oxygent_client._prepare import Preparation, headers_of, question
+from oxygent_client._record import look_until
+from oxygent_client._router import Link
+from oxygent_client._transport import Context, HTTPRequest, Transport, shown_url
+from oxygent_client._wire import PATHS, RUN_HEADERS
+
+__all__ = ["Attachment", "RunHandle", "begin", "home"]
+
+START_SECONDS: Final = 30.0
+"""To have the server's word that a detached run has begun."""
+PREFIX: Final = "oxyrun1."
+
+
+def home(server_url: str) -> str:
+    """A server as a handle names it: one server, with a slash at its end or without, whoever asks."""
+    return shown_url(server_url).rstrip("/")
+
+
+@attrs.frozen(kw_only=True)
+class RunHandle:
+    """A run that goes on at the remote, whether anybody listens or not."""
+
+    server_url: str
+    """Where it runs; without user information and query."""
+    trace_id: str
+    """What the caller calls it."""
+    remote_trace_id: str
+    """What the server calls it."""
+    node_id: str
+    """The caller's own node of the call."""
+    group_id: str = ""
+    """What the caller calls the conversation."""
+    call_stack: tuple[str, ...] = ()
+    """Who called whom, in the caller's own program."""
+    is_share_call_stack: bool = True
+    """Whether the remote was told of it."""
+
+    def to_token(self) -> str:
+        """The handle as a text of letters, digits, `.`, `-` and `_`: to be kept, and given to `attach` by any program.
+
+        It holds no credentials. Who has it, and may use the server, may read the run's events, and so take them away.
+        """
+        return PREFIX + base64.urlsafe_b64encode(json.dumps(attrs.astuple(self)).encode()).decode().rstrip("=")
+
+    @classmethod
+    def from_token(cls, token: str) -> Self:
+        """The handle that `to_token` was called on.
+
+        Raises:
+            ConfigurationError: it is no such token.
+        """
+        try:
+            if not token.startswith(PREFIX):
+                raise ValueError
+            body = token.removeprefix(PREFIX)
+            fields: Any = json.loads(base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True))
+            *texts, stack, shared = cast("list[Any]", fields)
+            if not all(isinstance(text, str) for text in [*texts, *stack]) or not isinstance(shared, bool):
+                raise ValueError
+            names = [field.name for field in attrs.fields(cls)]
+            return cls(**dict(zip(names, [*texts, tuple(stack), shared], strict=True)))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ConfigurationError("this is no token of a detached run") from error
+
+
+@attrs.frozen
+class Attachment:
+    """How one agent asks for the events of a detached run; as `Preparation` for a run."""
+
+    agent: Hooks
+    handle: RunHandle
+    request: OxyRequest
+
+    async def __call__(self, transport: Transport, remote_trace_id: str, deadline: float) -> tuple[HTTPRequest, Link]:
+        """The POST that asks for the events, and how the names in them translate."""
+        agent, handle = self.agent, self.handle
+        stack = None if handle.is_share_call_stack else handle.call_stack
+        link = Link(call_stack=stack, trace_id=handle.trace_id, remote_trace_id=remote_trace_id)
+        context = Context(
+            purpose="attach",
+            trace_id=handle.trace_id,
+            group_id=handle.group_id,
+            node_id=handle.node_id,
+            deadline=deadline if deadline < math.inf else None,
+            idempotent=True,
+        )
+        # A server wants the time stamp, and does nothing with it.
+        body = encode({"trace_id": remote_trace_id, "timestamp": 0})
+        headers = headers_of(agent, self.request) | RUN_HEADERS
+        return HTTPRequest("POST", agent.server_url, PATHS["attach"], headers, body, context=context), link
+
+
+async def begin(transport: Transport, prepare: Preparation, remote_trace_id: str) -> Link:
+    """Have the remote begin a detached run.
+
+    Raises:
+        OxyError: it did not, or (`outcome` UNKNOWN) nobody can say whether it did.
+    """
+    agent, request = prepare.agent, prepare.request
+    until = anyio.current_time() + min(START_SECONDS, agent.timeouts.total or math.inf)
+    http, link = await prepare(transport, remote_trace_id, until)
+    http = attrs.evolve(http, path=PATHS["start"], headers={**http.headers, "accept": "application/json"})
+    try:
+        await _services.start(transport, http, agent.limits, until=until)
+    except OxyError as error:
+        patience = agent.timeouts.lookup
+        if error.outcome is not Outcome.UNKNOWN or patience is None:
+            raise
+        record = await look_until(
+            lambda record: bool(record.nodes),
+            transport,
+            question(agent, request),
+            remote_trace_id,
+            agent.limits,
+            until=anyio.current_time() + patience,
+            node_id=http.context.node_id,
+        )
+        if record is None or not record.nodes:
+            raise
+    return link

@@ -1,0 +1,42 @@
+"""What this package writes to the log, each event by one name.
+
+Rule 1: every record bears `event`, `trace_id` and `node_id` as attributes, for formatters and filters.
+Rule 2: no record holds a secret: a URL stands without user information and query, a remote's text as it may be shown.
+Rule 3: nothing happens at import but that the logger gets its name; handlers and levels are the program's to set.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from oxygent_client._transport import Context
+
+__all__ = ["LEVELS", "logger", "tell"]
+
+logger: Final = logging.getLogger("oxygent_client")
+
+LEVELS: Final[Mapping[str, int]] = {
+    "connect": logging.INFO,  # a request for a run departs; `attempt`
+    "opened": logging.DEBUG,  # the headers of its stream came; `status`
+    "first_event": logging.DEBUG,  # after so many `seconds`
+    "closed": logging.INFO,  # the run is over; `outcome`, `reason`, `seconds`
+    "retry": logging.WARNING,  # a request is repeated; `attempt`, `seconds`, `reason`
+    "refused": logging.WARNING,  # a server answered with something else than a stream; `status`
+    "reattach": logging.WARNING,  # a detached run's connection broke, and is made again; `seconds`
+    "record": logging.DEBUG,  # the server's record of a run was asked; `state`
+    "odd": logging.WARNING,  # something is not as it should be, and was passed on
+    "detail": logging.DEBUG,  # what may help to find a fault
+}
+"""The events, and their levels."""
+
+
+def tell(event: str, context: Context, text: str, *args: object, **fields: Any) -> None:
+    """Write one record."""
+    logger.log(
+        LEVELS[event],
+        text,
+        *args,
+        extra={"event": event, "trace_id": context.trace_id, "node_id": context.node_id, **fields},
+    )

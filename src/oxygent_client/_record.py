@@ -1,0 +1,84 @@
+"""What a server's own record says of a run, where the wire is silent.
+
+Rule 1: a record is asked for, never counted on: whatever stands in the way of it is a line in the log, and None.
+Rule 2: what a node holds of arguments and inbound headers is a secret of the run's: it is dropped where it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import quote
+
+import anyio
+import attrs
+
+from oxygent_client._discovery import ask
+from oxygent_client._errors import OxyError, ServerError
+from oxygent_client._log import tell
+from oxygent_client._settings import Limits
+from oxygent_client._transport import HTTPRequest, Transport
+from oxygent_client._wire import PATHS, RunNode, RunRecord, record
+
+__all__ = ["RunNode", "RunRecord", "look_until", "look_up"]
+
+FIRST_LOOK: Final = 0.05
+"""Seconds between the first two looks at a record that does not say enough yet; doubled each time."""
+
+
+async def look_up(
+    transport: Transport, pattern: HTTPRequest, trace_id: str, limits: Limits, *, until: float, node_id: str = ""
+) -> RunRecord | None:
+    """What the server has stored of the run that it knows as `trace_id`; None where it stores nothing, or cannot say.
+
+    A server that stores runs and has none of this one gives `RunRecord(None, None, ())`. One trace id may cover several
+    runs; `node_id` says which one is meant, and without it the latest is. `pattern` is a GET; `until` is by the event
+    loop's clock.
+    """
+    try:
+        return await _looked(transport, pattern, trace_id, limits, until, node_id)
+    except OxyError:
+        return None
+
+
+async def look_until(
+    enough: Callable[[RunRecord], bool],
+    transport: Transport,
+    pattern: HTTPRequest,
+    trace_id: str,
+    limits: Limits,
+    *,
+    until: float,
+    node_id: str = "",
+) -> RunRecord | None:
+    """As `look_up`, looked at again, more and more rarely, until it is `enough`, or the time is over.
+
+    A record may lag behind its run, and servers of 1.0 answer 500 now and then while they store others.
+    """
+    pause, found = FIRST_LOOK, None
+    while True:
+        try:
+            found = await _looked(transport, pattern, trace_id, limits, until, node_id)
+        except ServerError:
+            pass
+        except OxyError:
+            return found
+        if (found is not None and enough(found)) or anyio.current_time() + pause >= until:
+            return found
+        await anyio.sleep(pause)
+        pause *= 2
+
+
+async def _looked(
+    transport: Transport, pattern: HTTPRequest, trace_id: str, limits: Limits, until: float, node_id: str
+) -> RunRecord:
+    context = attrs.evolve(
+        pattern.context, purpose="discover", trace_id=trace_id, deadline=until, idempotent=True, node_id=node_id
+    )
+    path = f"{PATHS['record']}?item_id={quote(trace_id, safe='', errors='surrogatepass')}"
+    request = attrs.evolve(pattern, path=path, context=context)
+    try:
+        return record(await ask(transport, request, limits, until=until), limits, node_id=node_id)
+    except OxyError as error:
+        tell("detail", context, "no record of the run: %s", error)
+        raise

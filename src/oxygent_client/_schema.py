@@ -1,0 +1,89 @@
+"""What a program expects of a remote's messages, and what is wrong with those that came.
+
+Rule 1: a message that is not valid is still an event: what is wrong stands in its `problems`.
+Rule 2: a validator gets a copy, and nothing of what it returns is used.
+Rule 3: no text here holds what looks like a secret of the message: validators like to quote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeAlias, cast
+
+import attrs
+
+from oxygent_client._errors import MalformedResponseError
+from oxygent_client._models import Event
+from oxygent_client._router import copy_json
+from oxygent_client._secrets import SCRUBBED, is_secret, scrub_text
+from oxygent_client._text import shown_text
+
+__all__ = ["Schema", "Validator", "check", "malformed"]
+
+Validator: TypeAlias = Callable[[Any], object]
+"""Called with a message; raises ValueError or TypeError (pydantic's ValidationError is one) if it is not valid."""
+Schema: TypeAlias = Mapping[str, Validator] | Mapping[str | None, Validator]
+"""The validator of each message type; None is every type that has no line, and no type at all."""
+
+PROBLEMS: Final = 20
+"""How many problems of one message are kept."""
+PROBLEM: Final = 300
+"""How many characters of each."""
+TEXT: Final = 4096
+"""How many characters are looked at, so that what is secret in them is there as a whole."""
+
+
+def check(event: Event, schema: Schema) -> Event:
+    """`event`, with its `problems` if the schema has a validator for it that finds some.
+
+    A validator that raises something else was not made for such a message, so that is a problem too; it ends no run.
+    """
+    table = cast("Mapping[str | None, Validator]", schema)
+    validate = table.get(event.type) or table.get(None)
+    if validate is None:
+        return event
+    try:
+        validate(copy_json(event.message))
+    except Exception as error:  # noqa: BLE001  (it is the user's own)
+        expected = isinstance(error, ValueError | TypeError)
+        texts = _texts(error) if expected else [f"the validator raised {type(error).__name__}"]
+        return attrs.evolve(event, problems=tuple(_shown(text, event.message) for text in texts[:PROBLEMS]))
+    return event
+
+
+def malformed(event: Event) -> MalformedResponseError:
+    """The error that an event with problems is to who is strict."""
+    return MalformedResponseError(f"a message of type {event.type!r} is not valid: {event.problems[0]}")
+
+
+def _texts(error: Exception) -> list[str]:
+    """What is wrong, one text each, by pydantic's list where there is one: its text quotes the message, cut anyhow."""
+    rows = getattr(error, "errors", None)
+    if callable(rows):
+        try:
+            listed = cast("Any", rows)(include_url=False, include_context=False, include_input=False)
+            return [f"{'.'.join(str(step) for step in row['loc']) or 'the message'}: {row['msg']}" for row in listed]
+        except (TypeError, LookupError):  # another class with a method of that name
+            pass
+    return [str(error) or type(error).__name__]
+
+
+def _shown(text: str, message: Any) -> str:
+    text = text[:TEXT]
+    for secret in _secrets(message):
+        text = text.replace(secret, SCRUBBED)
+    return shown_text(scrub_text(text), PROBLEM)
+
+
+def _secrets(message: Any) -> Iterator[str]:
+    """The texts in a message whose keys say that they are secret."""
+    waiting: list[Any] = [message]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            for key, member in cast("dict[str, Any]", value).items():
+                if isinstance(member, str) and is_secret(key, member):
+                    yield member
+                waiting.append(member)
+        elif isinstance(value, list):
+            waiting.extend(cast("list[Any]", value))

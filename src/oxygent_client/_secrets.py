@@ -1,0 +1,230 @@
+"""What is a secret, and how it goes: the rules for JSON, for texts and for headers.
+
+Rule 1: pure, and by rule: a value goes if its key looks secret, and of a text what looks like a credential. What cannot
+    be read for certain is treated as if it held a secret.
+Rule 2: what holds no secret is not touched: it stays the very same object.
+Rule 3: what is scrubbed leaves its place: the key, the name are still there.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import html
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeAlias, cast
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+__all__ = ["KEPT_HEADERS", "SCRUBBED", "Clean", "cleaner", "is_secret", "scrub_json", "scrub_text"]
+
+Clean: TypeAlias = Callable[[str], str]
+"""Gives a text without the secrets in it."""
+
+SCRUBBED: Final = "[scrubbed]"
+
+KEPT_HEADERS: Final = frozenset(
+    """
+    accept accept-encoding accept-ranges age allow cache-control connection content-encoding content-language
+    content-type date expires retry-after server transfer-encoding user-agent vary x-accel-buffering
+    """.split()
+)
+"""Headers, of requests and responses, whose values are no secret. Any other may be one, whatever its name."""
+
+SECRET: Final = re.compile(
+    r"""
+    \b( auth | authentication | authorization | bearer | credentials? | csrf | dpop | jwt | otp | passcode | passphrase
+      | passwd | pwd | session[ ]?id | xsrf
+      | \w*(cookie|password|secret|token|apikey)s?
+      | (access|account|api|client|encryption|functions|private|signing|subscription)[ ]keys?
+      | (amz|goog)[ ]signature
+    )\b | 密码 | 密钥 | 口令 | 令牌
+    """,
+    re.VERBOSE,
+)
+"""What a key that looks secret holds, in lower case, its words apart."""
+INBOUND: Final = "_headers"
+"""Where the framework puts a request's headers in `shared_data`: all of them count as secret."""
+WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\x00-\x7f]+")
+COUNTS: Final = re.compile(r"token")
+"""Under such a key a number is no secret, but a count: `max_tokens`."""
+
+CREDENTIALS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...]] = (
+    (re.compile(r"(?<=://)[^\s/?#@\"'<>]+(?=@)"), lambda _: SCRUBBED),
+    (
+        re.compile(r"(?i)\b(bearer )(?:(?=[\w.~+/=-]*\d)[\w.~+/=-]{8,}|[\w.~+/=-]{20,})"),
+        lambda match: match[1] + SCRUBBED,
+    ),
+    (re.compile(r"\beyJ[\w-]{5,}\.[\w-]+\.[\w-]*"), lambda _: SCRUBBED),  # a JSON web token
+    (
+        re.compile(r"([\w.-]+)=([^\s&;,\"'<>\\]+)"),  # in a query, a form, a cookie
+        lambda match: f"{match[1]}={SCRUBBED}" if is_secret(match[1], match[2]) else match[0],
+    ),
+)
+"""What in a text looks like a credential."""
+QUOTED_KEY: Final = re.compile(r"""(["'])((?:(?!\1)[^\\]|\\.)*)\1\s*:\s*""")
+
+DEEPEST: Final = 128
+"""How deep JSON is looked into (levels); what is deeper is too deep for a run as well, and goes as a whole."""
+
+
+def is_secret(key: str, value: Any) -> bool:
+    """Whether `key` says that `value` is a secret."""
+    if value is None or value is True or value is False or value == "":
+        return False
+    words = " ".join(WORDS.findall(key)).lower()
+    if not SECRET.search(words):
+        return key == INBOUND
+    is_number = isinstance(value, int | float) or (isinstance(value, str) and value.isdigit())
+    return not (is_number and COUNTS.search(words))
+
+
+def scrub_json(value: Any) -> Any:
+    """`value` without the secrets in it; the very same object if it holds none."""
+    try:
+        return _clean(value, DEEPEST)
+    except RecursionError:
+        return SCRUBBED
+
+
+def scrub_text(text: str) -> str:
+    """`text` without the credentials in it; JSON in a text is JSON; the very same object if it holds none."""
+    try:
+        return _clean_text(text, DEEPEST)
+    except RecursionError:
+        return json.dumps(SCRUBBED)
+
+
+def _clean(value: Any, depth: int) -> Any:
+    if not depth:
+        raise RecursionError
+    if isinstance(value, str):
+        return _clean_text(value, depth)
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        clean = {key: SCRUBBED if is_secret(key, item) else _clean(item, depth - 1) for key, item in fields.items()}
+        return clean if any(clean[key] is not item for key, item in fields.items()) else fields
+    if isinstance(value, list):
+        items = cast("list[Any]", value)
+        cleaned = [_clean(item, depth - 1) for item in items]
+        return cleaned if any(new is not item for new, item in zip(cleaned, items, strict=True)) else items
+    return value
+
+
+def _clean_text(text: str, depth: int) -> str:
+    clean_text = text
+    if text.lstrip()[:1] in {"{", "["}:
+        read = _read(text)
+        if read is not None:
+            document, is_exact = read
+            clean = _clean(document, depth - 1)
+            # JSON in ASCII: half a surrogate pair could not be written otherwise.
+            return text if clean is document and is_exact else json.dumps(clean)
+        clean_text = _broken(text)
+    for pattern, instead in CREDENTIALS:
+        clean_text = pattern.sub(instead, clean_text)
+    return text if clean_text == text else clean_text
+
+
+def _read(text: str) -> tuple[Any, bool] | None:
+    """The document in `text`, and whether it holds all that stands there; None if it is none."""
+    is_exact = True
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal is_exact
+        fields = dict(pairs)
+        is_exact = is_exact and len(fields) == len(pairs)  # of members with the same name only the last is read
+        return fields
+
+    try:
+        return json.loads(text, object_pairs_hook=members), is_exact
+    except ValueError:
+        return None
+
+
+def _broken(text: str) -> str:
+    """What looked like JSON and is none, perhaps because it was cut off: up to the first secret."""
+    for match in QUOTED_KEY.finditer(text):
+        if is_secret(match[2], text[match.end() :]):
+            return f'{text[: match.end()]}"{SCRUBBED}"'
+    return text
+
+
+# --- what a request carried -------------------------------------------------------------------------------------------
+
+SHORT: Final = 6
+"""A secret of fewer characters is taken out only where it stands alone: it may be a part of any word."""
+PART: Final = 4
+"""Where a text was cut off within a secret, as many characters of it as make a part."""
+
+
+TOLD: Final = KEPT_HEADERS | frozenset(
+    "baggage content-length host traceparent tracestate x-correlation-id x-request-id x-trace-id".split()
+)
+"""Headers whose values may stand in an error: by some of them a person finds the request in a server's log."""
+
+
+def cleaner(url: str, headers: Mapping[str, str]) -> Clean:
+    """What takes out of a text the secrets that a request to `url` carried, and what else looks like a credential.
+
+    A server that refuses a request often repeats what it was sent.
+    """
+    carried = {value for value in (*_of_url(url), *_of_headers(headers)) if value}
+    known = sorted({spelt for value in carried for spelt in _spellings(value)}, key=len, reverse=True)
+    pattern = re.compile("|".join(_alone(value) if len(value) < SHORT else re.escape(value) for value in known))
+
+    def clean(text: str) -> str:
+        if known:
+            text = pattern.sub(SCRUBBED, text)
+        return scrub_text(_without_part(text, known))
+
+    return clean
+
+
+def _of_url(url: str) -> Iterator[str]:
+    parts = urlsplit(url)
+    userinfo = parts.netloc.rpartition("@")[0]
+    plain = unquote(userinfo)
+    yield from (userinfo, plain, *userinfo.split(":", 1), *plain.split(":", 1))
+    yield base64.b64encode(plain.encode("utf-8", "replace")).decode()  # as the header that HTTP libraries make of it
+    for _, value in parse_qsl(parts.query):
+        yield value
+
+
+def _of_headers(headers: Mapping[str, str]) -> Iterator[str]:
+    for name, value in headers.items():
+        if name.lower() in TOLD:
+            continue
+        yield value
+        if "cookie" in name.lower():
+            yield from (part.partition("=")[2].strip() for part in value.split(";"))
+        scheme, _, credentials = value.partition(" ")
+        yield credentials
+        if scheme.lower() == "basic":
+            plain = _decoded(credentials)
+            yield from (plain, *plain.split(":", 1))
+
+
+def _decoded(credentials: str) -> str:
+    try:
+        return base64.b64decode(credentials).decode("utf-8", "replace")
+    except (binascii.Error, ValueError):
+        return ""
+
+
+def _spellings(value: str) -> set[str]:
+    return {value, json.dumps(value)[1:-1], html.escape(value), quote(value, safe="")}
+
+
+def _alone(value: str) -> str:
+    return rf"(?<!\w){re.escape(value)}(?!\w)"
+
+
+def _without_part(text: str, known: list[str]) -> str:
+    """`text`, if it ends within a secret, up to there."""
+    for value in known:
+        for size in range(len(value) - 1, PART - 1, -1):
+            if text.endswith(value[:size]):
+                return text[:-size] + SCRUBBED
+    return text

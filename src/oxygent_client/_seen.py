@@ -1,0 +1,58 @@
+"""What has been received of a run: the answer, the text, and the last events within their bounds.
+
+Rule: pure. What came is noted once, in its order, and what is dropped is counted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from oxygent_client._models import Event, Partial, RemoteErrorEvent, TextDelta
+from oxygent_client._router import Action, Answered
+from oxygent_client._settings import Limits
+
+__all__ = ["Seen"]
+
+
+class Seen:
+    """What has been received so far."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.answer: Answered | None = None
+        self.error: RemoteErrorEvent | None = None
+        self._limits = limits
+        self._events: deque[Event] = deque()
+        self._bytes = 0
+        self._dropped = 0
+        self._texts: list[str] = []
+
+    def note(self, event: Event, action: Action) -> None:
+        """Take in one event, and what the router made of it."""
+        if isinstance(action, Answered):
+            self.answer = action
+        if isinstance(event, TextDelta):
+            self._texts.append(event.text)
+        elif isinstance(event, RemoteErrorEvent):
+            self.error = event
+        self._events.append(event)
+        self._bytes += _size(event)
+        while len(self._events) > self._limits.partial_events or self._bytes > self._limits.partial_bytes:
+            self._bytes -= _size(self._events.popleft())
+            self._dropped += 1
+
+    @property
+    def text(self) -> str:
+        """The text of all deltas."""
+        self._texts = ["".join(self._texts)]
+        return self._texts[0]
+
+    @property
+    def partial(self) -> Partial:
+        """All of it, as a value."""
+        answer = self.answer.output if self.answer else None
+        return Partial(events=tuple(self._events), text=self.text, answer=answer, dropped=self._dropped)
+
+
+def _size(event: Event) -> int:
+    """The bytes of an event's data."""
+    return len(event.sse.data.encode())

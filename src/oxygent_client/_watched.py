@@ -1,0 +1,61 @@
+"""The innermost of what holds an agent's transport: it sees each request as it departs, and what it is met with.
+
+Rule: it changes nothing. What it is there for: a run that is called off while it waits for a token, or for its next
+attempt, knows whether anything of it ever left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import attrs
+
+from oxygent_client._errors import Outcome, OxyError
+from oxygent_client._log import tell
+from oxygent_client._settings import Limits
+from oxygent_client._transport import HTTPRequest, HTTPResponse, Purpose, Transport, shown_url
+from oxygent_client._wire import refusal
+
+__all__ = ["Watched"]
+
+STREAMS: Final[tuple[Purpose, ...]] = ("run", "attach")
+
+
+@attrs.frozen
+class Watched:
+    """A transport that says what becomes of what goes through it."""
+
+    inner: Transport
+    became: Callable[[Outcome], None]
+    """Told UNKNOWN when a request for a run departs, and what is known when that came to nothing."""
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As `Transport.exchange`."""
+        context = request.context
+        if context.purpose not in STREAMS:
+            async with self.inner.exchange(request) as response:
+                yield response
+            return
+        tell("connect", context, "%s %s", request.method, shown_url(request.url), attempt=context.attempt)
+        self.became(Outcome.UNKNOWN)
+        entered = False
+        try:
+            async with self.inner.exchange(request) as response:
+                entered = True
+                if response.status == 200:
+                    tell("opened", context, "the response has begun", status=response.status)
+                else:
+                    self.became(refusal(response.status, response.headers, b"", Limits()).outcome)
+                    tell("refused", context, "refused with status %d", response.status, status=response.status)
+                yield response
+        except OxyError as error:
+            if not entered:
+                self.became(error.outcome)
+            raise
+
+    async def aclose(self) -> None:
+        """As `Transport.aclose`."""
+        await self.inner.aclose()

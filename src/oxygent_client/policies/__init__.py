@@ -1,0 +1,56 @@
+"""How bytes may move: retries, credentials, redirects, limits.
+
+Each policy `X` is a frozen value, and `XTransport(inner, X(...))` is the transport that keeps to it.
+"""
+
+from oxygent_client.policies._auth import (
+    APIKey,
+    APIKeyTransport,
+    BasicAuth,
+    BasicAuthTransport,
+    BearerAuth,
+    BearerAuthTransport,
+    Headers,
+    HeadersProvider,
+    HeadersTransport,
+)
+from oxygent_client.policies._compose import ORDER, Policies
+from oxygent_client.policies._https import HTTPSOnly, HTTPSOnlyTransport, check_secure
+from oxygent_client.policies._limits import ConcurrencyLimit, ConcurrencyLimitTransport, RateLimit, RateLimitTransport
+from oxygent_client.policies._policy import Kind, Policy, Wrapper
+from oxygent_client.policies._redirect import Redirect, RedirectTransport
+from oxygent_client.policies._retry import Retry, RetryBudget, RetryTransport
+from oxygent_client.policies._tokens import SecretProvider, Token, TokenCache, TokenProvider
+
+__all__ = [
+    "ORDER",
+    "APIKey",
+    "APIKeyTransport",
+    "BasicAuth",
+    "BasicAuthTransport",
+    "BearerAuth",
+    "BearerAuthTransport",
+    "ConcurrencyLimit",
+    "ConcurrencyLimitTransport",
+    "HTTPSOnly",
+    "HTTPSOnlyTransport",
+    "Headers",
+    "HeadersProvider",
+    "HeadersTransport",
+    "Kind",
+    "Policies",
+    "Policy",
+    "RateLimit",
+    "RateLimitTransport",
+    "Redirect",
+    "RedirectTransport",
+    "Retry",
+    "RetryBudget",
+    "RetryTransport",
+    "SecretProvider",
+    "Token",
+    "TokenCache",
+    "TokenProvider",
+    "Wrapper",
+    "check_secure",
+]

@@ -1,0 +1,98 @@
+"""What a policy is: a frozen value that says how bytes may move, and a transport around a transport that sees to it.
+
+Rule 1: a policy `X` is configuration: it is frozen, compares by content and pickles. Its wrapper is
+    `XTransport(inner, X(...))`, a `Wrapper`.
+Rule 2: what a policy has to remember from call to call (a budget, a token, who waits) is its memory. It is made by
+    `remember()`, is handed to each wrapper, and starts anew in a copy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, runtime_checkable
+
+import anyio
+import attrs
+from anyio.lowlevel import checkpoint
+
+from oxygent_client._errors import ConfigurationError, OxyError
+from oxygent_client._transport import HTTPResponse, Transport
+
+__all__ = ["Kind", "Policy", "Wrapper", "drain", "number", "whole"]
+
+Kind: TypeAlias = Literal["concurrency", "rate", "retry", "auth", "redirect", "https-only"]
+"""What a policy is about. A chain has at most one of a kind; `ORDER` says where each kind stands."""
+
+DRAIN_SECONDS: Final = 0.25
+DRAIN_BYTES: Final = 16 * 1024
+"""What is read of a response that is not handed on, so that its connection can be used again."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """How bytes may move: a frozen value that compares by content."""
+
+    kind: ClassVar[Kind]
+
+    def remember(self) -> Any:
+        """A new memory, to be shared by all wrappers of one agent; None where there is nothing to remember."""
+        ...
+
+    def over(self, inner: Transport, memory: Any, /) -> Transport:
+        """A `Wrapper` of this kind around `inner`, with what `remember()` gave."""
+        ...
+
+
+@attrs.define(eq=False)
+class Wrapper:
+    """A transport around a transport. A subclass says how it exchanges."""
+
+    kind: ClassVar[Kind]
+
+    inner: Transport
+    """What it wraps."""
+
+    async def aclose(self) -> None:
+        """As `Transport.aclose`: closes the wrapped transport."""
+        await self.inner.aclose()
+
+
+async def drain(response: HTTPResponse) -> None:
+    """Read what little is left of a response that nobody is going to read."""
+    left = DRAIN_BYTES
+    with anyio.move_on_after(DRAIN_SECONDS), suppress(OxyError):
+        async for piece in response.chunks:
+            left -= len(piece)
+            if left <= 0:
+                break
+            await checkpoint()  # pieces that are always there already let no cancellation come through
+
+
+# --- validators -------------------------------------------------------------------------------------------------------
+
+Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+
+def number(least: float, *, or_equal: bool = True) -> Validator:
+    """Refuse what is no finite number from `least` on (or, without `or_equal`, above it)."""
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or value < least or (value == least and not or_equal):
+            needed = f"{'at least' if or_equal else 'more than'} {least:g}"
+            raise ConfigurationError(f"{type(instance).__name__}({attribute.name}={value!r}): must be {needed}")
+
+    return check
+
+
+def whole(least: int) -> Validator:
+    """Refuse what is no whole number from `least` on."""
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            needed = f"a whole number, at least {least}"
+            raise ConfigurationError(f"{type(instance).__name__}({attribute.name}={value!r}): must be {needed}")
+
+    return check

@@ -1,0 +1,225 @@
+"""What real servers have stored of a run, and what they do beside runs: records, feedback, files, health."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from oxygent_client import HTTPRequest, HTTPXTransport, Limits, OxyState, errors
+from oxygent_client._discovery import fetch
+from oxygent_client._record import RunRecord, look_up
+from oxygent_client._services import check_alive, feedback, start, upload
+from oxygent_client._wire import PATHS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from .harness import RemoteServer
+
+pytestmark = pytest.mark.anyio
+
+LIMITS = Limits()
+PATIENT = 30.0
+"""Seconds for whatever must come; nothing here should need them."""
+
+
+class Asking:
+    """One server and one transport."""
+
+    def __init__(self, server: RemoteServer, transport: HTTPXTransport) -> None:
+        self.server = server
+        self.transport = transport
+        self.pattern = HTTPRequest("GET", server.url, "")
+        self.until = anyio.current_time() + PATIENT
+
+    def run(self, kind: str, query: str, trace_id: str, **fields: Any) -> HTTPRequest:
+        """The POST of a run, attached ("run") or detached ("start")."""
+        payload = {"query": query, "current_trace_id": trace_id, "is_send_message": True, **fields}
+        headers = {"content-type": "application/json"}
+        return HTTPRequest("POST", self.server.url, PATHS[kind], headers, json.dumps(payload).encode())
+
+    async def stream(self, query: str, trace_id: str, **fields: Any) -> None:
+        """An attached run, to its end."""
+        await fetch(self.transport, self.run("run", query, trace_id, **fields), LIMITS, until=self.until)
+
+    async def record(
+        self, trace_id: str, is_there: Callable[[RunRecord], bool] = lambda _: True, node_id: str = ""
+    ) -> RunRecord:
+        """The record, as soon as it says what is waited for.
+
+        Servers store it beside the run, and while the 1.0 releases write their store they may be unable to read it.
+        """
+        while True:
+            found = await look_up(self.transport, self.pattern, trace_id, LIMITS, until=self.until, node_id=node_id)
+            if found is not None and is_there(found):
+                return found
+            assert anyio.current_time() < self.until, f"the server says {found}"
+            await anyio.sleep(0.02)
+
+
+@asynccontextmanager
+async def asking(server: RemoteServer) -> AsyncGenerator[Asking]:
+    """A transport for this server, closed afterwards."""
+    transport = HTTPXTransport()
+    try:
+        yield Asking(server, transport)
+    finally:
+        await transport.aclose()
+
+
+def ended(record: RunRecord) -> bool:
+    """Whether the run is over."""
+    return record.state is not None
+
+
+# ------------------------------------------------------------------------------------------------------------- Records
+
+STATES = [
+    ("echo hi", OxyState.COMPLETED, "hi"),
+    ("memory", OxyState.COMPLETED, '{"asked": [], "answered": 0}'),
+    ("raise", OxyState.FAILED, "Error executing oxy master: scripted failure"),
+]
+
+
+@pytest.mark.parametrize(("query", "state", "output"), STATES)
+async def test_a_run_that_ended(server: RemoteServer, query: str, state: OxyState, output: str) -> None:
+    """The record says how a run ended, also where the wire does not; it holds the JSON of an output that is no text."""
+    trace = uuid.uuid4().hex
+    async with asking(server) as ask:
+        await ask.stream(query, trace)
+        record = await ask.record(trace, ended)
+    assert (state, output, 1) == (record.state, record.output, len(record.nodes))
+
+
+async def test_the_nodes(server: RemoteServer) -> None:
+    """Every call has its node. The root's id and father are those that the caller sent."""
+    trace, node = uuid.uuid4().hex, uuid.uuid4().hex
+    async with asking(server) as ask:
+        await ask.stream("nested", trace, node_id=node, father_node_id="mine", call_stack=["user", "front"])
+        record = await ask.record(trace, ended)
+    assert (OxyState.COMPLETED, "master(middle(leaf(42)))") == (record.state, record.output)
+    assert [
+        ("user", "master", "agent", ("user", "front", "master"), "master(middle(leaf(42)))"),
+        ("master", "middle_agent", "agent", ("user", "front", "master", "middle_agent"), "middle(leaf(42))"),
+        ("middle_agent", "leaf_agent", "agent", ("user", "front", "master", "middle_agent", "leaf_agent"), "leaf(42)"),
+        ("leaf_agent", "add", "tool", ("user", "front", "master", "middle_agent", "leaf_agent", "add"), "42"),
+    ] == [(each.caller, each.callee, each.node_type, each.call_stack, each.output) for each in record.nodes]
+    assert ["mine", *(each.node_id for each in record.nodes[:-1])] == [each.father_node_id for each in record.nodes]
+    assert node == record.nodes[0].node_id
+
+
+async def test_two_runs_of_one_trace(server: RemoteServer) -> None:
+    """One trace id may cover several runs: the latest speaks, unless another is named."""
+    trace, first, second = (uuid.uuid4().hex for _ in range(3))
+    async with asking(server) as ask:
+        for node, query in ((first, "echo one"), (second, "echo two")):
+            await ask.stream(query, trace, node_id=node)
+            await ask.record(trace, ended, node)
+        found = [(await ask.record(trace, node_id=node)).output for node in ("", first, second, "another")]
+    assert ["two", "one", "two", None] == found
+
+
+async def test_a_run_that_is_left(server: RemoteServer) -> None:
+    """While it runs, it has nodes and no state; left by its client, it is CANCELED, and so is what it had called."""
+    trace = uuid.uuid4().hex
+    async with asking(server) as ask:
+        async with ask.transport.exchange(ask.run("run", "quiet 30", trace)):
+            running = await ask.record(trace, lambda record: bool(record.nodes))
+        record = await ask.record(trace, ended)
+    assert (None, None) == (running.state, running.output)
+    assert (OxyState.CANCELED, "Tool master was cancelled") == (record.state, record.output)
+
+
+@pytest.mark.parametrize("callee", [None, "nobody"])
+async def test_a_run_that_never_was(server: RemoteServer, callee: str | None) -> None:
+    """Neither an unknown trace nor an unknown callee leaves a node; such a detached run is taken on all the same."""
+    trace = uuid.uuid4().hex
+    async with asking(server) as ask:
+        if callee is not None:
+            await start(ask.transport, ask.run("start", "echo", trace, callee=callee), LIMITS, until=ask.until)
+        assert await ask.record(trace) == RunRecord(None, None, ())
+
+
+# ------------------------------------------------------------------------------------------------------------ Services
+
+
+async def test_a_detached_run(server: RemoteServer) -> None:
+    """A detached run goes on without us, and its record has the answer."""
+    trace = uuid.uuid4().hex
+    async with asking(server) as ask:
+        await start(ask.transport, ask.run("start", "echo later", trace), LIMITS, until=ask.until)
+        record = await ask.record(trace, ended)
+    assert (OxyState.COMPLETED, "later") == (record.state, record.output)
+
+
+async def test_a_start_that_fails(server: RemoteServer) -> None:
+    """A server that fails to read the request is an error, and a run may have started for all we know."""
+    async with asking(server) as ask:
+        bad = HTTPRequest("POST", server.url, PATHS["start"], body=b"nonsense")
+        with pytest.raises(errors.ServerError) as caught:
+            await start(ask.transport, bad, LIMITS, until=ask.until)
+    assert errors.Outcome.UNKNOWN == caught.value.outcome
+
+
+async def test_feedback(server: RemoteServer) -> None:
+    """An agent that asks the human hears all that is said, until nothing is said; then its channel is gone."""
+    trace = uuid.uuid4().hex
+    async with asking(server) as ask:
+        if server.version == "1.0.8":
+            with pytest.raises(errors.NotFoundError):
+                await feedback(ask.transport, ask.pattern, trace, "yes", LIMITS, until=ask.until)
+            return
+        await start(ask.transport, ask.run("start", "human", trace), LIMITS, until=ask.until)
+        await server.wait_for("started", within=PATIENT, trace_id=trace)
+        for said in ("yes", {"a": [1, "ü"]}, ""):
+            await _say_when_asked(ask, trace, said)
+        record = await ask.record(trace, ended)
+        with pytest.raises(errors.EnvelopeError) as caught:
+            await feedback(ask.transport, ask.pattern, trace, "too late", LIMITS, until=ask.until)
+    assert (OxyState.COMPLETED, ["yes", {"a": [1, "ü"]}]) == (record.state, json.loads(record.output))
+    assert (400, errors.Outcome.REJECTED) == (caught.value.code, caught.value.outcome)
+
+
+async def _say_when_asked(ask: Asking, channel: str, said: Any) -> None:
+    """Give feedback, again as long as the agent has not opened the channel."""
+    while True:
+        try:
+            return await feedback(ask.transport, ask.pattern, channel, said, LIMITS, until=ask.until)
+        except errors.EnvelopeError:
+            if anyio.current_time() > ask.until:
+                raise
+            await anyio.sleep(0.02)
+
+
+async def test_alive(server: RemoteServer) -> None:
+    """A server says that it is alive."""
+    async with asking(server) as ask:
+        assert await check_alive(ask.transport, ask.pattern, LIMITS, until=ask.until)
+
+
+CONTENT = bytes(range(256)) * 300 + b"\r\n--boundary--\r\n"
+
+
+async def test_upload(server: RemoteServer) -> None:
+    """A file arrives byte by byte, under a name that the server makes of ours."""
+    async with asking(server) as ask:
+        name = await upload(
+            ask.transport, ask.pattern, "a b#ü.txt", CONTENT, LIMITS, until=ask.until, content_type="text/plain"
+        )
+    assert name.startswith("../static/")
+    assert name.endswith("_a_b_ü.txt" if server.version == "1.1.3" else "_a b#ü.txt")
+    (stored,) = server.directory.rglob(name.rpartition("/")[2])
+    assert stored.read_bytes() == CONTENT
+
+
+async def test_a_file_that_is_not_taken(newest: RemoteServer) -> None:
+    """The newest release takes some kinds of files only."""
+    async with asking(newest) as ask:
+        with pytest.raises(errors.StatusError, match="400") as caught:
+            await upload(ask.transport, ask.pattern, "a.exe", b"", LIMITS, until=ask.until)
+    assert errors.Outcome.REJECTED == caught.value.outcome

@@ -1,0 +1,171 @@
+"""Plain http: what may go over it, and where to."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any, Final
+
+import pytest
+
+from oxygent_client import HTTPRequest, errors
+from oxygent_client.policies import HTTPSOnly, HTTPSOnlyTransport, check_secure
+from oxygent_client.testing import FakeTransport, Reply
+from tests.virtual import anyio_backend as anyio_backend
+
+SECRET: Final = "s3cret-4711"
+AUTH: Final = {"authorization": f"Bearer {SECRET}"}
+PLAIN: Final = {"accept": "text/event-stream", "user-agent": "x", "x-trace-id": "4711"}
+
+ANYWHERE: Final = HTTPSOnly()
+NAMED: Final = HTTPSOnly(plaintext_hosts=("Gateway.internal", "10.0.0.7", "fe80::7"))
+STRICT: Final = HTTPSOnly(https_only=True, plaintext_hosts=("gateway.internal",))
+
+MAY: Final[list[tuple[str, dict[str, str], HTTPSOnly]]] = [
+    ("https://remote.example", AUTH, ANYWHERE),
+    ("HTTPS://user:pw@remote.example?token=x1", AUTH, STRICT),
+    ("http://remote.example", {}, ANYWHERE),
+    ("http://remote.example/?name=1", PLAIN, ANYWHERE),
+    ("http://remote.example", {"authorization": ""}, ANYWHERE),
+    *[
+        (f"http://{host}/path", AUTH, ANYWHERE)
+        for host in (
+            "localhost",
+            "LOCALHOST:8082",
+            "localhost.",
+            "api.localhost:80",
+            "127.0.0.1:8082",
+            "127.8.9.10",
+            "user:pw@127.0.0.1",
+            "[::1]:8082",
+            "[::ffff:127.0.0.1]",
+            "[0:0:0:0:0:0:0:1]",
+        )
+    ],
+    ("http://gateway.internal:8082", AUTH, NAMED),
+    ("http://GATEWAY.internal.", AUTH, NAMED),
+    ("http://user:pw@10.0.0.7/", AUTH, NAMED),
+    ("http://[FE80::7]/", AUTH, NAMED),
+    ("http://gateway.internal", AUTH, STRICT),
+]
+MUST_NOT: Final[list[tuple[str, str, dict[str, str], HTTPSOnly]]] = [
+    # what the text names, the URL, the headers, the policy
+    ("'remote.example'", "http://remote.example:8082/x", AUTH, ANYWHERE),
+    ("the header 'Authorization'", "http://remote.example", {"Authorization": f"Basic {SECRET}"}, ANYWHERE),
+    ("the header 'x-api-key'", "http://remote.example", {**PLAIN, "x-api-key": SECRET}, ANYWHERE),
+    ("the header 'x-token'", "http://remote.example", {"x-token": "4711"}, ANYWHERE),
+    ("the header 'cookie'", "http://remote.example", {"cookie": f"sid={SECRET}"}, ANYWHERE),
+    ("the user information in the URL", f"http://user:{SECRET}@remote.example", {}, ANYWHERE),
+    ("the user information in the URL", f"http://{SECRET}@remote.example", {}, ANYWHERE),
+    ("a credential in the query", f"http://remote.example/?a=1&api_key={SECRET}", {}, ANYWHERE),
+    *[
+        (f"'{host.lower()}'", f"http://{host}", AUTH, NAMED)
+        for host in (
+            "localhost.example",
+            "notlocalhost",
+            "127.0.0.1.example",
+            "128.0.0.1",
+            "0.0.0.0",
+            "10.0.0.70",
+            "192.168.0.1",
+            "127.1",
+            "2130706433",
+            "api.gateway.internal",
+            "gateway.internal.example",
+            "internal",
+        )
+    ],
+    ("'::ffff:10.0.0.1'", "http://[::ffff:10.0.0.1]", AUTH, ANYWHERE),
+    ("'::'", "http://[::]", AUTH, ANYWHERE),
+    ("https_only", "http://remote.example", {}, STRICT),
+    ("https_only", "http://localhost:8082", {}, STRICT),
+    ("https_only", f"http://user:{SECRET}@127.0.0.1", AUTH, STRICT),
+    ("'this address'", "/sse/chat", AUTH, ANYWHERE),
+    ("'this address'", "/sse/chat", {}, STRICT),
+]
+
+
+@pytest.mark.parametrize(("url", "headers", "policy"), MAY)
+async def test_what_may_go(url: str, headers: dict[str, str], policy: HTTPSOnly) -> None:
+    """Anything over https; nothing secret over http anywhere; secrets over http to this machine and to named hosts."""
+    check_secure(url, headers, policy)
+    fake = FakeTransport.script(b"x")
+    request = HTTPRequest("POST", url, "/sse/chat", headers)
+    if url.endswith(("/path", "/x")):
+        request = HTTPRequest("POST", url[:-5], "/sse/chat", headers)
+    async with HTTPSOnlyTransport(fake, policy).exchange(request) as response:
+        assert request is response.request
+    assert [request] == fake.requests
+
+
+@pytest.mark.parametrize(("named", "url", "headers", "policy"), MUST_NOT)
+async def test_what_must_not_go(named: str, url: str, headers: dict[str, str], policy: HTTPSOnly) -> None:
+    """It is refused before anything is sent, in words that say what to do and hold no secret."""
+    fake = FakeTransport({})
+    for attempt in (check_secure, None):
+        with pytest.raises(errors.InsecureTransportError) as caught:
+            if attempt:
+                check_secure(url, headers, policy)
+            async with HTTPSOnlyTransport(fake, policy).exchange(HTTPRequest("POST", url, "", headers)):
+                pass
+        text = str(caught.value)
+        assert named in text
+        assert "https://" in text
+        assert "plaintext_hosts" in text
+        assert SECRET not in text
+        assert errors.Outcome.NOT_SENT is caught.value.outcome
+        assert not caught.value.retryable
+    assert [] == fake.requests
+
+
+async def test_without_a_word() -> None:
+    """The wrapper needs no value: a credential does not go over http."""
+    transport = HTTPSOnlyTransport(FakeTransport({"/": Reply()}))
+    assert HTTPSOnly() == transport.policy
+    with pytest.raises(errors.InsecureTransportError):
+        async with transport.exchange(HTTPRequest("GET", "http://remote.example", "/", AUTH)):
+            pass
+    mine = KeyError()
+    with pytest.raises(KeyError) as caught:
+        async with transport.exchange(HTTPRequest("GET", "https://remote.example", "/", AUTH)):
+            raise mine
+    assert mine is caught.value
+
+
+async def test_closing() -> None:
+    """Closing it closes what it wraps."""
+    fake = FakeTransport({})
+    transport = HTTPSOnlyTransport(fake)
+    assert transport.inner is fake
+    await transport.aclose()
+    assert fake.closed
+
+
+WRONG: Final[list[Any]] = [
+    "gateway.internal",
+    [""],
+    ["http://gateway.internal"],
+    ["gateway.internal:8082"],
+    ["gateway.internal/path"],
+    ["user@gateway.internal"],
+    ["two words"],
+    ["[::1]"],
+    [":"],
+    ["*.internal"],
+]
+
+
+@pytest.mark.parametrize("hosts", WRONG)
+def test_wrong_hosts(hosts: Any) -> None:
+    """A single string is not taken for its letters, and what can be no host's name is refused."""
+    with pytest.raises(errors.ConfigurationError, match="plaintext_hosts"):
+        HTTPSOnly(plaintext_hosts=hosts)
+
+
+def test_a_value() -> None:
+    """It compares by content, however the names are written, and pickles."""
+    one = HTTPSOnly(plaintext_hosts=("b.example", "A.example"))
+    assert one == HTTPSOnly(plaintext_hosts={"a.example.", "B.EXAMPLE"}) != HTTPSOnly()
+    assert one == pickle.loads(pickle.dumps(one)) == copy.deepcopy(one)
+    assert hash(one) == hash(copy.copy(one))
+    assert "plaintext_hosts=('a.example', 'b.example')" in repr(one)
