@@ -37,6 +37,7 @@ LOOPS: Final = ("asyncio", "trio")
 ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
     # "tests/test_x.py", "tests/test_x.py::test_y", or "tests/test_x.py[z]" for one value of a parameter:
     # (the only loop, why)
+    "tests/interop/test_resilient.py": ("asyncio", "the documentation's own lines name asyncio"),
     "tests/test_check_transport.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/test_exception_trees.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/test_fault_server.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),

@@ -665,7 +665,14 @@ STATUSES: Final = (
         UNKNOWN,
         most="error_body_bytes",
     ),
-    late("error drip", "answers 500 with a body byte by byte", head(status=b"500 No"), drip(b"no ")),
+    Fault(
+        "error drip",
+        "answers 500 with a body byte by byte",
+        (head(status=b"500 No"), drip(b"no ")),
+        SERVER,
+        UNKNOWN,
+        "total",
+    ),
     Fault(
         "error in one word",
         "answers 500 with a word of 64 KiB",
@@ -688,7 +695,7 @@ STATUSES: Final = (
         SERVER,
         UNKNOWN,
         "total",
-        but={"aiohttp": ((LATE, UNKNOWN), *BROKEN)},
+        but={"aiohttp": ((SERVER, UNKNOWN), *BROKEN)},
     ),
     Fault(
         "error as a bomb",
@@ -721,7 +728,7 @@ CONTENT: Final = (
         UNKNOWN,
         most="error_body_bytes",
     ),
-    late("JSON drip", "answers JSON byte by byte", head(JSON), drip(b" ")),
+    Fault("JSON drip", "answers JSON byte by byte", (head(JSON), drip(b" ")), NO_STREAM, UNKNOWN, "total"),
     Fault("page", "answers a page", (document(HTML, b"content-type: text/html"),), NO_STREAM, UNKNOWN),
     Fault("no content type", "sends the stream without a type", (document(WHOLE),), NO_STREAM, UNKNOWN),
     Fault(

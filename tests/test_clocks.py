@@ -148,12 +148,11 @@ async def test_texts() -> None:
 
 
 async def test_total_is_one_deadline_over_all() -> None:
-    """`total` runs over discovery, opening, a refusal's body and the stream; what was sent by then is known."""
+    """`total` runs over discovery, opening and the stream; what was sent by then is known."""
     slow_org = Reply([pause(20), b'{"code": 200, "data": {"organization": {}}}'])
     cases: dict[str, tuple[dict[str, Reply], dict[str, Any], Outcome, int]] = {
         "discovery": ({"/get_organization": Reply(before=FOREVER)}, {"callee": "x"}, Outcome.NOT_SENT, 0),
         "its body": ({"/get_organization": Reply([FOREVER])}, {"callee": "x"}, Outcome.NOT_SENT, 0),
-        "refusal": ({"/sse/chat": Reply([b"no", FOREVER], status=500, before=pause(22))}, {}, Outcome.UNKNOWN, 1),
         "opening": ({"/sse/chat": Reply(before=FOREVER)}, {}, Outcome.UNKNOWN, 1),
         "stream": ({"/sse/chat": Reply([pause(24), progress(1), FOREVER])}, {}, Outcome.STARTED, 1),
         "together": (
@@ -170,6 +169,14 @@ async def test_total_is_one_deadline_over_all() -> None:
         assert (name, TOTAL, outcome, 25) == (name, got.result, got.error.outcome, got.seconds)
         assert runs == len([request for request in transport.requests if request.method == "POST"])
         assert all(request.context.deadline for request in transport.requests if request.method == "POST")
+
+
+async def test_a_refusal_is_known_before_the_deadline() -> None:
+    """A refusal whose body does not end is told in time: its status is more than that time was over."""
+    transport = FakeTransport({"/sse/chat": Reply([b"no", FOREVER], status=500, before=pause(22))})
+    got = await timed(transport, clock(total=25))
+    assert isinstance(got.error, errors.ServerError)
+    assert ("no", 24.95) == (got.error.body, got.seconds)
 
 
 async def test_wrappers_know_of_the_deadline() -> None:

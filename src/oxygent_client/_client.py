@@ -127,9 +127,11 @@ class Client(Hooks):
         request = self.prepared(asked(query, fields))
         trace_id = str(request.current_trace_id)
         remote, began = TRACES.claim(self.server_url, trace_id), True
+        became = [Outcome.NOT_SENT]
         try:
-            async with self._lease() as transport:
-                link = await begin(transport, Preparation(self, self._directory, request, trace_id), remote)
+            async with self._lease(became.append) as transport:
+                prepare = Preparation(self, self._directory, request, trace_id)
+                http, link = await begin(transport, prepare, remote, became)
         except OxyError as error:
             error.trace_id, error.server_url = trace_id, shown_url(self.server_url)
             began = error.outcome not in (Outcome.NOT_SENT, Outcome.REJECTED)
@@ -137,10 +139,10 @@ class Client(Hooks):
         finally:
             TRACES.release(self.server_url, remote, closed=not began)
         return RunHandle(
-            server_url=home(self.server_url),
+            server_url=self.server_url,
             trace_id=trace_id,
             remote_trace_id=remote,
-            node_id=request.node_id or "",
+            node_id=http.context.node_id,
             group_id=request.group_id,
             call_stack=tuple(request.call_stack),
             is_share_call_stack=link.call_stack is None,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import attrs
 
@@ -55,6 +54,3 @@ class Connections:
         kept = self._kept.take()
         if kept is not None:
             await kept.aclose()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Connections, (self._make,)

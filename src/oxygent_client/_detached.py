@@ -10,20 +10,21 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Sequence
 from typing import Any, Final, Self, cast
 
 import anyio
 import attrs
 
 from oxygent_client import _services
-from oxygent_client._errors import ConfigurationError, Outcome, OxyError
+from oxygent_client._errors import ConfigurationError, DeadlineExceededError, Outcome, OxyError
 from oxygent_client._hooks import Hooks
 from oxygent_client._models import OxyRequest
 from oxygent_client._payload import encode
 from oxygent_client._prepare import Preparation, headers_of, question
 from oxygent_client._record import look_until
 from oxygent_client._router import Link
-from oxygent_client._transport import Context, HTTPRequest, Transport, shown_url
+from oxygent_client._transport import Context, HTTPRequest, Transport, check_url, shown_url
 from oxygent_client._wire import PATHS, RUN_HEADERS
 
 __all__ = ["Attachment", "RunHandle", "begin", "home"]
@@ -34,16 +35,20 @@ PREFIX: Final = "oxyrun1."
 
 
 def home(server_url: str) -> str:
-    """A server as a handle names it: one server, with a slash at its end or without, whoever asks."""
-    return shown_url(server_url).rstrip("/")
+    """A server as a handle names it: one server, with a slash at its end or without, whoever asks.
+
+    Raises:
+        ConfigurationError: it is no server's URL.
+    """
+    return shown_url(check_url(server_url)).rstrip("/")
 
 
 @attrs.frozen(kw_only=True)
 class RunHandle:
     """A run that goes on at the remote, whether anybody listens or not."""
 
-    server_url: str
-    """Where it runs; without user information and query."""
+    server_url: str = attrs.field(converter=home)
+    """Where it runs; user information and query are left out."""
     trace_id: str
     """What the caller calls it."""
     remote_trace_id: str
@@ -77,8 +82,11 @@ class RunHandle:
             body = token.removeprefix(PREFIX)
             fields: Any = json.loads(base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True))
             *texts, stack, shared = cast("list[Any]", fields)
-            if not all(isinstance(text, str) for text in [*texts, *stack]) or not isinstance(shared, bool):
-                raise ValueError
+            if not isinstance(stack, list) or not isinstance(shared, bool):
+                raise TypeError
+            stack = cast("list[Any]", stack)
+            if not all(isinstance(text, str) for text in [*texts, *stack]):
+                raise TypeError
             names = [field.name for field in attrs.fields(cls)]
             return cls(**dict(zip(names, [*texts, tuple(stack), shared], strict=True)))
         except (ValueError, TypeError, RecursionError) as error:
@@ -112,21 +120,34 @@ class Attachment:
         return HTTPRequest("POST", agent.server_url, PATHS["attach"], headers, body, context=context), link
 
 
-async def begin(transport: Transport, prepare: Preparation, remote_trace_id: str) -> Link:
-    """Have the remote begin a detached run.
+async def begin(
+    transport: Transport, prepare: Preparation, remote_trace_id: str, became: Sequence[Outcome]
+) -> tuple[HTTPRequest, Link]:
+    """Have the remote begin a detached run: what it was sent, and how names translate.
+
+    `became` ends with what the transport knows of the request.
 
     Raises:
         OxyError: it did not, or (`outcome` UNKNOWN) nobody can say whether it did.
     """
     agent, request = prepare.agent, prepare.request
-    until = anyio.current_time() + min(START_SECONDS, agent.timeouts.total or math.inf)
-    http, link = await prepare(transport, remote_trace_id, until)
-    http = attrs.evolve(http, path=PATHS["start"], headers={**http.headers, "accept": "application/json"})
+    now = anyio.current_time()
+    deadline = now + (agent.timeouts.total or math.inf)
+    until = min(now + START_SECONDS, deadline)
+    sent: tuple[HTTPRequest, Link] | None = None
     try:
-        await _services.start(transport, http, agent.limits, until=until)
+        with anyio.CancelScope(deadline=until):
+            http, link = await prepare(transport, remote_trace_id, until)
+            http = attrs.evolve(http, path=PATHS["start"], headers={**http.headers, "accept": "application/json"})
+            sent = http, link
+            await _services.start(transport, http, agent.limits, until=until)
+            return sent
+        raise DeadlineExceededError("the remote did not say in time that the run has begun")
     except OxyError as error:
+        if became[-1] is not Outcome.UNKNOWN:
+            error.outcome = became[-1]
         patience = agent.timeouts.lookup
-        if error.outcome is not Outcome.UNKNOWN or patience is None:
+        if error.outcome is not Outcome.UNKNOWN or patience is None or sent is None:
             raise
         record = await look_until(
             lambda record: bool(record.nodes),
@@ -134,9 +155,9 @@ async def begin(transport: Transport, prepare: Preparation, remote_trace_id: str
             question(agent, request),
             remote_trace_id,
             agent.limits,
-            until=anyio.current_time() + patience,
-            node_id=http.context.node_id,
+            until=min(anyio.current_time() + patience, deadline),
+            node_id=sent[0].context.node_id,
         )
         if record is None or not record.nodes:
             raise
-    return link
+        return sent

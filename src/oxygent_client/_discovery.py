@@ -6,7 +6,6 @@ Rule 2: only the organization must be there. A server without the other document
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -25,6 +24,7 @@ from oxygent_client._errors import (
     TooLargeError,
     UnknownCalleeError,
 )
+from oxygent_client._log import tell
 from oxygent_client._per_loop import PerLoop
 from oxygent_client._secrets import cleaner
 from oxygent_client._settings import Limits
@@ -33,10 +33,10 @@ from oxygent_client._wire import PATHS, Agents, envelope, organization, refusal
 
 __all__ = ["DISCOVERY_SECONDS", "Directory", "Remote", "ask", "discover", "fetch", "refused"]
 
-logger = logging.getLogger("oxygent_client")
-
 DISCOVERY_SECONDS: Final = 30.0
 """For all documents together: connections, headers and bodies."""
+MARGIN: Final = 0.05
+"""Seconds before the deadline of a call by which a refusal is made known: what is known of it must not be lost."""
 REFUSAL_SECONDS: Final = 5.0
 """How long the body of a refusal is read."""
 
@@ -91,29 +91,19 @@ class Directory:
                 except ConnectError:
                     raise
                 except OxyError as error:
-                    logger.warning("the remote does not say whom it knows: %s", error)
+                    tell("odd", request.context, "the remote does not say whom it knows: %s", error)
                     self.remote = UNKNOWN
         known = (self.remote or UNKNOWN).agents
         if callee not in known.names and known.complete:
             some = ", ".join(repr(name[:60]) for name in sorted(known.names)[:10])
             raise UnknownCalleeError(f"the remote has nothing called {callee!r}; it has {some or 'nothing at all'}")
         if callee not in known.names:
-            logger.warning(
-                "the remote does not show anything called %r; a run of an unknown name never ends there", callee
-            )
+            said = "the remote does not show anything called %r; a run of an unknown name never ends there"
+            tell("odd", request.context, said, callee)
 
     def shows(self, name: str) -> bool:
         """Whether a discovery has happened and showed `name`."""
         return self.remote is not None and name in self.remote.agents.names
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _directory, (self.remote,)
-
-
-def _directory(remote: Remote | None) -> Directory:
-    directory = Directory()
-    directory.remote = remote
-    return directory
 
 
 async def discover(transport: Transport, request: HTTPRequest, limits: Limits) -> Remote:
@@ -125,8 +115,8 @@ async def discover(transport: Transport, request: HTTPRequest, limits: Limits) -
     until = anyio.current_time() + DISCOVERY_SECONDS
     ask = partial(_data, transport, request, limits, until)
     root = organization(await ask(PATHS["organization"]), limits)
-    description = await _optional(ask, PATHS["description"])
-    listing = await _optional(ask, PATHS["agents"])
+    description = await _optional(ask, PATHS["description"], request)
+    listing = await _optional(ask, PATHS["agents"], request)
     words = (description or {}).get("description")
     return Remote(
         organization=root,
@@ -139,12 +129,14 @@ async def _data(transport: Transport, pattern: HTTPRequest, limits: Limits, unti
     return await ask(transport, attrs.evolve(pattern, path=path), limits, until=until)
 
 
-async def _optional(ask: Callable[[str], Awaitable[dict[str, Any]]], path: str) -> dict[str, Any] | None:
+async def _optional(
+    ask: Callable[[str], Awaitable[dict[str, Any]]], path: str, pattern: HTTPRequest
+) -> dict[str, Any] | None:
     """The data of a document that some servers do not have, or cannot give: None then."""
     try:
         return await ask(path)
     except (StatusError, EnvelopeError) as error:
-        logger.debug("%s: %s", path, error)
+        tell("detail", pattern.context, "%s: %s", path, error)
         return None
 
 
@@ -156,7 +148,7 @@ async def ask(transport: Transport, request: HTTPRequest, limits: Limits, *, unt
         OxyError: as `fetch`.
     """
     sent, body = await _fetched(transport, request, limits, until)
-    return envelope(body, limits, clean=cleaner(sent.base_url, sent.headers))
+    return envelope(body, limits, clean=cleaner(sent.base_url, sent.headers, sent.context.secret_headers))
 
 
 async def fetch(transport: Transport, request: HTTPRequest, limits: Limits, *, until: float) -> bytes:
@@ -192,17 +184,21 @@ async def _fetched(
 async def refused(response: HTTPResponse, limits: Limits) -> OxyError:
     """The error that `response` is, which is not what was asked for.
 
-    Its body serves a person only: what came within REFUSAL_SECONDS, and before it broke off, is enough.
+    Its body serves a person only: what came within REFUSAL_SECONDS, before the deadline of the call, and before it broke
+    off, is enough.
     """
     body = bytearray()
-    with anyio.move_on_after(REFUSAL_SECONDS), suppress(OxyError):
+    until = anyio.current_time() + REFUSAL_SECONDS
+    if (deadline := response.request.context.deadline) is not None:
+        until = min(until, deadline - MARGIN)
+    with anyio.CancelScope(deadline=until), suppress(OxyError):
         async for piece in response.chunks:
             body += piece
             if len(body) >= limits.error_body_bytes:
                 break
             await checkpoint()
     sent = response.request
-    clean = cleaner(sent.base_url, sent.headers)
+    clean = cleaner(sent.base_url, sent.headers, sent.context.secret_headers)
     error = refusal(response.status, response.headers, bytes(body[: limits.error_body_bytes]), limits, clean=clean)
     error.attempts = sent.context.attempt
     return error

@@ -80,5 +80,5 @@ async def _looked(
     try:
         return record(await ask(transport, request, limits, until=until), limits, node_id=node_id)
     except OxyError as error:
-        tell("detail", context, "no record of the run: %s", error)
+        tell("detail", pattern.context, "no record of the run: %s", error)
         raise

@@ -87,6 +87,11 @@ CLEAR: Final = (MalformedResponseError, TooLargeError)
 PASSING: Final = (ConnectError, ConnectionLostError, RateLimitedError, RemoteProtocolError, ServerError)
 """Errors after which a detached run is attached to again."""
 ENDED: Final = (OxyState.COMPLETED, OxyState.FAILED, OxyState.CANCELED)
+ASKING: Final = ("idle", "record")
+"""Clocks at which the record is asked."""
+SOON: Final = 60.0
+"""Seconds before such a clock runs out within which the connection is kept while the record is asked. That costs more
+than the reading itself. Heartbeats come more often, so without them alone a longer wait loses its connection."""
 
 CLOCKS: Final[dict[str, tuple[type[OxyTimeoutError], str]]] = {
     "total": (DeadlineExceededError, "the call did not come to its end"),
@@ -182,6 +187,7 @@ class Run:
         self._began = 0.0
         self._deadline = math.inf
         self._waited = 0.0  # for an event, since the last one; the user's time does not count
+        self._counted = 0.0  # until when that was added up
         self._since_checkpoint = 0
 
     # --- what a reader may ask ---
@@ -245,6 +251,7 @@ class Run:
         if before is not None and not request.idempotent:
             raise before
         self._opened = True
+        self._began = anyio.current_time()
         try:
             await self._plan.listener.opened()
             await self._open()
@@ -260,7 +267,6 @@ class Run:
 
     async def _open(self) -> None:
         plan = self._plan
-        self._began = anyio.current_time()
         if plan.timeouts.total is not None:
             self._deadline = self._began + plan.timeouts.total
         self._remote_trace_id = self._claim()
@@ -334,7 +340,8 @@ class Run:
         return event
 
     def _complain(self, event: Event) -> None:
-        tell("odd", self._context, "a message of type %r is not as expected: %s", event.type, "; ".join(event.problems))
+        kind, problems = shown_text(str(event.type), 200), "; ".join(event.problems)
+        tell("odd", self._context, "a message of type '%s' is not as expected: %s", kind, problems)
         if self._plan.strict:
             raise malformed(event)
 
@@ -392,30 +399,78 @@ class Run:
     async def _read(self) -> bool:
         """Wait for bytes and decode them; False if the run is at its end."""
         assert self._chunks is not None
-        start = anyio.current_time()
-        patience, clock = self._patience(start)
+        self._counted = anyio.current_time()
+        patience, clock = self._patience(self._counted)
         piece = None
-        with anyio.CancelScope(deadline=start + patience):
-            try:
-                piece = await anext(self._chunks)
-            except (StopAsyncIteration, ConnectionLostError, RemoteProtocolError) as error:
-                if self._legacy_done is not None:
-                    return False
-                broken = isinstance(error, OxyError)
-                how = f"broke off ({error})" if broken else "ended without its close event"
-                if self._again is not None:
-                    return await self._reattach(self._again, how)
-                raise IncompleteStreamError(f"the stream {how}: the run was cut off") from (error if broken else None)
-        now = anyio.current_time()
-        self._waited += now - start
+        try:
+            if clock in ASKING and patience <= SOON and self._plan.timeouts.lookup is not None:
+                piece, clock = await self._read_and_look(self._chunks)
+            else:
+                with anyio.CancelScope(deadline=self._counted + patience):
+                    piece = await anext(self._chunks)
+        except (StopAsyncIteration, ConnectionLostError, RemoteProtocolError) as error:
+            if self._legacy_done is not None:
+                return False
+            self._count()
+            broken = isinstance(error, OxyError)
+            how = f"broke off ({error})" if broken else "ended without its close event"
+            if self._again is not None:
+                return await self._reattach(self._again, how)
+            raise IncompleteStreamError(f"the stream {how}: the run was cut off") from (error if broken else None)
+        self._count()
+        if self._record is not None:
+            return False
         if piece is not None:
+            now = self._counted
             if not self._decode(piece):
-                self._waited += anyio.current_time() - now  # bytes that never pause: this is where the time goes
+                self._count()  # bytes that never pause: this is where the time goes
             patience, clock = self._patience(now)
         if piece is None or patience <= 0:
             return await self._goes_on(clock)
         await self._breathe()
         return True
+
+    async def _read_and_look(self, chunks: AsyncIterator[bytes]) -> tuple[bytes | None, str]:
+        """The next bytes; None if their time is over, and the clock that says so, or if the record ended the run.
+
+        The record is asked beside the reading, which goes on: of a read that is cancelled, the connection is lost.
+        """
+        piece: bytes | None = None
+        clock = ""
+        failure: Exception | None = None
+        began = self._counted
+        async with anyio.create_task_group() as group:
+
+            async def look() -> None:
+                nonlocal clock, failure
+                try:
+                    while True:
+                        patience, clock = self._patience(self._counted, silent=self._counted - began)
+                        await anyio.sleep(patience)
+                        await checkpoint()  # bytes that come at this very moment come first
+                        self._count()
+                        if clock not in ASKING or not await self._goes_on(clock):
+                            break
+                        self._counted = anyio.current_time()
+                except OxyError as error:
+                    failure = error
+                group.cancel_scope.cancel()
+
+            group.start_soon(look)
+            try:
+                piece = await anext(chunks)
+            except Exception as error:  # noqa: BLE001  (a group would wrap it)
+                failure = error
+            group.cancel_scope.cancel()
+        if failure is not None and piece is None:
+            raise failure
+        return piece, clock
+
+    def _count(self) -> None:
+        """Add up the time without an event."""
+        now = anyio.current_time()
+        self._waited += now - self._counted
+        self._counted = now
 
     def _decode(self, piece: bytes) -> bool:
         """Whether there was an event in `piece`."""
@@ -439,12 +494,12 @@ class Run:
             self._outcome = Outcome.STARTED
         return bool(events)
 
-    def _patience(self, now: float) -> tuple[float, str]:
-        """How long to wait for the next bytes, and the clock that says so."""
+    def _patience(self, now: float, *, silent: float = 0.0) -> tuple[float, str]:
+        """How long to wait for the next bytes, and the clock that says so; `silent` seconds went without a byte."""
         clocks = self._plan.timeouts
         waits = {"total": self._deadline - now, "idle": (clocks.idle or math.inf) - self._waited}
         if clocks.silence is not None and self._decoder.comments:
-            waits["silence"] = clocks.silence
+            waits["silence"] = clocks.silence - silent
         if self._legacy_done is not None and self._seen.answer is not None:
             waits["legacy"] = LEGACY_SILENCE - self._waited
         if self._again is not None and self._again.check is not None:
@@ -467,17 +522,20 @@ class Run:
         record = await self._look(enough=lambda record: bool(record.nodes))
         if record is not None and record.nodes:
             self._outcome = Outcome.STARTED
+        again = self._again
         if record is not None and record.state in ENDED:
+            if clock == "record" and again is not None and not again.is_over(self._waited):
+                return True  # its last events may be on their way
             self._settle(record)
             return False
+        if again is not None:
+            again.goes_on(self._waited, known=record is not None)
         if clock == "idle":
             if record is None:
                 raise self._out_of("idle")
             if not record.nodes:
                 raise self._out_of("idle", "; the server has no record of the run, so it never began")
             self._waited = 0.0  # it is at work, and quiet: `total` bounds that
-        if self._again is not None:
-            self._again.checked(known=record is not None)
         return True
 
     async def _reattach(self, again: Reattachment, how: str) -> bool:
@@ -485,21 +543,23 @@ class Run:
         self._decoder = Decoder(self._plan.limits)  # half an event is gone with its connection
         while True:
             await self._leave(self._exchange, None)
-            start = anyio.current_time()
-            pause = between(0.5, 1) * again.broke(self._waited)
-            patience, clock = self._patience(start)
+            self._counted = anyio.current_time()
+            pause = between(0.5, 1) * again.broke()
+            patience, clock = self._patience(self._counted)
+            until = self._counted + patience
             tell("reattach", self._context, "the stream %s; attaching again", how, seconds=pause)
-            with anyio.CancelScope(deadline=start + patience):
+            with anyio.CancelScope(deadline=until):
                 try:
                     await anyio.sleep(pause)
                     await self._begin()
                 except PASSING as error:
                     how = f"could not be had ({error})"
                 else:
+                    self._count()
+                    again.came_back(self._waited)
                     return True
-                finally:
-                    self._waited += anyio.current_time() - start
-            if anyio.current_time() >= start + patience and not await self._goes_on(clock):
+            self._count()
+            if self._counted >= until and not await self._goes_on(clock):
                 return False
 
     async def _breathe(self) -> None:
@@ -593,7 +653,8 @@ class Run:
 
     def _shown(self, content: Any) -> str:
         """The remote's own words, as they may stand in an error: without what it was sent in confidence."""
-        clean = cleaner(self._sent.base_url, self._sent.headers) if self._sent else scrub_text
+        sent = self._sent
+        clean = cleaner(sent.base_url, sent.headers, sent.context.secret_headers) if sent else scrub_text
         return shown_text(clean(str(content)[:4096]), 500)
 
     def _is_failure(self, detector: Callable[[Any], bool], output: Any) -> bool:

@@ -13,11 +13,11 @@ import binascii
 import html
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, TypeAlias, cast
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-__all__ = ["KEPT_HEADERS", "SCRUBBED", "Clean", "cleaner", "is_secret", "scrub_json", "scrub_text"]
+__all__ = ["KEPT_HEADERS", "SCRUBBED", "Clean", "cleaner", "credentials", "is_secret", "scrub_json", "scrub_text"]
 
 Clean: TypeAlias = Callable[[str], str]
 """Gives a text without the secrets in it."""
@@ -58,7 +58,7 @@ CREDENTIALS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]],
     ),
     (re.compile(r"\beyJ[\w-]{5,}\.[\w-]+\.[\w-]*"), lambda _: SCRUBBED),  # a JSON web token
     (
-        re.compile(r"([\w.-]+)=([^\s&;,\"'<>\\]+)"),  # in a query, a form, a cookie
+        re.compile(r"(?<![\w.-])([\w.-]+)=([^\s&;,\"'<>\\]+)"),  # in a query, a form, a cookie
         lambda match: f"{match[1]}={SCRUBBED}" if is_secret(match[1], match[2]) else match[0],
     ),
 )
@@ -165,12 +165,13 @@ TOLD: Final = KEPT_HEADERS | frozenset(
 """Headers whose values may stand in an error: by some of them a person finds the request in a server's log."""
 
 
-def cleaner(url: str, headers: Mapping[str, str]) -> Clean:
+def cleaner(url: str, headers: Mapping[str, str], marked: Collection[str] = ()) -> Clean:
     """What takes out of a text the secrets that a request to `url` carried, and what else looks like a credential.
 
-    A server that refuses a request often repeats what it was sent.
+    A server that refuses a request often repeats what it was sent. `marked` are the headers that are credentials
+    whatever they are called.
     """
-    carried = {value for value in (*_of_url(url), *_of_headers(headers)) if value}
+    carried = {value for value in (*_of_url(url), *_of_headers(headers, marked)) if value}
     known = sorted({spelt for value in carried for spelt in _spellings(value)}, key=len, reverse=True)
     pattern = re.compile("|".join(_alone(value) if len(value) < SHORT else re.escape(value) for value in known))
 
@@ -192,9 +193,15 @@ def _of_url(url: str) -> Iterator[str]:
         yield value
 
 
-def _of_headers(headers: Mapping[str, str]) -> Iterator[str]:
+def credentials(headers: Mapping[str, str], marked: Collection[str]) -> frozenset[str]:
+    """What the marked headers hold, as a text may repeat it; not what is so short that it may be a part of any word."""
+    held = {name: value for name, value in headers.items() if name.lower() in marked}
+    return frozenset(text for text in _of_headers(held, marked) if len(text) >= SHORT)
+
+
+def _of_headers(headers: Mapping[str, str], marked: Collection[str]) -> Iterator[str]:
     for name, value in headers.items():
-        if name.lower() in TOLD:
+        if name.lower() in TOLD and name.lower() not in marked:
             continue
         yield value
         if "cookie" in name.lower():

@@ -12,13 +12,13 @@ from typing import Any, Final
 
 import attrs
 
-from oxygent_client._discovery import fetch
+from oxygent_client._discovery import ask, fetch
 from oxygent_client._errors import EnvelopeError, Outcome, PayloadError
 from oxygent_client._ids import new_id
 from oxygent_client._payload import encode
 from oxygent_client._settings import Limits
 from oxygent_client._transport import HTTPRequest, Purpose, Transport
-from oxygent_client._wire import PATHS, alive, envelope, stored_name
+from oxygent_client._wire import PATHS, alive, stored_name
 
 __all__ = ["check_alive", "feedback", "start", "upload"]
 
@@ -51,7 +51,7 @@ async def feedback(
         OxyError: the server could not be reached, or refused.
     """
     request = _post(pattern, "feedback", encode({"channel_id": channel_id, "data": data}), "application/json", until)
-    _accepted(await fetch(transport, request, limits, until=until), limits)
+    await _accepted(transport, request, limits, until)
 
 
 async def upload(
@@ -74,7 +74,7 @@ async def upload(
     boundary = new_id(32)
     body = _multipart(boundary, name, content, content_type)
     request = _post(pattern, "upload", body, f"multipart/form-data; boundary={boundary}", until)
-    return stored_name(_accepted(await fetch(transport, request, limits, until=until), limits))
+    return stored_name(await _accepted(transport, request, limits, until))
 
 
 async def start(transport: Transport, request: HTTPRequest, limits: Limits, *, until: float) -> None:
@@ -86,7 +86,7 @@ async def start(transport: Transport, request: HTTPRequest, limits: Limits, *, u
         EnvelopeError: the server refused; REJECTED where its code says so for sure.
         OxyError: the server could not be reached, or refused; `outcome` says whether a run may have started.
     """
-    _accepted(await fetch(transport, request, limits, until=until), limits)
+    await _accepted(transport, request, limits, until)
 
 
 def _post(pattern: HTTPRequest, service: str, body: bytes, content_type: str, until: float) -> HTTPRequest:
@@ -96,10 +96,10 @@ def _post(pattern: HTTPRequest, service: str, body: bytes, content_type: str, un
     return attrs.evolve(pattern, method="POST", path=PATHS[service], headers=headers, body=body, context=context)
 
 
-def _accepted(body: bytes, limits: Limits) -> dict[str, Any]:
+async def _accepted(transport: Transport, request: HTTPRequest, limits: Limits, until: float) -> dict[str, Any]:
     """The data of an envelope; an error in its place has the outcome that a status of its code would have."""
     try:
-        return envelope(body, limits)
+        return await ask(transport, request, limits, until=until)
     except EnvelopeError as error:
         if error.code is not None and 400 <= error.code < 500:
             error.outcome = Outcome.REJECTED

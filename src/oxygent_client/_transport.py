@@ -79,6 +79,9 @@ class Context:
     """The caller's own node of the call; for logs and traces."""
     attempt: int = 1
     """How many times it has been sent or tried, this one included. A wrapper that repeats a request counts here."""
+    secret_headers: frozenset[str] = frozenset()
+    """Names, in lower case, of headers that hold a credential whatever they are called. A wrapper that adds one says so
+    here."""
 
 
 @attrs.frozen
@@ -91,6 +94,15 @@ class HTTPRequest:
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str], converter=_frozen)
     body: bytes = attrs.field(default=b"", repr=False)
     context: Context = attrs.field(factory=Context, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if "@" not in self.base_url:
+            return
+        # HTTP libraries make an `authorization` header of it, in the place of the one that is there.
+        if "@" in urlsplit(self.base_url).netloc and "authorization" in {name.lower() for name in self.headers}:
+            raise ConfigurationError(
+                "the URL has user information, and the request an `authorization` header: give only one of the two"
+            )
 
     @property
     def url(self) -> str:

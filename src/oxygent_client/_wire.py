@@ -8,7 +8,6 @@ Rule 3: paths and names of the wire are written here and nowhere else.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -71,8 +70,6 @@ __all__ = [
     "to_event",
 ]
 
-logger = logging.getLogger("oxygent_client")
-
 CLOSE: Final = "close"
 """The name of the event that ends a stream, whatever its data. Nothing else does."""
 LEGACY_DONE: Final = "done"
@@ -127,7 +124,6 @@ def to_event(sse: ServerSentEvent, limits: Limits = Limits()) -> Event:
     content = fields.get("content")
     cls = EVENTS.get(kind or "", Custom)
     if issubclass(cls, ToolCall | Observation) and not isinstance(content, dict):
-        logger.warning("a %s without an object as its content is passed on as a custom message", kind)
         cls = Custom
     return cls(kind, content, fields, sse)
 

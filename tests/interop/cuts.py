@@ -69,7 +69,12 @@ class Line:
     async def open(self) -> None:
         """Take connections from now on; until then they are refused."""
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=self._port)
-        self._tasks.start_soon(listener.serve, self._converse)
+
+        async def listen() -> None:
+            async with listener:
+                await listener.serve(self._converse)
+
+        self._tasks.start_soon(listen)
 
     async def _converse(self, client: anyio.abc.SocketStream) -> None:
         cut = self._cuts.popleft() if self._cuts else Cut()

@@ -3,13 +3,13 @@
 Rule 1: a value with a literal secret shows it nowhere and stays in its process: it is not pickled. One that knows where
     the secret is (`from_env`, `from_file`, a provider) travels as that.
 Rule 2: a header that a request has already wins over ours.
-Rule 3: waiting for a secret ends with the call's deadline; nothing was sent then. No exchange is open meanwhile.
+Rule 3: what is added here is marked as a credential (`Context.secret_headers`), whatever the header is called.
+Rule 4: waiting for a secret ends with the call's deadline; nothing was sent then. No exchange is open meanwhile.
 """
 
 from __future__ import annotations
 
 import base64
-import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -21,7 +21,7 @@ from anyio.lowlevel import checkpoint
 
 from oxygent_client._errors import ConfigurationError, DeadlineExceededError, Outcome, OxyError
 from oxygent_client._transport import HTTPRequest, HTTPResponse, Transport
-from oxygent_client.policies._policy import Kind, Wrapper, number
+from oxygent_client.policies._policy import Kind, Wrapper, number, waiting_ends
 from oxygent_client.policies._tokens import (
     FromEnv,
     FromFile,
@@ -47,9 +47,6 @@ __all__ = [
 
 PROTOCOL: Final = frozenset("accept accept-encoding content-length content-type host transfer-encoding".split())
 """Headers without which a request would be another."""
-EARLY: Final = 0.01
-"""Seconds before the deadline at which waiting ends. The caller waits under the same deadline, and would otherwise be
-the first to hear of it, without a word on whether anything was sent."""
 REFUSAL_SECONDS: Final = 2.0
 REFUSAL_BYTES: Final = 16 * 1024
 """How much of a 401 is kept, in case that it is handed on after all."""
@@ -342,7 +339,13 @@ class BearerAuthTransport(Wrapper):
 
 
 def _bearing(request: HTTPRequest, token: Issued) -> HTTPRequest:
-    return attrs.evolve(request, headers={**request.headers, "authorization": f"Bearer {token.value}"})
+    return _with(request, {"authorization": f"Bearer {token.value}"})
+
+
+def _with(request: HTTPRequest, headers: Mapping[str, str]) -> HTTPRequest:
+    """`request` with these headers, which are marked as credentials."""
+    context = attrs.evolve(request.context, secret_headers=request.context.secret_headers | headers.keys())
+    return attrs.evolve(request, headers={**request.headers, **headers}, context=context)
 
 
 @attrs.define(eq=False)
@@ -359,7 +362,7 @@ class HeadersTransport(Wrapper):
         headers = _ours(await _in_time(request, self.auth.headers(request), Outcome.NOT_SENT))
         own = {name.lower() for name in request.headers}
         added = {name: value for name, value in headers.items() if name not in own}
-        async with self.inner.exchange(attrs.evolve(request, headers={**request.headers, **added})) as response:
+        async with self.inner.exchange(_with(request, added)) as response:
             yield response
 
 
@@ -379,9 +382,8 @@ async def _in_time(request: HTTPRequest, secret: Awaitable[T], outcome: Outcome)
     Raises:
         OxyError: there is none; the outcome is `outcome`.
     """
-    deadline = request.context.deadline
     try:
-        with anyio.CancelScope(deadline=math.inf if deadline is None else deadline - EARLY):
+        with anyio.CancelScope(deadline=waiting_ends(request.context)):
             return await secret
         raise DeadlineExceededError("no credentials within the time for the whole call")
     except OxyError as error:

@@ -7,7 +7,7 @@ Rule 2: what is refused is refused before anything is sent, and the text names t
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from ipaddress import IPv6Address, ip_address
 from typing import ClassVar, Final
@@ -87,13 +87,17 @@ class HTTPSOnlyTransport(Wrapper):
         Raises:
             InsecureTransportError: the request may not go over plain http.
         """
-        check_secure(request.url, request.headers, self.policy)
+        check_secure(request.url, request.headers, self.policy, marked=request.context.secret_headers)
         async with self.inner.exchange(request) as response:
             yield response
 
 
-def check_secure(url: str, headers: Mapping[str, str], policy: HTTPSOnly) -> None:
+def check_secure(
+    url: str, headers: Mapping[str, str], policy: HTTPSOnly, *, marked: Collection[str] = frozenset()
+) -> None:
     """Nothing, if a request with these headers may go to `url`.
+
+    `marked` are headers that hold a credential whatever they are called: `Context.secret_headers`.
 
     Raises:
         InsecureTransportError: it may not. Use https, or name the host in `plaintext_hosts`.
@@ -105,17 +109,18 @@ def check_secure(url: str, headers: Mapping[str, str], policy: HTTPSOnly) -> Non
     advice = "use https://, or name the host in plaintext_hosts"
     if policy.https_only:
         raise InsecureTransportError(f"{host or 'this address'!r} is not https, and https_only is set: {advice}")
-    secret = _secret(parts, headers)
+    secret = _secret(parts, headers, marked)
     if secret and not _is_this_machine(host):
         raise InsecureTransportError(f"{secret} would go to {host or 'this address'!r} over plain http: {advice}")
 
 
-def _secret(url: SplitResult, headers: Mapping[str, str]) -> str:
+def _secret(url: SplitResult, headers: Mapping[str, str], marked: Collection[str]) -> str:
     """What in a request is a credential, in words that do not tell it; empty if nothing is."""
     if "@" in url.netloc:
         return "the user information in the URL"
     for name, value in headers.items():
-        if value and is_secret(name, "of whatever form"):  # digits under `x-token` are no count
+        # Digits under `x-token` are no count.
+        if value and (name.lower() in marked or is_secret(name, "of whatever form")):
             return f"the header {name!r}"
     if any(is_secret(name, value) for name, value in parse_qsl(url.query)):
         return "a credential in the query"

@@ -19,20 +19,12 @@ import attrs
 
 from oxygent_client._errors import DeadlineExceededError, Outcome
 from oxygent_client._per_loop import PerLoop
-from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Purpose, Transport
-from oxygent_client.policies._policy import Kind, Wrapper, number, whole
+from oxygent_client._transport import HTTPRequest, HTTPResponse, Purpose, Transport
+from oxygent_client.policies._policy import Kind, Wrapper, number, waiting_ends, whole
 
 __all__ = ["Bucket", "ConcurrencyLimit", "ConcurrencyLimitTransport", "RateLimit", "RateLimitTransport", "Slots"]
 
 COUNTED: Final[tuple[Purpose, ...]] = ("run", "attach")
-MARGIN: Final = 0.01
-"""Seconds before the deadline at which waiting ends. The caller waits under the same deadline, and would otherwise be
-the first to hear of it, without a word on whether anything was sent."""
-
-
-def _until(context: Context) -> float:
-    """When waiting must be over."""
-    return math.inf if context.deadline is None else context.deadline - MARGIN
 
 
 # --- at a time --------------------------------------------------------------------------------------------------------
@@ -105,7 +97,7 @@ class ConcurrencyLimitTransport(Wrapper):
         """
         async with AsyncExitStack() as stack:
             if request.context.purpose in COUNTED:
-                stack.callback((await self.slots.take(_until(request.context))).release)
+                stack.callback((await self.slots.take(waiting_ends(request.context))).release)
             yield await stack.enter_async_context(self.inner.exchange(request))
 
 
@@ -206,6 +198,6 @@ class RateLimitTransport(Wrapper):
             DeadlineExceededError: its turn would come too late. Nothing was sent.
         """
         if request.context.purpose in COUNTED:
-            await self.bucket.take(_until(request.context))
+            await self.bucket.take(waiting_ends(request.context))
         async with self.inner.exchange(request) as response:
             yield response

@@ -18,9 +18,9 @@ import attrs
 from anyio.lowlevel import checkpoint
 
 from oxygent_client._errors import ConfigurationError, OxyError
-from oxygent_client._transport import HTTPResponse, Transport
+from oxygent_client._transport import Context, HTTPResponse, Transport
 
-__all__ = ["Kind", "Policy", "Wrapper", "drain", "number", "whole"]
+__all__ = ["Kind", "Policy", "Wrapper", "drain", "number", "waiting_ends", "whole"]
 
 Kind: TypeAlias = Literal["concurrency", "rate", "retry", "auth", "redirect", "https-only"]
 """What a policy is about. A chain has at most one of a kind; `ORDER` says where each kind stands."""
@@ -28,6 +28,9 @@ Kind: TypeAlias = Literal["concurrency", "rate", "retry", "auth", "redirect", "h
 DRAIN_SECONDS: Final = 0.25
 DRAIN_BYTES: Final = 16 * 1024
 """What is read of a response that is not handed on, so that its connection can be used again."""
+MARGIN: Final = 0.01
+"""Seconds before the deadline at which waiting ends. The caller waits under the same deadline, and would otherwise be
+the first to hear of it, without a word on whether anything was sent."""
 
 
 @runtime_checkable
@@ -57,6 +60,11 @@ class Wrapper:
     async def aclose(self) -> None:
         """As `Transport.aclose`: closes the wrapped transport."""
         await self.inner.aclose()
+
+
+def waiting_ends(context: Context) -> float:
+    """When a policy that waits before anything is sent gives up, by the event loop's clock."""
+    return math.inf if context.deadline is None else context.deadline - MARGIN
 
 
 async def drain(response: HTTPResponse) -> None:

@@ -23,7 +23,7 @@ import attrs
 
 from oxygent_client import _errors
 from oxygent_client._errors import ConfigurationError, Outcome, OxyError
-from oxygent_client._secrets import scrub_json, scrub_text
+from oxygent_client._secrets import SCRUBBED, credentials, scrub_json, scrub_text
 from oxygent_client._transport import HTTPRequest, HTTPResponse, Purpose, Transport
 from oxygent_client._version import __version__
 from oxygent_client.testing._scrub import body_without, scrub_body, scrub_headers, scrub_path, without
@@ -116,6 +116,8 @@ class Entry:
     pieces: tuple[Piece, ...] = ()
     end: End = "complete"
     ended_at: float = 0.0
+    credentials: frozenset[str] = attrs.field(default=frozenset(), repr=False)
+    """What the request was marked to hold as credentials; it goes with them, wherever it stands."""
 
     @property
     def body(self) -> bytes:
@@ -143,13 +145,15 @@ class Entry:
 
     def scrubbed(self) -> Entry:
         """This entry without the secrets that are known by rule."""
+        left = self.without(*self.credentials)
         return attrs.evolve(
-            self._with_pieces(scrub_body([piece.data for piece in self.pieces], self.response_headers)),
-            path=scrub_path(self.path),
-            headers=scrub_headers(self.headers),
-            payload=scrub_json(self.payload),
-            response_headers=scrub_headers(self.response_headers),
-            end=_with_text(self.end, scrub_text),
+            left._with_pieces(scrub_body([piece.data for piece in left.pieces], left.response_headers)),
+            path=scrub_path(left.path),
+            headers=scrub_headers(left.headers),
+            payload=scrub_json(left.payload),
+            response_headers=scrub_headers(left.response_headers),
+            end=_with_text(left.end, scrub_text),
+            credentials=frozenset(),
         )
 
     def _with_pieces(self, pieces: Iterable[bytes]) -> Entry:
@@ -169,7 +173,8 @@ def _as_it_is(entry: Entry) -> Entry:
 
 
 def _asked(request: HTTPRequest) -> Entry:
-    """What `request` asks, with nothing scrubbed."""
+    """What `request` asks, with nothing scrubbed but what is marked as a credential."""
+    marked = request.context.secret_headers
     payload: Any = None
     if request.body:
         try:
@@ -180,8 +185,9 @@ def _asked(request: HTTPRequest) -> Entry:
         method=request.method,
         path=request.path,
         purpose=request.context.purpose,
-        headers=request.headers,
+        headers={name: SCRUBBED if name.lower() in marked else value for name, value in request.headers.items()},
         payload=payload,
+        credentials=credentials(request.headers, marked),
     )
 
 

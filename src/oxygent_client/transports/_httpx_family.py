@@ -16,9 +16,10 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
@@ -32,16 +33,16 @@ from oxygent_client._errors import (
     ConnectTimeoutError,
     RemoteProtocolError,
 )
+from oxygent_client._log import tell
 from oxygent_client._per_loop import PerLoop
-from oxygent_client._transport import HTTPRequest, HTTPResponse, shown_url
-from oxygent_client.transports._translation import Translation
+from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, shown_url
+from oxygent_client.transports._translation import Translation, reason
 
 __all__ = ["KEPT_SECONDS", "HTTPXFamily", "translation"]
 
-logger = logging.getLogger("oxygent_client")
-
 KEPT_CONNECTIONS: Final = 20
 KEPT_SECONDS: Final = 2.0
+OK: Final = 200
 
 T = TypeVar("T")
 ClientT = TypeVar("ClientT")
@@ -73,9 +74,16 @@ def translation(library: Any) -> Translation:
             ),
             (library.HTTPError, ConnectionLostError, "the connection was lost"),
         ),
-        # These quote a header's value, or the whole URL.
-        lambda error: "" if isinstance(error, library.LocalProtocolError | library.HTTPStatusError) else str(error),
+        functools.partial(_says, library),
     )
+
+
+def _says(library: Any, error: Exception) -> str:
+    """What `error` says of itself, as far as it may be shown."""
+    if isinstance(error, library.LocalProtocolError | library.HTTPStatusError):
+        return ""  # these quote a header's value, or the whole URL
+    # h11 quotes the line that it cannot read.
+    return reason(error) if isinstance(error, library.RemoteProtocolError) else str(error)
 
 
 @functools.cache
@@ -113,7 +121,7 @@ class _Chunks:
             return await anext(self._chunks)
 
 
-async def _entered(stack: AsyncExitStack, block: AbstractAsyncContextManager[T]) -> T:
+async def _entered(stack: AsyncExitStack, block: AbstractAsyncContextManager[T], context: Context) -> T:
     """What `block` gives; `stack` leaves it, and how the library takes that is nobody's affair any more."""
     value = await block.__aenter__()
 
@@ -124,10 +132,23 @@ async def _entered(stack: AsyncExitStack, block: AbstractAsyncContextManager[T])
         try:
             await block.__aexit__(kind, error, traceback)
         except Exception as failure:  # noqa: BLE001  (whatever it is: what there was to say is said)
-            logger.debug("closing failed: %s", type(failure).__name__)
+            tell("detail", context, "closing failed: %s", type(failure).__name__)
 
     stack.push_async_exit(leave)
     return value
+
+
+def _end(response: Any) -> None:
+    """Let the connection of a response serve no more: the pool drops one that the other side seems to have left.
+
+    What a server sends behind a 204 or 304 would be taken for the beginning of the next response, and real servers
+    close after a 500. To close it here would break the pool, which looks whether it is readable.
+    """
+    network = response.extensions.get("network_stream")
+    live = network.get_extra_info("socket") if network is not None else None
+    if live is not None:
+        with suppress(OSError):
+            live.shutdown(socket.SHUT_RDWR)
 
 
 class HTTPXFamily(Generic[ClientT]):
@@ -185,13 +206,15 @@ class HTTPXFamily(Generic[ClientT]):
             opening = _OPENING.set(True)
             try:
                 with self._translation.translated(url):
-                    response = await _entered(stack, self._open(client, request, options))
+                    response = await _entered(stack, self._open(client, request, options), request.context)
                     headers = dict(response.headers)
             finally:
                 _OPENING.reset(opening)
+            if response.status_code != OK and response.http_version != "HTTP/2":
+                stack.callback(_end, response)
             # An iterator by its annotation; it is a generator, and must be closed before its response is.
             raw: AsyncGenerator[bytes, None] = response.aiter_raw()
-            chunks = await _entered(stack, aclosing(raw))
+            chunks = await _entered(stack, aclosing(raw), request.context)
             yield HTTPResponse(response.status_code, headers, _Chunks(chunks, self._translation, url), request)
 
     def _open(self, client: Any, request: HTTPRequest, options: dict[str, Any]) -> AbstractAsyncContextManager[Any]:

@@ -31,7 +31,7 @@ from oxygent_client._errors import (
     TLSError,
 )
 
-__all__ = ["Line", "Translation"]
+__all__ = ["Line", "Translation", "reason"]
 
 Line = tuple[type[Exception], type[OxyError], str]
 """A library's class, ours, and what is said of it; `{}` is where the request was to go."""
@@ -74,6 +74,12 @@ PLAIN: Final[tuple[tuple[str, str, str], ...]] = (
 """What OpenSSL says, as a pattern; the same in plain words, where its own are not; and what to do."""
 
 
+
+def reason(error: object) -> str:
+    """What `error`, of a parser of HTTP, complains of; not what it quotes, which may be an echoed secret."""
+    return re.split(r"[^\w ',-]", str(error).removeprefix("<"), maxsplit=1)[0].strip()
+
+
 @attrs.frozen
 class Translation:
     """The errors of one library, as errors of this package."""
@@ -82,7 +88,7 @@ class Translation:
     lines: tuple[Line, ...]
     """The first line that fits counts, here and then in LEAKED."""
     says: Callable[[Exception], str] = str
-    """What an error says of itself, as far as it may be shown: a header's value, or a whole URL, may be a secret."""
+    """What an error says of itself, as far as it may be shown."""
 
     def __call__(self, error: Exception, url: str = "", *, reading: bool = False) -> OxyError:
         """The error of this package that `error`, of the library, is.

@@ -37,7 +37,7 @@ from oxygent_client._errors import (
 )
 from oxygent_client._per_loop import PerLoop
 from oxygent_client._transport import HTTPRequest, HTTPResponse
-from oxygent_client.transports._translation import Translation
+from oxygent_client.transports._translation import Translation, reason
 
 __all__ = ["AiohttpTransport"]
 
@@ -55,13 +55,15 @@ QUOTES: Final = (
     aiohttp.ServerDisconnectedError,
     aiohttp.http.HttpProcessingError,
 )
-"""Their texts quote a whole URL, or what had come of a head; those may be secrets."""
+"""Their texts quote a whole URL, or what had come of a head; those may be secrets. Others name a reason first."""
 
 
 def _says(error: Exception) -> str:
     """What `error` says of itself, as far as it may be shown."""
     if isinstance(error, aiohttp.ClientResponseError):  # its own text ends with the URL
-        return f"{error.status} {error.message}"
+        return f"{error.status} {reason(error.message)}"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return reason(error)
     return "" if isinstance(error, QUOTES) else str(error)
 
 

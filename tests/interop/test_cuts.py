@@ -1,0 +1,235 @@
+"""Runs whose connection is cut at a random moment: what the client says of them, held against the agent's own record.
+
+Rule 1: every run goes through a line of its own (`cuts.py`), with everything about the client as it is by default but
+    its clocks; every moment has its turn, and how exactly it is cut is drawn by lot.
+Rule 2: the lots are the same each time, but in a soak; what went wrong is shown with its cut, which is all there is.
+Rule 3: a test prints its rows of a table in docs/soak.md.
+"""
+
+from __future__ import annotations
+
+import collections
+import random
+import sys
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import attrs
+import pytest
+
+from oxygent_client import Outcome, Progress, SSEOxyGent, Timeouts, errors
+from tests.conftest import SIZE
+
+from .cuts import BUSY, Cut, line
+from .harness import PATIENT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .harness import RemoteServer
+
+pytestmark = pytest.mark.anyio
+
+RUNS: Final = {"smoke": 12, "normal": 20, "soak": 200}[SIZE]
+AT_A_TIME: Final = 25
+"""A real server has one event loop; more at once would measure that."""
+
+ALLOWED: Final[dict[Outcome, set[int]]] = {
+    # what the client says: how often the agent may have run
+    Outcome.NOT_SENT: {0},
+    Outcome.REJECTED: {0},
+    Outcome.UNKNOWN: {0, 1},
+    Outcome.STARTED: {1},
+    Outcome.COMPLETED: {1},
+}
+
+Lot = random.Random
+END: Final = b"data: done\r\nretry: 3000\r\n\r\n"
+MOMENTS: Final[dict[str, Callable[[Lot], tuple[Cut, ...]]]] = {
+    # The request has some 1,000 bytes, the response 200 of headers and 5,000 of events.
+    "refused": lambda lot: (),
+    "refused at first": lambda lot: (),
+    "busy": lambda lot: (Cut(instead=BUSY),) * 3,
+    "busy at first": lambda lot: (Cut(instead=BUSY),),
+    "before the request": lambda lot: (Cut(sent=0),),
+    "in the request": lambda lot: (Cut(sent=lot.randrange(1, 1000)),),
+    "after the request": lambda lot: (Cut(received=0),),
+    "in the headers": lambda lot: (Cut(received=lot.randrange(1, 200)),),
+    "in mid-stream": lambda lot: (Cut(received=lot.randrange(200, 5000)),),
+    "some time later": lambda lot: (Cut(seconds=lot.uniform(0, 0.5)),),
+    "in the answer": lambda lot: (Cut(said=b'"type": "answer"', further=lot.randrange(60)),),
+    "in the close event": lambda lot: (Cut(said=b"event: close", further=lot.randrange(20)),),
+    "after the close event": lambda lot: (Cut(said=END),),
+    "in mid-stream, and the record": lambda lot: (
+        Cut(received=lot.randrange(200, 5000)),
+        Cut(sent=lot.choice((0, 100, 1000))),
+    ),
+    "never": lambda lot: (),
+}
+SHUT: Final = {"refused": None, "refused at first": 0.1}
+"""Moments at which nobody listens, and after how many seconds somebody does."""
+
+
+@attrs.define
+class Shot:
+    """One run, how it was cut, and what became of it."""
+
+    moment: str
+    cuts: tuple[Cut, ...]
+    query: str = ""
+    outcome: Outcome = Outcome.NOT_SENT
+    output: Any = None
+    recovered: bool = False
+    error: str = ""
+    ran: int = 0
+    connections: int = 0
+
+    @property
+    def is_well(self) -> bool:
+        """Whether what the client says is so: rule 2 of the design, and no answer that is none."""
+        answered = self.outcome is Outcome.COMPLETED
+        right = self.output == (self.query.split()[1] if answered else None)
+        return self.ran in ALLOWED[self.outcome] and right and answered is not bool(self.error)
+
+
+def shots(moments: dict[str, Callable[[Lot], tuple[Cut, ...]]], loop: str) -> list[Shot]:
+    """So many runs as this size has, each with its cuts."""
+    lot = Lot(f"{loop} {time.time_ns() if SIZE == 'soak' else 0}")
+    names = [*moments]
+    made: list[Shot] = []
+    for number in range(RUNS):
+        moment = names[number % len(names)]
+        cuts = (
+            attrs.evolve(cut, reset=lot.random() < 0.5, deaf=lot.random() < 0.3) for cut in moments[moment](lot)
+        )
+        made.append(Shot(moment, tuple(cuts)))
+    return made
+
+
+async def all_of(fired: list[Shot], server: RemoteServer, fire: Callable[[Shot], Any]) -> None:
+    """Fire them, many at a time, and count at the server what ran."""
+    limiter = anyio.CapacityLimiter(AT_A_TIME)
+
+    async def one(shot: Shot) -> None:
+        async with limiter:
+            await fire(shot)
+
+    async with anyio.create_task_group() as tasks:
+        for shot in fired:
+            tasks.start_soon(one, shot)
+    async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
+        await agent.ask("echo")  # whatever reached the server before this is under way, or over
+    ran = collections.Counter(record.get("query") for record in server.records("started"))
+    for shot in fired:
+        shot.ran = ran[shot.query]
+
+
+def rows(fired: list[Shot], loop: str) -> None:
+    """Rows of a table in docs/soak.md."""
+    for moment in dict.fromkeys(shot.moment for shot in fired):
+        those = [shot for shot in fired if shot.moment == moment]
+        outcomes = collections.Counter(shot.outcome for shot in those)
+        cells = (*(outcomes[outcome] for outcome in Outcome), sum(shot.recovered for shot in those))
+        counted = (len(those), *cells, sum(shot.ran for shot in those), max(shot.ran for shot in those))
+        sys.stdout.write(f"| {moment} | {loop} | {' | '.join(map(str, counted))} |\n")
+
+
+# ---------------------------------------------------------------------------------------------------------------- Runs
+
+
+async def test_runs_that_are_cut(newest: RemoteServer, anyio_backend_name: str) -> None:
+    """No agent runs twice, none that the client says has not run has, and an answer is the answer."""
+
+    async def fire(shot: Shot) -> None:
+        shot.query = f"tagged {uuid.uuid4().hex} 30"
+        async with line(newest.port, *shot.cuts, shut=shot.moment in SHUT) as way:
+            run = SSEOxyGent(server_url=way.url, timeouts=PATIENT).stream(
+                shot.query, arguments={"stored": "by default"}
+            )
+            async with anyio.create_task_group() as tasks:
+                if (later := SHUT.get(shot.moment)) is not None:
+                    tasks.start_soon(open_later, way.open, later)
+                try:
+                    async with run:
+                        response = await run.final_response()
+                    shot.output, shot.recovered = response.output, response.extra.get("recovered", False)
+                except errors.OxyError as error:
+                    shot.error = repr(error)
+                    assert error.outcome is run.outcome
+                shot.outcome = run.outcome
+            shot.connections = way.connections
+
+    fired = shots(MOMENTS, anyio_backend_name)
+    await all_of(fired, newest, fire)
+
+    rows(fired, anyio_backend_name)
+    assert [] == [shot for shot in fired if not shot.is_well]
+    assert {*Outcome} - {Outcome.UNKNOWN} <= {shot.outcome for shot in fired}
+    assert any(shot.recovered for shot in fired)
+
+
+async def open_later(open_: Callable[[], Any], seconds: float) -> None:
+    """Open a line that was shut."""
+    await anyio.sleep(seconds)
+    await open_()
+
+
+# ------------------------------------------------------------------------------------------------------- Detached runs
+
+SHORT: Final = Timeouts(idle=4.0, total=60.0)
+"""A line that is half dead takes events with it, the last one too; then `idle` is when the record is asked."""
+
+
+def one_cut(lot: Lot) -> Cut:
+    """A cut of a connection over which events come, or a record."""
+    return lot.choice(
+        (
+            Cut(sent=lot.randrange(500)),
+            Cut(received=lot.randrange(200)),
+            Cut(received=lot.randrange(200, 4000)),
+            Cut(seconds=lot.uniform(0, 1.0)),
+            Cut(said=b'"type": "answer"', further=lot.randrange(60)),
+            Cut(said=b"event: close", further=lot.randrange(20)),
+            Cut(said=END),
+        )
+    )
+
+
+DETACHED: Final[dict[str, Callable[[Lot], tuple[Cut, ...]]]] = {
+    # The first connection is the one by which the run is begun, all others those of who listens.
+    "never": lambda lot: (),
+    "the server's word that it began": lambda lot: (Cut(received=lot.randrange(100)), one_cut(lot)),
+    "before the first event": lambda lot: (Cut(), Cut(received=lot.randrange(200)), one_cut(lot)),
+    "in mid-stream": lambda lot: (Cut(), *(Cut(received=lot.randrange(200, 3000)) for _ in range(3))),
+    "at its end": lambda lot: (Cut(), Cut(said=b'"type": "answer"'), one_cut(lot)),
+    "anywhere": lambda lot: (Cut(), *(one_cut(lot) for _ in range(lot.randrange(1, 5)))),
+}
+
+
+async def test_detached_runs_that_are_cut(newest: RemoteServer, anyio_backend_name: str) -> None:
+    """Whoever comes back to a detached run gets its answer, and no message twice, however often the line is cut."""
+
+    async def fire(shot: Shot) -> None:
+        shot.query = f"hinted {uuid.uuid4().hex} 40"
+        async with line(newest.port, *shot.cuts) as way:
+            handle = await SSEOxyGent(server_url=way.url, timeouts=SHORT).start(
+                shot.query, arguments={"stored": "by default"}
+            )
+            run = SSEOxyGent(server_url=way.url, timeouts=SHORT).attach(handle.to_token())
+            try:
+                async with run:
+                    told = [event.content["n"] async for event in run if isinstance(event, Progress)]
+                assert sorted({*told}) == told
+                shot.output, shot.recovered = run.response.output, run.response.extra.get("recovered", False)
+            except errors.OxyError as error:
+                shot.error = repr(error)
+            shot.outcome, shot.connections = run.outcome, way.connections
+
+    fired = shots(DETACHED, anyio_backend_name)
+    await all_of(fired, newest, fire)
+
+    rows(fired, anyio_backend_name)
+    assert [] == [shot for shot in fired if not shot.is_well or shot.outcome is not Outcome.COMPLETED]
+    assert any(shot.recovered for shot in fired)

@@ -1,0 +1,135 @@
+"""Detached runs at real servers: begun by one agent, heard by another, and what is left of one whose end was lost."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from oxygent_client import OxyState, Progress, SSEOxyGent, Timeouts, errors
+
+from .cuts import Cut, line
+from .environments import RELEASES
+from .harness import PATIENT
+
+if TYPE_CHECKING:
+    from oxygent_client import Event
+
+    from .harness import RemoteServer
+
+pytestmark = pytest.mark.anyio
+
+with_detached_runs = pytest.mark.parametrize("server", RELEASES[:2], indirect=True)  # 1.0.8 has none to listen to
+STARTED: Final = errors.Outcome.STARTED
+LOST: Final = Cut(said=b'"type": "answer"')
+"""The answer and the close event after it are written to a connection that is gone."""
+
+
+def steps(events: list[Event]) -> list[Any]:
+    """The numbers of the messages among `events`."""
+    return [event.content["n"] for event in events if isinstance(event, Progress)]
+
+
+@with_detached_runs
+async def test_another_agent_listens(server: RemoteServer) -> None:
+    """All that was kept since the run began, and the answer, for whoever has the token."""
+    tag = uuid.uuid4().hex
+    handle = await SSEOxyGent(server_url=server.url, timeouts=PATIENT).start(f"tagged {tag} 5")
+    await server.wait_for("finished", query=f"tagged {tag} 5", within=10.0)
+
+    async with SSEOxyGent(server_url=server.url, timeouts=PATIENT).attach(handle.to_token()) as run:
+        events = [event async for event in run]
+
+    assert [0, 1, 2, 3, 4] == steps(events)
+    assert (OxyState.COMPLETED, tag) == (run.response.state, run.response.output)
+    assert handle.trace_id == run.response.extra["trace_id"]
+
+
+@with_detached_runs
+async def test_leaving_and_coming_back(server: RemoteServer) -> None:
+    """Leaving leaves the run at work; who comes back hears the rest, but for what was on its way."""
+    query = f"hinted {uuid.uuid4().hex} 30"
+    agent = SSEOxyGent(server_url=server.url, timeouts=PATIENT)
+    token = (await agent.start(query)).to_token()
+    heard: list[Event] = []
+    async with agent.attach(token) as run:
+        async for event in run:
+            heard.append(event)
+            if len(steps(heard)) == 5:
+                break
+    first = len(heard)
+    async with agent.attach(token) as run:
+        heard += [event async for event in run]
+
+    assert query.split()[1] == run.response.output
+    assert sorted({*steps(heard)}) == steps(heard)
+    assert len(heard) > first
+    assert ["started", "finished"] == [record["event"] for record in server.records(query=query)]
+
+
+@with_detached_runs
+async def test_an_end_that_was_lost(server: RemoteServer) -> None:
+    """The answer that went down with a connection comes from the record."""
+    query = f"tagged {uuid.uuid4().hex} 5"
+    async with line(server.port, Cut(), LOST) as way:
+        agent = SSEOxyGent(server_url=way.url, timeouts=PATIENT)
+        token = (await agent.start(query)).to_token()
+        async with agent.attach(token) as run:
+            events = [event async for event in run]
+        assert way.cut == 1
+
+    assert [0, 1, 2, 3, 4] == steps(events)
+    assert (query.split()[1], True) == (run.response.output, run.response.extra["recovered"])
+    assert 1 == len(server.records("started", query=query))
+
+
+# ---------------------------------------------------------------------------------------------- Servers without records
+
+WITHOUT: Final[dict[str, tuple[str, str]]] = {
+    # name: (the agent that is asked, the path under which the server is reached)
+    "nothing stored": ("unstored_agent", ""),
+    "nothing shown": ("master", "/bare"),
+}
+without_records = pytest.mark.parametrize("kind", WITHOUT)
+
+
+def asking(kind: str, url: str, **options: Any) -> SSEOxyGent:
+    """An agent of whose runs no record is to be had."""
+    callee, path = WITHOUT[kind]
+    return SSEOxyGent(server_url=url + path, callee=callee, check_callee=False, **options)
+
+
+@without_records
+async def test_a_cut_without_records(newest: RemoteServer, kind: str) -> None:
+    """A cut in mid-stream needs no record: the server keeps what it has not sent."""
+    tag = uuid.uuid4().hex
+    async with line(newest.port, Cut(), Cut(said=b'"n": 5}')) as way:
+        agent = asking(kind, way.url, timeouts=PATIENT)
+        token = (await agent.start(f"hinted {tag} 30")).to_token()
+        async with agent.attach(token) as run:
+            heard = steps([event async for event in run])
+        assert way.cut == 1
+
+    assert [0, 1, 2, 3, 4] == heard[:5]
+    assert sorted({*heard}) == heard
+    assert tag == run.response.output
+    assert "recovered" not in run.response.extra
+
+
+@without_records
+async def test_an_end_that_was_lost_without_records(newest: RemoteServer, kind: str) -> None:
+    """Nobody has the answer any more: the stream is incomplete, and what was seen of it is there."""
+    seen: list[Event] = []
+    async with line(newest.port, Cut(), LOST) as way:
+        agent = asking(kind, way.url, timeouts=Timeouts(idle=4.0, total=30.0))
+        token = (await agent.start(f"hinted {uuid.uuid4().hex} 5")).to_token()
+        with pytest.raises(errors.IncompleteStreamError) as caught:
+            async with agent.attach(token) as run:
+                async for event in run:
+                    seen.append(event)  # noqa: PERF401  (what came before the error counts)
+
+    assert STARTED is caught.value.outcome
+    assert [0, 1, 2, 3, 4] == steps(seen)
+    assert caught.value.partial is not None
+    assert tuple(seen) == caught.value.partial.events

@@ -1,0 +1,154 @@
+"""The two `ResilientSSEAgent` classes of the OxyGent `SSEOxyGent` documentation, their own lines unchanged.
+
+Rule 1: a class is read from a copy of its block of the documentation; the names it never imports are in HEADER.
+Rule 2: what counts is how often the server's agent ran, by its own record, and how often it was asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import runpy
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import pytest
+
+from oxygent_client import (
+    HTTPXTransport,
+    OxyRequest,
+    OxyResponse,
+    OxyState,
+    Retry,
+    SSEOxyGent,
+    Timeouts,
+    errors,
+)
+from tests.conftest import FIXTURES
+
+from .cuts import Cut, line
+from .harness import PATIENT
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from oxygent_client import HTTPRequest, HTTPResponse
+
+    from .harness import Record, RemoteServer
+
+pytestmark = pytest.mark.anyio
+
+HEADER: Final[dict[str, Any]] = {
+    "OxyRequest": OxyRequest,
+    "OxyResponse": OxyResponse,
+    "OxyState": OxyState,
+    "SSEOxyGent": SSEOxyGent,
+    "aiohttp": errors,  # as by `from oxygent_client import errors as aiohttp`
+    "asyncio": asyncio,
+    "logger": logging.getLogger(__name__),
+}
+BLOCKS: Final = ("resilient_short", "resilient_long")
+CLASSES: Final[dict[str, type[SSEOxyGent]]] = {
+    block: runpy.run_path(str(FIXTURES / "documentation" / f"{block}.txt"), HEADER)["ResilientSSEAgent"]
+    for block in BLOCKS
+}
+# The class's own loop is all that makes a call again; then the agent's policy does so within each turn of it, too.
+RETRIES: Final = {"once": Retry(attempts=1), "by default": Retry()}
+
+each_class = pytest.mark.parametrize("block", BLOCKS)
+each_retry = pytest.mark.parametrize("retry", RETRIES)
+
+
+class Asked:
+    """One of the classes, to be asked once, and what the server saw of that."""
+
+    def __init__(self, server: RemoteServer, block: str, query: str, **options: Any) -> None:
+        self._server = server
+        self._before = len(server.records())
+        self._query = query
+        self._agent = CLASSES[block](**{"retry_delay": 0.02, "timeouts": PATIENT, **options})
+
+    async def response(self) -> OxyResponse:
+        """What `execute` gives."""
+        return await self._agent.execute(OxyRequest(arguments={"query": self._query}))
+
+    def seen(self) -> tuple[int, int]:
+        """How often the server was asked for a run, and how often its agent ran."""
+        new: list[Record] = self._server.records(since=self._before)
+        posts = sum(record.get("path") == "/sse/chat" for record in new)
+        return posts, sum(record["event"] == "started" for record in new)
+
+
+@attrs.define
+class Knocking:
+    """A transport before whose third exchange somebody opens the door."""
+
+    inner: HTTPXTransport
+    open: Callable[[], Awaitable[None]]
+    exchanges: int = 0
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As `Transport.exchange`."""
+        self.exchanges += 1
+        if self.exchanges == 3:
+            await self.open()
+        async with self.inner.exchange(request) as response:
+            yield response
+
+    async def aclose(self) -> None:
+        """As `Transport.aclose`."""
+        await self.inner.aclose()
+
+
+@each_class
+@each_retry
+async def test_refused_twice(newest: RemoteServer, block: str, retry: str) -> None:
+    """Nobody listens, twice; then one run, and its answer."""
+    async with line(newest.port, shut=True) as way:
+        knocking = Knocking(HTTPXTransport(), way.open)
+        asked = Asked(newest, block, "echo hello", server_url=way.url, transport=knocking, retry=RETRIES[retry])
+        try:
+            response = await asked.response()
+        finally:
+            await knocking.aclose()
+
+    assert (OxyState.COMPLETED, "hello", 3) == (response.state, response.output, knocking.exchanges)
+    assert (1, 1) == asked.seen()
+
+
+@each_class
+@each_retry
+@pytest.mark.parametrize("reset", [False, True])
+async def test_cut_in_mid_stream(newest: RemoteServer, block: str, retry: str, *, reset: bool) -> None:
+    """The run that was cut was the only one: the class hears of no connection that it could make again."""
+    async with line(newest.port, Cut(said=b'"step": 3}', reset=reset)) as way:
+        asked = Asked(newest, block, "slow 30", server_url=way.url, retry=RETRIES[retry])
+        response = await asked.response()
+        assert way.cut == 1
+
+    assert OxyState.FAILED is response.state
+    assert "cut off" in response.output
+    assert (1, 1) == asked.seen()
+
+
+@each_class
+@each_retry
+@pytest.mark.parametrize(
+    ("path", "timeouts"),
+    [
+        ("/bare", Timeouts(idle=0.4)),
+        ("", Timeouts(idle=0.4, total=0.9)),  # the server's record says that it is at work: it is waited for
+    ],
+)
+async def test_idle(newest: RemoteServer, block: str, retry: str, path: str, timeouts: Timeouts) -> None:
+    """A run that says nothing is given up in time, and asked for once."""
+    asked = Asked(
+        newest, block, "quiet 30", server_url=newest.url + path, timeouts=timeouts, retry=RETRIES[retry]
+    )
+    response = await asked.response()
+
+    assert OxyState.FAILED is response.state
+    assert "within Timeouts." in response.output
+    assert (1, 1) == asked.seen()
