@@ -250,7 +250,8 @@ class Fault:
     def clock_over(self, transport: str) -> str | None:
         """The clock that ends the run over this transport; None if it ends by itself."""
         by_clock = any(error and issubclass(error, TimeoutError) for error, _ in self.ends(transport))
-        return self.clock if by_clock else None
+        # A refusal is made known shortly before the deadline, so it bounds that too.
+        return self.clock if by_clock or self.clock == "total" else None
 
 
 def fine(name: str, does: str, *steps: Step, **more: Any) -> Fault:

@@ -24,8 +24,10 @@ from oxygent_client.errors import (
     ConnectionLostError,
     DeadlineExceededError,
     HandlerError,
+    InsecureTransportError,
     Outcome,
     OxyError,
+    PermissionDeniedError,
 )
 from oxygent_client.policies import (
     APIKey,
@@ -40,7 +42,7 @@ from oxygent_client.policies import (
     Policy,
     Token,
 )
-from oxygent_client.testing import FakeTransport, Pause, Reply
+from oxygent_client.testing import FakeTransport, Pause, Reply, answer, close
 from tests.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
@@ -138,15 +140,53 @@ ADDED: Final[dict[str, tuple[Callable[[FakeTransport], HeadersTransport | Bearer
 
 @pytest.mark.parametrize("case", ADDED)
 async def test_what_is_added(case: str) -> None:
-    """A request gets the headers and is otherwise the same; the response is what came; closing closes the inner one."""
+    """A request gets the headers, marked as credentials, and is otherwise the same; closing closes the inner one."""
     make, added = ADDED[case]
     inner = remote()
     wrapper = make(inner)
     assert (200, b'{"ok": true}') == await send(wrapper)
-    assert [attrs.evolve(request(), headers={"accept": "text/event-stream", **added})] == inner.requests
+    marked = Context(secret_headers=frozenset(added))
+    assert [attrs.evolve(request(), headers={"accept": "text/event-stream", **added}, context=marked)] == inner.requests
     assert wrapper.inner is inner
     await wrapper.aclose()
     assert inner.closed
+
+
+@pytest.mark.parametrize("case", ADDED)
+async def test_user_information_in_the_url(case: str) -> None:
+    """HTTP libraries make an `authorization` of it: beside one of ours it is refused, and nothing is sent."""
+    make, added = ADDED[case]
+    inner = remote()
+    asked = attrs.evolve(request(), base_url=f"https://ada:{SECRET}@remote")
+    if "authorization" not in added:
+        async with make(inner).exchange(asked) as response:
+            assert 200 == response.status
+        return
+    with pytest.raises(ConfigurationError, match="two credentials") as caught:
+        async with make(inner).exchange(asked):
+            pass
+    assert ([], Outcome.NOT_SENT, False) == (inner.requests, caught.value.outcome, SECRET in str(caught.value))
+
+
+@pytest.mark.parametrize("auth", [APIKey(SECRET, header="x-trips-key"), Headers(some_headers)])
+async def test_a_credential_under_a_name_of_its_own(auth: Policy) -> None:
+    """Whatever its header is called, it goes over plain http to this machine, and to no other."""
+    inner = FakeTransport({"/sse/chat": Reply([answer("42"), close()])})
+    away = SSEOxyGent(server_url="http://remote", transport=inner, auth=auth)
+    with pytest.raises(InsecureTransportError, match="the header 'x-t") as caught:
+        await away.ask("hi")
+    assert ([], False) == (inner.requests, SECRET in str(caught.value))
+    here = SSEOxyGent(server_url="http://127.0.0.1", transport=inner, auth=auth)
+    assert "42" == (await here.ask("hi")).output
+
+
+async def test_a_server_that_repeats_a_key() -> None:
+    """What was marked is taken out of what a server says of it, though a header of that name may usually be told."""
+    inner = FakeTransport({"/sse/chat": Reply([f"unknown id {SECRET}".encode()], status=403)})
+    agent = SSEOxyGent(server_url="https://remote", transport=inner, auth=APIKey(SECRET, header="x-request-id"))
+    with pytest.raises(PermissionDeniedError) as caught:
+        await agent.ask("hi")
+    assert "unknown id [scrubbed]" == caught.value.body
 
 
 OWN: Final = {

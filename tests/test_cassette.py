@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from oxygent_client import Context, Event, HTTPRequest, OxyRequest, SSEOxyGent, Timeouts, errors
 from oxygent_client._secrets import SCRUBBED, is_secret, scrub_json, scrub_text
+from oxygent_client.policies import APIKey
 from oxygent_client.testing import (
     Cassette,
     CassetteError,
@@ -754,6 +755,24 @@ async def test_canaries(removed: bool, tmp_path: Path, caplog: pytest.LogCapture
     quoted = {"lost"}
     assert [found_in(each) - quoted for each in shown] == [set[str]()] * len(shown)
     assert found_in("".join(shown[2:])) == set()
+
+
+@pytest.mark.parametrize("header", ["x-trips", "server"])
+async def test_a_key_under_a_name_of_its_own(header: str) -> None:
+    """What an auth policy added goes by its mark, whatever its header is called, and wherever else it stands."""
+    key = "canaryKEY7Q"
+    said = answer(f"{key}!")
+    transport = FakeTransport({"/sse/chat": Reply([said[:30], said[30:], close()], headers={**STREAM, "server": key})})
+    cassette = Cassette()
+    recording = RecordingTransport(transport, cassette)
+    agent = plain(server_url="https://remote.test", transport=recording, auth=APIKey(key, header=header))
+    assert f"{key}!" == (await agent.ask(f"who has {key}?")).output
+    assert key == transport.requests[0].headers[header]
+    (entry,) = cassette.entries
+    assert ("who has [scrubbed]?", SCRUBBED) == (entry.query, entry.headers[header])
+    assert key not in f"{cassette.dumps()}{attrs.asdict(entry)}"
+    replayed = plain(server_url="https://remote.test", transport=ReplayTransport(cassette), auth=agent.auth)
+    assert "[scrubbed]!" == (await replayed.ask(f"who has {key}?")).output
 
 
 async def test_scrubbing_changes_nothing_else() -> None:

@@ -69,7 +69,7 @@ async def timed(transport: FakeTransport, timeouts: Timeouts, **options: Any) ->
         async with run:
             async for event in run:
                 events.append(event)  # noqa: PERF401  (the events before an error count)
-    except errors.OxyTimeoutError as caught:
+    except errors.OxyError as caught:
         error = caught
     if error is not None:
         assert (run.trace_id, SHOWN, run.outcome) == (error.trace_id, error.server_url, error.outcome)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from oxygent_client import HTTPRequest, errors
+from oxygent_client import Context, HTTPRequest, errors
 from oxygent_client.policies import HTTPSOnly, HTTPSOnlyTransport, check_secure
 from oxygent_client.testing import FakeTransport, Reply
 from tests.virtual import anyio_backend as anyio_backend
@@ -96,6 +96,18 @@ async def test_what_may_go(url: str, headers: dict[str, str], policy: HTTPSOnly)
     async with HTTPSOnlyTransport(fake, policy).exchange(request) as response:
         assert request is response.request
     assert [request] == fake.requests
+
+
+async def test_a_header_that_is_marked() -> None:
+    """It is a credential whatever it is called, in whatever case."""
+    fake = FakeTransport({})
+    context = Context(secret_headers=frozenset({"x-trips"}))
+    with pytest.raises(errors.InsecureTransportError, match="the header 'X-Trips'"):
+        async with HTTPSOnlyTransport(fake).exchange(
+            HTTPRequest("POST", "http://remote.example", "", {"X-Trips": SECRET}, context=context)
+        ):
+            pass
+    assert [] == fake.requests
 
 
 @pytest.mark.parametrize(("named", "url", "headers", "policy"), MUST_NOT)

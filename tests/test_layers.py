@@ -40,9 +40,12 @@ def room(modules: str, rooms: str = "", libraries: str = "", *, pure: bool = Fal
     return Room(tuple(modules.split()), frozenset(rooms.split()), frozenset(libraries.split()), pure, edge)
 
 
-CORE = "_errors errors _settings _transport _models _wire _payload _router _secrets _sse _version _schema _text sanitize _log"
-HELPERS = "json ids traces per_loop"
-SIBLINGS = "transports transports.aiohttp transports.asgi transports.httpx transports.httpx2 policies cluster telemetry"
+CORE = (
+    "_errors errors _settings _transport _models _wire _payload _router _secrets _secure _sse _version _schema _text"
+    " sanitize _log"
+)
+HELPERS = "json ids traces per_loop stats"
+SIBLINGS = "transports transports.aiohttp transports.asgi transports.httpx transports.httpx2 policies cluster telemetry telemetry.otel"
 PUBLIC = f"front core {SIBLINGS} testing registry"
 
 ROOMS: Final[dict[str, Room]] = {
@@ -53,6 +56,7 @@ ROOMS: Final[dict[str, Room]] = {
     "ids": room("_ids"),
     "traces": room("_traces", "core ids", "attrs"),
     "per_loop": room("_per_loop", "", "anyio"),
+    "stats": room("_stats", "core", "attrs"),
     # Siblings: each stands behind an interface of the core, and none knows another.
     "transports": room("transports", "core"),
     # A URL of aiohttp's is one of yarl.
@@ -66,10 +70,12 @@ ROOMS: Final[dict[str, Room]] = {
     "transports.httpx": room("transports.httpx", "core json httpx_family translation", "httpx httpx_sse anyio attrs"),
     "transports.httpx2": room("transports.httpx2", "core json httpx_family translation", "httpx2 anyio attrs"),
     "policies": room("policies policies.*", "core json per_loop", "anyio attrs"),
-    "cluster": room("cluster cluster.*", "core json per_loop", "anyio attrs"),
-    "telemetry": room("telemetry telemetry.*", "core json", "anyio attrs opentelemetry"),
+    # What it balances, unless it is given another.
+    "cluster": room("cluster cluster.*", "core json per_loop transports.httpx", "anyio attrs"),
+    "telemetry": room("telemetry", "core stats"),
+    "telemetry.otel": room("telemetry.otel", "core json", "attrs opentelemetry"),
     "testing": room("testing testing.*", "core json", "anyio attrs"),
-    "registry": room("registry registry.*", "core json", "anyio attrs"),
+    "registry": room("registry registry.*", "core json ids per_loop", "anyio attrs"),
     # Where they meet.
     "meeting": room(
         "_agent _client _connections _delivery _detached _discovery _hooks _prepare _reattach _record _remote _run _seen"

@@ -30,7 +30,17 @@ import httpx2
 import pytest
 import trustme
 
-from oxygent_client import Context, HTTPRequest, HTTPXTransport, Outcome, SSEOxyGent, Timeouts, Transport, errors
+from oxygent_client import (
+    BearerAuth,
+    Context,
+    HTTPRequest,
+    HTTPXTransport,
+    Outcome,
+    SSEOxyGent,
+    Timeouts,
+    Transport,
+    errors,
+)
 from oxygent_client.testing import answer, close, progress
 from oxygent_client.transports._httpx_family import KEPT_SECONDS
 from oxygent_client.transports.aiohttp import AiohttpTransport
@@ -435,9 +445,7 @@ async def test_the_agents_time_to_connect() -> None:
             each.setblocking(False)
             each.connect_ex(listener.getsockname())
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        assert errors.ConnectTimeoutError is type(
-            await failure(plain(server_url=url, timeouts=Timeouts(connect=0.1)))
-        )
+        assert errors.ConnectTimeoutError is type(await failure(plain(server_url=url, timeouts=Timeouts(connect=0.1))))
         for each in waiting:
             each.close()
 
@@ -537,6 +545,15 @@ BROKEN: Final[
         Outcome.STARTED,
     ),
 }
+
+
+ECHOES: Final = [
+    # what the server sends; what is told of it by each library
+    ((b"HTTP/1.1 2x0 CANARY\r\n\r\n",), "status line"),
+    ((b"HTTP/1.1 200 OK\r\nCANARY\r\n\r\n",), "header"),
+    ((UNFRAMED[:-2] + b"content-length: CANARY\r\n\r\n",), "Content-Length"),
+    ((BEGUN, b"CANARY\r\n"), "the server"),
+]
 
 
 @pytest.mark.parametrize("what", BROKEN)
@@ -971,6 +988,26 @@ async def test_no_cookie_goes_from_run_to_run(library: Library) -> None:
         for _ in range(2):
             await agent.ask("hi")
     assert [None, None] == [request.headers.get("cookie") for request in server.requests]
+
+
+async def test_user_information_in_the_url(library: Library) -> None:
+    """It goes as basic credentials; a second credential beside it is refused, before anything is sent."""
+    async with asking(library, play(ANSWER)) as (agent, server):
+        agent.server_url = server.url.replace("://", "://ada:p%40ss@")
+        assert "42" == (await agent.ask("hi")).output
+        agent.auth = BearerAuth("t")
+        assert errors.ConfigurationError is type(await failure(agent))
+    assert ["Basic YWRhOnBAc3M="] == [request.headers["authorization"] for request in server.requests]
+
+
+async def test_no_echo_in_an_error(library: Library) -> None:
+    """What a server's nonsense quotes is not told: it may be a secret that was sent. What is wrong with it is."""
+    for said, reason in ECHOES:
+        async with asking(library, handler(*said)) as (agent, _):
+            agent.auth = BearerAuth("CANARY-4711")
+            error = await failure(agent)
+        assert "CANARY" not in f"{error} {error.__cause__ if isinstance(error, CUT) else None}"
+        assert reason in str(error)
 
 
 async def test_netrc_is_not_read(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

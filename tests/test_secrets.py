@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from oxygent_client import HTTPXTransport, Limits, OxyRequest, SSEOxyGent, Timeouts, errors
 from oxygent_client._discovery import ask, fetch, refused
-from oxygent_client._secrets import SCRUBBED, cleaner, is_secret, scrub_text
+from oxygent_client._secrets import SCRUBBED, cleaner, credentials, is_secret, scrub_text
 from oxygent_client._text import shown_text
 from oxygent_client._transport import Context, HTTPRequest, HTTPResponse
 from oxygent_client.testing import FakeTransport, Reply, answer, close, faults, message, text
@@ -97,6 +97,14 @@ CLEANED: Final[list[tuple[str, str, dict[str, str], str]]] = [
 def test_what_was_sent_is_taken_out(expected: str, url: str, headers: dict[str, str], said: str) -> None:
     """Whatever of a request's credentials a server repeats, in whatever spelling, and what looks like any."""
     assert expected == cleaner(url, headers)(said)
+
+
+def test_what_is_marked() -> None:
+    """A header that is marked is a credential, though those of its name may be told; short ones are only cleaned."""
+    headers = {"X-Request-Id": CANARY, "host": "h", "x-pin": "4711"}
+    assert f"id {CANARY}" == cleaner("http://h", headers)(f"id {CANARY}")
+    assert "id [scrubbed] at h" == cleaner("http://h", headers, {"x-request-id"})(f"id {CANARY} at h")
+    assert {CANARY} == credentials(headers, {"x-request-id", "x-pin"})
 
 
 WIDE: Final = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=6, max_size=40)

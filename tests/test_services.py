@@ -16,6 +16,7 @@ import pytest
 from oxygent_client import HTTPRequest, Limits, Outcome, errors
 from oxygent_client._services import check_alive, feedback, start, upload
 from oxygent_client._transport import Context
+from oxygent_client.policies import APIKey, APIKeyTransport
 from oxygent_client.testing import FakeTransport, Reply, ToyRemote, pause
 from oxygent_client.transports.asgi import ASGITransport
 from tests.virtual import anyio_backend as anyio_backend
@@ -233,6 +234,16 @@ async def test_no_secret() -> None:
     with pytest.raises(errors.EnvelopeError) as caught:
         await say(transport, SECRET)
     assert SECRET not in f"{caught.value!r} {transport.requests}"
+
+
+@pytest.mark.parametrize("path", ["/feedback", "/upload", "/async/chat"])
+async def test_an_envelope_that_repeats_a_credential(path: str) -> None:
+    """What was sent as a credential is taken out of the error that a server makes of it."""
+    repeats = Reply.json({"code": 401, "message": f"{SECRET}-42 is no key"})
+    transport = APIKeyTransport(FakeTransport({path: repeats}), APIKey(f"{SECRET}-42"))
+    with pytest.raises(errors.EnvelopeError, match=r"'\[scrubbed\] is no key'") as caught:
+        await CALLS[path](transport)
+    assert (Outcome.REJECTED, False) == (caught.value.outcome, SECRET in f"{caught.value!r}")
 
 
 @pytest.mark.parametrize("path", CALLS)

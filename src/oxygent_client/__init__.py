@@ -46,9 +46,11 @@ if TYPE_CHECKING:
     from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Transport
     from oxygent_client._wire import RunNode, RunRecord
     from oxygent_client.policies import BearerAuth, Retry
+    from oxygent_client.registry import AgentRegistry
     from oxygent_client.transports.httpx import HTTPXTransport
 
 __all__ = [
+    "AgentRegistry",
     "Answer",
     "Answered",
     "BearerAuth",
@@ -110,6 +112,7 @@ _HOMES = {
     "_transport": ("Context", "HTTPRequest", "HTTPResponse", "Transport"),
     "_wire": ("RunNode", "RunRecord"),
     "policies": ("BearerAuth", "Retry"),
+    "registry": ("AgentRegistry",),
     "transports.httpx": ("HTTPXTransport",),
 }
 """The module of each public name."""

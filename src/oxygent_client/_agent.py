@@ -17,6 +17,7 @@ from oxygent_client._discovery import Directory
 from oxygent_client._hooks import EventFilter, EventHandler, ProgressCallback
 from oxygent_client._ids import new_id
 from oxygent_client._models import OxyRequest, OxyResponse
+from oxygent_client._observe import Observer
 from oxygent_client._payload import CallStackStrategy
 from oxygent_client._prepare import Preparation
 from oxygent_client._remote import Asked, asked
@@ -24,6 +25,7 @@ from oxygent_client._router import EventRouter
 from oxygent_client._run import Run
 from oxygent_client._schema import Schema
 from oxygent_client._settings import Limits, Timeouts
+from oxygent_client._stats import Keeper
 from oxygent_client._transport import Transport
 from oxygent_client.policies import HTTPSOnly, Policies, Policy, Retry, check_secure
 from oxygent_client.transports.httpx import HTTPXTransport
@@ -72,6 +74,7 @@ class SSEOxyGent(Client):
         strict: bool = False,
         confirm_state: bool = False,
         failure_detector: Callable[[Any], bool] | None = None,
+        observers: Collection[Observer] = (),
     ) -> None:
         super().__init__(server_url=server_url, name=name, desc=desc)
         check_secure(server_url, {}, HTTPSOnly(https_only=https_only, plaintext_hosts=plaintext_hosts))
@@ -100,6 +103,8 @@ class SSEOxyGent(Client):
         self.strict = strict
         self.confirm_state = confirm_state
         self.failure_detector = failure_detector
+        self.observers = observers
+        self._keeper = Keeper()
         self._directory = Directory()
         self._policies = Policies()
         self._connections = Connections(partial(HTTPXTransport, connect=timeouts.connect))

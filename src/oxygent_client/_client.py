@@ -25,6 +25,7 @@ from oxygent_client._prepare import Preparation, question
 from oxygent_client._record import RunRecord, look_up
 from oxygent_client._remote import Asked, asked
 from oxygent_client._run import Plan, Run
+from oxygent_client._stats import Keeper, Stats
 from oxygent_client._traces import TRACES
 from oxygent_client._transport import HTTPRequest, Transport, shown_url
 from oxygent_client._watched import Watched
@@ -42,6 +43,7 @@ class Client(Hooks):
 
     _connections: Connections
     _directory: Directory
+    _keeper: Keeper
     _policies: Policies
 
     @asynccontextmanager
@@ -118,6 +120,10 @@ class Client(Hooks):
         async with self._asking() as (transport, pattern, until):
             return await _services.upload(transport, pattern, name, content, self.limits, until=until)
 
+    def stats(self) -> Stats:
+        """What this agent's runs came to until now: a snapshot. Any thread may ask."""
+        return self._keeper.stats(self.transport)
+
     async def start(self, query: str | OxyRequest, **fields: Unpack[Asked]) -> RunHandle:
         """Have the remote work on `query` whether anybody listens or not; `attach` listens.
 
@@ -191,6 +197,7 @@ class Client(Hooks):
             schema=self.schema,
             strict=self.strict,
             attached_to=attached_to,
+            observed=self._keeper.observed(self.observers),
         )
 
     @asynccontextmanager

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 from oxygent_client._models import OxyRequest
+from oxygent_client._observe import Observer
 from oxygent_client._payload import CallStackStrategy, build_payload
 from oxygent_client._remote import RemoteAgent
 from oxygent_client._router import EventRouter
@@ -76,6 +77,8 @@ class Hooks(RemoteAgent):
     normal answer."""
     failure_detector: Callable[[Any], bool] | None
     """`f(output) -> bool`: True makes a failure of an answer. For servers without records."""
+    observers: Collection[Observer]
+    """Who is told of each run as it goes, beside `stats()`."""
     timeouts: Timeouts
     """The clocks."""
     limits: Limits

@@ -21,7 +21,7 @@ LEVELS: Final[Mapping[str, int]] = {
     "connect": logging.INFO,  # a request for a run departs; `attempt`
     "opened": logging.DEBUG,  # the headers of its stream came; `status`
     "first_event": logging.DEBUG,  # after so many `seconds`
-    "closed": logging.INFO,  # the run is over; `outcome`, `reason`, `seconds`
+    "closed": logging.INFO,  # the run is over; `outcome`, `reason`, `seconds`, `bytes`, `events`
     "retry": logging.WARNING,  # a request is repeated; `attempt`, `seconds`, `reason`
     "refused": logging.WARNING,  # a server answered with something else than a stream; `status`
     "reattach": logging.WARNING,  # a detached run's connection broke, and is made again; `seconds`
@@ -33,10 +33,12 @@ LEVELS: Final[Mapping[str, int]] = {
 
 
 def tell(event: str, context: Context, text: str, *args: object, **fields: Any) -> None:
-    """Write one record."""
+    """Write one record, and tell the observers of the run."""
     logger.log(
         LEVELS[event],
         text,
         *args,
         extra={"event": event, "trace_id": context.trace_id, "node_id": context.node_id, **fields},
     )
+    if context.observed is not None:
+        context.observed.note(event, context, fields)

@@ -18,6 +18,7 @@ Rule 7: a detached run is only listened to: whose connection breaks is attached 
 
 from __future__ import annotations
 
+import contextvars
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -55,6 +56,7 @@ from oxygent_client._errors import (
 from oxygent_client._ids import between
 from oxygent_client._log import tell
 from oxygent_client._models import Custom, Event, OxyRequest, OxyResponse, OxyState, Partial
+from oxygent_client._observe import Observed
 from oxygent_client._reattach import Reattachment
 from oxygent_client._record import RunRecord, look_until
 from oxygent_client._router import Action, Drop, EventRouter, Link, copy_json
@@ -66,7 +68,7 @@ from oxygent_client._sse import Decoder, ServerSentEvent
 from oxygent_client._text import shown_text
 from oxygent_client._traces import TRACES
 from oxygent_client._transport import Context, HTTPRequest, Transport, shown_url
-from oxygent_client._wire import CLOSE, LEGACY_DONE, is_event_stream, to_event
+from oxygent_client._wire import CLOSE, LEGACY_DONE, is_event_stream, refusal, to_event
 
 __all__ = ["Listener", "Plan", "Run"]
 
@@ -147,6 +149,8 @@ class Plan:
     """Whether a message that is not as expected is an error."""
     attached_to: str = ""
     """The id, at the remote, of the detached run that is listened to; empty: the run is asked for."""
+    observed: Observed = attrs.field(factory=Observed)
+    """This run, for those who observe it."""
 
 
 class Run:
@@ -158,7 +162,14 @@ class Run:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._context = Context(trace_id=plan.trace_id, node_id=plan.request.node_id or "")
+        self._context = Context(
+            purpose="attach" if plan.attached_to else "run",
+            trace_id=plan.trace_id,
+            group_id=plan.request.group_id,
+            node_id=plan.request.node_id or "",
+            observed=plan.observed,
+        )
+        self._caller = contextvars.copy_context()  # who asked for the run: its traces hang there, whoever reads it
         self._lent = AsyncExitStack()  # the transport
         self._exchange = AsyncExitStack()
         self._transport: Transport | None = None
@@ -166,12 +177,14 @@ class Run:
         self._opened = False
         self._reading = False
         self._closed = False
+        self._end_told = False
         self._outcome = Outcome.STARTED if plan.attached_to else Outcome.NOT_SENT
         self._remote_trace_id = ""
         self._link = Link()
         self._response: OxyResponse | None = None
         self._error: BaseException | None = None
         # What came:
+        self._refusal: OxyError | None = None  # known, and its body not read yet
         self._sent: HTTPRequest | None = None  # as it really was, with what the policies added
         self._chunks: AsyncIterator[bytes] | None = None
         self._decoder = Decoder(plan.limits)
@@ -252,6 +265,9 @@ class Run:
             raise before
         self._opened = True
         self._began = anyio.current_time()
+        url = self._plan.base_url
+        begun = {"request": request, "server_url": shown_url(url) if url else ""}
+        self._caller.run(self._plan.observed.note, "begun", self._context, begun)
         try:
             await self._plan.listener.opened()
             await self._open()
@@ -263,7 +279,10 @@ class Run:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._close(error)
+        try:
+            await self._close(error)
+        finally:
+            self._tell_end("left", error)
 
     async def _open(self) -> None:
         plan = self._plan
@@ -272,14 +291,15 @@ class Run:
         self._remote_trace_id = self._claim()
         with anyio.CancelScope(deadline=self._deadline):
             self._transport = await self._lent.enter_async_context(plan.lease(self._departed))
-            self._http, self._link = await plan.prepare(self._transport, self._remote_trace_id, self._deadline)
+            http, self._link = await plan.prepare(self._transport, self._remote_trace_id, self._deadline)
+            self._http = plan.observed.mark(http)
             try:
                 await self._begin()
             except OxyError as error:
                 if not await self._is_settled(error):
                     raise
             return
-        raise self._out_of("total")
+        raise self._refusal or self._out_of("total")
 
     def _claim(self) -> str:
         """The run's id at the remote, which nobody else uses or reads while this run does."""
@@ -302,11 +322,18 @@ class Run:
         response = await self._exchange.enter_async_context(self._transport.exchange(self._http))
         self._sent = response.request
         if response.status != 200 or not is_event_stream(response.headers.get("content-type", "")):
+            self._refusal = refusal(response.status, response.headers, b"", self._plan.limits)
             raise await refused(response, self._plan.limits)
         coding = response.headers.get("content-encoding", "").strip().lower()
         if coding not in ("", "identity"):
             raise NotAnEventStreamError(f"the stream is compressed ({coding[:40]!r}), which was not asked for")
         self._chunks = response.chunks
+        self._observe("streaming", url=shown_url(response.request.url))
+
+    def _observe(self, event: str, **fields: Any) -> None:
+        """Tell the observers what happened, and after how many seconds."""
+        seconds = anyio.current_time() - self._began
+        self._plan.observed.note(event, self._context, {**fields, "seconds": seconds})
 
     # --- the events ---
 
@@ -354,6 +381,7 @@ class Run:
             raise HandlerError(f"the route of {event.type!r} raised {type(error).__name__}") from error
         finally:
             self._seen.note(event, action)
+            self._plan.observed.hear(event, self._context)
         return action
 
     async def _next_or_settled(self) -> Event | None:
@@ -399,6 +427,7 @@ class Run:
     async def _read(self) -> bool:
         """Wait for bytes and decode them; False if the run is at its end."""
         assert self._chunks is not None
+        self._plan.observed.hold(self._decoder.held_bytes)
         self._counted = anyio.current_time()
         patience, clock = self._patience(self._counted)
         piece = None
@@ -446,7 +475,7 @@ class Run:
                 try:
                     while True:
                         patience, clock = self._patience(self._counted, silent=self._counted - began)
-                        await anyio.sleep(patience)
+                        await anyio.sleep(max(patience, 0.0))
                         await checkpoint()  # bytes that come at this very moment come first
                         self._count()
                         if clock not in ASKING or not await self._goes_on(clock):
@@ -474,6 +503,11 @@ class Run:
 
     def _decode(self, piece: bytes) -> bool:
         """Whether there was an event in `piece`."""
+        observed = self._plan.observed
+        if not observed.bytes:
+            self._observe("first_byte")
+        observed.bytes += len(piece)
+        observed.hold(observed.buffered + len(piece))
         before = self._decoder.unnamed_events
         try:
             events = self._decoder.feed(piece)
@@ -502,7 +536,7 @@ class Run:
             waits["silence"] = clocks.silence - silent
         if self._legacy_done is not None and self._seen.answer is not None:
             waits["legacy"] = LEGACY_SILENCE - self._waited
-        if self._again is not None and self._again.check is not None:
+        if self._again is not None and self._again.check is not None and clocks.lookup is not None:
             waits["record"] = self._again.check - self._waited
         clock = min(waits, key=lambda name: waits[name])
         return waits[clock], clock
@@ -632,16 +666,22 @@ class Run:
         extra: dict[str, Any] = {"trace_id": self.trace_id, "remote_trace_id": self._remote_trace_id}
         if record is None:
             await self._drain()
-            if plan.confirm_state:
+            # What was on its way when the connection of a detached run broke is lost, and the answer may be among it.
+            lost = self._again is not None and seen.answer is None and seen.error is None
+            if plan.confirm_state or lost:
                 record = await self._look(enough=lambda record: record.state in ENDED)
                 if record is not None and record.state in (OxyState.FAILED, OxyState.CANCELED):
                     output = record.output if seen.answer is None else seen.answer.output
                     raise self._failed(record.state, output)
-            if seen.answer is None:
-                if seen.error is not None:
-                    raise RemoteAgentError(f"the remote agent reported an error: {self._shown(seen.error.content)}")
+            if seen.answer is not None:
+                output = seen.answer.output
+            elif seen.error is not None:
+                raise RemoteAgentError(f"the remote agent reported an error: {self._shown(seen.error.content)}")
+            elif lost and record is not None and record.state is OxyState.COMPLETED:
+                output = record.output
+                extra["recovered"] = True
+            else:
                 raise NoAnswerError("the stream closed as it should and held no answer")
-            output = seen.answer.output
         else:
             output = record.output
             extra["recovered"] = True
@@ -650,6 +690,7 @@ class Run:
             raise self._failed(OxyState.FAILED, output)
         await plan.listener.completed()
         self._response = OxyResponse(OxyState.COMPLETED, output, extra, plan.request)
+        self._tell_end("completed", None)
 
     def _shown(self, content: Any) -> str:
         """The remote's own words, as they may stand in an error: without what it was sent in confidence."""
@@ -691,7 +732,16 @@ class Run:
         known.partial = self.partial if self._chunks is not None else None
         if self._outcome not in (Outcome.NOT_SENT, Outcome.REJECTED):
             self._plan.request.__dict__[ENDED_BADLY] = known
-        await self._close(error)
+        try:
+            await self._close(error)
+        finally:
+            self._tell_end("failed" if isinstance(error, Exception) else "left", error)
+
+    def _tell_end(self, end: str, error: BaseException | None) -> None:
+        """Tell the observers, once, that the run is over."""
+        if not self._end_told:
+            self._end_told = True
+            self._observe("ended", end=end, error=error, response=self._response, outcome=str(self._outcome))
 
     def _take_rest(self) -> None:
         """What was received and not yet handed out belongs to `partial` too."""
@@ -709,6 +759,8 @@ class Run:
         if self._closed:
             return
         self._closed = True
+        observed = self._plan.observed
+        observed.hold(0)
         self._decoder = Decoder(self._plan.limits)  # who keeps the error of a run keeps the run, but not half an event
         if self._remote_trace_id:
             clean = self._close_seen or self._outcome in (Outcome.NOT_SENT, Outcome.REJECTED)
@@ -723,6 +775,8 @@ class Run:
             reason=reason,
             outcome=str(self._outcome),
             seconds=anyio.current_time() - self._began,
+            bytes=observed.bytes,
+            events=observed.events,
         )
         for stack in (self._exchange, self._lent):
             await self._leave(stack, error)

@@ -79,6 +79,11 @@ class Decoder:
         self._id = ""  # not reset between blocks: the standard's "last event ID buffer"
         self._retry: int | None = None
 
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes are held of an event that is not complete."""
+        return len(self._line) + len(self._data or b"")
+
     def feed(self, piece: bytes, /) -> list[ServerSentEvent]:
         """The events that `piece` completes, in their order.
 

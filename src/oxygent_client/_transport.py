@@ -11,12 +11,16 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import attrs
 
 from oxygent_client._errors import ConfigurationError
+from oxygent_client._secure import PlainHTTP
+
+if TYPE_CHECKING:
+    from oxygent_client._observe import Observed
 
 __all__ = ["Context", "HTTPRequest", "HTTPResponse", "Purpose", "Transport", "check_url", "shown_url"]
 
@@ -82,6 +86,10 @@ class Context:
     secret_headers: frozenset[str] = frozenset()
     """Names, in lower case, of headers that hold a credential whatever they are called. A wrapper that adds one says so
     here."""
+    https_only: PlainHTTP | None = attrs.field(default=None, repr=False)
+    """What may go over plain http, for a transport that chooses the server itself; None: as `PlainHTTP()` has it."""
+    observed: Observed | None = attrs.field(default=None, repr=False, eq=False)
+    """The run that the request is for, and who observes it. A wrapper hands it on."""
 
 
 @attrs.frozen
@@ -94,15 +102,6 @@ class HTTPRequest:
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str], converter=_frozen)
     body: bytes = attrs.field(default=b"", repr=False)
     context: Context = attrs.field(factory=Context, kw_only=True)
-
-    def __attrs_post_init__(self) -> None:
-        if "@" not in self.base_url:
-            return
-        # HTTP libraries make an `authorization` header of it, in the place of the one that is there.
-        if "@" in urlsplit(self.base_url).netloc and "authorization" in {name.lower() for name in self.headers}:
-            raise ConfigurationError(
-                "the URL has user information, and the request an `authorization` header: give only one of the two"
-            )
 
     @property
     def url(self) -> str:

@@ -181,6 +181,9 @@ async def open_later(open_: Callable[[], Any], seconds: float) -> None:
 SHORT: Final = Timeouts(idle=4.0, total=60.0)
 """A line that is half dead takes events with it, the last one too; then `idle` is when the record is asked."""
 
+RETRY: Final = 3000 if SIZE == "soak" else 50
+"""Milliseconds after which the server lets its listeners come back; 3,000 is what a real one says of itself."""
+
 
 def one_cut(lot: Lot) -> Cut:
     """A cut of a connection over which events come, or a record."""
@@ -212,10 +215,10 @@ async def test_detached_runs_that_are_cut(newest: RemoteServer, anyio_backend_na
     """Whoever comes back to a detached run gets its answer, and no message twice, however often the line is cut."""
 
     async def fire(shot: Shot) -> None:
-        shot.query = f"hinted {uuid.uuid4().hex} 40"
+        shot.query = f"paced {uuid.uuid4().hex} 40"
         async with line(newest.port, *shot.cuts) as way:
             handle = await SSEOxyGent(server_url=way.url, timeouts=SHORT).start(
-                shot.query, arguments={"stored": "by default"}
+                shot.query, arguments={"stored": "by default", "retry": RETRY}
             )
             run = SSEOxyGent(server_url=way.url, timeouts=SHORT).attach(handle.to_token())
             try:

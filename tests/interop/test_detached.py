@@ -22,6 +22,8 @@ pytestmark = pytest.mark.anyio
 
 with_detached_runs = pytest.mark.parametrize("server", RELEASES[:2], indirect=True)  # 1.0.8 has none to listen to
 STARTED: Final = errors.Outcome.STARTED
+SOON: Final = {"retry": 50}
+"""What an agent is asked that lets its listeners come back soon; a real server says 3,000 ms of itself."""
 LOST: Final = Cut(said=b'"type": "answer"')
 """The answer and the close event after it are written to a connection that is gone."""
 
@@ -49,7 +51,7 @@ async def test_another_agent_listens(server: RemoteServer) -> None:
 @with_detached_runs
 async def test_leaving_and_coming_back(server: RemoteServer) -> None:
     """Leaving leaves the run at work; who comes back hears the rest, but for what was on its way."""
-    query = f"hinted {uuid.uuid4().hex} 30"
+    query = f"paced {uuid.uuid4().hex} 15"
     agent = SSEOxyGent(server_url=server.url, timeouts=PATIENT)
     token = (await agent.start(query)).to_token()
     heard: list[Event] = []
@@ -70,11 +72,11 @@ async def test_leaving_and_coming_back(server: RemoteServer) -> None:
 
 @with_detached_runs
 async def test_an_end_that_was_lost(server: RemoteServer) -> None:
-    """The answer that went down with a connection comes from the record."""
+    """The answer that went down with a connection comes from the record, though nothing more is ever said."""
     query = f"tagged {uuid.uuid4().hex} 5"
     async with line(server.port, Cut(), LOST) as way:
         agent = SSEOxyGent(server_url=way.url, timeouts=PATIENT)
-        token = (await agent.start(query)).to_token()
+        token = (await agent.start(query, arguments=SOON)).to_token()
         async with agent.attach(token) as run:
             events = [event async for event in run]
         assert way.cut == 1
@@ -106,7 +108,7 @@ async def test_a_cut_without_records(newest: RemoteServer, kind: str) -> None:
     tag = uuid.uuid4().hex
     async with line(newest.port, Cut(), Cut(said=b'"n": 5}')) as way:
         agent = asking(kind, way.url, timeouts=PATIENT)
-        token = (await agent.start(f"hinted {tag} 30")).to_token()
+        token = (await agent.start(f"paced {tag} 15", arguments=SOON)).to_token()
         async with agent.attach(token) as run:
             heard = steps([event async for event in run])
         assert way.cut == 1
@@ -122,8 +124,8 @@ async def test_an_end_that_was_lost_without_records(newest: RemoteServer, kind: 
     """Nobody has the answer any more: the stream is incomplete, and what was seen of it is there."""
     seen: list[Event] = []
     async with line(newest.port, Cut(), LOST) as way:
-        agent = asking(kind, way.url, timeouts=Timeouts(idle=4.0, total=30.0))
-        token = (await agent.start(f"hinted {uuid.uuid4().hex} 5")).to_token()
+        agent = asking(kind, way.url, timeouts=Timeouts(idle=2.0, total=30.0))
+        token = (await agent.start(f"tagged {uuid.uuid4().hex} 5", arguments=SOON)).to_token()
         with pytest.raises(errors.IncompleteStreamError) as caught:
             async with agent.attach(token) as run:
                 async for event in run:

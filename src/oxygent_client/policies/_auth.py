@@ -14,6 +14,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, ClassVar, Final, Self, TypeAlias, TypeVar, cast
+from urllib.parse import urlsplit
 
 import anyio
 import attrs
@@ -343,7 +344,13 @@ def _bearing(request: HTTPRequest, token: Issued) -> HTTPRequest:
 
 
 def _with(request: HTTPRequest, headers: Mapping[str, str]) -> HTTPRequest:
-    """`request` with these headers, which are marked as credentials."""
+    """`request` with these headers, which are marked as credentials.
+
+    Raises:
+        ConfigurationError: one is `authorization`, which HTTP libraries make of user information in the URL as well.
+    """
+    if "authorization" in headers and "@" in urlsplit(request.base_url).netloc:
+        raise ConfigurationError("`auth=` and user information in the URL are two credentials: give only one of them")
     context = attrs.evolve(request.context, secret_headers=request.context.secret_headers | headers.keys())
     return attrs.evolve(request, headers={**request.headers, **headers}, context=context)
 

@@ -135,7 +135,7 @@ class Entry:
         """This entry with each of these texts replaced, wherever it stands, and however it is cut into pieces."""
         texts = tuple(filter(None, texts))
         return attrs.evolve(
-            self._with_pieces(body_without(texts, [piece.data for piece in self.pieces])),
+            _with_pieces(self, body_without(texts, [piece.data for piece in self.pieces])),
             path=without(texts, self.path),
             headers=without(texts, dict(self.headers)),
             payload=without(texts, self.payload),
@@ -147,7 +147,7 @@ class Entry:
         """This entry without the secrets that are known by rule."""
         left = self.without(*self.credentials)
         return attrs.evolve(
-            left._with_pieces(scrub_body([piece.data for piece in left.pieces], left.response_headers)),
+            _with_pieces(left, scrub_body([piece.data for piece in left.pieces], left.response_headers)),
             path=scrub_path(left.path),
             headers=scrub_headers(left.headers),
             payload=scrub_json(left.payload),
@@ -156,12 +156,13 @@ class Entry:
             credentials=frozenset(),
         )
 
-    def _with_pieces(self, pieces: Iterable[bytes]) -> Entry:
-        changed = zip(self.pieces, pieces, strict=True)
-        return attrs.evolve(self, pieces=tuple(Piece(old.at, new) for old, new in changed if new))
-
     def __repr__(self) -> str:
         return f"<Entry {self.method} {self.path} {self.purpose} {self.status} {len(self.pieces)} pieces>"
+
+
+def _with_pieces(entry: Entry, pieces: Iterable[bytes]) -> Entry:
+    changed = zip(entry.pieces, pieces, strict=True)
+    return attrs.evolve(entry, pieces=tuple(Piece(old.at, new) for old, new in changed if new))
 
 
 Scrub: TypeAlias = Callable[[Entry], Entry]

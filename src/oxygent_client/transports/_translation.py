@@ -74,10 +74,9 @@ PLAIN: Final[tuple[tuple[str, str, str], ...]] = (
 """What OpenSSL says, as a pattern; the same in plain words, where its own are not; and what to do."""
 
 
-
 def reason(error: object) -> str:
     """What `error`, of a parser of HTTP, complains of; not what it quotes, which may be an echoed secret."""
-    return re.split(r"[^\w ',-]", str(error).removeprefix("<"), maxsplit=1)[0].strip()
+    return re.sub(r"(?s)<?((?:n't|[\w .,-])*).*", r"\1", str(error), count=1).strip()
 
 
 @attrs.frozen

@@ -1,0 +1,136 @@
+"""Who is told of a run as it goes: the agent's statistics, traces, a program of your own.
+
+Rule 1: an observer changes nothing. What it raises is logged, once for each run, and never reaches the run.
+Rule 2: an observer is told what the log is told, each by the same name, and what UNLOGGED has beside it.
+Rule 3: what nobody asks for costs no more than adding integers: bytes and events are counted in the run, and read by
+    whom they interest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, Protocol, runtime_checkable
+
+import attrs
+
+from oxygent_client._models import Event, Observation, ToolCall
+from oxygent_client._transport import Context, HTTPRequest
+
+__all__ = ["UNLOGGED", "Happening", "Observed", "Observer", "Propagator"]
+
+logger: Final = logging.getLogger("oxygent_client")
+
+UNLOGGED: Final[Mapping[str, str]] = {
+    "begun": "the block is entered; `request` (an `OxyRequest`), `server_url` (as it may be shown)",
+    "streaming": "the headers of a stream of events came, after `seconds`; `url`, where they came from",
+    "first_byte": "the first bytes of the stream came, after `seconds`",
+    "tool_call": "the remote calls one of its own; `event`, a `ToolCall`",
+    "observation": "that call is over; `event`, an `Observation`",
+    "ended": "the last: `end` is `completed`, `failed` or `left`; `error`, `response`, `outcome`, `seconds`",
+}
+"""What observers are told and no log is, with its fields. Seconds are since `begun`."""
+
+
+@attrs.frozen
+class Happening:
+    """Something that happened to a run."""
+
+    event: str
+    """Its name: one of the log's (`connect`, `opened`, `retry`, ...), or `begun`, `streaming`, `first_byte`, `ended`,
+    and for those who want events `tool_call`, `observation`."""
+    run: Observed
+    """The run it happened to."""
+    context: Context
+    """Of the request it happened to."""
+    fields: Mapping[str, Any] = attrs.field(repr=lambda fields: repr([*fields]))
+    """More of it, by name: the attributes of the log's record."""
+
+
+class Observer(Protocol):
+    """Hears of runs. It may be told by several threads, if agents run in several.
+
+    With an attribute `wants_events` that is true it is told each tool call and observation, too.
+    """
+
+    def note(self, happening: Happening, /) -> None:
+        """Take notice. The run waits for it meanwhile, so this does not wait for anything."""
+        ...
+
+
+@runtime_checkable
+class Propagator(Protocol):
+    """An observer that has something to tell the server."""
+
+    def headers(self, run: Observed, /) -> Mapping[str, str]:
+        """What is added to the headers of the request that asks for `run`, or attaches to it."""
+        ...
+
+
+def _nobody(change: int) -> None:
+    """Who hears of changes that nobody asks for."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class Observed:
+    """One run as its observers see it: the object itself says which run it is, its numbers grow as the run goes."""
+
+    observers: tuple[Observer, ...] = attrs.field(default=(), repr=False)
+    """Who is told of it."""
+    bytes: int = attrs.field(default=0, init=False)
+    """Received of its stream."""
+    events: int = attrs.field(default=0, init=False)
+    """Messages received."""
+    buffered: int = attrs.field(default=0, init=False)
+    """Bytes held: of an event that is not complete, and of the last piece until all its events are handed out."""
+    _moved: Callable[[int], None] = attrs.field(default=_nobody, repr=False)
+    """Told by how much `buffered` has changed."""
+    _listeners: tuple[Observer, ...] = attrs.field(init=False, repr=False)
+    _has_complained: bool = attrs.field(default=False, init=False, repr=False)
+
+    @_listeners.default
+    def _wanting_events(self) -> tuple[Observer, ...]:
+        return tuple(each for each in self.observers if getattr(each, "wants_events", False))
+
+    def note(self, event: str, context: Context, fields: Mapping[str, Any]) -> None:
+        """Tell all observers."""
+        self._tell(self.observers, Happening(event, self, context, fields))
+
+    def hear(self, event: Event, context: Context) -> None:
+        """Count an event, and tell who wants to hear of it."""
+        self.events += 1
+        if self._listeners and isinstance(event, ToolCall | Observation):
+            name = "tool_call" if isinstance(event, ToolCall) else "observation"
+            self._tell(self._listeners, Happening(name, self, context, {"event": event}))
+
+    def hold(self, size: int) -> None:
+        """From now on, so many bytes are held."""
+        if size != self.buffered:
+            self._moved(size - self.buffered)
+            self.buffered = size
+
+    def mark(self, request: HTTPRequest) -> HTTPRequest:
+        """`request` as it is sent: its observers are told of it, and what they have to tell the server goes along."""
+        marked = attrs.evolve(request, context=attrs.evolve(request.context, observed=self))
+        for observer in self.observers:
+            if isinstance(observer, Propagator):
+                with self._unharmed(observer):
+                    added = {name.lower(): value for name, value in observer.headers(self).items()}
+                    marked = attrs.evolve(marked, headers={**marked.headers, **added})
+        return marked
+
+    def _tell(self, observers: Iterable[Observer], happening: Happening) -> None:
+        for observer in observers:
+            with self._unharmed(observer):
+                observer.note(happening)
+
+    @contextmanager
+    def _unharmed(self, observer: Observer) -> Generator[None]:
+        """What `observer` raises is logged, the first time: only its class, since its text may hold anything."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  (whatever it is, the run has nothing to do with it)
+            if not self._has_complained:
+                self._has_complained = True
+                logger.warning("%s raised %s; the run goes on", type(observer).__name__, type(error).__name__)

@@ -1,0 +1,205 @@
+"""An agent's statistics: counted by an observer, shown as a snapshot.
+
+Rule 1: any thread may ask, and runs in any thread are counted: one lock, held for a few additions.
+Rule 2: memory does not grow with the runs: times are counted in at most BUCKETS classes, each as wide as GROWTH.
+Rule 3: they stay at home: a pickled or copied agent begins at nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
+
+import attrs
+
+from oxygent_client._observe import Happening, Observed, Observer
+
+__all__ = ["Keeper", "Pool", "Quantiles", "Stats"]
+
+STEPS: Final = 8
+"""Classes for each doubling of a time."""
+GROWTH: Final = 2 ** (1 / STEPS)
+SHORTEST: Final = 1e-6
+LONGEST: Final = 1e6
+"""Seconds; what is shorter or longer is counted as if it were not."""
+BUCKETS: Final = round(STEPS * math.log2(LONGEST / SHORTEST)) + 1
+
+
+@attrs.frozen
+class Quantiles:
+    """How long something took, in seconds: half of the times are at most `p50`, and so on. None: there was no time yet.
+
+    A time that took place is not further from the one that is shown than the square root of `GROWTH`: 4.5 %.
+    """
+
+    count: int = 0
+    """How many times there are."""
+    p50: float | None = None
+    p90: float | None = None
+    p99: float | None = None
+
+
+@runtime_checkable
+class Pool(Protocol):
+    """A transport that can say what it keeps."""
+
+    def connections(self) -> tuple[int, int]:
+        """How many connections there are, and how many of them are idle; any thread may ask."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class Stats:
+    """What an agent's runs came to, at one moment. Runs are those that were entered, attached ones too."""
+
+    runs: int
+    """All of them: successes, failures, those left, those in flight."""
+    successes: int
+    """Ended with a response."""
+    failures: Mapping[str, int]
+    """Ended with an error, by the name of its class."""
+    left: int
+    """Left before their end, by the program or by cancellation."""
+    in_flight: int
+    """Entered, and not at their end."""
+    headers: Quantiles
+    """Time to the headers of the stream. All times are since the block was entered: retries count."""
+    first_byte: Quantiles
+    first_event: Quantiles
+    end: Quantiles
+    """Time to the end, of successes and failures."""
+    bytes: int
+    """Received of streams."""
+    events: int
+    """Messages received."""
+    retries: int
+    """Requests that were sent again."""
+    buffered: int
+    """Bytes that are held now: of events that are not complete, and of the pieces whose events are being read."""
+    buffered_peak: int
+    """The most that was held at once."""
+    oldest: float
+    """Seconds since the oldest run in flight was entered; 0 if there is none."""
+    connections: int | None
+    """That the agent's transport keeps, busy and idle; None where it cannot say (see `Pool`)."""
+    idle_connections: int | None
+    """Those of them that wait for the next request."""
+
+
+class _Times:
+    """Times, counted in classes that grow with them."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        self._counts[round(STEPS * math.log2(min(max(seconds, SHORTEST), LONGEST)))] += 1
+
+    def quantiles(self) -> Quantiles:
+        """What is known of them: of a time with the rank in question, the middle of its class."""
+        total = self._counts.total()
+        shown: list[float] = []
+        passed = 0
+        for bucket in sorted(self._counts):
+            passed += self._counts[bucket]
+            while len(shown) < 3 and passed >= (0.5, 0.9, 0.99)[len(shown)] * total:
+                shown.append(2 ** (bucket / STEPS))
+        return Quantiles(total, *shown)
+
+
+class Keeper:
+    """Counts the runs of one agent."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._live: dict[Observed, float] = {}
+        self._ends: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
+        self._times = {name: _Times() for name in ("streaming", "first_byte", "first_event", "ended")}
+        self._bytes = 0
+        self._events = 0
+        self._retries = 0
+        self._buffered = 0
+        self._peak = 0
+
+    def observed(self, observers: Iterable[Observer]) -> Observed:
+        """A new run, which is counted here and told to `observers`."""
+        return Observed(observers=(self, *observers), moved=self._move)
+
+    def note(self, happening: Happening, /) -> None:
+        """As `Observer.note`."""
+        act = self._ACTS.get(happening.event)
+        if act is not None:
+            with self._lock:
+                act(self, happening)
+
+    def _move(self, change: int) -> None:
+        with self._lock:
+            self._buffered += change
+            self._peak = max(self._peak, self._buffered)
+
+    def _begin(self, happening: Happening) -> None:
+        self._live[happening.run] = self._clock()
+
+    def _time(self, happening: Happening) -> None:
+        self._times[happening.event].add(happening.fields["seconds"])
+
+    def _retry(self, happening: Happening) -> None:
+        self._retries += 1
+
+    def _end(self, happening: Happening) -> None:
+        run, end = happening.run, happening.fields["end"]
+        self._live.pop(run, None)
+        self._bytes += run.bytes
+        self._events += run.events
+        self._ends[end] += 1
+        if end == "failed":
+            self._failures[type(happening.fields["error"]).__name__] += 1
+        if end != "left":
+            self._time(happening)
+
+    _ACTS: ClassVar[Mapping[str, Callable[[Keeper, Happening], None]]] = {
+        "begun": _begin,
+        "streaming": _time,
+        "first_byte": _time,
+        "first_event": _time,
+        "retry": _retry,
+        "ended": _end,
+    }
+
+    def stats(self, transport: object = None) -> Stats:
+        """What was counted until now."""
+        connections, idle = transport.connections() if isinstance(transport, Pool) else (None, None)
+        with self._lock:
+            live = [*self._live]
+            times = {name: each.quantiles() for name, each in self._times.items()}
+            return Stats(
+                runs=self._ends.total() + len(live),
+                successes=self._ends["completed"],
+                failures=MappingProxyType(dict(self._failures)),
+                left=self._ends["left"],
+                in_flight=len(live),
+                headers=times["streaming"],
+                first_byte=times["first_byte"],
+                first_event=times["first_event"],
+                end=times["ended"],
+                bytes=self._bytes + sum(run.bytes for run in live),
+                events=self._events + sum(run.events for run in live),
+                retries=self._retries,
+                buffered=self._buffered,
+                buffered_peak=self._peak,
+                oldest=self._clock() - min(self._live.values()) if live else 0.0,
+                connections=connections,
+                idle_connections=idle,
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Keeper, ()
+

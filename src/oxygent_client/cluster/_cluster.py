@@ -1,0 +1,460 @@
+"""Several replicas as one transport: which is asked, which is left alone, and when another is asked instead.
+
+Rule 1: a request without a base URL goes to a replica of the cluster's choice; one with a base URL goes to that replica
+    and to no other.
+Rule 2: another replica is asked only if the first surely ran nothing: the error's `outcome` says so. More only where a
+    repeat does no harm: `Context.idempotent`, or what only looks something up.
+Rule 3: a replica is asked once in an exchange, and the next when that exchange is closed. Who is left alone is asked
+    last, not never: no call fails that another replica could have served.
+Rule 4: what is live is kept for each event loop. Nothing goes on in the background but in a block that the user opens.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from typing import ClassVar, Final
+
+import anyio
+import attrs
+
+from oxygent_client._errors import (
+    ConfigurationError,
+    ConnectError,
+    ConnectionLostError,
+    NoHealthyReplicaError,
+    Outcome,
+    OxyError,
+    RemoteProtocolError,
+)
+from oxygent_client._log import tell
+from oxygent_client._per_loop import PerLoop
+from oxygent_client._secure import PlainHTTP, check_secure
+from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Purpose, Transport, shown_url
+from oxygent_client._wire import HEADERS, PATHS, alive, refusal
+from oxygent_client.cluster._health import Health, Standing, usable, within
+from oxygent_client.cluster._members import DNS, Member, Place, Replica, members, origin, places
+from oxygent_client.cluster._pick import STRATEGIES, Candidate, Lot, Strategy
+from oxygent_client.transports.httpx import HTTPXTransport
+
+__all__ = ["Cluster", "Hedge", "Status"]
+
+FAULTS: Final = (ConnectError, ConnectionLostError, RemoteProtocolError)
+"""Errors that speak against a replica; a status of 500 and more does, too."""
+LOOKING_UP: Final[tuple[Purpose, ...]] = ("discover", "health")
+BROKEN: Final = 500
+CHECK_BYTES: Final = 16 * 1024
+"""How much of the answer to a check is read."""
+
+
+def _lot() -> float:
+    """From 0 to 1. A function of its own: a copy elsewhere must not draw the same numbers."""
+    return random.random()  # noqa: S311  (it spreads calls, and keeps no secret)
+
+
+@attrs.frozen
+class Hedge:
+    """A second replica is asked if the first has not begun to answer; the first to do so is heard, the other is left.
+
+    Only for calls that are `idempotent`: both may run.
+    """
+
+    after: float = attrs.field(validator=within(0))
+    """Seconds without the headers of a response."""
+
+
+@attrs.frozen(kw_only=True)
+class Status:
+    """How one replica is doing, in this event loop."""
+
+    url: str
+    """Without user information and query."""
+    usable: bool
+    """False: it is left alone, as long as there are others."""
+    in_flight: int
+    failures: int
+    """Calls that failed by its fault, since the last that went well."""
+
+
+@attrs.define(eq=False)
+class _Seat:
+    """What is known of one replica in one event loop."""
+
+    place: Place
+    standing: Standing
+    in_flight: int = 0
+    last: int = 0
+
+
+@attrs.define(eq=False)
+class _Found:
+    """What a name stands for, and when it was asked."""
+
+    urls: tuple[str, ...]
+    at: float
+
+
+@attrs.define(eq=False)
+class _Live:
+    """What a cluster knows in one event loop."""
+
+    seats: dict[str, _Seat] = attrs.field(factory=dict[str, _Seat])
+    arranged: tuple[Member, ...] | None = None
+    """The members for whom the seats are."""
+    found: dict[DNS, _Found] = attrs.field(factory=dict[DNS, _Found])
+    problem: OxyError | None = None
+    """Why a name stands for nobody."""
+    memory: dict[str, float] = attrs.field(factory=dict[str, float])
+    picks: int = 0
+
+    async def look_up(self, name: DNS) -> bool:
+        """Ask what a name stands for, if it is time; whether that is something new."""
+        known, now = self.found.get(name), anyio.current_time()
+        if known is not None:
+            if now < known.at + name.every:
+                return False
+            known.at = now  # while this one waits for the answer, others go on with what is known
+        try:
+            urls = await name.addresses()
+        except ConnectError as error:
+            self.problem = error
+            tell("odd", Context(purpose="discover"), "%s; the replicas stay as they were", error)
+            return False
+        self.found[name] = _Found(urls, now)
+        return known is None or known.urls != urls
+
+    def arrange(self, given: tuple[Member, ...], now: float) -> None:
+        """A seat for each member. Who stays keeps what is known; who joins others begins gently."""
+        standing = Standing(since=now) if self.seats else Standing()
+        found = {name: known.urls for name, known in self.found.items()}
+        seats: dict[str, _Seat] = {}
+        for url, place in places(given, found).items():
+            seats[url] = self.seats.get(url) or _Seat(place, standing)
+            seats[url].place = place
+        self.seats, self.arranged = seats, given
+        self.found = {name: known for name, known in self.found.items() if name in given}
+        self.memory = {url: behind for url, behind in self.memory.items() if url in seats}
+
+    def candidate(self, url: str, health: Health, now: float) -> Candidate:
+        """A replica as a strategy sees it."""
+        seat = self.seats[url]
+        share = seat.standing.share(health, now)
+        return Candidate(url, seat.place.replica.weight, share, seat.in_flight, seat.last)
+
+
+class _Chunks:
+    """The chunks of a response; whether they broke off is remembered."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+        self.broken = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await anext(self._chunks)
+        except FAULTS:
+            self.broken = True
+            raise
+
+
+@attrs.define(eq=False)
+class Cluster:
+    """Replicas that can each do the same, as one transport.
+
+    `members` are URLs, `Replica` or `DNS`. What `context.group_id` names stays at one replica with
+    `strategy="affinity"`. `HTTPResponse.request` says which replica answered.
+
+    Raises:
+        ConfigurationError: an argument is wrong, or a replica stands there twice.
+    """
+
+    checks_secure: ClassVar[bool] = True
+    """It checks itself what may go over plain http: it alone knows where to, and by which name."""
+
+    members: tuple[Member, ...] = attrs.field(converter=members)
+    strategy: Strategy = attrs.field(default="round_robin", kw_only=True)
+    inner: Transport = attrs.field(
+        default=None, alias="transport", converter=lambda given: given or HTTPXTransport(), kw_only=True
+    )
+    """What moves the bytes to each of them; an `HTTPXTransport` if you give none."""
+    health: Health = attrs.field(factory=Health, kw_only=True)
+    hedge: Hedge | None = attrs.field(default=None, kw_only=True)
+    tries: int = attrs.field(default=5, kw_only=True, validator=within(1))
+    """How many replicas are asked in one exchange, at most."""
+    lot: Lot = attrs.field(default=_lot, kw_only=True, repr=False)
+    """How lots are drawn: a number from 0 to 1, the 1 excluded."""
+    _live: PerLoop[_Live] = attrs.field(factory=PerLoop[_Live], init=False, repr=False)
+
+    @strategy.validator
+    def _is_known(self, attribute: attrs.Attribute[str], value: str) -> None:
+        if value not in STRATEGIES:
+            raise ConfigurationError(f"Cluster(strategy={value!r}): must be one of {', '.join(STRATEGIES)}")
+
+    # --- membership and health ---
+
+    def set_members(self, given: Collection[str | Member]) -> None:
+        """From now on these are the members. Who stays keeps its state; exchanges with who leaves go on to their end.
+
+        Raises:
+            ConfigurationError: as for the class.
+        """
+        self.members = members(given)
+
+    async def status(self) -> tuple[Status, ...]:
+        """How each replica is doing, in this event loop."""
+        live = await self._now()
+        able = self._usable(live)
+        return tuple(
+            Status(
+                url=shown_url(url),
+                usable=url in able,
+                in_flight=seat.in_flight,
+                failures=seat.standing.failures,
+            )
+            for url, seat in live.seats.items()
+        )
+
+    async def check(self) -> dict[str, bool]:
+        """Ask every replica whether it lives, all at a time, and take note; what each said, by its URL.
+
+        Raises:
+            InsecureTransportError: a URL has user information and is one of plain http.
+        """
+        live = await self._now()
+        said: dict[str, bool] = {}
+        requests = {url: HTTPRequest("GET", url, PATHS["alive"], HEADERS) for url in live.seats}
+        for request in requests.values():
+            check_secure(request.url, request.headers, PlainHTTP())
+        async with anyio.create_task_group() as tasks:
+            for url, request in requests.items():
+                tasks.start_soon(self._check, live.seats[url], request, said)
+        return {shown_url(url): said[url] for url in requests}
+
+    async def _check(self, seat: _Seat, request: HTTPRequest, said: dict[str, bool]) -> None:
+        now = anyio.current_time()
+        context = Context(purpose="health", deadline=now + self.health.check_seconds, idempotent=True)
+        lives = False
+        with anyio.CancelScope(deadline=now + self.health.check_seconds), suppress(OxyError):
+            async with self.inner.exchange(attrs.evolve(request, context=context)) as response:
+                # One that refuses, or knows no such path, is there; what it says with a 200 counts.
+                lives = response.status < BROKEN and (response.status != 200 or alive(await _body(response)))
+        said[request.base_url] = lives
+        now = anyio.current_time()
+        standing = seat.standing
+        seat.standing = (
+            standing.passed_check(self.health, now) if lives else standing.missed_check(self.health, now, self.lot())
+        )
+
+    @asynccontextmanager
+    async def watching(self, *, every: float = 5.0) -> AsyncGenerator[None, None]:
+        """`check()` again and again while the block lasts, with so many seconds in between."""
+        failure: Exception | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch, every)
+            try:
+                yield
+            except Exception as error:  # noqa: BLE001  (out of the task group it would come in a group)
+                failure = error
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _watch(self, every: float) -> None:
+        while True:
+            await self.check()
+            await anyio.sleep(every)
+
+    # --- exchanges ---
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As `Transport.exchange`; entering it may take several exchanges.
+
+        Raises:
+            NoHealthyReplicaError: there is no replica: none was given, or a name stands for nobody.
+            ConfigurationError: the request names a server that is none of the replicas.
+            InsecureTransportError: the request may not go to the replica whose turn it is.
+        """
+        live = await self._now()
+        async with AsyncExitStack() as stack:
+            if request.base_url:
+                response = await stack.enter_async_context(self._asked(_named(live, request.base_url), request))
+            elif self.hedge is not None and request.context.idempotent:
+                response = await self._first_of_two(stack, live, request, self.hedge)
+            else:
+                response = await self._respond(stack, live, request, set())
+            yield response
+
+    async def aclose(self) -> None:
+        """As `Transport.aclose`: closes the wrapped transport."""
+        await self.inner.aclose()
+
+    async def _now(self) -> _Live:
+        """What is known, as new as it should be."""
+        live = self._live.get() or self._live.put(_Live())
+        given = self.members
+        names = [member for member in given if isinstance(member, DNS)]
+        news = [await live.look_up(name) for name in names]
+        if any(news) or live.arranged is not given:
+            live.arrange(given, anyio.current_time())
+        return live
+
+    def _usable(self, live: _Live) -> tuple[str, ...]:
+        standings = {url: seat.standing for url, seat in live.seats.items()}
+        return usable(standings, self.health, anyio.current_time())
+
+    def _next(self, live: _Live, context: Context, tried: set[str]) -> _Seat | None:
+        """Whom to ask now; None if nobody is left."""
+        if len(tried) >= self.tries:
+            return None
+        now = anyio.current_time()
+        urls = [url for url in self._usable(live) if url not in tried]
+        if not urls:
+            rest = [url for url in live.seats if url not in tried]
+            urls = sorted(rest, key=lambda url: live.seats[url].standing.badness)[:1]
+        if not urls:
+            return None
+        candidates = [live.candidate(url, self.health, now) for url in urls]
+        seat = live.seats[STRATEGIES[self.strategy](candidates, context.group_id, live.memory, self.lot).url]
+        live.picks += 1
+        seat.last = live.picks
+        tried.add(seat.place.replica.url)
+        return seat
+
+    async def _respond(self, stack: AsyncExitStack, live: _Live, request: HTTPRequest, tried: set[str]) -> HTTPResponse:
+        """The first response that is handed on; the stack holds its exchange."""
+        seat = self._next(live, request.context, tried)
+        if seat is None:
+            raise NoHealthyReplicaError("the cluster has no replica") from live.problem
+        while True:
+            attempt = request.context.attempt + len(tried) - 1
+            context = attrs.evolve(request.context, attempt=attempt)
+            sent = attrs.evolve(request, base_url=seat.place.replica.url, context=context)
+            error: OxyError
+            response = None
+            try:
+                response = await stack.enter_async_context(self._asked(seat, sent))
+                if response.status == 200:
+                    return response
+                error = refusal(response.status, response.headers, b"")
+            except OxyError as failure:
+                error = failure
+                error.attempts = attempt
+            following = self._next(live, context, tried) if _elsewhere(error, context) else None
+            if following is None:
+                if response is None:
+                    raise error
+                return response
+            with suppress(OxyError):  # that it did not end well matters to nobody any more
+                await stack.aclose()
+            reason, there = type(error).__name__, shown_url(following.place.replica.url)
+            tell("retry", context, "%s; %s is asked", reason, there, attempt=attempt + 1, seconds=0.0, reason=reason)
+            seat = following
+
+    async def _first_of_two(
+        self, stack: AsyncExitStack, live: _Live, request: HTTPRequest, hedge: Hedge
+    ) -> HTTPResponse:
+        """The first response of two exchanges, of which the second begins late; the stack holds it, and no other."""
+        # The task group ends in here. An exchange may be left in another task than it was entered in, since no
+        # transport leaves a cancel scope or a task group open between the two.
+        tried: set[str] = set()
+        answers: list[tuple[AsyncExitStack, HTTPResponse]] = []
+        errors: list[Exception] = []
+        over = anyio.Event()
+
+        async def ask(own: AsyncExitStack) -> None:
+            try:
+                response = await self._respond(own, live, request, tried)
+            except Exception as error:  # noqa: BLE001  (out of the task group it would come in a group)
+                errors.append(error)
+            else:
+                answers.append((own, response))
+                if response.status < BROKEN:
+                    tasks.cancel_scope.cancel()
+            over.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, await stack.enter_async_context(AsyncExitStack()))
+            with anyio.move_on_after(hedge.after):
+                await over.wait()
+            if not over.is_set() and len(tried) < min(self.tries, len(live.seats)):
+                tasks.start_soon(ask, await stack.enter_async_context(AsyncExitStack()))
+        answers.sort(key=lambda answer: answer[1].status >= BROKEN)
+        for own, _ in answers[1:]:
+            with suppress(OxyError):
+                await own.aclose()
+        if not answers:
+            raise errors[0]
+        return answers[0][1]
+
+    @asynccontextmanager
+    async def _asked(self, seat: _Seat, request: HTTPRequest) -> AsyncGenerator[HTTPResponse, None]:
+        """The exchange with one replica, whose end is taken note of."""
+        named, url = seat.place.named, seat.place.replica.url
+        judged = request if named == url else attrs.evolve(request, base_url=named)
+        policy = request.context.https_only or PlainHTTP()
+        check_secure(judged.url, request.headers, policy, marked=request.context.secret_headers)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(_in_flight(seat))
+            try:
+                response = await stack.enter_async_context(self.inner.exchange(request))
+            except FAULTS:
+                self._note(seat, request.context, went_well=False)
+                raise
+            chunks = _Chunks(response.chunks)
+            try:
+                yield attrs.evolve(response, chunks=chunks)
+            finally:
+                self._note(seat, request.context, went_well=response.status < BROKEN and not chunks.broken)
+
+    def _note(self, seat: _Seat, context: Context, *, went_well: bool) -> None:
+        now, before = anyio.current_time(), seat.standing
+        if went_well:
+            seat.standing = before.succeeded(now)
+            return
+        seat.standing = before.failed(self.health, now, self.lot())
+        if seat.standing.ejections > before.ejections:
+            seconds, failures = seat.standing.until - now, seat.standing.failures
+            text = "%s failed %d times in a row, and is left alone for %.1f s"
+            tell("odd", context, text, shown_url(seat.place.replica.url), failures, seconds)
+
+
+@contextmanager
+def _in_flight(seat: _Seat) -> Iterator[None]:
+    seat.in_flight += 1
+    try:
+        yield
+    finally:
+        seat.in_flight -= 1
+
+
+def _named(live: _Live, base_url: str) -> _Seat:
+    """The replica that a request names, by its URL or, after a redirect, by its origin."""
+    here = origin(base_url)
+    seat = live.seats.get(base_url)
+    seat = seat or next((seat for url, seat in live.seats.items() if origin(url) == here), None)
+    if seat is None:
+        raise ConfigurationError(f"{shown_url(base_url)} is no replica of this cluster")
+    return seat
+
+
+def _elsewhere(error: OxyError, context: Context) -> bool:
+    """Whether another replica may be asked, and might do better."""
+    if isinstance(error, ConnectError) and error.outcome is Outcome.NOT_SENT:
+        return True  # also what will not pass by waiting, such as a bad certificate: the other has one of its own
+    harmless = context.idempotent or context.purpose in LOOKING_UP
+    return error.transient if harmless else error.retryable
+
+
+async def _body(response: HTTPResponse) -> bytes:
+    """The body, or as much of it as is ever looked at."""
+    body = bytearray()
+    async for piece in response.chunks:
+        body += piece
+        if len(body) > CHECK_BYTES:
+            break
+    return bytes(body)

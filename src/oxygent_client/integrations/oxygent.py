@@ -1,0 +1,287 @@
+"""A remote agent for a multi-agent system of the real framework, in place of the framework's own `SSEOxyGent`.
+
+Needs the extra: `pip install 'oxygent-client[oxygent]'`.
+
+Rule 1: `_execute` never raises, but for a cancellation: the framework runs an agent again on any exception.
+Rule 2: a call that the framework repeats all the same runs nothing again that may have run.
+Rule 3: only what the framework shows to all its agents is used. What it stores of an agent are its fields, so of our
+    configuration, which may hold secrets, nothing is a field.
+Rule 4: what the remote is may be learned late: a system starts, whatever becomes of the remotes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from contextvars import ContextVar
+from importlib import import_module
+from typing import Any, ClassVar, Final
+
+import attrs
+
+import oxygent_client
+from oxygent_client import OxyRequest, OxyResponse, OxyState
+from oxygent_client.errors import ConnectError, HandlerError, Outcome, OxyError, RemoteAgentError
+
+try:
+    # `Any`: the framework has no types that a checker may see, and is not there where ours are checked.
+    _schemas: Any = import_module("oxygent.schemas")
+    _RemoteAgent: Any = import_module("oxygent.oxy.agents.remote_agent").RemoteAgent
+except ImportError as missing:
+    raise ImportError("the drop-in needs oxygent: pip install 'oxygent-client[oxygent]'") from missing
+
+__all__ = ["SSEOxyGent"]
+
+logger: Final = logging.getLogger("oxygent_client")
+
+FIELDS: Final = frozenset({"server_url", "name", "desc", "is_share_call_stack"})
+"""What the framework's agents and ours both have: the framework's are fields, and ours follow them."""
+SETTINGS: Final = frozenset(inspect.signature(oxygent_client.SSEOxyGent).parameters) - FIELDS
+"""Our configuration: the keywords of `oxygent_client.SSEOxyGent`."""
+
+
+@attrs.define
+class _Turn:
+    """What one `execute` of the framework has come to."""
+
+    is_repeat: bool = False
+    """The agent raised, though ours does not: a subclass did."""
+    ended: OxyRequest | None = None
+    """The request whose run may have begun, and failed: it may not be sent again."""
+    response: Any = None
+    """The response of a run that completed."""
+
+
+_TURN: Final[ContextVar[_Turn | None]] = ContextVar("oxygent_client.integrations.oxygent", default=None)
+
+
+@attrs.frozen
+class _Host:
+    """The program that a request of ours lives in: the framework, by its own request."""
+
+    real: Any
+
+    async def call(self, request: OxyRequest, /, **changes: Any) -> OxyResponse:
+        """As `Host.call`."""
+        response = await self.real.call(**changes)
+        return OxyResponse(OxyState(response.state.value), response.output, {**response.extra})
+
+    async def send_message(
+        self, request: OxyRequest, message: Any, /, *, event: str | None, id: str | None, retry: int | None
+    ) -> None:
+        """As `Host.send_message`."""
+        await self.real.send_message(message, event=event, id=id, retry=retry)
+
+
+def _ours(real: Any) -> OxyRequest:
+    """The framework's request as one of ours; what it holds is the same."""
+    known = {field.name for field in attrs.fields(OxyRequest)} & type(real).model_fields.keys() - {"mas"}
+    return OxyRequest(**{name: getattr(real, name) for name in known}, mas=_Host(real))
+
+
+def _real(request: OxyRequest) -> Any:
+    """The framework's request behind one of ours; an empty one where nobody asked for a run."""
+    return request.mas.real if isinstance(request.mas, _Host) else _schemas.OxyRequest()
+
+
+def _response(state: OxyState, output: Any, extra: dict[str, Any]) -> Any:
+    """The framework's response of these."""
+    return _schemas.OxyResponse(state=_schemas.OxyState(state.value), output=output, extra=extra)
+
+
+class _Inside(oxygent_client.SSEOxyGent):
+    """Our agent in the framework's: the hooks are those of the agent outside, which speaks of the framework's requests.
+
+    It is what a subclass sees of us, so nothing is asked of a hook when it is made.
+    """
+
+    def __init__(self, outside: SSEOxyGent, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._outside = outside
+
+    def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
+        return self._outside.prepare_payload(_real(oxy_request))
+
+    def prepare_headers(self, oxy_request: OxyRequest) -> dict[str, str]:
+        return self._outside.prepare_headers(_real(oxy_request))
+
+    async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
+        await self._outside.handle_tool_call_event(event_data, _real(oxy_request))
+
+    async def handle_observation_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
+        await self._outside.handle_observation_event(event_data, _real(oxy_request))
+
+    async def _process_custom_event(self, event_data: Any, oxy_request: OxyRequest) -> None:
+        await self._outside._process_custom_event(event_data, _real(oxy_request))  # noqa: SLF001  (the documentation's name)
+
+
+class SSEOxyGent(_RemoteAgent):  # type: ignore[misc]  # the framework has no types  # pyright: ignore[reportUntypedBaseClass]  (likewise)
+    """A remote OxyGent system as an agent of a local one: goes into `oxy_space` where the framework's own would.
+
+    It takes the keywords of the framework's agents, and those of `oxygent_client.SSEOxyGent`; each of ours is an
+    attribute, too, and may be set after `super().__init__(**kwargs)`, as may attributes of your own.
+
+    Raises:
+        ConfigurationError: an argument is wrong.
+        ValidationError: likewise, of the framework's; an unknown keyword is one.
+    """
+
+    # A keyword that nobody knows may be a misspelt `https_only`; and what is refused may be a secret.
+    model_config: ClassVar[dict[str, Any]] = {"extra": "forbid", "hide_input_in_errors": True}
+
+    is_share_call_stack: bool = True
+    """Whether the remote is told who called whom before it. If not, it sees a plain user."""
+    start_seconds: float = 5.0
+    """How long the start of the system, or a first call, waits to learn what the remote is."""
+
+    def __init__(self, **fields: Any) -> None:
+        settings = {name: fields.pop(name) for name in SETTINGS & fields.keys()}
+        super().__init__(**fields)
+        self._is_found = False
+        self._inside = _Inside(self, server_url=str(self.server_url), name=self.name, desc=self.desc, **settings)
+
+    # --- attributes: the framework's fields, our configuration, the user's own ---
+
+    def __getattr__(self, name: str) -> Any:
+        inside = self.__dict__.get("_inside")
+        if inside is not None and not name.startswith("_") and name in vars(inside):
+            return getattr(inside, name)
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_") or name in type(self).model_fields:
+            super().__setattr__(name, value)
+        elif name in vars(self._inside):
+            setattr(self._inside, name, value)
+        else:  # pydantic would refuse it
+            object.__setattr__(self, name, value)
+
+    # --- hooks: as those of our own agent, with the framework's requests ---
+
+    def set_progress_callback(self, callback: Any) -> None:
+        """Have `async callback(text)` told of the beginning, each tool call and its end, and the end of each run."""
+        self._inside.set_progress_callback(callback)
+
+    def prepare_payload(self, oxy_request: Any) -> dict[str, Any]:
+        """The payload of a request. Override it to send something else; what the protocol needs is set after it."""
+        return oxygent_client.SSEOxyGent.prepare_payload(self._inside, _ours(oxy_request))
+
+    def prepare_headers(self, oxy_request: Any) -> dict[str, str]:
+        """The headers of a request, without the protocol's own. Override it to add some."""
+        return oxygent_client.SSEOxyGent.prepare_headers(self._inside, _ours(oxy_request))
+
+    async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: Any) -> None:
+        """Called with each `tool_call` message."""
+
+    async def handle_observation_event(self, event_data: dict[str, Any], oxy_request: Any) -> None:
+        """Called with each `observation` message."""
+
+    async def _process_custom_event(self, event_data: Any, oxy_request: Any) -> None:
+        """Called with each message that is no answer, tool call or observation: any JSON, or a text."""
+
+    # --- the remote ---
+
+    async def init(self) -> None:
+        """Find out what the remote is. One that cannot be asked is asked again when it is first called."""
+        await super().init()
+        if hasattr(_RemoteAgent, "cleanup"):  # since 1.1: the system ends what its agents keep
+            await self._follow().__aenter__()
+        if not await self._find_out():
+            self._is_found = False
+
+    async def cleanup(self) -> None:
+        """Close the connections that the agent keeps: the system does it when it ends."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections that the agent keeps; a transport that you gave stays open."""
+        await self._inside.aclose()
+
+    def get_org(self) -> Any:
+        """The members under the remote's root, each marked `is_remote`; `[]` where nothing is known of them."""
+        inside = self._follow()
+        inside.org = self.org
+        return inside.get_org()
+
+    def _follow(self) -> _Inside:
+        """Our agent, with what the framework's fields hold now."""
+        inside = self._inside
+        inside.server_url, inside.name, inside.desc = str(self.server_url), self.name, self.desc
+        inside.is_share_call_stack = self.is_share_call_stack
+        return inside
+
+    async def _find_out(self) -> bool:
+        """Ask the remote what it is; False where it could not be asked, and might be later."""
+        inside = self._follow()
+        try:
+            async with asyncio.timeout(self.start_seconds):
+                await inside.init()
+        except (OxyError, TimeoutError) as error:
+            reason = str(error) or f"no answer within {self.start_seconds:g} s"
+            logger.warning("%s: nothing is known of the remote: %s", self.name, reason)
+            self._is_found = not isinstance(error, ConnectError)
+            return False
+        self._is_found = True
+        self.org, self.desc = inside.org, inside.desc
+        self._set_desc_for_llm()
+        return True
+
+    # --- runs ---
+
+    async def execute(self, oxy_request: Any) -> Any:
+        """The framework's whole course of a call; knows the repetitions in it for what they are."""
+        token = _TURN.set(_Turn())
+        try:
+            return await super().execute(oxy_request)
+        finally:
+            _TURN.reset(token)
+
+    async def _handle_exception(self, e: Exception) -> None:
+        """The framework is about to repeat the call."""
+        turn = _TURN.get()
+        if turn is not None:
+            turn.is_repeat = True
+        await super()._handle_exception(e)
+
+    async def _execute(self, oxy_request: Any) -> Any:
+        """The remote's response, or a FAILED one; the part that subclasses wrap."""
+        turn = _TURN.get() or _Turn()
+        if turn.is_repeat and turn.response is not None:
+            return turn.response
+        is_same = turn.ended is not None and _real(turn.ended) is oxy_request
+        request = turn.ended if turn.ended is not None and is_same else _ours(oxy_request)
+        try:
+            if not self._is_found and await self._find_out() and self.mas is not None:
+                self.mas.init_agent_organization()
+            response = await self._follow()._get_base_execution_logic(request)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  (the documentation's name)
+        except OxyError as error:
+            if error.outcome not in (Outcome.NOT_SENT, Outcome.REJECTED):
+                turn.ended = request
+            return self._failed(error)
+        except Exception as error:  # noqa: BLE001  (rule 1; a hook of the user's raised it)
+            turn.ended = request
+            return self._failed(HandlerError(f"a hook raised {type(error).__name__}"), error)
+        turn.response = _response(response.state, response.output, response.extra)
+        return turn.response
+
+    async def _get_base_execution_logic(self, oxy_request: Any) -> Any:
+        """What `_execute` does unless a subclass replaces it."""
+        return await SSEOxyGent._execute(self, oxy_request)
+
+    def _failed(self, error: OxyError, cause: BaseException | None = None) -> Any:
+        """The framework's response for `error`."""
+        if cause is None and isinstance(error, HandlerError):
+            cause = error.__cause__
+        logger.warning("%s: %s", self.name, error, exc_info=cause)  # only the user's own faults have a traceback
+        state, output = OxyState.FAILED, str(error)
+        if isinstance(error, RemoteAgentError):
+            state, output = error.state or state, error.output if error.output is not None else output
+        extra = {
+            "error": type(error).__name__,
+            "outcome": str(error.outcome),
+            "retryable": error.retryable,
+            "attempts": error.attempts,
+            "trace_id": error.trace_id,
+        }
+        return _response(state, output, extra)

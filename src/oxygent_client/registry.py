@@ -1,0 +1,444 @@
+"""Named members that call each other: remote agents, local functions, anything that executes.
+
+Rule 1: a call is placed as the framework places it: a clone with a node id of its own, the caller's node as its father,
+    the data of the run shared. Who executes stands on both stacks.
+Rule 2: a call answers. An error becomes a FAILED response, unless the call itself is wrong.
+Rule 3: a member is opened at its first call inside the registry's block; all are closed, the last one first, whatever
+    becomes of the others.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from difflib import get_close_matches
+from pathlib import PurePath
+from traceback import walk_tb
+from types import TracebackType
+from typing import Any, Final, Protocol, Self, cast
+
+import anyio
+import attrs
+
+from oxygent_client._errors import ClosedError, ConfigurationError, HandlerError, Outcome, OxyError, UnknownCalleeError
+from oxygent_client._ids import new_id
+from oxygent_client._log import tell
+from oxygent_client._models import OxyRequest, OxyResponse, OxyState
+from oxygent_client._per_loop import PerLoop
+from oxygent_client._transport import Context
+
+__all__ = ["AgentRegistry", "Function", "Member"]
+
+
+class Member(Protocol):
+    """What a registry can call.
+
+    What else it has is used too: `category` and `desc` (`str`), `init()`, `get_org()`, and `async with`, which may hold
+    no cancel scope and no task group: it is entered in the task of the first call and left in that of the registry.
+    What has `prepared`, as a `RemoteAgent`, puts itself on the stacks; for any other member the registry does.
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is called by."""
+        ...
+
+    async def execute(self, oxy_request: OxyRequest, /) -> OxyResponse:
+        """The response to `oxy_request`."""
+        ...
+
+
+def _named(function: Function) -> str:
+    return getattr(function.function, "__name__", "")
+
+
+def _described(function: Function) -> str:
+    return (inspect.getdoc(function.function) or "").partition("\n")[0]
+
+
+@attrs.frozen
+class Function:
+    """A local function as a member: `async f(request)`, or with `by_name` a function of the call's arguments.
+
+    What it returns is the output, unless it is an `OxyResponse`. It may be a plain function: that is called in the
+    event loop, so it must not wait for anything.
+
+    Raises:
+        ConfigurationError: it has no name that could be used (a lambda, a partial), or with `by_name` no signature.
+    """
+
+    function: Callable[..., Any]
+    by_name: bool = attrs.field(default=False, kw_only=True)
+    """Whether it gets the arguments as keywords, instead of the request."""
+    name: str = attrs.field(default=attrs.Factory(_named, takes_self=True), kw_only=True)
+    desc: str = attrs.field(default=attrs.Factory(_described, takes_self=True), kw_only=True)
+    """What it is for; the first line of its docstring, if you say nothing else."""
+
+    def __attrs_post_init__(self) -> None:
+        if not self.name or self.name == "<lambda>":
+            raise ConfigurationError("this function has no name to be called by: Function(..., name=...)")
+        if self.by_name:
+            try:
+                inspect.signature(self.function)
+            except ValueError as error:
+                raise ConfigurationError(
+                    f"the parameters of {self.name!r} cannot be seen: use it without by_name"
+                ) from error
+
+    @property
+    def category(self) -> str:
+        """`tool` for a function of its arguments; `agent` for one that knows the request, and so may call others."""
+        return "tool" if self.by_name else "agent"
+
+    async def execute(self, oxy_request: OxyRequest) -> OxyResponse:
+        """What the function makes of the request.
+
+        Raises:
+            HandlerError: the arguments do not fit its parameters.
+        """
+        if self.by_name:
+            arguments = oxy_request.arguments
+            try:
+                inspect.signature(self.function).bind(**arguments)
+            except TypeError as error:  # arguments come from language models
+                text = f"the arguments do not fit {self.name!r}: {error}"
+                raise HandlerError(text, outcome=Outcome.NOT_SENT) from error
+            result = self.function(**arguments)
+        else:
+            result = self.function(oxy_request)
+        if inspect.isawaitable(result):
+            result = await result
+        return result if isinstance(result, OxyResponse) else OxyResponse(OxyState.COMPLETED, result)
+
+
+class AgentRegistry:
+    """The members of one program. As the host of requests (`OxyRequest.mas`) it resolves `request.call(callee=...)`.
+
+    A bare function is a member by its own name, as `Function` has it. Use the registry in `async with`, so that
+    connections are kept between calls; without it, each call opens its own.
+
+    Args:
+        members: remote agents, functions, anything that is a `Member`; each by its own `name`.
+        name: what the registry itself is called in its `organization`.
+        fallback: who is asked where a member failed: from its name to another's, or to a function, which so becomes a
+            member. By default only if it surely ran nothing (`outcome` NOT_SENT or REJECTED); with
+            `OxyRequest.idempotent` after every failure. A fallback may have one of its own.
+        on_message: `async f(message, *, request, event, id, retry)`, called with each message that a member sends:
+            `request` is the one within which it was sent. None: nobody watches. It may be assigned later.
+        max_depth: how many calls deep members may call each other.
+
+    Raises:
+        ConfigurationError: two members have one name, one is no member, or the fallbacks go round in a circle.
+    """
+
+    def __init__(
+        self,
+        *members: Member | Callable[..., Any],
+        name: str = "registry",
+        fallback: Mapping[str, str | Callable[..., Any]] | None = None,
+        on_message: Callable[..., Awaitable[None]] | None = None,
+        max_depth: int = 32,
+    ) -> None:
+        self.name = name
+        self.on_message = on_message
+        self.max_depth = max_depth
+        self._members: dict[str, Member] = {}
+        self._fallback: dict[str, str] = {}
+        self._live: PerLoop[_Live] = PerLoop()
+        for member in members:
+            self._add(member)
+        for failing, instead in (fallback or {}).items():
+            self._fallback[failing] = instead if isinstance(instead, str) else self._add(instead)
+        self._check_fallback()
+
+    def _add(self, given: Member | Callable[..., Any]) -> str:
+        member: Any = given
+        if not hasattr(member, "execute"):
+            if not callable(member) or isinstance(member, type):
+                raise ConfigurationError(
+                    f"{type(member).__name__} is no member: it has no `execute` and is no function"
+                )
+            member = Function(member)
+        name = getattr(member, "name", None)
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"a member of class {type(member).__name__} has no `name`")
+        if name in self._members:
+            raise ConfigurationError(f"two members are called {name!r}")
+        self._members[name] = member
+        return name
+
+    def _check_fallback(self) -> None:
+        for start in self._fallback:
+            way = [self.member(start).name]
+            while (instead := self._fallback.get(way[-1])) is not None:
+                if instead in way:
+                    raise ConfigurationError(f"the fallbacks go round in a circle: {' > '.join([*way, instead])}")
+                way.append(self.member(instead).name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the members, in the order in which they were given."""
+        return tuple(self._members)
+
+    def member(self, name: str) -> Member:
+        """The member of that name.
+
+        Raises:
+            UnknownCalleeError: there is none; the text names those that look like it.
+        """
+        if (member := self._members.get(name)) is not None:
+            return member
+        near = get_close_matches(name, self._members, n=3)
+        said = f"did you mean {_listed(near)}?" if near else f"it has {_listed([*self._members][:10]) or 'no members'}"
+        raise UnknownCalleeError(f"the registry has nothing called {name[:60]!r}; {said}")
+
+    # --- the host of requests ---
+
+    async def call(self, request: str | OxyRequest, /, **changes: Any) -> OxyResponse:
+        """What a member answers, also when it failed.
+
+        From outside: `call("name", query="...")`, where what is neither `query` nor `arguments` is a field of
+        `OxyRequest`. Within a member, `request.call(callee="name", arguments={...})` comes here.
+
+        Raises:
+            UnknownCalleeError: there is no such member.
+            ConfigurationError: the call is wrong in another way, or the members call each other in a circle.
+            AttributeError: `OxyRequest` has no such field.
+        """
+        if isinstance(request, str):
+            request = self._from_outside(changes, callee=request)
+        callee = str(changes.get("callee") or "")
+        member = self.member(callee)
+        if len(request.call_stack) > self.max_depth:
+            way = " > ".join([*request.call_stack[-5:], callee])
+            raise ConfigurationError(f"calls are nested deeper than max_depth ({self.max_depth}): ... > {way}")
+        changes = {
+            "request_id": request.request_id or new_id(22),
+            "group_id": request.group_id or new_id(),
+            "current_trace_id": str(request.current_trace_id or new_id()),
+            **changes,
+            "mas": self,
+        }
+        is_idempotent = changes.get("idempotent", request.idempotent)
+        while True:
+            child = _child(request, {**changes, "callee": member.name})
+            response = await self._answer(member, child)
+            instead = self._fallback.get(member.name)
+            if instead is None or not _may_another(response, is_idempotent):
+                break
+            context = Context(trace_id=str(child.current_trace_id), group_id=child.group_id, node_id=str(child.node_id))
+            reason = response.extra.get("error", "?")
+            tell("odd", context, "%s failed (%s); asking %s instead", member.name, reason, instead)
+            member = self.member(instead)
+        if member.name != callee:
+            response = attrs.evolve(response, extra={**response.extra, "fallback_for": callee})
+        return response
+
+    def _from_outside(self, changes: dict[str, Any], *, callee: str) -> OxyRequest:
+        """The request that a call from outside comes from; `changes` become those of a call within."""
+        root = OxyRequest(shared_data=changes.pop("shared_data", {}))
+        changes["callee"] = callee
+        changes["arguments"] = {**changes.get("arguments", {})}
+        if "query" in changes:
+            changes["arguments"]["query"] = changes.pop("query")
+        if "query" in changes["arguments"]:  # where `get_query(master_level=True)` looks for it
+            root.shared_data.setdefault("query", changes["arguments"]["query"])
+        return root
+
+    async def send_message(
+        self, request: OxyRequest, message: Any, /, *, event: str | None, id: str | None, retry: int | None
+    ) -> None:
+        """Give `message` to `on_message`.
+
+        Raises:
+            HandlerError: it raised.
+        """
+        if self.on_message is not None:
+            try:
+                await self.on_message(message, request=request, event=event, id=id, retry=retry)
+            except OxyError:
+                raise
+            except Exception as error:  # it is the user's own, and may raise anything
+                raise HandlerError(f"on_message raised {type(error).__name__}") from error
+
+    async def _answer(self, member: Member, request: OxyRequest) -> OxyResponse:
+        """The member's response, also when it failed."""
+        if not hasattr(member, "prepared"):
+            request = request.clone_with(
+                callee_category=getattr(member, "category", "agent"),
+                call_stack=[*request.call_stack, member.name],
+                node_id_stack=[*request.node_id_stack, str(request.node_id)],
+            )
+        try:
+            await self._open(member)
+            response = await member.execute(request)
+            if not isinstance(cast("Any", response), OxyResponse):
+                raise HandlerError(f"{member.name!r} gave no OxyResponse, but {type(response).__name__}")
+        except ConfigurationError:
+            raise
+        except Exception as error:  # noqa: BLE001  (a member may be anything)
+            response = _failed(_translated(error, member), str(request.current_trace_id))
+        return response if response.oxy_request is not None else attrs.evolve(response, oxy_request=request)
+
+    # --- finding out ---
+
+    async def init(self) -> dict[str, OxyError]:
+        """Have every member find out what it is, all at once; what comes back are those that failed, and why."""
+        failed: dict[str, OxyError] = {}
+        async with anyio.create_task_group() as group:
+            for member in self._members.values():
+                if hasattr(member, "init"):
+                    group.start_soon(self._init, member, failed)
+        return {name: failed[name] for name in self._members if name in failed}
+
+    async def _init(self, member: Any, failed: dict[str, OxyError]) -> None:
+        try:
+            await self._open(member)
+            await member.init()
+        except Exception as error:  # noqa: BLE001  (a member may be anything; the others go on)
+            failed[member.name] = _translated(error, member)
+
+    def organization(self) -> dict[str, Any]:
+        """The members as one tree: a node has `name` and `type`, and `desc` and `children` where there are such.
+
+        Under a remote agent stand the remote's own members, each marked `is_remote`; before `init` there are none.
+        """
+        return {"name": self.name, "type": "agent", "children": [_node(member) for member in self._members.values()]}
+
+    # --- the block ---
+
+    async def __aenter__(self) -> Self:
+        live = self._live.get() or self._live.put(_Live())
+        live.entered += 1
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        live = self._live.get()
+        if live is None:
+            raise ClosedError("the registry was not opened in this event loop")
+        live.entered -= 1
+        if live.entered == 0:
+            self._live.take()
+            await live.close()
+            if live.failures and kind is None:
+                raise live.failures[0]
+
+    async def _open(self, member: Any) -> None:
+        live = self._live.get()
+        if live is not None and hasattr(member, "__aenter__"):
+            try:
+                await live.open(member)
+            except Exception as error:
+                raise _translated(error, member, "opening ", Outcome.NOT_SENT) from error
+
+    def __repr__(self) -> str:
+        return f"<AgentRegistry {_listed([*self._members])}>"
+
+
+class _Live:
+    """What is open in one event loop."""
+
+    def __init__(self) -> None:
+        self.entered = 0
+        self.failures: list[OxyError] = []
+        """What went wrong on closing."""
+        self._is_over = False
+        self._stack = AsyncExitStack()
+        self._open: set[str] = set()
+        self._locks: dict[str, anyio.Lock] = {}
+
+    async def open(self, member: Any) -> None:
+        """Enter the member, unless that was done; who comes meanwhile waits."""
+        if member.name in self._open:
+            return
+        async with self._locks.setdefault(member.name, anyio.Lock()):
+            if member.name in self._open:
+                return
+            await member.__aenter__()
+            self._open.add(member.name)
+            self._stack.push_async_callback(self._close, member)
+        if self._is_over:  # the block was left meanwhile
+            await self._stack.aclose()
+
+    async def close(self) -> None:
+        """Leave every member that was entered, the last one first."""
+        self._is_over = True
+        await self._stack.aclose()
+
+    async def _close(self, member: AbstractAsyncContextManager[Any]) -> None:
+        try:
+            await member.__aexit__(None, None, None)
+        except Exception as error:  # noqa: BLE001  (it is kept; the others are to be closed all the same)
+            failure = _translated(error, cast("Member", member), "closing ")
+            tell("odd", Context(), "%s", failure)
+            self.failures.append(failure)
+
+
+_UNTOUCHED: Final = (str(Outcome.NOT_SENT), str(Outcome.REJECTED))
+
+
+def _may_another(response: OxyResponse, is_idempotent: bool) -> bool:
+    """Whether another member may be asked after this response."""
+    return response.state is OxyState.FAILED and (is_idempotent or response.extra.get("outcome") in _UNTOUCHED)
+
+
+def _child(request: OxyRequest, changes: dict[str, Any]) -> OxyRequest:
+    """The request of a call within `request`. What `request` notes of its calls is all that changes in it."""
+    node_id, batch = new_id(), str(changes.get("parallel_id") or new_id())
+    placed = {**changes, "node_id": node_id, "parallel_id": batch}
+    if request.callee:  # else it comes from outside: the caller is the user
+        placed |= {
+            "father_node_id": request.node_id,
+            "caller": request.callee,
+            "caller_category": request.callee_category,
+        }
+    child = request.clone_with(**placed)
+    child.latest_node_ids, child.original_payload = [], ""
+    if request.parallel_dict is None:
+        request.parallel_dict = {}
+    noted = request.parallel_dict.setdefault(batch, {"pre_node_ids": request.latest_node_ids, "parallel_node_ids": []})
+    noted["parallel_node_ids"].append(node_id)
+    request.latest_node_ids = noted["parallel_node_ids"]
+    if "pre_node_ids" not in changes:
+        before = noted["pre_node_ids"]
+        child.pre_node_ids = [*before] if isinstance(before, list) else before
+    return child
+
+
+def _translated(error: Exception, member: Member, doing: str = "", outcome: Outcome | None = None) -> OxyError:
+    """`error` as one of ours; of a foreign one only class and place are said: its text may hold anything."""
+    if isinstance(error, OxyError):
+        return error
+    *_, (frame, line) = walk_tb(error.__traceback__)
+    place = f"{PurePath(frame.f_code.co_filename).name}:{line}"
+    ours = HandlerError(f"{doing}{member.name!r} raised {type(error).__name__} ({place})", outcome=outcome)
+    ours.__cause__ = error
+    return ours
+
+
+def _failed(error: OxyError, trace_id: str) -> OxyResponse:
+    """The response that `error` is, as `RemoteAgent.execute` has it."""
+    extra = {
+        "error": type(error).__name__,
+        "outcome": str(error.outcome),
+        "retryable": error.retryable,
+        "attempts": error.attempts,
+        "trace_id": error.trace_id or trace_id,
+    }
+    return OxyResponse(OxyState.FAILED, str(error), extra)
+
+
+def _node(member: Any) -> dict[str, Any]:
+    node: dict[str, Any] = {"name": member.name, "type": getattr(member, "category", "agent")}
+    if desc := getattr(member, "desc", ""):
+        node["desc"] = desc
+    if hasattr(member, "get_org"):
+        node["children"] = member.get_org()
+    return node
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(repr(name[:60]) for name in names)
