@@ -23,7 +23,7 @@ STRICT = bool(os.environ.get("CI") or os.environ.get("REQUIRE_ALL"))
 CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
 SUPPORTED = nox.project.python_versions(PROJECT)
 """The versions that the classifiers name."""
-TESTED_EXTRAS = "aiohttp,cli,httpx2,pytest"
+TESTED_EXTRAS = "aiohttp,cli,httpx2,otel,pytest"
 """What the tests of the session `tests` need beside the wheel; a heavy extra gets a session of its own name."""
 SMOKE = (
     *("public_names", "sse", "payload", "models", "run", "agent", "hooks", "discovery"),
@@ -184,7 +184,8 @@ def lowest(session: nox.Session) -> None:
     table = PROJECT["project"]
     extras = [table["optional-dependencies"][extra] for extra in TESTED_EXTRAS.split(",")]
     requirements = [*table["dependencies"], *itertools.chain.from_iterable(extras)]
-    session.install(*(requirement.replace(">=", "==") for requirement in requirements))
+    # An SDK of OpenTelemetry has an API of its own version.
+    session.install(*(requirement.replace(">=", "==") for requirement in requirements), "opentelemetry-sdk")
     session.env["OXYGENT_CLIENT_SIZE"] = "smoke"
     session.run("pytest", "--ignore=tests/interop", "-m", "not slow", *session.posargs)
 

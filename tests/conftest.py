@@ -37,7 +37,13 @@ LOOPS: Final = ("asyncio", "trio")
 ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
     # "tests/test_x.py", "tests/test_x.py::test_y", or "tests/test_x.py[z]" for one value of a parameter:
     # (the only loop, why)
+    "tests/interop/test_drop_in.py": ("asyncio", "the framework knows asyncio alone, and the client here is a plain one"),
     "tests/interop/test_resilient.py": ("asyncio", "the documentation's own lines name asyncio"),
+    "tests/test_documentation.py[resilient_short]": ("asyncio", "the documentation's own lines name asyncio"),
+    "tests/test_documentation.py[resilient_long]": ("asyncio", "the documentation's own lines name asyncio"),
+    "tests/test_documentation.py::test_mutants": ("asyncio", "some of the blocks that it runs name asyncio"),
+    "tests/test_documentation_sockets.py::test_error_recovery": ("asyncio", "the documentation's own lines use aiohttp"),
+    "tests/test_documentation_sockets.py::test_the_documented_execute_with_aiohttp": ("asyncio", "likewise"),
     "tests/test_check_transport.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/test_exception_trees.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/test_fault_server.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),

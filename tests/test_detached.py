@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import re
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -29,6 +30,7 @@ from oxygent_client import (
     Timeouts,
     errors,
 )
+from oxygent_client._ids import new_id
 from oxygent_client._router import Forward
 from oxygent_client.policies import BearerAuth, ConcurrencyLimit, Retry
 from oxygent_client.testing import (
@@ -66,7 +68,9 @@ SECRET: Final = "hunter2"
 TEXTS: Final = st.text(max_size=8)
 HANDLES: Final = st.builds(
     RunHandle,
-    server_url=st.sampled_from([URL, "http://127.0.0.1:8082/", "https://user:pw@h:8/base/path/?key=1", "http://bücher"]),
+    server_url=st.sampled_from(
+        [URL, "http://127.0.0.1:8082/", "https://user:pw@h:8/base/path/?key=1", "http://bücher"]
+    ),
     trace_id=TEXTS,
     remote_trace_id=TEXTS,
     node_id=TEXTS,
@@ -102,10 +106,8 @@ def token_of(value: Any) -> str:
 )
 def test_any_text_as_a_token(text: str) -> None:
     """Any text at all is a handle, or a ConfigurationError."""
-    try:
+    with suppress(errors.ConfigurationError):
         assert isinstance(RunHandle.from_token(text), RunHandle)
-    except errors.ConfigurationError:
-        pass
 
 
 FIELDS: Final[list[Any]] = [URL, "t", "t", "n", "", ["user"], True]
@@ -183,20 +185,19 @@ async def begun(replies: Any, *, records: Any = NO_RECORDS, **options: Any) -> B
     options = {"retry": Retry(base=0), **options}
     agent = SSEOxyGent(server_url=URL, transport=transport, **options)
     start = anyio.current_time()
-    what: Any = RunHandle
-    outcome = None
+    result: RunHandle | errors.OxyError
     try:
-        handle = await agent.start(RUN)
+        result = await agent.start(RUN)
+        assert ("n", result.trace_id) == (result.node_id, result.remote_trace_id)
     except errors.OxyError as error:
-        what, outcome = type(error), error.outcome
-        assert error.trace_id
-        assert error.server_url == URL
-    else:
-        assert (URL, "n", handle.trace_id) == (handle.server_url, handle.node_id, handle.remote_trace_id)
+        result = error
+    assert result.trace_id
+    assert URL == result.server_url
     paths = [request.path.partition("?")[0] for request in transport.requests]
     assert len(transport.left) == len(transport.requests)
     seconds = round(anyio.current_time() - start, 2)
-    return Begun(what, outcome, paths.count("/async/chat"), paths.count("/view"), seconds)
+    outcome = result.outcome if isinstance(result, errors.OxyError) else None
+    return Begun(type(result), outcome, paths.count("/async/chat"), paths.count("/view"), seconds)
 
 
 def envelope(code: Any) -> Reply:
@@ -279,23 +280,24 @@ async def test_start(name: str) -> None:
 
 async def test_what_start_sends() -> None:
     """The payload is a run's; nothing secret is in the token."""
+    name = new_id()  # what is in flight is remembered for the whole program
     transport = FakeTransport({"/async/chat": OK})
     agent = SSEOxyGent(
         server_url=f"https://user:{SECRET}@remote.test/base?key={SECRET}",
         transport=transport,
         headers={"x-api-key": SECRET},
     )
-    handle = await agent.start("hi", trace_id="t", group_id="g", arguments={"a": SECRET}, shared_data={"b": SECRET})
+    handle = await agent.start("hi", trace_id=name, group_id="g", arguments={"a": SECRET}, shared_data={"b": SECRET})
     (payload,) = transport.payloads
-    assert ("hi", "t", "user", True) == tuple(
-        payload[name] for name in ("query", "current_trace_id", "caller_category", "is_send_message")
+    assert ("hi", name, "user", True) == tuple(
+        payload[field] for field in ("query", "current_trace_id", "caller_category", "is_send_message")
     )
     (sent,) = transport.requests
     assert ("application/json", "run") == (sent.headers["accept"], sent.context.purpose)
     expected = RunHandle(
         server_url=URL + "/base",
-        trace_id="t",
-        remote_trace_id="t",
+        trace_id=name,
+        remote_trace_id=name,
         node_id=payload["node_id"],
         group_id="g",
         call_stack=("user", "remote"),
@@ -383,17 +385,18 @@ async def attach(*replies: Any, records: Reply | Iterable[Reply] = NO_RECORDS, *
     told: list[Any] = []
     run = agent.attach(TOKEN)
     what: Any
-    recovered = False
+    recovered, failure = False, None
     try:
         async with run:
             async for event in run:
-                told.append(event.content)
+                told.append(event.content)  # noqa: PERF401  (what was told before it failed counts)
         what, recovered = run.response.output, run.response.extra.get("recovered", False)
     except errors.OxyError as error:
-        what = type(error)
-        assert error.outcome is run.outcome
-        if error.partial is not None:
-            assert told == [event.content for event in error.partial.events][: len(told)]
+        what, failure = type(error), error
+    if failure is not None:
+        assert failure.outcome is run.outcome
+        seen = failure.partial.events if failure.partial is not None else ()
+        assert told == [event.content for event in seen]
     assert len(fake.left) == len(fake.requests)
     assert {(("trace_id", "t"), ("timestamp", 0))} == {tuple(payload.items()) for payload in fake.payloads}
     attached, looked = ([round(at - began, 2) for at in transport.at(path)] for path in ("/async/trace", "/view"))
@@ -477,7 +480,7 @@ async def test_pauses(name: str) -> None:
     """Before coming back, a reader pauses as long as `retry:` says, or half of it, or between; failures double that."""
     longest, connections = PAUSES[name]
     times = (await attach(*connections)).attached
-    pauses = [after - before for before, after in zip(times, times[1:], strict=False)]
+    pauses = [after - before for before, after in pairwise(times)]
     assert len(longest) == len(pauses)
     for most, slept in zip(longest, pauses, strict=True):
         assert most / 2 - 0.01 <= slept <= most + 0.01
@@ -560,7 +563,11 @@ async def test_a_quiet_stream(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "what", "records"),
-    [((3.4, 4.1), "42", DONE), ((3.4, 4.1), errors.RemoteAgentError, FAILED), ((600, 606), errors.IdleTimeoutError, NOTHING)],
+    [
+        ((3.4, 4.1), "42", DONE),
+        ((3.4, 4.1), errors.RemoteAgentError, FAILED),
+        ((600, 606), errors.IdleTimeoutError, NOTHING),
+    ],
 )
 async def test_the_end_was_lost_with_the_connection(seconds: tuple[float, float], what: Any, records: Reply) -> None:
     """What was on its way when a connection broke is gone; the record is asked once there is another one."""
@@ -574,6 +581,23 @@ async def test_connections_that_do_not_last() -> None:
     heard = await attach((heartbeat(), pause(0.5)), records=DONE)
     assert ("42", True) == (heard.what, heard.recovered)
     assert heard.seconds < 12
+
+
+@pytest.mark.parametrize(("what", "records"), [("42", DONE), (errors.RemoteAgentError, FAILED)])
+async def test_the_record_is_there_and_the_stream_is_not(what: Any, records: Reply) -> None:
+    """Where the events are not to be had any more, `idle` asks the record, and it has the end."""
+    heard = await attach((say(1),), Reply(status=502), records=records)
+    assert (what, [1], COMPLETED) == (heard.what, heard.told, heard.outcome)
+    assert 600 == heard.seconds
+
+
+@pytest.mark.parametrize(("looks", "idle"), [(29, 50), (24, 60), (2, 600)])
+async def test_a_connection_is_kept_while_the_record_is_asked(looks: int, idle: float) -> None:
+    """A run that was not detached would be stopped by the loss of its connection: reading goes on beside it."""
+    steps = (progress(1), *(heartbeat(), pause(15)) * 99, answer("42"), close())
+    transport = Timed(FakeTransport({"/sse/chat": Reply(steps), "/view": RUNNING}))
+    response = await SSEOxyGent(server_url=URL, transport=transport, timeouts=Timeouts(idle=idle)).ask(RUN)
+    assert ("42", 1, looks) == (response.output, len(transport.at("/sse/chat")), len(transport.at("/view")))
 
 
 async def test_a_slow_server_is_waited_for() -> None:
@@ -662,8 +686,9 @@ async def test_a_handler_that_raises() -> None:
 
     transport = FakeTransport({"/async/trace": Reply((say(1), *END)), "/view": DONE})
     agent = SSEOxyGent(server_url=URL, transport=transport, event_handlers={"progress": broken})
+    run = agent.attach(TOKEN)
     with pytest.raises(errors.HandlerError) as caught:
-        async with agent.attach(TOKEN) as run:
+        async with run:
             await run.final_response()
     assert isinstance(caught.value.__cause__, KeyError)
     assert (STARTED, ["/async/trace"]) == (run.outcome, [request.path for request in transport.requests])
@@ -695,7 +720,8 @@ async def test_cancellation(name: str) -> None:
     with anyio.move_on_after(when) as scope:
         async with run:
             await run.final_response()
-    assert (True, when) == (scope.cancelled_caught, anyio.current_time() - began)
+    assert scope.cancelled_caught
+    assert pytest.approx(when) == anyio.current_time() - began
     assert (len(transport.requests), STARTED) == (len(transport.left), run.outcome)
 
 
@@ -761,8 +787,16 @@ async def test_as_a_run(share: bool) -> None:
     await anyio.sleep(2)
     # Neither its name nor what it shares is in the other program's configuration: all is in the token.
     later = Listening(toy)
-    async with later.agent.attach(token) as run:
+    sent: list[Any] = []
+    mine = OxyRequest()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    mine.send_message = send  # type: ignore[method-assign]  # as programs do
+    async with later.agent.attach(token, request=mine) as run:
         again = [event async for event in run]
+    assert sent == later.forwarded
     assert (output, "42") == (run.response.output, output)
     assert [(type(event), event.type) for event in events] == [(type(event), event.type) for event in again]
     assert steady(direct.forwarded) == steady(later.forwarded)
@@ -774,18 +808,20 @@ async def test_as_a_run(share: bool) -> None:
 
 async def test_two_runs_of_one_name() -> None:
     """Two starts with one trace id are two runs: the token knows which, and the caller's word is on all it hears."""
-    toy = ToyRemote(default=SCRIPT)
-    first, second = [await Listening(toy).agent.start("?", trace_id="twice") for _ in range(2)]
-    assert ("twice", "twice", "twice") == (first.trace_id, first.remote_trace_id, second.trace_id)
-    assert re.fullmatch("twice-.{12}", second.remote_trace_id)
+    toy, name = ToyRemote(default=SCRIPT), new_id()
+    first, second = [await Listening(toy).agent.start("?", trace_id=name) for _ in range(2)]
+    assert (name, name, name) == (first.trace_id, first.remote_trace_id, second.trace_id)
+    assert re.fullmatch(f"{name}-.{{12}}", second.remote_trace_id)
     assert [first.remote_trace_id, second.remote_trace_id] == [run.trace_id for run in toy.runs]
     for handle in (first, second):
         listening = Listening(toy)
         async with listening.agent.attach(handle.to_token()) as run:
             assert "42" == (await run.final_response()).output
-        assert ("twice", handle.remote_trace_id) == (run.trace_id, run.remote_trace_id)
-        named = [sent["content"].get("current_trace_id") for sent in listening.forwarded if sent["type"] == "observation"]
-        assert ["twice"] * 2 == named
+        assert (name, handle.remote_trace_id) == (run.trace_id, run.remote_trace_id)
+        named = [
+            sent["content"].get("current_trace_id") for sent in listening.forwarded if sent["type"] == "observation"
+        ]
+        assert [name] * 2 == named
 
 
 async def test_leaving_and_coming_back() -> None:
@@ -843,7 +879,7 @@ async def test_the_answer_comes_however_often_it_is_cut(pieces: int) -> None:
     toy = ToyRemote(default=SCRIPT)
     agent = Listening(Cutting(ASGITransport(toy), lambda: pieces)).agent
     token = (await agent.start("?")).to_token()
-    with anyio.fail_after(60):
+    with anyio.fail_after(120):
         async with agent.attach(token) as run:
             told = [event.sse.id async for event in run]
     assert ("42", 1) == (run.response.output, len(toy.runs))
@@ -871,7 +907,7 @@ ELSEWHERE: Final[dict[str, tuple[Any, Script, dict[str, Any]]]] = {
     "an agent that raised": ("Error executing oxy trip_planner: scripted failure", Script([Fail()]), {}),
     "an agent that raised, confirmed": (errors.RemoteAgentError, Script([Fail()]), {"confirm_state": True}),
     "a task that died": (errors.DeadlineExceededError, Script([Hang()]), {"timeouts": Timeouts(total=3600)}),
-    "a detector": (errors.RemoteAgentError, Script(output="bad"), {"failure_detector": lambda output: output == "bad"}),
+    "a detector": (errors.RemoteAgentError, Script(output="bad"), {"failure_detector": "bad".__eq__}),
     "an odd answer": ({"a": [1, None]}, Script(output={"a": [1, None]}), {}),
 }
 
@@ -901,15 +937,15 @@ async def test_an_unknown_run() -> None:
 
 async def test_feedback_while_it_runs() -> None:
     """An agent that asks the human is answered by the caller's word for the run."""
-    toy = ToyRemote(default=SCRIPT)
+    toy, name = ToyRemote(default=SCRIPT), new_id()
     agent = Listening(toy).agent
-    handles = [await agent.start("?", trace_id="asks") for _ in range(2)]
+    handles = [await agent.start("?", trace_id=name) for _ in range(2)]
     async with agent.attach(handles[1].to_token()) as run:
         await anext(run)
-        await agent.feedback("asks", {"go": "on"})
-        await agent.feedback(handles[0].remote_trace_id, "stop")
+        await agent.feedback(name, {"go": "on"})
+        await agent.feedback(handles[1].remote_trace_id, "stop")
         await run.final_response()
     assert [[], [{"go": "on"}, "stop"]] == [run.feedback for run in toy.runs]
     with pytest.raises(errors.EnvelopeError) as caught:
-        await agent.feedback("asks", "")
+        await agent.feedback(name, "")
     assert REJECTED is caught.value.outcome

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import re
 import socket
 import threading
@@ -53,6 +54,18 @@ def toy_url() -> Iterator[str]:
         thread.join()
 
 
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """What a program makes of the log is over with it."""
+    loggers = [logging.getLogger(name) for name in (None, "oxygent_client")]
+    before = [(log.level, log.propagate, [*log.handlers]) for log in loggers]
+    yield
+    for log, (level, propagate, handlers) in zip(loggers, before, strict=True):
+        log.setLevel(level)
+        log.propagate = propagate
+        log.handlers[:] = handlers
+
+
 @pytest.mark.parametrize(("page", "line", "code", "output"), programs())
 def test_a_program_of_the_docs_runs_and_prints_what_stands_there(
     page: Path, line: int, code: str, output: str | None, toy_url: str
@@ -60,7 +73,7 @@ def test_a_program_of_the_docs_runs_and_prints_what_stands_there(
     """What users copy works, and does what the page says."""
     printed = io.StringIO()
     # Padded, so that a traceback names the line of the page.
-    program = compile("\n" * (line - 1) + code.replace(DOCUMENTED_URL, toy_url), str(page), "exec")
+    program = compile("\n" * (line - 1) + code.replace(DOCUMENTED_URL, toy_url), str(page), "exec", dont_inherit=True)
     with contextlib.redirect_stdout(printed):
         exec(program, {"__name__": "__main__"})
     if output is not None:

@@ -42,10 +42,13 @@ def room(modules: str, rooms: str = "", libraries: str = "", *, pure: bool = Fal
 
 CORE = (
     "_errors errors _settings _transport _models _wire _payload _router _secrets _secure _sse _version _schema _text"
-    " sanitize _log"
+    " sanitize _log _observe"
 )
 HELPERS = "json ids traces per_loop stats"
-SIBLINGS = "transports transports.aiohttp transports.asgi transports.httpx transports.httpx2 policies cluster telemetry telemetry.otel"
+SIBLINGS = (
+    "transports transports.aiohttp transports.asgi transports.httpx transports.httpx2 policies cluster telemetry"
+    " telemetry.otel"
+)
 PUBLIC = f"front core {SIBLINGS} testing registry"
 
 ROOMS: Final[dict[str, Room]] = {

@@ -1,7 +1,7 @@
 """The router: the documented action for every message, whatever it holds, and no event is changed by it.
 
-Rule 1: the documentation's own loop is the second oracle, on what real servers sent.
-Rule 2: any JSON is routed: no message makes the router fail.
+Rule: any JSON is routed: no message makes the router fail. A second oracle, the documentation's own loop on what real
+    servers sent, is in `tests/test_documentation.py`.
 """
 
 from __future__ import annotations
@@ -9,19 +9,15 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxygent_client import Custom, Decoder, Event, EventRouter, OxyRequest, ServerSentEvent
+from oxygent_client import Custom, Event, EventRouter, ServerSentEvent
 from oxygent_client._router import ROUTES, Action, Answered, Drop, Forward, Link, Route, copy_json, pass_on
-from oxygent_client._wire import CLOSE, EVENTS, to_event
-from tests.conftest import WIRE
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
+from oxygent_client._wire import EVENTS, to_event
 
 LOCAL: Final = ("user", "local", "me")
 INDEPENDENT: Final = Link(call_stack=LOCAL, trace_id="mine", remote_trace_id="theirs")
@@ -285,99 +281,3 @@ def test_copies_of_json(value: Any) -> None:
     copied = copy_json(value)
     assert value == copied
     assert not shares_a_container(value, copied)
-
-
-# ---------------------------------------------------------------------------------------- The documentation's own loop
-
-
-async def documented(content: Lines, oxy_request: OxyRequest, is_share_call_stack: bool) -> Any:
-    """The body of `_execute` in the OxyGent `SSEOxyGent` documentation, as it stands there, from `answer = ""` on."""
-    answer = ""
-    async for line in content:
-        if line:
-            decoded_line = line.decode("utf-8").strip()
-            if decoded_line.startswith("data: "):
-                data = decoded_line[6:]
-
-                # Handle termination signal
-                if data == "done":
-                    break
-
-                # Process JSON messages
-                data = json.loads(data)
-
-                if data["type"] == "answer":
-                    answer = data.get("content")
-                elif data["type"] in ["tool_call", "observation"]:
-                    # Filter user-category messages
-                    if data["content"]["caller_category"] == "user" or data["content"]["callee_category"] == "user":
-                        continue
-                    else:  # noqa: RET507  (the documentation's own words)
-                        # Adjust call stack for forwarded messages
-                        if not is_share_call_stack:
-                            data["content"]["call_stack"] = oxy_request.call_stack + data["content"]["call_stack"][2:]
-                        await oxy_request.send_message(data)
-                else:
-                    # Forward other message types
-                    await oxy_request.send_message(data)
-    return answer
-
-
-class Lines:
-    """The lines of a body, as aiohttp gives them; none has to be waited for."""
-
-    def __init__(self, stream: bytes) -> None:
-        self._lines = iter(stream.splitlines(keepends=True))
-
-    def __aiter__(self) -> Lines:
-        return self
-
-    async def __anext__(self) -> bytes:
-        for line in self._lines:
-            return line
-        raise StopAsyncIteration
-
-
-def at_once(work: Coroutine[Any, Any, Any]) -> Any:
-    """What this comes to, which it does without waiting."""
-    with pytest.raises(StopIteration) as done:
-        work.send(None)
-    return done.value.value
-
-
-NOT_DOCUMENTED: Final = {
-    # What the documentation's loop fails on, or ends at, though a real server sent it.
-    "v1.1.3_close_early.sse": "closes with a word of its own",
-    "v1.1.3_progress.sse": "a message without a type",
-    "v1.1.3_strings.sse": "messages that are no objects",
-}
-STREAMS: Final = sorted({path.name for path in WIRE.glob("*.sse")} - NOT_DOCUMENTED.keys())
-
-
-@pytest.mark.parametrize("is_shared", [True, False])
-@pytest.mark.parametrize("file", STREAMS)
-def test_the_documentations_loop(file: str, is_shared: bool) -> None:
-    """On what real servers sent, answer and forwarded messages are those of the documentation's loop."""
-    stream = (WIRE / file).read_bytes()
-    request = OxyRequest(call_stack=[*LOCAL])
-    forwarded: list[Any] = []
-
-    async def send_message(
-        message: Any = None, event: str | None = None, id: str | None = None, retry: int | None = None
-    ) -> None:
-        forwarded.append(message)
-
-    request.send_message = send_message  # type: ignore[method-assign]  # replaced as the documentation's examples do
-    answer = at_once(documented(Lines(stream), request, is_shared))
-
-    link = Link(call_stack=None if is_shared else LOCAL)
-    actions = [EventRouter().route(to_event(sse), link) for sse in Decoder().feed(stream) if sse.event != CLOSE]
-    assert forwarded == [action.message for action in actions if isinstance(action, Forward)]
-    assert answer == ["", *(action.output for action in actions if isinstance(action, Answered))][-1]
-
-
-@pytest.mark.parametrize("file", NOT_DOCUMENTED)
-def test_where_the_documentations_loop_ends(file: str) -> None:
-    """The recordings that are left out above are those that the documentation's loop fails on."""
-    with pytest.raises((KeyError, TypeError, ValueError)):
-        at_once(documented(Lines((WIRE / file).read_bytes()), OxyRequest(), is_share_call_stack=True))

@@ -154,12 +154,14 @@ class Client(Hooks):
             is_share_call_stack=link.call_stack is None,
         )
 
-    def attach(self, token: str) -> Run:
+    def attach(self, token: str, *, request: OxyRequest | None = None) -> Run:
         """The events of a detached run, from where they were left: `async with agent.attach(token) as run: ...`.
 
         `token` is what `RunHandle.to_token` gave. If the connection breaks it is made again; leaving the block leaves
         the run at work. The server keeps 1,024 messages for whoever comes next, hands each out once, and loses what was
         on its way when a connection broke: where the end is lost, the answer comes from the server's record.
+
+        `request` is whose `send_message` the messages are forwarded to; None: to nobody.
 
         Raises:
             ConfigurationError: it is no such token, or the run is at another server.
@@ -167,7 +169,7 @@ class Client(Hooks):
         handle = RunHandle.from_token(token)
         if handle.server_url != home(self.server_url):
             raise ConfigurationError(f"this run is at {handle.server_url}, and this agent's remote elsewhere")
-        request = OxyRequest(
+        listens = (request or OxyRequest()).clone_with(
             current_trace_id=handle.trace_id,
             group_id=handle.group_id,
             node_id=handle.node_id,
@@ -175,7 +177,7 @@ class Client(Hooks):
             call_stack=[*handle.call_stack],
         )
         return Run(
-            self._plan(request, handle.trace_id, Attachment(self, handle, request), attached_to=handle.remote_trace_id)
+            self._plan(listens, handle.trace_id, Attachment(self, handle, listens), attached_to=handle.remote_trace_id)
         )
 
     def _plan(

@@ -88,7 +88,8 @@ class RunHandle:
             if not all(isinstance(text, str) for text in [*texts, *stack]):
                 raise TypeError
             names = [field.name for field in attrs.fields(cls)]
-            return cls(**dict(zip(names, [*texts, tuple(stack), shared], strict=True)))
+            values: list[Any] = [*texts, tuple(stack), shared]
+            return cls(**dict(zip(names, values, strict=True)))
         except (ValueError, TypeError, RecursionError) as error:
             raise ConfigurationError("this is no token of a detached run") from error
 

@@ -19,11 +19,11 @@ logger: Final = logging.getLogger("oxygent_client")
 
 LEVELS: Final[Mapping[str, int]] = {
     "connect": logging.INFO,  # a request for a run departs; `attempt`
-    "opened": logging.DEBUG,  # the headers of its stream came; `status`
+    "opened": logging.DEBUG,  # it was answered with 200, and the body is to come; `status`
     "first_event": logging.DEBUG,  # after so many `seconds`
     "closed": logging.INFO,  # the run is over; `outcome`, `reason`, `seconds`, `bytes`, `events`
     "retry": logging.WARNING,  # a request is repeated; `attempt`, `seconds`, `reason`
-    "refused": logging.WARNING,  # a server answered with something else than a stream; `status`
+    "refused": logging.WARNING,  # it was answered with another status; `status`
     "reattach": logging.WARNING,  # a detached run's connection broke, and is made again; `seconds`
     "record": logging.DEBUG,  # the server's record of a run was asked; `state`
     "odd": logging.WARNING,  # something is not as it should be, and was passed on

@@ -72,6 +72,10 @@ def _nobody(change: int) -> None:
     """Who hears of changes that nobody asks for."""
 
 
+def _wanting_events(observers: Iterable[Observer]) -> tuple[Observer, ...]:
+    return tuple(each for each in observers if getattr(each, "wants_events", False))
+
+
 @attrs.define(eq=False, kw_only=True)
 class Observed:
     """One run as its observers see it: the object itself says which run it is, its numbers grow as the run goes."""
@@ -84,14 +88,12 @@ class Observed:
     """Messages received."""
     buffered: int = attrs.field(default=0, init=False)
     """Bytes held: of an event that is not complete, and of the last piece until all its events are handed out."""
-    _moved: Callable[[int], None] = attrs.field(default=_nobody, repr=False)
+    _moved: Callable[[int], None] = attrs.field(default=_nobody, repr=False, alias="moved")
     """Told by how much `buffered` has changed."""
-    _listeners: tuple[Observer, ...] = attrs.field(init=False, repr=False)
+    _listeners: tuple[Observer, ...] = attrs.field(
+        default=attrs.Factory(lambda self: _wanting_events(self.observers), takes_self=True), init=False, repr=False
+    )
     _has_complained: bool = attrs.field(default=False, init=False, repr=False)
-
-    @_listeners.default
-    def _wanting_events(self) -> tuple[Observer, ...]:
-        return tuple(each for each in self.observers if getattr(each, "wants_events", False))
 
     def note(self, event: str, context: Context, fields: Mapping[str, Any]) -> None:
         """Tell all observers."""

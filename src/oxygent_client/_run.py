@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextvars
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -78,6 +78,8 @@ LEGACY_SILENCE: Final = 2.0
 DRAIN_SECONDS: Final = 0.25
 DRAIN_BYTES: Final = 64 * 1024
 """What is still read after the close event, so that the connection can be used again."""
+HELD_SECONDS: Final = 1.0
+"""How long a piece with several heartbeats must have been waited for; a server sends one every 15 s."""
 CLOSE_SECONDS: Final = 2.0
 """How long closing may take; it goes on when the caller is cancelled."""
 ENDED_BADLY: Final = "_ended_badly"
@@ -189,6 +191,9 @@ class Run:
         self._chunks: AsyncIterator[bytes] | None = None
         self._decoder = Decoder(plan.limits)
         self._silent = True
+        self._held_back = False
+        self._headers: Mapping[str, str] = {}
+        self._asked = math.inf  # when, until the first piece is there: a proxy may hold back the headers, too
         self._waiting: deque[_Waiting] = deque()
         self._failure: TooLargeError | None = None  # raised when the events before it are out
         self._legacy_done: ServerSentEvent | None = None  # rule 1: the end, or an agent's word
@@ -319,6 +324,7 @@ class Run:
         """Make the exchange, and begin to read if it brings a stream of events."""
         assert self._transport is not None
         assert self._http is not None
+        self._asked = anyio.current_time()
         response = await self._exchange.enter_async_context(self._transport.exchange(self._http))
         self._sent = response.request
         if response.status != 200 or not is_event_stream(response.headers.get("content-type", "")):
@@ -327,7 +333,7 @@ class Run:
         coding = response.headers.get("content-encoding", "").strip().lower()
         if coding not in ("", "identity"):
             raise NotAnEventStreamError(f"the stream is compressed ({coding[:40]!r}), which was not asked for")
-        self._chunks = response.chunks
+        self._chunks, self._headers = response.chunks, response.headers
         self._observe("streaming", url=shown_url(response.request.url))
 
     def _observe(self, event: str, **fields: Any) -> None:
@@ -428,8 +434,10 @@ class Run:
         """Wait for bytes and decode them; False if the run is at its end."""
         assert self._chunks is not None
         self._plan.observed.hold(self._decoder.held_bytes)
-        self._counted = anyio.current_time()
+        began = self._counted = anyio.current_time()
         patience, clock = self._patience(self._counted)
+        if clock == "record" and patience <= 0:  # it was due while there was no connection
+            return await self._goes_on(clock)
         piece = None
         try:
             if clock in ASKING and patience <= SOON and self._plan.timeouts.lookup is not None:
@@ -450,9 +458,12 @@ class Run:
         if self._record is not None:
             return False
         if piece is not None:
-            now = self._counted
+            now, beats = self._counted, self._decoder.comments
             if not self._decode(piece):
                 self._count()  # bytes that never pause: this is where the time goes
+            if self._decoder.comments - beats > 1 and now - min(began, self._asked) > HELD_SECONDS:
+                self._was_held_back()
+            self._asked = math.inf
             patience, clock = self._patience(now)
         if piece is None or patience <= 0:
             return await self._goes_on(clock)
@@ -494,6 +505,13 @@ class Run:
         if failure is not None and piece is None:
             raise failure
         return piece, clock
+
+    def _was_held_back(self) -> None:
+        """Several heartbeats came at once, and not because nobody had read: something on the way buffers the stream."""
+        if not self._held_back:
+            self._held_back = True
+            who = shown_text(self._headers.get("via") or self._headers.get("server", "nobody who gives a name"), 60)
+            tell("odd", self._context, "the stream was held back on its way: a proxy buffers it (%s answered)", who)
 
     def _count(self) -> None:
         """Add up the time without an event."""
@@ -685,6 +703,8 @@ class Run:
         else:
             output = record.output
             extra["recovered"] = True
+        if self._held_back:
+            extra["held_back"] = True
         await self._close(None)
         if plan.failure_detector is not None and self._is_failure(plan.failure_detector, output):
             raise self._failed(OxyState.FAILED, output)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
@@ -53,6 +54,10 @@ class Pool(Protocol):
         ...
 
 
+def _frozen(failures: Mapping[str, int]) -> Mapping[str, int]:
+    return MappingProxyType(dict(failures))
+
+
 @attrs.frozen(kw_only=True)
 class Stats:
     """What an agent's runs came to, at one moment. Runs are those that were entered, attached ones too."""
@@ -61,7 +66,7 @@ class Stats:
     """All of them: successes, failures, those left, those in flight."""
     successes: int
     """Ended with a response."""
-    failures: Mapping[str, int]
+    failures: Mapping[str, int] = attrs.field(converter=_frozen)
     """Ended with an error, by the name of its class."""
     left: int
     """Left before their end, by the program or by cancellation."""
@@ -89,6 +94,9 @@ class Stats:
     """That the agent's transport keeps, busy and idle; None where it cannot say (see `Pool`)."""
     idle_connections: int | None
     """Those of them that wait for the next request."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Stats, **{**attrs.asdict(self, recurse=False), "failures": dict(self.failures)}), ()
 
 
 class _Times:
@@ -165,7 +173,7 @@ class Keeper:
         if end != "left":
             self._time(happening)
 
-    _ACTS: ClassVar[Mapping[str, Callable[[Keeper, Happening], None]]] = {
+    _ACTS: ClassVar[Mapping[str, Callable[[Any, Happening], None]]] = {
         "begun": _begin,
         "streaming": _time,
         "first_byte": _time,
@@ -183,7 +191,7 @@ class Keeper:
             return Stats(
                 runs=self._ends.total() + len(live),
                 successes=self._ends["completed"],
-                failures=MappingProxyType(dict(self._failures)),
+                failures=self._failures,
                 left=self._ends["left"],
                 in_flight=len(live),
                 headers=times["streaming"],
@@ -202,4 +210,3 @@ class Keeper:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Keeper, ()
-

@@ -331,6 +331,8 @@ class AgentRegistry:
         if live is not None and hasattr(member, "__aenter__"):
             try:
                 await live.open(member)
+            except OxyError:
+                raise
             except Exception as error:
                 raise _translated(error, member, "opening ", Outcome.NOT_SENT) from error
 

@@ -51,7 +51,9 @@ class Cut:
 class Line:
     """A way to a server on loopback."""
 
-    def __init__(self, server_port: int, cuts: tuple[Cut, ...], tasks: anyio.abc.TaskGroup, held: socket.socket) -> None:
+    def __init__(
+        self, server_port: int, cuts: tuple[Cut, ...], tasks: anyio.abc.TaskGroup, held: socket.socket
+    ) -> None:
         self.connections = 0
         """How many were made."""
         self.cut = 0

@@ -18,18 +18,24 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, cast
+from typing import Any, Final, Literal, NotRequired, TypedDict, cast
 
 import anyio
 
-from oxygent_client import Timeouts
+from oxygent_client import SSEOxyGent, Timeouts
 
 from .environments import python_for
 
-__all__ = ["PATIENT", "Record", "RemoteServer", "free_port"]
+__all__ = ["PATIENT", "UNRECORDED", "Record", "RemoteServer", "free_port", "unrecorded"]
 
 PATIENT = Timeouts(idle=20.0, total=60.0)
 """For runs that should come to their end: a server that never ends one fails its test, and does not stop the others."""
+
+UNRECORDED: Final[dict[str, tuple[str, str]]] = {
+    # how it is that there is no record: (the agent that is asked, the path under which the server is reached)
+    "nothing stored": ("unstored_agent", ""),
+    "nothing shown": ("master", "/bare"),
+}
 
 _SERVER = Path(__file__).with_name("server.py")
 _START_SECONDS = 60.0  # importing a release takes 3 s on an idle machine; tests may share it
@@ -171,6 +177,12 @@ class RemoteServer:
                 return bool(identity == {"pid": self.pid, "release": self.version})
             time.sleep(0.05)
         return False
+
+
+def unrecorded(kind: str, url: str, **options: Any) -> SSEOxyGent:
+    """An agent of whose runs at this server no record is to be had."""
+    callee, path = UNRECORDED[kind]
+    return SSEOxyGent(server_url=url + path, callee=callee, check_callee=False, **options)
 
 
 def free_port() -> int:

@@ -2,8 +2,8 @@
 
 Rule 1: runs inside the environment of one OxyGent release; of ours it imports what the tests were given.
 Rule 2: `POST /interop/agent` puts a remote agent into the running system, over one of the same name.
-Rule 3: a query says whom to call and with what: `NAME QUERY`, or `NAME QUERY | QUERY | ...` for all at once. The answer is the
-        state and the output of each call.
+Rule 3: a query says whom to call and with what: `NAME QUERY`, or `NAME QUERY | QUERY | ...` for all at once. The answer
+        is the state and the output of each call.
 Rule 4: it lives no longer than its standard input.
 
 Usage: python -m tests.interop.local_mas --port PORT --spec JSON      (the working directory becomes its store)
@@ -18,6 +18,7 @@ import json
 from typing import Any
 
 from oxygent_client import Retry, Timeouts
+from oxygent_client.integrations.oxygent import SSEOxyGent
 from tests.interop.server import (
     Config,
     end_with_standard_input,
@@ -29,6 +30,82 @@ from tests.interop.server import (
     stored_before_answered,
 )
 
+
+class Raises(SSEOxyGent):
+    """A subclass with a fault of its own, behind the run: the framework calls it again."""
+
+    async def _execute(self, oxy_request: Any) -> Any:
+        response = await super()._execute(oxy_request)
+        raise KeyError(response.state.name)
+
+
+class Loops(SSEOxyGent):
+    """A subclass that asks again until it has an answer."""
+
+    async def _execute(self, oxy_request: Any) -> Any:
+        response: Any = None
+        for _ in range(3):
+            response = await super()._execute(oxy_request)
+            if response.state.name == "COMPLETED":
+                break
+        return response
+
+
+class Documented(SSEOxyGent):
+    """A subclass in the manner of the framework's documentation: what it needs is assigned after `super().__init__`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.api_key = "of its own"
+        self.noted: list[str] = []
+        self.event_handlers = {"metrics": self.handle_metrics}
+        self.event_filter = self.is_wanted
+        self.call_stack_strategy = "none"
+        self.set_progress_callback(self.note)
+
+    async def note(self, text: str) -> None:
+        """Keep a word of progress."""
+        self.noted.append(text)
+
+    async def handle_metrics(self, event_data: Any) -> None:
+        """Keep what a handler gets."""
+        self.noted.append(f"metrics {event_data}")
+
+    def is_wanted(self, message: Any) -> bool:
+        """Filter."""
+        return bool(message["type"] != "noise")
+
+    def prepare_payload(self, oxy_request: Any) -> dict[str, Any]:
+        """As the documentation has it."""
+        payload: dict[str, Any] = oxy_request.model_dump(exclude={"mas", "parallel_id", "latest_node_ids"})
+        payload.update(payload.pop("arguments"), mine=1)
+        del payload["call_stack"], payload["node_id_stack"]
+        return payload
+
+    def prepare_headers(self, oxy_request: Any) -> dict[str, str]:
+        """One more."""
+        return {**super().prepare_headers(oxy_request), "x-api-key": self.api_key}
+
+    async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: Any) -> None:
+        """Keep what a hook gets: the framework's own request."""
+        self.noted.append(f"tool call of {event_data['content']['callee']} for {oxy_request.get_query()}")
+
+    async def _process_custom_event(self, event_data: Any, oxy_request: Any) -> None:
+        self.noted.append(f"custom {event_data['type']}")
+
+    async def _execute(self, oxy_request: Any) -> Any:
+        response = await self._get_base_execution_logic(oxy_request)
+        response.output = [response.output, *self.noted]
+        return response
+
+
+KINDS: dict[str, Any] = {
+    "builtin": oxy.SSEOxyGent,
+    "ours": SSEOxyGent,
+    "raises": Raises,
+    "loops": Loops,
+    "documented": Documented,
+}
 VALUES: dict[str, Any] = {"timeouts": Timeouts, "retry": Retry}
 """Settings that are no JSON, by what makes them."""
 
@@ -36,9 +113,7 @@ VALUES: dict[str, Any] = {"timeouts": Timeouts, "retry": Retry}
 def remote_agent(spec: dict[str, Any]) -> Any:
     """The remote agent that `spec` describes: `kind`, and the keywords of the agent."""
     settings = {key: VALUES[key](**value) if key in VALUES else value for key, value in spec.items() if key != "kind"}
-    if spec["kind"] == "ours":
-        return importlib.import_module("oxygent_client.integrations.oxygent").SSEOxyGent(**settings)
-    return oxy.SSEOxyGent(**settings)
+    return KINDS[spec["kind"]](**settings)
 
 
 def shorten(seconds: float) -> None:
@@ -69,7 +144,7 @@ def management(system: list[Any], master: str) -> Any:
         mas.oxy_name_to_oxy[agent.name] = agent
         try:
             await agent.init()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (whatever it is, the test wants to know)
             return {"error": str(error)}
         caller = mas.oxy_name_to_oxy[master]
         if agent.name not in caller.permitted_tool_name_list:

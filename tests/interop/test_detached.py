@@ -11,7 +11,7 @@ from oxygent_client import OxyState, Progress, SSEOxyGent, Timeouts, errors
 
 from .cuts import Cut, line
 from .environments import RELEASES
-from .harness import PATIENT
+from .harness import PATIENT, UNRECORDED, unrecorded
 
 if TYPE_CHECKING:
     from oxygent_client import Event
@@ -88,18 +88,7 @@ async def test_an_end_that_was_lost(server: RemoteServer) -> None:
 
 # ---------------------------------------------------------------------------------------------- Servers without records
 
-WITHOUT: Final[dict[str, tuple[str, str]]] = {
-    # name: (the agent that is asked, the path under which the server is reached)
-    "nothing stored": ("unstored_agent", ""),
-    "nothing shown": ("master", "/bare"),
-}
-without_records = pytest.mark.parametrize("kind", WITHOUT)
-
-
-def asking(kind: str, url: str, **options: Any) -> SSEOxyGent:
-    """An agent of whose runs no record is to be had."""
-    callee, path = WITHOUT[kind]
-    return SSEOxyGent(server_url=url + path, callee=callee, check_callee=False, **options)
+without_records = pytest.mark.parametrize("kind", UNRECORDED)
 
 
 @without_records
@@ -107,7 +96,7 @@ async def test_a_cut_without_records(newest: RemoteServer, kind: str) -> None:
     """A cut in mid-stream needs no record: the server keeps what it has not sent."""
     tag = uuid.uuid4().hex
     async with line(newest.port, Cut(), Cut(said=b'"n": 5}')) as way:
-        agent = asking(kind, way.url, timeouts=PATIENT)
+        agent = unrecorded(kind, way.url, timeouts=PATIENT)
         token = (await agent.start(f"paced {tag} 15", arguments=SOON)).to_token()
         async with agent.attach(token) as run:
             heard = steps([event async for event in run])
@@ -124,7 +113,7 @@ async def test_an_end_that_was_lost_without_records(newest: RemoteServer, kind: 
     """Nobody has the answer any more: the stream is incomplete, and what was seen of it is there."""
     seen: list[Event] = []
     async with line(newest.port, Cut(), LOST) as way:
-        agent = asking(kind, way.url, timeouts=Timeouts(idle=2.0, total=30.0))
+        agent = unrecorded(kind, way.url, timeouts=Timeouts(idle=2.0, total=30.0))
         token = (await agent.start(f"tagged {uuid.uuid4().hex} 5", arguments=SOON)).to_token()
         with pytest.raises(errors.IncompleteStreamError) as caught:
             async with agent.attach(token) as run:

@@ -67,7 +67,8 @@ class Asked:
         self._server = server
         self._before = len(server.records())
         self._query = query
-        self._agent = CLASSES[block](**{"retry_delay": 0.02, "timeouts": PATIENT, **options})
+        given: dict[str, Any] = {"retry_delay": 0.02, "timeouts": PATIENT, **options}
+        self._agent = CLASSES[block](**given)
 
     async def response(self) -> OxyResponse:
         """What `execute` gives."""
@@ -144,9 +145,7 @@ async def test_cut_in_mid_stream(newest: RemoteServer, block: str, retry: str, *
 )
 async def test_idle(newest: RemoteServer, block: str, retry: str, path: str, timeouts: Timeouts) -> None:
     """A run that says nothing is given up in time, and asked for once."""
-    asked = Asked(
-        newest, block, "quiet 30", server_url=newest.url + path, timeouts=timeouts, retry=RETRIES[retry]
-    )
+    asked = Asked(newest, block, "quiet 30", server_url=newest.url + path, timeouts=timeouts, retry=RETRIES[retry])
     response = await asked.response()
 
     assert OxyState.FAILED is response.state

@@ -13,7 +13,7 @@ from oxygent_client import OxyRequest, OxyResponse, OxyState, SSEOxyGent, Timeou
 
 from .cuts import Cut, line
 from .environments import RELEASES
-from .harness import PATIENT
+from .harness import PATIENT, UNRECORDED, unrecorded
 
 if TYPE_CHECKING:
     from .harness import RemoteServer
@@ -82,12 +82,11 @@ async def test_a_run_that_did_not_fail(server: RemoteServer) -> None:
     assert "recovered" not in response.extra
 
 
-@pytest.mark.parametrize("reset", [False, True])
-@pytest.mark.parametrize("said", [b'"type": "answer"', b"event: close"])
-async def test_a_run_that_was_cut_after_its_end(server: RemoteServer, said: bytes, *, reset: bool) -> None:
+@pytest.mark.parametrize("cut", [Cut(said=b'"type": "answer"'), Cut(said=b"event: close", reset=True)])
+async def test_a_run_that_was_cut_after_its_end(server: RemoteServer, cut: Cut) -> None:
     """What was lost on its way is in the record: the answer, and that it was one."""
     query = f"echo {uuid.uuid4().hex}"
-    async with line(server.port, Cut(said=said, reset=reset)) as way:
+    async with line(server.port, cut) as way:
         response = await SSEOxyGent(server_url=way.url, timeouts=PATIENT).ask(query)
         assert way.cut == 1
 
@@ -127,50 +126,45 @@ async def test_a_run_that_is_quiet(server: RemoteServer) -> None:
 
 # ---------------------------------------------------------------------------------------------- Servers without records
 
-WITHOUT: Final[dict[str, tuple[str, str]]] = {
-    # name: (the agent that is asked, the path under which the server is reached)
-    "nothing stored": ("unstored_agent", ""),
-    "nothing shown": ("master", "/bare"),
-}
-without_records = pytest.mark.parametrize("kind", WITHOUT)
+without_records = pytest.mark.parametrize("kind", UNRECORDED)
 
 
-def asking(kind: str, url: str, **options: Any) -> SSEOxyGent:
-    """An agent of whose runs no record is to be had."""
-    callee, path = WITHOUT[kind]
-    return SSEOxyGent(server_url=url + path, callee=callee, check_callee=False, **options)
-
-
-@without_records
-async def test_a_failure_without_records(server: RemoteServer, kind: str) -> None:
+async def test_a_failure_without_records(server: RemoteServer) -> None:
     """Nobody says that the agent failed, so its words are an answer, `confirm_state` or not."""
-    agent = asking(kind, server.url, confirm_state=True, timeouts=PATIENT)
-    response = await agent.ask("raise")
+    answers: dict[str, OxyResponse] = {}
 
-    assert (OxyState.COMPLETED, failure(WITHOUT[kind][0])) == (response.state, response.output)
+    async def ask(kind: str) -> None:
+        answers[kind] = await unrecorded(kind, server.url, confirm_state=True, timeouts=PATIENT).ask("raise")
+
+    async with anyio.create_task_group() as tasks:
+        for kind in UNRECORDED:
+            tasks.start_soon(ask, kind)
+
+    assert {kind: (OxyState.COMPLETED, failure(agent)) for kind, (agent, _) in UNRECORDED.items()} == {
+        kind: (response.state, response.output) for kind, response in answers.items()
+    }
 
 
 @without_records
 async def test_silence_without_records(server: RemoteServer, kind: str) -> None:
-    """Nobody says that the agent is at work, so `idle` is what it is; of what was seen to begin, nothing else is said."""
+    """Nobody says that the agent is at work, so `idle` ends it, and is not said to be more than it is."""
     with pytest.raises(errors.IdleTimeoutError) as caught:
-        await asking(kind, server.url, timeouts=IMPATIENT).ask("quiet 30")
+        await unrecorded(kind, server.url, timeouts=IMPATIENT).ask("quiet 30")
 
     assert STARTED is caught.value.outcome
     assert "never began" not in str(caught.value)
 
 
 @without_records
-@pytest.mark.parametrize("reset", [False, True])
-async def test_a_cut_without_records(server: RemoteServer, kind: str, *, reset: bool) -> None:
+async def test_a_cut_without_records(server: RemoteServer, kind: str) -> None:
     """What was seen is all there is, and it is all there."""
     seen: list[Any] = []
-    async with line(server.port, Cut(said=b'"step": 5}', further=40, reset=reset)) as way:
-        agent = asking(kind, way.url, timeouts=PATIENT)
+    async with line(server.port, Cut(said=b'"step": 5}', further=40)) as way:
+        agent = unrecorded(kind, way.url, timeouts=PATIENT)
         with pytest.raises(errors.IncompleteStreamError) as caught:
             async with agent.stream("slow 30") as run:
                 async for event in run:
-                    seen.append(event)
+                    seen.append(event)  # noqa: PERF401  (what came before the error counts)
 
     assert STARTED is caught.value.outcome
     assert caught.value.partial is not None

@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 
 import oxygent_client
-from oxygent_client import HTTPXTransport, OxyState, SSEOxyGent, Timeouts, errors
+from oxygent_client import HTTPXTransport, OxyRequest, OxyState, SSEOxyGent, Timeouts, errors
 from oxygent_client.cli._converse import converse
 from oxygent_client.cli._loopback import serving
 from oxygent_client.cli._remedies import (
@@ -38,7 +38,7 @@ from oxygent_client.cli._remedies import FAILED as AGENT_FAILED
 from oxygent_client.cli._render import organization
 from oxygent_client.cli._safe import as_json
 from oxygent_client.cli._show import JSONShow, LinesShow, LiveShow, Outcome, Show
-from oxygent_client.testing import Cassette, CassetteError, RecordingTransport, ReplayTransport, ToyRemote
+from oxygent_client.testing import Cassette, CassetteError, Entry, RecordingTransport, ReplayTransport, ToyRemote
 
 __all__ = ["app", "run"]
 
@@ -167,13 +167,13 @@ def replay(
 
     def work() -> int:
         cassette = Cassette.load(file)
-        queries = [entry.query for entry in cassette.entries if entry.purpose == "run"]
-        if not queries:
+        runs = [entry for entry in cassette.entries if entry.purpose == "run"]
+        if not runs:
             raise CassetteError(f"the cassette {file} holds no run")
         agent = SSEOxyGent(
             server_url="http://recorded", transport=ReplayTransport(cassette, pace=pace, match_payload=False)
         )
-        return max(ask_with(agent, query, _show(query, as_json=json)) for query in queries)
+        return max(ask_with(agent, _again(entry), _show(entry.query, as_json=json)) for entry in runs)
 
     return attempt(work, debug=debug)
 
@@ -229,7 +229,15 @@ async def _nothing() -> None:
     pass
 
 
-def ask_with(agent: SSEOxyGent, query: str, show: Show, close: Callable[[], Awaitable[None]] = _nothing) -> int:
+def _again(entry: Entry) -> OxyRequest:
+    """What was asked, as the node that asked it: the server's record of a run, if one was read, is found by it."""
+    payload = cast("dict[str, Any]", entry.payload) if isinstance(entry.payload, dict) else {}
+    return OxyRequest(arguments={"query": entry.query}, node_id=str(payload.get("node_id", "")))
+
+
+def ask_with(
+    agent: SSEOxyGent, query: str | OxyRequest, show: Show, close: Callable[[], Awaitable[None]] = _nothing
+) -> int:
     """The exit code of a conversation; after it, `close` is called in the same event loop."""
 
     async def talk() -> Outcome:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import anyio
 
-from oxygent_client import SSEOxyGent
+from oxygent_client import OxyRequest, SSEOxyGent
 from oxygent_client.cli._show import Outcome, Show
 from oxygent_client.errors import OxyError
 
@@ -17,7 +17,7 @@ __all__ = ["converse"]
 
 
 async def converse(
-    agent: SSEOxyGent, query: str, show: Show, *, clock: Callable[[], float] = anyio.current_time
+    agent: SSEOxyGent, query: str | OxyRequest, show: Show, *, clock: Callable[[], float] = anyio.current_time
 ) -> Outcome:
     """How the run ended, after every event of it was shown.
 

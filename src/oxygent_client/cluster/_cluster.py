@@ -12,7 +12,7 @@ Rule 4: what is live is kept for each event loop. Nothing goes on in the backgro
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import ClassVar, Final
 
@@ -27,6 +27,7 @@ from oxygent_client._errors import (
     Outcome,
     OxyError,
     RemoteProtocolError,
+    SilenceTimeoutError,
 )
 from oxygent_client._log import tell
 from oxygent_client._per_loop import PerLoop
@@ -34,7 +35,7 @@ from oxygent_client._secure import PlainHTTP, check_secure
 from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Purpose, Transport, shown_url
 from oxygent_client._wire import HEADERS, PATHS, alive, refusal
 from oxygent_client.cluster._health import Health, Standing, usable, within
-from oxygent_client.cluster._members import DNS, Member, Place, Replica, members, origin, places
+from oxygent_client.cluster._members import DNS, Member, Place, as_members, origin, places
 from oxygent_client.cluster._pick import STRATEGIES, Candidate, Lot, Strategy
 from oxygent_client.transports.httpx import HTTPXTransport
 
@@ -51,6 +52,15 @@ CHECK_BYTES: Final = 16 * 1024
 def _lot() -> float:
     """From 0 to 1. A function of its own: a copy elsewhere must not draw the same numbers."""
     return random.random()  # noqa: S311  (it spreads calls, and keeps no secret)
+
+
+def _is_strategy(instance: object, attribute: object, value: str) -> None:
+    if value not in STRATEGIES:
+        raise ConfigurationError(f"Cluster(strategy={value!r}): must be one of {', '.join(STRATEGIES)}")
+
+
+def _transport(given: Transport | None) -> Transport:
+    return HTTPXTransport() if given is None else given
 
 
 @attrs.frozen
@@ -175,11 +185,9 @@ class Cluster:
     checks_secure: ClassVar[bool] = True
     """It checks itself what may go over plain http: it alone knows where to, and by which name."""
 
-    members: tuple[Member, ...] = attrs.field(converter=members)
-    strategy: Strategy = attrs.field(default="round_robin", kw_only=True)
-    inner: Transport = attrs.field(
-        default=None, alias="transport", converter=lambda given: given or HTTPXTransport(), kw_only=True
-    )
+    members: tuple[Member, ...] = attrs.field(converter=as_members)
+    strategy: Strategy = attrs.field(default="round_robin", kw_only=True, validator=_is_strategy)
+    inner: Transport = attrs.field(default=None, alias="transport", converter=_transport, kw_only=True)
     """What moves the bytes to each of them; an `HTTPXTransport` if you give none."""
     health: Health = attrs.field(factory=Health, kw_only=True)
     hedge: Hedge | None = attrs.field(default=None, kw_only=True)
@@ -189,11 +197,6 @@ class Cluster:
     """How lots are drawn: a number from 0 to 1, the 1 excluded."""
     _live: PerLoop[_Live] = attrs.field(factory=PerLoop[_Live], init=False, repr=False)
 
-    @strategy.validator
-    def _is_known(self, attribute: attrs.Attribute[str], value: str) -> None:
-        if value not in STRATEGIES:
-            raise ConfigurationError(f"Cluster(strategy={value!r}): must be one of {', '.join(STRATEGIES)}")
-
     # --- membership and health ---
 
     def set_members(self, given: Collection[str | Member]) -> None:
@@ -202,7 +205,7 @@ class Cluster:
         Raises:
             ConfigurationError: as for the class.
         """
-        self.members = members(given)
+        self.members = as_members(given)
 
     async def status(self) -> tuple[Status, ...]:
         """How each replica is doing, in this event loop."""
@@ -408,6 +411,9 @@ class Cluster:
             chunks = _Chunks(response.chunks)
             try:
                 yield attrs.evolve(response, chunks=chunks)
+            except SilenceTimeoutError:  # the caller's clock, for heartbeats that came no more
+                chunks.broken = True
+                raise
             finally:
                 self._note(seat, request.context, went_well=response.status < BROKEN and not chunks.broken)
 
@@ -424,7 +430,7 @@ class Cluster:
 
 
 @contextmanager
-def _in_flight(seat: _Seat) -> Iterator[None]:
+def _in_flight(seat: _Seat) -> Generator[None]:
     seat.in_flight += 1
     try:
         yield

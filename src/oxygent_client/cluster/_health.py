@@ -90,22 +90,23 @@ class Standing:
         """What part of its share it is to get: more than 0, at most 1."""
         if now >= self.since + health.slow_start:
             return 1.0
-        return max(LEAST_SHARE, (now - self.since) / health.slow_start)
+        return max(LEAST_SHARE, (now - self.since) / health.slow_start) if now > self.since else LEAST_SHARE
 
     def failed(self, health: Health, now: float, lot: float) -> Standing:
         """After a call that failed by its fault."""
-        return attrs.evolve(self, failures=self.failures + 1)._judged(health, now, lot)
+        return self._judged(health, now, lot, failures=self.failures + 1)
 
     def missed_check(self, health: Health, now: float, lot: float) -> Standing:
         """After a check that it did not pass."""
-        return attrs.evolve(self, missed=self.missed + 1)._judged(health, now, lot)
+        return self._judged(health, now, lot, missed=self.missed + 1)
 
-    def _judged(self, health: Health, now: float, lot: float) -> Standing:
+    def _judged(self, health: Health, now: float, lot: float, **counted: int) -> Standing:
+        after = attrs.evolve(self, **counted)
         # What fails while it is left alone had begun before, or was asked for want of others: it is punished already.
-        if self.is_out(now) or max(self.failures, self.missed) < health.failures:
-            return self
+        if self.is_out(now) or max(after.failures, after.missed) < health.failures:
+            return after
         until = now + health.absence(self.ejections + 1, lot)
-        return attrs.evolve(self, ejections=self.ejections + 1, until=until, since=until)
+        return attrs.evolve(after, ejections=self.ejections + 1, until=until, since=until)
 
     def succeeded(self, now: float) -> Standing:
         """After a call that went well: whatever was, it is back."""

@@ -21,7 +21,7 @@ from oxygent_client._errors import ConfigurationError, ConnectError
 from oxygent_client._transport import check_url, shown_url
 from oxygent_client.cluster._health import within
 
-__all__ = ["DNS", "Member", "Place", "Replica", "Resolver", "origin", "places"]
+__all__ = ["DNS", "Member", "Place", "Replica", "Resolver", "as_members", "origin", "places"]
 
 Resolver: TypeAlias = Callable[[str, int], Awaitable[Iterable[str]]]
 """Gives the addresses of a host (with a port), or raises an OSError."""
@@ -36,8 +36,10 @@ async def resolve(host: str, port: int) -> Iterable[str]:
     return [address[0] for *_, address in found]
 
 
-def _base_url(url: str) -> str:
-    return check_url(url)
+def _plain_url(url: str) -> str:
+    if urlsplit(check_url(url)).scheme == "https":
+        raise ConfigurationError("DNS is for http: an https server's certificate is for a name, not for an address")
+    return url
 
 
 @attrs.frozen(repr=False)
@@ -48,7 +50,7 @@ class Replica:
         ConfigurationError: the URL is no server's, or the weight is not more than 0.
     """
 
-    url: str = attrs.field(converter=_base_url)
+    url: str = attrs.field(converter=check_url)
     weight: float = attrs.field(default=1.0, kw_only=True, validator=within(0, or_equal=False))
     """Its size, beside the others'. `round_robin` takes no notice of it."""
 
@@ -65,17 +67,10 @@ class DNS:
             replica by a URL of its own there.
     """
 
-    url: str = attrs.field(converter=_base_url)
+    url: str = attrs.field(converter=_plain_url)
     every: float = attrs.field(default=30.0, kw_only=True, validator=within(0))
     """After how many seconds the addresses are asked for again."""
     resolver: Resolver = attrs.field(default=resolve, kw_only=True)
-
-    @url.validator
-    def _is_plain(self, attribute: attrs.Attribute[str], url: str) -> None:
-        if urlsplit(url).scheme == "https":
-            raise ConfigurationError(
-                "DNS is for http: the certificate of an https server is for a name, not an address"
-            )
 
     def __repr__(self) -> str:
         return f"DNS({shown_url(self.url)!r}, every={self.every:g})"
@@ -106,7 +101,7 @@ class DNS:
 def _at(parts: SplitResult, address: str) -> str:
     """The URL, with the host replaced by its address."""
     user, at, _ = parts.netloc.rpartition("@")
-    shown = f"[{address}]" if ip_address(address).version == 6 else address  # noqa: PLR2004  (the version of IP)
+    shown = f"[{address}]" if ip_address(address).version == 6 else address
     port = "" if parts.port is None else f":{parts.port}"
     return parts._replace(netloc=f"{user}{at}{shown}{port}").geturl()
 
@@ -114,7 +109,7 @@ def _at(parts: SplitResult, address: str) -> str:
 Member: TypeAlias = Replica | DNS
 
 
-def members(given: Collection[str | Member]) -> tuple[Member, ...]:
+def as_members(given: Collection[str | Member]) -> tuple[Member, ...]:
     """What a user gave, as values.
 
     Raises:

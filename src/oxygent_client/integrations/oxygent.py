@@ -15,7 +15,6 @@ import asyncio
 import inspect
 import logging
 from contextvars import ContextVar
-from importlib import import_module
 from typing import Any, ClassVar, Final
 
 import attrs
@@ -25,9 +24,8 @@ from oxygent_client import OxyRequest, OxyResponse, OxyState
 from oxygent_client.errors import ConnectError, HandlerError, Outcome, OxyError, RemoteAgentError
 
 try:
-    # `Any`: the framework has no types that a checker may see, and is not there where ours are checked.
-    _schemas: Any = import_module("oxygent.schemas")
-    _RemoteAgent: Any = import_module("oxygent.oxy.agents.remote_agent").RemoteAgent
+    from oxygent import schemas  # pyright: ignore[reportMissingModuleSource]  (only its stubs are there)
+    from oxygent.oxy.agents.remote_agent import RemoteAgent  # pyright: ignore[reportMissingModuleSource]  (likewise)
 except ImportError as missing:
     raise ImportError("the drop-in needs oxygent: pip install 'oxygent-client[oxygent]'") from missing
 
@@ -49,7 +47,7 @@ class _Turn:
     """The agent raised, though ours does not: a subclass did."""
     ended: OxyRequest | None = None
     """The request whose run may have begun, and failed: it may not be sent again."""
-    response: Any = None
+    response: schemas.OxyResponse | None = None
     """The response of a run that completed."""
 
 
@@ -60,7 +58,7 @@ _TURN: Final[ContextVar[_Turn | None]] = ContextVar("oxygent_client.integrations
 class _Host:
     """The program that a request of ours lives in: the framework, by its own request."""
 
-    real: Any
+    real: schemas.OxyRequest
 
     async def call(self, request: OxyRequest, /, **changes: Any) -> OxyResponse:
         """As `Host.call`."""
@@ -74,20 +72,20 @@ class _Host:
         await self.real.send_message(message, event=event, id=id, retry=retry)
 
 
-def _ours(real: Any) -> OxyRequest:
+def _ours(real: schemas.OxyRequest) -> OxyRequest:
     """The framework's request as one of ours; what it holds is the same."""
     known = {field.name for field in attrs.fields(OxyRequest)} & type(real).model_fields.keys() - {"mas"}
     return OxyRequest(**{name: getattr(real, name) for name in known}, mas=_Host(real))
 
 
-def _real(request: OxyRequest) -> Any:
+def _real(request: OxyRequest) -> schemas.OxyRequest:
     """The framework's request behind one of ours; an empty one where nobody asked for a run."""
-    return request.mas.real if isinstance(request.mas, _Host) else _schemas.OxyRequest()
+    return request.mas.real if isinstance(request.mas, _Host) else schemas.OxyRequest()
 
 
-def _response(state: OxyState, output: Any, extra: dict[str, Any]) -> Any:
+def _response(state: OxyState, output: Any, extra: dict[str, Any]) -> schemas.OxyResponse:
     """The framework's response of these."""
-    return _schemas.OxyResponse(state=_schemas.OxyState(state.value), output=output, extra=extra)
+    return schemas.OxyResponse(state=schemas.OxyState(state.value), output=output, extra=extra)
 
 
 class _Inside(oxygent_client.SSEOxyGent):
@@ -113,10 +111,11 @@ class _Inside(oxygent_client.SSEOxyGent):
         await self._outside.handle_observation_event(event_data, _real(oxy_request))
 
     async def _process_custom_event(self, event_data: Any, oxy_request: OxyRequest) -> None:
-        await self._outside._process_custom_event(event_data, _real(oxy_request))  # noqa: SLF001  (the documentation's name)
+        process = self._outside._process_custom_event  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  (the documentation's)
+        await process(event_data, _real(oxy_request))
 
 
-class SSEOxyGent(_RemoteAgent):  # type: ignore[misc]  # the framework has no types  # pyright: ignore[reportUntypedBaseClass]  (likewise)
+class SSEOxyGent(RemoteAgent):
     """A remote OxyGent system as an agent of a local one: goes into `oxy_space` where the framework's own would.
 
     It takes the keywords of the framework's agents, and those of `oxygent_client.SSEOxyGent`; each of ours is an
@@ -163,21 +162,21 @@ class SSEOxyGent(_RemoteAgent):  # type: ignore[misc]  # the framework has no ty
         """Have `async callback(text)` told of the beginning, each tool call and its end, and the end of each run."""
         self._inside.set_progress_callback(callback)
 
-    def prepare_payload(self, oxy_request: Any) -> dict[str, Any]:
+    def prepare_payload(self, oxy_request: schemas.OxyRequest) -> dict[str, Any]:
         """The payload of a request. Override it to send something else; what the protocol needs is set after it."""
         return oxygent_client.SSEOxyGent.prepare_payload(self._inside, _ours(oxy_request))
 
-    def prepare_headers(self, oxy_request: Any) -> dict[str, str]:
+    def prepare_headers(self, oxy_request: schemas.OxyRequest) -> dict[str, str]:
         """The headers of a request, without the protocol's own. Override it to add some."""
         return oxygent_client.SSEOxyGent.prepare_headers(self._inside, _ours(oxy_request))
 
-    async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: Any) -> None:
+    async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: schemas.OxyRequest) -> None:
         """Called with each `tool_call` message."""
 
-    async def handle_observation_event(self, event_data: dict[str, Any], oxy_request: Any) -> None:
+    async def handle_observation_event(self, event_data: dict[str, Any], oxy_request: schemas.OxyRequest) -> None:
         """Called with each `observation` message."""
 
-    async def _process_custom_event(self, event_data: Any, oxy_request: Any) -> None:
+    async def _process_custom_event(self, event_data: Any, oxy_request: schemas.OxyRequest) -> None:
         """Called with each message that is no answer, tool call or observation: any JSON, or a text."""
 
     # --- the remote ---
@@ -185,7 +184,7 @@ class SSEOxyGent(_RemoteAgent):  # type: ignore[misc]  # the framework has no ty
     async def init(self) -> None:
         """Find out what the remote is. One that cannot be asked is asked again when it is first called."""
         await super().init()
-        if hasattr(_RemoteAgent, "cleanup"):  # since 1.1: the system ends what its agents keep
+        if hasattr(RemoteAgent, "cleanup"):  # since 1.1: the system ends what its agents keep
             await self._follow().__aenter__()
         if not await self._find_out():
             self._is_found = False
@@ -229,7 +228,7 @@ class SSEOxyGent(_RemoteAgent):  # type: ignore[misc]  # the framework has no ty
 
     # --- runs ---
 
-    async def execute(self, oxy_request: Any) -> Any:
+    async def execute(self, oxy_request: schemas.OxyRequest) -> schemas.OxyResponse:
         """The framework's whole course of a call; knows the repetitions in it for what they are."""
         token = _TURN.set(_Turn())
         try:
@@ -244,7 +243,7 @@ class SSEOxyGent(_RemoteAgent):  # type: ignore[misc]  # the framework has no ty
             turn.is_repeat = True
         await super()._handle_exception(e)
 
-    async def _execute(self, oxy_request: Any) -> Any:
+    async def _execute(self, oxy_request: schemas.OxyRequest) -> schemas.OxyResponse:
         """The remote's response, or a FAILED one; the part that subclasses wrap."""
         turn = _TURN.get() or _Turn()
         if turn.is_repeat and turn.response is not None:
@@ -265,11 +264,11 @@ class SSEOxyGent(_RemoteAgent):  # type: ignore[misc]  # the framework has no ty
         turn.response = _response(response.state, response.output, response.extra)
         return turn.response
 
-    async def _get_base_execution_logic(self, oxy_request: Any) -> Any:
+    async def _get_base_execution_logic(self, oxy_request: schemas.OxyRequest) -> schemas.OxyResponse:
         """What `_execute` does unless a subclass replaces it."""
         return await SSEOxyGent._execute(self, oxy_request)
 
-    def _failed(self, error: OxyError, cause: BaseException | None = None) -> Any:
+    def _failed(self, error: OxyError, cause: BaseException | None = None) -> schemas.OxyResponse:
         """The framework's response for `error`."""
         if cause is None and isinstance(error, HandlerError):
             cause = error.__cause__

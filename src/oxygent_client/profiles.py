@@ -1,0 +1,493 @@
+"""Environments as data: what an agent is made with in development, in staging, in production.
+
+Rule 1: a file, then `OXYGENT_*` variables, then arguments: the later wins, key by key. Credentials (`auth`) go as one.
+Rule 2: every key stands in a table here. What is unknown, or of another type, is an error that says where it stands.
+Rule 3: a secret is named, never written: the variable or the file that holds it. No error shows a text that was given.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Final, cast, get_type_hints
+
+import attrs
+
+from oxygent_client import BearerAuth, HTTPRequest, Limits, RemoteAgent, Retry, SSEOxyGent, Timeouts, Transport
+from oxygent_client.errors import ConfigurationError
+from oxygent_client.policies import APIKey, BasicAuth, HTTPSOnly, Kind, Policy
+from oxygent_client.sanitize import redact
+
+__all__ = ["Profile", "load_profile"]
+
+# --- what a value may be ----------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class _Shape:
+    """What the values of a key are: how to say it, how to know it, and how to read it from a variable's text."""
+
+    words: str
+    known: Callable[[Any], bool]
+    read: Callable[[str], Any]
+    """Raises ValueError where the text is none."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in cast("list[Any]", value))
+
+
+def _read_flag(text: str) -> bool:
+    return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+
+
+def _read_names(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
+def _read_flag_or_names(text: str) -> bool | list[str]:
+    return _read_flag(text) if text.lower() in {"true", "1", "false", "0"} else _read_names(text)
+
+
+def _or_off(shape: _Shape) -> _Shape:
+    """Likewise, or the word that switches a clock or a limit off."""
+    return _Shape(
+        f'{shape.words}, or "off"',
+        lambda value: value == "off" or shape.known(value),
+        lambda text: text if text == "off" else shape.read(text),
+    )
+
+
+_STRATEGIES: Final = ("full", "partial", "none")
+
+_TEXT: Final = _Shape("a text", lambda value: isinstance(value, str), str)
+_FLAG: Final = _Shape("true or false", lambda value: isinstance(value, bool), _read_flag)
+_NUMBER: Final = _Shape("a number", _is_number, float)
+_COUNT: Final = _Shape("a whole number", _is_count, int)
+_NAMES: Final = _Shape("a list of texts", _are_names, _read_names)
+_SHARES: Final = _Shape(
+    "true, false or a list of texts", lambda value: isinstance(value, bool) or _are_names(value), _read_flag_or_names
+)
+_STRATEGY: Final = _Shape(f"one of {', '.join(_STRATEGIES)}", lambda value: value in _STRATEGIES, str)
+_VARIABLE: Final = _Shape(
+    "the name of a variable",
+    lambda value: isinstance(value, str) and re.fullmatch(r"[A-Za-z_]\w*", value, re.ASCII) is not None,
+    str,
+)
+
+_OF_HINT: Final[Mapping[Any, _Shape]] = {
+    int: _COUNT,
+    float: _NUMBER,
+    int | None: _or_off(_COUNT),
+    float | None: _or_off(_NUMBER),
+}
+
+# --- the keys ---------------------------------------------------------------------------------------------------------
+
+_TABLES: Final[Mapping[str, type[Any]]] = {"timeouts": Timeouts, "limits": Limits, "retry": Retry}
+
+_KEYS: Final[Mapping[str, _Shape]] = {
+    **dict.fromkeys(("server_url", "name", "desc", "callee"), _TEXT),
+    **dict.fromkeys(("is_share_call_stack", "check_callee", "https_only", "strict", "confirm_state"), _FLAG),
+    **dict.fromkeys(("plaintext_hosts", "forward_headers", "argument_overrides"), _NAMES),
+    "call_stack_strategy": _STRATEGY,
+    "share_data": _SHARES,
+    **{
+        f"{table}.{field.name}": _OF_HINT[get_type_hints(cls)[field.name]]
+        for table, cls in _TABLES.items()
+        for field in attrs.fields(cls)
+    },
+}
+"""Every key with one value, and what it may be."""
+
+_AUTH: Final[Mapping[str, _Shape]] = {
+    "bearer_env": _VARIABLE,
+    "bearer_file": _TEXT,
+    "basic_username": _TEXT,
+    "basic_env": _VARIABLE,
+    "basic_file": _TEXT,
+    "api_key_env": _VARIABLE,
+    "api_key_file": _TEXT,
+}
+_WAYS: Final[Mapping[tuple[str, ...], Callable[..., Policy]]] = {
+    ("bearer_env",): BearerAuth.from_env,
+    ("bearer_file",): BearerAuth.from_file,
+    ("basic_username", "basic_env"): BasicAuth.from_env,
+    ("basic_username", "basic_file"): BasicAuth.from_file,
+    ("api_key_env",): APIKey.from_env,
+    ("api_key_file",): APIKey.from_file,
+}
+"""What `auth` becomes, by the keys it has: their values are the arguments."""
+_REFERENCE: Final[Mapping[str, _Shape]] = {"env": _VARIABLE, "file": _TEXT}
+"""Where a header's secret is."""
+
+_VARIABLES: Final[Mapping[str, tuple[str, _Shape]]] = {
+    f"OXYGENT_{key.upper().replace('.', '_')}": (key, shape)
+    for key, shape in {**_KEYS, **{f"auth.{key}": shape for key, shape in _AUTH.items()}}.items()
+}
+_PROFILE: Final = "OXYGENT_PROFILE"
+_PROFILES: Final = "OXYGENT_PROFILES"
+_FILE: Final = "oxygent.toml"
+
+
+# --- one layer --------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class _Layer:
+    """The values of one source, checked: keys are dotted, `auth` is one value."""
+
+    values: Mapping[str, Any]
+    sources: Mapping[str, str]
+
+
+@attrs.frozen
+class _Reader:
+    """Checks what one source says. `place` gives the words for where a key stands."""
+
+    place: Callable[[str], str]
+
+    def layer(self, given: Mapping[str, Any]) -> _Layer:
+        """The layer that `given` is: a table of a file, or keyword arguments."""
+        values = dict(self._values(given))
+        return _Layer(values, {key: self.place(key) for key in values})
+
+    def _values(self, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        for key, value in given.items():
+            if key == "auth":
+                yield key, self._auth(self._table(key, value))
+            elif key == "headers":
+                for name, header in self._table(key, value).items():
+                    yield f"headers.{name.lower()}", self._header(f"headers.{name}", name, header)
+            elif key in _TABLES:
+                for name, member in self._table(key, value).items():
+                    known = [field.name for field in attrs.fields(_TABLES[key])]
+                    self.known(name, known, f"{key}.{name}")
+                    yield f"{key}.{name}", self._value(f"{key}.{name}", _KEYS[f"{key}.{name}"], member)
+            else:
+                self.known(key, [*(one for one in _KEYS if "." not in one), *_TABLES, "auth", "headers"], key)
+                yield key, self._value(key, _KEYS[key], value)
+
+    def known(self, name: str, names: Iterable[str], key: str, advice: str = "") -> None:
+        """Nothing, if `name` is one of `names`."""
+        names = [*names]
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            said = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names) or 'none'}"
+            raise self.wrong(key, f"unknown; {said}{advice}")
+
+    def wrong(self, key: str, because: str) -> ConfigurationError:
+        """The error that `key` is, where it stands."""
+        return ConfigurationError(f"{self.place(key)}: {key[:60]}: {because}")
+
+    @contextmanager
+    def _blaming(self, key: str) -> Generator[None]:
+        """What is wrong with a value by the rules of the class that takes it."""
+        try:
+            yield
+        except ConfigurationError as error:
+            raise self.wrong(key, str(error)) from error
+
+    def _table(self, key: str, value: Any) -> Mapping[str, Any]:
+        if not isinstance(value, Mapping):
+            raise self.wrong(key, "must be a table")
+        return cast("Mapping[str, Any]", value)
+
+    def _value(self, key: str, shape: _Shape, value: Any) -> Any:
+        if not shape.known(value):
+            raise self.wrong(key, f"must be {shape.words}")
+        if isinstance(value, list | tuple):
+            value = tuple(cast("list[str]", value))
+        if redact()(value) != value:
+            raise self.wrong(key, "holds a secret: name it under `auth` or `headers` instead")
+        table, _, name = key.partition(".")
+        value = None if table in _TABLES and value == "off" else value
+        with self._blaming(key):
+            if table in _TABLES:
+                _TABLES[table](**{name: value})
+            elif key == "server_url":
+                RemoteAgent(server_url=value)
+            elif key == "plaintext_hosts":
+                HTTPSOnly(plaintext_hosts=value)
+        return value
+
+    def _auth(self, given: Mapping[str, Any]) -> Mapping[str, str]:
+        for name, value in given.items():
+            self.known(name, _AUTH, f"auth.{name}", " (a secret is named here, not written)")
+            self._value(f"auth.{name}", _AUTH[name], value)
+        if given and {*given} not in map(set, _WAYS):
+            raise self.wrong("auth", f"needs {', or '.join(map(' and '.join, _WAYS))}")
+        with self._blaming("auth"):
+            _credentials(given, {})
+        return dict(given)
+
+    def _header(self, key: str, name: str, value: Any) -> str | Mapping[str, str]:
+        if isinstance(value, Mapping):
+            reference = cast("Mapping[str, str]", value)
+            for where, what in reference.items():
+                self.known(where, _REFERENCE, f"{key}.{where}")
+                self._value(f"{key}.{where}", _REFERENCE[where], what)
+            if len(reference) != 1:
+                raise self.wrong(key, 'needs { env = "NAME" } or { file = "path" }')
+            with self._blaming(key):
+                _credentials({}, {name: reference})
+            return dict(reference)
+        if redact()({name: "of whatever form"}) != {name: "of whatever form"}:
+            raise self.wrong(key, 'is a secret by its name: write { env = "NAME" } or { file = "path" }')
+        text: str = self._value(key, _TEXT, value)
+        with self._blaming(key):
+            HTTPRequest("GET", "", "", {name: text})
+        return text
+
+
+# --- the sources ------------------------------------------------------------------------------------------------------
+
+
+def _of_arguments(given: Mapping[str, Any]) -> _Layer:
+    told = {key: value for key, value in given.items() if value is not None}
+    return _Reader(lambda key: f"argument {key.partition('.')[0]}").layer(told)
+
+
+def _of_variables(environ: Mapping[str, str]) -> _Layer:
+    """What the variables say; an empty one says nothing."""
+    given: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    reader = _Reader(lambda key: names.get(key, "OXYGENT_AUTH_*"))
+    for variable, (key, shape) in _VARIABLES.items():
+        if text := environ.get(variable):
+            names[key] = variable
+            try:
+                value = shape.read(text)
+            except (KeyError, ValueError):
+                raise reader.wrong(key, f"must be {shape.words}") from None  # their texts hold the value
+            table, _, name = key.rpartition(".")
+            (given.setdefault(table, {}) if table else given)[name] = value
+    return reader.layer(given)
+
+
+def _check_variables(environ: Mapping[str, str], referred: Collection[str]) -> None:
+    """Nothing, if no variable looks like a misspelt one of ours. Others may begin like ours, and are none."""
+    for variable in environ:
+        if variable.startswith("OXYGENT_") and variable not in {*_VARIABLES, _PROFILE, _PROFILES, *referred}:
+            suffixes = {ours.removeprefix("OXYGENT_"): ours for ours in (*_VARIABLES, _PROFILE, _PROFILES)}
+            near = get_close_matches(variable.removeprefix("OXYGENT_"), suffixes, n=1, cutoff=0.8)
+            if near and environ[variable]:
+                raise ConfigurationError(f"the variable {variable}: unknown; did you mean {suffixes[near[0]]}?")
+
+
+def _referred(values: Mapping[str, Any]) -> set[str]:
+    """The variables that these values name."""
+    references = [value for key, value in values.items() if key == "auth" or key.startswith("headers.")]
+    return {
+        name
+        for reference in references
+        if isinstance(reference, Mapping)
+        for key, name in cast("Mapping[str, str]", reference).items()
+        if key.endswith("env")
+    }
+
+
+_HEADER: Final = re.compile(r"\s*\[([^\[\]]+)\]")
+_ENTRY: Final = re.compile(r"""\s*([\w.\-"' ]+?)\s*=""")
+
+
+@attrs.frozen
+class _File:
+    """A file of profiles."""
+
+    name: str
+    text: str = attrs.field(repr=False)
+    default: str
+    profiles: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> _File:
+        """The file at `path`."""
+        try:
+            text = path.read_bytes().decode("utf-8-sig")
+            document = tomllib.loads(text)
+        except OSError as error:
+            raise ConfigurationError(f"the file {path.name!r} cannot be read: {type(error).__name__}") from error
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"the file {path.name!r} is no UTF-8") from None  # it would hold the text
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigurationError(f"the file {path.name!r} is no TOML: {error}") from None  # likewise
+        reader = _Reader(lambda _: path.name)
+        for key in document:
+            reader.known(key, ("default", "profiles"), key)
+        default, profiles = document.get("default", ""), document.get("profiles", {})
+        if not isinstance(default, str):
+            raise reader.wrong("default", "must be the name of a profile")
+        if not isinstance(profiles, dict):
+            raise reader.wrong("profiles", "must be a table of profiles")
+        return cls(path.name, text, default, cast("dict[str, Any]", profiles))
+
+    def layers(self, name: str) -> list[_Layer]:
+        """The profile's layers: what it extends comes first."""
+        layers: list[_Layer] = []
+        way: list[str] = []
+        reader = _Reader(lambda _: self.name)
+        while name:
+            reader.known(name, self.profiles, f"extends {name}" if way else f"profile {name}")
+            way.append(name)
+            if name in way[:-1]:
+                raise reader.wrong("extends", f"goes round in a circle: {' > '.join(way)}")
+            table = self.profiles[name]
+            reader = _Reader(partial(self._place, name))
+            if not isinstance(table, dict):
+                raise reader.wrong(name, "must be a table")
+            told = cast("dict[str, Any]", table)
+            above = told.get("extends", "")
+            if not isinstance(above, str):
+                raise reader.wrong("extends", "must be the name of a profile")
+            layers.append(reader.layer({key: value for key, value in told.items() if key != "extends"}))
+            name = above
+        return layers[::-1]
+
+    def _place(self, profile: str, key: str) -> str:
+        line = self._line(f"profiles.{profile}.{key}".casefold())
+        return f"{self.name}{f', line {line}' if line else ''}, profile {profile!r}"
+
+    def _line(self, wanted: str) -> int | None:
+        """Where a key stands, as far as can be told without reading TOML."""
+        table = ""
+        for number, line in enumerate(self.text.split("\n"), 1):
+            if header := _HEADER.match(line):
+                found = table = re.sub(r"[\"' ]", "", header[1]).casefold()
+                if found == wanted:
+                    return number
+            elif entry := _ENTRY.match(line):
+                found = re.sub(r"[\"' ]", "", f"{table}.{entry[1]}").lstrip(".").casefold()
+                if f"{wanted}.".startswith(f"{found}."):
+                    return number
+        return None
+
+
+# --- what comes of it -------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class _Credentials:
+    """Several credentials as one: a token, and keys in headers of their own."""
+
+    kind: ClassVar[Kind] = "auth"
+
+    main: Policy
+    keys: tuple[Policy, ...]
+
+    def remember(self) -> Any:
+        """As `Policy.remember`."""
+        return self.main.remember()
+
+    def over(self, inner: Transport, memory: Any, /) -> Transport:
+        """As `Policy.over`."""
+        for key in self.keys:
+            inner = key.over(inner, key.remember())
+        return self.main.over(inner, memory)
+
+
+def _credentials(auth: Mapping[str, str], headers: Mapping[str, Mapping[str, str]]) -> Policy | None:
+    """The policy that sends them all; None where there are none."""
+    policies = [make(*(auth[key] for key in way)) for way, make in _WAYS.items() if {*way} == {*auth}]
+    for name, reference in headers.items():
+        policies += [APIKey.from_env(variable, header=name) for key, variable in reference.items() if key == "env"]
+        policies += [APIKey.from_file(path, header=name) for key, path in reference.items() if key == "file"]
+    return _Credentials(policies[0], tuple(policies[1:])) if len(policies) > 1 else next(iter(policies), None)
+
+
+@attrs.frozen(repr=False)
+class Profile:
+    """What an agent is made with in one environment. It holds no secret, only where the secrets are."""
+
+    name: str
+    """Empty where no profile of a file was asked for."""
+    values: Mapping[str, Any]
+    """By dotted key (`timeouts.idle`); `auth` is one value."""
+    sources: Mapping[str, str]
+    """Where each value comes from: a file, with line and profile; a variable; an argument."""
+
+    def options(self) -> dict[str, Any]:
+        """The arguments for `SSEOxyGent`, or a subclass: `MyAgent(**profile.options())`."""
+        options = {key: value for key, value in self.values.items() if "." not in key and key != "auth"}
+        for table, cls in _TABLES.items():
+            if fields := self._under(table):
+                options[table] = cls(**fields)
+        headers = self._under("headers")
+        if plain := {name: value for name, value in headers.items() if isinstance(value, str)}:
+            options["headers"] = plain
+        secret = {name: value for name, value in headers.items() if not isinstance(value, str)}
+        if (auth := _credentials(self.values.get("auth", {}), secret)) is not None:
+            options["auth"] = auth
+        return options
+
+    def agent(self, **more: Any) -> SSEOxyGent:
+        """A new agent; `more` are arguments of `SSEOxyGent` that no profile holds, or that replace the profile's.
+
+        Raises:
+            ConfigurationError: there is no `server_url`, or the values do not go together.
+        """
+        options = {**self.options(), **more}
+        if "server_url" not in options and "transport" not in options:
+            raise ConfigurationError(f"{self!r} has no server_url: put it into the profile, or set OXYGENT_SERVER_URL")
+        return SSEOxyGent(**options)
+
+    def _under(self, table: str) -> dict[str, Any]:
+        begin = f"{table}."
+        return {key.removeprefix(begin): value for key, value in self.values.items() if key.startswith(begin)}
+
+    def __repr__(self) -> str:
+        return f"<Profile {self.name!r}: {', '.join(sorted(self.values)) or 'nothing'}>"
+
+
+def load_profile(
+    name: str | None = None,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] = os.environ,
+    **overrides: Any,
+) -> Profile:
+    """The profile of that name, with what variables and arguments say over it.
+
+    Args:
+        name: which of the file's profiles; None takes that of `OXYGENT_PROFILE`, else the file's `default`.
+        path: the file; None takes that of `OXYGENT_PROFILES`, else `oxygent.toml` here, else none.
+        environ: where the `OXYGENT_*` variables are. Secrets are read from the process's own when they are used.
+        overrides: keys of a profile: `server_url="..."`, `timeouts={"idle": 60}`. None says nothing.
+
+    Raises:
+        ConfigurationError: a key or a value is wrong, and the text says where; or there is no such profile or file.
+    """
+    given = path or environ.get(_PROFILES) or (_FILE if Path(_FILE).is_file() else None)
+    name = name or environ.get(_PROFILE) or ""
+    layers: list[_Layer] = []
+    if given is not None:
+        file = _File.read(Path(given))
+        name = name or file.default
+        if not name:
+            names = ", ".join(file.profiles) or "none"
+            raise ConfigurationError(f"{file.name}: no profile was asked for, and it has no `default`; it has {names}")
+        layers += file.layers(name)
+    elif name:
+        raise ConfigurationError(f"there is no file with the profile {name[:60]!r}: give path=, or set {_PROFILES}")
+    layers += [_of_variables(environ), _of_arguments(overrides)]
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for layer in layers:
+        values |= layer.values
+        sources |= layer.sources
+    _check_variables(environ, _referred(values))
+    return Profile(name, values, sources)

@@ -1,0 +1,263 @@
+"""Runs as OpenTelemetry spans and metrics. Needs the extra: `pip install 'oxygent-client[otel]'`.
+
+Rule 1: names follow the conventions for generative AI (https://github.com/open-telemetry/semantic-conventions-genai),
+    which are still in development; what they lack begins with `oxygent.`.
+Rule 2: what was asked, called and answered is on no span, unless `content` is set; an error is its class.
+Rule 3: a span begins when the block is entered, and ends with the run: after the last event, and however the run ends.
+Rule 4: the remote decides how many calls it shows: at most MOST_CALLS of one run have a span at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any, ClassVar, Final
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+import attrs
+
+try:
+    from opentelemetry import metrics, propagate, trace
+except ImportError as missing:
+    raise ImportError("OTelObserver needs opentelemetry: pip install 'oxygent-client[otel]'") from missing
+from opentelemetry.context import Context as OTelContext
+
+from oxygent_client._errors import ConfigurationError
+from oxygent_client._models import Observation, OxyRequest, ToolCall
+from oxygent_client._observe import Happening, Observed
+from oxygent_client._text import shown_text
+from oxygent_client._version import __version__
+
+__all__ = ["OTelObserver"]
+
+PROVIDER: Final = "oxygent"
+MOST_CALLS: Final = 1000
+NAME_LENGTH: Final = 200
+
+DURATION: Final = "gen_ai.client.operation.duration"
+FIRST_EVENT: Final = "gen_ai.client.operation.time_to_first_chunk"
+ACTIVE: Final = "oxygent.client.active_runs"
+# What the conventions advise; the first ends below what a run with many tools takes, so it goes on.
+DURATION_BOUNDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 600.0)
+FIRST_EVENT_BOUNDS: Final = DURATION_BOUNDS[:-1]
+PORTS: Final = {"http": 80, "https": 443}
+
+Attributes = Mapping[str, str | int]
+
+
+def _server(url: str) -> dict[str, str | int]:
+    """Where a URL leads."""
+    parts = urlsplit(url)
+    if not parts.hostname:
+        return {}
+    return {"server.address": parts.hostname, "server.port": parts.port or PORTS.get(parts.scheme, 0)}
+
+
+def _messages(role: str, content: Any) -> str:
+    """One message, as the conventions have it in an attribute."""
+    text = content if isinstance(content, str) else _json(content)
+    return _json([{"role": role, "parts": [{"type": "text", "content": text}]}])
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+@attrs.define
+class _Call:
+    """A call inside the remote, that is not over."""
+
+    span: trace.Span
+    context: OTelContext
+    stack: tuple[str, ...]
+
+
+@attrs.define
+class _Trace:
+    """The spans of one run."""
+
+    span: trace.Span
+    context: OTelContext
+    """In which the run's span is the current one."""
+    active: Attributes
+    """What the run counts as, while it goes."""
+    server: Attributes
+    calls: dict[str, _Call] = attrs.field(factory=dict[str, _Call])
+    """By node id, in the order of their beginning."""
+
+    def father(self, call: ToolCall) -> OTelContext:
+        """Within which span a call stands: of its caller, if that is open.
+
+        The wire says who that is by name, so of several that run at once under one name it is the last to have begun.
+        """
+        above = call.call_stack[:-1]
+        for other in reversed(self.calls.values()):
+            if other.stack == above:
+                return other.context
+        return self.context
+
+
+class OTelObserver:
+    """Hands runs to OpenTelemetry: `SSEOxyGent(observers=[OTelObserver()])`.
+
+    Args:
+        tracer_provider: None takes the program's own.
+        meter_provider: likewise.
+        content: whether queries, arguments, outputs and the texts of errors are put on the spans, too.
+    """
+
+    wants_events: Final = True
+
+    def __init__(
+        self,
+        tracer_provider: trace.TracerProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+        *,
+        content: bool = False,
+    ) -> None:
+        self._content = content
+        self._is_global = tracer_provider is None and meter_provider is None
+        self._tracer = trace.get_tracer("oxygent_client", __version__, tracer_provider)
+        meter = metrics.get_meter("oxygent_client", __version__, meter_provider)
+        self._duration = meter.create_histogram(
+            DURATION,
+            unit="s",
+            description="How long a run took.",
+            explicit_bucket_boundaries_advisory=DURATION_BOUNDS,
+        )
+        self._first_event = meter.create_histogram(
+            FIRST_EVENT,
+            unit="s",
+            description="How long a run took to its first event.",
+            explicit_bucket_boundaries_advisory=FIRST_EVENT_BOUNDS,
+        )
+        self._active = meter.create_up_down_counter(ACTIVE, unit="{run}", description="Runs in flight.")
+        self._traces: WeakKeyDictionary[Observed, _Trace] = WeakKeyDictionary()
+
+    def note(self, happening: Happening, /) -> None:
+        """As `Observer.note`."""
+        if happening.event == "begun":
+            self._begin(happening)
+            return
+        act = self._ACTS.get(happening.event)
+        run = self._traces.get(happening.run)
+        if act is not None and run is not None:
+            act(self, run, happening)
+
+    def headers(self, run: Observed, /) -> Mapping[str, str]:
+        """As `Propagator.headers`: by the program's own propagators, `traceparent` unless it says otherwise."""
+        carrier: dict[str, str] = {}
+        known = self._traces.get(run)
+        if known is not None:
+            propagate.inject(carrier, context=known.context)
+        return carrier
+
+    def _begin(self, happening: Happening) -> None:
+        request: OxyRequest = happening.fields["request"]
+        name = request.callee or ""
+        server = _server(happening.fields["server_url"])
+        operation = {"gen_ai.operation.name": "invoke_agent", "gen_ai.provider.name": PROVIDER}
+        attributes: dict[str, str | int] = {**operation, "gen_ai.agent.name": name, **server}
+        attributes["gen_ai.conversation.id"] = request.group_id
+        attributes["oxygent.trace_id"] = happening.context.trace_id
+        attributes["oxygent.node_id"] = happening.context.node_id
+        if self._content:
+            attributes["gen_ai.input.messages"] = _messages("user", request.get_query())
+        # The parent is the current span of whoever asked for the run: the run has seen to that.
+        span = self._tracer.start_span(f"invoke_agent {name}", kind=trace.SpanKind.CLIENT, attributes=attributes)
+        self._traces[happening.run] = _Trace(span, trace.set_span_in_context(span), operation, server)
+        self._active.add(1, operation)
+
+    def _mark(self, run: _Trace, happening: Happening) -> None:
+        """A moment of the run: another attempt, another attachment."""
+        run.span.add_event(happening.event, {f"oxygent.{name}": value for name, value in happening.fields.items()})
+
+    def _arrive(self, run: _Trace, happening: Happening) -> None:
+        """Whose headers came, where there are several servers, is known only now."""
+        run.server = _server(happening.fields["url"])
+        run.span.set_attributes(run.server)
+
+    def _time(self, run: _Trace, happening: Happening) -> None:
+        self._first_event.record(happening.fields["seconds"], {**run.active, **run.server}, run.context)
+
+    def _call(self, run: _Trace, happening: Happening) -> None:
+        call: ToolCall = happening.fields["event"]
+        if call.caller_category == "user":  # the remote's own view of the run
+            return
+        before = run.calls.pop(call.node_id, None)
+        if before is not None:  # it began anew
+            before.span.end()
+        if len(run.calls) >= MOST_CALLS:
+            return
+        name = shown_text(call.callee, NAME_LENGTH)
+        attributes: dict[str, str] = {"oxygent.node_id": shown_text(call.node_id, NAME_LENGTH)}
+        if call.callee_category == "agent":
+            operation = "invoke_agent"
+            attributes["gen_ai.agent.name"] = name
+        else:
+            operation = "execute_tool"
+            attributes["gen_ai.tool.name"] = name
+            attributes["gen_ai.tool.call.id"] = attributes["oxygent.node_id"]
+        attributes["gen_ai.operation.name"] = operation
+        if self._content:
+            attributes["gen_ai.tool.call.arguments"] = _json(call.arguments)
+        context = run.father(call)
+        span = self._tracer.start_span(f"{operation} {name}", context, attributes=attributes)
+        run.calls[call.node_id] = _Call(span, trace.set_span_in_context(span, context), call.call_stack)
+
+    def _observe(self, run: _Trace, happening: Happening) -> None:
+        observation: Observation = happening.fields["event"]
+        call = run.calls.pop(observation.node_id, None)
+        if call is not None:
+            if self._content:
+                call.span.set_attribute("gen_ai.tool.call.result", _json(observation.output))
+            call.span.end()
+
+    def _end(self, run: _Trace, happening: Happening) -> None:
+        """The run is over, and what it called with it."""
+        fields = happening.fields
+        error: BaseException | None = fields["error"]
+        measured = {**run.active, **run.server}
+        del self._traces[happening.run]
+        with ExitStack() as last:  # a span that cannot be ended keeps no other from its end
+            last.callback(self._active.add, -1, run.active)
+            last.callback(run.span.end)
+            run.span.set_attributes({"oxygent.end": fields["end"], "oxygent.outcome": fields["outcome"]})
+            if self._content and fields["response"] is not None:
+                run.span.set_attribute("gen_ai.output.messages", _messages("assistant", fields["response"].output))
+            if fields["end"] == "failed":
+                measured["error.type"] = type(error).__name__
+                self._fail(run.span, error)
+            for call in run.calls.values():
+                last.callback(call.span.end)
+                if fields["end"] == "failed":
+                    self._fail(call.span, error)
+            self._duration.record(fields["seconds"], measured, run.context)
+
+    def _fail(self, span: trace.Span, error: BaseException | None) -> None:
+        kind = type(error).__name__
+        span.set_attribute("error.type", kind)
+        span.set_status(trace.StatusCode.ERROR, f"{kind}: {error}" if self._content else kind)
+
+    _ACTS: ClassVar[Mapping[str, Callable[[Any, _Trace, Happening], None]]] = {
+        "retry": _mark,
+        "reattach": _mark,
+        "streaming": _arrive,
+        "first_event": _time,
+        "tool_call": _call,
+        "observation": _observe,
+        "ended": _end,
+    }
+
+    def __getstate__(self) -> dict[str, Any]:
+        if not self._is_global:
+            raise ConfigurationError("OTelObserver: a provider is live and cannot be pickled or copied")
+        return {"content": self._content}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        OTelObserver.__init__(self, **state)
+
+    def __repr__(self) -> str:
+        return f"OTelObserver({'content=True' if self._content else ''})"

@@ -1,0 +1,227 @@
+"""Our drop-in in the real framework, beside the framework's own remote agent; the table is `docs/drop-in.md`.
+
+Rule 1: ours plays every scenario; the framework's own plays those that it ends soon, and in a soak all.
+Rule 2: what becomes of ours stands in SCENARIOS, and of the framework's own on the page, as an earlier run had it.
+Rule 3: an older release plays the short list.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import anyio
+import pytest
+
+from tests.conftest import ROOT, SIZE
+from tests.servers import serving
+
+from .cuts import BUSY, Cut, line
+from .drop_in import SCENARIOS, World, row, runs, said, same_ids, scripted
+from .environments import RELEASES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.servers import Conversation
+
+    from .drop_in import Kind
+
+PAGE: Final = ROOT / "docs" / "drop-in.md"
+OLDER: Final = RELEASES[1]
+SHORT: Final = (
+    "an answer",
+    "tools, two of them at once",
+    "agents that call agents, call stack not shared",
+    "messages of other types, with framing of their own",
+    "a name that the remote does not know",
+    "four calls at once in one trace",
+    "`/chat`, without a stream",
+    "a cut, and the framework's `retries=5`",
+    "the front end's credentials",
+)
+"""What the older release plays."""
+
+
+@pytest.fixture(scope="module")
+def worlds(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], World]]:
+    """A world of each release, with the remote that other tests use."""
+    made: dict[str, World] = {}
+
+    def world_of(version: str) -> World:
+        if version not in made:
+            made[version] = World(version, tmp_path_factory.mktemp(f"local-{version}-"), servers.shared(version))
+        return made[version]
+
+    yield world_of
+    for world in made.values():
+        world.close()
+
+
+@pytest.fixture
+def world(worlds: Callable[[str], World]) -> World:
+    """The newest release's."""
+    return worlds(RELEASES[0])
+
+
+def rows() -> dict[str, str]:
+    """The lines of the page, by scenario."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines(keepends=True)
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines if re.match(r"\| (?!scenario)", line)}
+
+
+def test_the_page_has_every_scenario() -> None:
+    """The page is of these scenarios, in their order."""
+    assert [*SCENARIOS] == [*rows()]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_scenario(world: World, name: str) -> None:
+    """Ours does what is right; where that is what the framework's own does, the front end hears the same of both."""
+    scenario = SCENARIOS[name]
+    ours = await scenario.play(world, "ours")
+    if scenario.right is not None:
+        assert scenario.right == ours.verdict
+    if scenario.builtin_is_quick or SIZE == "soak":
+        builtin = await scenario.play(world, "builtin")
+        assert rows()[name] == row(name, builtin, ours)
+        if scenario.right is None:
+            assert same_ids(builtin.messages) == same_ids(ours.messages)
+            assert ours.messages
+    else:
+        assert rows()[name].endswith(f" | {ours.verdict} |\n")
+
+
+async def test_an_older_release(worlds: Callable[[str], World]) -> None:
+    """The same in a system of the last 1.0 release. One test, so that one worker starts it."""
+    older = worlds(OLDER)
+    right: dict[str, Any] = {}
+    ours: dict[str, Any] = {}
+    for name in SHORT:
+        played = await SCENARIOS[name].play(older, "ours")
+        ours[name], right[name] = played.verdict, SCENARIOS[name].right
+        if right[name] is None:
+            builtin = await SCENARIOS[name].play(older, "builtin")
+            right[name] = builtin.verdict, same_ids(builtin.messages)
+            ours[name] = played.verdict, same_ids(played.messages)
+
+    assert right == ours
+    assert (1, 3) == (await connections(worlds(RELEASES[0])), await connections(older))
+
+
+async def connections(there: World) -> int:
+    """How many connections three calls take: one where the system ends what its agents keep, else one each."""
+    await there.put("ours", there.remote.url)
+    since = len(there.remote.records())
+    for _ in range(3):
+        await there.ask("master echo hello")
+    requests: Any = there.remote.records("request", since=since)
+    return len({request["peer"] for request in requests if request["path"] == "/sse/chat"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "cut", "state"),
+    [
+        # The framework calls each again, `retries` times in all, since a subclass raises.
+        ("raises", Cut(), "FAILED"),
+        ("raises", Cut(said=b'"step": 3}'), "FAILED"),
+        # A subclass calls ours again itself.
+        ("loops", Cut(said=b'"step": 3}'), "FAILED"),
+        ("loops", Cut(), "COMPLETED"),
+    ],
+)
+async def test_a_subclass_that_repeats(world: World, kind: Kind, cut: Cut, state: str) -> None:
+    """Whatever is called again, and by whom: the remote agent runs once."""
+    async with line(world.remote.port, *[cut] * 9) as way:
+        await world.put(kind, way.url)
+        since = len(world.remote.records())
+        heard = await world.ask("master slow 0.5")
+
+    assert heard.ended
+    assert (state, 1) == (heard.answer["state"], runs(world.remote, since))
+
+
+async def test_a_subclass_that_repeats_what_was_refused(world: World) -> None:
+    """What surely ran nothing may be called again: the discovery and the first run are refused, the second is not."""
+    busy = Cut(instead=BUSY)
+    async with line(world.remote.port, busy, busy, shut=True) as way:
+        await world.put("loops", way.url, retry={"attempts": 1})
+        await way.open()
+        heard = await world.ask("master echo hello")
+
+    assert ('COMPLETED: "hello"', 3) == (said(heard), way.connections)
+
+
+async def test_a_subclass_of_the_documentation(world: World) -> None:
+    """What a subclass assigns after `super().__init__` counts, and its hooks get the framework's own request."""
+    step = {"node_id": "n", "caller": "a", "callee": "t", "caller_category": "agent", "callee_category": "tool"}
+    messages: list[dict[str, Any]] = [
+        {"type": "tool_call", "content": {**step, "call_stack": ["user", "a", "t"], "arguments": {}}},
+        {"type": "noise", "content": 1},
+        {"type": "metrics", "content": {"tokens": 5}},
+        {"type": "answer", "content": "hello"},
+    ]
+    async with serving(scripted(*messages)) as server:
+        await world.put("documented", server.url)
+        heard = await world.ask("master what")
+    (run,) = [request for request in server.requests if request.line.startswith("POST")]
+    payload = json.loads(run.body)
+
+    assert heard.answer == {
+        "state": "COMPLETED",
+        "output": [
+            "hello",
+            "Starting remote execution...",
+            "tool call of t for what",
+            "Executing tool: t",
+            "metrics {'tokens': 5}",
+            "custom metrics",
+            "Remote execution completed",
+        ],
+    }
+    assert ("of its own", 1, "what", True) == (
+        run.headers["x-api-key"],
+        payload["mine"],
+        payload["query"],
+        payload["is_send_message"],
+    )
+    assert "call_stack" not in payload
+    forwarded = [message["data"] for message in heard.messages if message["data"].get("type") in {"noise", "metrics"}]
+    assert forwarded == [messages[2]]
+
+
+async def test_a_remote_that_is_slow_to_say_what_it_is(world: World) -> None:
+    """The start of the system waits `start_seconds`, and the first call as long again; then it is made all the same."""
+    answer = scripted({"type": "answer", "content": "hello"})
+    slow = anyio.Event()
+
+    async def handle(conversation: Any) -> None:
+        asked = await conversation.request()
+        if asked is not None and asked.line.startswith("GET"):
+            await slow.wait()
+        else:
+            await answer(cast("Conversation", Again(conversation, asked)))
+
+    async with serving(handle) as server:
+        await world.put("ours", server.url, start_seconds=0.3)
+        heard = await world.ask("master hello")
+        again = await world.ask("master hello")
+        slow.set()
+
+    assert ['COMPLETED: "hello"'] * 2 == [said(heard), said(again)]
+    assert ["GET", "GET", "POST", "POST"] == [request.line.partition(" ")[0] for request in server.requests]
+
+
+class Again:
+    """A conversation whose first request was read already."""
+
+    def __init__(self, conversation: Any, request: Any) -> None:
+        self._conversation = conversation
+        self._request = request
+        self.send = conversation.send
+
+    async def request(self) -> Any:
+        """The next request."""
+        request, self._request = self._request, None
+        return request or await self._conversation.request()

@@ -1,0 +1,651 @@
+"""The cluster as a transport, over scripted replicas: who is asked, who then, and what is remembered of it.
+
+Rule 1: a replica is a `FakeTransport`; its URL is one letter's.
+Rule 2: time is virtual.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import attrs
+import pytest
+
+from oxygent_client import Context, HTTPRequest, HTTPResponse, Transport, errors
+from oxygent_client.cluster import DNS, Cluster, Health, Hedge, Replica
+from oxygent_client.policies import HTTPSOnly, HTTPSOnlyTransport, Retry, RetryTransport
+from oxygent_client.testing import FakeTransport, Pause, Reply
+from tests.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable
+
+
+OK: Final = Reply((b"ok",))
+REFUSED: Final = Reply(before=errors.ConnectError("refused"))
+NO_TLS: Final = Reply(before=errors.TLSError("expired"))
+LOST: Final = Reply(before=errors.ConnectionLostError("lost"))
+GARBAGE: Final = Reply(before=errors.RemoteProtocolError("no HTTP"))
+BUSY: Final = Reply((b"busy",), status=503, headers={"retry-after": "1"})
+CUT: Final = Reply((b"ok", errors.ConnectionLostError("cut")))
+HANGS: Final = Reply(before=Pause(1e6))
+
+
+def status(code: int) -> Reply:
+    """A response that is none of ours."""
+    return Reply((b"body",), status=code, headers={})
+
+
+def url(letter: str) -> str:
+    """Where a replica is."""
+    return f"https://{letter}.example"
+
+
+class Replicas:
+    """Replicas by their letters. Unless `several` may be open at a time, each exchange ends before the next begins."""
+
+    def __init__(self, *, several: bool = False, **replies: Reply | Iterable[Reply]) -> None:
+        self.fakes = {
+            url(letter): FakeTransport({"/sse/chat": reply, "/get_organization": reply, "/check_alive": reply})
+            if isinstance(reply, Reply)
+            else FakeTransport({"/sse/chat": reply})
+            for letter, reply in replies.items()
+        }
+        self.several = several
+        self.open = 0
+        self.requests: list[HTTPRequest] = []
+        self.closed = 0
+
+    @property
+    def asked(self) -> str:
+        """The letters of those who were asked, in their order."""
+        return "".join(request.base_url.removeprefix("https://")[0] for request in self.requests)
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As `Transport.exchange`."""
+        assert self.several or not self.open
+        self.requests.append(request)
+        self.open += 1
+        try:
+            async with self.fakes[request.base_url].exchange(request) as response:
+                yield response
+        finally:
+            self.open -= 1
+
+    async def aclose(self) -> None:
+        """As `Transport.aclose`."""
+        self.closed += 1
+
+
+def cluster(replicas: Replicas, **options: Any) -> Cluster:
+    """A cluster of them all, in their order."""
+    return Cluster([*replicas.fakes], transport=replicas, **{"lot": float, **options})
+
+
+def run(base_url: str = "", **context: Any) -> HTTPRequest:
+    """A run; at any replica, unless one is named."""
+    return HTTPRequest("POST", base_url, "/sse/chat", {"x-one": "1"}, b"body", context=Context(**context))
+
+
+async def ended(transport: Transport, request: HTTPRequest) -> str:
+    """The status and who gave it, or the error that came out."""
+    try:
+        async with transport.exchange(request) as response:
+            with anyio.fail_after(1):  # no scope of another's is open
+                async for _ in response.chunks:
+                    pass
+            return f"{response.status} {response.request.base_url.removeprefix('https://')[0]}"
+    except errors.OxyError as error:
+        return type(error).__name__
+
+
+# ------------------------------------------------------------------------------------------------------------- Failover
+
+FAILOVER: Final[list[tuple[str, str, dict[str, Reply], dict[str, Any]]]] = [
+    # how it ends, who is asked, what they do, the context
+    ("200 a", "a", {"a": OK, "b": OK}, {}),
+    ("200 b", "ab", {"a": REFUSED, "b": OK}, {}),
+    ("200 b", "ab", {"a": NO_TLS, "b": OK}, {}),
+    ("200 c", "abc", {"a": BUSY, "b": status(429), "c": OK}, {}),
+    ("ConnectError", "abc", {"a": BUSY, "b": BUSY, "c": REFUSED}, {}),
+    ("503 c", "abc", {"a": REFUSED, "b": REFUSED, "c": BUSY}, {}),
+    ("429 a", "a", {"a": status(429)}, {}),
+    ("NoHealthyReplicaError", "", {}, {}),
+    # an agent may have run
+    ("ConnectionLostError", "a", {"a": LOST, "b": OK}, {}),
+    ("RemoteProtocolError", "a", {"a": GARBAGE, "b": OK}, {}),
+    ("ConnectionLostError", "a", {"a": CUT, "b": OK}, {}),
+    ("500 a", "a", {"a": status(500), "b": OK}, {}),
+    ("502 a", "a", {"a": status(502), "b": OK}, {}),
+    ("503 a", "a", {"a": status(503), "b": OK}, {}),
+    ("504 a", "a", {"a": status(504), "b": OK}, {}),
+    # another would say the same
+    *((f"{code} a", "a", {"a": status(code), "b": OK}, {}) for code in (204, 307, 400, 401, 403, 404, 413)),
+    # a repeat does no harm
+    ("200 b", "ab", {"a": LOST, "b": OK}, {"idempotent": True}),
+    ("200 b", "ab", {"a": status(500), "b": OK}, {"idempotent": True}),
+    ("200 b", "ab", {"a": LOST, "b": OK}, {"purpose": "discover"}),
+    ("200 b", "ab", {"a": status(502), "b": OK}, {"purpose": "health"}),
+    ("ConnectionLostError", "a", {"a": LOST, "b": OK}, {"purpose": "attach"}),
+    ("ConnectionLostError", "a", {"a": LOST, "b": OK}, {"purpose": "feedback"}),
+    ("401 a", "a", {"a": status(401), "b": OK}, {"idempotent": True}),
+    ("ConnectionLostError", "a", {"a": CUT, "b": OK}, {"idempotent": True}),  # its headers had come
+    # what is wrong with the call is wrong everywhere
+    ("ConfigurationError", "a", {"a": Reply(before=errors.ConfigurationError("x")), "b": OK}, {}),
+    ("ClosedError", "a", {"a": Reply(before=errors.ClosedError("x")), "b": OK}, {}),
+]
+
+
+@pytest.mark.parametrize(("end", "asked", "replies", "context"), FAILOVER)
+async def test_failover(end: str, asked: str, replies: dict[str, Reply], context: dict[str, Any]) -> None:
+    """Another is asked if the first surely ran nothing; each once, one after the other; the last word is handed on."""
+    replicas = Replicas(**replies)
+    assert end == await ended(cluster(replicas), run(**context))
+    assert asked == replicas.asked
+    assert list(range(1, len(asked) + 1)) == [request.context.attempt for request in replicas.requests]
+    assert {(b"body", "1")} >= {(request.body, request.headers["x-one"]) for request in replicas.requests}
+
+
+async def test_how_many_are_tried() -> None:
+    """No more than `tries`; of the last error the attempts are known."""
+    replicas = Replicas(a=REFUSED, b=REFUSED, c=REFUSED)
+    with pytest.raises(errors.ConnectError) as caught:
+        async with cluster(replicas, tries=2).exchange(run(attempt=4)):
+            pass
+    assert caught.value.attempts == 5
+    assert replicas.asked == "ab"
+
+
+async def test_who_is_left_alone_is_asked_last() -> None:
+    """No call fails that somebody could have served, and who serves is back."""
+    replicas = Replicas(a=[REFUSED, OK, OK], b=[OK, REFUSED, OK])
+    both = cluster(replicas, health=Health(failures=1, slow_start=0))
+    assert await ended(both, run()) == "200 b"
+    assert [False, True] == [each.usable for each in await both.status()]
+    assert await ended(both, run()) == "200 a"
+    assert [True, False] == [each.usable for each in await both.status()]
+    assert replicas.asked == "abba"
+
+
+async def test_under_a_retry() -> None:
+    """When nobody takes it, a retry around the cluster asks all of them again."""
+    replicas = Replicas(a=[BUSY, BUSY], b=[BUSY, OK])
+    assert await ended(RetryTransport(cluster(replicas), Retry(base=0.0)), run()) == "200 b"
+    assert replicas.asked == "abb"
+
+
+# ------------------------------------------------------------------------------------------- One that the request names
+
+
+async def test_a_request_that_names_a_replica_goes_there() -> None:
+    """To it and to no other, whatever it says and how ill it is; a path of the same origin counts."""
+    replicas = Replicas(a=OK, b=REFUSED)
+    both = cluster(replicas, health=Health(failures=1))
+    replicas.fakes["https://b.example:443/moved"] = replicas.fakes[url("b")]
+    for base_url in (url("b"), url("b"), "https://b.example:443/moved"):
+        assert await ended(both, run(base_url)) == "ConnectError"
+    assert replicas.asked == "bbb"
+    assert await ended(both, run("https://user:s3cret@elsewhere.example?key=s3cret")) == "ConfigurationError"
+    with pytest.raises(errors.ConfigurationError, match=r"^https://x.example:9 is no replica of this cluster$"):
+        async with both.exchange(run("https://user:pw@x.example:9?key=1")):
+            pass
+    assert replicas.asked == "bbb"
+
+
+# --------------------------------------------------------------------------------------------------------------- Health
+
+COUNTED: Final[list[tuple[int, Reply]]] = [
+    # how many failures are counted after one such exchange
+    (0, OK),
+    (0, status(404)),
+    (0, status(429)),
+    (1, REFUSED),
+    (1, LOST),
+    (1, GARBAGE),
+    (1, CUT),
+    (1, BUSY),
+    (1, status(500)),
+    (0, Reply(before=errors.ConfigurationError("x"))),
+]
+
+
+@pytest.mark.parametrize(("failures", "reply"), COUNTED)
+async def test_what_counts(failures: int, reply: Reply) -> None:
+    """No connection, one that breaks, also within the stream, and 5xx speak against a replica; all else for it."""
+    one = cluster(Replicas(a=reply))
+    await ended(one, run())
+    assert [(url("a"), failures, 0)] == [(each.url, each.failures, each.in_flight) for each in await one.status()]
+
+
+async def test_leaving_is_no_failure() -> None:
+    """An exchange that the caller leaves, before or after the headers, says nothing bad; one in silence does."""
+    replicas = Replicas(a=[OK, HANGS, OK, OK])
+    one = cluster(replicas)
+    async with one.exchange(run()):
+        assert [1] == [each.in_flight for each in await one.status()]
+    with anyio.move_on_after(1):
+        async with one.exchange(run()):
+            pass
+    assert [(0, 0)] == [(each.failures, each.in_flight) for each in await one.status()]
+    with pytest.raises(KeyError):
+        async with one.exchange(run()):
+            raise KeyError
+    assert [0] == [each.failures for each in await one.status()]
+    with pytest.raises(errors.SilenceTimeoutError):
+        async with one.exchange(run()):
+            raise errors.SilenceTimeoutError("no heartbeat")
+    assert [1] == [each.failures for each in await one.status()]
+
+
+async def test_it_is_left_alone_and_comes_back() -> None:
+    """After three failures it is left alone for five seconds, and if it fails then, for twice as long."""
+    replicas = Replicas(a=REFUSED, b=OK)
+    both = cluster(replicas, health=Health(slow_start=0, jitter=0))
+    start, times = anyio.current_time(), list[float]()
+    for _ in range(36):
+        assert await ended(both, run()) == "200 b"
+        times += [anyio.current_time() - start] * ("a" in replicas.asked)
+        replicas.requests.clear()
+        await anyio.sleep(1)
+    assert [0, 2, 4, 10, 21] == times  # left alone till 9, till 20, till 41
+
+
+# -------------------------------------------------------------------------------------------------------------- Checks
+
+ALIVE: Final[list[tuple[bool, Reply]]] = [
+    (True, Reply.json({"alive": 1})),
+    (True, status(401)),
+    (True, status(404)),
+    (False, Reply.json({"alive": 0})),
+    (False, Reply.json({"dead": 1})),
+    (False, Reply((b"x" * 20000,) * 3)),
+    (False, status(502)),
+    (False, REFUSED),
+    (False, HANGS),
+    (False, Reply((Pause(1e6),))),
+]
+
+
+@pytest.mark.parametrize(("lives", "reply"), ALIVE)
+async def test_check(lives: bool, reply: Reply) -> None:
+    """All are asked at a time, each for so long; less than 500 is alive, if it does not say otherwise."""
+    replicas = Replicas(several=True, a=reply, b=Reply.json({"alive": 1}), c=HANGS)
+    three = cluster(replicas, health=Health(failures=1, base=100, check_seconds=5, min_available=0))
+    start = anyio.current_time()
+    assert {url("a"): lives, url("b"): True, url("c"): False} == await three.check()
+    assert anyio.current_time() - start == 5
+    assert [lives, True] == [each.usable for each in await three.status()][:2]
+    assert {("GET", "health")} == {(request.method, request.context.purpose) for request in replicas.requests}
+
+
+async def test_watching() -> None:
+    """While the block lasts all are asked again and again; afterwards nobody is. What the block raises comes out."""
+    replicas = Replicas(several=True, a=Reply.json({"alive": 1}), b=REFUSED)
+    both = cluster(replicas, health=Health(failures=2))
+    mine = KeyError()
+    with pytest.raises(KeyError) as caught:
+        async with both.watching(every=10):
+            await anyio.sleep(25)
+            raise mine
+    assert mine is caught.value
+    assert replicas.asked in {"ababab", "abbaab", "ababba", "baabab", "bababa", "baabba", "abbaba", "babaab"}
+    async with both.watching():
+        pass
+    with anyio.move_on_after(1) as scope:
+        async with both.watching():
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    count = len(replicas.requests)
+    await anyio.sleep(100)
+    assert count == len(replicas.requests)
+
+
+# ---------------------------------------------------------------------------------------------------------- Membership
+
+
+async def test_membership() -> None:
+    """Who stays keeps its state, who leaves may end what it does, who joins begins gently, nobody else is asked."""
+    replicas = Replicas(several=True, a=REFUSED, b=OK, c=OK)
+    some = cluster(replicas, health=Health(failures=1, base=1000, slow_start=10), strategy="least_in_flight")
+    some.set_members([url("a"), url("b")])
+    assert await ended(some, run()) == "200 b"
+    async with some.exchange(run()) as response:
+        some.set_members([url("a"), Replica(url("c"), weight=2)])
+        assert [b"ok"] == [piece async for piece in response.chunks]
+        assert [(False, 1), (True, 0)] == [(each.usable, each.failures) for each in await some.status()]
+    assert await ended(some, run()) == "200 c"
+    some.set_members([])
+    assert await ended(some, run()) == "NoHealthyReplicaError"
+    with pytest.raises(errors.ConfigurationError, match="twice"):
+        some.set_members([url("a"), Replica(url("a"))])
+
+
+async def test_who_joins_begins_gently() -> None:
+    """A newcomer has a tenth of its share at first, and all of it later; the first ones need no such care."""
+    replicas = Replicas(a=OK, b=OK)
+    both = Cluster([url("a")], transport=replicas, health=Health(slow_start=10))
+    await ended(both, run())
+    both.set_members([url("a"), url("b")])
+    for _ in range(22):
+        await ended(both, run())
+    assert replicas.asked.count("b") == 2
+    await anyio.sleep(10)
+    for _ in range(20):
+        await ended(both, run())
+    assert replicas.asked.count("b") in range(11, 14)
+
+
+class Names:
+    """A resolver whose answers a test says."""
+
+    def __init__(self, *answers: list[str] | Exception) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[str, int]] = []
+
+    async def __call__(self, host: str, port: int) -> list[str]:
+        """The next answer; the last one is given again and again."""
+        self.asked.append((host, port))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        await anyio.sleep(1)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def test_names() -> None:
+    """A name is asked for again when it is time; an answer that fails, is empty or late changes nothing."""
+    names = Names(["10.0.0.1", "10.0.0.2", "10.0.0.1"], OSError("no"), [], ["10.0.0.2", "fd00::3"])
+    fake = FakeTransport({"/sse/chat": OK})
+    found = Cluster(
+        [DNS("http://agents.default.svc:8082/pre?x=1", every=30, resolver=names), "https://a.example"],
+        transport=fake,
+        health=Health(slow_start=0),
+    )
+
+    async def seen() -> list[str]:
+        return [each.url for each in await found.status()]
+
+    first = ["http://10.0.0.1:8082/pre", "http://10.0.0.2:8082/pre", "https://a.example"]
+    assert first == await seen()
+    for _ in range(3):
+        assert await ended(found, run()) in {"200 h", "200 a"}
+    assert {"http://10.0.0.1:8082/pre/sse/chat?x=1", "http://10.0.0.2:8082/pre/sse/chat?x=1"} < {
+        request.url for request in fake.requests
+    }
+    assert [("agents.default.svc", 8082)] == names.asked
+    for _ in range(2):
+        await anyio.sleep(30)
+        assert first == await seen()
+    await anyio.sleep(30)
+    assert ["http://10.0.0.2:8082/pre", "http://[fd00::3]:8082/pre", "https://a.example"] == await seen()
+    assert len(names.asked) == 4
+
+
+async def test_while_one_waits_for_an_answer() -> None:
+    """The others go on with what is known."""
+    asking, answered = anyio.Event(), anyio.Event()
+    addresses = ["10.0.0.1"]
+
+    async def resolver(host: str, port: int) -> list[str]:
+        if anyio.current_time() >= start + 30:
+            asking.set()
+            await answered.wait()
+        return addresses
+
+    start = anyio.current_time()
+    found = Cluster([DNS("http://agents.svc", resolver=resolver)])
+    assert 1 == len(await found.status())
+    addresses = ["10.0.0.2", "10.0.0.3"]
+    await anyio.sleep(30)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(found.status)
+        await asking.wait()
+        assert ["http://10.0.0.1"] == [each.url for each in await found.status()]
+        answered.set()
+    assert ["http://10.0.0.2", "http://10.0.0.3"] == [each.url for each in await found.status()]
+
+
+NOBODY: Final[list[tuple[str, Any]]] = [
+    ("could not find the replicas of 'agents.svc': OSError", OSError()),
+    ("could not find the replicas of 'agents.svc': not known", OSError(-2, "not known")),
+    ("could not find the replicas of 'agents.svc': UnicodeError", UnicodeError("x")),
+    ("could not find the replicas of 'agents.svc': no address", []),
+]
+
+
+@pytest.mark.parametrize(("said", "answer"), NOBODY)
+async def test_a_name_that_stands_for_nobody(said: str, answer: Any) -> None:
+    """It is said why, and asked for again at once."""
+    names = Names(answer, ["10.0.0.1"])
+    found = Cluster([DNS("http://agents.svc", resolver=names)], transport=FakeTransport({"/sse/chat": OK}))
+    with pytest.raises(errors.NoHealthyReplicaError) as caught:
+        async with found.exchange(run()):
+            pass
+    assert said == str(caught.value.__cause__)
+    assert caught.value.retryable
+    assert await ended(found, run()) == "200 h"
+    assert [("agents.svc", 80)] * 2 == names.asked
+
+
+async def test_a_resolver_that_hangs() -> None:
+    """It is waited for five seconds."""
+
+    async def resolver(host: str, port: int) -> list[str]:
+        await anyio.sleep_forever()
+        return []
+
+    start = anyio.current_time()
+    assert await ended(Cluster([DNS("http://a.svc", resolver=resolver)]), run()) == "NoHealthyReplicaError"
+    assert anyio.current_time() - start == 5
+
+
+# -------------------------------------------------------------------------------------------------------------- Hedging
+
+SLOW: Final = Reply((b"ok",), before=Pause(9))
+SLOWER: Final = Reply((b"ok",), before=Pause(99))
+LATE_FAULT: Final = attrs.evolve(status(500), before=Pause(4))
+
+HEDGED: Final[list[tuple[str, float, str, dict[str, Reply], dict[str, Any]]]] = [
+    # how it ends, when, who is asked, what they do, the context
+    ("200 a", 0, "a", {"a": OK, "b": OK}, {}),
+    ("200 b", 2, "ab", {"a": SLOW, "b": OK}, {}),
+    ("200 a", 9, "ab", {"a": SLOW, "b": SLOW}, {}),
+    ("200 a", 9, "ab", {"a": SLOW, "b": SLOWER}, {}),
+    ("200 a", 9, "ab", {"a": SLOW, "b": REFUSED}, {}),
+    ("200 a", 9, "ab", {"a": SLOW, "b": status(500)}, {}),
+    ("200 c", 2, "abc", {"a": SLOW, "b": REFUSED, "c": OK}, {}),
+    ("200 b", 11, "ab", {"a": LATE_FAULT, "b": SLOW}, {}),
+    ("500 a", 4, "ab", {"a": LATE_FAULT, "b": REFUSED}, {}),
+    ("200 b", 0, "ab", {"a": REFUSED, "b": OK}, {}),
+    ("ConnectError", 0, "ab", {"a": REFUSED, "b": REFUSED}, {}),
+    ("200 a", 9, "a", {"a": SLOW}, {}),
+    ("401 b", 2, "ab", {"a": SLOW, "b": status(401)}, {}),
+    ("200 a", 9, "a", {"a": SLOW, "b": OK}, {"idempotent": False}),
+]
+
+
+@pytest.mark.parametrize(("end", "seconds", "asked", "replies", "context"), HEDGED)
+async def test_hedging(
+    end: str, seconds: float, asked: str, replies: dict[str, Reply], context: dict[str, Any]
+) -> None:
+    """A second is asked when the first has not begun to answer; the first to answer well is heard, the other left."""
+    replicas = Replicas(several=True, **replies)
+    start = anyio.current_time()
+    hedged = cluster(replicas, hedge=Hedge(after=2))
+    try:
+        async with hedged.exchange(run(**{"idempotent": True, **context})) as response:
+            assert seconds == anyio.current_time() - start
+            assert replicas.open == 1
+            assert sum(each.in_flight for each in await hedged.status()) == 1
+            assert f"{response.status} {response.request.base_url[8]}" == end
+            assert b"".join([piece async for piece in response.chunks]) in {b"ok", b"body"}
+    except errors.OxyError as error:
+        assert type(error).__name__ == end  # noqa: PT017  (a row of the table may end in an error)
+        assert seconds == anyio.current_time() - start
+    assert asked == replicas.asked
+    assert replicas.open == 0
+
+
+async def test_a_hedged_call_is_cancelled() -> None:
+    """Both exchanges end; the cluster stays usable."""
+    replicas = Replicas(several=True, a=SLOW, b=SLOW)
+    hedged = cluster(replicas, hedge=Hedge(after=2))
+    for seconds in (1, 5):
+        with anyio.move_on_after(seconds) as scope:
+            async with hedged.exchange(run(idempotent=True)):
+                pass
+        assert scope.cancelled_caught
+        assert replicas.open == 0
+    assert await ended(hedged, run(idempotent=True)) in {"200 a", "200 b"}
+
+
+async def test_two_answers_in_the_same_moment() -> None:
+    """One is handed on, the other is closed before that, and how it takes it is nobody's affair."""
+    moment = Reply((b"ok",), before=Pause(2))
+    replicas = Replicas(several=True, a=attrs.evolve(moment, before=Pause(4)), b=moment)
+    async with cluster(replicas, hedge=Hedge(after=2)).exchange(run(idempotent=True)):
+        assert replicas.open == 1
+    assert replicas.asked == "ab"
+
+
+# ----------------------------------------------------------------------------------------------------------- Plain http
+
+SECURE: Final[list[tuple[bool, str, HTTPSOnly]]] = [
+    (True, "https://a.example", HTTPSOnly(https_only=True)),
+    (False, "http://a.example", HTTPSOnly()),
+    (True, "http://a.example", HTTPSOnly(plaintext_hosts=("a.example",))),
+    (True, "http://127.0.0.1:1", HTTPSOnly()),
+    (False, "http://127.0.0.1:1", HTTPSOnly(https_only=True)),
+]
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(("may", "there", "policy"), SECURE)
+async def test_plain_http(may: bool, there: str, policy: HTTPSOnly, named: bool) -> None:
+    """What may go to a replica is judged by the replica's URL and the policy outside, before anything is sent."""
+    fake = FakeTransport({"/sse/chat": OK})
+    transport = HTTPSOnlyTransport(Cluster([there], transport=fake), policy)
+    request = attrs.evolve(run(there if named else ""), headers={"authorization": "Bearer s3cret"})
+    assert ("200" if may else "Insec") == (await ended(transport, request))[: 3 if may else 5]
+    assert int(may) == len(fake.requests)
+
+
+async def test_plain_http_without_a_policy() -> None:
+    """A credential does not go over plain http, nor one that is only marked as one, nor with a check."""
+    fake = FakeTransport({})
+    one = Cluster(["http://a.example"], transport=fake)
+    for request in (
+        attrs.evolve(run(), headers={"authorization": "s3cret"}),
+        attrs.evolve(run(secret_headers=frozenset({"x-mine"})), headers={"x-mine": "s3cret"}),
+    ):
+        assert await ended(one, request) == "InsecureTransportError"
+    with pytest.raises(errors.InsecureTransportError):
+        await Cluster(["http://user:s3cret@a.example"], transport=fake).check()
+    assert [] == fake.requests
+
+
+async def test_a_name_is_what_is_allowed() -> None:
+    """For replicas that a name stands for, the name counts, whatever their addresses; also when one is named."""
+    fake = FakeTransport({"/sse/chat": OK})
+    found = Cluster([DNS("http://agents.svc:8082", resolver=Names(["10.0.0.1"]))], transport=fake)
+    request = attrs.evolve(run(), headers={"authorization": "Bearer s3cret"})
+    assert await ended(HTTPSOnlyTransport(found), request) == "InsecureTransportError"
+    allowed = HTTPSOnlyTransport(found, HTTPSOnly(plaintext_hosts=("agents.svc",)))
+    assert await ended(allowed, request) == "200 h"
+    assert await ended(allowed, attrs.evolve(request, base_url="http://10.0.0.1:8082")) == "200 h"
+
+
+# --------------------------------------------------------------------------------------------------------------- Values
+
+
+async def test_affinity() -> None:
+    """A group stays at one replica, and goes to the same other one while that is ill."""
+    replicas = Replicas(a=OK, b=OK, c=OK, d=OK)
+    some = cluster(replicas, strategy="affinity")
+    for _ in range(3):
+        for group in "12345678":
+            await ended(some, run(group_id=group))
+    asked = replicas.asked
+    assert asked[:8] == asked[8:16] == asked[16:]
+    assert len(set(asked)) > 1
+    home = asked[0]
+    replicas.fakes[url(home)] = FakeTransport({"/sse/chat": REFUSED})
+    ends = {await ended(some, run(group_id="1")) for _ in range(5)}
+    assert len(ends) == 1
+    assert f"200 {home}" not in ends
+
+
+WRONG: Final[list[tuple[str, Any, dict[str, Any]]]] = [
+    ("is several replicas", "https://a.example", {}),
+    ("http:// or https://", ["ftp://a.example"], {}),
+    ("a int is no replica", [7], {}),
+    ("twice", ["https://a.example", "https://a.example"], {}),
+    ("must be one of round_robin", ["https://a.example"], {"strategy": "best"}),
+    ("tries=0", ["https://a.example"], {"tries": 0}),
+]
+
+
+@pytest.mark.parametrize(("said", "members", "options"), WRONG)
+def test_what_is_refused(said: str, members: Any, options: dict[str, Any]) -> None:
+    """An argument that is wrong is said to be."""
+    with pytest.raises(errors.ConfigurationError, match=said):
+        Cluster(members, **options)
+
+
+@pytest.mark.parametrize(
+    ("said", "make"),
+    [
+        ("DNS is for http", lambda: DNS("https://agents.svc")),
+        ("http:// or https://", lambda: DNS("agents.svc")),
+        ("more than 0", lambda: Replica("https://a.example", weight=0)),
+        ("at least 0", lambda: Hedge(-1)),
+    ],
+)
+def test_what_values_refuse(said: str, make: Any) -> None:
+    """Likewise a member's."""
+    with pytest.raises(errors.ConfigurationError, match=said):
+        make()
+
+
+def test_nothing_secret_is_shown() -> None:
+    """Neither user information nor a query is in a repr."""
+    secret = "user:s3cret@a.example:81/p?key=s3cret"
+    shown = repr(Cluster([f"https://{secret}", Replica(f"http://{secret}"), DNS(f"http://{secret}x")]))
+    assert "s3cret" not in shown
+    assert "Replica('http://a.example:81/p', weight=1)" in shown
+    assert "DNS('http://a.example:81/p', every=30)" in shown
+
+
+async def test_it_travels() -> None:
+    """A copy has the configuration and nothing of what happened; closing it closes what it wraps."""
+    some = Cluster([url("a"), DNS("http://agents.svc")], strategy="random", hedge=Hedge(2), health=Health(failures=7))
+    for other in (pickle.loads(pickle.dumps(some)), copy.deepcopy(some)):
+        assert (some.members, "random", some.hedge, some.health) == (
+            other.members,
+            other.strategy,
+            other.hedge,
+            other.health,
+        )
+    replicas = Replicas(a=REFUSED)
+    one = cluster(replicas)
+    await ended(one, run())
+    assert [1] == [each.failures for each in await one.status()]
+    await one.aclose()
+    assert 1 == replicas.closed
+
+
+def test_two_loops() -> None:
+    """Each event loop knows for itself how the replicas are."""
+    replicas = Replicas(a=REFUSED)
+    one = cluster(replicas)
+
+    async def failures() -> list[int]:
+        await ended(one, run())
+        return [each.failures for each in await one.status()]
+
+    assert [[1], [1], [1]] == [anyio.run(failures, backend=backend) for backend in ("asyncio", "trio", "asyncio")]

@@ -1,0 +1,165 @@
+"""Five replicas under load, killed and told to end at random moments: nothing runs twice, nothing fails that need not.
+
+Rule 1: each replica is a process of its own (`cluster_server.py`) and writes down every run that it begins.
+Rule 2: what the client says of a call is held against what the replicas wrote.
+Rule 3: two replicas are there at any time, so no call may fail that surely ran nothing.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import random
+import signal
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import attrs
+import pytest
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from oxygent_client import HTTPRequest, HTTPXTransport, OxyError, errors
+from oxygent_client.cluster import Cluster, Health, Strategy
+from tests.conftest import ROOT, SIZE
+from tests.servers import closed_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+    import anyio.abc
+
+
+SIZES: Final = {
+    # seeds, deaths in each group, calls that are spread afterwards
+    "smoke": (1, 1, 50),
+    "normal": (3, 2, 100),
+    "soak": (20, 20, 5000),
+}
+SEEDS, DEATHS, SPREAD = SIZES[SIZE]
+TENDED: Final = ((0, 1), (2, 3), (4,))
+"""Of each group one at most is dead at a time."""
+STRATEGIES: Final[tuple[Strategy, Strategy]] = ("round_robin", "least_in_flight")
+"""Of even and of odd seeds."""
+CALLERS: Final = 12
+HEALTH: Final = Health(failures=2, base=0.05, cap=0.2, slow_start=0)
+
+
+@attrs.define
+class Process:
+    """A replica, which is started again and again at the same port, with the same log."""
+
+    log: Path
+    port: int = attrs.field(factory=closed_port)
+    process: anyio.abc.Process | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Returns when it listens."""
+        command = [sys.executable, "-I", str(ROOT / "tests" / "cluster_server.py"), str(self.port), str(self.log)]
+        self.process = await anyio.open_process(command, stderr=None)
+        assert self.process.stdout is not None
+        assert await BufferedByteReceiveStream(self.process.stdout).receive_until(b"\n", 20) == b"listening"
+
+    async def end(self, number: signal.Signals) -> None:
+        """Returns when it is dead."""
+        process, self.process = self.process, None
+        if process is not None:
+            process.send_signal(number)
+            await process.wait()
+            await process.aclose()
+
+
+@asynccontextmanager
+async def replicas(directory: Path) -> AsyncGenerator[list[Process]]:
+    """Five of them."""
+    five = [Process(directory / f"log {number}") for number in range(5)]
+    try:
+        async with anyio.create_task_group() as tasks:
+            for each in five:
+                tasks.start_soon(each.start)
+        yield five
+    finally:
+        with anyio.CancelScope(shield=True):
+            for each in five:
+                await each.end(signal.SIGKILL)
+
+
+async def call(cluster: Cluster, nonce: str) -> str:
+    """How a run ended: "answer", or the outcome of its error."""
+    request = HTTPRequest("POST", "", "/sse/chat", body=json.dumps({"query": nonce}).encode())
+    try:
+        async with cluster.exchange(request) as response:
+            body = b"".join([piece async for piece in response.chunks])
+    except OxyError as error:
+        return error.outcome
+    if response.status != 200:
+        return errors.Outcome.REJECTED
+    return "answer" if b"event: close" in body else errors.Outcome.UNKNOWN
+
+
+def written(five: list[Process]) -> collections.Counter[str]:
+    """How often each run was begun, at whatever replica."""
+    return collections.Counter(line for each in five for line in each.log.read_text().split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(SEEDS))
+async def test_a_storm(seed: int, tmp_path: Path) -> None:
+    """Nothing is run twice, no call fails that surely ran nothing, and when the storm is over all share alike."""
+    strategy = STRATEGIES[seed % 2]
+    lots, over = random.Random(seed), anyio.Event()
+    ended, deaths = dict[str, str](), collections.Counter[str]()
+    cluster = Cluster([], transport=HTTPXTransport(trust_env=False), strategy=strategy, health=HEALTH, lot=lots.random)
+
+    async def load(caller: int) -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            nonce = f"{caller}-{number}"
+            ended[nonce] = await call(cluster, nonce)
+
+    async def tend(group: tuple[int, ...]) -> None:
+        for _ in range(DEATHS):
+            await anyio.sleep(lots.uniform(0, 0.2))
+            each = five[lots.choice(group)]
+            how = lots.choice([signal.SIGKILL, signal.SIGTERM])
+            deaths[how.name] += 1
+            await each.end(how)
+            await anyio.sleep(lots.uniform(0, 0.2))
+            await each.start()
+
+    async with replicas(tmp_path) as five:
+        cluster.set_members([each.url for each in five])
+        async with anyio.create_task_group() as tasks:
+            for caller in range(CALLERS):
+                tasks.start_soon(load, caller)
+            async with anyio.create_task_group() as tending:
+                for group in TENDED:
+                    tending.start_soon(tend, group)
+            over.set()
+        begun, outcomes = written(five), collections.Counter(ended.values())
+        sys.stdout.write(
+            f"| {strategy} | {seed} | {dict(deaths)} | { {str(end): count for end, count in outcomes.items()} } |\n"
+        )
+        assert max(begun.values()) == 1
+        assert set(begun) <= set(ended)
+        assert {nonce for nonce, end in ended.items() if end == "answer"} <= set(begun)
+        assert set(outcomes) <= {"answer", errors.Outcome.UNKNOWN, errors.Outcome.STARTED}
+        assert outcomes["answer"] > 0
+        assert sum(deaths.values()) == DEATHS * len(TENDED)
+        with anyio.fail_after(10):
+            while not all(each.usable for each in await cluster.status()):
+                await anyio.sleep(0.02)
+        before = [len(each.log.read_text().split()) for each in five]
+        for number in range(SPREAD):
+            assert await call(cluster, f"quick-{number}") == "answer"
+        shares = [len(each.log.read_text().split()) - was for each, was in zip(five, before, strict=True)]
+        assert shares == pytest.approx([SPREAD / 5] * 5, rel=0.1)
+        await cluster.aclose()

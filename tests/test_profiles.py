@@ -1,0 +1,548 @@
+"""Profiles: what stands where, which of it wins, what is refused and with which words, and what an agent makes of it.
+
+Rule 1: files are written for each case; variables are a dictionary, but for secrets, which are read from the process.
+Rule 2: what an agent sends is seen in its scripted transport.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import pickle
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oxygent_client import BearerAuth, Limits, Retry, SSEOxyGent, Timeouts, errors, profiles
+from oxygent_client.policies import APIKey, BasicAuth
+from oxygent_client.profiles import Profile, load_profile
+from oxygent_client.testing import FakeTransport, Reply, answer, close
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+URL: Final = "https://remote.test"
+TOKEN: Final = "t0p-secret-4711"
+
+THREE: Final = """
+default = "dev"
+
+[profiles.base]
+is_share_call_stack = true
+timeouts = { idle = 300 }
+headers = { X-Tenant = "acme" }
+
+[profiles.dev]
+extends = "base"
+server_url = "http://localhost:8082"
+
+[profiles.staging]
+extends = "base"
+server_url = "https://staging.example"
+auth = { bearer_env = "STAGING_TOKEN" }
+
+[profiles.prod]
+extends = "staging"
+server_url = "https://oxygent.example"
+is_share_call_stack = false
+https_only = true
+auth = { bearer_file = "/run/secrets/prod" }
+
+[profiles.prod.timeouts]
+total = "off"
+
+[profiles.prod.headers]
+x-api-key = { env = "PROD_KEY" }
+"""
+
+
+def loaded(
+    text: str | None = None, name: str | None = None, environ: Mapping[str, str] | None = None, **more: Any
+) -> Profile:
+    """The profile of a file with this text."""
+    if text is None:
+        return load_profile(name, environ=environ or {}, **more)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "oxygent.toml"
+        path.write_text(text, encoding="utf-8")
+        return load_profile(name, path=path, environ=environ or {}, **more)
+
+
+def one(lines: str) -> str:
+    """A file with one profile of these lines; the first of them is the third of the file."""
+    return f'default = "p"\n[profiles.p]\n{lines}\n'
+
+
+# -------------------------------------------------------------------------------------------------------- What it makes
+
+
+@pytest.mark.parametrize(
+    ("expected", "name"),
+    [
+        (
+            {
+                "is_share_call_stack": True,
+                "timeouts": Timeouts(idle=300),
+                "headers": {"x-tenant": "acme"},
+                "server_url": "http://localhost:8082",
+            },
+            None,
+        ),
+        (
+            {
+                "is_share_call_stack": True,
+                "timeouts": Timeouts(idle=300),
+                "headers": {"x-tenant": "acme"},
+                "server_url": "https://staging.example",
+                "auth": BearerAuth.from_env("STAGING_TOKEN"),
+            },
+            "staging",
+        ),
+    ],
+    ids=["default", "named"],
+)
+def test_a_profile_has_what_it_extends(expected: dict[str, Any], name: str | None) -> None:
+    """A derived profile has all of its base, and its own over it."""
+    assert expected == loaded(THREE, name).options()
+
+
+def test_the_last_of_a_chain() -> None:
+    """Tables are joined key by key over the whole chain; credentials go as one."""
+    profile = loaded(THREE, "prod")
+    options = profile.options()
+    assert (False, True, "https://oxygent.example") == (
+        options["is_share_call_stack"],
+        options["https_only"],
+        options["server_url"],
+    )
+    assert Timeouts(idle=300, total=None) == options["timeouts"]
+    assert {"x-tenant": "acme"} == options["headers"]
+    assert {"bearer_file": "/run/secrets/prod"} == profile.values["auth"]
+    assert {"env": "PROD_KEY"} == profile.values["headers.x-api-key"]
+    assert "oxygent.toml, line 22, profile 'prod'" == profile.sources["https_only"]
+    assert "oxygent.toml, line 6, profile 'base'" == profile.sources["timeouts.idle"]
+
+
+@pytest.mark.parametrize(
+    ("expected", "lines"),
+    [
+        ({}, ""),
+        ({"callee": "planner", "name": "trips", "desc": "d"}, 'callee = "planner"\nname = "trips"\ndesc = "d"'),
+        (
+            {"check_callee": False, "strict": True, "confirm_state": True},
+            "check_callee=false\nstrict=true\nconfirm_state=true",
+        ),
+        ({"call_stack_strategy": "none"}, 'call_stack_strategy = "none"'),
+        ({"share_data": False}, "share_data = false"),
+        ({"share_data": ("a", "b")}, 'share_data = ["a", "b"]'),
+        ({"plaintext_hosts": ("agents.internal",)}, 'plaintext_hosts = ["agents.internal"]'),
+        ({"forward_headers": ("x-a",), "argument_overrides": ()}, 'forward_headers = ["x-a"]\nargument_overrides = []'),
+        (
+            {"timeouts": Timeouts(connect=1, silence=None, lookup=0.5)},
+            'timeouts.connect = 1\ntimeouts.silence = "off"\ntimeouts.lookup = 0.5',
+        ),
+        ({"limits": Limits(depth=9, line_bytes=None)}, 'limits = { depth = 9, line_bytes = "off" }'),
+        ({"retry": Retry(attempts=1, base=0)}, "retry = { attempts = 1, base = 0 }"),
+        ({"auth": BearerAuth.from_env("T")}, 'auth = { bearer_env = "T" }'),
+        ({"auth": BearerAuth.from_file("/t")}, 'auth = { bearer_file = "/t" }'),
+        ({"auth": BasicAuth.from_env("me", "P")}, 'auth = { basic_username = "me", basic_env = "P" }'),
+        ({"auth": BasicAuth.from_file("me", "/p")}, 'auth = { basic_username = "me", basic_file = "/p" }'),
+        ({"auth": APIKey.from_env("K")}, 'auth = { api_key_env = "K" }'),
+        ({"auth": APIKey.from_file("/k")}, 'auth = { api_key_file = "/k" }'),
+        ({}, "auth = {}"),
+        ({"auth": APIKey.from_env("K", header="x-key")}, 'headers = { X-Key = { env = "K" } }'),
+        ({"auth": APIKey.from_file("/k", header="x-key")}, 'headers = { x-key = { file = "/k" } }'),
+        ({"headers": {"x-tenant": "acme"}}, 'headers = { x-tenant = "acme" }'),
+    ],
+)
+def test_what_may_stand_in_a_file(expected: dict[str, Any], lines: str) -> None:
+    """Each key becomes the argument of its name, as `SSEOxyGent` takes it."""
+    assert expected == loaded(one(lines)).options()
+
+
+@pytest.mark.parametrize(
+    ("expected", "environ"),
+    [
+        ({"server_url": URL}, {"OXYGENT_SERVER_URL": URL}),
+        ({"callee": "planner"}, {"OXYGENT_CALLEE": "planner", "OXYGENT_NAME": "", "OXYGENT_TOKEN": TOKEN}),
+        ({"strict": True, "https_only": False}, {"OXYGENT_STRICT": "1", "OXYGENT_HTTPS_ONLY": "False"}),
+        ({"timeouts": Timeouts(idle=60, total=None)}, {"OXYGENT_TIMEOUTS_IDLE": "60", "OXYGENT_TIMEOUTS_TOTAL": "off"}),
+        ({"limits": Limits(depth=9)}, {"OXYGENT_LIMITS_DEPTH": "9"}),
+        ({"retry": Retry(attempts=1)}, {"OXYGENT_RETRY_ATTEMPTS": "1"}),
+        ({"plaintext_hosts": ("a.internal", "b.internal")}, {"OXYGENT_PLAINTEXT_HOSTS": "a.internal, b.internal,"}),
+        ({"share_data": False}, {"OXYGENT_SHARE_DATA": "false"}),
+        ({"share_data": ("a", "b")}, {"OXYGENT_SHARE_DATA": "a,b"}),
+        ({"call_stack_strategy": "full"}, {"OXYGENT_CALL_STACK_STRATEGY": "full"}),
+        (
+            {"auth": BearerAuth.from_env("OXYGENT_SERVER_URI")},
+            {"OXYGENT_AUTH_BEARER_ENV": "OXYGENT_SERVER_URI", "OXYGENT_SERVER_URI": TOKEN},
+        ),
+        (
+            {"auth": BasicAuth.from_env("me", "P")},
+            {"OXYGENT_AUTH_BASIC_USERNAME": "me", "OXYGENT_AUTH_BASIC_ENV": "P"},
+        ),
+        ({}, {"OTHER": "x", "OXYGENT_CLIENT_SIZE": "soak", "OXYGENT_SERVR_URL": ""}),
+    ],
+)
+def test_what_variables_say(expected: dict[str, Any], environ: dict[str, str]) -> None:
+    """A variable is `OXYGENT_` and the key; an empty one says nothing; one that begins alike is not ours."""
+    assert expected == loaded(environ=environ).options()
+
+
+def test_what_arguments_say() -> None:
+    """Keyword arguments are the keys of a profile; None says nothing."""
+    profile = loaded(
+        THREE, "staging", callee=None, server_url=URL, timeouts={"connect": 2}, auth={}, headers={"X-Tenant": "globex"}
+    )
+    assert {
+        "is_share_call_stack": True,
+        "timeouts": Timeouts(idle=300, connect=2),
+        "headers": {"x-tenant": "globex"},
+        "server_url": URL,
+    } == profile.options()
+    assert "argument server_url" == profile.sources["server_url"]
+    assert "argument timeouts" == profile.sources["timeouts.connect"]
+
+
+LIVE: Final = frozenset(
+    """
+    transport router event_handlers event_filter progress_callback policies sanitize schema failure_detector observers
+    """.split()
+)
+"""Arguments that are code or live things: no file can hold them."""
+
+
+def test_every_argument_that_is_data_may_stand_in_a_profile() -> None:
+    """A new argument of `SSEOxyGent` gets its key, or stands in LIVE; so does every clock and limit."""
+    keys = {key for key, _ in profiles._VARIABLES.values()}
+    assert (
+        inspect.signature(SSEOxyGent).parameters.keys() == {key.partition(".")[0] for key in keys} | {"headers"} | LIVE
+    )
+    for table, cls in (("timeouts", Timeouts), ("limits", Limits), ("retry", Retry)):
+        assert {f"{table}.{field.name}" for field in attrs.fields(cls)} <= keys
+
+
+# ----------------------------------------------------------------------------------------------------------- Which wins
+
+VALUES: Final[dict[str, st.SearchStrategy[Any]]] = {
+    "name": st.sampled_from(["a", "b", "c", "d"]),
+    "strict": st.booleans(),
+    "share_data": st.booleans() | st.lists(st.sampled_from("abc"), min_size=1, max_size=2),
+    "timeouts.idle": st.floats(1, 99) | st.just("off"),
+    "timeouts.connect": st.floats(1, 99),
+    "limits.depth": st.integers(1, 99),
+    "auth": st.sampled_from("ABC").map(lambda name: {"bearer_env": name}),
+}
+SOURCE: Final = st.fixed_dictionaries({}, optional=VALUES)
+
+
+def toml(values: Mapping[str, Any]) -> str:
+    """The lines that say `values`; JSON's texts, numbers, lists and booleans are TOML's."""
+    flat = {f"auth.{key}": name for key, name in values.get("auth", {}).items()}
+    flat |= {key: value for key, value in values.items() if key != "auth"}
+    return "\n".join(f"{key} = {json.dumps(value)}" for key, value in flat.items())
+
+
+def variables(values: Mapping[str, Any]) -> dict[str, str]:
+    """The variables that say `values`."""
+    said: dict[str, str] = {}
+    for key, value in values.items():
+        name = f"OXYGENT_{key.upper().replace('.', '_')}"
+        if key == "auth":
+            said["OXYGENT_AUTH_BEARER_ENV"] = value["bearer_env"]
+        else:
+            said[name] = ",".join(cast("list[str]", value)) if isinstance(value, list) else str(value)
+    return said
+
+
+def keywords(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments that say `values`."""
+    said: dict[str, Any] = {}
+    for key, value in values.items():
+        table, _, name = key.rpartition(".")
+        (said.setdefault(table, {}) if table else said)[name] = value
+    return said
+
+
+@given(base=SOURCE, own=SOURCE, environ=SOURCE, arguments=SOURCE)
+def test_the_later_source_wins(
+    base: dict[str, Any], own: dict[str, Any], environ: dict[str, Any], arguments: dict[str, Any]
+) -> None:
+    """Base, profile, variables, arguments: for each key by itself the last that says something counts, and is named."""
+    text = f'[profiles.base]\n{toml(base)}\n[profiles.own]\nextends = "base"\n{toml(own)}\n'
+    more = keywords(arguments)
+    agents_name = more.pop("name", None)  # as an argument of `load_profile` it is the profile's
+    profile = loaded(text, "own", variables(environ), **more)
+    arguments = {key: value for key, value in arguments.items() if key != "name"}
+    expected = base | own | environ | arguments
+    plain = {key: None if value == "off" else value for key, value in expected.items()}
+    assert {
+        key: tuple(cast("list[str]", value)) if isinstance(value, list) else value for key, value in plain.items()
+    } == profile.values
+    said = {"'base'": base, "'own'": own, "OXYGENT_": environ, "argument": arguments}
+    for key, source in profile.sources.items():
+        winner = [mark for mark, values in said.items() if key in values][-1]
+        assert winner in source
+    assert (agents_name or plain.get("name", "remote")) == profile.agent(
+        server_url=URL, **({"name": agents_name} if agents_name else {})
+    ).name
+
+
+@pytest.mark.parametrize(
+    ("expected", "name", "environ"),
+    [
+        ("dev", None, {}),
+        ("prod", None, {"OXYGENT_PROFILE": "prod"}),
+        ("staging", "staging", {"OXYGENT_PROFILE": "prod"}),
+    ],
+)
+def test_which_profile(expected: str, name: str | None, environ: dict[str, str]) -> None:
+    """The one that is named, else that of the variable, else the file's default."""
+    assert expected == loaded(THREE, name, environ).name
+
+
+def test_which_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that is named, else that of the variable, else `oxygent.toml` here, else none."""
+    for name in ("oxygent", "team", "mine"):
+        (tmp_path / f"{name}.toml").write_text(one(f'name = "{name}"'), encoding="utf-8")
+    environ = {"OXYGENT_PROFILES": str(tmp_path / "team.toml")}
+    monkeypatch.chdir(tmp_path)
+    assert "mine" == load_profile(path=tmp_path / "mine.toml", environ=environ).values["name"]
+    assert "team" == load_profile(environ=environ).values["name"]
+    assert "oxygent" == load_profile(environ={}).values["name"]
+    (tmp_path / "oxygent.toml").unlink()
+    assert {} == load_profile(environ={}).values
+
+
+# ------------------------------------------------------------------------------------------------------- What is wrong
+
+
+@pytest.mark.parametrize(
+    ("said", "lines"),
+    [
+        ("line 3, profile 'p': servr_url: unknown; did you mean 'server_url'?", 'servr_url = "x"'),
+        ("line 4, profile 'p': timeouts.idel: unknown; did you mean 'idle'?", "\ntimeouts.idel = 3"),
+        (
+            "line 3, profile 'p': timeouts.zzz: unknown; there are connect, silence, idle, total, lookup",
+            "timeouts = { zzz = 3 }",
+        ),
+        ("line 3, profile 'p': timeout: unknown; did you mean 'timeouts'?", "[profiles.p.timeout]\nidle = 3"),
+        ("line 3, profile 'p': server_url: must be a text", "server_url = 5"),
+        ("line 3, profile 'p': server_url: server_url must be an http:// or https:// URL", 'server_url = "ftp://x"'),
+        ("line 3, profile 'p': strict: must be true or false", "strict = 1"),
+        ("line 4, profile 'p': timeouts.idle: must be a number, or \"off\"", "[profiles.p.timeouts]\nidle = true"),
+        ("line 4, profile 'p': limits.depth: must be a whole number", "[profiles.p.limits]\n'depth' = 1.5"),
+        ("line 3, profile 'p': limits.depth: must be a whole number", 'limits.depth = "off"'),
+        ("line 3, profile 'p': limits.nodes: Limits(nodes=0): must be more than 0", "limits.nodes = 0"),
+        ("line 3, profile 'p': retry.attempts: ", "retry.attempts = 0"),
+        ("line 3, profile 'p': timeouts: must be a table", "timeouts = 3"),
+        ("line 3, profile 'p': plaintext_hosts: must be a list of texts", 'plaintext_hosts = "x"'),
+        ("line 3, profile 'p': plaintext_hosts: must be a list of texts", "plaintext_hosts = [1]"),
+        (
+            "line 3, profile 'p': plaintext_hosts: plaintext_hosts are names or addresses",
+            'plaintext_hosts = ["http://x"]',
+        ),
+        ("line 3, profile 'p': share_data: must be true, false or a list of texts", 'share_data = "x"'),
+        ("line 3, profile 'p': call_stack_strategy: must be one of full, partial, none", 'call_stack_strategy = "ful"'),
+        ("line 3, profile 'p': transport: unknown; ", 'transport = "x"'),
+        # secrets
+        ("line 3, profile 'p': server_url: holds a secret", f'server_url = "https://me:{TOKEN}@remote.test"'),
+        ("line 3, profile 'p': server_url: holds a secret", f'server_url = "https://remote.test?api_key={TOKEN}"'),
+        ("line 3, profile 'p': desc: holds a secret", f'desc = "use Bearer {TOKEN}"'),
+        ("line 3, profile 'p': headers.x-api-key: is a secret by its name", f'headers = {{ x-api-key = "{TOKEN}" }}'),
+        ("line 3, profile 'p': headers.Authorization: is a secret", f'headers.Authorization = "{TOKEN}"'),
+        ("line 3, profile 'p': headers.x-a: holds a secret", f'headers = {{ x-a = "Bearer {TOKEN}" }}'),
+        (
+            "line 3, profile 'p': auth.bearer: unknown; did you mean 'bearer_env'? (a secret is named",
+            f'auth.bearer = "{TOKEN}"',
+        ),
+        ("line 3, profile 'p': auth.token: unknown; there are bearer_env, bearer_file", f'auth.token = "{TOKEN}"'),
+        (
+            "line 3, profile 'p': auth.bearer_env: must be the name of a variable",
+            f'auth = {{ bearer_env = "{TOKEN}" }}',
+        ),
+        ("line 3, profile 'p': auth: must be a table", f'auth = "{TOKEN}"'),
+        (
+            "line 3, profile 'p': auth: needs bearer_env, or bearer_file, or basic_username and basic_env",
+            'auth = { basic_username = "me" }',
+        ),
+        ("line 3, profile 'p': auth: needs ", 'auth = { bearer_env = "A", bearer_file = "b" }'),
+        (
+            "line 3, profile 'p': auth: BasicAuth: a user's name cannot have a colon",
+            'auth = { basic_username = "a:b", basic_env = "A" }',
+        ),
+        # headers
+        ("line 3, profile 'p': headers: must be a table", 'headers = "x"'),
+        ("line 3, profile 'p': headers.x-a: must be a text", "headers = { x-a = 1 }"),
+        ("line 3, profile 'p': headers.x-a: the header 'x-a' has a name or a value", 'headers = { x-a = "a\\nb" }'),
+        ("line 3, profile 'p': headers.x-a.evn: unknown; did you mean 'env'?", 'headers = { x-a = { evn = "A" } }'),
+        ("line 3, profile 'p': headers.x-a.env: must be the name of a variable", 'headers = { x-a = { env = "a b" } }'),
+        ("line 3, profile 'p': headers.x-a: needs { env", "headers = { x-a = {} }"),
+        ("line 3, profile 'p': headers.host: host: the protocol's own headers", 'headers = { host = { env = "A" } }'),
+        # profiles
+        ("line 3, profile 'p': extends: must be the name of a profile", "extends = 5"),
+        ("line 3, profile 'p': extends: goes round in a circle: p > p", 'extends = "p"'),
+        (
+            "line 7, profile 'r': extends: goes round in a circle: p > q > r > q",
+            'extends = "q"\n[profiles.q]\nextends = "r"\n[profiles.r]\nextends = "q"',
+        ),
+        (", profile 'p': extends qq: unknown; did you mean 'q'?", 'extends = "qq"\n[profiles.q]'),
+        (": profile p: unknown; there are q", "[profiles.q]"),
+    ],
+)
+def test_what_a_file_may_not_say(said: str, lines: str) -> None:
+    """The error says file, line, profile and key, and what would be right; it never shows a text that was given."""
+    text = one(lines) if not said.startswith(": profile p") else f'default = "p"\n{lines}\n'
+    with pytest.raises(errors.ConfigurationError) as caught:
+        loaded(text)
+    assert str(caught.value).startswith("oxygent.toml")
+    assert said in str(caught.value)
+    assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "name"),
+    [
+        ("'oxygent.toml' is no TOML: ", "x = ", None),
+        ("'oxygent.toml' is no TOML: Cannot overwrite a value (at line 2", 'default = "a"\ndefault = "b"\n', None),
+        ("oxygent.toml: defautl: unknown; did you mean 'default'?", 'defautl = "x"', None),
+        ("oxygent.toml: default: must be the name of a profile", "default = 1", None),
+        ("oxygent.toml: profiles: must be a table of profiles", "profiles = 1", None),
+        ("oxygent.toml, line 1, profile 'p': p: must be a table", "profiles.p = 1", "p"),
+        (
+            "oxygent.toml: no profile was asked for, and it has no `default`; it has a, b",
+            "[profiles.a]\n[profiles.b]",
+            None,
+        ),
+        ("oxygent.toml: no profile was asked for, and it has no `default`; it has none", "", None),
+        ("oxygent.toml: profile prd: unknown; did you mean 'prod'?", THREE, "prd"),
+        ("there is no file with the profile 'prod': give path=, or set OXYGENT_PROFILES", None, "prod"),
+    ],
+)
+def test_files_that_are_none(said: str, text: str | None, name: str | None) -> None:
+    """What is no file of profiles, or has not the one that was asked for, is an error that says so."""
+    with pytest.raises(errors.ConfigurationError) as caught:
+        loaded(text, name)
+    assert said in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """A file that is not there, or no text, is named without its path; nothing of its bytes is shown."""
+    with pytest.raises(errors.ConfigurationError, match=r"^the file 'none.toml' cannot be read: FileNotFoundError$"):
+        load_profile(path=tmp_path / "none.toml", environ={})
+    (tmp_path / "bytes.toml").write_bytes(b"\xff")
+    with pytest.raises(errors.ConfigurationError, match=r"^the file 'bytes.toml' is no UTF-8$"):
+        load_profile(path=tmp_path / "bytes.toml", environ={})
+
+
+@pytest.mark.parametrize(
+    ("said", "environ"),
+    [
+        ("the variable OXYGENT_SERVR_URL: unknown; did you mean OXYGENT_SERVER_URL?", {"OXYGENT_SERVR_URL": URL}),
+        ("the variable OXYGENT_PROFIL: unknown; did you mean OXYGENT_PROFILE?", {"OXYGENT_PROFIL": "dev"}),
+        ("OXYGENT_STRICT: strict: must be true or false", {"OXYGENT_STRICT": "maybe"}),
+        ('OXYGENT_TIMEOUTS_IDLE: timeouts.idle: must be a number, or "off"', {"OXYGENT_TIMEOUTS_IDLE": "1s"}),
+        ("OXYGENT_TIMEOUTS_IDLE: timeouts.idle: Timeouts(idle=0.0): must be more", {"OXYGENT_TIMEOUTS_IDLE": "0"}),
+        ("OXYGENT_LIMITS_DEPTH: limits.depth: must be a whole number", {"OXYGENT_LIMITS_DEPTH": "off"}),
+        ("OXYGENT_AUTH_BEARER_ENV: auth.bearer_env: must be the name", {"OXYGENT_AUTH_BEARER_ENV": TOKEN}),
+        ("OXYGENT_AUTH_*: auth: needs ", {"OXYGENT_AUTH_BASIC_ENV": "P"}),
+        ("OXYGENT_SERVER_URL: server_url: holds a secret", {"OXYGENT_SERVER_URL": f"https://a:{TOKEN}@remote.test"}),
+    ],
+)
+def test_what_variables_may_not_say(said: str, environ: dict[str, str]) -> None:
+    """The error names the variable, never its value."""
+    with pytest.raises(errors.ConfigurationError) as caught:
+        loaded(environ=environ)
+    assert str(caught.value).startswith(said)
+    assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "arguments"),
+    [
+        ("argument calee: calee: unknown; did you mean 'callee'?", {"calee": "x"}),
+        ("argument extends: extends: unknown; ", {"extends": "x"}),
+        ("argument timeouts: timeouts: must be a table", {"timeouts": Timeouts()}),
+        ("argument timeouts: timeouts.idle: must be a number", {"timeouts": {"idle": "1"}}),
+        ("argument headers: headers.cookie: is a secret by its name", {"headers": {"cookie": TOKEN}}),
+    ],
+)
+def test_what_arguments_may_not_say(said: str, arguments: dict[str, Any]) -> None:
+    """The error names the argument, never its value."""
+    with pytest.raises(errors.ConfigurationError) as caught:
+        loaded(**arguments)
+    assert str(caught.value).startswith(said)
+    assert TOKEN not in str(caught.value)
+
+
+# --------------------------------------------------------------------------------------------------------------- Agents
+
+
+async def test_an_agent_sends_what_its_profile_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secrets are read where the profile says, for each request, and nothing shows them."""
+    (tmp_path / "key").write_text("first-key", encoding="utf-8")
+    monkeypatch.setenv("TRIPS_TOKEN", TOKEN)
+    monkeypatch.setenv("TRIPS_ID", "id-7")
+    profile = loaded(
+        one(
+            f'server_url = "{URL}"\nauth.bearer_env = "TRIPS_TOKEN"\ncallee = "trips"\ncheck_callee = false\n'
+            f'headers = {{ x-tenant = "acme", x-id = {{ env = "TRIPS_ID" }}, x-key = {{ file = "{tmp_path}/key" }} }}'
+        )
+    )
+    transport = FakeTransport({"/sse/chat": Reply((answer("42"), close()))})
+    agent = profile.agent(transport=transport, name="mine")
+    assert ("mine", "42") == (agent.name, (await agent.ask("hi")).output)
+    (tmp_path / "key").write_text("next-key", encoding="utf-8")
+    await agent.ask("hi")
+    first, second = transport.requests
+    assert [f"Bearer {TOKEN}", "id-7", "first-key", "acme"] == [
+        first.headers[name] for name in ("authorization", "x-id", "x-key", "x-tenant")
+    ]
+    assert "next-key" == second.headers["x-key"]
+    assert {"authorization", "x-id", "x-key"} <= first.context.secret_headers
+    assert "trips" == transport.payloads[0]["callee"]
+    shown = repr((profile, profile.values, profile.options(), agent))
+    assert not [secret for secret in (TOKEN, "id-7", "first-key") if secret in shown]
+    assert (
+        "<Profile 'p': auth, callee, check_callee, headers.x-id, headers.x-key, headers.x-tenant, server_url>"
+        == repr(profile)
+    )
+
+
+async def test_several_keys_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Headers by reference go together also where there is no other credential."""
+    monkeypatch.setenv("A", "first")
+    monkeypatch.setenv("B", "second")
+    transport = FakeTransport({"/sse/chat": Reply((answer("42"), close()))})
+    profile = loaded(one('headers = { x-a = { env = "A" }, x-b = { env = "B" } }'), server_url=URL)
+    await profile.agent(transport=transport).ask("hi")
+    assert ["first", "second"] == [transport.requests[0].headers[name] for name in ("x-a", "x-b")]
+
+
+def test_a_profile_travels() -> None:
+    """Profile and agent pickle: where the secrets are travels, the secrets do not."""
+    profile = loaded(THREE, "prod")
+    assert profile == pickle.loads(pickle.dumps(profile))
+    assert profile.options() == pickle.loads(pickle.dumps(profile)).options()
+    assert "https://oxygent.example" == pickle.loads(pickle.dumps(profile.agent())).server_url
+
+
+def test_an_agent_without_an_address() -> None:
+    """Without `server_url` there is no agent; the error says where it is to be put."""
+    with pytest.raises(errors.ConfigurationError, match=r"<Profile '': nothing> has no server_url"):
+        loaded().agent()
+
+
+def test_a_subclass() -> None:
+    """The options are the arguments of any subclass."""
+
+    class Agent(SSEOxyGent):
+        pass
+
+    agent = Agent(**loaded(THREE).options(), name="dev_remote")
+    assert ("dev_remote", "http://localhost:8082", 300) == (agent.name, agent.server_url, agent.timeouts.idle)
