@@ -52,6 +52,7 @@ class Process:
     """A replica, which is started again and again at the same port, with the same log."""
 
     log: Path
+    number: int
     port: int = attrs.field(factory=closed_port)
     process: anyio.abc.Process | None = None
 
@@ -62,7 +63,8 @@ class Process:
 
     async def start(self) -> None:
         """Returns when it listens."""
-        command = [sys.executable, "-I", str(ROOT / "tests" / "cluster_server.py"), str(self.port), str(self.log)]
+        program, told = ROOT / "tests" / "cluster_server.py", (self.port, self.log, self.number)
+        command = [sys.executable, "-I", str(program), *map(str, told)]
         self.process = await anyio.open_process(command, stderr=None)
         assert self.process.stdout is not None
         assert await BufferedByteReceiveStream(self.process.stdout).receive_until(b"\n", 20) == b"listening"
@@ -79,7 +81,7 @@ class Process:
 @asynccontextmanager
 async def replicas(directory: Path) -> AsyncGenerator[list[Process]]:
     """Five of them."""
-    five = [Process(directory / f"log {number}") for number in range(5)]
+    five = [Process(directory / f"log {number}", number) for number in range(5)]
     try:
         async with anyio.create_task_group() as tasks:
             for each in five:
@@ -145,9 +147,8 @@ async def test_a_storm(seed: int, tmp_path: Path) -> None:
                     tending.start_soon(tend, group)
             over.set()
         begun, outcomes = written(five), collections.Counter(ended.values())
-        sys.stdout.write(
-            f"| {strategy} | {seed} | {dict(deaths)} | { {str(end): count for end, count in outcomes.items()} } |\n"
-        )
+        cells = (strategy, seed, dict(deaths), {str(end): count for end, count in outcomes.items()})
+        sys.stdout.write(f"| {' | '.join(map(str, cells))} |\n")
         assert max(begun.values()) == 1
         assert set(begun) <= set(ended)
         assert {nonce for nonce, end in ended.items() if end == "answer"} <= set(begun)
@@ -155,7 +156,7 @@ async def test_a_storm(seed: int, tmp_path: Path) -> None:
         assert outcomes["answer"] > 0
         assert sum(deaths.values()) == DEATHS * len(TENDED)
         with anyio.fail_after(10):
-            while not all(each.usable for each in await cluster.status()):
+            while not all(each.usable for each in await cluster.status()):  # noqa: ASYNC110  (time alone does it)
                 await anyio.sleep(0.02)
         before = [len(each.log.read_text().split()) for each in five]
         for number in range(SPREAD):

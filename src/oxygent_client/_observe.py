@@ -9,9 +9,8 @@ Rule 3: what nobody asks for costs no more than adding integers: bytes and event
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
-from typing import Any, Final, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Protocol
 
 import attrs
 
@@ -59,7 +58,6 @@ class Observer(Protocol):
         ...
 
 
-@runtime_checkable
 class Propagator(Protocol):
     """An observer that has something to tell the server."""
 
@@ -116,23 +114,24 @@ class Observed:
         """`request` as it is sent: its observers are told of it, and what they have to tell the server goes along."""
         marked = attrs.evolve(request, context=attrs.evolve(request.context, observed=self))
         for observer in self.observers:
-            if isinstance(observer, Propagator):
-                with self._unharmed(observer):
-                    added = {name.lower(): value for name, value in observer.headers(self).items()}
+            offered: Callable[[Observed], Mapping[str, str]] | None = getattr(observer, "headers", None)
+            if offered is not None:
+                try:
+                    added = {name.lower(): value for name, value in offered(self).items()}
                     marked = attrs.evolve(marked, headers={**marked.headers, **added})
+                except Exception as error:  # noqa: BLE001  (rule 1)
+                    self._complain(observer, error)
         return marked
 
     def _tell(self, observers: Iterable[Observer], happening: Happening) -> None:
         for observer in observers:
-            with self._unharmed(observer):
+            try:
                 observer.note(happening)
+            except Exception as error:  # noqa: BLE001, PERF203  (rule 1)
+                self._complain(observer, error)
 
-    @contextmanager
-    def _unharmed(self, observer: Observer) -> Generator[None]:
-        """What `observer` raises is logged, the first time: only its class, since its text may hold anything."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001  (whatever it is, the run has nothing to do with it)
-            if not self._has_complained:
-                self._has_complained = True
-                logger.warning("%s raised %s; the run goes on", type(observer).__name__, type(error).__name__)
+    def _complain(self, observer: Observer, error: Exception) -> None:
+        """Log what `observer` raised, the first time: only its class, since its text may hold anything."""
+        if not self._has_complained:
+            self._has_complained = True
+            logger.warning("%s raised %s; the run goes on", type(observer).__name__, type(error).__name__)

@@ -44,6 +44,11 @@ class Reattachment:
         self._told: deque[bytes] = deque(maxlen=REMEMBERED)
         self._again: Counter[bytes] = Counter()
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether a connection broke, and no event came since."""
+        return not self._heard
+
     def is_new(self, sse: ServerSentEvent) -> bool:
         """Whether this event was not heard over an earlier connection."""
         if sse.retry is not None:  # in whole numbers: it may have thousands of digits

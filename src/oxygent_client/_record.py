@@ -14,7 +14,7 @@ import anyio
 import attrs
 
 from oxygent_client._discovery import ask
-from oxygent_client._errors import OxyError, ServerError
+from oxygent_client._errors import ConnectError, ConnectionLostError, OxyError, ServerError
 from oxygent_client._log import tell
 from oxygent_client._settings import Limits
 from oxygent_client._transport import HTTPRequest, Transport
@@ -22,6 +22,8 @@ from oxygent_client._wire import PATHS, RunNode, RunRecord, record
 
 __all__ = ["RunNode", "RunRecord", "look_until", "look_up"]
 
+PASSING: Final = (ConnectError, ConnectionLostError, ServerError)
+"""Errors that say nothing of whether there are records."""
 FIRST_LOOK: Final = 0.05
 """Seconds between the first two looks at a record that does not say enough yet; doubled each time."""
 
@@ -59,7 +61,7 @@ async def look_until(
     while True:
         try:
             found = await _looked(transport, pattern, trace_id, limits, until, node_id)
-        except ServerError:
+        except PASSING:
             pass
         except OxyError:
             return found

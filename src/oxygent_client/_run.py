@@ -583,12 +583,18 @@ class Run:
         if again is not None:
             again.goes_on(self._waited, known=record is not None)
         if clock == "idle":
-            if record is None:
-                raise self._out_of("idle")
-            if not record.nodes:
-                raise self._out_of("idle", "; the server has no record of the run, so it never began")
+            if record is None or not record.nodes:
+                raise self._unheard_of(record)
             self._waited = 0.0  # it is at work, and quiet: `total` bounds that
         return True
+
+    def _unheard_of(self, record: RunRecord | None) -> OxyError:
+        """The error where nothing came for so long, and no record says why."""
+        if self._again is not None and self._again.is_lost:
+            return IncompleteStreamError("the connection broke, and nothing came since: the end of the run is lost")
+        # A server may be told to store nothing of a run: an empty record says something only if nothing came.
+        never = record is not None and self._silent
+        return self._out_of("idle", "; the server has no record of the run, so it never began" if never else "")
 
     async def _reattach(self, again: Reattachment, how: str) -> bool:
         """Come back to a detached run (rule 7); False if its record says that it is at its end."""

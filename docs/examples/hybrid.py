@@ -1,0 +1,42 @@
+"""Hybrid deployments: a local agent plans, with a local tool and a remote agent that it calls by their names.
+
+Prints:
+    3 nights, and the remote says 5 20 HELLO
+    planner: agent, nights: tool, enterprise_brain: agent
+"""
+
+import os
+
+import anyio
+
+from oxygent_client import AgentRegistry, OxyRequest, SSEOxyGent
+from oxygent_client.registry import Function
+from oxygent_client.testing import ToyRemote
+from oxygent_client.transports.asgi import ASGITransport
+
+URL = os.environ.get("OXYGENT_URL", "http://toy")
+TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(pace=0.1))
+
+
+async def planner(request: OxyRequest) -> str:
+    """A local agent: stacks and node ids are set on every call, as in the framework."""
+    days = await request.call(callee="nights", arguments={"first": 5, "last": 8})
+    found = await request.call(callee="enterprise_brain", arguments={"query": "tools"})
+    return f"{days.output} nights, and the remote says {found.output}"
+
+
+def nights(first: int, last: int) -> int:
+    """A local tool."""
+    return last - first
+
+
+async def main() -> None:
+    """All of them are members of one organization."""
+    brain = SSEOxyGent(name="enterprise_brain", server_url=URL, transport=TOY)
+    async with AgentRegistry(planner, Function(nights, by_name=True), brain) as registry:
+        print((await registry.call("planner", query="Plan my trip")).output)
+        print(", ".join(f"{node['name']}: {node['type']}" for node in registry.organization()["children"]))
+
+
+if __name__ == "__main__":
+    anyio.run(main)

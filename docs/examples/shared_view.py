@@ -1,0 +1,43 @@
+"""Collaborative systems: several people watch one run, each what concerns them, and nobody sees a secret.
+
+Prints:
+    Ada sees calls: search_flights, search_hotels, add_up
+    Ben sees results: 5, HELLO, 20
+    Both see the answer: 5 20 HELLO
+"""
+
+import os
+from typing import Any
+
+import anyio
+
+from oxygent_client import AgentRegistry, SSEOxyGent
+from oxygent_client.sanitize import redact
+from oxygent_client.testing import ToyRemote
+from oxygent_client.transports.asgi import ASGITransport
+
+URL = os.environ.get("OXYGENT_URL", "http://toy")
+TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(pace=0.1))
+calls: list[str] = []
+results: list[str] = []
+
+
+async def show(message: Any, **_: Any) -> None:
+    """Hand a message to whom it concerns."""
+    if message["type"] == "tool_call":
+        calls.append(message["content"]["callee"])
+    elif message["type"] == "observation":
+        results.append(str(message["content"]["output"]))
+
+
+async def main() -> None:
+    """One registry, one run, many who watch."""
+    agent = SSEOxyGent(server_url=URL, transport=TOY, sanitize=redact())
+    async with AgentRegistry(agent, on_message=show) as registry:
+        response = await registry.call("remote", query="tools")
+    print(f"Ada sees calls: {', '.join(calls)}\nBen sees results: {', '.join(results)}")
+    print("Both see the answer:", response.output)
+
+
+if __name__ == "__main__":
+    anyio.run(main)
