@@ -6,7 +6,7 @@ fails. Against: round robin that knows nothing of health and asks nobody else wh
 
 What rests on it: the defaults of `Health`, and the advice in docs/howto/cluster.md on which strategy to take.
 
-It uses the pure parts of the package (`Standing`, `usable`, `STRATEGIES`) and a seed, so each run gives the same: the
+It uses the pure parts of the package (`Standing`, `usable`, `pick`) and a seed, so each run gives the same: the
 picture docs/assets/cluster.svg and the table in docs/howto/cluster.md, which it writes. (The figures are of the model,
 not of a machine.)
 
@@ -31,7 +31,7 @@ import attrs
 
 from oxygent_client.cluster import Health
 from oxygent_client.cluster._health import Standing, usable
-from oxygent_client.cluster._pick import STRATEGIES, Candidate
+from oxygent_client.cluster._pick import Candidate, pick
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -108,8 +108,10 @@ class Told:
 
 def simulate(name: str, strategy: Strategy) -> Told:
     """The story, with this way to pick a replica."""
-    lots = random.Random(20261121)
-    servers = {f"http://10.0.{number // 250}.{number % 250}": Server(number) for number in range(REPLICAS)}
+    lots, arrivals = random.Random(20261121), random.Random(42)
+    # Slow and dead ones stand anywhere among the others.
+    order = random.Random(7).sample(range(REPLICAS), REPLICAS)
+    servers = {f"http://10.0.0.{number}": Server(number) for number in order}
     memory: dict[str, float] = {}
     calls: list[Call] = []
     ends: list[tuple[float, int, str]] = []
@@ -124,10 +126,10 @@ def simulate(name: str, strategy: Strategy) -> Told:
 
     now, able = 0.0, tuple(servers)
     while now < OVER:
-        now += lots.expovariate(CALLS_PER_SECOND)
+        now += arrivals.expovariate(CALLS_PER_SECOND)
         settle(now)
         if now >= len(load):
-            load.append((now, [server.in_flight for server in servers.values()]))
+            load.append((now, [server.in_flight for server in sorted(servers.values(), key=lambda each: each.number)]))
         tried: set[str] = set()
         while True:
             at = now + REFUSED_SECONDS * len(tried)
@@ -138,7 +140,7 @@ def simulate(name: str, strategy: Strategy) -> Told:
                 for url in able
                 if url not in tried
             ]
-            url = STRATEGIES[strategy](candidates, "", memory, lots.random).url
+            url = pick(strategy, candidates, "", memory, lots.random, again=bool(tried)).url
             server = servers[url]
             picks += 1
             server.last = picks
@@ -169,7 +171,7 @@ def busiest(told: Told, since: float, until: float) -> float:
     for at, numbers in told.load:
         if since <= at < until:
             working = numbers[: REPLICAS - DEAD] if DIES <= at < BACK else numbers
-            ratios.append(max(working) * len(working) / sum(working))
+            ratios.append(max(working) * len(working) / max(1, sum(working)))
     return sum(ratios) / len(ratios)
 
 
@@ -213,6 +215,8 @@ COLOURS: Final = {
     "power_of_two": "#2471a3",
     "least_in_flight": "#1e8449",
 }
+BIN: Final = 3.0
+"""Seconds of calls that are one point of a line."""
 WIDTH, HEIGHT, LEFT, TOP, GAP = 760, 150, 60, 62, 48
 
 
@@ -245,30 +249,30 @@ def panel(title: str, unit: str, most: float, top: float, curves: dict[str, list
     ]
 
 
-def each_second(told: Told) -> list[tuple[float, list[Call]]]:
-    """The calls that began in each second."""
-    seconds: list[list[Call]] = [[] for _ in range(int(OVER))]
+def in_bins(told: Told) -> list[tuple[float, list[Call]]]:
+    """The calls that began in each few seconds."""
+    bins: list[list[Call]] = [[] for _ in range(round(OVER / BIN))]
     for call in told.calls:
-        seconds[min(int(call.begun), int(OVER) - 1)].append(call)
-    return [(number + 0.5, calls) for number, calls in enumerate(seconds)]
+        bins[min(int(call.begun / BIN), len(bins) - 1)].append(call)
+    return [((number + 0.5) * BIN, calls) for number, calls in enumerate(bins)]
 
 
 def picture(stories: Sequence[Told]) -> str:
     """The picture, as SVG."""
-    seconds = {told.name: each_second(told) for told in stories}
+    bins = {told.name: in_bins(told) for told in stories}
     failed = {
         name: [(at, 100 * sum(call.failed for call in calls) / len(calls)) for at, calls in each]
-        for name, each in seconds.items()
+        for name, each in bins.items()
     }
     slowest = {
         name: [(at, quantile((call.seconds for call in calls if not call.failed), 0.99)) for at, calls in each]
-        for name, each in seconds.items()
+        for name, each in bins.items()
     }
     spread = {told.name: [(at, busiest(told, at, at + 1e-9)) for at, _ in told.load] for told in stories}
     tops = [TOP + number * (HEIGHT + GAP) for number in range(3)]
     drawn = [
         *panel("Calls that failed", " %", 40, tops[0], failed),
-        *panel("The slowest 1 % of the calls took longer than", " s", 120, tops[1], slowest),
+        *panel("The slowest 1 % of the calls took longer than", " s", 300, tops[1], slowest),
         *panel("The busiest working replica, beside the mean (1: all alike)", "", 12, tops[2], spread),
     ]
     legend: list[str] = []
@@ -281,7 +285,7 @@ def picture(stories: Sequence[Told]) -> str:
     height = tops[-1] + HEIGHT + 30
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}">',
             '<g font-family="sans-serif" font-size="11" fill="#222">',
             f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
             *legend,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from oxygent_client import HTTPRequest, HTTPResponse, Transport
 
-__all__ = ["BLOCKS", "INDEX", "LOCAL", "Internet", "Program", "digest", "framework", "needs", "pasted"]
+__all__ = ["BLOCKS", "HOME", "INDEX", "LOCAL", "Internet", "Program", "digest", "framework", "needs", "pasted"]
 
 HOME: Final = FIXTURES / "documentation"
 INDEX: Final[list[dict[str, Any]]] = json.loads((HOME / "blocks.json").read_text(encoding="utf-8"))

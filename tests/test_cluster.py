@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import random
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +23,9 @@ from oxygent_client.testing import FakeTransport, Pause, Reply
 from tests.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable
+    from collections.abc import AsyncGenerator
+
+    from oxygent_client.cluster import Strategy
 
 
 OK: Final = Reply((b"ok",))
@@ -48,7 +51,7 @@ def url(letter: str) -> str:
 class Replicas:
     """Replicas by their letters. Unless `several` may be open at a time, each exchange ends before the next begins."""
 
-    def __init__(self, *, several: bool = False, **replies: Reply | Iterable[Reply]) -> None:
+    def __init__(self, *, several: bool = False, **replies: Any) -> None:
         self.fakes = {
             url(letter): FakeTransport({"/sse/chat": reply, "/get_organization": reply, "/check_alive": reply})
             if isinstance(reply, Reply)
@@ -84,7 +87,8 @@ class Replicas:
 
 def cluster(replicas: Replicas, **options: Any) -> Cluster:
     """A cluster of them all, in their order."""
-    return Cluster([*replicas.fakes], transport=replicas, **{"lot": float, **options})
+    settings: dict[str, Any] = {"lot": float, **options}
+    return Cluster([*replicas.fakes], transport=replicas, **settings)
 
 
 def run(base_url: str = "", **context: Any) -> HTTPRequest:
@@ -106,7 +110,7 @@ async def ended(transport: Transport, request: HTTPRequest) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- Failover
 
-FAILOVER: Final[list[tuple[str, str, dict[str, Reply], dict[str, Any]]]] = [
+FAILOVER: Final[list[tuple[str, str, dict[str, Any], dict[str, Any]]]] = [
     # how it ends, who is asked, what they do, the context
     ("200 a", "a", {"a": OK, "b": OK}, {}),
     ("200 b", "ab", {"a": REFUSED, "b": OK}, {}),
@@ -142,7 +146,7 @@ FAILOVER: Final[list[tuple[str, str, dict[str, Reply], dict[str, Any]]]] = [
 
 
 @pytest.mark.parametrize(("end", "asked", "replies", "context"), FAILOVER)
-async def test_failover(end: str, asked: str, replies: dict[str, Reply], context: dict[str, Any]) -> None:
+async def test_failover(end: str, asked: str, replies: dict[str, Any], context: dict[str, Any]) -> None:
     """Another is asked if the first surely ran nothing; each once, one after the other; the last word is handed on."""
     replicas = Replicas(**replies)
     assert end == await ended(cluster(replicas), run(**context))
@@ -253,6 +257,33 @@ async def test_it_is_left_alone_and_comes_back() -> None:
         replicas.requests.clear()
         await anyio.sleep(1)
     assert [0, 2, 4, 10, 21] == times  # left alone till 9, till 20, till 41
+
+
+CHI_SQUARE: Final = 18.47
+"""Four degrees of freedom: a fair lot is above it once in a thousand times (NIST, table 1.3.6.7.4)."""
+
+
+@pytest.mark.parametrize("strategy", ["round_robin", "least_in_flight", "random", "power_of_two"])
+async def test_after_recovery_all_share_alike(strategy: Strategy) -> None:
+    """When replicas that failed are back, 5,000 calls are spread within a tenth, or as a fair lot spreads them."""
+    replicas = Replicas(a=OK, b=REFUSED, c=OK, d=status(500), e=OK)
+    five = cluster(replicas, strategy=strategy, lot=random.Random(1).random)
+    for _ in range(100):
+        await ended(five, run())
+    assert [True, False, True, False, True] == [each.usable for each in await five.status()]
+    replicas.fakes = {url: FakeTransport({"/sse/chat": OK}) for url in replicas.fakes}
+    for _ in range(500):
+        await ended(five, run())
+        await anyio.sleep(0.5)
+    replicas.requests.clear()
+    for _ in range(5000):
+        async with five.exchange(run()):
+            pass
+    counts = [replicas.asked.count(letter) for letter in "abcde"]
+    if strategy in {"random", "power_of_two"}:
+        assert sum((count - 1000) ** 2 / 1000 for count in counts) < CHI_SQUARE
+    else:
+        assert [1000] * 5 == pytest.approx(counts, rel=0.1)
 
 
 # -------------------------------------------------------------------------------------------------------------- Checks
@@ -470,15 +501,14 @@ HEDGED: Final[list[tuple[str, float, str, dict[str, Reply], dict[str, Any]]]] = 
 
 
 @pytest.mark.parametrize(("end", "seconds", "asked", "replies", "context"), HEDGED)
-async def test_hedging(
-    end: str, seconds: float, asked: str, replies: dict[str, Reply], context: dict[str, Any]
-) -> None:
+async def test_hedging(end: str, seconds: float, asked: str, replies: dict[str, Any], context: dict[str, Any]) -> None:
     """A second is asked when the first has not begun to answer; the first to answer well is heard, the other left."""
     replicas = Replicas(several=True, **replies)
     start = anyio.current_time()
     hedged = cluster(replicas, hedge=Hedge(after=2))
+    known: dict[str, Any] = {"idempotent": True, **context}
     try:
-        async with hedged.exchange(run(**{"idempotent": True, **context})) as response:
+        async with hedged.exchange(run(**known)) as response:
             assert seconds == anyio.current_time() - start
             assert replicas.open == 1
             assert sum(each.in_flight for each in await hedged.status()) == 1

@@ -28,12 +28,15 @@ def after(events: str, start: Standing = FRESH) -> Standing:
         if event.isdigit():
             now += int(event)
             continue
-        standing = {
-            "f": lambda: standing.failed(HEALTH, now, 0.0),  # noqa: B023  (called before the next round)
-            "m": lambda: standing.missed_check(HEALTH, now, 0.0),  # noqa: B023  (likewise)
-            "s": lambda: standing.succeeded(now),  # noqa: B023  (likewise)
-            "p": lambda: standing.passed_check(HEALTH, now),  # noqa: B023  (likewise)
-        }[event]()
+        match event:
+            case "f":
+                standing = standing.failed(HEALTH, now, 0.0)
+            case "m":
+                standing = standing.missed_check(HEALTH, now, 0.0)
+            case "p":
+                standing = standing.passed_check(HEALTH, now)
+            case _:
+                standing = standing.succeeded(now)
         now += 1
     return standing
 

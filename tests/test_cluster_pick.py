@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxygent_client.cluster._pick import STRATEGIES, Candidate, Strategy, smooth
+from oxygent_client.cluster._pick import STRATEGIES, Candidate, Strategy, pick, smooth
 
 FIVE: Final = [Candidate(url) for url in "abcde"]
 CHI_SQUARE: Final = 18.47
@@ -151,6 +151,15 @@ def test_affinity_moves_no_key_but_those_of_who_leaves(
         left = [each for each in candidates if each != gone]
         if left:
             assert (home == affine(left, key)) == (gone.url != home)
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_the_second_choice_is_by_lot(strategy: Strategy) -> None:
+    """Not the neighbour, and not the idlest; with affinity it is the group's own."""
+    candidates = [Candidate("a"), Candidate("b", in_flight=9, last=9), Candidate("c", in_flight=9, last=9)]
+    lots = itertools.cycle((0.1, 0.5, 0.9)).__next__
+    drawn = {pick(strategy, candidates, "k", {}, lots, again=True).url for _ in range(3)}
+    assert drawn == ({affine(candidates, "k")} if strategy == "affinity" else {"a", "b", "c"})
 
 
 def test_affinity_is_fair() -> None:

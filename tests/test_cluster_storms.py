@@ -2,7 +2,8 @@
 
 Rule 1: each replica is a process of its own (`cluster_server.py`) and writes down every run that it begins.
 Rule 2: what the client says of a call is held against what the replicas wrote.
-Rule 3: two replicas are there at any time, so no call may fail that surely ran nothing.
+Rule 3: two replicas are there at any time. So, with a retry around the cluster as an agent has it, no call may fail
+    that surely ran nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import random
 import signal
 import sys
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -22,6 +23,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from oxygent_client import HTTPRequest, HTTPXTransport, OxyError, errors
 from oxygent_client.cluster import Cluster, Health, Strategy
+from oxygent_client.policies import Retry, RetryTransport
 from tests.conftest import ROOT, SIZE
 from tests.servers import closed_port
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import anyio.abc
+
+    from oxygent_client import Transport
 
 
 SIZES: Final = {
@@ -93,11 +97,11 @@ async def replicas(directory: Path) -> AsyncGenerator[list[Process]]:
                 await each.end(signal.SIGKILL)
 
 
-async def call(cluster: Cluster, nonce: str) -> str:
+async def call(transport: Transport, nonce: str) -> str:
     """How a run ended: "answer", or the outcome of its error."""
     request = HTTPRequest("POST", "", "/sse/chat", body=json.dumps({"query": nonce}).encode())
     try:
-        async with cluster.exchange(request) as response:
+        async with transport.exchange(request) as response:
             body = b"".join([piece async for piece in response.chunks])
     except OxyError as error:
         return error.outcome
@@ -120,12 +124,14 @@ async def test_a_storm(seed: int, tmp_path: Path) -> None:
     ended, deaths = dict[str, str](), collections.Counter[str]()
     cluster = Cluster([], transport=HTTPXTransport(trust_env=False), strategy=strategy, health=HEALTH, lot=lots.random)
 
+    transport = RetryTransport(cluster, Retry(attempts=5, base=0.05))
+
     async def load(caller: int) -> None:
         number = 0
         while not over.is_set():
             number += 1
             nonce = f"{caller}-{number}"
-            ended[nonce] = await call(cluster, nonce)
+            ended[nonce] = await call(transport, nonce)
 
     async def tend(group: tuple[int, ...]) -> None:
         for _ in range(DEATHS):
@@ -137,7 +143,7 @@ async def test_a_storm(seed: int, tmp_path: Path) -> None:
             await anyio.sleep(lots.uniform(0, 0.2))
             await each.start()
 
-    async with replicas(tmp_path) as five:
+    async with aclosing(transport), replicas(tmp_path) as five:
         cluster.set_members([each.url for each in five])
         async with anyio.create_task_group() as tasks:
             for caller in range(CALLERS):
@@ -163,4 +169,3 @@ async def test_a_storm(seed: int, tmp_path: Path) -> None:
             assert await call(cluster, f"quick-{number}") == "answer"
         shares = [len(each.log.read_text().split()) - was for each, was in zip(five, before, strict=True)]
         assert shares == pytest.approx([SPREAD / 5] * 5, rel=0.1)
-        await cluster.aclose()

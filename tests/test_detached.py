@@ -566,7 +566,7 @@ async def test_a_quiet_stream(name: str) -> None:
     [
         ((3.4, 4.1), "42", DONE),
         ((3.4, 4.1), errors.RemoteAgentError, FAILED),
-        ((600, 606), errors.IdleTimeoutError, NOTHING),
+        ((600, 606), errors.IncompleteStreamError, NOTHING),
     ],
 )
 async def test_the_end_was_lost_with_the_connection(seconds: tuple[float, float], what: Any, records: Reply) -> None:
@@ -611,11 +611,11 @@ ENDS: Final[dict[str, tuple[type[errors.OxyError], Any, float, float]]] = {
     "401": (errors.AuthenticationError, Reply(status=401), 0, 1),
     "403": (errors.PermissionDeniedError, Reply(status=403), 0, 1),
     "404": (errors.NotFoundError, Reply(status=404), 0, 1),
-    "refused for ever": (errors.IdleTimeoutError, Reply(before=errors.ConnectError("refused")), 600, 600),
-    "lost for ever": (errors.IdleTimeoutError, Reply(before=LOST), 600, 600),
-    "no headers for ever": (errors.IdleTimeoutError, Reply(before=FOREVER), 600, 600),
-    "an end at once, for ever": (errors.IdleTimeoutError, Reply(), 600, 600),
-    "an end after a while, for ever": (errors.IdleTimeoutError, Reply((pause(100),)), 600, 600),
+    "refused for ever": (errors.IncompleteStreamError, Reply(before=errors.ConnectError("refused")), 600, 600),
+    "lost for ever": (errors.IncompleteStreamError, Reply(before=LOST), 600, 600),
+    "no headers for ever": (errors.IncompleteStreamError, Reply(before=FOREVER), 600, 600),
+    "an end at once, for ever": (errors.IncompleteStreamError, Reply(), 600, 600),
+    "an end after a while, for ever": (errors.IncompleteStreamError, Reply((pause(100),)), 600, 600),
 }
 
 
@@ -793,7 +793,7 @@ async def test_as_a_run(share: bool) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    mine.send_message = send  # type: ignore[method-assign]  # as programs do
+    mine.send_message = send  # type: ignore[method-assign, assignment]  # as programs do
     async with later.agent.attach(token, request=mine) as run:
         again = [event async for event in run]
     assert sent == later.forwarded
@@ -892,7 +892,7 @@ async def test_without_records() -> None:
     cuts = iter([10.0])
     agent = Listening(Cutting(ASGITransport(toy), lambda: next(cuts, float("inf")))).agent
     token = (await agent.start("?")).to_token()
-    with pytest.raises(errors.IdleTimeoutError) as caught:
+    with pytest.raises(errors.IncompleteStreamError) as caught:
         async with agent.attach(token) as run:
             await run.final_response()
     assert caught.value.partial is not None

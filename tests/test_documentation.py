@@ -11,17 +11,21 @@ Rule 4: the documentation's own bodies of `init` and `_execute`, pasted into a `
 from __future__ import annotations
 
 import ast
+import importlib
+import importlib.util
 import itertools
 import json
 import re
+import sys
 from functools import partial
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final, cast
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import anyio
 import httpx
 import pytest
 
+import oxygent_client
 from oxygent_client import (
     Answer,
     Decoder,
@@ -44,7 +48,7 @@ from oxygent_client.testing import FakeTransport, Reply, ToyRemote, answer, clos
 from oxygent_client.testing.script import Call, Say, Script
 from oxygent_client.transports.asgi import ASGITransport
 from tests.conftest import ROOT, WIRE
-from tests.documentation import BLOCKS, INDEX, LOCAL, Program, digest, framework, needs, pasted
+from tests.documentation import BLOCKS, HOME, INDEX, LOCAL, Program, digest, framework, needs, pasted
 from tests.test_hooks import deaf, delivering, ignoring
 from tests.virtual import anyio_backend as anyio_backend
 
@@ -108,7 +112,7 @@ def effect(*blocks: str) -> Callable[[Any], Any]:
     return noted
 
 
-# ----------------------------------------------------------------------------------------------------- Making and asking
+# ---------------------------------------------------------------------------------------------------- Making and asking
 
 
 @effect("class_line")
@@ -163,7 +167,11 @@ async def multi_service(base: type[SSEOxyGent], block: str) -> None:
     assert ("finance", "Q3_2024", True) == tuple(
         run.payload[name] for name in ("department", "quarter", "include_forecasting")
     )
-    assert ("user", False, False) == (run.payload["caller"], "call_stack" in run.payload, "node_id_stack" in run.payload)
+    assert ("user", False, False) == (
+        run.payload["caller"],
+        "call_stack" in run.payload,
+        "node_id_stack" in run.payload,
+    )
     assert [*LOCAL, "enterprise_brain", "search_flights"] == made.heard[1]["content"]["call_stack"]
 
 
@@ -253,7 +261,7 @@ async def environments(base: type[SSEOxyGent], block: str) -> None:
         left["ConfigurableSSEAgent"](environment="moon")
 
 
-# -------------------------------------------------------------------------------------------------------------- Watching
+# ------------------------------------------------------------------------------------------------------------- Watching
 
 
 @effect("progress_monitoring")
@@ -348,7 +356,7 @@ MESSAGES: Final[dict[str, tuple[type[Any], bool]]] = {
 
 @effect(*MESSAGES)
 async def messages(base: type[SSEOxyGent], block: str) -> None:
-    """The message, as a remote sends it, is the event of its kind, and goes on just as it is unless it is the answer."""
+    """The message, as a remote sends it, is the event of its kind, and goes on as it is unless it is the answer."""
     kind, is_forwarded = MESSAGES[block]
     said = ast.literal_eval(BLOCKS[block])
     site = FakeTransport.script(message(said), answer("Final response content"), close())
@@ -386,7 +394,7 @@ async def filtering(base: type[SSEOxyGent], block: str) -> None:
         assert [stack, stack] == [each["content"]["call_stack"] for each in made.heard]
 
 
-# ----------------------------------------------------------------------------------------------------- What is sent
+# --------------------------------------------------------------------------------------------------------- What is sent
 
 
 @effect("stack_shared", "stack_independent", "practice_stacks")
@@ -434,13 +442,13 @@ async def authenticated(base: type[SSEOxyGent], block: str) -> None:
     """As it stands the class sends none of its headers, as its comment says; `prepare_headers` is where they go."""
     url = "https://remote.example.com"
     made = program(base, (url, remote := toy()))
-    documented = (await made.run(block))["AuthenticatedSSEAgent"]
+    as_it_stands = (await made.run(block))["AuthenticatedSSEAgent"]
 
-    class Completed(documented):  # type: ignore[misc]  # the base is what the block made
+    class Completed(as_it_stands):  # type: ignore[misc, valid-type]  # the base is what the block made
         def prepare_headers(self, oxy_request: OxyRequest) -> dict[str, str]:
             return {"Authorization": f"Bearer {self.api_key}", "User-Agent": "OxyGent-SSEClient/1.0"}
 
-    for cls in (documented, Completed):
+    for cls in (as_it_stands, Completed):
         assert "42" == (await made.execute(cls(api_key="k-12345678", server_url=url))).output
     bare, completed = (run.headers for run in remote.runs)
     assert "authorization" not in bare
@@ -472,17 +480,21 @@ async def practice_https(base: type[SSEOxyGent], block: str) -> None:
     assert local == base(server_url=local, https_only=True, plaintext_hosts={"localhost"}).server_url
 
 
-# --------------------------------------------------------------------------------------------------------- When it fails
+# -------------------------------------------------------------------------------------------------------- When it fails
 
 
-@effect("resilient_short", "resilient_long")
+RESILIENT: Final = {
+    # block: (its waits, what it says in the end)
+    "resilient_short": ([5.0, 5.0, 5.0], "SSE connection failed after 3 attempts: no connection"),
+    "resilient_long": ([2.0, 4.0, 8.0], "Failed to connect to remote system after 3 attempts: no connection"),
+}
+
+
+@effect(*RESILIENT)
 async def resilient(base: type[SSEOxyGent], block: str) -> None:
     """A refused connection is tried again after the waits of the class, and after the last there is its text."""
     once: Any = Retry(attempts=1)  # the class's own loop is all that tries again
-    waits, gave_up = {
-        "resilient_short": (lambda _: 5.0, "SSE connection failed after 3 attempts: no connection"),
-        "resilient_long": (lambda n: 2.0 * 2**n, "Failed to connect to remote system after 3 attempts: no connection"),
-    }[block]
+    waits, gave_up = RESILIENT[block]
     for failures in (0, 2, 3, 9):
         site = refused(failures)
         made = program(base, ("https://remote.example.com", site))
@@ -495,7 +507,7 @@ async def resilient(base: type[SSEOxyGent], block: str) -> None:
         response = await made.execute(left["ResilientSSEAgent"](**options))
         tries = min(failures + 1, 4)
         assert tries == len(site.requests)
-        assert sum(waits(n) for n in range(tries - 1)) == pytest.approx(anyio.current_time() - start)
+        assert sum(waits[: tries - 1]) == pytest.approx(anyio.current_time() - start)
         expected = (OxyState.COMPLETED, "42") if failures < 4 else (OxyState.FAILED, gave_up)
         assert expected == (response.state, response.output)
     cut = refused(0, then=(tool_call("search"),))
@@ -545,7 +557,7 @@ def progress_only() -> bytes:
     return message({"type": "progress", "content": 1})
 
 
-# -------------------------------------------------------------------------------------------------- The blocks as they are
+# ----------------------------------------------------------------------------------------------- The blocks as they are
 
 
 ELSEWHERE: Final = {
@@ -594,41 +606,94 @@ async def test_what_is_no_python_is_an_exception(block: str) -> None:
             await made.run(block)
 
 
-def table(page: str, head: str) -> list[list[str]]:
-    """The rows of the table below a heading of a page of the docs."""
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8").partition(f"\n## {head}\n")[2].partition("\n## ")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line[:1] == "|"]
+PAGE: Final = ROOT / "docs" / "from-the-documentation.md"
+POINTS: Final[list[dict[str, str]]] = json.loads((HOME / "points.json").read_text(encoding="utf-8"))
+"""What else the documentation says, point for point: its document, its section, its words."""
+
+
+def table(head: str) -> list[list[str]]:
+    """The rows of the table below a heading of the page that says what is built in."""
+    text = PAGE.read_text(encoding="utf-8").partition(f"\n## {head}\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in text.splitlines() if line[:1] == "|"]
     return rows[2:]
 
 
 def test_the_table_of_blocks() -> None:
-    """The docs say of each block how it runs, and what the header has to hold for it."""
+    """The docs say of each block how it runs, what the header has to hold for it, and what shows what it does."""
     said = {
-        block.strip("`"): (how, {*re.findall(r"`(\w+)`", header)})
-        for block, _, how, header, _ in table("from-the-documentation.md", "The code blocks")
+        block.strip("`"): (how, {*re.findall(r"`(\w+)`", header)}, shown.strip("`"))
+        for block, _, how, header, _, shown in table("The code blocks")
     }
     compiled = {block for block in BLOCKS if EXCEPTIONS.get(block) is not SyntaxError and block != DIAGRAM}
-    assert {block: (runs(block), needs(block) if block in compiled else set()) for block in BLOCKS} == said
+    shown = ELSEWHERE | {block: function.__name__ for block, function in EFFECTS.items()}
+    assert {
+        block: (runs(block), needs(block) if block in compiled else set(), shown[block]) for block in BLOCKS
+    } == said
+
+
+def test_the_tables_of_points() -> None:
+    """The docs have each point of both documents, in their order, and nothing else."""
+    for each in POINTS:
+        each["heading"] = f"{each['section']} ({each['document']}er document)"
+    for heading in {each["heading"] for each in POINTS}:
+        expected = [each["point"] for each in POINTS if each["heading"] == heading]
+        assert (heading, expected) == (heading, [row[0] for row in table(heading)])
+
+
+def found(name: str) -> bool:
+    """Whether the package has this: a name of its top, or of one of its modules, or what such a thing declares."""
+    thing: Any = oxygent_client
+    for part in name.split("."):
+        declared = any(part in vars(cls).get("__annotations__", {}) for cls in getattr(thing, "__mro__", ()))
+        if not hasattr(thing, part) and not declared:
+            if not isinstance(thing, ModuleType) or importlib.util.find_spec(f"{thing.__name__}.{part}") is None:
+                return False
+            importlib.import_module(f"{thing.__name__}.{part}")
+        thing = getattr(thing, part, None)
+    return True
+
+
+@pytest.mark.parametrize(("expected", "name"), [(True, "SSEOxyGent.org"), (True, "testing.faults"), (False, "Run.none"),
+                                                 (False, "none"), (False, "testing.none")])  # fmt: skip
+def test_what_is_missing_is_seen(expected: bool, name: str) -> None:
+    """The check below finds what it is there for."""
+    assert expected == found(name)
+
+
+def leads_somewhere(page: str, anchor: str) -> bool:
+    """Whether the page is there, and has such a heading."""
+    path = PAGE.parent / page
+    if not path.is_file() or not anchor:
+        return path.is_file()
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return anchor in {heading.lower().replace(" ", "-") for heading in headings}
+
+
+def test_what_is_built_in_is_there() -> None:
+    """Each name in the tables is something of the package, and each link leads somewhere."""
+    rows = [row for each in POINTS for row in table(f"{each['section']} ({each['document']}er document)")]
+    names = {name for _, built_in, _ in rows for name in re.findall(r"`([^`]+)`", built_in)}
+    assert [] == sorted(name for name in names if not found(name))
+    assert all(re.findall("`.+`", built_in) for _, built_in, _ in rows)
+    links = {re.findall(r"\]\((.+?)\)", link)[0] for *_, link in rows}
+    assert [] == sorted(link for link in links if not leads_somewhere(*link.partition("#")[::2]))
 
 
 def test_the_modules_of_the_framework_go_again() -> None:
     """The modules that stand in are there in the block, and what was there before is there after it."""
-    import sys
-
-    kept = sys.modules.setdefault("oxygent", SimpleNamespace())  # type: ignore[arg-type]  # any object will do
+    before = {name for name in sys.modules if name.partition(".")[0] == "oxygent"}
+    kept = sys.modules["oxygent"] = ModuleType("oxygent")
     try:
         with framework(SSEOxyGent):
-            from oxygent.oxy.agents import (  # type: ignore[import-not-found]  # it is there for the block
-                SSEOxyGent as Found,  # pyright: ignore[reportMissingImports, reportUnknownVariableType]  (as above)
-            )
-
-            assert Found is SSEOxyGent
-        assert [kept] == [module for name, module in sys.modules.items() if name.startswith("oxygent.") or module is kept]
+            assert importlib.import_module("oxygent.oxy.agents").SSEOxyGent is SSEOxyGent
+            assert sys.modules["oxygent"] is not kept
+        assert sys.modules["oxygent"] is kept
     finally:
         del sys.modules["oxygent"]
+    assert before == {name for name in sys.modules if name.partition(".")[0] == "oxygent"}
 
 
-# --------------------------------------------------------------------------------------------------------------- Mutants
+# -------------------------------------------------------------------------------------------------------------- Mutants
 
 
 class Unreplaced(Delivery):
@@ -649,7 +714,7 @@ MUTANTS: Final[Mapping[str, tuple[type[SSEOxyGent], frozenset[str]]]] = {
     "the tool call hook": (deaf("handle_tool_call_event"), frozenset({"event_processing"})),
     "the observation hook": (deaf("handle_observation_event"), frozenset({"event_processing"})),
     "is_share_call_stack": (
-        ignoring("is_share_call_stack", True),  # noqa: FBT003  (what it always reads)
+        ignoring("is_share_call_stack", True),
         frozenset({"multi_service", "environments", "stack_independent", "filtering"}),
     ),
     "_execute": (
@@ -707,7 +772,7 @@ class Session:
         """Counted."""
         self.released += 1
 
-    async def __aenter__(self) -> Session:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *error: object) -> None:

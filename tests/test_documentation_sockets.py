@@ -70,12 +70,12 @@ ERRORS: Final[dict[str, tuple[str | None, float]]] = {
 @pytest.mark.parametrize("server", ERRORS)
 async def test_error_recovery(server: str) -> None:
     """The block logs a time-out and a connection that cannot be made, each by its own line, and a good stream not."""
-    expected, total = ERRORS[server]
+    expected, within = ERRORS[server]
     hours: list[float] = []
 
     def shortened(*, total: float) -> aiohttp.ClientTimeout:
         hours.append(total / 3600)
-        return aiohttp.ClientTimeout(total=ERRORS[server][1])
+        return aiohttp.ClientTimeout(total=within)
 
     logged: list[str] = []
     library = {name: getattr(aiohttp, name) for name in ("ClientError", "ClientSession")}
@@ -131,7 +131,9 @@ ANSWERS: Final = {
 async def remote(conversation: Conversation) -> None:
     """A server as the documentation's example expects it."""
     while (request := await conversation.request()) is not None:
-        await conversation.send(ANSWERS.get(request.line.split()[1], document({"detail": "Not Found"}, "404 Not Found")))
+        await conversation.send(
+            ANSWERS.get(request.line.split()[1], document({"detail": "Not Found"}, "404 Not Found"))
+        )
 
 
 async def test_unchanged_through_a_proxy(anyio_backend_name: str, tmp_path: Path) -> None:

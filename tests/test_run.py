@@ -716,7 +716,7 @@ async def _in_place(
 
     began = anyio.current_time()
     await stop(work, seconds)
-    assert seconds <= anyio.current_time() - began <= (closing or seconds) + 0.01
+    assert seconds - 0.01 <= anyio.current_time() - began <= (closing or seconds) + 0.01
     assert transport.requests == transport.left
     assert [True] == [isinstance(error, anyio.get_cancelled_exc_class()) for error in out]
 

@@ -1,4 +1,4 @@
-"""Chat applications: a conversation of several turns, in which the remote remembers those before.
+"""Chat Applications: a conversation of several turns, in which the remote remembers those before.
 
 Prints:
     You: Good morning!

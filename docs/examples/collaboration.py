@@ -1,8 +1,8 @@
-"""Real-time collaboration: users work with distributed agents at once; none gets another's words.
+"""Real-time Collaboration: users work with distributed agents at once; none gets another's words.
 
 Prints:
-    Ada asked hotels: three quiet nights
-    Ben asked flights: a morning flight
+    Ada asked hotels: quiet nights
+    Ben asked flights: mornings
     Cem asked hotels: a terrace
     one conversation, 3 runs
 """
@@ -17,11 +17,7 @@ from oxygent_client.transports.asgi import ASGITransport
 
 URL = os.environ.get("OXYGENT_URL", "http://toy")
 TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(pace=0.1))
-USERS = {
-    "Ada": ("hotels", "three quiet nights"),
-    "Ben": ("flights", "a morning flight"),
-    "Cem": ("hotels", "a terrace"),
-}
+USERS = {"Ada": ("hotels", "quiet nights"), "Ben": ("flights", "mornings"), "Cem": ("hotels", "a terrace")}
 
 
 async def main() -> None:

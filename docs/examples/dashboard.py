@@ -1,4 +1,4 @@
-"""Real-time dashboards: who is at work on what, redrawn at every call.
+"""Real-time Dashboards: who is at work on what, redrawn at every call.
 
 Prints:
     At work: trip_planner

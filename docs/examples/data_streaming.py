@@ -1,4 +1,4 @@
-"""Data streaming: rows flow from the remote through a check into a total; a slow stage slows the remote down.
+"""Data Streaming: rows flow from the remote through a check into a total; a slow stage slows the remote down.
 
 Prints:
     20, total 20
@@ -29,10 +29,9 @@ async def main() -> None:
     agent = SSEOxyGent(server_url=URL, transport=TOY, schema={"row": lambda row: int(row["content"])})
     async with agent.stream(f"strings {json.dumps(ROWS)}") as run:
         async for event in run:
-            if event.type == "row" and not event.problems:
-                await anyio.sleep(0.01)  # the database
-                total += event.content
             if event.type == "row":
+                await anyio.sleep(0.01)  # the database
+                total += 0 if event.problems else event.content
                 print(event.content, f"total {total}", *event.problems, sep=", ")
     print(run.response.output)
 

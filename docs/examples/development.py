@@ -1,4 +1,4 @@
-"""Development and testing: the environment says which server; a test needs none, and may have a bad day.
+"""Development/Testing: the environment says which server; a test needs none, and may have a bad day.
 
 Prints:
     development: hello from the server
@@ -10,8 +10,7 @@ import os
 
 import anyio
 
-from oxygent_client import SSEOxyGent
-from oxygent_client.errors import OxyError
+from oxygent_client import OxyError, SSEOxyGent
 from oxygent_client.profiles import load_profile
 from oxygent_client.testing import FakeTransport, ToyRemote, answer, close, faults
 from oxygent_client.transports.asgi import ASGITransport

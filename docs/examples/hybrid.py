@@ -1,4 +1,4 @@
-"""Hybrid deployments: a local agent plans, with a local tool and a remote agent that it calls by their names.
+"""Hybrid Deployments: a local agent plans, with a local tool and a remote agent that it calls by their names.
 
 Prints:
     3 nights, and the remote says 5 20 HELLO
@@ -20,20 +20,16 @@ TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(pace=0.1)
 
 async def planner(request: OxyRequest) -> str:
     """A local agent: stacks and node ids are set on every call, as in the framework."""
-    days = await request.call(callee="nights", arguments={"first": 5, "last": 8})
+    nights = await request.call(callee="nights", arguments={"first": 5, "last": 8})
     found = await request.call(callee="enterprise_brain", arguments={"query": "tools"})
-    return f"{days.output} nights, and the remote says {found.output}"
-
-
-def nights(first: int, last: int) -> int:
-    """A local tool."""
-    return last - first
+    return f"{nights.output} nights, and the remote says {found.output}"
 
 
 async def main() -> None:
     """All of them are members of one organization."""
+    nights = Function(lambda first, last: last - first, name="nights", by_name=True)
     brain = SSEOxyGent(name="enterprise_brain", server_url=URL, transport=TOY)
-    async with AgentRegistry(planner, Function(nights, by_name=True), brain) as registry:
+    async with AgentRegistry(planner, nights, brain) as registry:
         print((await registry.call("planner", query="Plan my trip")).output)
         print(", ".join(f"{node['name']}: {node['type']}" for node in registry.organization()["children"]))
 

@@ -1,4 +1,4 @@
-"""Multi-system integration: what one system answers goes, by way of a function of your own, to another.
+"""Multi-system Integration: what one system answers goes, by way of a function of your own, to another.
 
 Prints:
     flights says 142 euros

@@ -1,4 +1,4 @@
-"""Live analytics: figures about the agents at work, brought up to date with every call.
+"""Live Analytics: figures about the agents at work, brought up to date with every call.
 
 Prints:
     1 calls, depth 1, most asked: trip_planner

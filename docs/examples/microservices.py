@@ -1,4 +1,4 @@
-"""Microservices: each service by its name, with a token of its own; one that is down is stood in for.
+"""Microservices Architecture: each service by its name, with a token of its own; one that is down is stood in for.
 
 Prints:
     search: flights to Lisbon

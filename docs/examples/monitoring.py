@@ -1,4 +1,4 @@
-"""Monitoring systems: is the server there, how do its runs end, and when is it time for an alert.
+"""Monitoring Systems: is the server there, how do its runs end, and when is it time for an alert.
 
 Prints:
     alive: True

@@ -1,4 +1,4 @@
-"""Progress tracking: a bar that grows with a long task, by a handler of one type of event.
+"""Progress Tracking: a bar that grows with a long task, by a handler of one type of event.
 
 Prints:
     [#..] step 1 of 3

@@ -1,4 +1,4 @@
-"""Remote processing: start a long computation, go away, and come back for its live feedback and its result.
+"""Remote Processing: start a long computation, go away, and come back for its live feedback and its result.
 
 Prints:
     started; the token says where: True

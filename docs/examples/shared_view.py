@@ -1,4 +1,4 @@
-"""Collaborative systems: several people watch one run, each what concerns them, and nobody sees a secret.
+"""Collaborative Systems: several people watch one run, each what concerns them, and nobody sees a secret.
 
 Prints:
     Ada sees calls: search_flights, search_hotels, add_up
@@ -18,16 +18,12 @@ from oxygent_client.transports.asgi import ASGITransport
 
 URL = os.environ.get("OXYGENT_URL", "http://toy")
 TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(pace=0.1))
-calls: list[str] = []
-results: list[str] = []
+SEEN: dict[str, list[str]] = {"tool_call": [], "observation": []}
 
 
 async def show(message: Any, **_: Any) -> None:
     """Hand a message to whom it concerns."""
-    if message["type"] == "tool_call":
-        calls.append(message["content"]["callee"])
-    elif message["type"] == "observation":
-        results.append(str(message["content"]["output"]))
+    SEEN[message["type"]].append(str(message["content"].get("output", message["content"]["callee"])))
 
 
 async def main() -> None:
@@ -35,7 +31,8 @@ async def main() -> None:
     agent = SSEOxyGent(server_url=URL, transport=TOY, sanitize=redact())
     async with AgentRegistry(agent, on_message=show) as registry:
         response = await registry.call("remote", query="tools")
-    print(f"Ada sees calls: {', '.join(calls)}\nBen sees results: {', '.join(results)}")
+    print("Ada sees calls:", ", ".join(SEEN["tool_call"]))
+    print("Ben sees results:", ", ".join(SEEN["observation"]))
     print("Both see the answer:", response.output)
 
 

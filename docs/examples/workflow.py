@@ -1,4 +1,4 @@
-"""Interactive workflows: step by step, and where the remote asks, a person decides while it waits.
+"""Interactive Workflows: step by step, and where the remote asks, a person decides while it waits.
 
 Prints:
     1. look: 5 20 HELLO

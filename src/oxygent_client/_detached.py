@@ -20,6 +20,7 @@ from oxygent_client import _services
 from oxygent_client._errors import ConfigurationError, DeadlineExceededError, Outcome, OxyError
 from oxygent_client._hooks import Hooks
 from oxygent_client._models import OxyRequest
+from oxygent_client._observe import Observed
 from oxygent_client._payload import encode
 from oxygent_client._prepare import Preparation, headers_of, question
 from oxygent_client._record import look_until
@@ -140,6 +141,7 @@ async def begin(
         with anyio.CancelScope(deadline=until):
             http, link = await prepare(transport, remote_trace_id, until)
             http = attrs.evolve(http, path=PATHS["start"], headers={**http.headers, "accept": "application/json"})
+            http = Observed(observers=tuple(agent.observers)).sign(http)
             sent = http, link
             await _services.start(transport, http, agent.limits, until=until)
             return sent

@@ -62,7 +62,10 @@ class Propagator(Protocol):
     """An observer that has something to tell the server."""
 
     def headers(self, run: Observed, /) -> Mapping[str, str]:
-        """What is added to the headers of the request that asks for `run`, or attaches to it."""
+        """What is added to the headers of the request that asks for `run`, or attaches to it.
+
+        Of the request that begins a detached run, too: that is a run of which nothing else is told.
+        """
         ...
 
 
@@ -111,23 +114,27 @@ class Observed:
             self.buffered = size
 
     def mark(self, request: HTTPRequest) -> HTTPRequest:
-        """`request` as it is sent: its observers are told of it, and what they have to tell the server goes along."""
-        marked = attrs.evolve(request, context=attrs.evolve(request.context, observed=self))
+        """`request` as it is sent for this run: signed, and its observers are told what becomes of it."""
+        return self.sign(attrs.evolve(request, context=attrs.evolve(request.context, observed=self)))
+
+    def sign(self, request: HTTPRequest) -> HTTPRequest:
+        """`request` with what observers have to tell the server."""
+        signed = request
         for observer in self.observers:
             offered: Callable[[Observed], Mapping[str, str]] | None = getattr(observer, "headers", None)
             if offered is not None:
                 try:
                     added = {name.lower(): value for name, value in offered(self).items()}
-                    marked = attrs.evolve(marked, headers={**marked.headers, **added})
+                    signed = attrs.evolve(signed, headers={**signed.headers, **added})
                 except Exception as error:  # noqa: BLE001  (rule 1)
                     self._complain(observer, error)
-        return marked
+        return signed
 
     def _tell(self, observers: Iterable[Observer], happening: Happening) -> None:
         for observer in observers:
             try:
                 observer.note(happening)
-            except Exception as error:  # noqa: BLE001, PERF203  (rule 1)
+            except Exception as error:  # noqa: BLE001  (rule 1)
                 self._complain(observer, error)
 
     def _complain(self, observer: Observer, error: Exception) -> None:

@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
     from tests.servers import Conversation
 
-__all__ = ["SCENARIOS", "Heard", "Kind", "Played", "Scenario", "World", "page", "same_ids", "scripted"]
+__all__ = ["FLAGS", "SCENARIOS", "Kind", "World", "row", "runs", "said", "same_ids", "scripted", "surroundings"]
 
-Kind = Literal["builtin", "ours", "raises", "loops", "documented"]
-"""The framework's own, ours, and three subclasses of ours that stand in `local_mas.py`."""
+Kind = Literal["builtin", "ours", "raises", "faulty", "loops", "documented"]
+"""The framework's own, ours, and four subclasses of ours that stand in `local_mas.py`."""
 WATCHED: Final = 6.0
 HANGS: Final = f"hangs (watched {WATCHED:g} s)"
 DOES_NOT_START: Final = "the local system does not start"
@@ -64,23 +64,32 @@ class LocalSystem(RemoteServer):
         super().__init__(version, directory)
 
     def _spawn(self, python: Path) -> subprocess.Popen[bytes]:
-        # Only our package, wherever it is installed: what lies beside it is of another environment.
-        path = self.directory / "path"
-        path.mkdir()
-        (path / "oxygent_client").symlink_to(Path(oxygent_client.__file__).parent)
-        kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
         self._records_path.touch()
-        command = [str(python), "-s", "-P", "-X", "utf8", "-m", "tests.interop.local_mas"]
+        command = [str(python), *FLAGS, "-m", "tests.interop.local_mas"]
         with self.log_path.open("ab") as log:
             return subprocess.Popen(
                 [*command, "--port", str(self.port), "--spec", json.dumps(self._spec)],
                 cwd=self.directory,
-                env={**kept, "PYTHONPATH": f"{path}{os.pathsep}{ROOT}"},
+                env=surroundings(self.directory),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+
+FLAGS: Final = ("-s", "-P", "-X", "utf8")
+"""Of a Python that shall see what `surroundings` shows it, and nothing of the user's."""
+
+
+def surroundings(directory: Path) -> dict[str, str]:
+    """The environment of a program that imports our package and these tests beside a release of the framework."""
+    # Only our package, wherever it is installed: what lies beside it is of another environment.
+    path = directory / "path"
+    path.mkdir()
+    (path / "oxygent_client").symlink_to(Path(oxygent_client.__file__).parent)
+    kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
+    return {**kept, "PYTHONPATH": f"{path}{os.pathsep}{ROOT}"}
 
 
 class StartsOnce(LocalSystem):
@@ -370,14 +379,21 @@ async def no_stream(world: World, kind: Kind) -> Played:
     return Played(said(Heard([{"data": {"type": "answer", "content": answer}}], ended=True)))
 
 
+def does_not_start(error: DoesNotStartError, words: str) -> Played:
+    """The verdict, if this is why."""
+    if words not in str(error):
+        raise error
+    return Played(DOES_NOT_START)
+
+
 async def down_at_start(world: World, kind: Kind) -> Played:
     """The remote comes up only after the local system."""
     async with line(world.remote.port, shut=True) as way:
         agent = {"kind": kind, "name": "master", "server_url": way.url}
         try:
             local = await anyio.to_thread.run_sync(lambda: world.start("early", StartsOnce, agents=[agent]))
-        except DoesNotStartError:
-            return Played(DOES_NOT_START)
+        except DoesNotStartError as error:
+            return does_not_start(error, "Failed to initialize SSEOxyGent")
         await way.open()
         heard = await world.ask("master echo hello", of=local)
         async with _client() as client:
@@ -389,11 +405,11 @@ async def down_at_start(world: World, kind: Kind) -> Played:
 
 async def without_agents(world: World, kind: Kind) -> Played:
     """The remote system has no agent at all."""
-    agent = {"kind": kind, "name": "master", "server_url": world.agentless.url}
+    agent = {"kind": kind, "name": "master", "desc": "nobody", "server_url": world.agentless.url}
     try:
         local = await anyio.to_thread.run_sync(lambda: world.start("alone", StartsOnce, agents=[agent]))
-    except DoesNotStartError:
-        return Played(DOES_NOT_START)
+    except DoesNotStartError as error:
+        return does_not_start(error, "KeyError: 'children'")
     local.close()
     return Played("the local system starts")
 

@@ -39,6 +39,14 @@ class Raises(SSEOxyGent):
         raise KeyError(response.state.name)
 
 
+class Faulty(SSEOxyGent):
+    """A subclass with a fault of its own, before the run."""
+
+    def prepare_payload(self, oxy_request: Any) -> dict[str, Any]:
+        """Raises."""
+        raise KeyError("mine")
+
+
 class Loops(SSEOxyGent):
     """A subclass that asks again until it has an answer."""
 
@@ -103,6 +111,7 @@ KINDS: dict[str, Any] = {
     "builtin": oxy.SSEOxyGent,
     "ours": SSEOxyGent,
     "raises": Raises,
+    "faulty": Faulty,
     "loops": Loops,
     "documented": Documented,
 }

@@ -18,17 +18,19 @@ from tests.conftest import ROOT, SIZE
 from tests.servers import serving
 
 from .cuts import BUSY, Cut, line
-from .drop_in import SCENARIOS, World, row, runs, said, same_ids, scripted
-from .environments import RELEASES
+from .drop_in import FLAGS, SCENARIOS, World, row, runs, said, same_ids, scripted, surroundings
+from .environments import RELEASES, python_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.servers import Conversation
 
     from .drop_in import Kind
 
 PAGE: Final = ROOT / "docs" / "drop-in.md"
+HOWTO: Final = ROOT / "docs" / "howto" / "drop-in.md"
 OLDER: Final = RELEASES[1]
 SHORT: Final = (
     "an answer",
@@ -121,25 +123,26 @@ async def connections(there: World) -> int:
 
 
 @pytest.mark.parametrize(
-    ("kind", "cut", "state"),
+    ("kind", "cut", "state", "count"),
     [
+        ("faulty", Cut(), "FAILED", 0),
         # The framework calls each again, `retries` times in all, since a subclass raises.
-        ("raises", Cut(), "FAILED"),
-        ("raises", Cut(said=b'"step": 3}'), "FAILED"),
+        ("raises", Cut(), "FAILED", 1),
+        ("raises", Cut(said=b'"step": 3}'), "FAILED", 1),
         # A subclass calls ours again itself.
-        ("loops", Cut(said=b'"step": 3}'), "FAILED"),
-        ("loops", Cut(), "COMPLETED"),
+        ("loops", Cut(said=b'"step": 3}'), "FAILED", 1),
+        ("loops", Cut(), "COMPLETED", 1),
     ],
 )
-async def test_a_subclass_that_repeats(world: World, kind: Kind, cut: Cut, state: str) -> None:
-    """Whatever is called again, and by whom: the remote agent runs once."""
+async def test_a_subclass_with_faults(world: World, kind: Kind, cut: Cut, state: str, count: int) -> None:
+    """Whatever is called again, and by whom: the remote agent runs once; a hook that raises fails the call."""
     async with line(world.remote.port, *[cut] * 9) as way:
         await world.put(kind, way.url)
         since = len(world.remote.records())
         heard = await world.ask("master slow 0.5")
 
     assert heard.ended
-    assert (state, 1) == (heard.answer["state"], runs(world.remote, since))
+    assert (state, count) == (heard.answer["state"], runs(world.remote, since))
 
 
 async def test_a_subclass_that_repeats_what_was_refused(world: World) -> None:
@@ -189,6 +192,96 @@ async def test_a_subclass_of_the_documentation(world: World) -> None:
     assert "call_stack" not in payload
     forwarded = [message["data"] for message in heard.messages if message["data"].get("type") in {"noise", "metrics"}]
     assert forwarded == [messages[2]]
+
+
+FACTS: Final = """
+import asyncio, json, os, sys
+from oxygent import MAS, OxyRequest, oxy
+from oxygent.oxy.agents.remote_agent import RemoteAgent
+from oxygent_client.integrations.oxygent import SSEOxyGent
+from oxygent_client import BearerAuth
+
+def raised(f):
+    try:
+        f()
+    except Exception as error:
+        return [type(error).__name__, "hidden" in str(error)]
+
+def sockets():
+    links = (os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd"))
+    return sum(os.path.islink(link) and os.readlink(link).startswith("socket:") for link in links)
+
+async def main():
+    request = OxyRequest()
+    headers = {"x-more": "hidden"}
+    agent = SSEOxyGent(name="remote", server_url=sys.argv[1], auth=BearerAuth("hidden"), headers=headers)
+    agent.mine = "hidden"
+    shown = repr(agent)  # the framework's own agents have no end when they are in a system
+    before = sockets()
+    async with MAS(name="facts", oxy_space=[oxy.MockLLM(name="default_llm"), agent]) as mas:
+        response = await mas.chat_with_agent(payload={"query": "hello"})
+        kept = sockets() - before
+    return {
+        "output": response.output,
+        "connections kept": kept,
+        "connections left": sockets() - before,
+        "a remote agent": isinstance(agent, RemoteAgent),
+        "in what is stored": "hidden" in repr(agent.model_dump()) + shown,
+        "own attributes": [agent.mine, agent.headers["x-more"]],
+        "unknown keyword": raised(lambda: SSEOxyGent(name="r", server_url=sys.argv[1], auht="hidden")),
+        "another scheme": raised(lambda: SSEOxyGent(name="r", server_url="ftp://127.0.0.1")),
+        "send_message replaced": raised(lambda: setattr(request, "send_message", print)),
+        "no such attribute": raised(lambda: agent.nothing),
+    }
+
+print(json.dumps(asyncio.run(main())))
+"""
+
+
+@pytest.mark.parametrize(("version", "kept"), [(RELEASES[0], 1), (OLDER, 0)])
+async def test_facts(tmp_path: Path, version: str, kept: int) -> None:
+    """What a system keeps open ends with it, it stores no secret of ours, and pydantic refuses what the page says."""
+    async with serving(scripted({"type": "answer", "content": "hello"})) as server:
+        printed = await run_program(version, tmp_path, FACTS, server.url)
+
+    assert json.loads(printed.splitlines()[-1]) == {
+        "output": "hello",
+        "connections kept": kept,
+        "connections left": 0,
+        "a remote agent": True,
+        "in what is stored": False,
+        "own attributes": ["hidden", "hidden"],
+        "unknown keyword": ["ValidationError", False],
+        "another scheme": ["ValidationError", False],
+        "send_message replaced": ["ValueError", False],
+        "no such attribute": ["AttributeError", False],
+    }
+
+
+async def test_the_programs_of_the_page(tmp_path: Path) -> None:
+    """What users copy works: the first program prints the answer, and the second adds a class to it."""
+    program, subclass = re.findall(r"^```py\n(.*?)^```", HOWTO.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    used = program.replace("    SSEOxyGent(\n", "    Billed(\n        api_key='k',\n").replace(
+        "oxy_space =", f"{subclass}\noxy_space ="
+    )
+    messages = [{"type": "metrics", "content": {"tokens": 5}}, {"type": "answer", "content": "No."}]
+    async with serving(scripted(*messages)) as server:
+        for which, text in (("plain", program), ("subclass", used)):
+            home = tmp_path / which
+            home.mkdir()
+            printed = await run_program(RELEASES[0], home, text.replace("http://127.0.0.1:8082", server.url))
+            assert printed.splitlines()[-1] == "No."
+
+    posts = [request for request in server.requests if request.line.startswith("POST")]
+    assert [None, "k"] == [request.headers.get("x-api-key") for request in posts]
+
+
+async def run_program(version: str, directory: Path, program: str, *arguments: str) -> str:
+    """What a program prints in the environment of this release."""
+    command = [str(python_for(version)), *FLAGS, "-c", program, *arguments]
+    done = await anyio.run_process(command, cwd=directory, env=surroundings(directory), check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
 
 
 async def test_a_remote_that_is_slow_to_say_what_it_is(world: World) -> None:

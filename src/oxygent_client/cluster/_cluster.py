@@ -36,7 +36,7 @@ from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Purpos
 from oxygent_client._wire import HEADERS, PATHS, alive, refusal
 from oxygent_client.cluster._health import Health, Standing, usable, within
 from oxygent_client.cluster._members import DNS, Member, Place, as_members, origin, places
-from oxygent_client.cluster._pick import STRATEGIES, Candidate, Lot, Strategy
+from oxygent_client.cluster._pick import STRATEGIES, Candidate, Lot, Strategy, pick
 from oxygent_client.transports.httpx import HTTPXTransport
 
 __all__ = ["Cluster", "Hedge", "Status"]
@@ -131,7 +131,7 @@ class _Live:
             self.problem = error
             tell("odd", Context(purpose="discover"), "%s; the replicas stay as they were", error)
             return False
-        self.found[name] = _Found(urls, now)
+        self.found[name], self.problem = _Found(urls, now), None
         return known is None or known.urls != urls
 
     def arrange(self, given: tuple[Member, ...], now: float) -> None:
@@ -322,7 +322,8 @@ class Cluster:
         if not urls:
             return None
         candidates = [live.candidate(url, self.health, now) for url in urls]
-        seat = live.seats[STRATEGIES[self.strategy](candidates, context.group_id, live.memory, self.lot).url]
+        key, again = context.group_id, bool(tried)
+        seat = live.seats[pick(self.strategy, candidates, key, live.memory, self.lot, again=again).url]
         live.picks += 1
         seat.last = live.picks
         tried.add(seat.place.replica.url)

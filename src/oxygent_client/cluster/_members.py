@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from ipaddress import ip_address
 from typing import Final, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
@@ -101,7 +100,7 @@ class DNS:
 def _at(parts: SplitResult, address: str) -> str:
     """The URL, with the host replaced by its address."""
     user, at, _ = parts.netloc.rpartition("@")
-    shown = f"[{address}]" if ip_address(address).version == 6 else address
+    shown = f"[{address}]" if ":" in address else address
     port = "" if parts.port is None else f":{parts.port}"
     return parts._replace(netloc=f"{user}{at}{shown}{port}").geturl()
 

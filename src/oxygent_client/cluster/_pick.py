@@ -1,7 +1,8 @@
 """Which of several replicas is asked next.
 
 Rule 1: a strategy is a plain function of the candidates, a key, a memory and a source of lots; STRATEGIES names all.
-Rule 2: whom it picks is one of the candidates, whatever it remembers of others.
+Rule 2: the second choice for a call is by lot: neighbours often fail together, and who fails at once seems idle.
+Rule 3: whom it picks is one of the candidates, whatever it remembers of others.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final, Literal, TypeAlias
 
 import attrs
 
-__all__ = ["STRATEGIES", "Candidate", "Lot", "Memory", "Strategy", "smooth"]
+__all__ = ["STRATEGIES", "Candidate", "Lot", "Memory", "Strategy", "pick", "smooth"]
 
 Strategy: TypeAlias = Literal["round_robin", "random", "least_in_flight", "power_of_two", "weighted", "affinity"]
 Lot: TypeAlias = Callable[[], float]
@@ -110,3 +111,11 @@ STRATEGIES: Final[Mapping[Strategy, Callable[[Sequence[Candidate], str, Memory, 
     }
 )
 """`key` is what `affinity` goes by; the others take no notice of it."""
+
+
+def pick(
+    strategy: Strategy, candidates: Sequence[Candidate], key: str, memory: Memory, lot: Lot, *, again: bool
+) -> Candidate:
+    """Who is asked; `again` says that another has refused this call."""
+    by = "random" if again and strategy != "affinity" else strategy
+    return STRATEGIES[by](candidates, key, memory, lot)

@@ -15,12 +15,12 @@ import asyncio
 import inspect
 import logging
 from contextvars import ContextVar
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 import attrs
 
 import oxygent_client
-from oxygent_client import OxyRequest, OxyResponse, OxyState
+from oxygent_client import Host, OxyRequest, OxyState
 from oxygent_client.errors import ConnectError, HandlerError, Outcome, OxyError, RemoteAgentError
 
 try:
@@ -56,14 +56,9 @@ _TURN: Final[ContextVar[_Turn | None]] = ContextVar("oxygent_client.integrations
 
 @attrs.frozen
 class _Host:
-    """The program that a request of ours lives in: the framework, by its own request."""
+    """The program that a request of ours lives in: the framework, by its own request. Nobody calls others by ours."""
 
     real: schemas.OxyRequest
-
-    async def call(self, request: OxyRequest, /, **changes: Any) -> OxyResponse:
-        """As `Host.call`."""
-        response = await self.real.call(**changes)
-        return OxyResponse(OxyState(response.state.value), response.output, {**response.extra})
 
     async def send_message(
         self, request: OxyRequest, message: Any, /, *, event: str | None, id: str | None, retry: int | None
@@ -75,12 +70,13 @@ class _Host:
 def _ours(real: schemas.OxyRequest) -> OxyRequest:
     """The framework's request as one of ours; what it holds is the same."""
     known = {field.name for field in attrs.fields(OxyRequest)} & type(real).model_fields.keys() - {"mas"}
-    return OxyRequest(**{name: getattr(real, name) for name in known}, mas=_Host(real))
+    return OxyRequest(**{name: getattr(real, name) for name in known}, mas=cast("Host", _Host(real)))
 
 
 def _real(request: OxyRequest) -> schemas.OxyRequest:
     """The framework's request behind one of ours; an empty one where nobody asked for a run."""
-    return request.mas.real if isinstance(request.mas, _Host) else schemas.OxyRequest()
+    host: object = request.mas
+    return host.real if isinstance(host, _Host) else schemas.OxyRequest()
 
 
 def _response(state: OxyState, output: Any, extra: dict[str, Any]) -> schemas.OxyResponse:
@@ -89,10 +85,7 @@ def _response(state: OxyState, output: Any, extra: dict[str, Any]) -> schemas.Ox
 
 
 class _Inside(oxygent_client.SSEOxyGent):
-    """Our agent in the framework's: the hooks are those of the agent outside, which speaks of the framework's requests.
-
-    It is what a subclass sees of us, so nothing is asked of a hook when it is made.
-    """
+    """Our agent in the framework's: its hooks are those of the agent outside, which get the framework's requests."""
 
     def __init__(self, outside: SSEOxyGent, **settings: Any) -> None:
         super().__init__(**settings)
@@ -186,8 +179,7 @@ class SSEOxyGent(RemoteAgent):
         await super().init()
         if hasattr(RemoteAgent, "cleanup"):  # since 1.1: the system ends what its agents keep
             await self._follow().__aenter__()
-        if not await self._find_out():
-            self._is_found = False
+        self._is_found = await self._find_out()
 
     async def cleanup(self) -> None:
         """Close the connections that the agent keeps: the system does it when it ends."""
@@ -248,8 +240,9 @@ class SSEOxyGent(RemoteAgent):
         turn = _TURN.get() or _Turn()
         if turn.is_repeat and turn.response is not None:
             return turn.response
-        is_same = turn.ended is not None and _real(turn.ended) is oxy_request
-        request = turn.ended if turn.ended is not None and is_same else _ours(oxy_request)
+        request = turn.ended
+        if request is None or _real(request) is not oxy_request:
+            request = _ours(oxy_request)
         try:
             if not self._is_found and await self._find_out() and self.mas is not None:
                 self.mas.init_agent_organization()

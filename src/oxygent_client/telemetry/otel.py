@@ -147,11 +147,13 @@ class OTelObserver:
             act(self, run, happening)
 
     def headers(self, run: Observed, /) -> Mapping[str, str]:
-        """As `Propagator.headers`: by the program's own propagators, `traceparent` unless it says otherwise."""
+        """As `Propagator.headers`: by the program's own propagators, `traceparent` unless it says otherwise.
+
+        What begins a detached run has no span, and names the caller's.
+        """
         carrier: dict[str, str] = {}
         known = self._traces.get(run)
-        if known is not None:
-            propagate.inject(carrier, context=known.context)
+        propagate.inject(carrier, context=known.context if known is not None else None)
         return carrier
 
     def _begin(self, happening: Happening) -> None:
