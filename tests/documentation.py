@@ -144,7 +144,8 @@ class Program:
             """The agent, where URLs lead to the sites of the program."""
 
             def __init__(self, **options: Any) -> None:
-                super().__init__(**{"transport": program.internet, **options})
+                placed: dict[str, Any] = {"transport": program.internet, **options}
+                super().__init__(**placed)
                 program.agents.append(self)
 
         self.agent_class = Placed

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 import itertools
 import json
 import re
@@ -106,7 +107,8 @@ def effect(*blocks: str) -> Callable[[Any], Any]:
     """The function below shows what these blocks do."""
 
     def noted(function: Any) -> Any:
-        EFFECTS.update(dict.fromkeys(blocks, function))
+        for block in blocks:
+            EFFECTS[block] = function
         return function
 
     return noted
@@ -644,7 +646,8 @@ def found(name: str) -> bool:
     """Whether the package has this: a name of its top, or of one of its modules, or what such a thing declares."""
     thing: Any = oxygent_client
     for part in name.split("."):
-        declared = any(part in vars(cls).get("__annotations__", {}) for cls in getattr(thing, "__mro__", ()))
+        classes: tuple[type, ...] = getattr(thing, "__mro__", ())
+        declared = any(part in inspect.get_annotations(cls) for cls in classes)
         if not hasattr(thing, part) and not declared:
             if not isinstance(thing, ModuleType) or importlib.util.find_spec(f"{thing.__name__}.{part}") is None:
                 return False

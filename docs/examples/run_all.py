@@ -35,7 +35,8 @@ def run(example: Path) -> tuple[str, bool]:
 
 def main() -> int:
     """How many failed; with the toy remote, printing something else is a failure, too."""
-    others, failed = [], 0
+    others: list[str] = []
+    failed = 0
     for example in EXAMPLES:
         printed, ended = run(example)
         print(f"--- {example.name}\n{printed}")
