@@ -28,6 +28,8 @@ PIECES: Final = 3
 SECONDS: Final = 0.005
 """Between two pieces of a stream."""
 REFUSED: Final = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 0\r\ncontent-length: 0\r\n\r\n"
+SILENT_SECONDS: Final = 0.02
+"""Between the beginning of a run and the headers."""
 NOT_FOUND: Final = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
 
 STARTED: Final[list[int]] = []
@@ -52,6 +54,8 @@ async def run(nonce: str, writer: asyncio.StreamWriter) -> None:
         await writer.drain()
         return
     os.write(STARTED[0], f"{nonce}\n".encode())
+    if not quick:  # killed now, it has run, and nothing has been heard of it
+        await asyncio.sleep(SILENT_SECONDS)
     writer.write(HEAD)
     for number in range(0 if quick else PIECES):
         writer.write(event(json.dumps({"type": "think", "content": number})))

@@ -37,7 +37,11 @@ LOOPS: Final = ("asyncio", "trio")
 ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
     # "tests/test_x.py", "tests/test_x.py::test_y", or "tests/test_x.py[z]" for one value of a parameter:
     # (the only loop, why)
-    "tests/interop/test_drop_in.py": ("asyncio", "the framework knows asyncio alone, and the client here is a plain one"),
+    "tests/interop/test_drop_in.py": (
+        "asyncio",
+        "the framework knows asyncio alone, and the client here is a plain one",
+    ),
+    "tests/interop/test_examples.py::test_the_agents_of_the_documentation": ("asyncio", "some of them name it"),
     "tests/interop/test_resilient.py": ("asyncio", "the documentation's own lines name asyncio"),
     "tests/test_documentation.py[resilient_short]": ("asyncio", "the documentation's own lines name asyncio"),
     "tests/test_documentation.py[resilient_long]": ("asyncio", "the documentation's own lines name asyncio"),

@@ -471,64 +471,22 @@ async def test_the_base() -> None:
 # ------------------------------------------------------------------------------------------ Subclasses say what is sent
 
 
-class CallStackAwareSSEAgent(SSEOxyGent):
-    """As in the documentation, word for word but for the types."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.call_stack_strategy = "partial"  # "full", "partial", "none"
-
-    def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
-        """Customize payload based on call stack strategy."""
-        payload = oxy_request.model_dump(exclude={"mas", "parallel_id", "latest_node_ids"})
-        payload.update(payload["arguments"])
-        payload["caller_category"] = "user"
-
-        if self.call_stack_strategy == "full":
-            # Share complete call stack
-            pass  # Keep original call stack
-
-        elif self.call_stack_strategy == "partial":
-            # Share partial call stack (default behavior)
-            if self.is_share_call_stack:
-                payload["call_stack"] = payload["call_stack"][:-1]
-                payload["node_id_stack"] = payload["node_id_stack"][:-1]
-
-        elif self.call_stack_strategy == "none":
-            # Don't share call stack
-            del payload["call_stack"]
-            del payload["node_id_stack"]
-            payload["caller"] = "user"
-
-        del payload["arguments"]
-        return payload
-
-
 async def test_stacks_are_rewritten_iff_the_remote_was_told_of_none() -> None:
-    """Whatever `prepare_payload` does, messages get the caller's stack exactly where the sealed body had none."""
+    """However the stack is shared, messages get the caller's stack exactly where the sealed body had none."""
     request = OxyRequest(arguments={"query": "x"}, call_stack=["user", "boss"], node_id_stack=["", "n1"])
     theirs = ["user", "master", "search"]
     ours = ["user", "boss", "me", "search"]
-    cases: dict[str, tuple[type[SSEOxyGent], dict[str, Any], list[str] | None, list[str]]] = {
-        # (the class, what is set on it, the stack that is sent, the stack in what is forwarded)
-        "shared": (SSEOxyGent, {}, ["user", "boss"], theirs),
-        "not shared": (SSEOxyGent, {"is_share_call_stack": False}, None, ours),
-        "set late": (SSEOxyGent, {"call_stack_strategy": "none"}, None, ours),
-        "docs, partial": (CallStackAwareSSEAgent, {}, ["user", "boss"], theirs),
-        "docs, partial but not shared": (
-            CallStackAwareSSEAgent,
-            {"is_share_call_stack": False},
-            ["user", "boss", "me"],
-            theirs,
-        ),
-        "docs, full": (CallStackAwareSSEAgent, {"call_stack_strategy": "full"}, ["user", "boss", "me"], theirs),
-        "docs, none": (CallStackAwareSSEAgent, {"call_stack_strategy": "none"}, None, ours),
+    cases: dict[str, tuple[dict[str, Any], list[str] | None, list[str]]] = {
+        # (what is set on the agent, the stack that is sent, the stack in what is forwarded)
+        "shared": ({}, ["user", "boss"], theirs),
+        "not shared": ({"is_share_call_stack": False}, None, ours),
+        "set late": ({"call_stack_strategy": "none"}, None, ours),
     }
-    for name, (cls, changes, stack, forwarded) in cases.items():
+    for name, (changes, stack, forwarded) in cases.items():
         transport = remote(
             tool_call("search"), observation("search", 1), tool_call("master", caller="user"), answer(1), close()
         )
-        agent = cls(server_url=URL, transport=transport, name="me")
+        agent = SSEOxyGent(server_url=URL, transport=transport, name="me")
         for attribute, value in changes.items():
             setattr(agent, attribute, value)
         heard: list[Any] = []

@@ -120,10 +120,8 @@ def effect(*blocks: str) -> Callable[[Any], Any]:
 @effect("class_line")
 async def class_line(base: type[SSEOxyGent], block: str) -> None:
     """What the line says of the class is so: it is a `RemoteAgent`."""
-    line = re.fullmatch(r"class (\w+)\((\w+)\)\n", BLOCKS[block])
-    assert line is not None
-    assert ("SSEOxyGent", "RemoteAgent") == line.groups()
-    assert (RemoteAgent, SSEOxyGent) == (SSEOxyGent.__mro__[-2], base if base is SSEOxyGent else base.__mro__[1])
+    assert "class SSEOxyGent(RemoteAgent)\n" == BLOCKS[block]
+    assert issubclass(base, RemoteAgent)
 
 
 @effect("flow")
@@ -135,7 +133,7 @@ async def flow(base: type[SSEOxyGent], block: str) -> None:
     (request,) = made.internet.requests
     assert f"HTTP {request.method} {request.path}" in BLOCKS[block]
     assert "text/event-stream" == request.headers["accept"]
-    assert [["progress", "tool_call", "observation"], "finished"] == [made.kinds(), remote.runs[0].state]
+    assert (["progress", "tool_call", "observation"], "finished") == (made.kinds(), remote.runs[0].state)
 
 
 @effect("basic")
@@ -421,7 +419,7 @@ async def stacks(base: type[SSEOxyGent], block: str) -> None:
 
 @effect("call_stack")
 async def call_stack(base: type[SSEOxyGent], block: str) -> None:
-    """The class's own payload is what is sent, whatever its strategy."""
+    """The class's own payload is what is sent, and stacks are rewritten exactly where it told the remote of none."""
     made = program(base, ("http://remote.test", remote := toy()))
     agent = (await made.run(block))["CallStackAwareSSEAgent"](server_url="http://remote.test", name="me")
     cases: list[tuple[str, bool, list[str] | None]] = [
@@ -437,6 +435,9 @@ async def call_stack(base: type[SSEOxyGent], block: str) -> None:
         assert (expected, "user" if expected is None else LOCAL[-1]) == (payload.get("call_stack"), payload["caller"])
         assert (expected is None) == ("node_id_stack" not in payload)
         assert ("hi", False) == (payload["query"], "arguments" in payload)
+        theirs = remote.runs[-1].messages[2]["content"]["call_stack"]
+        shown = [*LOCAL, "me", "search_flights"] if expected is None else theirs
+        assert shown == made.heard[-1]["content"]["call_stack"]
 
 
 @effect("authenticated")

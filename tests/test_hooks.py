@@ -694,59 +694,6 @@ async def test_a_handler_that_is_not_waited_for() -> None:
     await run(SSEOxyGent, Log(), event_handlers={"progress": slow, "metrics": slow}, send=slow)
 
 
-async def test_the_documented_examples_of_handling() -> None:
-    """The documentation's own monitoring subclass, with its replaced `send_message`, hears what it expects."""
-    told: list[str] = []
-    heard: list[str] = []
-
-    class ProgressMonitoringSSE(SSEOxyGent):
-        def __init__(self, **kwargs: Any) -> None:
-            super().__init__(**kwargs)
-            self.progress_callback: Any = None
-
-        def set_progress_callback(self, callback: Any) -> None:
-            self.progress_callback = callback
-
-        async def _execute(self, oxy_request: OxyRequest) -> OxyResponse:
-            await self.progress_callback("Starting remote execution...")
-            original_send_message = oxy_request.send_message
-
-            async def enhanced_send_message(message: Any) -> None:
-                if message.get("type") == "tool_call":
-                    await self.progress_callback(f"Executing tool: {message.get('content', {}).get('callee')}")
-                elif message.get("type") == "observation":
-                    await self.progress_callback("Tool execution completed")
-                return await original_send_message(message)
-
-            cast("Any", oxy_request).send_message = enhanced_send_message
-            try:
-                result = await super()._execute(oxy_request)
-                await self.progress_callback("Remote execution completed")
-                return result
-            finally:
-                cast("Any", oxy_request).send_message = original_send_message
-
-    async def tell(said: str) -> None:
-        told.append(said)
-
-    async def hear(said: Any) -> None:
-        heard.append(kind(said))
-
-    steps = [tool_call("search"), observation("search", 1), answer(2), close()]
-    agent = ProgressMonitoringSSE(server_url=URL, transport=FakeTransport.script(*steps))
-    agent.set_progress_callback(tell)
-    request = OxyRequest(arguments={"query": "x"})
-    cast("Any", request).send_message = hear
-    assert 2 == (await agent.execute(request)).output
-    assert [
-        "Starting remote execution...",
-        "Executing tool: search",
-        "Tool execution completed",
-        "Remote execution completed",
-    ] == told
-    assert ["tool_call", "observation"] == heard
-
-
 def test_steps_are_what_the_checks_take_them_for() -> None:
     """The script has its two pairs of steps."""
     assert 2 == sum(b'"tool_call"' in step for step in SCRIPT) == sum(b'"observation"' in step for step in SCRIPT)

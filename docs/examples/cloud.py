@@ -11,8 +11,7 @@ import os
 
 import anyio
 
-from oxygent_client import HTTPXTransport, SSEOxyGent
-from oxygent_client.cluster import Cluster
+from oxygent_client import Cluster, HTTPXTransport, SSEOxyGent
 from oxygent_client.testing import ToyRemote, faults
 from oxygent_client.transports.asgi import ASGITransport
 

@@ -1,11 +1,12 @@
 """Hybrid Deployments: a local agent plans, with a local tool and a remote agent that it calls by their names.
 
 Prints:
-    3 nights, and the remote says 5 20 HELLO
-    planner: agent, nights: tool, enterprise_brain: agent
+    166 euros on average, and the remote says 5 20 HELLO
+    planner: agent, fmean: tool, enterprise_brain: agent
 """
 
 import os
+from statistics import fmean
 
 import anyio
 
@@ -20,16 +21,15 @@ TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(pace=0.1)
 
 async def planner(request: OxyRequest) -> str:
     """A local agent: stacks and node ids are set on every call, as in the framework."""
-    nights = await request.call(callee="nights", arguments={"first": 5, "last": 8})
+    price = await request.call(callee="fmean", arguments={"data": [89, 142, 267]})
     found = await request.call(callee="enterprise_brain", arguments={"query": "tools"})
-    return f"{nights.output} nights, and the remote says {found.output}"
+    return f"{price.output:.0f} euros on average, and the remote says {found.output}"
 
 
 async def main() -> None:
     """All of them are members of one organization."""
-    nights = Function(lambda first, last: last - first, name="nights", by_name=True)
     brain = SSEOxyGent(name="enterprise_brain", server_url=URL, transport=TOY)
-    async with AgentRegistry(planner, nights, brain) as registry:
+    async with AgentRegistry(planner, Function(fmean, by_name=True), brain) as registry:
         print((await registry.call("planner", query="Plan my trip")).output)
         print(", ".join(f"{node['name']}: {node['type']}" for node in registry.organization()["children"]))
 

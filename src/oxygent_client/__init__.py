@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from oxygent_client._sse import Decoder, ServerSentEvent
     from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Transport
     from oxygent_client._wire import RunNode, RunRecord
+    from oxygent_client.cluster import Cluster
     from oxygent_client.policies import BearerAuth, Retry
     from oxygent_client.registry import AgentRegistry
     from oxygent_client.transports.httpx import HTTPXTransport
@@ -54,6 +55,7 @@ __all__ = [
     "Answer",
     "Answered",
     "BearerAuth",
+    "Cluster",
     "Context",
     "Custom",
     "Decoder",
@@ -111,6 +113,7 @@ _HOMES = {
     "_sse": ("Decoder", "ServerSentEvent"),
     "_transport": ("Context", "HTTPRequest", "HTTPResponse", "Transport"),
     "_wire": ("RunNode", "RunRecord"),
+    "cluster": ("Cluster",),
     "policies": ("BearerAuth", "Retry"),
     "registry": ("AgentRegistry",),
     "transports.httpx": ("HTTPXTransport",),

@@ -37,7 +37,8 @@ class SSEOxyGent(Client):
     """A remote OxyGent system, used as if it were a local agent.
 
     Each argument becomes the attribute of its name, where it is explained; `name` and `desc` are the caller's own words
-    for the agent. A `transport` that you give is never closed by the agent; None makes an `HTTPXTransport`.
+    for the agent. A `transport` that you give is never closed by the agent; None makes an `HTTPXTransport`. A `Cluster`
+    chooses the server: then there is no `server_url`.
 
     Raises:
         ConfigurationError: an argument is wrong.
@@ -46,7 +47,7 @@ class SSEOxyGent(Client):
     def __init__(
         self,
         *,
-        server_url: str,
+        server_url: str = "",
         name: str = "remote",
         desc: str = "",
         is_share_call_stack: bool = True,
@@ -76,13 +77,13 @@ class SSEOxyGent(Client):
         failure_detector: Callable[[Any], bool] | None = None,
         observers: Collection[Observer] = (),
     ) -> None:
+        self.transport = transport
         super().__init__(server_url=server_url, name=name, desc=desc)
         check_secure(server_url, {}, HTTPSOnly(https_only=https_only, plaintext_hosts=plaintext_hosts))
         self.is_share_call_stack = is_share_call_stack
         self.call_stack_strategy = call_stack_strategy
         self.callee = callee
         self.check_callee = check_callee
-        self.transport = transport
         self.router = router or EventRouter()
         self.event_handlers = event_handlers or {}
         self.event_filter = event_filter

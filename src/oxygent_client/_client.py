@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any, Unpack
 
 import anyio
+import attrs
 
 from oxygent_client import _services
-from oxygent_client._connections import Connections
+from oxygent_client._connections import Connections, is_cluster
 from oxygent_client._delivery import Delivery
 from oxygent_client._detached import Attachment, RunHandle, begin, home
 from oxygent_client._discovery import DISCOVERY_SECONDS, Directory
@@ -45,6 +46,15 @@ class Client(Hooks):
     _directory: Directory
     _keeper: Keeper
     _policies: Policies
+
+    def _checked(self, server_url: str) -> str:
+        if not is_cluster(self.transport):
+            return super()._checked(server_url)
+        if server_url:
+            raise ConfigurationError(
+                "a Cluster chooses the server: give server_url or transport=Cluster(...), not both"
+            )
+        return server_url
 
     @asynccontextmanager
     async def _lease(self, became: Callable[[Outcome], None] = _unheard) -> AsyncGenerator[Transport, None]:
@@ -91,7 +101,9 @@ class Client(Hooks):
 
         None where it has none, keeps no records, or cannot be asked.
         """
-        async with self._asking() as (transport, pattern, until):
+        async with self._asking(trace_id) as (transport, pattern, until):
+            if not pattern.base_url:
+                return None
             remote = TRACES.remote_name(self.server_url, trace_id)
             record = await look_up(transport, pattern, remote, self.limits, until=until)
         return record if record is not None and record.nodes else None
@@ -103,10 +115,13 @@ class Client(Hooks):
 
         Raises:
             PayloadError: `data` is no JSON.
+            ConfigurationError: there are several servers, and this program has begun no run of that name.
             EnvelopeError: no run has such a channel, or no longer; nothing was given.
             OxyError: the server could not be reached, or refused.
         """
-        async with self._asking() as (transport, pattern, until):
+        async with self._asking(channel_id) as (transport, pattern, until):
+            if not pattern.base_url:
+                raise ConfigurationError(f"nobody knows at which server {channel_id[:100]!r} is: it was not begun here")
             channel = TRACES.remote_name(self.server_url, channel_id)
             await _services.feedback(transport, pattern, channel, data, self.limits, until=until)
 
@@ -139,13 +154,13 @@ class Client(Hooks):
                 prepare = Preparation(self, self._directory, request, trace_id)
                 http, link = await begin(transport, prepare, remote, became)
         except OxyError as error:
-            error.trace_id, error.server_url = trace_id, shown_url(self.server_url)
+            error.trace_id, error.server_url = trace_id, error.server_url or shown_url(self.server_url)
             began = error.outcome not in (Outcome.NOT_SENT, Outcome.REJECTED)
             raise
         finally:
             TRACES.release(self.server_url, remote, closed=not began)
         return RunHandle(
-            server_url=self.server_url,
+            server_url=self.server_url or TRACES.place_of(http.context.node_id),
             trace_id=trace_id,
             remote_trace_id=remote,
             node_id=http.context.node_id,
@@ -167,7 +182,7 @@ class Client(Hooks):
             ConfigurationError: it is no such token, or the run is at another server.
         """
         handle = RunHandle.from_token(token)
-        if handle.server_url != home(self.server_url):
+        if self.server_url and handle.server_url != home(self.server_url):
             raise ConfigurationError(f"this run is at {handle.server_url}, and this agent's remote elsewhere")
         listens = (request or OxyRequest()).clone_with(
             current_trace_id=handle.trace_id,
@@ -177,16 +192,28 @@ class Client(Hooks):
             call_stack=[*handle.call_stack],
         )
         return Run(
-            self._plan(listens, handle.trace_id, Attachment(self, handle, listens), attached_to=handle.remote_trace_id)
+            self._plan(
+                listens,
+                handle.trace_id,
+                Attachment(self, handle, listens),
+                base_url=self.server_url or handle.server_url,
+                attached_to=handle.remote_trace_id,
+            )
         )
 
     def _plan(
-        self, request: OxyRequest, trace_id: str, prepare: Preparation | Attachment, *, attached_to: str = ""
+        self,
+        request: OxyRequest,
+        trace_id: str,
+        prepare: Preparation | Attachment,
+        *,
+        base_url: str = "",
+        attached_to: str = "",
     ) -> Plan:
         return Plan(
             request=request,
             trace_id=trace_id,
-            base_url=self.server_url,
+            base_url=base_url or self.server_url,
             lease=self._lease,
             prepare=prepare,
             router=self.router,
@@ -203,10 +230,16 @@ class Client(Hooks):
         )
 
     @asynccontextmanager
-    async def _asking(self) -> AsyncGenerator[tuple[Transport, HTTPRequest, float], None]:
-        """A transport, the pattern of a request, and until when the answer must be there."""
+    async def _asking(self, name: str = "") -> AsyncGenerator[tuple[Transport, HTTPRequest, float], None]:
+        """A transport, the pattern of a request, and until when the answer must be there.
+
+        With the name of a run, the request goes to the server that has it; `base_url` is empty if nobody knows which.
+        """
+        pattern = self._question()
+        if name and not self.server_url:
+            pattern = attrs.evolve(pattern, base_url=TRACES.place_of(name))
         async with self._lease() as transport:
-            yield transport, self._question(), anyio.current_time() + DISCOVERY_SECONDS
+            yield transport, pattern, anyio.current_time() + DISCOVERY_SECONDS
 
     def _question(self) -> HTTPRequest:
         return question(self, OxyRequest())

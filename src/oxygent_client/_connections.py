@@ -15,8 +15,16 @@ import attrs
 
 from oxygent_client._per_loop import PerLoop
 from oxygent_client._transport import Transport
+from oxygent_client.cluster import Cluster
 
-__all__ = ["Connections"]
+__all__ = ["Connections", "is_cluster"]
+
+
+def is_cluster(transport: object) -> bool:
+    """Whether a transport, or what it wraps, chooses among several servers."""
+    while transport is not None and not isinstance(transport, Cluster):
+        transport = getattr(transport, "inner", None)
+    return transport is not None
 
 
 @attrs.define

@@ -25,6 +25,7 @@ from oxygent_client._payload import encode
 from oxygent_client._prepare import Preparation, headers_of, question
 from oxygent_client._record import look_until
 from oxygent_client._router import Link
+from oxygent_client._traces import TRACES
 from oxygent_client._transport import Context, HTTPRequest, Transport, check_url, shown_url
 from oxygent_client._wire import PATHS, RUN_HEADERS
 
@@ -119,7 +120,8 @@ class Attachment:
         # A server wants the time stamp, and does nothing with it.
         body = encode({"trace_id": remote_trace_id, "timestamp": 0})
         headers = headers_of(agent, self.request) | RUN_HEADERS
-        return HTTPRequest("POST", agent.server_url, PATHS["attach"], headers, body, context=context), link
+        url = agent.server_url or handle.server_url
+        return HTTPRequest("POST", url, PATHS["attach"], headers, body, context=context), link
 
 
 async def begin(
@@ -152,10 +154,13 @@ async def begin(
         patience = agent.timeouts.lookup
         if error.outcome is not Outcome.UNKNOWN or patience is None or sent is None:
             raise
+        pattern = question(agent, request)
+        if not pattern.base_url:
+            pattern = attrs.evolve(pattern, base_url=TRACES.place_of(sent[0].context.node_id))
         record = await look_until(
             lambda record: bool(record.nodes),
             transport,
-            question(agent, request),
+            pattern,
             remote_trace_id,
             agent.limits,
             until=min(anyio.current_time() + patience, deadline),

@@ -184,8 +184,8 @@ async def _fetched(
 async def refused(response: HTTPResponse, limits: Limits) -> OxyError:
     """The error that `response` is, which is not what was asked for.
 
-    Its body serves a person only: what came within REFUSAL_SECONDS, before the deadline of the call, and before it broke
-    off, is enough.
+    Its body serves a person only: what came within REFUSAL_SECONDS, before the deadline of the call, and before it
+    broke off, is enough.
     """
     body = bytearray()
     until = anyio.current_time() + REFUSAL_SECONDS

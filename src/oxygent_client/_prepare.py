@@ -76,7 +76,7 @@ def question(agent: Hooks, request: OxyRequest) -> HTTPRequest:
         purpose="discover",
         trace_id=str(request.current_trace_id),
         group_id=request.group_id,
-        node_id=request.node_id,
+        node_id=request.node_id or "",
         idempotent=True,
     )
     return HTTPRequest("GET", agent.server_url, "", headers_of(agent, request), context=context)

@@ -72,10 +72,14 @@ class RemoteAgent:
     """The remote's organization as the remote gave it; empty before `init`."""
 
     def __init__(self, *, server_url: str, name: str = "remote", desc: str = "") -> None:
-        self.server_url = check_url(server_url)
+        self.server_url = self._checked(server_url)
         self.name = name
         self.desc = desc
         self.org = {}
+
+    def _checked(self, server_url: str) -> str:
+        """`server_url`, if this agent can use it."""
+        return check_url(server_url)
 
     async def init(self) -> None:
         """Find out what the remote is. The base finds out nothing."""
@@ -179,4 +183,4 @@ class RemoteAgent:
                 raise ConfigurationError(f"{type(self).__name__}.{name} is live and cannot be pickled") from error
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r} at {shown_url(self.server_url)}>"
+        return f"<{type(self).__name__} {self.name!r} at {shown_url(self.server_url) or 'several servers'}>"

@@ -635,10 +635,15 @@ class Run:
         if patience is None or self._transport is None or self._http is None:
             return None
         # A trace id may cover several runs; which is meant says the node that the payload named.
+        question = self._plan.question()
+        if not question.base_url and not (place := TRACES.place_of(self._http.context.node_id)):
+            return None  # nobody knows which of several servers has it
+        elif not question.base_url:
+            question = attrs.evolve(question, base_url=place)
         record = await look_until(
             enough,
             self._transport,
-            self._plan.question(),
+            question,
             self._remote_trace_id,
             self._plan.limits,
             until=min(anyio.current_time() + patience, self._deadline),

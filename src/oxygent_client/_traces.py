@@ -22,6 +22,7 @@ from oxygent_client._transport import shown_url
 __all__ = ["TRACES", "TraceLedger"]
 
 Key = tuple[str, str]
+K = TypeVar("K")
 V = TypeVar("V")
 
 
@@ -34,6 +35,7 @@ class TraceLedger:
     _in_flight: set[Key] = attrs.field(factory=set[Key], init=False)
     _soiled: OrderedDict[Key, None] = attrs.field(factory=OrderedDict[Key, None], init=False)
     _renamed: OrderedDict[Key, str] = attrs.field(factory=OrderedDict[Key, str], init=False)
+    _places: OrderedDict[str, str] = attrs.field(factory=OrderedDict[str, str], init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
 
     def claim(self, base_url: str, trace_id: str) -> str:
@@ -64,6 +66,17 @@ class TraceLedger:
             if not closed:
                 _keep(self._soiled, _key(base_url, remote), None, self.size)
 
+    def ran_at(self, base_url: str, *names: str) -> None:
+        """A run that goes by these names (a trace id, a node id) went to this server, which its transport chose."""
+        with self._lock:
+            for name in filter(None, names):
+                _keep(self._places, name, base_url, self.size)
+
+    def place_of(self, name: str) -> str:
+        """The server that the last run of this name went to; empty where nobody chose, or it was long ago."""
+        with self._lock:
+            return self._places.get(name, "")
+
     def remote_name(self, base_url: str, trace_id: str) -> str:
         """What the remote calls the last run that the caller called `trace_id`."""
         with self._lock:
@@ -75,7 +88,7 @@ def _key(base_url: str, trace_id: str) -> Key:
     return shown_url(base_url).rstrip("/"), trace_id
 
 
-def _keep(table: OrderedDict[Key, V], key: Key, value: V, size: int) -> None:
+def _keep(table: OrderedDict[K, V], key: K, value: V, size: int) -> None:
     table[key] = value
     table.move_to_end(key)
     while len(table) > size:

@@ -15,6 +15,7 @@ import attrs
 from oxygent_client._errors import Outcome, OxyError
 from oxygent_client._log import tell
 from oxygent_client._settings import Limits
+from oxygent_client._traces import TRACES
 from oxygent_client._transport import HTTPRequest, HTTPResponse, Purpose, Transport, shown_url
 from oxygent_client._wire import refusal
 
@@ -45,6 +46,8 @@ class Watched:
         try:
             async with self.inner.exchange(request) as response:
                 entered = True
+                if not request.base_url:
+                    TRACES.ran_at(response.request.base_url, context.trace_id, context.node_id)
                 if response.status == 200:
                     tell("opened", context, "the response has begun", status=response.status)
                 else:
@@ -54,6 +57,8 @@ class Watched:
         except OxyError as error:
             if not entered:
                 self.became(error.outcome)
+                if not request.base_url and error.server_url:
+                    TRACES.ran_at(error.server_url, context.trace_id, context.node_id)
             raise
 
     async def aclose(self) -> None:

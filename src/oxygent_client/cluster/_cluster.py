@@ -406,7 +406,8 @@ class Cluster:
             stack.enter_context(_in_flight(seat))
             try:
                 response = await stack.enter_async_context(self.inner.exchange(request))
-            except FAULTS:
+            except FAULTS as error:
+                error.server_url = shown_url(url)
                 self._note(seat, request.context, went_well=False)
                 raise
             chunks = _Chunks(response.chunks)

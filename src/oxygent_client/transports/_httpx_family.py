@@ -210,11 +210,13 @@ class HTTPXFamily(Generic[ClientT]):
                     headers = dict(response.headers)
             finally:
                 _OPENING.reset(opening)
-            if response.status_code != OK and response.http_version != "HTTP/2":
-                stack.callback(_end, response)
-            # An iterator by its annotation; it is a generator, and must be closed before its response is.
-            raw: AsyncGenerator[bytes, None] = response.aiter_raw()
+            last = response.status_code != OK and response.http_version != "HTTP/2"
+            # An iterator by its annotation; it is a generator, and must be closed before its response is. `aiter_raw`
+            # gives the connection back when the body is read, and somebody else may have it then; `stream` does not.
+            raw: AsyncGenerator[bytes, None] = aiter(response.stream) if last else response.aiter_raw()
             chunks = await _entered(stack, aclosing(raw), request.context)
+            if last:
+                stack.callback(_end, response)
             yield HTTPResponse(response.status_code, headers, _Chunks(chunks, self._translation, url), request)
 
     def _open(self, client: Any, request: HTTPRequest, options: dict[str, Any]) -> AbstractAsyncContextManager[Any]:
