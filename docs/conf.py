@@ -1,5 +1,9 @@
 """How the documentation is built (`python -m nox -s docs`): Markdown pages, and a reference from the docstrings."""
 
+import builtins
+from importlib import import_module
+from typing import Any
+
 from oxygent_client import __version__
 
 project = "oxygent-client"
@@ -23,3 +27,25 @@ autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 # Docstrings are written for a reader of the source: single backquotes there mean code.
 default_role = "code"
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    # Pygments has no lexer for HAProxy; the tests find the settings by this word.
+    app.add_lexer("haproxy", import_module("pygments.lexers.special").TextLexer)
+    app.connect("autodoc-process-docstring", leave_rules)
+    app.connect("doctree-read", leave_builtins)
+
+
+def leave_rules(app: Any, what: str, name: str, module: Any, options: Any, lines: list[str]) -> None:
+    """Keep the rules of a module out of the reference: they are for who reads the source."""
+    if what == "module":
+        rules = [number for number, line in enumerate(lines) if line.startswith("Rule 1")]
+        del lines[rules[0] if rules else len(lines) :]
+
+
+def leave_builtins(app: Any, page: Any) -> None:
+    """Make no link of `bytes` in a signature: Sphinx would link it to attributes of that name."""
+    for node in [*page.findall()]:
+        if node.tagname == "pending_xref" and node["reftarget"] in vars(builtins):
+            node.replace_self(node.children)

@@ -32,7 +32,8 @@ from oxygent_client import (
     errors,
 )
 from oxygent_client._connections import Connections
-from oxygent_client._ids import ALPHABET
+from oxygent_client._ids import ALPHABET, new_id
+from oxygent_client.policies import BearerAuth, ConcurrencyLimit, Retry
 from oxygent_client.testing import FakeTransport, Reply, answer, close, observation, pause, progress, tool_call
 from tests.virtual import anyio_backend as anyio_backend
 
@@ -212,6 +213,125 @@ async def test_wrong_calls() -> None:
     assert [] == transport.requests
 
 
+@pytest.mark.parametrize(
+    ("said", "fields"),
+    [
+        ("a call takes no 'timeout': that is Timeouts(total=...) of the agent, or anyio.fail_after", {"timeout": 1}),
+        ("a call takes no 'idempotant'; did you mean 'idempotent'?", {"idempotant": True}),
+        ("a call takes no 'zzz'", {"zzz": 1}),
+        ("arguments must be a mapping such as a dict; this is NoneType", {"arguments": None}),
+        ("arguments must be a mapping such as a dict; this is list of str", {"arguments": ["t0p-secret"]}),
+        ("shared_data must be a dict; this is list", {"shared_data": []}),
+        ("group_data must be a dict; this is str", {"group_data": "t0p-secret"}),
+        ("trace_id must be a text, or None; this is int", {"trace_id": 7}),
+        ("from_trace_id must be a text, or None; this is bytes", {"from_trace_id": b"x"}),
+        ("group_id must be a text, or None; this is the class str", {"group_id": str}),
+        ("idempotent must be True or False; this is str", {"idempotent": "no"}),
+    ],
+)
+async def test_words_that_a_call_does_not_know(said: str, fields: dict[str, Any]) -> None:
+    """An unknown keyword of a call, or a value of the wrong kind, is an error that says what to write."""
+    agent, transport = made()
+    for call in (agent.ask, agent.start):
+        with pytest.raises(errors.ConfigurationError) as caught:
+            await call("hi", **fields)
+        assert str(caught.value).startswith(said)
+        assert "t0p-secret" not in str(caught.value)
+    with pytest.raises(errors.ConfigurationError):
+        agent.stream("hi", **fields)
+    assert [] == transport.requests
+
+
+@pytest.mark.parametrize(
+    ("said", "options"),
+    [
+        ("timeouts must be Timeouts(...), such as Timeouts(total=60); this is int", {"timeouts": 5}),
+        ("limits must be Limits(...), such as Limits(body_bytes=1_000_000); this is int", {"limits": 5}),
+        ("retry must be Retry(...), such as Retry(attempts=3); this is int", {"retry": 3}),
+        ("retry must be Retry(...), such as Retry(attempts=3); this is the class Retry", {"retry": Retry}),
+        ("headers must be a mapping from names to texts", {"headers": [("a", "t0p-secret")]}),
+        ("headers must be a mapping from names to texts", {"headers": {"a": 1}}),
+        ("headers must be a mapping from names to texts", {"headers": {1: "t0p-secret"}}),
+        ("transport must be a transport such as HTTPXTransport(...), or None; this is str", {"transport": "x"}),
+        ("policies must be a collection of policies, such as (ConcurrencyLimit(8),)", {"policies": Retry()}),
+        ("forward_headers must be a collection of names, such as {'name'}; this is int", {"forward_headers": 3}),
+        ("forward_headers must be a collection of names", {"forward_headers": "x-a"}),
+        ("argument_overrides must be a collection of names", {"argument_overrides": [1]}),
+        ("share_data must be True, False or a collection of names", {"share_data": 1}),
+        ("auth must be a policy such as BearerAuth('a-token') or BasicAuth(", {"auth": "t0p-secret"}),
+        ("auth must be a policy such as BearerAuth('a-token') or BasicAuth(", {"auth": ("u", "t0p-secret")}),
+        ("router must be an EventRouter(...), or None; this is dict of int, str", {"router": {"x": 1}}),
+        ("event_handlers must be a mapping such as a dict", {"event_handlers": [print]}),
+        ("event_filter must be a function, or None", {"event_filter": True}),
+        ("callee must be a text, or None; this is int", {"callee": 5}),
+        ("server_url must be a text; this is int", {"server_url": 5}),
+    ],
+)
+def test_arguments_of_the_wrong_kind(said: str, options: dict[str, Any]) -> None:
+    """The constructor says what it expects, and shows no value."""
+    with pytest.raises(errors.ConfigurationError) as caught:
+        SSEOxyGent(**cast("Any", {"server_url": URL, **options}))
+    assert str(caught.value).startswith(said)
+    assert "t0p-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("inbound", [[("a", "t0p-secret")], "t0p-secret", {1: "t0p-secret"}, {"a": 2}])
+async def test_inbound_headers_of_the_wrong_kind(inbound: Any) -> None:
+    """What is no mapping of texts in `shared_data["_headers"]` is named, and not shown."""
+    agent, transport = made()
+    with pytest.raises(errors.ConfigurationError, match="_headers must be a mapping from names to texts") as caught:
+        await agent.ask("hi", shared_data={"_headers": inbound})
+    assert "t0p-secret" not in str(caught.value)
+    assert [] == transport.requests
+
+
+async def test_headers_that_are_set_later() -> None:
+    """What a subclass assigns or returns ends in an error of ours, too."""
+
+    class Own(SSEOxyGent):
+        def prepare_headers(self, oxy_request: OxyRequest) -> dict[str, str]:
+            return {**super().prepare_headers(oxy_request), "x-count": cast("Any", 1)}
+
+    agent, transport = made()
+    agent.headers = cast("Any", [("a", "b")])
+    with pytest.raises(errors.ConfigurationError, match="headers must be a mapping"):
+        await agent.ask("hi")
+    with pytest.raises(errors.ConfigurationError, match="'x-count' has a name or a value that HTTP does not allow"):
+        await Own(server_url=URL, transport=transport).ask("hi")
+    assert [] == transport.requests
+
+
+@pytest.mark.parametrize("token", [5, None, b"oxyrun1.x", ("oxyrun1.", "x")])
+def test_what_is_no_token(token: Any) -> None:
+    """Whoever gives `attach` something else is told what to give."""
+    with pytest.raises(errors.ConfigurationError, match=r"token must be the text that handle.to_token\(\) gives"):
+        made()[0].attach(token)
+
+
+def test_what_is_given_empty_is_kept() -> None:
+    """An empty dict stays the caller's, who may fill it later; so does a router that counts as false."""
+
+    class Falsy(EventRouter):
+        def __len__(self) -> int:
+            return 0
+
+    given: dict[str, Any] = {"event_handlers": {}, "headers": {}, "schema": {}, "router": Falsy()}
+    agent = SSEOxyGent(server_url=URL, **given)
+    assert all(getattr(agent, name) is value for name, value in given.items())
+
+
+@pytest.mark.parametrize("way", ["itself", "pickle", "old pickle", "deepcopy", "copy"])
+async def test_the_clock_of_the_transport_is_read_when_it_is_made(way: str) -> None:
+    """`timeouts` that are assigned later reach the transport that the agent makes, and those of a copy its own."""
+    original = SSEOxyGent(server_url=URL)
+    ways: dict[str, Callable[[Any], Any]] = {"copy": copy.copy, **COPIES}
+    agent: SSEOxyGent = ways[way](original) if way in ways else original
+    agent.timeouts = Timeouts(connect=0.5)
+    async with agent, agent._connections.lease(None) as transport:
+        assert isinstance(transport, HTTPXTransport)
+        assert 0.5 == transport._connect
+
+
 async def test_ids_are_drawn_where_there_are_none() -> None:
     """Empty ids are drawn, each anew, in the manner of real servers; given ones stay."""
     payloads = [await sent(), await sent()]
@@ -219,7 +339,7 @@ async def test_ids_are_drawn_where_there_are_none() -> None:
         values = [payload[name] for payload in payloads]
         assert (name, 2, {length}) == (name, len({*values}), {len(value) for value in values})
         assert {*"".join(values)} <= {*ALPHABET}
-    given = {"request_id": "r", "group_id": "g", "current_trace_id": "t3", "node_id": "n"}
+    given = {"request_id": "r", "group_id": "g", "current_trace_id": new_id(), "node_id": "n"}
     payload = await sent(OxyRequest(**cast("Any", given), arguments={"query": "x"}))
     assert given == {name: payload[name] for name in given}
     payload = await sent(OxyRequest(current_trace_id=cast("Any", 7), arguments={"query": "x"}))
@@ -533,7 +653,8 @@ async def test_a_payload_of_ones_own_is_sealed() -> None:
         "is_send_message": True,
         "restart_node_id": "",
         "shared_data": {},
-    } == transport.payloads[0]
+    } == {name: value for name, value in transport.payloads[0].items() if name != "node_id"}
+    assert transport.payloads[0]["node_id"]  # by which the run is found in the server's record
     for wrong in cast("list[Any]", [None, [], "x", {1: 2}, {"x": object()}]):
         agent.payload = wrong
         with pytest.raises(errors.PayloadError):
@@ -601,6 +722,52 @@ async def test_configuration_travels(way: str) -> None:
     assert ["/sse/chat"] == [request.path for request in clone.transport.requests], "what was discovered travels too"
 
 
+async def test_a_shallow_copy() -> None:
+    """It has the same configuration, a literal secret too, and nothing live of its original."""
+    original = SSEOxyGent(server_url=URL, auth=BearerAuth("t0p-secret"), headers={}, policies=(ConcurrencyLimit(1),))
+    async with original:
+        clone = copy.copy(original)
+        assert vars(original).keys() == vars(clone).keys()
+        assert all(getattr(clone, name) is getattr(original, name) for name in ("auth", "headers", "policies", "org"))
+        transport = remote(pause(1), answer("42"), close())
+        original.transport = clone.transport = transport
+        async with original.stream("hi"), clone.stream("hi"):
+            assert (1, 1) == (original.stats().in_flight, clone.stats().in_flight)
+        clone.transport = None
+        async with original._connections.lease(None) as kept, clone._connections.lease(None) as own:
+            assert kept is not own
+
+
+def test_one_agent_is_pickled_in_several_threads() -> None:
+    """Threads that pickle one agent at once do not see each other's checks."""
+    agent = Handling(server_url=URL)
+    both = threading.Barrier(2)
+    failed: list[BaseException] = []
+
+    class Meeting:
+        """Meets the other thread in the middle of the check."""
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            both.wait(10)
+            return str, ()
+
+    agent.headers = cast("Any", Meeting())
+
+    def work() -> None:
+        try:
+            for _ in range(3):
+                pickle.dumps(agent)
+        except Exception as error:  # noqa: BLE001  (whatever it is)
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [] == failed
+
+
 @pytest.mark.parametrize("way", COPIES)
 async def test_handlers_of_ones_own_travel(way: str) -> None:
     """Bound methods of the agent become those of the copy."""
@@ -625,8 +792,8 @@ def test_what_cannot_travel_is_named() -> None:
         ("SSEOxyGent.event_filter is live", ["pickle"], {"event_filter": cast("Any", lambda message: True)}),  # pyright: ignore[reportUnknownLambdaType]  (a lambda cannot say its types)
         ("SSEOxyGent.router is live", ["pickle"], {"router": EventRouter({"x": local})}),
         ("`client` is live", [*COPIES], {"transport": live}),
-        ("Brittle stays", ["pickle"], {"transport": Brittle()}),
-        ("SSEOxyGent.headers is live", [*COPIES], {"headers": {"x": lock}}),
+        ("Brittle stays", ["pickle"], {"observers": (Brittle(),)}),
+        ("SSEOxyGent.event_handlers is live", [*COPIES], {"event_handlers": {"x": lock}}),
     ]
     for said, ways, options in cases:
         agent = SSEOxyGent(server_url=URL, **options)

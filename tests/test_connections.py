@@ -80,6 +80,26 @@ async def test_given(made: list[Made]) -> None:
     assert (False, [True]) == (given.closed, [each.closed for each in made])
 
 
+class Empty(Made):
+    """A transport that counts as false."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+async def test_what_is_given_is_used_whatever_it_is_worth(made: list[Made]) -> None:
+    """A transport that is false, given or kept, is a transport."""
+    given = Empty()
+    connections = Connections(Empty)
+    async with connections.lease(given) as transport:
+        assert given is transport
+    connections.enter()
+    async with connections.lease(None) as transport:
+        assert made[1] is transport
+    await connections.leave()
+    assert 2 == len(made)
+
+
 async def test_closing(made: list[Made]) -> None:
     """`aclose` closes what is kept; leaving after it closes nothing twice."""
     connections = Connections(Made)

@@ -793,7 +793,7 @@ async def test_as_a_run(share: bool) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    mine.send_message = send  # type: ignore[method-assign, assignment]  # as programs do
+    mine.__dict__["send_message"] = send  # as programs do, and type checkers do not like
     async with later.agent.attach(token, request=mine) as run:
         again = [event async for event in run]
     assert sent == later.forwarded

@@ -41,8 +41,8 @@ def room(modules: str, rooms: str = "", libraries: str = "", *, pure: bool = Fal
 
 
 CORE = (
-    "_errors errors _settings _transport _models _wire _payload _router _secrets _secure _sse _version _schema _text"
-    " sanitize _log _observe"
+    "_errors errors _kinds _settings _transport _models _wire _payload _router _secrets _secure _sse _version _schema"
+    " _text sanitize _log _observe"
 )
 HELPERS = "json ids traces per_loop stats"
 SIBLINGS = (
@@ -81,8 +81,8 @@ ROOMS: Final[dict[str, Room]] = {
     "registry": room("registry registry.*", "core json ids per_loop", "anyio attrs"),
     # Where they meet.
     "meeting": room(
-        "_agent _client _connections _delivery _detached _discovery _hooks _prepare _reattach _record _remote _run _seen"
-        " _services _watched",
+        "_agent _client _connections _delivery _detached _discovery _hooks _prepare _reattach _record _remote _run"
+        " _seen _services _watched",
         f"core {HELPERS} {SIBLINGS}",
         "anyio attrs",
     ),

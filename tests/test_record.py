@@ -191,7 +191,7 @@ async def test_the_question() -> None:
         sent.body,
     )
     assert (
-        Context(purpose="discover", trace_id="a b&c=/ü\udc80", deadline=until, idempotent=True, node_id="r")
+        Context(purpose="discover", trace_id="a b&c=/ü\udc80", deadline=until, idempotent=False, node_id="r")
         == sent.context
     )
 

@@ -212,10 +212,13 @@ async def test_failure_detector() -> None:
         output.clear()  # what it gets is its own
         return True
 
+    def is_fine(output: Any) -> bool:
+        return "fine" in output
+
     steps = (answer({"text": "Error executing oxy"}), close())
     assert AGENT is (await end(*steps, records=NO_RECORDS, failure_detector=failed)).what
     assert errors.HandlerError is (await end(*steps, records=NO_RECORDS, failure_detector=broken)).what
-    fine = await end(*steps, records=NO_RECORDS, failure_detector=lambda output: "fine" in output)
+    fine = await end(*steps, records=NO_RECORDS, failure_detector=is_fine)
     assert {"text": "Error executing oxy"} == fine.what
     transport = FakeTransport.script(*steps)
     agent = SSEOxyGent(server_url=URL, transport=transport, failure_detector=bool)

@@ -476,6 +476,76 @@ async def test_a_member_that_fails(error: str, outcome: str, text: str, member: 
     assert "t0p-secret" not in repr((response, response.extra))
 
 
+async def working(request: OxyRequest) -> OxyResponse:
+    """Does something, calls, and hands the failure on."""
+    request.shared_data["done"] = True
+    return await request.call(callee="brain")
+
+
+async def raising(request: OxyRequest) -> None:
+    """Likewise, with an exception."""
+    request.shared_data["done"] = True
+    await refusing(errors.ConnectError("no route")).ask("hi")
+
+
+class Twice(SSEOxyGent):
+    """Asks more than once."""
+
+    async def _execute(self, oxy_request: OxyRequest) -> OxyResponse:
+        oxy_request.shared_data["done"] = True
+        return await super()._execute(oxy_request)
+
+
+class Answering(SSEOxyGent):
+    """Likewise, where it answers."""
+
+    async def execute(self, oxy_request: OxyRequest) -> OxyResponse:
+        """Asks, after something else."""
+        oxy_request.shared_data["done"] = True
+        return await super().execute(oxy_request)
+
+
+def unreachable(cls: type[SSEOxyGent]) -> SSEOxyGent:
+    """An agent of a class whose remote cannot be reached."""
+    transport = FakeTransport({"/sse/chat": Reply((), before=errors.ConnectError("no route"))})
+    return cls(server_url=URL, name="worker", transport=transport, retry=ONCE)
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Function(working, name="worker"),
+        lambda: Function(raising, name="worker"),
+        lambda: unreachable(Twice),
+        lambda: unreachable(Answering),
+    ],
+    ids=["hands_on", "raises", "execute_replaced", "answer_replaced"],
+)
+async def test_who_may_have_done_something_before(make: Callable[[], Any], idempotent: bool) -> None:
+    """The outcome of a call within a member is not the member's: nobody stands in, unless running twice is allowed."""
+    shared: dict[str, Any] = {}
+    member = make()
+    registry = AgentRegistry(member, refusing(errors.ConnectError("no route")), Sage(), fallback={"worker": "sage"})
+    response = await registry.call("worker", query="hi", shared_data=shared, idempotent=idempotent)
+    assert {"query": "hi", "done": True} == shared
+    if idempotent:
+        assert "wise" == response.output
+    else:
+        assert (OxyState.FAILED, "ConnectError", "unknown", False) == (
+            response.state,
+            response.extra["error"],
+            response.extra["outcome"],
+            response.extra["retryable"],
+        )
+
+
+async def test_arguments_that_do_not_fit_ran_nothing() -> None:
+    """Another may be asked then."""
+    registry = AgentRegistry(Function(add, by_name=True), Sage(), fallback={"add": "sage"})
+    assert "wise" == (await registry.call("add")).output
+
+
 async def test_an_error_of_the_callers_own_is_raised() -> None:
     """A wrong call is no failed member: it is raised, through all members in between."""
     registry = AgentRegistry(plan, brain()[0])

@@ -122,7 +122,7 @@ async def test_what_is_repeated(reply: Reply, is_repeated: bool, if_idempotent: 
     """What surely ran nothing and may pass; where the call may run twice, whatever may pass."""
     fake, transport = retrying([reply, GOOD])
     expected = if_idempotent if idempotent else is_repeated
-    found = await met(transport, about(idempotent=idempotent))
+    found = await met(transport, about(idempotent=idempotent, purpose="attach" if idempotent else "run"))
     assert expected == (found == 200)
     assert len(fake.requests) == len(fake.left) == 1 + expected
 
@@ -136,7 +136,8 @@ async def test_each_error_class() -> None:
                 error = cls("x", outcome=outcome)
                 _, transport = retrying([fails(error), GOOD])
                 expected = error.transient if idempotent else error.retryable
-                assert expected == (await met(transport, about(idempotent=idempotent)) == 200)
+                purpose = "attach" if idempotent else "run"
+                assert expected == (await met(transport, about(idempotent=idempotent, purpose=purpose)) == 200)
 
 
 async def test_the_last_attempt_is_handed_on() -> None:

@@ -7,20 +7,19 @@ Rule 2: what subclasses assign after `super().__init__(...)` is read when it is 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from oxygent_client._client import Client
 from oxygent_client._connections import Connections
 from oxygent_client._discovery import Directory
-from oxygent_client._hooks import EventFilter, EventHandler, ProgressCallback
+from oxygent_client._hooks import EventFilter, EventHandler, ProgressCallback, check_settings
 from oxygent_client._ids import new_id
 from oxygent_client._models import OxyRequest, OxyResponse
 from oxygent_client._observe import Observer
 from oxygent_client._payload import CallStackStrategy
 from oxygent_client._prepare import Preparation
-from oxygent_client._remote import Asked, asked
+from oxygent_client._remote import Asked, asked, asks_once
 from oxygent_client._router import EventRouter
 from oxygent_client._run import Run
 from oxygent_client._schema import Schema
@@ -28,7 +27,6 @@ from oxygent_client._settings import Limits, Timeouts
 from oxygent_client._stats import Keeper
 from oxygent_client._transport import Transport
 from oxygent_client.policies import HTTPSOnly, Policies, Policy, Retry, check_secure
-from oxygent_client.transports.httpx import HTTPXTransport
 
 __all__ = ["SSEOxyGent"]
 
@@ -36,9 +34,9 @@ __all__ = ["SSEOxyGent"]
 class SSEOxyGent(Client):
     """A remote OxyGent system, used as if it were a local agent.
 
-    Each argument becomes the attribute of its name, where it is explained; `name` and `desc` are the caller's own words
-    for the agent. A `transport` that you give is never closed by the agent; None makes an `HTTPXTransport`. A `Cluster`
-    chooses the server: then there is no `server_url`.
+    Each argument becomes the attribute of its name (`progress_callback`: `progress_told`), where it is explained;
+    `name` and `desc` are your own words for the agent. A `transport` that you give is never closed by the agent; None
+    makes an `HTTPXTransport`. A `Cluster` chooses the server: then there is no `server_url`.
 
     Raises:
         ConfigurationError: an argument is wrong.
@@ -77,19 +75,22 @@ class SSEOxyGent(Client):
         failure_detector: Callable[[Any], bool] | None = None,
         observers: Collection[Observer] = (),
     ) -> None:
+        check_settings(locals())
         self.transport = transport
         super().__init__(server_url=server_url, name=name, desc=desc)
-        check_secure(server_url, {}, HTTPSOnly(https_only=https_only, plaintext_hosts=plaintext_hosts))
+        judged = HTTPSOnly(https_only=https_only, plaintext_hosts=plaintext_hosts)
+        if server_url:  # else a Cluster chooses it, and checks
+            check_secure(server_url, {}, judged)
         self.is_share_call_stack = is_share_call_stack
         self.call_stack_strategy = call_stack_strategy
         self.callee = callee
         self.check_callee = check_callee
-        self.router = router or EventRouter()
-        self.event_handlers = event_handlers or {}
+        self.router = EventRouter() if router is None else router
+        self.event_handlers = {} if event_handlers is None else event_handlers
         self.event_filter = event_filter
         self.progress_told = progress_callback
         self.auth = auth
-        self.headers = headers or {}
+        self.headers = {} if headers is None else headers
         self.forward_headers = forward_headers
         self.timeouts = timeouts
         self.retry = retry
@@ -100,15 +101,13 @@ class SSEOxyGent(Client):
         self.argument_overrides = argument_overrides
         self.share_data = share_data
         self.sanitize = sanitize
-        self.schema = schema or {}
+        self.schema = {} if schema is None else schema
         self.strict = strict
         self.confirm_state = confirm_state
         self.failure_detector = failure_detector
         self.observers = observers
-        self._keeper = Keeper()
-        self._directory = Directory()
-        self._policies = Policies()
-        self._connections = Connections(partial(HTTPXTransport, connect=timeouts.connect))
+        self._keeper, self._directory, self._policies = Keeper(), Directory(), Policies()
+        self._connections = Connections(self._make_transport)
 
     async def ask(self, query: str | OxyRequest, **fields: Unpack[Asked]) -> OxyResponse:
         """The remote's response to `query`.
@@ -122,6 +121,7 @@ class SSEOxyGent(Client):
         """The remote's work on `query`: `async with agent.stream(query) as run: async for event in run: ...`."""
         return self._run(self.prepared(asked(query, fields)))
 
+    @asks_once
     async def _execute(self, oxy_request: OxyRequest) -> OxyResponse:
         async with self._run(oxy_request) as run:
             return await run.final_response()
@@ -132,7 +132,8 @@ class SSEOxyGent(Client):
 
     def _run(self, request: OxyRequest) -> Run:
         trace_id = str(request.current_trace_id or new_id())
-        return Run(self._plan(request, trace_id, Preparation(self, self._directory, request, trace_id)))
+        preparation = Preparation(self, self._directory, request, trace_id, self.server_url)
+        return Run(self._plan(request, trace_id, preparation))
 
     async def __aenter__(self) -> Self:
         self._connections.enter()

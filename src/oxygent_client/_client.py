@@ -21,6 +21,7 @@ from oxygent_client._detached import Attachment, RunHandle, begin, home
 from oxygent_client._discovery import DISCOVERY_SECONDS, Directory
 from oxygent_client._errors import ConfigurationError, Outcome, OxyError
 from oxygent_client._hooks import Hooks
+from oxygent_client._kinds import TOKEN, check_kinds
 from oxygent_client._models import OxyRequest
 from oxygent_client._prepare import Preparation, question
 from oxygent_client._record import RunRecord, look_up
@@ -29,7 +30,7 @@ from oxygent_client._run import Plan, Run
 from oxygent_client._stats import Keeper, Stats
 from oxygent_client._traces import TRACES
 from oxygent_client._transport import HTTPRequest, Transport, shown_url
-from oxygent_client._watched import Watched
+from oxygent_client._watched import Watched, Word
 from oxygent_client.policies import HTTPSOnly, Policies, Policy, Redirect
 
 __all__ = ["Client"]
@@ -57,7 +58,7 @@ class Client(Hooks):
         return server_url
 
     @asynccontextmanager
-    async def _lease(self, became: Callable[[Outcome], None] = _unheard) -> AsyncGenerator[Transport, None]:
+    async def _lease(self, became: Callable[[Outcome], object] = _unheard) -> AsyncGenerator[Transport, None]:
         """A transport for one operation, with the agent's policies around it."""
         async with self._connections.lease(self.transport) as transport:
             yield self._policies.over(Watched(transport, became), *self._in_force())
@@ -147,11 +148,11 @@ class Client(Hooks):
         """
         request = self.prepared(asked(query, fields))
         trace_id = str(request.current_trace_id)
-        remote, began = TRACES.claim(self.server_url, trace_id), True
-        became = [Outcome.NOT_SENT]
+        remote, began = TRACES.claim(self.server_url, trace_id, request.node_id or ""), True
+        became = Word()
         try:
-            async with self._lease(became.append) as transport:
-                prepare = Preparation(self, self._directory, request, trace_id)
+            async with self._lease(became) as transport:
+                prepare = Preparation(self, self._directory, request, trace_id, self.server_url)
                 http, link = await begin(transport, prepare, remote, became)
         except OxyError as error:
             error.trace_id, error.server_url = trace_id, error.server_url or shown_url(self.server_url)
@@ -181,6 +182,7 @@ class Client(Hooks):
         Raises:
             ConfigurationError: it is no such token, or the run is at another server.
         """
+        check_kinds({"token": token}, {"token": TOKEN})
         handle = RunHandle.from_token(token)
         if self.server_url and handle.server_url != home(self.server_url):
             raise ConfigurationError(f"this run is at {handle.server_url}, and this agent's remote elsewhere")
@@ -195,8 +197,7 @@ class Client(Hooks):
             self._plan(
                 listens,
                 handle.trace_id,
-                Attachment(self, handle, listens),
-                base_url=self.server_url or handle.server_url,
+                Attachment(self, handle, listens, self.server_url or handle.server_url),
                 attached_to=handle.remote_trace_id,
             )
         )
@@ -207,24 +208,24 @@ class Client(Hooks):
         trace_id: str,
         prepare: Preparation | Attachment,
         *,
-        base_url: str = "",
         attached_to: str = "",
     ) -> Plan:
         return Plan(
             request=request,
             trace_id=trace_id,
-            base_url=base_url or self.server_url,
+            base_url=prepare.base_url,
             lease=self._lease,
             prepare=prepare,
             router=self.router,
             listener=Delivery(self, request),
             timeouts=self.timeouts,
             limits=self.limits,
-            question=partial(question, self, request),
+            question=partial(question, self, request, prepare.base_url),
             confirm_state=self.confirm_state,
             failure_detector=self.failure_detector,
             schema=self.schema,
             strict=self.strict,
+            retry=self.retry,
             attached_to=attached_to,
             observed=self._keeper.observed(self.observers),
         )
@@ -242,4 +243,4 @@ class Client(Hooks):
             yield transport, pattern, anyio.current_time() + DISCOVERY_SECONDS
 
     def _question(self) -> HTTPRequest:
-        return question(self, OxyRequest())
+        return question(self, OxyRequest(), self.server_url)

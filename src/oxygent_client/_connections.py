@@ -38,8 +38,8 @@ class Connections:
     @asynccontextmanager
     async def lease(self, given: Transport | None) -> AsyncGenerator[Transport, None]:
         """A transport for one operation."""
-        lasting = given or self._kept.get()
-        transport = lasting or self._make()
+        lasting = self._kept.get() if given is None else given
+        transport = self._make() if lasting is None else lasting
         try:
             yield transport
         finally:

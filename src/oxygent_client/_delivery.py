@@ -10,14 +10,12 @@ Rule 4: what the user's code raises is a `HandlerError` with it as the cause.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import attrs
 
-from oxygent_client._errors import HandlerError
-from oxygent_client._hooks import Hooks
+from oxygent_client._hooks import Hooks, blamed
 from oxygent_client._models import Event, Observation, OxyRequest, ToolCall
 from oxygent_client._router import Action, Answered, Forward, copy_json
 from oxygent_client._text import shown_text
@@ -42,14 +40,14 @@ class Delivery:
         """As `Listener.heard`."""
         agent = self.agent
         message: Any = self._clean(copy_json(event.message))
-        with _blamed("the event filter"):
+        with blamed("the event filter"):
             if agent.event_filter is not None and not agent.event_filter(message):
                 return
-        with _blamed("an event handler"):
+        with blamed("an event handler"):
             await self._handle(event, action, message)
         if isinstance(action, Forward):
             said = self._clean(action.message)
-            with _blamed("send_message"):
+            with blamed("send_message"):
                 await self._send(event, said)
             if isinstance(event, ToolCall):
                 await self._say(f"Executing tool: {shown_text(event.callee, 200) or 'unknown'}")
@@ -64,7 +62,7 @@ class Delivery:
         sanitize = self.agent.sanitize
         if sanitize is None:
             return message
-        with _blamed("sanitize"):
+        with blamed("sanitize"):
             return sanitize(message)
 
     async def _handle(self, event: Event, action: Action, message: Any) -> None:
@@ -89,7 +87,7 @@ class Delivery:
     async def _say(self, text: str) -> None:
         callback = self.agent.progress_told
         if callback is not None:
-            with _blamed("the progress callback"):
+            with blamed("the progress callback"):
                 await callback(text)
 
 
@@ -114,12 +112,3 @@ def _keywords(send: Callable[..., Any]) -> tuple[str, ...]:
     if any(each.kind is each.VAR_KEYWORD for each in parameters):
         by_keyword.update(WIRE_KEYWORDS)
     return tuple(name for name in WIRE_KEYWORDS if name in by_keyword - taken)
-
-
-@contextmanager
-def _blamed(whose: str) -> Generator[None]:
-    """What the user's code raises leaves the block as a `HandlerError`."""
-    try:
-        yield
-    except Exception as error:
-        raise HandlerError(f"{whose} raised {type(error).__name__}") from error

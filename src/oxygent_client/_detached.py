@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Sequence
 from typing import Any, Final, Self, cast
 
 import anyio
@@ -27,6 +26,7 @@ from oxygent_client._record import look_until
 from oxygent_client._router import Link
 from oxygent_client._traces import TRACES
 from oxygent_client._transport import Context, HTTPRequest, Transport, check_url, shown_url
+from oxygent_client._watched import Word
 from oxygent_client._wire import PATHS, RUN_HEADERS
 
 __all__ = ["Attachment", "RunHandle", "begin", "home"]
@@ -103,6 +103,7 @@ class Attachment:
     agent: Hooks
     handle: RunHandle
     request: OxyRequest
+    base_url: str
 
     async def __call__(self, transport: Transport, remote_trace_id: str, deadline: float) -> tuple[HTTPRequest, Link]:
         """The POST that asks for the events, and how the names in them translate."""
@@ -120,16 +121,15 @@ class Attachment:
         # A server wants the time stamp, and does nothing with it.
         body = encode({"trace_id": remote_trace_id, "timestamp": 0})
         headers = headers_of(agent, self.request) | RUN_HEADERS
-        url = agent.server_url or handle.server_url
-        return HTTPRequest("POST", url, PATHS["attach"], headers, body, context=context), link
+        return HTTPRequest("POST", self.base_url, PATHS["attach"], headers, body, context=context), link
 
 
 async def begin(
-    transport: Transport, prepare: Preparation, remote_trace_id: str, became: Sequence[Outcome]
+    transport: Transport, prepare: Preparation, remote_trace_id: str, became: Word
 ) -> tuple[HTTPRequest, Link]:
     """Have the remote begin a detached run: what it was sent, and how names translate.
 
-    `became` ends with what the transport knows of the request.
+    `became` is what the transport says of the request.
 
     Raises:
         OxyError: it did not, or (`outcome` UNKNOWN) nobody can say whether it did.
@@ -149,18 +149,19 @@ async def begin(
             return sent
         raise DeadlineExceededError("the remote did not say in time that the run has begun")
     except OxyError as error:
-        if became[-1] is not Outcome.UNKNOWN:
-            error.outcome = became[-1]
+        if became.is_last or became.outcome is not Outcome.UNKNOWN:
+            error.outcome = became.outcome
         patience = agent.timeouts.lookup
         if error.outcome is not Outcome.UNKNOWN or patience is None or sent is None:
             raise
-        pattern = question(agent, request)
-        if not pattern.base_url:
-            pattern = attrs.evolve(pattern, base_url=TRACES.place_of(sent[0].context.node_id))
+        pattern = question(agent, request, prepare.base_url)
+        place = pattern.base_url or TRACES.place_of(sent[0].context.node_id)
+        if not place:
+            raise  # nobody knows which of several servers was asked
         record = await look_until(
             lambda record: bool(record.nodes),
             transport,
-            pattern,
+            attrs.evolve(pattern, base_url=place),
             remote_trace_id,
             agent.limits,
             until=min(anyio.current_time() + patience, deadline),

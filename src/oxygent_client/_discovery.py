@@ -6,8 +6,8 @@ Rule 2: only the organization must be there. A server without the other document
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -73,7 +73,7 @@ class Directory:
         try:
             self.remote = await discover(transport, request, limits)
         except OxyError as error:
-            error.server_url = shown_url(request.base_url)
+            error.server_url = error.server_url or shown_url(request.base_url)
             raise
         return self.remote
 
@@ -148,7 +148,8 @@ async def ask(transport: Transport, request: HTTPRequest, limits: Limits, *, unt
         OxyError: as `fetch`.
     """
     sent, body = await _fetched(transport, request, limits, until)
-    return envelope(body, limits, clean=cleaner(sent.base_url, sent.headers, sent.context.secret_headers))
+    with _said_by(sent):
+        return envelope(body, limits, clean=cleaner(sent.base_url, sent.headers, sent.context.secret_headers))
 
 
 async def fetch(transport: Transport, request: HTTPRequest, limits: Limits, *, until: float) -> bytes:
@@ -167,18 +168,31 @@ async def _fetched(
     transport: Transport, request: HTTPRequest, limits: Limits, until: float
 ) -> tuple[HTTPRequest, bytes]:
     """The request as it was sent, and the body."""
+    ends = until if request.context.deadline is None else min(until, request.context.deadline)
+    request = attrs.evolve(request, context=attrs.evolve(request.context, deadline=ends))
     with anyio.CancelScope(deadline=until):
         async with transport.exchange(request) as response:
-            if response.status != 200:
-                raise await refused(response, limits)
-            body = bytearray()
-            async for piece in response.chunks:
-                body += piece
-                if limits.body_bytes is not None and len(body) > limits.body_bytes:
-                    raise TooLargeError(f"the response is larger than Limits.body_bytes ({limits.body_bytes})")
-                await checkpoint()  # pieces that are always there already let no cancellation come through
-            return response.request, bytes(body)
+            with _said_by(response.request):
+                if response.status != 200:
+                    raise await refused(response, limits)
+                body = bytearray()
+                async for piece in response.chunks:
+                    body += piece
+                    if limits.body_bytes is not None and len(body) > limits.body_bytes:
+                        raise TooLargeError(f"the response is larger than Limits.body_bytes ({limits.body_bytes})")
+                    await checkpoint()  # pieces that are always there already let no cancellation come through
+                return response.request, bytes(body)
     raise DeadlineExceededError(f"no answer to {request.method} {request.path.partition('?')[0]} in time")
+
+
+@contextmanager
+def _said_by(sent: HTTPRequest) -> Generator[None]:
+    """An error of the block names the server that the request went to, which a transport may have chosen."""
+    try:
+        yield
+    except OxyError as error:
+        error.server_url = error.server_url or shown_url(sent.base_url)
+        raise
 
 
 async def refused(response: HTTPResponse, limits: Limits) -> OxyError:

@@ -7,9 +7,12 @@ Rule 2: a hook does nothing by itself, and none replaces the forwarding of a mes
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
 
+from oxygent_client._errors import HandlerError, Outcome, OxyError
+from oxygent_client._kinds import FLAG, MAPPING, NAMES, TEXT, TEXTS, Kind, check_kinds, of, or_none
 from oxygent_client._models import OxyRequest
 from oxygent_client._observe import Observer
 from oxygent_client._payload import CallStackStrategy, build_payload
@@ -19,16 +22,79 @@ from oxygent_client._schema import Schema
 from oxygent_client._settings import Limits, Timeouts
 from oxygent_client._transport import Transport
 from oxygent_client.policies import Policy, Retry
+from oxygent_client.transports.httpx import HTTPXTransport
 
-__all__ = ["EventFilter", "EventHandler", "Hooks", "ProgressCallback"]
+__all__ = ["EventFilter", "EventHandler", "Hooks", "ProgressCallback", "blamed", "check_settings"]
 
 EventFilter = Callable[[Any], bool]
 EventHandler = Callable[[Any], Awaitable[None]]
 ProgressCallback = Callable[[str], Awaitable[None]]
 
 
+_FUNCTION: Final = or_none(Kind(callable, "a function"))
+_INBOUND: Final = {"_headers": Kind(TEXTS.holds, f"{TEXTS.expected}, in shared_data")}
+_POLICY: Final = of(Policy, "a policy such as BearerAuth('a-token') or BasicAuth('user', 'password')")
+
+_SETTINGS: Final[Mapping[str, Kind]] = {
+    "server_url": TEXT,
+    "name": TEXT,
+    "desc": TEXT,
+    "is_share_call_stack": FLAG,
+    "callee": or_none(TEXT),
+    "check_callee": FLAG,
+    "transport": or_none(of(Transport, "a transport such as HTTPXTransport(...)")),
+    "router": or_none(of(EventRouter, "an EventRouter(...)")),
+    "event_handlers": or_none(MAPPING),
+    "event_filter": _FUNCTION,
+    "progress_callback": _FUNCTION,
+    "auth": or_none(_POLICY),
+    "headers": or_none(TEXTS),
+    "forward_headers": NAMES,
+    "timeouts": of(Timeouts, "Timeouts(...), such as Timeouts(total=60)"),
+    "retry": of(Retry, "Retry(...), such as Retry(attempts=3)"),
+    "limits": of(Limits, "Limits(...), such as Limits(body_bytes=1_000_000)"),
+    "https_only": FLAG,
+    "plaintext_hosts": NAMES,
+    "policies": of(Collection, "a collection of policies, such as (ConcurrencyLimit(8),)"),
+    "argument_overrides": NAMES,
+    "share_data": Kind(lambda value: FLAG.holds(value) or NAMES.holds(value), f"True, False or {NAMES.expected}"),
+    "sanitize": _FUNCTION,
+    "schema": or_none(MAPPING),
+    "strict": FLAG,
+    "confirm_state": FLAG,
+    "failure_detector": _FUNCTION,
+    "observers": of(Collection, "a collection of observers"),
+}
+"""What kind each argument of an agent must be of."""
+
+
+def check_settings(given: Mapping[str, Any]) -> None:
+    """Nothing, if each argument of an agent is of its kind.
+
+    Raises:
+        ConfigurationError: one is not; the text says what to give.
+    """
+    check_kinds(given, _SETTINGS)
+
+
+@contextmanager
+def blamed(whose: str, outcome: Outcome | None = None) -> Generator[None]:
+    """What the user's code raises leaves the block as a `HandlerError`.
+
+    With an outcome, that of a run which has not begun, errors of this package say by themselves what is wrong.
+    """
+    try:
+        yield
+    except Exception as error:
+        if outcome is not None and isinstance(error, OxyError):
+            raise
+        raise HandlerError(f"{whose} raised {type(error).__name__}", outcome=outcome) from error
+
+
 class Hooks(RemoteAgent):
     """An agent's own configuration, and its hooks; left alone, each does what the documentation says."""
+
+    _live = ("_connections", "_directory", "_keeper", "_policies")
 
     callee: str | None
     """Whom the remote shall run. None leaves it to the remote, whose master answers."""
@@ -88,6 +154,10 @@ class Hooks(RemoteAgent):
         """Have `async callback(text)` told of the beginning, each tool call and its end, and the end of each run."""
         self.progress_told = callback
 
+    def _make_transport(self) -> Transport:
+        """A transport of the agent's own, by its configuration as it is now."""
+        return HTTPXTransport(connect=self.timeouts.connect)
+
     def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
         """The payload of a request. Override it to send something else; what the protocol needs is set after it."""
         return build_payload(
@@ -101,6 +171,8 @@ class Hooks(RemoteAgent):
     def prepare_headers(self, oxy_request: OxyRequest) -> dict[str, str]:
         """The headers of a request, without the protocol's own. Override it to add some."""
         inbound: dict[str, str] = oxy_request.get_shared_data("_headers") or {}
+        check_settings({"headers": self.headers, "forward_headers": self.forward_headers})  # set later, perhaps
+        check_kinds({"_headers": inbound}, _INBOUND)
         allowed = {name.lower() for name in self.forward_headers}
         return {**{name: value for name, value in inbound.items() if name.lower() in allowed}, **self.headers}
 

@@ -11,7 +11,9 @@ import math
 import attrs
 
 from oxygent_client._discovery import Directory
-from oxygent_client._hooks import Hooks
+from oxygent_client._errors import Outcome
+from oxygent_client._hooks import Hooks, blamed
+from oxygent_client._ids import new_id
 from oxygent_client._models import OxyRequest
 from oxygent_client._payload import check_arguments, encode, seal
 from oxygent_client._router import Link
@@ -30,6 +32,8 @@ class Preparation:
     directory: Directory
     request: OxyRequest
     trace_id: str
+    base_url: str
+    """The agent's, when the run was asked for: somebody may assign another one meanwhile."""
 
     async def __call__(self, transport: Transport, remote_trace_id: str, deadline: float) -> tuple[HTTPRequest, Link]:
         """The POST that asks for the run, and how the names in its messages translate.
@@ -41,13 +45,17 @@ class Preparation:
         agent, request = self.agent, self.request
         check_arguments(request.arguments, agent.argument_overrides)
         callee = await self._callee(transport)
+        with blamed("prepare_payload", Outcome.NOT_SENT):
+            payload = agent.prepare_payload(request)
         payload = seal(
-            agent.prepare_payload(request),
+            payload,
             trace_id=remote_trace_id,
             callee=callee,
-            from_trace_id=TRACES.remote_name(agent.server_url, request.from_trace_id or ""),
+            from_trace_id=TRACES.remote_name(self.base_url, request.from_trace_id or ""),
             share_data=agent.share_data,
         )
+        # By it the run is found in the server's record.
+        node_id = payload["node_id"] = str(payload.get("node_id") or request.node_id or new_id())
         stack = None if "call_stack" in payload else tuple(request.call_stack)
         link = Link(call_stack=stack, trace_id=self.trace_id, remote_trace_id=remote_trace_id)
         context = Context(
@@ -56,21 +64,22 @@ class Preparation:
             group_id=request.group_id,
             deadline=deadline if deadline < math.inf else None,
             idempotent=request.idempotent,
-            node_id=str(payload.get("node_id") or ""),
+            node_id=node_id,
         )
         headers = headers_of(agent, request) | RUN_HEADERS
-        return HTTPRequest("POST", agent.server_url, PATHS["run"], headers, encode(payload), context=context), link
+        return HTTPRequest("POST", self.base_url, PATHS["run"], headers, encode(payload), context=context), link
 
     async def _callee(self, transport: Transport) -> str | None:
         agent = self.agent
         if agent.callee is None:
             return agent.name if self.directory.shows(agent.name) else None
         if agent.check_callee:
-            await self.directory.check(agent.callee, transport, question(agent, self.request), agent.limits)
+            pattern = question(agent, self.request, self.base_url)
+            await self.directory.check(agent.callee, transport, pattern, agent.limits)
         return agent.callee
 
 
-def question(agent: Hooks, request: OxyRequest) -> HTTPRequest:
+def question(agent: Hooks, request: OxyRequest, base_url: str) -> HTTPRequest:
     """The pattern of the GETs by which `agent` asks its remote what it is."""
     context = Context(
         purpose="discover",
@@ -79,10 +88,11 @@ def question(agent: Hooks, request: OxyRequest) -> HTTPRequest:
         node_id=request.node_id or "",
         idempotent=True,
     )
-    return HTTPRequest("GET", agent.server_url, "", headers_of(agent, request), context=context)
+    return HTTPRequest("GET", base_url, "", headers_of(agent, request), context=context)
 
 
 def headers_of(agent: Hooks, request: OxyRequest) -> dict[str, str]:
     """The headers of every request: the agent's own, and over them what the protocol needs."""
-    own = {name.lower(): value for name, value in agent.prepare_headers(request).items()}
+    with blamed("prepare_headers", Outcome.NOT_SENT):
+        own = {name.lower(): value for name, value in agent.prepare_headers(request).items()}
     return {**HEADERS, **own, "accept-encoding": HEADERS["accept-encoding"]}

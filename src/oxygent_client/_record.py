@@ -75,7 +75,7 @@ async def _looked(
     transport: Transport, pattern: HTTPRequest, trace_id: str, limits: Limits, until: float, node_id: str
 ) -> RunRecord:
     context = attrs.evolve(
-        pattern.context, purpose="discover", trace_id=trace_id, deadline=until, idempotent=True, node_id=node_id
+        pattern.context, purpose="discover", trace_id=trace_id, deadline=until, idempotent=False, node_id=node_id
     )
     path = f"{PATHS['record']}?item_id={quote(trace_id, safe='', errors='surrogatepass')}"
     request = attrs.evolve(pattern, path=path, context=context)

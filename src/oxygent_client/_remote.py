@@ -9,15 +9,29 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Mapping
-from typing import Any, Self, TypedDict, cast
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from difflib import get_close_matches
+from typing import Any, ClassVar, Final, Self, TypedDict, TypeVar, cast
 
 from oxygent_client._errors import ConfigurationError, OxyError, RemoteAgentError
 from oxygent_client._ids import new_id
+from oxygent_client._kinds import DICT, FLAG, ID, MAPPING, Kind, check_kinds
 from oxygent_client._models import OxyRequest, OxyResponse, OxyState
 from oxygent_client._transport import check_url, shown_url
 
-__all__ = ["Asked", "RemoteAgent", "asked"]
+__all__ = ["Asked", "RemoteAgent", "asked", "asks_once"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_CHECKING: Final[ContextVar[frozenset[int]]] = ContextVar("_CHECKING", default=frozenset())
+"""The agents that are being checked on their way into a pickle, by id."""
+
+
+def asks_once(method: F) -> F:
+    """Mark an `_execute`, or `execute`, whose error has the outcome of all that it did; an override has no mark."""
+    method.__dict__["asks_once"] = True
+    return method
 
 
 class Asked(TypedDict, total=False):
@@ -39,8 +53,35 @@ class Asked(TypedDict, total=False):
     """True allows that the remote runs twice, where that is the price of an answer."""
 
 
+_KINDS: Final[Mapping[str, Kind]] = {
+    "arguments": MAPPING,
+    "trace_id": ID,
+    "from_trace_id": ID,
+    "group_id": ID,
+    "shared_data": DICT,
+    "group_data": DICT,
+    "idempotent": FLAG,
+}
+
+
+def _check_fields(fields: Mapping[str, Any]) -> None:
+    for name in fields:
+        if name not in _KINDS:
+            near = get_close_matches(name, _KINDS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            if name.startswith("timeout"):
+                hint = ": that is Timeouts(total=...) of the agent, or anyio.fail_after(...) around the call"
+            raise ConfigurationError(f"a call takes no {name[:60]!r}{hint}")
+    check_kinds(fields, _KINDS)
+
+
 def asked(query: str | OxyRequest, fields: Asked) -> OxyRequest:
-    """The request that `ask` and `stream` were called with."""
+    """The request that `ask` and `stream` were called with.
+
+    Raises:
+        ConfigurationError: the query is none, or a field is unknown or of the wrong kind.
+    """
+    _check_fields(fields)
     if isinstance(query, OxyRequest):
         if fields:
             raise ConfigurationError(f"put {', '.join(fields)} into the request: it says everything by itself")
@@ -68,6 +109,8 @@ class RemoteAgent:
     """
 
     category = "agent"
+    _live: ClassVar[tuple[str, ...]] = ()
+    """The attributes of which each copy has its own."""
     org: dict[str, Any]
     """The remote's organization as the remote gave it; empty before `init`."""
 
@@ -97,6 +140,7 @@ class RemoteAgent:
             waiting.extend(node.get("children", []))
         return children
 
+    @asks_once
     async def execute(self, oxy_request: OxyRequest) -> OxyResponse:
         """The response to `oxy_request`, also when it failed: `state` FAILED then, and `extra` says the rest.
 
@@ -151,7 +195,15 @@ class RemoteAgent:
     # --- configuration travels, live things do not ---
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_checking"}
+        return self.__dict__.copy()  # other threads may assign meanwhile
+
+    def __copy__(self) -> Self:
+        # What is live may know its agent: in the copy it is to know the copy.
+        clone = type(self).__new__(type(self))
+        clone.__dict__.update(self.__getstate__())
+        for name in self._live:
+            clone.__dict__[name] = copy.deepcopy(clone.__dict__[name], {id(self): clone})
+        return clone
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         clone = type(self).__new__(type(self))
@@ -165,12 +217,13 @@ class RemoteAgent:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # A handler may be a method of this very agent: the check of one value must not start another.
-        if "_checking" not in self.__dict__:
-            self.__dict__["_checking"] = True
+        checking = _CHECKING.get()
+        if id(self) not in checking:
+            token = _CHECKING.set(checking | {id(self)})
             try:
                 self._check_picklable()
             finally:
-                del self.__dict__["_checking"]
+                _CHECKING.reset(token)
         return super().__reduce_ex__(protocol)
 
     def _check_picklable(self) -> None:

@@ -19,6 +19,8 @@ Rule 7: a detached run is only listened to: whose connection breaks is attached 
 from __future__ import annotations
 
 import contextvars
+import itertools
+import json
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -68,7 +70,9 @@ from oxygent_client._sse import Decoder, ServerSentEvent
 from oxygent_client._text import shown_text
 from oxygent_client._traces import TRACES
 from oxygent_client._transport import Context, HTTPRequest, Transport, shown_url
+from oxygent_client._watched import Word
 from oxygent_client._wire import CLOSE, LEGACY_DONE, is_event_stream, refusal, to_event
+from oxygent_client.policies import Retry
 
 __all__ = ["Listener", "Plan", "Run"]
 
@@ -149,6 +153,8 @@ class Plan:
     """What is expected of messages."""
     strict: bool = False
     """Whether a message that is not as expected is an error."""
+    retry: Retry = attrs.field(factory=Retry)
+    """How often, and when, an idempotent run is asked for again that may have run already."""
     attached_to: str = ""
     """The id, at the remote, of the detached run that is listened to; empty: the run is asked for."""
     observed: Observed = attrs.field(factory=Observed)
@@ -181,6 +187,7 @@ class Run:
         self._closed = False
         self._end_told = False
         self._outcome = Outcome.STARTED if plan.attached_to else Outcome.NOT_SENT
+        self._word = Word()
         self._remote_trace_id = ""
         self._link = Link()
         self._response: OxyResponse | None = None
@@ -192,6 +199,7 @@ class Run:
         self._decoder = Decoder(plan.limits)
         self._silent = True
         self._held_back = False
+        self._gave_up = False  # a read was called off by `idle`, and the run goes on all the same
         self._headers: Mapping[str, str] = {}
         self._asked = math.inf  # when, until the first piece is there: a proxy may hold back the headers, too
         self._waiting: deque[_Waiting] = deque()
@@ -263,7 +271,7 @@ class Run:
 
     async def __aenter__(self) -> Self:
         if self._opened:
-            raise ClosedError("a run is entered once; ask the agent for another")
+            raise ClosedError("a run is entered once; ask the agent for another", outcome=self._outcome)
         request = self._plan.request
         before: OxyError | None = request.__dict__.get(ENDED_BADLY)
         if before is not None and not request.idempotent:
@@ -296,21 +304,47 @@ class Run:
         self._remote_trace_id = self._claim()
         with anyio.CancelScope(deadline=self._deadline):
             self._transport = await self._lent.enter_async_context(plan.lease(self._departed))
-            http, self._link = await plan.prepare(self._transport, self._remote_trace_id, self._deadline)
-            self._http = plan.observed.mark(http)
-            try:
-                await self._begin()
-            except OxyError as error:
-                if not await self._is_settled(error):
-                    raise
-            return
+            for attempt in itertools.count(1):
+                http, self._link = await plan.prepare(self._transport, self._remote_trace_id, self._deadline)
+                self._http = plan.observed.mark(http)
+                try:
+                    await self._begin()
+                except OxyError as error:
+                    if await self._is_settled(error):
+                        return
+                    if not await self._is_to_be_repeated(error, attempt):
+                        raise
+                else:
+                    return
         raise self._refusal or self._out_of("total")
+
+    async def _is_to_be_repeated(self, error: OxyError, attempt: int) -> bool:
+        """Whether an idempotent run is asked for once more, though it may have run; waits until it is time to.
+
+        The run is another one then, so it gets an id of its own at the remote (`oxygent_client._traces`).
+        """
+        plan = self._plan
+        if plan.attached_to or not plan.request.idempotent:
+            return False
+        if not error.transient or error.outcome is not Outcome.UNKNOWN:  # a sure refusal was repeated by the policy
+            return False
+        pause = plan.retry.wait(attempt, getattr(error, "retry_after", None), between)
+        if pause is None or anyio.current_time() + pause >= self._deadline:
+            return False
+        fields = {"attempt": attempt + 1, "seconds": pause, "reason": type(error).__name__}
+        tell("retry", self._context, "%s; the idempotent run is asked for again", fields["reason"], **fields)
+        await self._leave(self._exchange, None)
+        TRACES.release(plan.base_url, self._remote_trace_id, closed=False)
+        self._remote_trace_id = ""
+        await anyio.sleep(pause)
+        self._remote_trace_id, self._refusal = self._claim(), None
+        return True
 
     def _claim(self) -> str:
         """The run's id at the remote, which nobody else uses or reads while this run does."""
         plan = self._plan
         if not plan.attached_to:
-            return TRACES.claim(plan.base_url, self.trace_id)
+            return TRACES.claim(plan.base_url, self.trace_id, plan.request.node_id or "")
         if not TRACES.hold(plan.base_url, plan.attached_to):
             raise ConfigurationError("this run has a reader in this program already, and two would share its events")
         return plan.attached_to
@@ -318,7 +352,7 @@ class Run:
     def _departed(self, outcome: Outcome) -> None:
         """A request of this run departs, or came to nothing."""
         if not self._plan.attached_to:
-            self._outcome = outcome
+            self._outcome = self._word(outcome)
 
     async def _begin(self) -> None:
         """Make the exchange, and begin to read if it brings a stream of events."""
@@ -350,7 +384,8 @@ class Run:
         if not self._opened:
             raise ClosedError("enter the run first: `async with agent.stream(...) as run`")
         if self._reading:
-            raise ConfigurationError("a run has one reader at a time, and another task is waiting for its next event")
+            text = "a run has one reader at a time, and another task is waiting for its next event"
+            raise ConfigurationError(text, outcome=self._outcome)
         if self._closed:
             raise StopAsyncIteration
         self._reading = True
@@ -404,6 +439,8 @@ class Run:
     async def _next(self) -> Event | None:
         """The next event; None if the run has come to its end."""
         await self._breathe()
+        if anyio.current_time() >= self._deadline:
+            raise self._out_of("total")
         while True:
             while self._waiting:
                 first = self._waiting[0]
@@ -443,12 +480,17 @@ class Run:
             if clock in ASKING and patience <= SOON and self._plan.timeouts.lookup is not None:
                 piece, clock = await self._read_and_look(self._chunks)
             else:
-                with anyio.CancelScope(deadline=self._counted + patience):
+                with anyio.CancelScope(deadline=self._counted + patience) as wait:
                     piece = await anext(self._chunks)
+                self._gave_up = wait.cancelled_caught
         except (StopAsyncIteration, ConnectionLostError, RemoteProtocolError) as error:
             if self._legacy_done is not None:
                 return False
             self._count()
+            if (
+                self._gave_up
+            ):  # a library does not go on with a read that was called off: the connection is lost by that
+                raise self._out_of("idle", "; the record says that the run is at work") from None
             broken = isinstance(error, OxyError)
             how = f"broke off ({error})" if broken else "ended without its close event"
             if self._again is not None:
@@ -477,7 +519,7 @@ class Run:
         """
         piece: bytes | None = None
         clock = ""
-        failure: Exception | None = None
+        failure: BaseException | None = None
         began = self._counted
         async with anyio.create_task_group() as group:
 
@@ -492,14 +534,16 @@ class Run:
                         if clock not in ASKING or not await self._goes_on(clock):
                             break
                         self._counted = anyio.current_time()
-                except OxyError as error:
+                except Exception as error:  # noqa: BLE001  (likewise; a hook of the user's may be at work)
                     failure = error
                 group.cancel_scope.cancel()
 
             group.start_soon(look)
             try:
                 piece = await anext(chunks)
-            except Exception as error:  # noqa: BLE001  (a group would wrap it)
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # noqa: BLE001  (a group would wrap it, also what Ctrl-C raises)
                 failure = error
             group.cancel_scope.cancel()
         if failure is not None and piece is None:
@@ -636,10 +680,10 @@ class Run:
             return None
         # A trace id may cover several runs; which is meant says the node that the payload named.
         question = self._plan.question()
-        if not question.base_url and not (place := TRACES.place_of(self._http.context.node_id)):
+        if not question.base_url:
+            question = attrs.evolve(question, base_url=TRACES.place_of(self._http.context.node_id))
+        if not question.base_url:
             return None  # nobody knows which of several servers has it
-        elif not question.base_url:
-            question = attrs.evolve(question, base_url=place)
         record = await look_until(
             enough,
             self._transport,
@@ -713,6 +757,8 @@ class Run:
                 raise NoAnswerError("the stream closed as it should and held no answer")
         else:
             output = record.output
+            if seen.answer is not None and _is_stored_as(seen.answer.output, output):
+                output = seen.answer.output  # a record holds texts only
             extra["recovered"] = True
         if self._held_back:
             extra["held_back"] = True
@@ -754,12 +800,14 @@ class Run:
             self._outcome = Outcome.COMPLETED
         self._take_rest()
         known = error if isinstance(error, OxyError) else IncompleteStreamError("the run was left before its end")
-        if self._outcome is Outcome.UNKNOWN:
+        if self._outcome is Outcome.UNKNOWN and not self._word.is_last:
             self._outcome = known.outcome
         known.outcome = self._outcome
         known.attempts = max(known.attempts, self._sent.context.attempt if self._sent else 1)
         known.trace_id = self.trace_id
-        known.server_url = known.server_url or (shown_url(self._plan.base_url) if self._plan.base_url else "")
+        known.server_url = known.server_url or shown_url(
+            self._plan.base_url or (self._sent.base_url if self._sent else "")
+        )
         known.partial = self.partial if self._chunks is not None else None
         if self._outcome not in (Outcome.NOT_SENT, Outcome.REJECTED):
             self._plan.request.__dict__[ENDED_BADLY] = known
@@ -831,3 +879,13 @@ class _Waiting:
     sse: ServerSentEvent
     may_be_end: bool
     """A bare `done`, and no event was named until then (rule 1)."""
+
+
+def _is_stored_as(output: Any, stored: Any) -> bool:
+    """Whether a server that stores texts would store `output` as this."""
+    if output == stored or str(output) == stored:
+        return True
+    try:
+        return isinstance(stored, str) and bool(json.loads(stored) == output)
+    except (ValueError, RecursionError):
+        return False

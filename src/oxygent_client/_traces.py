@@ -3,7 +3,8 @@
 A real server keys its queue of messages by the trace id and reads it destructively: two runs with one id swap, double
 and lose each other's messages, and what a run left unread comes first in the next. So:
 
-Rule 1: a caller's id is sent as it is, unless at this server it is in flight, or its last run ended without its close.
+Rule 1: a caller's id is sent as it is, unless at this server it is in flight, or its last run ended without its close,
+    or the very same call was run before: by what is stored of that, the new run could not be told from it.
 Rule 2: else the remote gets `<id>-<12 random>`, and the caller's own word for it stays what it was.
 Rule 3: the table is of one process, bounded, and shared by its threads.
 """
@@ -35,20 +36,26 @@ class TraceLedger:
     _in_flight: set[Key] = attrs.field(factory=set[Key], init=False)
     _soiled: OrderedDict[Key, None] = attrs.field(factory=OrderedDict[Key, None], init=False)
     _renamed: OrderedDict[Key, str] = attrs.field(factory=OrderedDict[Key, str], init=False)
+    _nodes: OrderedDict[Key, None] = attrs.field(factory=OrderedDict[Key, None], init=False)
     _places: OrderedDict[str, str] = attrs.field(factory=OrderedDict[str, str], init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
 
-    def claim(self, base_url: str, trace_id: str) -> str:
-        """The id under which the remote shall run what the caller calls `trace_id`; it is in flight until released."""
+    def claim(self, base_url: str, trace_id: str, node_id: str = "") -> str:
+        """The id under which the remote shall run what the caller calls `trace_id`; it is in flight until released.
+
+        `node_id` is the caller's own node of the call. A server's record is asked by both: so both were never one run's
+        before.
+        """
         with self._lock:
-            key = _key(base_url, trace_id)
+            key, call = _key(base_url, trace_id), _key(base_url, f"{trace_id} {node_id}")
             remote = trace_id
-            if key in self._in_flight or key in self._soiled:
+            if key in self._in_flight or key in self._soiled or (node_id and call in self._nodes):
                 remote = f"{trace_id}-{new_id(12)}"
                 _keep(self._renamed, key, remote, self.size)
             else:
                 self._renamed.pop(key, None)
             self._in_flight.add(_key(base_url, remote))
+            _keep(self._nodes, call, None, self.size)
             return remote
 
     def hold(self, base_url: str, remote: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Final
 
 import attrs
 
+from oxygent_client._connections import is_cluster
 from oxygent_client._errors import Outcome, OxyError
 from oxygent_client._log import tell
 from oxygent_client._settings import Limits
@@ -19,9 +20,25 @@ from oxygent_client._traces import TRACES
 from oxygent_client._transport import HTTPRequest, HTTPResponse, Purpose, Transport, shown_url
 from oxygent_client._wire import refusal
 
-__all__ = ["Watched"]
+__all__ = ["Watched", "Word"]
 
 STREAMS: Final[tuple[Purpose, ...]] = ("run", "attach")
+
+
+class Word:
+    """What is known of a run that may be asked for several times: the last word, unless one before left it open."""
+
+    def __init__(self) -> None:
+        self.outcome = Outcome.NOT_SENT
+        self.is_last = False
+        """Whether an attempt came to an end of which nobody knows; what a later one comes to does not change that."""
+
+    def __call__(self, outcome: Outcome) -> Outcome:
+        """Take in what a transport says, and give what is known."""
+        if not self.is_last:
+            self.is_last = self.outcome is outcome is Outcome.UNKNOWN
+            self.outcome = outcome
+        return self.outcome
 
 
 @attrs.frozen
@@ -29,8 +46,13 @@ class Watched:
     """A transport that says what becomes of what goes through it."""
 
     inner: Transport
-    became: Callable[[Outcome], None]
+    became: Callable[[Outcome], object]
     """Told UNKNOWN when a request for a run departs, and what is known when that came to nothing."""
+
+    @property
+    def checks_secure(self) -> bool:
+        """Whether what is inside checks by itself what may go over plain http (`policies.HTTPSOnlyTransport`)."""
+        return is_cluster(self.inner)
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:

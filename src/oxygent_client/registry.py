@@ -97,19 +97,21 @@ class Function:
         Raises:
             HandlerError: the arguments do not fit its parameters.
         """
-        if self.by_name:
-            arguments = oxy_request.arguments
-            try:
-                inspect.signature(self.function).bind(**arguments)
-            except TypeError as error:  # arguments come from language models
-                text = f"the arguments do not fit {self.name!r}: {error}"
-                raise HandlerError(text, outcome=Outcome.NOT_SENT) from error
-            result = self.function(**arguments)
-        else:
-            result = self.function(oxy_request)
+        _check_arguments(self, oxy_request)
+        result = self.function(**oxy_request.arguments) if self.by_name else self.function(oxy_request)
         if inspect.isawaitable(result):
             result = await result
         return result if isinstance(result, OxyResponse) else OxyResponse(OxyState.COMPLETED, result)
+
+
+def _check_arguments(member: object, request: OxyRequest) -> None:
+    """Refuse arguments that do not fit a function; nothing of it has run then."""
+    if isinstance(member, Function) and member.by_name:
+        try:
+            inspect.signature(member.function).bind(**request.arguments)
+        except TypeError as error:  # arguments come from language models
+            text = f"the arguments do not fit {member.name!r}: {error}"
+            raise HandlerError(text, outcome=Outcome.NOT_SENT) from error
 
 
 class AgentRegistry:
@@ -122,7 +124,8 @@ class AgentRegistry:
         members: remote agents, functions, anything that is a `Member`; each by its own `name`.
         name: what the registry itself is called in its `organization`.
         fallback: who is asked where a member failed: from its name to another's, or to a function, which so becomes a
-            member. By default only if it surely ran nothing (`outcome` NOT_SENT or REJECTED); with
+            member. By default only if it surely ran nothing (`outcome` NOT_SENT or REJECTED), which only an agent
+            without an `_execute` of its own can say: anything else may have done something before it failed. With
             `OxyRequest.idempotent` after every failure. A fallback may have one of its own.
         on_message: `async f(message, *, request, event, id, retry)`, called with each message that a member sends:
             `request` is the one within which it was sent. None: nobody watches. It may be assigned later.
@@ -270,8 +273,11 @@ class AgentRegistry:
                 call_stack=[*request.call_stack, member.name],
                 node_id_stack=[*request.node_id_stack, str(request.node_id)],
             )
+        has_begun = False
         try:
             await self._open(member)
+            _check_arguments(member, request)
+            has_begun = True
             response = await member.execute(request)
             if not isinstance(cast("Any", response), OxyResponse):
                 raise HandlerError(f"{member.name!r} gave no OxyResponse, but {type(response).__name__}")
@@ -279,6 +285,8 @@ class AgentRegistry:
             raise
         except Exception as error:  # noqa: BLE001  (a member may be anything)
             response = _failed(_translated(error, member), str(request.current_trace_id))
+        if has_begun and not _asks_once(member):
+            response = _unsure(response)
         return response if response.oxy_request is not None else attrs.evolve(response, oxy_request=request)
 
     # --- finding out ---
@@ -385,6 +393,18 @@ _UNTOUCHED: Final = (str(Outcome.NOT_SENT), str(Outcome.REJECTED))
 def _may_another(response: OxyResponse, is_idempotent: bool) -> bool:
     """Whether another member may be asked after this response."""
     return response.state is OxyState.FAILED and (is_idempotent or response.extra.get("outcome") in _UNTOUCHED)
+
+
+def _asks_once(member: Member) -> bool:
+    """Whether the outcome of a failure is that of all that the member did: an agent of ours, not overridden."""
+    return all(getattr(getattr(member, name, None), "asks_once", False) for name in ("execute", "_execute"))
+
+
+def _unsure(response: OxyResponse) -> OxyResponse:
+    """`response`, which may be that of a call within the member: nobody knows what the member did beside it."""
+    if response.state is not OxyState.FAILED or response.extra.get("outcome") not in _UNTOUCHED:
+        return response
+    return attrs.evolve(response, extra={**response.extra, "outcome": str(Outcome.UNKNOWN), "retryable": False})
 
 
 def _child(request: OxyRequest, changes: dict[str, Any]) -> OxyRequest:

@@ -285,7 +285,8 @@ class Cluster:
         live = await self._now()
         async with AsyncExitStack() as stack:
             if request.base_url:
-                response = await stack.enter_async_context(self._asked(_named(live, request.base_url), request))
+                seat, request = _named(live, request)
+                response = await stack.enter_async_context(self._asked(seat, request))
             elif self.hedge is not None and request.context.idempotent:
                 response = await self._first_of_two(stack, live, request, self.hedge)
             else:
@@ -392,7 +393,8 @@ class Cluster:
             with suppress(OxyError):
                 await own.aclose()
         if not answers:
-            raise errors[0]
+            open_ones = (error for error in errors if isinstance(error, OxyError) and error.outcome is Outcome.UNKNOWN)
+            raise next(open_ones, errors[0])
         return answers[0][1]
 
     @asynccontextmanager
@@ -440,21 +442,33 @@ def _in_flight(seat: _Seat) -> Generator[None]:
         seat.in_flight -= 1
 
 
-def _named(live: _Live, base_url: str) -> _Seat:
-    """The replica that a request names, by its URL or, after a redirect, by its origin."""
-    here = origin(base_url)
-    seat = live.seats.get(base_url)
-    seat = seat or next((seat for url, seat in live.seats.items() if origin(url) == here), None)
-    if seat is None:
-        raise ConfigurationError(f"{shown_url(base_url)} is no replica of this cluster")
-    return seat
+def _named(live: _Live, request: HTTPRequest) -> tuple[_Seat, HTTPRequest]:
+    """The replica that a request names, and what is sent there.
+
+    It is named by its URL; as errors and tokens show it, without what is secret, which is put back; or, after a
+    redirect, by its origin.
+    """
+    named = request.base_url
+    if named in live.seats:
+        return live.seats[named], request
+    for url, seat in live.seats.items():
+        if _shown(url) == _shown(named):
+            return seat, attrs.evolve(request, base_url=url)
+    for url, seat in live.seats.items():
+        if origin(url) == origin(named):
+            return seat, request
+    raise ConfigurationError(f"{shown_url(named)} is no replica of this cluster")
+
+
+def _shown(url: str) -> str:
+    return shown_url(url).rstrip("/")
 
 
 def _elsewhere(error: OxyError, context: Context) -> bool:
     """Whether another replica may be asked, and might do better."""
     if isinstance(error, ConnectError) and error.outcome is Outcome.NOT_SENT:
         return True  # also what will not pass by waiting, such as a bad certificate: the other has one of its own
-    harmless = context.idempotent or context.purpose in LOOKING_UP
+    harmless = context.purpose in LOOKING_UP
     return error.transient if harmless else error.retryable
 
 

@@ -34,6 +34,9 @@ COUNTED: Final[tuple[Purpose, ...]] = ("run", "attach")
 class ConcurrencyLimit:
     """How many runs an agent has open at a time; further ones wait until one is left.
 
+    A run that one of your handlers begins with the same agent is a further one: where the run that called the handler
+    holds the last slot, it waits for a slot that is free only after it, so until its deadline.
+
     Raises:
         ConfigurationError: `max` is no whole number, or less than 1.
     """

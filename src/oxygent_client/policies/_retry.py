@@ -1,7 +1,7 @@
 """Retries: a call that surely ran nothing is made again, after a wait, while the remote is worth it.
 
-Rule 1: the error says whether a repeat is safe and may help: `retryable`, and where the caller allows that an agent
-    runs twice (`Context.idempotent`), `transient`. There is no other table.
+Rule 1: the error says whether a repeat is safe and may help: `retryable`, and where nothing runs (`Context.idempotent`,
+    but for runs), `transient`. There is no other table.
 Rule 2: nothing is held while waiting: a refusal is read a little and its exchange is left before the wait.
 Rule 3: what is not repeated is handed on at once, as it came. So is everything once the exchange is the caller's.
 Rule 4: a wait that would reach the caller's deadline, or the server's wish for a long one, is no wait: it is over.
@@ -15,14 +15,14 @@ import random
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import anyio
 import attrs
 
 from oxygent_client._errors import OxyError, StatusError
 from oxygent_client._log import tell
-from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Transport
+from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Purpose, Transport
 from oxygent_client._wire import refusal
 from oxygent_client.policies._policy import DRAIN_SECONDS, Kind, Wrapper, drain, number, whole
 
@@ -32,6 +32,10 @@ __all__ = ["Retry", "RetryBudget", "RetryTransport"]
 def _uniform(low: float, high: float) -> float:
     """A number between the two, by lot. A function of its own: a copy elsewhere must not draw the same numbers."""
     return random.uniform(low, high)  # noqa: S311  (it spreads calls over time, and keeps no secret)
+
+
+COUNTED: Final[tuple[Purpose, ...]] = ("run", "attach")
+"""What the budget is for; a question that is asked again runs nothing, and must not take from those that do."""
 
 
 @attrs.frozen(kw_only=True)
@@ -150,7 +154,8 @@ class RetryTransport(Wrapper):
                     raise
             else:
                 if response.status == 200:
-                    self.budget.earn()
+                    if sent.context.purpose in COUNTED:
+                        self.budget.earn()
                     return response
                 until = self._until(refusal(response.status, response.headers, b""), sent.context)
                 if until is None:
@@ -160,9 +165,14 @@ class RetryTransport(Wrapper):
                     await stack.aclose()
             await anyio.sleep_until(until)
 
+    def _is_paid(self, context: Context) -> bool:
+        return context.purpose not in COUNTED or self.budget.spend()
+
     def _until(self, error: OxyError, context: Context) -> float | None:
         """When to make the call again; None if it is not to be made again."""
-        if not (error.transient if context.idempotent else error.retryable):
+        # A run that is sent again under one id would meet what the first attempt left: the run itself sees to that.
+        harmless = context.idempotent and context.purpose != "run"
+        if not (error.transient if harmless else error.retryable):
             return None
         asked = error.retry_after if isinstance(error, StatusError) else None
         seconds = self.retry.wait(context.attempt, asked, self.uniform)
@@ -171,7 +181,7 @@ class RetryTransport(Wrapper):
         now = anyio.current_time()
         deadline = math.inf if context.deadline is None else context.deadline
         # A response is read to its end meanwhile, which may take longer than the wait.
-        if now + max(seconds, DRAIN_SECONDS) >= deadline or not self.budget.spend():
+        if now + max(seconds, DRAIN_SECONDS) >= deadline or not self._is_paid(context):
             return None
         reason = type(error).__name__
         attempt = context.attempt + 1

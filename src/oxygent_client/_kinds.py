@@ -1,0 +1,86 @@
+"""What kind of value an argument must be: a table per call, and one error for all of them.
+
+Rule 1: an error names the argument, what is expected, and the class of what was given; never the value.
+Rule 2: what is checked is the kind. Whether the value is a good one is said by who uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final, cast
+
+import attrs
+
+from oxygent_client._errors import ConfigurationError
+
+__all__ = ["DICT", "FLAG", "ID", "MAPPING", "NAMES", "TEXT", "TEXTS", "TOKEN", "Kind", "check_kinds", "of", "or_none"]
+
+
+@attrs.frozen
+class Kind:
+    """A kind of value."""
+
+    holds: Callable[[Any], bool]
+    """Whether a value is of it."""
+    expected: str
+    """What to give, to be read after "must be"."""
+
+
+def check_kinds(given: Mapping[str, Any], table: Mapping[str, Kind]) -> None:
+    """Nothing, if what was given is of the kinds that the table has for it; other names are passed over.
+
+    Raises:
+        ConfigurationError: the text says which is not, and what it must be.
+    """
+    for name, value in given.items():
+        if name in table and not table[name].holds(value):
+            raise ConfigurationError(f"{name} must be {table[name].expected}; this is {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    """The class of a value, and the classes of what it holds."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    name = type(value).__name__
+    held: list[Any] = []
+    if isinstance(value, Collection) and not isinstance(value, str | bytes):
+        held = [*cast("Collection[Any]", value)]
+    if isinstance(value, Mapping):
+        held += cast("Mapping[Any, Any]", value).values()
+    names = ", ".join(sorted({type(item).__name__ for item in held}))
+    return f"{name} of {names}" if names else name
+
+
+def of(cls: type[Any], expected: str) -> Kind:
+    """An instance of a class."""
+    return Kind(lambda value: isinstance(value, cls) and not isinstance(value, type), expected)
+
+
+def or_none(kind: Kind) -> Kind:
+    """Likewise, or None."""
+    return Kind(lambda value: value is None or kind.holds(value), f"{kind.expected}, or None")
+
+
+def _are_texts(values: Collection[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, Collection) and not isinstance(value, str) and _are_texts(cast("Collection[Any]", value))
+
+
+def _is_texts(value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    texts = cast("Mapping[Any, Any]", value)
+    return _are_texts(texts.keys()) and _are_texts(texts.values())
+
+
+TEXT: Final = of(str, "a text")
+FLAG: Final = of(bool, "True or False")
+ID: Final = or_none(of(str, "a text"))
+DICT: Final = of(dict, "a dict")
+MAPPING: Final = of(Mapping, "a mapping such as a dict")
+TEXTS: Final = Kind(_is_texts, "a mapping from names to texts, such as {'x-name': 'value'}")
+TOKEN: Final = of(str, "the text that handle.to_token() gives")
+NAMES: Final = Kind(_is_names, "a collection of names, such as {'name'}")
