@@ -23,7 +23,6 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "show-inheritance": True}
-autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 # Docstrings are written for a reader of the source: single backquotes there mean code.
 default_role = "code"
@@ -34,6 +33,7 @@ def setup(app: Any) -> None:
     # Pygments has no lexer for HAProxy; the tests find the settings by this word.
     app.add_lexer("haproxy", import_module("pygments.lexers.special").TextLexer)
     app.connect("autodoc-process-docstring", leave_rules)
+    app.connect("autodoc-process-docstring", leave_colons, priority=499)  # napoleon's is 500
     app.connect("doctree-read", leave_builtins)
 
 
@@ -42,6 +42,12 @@ def leave_rules(app: Any, what: str, name: str, module: Any, options: Any, lines
     if what == "module":
         rules = [number for number, line in enumerate(lines) if line.startswith("Rule 1")]
         del lines[rules[0] if rules else len(lines) :]
+
+
+def leave_colons(app: Any, what: str, name: str, attribute: Any, options: Any, lines: list[str]) -> None:
+    """Let a colon in an attribute's docstring be one: in the first line, napoleon takes what is before it for a type."""
+    if what in {"attribute", "property"}:
+        lines[:0] = ["..", ""]  # a comment that holds nothing
 
 
 def leave_builtins(app: Any, page: Any) -> None:

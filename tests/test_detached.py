@@ -11,7 +11,7 @@ import json
 import re
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 import attrs
@@ -108,6 +108,13 @@ def test_any_text_as_a_token(text: str) -> None:
     """Any text at all is a handle, or a ConfigurationError."""
     with suppress(errors.ConfigurationError):
         assert isinstance(RunHandle.from_token(text), RunHandle)
+
+
+def test_what_is_no_text_is_no_token() -> None:
+    """Nor is what is no text at all."""
+    for odd in (5, None, b"oxyrun1.", RunHandle):
+        with pytest.raises(errors.ConfigurationError):
+            RunHandle.from_token(cast("Any", odd))
 
 
 FIELDS: Final[list[Any]] = [URL, "t", "t", "n", "", ["user"], True]

@@ -92,7 +92,7 @@ class RunHandle:
             names = [field.name for field in attrs.fields(cls)]
             values: list[Any] = [*texts, tuple(stack), shared]
             return cls(**dict(zip(names, values, strict=True)))
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigurationError("this is no token of a detached run") from error
 
 

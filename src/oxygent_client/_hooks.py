@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from oxygent_client._errors import HandlerError, Outcome, OxyError
-from oxygent_client._kinds import FLAG, MAPPING, NAMES, TEXT, TEXTS, Kind, check_kinds, of, or_none
+from oxygent_client._kinds import FLAG, MAPPING, NAMES, TEXT, TEXTS, Kind, check_kinds, having, of, or_none
 from oxygent_client._models import OxyRequest
 from oxygent_client._observe import Observer
 from oxygent_client._payload import CallStackStrategy, build_payload
@@ -42,8 +42,9 @@ _SETTINGS: Final[Mapping[str, Kind]] = {
     "is_share_call_stack": FLAG,
     "callee": or_none(TEXT),
     "check_callee": FLAG,
-    "transport": or_none(of(Transport, "a transport such as HTTPXTransport(...)")),
-    "router": or_none(of(EventRouter, "an EventRouter(...)")),
+    # What looks like one is one: a fake needs no more than the method that is used.
+    "transport": or_none(having("exchange", "a transport such as HTTPXTransport(...)")),
+    "router": or_none(having("route", "an EventRouter(...)")),
     "event_handlers": or_none(MAPPING),
     "event_filter": _FUNCTION,
     "progress_callback": _FUNCTION,

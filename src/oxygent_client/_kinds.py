@@ -13,7 +13,21 @@ import attrs
 
 from oxygent_client._errors import ConfigurationError
 
-__all__ = ["DICT", "FLAG", "ID", "MAPPING", "NAMES", "TEXT", "TEXTS", "TOKEN", "Kind", "check_kinds", "of", "or_none"]
+__all__ = [
+    "DICT",
+    "FLAG",
+    "ID",
+    "MAPPING",
+    "NAMES",
+    "TEXT",
+    "TEXTS",
+    "TOKEN",
+    "Kind",
+    "check_kinds",
+    "having",
+    "of",
+    "or_none",
+]
 
 
 @attrs.frozen
@@ -54,6 +68,11 @@ def _shown(value: object) -> str:
 def of(cls: type[Any], expected: str) -> Kind:
     """An instance of a class."""
     return Kind(lambda value: isinstance(value, cls) and not isinstance(value, type), expected)
+
+
+def having(method: str, expected: str) -> Kind:
+    """Whatever has a method of that name."""
+    return Kind(lambda value: callable(getattr(value, method, None)) and not isinstance(value, type), expected)
 
 
 def or_none(kind: Kind) -> Kind:
