@@ -45,7 +45,7 @@ def leave_rules(app: Any, what: str, name: str, module: Any, options: Any, lines
 
 
 def leave_colons(app: Any, what: str, name: str, attribute: Any, options: Any, lines: list[str]) -> None:
-    """Let a colon in an attribute's docstring be one: in the first line, napoleon takes what is before it for a type."""
+    """Let a colon in an attribute's docstring be one: in the first line napoleon takes what is before it for a type."""
     if what in {"attribute", "property"}:
         lines[:0] = ["..", ""]  # a comment that holds nothing
 

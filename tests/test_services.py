@@ -107,10 +107,12 @@ async def test_upload() -> None:
 
 
 async def test_start() -> None:
-    """The request is sent as it is, once."""
+    """The request is sent as it is, once, and says until when."""
     transport = FakeTransport({"/async/chat": OK})
     await begin(transport)
-    assert [RUN] == transport.requests
+    (sent,) = transport.requests
+    assert sent.context.deadline is not None
+    assert attrs.evolve(sent, context=RUN.context) == RUN
 
 
 # ---------------------------------------------------------------------------------------------- What must not be sent
