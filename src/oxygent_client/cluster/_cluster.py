@@ -2,8 +2,8 @@
 
 Rule 1: a request without a base URL goes to a replica of the cluster's choice; one with a base URL goes to that replica
     and to no other.
-Rule 2: another replica is asked only if the first surely ran nothing: the error's `outcome` says so. More only where a
-    repeat does no harm: `Context.idempotent`, or what only looks something up.
+Rule 2: another replica is asked only if the first surely ran nothing: the error's `outcome` says so. More only for what
+    looks something up; an idempotent run that may have run is asked for again by the run itself, as another one.
 Rule 3: a replica is asked once in an exchange, and the next when that exchange is closed. Who is left alone is asked
     last, not never: no call fails that another replica could have served.
 Rule 4: what is live is kept for each event loop. Nothing goes on in the background but in a block that the user opens.
