@@ -53,8 +53,8 @@ def server() -> Iterator[FaultServer]:
         yield server
 
 
-# An attempt to connect that is called off leaves its socket to the garbage collector, in httpcore on trio; that none stays
-# open is looked at for every async test.
+# An attempt to connect that is called off leaves its socket to the garbage collector, in httpcore on trio; that none
+# stays open is looked at for every async test.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning")
 @pytest.mark.parametrize("transport", TRANSPORTS)
