@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import attrs
 
-from oxygent_client import HTTPXTransport, Limits, SSEOxyGent, Timeouts, errors
+from oxygent_client import HTTPXTransport, Limits, Retry, SSEOxyGent, Timeouts, errors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -131,7 +131,8 @@ async def go_into(url: str, transport: Counting, options: Options) -> Round:
     """One run, or one discovery."""
     transport.received, transport.marked, transport.reached = 0, options.marked, None
     timeouts = Timeouts(silence=None, idle=options.idle, total=60)
-    agent = SSEOxyGent(server_url=url, transport=transport, timeouts=timeouts, limits=Limits(**options.limits))
+    limits = Limits(**options.limits)
+    agent = SSEOxyGent(server_url=url, transport=transport, timeouts=timeouts, limits=limits, retry=Retry(attempts=1))
     end = ""
     events = 0
     began = time.monotonic()

@@ -9,6 +9,7 @@ import pytest
 
 from oxygent_client import Outcome, OxyRequest, Retry, SSEOxyGent, Timeouts, errors
 from oxygent_client._ids import new_id
+from oxygent_client.policies import Redirect
 from oxygent_client.testing import FakeTransport, Pause, Reply, answer, close, message, progress
 from tests.virtual import anyio_backend as anyio_backend
 
@@ -143,3 +144,21 @@ async def test_an_answer_that_came_keeps_its_kind() -> None:
     request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id())
     response = await SSEOxyGent(server_url=URL, transport=transport).ask(request)
     assert (price, True) == (response.output, response.extra["recovered"])
+
+
+async def test_another_answer_is_the_records() -> None:
+    """Where the record says something else than the wire had brought, it has the last word."""
+    transport = FakeTransport({"/sse/chat": Reply([answer("on the way")]), "/view": view("n", "at the end")})
+    request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id())
+    response = await SSEOxyGent(server_url=URL, transport=transport).ask(request)
+    assert ("at the end", True) == (response.output, response.extra["recovered"])
+
+
+async def test_a_redirect_of_ones_own() -> None:
+    """A `Redirect` among the policies stands in the place of the usual one."""
+    away = Reply(status=307, headers={"location": "/elsewhere"})
+    replies = {"/sse/chat": away, "/elsewhere": FINE}
+    assert 42 == (await SSEOxyGent(server_url=URL, transport=FakeTransport(replies)).ask("hi")).output
+    agent = SSEOxyGent(server_url=URL, transport=FakeTransport(replies), policies=(Redirect(hops=0),))
+    with pytest.raises(errors.RedirectError):
+        await agent.ask("hi")

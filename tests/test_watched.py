@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from oxygent_client import Outcome, SSEOxyGent, Timeouts, errors
+from oxygent_client._watched import Watched
 from oxygent_client.policies import BearerAuth, ConcurrencyLimit, RateLimit, Retry
 from oxygent_client.testing import FakeTransport, Pause, Reply, answer, close
 from tests.virtual import anyio_backend as anyio_backend
@@ -122,3 +123,10 @@ async def test_failed(name: str) -> None:
         async with run:
             await run.final_response()
     assert (outcome, outcome) == (caught.value.outcome, run.outcome)
+
+
+async def test_closing() -> None:
+    """What it holds is closed with it."""
+    inner = FakeTransport({})
+    await Watched(inner, lambda outcome: None).aclose()
+    assert inner.closed

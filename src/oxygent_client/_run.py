@@ -19,7 +19,6 @@ Rule 7: a detached run is only listened to: whose connection breaks is attached 
 from __future__ import annotations
 
 import contextvars
-import itertools
 import json
 import math
 from collections import deque
@@ -304,7 +303,9 @@ class Run:
         self._remote_trace_id = self._claim()
         with anyio.CancelScope(deadline=self._deadline):
             self._transport = await self._lent.enter_async_context(plan.lease(self._departed))
-            for attempt in itertools.count(1):
+            attempt = 0
+            while True:
+                attempt += 1
                 http, self._link = await plan.prepare(self._transport, self._remote_trace_id, self._deadline)
                 self._http = plan.observed.mark(http)
                 try:
@@ -503,7 +504,8 @@ class Run:
             now, beats = self._counted, self._decoder.comments
             if not self._decode(piece):
                 self._count()  # bytes that never pause: this is where the time goes
-            if self._decoder.comments - beats > 1 and now - min(began, self._asked) > HELD_SECONDS:
+            at_once = self._decoder.comments - beats > 1 and now - min(began, self._asked) > HELD_SECONDS
+            if at_once and not self._held_back:
                 self._was_held_back()
             self._asked = math.inf
             patience, clock = self._patience(now)
@@ -552,10 +554,9 @@ class Run:
 
     def _was_held_back(self) -> None:
         """Several heartbeats came at once, and not because nobody had read: something on the way buffers the stream."""
-        if not self._held_back:
-            self._held_back = True
-            who = shown_text(self._headers.get("via") or self._headers.get("server", "nobody who gives a name"), 60)
-            tell("odd", self._context, "the stream was held back on its way: a proxy buffers it (%s answered)", who)
+        self._held_back = True
+        who = shown_text(self._headers.get("via") or self._headers.get("server", "nobody who gives a name"), 60)
+        tell("odd", self._context, "the stream was held back on its way: a proxy buffers it (%s answered)", who)
 
     def _count(self) -> None:
         """Add up the time without an event."""
@@ -676,22 +677,19 @@ class Run:
     async def _look(self, *, enough: Callable[[RunRecord], bool]) -> RunRecord | None:
         """What the server has stored of this run, looked at until it is `enough`, or the time for it is over."""
         patience = self._plan.timeouts.lookup
-        if patience is None or self._transport is None or self._http is None:
-            return None
         # A trace id may cover several runs; which is meant says the node that the payload named.
-        question = self._plan.question()
-        if not question.base_url:
-            question = attrs.evolve(question, base_url=TRACES.place_of(self._http.context.node_id))
-        if not question.base_url:
-            return None  # nobody knows which of several servers has it
+        node_id = self._http.context.node_id if self._http is not None else ""
+        place = self._plan.base_url or TRACES.place_of(node_id)  # of several servers one has it
+        if patience is None or self._transport is None or self._http is None or not place:
+            return None
         record = await look_until(
             enough,
             self._transport,
-            question,
+            attrs.evolve(self._plan.question(), base_url=place),
             self._remote_trace_id,
             self._plan.limits,
             until=min(anyio.current_time() + patience, self._deadline),
-            node_id=self._http.context.node_id,
+            node_id=node_id,
         )
         said = "nothing" if record is None else record.state and record.state.name
         tell("record", self._context, "the record of the run says %s", said, state=said)

@@ -144,11 +144,8 @@ def _end(response: Any) -> None:
     What a server sends behind a 204 or 304 would be taken for the beginning of the next response, and real servers
     close after a 500. To close it here would break the pool, which looks whether it is readable.
     """
-    network = response.extensions.get("network_stream")
-    live = network.get_extra_info("socket") if network is not None else None
-    if live is not None:
-        with suppress(OSError):
-            live.shutdown(socket.SHUT_RDWR)
+    with suppress(KeyError, AttributeError, OSError):  # a transport of the user's own client may have no socket
+        response.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
 
 class HTTPXFamily(Generic[ClientT]):
