@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TextIO, cast
@@ -147,10 +148,9 @@ def record(
         agent = SSEOxyGent(
             server_url=url, callee=callee, headers=_headers(header), timeouts=timeouts, transport=transport
         )
-        try:
+        with ExitStack() as at_the_end:
+            at_the_end.callback(cassette.save, file)  # a conversation that failed is worth keeping, too
             return ask_with(agent, query, _show(query, as_json=json), transport.aclose)
-        finally:
-            cassette.save(file)  # a conversation that failed is worth keeping, too
 
     return attempt(work, debug=debug)
 
