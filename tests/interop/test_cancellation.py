@@ -105,7 +105,7 @@ async def test_a_scope_around_the_block(newest: RemoteServer, trace_id: str) -> 
     [
         ("slow 30", Timeouts(total=1.0), errors.DeadlineExceededError),
         ("quiet 30", Timeouts(total=1.0), errors.DeadlineExceededError),
-        ("quiet 30", Timeouts(idle=0.7), errors.IdleTimeoutError),
+        ("quiet 30", Timeouts(idle=0.7, lookup=None), errors.IdleTimeoutError),
     ],
 )
 async def test_out_of_time(

@@ -64,6 +64,6 @@ def test_a_conversation_replays(server: RemoteServer, recorder: str, tmp_path: P
     assert "\u4f60\u597d" in content, "a file is there to be read"
     for replayer in LOOPS:
         replay = ReplayTransport(Cassette.load(path))
-        replayed = anyio.run(partial(talk, replay, "http://elsewhere"), backend=replayer)
+        replayed = anyio.run(partial(talk, replay, "https://elsewhere"), backend=replayer)
         assert (events, answers, org) == replayed
         assert replay.unused == ()
