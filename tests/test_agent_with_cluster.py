@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -219,6 +219,19 @@ async def test_failover(name: str, caplog: pytest.LogCaptureFixture) -> None:
     assert SECRET not in caplog.text
 
 
+@pytest.mark.parametrize("name", ["lost", "broken", "cut", "silent"])
+async def test_who_fails_every_run_is_left_alone(name: str) -> None:
+    """Though it answers what is asked about each of them afterwards."""
+    failing: FakeTransport = FAILOVER[name][2]
+    chosen = cluster(Replicas(a=failing, b=toy()))
+    ours = SSEOxyGent(transport=chosen)
+    for _ in range(6):
+        with suppress(errors.OxyError):
+            await ours.ask("hi")
+    assert [(False, 3), (True, 0)] == [(each.usable, each.failures) for each in await chosen.status()]
+    assert name == "silent" or "/view" in {request.path.partition("?")[0] for request in failing.requests}
+
+
 @pytest.mark.parametrize("name", ["refused", "busy", "lost", "broken"])
 async def test_an_idempotent_run(name: str) -> None:
     """A run that may run twice is asked for at another where the first may have run it, under another id."""
@@ -299,13 +312,14 @@ async def test_a_lost_run_is_found_where_it_ran(before_headers: bool, idempotent
     assert "abc" == replicas.asked("/sse/chat") == replicas.asked("/view")
 
 
-async def test_a_run_that_nobody_can_place_is_not_looked_for() -> None:
-    """A start that was called off before any word of it: no replica is asked for a record that it cannot have."""
+async def test_a_start_that_was_called_off_is_looked_for() -> None:
+    """Before any word of it came: of the replicas, the one that was asked is asked for its record, and no other."""
     hangs = {letter: FakeTransport({"/async/chat": Reply(before=FOREVER), "/view": NOTHING}) for letter in "ab"}
     ours = agent(replicas := Replicas(**hangs))
     with pytest.raises(errors.DeadlineExceededError) as caught:
         await ours.start("hi")
-    assert (Outcome.UNKNOWN, "a", "") == (caught.value.outcome, replicas.asked("/async"), replicas.asked("/view"))
+    assert (Outcome.UNKNOWN, "a") == (caught.value.outcome, replicas.asked("/async"))
+    assert {"a"} == {*replicas.asked("/view")}
     # Nor for a run whose events were asked for in vain, when its clock runs out.
     silent = {letter: FakeTransport({"/sse/chat": Reply(before=FOREVER), "/view": NOTHING}) for letter in "ab"}
     ours = agent(replicas := Replicas(**silent), timeouts=Timeouts(total=5))
@@ -346,6 +360,17 @@ async def test_two_runs_with_one_trace_id() -> None:
         assert trace_id == one.remote_trace_id == one.trace_id == two.trace_id
         assert two.remote_trace_id.startswith(f"{trace_id}-")
         assert ["late", "hello"] == [(await each.final_response()).output for each in (one, two)]
+
+
+async def test_two_clusters_with_one_trace_id() -> None:
+    """Each knows its own run, by what that is called there, whichever came last."""
+    trace_id = new_id()
+    agents = [agent(Replicas(a=toy(), b=toy())) for _ in range(2)]
+    async with agents[0].stream("slow", trace_id=trace_id) as first:
+        assert "hello" == (await agents[1].ask("hi", trace_id=trace_id)).output
+        assert "late" == (await first.final_response()).output
+    records = [await each.lookup(trace_id) for each in agents]
+    assert ["late", "hello"] == [record and record.output for record in records]
 
 
 # ------------------------------------------------------------------------------------------------------- Detached runs

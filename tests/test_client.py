@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import pytest
 
-from oxygent_client import Outcome, SSEOxyGent, errors
+from oxygent_client import Outcome, SSEOxyGent, Timeouts, errors
 from oxygent_client.policies import BearerAuth, ConcurrencyLimit, Retry
 from oxygent_client.testing import FakeTransport, Pause, Reply, ToyRemote
 from oxygent_client.testing.script import Pause as Work
@@ -92,10 +92,12 @@ ERRORS: Final[dict[str, tuple[type[errors.OxyError], Outcome, Reply]]] = {
 @pytest.mark.parametrize("error", ERRORS)
 @EACH
 async def test_errors(name: str, error: str) -> None:
-    """Each error is typed, and none takes longer than 30 s; a record that cannot be had is None."""
+    """Each error is typed, and none takes longer than 30 s, an upload not longer than a run; no record is None."""
     path, _, call = CALLS[name]
     expected, outcome, reply = ERRORS[error]
-    agent = SSEOxyGent(server_url=URL, transport=FakeTransport({path: reply}), retry=Retry(attempts=1))
+    agent = SSEOxyGent(
+        server_url=URL, transport=FakeTransport({path: reply}), retry=Retry(attempts=1), timeouts=Timeouts(total=90)
+    )
     began = anyio.current_time()
     if name == "lookup":
         assert await agent.lookup("t") is None
@@ -103,7 +105,7 @@ async def test_errors(name: str, error: str) -> None:
         with pytest.raises(expected) as caught:
             await call(agent)
         assert outcome is caught.value.outcome
-    assert anyio.current_time() - began <= 30
+    assert anyio.current_time() - began <= (90 if name == "upload" else 30)
 
 
 async def test_nothing_waits_behind_runs() -> None:
@@ -148,6 +150,13 @@ async def test_feedback_that_nobody_waits_for() -> None:
         await agent.upload("a.exe", b"")
     with pytest.raises(errors.PayloadError):
         await agent.upload("../a.txt", b"")
+
+
+async def test_a_long_upload() -> None:
+    """A file may take its time, without an end where no `total` is set."""
+    late = Reply([b'{"code": 200, "data": {', Pause(7200), b'"file_name": "f"}}'], headers={})
+    agent = SSEOxyGent(server_url=URL, transport=FakeTransport({"/upload": late}), timeouts=Timeouts(total=None))
+    assert "f" == await agent.upload("a.txt", b"")
 
 
 async def test_what_is_sent() -> None:

@@ -7,6 +7,8 @@ Rule 2: time is virtual.
 from __future__ import annotations
 
 import copy
+import logging
+import math
 import pickle
 import random
 from contextlib import asynccontextmanager
@@ -15,9 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from oxygent_client import Context, HTTPRequest, HTTPResponse, Transport, errors
 from oxygent_client.cluster import DNS, Cluster, Health, Hedge, Replica
+from oxygent_client.cluster._pick import STRATEGIES
 from oxygent_client.policies import HTTPSOnly, HTTPSOnlyTransport, Retry, RetryTransport
 from oxygent_client.testing import FakeTransport, Pause, Reply
 from tests.virtual import anyio_backend as anyio_backend
@@ -25,6 +30,7 @@ from tests.virtual import anyio_backend as anyio_backend
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from oxygent_client._transport import Purpose
     from oxygent_client.cluster import Strategy
 
 
@@ -156,6 +162,34 @@ async def test_failover(end: str, asked: str, replies: dict[str, Any], context: 
     assert {(b"body", "1")} >= {(request.body, request.headers["x-one"]) for request in replicas.requests}
 
 
+NOT_RUN: Final = (REFUSED, NO_TLS, BUSY, status(429))
+BEHAVIOURS: Final = (*NOT_RUN, OK, LOST, GARBAGE, status(500), status(503), status(404))
+
+
+@given(
+    st.lists(st.sampled_from(range(len(BEHAVIOURS))), min_size=1, max_size=7),
+    st.sampled_from(sorted(STRATEGIES)),
+    st.integers(1, 7),
+    st.randoms(use_true_random=False),
+)
+async def test_whatever_they_do(listed: list[int], strategy: Strategy, tries: int, lots: random.Random) -> None:
+    """Nobody is asked twice; who ran nothing, and nobody else, is followed by another while there is one."""
+    behaviours: dict[str, Any] = dict(zip("abcdefg", (BEHAVIOURS[number] for number in listed), strict=False))
+    replicas = Replicas(**behaviours)
+    health = Health(failures=1, min_available=0)
+    some = cluster(replicas, strategy=strategy, tries=tries, health=health, lot=lots.random)
+    for _ in range(4):  # those who failed are left alone by and by
+        replicas.requests.clear()
+        end = await ended(some, run(group_id="g"))
+        asked = replicas.asked
+        assert len(set(asked)) == len(asked) <= min(tries, len(listed))
+        assert all(behaviours[each] in NOT_RUN for each in asked[:-1])
+        last = behaviours[asked[-1]]
+        assert (last is OK) == end.startswith("200")
+        assert last not in NOT_RUN or len(asked) == min(tries, len(listed))
+        assert not any(each.in_flight for each in await some.status())
+
+
 async def test_how_many_are_tried() -> None:
     """No more than `tries`; of the last error the attempts are known."""
     replicas = Replicas(a=REFUSED, b=REFUSED, c=REFUSED)
@@ -175,6 +209,23 @@ async def test_who_is_left_alone_is_asked_last() -> None:
     assert await ended(both, run()) == "200 a"
     assert [True, False] == [each.usable for each in await both.status()]
     assert replicas.asked == "abba"
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+@pytest.mark.parametrize("moment", range(12))
+async def test_cancelled_at_any_moment(moment: int, idempotent: bool) -> None:
+    """Whenever it is left, before or after headers, at the first or the next, one at a time or two: nothing stays."""
+    slow = Reply((Pause(0.4), b"ok", Pause(0.4), b"ok"), before=Pause(1))
+    replicas = Replicas(several=idempotent, a=attrs.evolve(BUSY, before=Pause(1)), b=slow, c=slow)
+    three = cluster(replicas, hedge=Hedge(after=0.5))
+    with anyio.move_on_after(0.3 * moment + 0.1):
+        async with three.exchange(run(idempotent=idempotent)) as response:
+            async for _ in response.chunks:
+                pass
+            await anyio.sleep_forever()
+    assert replicas.open == 0
+    assert [0, 0, 0] == [each.in_flight for each in await three.status()]
+    assert (await ended(three, run(idempotent=idempotent))).startswith("200")
 
 
 async def test_under_a_retry() -> None:
@@ -227,9 +278,21 @@ async def test_what_counts(failures: int, reply: Reply) -> None:
     assert [(url("a"), failures, 0)] == [(each.url, each.failures, each.in_flight) for each in await one.status()]
 
 
+async def test_what_looks_something_up_is_a_check() -> None:
+    """It forgives no run that failed, and three in a row that fail themselves are enough."""
+    replicas = Replicas(a=[REFUSED, REFUSED, OK, OK, REFUSED], b=[REFUSED] * 3)
+    three = Cluster([url(letter) for letter in "abc"], transport=replicas, health=Health(min_available=0))
+    purposes: tuple[Purpose, ...] = ("run", "run", "discover", "health", "run")
+    for purpose in purposes:
+        await ended(three, run(url("a"), purpose=purpose))
+    for _ in range(3):
+        await ended(three, run(url("b"), purpose="discover"))
+    assert [(False, 3), (False, 0), (True, 0)] == [(each.usable, each.failures) for each in await three.status()]
+
+
 async def test_leaving_is_no_failure() -> None:
-    """An exchange that the caller leaves, before or after the headers, says nothing bad; one in silence does."""
-    replicas = Replicas(a=[OK, HANGS, OK, OK])
+    """An exchange that the caller leaves, before or after the headers, says nothing bad."""
+    replicas = Replicas(a=[OK, HANGS, OK])
     one = cluster(replicas)
     async with one.exchange(run()):
         assert [1] == [each.in_flight for each in await one.status()]
@@ -241,9 +304,15 @@ async def test_leaving_is_no_failure() -> None:
         async with one.exchange(run()):
             raise KeyError
     assert [0] == [each.failures for each in await one.status()]
-    with pytest.raises(errors.SilenceTimeoutError):
+
+
+@pytest.mark.parametrize("error", [errors.SilenceTimeoutError("no heartbeat"), errors.IncompleteStreamError("no end")])
+async def test_what_the_caller_finds_out(error: errors.OxyError) -> None:
+    """Heartbeats that stop, and a stream that ends without its end, are failures, though no connection broke."""
+    one = cluster(Replicas(a=OK))
+    with pytest.raises(type(error)):
         async with one.exchange(run()):
-            raise errors.SilenceTimeoutError("no heartbeat")
+            raise error
     assert [1] == [each.failures for each in await one.status()]
 
 
@@ -266,7 +335,7 @@ CHI_SQUARE: Final = 18.47
 
 @pytest.mark.parametrize("strategy", ["round_robin", "least_in_flight", "random", "power_of_two"])
 async def test_after_recovery_all_share_alike(strategy: Strategy) -> None:
-    """When replicas that failed are back, 5,000 calls are spread within a tenth, or as a fair lot spreads them."""
+    """When replicas that failed are back, 5,000 calls, 20 at a time, are spread within a tenth, or as by a fair lot."""
     replicas = Replicas(a=OK, b=REFUSED, c=OK, d=status(500), e=OK)
     five = cluster(replicas, strategy=strategy, lot=random.Random(1).random)
     for _ in range(100):
@@ -277,9 +346,16 @@ async def test_after_recovery_all_share_alike(strategy: Strategy) -> None:
         await ended(five, run())
         await anyio.sleep(0.5)
     replicas.requests.clear()
-    for _ in range(5000):
-        async with five.exchange(run()):
-            pass
+    replicas.several, lengths = True, random.Random(2)
+
+    async def call(times: int) -> None:
+        for _ in range(times):
+            async with five.exchange(run()):
+                await anyio.sleep(lengths.uniform(0, 1))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(call, 250)
     counts = [replicas.asked.count(letter) for letter in "abcde"]
     if strategy in {"random", "power_of_two"}:
         assert sum((count - 1000) ** 2 / 1000 for count in counts) < CHI_SQUARE
@@ -335,6 +411,31 @@ async def test_watching() -> None:
     count = len(replicas.requests)
     await anyio.sleep(100)
     assert count == len(replicas.requests)
+
+
+async def test_watching_comes_to_an_end() -> None:
+    """What no check may do comes out as itself, not in a group, and the block is cancelled."""
+    there = cluster(Replicas(a=Reply.json({"alive": 1})))
+    with pytest.raises(errors.InsecureTransportError):
+        async with there.watching(every=1):
+            await anyio.sleep(5)
+            there.set_members(["http://user:s3cret@a.example"])
+            await anyio.sleep_forever()
+    for every in (0, -1, math.nan, math.inf):
+        with pytest.raises(errors.ConfigurationError, match="more than 0"):
+            async with there.watching(every=every):
+                pass
+
+
+@pytest.mark.parametrize("how", ["calls", "checks"])
+async def test_it_is_said_who_is_left_alone(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Once, with how often it failed and for how long it is left alone, whether calls or checks failed."""
+    two = cluster(Replicas(several=True, a=REFUSED, b=Reply.json({"alive": 1})), health=Health(failures=2, jitter=0))
+    with caplog.at_level(logging.WARNING, "oxygent_client"):
+        for _ in range(4):
+            await (two.check() if how == "checks" else ended(two, run(url("a"))))
+    said = [record.getMessage() for record in caplog.records]
+    assert ["https://a.example failed 2 times in a row, and is left alone for 5.0 s"] == said
 
 
 # ---------------------------------------------------------------------------------------------------------- Membership
@@ -442,10 +543,46 @@ async def test_while_one_waits_for_an_answer() -> None:
     assert ["http://10.0.0.2", "http://10.0.0.3"] == [each.url for each in await found.status()]
 
 
+async def test_members_that_change_while_an_answer_is_waited_for() -> None:
+    """A call that waited goes to those who are members then; calls that went on meanwhile are still counted."""
+    answered = anyio.Event()
+
+    async def resolver(host: str, port: int) -> list[str]:
+        await answered.wait()
+        return ["10.0.0.1"]
+
+    replicas = Replicas(several=True, b=OK)
+    some = Cluster([DNS("http://agents.svc", resolver=resolver)], transport=replicas)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ended, some, run())
+        await anyio.wait_all_tasks_blocked()
+        some.set_members([url("b")])
+        async with some.exchange(run()):
+            answered.set()
+            await anyio.wait_all_tasks_blocked()
+            assert "bb" == replicas.asked
+            assert [(url("b"), 1)] == [(each.url, each.in_flight) for each in await some.status()]
+
+
+async def test_an_answer_outlives_who_asked() -> None:
+    """Who waits for a second name and is cancelled leaves what the first has said to the next."""
+    first, second = Names(["10.0.0.1"], ["10.0.0.2"]), Names(["10.1.0.1"])
+    found = Cluster([DNS("http://a.svc", every=10, resolver=first), DNS("http://b.svc", every=10, resolver=second)])
+    assert ["http://10.0.0.1", "http://10.1.0.1"] == [each.url for each in await found.status()]
+    await anyio.sleep(10)
+    with anyio.move_on_after(1.5):
+        await found.status()
+    assert ["http://10.0.0.2", "http://10.1.0.1"] == [each.url for each in await found.status()]
+    assert (2, 2) == (len(first.asked), len(second.asked))
+
+
 NOBODY: Final[list[tuple[str, Any]]] = [
     ("could not find the replicas of 'agents.svc': OSError", OSError()),
     ("could not find the replicas of 'agents.svc': not known", OSError(-2, "not known")),
     ("could not find the replicas of 'agents.svc': UnicodeError", UnicodeError("x")),
+    ("could not find the replicas of 'agents.svc': NotImplementedError", NotImplementedError("not of this world")),
+    ("could not find the replicas of 'agents.svc': ConfigurationError", ["10.0.0.1/or so\n"]),
+    ("could not find the replicas of 'agents.svc': TypeError", [None]),
     ("could not find the replicas of 'agents.svc': no address", []),
 ]
 
@@ -460,6 +597,12 @@ async def test_a_name_that_stands_for_nobody(said: str, answer: Any) -> None:
             pass
     assert said == str(caught.value.__cause__)
     assert caught.value.retryable
+    found.set_members([])
+    with pytest.raises(errors.NoHealthyReplicaError) as caught:
+        async with found.exchange(run()):
+            pass
+    assert caught.value.__cause__ is None
+    found.set_members([DNS("http://agents.svc", resolver=names)])
     assert await ended(found, run()) == "200 h"
     assert [("agents.svc", 80)] * 2 == names.asked
 
@@ -481,6 +624,7 @@ async def test_a_resolver_that_hangs() -> None:
 SLOW: Final = Reply((b"ok",), before=Pause(9))
 SLOWER: Final = Reply((b"ok",), before=Pause(99))
 LATE_FAULT: Final = attrs.evolve(status(500), before=Pause(4))
+LATE_BUSY: Final = attrs.evolve(status(429), before=Pause(4))
 
 HEDGED: Final[list[tuple[str, float, str, dict[str, Reply], dict[str, Any]]]] = [
     # how it ends, when, who is asked, what they do, the context
@@ -490,6 +634,11 @@ HEDGED: Final[list[tuple[str, float, str, dict[str, Reply], dict[str, Any]]]] = 
     ("200 a", 9, "ab", {"a": SLOW, "b": SLOWER}, {}),
     ("200 a", 9, "ab", {"a": SLOW, "b": REFUSED}, {}),
     ("200 a", 9, "ab", {"a": SLOW, "b": status(500)}, {}),
+    ("200 a", 9, "ab", {"a": SLOW, "b": status(429)}, {}),
+    # of two refusals that one is handed on after which an agent may have run
+    ("429 b", 4, "ab", {"a": LATE_BUSY, "b": status(429)}, {}),
+    ("500 a", 4, "ab", {"a": LATE_FAULT, "b": status(429)}, {}),
+    ("ConnectionLostError", 4, "abc", {"a": LATE_BUSY, "b": status(429), "c": LOST}, {}),
     ("200 c", 2, "abc", {"a": SLOW, "b": REFUSED, "c": OK}, {}),
     ("200 b", 11, "ab", {"a": LATE_FAULT, "b": SLOW}, {}),
     ("500 a", 4, "ab", {"a": LATE_FAULT, "b": REFUSED}, {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import pickle
 from typing import Any, Final
@@ -136,6 +137,37 @@ def test_never_more_are_left_alone_than_the_floor_allows(listed: list[Standing],
     spared = [standings[name].badness for name in able if name not in well]
     alone = [standings[name].badness for name in standings if name not in able]
     assert not spared or not alone or max(spared) <= min(alone)
+
+
+def in_a_row(events: list[str], counted: str, forgotten: str) -> int:
+    """How many of `counted` came since the last of `forgotten`."""
+    since = itertools.takewhile(lambda event: event not in forgotten, reversed(events))
+    return sum(event == counted for event in since)
+
+
+def slow_model(story: str) -> tuple[int, int, float, float]:
+    """Failures, missed checks, until when it is left alone and from when on it has its share: from the whole story."""
+    now, until, since, ejections, events = 0.0, -math.inf, -math.inf, 0, list[str]()
+    for event in story:
+        if event.isdigit():
+            now += int(event)
+            continue
+        events.append(event)
+        failures, missed = in_a_row(events, "f", "s"), in_a_row(events, "m", "sp")
+        if event == "s" or (event == "p" and failures < 3):
+            until, since, ejections = min(until, now), min(since, now), 0
+        elif event in "fm" and max(failures, missed) >= 3 and now >= until:
+            until = since = now + (5.0, 10.0, 20.0, 30.0)[min(ejections, 3)]
+            ejections += 1
+        now += 1
+    return in_a_row(events, "f", "s"), in_a_row(events, "m", "sp"), until, since
+
+
+@given(st.text("fffmmmsp19", max_size=60))
+def test_as_a_slow_model_has_it(story: str) -> None:
+    """A standing, which knows only the last one, says what can be read from the whole story."""
+    standing = after(story)
+    assert slow_model(story) == (standing.failures, standing.missed, standing.until, standing.since)
 
 
 @given(st.text("fsmp123456789", max_size=60))

@@ -72,6 +72,28 @@ async def test_when_it_is_not(seconds: float, retry: Retry) -> None:
     assert seconds >= anyio.current_time() - began
 
 
+async def test_repeats_are_paid_for() -> None:
+    """They take from the budget that the repeats of a refusal take from: a broken remote is not stormed."""
+    transport = FakeTransport({"/sse/chat": [LOST] * 9})
+    agent = SSEOxyGent(server_url=URL, transport=transport, retry=Retry(attempts=3, budget=3))
+    for expected in (3, 5, 6):
+        with pytest.raises(errors.ConnectionLostError):
+            await agent.ask("hi", idempotent=True)
+        assert expected == len(transport.payloads)
+
+
+@pytest.mark.parametrize(("expected", "first"), [(1, REFUSED), (1, BUSY), (2, CUT)])
+async def test_a_loop_of_your_own(expected: int, first: Reply) -> None:
+    """A request that is executed again has its id at the remote, unless it may have run: then it gets another one."""
+    request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id(), idempotent=True)
+    transport = FakeTransport({"/sse/chat": [first, FINE]})
+    agent = SSEOxyGent(server_url=URL, transport=transport, retry=Retry(attempts=1), timeouts=Timeouts(lookup=None))
+    with pytest.raises(errors.OxyError):
+        await agent._execute(request)
+    assert 42 == (await agent._execute(request)).output
+    assert expected == len({payload["current_trace_id"] for payload in transport.payloads})
+
+
 def view(node_id: str, output: str) -> Reply:
     """The record of a run that is done."""
     node = {"node_id": node_id, "father_node_id": "", "call_stack": ["user"], "state": 3, "output": output}

@@ -42,9 +42,9 @@ def room(modules: str, rooms: str = "", libraries: str = "", *, pure: bool = Fal
 
 CORE = (
     "_errors errors _kinds _settings _transport _models _wire _payload _router _secrets _secure _sse _version _schema"
-    " _text sanitize _log _observe"
+    " _text sanitize _log _observe _inbox _reattach _seen"
 )
-HELPERS = "json ids traces per_loop stats"
+HELPERS = "json ids traces per_loop stats bodies"
 SIBLINGS = (
     "transports transports.aiohttp transports.asgi transports.httpx transports.httpx2 policies cluster telemetry"
     " telemetry.otel"
@@ -57,37 +57,47 @@ ROOMS: Final[dict[str, Room]] = {
     "json": room("_json", "core", "orjson", pure=True),
     # What the core may not do itself, one thing each.
     "ids": room("_ids"),
+    "bodies": room("_bodies", "core", "anyio"),
     "traces": room("_traces", "core ids", "attrs"),
     "per_loop": room("_per_loop", "", "anyio"),
     "stats": room("_stats", "core", "attrs"),
     # Siblings: each stands behind an interface of the core, and none knows another.
     "transports": room("transports", "core"),
     # A URL of aiohttp's is one of yarl.
-    "transports.aiohttp": room("transports.aiohttp", "core json per_loop translation", "aiohttp anyio attrs yarl"),
+    "transports.aiohttp": room(
+        "transports.aiohttp", "core json per_loop counted translation", "aiohttp anyio attrs yarl"
+    ),
     # It asks trio which task it is in, where trio runs already; so trio is there.
     "transports.asgi": room("transports.asgi", "core json per_loop", "anyio attrs trio"),
     # The errors of any library, of which it imports none.
     "translation": room("transports._translation", "core", "attrs"),
+    # Connections of any library, likewise.
+    "counted": room("transports._counted"),
     # One class for two libraries, of which it imports neither.
-    "httpx_family": room("transports._httpx_family", "core json per_loop translation", "anyio attrs"),
+    "httpx_family": room("transports._httpx_family", "core json per_loop counted translation", "anyio attrs"),
     "transports.httpx": room("transports.httpx", "core json httpx_family translation", "httpx httpx_sse anyio attrs"),
     "transports.httpx2": room("transports.httpx2", "core json httpx_family translation", "httpx2 anyio attrs"),
-    "policies": room("policies policies.*", "core json per_loop", "anyio attrs"),
+    "policies": room("policies policies.*", "core json per_loop bodies", "anyio attrs"),
     # What it balances, unless it is given another.
-    "cluster": room("cluster cluster.*", "core json per_loop transports.httpx", "anyio attrs"),
+    "cluster": room("cluster cluster.*", "core json per_loop bodies transports.httpx", "anyio attrs"),
     "telemetry": room("telemetry", "core stats"),
     "telemetry.otel": room("telemetry.otel", "core json", "attrs opentelemetry"),
     "testing": room("testing testing.*", "core json", "anyio attrs"),
     "registry": room("registry registry.*", "core json ids per_loop", "anyio attrs"),
+    # One exchange, one run: they know a transport, and no agent.
+    "run": room(
+        "_ask _clocks _feed _inquiry _line _plan _record _run _watched",
+        f"core {HELPERS} policies cluster",
+        "anyio attrs",
+    ),
     # Where they meet.
     "meeting": room(
-        "_agent _client _connections _delivery _detached _discovery _hooks _prepare _reattach _record _remote _run"
-        " _seen _services _watched",
-        f"core {HELPERS} {SIBLINGS}",
+        "_agent _client _connections _delivery _detached _discovery _hooks _prepare _remote _services",
+        f"core run {HELPERS} {SIBLINGS}",
         "anyio attrs",
     ),
     # The door: names, each loaded when it is asked for.
-    "front": room("__init__", f"core {SIBLINGS} testing registry meeting"),
+    "front": room("__init__", f"core {SIBLINGS} testing registry run meeting"),
     # Edges: users of the package like any other, so only its public names and modules.
     "cli": room("cli cli.* __main__", PUBLIC, "anyio attrs rich typer uvicorn", edge=True),
     "profiles": room("profiles profiles.*", PUBLIC, "attrs", edge=True),
@@ -298,7 +308,7 @@ ACCEPTED: Final = [
     ("_transport", "from urllib.parse import urlsplit"),
     ("_errors", "if TYPE_CHECKING:\n    from oxygent_client._models import Partial"),
     ("_agent", "from oxygent_client.transports.httpx import HTTPXTransport"),
-    ("_run", "import anyio\nfrom oxygent_client._discovery import discover"),
+    ("_run", "import anyio\nfrom oxygent_client._ask import ask"),
     ("transports.httpx", "import httpx\nfrom httpx_sse import aconnect_sse"),
     ("testing._fake", "from oxygent_client.testing._toy import ToyRemote"),
     ("__init__", "import importlib\nimportlib.import_module(name)"),

@@ -8,6 +8,7 @@ Rule 3: what one library does differently is a field of `Library`, or a test tha
 from __future__ import annotations
 
 import copy
+import gc
 import importlib
 import json
 import pickle
@@ -43,7 +44,7 @@ from oxygent_client import (
 )
 from oxygent_client.testing import answer, close, progress
 from oxygent_client.transports._httpx_family import KEPT_SECONDS
-from oxygent_client.transports.aiohttp import AiohttpTransport
+from oxygent_client.transports.aiohttp import TELLS_OF_SOCKETS, AiohttpTransport
 from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.plain import plain
 from tests.servers import CLOSE, LAST, OK, Conversation, Server, chunk, closed_port, play, serving
@@ -82,6 +83,8 @@ class Library:
     sends: dict[str, str]
     """The headers that it adds."""
     loops: tuple[str, ...] = ("asyncio", "trio")
+    watches: bool = False
+    """Whether it hears at once that the server closed a connection that is idle; else when it next has a request."""
     causes: dict[str, str] = attrs.field(factory=dict[str, str])
     """Names of httpx, and what it calls the same."""
 
@@ -123,6 +126,7 @@ LIBRARIES: Final = {
         module=aiohttp,
         sends={},
         loops=("asyncio",),
+        watches=True,
         causes={
             "ConnectError": "ClientConnectorError",
             "ConnectTimeout": "ConnectionTimeoutError",
@@ -276,6 +280,140 @@ async def test_a_kept_connection_that_the_server_closed(library: Library) -> Non
         await anyio.sleep(0.05)  # until the close is here: nothing tells of it
         await agent.ask("hi")
     assert (2, 2) == (server.connections, len(server.requests))
+
+
+TELLING: Final = pytest.mark.parametrize(
+    "library", [name for name in LIBRARIES if name != "aiohttp" or TELLS_OF_SOCKETS], indirect=True
+)
+"""For what an aiohttp before 3.12 does not tell."""
+
+
+def counted(agent: SSEOxyGent) -> tuple[int | None, int | None]:
+    """How many connections there are, and how many are idle."""
+    stats = agent.stats()
+    return stats.connections, stats.idle_connections
+
+
+async def becomes(expected: tuple[int, int], agent: SSEOxyGent) -> None:
+    """Returns when so many are counted; a socket is closed in a later round of the event loop."""
+    with anyio.fail_after(SOON):
+        while expected != counted(agent):  # noqa: ASYNC110  (nothing tells of it)
+            await anyio.sleep(0.001)
+
+
+@TELLING
+async def test_connections_are_counted(library: Library) -> None:
+    """There are those whose sockets are open; idle are those that no exchange has, or one that was read to its end."""
+    go = anyio.Event()
+    async with asking(library, play([BEGUN, go, chunk(answer("42")), chunk(close()), LAST])) as (agent, server):
+        assert (0, 0) == counted(agent)
+        async with agent.stream("hi") as run:
+            await anext(run)
+            assert (1, 0) == counted(agent)
+            async with agent.stream("hi") as other:
+                await anext(other)
+                assert (2, 0) == counted(agent)
+            await becomes((1, 0), agent)
+            go.set()
+            await run.final_response()
+            assert (1, 1) == counted(agent)
+        await agent.ask("hi")
+        assert (2, (1, 1)) == (server.connections, counted(agent))
+        assert agent.transport is not None
+        await agent.transport.aclose()
+        await becomes((0, 0), agent)
+
+
+@TELLING
+async def test_a_connection_that_waits_for_headers_is_not_idle(library: Library) -> None:
+    """From the request on it is an exchange's. An answer that comes whole, with its headers, is counted like any."""
+    go = anyio.Event()
+    async with asking(library, play(ANSWER, [go, ANSWER])) as (agent, server):
+        await agent.ask("hi")
+        assert (1, 1) == counted(agent)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(agent.ask, "hi")
+            await server.have_come(2)
+            assert (1, 0) == counted(agent)
+            go.set()
+        assert (1, 1) == counted(agent)
+
+
+@TELLING
+async def test_a_response_that_was_read_has_no_connection(library: Library) -> None:
+    """Nor has its exchange, though its block goes on: the library has the connection back."""
+    async with asking(library, play([BEGUN, chunk(answer("42")), LAST])) as (agent, server):
+        request = HTTPRequest("POST", server.url, "/sse/chat")
+        assert isinstance(agent.transport, Transport)
+        async with agent.transport.exchange(request) as response:
+            assert response.status == 200
+            assert [] != [piece async for piece in response.chunks]
+            assert (1, 1) == counted(agent)
+
+
+@TELLING
+async def test_the_count_when_the_server_has_closed(library: Library) -> None:
+    """A connection that the server closed while it was idle is there until the library notices."""
+    go = anyio.Event()
+    async with asking(library, play([ANSWER, go, CLOSE], ANSWER)) as (agent, server):
+        await agent.ask("hi")
+        assert (1, 1) == counted(agent)
+        go.set()
+        if library.watches:
+            await becomes((0, 0), agent)
+        await anyio.sleep(0.05)  # until the close is here: nothing tells of it
+        assert ((0, 0) if library.watches else (1, 1)) == counted(agent)
+        await agent.ask("hi")
+        assert (2, (1, 1)) == (server.connections, counted(agent))
+
+
+async def test_what_is_counted_is_not_kept(library: Library) -> None:
+    """A transport remembers nothing of connections that are gone."""
+    async with asking(library, play([BEGUN, CLOSE])) as (agent, _):
+        for _ in range(5):
+            await failure(agent)
+        transport: Any = agent.transport
+        with anyio.fail_after(SOON):
+            while len(transport._counted._known):
+                await anyio.sleep(0.001)
+                gc.collect()
+        assert {} == transport._counted._uses
+
+
+async def test_the_count_of_a_client_of_ones_own(library: Library) -> None:
+    """What made the client is the same to httpx and httpx2; a session of aiohttp's tells nothing."""
+    async with serving(play(ANSWER)) as server, library.client() as own:
+        agent = plain(server_url=server.url, transport=library.transport(**{library.own: own}))
+        await agent.ask("hi")
+        assert ((None, None) if library.own == "session" else (1, 1)) == counted(agent)
+
+
+@FAMILY
+async def test_the_count_without_a_network(library: Library) -> None:
+    """A client that plays its answers has no connection, which is not none."""
+
+    async def body() -> AsyncGenerator[bytes, None]:
+        yield answer("42") + close()
+
+    def respond(request: object) -> Any:
+        return library.module.Response(200, headers={"content-type": "text/event-stream"}, content=body())
+
+    async with library.client(transport=library.module.MockTransport(respond)) as own:
+        agent = plain(server_url="http://127.0.0.1", transport=library.transport(client=own))
+        assert "42" == (await agent.ask("hi")).output
+        assert (None, None) == counted(agent)
+
+
+async def test_the_connections_that_an_agent_keeps() -> None:
+    """Those of the transport that an agent makes for itself are counted while it is entered, from any thread."""
+    async with serving(play(ANSWER)) as server:
+        agent = plain(server_url=server.url)
+        await agent.ask("hi")
+        assert (None, None) == counted(agent)
+        async with agent:
+            await agent.ask("hi")
+            assert (1, 1) == counted(agent) == await anyio.to_thread.run_sync(counted, agent)
+        assert (None, None) == counted(agent)
 
 
 @pytest.mark.slow
@@ -852,6 +990,7 @@ async def test_a_unix_socket(library: Library, tmp_path: Path, monkeypatch: pyte
         agent = plain(server_url="http://agents.test/base", transport=transport)
         for _ in range(2):
             assert "42" == (await agent.ask("hi")).output
+        assert ((None, None) if library.own == "session" else (1, 1)) == counted(agent)
         await transport.aclose()
         await left.wait()  # anyio 4.16 minds a cancellation at the moment when such a socket is closed
         assert (1, "POST /base/sse/chat HTTP/1.1", "agents.test") == (
@@ -891,6 +1030,11 @@ async def test_http2(library: Library, authority: trustme.CA) -> None:
         for _ in range(2):
             assert "42" == (await agent.ask("hi")).output
         assert (1, ["2", "2"]) == (server.connections, versions)
+        async with agent.stream("hi") as run, agent.stream("hi"):
+            assert (1, 0) == counted(agent)
+            await run.final_response()
+            assert (1, 0) == counted(agent)
+        assert (1, (1, 1)) == (server.connections, counted(agent))
 
 
 @FAMILY
@@ -932,7 +1076,7 @@ def test_http2_without_h2(library: Library, monkeypatch: pytest.MonkeyPatch) -> 
 
 async def test_its_own_life(library: Library) -> None:
     """It may be closed twice, opens again by itself, and travels as its configuration."""
-    transport = library.transport(verify=False, connect=3, trust_env=False)
+    transport: Any = library.transport(verify=False, connect=3, trust_env=False)
     assert f"{type(transport).__name__}()" == repr(transport)
     await transport.aclose()
     async with serving(play(ANSWER)) as server:
@@ -947,7 +1091,9 @@ async def test_its_own_life(library: Library) -> None:
             assert type(clone) is type(transport)
             await plain(server_url=server.url, transport=clone).ask("hi")
             await clone.aclose()
-            assert {**vars(transport), "_live": None} == {**vars(clone), "_live": None}
+            live = {"_live": None, "_counted": None}
+            assert vars(transport) | live == vars(clone) | live
+            assert transport._counted is not clone._counted
         assert 6 == server.connections
         await transport.aclose()
 

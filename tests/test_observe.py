@@ -176,6 +176,41 @@ async def test_retries() -> None:
     assert len({happening.run for happening in notes.told}) == 1
 
 
+LOST: Final = Reply(before=errors.ConnectionLostError("lost", outcome=errors.Outcome.UNKNOWN))
+ODD: Final = Reply((b'data: {"type": "tool_call", "content": 1}\r\n\r\n', answer("42"), close()))
+
+
+@pytest.mark.parametrize(
+    ("expected", "replies"),
+    [
+        (("connect", "opened", "first_event", "odd", "closed"), [ODD]),
+        (("connect", "refused", "closed"), [Reply((b"no",), status=403)]),
+        (
+            (
+                *("connect", "detail", "record", "retry", "connect", "retry"),  # it has no record, and says so
+                *("connect", "opened", "first_event", "odd", "closed"),
+            ),
+            [LOST, Reply(before=REFUSED), ODD],
+        ),
+    ],
+    ids=["odd", "refused", "retries"],
+)
+async def test_the_log_and_the_observers_are_told_the_same(
+    expected: tuple[str, ...], replies: list[Reply], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is logged of a run each observer is told, in the same order, by the same names and with the same fields."""
+    notes = EventNotes()
+    transport = FakeTransport({"/sse/chat": replies})
+    agent = SSEOxyGent(server_url=URL, transport=transport, retry=Retry(base=0), observers=[notes])
+    with caplog.at_level(logging.DEBUG, "oxygent_client"), suppress(errors.OxyError):
+        await agent.ask("hi", idempotent=True, trace_id="t")
+    logged: list[Any] = [record for record in caplog.records if getattr(record, "trace_id", "") == "t"]
+    told = [happening for happening in notes.told if happening.event not in UNLOGGED]
+    assert [*expected] == [record.event for record in logged] == [happening.event for happening in told]
+    for record, happening in zip(logged, told, strict=True):
+        assert dict(happening.fields) == {name: getattr(record, name) for name in happening.fields}
+
+
 async def leave(run: Run) -> None:
     """Leave at the first event."""
     async with run:

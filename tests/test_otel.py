@@ -351,7 +351,7 @@ async def test_a_call_that_begins_anew() -> None:
 async def test_the_attributes_of_calls() -> None:
     """A tool has its name and the id of its call, an agent its name."""
     spans = Spans()
-    await ask(agent_for(spans, ROOT, A, MUL, MUL_END, A_END, answer("42"), close()))
+    await ask(agent_for(spans, ROOT, A, MUL, MUL_END, A_END, answer("42"), close()), group_id="talk")
     assert {
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": "mul",
@@ -360,9 +360,18 @@ async def test_the_attributes_of_calls() -> None:
     } == dict(spans.named("execute_tool mul").attributes or {})
     assert {
         "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.provider.name": "oxygent",
         "gen_ai.agent.name": "a",
+        "gen_ai.conversation.id": "talk",
         "oxygent.node_id": "n1",
     } == dict(spans.named("invoke_agent a").attributes or {})
+
+
+async def test_a_call_of_nobody() -> None:
+    """A name that is empty is no part of a span's name."""
+    spans = Spans()
+    await ask(agent_for(spans, *tool("", "n1", "user", "master"), answer("42"), close()))
+    assert {(RUN, None), ("execute_tool", RUN)} == spans.tree()
 
 
 async def test_a_remote_that_shows_too_many_calls() -> None:
@@ -423,11 +432,23 @@ async def test_content_is_on_the_spans_if_it_was_asked_for() -> None:
     assert [{"role": "user", "parts": [{"type": "text", "content": "what?"}]}] == json.loads(
         str(run["gen_ai.input.messages"])
     )
-    assert [{"role": "assistant", "parts": [{"type": "text", "content": '{"sum": 42}'}]}] == json.loads(
+    parts = [{"type": "text", "content": '{"sum": 42}'}]
+    assert [{"role": "assistant", "parts": parts, "finish_reason": "stop"}] == json.loads(
         str(run["gen_ai.output.messages"])
     )
     assert {"query": CANARY} == json.loads(str(mul["gen_ai.tool.call.arguments"]))
     assert CANARY == json.loads(str(mul["gen_ai.tool.call.result"]))
+
+
+async def test_half_a_character_can_be_exported() -> None:
+    """What JSON may hold and no exporter takes is escaped, and means the same; all else stands as it is."""
+    spans = Spans(content=True)
+    steps = [step.replace(b"HALF", rb"\ud83d") for step in (*tool("HALF", "HALF", "user", "master"), answer("é HALF"))]
+    await ask(agent_for(spans, *steps, close()))
+    texts = [text for span in spans.ended for text in (span.name, *map(str, (span.attributes or {}).values()))]
+    assert b"\xc3\xa9 \\ud83d" in "".join(texts).encode()
+    (said,) = json.loads(str((spans.run.attributes or {})["gen_ai.output.messages"]))
+    assert "é \ud83d" == said["parts"][0]["content"]
 
 
 async def test_the_text_of_an_error_is_content() -> None:

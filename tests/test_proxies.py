@@ -13,6 +13,7 @@ from oxygent_client import Outcome, OxyResponse, SSEOxyGent, Timeouts, errors
 from oxygent_client.cli._loopback import serving
 from oxygent_client.testing import ToyRemote
 from oxygent_client.testing.script import Cut, Pause, Say, Script
+from tests import servers
 from tests.proxies import PROXIES, proxy
 from tests.servers import closed_port
 
@@ -79,6 +80,18 @@ async def test_a_server_that_cuts(name: str, tmp_path: Path) -> None:
         with pytest.raises(errors.IncompleteStreamError) as caught:
             await SSEOxyGent(server_url=url, timeouts=Timeouts(lookup=None)).ask("cut")
         assert (Outcome.STARTED, 1) == (caught.value.outcome, began(toys))
+
+
+@pytest.mark.parametrize("name", PROPER)
+async def test_a_server_that_leaves_before_it_answers(name: str, tmp_path: Path) -> None:
+    """A run that was handed to one server is not handed to the other: nobody knows whether it began."""
+    async with (
+        servers.serving(servers.play([servers.CLOSE])) as one,
+        servers.serving(servers.play([servers.CLOSE])) as two,
+    ):
+        with proxy(name, tmp_path, [one.url, two.url]) as front, pytest.raises(errors.ServerError) as caught:
+            await SSEOxyGent(server_url=front, timeouts=Timeouts(lookup=None)).ask("hi")
+    assert (Outcome.UNKNOWN, 1) == (caught.value.outcome, len(one.requests) + len(two.requests))
 
 
 @pytest.mark.parametrize("name", PROPER)

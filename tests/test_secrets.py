@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from oxygent_client import HTTPXTransport, Limits, OxyRequest, SSEOxyGent, Timeouts, errors
-from oxygent_client._discovery import ask, fetch, refused
+from oxygent_client._ask import ask, fetch, refused
 from oxygent_client._secrets import SCRUBBED, cleaner, credentials, is_secret, scrub_text
 from oxygent_client._text import shown_text
 from oxygent_client._transport import Context, HTTPRequest, HTTPResponse

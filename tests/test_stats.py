@@ -6,6 +6,7 @@ Rule: time is virtual; every run is a script.
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import pickle
 import threading
@@ -16,9 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxygent_client import Context, Limits, OxyRequest, Retry, SSEOxyGent, errors
+from oxygent_client import Cluster, Context, Limits, OxyRequest, Retry, RunHandle, SSEOxyGent, Transport, errors
 from oxygent_client._observe import Observed
 from oxygent_client._stats import BUCKETS, GROWTH, LONGEST, SHORTEST, STEPS, Keeper, _Times
+from oxygent_client.policies import RetryTransport
 from oxygent_client.telemetry import Quantiles
 from oxygent_client.testing import FakeTransport, Reply, answer, close, delta, pause
 from tests.conftest import scaled
@@ -119,6 +121,20 @@ async def test_times() -> None:
     assert all(each.p50 == each.p90 == each.p99 for each in shown)
 
 
+async def test_who_attaches_again_has_one_time_of_each() -> None:
+    """The headers of a later connection are not those of the run."""
+    cut = errors.ConnectionLostError("cut", outcome=errors.Outcome.STARTED)
+    replies = [Reply((pause(1), delta("a"), pause(100), cut), before=pause(2)), Reply((answer("42"), close()))]
+    agent = plain(server_url=URL, transport=FakeTransport({"/async/trace": replies}))
+    handle = RunHandle(server_url=URL, trace_id="t", remote_trace_id="t", node_id="n")
+    async with agent.attach(handle.to_token()) as run:
+        assert "42" == (await run.final_response()).output
+    stats = agent.stats()
+    shown = [stats.headers, stats.first_byte, stats.first_event]
+    assert [(1, near(seconds)) for seconds in (2, 3, 3)] == [(each.count, each.p99) for each in shown]
+    assert 1 == stats.end.count
+
+
 async def test_what_was_left_has_no_time_to_its_end() -> None:
     """That somebody left says nothing of how long runs take; a failure does."""
     agent = agent_for(ANSWER, Reply((pause(4),)))
@@ -208,12 +224,27 @@ class Counted(FakeTransport):
         return (5, 2)
 
 
+class Clueless(FakeTransport):
+    """One that could say, and does not know."""
+
+    def connections(self) -> None:
+        """As `Pool.connections`."""
+
+
 @pytest.mark.parametrize(
-    ("expected", "transport"), [((5, 2), Counted({})), ((None, None), FakeTransport({})), ((None, None), None)]
+    ("expected", "transport"),
+    [
+        ((5, 2), Counted({})),
+        ((5, 2), Cluster([URL], transport=RetryTransport(Counted({}), Retry()))),
+        ((None, None), Clueless({})),
+        ((None, None), FakeTransport({})),
+        ((None, None), None),
+    ],
+    ids=["tells", "wrapped", "clueless", "mute", "none"],
 )
-def test_connections(expected: tuple[int | None, int | None], transport: FakeTransport | None) -> None:
-    """Those of the agent's transport, where it can say; None is no number."""
-    stats = SSEOxyGent(server_url=URL, transport=transport).stats()
+def test_connections(expected: tuple[int | None, int | None], transport: Transport | None) -> None:
+    """Those of the agent's transport, or of what it wraps, where it can say; None is no number."""
+    stats = Keeper().stats(transport)
     assert expected == (stats.connections, stats.idle_connections)
 
 
@@ -257,8 +288,9 @@ def test_a_copy_begins_at_nothing(again: Any) -> None:
 
 
 def test_threads() -> None:
-    """Runs of several threads are all counted, while others look."""
+    """Runs of several threads are all counted, while others look; what they see adds up."""
     keeper, each = Keeper(), scaled(300)
+    seen: list[Stats] = []
 
     def work() -> None:
         for _ in range(each):
@@ -266,7 +298,7 @@ def test_threads() -> None:
             run.note("begun", Context(), {})
             run.hold(10)
             run.bytes += 7
-            keeper.stats()
+            seen.append(keeper.stats())
             run.hold(0)
             run.note("ended", Context(), {"end": "completed", "error": None, "seconds": 1.0})
 
@@ -275,6 +307,7 @@ def test_threads() -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    assert [(one.successes + one.in_flight, 0) for one in seen] == [(one.runs, one.left) for one in seen]
     stats = keeper.stats()
     assert (4 * each, 28 * each, 0) == (stats.successes, stats.bytes, stats.buffered)
     assert 10 <= stats.buffered_peak <= 40
@@ -295,6 +328,39 @@ async def test_a_cancelled_run_is_no_failure() -> None:
         await agent.ask("hi")
     assert (1, 0, {}, 1, 0, 1, 0) == counts(agent.stats())
     assert 0 == agent.stats().buffered
+
+
+def test_a_run_that_was_dropped() -> None:
+    """A run that nobody ends was left when it is gone: nothing of it is in flight, buffered or in the next peak."""
+    keeper = Keeper()
+    dropped, other = keeper.observed(()), keeper.observed(())
+    for run in (dropped, other):
+        run.note("begun", Context(), {})
+        run.hold(10)
+    assert (2, 0, 20) == (keeper.stats().in_flight, keeper.stats().left, keeper.stats().buffered)
+    del dropped, run
+    gc.collect()
+    stats = keeper.stats()
+    assert (2, 1, 1, 10) == (stats.runs, stats.in_flight, stats.left, stats.buffered)
+    other.hold(19)
+    assert (19, 20) == (keeper.stats().buffered, keeper.stats().buffered_peak)
+
+
+def test_a_run_that_the_collector_closes() -> None:
+    """It may do so at any moment, also in a thread that is counting: that one does not wait for itself."""
+
+    def clock() -> float:
+        other.hold(0)
+        return 0.0
+
+    keeper = Keeper(clock)
+    run, other = keeper.observed(()), keeper.observed(())
+    other.hold(10)
+    counting = threading.Thread(target=run.note, args=("begun", Context(), {}), daemon=True)
+    counting.start()
+    counting.join(10)
+    assert not counting.is_alive()
+    assert (1, 0) == (keeper.stats().in_flight, keeper.stats().buffered)
 
 
 def test_who_observes_nothing() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from oxygent_client._ids import ALPHABET, new_id
-from oxygent_client._traces import TRACES, TraceLedger
+from oxygent_client._traces import TRACES, Claim, TraceLedger
 
 A: Final = "http://a"
 B: Final = "http://b"
@@ -24,10 +24,11 @@ RENAMED: Final = re.compile(rf"t-[{ALPHABET}]{{12}}")
 def test_an_id_that_is_free() -> None:
     """A free id is sent as it is, again after a run that closed, and to another server meanwhile."""
     ledger = TraceLedger()
-    assert ledger.claim(A, "t") == "t"
-    assert ledger.claim(B, "t") == "t"
-    ledger.release(A, "t", closed=True)
-    assert ledger.claim(A, "t") == "t"
+    first = ledger.claim(A, "t")
+    assert first.remote == "t"
+    assert ledger.claim(B, "t").remote == "t"
+    ledger.release(first, ran=True, closed=True)
+    assert ledger.claim(A, "t").remote == "t"
     assert ledger.remote_name(A, "t") == "t"
 
 
@@ -36,15 +37,15 @@ def test_one_server() -> None:
     ledger = TraceLedger()
     ledger.claim(A, "t")
     for same in (f"{A}/", "http://me:pw@a", f"{A}?key=1"):
-        assert RENAMED.fullmatch(ledger.claim(same, "t"))
-    assert ledger.claim(f"{A}/prefix", "t") == "t"
+        assert RENAMED.fullmatch(ledger.claim(same, "t").remote)
+    assert ledger.claim(f"{A}/prefix", "t").remote == "t"
 
 
 def test_an_id_in_flight() -> None:
     """While a run has the id, the next one goes by another; the remote's name of it is remembered."""
     ledger = TraceLedger()
     ledger.claim(A, "t")
-    second, third = ledger.claim(A, "t"), ledger.claim(A, "t")
+    second, third = (ledger.claim(A, "t").remote for _ in range(2))
     assert RENAMED.fullmatch(second)
     assert RENAMED.fullmatch(third)
     assert len({"t", second, third}) == 3
@@ -54,40 +55,68 @@ def test_an_id_in_flight() -> None:
 def test_a_run_that_did_not_close() -> None:
     """What such a run left at the server is never read: its id is not sent again, even after a run that closed."""
     ledger = TraceLedger()
-    ledger.release(A, ledger.claim(A, "t"), closed=False)
+    ledger.release(ledger.claim(A, "t"), ran=True, closed=False)
     second = ledger.claim(A, "t")
-    assert RENAMED.fullmatch(second)
-    ledger.release(A, second, closed=True)
-    assert RENAMED.fullmatch(ledger.claim(A, "t"))
-    assert ledger.claim(B, "t") == "t"
+    assert RENAMED.fullmatch(second.remote)
+    ledger.release(second, ran=True, closed=True)
+    assert RENAMED.fullmatch(ledger.claim(A, "t").remote)
+    assert ledger.claim(B, "t").remote == "t"
 
 
 def test_the_name_follows_the_last_run() -> None:
     """A run that has its caller's id again is no longer known by another."""
     ledger = TraceLedger()
-    ledger.claim(A, "t")
-    second = ledger.claim(A, "t")
-    ledger.release(A, "t", closed=True)
-    assert (second, "t", "t") == (ledger.remote_name(A, "t"), ledger.claim(A, "t"), ledger.remote_name(A, "t"))
+    first = ledger.claim(A, "t")
+    second = ledger.claim(A, "t").remote
+    ledger.release(first, ran=True, closed=True)
+    assert (second, "t", "t") == (ledger.remote_name(A, "t"), ledger.claim(A, "t").remote, ledger.remote_name(A, "t"))
+
+
+@pytest.mark.parametrize(
+    ("expected", "ran", "closed", "node_id"),
+    [
+        (True, True, True, "other"),
+        (False, True, True, "n"),  # by what the server has stored, the two would be one
+        (False, True, False, "other"),
+        (True, False, False, "n"),  # nothing of it is there
+        (True, False, False, "other"),
+    ],
+)
+def test_a_call_that_is_made_again(expected: bool, ran: bool, closed: bool, node_id: str) -> None:
+    """The id is sent as it is unless the server may have something left, or stored, of a run with this id and node."""
+    ledger = TraceLedger()
+    ledger.release(ledger.claim(A, "t", "n"), ran=ran, closed=closed)
+    assert expected == (ledger.claim(A, "t", node_id).remote == "t")
+
+
+def test_a_run_that_is_read() -> None:
+    """What somebody else began has one reader at a time; meanwhile its id is not sent."""
+    ledger = TraceLedger()
+    held = ledger.hold(A, "t")
+    assert held is not None
+    assert ledger.hold(A, "t") is None
+    assert RENAMED.fullmatch(ledger.claim(A, "t").remote)
+    ledger.release(held, ran=True, closed=True)
+    assert ledger.hold(A, "t") is not None
 
 
 def test_the_table_is_bounded() -> None:
     """Of each kind the newest are kept, so many; what is in flight is never forgotten."""
     ledger = TraceLedger(size=3)
     for number in range(5):
-        ledger.release(A, ledger.claim(A, f"t{number}"), closed=False)
+        ledger.release(ledger.claim(A, f"t{number}"), ran=True, closed=False)
     ledger.claim(A, "in flight")
-    assert [True, True, False, False, False] == [ledger.claim(A, f"t{n}") == f"t{n}" for n in range(5)]
-    assert ledger.claim(A, "in flight") != "in flight"
+    assert [True, True, False, False, False] == [ledger.claim(A, f"t{n}").remote == f"t{n}" for n in range(5)]
+    assert ledger.claim(A, "in flight").remote != "in flight"
 
 
 def test_what_is_used_again_is_new() -> None:
     """An id that ended without a close once more is the newest again."""
     ledger = TraceLedger(size=2)
     for trace_id in ("a", "b", "a", "c"):
-        ledger.release(A, trace_id, closed=False)
-    assert ledger.claim(A, "b") == "b"
-    assert ledger.claim(A, "a") != "a"
+        ledger.release(Claim(A, trace_id), ran=True, closed=False)
+    assert ledger.claim(A, "b").remote == "b"
+    assert ledger.claim(A, "a").remote != "a"
 
 
 def test_threads() -> None:
@@ -98,7 +127,7 @@ def test_threads() -> None:
 
     def claim() -> None:
         start.wait()
-        claimed.extend([ledger.claim(A, "t") for _ in range(100)])
+        claimed.extend([ledger.claim(A, "t").remote for _ in range(100)])
 
     threads = [threading.Thread(target=claim) for _ in range(8)]
     for thread in threads:
@@ -134,29 +163,30 @@ class Ledger(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.ledger = TraceLedger()
-        self.running: list[tuple[str, str]] = []
+        self.running: list[Claim] = []
         self.left: set[tuple[str, str]] = set()
         self.names: dict[tuple[str, str], str] = {}
 
     @rule(url=st.sampled_from([A, B]), trace_id=st.sampled_from(["t", "u"]))
     def begin(self, url: str, trace_id: str) -> None:
         """A run begins: under the caller's id exactly if that is free."""
-        remote = self.ledger.claim(url, trace_id)
-        key = (url, trace_id)
-        assert (key not in self.running and key not in self.left) == (remote == trace_id)
-        assert (url, remote) not in self.running
-        assert (url, remote) not in self.left
-        self.running.append((url, remote))
-        self.names[key] = remote
+        claim = self.ledger.claim(url, trace_id)
+        key, remote = (url, trace_id), (url, claim.remote)
+        running = {(other.base_url, other.remote) for other in self.running}
+        assert (key not in running and key not in self.left) == (claim.remote == trace_id)
+        assert remote not in running
+        assert remote not in self.left
+        self.running.append(claim)
+        self.names[key] = claim.remote
 
     @precondition(lambda self: self.running)
-    @rule(which=st.integers(0, 99), closed=st.booleans())
-    def end(self, which: int, closed: bool) -> None:
-        """Some run ends, well or not."""
-        url, remote = self.running.pop(which % len(self.running))
-        self.ledger.release(url, remote, closed=closed)
-        if not closed:
-            self.left.add((url, remote))
+    @rule(which=st.integers(0, 99), ran=st.booleans(), closed=st.booleans())
+    def end(self, which: int, ran: bool, closed: bool) -> None:
+        """Some run ends, well or not, or was none."""
+        claim = self.running.pop(which % len(self.running))
+        self.ledger.release(claim, ran=ran, closed=closed)
+        if ran and not closed:
+            self.left.add((claim.base_url, claim.remote))
 
     @invariant()
     def names_are_known(self) -> None:

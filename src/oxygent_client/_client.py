@@ -6,16 +6,16 @@ Rule 2: what is configured is read when it is used.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Unpack
 
 import anyio
-import attrs
 
 from oxygent_client import _services
-from oxygent_client._connections import Connections, is_cluster
+from oxygent_client._connections import Connections
 from oxygent_client._delivery import Delivery
 from oxygent_client._detached import Attachment, RunHandle, begin, home
 from oxygent_client._discovery import DISCOVERY_SECONDS, Directory
@@ -23,14 +23,16 @@ from oxygent_client._errors import ConfigurationError, Outcome, OxyError
 from oxygent_client._hooks import Hooks
 from oxygent_client._kinds import TOKEN, check_kinds
 from oxygent_client._models import OxyRequest
+from oxygent_client._plan import Plan
 from oxygent_client._prepare import Preparation, question
 from oxygent_client._record import RunRecord, look_up
 from oxygent_client._remote import Asked, asked
-from oxygent_client._run import Plan, Run
+from oxygent_client._run import Run
 from oxygent_client._stats import Keeper, Stats
 from oxygent_client._traces import TRACES
 from oxygent_client._transport import HTTPRequest, Transport, shown_url
 from oxygent_client._watched import Watched, Word
+from oxygent_client.cluster import Home, cluster_of, home_of
 from oxygent_client.policies import HTTPSOnly, Policies, Policy, Redirect
 
 __all__ = ["Client"]
@@ -49,7 +51,7 @@ class Client(Hooks):
     _policies: Policies
 
     def _checked(self, server_url: str) -> str:
-        if not is_cluster(self.transport):
+        if cluster_of(self.transport) is None:
             return super()._checked(server_url)
         if server_url:
             raise ConfigurationError(
@@ -84,7 +86,7 @@ class Client(Hooks):
         """
         await super().init()
         async with self._lease() as transport:
-            remote = await self._directory.look(transport, self._question(), self.limits)
+            remote = await self._directory.look(transport, question(self, OxyRequest(), self.server_url), self.limits)
         self.org = remote.organization
         self.desc = self.desc or remote.description
 
@@ -102,11 +104,10 @@ class Client(Hooks):
 
         None where it has none, keeps no records, or cannot be asked.
         """
-        async with self._asking(trace_id) as (transport, pattern, until):
-            if not pattern.base_url:
-                return None
-            remote = TRACES.remote_name(self.server_url, trace_id)
-            record = await look_up(transport, pattern, remote, self.limits, until=until)
+        if (home := self._home_of(trace_id)) is None:
+            return None
+        async with self._asking(home.base_url) as (transport, pattern, until):
+            record = await look_up(transport, pattern, home.remote_trace_id, self.limits, until=until)
         return record if record is not None and record.nodes else None
 
     async def feedback(self, channel_id: str, data: Any) -> None:
@@ -120,25 +121,27 @@ class Client(Hooks):
             EnvelopeError: no run has such a channel, or no longer; nothing was given.
             OxyError: the server could not be reached, or refused.
         """
-        async with self._asking(channel_id) as (transport, pattern, until):
-            if not pattern.base_url:
-                raise ConfigurationError(f"nobody knows at which server {channel_id[:100]!r} is: it was not begun here")
-            channel = TRACES.remote_name(self.server_url, channel_id)
-            await _services.feedback(transport, pattern, channel, data, self.limits, until=until)
+        if (home := self._home_of(channel_id)) is None:
+            raise ConfigurationError(f"nobody knows at which server {channel_id[:100]!r} is: it was not begun here")
+        async with self._asking(home.base_url) as (transport, pattern, until):
+            await _services.feedback(transport, pattern, home.remote_trace_id, data, self.limits, until=until)
 
     async def upload(self, name: str, content: bytes) -> str:
         """Store a file at the server; what comes back is what the server calls it, for the argument `attachments`.
+
+        It may take as long as a run: `Timeouts.total`.
 
         Raises:
             PayloadError: `name` is no plain file name.
             OxyError: the server could not be reached, or refused.
         """
-        async with self._asking() as (transport, pattern, until):
+        total = self.timeouts.total
+        async with self._asking(seconds=math.inf if total is None else total) as (transport, pattern, until):
             return await _services.upload(transport, pattern, name, content, self.limits, until=until)
 
     def stats(self) -> Stats:
         """What this agent's runs came to until now: a snapshot. Any thread may ask."""
-        return self._keeper.stats(self.transport)
+        return self._keeper.stats(self._connections if self.transport is None else self.transport)
 
     async def start(self, query: str | OxyRequest, **fields: Unpack[Asked]) -> RunHandle:
         """Have the remote work on `query` whether anybody listens or not; `attach` listens.
@@ -148,22 +151,23 @@ class Client(Hooks):
         """
         request = self.prepared(asked(query, fields))
         trace_id = str(request.current_trace_id)
-        remote, began = TRACES.claim(self.server_url, trace_id, request.node_id or ""), True
+        claim, ran = TRACES.claim(self.server_url, trace_id, request.node_id or ""), True
         became = Word()
         try:
             async with self._lease(became) as transport:
                 prepare = Preparation(self, self._directory, request, trace_id, self.server_url)
-                http, link = await begin(transport, prepare, remote, became)
+                http, link = await begin(transport, prepare, claim.remote, became)
         except OxyError as error:
             error.trace_id, error.server_url = trace_id, error.server_url or shown_url(self.server_url)
-            began = error.outcome not in (Outcome.NOT_SENT, Outcome.REJECTED)
+            ran = error.outcome not in (Outcome.NOT_SENT, Outcome.REJECTED)
             raise
         finally:
-            TRACES.release(self.server_url, remote, closed=not began)
+            TRACES.release(claim, ran=ran, closed=False)
+        home = home_of(self.transport, http.context.node_id)
         return RunHandle(
-            server_url=self.server_url or TRACES.place_of(http.context.node_id),
+            server_url=http.base_url if home is None else home.base_url,
             trace_id=trace_id,
-            remote_trace_id=remote,
+            remote_trace_id=claim.remote,
             node_id=http.context.node_id,
             group_id=request.group_id,
             call_stack=tuple(request.call_stack),
@@ -225,22 +229,21 @@ class Client(Hooks):
             failure_detector=self.failure_detector,
             schema=self.schema,
             strict=self.strict,
-            retry=self.retry,
             attached_to=attached_to,
             observed=self._keeper.observed(self.observers),
         )
 
     @asynccontextmanager
-    async def _asking(self, name: str = "") -> AsyncGenerator[tuple[Transport, HTTPRequest, float], None]:
-        """A transport, the pattern of a request, and until when the answer must be there.
-
-        With the name of a run, the request goes to the server that has it; `base_url` is empty if nobody knows which.
-        """
-        pattern = self._question()
-        if name and not self.server_url:
-            pattern = attrs.evolve(pattern, base_url=TRACES.place_of(name))
+    async def _asking(
+        self, base_url: str = "", *, seconds: float = DISCOVERY_SECONDS
+    ) -> AsyncGenerator[tuple[Transport, HTTPRequest, float], None]:
+        """A transport, the pattern of a request, and until when the answer must be there."""
+        pattern = question(self, OxyRequest(), base_url or self.server_url)
         async with self._lease() as transport:
-            yield transport, pattern, anyio.current_time() + DISCOVERY_SECONDS
+            yield transport, pattern, anyio.current_time() + seconds
 
-    def _question(self) -> HTTPRequest:
-        return question(self, OxyRequest(), self.server_url)
+    def _home_of(self, name: str) -> Home | None:
+        """Where the last run is that the caller called so; None if that is one of several servers, unknown which."""
+        if self.server_url:
+            return Home(self.server_url, TRACES.remote_name(self.server_url, name))
+        return home_of(self.transport, name)

@@ -14,17 +14,10 @@ from contextlib import asynccontextmanager
 import attrs
 
 from oxygent_client._per_loop import PerLoop
+from oxygent_client._stats import Pool
 from oxygent_client._transport import Transport
-from oxygent_client.cluster import Cluster
 
-__all__ = ["Connections", "is_cluster"]
-
-
-def is_cluster(transport: object) -> bool:
-    """Whether a transport, or what it wraps, chooses among several servers."""
-    while transport is not None and not isinstance(transport, Cluster):
-        transport = getattr(transport, "inner", None)
-    return transport is not None
+__all__ = ["Connections"]
 
 
 @attrs.define
@@ -56,6 +49,12 @@ class Connections:
         """Close what is kept, if as many have left as entered."""
         if self._entered.put((self._entered.get() or 0) - 1) == 0:
             await self.aclose()
+
+    def connections(self) -> tuple[int, int] | None:
+        """As `Pool.connections`, of what is kept, in all event loops; None while nothing is."""
+        counts = [each.connections() for each in self._kept.everywhere() if isinstance(each, Pool)]
+        known = [count for count in counts if count is not None]
+        return (sum(there for there, _ in known), sum(idle for _, idle in known)) if known else None
 
     async def aclose(self) -> None:
         """Close what is kept."""

@@ -24,7 +24,6 @@ from oxygent_client._payload import encode
 from oxygent_client._prepare import Preparation, headers_of, question
 from oxygent_client._record import look_until
 from oxygent_client._router import Link
-from oxygent_client._traces import TRACES
 from oxygent_client._transport import Context, HTTPRequest, Transport, check_url, shown_url
 from oxygent_client._watched import Word
 from oxygent_client._wire import PATHS, RUN_HEADERS
@@ -115,6 +114,7 @@ class Attachment:
             trace_id=handle.trace_id,
             group_id=handle.group_id,
             node_id=handle.node_id,
+            remote_trace_id=remote_trace_id,
             deadline=deadline if deadline < math.inf else None,
             idempotent=True,
         )
@@ -154,14 +154,10 @@ async def begin(
         patience = agent.timeouts.lookup
         if error.outcome is not Outcome.UNKNOWN or patience is None or sent is None:
             raise
-        pattern = question(agent, request, prepare.base_url)
-        place = pattern.base_url or TRACES.place_of(sent[0].context.node_id)
-        if not place:
-            raise  # nobody knows which of several servers was asked
         record = await look_until(
             lambda record: bool(record.nodes),
             transport,
-            attrs.evolve(pattern, base_url=place),
+            question(agent, request, prepare.base_url),
             remote_trace_id,
             agent.limits,
             until=min(anyio.current_time() + patience, deadline),

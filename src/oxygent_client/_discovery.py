@@ -6,39 +6,31 @@ Rule 2: only the organization must be there. A server without the other document
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
 import anyio
 import attrs
-from anyio.lowlevel import checkpoint
 
+from oxygent_client._ask import ask
 from oxygent_client._errors import (
     ConnectError,
-    DeadlineExceededError,
     EnvelopeError,
     OxyError,
     StatusError,
-    TooLargeError,
     UnknownCalleeError,
 )
 from oxygent_client._log import tell
 from oxygent_client._per_loop import PerLoop
-from oxygent_client._secrets import cleaner
 from oxygent_client._settings import Limits
-from oxygent_client._transport import HTTPRequest, HTTPResponse, Transport, shown_url
-from oxygent_client._wire import PATHS, Agents, envelope, organization, refusal
+from oxygent_client._transport import HTTPRequest, Transport, shown_url
+from oxygent_client._wire import PATHS, Agents, organization
 
-__all__ = ["DISCOVERY_SECONDS", "Directory", "Remote", "ask", "discover", "fetch", "refused"]
+__all__ = ["DISCOVERY_SECONDS", "Directory", "Remote", "discover"]
 
 DISCOVERY_SECONDS: Final = 30.0
 """For all documents together: connections, headers and bodies."""
-MARGIN: Final = 0.05
-"""Seconds before the deadline of a call by which a refusal is made known: what is known of it must not be lost."""
-REFUSAL_SECONDS: Final = 5.0
-"""How long the body of a refusal is read."""
 
 
 @attrs.frozen(kw_only=True)
@@ -113,10 +105,10 @@ async def discover(transport: Transport, request: HTTPRequest, limits: Limits) -
         OxyError: the organization could not be had.
     """
     until = anyio.current_time() + DISCOVERY_SECONDS
-    ask = partial(_data, transport, request, limits, until)
-    root = organization(await ask(PATHS["organization"]), limits)
-    description = await _optional(ask, PATHS["description"], request)
-    listing = await _optional(ask, PATHS["agents"], request)
+    data = partial(_data, transport, request, limits, until)
+    root = organization(await data(PATHS["organization"]), limits)
+    description = await _optional(data, PATHS["description"], request)
+    listing = await _optional(data, PATHS["agents"], request)
     words = (description or {}).get("description")
     return Remote(
         organization=root,
@@ -130,89 +122,11 @@ async def _data(transport: Transport, pattern: HTTPRequest, limits: Limits, unti
 
 
 async def _optional(
-    ask: Callable[[str], Awaitable[dict[str, Any]]], path: str, pattern: HTTPRequest
+    data: Callable[[str], Awaitable[dict[str, Any]]], path: str, pattern: HTTPRequest
 ) -> dict[str, Any] | None:
     """The data of a document that some servers do not have, or cannot give: None then."""
     try:
-        return await ask(path)
+        return await data(path)
     except (StatusError, EnvelopeError) as error:
         tell("detail", pattern.context, "%s: %s", path, error)
         return None
-
-
-async def ask(transport: Transport, request: HTTPRequest, limits: Limits, *, until: float) -> dict[str, Any]:
-    """The data of an envelope; an error that the envelope holds does not repeat a secret that was sent.
-
-    Raises:
-        EnvelopeError, MalformedResponseError: it holds an error, or is none.
-        OxyError: as `fetch`.
-    """
-    sent, body = await _fetched(transport, request, limits, until)
-    with _said_by(sent):
-        return envelope(body, limits, clean=cleaner(sent.base_url, sent.headers, sent.context.secret_headers))
-
-
-async def fetch(transport: Transport, request: HTTPRequest, limits: Limits, *, until: float) -> bytes:
-    """The body of a response with status 200, read until `until` by the event loop's clock.
-
-    Raises:
-        StatusError: another status.
-        DeadlineExceededError: it took longer.
-        TooLargeError: the body is larger than `limits.body_bytes`.
-        OxyError: what the transport raises.
-    """
-    return (await _fetched(transport, request, limits, until))[1]
-
-
-async def _fetched(
-    transport: Transport, request: HTTPRequest, limits: Limits, until: float
-) -> tuple[HTTPRequest, bytes]:
-    """The request as it was sent, and the body."""
-    ends = until if request.context.deadline is None else min(until, request.context.deadline)
-    request = attrs.evolve(request, context=attrs.evolve(request.context, deadline=ends))
-    with anyio.CancelScope(deadline=until):
-        async with transport.exchange(request) as response:
-            with _said_by(response.request):
-                if response.status != 200:
-                    raise await refused(response, limits)
-                body = bytearray()
-                async for piece in response.chunks:
-                    body += piece
-                    if limits.body_bytes is not None and len(body) > limits.body_bytes:
-                        raise TooLargeError(f"the response is larger than Limits.body_bytes ({limits.body_bytes})")
-                    await checkpoint()  # pieces that are always there already let no cancellation come through
-                return response.request, bytes(body)
-    raise DeadlineExceededError(f"no answer to {request.method} {request.path.partition('?')[0]} in time")
-
-
-@contextmanager
-def _said_by(sent: HTTPRequest) -> Generator[None]:
-    """An error of the block names the server that the request went to, which a transport may have chosen."""
-    try:
-        yield
-    except OxyError as error:
-        error.server_url = error.server_url or shown_url(sent.base_url)
-        raise
-
-
-async def refused(response: HTTPResponse, limits: Limits) -> OxyError:
-    """The error that `response` is, which is not what was asked for.
-
-    Its body serves a person only: what came within REFUSAL_SECONDS, before the deadline of the call, and before it
-    broke off, is enough.
-    """
-    body = bytearray()
-    until = anyio.current_time() + REFUSAL_SECONDS
-    if (deadline := response.request.context.deadline) is not None:
-        until = min(until, deadline - MARGIN)
-    with anyio.CancelScope(deadline=until), suppress(OxyError):
-        async for piece in response.chunks:
-            body += piece
-            if len(body) >= limits.error_body_bytes:
-                break
-            await checkpoint()
-    sent = response.request
-    clean = cleaner(sent.base_url, sent.headers, sent.context.secret_headers)
-    error = refusal(response.status, response.headers, bytes(body[: limits.error_body_bytes]), limits, clean=clean)
-    error.attempts = sent.context.attempt
-    return error

@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self, cast
 
 import attrs
 
-from oxygent_client._errors import ConfigurationError, PayloadError
+from oxygent_client._errors import ConfigurationError, OxyError, PayloadError, RemoteAgentError
 from oxygent_client._sse import ServerSentEvent
 
 __all__ = [
@@ -496,3 +496,21 @@ class OxyResponse:
     """`trace_id`, `remote_trace_id`; after a failure `error` (its class), `outcome`, `retryable` and `attempts` too."""
     oxy_request: OxyRequest | None = attrs.field(default=None, repr=False, eq=False)
     """The request as it was executed."""
+
+    @classmethod
+    def failed(cls, error: OxyError, trace_id: str = "") -> Self:
+        """What `error` is as a response: FAILED with its text, or what the remote itself gave.
+
+        `trace_id` is that of the call, for an error that knows of none.
+        """
+        extra = {
+            "error": type(error).__name__,
+            "outcome": str(error.outcome),
+            "retryable": error.retryable,
+            "attempts": error.attempts,
+            "trace_id": error.trace_id or trace_id,
+        }
+        state, output = OxyState.FAILED, str(error)
+        if isinstance(error, RemoteAgentError):
+            state, output = error.state or state, error.output if error.output is not None else output
+        return cls(state, output, extra)

@@ -69,8 +69,9 @@ class Propagator(Protocol):
         ...
 
 
-def _nobody(change: int) -> None:
-    """Who hears of changes that nobody asks for."""
+def _hold(run: Observed, size: int) -> None:
+    """Note how much is held, for nobody else."""
+    run.buffered = size
 
 
 def _wanting_events(observers: Iterable[Observer]) -> tuple[Observer, ...]:
@@ -89,8 +90,8 @@ class Observed:
     """Messages received."""
     buffered: int = attrs.field(default=0, init=False)
     """Bytes held: of an event that is not complete, and of the last piece until all its events are handed out."""
-    _moved: Callable[[int], None] = attrs.field(default=_nobody, repr=False, alias="moved")
-    """Told by how much `buffered` has changed."""
+    _holds: Callable[[Observed, int], None] = attrs.field(default=_hold, repr=False, alias="holds")
+    """Sets `buffered`."""
     _listeners: tuple[Observer, ...] = attrs.field(
         default=attrs.Factory(lambda self: _wanting_events(self.observers), takes_self=True), init=False, repr=False
     )
@@ -110,8 +111,7 @@ class Observed:
     def hold(self, size: int) -> None:
         """From now on, so many bytes are held."""
         if size != self.buffered:
-            self._moved(size - self.buffered)
-            self.buffered = size
+            self._holds(self, size)
 
     def mark(self, request: HTTPRequest) -> HTTPRequest:
         """`request` as it is sent for this run: signed, and its observers are told what becomes of it."""

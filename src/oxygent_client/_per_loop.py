@@ -30,6 +30,11 @@ class PerLoop(Generic[T]):
         """The running loop's value; None if it has none."""
         return self._values.get(current_token().native_token)
 
+    def everywhere(self) -> list[T]:
+        """The values of all loops. Any thread may ask."""
+        loops = [loop for each in self._values.keyrefs() if (loop := each()) is not None]
+        return [value for loop in loops if (value := self._values.get(loop)) is not None]
+
     def put(self, value: T) -> T:
         """`value`, which is the running loop's from now on."""
         self._values[current_token().native_token] = value

@@ -65,6 +65,7 @@ class Preparation:
             deadline=deadline if deadline < math.inf else None,
             idempotent=request.idempotent,
             node_id=node_id,
+            remote_trace_id=remote_trace_id,
         )
         headers = headers_of(agent, request) | RUN_HEADERS
         return HTTPRequest("POST", self.base_url, PATHS["run"], headers, encode(payload), context=context), link

@@ -13,12 +13,13 @@ from urllib.parse import quote
 import anyio
 import attrs
 
-from oxygent_client._discovery import ask
+from oxygent_client._ask import ask
 from oxygent_client._errors import ConnectError, ConnectionLostError, OxyError, ServerError
 from oxygent_client._log import tell
 from oxygent_client._settings import Limits
 from oxygent_client._transport import HTTPRequest, Transport
 from oxygent_client._wire import PATHS, RunNode, RunRecord, record
+from oxygent_client.cluster import home_of
 
 __all__ = ["RunNode", "RunRecord", "look_until", "look_up"]
 
@@ -55,8 +56,13 @@ async def look_until(
 ) -> RunRecord | None:
     """As `look_up`, looked at again, more and more rarely, until it is `enough`, or the time is over.
 
-    A record may lag behind its run, and servers of 1.0 answer 500 now and then while they store others.
+    A record may lag behind its run, and servers of 1.0 answer 500 now and then while they store others. Of several
+    servers the one is asked that the run of this node went to.
     """
+    if not pattern.base_url:
+        if (home := home_of(transport, node_id)) is None:
+            return None
+        pattern = attrs.evolve(pattern, base_url=home.base_url)
     pause, found = FIRST_LOOK, None
     while True:
         try:

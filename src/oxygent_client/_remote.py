@@ -14,10 +14,10 @@ from contextvars import ContextVar
 from difflib import get_close_matches
 from typing import Any, ClassVar, Final, Self, TypedDict, TypeVar, cast
 
-from oxygent_client._errors import ConfigurationError, OxyError, RemoteAgentError
+from oxygent_client._errors import ConfigurationError, OxyError
 from oxygent_client._ids import new_id
 from oxygent_client._kinds import DICT, FLAG, ID, MAPPING, Kind, check_kinds
-from oxygent_client._models import OxyRequest, OxyResponse, OxyState
+from oxygent_client._models import OxyRequest, OxyResponse
 from oxygent_client._transport import check_url, shown_url
 
 __all__ = ["Asked", "RemoteAgent", "asked", "asks_once"]
@@ -153,17 +153,7 @@ class RemoteAgent:
         except ConfigurationError:
             raise
         except OxyError as error:
-            extra = {
-                "error": type(error).__name__,
-                "outcome": str(error.outcome),
-                "retryable": error.retryable,
-                "attempts": error.attempts,
-                "trace_id": error.trace_id,
-            }
-            state, output = OxyState.FAILED, str(error)
-            if isinstance(error, RemoteAgentError):
-                state, output = error.state or state, error.output if error.output is not None else output
-            response = OxyResponse(state, output, extra)
+            response = OxyResponse.failed(error, str(request.current_trace_id))
         response.oxy_request = request
         return response
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import attrs
 
-from oxygent_client._discovery import ask, fetch
+from oxygent_client._ask import ask, fetch
 from oxygent_client._errors import EnvelopeError, Outcome, PayloadError
 from oxygent_client._ids import new_id
 from oxygent_client._payload import encode
@@ -92,7 +92,7 @@ async def start(transport: Transport, request: HTTPRequest, limits: Limits, *, u
 def _post(pattern: HTTPRequest, service: str, body: bytes, content_type: str, until: float) -> HTTPRequest:
     purpose: Purpose = "feedback"
     headers: Mapping[str, str] = {**pattern.headers, "content-type": content_type}
-    context = attrs.evolve(pattern.context, purpose=purpose, deadline=until, idempotent=False)
+    context = attrs.evolve(pattern.context, purpose=purpose, deadline=None, idempotent=False)
     return attrs.evolve(pattern, method="POST", path=PATHS[service], headers=headers, body=body, context=context)
 
 

@@ -2,7 +2,8 @@
 
 Rule 1: any thread may ask, and runs in any thread are counted: one lock, held for a few additions.
 Rule 2: memory does not grow with the runs: times are counted in at most BUCKETS classes, each as wide as GROWTH.
-Rule 3: they stay at home: a pickled or copied agent begins at nothing.
+Rule 3: nor with runs that nobody ends: one that was dropped, and is gone, was left.
+Rule 4: they stay at home: a pickled or copied agent begins at nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary, WeakSet
 
 import attrs
 
@@ -49,8 +51,8 @@ class Quantiles:
 class Pool(Protocol):
     """A transport that can say what it keeps."""
 
-    def connections(self) -> tuple[int, int]:
-        """How many connections there are, and how many of them are idle; any thread may ask."""
+    def connections(self) -> tuple[int, int] | None:
+        """How many connections there are, and how many of them are idle; None: nobody knows. Any thread may ask."""
         ...
 
 
@@ -69,7 +71,7 @@ class Stats:
     failures: Mapping[str, int] = attrs.field(converter=_frozen)
     """Ended with an error, by the name of its class."""
     left: int
-    """Left before their end, by the program or by cancellation."""
+    """Left before their end, by the program or by cancellation; also what was dropped without an end."""
     in_flight: int
     """Entered, and not at their end."""
     headers: Quantiles
@@ -91,7 +93,7 @@ class Stats:
     oldest: float
     """Seconds since the oldest run in flight was entered; 0 if there is none."""
     connections: int | None
-    """That the agent's transport keeps, busy and idle; None where it cannot say (see `Pool`)."""
+    """Of the agent's transport, busy and idle; None where it cannot say (see `Pool`)."""
     idle_connections: int | None
     """Those of them that wait for the next request."""
 
@@ -121,14 +123,24 @@ class _Times:
         return Quantiles(total, *shown)
 
 
+def _connections(transport: object) -> tuple[int, int] | tuple[None, None]:
+    """What a transport says that it keeps; if it says nothing, what it wraps."""
+    while transport is not None and not isinstance(transport, Pool):
+        transport = getattr(transport, "inner", None)
+    known = None if transport is None else transport.connections()
+    return (None, None) if known is None else known
+
+
 class Keeper:
     """Counts the runs of one agent."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
-        self._live: dict[Observed, float] = {}
-        self._ends: Counter[str] = Counter()
+        self._lock = threading.RLock()  # the collector may close a dropped run in the thread that holds it
+        self._runs = 0
+        self._live: WeakKeyDictionary[Observed, float] = WeakKeyDictionary()
+        self._answered: WeakSet[Observed] = WeakSet()
+        self._successes = 0
         self._failures: Counter[str] = Counter()
         self._times = {name: _Times() for name in ("streaming", "first_byte", "first_event", "ended")}
         self._bytes = 0
@@ -139,7 +151,7 @@ class Keeper:
 
     def observed(self, observers: Iterable[Observer]) -> Observed:
         """A new run, which is counted here and told to `observers`."""
-        return Observed(observers=(self, *observers), moved=self._move)
+        return Observed(observers=(self, *observers), holds=self._hold)
 
     def note(self, happening: Happening, /) -> None:
         """As `Observer.note`."""
@@ -148,13 +160,20 @@ class Keeper:
             with self._lock:
                 act(self, happening)
 
-    def _move(self, change: int) -> None:
+    def _hold(self, run: Observed, size: int) -> None:
         with self._lock:
-            self._buffered += change
+            self._buffered += size - run.buffered
+            run.buffered = size
             self._peak = max(self._peak, self._buffered)
 
     def _begin(self, happening: Happening) -> None:
+        self._runs += 1
         self._live[happening.run] = self._clock()
+
+    def _answer(self, happening: Happening) -> None:
+        if happening.run not in self._answered:  # what is attached to again has headers again
+            self._answered.add(happening.run)
+            self._time(happening)
 
     def _time(self, happening: Happening) -> None:
         self._times[happening.event].add(happening.fields["seconds"])
@@ -167,7 +186,7 @@ class Keeper:
         self._live.pop(run, None)
         self._bytes += run.bytes
         self._events += run.events
-        self._ends[end] += 1
+        self._successes += end == "completed"
         if end == "failed":
             self._failures[type(happening.fields["error"]).__name__] += 1
         if end != "left":
@@ -175,7 +194,7 @@ class Keeper:
 
     _ACTS: ClassVar[Mapping[str, Callable[[Any, Happening], None]]] = {
         "begun": _begin,
-        "streaming": _time,
+        "streaming": _answer,
         "first_byte": _time,
         "first_event": _time,
         "retry": _retry,
@@ -184,15 +203,16 @@ class Keeper:
 
     def stats(self, transport: object = None) -> Stats:
         """What was counted until now."""
-        connections, idle = transport.connections() if isinstance(transport, Pool) else (None, None)
+        connections, idle = _connections(transport)
         with self._lock:
-            live = [*self._live]
+            live = dict(self._live)
+            self._buffered = sum(run.buffered for run in live)  # what was dropped held something, too
             times = {name: each.quantiles() for name, each in self._times.items()}
             return Stats(
-                runs=self._ends.total() + len(live),
-                successes=self._ends["completed"],
+                runs=self._runs,
+                successes=self._successes,
                 failures=self._failures,
-                left=self._ends["left"],
+                left=self._runs - self._successes - self._failures.total() - len(live),
                 in_flight=len(live),
                 headers=times["streaming"],
                 first_byte=times["first_byte"],
@@ -203,7 +223,7 @@ class Keeper:
                 retries=self._retries,
                 buffered=self._buffered,
                 buffered_peak=self._peak,
-                oldest=self._clock() - min(self._live.values()) if live else 0.0,
+                oldest=self._clock() - min(live.values()) if live else 0.0,
                 connections=connections,
                 idle_connections=idle,
             )

@@ -4,7 +4,7 @@ A real server keys its queue of messages by the trace id and reads it destructiv
 and lose each other's messages, and what a run left unread comes first in the next. So:
 
 Rule 1: a caller's id is sent as it is, unless at this server it is in flight, or its last run ended without its close,
-    or the very same call was run before: by what is stored of that, the new run could not be told from it.
+    or the very same call ran before: by what is stored of that, the new run could not be told from it.
 Rule 2: else the remote gets `<id>-<12 random>`, and the caller's own word for it stays what it was.
 Rule 3: the table is of one process, bounded, and shared by its threads.
 """
@@ -20,11 +20,24 @@ import attrs
 from oxygent_client._ids import new_id
 from oxygent_client._transport import shown_url
 
-__all__ = ["TRACES", "TraceLedger"]
+__all__ = ["TRACES", "Claim", "TraceLedger"]
 
 Key = tuple[str, str]
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+@attrs.frozen
+class Claim:
+    """A run's id at one server, in flight until it is released."""
+
+    base_url: str
+    remote: str
+    """What the remote calls the run."""
+    trace_id: str = ""
+    """What the caller calls it; empty for one that somebody else began."""
+    node_id: str = ""
+    """The caller's own node of the call."""
 
 
 @attrs.define
@@ -36,53 +49,43 @@ class TraceLedger:
     _in_flight: set[Key] = attrs.field(factory=set[Key], init=False)
     _soiled: OrderedDict[Key, None] = attrs.field(factory=OrderedDict[Key, None], init=False)
     _renamed: OrderedDict[Key, str] = attrs.field(factory=OrderedDict[Key, str], init=False)
-    _nodes: OrderedDict[Key, None] = attrs.field(factory=OrderedDict[Key, None], init=False)
-    _places: OrderedDict[str, str] = attrs.field(factory=OrderedDict[str, str], init=False)
+    _calls: OrderedDict[Key, None] = attrs.field(factory=OrderedDict[Key, None], init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
 
-    def claim(self, base_url: str, trace_id: str, node_id: str = "") -> str:
-        """The id under which the remote shall run what the caller calls `trace_id`; it is in flight until released.
+    def claim(self, base_url: str, trace_id: str, node_id: str = "") -> Claim:
+        """The id under which the remote shall run what the caller calls `trace_id`.
 
         `node_id` is the caller's own node of the call. A server's record is asked by both: so both were never one run's
         before.
         """
         with self._lock:
-            key, call = _key(base_url, trace_id), _key(base_url, f"{trace_id} {node_id}")
-            remote = trace_id
-            if key in self._in_flight or key in self._soiled or (node_id and call in self._nodes):
+            key, remote = _key(base_url, trace_id), trace_id
+            if key in self._in_flight or key in self._soiled or _call(base_url, trace_id, node_id) in self._calls:
                 remote = f"{trace_id}-{new_id(12)}"
                 _keep(self._renamed, key, remote, self.size)
             else:
                 self._renamed.pop(key, None)
             self._in_flight.add(_key(base_url, remote))
-            _keep(self._nodes, call, None, self.size)
-            return remote
+            return Claim(base_url, remote, trace_id, node_id)
 
-    def hold(self, base_url: str, remote: str) -> bool:
-        """Whether the remote's own id was free to be read by the caller; if so, it is in flight until released."""
+    def hold(self, base_url: str, remote: str) -> Claim | None:
+        """The remote's own id of a run, to read what it says; None if somebody does already."""
         with self._lock:
             key = _key(base_url, remote)
-            free = key not in self._in_flight
+            if key in self._in_flight:
+                return None
             self._in_flight.add(key)
-            return free
+            return Claim(base_url, remote)
 
-    def release(self, base_url: str, remote: str, *, closed: bool) -> None:
-        """The run is over; `closed` if its close event came, so that nothing of it is left at the server."""
+    def release(self, claim: Claim, *, ran: bool, closed: bool) -> None:
+        """It is over: `ran` if it may have run, `closed` if its close event came, so that nothing of it is left."""
         with self._lock:
-            self._in_flight.discard(_key(base_url, remote))
-            if not closed:
-                _keep(self._soiled, _key(base_url, remote), None, self.size)
-
-    def ran_at(self, base_url: str, *names: str) -> None:
-        """A run that goes by these names (a trace id, a node id) went to this server, which its transport chose."""
-        with self._lock:
-            for name in filter(None, names):
-                _keep(self._places, name, base_url, self.size)
-
-    def place_of(self, name: str) -> str:
-        """The server that the last run of this name went to; empty where nobody chose, or it was long ago."""
-        with self._lock:
-            return self._places.get(name, "")
+            key = _key(claim.base_url, claim.remote)
+            self._in_flight.discard(key)
+            if ran and not closed:
+                _keep(self._soiled, key, None, self.size)
+            if ran and claim.node_id:
+                _keep(self._calls, _call(claim.base_url, claim.trace_id, claim.node_id), None, self.size)
 
     def remote_name(self, base_url: str, trace_id: str) -> str:
         """What the remote calls the last run that the caller called `trace_id`."""
@@ -93,6 +96,10 @@ class TraceLedger:
 def _key(base_url: str, trace_id: str) -> Key:
     """One server is one server, with a slash at its end or without, and whoever asks."""
     return shown_url(base_url).rstrip("/"), trace_id
+
+
+def _call(base_url: str, trace_id: str, node_id: str) -> Key:
+    return _key(base_url, f"{trace_id} {node_id}")
 
 
 def _keep(table: OrderedDict[K, V], key: K, value: V, size: int) -> None:

@@ -78,6 +78,8 @@ class Context:
     group_id: str = ""
     deadline: float | None = None
     """When the whole call must be over, by the event loop's clock (`anyio.current_time()`); None: never."""
+    remote_trace_id: str = ""
+    """What the server calls the run; for what finds it there again."""
     idempotent: bool = False
     """It may be sent twice: nothing runs, or the caller allows that an agent runs twice."""
     node_id: str = ""

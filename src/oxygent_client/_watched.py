@@ -12,13 +12,12 @@ from typing import Final
 
 import attrs
 
-from oxygent_client._connections import is_cluster
 from oxygent_client._errors import Outcome, OxyError
 from oxygent_client._log import tell
 from oxygent_client._settings import Limits
-from oxygent_client._traces import TRACES
 from oxygent_client._transport import HTTPRequest, HTTPResponse, Purpose, Transport, shown_url
 from oxygent_client._wire import refusal
+from oxygent_client.cluster import cluster_of
 
 __all__ = ["Watched", "Word"]
 
@@ -28,8 +27,8 @@ STREAMS: Final[tuple[Purpose, ...]] = ("run", "attach")
 class Word:
     """What is known of a run that may be asked for several times: the last word, unless one before left it open."""
 
-    def __init__(self) -> None:
-        self.outcome = Outcome.NOT_SENT
+    def __init__(self, outcome: Outcome = Outcome.NOT_SENT) -> None:
+        self.outcome = outcome
         self.is_last = False
         """Whether an attempt came to an end of which nobody knows; what a later one comes to does not change that."""
 
@@ -52,7 +51,7 @@ class Watched:
     @property
     def checks_secure(self) -> bool:
         """Whether what is inside checks by itself what may go over plain http (`policies.HTTPSOnlyTransport`)."""
-        return is_cluster(self.inner)
+        return cluster_of(self.inner) is not None
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
@@ -68,8 +67,6 @@ class Watched:
         try:
             async with self.inner.exchange(request) as response:
                 entered = True
-                if not request.base_url:
-                    TRACES.ran_at(response.request.base_url, context.trace_id, context.node_id)
                 if response.status == 200:
                     tell("opened", context, "the response has begun", status=response.status)
                 else:
@@ -79,8 +76,6 @@ class Watched:
         except OxyError as error:
             if not entered:
                 self.became(error.outcome)
-                if not request.base_url and error.server_url:
-                    TRACES.ran_at(error.server_url, context.trace_id, context.node_id)
             raise
 
     async def aclose(self) -> None:

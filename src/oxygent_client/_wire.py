@@ -73,7 +73,7 @@ __all__ = [
 CLOSE: Final = "close"
 """The name of the event that ends a stream, whatever its data. Nothing else does."""
 LEGACY_DONE: Final = "done"
-"""In a stream that names no event, a message that may be the end: see `oxygent_client._run`."""
+"""In a stream that names no event, a message that may be the end: see `oxygent_client._inbox`."""
 PATHS: Final = {
     "run": "/sse/chat",
     "organization": "/get_organization",

@@ -3,7 +3,8 @@
 Rule 1: a call is placed as the framework places it: a clone with a node id of its own, the caller's node as its father,
     the data of the run shared. Who executes stands on both stacks.
 Rule 2: a call answers. An error becomes a FAILED response, unless the call itself is wrong.
-Rule 3: a member is opened at its first call inside the registry's block; all are closed, the last one first, whatever
+Rule 3: who watches is told of a call as the framework tells of it: a `tool_call` before it, an `observation` after it.
+Rule 4: a member is opened at its first call inside the registry's block; all are closed, the last one first, whatever
     becomes of the others.
 """
 
@@ -13,6 +14,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from difflib import get_close_matches
+from functools import partial
 from pathlib import PurePath
 from traceback import walk_tb
 from types import TracebackType
@@ -23,9 +25,11 @@ import attrs
 
 from oxygent_client._errors import ClosedError, ConfigurationError, HandlerError, Outcome, OxyError, UnknownCalleeError
 from oxygent_client._ids import new_id
+from oxygent_client._kinds import DICT, FLAG, MAPPING, Kind, check_kinds
 from oxygent_client._log import tell
 from oxygent_client._models import OxyRequest, OxyResponse, OxyState
 from oxygent_client._per_loop import PerLoop
+from oxygent_client._router import copy_json
 from oxygent_client._transport import Context
 
 __all__ = ["AgentRegistry", "Function", "Member"]
@@ -114,6 +118,15 @@ def _check_arguments(member: object, request: OxyRequest) -> None:
             raise HandlerError(text, outcome=Outcome.NOT_SENT) from error
 
 
+_KINDS: Final[Mapping[str, Kind]] = {
+    "arguments": MAPPING,
+    "shared_data": DICT,
+    "group_data": DICT,
+    "idempotent": FLAG,
+}
+"""What fields of a call must be, where another kind would fail far from here."""
+
+
 class AgentRegistry:
     """The members of one program. As the host of requests (`OxyRequest.mas`) it resolves `request.call(callee=...)`.
 
@@ -127,8 +140,9 @@ class AgentRegistry:
             member. By default only if it surely ran nothing (`outcome` NOT_SENT or REJECTED), which only an agent
             without an `_execute` of its own can say: anything else may have done something before it failed. With
             `OxyRequest.idempotent` after every failure. A fallback may have one of its own.
-        on_message: `async f(message, *, request, event, id, retry)`, called with each message that a member sends:
-            `request` is the one within which it was sent. None: nobody watches. It may be assigned later.
+        on_message: `async f(message, *, request, event, id, retry)`, called with each message that a member sends, and
+            with a `tool_call` before and an `observation` after each call: `request` is the one within which it was
+            sent. None: nobody watches. It may be assigned later.
         max_depth: how many calls deep members may call each other.
 
     Raises:
@@ -209,6 +223,7 @@ class AgentRegistry:
             ConfigurationError: the call is wrong in another way, or the members call each other in a circle.
             AttributeError: `OxyRequest` has no such field.
         """
+        check_kinds(changes, _KINDS)
         if isinstance(request, str):
             request = self._from_outside(changes, callee=request)
         callee = str(changes.get("callee") or "")
@@ -266,15 +281,19 @@ class AgentRegistry:
                 raise HandlerError(f"on_message raised {type(error).__name__}") from error
 
     async def _answer(self, member: Member, request: OxyRequest) -> OxyResponse:
-        """The member's response, also when it failed."""
+        """The member's response, also when it failed. Who watches is told of the call, and of what came of it."""
+        placed = request.clone_with(
+            callee_category=getattr(member, "category", "agent"),
+            call_stack=[*request.call_stack, member.name],
+            node_id_stack=[*request.node_id_stack, str(request.node_id)],
+        )
         if not hasattr(member, "prepared"):
-            request = request.clone_with(
-                callee_category=getattr(member, "category", "agent"),
-                call_stack=[*request.call_stack, member.name],
-                node_id_stack=[*request.node_id_stack, str(request.node_id)],
-            )
-        has_begun = False
+            request = placed
+        trace_id, has_begun = str(request.current_trace_id), False
+        tell_of = partial(_tell, placed.send_message, getattr(member, "sanitize", None), placed)
         try:
+            shown = {"query": request.arguments["query"]} if "query" in request.arguments else {}
+            await tell_of("tool_call", arguments=shown)
             await self._open(member)
             _check_arguments(member, request)
             has_begun = True
@@ -284,9 +303,13 @@ class AgentRegistry:
         except ConfigurationError:
             raise
         except Exception as error:  # noqa: BLE001  (a member may be anything)
-            response = _failed(_translated(error, member), str(request.current_trace_id))
+            response = OxyResponse.failed(_translated(error, member), trace_id)
         if has_begun and not _asks_once(member):
             response = _unsure(response)
+        try:
+            await tell_of("observation", output=response.output, current_trace_id=trace_id)
+        except OxyError as error:
+            response = _unsure(OxyResponse.failed(error, trace_id))
         return response if response.oxy_request is not None else attrs.evolve(response, oxy_request=request)
 
     # --- finding out ---
@@ -387,6 +410,8 @@ class _Live:
             self.failures.append(failure)
 
 
+_CALL: Final = "node_id copied_node_id caller callee caller_category callee_category request_id".split()
+"""What a message about a call says of it, from the fields of the request."""
 _UNTOUCHED: Final = (str(Outcome.NOT_SENT), str(Outcome.REJECTED))
 
 
@@ -430,6 +455,31 @@ def _child(request: OxyRequest, changes: dict[str, Any]) -> OxyRequest:
     return child
 
 
+async def _tell(
+    send: Callable[..., Awaitable[None]],
+    sanitize: Callable[[Any], Any] | None,
+    request: OxyRequest,
+    what: str,
+    **more: Any,
+) -> None:
+    """Send the message of this type, with which the framework tells of a call, or of what came of it.
+
+    `send` is the request's as it was before the call: a member may replace it, for the calls that it makes. What a
+    member's own messages go through, this goes through, too: an output may hold what they may not.
+
+    Raises:
+        OxyError: who watches raised.
+    """
+    content = {name: getattr(request, name) for name in _CALL}
+    message: Any = {"type": what, "content": {**content, "call_stack": [*request.call_stack], **more}}
+    try:
+        await send(message if sanitize is None else sanitize(copy_json(message)))
+    except OxyError:
+        raise
+    except Exception as error:  # both are the user's own
+        raise HandlerError(f"telling of the call raised {type(error).__name__}") from error
+
+
 def _translated(error: Exception, member: Member, doing: str = "", outcome: Outcome | None = None) -> OxyError:
     """`error` as one of ours; of a foreign one only class and place are said: its text may hold anything."""
     if isinstance(error, OxyError):
@@ -439,18 +489,6 @@ def _translated(error: Exception, member: Member, doing: str = "", outcome: Outc
     ours = HandlerError(f"{doing}{member.name!r} raised {type(error).__name__} ({place})", outcome=outcome)
     ours.__cause__ = error
     return ours
-
-
-def _failed(error: OxyError, trace_id: str) -> OxyResponse:
-    """The response that `error` is, as `RemoteAgent.execute` has it."""
-    extra = {
-        "error": type(error).__name__,
-        "outcome": str(error.outcome),
-        "retryable": error.retryable,
-        "attempts": error.attempts,
-        "trace_id": error.trace_id or trace_id,
-    }
-    return OxyResponse(OxyState.FAILED, str(error), extra)
 
 
 def _node(member: Any) -> dict[str, Any]:

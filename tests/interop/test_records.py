@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from oxygent_client import HTTPRequest, HTTPXTransport, Limits, OxyState, errors
-from oxygent_client._discovery import fetch
+from oxygent_client._ask import fetch
 from oxygent_client._record import RunRecord, look_up
 from oxygent_client._services import check_alive, feedback, start, upload
 from oxygent_client._wire import PATHS

@@ -11,6 +11,7 @@ Rule 4: what is live is kept for each event loop. Nothing goes on in the backgro
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
@@ -19,10 +20,12 @@ from typing import ClassVar, Final
 import anyio
 import attrs
 
+from oxygent_client._bodies import whole
 from oxygent_client._errors import (
     ConfigurationError,
     ConnectError,
     ConnectionLostError,
+    IncompleteStreamError,
     NoHealthyReplicaError,
     Outcome,
     OxyError,
@@ -35,16 +38,21 @@ from oxygent_client._secure import PlainHTTP, check_secure
 from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Purpose, Transport, shown_url
 from oxygent_client._wire import HEADERS, PATHS, alive, refusal
 from oxygent_client.cluster._health import Health, Standing, usable, within
+from oxygent_client.cluster._homes import Home, Homes
 from oxygent_client.cluster._members import DNS, Member, Place, as_members, origin, places
 from oxygent_client.cluster._pick import STRATEGIES, Candidate, Lot, Strategy, pick
 from oxygent_client.transports.httpx import HTTPXTransport
 
-__all__ = ["Cluster", "Hedge", "Status"]
+__all__ = ["Cluster", "Hedge", "Status", "cluster_of", "home_of"]
 
 FAULTS: Final = (ConnectError, ConnectionLostError, RemoteProtocolError)
 """Errors that speak against a replica; a status of 500 and more does, too."""
+UNFINISHED: Final = (SilenceTimeoutError, IncompleteStreamError)
+"""What the caller finds out: heartbeats came no more, or the stream ended, as a connection does, without its end."""
 LOOKING_UP: Final[tuple[Purpose, ...]] = ("discover", "health")
+RUNS: Final[tuple[Purpose, ...]] = ("run", "attach")
 BROKEN: Final = 500
+BUSY: Final = 429
 CHECK_BYTES: Final = 16 * 1024
 """How much of the answer to a check is read."""
 
@@ -110,39 +118,40 @@ class _Live:
     """What a cluster knows in one event loop."""
 
     seats: dict[str, _Seat] = attrs.field(factory=dict[str, _Seat])
-    arranged: tuple[Member, ...] | None = None
-    """The members for whom the seats are."""
+    arranged: tuple[tuple[Member, ...], dict[DNS, tuple[str, ...]]] | None = None
+    """The members for whom the seats are, and what their names stood for."""
     found: dict[DNS, _Found] = attrs.field(factory=dict[DNS, _Found])
     problem: OxyError | None = None
     """Why a name stands for nobody."""
     memory: dict[str, float] = attrs.field(factory=dict[str, float])
     picks: int = 0
 
-    async def look_up(self, name: DNS) -> bool:
-        """Ask what a name stands for, if it is time; whether that is something new."""
+    async def look_up(self, name: DNS) -> None:
+        """Ask what a name stands for, if it is time."""
         known, now = self.found.get(name), anyio.current_time()
         if known is not None:
             if now < known.at + name.every:
-                return False
+                return
             known.at = now  # while this one waits for the answer, others go on with what is known
         try:
             urls = await name.addresses()
         except ConnectError as error:
             self.problem = error
             tell("odd", Context(purpose="discover"), "%s; the replicas stay as they were", error)
-            return False
-        self.found[name], self.problem = _Found(urls, now), None
-        return known is None or known.urls != urls
+        else:
+            self.found[name] = _Found(urls, now)
 
     def arrange(self, given: tuple[Member, ...], now: float) -> None:
         """A seat for each member. Who stays keeps what is known; who joins others begins gently."""
+        found = {name: known.urls for name, known in self.found.items() if name in given}
+        if self.arranged == (given, found):
+            return
         standing = Standing(since=now) if self.seats else Standing()
-        found = {name: known.urls for name, known in self.found.items()}
         seats: dict[str, _Seat] = {}
         for url, place in places(given, found).items():
             seats[url] = self.seats.get(url) or _Seat(place, standing)
             seats[url].place = place
-        self.seats, self.arranged = seats, given
+        self.seats, self.arranged = seats, (given, found)
         self.found = {name: known for name, known in self.found.items() if name in given}
         self.memory = {url: behind for url, behind in self.memory.items() if url in seats}
 
@@ -196,6 +205,7 @@ class Cluster:
     lot: Lot = attrs.field(default=_lot, kw_only=True, repr=False)
     """How lots are drawn: a number from 0 to 1, the 1 excluded."""
     _live: PerLoop[_Live] = attrs.field(factory=PerLoop[_Live], init=False, repr=False)
+    _homes: Homes = attrs.field(factory=Homes, init=False, repr=False)
 
     # --- membership and health ---
 
@@ -221,6 +231,13 @@ class Cluster:
             for url, seat in live.seats.items()
         )
 
+    def home_of(self, name: str) -> Home | None:
+        """The replica that the last run of this name went to (a trace id, or the caller's node id of the call).
+
+        None if none did, or too many have since. Any thread may ask.
+        """
+        return self._homes.find(name)
+
     async def check(self) -> dict[str, bool]:
         """Ask every replica whether it lives, all at a time, and take note; what each said, by its URL.
 
@@ -244,32 +261,41 @@ class Cluster:
         with anyio.CancelScope(deadline=now + self.health.check_seconds), suppress(OxyError):
             async with self.inner.exchange(attrs.evolve(request, context=context)) as response:
                 # One that refuses, or knows no such path, is there; what it says with a 200 counts.
-                lives = response.status < BROKEN and (response.status != 200 or alive(await _body(response)))
+                lives = response.status < BROKEN and (response.status != 200 or alive(await _said(response)))
         said[request.base_url] = lives
-        now = anyio.current_time()
-        standing = seat.standing
-        seat.standing = (
-            standing.passed_check(self.health, now) if lives else standing.missed_check(self.health, now, self.lot())
-        )
+        self._note(seat, context, went_well=lives)
 
     @asynccontextmanager
     async def watching(self, *, every: float = 5.0) -> AsyncGenerator[None, None]:
-        """`check()` again and again while the block lasts, with so many seconds in between."""
-        failure: Exception | None = None
+        """`check()` again and again while the block lasts, with so many seconds in between.
+
+        Raises:
+            ConfigurationError: `every` is not more than 0.
+            InsecureTransportError: as for `check`; what the block does is cancelled.
+        """
+        if not 0 < every < math.inf:
+            raise ConfigurationError(f"Cluster.watching(every={every!r}): must be more than 0")
+        # Out of the task group an error would come in a group.
+        failures: list[Exception] = []
+
+        async def watch() -> None:
+            try:
+                while True:
+                    await self.check()
+                    await anyio.sleep(every)
+            except OxyError as error:
+                failures.append(error)
+                tasks.cancel_scope.cancel()
+
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch, every)
+            tasks.start_soon(watch)
             try:
                 yield
-            except Exception as error:  # noqa: BLE001  (out of the task group it would come in a group)
-                failure = error
+            except Exception as error:  # noqa: BLE001  (it is raised below)
+                failures.append(error)
             tasks.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-
-    async def _watch(self, every: float) -> None:
-        while True:
-            await self.check()
-            await anyio.sleep(every)
+        if failures:
+            raise failures[0]
 
     # --- exchanges ---
 
@@ -300,11 +326,14 @@ class Cluster:
     async def _now(self) -> _Live:
         """What is known, as new as it should be."""
         live = self._live.get() or self._live.put(_Live())
-        given = self.members
-        names = [member for member in given if isinstance(member, DNS)]
-        news = [await live.look_up(name) for name in names]
-        if any(news) or live.arranged is not given:
-            live.arrange(given, anyio.current_time())
+        live.problem = None
+        given: tuple[Member, ...] = ()
+        while given is not self.members:  # it may change while an answer is waited for
+            given = self.members
+            for name in given:
+                if isinstance(name, DNS):
+                    await live.look_up(name)
+        live.arrange(given, anyio.current_time())
         return live
 
     def _usable(self, live: _Live) -> tuple[str, ...]:
@@ -378,7 +407,7 @@ class Cluster:
                 errors.append(error)
             else:
                 answers.append((own, response))
-                if response.status < BROKEN:
+                if not _refuses(response):
                     tasks.cancel_scope.cancel()
             over.set()
 
@@ -388,14 +417,17 @@ class Cluster:
                 await over.wait()
             if not over.is_set() and len(tried) < min(self.tries, len(live.seats)):
                 tasks.start_soon(ask, await stack.enter_async_context(AsyncExitStack()))
-        answers.sort(key=lambda answer: answer[1].status >= BROKEN)
-        for own, _ in answers[1:]:
-            with suppress(OxyError):
-                await own.aclose()
-        if not answers:
-            open_ones = (error for error in errors if isinstance(error, OxyError) and error.outcome is Outcome.UNKNOWN)
-            raise next(open_ones, errors[0])
-        return answers[0][1]
+        # Who hears that nothing ran can rely on it for both.
+        unsure = [error for error in errors if isinstance(error, OxyError) and error.outcome is Outcome.UNKNOWN]
+        answers.sort(key=lambda answer: (_refuses(answer[1]), answer[1].status == BUSY))
+        heard = None if not answers or (unsure and answers[0][1].status == BUSY) else answers[0]
+        for answer in answers:
+            if answer is not heard:
+                with suppress(OxyError):
+                    await answer[0].aclose()
+        if heard is None:
+            raise (unsure or errors)[0]
+        return heard[1]
 
     @asynccontextmanager
     async def _asked(self, seat: _Seat, request: HTTPRequest) -> AsyncGenerator[HTTPResponse, None]:
@@ -404,6 +436,9 @@ class Cluster:
         judged = request if named == url else attrs.evolve(request, base_url=named)
         policy = request.context.https_only or PlainHTTP()
         check_secure(judged.url, request.headers, policy, marked=request.context.secret_headers)
+        context = request.context
+        if context.purpose in RUNS:
+            self._homes.note(Home(url, context.remote_trace_id), context.trace_id, context.node_id)
         async with AsyncExitStack() as stack:
             stack.enter_context(_in_flight(seat))
             try:
@@ -415,22 +450,38 @@ class Cluster:
             chunks = _Chunks(response.chunks)
             try:
                 yield attrs.evolve(response, chunks=chunks)
-            except SilenceTimeoutError:  # the caller's clock, for heartbeats that came no more
+            except UNFINISHED:
                 chunks.broken = True
                 raise
             finally:
                 self._note(seat, request.context, went_well=response.status < BROKEN and not chunks.broken)
 
     def _note(self, seat: _Seat, context: Context, *, went_well: bool) -> None:
-        now, before = anyio.current_time(), seat.standing
-        if went_well:
-            seat.standing = before.succeeded(now)
-            return
-        seat.standing = before.failed(self.health, now, self.lot())
-        if seat.standing.ejections > before.ejections:
-            seconds, failures = seat.standing.until - now, seat.standing.failures
+        """Take note of how a call ended, and say so when the replica is left alone from now on."""
+        now, before, health = anyio.current_time(), seat.standing, self.health
+        # What looks something up is a check: a server may fail every run, and show the record of each.
+        if context.purpose in LOOKING_UP:
+            after = before.passed_check(health, now) if went_well else before.missed_check(health, now, self.lot())
+        else:
+            after = before.succeeded(now) if went_well else before.failed(health, now, self.lot())
+        seat.standing = after
+        if after.ejections > before.ejections:
             text = "%s failed %d times in a row, and is left alone for %.1f s"
-            tell("odd", context, text, shown_url(seat.place.replica.url), failures, seconds)
+            times = max(after.failures, after.missed)
+            tell("odd", context, text, shown_url(seat.place.replica.url), times, after.until - now)
+
+
+def cluster_of(transport: object) -> Cluster | None:
+    """The cluster that a transport is, or wraps; None if the transport knows one server."""
+    while transport is not None and not isinstance(transport, Cluster):
+        transport = getattr(transport, "inner", None)
+    return transport
+
+
+def home_of(transport: object, name: str) -> Home | None:
+    """Where a transport that chooses the server sent the last run of this name; None if nobody knows."""
+    cluster = cluster_of(transport)
+    return None if cluster is None else cluster.home_of(name)
 
 
 @contextmanager
@@ -464,6 +515,11 @@ def _shown(url: str) -> str:
     return shown_url(url).rstrip("/")
 
 
+def _refuses(response: HTTPResponse) -> bool:
+    """Whether the other of two that were asked might do better."""
+    return response.status >= BROKEN or response.status == BUSY
+
+
 def _elsewhere(error: OxyError, context: Context) -> bool:
     """Whether another replica may be asked, and might do better."""
     if isinstance(error, ConnectError) and error.outcome is Outcome.NOT_SENT:
@@ -472,11 +528,6 @@ def _elsewhere(error: OxyError, context: Context) -> bool:
     return error.transient if harmless else error.retryable
 
 
-async def _body(response: HTTPResponse) -> bytes:
-    """The body, or as much of it as is ever looked at."""
-    body = bytearray()
-    async for piece in response.chunks:
-        body += piece
-        if len(body) > CHECK_BYTES:
-            break
-    return bytes(body)
+async def _said(response: HTTPResponse) -> bytes:
+    """The body; empty if it is more than any server says to that."""
+    return await whole(response.chunks, CHECK_BYTES) or b""

@@ -1,7 +1,8 @@
 """How each replica is doing, and which of them may be asked.
 
 Rule 1: pure: a `Standing` and what happened give the next one. The clock and the lot are passed in.
-Rule 2: runs and checks are counted apart: a server that says that it lives may fail every run all the same.
+Rule 2: runs and checks are counted apart: a server that says that it lives may fail every run all the same. What only
+    looks something up counts as a check.
 Rule 3: a replica that fails is left alone for a time that grows with each failure, and comes back gently.
 Rule 4: never are too many left alone: of those that should be, the least bad are asked.
 """

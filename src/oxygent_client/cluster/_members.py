@@ -23,7 +23,7 @@ from oxygent_client.cluster._health import within
 __all__ = ["DNS", "Member", "Place", "Replica", "Resolver", "as_members", "origin", "places"]
 
 Resolver: TypeAlias = Callable[[str, int], Awaitable[Iterable[str]]]
-"""Gives the addresses of a host (with a port), or raises an OSError."""
+"""Gives the addresses of a host (with a port); if it fails, or there are none, all stays as it was."""
 RESOLVE_SECONDS: Final = 5.0
 """How long an answer is waited for: a call waits for it, and is better served by what was known before."""
 PORTS: Final = {"http": 80, "https": 443}
@@ -82,18 +82,18 @@ class DNS:
         """
         parts = urlsplit(self.url)
         host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
-        found: Iterable[str] = ()
-        said = "no address"
+        urls: tuple[str, ...] = ()
+        said, cause = "no address", None
         with anyio.move_on_after(RESOLVE_SECONDS) as waiting:
             try:
                 found = await self.resolver(host, port)
-            except (OSError, UnicodeError) as error:  # the latter for what can be no name
-                said = getattr(error, "strerror", None) or type(error).__name__
+                urls = tuple(dict.fromkeys(_at(parts, address) for address in found))
+            except Exception as error:  # noqa: BLE001  (a resolver of the user's has errors of its own)
+                said, cause = getattr(error, "strerror", None) or type(error).__name__, error
         if waiting.cancelled_caught:
             said = f"no answer within {RESOLVE_SECONDS:g} s"
-        urls = tuple(dict.fromkeys(_at(parts, address) for address in found))
         if not urls:
-            raise ConnectError(f"could not find the replicas of {host!r}: {said}")
+            raise ConnectError(f"could not find the replicas of {host!r}: {said}") from cause
         return urls
 
 
@@ -102,7 +102,7 @@ def _at(parts: SplitResult, address: str) -> str:
     user, at, _ = parts.netloc.rpartition("@")
     shown = f"[{address}]" if ":" in address else address
     port = "" if parts.port is None else f":{parts.port}"
-    return parts._replace(netloc=f"{user}{at}{shown}{port}").geturl()
+    return check_url(parts._replace(netloc=f"{user}{at}{shown}{port}").geturl())
 
 
 Member: TypeAlias = Replica | DNS

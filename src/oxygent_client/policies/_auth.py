@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 import anyio
 import attrs
-from anyio.lowlevel import checkpoint
 
+from oxygent_client._bodies import beginning
 from oxygent_client._errors import ConfigurationError, DeadlineExceededError, Outcome, OxyError
 from oxygent_client._transport import HTTPRequest, HTTPResponse, Transport
 from oxygent_client.policies._policy import Kind, Wrapper, number, waiting_ends
@@ -400,14 +400,8 @@ async def _in_time(request: HTTPRequest, secret: Awaitable[T], outcome: Outcome)
 
 async def _kept(response: HTTPResponse) -> HTTPResponse:
     """`response`, with the beginning of its body, to be read when its exchange is over."""
-    body = bytearray()
-    with anyio.move_on_after(REFUSAL_SECONDS), suppress(OxyError):
-        async for piece in response.chunks:
-            body += piece
-            if len(body) >= REFUSAL_BYTES:
-                break
-            await checkpoint()  # pieces that are always there already let no cancellation come through
-    return attrs.evolve(response, chunks=_Body(bytes(body[:REFUSAL_BYTES])))
+    body = await beginning(response.chunks, REFUSAL_BYTES, until=anyio.current_time() + REFUSAL_SECONDS)
+    return attrs.evolve(response, chunks=_Body(body))
 
 
 class _Body:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 import anyio
 import attrs
-from anyio.lowlevel import checkpoint
 
-from oxygent_client._errors import ConfigurationError, OxyError
+from oxygent_client._bodies import beginning
+from oxygent_client._errors import ConfigurationError
 from oxygent_client._transport import Context, HTTPResponse, Transport
 
 __all__ = ["Kind", "Policy", "Wrapper", "drain", "number", "waiting_ends", "whole"]
@@ -69,13 +68,7 @@ def waiting_ends(context: Context) -> float:
 
 async def drain(response: HTTPResponse) -> None:
     """Read what little is left of a response that nobody is going to read."""
-    left = DRAIN_BYTES
-    with anyio.move_on_after(DRAIN_SECONDS), suppress(OxyError):
-        async for piece in response.chunks:
-            left -= len(piece)
-            if left <= 0:
-                break
-            await checkpoint()  # pieces that are always there already let no cancellation come through
+    await beginning(response.chunks, DRAIN_BYTES, until=anyio.current_time() + DRAIN_SECONDS)
 
 
 # --- validators -------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Purpos
 from oxygent_client._wire import refusal
 from oxygent_client.policies._policy import DRAIN_SECONDS, Kind, Wrapper, drain, number, whole
 
-__all__ = ["Retry", "RetryBudget", "RetryTransport"]
+__all__ = ["Retry", "RetryBudget", "RetryTransport", "retrying"]
 
 
 def _uniform(low: float, high: float) -> float:
@@ -119,6 +119,13 @@ class RetryBudget:
         return RetryBudget, (self._capacity, self._refill)
 
 
+def retrying(transport: object) -> RetryTransport | None:
+    """What repeats the calls that go through `transport`."""
+    while transport is not None and not isinstance(transport, RetryTransport):
+        transport = getattr(transport, "inner", None)
+    return transport
+
+
 @attrs.define(eq=False)
 class RetryTransport(Wrapper):
     """Makes a call again as `Retry` has it. `Context.attempt` counts; of an error that comes out, `attempts` does."""
@@ -169,11 +176,12 @@ class RetryTransport(Wrapper):
         return context.purpose not in COUNTED or self.budget.spend()
 
     def _until(self, error: OxyError, context: Context) -> float | None:
-        """When to make the call again; None if it is not to be made again."""
         # A run that is sent again under one id would meet what the first attempt left: the run itself sees to that.
         harmless = context.idempotent and context.purpose != "run"
-        if not (error.transient if harmless else error.retryable):
-            return None
+        return self.until(error, context) if (error.transient if harmless else error.retryable) else None
+
+    def until(self, error: OxyError, context: Context) -> float | None:
+        """When to make a call again that may be made again; None if it is not to be."""
         asked = error.retry_after if isinstance(error, StatusError) else None
         seconds = self.retry.wait(context.attempt, asked, self.uniform)
         if seconds is None:

@@ -55,14 +55,15 @@ def _server(url: str) -> dict[str, str | int]:
     return {"server.address": parts.hostname, "server.port": parts.port or PORTS.get(parts.scheme, 0)}
 
 
-def _messages(role: str, content: Any) -> str:
+def _messages(role: str, content: Any, **more: str) -> str:
     """One message, as the conventions have it in an attribute."""
     text = content if isinstance(content, str) else _json(content)
-    return _json([{"role": role, "parts": [{"type": "text", "content": text}]}])
+    return _json([{"role": role, "parts": [{"type": "text", "content": text}], **more}])
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+    """A text that can be exported: half a surrogate pair, which JSON may hold, would cost a whole batch of spans."""
+    return json.dumps(value, ensure_ascii=False, default=str).encode(errors="backslashreplace").decode()
 
 
 @attrs.define
@@ -83,6 +84,7 @@ class _Trace:
     """In which the run's span is the current one."""
     active: Attributes
     """What the run counts as, while it goes."""
+    conversation: str
     server: Attributes
     calls: dict[str, _Call] = attrs.field(factory=dict[str, _Call])
     """By node id, in the order of their beginning."""
@@ -169,7 +171,8 @@ class OTelObserver:
             attributes["gen_ai.input.messages"] = _messages("user", request.get_query())
         # The parent is the current span of whoever asked for the run: the run has seen to that.
         span = self._tracer.start_span(f"invoke_agent {name}", kind=trace.SpanKind.CLIENT, attributes=attributes)
-        self._traces[happening.run] = _Trace(span, trace.set_span_in_context(span), operation, server)
+        context = trace.set_span_in_context(span)
+        self._traces[happening.run] = _Trace(span, context, operation, request.group_id, server)
         self._active.add(1, operation)
 
     def _mark(self, run: _Trace, happening: Happening) -> None:
@@ -198,6 +201,8 @@ class OTelObserver:
         if call.callee_category == "agent":
             operation = "invoke_agent"
             attributes["gen_ai.agent.name"] = name
+            attributes["gen_ai.provider.name"] = PROVIDER
+            attributes["gen_ai.conversation.id"] = run.conversation
         else:
             operation = "execute_tool"
             attributes["gen_ai.tool.name"] = name
@@ -206,7 +211,7 @@ class OTelObserver:
         if self._content:
             attributes["gen_ai.tool.call.arguments"] = _json(call.arguments)
         context = run.father(call)
-        span = self._tracer.start_span(f"{operation} {name}", context, attributes=attributes)
+        span = self._tracer.start_span(f"{operation} {name}".rstrip(), context, attributes=attributes)
         run.calls[call.node_id] = _Call(span, trace.set_span_in_context(span, context), call.call_stack)
 
     def _observe(self, run: _Trace, happening: Happening) -> None:
@@ -228,7 +233,8 @@ class OTelObserver:
             last.callback(run.span.end)
             run.span.set_attributes({"oxygent.end": fields["end"], "oxygent.outcome": fields["outcome"]})
             if self._content and fields["response"] is not None:
-                run.span.set_attribute("gen_ai.output.messages", _messages("assistant", fields["response"].output))
+                said = _messages("assistant", fields["response"].output, finish_reason="stop")
+                run.span.set_attribute("gen_ai.output.messages", said)
             if fields["end"] == "failed":
                 measured["error.type"] = type(error).__name__
                 self._fail(run.span, error)

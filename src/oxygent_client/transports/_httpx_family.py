@@ -36,6 +36,7 @@ from oxygent_client._errors import (
 from oxygent_client._log import tell
 from oxygent_client._per_loop import PerLoop
 from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, shown_url
+from oxygent_client.transports._counted import Counted
 from oxygent_client.transports._translation import Translation, reason
 
 __all__ = ["KEPT_SECONDS", "HTTPXFamily", "translation"]
@@ -138,14 +139,27 @@ async def _entered(stack: AsyncExitStack, block: AbstractAsyncContextManager[T],
     return value
 
 
+def _socket(response: Any) -> Any:
+    """That of its connection; None if there is none: a transport of the user's own client may do without."""
+    with suppress(KeyError, AttributeError):
+        return response.extensions["network_stream"].get_extra_info("socket")
+    return None
+
+
+def _fileno(stream: Any) -> int:
+    """That of the socket below a network stream of the library; -1 if it is closed."""
+    number: int = stream.get_extra_info("socket").fileno()
+    return number
+
+
 def _end(response: Any) -> None:
     """Let the connection of a response serve no more: the pool drops one that the other side seems to have left.
 
     What a server sends behind a 204 or 304 would be taken for the beginning of the next response, and real servers
     close after a 500. To close it here would break the pool, which looks whether it is readable.
     """
-    with suppress(KeyError, AttributeError, OSError):  # a transport of the user's own client may have no socket
-        response.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+    with suppress(AttributeError, OSError):
+        _socket(response).shutdown(socket.SHUT_RDWR)
 
 
 class HTTPXFamily(Generic[ClientT]):
@@ -183,6 +197,8 @@ class HTTPXFamily(Generic[ClientT]):
         self._http2 = http2
         self._unix_socket = unix_socket
         self._live: PerLoop[ClientT] = PerLoop()
+        self._counted = Counted(_fileno)
+        self._blind = False  # a client of the user's own may have no network behind it
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
@@ -200,6 +216,7 @@ class HTTPXFamily(Generic[ClientT]):
         logging.getLogger(self._library.__name__).addFilter(_hide_urls)  # once, however often it is added
         url = request.url if self._unix_socket is None else f"unix:{self._unix_socket}"
         async with AsyncExitStack() as stack:
+            occupies = stack.enter_context(self._counted.exchange())
             opening = _OPENING.set(True)
             try:
                 with self._translation.translated(url):
@@ -207,6 +224,11 @@ class HTTPXFamily(Generic[ClientT]):
                     headers = dict(response.headers)
             finally:
                 _OPENING.reset(opening)
+            if _socket(response) is None:
+                self._blind = True
+            else:
+                stream = self._counted.add(response.extensions["network_stream"])
+                occupies(lambda: None if response.is_closed else stream)
             last = response.status_code != OK and response.http_version != "HTTP/2"
             # An iterator by its annotation; it is a generator, and must be closed before its response is. `aiter_raw`
             # gives the connection back when the body is read, and somebody else may have it then; `stream` does not.
@@ -251,6 +273,10 @@ class HTTPXFamily(Generic[ClientT]):
             ) from error
         return client
 
+    def connections(self) -> tuple[int, int] | None:
+        """As `Pool.connections`; one is known from the first headers that it brought."""
+        return None if self._blind else self._counted()
+
     async def aclose(self) -> None:
         """As `Transport.aclose`; a client of your own stays open."""
         client: Any = self._live.take()
@@ -262,7 +288,7 @@ class HTTPXFamily(Generic[ClientT]):
         for name, live in (("client", self._client is not None), ("verify", not isinstance(self._verify, bool))):
             if live:
                 raise ConfigurationError(f"{type(self).__name__}: `{name}` is live and cannot be pickled or copied")
-        return {**self.__dict__, "_live": PerLoop[ClientT]()}
+        return {**self.__dict__, "_live": PerLoop[ClientT](), "_counted": Counted(_fileno), "_blind": False}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'client=...' if self._client else ''})"

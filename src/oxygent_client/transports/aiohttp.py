@@ -11,9 +11,11 @@ Rule 4: secrets stay home: a session of our own keeps no cookie of one run for t
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -37,12 +39,16 @@ from oxygent_client._errors import (
 )
 from oxygent_client._per_loop import PerLoop
 from oxygent_client._transport import HTTPRequest, HTTPResponse
+from oxygent_client.transports._counted import Counted
 from oxygent_client.transports._translation import Translation, reason
 
 __all__ = ["AiohttpTransport"]
 
 KEPT_SECONDS: Final = 2.0
 """As in `_httpx_family`: uvicorn closes after 5 s, and a POST that meets the close is an UNKNOWN."""
+
+TELLS_OF_SOCKETS: Final = hasattr(aiohttp, "SocketFactoryType")
+"""aiohttp 3.12 lets a TCP connector's sockets be made elsewhere. A response that has come whole names no connection."""
 
 _NO_TLS: Final = "the TLS handshake with {} failed"
 _NO_URL: Final = "aiohttp does not take this URL"
@@ -113,6 +119,11 @@ class _Chunks:
         raise StopAsyncIteration
 
 
+def _socket(counted: Counted[socket.socket], address: Any) -> socket.socket:
+    """The socket that aiohttp itself would make of a line of `getaddrinfo`."""
+    return counted.add(socket.socket(*address[:3]))
+
+
 class AiohttpTransport:
     """Moves bytes by aiohttp. On asyncio only.
 
@@ -149,6 +160,7 @@ class AiohttpTransport:
         self._trust_env = trust_env
         self._unix_socket = unix_socket
         self._live: PerLoop[aiohttp.ClientSession] = PerLoop()
+        self._counted: Counted[socket.socket] = Counted(socket.socket.fileno)
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
@@ -165,26 +177,28 @@ class AiohttpTransport:
         own = session.timeout
         proxy = self._proxy_for(request.url)
         url = request.url if self._unix_socket is None else f"unix:{self._unix_socket}"
-        with TRANSLATION.translated(url):
-            response = await session.request(
-                request.method,
-                URL(request.url, encoded=True),
-                data=request.body or None,
-                headers=request.headers,
-                allow_redirects=False,
-                raise_for_status=False,
-                auto_decompress=False,
-                proxy=proxy,
-                ssl=self._verify,
-                timeout=aiohttp.ClientTimeout(connect=own.connect, sock_connect=own.sock_connect),
-            )
-        try:
-            names = {name.lower() for name in response.headers}
-            headers = {name: ", ".join(response.headers.getall(name)) for name in names}
-            yield HTTPResponse(response.status, headers, _Chunks(response, url), request)
-        finally:
-            # Read to its end, the connection is back in the pool already, and this does nothing.
-            response.close()
+        with self._counted.exchange() as occupies:
+            with TRANSLATION.translated(url):
+                response = await session.request(
+                    request.method,
+                    URL(request.url, encoded=True),
+                    data=request.body or None,
+                    headers=request.headers,
+                    allow_redirects=False,
+                    raise_for_status=False,
+                    auto_decompress=False,
+                    proxy=proxy,
+                    ssl=self._verify,
+                    timeout=aiohttp.ClientTimeout(connect=own.connect, sock_connect=own.sock_connect),
+                )
+            occupies(lambda: response.connection)
+            try:
+                names = {name.lower() for name in response.headers}
+                headers = {name: ", ".join(response.headers.getall(name)) for name in names}
+                yield HTTPResponse(response.status, headers, _Chunks(response, url), request)
+            finally:
+                # Read to its end, the connection is back in the pool already, and this does nothing.
+                response.close()
 
     def _proxy_for(self, url: str) -> str | None:
         """The proxy that leads to `url`, if there is one; a session of the user's own sees to that itself."""
@@ -205,9 +219,15 @@ class AiohttpTransport:
         if self._unix_socket is not None:
             connector = aiohttp.UnixConnector(self._unix_socket, limit=0, keepalive_timeout=KEPT_SECONDS)
         else:
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS)
+            sockets: dict[str, Any] = {"socket_factory": partial(_socket, self._counted)} if TELLS_OF_SOCKETS else {}
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS, **sockets)
         timeout = aiohttp.ClientTimeout(connect=self._connect)
         return aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
+
+    def connections(self) -> tuple[int, int] | None:
+        """As `Pool.connections`; None for a session of your own, a Unix socket, and aiohttp before 3.12."""
+        knows = TELLS_OF_SOCKETS and self._session is None and self._unix_socket is None
+        return self._counted() if knows else None
 
     async def aclose(self) -> None:
         """As `Transport.aclose`; a session of your own stays open."""
@@ -220,7 +240,8 @@ class AiohttpTransport:
         for name, live in (("session", self._session is not None), ("verify", not isinstance(self._verify, bool))):
             if live:
                 raise ConfigurationError(f"AiohttpTransport: `{name}` is live and cannot be pickled or copied")
-        return {**self.__dict__, "_live": PerLoop[aiohttp.ClientSession]()}
+        own = {"_live": PerLoop[aiohttp.ClientSession](), "_counted": Counted(socket.socket.fileno)}
+        return {**self.__dict__, **own}
 
     def __repr__(self) -> str:
         return f"AiohttpTransport({'session=...' if self._session else ''})"

@@ -1,0 +1,103 @@
+"""Asking a server: one request, one answer, within the limits.
+
+Rule: an error says which server it came from, and holds nothing of what was sent in confidence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import anyio
+import attrs
+
+from oxygent_client._bodies import beginning, whole
+from oxygent_client._errors import DeadlineExceededError, OxyError, TooLargeError
+from oxygent_client._secrets import Clean, cleaner
+from oxygent_client._settings import Limits
+from oxygent_client._transport import HTTPRequest, HTTPResponse, Transport, shown_url
+from oxygent_client._wire import envelope, refusal
+
+__all__ = ["ask", "cleaner_of", "fetch", "refused"]
+
+MARGIN: Final = 0.05
+"""Seconds before the deadline of a call by which a refusal is made known: what is known of it must not be lost."""
+REFUSAL_SECONDS: Final = 5.0
+"""How long the body of a refusal is read."""
+
+
+async def ask(transport: Transport, request: HTTPRequest, limits: Limits, *, until: float) -> dict[str, Any]:
+    """The data of an envelope; an error that the envelope holds does not repeat a secret that was sent.
+
+    Raises:
+        EnvelopeError, MalformedResponseError: it holds an error, or is none.
+        OxyError: as `fetch`.
+    """
+    sent, body = await _fetched(transport, request, limits, until)
+    with _said_by(sent):
+        return envelope(body, limits, clean=cleaner_of(sent))
+
+
+async def fetch(transport: Transport, request: HTTPRequest, limits: Limits, *, until: float) -> bytes:
+    """The body of a response with status 200, read until `until` by the event loop's clock.
+
+    Raises:
+        StatusError: another status.
+        DeadlineExceededError: it took longer.
+        TooLargeError: the body is larger than `limits.body_bytes`.
+        OxyError: what the transport raises.
+    """
+    return (await _fetched(transport, request, limits, until))[1]
+
+
+async def _fetched(
+    transport: Transport, request: HTTPRequest, limits: Limits, until: float
+) -> tuple[HTTPRequest, bytes]:
+    """The request as it was sent, and the body."""
+    ends = until if request.context.deadline is None else min(until, request.context.deadline)
+    deadline = ends if ends < math.inf else None
+    request = attrs.evolve(request, context=attrs.evolve(request.context, deadline=deadline))
+    with anyio.CancelScope(deadline=until):
+        async with transport.exchange(request) as response:
+            with _said_by(response.request):
+                if response.status != 200:
+                    raise await refused(response, limits)
+                most = math.inf if limits.body_bytes is None else limits.body_bytes
+                body = await whole(response.chunks, most)
+                if body is None:
+                    raise TooLargeError(f"the response is larger than Limits.body_bytes ({most})")
+                return response.request, body
+    raise DeadlineExceededError(f"no answer to {request.method} {request.path.partition('?')[0]} in time")
+
+
+@contextmanager
+def _said_by(sent: HTTPRequest) -> Generator[None]:
+    """An error of the block names the server that the request went to, which a transport may have chosen."""
+    try:
+        yield
+    except OxyError as error:
+        error.server_url = error.server_url or shown_url(sent.base_url)
+        raise
+
+
+def cleaner_of(sent: HTTPRequest) -> Clean:
+    """What takes out of a text the secrets that a request carried."""
+    return cleaner(sent.base_url, sent.headers, sent.context.secret_headers)
+
+
+async def refused(response: HTTPResponse, limits: Limits) -> OxyError:
+    """The error that `response` is, which is not what was asked for.
+
+    Its body serves a person only: what came within REFUSAL_SECONDS, before the deadline of the call, and before it
+    broke off, is enough.
+    """
+    sent = response.request
+    until = anyio.current_time() + REFUSAL_SECONDS
+    if sent.context.deadline is not None:
+        until = min(until, sent.context.deadline - MARGIN)
+    body = await beginning(response.chunks, limits.error_body_bytes, until=until)
+    error = refusal(response.status, response.headers, body, limits, clean=cleaner_of(sent))
+    error.attempts = sent.context.attempt
+    return error

@@ -1,0 +1,118 @@
+"""What came of a run and was not handed out yet, and whether its end is among it.
+
+Rule 1: pure: bytes in, events out, in their order. It waits for nothing.
+Rule 2: the end is `event: close`, whatever its data. What comes after it is not looked at.
+Rule 3: in a stream that names no event at all (servers of 1.0.8 and older) a bare `data: done` is the end too, unless
+    another event follows: then an agent said "done".
+Rule 4: what is too large ends the stream, after the events before it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import attrs
+
+from oxygent_client._errors import TooLargeError
+from oxygent_client._settings import Limits
+from oxygent_client._sse import Decoder, ServerSentEvent
+from oxygent_client._wire import CLOSE, LEGACY_DONE
+
+__all__ = ["Inbox"]
+
+
+@attrs.frozen
+class _Waiting:
+    """An event that was received and not yet handed out."""
+
+    sse: ServerSentEvent
+    may_be_end: bool
+    """A bare `done`, and no event was named until then (rule 3)."""
+
+
+class Inbox:
+    """The events of one run between the wire and its reader; what is not new, by `is_new`, is left out."""
+
+    def __init__(self, limits: Limits, is_new: Callable[[ServerSentEvent], bool] | None = None) -> None:
+        self._limits = limits
+        self._is_new = is_new
+        self._decoder = Decoder(limits)
+        self._waiting: deque[_Waiting] = deque()
+        self._done: ServerSentEvent | None = None
+        self._failure: TooLargeError | None = None
+        self.is_closed = False
+        """Whether the reader has come to the close event."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all that came was handed out but a bare `done`: the end, or an agent's word."""
+        return self._done is not None
+
+    @property
+    def heartbeats(self) -> int:
+        """Comments so far, since the last new start."""
+        return self._decoder.comments
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of an event that is not complete."""
+        return self._decoder.held_bytes
+
+    def feed(self, piece: bytes) -> bool:
+        """Take in bytes; whether they completed an event."""
+        before = self._decoder.unnamed_events
+        try:
+            events = self._decoder.feed(piece)
+        except TooLargeError as error:
+            events, self._failure = [*error.events], error
+        # Whether a bare `done` may be the end hangs on the names before it, not on those after it in the same piece.
+        unnamed = self._decoder.unnamed_events - before
+        self._waiting.extend(
+            _Waiting(sse, number < unnamed and sse.data == LEGACY_DONE)
+            for number, sse in enumerate(events)
+            if self._is_new is None or self._is_new(sse)
+        )
+        return bool(events)
+
+    def take(self) -> ServerSentEvent | None:
+        """The next event; None at the end (`is_closed`), or where more bytes are needed.
+
+        Raises:
+            TooLargeError: what came next was.
+        """
+        while self._waiting:
+            first = self._waiting[0]
+            if first.sse.event == CLOSE:
+                self.is_closed, self._done = True, None
+                return None
+            if self._done is not None:
+                said, self._done = self._done, None
+                return said
+            self._waiting.popleft()
+            if not first.may_be_end:
+                return first.sse
+            self._done = first.sse
+        if self._failure is not None:
+            raise self._failure
+        return None
+
+    def take_rest(self) -> list[ServerSentEvent]:
+        """All events that can be had without more bytes."""
+        rest = [self._done] if self._done is not None else []
+        for waiting in self._waiting:
+            if waiting.sse.event == CLOSE:
+                self.is_closed = True
+                break
+            rest.append(waiting.sse)
+        self._waiting.clear()
+        self._done = None
+        return rest
+
+    def end(self) -> None:
+        """Nothing more will come: a bare `done` was the end."""
+        self._done = None
+
+    def start_anew(self) -> None:
+        """The connection is gone, and half an event with it."""
+        self._decoder = Decoder(self._limits)

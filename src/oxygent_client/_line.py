@@ -1,0 +1,106 @@
+"""The connection over which a run is heard: how it is had, what is read of it, and how it is let go.
+
+Rule 1: what comes is a stream of events, or an error.
+Rule 2: leaving closes the connection at once, which makes the remote stop; closing takes CLOSE_SECONDS at the most, and
+    goes on when the caller is cancelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Final
+
+import anyio
+
+from oxygent_client._ask import cleaner_of, refused
+from oxygent_client._bodies import beginning
+from oxygent_client._errors import NotAnEventStreamError, OxyError
+from oxygent_client._log import tell
+from oxygent_client._router import Link
+from oxygent_client._secrets import scrub_text
+from oxygent_client._settings import Limits
+from oxygent_client._text import shown_text
+from oxygent_client._transport import Context, HTTPRequest, Transport
+from oxygent_client._wire import is_event_stream, refusal
+
+__all__ = ["Line"]
+
+DRAIN_SECONDS: Final = 0.25
+DRAIN_BYTES: Final = 64 * 1024
+"""What is still read after the close event, so that the connection can be used again."""
+CLOSE_SECONDS: Final = 2.0
+
+
+class Line:
+    """The connection of one run: several after each other, where one breaks and the run goes on."""
+
+    def __init__(self, context: Context, limits: Limits) -> None:
+        self.transport: Transport | None = None
+        """Lent, for the time of the run."""
+        self.request: HTTPRequest | None = None
+        """What is asked for."""
+        self.link = Link()
+        """How its names translate."""
+        self.sent: HTTPRequest | None = None
+        """The request as it really was, with what the policies added."""
+        self.refusal: OxyError | None = None
+        """Known from the status; its body is not read yet."""
+        self.headers: Mapping[str, str] = {}
+        self.chunks: AsyncIterator[bytes] | None = None
+        """The bytes of the stream; None until there is one."""
+        self._context = context
+        self._limits = limits
+        self._lent = AsyncExitStack()
+        self._exchange = AsyncExitStack()
+
+    async def borrow(self, lease: AbstractAsyncContextManager[Transport]) -> Transport:
+        """Have a transport, until the line is closed."""
+        self.transport = await self._lent.enter_async_context(lease)
+        return self.transport
+
+    async def open(self) -> HTTPRequest:
+        """Ask for `request`, of `transport`; the request as it really was, once its stream begins.
+
+        Raises:
+            OxyError: there is no stream of events.
+        """
+        assert self.transport is not None
+        assert self.request is not None
+        self.refusal = None
+        response = await self._exchange.enter_async_context(self.transport.exchange(self.request))
+        self.sent = response.request
+        if response.status != 200 or not is_event_stream(response.headers.get("content-type", "")):
+            self.refusal = refusal(response.status, response.headers, b"", self._limits)
+            raise await refused(response, self._limits)
+        coding = response.headers.get("content-encoding", "").strip().lower()
+        if coding not in ("", "identity"):
+            raise NotAnEventStreamError(f"the stream is compressed ({coding[:40]!r}), which was not asked for")
+        self.chunks, self.headers = response.chunks, response.headers
+        return response.request
+
+    def quoted(self, content: object) -> str:
+        """The remote's own words, as they may stand in an error: without what it was sent in confidence."""
+        clean = cleaner_of(self.sent) if self.sent else scrub_text
+        return shown_text(clean(str(content)[:4096]), 500)
+
+    async def drain(self, deadline: float) -> None:
+        """Read what little is left, so that the connection can serve again."""
+        assert self.chunks is not None
+        await beginning(self.chunks, DRAIN_BYTES, until=min(anyio.current_time() + DRAIN_SECONDS, deadline))
+
+    async def leave(self) -> None:
+        """Let the connection go; the transport stays."""
+        await self._leave(self._exchange, None)
+
+    async def close(self, error: BaseException | None) -> None:
+        """Let the connection go, and give the transport back."""
+        await self._leave(self._exchange, error)
+        await self._leave(self._lent, error)
+
+    async def _leave(self, stack: AsyncExitStack, error: BaseException | None) -> None:
+        with anyio.CancelScope(shield=True, deadline=anyio.current_time() + CLOSE_SECONDS):
+            try:
+                await stack.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)
+            except OxyError as failure:
+                tell("detail", self._context, "closing failed: %s", failure)

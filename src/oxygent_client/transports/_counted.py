@@ -1,0 +1,54 @@
+"""How many connections a transport has, and how many are idle, for libraries that do not tell of their pools.
+
+Rule 1: nothing here keeps a connection alive: what is forgotten by its library is forgotten here.
+Rule 2: a connection is there as long as its socket is open on this side.
+Rule 3: any thread may ask: what other threads change is copied in one step.
+Rule 4: a copy begins at nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+__all__ = ["Counted"]
+
+T = TypeVar("T")
+Use = Callable[[], object]
+"""What an exchange occupies, by identity; None: nothing any more."""
+
+
+class Counted(Generic[T]):
+    """The connections of one transport, in all event loops."""
+
+    def __init__(self, fileno: Callable[[T], int]) -> None:
+        self._fileno = fileno
+        self._known: WeakKeyDictionary[T, None] = WeakKeyDictionary()
+        self._uses: dict[object, Use] = {}
+
+    def __reduce__(self) -> tuple[type[Counted[T]], tuple[Callable[[T], int]]]:
+        return Counted, (self._fileno,)
+
+    def add(self, connection: T) -> T:
+        """`connection`, which is known from now on."""
+        self._known[connection] = None
+        return connection
+
+    @contextmanager
+    def exchange(self) -> Generator[Callable[[Use], None]]:
+        """An exchange, which occupies a connection; told which when that is known, since several may share one."""
+        this = object()
+        self._uses[this] = lambda: this
+        try:
+            yield lambda use: self._uses.update({this: use})
+        finally:
+            del self._uses[this]
+
+    def __call__(self) -> tuple[int, int]:
+        """How many there are, and how many of them are idle."""
+        known = [connection for each in self._known.keyrefs() if (connection := each()) is not None]
+        there = sum(self._fileno(connection) != -1 for connection in known)
+        busy = {id(occupied) for use in [*self._uses.values()] if (occupied := use()) is not None}
+        return there, max(there - len(busy), 0)
