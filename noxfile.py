@@ -122,11 +122,21 @@ def smoke(session: nox.Session) -> None:
 
 @nox.session
 def interop(session: nox.Session) -> None:
-    """The tests against real OxyGent servers; tests/interop/environments.py installs the releases."""
+    """The tests against real OxyGent servers, with full branch coverage of the drop-in, which runs inside them.
+
+    tests/interop/environments.py installs the releases.
+    """
     install_wheel(session, "test")
     session.run("python", "-m", "tests.interop.environments")
+    data, rules = str(session.cache_dir.resolve() / "drop-in.coverage"), "--rcfile=tests/interop/coverage.ini"
+    measured = {"COVERAGE_FILE": data}
+    session.run("coverage", "erase", rules, env=measured)
     # Most of it is waiting, so a third worker pays; but each starts servers of its own.
-    session.run("pytest", "tests/interop", "-n", "3", "--dist", "worksteal", *session.posargs)
+    run = ("pytest", "tests/interop", "-n", "3", "--dist", "worksteal", *session.posargs)
+    session.run(*run, env={"OXYGENT_CLIENT_COVERAGE": data})
+    if not session.posargs:
+        session.run("coverage", "combine", "--quiet", rules, env=measured)
+        session.run("coverage", "report", rules, env=measured)
 
 
 @nox.session

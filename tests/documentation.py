@@ -213,8 +213,9 @@ class Program:
     def _registry(self, *agents: SSEOxyGent) -> AgentRegistry:
         return AgentRegistry(*agents, on_message=self._hear)
 
-    async def _hear(self, message: Any, **_: Any) -> None:
-        self.heard.append(message)
+    async def _hear(self, message: Any, *, request: OxyRequest, **_: Any) -> None:
+        if not isinstance(message, dict) or not is_own(cast("dict[str, Any]", message), request):
+            self.heard.append(message)
 
     async def send_message(self, request: OxyRequest, message: Any, /, **_: Any) -> None:
         """As `Host.send_message`."""
@@ -223,3 +224,8 @@ class Program:
     def kinds(self) -> list[str]:
         """The types of the messages that its users saw."""
         return [str(cast("dict[str, Any]", message)["type"]) for message in self.heard]
+
+
+def is_own(message: dict[str, Any], request: OxyRequest) -> bool:
+    """Whether it is the registry's word on the call itself, and so none of the remote's."""
+    return message.get("type") in {"tool_call", "observation"} and message["content"].get("node_id") == request.node_id

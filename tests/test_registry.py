@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from oxygent_client import AgentRegistry, OxyRequest, OxyResponse, OxyState, Retry, SSEOxyGent, errors
 from oxygent_client.registry import Function
+from oxygent_client.sanitize import redact
 from oxygent_client.testing import FakeTransport, Reply, answer, close, progress, tool_call
 from tests.conftest import WIRE
 from tests.virtual import anyio_backend as anyio_backend
@@ -228,7 +229,7 @@ def test_calls_are_placed_by_the_rules_of_the_framework(tree: Tree) -> None:
     seen, shared = placed(tree)
     nodes = {request.node_id: request for request in seen}
     assert len(seen) == len(nodes)
-    assert 1 == len({request.current_trace_id for request in seen} | {request.current_trace_id for request in seen})
+    assert 1 == len({(request.current_trace_id, request.request_id, request.group_id) for request in seen})
     last: dict[str | None, str | None] = {}
     for request in seen:
         depth = len(request.call_stack) - 1
@@ -476,6 +477,30 @@ async def test_a_member_that_fails(error: str, outcome: str, text: str, member: 
     assert "t0p-secret" not in repr((response, response.extra))
 
 
+@pytest.mark.parametrize(
+    ("state", "output", "error"),
+    [
+        (OxyState.FAILED, "no route", errors.ConnectError("no route")),
+        (OxyState.FAILED, "it said so", errors.RemoteAgentError("it said so")),
+        (OxyState.CANCELED, ["half"], errors.RemoteAgentError("left", state=OxyState.CANCELED, output=["half"])),
+    ],
+)
+async def test_a_failure_is_one_response_whoever_answers(state: OxyState, output: Any, error: errors.OxyError) -> None:
+    """An agent's own `execute`, and the registry for a function that raises the same, give the same response."""
+    agent = refusing(error)
+
+    async def ask(request: OxyRequest) -> OxyResponse:
+        return await agent.ask(str(request.get_query()))
+
+    ours = await AgentRegistry(ask).call("ask", query="hi", current_trace_id="mine")
+    theirs = await agent.execute(OxyRequest(arguments={"query": "hi"}, current_trace_id="mine"))
+    assert (state, output) == (theirs.state, theirs.output) == (ours.state, ours.output)
+    assert theirs.extra | {"outcome": "", "retryable": False, "trace_id": ""} == ours.extra | {
+        "outcome": "",
+        "trace_id": "",
+    }
+
+
 async def working(request: OxyRequest) -> OxyResponse:
     """Does something, calls, and hands the failure on."""
     request.shared_data["done"] = True
@@ -544,6 +569,29 @@ async def test_arguments_that_do_not_fit_ran_nothing() -> None:
     """Another may be asked then."""
     registry = AgentRegistry(Function(add, by_name=True), Sage(), fallback={"add": "sage"})
     assert "wise" == (await registry.call("add")).output
+
+
+@pytest.mark.parametrize(
+    ("said", "changes"),
+    [
+        ("arguments must be a mapping", {"arguments": "hi"}),
+        ("arguments must be a mapping", {"arguments": None}),
+        ("shared_data must be a dict", {"shared_data": None}),
+        ("group_data must be a dict", {"group_data": [1]}),
+        ("idempotent must be True or False", {"idempotent": 1}),
+    ],
+)
+async def test_a_call_with_values_of_another_kind(said: str, changes: dict[str, Any]) -> None:
+    """Is refused at once, from outside as from within, and asks nobody."""
+    sage = Sage()
+    registry = AgentRegistry(sage)
+    for call in (
+        functools.partial(registry.call, "sage"),
+        functools.partial(OxyRequest(mas=registry).call, callee="sage"),
+    ):
+        with pytest.raises(errors.ConfigurationError, match=said):
+            await call(**changes)
+    assert [] == sage.noted
 
 
 async def test_an_error_of_the_callers_own_is_raised() -> None:
@@ -652,40 +700,162 @@ async def test_who_watches() -> None:
     assert [] == heard
     registry.on_message = watch
     await registry.call("talk")
-    assert ("thinking", "talk", {"event": "thought", "id": "7", "retry": 5}) == heard[0]
-    assert ({"type": "progress", "content": "half"}, "brain") == heard[1][:2]
-    assert 2 == len(heard)
+    assert [("tool_call", "talk"), ("thinking", "talk"), ("tool_call", "brain"), ("progress", "brain")] == [
+        (message if isinstance(message, str) else message["type"], callee) for message, callee, _ in heard[:4]
+    ]
+    assert [("observation", "brain"), ("observation", "talk")] == [(each[0]["type"], each[1]) for each in heard[4:]]
+    assert {"event": "thought", "id": "7", "retry": 5} == heard[1][2]
+    assert {"type": "progress", "content": "half"} == heard[3][0]
+    assert [{"event": None, "id": None, "retry": None}] * 4 == [heard[place][2] for place in (0, 2, 4, 5)]
+
+
+async def leaf_agent(request: OxyRequest) -> str:
+    """The last agent of the real server's chain."""
+    await request.send_message({"type": "progress", "content": {"from": "leaf"}})
+    total = await request.call(callee="add", arguments={"a": 20, "b": 22})
+    return f"leaf({total.output})"
+
+
+async def middle_agent(request: OxyRequest) -> str:
+    """The one before."""
+    below = await request.call(callee="leaf_agent", arguments={"query": "leaf"})
+    return f"middle({below.output})"
+
+
+async def master(request: OxyRequest) -> str:
+    """The first."""
+    below = await request.call(callee="middle_agent", arguments={"query": request.get_query()})
+    return f"nested -> {below.output}"
+
+
+async def test_who_watches_hears_what_a_real_front_end_hears() -> None:
+    """The messages about calls are a real server's, for the same chain of members; the answer is what `call` gives."""
+    stream = (WIRE / "v1.1.3_nested.sse").read_text(encoding="utf-8").splitlines()
+    real = [json.loads(line.removeprefix("data: ")) for line in stream if line.startswith("data: {")]
+    heard: list[Any] = []
+
+    async def watch(message: Any, **_: Any) -> None:
+        heard.append(message)
+
+    members = (master, middle_agent, leaf_agent, Function(add, by_name=True))
+    response = await AgentRegistry(*members, on_message=watch).call(
+        "master", query="nested", request_id="req-nested", current_trace_id=real[-1]["current_trace_id"]
+    )
+    assert real.pop()["content"] == response.output
+    assert same_names(real, {}) == same_names(heard, {})
+
+
+async def test_a_call_of_a_remote_is_told_around_what_it_sends() -> None:
+    """Without arguments other than the query, and also where nothing ran; the call of a stand-in is told, too."""
+    heard: list[tuple[str, list[str]]] = []
+    told: list[dict[str, Any]] = []
+
+    async def watch(message: Any, *, request: OxyRequest, **_: Any) -> None:
+        heard.append((message["type"], message["content"]["call_stack"]))
+        if request.call_stack == message["content"]["call_stack"]:
+            told.append(message["content"])
+
+    down = refusing(errors.ConnectError("no route"), "down")
+    remote, _ = brain(tool_call("search", caller="brain", call_stack=["user", "brain", "search"]), answer(42), close())
+    registry = AgentRegistry(remote, down, fallback={"down": "brain"}, on_message=watch)
+    await registry.call("down", query="hi", arguments={"mine": 1})
+    assert [
+        ("tool_call", ["user", "down"]),
+        ("observation", ["user", "down"]),
+        ("tool_call", ["user", "brain"]),
+        ("tool_call", ["user", "brain", "search"]),
+        ("observation", ["user", "brain"]),
+    ] == heard
+    assert [{"query": "hi"}, "no route", {"query": "hi"}, 42] == [
+        content.get("arguments", content.get("output")) for content in told
+    ]
+
+
+FOREIGN: Final = ValueError("t0p-secret")
+GONE: Final = errors.ClosedError("the front end is gone")  # by itself it says that nothing was sent
 
 
 @pytest.mark.parametrize(
-    ("error", "raised"),
-    [("HandlerError", ValueError("t0p-secret")), ("ConnectError", errors.ConnectError("the front end is gone"))],
+    ("error", "outcome", "runs", "kind", "raised"),
+    [
+        ("HandlerError", "unknown", 0, "tool_call", FOREIGN),
+        ("HandlerError", "unknown", 1, "thought", FOREIGN),
+        ("HandlerError", "unknown", 1, "observation", FOREIGN),
+        ("ClosedError", "not_sent", 0, "tool_call", GONE),
+        ("ClosedError", "unknown", 1, "thought", GONE),
+        ("ClosedError", "unknown", 1, "observation", GONE),
+    ],
 )
-async def test_a_watcher_that_raises(error: str, raised: Exception) -> None:
-    """The member that spoke failed with it; a foreign error is named, and not quoted."""
+async def test_a_watcher_that_raises(error: str, outcome: str, runs: int, kind: str, raised: Exception) -> None:
+    """The call of which it was told has failed with it; a foreign error is named, and not quoted."""
+    ran: list[str] = []
 
-    async def watch(message: Any, **about: Any) -> None:
-        raise raised
+    async def watch(message: Any, **_: Any) -> None:
+        if message["type"] == kind:
+            raise raised
 
     async def talk(request: OxyRequest) -> None:
-        await request.send_message("thinking")
+        ran.append("talk")
+        await request.send_message({"type": "thought"})
 
     response = await AgentRegistry(talk, on_message=watch).call("talk")
-    assert (OxyState.FAILED, error) == (response.state, response.extra["error"])
+    assert (OxyState.FAILED, error, outcome) == (response.state, response.extra["error"], response.extra["outcome"])
+    assert runs == len(ran)
     assert "t0p-secret" not in response.output
 
 
+async def test_what_is_told_of_a_call_is_sanitized_like_the_members_own_messages() -> None:
+    """Who watches sees no secret in query and output; the member and its caller have them as they are."""
+    heard: list[Any] = []
+
+    async def watch(message: Any, **_: Any) -> None:
+        heard.append(message["content"].get("arguments", message["content"].get("output")))
+
+    secret: dict[str, Any] = {"user": "ada", "password": "t0p-secret"}
+    remote, transport = brain(answer(secret), close(), sanitize=redact())
+    response = await AgentRegistry(remote, on_message=watch).call("brain", query="api_key=t0p-secret")
+    assert secret == response.output
+    assert "api_key=t0p-secret" == transport.payloads[0]["query"]
+    assert {"user": "ada", "password": "[scrubbed]"} == heard[1]
+    assert "t0p-secret" not in repr(heard)
+
+
+async def test_a_member_that_replaces_its_own_send_message() -> None:
+    """It gets the messages of the calls that it makes; what is told of its own call goes where it went before."""
+    heard: dict[str, list[str]] = {"outside": [], "inside": []}
+
+    async def watch(message: Any, **_: Any) -> None:
+        heard["outside"].append(f"{message['type']} {message['content']['callee']}")
+
+    async def keeps(request: OxyRequest) -> None:
+        async def mine(message: Any) -> None:
+            heard["inside"].append(f"{message['type']} {message['content']['callee']}")
+
+        request.send_message = mine  # type: ignore[method-assign, assignment]  # pyright: ignore[reportAttributeAccessIssue]  (what users do)
+        await request.call(callee="sage")
+
+    await AgentRegistry(keeps, Sage(), on_message=watch).call("keeps")
+    assert {
+        "outside": ["tool_call keeps", "observation keeps"],
+        "inside": ["tool_call sage", "observation sage"],
+    } == heard
+
+
 async def test_a_replaced_send_message_wins() -> None:
-    """A `send_message` that was replaced on a request is the one that its calls use."""
+    """A `send_message` that was replaced on a request is the one that its calls use; what it raises is a failure."""
     heard: list[Any] = []
 
     async def mine(message: Any) -> None:
-        heard.append(message["type"])
+        heard.append((message["type"], message["content"]["callee"]))
+        if len(heard) > 3:
+            raise FOREIGN
 
     request = OxyRequest(mas=AgentRegistry(brain(tool_call("search", caller="m"), answer("42"), close())[0]))
     request.send_message = mine  # type: ignore[method-assign, assignment]  # pyright: ignore[reportAttributeAccessIssue]  (what users do)
     await request.call(callee="brain", arguments={"query": "hi"})
-    assert ["tool_call"] == heard
+    assert [("tool_call", "brain"), ("tool_call", "search"), ("observation", "brain")] == heard
+    response = await request.call(callee="brain", arguments={"query": "hi"})
+    assert ("HandlerError", "telling of the call raised ValueError") == (response.extra["error"], response.output)
 
 
 # ------------------------------------------------------------------------------------------------------------ The block
@@ -880,6 +1050,19 @@ async def test_the_organization() -> None:
     assert {"name": "office", "type": "agent", "children": [*members, remote]} == registry.organization()
     registry.organization()["children"][3]["children"].clear()
     assert remote == registry.organization()["children"][3]
+
+
+async def test_members_that_have_the_same_names_below() -> None:
+    """Two remotes with one organization, and a local member of a name in it: each name stands where it belongs."""
+    registry = AgentRegistry(brain(name="a")[0], brain(name="b")[0], Function(echo, name="flights"))
+    await registry.init()
+    first, second, local = registry.organization()["children"]
+    assert ["a", "b", "flights"] == [first["name"], second["name"], local["name"]]
+    assert ["flights"] == [node["name"] for node in first["children"]]
+    assert first["children"] == second["children"]
+    assert first["children"][0] is not second["children"][0]
+    assert "is_remote" not in local
+    assert "hi" == (await registry.call("flights", query="hi")).output
 
 
 # --------------------------------------------------------------------------------------------------------------- Travel

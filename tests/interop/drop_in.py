@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import anyio
 import attrs
+import coverage
 import httpx
 from httpx_sse import aconnect_sse
 
@@ -42,13 +43,15 @@ if TYPE_CHECKING:
 
 __all__ = ["FLAGS", "SCENARIOS", "Kind", "World", "row", "runs", "said", "same_ids", "scripted", "surroundings"]
 
-Kind = Literal["builtin", "ours", "raises", "faulty", "loops", "documented"]
-"""The framework's own, ours, and four subclasses of ours that stand in `local_mas.py`."""
+Kind = Literal["builtin", "ours", "raises", "faulty", "transported", "loops", "documented"]
+"""The framework's own, ours, and five subclasses of ours that stand in `local_mas.py`."""
 WATCHED: Final = 6.0
 HANGS: Final = f"hangs (watched {WATCHED:g} s)"
 DOES_NOT_START: Final = "the local system does not start"
 SOON: Final = 5.0
 """Seconds; three repetitions, each after the 3 s that the server asks for, take longer."""
+RETRIES: Final = {"retries": 5, "delay": 0.05}
+"""How often the framework calls an agent that raises."""
 LIMIT: Final = 1.5
 """Seconds that stand for the framework's 300; ours are shortened likewise."""
 
@@ -78,6 +81,8 @@ class LocalSystem(RemoteServer):
             )
 
 
+MEASURED: Final = "OXYGENT_CLIENT_COVERAGE"
+"""Names the file, if anybody wants to know how much of the drop-in is run: `nox -s interop` does."""
 FLAGS: Final = ("-s", "-P", "-X", "utf8")
 """Of a Python that shall see what `surroundings` shows it, and nothing of the user's."""
 
@@ -89,6 +94,10 @@ def surroundings(directory: Path) -> dict[str, str]:
     path.mkdir()
     (path / "oxygent_client").symlink_to(Path(oxygent_client.__file__).parent)
     kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
+    if data := os.environ.get(MEASURED):
+        (path / "coverage").symlink_to(Path(coverage.__file__).parent)
+        (path / "sitecustomize.py").write_text("import coverage\ncoverage.process_startup()\n", encoding="utf-8")
+        kept |= {"COVERAGE_FILE": data, "COVERAGE_PROCESS_START": str(Path(__file__).with_name("coverage.ini"))}
     return {**kept, "PYTHONPATH": f"{path}{os.pathsep}{ROOT}"}
 
 
@@ -188,9 +197,13 @@ class World:
     async def put(
         self, kind: Kind, url: str, name: str = "master", *, into: RemoteServer | None = None, **more: Any
     ) -> None:
-        """Put a remote agent into the local system."""
+        """Put a remote agent into the local system.
+
+        Raises:
+            RuntimeError: its `init` did; the text is its error's.
+        """
         own = {} if kind == "builtin" else {"timeouts": {"idle": 20.0, "total": 60.0}}
-        settings = {"retries": 5, "delay": 0.05, **own, **more}
+        settings = {**RETRIES, **own, **more}
         async with _client() as client:
             address = f"{(into or self.local).url}/interop/agent"
             done = await client.post(address, json={"kind": kind, "name": name, "server_url": url, **settings})
@@ -302,6 +315,15 @@ async def front_end_leaves(world: World, kind: Kind) -> Played:
     return Played("the remote agent is cancelled" if cancelled else "the remote agent works on")
 
 
+async def time_runs_out(world: World, kind: Kind) -> Played:
+    """The framework waits no longer."""
+    await world.put(kind, world.remote.url, timeout=1.0)
+    since = len(world.remote.records())
+    heard = await world.ask("master slow 30")
+    cancelled = await recorded(world.remote, "cancelled", since)
+    return Played(f"{said(heard)}, the remote agent {'is cancelled' if cancelled else 'works on'}")
+
+
 async def recorded(remote: RemoteServer, event: str, since: int) -> bool:
     """Whether the remote has such a record within WATCHED seconds."""
     with anyio.move_on_after(WATCHED):
@@ -389,7 +411,7 @@ def does_not_start(error: DoesNotStartError, words: str) -> Played:
 async def down_at_start(world: World, kind: Kind) -> Played:
     """The remote comes up only after the local system."""
     async with line(world.remote.port, shut=True) as way:
-        agent = {"kind": kind, "name": "master", "server_url": way.url}
+        agent = {"kind": kind, "name": "master", "server_url": way.url, **RETRIES}
         try:
             local = await anyio.to_thread.run_sync(lambda: world.start("early", StartsOnce, agents=[agent]))
         except DoesNotStartError as error:
@@ -405,13 +427,29 @@ async def down_at_start(world: World, kind: Kind) -> Played:
 
 async def without_agents(world: World, kind: Kind) -> Played:
     """The remote system has no agent at all."""
-    agent = {"kind": kind, "name": "master", "desc": "nobody", "server_url": world.agentless.url}
+    agent = {"kind": kind, "name": "master", "desc": "nobody", "server_url": world.agentless.url, **RETRIES}
     try:
         local = await anyio.to_thread.run_sync(lambda: world.start("alone", StartsOnce, agents=[agent]))
     except DoesNotStartError as error:
         return does_not_start(error, "KeyError: 'children'")
     local.close()
     return Played("the local system starts")
+
+
+async def several_servers(world: World, kind: Kind) -> Played:
+    """A `Cluster`, of which one server is down. The framework's own agent can have only one: that."""
+    async with line(world.remote.port, shut=True) as way:
+        where = (
+            {"server_url": way.url} if kind == "builtin" else {"transport": {"members": [way.url, world.remote.url]}}
+        )
+        agent = {"kind": kind, "name": "master", **RETRIES, **where}
+        try:
+            local = await anyio.to_thread.run_sync(lambda: world.start("several", StartsOnce, agents=[agent]))
+        except DoesNotStartError as error:
+            return does_not_start(error, "Failed to initialize SSEOxyGent")
+        words = {said(await world.ask("master echo hello", of=local)) for _ in range(4)}
+        local.close()
+    return Played(f"{', '.join(sorted(words))}, four times")
 
 
 async def cut_and_retries(world: World, kind: Kind) -> Played:
@@ -500,6 +538,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     ),
     "two hops": Scenario(two_hops, None),
     "the front end leaves": Scenario(front_end_leaves, "the remote agent is cancelled"),
+    "the framework's `timeout` runs out": Scenario(time_runs_out, "FAILED, the remote agent is cancelled"),
     "a name that the remote does not know": Scenario(another_name, 'COMPLETED: "hello"', builtin_is_quick=False),
     "remote killed in mid-stream": Scenario(ended_by("kill"), f"FAILED, within {SOON:g} s", builtin_is_quick=False),
     "remote terminated in mid-stream": Scenario(
@@ -518,6 +557,9 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         down_at_start, 'COMPLETED: "hello", then the remote\'s members are shown', builtin_is_quick=False
     ),
     "remote without agents": Scenario(without_agents, "the local system starts", builtin_is_quick=False),
+    "two servers, one of them down": Scenario(
+        several_servers, 'COMPLETED: "hello", four times', builtin_is_quick=False
+    ),
     "a cut, and the framework's `retries=5`": Scenario(cut_and_retries, "FAILED, it ran once", builtin_is_quick=False),
     "the front end's credentials": Scenario(credentials(), "the remote sees none of them"),
     "the front end's headers, one of them allowed": Scenario(
@@ -535,7 +577,8 @@ and by `oxygent_client.integrations.oxygent.SSEOxyGent`: real systems of oxygent
 agents have the framework's `retries` at 5. "Equal messages" means that each message the front end got was the same, in
 the same order, ids renamed one to one.
 
-This page is written by `python -m tests.interop.drop_in`; `tests/interop/test_drop_in.py` plays it again and compares.
+This page is written by `python -m tests.interop.drop_in`; `tests/interop/test_drop_in.py` plays it again and compares,
+what takes the built-in long only in a soak.
 
 | scenario | built-in {version} | drop-in |
 |---|---|---|

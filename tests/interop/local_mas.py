@@ -15,9 +15,10 @@ import argparse
 import asyncio
 import importlib
 import json
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from oxygent_client import Retry, Timeouts
+from oxygent_client import Cluster, HTTPRequest, HTTPResponse, HTTPXTransport, Retry, Timeouts
 from oxygent_client.integrations.oxygent import SSEOxyGent
 from tests.interop.server import (
     Config,
@@ -47,6 +48,30 @@ class Faulty(SSEOxyGent):
         raise KeyError("mine")
 
 
+class Strange:
+    """A transport of the user's own, with a fault."""
+
+    def __init__(self) -> None:
+        self._inner = HTTPXTransport()
+
+    def exchange(self, request: HTTPRequest, /) -> AbstractAsyncContextManager[HTTPResponse]:
+        """Raises for a run."""
+        if request.context.purpose == "run":
+            raise KeyError("mine")
+        return self._inner.exchange(request)
+
+    async def aclose(self) -> None:
+        """As the one inside."""
+        await self._inner.aclose()
+
+
+class Transported(SSEOxyGent):
+    """A subclass whose transport has a fault."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs, transport=Strange())
+
+
 class Loops(SSEOxyGent):
     """A subclass that asks again until it has an answer."""
 
@@ -68,6 +93,7 @@ class Documented(SSEOxyGent):
         self.noted: list[str] = []
         self.event_handlers = {"metrics": self.handle_metrics}
         self.event_filter = self.is_wanted
+        self.sanitize = self.clean
         self.call_stack_strategy = "none"
         self.set_progress_callback(self.note)
 
@@ -78,6 +104,10 @@ class Documented(SSEOxyGent):
     async def handle_metrics(self, event_data: Any) -> None:
         """Keep what a handler gets."""
         self.noted.append(f"metrics {event_data}")
+
+    def clean(self, message: Any) -> Any:
+        """Mark what goes out."""
+        return {**message, "clean": True}
 
     def is_wanted(self, message: Any) -> bool:
         """Filter."""
@@ -112,10 +142,11 @@ KINDS: dict[str, Any] = {
     "ours": SSEOxyGent,
     "raises": Raises,
     "faulty": Faulty,
+    "transported": Transported,
     "loops": Loops,
     "documented": Documented,
 }
-VALUES: dict[str, Any] = {"timeouts": Timeouts, "retry": Retry}
+VALUES: dict[str, Any] = {"timeouts": Timeouts, "retry": Retry, "transport": Cluster}
 """Settings that are no JSON, by what makes them."""
 
 

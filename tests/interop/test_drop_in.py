@@ -40,6 +40,8 @@ SHORT: Final = (
     "a name that the remote does not know",
     "four calls at once in one trace",
     "`/chat`, without a stream",
+    "remote down when the local system starts",
+    "two servers, one of them down",
     "a cut, and the framework's `retries=5`",
     "the front end's credentials",
 )
@@ -126,6 +128,7 @@ async def connections(there: World) -> int:
     ("kind", "cut", "state", "count"),
     [
         ("faulty", Cut(), "FAILED", 0),
+        ("transported", Cut(), "FAILED", 0),
         # The framework calls each again, `retries` times in all, since a subclass raises.
         ("raises", Cut(), "FAILED", 1),
         ("raises", Cut(said=b'"step": 3}'), "FAILED", 1),
@@ -135,7 +138,7 @@ async def connections(there: World) -> int:
     ],
 )
 async def test_a_subclass_with_faults(world: World, kind: Kind, cut: Cut, state: str, count: int) -> None:
-    """Whatever is called again, and by whom: the remote agent runs once; a hook that raises fails the call."""
+    """Whatever is called again, and by whom: the remote agent runs once; what raises before it fails the call."""
     async with line(world.remote.port, *[cut] * 9) as way:
         await world.put(kind, way.url)
         since = len(world.remote.records())
@@ -191,15 +194,15 @@ async def test_a_subclass_of_the_documentation(world: World) -> None:
     )
     assert "call_stack" not in payload
     forwarded = [message["data"] for message in heard.messages if message["data"].get("type") in {"noise", "metrics"}]
-    assert forwarded == [messages[2]]
+    assert forwarded == [{**messages[2], "clean": True}]
 
 
 FACTS: Final = """
-import asyncio, json, os, sys
+import asyncio, copy, json, os, pickle, sys
 from oxygent import MAS, OxyRequest, oxy
 from oxygent.oxy.agents.remote_agent import RemoteAgent
 from oxygent_client.integrations.oxygent import SSEOxyGent
-from oxygent_client import BearerAuth
+from oxygent_client import BearerAuth, Cluster
 
 def raised(f):
     try:
@@ -210,6 +213,21 @@ def raised(f):
 def sockets():
     links = (os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd"))
     return sum(os.path.islink(link) and os.readlink(link).startswith("socket:") for link in links)
+
+class Counts(SSEOxyGent):
+    asked: int = 0
+
+    def prepare_headers(self, oxy_request):
+        self.asked += 1
+        return {}
+
+async def asked_by_each(make):
+    agent = Counts(name="remote", server_url=sys.argv[1])
+    other = make(agent)
+    other.headers = {"x-other": "1"}
+    for each in (agent, other, other):
+        await each._find_out()
+    return [agent.asked, other.asked, agent.headers]
 
 async def main():
     request = OxyRequest()
@@ -230,7 +248,13 @@ async def main():
         "own attributes": [agent.mine, agent.headers["x-more"]],
         "unknown keyword": raised(lambda: SSEOxyGent(name="r", server_url=sys.argv[1], auht="hidden")),
         "another scheme": raised(lambda: SSEOxyGent(name="r", server_url="ftp://127.0.0.1")),
+        "no address": raised(lambda: SSEOxyGent(name="r", server_url=None)),
+        "two addresses": raised(lambda: SSEOxyGent(name="r", server_url=sys.argv[1], transport=Cluster([sys.argv[1]]))),
         "send_message replaced": raised(lambda: setattr(request, "send_message", print)),
+        "copies": [
+            await asked_by_each(make)
+            for make in (copy.copy, copy.deepcopy, lambda agent: pickle.loads(pickle.dumps(agent)))
+        ],
         "no such attribute": raised(lambda: agent.nothing),
     }
 
@@ -240,7 +264,7 @@ print(json.dumps(asyncio.run(main())))
 
 @pytest.mark.parametrize(("version", "kept"), [(RELEASES[0], 1), (OLDER, 0)])
 async def test_facts(tmp_path: Path, version: str, kept: int) -> None:
-    """What a system keeps open ends with it, it stores no secret of ours, and pydantic refuses what the page says."""
+    """What a system keeps open ends with it, it stores no secret of ours; what is refused, and what a copy is."""
     async with serving(scripted({"type": "answer", "content": "hello"})) as server:
         printed = await run_program(version, tmp_path, FACTS, server.url)
 
@@ -253,27 +277,45 @@ async def test_facts(tmp_path: Path, version: str, kept: int) -> None:
         "own attributes": ["hidden", "hidden"],
         "unknown keyword": ["ValidationError", False],
         "another scheme": ["ValidationError", False],
+        "no address": ["ConfigurationError", False],
+        "two addresses": ["ConfigurationError", False],
         "send_message replaced": ["ValueError", False],
+        "copies": [[1, 2, {}]] * 3,  # each asks its own hooks, and has settings of its own
         "no such attribute": ["AttributeError", False],
     }
 
 
+async def test_without_the_framework(tmp_path: Path) -> None:
+    """The import says what is missing, and how to get it."""
+    program = "import sys; sys.modules['oxygent'] = None\nimport oxygent_client.integrations.oxygent"
+    with pytest.raises(AssertionError, match=r"ImportError: the drop-in needs oxygent: pip install 'oxygent-client\["):
+        await run_program(RELEASES[0], tmp_path, program)
+
+
 async def test_the_programs_of_the_page(tmp_path: Path) -> None:
-    """What users copy works: the first program prints the answer, and the second adds a class to it."""
-    program, subclass = re.findall(r"^```py\n(.*?)^```", HOWTO.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    used = program.replace("    SSEOxyGent(\n", "    Billed(\n        api_key='k',\n").replace(
-        "oxy_space =", f"{subclass}\noxy_space ="
+    """What users copy works: the first program prints the answer, also with what the others add."""
+    program, several, subclass = re.findall(
+        r"^```py\n(.*?)^```", HOWTO.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
+    ours = re.compile(r"    SSEOxyGent\((.*?)\n    \),\n", re.DOTALL)
+    programs = {
+        "plain": program,
+        "several": ours.sub("    weather,\n", program).replace("oxy_space =", f"{several}\noxy_space =", 1),
+        "subclass": ours.sub(r"    Billed(api_key='k',\1\n    ),\n", program).replace(
+            "oxy_space =", f"{subclass}\noxy_space =", 1
+        ),
+    }
     messages = [{"type": "metrics", "content": {"tokens": 5}}, {"type": "answer", "content": "No."}]
     async with serving(scripted(*messages)) as server:
-        for which, text in (("plain", program), ("subclass", used)):
+        for which, text in programs.items():
             home = tmp_path / which
             home.mkdir()
-            printed = await run_program(RELEASES[0], home, text.replace("http://127.0.0.1:8082", server.url))
+            used = text.replace("http://127.0.0.1:8082", server.url).replace(":8083", ":1")  # where nobody listens
+            printed = await run_program(RELEASES[0], home, used)
             assert printed.splitlines()[-1] == "No."
 
     posts = [request for request in server.requests if request.line.startswith("POST")]
-    assert [None, "k"] == [request.headers.get("x-api-key") for request in posts]
+    assert [None, None, "k"] == [request.headers.get("x-api-key") for request in posts]
 
 
 async def run_program(version: str, directory: Path, program: str, *arguments: str) -> str:

@@ -12,18 +12,20 @@ Rule 4: what the remote is may be learned late: a system starts, whatever become
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 import logging
 from contextvars import ContextVar
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final, Self, cast
 
 import attrs
 
 import oxygent_client
-from oxygent_client import Host, OxyRequest, OxyState
-from oxygent_client.errors import ConnectError, HandlerError, Outcome, OxyError, RemoteAgentError
+from oxygent_client import Host, OxyRequest, OxyResponse
+from oxygent_client.errors import HandlerError, Outcome, OxyError
 
 try:
+    import pydantic
     from oxygent import schemas  # pyright: ignore[reportMissingModuleSource]  (only its stubs are there)
     from oxygent.oxy.agents.remote_agent import RemoteAgent  # pyright: ignore[reportMissingModuleSource]  (likewise)
 except ImportError as missing:
@@ -79,9 +81,9 @@ def _real(request: OxyRequest) -> schemas.OxyRequest:
     return host.real if isinstance(host, _Host) else schemas.OxyRequest()
 
 
-def _response(state: OxyState, output: Any, extra: dict[str, Any]) -> schemas.OxyResponse:
-    """The framework's response of these."""
-    return schemas.OxyResponse(state=schemas.OxyState(state.value), output=output, extra=extra)
+def _response(ours: OxyResponse) -> schemas.OxyResponse:
+    """The framework's response that says the same."""
+    return schemas.OxyResponse(state=schemas.OxyState(ours.state.value), output=ours.output, extra=ours.extra)
 
 
 class _Inside(oxygent_client.SSEOxyGent):
@@ -90,6 +92,12 @@ class _Inside(oxygent_client.SSEOxyGent):
     def __init__(self, outside: SSEOxyGent, **settings: Any) -> None:
         super().__init__(**settings)
         self._outside = outside
+
+    def of(self, outside: SSEOxyGent) -> Self:
+        """A copy in another agent."""
+        clone = copy.copy(self)
+        clone.__dict__["_outside"] = outside
+        return clone
 
     def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
         return self._outside.prepare_payload(_real(oxy_request))
@@ -114,14 +122,18 @@ class SSEOxyGent(RemoteAgent):
     It takes the keywords of the framework's agents, and those of `oxygent_client.SSEOxyGent`; each of ours is an
     attribute, too, and may be set after `super().__init__(**kwargs)`, as may attributes of your own.
 
+    With `transport=Cluster([...])` there is no `server_url`, which the framework's agents must have.
+
     Raises:
-        ConfigurationError: an argument is wrong.
+        ConfigurationError: an argument is wrong, or the remote's address is missing or given twice.
         ValidationError: likewise, of the framework's; an unknown keyword is one.
     """
 
     # A keyword that nobody knows may be a misspelt `https_only`; and what is refused may be a secret.
     model_config: ClassVar[dict[str, Any]] = {"extra": "forbid", "hide_input_in_errors": True}
 
+    server_url: pydantic.AnyUrl | None = None
+    """The remote's base URL; None where a `Cluster` chooses it."""
     is_share_call_stack: bool = True
     """Whether the remote is told who called whom before it. If not, it sees a plain user."""
     start_seconds: float = 5.0
@@ -129,9 +141,11 @@ class SSEOxyGent(RemoteAgent):
 
     def __init__(self, **fields: Any) -> None:
         settings = {name: fields.pop(name) for name in SETTINGS & fields.keys()}
+        if fields.get("server_url") is None:
+            fields.pop("server_url", None)  # the framework's check knows no None
         super().__init__(**fields)
         self._is_found = False
-        self._inside = _Inside(self, server_url=str(self.server_url), name=self.name, desc=self.desc, **settings)
+        self._inside = _Inside(self, server_url=self._address(), name=self.name, desc=self.desc, **settings)
 
     # --- attributes: the framework's fields, our configuration, the user's own ---
 
@@ -148,6 +162,11 @@ class SSEOxyGent(RemoteAgent):
             setattr(self._inside, name, value)
         else:  # pydantic would refuse it
             object.__setattr__(self, name, value)
+
+    def __copy__(self) -> Self:
+        clone = super().__copy__()
+        clone.__dict__["_inside"] = self._inside.of(clone)
+        return clone
 
     # --- hooks: as those of our own agent, with the framework's requests ---
 
@@ -195,10 +214,14 @@ class SSEOxyGent(RemoteAgent):
         inside.org = self.org
         return inside.get_org()
 
+    def _address(self) -> str:
+        """The remote's base URL as ours has it."""
+        return "" if self.server_url is None else str(self.server_url)
+
     def _follow(self) -> _Inside:
         """Our agent, with what the framework's fields hold now."""
         inside = self._inside
-        inside.server_url, inside.name, inside.desc = str(self.server_url), self.name, self.desc
+        inside.server_url, inside.name, inside.desc = self._address(), self.name, self.desc
         inside.is_share_call_stack = self.is_share_call_stack
         return inside
 
@@ -211,7 +234,7 @@ class SSEOxyGent(RemoteAgent):
         except (OxyError, TimeoutError) as error:
             reason = str(error) or f"no answer within {self.start_seconds:g} s"
             logger.warning("%s: nothing is known of the remote: %s", self.name, reason)
-            self._is_found = not isinstance(error, ConnectError)
+            self._is_found = not (isinstance(error, OxyError) and error.outcome is Outcome.NOT_SENT)
             return False
         self._is_found = True
         self.org, self.desc = inside.org, inside.desc
@@ -230,9 +253,7 @@ class SSEOxyGent(RemoteAgent):
 
     async def _handle_exception(self, e: Exception) -> None:
         """The framework is about to repeat the call."""
-        turn = _TURN.get()
-        if turn is not None:
-            turn.is_repeat = True
+        (_TURN.get() or _Turn()).is_repeat = True
         await super()._handle_exception(e)
 
     async def _execute(self, oxy_request: schemas.OxyRequest) -> schemas.OxyResponse:
@@ -250,30 +271,21 @@ class SSEOxyGent(RemoteAgent):
         except OxyError as error:
             if error.outcome not in (Outcome.NOT_SENT, Outcome.REJECTED):
                 turn.ended = request
-            return self._failed(error)
-        except Exception as error:  # noqa: BLE001  (rule 1; a hook of the user's raised it)
+            return self._failed(error, str(oxy_request.current_trace_id))
+        except Exception as error:  # noqa: BLE001  (rule 1; what the user gave raised it, a transport say)
             turn.ended = request
-            return self._failed(HandlerError(f"a hook raised {type(error).__name__}"), error)
-        turn.response = _response(response.state, response.output, response.extra)
+            raised = HandlerError(f"the call raised {type(error).__name__}")
+            return self._failed(raised, str(oxy_request.current_trace_id), error)
+        turn.response = _response(response)
         return turn.response
 
     async def _get_base_execution_logic(self, oxy_request: schemas.OxyRequest) -> schemas.OxyResponse:
         """What `_execute` does unless a subclass replaces it."""
         return await SSEOxyGent._execute(self, oxy_request)
 
-    def _failed(self, error: OxyError, cause: BaseException | None = None) -> schemas.OxyResponse:
+    def _failed(self, error: OxyError, trace_id: str, cause: BaseException | None = None) -> schemas.OxyResponse:
         """The framework's response for `error`."""
         if cause is None and isinstance(error, HandlerError):
             cause = error.__cause__
         logger.warning("%s: %s", self.name, error, exc_info=cause)  # only the user's own faults have a traceback
-        state, output = OxyState.FAILED, str(error)
-        if isinstance(error, RemoteAgentError):
-            state, output = error.state or state, error.output if error.output is not None else output
-        extra = {
-            "error": type(error).__name__,
-            "outcome": str(error.outcome),
-            "retryable": error.retryable,
-            "attempts": error.attempts,
-            "trace_id": error.trace_id,
-        }
-        return _response(state, output, extra)
+        return _response(OxyResponse.failed(error, trace_id))
