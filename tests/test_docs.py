@@ -7,10 +7,13 @@ Rule 2: the only thing that is changed is the port, which is the toy remote's ow
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import logging
 import re
 import socket
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -80,6 +83,25 @@ def test_a_program_of_the_docs_runs_and_prints_what_stands_there(
         assert output == printed.getvalue()
     else:
         assert printed.getvalue()
+
+
+TIMES: Final = re.compile(r"\d\.\d\s?s|(?<=trace\s)\w+")
+
+
+def drawn(picture: Path) -> list[str]:
+    """The texts of a drawing, without what differs from run to run."""
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", picture.read_text("utf-8"))
+    return [TIMES.sub("", html.unescape(words)) for words in texts]
+
+
+def test_the_picture_of_the_demonstration_is_true(tmp_path: Path) -> None:
+    """What README shows is what the command draws."""
+    path = tmp_path / "demo.svg"
+    command = [sys.executable, "-m", "oxygent_client", "demo", "--fast", "--save-svg", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    kept = drawn(ROOT / "docs" / "assets" / "demo.svg")
+    assert "trip_planner" in kept
+    assert kept == drawn(path)
 
 
 def test_the_docs_hold_programs() -> None:

@@ -4,13 +4,14 @@ Rule 1: an effect is a function of the base class that the block's classes are m
     what is printed and shown, what the server was sent, what comes back, how often it was asked.
 Rule 2: a block that cannot run as it stands is in EXCEPTIONS, and its effect shows that it cannot, and the way that
     works.
-Rule 3: a mutant of the base that ignores a hook fails an effect that its row names.
+Rule 3: a mutant of the base that ignores a hook fails the effects that its row names, and no other.
 Rule 4: the documentation's own bodies of `init` and `_execute`, pasted into a `RemoteAgent`, do as ours do.
 """
 
 from __future__ import annotations
 
 import ast
+import base64
 import importlib
 import importlib.util
 import inspect
@@ -25,6 +26,8 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 import anyio
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import oxygent_client
 from oxygent_client import (
@@ -48,7 +51,7 @@ from oxygent_client._wire import CLOSE, to_event
 from oxygent_client.testing import FakeTransport, Reply, ToyRemote, answer, close, message, observation, tool_call
 from oxygent_client.testing.script import Call, Say, Script
 from oxygent_client.transports.asgi import ASGITransport
-from tests.conftest import ROOT, WIRE
+from tests.conftest import CONFORMANCE, ROOT, WIRE
 from tests.documentation import BLOCKS, HOME, INDEX, LOCAL, Program, digest, framework, needs, pasted
 from tests.test_hooks import deaf, delivering, ignoring
 from tests.virtual import anyio_backend as anyio_backend
@@ -664,23 +667,29 @@ def test_what_is_missing_is_seen(expected: bool, name: str) -> None:
     assert expected == found(name)
 
 
-def leads_somewhere(page: str, anchor: str) -> bool:
-    """Whether the page is there, and has such a heading."""
-    path = PAGE.parent / page
-    if not path.is_file() or not anchor:
-        return path.is_file()
-    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return anchor in {heading.lower().replace(" ", "-") for heading in headings}
+def linked(page: str, anchor: str) -> str:
+    """What stands where a link leads: a page, or what is below one of its headings.
+
+    Raises:
+        KeyError: it has no such heading.
+    """
+    text = (PAGE.parent / page).read_text(encoding="utf-8")
+    _, *parts = re.split(r"^##+ (.+)\n", text, flags=re.MULTILINE)
+    below = {heading.lower().replace(" ", "-"): part for heading, part in zip(parts[::2], parts[1::2], strict=True)}
+    return below[anchor] if anchor else text
 
 
 def test_what_is_built_in_is_there() -> None:
-    """Each name in the tables is something of the package, and each link leads somewhere."""
+    """Each name in the tables is something of the package, and what the row links speaks of it."""
     rows = [row for each in POINTS for row in table(f"{each['section']} ({each['document']}er document)")]
-    names = {name for _, built_in, _ in rows for name in re.findall(r"`([^`]+)`", built_in)}
-    assert [] == sorted(name for name in names if not found(name))
-    assert all(re.findall("`.+`", built_in) for _, built_in, _ in rows)
-    links = {re.findall(r"\]\((.+?)\)", link)[0] for *_, link in rows}
-    assert [] == sorted(link for link in links if not leads_somewhere(*link.partition("#")[::2]))
+    silent: list[tuple[str, str]] = []
+    for point, built_in, links in rows:
+        names = re.findall(r"`([^`]+)`", built_in)
+        assert names, point
+        assert [] == [name for name in names if not found(name)]
+        text = "".join(linked(*link.partition("#")[::2]) for link in re.findall(r"\]\((.+?)\)", links))
+        silent += [(point, name) for name in names if not re.search(rf"\b{name.rpartition('.')[2]}\b", text)]
+    assert [] == silent
 
 
 def test_the_modules_of_the_framework_go_again() -> None:
@@ -708,7 +717,7 @@ class Unreplaced(Delivery):
 
 
 MUTANTS: Final[Mapping[str, tuple[type[SSEOxyGent], frozenset[str]]]] = {
-    # what is ignored: (the base, blocks whose effect fails)
+    # what is ignored: (the base, the blocks whose effect fails, and no other's does: it is wrong in nothing else)
     "event_handlers": (ignoring("event_handlers", {}), frozenset({"custom_events"})),
     "event_filter": (ignoring("event_filter", None), frozenset({"event_filtering"})),
     "prepare_payload": (deaf("prepare_payload"), frozenset({"call_stack"})),
@@ -719,23 +728,27 @@ MUTANTS: Final[Mapping[str, tuple[type[SSEOxyGent], frozenset[str]]]] = {
     "the observation hook": (deaf("handle_observation_event"), frozenset({"event_processing"})),
     "is_share_call_stack": (
         ignoring("is_share_call_stack", True),
-        frozenset({"multi_service", "environments", "stack_independent", "filtering"}),
+        frozenset(
+            """
+            multi_service environments call_stack filtering forwarding stack_shared stack_independent practice_stacks
+            """.split()
+        ),
     ),
     "_execute": (
         deaf("_execute"),
-        frozenset({"resilient_short", "resilient_long", "monitored", "progress_monitoring"}),
+        frozenset({"resilient_short", "resilient_long", "monitored", "practice_monitoring", "progress_monitoring"}),
     ),
 }
 
 
 @pytest.mark.parametrize("ignored", MUTANTS)
 async def test_mutants(ignored: str) -> None:
-    """A base class that ignores one hook fails the effects of the blocks that live by it."""
+    """A base class that ignores one hook fails the effects of the blocks that live by it, and those alone."""
     base, fatal = MUTANTS[ignored]
     failed: set[str] = set()
-    for block in fatal:
+    for block, shows in EFFECTS.items():
         try:
-            await EFFECTS[block](base, block)
+            await shows(base, block)
         except (Exception, pytest.fail.Exception):  # noqa: BLE001  (however it fails, it fails)
             failed.add(block)
     assert fatal == failed
@@ -829,20 +842,71 @@ NOT_DOCUMENTED: Final = {
     "v1.1.3_progress.sse": "a message without a type",
     "v1.1.3_strings.sse": "messages that are no objects",
 }
-STREAMS: Final = sorted({path.name for path in WIRE.glob("*.sse")} - NOT_DOCUMENTED.keys())
+CAPTURED: Final = {path.name: path.read_bytes() for path in WIRE.glob("*.sse") if path.name not in NOT_DOCUMENTED}
+EVENT_STREAMS: Final = {
+    case["name"]: b"".join(map(base64.b64decode, case["chunks_b64"]))
+    for case in json.loads(CONFORMANCE.read_text(encoding="utf-8"))
+}
 
 
-@pytest.mark.parametrize("is_shared", [True, False])
-@pytest.mark.parametrize("file", STREAMS)
-def test_the_documented_execute(file: str, is_shared: bool) -> None:
-    """On what real servers sent, answer and forwarded messages are those of the documentation's own body."""
-    stream = (WIRE / file).read_bytes()
+def is_documented(stream: bytes) -> bool:
+    """Whether each event, up to the end, is an object with a type, as the documentation has them."""
+    try:
+        said = [json.loads(sse.data) for sse in Decoder().feed(stream) if sse.event != CLOSE]
+    except ValueError:
+        return False
+    return said != [] and all(isinstance(each, dict) and "type" in each for each in said)
+
+
+STREAMS: Final = CAPTURED | {name: stream for name, stream in EVENT_STREAMS.items() if is_documented(stream)}
+
+
+def compare(stream: bytes, *, is_shared: bool) -> None:
+    """Fails unless our router finds in a stream what the documentation's own body finds, and forwards the same."""
     output, forwarded, session = by_the_documentation(stream, is_shared=is_shared)
     link = Link(call_stack=None if is_shared else (*LOCAL, "me"))
     actions = [EventRouter().route(to_event(sse), link) for sse in Decoder().feed(stream) if sse.event != CLOSE]
     assert forwarded == [action.message for action in actions if isinstance(action, Forward)]
     assert output == ["", *(action.output for action in actions if isinstance(action, Answered))][-1]
     assert (b"data: done" in stream) == bool(session.released)
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+@pytest.mark.parametrize("name", STREAMS)
+def test_the_documented_execute(name: str, is_shared: bool) -> None:
+    """On what real servers sent, and on each well-formed event stream, ours is what the documentation's body does."""
+    compare(STREAMS[name], is_shared=is_shared)
+
+
+def test_which_streams_are_well_formed() -> None:
+    """Event streams with typed messages are among them; those with other texts, or with objects of no type, are not."""
+    assert {"oxy-ping-first", "oxy-cut-before-blank-line"} < STREAMS.keys()
+    assert not {"spec-multiline-data", "hx-u2028-in-data", "oxy-split-at-001"} & STREAMS.keys()
+
+
+STEP: Final[st.SearchStrategy[dict[str, Any]]] = st.fixed_dictionaries(
+    {
+        "type": st.sampled_from(["tool_call", "observation"]),
+        "content": st.fixed_dictionaries(
+            {
+                "caller_category": st.sampled_from(["user", "agent", "tool"]),
+                "callee_category": st.sampled_from(["user", "agent", "tool"]),
+                "call_stack": st.lists(st.text(max_size=3), max_size=4),
+            },
+            optional={"output": st.none() | st.integers() | st.text(max_size=9)},
+        ),
+    }
+)
+OTHER: Final[st.SearchStrategy[dict[str, Any]]] = st.fixed_dictionaries(
+    {"type": st.sampled_from(["answer", "progress", "stream", "think", "error", "metrics"])},
+    optional={"content": st.none() | st.integers() | st.text(max_size=9) | st.lists(st.integers(), max_size=2)},
+)
+
+
+@given(said=st.lists(STEP | OTHER), is_shared=st.booleans(), is_whole=st.booleans())
+def test_the_documented_execute_on_any_messages(said: list[Any], is_shared: bool, is_whole: bool) -> None:
+    """Whatever a remote says in the documented form, ours is what the documentation's own body does."""
+    compare(b"".join(map(message, said)) + close() * is_whole, is_shared=is_shared)
 
 
 @pytest.mark.parametrize("file", NOT_DOCUMENTED)

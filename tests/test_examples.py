@@ -2,7 +2,7 @@
 
 Rule 1: an example is a program. The tests run its `main` with the toy remote that it brings, in virtual time, and the
     one command for all of them as a process.
-Rule 2: what it prints is in its docstring, and nowhere else.
+Rule 2: what it prints is in its docstring, and nowhere else; what of it only the remote sees is in SEEN.
 """
 
 from __future__ import annotations
@@ -16,13 +16,19 @@ import subprocess
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 
 from tests.conftest import ROOT
 from tests.test_documentation import POINTS
 from tests.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oxygent_client.testing import ToyRemote
+    from oxygent_client.testing._toy import ToyRun
 
 RUN_ALL: Final = ROOT / "docs" / "examples" / "run_all.py"
 ALL: Final[dict[str, Any]] = runpy.run_path(str(RUN_ALL))
@@ -31,15 +37,31 @@ MOST_LINES: Final = 40
 INDEX: Final = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
 
 
+SEEN: Final[dict[str, tuple[Any, Callable[[list[ToyRun]], Any]]]] = {
+    # example: (what the remote was told, how to read it off its runs)
+    "chat": (True, lambda runs: runs[1].payload["from_trace_id"] == runs[0].trace_id),
+    "cloud": (["call 1", "call 2", "call 3"], lambda runs: [run.query.removeprefix("echo ") for run in runs]),
+    "collaboration": (["trip-42"] * 3, lambda runs: [run.payload["group_id"] for run in runs]),
+    "hybrid": (["user", "planner"], lambda runs: runs[0].payload["call_stack"]),
+    "integration": ([False, False], lambda runs: ["call_stack" in run.payload for run in runs]),
+    "microservices": (["Bearer t0p-secret"], lambda runs: [run.headers["authorization"] for run in runs]),
+    "remote_processing": (["detached"], lambda runs: [run.state for run in runs]),
+    "workflow": (["yes, book it", ""], lambda runs: runs[1].feedback),
+}
+
+
 @pytest.mark.parametrize("example", EXAMPLES)
 async def test_each_prints_what_it_says(example: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its own toy remote, an example prints what stands in its docstring, word for word."""
+    """With its own toy remote, an example prints what stands in its docstring, word for word, and asks as it should."""
     monkeypatch.delenv("OXYGENT_URL", raising=False)
     monkeypatch.setenv("SEARCH_TOKEN", "t0p-secret")
     program = runpy.run_path(str(EXAMPLES[example]))
     with redirect_stdout(io.StringIO()) as printed:
         await program["main"]()
     assert ALL["expected"](EXAMPLES[example]) == printed.getvalue()
+    remote = cast("ToyRemote", (program.get("TOY") or program["MOVER"])._app)
+    expected, read = SEEN.get(example, ("finished", lambda runs: runs[-1].state))
+    assert expected == read(remote.runs)
 
 
 def test_one_command_runs_them_all() -> None:
@@ -50,6 +72,22 @@ def test_one_command_runs_them_all() -> None:
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert [f"--- {path.name}" for path in EXAMPLES.values()] == re.findall(r"^--- .*$", done.stdout, re.MULTILINE)
+    assert "15 of 15 print what they say" == done.stdout.splitlines()[-1]
+
+
+WITHOUT_EXTRAS: Final = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(sys.argv.pop(1).split()))
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+EXTRAS: Final = "aiohttp dotenv httpx2 mcp opentelemetry oxygent pytest rich typer uvicorn"
+
+
+def test_they_need_no_extra() -> None:
+    """They run where nothing is installed that an extra brings."""
+    environment = {name: value for name, value in os.environ.items() if name != "OXYGENT_URL"}
+    words = [sys.executable, "-c", WITHOUT_EXTRAS, EXTRAS, str(RUN_ALL)]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert "15 of 15 print what they say" == done.stdout.splitlines()[-1]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import pickle
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -22,6 +23,7 @@ from oxygent_client import BearerAuth, Limits, Retry, SSEOxyGent, Timeouts, erro
 from oxygent_client.policies import APIKey, BasicAuth
 from oxygent_client.profiles import Profile, load_profile
 from oxygent_client.testing import FakeTransport, Reply, answer, close
+from tests.conftest import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -186,12 +188,23 @@ def test_what_may_stand_in_a_file(expected: dict[str, Any], lines: str) -> None:
             {"auth": BasicAuth.from_env("me", "P")},
             {"OXYGENT_AUTH_BASIC_USERNAME": "me", "OXYGENT_AUTH_BASIC_ENV": "P"},
         ),
-        ({}, {"OTHER": "x", "OXYGENT_CLIENT_SIZE": "soak", "OXYGENT_SERVR_URL": ""}),
+        ({}, {"OTHER": "x", "OXYGENT_URL": URL, "OXYGENT_SERVR_URL": "", "OXYGENT_HEADERS_X": ""}),
     ],
 )
 def test_what_variables_say(expected: dict[str, Any], environ: dict[str, str]) -> None:
     """A variable is `OXYGENT_` and the key; an empty one says nothing; one that begins alike is not ours."""
     assert expected == loaded(environ=environ).options()
+
+
+@pytest.mark.parametrize("asked_for", ["p", "other"])
+@pytest.mark.parametrize("reference", ['auth.bearer_env = "{}"', 'headers.x-key.env = "{}"'])
+def test_a_variable_that_any_profile_names_is_known(asked_for: str, reference: str) -> None:
+    """What one profile names may be set while another is loaded; elsewhere the same variable is a misspelt one."""
+    text = one(reference.format("OXYGENT_AUTH_BEARER") + "\n[profiles.other]")
+    environ = {"OXYGENT_AUTH_BEARER": TOKEN}
+    assert asked_for == loaded(text, asked_for, environ).name
+    with pytest.raises(errors.ConfigurationError, match="did you mean OXYGENT_AUTH_BEARER_ENV"):
+        loaded(one("[profiles.other]"), asked_for, environ)
 
 
 def test_what_arguments_say() -> None:
@@ -225,6 +238,32 @@ def test_every_argument_that_is_data_may_stand_in_a_profile() -> None:
     )
     for table, cls in (("timeouts", Timeouts), ("limits", Limits), ("retry", Retry)):
         assert {f"{table}.{field.name}" for field in attrs.fields(cls)} <= keys
+
+
+PAGE: Final = (ROOT / "docs" / "howto" / "profiles.md").read_text(encoding="utf-8")
+
+
+def first_cells(head: str) -> str:
+    """The first column of the first table below a heading of the docs."""
+    rows = re.findall(r"^\|([^|]*)\|", PAGE.partition(f"\n## {head}\n")[2].partition("\n## ")[0], re.MULTILINE)
+    return "\n".join(rows)
+
+
+def test_the_docs_have_every_key() -> None:
+    """The page names each key, and each way to name a secret, and no other."""
+    tables = {*profiles._TABLES, "auth", "headers"}
+    assert {key for key in profiles._KEYS if "." not in key} | tables == {
+        *re.findall(r"`(\w+)`", first_cells("The keys"))
+    }
+    said = {*re.findall(r"\b\w+_(?:env|file|username)\b", first_cells("Secrets"))}
+    assert {*profiles._AUTH} == said
+
+
+@pytest.mark.parametrize("name", ["base", "dev", "prod"])
+def test_the_file_of_the_docs(name: str) -> None:
+    """The file that the page begins with is one, and each of its profiles is as it should be."""
+    (text,) = re.findall(r"^```toml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    assert Timeouts(idle=300, total=None) == loaded(text, name).options()["timeouts"]
 
 
 # ----------------------------------------------------------------------------------------------------------- Which wins
@@ -445,9 +484,22 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     [
         ("the variable OXYGENT_SERVR_URL: unknown; did you mean OXYGENT_SERVER_URL?", {"OXYGENT_SERVR_URL": URL}),
         ("the variable OXYGENT_PROFIL: unknown; did you mean OXYGENT_PROFILE?", {"OXYGENT_PROFIL": "dev"}),
+        (
+            "the variable OXYGENT_RETRY_OFTEN: unknown; there are OXYGENT_RETRY_ATTEMPTS, OXYGENT_RETRY_BASE, ",
+            {"OXYGENT_RETRY_OFTEN": "1"},
+        ),
+        (
+            "the variable OXYGENT_AUTH_TOKEN: unknown; there are OXYGENT_AUTH_BEARER_ENV, ",
+            {"OXYGENT_AUTH_TOKEN": TOKEN},
+        ),
+        (
+            "the variable OXYGENT_HEADERS_X_TENANT: unknown; there are none like OXYGENT_HEADERS_*",
+            {"OXYGENT_HEADERS_X_TENANT": "acme"},
+        ),
         ("OXYGENT_STRICT: strict: must be true or false", {"OXYGENT_STRICT": "maybe"}),
         ('OXYGENT_TIMEOUTS_IDLE: timeouts.idle: must be a number, or "off"', {"OXYGENT_TIMEOUTS_IDLE": "1s"}),
         ("OXYGENT_TIMEOUTS_IDLE: timeouts.idle: Timeouts(idle=0.0): must be more", {"OXYGENT_TIMEOUTS_IDLE": "0"}),
+        ("OXYGENT_TIMEOUTS_IDLE: timeouts.idle: Timeouts(idle=nan): must be", {"OXYGENT_TIMEOUTS_IDLE": "nan"}),
         ("OXYGENT_LIMITS_DEPTH: limits.depth: must be a whole number", {"OXYGENT_LIMITS_DEPTH": "off"}),
         ("OXYGENT_AUTH_BEARER_ENV: auth.bearer_env: must be the name", {"OXYGENT_AUTH_BEARER_ENV": TOKEN}),
         ("OXYGENT_AUTH_*: auth: needs ", {"OXYGENT_AUTH_BASIC_ENV": "P"}),
@@ -469,6 +521,8 @@ def test_what_variables_may_not_say(said: str, environ: dict[str, str]) -> None:
         ("argument extends: extends: unknown; ", {"extends": "x"}),
         ("argument timeouts: timeouts: must be a table", {"timeouts": Timeouts()}),
         ("argument timeouts: timeouts.idle: must be a number", {"timeouts": {"idle": "1"}}),
+        ("argument timeouts: timeouts: must be a table", {"timeouts": {1: 1}}),
+        ("argument headers: headers: must be a table", {"headers": {1: "x"}}),
         ("argument headers: headers.cookie: is a secret by its name", {"headers": {"cookie": TOKEN}}),
     ],
 )

@@ -1,11 +1,10 @@
 """Chat Applications: a conversation of several turns, in which the remote remembers those before.
 
 Prints:
-    You: Good morning!
-    Remote: Good morning!
-    You: What did I say?
-    Remote: What did I say?
-    2 turns in one conversation, the second after the first: True
+    You: stream ["You like ", "tea."]
+    Remote: You like tea.
+    You: memory
+    Remote: {'asked': ['stream ["You like ", "tea."]'], 'answered': 1}
 """
 
 import os
@@ -14,25 +13,27 @@ import anyio
 
 from oxygent_client import SSEOxyGent, TextDelta
 from oxygent_client.testing import ToyRemote
+from oxygent_client.testing.script import Script, Stream
 from oxygent_client.transports.asgi import ASGITransport
 
+ASKED = 'stream ["You like ", "tea."]'
+TEXT = Script([Stream("You like tea.", 0.2)], output="You like tea.")
+MEMORY = Script(output={"asked": [ASKED], "answered": 1})
 URL = os.environ.get("OXYGENT_URL", "http://toy")
-TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(pace=0.1))
+TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(scripts={"stream": TEXT, "memory": MEMORY}))
 
 
 async def main() -> None:
     """Each turn names the one before it; text is shown as the model writes it, where it comes in pieces."""
-    turns = [""]
+    before = ""
     async with SSEOxyGent(server_url=URL, transport=TOY) as agent:
-        for said in ("Good morning!", "What did I say?"):
+        for said in (ASKED, "memory"):
             print(f"You: {said}\nRemote: ", end="")
-            async with agent.stream(f"echo {said}", group_id="my-chat", from_trace_id=turns[-1]) as run:
+            async with agent.stream(said, group_id="my-chat", from_trace_id=before) as run:
                 async for event in run:
-                    if isinstance(event, TextDelta):
-                        print(event.text, end="", flush=True)
-            print(run.response.output if not run.text else "")
-            turns.append(run.trace_id)
-    print(len(turns) - 1, "turns in one conversation, the second after the first:", turns[1] != turns[2])
+                    print(event.text if isinstance(event, TextDelta) else "", end="", flush=True)
+            print("" if run.text else run.response.output)
+            before = run.trace_id
 
 
 if __name__ == "__main__":

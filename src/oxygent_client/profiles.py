@@ -139,6 +139,7 @@ _VARIABLES: Final[Mapping[str, tuple[str, _Shape]]] = {
     f"OXYGENT_{key.upper().replace('.', '_')}": (key, shape)
     for key, shape in {**_KEYS, **{f"auth.{key}": shape for key, shape in _AUTH.items()}}.items()
 }
+_BEGINNINGS: Final = tuple(f"OXYGENT_{table.upper()}_" for table in (*_TABLES, "auth", "headers"))
 _PROFILE: Final = "OXYGENT_PROFILE"
 _PROFILES: Final = "OXYGENT_PROFILES"
 _FILE: Final = "oxygent.toml"
@@ -203,16 +204,17 @@ class _Reader:
             raise self.wrong(key, str(error)) from error
 
     def _table(self, key: str, value: Any) -> Mapping[str, Any]:
-        if not isinstance(value, Mapping):
+        table = cast("Mapping[Any, Any]", value)
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in table):
             raise self.wrong(key, "must be a table")
-        return cast("Mapping[str, Any]", value)
+        return table
 
     def _value(self, key: str, shape: _Shape, value: Any) -> Any:
         if not shape.known(value):
             raise self.wrong(key, f"must be {shape.words}")
         if isinstance(value, list | tuple):
             value = tuple(cast("list[str]", value))
-        if redact()(value) != value:
+        if not _is_number(value) and redact()(value) != value:  # a number holds none, and NaN is not even itself
             raise self.wrong(key, "holds a secret: name it under `auth` or `headers` instead")
         table, _, name = key.partition(".")
         value = None if table in _TABLES and value == "off" else value
@@ -280,25 +282,29 @@ def _of_variables(environ: Mapping[str, str]) -> _Layer:
 
 
 def _check_variables(environ: Mapping[str, str], referred: Collection[str]) -> None:
-    """Nothing, if no variable looks like a misspelt one of ours. Others may begin like ours, and are none."""
-    for variable in environ:
-        if variable.startswith("OXYGENT_") and variable not in {*_VARIABLES, _PROFILE, _PROFILES, *referred}:
-            suffixes = {ours.removeprefix("OXYGENT_"): ours for ours in (*_VARIABLES, _PROFILE, _PROFILES)}
-            near = get_close_matches(variable.removeprefix("OXYGENT_"), suffixes, n=1, cutoff=0.8)
-            if near and environ[variable]:
-                raise ConfigurationError(f"the variable {variable}: unknown; did you mean {suffixes[near[0]]}?")
+    """Nothing, if no variable looks like a misspelt one of ours, or begins like one of our tables.
+
+    Not every other one is wrong: the framework itself has some (`OXYGENT_URL`, `OXYGENT_ACTOR_LLM_TIMEOUT`).
+    """
+    suffixes = {ours.removeprefix("OXYGENT_"): ours for ours in (*_VARIABLES, _PROFILE, _PROFILES)}
+    for variable, text in environ.items():
+        if not text or not variable.startswith("OXYGENT_") or variable in {*suffixes.values(), *referred}:
+            continue
+        if near := get_close_matches(variable.removeprefix("OXYGENT_"), suffixes, n=1, cutoff=0.8):
+            raise ConfigurationError(f"the variable {variable}: unknown; did you mean {suffixes[near[0]]}?")
+        for begin in _BEGINNINGS:
+            if variable.startswith(begin):
+                there = ", ".join(ours for ours in _VARIABLES if ours.startswith(begin)) or f"none like {begin}*"
+                raise ConfigurationError(f"the variable {variable}: unknown; there are {there}")
 
 
-def _referred(values: Mapping[str, Any]) -> set[str]:
-    """The variables that these values name."""
-    references = [value for key, value in values.items() if key == "auth" or key.startswith("headers.")]
-    return {
-        name
-        for reference in references
-        if isinstance(reference, Mapping)
-        for key, name in cast("Mapping[str, str]", reference).items()
-        if key.endswith("env")
-    }
+def _referred(value: Any, key: str = "") -> Iterator[str]:
+    """The variables that are named in this, checked or not."""
+    if isinstance(value, Mapping):
+        for name, member in cast("Mapping[str, Any]", value).items():
+            yield from _referred(member, name)
+    elif isinstance(value, str) and key.endswith("env"):
+        yield value
 
 
 _HEADER: Final = re.compile(r"\s*\[([^\[\]]+)\]")
@@ -474,8 +480,10 @@ def load_profile(
     given = path or environ.get(_PROFILES) or (_FILE if Path(_FILE).is_file() else None)
     name = name or environ.get(_PROFILE) or ""
     layers: list[_Layer] = []
+    referred: set[str] = set()
     if given is not None:
         file = _File.read(Path(given))
+        referred.update(_referred(file.profiles))  # of the others, too: their secrets may be there as well
         name = name or file.default
         if not name:
             names = ", ".join(file.profiles) or "none"
@@ -489,5 +497,5 @@ def load_profile(
     for layer in layers:
         values |= layer.values
         sources |= layer.sources
-    _check_variables(environ, _referred(values))
+    _check_variables(environ, {*referred, *_referred(values)})
     return Profile(name, values, sources)
