@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import gc
 import inspect
 import os
@@ -23,8 +24,10 @@ import pytest
 import trio
 from hypothesis import settings
 
+from tests.soak import Tables
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator, Iterator
+    from collections.abc import AsyncIterator, Callable, Generator, Iterator
 
 ROOT: Final = Path(__file__).parent.parent
 FIXTURES: Final = ROOT / "tests" / "fixtures"
@@ -75,6 +78,22 @@ def scaled(number: int) -> int:
 if "PYTEST_XDIST_WORKER" in os.environ:
     # This worker is measured; what its tests start is not: it would be slow, and is here to be timed.
     os.environ.pop("COVERAGE_PROCESS_START", None)
+
+TABLES: Final = pytest.StashKey[Tables]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have a place for what tests find."""
+    config.stash[TABLES] = Tables()
+
+
+@pytest.fixture
+def row(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Adds a row to the table of docs/soak.md that the test's mark names."""
+    tables, test = request.config.stash[TABLES], request.node.nodeid
+    tables.begun(test, request.node.get_closest_marker("table").args[0])
+    return functools.partial(tables.add, test)
+
 
 # The normal run is the same every time; a soak looks for what is new.
 settings.register_profile("sized", max_examples=scaled(100), deadline=None, derandomize=SIZE != "soak", database=None)
@@ -230,11 +249,13 @@ def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Make a skipped test a failed one where everything must be there."""
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Make a skipped test a failed one where everything must be there, and note how each went."""
     report = yield
     if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome, report.longrepr = "failed", f"skipped, though REQUIRE_ALL is set: {_reason(report)}"
+    if report.when == "call":
+        item.config.stash[TABLES].ended(item.nodeid, report.outcome, report.duration)
     return report
 
 
@@ -249,8 +270,10 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
-    """Say last of all what was not tested for want of something."""
+    """Say last of all what was not tested for want of something; a soak writes down what it found."""
     yield
+    if SIZE == "soak":
+        session.config.stash[TABLES].write()
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
         reasons = collections.Counter(map(_reason, reporter.stats.get("skipped", [])))

@@ -99,7 +99,8 @@ def run_alone(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Cal
 
     def run(variable: str, which: str) -> pytest.RunResult:
         tests = pytester.mkpydir("tests")
-        shutil.copy(ROOT / "tests" / "conftest.py", tests)
+        for name in ("conftest.py", "soak.py"):
+            shutil.copy(ROOT / "tests" / name, tests)
         shutil.copy(ROOT / "pyproject.toml", pytester.path)
         (tests / "test_alone.py").write_text(SOURCE, encoding="utf-8")
         (tests / "test_skipped_file.py").write_text(SKIPPED_FILE, encoding="utf-8")

@@ -19,9 +19,12 @@ from tests.conftest import LOOPS, ROOT, SIZE, scaled
 from tests.flood_client import Measured
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    Row = Callable[..., None]
 
 pytestmark = [
+    pytest.mark.table("floods"),
     pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux"),
 ]
@@ -52,13 +55,15 @@ def url() -> Iterator[str]:
             server.stdin.close()  # and it ends
 
 
-def measured(url: str, flood: str, loop: str, **options: Any) -> Measured:
+def measured(row: Row, url: str, flood: str, loop: str, **options: Any) -> Measured:
     """What becomes of a client in this flood."""
     command = [sys.executable, "-m", "tests.flood_client", url, flood, loop, json.dumps(options)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    sys.stdout.write(f"{flood} {loop} {done.stdout}\n")
-    return Measured(**json.loads(done.stdout))
+    found = Measured(**json.loads(done.stdout))
+    ended = found.ends[-1].partition(":")[0]
+    row(flood, loop, ended, found.rounds, round(found.received / 1e6, 1), round(found.grown / 1e6, 1))
+    return found
 
 
 EVENT_BYTES: Final[dict[str, Any]] = {"limits": {"event_bytes": LIMIT}, "marked": LIMIT}
@@ -98,10 +103,10 @@ ENDLESS: Final[dict[str, tuple[str, dict[str, Any], str, int]]] = {
 
 @each_loop
 @pytest.mark.parametrize("what", ENDLESS)
-def test_what_never_ends(what: str, loop: str, url: str) -> None:
+def test_what_never_ends(what: str, loop: str, url: str, row: Row) -> None:
     """The typed error comes within a second of the limit's last byte, and the process grows by the limit and a bit."""
     flood, options, end, limit = ENDLESS[what]
-    found = measured(url, flood, loop, **options)
+    found = measured(row, url, flood, loop, **options)
     assert found.ends == [end]
     assert found.late is not None
     assert 0 <= found.late < PROMPT
@@ -110,13 +115,13 @@ def test_what_never_ends(what: str, loop: str, url: str) -> None:
 
 @each_loop
 @pytest.mark.parametrize("flood", ["line", "event", "comment"])
-def test_again_and_again(flood: str, loop: str, url: str) -> None:
+def test_again_and_again(flood: str, loop: str, url: str, row: Row) -> None:
     """Whoever tries again and again, and fails each time, grows no further: what fails keeps nothing of the flood.
 
     A line that grows is moved at times, and then it is there twice; in a new process that costs nothing, in one that
     had freed so large a piece before, it does (glibc, `M_MMAP_THRESHOLD`).
     """
-    found = measured(url, flood, loop, seconds=AGAIN, **EVENT_BYTES)
+    found = measured(row, url, flood, loop, seconds=AGAIN, **EVENT_BYTES)
     assert found.ends == [EVENT]
     assert found.late is not None
     assert found.late < PROMPT
@@ -142,9 +147,9 @@ LEFT: Final = {
 
 @each_loop
 @pytest.mark.parametrize("flood", LEFT)
-def test_leaving_a_flood(flood: str, loop: str, url: str) -> None:
+def test_leaving_a_flood(flood: str, loop: str, url: str, row: Row) -> None:
     """Cancellation is heard in the middle of a flood that no limit ends: the block is left within a second."""
-    found = measured(url, flood, loop, cancel=0.2, discover=LEFT[flood], limits=NO_LIMIT)
+    found = measured(row, url, flood, loop, cancel=0.2, discover=LEFT[flood], limits=NO_LIMIT)
     assert found.ends == ["cancelled"]
     assert found.received > MIB // 4
     assert found.late is not None
@@ -174,10 +179,10 @@ BOMBS: Final[dict[str, tuple[str, bool, str, int]]] = {
 
 @each_loop
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_bombs(bomb: str, loop: str, url: str) -> None:
+def test_bombs(bomb: str, loop: str, url: str, row: Row) -> None:
     """What is compressed is never inflated: it is a typed error at once, and the process stays small."""
     flood, document, end, limit = BOMBS[bomb]
-    found = measured(url, flood, loop, discover=document)
+    found = measured(row, url, flood, loop, discover=document)
     assert found.ends == [end]
     assert found.seconds < PROMPT
     assert found.grown < limit + SPARE

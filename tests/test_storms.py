@@ -2,7 +2,7 @@
 
 Rule 1: in a storm, server and client are processes of their own (`storm_server.py`, `storm_client.py`); the client's
     word is held against the server's log.
-Rule 2: a test prints its row of a table in docs/soak.md.
+Rule 2: a test adds its row to a table of docs/soak.md.
 Rule 3: what a cut stream held is what the slow decoder (`reference.py`) says of the bytes that were sent.
 """
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from oxygent_client import Event, Transport
+
+    Row = Callable[..., None]
 
 SIZES: Final[dict[str, dict[str, Any]]] = {
     # calls of a storm of deadlines; streams at a time, for how many seconds, with how many between heartbeats; cuts at
@@ -73,12 +75,6 @@ def weathered(storm: str, url: str, transport: str, loop: str, **options: Any) -
     return left
 
 
-def row(*cells: object) -> None:
-    """A row of a table in docs/soak.md."""
-    shown = (f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells)
-    sys.stdout.write(f"| {' | '.join(shown)} |\n")
-
-
 # ------------------------------------------------------------------------------------------------------------ Deadlines
 
 STARTED: Final[dict[str, set[int]]] = {
@@ -100,9 +96,10 @@ SURE: Final = {
 
 
 @pytest.mark.slow
+@pytest.mark.table("deadlines")
 @each_loop
 @each_transport
-def test_a_storm_of_deadlines(transport: str, loop: str, url: str) -> None:
+def test_a_storm_of_deadlines(transport: str, loop: str, url: str, row: Row) -> None:
     """A call ends, with the right answer or a typed error, and its outcome is true by the server's log.
 
     Then it is calm: a hundred calls by the same agent succeed within five seconds, no run goes on, nothing is left.
@@ -114,7 +111,8 @@ def test_a_storm_of_deadlines(transport: str, loop: str, url: str) -> None:
     nothing = dict.fromkeys(("asked", "refused", "started", "finished", "broken", "stopped"), 0)
     outcomes = collections.Counter(each.outcome for each in ended)
     worst = max(each.late for each in ended)
-    row(transport, loop, len(ended), *(outcomes[name] for name in STARTED), found["seconds"], worst, found["after"])
+    times = (found["seconds"], worst, found["after"])
+    row(transport, loop, len(ended), *(outcomes[name] for name in STARTED), *times)
     sure = {each.query.removeprefix("sure "): each.outcome for each in ended if each.query.startswith("sure ")}
     assert SURE == sure
     assert HERE["calls"] + len(SURE) == len({each.query for each in ended})
@@ -134,9 +132,10 @@ def test_a_storm_of_deadlines(transport: str, loop: str, url: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.table("crowds")
 @each_loop
 @each_transport
-def test_a_crowd_of_streams(transport: str, loop: str, url: str) -> None:
+def test_a_crowd_of_streams(transport: str, loop: str, url: str, row: Row) -> None:
     """Many streams at a time, all cancelled at once, and once more: all runs stop, and the process grows no further."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     count = min(HERE["streams"], most - 100)
@@ -144,7 +143,8 @@ def test_a_crowd_of_streams(transport: str, loop: str, url: str) -> None:
     first, second = rounds = [Round(**each) for each in found["rounds"]]
     for number, each in enumerate(rounds, start=1):
         full, empty = (round(size / 2**20, 1) for size in (each.full, each.empty))
-        row(transport, loop, count, number, each.opening, each.leaving, each.stopping, f"{full} | {empty}")
+        times = (each.opening, each.leaving, each.stopping)
+        row(transport, loop, count, number, *times, full, empty)
         assert number * count == each.stopped
         assert each.stopping < HANGS
         assert found["before"] == each.left
@@ -317,9 +317,10 @@ async def kept(url: str, transport: Transport, cut: int, cutter: Cutter, limits:
     )
 
 
+@pytest.mark.table("cuts")
 @each_transport
 @pytest.mark.parametrize("kind", CUTS)
-async def test_nothing_received_is_lost(kind: str, transport: str) -> None:
+async def test_nothing_received_is_lost(kind: str, transport: str, anyio_backend_name: str, row: Row) -> None:
     """Wherever and however a stream is cut, `.partial` is what the server had sent, within its bounds.
 
     A reset takes from the kernel what the client has not yet read, so after one at once it is the beginning of that.
@@ -341,7 +342,7 @@ async def test_nothing_received_is_lost(kind: str, transport: str) -> None:
             for cut in wanted:
                 group.start_soon(play, server.url, cut)
         await inner.aclose()
-    row(kind, transport, len(found))
+    row(kind, transport, anyio_backend_name, len(found))
     if kind == "RST at once":
         for cut, seen in found.items():
             beginnings = [promised(wanted[cut][:count], limits[cut]) for count in range(len(wanted[cut]) + 1)]

@@ -3,14 +3,13 @@
 Rule 1: every run goes through a line of its own (`cuts.py`), with everything about the client as it is by default but
     its clocks; every moment has its turn, and how exactly it is cut is drawn by lot.
 Rule 2: the lots are the same each time, but in a soak; what went wrong is shown with its cut, which is all there is.
-Rule 3: a test prints its rows of a table in docs/soak.md.
+Rule 3: a test adds its rows to a table of docs/soak.md.
 """
 
 from __future__ import annotations
 
 import collections
 import random
-import sys
 import time
 import uuid
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .harness import RemoteServer
+
+    Row = Callable[..., None]
 
 pytestmark = pytest.mark.anyio
 
@@ -132,20 +133,21 @@ def check(fired: list[Shot], *outcomes: Outcome) -> None:
     assert not wrong, "\n".join(map(repr, wrong))
 
 
-def rows(fired: list[Shot], loop: str) -> None:
-    """Rows of a table in docs/soak.md."""
+def rows(row: Row, fired: list[Shot], loop: str) -> None:
+    """Add what became of them to the table, a row for each moment."""
     for moment in dict.fromkeys(shot.moment for shot in fired):
         those = [shot for shot in fired if shot.moment == moment]
         outcomes = collections.Counter(shot.outcome for shot in those)
         cells = (*(outcomes[outcome] for outcome in Outcome), sum(shot.recovered for shot in those))
         counted = (len(those), *cells, sum(shot.ran for shot in those), max(shot.ran for shot in those))
-        sys.stdout.write(f"| {moment} | {loop} | {' | '.join(map(str, counted))} |\n")
+        row(moment, loop, *counted)
 
 
 # ---------------------------------------------------------------------------------------------------------------- Runs
 
 
-async def test_runs_that_are_cut(newest: RemoteServer, anyio_backend_name: str) -> None:
+@pytest.mark.table("real cuts")
+async def test_runs_that_are_cut(newest: RemoteServer, anyio_backend_name: str, row: Row) -> None:
     """No agent runs twice, none that the client says has not run has, and an answer is the answer."""
 
     async def fire(shot: Shot) -> None:
@@ -170,7 +172,7 @@ async def test_runs_that_are_cut(newest: RemoteServer, anyio_backend_name: str) 
     fired = shots(MOMENTS, anyio_backend_name, kinds=("tagged", "paced"), length=25)
     await all_of(fired, newest, fire)
 
-    rows(fired, anyio_backend_name)
+    rows(row, fired, anyio_backend_name)
     check(fired)
     assert {*Outcome} - {Outcome.UNKNOWN} <= {shot.outcome for shot in fired}
     assert any(shot.recovered for shot in fired)
@@ -218,7 +220,8 @@ DETACHED: Final[dict[str, Callable[[Lot], tuple[Cut, ...]]]] = {
 }
 
 
-async def test_detached_runs_that_are_cut(newest: RemoteServer, anyio_backend_name: str) -> None:
+@pytest.mark.table("detached")
+async def test_detached_runs_that_are_cut(newest: RemoteServer, anyio_backend_name: str, row: Row) -> None:
     """Whoever comes back to a detached run gets its answer, and no message twice, however often the line is cut."""
 
     async def fire(shot: Shot) -> None:
@@ -239,6 +242,6 @@ async def test_detached_runs_that_are_cut(newest: RemoteServer, anyio_backend_na
     fired = shots(DETACHED, anyio_backend_name, kinds=("paced",), length=40)
     await all_of(fired, newest, fire)
 
-    rows(fired, anyio_backend_name)
+    rows(row, fired, anyio_backend_name)
     check(fired, Outcome.COMPLETED)
     assert any(shot.recovered for shot in fired)
