@@ -187,6 +187,27 @@ print("oxygent-client", oxygent_client.__version__, "imports with its own depend
 """
 
 
+EXTRAS = {
+    # extra: the module that it is for
+    "aiohttp": "oxygent_client.transports.aiohttp",
+    "cli": "oxygent_client.cli",
+    "httpx2": "oxygent_client.transports.httpx2",
+    "otel": "oxygent_client.telemetry.otel",
+    "oxygent": "oxygent_client.integrations.oxygent",
+    "pytest": "oxygent_client.pytest_plugin",
+}
+
+
+def alone(session: nox.Session) -> None:
+    """The wheel with this one extra: it brings all that its module imports."""
+    session.install(f"oxygent-client[{session.name}] @ {built_wheel(session.cache_dir).as_uri()}")
+    session.run("python", "-c", f"import {EXTRAS[session.name]}", env={"PYTHONPATH": ""})
+
+
+for extra in EXTRAS:
+    nox.session(name=extra, default=False)(alone)
+
+
 @nox.session(default=False)
 def lowest(session: nox.Session) -> None:
     """The quick tests on the lower bounds of the dependencies."""
