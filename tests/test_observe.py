@@ -375,6 +375,7 @@ async def test_a_broken_observer(caplog: pytest.LogCaptureFixture) -> None:
     assert before.names == after.names
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert ["Broken raised RuntimeError; the run goes on"] * 2 == said
+    assert all(hasattr(record, name) for record in caplog.records for name in ("event", "trace_id", "node_id"))
     assert "SECRET" not in caplog.text
 
 

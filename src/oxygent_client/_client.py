@@ -91,7 +91,7 @@ class Client(Hooks):
         self.desc = self.desc or remote.description
 
     async def check_alive(self) -> bool:
-        """True if an OxyGent server answers at `server_url`.
+        """True if an OxyGent server answers at `server_url`; False if it says itself that it is not alive.
 
         Raises:
             OxyError: none does; the class says why.

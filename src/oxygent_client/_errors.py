@@ -223,7 +223,7 @@ class ConnectionLostError(OxyError, ConnectionError):
 
 
 class OxyTimeoutError(OxyError, TimeoutError):
-    """A clock ran out; the class says which. The connection is closed, which makes the remote stop."""
+    """A clock ran out; the class says which. The connection is closed, which makes the remote stop, unless detached."""
 
 
 class ConnectTimeoutError(OxyTimeoutError, ConnectError):
@@ -242,7 +242,7 @@ class IdleTimeoutError(OxyTimeoutError):
 
 
 class DeadlineExceededError(OxyTimeoutError):
-    """The whole call took longer than `Timeouts.total`."""
+    """The whole call took longer than `Timeouts.total`, or a question to the server longer than the 30 s it has."""
 
 
 # --- HTTP status ------------------------------------------------------------------------------------------------------
@@ -274,13 +274,13 @@ class RedirectError(StatusError):
 
 
 class AuthenticationError(StatusError):
-    """401: the server does not accept the credentials, or wants some."""
+    """401: the server does not accept the credentials, or wants some. Give `auth=`, or another token."""
 
     default_outcome = Outcome.REJECTED
 
 
 class PermissionDeniedError(StatusError):
-    """403: the server knows who asks, and refuses."""
+    """403: the server knows who asks, and refuses. Trying again will not help."""
 
     default_outcome = Outcome.REJECTED
 
@@ -327,7 +327,7 @@ class EnvelopeError(RemoteProtocolError):
 
 
 class MalformedResponseError(RemoteProtocolError):
-    """A response that should be JSON of a known shape is not."""
+    """A response that should be JSON of a known shape is not; where the agent is `strict`, so is an invalid message."""
 
 
 class TooLargeError(RemoteProtocolError):

@@ -120,7 +120,7 @@ class Hooks(RemoteAgent):
     progress_told: ProgressCallback | None
     """What `set_progress_callback` set."""
     transport: Transport | None
-    """What moves the bytes; never closed by the agent."""
+    """What moves the bytes; never closed by the agent. None: an `HTTPXTransport` of the agent's own."""
     router: EventRouter
     """What becomes of each type of event."""
     auth: Policy | None
@@ -147,12 +147,15 @@ class Hooks(RemoteAgent):
     observers: Collection[Observer]
     """Who is told of each run as it goes, beside `stats()`."""
     timeouts: Timeouts
-    """The clocks."""
+    """The clocks, in seconds."""
     limits: Limits
     """How much of the remote's data is taken in."""
 
     def set_progress_callback(self, callback: ProgressCallback | None) -> None:
-        """Have `async callback(text)` told of the beginning, each tool call and its end, and the end of each run."""
+        """Have `async callback(text)` told of each run's beginning, its forwarded calls, their ends, and its good end.
+
+        None tells nobody.
+        """
         self.progress_told = callback
 
     def _make_transport(self) -> Transport:
@@ -160,7 +163,11 @@ class Hooks(RemoteAgent):
         return HTTPXTransport(connect=self.timeouts.connect)
 
     def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
-        """The payload of a request. Override it to send something else; what the protocol needs is set after it."""
+        """The payload of a request. Override it to send something else; what the protocol needs is set after it.
+
+        Raises:
+            PayloadError: an argument has the name of a protocol field.
+        """
         return build_payload(
             oxy_request,
             name=self.name,
@@ -178,10 +185,10 @@ class Hooks(RemoteAgent):
         return {**{name: value for name, value in inbound.items() if name.lower() in allowed}, **self.headers}
 
     async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
-        """Called with each `tool_call` message."""
+        """Called with each `tool_call` message (`{"type": ..., "content": {...}}`), that of the run's root too."""
 
     async def handle_observation_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
-        """Called with each `observation` message."""
+        """Called with each `observation` message, as `handle_tool_call_event` with calls."""
 
     async def _process_custom_event(self, event_data: Any, oxy_request: OxyRequest) -> None:
         """Called with each message that is no answer, tool call or observation: any JSON, or a text."""

@@ -272,7 +272,8 @@ class OxyRequest:
     Only `arguments` is needed; whatever is left empty is filled in on a clone when the request is executed, and the
     request itself is never changed by it.
 
-    Source of the fields: oxygent 1.1.3, with `is_load_data_for_restart` of 1.0.8 and 1.0.13.
+    Source of the fields: oxygent 1.1.3, with `is_load_data_for_restart` of 1.0.8 and 1.0.13. One without a word of its
+    own here means what it means there.
     """
 
     request_id: str = ""

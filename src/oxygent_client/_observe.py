@@ -8,18 +8,16 @@ Rule 3: what nobody asks for costs no more than adding integers: bytes and event
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 import attrs
 
+from oxygent_client._log import tell
 from oxygent_client._models import Event, Observation, ToolCall
 from oxygent_client._transport import Context, HTTPRequest
 
 __all__ = ["UNLOGGED", "Happening", "Observed", "Observer", "Propagator"]
-
-logger: Final = logging.getLogger("oxygent_client")
 
 UNLOGGED: Final[Mapping[str, str]] = {
     "begun": "the block is entered; `request` (an `OxyRequest`), `server_url` (as it may be shown)",
@@ -127,7 +125,7 @@ class Observed:
                     added = {name.lower(): value for name, value in offered(self).items()}
                     signed = attrs.evolve(signed, headers={**signed.headers, **added})
                 except Exception as error:  # noqa: BLE001  (rule 1)
-                    self._complain(observer, error)
+                    self._complain(observer, error, request.context)
         return signed
 
     def _tell(self, observers: Iterable[Observer], happening: Happening) -> None:
@@ -135,10 +133,11 @@ class Observed:
             try:
                 observer.note(happening)
             except Exception as error:  # noqa: BLE001  (rule 1)
-                self._complain(observer, error)
+                self._complain(observer, error, happening.context)
 
-    def _complain(self, observer: Observer, error: Exception) -> None:
+    def _complain(self, observer: Observer, error: Exception, context: Context) -> None:
         """Log what `observer` raised, the first time: only its class, since its text may hold anything."""
         if not self._has_complained:
             self._has_complained = True
-            logger.warning("%s raised %s; the run goes on", type(observer).__name__, type(error).__name__)
+            alone = attrs.evolve(context, observed=None)  # no observer hears of another's fault
+            tell("odd", alone, "%s raised %s; the run goes on", type(observer).__name__, type(error).__name__)

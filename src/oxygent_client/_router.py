@@ -49,6 +49,7 @@ class Drop:
     """The message goes no further; the caller has its own word for it."""
 
     reason: str
+    """For a person to read."""
 
 
 Action = Answered | Forward | Drop
@@ -102,10 +103,11 @@ ROUTES: Final[Mapping[str | None, Route]] = MappingProxyType(
 
 
 class EventRouter:
-    """A dispatch table from message type to route.
+    """A dispatch table from message type to route: `f(event, link)`, which gives `Answered`, `Forward` or `Drop`.
 
-    `EventRouter({"metrics": drop})` adds a line, or replaces one, of the documented table. Two routers are never joined
-    by inheritance: a router is its table.
+    `EventRouter({"metrics": drop})` adds a line, or replaces one, of the documented table; None is the line of every
+    type that has none. What a route raises ends the run with a `HandlerError`. Two routers are never joined by
+    inheritance: a router is its table.
     """
 
     def __init__(self, routes: Mapping[Name, Route] | None = None) -> None:

@@ -50,11 +50,12 @@ class Timeouts:
     """
 
     connect: float | None = attrs.field(default=10.0, validator=_positive_or_off)
-    """To have a connection, TLS included. Kept by the transport."""
+    """To have a connection, TLS included. For the agent's own transport: one that you give has its own `connect`."""
     silence: float | None = attrs.field(default=45.0, validator=_positive_or_off)
     """Without one byte; counts once a first heartbeat was seen (real servers send one every 15 s)."""
     idle: float | None = attrs.field(default=600.0, validator=_positive_or_off)
-    """Without one event. Heartbeats do not count: a server whose task has died sends them for ever."""
+    """Without one event. Heartbeats do not count: a server whose task has died sends them for ever. A run of which the
+    server's record says that it is at work is waited for on, up to `total`."""
     total: float | None = attrs.field(default=3600.0, validator=_positive_or_off)
     """For everything: discovery, a token, connection, retries, the stream to its last event."""
     lookup: float | None = attrs.field(default=0.75, validator=_positive_or_off)

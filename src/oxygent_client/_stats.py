@@ -77,7 +77,9 @@ class Stats:
     headers: Quantiles
     """Time to the headers of the stream. All times are since the block was entered: retries count."""
     first_byte: Quantiles
+    """Time to the first byte of the stream."""
     first_event: Quantiles
+    """Time to its first event."""
     end: Quantiles
     """Time to the end, of successes and failures."""
     bytes: int

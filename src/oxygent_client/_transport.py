@@ -74,8 +74,12 @@ class Context:
     """What wrappers of a transport may decide by. None of it is on the wire."""
 
     purpose: Purpose = "run"
+    """What it is for: `run` asks for a run, `attach` listens to a detached one, `discover` only looks something up,
+    `feedback` gives a run or the server something, `health` asks whether the server is there."""
     trace_id: str = ""
+    """What the caller calls the run; empty where there is none."""
     group_id: str = ""
+    """What the caller calls the conversation."""
     deadline: float | None = None
     """When the whole call must be over, by the event loop's clock (`anyio.current_time()`); None: never."""
     remote_trace_id: str = ""
@@ -97,14 +101,21 @@ class Context:
 
 @attrs.frozen
 class HTTPRequest:
-    """One HTTP request, before it is sent."""
+    """One HTTP request, before it is sent.
+
+    Raises:
+        ConfigurationError: a header or the path holds what HTTP does not allow there.
+    """
 
     method: str
     base_url: str
+    """The server's own URL; empty where a `Cluster` is to choose the server."""
     path: str = attrs.field(validator=_plain)
+    """Below the base URL; a query may stand behind it."""
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str], converter=_frozen)
     body: bytes = attrs.field(default=b"", repr=False)
     context: Context = attrs.field(factory=Context, kw_only=True)
+    """What is known about it; not sent."""
 
     @property
     def url(self) -> str:

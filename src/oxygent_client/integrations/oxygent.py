@@ -233,7 +233,7 @@ class SSEOxyGent(RemoteAgent):
                 await inside.init()
         except (OxyError, TimeoutError) as error:
             reason = str(error) or f"no answer within {self.start_seconds:g} s"
-            logger.warning("%s: nothing is known of the remote: %s", self.name, reason)
+            self._warn(f"nothing is known of the remote: {reason}")
             self._is_found = not (isinstance(error, OxyError) and error.outcome is Outcome.NOT_SENT)
             return False
         self._is_found = True
@@ -283,9 +283,14 @@ class SSEOxyGent(RemoteAgent):
         """What `_execute` does unless a subclass replaces it."""
         return await SSEOxyGent._execute(self, oxy_request)
 
+    def _warn(self, text: str, trace_id: str = "", cause: BaseException | None = None) -> None:
+        """Log `text`, with the attributes that all records of this logger have."""
+        about = {"event": "odd", "trace_id": trace_id, "node_id": ""}
+        logger.warning("%s: %s", self.name, text, exc_info=cause, extra=about)
+
     def _failed(self, error: OxyError, trace_id: str, cause: BaseException | None = None) -> schemas.OxyResponse:
         """The framework's response for `error`."""
         if cause is None and isinstance(error, HandlerError):
             cause = error.__cause__
-        logger.warning("%s: %s", self.name, error, exc_info=cause)  # only the user's own faults have a traceback
+        self._warn(str(error), trace_id, cause)  # only the user's own faults have a traceback
         return _response(OxyResponse.failed(error, trace_id))

@@ -405,7 +405,11 @@ class ToyRemote:
 
     The first word of the query chooses the script, `default` where none has that name. An agent below the master that
     is called by name does what it does in the default script. `pace` multiplies every pause (0 waits for nothing),
-    `heartbeat` is the seconds between two pings and is not paced. Without `records` there is no `/view`.
+    `heartbeat` is the seconds between two pings and is not paced. Without `records` there is no `/view`. `dialect` is
+    the release that it speaks as, `1.1.3` or `1.0.8`.
+
+    `runs` is what it was asked, in order: each has `query`, `callee`, `payload`, `headers`, the `messages` that were
+    sent, and its `state`: `started`, `finished`, `cancelled`, `detached`. `files` is what was uploaded, by its name.
     """
 
     dialect: str = field(default="1.1.3", kw_only=True, validator=in_(DIALECTS))

@@ -50,7 +50,10 @@ class Pause:
 
 @frozen
 class Say:
-    """Whatever an agent may hand to `send_message`: an object, a text, a number, null; with a framing of its own."""
+    """Whatever an agent may hand to `send_message`: an object, a text, a number, null; with a framing of its own.
+
+    `retry` is milliseconds, as on the wire.
+    """
 
     message: Any
     event: str = "message"
@@ -79,7 +82,7 @@ def _steps(steps: Iterable[Step]) -> tuple[Step, ...]:
 
 @frozen
 class Call:
-    """A call of an agent or tool: tool_call, the steps it takes, observation."""
+    """A call of an agent or tool: tool_call, the steps it takes, observation. Of a `lost` one no observation comes."""
 
     callee: str
     steps: tuple[Step, ...] = field(default=(), converter=_steps)

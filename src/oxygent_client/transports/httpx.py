@@ -26,7 +26,8 @@ class HTTPXTransport(HTTPXFamily[httpx.AsyncClient]):
 
     Args:
         client: a client of your own, with its proxies, certificates and limits; it is used as it is and never closed.
-        verify: False, or a context, in the place of the system's trust. A context brings a client's certificate, too.
+        verify: False, or a context, in the place of httpx's own trust, which is certifi's bundle or `SSL_CERT_FILE`. A
+            context brings a client's certificate, too.
         proxy: the URL of a proxy; None takes those of the environment.
         connect: seconds to have a connection; None waits as long as the run's `total` does.
         trust_env: False leaves the environment's proxies and certificates out.
