@@ -27,7 +27,7 @@ from tests.conftest import ROOT, SIZE
 from tests.servers import closed_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
     import anyio.abc
@@ -45,8 +45,6 @@ TENDED: Final = ((0, 1), (2, 3), (4,))
 STRATEGIES: Final[tuple[Strategy, Strategy]] = ("round_robin", "least_in_flight")
 """Of even and of odd seeds."""
 CALLERS: Final = 12
-AT_A_TIME: Final = 20
-"""Calls that are spread."""
 DEADLY: Final = (signal.SIGKILL, signal.SIGTERM)
 HEALTH: Final = Health(failures=2, base=0.05, cap=0.2, slow_start=0)
 
@@ -107,12 +105,6 @@ async def call(agent: SSEOxyGent, nonce: str) -> str:
     return "answer"
 
 
-async def quick(agent: SSEOxyGent, numbers: Iterator[int]) -> None:
-    """Make calls, one after the other, as long as there are numbers for them."""
-    for number in numbers:
-        assert await call(agent, f"quick-{number}") == "answer"
-
-
 def written(five: list[Process]) -> collections.Counter[str]:
     """How often each run was begun, at whatever replica."""
     return collections.Counter(line for each in five for line in each.log.read_text().split())
@@ -167,10 +159,8 @@ async def test_a_storm(seed: int, tmp_path: Path, anyio_backend_name: str, row: 
             while not all(each.usable for each in await cluster.status()):  # noqa: ASYNC110  (time alone does it)
                 await anyio.sleep(0.02)
         before = [len(each.log.read_text().split()) for each in five]
-        numbers = iter(range(SPREAD))
-        async with anyio.create_task_group() as tasks:
-            for _ in range(AT_A_TIME):
-                tasks.start_soon(quick, agent, numbers)
+        for number in range(SPREAD):
+            assert await call(agent, f"quick-{number}") == "answer"
         shares = [len(each.log.read_text().split()) - was for each, was in zip(five, before, strict=True)]
         died = (deaths[how.name] for how in DEADLY)
         ends = (outcomes[end] for end in ("answer", errors.Outcome.STARTED, errors.Outcome.UNKNOWN))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -339,6 +339,25 @@ async def test_an_unknown_callee_is_not_begun() -> None:
     assert (5, NOT_SENT) == (anyio.current_time() - start, caught.value.outcome)
 
 
+async def test_a_start_that_never_left() -> None:
+    """Called off before anything was sent, it has left nothing at the server: its id is as good as new."""
+
+    async def forever() -> str:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    trace_id, waits = new_id(), Reply(before=Pause(60))
+    unsent = SSEOxyGent(server_url=URL, transport=FakeTransport({}), auth=BearerAuth(provider=forever))
+    agent = SSEOxyGent(server_url=URL, transport=FakeTransport({"/async/chat": [OK, waits, OK]}))
+    with anyio.move_on_after(1):
+        await unsent.start("hi", trace_id=trace_id)
+    assert trace_id == (await agent.start("hi", trace_id=trace_id)).remote_trace_id
+    other = new_id()
+    with anyio.move_on_after(1):
+        await agent.start("hi", trace_id=other)
+    assert other != (await agent.start("hi", trace_id=other)).remote_trace_id
+
+
 # ------------------------------------------------------------------------------------------------ Attach, to a script
 
 
@@ -353,8 +372,8 @@ class Timed:
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
         """As `Transport.exchange`. Reading that is cancelled is over, as it is with httpx."""
         self.times.append((request.path.partition("?")[0], anyio.current_time()))
-        async with self.inner.exchange(request) as response:
-            yield HTTPResponse(response.status, response.headers, _brittle(response.chunks), response.request)
+        async with self.inner.exchange(request) as response, aclosing(_brittle(response.chunks)) as chunks:
+            yield HTTPResponse(response.status, response.headers, chunks, response.request)
 
     async def aclose(self) -> None:
         """As `Transport.aclose`."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import anyio
 import pytest
 
 from oxygent_client import Outcome, OxyRequest, Retry, SSEOxyGent, Timeouts, errors
 from oxygent_client._ids import new_id
-from oxygent_client.policies import Redirect
+from oxygent_client.policies import Kind, Redirect, Wrapper
 from oxygent_client.testing import FakeTransport, Pause, Reply, answer, close, message, progress
 from tests.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Sequence
+
+    from oxygent_client import HTTPRequest, HTTPResponse
 
 URL: Final = "https://remote.test"
 FINE: Final = Reply([answer(42), close()])
@@ -29,8 +32,9 @@ CASES: Final[dict[str, tuple[Any, Outcome, int, bool, list[Reply]]]] = {
     "lost": (42, Outcome.COMPLETED, 2, True, [LOST, FINE]),
     "lost twice": (42, Outcome.COMPLETED, 3, True, [LOST, BAD, FINE]),
     "lost for good": (errors.ConnectionLostError, Outcome.UNKNOWN, 3, True, [LOST] * 5),
-    "lost, then refused": (errors.ConnectError, Outcome.UNKNOWN, 4, True, [LOST, *[REFUSED] * 9]),
-    "lost, then busy": (errors.RateLimitedError, Outcome.UNKNOWN, 4, True, [LOST, *[BUSY] * 9]),
+    "lost, then refused": (errors.ConnectError, Outcome.UNKNOWN, 3, True, [LOST, *[REFUSED] * 9]),
+    "lost, then busy": (errors.RateLimitedError, Outcome.UNKNOWN, 3, True, [LOST, *[BUSY] * 9]),
+    "refused, then lost for good": (errors.ConnectionLostError, Outcome.UNKNOWN, 3, True, [REFUSED, *[LOST] * 9]),
     "refused, then lost": (42, Outcome.COMPLETED, 3, True, [REFUSED, LOST, FINE]),
     "cut": (errors.IncompleteStreamError, Outcome.STARTED, 1, True, [CUT, FINE]),
     "a page": (errors.NotAnEventStreamError, Outcome.UNKNOWN, 1, True, [Reply([b"<html>"], headers={}), FINE]),
@@ -47,12 +51,13 @@ async def test_what_is_asked_for_again(name: str) -> None:
     agent = SSEOxyGent(server_url=URL, transport=transport)
     run = agent.stream("hi", trace_id=new_id(), idempotent=idempotent)
     got: Any
+    attempts = times
     try:
         async with run:
             got = (await run.final_response()).output
     except errors.OxyError as error:
-        got = type(error)
-    assert (expected, outcome, times) == (got, run.outcome, len(transport.payloads))
+        got, attempts = type(error), error.attempts
+    assert (expected, outcome, times, times) == (got, run.outcome, attempts, len(transport.payloads))
     assert len(transport.left) == len(transport.requests)
     ids = [payload["current_trace_id"] for payload in transport.payloads]
     lost = sum(reply in (LOST, BAD) for reply in replies[: times - 1])
@@ -82,6 +87,46 @@ async def test_repeats_are_paid_for() -> None:
         assert expected == len(transport.payloads)
 
 
+class GivesUp(Wrapper):
+    """A policy of somebody's own, which gives up on a run that the server has begun."""
+
+    kind: ClassVar[Kind] = "rate"
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As `Transport.exchange`."""
+        async with self.inner.exchange(request) as response:
+            if request.context.purpose == "run":
+                raise errors.ConnectionLostError("enough")
+            yield response
+
+
+async def test_what_the_record_has_shown_stays_known() -> None:
+    """A run that began, by its record, is no run that was not sent, though its repeat was refused."""
+    transport = FakeTransport({"/sse/chat": [FINE, *[REFUSED] * 9], "/view": view("n", None, state=2)})
+    request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id(), idempotent=True)
+    agent = SSEOxyGent(server_url=URL, transport=GivesUp(transport))
+    with pytest.raises(errors.ConnectError) as caught:
+        await agent.ask(request)
+    assert (Outcome.STARTED, False, 3) == (caught.value.outcome, caught.value.retryable, caught.value.attempts)
+
+
+async def test_a_repeat_that_is_never_ready() -> None:
+    """When the time is over while a repeat is prepared, the error is the clock's, not that of the attempt before."""
+
+    class Slow(SSEOxyGent):
+        def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
+            self.callee = "somebody"  # whom the next preparation asks the remote for
+            return super().prepare_payload(oxy_request)
+
+    late = Reply(before=Pause(float("inf")))
+    transport = FakeTransport({"/sse/chat": [BAD, FINE], "/get_organization": late})
+    agent = Slow(server_url=URL, transport=transport, retry=Retry(base=0.01), timeouts=Timeouts(total=5))
+    with pytest.raises(errors.DeadlineExceededError) as caught:
+        await agent.ask("hi", idempotent=True)
+    assert Outcome.UNKNOWN is caught.value.outcome
+
+
 @pytest.mark.parametrize(("expected", "first"), [(1, REFUSED), (1, BUSY), (2, CUT)])
 async def test_a_loop_of_your_own(expected: int, first: Reply) -> None:
     """A request that is executed again has its id at the remote, unless it may have run: then it gets another one."""
@@ -94,9 +139,9 @@ async def test_a_loop_of_your_own(expected: int, first: Reply) -> None:
     assert expected == len({payload["current_trace_id"] for payload in transport.payloads})
 
 
-def view(node_id: str, output: str) -> Reply:
-    """The record of a run that is done."""
-    node = {"node_id": node_id, "father_node_id": "", "call_stack": ["user"], "state": 3, "output": output}
+def view(node_id: str, output: str | None, *, state: int = 3) -> Reply:
+    """The record of a run: that it is done (3), or that it is at work (2)."""
+    node = {"node_id": node_id, "father_node_id": "", "call_stack": ["user"], "state": state, "output": output}
     return Reply.json({"code": 200, "message": "SUCCESS", "data": {"nodes": [node], "trace_id": "t"}})
 
 

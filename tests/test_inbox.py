@@ -31,7 +31,7 @@ def read(inbox: Inbox, pieces: list[bytes]) -> Found:
             got.append(sse.data)
         if inbox.is_closed:
             return got, "closed"
-    return got, "done" if inbox.is_done else "open"
+    return got, "done" if inbox.holds_done else "open"
 
 
 ENDS: Final[list[tuple[Found, str]]] = [
@@ -87,7 +87,7 @@ def test_done_was_the_end() -> None:
     inbox = Inbox(Limits())
     assert ([], "done") == read(inbox, [DONE.encode()])
     inbox.end()
-    assert (False, []) == (inbox.is_done, inbox.take_rest())
+    assert (False, []) == (inbox.holds_done, inbox.take_rest())
 
 
 def test_too_large() -> None:

@@ -7,9 +7,11 @@ Rule 2: trace ids live as long as the process: a test that names one has a serve
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import math
 import re
+import weakref
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -1019,3 +1021,20 @@ async def test_error_events_do_not_end_a_run() -> None:
 def test_pauses_are_values() -> None:
     """What is called FOREVER here is what the fake transport takes it for."""
     assert Pause(math.inf) == FOREVER
+
+
+@pytest.mark.parametrize("is_left", [False, True])
+async def test_a_run_that_is_over_is_gone(is_left: bool) -> None:
+    """Nothing waits for the garbage collector: a run that ended, or that was left, holds no circle of objects."""
+    gc.disable()
+    try:
+        transport = FakeTransport.script(progress(1), answer("42"), close())
+        run = SSEOxyGent(server_url="http://remote.test", transport=transport).stream("hi")
+        watched = weakref.ref(run)
+        async with run:
+            if not is_left:
+                await run.final_response()
+        del run
+        assert watched() is None
+    finally:
+        gc.enable()

@@ -7,7 +7,7 @@ Rule 2: what is configured is read when it is used.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Unpack
@@ -19,7 +19,7 @@ from oxygent_client._connections import Connections
 from oxygent_client._delivery import Delivery
 from oxygent_client._detached import Attachment, RunHandle, begin, home
 from oxygent_client._discovery import DISCOVERY_SECONDS, Directory
-from oxygent_client._errors import ConfigurationError, Outcome, OxyError
+from oxygent_client._errors import ConfigurationError, OxyError
 from oxygent_client._hooks import Hooks
 from oxygent_client._kinds import TOKEN, check_kinds
 from oxygent_client._models import OxyRequest
@@ -31,15 +31,12 @@ from oxygent_client._run import Run
 from oxygent_client._stats import Keeper, Stats
 from oxygent_client._traces import TRACES
 from oxygent_client._transport import HTTPRequest, Transport, shown_url
-from oxygent_client._watched import Watched, Word
+from oxygent_client._watched import Watched
+from oxygent_client._word import Word
 from oxygent_client.cluster import Home, cluster_of, home_of
 from oxygent_client.policies import HTTPSOnly, Policies, Policy, Redirect
 
 __all__ = ["Client"]
-
-
-def _unheard(outcome: Outcome) -> None:
-    """What becomes of a request of which nobody asks."""
 
 
 class Client(Hooks):
@@ -60,10 +57,10 @@ class Client(Hooks):
         return server_url
 
     @asynccontextmanager
-    async def _lease(self, became: Callable[[Outcome], object] = _unheard) -> AsyncGenerator[Transport, None]:
+    async def _lease(self, word: Word | None = None) -> AsyncGenerator[Transport, None]:
         """A transport for one operation, with the agent's policies around it."""
         async with self._connections.lease(self.transport) as transport:
-            yield self._policies.over(Watched(transport, became), *self._in_force())
+            yield self._policies.over(Watched(transport, Word() if word is None else word), *self._in_force())
 
     def _in_force(self) -> list[Policy]:
         """The policies, in any order."""
@@ -151,18 +148,17 @@ class Client(Hooks):
         """
         request = self.prepared(asked(query, fields))
         trace_id = str(request.current_trace_id)
-        claim, ran = TRACES.claim(self.server_url, trace_id, request.node_id or ""), True
-        became = Word()
+        claim, became = TRACES.claim(self.server_url, trace_id, request.node_id or ""), Word()
         try:
             async with self._lease(became) as transport:
                 prepare = Preparation(self, self._directory, request, trace_id, self.server_url)
                 http, link = await begin(transport, prepare, claim.remote, became)
         except OxyError as error:
             error.trace_id, error.server_url = trace_id, error.server_url or shown_url(self.server_url)
-            ran = error.outcome not in (Outcome.NOT_SENT, Outcome.REJECTED)
+            became.know(error.outcome)
             raise
         finally:
-            TRACES.release(claim, ran=ran, closed=False)
+            TRACES.release(claim, ran=became.has_run, closed=False)
         home = home_of(self.transport, http.context.node_id)
         return RunHandle(
             server_url=http.base_url if home is None else home.base_url,

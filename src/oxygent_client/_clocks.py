@@ -52,8 +52,12 @@ class Clocks:
         """Seconds since the run began."""
         return anyio.current_time() - self._began
 
+    def heard(self) -> None:
+        """An event came."""
+        self.waited = 0.0
+
     def resume(self) -> float:
-        """The run waits, from now on; the time."""
+        """The run waits, from now on, until `count`; the time."""
         self.counted = anyio.current_time()
         return self.counted
 

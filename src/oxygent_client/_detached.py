@@ -25,8 +25,8 @@ from oxygent_client._prepare import Preparation, headers_of, question
 from oxygent_client._record import look_until
 from oxygent_client._router import Link
 from oxygent_client._transport import Context, HTTPRequest, Transport, check_url, shown_url
-from oxygent_client._watched import Word
 from oxygent_client._wire import PATHS, RUN_HEADERS
+from oxygent_client._word import Word
 
 __all__ = ["Attachment", "RunHandle", "begin", "home"]
 
@@ -155,7 +155,7 @@ async def begin(
         if error.outcome is not Outcome.UNKNOWN or patience is None or sent is None:
             raise
         record = await look_until(
-            lambda record: bool(record.nodes),
+            lambda record: record.has_begun,
             transport,
             question(agent, request, prepare.base_url),
             remote_trace_id,
@@ -163,6 +163,6 @@ async def begin(
             until=min(anyio.current_time() + patience, deadline),
             node_id=sent[0].context.node_id,
         )
-        if record is None or not record.nodes:
+        if record is None or not record.has_begun:
             raise
         return sent

@@ -13,7 +13,7 @@ Rule 5: a detached run is only listened to: whose connection breaks is attached 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import attrs
@@ -32,7 +32,7 @@ from oxygent_client._errors import (
 )
 from oxygent_client._ids import between
 from oxygent_client._inbox import Inbox
-from oxygent_client._inquiry import Inquiry, is_over, knows
+from oxygent_client._inquiry import Inquiry
 from oxygent_client._line import Line
 from oxygent_client._log import tell
 from oxygent_client._plan import Plan
@@ -42,7 +42,7 @@ from oxygent_client._seen import Seen
 from oxygent_client._sse import ServerSentEvent
 from oxygent_client._text import shown_text
 from oxygent_client._transport import Context, shown_url
-from oxygent_client._watched import Word
+from oxygent_client._word import Word
 
 __all__ = ["Feed"]
 
@@ -60,7 +60,7 @@ SOON: Final = 60.0
 than the reading itself. Heartbeats come more often, so without them alone a longer wait loses its connection."""
 
 
-@attrs.define(eq=False, kw_only=True)
+@attrs.define(eq=False, repr=False, kw_only=True)
 class Feed:
     """Reads one run: opens its line, waits for bytes, and gives its events one by one."""
 
@@ -92,11 +92,8 @@ class Feed:
         """
         self._asked = anyio.current_time()
         sent = await self.line.open()
-        self.observe("streaming", url=shown_url(sent.url))
-
-    def observe(self, event: str, **fields: Any) -> None:
-        """Tell the observers what happened, and after how many seconds."""
-        self.plan.observed.note(event, self.context, {**fields, "seconds": self.clocks.seconds})
+        said = {"url": shown_url(sent.url), "seconds": self.clocks.seconds}
+        self.plan.observed.note("streaming", self.context, said)
 
     async def next(self) -> ServerSentEvent | None:
         """The next event; None if the run has come to its end, by its stream or by its record.
@@ -189,7 +186,7 @@ class Feed:
         """Decode `piece`, which was waited for since then."""
         observed, clocks, inbox = self.plan.observed, self.clocks, self.inbox
         if not observed.bytes:
-            self.observe("first_byte")
+            observed.note("first_byte", self.context, {"seconds": clocks.seconds})
         observed.bytes += len(piece)
         observed.hold(observed.buffered + len(piece))
         came, beats = clocks.counted, inbox.heartbeats
@@ -197,8 +194,8 @@ class Feed:
             if self._is_silent:
                 self._is_silent = False
                 tell("first_event", self.context, "the first event came", seconds=clocks.seconds)
-            clocks.waited = 0.0
-            self.word.outcome = Outcome.STARTED
+            clocks.heard()
+            self.word.know(Outcome.STARTED)
         else:
             clocks.count()  # bytes that never pause: this is where the time goes
         if inbox.heartbeats - beats > 1 and came - since > HELD_SECONDS and not self.was_held_back:
@@ -222,7 +219,7 @@ class Feed:
         clocks, others = self.clocks, list[Patience]()
         if clocks.timeouts.silence is not None and self.inbox.heartbeats:
             others.append((clocks.timeouts.silence - silent, "silence"))
-        if self.inbox.is_done and self.seen.answer is not None:
+        if self.inbox.holds_done and self.seen.answer is not None:
             others.append((LEGACY_SILENCE - clocks.waited, "legacy"))
         if self.again is not None and self.again.check is not None and clocks.timeouts.lookup is not None:
             others.append((self.again.check - clocks.waited, "record"))
@@ -237,10 +234,10 @@ class Feed:
             return await self._reattach(again, "fell silent")
         if clock not in ASKING:
             raise clocks.ran_out(clock)
-        record = await self.inquiry.look(knows)
-        if record is not None and record.nodes:
-            self.word.outcome = Outcome.STARTED
-        if record is not None and is_over(record):
+        record = await self.inquiry.look(lambda record: record.has_begun)
+        if record is not None and record.has_begun:
+            self.word.know(Outcome.STARTED)
+        if record is not None and record.is_over:
             if clock == "record" and again is not None and not again.is_over(clocks.waited):
                 return True  # its last events may be on their way
             self.inquiry.settle(record)
@@ -248,9 +245,9 @@ class Feed:
         if again is not None:
             again.goes_on(clocks.waited, known=record is not None)
         if clock == "idle":
-            if record is None or not record.nodes:
+            if record is None or not record.has_begun:
                 raise self._unheard_of(record)
-            clocks.waited = 0.0  # it is at work, and quiet: `total` bounds that
+            clocks.heard()  # it is at work, and quiet: `total` bounds that
         return True
 
     def _unheard_of(self, record: RunRecord | None) -> OxyError:
@@ -266,7 +263,7 @@ class Feed:
 
     async def _broke(self, error: OxyError | None) -> bool:
         """The stream ended by `error`, or without one: False if that was the run's end, True if it was come back to."""
-        if self.inbox.is_done:
+        if self.inbox.holds_done:
             return False
         self.clocks.count()
         if self._gave_up:  # a library does not go on with a read that was called off: the connection is lost by that

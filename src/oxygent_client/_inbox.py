@@ -3,7 +3,7 @@
 Rule 1: pure: bytes in, events out, in their order. It waits for nothing.
 Rule 2: the end is `event: close`, whatever its data. What comes after it is not looked at.
 Rule 3: in a stream that names no event at all (servers of 1.0.8 and older) a bare `data: done` is the end too, unless
-    another event follows: then an agent said "done".
+    another event follows: then an agent said "done". How long that may take is `_feed`'s.
 Rule 4: what is too large ends the stream, after the events before it.
 """
 
@@ -45,7 +45,7 @@ class Inbox:
         """Whether the reader has come to the close event."""
 
     @property
-    def is_done(self) -> bool:
+    def holds_done(self) -> bool:
         """Whether all that came was handed out but a bare `done`: the end, or an agent's word."""
         return self._done is not None
 

@@ -30,27 +30,16 @@ from oxygent_client._log import tell
 from oxygent_client._models import OxyState
 from oxygent_client._plan import Plan
 from oxygent_client._record import RunRecord, look_until
-from oxygent_client._watched import Word
+from oxygent_client._word import Word
 
-__all__ = ["ENDED", "Inquiry", "is_over", "knows"]
+__all__ = ["Inquiry"]
 
 UNCLEAR: Final = (ConnectionLostError, RemoteProtocolError, ServerError, SilenceTimeoutError)
 """Errors after which the record may know more, but for those of:"""
 CLEAR: Final = (MalformedResponseError, TooLargeError)
-ENDED: Final = (OxyState.COMPLETED, OxyState.FAILED, OxyState.CANCELED)
 
 
-def is_over(record: RunRecord) -> bool:
-    """Whether it says that the run has ended."""
-    return record.state in ENDED
-
-
-def knows(record: RunRecord) -> bool:
-    """Whether it shows that the run began."""
-    return bool(record.nodes)
-
-
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Inquiry:
     """Asks for the record of one run."""
 
@@ -92,13 +81,13 @@ class Inquiry:
         unknown = Outcome.UNKNOWN in (self._word.outcome, error.outcome) or self._word.outcome is Outcome.STARTED
         if not unknown or not isinstance(error, UNCLEAR) or isinstance(error, CLEAR):
             return False
-        record = await self.look(is_over)
+        record = await self.look(lambda record: record.is_over)
         if record is None:
             return False
-        if not record.nodes:
+        if not record.has_begun:
             error.args = (f"{error}; the server has no record of the run",)
             return False
-        self._word.outcome = Outcome.STARTED
+        self._word.know(Outcome.STARTED)
         # A run whose stream was left is cancelled for that: the record says no more than `error` does.
         if record.state not in (OxyState.COMPLETED, OxyState.FAILED):
             return False
@@ -111,7 +100,7 @@ class Inquiry:
         Raises:
             RemoteAgentError: not well.
         """
-        self._word.outcome = Outcome.COMPLETED
+        self._word.know(Outcome.COMPLETED)
         if record.state is not OxyState.COMPLETED:
             raise self.failed(record.state, record.output) from error
         self.record = record

@@ -1,8 +1,8 @@
 """The connection over which a run is heard: how it is had, what is read of it, and how it is let go.
 
 Rule 1: what comes is a stream of events, or an error.
-Rule 2: leaving closes the connection at once, which makes the remote stop; closing takes CLOSE_SECONDS at the most, and
-    goes on when the caller is cancelled.
+Rule 2: leaving closes the connection at once, which makes the remote stop.
+Rule 3: closing takes CLOSE_SECONDS at the most, and goes on when the caller is cancelled.
 """
 
 from __future__ import annotations
@@ -67,7 +67,6 @@ class Line:
         """
         assert self.transport is not None
         assert self.request is not None
-        self.refusal = None
         response = await self._exchange.enter_async_context(self.transport.exchange(self.request))
         self.sent = response.request
         if response.status != 200 or not is_event_stream(response.headers.get("content-type", "")):
@@ -91,6 +90,7 @@ class Line:
 
     async def leave(self) -> None:
         """Let the connection go; the transport stays."""
+        self.refusal = None
         await self._leave(self._exchange, None)
 
     async def close(self, error: BaseException | None) -> None:

@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 import attrs
 
-from oxygent_client._errors import Outcome
 from oxygent_client._models import Event, OxyRequest
 from oxygent_client._observe import Observed
 from oxygent_client._router import Action, EventRouter, Link
 from oxygent_client._schema import Schema, Validator
 from oxygent_client._settings import Limits, Timeouts
 from oxygent_client._transport import HTTPRequest, Transport
+from oxygent_client._word import Word
 
 __all__ = ["Listener", "Plan"]
 
@@ -44,7 +44,7 @@ class Plan:
     trace_id: str
     """What the caller calls the run."""
     base_url: str
-    lease: Callable[[Callable[[Outcome], None]], AbstractAsyncContextManager[Transport]]
+    lease: Callable[[Word], AbstractAsyncContextManager[Transport]]
     """Lends a transport for the time of the run, which says what becomes of a request that departs."""
     prepare: Callable[[Transport, str, float], Awaitable[tuple[HTTPRequest, Link]]]
     """The request to send, and how the remote's names translate; from a transport, the run's id at the remote, and the

@@ -33,7 +33,7 @@ from oxygent_client._errors import (
 )
 from oxygent_client._feed import Feed
 from oxygent_client._inbox import Inbox
-from oxygent_client._inquiry import Inquiry, is_over
+from oxygent_client._inquiry import Inquiry
 from oxygent_client._line import Line
 from oxygent_client._log import tell
 from oxygent_client._models import Custom, Event, OxyResponse, OxyState, Partial
@@ -46,8 +46,8 @@ from oxygent_client._sse import ServerSentEvent
 from oxygent_client._text import shown_text
 from oxygent_client._traces import TRACES, Claim
 from oxygent_client._transport import Context, shown_url
-from oxygent_client._watched import Word
 from oxygent_client._wire import to_event
+from oxygent_client._word import Word
 from oxygent_client.policies._retry import retrying
 
 __all__ = ["Run"]
@@ -91,8 +91,9 @@ class Run:
             word=self._word,
             again=self._again,
         )
-        self._claim: Claim | None = None  # what the remote calls the run
-        self._released: Claim | None = None
+        self._remote_trace_id = ""
+        self._claim: Claim | None = None  # while it holds that id
+        self._attempts = 0
         self._response: OxyResponse | None = None
         self._error: BaseException | None = None
         self._opened = False
@@ -110,7 +111,7 @@ class Run:
     @property
     def remote_trace_id(self) -> str:
         """What the remote calls it: the same, unless that id was still in use there. Empty before the block."""
-        return self._claim.remote if self._claim is not None else ""
+        return self._remote_trace_id
 
     @property
     def outcome(self) -> Outcome:
@@ -183,65 +184,58 @@ class Run:
 
     async def _open(self) -> None:
         plan, line = self._plan, self._line
-        self._claim = self._claimed()
+        self._claim_id()
         with anyio.CancelScope(deadline=self._clocks.deadline):
-            transport = await line.borrow(plan.lease(self._departed))
-            attempt = 0
+            transport = await line.borrow(plan.lease(self._word))
             while True:
-                attempt += 1
-                http, line.link = await plan.prepare(transport, self.remote_trace_id, self._clocks.deadline)
-                line.request = plan.observed.mark(http)
+                http, line.link = await plan.prepare(transport, self._remote_trace_id, self._clocks.deadline)
+                context = attrs.evolve(http.context, attempt=self._attempts + 1)
+                line.request = plan.observed.mark(attrs.evolve(http, context=context))
                 try:
                     await self._feed.open()
                 except OxyError as error:
+                    self._attempts = error.attempts
                     if await self._inquiry.settles(error):
                         return
-                    if not await self._is_to_be_repeated(error, attempt):
+                    if (when := self._when_again(error)) is None:
                         raise
                 else:
                     return
+                await self._prepare_again(when)
         raise line.refusal or self._clocks.ran_out("total")
 
-    async def _is_to_be_repeated(self, error: OxyError, attempt: int) -> bool:
-        """Whether an idempotent run is asked for once more, though it may have run; waits until it is time to.
-
-        The run is another one then, so it gets an id of its own at the remote (`oxygent_client._traces`).
-        """
-        plan = self._plan
-        if plan.attached_to or not plan.request.idempotent:
-            return False
+    def _when_again(self, error: OxyError) -> float | None:
+        """When an idempotent run is asked for once more, though it may have run; None if it is not."""
+        if self._plan.attached_to or not self._plan.request.idempotent:
+            return None
         if not error.transient or error.outcome is not Outcome.UNKNOWN:  # a sure refusal was repeated by the policy
-            return False
+            return None
         policy = retrying(self._line.transport)
-        context = attrs.evolve(self._context, attempt=attempt, deadline=self._clocks.deadline)
-        until = policy.until(error, context) if policy is not None else None
-        if until is None:
-            return False
+        context = attrs.evolve(self._context, attempt=self._attempts, deadline=self._clocks.deadline)
+        return policy.until(error, context) if policy is not None else None
+
+    async def _prepare_again(self, when: float) -> None:
+        """The run is another one then, so it gets an id of its own at the remote (`oxygent_client._traces`)."""
         await self._line.leave()
         self._release()
-        await anyio.sleep_until(until)
-        self._claim = self._claimed()
-        return True
+        await anyio.sleep_until(when)
+        self._claim_id()
 
-    def _claimed(self) -> Claim:
-        """The run's id at the remote, which nobody else uses or reads while this run does."""
+    def _claim_id(self) -> None:
+        """Have an id at the remote which nobody else uses or reads while this run does."""
         plan = self._plan
-        if not plan.attached_to:
-            return TRACES.claim(plan.base_url, self.trace_id, plan.request.node_id or "")
-        if (held := TRACES.hold(plan.base_url, plan.attached_to)) is None:
+        if plan.attached_to:
+            self._claim = TRACES.hold(plan.base_url, plan.attached_to)
+        else:
+            self._claim = TRACES.claim(plan.base_url, self.trace_id, plan.request.node_id or "")
+        if self._claim is None:
             raise ConfigurationError("this run has a reader in this program already, and two would share its events")
-        return held
+        self._remote_trace_id = self._claim.remote
 
     def _release(self) -> None:
-        if self._claim is not None and self._claim is not self._released:
-            self._released = self._claim
-            ran = self.outcome not in (Outcome.NOT_SENT, Outcome.REJECTED)
-            TRACES.release(self._claim, ran=ran, closed=self._inbox.is_closed)
-
-    def _departed(self, outcome: Outcome) -> None:
-        """A request of this run departs, or came to nothing."""
-        if not self._plan.attached_to:
-            self._word(outcome)
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            TRACES.release(claim, ran=self._word.has_run, closed=self._inbox.is_closed)
 
     # --- the events ---
 
@@ -316,9 +310,9 @@ class Run:
 
     async def _finish(self) -> None:
         """The run has come to its end: let the connection go, and make the response."""
-        self._word.outcome = Outcome.COMPLETED
+        self._word.know(Outcome.COMPLETED)
         plan = self._plan
-        extra: dict[str, Any] = {"trace_id": self.trace_id, "remote_trace_id": self.remote_trace_id}
+        extra: dict[str, Any] = {"trace_id": self.trace_id, "remote_trace_id": self._remote_trace_id}
         if self._inquiry.record is None:
             await self._line.drain(self._clocks.deadline)
         output, is_recovered = await self._output()
@@ -348,7 +342,7 @@ class Run:
         # What was on its way when the connection of a detached run broke is lost, and the answer may be among it.
         is_lost = self._again is not None and answer is None and error is None
         if self._plan.confirm_state or is_lost:
-            record = await self._inquiry.look(is_over)
+            record = await self._inquiry.look(lambda record: record.is_over)
             if record is not None and record.state in (OxyState.FAILED, OxyState.CANCELED):
                 raise self._inquiry.failed(record.state, record.output if answer is None else answer.output)
         if answer is not None:
@@ -365,17 +359,17 @@ class Run:
         word, sent = self._word, self._line.sent
         rest = self._inbox.take_rest()
         if self._inbox.is_closed:
-            word.outcome = Outcome.COMPLETED
+            word.know(Outcome.COMPLETED)
         self._note_rest(rest)
         known = error if isinstance(error, OxyError) else IncompleteStreamError("the run was left before its end")
-        if word.outcome is Outcome.UNKNOWN and not word.is_last:
-            word.outcome = known.outcome
+        if word.outcome is Outcome.UNKNOWN:
+            word(known.outcome)
         known.outcome = word.outcome
-        known.attempts = max(known.attempts, sent.context.attempt if sent else 1)
+        known.attempts = max(known.attempts, self._attempts, sent.context.attempt if sent else 1)
         known.trace_id = self.trace_id
         known.server_url = known.server_url or shown_url(self._plan.base_url or (sent.base_url if sent else ""))
         known.partial = self.partial if self._line.chunks is not None else None
-        if word.outcome not in (Outcome.NOT_SENT, Outcome.REJECTED):
+        if word.has_run:
             self._plan.request.__dict__[ENDED_BADLY] = known
         try:
             await self._close(error)
@@ -394,7 +388,8 @@ class Run:
         """Tell the observers, once, that the run is over."""
         if not self._end_told:
             self._end_told = True
-            self._feed.observe("ended", end=end, error=error, response=self._response, outcome=str(self.outcome))
+            said = {"end": end, "error": error, "response": self._response, "outcome": str(self.outcome)}
+            self._plan.observed.note("ended", self._context, {**said, "seconds": self._clocks.seconds})
 
     async def _close(self, error: BaseException | None) -> None:
         if self._closed:

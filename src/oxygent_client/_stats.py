@@ -181,7 +181,7 @@ class Keeper:
         self._times[happening.event].add(happening.fields["seconds"])
 
     def _retry(self, happening: Happening) -> None:
-        self._retries += 1
+        self._retries += happening.context.purpose != "discover"  # the record of a run may be asked for again, too
 
     def _end(self, happening: Happening) -> None:
         run, end = happening.run, happening.fields["end"]

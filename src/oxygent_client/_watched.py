@@ -19,25 +19,9 @@ from oxygent_client._transport import HTTPRequest, HTTPResponse, Purpose, Transp
 from oxygent_client._wire import refusal
 from oxygent_client.cluster import cluster_of
 
-__all__ = ["Watched", "Word"]
+__all__ = ["Watched"]
 
 STREAMS: Final[tuple[Purpose, ...]] = ("run", "attach")
-
-
-class Word:
-    """What is known of a run that may be asked for several times: the last word, unless one before left it open."""
-
-    def __init__(self, outcome: Outcome = Outcome.NOT_SENT) -> None:
-        self.outcome = outcome
-        self.is_last = False
-        """Whether an attempt came to an end of which nobody knows; what a later one comes to does not change that."""
-
-    def __call__(self, outcome: Outcome) -> Outcome:
-        """Take in what a transport says, and give what is known."""
-        if not self.is_last:
-            self.is_last = self.outcome is outcome is Outcome.UNKNOWN
-            self.outcome = outcome
-        return self.outcome
 
 
 @attrs.frozen

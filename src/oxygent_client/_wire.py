@@ -343,6 +343,16 @@ class RunRecord:
     nodes: tuple[RunNode, ...]
     """Every call stored under the run's trace id, in the server's order."""
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the server knows of the run."""
+        return bool(self.nodes)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended, well or not."""
+        return self.state in (OxyState.COMPLETED, OxyState.FAILED, OxyState.CANCELED)
+
 
 STATES: Final[dict[int, OxyState]] = {state.value: state for state in OxyState}
 

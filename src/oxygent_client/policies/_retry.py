@@ -148,7 +148,7 @@ class RetryTransport(Wrapper):
 
     async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
         """The first response that is handed on; the stack holds its exchange."""
-        attempt = 0
+        attempt = request.context.attempt - 1  # of those before, if it was repeated before it came here
         while True:
             attempt += 1
             sent = attrs.evolve(request, context=attrs.evolve(request.context, attempt=attempt))

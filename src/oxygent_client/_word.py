@@ -1,0 +1,38 @@
+"""What is known of a run that may be asked for several times.
+
+Rule: what is known for sure stays known. A transport's word counts until an attempt has come to an end of which nobody
+    knows: what a later one comes to does not change that.
+"""
+
+from __future__ import annotations
+
+from oxygent_client._errors import Outcome
+
+__all__ = ["UNRUN", "Word"]
+
+UNRUN = (Outcome.NOT_SENT, Outcome.REJECTED)
+"""What is known of a run that never began."""
+
+
+class Word:
+    """The last word on a run; `Word(Outcome.STARTED)` is that of one which somebody began before."""
+
+    def __init__(self, outcome: Outcome = Outcome.NOT_SENT) -> None:
+        self.outcome = outcome
+        self.is_last = outcome is not Outcome.NOT_SENT
+        """Whether no transport's word changes it any more."""
+
+    @property
+    def has_run(self) -> bool:
+        """Whether the run began, or may have."""
+        return self.outcome not in UNRUN
+
+    def __call__(self, outcome: Outcome) -> None:
+        """Take in a transport's word: UNKNOWN when a request departs, and what that came to if it came to nothing."""
+        if not self.is_last:
+            self.is_last = self.outcome is outcome is Outcome.UNKNOWN
+            self.outcome = outcome
+
+    def know(self, outcome: Outcome) -> None:
+        """Take in what events, or the server's record, have shown."""
+        self.outcome, self.is_last = outcome, True
