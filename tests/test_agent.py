@@ -70,7 +70,6 @@ async def sent(request: OxyRequest | str = "hi", **options: Any) -> dict[str, An
 @pytest.mark.parametrize(
     "url",
     [
-        "",
         "remote.test",
         "ftp://remote.test",
         "http://",
@@ -88,6 +87,13 @@ def test_addresses_that_are_none(url: str) -> None:
         with pytest.raises(errors.ConfigurationError) as caught:
             cls(server_url=url)
         assert str(caught.value) == "server_url must be an http:// or https:// URL with a host"
+
+
+def test_no_address() -> None:
+    """Without an address the error says when there may be none."""
+    for cls in (SSEOxyGent, RemoteAgent):
+        with pytest.raises(errors.ConfigurationError, match=r"missing.*Cluster"):
+            cls(server_url="")
 
 
 def test_what_an_agent_is_made_of() -> None:

@@ -122,6 +122,8 @@ class RemoteAgent:
 
     def _checked(self, server_url: str) -> str:
         """`server_url`, if this agent can use it."""
+        if server_url == "":
+            raise ConfigurationError("server_url is missing; only with transport=Cluster([...]) there is none")
         return check_url(server_url)
 
     async def init(self) -> None:
