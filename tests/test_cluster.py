@@ -625,6 +625,7 @@ SLOW: Final = Reply((b"ok",), before=Pause(9))
 SLOWER: Final = Reply((b"ok",), before=Pause(99))
 LATE_FAULT: Final = attrs.evolve(status(500), before=Pause(4))
 LATE_BUSY: Final = attrs.evolve(status(429), before=Pause(4))
+LATE_REFUSAL: Final = attrs.evolve(status(403), before=Pause(4))
 
 HEDGED: Final[list[tuple[str, float, str, dict[str, Reply], dict[str, Any]]]] = [
     # how it ends, when, who is asked, what they do, the context
@@ -645,7 +646,14 @@ HEDGED: Final[list[tuple[str, float, str, dict[str, Reply], dict[str, Any]]]] = 
     ("200 b", 0, "ab", {"a": REFUSED, "b": OK}, {}),
     ("ConnectError", 0, "ab", {"a": REFUSED, "b": REFUSED}, {}),
     ("200 a", 9, "a", {"a": SLOW}, {}),
-    ("401 b", 2, "ab", {"a": SLOW, "b": status(401)}, {}),
+    # a refusal of one says nothing of the other, which may have begun
+    *(("200 a", 9, "ab", {"a": SLOW, "b": status(code)}, {}) for code in (204, 307, 401, 403, 404)),
+    ("200 b", 11, "ab", {"a": LATE_REFUSAL, "b": SLOW}, {}),
+    ("403 a", 4, "ab", {"a": LATE_REFUSAL, "b": REFUSED}, {}),
+    ("503 b", 4, "ab", {"a": LATE_REFUSAL, "b": status(503)}, {}),
+    ("500 a", 4, "ab", {"a": LATE_FAULT, "b": status(401)}, {}),
+    ("ConnectionLostError", 4, "ab", {"a": LATE_REFUSAL, "b": LOST}, {}),
+    ("ConnectionLostError", 4, "ab", {"a": attrs.evolve(BUSY, before=Pause(4)), "b": LOST}, {}),
     ("200 a", 9, "a", {"a": SLOW, "b": OK}, {"idempotent": False}),
 ]
 
@@ -669,6 +677,30 @@ async def test_hedging(end: str, seconds: float, asked: str, replies: dict[str, 
         assert seconds == anyio.current_time() - start
     assert asked == replicas.asked
     assert replicas.open == 0
+
+
+async def test_nobody_else_is_there_to_hedge(caplog: pytest.LogCaptureFixture) -> None:
+    """One replica alone is asked once, however early a second would be, and its error is the call's."""
+    replicas = Replicas(several=True, a=[REFUSED, LOST])
+    with caplog.at_level(logging.INFO, "oxygent_client"):
+        for error in ("ConnectError", "ConnectionLostError"):
+            assert error == await ended(cluster(replicas, hedge=Hedge(after=0)), run(idempotent=True))
+    assert "aa" == replicas.asked
+    assert [] == caplog.records
+
+
+async def test_a_hedge_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """The second attempt has a number of its own, and the log says which, and whose it is, without a secret."""
+    replicas = Replicas(several=True, a=SLOW)
+    secret = "https://user:s3cret@b.example?key=s3cret"
+    replicas.fakes[secret] = FakeTransport({"/sse/chat": OK})
+    hedged = cluster(replicas, hedge=Hedge(after=2))
+    with caplog.at_level(logging.INFO, "oxygent_client"):
+        async with hedged.exchange(run(idempotent=True, attempt=4)) as response:
+            assert 5 == response.request.context.attempt
+    (said,) = caplog.records
+    assert ("INFO", "hedge", 5, 2) == (said.levelname, *(vars(said)[name] for name in ("event", "attempt", "seconds")))
+    assert "nothing after 2.0 s; https://b.example is asked, too" == said.getMessage()
 
 
 async def test_a_hedged_call_is_cancelled() -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from oxygent_client import OxyRequest, RunHandle, SSEOxyGent, Timeouts, errors
 from oxygent_client._log import LEVELS
+from oxygent_client.cluster import Cluster, Hedge
 from oxygent_client.policies import BearerAuth, Retry, Token
 from oxygent_client.testing import FakeTransport, Pause, Reply, answer, close, heartbeat, message, pause, progress
 from tests.conftest import ROOT
@@ -166,6 +167,12 @@ ZOO: Final[dict[str, Case]] = {
         {"/async/trace": Reply((FOREVER,)), "/view": [RUNNING, DONE, DONE]},
         call=listen,
     ),
+    "two at a time": Case(
+        f"connect hedge {OPEN.removeprefix('connect ')} first_event closed",
+        {STREAM: [Reply(before=Pause(9)), GOOD]},
+        {"hedge": Hedge(after=2)},
+        call=lambda agent: agent.ask(request().clone_with(idempotent=True)),
+    ),
     "looked up": Case("detail", {"/view": ENVELOPE}, call=lambda agent: agent.lookup("mine")),
 }
 USUAL: Final = {*vars(logging.makeLogRecord({})), "message", "asctime"}
@@ -178,7 +185,12 @@ async def written(name: str, caplog: pytest.LogCaptureFixture) -> list[logging.L
     options: dict[str, Any] = {"retry": Retry(attempts=1), "headers": {"x-api-key": CANARY}, **given}
     if "auth" in options:
         del options["headers"]
-    agent = SSEOxyGent(server_url=URL, transport=FakeTransport(case.replies), **options)
+    fake = FakeTransport(case.replies)
+    if "hedge" in options:
+        there: dict[str, Any] = {"transport": Cluster([URL, f"{URL}2"], transport=fake, hedge=options.pop("hedge"))}
+    else:
+        there = {"server_url": URL, "transport": fake}
+    agent = SSEOxyGent(**there, **options)
     with caplog.at_level(logging.DEBUG, "oxygent_client"), contextlib.suppress(errors.OxyError):
         await (case.call or ask)(agent)
     return [record for record in caplog.records if record.name.startswith("oxygent_client")]

@@ -33,10 +33,12 @@ from opentelemetry.semconv.attributes import error_attributes, server_attributes
 from opentelemetry.trace import SpanKind, StatusCode, TraceFlags
 
 from oxygent_client import OxyRequest, Retry, SSEOxyGent, Timeouts, errors
+from oxygent_client.cluster import Cluster, Hedge
 from oxygent_client.telemetry import Observed, otel
 from oxygent_client.telemetry.otel import MOST_CALLS, OTelObserver
 from oxygent_client.testing import (
     FakeTransport,
+    Pause,
     Reply,
     ToyRemote,
     answer,
@@ -259,6 +261,18 @@ async def test_retries_are_events_of_the_span() -> None:
     )
     headers = [request.headers["traceparent"] for request in transport.requests]
     assert headers == [headers[0]] * 2
+
+
+async def test_a_second_replica_is_an_event_of_the_span() -> None:
+    """That a slow replica was not waited for alone is seen on the run's span."""
+    spans = Spans()
+    transport = FakeTransport({"/sse/chat": [Reply(before=Pause(60)), Reply((answer("42"), close()))]})
+    cluster = Cluster(["https://a.example", "https://b.example"], transport=transport, hedge=Hedge(after=2))
+    async with SSEOxyGent(transport=cluster, observers=[spans.observer]) as agent:
+        assert "42" == (await agent.ask("hi", idempotent=True)).output
+    (event,) = spans.run.events
+    attributes = {"oxygent.attempt": 2, "oxygent.seconds": 2}
+    assert ("hedge", attributes) == (event.name, dict(event.attributes or {}))
 
 
 # ----------------------------------------------------------------------------------------------------------- The calls

@@ -23,6 +23,7 @@ LEVELS: Final[Mapping[str, int]] = {
     "first_event": logging.DEBUG,  # after so many `seconds`
     "closed": logging.INFO,  # the run is over; `outcome`, `reason`, `seconds`, `bytes`, `events`
     "retry": logging.WARNING,  # a request is repeated; `attempt`, `seconds`, `reason`
+    "hedge": logging.INFO,  # the replica that was asked is slow, and another is asked, too; `attempt`, `seconds`
     "refused": logging.WARNING,  # it was answered with another status; `status`
     "reattach": logging.WARNING,  # a detached run's connection broke, and is made again; `seconds`
     "record": logging.DEBUG,  # the server's record of a run was asked; `state`

@@ -52,7 +52,6 @@ UNFINISHED: Final = (SilenceTimeoutError, IncompleteStreamError)
 LOOKING_UP: Final[tuple[Purpose, ...]] = ("discover", "health")
 RUNS: Final[tuple[Purpose, ...]] = ("run", "attach")
 BROKEN: Final = 500
-BUSY: Final = 429
 CHECK_BYTES: Final = 16 * 1024
 """How much of the answer to a check is read."""
 
@@ -316,7 +315,8 @@ class Cluster:
             elif self.hedge is not None and request.context.idempotent:
                 response = await self._first_of_two(stack, live, request, self.hedge)
             else:
-                response = await self._respond(stack, live, request, set())
+                tried: dict[str, int] = {}
+                response = await self._respond(stack, live, request, tried, self._next(live, request.context, tried))
             yield response
 
     async def aclose(self) -> None:
@@ -340,8 +340,8 @@ class Cluster:
         standings = {url: seat.standing for url, seat in live.seats.items()}
         return usable(standings, self.health, anyio.current_time())
 
-    def _next(self, live: _Live, context: Context, tried: set[str]) -> _Seat | None:
-        """Whom to ask now; None if nobody is left."""
+    def _next(self, live: _Live, context: Context, tried: dict[str, int]) -> _Seat | None:
+        """Whom to ask now; None if nobody is left. `tried` are those who were asked, with how many were before."""
         if len(tried) >= self.tries:
             return None
         now = anyio.current_time()
@@ -356,16 +356,17 @@ class Cluster:
         seat = live.seats[pick(self.strategy, candidates, key, live.memory, self.lot, again=again).url]
         live.picks += 1
         seat.last = live.picks
-        tried.add(seat.place.replica.url)
+        tried[seat.place.replica.url] = len(tried)
         return seat
 
-    async def _respond(self, stack: AsyncExitStack, live: _Live, request: HTTPRequest, tried: set[str]) -> HTTPResponse:
-        """The first response that is handed on; the stack holds its exchange."""
-        seat = self._next(live, request.context, tried)
+    async def _respond(
+        self, stack: AsyncExitStack, live: _Live, request: HTTPRequest, tried: dict[str, int], seat: _Seat | None
+    ) -> HTTPResponse:
+        """The first response that is handed on, from `seat` or another; the stack holds its exchange."""
         if seat is None:
             raise NoHealthyReplicaError("the cluster has no replica") from live.problem
         while True:
-            attempt = request.context.attempt + len(tried) - 1
+            attempt = request.context.attempt + tried[seat.place.replica.url]
             context = attrs.evolve(request.context, attempt=attempt)
             sent = attrs.evolve(request, base_url=seat.place.replica.url, context=context)
             error: OxyError
@@ -395,32 +396,37 @@ class Cluster:
         """The first response of two exchanges, of which the second begins late; the stack holds it, and no other."""
         # The task group ends in here. An exchange may be left in another task than it was entered in, since no
         # transport leaves a cancel scope or a task group open between the two.
-        tried: set[str] = set()
+        tried: dict[str, int] = {}
         answers: list[tuple[AsyncExitStack, HTTPResponse]] = []
         errors: list[Exception] = []
         over = anyio.Event()
 
-        async def ask(own: AsyncExitStack) -> None:
+        async def ask(own: AsyncExitStack, seat: _Seat | None) -> None:
             try:
-                response = await self._respond(own, live, request, tried)
+                response = await self._respond(own, live, request, tried, seat)
             except Exception as error:  # noqa: BLE001  (out of the task group it would come in a group)
                 errors.append(error)
             else:
                 answers.append((own, response))
-                if not _refuses(response):
+                if response.status == 200:
                     tasks.cancel_scope.cancel()
             over.set()
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(ask, await stack.enter_async_context(AsyncExitStack()))
+            first = self._next(live, request.context, tried)
+            tasks.start_soon(ask, await stack.enter_async_context(AsyncExitStack()), first)
             with anyio.move_on_after(hedge.after):
                 await over.wait()
-            if not over.is_set() and len(tried) < min(self.tries, len(live.seats)):
-                tasks.start_soon(ask, await stack.enter_async_context(AsyncExitStack()))
+            second = None if over.is_set() else self._next(live, request.context, tried)
+            if second is not None:
+                there, attempt = second.place.replica.url, request.context.attempt + tried[second.place.replica.url]
+                context, text = attrs.evolve(request.context, attempt=attempt), "nothing after %.1f s; %s is asked, too"
+                tell("hedge", context, text, hedge.after, shown_url(there), attempt=attempt, seconds=hedge.after)
+                tasks.start_soon(ask, await stack.enter_async_context(AsyncExitStack()), second)
         # Who hears that nothing ran can rely on it for both.
         unsure = [error for error in errors if isinstance(error, OxyError) and error.outcome is Outcome.UNKNOWN]
-        answers.sort(key=lambda answer: (_refuses(answer[1]), answer[1].status == BUSY))
-        heard = None if not answers or (unsure and answers[0][1].status == BUSY) else answers[0]
+        answers.sort(key=lambda answer: (answer[1].status != 200, _ran_nothing(answer[1])))
+        heard = None if not answers or (unsure and _ran_nothing(answers[0][1])) else answers[0]
         for answer in answers:
             if answer is not heard:
                 with suppress(OxyError):
@@ -515,9 +521,9 @@ def _shown(url: str) -> str:
     return shown_url(url).rstrip("/")
 
 
-def _refuses(response: HTTPResponse) -> bool:
-    """Whether the other of two that were asked might do better."""
-    return response.status >= BROKEN or response.status == BUSY
+def _ran_nothing(response: HTTPResponse) -> bool:
+    """Whether its status says for sure that no agent ran."""
+    return response.status != 200 and refusal(response.status, response.headers, b"").outcome is Outcome.REJECTED
 
 
 def _elsewhere(error: OxyError, context: Context) -> bool:

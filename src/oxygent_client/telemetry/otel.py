@@ -176,7 +176,7 @@ class OTelObserver:
         self._active.add(1, operation)
 
     def _mark(self, run: _Trace, happening: Happening) -> None:
-        """A moment of the run: another attempt, another attachment."""
+        """A moment of the run: another attempt, another attachment, a second replica."""
         run.span.add_event(happening.event, {f"oxygent.{name}": value for name, value in happening.fields.items()})
 
     def _arrive(self, run: _Trace, happening: Happening) -> None:
@@ -252,6 +252,7 @@ class OTelObserver:
     _ACTS: ClassVar[Mapping[str, Callable[[Any, _Trace, Happening], None]]] = {
         "retry": _mark,
         "reattach": _mark,
+        "hedge": _mark,
         "streaming": _arrive,
         "first_event": _time,
         "tool_call": _call,
