@@ -45,6 +45,8 @@ ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
         "the framework knows asyncio alone, and the client here is a plain one",
     ),
     "tests/interop/test_examples.py::test_the_agents_of_the_documentation": ("asyncio", "some of them name it"),
+    "tests/interop/test_examples.py[init]": ("asyncio", "aiohttp does"),
+    "tests/interop/test_examples.py[execute]": ("asyncio", "aiohttp does"),
     "tests/interop/test_resilient.py": ("asyncio", "the documentation's own lines name asyncio"),
     "tests/test_documentation.py[resilient_short]": ("asyncio", "the documentation's own lines name asyncio"),
     "tests/test_documentation.py[resilient_long]": ("asyncio", "the documentation's own lines name asyncio"),

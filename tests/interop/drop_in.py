@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FLAGS", "SCENARIOS", "Kind", "World", "row", "runs", "said", "same_ids", "scripted", "surroundings"]
 
-Kind = Literal["builtin", "ours", "raises", "faulty", "transported", "loops", "documented"]
-"""The framework's own, ours, and five subclasses of ours that stand in `local_mas.py`."""
+Kind = Literal["builtin", "ours", "raises", "faulty", "transported", "loops", "twice", "documented"]
+"""The framework's own, ours, and six subclasses of ours that stand in `local_mas.py`."""
 WATCHED: Final = 6.0
 HANGS: Final = f"hangs (watched {WATCHED:g} s)"
 DOES_NOT_START: Final = "the local system does not start"
@@ -418,22 +418,33 @@ async def down_at_start(world: World, kind: Kind) -> Played:
             return does_not_start(error, "Failed to initialize SSEOxyGent")
         await way.open()
         heard = await world.ask("master echo hello", of=local)
-        async with _client() as client:
-            organization = (await client.get(f"{local.url}/get_organization")).json()["data"]["organization"]
+        known = "the remote's members are shown" if await members(local) else "no members"
         local.close()
-    known = "the remote's members are shown" if '"is_remote": true' in json.dumps(organization) else "no members"
     return Played(f"{said(heard)}, then {known}")
 
 
+async def members(local: RemoteServer) -> list[Any]:
+    """What the local system shows below its one remote agent: what its `get_org` gives."""
+    async with _client() as client:
+        organization = (await client.get(f"{local.url}/get_organization")).json()["data"]["organization"]
+    (agent,) = organization["children"]
+    found: list[Any] = agent["children"]
+    assert all(member["is_remote"] for member in found)
+    return found
+
+
 async def without_agents(world: World, kind: Kind) -> Played:
-    """The remote system has no agent at all."""
-    agent = {"kind": kind, "name": "master", "desc": "nobody", "server_url": world.agentless.url, **RETRIES}
+    """The remote system has no agent at all: it takes a run, and never says a word."""
+    own: dict[str, Any] = {} if kind == "builtin" else {"timeouts": {"idle": LIMIT}}
+    agent = {"kind": kind, "name": "master", "desc": "nobody", "server_url": world.agentless.url, **RETRIES, **own}
     try:
         local = await anyio.to_thread.run_sync(lambda: world.start("alone", StartsOnce, agents=[agent]))
     except DoesNotStartError as error:
         return does_not_start(error, "KeyError: 'children'")
+    known = await members(local)
+    heard = await world.ask("master echo hello", of=local)
     local.close()
-    return Played("the local system starts")
+    return Played(f"the local system starts, the agent's members are {known}, a call is {said(heard)}")
 
 
 async def several_servers(world: World, kind: Kind) -> Played:
@@ -556,7 +567,9 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "remote down when the local system starts": Scenario(
         down_at_start, 'COMPLETED: "hello", then the remote\'s members are shown', builtin_is_quick=False
     ),
-    "remote without agents": Scenario(without_agents, "the local system starts", builtin_is_quick=False),
+    "remote without agents": Scenario(
+        without_agents, "the local system starts, the agent's members are [], a call is FAILED", builtin_is_quick=False
+    ),
     "two servers, one of them down": Scenario(
         several_servers, 'COMPLETED: "hello", four times', builtin_is_quick=False
     ),

@@ -84,6 +84,14 @@ class Loops(SSEOxyGent):
         return response
 
 
+class Twice(SSEOxyGent):
+    """A subclass that wants two runs, and takes the second one's answer."""
+
+    async def _execute(self, oxy_request: Any) -> Any:
+        await super()._execute(oxy_request)
+        return await super()._execute(oxy_request)
+
+
 class Documented(SSEOxyGent):
     """A subclass in the manner of the framework's documentation: what it needs is assigned after `super().__init__`."""
 
@@ -144,6 +152,7 @@ KINDS: dict[str, Any] = {
     "faulty": Faulty,
     "transported": Transported,
     "loops": Loops,
+    "twice": Twice,
     "documented": Documented,
 }
 VALUES: dict[str, Any] = {"timeouts": Timeouts, "retry": Retry, "transport": Cluster}

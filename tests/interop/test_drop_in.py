@@ -7,6 +7,7 @@ Rule 3: an older release plays the short list.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 PAGE: Final = ROOT / "docs" / "drop-in.md"
 HOWTO: Final = ROOT / "docs" / "howto" / "drop-in.md"
+MODULE: Final = ROOT / "src" / "oxygent_client" / "integrations" / "oxygent.py"
 OLDER: Final = RELEASES[1]
 SHORT: Final = (
     "an answer",
@@ -111,6 +113,8 @@ async def test_an_older_release(worlds: Callable[[str], World]) -> None:
             ours[name] = played.verdict, same_ids(played.messages)
 
     assert right == ours
+    for cut in (Cut(), Cut(said=b'"step": 3}')):
+        assert ("FAILED", 1) == await faults(older, "raises", cut)
     assert (1, 3) == (await connections(worlds(RELEASES[0])), await connections(older))
 
 
@@ -135,17 +139,24 @@ async def connections(there: World) -> int:
         # A subclass calls ours again itself.
         ("loops", Cut(said=b'"step": 3}'), "FAILED", 1),
         ("loops", Cut(), "COMPLETED", 1),
+        # A subclass wants two runs: nothing was repeated that may have run.
+        ("twice", Cut(), "COMPLETED", 2),
     ],
 )
 async def test_a_subclass_with_faults(world: World, kind: Kind, cut: Cut, state: str, count: int) -> None:
     """Whatever is called again, and by whom: the remote agent runs once; what raises before it fails the call."""
-    async with line(world.remote.port, *[cut] * 9) as way:
-        await world.put(kind, way.url)
-        since = len(world.remote.records())
-        heard = await world.ask("master slow 0.5")
+    assert (state, count) == await faults(world, kind, cut)
+
+
+async def faults(there: World, kind: Kind, cut: Cut) -> tuple[str, int]:
+    """What a call comes to whose connections are cut like this, and how often the remote agent ran."""
+    async with line(there.remote.port, *[cut] * 9) as way:
+        await there.put(kind, way.url)
+        since = len(there.remote.records())
+        heard = await there.ask("master slow 0.5")
 
     assert heard.ended
-    assert (state, count) == (heard.answer["state"], runs(world.remote, since))
+    return heard.answer["state"], runs(there.remote, since)
 
 
 async def test_a_subclass_that_repeats_what_was_refused(world: World) -> None:
@@ -283,6 +294,146 @@ async def test_facts(tmp_path: Path, version: str, kept: int) -> None:
         "copies": [[1, 2, {}]] * 3,  # each asks its own hooks, and has settings of its own
         "no such attribute": ["AttributeError", False],
     }
+
+
+SHAPE: Final = """
+import json
+from oxygent import MAS, OxyRequest, OxyResponse, OxyState, oxy
+from oxygent_client.integrations.oxygent import SSEOxyGent
+
+def fields(agent):
+    return {name: [str(field.annotation), field.is_required()] for name, field in agent.model_fields.items()}
+
+builtin = oxy.SSEOxyGent(name="r", server_url="http://127.0.0.1")
+response = OxyResponse(state=OxyState.COMPLETED, output="")
+print(json.dumps({
+    "ours": fields(SSEOxyGent),
+    "builtin": fields(oxy.SSEOxyGent),
+    "names": [name for each in (builtin, OxyRequest(), response, OxyState, MAS) for name in dir(each)],
+}))
+"""
+
+
+@pytest.mark.parametrize("version", RELEASES[:2])
+async def test_shape(tmp_path: Path, version: str) -> None:
+    """The fields are the built-in's and one more, `server_url` may be missing; of private names `_execute` is used."""
+    shape = json.loads((await run_program(version, tmp_path, SHAPE)).splitlines()[-1])
+    builtin, ours = shape["builtin"], shape["ours"]
+
+    assert ["<class 'pydantic.networks.AnyUrl'>", True] == builtin["server_url"]
+    assert {
+        **builtin,
+        "server_url": ["pydantic.networks.AnyUrl | None", False],
+        "start_seconds": ["<class 'float'>", False],
+    } == ours
+    assert {"_execute"} == private_names(MODULE.read_text(encoding="utf-8")) & {*shape["names"]}
+
+
+def private_names(source: str) -> set[str]:
+    """The names with an underscore that a module defines, uses or spells, but for Python's own."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Attribute(attr=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                found.add(name)
+            case ast.Constant(value=str(name)):
+                found.add(name)
+            case _:
+                pass
+    return {name for name in found if name.startswith("_") and not name.endswith("__")}
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["self._semaphore", "def _semaphore(self): ...", "async def _semaphore(self): ...", "getattr(self, '_semaphore')"],
+)
+def test_private_names(source: str) -> None:
+    """Whatever is done with such a name, it is found."""
+    assert {"_semaphore"} == private_names(source)
+
+
+ATTEMPTS: Final = """
+import asyncio, copy, json, logging, sys
+from oxygent import MAS, OxyRequest, oxy
+from oxygent_client import Retry
+from oxygent_client.integrations.oxygent import SSEOxyGent
+
+records = []
+class Keep(logging.Handler):
+    def emit(self, record):
+        records.append(copy.copy(record))  # the framework's own formatter changes it
+logging.getLogger("oxygent_client").addHandler(Keep())
+logging.getLogger("oxygent_client").setLevel(logging.DEBUG)
+
+class Raises(SSEOxyGent):
+    async def _execute(self, oxy_request):
+        response = await super()._execute(oxy_request)
+        raise KeyError(response.output)
+
+class Faulty(SSEOxyGent):
+    def prepare_payload(self, oxy_request):
+        raise KeyError("mine")
+
+asked = []
+
+async def refuse(oxy_request):
+    return "not today"
+
+async def main():
+    settings = {"server_url": sys.argv[1], "retries": 3, "delay": 0.0}
+    agents = [
+        Raises(name="raises", func_interceptor=lambda oxy_request: asked.append(oxy_request.callee), **settings),
+        SSEOxyGent(name="refuses", **settings),
+        Faulty(name="faulty", **settings),
+        SSEOxyGent(name="nobody", **{**settings, "server_url": "http://127.0.0.1:1"}, retry=Retry(attempts=1)),
+    ]
+    agents[1].func_interceptor = refuse
+    async with MAS(name="attempts", oxy_space=[oxy.MockLLM(name="default_llm"), *agents]) as mas:
+        states = {}
+        for agent in agents:
+            request = OxyRequest(
+                arguments={"query": "hello"}, node_id="the node", current_trace_id="the trace", mas=mas
+            )
+            states[agent.name] = (await agent.execute(request)).state.name
+    return {
+        "states": states,
+        "asked": asked,
+        "outside of a call": await agents[1].func_interceptor(OxyRequest()),
+        "without attributes": [
+            record.getMessage()
+            for record in records
+            if not all(isinstance(getattr(record, name, None), str) for name in ("event", "trace_id", "node_id"))
+        ],
+        "the drop-in's own": [
+            [record.event, record.trace_id, record.node_id, record.getMessage().partition(":")[0]]
+            for record in records
+            if record.module == "oxygent"
+        ],
+    }
+
+print(json.dumps(asyncio.run(main())))
+"""
+
+
+@pytest.mark.parametrize("version", RELEASES[:2])
+async def test_attempts_and_records(tmp_path: Path, version: str) -> None:
+    """The user's `func_interceptor` is asked before each attempt, one run is made, and records say of which call."""
+    async with serving(scripted({"type": "answer", "content": "hello"})) as server:
+        printed = await run_program(version, tmp_path, ATTEMPTS, server.url)
+
+    assert json.loads(printed.splitlines()[-1]) == {
+        "states": {"raises": "FAILED", "refuses": "SKIPPED", "faulty": "FAILED", "nobody": "FAILED"},
+        "asked": ["raises"] * 3,
+        "outside of a call": "not today",
+        "without attributes": [],
+        "the drop-in's own": [
+            ["odd", "", "", "nobody"],  # the start of the system
+            ["odd", "the trace", "the node", "faulty"],
+            ["odd", "", "", "nobody"],  # asked again
+            ["odd", "the trace", "the node", "nobody"],
+        ],
+    }
+    assert 1 == sum(request.line.startswith("POST") for request in server.requests)
 
 
 async def test_without_the_framework(tmp_path: Path) -> None:

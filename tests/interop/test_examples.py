@@ -3,29 +3,38 @@
 Rule 1: an example is told of the server by `OXYGENT_URL` alone; that of the cluster gets it under three names. What it
     prints is what its docstring says, in which the names of the toy remote's agents and tools stand for those of the
     server's.
-Rule 2: a block of the documentation runs as it stands; the URLs in it lead to the server.
+Rule 2: a block of the documentation runs as it stands; the URLs in it lead to the server. NOT_HERE has those that do
+    not run, each with its reason.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import re
 import runpy
-from contextlib import asynccontextmanager, redirect_stdout, suppress
+from contextlib import asynccontextmanager, nullcontext, redirect_stdout
+from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
+import aiohttp
 import attrs
+import httpx
 import pytest
 
 from oxygent_client import HTTPXTransport
 from tests.conftest import ROOT
 from tests.documentation import BLOCKS, LOCAL, Program
+from tests.test_documentation import documented
+
+from .drop_in import same_ids
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
     from pathlib import Path
 
-    from oxygent_client import HTTPRequest, HTTPResponse
+    from oxygent_client import HTTPRequest, HTTPResponse, OxyRequest
 
     from .harness import RemoteServer
 
@@ -62,10 +71,12 @@ class Leading:
 
     url: str
     inner: HTTPXTransport
+    requests: list[HTTPRequest] = attrs.field(factory=list["HTTPRequest"])
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
         """As `Transport.exchange`."""
+        self.requests.append(request)
         async with self.inner.exchange(attrs.evolve(request, base_url=self.url)) as response:
             yield response
 
@@ -83,7 +94,6 @@ MAKING: Final[dict[str, int]] = {
     "remote_communication": 1,
     "multi_instance": 2,
     "environments": 2,
-    "custom_events": 1,
     "resilient_long": 1,
     "monitored": 1,
 }
@@ -95,7 +105,8 @@ async def test_the_agents_of_the_documentation(newest: RemoteServer, block: str)
     server = Leading(newest.url, HTTPXTransport())
     made = Program(dict.fromkeys(re.findall(r'"(https?://[^"]+)"', BLOCKS[block]), server))
     try:
-        with suppress(ZeroDivisionError):  # the documentation's own, in the last line of `monitored`
+        # Its last line divides by the number of calls.
+        with pytest.raises(ZeroDivisionError) if block == "monitored" else nullcontext():
             await made.run(block)
         assert MAKING[block] == len(made.agents)
         for agent in made.agents:
@@ -109,3 +120,180 @@ async def test_the_agents_of_the_documentation(newest: RemoteServer, block: str)
     if block == "progress_monitoring":
         tools = [line for line in made.printed if "Executing" in line]
         assert [f"[PROGRESS] Executing tool: {name}" for name in ("add", "multiply", "shout")] == tools
+
+
+REMOTE: Final = "https://remote.test"
+MEMBERS: Final = {"middle_agent", "other_agent", "add", "multiply", "shout"}
+"""Below the server's master."""
+
+SHOWN: Final[dict[str, Callable[[Leading], Awaitable[None]]]] = {}
+"""What other blocks do with a real server."""
+
+
+def shows(*blocks: str) -> Callable[[Any], Any]:
+    """The function below shows what these blocks do."""
+
+    def noted(function: Any) -> Any:
+        for block in blocks:
+            SHOWN[block] = function
+        return function
+
+    return noted
+
+
+def sends(*messages: dict[str, Any]) -> str:
+    """The query for which the server's agent sends these."""
+    return f"strings {json.dumps(messages)}"
+
+
+@shows("init_call", "practice_init")
+async def init_call(server: Leading) -> None:
+    """The server's organization is known then."""
+    for block in ("init_call", "practice_init"):
+        made = Program({REMOTE: server})
+        agent = made.names["sse_agent"] = made.agent_class(server_url=REMOTE)
+        await made.run(block)
+        assert "master" == agent.org["name"]
+        assert {member["name"] for member in agent.get_org()} >= MEMBERS
+
+
+@shows("load_balancing")
+async def load_balancing(server: Leading) -> None:
+    """Those that can be reached take turns; the block's own last lines lack an argument."""
+    urls = re.findall(r'"(https://[^"]+)"', BLOCKS["load_balancing"])
+    made = Program({urls[0]: server, urls[2]: server})
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        await made.run("load_balancing")
+    cluster = made.names["LoadBalancedSSECluster"](urls)
+    with made.printing():
+        await cluster.initialize(urls)
+    assert ["✓", "✗", "✓"] == [line[0] for line in made.printed]
+    answered: list[tuple[str, Any]] = []
+    for _ in range(3):
+        agent = cluster.get_next_agent()
+        answered.append((agent.name, (await made.execute(agent, "echo hello")).output))
+    assert [("cluster_node_1", "hello"), ("cluster_node_3", "hello"), ("cluster_node_1", "hello")] == answered
+
+
+@shows("call_stack")
+async def call_stack(server: Leading) -> None:
+    """Whatever the class tells the server of the stack, what comes back stands in the right place."""
+    made = Program({REMOTE: server})
+    agent = (await made.run("call_stack"))["CallStackAwareSSEAgent"](server_url=REMOTE, name="me")
+    for strategy, stack in (("partial", LOCAL), ("full", [*LOCAL, "me"]), ("none", [*LOCAL, "me"])):
+        made.heard.clear()
+        agent.call_stack_strategy = strategy
+        assert "5 20 BOTH" == (await made.execute(agent, "tools")).output
+        expected = stack if strategy == "none" else [*stack, "master"]
+        assert [expected] * 6 == [each["content"]["call_stack"][:-1] for each in made.heard]
+
+
+@shows("event_filtering")
+async def event_filtering(server: Leading) -> None:
+    """The filter keeps a message back; the hook makes one of progress, and logs the error."""
+    logged: list[str] = []
+    made = Program({REMOTE: server}, names={"logger": SimpleNamespace(error=logged.append)})
+    cls = (await made.run("event_filtering"))["CustomEventSSEAgent"]
+    agent = cls(event_filter=lambda message: message["type"] != "secret", server_url=REMOTE)  # pyright: ignore[reportUnknownLambdaType]  (the block says nothing of types)
+    said = [{"type": kind, "content": kind} for kind in ("progress", "error", "secret")]
+    assert "sent 3" == (await made.execute(agent, sends(*said))).output
+    assert [{"type": "progress_update", "content": "progress"}, *said[:2]] == made.heard
+    assert ["Remote error: error"] == logged
+
+
+@shows("custom_events")
+async def custom_events(server: Leading) -> None:
+    """Each of the three handlers prints what the server's agent sent, and the front end sees it too."""
+    made = Program({"https://custom-oxygent.example.com": server})
+    agent = (await made.run("custom_events"))["custom_agent"]
+    said = [
+        {"type": "custom_event", "content": {"id": 7}},
+        {"type": "progress_update", "content": {"progress": 45, "status": "working"}},
+        {"type": "metrics", "content": {"metrics": {"cpu": 3}}},
+    ]
+    assert "sent 3" == (await made.execute(agent, sends(*said))).output
+    assert ["Custom event received: {'id': 7}", "Progress: 45% - working", "Metrics: {'cpu': 3}"] == made.printed
+    assert said == made.heard
+
+
+@shows("authenticated")
+async def authenticated(server: Leading) -> None:
+    """The class is answered, and sends no key; with `prepare_headers` it does, and is answered as well."""
+    made = Program({REMOTE: server})
+    as_it_stands = (await made.run("authenticated"))["AuthenticatedSSEAgent"]
+
+    class Completed(as_it_stands):  # type: ignore[misc, valid-type]  # the base is what the block made
+        def prepare_headers(self, oxy_request: OxyRequest) -> dict[str, str]:
+            return {"Authorization": f"Bearer {self.api_key}"}
+
+    for cls in (as_it_stands, Completed):
+        assert "hello" == (await made.execute(cls(api_key="k-12345678", server_url=REMOTE), "echo hello")).output
+    runs = [request for request in server.requests if request.method == "POST"]
+    assert [None, "Bearer k-12345678"] == [request.headers.get("authorization") for request in runs]
+
+
+@shows("secure")
+async def secure(server: Leading) -> None:
+    """Plain http is refused; over https the class is answered."""
+    made = Program({REMOTE: server})
+    cls = (await made.run("secure"))["SecureSSEAgent"]
+    with pytest.raises(ValueError, match="Only HTTPS"):
+        cls(server_url=server.url)
+    assert "hello" == (await made.execute(cls(server_url=REMOTE), "echo hello")).output
+
+
+@shows("init", "execute")
+async def bodies(server: Leading) -> None:
+    """The documentation's own bodies, with httpx and aiohttp themselves, learn, forward and answer what ours do."""
+    over = SimpleNamespace(AsyncClient=partial(httpx.AsyncClient, trust_env=False))
+    theirs = documented(httpx=over, aiohttp=aiohttp)(server_url=server.url, name="master")  # another name hangs
+    for is_shared in (True, False):
+        theirs.is_share_call_stack = is_shared
+        made = Program({REMOTE: server})
+        ours = made.agent_class(server_url=REMOTE, name="master", is_share_call_stack=is_shared)
+        seen: list[Any] = []
+        for agent in (theirs, ours):
+            await agent.init()
+            made.heard.clear()
+            output = (await agent.execute(made.request("nested"))).output
+            seen.append((output, agent.get_org(), same_ids(made.heard)))
+        assert "master(middle(leaf(42)))" == seen[0][0]
+        assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("block", SHOWN)
+async def test_other_blocks(newest: RemoteServer, block: str) -> None:
+    """A block that makes no agent of its own, or whose agent waits for certain messages, does what it says."""
+    server = Leading(newest.url, HTTPXTransport())
+    try:
+        await SHOWN[block](server)
+    finally:
+        await server.aclose()
+
+
+LOOP: Final = "a piece of the loop in `execute`"
+NOT_HERE: Final[dict[str, str]] = {
+    # block: why it does not run against a real server
+    "class_line": "half a line",
+    "flow": "a drawing",
+    "filtering": LOOP,
+    "forwarding": LOOP,
+    "event_processing": LOOP,
+    "message_answer": "a message, written down",
+    "message_tool_call": "a message, written down",
+    "message_observation": "a message, written down",
+    "message_custom": "a message, written down",
+    "stack_shared": "comments; `call_stack` shows it",
+    "stack_independent": "comments; `call_stack` shows it",
+    "practice_stacks": "comments; `call_stack` shows it",
+    "practice_monitoring": "a comment; `monitored` shows it",
+    "practice_https": "two addresses",
+    "practice_failures": "no body: no Python",
+    "error_recovery": "its session is for any server: tests/test_documentation_sockets.py",
+    "resilient_short": "a class for bad times: test_resilient.py gives it a real server, and them",
+}
+
+
+def test_no_block_is_forgotten() -> None:
+    """Each block runs here in one of two ways, or there is a reason."""
+    assert sorted(BLOCKS) == sorted([*MAKING, *SHOWN, *NOT_HERE])

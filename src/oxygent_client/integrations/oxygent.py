@@ -4,9 +4,10 @@ Needs the extra: `pip install 'oxygent-client[oxygent]'`.
 
 Rule 1: `_execute` never raises, but for a cancellation: the framework runs an agent again on any exception.
 Rule 2: a call that the framework repeats all the same runs nothing again that may have run.
-Rule 3: only what the framework shows to all its agents is used. What it stores of an agent are its fields, so of our
-    configuration, which may hold secrets, nothing is a field.
-Rule 4: what the remote is may be learned late: a system starts, whatever becomes of the remotes.
+Rule 3: of the framework's names that begin with an underscore one is used, `_execute`: its documentation has subclasses
+    override that, and there is no other way to be an agent.
+Rule 4: the framework stores an agent's fields, so of our configuration, which may hold secrets, nothing is a field.
+Rule 5: what the remote is may be learned late: a system starts, whatever becomes of the remotes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import copy
 import inspect
 import logging
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, ClassVar, Final, Self, cast
 
 import attrs
@@ -45,15 +47,23 @@ SETTINGS: Final = frozenset(inspect.signature(oxygent_client.SSEOxyGent).paramet
 class _Turn:
     """What one `execute` of the framework has come to."""
 
-    is_repeat: bool = False
-    """The agent raised, though ours does not: a subclass did."""
     ended: OxyRequest | None = None
     """The request whose run may have begun, and failed: it may not be sent again."""
     response: schemas.OxyResponse | None = None
     """The response of a run that completed."""
+    answered: schemas.OxyResponse | None = None
+    """The response of an earlier attempt, which raised all the same: a subclass did."""
 
 
 _TURN: Final[ContextVar[_Turn | None]] = ContextVar("oxygent_client.integrations.oxygent", default=None)
+
+
+async def _attempt(interceptor: Any, oxy_request: schemas.OxyRequest) -> Any:
+    """What the user's `func_interceptor` says, if there is one. The framework asks before each attempt of a call."""
+    turn = _TURN.get()
+    if turn is not None:
+        turn.answered = turn.response
+    return None if interceptor is None else await interceptor(oxy_request)
 
 
 @attrs.frozen
@@ -144,6 +154,7 @@ class SSEOxyGent(RemoteAgent):
         if fields.get("server_url") is None:
             fields.pop("server_url", None)  # the framework's check knows no None
         super().__init__(**fields)
+        self.func_interceptor = self.func_interceptor  # as the framework has it now: async
         self._is_found = False
         self._inside = _Inside(self, server_url=self._address(), name=self.name, desc=self.desc, **settings)
 
@@ -156,6 +167,8 @@ class SSEOxyGent(RemoteAgent):
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "func_interceptor":  # how one sees, of all that is public, that a call is repeated
+            value = partial(_attempt, value)
         if name.startswith("_") or name in type(self).model_fields:
             super().__setattr__(name, value)
         elif name in vars(self._inside):
@@ -238,7 +251,7 @@ class SSEOxyGent(RemoteAgent):
             return False
         self._is_found = True
         self.org, self.desc = inside.org, inside.desc
-        self._set_desc_for_llm()
+        await super().init()  # writes what models read of the agent
         return True
 
     # --- runs ---
@@ -251,16 +264,11 @@ class SSEOxyGent(RemoteAgent):
         finally:
             _TURN.reset(token)
 
-    async def _handle_exception(self, e: Exception) -> None:
-        """The framework is about to repeat the call."""
-        (_TURN.get() or _Turn()).is_repeat = True
-        await super()._handle_exception(e)
-
     async def _execute(self, oxy_request: schemas.OxyRequest) -> schemas.OxyResponse:
         """The remote's response, or a FAILED one; the part that subclasses wrap."""
-        turn = _TURN.get() or _Turn()
-        if turn.is_repeat and turn.response is not None:
-            return turn.response
+        turn = _TURN.get() or _Turn()  # who calls this alone has nothing repeated
+        if turn.answered is not None:
+            return turn.answered
         request = turn.ended
         if request is None or _real(request) is not oxy_request:
             request = _ours(oxy_request)
@@ -271,11 +279,11 @@ class SSEOxyGent(RemoteAgent):
         except OxyError as error:
             if error.outcome not in (Outcome.NOT_SENT, Outcome.REJECTED):
                 turn.ended = request
-            return self._failed(error, str(oxy_request.current_trace_id))
+            return self._failed(error, oxy_request)
         except Exception as error:  # noqa: BLE001  (rule 1; what the user gave raised it, a transport say)
             turn.ended = request
             raised = HandlerError(f"the call raised {type(error).__name__}")
-            return self._failed(raised, str(oxy_request.current_trace_id), error)
+            return self._failed(raised, oxy_request, error)
         turn.response = _response(response)
         return turn.response
 
@@ -283,14 +291,19 @@ class SSEOxyGent(RemoteAgent):
         """What `_execute` does unless a subclass replaces it."""
         return await SSEOxyGent._execute(self, oxy_request)
 
-    def _warn(self, text: str, trace_id: str = "", cause: BaseException | None = None) -> None:
+    def _warn(
+        self, text: str, oxy_request: schemas.OxyRequest | None = None, cause: BaseException | None = None
+    ) -> None:
         """Log `text`, with the attributes that all records of this logger have."""
-        about = {"event": "odd", "trace_id": trace_id, "node_id": ""}
+        trace_id, node_id = (oxy_request.current_trace_id, oxy_request.node_id) if oxy_request else (None, None)
+        about = {"event": "odd", "trace_id": trace_id or "", "node_id": node_id or ""}
         logger.warning("%s: %s", self.name, text, exc_info=cause, extra=about)
 
-    def _failed(self, error: OxyError, trace_id: str, cause: BaseException | None = None) -> schemas.OxyResponse:
+    def _failed(
+        self, error: OxyError, oxy_request: schemas.OxyRequest, cause: BaseException | None = None
+    ) -> schemas.OxyResponse:
         """The framework's response for `error`."""
         if cause is None and isinstance(error, HandlerError):
             cause = error.__cause__
-        self._warn(str(error), trace_id, cause)  # only the user's own faults have a traceback
-        return _response(OxyResponse.failed(error, trace_id))
+        self._warn(str(error), oxy_request, cause)  # only the user's own faults have a traceback
+        return _response(OxyResponse.failed(error, str(oxy_request.current_trace_id)))
