@@ -11,8 +11,9 @@ from __future__ import annotations
 import collections
 import random
 import signal
+import socket
 import sys
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -24,7 +25,6 @@ from oxygent_client import HTTPXTransport, OxyError, SSEOxyGent, errors
 from oxygent_client.cluster import Cluster, Health, Strategy
 from oxygent_client.policies import Retry
 from tests.conftest import ROOT, SIZE
-from tests.servers import closed_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -49,13 +49,22 @@ DEADLY: Final = (signal.SIGKILL, signal.SIGTERM)
 HEALTH: Final = Health(failures=2, base=0.05, cap=0.2, slow_start=0)
 
 
+def own_port() -> int:
+    """A port that stays free while nobody listens: not one of those that the kernel gives to connections."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
 @attrs.define
 class Process:
     """A replica, which is started again and again at the same port, with the same log."""
 
     log: Path
     number: int
-    port: int = attrs.field(factory=closed_port)
+    port: int = attrs.field(factory=own_port)
     process: anyio.abc.Process | None = None
 
     @property
