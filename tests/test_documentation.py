@@ -2,8 +2,8 @@
 
 Rule 1: an effect is a function of the base class that the block's classes are made of; it asserts what a user sees:
     what is printed and shown, what the server was sent, what comes back, how often it was asked.
-Rule 2: a block that cannot run as it stands is in EXCEPTIONS, and its effect shows that it cannot, and the way that
-    works.
+Rule 2: a block that cannot run as it stands is in the harness's EXCEPTIONS, and its effect shows that it cannot, and
+    the way that works.
 Rule 3: a mutant of the base that ignores a hook fails the effects that its row names, and no other.
 Rule 4: the documentation's own bodies of `init` and `_execute`, pasted into a `RemoteAgent`, do as ours do.
 """
@@ -21,7 +21,7 @@ import re
 import sys
 from functools import partial
 from types import ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 import httpx
@@ -30,6 +30,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oxygent_client
+from docs.examples.documentation.harness import CLASS, EXCEPTIONS, FILES, METHODS, STEPS, Lines, Session, build_url, toy
 from oxygent_client import (
     Answer,
     Decoder,
@@ -49,7 +50,7 @@ from oxygent_client._delivery import Delivery
 from oxygent_client._router import Answered, Forward, Link
 from oxygent_client._wire import CLOSE, to_event
 from oxygent_client.testing import FakeTransport, Reply, ToyRemote, answer, close, message, observation, tool_call
-from oxygent_client.testing.script import Call, Say, Script
+from oxygent_client.testing.script import Say
 from oxygent_client.transports.asgi import ASGITransport
 from tests.conftest import CONFORMANCE, ROOT, WIRE
 from tests.documentation import BLOCKS, HOME, INDEX, LOCAL, Program, digest, framework, needs, pasted
@@ -61,29 +62,12 @@ if TYPE_CHECKING:
 
     from oxygent_client import Transport
 
-EXCEPTIONS: Final[dict[str, type[Exception]]] = {
-    # block: what it raises as it stands
-    "class_line": SyntaxError,
-    "filtering": SyntaxError,
-    "forwarding": SyntaxError,
-    "practice_failures": SyntaxError,
-    "load_balancing": TypeError,
-    "monitored": ZeroDivisionError,
-}
+NO_PYTHON: Final = {block for block, (raised, _) in EXCEPTIONS.items() if raised is SyntaxError}
 DIAGRAM: Final = "flow"
 """The one block that is a drawing."""
 
-STEPS: Final = (
-    Say({"type": "progress", "content": {"stage": "processing", "progress": 45}}),
-    Call("search_flights", query="BER to LIS", output="TP 533"),
-)
 MEMBERS: Final = ["flight_agent", "hotel_agent", "price_history", "add_up"]
 """Below the master of the toy remote."""
-
-
-def toy(*steps: Any, output: Any = "42") -> ToyRemote:
-    """A remote that does this, whatever it is asked."""
-    return ToyRemote(pace=0, scripts={}, default=Script(steps or STEPS, output=output))
 
 
 def program(base: type[SSEOxyGent], *sites: tuple[str, ToyRemote | Transport], **names: Any) -> Program:
@@ -574,8 +558,16 @@ ELSEWHERE: Final = {
 """Blocks whose effect is no function of our base class."""
 
 
+def suffix(block: str) -> str:
+    """What the name of a block's file ends in: it says whether the block is Python on its own."""
+    return ".txt" if block in NO_PYTHON else ".py"
+
+
 def test_the_blocks_are_whole() -> None:
-    """Each block is as it was copied from the documentation, and each has its effect."""
+    """Each block is as it was copied from the documentation, in a file of its own, and each has its effect."""
+    files = {(path.parent.name, path.stem, path.suffix) for path in FILES}
+    assert files == {(each["document"], each["name"], suffix(each["name"])) for each in INDEX}
+    assert len(FILES) == len(BLOCKS)
     assert {each["name"]: each["sha256"] for each in INDEX} == {block: digest(block) for block in BLOCKS}
     assert (16, 20) == tuple(sum(each["document"] == one for each in INDEX) for one in ("short", "long"))
     assert {*BLOCKS} == {*EFFECTS, *ELSEWHERE}
@@ -590,16 +582,14 @@ async def test_effects(block: str) -> None:
 def runs(block: str) -> str:
     """How a block runs: as the table of the docs says it."""
     if block in EXCEPTIONS:
-        return "exception"
-    if block == DIAGRAM:
-        return "a drawing"
+        return "a drawing" if block == DIAGRAM else "exception"
     return "with the header" if needs(block) else "unchanged"
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 async def test_what_is_no_python_is_an_exception(block: str) -> None:
     """What does not compile is in the table of exceptions; without the header, what needs it has no name to go by."""
-    if EXCEPTIONS.get(block) is SyntaxError or block == DIAGRAM:
+    if block in NO_PYTHON:
         with pytest.raises(SyntaxError):
             needs(block)
         return
@@ -625,16 +615,18 @@ def table(head: str) -> list[list[str]]:
 
 
 def test_the_table_of_blocks() -> None:
-    """The docs say of each block how it runs, what the header has to hold for it, and what shows what it does."""
-    said = {
-        block.strip("`"): (how, {*re.findall(r"`(\w+)`", header)}, shown.strip("`"))
-        for block, _, how, header, _, shown in table("The code blocks")
-    }
-    compiled = {block for block in BLOCKS if EXCEPTIONS.get(block) is not SyntaxError and block != DIAGRAM}
+    """The docs say of each block where it is, how it runs, what the header has to hold, and what shows what it does."""
+    documents = {each["name"]: each["document"] for each in INDEX}
     shown = ELSEWHERE | {block: function.__name__ for block, function in EFFECTS.items()}
-    assert {
-        block: (runs(block), needs(block) if block in compiled else set(), shown[block]) for block in BLOCKS
-    } == said
+    rows = {row[0]: row[1:] for row in table("The code blocks")}
+    links = {block: f"[{block}](examples/documentation/{documents[block]}/{block}{suffix(block)})" for block in BLOCKS}
+    assert {*links.values()} == rows.keys()
+    for block, link in links.items():
+        where, how, header, because, by = rows[link]
+        lacks: set[str] = set() if block in NO_PYTHON else needs(block)
+        assert (runs(block), lacks, shown[block]) == (how, {*re.findall(r"`(\w+)`", header)}, by.strip("`"))
+        assert where.startswith(f"{documents[block]}er: ")
+        assert block not in EXCEPTIONS or EXCEPTIONS[block][1] in because
 
 
 def test_the_tables_of_points() -> None:
@@ -757,45 +749,6 @@ async def test_mutants(ignored: str) -> None:
 # --------------------------------------------------------------------------------------- The documentation's own bodies
 
 
-class Lines:
-    """The lines of a body, as aiohttp gives them; none has to be waited for."""
-
-    def __init__(self, stream: bytes) -> None:
-        self._lines = iter(stream.splitlines(keepends=True))
-
-    def __aiter__(self) -> Lines:
-        return self
-
-    async def __anext__(self) -> bytes:
-        for line in self._lines:
-            return line
-        raise StopAsyncIteration
-
-
-class Session:
-    """What the documented body uses of `aiohttp.ClientSession`: whatever is posted is answered by one stream."""
-
-    def __init__(self, stream: bytes) -> None:
-        self.content = Lines(stream)
-        self.posted: list[tuple[str, dict[str, Any], dict[str, str]]] = []
-        self.released = 0
-
-    def post(self, url: str, *, data: str, headers: dict[str, str]) -> Session:
-        """The response: again this."""
-        self.posted.append((url, json.loads(data), headers))
-        return self
-
-    async def release(self) -> None:
-        """Counted."""
-        self.released += 1
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        pass
-
-
 def documented(**names: Any) -> Callable[..., Any]:
     """A subclass of `RemoteAgent` whose body are the documentation's `init` and `_execute`, as they stand there."""
     names |= {
@@ -803,11 +756,11 @@ def documented(**names: Any) -> Callable[..., Any]:
         "OxyRequest": OxyRequest,
         "OxyResponse": OxyResponse,
         "OxyState": OxyState,
-        "build_url": lambda base, path: base + path,  # pyright: ignore[reportUnknownLambdaType]  (of the framework)
+        "build_url": build_url,
         "json": json,
-        "logger": SimpleNamespace(info=lambda *_, **__: None),  # pyright: ignore[reportUnknownLambdaType]  (likewise)
+        "logger": SimpleNamespace(info=lambda *_, **__: None),  # pyright: ignore[reportUnknownLambdaType]  (nothing of it is looked at)
     }
-    exec(pasted("class Documented(RemoteAgent):\n    is_share_call_stack = True", "init", "execute"), names)
+    exec(pasted(CLASS, *METHODS), names)
     return cast("Callable[..., Any]", names["Documented"])
 
 

@@ -1,4 +1,4 @@
-"""The example project, as a user has it: a copy of it, in an environment of its own, with the built wheel.
+"""The example project, and all examples, as a user has them: a copy, in an environment of its own, with a built wheel.
 
 Rule: nothing of this tree is on its path; what it imports was installed.
 """
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 EXAMPLE: Final = ROOT / "docs" / "examples" / "trip_service"
 MOST_LINES: Final = 40
 PYTEST: Final = ("-m", "pytest", "-p", "no:cacheprovider")
+NOT_OURS: Final = shutil.ignore_patterns("__pycache__", ".*")
 PYTHON: Final = "Scripts/python.exe" if sys.platform == "win32" else "bin/python"
 
 
@@ -52,7 +53,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of the example project."""
-    return Path(shutil.copytree(EXAMPLE, tmp_path / "project", ignore=shutil.ignore_patterns("__pycache__", ".*")))
+    return Path(shutil.copytree(EXAMPLE, tmp_path / "project", ignore=NOT_OURS))
 
 
 @pytest.mark.slow
@@ -84,8 +85,24 @@ def test_without_its_cassette_it_says_how_to_record(python: Path, project: Path)
     assert "pytest --oxygent-record=once 'tests/test_trips.py::test_a_trip_to_lisbon'" in said
 
 
+@pytest.mark.slow
+def test_all_examples_run_with_the_wheel(python: Path, tmp_path: Path) -> None:
+    """The one command runs everything: programs, code blocks, and this project."""
+    examples = shutil.copytree(EXAMPLE.parent, tmp_path / "examples", ignore=NOT_OURS)
+    said = run([python, examples / "run_all.py"], tmp_path)
+    assert re.fullmatch(r"(\d+) of \1 went well", said.splitlines()[-1])
+
+
 def test_it_is_small() -> None:
     """No module is longer than a page."""
     lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in EXAMPLE.rglob("*.py")}
     assert lengths
     assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
+
+
+def test_no_module_of_it_is_left_out() -> None:
+    """Its tests run every module: each is found by pytest, or imported by one that is."""
+    texts = {path.relative_to(EXAMPLE).as_posix(): path.read_text(encoding="utf-8") for path in EXAMPLE.rglob("*.py")}
+    found = {name for name in texts if re.search(r"(^|/)(conftest|test_\w+)\.py$", name)}
+    imported = set(re.findall(r"^(?:from|import) (\w+)", "\n".join(texts[name] for name in found), re.MULTILINE))
+    assert {name for name in texts if Path(name).stem in imported} == texts.keys() - found

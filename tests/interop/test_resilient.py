@@ -1,6 +1,6 @@
 """The two `ResilientSSEAgent` classes of the OxyGent `SSEOxyGent` documentation, their own lines unchanged.
 
-Rule 1: a class is read from a copy of its block of the documentation; the names it never imports are in HEADER.
+Rule 1: a class is read from the file of its block of the documentation; the names it never imports are in HEADER.
 Rule 2: what counts is how often the server's agent ran, by its own record, and how often it was asked.
 """
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import pytest
 
+from docs.examples.documentation.harness import FILES
 from oxygent_client import (
     HTTPXTransport,
     OxyRequest,
@@ -25,7 +26,6 @@ from oxygent_client import (
     Timeouts,
     errors,
 )
-from tests.conftest import FIXTURES
 
 from .cuts import Cut, line
 from .harness import PATIENT
@@ -50,8 +50,7 @@ HEADER: Final[dict[str, Any]] = {
 }
 BLOCKS: Final = ("resilient_short", "resilient_long")
 CLASSES: Final[dict[str, type[SSEOxyGent]]] = {
-    block: runpy.run_path(str(FIXTURES / "documentation" / f"{block}.txt"), HEADER)["ResilientSSEAgent"]
-    for block in BLOCKS
+    path.stem: runpy.run_path(str(path), HEADER)["ResilientSSEAgent"] for path in FILES if path.stem in BLOCKS
 }
 # The class's own loop is all that makes a call again; then the agent's policy does so within each turn of it, too.
 RETRIES: Final = {"once": Retry(attempts=1), "by default": Retry()}
