@@ -10,7 +10,7 @@ import pytest
 
 from oxygent_client import Outcome, OxyRequest, Retry, SSEOxyGent, Timeouts, errors
 from oxygent_client._ids import new_id
-from oxygent_client.policies import Kind, Redirect, Wrapper
+from oxygent_client.policies import ConcurrencyLimit, Kind, Redirect, Wrapper
 from oxygent_client.testing import FakeTransport, Pause, Reply, answer, close, message, progress
 from tests.virtual import anyio_backend as anyio_backend
 
@@ -80,7 +80,8 @@ async def test_when_it_is_not(seconds: float, retry: Retry) -> None:
 async def test_repeats_are_paid_for() -> None:
     """They take from the budget that the repeats of a refusal take from: a broken remote is not stormed."""
     transport = FakeTransport({"/sse/chat": [LOST] * 9})
-    agent = SSEOxyGent(server_url=URL, transport=transport, retry=Retry(attempts=3, budget=3))
+    retry, limit = Retry(attempts=3, budget=3), ConcurrencyLimit(1)
+    agent = SSEOxyGent(server_url=URL, transport=transport, retry=retry, policies=(limit,))
     for expected in (3, 5, 6):
         with pytest.raises(errors.ConnectionLostError):
             await agent.ask("hi", idempotent=True)

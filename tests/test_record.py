@@ -12,12 +12,13 @@ from contextlib import suppress
 from typing import Any, Final
 
 import anyio
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxygent_client import HTTPRequest, Limits, OxyError, OxyState, errors
-from oxygent_client._record import RunNode, RunRecord, look_up
+from oxygent_client import Cluster, HTTPRequest, Limits, OxyError, OxyState, Transport, errors
+from oxygent_client._record import RunNode, RunRecord, look_until, look_up
 from oxygent_client._transport import Context
 from oxygent_client._wire import envelope, record
 from oxygent_client.testing import FakeTransport, Reply, ToyRemote, pause
@@ -262,3 +263,11 @@ async def test_the_toy() -> None:
     assert [(None, 1), (OxyState.COMPLETED, 10)] == seen
     without = ASGITransport(ToyRemote(records=False))
     assert await look_up(without, root, "t", LIMITS, until=anyio.current_time() + 5) is None
+
+
+@pytest.mark.parametrize("transport", [FakeTransport({}), Cluster(["http://a.test"], transport=FakeTransport({}))])
+async def test_a_run_that_is_nowhere(transport: Transport) -> None:
+    """Of several servers none is asked for a run that nobody sent to one."""
+    pattern, began = attrs.evolve(PATTERN, base_url=""), anyio.current_time()
+    asked = await look_until(bool, transport, pattern, "t", LIMITS, until=began + 5, node_id="n")
+    assert (None, began) == (asked, anyio.current_time())
