@@ -27,7 +27,7 @@ TESTED_EXTRAS = "aiohttp,cli,httpx2,otel,pytest"
 """What the tests of the session `tests` need beside the wheel; a heavy extra gets a session of its own name."""
 SMOKE = (
     *("public_names", "sse", "payload", "models", "run", "agent", "hooks", "discovery"),
-    *("network_transports", "asgi_transport", "check_transport", "cassette", "toy", "cli", "docs", "pytest_plugin"),
+    *("network_transports", "asgi_transport", "check_transport", "toy", "cli", "pytest_plugin"),
 )
 """The test files that meet what differs between versions of Python: event loops, sockets, JSON, typing, imports."""
 WORKERS = ("-n", "2", "--dist", "worksteal")
