@@ -166,7 +166,7 @@ class Feed:
                         if clock not in ASKING or not await self._goes_on(clock):
                             break
                         clocks.resume()
-                except Exception as error:  # noqa: BLE001  (likewise; a hook of the user's may be at work)
+                except Exception as error:  # noqa: BLE001  (a group would wrap it; a hook of the user's may be at work)
                     failure = error
                 group.cancel_scope.cancel()
 
@@ -175,7 +175,7 @@ class Feed:
                 piece = await anext(chunks)
             except anyio.get_cancelled_exc_class():
                 raise
-            except BaseException as error:  # noqa: BLE001  (a group would wrap it, also what Ctrl-C raises)
+            except BaseException as error:  # noqa: BLE001  (likewise, also what Ctrl-C raises)
                 failure = error
             group.cancel_scope.cancel()
         if failure is not None and piece is None:

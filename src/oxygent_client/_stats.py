@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import attrs
 
 from oxygent_client._observe import Happening, Observed, Observer
+from oxygent_client._transport import wrapped
 
 __all__ = ["Keeper", "Pool", "Quantiles", "Stats"]
 
@@ -127,9 +128,8 @@ class _Times:
 
 def _connections(transport: object) -> tuple[int, int] | tuple[None, None]:
     """What a transport says that it keeps; if it says nothing, what it wraps."""
-    while transport is not None and not isinstance(transport, Pool):
-        transport = getattr(transport, "inner", None)
-    known = None if transport is None else transport.connections()
+    pool = wrapped(transport, Pool)  # type: ignore[type-abstract]  # it is only looked for
+    known = None if pool is None else pool.connections()
     return (None, None) if known is None else known
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import attrs
@@ -22,7 +22,7 @@ from oxygent_client._secure import PlainHTTP
 if TYPE_CHECKING:
     from oxygent_client._observe import Observed
 
-__all__ = ["Context", "HTTPRequest", "HTTPResponse", "Purpose", "Transport", "check_url", "shown_url"]
+__all__ = ["Context", "HTTPRequest", "HTTPResponse", "Purpose", "Transport", "check_url", "shown_url", "wrapped"]
 
 Purpose = Literal["run", "discover", "attach", "feedback", "health"]
 
@@ -169,3 +169,13 @@ class Transport(Protocol):
     async def aclose(self) -> None:
         """Close what the transport keeps open between exchanges. Doing so twice is no error."""
         ...
+
+
+T = TypeVar("T")
+
+
+def wrapped(transport: object, kind: type[T]) -> T | None:
+    """The first of this kind among a transport and what it wraps (its `inner`), from the outside in."""
+    while transport is not None and not isinstance(transport, kind):
+        transport = getattr(transport, "inner", None)
+    return transport

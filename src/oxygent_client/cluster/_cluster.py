@@ -35,7 +35,7 @@ from oxygent_client._errors import (
 from oxygent_client._log import tell
 from oxygent_client._per_loop import PerLoop
 from oxygent_client._secure import PlainHTTP, check_secure
-from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Purpose, Transport, shown_url
+from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Purpose, Transport, shown_url, wrapped
 from oxygent_client._wire import HEADERS, PATHS, alive, refusal
 from oxygent_client.cluster._health import Health, Standing, usable, within
 from oxygent_client.cluster._homes import Home, Homes
@@ -479,9 +479,7 @@ class Cluster:
 
 def cluster_of(transport: object) -> Cluster | None:
     """The cluster that a transport is, or wraps; None if the transport knows one server."""
-    while transport is not None and not isinstance(transport, Cluster):
-        transport = getattr(transport, "inner", None)
-    return transport
+    return wrapped(transport, Cluster)
 
 
 def home_of(transport: object, name: str) -> Home | None:

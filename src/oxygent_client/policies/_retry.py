@@ -22,7 +22,7 @@ import attrs
 
 from oxygent_client._errors import OxyError, StatusError
 from oxygent_client._log import tell
-from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Purpose, Transport
+from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Purpose, Transport, wrapped
 from oxygent_client._wire import refusal
 from oxygent_client.policies._policy import DRAIN_SECONDS, Kind, Wrapper, drain, number, whole
 
@@ -121,9 +121,7 @@ class RetryBudget:
 
 def retrying(transport: object) -> RetryTransport | None:
     """What repeats the calls that go through `transport`."""
-    while transport is not None and not isinstance(transport, RetryTransport):
-        transport = getattr(transport, "inner", None)
-    return transport
+    return wrapped(transport, RetryTransport)
 
 
 @attrs.define(eq=False)
