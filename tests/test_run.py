@@ -21,6 +21,7 @@ import anyio.lowlevel
 import attrs
 import pytest
 import trio
+from anyio.lowlevel import current_token
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -308,10 +309,129 @@ async def test_misuse() -> None:
                 await anext(run)
             tasks.cancel_scope.cancel()
         # The reader was cancelled, so the exchange is closed; there is nothing more, and no response.
-        assert [] == [event async for event in run]
+        with pytest.raises(errors.ClosedError):
+            await anext(run)
         with pytest.raises(errors.ClosedError):
             await run.final_response()
     assert run.outcome is Outcome.STARTED
+
+
+async def _cut_read(run: Run) -> None:
+    """Wait for the next event under a time limit, which runs out."""
+    with anyio.move_on_after(1) as scope:
+        await anext(run)
+    assert scope.cancelled_caught
+
+
+async def _own_limit(run: Run) -> None:
+    """Likewise with the event loop's own."""
+    with pytest.raises((TimeoutError, trio.TooSlowError)):
+        if isinstance(current_token().native_token, asyncio.AbstractEventLoop):
+            await asyncio.wait_for(anext(run), 1)
+        else:
+            with trio.fail_after(1):
+                await anext(run)
+
+
+async def _leave(run: Run) -> None:
+    await run.__aexit__(None, None, None)
+
+
+async def _close_generator(run: Run) -> None:
+    """A generator of the user's own that holds the block is closed at a yield."""
+
+    async def relay() -> AsyncGenerator[Event, None]:
+        try:
+            async for event in run:
+                yield event
+        finally:
+            await run.__aexit__(None, None, None)
+
+    events = relay()
+    await events.asend(None)
+    await events.aclose()
+
+
+def _fails_by(expected: type[errors.OxyError]) -> Callable[[Run], Awaitable[None]]:
+    async def read(run: Run) -> None:
+        with pytest.raises(expected):
+            async for _ in run:
+                pass
+
+    return read
+
+
+async def _refuse(content: Any) -> None:
+    raise ValueError(content)
+
+
+HALF: Final = (progress(1),)
+UNFINISHED: Final[dict[str, tuple[Callable[[Run], Awaitable[None]], tuple[Any, ...], dict[str, Any]]]] = {
+    # name: (how the run ends before its end, its steps, the agent's options)
+    "a scope around one read": (_cut_read, (FOREVER,), {}),
+    "a scope around one read, and bytes before": (_cut_read, (progress(1)[:9], FOREVER), {}),
+    "the event loop's own limit of time": (_own_limit, (FOREVER,), {}),
+    "the block is left": (_leave, (*HALF, FOREVER), {}),
+    "a generator around it is closed": (_close_generator, (*HALF, FOREVER), {}),
+    "the stream is cut": (_fails_by(errors.IncompleteStreamError), HALF, {}),
+    "the connection breaks": (
+        _fails_by(errors.IncompleteStreamError),
+        (*HALF, errors.ConnectionLostError("reset")),
+        {},
+    ),
+    "total": (_fails_by(errors.DeadlineExceededError), (*HALF, FOREVER), {"timeouts": Timeouts(total=5)}),
+    "idle": (_fails_by(errors.IdleTimeoutError), (*HALF, FOREVER), {"timeouts": Timeouts(idle=5)}),
+    "no answer": (_fails_by(errors.NoAnswerError), (*HALF, close()), {}),
+    "an error of the remote": (_fails_by(errors.RemoteAgentError), (message({"type": "error"}), close()), {}),
+    "too large": (
+        _fails_by(errors.TooLargeError),
+        (*HALF, b"data: " + b"x" * 2000),
+        {"limits": Limits(event_bytes=999)},
+    ),
+    "a handler fails": (
+        _fails_by(errors.HandlerError),
+        (*HALF, answer("42"), close()),
+        {"event_handlers": {"progress": _refuse}},
+    ),
+    "the failure detector": (
+        _fails_by(errors.RemoteAgentError),
+        (answer("42"), close()),
+        {"failure_detector": bool},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNFINISHED)
+async def test_an_end_before_the_end(name: str) -> None:
+    """A run that was left, cancelled, or failed never looks complete: each later read is a ClosedError."""
+    end, steps, options = UNFINISHED[name]
+    agent = plain(server_url=URL, transport=FakeTransport.script(*steps), **options)
+    async with agent.stream("hi") as run:
+        await end(run)
+        for _ in range(2):
+            with pytest.raises(errors.ClosedError):
+                await anext(run)
+        with pytest.raises(errors.OxyError) as inside:
+            await run.final_response()
+    with pytest.raises(errors.ClosedError) as after:
+        await anext(run, None)
+    with pytest.raises(errors.OxyError) as response:
+        _ = run.response
+    assert (after.value.outcome, after.value.trace_id, after.value.server_url) == (run.outcome, run.trace_id, SHOWN)
+    assert after.value.partial == run.partial
+    assert type(inside.value) is type(response.value)
+
+
+async def test_a_run_that_could_not_begin() -> None:
+    """Where entering the block failed, reading is a ClosedError too, and the response is the error."""
+    run = plain(server_url=URL, transport=FakeTransport({})).stream("hi")
+    with pytest.raises(errors.NotFoundError):
+        await run.__aenter__()
+    with pytest.raises(errors.ClosedError) as caught:
+        await anext(run)
+    assert type(caught.value.__cause__) is errors.NotFoundError
+    with pytest.raises(errors.NotFoundError):
+        await run.final_response()
 
 
 async def test_final_response() -> None:
@@ -526,7 +646,7 @@ class Stop(BaseException):
 
 
 async def test_leaving_early() -> None:
-    """Leaving the block by `break` closes the exchange at once; there is no response, and nothing is left to read."""
+    """Leaving the block by `break` closes the exchange at once; there is no response, and no more is to be read."""
     transport = FakeTransport.script(progress(1) + progress(2), FOREVER)
     async with plain(server_url=URL, transport=transport).stream("hi") as run:
         async for _ in run:
@@ -536,7 +656,8 @@ async def test_leaving_early() -> None:
     assert Outcome.STARTED is run.outcome
     with pytest.raises(errors.ClosedError):
         _ = run.response
-    assert [] == [event async for event in run]
+    with pytest.raises(errors.ClosedError):
+        await anext(run)
 
 
 @pytest.mark.parametrize(

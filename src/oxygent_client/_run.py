@@ -140,16 +140,20 @@ class Run:
             return self._response
         if isinstance(self._error, OxyError):
             raise self._error
+        if self._closed:
+            raise self._was_left("there is no response")
         raise ClosedError("there is no response: the events have not come to their end", outcome=self.outcome)
 
     async def final_response(self) -> OxyResponse:
         """The response, after all events that are still to come.
 
         Raises:
-            OxyError: the run failed.
+            OxyError: the run failed; it is that error.
+            ClosedError: the run was left, or cancelled, before its end.
         """
-        async for _ in self:
-            pass
+        if not self._closed:
+            async for _ in self:
+                pass
         return self.response
 
     # --- the block ---
@@ -243,13 +247,21 @@ class Run:
         return self
 
     async def __anext__(self) -> Event:
+        """The next event; StopAsyncIteration only once the run has come to its end, and has a response.
+
+        Raises:
+            OxyError: the run failed.
+            ClosedError: it was left, cancelled, or failed before: what was received is all there is of it.
+        """
         if not self._opened:
             raise ClosedError("enter the run first: `async with agent.stream(...) as run`")
         if self._reading:
             text = "a run has one reader at a time, and another task is waiting for its next event"
             raise ConfigurationError(text, outcome=self.outcome)
-        if self._closed:
+        if self._response is not None:
             raise StopAsyncIteration
+        if self._closed:
+            raise self._was_left("there are no more events")
         self._reading = True
         event: Event | None = None
         try:
@@ -375,6 +387,22 @@ class Run:
             await self._close(error)
         finally:
             self._tell_end("failed" if isinstance(error, Exception) else "left", error)
+
+    def _was_left(self, what: str) -> ClosedError:
+        """The error of whoever asks for more of a run that is over for this program, and did not come to its end."""
+        error = self._error
+        how = "was left" if error is None else f"failed ({type(error).__name__})"
+        if error is not None and not isinstance(error, Exception):
+            how = "was cancelled"
+        known = ClosedError(
+            f"{what}: the run {how} before its end",
+            outcome=self.outcome,
+            trace_id=self.trace_id,
+            server_url=shown_url(self._plan.base_url) if self._plan.base_url else "",
+            partial=self.partial,
+        )
+        known.__cause__ = error if isinstance(error, Exception) else None
+        return known
 
     def _note_rest(self, rest: list[ServerSentEvent]) -> None:
         """What was received and not yet handed out belongs to `partial` too."""
