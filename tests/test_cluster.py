@@ -413,6 +413,23 @@ async def test_watching() -> None:
     assert count == len(replicas.requests)
 
 
+@pytest.mark.parametrize("ends", [SystemExit, KeyboardInterrupt])
+async def test_watching_and_the_end_of_the_program(ends: type[BaseException]) -> None:
+    """What ends the program comes out of the block as it is."""
+    one = cluster(Replicas(a=Reply.json({"alive": 1})))
+    with pytest.raises(ends):
+        async with one.watching():
+            await anyio.sleep(1)
+            raise ends
+
+
+async def test_a_transport_that_raises_something_else() -> None:
+    """What a check of a transport of the user's own raises comes out as it is."""
+    one = cluster(Replicas(a=Reply(before=OSError("mine"))))
+    with pytest.raises(OSError, match="mine"):
+        await one.check()
+
+
 async def test_watching_comes_to_an_end() -> None:
     """What no check may do comes out as itself, not in a group, and the block is cancelled."""
     there = cluster(Replicas(a=Reply.json({"alive": 1})))

@@ -44,7 +44,7 @@ CORE = (
     "_errors errors _kinds _settings _transport _models _wire _payload _router _secrets _secure _sse _version _schema"
     " _text sanitize _log _observe _inbox _reattach _seen _word"
 )
-HELPERS = "json ids traces per_loop stats bodies"
+HELPERS = "json ids traces per_loop stats bodies tasks"
 SIBLINGS = (
     "transports transports.aiohttp transports.asgi transports.httpx transports.httpx2 policies cluster telemetry"
     " telemetry.otel"
@@ -58,6 +58,7 @@ ROOMS: Final[dict[str, Room]] = {
     # What the core may not do itself, one thing each.
     "ids": room("_ids"),
     "bodies": room("_bodies", "core", "anyio"),
+    "tasks": room("_tasks", "", "anyio"),
     "traces": room("_traces", "core ids", "attrs"),
     "per_loop": room("_per_loop", "", "anyio"),
     "stats": room("_stats", "core", "attrs"),
@@ -79,11 +80,11 @@ ROOMS: Final[dict[str, Room]] = {
     "transports.httpx2": room("transports.httpx2", "core json httpx_family translation", "httpx2 anyio attrs"),
     "policies": room("policies policies.*", "core json per_loop bodies", "anyio attrs"),
     # What it balances, unless it is given another.
-    "cluster": room("cluster cluster.*", "core json per_loop bodies transports.httpx", "anyio attrs"),
+    "cluster": room("cluster cluster.*", "core json per_loop bodies tasks transports.httpx", "anyio attrs"),
     "telemetry": room("telemetry", "core stats"),
     "telemetry.otel": room("telemetry.otel", "core json", "attrs opentelemetry"),
-    "testing": room("testing testing.*", "core json", "anyio attrs"),
-    "registry": room("registry registry.*", "core json ids per_loop", "anyio attrs"),
+    "testing": room("testing testing.*", "core json tasks", "anyio attrs"),
+    "registry": room("registry registry.*", "core json ids per_loop tasks", "anyio attrs"),
     # One exchange, one run: they know a transport, and no agent.
     "run": room(
         "_ask _clocks _feed _inquiry _line _plan _record _run _watched",

@@ -40,6 +40,7 @@ from oxygent_client._reattach import Reattachment
 from oxygent_client._record import RunRecord
 from oxygent_client._seen import Seen
 from oxygent_client._sse import ServerSentEvent
+from oxygent_client._tasks import bare_group
 from oxygent_client._text import shown_text
 from oxygent_client._transport import Context, shown_url
 from oxygent_client._word import Word
@@ -153,7 +154,7 @@ class Feed:
         clock = ""
         failure: BaseException | None = None
         began = clocks.counted
-        async with anyio.create_task_group() as group:
+        async with bare_group() as group:
 
             async def look() -> None:
                 nonlocal clock, failure

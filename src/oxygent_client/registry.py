@@ -30,6 +30,7 @@ from oxygent_client._log import tell
 from oxygent_client._models import OxyRequest, OxyResponse, OxyState
 from oxygent_client._per_loop import PerLoop
 from oxygent_client._router import copy_json
+from oxygent_client._tasks import bare_group
 from oxygent_client._transport import Context
 
 __all__ = ["AgentRegistry", "Function", "Member"]
@@ -317,7 +318,7 @@ class AgentRegistry:
     async def init(self) -> dict[str, OxyError]:
         """Have every member find out what it is, all at once; what comes back are those that failed, and why."""
         failed: dict[str, OxyError] = {}
-        async with anyio.create_task_group() as group:
+        async with bare_group() as group:
             for member in self._members.values():
                 if hasattr(member, "init"):
                     group.start_soon(self._init, member, failed)

@@ -11,7 +11,6 @@ import anyio
 
 from oxygent_client import OxyRequest, SSEOxyGent
 from oxygent_client.cli._show import Outcome, Show
-from oxygent_client.errors import OxyError
 
 __all__ = ["converse"]
 
@@ -26,7 +25,7 @@ async def converse(
         OSError: what is shown can no longer be written.
     """
     start = clock()
-    failed: OxyError | OSError | None = None
+    failed: BaseException | None = None
     outcome: Outcome | None = None
 
     async def tick(seconds: float) -> None:
@@ -44,8 +43,10 @@ async def converse(
                         show.see(event, clock() - start)
                 outcome = Outcome(run.response, run.trace_id, run.remote_trace_id)
                 show.finish(outcome, clock() - start)
-            except (OxyError, OSError) as error:
-                failed = error  # raised below: a task group would wrap it
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # noqa: BLE001  (raised below, also Ctrl-C: a task group would wrap it)
+                failed = error
             group.cancel_scope.cancel()
         if failed is not None:
             raise failed

@@ -35,6 +35,7 @@ from oxygent_client._errors import (
 from oxygent_client._log import tell
 from oxygent_client._per_loop import PerLoop
 from oxygent_client._secure import PlainHTTP, check_secure
+from oxygent_client._tasks import bare_group
 from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Purpose, Transport, shown_url, wrapped
 from oxygent_client._wire import HEADERS, PATHS, alive, refusal
 from oxygent_client.cluster._health import Health, Standing, usable, within
@@ -248,7 +249,7 @@ class Cluster:
         requests = {url: HTTPRequest("GET", url, PATHS["alive"], HEADERS) for url in live.seats}
         for request in requests.values():
             check_secure(request.url, request.headers, PlainHTTP())
-        async with anyio.create_task_group() as tasks:
+        async with bare_group() as tasks:
             for url, request in requests.items():
                 tasks.start_soon(self._check, live.seats[url], request, said)
         return {shown_url(url): said[url] for url in requests}
@@ -270,31 +271,21 @@ class Cluster:
 
         Raises:
             ConfigurationError: `every` is not more than 0.
-            InsecureTransportError: as for `check`; what the block does is cancelled.
+            InsecureTransportError: as for `check`; what the block does is cancelled. What the block raises comes out
+                as it is, and never in a group.
         """
         if not 0 < every < math.inf:
             raise ConfigurationError(f"Cluster.watching(every={every!r}): must be more than 0")
-        # Out of the task group an error would come in a group.
-        failures: list[Exception] = []
 
         async def watch() -> None:
-            try:
-                while True:
-                    await self.check()
-                    await anyio.sleep(every)
-            except OxyError as error:
-                failures.append(error)
-                tasks.cancel_scope.cancel()
+            while True:
+                await self.check()
+                await anyio.sleep(every)
 
-        async with anyio.create_task_group() as tasks:
+        async with bare_group() as tasks:
             tasks.start_soon(watch)
-            try:
-                yield
-            except Exception as error:  # noqa: BLE001  (it is raised below)
-                failures.append(error)
+            yield
             tasks.cancel_scope.cancel()
-        if failures:
-            raise failures[0]
 
     # --- exchanges ---
 
@@ -412,7 +403,7 @@ class Cluster:
                     tasks.cancel_scope.cancel()
             over.set()
 
-        async with anyio.create_task_group() as tasks:
+        async with bare_group() as tasks:
             first = self._next(live, request.context, tried)
             tasks.start_soon(ask, await stack.enter_async_context(AsyncExitStack()), first)
             with anyio.move_on_after(hedge.after):

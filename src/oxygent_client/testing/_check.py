@@ -13,6 +13,7 @@ import anyio
 import attrs
 
 from oxygent_client._errors import ConfigurationError
+from oxygent_client._tasks import bare_group
 from oxygent_client.testing._promises import (
     CHECKS,
     SECONDS,
@@ -115,16 +116,15 @@ async def check_transport(make: Make, *, skip: Collection[str] = ()) -> Transpor
     if unknown := sorted(set(skip) - CHECKS.keys()):
         raise ConfigurationError(f"check_transport: no check is called {unknown}; there are {', '.join(CHECKS)}")
     judgements = {name: _Judgement("skipped", "as you say") if name in skip else _Judgement() for name in CHECKS}
-    servers = anyio.create_task_group()
-    bench = Bench(make, servers)
-    async with servers:
+    async with bare_group() as servers:
+        bench = Bench(make, servers)
         for name, judgement in judgements.items():
             if name not in skip:
                 # In a task of its own: a transport that leaves a scope open spoils the task, and no more.
                 try:
-                    async with anyio.create_task_group() as tasks:
+                    async with bare_group() as tasks:
                         tasks.start_soon(_judge, bench, name, judgement)
-                except ExceptionGroup as spoiled:
+                except Exception as spoiled:  # noqa: BLE001  (it is the finding)
                     judgement.result, judgement.note = "broken", judgement.note or shown(spoiled)
     results: dict[str, Result] = {name: judgement.result for name, judgement in judgements.items()}
     notes = {name: judgement.note for name, judgement in judgements.items() if judgement.note}
