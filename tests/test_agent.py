@@ -129,7 +129,7 @@ def test_what_an_agent_is_made_of() -> None:
         "check_callee": False,
         "transport": transport,
         "router": router,
-        "event_handlers": {"x": print},
+        "event_handlers": {"x": _module_level},
         "event_filter": bool,
         "headers": {"x-a": "1"},
         "forward_headers": {"x-b"},
@@ -138,8 +138,10 @@ def test_what_an_agent_is_made_of() -> None:
         "argument_overrides": {"caller"},
         "share_data": {"key"},
     }
-    agent = SSEOxyGent(server_url=URL, **given, progress_callback=cast("Any", print))
-    assert {**given, "progress_told": print} == {name: getattr(agent, name) for name in (*given, "progress_told")}
+    agent = SSEOxyGent(server_url=URL, **given, progress_callback=_module_level)
+    assert {**given, "progress_told": _module_level} == {
+        name: getattr(agent, name) for name in (*given, "progress_told")
+    }
     with pytest.raises(TypeError):
         SSEOxyGent(URL)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  (wrong on purpose)
 
@@ -788,7 +790,6 @@ def test_what_cannot_travel_is_named() -> None:
     """A live object or a lambda is a ConfigurationError that names its attribute; the agent stays as it was."""
     client = httpx.AsyncClient()
     live = HTTPXTransport(client=client)
-    lock = threading.Lock()
 
     def local(*anything: Any) -> Any:
         return True
@@ -799,7 +800,7 @@ def test_what_cannot_travel_is_named() -> None:
         ("SSEOxyGent.router is live", ["pickle"], {"router": EventRouter({"x": local})}),
         ("`client` is live", [*COPIES], {"transport": live}),
         ("Brittle stays", ["pickle"], {"observers": (Brittle(),)}),
-        ("SSEOxyGent.event_handlers is live", [*COPIES], {"event_handlers": {"x": lock}}),
+        ("SSEOxyGent.event_handlers is live", [*COPIES], {"event_handlers": {"x": Locked()}}),
     ]
     for said, ways, options in cases:
         agent = SSEOxyGent(server_url=URL, **options)
@@ -813,6 +814,16 @@ def test_what_cannot_travel_is_named() -> None:
 
 async def _module_level(content: Any) -> None:
     """A handler that pickles."""
+
+
+class Locked:
+    """A handler that holds something live."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    async def __call__(self, content: Any) -> None:
+        """Hear nothing."""
 
 
 # ----------------------------------------------------------------------------------------------------------- Transports

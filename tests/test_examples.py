@@ -121,7 +121,8 @@ HARNESS: Final = "documentation/harness.py"
 DOCUMENTATION_FAILED: Final = "0 of 1 went well; failed: documentation"
 PROGRAMS: Final = {"good.py": "print('x')", "lying.py": "print('y')", "raising.py": "print('x'); raise ValueError"}
 ENDING: Final = {"bad.py": "print('x'); raise SystemExit(3)", "good.py": "print('x'); raise SystemExit"}
-NOT_ANSWERED: Final = "SSEOxyGent(server_url='https://remote.test', event_handlers={'progress': lambda _: 1 / 0})"
+NOT_ANSWERED: Final = """async def bad(_): 1 / 0
+SSEOxyGent(server_url='https://remote.test', event_handlers={'progress': bad})"""
 NOBODY: Final = {"notes.txt": "x", "other/program.py": "print('x')"}
 COMMANDS: Final[dict[str, tuple[dict[str, str], int, str, str]]] = {
     # what lies there: (its files, how many fail, what is said of one, what is said in the end)

@@ -296,10 +296,7 @@ async def failures_are_blamed(cls: type[SSEOxyGent]) -> None:
     cases: list[tuple[str, dict[str, Any]]] = [
         ("the event filter raised ValueError", {"event_filter": raising}),
         ("an event handler raised ValueError", {"event_handlers": {"tool_call": failing}}),
-        ("an event handler raised ValueError", {"event_handlers": {"tool_call": raising}}),
         ("send_message raised ValueError", {"send": failing}),
-        ("send_message raised ValueError", {"send": raising}),
-        ("send_message raised TypeError", {"send": lambda said: None}),  # pyright: ignore[reportUnknownLambdaType]  (a lambda cannot say its types)
         ("the progress callback raised ValueError", {"progress_callback": failing}),
         *(("an event handler raised ValueError", {"late": {name: failing}}) for name in sorted(hooked)),
     ]
@@ -645,6 +642,101 @@ async def test_the_hooks_do_nothing_by_themselves() -> None:
     await agent.handle_observation_event({}, request)
     await agent._process_custom_event({}, request)
     assert before == vars(agent)
+
+
+CALLED: Final[list[Any]] = []
+"""What the functions of the wrong kind were called with: nothing."""
+
+
+async def waits(*anything: Any) -> Any:
+    """An async function."""
+    CALLED.append(anything)
+
+
+def does(*anything: Any) -> Any:
+    """A plain function."""
+    CALLED.append(anything)
+
+
+WRONG_KINDS: Final[dict[str, tuple[str, Any]]] = {
+    # the name in the error: (the attribute, its value)
+    "event_handlers['tool_call']": ("event_handlers", {"tool_call": does}),
+    "event_filter": ("event_filter", waits),
+    "sanitize": ("sanitize", waits),
+    "failure_detector": ("failure_detector", waits),
+    "schema['answer']": ("schema", {"answer": waits}),
+    "progress_callback": ("progress_told", does),
+    "handle_tool_call_event": ("handle_tool_call_event", does),
+    "handle_observation_event": ("handle_observation_event", does),
+    "_process_custom_event": ("_process_custom_event", does),
+    "prepare_payload": ("prepare_payload", waits),
+    "prepare_headers": ("prepare_headers", waits),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_KINDS)
+async def test_a_function_of_the_wrong_kind_before_a_run(name: str) -> None:
+    """A function of the wrong kind, assigned late, is refused before it is called, and before anything is sent."""
+    attribute, value = WRONG_KINDS[name]
+    transport = FakeTransport.script(*SCRIPT)
+    agent = SSEOxyGent(server_url=URL, transport=transport)
+    setattr(agent, attribute, value)
+    with pytest.raises(errors.ConfigurationError) as caught:
+        await agent.ask("hi")
+    assert str(caught.value).startswith(f"{name} must be ")
+    assert caught.value.outcome is errors.Outcome.NOT_SENT
+    assert transport.requests == []
+    assert CALLED == []
+
+
+@pytest.mark.parametrize(
+    "name", ["event_handlers['tool_call']", "event_filter", "sanitize", "failure_detector", "schema['answer']"]
+)
+def test_a_function_of_the_wrong_kind_at_the_beginning(name: str) -> None:
+    """A function of the wrong kind is refused when the agent is made."""
+    attribute, value = WRONG_KINDS[name]
+    with pytest.raises(errors.ConfigurationError) as caught:
+        SSEOxyGent(server_url=URL, **{attribute: value})
+    assert str(caught.value).startswith(f"{name} must be ")
+
+
+def test_a_progress_callback_of_the_wrong_kind() -> None:
+    """It is refused where it is given, and where it is set."""
+    with pytest.raises(errors.ConfigurationError, match="progress_callback must be"):
+        SSEOxyGent(server_url=URL, progress_callback=does)
+    with pytest.raises(errors.ConfigurationError, match="progress_callback must be"):
+        SSEOxyGent(server_url=URL).set_progress_callback(does)
+
+
+async def test_a_plain_send_message() -> None:
+    """A `send_message` that is not async is refused before anything is sent."""
+    request = OxyRequest(arguments={"query": "x"})
+    cast("Any", request).send_message = does
+    transport = FakeTransport.script(*SCRIPT)
+    with pytest.raises(errors.ConfigurationError, match=r"send_message must be .*'does'"):
+        await SSEOxyGent(server_url=URL, transport=transport).ask(request)
+    assert transport.requests == []
+
+
+@pytest.mark.parametrize(
+    "name", ["event_handlers['tool_call']", "event_filter", "sanitize", "progress_callback", "send_message"]
+)
+async def test_a_function_of_the_wrong_kind_during_a_run(name: str) -> None:
+    """Assigned while the run goes on, it is refused before it is called; the error says how far the run was."""
+    request = OxyRequest(arguments={"query": "x"})
+    agent = SSEOxyGent(server_url=URL, transport=FakeTransport.script(progress(1), *SCRIPT))
+    with pytest.raises(errors.ConfigurationError) as caught:
+        async with agent.stream(request) as run:
+            await anext(run)
+            if name == "send_message":
+                cast("Any", run)._plan.request.send_message = does
+            else:
+                attribute, value = WRONG_KINDS[name]
+                setattr(agent, attribute, value)
+            await run.final_response()
+    assert str(caught.value).startswith(f"{name} must be ")
+    assert caught.value.outcome in (errors.Outcome.STARTED, errors.Outcome.COMPLETED)
+    assert CALLED == []
 
 
 async def test_a_callable_without_a_signature() -> None:

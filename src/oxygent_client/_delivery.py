@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import attrs
 
 from oxygent_client._hooks import Hooks, blamed
+from oxygent_client._kinds import check_async, check_plain
 from oxygent_client._models import Event, Observation, OxyRequest, ToolCall
 from oxygent_client._router import Action, Answered, Forward, copy_json
 from oxygent_client._text import shown_text
 
 __all__ = ["Delivery"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @attrs.define
@@ -31,22 +34,32 @@ class Delivery:
     request: OxyRequest
     _sender: Callable[..., Any] | None = attrs.field(default=None, init=False)
     _keywords: tuple[str, ...] = attrs.field(default=(), init=False)
+    _checked: dict[str, object] = attrs.field(factory=dict[str, object], init=False)
+    """What was looked at already: to do it for each event would cost too much."""
 
     async def opened(self) -> None:
-        """As `Listener.opened`."""
+        """As `Listener.opened`.
+
+        Raises:
+            ConfigurationError: a function that is to be awaited is not async, or the other way round.
+        """
+        self.agent.check_hooks()
+        self._take_sender()
         await self._say("Starting remote execution...")
 
     async def heard(self, event: Event, action: Action) -> None:
         """As `Listener.heard`."""
         agent = self.agent
         message: Any = self._clean(copy_json(event.message))
-        with blamed("the event filter"):
-            if agent.event_filter is not None and not agent.event_filter(message):
-                return
-        with blamed("an event handler"):
-            await self._handle(event, action, message)
+        if agent.event_filter is not None:
+            keeps = self._once("event_filter", agent.event_filter, check_plain)
+            with blamed("the event filter"):
+                if not keeps(message):
+                    return
+        await self._handle(event, action, message)
         if isinstance(action, Forward):
             said = self._clean(action.message)
+            self._take_sender()
             with blamed("send_message"):
                 await self._send(event, said)
             if isinstance(event, ToolCall):
@@ -62,31 +75,49 @@ class Delivery:
         sanitize = self.agent.sanitize
         if sanitize is None:
             return message
+        self._once("sanitize", sanitize, check_plain)
         with blamed("sanitize"):
             return sanitize(message)
 
     async def _handle(self, event: Event, action: Action, message: Any) -> None:
         agent = self.agent
         if event.type is not None and (handler := agent.event_handlers.get(event.type)) is not None:
-            await handler(_content(message))
-        if isinstance(event, ToolCall):
-            await agent.handle_tool_call_event(message, self.request)
-        elif isinstance(event, Observation):
-            await agent.handle_observation_event(message, self.request)
-        elif not isinstance(action, Answered):
-            process = agent._process_custom_event  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  (the documentation's)
-            await process(message, self.request)
+            self._once(f"event_handlers[{event.type[:100]!r}]", handler, check_async)
+            with blamed("an event handler"):
+                await handler(_content(message))
+        with blamed("an event handler"):
+            if isinstance(event, ToolCall):
+                await agent.handle_tool_call_event(message, self.request)
+            elif isinstance(event, Observation):
+                await agent.handle_observation_event(message, self.request)
+            elif not isinstance(action, Answered):
+                process = agent._process_custom_event  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  (the documentation's)
+                await process(message, self.request)
 
-    async def _send(self, event: Event, message: Any) -> None:
+    def _take_sender(self) -> Callable[..., Any]:
+        """Where messages go now."""
         send = self.request.send_message
         if send != self._sender:  # it may be replaced between two messages; to inspect it for each would cost too much
+            check_async("send_message", send)
             self._sender, self._keywords = send, _keywords(send)
+        return send
+
+    def _once(self, name: str, function: F, check: Callable[[str, Any], None]) -> F:
+        """`function`, which `check` does not refuse; it may have been assigned a moment ago."""
+        if self._checked.get(name) is not function:
+            check(name, function)
+            self._checked[name] = function
+        return function
+
+    async def _send(self, event: Event, message: Any) -> None:
+        send = self._take_sender()
         wire: dict[str, Any] = {"event": event.sse.event, "id": event.sse.id or None, "retry": event.sse.retry}
         await send(message, **{name: wire[name] for name in self._keywords})
 
     async def _say(self, text: str) -> None:
         callback = self.agent.progress_told
         if callback is not None:
+            self._once("progress_callback", callback, check_async)
             with blamed("the progress callback"):
                 await callback(text)
 

@@ -7,12 +7,25 @@ Rule 2: a hook does nothing by itself, and none replaces the forwarding of a mes
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Generator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
 from oxygent_client._errors import HandlerError, Outcome, OxyError
-from oxygent_client._kinds import FLAG, MAPPING, NAMES, TEXT, TEXTS, Kind, check_kinds, having, of, or_none
+from oxygent_client._kinds import (
+    FLAG,
+    MAPPING,
+    NAMES,
+    TEXT,
+    TEXTS,
+    Kind,
+    check_async,
+    check_kinds,
+    check_plain,
+    having,
+    of,
+    or_none,
+)
 from oxygent_client._models import OxyRequest
 from oxygent_client._observe import Observer
 from oxygent_client._payload import CallStackStrategy, build_payload
@@ -76,6 +89,26 @@ def check_settings(given: Mapping[str, Any]) -> None:
         ConfigurationError: one is not; the text says what to give.
     """
     check_kinds(given, _SETTINGS)
+    for name, function in _functions(given):
+        if function is not None:
+            (check_async if name.partition("[")[0] in _AWAITED else check_plain)(name, function)
+
+
+_AWAITED: Final = frozenset({"event_handlers", "progress_callback"})
+_CALLED: Final = ("event_filter", "sanitize", "failure_detector", "progress_callback")
+_TABLES: Final = ("event_handlers", "schema")
+_METHODS: Final = ("handle_tool_call_event", "handle_observation_event", "_process_custom_event")
+_PREPARATIONS: Final = ("prepare_payload", "prepare_headers")
+
+
+def _functions(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The functions among the arguments of an agent, with the names that an error gives them."""
+    for name in _CALLED:
+        yield name, given.get(name)
+    for name in _TABLES:
+        table: Mapping[Any, Any] = given.get(name) or {}
+        for key, function in table.items():
+            yield f"{name}[{str(key)[:100]!r}]", function
 
 
 @contextmanager
@@ -154,9 +187,36 @@ class Hooks(RemoteAgent):
     def set_progress_callback(self, callback: ProgressCallback | None) -> None:
         """Have `async callback(text)` told of each run's beginning, its forwarded calls, their ends, and its good end.
 
-        None tells nobody.
+        Pass None to disable.
+
+        Raises:
+            ConfigurationError: it is not an async function.
         """
+        check_settings({"progress_callback": callback})
         self.progress_told = callback
+
+    def check_hooks(self) -> None:
+        """Nothing, if what is awaited is async, and what is not awaited is not.
+
+        Attributes may be assigned, and methods overridden, after the arguments were checked.
+
+        Raises:
+            ConfigurationError: the text names the function and says what it must be.
+        """
+        check_settings(
+            {
+                "event_handlers": self.event_handlers,
+                "event_filter": self.event_filter,
+                "sanitize": self.sanitize,
+                "failure_detector": self.failure_detector,
+                "schema": self.schema,
+                "progress_callback": self.progress_told,
+            }
+        )
+        for name in _METHODS:
+            check_async(name, getattr(self, name))
+        for name in _PREPARATIONS:
+            check_plain(name, getattr(self, name))
 
     def _make_transport(self) -> Transport:
         """A transport of the agent's own, by its configuration as it is now."""

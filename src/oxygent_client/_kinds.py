@@ -6,7 +6,9 @@ Rule 2: what is checked is the kind. Whether the value is a good one is said by 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, Final, cast
 
 import attrs
@@ -23,8 +25,11 @@ __all__ = [
     "TEXTS",
     "TOKEN",
     "Kind",
+    "check_async",
     "check_kinds",
+    "check_plain",
     "having",
+    "is_async",
     "of",
     "or_none",
 ]
@@ -49,6 +54,61 @@ def check_kinds(given: Mapping[str, Any], table: Mapping[str, Kind]) -> None:
     for name, value in given.items():
         if name in table and not table[name].holds(value):
             raise ConfigurationError(f"{name} must be {table[name].expected}; this is {_shown(value)}")
+
+
+def is_async(function: Any) -> bool:
+    """Whether a call of `function` has to be awaited, by how it is defined: the call itself might do something already.
+
+    Partials, bound methods, objects with an async `__call__`, and wrappers that name what they wrap
+    (`functools.wraps`) count as what is behind them.
+    """
+    while isinstance(function, partial):
+        function = cast("partial[Any]", function).func
+    if isinstance(function, type):
+        return hasattr(cast("type[Any]", function), "__await__")
+    of_its_class = getattr(cast("type[Any]", type(function)), "__call__", None)  # noqa: B004  (it is looked at, not tested)
+    return _is_coroutine(function) or _is_coroutine(of_its_class)
+
+
+def _is_coroutine(function: Any) -> bool:
+    function = inspect.unwrap(function)
+    by_types = inspect.isfunction(function) and function.__code__.co_flags & inspect.CO_ITERABLE_COROUTINE
+    return bool(by_types) or inspect.iscoroutinefunction(function)
+
+
+def check_async(name: str, function: Any) -> None:
+    """Nothing, if `function` is async.
+
+    Raises:
+        ConfigurationError: it is not; the text has `name`, and says what `function` is.
+    """
+    if not is_async(function):
+        raise ConfigurationError(
+            f"{name} must be an async function: define it with `async def`; this is {_described(function)}"
+        )
+
+
+def check_plain(name: str, function: Any) -> None:
+    """Nothing, if `function` is a callable that is not async.
+
+    Raises:
+        ConfigurationError: it is not; as for `check_async`.
+    """
+    if not callable(function) or is_async(function):
+        raise ConfigurationError(
+            f"{name} must be a plain function, without `async`: it is not awaited; this is {_described(function)}"
+        )
+
+
+def _described(function: Any) -> str:
+    """The class of a function, and its name where it has one."""
+    while isinstance(function, partial):
+        function = cast("partial[Any]", function).func
+    if isinstance(function, type):
+        return f"the class {cast('type[Any]', function).__name__}"
+    name = getattr(function, "__qualname__", "")
+    kind = ("async " if is_async(function) else "") + type(function).__name__
+    return f"{kind} {name[:100]!r}" if isinstance(name, str) and name else kind
 
 
 def _shown(value: object) -> str:
