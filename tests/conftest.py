@@ -1,6 +1,7 @@
-"""What all tests share: both event loops, the check for leaks, the fixtures on disk, and what is said of skipped tests.
+"""What all tests share: the event loops, the check for leaks, the fixtures on disk, and what is said of skipped tests.
 
-Rule 1: an async test runs on asyncio and on trio; ONE_LOOP names the exceptions, each with its reason.
+Rule 1: an async test runs on asyncio and on trio; ONE_LOOP names the exceptions, each with its reason. The files in
+    ON_UVLOOP meet uvloop too, which is asyncio with transports and sockets of its own.
 Rule 2: an async test leaves no task, no open file and no socket behind.
 Rule 3: what is missing on a machine is a skip that is counted in the last line; with `REQUIRE_ALL=1` it is a failure.
 Rule 4: numbers that may be larger go through `scaled`; `OXYGENT_CLIENT_SIZE` (smoke, normal, soak) sets them.
@@ -37,9 +38,31 @@ CONFORMANCE: Final = FIXTURES / "conformance" / "cases.json"
 """Event streams, cut into pieces, with the events that the standard has for them."""
 
 LOOPS: Final = ("asyncio", "trio")
+UVLOOP: Final = "uvloop"
+"""A loop of asyncio: what runs on asyncio alone runs on it too."""
+ON_UVLOOP: Final = frozenset(
+    f"tests/test_{name}.py"
+    for name in (
+        "check_transport",
+        "documentation_sockets",
+        "exception_trees",
+        "fault_server",
+        "faults_loopback",
+        "httpx_secrets",
+        "network_transports",
+        "proxies",
+        "storms",
+        "tls",
+        "toy",
+    )
+)
+"""The files that meet sockets. What stays in memory does not see which loop of asyncio it runs on."""
+NOT_ON_UVLOOP: Final[dict[str, str]] = {
+    "tests/test_fault_server.py::test_a_flood_of_headers_does_not_fill_the_memory": "see STARVE_AIOHTTP_ON_UVLOOP",
+}
 ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
     # "tests/test_x.py", "tests/test_x.py::test_y", or "tests/test_x.py[z]" for one value of a parameter:
-    # (the only loop, why)
+    # (the only loop, why); "asyncio" stands for uvloop too
     "tests/interop/test_drop_in.py": (
         "asyncio",
         "the framework knows asyncio alone, and the client here is a plain one",
@@ -108,8 +131,14 @@ settings.load_profile("sized")
 def _loops(nodeid: str) -> tuple[str, ...]:
     """The loops that this test runs on."""
     file, test = nodeid.partition("::")[0], nodeid.partition("[")[0]
+    loops = (*LOOPS, UVLOOP) if file in ON_UVLOOP and test not in NOT_ON_UVLOOP else LOOPS
     exempt = ONE_LOOP.get(test) or ONE_LOOP.get(file)
-    return LOOPS if exempt is None else (exempt[0],)
+    return loops if exempt is None else tuple(loop for loop in loops if _library(loop) == exempt[0])
+
+
+def _library(loop: str) -> str:
+    """Whose loop it is: asyncio's or trio's; what names no loop is returned as it is."""
+    return "asyncio" if loop == UVLOOP else loop
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -128,14 +157,20 @@ def _on_another_loop(nodeid: str) -> bool:
     file, _, test = nodeid.partition("::")
     values = test.partition("[")[2].removesuffix("]").split("-")
     only = {ONE_LOOP[key][0] for value in values if (key := f"{file}[{value}]") in ONE_LOOP}
-    return bool(only and {*LOOPS} & {*values} - only)
+    return bool(only and {*LOOPS} & {*map(_library, values)} - only)
 
 
 @pytest.fixture(scope="module")
-def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """The event loop of an async test: asyncio, then trio."""
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
+    """The event loop of an async test: asyncio, then trio, then uvloop where the file meets it."""
     loop: str = request.param
-    return loop
+    return _library(loop), {"use_uvloop": True} if loop == UVLOOP else {}
+
+
+@pytest.fixture
+def loop(anyio_backend: tuple[str, dict[str, object]]) -> str:
+    """The name of the test's event loop."""
+    return UVLOOP if anyio_backend[1] else anyio_backend[0]
 
 
 # -------------------------------------------------------------------------------------------------------------- Leaks

@@ -66,7 +66,7 @@ ROOMS: Final[dict[str, Room]] = {
     "transports": room("transports", "core"),
     # A URL of aiohttp's is one of yarl.
     "transports.aiohttp": room(
-        "transports.aiohttp", "core json per_loop counted translation", "aiohttp anyio attrs yarl"
+        "transports.aiohttp", "core json per_loop counted sockets translation", "aiohttp anyio attrs yarl"
     ),
     # It asks trio which task it is in, where trio runs already; so trio is there.
     "transports.asgi": room("transports.asgi", "core json per_loop", "anyio attrs trio"),
@@ -74,8 +74,9 @@ ROOMS: Final[dict[str, Room]] = {
     "translation": room("transports._translation", "core", "attrs"),
     # Connections of any library, likewise.
     "counted": room("transports._counted"),
+    "sockets": room("transports._sockets"),
     # One class for two libraries, of which it imports neither.
-    "httpx_family": room("transports._httpx_family", "core json per_loop counted translation", "anyio attrs"),
+    "httpx_family": room("transports._httpx_family", "core json per_loop counted sockets translation", "anyio attrs"),
     "transports.httpx": room("transports.httpx", "core json httpx_family translation", "httpx httpx_sse anyio attrs"),
     "transports.httpx2": room("transports.httpx2", "core json httpx_family translation", "httpx2 anyio attrs"),
     "policies": room("policies policies.*", "core json per_loop bodies", "anyio attrs"),

@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
-import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
@@ -37,6 +36,7 @@ from oxygent_client._log import tell
 from oxygent_client._per_loop import PerLoop
 from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, shown_url
 from oxygent_client.transports._counted import Counted
+from oxygent_client.transports._sockets import shut_down
 from oxygent_client.transports._translation import Translation, reason
 
 __all__ = ["KEPT_SECONDS", "HTTPXFamily", "translation"]
@@ -158,8 +158,9 @@ def _end(response: Any) -> None:
     What a server sends behind a 204 or 304 would be taken for the beginning of the next response, and real servers
     close after a 500. To close it here would break the pool, which looks whether it is readable.
     """
-    with suppress(AttributeError, OSError):
-        _socket(response).shutdown(socket.SHUT_RDWR)
+    connection = _socket(response)
+    if connection is not None:
+        shut_down(connection)
 
 
 class HTTPXFamily(Generic[ClientT]):
