@@ -7,6 +7,7 @@ Rule 2: nothing that was said is on a span unless it was asked for.
 from __future__ import annotations
 
 import copy
+import gc
 import importlib
 import inspect
 import json
@@ -121,6 +122,34 @@ async def ask(agent: SSEOxyGent, **fields: Any) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------------------- The run
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # of trio, for each that is lost with a run
+async def test_a_dropped_run() -> None:
+    """The spans of a run that was garbage-collected end, and it is not active."""
+    spans = Spans()
+    agent = agent_for(spans, tool_call("search"), pause(1000))
+    run = agent.stream("hi")
+    await run.__aenter__()
+    await anext(run)
+    del run
+    gc.collect()
+    await anyio.sleep(0.1)
+    assert spans.tree() == {("invoke_agent finder", None), ("execute_tool search", "invoke_agent finder")}
+    assert (spans.run.attributes or {})["oxygent.end"] == "left"
+    assert [point.value for point in spans.metrics()[otel.ACTIVE]] == [0]
+
+
+async def test_a_forked_child() -> None:
+    """A run of the parent process is not active in its child, which exports no span of it."""
+    spans = Spans()
+    async with agent_for(spans, tool_call("search"), answer("42"), close()).stream("hi") as run:
+        await anext(run)
+        spans.observer._process = 0
+        async for _ in run:
+            pass
+    assert spans.ended == []
+    assert [point.value for point in spans.metrics()[otel.ACTIVE]] == [0]
 
 
 async def test_the_span_of_a_run() -> None:

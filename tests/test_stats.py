@@ -346,6 +346,18 @@ def test_a_run_that_was_dropped() -> None:
     assert (19, 20) == (keeper.stats().buffered, keeper.stats().buffered_peak)
 
 
+def test_a_keeper_of_another_process() -> None:
+    """In a forked child the counts begin at nothing, and the end of a run of the parent is not counted."""
+    keeper = Keeper()
+    inherited = keeper.observed(())
+    inherited.note("begun", Context(), {})
+    keeper._process = 0
+    assert keeper.stats().runs == 0
+    inherited.note("ended", Context(), {"end": "completed", "seconds": 1.0})
+    assert keeper.stats().successes == 0
+    assert keeper.stats().left == 0
+
+
 def test_a_run_that_the_collector_closes() -> None:
     """It may do so at any moment, also in a thread that is counting: that one does not wait for itself."""
 

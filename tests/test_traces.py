@@ -5,8 +5,10 @@ The oracle of the property is the rule itself: a set of ids that may not be sent
 
 from __future__ import annotations
 
+import gc
 import re
 import threading
+import weakref
 from typing import Final
 
 import pytest
@@ -105,8 +107,9 @@ def test_the_table_is_bounded() -> None:
     ledger = TraceLedger(size=3)
     for number in range(5):
         ledger.release(ledger.claim(A, f"t{number}"), ran=True, closed=False)
-    ledger.claim(A, "in flight")
-    assert [True, True, False, False, False] == [ledger.claim(A, f"t{n}").remote == f"t{n}" for n in range(5)]
+    in_flight = [ledger.claim(A, "in flight")]
+    in_flight += [ledger.claim(A, f"t{number}") for number in range(5)]
+    assert [claim.remote == claim.trace_id for claim in in_flight[1:]] == [True, True, False, False, False]
     assert ledger.claim(A, "in flight").remote != "in flight"
 
 
@@ -114,9 +117,60 @@ def test_what_is_used_again_is_new() -> None:
     """An id that ended without a close once more is the newest again."""
     ledger = TraceLedger(size=2)
     for trace_id in ("a", "b", "a", "c"):
-        ledger.release(Claim(A, trace_id), ran=True, closed=False)
-    assert ledger.claim(A, "b").remote == "b"
-    assert ledger.claim(A, "a").remote != "a"
+        held = ledger.hold(A, trace_id)
+        assert held is not None
+        ledger.release(held, ran=True, closed=False)
+    forgotten, newest = ledger.claim(A, "b"), ledger.claim(A, "a")
+    assert forgotten.remote == "b"
+    assert newest.remote != "a"
+
+
+def test_a_claim_that_was_dropped() -> None:
+    """A claim that was garbage-collected is over: its id may be read again, and is not sent again."""
+    ledger = TraceLedger()
+    claim = ledger.claim(A, "t", "n")
+    dropped = weakref.ref(claim)
+    del claim
+    gc.collect()
+    assert dropped() is None
+    held = ledger.hold(A, "t")
+    assert held is not None
+    ledger.release(held, ran=False, closed=False)
+    assert RENAMED.fullmatch(ledger.claim(A, "t").remote)
+    assert RENAMED.fullmatch(ledger.claim(A, "t", "n").remote)
+
+
+def test_dropped_claims_are_bounded() -> None:
+    """Of claims that were dropped, the newest are kept as those of runs that did not close."""
+    ledger = TraceLedger(size=3)
+    for number in range(50):
+        ledger.claim(A, f"t{number}")
+    gc.collect()
+    held = [ledger.claim(A, f"t{number}") for number in (0, 46, 47, 48, 49)]
+    assert [claim.remote == claim.trace_id for claim in held] == [True, True, False, False, False]
+
+
+def test_a_claim_that_is_released_late() -> None:
+    """A claim that is not the ledger's any more, that of a forked process's parent, ends no other."""
+    ledger = TraceLedger()
+    before = ledger.claim(A, "t", "n")
+    ledger.after_fork()
+    held = ledger.hold(A, "t")
+    assert held is not None
+    ledger.release(before, ran=True, closed=True)
+    assert ledger.hold(A, "t") is None
+    del before
+    gc.collect()
+    assert ledger.hold(A, "t") is None
+    assert RENAMED.fullmatch(ledger.claim(A, "t").remote)
+
+
+def test_a_fork_while_a_thread_asks() -> None:
+    """The child does not inherit a lock that another thread of its parent held."""
+    ledger = TraceLedger()
+    ledger._lock.acquire()
+    ledger.after_fork()
+    assert ledger.claim(A, "t").remote == "t"
 
 
 def test_threads() -> None:

@@ -19,6 +19,7 @@ from oxygent_client._connections import Connections
 from oxygent_client._delivery import Delivery
 from oxygent_client._detached import Attachment, RunHandle, begin, home
 from oxygent_client._discovery import DISCOVERY_SECONDS, Directory
+from oxygent_client._dropped import sweep
 from oxygent_client._errors import ConfigurationError, OxyError
 from oxygent_client._hooks import Hooks
 from oxygent_client._kinds import TOKEN, check_kinds
@@ -138,6 +139,7 @@ class Client(Hooks):
 
     def stats(self) -> Stats:
         """What this agent's runs came to until now: a snapshot. Any thread may ask."""
+        sweep()
         return self._keeper.stats(self._connections if self.transport is None else self.transport)
 
     async def start(self, query: str | OxyRequest, **fields: Unpack[Asked]) -> RunHandle:

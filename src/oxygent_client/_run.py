@@ -20,6 +20,7 @@ import anyio
 import attrs
 
 from oxygent_client._clocks import Clocks
+from oxygent_client._dropped import Watch, watch
 from oxygent_client._errors import (
     ClosedError,
     ConfigurationError,
@@ -100,6 +101,7 @@ class Run:
         self._reading = False
         self._closed = False
         self._end_told = False
+        self._watch: Watch | None = None
 
     # --- what a reader may ask ---
 
@@ -169,6 +171,7 @@ class Run:
         self._clocks.start()
         url = self._plan.base_url
         begun = {"request": request, "server_url": shown_url(url) if url else ""}
+        self._watch = watch(self, self._plan.observed, self._context, self._word)
         self._caller.run(self._plan.observed.note, "begun", self._context, begun)
         try:
             await self._plan.listener.opened()
@@ -416,6 +419,8 @@ class Run:
         """Tell the observers, once, that the run is over."""
         if not self._end_told:
             self._end_told = True
+            if self._watch is not None:
+                self._watch.end()
             said = {"end": end, "error": error, "response": self._response, "outcome": str(self.outcome)}
             self._plan.observed.note("ended", self._context, {**said, "seconds": self._clocks.seconds})
 

@@ -3,16 +3,18 @@
 Rule 1: any thread may ask, and runs in any thread are counted: one lock, held for a few additions.
 Rule 2: memory does not grow with the runs: times are counted in at most BUCKETS classes, each as wide as GROWTH.
 Rule 3: nor with runs that nobody ends: one that was dropped, and is gone, was left.
-Rule 4: they stay at home: a pickled or copied agent begins at nothing.
+Rule 4: they stay at home: a pickled or copied agent begins at nothing, and so does one in a forked child.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Protocol, runtime_checkable
@@ -138,6 +140,7 @@ class Keeper:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._process = os.getpid()
         self._lock = threading.RLock()  # the collector may close a dropped run in the thread that holds it
         self._runs = 0
         self._live: WeakKeyDictionary[Observed, float] = WeakKeyDictionary()
@@ -159,11 +162,17 @@ class Keeper:
         """As `Observer.note`."""
         act = self._ACTS.get(happening.event)
         if act is not None:
-            with self._lock:
+            with self._locked():
                 act(self, happening)
 
+    def _locked(self) -> AbstractContextManager[object]:
+        """The lock; in a forked child a new one, since another thread may have held the parent's at that moment."""
+        if os.getpid() != self._process:
+            Keeper.__init__(self, self._clock)
+        return self._lock
+
     def _hold(self, run: Observed, size: int) -> None:
-        with self._lock:
+        with self._locked():
             self._buffered += size - run.buffered
             run.buffered = size
             self._peak = max(self._peak, self._buffered)
@@ -185,7 +194,8 @@ class Keeper:
 
     def _end(self, happening: Happening) -> None:
         run, end = happening.run, happening.fields["end"]
-        self._live.pop(run, None)
+        if self._live.pop(run, None) is None:  # it began in the process from which this one was forked
+            return
         self._bytes += run.bytes
         self._events += run.events
         self._successes += end == "completed"
@@ -206,7 +216,7 @@ class Keeper:
     def stats(self, transport: object = None) -> Stats:
         """What was counted until now."""
         connections, idle = _connections(transport)
-        with self._lock:
+        with self._locked():
             live = dict(self._live)
             self._buffered = sum(run.buffered for run in live)  # what was dropped held something, too
             times = {name: each.quantiles() for name, each in self._times.items()}

@@ -7,13 +7,16 @@ Rule 1: a caller's id is sent as it is, unless at this server it is in flight, o
     or the very same call ran before: by what is stored of that, the new run could not be told from it.
 Rule 2: else the remote gets `<id>-<12 random>`, and the caller's own word for it stays what it was.
 Rule 3: the table is of one process, bounded, and shared by its threads.
+Rule 4: a claim that is garbage-collected is over, and was not closed. A forked child holds none of its parent's claims.
 """
 
 from __future__ import annotations
 
+import os
 import threading
-from collections import OrderedDict
-from typing import Final, TypeVar
+import weakref
+from collections import OrderedDict, deque
+from typing import Final, TypeVar, cast
 
 import attrs
 
@@ -27,9 +30,9 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Claim:
-    """A run's id at one server, in flight until it is released."""
+    """A run's id at one server, in flight until it is released or garbage-collected."""
 
     base_url: str
     remote: str
@@ -40,13 +43,24 @@ class Claim:
     """The caller's own node of the call."""
 
 
+class _Held(weakref.ref[Claim]):
+    """A claim in flight, and what must be known of it when it is gone."""
+
+    __slots__ = ("call", "key")
+
+    key: Key
+    call: Key | None
+
+
 @attrs.define
 class TraceLedger:
     """The trace ids that may not be sent, and the caller's ids that the remote knows by another name."""
 
     size: int = 10_000
     """How many ids of each kind are kept; the oldest that is not in flight goes first."""
-    _in_flight: set[Key] = attrs.field(factory=set[Key], init=False)
+    _in_flight: dict[Key, _Held] = attrs.field(factory=dict[Key, _Held], init=False)
+    _lost: deque[weakref.ref[Claim]] = attrs.field(factory=deque[weakref.ref[Claim]], init=False, repr=False)
+    """Claims that were garbage-collected. The collector may run anywhere, within the lock too, so it only appends."""
     _soiled: OrderedDict[Key, None] = attrs.field(factory=OrderedDict[Key, None], init=False)
     _renamed: OrderedDict[Key, str] = attrs.field(factory=OrderedDict[Key, str], init=False)
     _calls: OrderedDict[Key, None] = attrs.field(factory=OrderedDict[Key, None], init=False)
@@ -59,33 +73,59 @@ class TraceLedger:
         before.
         """
         with self._lock:
+            self._take_back()
             key, remote = _key(base_url, trace_id), trace_id
             if key in self._in_flight or key in self._soiled or _call(base_url, trace_id, node_id) in self._calls:
                 remote = f"{trace_id}-{new_id(12)}"
                 _keep(self._renamed, key, remote, self.size)
             else:
                 self._renamed.pop(key, None)
-            self._in_flight.add(_key(base_url, remote))
-            return Claim(base_url, remote, trace_id, node_id)
+            return self._hold(Claim(base_url, remote, trace_id, node_id))
 
     def hold(self, base_url: str, remote: str) -> Claim | None:
         """The remote's own id of a run, to read what it says; None if somebody does already."""
         with self._lock:
-            key = _key(base_url, remote)
-            if key in self._in_flight:
-                return None
-            self._in_flight.add(key)
-            return Claim(base_url, remote)
+            self._take_back()
+            return None if _key(base_url, remote) in self._in_flight else self._hold(Claim(base_url, remote))
 
     def release(self, claim: Claim, *, ran: bool, closed: bool) -> None:
         """It is over: `ran` if it may have run, `closed` if its close event came, so that nothing of it is left."""
         with self._lock:
             key = _key(claim.base_url, claim.remote)
-            self._in_flight.discard(key)
-            if ran and not closed:
-                _keep(self._soiled, key, None, self.size)
-            if ran and claim.node_id:
-                _keep(self._calls, _call(claim.base_url, claim.trace_id, claim.node_id), None, self.size)
+            held = self._in_flight.get(key)
+            if held is None or held() is not claim:  # a claim of the process from which this one was forked
+                return
+            del self._in_flight[key]
+            self._note(held, ran=ran, closed=closed)
+
+    def after_fork(self) -> None:
+        """Give up what the parent process has in flight; its ids are not sent again."""
+        self._lock = threading.Lock()  # another thread may have held it at that moment
+        for held in self._in_flight.values():
+            self._note(held, ran=True, closed=False)
+        self._in_flight = {}
+        self._lost.clear()
+
+    def _hold(self, claim: Claim) -> Claim:
+        held = _Held(claim, self._lost.append)
+        held.key = _key(claim.base_url, claim.remote)
+        held.call = _call(claim.base_url, claim.trace_id, claim.node_id) if claim.node_id else None
+        self._in_flight[held.key] = held
+        return claim
+
+    def _take_back(self) -> None:
+        """End what was garbage-collected without having been released."""
+        while self._lost:
+            held = cast("_Held", self._lost.popleft())
+            if self._in_flight.get(held.key) is held:  # else it was released a moment before
+                del self._in_flight[held.key]
+                self._note(held, ran=True, closed=False)
+
+    def _note(self, held: _Held, *, ran: bool, closed: bool) -> None:
+        if ran and not closed:
+            _keep(self._soiled, held.key, None, self.size)
+        if ran and held.call is not None:
+            _keep(self._calls, held.call, None, self.size)
 
     def remote_name(self, base_url: str, trace_id: str) -> str:
         """What the remote calls the last run that the caller called `trace_id`."""
@@ -111,3 +151,5 @@ def _keep(table: OrderedDict[K, V], key: K, value: V, size: int) -> None:
 
 TRACES: Final = TraceLedger()
 """The ledger of this process."""
+if hasattr(os, "register_at_fork"):  # pragma: no branch  (absent on Windows)
+    os.register_at_fork(after_in_child=TRACES.after_fork)

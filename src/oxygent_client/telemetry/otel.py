@@ -10,6 +10,7 @@ Rule 4: the remote decides how many calls it shows: at most MOST_CALLS of one ru
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, ClassVar, Final
@@ -137,9 +138,12 @@ class OTelObserver:
         )
         self._active = meter.create_up_down_counter(ACTIVE, unit="{run}", description="Runs in flight.")
         self._traces: WeakKeyDictionary[Observed, _Trace] = WeakKeyDictionary()
+        self._process = os.getpid()
 
     def note(self, happening: Happening, /) -> None:
         """As `Observer.note`."""
+        if os.getpid() != self._process:
+            self._forget()
         if happening.event == "begun":
             self._begin(happening)
             return
@@ -147,6 +151,13 @@ class OTelObserver:
         run = self._traces.get(happening.run)
         if act is not None and run is not None:
             act(self, run, happening)
+
+    def _forget(self) -> None:
+        """Leave the runs of the process from which this one was forked to that process: it ends their spans."""
+        self._process = os.getpid()
+        for run in self._traces.values():
+            self._active.add(-1, run.active)
+        self._traces = WeakKeyDictionary()
 
     def headers(self, run: Observed, /) -> Mapping[str, str]:
         """As `Propagator.headers`: by the program's own propagators, `traceparent` unless it says otherwise.

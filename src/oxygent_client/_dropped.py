@@ -1,0 +1,90 @@
+"""Tells the observers of a run that it is over, where the program lost the run without leaving its block.
+
+Rule 1: the garbage collector may run in any thread, while any lock is held. So it only notes that a run is gone;
+    observers are told in the run's event loop soon after, or when the next run begins or statistics are asked for.
+Rule 2: a forked child tells nothing of its parent's runs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections import deque
+from contextlib import suppress
+from typing import Any, Final, cast
+
+from anyio.lowlevel import current_token
+
+from oxygent_client._log import tell
+from oxygent_client._observe import Observed
+from oxygent_client._transport import Context
+from oxygent_client._word import Word
+
+__all__ = ["Watch", "sweep", "watch"]
+
+
+class Watch(weakref.ref[Any]):
+    """A run in flight, and what its observers are told if it is lost."""
+
+    __slots__ = ("began", "context", "loop", "observed", "word")
+
+    observed: Observed
+    context: Context
+    word: Word
+    began: float
+    loop: weakref.ref[Any]
+    """The event loop of the run."""
+
+    def end(self) -> None:
+        """The run is over, and its observers were told."""
+        _WATCHED.discard(self)
+
+
+_WATCHED: Final[set[Watch]] = set()
+_LOST: Final[deque[Watch]] = deque()
+
+
+def watch(run: object, observed: Observed, context: Context, word: Word) -> Watch:
+    """Watch over `run`, which begins now, until `end`."""
+    sweep()
+    each = Watch(run, _lose)
+    each.observed, each.context, each.word = observed, context, word
+    each.began, each.loop = time.monotonic(), weakref.ref(current_token().native_token)
+    _WATCHED.add(each)
+    return each
+
+
+def sweep() -> None:
+    """Tell the observers of all runs that were lost."""
+    while _LOST:
+        try:
+            lost = _LOST.popleft()
+        except IndexError:  # pragma: no cover  (another thread was faster)
+            return
+        tell("odd", lost.context, "a run was dropped without leaving its block (`async with agent.stream(...)`)")
+        said = {"end": "left", "error": None, "response": None, "outcome": str(lost.word.outcome)}
+        lost.observed.hold(0)
+        lost.observed.note("ended", lost.context, {**said, "seconds": time.monotonic() - lost.began})
+
+
+def _lose(ref: weakref.ref[Any]) -> None:
+    lost = cast("Watch", ref)
+    if lost not in _WATCHED:
+        return
+    _WATCHED.discard(lost)
+    _LOST.append(lost)
+    loop = lost.loop()
+    soon = getattr(loop, "call_soon_threadsafe", None) or getattr(loop, "run_sync_soon", None)
+    if soon is not None:
+        with suppress(RuntimeError):  # the loop is closed
+            soon(sweep)
+
+
+def _after_fork() -> None:
+    _WATCHED.clear()
+    _LOST.clear()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch  (absent on Windows)
+    os.register_at_fork(after_in_child=_after_fork)
