@@ -244,6 +244,19 @@ async def test_an_idempotent_run(name: str) -> None:
     assert may_have_run == (response.extra["remote_trace_id"] != trace_id)
 
 
+@pytest.mark.parametrize(
+    "error", [errors.IncompleteStreamError("of another run"), errors.SilenceTimeoutError("of another run")]
+)
+async def test_the_error_of_another_run(error: errors.OxyError) -> None:
+    """What the block of a run raises says nothing of the replica: it is left alone for failures of its own."""
+    both = cluster(Replicas(a=toy()))
+    for _ in range(3):
+        with pytest.raises(type(error)):
+            async with SSEOxyGent(transport=both).stream("slow"):
+                raise error
+    assert [each.failures for each in await both.status()] == [0]
+
+
 async def test_nobody_is_there() -> None:
     """Where none can be reached the default retry asks them all again, and says so."""
     replicas = Replicas(a=down(), b=down())

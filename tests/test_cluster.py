@@ -21,9 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oxygent_client import Context, HTTPRequest, HTTPResponse, Transport, errors
-from oxygent_client.cluster import DNS, Cluster, Health, Hedge, Replica
+from oxygent_client.cluster import DNS, Cluster, Health, Hedge, Home, Replica
 from oxygent_client.cluster._pick import STRATEGIES
-from oxygent_client.policies import HTTPSOnly, HTTPSOnlyTransport, Retry, RetryTransport
+from oxygent_client.policies import HTTPSOnly, HTTPSOnlyTransport, RedirectTransport, Retry, RetryTransport
 from oxygent_client.testing import FakeTransport, Pause, Reply
 from tests.virtual import anyio_backend as anyio_backend
 
@@ -737,9 +737,65 @@ async def test_two_answers_in_the_same_moment() -> None:
     """One is handed on, the other is closed before that, and how it takes it is nobody's affair."""
     moment = Reply((b"ok",), before=Pause(2))
     replicas = Replicas(several=True, a=attrs.evolve(moment, before=Pause(4)), b=moment)
-    async with cluster(replicas, hedge=Hedge(after=2)).exchange(run(idempotent=True)):
+    hedged = cluster(replicas, hedge=Hedge(after=2))
+    async with hedged.exchange(run(idempotent=True, trace_id="t")) as response:
         assert replicas.open == 1
+        assert hedged.home_of("t") == Home(response.request.base_url, "")
     assert replicas.asked == "ab"
+
+
+@pytest.mark.parametrize(
+    ("home", "replies"),
+    [
+        ("a", {"a": SLOW, "b": SLOW}),
+        ("b", {"a": SLOW, "b": OK}),
+        ("a", {"a": SLOW, "b": REFUSED}),
+        ("c", {"a": SLOW, "b": REFUSED, "c": OK}),
+    ],
+    ids=["first", "second", "first, the second is down", "third"],
+)
+async def test_a_run_is_where_it_is_heard(home: str, replies: dict[str, Any]) -> None:
+    """The home of a hedged run is the replica that is heard, not the one that was asked last."""
+    hedged = cluster(Replicas(several=True, **replies), hedge=Hedge(after=2))
+    known: dict[str, Any] = {"idempotent": True, "trace_id": "t", "node_id": "n", "remote_trace_id": "r"}
+    async with hedged.exchange(run(**known)) as response:
+        assert response.request.base_url == url(home)
+        assert hedged.home_of("t") == Home(url(home), "r")
+        assert hedged.home_of("n") == Home(url(home), "r")
+
+
+@pytest.mark.parametrize("location", ["/b/sse/chat/", "/moved/sse/chat"])
+async def test_two_replicas_of_one_host(location: str) -> None:
+    """A redirect is followed at the replica that sent it, though another has the same host: it is the run's home."""
+    host = "https://one.example"
+    fake = FakeTransport({"/sse/chat": Reply(status=307, headers={"location": location}), location: OK})
+    ours = Cluster([f"{host}/a", f"{host}/b"], transport=fake, lot=float)
+    asked = [replica.url for replica in ours.members]
+    for replica in (asked[0], asked[1]):
+        async with RedirectTransport(ours).exchange(run(trace_id="t")) as response:
+            assert response.request.url == f"{host}{location}"
+            assert ours.home_of("t") == Home(replica, "")
+            assert {each.url: each.in_flight for each in await ours.status() if each.in_flight} == {replica: 1}
+
+
+@pytest.mark.parametrize(
+    ("replica", "named"),
+    [
+        ("https://one.example/a", "HTTPS://ONE.example:443/a/"),
+        ("https://one.example/b", "https://me:pw@one.example/b?key=1"),
+        ("https://one.example/b/c", "https://one.example/b/c/moved"),
+        ("https://one.example/b", "https://one.example/b/cd"),
+        ("http://127.0.0.2:1", "http://127.0.0.2:1/"),
+        ("http://127.0.0.1:1", "http://localhost:1"),
+    ],
+)
+async def test_a_replica_by_another_spelling(replica: str, named: str) -> None:
+    """A request that names a replica in another spelling goes to it; of several at one host, by its path."""
+    urls = [f"https://one.example/{path}" for path in ("a", "b", "b/c")]
+    fake = FakeTransport({"/sse/chat": OK})
+    ours = Cluster([*urls, "http://127.0.0.1:1", "http://127.0.0.2:1"], transport=fake)
+    async with ours.exchange(run(named, trace_id="t")):
+        assert ours.home_of("t") == Home(replica, "")
 
 
 # ----------------------------------------------------------------------------------------------------------- Plain http

@@ -159,10 +159,17 @@ def test_hostile_tokens(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("ours", "theirs"),
-    [(URL, URL + "/"), (URL + "/?key=1", URL), ("https://user:pw@remote.test", URL), (URL + "/base", URL + "/base/")],
+    [
+        (URL, URL + "/"),
+        (URL + "/?key=1", URL),
+        ("https://user:pw@remote.test", URL),
+        (URL + "/base", URL + "/base/"),
+        ("HTTPS://Remote.test:443", URL),
+        ("http://localhost:8082", "http://127.0.0.1:8082"),
+    ],
 )
 def test_one_server_is_one_server(ours: str, theirs: str) -> None:
-    """Who attaches may have another password than who began, and end the URL otherwise."""
+    """Who attaches may have another password than who began, and spell the URL otherwise."""
     agent = SSEOxyGent(server_url=ours, transport=FakeTransport({}))
     assert repr(agent.attach(attrs.evolve(HANDLE, server_url=theirs).to_token())) == "<Run t started>"
 

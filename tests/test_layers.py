@@ -44,7 +44,7 @@ CORE = (
     "_errors errors _kinds _settings _transport _models _wire _payload _router _secrets _secure _sse _version _schema"
     " _text sanitize _log _observe _inbox _reattach _seen _word"
 )
-HELPERS = "json ids traces per_loop stats bodies tasks"
+HELPERS = "json ids identity traces per_loop stats bodies tasks"
 SIBLINGS = (
     "transports transports.aiohttp transports.asgi transports.httpx transports.httpx2 policies cluster telemetry"
     " telemetry.otel"
@@ -59,7 +59,8 @@ ROOMS: Final[dict[str, Room]] = {
     "ids": room("_ids"),
     "bodies": room("_bodies", "core", "anyio"),
     "tasks": room("_tasks", "", "anyio"),
-    "traces": room("_traces", "core ids", "attrs"),
+    "identity": room("_identity", pure=True),
+    "traces": room("_traces", "core ids identity", "attrs"),
     "per_loop": room("_per_loop", "", "anyio"),
     "stats": room("_stats", "core", "attrs"),
     # Siblings: each stands behind an interface of the core, and none knows another.
@@ -79,9 +80,9 @@ ROOMS: Final[dict[str, Room]] = {
     "httpx_family": room("transports._httpx_family", "core json per_loop counted sockets translation", "anyio attrs"),
     "transports.httpx": room("transports.httpx", "core json httpx_family translation", "httpx httpx_sse anyio attrs"),
     "transports.httpx2": room("transports.httpx2", "core json httpx_family translation", "httpx2 anyio attrs"),
-    "policies": room("policies policies.*", "core json per_loop bodies", "anyio attrs"),
+    "policies": room("policies policies.*", "core json identity per_loop bodies", "anyio attrs"),
     # What it balances, unless it is given another.
-    "cluster": room("cluster cluster.*", "core json per_loop bodies tasks transports.httpx", "anyio attrs"),
+    "cluster": room("cluster cluster.*", "core json identity per_loop bodies tasks transports.httpx", "anyio attrs"),
     "telemetry": room("telemetry", "core stats"),
     "telemetry.otel": room("telemetry.otel", "core json", "attrs opentelemetry"),
     "testing": room("testing testing.*", "core json tasks", "anyio attrs"),

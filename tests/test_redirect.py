@@ -75,6 +75,9 @@ FOLLOWED: Final[list[tuple[str, str, str]]] = [
     ("https://remote.example:443/new", "https://remote.example:443", "https://remote.example/new"),
     ("http://REMOTE.example/new", "http://REMOTE.example", "http://remote.example/new"),
     ("http://[::1]:8082/new", "http://[::1]:8082", "http://[::1]:8082/new"),
+    # The same server by another name of the loopback: it is reached by the name that the user wrote.
+    ("http://localhost:8082/new", "http://localhost:8082", "http://127.0.0.1:8082/new"),
+    ("http://127.0.0.1:8082/new", "http://127.0.0.1:8082", "http://LOCALHOST:8082/new"),
     # A prefix and a query of the base URL are part of what was asked for; the server says what becomes of them.
     ("http://remote.example/pre/new", "http://remote.example/pre?key=1", "/pre/new"),
     ("http://remote.example/pre/sse/new?key=1", "http://remote.example/pre/?key=1", "new?key=1"),
@@ -118,6 +121,8 @@ HANDED_ON: Final[list[tuple[int, str, str]]] = [
             (OURS, "http://remote.example:8082.other.example/new"),
             (OURS, "http://remote.example:8082@other.example/new"),
             (OURS, "http://remote.example.:8082/new"),
+            ("http://localhost:8082", "http://127.0.0.1:8083/new"),
+            ("http://localhost:8082", "http://localhost.example:8082/new"),
             (OURS, "ftp://remote.example:8082/new"),
             (OURS, "file:///etc/passwd"),
             (OURS, "javascript:alert(1)"),

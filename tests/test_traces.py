@@ -35,12 +35,12 @@ def test_an_id_that_is_free() -> None:
 
 
 def test_one_server() -> None:
-    """A server is the same with a slash at its end, with other user information and with another query."""
+    """A server is the same however its URL is spelled: `tests/test_identity.py`."""
     ledger = TraceLedger()
-    ledger.claim(A, "t")
-    for same in (f"{A}/", "http://me:pw@a", f"{A}?key=1"):
+    ledger.claim("http://localhost:8082/p", "t")
+    for same in ("http://LOCALHOST:8082/p/", "http://me:pw@127.0.0.1:8082/p", "http://[::1]:8082/p?key=1"):
         assert RENAMED.fullmatch(ledger.claim(same, "t").remote)
-    assert ledger.claim(f"{A}/prefix", "t").remote == "t"
+    assert ledger.claim("http://localhost:8082/prefix", "t").remote == "t"
 
 
 def test_an_id_in_flight() -> None:

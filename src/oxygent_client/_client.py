@@ -17,11 +17,12 @@ import anyio
 from oxygent_client import _services
 from oxygent_client._connections import Connections
 from oxygent_client._delivery import Delivery
-from oxygent_client._detached import Attachment, RunHandle, begin, home
+from oxygent_client._detached import Attachment, RunHandle, begin
 from oxygent_client._discovery import DISCOVERY_SECONDS, Directory
 from oxygent_client._dropped import sweep
 from oxygent_client._errors import ConfigurationError, OxyError
 from oxygent_client._hooks import Hooks
+from oxygent_client._identity import identity
 from oxygent_client._kinds import TOKEN, check_kinds
 from oxygent_client._models import OxyRequest
 from oxygent_client._plan import Plan
@@ -186,7 +187,7 @@ class Client(Hooks):
         """
         check_kinds({"token": token}, {"token": TOKEN})
         handle = RunHandle.from_token(token)
-        if self.server_url and handle.server_url != home(self.server_url):
+        if self.server_url and identity(handle.server_url) != identity(self.server_url):
             raise ConfigurationError(f"this run is at {handle.server_url}, and this agent's remote elsewhere")
         listens = (request or OxyRequest()).clone_with(
             current_trace_id=handle.trace_id,

@@ -36,7 +36,7 @@ PREFIX: Final = "oxyrun1."
 
 
 def home(server_url: str) -> str:
-    """A server as a handle names it: one server, with a slash at its end or without, whoever asks.
+    """A server's URL as a handle has it: without user information, query, and slash at its end.
 
     Raises:
         ConfigurationError: it is no server's URL.

@@ -185,7 +185,7 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            await self._close(error)
+            await self._close(error, is_own=False)
         finally:
             self._tell_end("left", error)
 
@@ -424,7 +424,8 @@ class Run:
             said = {"end": end, "error": error, "response": self._response, "outcome": str(self.outcome)}
             self._plan.observed.note("ended", self._context, {**said, "seconds": self._clocks.seconds})
 
-    async def _close(self, error: BaseException | None) -> None:
+    async def _close(self, error: BaseException | None, *, is_own: bool = True) -> None:
+        """Let all go. An error of the block, which is not the run's own, says nothing of the connection."""
         if self._closed:
             return
         self._closed = True
@@ -445,7 +446,7 @@ class Run:
             bytes=observed.bytes,
             events=observed.events,
         )
-        await self._line.close(error)
+        await self._line.close(None if isinstance(error, Exception) and not is_own else error)
 
     def __repr__(self) -> str:
         return f"<Run {self.trace_id} {self.outcome}>"

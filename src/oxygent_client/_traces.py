@@ -20,8 +20,8 @@ from typing import Final, TypeVar, cast
 
 import attrs
 
+from oxygent_client._identity import identity
 from oxygent_client._ids import new_id
-from oxygent_client._transport import shown_url
 
 __all__ = ["TRACES", "Claim", "TraceLedger"]
 
@@ -134,8 +134,8 @@ class TraceLedger:
 
 
 def _key(base_url: str, trace_id: str) -> Key:
-    """One server is one server, with a slash at its end or without, and whoever asks."""
-    return shown_url(base_url).rstrip("/"), trace_id
+    """One server is one server, however its URL is spelled."""
+    return identity(base_url), trace_id
 
 
 def _call(base_url: str, trace_id: str, node_id: str) -> Key:

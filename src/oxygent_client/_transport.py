@@ -95,6 +95,8 @@ class Context:
     here."""
     https_only: PlainHTTP | None = attrs.field(default=None, repr=False)
     """What may go over plain http, for a transport that chooses the server itself; None: as `PlainHTTP()` has it."""
+    replica: str = attrs.field(default="", repr=False)
+    """The URL of the replica that a `Cluster` asked; it stays when a redirect of that replica is followed."""
     observed: Observed | None = attrs.field(default=None, repr=False, eq=False)
     """The run that the request is for, and who observes it. A wrapper hands it on."""
 

@@ -32,6 +32,7 @@ from oxygent_client._errors import (
     RemoteProtocolError,
     SilenceTimeoutError,
 )
+from oxygent_client._identity import address, identity, origin
 from oxygent_client._log import tell
 from oxygent_client._per_loop import PerLoop
 from oxygent_client._secure import PlainHTTP, check_secure
@@ -40,7 +41,7 @@ from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Purpos
 from oxygent_client._wire import HEADERS, PATHS, alive, refusal
 from oxygent_client.cluster._health import Health, Standing, usable, within
 from oxygent_client.cluster._homes import Home, Homes
-from oxygent_client.cluster._members import DNS, Member, Place, as_members, origin, places
+from oxygent_client.cluster._members import DNS, Member, Place, as_members, places
 from oxygent_client.cluster._pick import STRATEGIES, Candidate, Lot, Strategy, pick
 from oxygent_client.transports.httpx import HTTPXTransport
 
@@ -308,6 +309,7 @@ class Cluster:
             else:
                 tried: dict[str, int] = {}
                 response = await self._respond(stack, live, request, tried, self._next(live, request.context, tried))
+            self._note_home(response.request)  # of two that were asked, it is the one that is heard
             yield response
 
     async def aclose(self) -> None:
@@ -433,9 +435,8 @@ class Cluster:
         judged = request if named == url else attrs.evolve(request, base_url=named)
         policy = request.context.https_only or PlainHTTP()
         check_secure(judged.url, request.headers, policy, marked=request.context.secret_headers)
-        context = request.context
-        if context.purpose in RUNS:
-            self._homes.note(Home(url, context.remote_trace_id), context.trace_id, context.node_id)
+        request = attrs.evolve(request, context=attrs.evolve(request.context, replica=url))
+        self._note_home(request)
         async with AsyncExitStack() as stack:
             stack.enter_context(_in_flight(seat))
             try:
@@ -452,6 +453,12 @@ class Cluster:
                 raise
             finally:
                 self._note(seat, request.context, went_well=response.status < BROKEN and not chunks.broken)
+
+    def _note_home(self, request: HTTPRequest) -> None:
+        """Take note that the run which `request` is for is, or may be, at the replica that it goes to."""
+        context = request.context
+        if context.purpose in RUNS:
+            self._homes.note(Home(context.replica, context.remote_trace_id), context.trace_id, context.node_id)
 
     def _note(self, seat: _Seat, context: Context, *, went_well: bool) -> None:
         """Take note of how a call ended, and say so when the replica is left alone from now on."""
@@ -491,23 +498,25 @@ def _in_flight(seat: _Seat) -> Generator[None]:
 def _named(live: _Live, request: HTTPRequest) -> tuple[_Seat, HTTPRequest]:
     """The replica that a request names, and what is sent there.
 
-    It is named by its URL; as errors and tokens show it, without what is secret, which is put back; or, after a
-    redirect, by its origin.
+    After a redirect the context names it. Else it is the base URL: as it was given, or in another spelling, as errors
+    and tokens show it without what is secret; that is put back. Or it is another URL of the same origin.
     """
+    if (seat := live.seats.get(request.context.replica)) is not None:
+        return seat, request
     named = request.base_url
     if named in live.seats:
         return live.seats[named], request
-    for url, seat in live.seats.items():
-        if _shown(url) == _shown(named):
-            return seat, attrs.evolve(request, base_url=url)
-    for url, seat in live.seats.items():
-        if origin(url) == origin(named):
-            return seat, request
+    for same in (address, identity):
+        for url, seat in live.seats.items():
+            if same(url) == same(named):
+                return seat, attrs.evolve(request, base_url=url)
+    # Of several at one origin it is the one whose own path leads furthest towards what is asked for.
+    asked = f"{identity(request.url)}/"
+    beside = {url: f"{identity(url)}/" for url in live.seats if origin(url) == origin(named)}
+    if beside:
+        url = max(beside, key=lambda url: len(beside[url]) if asked.startswith(beside[url]) else 0)
+        return live.seats[url], request
     raise ConfigurationError(f"{shown_url(named)} is no replica of this cluster")
-
-
-def _shown(url: str) -> str:
-    return shown_url(url).rstrip("/")
 
 
 def _ran_nothing(response: HTTPResponse) -> bool:

@@ -17,16 +17,16 @@ import anyio
 import attrs
 
 from oxygent_client._errors import ConfigurationError, ConnectError
+from oxygent_client._identity import PORTS, address
 from oxygent_client._transport import check_url, shown_url
 from oxygent_client.cluster._health import within
 
-__all__ = ["DNS", "Member", "Place", "Replica", "Resolver", "as_members", "origin", "places"]
+__all__ = ["DNS", "Member", "Place", "Replica", "Resolver", "as_members", "places"]
 
 Resolver: TypeAlias = Callable[[str, int], Awaitable[Iterable[str]]]
 """Gives the addresses of a host (with a port); if it fails, or there are none, all stays as it was."""
 RESOLVE_SECONDS: Final = 5.0
 """How long an answer is waited for: a call waits for it, and is better served by what was known before."""
-PORTS: Final = {"http": 80, "https": 443}
 
 
 async def resolve(host: str, port: int) -> Iterable[str]:
@@ -120,7 +120,7 @@ def as_members(given: Collection[str | Member]) -> tuple[Member, ...]:
     for each in made:
         if not isinstance(each, Replica | DNS):  # pyright: ignore[reportUnnecessaryIsInstance]  (users need no checker)
             raise ConfigurationError(f"a {type(each).__name__} is no replica: give a URL, a Replica or a DNS")
-    if len({each.url for each in made}) < len(made):
+    if len({(type(each), address(each.url)) for each in made}) < len(made):
         raise ConfigurationError("a replica stands in the cluster twice")
     return made
 
@@ -144,9 +144,3 @@ def places(of: Iterable[Member], found: dict[DNS, tuple[str, ...]]) -> dict[str,
             for url in found.get(member, ()):
                 all_of_them.setdefault(url, Place(Replica(url), member.url))
     return all_of_them
-
-
-def origin(url: str) -> tuple[str, str | None, int | None]:
-    """Scheme, host and port."""
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or PORTS.get(parts.scheme)

@@ -1,7 +1,8 @@
 """Redirects within one origin: a server that moved a path, or misses a slash.
 
 Rule 1: only 307 and 308 keep the method and the body, so only they are followed, and only to the same scheme, host and
-    port: no header and no body goes to anyone else.
+    port: no header and no body goes to anyone else. They go to the host as the user wrote it, also where the redirect
+    has another name of this machine's loopback.
 Rule 2: what is not followed is handed on as it came.
 """
 
@@ -11,11 +12,12 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import ClassVar, Final
-from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import attrs
 
 from oxygent_client._errors import OxyError
+from oxygent_client._identity import origin
 from oxygent_client._transport import HTTPRequest, HTTPResponse, Transport
 from oxygent_client.policies._policy import Kind, Wrapper, drain, whole
 
@@ -23,7 +25,6 @@ __all__ = ["Redirect", "RedirectTransport"]
 
 FOLLOWED: Final = (307, 308)
 """Statuses that say: the same request again, there. The server has run nothing."""
-PORTS: Final = {"http": 80, "https": 443}
 _WRITTEN_WELL: Final = re.compile(r"[\x21-\x5b\x5d-\x7e]+")
 """What a URL may consist of. urllib drops tabs and line ends unseen; some read a backslash as a slash."""
 
@@ -80,8 +81,8 @@ def followed(response: HTTPResponse) -> HTTPRequest | None:
     request = response.request
     here = urlsplit(request.url)
     try:
-        said, there = urlsplit(location), urlsplit(urljoin(request.url, location))
-        is_same = _origin(here) == _origin(there)
+        said, target = urlsplit(location), urljoin(request.url, location)
+        there, is_same = urlsplit(target), origin(request.url) == origin(target)
     except ValueError:  # no URL at all
         return None
     if not is_same or (said.scheme and not said.netloc):  # urllib takes `http:///x` for a path
@@ -93,7 +94,3 @@ def followed(response: HTTPResponse) -> HTTPRequest | None:
         base_url=urlunsplit((here.scheme, here.netloc, "", "", "")),
         path=f"{path}?{there.query}" if there.query else path,
     )
-
-
-def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
-    return url.scheme, url.hostname, PORTS.get(url.scheme) if url.port is None else url.port
