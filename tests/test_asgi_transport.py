@@ -1,7 +1,7 @@
 """An application in this process as the remote: streaming for real, left for real.
 
 Rule 1: the applications are written out here, as a framework would run them.
-Rule 2: when the block is left the application has ended; each says so in its last words.
+Rule 2: when the block is left the application has ended, if it does so within 2 s; each notes its end.
 """
 
 from __future__ import annotations
@@ -210,13 +210,13 @@ async def test_leaving_early() -> None:
                 await saying(*steps)(scope, receive, send)
             finally:
                 with anyio.CancelScope(shield=True):
-                    await anyio.sleep(3)
+                    await anyio.sleep(1.5)
                     log.append("cleaned up")
 
         began = anyio.current_time()
         async with ASGITransport(app).exchange(request()) as response:
             assert b"1" == await anext(response.chunks)
-        assert (place, ["cleaned up"], 3) == (place, log, round(anyio.current_time() - began, 3))
+        assert (place, ["cleaned up"], 1.5) == (place, log, round(anyio.current_time() - began, 3))
 
 
 async def test_leaving_by_an_exception() -> None:
@@ -285,17 +285,105 @@ async def test_sending_to_a_reader_who_has_left() -> None:
     assert [OSError, OSError] == [type(error) for error in raised]
 
 
-async def test_after_a_complete_response() -> None:
-    """What an application does after its response is waited for, as long as the caller waits."""
+async def test_a_background_task_is_waited_for() -> None:
+    """What an application does after its response has ended when the block is left, if it takes less than 2 s."""
     log: list[Any] = []
-    app = saying(start(), part(b"1", more=False), 5.0, log=log)
-    assert (200, [b"1"]) == await read(app)
-    assert [0, 1, 2, "ended"] == log
-    log.clear()
-    with anyio.move_on_after(3) as scope:
-        await read(app)
+    began = anyio.current_time()
+    assert await read(saying(start(), part(b"1", more=False), 1.5, log=log)) == (200, [b"1"])
+    assert log == [0, 1, 2, "ended"]
+    assert round(anyio.current_time() - began, 3) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("patience", "waited"), [(math.inf, 2), (1, 1)], ids=["a caller with time", "a caller that is cancelled"]
+)
+async def test_a_long_background_task_runs_on(patience: float, waited: float, caplog: pytest.LogCaptureFixture) -> None:
+    """After 2 s, or when the caller is cancelled, the exchange goes on; the application is not cancelled."""
+    log: list[Any] = []
+    began = anyio.current_time()
+    with anyio.move_on_after(patience):
+        await read(saying(start(), part(b"1", more=False), 5.0, log=log))
+    assert round(anyio.current_time() - began, 3) == waited
+    assert log == [0, 1]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    await anyio.sleep(10)
+    assert log == [0, 1, 2, "ended"]
+
+
+async def test_a_background_task_of_an_answered_run() -> None:
+    """The run has its answer after 2 s at most, and the task runs to its end."""
+    log: list[Any] = []
+    app = saying(start(), part(answer("42") + close(), more=False), 5.0, log=log)
+    began = anyio.current_time()
+    assert (await agent(app).ask("hi")).output == "42"
+    assert round(anyio.current_time() - began, 3) == 2
+    await anyio.sleep(10)
+    assert log == [0, 1, 2, "ended"]
+
+
+async def test_a_late_error_of_a_background_task_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody is there to whom it could be raised: the log has it, with its traceback."""
+    own = ValueError("own")
+    assert await read(saying(start(), part(b"1", more=False), 5.0, own)) == (200, [b"1"])
+    await anyio.sleep(10)
+    assert [record.exc_info and record.exc_info[1] for record in caplog.records] == [None, own]
+
+
+# These do not end when they are cancelled; so each ends by itself, after 10 s.
+
+
+async def shielded(scope: Message, receive: Receive, send: Send) -> None:
+    """As one that waits for a thread: its cancellation waits, too."""
+    await send(start())
+    with anyio.CancelScope(shield=True):
+        await anyio.sleep(10)
+
+
+async def swallowing(scope: Message, receive: Receive, send: Send) -> None:
+    """One that takes its cancellation for a passing trouble, once."""
+    await send(start())
+    until = anyio.current_time() + 10
+    try:
+        await anyio.sleep_forever()
+    except anyio.get_cancelled_exc_class():
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep_until(until)
+
+
+async def mute(scope: Message, receive: Receive, send: Send) -> None:
+    """One that does not even begin a response."""
+    with anyio.CancelScope(shield=True):
+        await anyio.sleep(10)
+
+
+async def failing_late(scope: Message, receive: Receive, send: Send) -> None:
+    """One that fails in the end."""
+    await shielded(scope, receive, send)
+    raise RuntimeError("late")
+
+
+UNWILLING: Final = (shielded, swallowing, mute, failing_late)
+
+
+@pytest.mark.parametrize("app", UNWILLING)
+async def test_leaving_is_bounded(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    """A call ends 2 s after its deadline at the latest, whatever the application does; a log record says so."""
+    began = anyio.current_time()
+    with pytest.raises(errors.DeadlineExceededError):
+        await agent(app, timeouts=Timeouts(total=0.5, lookup=None)).ask("hi")
+    assert round(anyio.current_time() - began, 3) == 2.5
+    assert [record.levelname for record in caplog.records if "goes on by itself" in record.message] == ["WARNING"]
+    await anyio.sleep(20)
+
+
+@pytest.mark.parametrize("app", UNWILLING)
+async def test_cancelling_is_bounded(app: App) -> None:
+    """A cancelled call ends 2 s later at the latest."""
+    with anyio.move_on_after(1) as scope:
+        await agent(app).ask("hi")
     assert scope.cancelled_caught
-    assert [0, 1, "ended"] == log
+    assert round(anyio.current_time(), 3) <= 3 + scope.deadline - 1
+    await anyio.sleep(20)
 
 
 async def test_cancellation() -> None:

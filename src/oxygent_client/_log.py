@@ -33,12 +33,15 @@ LEVELS: Final[Mapping[str, int]] = {
 """The events, and their levels."""
 
 
-def tell(event: str, context: Context, text: str, *args: object, **fields: Any) -> None:
-    """Write one record, and tell the observers of the run."""
+def tell(
+    event: str, context: Context, text: str, *args: object, cause: BaseException | None = None, **fields: Any
+) -> None:
+    """Write one record, with the traceback of `cause` if there is one, and tell the observers of the run."""
     logger.log(
         LEVELS[event],
         text,
         *args,
+        exc_info=cause,
         extra={"event": event, "trace_id": context.trace_id, "node_id": context.node_id, **fields},
     )
     if context.observed is not None:
