@@ -358,11 +358,11 @@ async def test_what_is_known_of_a_run() -> None:
     assert record is not None
     assert (OxyState.COMPLETED, "late") == (record.state, record.output)
     assert [{"go": "on"}] == remotes["b"].runs[0].feedback
-    assert ("bb", "b") == (replicas.asked("/view"), replicas.asked("/feedback"))
+    assert ("bbbbb", "b") == (replicas.asked("/view"), replicas.asked("/feedback"))
     assert await ours.lookup(new_id()) is None
     with pytest.raises(errors.ConfigurationError, match="not begun here"):
         await ours.feedback(new_id(), 1)
-    assert ("bb", "b") == (replicas.asked("/view"), replicas.asked("/feedback"))
+    assert ("bbbbb", "b") == (replicas.asked("/view"), replicas.asked("/feedback"))
 
 
 async def test_two_runs_with_one_trace_id() -> None:

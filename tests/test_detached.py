@@ -48,7 +48,7 @@ from oxygent_client.testing import (
 from oxygent_client.testing.script import Call, Fail, Hang, Say, Script
 from oxygent_client.testing.script import Pause as Work
 from oxygent_client.transports.asgi import ASGITransport
-from tests.test_recovery import CANCELLED, DONE, FAILED, NO_RECORDS, NOTHING, RUNNING
+from tests.test_recovery import CANCELLED, DONE, FAILED, NO_RECORDS, NOTHING, RUNNING, record
 from tests.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
@@ -628,7 +628,8 @@ async def test_the_record_is_there_and_the_stream_is_not(what: Any, records: Rep
 async def test_a_connection_is_kept_while_the_record_is_asked(looks: int, idle: float) -> None:
     """A run that was not detached would be stopped by the loss of its connection: reading goes on beside it."""
     steps = (progress(1), *(heartbeat(), pause(15)) * 99, answer("42"), close())
-    transport = Timed(FakeTransport({"/sse/chat": Reply(steps), "/view": RUNNING}))
+    moving = [record(None, update_time=f"{n}") for n in range(looks)]
+    transport = Timed(FakeTransport({"/sse/chat": Reply(steps), "/view": moving}))
     response = await SSEOxyGent(server_url=URL, transport=transport, timeouts=Timeouts(idle=idle)).ask(RUN)
     assert ("42", 1, looks) == (response.output, len(transport.at("/sse/chat")), len(transport.at("/view")))
 
@@ -937,9 +938,14 @@ async def test_without_records() -> None:
 
 
 ELSEWHERE: Final[dict[str, tuple[Any, Script, dict[str, Any]]]] = {
-    "an agent that raised": ("Error executing oxy trip_planner: scripted failure", Script([Fail()]), {}),
+    "an agent that raised": (errors.RemoteAgentError, Script([Fail()]), {}),
     "an agent that raised, confirmed": (errors.RemoteAgentError, Script([Fail()]), {"confirm_state": True}),
-    "a task that died": (errors.DeadlineExceededError, Script([Hang()]), {"timeouts": Timeouts(total=3600)}),
+    "an agent that raised, and nobody asks": (
+        "Error executing oxy trip_planner: scripted failure",
+        Script([Fail()]),
+        {"confirm_state": False},
+    ),
+    "a task that died": (errors.IdleTimeoutError, Script([Hang()]), {"timeouts": Timeouts(total=3600)}),
     "a detector": (errors.RemoteAgentError, Script(output="bad"), {"failure_detector": "bad".__eq__}),
     "an odd answer": ({"a": [1, None]}, Script(output={"a": [1, None]}), {}),
 }

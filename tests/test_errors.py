@@ -73,7 +73,8 @@ BUILTINS: Final[list[tuple[type[Exception], str]]] = [
     (ConnectionError, "ConnectError TLSError ConnectTimeoutError ConnectionLostError"),
     (
         TimeoutError,
-        "OxyTimeoutError ConnectTimeoutError SilenceTimeoutError IdleTimeoutError DeadlineExceededError",
+        """OxyTimeoutError ConnectTimeoutError SilenceTimeoutError IdleTimeoutError DeadlineExceededError
+        UnconfirmedError""",
     ),
 ]
 
@@ -188,7 +189,7 @@ DEFAULT_OUTCOMES: Final[dict[Outcome, str]] = {
         TooLargeError IncompleteStreamError HandlerError
     """,
     Outcome.STARTED: "",
-    Outcome.COMPLETED: "NoAnswerError RemoteAgentError",
+    Outcome.COMPLETED: "NoAnswerError RemoteAgentError UnconfirmedError",
 }
 TRANSIENT: Final = """
     ConnectError ConnectTimeoutError ConnectionLostError RateLimitedError ServerError NoHealthyReplicaError

@@ -1,6 +1,6 @@
 """What a server's own record says of a run (rule 16 of the contract), and that it keeps no secret of it.
 
-Rule 1: a record that is odd is an error in `record`, and nothing at all in `look_up`.
+Rule 1: a record that is odd is an error in `record`, and nothing at all in `look_until`.
 Rule 2: nothing here waits: time is virtual.
 """
 
@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oxygent_client import Cluster, HTTPRequest, Limits, OxyError, OxyState, Transport, errors
-from oxygent_client._record import RunNode, RunRecord, look_until, look_up
+from oxygent_client._record import RunNode, RunRecord, look_until
 from oxygent_client._transport import Context
 from oxygent_client._wire import envelope, record
 from oxygent_client.testing import FakeTransport, Reply, ToyRemote, pause
@@ -176,6 +176,12 @@ def test_anything(nodes: Any, meant: str) -> None:
 def stored(*nodes: dict[str, Any]) -> Reply:
     """A server's `/view`."""
     return Reply.json({"code": 200, "message": "SUCCESS", "data": {"nodes": list(nodes), "trace_id": "t"}})
+
+
+async def look_up(*asked: Any, until: float, node_id: str = "") -> RunRecord | None:
+    """What one look at the record finds."""
+    now = anyio.current_time()
+    return await look_until(lambda _: True, *asked, until=now, first_until=until, node_id=node_id)
 
 
 async def test_the_question() -> None:

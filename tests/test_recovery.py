@@ -8,8 +8,9 @@ import anyio
 import attrs
 import pytest
 
-from oxygent_client import Outcome, OxyRequest, OxyState, RunRecord, SSEOxyGent, Timeouts, errors
-from oxygent_client.testing import FakeTransport, Pause, Reply, answer, close, heartbeat, pause, progress
+from oxygent_client import Outcome, OxyRequest, OxyState, Retry, RunHandle, SSEOxyGent, Timeouts, errors
+from oxygent_client._wire import is_failure_text
+from oxygent_client.testing import FakeTransport, Pause, Reply, answer, close, heartbeat, message, pause, progress
 from tests.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def view(*nodes: dict[str, Any]) -> Reply:
 
 NOTHING: Final = view()
 RUNNING, DONE, FAILED, CANCELLED = record(None), record(3, "42"), record(4, "it broke"), record(7, "Tool was cancelled")
+SKIPPED: Final = record(6, "not today")
+HANGING: Final = attrs.evolve(DONE, before=FOREVER)
 NO_RECORDS: Final = Reply.json({"detail": "Not Found"}, status=404)
 
 
@@ -113,7 +116,7 @@ CUTS: Final[dict[str, tuple[Ended, tuple[Any, ...], Any, Any]]] = {
     "records that hang": (
         Ended(INCOMPLETE, STARTED, 1, 0.75),
         (progress(1),),
-        attrs.evolve(DONE, before=FOREVER),
+        HANGING,
         None,
     ),
     "records of nonsense": (Ended(INCOMPLETE, STARTED, 1, 0), (progress(1),), Reply((b"<html>",)), None),
@@ -127,7 +130,7 @@ CUTS: Final[dict[str, tuple[Ended, tuple[Any, ...], Any, Any]]] = {
         None,
     ),
     "closed": (Ended("1", COMPLETED, 0, 0), (answer("1"), close()), FAILED, None),
-    "closed without an answer": (Ended(errors.NoAnswerError, COMPLETED, 0, 0), (close(),), DONE, None),
+    "skipped, and cut": (Ended(AGENT, COMPLETED, 1, 0), (progress(1),), SKIPPED, None),
 }
 
 
@@ -138,6 +141,12 @@ async def test_a_cut(name: str) -> None:
     assert expected == await end(*steps, records=records, before=before)
 
 
+NO_SILENCE: Final = Timeouts(idle=60, silence=None)
+ROOTED: Final = [
+    {"node_id": "n", "callee": "master", "state": None},
+    *({"node_id": f"n{n}", "callee": "tool", "father_node_id": "n", "state": None} for n in range(8)),
+]
+
 IDLES: Final[dict[str, tuple[Ended, tuple[Any, ...], Any, Timeouts]]] = {
     "never began": (Ended(IDLE, UNKNOWN, 4, 600.35), PINGS, NOTHING, Timeouts()),
     "at work, and then an answer": (
@@ -146,7 +155,39 @@ IDLES: Final[dict[str, tuple[Ended, tuple[Any, ...], Any, Timeouts]]] = {
         RUNNING,
         Timeouts(),
     ),
-    "at work for ever": (Ended(errors.DeadlineExceededError, STARTED, 5, 3600), PINGS, RUNNING, Timeouts()),
+    "dead": (Ended(IDLE, STARTED, 2, 1200), PINGS, RUNNING, Timeouts()),
+    "dead, after an event": (Ended(IDLE, STARTED, 2, 1200), (progress(1), *PINGS), RUNNING, Timeouts()),
+    "dead, after an event between two looks": (
+        Ended(IDLE, STARTED, 3, 2100),
+        (*PINGS[:120], progress(1), *PINGS),
+        RUNNING,
+        Timeouts(),
+    ),
+    "dead, and without a connection": (Ended(IDLE, STARTED, 2, 120), (heartbeat(), FOREVER), RUNNING, NO_SILENCE),
+    "stored again and again": (
+        Ended(errors.DeadlineExceededError, STARTED, 5, 3600),
+        PINGS,
+        [record(None, update_time=f"2026-01-01 00:00:0{n}.000000000") for n in range(9)],
+        Timeouts(),
+    ),
+    "calling again and again": (
+        Ended(errors.DeadlineExceededError, STARTED, 5, 3600),
+        PINGS,
+        [view(*ROOTED[: n + 1]) for n in range(9)],
+        Timeouts(),
+    ),
+    "its calls end, and then nothing": (
+        Ended(IDLE, STARTED, 3, 1800),
+        PINGS,
+        [view(*ROOTED[:2]), *[view(ROOTED[0], {**ROOTED[1], "state": 3})] * 9],
+        Timeouts(),
+    ),
+    "moved, but not since": (
+        Ended(IDLE, STARTED, 3, 1800),
+        PINGS,
+        [RUNNING, *[record(None, update_time="later")] * 9],
+        Timeouts(),
+    ),
     "its end was lost": (Ended("42", COMPLETED, 1, 600, recovered=True), (progress(1), *PINGS), DONE, Timeouts()),
     "failed, and nobody said so": (Ended(AGENT, COMPLETED, 1, 600), PINGS, FAILED, Timeouts()),
     "cancelled, and nobody said so": (Ended(AGENT, COMPLETED, 1, 600), PINGS, CANCELLED, Timeouts()),
@@ -160,29 +201,206 @@ IDLES: Final[dict[str, tuple[Ended, tuple[Any, ...], Any, Timeouts]]] = {
 
 @pytest.mark.parametrize("name", IDLES)
 async def test_a_stream_without_events(name: str) -> None:
-    """When `idle` runs out, the record tells a run that never began from one that is quiet, or at its end."""
+    """When `idle` runs out, the record tells a run that is at work, since it moves, from one that is dead or over."""
     expected, steps, records, timeouts = IDLES[name]
     assert expected == await end(*steps, records=records, timeouts=timeouts)
 
 
-STATES: Final[dict[str, tuple[Any, Any]]] = {
-    "done": ("text", DONE),
-    "failed": (AGENT, FAILED),
-    "cancelled": (AGENT, CANCELLED),
-    "failed a moment later": (AGENT, [RUNNING, FAILED]),
-    "not seen": ("text", NOTHING),
-    "no records": ("text", NO_RECORDS),
+# ------------------------------------------------------------------------------------------ A run that has an answer
+
+BROKE: Final = "Error executing oxy master: it broke"
+UNCONFIRMED: Final = errors.UnconfirmedError
+
+CONFIRMED: Final[dict[str, tuple[Ended, Any, Any, Any, Timeouts]]] = {
+    # name: (how it ends, `confirm_state`, the answer, the records, the clocks)
+    "True, done": (Ended("1", COMPLETED, 1, 0), True, "1", DONE, Timeouts()),
+    "True, failed": (Ended(AGENT, COMPLETED, 1, 0), True, "1", FAILED, Timeouts()),
+    "True, cancelled": (Ended(AGENT, COMPLETED, 1, 0), True, "1", CANCELLED, Timeouts()),
+    "True, skipped": (Ended(AGENT, COMPLETED, 1, 0), True, "1", SKIPPED, Timeouts()),
+    "True, failed a moment later": (Ended(AGENT, COMPLETED, 2, 0.05), True, "1", [RUNNING, FAILED], Timeouts()),
+    "True, said to be failed by a server that stalls": (
+        Ended(AGENT, COMPLETED, 1, 9),
+        True,
+        "1",
+        attrs.evolve(FAILED, before=Pause(9)),
+        Timeouts(),
+    ),
+    "True, failed after errors": (
+        Ended(AGENT, COMPLETED, 3, 0.15),
+        True,
+        "1",
+        [Reply(status=500), Reply(before=LOST), FAILED],
+        Timeouts(),
+    ),
+    "True, not seen": (Ended(UNCONFIRMED, COMPLETED, 20, 29.15), True, "1", NOTHING, Timeouts()),
+    "True, running": (Ended(UNCONFIRMED, COMPLETED, 20, 29.15), True, "1", RUNNING, Timeouts()),
+    "True, no records": (Ended(UNCONFIRMED, COMPLETED, 1, 0), True, "1", NO_RECORDS, Timeouts()),
+    "True, records that hang": (Ended(UNCONFIRMED, COMPLETED, 1, 30), True, "1", HANGING, Timeouts()),
+    "True, a clock of one's own": (Ended(UNCONFIRMED, COMPLETED, 1, 1), True, "1", HANGING, Timeouts(confirm=1)),
+    "True, no clock": (Ended(UNCONFIRMED, COMPLETED, 1, 99), True, "1", HANGING, Timeouts(confirm=None, total=99)),
+    "True, little time is left": (Ended(UNCONFIRMED, COMPLETED, 1, 5), True, "1", HANGING, Timeouts(total=5)),
+    "True, no look-ups": (Ended(AGENT, COMPLETED, 1, 0), True, "1", FAILED, Timeouts(lookup=None)),
+    "auto, reads like a failure, and is one": (Ended(AGENT, COMPLETED, 1, 0), "auto", BROKE, FAILED, Timeouts()),
+    "auto, reads like a failure, and is a refusal": (Ended(AGENT, COMPLETED, 1, 0), "auto", BROKE, SKIPPED, Timeouts()),
+    "auto, reads like a failure, and is none": (Ended(BROKE, COMPLETED, 1, 0), "auto", BROKE, DONE, Timeouts()),
+    "auto, failed a moment later": (
+        Ended(AGENT, COMPLETED, 3, 0.15),
+        "auto",
+        BROKE,
+        [NOTHING, RUNNING, FAILED],
+        Timeouts(),
+    ),
+    "auto, running": (Ended(BROKE, COMPLETED, 4, 0.35), "auto", BROKE, RUNNING, Timeouts()),
+    "auto, no records": (Ended(BROKE, COMPLETED, 1, 0), "auto", BROKE, NO_RECORDS, Timeouts()),
+    "auto, records that hang": (Ended(BROKE, COMPLETED, 1, 0.75), "auto", BROKE, HANGING, Timeouts()),
+    "auto, no look-ups": (Ended(BROKE, COMPLETED, 0, 0), "auto", BROKE, FAILED, Timeouts(lookup=None)),
+    "auto, an answer like any other": (Ended("1", COMPLETED, 0, 0), "auto", "1", FAILED, Timeouts()),
+    "auto, an answer that is no text": (
+        Ended({"text": BROKE}, COMPLETED, 0, 0),
+        "auto",
+        {"text": BROKE},
+        FAILED,
+        Timeouts(),
+    ),
+    "False": (Ended(BROKE, COMPLETED, 0, 0), False, BROKE, FAILED, Timeouts()),
 }
 
 
-@pytest.mark.parametrize("name", STATES)
-async def test_confirm_state(name: str) -> None:
-    """With `confirm_state` a run that its record calls failed is one; without it nothing is asked."""
-    expected, records = STATES[name]
-    ended = await end(answer("text"), close(), records=records, confirm_state=True)
-    assert (expected, COMPLETED) == (ended.what, ended.outcome)
-    unasked = await end(answer("text"), close(), records=records)
-    assert ("text", 0) == (unasked.what, unasked.looks)
+@pytest.mark.parametrize("name", CONFIRMED)
+async def test_an_answer_and_its_record(name: str) -> None:
+    """With True nothing counts that the record does not confirm; "auto" asks where the answer reads like a failure."""
+    expected, confirm_state, output, records, timeouts = CONFIRMED[name]
+    ended = await end(answer(output), close(), records=records, confirm_state=confirm_state, timeouts=timeouts)
+    assert ended == expected
+
+
+async def test_auto_is_the_default() -> None:
+    """A failed agent of a server with records is an error without a word of configuration."""
+    assert (await end(answer(BROKE), close(), records=FAILED)).what is AGENT
+
+
+async def test_an_answer_that_is_not_confirmed() -> None:
+    """The error has the answer, says that the run is over, and names the clock."""
+    transport = FakeTransport({"/sse/chat": Reply((answer("1"), close())), "/view": RUNNING})
+    agent = SSEOxyGent(server_url=URL, transport=transport, confirm_state=True, timeouts=Timeouts(confirm=2))
+    with pytest.raises(errors.UnconfirmedError, match=r"Timeouts\.confirm") as caught:
+        await agent.ask(REQUEST)
+    assert caught.value.partial is not None
+    assert caught.value.partial.answer == "1"
+    assert caught.value.outcome is COMPLETED
+    assert not caught.value.retryable
+
+
+async def test_the_stream_is_let_go_before_the_record_is_waited_for() -> None:
+    """The stream is over when its record is asked for: its connection serves others meanwhile."""
+    transport = FakeTransport({"/sse/chat": Reply((answer("1"), close())), "/view": HANGING})
+    agent = SSEOxyGent(server_url=URL, transport=transport, confirm_state=True)
+    with anyio.move_on_after(1) as scope:
+        await agent.ask(REQUEST)
+    assert scope.cancelled_caught
+    assert [request.path.partition("?")[0] for request in transport.left] == ["/sse/chat", "/view"]
+
+
+@pytest.mark.parametrize("value", ["yes", "", None, 1, 0, "AUTO", ["auto"]])
+async def test_what_confirm_state_may_be(value: Any) -> None:
+    """Another value than True, False and "auto" is a ConfigurationError, also if it is assigned later."""
+    transport = FakeTransport.script(answer("1"), close())
+    with pytest.raises(errors.ConfigurationError, match="confirm_state"):
+        SSEOxyGent(server_url=URL, transport=transport, confirm_state=value)
+    agent = SSEOxyGent(server_url=URL, transport=transport)
+    agent.confirm_state = value
+    with pytest.raises(errors.ConfigurationError, match="confirm_state"):
+        await agent.ask("hi")
+    assert not transport.requests
+
+
+FAILURE_TEXTS: Final = [
+    "Error executing oxy master: boom",
+    "Error executing oxy a name: with a colon: boom\nand a second line",
+    "Error executing tool search: boom",
+    "Executing tool search timed out",
+    "Tool nobody not exists",
+    "Tool master was cancelled",
+    "No permission for tool: search",
+    "Sorry, I seem to have encountered a problem. Please try again.",
+    "SSE connection failed after 3 retries: refused",
+    "Unexpected error in SSE connection: 'x'",
+    "WorkflowAgent 'master' has no func_workflow defined.",
+    "Workflow 'flow' has no func_workflow defined.",
+    "[pool] agent_generate_one_step failed",
+    "[pool] agent_generate_one_step failed to return response or generated_ids",
+]
+
+
+@pytest.mark.parametrize("text", FAILURE_TEXTS)
+def test_what_reads_like_a_failure(text: str) -> None:
+    """Each text with which the framework answers for an oxy that failed; `tests/interop/test_states.py` shows them."""
+    assert is_failure_text(text)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "",
+        "42",
+        "error executing oxy",
+        "An Error executing oxy a: b",
+        "Tool not exist",
+        "Tool not exists",
+        None,
+        7,
+        ["Tool a not exists"],
+    ],
+)
+def test_what_does_not_read_like_a_failure(output: Any) -> None:
+    """All else costs no question, texts that only mention a failure too."""
+    assert not is_failure_text(output)
+
+
+# ------------------------------------------------------------------------------------------ A run that has no answer
+
+UNANSWERED: Final[dict[str, tuple[Any, Outcome, Any, tuple[Any, ...], dict[str, Any]]]] = {
+    # name: (what becomes of it, what is known of it, the records, the stream, options)
+    "done": ("42", COMPLETED, DONE, (close(),), {}),
+    "done, and never confirmed": ("42", COMPLETED, DONE, (close(),), {"confirm_state": False}),
+    "done, and always confirmed": ("42", COMPLETED, DONE, (close(),), {"confirm_state": True}),
+    "done a moment later": ("42", COMPLETED, [NOTHING, RUNNING, DONE], (progress(1), close()), {}),
+    "done, with nothing given": (errors.NoAnswerError, COMPLETED, record(3, None), (close(),), {}),
+    "done, with None given": (errors.NoAnswerError, COMPLETED, record(3, "null"), (close(),), {}),
+    "done, with an empty text": (errors.NoAnswerError, COMPLETED, record(3, ""), (close(),), {}),
+    "failed": (AGENT, COMPLETED, FAILED, (close(),), {}),
+    "cancelled": (AGENT, COMPLETED, CANCELLED, (close(),), {}),
+    "skipped": (AGENT, COMPLETED, SKIPPED, (close(),), {}),
+    "at work": (errors.NoAnswerError, COMPLETED, RUNNING, (close(),), {}),
+    "at work, and always confirmed": (errors.NoAnswerError, COMPLETED, RUNNING, (close(),), {"confirm_state": True}),
+    "not seen": (errors.NoAnswerError, COMPLETED, NOTHING, (close(),), {}),
+    "no records": (errors.NoAnswerError, COMPLETED, NO_RECORDS, (close(),), {}),
+    "records that hang": (errors.NoAnswerError, COMPLETED, HANGING, (close(),), {}),
+    "no look-ups": (errors.NoAnswerError, COMPLETED, DONE, (close(),), {"timeouts": Timeouts(lookup=None)}),
+    "an error was reported": (AGENT, COMPLETED, DONE, (message({"type": "error", "content": "no"}), close()), {}),
+    "dead at the server": (IDLE, STARTED, RUNNING, PINGS, {}),
+}
+
+
+@pytest.mark.parametrize("how", ["ask", "attach"])
+@pytest.mark.parametrize("name", UNANSWERED)
+async def test_no_answer(name: str, how: str) -> None:
+    """Whether a run is listened to from its beginning or attached to, the record decides what its missing answer is."""
+    expected, outcome, records, steps, options = UNANSWERED[name]
+    transport = FakeTransport({"/sse/chat": Reply(steps), "/async/trace": Reply(steps), "/view": records})
+    agent = SSEOxyGent(server_url=URL, transport=transport, **options)
+    handle = RunHandle(server_url=URL, trace_id="t", remote_trace_id="t", node_id="n")
+    run = agent.attach(handle.to_token()) if how == "attach" else agent.stream(REQUEST)
+    found: Any
+    try:
+        async with run:
+            response = await run.final_response()
+        found = response.output
+        assert response.extra["recovered"]
+    except errors.OxyError as failure:
+        found = type(failure)
+    assert found == expected
+    assert run.outcome is outcome
 
 
 @pytest.mark.parametrize(
@@ -238,22 +456,45 @@ async def test_what_a_failure_says() -> None:
     assert "SECRET" not in repr(vars(error))
 
 
-@pytest.mark.parametrize(
-    ("expected", "reply"),
-    [
-        (None, NO_RECORDS),
-        (None, NOTHING),
-        (None, Reply(before=errors.ConnectError())),
-        ((None, None, 1), RUNNING),
-        ((OxyState.COMPLETED, "42", 1), DONE),
-        ((OxyState.FAILED, "it broke", 1), FAILED),
-    ],
-)
-async def test_lookup(expected: Any, reply: Reply) -> None:
-    """`lookup` gives what the server has stored, and None where that is nothing."""
-    agent = SSEOxyGent(server_url=URL, transport=(transport := FakeTransport({"/view": reply})))
+LOOKUPS: Final[dict[str, tuple[tuple[OxyState | None, Any] | None, int, float, Any, Timeouts]]] = {
+    # name: (state and output, looks, seconds, the records, the clocks)
+    "no records": (None, 1, 0, NO_RECORDS, Timeouts()),
+    "not seen": (None, 4, 0.35, NOTHING, Timeouts()),
+    "no connection": (None, 4, 0.35, Reply(before=LOST), Timeouts()),
+    "running": ((None, None), 4, 0.35, RUNNING, Timeouts()),
+    "done": ((OxyState.COMPLETED, "42"), 1, 0, DONE, Timeouts()),
+    "failed": ((OxyState.FAILED, "it broke"), 1, 0, FAILED, Timeouts()),
+    "skipped": ((OxyState.SKIPPED, "not today"), 1, 0, SKIPPED, Timeouts()),
+    "done a moment later": ((OxyState.COMPLETED, "42"), 3, 0.15, [NOTHING, RUNNING, DONE], Timeouts()),
+    "done, after errors": (
+        (OxyState.COMPLETED, "42"),
+        3,
+        0.15,
+        [Reply(status=500), Reply(status=500), DONE],
+        Timeouts(),
+    ),
+    "running, said by a server that stalls": ((None, None), 1, 5, attrs.evolve(RUNNING, before=Pause(5)), Timeouts()),
+    "running, by a server that stalls then": ((None, None), 2, 0.75, [RUNNING, HANGING], Timeouts()),
+    "running, and a clock of one's own": ((None, None), 6, 1.55, RUNNING, Timeouts(lookup=2)),
+    "running, and one look": ((None, None), 1, 0, RUNNING, Timeouts(lookup=None)),
+    "a server that stalls for ever": (None, 1, 30, HANGING, Timeouts()),
+}
+
+
+@pytest.mark.parametrize("name", LOOKUPS)
+async def test_lookup(name: str) -> None:
+    """`lookup` gives what the server has stored, None where that is nothing, and looks again while there is no end."""
+    expected, looks, seconds, records, timeouts = LOOKUPS[name]
+    agent = SSEOxyGent(
+        server_url=URL,
+        transport=(transport := FakeTransport({"/view": records})),
+        timeouts=timeouts,
+        retry=Retry(attempts=1),
+    )
+    began = anyio.current_time()
     found = await agent.lookup("a b")
-    assert expected == (found and (found.state, found.output, len(found.nodes)))
-    assert found is None or isinstance(found, RunRecord)
-    assert {"/view?item_id=a%20b"} == {request.path for request in transport.requests}
+    assert (found and (found.state, found.output)) == expected
+    assert len(transport.requests) == looks
+    assert round(anyio.current_time() - began, 2) == seconds
+    assert {request.path for request in transport.requests} == {"/view?item_id=a%20b"}
     assert "SECRET" not in repr(found)

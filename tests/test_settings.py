@@ -16,7 +16,7 @@ from oxygent_client._router import copy_json
 CLASSES: Final[list[type[Any]]] = [Timeouts, Limits]
 FIELDS: Final = [(cls, field.name) for cls in CLASSES for field in attrs.fields(cls)]
 MAY_BE_OFF: Final = {
-    *("connect", "silence", "idle", "total", "lookup"),
+    *("connect", "silence", "idle", "total", "lookup", "confirm"),
     *("line_bytes", "event_bytes", "stream_bytes", "body_bytes"),
 }
 MIB: Final = 1024 * 1024
@@ -24,7 +24,14 @@ MIB: Final = 1024 * 1024
 
 def test_the_defaults() -> None:
     """The documented defaults, in seconds and bytes."""
-    assert attrs.asdict(Timeouts()) == {"connect": 10, "silence": 45, "idle": 600, "total": 3600, "lookup": 0.75}
+    assert attrs.asdict(Timeouts()) == {
+        "connect": 10,
+        "silence": 45,
+        "idle": 600,
+        "total": 3600,
+        "lookup": 0.75,
+        "confirm": 30,
+    }
     assert attrs.asdict(Limits()) == {
         "line_bytes": None,
         "event_bytes": 16 * MIB,

@@ -23,7 +23,7 @@ from oxygent_client._remote import Asked, asked, asks_once
 from oxygent_client._router import EventRouter
 from oxygent_client._run import Run
 from oxygent_client._schema import Schema
-from oxygent_client._settings import Limits, Timeouts
+from oxygent_client._settings import ConfirmState, Limits, Timeouts
 from oxygent_client._stats import Keeper
 from oxygent_client._transport import Transport
 from oxygent_client.policies import HTTPSOnly, Policies, Policy, Retry, check_secure
@@ -71,7 +71,7 @@ class SSEOxyGent(Client):
         sanitize: Callable[[Any], Any] | None = None,
         schema: Schema | None = None,
         strict: bool = False,
-        confirm_state: bool = False,
+        confirm_state: ConfirmState = "auto",
         failure_detector: Callable[[Any], bool] | None = None,
         observers: Collection[Observer] = (),
     ) -> None:

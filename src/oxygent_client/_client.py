@@ -21,13 +21,13 @@ from oxygent_client._detached import Attachment, RunHandle, begin
 from oxygent_client._discovery import DISCOVERY_SECONDS, Directory
 from oxygent_client._dropped import sweep
 from oxygent_client._errors import ConfigurationError, OxyError
-from oxygent_client._hooks import Hooks
+from oxygent_client._hooks import Hooks, check_settings
 from oxygent_client._identity import identity
 from oxygent_client._kinds import TOKEN, check_kinds
 from oxygent_client._models import OxyRequest
 from oxygent_client._plan import Plan
 from oxygent_client._prepare import Preparation, question
-from oxygent_client._record import RunRecord, look_up
+from oxygent_client._record import RunRecord, look_until
 from oxygent_client._remote import Asked, asked
 from oxygent_client._run import Run
 from oxygent_client._stats import Keeper, Stats
@@ -101,12 +101,21 @@ class Client(Hooks):
     async def lookup(self, trace_id: str) -> RunRecord | None:
         """The server's own record of the last run that you called `trace_id`.
 
-        None where it has none, keeps no records, or cannot be asked.
+        A record may lag behind its run: while it does not say how the run ended, it is looked at again, for
+        `Timeouts.lookup` at the most. None where the server has none, keeps no records, or cannot be asked.
         """
         if (home := self._home_of(trace_id)) is None:
             return None
         async with self._asking(home.base_url) as (transport, pattern, until):
-            record = await look_up(transport, pattern, home.remote_trace_id, self.limits, until=until)
+            record = await look_until(
+                lambda record: record.is_over,
+                transport,
+                pattern,
+                home.remote_trace_id,
+                self.limits,
+                until=anyio.current_time() + (self.timeouts.lookup or 0),
+                first_until=until,
+            )
         return record if record is not None and record.nodes else None
 
     async def feedback(self, channel_id: str, data: Any) -> None:
@@ -213,6 +222,7 @@ class Client(Hooks):
         *,
         attached_to: str = "",
     ) -> Plan:
+        check_settings({"confirm_state": self.confirm_state})  # set later, perhaps
         return Plan(
             request=request,
             trace_id=trace_id,

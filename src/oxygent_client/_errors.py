@@ -13,7 +13,8 @@ OxyError(Exception)
 ├── OxyTimeoutError(TimeoutError)
 │   ├── SilenceTimeoutError                 not a byte, though heartbeats had been coming
 │   ├── IdleTimeoutError                    bytes perhaps, but no event
-│   └── DeadlineExceededError               the whole call took too long
+│   ├── DeadlineExceededError               the whole call took too long
+│   └── UnconfirmedError                    an answer came, and with `confirm_state=True` no record confirmed it
 ├── StatusError                             .status .body .retry_after
 │   ├── RedirectError                       3xx
 │   ├── AuthenticationError                 401
@@ -88,6 +89,7 @@ __all__ = [
     "StatusError",
     "TLSError",
     "TooLargeError",
+    "UnconfirmedError",
     "UnknownCalleeError",
 ]
 
@@ -245,6 +247,15 @@ class DeadlineExceededError(OxyTimeoutError):
     """The whole call took longer than `Timeouts.total`, or a question to the server longer than the 30 s it has."""
 
 
+class UnconfirmedError(OxyTimeoutError):
+    """With `confirm_state=True`: no record confirmed the answer within `Timeouts.confirm`, or the server keeps none.
+
+    The run is over, and its answer is `partial.answer`; `lookup` may know later how it ended.
+    """
+
+    default_outcome = Outcome.COMPLETED
+
+
 # --- HTTP status ------------------------------------------------------------------------------------------------------
 
 
@@ -360,7 +371,7 @@ class RemoteAgentError(OxyError):
     default_outcome = Outcome.COMPLETED
 
     state: OxyState | None
-    """FAILED or CANCELED, where the server's record or your detector said so."""
+    """FAILED, CANCELED or SKIPPED, where the server's record or your detector said so."""
     output: Any
     """What the agent gave as its answer all the same (any JSON); for a failed one, usually the text of its error."""
 

@@ -6,7 +6,8 @@ Rule 2: cancellation passes through as it is, and no cancel scope is held across
 Rule 3: an end without its close event is an `IncompleteStreamError`. After a bare `done` (see `_inbox`) the end of the
     stream is an end, and LEGACY_SILENCE too, once an answer came: an agent that said "done" may be at work still, and
     leaving would stop it.
-Rule 4: when `idle` fires, the server's record may say that the run ended, or that it is at work, and quiet.
+Rule 4: when `idle` fires, the server's record may say that the run ended, or that it is at work. A record that has not
+    changed between two such times, without an event, is that of a run that has died.
 Rule 5: a detached run is only listened to: whose connection breaks is attached to again, until a clock runs out.
 """
 
@@ -83,6 +84,8 @@ class Feed:
     """Whether a read was called off by `idle`, and the run goes on all the same."""
     _asked: float | None = attrs.field(default=None, init=False)
     """When, until the first piece is there: a proxy may hold back the headers, too."""
+    _fingerprint: int | None = attrs.field(default=None, init=False)
+    """Of the record when `idle` ran out last, if no event came since."""
     _since_checkpoint: int = attrs.field(default=0, init=False)
 
     async def open(self) -> None:
@@ -196,6 +199,7 @@ class Feed:
                 self._is_silent = False
                 tell("first_event", self.context, "the first event came", seconds=clocks.seconds)
             clocks.heard()
+            self._fingerprint = None
             self.word.know(Outcome.STARTED)
         else:
             clocks.count()  # bytes that never pause: this is where the time goes
@@ -248,6 +252,9 @@ class Feed:
         if clock == "idle":
             if record is None or not record.has_begun:
                 raise self._unheard_of(record)
+            before, self._fingerprint = self._fingerprint, record.fingerprint
+            if before == self._fingerprint:
+                raise clocks.ran_out("idle", ", twice, and meanwhile nothing moved in the server's record of the run")
             clocks.heard()  # it is at work, and quiet: `total` bounds that
         return True
 
@@ -255,9 +262,9 @@ class Feed:
         """The error where nothing came for so long, and no record says why."""
         if self.again is not None and self.again.is_lost:
             return IncompleteStreamError("the connection broke, and nothing came since: the end of the run is lost")
-        # A server may be told to store nothing of a run: an empty record says something only if nothing came.
-        never = record is not None and self._is_silent
-        more = "; the server has no record of the run, so it never began" if never else ""
+        # A server may be told to store nothing of a run: an empty record says something only if nothing came. And the
+        # run may be at another worker of the same address, so it is not said that it never began.
+        more = "; the server has no record of the run" if record is not None and self._is_silent else ""
         return self.clocks.ran_out("idle", more)
 
     # --- no connection ---

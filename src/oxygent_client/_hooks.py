@@ -32,7 +32,7 @@ from oxygent_client._payload import CallStackStrategy, build_payload
 from oxygent_client._remote import RemoteAgent
 from oxygent_client._router import EventRouter
 from oxygent_client._schema import Schema
-from oxygent_client._settings import Limits, Timeouts
+from oxygent_client._settings import ConfirmState, Limits, Timeouts
 from oxygent_client._transport import Transport
 from oxygent_client.policies import Policy, Retry
 from oxygent_client.transports.httpx import HTTPXTransport
@@ -75,7 +75,7 @@ _SETTINGS: Final[Mapping[str, Kind]] = {
     "sanitize": _FUNCTION,
     "schema": or_none(MAPPING),
     "strict": FLAG,
-    "confirm_state": FLAG,
+    "confirm_state": Kind(lambda value: FLAG.holds(value) or value == "auto", 'True, False or "auto"'),
     "failure_detector": _FUNCTION,
     "observers": of(Collection, "a collection of observers"),
 }
@@ -172,9 +172,11 @@ class Hooks(RemoteAgent):
     """From message type to `f(message)`, which raises ValueError or TypeError if the message is not as it should be."""
     strict: bool
     """Whether such a message is an error; if not, its event has `problems`."""
-    confirm_state: bool
-    """Whether a run is asked for its record before it counts as completed: a real server reports a failed agent as a
-    normal answer."""
+    confirm_state: ConfirmState
+    """Whether the server's record must confirm an answer: a real server reports a failed agent as a normal answer.
+    "auto" asks for the record, within `Timeouts.lookup`, where the answer reads like a failure of the framework's; if
+    there is no record, the answer stands. True always asks, within `Timeouts.confirm`, and what is not confirmed is an
+    `UnconfirmedError`. False never asks."""
     failure_detector: Callable[[Any], bool] | None
     """`f(output) -> bool`: True makes a failure of an answer. For servers without records."""
     observers: Collection[Observer]

@@ -1,12 +1,15 @@
 """What the server's own record says of a run, where the wire is silent.
 
 Rule 1: it is asked within `Timeouts.lookup`, and a server without records changes nothing.
-Rule 2: it speaks after a cut, when `idle` fires, and, if `confirm_state` is set, at the end. An error that is clear
-    needs no record.
+Rule 2: it is asked after a cut, when `idle` fires, and at the end of a run that has no answer, or one that reads like a
+    failure (`confirm_state="auto"`). An error that is clear needs no record.
+Rule 3: `confirm_state=True` asks at the end of each run, within `Timeouts.confirm`; no answer counts that the record
+    does not confirm.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,12 +27,15 @@ from oxygent_client._errors import (
     ServerError,
     SilenceTimeoutError,
     TooLargeError,
+    UnconfirmedError,
 )
 from oxygent_client._line import Line
 from oxygent_client._log import tell
 from oxygent_client._models import OxyState
 from oxygent_client._plan import Plan
 from oxygent_client._record import RunRecord, look_until
+from oxygent_client._router import Answered
+from oxygent_client._wire import is_failure_text
 from oxygent_client._word import Word
 
 __all__ = ["Inquiry"]
@@ -37,6 +43,11 @@ __all__ = ["Inquiry"]
 UNCLEAR: Final = (ConnectionLostError, RemoteProtocolError, ServerError, SilenceTimeoutError)
 """Errors after which the record may know more, but for those of:"""
 CLEAR: Final = (MalformedResponseError, TooLargeError)
+HOW_IT_FAILED: Final = {OxyState.CANCELED: "was cancelled", OxyState.SKIPPED: "was skipped"}
+
+
+def _is_over(record: RunRecord) -> bool:
+    return record.is_over
 
 
 @attrs.define(eq=False, repr=False)
@@ -51,10 +62,13 @@ class Inquiry:
     """The record that said how the run ended, where its stream did not."""
 
     async def look(self, enough: Callable[[RunRecord], bool]) -> RunRecord | None:
-        """What the server has stored of the run, looked at until it is `enough`, or the time for it is over."""
-        transport, asked = self._line.transport, self._line.request
+        """What the server has stored of the run, looked at until it is `enough`, or `Timeouts.lookup` is over."""
         patience = self._plan.timeouts.lookup
-        if patience is None or transport is None or asked is None:
+        return None if patience is None else await self._look(enough, patience)
+
+    async def _look(self, enough: Callable[[RunRecord], bool], patience: float) -> RunRecord | None:
+        transport, asked = self._line.transport, self._line.request
+        if transport is None or asked is None:
             return None
         # A trace id may cover several runs; which is meant says the node that the payload named.
         node_id = asked.context.node_id
@@ -72,6 +86,28 @@ class Inquiry:
         tell("record", asked.context, "the record of the run says %s", said, state=said)
         return record
 
+    async def ending(self, answer: Answered | None) -> RunRecord | None:
+        """The record of a run that was closed, if it is asked for; None also where it does not say how the run ended.
+
+        Raises:
+            UnconfirmedError: there is an answer, and the record had to confirm it.
+        """
+        timeouts, how = self._plan.timeouts, self._plan.confirm_state
+        if how is not True:
+            is_clear = answer is not None and (how is False or not is_failure_text(answer.output))
+            record = None if is_clear else await self.look(_is_over)
+            return record if record is not None and record.is_over else None
+        record = await self._look(_is_over, math.inf if timeouts.confirm is None else timeouts.confirm)
+        if record is not None and record.is_over:
+            return record
+        if answer is None:  # there is nothing to confirm
+            return None
+        clock = "Timeouts.total" if timeouts.confirm is None else f"Timeouts.confirm ({timeouts.confirm:g} s)"
+        known = "there is none" if record is None else "it has no such run" if not record.has_begun else "it has no end"
+        raise UnconfirmedError(
+            f"confirm_state=True, and the server's record did not say within {clock} how the run ended: {known}"
+        )
+
     async def settles(self, error: OxyError) -> bool:
         """Whether the record says how the run ended, which `error` left open.
 
@@ -81,7 +117,7 @@ class Inquiry:
         unknown = Outcome.UNKNOWN in (self._word.outcome, error.outcome) or self._word.outcome is Outcome.STARTED
         if not unknown or not isinstance(error, UNCLEAR) or isinstance(error, CLEAR):
             return False
-        record = await self.look(lambda record: record.is_over)
+        record = await self.look(_is_over)
         if record is None:
             return False
         if not record.has_begun:
@@ -89,7 +125,7 @@ class Inquiry:
             return False
         self._word.know(Outcome.STARTED)
         # A run whose stream was left is cancelled for that: the record says no more than `error` does.
-        if record.state not in (OxyState.COMPLETED, OxyState.FAILED):
+        if record.state is OxyState.CANCELED or not record.is_over:
             return False
         self.settle(record, error)
         return True
@@ -107,5 +143,5 @@ class Inquiry:
 
     def failed(self, state: OxyState | None, output: Any) -> RemoteAgentError:
         """The error of a run of which the server says that it ended so."""
-        how = "was cancelled" if state is OxyState.CANCELED else "failed"
+        how = "failed" if state is None else HOW_IT_FAILED.get(state, "failed")
         return RemoteAgentError(f"the remote agent {how}: {self._line.quoted(output)}", state=state, output=output)

@@ -12,7 +12,7 @@ from oxygent_client._models import Event, OxyRequest
 from oxygent_client._observe import Observed
 from oxygent_client._router import Action, EventRouter, Link
 from oxygent_client._schema import Schema, Validator
-from oxygent_client._settings import Limits, Timeouts
+from oxygent_client._settings import ConfirmState, Limits, Timeouts
 from oxygent_client._transport import HTTPRequest, Transport
 from oxygent_client._word import Word
 
@@ -55,8 +55,8 @@ class Plan:
     limits: Limits
     question: Callable[[], HTTPRequest]
     """The pattern of the GETs by which the server is asked for its record of the run."""
-    confirm_state: bool = False
-    """Whether a run counts as completed only if its record does not say otherwise."""
+    confirm_state: ConfirmState = "auto"
+    """When the record of a run is asked for, although the run has an answer."""
     failure_detector: Callable[[Any], bool] | None = None
     """Whether an output is one of a run that failed."""
     schema: Schema = attrs.field(factory=dict[str, Validator])

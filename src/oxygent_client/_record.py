@@ -14,34 +14,20 @@ import anyio
 import attrs
 
 from oxygent_client._ask import ask
-from oxygent_client._errors import ConnectError, ConnectionLostError, OxyError, ServerError
+from oxygent_client._errors import ConnectError, ConnectionLostError, OxyError, RateLimitedError, ServerError
 from oxygent_client._log import tell
 from oxygent_client._settings import Limits
 from oxygent_client._transport import HTTPRequest, Transport
 from oxygent_client._wire import PATHS, RunNode, RunRecord, record
 from oxygent_client.cluster import home_of
 
-__all__ = ["RunNode", "RunRecord", "look_until", "look_up"]
+__all__ = ["RunNode", "RunRecord", "look_until"]
 
-PASSING: Final = (ConnectError, ConnectionLostError, ServerError)
+PASSING: Final = (ConnectError, ConnectionLostError, RateLimitedError, ServerError)
 """Errors that say nothing of whether there are records."""
 FIRST_LOOK: Final = 0.05
-"""Seconds between the first two looks at a record that does not say enough yet; doubled each time."""
-
-
-async def look_up(
-    transport: Transport, pattern: HTTPRequest, trace_id: str, limits: Limits, *, until: float, node_id: str = ""
-) -> RunRecord | None:
-    """What the server has stored of the run that it knows as `trace_id`; None where it stores nothing, or cannot say.
-
-    A server that stores runs and has none of this one gives `RunRecord(None, None, ())`. One trace id may cover several
-    runs; `node_id` says which one is meant, and without it the latest is. `pattern` is a GET; `until` is by the event
-    loop's clock.
-    """
-    try:
-        return await _looked(transport, pattern, trace_id, limits, until, node_id)
-    except OxyError:
-        return None
+"""Seconds between the first two looks at a record that does not say enough yet; doubled each time, up to:"""
+RAREST_LOOK: Final = 2.0
 
 
 async def look_until(
@@ -52,13 +38,20 @@ async def look_until(
     limits: Limits,
     *,
     until: float,
+    first_until: float | None = None,
     node_id: str = "",
 ) -> RunRecord | None:
-    """As `look_up`, looked at again, more and more rarely, until it is `enough`, or the time is over.
+    """What the server has stored of the run that it knows as `trace_id`; None where it stores nothing, or cannot say.
+
+    It is looked at again, more and more rarely, until it is `enough`, or the time is over: `until`, by the event loop's
+    clock. A server that stores runs and has none of this one gives `RunRecord(None, None, ())`. One trace id may cover
+    several runs; `node_id` says which one is meant, and without it the latest is. `pattern` is a GET.
 
     A record may lag behind its run, and servers of 1.0 answer 500 now and then while they store others. Of several
-    servers the one is asked that the run of this node went to.
+    servers the one is asked that the run of this node went to. `first_until` is until when the first answer must be
+    there, if that is later.
     """
+    first_until = until if first_until is None else first_until
     if not pattern.base_url:
         if (home := home_of(transport, node_id)) is None:
             return None
@@ -66,7 +59,7 @@ async def look_until(
     pause, found = FIRST_LOOK, None
     while True:
         try:
-            found = await _looked(transport, pattern, trace_id, limits, until, node_id)
+            found = await _looked(transport, pattern, trace_id, limits, first_until, node_id)
         except PASSING:
             pass
         except OxyError:
@@ -74,7 +67,7 @@ async def look_until(
         if (found is not None and enough(found)) or anyio.current_time() + pause >= until:
             return found
         await anyio.sleep(pause)
-        pause *= 2
+        pause, first_until = min(2 * pause, RAREST_LOOK), until
 
 
 async def _looked(

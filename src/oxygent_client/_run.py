@@ -53,6 +53,8 @@ from oxygent_client.policies._retry import retrying
 
 __all__ = ["Run"]
 
+NO_OUTPUT: Final = (None, "", "null")
+"""What the record of a run holds as its output that gave none; "null" is how real servers store None."""
 ENDED_BADLY: Final = "_ended_badly"
 """Where a request keeps the error of its run."""
 
@@ -330,6 +332,7 @@ class Run:
         extra: dict[str, Any] = {"trace_id": self.trace_id, "remote_trace_id": self._remote_trace_id}
         if self._inquiry.record is None:
             await self._line.drain(self._clocks.deadline)
+            await self._line.leave()  # the record may have to be waited for
         output, is_recovered = await self._output()
         if is_recovered:
             extra["recovered"] = True
@@ -347,6 +350,7 @@ class Run:
 
         Raises:
             RemoteAgentError: it failed.
+            UnconfirmedError: its record had to confirm its answer, and did not.
             NoAnswerError: it came to nothing.
         """
         answer, error, record = self._seen.answer, self._seen.error, self._inquiry.record
@@ -354,17 +358,14 @@ class Run:
             # A record holds texts only.
             is_the_same = answer is not None and _is_stored_as(answer.output, record.output)
             return answer.output if answer is not None and is_the_same else record.output, True
-        # What was on its way when the connection of a detached run broke is lost, and the answer may be among it.
-        is_lost = self._again is not None and answer is None and error is None
-        if self._plan.confirm_state or is_lost:
-            record = await self._inquiry.look(lambda record: record.is_over)
-            if record is not None and record.state in (OxyState.FAILED, OxyState.CANCELED):
-                raise self._inquiry.failed(record.state, record.output if answer is None else answer.output)
+        if answer is None and error is not None:
+            raise RemoteAgentError(f"the remote agent reported an error: {self._line.quoted(error.content)}")
+        record = await self._inquiry.ending(answer)
+        if record is not None and record.is_failure:
+            raise self._inquiry.failed(record.state, record.output if answer is None else answer.output)
         if answer is not None:
             return answer.output, False
-        if error is not None:
-            raise RemoteAgentError(f"the remote agent reported an error: {self._line.quoted(error.content)}")
-        if is_lost and record is not None and record.state is OxyState.COMPLETED:
+        if record is not None and record.output not in NO_OUTPUT:
             return record.output, True
         raise NoAnswerError("the stream closed as it should and held no answer")
 

@@ -6,13 +6,16 @@ Rule 2: a float is seconds and None is "off"; sizes are bytes.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import attrs
 
 from oxygent_client._errors import ConfigurationError
 
-__all__ = ["Limits", "Timeouts"]
+__all__ = ["ConfirmState", "Limits", "Timeouts"]
+
+ConfirmState: TypeAlias = bool | Literal["auto"]
+"""Whether the server's record must confirm an answer; "auto": where the answer reads like a failure."""
 
 MIB = 1024 * 1024
 
@@ -54,12 +57,14 @@ class Timeouts:
     silence: float | None = attrs.field(default=45.0, validator=_positive_or_off)
     """Without one byte; counts once a first heartbeat was seen (real servers send one every 15 s)."""
     idle: float | None = attrs.field(default=600.0, validator=_positive_or_off)
-    """Without one event. Heartbeats do not count: a server whose task has died sends them for ever. A run of which the
-    server's record says that it is at work is waited for on, up to `total`."""
+    """Without one event. Heartbeats do not count: a server whose task has died sends them for ever. While the server's
+    record of the run moves (a call begins or ends), the run is waited for, up to `total`."""
     total: float | None = attrs.field(default=3600.0, validator=_positive_or_off)
     """For everything: discovery, a token, connection, retries, the stream to its last event."""
     lookup: float | None = attrs.field(default=0.75, validator=_positive_or_off)
     """To ask the server for its own record of a run, when it is unclear what became of it; None never asks."""
+    confirm: float | None = attrs.field(default=30.0, validator=_positive_or_off)
+    """With `confirm_state=True`: to have the record that says how the run ended; None: as long as `total` allows."""
 
 
 @attrs.frozen(kw_only=True)

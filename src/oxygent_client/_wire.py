@@ -62,6 +62,7 @@ __all__ = [
     "alive",
     "envelope",
     "is_event_stream",
+    "is_failure_text",
     "organization",
     "record",
     "refusal",
@@ -342,6 +343,8 @@ class RunRecord:
     """What the run gave, or the text of its failure: as `RunNode.output`, so 42 and "42" look the same."""
     nodes: tuple[RunNode, ...]
     """Every call stored under the run's trace id, in the server's order."""
+    fingerprint: int = attrs.field(default=0, eq=False, repr=False)
+    """A number, in this process, that changes when a call begins, ends or is stored again."""
 
     @property
     def has_begun(self) -> bool:
@@ -351,7 +354,12 @@ class RunRecord:
     @property
     def is_over(self) -> bool:
         """Whether the run has ended, well or not."""
-        return self.state in (OxyState.COMPLETED, OxyState.FAILED, OxyState.CANCELED)
+        return self.state is OxyState.COMPLETED or self.is_failure
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the run has ended, and not well."""
+        return self.state in (OxyState.FAILED, OxyState.CANCELED, OxyState.SKIPPED)
 
 
 STATES: Final[dict[int, OxyState]] = {state.value: state for state in OxyState}
@@ -380,7 +388,13 @@ def record(data: dict[str, Any], limits: Limits = Limits(), *, node_id: str = ""
         raise MalformedResponseError("a record should have a node that no other has called")
     # A call whose father is not stored yet looks like a root; its stack is longer than that of the real one.
     root = min(reversed(roots), key=lambda node: len(node.call_stack))
-    return RunRecord(root.state, root.output, nodes)
+    moving = [(node.node_id, node.state, *_times(row)) for node, row in zip(nodes, rows, strict=True)]
+    return RunRecord(root.state, root.output, nodes, hash(frozenset(moving)))
+
+
+def _times(row: dict[str, Any]) -> Iterator[str]:
+    """When a call was stored first, and last, as the server writes it."""
+    return (str(row.get(name))[:64] for name in ("create_time", "update_time"))
 
 
 def _node(row: Any) -> RunNode:
@@ -409,3 +423,38 @@ def _node(row: Any) -> RunNode:
 def _text(fields: dict[str, Any], name: str) -> str:
     value = fields.get(name)
     return value if isinstance(value, str) else ""
+
+
+# --- an answer that reads like a failure ------------------------------------------------------------------------------
+
+FAILURES: Final[tuple[tuple[str, str], ...]] = (
+    # How the text begins, and how it ends. A source is a module of oxygent: 1.0.8, 1.0.13 and 1.1.3, or as it says.
+    ("Error executing oxy ", ""),  # oxy.base_oxy, `execute`: it raised at its last attempt
+    ("Error executing tool ", ""),  # schemas.oxy, `call`: it raised outside of its attempts
+    ("Executing tool ", " timed out"),  # schemas.oxy, `call`: its `timeout` ran out
+    ("Tool ", " not exists"),  # schemas.oxy, `call`: there is no such oxy
+    ("Tool ", " was cancelled"),  # oxy.base_oxy, `execute`: stored so, and given by a run that replays it
+    ("No permission for tool: ", ""),  # schemas.oxy, `call`: the state is SKIPPED
+    # oxy.llms.base_llm, `friendly_error_text`: a language model failed, perhaps that of an agent that passes it on.
+    ("Sorry, I seem to have encountered a problem. Please try again.", ""),
+    ("SSE connection failed after ", ""),  # oxy.agents.sse_oxy_agent, since 1.0.10
+    ("Unexpected error in SSE connection: ", ""),  # likewise
+    ("WorkflowAgent '", "' has no func_workflow defined."),  # oxy.agents.workflow_agent, 1.1
+    ("Workflow '", "' has no func_workflow defined."),  # oxy.flows.workflow, 1.1
+    ("[", "] agent_generate_one_step failed"),  # oxy.llms.actor_llm, 1.1
+    ("[", "] agent_generate_one_step failed to return response or generated_ids"),  # likewise
+)
+"""The texts with which an oxy of the framework answers that failed or did not run. There is no state on the wire.
+
+What an agent's own `friendly_error_text`, an interceptor or a failing tool says (any text) is not among them.
+"""
+
+
+def is_failure_text(output: object) -> bool:
+    """Whether an answer reads like a failure of the framework's. An agent may say the same: the record tells."""
+    if not isinstance(output, str):
+        return False
+    return any(
+        len(output) >= len(begin) + len(end) and output.startswith(begin) and output.endswith(end)
+        for begin, end in FAILURES
+    )

@@ -63,6 +63,10 @@ def _read_flag_or_names(text: str) -> bool | list[str]:
     return _read_flag(text) if text.lower() in {"true", "1", "false", "0"} else _read_names(text)
 
 
+def _read_flag_or_auto(text: str) -> bool | str:
+    return "auto" if text.lower() == "auto" else _read_flag(text)
+
+
 def _or_off(shape: _Shape) -> _Shape:
     """Likewise, or the word that switches a clock or a limit off."""
     return _Shape(
@@ -76,6 +80,9 @@ _STRATEGIES: Final = ("full", "partial", "none")
 
 _TEXT: Final = _Shape("a text", lambda value: isinstance(value, str), str)
 _FLAG: Final = _Shape("true or false", lambda value: isinstance(value, bool), _read_flag)
+_FLAG_OR_AUTO: Final = _Shape(
+    'true, false or "auto"', lambda value: isinstance(value, bool) or value == "auto", _read_flag_or_auto
+)
 _NUMBER: Final = _Shape("a number", _is_number, float)
 _COUNT: Final = _Shape("a whole number", _is_count, int)
 _NAMES: Final = _Shape("a list of texts", _are_names, _read_names)
@@ -102,7 +109,8 @@ _TABLES: Final[Mapping[str, type[Any]]] = {"timeouts": Timeouts, "limits": Limit
 
 _KEYS: Final[Mapping[str, _Shape]] = {
     **dict.fromkeys(("server_url", "name", "desc", "callee"), _TEXT),
-    **dict.fromkeys(("is_share_call_stack", "check_callee", "https_only", "strict", "confirm_state"), _FLAG),
+    **dict.fromkeys(("is_share_call_stack", "check_callee", "https_only", "strict"), _FLAG),
+    "confirm_state": _FLAG_OR_AUTO,
     **dict.fromkeys(("plaintext_hosts", "forward_headers", "argument_overrides"), _NAMES),
     "call_stack_strategy": _STRATEGY,
     "share_data": _SHARES,

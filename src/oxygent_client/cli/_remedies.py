@@ -66,6 +66,7 @@ REMEDIES: Sequence[Remedy] = (
     Remedy(errors.StatusError, REFUSED, "The server's log says more."),
     Remedy(errors.EnvelopeError, REFUSED, "The server's log says more."),
     Remedy(errors.DeadlineExceededError, LATE, "Allow more with --timeout."),
+    Remedy(errors.UnconfirmedError, LATE, "The run is over; the server's log says how it ended."),
     Remedy(errors.OxyTimeoutError, LATE, "The agent may have died; the server's log says more."),
     Remedy(errors.NotAnEventStreamError, BROKEN, "Something else answers there; is it an OxyGent server's root URL?"),
     Remedy(errors.NoAnswerError, FAILED, "The agent ended without a word; the server's log says more."),
