@@ -34,7 +34,7 @@ from oxygent_client._feed import LEGACY_SILENCE
 from oxygent_client._reattach import FIRST_CHECK, FIRST_PAUSE, LONGEST_PAUSE
 from oxygent_client._router import ROUTES
 from oxygent_client._stats import GROWTH
-from oxygent_client._wire import to_event
+from oxygent_client._wire import FAILURES, to_event
 from oxygent_client.cli._app import app
 from oxygent_client.cluster import Health
 from oxygent_client.policies import ORDER, Redirect
@@ -215,6 +215,7 @@ FIGURES: Final = [
     ("README.md", f"| {(Limits().event_bytes or 0) // 1024**2} MiB, and you may say otherwise |"),
     ("docs/concepts.md", f"the end, or {LEGACY_SILENCE:g} s of silence after an answer"),
     ("docs/concepts.md", f"for `Timeouts.lookup` ({Timeouts().lookup:g} s) at the most"),
+    *[("docs/concepts.md", f"`{begin.rstrip()} ...{end}`") for begin, end in FAILURES[:6]],
     ("docs/concepts.md", f"and `feedback`, has {DISCOVERY_SECONDS:g} s instead"),
     ("docs/howto/authenticate.md", f"`refresh_before` ({BearerAuth('x').refresh_before:g} s)"),
     ("docs/howto/choose-a-transport.md", f"a `connect` of its own ({Timeouts().connect:g} s)"),

@@ -20,7 +20,7 @@ MOST_FAILURES = 0.2
 
 
 async def main() -> None:
-    """A real server reports a failed agent as a normal answer: `confirm_state` asks for its record of the run."""
+    """A real server reports a failed agent as a normal answer: `confirm_state=True` has its record confirm each one."""
     agent = SSEOxyGent(server_url=URL, transport=TOY, confirm_state=True)
     print("alive:", await agent.check_alive())
     for query in ("echo one", "raise", "echo two"):
