@@ -12,7 +12,7 @@ import pytest
 
 from oxygent_client import HTTPRequest, HTTPXTransport, Limits, OxyState, errors
 from oxygent_client._ask import fetch
-from oxygent_client._record import RunRecord, look_up
+from oxygent_client._record import RunRecord, look_until
 from oxygent_client._services import check_alive, feedback, start, upload
 from oxygent_client._wire import PATHS
 
@@ -55,7 +55,9 @@ class Asking:
         Servers store it beside the run, and while the 1.0 releases write their store they may be unable to read it.
         """
         while True:
-            found = await look_up(self.transport, self.pattern, trace_id, LIMITS, until=self.until, node_id=node_id)
+            found = await look_until(
+                is_there, self.transport, self.pattern, trace_id, LIMITS, until=self.until, node_id=node_id
+            )
             if found is not None and is_there(found):
                 return found
             assert anyio.current_time() < self.until, f"the server says {found}"
