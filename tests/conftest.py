@@ -3,8 +3,9 @@
 Rule 1: an async test runs on asyncio and on trio; ONE_LOOP names the exceptions, each with its reason. The files in
     ON_UVLOOP meet uvloop too, which is asyncio with transports and sockets of its own.
 Rule 2: an async test leaves no task, no open file and no socket behind.
-Rule 3: what is missing on a machine is a skip that is counted in the last line; with `REQUIRE_ALL=1` it is a failure.
-Rule 4: numbers that may be larger go through `scaled`; `OXYGENT_CLIENT_SIZE` (smoke, normal, soak) sets them.
+Rule 3: a test does not depend on the tests before it.
+Rule 4: what is missing on a machine is a skip that is counted in the last line; with `REQUIRE_ALL=1` it is a failure.
+Rule 5: numbers that may be larger go through `scaled`; `OXYGENT_CLIENT_SIZE` (smoke, normal, soak) sets them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import pytest
 import trio
 from hypothesis import settings
 
+from oxygent_client.testing import forget_runs
 from tests.soak import Tables
 
 if TYPE_CHECKING:
@@ -272,7 +274,8 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip, by name, what needs a program that is not installed."""
+    """Forget the runs of other tests; skip, by name, what needs a program that is not installed."""
+    forget_runs()
     for mark in item.iter_markers("needs"):
         for program in mark.args:
             if shutil.which(str(program)) is None:

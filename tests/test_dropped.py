@@ -19,7 +19,7 @@ import attrs
 import pytest
 
 from oxygent_client import Context, SSEOxyGent
-from oxygent_client._dropped import _after_fork, sweep, watch
+from oxygent_client._dropped import forget, sweep, watch
 from oxygent_client._observe import Observed
 from oxygent_client._word import Word
 from oxygent_client.testing import FakeTransport, Reply, answer, close, pause, tool_call
@@ -170,7 +170,7 @@ def test_runs_of_the_parent_process() -> None:
     """What a forked child inherits is not told of there."""
     ends = Ends()
     runs = [asyncio.run(entered(agent_for(ENDLESS, observers=(ends,)).stream("hi")))]
-    _after_fork()
+    forget()
     runs.clear()
     gc.collect()
     sweep()

@@ -140,6 +140,54 @@ def test_the_header(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["oxygent: network forbid, record once"])
 
 
+# ------------------------------------------------------------------------------------------- One test after another
+
+ORDER: Final = """
+    import anyio
+    import pytest
+    from oxygent_client import SSEOxyGent, errors
+    from oxygent_client.testing import answer, close, delta, pause
+
+    pytestmark = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+    KEPT = []
+
+    async def ask(agent, how):
+        if how == "answered":
+            await agent.ask("x", trace_id="T1")
+        elif how == "cut":
+            with pytest.raises(errors.IncompleteStreamError):
+                await agent.ask("x", trace_id="T1")
+        else:
+            run = agent.stream("x", trace_id="T1")
+            await run.__aenter__()
+            await anext(run)
+            if how == "kept":
+                KEPT.append(run)
+
+    STEPS = {
+        "answered": (answer("x"), close()),
+        "cut": (delta("x"),),
+        "dropped": (delta("x"), pause(3600)),
+        "kept": (delta("x"), pause(3600)),
+    }
+
+    @pytest.mark.parametrize("how", %r)
+    def test_each_alone(how, oxygent_fake, caplog):
+        fake = oxygent_fake(*STEPS[how])
+        agent = SSEOxyGent(server_url="http://127.0.0.1:1", transport=fake)
+        anyio.run(ask, agent, how)
+        assert fake.payloads[0]["current_trace_id"] == "T1"
+        assert how == "dropped" or "dropped" not in caplog.text
+"""
+
+
+@pytest.mark.parametrize("first", ["answered", "cut", "dropped", "kept"])
+def test_the_order_of_tests(pytester: pytest.Pytester, first: str) -> None:
+    """A test under one trace id sees the same, whatever became of the run of a test before it under that id."""
+    pytester.makepyfile(ORDER % [first, "answered", first, "answered"])
+    run(pytester, "-p", "no:randomly", passed=4)
+
+
 # -------------------------------------------------------------------------------------------------------- Fake and toy
 
 

@@ -91,6 +91,20 @@ def test_a_call_that_is_made_again(expected: bool, ran: bool, closed: bool, node
     assert expected == (ledger.claim(A, "t", node_id).remote == "t")
 
 
+def test_what_is_forgotten() -> None:
+    """A ledger that forgets is as new, and what is released afterwards changes nothing."""
+    ledger = TraceLedger()
+    running = ledger.claim(A, "t", "n")
+    ledger.release(ledger.claim(A, "t", "n"), ran=True, closed=False)
+    ledger.forget()
+    assert ledger.remote_name(A, "t") == "t"
+    after = ledger.claim(A, "t", "n")
+    assert after.remote == "t"
+    ledger.release(running, ran=True, closed=False)
+    ledger.release(after, ran=False, closed=False)
+    assert ledger.claim(A, "t").remote == "t"
+
+
 def test_a_run_that_is_read() -> None:
     """What somebody else began has one reader at a time; meanwhile its id is not sent."""
     ledger = TraceLedger()

@@ -21,7 +21,7 @@ from oxygent_client._observe import Observed
 from oxygent_client._transport import Context
 from oxygent_client._word import Word
 
-__all__ = ["Watch", "sweep", "watch"]
+__all__ = ["Watch", "forget", "sweep", "watch"]
 
 
 class Watch(weakref.ref[Any]):
@@ -81,10 +81,11 @@ def _lose(ref: weakref.ref[Any]) -> None:
             soon(sweep)
 
 
-def _after_fork() -> None:
+def forget() -> None:
+    """Watch over no run any more."""
     _WATCHED.clear()
     _LOST.clear()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch  (absent on Windows)
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=forget)

@@ -106,6 +106,12 @@ class TraceLedger:
         self._in_flight = {}
         self._lost.clear()
 
+    def forget(self) -> None:
+        """Be as new: every id is free, those of runs that go on too."""
+        with self._lock:
+            for table in (self._in_flight, self._soiled, self._renamed, self._calls):
+                table.clear()
+
     def _hold(self, claim: Claim) -> Claim:
         held = _Held(claim, self._lost.append)
         held.key = _key(claim.base_url, claim.remote)

@@ -7,7 +7,8 @@ Rule 1: pytest loads this in every project that has it installed, so it loads no
     used, and does nothing unless it is asked to.
 Rule 2: what a fixture is made of is a fixture too (`oxygent_transport`, `oxygent_scrub`, `oxygent_cassette_path`,
     `oxygent_toy`): a project says what is different by defining its own.
-Rule 3: the guard raises before anything is sent. It sees what this process does; other processes are not its business.
+Rule 3: what the process remembers of runs is forgotten before each test, so that the order of tests does not matter.
+Rule 4: the guard raises before anything is sent. It sees what this process does; other processes are not its business.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ __all__ = [
     "pytest_configure",
     "pytest_report_header",
     "pytest_runtest_makereport",
+    "pytest_runtest_setup",
     "toy_remote",
 ]
 
@@ -202,6 +204,19 @@ class _GuardedTests:
     def pytest_runtest_teardown(self) -> Generator[None]:
         with _guard.at(self._level):
             return (yield)
+
+
+# --- one test after another -------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before the log of the test is captured
+def pytest_runtest_setup() -> Generator[None]:
+    """Let the test begin as the first one does, whatever runs there were before."""
+    if "oxygent_client._traces" in sys.modules:  # else there was none
+        from oxygent_client.testing import forget_runs
+
+        forget_runs()
+    return (yield)
 
 
 # --- fakes ------------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from oxygent_client.testing._fake import (
     text,
     tool_call,
 )
+from oxygent_client.testing._forget import forget_runs
 from oxygent_client.testing._peer import Peer
 from oxygent_client.testing._promises import TRANSPORT_PROMISES
 from oxygent_client.testing._toy import ToyRemote
@@ -63,6 +64,7 @@ __all__ = [
     "close",
     "delta",
     "faults",
+    "forget_runs",
     "heartbeat",
     "message",
     "observation",

@@ -1,0 +1,22 @@
+"""What this process keeps of its runs, and how a test begins without it."""
+
+from __future__ import annotations
+
+from oxygent_client import _dropped
+from oxygent_client._traces import TRACES
+
+__all__ = ["forget_runs"]
+
+
+def forget_runs() -> None:
+    """Forget every run of this process, so that a test does not depend on the tests before it.
+
+    A process remembers which trace ids it has used at which server: an id whose run was cut off is sent with a suffix
+    the next time. After this call every id is sent as it is given. The pytest plugin calls it before each test; call
+    it yourself in tests that use another runner.
+
+    Runs that were dropped without leaving their block are told to their observers first.
+    """
+    _dropped.sweep()
+    _dropped.forget()
+    TRACES.forget()
