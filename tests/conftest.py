@@ -27,6 +27,7 @@ import trio
 from hypothesis import settings
 
 from oxygent_client.testing import forget_runs
+from tests.machine import NETWORK
 from tests.soak import Tables
 
 if TYPE_CHECKING:
@@ -105,6 +106,9 @@ def scaled(number: int) -> int:
 if "PYTEST_XDIST_WORKER" in os.environ:
     # This worker is measured; what its tests start is not: it would be slow, and is here to be timed.
     os.environ.pop("COVERAGE_PROCESS_START", None)
+
+for _name in NETWORK:  # the servers of tests are on this machine, and what they start is to find them, too
+    del os.environ[_name]
 
 TABLES: Final = pytest.StashKey[Tables]()
 

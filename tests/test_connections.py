@@ -165,4 +165,4 @@ def test_per_loop() -> None:
         anyio.run(use, backend, backend=backend)
     assert [None, "asyncio", "asyncio", None, None, "trio", "trio", None, None, "asyncio", "asyncio", None] == seen
     gc.collect()
-    assert 0 == len(values._values)
+    assert 0 == len(values._stores)

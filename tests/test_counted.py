@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import gc
 import pickle
@@ -23,6 +24,10 @@ class Socket:
         """As that of a socket."""
         return self.number
 
+    def close(self) -> None:
+        """As that of a socket."""
+        self.number = -1
+
 
 @pytest.mark.parametrize(
     ("expected", "uses"),
@@ -37,9 +42,9 @@ class Socket:
         ((3, 1), [0, None]),
     ],
 )
-def test_what_is_idle(expected: tuple[int, int], uses: list[int | None]) -> None:
+async def test_what_is_idle(expected: tuple[int, int], uses: list[int | None]) -> None:
     """Exchanges may share a connection; one of which it is not known yet (None) has one for itself."""
-    counted = Counted(Socket.fileno)
+    counted = Counted(Socket.fileno, Socket.close)
     connections = [counted.add(Socket()) for _ in range(3)]
     with ExitStack() as exchanges:
         for use in uses:
@@ -50,9 +55,9 @@ def test_what_is_idle(expected: tuple[int, int], uses: list[int | None]) -> None
     assert (3, 3) == counted()
 
 
-def test_what_was_read_to_its_end() -> None:
+async def test_what_was_read_to_its_end() -> None:
     """An exchange that has given its connection back occupies none, though its block goes on."""
-    counted = Counted(Socket.fileno)
+    counted = Counted(Socket.fileno, Socket.close)
     held: list[Socket | None] = [counted.add(Socket())]
     with counted.exchange() as occupies:
         occupies(lambda: held[-1])
@@ -61,9 +66,9 @@ def test_what_was_read_to_its_end() -> None:
         assert (1, 1) == counted()
 
 
-def test_what_is_there() -> None:
+async def test_what_is_there() -> None:
     """Open ones, each once, however often it was seen; what was closed or is gone is not."""
-    counted = Counted(Socket.fileno)
+    counted = Counted(Socket.fileno, Socket.close)
     one, other, third = (counted.add(Socket()) for _ in range(3))
     counted.add(one)
     assert (3, 3) == counted()
@@ -74,11 +79,37 @@ def test_what_is_there() -> None:
     assert (1, 1) == counted()
 
 
-def test_a_copy() -> None:
+async def test_a_copy() -> None:
     """A copy begins at nothing."""
-    counted = Counted(Socket.fileno)
+    counted = Counted(Socket.fileno, Socket.close)
     kept = counted.add(Socket())
     for clone in (copy.copy(counted), copy.deepcopy(counted), pickle.loads(pickle.dumps(counted))):
         assert (0, 0) == clone()
         clone.add(kept)
         assert (1, 1) == clone()
+
+
+async def test_a_loop_that_goes_on() -> None:
+    """What belongs to a loop that is not closed stays open."""
+    counted = Counted(Socket.fileno, Socket.close)
+    kept = counted.add(Socket())
+    counted.drop()
+    assert kept.number == 3
+
+
+def test_a_closed_loop() -> None:
+    """What a loop that was closed, or is gone, has left open is closed."""
+    counted = Counted(Socket.fileno, Socket.close)
+
+    async def add() -> Socket:
+        return counted.add(Socket())
+
+    loop, gone = asyncio.new_event_loop(), asyncio.new_event_loop()
+    kept, other = loop.run_until_complete(add()), gone.run_until_complete(add())
+    loop.close()
+    gone.close()
+    del gone
+    gc.collect()
+    counted.drop()
+    assert kept.number == -1
+    assert other.number == -1

@@ -37,8 +37,11 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from oxygent_client import Context, HTTPRequest, HTTPXTransport, Outcome, errors
+from oxygent_client.transports._environment import Proxies
+from oxygent_client.transports._httpx_family import _Live as HTTPXLive
 from oxygent_client.transports._translation import Translation
 from oxygent_client.transports.aiohttp import AiohttpTransport
+from oxygent_client.transports.aiohttp import _Live as AiohttpLive
 from oxygent_client.transports.httpx2 import HTTPX2Transport
 
 if TYPE_CHECKING:
@@ -547,7 +550,11 @@ async def test_closing(library: Library) -> None:
     """What goes wrong while a transport is closed is an error of this package, too; it is closed then."""
     theirs = OSError("why")
     transport: Any = library.transport()
-    transport._live.put(library.client(theirs, "closing"))
+    client = library.client(theirs, "closing")
+    if library.module is aiohttp:
+        transport._live.put(AiohttpLive(client, Proxies()))
+    else:
+        transport._live.put(HTTPXLive(Proxies(), {(True, None): client}))
     with pytest.raises(LOST, match="the connection was lost: why") as raised:
         await transport.aclose()
     assert theirs is raised.value.__cause__

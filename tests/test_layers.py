@@ -62,23 +62,31 @@ ROOMS: Final[dict[str, Room]] = {
     "identity": room("_identity", pure=True),
     "traces": room("_traces", "core ids identity", "attrs"),
     "dropped": room("_dropped", "core", "anyio"),
-    "per_loop": room("_per_loop", "", "anyio"),
+    # Where trio runs already, it keeps what is live in a variable of trio's.
+    "per_loop": room("_per_loop", "", "anyio trio"),
     "stats": room("_stats", "core", "attrs"),
     # Siblings: each stands behind an interface of the core, and none knows another.
     "transports": room("transports", "core"),
     # A URL of aiohttp's is one of yarl.
     "transports.aiohttp": room(
-        "transports.aiohttp", "core json per_loop counted sockets translation", "aiohttp anyio attrs yarl"
+        "transports.aiohttp",
+        "core json per_loop counted environment own sockets translation",
+        "aiohttp anyio attrs yarl",
     ),
     # It asks trio which task it is in, where trio runs already; so trio is there.
     "transports.asgi": room("transports.asgi", "core json per_loop", "anyio attrs trio"),
     # The errors of any library, of which it imports none.
     "translation": room("transports._translation", "core", "attrs"),
     # Connections of any library, likewise.
-    "counted": room("transports._counted"),
+    "counted": room("transports._counted", "per_loop"),
     "sockets": room("transports._sockets"),
+    # What the environment says of proxies and certificates, and what a user's own client must be, likewise.
+    "environment": room("transports._environment", "core", "attrs"),
+    "own": room("transports._own", "core per_loop"),
     # One class for two libraries, of which it imports neither.
-    "httpx_family": room("transports._httpx_family", "core json per_loop counted sockets translation", "anyio attrs"),
+    "httpx_family": room(
+        "transports._httpx_family", "core json per_loop counted environment own sockets translation", "anyio attrs"
+    ),
     "transports.httpx": room("transports.httpx", "core json httpx_family translation", "httpx httpx_sse anyio attrs"),
     "transports.httpx2": room("transports.httpx2", "core json httpx_family translation", "httpx2 anyio attrs"),
     "policies": room("policies policies.*", "core json identity per_loop bodies", "anyio attrs"),

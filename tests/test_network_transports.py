@@ -18,6 +18,7 @@ import subprocess
 import sys
 from contextlib import asynccontextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -963,15 +964,6 @@ async def test_a_proxy_that_is_none(library: Library) -> None:
         assert "secret" not in f"{error} {error!r} {transport!r}"
 
 
-async def test_a_proxy_without_a_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`HTTP_PROXY=host:port` is one of http, to aiohttp as to httpx."""
-    transport = AiohttpTransport()
-    monkeypatch.setenv("http_proxy", "127.0.0.1:3128")
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    assert "http://127.0.0.1:3128" == transport._proxy_for("http://remote.test/")
-
-
 # --------------------------------------------------------------------------------------------- Unix sockets and HTTP/2
 
 
@@ -1101,7 +1093,8 @@ async def test_its_own_life(library: Library) -> None:
 @pytest.mark.parametrize("travel", [pickle.dumps, copy.deepcopy, copy.copy])
 def test_what_is_live_does_not_travel(library: Library, travel: Callable[[object], object]) -> None:
     """A client of one's own, or a context of TLS, is live; that is said."""
-    cases: list[tuple[str, object]] = [(library.own, object()), ("verify", ssl.create_default_context())]
+    own = SimpleNamespace(stream=None, request=None, is_closed=True, closed=True, timeout=None)
+    cases: list[tuple[str, object]] = [(library.own, own), ("verify", ssl.create_default_context())]
     for name, value in cases:
         with pytest.raises(errors.ConfigurationError, match=f"`{name}` is live"):
             travel(library.transport(**{name: value}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import gc
 import pickle
@@ -9,9 +10,10 @@ import weakref
 from typing import TYPE_CHECKING, Final
 
 import anyio
+import anyio.lowlevel
 import pytest
 
-from oxygent_client._per_loop import PerLoop
+from oxygent_client._per_loop import PerLoop, _store, this_loop
 from tests.conftest import LOOPS
 
 if TYPE_CHECKING:
@@ -19,7 +21,16 @@ if TYPE_CHECKING:
 
 
 class Thing:
-    """Something live."""
+    """Something live, which refers to its loop as live objects do."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+        self.loop: object = None
+
+    async def close(self) -> None:
+        """Close it, which takes a moment."""
+        await anyio.lowlevel.checkpoint()
+        self.closed += 1
 
 
 async def test_one_loop() -> None:
@@ -65,7 +76,9 @@ def test_another_loop(first: str, second: str) -> None:
     kept = PerLoop[Thing]()
 
     async def put() -> weakref.ref[Thing]:
-        return weakref.ref(kept.put(Thing()))
+        thing = kept.put(Thing())
+        thing.loop = this_loop()
+        return weakref.ref(thing)
 
     async def get() -> Thing | None:
         return kept.get()
@@ -80,3 +93,97 @@ def test_without_a_loop() -> None:
     """Without an event loop there is nothing to ask for."""
     with pytest.raises(RuntimeError):  # which one is anyio's own business
         PerLoop[Thing]().get()
+
+
+ENDS: Final = [
+    pytest.param("asyncio", {}, id="asyncio"),
+    pytest.param("asyncio", {"use_uvloop": True}, id="uvloop"),
+    pytest.param("trio", {}, id="trio"),
+]
+"""What runs an event loop to its end."""
+
+
+@pytest.mark.parametrize(("backend", "options"), ENDS)
+def test_closing_at_the_end(backend: str, options: dict[str, bool]) -> None:
+    """What is still there is closed while its loop runs, and forgotten; what was taken or replaced is not closed."""
+    kept, other = PerLoop[Thing](), PerLoop[Thing]()
+    there, taken, replaced = Thing(), Thing(), Thing()
+
+    async def put() -> None:
+        kept.put(replaced, Thing.close)
+        kept.put(there, Thing.close)
+        other.put(taken, Thing.close)
+        other.take()
+
+    anyio.run(put, backend=backend, backend_options=options)
+    assert kept.everywhere() == []
+    assert {"there": there.closed, "taken": taken.closed, "replaced": replaced.closed} == {
+        "there": 1,
+        "taken": 0,
+        "replaced": 0,
+    }
+
+
+def test_a_holder_that_is_gone() -> None:
+    """A value goes with its holder; on asyncio it is closed then, too."""
+    thing = Thing()
+
+    async def put() -> None:
+        PerLoop[Thing]().put(thing, Thing.close)
+        gc.collect()
+        with anyio.fail_after(5):
+            while not thing.closed:
+                await anyio.lowlevel.checkpoint()
+
+    anyio.run(put)
+    assert thing.closed == 1
+
+
+def test_a_holder_that_is_gone_at_the_end() -> None:
+    """What its holder left behind, held by something else, is closed at the end of the loop."""
+    thing = Thing()
+
+    async def put() -> object:
+        kept = PerLoop[Thing]()
+        kept.put(thing, Thing.close)
+        store = _store()
+        return [*store.values()]
+
+    held = anyio.run(put)
+    assert held
+    assert thing.closed == 1
+
+
+def test_a_closed_loop() -> None:
+    """What is left of a loop that was closed and no more can be asked for, once; it does not keep the loop."""
+    kept, thing = PerLoop[Thing](), Thing()
+
+    async def put() -> weakref.ref[object]:
+        kept.put(thing, Thing.close)
+        return weakref.ref(asyncio.get_running_loop())
+
+    loop = asyncio.new_event_loop()
+    gone = loop.run_until_complete(put())
+    assert kept.over() == []
+    loop.close()
+    assert kept.over() == [thing]
+    assert kept.over() == []
+    del loop
+    gc.collect()
+    assert gone() is None
+    assert thing.closed == 0
+
+
+def test_another_closed_loop() -> None:
+    """A value of a loop that was closed is forgotten when another loop gets one."""
+    kept = PerLoop[Thing]()
+
+    async def put() -> weakref.ref[Thing]:
+        return weakref.ref(kept.put(Thing(), Thing.close))
+
+    first = asyncio.new_event_loop()
+    thing = first.run_until_complete(put())
+    first.close()
+    anyio.run(put)
+    gc.collect()
+    assert thing() is None

@@ -1,14 +1,15 @@
 """Plain http: who may be spoken to without encryption, and with what.
 
 Rule 1: a credential goes over https, to this machine, or to a host that is allowed by name; nowhere else.
-Rule 2: what is refused is refused before anything is sent, and the text names the host and never the secret.
+Rule 2: it is judged by where the bytes go: what is sent to an http URL over a proxy is sent to the proxy's host.
+Rule 3: what is refused is refused before anything is sent, and the text names the host and never the secret.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -17,7 +18,7 @@ import attrs
 from oxygent_client._errors import ConfigurationError, InsecureTransportError
 from oxygent_client._secrets import is_secret
 
-__all__ = ["PlainHTTP", "check_secure"]
+__all__ = ["PlainHTTP", "address_of", "check_proxied", "check_secure", "is_loopback"]
 
 _NAME: Final = re.compile(r"[^\s/\\:@?#*\[\]]+")
 
@@ -28,7 +29,7 @@ def _hosts(names: Iterable[str]) -> tuple[str, ...]:
         raise ConfigurationError("plaintext_hosts is several names: write (name,) for one")
     hosts = {_host(name) for name in names}
     for host in hosts:
-        if not _NAME.fullmatch(host) and not isinstance(_address(host), IPv6Address):
+        if not _NAME.fullmatch(host) and not isinstance(address_of(host), IPv6Address):
             raise ConfigurationError("plaintext_hosts are names or addresses alone: no scheme, port, path or pattern")
     return tuple(sorted(hosts))
 
@@ -37,13 +38,13 @@ def _host(name: str) -> str:
     return name.lower().rstrip(".")
 
 
-def _address(host: str) -> object:
+def address_of(host: str) -> IPv4Address | IPv6Address | None:
     """The IP address that `host` is, one of version 4 if it is that in disguise; None if it is a name."""
     try:
         address = ip_address(host)
     except ValueError:
         return None
-    return getattr(address, "ipv4_mapped", None) or address
+    return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
 
 
 @attrs.frozen(kw_only=True)
@@ -78,8 +79,32 @@ def check_secure(
     if policy.https_only:
         raise InsecureTransportError(f"{host or 'this address'!r} is not https, and https_only is set: {advice}")
     secret = _secret(parts, headers, marked)
-    if secret and not _is_this_machine(host):
+    if secret and not is_loopback(host):
         raise InsecureTransportError(f"{secret} would go to {host or 'this address'!r} over plain http: {advice}")
+
+
+def check_proxied(
+    url: str, proxy: str, headers: Mapping[str, str], policy: PlainHTTP, *, marked: Collection[str] = frozenset()
+) -> None:
+    """Nothing, if a request with these headers may go to `url` over the proxy at the URL `proxy`.
+
+    The request has passed `check_secure`. The proxy reads all that is sent to an http URL, and may be another machine.
+
+    Raises:
+        InsecureTransportError: it may not. Do without the proxy, or name its host in `plaintext_hosts`.
+    """
+    parts, there = urlsplit(url), urlsplit(proxy)
+    host, is_tls = _host(there.hostname or ""), there.scheme == "https"
+    if parts.scheme == "https" or host in policy.plaintext_hosts:
+        return
+    advice = "reach this server without the proxy, or name the proxy's host in plaintext_hosts"
+    if policy.https_only and not is_tls:
+        raise InsecureTransportError(f"the proxy {host!r} is not https, and https_only is set: {advice}")
+    # Behind a proxy elsewhere, a name of this machine means another one.
+    goes_on = is_tls and not is_loopback(_host(parts.hostname or ""))
+    secret = _secret(parts, headers, marked)
+    if secret and not goes_on and not is_loopback(host):
+        raise InsecureTransportError(f"{secret} would go to the proxy {host!r} in the clear: {advice}")
 
 
 def _secret(url: SplitResult, headers: Mapping[str, str], marked: Collection[str]) -> str:
@@ -95,7 +120,9 @@ def _secret(url: SplitResult, headers: Mapping[str, str], marked: Collection[str
     return ""
 
 
-def _is_this_machine(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether this host name or address, in lower case, is this machine."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
-    return bool(getattr(_address(host), "is_loopback", False))
+    address = address_of(host)
+    return address is not None and address.is_loopback

@@ -94,7 +94,8 @@ class Context:
     """Names, in lower case, of headers that hold a credential whatever they are called. A wrapper that adds one says so
     here."""
     https_only: PlainHTTP | None = attrs.field(default=None, repr=False)
-    """What may go over plain http, for a transport that chooses the server itself; None: as `PlainHTTP()` has it."""
+    """What may go over plain http, for a transport that chooses the server itself or sends it to a proxy; None: as
+    `PlainHTTP()` has it."""
     replica: str = attrs.field(default="", repr=False)
     """The URL of the replica that a `Cluster` asked; it stays when a redirect of that replica is followed."""
     observed: Observed | None = attrs.field(default=None, repr=False, eq=False)

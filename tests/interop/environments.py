@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.machine import AS_FOUND
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -81,7 +83,13 @@ def _build(home: Path, python: Path, version: str) -> None:
         for step in steps:
             print("$", *step, file=out, flush=True)
             done = subprocess.run(
-                step, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, cwd=home.parent, check=False
+                step,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=home.parent,
+                env=AS_FOUND,
+                check=False,
             )
             if done.returncode:
                 raise EnvironmentUnavailableError(f"no environment for oxygent {version}: see {log}")

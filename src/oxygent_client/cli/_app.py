@@ -95,7 +95,9 @@ def demo(
         toy = ToyRemote(dialect=dialect.value, pace=0.2 if fast else 1.0)
         with serving(toy) as url:
             show = _show(query, as_json=False, live=save_svg is not None)
-            return _kept(show, save_svg, ask_with(SSEOxyGent(server_url=url), query, show))
+            transport = HTTPXTransport(trust_env=False)  # what the environment says is of other machines
+            agent = SSEOxyGent(server_url=url, transport=transport)
+            return _kept(show, save_svg, ask_with(agent, query, show, transport.aclose))
 
     return attempt(work, debug=debug)
 

@@ -1,7 +1,8 @@
 """Plain http as a policy: the rules are in `_secure`; here they meet each request.
 
 Rule 1: what is checked is what is sent. Where the server is not chosen yet (`base_url` is empty), or is chosen under
-    another name (`checks_secure`), whoever chooses checks: the policy goes along in `Context.https_only`.
+    another name (`checks_secure`), whoever chooses checks; a transport that sends it to a proxy checks that. So the
+    policy goes along in `Context.https_only`.
 """
 
 from __future__ import annotations
@@ -52,9 +53,8 @@ class HTTPSOnlyTransport(Wrapper):
         Raises:
             InsecureTransportError: the request may not go over plain http.
         """
-        if not request.base_url or getattr(self.inner, "checks_secure", False):
-            request = attrs.evolve(request, context=attrs.evolve(request.context, https_only=self.policy))
-        else:
+        request = attrs.evolve(request, context=attrs.evolve(request.context, https_only=self.policy))
+        if request.base_url and not getattr(self.inner, "checks_secure", False):
             check_secure(request.url, request.headers, self.policy, marked=request.context.secret_headers)
         async with self.inner.exchange(request) as response:
             yield response

@@ -17,12 +17,15 @@ import functools
 import importlib.util
 import logging
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, TypeVar
+from urllib.parse import urlsplit
+
+import attrs
 
 from oxygent_client._errors import (
     ClosedError,
@@ -36,6 +39,8 @@ from oxygent_client._log import tell
 from oxygent_client._per_loop import PerLoop
 from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, shown_url
 from oxygent_client.transports._counted import Counted
+from oxygent_client.transports._environment import PORTS, Proxies, Proxy, check_proxied_request, no_trust, trust
+from oxygent_client.transports._own import check_class, check_loop
 from oxygent_client.transports._sockets import shut_down
 from oxygent_client.transports._translation import Translation, reason
 
@@ -58,7 +63,7 @@ def translation(library: Any) -> Translation:
             (library.ConnectTimeout, ConnectTimeoutError, "no connection to {} within the time to connect"),
             (library.PoolTimeout, ConnectTimeoutError, "no free connection in the pool of the client"),
             (library.ConnectError, ConnectError, "could not connect to {}"),
-            (library.ProxyError, ConnectError, "the proxy made no connection"),
+            (library.ProxyError, ConnectError, "{proxy} made no connection"),
             (library.UnsupportedProtocol, ConfigurationError, f"{name} does not take this URL"),
             (library.InvalidURL, ConfigurationError, f"{name} does not take this URL"),
             (library.LocalProtocolError, ConfigurationError, f"{name} cannot send this request"),
@@ -88,10 +93,9 @@ def _says(library: Any, error: Exception) -> str:
 
 
 @functools.cache
-def _system_trust(library: Any) -> ssl.SSLContext:
-    """The default of the library, made once: reading the certificates takes longer than a call on loopback."""
-    context: ssl.SSLContext = library.create_ssl_context()
-    return context
+def _with_environment(create: Callable[..., ssl.SSLContext], trust_env: bool) -> Callable[[], ssl.SSLContext]:
+    """`create` with this argument; the same function each time."""
+    return functools.partial(create, trust_env=trust_env)
 
 
 _OPENING: ContextVar[bool] = ContextVar("_OPENING", default=False)
@@ -152,6 +156,13 @@ def _fileno(stream: Any) -> int:
     return number
 
 
+def _close(stream: Any) -> None:
+    """Close the socket below a network stream whose event loop is closed; uvloop has closed those of its own."""
+    below = stream.get_extra_info("socket")
+    with suppress(AttributeError):
+        below._sock.close()  # noqa: SLF001  (asyncio hands out a view of the socket that cannot close it)
+
+
 def _end(response: Any) -> None:
     """Let the connection of a response serve no more: the pool drops one that the other side seems to have left.
 
@@ -161,6 +172,44 @@ def _end(response: Any) -> None:
     connection = _socket(response)
     if connection is not None:
         shut_down(connection)
+
+
+Hop = Callable[[str, dict[str, Any]], Awaitable[None]]
+
+
+def _watch_hops(request: HTTPRequest) -> Hop:
+    """For httpx's `trace` extension: refuses a proxy of the user's own client that must not see what is sent."""
+    parts = urlsplit(request.url)
+    target = (parts.hostname, parts.port or 80)
+
+    async def watch(event: str, info: dict[str, Any]) -> None:
+        if event.endswith("connect_tcp.started"):
+            scheme, host, port = "http", info["host"], info["port"]
+        elif event.endswith("send_request_headers.started"):
+            url = info["request"].url
+            scheme, host, port = (url.scheme.decode("ascii"), url.host.decode("ascii"), url.port)
+        else:
+            return
+        if (host, port or PORTS.get(scheme)) != target:
+            shown = f"[{host}]" if ":" in host else host
+            check_proxied_request(request, f"{scheme}://{shown}")
+
+    return watch
+
+
+@attrs.define(eq=False)
+class _Live(Generic[ClientT]):
+    """What a transport has in one event loop."""
+
+    proxies: Proxies
+    clients: dict[tuple[bool, Proxy | None], ClientT] = attrs.field(factory=dict[Any, Any])
+    """One for each proxy; apart from each other those that trust certificates and those for plain http."""
+
+
+async def _close_all(live: _Live[Any]) -> None:
+    async with AsyncExitStack() as stack:  # each is closed, whatever comes of the others
+        for client in live.clients.values():
+            stack.push_async_callback(client.aclose)
 
 
 class HTTPXFamily(Generic[ClientT]):
@@ -186,6 +235,8 @@ class HTTPXFamily(Generic[ClientT]):
             raise ConfigurationError(
                 f"{ours}: a client of your own brings its own verify, proxy, http2 and unix_socket"
             )
+        if client is not None:
+            check_class(client, self._library.AsyncClient, f"{ours}: client", ("stream", "is_closed", "timeout"))
         if proxy is not None and unix_socket is not None:
             raise ConfigurationError(f"{ours}: a proxy is not reached by a Unix socket; give one of the two")
         if http2 and importlib.util.find_spec("h2") is None:
@@ -197,14 +248,14 @@ class HTTPXFamily(Generic[ClientT]):
         self._trust_env = trust_env
         self._http2 = http2
         self._unix_socket = unix_socket
-        self._live: PerLoop[ClientT] = PerLoop()
-        self._counted = Counted(_fileno)
+        self._live: PerLoop[_Live[ClientT]] = PerLoop()
+        self._counted = Counted(_fileno, _close)
         self._blind = False  # a client of the user's own may have no network behind it
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
         """As `Transport.exchange`."""
-        client: Any = self._client or self._live.get() or self._live.put(self._new_client())
+        client, proxy = self._client_for(request)
         if client.is_closed:
             raise ClosedError(f"the {self._library.__name__} client of this transport was closed")
         own = client.timeout
@@ -214,13 +265,15 @@ class HTTPXFamily(Generic[ClientT]):
             "timeout": self._library.Timeout(None, connect=own.connect, write=own.write, pool=own.pool),
             "follow_redirects": False,
         }
+        if self._client is not None and request.url.startswith("http:"):
+            options["extensions"] = {"trace": _watch_hops(request)}
         logging.getLogger(self._library.__name__).addFilter(_hide_urls)  # once, however often it is added
         url = request.url if self._unix_socket is None else f"unix:{self._unix_socket}"
         async with AsyncExitStack() as stack:
             occupies = stack.enter_context(self._counted.exchange())
             opening = _OPENING.set(True)
             try:
-                with self._translation.translated(url):
+                with self._translation.translated(url, proxy=proxy):
                     response = await _entered(stack, self._open(client, request, options), request.context)
                     headers = dict(response.headers)
             finally:
@@ -244,11 +297,44 @@ class HTTPXFamily(Generic[ClientT]):
         block: AbstractAsyncContextManager[Any] = client.stream(request.method, request.url, **options)
         return block
 
-    def _new_client(self) -> ClientT:
+    def _client_for(self, request: HTTPRequest) -> tuple[Any, Proxy | None]:
+        """The client that takes this request, and the proxy that it uses, if that is known."""
+        if self._client is not None:
+            check_loop(self._client, f"{type(self).__name__}: client")
+            return self._client, None
+        live = self._live.get() or self._new_live()
+        proxy = live.proxies.find(request.url)
+        if proxy is not None:
+            check_proxied_request(request, proxy.url)
+        # A library reads certificates for a client of plain http, too; that takes time, and may fail for nothing.
+        is_secure = not request.url.startswith("http:") or (proxy is not None and proxy.is_secure)
+        client = live.clients.get((is_secure, proxy))
+        if client is None:
+            client = live.clients[is_secure, proxy] = self._new_client(self._context(is_secure=is_secure), proxy)
+        return client, proxy
+
+    def _new_live(self) -> _Live[ClientT]:
+        self._counted.drop()
+        proxies = Proxies.read(self._proxy, trust_env=self._trust_env and self._unix_socket is None)
+        live: _Live[ClientT] = _Live(proxies)
+        return self._live.put(live, _close_all)
+
+    def _context(self, *, is_secure: bool) -> ssl.SSLContext:
+        if isinstance(self._verify, ssl.SSLContext):
+            return self._verify
+        if not is_secure:
+            return no_trust()
+        create = self._library.create_ssl_context
+        if not self._verify:
+            context: ssl.SSLContext = create(verify=False)
+            return context
+        return trust(_with_environment(create, self._trust_env), trust_env=self._trust_env)
+
+    def _new_client(self, context: ssl.SSLContext, proxy: Proxy | None) -> ClientT:
         library = self._library
         options: dict[str, Any] = {
-            "verify": _system_trust(library) if self._verify is True and self._trust_env else self._verify,
-            "trust_env": self._trust_env,
+            "verify": context,
+            "trust_env": False,  # it has been read
             "http2": self._http2,
             "limits": library.Limits(
                 max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=KEPT_SECONDS
@@ -256,22 +342,20 @@ class HTTPXFamily(Generic[ClientT]):
         }
         transport = None
         if self._unix_socket is not None:
-            # A client that is given a transport asks the environment for no proxy.
             transport = library.AsyncHTTPTransport(uds=self._unix_socket, **options)
-        timeout = library.Timeout(None, connect=self._connect)
+        secure = {"ssl_context": context} if proxy is not None and proxy.is_secure else {}
         try:
             client: ClientT = library.AsyncClient(
-                proxy=self._proxy,
+                proxy=None if proxy is None else library.Proxy(proxy.url, **secure),
                 transport=transport,
-                timeout=timeout,
+                timeout=library.Timeout(None, connect=self._connect),
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
                 **options,
             )
         except (ImportError, ValueError, library.InvalidURL) as error:  # SOCKS without socksio; no URL, or another kind
             reason = str(error) if isinstance(error, ImportError) else type(error).__name__  # the others quote the URL
-            raise ConfigurationError(
-                f"{type(self).__name__}: the proxy, given or of the environment, cannot be used: {reason}"
-            ) from error
+            source = "proxy" if proxy is None else proxy.source
+            raise ConfigurationError(f"{type(self).__name__}: {source}: cannot be used: {reason}") from error
         return client
 
     def connections(self) -> tuple[int, int] | None:
@@ -280,16 +364,16 @@ class HTTPXFamily(Generic[ClientT]):
 
     async def aclose(self) -> None:
         """As `Transport.aclose`; a client of your own stays open."""
-        client: Any = self._live.take()
-        if client is not None:
+        live = self._live.take()
+        if live is not None:
             with self._translation.translated("", reading=True):
-                await client.aclose()
+                await _close_all(live)
 
     def __getstate__(self) -> dict[str, Any]:
         for name, live in (("client", self._client is not None), ("verify", not isinstance(self._verify, bool))):
             if live:
                 raise ConfigurationError(f"{type(self).__name__}: `{name}` is live and cannot be pickled or copied")
-        return {**self.__dict__, "_live": PerLoop[ClientT](), "_counted": Counted(_fileno), "_blind": False}
+        return {**self.__dict__, "_live": PerLoop[Any](), "_counted": Counted(_fileno, _close), "_blind": False}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'client=...' if self._client else ''})"

@@ -34,7 +34,7 @@ from oxygent_client._errors import (
 __all__ = ["Line", "Translation", "reason"]
 
 Line = tuple[type[Exception], type[OxyError], str]
-"""A library's class, ours, and what is said of it; `{}` is where the request was to go."""
+"""A library's class, ours, and what is said of it; `{}` is what was to be connected to, `{proxy}` the proxy."""
 
 NOT_CONNECTED: Final = "could not connect to {}"
 NO_TLS: Final = "the TLS handshake with {} failed"
@@ -89,10 +89,11 @@ class Translation:
     says: Callable[[Exception], str] = str
     """What an error says of itself, as far as it may be shown."""
 
-    def __call__(self, error: Exception, url: str = "", *, reading: bool = False) -> OxyError:
+    def __call__(self, error: Exception, url: str = "", *, proxy: object = None, reading: bool = False) -> OxyError:
         """The error of this package that `error`, of the library, is.
 
-        `url` is where the request was to go; `reading` says that the response had begun.
+        `url` is where the request was to go, and `proxy`, as it may be shown, what leads there, if something does;
+        `reading` says that the response had begun.
         """
         unforeseen: Line = (Exception, ConnectionLostError, f"{self.library} failed")
         lines = (*self.lines, *LEAKED, unforeseen)
@@ -103,25 +104,30 @@ class Translation:
         if cls is ConfigurationError and any(type(cause).__module__.startswith("h2.") for cause in _causes(error)):
             # To httpcore every complaint of h2 is one of the request, also if the server's frames are at fault.
             cls, text = RemoteProtocolError, "the server does not speak proper HTTP"
+        place = _place(url)
         if cls in (ConnectError, TLSError):
             if tls := _of_tls(error, secure=url.startswith("https:")):
                 cls, text, said = TLSError, NO_TLS, tls
             else:
                 said = _of_network(error) or said
+        if proxy is not None:
+            # What fails to connect is the proxy; what takes too long, or fails in TLS, may be what is behind it.
+            place = f"the proxy {proxy}" if cls is ConnectError else f"{place} over the proxy {proxy}"
         if reading and cls.default_outcome is Outcome.NOT_SENT:
             cls = ConnectionLostError
         said = " ".join(said.split()) or type(error).__name__
-        return cls(f"{text.format(_place(url))}: {said}"[:500])
+        shown = "the proxy" if proxy is None else f"the proxy {proxy}"
+        return cls(f"{text.format(place, proxy=shown)}: {said}"[:500])
 
     @contextmanager
-    def translated(self, url: str, *, reading: bool = False) -> Generator[None]:
+    def translated(self, url: str, *, proxy: object = None, reading: bool = False) -> Generator[None]:
         """Errors of the library leave the block as errors of this package."""
         try:
             yield
         except (OxyError, StopAsyncIteration):
             raise
         except Exception as error:
-            raise self(error, url, reading=reading) from error
+            raise self(error, url, proxy=proxy, reading=reading) from error
 
 
 def _place(url: str) -> str:

@@ -5,7 +5,7 @@ Rule 2: an exception of aiohttp is translated here, by one table, and is never s
 Rule 3: the clocks are the run's; only the time to connect is kept here. (aiohttp 3.14 waits for ever on a malformed
     chunk size, even after the other side is gone: the run's clocks end that too.)
 Rule 4: secrets stay home: a session of our own keeps no cookie of one run for the next, and sends no credentials of
-    `.netrc`, as aiohttp's `trust_env` does, over http too; so the proxies of the environment are looked up here.
+    `.netrc`, as aiohttp's `trust_env` does, over http too; so the proxies of the environment are found without it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from oxygent_client.transports._environment import Proxies, Proxy, check_proxied_request, trust, without_bad_key_log
+
 try:
-    import aiohttp
-    import aiohttp.http
+    with without_bad_key_log():
+        import aiohttp
+        import aiohttp.http
 except ImportError as missing:
     raise ImportError("AiohttpTransport needs aiohttp: pip install 'oxygent-client[aiohttp]'") from missing
-from anyio.lowlevel import current_token
+import attrs
 from yarl import URL
 
 from oxygent_client._errors import (
@@ -37,9 +41,10 @@ from oxygent_client._errors import (
     RemoteProtocolError,
     TLSError,
 )
-from oxygent_client._per_loop import PerLoop
+from oxygent_client._per_loop import PerLoop, this_loop
 from oxygent_client._transport import HTTPRequest, HTTPResponse
 from oxygent_client.transports._counted import Counted
+from oxygent_client.transports._own import check_class, check_loop
 from oxygent_client.transports._translation import Translation, reason
 
 __all__ = ["AiohttpTransport"]
@@ -79,8 +84,8 @@ TRANSLATION: Final = Translation(
         (aiohttp.ClientSSLError, TLSError, _NO_TLS),
         (aiohttp.ServerFingerprintMismatch, TLSError, _NO_TLS),
         (aiohttp.ConnectionTimeoutError, ConnectTimeoutError, "no connection to {} within the time to connect"),
-        (aiohttp.ClientProxyConnectionError, ConnectError, "the proxy cannot be reached"),
-        (aiohttp.ClientHttpProxyError, ConnectError, "the proxy made no connection"),
+        (aiohttp.ClientProxyConnectionError, ConnectError, "{proxy} cannot be reached"),
+        (aiohttp.ClientHttpProxyError, ConnectError, "{proxy} made no connection"),
         (aiohttp.ClientConnectorError, ConnectError, "could not connect to {}"),
         (aiohttp.InvalidURL, ConfigurationError, _NO_URL),
         (aiohttp.NonHttpUrlClientError, ConfigurationError, _NO_URL),
@@ -124,6 +129,44 @@ def _socket(counted: Counted[socket.socket], address: Any) -> socket.socket:
     return counted.add(socket.socket(*address[:3]))
 
 
+def _default_trust() -> ssl.SSLContext:
+    """The system's trust, which OpenSSL lets `SSL_CERT_FILE` and `SSL_CERT_DIR` replace."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _system_trust() -> ssl.SSLContext:
+    """The system's trust, whatever the environment says."""
+    paths = ssl.get_default_verify_paths()
+    file = paths.openssl_cafile if Path(paths.openssl_cafile).is_file() else None
+    folder = paths.openssl_capath if Path(paths.openssl_capath).is_dir() else None
+    context = ssl.create_default_context(cafile=file, capath=folder)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _proxy_of(session: aiohttp.ClientSession, url: str) -> str | None:
+    """The proxy that a session of the user's own uses for `url`."""
+    given: object = getattr(session, "_default_proxy", None)
+    if given is not None or not getattr(session, "trust_env", False):
+        return None if given is None else str(given)
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+
+
+@attrs.frozen(eq=False)
+class _Live:
+    """What a transport has in one event loop."""
+
+    session: aiohttp.ClientSession
+    proxies: Proxies
+
+    async def aclose(self) -> None:
+        """Close the session."""
+        await self.session.close()
+
+
 class AiohttpTransport:
     """Moves bytes by aiohttp. On asyncio only.
 
@@ -151,6 +194,8 @@ class AiohttpTransport:
             raise ConfigurationError(
                 "AiohttpTransport: a session of your own brings its own verify, proxy and unix_socket"
             )
+        if session is not None:
+            check_class(session, aiohttp.ClientSession, "AiohttpTransport: session", ("request", "closed", "timeout"))
         if proxy is not None and unix_socket is not None:
             raise ConfigurationError("AiohttpTransport: a proxy is not reached by a Unix socket; give one of the two")
         self._session = session
@@ -159,8 +204,8 @@ class AiohttpTransport:
         self._connect = connect
         self._trust_env = trust_env
         self._unix_socket = unix_socket
-        self._live: PerLoop[aiohttp.ClientSession] = PerLoop()
-        self._counted: Counted[socket.socket] = Counted(socket.socket.fileno)
+        self._live: PerLoop[_Live] = PerLoop()
+        self._counted: Counted[socket.socket] = Counted(socket.socket.fileno, socket.socket.close)
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
@@ -169,16 +214,15 @@ class AiohttpTransport:
         Raises:
             ConfigurationError: the event loop is not asyncio's.
         """
-        if not isinstance(current_token().native_token, asyncio.AbstractEventLoop):
+        if not isinstance(this_loop(), asyncio.AbstractEventLoop):
             raise ConfigurationError("AiohttpTransport runs on asyncio only; HTTPXTransport runs on trio too")
-        session = self._session or self._live.get() or self._live.put(self._new_session())
+        session, proxy = self._session_for(request)
         if session.closed:
             raise ClosedError("the aiohttp session of this transport was closed")
         own = session.timeout
-        proxy = self._proxy_for(request.url)
         url = request.url if self._unix_socket is None else f"unix:{self._unix_socket}"
         with self._counted.exchange() as occupies:
-            with TRANSLATION.translated(url):
+            with TRANSLATION.translated(url, proxy=proxy):
                 response = await session.request(
                     request.method,
                     URL(request.url, encoded=True),
@@ -187,8 +231,8 @@ class AiohttpTransport:
                     allow_redirects=False,
                     raise_for_status=False,
                     auto_decompress=False,
-                    proxy=proxy,
-                    ssl=self._verify,
+                    proxy=None if proxy is None else proxy.url,
+                    ssl=self._context(request, proxy),
                     timeout=aiohttp.ClientTimeout(connect=own.connect, sock_connect=own.sock_connect),
                 )
             occupies(lambda: response.connection)
@@ -200,19 +244,31 @@ class AiohttpTransport:
                 # Read to its end, the connection is back in the pool already, and this does nothing.
                 response.close()
 
-    def _proxy_for(self, url: str) -> str | None:
-        """The proxy that leads to `url`, if there is one; a session of the user's own sees to that itself."""
-        proxy = self._proxy
-        if proxy is None and self._session is None and self._unix_socket is None and self._trust_env:
-            parts = urlsplit(url)
-            # As httpx reads the environment: ALL_PROXY is for what has no proxy of its own.
-            proxies = {} if proxy_bypass(parts.hostname or "") else getproxies()
-            proxy = proxies.get(parts.scheme) or proxies.get("all")
-        if proxy is not None and "://" not in proxy:
-            proxy = f"http://{proxy}"
-        if proxy is not None and urlsplit(proxy).scheme not in ("http", "https"):
-            raise ConfigurationError("AiohttpTransport: the proxy must be an http:// or https:// URL")
-        return proxy
+    def _session_for(self, request: HTTPRequest) -> tuple[aiohttp.ClientSession, Proxy | None]:
+        """The session that takes this request, and the proxy that leads there, if it is known."""
+        if self._session is not None:
+            check_loop(self._session, "AiohttpTransport: session", getattr(self._session, "_loop", None))
+            if request.url.startswith("http:") and (theirs := _proxy_of(self._session, request.url)):
+                check_proxied_request(request, theirs)
+            return self._session, None
+        live = self._live.get() or self._new_live()
+        proxy = live.proxies.find(request.url)
+        if proxy is not None:
+            check_proxied_request(request, proxy.url)
+        return live.session, proxy
+
+    def _new_live(self) -> _Live:
+        self._counted.drop()
+        trust_env = self._trust_env and self._unix_socket is None
+        proxies = Proxies.read(self._proxy, trust_env=trust_env, schemes=("http", "https"))
+        return self._live.put(_Live(self._new_session(), proxies), _Live.aclose)
+
+    def _context(self, request: HTTPRequest, proxy: Proxy | None) -> ssl.SSLContext | bool:
+        """What says which certificates are accepted; True where none is shown, and where a session sees to that."""
+        is_plain = request.url.startswith("http:") and (proxy is None or not proxy.is_secure)
+        if self._verify is not True or self._session is not None or is_plain:
+            return self._verify
+        return trust(_default_trust if self._trust_env else _system_trust, trust_env=self._trust_env)
 
     def _new_session(self) -> aiohttp.ClientSession:
         connector: aiohttp.BaseConnector
@@ -231,16 +287,16 @@ class AiohttpTransport:
 
     async def aclose(self) -> None:
         """As `Transport.aclose`; a session of your own stays open."""
-        session = self._live.take()
-        if session is not None:
+        live = self._live.take()
+        if live is not None:
             with TRANSLATION.translated("", reading=True):
-                await session.close()
+                await live.aclose()
 
     def __getstate__(self) -> dict[str, Any]:
         for name, live in (("session", self._session is not None), ("verify", not isinstance(self._verify, bool))):
             if live:
                 raise ConfigurationError(f"AiohttpTransport: `{name}` is live and cannot be pickled or copied")
-        own = {"_live": PerLoop[aiohttp.ClientSession](), "_counted": Counted(socket.socket.fileno)}
+        own = {"_live": PerLoop[_Live](), "_counted": Counted(socket.socket.fileno, socket.socket.close)}
         return {**self.__dict__, **own}
 
     def __repr__(self) -> str:
