@@ -1,7 +1,7 @@
 """What a remote is: organization, description, the names it knows; and whom a run is sent to (rule 7 of the contract).
 
 Rule 1: only the organization must be there, and nothing in it is trusted.
-Rule 2: the remote is asked once, whatever it says, and never for a plain call.
+Rule 2: the remote is asked once for a name that it has, and never for a plain call.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import pytest
 
-from oxygent_client import Limits, Outcome, errors
-from oxygent_client._discovery import UNKNOWN, Directory, Remote
+from oxygent_client import Limits, Outcome, Timeouts, errors
+from oxygent_client._discovery import NO_LIST_SECONDS, UNKNOWN, Directory, Known, Remote
+from oxygent_client._ids import new_id
 from oxygent_client._wire import Agents
+from oxygent_client.cluster import Cluster
 from oxygent_client.testing import FakeTransport, Reply, answer, close, pause
 from tests.plain import plain
 from tests.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from oxygent_client import SSEOxyGent
 
 URL: Final = "https://user:secret@remote.test/base?token=secret"
 ORGANIZATION: Final = {
@@ -201,38 +205,61 @@ KNOWN: Final = {"get_organization": TREE, "get_agents": LISTED}
 NO_NAME: Final = "the remote does not show anything called"
 NO_WORD: Final = "the remote does not say whom it knows"
 
-CALLEES: Final[dict[str, tuple[Mapping[str, Reply], dict[str, Any], bool, Any, list[str]]]] = {
+CALLEES: Final[dict[str, tuple[Mapping[str, Reply], dict[str, Any], bool, Any, list[str], list[str]]]] = {
     # which: (the documents, how the agent is made, whether `init` was called, whom the run is sent to or the error,
-    #         what is logged as a warning)
-    "local name, no init": (KNOWN, {"name": "search"}, False, None, []),
-    "local name, shown": (KNOWN, {"name": "search"}, True, "search", []),
-    "local name, listed": (KNOWN, {"name": "hidden"}, True, "hidden", []),
-    "local name, not shown": (KNOWN, {"name": "mine"}, True, None, []),
-    "in the organization": (UNLISTED, {"callee": "search"}, False, "search", []),
-    "the root": (UNLISTED, {"callee": "master"}, False, "master", []),
-    "not in the organization": (UNLISTED, {"callee": "hidden"}, False, "hidden", [NO_NAME]),
-    "in the list": (KNOWN, {"callee": "hidden"}, False, "hidden", []),
-    "in the organization, not in the list": (KNOWN, {"callee": "add_up"}, False, "add_up", []),
-    "nowhere": (KNOWN, {"callee": "nobody"}, False, errors.UnknownCalleeError, []),
-    "nowhere, after init": (KNOWN, {"callee": "nobody"}, True, errors.UnknownCalleeError, []),
-    "nowhere, unchecked": (KNOWN, {"callee": "nobody", "check_callee": False}, False, "nobody", []),
+    #         what is logged as a warning, what the remote is asked by two runs)
+    "local name, no init": (KNOWN, {"name": "search"}, False, None, [], []),
+    "local name, shown": (KNOWN, {"name": "search"}, True, "search", [], []),
+    "local name, listed": (KNOWN, {"name": "hidden"}, True, "hidden", [], []),
+    "local name, not shown": (KNOWN, {"name": "mine"}, True, None, [], []),
+    "in the organization": (UNLISTED, {"callee": "search"}, False, "search", [], ALL),
+    "the root": (UNLISTED, {"callee": "master"}, False, "master", [], ALL),
+    "not in the organization": (UNLISTED, {"callee": "hidden"}, False, "hidden", [NO_NAME], ALL),
+    "in the list": (KNOWN, {"callee": "hidden"}, False, "hidden", [], ALL),
+    "in the organization, not in the list": (KNOWN, {"callee": "add_up"}, False, "add_up", [], ALL),
+    "nowhere": (KNOWN, {"callee": "nobody"}, False, errors.UnknownCalleeError, [], ALL * 2),
+    "nowhere, after init": (KNOWN, {"callee": "nobody"}, True, errors.UnknownCalleeError, [], ALL * 2),
+    "nowhere, unchecked": (KNOWN, {"callee": "nobody", "check_callee": False}, False, "nobody", [], []),
     "empty list": (
         {"get_organization": data(organization={}), "get_agents": data(agents=[])},
         {"callee": "nobody"},
         False,
         errors.UnknownCalleeError,
         [],
+        ALL * 2,
     ),
-    "nothing is said": ({}, {"callee": "x"}, False, "x", [NO_WORD, NO_NAME]),
-    "broken JSON": ({"get_organization": Reply([b"{"])}, {"callee": "x"}, False, "x", [NO_WORD, NO_NAME]),
-    "forbidden": ({"get_organization": Reply(status=403)}, {"callee": "x"}, False, "x", [NO_WORD, NO_NAME]),
-    "hostile": ({"get_organization": data(organization=3)}, {"callee": "x"}, False, "x", [NO_WORD, NO_NAME]),
+    "nothing is said": ({}, {"callee": "x"}, False, "x", [NO_WORD, NO_NAME], ["get_organization"] * 2),
+    "broken JSON": (
+        {"get_organization": Reply([b"{"])},
+        {"callee": "x"},
+        False,
+        "x",
+        [NO_WORD, NO_NAME],
+        ["get_organization"] * 2,
+    ),
+    "forbidden": (
+        {"get_organization": Reply(status=403)},
+        {"callee": "x"},
+        False,
+        "x",
+        [NO_WORD, NO_NAME],
+        ["get_organization"] * 2,
+    ),
+    "hostile": (
+        {"get_organization": data(organization=3)},
+        {"callee": "x"},
+        False,
+        "x",
+        [NO_WORD, NO_NAME],
+        ["get_organization"] * 2,
+    ),
     "no remote": (
         {"get_organization": Reply(before=errors.ConnectError("no"))},
         {"callee": "x"},
         False,
         errors.ConnectError,
         [],
+        ["get_organization"] * 2,
     ),
 }
 
@@ -240,7 +267,7 @@ CALLEES: Final[dict[str, tuple[Mapping[str, Reply], dict[str, Any], bool, Any, l
 @pytest.mark.parametrize("which", CALLEES)
 async def test_whom_a_run_is_sent_to(which: str, caplog: pytest.LogCaptureFixture) -> None:
     """The local name only if a discovery showed it; an explicit callee unless the remote's own list lacks it."""
-    documents, options, inits, expected, warnings = CALLEES[which]
+    documents, options, inits, expected, warnings, gets = CALLEES[which]
     transport = remote(documents)
     agent = plain(server_url=URL, transport=transport, **options)
     if inits:
@@ -262,14 +289,7 @@ async def test_whom_a_run_is_sent_to(which: str, caplog: pytest.LogCaptureFixtur
     ]
     assert bool(warnings) == bool(said)
     assert "secret" not in "".join(said)
-    gets = [path for path in paths(transport)[asked:] if path != "sse/chat"]
-    if expected is errors.ConnectError:
-        assert ["get_organization"] * 2 == gets, "where nobody is, one asks again"
-    elif "callee" not in options or inits or options.get("check_callee") is False:
-        assert [] == gets
-    else:
-        assert ALL[: len(gets)] == gets, "once"
-        assert gets
+    assert [path for path in paths(transport)[asked:] if path != "sse/chat"] == gets
 
 
 async def test_an_unknown_callee_is_told_of_others() -> None:
@@ -336,11 +356,244 @@ async def test_init_asks_again() -> None:
 
 def test_what_is_known_travels() -> None:
     """A directory is copied and pickled with what it knows, and nothing live."""
-    directory = Directory()
-    assert not directory.shows("x")
-    directory.remote = Remote(organization={"a": 1}, description="d", agents=Agents(frozenset({"x"}), complete=True))
+    directory, here = Directory(), frozenset({URL})
+    assert not directory.shows("x", here)
+    agents = Agents(frozenset({"x"}), complete=True)
+    directory.known = Known(Remote(organization={"a": 1}, description="d", agents=agents), here, 0.0)
     clones: list[Directory] = [copy.deepcopy(directory), pickle.loads(pickle.dumps(directory))]
     for clone in clones:
-        assert (directory.remote, True, False) == (clone.remote, clone.shows("x"), clone.shows("y"))
-        assert clone.remote is not directory.remote
-    assert ({}, "", False) == (UNKNOWN.organization, UNKNOWN.description, UNKNOWN.agents.complete)
+        assert clone.known == directory.known
+        assert clone.known is not directory.known
+        assert clone.shows("x", here)
+        assert not clone.shows("y", here)
+    assert UNKNOWN == Remote(organization={}, description="", agents=Agents(frozenset(), complete=False))
+
+
+# ------------------------------------------------------------------------------------------ Whose it is, and how long
+
+HERE: Final = "http://localhost:8082/base"
+ELSEWHERE: Final[dict[str, tuple[dict[str, Any], str | None]]] = {
+    # what is assigned after `init`, whom a run is sent to then
+    "another port": ({"server_url": "http://localhost:8083/base"}, None),
+    "another path": ({"server_url": "http://localhost:8082/other"}, None),
+    "another address": ({"server_url": "http://127.0.0.2:8082/base"}, None),
+    "another spelling": ({"server_url": "http://me:pw@LOCALHOST:8082/base/"}, "search"),
+    "a cluster": ({"server_url": "", "of": ["http://localhost:8083"]}, None),
+    "a cluster with it": ({"server_url": "", "of": ["http://localhost:8083", HERE]}, "search"),
+}
+
+
+@pytest.mark.parametrize("which", ELSEWHERE)
+async def test_a_discovery_belongs_to_its_server(which: str) -> None:
+    """A name that one server showed is not sent to another, and again to the first."""
+    assigned, callee = ELSEWHERE[which]
+    transport = remote(KNOWN)
+    agent = plain(server_url=HERE, transport=transport, name="search")
+    await agent.init()
+    agent.transport = Cluster(assigned["of"], transport=transport) if "of" in assigned else transport
+    agent.server_url = assigned["server_url"]
+    await agent.ask("hi")
+    assert transport.payloads[-1].get("callee") == callee
+    agent.transport, agent.server_url = transport, HERE
+    await agent.ask("hi")
+    assert transport.payloads[-1].get("callee") == "search"
+
+
+async def test_the_members_of_a_cluster_change() -> None:
+    """What a cluster said is known while one of its members stays; others that come later were never asked."""
+    transport = remote(KNOWN)
+    cluster = Cluster([HERE, "http://b"], transport=transport)
+    agent = plain(transport=cluster, name="search")
+    await agent.init()
+    sent: list[str | None] = []
+    for members in (["http://b", "http://c"], ["http://c"]):
+        cluster.set_members(members)
+        await agent.ask("hi")
+        sent.append(transport.payloads[-1].get("callee"))
+    assert sent == ["search", None]
+
+
+async def test_an_explicit_callee_is_checked_at_each_server() -> None:
+    """After `server_url` changed, the next run asks the new server whom it knows."""
+    transport = remote(KNOWN)
+    agent = plain(server_url=HERE, transport=transport, callee="search")
+    for url in (HERE, HERE, "http://b"):
+        agent.server_url = url
+        await agent.ask("hi")
+    assert paths(transport) == [*ALL, "sse/chat", "sse/chat", *ALL, "sse/chat"]
+
+
+PASSING: Final[dict[str, dict[str, list[Reply]]]] = {
+    # what the first run meets
+    "organization, 500": {"get_organization": [Reply(status=500)]},
+    "organization, 404": {"get_organization": [Reply(status=404)]},
+    "organization, too late": {"get_organization": [Reply(before=pause(math.inf))]},
+    "organization, broken": {"get_organization": [Reply([b"{"])]},
+    "list, 500": {"get_agents": [Reply(status=500)]},
+    "list, an error": {"get_agents": [Reply.json({"code": 500, "message": "no"})]},
+    "list, none": {"get_agents": [data(agents={})]},
+}
+
+
+@pytest.mark.parametrize("which", PASSING)
+async def test_a_failure_is_not_remembered(which: str) -> None:
+    """After an answer that failed, the next run asks again, and learns that there is no such callee."""
+    documents = {"get_organization": [TREE], "get_agents": [LISTED], "get_description": [data(description="")] * 2}
+    replies = {f"/{name}": [*PASSING[which].get(name, []), *there * 2] for name, there in documents.items()}
+    agent = plain(server_url=URL, transport=FakeTransport({**replies, "/sse/chat": ANSWER}), callee="nobody")
+    assert (await agent.ask("hi")).output == "42"
+    with pytest.raises(errors.UnknownCalleeError):
+        await agent.ask("hi")
+
+
+async def test_a_callee_that_comes_later() -> None:
+    """That a name is missing is not remembered: a run after it has come goes there."""
+    transport = FakeTransport(
+        {"/get_organization": TREE, "/get_agents": [data(agents=[]), LISTED], "/sse/chat": ANSWER}
+    )
+    agent = plain(server_url=URL, transport=transport, callee="hidden")
+    with pytest.raises(errors.UnknownCalleeError):
+        await agent.ask("hi")
+    assert (await agent.ask("hi")).output == "42"
+
+
+async def test_what_is_known_holds_while_the_remote_fails() -> None:
+    """Where the remote cannot be asked again, the list that it gave before says who is missing."""
+    transport = FakeTransport({"/get_organization": [TREE, Reply(status=500)], "/get_agents": LISTED})
+    agent = plain(server_url=URL, transport=transport, callee="nobody")
+    for _ in range(2):
+        with pytest.raises(errors.UnknownCalleeError):
+            await agent.ask("hi")
+
+
+async def test_a_server_without_a_list_may_get_one() -> None:
+    """A server of an old version is asked for its list again after a minute, and not before."""
+    transport = FakeTransport(
+        {"/get_organization": TREE, "/get_agents": [Reply(status=404), LISTED], "/sse/chat": ANSWER}
+    )
+    agent = plain(server_url=URL, transport=transport, callee="nobody")
+    for _ in range(3):
+        await agent.ask("hi")
+    assert paths(transport).count("get_agents") == 1
+    await anyio.sleep(NO_LIST_SECONDS)
+    with pytest.raises(errors.UnknownCalleeError):
+        await agent.ask("hi")
+
+
+# --------------------------------------------------------------------------------------------------- One asks for all
+
+
+async def asked_by(agent: SSEOxyGent, runs: int) -> list[tuple[errors.OxyError, float]]:
+    """The errors of so many runs at once, and when each came."""
+    began, came = anyio.current_time(), list[tuple[errors.OxyError, float]]()
+
+    async def ask(number: int) -> None:
+        with pytest.raises(errors.OxyError) as caught:
+            await agent.ask("hi", trace_id=f"{new_id()}-{number}")
+        came.append((caught.value, anyio.current_time() - began))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(runs):
+            tasks.start_soon(ask, number)
+    return came
+
+
+async def _after(seconds: float, what: Callable[[], Awaitable[None]]) -> None:
+    await anyio.sleep(seconds)
+    await what()
+
+
+async def test_a_failure_is_shared() -> None:
+    """All that wait for a remote which cannot be reached fail when one does, each by an error of its own."""
+    transport = FakeTransport({"/get_organization": Reply([pause(3), errors.ConnectTimeoutError("no")])})
+    came = await asked_by(plain(server_url=URL, transport=transport, callee="x"), 10)
+    assert {seconds for _, seconds in came} == {3}
+    assert {type(error) for error, _ in came} == {errors.ConnectTimeoutError}
+    assert {error.outcome for error, _ in came} == {Outcome.NOT_SENT}
+    assert len({error.trace_id for error, _ in came}) == 10
+    assert paths(transport) == ["get_organization"]
+
+
+async def test_the_one_that_asks_is_cancelled() -> None:
+    """The others neither fail nor hang: the next of them asks, and all have the answer."""
+    replies = [Reply(before=pause(math.inf)), TREE]
+    transport = FakeTransport({"/get_organization": replies, "/get_agents": LISTED, "/sse/chat": ANSWER})
+    agent = plain(server_url=URL, transport=transport, callee="hidden")
+    outputs: list[Any] = []
+
+    async def ask() -> None:
+        outputs.append((await agent.ask("hi")).output)
+
+    async with anyio.create_task_group() as tasks:
+        with anyio.move_on_after(2):
+            for _ in range(5):
+                tasks.start_soon(_after, 1, ask)
+            await ask()
+    assert outputs == ["42"] * 5
+    assert paths(transport).count("get_organization") == 2
+
+
+async def test_all_that_wait_are_cancelled() -> None:
+    """Whoever asks after the one before was cancelled is cancelled in time as well, and nothing is left of them."""
+    replies = [*[Reply(before=pause(math.inf))] * 3, TREE]
+    transport = FakeTransport({"/get_organization": replies, "/get_agents": LISTED, "/sse/chat": ANSWER})
+    agent = plain(server_url=URL, transport=transport, callee="hidden")
+    began, ended = anyio.current_time(), list[float]()
+
+    async def ask(patience: float) -> None:
+        with anyio.move_on_after(patience):
+            await agent.ask("hi")
+        ended.append(anyio.current_time() - began)
+
+    async with anyio.create_task_group() as tasks:
+        for patience in (1, 2, 3):
+            tasks.start_soon(ask, patience)
+    assert ended == [1, 2, 3]
+    # Which of them asked is up to the event loop.
+    for _ in range(3 - paths(transport).count("get_organization")):
+        with anyio.move_on_after(1):
+            await agent.ask("hi")
+    assert (await agent.ask("hi")).output == "42"
+
+
+async def test_init_waits_for_the_one_that_asks() -> None:
+    """`init` takes what a run finds out at that moment; it does not ask beside it, nor wait for longer than it may."""
+    slow = Reply(TREE.steps, before=pause(5))
+    transport = remote({"get_organization": slow, "get_agents": LISTED})
+    agent = plain(server_url=URL, transport=transport, callee="hidden")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(agent.ask, "hi")
+        await anyio.sleep(1)
+        agent.timeouts, began = Timeouts(total=1), anyio.current_time()
+        with pytest.raises(errors.DeadlineExceededError) as caught:
+            await agent.init()
+        assert caught.value.outcome is Outcome.NOT_SENT
+        assert anyio.current_time() - began == 1
+        agent.timeouts = Timeouts()
+        await agent.init()
+    assert paths(transport).count("get_organization") == 1
+    assert agent.org == ORGANIZATION
+
+
+# -------------------------------------------------------------------------------------------------------------- Clocks
+
+STALLING: Final[dict[str, Reply]] = {
+    "headers": Reply(before=pause(math.inf)),
+    "body": Reply([b"{", pause(math.inf)]),
+    "drops": Reply([step for _ in range(1000) for step in (b" ", pause(1))]),
+    "redirects": Reply(status=307, headers={"location": "/there"}, before=pause(5)),
+}
+
+
+@pytest.mark.parametrize(("seconds", "total"), [(30.0, None), (30.0, 3600.0), (12.0, 12.0)])
+@pytest.mark.parametrize("stalls", STALLING)
+async def test_a_question_ends(stalls: str, seconds: float, total: float | None) -> None:
+    """What asks a server something lasts 30 s, or `Timeouts.total` if that is less, body and redirects included."""
+    reply, there = STALLING[stalls], Reply(before=pause(math.inf))
+    transport = FakeTransport({"/get_organization": reply, "/check_alive": reply, "/there": there})
+    agent = plain(server_url="http://localhost", transport=transport, timeouts=Timeouts(total=total))
+    for ask in (agent.init, agent.check_alive):
+        began = anyio.current_time()
+        with pytest.raises(errors.DeadlineExceededError):
+            await ask()
+        assert anyio.current_time() - began == seconds

@@ -84,8 +84,8 @@ class Client(Hooks):
             OxyError: the remote could not be asked, or answered nonsense.
         """
         await super().init()
-        async with self._lease() as transport:
-            remote = await self._directory.look(transport, question(self, OxyRequest(), self.server_url), self.limits)
+        async with self._asking() as (transport, pattern, until):
+            remote = await self._directory.look(transport, pattern, self.limits, until=until)
         self.org = remote.organization
         self.desc = self.desc or remote.description
 
@@ -143,8 +143,7 @@ class Client(Hooks):
             PayloadError: `name` is no plain file name.
             OxyError: the server could not be reached, or refused.
         """
-        total = self.timeouts.total
-        async with self._asking(seconds=math.inf if total is None else total) as (transport, pattern, until):
+        async with self._asking(seconds=math.inf) as (transport, pattern, until):
             return await _services.upload(transport, pattern, name, content, self.limits, until=until)
 
     def stats(self) -> Stats:
@@ -246,10 +245,12 @@ class Client(Hooks):
     async def _asking(
         self, base_url: str = "", *, seconds: float = DISCOVERY_SECONDS
     ) -> AsyncGenerator[tuple[Transport, HTTPRequest, float], None]:
-        """A transport, the pattern of a request, and until when the answer must be there."""
+        """A transport, the pattern of a request, and until when the answer must be there: `Timeouts.total` at most."""
+        total = self.timeouts.total
+        until = anyio.current_time() + (seconds if total is None else min(seconds, total))
         pattern = question(self, OxyRequest(), base_url or self.server_url)
         async with self._lease() as transport:
-            yield transport, pattern, anyio.current_time() + seconds
+            yield transport, pattern, until
 
     def _home_of(self, name: str) -> Home | None:
         """Where the last run is that the caller called so; None if that is one of several servers, unknown which."""

@@ -2,10 +2,14 @@
 
 Rule 1: all of it is read within DISCOVERY_SECONDS, and within the limits; nothing of it is trusted.
 Rule 2: only the organization must be there. A server without the other documents is still a server.
+Rule 3: what was read belongs to the server that it was read from. That a server could not be asked, or does not have a
+    name, is not kept: the next call asks again.
+Rule 4: one task asks for all that wait, and they share what comes of it. If it is cancelled, the next one asks.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
@@ -16,7 +20,9 @@ import attrs
 from oxygent_client._ask import ask
 from oxygent_client._errors import (
     ConnectError,
+    DeadlineExceededError,
     EnvelopeError,
+    Outcome,
     OxyError,
     StatusError,
     UnknownCalleeError,
@@ -26,11 +32,16 @@ from oxygent_client._per_loop import PerLoop
 from oxygent_client._settings import Limits
 from oxygent_client._transport import HTTPRequest, Transport, shown_url
 from oxygent_client._wire import PATHS, Agents, organization
+from oxygent_client.cluster import servers_of
 
-__all__ = ["DISCOVERY_SECONDS", "Directory", "Remote", "discover"]
+__all__ = ["DISCOVERY_SECONDS", "Directory", "Known", "Remote", "discover"]
 
 DISCOVERY_SECONDS: Final = 30.0
 """For all documents together: connections, headers and bodies."""
+NO_LIST_SECONDS: Final = 60.0
+"""How long it is remembered that a server has no `/get_agents`. It may be another one after an update."""
+MISSING: Final = (404, 405, 410, 501)
+"""Statuses that say so: servers of 1.0.8 answer 404."""
 
 
 @attrs.frozen(kw_only=True)
@@ -43,49 +54,91 @@ class Remote:
     """The master agent's own words; empty where it has none."""
     agents: Agents
     """The names that the remote knows."""
+    has_no_list: bool = False
+    """Whether the remote is of a version without `/get_agents`, so that asking again shows no more."""
 
 
 UNKNOWN: Final = Remote(organization={}, description="", agents=Agents(frozenset(), complete=False))
 """A remote that cannot say what it is; it may run agents all the same."""
 
 
+@attrs.frozen
+class Known:
+    """A discovery, and where it comes from."""
+
+    remote: Remote
+    servers: frozenset[str]
+    """The server that it was read from, or the members of the cluster: one of them was."""
+    read_at: float
+    """By the event loop's clock."""
+
+
+@attrs.define(eq=False)
+class _Look:
+    """A discovery that goes on. It is over without `found` and `error` if the task that asked was cancelled."""
+
+    over: anyio.Event = attrs.field(factory=anyio.Event)
+    found: Remote | None = None
+    error: OxyError | None = None
+
+
 class Directory:
-    """What one agent knows of its remote: asked for once, and kept."""
+    """What one agent knows of its remote: asked for by one for all who wait, and kept for the server that said it."""
 
     def __init__(self) -> None:
-        self.remote: Remote | None = None
-        self._locks: PerLoop[anyio.Lock] = PerLoop()
+        self.known: Known | None = None
+        self._looks: PerLoop[dict[frozenset[str], _Look]] = PerLoop()
 
-    async def look(self, transport: Transport, request: HTTPRequest, limits: Limits) -> Remote:
-        """Ask the remote, and keep what it says.
+    async def look(self, transport: Transport, request: HTTPRequest, limits: Limits, *, until: float) -> Remote:
+        """Ask the remote, and keep what it says. If another task is asking, what that finds is taken, its error too.
 
         Raises:
             OxyError: the organization could not be had.
         """
+        servers = servers_of(transport, request.base_url)
+        looks = self._looks.get() or self._looks.put({})
+        while (other := looks.get(servers)) is not None:
+            with anyio.CancelScope(deadline=until):
+                await other.over.wait()
+            if other.found is not None:
+                return other.found
+            if other.error is not None:
+                raise copy.copy(other.error) from other.error
+            if not other.over.is_set():
+                raise DeadlineExceededError("the remote did not say in time what it is", outcome=Outcome.NOT_SENT)
+        look = looks[servers] = _Look()
         try:
-            self.remote = await discover(transport, request, limits)
+            look.found = await discover(transport, request, limits, until=until)
         except OxyError as error:
             error.server_url = error.server_url or shown_url(request.base_url)
+            look.error = copy.copy(error)  # each caller has one of its own: what became of its run is written into it
+            look.error.__cause__ = error
             raise
-        return self.remote
+        finally:
+            del looks[servers]
+            look.over.set()
+        self.known = Known(look.found, servers, anyio.current_time())
+        return look.found
 
-    async def check(self, callee: str, transport: Transport, request: HTTPRequest, limits: Limits) -> None:
-        """Nothing, if the remote may have `callee`; asks the remote the first time.
+    async def check(
+        self, callee: str, transport: Transport, request: HTTPRequest, limits: Limits, *, until: float
+    ) -> None:
+        """Nothing, if the remote may have `callee`; asks the remote unless it has said before that it does.
 
         Raises:
             UnknownCalleeError: the remote listed its members, and `callee` is not among them.
             ConnectError: there is no remote.
         """
-        async with self._locks.get() or self._locks.put(anyio.Lock()):
-            if self.remote is None:
-                try:
-                    await self.look(transport, request, limits)
-                except ConnectError:
-                    raise
-                except OxyError as error:
-                    tell("odd", request.context, "the remote does not say whom it knows: %s", error)
-                    self.remote = UNKNOWN
-        known = (self.remote or UNKNOWN).agents
+        remote = self._of(servers_of(transport, request.base_url))
+        if remote is None or self._is_due(remote, callee):
+            try:
+                remote = await self.look(transport, request, limits, until=until)
+            except ConnectError:
+                raise
+            except OxyError as error:
+                tell("odd", request.context, "the remote does not say whom it knows: %s", error)
+                remote = remote or UNKNOWN
+        known = remote.agents
         if callee not in known.names and known.complete:
             some = ", ".join(repr(name[:60]) for name in sorted(known.names)[:10])
             raise UnknownCalleeError(f"the remote has nothing called {callee!r}; it has {some or 'nothing at all'}")
@@ -93,27 +146,39 @@ class Directory:
             said = "the remote does not show anything called %r; a run of an unknown name never ends there"
             tell("odd", request.context, said, callee)
 
-    def shows(self, name: str) -> bool:
-        """Whether a discovery has happened and showed `name`."""
-        return self.remote is not None and name in self.remote.agents.names
+    def shows(self, name: str, servers: frozenset[str]) -> bool:
+        """Whether a discovery of one of these servers has happened and showed `name`."""
+        remote = self._of(servers)
+        return remote is not None and name in remote.agents.names
+
+    def _of(self, servers: frozenset[str]) -> Remote | None:
+        """What is known of these servers."""
+        known = self.known
+        return known.remote if known is not None and known.servers & servers else None
+
+    def _is_due(self, remote: Remote, callee: str) -> bool:
+        """Whether it is asked again who is there: that a name is missing is not remembered, if there is a list."""
+        assert self.known is not None
+        age = anyio.current_time() - self.known.read_at
+        return callee not in remote.agents.names and not (remote.has_no_list and 0 <= age < NO_LIST_SECONDS)
 
 
-async def discover(transport: Transport, request: HTTPRequest, limits: Limits) -> Remote:
-    """Ask a remote what it is; `request` serves as the pattern of each request.
+async def discover(transport: Transport, request: HTTPRequest, limits: Limits, *, until: float) -> Remote:
+    """Ask a remote what it is, within DISCOVERY_SECONDS and until then; `request` is the pattern of each request.
 
     Raises:
         OxyError: the organization could not be had.
     """
-    until = anyio.current_time() + DISCOVERY_SECONDS
-    data = partial(_data, transport, request, limits, until)
+    data = partial(_data, transport, request, limits, min(until, anyio.current_time() + DISCOVERY_SECONDS))
     root = organization(await data(PATHS["organization"]), limits)
-    description = await _optional(data, PATHS["description"], request)
-    listing = await _optional(data, PATHS["agents"], request)
+    description, _ = await _optional(data, PATHS["description"], request)
+    listing, is_missing = await _optional(data, PATHS["agents"], request)
     words = (description or {}).get("description")
     return Remote(
         organization=root,
         description=words if isinstance(words, str) else "",
         agents=Agents.read(root, listing),
+        has_no_list=is_missing,
     )
 
 
@@ -123,10 +188,10 @@ async def _data(transport: Transport, pattern: HTTPRequest, limits: Limits, unti
 
 async def _optional(
     data: Callable[[str], Awaitable[dict[str, Any]]], path: str, pattern: HTTPRequest
-) -> dict[str, Any] | None:
-    """The data of a document that some servers do not have, or cannot give: None then."""
+) -> tuple[dict[str, Any] | None, bool]:
+    """The data of a document that some servers cannot give, None then; and whether there is no such document."""
     try:
-        return await data(path)
+        return await data(path), False
     except (StatusError, EnvelopeError) as error:
         tell("detail", pattern.context, "%s: %s", path, error)
-        return None
+        return None, isinstance(error, StatusError) and error.status in MISSING

@@ -133,7 +133,8 @@ class Hooks(RemoteAgent):
     callee: str | None
     """Whom the remote shall run. None leaves it to the remote, whose master answers."""
     check_callee: bool
-    """Whether the remote is asked, once, if it has `callee`. A real server never answers for a name that it lacks."""
+    """Whether the remote is asked if it has `callee`, until it says that it does. A real server never answers for a
+    name that it lacks."""
     is_share_call_stack: bool
     """Whether the remote is told who called whom before it. If not, it sees a plain user."""
     call_stack_strategy: CallStackStrategy | None

@@ -20,6 +20,7 @@ from oxygent_client._router import Link
 from oxygent_client._traces import TRACES
 from oxygent_client._transport import Context, HTTPRequest, Transport
 from oxygent_client._wire import HEADERS, PATHS, RUN_HEADERS
+from oxygent_client.cluster import servers_of
 
 __all__ = ["Preparation", "headers_of", "question"]
 
@@ -44,7 +45,7 @@ class Preparation:
         """
         agent, request = self.agent, self.request
         check_arguments(request.arguments, agent.argument_overrides)
-        callee = await self._callee(transport)
+        callee = await self._callee(transport, deadline)
         with blamed("prepare_payload", Outcome.NOT_SENT):
             payload = agent.prepare_payload(request)
         payload = seal(
@@ -70,13 +71,14 @@ class Preparation:
         headers = headers_of(agent, request) | RUN_HEADERS
         return HTTPRequest("POST", self.base_url, PATHS["run"], headers, encode(payload), context=context), link
 
-    async def _callee(self, transport: Transport) -> str | None:
+    async def _callee(self, transport: Transport, deadline: float) -> str | None:
         agent = self.agent
         if agent.callee is None:
-            return agent.name if self.directory.shows(agent.name) else None
+            servers = servers_of(transport, self.base_url)
+            return agent.name if self.directory.shows(agent.name, servers) else None
         if agent.check_callee:
             pattern = question(agent, self.request, self.base_url)
-            await self.directory.check(agent.callee, transport, pattern, agent.limits)
+            await self.directory.check(agent.callee, transport, pattern, agent.limits, until=deadline)
         return agent.callee
 
 

@@ -1,6 +1,6 @@
 """Several servers that can each do the same, used as if they were one."""
 
-from oxygent_client.cluster._cluster import Cluster, Hedge, Status, cluster_of, home_of
+from oxygent_client.cluster._cluster import Cluster, Hedge, Status, cluster_of, home_of, servers_of
 from oxygent_client.cluster._health import Health
 from oxygent_client.cluster._homes import Home
 from oxygent_client.cluster._members import DNS, Replica, Resolver
@@ -18,4 +18,5 @@ __all__ = [
     "Strategy",
     "cluster_of",
     "home_of",
+    "servers_of",
 ]

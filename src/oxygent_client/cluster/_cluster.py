@@ -45,7 +45,7 @@ from oxygent_client.cluster._members import DNS, Member, Place, as_members, plac
 from oxygent_client.cluster._pick import STRATEGIES, Candidate, Lot, Strategy, pick
 from oxygent_client.transports.httpx import HTTPXTransport
 
-__all__ = ["Cluster", "Hedge", "Status", "cluster_of", "home_of"]
+__all__ = ["Cluster", "Hedge", "Status", "cluster_of", "home_of", "servers_of"]
 
 FAULTS: Final = (ConnectError, ConnectionLostError, RemoteProtocolError)
 """Errors that speak against a replica; a status of 500 and more does, too."""
@@ -484,6 +484,12 @@ def home_of(transport: object, name: str) -> Home | None:
     """Where a transport that chooses the server sent the last run of this name; None if nobody knows."""
     cluster = cluster_of(transport)
     return None if cluster is None else cluster.home_of(name)
+
+
+def servers_of(transport: object, base_url: str) -> frozenset[str]:
+    """The server at this URL, or those among which a transport chooses one where the URL is empty, in normal form."""
+    cluster = None if base_url else cluster_of(transport)
+    return frozenset([address(base_url)] if cluster is None else [address(each.url) for each in cluster.members])
 
 
 @contextmanager
