@@ -499,12 +499,14 @@ async def test_many_at_once() -> None:
 
 
 async def test_its_own_life() -> None:
-    """It keeps nothing open, is a Transport, and shows its application."""
+    """It keeps nothing open, is a Transport, and shows its application; closed, it stays closed."""
     app = saying(start(), part(more=False))
     transport = ASGITransport(app)
     assert f"ASGITransport({app!r})" == repr(transport)
     assert isinstance(transport, Transport)
-    await transport.aclose()
     async with transport.exchange(request()) as response:
         assert [] == [chunk async for chunk in response.chunks]
-    await transport.aclose()
+    for _ in range(2):
+        await transport.aclose()
+    with pytest.raises(errors.ClosedError):
+        await transport.exchange(request()).__aenter__()

@@ -117,6 +117,8 @@ async def test_a_conversation_comes_back(tmp_path: Path) -> None:
     assert replay.unused == ()
     assert written(cassette) == written(loaded)
     await replay.aclose()
+    with pytest.raises(errors.ClosedError):
+        await again.init()
 
 
 async def test_what_the_file_looks_like() -> None:

@@ -54,7 +54,7 @@ from tests.virtual import anyio_backend as anyio_backend
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 
-    from oxygent_client import Event, HTTPRequest, Transport
+    from oxygent_client import Event, HTTPRequest, Run, Transport
 
 URL: Final = "https://remote.test"
 HANDLE: Final = RunHandle(server_url=URL, trace_id="t", remote_trace_id="t", node_id="n", call_stack=("user", "remote"))
@@ -757,6 +757,30 @@ async def test_cancellation(name: str) -> None:
     assert scope.cancelled_caught
     assert pytest.approx(when) == anyio.current_time() - began
     assert (len(transport.requests), STARTED) == (len(transport.left), run.outcome)
+
+
+@pytest.mark.parametrize("name", [name for name in WAITS if name != "for headers"])
+async def test_left_by_another_task(name: str) -> None:
+    """Leaving is final, also while another task reads: it gets a ClosedError at once, and nobody attaches again."""
+    when, connections, records = WAITS[name]
+    table = [reply if isinstance(reply, Reply) else Reply(reply) for reply in connections]
+    transport = FakeTransport({"/async/trace": _then_forever(table), "/view": records})
+    agent = SSEOxyGent(server_url=URL, transport=transport)
+
+    async def read(run: Run) -> None:
+        with pytest.raises(errors.ClosedError):
+            await run.final_response()
+
+    began, asked, run = anyio.current_time(), 0, agent.attach(TOKEN)
+    async with anyio.create_task_group() as tasks:
+        async with run:
+            tasks.start_soon(read, run)
+            await anyio.sleep(when)
+        assert anyio.current_time() - began == pytest.approx(when)
+        assert len(transport.left) == len(transport.requests)
+        asked = len(transport.requests)
+        await anyio.sleep(1000)
+    assert (len(transport.requests), run.outcome) == (asked, STARTED)
 
 
 # ----------------------------------------------------------------------------------------- Attach, to the toy remote

@@ -125,6 +125,8 @@ async def test_what_is_kept() -> None:
         await transport.aclose()
         closed.append(transport.closed)
     assert [False, True, True] == closed
+    with pytest.raises(errors.ClosedError):
+        await reading(transport, get("/x"))
     assert isinstance(transport, Transport)
 
 

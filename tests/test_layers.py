@@ -63,7 +63,7 @@ ROOMS: Final[dict[str, Room]] = {
     "traces": room("_traces", "core ids identity", "attrs"),
     "dropped": room("_dropped", "core", "anyio"),
     # Where trio runs already, it keeps what is live in a variable of trio's.
-    "per_loop": room("_per_loop", "", "anyio trio"),
+    "per_loop": room("_per_loop", "core", "anyio trio"),
     "stats": room("_stats", "core", "attrs"),
     # Siblings: each stands behind an interface of the core, and none knows another.
     "transports": room("transports", "core"),
@@ -94,7 +94,7 @@ ROOMS: Final[dict[str, Room]] = {
     "cluster": room("cluster cluster.*", "core json identity per_loop bodies tasks transports.httpx", "anyio attrs"),
     "telemetry": room("telemetry", "core stats"),
     "telemetry.otel": room("telemetry.otel", "core json", "attrs opentelemetry"),
-    "testing": room("testing testing.*", "core json tasks traces dropped", "anyio attrs"),
+    "testing": room("testing testing.*", "core json per_loop tasks traces dropped", "anyio attrs"),
     "registry": room("registry registry.*", "core json ids per_loop tasks", "anyio attrs"),
     # One exchange, one run: they know a transport, and no agent.
     "run": room(

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
     from pathlib import Path
 
+    from oxygent_client import Run
+
 ANSWER: Final = OK + chunk(answer("42")) + chunk(close()) + LAST
 BEGUN: Final = OK + chunk(progress(1))
 SOON: Final = 2.0
@@ -991,7 +993,8 @@ async def test_a_unix_socket(library: Library, tmp_path: Path, monkeypatch: pyte
             server.requests[0].headers["host"],
         )
     path.unlink()
-    error = await failure(agent)
+    transport = library.transport(unix_socket=str(path))
+    error = await failure(plain(server_url="http://agents.test/base", transport=transport))
     assert (errors.ConnectError, Outcome.NOT_SENT) == (type(error), error.outcome)
     await transport.aclose()
 
@@ -1067,27 +1070,58 @@ def test_http2_without_h2(library: Library, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_its_own_life(library: Library) -> None:
-    """It may be closed twice, opens again by itself, and travels as its configuration."""
+    """It may be closed twice, does not open itself again, and travels as its configuration."""
     transport: Any = library.transport(verify=False, connect=3, trust_env=False)
     assert f"{type(transport).__name__}()" == repr(transport)
-    await transport.aclose()
     async with serving(play(ANSWER)) as server:
         agent = plain(server_url=server.url, transport=transport)
-        for count in (1, 2):
-            await agent.ask("hi")
-            await transport.aclose()
-            await transport.aclose()
-            assert count == server.connections
         await agent.ask("hi")
+        for _ in range(2):
+            await transport.aclose()
+        error = await failure(agent)
+        assert (type(error), error.outcome) == (errors.ClosedError, Outcome.NOT_SENT)
         for clone in (pickle.loads(pickle.dumps(transport)), copy.deepcopy(transport), copy.copy(transport)):
             assert type(clone) is type(transport)
             await plain(server_url=server.url, transport=clone).ask("hi")
             await clone.aclose()
-            live = {"_live": None, "_counted": None}
+            live = {"_live": None, "_closed": None, "_counted": None}
             assert vars(transport) | live == vars(clone) | live
             assert transport._counted is not clone._counted
-        assert 6 == server.connections
-        await transport.aclose()
+        assert 4 == server.connections
+
+
+async def test_closed_while_a_run_is_open(library: Library) -> None:
+    """Who reads has an error, and nothing is opened for it any more: not even to ask for the record of the run."""
+    async with asking(library, play([BEGUN, anyio.Event()])) as (agent, server):
+        agent.timeouts = Timeouts(total=15, lookup=5)
+        transport = agent.transport
+        assert transport is not None
+
+        async def read(run: Run) -> None:
+            with pytest.raises(errors.OxyError) as caught:
+                await run.final_response()
+            assert caught.value.outcome is Outcome.STARTED
+
+        async with anyio.create_task_group() as tasks, agent.stream("hi") as run:
+            await anext(run)
+            tasks.start_soon(read, run)
+            await anyio.wait_all_tasks_blocked()
+            await transport.aclose()
+        assert (server.connections, len(server.requests)) == (1, 1)
+
+
+async def test_the_agent_is_left_while_a_run_is_open() -> None:
+    """Likewise where the agent closes the transport that it keeps."""
+    run: Run | None = None
+    async with serving(play([BEGUN, anyio.Event()])) as server:
+        async with SSEOxyGent(server_url=server.url, timeouts=Timeouts(total=15, lookup=5)) as agent:
+            run = agent.stream("hi")
+            await run.__aenter__()
+            await anext(run)
+        with pytest.raises(errors.OxyError) as caught:
+            await anext(run)
+        assert caught.value.outcome is Outcome.STARTED
+        assert (server.connections, len(server.requests)) == (1, 1)
 
 
 @pytest.mark.parametrize("travel", [pickle.dumps, copy.deepcopy, copy.copy])

@@ -678,6 +678,95 @@ async def test_leaving_by_an_exception(own: BaseException) -> None:
         assert transport.requests == transport.left
 
 
+BYSTANDERS: Final[dict[str, tuple[Any, Any, dict[str, Any]]]] = {
+    # name: (what the run is answered with, the server's record, the agent's options): where the reader waits after 1 s
+    "for bytes": (Reply((*HALF, FOREVER)), FOREVER, {}),
+    "for bytes, with a clock that asks the record": (Reply((*HALF, FOREVER)), FOREVER, {"timeouts": Timeouts(idle=9)}),
+    "for the record, beside the bytes": (
+        Reply((*HALF, FOREVER)),
+        FOREVER,
+        {"timeouts": Timeouts(idle=0.5, lookup=99)},
+    ),
+    "for the record, after a cut": (Reply(HALF), FOREVER, {"timeouts": Timeouts(lookup=99)}),
+    "for the record, at the end": (
+        Reply((*HALF, answer("42"), close())),
+        FOREVER,
+        {"timeouts": Timeouts(lookup=99), "confirm_state": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BYSTANDERS)
+async def test_left_by_another_task(name: str) -> None:
+    """Leaving is final: the task that reads is woken at once by a ClosedError, and nothing is asked for any more."""
+    reply, record, options = BYSTANDERS[name]
+    transport = FakeTransport({"/sse/chat": reply, "/view": Reply(before=record)})
+    agent = SSEOxyGent(server_url=URL, transport=transport, **options)
+    caught: list[BaseException] = []
+
+    async def read(run: Run) -> None:
+        with pytest.raises(errors.ClosedError) as raised:
+            async for _ in run:
+                pass
+        caught.append(raised.value)
+
+    began, asked, run = anyio.current_time(), 0, agent.stream("hi")
+    async with anyio.create_task_group() as tasks:
+        async with run:
+            tasks.start_soon(read, run)
+            await anyio.sleep(1)
+        assert anyio.current_time() == began + 1
+        assert len(transport.left) == len(transport.requests)
+        asked = len(transport.requests)
+        await anyio.sleep(1000)
+    assert len(transport.requests) == asked
+    assert [type(each) for each in caught] == [errors.ClosedError]
+    with pytest.raises(errors.ClosedError):
+        await run.final_response()
+
+
+async def test_left_while_a_handler_works() -> None:
+    """A handler that holds an event keeps nobody from leaving; its event is still handed out, and no other."""
+    go, got = anyio.Event(), list[str | None]()
+
+    async def slow(content: Any) -> None:
+        await go.wait()
+
+    transport = FakeTransport.script(*HALF, answer("42"), close())
+    agent = plain(server_url=URL, transport=transport, event_handlers={"progress": slow})
+
+    async def read(run: Run) -> None:
+        with pytest.raises(errors.ClosedError):
+            async for event in run:
+                got.append(event.type)
+
+    began = anyio.current_time()
+    async with anyio.create_task_group() as tasks:
+        async with agent.stream("hi") as run:
+            tasks.start_soon(read, run)
+            await anyio.sleep(1)
+        assert anyio.current_time() == began + 1
+        assert transport.left == transport.requests
+        go.set()
+    assert got == ["progress"]
+
+
+async def test_left_while_the_reader_closes() -> None:
+    """A reader that is closing the connection is waited for: when the block is left, it is closed."""
+    transport = Closing({"/sse/chat": Reply((answer("42"), close()))})
+    transport.seconds = 1.0
+    agent = plain(server_url=URL, transport=transport)
+
+    async def read(run: Run) -> None:
+        assert (await run.final_response()).output == "42"
+
+    async with anyio.create_task_group() as tasks:
+        async with agent.stream("hi") as run:
+            tasks.start_soon(read, run)
+            await anyio.sleep(0.5)
+        assert transport.left == transport.requests
+
+
 async def test_a_closing_that_hangs() -> None:
     """Closing takes 2 seconds at most, also when the caller is cancelled meanwhile; one that fails is no failure."""
     cases: list[tuple[str, float, Exception | None, float]] = [

@@ -128,9 +128,10 @@ class Feed:
         piece = None
         try:
             if clock in ASKING and patience <= SOON and self.plan.timeouts.lookup is not None:
-                piece, clock = await self._read_and_look(chunks)
+                with self.line.waiting():
+                    piece, clock = await self._read_and_look(chunks)
             else:
-                with anyio.CancelScope(deadline=began + patience) as wait:
+                with self.line.waiting(began + patience) as wait:
                     piece = await anext(chunks)
                 self._gave_up = wait.cancelled_caught
         except (StopAsyncIteration, ConnectionLostError, RemoteProtocolError) as error:
@@ -293,7 +294,7 @@ class Feed:
             patience, clock = self._patience(now)
             until = now + patience
             tell("reattach", self.context, "the stream %s; attaching again", how, seconds=pause)
-            with anyio.CancelScope(deadline=until):
+            with self.line.waiting(until):
                 try:
                     await anyio.sleep(pause)
                     await self.open()

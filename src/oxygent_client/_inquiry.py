@@ -73,15 +73,16 @@ class Inquiry:
         # A trace id may cover several runs; which is meant says the node that the payload named.
         node_id = asked.context.node_id
         question = self._plan.question()
-        record = await look_until(
-            enough,
-            transport,
-            attrs.evolve(question, context=attrs.evolve(question.context, observed=self._plan.observed)),
-            self._line.link.remote_trace_id,
-            self._plan.limits,
-            until=min(anyio.current_time() + patience, self._clocks.deadline),
-            node_id=node_id,
-        )
+        with self._line.waiting():
+            record = await look_until(
+                enough,
+                transport,
+                attrs.evolve(question, context=attrs.evolve(question.context, observed=self._plan.observed)),
+                self._line.link.remote_trace_id,
+                self._plan.limits,
+                until=min(anyio.current_time() + patience, self._clocks.deadline),
+                node_id=node_id,
+            )
         said = "nothing" if record is None else record.state and record.state.name
         tell("record", asked.context, "the record of the run says %s", said, state=said)
         return record

@@ -3,19 +3,21 @@
 Rule 1: what comes is a stream of events, or an error.
 Rule 2: leaving closes the connection at once, which makes the remote stop.
 Rule 3: closing takes CLOSE_SECONDS at the most, and goes on when the caller is cancelled.
+Rule 4: leaving is final, also while another task waits for the next bytes: its wait ends, and nothing is opened again.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+import math
+from collections.abc import AsyncIterator, Generator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from typing import Final
 
 import anyio
 
 from oxygent_client._ask import cleaner_of, refused
 from oxygent_client._bodies import beginning
-from oxygent_client._errors import NotAnEventStreamError, OxyError
+from oxygent_client._errors import ClosedError, NotAnEventStreamError, OxyError
 from oxygent_client._log import tell
 from oxygent_client._router import Link
 from oxygent_client._secrets import scrub_text
@@ -24,12 +26,13 @@ from oxygent_client._text import shown_text
 from oxygent_client._transport import Context, HTTPRequest, Transport
 from oxygent_client._wire import is_event_stream, refusal
 
-__all__ = ["Line"]
+__all__ = ["CLOSE_SECONDS", "Line"]
 
 DRAIN_SECONDS: Final = 0.25
 DRAIN_BYTES: Final = 64 * 1024
 """What is still read after the close event, so that the connection can be used again."""
 CLOSE_SECONDS: Final = 2.0
+LEFT: Final = "the run was left by another task"
 
 
 class Line:
@@ -49,10 +52,40 @@ class Line:
         self.headers: Mapping[str, str] = {}
         self.chunks: AsyncIterator[bytes] | None = None
         """The bytes of the stream; None until there is one."""
+        self.is_left = False
+        """Whether another task than the reader's has left the run."""
+        self._wait: anyio.CancelScope | None = None  # the outermost
+        self._is_closing = False
         self._context = context
         self._limits = limits
         self._lent = AsyncExitStack()
         self._exchange = AsyncExitStack()
+
+    @contextmanager
+    def waiting(self, deadline: float = math.inf) -> Generator[anyio.CancelScope]:
+        """The scope of one wait, which ends at the deadline, or when another task leaves the run.
+
+        Raises:
+            ClosedError: the run was left before, or while the block waited.
+        """
+        if self.is_left:
+            raise ClosedError(LEFT)
+        outer = self._wait
+        with anyio.CancelScope(deadline=deadline) as scope:
+            self._wait = outer or scope
+            try:
+                yield scope
+            finally:
+                self._wait = outer
+        if scope.cancelled_caught and self.is_left:
+            raise ClosedError(LEFT)
+
+    def dismiss(self) -> bool:
+        """End the wait of another task, for good; whether one waits, or is closing the connection."""
+        self.is_left = True
+        if self._wait is not None:
+            self._wait.cancel()
+        return self._wait is not None or self._is_closing
 
     async def borrow(self, lease: AbstractAsyncContextManager[Transport]) -> Transport:
         """Have a transport, until the line is closed."""
@@ -86,7 +119,8 @@ class Line:
     async def drain(self, deadline: float) -> None:
         """Read what little is left, so that the connection can serve again."""
         assert self.chunks is not None
-        await beginning(self.chunks, DRAIN_BYTES, until=min(anyio.current_time() + DRAIN_SECONDS, deadline))
+        with self.waiting():
+            await beginning(self.chunks, DRAIN_BYTES, until=min(anyio.current_time() + DRAIN_SECONDS, deadline))
 
     async def leave(self) -> None:
         """Let the connection go; the transport stays."""
@@ -99,8 +133,11 @@ class Line:
         await self._leave(self._lent, error)
 
     async def _leave(self, stack: AsyncExitStack, error: BaseException | None) -> None:
+        self._is_closing = True
         with anyio.CancelScope(shield=True, deadline=anyio.current_time() + CLOSE_SECONDS):
             try:
                 await stack.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)
             except OxyError as failure:
                 tell("detail", self._context, "closing failed: %s", failure)
+            finally:
+                self._is_closing = False

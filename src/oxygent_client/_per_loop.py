@@ -22,10 +22,12 @@ from weakref import WeakKeyDictionary, ref
 import anyio
 from anyio.lowlevel import current_token
 
+from oxygent_client._errors import ClosedError
+
 if TYPE_CHECKING:
     import trio
 
-__all__ = ["PerLoop", "is_over", "this_loop"]
+__all__ = ["Closed", "PerLoop", "is_over", "this_loop"]
 
 T = TypeVar("T")
 
@@ -154,3 +156,26 @@ class PerLoop(Generic[T]):
         """The values of closed loops, which are forgotten. None of them can be closed as usual any more."""
         found: list[_Kept[T] | None] = [store.pop(self, None) for loop, store in self._there() if is_over(loop)]
         return [kept.value for kept in found if kept is not None]
+
+
+class Closed:
+    """In which event loops something was closed. What is closed does not open itself again; other loops may use it."""
+
+    def __init__(self) -> None:
+        self._loops: PerLoop[bool] = PerLoop()
+
+    def __reduce__(self) -> tuple[type[Closed], tuple[()]]:
+        return type(self), ()
+
+    def note(self) -> None:
+        """The running loop's is closed from now on."""
+        self._loops.put(True)
+
+    def check(self, owner: object) -> None:
+        """Refuse to use what was closed.
+
+        Raises:
+            ClosedError: it was, in this event loop; nothing was sent.
+        """
+        if self._loops.get():
+            raise ClosedError(f"this {type(owner).__name__} was closed in this event loop; make another one")

@@ -35,7 +35,7 @@ from oxygent_client._errors import (
 from oxygent_client._feed import Feed
 from oxygent_client._inbox import Inbox
 from oxygent_client._inquiry import Inquiry
-from oxygent_client._line import Line
+from oxygent_client._line import CLOSE_SECONDS, Line
 from oxygent_client._log import tell
 from oxygent_client._models import Custom, Event, OxyResponse, OxyState, Partial
 from oxygent_client._plan import Plan
@@ -57,6 +57,8 @@ NO_OUTPUT: Final = (None, "", "null")
 """What the record of a run holds as its output that gave none; "null" is how real servers store None."""
 ENDED_BADLY: Final = "_ended_badly"
 """Where a request keeps the error of its run."""
+READER_SECONDS: Final = 2 * CLOSE_SECONDS
+"""How long whoever leaves a run waits for another task, which reads it, to close the connection."""
 
 
 class Run:
@@ -101,6 +103,7 @@ class Run:
         self._error: BaseException | None = None
         self._opened = False
         self._reading = False
+        self._read_over: anyio.Event | None = None  # once another task waits for that
         self._closed = False
         self._end_told = False
         self._watch: Watch | None = None
@@ -187,14 +190,23 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
+            if self._reading:
+                await self._dismiss_reader()
             await self._close(error, is_own=False)
         finally:
             self._tell_end("left", error)
 
+    async def _dismiss_reader(self) -> None:
+        """Have another task, which reads, let the connection go: nobody else may close what it is reading."""
+        self._read_over = anyio.Event()
+        if self._line.dismiss():
+            with anyio.CancelScope(shield=True, deadline=anyio.current_time() + READER_SECONDS):
+                await self._read_over.wait()
+
     async def _open(self) -> None:
         plan, line = self._plan, self._line
         self._claim_id()
-        with anyio.CancelScope(deadline=self._clocks.deadline):
+        with line.waiting(self._clocks.deadline):
             transport = await line.borrow(plan.lease(self._word))
             while True:
                 http, line.link = await plan.prepare(transport, self._remote_trace_id, self._clocks.deadline)
@@ -284,6 +296,8 @@ class Run:
             raise
         finally:
             self._reading = False
+            if self._read_over is not None:
+                self._read_over.set()
         if event is None:
             raise StopAsyncIteration
         return event
@@ -387,15 +401,16 @@ class Run:
         known.partial = self.partial if self._line.chunks is not None else None
         if word.has_run:
             self._plan.request.__dict__[ENDED_BADLY] = known
+        is_left = self._line.is_left or not isinstance(error, Exception)
         try:
-            await self._close(error)
+            await self._close(None if self._line.is_left else error)
         finally:
-            self._tell_end("failed" if isinstance(error, Exception) else "left", error)
+            self._tell_end("left" if is_left else "failed", error)
 
     def _was_left(self, what: str) -> ClosedError:
         """The error of whoever asks for more of a run that is over for this program, and did not come to its end."""
         error = self._error
-        how = "was left" if error is None else f"failed ({type(error).__name__})"
+        how = "was left" if error is None or self._line.is_left else f"failed ({type(error).__name__})"
         if error is not None and not isinstance(error, Exception):
             how = "was cancelled"
         known = ClosedError(

@@ -170,7 +170,11 @@ class Transport(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close what the transport keeps open between exchanges. Doing so twice is no error."""
+        """Close what the transport keeps open between exchanges. Doing so twice is no error.
+
+        A transport that keeps something open does not open it again: in this event loop, each later exchange is a
+        `ClosedError`.
+        """
         ...
 
 

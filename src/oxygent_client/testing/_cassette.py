@@ -23,6 +23,7 @@ import attrs
 
 from oxygent_client import _errors
 from oxygent_client._errors import ConfigurationError, Outcome, OxyError
+from oxygent_client._per_loop import Closed
 from oxygent_client._secrets import SCRUBBED, credentials, scrub_json, scrub_text
 from oxygent_client._transport import HTTPRequest, HTTPResponse, Purpose, Transport
 from oxygent_client._version import __version__
@@ -511,6 +512,7 @@ class ReplayTransport:
         self._pace = pace
         self._match_payload = match_payload
         self._left = list(cassette.entries)
+        self._closed = Closed()
 
     @property
     def unused(self) -> tuple[Entry, ...]:
@@ -523,7 +525,9 @@ class ReplayTransport:
 
         Raises:
             CassetteError: this was not recorded, or not so many times.
+            ClosedError: it was closed.
         """
+        self._closed.check(self)
         entry = self._take(self._cassette.clean(_asked(request)))
         playing = _Playing(entry, anyio.current_time(), self._pace)
         if entry.status is None:
@@ -534,6 +538,7 @@ class ReplayTransport:
 
     async def aclose(self) -> None:
         """As `Transport.aclose`: there is nothing that is kept open."""
+        self._closed.note()
 
     def _take(self, asked: Entry) -> Entry:
         for place, entry in enumerate(self._left):

@@ -18,6 +18,7 @@ import anyio
 import attrs
 
 from oxygent_client._errors import ConfigurationError, OxyError
+from oxygent_client._per_loop import Closed
 from oxygent_client._transport import HTTPRequest, HTTPResponse
 
 __all__ = [
@@ -190,6 +191,7 @@ class FakeTransport:
         self.requests = []
         self.left = []
         self.closed = False
+        self._closed = Closed()
 
     @classmethod
     def script(cls, *steps: Step) -> FakeTransport:
@@ -207,7 +209,9 @@ class FakeTransport:
 
         Raises:
             ConfigurationError: the script has no reply left for this path.
+            ClosedError: it was closed.
         """
+        self._closed.check(self)
         self.requests.append(request)
         reply = self._reply(request.path.partition("?")[0])
         try:
@@ -235,6 +239,7 @@ class FakeTransport:
     async def aclose(self) -> None:
         """As `Transport.aclose`."""
         self.closed = True
+        self._closed.note()
 
 
 class _Chunks:

@@ -36,7 +36,7 @@ from oxygent_client._errors import (
     RemoteProtocolError,
 )
 from oxygent_client._log import tell
-from oxygent_client._per_loop import PerLoop
+from oxygent_client._per_loop import Closed, PerLoop
 from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, shown_url
 from oxygent_client.transports._counted import Counted
 from oxygent_client.transports._environment import PORTS, Proxies, Proxy, check_proxied_request, no_trust, trust
@@ -249,12 +249,14 @@ class HTTPXFamily(Generic[ClientT]):
         self._http2 = http2
         self._unix_socket = unix_socket
         self._live: PerLoop[_Live[ClientT]] = PerLoop()
+        self._closed = Closed()
         self._counted = Counted(_fileno, _close)
         self._blind = False  # a client of the user's own may have no network behind it
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
         """As `Transport.exchange`."""
+        self._closed.check(self)
         client, proxy = self._client_for(request)
         if client.is_closed:
             raise ClosedError(f"the {self._library.__name__} client of this transport was closed")
@@ -364,6 +366,7 @@ class HTTPXFamily(Generic[ClientT]):
 
     async def aclose(self) -> None:
         """As `Transport.aclose`; a client of your own stays open."""
+        self._closed.note()
         live = self._live.take()
         if live is not None:
             with self._translation.translated("", reading=True):
@@ -373,7 +376,8 @@ class HTTPXFamily(Generic[ClientT]):
         for name, live in (("client", self._client is not None), ("verify", not isinstance(self._verify, bool))):
             if live:
                 raise ConfigurationError(f"{type(self).__name__}: `{name}` is live and cannot be pickled or copied")
-        return {**self.__dict__, "_live": PerLoop[Any](), "_counted": Counted(_fileno, _close), "_blind": False}
+        counted = Counted(_fileno, _close)
+        return {**self.__dict__, "_live": PerLoop[Any](), "_closed": Closed(), "_counted": counted, "_blind": False}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'client=...' if self._client else ''})"

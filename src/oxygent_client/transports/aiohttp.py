@@ -41,7 +41,7 @@ from oxygent_client._errors import (
     RemoteProtocolError,
     TLSError,
 )
-from oxygent_client._per_loop import PerLoop, this_loop
+from oxygent_client._per_loop import Closed, PerLoop, this_loop
 from oxygent_client._transport import HTTPRequest, HTTPResponse
 from oxygent_client.transports._counted import Counted
 from oxygent_client.transports._own import check_class, check_loop
@@ -205,6 +205,7 @@ class AiohttpTransport:
         self._trust_env = trust_env
         self._unix_socket = unix_socket
         self._live: PerLoop[_Live] = PerLoop()
+        self._closed = Closed()
         self._counted: Counted[socket.socket] = Counted(socket.socket.fileno, socket.socket.close)
 
     @asynccontextmanager
@@ -216,6 +217,7 @@ class AiohttpTransport:
         """
         if not isinstance(this_loop(), asyncio.AbstractEventLoop):
             raise ConfigurationError("AiohttpTransport runs on asyncio only; HTTPXTransport runs on trio too")
+        self._closed.check(self)
         session, proxy = self._session_for(request)
         if session.closed:
             raise ClosedError("the aiohttp session of this transport was closed")
@@ -287,6 +289,7 @@ class AiohttpTransport:
 
     async def aclose(self) -> None:
         """As `Transport.aclose`; a session of your own stays open."""
+        self._closed.note()
         live = self._live.take()
         if live is not None:
             with TRANSLATION.translated("", reading=True):
@@ -296,7 +299,8 @@ class AiohttpTransport:
         for name, live in (("session", self._session is not None), ("verify", not isinstance(self._verify, bool))):
             if live:
                 raise ConfigurationError(f"AiohttpTransport: `{name}` is live and cannot be pickled or copied")
-        own = {"_live": PerLoop[_Live](), "_counted": Counted(socket.socket.fileno, socket.socket.close)}
+        counted = Counted(socket.socket.fileno, socket.socket.close)
+        own = {"_live": PerLoop[_Live](), "_closed": Closed(), "_counted": counted}
         return {**self.__dict__, **own}
 
     def __repr__(self) -> str:

@@ -22,7 +22,7 @@ from anyio.lowlevel import current_token
 
 from oxygent_client._errors import ConnectionLostError, RemoteProtocolError
 from oxygent_client._log import tell
-from oxygent_client._per_loop import PerLoop
+from oxygent_client._per_loop import Closed, PerLoop
 from oxygent_client._transport import HTTPRequest, HTTPResponse
 
 __all__ = ["ASGIApp", "ASGITransport"]
@@ -52,10 +52,12 @@ class ASGITransport:
         self._app = app
         self._root_path = root_path
         self._tasks = PerLoop[set["asyncio.Task[None]"]]()  # an event loop alone does not keep a task alive
+        self._closed = Closed()
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
         """As `Transport.exchange`, but for the application's own errors, which are raised as they are."""
+        self._closed.check(self)
         conversation = _Conversation(self._app, request, self._root_path)
         conversation.start(self._tasks)
         try:
@@ -67,6 +69,7 @@ class ASGITransport:
 
     async def aclose(self) -> None:
         """As `Transport.aclose`: there is nothing that is kept open."""
+        self._closed.note()
 
     def __repr__(self) -> str:
         return f"ASGITransport({self._app!r})"
