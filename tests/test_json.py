@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oxygent_client import errors
-from oxygent_client._json import dumps, loads
+from oxygent_client._json import dumps, loads, read, text_member
 
 
 def nested(depth: int, opening: str = "[", closing: str = "]") -> str:
@@ -60,8 +60,7 @@ NO_JSON: Final = [
     '"open\\',
     "\ufeff{}",
     "1 2",
-    "9" * 5000,
-    '{"a": ' + "9" * 5000 + "}",
+    '{"a": ' + "9" * 5000,
     "\0",
     "]]]]",
     "}{",
@@ -70,9 +69,55 @@ NO_JSON: Final = [
 
 @pytest.mark.parametrize("text", NO_JSON)
 def test_what_is_no_json(text: str) -> None:
-    """Whatever cannot be read is a ValueError, a number of 5,000 digits too."""
+    """Whatever cannot be read is a ValueError, also with a number of 5,000 digits in it."""
     with pytest.raises(ValueError):  # noqa: PT011  (its texts are the library's)
         loads(text, depth=3)
+
+
+LONG: Final = {
+    # name: (the text, the value, how many problems)
+    "alone": ("9" * 5000, "9" * 5000, 1),
+    "negative": ("-" + "9" * 5000, "-" + "9" * 5000, 1),
+    "among others": ('{"a": [1, ' + "9" * 5000 + ', "9"]}', {"a": [1, "9" * 5000, "9"]}, 1),
+    "many": (f"[{','.join(['9' * 4301] * 30)}]", ["9" * 4301] * 30, 20),
+    "as long as may be": ("9" * 4300, int("9" * 4300), 0),
+    "none": ("[1]", [1], 0),
+}
+
+
+@pytest.mark.parametrize(("text", "value", "problems"), LONG.values(), ids=LONG)
+def test_integers_that_are_too_long(text: str, value: Any, problems: int) -> None:
+    """An integer of more digits than Python takes is kept as a text of its digits, and a problem says so."""
+    read_value, said = read(text, depth=3)
+    assert read_value == value
+    assert len(said) == problems
+    assert all("digits" in each for each in said)
+
+
+MEMBERS: Final = {
+    # name: (the text, the member `type` of it)
+    "before": ('{"type": "answer", "content": ' + nested(300) + "}", "answer"),
+    "after": ('{"content": ' + nested(300) + ', "type": "answer"}', "answer"),
+    "between": ('{"a": ' + nested(300) + ', "type": "answer", "b": ' + nested(300) + "}", "answer"),
+    "the last of two": ('{"type": "other", "a": ' + nested(300) + ', "type": "answer"}', "answer"),
+    "further down": ('{"a": {"type": "answer"}, "b": ' + nested(300) + "}", None),
+    "with brackets in it": (r'{"type": "a]}\"", "a": [' + nested(300) + "]}", 'a]}"'),
+    "beside a long integer": ('{"a": ' + "9" * 5000 + ', "type": "answer"}', "answer"),
+    "far behind": ('{"a": [' + "1,[]," * 200_000 + '1], "type": "answer"}', None),
+    "before much": ('{"type": "answer", "a": [' + "1,[]," * 200_000 + "1]}", "answer"),
+    "no text": ('{"type": {}}', None),
+    "no object": (nested(300), None),
+    "no member": ("{}", None),
+    "open": ('{"type": "answer", "a": ' + "[" * 300, "answer"),
+    "open from the beginning": ("{" * 300, None),
+    "closed too often": ('{"type": "answer"}}}', None),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), MEMBERS.values(), ids=MEMBERS)
+def test_the_member_of_what_is_too_deep(text: str, expected: str | None) -> None:
+    """A member of the outermost object is found without reading what is nested below it."""
+    assert text_member(text, "type") == expected
 
 
 DEEP: Final = {

@@ -484,7 +484,7 @@ async def test_partial_holds_what_was_not_handed_out() -> None:
         "over": (piece + close() + answer("late"), [("Progress", 2), ("Answer", 3)], Outcome.COMPLETED),
         "too deep": (
             piece + message("[" * 99 + "]" * 99) + progress(4),
-            [("Progress", 2), ("Answer", 3)],
+            [("Progress", 2), ("Answer", 3), ("Text", "[" * 99 + "]" * 99), ("Progress", 4)],
             Outcome.STARTED,
         ),
     }
@@ -517,7 +517,6 @@ async def test_limits_on_the_way() -> None:
         "event, unnamed": ([legacy("1") + legacy("x" * 5000)], Limits(event_bytes=1000), "event_bytes"),
         "line": ([progress(1) + large], Limits(line_bytes=1000), "line_bytes"),
         "stream": ([progress(1) + large], Limits(stream_bytes=1000), "stream_bytes"),
-        "depth": ([progress(1) + message([[[]]])], Limits(depth=2), "depth"),
     }
     for name, (pieces, limits, word) in cases.items():
         played = await play(FakeTransport.script(*pieces), limits=limits)

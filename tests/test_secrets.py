@@ -217,6 +217,11 @@ SHOWN: Final[list[tuple[str, str, bool]]] = [
     ("\\u202e\\u2066\\u200f\\u2028\\u061c", "\u202e\u2066\u200f\u2028\u061c", False),
     ("\\udc80", "\udc80", True),
     ("x" * 30, "x" * 31, False),
+    ("x" * 27, "x" * 27 + "\n", False),
+    ("x" * 26 + "\\x0a", "x" * 26 + "\n\n", False),
+    ("x" * 29, "x" * 29 + "\u202e", True),
+    ("x" * 25, "x" * 25 + "\\u202e" + "x", False),
+    ("x" * 28 + "\\x", "x" * 28 + "\\xyz", False),
 ]
 
 

@@ -40,6 +40,7 @@ from oxygent_client._log import tell
 from oxygent_client._plan import Plan
 from oxygent_client._reattach import Reattachment
 from oxygent_client._record import RunRecord
+from oxygent_client._reported import ended_early
 from oxygent_client._seen import Seen
 from oxygent_client._sse import ServerSentEvent
 from oxygent_client._tasks import bare_group
@@ -245,7 +246,7 @@ class Feed:
         clocks, others = self.clocks, list[Patience]()
         if clocks.timeouts.silence is not None and self.inbox.heartbeats:
             others.append((clocks.timeouts.silence - silent, "silence"))
-        if self.inbox.holds_done and self.seen.answer is not None:
+        if self.inbox.holds_done and (self.seen.answer is not None or self.seen.unread):
             others.append((LEGACY_SILENCE - clocks.waited, "legacy"))
         if self.again is not None and self.again.check is not None and clocks.timeouts.lookup is not None:
             others.append((self.again.check - clocks.waited, "record"))
@@ -300,7 +301,7 @@ class Feed:
         how = "ended without its close event" if error is None else f"broke off ({error})"
         if self.again is not None:
             return await self._reattach(self.again, how)
-        raise IncompleteStreamError(f"the stream {how}: the run was cut off") from error
+        raise ended_early(how, self.seen, self.inbox.leftovers, self.line.clean) from error
 
     async def _reattach(self, again: Reattachment, how: str) -> bool:
         """Come back to a detached run; False if its record says that it is at its end."""

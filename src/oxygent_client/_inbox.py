@@ -59,6 +59,11 @@ class Inbox:
         """Bytes of an event that is not complete."""
         return self._decoder.held_bytes
 
+    @property
+    def leftovers(self) -> tuple[str, str]:
+        """As `Decoder.leftovers`."""
+        return self._decoder.leftovers
+
     def feed(self, piece: bytes) -> bool:
         """Take in bytes; whether they completed an event."""
         before = self._decoder.unnamed_events

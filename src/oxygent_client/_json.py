@@ -1,21 +1,26 @@
 """Text to JSON and back, bounded; the one place where an optional faster library may stand.
 
 Rule 1: what is received may hold NaN and Infinity (real answers do); what is sent may not.
-Rule 2: nothing here ends in a `RecursionError`: depth is looked at before a text is parsed.
+Rule 2: reading never ends in a `RecursionError`: depth is looked at before a text is parsed.
+Rule 3: no value is lost for its size: an integer of more digits than Python takes is kept as a text of its digits.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, cast
 
 from oxygent_client._errors import TooLargeError
 
-__all__ = ["dumps", "loads"]
+__all__ = ["dumps", "loads", "read", "text_member"]
 
 _STRINGS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _NO_BRACKETS = re.compile(r"[^\[\]{}]+")
+_TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]|[^"\[\]{}]+', re.DOTALL)
+_MOST_TOKENS = 100_000
+"""How much of a text that is nested too deep is looked at for what it is."""
+_MOST_PROBLEMS = 20
 
 
 def _deeper_than(text: str, limit: int) -> bool:
@@ -34,15 +39,62 @@ def loads(text: str, *, depth: int) -> Any:
     """The value that `text` holds.
 
     Raises:
-        ValueError: it is no JSON, or holds an integer of more digits than Python takes (4,300).
+        ValueError: it is no JSON.
         TooLargeError: it is nested deeper than `depth`, or than Python can read.
+    """
+    return read(text, depth=depth)[0]
+
+
+def read(text: str, *, depth: int) -> tuple[Any, tuple[str, ...]]:
+    """The value that `text` holds, and what in it could not be kept as it is (rule 3).
+
+    Raises:
+        ValueError, TooLargeError: as for `loads`.
     """
     if _deeper_than(text, depth):
         raise TooLargeError(f"JSON is nested deeper than Limits.depth ({depth})")
+    problems: list[str] = []
+
+    def integer(digits: str) -> int | str:
+        try:
+            return int(digits)
+        except ValueError:  # sys.set_int_max_str_digits
+            if len(problems) < _MOST_PROBLEMS:
+                problems.append(f"an integer of {len(digits.lstrip('-'))} digits is kept as a text")
+            return digits
+
     try:
-        return json.loads(text)
-    except RecursionError as error:  # `depth` allows more than Python does
-        raise TooLargeError("JSON is nested deeper than Python can read") from error
+        try:
+            return json.loads(text), ()
+        except json.JSONDecodeError:
+            raise
+        except ValueError:  # an integer of more digits than Python takes; a function for each integer takes longer
+            return json.loads(text, parse_int=integer), tuple(problems)
+    except RecursionError as error:  # `depth` allows more than Python does, or the program is nested deep itself
+        raise TooLargeError("JSON is nested deeper than Python can read here") from error
+
+
+def text_member(text: str, name: str) -> str | None:
+    """The text at `name` of the JSON object in `text`, which may be nested too deep to be read.
+
+    None where there is none, or it cannot be found without looking at more than the object's beginning.
+    """
+    depth, surface = 0, list[str]()  # the object, with null in the place of what it holds that is an object or a list
+    for number, token in enumerate(_TOKENS.finditer(text)):
+        if number == _MOST_TOKENS:
+            break
+        opens, closes = token[0] in "[{", token[0] in "]}"
+        depth -= closes
+        if depth < 2 and not (depth == 1 and closes):
+            surface.append("null" if depth == 1 and opens else token[0])
+        depth += opens
+    if depth:
+        surface.append("}")
+    try:
+        value = cast("dict[str, Any]", json.loads("".join(surface), parse_int=str)).get(name)
+    except (ValueError, AttributeError):
+        return None
+    return value if isinstance(value, str) else None
 
 
 def dumps(value: Any) -> bytes:

@@ -24,7 +24,7 @@ from oxygent_client._secrets import scrub_text
 from oxygent_client._settings import Limits
 from oxygent_client._text import shown_text
 from oxygent_client._transport import Context, HTTPRequest, Transport
-from oxygent_client._wire import is_event_stream, refusal
+from oxygent_client._wire import as_text, is_event_stream, refusal
 
 __all__ = ["CLOSE_SECONDS", "Line"]
 
@@ -113,8 +113,11 @@ class Line:
 
     def quoted(self, content: object) -> str:
         """The remote's own words, as they may stand in an error: without what it was sent in confidence."""
-        clean = cleaner_of(self.sent) if self.sent else scrub_text
-        return shown_text(clean(str(content)[:4096]), 500)
+        return shown_text(self.clean(as_text(content)[:4096]), 500)
+
+    def clean(self, text: str) -> str:
+        """`text` without what was sent in confidence, or looks like it."""
+        return cleaner_of(self.sent)(text) if self.sent else scrub_text(text)
 
     async def drain(self, deadline: float) -> None:
         """Read what little is left, so that the connection can serve again."""

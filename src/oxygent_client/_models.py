@@ -56,7 +56,9 @@ class Event:
     sse: ServerSentEvent = attrs.field(factory=ServerSentEvent, repr=False, eq=False)
     """The server-sent event that carried it (name, id, retry)."""
     problems: tuple[str, ...] = attrs.field(default=(), eq=False, kw_only=True)
-    """What the agent's `schema` found wrong with the message. For a person to read: bounded, and without secrets."""
+    """What is wrong with the message: what the agent's `schema` found, an integer that is too long and was kept as a
+    text, or that it was nested too deep to be read (the event is a `Text` then). For a person to read: bounded, and
+    without secrets."""
 
     def __repr__(self) -> str:
         problems = f", problems={self.problems!r}" if self.problems else ""

@@ -18,6 +18,7 @@ from oxygent_client._errors import ConfigurationError, OxyError
 from oxygent_client._ids import new_id
 from oxygent_client._kinds import DICT, FLAG, ID, MAPPING, Kind, check_kinds
 from oxygent_client._models import OxyRequest, OxyResponse
+from oxygent_client._router import copy_json
 from oxygent_client._transport import check_url, shown_url
 
 __all__ = ["Asked", "RemoteAgent", "asked", "asks_once"]
@@ -134,7 +135,7 @@ class RemoteAgent:
 
         `[]` before `init`.
         """
-        children: list[dict[str, Any]] = copy.deepcopy(self.org.get("children", []))
+        children: list[dict[str, Any]] = copy_json(self.org.get("children", []))
         waiting = [*children]
         while waiting:
             node = waiting.pop()

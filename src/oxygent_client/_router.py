@@ -7,13 +7,13 @@ Rule 3: a route says what is to be done with the event, not how: the run does it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeVar, cast
 
 import attrs
 
-from oxygent_client._models import Event, Observation, ToolCall
+from oxygent_client._models import Event, Observation, Text, ToolCall
 
 __all__ = ["Action", "Answered", "Drop", "EventRouter", "Forward", "Link", "Route", "copy_json"]
 
@@ -122,6 +122,8 @@ class EventRouter:
 
     def route(self, event: Event, link: Link = Link()) -> Action:
         """What is to be done with `event`."""
+        if isinstance(event, Text) and event.type is not None:
+            return Drop("an answer that could not be read")
         # A malformed tool call is a Custom event that kept its type: no route that relies on the shape may get it.
         kind = event.type if event.type in self._routes and _well_formed(event) else None
         return self._routes[kind](event, link)
@@ -138,9 +140,22 @@ def _well_formed(event: Event) -> bool:
 
 
 def copy_json(value: Any) -> Any:
-    """A deep copy of a JSON value; its depth was bounded when it was parsed."""
-    if isinstance(value, dict):
-        return {key: copy_json(member) for key, member in cast("dict[str, Any]", value).items()}
-    if isinstance(value, list):
-        return [copy_json(member) for member in cast("list[Any]", value)]
-    return value
+    """A deep copy of a JSON value.
+
+    A loop: a value may be nested deeper than functions may call each other.
+    """
+    whole: list[Any] = [value]
+    waiting: list[Any] = [whole]  # containers of ours that hold what is still to be copied
+    while waiting:
+        place: Any = waiting.pop()
+        members: Iterable[tuple[Any, Any]] = place.items() if isinstance(place, dict) else enumerate(place)
+        for at, member in members:
+            if isinstance(member, dict):
+                copied: Any = dict(cast("dict[str, Any]", member))
+            elif isinstance(member, list):
+                copied = list(cast("list[Any]", member))
+            else:
+                continue
+            place[at] = copied
+            waiting.append(copied)
+    return whole[0]

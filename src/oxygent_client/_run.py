@@ -26,7 +26,6 @@ from oxygent_client._errors import (
     ConfigurationError,
     HandlerError,
     IncompleteStreamError,
-    NoAnswerError,
     Outcome,
     OxyError,
     RemoteAgentError,
@@ -40,6 +39,7 @@ from oxygent_client._log import tell
 from oxygent_client._models import Custom, Event, OxyResponse, OxyState, Partial
 from oxygent_client._plan import Plan
 from oxygent_client._reattach import Reattachment
+from oxygent_client._reported import error_content, no_answer
 from oxygent_client._router import Action, Drop, copy_json
 from oxygent_client._schema import check, malformed
 from oxygent_client._seen import Seen
@@ -372,8 +372,10 @@ class Run:
             # A record holds texts only.
             is_the_same = answer is not None and _is_stored_as(answer.output, record.output)
             return answer.output if answer is not None and is_the_same else record.output, True
+        if self._seen.unread:
+            raise TooLargeError(f"the answer cannot be read: {self._seen.unread}")
         if answer is None and error is not None:
-            raise RemoteAgentError(f"the remote agent reported an error: {self._line.quoted(error.content)}")
+            raise RemoteAgentError(f"the remote agent reported an error: {self._line.quoted(error_content(error))}")
         record = await self._inquiry.ending(answer)
         if record is not None and record.is_failure:
             raise self._inquiry.failed(record.state, record.output if answer is None else answer.output)
@@ -381,7 +383,7 @@ class Run:
             return answer.output, False
         if record is not None and record.output not in NO_OUTPUT:
             return record.output, True
-        raise NoAnswerError("the stream closed as it should and held no answer")
+        raise no_answer(self._seen, self._inbox.leftovers, self._line.clean)
 
     async def _fail(self, error: BaseException) -> None:
         """Note how the run failed, complete the error, and close."""
@@ -428,7 +430,7 @@ class Run:
         for sse in rest:
             try:
                 self._note(self._event(sse))
-            except (TooLargeError, HandlerError):
+            except HandlerError:
                 break
 
     def _tell_end(self, end: str, error: BaseException | None) -> None:
@@ -477,9 +479,7 @@ def _is_failure(detector: Callable[[Any], bool], output: Any) -> bool:
 
 def _is_stored_as(output: Any, stored: Any) -> bool:
     """Whether a server that stores texts would store `output` as this."""
-    if output == stored or str(output) == stored:
-        return True
     try:
-        return isinstance(stored, str) and bool(json.loads(stored) == output)
+        return output == stored or str(output) == stored or (isinstance(stored, str) and json.loads(stored) == output)
     except (ValueError, RecursionError):
         return False

@@ -47,7 +47,8 @@ def check(event: Event, schema: Schema) -> Event:
     except Exception as error:  # noqa: BLE001  (it is the user's own)
         expected = isinstance(error, ValueError | TypeError)
         texts = _texts(error) if expected else [f"the validator raised {type(error).__name__}"]
-        return attrs.evolve(event, problems=tuple(_shown(text, event.message) for text in texts[:PROBLEMS]))
+        found = (_shown(text, event.message) for text in texts[:PROBLEMS])
+        return attrs.evolve(event, problems=(*event.problems, *found))
     return event
 
 

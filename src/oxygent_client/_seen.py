@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from oxygent_client._models import Event, Partial, RemoteErrorEvent, TextDelta
+from oxygent_client._models import Event, Partial, RemoteErrorEvent, Text, TextDelta
 from oxygent_client._router import Action, Answered
 from oxygent_client._settings import Limits
 
@@ -19,7 +19,12 @@ class Seen:
 
     def __init__(self, limits: Limits) -> None:
         self.answer: Answered | None = None
-        self.error: RemoteErrorEvent | None = None
+        self.unread = ""
+        """Why the last answer could not be read; empty if it could."""
+        self.error: Event | None = None
+        """The last error that the remote reported: by a message's type, or by the name of an event without a type."""
+        self.problem = ""
+        """Why the first of the messages that could not be read could not be."""
         self._limits = limits
         self._events: deque[Event] = deque()
         self._bytes = 0
@@ -29,16 +34,30 @@ class Seen:
     def note(self, event: Event, action: Action) -> None:
         """Take in one event, and what the router made of it."""
         if isinstance(action, Answered):
-            self.answer = action
+            self.answer, self.unread = action, ""
         if isinstance(event, TextDelta):
             self._texts.append(event.text)
-        elif isinstance(event, RemoteErrorEvent):
+        elif isinstance(event, RemoteErrorEvent) or (event.sse.event == "error" and event.type is None):
             self.error = event
+        if isinstance(event, Text) and event.problems:
+            self.problem = self.problem or event.problems[0]
+            if event.type == "answer":
+                self.answer, self.unread = None, event.problems[0]
         self._events.append(event)
         self._bytes += _size(event)
         while len(self._events) > self._limits.partial_events or self._bytes > self._limits.partial_bytes:
             self._bytes -= _size(self._events.popleft())
             self._dropped += 1
+
+    @property
+    def last(self) -> Event | None:
+        """The last event; None if none came."""
+        return self._events[-1] if self._events else None
+
+    @property
+    def count(self) -> int:
+        """How many events came."""
+        return len(self._events) + self._dropped
 
     @property
     def text(self) -> str:

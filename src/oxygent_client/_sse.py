@@ -25,6 +25,8 @@ _SLICE = 64 * 1024
 """How many bytes are cut into lines at a time, so that a huge piece does not become a huge list."""
 _RETRY_DIGITS = 4300
 """Python's own bound for int(); a `retry` with more digits is ignored like any other that is no number of use."""
+_STRAY = 4096
+"""How many bytes are kept of lines that are no field."""
 
 
 @attrs.frozen
@@ -72,6 +74,7 @@ class Decoder:
         self._swallow_lf = False  # the last byte was the CR of a line end
         self._line = bytearray()  # the line that has no end yet
         self._failure: TooLargeError | None = None
+        self._stray = bytearray()  # the beginning of the lines that are no field
         # The block that has no blank line yet:
         self._block_bytes = 0
         self._event = ""
@@ -83,6 +86,19 @@ class Decoder:
     def held_bytes(self) -> int:
         """How many bytes are held of an event that is not complete."""
         return len(self._line) + len(self._data or b"")
+
+    @property
+    def leftovers(self) -> tuple[str, str]:
+        """The beginning of what came and became no event: lines that are no field; the data of an incomplete block.
+
+        A server that fails may send its error so.
+        """
+        line = bytes(self._line[:_STRAY])
+        name, _, value = line.partition(b":")
+        stray, data = [bytes(self._stray)], [bytes(self._data or b"")[:_STRAY]]
+        (data if name == b"data" else stray).append(value.removeprefix(b" ") if name == b"data" else line)
+        first, second = (b"\n".join(filter(None, parts))[:_STRAY].decode("utf-8", "replace") for parts in (stray, data))
+        return first, second
 
     def feed(self, piece: bytes, /) -> list[ServerSentEvent]:
         """The events that `piece` completes, in their order.
@@ -187,6 +203,8 @@ class Decoder:
                 self._id = value.decode("utf-8", "replace")
         elif name == b"retry" and value.isdigit() and len(digits := value.lstrip(b"0")) <= _RETRY_DIGITS:
             self._retry = self.reconnection_time = int(digits or b"0")
+        elif name != b"retry" and len(self._stray) < _STRAY:
+            self._stray += line[: _STRAY - len(self._stray)] + b"\n"
 
     def _dispatch(self, events: list[ServerSentEvent]) -> None:
         self.last_event_id = self._id

@@ -17,6 +17,9 @@ direction of the text around it (https://www.unicode.org/reports/tr9/, CVE-2021-
 _IN_A_BLOCK: Final = re.compile(f"[{UNSAFE}]")
 _IN_A_LINE: Final = re.compile(f"[\t\n{UNSAFE}]")
 
+_NUMBER: Final = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4})")
+_LONGEST: Final = len("\\uffff")
+
 
 def _spelled(match: re.Match[str]) -> str:
     code = ord(match[0])
@@ -28,4 +31,8 @@ def shown_text(text: str, limit: int, *, lines: bool = False) -> str:
 
     With `lines` its own lines stay.
     """
-    return (_IN_A_BLOCK if lines else _IN_A_LINE).sub(_spelled, text[:limit])[:limit]
+    shown = (_IN_A_BLOCK if lines else _IN_A_LINE).sub(_spelled, text[: limit + _LONGEST])
+    for number in _NUMBER.finditer(shown, max(0, limit - _LONGEST), limit + _LONGEST):
+        if number.start() < limit < number.end():
+            return shown[: number.start()]  # half a number would be another text
+    return shown[:limit]

@@ -8,6 +8,7 @@ Rule 3: paths and names of the wire are written here and nowhere else.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -56,11 +57,14 @@ __all__ = [
     "LEGACY_DONE",
     "PATHS",
     "RUN_HEADERS",
+    "SAYS",
     "Agents",
     "RunNode",
     "RunRecord",
     "alive",
+    "as_text",
     "envelope",
+    "error_envelope",
     "is_event_stream",
     "is_failure_text",
     "organization",
@@ -108,17 +112,18 @@ EVENTS: Final[dict[str, type[Event]]] = {
 def to_event(sse: ServerSentEvent, limits: Limits = Limits()) -> Event:
     """The typed event in `sse`.
 
-    Raises:
-        TooLargeError: its JSON is nested deeper than `limits.depth`.
+    JSON that is nested deeper than `limits.depth` is a `Text` whose `problems` say so; where it is an answer all the
+    same, its type is `answer`.
     """
     try:
-        message = _json.loads(sse.data, depth=limits.depth)
-    except TooLargeError:
-        raise
+        message, problems = _json.read(sse.data, depth=limits.depth)
+    except TooLargeError as error:
+        kind = "answer" if _json.text_member(sse.data, "type") == "answer" else None
+        return Text(kind, sse.data, sse.data, sse, problems=(str(error),))
     except ValueError:
         return Text(None, sse.data, sse.data, sse)
     if not isinstance(message, dict):
-        return Custom(None, message, message, sse)
+        return Custom(None, message, message, sse, problems=problems)
     fields = cast("dict[str, Any]", message)
     kind = fields.get("type")
     kind = kind if isinstance(kind, str) else None
@@ -126,12 +131,24 @@ def to_event(sse: ServerSentEvent, limits: Limits = Limits()) -> Event:
     cls = EVENTS.get(kind or "", Custom)
     if issubclass(cls, ToolCall | Observation) and not isinstance(content, dict):
         cls = Custom
-    return cls(kind, content, fields, sse)
+    return cls(kind, content, fields, sse, problems=problems)
 
 
 def is_event_stream(content_type: str) -> bool:
-    """Whether a Content-Type says `text/event-stream`; its parameters do not matter."""
-    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
+    """Whether a Content-Type says `text/event-stream`; its parameters do not matter.
+
+    A header that was sent twice arrives as one with a comma; it counts if all its parts say the same.
+    """
+    return _is_type(content_type, "text/event-stream")
+
+
+def _is_type(content_type: str, expected: str) -> bool:
+    parts = (part.partition(";")[0].strip().lower() for part in _QUOTED.sub("", content_type).split(","))
+    return {part for part in parts if part} == {expected}
+
+
+_QUOTED: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
+"""A value of a parameter, which may hold a comma."""
 
 
 # --- responses that are no stream -------------------------------------------------------------------------------------
@@ -188,7 +205,7 @@ def refusal(
         return cls(
             f"the server answered {status} ({name})", status=status, body=text, retry_after=wait, outcome=outcome
         )
-    if headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
+    if _is_type(headers.get("content-type", ""), "application/json"):
         try:
             envelope(body, limits, clean=clean)
         except EnvelopeError as error:
@@ -196,8 +213,11 @@ def refusal(
         except OxyError:
             pass
     kind = shown_text(clean(headers.get("content-type", "")[:TEXT]), 100)
+    words = ""
+    if any(_is_type(headers.get("content-type", ""), each) for each in ("application/json", "text/plain")) and body:
+        words = f": {shown_text(clean(body[:TEXT].decode('utf-8', 'replace')), 300)}"
     return NotAnEventStreamError(
-        f"the server answered 200 with '{kind or 'no content type'}', not with an event stream"
+        f"the server answered 200 with '{kind or 'no content type'}', not with an event stream{words}"
     )
 
 
@@ -220,22 +240,47 @@ def _document(body: bytes, limits: Limits) -> dict[str, Any]:
 def envelope(body: bytes, limits: Limits = Limits(), *, clean: Clean = scrub_text) -> dict[str, Any]:
     """The `data` of a server's `{"code": 200, "message": ..., "data": {...}}`.
 
+    An envelope without `code`, or with one that is the text "200", is one of success.
+
     Raises:
         EnvelopeError: the code says that the call failed. Of the server's words it holds what `clean` leaves.
         MalformedResponseError, TooLargeError: the body is nothing of the kind.
     """
     document = _document(body, limits)
-    code = document.get("code")
-    if code != 200:
-        said = clean(str(document.get("message"))[:TEXT])
-        said = f"code '{shown_text(clean(str(code)[:TEXT]), 20)}', message '{shown_text(said, 300)}'"
-        raise EnvelopeError(
-            f"the server answered with an error envelope: {said}", code=code if type(code) is int else None
-        )
+    if (error := error_envelope(document, clean)) is not None:
+        raise error
     data = document.get("data")
     if not isinstance(data, dict):
         raise MalformedResponseError("the envelope's `data` should be an object")
     return cast("dict[str, Any]", data)
+
+
+def error_envelope(document: dict[str, Any], clean: Clean = scrub_text) -> EnvelopeError | None:
+    """The error that an envelope is; None if it is one of success.
+
+    One without `code` is one of success if it has `data`.
+    """
+    code = document.get("code")
+    if code in (200, "200") or (code is None and "data" in document):
+        return None
+    message = next((document[name] for name in SAYS if name in document), None)
+    said = clean(as_text(message)[:TEXT])
+    said = f"code '{shown_text(clean(as_text(code)[:TEXT]), 20)}', message '{shown_text(said, 300)}'"
+    return EnvelopeError(
+        f"the server answered with an error envelope: {said}", code=code if type(code) is int else None
+    )
+
+
+SAYS: Final = ("message", "error", "errors", "detail")
+"""Members of an object by which servers and proxies say what went wrong."""
+
+
+def as_text(value: Any) -> str:
+    """Any JSON as a text for a person."""
+    try:
+        return str(value)
+    except RecursionError:
+        return "(JSON that is nested too deep to be shown)"
 
 
 def alive(body: bytes, limits: Limits = Limits()) -> bool:
