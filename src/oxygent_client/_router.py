@@ -148,7 +148,9 @@ def copy_json(value: Any) -> Any:
     waiting: list[Any] = [whole]  # containers of ours that hold what is still to be copied
     while waiting:
         place: Any = waiting.pop()
-        members: Iterable[tuple[Any, Any]] = place.items() if isinstance(place, dict) else enumerate(place)
+        members: Iterable[tuple[Any, Any]] = enumerate(cast("list[Any]", place))
+        if isinstance(place, dict):
+            members = cast("dict[Any, Any]", place).items()
         for at, member in members:
             if isinstance(member, dict):
                 copied: Any = dict(cast("dict[str, Any]", member))
