@@ -543,9 +543,9 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "messages of other types, with framing of their own": Scenario(plain("progress"), None),
     "a thought": Scenario(plain("think"), None),
     "messages that are plain text": Scenario(plain('strings ["hello", "two words", "done"]'), None),
-    "an agent that fails": Scenario(plain("raise"), None),
-    "an agent that fails, with `confirm_state=True`": Scenario(
-        plain("raise", only_ours={"confirm_state": True}), "FAILED"
+    "an agent that fails": Scenario(plain("raise"), "FAILED"),
+    "an agent that fails, with `confirm_state=False`": Scenario(
+        plain("raise", only_ours={"confirm_state": False}), None
     ),
     "two hops": Scenario(two_hops, None),
     "the front end leaves": Scenario(front_end_leaves, "the remote agent is cancelled"),

@@ -123,6 +123,13 @@ class RemoteServer:
         self._process.kill()
         self._process.wait()
 
+    def start_again(self) -> None:
+        """Start it at the same port and with the same store, after `kill`; returns when it answers."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process = self._spawn(python_for(self.version))
+        assert self._answers(), f"oxygent {self.version} did not start again: see {self.log_path}"
+
     def terminate(self) -> None:
         """SIGTERM: asks the process to stop; does not wait for it."""
         self._process.send_signal(signal.SIGTERM)

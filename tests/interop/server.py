@@ -36,11 +36,11 @@ oxy: Any = oxygent.oxy
 RELEASE = version("oxygent")
 
 
-def language_model() -> Any:
+def language_model(name: str = "default_llm", **options: Any) -> Any:
     """Every agent must name a language model, though none of ours asks it; 1.0.8 has no mock to offer."""
     if hasattr(oxy, "MockLLM"):
-        return oxy.MockLLM(name="default_llm")
-    return oxy.HttpLLM(name="default_llm", api_key="none", base_url="http://127.0.0.1:9", model_name="none")
+        return oxy.MockLLM(name=name, **options)
+    return oxy.HttpLLM(name=name, api_key="none", base_url="http://127.0.0.1:9", model_name="none", **options)
 
 
 async def send_named(request: Any, message: Any, **fields: Any) -> None:
@@ -282,6 +282,30 @@ async def stopped(request: Any) -> str:
     return "not stopped"
 
 
+async def unsendable(_: Any) -> Any:
+    """Dies of its output, which the framework can neither store nor send: the stream stays open for ever."""
+    return {(1, 2): 3}
+
+
+async def steps(request: Any) -> str:
+    """So many calls, each of half a second, of an agent that says nothing."""
+    for _ in range(int(rest_of(request))):
+        await output_of(request, "mute_agent", query="work")
+    return "steps"
+
+
+async def block(request: Any) -> str:
+    """Stalls the whole server for so many seconds."""
+    time.sleep(float(rest_of(request).partition(" ")[0]))  # noqa: ASYNC251  (that is what it is for)
+    return "blocked"
+
+
+async def closed(request: Any) -> Any:
+    """Ends its stream itself, and gives the rest of the query all the same; 1.0.8 cannot do that."""
+    await request.send_message("done", event="close")
+    return rest_of(request) or None
+
+
 SCENARIOS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "echo": echo,
     "tools": tools,
@@ -300,6 +324,10 @@ SCENARIOS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "tagged": tagged,
     "paced": paced,
     "stopped": stopped,
+    "unsendable": unsendable,
+    "steps": steps,
+    "block": block,
+    "closed": closed,
 }
 
 
@@ -311,6 +339,49 @@ async def master(request: Any) -> Any:
 async def other(request: Any) -> str:
     """A second agent that may be called by name: says who it is."""
     return f"{request.callee} heard {request.get_query()}"
+
+
+# ---------------------------------------------------------------------------------------------------------- Failures
+
+
+async def raises(_: Any) -> Any:
+    """Fails."""
+    raise ValueError("scripted failure")
+
+
+async def relay(request: Any) -> Any:
+    """Answers with the response of the callee that the query names, its state too."""
+    return await request.call(callee=request.get_query(), arguments={"query": "relayed"})
+
+
+async def half_a_second(_: Any) -> str:
+    """Works for a while."""
+    await asyncio.sleep(0.5)
+    return "worked"
+
+
+def failing() -> list[Any]:
+    """What fails in the ways that the framework has a text for, and an agent that passes such texts on."""
+    return [
+        oxy.WorkflowAgent(
+            name="relay_agent",
+            desc="Asks another",
+            sub_agents=["late_agent", "broken_agent", "empty_agent", "empty_flow"],
+            func_execute=relay,
+        ),
+        oxy.WorkflowAgent(name="late_agent", desc="Is late", timeout=0.2, func_workflow=half_a_second),
+        oxy.WorkflowAgent(name="broken_agent", desc="Never begins", func_process_input=raises, func_workflow=other),
+        oxy.WorkflowAgent(name="empty_agent", desc="Has nothing to do"),
+        oxy.Workflow(name="empty_flow", desc="Has nothing to do"),
+        language_model(name="broken_llm", func_execute=raises, retries=1),
+        oxy.WorkflowAgent(
+            name="mute_agent",
+            desc="Works and says nothing",
+            is_send_tool_call=False,
+            is_send_observation=False,
+            func_workflow=half_a_second,
+        ),
+    ]
 
 
 # -------------------------------------------------------------------------------------------------------------- Life
@@ -348,7 +419,7 @@ def agents() -> list[Any]:
             name="master",
             desc="Runs the scenario that the query names",
             is_master=True,
-            sub_agents=["middle_agent", "other_agent"],
+            sub_agents=["middle_agent", "other_agent", "mute_agent"],
             tools=["tool_hub"],
             func_workflow=recorded(master),
         ),
@@ -401,7 +472,7 @@ def come_back(message: dict[str, Any], request: Any) -> dict[str, Any]:
 
 async def serve(port: int) -> None:
     """Start the framework and its own web service; returns when the service was told to stop."""
-    space = [language_model(), hub(), *agents()]
+    space = [language_model(), hub(), *agents(), *failing()]
     hooks = {} if RELEASE == "1.0.8" else {"func_process_message": come_back}
     async with oxygent.MAS(
         name="interop",

@@ -123,7 +123,7 @@ async def test_the_agents_of_the_documentation(newest: RemoteServer, block: str)
 
 
 REMOTE: Final = "https://remote.test"
-MEMBERS: Final = {"middle_agent", "other_agent", "add", "multiply", "shout"}
+MEMBERS: Final = {"middle_agent", "other_agent", "mute_agent", "add", "multiply", "shout"}
 """Below the server's master."""
 
 SHOWN: Final[dict[str, Callable[[Leading], Awaitable[None]]]] = {}

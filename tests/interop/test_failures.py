@@ -21,13 +21,15 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_an_agent_that_raises(server: RemoteServer) -> None:
-    """On the wire it is a normal answer, so it is COMPLETED; the framework ran it twice, we asked once."""
+    """On the wire it is a normal answer, and the record knows better; the framework ran it twice, we asked once."""
     trace = uuid.uuid4().hex
     before = len(server.records())
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
-        response = await agent.ask("raise", trace_id=trace)
+        with pytest.raises(errors.RemoteAgentError) as caught:
+            await agent.ask("raise", trace_id=trace)
 
-    assert (response.state, response.output) == (OxyState.COMPLETED, "Error executing oxy master: scripted failure")
+    error = caught.value
+    assert (error.state, error.output) == (OxyState.FAILED, "Error executing oxy master: scripted failure")
     assert [r["event"] for r in server.records(trace_id=trace)] == ["started", "raised"] * 2
     assert len([r for r in server.records("request", since=before) if r.get("path") == "/sse/chat"]) == 1
 
