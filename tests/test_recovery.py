@@ -166,6 +166,12 @@ IDLES: Final[dict[str, tuple[Ended, tuple[Any, ...], Any, Timeouts]]] = {
         Timeouts(),
     ),
     "dead, and without a connection": (Ended(IDLE, STARTED, 2, 120), (heartbeat(), FOREVER), RUNNING, NO_SILENCE),
+    "at work, and its connection was lost by waiting": (
+        Ended(IDLE, STARTED, 1, 100),
+        (heartbeat(), FOREVER),
+        RUNNING,
+        Timeouts(idle=100, silence=None),
+    ),
     "stored again and again": (
         Ended(errors.DeadlineExceededError, STARTED, 5, 3600),
         PINGS,

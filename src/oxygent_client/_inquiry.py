@@ -68,8 +68,8 @@ class Inquiry:
 
     async def _look(self, enough: Callable[[RunRecord], bool], patience: float) -> RunRecord | None:
         transport, asked = self._line.transport, self._line.request
-        if transport is None or asked is None:
-            return None
+        assert transport is not None
+        assert asked is not None
         # A trace id may cover several runs; which is meant says the node that the payload named.
         node_id = asked.context.node_id
         question = self._plan.question()
