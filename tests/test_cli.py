@@ -939,6 +939,22 @@ def test_demo(tmp_path: Path, dialect: str) -> None:
     assert "https://cdn" not in drawing
 
 
+ENVIRONMENTS: Final = [
+    ("http_proxy", "http://127.0.0.1:9"),
+    ("ALL_PROXY", "socks://127.0.0.1:9"),
+    ("NO_PROXY", "localhost,::1/128"),
+    ("SSL_CERT_FILE", "/nonexistent"),
+    ("SSLKEYLOGFILE", "/nonexistent/keys"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), ENVIRONMENTS)
+def test_demo_and_the_environment(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """The demonstration talks to its own server, and does not look at the environment."""
+    monkeypatch.setenv(name, value)
+    assert command("demo", "--fast", "tools 1").code == 0
+
+
 def test_toy(server: Server) -> None:
     """The toy remote can be served for a while; a port that is taken is an error that says so."""
     ran = command("toy", "--port", "0", "--seconds", "0")

@@ -10,6 +10,7 @@ import attrs
 import pytest
 
 from oxygent_client import Context, HTTPRequest, errors
+from oxygent_client._secure import PlainHTTP, check_proxied
 from oxygent_client.policies import HTTPSOnly, HTTPSOnlyTransport, check_secure
 from oxygent_client.testing import FakeTransport, Reply
 from tests.virtual import anyio_backend as anyio_backend
@@ -98,6 +99,44 @@ async def test_what_may_go(url: str, headers: dict[str, str], policy: HTTPSOnly)
         pass
     # The policy goes along: the transport below may send the request to a proxy.
     assert fake.requests == [attrs.evolve(request, context=attrs.evolve(request.context, https_only=policy))]
+
+
+LAX: Final = PlainHTTP()
+BOTH: Final = PlainHTTP(plaintext_hosts=("gateway.internal", "proxy.example"))
+PROXY: Final = "http://proxy.example"
+GATEWAY: Final = "http://gateway.internal"
+
+MAY_BE_TOLD: Final = [
+    pytest.param("https://remote.example", PROXY, LAX, id="https, in a tunnel"),
+    pytest.param("http://localhost", "http://127.0.0.1:3128", LAX, id="loopback over loopback"),
+    pytest.param(GATEWAY, "https://proxy.example", NAMED, id="a server that is named, over TLS"),
+    pytest.param(GATEWAY, PROXY, BOTH, id="both are named"),
+    pytest.param("http://localhost", "http://PROXY.example.", BOTH, id="a proxy that is named"),
+    pytest.param(GATEWAY, "https://127.0.0.1", STRICT, id="https_only, over TLS"),
+]
+MUST_NOT_BE_TOLD: Final = [
+    pytest.param("http://localhost", PROXY, LAX, id="loopback over another machine"),
+    pytest.param("http://localhost", "socks5://proxy.example", LAX, id="over SOCKS"),
+    pytest.param(
+        "http://localhost", "https://proxy.example", LAX, id="over TLS, and loopback is another machine there"
+    ),
+    pytest.param(GATEWAY, PROXY, NAMED, id="only the server is named"),
+    pytest.param(GATEWAY, "http://127.0.0.1", STRICT, id="https_only, a proxy on loopback"),
+]
+
+
+@pytest.mark.parametrize(("url", "proxy", "policy"), MAY_BE_TOLD)
+def test_what_a_proxy_may_be_told(url: str, proxy: str, policy: PlainHTTP) -> None:
+    """A credential goes to a proxy over TLS, to one on this machine, to one that is named, or through it in TLS."""
+    check_proxied(url, proxy, {"authorization": SECRET}, policy)
+
+
+@pytest.mark.parametrize(("url", "proxy", "policy"), MUST_NOT_BE_TOLD)
+def test_what_a_proxy_must_not_be_told(url: str, proxy: str, policy: PlainHTTP) -> None:
+    """It goes to no other; the error says to which, and what to do."""
+    with pytest.raises(errors.InsecureTransportError, match=r"proxy .*plaintext_hosts") as caught:
+        check_proxied(url, proxy, {"authorization": SECRET}, policy)
+    assert SECRET not in str(caught.value)
 
 
 async def test_a_header_that_is_marked() -> None:

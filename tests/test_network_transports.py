@@ -7,16 +7,18 @@ Rule 3: what one library does differently is a field of `Library`, or a test tha
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import gc
 import importlib
 import json
+import os
 import pickle
 import socket
 import ssl
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
@@ -51,7 +53,7 @@ from tests.plain import plain
 from tests.servers import CLOSE, LAST, OK, Conversation, Server, chunk, closed_port, play, serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
     from pathlib import Path
 
     from oxygent_client import Run
@@ -964,6 +966,286 @@ async def test_a_proxy_that_is_none(library: Library) -> None:
         await transport.aclose()
         assert (proxy, expected, Outcome.NOT_SENT) == (proxy, type(error), error.outcome)
         assert "secret" not in f"{error} {error!r} {transport!r}"
+
+
+USELESS: Final = {
+    "HTTP_PROXY": "http://proxy.test:9",
+    "ALL_PROXY": "socks://127.0.0.1:9/",
+    "NO_PROXY": "::1/128,fd07::/64",
+    "SSL_CERT_FILE": "/nonexistent/cacert.pem",
+    "SSL_CERT_DIR": "/nonexistent/certs",
+    "SSLKEYLOGFILE": "/nonexistent/keys.log",
+}
+"""Nothing of it is there."""
+
+
+async def test_loopback_is_not_proxied(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's proxy, usable or not, has nothing to do with a server on this machine, nor with its secrets."""
+    for name, value in USELESS.items():
+        monkeypatch.setenv(name, value)
+    transport = library.transport()
+    async with serving(play(ANSWER)) as server:
+        agent = plain(server_url=f"http://localhost:{server.port}", transport=transport, auth=BearerAuth("s3cret"))
+        assert (await agent.ask("hi")).output == "42"
+        await transport.aclose()
+    assert server.requests[0].headers["authorization"] == "Bearer s3cret"
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"])
+async def test_certificates_that_cannot_be_read(
+    library: Library, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Where they are needed, the error names the variable; nothing was sent."""
+    monkeypatch.setenv(variable, USELESS[variable])
+    transport = library.transport()
+    error = await failure(plain(server_url="https://remote.test", transport=transport))
+    await transport.aclose()
+    assert isinstance(error, errors.ConfigurationError)
+    assert variable in str(error)
+    assert error.outcome is Outcome.NOT_SENT
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
+async def test_a_proxy_of_the_environment_that_cannot_be_used(
+    library: Library, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Where it is needed, the error names the variable; nothing was sent."""
+    monkeypatch.setenv(variable, "socks://s3cret@127.0.0.1:9/")
+    transport = library.transport()
+    error = await failure(plain(server_url="http://remote.test", transport=transport))
+    await transport.aclose()
+    assert isinstance(error, errors.ConfigurationError)
+    assert variable in str(error)
+    assert "s3cret" not in str(error)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("is_named", [True, False], ids=["named", "environment"])
+async def test_a_proxy_that_cannot_be_reached(
+    library: Library, monkeypatch: pytest.MonkeyPatch, scheme: str, is_named: bool
+) -> None:
+    """The error says that it is the proxy, which one, and what names it."""
+    port = closed_port()
+    monkeypatch.setenv(f"{scheme}_proxy", f"http://user:s3cret@127.0.0.1:{port}")
+    transport = library.transport(proxy=f"http://user:s3cret@127.0.0.1:{port}" if is_named else None)
+    error = await failure(plain(server_url=f"{scheme}://remote.test", transport=transport))
+    await transport.aclose()
+    assert type(error) is errors.ConnectError
+    assert f"proxy 127.0.0.1:{port} ({'proxy' if is_named else f'{scheme}_proxy'})" in str(error)
+    assert "s3cret" not in str(error)
+
+
+async def test_a_proxy_whose_name_is_unknown(library: Library) -> None:
+    """It is the proxy's name that is not known, and not the server's."""
+    transport = library.transport(proxy="http://proxy.invalid:3128")
+    error = await failure(plain(server_url="https://remote.test", transport=transport))
+    await transport.aclose()
+    assert type(error) is errors.ConnectError
+    assert "proxy proxy.invalid:3128" in str(error)
+    assert "remote.test" not in str(error)
+
+
+async def test_a_proxy_that_takes_its_time(library: Library) -> None:
+    """What is not connected in time may be the proxy or the server: both are named."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        port = listener.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:  # the queue is full
+            each.setblocking(False)
+            each.connect_ex(("127.0.0.1", port))
+        transport = library.transport(proxy=f"http://127.0.0.1:{port}", connect=0.1)
+        error = await failure(plain(server_url="https://remote.test", transport=transport))
+        await transport.aclose()
+        for each in waiting:
+            each.close()
+    assert type(error) is errors.ConnectTimeoutError
+    assert f"remote.test:443 over the proxy 127.0.0.1:{port}" in str(error)
+
+
+ELSEWHERE: Final = "0.0.0.0"
+"""A host that is not known to be this machine, and is where a server on it can be reached."""
+
+
+@asynccontextmanager
+async def behind(
+    library: Library, proxy: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[Transport, None]:
+    """A transport that sends to this proxy, which is named in one of three ways."""
+    async with AsyncExitStack() as stack:
+        options: dict[str, Any] = {"proxy": proxy}
+        if how != "argument":
+            if how == "environment":
+                monkeypatch.setenv("HTTP_PROXY", proxy)
+                options = {"trust_env": True}
+            kind: Any = library.module.ClientSession if library.own == "session" else library.module.AsyncClient
+            options = {library.own: await stack.enter_async_context(kind(**options))}
+        transport = library.transport(**options)
+        yield transport
+        await transport.aclose()
+
+
+HOW: Final = pytest.mark.parametrize("how", ["argument", "own", "environment"])
+"""The argument `proxy`, a client of the user's own, and one that reads the environment itself."""
+TOLD: Final = [
+    pytest.param("http://localhost:8082", (), False, id="loopback"),
+    pytest.param("http://127.0.0.1", (), False, id="loopback by its address"),
+    pytest.param("http://remote.test", ("remote.test",), False, id="only the server is named"),
+    pytest.param("http://remote.test", ("remote.test", ELSEWHERE), True, id="both are named"),
+    pytest.param("http://localhost:8082", (ELSEWHERE,), True, id="the proxy is named"),
+]
+
+
+@HOW
+@pytest.mark.parametrize(("url", "hosts", "is_seen"), TOLD)
+async def test_what_a_proxy_is_told(
+    library: Library, monkeypatch: pytest.MonkeyPatch, url: str, hosts: tuple[str, ...], how: str, is_seen: bool
+) -> None:
+    """A credential goes to a proxy in the clear only if the proxy is named in plaintext_hosts."""
+    failed: list[errors.InsecureTransportError] = []
+    async with (
+        serving(play(ANSWER)) as proxy,
+        behind(library, f"http://{ELSEWHERE}:{proxy.port}", how, monkeypatch) as transport,
+    ):
+        agent = plain(server_url=url, transport=transport, auth=BearerAuth("s3cret"), plaintext_hosts=hosts)
+        try:
+            await agent.ask("hi")
+        except errors.InsecureTransportError as error:
+            failed.append(error)
+    assert [error.outcome for error in failed] == [Outcome.NOT_SENT] * (not is_seen)
+    assert all(f"proxy '{ELSEWHERE}'" in str(error) for error in failed)
+    assert [request.headers.get("authorization") for request in proxy.requests] == ["Bearer s3cret"] * is_seen
+
+
+@HOW
+async def test_a_proxy_may_be_told_what_is_no_secret(
+    library: Library, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Without a credential a proxy that is named leads to every server."""
+    async with (
+        serving(play(ANSWER)) as proxy,
+        behind(library, f"http://{ELSEWHERE}:{proxy.port}", how, monkeypatch) as transport,
+    ):
+        assert (await plain(server_url="http://localhost:8082", transport=transport).ask("hi")).output == "42"
+    assert proxy.requests[0].line == "POST http://localhost:8082/sse/chat HTTP/1.1"
+
+
+async def test_a_proxy_on_this_machine_may_be_told(library: Library) -> None:
+    """What goes to loopback over a proxy on loopback stays on this machine."""
+    async with serving(play(ANSWER)) as proxy:
+        transport = library.transport(proxy=proxy.url)
+        agent = plain(server_url="http://localhost:8082", transport=transport, auth=BearerAuth("s3cret"))
+        assert (await agent.ask("hi")).output == "42"
+        await transport.aclose()
+
+
+# ------------------------------------------------------------------------------------------------- Clients of one's own
+
+
+OTHERS: Final[dict[str, tuple[Any, str]]] = {
+    "httpx": (httpx.AsyncClient, "HTTPXTransport"),
+    "httpx2": (httpx2.AsyncClient, "HTTPX2Transport"),
+    "aiohttp": (aiohttp.ClientSession, "AiohttpTransport"),
+}
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize("other", OTHERS)
+async def test_a_client_of_another_library(name: str, other: str) -> None:
+    """It is refused when the transport is made, in words that name the class that is wanted and where this one goes."""
+    library, (make, place) = LIBRARIES[name], OTHERS[other]
+    async with make() as client:
+        if name == other:
+            library.transport(**{library.own: client})
+            return
+        with pytest.raises(errors.ConfigurationError, match=rf"{library.own} .*{name}\..*{place}"):
+            library.transport(**{library.own: client})
+
+
+STRANGERS: Final = [
+    pytest.param(object(), id="an object"),
+    pytest.param(httpx.AsyncClient, id="a class"),
+    pytest.param(aiohttp.ClientSession, id="another class"),
+    pytest.param(httpx.Client(), id="a client that is synchronous"),
+    pytest.param("http://proxy.test", id="a text"),
+]
+
+
+@pytest.mark.parametrize("given", STRANGERS)
+def test_no_client_at_all(library: Library, given: object) -> None:
+    """What is none of the library's clients is refused when the transport is made."""
+    with pytest.raises(errors.ConfigurationError, match=rf"{library.own} must be an instance of {library.name}\."):
+        library.transport(**{library.own: given})
+
+
+async def test_a_client_in_another_loop(library: Library) -> None:
+    """A client of the user's own belongs to the loop in which it is used first, over whatever transports."""
+    kind: Any = library.module.ClientSession if library.own == "session" else library.module.AsyncClient
+    async with serving(play(ANSWER, ANSWER)) as server, kind() as client:
+
+        def agent() -> SSEOxyGent:
+            return plain(server_url=server.url, transport=library.transport(**{library.own: client}))
+
+        async def elsewhere() -> errors.OxyError:
+            return await failure(agent())
+
+        assert (await agent().ask("hi")).output == "42"
+        for backend in library.loops:
+            error = await anyio.to_thread.run_sync(partial(anyio.run, elsewhere, backend=backend))
+            assert type(error) is errors.ConfigurationError
+            assert "event loop" in str(error)
+            assert error.outcome is Outcome.NOT_SENT
+        assert (await agent().ask("hi")).output == "42"
+
+
+def test_aiohttp_and_a_key_log_that_cannot_be_written_to() -> None:
+    """Aiohttp makes a context as it is imported; the transport can be imported all the same."""
+    environment = {**os.environ, "SSLKEYLOGFILE": "/nonexistent/keys.log"}
+    command = [sys.executable, "-c", "import oxygent_client.transports.aiohttp as a; print(a.__name__)"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "oxygent_client.transports.aiohttp", done.stderr
+
+
+# ---------------------------------------------------------------------------------------------------- Loops that end
+
+
+def run_and_close(ask: Callable[[], Coroutine[Any, Any, str]]) -> str:
+    """What `ask` answers in an event loop of asyncio that is closed, and nothing more."""
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(ask())
+    finally:
+        loop.close()
+
+
+async def test_a_loop_that_ends(library: Library) -> None:
+    """A transport that outlives an event loop keeps none of its connections."""
+    transport: Any = library.transport()
+    async with serving(play(ANSWER)) as server:
+
+        async def ask() -> str:
+            return str((await plain(server_url=server.url, transport=transport).ask("hi")).output)
+
+        for backend in library.loops:
+            assert await anyio.to_thread.run_sync(partial(anyio.run, ask, backend=backend)) == "42"
+        assert transport.connections() == (0, 0)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # such a loop leaves what is in it
+@pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")
+async def test_a_loop_that_is_closed_only(library: Library) -> None:
+    """The connections that such a loop leaves are closed when the transport begins in another."""
+    transport: Any = library.transport()
+    async with serving(play(ANSWER)) as server:
+
+        async def ask() -> str:
+            return str((await plain(server_url=server.url, transport=transport).ask("hi")).output)
+
+        for _ in range(3):
+            assert await anyio.to_thread.run_sync(run_and_close, ask) == "42"
+        await ask()
+        assert transport.connections() == (1, 1)
+        await transport.aclose()
+    gc.collect()
 
 
 # --------------------------------------------------------------------------------------------- Unix sockets and HTTP/2

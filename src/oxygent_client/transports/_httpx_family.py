@@ -23,7 +23,6 @@ from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, TypeVar
-from urllib.parse import urlsplit
 
 import attrs
 
@@ -177,20 +176,19 @@ def _end(response: Any) -> None:
 Hop = Callable[[str, dict[str, Any]], Awaitable[None]]
 
 
-def _watch_hops(request: HTTPRequest) -> Hop:
-    """For httpx's `trace` extension: refuses a proxy of the user's own client that must not see what is sent."""
-    parts = urlsplit(request.url)
-    target = (parts.hostname, parts.port or 80)
+def _watch_hops(library: Any, request: HTTPRequest) -> Hop:
+    """For the `trace` extension: refuses a proxy of the user's own client that must not see what is sent."""
 
     async def watch(event: str, info: dict[str, Any]) -> None:
         if event.endswith("connect_tcp.started"):
             scheme, host, port = "http", info["host"], info["port"]
         elif event.endswith("send_request_headers.started"):
-            url = info["request"].url
-            scheme, host, port = (url.scheme.decode("ascii"), url.host.decode("ascii"), url.port)
+            there = info["request"].url
+            scheme, host, port = there.scheme.decode("ascii"), there.host.decode("ascii"), there.port
         else:
             return
-        if (host, port or PORTS.get(scheme)) != target:
+        url = library.URL(request.url)
+        if (host, port or PORTS[scheme]) != (url.raw_host.decode("ascii"), url.port or PORTS[url.scheme]):
             shown = f"[{host}]" if ":" in host else host
             check_proxied_request(request, f"{scheme}://{shown}")
 
@@ -268,7 +266,7 @@ class HTTPXFamily(Generic[ClientT]):
             "follow_redirects": False,
         }
         if self._client is not None and request.url.startswith("http:"):
-            options["extensions"] = {"trace": _watch_hops(request)}
+            options["extensions"] = {"trace": _watch_hops(self._library, request)}
         logging.getLogger(self._library.__name__).addFilter(_hide_urls)  # once, however often it is added
         url = request.url if self._unix_socket is None else f"unix:{self._unix_socket}"
         async with AsyncExitStack() as stack:

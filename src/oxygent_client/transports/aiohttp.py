@@ -174,9 +174,9 @@ class AiohttpTransport:
         session: a session of your own, with its connector, proxies, certificates and time to connect; it is used as it
             is and never closed.
         verify: False, or a context, in the place of the system's trust. A context brings a client's certificate, too.
-        proxy: the URL of a proxy; None takes those of the environment.
+        proxy: the URL of a proxy for everything; None takes those of the environment, but not for loopback.
         connect: seconds to have a connection; None waits as long as the run's `total` does.
-        trust_env: False leaves the environment's proxies out.
+        trust_env: False leaves the environment's proxies and certificates out.
         unix_socket: the path of a Unix socket to connect to, in the place of the URL's host; no proxy is used then.
     """
 

@@ -28,7 +28,7 @@ class HTTPXTransport(HTTPXFamily[httpx.AsyncClient]):
         client: a client of your own, with its proxies, certificates and limits; it is used as it is and never closed.
         verify: False, or a context, in the place of httpx's own trust, which is certifi's bundle or `SSL_CERT_FILE`. A
             context brings a client's certificate, too.
-        proxy: the URL of a proxy; None takes those of the environment.
+        proxy: the URL of a proxy for everything; None takes those of the environment, but not for loopback.
         connect: seconds to have a connection; None waits as long as the run's `total` does.
         trust_env: False leaves the environment's proxies and certificates out.
         http2: True offers the server HTTP/2, where it is https. Needs h2: `pip install 'httpx[http2]'`.
