@@ -107,15 +107,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # This worker is measured; what its tests start is not: it would be slow, and is here to be timed.
     os.environ.pop("COVERAGE_PROCESS_START", None)
 
-for _name in NETWORK:  # the servers of tests are on this machine, and what they start is to find them, too
-    del os.environ[_name]
-
 TABLES: Final = pytest.StashKey[Tables]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have a place for what tests find."""
+    """Have a place for what tests find, and leave out what the environment says of proxies and certificates."""
     config.stash[TABLES] = Tables()
+    for name in NETWORK:  # the servers of tests are on this machine, and what tests start is to find them, too
+        os.environ.pop(name, None)
 
 
 @pytest.fixture
