@@ -10,8 +10,10 @@ import copy
 import math
 import pickle
 import threading
+from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
@@ -20,6 +22,7 @@ import httpx
 import pytest
 
 from oxygent_client import (
+    AgentRegistry,
     EventRouter,
     HTTPXTransport,
     Limits,
@@ -33,12 +36,13 @@ from oxygent_client import (
 )
 from oxygent_client._connections import Connections
 from oxygent_client._ids import ALPHABET, new_id
+from oxygent_client._payload import RESTART
 from oxygent_client.policies import BearerAuth, ConcurrencyLimit, Retry
 from oxygent_client.testing import FakeTransport, Reply, answer, close, observation, pause, progress, tool_call
 from tests.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Mapping
 
     from oxygent_client import HTTPRequest, HTTPResponse
 
@@ -425,18 +429,101 @@ async def test_execute_directly() -> None:
 
 
 async def test_the_wire_always_asks_for_messages() -> None:
-    """A local request that wants no messages, or belongs to a restart, is sent as one that does not."""
-    request = OxyRequest(
-        arguments={"query": "x"},
-        is_send_message=False,
-        restart_node_id="r",
-        restart_node_output="o",
-        caller_category="tool",
-    )
-    payload = await sent(request)
-    assert (True, "", "", "user") == tuple(
-        payload[name] for name in ("is_send_message", "restart_node_id", "restart_node_output", "caller_category")
-    )
+    """A local request that wants no messages is sent as one that does, and as one of a user."""
+    payload = await sent(OxyRequest(arguments={"query": "x"}, is_send_message=False, caller_category="tool"))
+    assert payload["is_send_message"] is True
+    assert payload["caller_category"] == "user"
+
+
+class Prepared(SSEOxyGent):
+    """An agent that sets something in its payloads, or leaves something out."""
+
+    changes: Mapping[str, Any] = MappingProxyType({})
+    without: str = ""
+
+    def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
+        """The usual payload, changed."""
+        payload = super().prepare_payload(oxy_request)
+        payload.pop(self.without, None)
+        return {**payload, **self.changes}
+
+
+BEFORE: Final[dict[str, tuple[Any, dict[str, Any], str]]] = {
+    # the turn before, as it is sent; what prepare_payload sets; what it leaves out
+    "the request's": ("asked", {}, ""),
+    "set in the payload": ("mine", {"from_trace_id": "mine"}, ""),
+    "emptied in the payload": ("", {"from_trace_id": ""}, ""),
+    "none in the payload": (None, {"from_trace_id": None}, ""),
+    "a payload without it": ("asked", {}, "from_trace_id"),
+}
+
+
+@pytest.mark.parametrize(("expected", "changes", "without"), BEFORE.values(), ids=BEFORE)
+async def test_the_turn_before(expected: Any, changes: dict[str, Any], without: str) -> None:
+    """What `prepare_payload` says of the turn before is sent; else what the call says."""
+    agent = Prepared(server_url=URL, transport=(transport := remote()))
+    agent.changes, agent.without = changes, without
+    await agent.ask("hi", from_trace_id="asked")
+    assert transport.payloads[0]["from_trace_id"] == expected
+
+
+async def test_the_turn_before_has_another_name_at_the_remote() -> None:
+    """The caller's id of a turn stands for the remote's own, also where `prepare_payload` sets it."""
+    agent = Prepared(server_url="https://renaming.test", transport=(transport := remote()))
+    for _ in range(2):
+        await agent.ask(OxyRequest(arguments={"query": "x"}, current_trace_id="turn", node_id="n"))
+    agent.changes = {"from_trace_id": "turn"}
+    await agent.ask("and then?")
+    assert transport.payloads[1]["current_trace_id"] != "turn"
+    assert transport.payloads[2]["from_trace_id"] == transport.payloads[1]["current_trace_id"]
+
+
+Call = Callable[[SSEOxyGent, OxyRequest], Awaitable[Any]]
+RESTARTING: Final[dict[str, Call]] = {
+    "ask": lambda agent, request: agent.ask(request),
+    "execute": lambda agent, request: agent.execute(request),
+    "_execute": lambda agent, request: agent._execute(request),
+    "start": lambda agent, request: agent.start(request),
+    "stream": lambda agent, request: agent.stream(request).__aenter__(),
+    "a registry": lambda agent, request: AgentRegistry(agent).call(
+        "remote", query="x", **{name: getattr(request, name) for name in RESTART}
+    ),
+}
+
+
+@pytest.mark.parametrize("call", RESTARTING.values(), ids=RESTARTING)
+@pytest.mark.parametrize("name", RESTART)
+async def test_a_restart_is_refused(name: str, call: Call) -> None:
+    """A request that asks for a restart would begin a whole new run, so nothing is sent."""
+    agent, transport = made(callee="master")
+    fields: dict[str, Any] = {"arguments": {"query": "x"}, name: "x"}
+    with pytest.raises(errors.PayloadError, match=name) as caught:
+        await call(agent, OxyRequest(**fields))
+    assert caught.value.outcome is errors.Outcome.NOT_SENT
+    assert transport.requests == []
+
+
+@pytest.mark.parametrize("name", RESTART)
+async def test_a_restart_in_a_payload_of_ones_own(name: str) -> None:
+    """Likewise where `prepare_payload` asks for it."""
+    agent = Prepared(server_url=URL, transport=(transport := remote()))
+    agent.changes = {name: "x"}
+    with pytest.raises(errors.PayloadError, match=name):
+        await agent.ask("hi")
+    assert transport.requests == []
+
+
+async def test_a_restart_of_a_local_function() -> None:
+    """A registry refuses it for every member, within a call too."""
+
+    async def boss(request: OxyRequest) -> OxyResponse:
+        return await request.call(callee="worker", arguments={}, restart_node_id="n")
+
+    async def worker(request: OxyRequest) -> str:
+        return "worked"
+
+    with pytest.raises(errors.PayloadError, match="restart_node_id"):
+        await AgentRegistry(boss, worker).call("boss", query="x")
 
 
 async def test_argument_overrides() -> None:
@@ -647,7 +734,7 @@ async def test_a_payload_of_ones_own_is_sealed() -> None:
         "callee": "evil",
         "caller_category": "agent",
         "is_send_message": False,
-        "restart_node_id": "r",
+        "original_payload": "p",
         "mas": object(),
         "shared_data": {"_headers": {"a": "secret"}},
     }
@@ -659,7 +746,7 @@ async def test_a_payload_of_ones_own_is_sealed() -> None:
         "callee": "x",
         "caller_category": "user",
         "is_send_message": True,
-        "restart_node_id": "",
+        "original_payload": "",
         "shared_data": {},
     } == {name: value for name, value in transport.payloads[0].items() if name != "node_id"}
     assert transport.payloads[0]["node_id"]  # by which the run is found in the server's record

@@ -123,7 +123,7 @@ def test_the_member_of_what_is_too_deep(text: str, expected: str | None) -> None
 DEEP: Final = {
     # name: (the limit, the text)
     "lists": (3, nested(4)),
-    "objects": (3, nested(4, '{"a":', "}")),
+    "objects": (3, '{"a":' * 4 + "1" + "}" * 4),
     "mixed": (3, '[{"a":[{}]}]'),
     "a bracket in a string on the way": (3, "[[[" + '"]]]",' + "[1]]]]"),
     "one too many": (1, "[[]]"),

@@ -11,6 +11,7 @@ import json
 import math
 import threading
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -28,6 +29,7 @@ from oxygent_client._payload import (
     SOME_SERVERS,
     CallStackStrategy,
     check_arguments,
+    check_restart,
     encode,
     seal,
 )
@@ -91,7 +93,6 @@ def test_the_body_of_a_recording(file: str) -> None:
 ABSENT: Final = object()
 DELIBERATE: Final[dict[str, tuple[Payload, Payload, Payload]]] = {
     "the remote knows the run by a name of its own": ({}, {"trace_id": "other"}, {"current_trace_id": "other"}),
-    "the turn before likewise": ({}, {"from_trace_id": "before-x"}, {"from_trace_id": "before-x"}),
     "the local name is not the callee": ({}, {"callee": None}, {"callee": ABSENT}),
     "the callee may have another name": ({}, {"callee": "master"}, {"callee": "master"}),
     "inbound headers stay at home": (
@@ -102,11 +103,6 @@ DELIBERATE: Final[dict[str, tuple[Payload, Payload, Payload]]] = {
     "no data is shared": ({}, {"share_data": False}, {"shared_data": {}, "group_data": {}}),
     "some data is shared": ({}, {"share_data": ["mine"]}, {"shared_data": {"mine": 1}, "group_data": {}}),
     "messages are always asked for": ({"is_send_message": False}, {}, {}),
-    "the restart of a local run is no restart of the remote's": (
-        {"reference_trace_id": "t", "restart_node_id": "n", "restart_node_output": "o", "restart_node_order": "2"},
-        {},
-        {},
-    ),
     "a category is never other than user": ({"caller_category": "agent"}, {}, {}),
     "an id that is empty is drawn by the server": (
         {"request_id": "", "group_id": ""},
@@ -368,9 +364,10 @@ SEALED: Final[list[tuple[Payload, Payload, Payload]]] = [
     ({"callee": "remote"}, {"callee": "local"}, {"callee": "remote"}),
     ({"callee": ""}, {}, {"callee": ""}),
     ({"from_trace_id": "a"}, {"from_trace_id": "a"}, {}),
-    ({"from_trace_id": "b"}, {"from_trace_id": "a"}, {"from_trace_id": "b"}),
-    ({"from_trace_id": ""}, {"from_trace_id": "a"}, {"from_trace_id": ""}),
-    ({"restart_node_id": ""}, {"restart_node_id": "n"}, {}),
+    ({"from_trace_id": "a"}, {"from_trace_id": "a"}, {"from_trace_id": "b"}),
+    ({"from_trace_id": ""}, {"from_trace_id": ""}, {"from_trace_id": "b"}),
+    ({"from_trace_id": None}, {"from_trace_id": None}, {"from_trace_id": "b"}),
+    ({"from_trace_id": "b"}, {}, {"from_trace_id": "b"}),
     ({"restart_node_id": "", "restart_node_output": None}, {"restart_node_id": "", "restart_node_output": None}, {}),
     ({}, {"request_id": "", "group_id": None, "node_id": ""}, {}),
     ({"request_id": "r", "group_id": "g", "node_id": "n"}, {"request_id": "r", "group_id": "g", "node_id": "n"}, {}),
@@ -399,6 +396,15 @@ def test_what_is_no_payload(payload: Any) -> None:
         seal(payload, trace_id="t")
 
 
+@pytest.mark.parametrize("value", ["x", 0, False, ["x"]], ids=repr)
+@pytest.mark.parametrize("name", RESTART)
+def test_what_asks_for_a_restart(name: str, value: Any) -> None:
+    """A field of a restart is refused by its name: without it, the whole run would happen again."""
+    for check in (check_restart, partial(seal, trace_id="t")):
+        with pytest.raises(errors.PayloadError, match=name):
+            check({"query": "again", name: value})
+
+
 # ---------------------------------------------------------------------------------------------------------- Properties
 
 JSON: Final[st.SearchStrategy[Any]] = st.recursive(
@@ -414,7 +420,7 @@ REQUESTS: Final = st.builds(
     group_id=st.text(max_size=3),
     from_trace_id=st.none() | st.text(max_size=3),
     current_trace_id=st.none() | st.text(max_size=3),
-    restart_node_id=st.none() | st.text(max_size=3),
+    restart_node_id=st.none() | st.just(""),
     caller=st.none() | st.text(max_size=3),
     callee=st.sampled_from(["", None, "me", "other"]),
     call_stack=st.lists(st.sampled_from(["user", "me", "other"]), max_size=4),

@@ -10,7 +10,6 @@ import pytest
 
 from oxygent_client import Outcome, SSEOxyGent, Timeouts, errors
 from oxygent_client._watched import Watched
-from oxygent_client._word import Word
 from oxygent_client.policies import BearerAuth, ConcurrencyLimit, RateLimit, Retry
 from oxygent_client.testing import FakeTransport, Pause, Reply, answer, close
 from tests.virtual import anyio_backend as anyio_backend
@@ -129,5 +128,5 @@ async def test_failed(name: str) -> None:
 async def test_closing() -> None:
     """What it holds is closed with it."""
     inner = FakeTransport({})
-    await Watched(inner, Word()).aclose()
+    await Watched(inner, lambda outcome: None).aclose()
     assert inner.closed

@@ -50,7 +50,7 @@ class Delivery:
     async def heard(self, event: Event, action: Action) -> None:
         """As `Listener.heard`."""
         agent = self.agent
-        message: Any = self._clean(copy_json(event.message))
+        message: Any = self._clean(copy_json(event.message)) if self._is_seen(event, action) else None
         if agent.event_filter is not None:
             keeps = self._once("event_filter", agent.event_filter, check_plain)
             with blamed("the event filter"):
@@ -58,10 +58,11 @@ class Delivery:
                     return
         await self._handle(event, action, message)
         if isinstance(action, Forward):
-            said = self._clean(action.message)
             self._take_sender()
-            with blamed("send_message"):
-                await self._send(event, said)
+            if self._is_heard():
+                said = self._clean(action.message)
+                with blamed("send_message"):
+                    await self._send(event, said)
             if isinstance(event, ToolCall):
                 await self._say(f"Executing tool: {shown_text(event.callee, 200) or 'unknown'}")
             elif isinstance(event, Observation):
@@ -70,6 +71,27 @@ class Delivery:
     async def completed(self) -> None:
         """As `Listener.completed`."""
         await self._say("Remote execution completed")
+
+    def _is_seen(self, event: Event, action: Action) -> bool:
+        """Whether a function of the program gets the message; for none, a large one need not be copied."""
+        agent = self.agent
+        if agent.event_filter is not None or agent.sanitize is not None:
+            return True
+        if event.type is not None and event.type in agent.event_handlers:
+            return True
+        if isinstance(event, ToolCall):
+            return agent.is_hooked("handle_tool_call_event")
+        if isinstance(event, Observation):
+            return agent.is_hooked("handle_observation_event")
+        return not isinstance(action, Answered) and agent.is_hooked("_process_custom_event")
+
+    def _is_heard(self) -> bool:
+        """Whether what is sent gets anywhere."""
+        request, send = self.request, self.request.send_message
+        is_own = (
+            getattr(send, "__func__", None) is OxyRequest.send_message and getattr(send, "__self__", None) is request
+        )
+        return not is_own or (request.mas is not None and request.is_send_message)
 
     def _clean(self, message: Any) -> Any:
         sanitize = self.agent.sanitize

@@ -221,6 +221,10 @@ class Hooks(RemoteAgent):
         for name in _PREPARATIONS:
             check_plain(name, getattr(self, name))
 
+    def is_hooked(self, name: str) -> bool:
+        """Whether a subclass, or an assignment, put something in the place of a hook that does nothing."""
+        return getattr(getattr(self, name), "__func__", None) is not getattr(Hooks, name)
+
     def _make_transport(self) -> Transport:
         """A transport of the agent's own, by its configuration as it is now."""
         return HTTPXTransport(connect=self.timeouts.connect)

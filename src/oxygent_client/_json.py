@@ -1,7 +1,7 @@
 """Text to JSON and back, bounded; the one place where an optional faster library may stand.
 
 Rule 1: what is received may hold NaN and Infinity (real answers do); what is sent may not.
-Rule 2: reading never ends in a `RecursionError`: depth is looked at before a text is parsed.
+Rule 2: reading never ends in a `RecursionError`.
 Rule 3: no value is lost for its size: an integer of more digits than Python takes is kept as a text of its digits.
 """
 
@@ -9,30 +9,39 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from oxygent_client._errors import TooLargeError
 
 __all__ = ["dumps", "loads", "read", "text_member"]
 
-_STRINGS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
-_NO_BRACKETS = re.compile(r"[^\[\]{}]+")
 _TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]|[^"\[\]{}]+', re.DOTALL)
 _MOST_TOKENS = 100_000
 """How much of a text that is nested too deep is looked at for what it is."""
 _MOST_PROBLEMS = 20
 
 
-def _deeper_than(text: str, limit: int) -> bool:
-    """Whether brackets stand more than `limit` deep in `text`; those within strings do not count."""
+def _deeper_than(text: str, value: Any, limit: int) -> bool:
+    """Whether `value`, which stands in `text`, is nested more than `limit` levels deep.
+
+    To look at what was read, level by level, costs a part of the reading; to look at each bracket of the text, more.
+    """
     if text.count("[") + text.count("{") <= limit:
         return False
-    depth = 0
-    for bracket in _NO_BRACKETS.sub("", _STRINGS.sub("", text)):
-        depth += 1 if bracket in "[{" else -1
-        if depth > limit:
-            return True
-    return False
+    level: list[Any] = [value] if value.__class__ in _CONTAINERS else []
+    for _ in range(limit):
+        level = [
+            member
+            for place in level
+            for member in (place.values() if place.__class__ is dict else place)
+            if member.__class__ in _CONTAINERS
+        ]
+        if not level:
+            return False
+    return True
+
+
+_CONTAINERS: Final[frozenset[type]] = frozenset({dict, list})
 
 
 def loads(text: str, *, depth: int) -> Any:
@@ -51,8 +60,6 @@ def read(text: str, *, depth: int) -> tuple[Any, tuple[str, ...]]:
     Raises:
         ValueError, TooLargeError: as for `loads`.
     """
-    if _deeper_than(text, depth):
-        raise TooLargeError(f"JSON is nested deeper than Limits.depth ({depth})")
     problems: list[str] = []
 
     def integer(digits: str) -> int | str:
@@ -65,13 +72,16 @@ def read(text: str, *, depth: int) -> tuple[Any, tuple[str, ...]]:
 
     try:
         try:
-            return json.loads(text), ()
+            value = json.loads(text)
         except json.JSONDecodeError:
             raise
         except ValueError:  # an integer of more digits than Python takes; a function for each integer takes longer
-            return json.loads(text, parse_int=integer), tuple(problems)
+            value = json.loads(text, parse_int=integer)
     except RecursionError as error:  # `depth` allows more than Python does, or the program is nested deep itself
         raise TooLargeError("JSON is nested deeper than Python can read here") from error
+    if _deeper_than(text, value, depth):
+        raise TooLargeError(f"JSON is nested deeper than Limits.depth ({depth})")
+    return value, tuple(problems)
 
 
 def text_member(text: str, name: str) -> str | None:

@@ -16,7 +16,7 @@ from oxygent_client import _json
 from oxygent_client._errors import ConfigurationError, PayloadError
 from oxygent_client._models import OxyRequest
 
-__all__ = ["CallStackStrategy", "build_payload", "check_arguments", "encode", "seal"]
+__all__ = ["RESTART", "CallStackStrategy", "build_payload", "check_arguments", "check_restart", "encode", "seal"]
 
 CallStackStrategy = Literal["full", "partial", "none"]
 
@@ -43,14 +43,10 @@ PROTOCOL: Final = frozenset({*COMMON, *SOME_SERVERS, *LOCAL, "arguments"})
 """Every name that a server of 1.0.8, 1.0.13 or 1.1.3 takes for a field of its own: no argument may have it."""
 NEVER: Final = frozenset({"mas", "arguments", "current_trace_id", "call_stack", "node_id_stack"})
 """Names that no argument may have even if the caller allows it."""
-RESTART: Final = (
-    "reference_trace_id",
-    "restart_node_id",
-    "restart_node_output",
-    "restart_node_order",
-    "original_payload",
-)
-"""Fields that belong to a restart of the local run. A server that is sent a foreign one can hang (seen on 1.1.3)."""
+RESTART: Final = ("reference_trace_id", "restart_node_id", "restart_node_output", "restart_node_order")
+"""Fields by which a request restarts an earlier run. A server that is sent a foreign one can hang (seen on 1.1.3)."""
+STORED: Final = "original_payload"
+"""What the framework of 1.1.3 keeps of a request of its own, for a restart of the local run."""
 
 DRAWN: Final = ("request_id", "group_id", "node_id")
 """Fields that a server draws for itself where they are missing, and takes as they are where they are empty."""
@@ -68,6 +64,17 @@ def check_arguments(arguments: Mapping[str, Any], argument_overrides: Collection
                 f"the argument {name!r} has the name of a protocol field"
                 + ("" if name in NEVER else "; rename it, or name it in argument_overrides")
             )
+
+
+def check_restart(fields: Mapping[str, Any]) -> None:
+    """Refuse a restart of an earlier run: without its fields the whole run would happen again.
+
+    Raises:
+        PayloadError: one of RESTART is set. Leave it empty to begin a new run.
+    """
+    for name in RESTART:
+        if fields.get(name) not in ("", None):
+            raise PayloadError(f"{name} asks for a restart of an earlier run, and this call begins a new one: unset it")
 
 
 def build_payload(
@@ -128,12 +135,12 @@ def seal(
     Args:
         trace_id: what the remote shall call this run.
         callee: whom the remote shall run; None leaves it to the remote, whose master answers.
-        from_trace_id: what the remote calls the turn before this one; None leaves the payload's.
+        from_trace_id: the turn before this one, for a payload that does not name it.
         share_data: how much of `shared_data` and `group_data` goes along: all, nothing, or these keys. Inbound headers
             (`shared_data["_headers"]`) never do.
 
     Raises:
-        PayloadError: `payload` is no dictionary with names as keys.
+        PayloadError: `payload` is no dictionary with names as keys, or it asks for a restart.
         ConfigurationError: `share_data` is a text.
     """
     if isinstance(share_data, str):  # a collection, too: of its letters
@@ -143,10 +150,12 @@ def seal(
     ):
         raise PayloadError("prepare_payload must return a dictionary with names as keys")
     sealed = {key: value for key, value in payload.items() if key not in LOCAL}
-    sealed |= {field: "" for field in RESTART if sealed.get(field)}
+    check_restart(sealed)
+    if sealed.get(STORED):
+        sealed[STORED] = ""
     sealed |= {"current_trace_id": trace_id, "caller_category": "user", "is_send_message": True}
     if from_trace_id is not None:
-        sealed["from_trace_id"] = from_trace_id
+        sealed.setdefault("from_trace_id", from_trace_id)
     for field in DRAWN:
         if not sealed.get(field):
             sealed.pop(field, None)

@@ -15,7 +15,7 @@ from oxygent_client._errors import Outcome
 from oxygent_client._hooks import Hooks, blamed
 from oxygent_client._ids import new_id
 from oxygent_client._models import OxyRequest
-from oxygent_client._payload import check_arguments, encode, seal
+from oxygent_client._payload import RESTART, check_arguments, check_restart, encode, seal
 from oxygent_client._router import Link
 from oxygent_client._traces import TRACES
 from oxygent_client._transport import Context, HTTPRequest, Transport
@@ -45,6 +45,7 @@ class Preparation:
         """
         agent, request = self.agent, self.request
         check_arguments(request.arguments, agent.argument_overrides)
+        check_restart({name: getattr(request, name) for name in RESTART})
         callee = await self._callee(transport, deadline)
         with blamed("prepare_payload", Outcome.NOT_SENT):
             payload = agent.prepare_payload(request)
@@ -52,9 +53,11 @@ class Preparation:
             payload,
             trace_id=remote_trace_id,
             callee=callee,
-            from_trace_id=TRACES.remote_name(self.base_url, request.from_trace_id or ""),
+            from_trace_id=request.from_trace_id or "",
             share_data=agent.share_data,
         )
+        if isinstance(before := payload["from_trace_id"], str):
+            payload["from_trace_id"] = TRACES.remote_name(self.base_url, before)
         # By it the run is found in the server's record.
         node_id = payload["node_id"] = str(payload.get("node_id") or request.node_id or new_id())
         stack = None if "call_stack" in payload else tuple(request.call_stack)

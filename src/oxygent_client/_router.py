@@ -8,8 +8,9 @@ Rule 3: a route says what is to be done with the event, not how: the run does it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import MappingProxyType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Self, TypeVar, cast
 
 import attrs
 
@@ -37,11 +38,40 @@ class Answered:
     output: Any
 
 
-@attrs.frozen
 class Forward:
     """The message goes on to the caller's `send_message`."""
 
-    message: Any
+    __slots__ = ("_make", "_message")
+
+    def __init__(self, message: Any) -> None:
+        self._make: Callable[[], Any] | None = None
+        self._message = message
+
+    @classmethod
+    def of(cls, make: Callable[[], Any]) -> Self:
+        """The message that `make` makes when it is first looked at: to copy a large one costs as much as to read it."""
+        action = cls(None)
+        action._make = make
+        return action
+
+    @property
+    def message(self) -> Any:
+        """What goes on."""
+        if self._make is not None:
+            self._message, self._make = self._make(), None
+        return self._message
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.message == other.message) if isinstance(other, Forward) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Forward, (self.message,)
+
+    def __repr__(self) -> str:
+        return f"Forward(message={self.message!r})"
 
 
 @attrs.frozen
@@ -71,6 +101,11 @@ def inner_step(event: Event, link: Link) -> Action:
     step = cast("ToolCall | Observation", event)
     if "user" in (step.caller_category, step.callee_category):
         return Drop("the root of the remote's run")
+    return Forward.of(partial(_translated, event, link))
+
+
+def _translated(event: Event, link: Link) -> Any:
+    """A copy of the message of a step, in the caller's terms."""
     message = copy_json(event.message)
     content = message["content"]
     if link.call_stack is not None and isinstance(content.get("call_stack"), list):
@@ -78,12 +113,12 @@ def inner_step(event: Event, link: Link) -> Action:
         content["call_stack"] = [*link.call_stack, *content["call_stack"][2:]]
     if link.remote_trace_id != link.trace_id and content.get("current_trace_id") == link.remote_trace_id:
         content["current_trace_id"] = link.trace_id
-    return Forward(message)
+    return message
 
 
 def pass_on(event: Event, link: Link) -> Action:
     """Whatever the application means by it: goes on as it is."""
-    return Forward(copy_json(event.message))
+    return Forward.of(partial(copy_json, event.message))
 
 
 ROUTES: Final[Mapping[str | None, Route]] = MappingProxyType(

@@ -7,6 +7,7 @@ Rule 3: no text here holds what looks like a secret of the message: validators l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeAlias, cast
 
@@ -29,6 +30,10 @@ PROBLEMS: Final = 20
 """How many problems of one message are kept."""
 PROBLEM: Final = 300
 """How many characters of each."""
+SECRETS: Final = 100
+"""How many different secrets of a message are looked for in what a validator says."""
+LONG: Final = 64
+"""How many characters of a secret are looked for."""
 TEXT: Final = 4096
 """How many characters are looked at, so that what is secret in them is there as a whole."""
 
@@ -70,10 +75,18 @@ def _texts(error: Exception) -> list[str]:
 
 
 def _shown(text: str, message: Any) -> str:
+    secrets = {*_secrets(message)}
+    if len(secrets) > SECRETS:
+        return "not as expected (what is wrong is not quoted: the message holds many secrets)"
     text = text[:TEXT]
-    for secret in _secrets(message):
-        text = text.replace(secret, SCRUBBED)
+    if secrets:  # all at once: of one after the other, each could be looked for in the mark of the one before
+        text = re.compile("|".join(map(_beginning, sorted(secrets, key=len, reverse=True)))).sub(SCRUBBED, text)
     return shown_text(scrub_text(text), PROBLEM)
+
+
+def _beginning(secret: str) -> str:
+    """The pattern of a secret. A long one may be cut off in a text, so with its beginning all that follows goes."""
+    return re.escape(secret) if len(secret) <= LONG else f"{re.escape(secret[:LONG])}(?s:.*)"
 
 
 def _secrets(message: Any) -> Iterator[str]:

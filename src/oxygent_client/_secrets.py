@@ -51,19 +51,23 @@ COUNTS: Final = re.compile(r"token")
 """Under such a key a number is no secret, but a count: `max_tokens`."""
 
 CREDENTIALS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...]] = (
-    (re.compile(r"(?<=://)[^\s/?#@\"'<>]+(?=@)"), lambda _: SCRUBBED),
+    (re.compile(r"(?<=://)[^\s/?#@\"'<>]++(?=@)"), lambda _: SCRUBBED),
     (
-        re.compile(r"(?i)\b(bearer )(?:(?=[\w.~+/=-]*\d)[\w.~+/=-]{8,}|[\w.~+/=-]{20,})"),
+        re.compile(r"(?i)\b(bearer )(?:(?=[\w.~+/=-]*\d)[\w.~+/=-]{8,}+|[\w.~+/=-]{20,}+)"),
         lambda match: match[1] + SCRUBBED,
     ),
-    (re.compile(r"\beyJ[\w-]{5,}\.[\w-]+\.[\w-]*"), lambda _: SCRUBBED),  # a JSON web token
+    (re.compile(r"(?<![\w.-])(?=[\w.-]*eyJ)[\w.-]++"), lambda match: _without_web_tokens(match[0])),
     (
-        re.compile(r"(?<![\w.-])([\w.-]+)=([^\s&;,\"'<>\\]+)"),  # in a query, a form, a cookie
+        re.compile(r"(?<![\w.-])([\w.-]++)=([^\s&;,\"'<>\\]++)"),  # in a query, a form, a cookie
         lambda match: f"{match[1]}={SCRUBBED}" if is_secret(match[1], match[2]) else match[0],
     ),
 )
-"""What in a text looks like a credential."""
-QUOTED_KEY: Final = re.compile(r"""(["'])((?:(?!\1)[^\\]|\\.)*)\1\s*:\s*""")
+"""What in a text looks like a credential. Each pattern is linear: none begins within what it has read in vain."""
+WEB_TOKEN: Final = re.compile(r"(?<!\w)eyJ[\w-]{5}")
+"""The beginning of a JSON web token: of three parts, the first one."""
+END_OF_KEY: Final = re.compile(r"""["']\s*+:\s*+""")
+PLAIN_VALUE: Final = re.compile(r"""(?:null|true|false|""|''|(-?\d++(?:\.\d++)?+))\s*+(?:[,}\]]|\Z)""")
+"""A value that is no secret, or (the group) a number."""
 
 DEEPEST: Final = 128
 """How deep JSON is looked into (levels); what is deeper is too deep for a run as well, and goes as a whole."""
@@ -144,11 +148,43 @@ def _read(text: str) -> tuple[Any, bool] | None:
 
 
 def _broken(text: str) -> str:
-    """What looked like JSON and is none, perhaps because it was cut off: up to the first secret."""
-    for match in QUOTED_KEY.finditer(text):
-        if is_secret(match[2], text[match.end() :]):
-            return f'{text[: match.end()]}"{SCRUBBED}"'
+    """What looked like JSON and is none, perhaps because it was cut off: up to the first secret.
+
+    Keys are looked for by their ends, each in what stands after the one before: so no part of the text is read twice.
+    """
+    start = 0
+    for match in END_OF_KEY.finditer(text):
+        key = _key(text[start : match.start()], match[0][0])
+        start = match.end()
+        value = PLAIN_VALUE.match(text, start)
+        shown: object = "x" if value is None else 1 if value[1] else None
+        if is_secret(key, shown):
+            return f'{text[:start]}"{SCRUBBED}"'
     return text
+
+
+def _key(before: str, quote_: str) -> str:
+    """The key that ends where `before` does; all of `before` where its beginning is not to be seen.
+
+    Its quotes may be escaped, as in JSON within JSON: then both are so in the same way.
+    """
+    key = before.rstrip("\\")
+    escape = before[len(key) :]
+    head, opening, name = key.rpartition(escape + quote_)
+    return name if opening and not head.endswith("\\") else key
+
+
+def _without_web_tokens(word: str) -> str:
+    """A word without the JSON web tokens in it."""
+    if "eyJ" not in word:
+        return word
+    parts, clean = word.split("."), list[str]()
+    at = 0
+    while at < len(parts):
+        begins = WEB_TOKEN.search(parts[at]) if at + 2 < len(parts) and parts[at + 1] else None
+        clean.append(parts[at] if begins is None else parts[at][: begins.start()] + SCRUBBED)
+        at += 1 if begins is None else 3
+    return ".".join(clean)
 
 
 # --- what a request carried -------------------------------------------------------------------------------------------
@@ -231,7 +267,27 @@ def _alone(value: str) -> str:
 def _without_part(text: str, known: list[str]) -> str:
     """`text`, if it ends within a secret, up to there."""
     for value in known:
-        for size in range(len(value) - 1, PART - 1, -1):
-            if text.endswith(value[:size]):
-                return text[:-size] + SCRUBBED
+        size = _overlap(value, text[1 - len(value) :] if len(value) > 1 else "")
+        if size >= PART:
+            return text[:-size] + SCRUBBED
     return text
+
+
+def _overlap(value: str, end: str) -> int:
+    """How much of the beginning of `value` stands at the very end of `end`, which is shorter than `value`.
+
+    By the algorithm of Knuth, Morris and Pratt: nothing is compared twice.
+    """
+    borders = [0] * len(value)  # of each beginning of `value`: the longest that it ends with, and is not all of it
+    size = 0
+    for at in range(1, len(value)):
+        while size and value[at] != value[size]:
+            size = borders[size - 1]
+        size += value[at] == value[size]
+        borders[at] = size
+    size = 0
+    for character in end:
+        while size and character != value[size]:
+            size = borders[size - 1]
+        size += character == value[size]
+    return size

@@ -6,12 +6,16 @@ Rule: pure. What came is noted once, in its order, and what is dropped is counte
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from oxygent_client._models import Event, Partial, RemoteErrorEvent, Text, TextDelta
 from oxygent_client._router import Action, Answered
 from oxygent_client._settings import Limits
 
 __all__ = ["Seen"]
+
+PIECES: Final = 256
+"""How many pieces of text are kept apart: each costs some 50 bytes beside its characters."""
 
 
 class Seen:
@@ -26,33 +30,37 @@ class Seen:
         self.problem = ""
         """Why the first of the messages that could not be read could not be."""
         self._limits = limits
-        self._events: deque[Event] = deque()
+        self._events: deque[tuple[Event, int]] = deque()
         self._bytes = 0
         self._dropped = 0
-        self._texts: list[str] = []
+        self._text = ""
+        self._pieces: list[str] = []
 
     def note(self, event: Event, action: Action) -> None:
         """Take in one event, and what the router made of it."""
         if isinstance(action, Answered):
             self.answer, self.unread = action, ""
         if isinstance(event, TextDelta):
-            self._texts.append(event.text)
+            self._pieces.append(event.text)
+            if len(self._pieces) >= PIECES:
+                self._join()
         elif isinstance(event, RemoteErrorEvent) or (event.sse.event == "error" and event.type is None):
             self.error = event
         if isinstance(event, Text) and event.problems:
             self.problem = self.problem or event.problems[0]
             if event.type == "answer":
                 self.answer, self.unread = None, event.problems[0]
-        self._events.append(event)
-        self._bytes += _size(event)
+        size = _size(event)
+        self._events.append((event, size))
+        self._bytes += size
         while len(self._events) > self._limits.partial_events or self._bytes > self._limits.partial_bytes:
-            self._bytes -= _size(self._events.popleft())
+            self._bytes -= self._events.popleft()[1]
             self._dropped += 1
 
     @property
     def last(self) -> Event | None:
         """The last event; None if none came."""
-        return self._events[-1] if self._events else None
+        return self._events[-1][0] if self._events else None
 
     @property
     def count(self) -> int:
@@ -62,16 +70,29 @@ class Seen:
     @property
     def text(self) -> str:
         """The text of all deltas."""
-        self._texts = ["".join(self._texts)]
-        return self._texts[0]
+        return self._join()
 
     @property
     def partial(self) -> Partial:
         """All of it, as a value."""
         answer = self.answer.output if self.answer else None
-        return Partial(events=tuple(self._events), text=self.text, answer=answer, dropped=self._dropped)
+        events = tuple(event for event, _ in self._events)
+        return Partial(events=events, text=self.text, answer=answer, dropped=self._dropped)
+
+    def _join(self) -> str:
+        """The text, with the pieces that came since.
+
+        A string that only one name refers to grows in place (CPython): so a text that is looked at after each of its
+        pieces is not copied each time.
+        """
+        text, self._text = self._text, ""
+        text += "".join(self._pieces)
+        self._pieces.clear()
+        self._text = text
+        return text
 
 
 def _size(event: Event) -> int:
     """The bytes of an event's data."""
-    return len(event.sse.data.encode())
+    data = event.sse.data
+    return len(data) if data.isascii() else len(data.encode())

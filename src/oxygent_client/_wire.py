@@ -147,7 +147,7 @@ def _is_type(content_type: str, expected: str) -> bool:
     return {part for part in parts if part} == {expected}
 
 
-_QUOTED: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
+_QUOTED: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?')
 """A value of a parameter, which may hold a comma."""
 
 

@@ -28,6 +28,7 @@ from oxygent_client._ids import new_id
 from oxygent_client._kinds import DICT, FLAG, MAPPING, Kind, check_kinds
 from oxygent_client._log import tell
 from oxygent_client._models import OxyRequest, OxyResponse, OxyState
+from oxygent_client._payload import RESTART, check_restart
 from oxygent_client._per_loop import PerLoop
 from oxygent_client._router import copy_json
 from oxygent_client._tasks import bare_group
@@ -221,6 +222,7 @@ class AgentRegistry:
 
         Raises:
             UnknownCalleeError: there is no such member.
+            PayloadError: the call asks for a restart of an earlier run.
             ConfigurationError: the call is wrong in another way, or the members call each other in a circle.
             AttributeError: `OxyRequest` has no such field.
         """
@@ -232,6 +234,7 @@ class AgentRegistry:
         if len(request.call_stack) > self.max_depth:
             way = " > ".join([*request.call_stack[-5:], callee])
             raise ConfigurationError(f"calls are nested deeper than max_depth ({self.max_depth}): ... > {way}")
+        check_restart({name: changes.get(name, getattr(request, name)) for name in RESTART})
         changes = {
             "request_id": request.request_id or new_id(22),
             "group_id": request.group_id or new_id(),
@@ -443,16 +446,21 @@ def _child(request: OxyRequest, changes: dict[str, Any]) -> OxyRequest:
             "caller": request.callee,
             "caller_category": request.callee_category,
         }
-    child = request.clone_with(**placed)
-    child.latest_node_ids, child.original_payload = [], ""
-    if request.parallel_dict is None:
-        request.parallel_dict = {}
-    noted = request.parallel_dict.setdefault(batch, {"pre_node_ids": request.latest_node_ids, "parallel_node_ids": []})
+    notes: dict[str, Any] = {} if request.parallel_dict is None else request.parallel_dict
+    before: Any = notes[batch]["pre_node_ids"] if batch in notes else request.latest_node_ids
+    # What `request` notes of its calls grows with them, so none of them gets a copy: each notes calls of its own.
+    own: dict[str, Any] = {
+        "parallel_dict": {},
+        "pre_node_ids": [*cast("list[str]", before)] if isinstance(before, list) else before,
+        **placed,
+        "latest_node_ids": [],
+    }
+    child = request.clone_with(**own)
+    child.original_payload = ""
+    request.parallel_dict = notes
+    noted: dict[str, Any] = notes.setdefault(batch, {"pre_node_ids": before, "parallel_node_ids": []})
     noted["parallel_node_ids"].append(node_id)
     request.latest_node_ids = noted["parallel_node_ids"]
-    if "pre_node_ids" not in changes:
-        before = noted["pre_node_ids"]
-        child.pre_node_ids = [*before] if isinstance(before, list) else before
     return child
 
 

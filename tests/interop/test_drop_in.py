@@ -436,6 +436,54 @@ async def test_attempts_and_records(tmp_path: Path, version: str) -> None:
     assert 1 == sum(request.line.startswith("POST") for request in server.requests)
 
 
+RESTARTS: Final = """
+import asyncio, json, logging
+from oxygent import OxyRequest
+from oxygent_client.integrations.oxygent import SSEOxyGent
+from oxygent_client.testing import FakeTransport, answer, close
+
+FIELDS = {"reference_trace_id": "t0", "restart_node_id": "n0", "restart_node_output": "99"}
+warned = []
+class Keep(logging.Handler):
+    def emit(self, record):
+        warned.append(all(name in record.getMessage() for name in FIELDS))
+logging.getLogger("oxygent_client").addHandler(Keep())
+
+class Whole(SSEOxyGent):
+    def prepare_payload(self, oxy_request):
+        return {**super().prepare_payload(oxy_request), **{name: getattr(oxy_request, name) for name in FIELDS}}
+
+class Own(SSEOxyGent):
+    def prepare_payload(self, oxy_request):
+        return {**super().prepare_payload(oxy_request), "restart_node_id": "of its own"}
+
+async def main():
+    said = {}
+    for cls in (SSEOxyGent, Whole, Own):
+        warned.clear()
+        transport = FakeTransport.script(answer("42"), close())
+        agent = cls(name="remote", server_url="http://127.0.0.1:1", transport=transport)
+        request = OxyRequest(arguments={"query": "hello"}, current_trace_id=cls.__name__, **FIELDS)
+        response = await agent._execute(request)
+        sent = [payload.get(name) for payload in transport.payloads for name in FIELDS]
+        said[cls.__name__] = [response.state.name, sent, warned.count(True), request.restart_node_id]
+    return said
+
+print(json.dumps(asyncio.run(main())))
+"""
+
+
+@pytest.mark.parametrize("version", RELEASES)
+async def test_a_restart_of_the_local_run(tmp_path: Path, version: str) -> None:
+    """The ids of a local run are not sent, and a warning names them; what a subclass sets itself is refused."""
+    printed = await run_program(version, tmp_path, RESTARTS)
+    assert json.loads(printed.splitlines()[-1]) == {
+        "SSEOxyGent": ["COMPLETED", ["", "", ""], 1, "n0"],
+        "Whole": ["COMPLETED", ["", "", ""], 1, "n0"],
+        "Own": ["FAILED", [], 1, "n0"],
+    }
+
+
 async def test_without_the_framework(tmp_path: Path) -> None:
     """The import says what is missing, and how to get it."""
     program = "import sys; sys.modules['oxygent'] = None\nimport oxygent_client.integrations.oxygent"

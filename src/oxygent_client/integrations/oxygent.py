@@ -16,6 +16,7 @@ import asyncio
 import copy
 import inspect
 import logging
+from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, ClassVar, Final, Self, cast
@@ -79,9 +80,18 @@ class _Host:
         await self.real.send_message(message, event=event, id=id, retry=retry)
 
 
+RESTART: Final = ("reference_trace_id", "restart_node_id", "restart_node_output", "restart_node_order")
+"""Fields of a restart of the local run: its ids mean nothing to the remote, which begins a new run."""
+
+
+def _restarting(fields: Mapping[str, Any]) -> list[str]:
+    """The names of the fields by which a restart is asked for."""
+    return [name for name in RESTART if fields.get(name)]
+
+
 def _ours(real: schemas.OxyRequest) -> OxyRequest:
-    """The framework's request as one of ours; what it holds is the same."""
-    known = {field.name for field in attrs.fields(OxyRequest)} & type(real).model_fields.keys() - {"mas"}
+    """The framework's request as one of ours, without the ids of a restart; what it holds is the same."""
+    known = {field.name for field in attrs.fields(OxyRequest)} & type(real).model_fields.keys() - {"mas", *RESTART}
     return OxyRequest(**{name: getattr(real, name) for name in known}, mas=cast("Host", _Host(real)))
 
 
@@ -110,10 +120,17 @@ class _Inside(oxygent_client.SSEOxyGent):
         return clone
 
     def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
-        return self._outside.prepare_payload(_real(oxy_request))
+        real = _real(oxy_request)
+        payload = self._outside.prepare_payload(real)
+        # A subclass may take all of the framework's fields; what it sets itself is refused by our agent.
+        local = [name for name in _restarting(vars(real)) if payload.get(name) == getattr(real, name)]
+        return {**payload, **dict.fromkeys(local, "")} if local else payload
 
     def prepare_headers(self, oxy_request: OxyRequest) -> dict[str, str]:
         return self._outside.prepare_headers(_real(oxy_request))
+
+    def is_hooked(self, name: str) -> bool:
+        return getattr(getattr(self._outside, name), "__func__", None) is not getattr(SSEOxyGent, name)
 
     async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
         await self._outside.handle_tool_call_event(event_data, _real(oxy_request))
@@ -272,6 +289,8 @@ class SSEOxyGent(RemoteAgent):
         request = turn.ended
         if request is None or _real(request) is not oxy_request:
             request = _ours(oxy_request)
+            if restart := _restarting(vars(oxy_request)):
+                self._warn(f"the remote begins a new run, without {', '.join(restart)} of the local one", oxy_request)
         try:
             if not self._is_found and await self._find_out() and self.mas is not None:
                 self.mas.init_agent_organization()
