@@ -1,39 +1,39 @@
 """Chat Applications: a conversation of several turns, in which the remote remembers those before.
 
 Prints:
-    You: stream ["You like ", "tea."]
-    Remote: You like tea.
+    You: tools
+      trip_planner calls search_flights
+      trip_planner calls search_hotels
+      trip_planner calls add_up
+    Remote: 5 20 HELLO
     You: memory
-    Remote: {'asked': ['stream ["You like ", "tea."]'], 'answered': 1}
+    Remote: {'asked': ['tools'], 'answered': 1}
 """
 
 import os
 
 import anyio
 
-from oxygent_client import SSEOxyGent, TextDelta
-from oxygent_client.testing import ToyRemote
-from oxygent_client.testing.script import Script, Stream
+from oxygent_client import SSEOxyGent, ToolCall
+from oxygent_client.testing import ToyRemote, script
 from oxygent_client.transports.asgi import ASGITransport
 
-ASKED = 'stream ["You like ", "tea."]'
-TEXT = Script([Stream("You like tea.", 0.2)], output="You like tea.")
-MEMORY = Script(output={"asked": [ASKED], "answered": 1})
+SAYS = {**script.SCRIPTS, "memory": script.Script(output={"asked": ["tools"], "answered": 1})}
 URL = os.environ.get("OXYGENT_URL", "http://toy")
-TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(scripts={"stream": TEXT, "memory": MEMORY}))
+TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(scripts=SAYS))
 
 
 async def main() -> None:
-    """Each turn names the one before it; text is shown as the model writes it, where it comes in pieces."""
-    before = ""
-    async with SSEOxyGent(server_url=URL, transport=TOY) as agent:
-        for said in (ASKED, "memory"):
-            print(f"You: {said}\nRemote: ", end="")
-            async with agent.stream(said, group_id="my-chat", from_trace_id=before) as run:
-                async for event in run:
-                    print(event.text if isinstance(event, TextDelta) else "", end="", flush=True)
-            print("" if run.text else run.response.output)
-            before = run.trace_id
+    """Each turn names the one before it; calls are shown as they happen, then the answer."""
+    agent, before = SSEOxyGent(server_url=URL, transport=TOY), ""
+    for said in ("tools", "memory"):
+        print(f"You: {said}")
+        async with agent.stream(said, group_id="my-chat", from_trace_id=before) as run:
+            async for event in run:
+                if isinstance(event, ToolCall) and event.caller != "user":
+                    print(f"  {event.caller} calls {event.callee}")
+        print(f"Remote: {run.response.output}")
+        before = run.trace_id
 
 
 if __name__ == "__main__":

@@ -62,9 +62,10 @@ class Record(TypedDict):
 class RemoteServer:
     """A running server of one release; `close()` ends it and everything it left behind."""
 
-    def __init__(self, version: str, directory: Path) -> None:
+    def __init__(self, version: str, directory: Path, *arguments: str) -> None:
         """Start it in `directory` (made, and removed by `close()`); returns when it answers."""
         self.version = version
+        self._arguments = arguments
         self.directory = directory
         self.log_path = directory.with_suffix(".log")
         self._records_path = directory.with_suffix(".records.jsonl")
@@ -158,6 +159,7 @@ class RemoteServer:
             str(self.port),
             "--records",
             str(self._records_path),
+            *self._arguments,
         ]
         kept = {
             name: value

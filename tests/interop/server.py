@@ -6,7 +6,8 @@ Rule 3: every run writes its own record, one JSON line per fact, when it happens
 Rule 4: what differs between releases stands in the part "Releases" and nowhere else.
 Rule 5: it lives no longer than its standard input: when the tests die, so does it.
 
-Usage: python server.py --port PORT --records FILE      (the working directory becomes its store)
+Usage: python server.py --port PORT --records FILE [--model URL]      (the working directory becomes its store)
+With `--model`, its master is a `ReActAgent` of the framework, whose language model is asked at that URL and streams.
 """
 
 from __future__ import annotations
@@ -433,6 +434,25 @@ def agents() -> list[Any]:
     ]
 
 
+async def add_tool(a: int, b: int) -> int:
+    """Adds two numbers."""
+    return a + b
+
+
+def react(model_url: str) -> list[Any]:
+    """Another organization: an agent that thinks, calls a tool and answers, by a model that streams."""
+    tools = oxy.FunctionHub(name="math_tools", timeout=60)
+    tools.tool(description=add_tool.__doc__)(add_tool)
+    model = oxy.HttpLLM(
+        name="default_llm", api_key="none", base_url=model_url, model_name="none", llm_params={"stream": True}
+    )
+    return [
+        model,
+        tools,
+        oxy.ReActAgent(name="master_agent", is_master=True, llm_model="default_llm", tools=["math_tools"]),
+    ]
+
+
 def identity() -> Any:
     """One route more: which process answers, so that the tests know that they talk to the one they started."""
 
@@ -470,9 +490,9 @@ def come_back(message: dict[str, Any], request: Any) -> dict[str, Any]:
     return message if retry is None else {**message, "retry": retry}
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, model_url: str | None) -> None:
     """Start the framework and its own web service; returns when the service was told to stop."""
-    space = [language_model(), hub(), *agents(), *failing()]
+    space = react(model_url) if model_url else [language_model(), hub(), *agents(), *failing()]
     hooks = {} if RELEASE == "1.0.8" else {"func_process_message": come_back}
     async with oxygent.MAS(
         name="interop",
@@ -490,6 +510,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--records", required=True)
+    parser.add_argument("--model")
     options = parser.parse_args()
     RECORDS.open(options.records)
     Config.set_server_auto_open_webpage(False)
@@ -497,7 +518,7 @@ def main() -> None:
     Config.set_log_level_root("WARNING")
     Config.set_server_log_level("WARNING")
     end_with_standard_input()
-    asyncio.run(serve(options.port))
+    asyncio.run(serve(options.port, options.model))
 
 
 if __name__ == "__main__":
