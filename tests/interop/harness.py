@@ -21,15 +21,18 @@ from pathlib import Path
 from typing import Any, Final, Literal, NotRequired, TypedDict, cast
 
 import anyio
+import attrs
 
 from oxygent_client import SSEOxyGent, Timeouts
 
 from .environments import python_for
 
-__all__ = ["PATIENT", "UNRECORDED", "Record", "RemoteServer", "free_port", "unrecorded"]
+__all__ = ["PATIENT", "RECORDED", "UNRECORDED", "Record", "RemoteServer", "free_port", "unrecorded"]
 
 PATIENT = Timeouts(idle=20.0, total=60.0)
 """For runs that should come to their end: a server that never ends one fails its test, and does not stop the others."""
+RECORDED = attrs.evolve(PATIENT, lookup=20.0)
+"""For runs whose record has their end: on a busy machine it may come later than the default waits for it."""
 
 UNRECORDED: Final[dict[str, tuple[str, str]]] = {
     # how it is that there is no record: (the agent that is asked, the path under which the server is reached)

@@ -11,7 +11,7 @@ from oxygent_client import OxyState, SSEOxyGent, errors
 from oxygent_client._wire import FAILURES, is_failure_text
 
 from .environments import RELEASES, python_for
-from .harness import PATIENT
+from .harness import RECORDED
 
 if TYPE_CHECKING:
     from .harness import RemoteServer
@@ -46,7 +46,7 @@ TOLD: Final[list[tuple[str, str, OxyState, tuple[str, ...]]]] = [
 )
 async def test_what_a_failure_says(server: RemoteServer, callee: str, text: str, state: OxyState) -> None:
     """An agent that passes on a failure answers with a text of the table, and its record has the state."""
-    async with SSEOxyGent(server_url=server.url, callee="relay_agent", check_callee=False, timeouts=PATIENT) as agent:
+    async with SSEOxyGent(server_url=server.url, callee="relay_agent", check_callee=False, timeouts=RECORDED) as agent:
         with pytest.raises(errors.RemoteAgentError) as caught:
             await agent.ask(callee)
 

@@ -10,7 +10,7 @@ import pytest
 from oxygent_client import OxyState, Progress, SSEOxyGent, Timeouts, errors
 
 from .environments import RELEASES
-from .harness import PATIENT
+from .harness import PATIENT, RECORDED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ async def test_an_agent_that_raises(server: RemoteServer) -> None:
     """On the wire it is a normal answer, and the record knows better; the framework ran it twice, we asked once."""
     trace = uuid.uuid4().hex
     before = len(server.records())
-    async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
+    async with SSEOxyGent(server_url=server.url, timeouts=RECORDED) as agent:
         with pytest.raises(errors.RemoteAgentError) as caught:
             await agent.ask("raise", trace_id=trace)
 

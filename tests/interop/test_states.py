@@ -13,7 +13,7 @@ from oxygent_client import OxyRequest, OxyResponse, OxyState, SSEOxyGent, Timeou
 
 from .cuts import Cut, line
 from .environments import RELEASES
-from .harness import PATIENT, UNRECORDED, unrecorded
+from .harness import PATIENT, RECORDED, UNRECORDED, unrecorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +70,7 @@ async def test_a_run_that_failed(
     server: RemoteServer, state: OxyState, output: str, query: str, options: dict[str, Any]
 ) -> None:
     """The state is the record's, and the output the agent's own words."""
-    async with SSEOxyGent(server_url=server.url, timeouts=PATIENT, **options) as agent:
+    async with SSEOxyGent(server_url=server.url, timeouts=RECORDED, **options) as agent:
         response, error = await both_ways(agent, query)
 
     assert (state, output) == (response.state, response.output)
@@ -113,7 +113,7 @@ async def test_a_run_that_closes_its_stream_itself(
     server: RemoteServer, query: str, expected: Any, attached: bool
 ) -> None:
     """The answer that never came is the record's, if it has one, whoever listens."""
-    async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
+    async with SSEOxyGent(server_url=server.url, timeouts=RECORDED) as agent:
         run = agent.attach((await agent.start(query)).to_token()) if attached else agent.stream(query)
         found: Any
         try:
@@ -129,7 +129,7 @@ async def test_a_run_that_closes_its_stream_itself(
 async def test_a_look_right_after_the_answer(server: RemoteServer, stored: str) -> None:
     """The record that `lookup` gives has the end of the run, though it may lag behind the answer."""
     states: list[OxyState | None] = []
-    async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
+    async with SSEOxyGent(server_url=server.url, timeouts=RECORDED) as agent:
         for n in range(20):
             request = OxyRequest(arguments={"query": f"echo {n}", "stored": stored})
             response = await agent.ask(request)
@@ -166,7 +166,7 @@ async def test_a_run_that_was_cut_after_its_end(server: RemoteServer, cut: Cut) 
     """What was lost on its way is in the record: the answer, and that it was one."""
     query = f"echo {uuid.uuid4().hex}"
     async with line(server.port, cut) as way:
-        response = await SSEOxyGent(server_url=way.url, timeouts=PATIENT).ask(query)
+        response = await SSEOxyGent(server_url=way.url, timeouts=RECORDED).ask(query)
         assert way.cut == 1
 
     assert (OxyState.COMPLETED, query.split()[1]) == (response.state, response.output)
@@ -178,7 +178,7 @@ async def test_a_run_that_failed_and_was_cut(server: RemoteServer) -> None:
     """A failure that the wire would not have told is told by the record that was asked for the answer."""
     async with line(server.port, Cut(said=b'"type": "answer"')) as way:
         with pytest.raises(errors.RemoteAgentError) as caught:
-            await SSEOxyGent(server_url=way.url, timeouts=PATIENT).ask("raise")
+            await SSEOxyGent(server_url=way.url, timeouts=RECORDED).ask("raise")
 
     assert (OxyState.FAILED, failure("master")) == (caught.value.state, caught.value.output)
 
