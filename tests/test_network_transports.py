@@ -1035,6 +1035,22 @@ async def test_a_proxy_that_cannot_be_reached(
     assert "s3cret" not in str(error)
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_the_proxy_of_an_own_client_that_cannot_be_reached(
+    library: Library, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """It is called a proxy, although the client alone knows of it."""
+    monkeypatch.setenv(f"{scheme}_proxy", f"http://127.0.0.1:{closed_port()}")
+    kind: Any = library.module.ClientSession if library.own == "session" else library.module.AsyncClient
+    async with kind(trust_env=True) as client:
+        error = await failure(
+            plain(server_url=f"{scheme}://remote.test", transport=library.transport(**{library.own: client}))
+        )
+    assert type(error) is errors.ConnectError
+    assert "the proxy" in str(error)
+    assert "remote.test" not in str(error)
+
+
 async def test_a_proxy_whose_name_is_unknown(library: Library) -> None:
     """It is the proxy's name that is not known, and not the server's."""
     transport = library.transport(proxy="http://proxy.invalid:3128")

@@ -124,7 +124,8 @@ class Proxies:
 
     named: Proxy | None = None
     """The transport's argument `proxy`."""
-    by_scheme: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False)
+    by_scheme: Mapping[str, tuple[str, str]] = attrs.field(factory=dict[str, tuple[str, str]], repr=False)
+    """The environment's, each with what names it; `all` is for the schemes that have none."""
     exceptions: tuple[_Exception, ...] = ()
     is_excepted: Callable[[str], object] = attrs.field(default=_nothing, repr=False)
     """What else is excepted: everything, or what the system's own settings say (macOS, Windows)."""
@@ -155,7 +156,8 @@ class Proxies:
         is_excepted = _nothing if getproxies_environment() or not found else proxy_bypass
         if any(entry.strip() == "*" for entry in entries):
             return cls()
-        return cls(None, found, tuple(map(_Exception.read, entries)), is_excepted, schemes)
+        by_scheme = {key: (value, _variable(key)) for key, value in found.items() if value}
+        return cls(None, by_scheme, tuple(map(_Exception.read, entries)), is_excepted, schemes)
 
     def find(self, url: str) -> Proxy | None:
         """The proxy that leads to `url`; None if it is reached directly.
@@ -170,13 +172,12 @@ class Proxies:
             host, port = (parts.hostname or "").rstrip("."), parts.port or PORTS.get(parts.scheme)
         except ValueError as error:
             raise ConfigurationError("the URL of the request cannot be read") from error
-        key = parts.scheme if parts.scheme in self.by_scheme else "all"
-        given = self.by_scheme.get(key)
-        if not given or is_loopback(host) or self.is_excepted(host):
+        given = self.by_scheme.get(parts.scheme) or self.by_scheme.get("all")
+        if given is None or is_loopback(host) or self.is_excepted(host):
             return None
         if any(exception.fits(host, port) for exception in self.exceptions):
             return None
-        return Proxy.read(given, _variable(key), self.schemes)
+        return Proxy.read(*given, self.schemes)
 
 
 def _variable(key: str) -> str:

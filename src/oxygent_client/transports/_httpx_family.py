@@ -17,7 +17,7 @@ import functools
 import importlib.util
 import logging
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
 from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -173,13 +173,19 @@ def _end(response: Any) -> None:
         shut_down(connection)
 
 
-Hop = Callable[[str, dict[str, Any]], Awaitable[None]]
+@attrs.define(eq=False)
+class _Watch:
+    """Sees where a client of the user's own connects to; for the `trace` extension of httpx.
 
+    It is true once that was a proxy, and shown as that proxy.
+    """
 
-def _watch_hops(library: Any, request: HTTPRequest) -> Hop:
-    """For the `trace` extension: refuses a proxy of the user's own client that must not see what is sent."""
+    library: Any
+    request: HTTPRequest
+    proxy: str = ""
 
-    async def watch(event: str, info: dict[str, Any]) -> None:
+    async def __call__(self, event: str, info: dict[str, Any]) -> None:
+        """Refuse a proxy that must not see what is sent."""
         if event.endswith("connect_tcp.started"):
             scheme, host, port = "http", info["host"], info["port"]
         elif event.endswith("send_request_headers.started"):
@@ -187,12 +193,17 @@ def _watch_hops(library: Any, request: HTTPRequest) -> Hop:
             scheme, host, port = there.scheme.decode("ascii"), there.host.decode("ascii"), there.port
         else:
             return
-        url = library.URL(request.url)
-        if (host, port or PORTS[scheme]) != (url.raw_host.decode("ascii"), url.port or PORTS[url.scheme]):
-            shown = f"[{host}]" if ":" in host else host
-            check_proxied_request(request, f"{scheme}://{shown}")
+        url = self.library.URL(self.request.url)
+        port = port or PORTS[scheme]
+        if (host, port) != (url.raw_host.decode("ascii"), url.port or PORTS[url.scheme]):
+            self.proxy = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            check_proxied_request(self.request, f"{scheme}://{self.proxy}")
 
-    return watch
+    def __bool__(self) -> bool:
+        return bool(self.proxy)
+
+    def __str__(self) -> str:
+        return self.proxy
 
 
 @attrs.define(eq=False)
@@ -256,6 +267,7 @@ class HTTPXFamily(Generic[ClientT]):
         """As `Transport.exchange`."""
         self._closed.check(self)
         client, proxy = self._client_for(request)
+        watch = None if self._client is None else _Watch(self._library, request)
         if client.is_closed:
             raise ClosedError(f"the {self._library.__name__} client of this transport was closed")
         own = client.timeout
@@ -265,15 +277,15 @@ class HTTPXFamily(Generic[ClientT]):
             "timeout": self._library.Timeout(None, connect=own.connect, write=own.write, pool=own.pool),
             "follow_redirects": False,
         }
-        if self._client is not None and request.url.startswith("http:"):
-            options["extensions"] = {"trace": _watch_hops(self._library, request)}
+        if watch is not None:
+            options["extensions"] = {"trace": watch}
         logging.getLogger(self._library.__name__).addFilter(_hide_urls)  # once, however often it is added
         url = request.url if self._unix_socket is None else f"unix:{self._unix_socket}"
         async with AsyncExitStack() as stack:
             occupies = stack.enter_context(self._counted.exchange())
             opening = _OPENING.set(True)
             try:
-                with self._translation.translated(url, proxy=proxy):
+                with self._translation.translated(url, proxy=proxy or watch):
                     response = await _entered(stack, self._open(client, request, options), request.context)
                     headers = dict(response.headers)
             finally:

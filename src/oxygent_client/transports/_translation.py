@@ -92,7 +92,7 @@ class Translation:
     def __call__(self, error: Exception, url: str = "", *, proxy: object = None, reading: bool = False) -> OxyError:
         """The error of this package that `error`, of the library, is.
 
-        `url` is where the request was to go, and `proxy`, as it may be shown, what leads there, if something does;
+        `url` is where the request was to go, and `proxy`, as it may be shown, what leads there, if it is true;
         `reading` says that the response had begun.
         """
         unforeseen: Line = (Exception, ConnectionLostError, f"{self.library} failed")
@@ -110,13 +110,13 @@ class Translation:
                 cls, text, said = TLSError, NO_TLS, tls
             else:
                 said = _of_network(error) or said
-        if proxy is not None:
+        if proxy:
             # What fails to connect is the proxy; what takes too long, or fails in TLS, may be what is behind it.
             place = f"the proxy {proxy}" if cls is ConnectError else f"{place} over the proxy {proxy}"
         if reading and cls.default_outcome is Outcome.NOT_SENT:
             cls = ConnectionLostError
         said = " ".join(said.split()) or type(error).__name__
-        shown = "the proxy" if proxy is None else f"the proxy {proxy}"
+        shown = f"the proxy {proxy}" if proxy else "the proxy"
         return cls(f"{text.format(place, proxy=shown)}: {said}"[:500])
 
     @contextmanager
