@@ -52,7 +52,7 @@ from tests.test_recovery import CANCELLED, DONE, FAILED, NO_RECORDS, NOTHING, RU
 from tests.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from oxygent_client import Event, HTTPRequest, Run, Transport
 
@@ -406,6 +406,7 @@ class Heard:
     looked: list[float]
     seconds: float
     recovered: bool = False
+    dropped: int = 0
 
 
 async def attach(*replies: Any, records: Reply | Iterable[Reply] = NO_RECORDS, **options: Any) -> Heard:
@@ -433,7 +434,8 @@ async def attach(*replies: Any, records: Reply | Iterable[Reply] = NO_RECORDS, *
     assert len(fake.left) == len(fake.requests)
     assert {(("trace_id", "t"), ("timestamp", 0))} == {tuple(payload.items()) for payload in fake.payloads}
     attached, looked = ([round(at - began, 2) for at in transport.at(path)] for path in ("/async/trace", "/view"))
-    return Heard(what, told, run.outcome, attached, looked, round(anyio.current_time() - began, 2), recovered)
+    seconds, dropped = round(anyio.current_time() - began, 2), run.partial.dropped
+    return Heard(what, told, run.outcome, attached, looked, seconds, recovered, dropped)
 
 
 def _then_forever(table: Sequence[Reply]) -> Iterable[Reply]:
@@ -460,11 +462,9 @@ CUTS: Final[dict[str, tuple[list[Any], list[Any]]]] = {
     "nonsense in the framing": ([1, 2, "42"], [(say(1), errors.RemoteProtocolError("chunk")), (say(2), *END)]),
     "half an event": ([1, 2, "42"], [(say(1), say(2)[:20]), (say(2), *END)]),
     "half an event, and it is gone": ([1, 3, "42"], [(say(1), say(2)[:20]), (say(3), *END)]),
-    "what was told comes again": ([1, 2, "42"], [(say(1),), (say(1), say(2), *END)]),
-    "no ids": (
-        [1, 1, "42"],
-        [(progress(1),), (progress(1), answer("42"), close())],
-    ),
+    "the same once more": ([1, 1, 2, "42"], [(say(1),), (say(1), say(2), *END)]),
+    "the same, without ids": ([1, 1, "42"], [(progress(1),), (progress(1), answer("42"), close())]),
+    "the same, over and over": ([1] * 6 + ["42"], [(say(1),) * 3, (*(say(1),) * 3, *END)]),
     "the answer, and then a break": (["42"], [(ANSWER,), (close(),)]),
     "a heartbeat, then silence": ([1, 2, "42"], [(say(1), heartbeat(), FOREVER), (say(2), *END)]),
     "refused for a while": ([1, "42"], [(say(1),), *[Reply(before=errors.ConnectError("refused"))] * 5, END]),
@@ -482,7 +482,7 @@ CUTS: Final[dict[str, tuple[list[Any], list[Any]]]] = {
 
 @pytest.mark.parametrize("name", CUTS)
 async def test_cuts(name: str) -> None:
-    """After a break the reader comes back: no event is told twice, and none is lost that the server still sends."""
+    """After a break the reader comes back, and every event that the server sends is told: equal ones are several."""
     told, connections = CUTS[name]
     heard = await attach(*connections)
     assert ("42", told, COMPLETED) == (heard.what, heard.told, heard.outcome)
@@ -490,12 +490,15 @@ async def test_cuts(name: str) -> None:
 
 
 async def test_a_cut_at_every_byte() -> None:
-    """Wherever a connection breaks, a server that goes back to its last whole event loses nothing, and repeats none."""
-    parts = [say(1), say(2), message([1, 2], id="x"), heartbeat(), ANSWER]
-    whole = b"".join(parts)
-    for place in range(len(whole) + 1):
-        heard = await attach((whole[:place],), (*parts, close()))
-        assert ("42", [1, 2, [1, 2], "42"]) == (heard.what, [1 if each is None else each for each in heard.told][:4])
+    """Wherever a connection breaks, whole events are told; one that was cut is lost, and counted."""
+    parts = [progress(1), progress(2), heartbeat(), answer("42")]
+    for number, part in enumerate(parts):
+        for place in range(1, len(part)):
+            heard = await attach((*parts[:number], part[:place]), (*parts[number + 1 :], answer("43"), close()))
+            lost = place < len(part) - 1 and part is not parts[2]  # of the last line end, one byte is enough
+            told = [content for at, content in enumerate([1, 2, None, "42"]) if not (lost and at == number)]
+            assert heard.told == [*filter(None, told), "43"]
+            assert heard.dropped == lost
 
 
 PAUSES: Final[dict[str, tuple[list[float], list[Any]]]] = {
@@ -554,7 +557,12 @@ QUIET: Final[dict[str, tuple[Heard, list[Any], Any, Timeouts]]] = {
         NOTHING,
         Timeouts(),
     ),
-    "no records": (Heard(errors.IdleTimeoutError, [], STARTED, [0], [2, 600], 600), [PINGS], NO_RECORDS, Timeouts()),
+    "no records": (
+        Heard(errors.IdleTimeoutError, [], STARTED, [0], [2, 600], 600.02),  # what is on its way is taken in
+        [PINGS],
+        NO_RECORDS,
+        Timeouts(),
+    ),
     "records are not asked": (
         Heard(errors.IdleTimeoutError, [], STARTED, [0], [], 600),
         [PINGS],
@@ -902,6 +910,173 @@ async def test_leaving_and_coming_back() -> None:
         async for event in run:
             told += [event.content] * (event.type == "progress")
     assert ([1, 2, 3], "42") == (told, run.response.output)
+
+
+LEFT_BY: Final[dict[str, Callable[[Run], Awaitable[None]]]] = {}
+"""How a reader that holds an event leaves."""
+
+
+def leaving(leave: Callable[[Run], Awaitable[None]]) -> Callable[[Run], Awaitable[None]]:
+    """Put it into the table."""
+    LEFT_BY[leave.__name__] = leave
+    return leave
+
+
+@leaving
+async def by_break(run: Run) -> None:
+    """The block is left."""
+    async with run:
+        await anext(run)
+
+
+@leaving
+async def by_an_error(run: Run) -> None:
+    """An exception of the user's own leaves it."""
+    with pytest.raises(ZeroDivisionError):
+        async with run:
+            raise ZeroDivisionError(await anext(run))
+
+
+@leaving
+async def by_cancellation(run: Run) -> None:
+    """The task is cancelled while it holds the event."""
+    with anyio.move_on_after(1):
+        async with run:
+            await anext(run)
+            await anyio.sleep_forever()
+
+
+@leaving
+async def by_total(run: Run) -> None:
+    """The time for all is over."""
+    with pytest.raises(errors.DeadlineExceededError):
+        async with run:
+            await anext(run)
+            await anyio.sleep(3600)
+            await anext(run)
+
+
+@leaving
+async def by_another_task(run: Run) -> None:
+    """The block is another task's, which leaves it before the reader asks again."""
+    async with run, anyio.create_task_group() as tasks:
+        tasks.start_soon(anext, run)
+    with pytest.raises(errors.ClosedError):
+        await anext(run)
+
+
+PIECES: Final[dict[str, tuple[Any, ...]]] = {
+    "one piece": (b"".join(map(say, range(300))) + ANSWER + close(), FOREVER),
+    "many pieces": (*map(say, range(300)), ANSWER, close(), FOREVER),
+    "a piece for each reader": (b"".join(map(say, range(10))), pause(0.01), say(10) + ANSWER + close()),
+    "without its end": (*map(say, range(300)), ANSWER),
+}
+
+
+@pytest.mark.parametrize("pieces", PIECES)
+@pytest.mark.parametrize("leave", LEFT_BY)
+async def test_what_was_received_is_kept(leave: str, pieces: str) -> None:
+    """What a reader received and did not hand out is handed out by the next one, first, in its order, and once."""
+    steps = PIECES[pieces]
+    transport = FakeTransport({"/async/trace": [Reply(steps), Reply((close(),))], "/view": NO_RECORDS})
+    agent, other = (SSEOxyGent(server_url=url, transport=transport) for url in (URL, f"{URL}:443/"))
+    run = agent.attach(TOKEN)
+    await LEFT_BY[leave](run)
+    async with other.attach(TOKEN) as again:
+        events = [event async for event in again]
+    everything = [event.content for event in (*run.partial.events[:1], *events)]
+    count = 11 if pieces == "a piece for each reader" else 300
+    assert everything == [*range(count), "42"]
+    assert again.response.output == "42"
+    assert (run.partial.dropped, again.partial.dropped) == (0, 0)
+    # Where the end was received, nothing is asked for.
+    attached = [request.path for request in transport.requests]
+    assert attached == ["/async/trace"] * (2 if pieces == "without its end" else 1)
+
+
+async def test_the_end_alone_is_kept() -> None:
+    """Where the answer was handed out and the end was not, the record has the output; nothing is attached to again."""
+    transport = FakeTransport({"/async/trace": [Reply((ANSWER + close(), FOREVER))], "/view": DONE})
+    agent = SSEOxyGent(server_url=URL, transport=transport)
+    async with agent.attach(TOKEN) as run:
+        assert (await anext(run)).content == "42"
+    async with agent.attach(TOKEN) as run:
+        assert (await run.final_response()).output == "42"
+    assert [request.path.partition("?")[0] for request in transport.requests] == ["/async/trace", "/view"]
+
+
+async def test_a_part_of_an_event_is_lost() -> None:
+    """Half an event cannot be kept: it is counted, for the reader that left and for the next one."""
+    transport = FakeTransport({"/async/trace": [Reply((say(1) + say(2) + say(3)[:30], FOREVER)), Reply(END)]})
+    agent = SSEOxyGent(server_url=URL, transport=transport)
+    async with agent.attach(TOKEN) as left:
+        await anext(left)
+    async with agent.attach(TOKEN) as run:
+        assert [event.content async for event in run] == [2, "42"]
+    assert (left.partial.dropped, run.partial.dropped) == (1, 1)
+
+
+async def test_what_is_kept_is_of_one_run() -> None:
+    """Neither another run of the server nor the run of that id at another server gets it."""
+    transport = FakeTransport({"/async/trace": [Reply((say(1) + say(2), FOREVER)), *[Reply(END)] * 2]})
+    agent = SSEOxyGent(server_url=URL, transport=transport)
+    async with agent.attach(TOKEN) as run:
+        await anext(run)
+    others = (("https://other.test", "t"), (URL, "u"))
+    for url, name in others:
+        token = attrs.evolve(HANDLE, server_url=url, remote_trace_id=name).to_token()
+        async with SSEOxyGent(server_url=url, transport=transport).attach(token) as run:
+            assert [event.content async for event in run] == ["42"]
+    async with agent.attach(TOKEN) as run:
+        assert (await anext(run)).content == 2
+
+
+async def test_no_connection_when_the_kept_ones_are_out() -> None:
+    """What was kept is handed out though the server is gone; then the error is that of a first attachment."""
+    gone = Reply(before=errors.ConnectError("refused"))
+    transport = FakeTransport({"/async/trace": [Reply((say(1) + say(2), FOREVER)), gone, Reply(before=FOREVER)]})
+    agent = SSEOxyGent(server_url=URL, transport=transport, retry=Retry(attempts=1), timeouts=Timeouts(total=9))
+    async with agent.attach(TOKEN) as run:
+        await anext(run)
+    run = agent.attach(TOKEN)
+    with pytest.raises(errors.ConnectError) as caught:
+        async with run:
+            assert (await anext(run)).content == 2
+            await anext(run)
+    assert caught.value.outcome is STARTED
+    assert caught.value.partial == run.partial
+    assert [event.content for event in run.partial.events] == [2]
+    with pytest.raises(errors.DeadlineExceededError):
+        async with agent.attach(TOKEN) as run:
+            await anext(run)
+
+
+async def test_a_handler_had_its_event() -> None:
+    """The event whose handler failed was handed out; those behind it are kept."""
+
+    async def picky(content: Any) -> None:
+        if content == 2:
+            raise ValueError
+
+    transport = FakeTransport({"/async/trace": [Reply((say(1) + say(2) + say(3) + ANSWER + close(),))]})
+    agent = SSEOxyGent(server_url=URL, transport=transport, event_handlers={"progress": picky})
+    with pytest.raises(errors.HandlerError) as caught:
+        async with agent.attach(TOKEN) as run:
+            await run.final_response()
+    assert caught.value.partial is not None
+    assert [event.content for event in caught.value.partial.events] == [1, 2, 3, "42"]
+    async with agent.attach(TOKEN) as run:
+        assert [event.content async for event in run] == [3, "42"]
+
+
+async def test_an_endless_stream_is_left() -> None:
+    """A server that never pauses does not keep its reader: what is taken in has an end."""
+    flood = say(1) * 4000
+    transport = FakeTransport({"/async/trace": Reply((flood,) * 1000)})
+    agent = SSEOxyGent(server_url=URL, transport=transport)
+    async with agent.attach(TOKEN) as run:
+        await anext(run)
+    assert run.partial.dropped < 40_000
 
 
 class Cutting:

@@ -68,18 +68,18 @@ def test_the_end(expected: Found, text: str, size: int) -> None:
     ("expected", "is_closed", "text"),
     [
         (["a", "a"], False, A + A),
-        (["a"], True, A + CLOSE + A),
+        (["a", "done"], True, A + CLOSE + A),
         (["done"], False, DONE),
-        (["a", "done"], True, A + DONE + CLOSE),
+        (["a", "done", "done"], True, A + DONE + CLOSE),
         ([], False, ""),
     ],
 )
 def test_the_rest(expected: list[str], is_closed: bool, text: str) -> None:
-    """Who stops reading is given all that came and was not handed out, up to the end if that came too."""
+    """Who stops reading is given all that came and was not handed out, up to the close event if that came too."""
     inbox = Inbox(Limits())
     inbox.feed(text.encode())
-    assert expected == [sse.data for sse in inbox.take_rest()]
-    assert (is_closed, []) == (inbox.is_closed, inbox.take_rest())
+    assert expected == [waiting.sse.data for waiting in inbox.take_all()]
+    assert (is_closed, []) == (inbox.is_closed, inbox.take_all())
 
 
 def test_done_was_the_end() -> None:
@@ -87,7 +87,7 @@ def test_done_was_the_end() -> None:
     inbox = Inbox(Limits())
     assert ([], "done") == read(inbox, [DONE.encode()])
     inbox.end()
-    assert (False, []) == (inbox.holds_done, inbox.take_rest())
+    assert (False, []) == (inbox.holds_done, inbox.take_all())
 
 
 def test_too_large() -> None:
@@ -100,19 +100,58 @@ def test_too_large() -> None:
             inbox.take()
 
 
-def test_what_is_not_new() -> None:
-    """Events that the reader has heard are left out, and still show that the stream speaks."""
-    seen: list[ServerSentEvent] = []
+def test_who_hears_of_events() -> None:
+    """Each event that comes from the wire is told of, once; what is put back is not."""
+    heard: list[str] = []
+    inbox = Inbox(Limits(), lambda sse: heard.append(sse.data))
+    assert inbox.feed(b"data: a\n\ndata: b\n\n")
+    inbox.put_back(inbox.take_all())
+    assert heard == ["a", "b"]
 
-    def is_new(sse: ServerSentEvent) -> bool:
-        seen.append(sse)
-        return sse.data != "a"
 
-    inbox = Inbox(Limits(), is_new)
-    assert inbox.feed(b"data: a\n\n")
-    assert inbox.take() is None
-    assert (["b"], "open") == read(inbox, [b"data: a\n\ndata: b\n\n"])
-    assert ["a", "a", "b"] == [sse.data for sse in seen]
+@pytest.mark.parametrize("taken", [0, 1, 2, 3])
+@pytest.mark.parametrize(("expected", "text"), ENDS)
+def test_another_inbox(expected: Found, text: str, taken: int) -> None:
+    """What one reader leaves, another has first, and comes to the same end by it."""
+    one, other = Inbox(Limits()), Inbox(Limits())
+    one.feed(text.encode())
+    got = [sse.data for _ in range(taken) if (sse := one.take()) is not None]
+    other.put_back(one.take_all())
+    rest, end = read(other, [b""])
+    assert ([*got, *rest], end) == expected
+
+
+@pytest.mark.parametrize(
+    ("expected", "text"),
+    [
+        (False, ""),
+        (False, A),
+        (False, A + BEAT + ": pi"),
+        (True, A + "data: b"),
+        (True, A + "data: b\n"),
+        (True, A + "event: close\n"),
+        (True, A + "da"),
+    ],
+)
+def test_a_part_of_an_event(expected: bool, text: str) -> None:
+    """It is known whether a part of an event came; a part of a heartbeat is none."""
+    inbox = Inbox(Limits())
+    inbox.feed(text.encode())
+    assert inbox.is_within_event is expected
+
+
+@pytest.mark.parametrize(("expected", "text"), [(False, A + DONE), (True, A + CLOSE), (True, CLOSE + A), (False, "")])
+def test_no_more_bytes_are_needed(expected: bool, text: str) -> None:
+    """Once the close event came, whether it was handed out or not, and after an event that was too large."""
+    one, other = Inbox(Limits()), Inbox(Limits())
+    one.feed(text.encode())
+    assert one.is_complete is expected
+    assert one.holds_events is bool(text)
+    other.put_back(one.take_all())
+    assert other.is_complete is expected
+    small = Inbox(Limits(event_bytes=10))
+    small.feed(b"data: " + b"c" * 20)
+    assert small.is_complete
 
 
 def test_a_new_connection() -> None:
@@ -142,6 +181,6 @@ def test_nothing_is_lost(text: str, cuts: list[int], stop: int) -> None:
         inbox.feed(piece)
         while len(got) < stop and (sse := inbox.take()) is not None:
             got.append(sse)
-    got += inbox.take_rest()
+    got += [waiting.sse for waiting in inbox.take_all() if waiting.sse.event != "close"]
     is_done = expected and got == expected[:-1] and inbox.is_closed and expected[-1].data == "done"
     assert got == expected or is_done

@@ -44,7 +44,7 @@ CORE = (
     "_errors errors _kinds _settings _transport _models _wire _payload _router _secrets _secure _sse _version _schema"
     " _text sanitize _log _reported _observe _inbox _reattach _seen _word"
 )
-HELPERS = "json ids identity traces dropped per_loop stats bodies tasks"
+HELPERS = "json ids identity traces leftovers dropped per_loop stats bodies tasks"
 SIBLINGS = (
     "transports transports.aiohttp transports.asgi transports.httpx transports.httpx2 policies cluster telemetry"
     " telemetry.otel"
@@ -61,6 +61,7 @@ ROOMS: Final[dict[str, Room]] = {
     "tasks": room("_tasks", "", "anyio"),
     "identity": room("_identity", pure=True),
     "traces": room("_traces", "core ids identity", "attrs"),
+    "leftovers": room("_leftovers", "core identity", "attrs"),
     "dropped": room("_dropped", "core", "anyio"),
     # Where trio runs already, it keeps what is live in a variable of trio's.
     "per_loop": room("_per_loop", "core", "anyio trio"),
@@ -94,7 +95,7 @@ ROOMS: Final[dict[str, Room]] = {
     "cluster": room("cluster cluster.*", "core json identity per_loop bodies tasks transports.httpx", "anyio attrs"),
     "telemetry": room("telemetry", "core stats"),
     "telemetry.otel": room("telemetry.otel", "core json", "attrs opentelemetry"),
-    "testing": room("testing testing.*", "core json per_loop tasks traces dropped", "anyio attrs"),
+    "testing": room("testing testing.*", "core json per_loop tasks traces leftovers dropped", "anyio attrs"),
     "registry": room("registry registry.*", "core json ids per_loop tasks", "anyio attrs"),
     # One exchange, one run: they know a transport, and no agent.
     "run": room(

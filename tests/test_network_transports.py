@@ -40,6 +40,7 @@ from oxygent_client import (
     HTTPRequest,
     HTTPXTransport,
     Outcome,
+    RunHandle,
     SSEOxyGent,
     Timeouts,
     Transport,
@@ -1386,6 +1387,30 @@ async def test_its_own_life(library: Library) -> None:
             assert vars(transport) | live == vars(clone) | live
             assert transport._counted is not clone._counted
         assert 4 == server.connections
+
+
+async def test_what_a_reader_left_is_kept(library: Library) -> None:
+    """What the library and the system have received of a detached run when its reader leaves is for the next reader."""
+    stream = [OK + chunk(progress(0)), *(chunk(progress(number)) for number in range(1, 300)), chunk(close()), LAST]
+    sent = anyio.Event()
+
+    async def handle(conversation: Conversation) -> None:
+        await conversation.request()
+        for piece in stream:
+            await conversation.send(piece)
+        sent.set()
+
+    async with asking(library, handle) as (agent, server):
+        token = RunHandle(server_url=server.url, trace_id="t", remote_trace_id="t", node_id="n").to_token()
+        async with agent.attach(token) as run:
+            told = [await anext(run)]
+            await sent.wait()
+        with pytest.raises(errors.NoAnswerError):
+            async with agent.attach(token) as run:
+                async for event in run:
+                    told.append(event)  # noqa: PERF401  (it ends by an error)
+        assert [event.content for event in told] == [*range(300)]
+        assert len(server.requests) == 1
 
 
 async def test_closed_while_a_run_is_open(library: Library) -> None:

@@ -50,6 +50,10 @@ from oxygent_client._word import Word
 __all__ = ["Feed"]
 
 CHECKPOINT_EVERY: Final = 64
+GATHER_PAUSE: Final = 0.02
+GATHER_SECONDS: Final = 0.25
+GATHER_BYTES: Final = 1024 * 1024
+"""What is still read when a reader leaves a detached run: pieces that come one upon the other, within these bounds."""
 LEGACY_SILENCE: Final = 2.0
 """Seconds without an event after which a bare `data: done`, after an answer, was the end."""
 HELD_SECONDS: Final = 1.0
@@ -81,6 +85,8 @@ class Feed:
     was_held_back: bool = attrs.field(default=False, init=False)
     """Whether something on the way kept the stream until it had much of it."""
     _is_silent: bool = attrs.field(default=True, init=False)
+    _is_reading: bool = attrs.field(default=False, init=False)
+    """Whether a read was begun, and gave no bytes."""
     _gave_up: bool = attrs.field(default=False, init=False)
     """Whether a read was called off by `idle`, and the run goes on all the same."""
     _asked: float | None = attrs.field(default=None, init=False)
@@ -120,13 +126,18 @@ class Feed:
     async def _read(self) -> bool:
         """Wait for bytes and decode them; False if the run is at its end."""
         clocks, chunks = self.clocks, self.line.chunks
-        assert chunks is not None
+        if chunks is None:  # all that was kept of a detached run is handed out
+            with self.line.waiting(clocks.deadline):
+                await self.open()
+                return self.inquiry.record is None
+            raise self.line.refusal or clocks.ran_out("total")
         self.plan.observed.hold(self.inbox.held_bytes)
         began = clocks.resume()
         patience, clock = self._patience(began)
         if clock == "record" and patience <= 0:  # it was due while there was no connection
             return await self._goes_on(clock)
         piece = None
+        self._is_reading = True
         try:
             if clock in ASKING and patience <= SOON and self.plan.timeouts.lookup is not None:
                 with self.line.waiting():
@@ -137,6 +148,7 @@ class Feed:
                 self._gave_up = wait.cancelled_caught
         except (StopAsyncIteration, ConnectionLostError, RemoteProtocolError) as error:
             return await self._broke(error if isinstance(error, OxyError) else None)
+        self._is_reading = piece is None
         now = clocks.count()
         if self.inquiry.record is not None:
             return False
@@ -187,6 +199,26 @@ class Feed:
         if failure is not None and piece is None:
             raise failure
         return piece, clock
+
+    async def gather(self) -> None:
+        """Take in what is on its way already to a reader of a detached run who leaves: it would be lost.
+
+        A read that was called off has lost its connection, so after that there is nothing to be had.
+        """
+        chunks, now = self.line.chunks, anyio.current_time()
+        if chunks is None or self._is_reading:
+            return
+        until, most = now + GATHER_SECONDS, self.plan.observed.bytes + GATHER_BYTES
+        with anyio.CancelScope(deadline=now + GATHER_PAUSE, shield=True) as scope:
+            try:
+                while not self.inbox.is_complete and now < until and self.plan.observed.bytes < most:
+                    piece = await anext(chunks)
+                    self.plan.observed.bytes += len(piece)
+                    self.inbox.feed(piece)
+                    now = anyio.current_time()
+                    scope.deadline = min(now + GATHER_PAUSE, until)
+            except Exception as error:  # noqa: BLE001  (whatever a transport raises: the run is left)
+                tell("detail", self.context, "nothing more could be read: %s", type(error).__name__)
 
     def _take_in(self, piece: bytes, *, since: float) -> None:
         """Decode `piece`, which was waited for since then."""
@@ -286,6 +318,7 @@ class Feed:
     async def _reattach(self, again: Reattachment, how: str) -> bool:
         """Come back to a detached run; False if its record says that it is at its end."""
         clocks = self.clocks
+        self.seen.drop(self.inbox.is_within_event)
         self.inbox.start_anew()
         self.plan.observed.hold(0)
         while True:

@@ -10,7 +10,7 @@ Rule 4: what is too large ends the stream, after the events before it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -19,11 +19,11 @@ from oxygent_client._settings import Limits
 from oxygent_client._sse import Decoder, ServerSentEvent
 from oxygent_client._wire import CLOSE, LEGACY_DONE
 
-__all__ = ["Inbox"]
+__all__ = ["Inbox", "Waiting"]
 
 
 @attrs.frozen
-class _Waiting:
+class Waiting:
     """An event that was received and not yet handed out."""
 
     sse: ServerSentEvent
@@ -32,17 +32,19 @@ class _Waiting:
 
 
 class Inbox:
-    """The events of one run between the wire and its reader; what is not new, by `is_new`, is left out."""
+    """The events of one run between the wire and its reader; `heard` is told of each that comes from the wire."""
 
-    def __init__(self, limits: Limits, is_new: Callable[[ServerSentEvent], bool] | None = None) -> None:
+    def __init__(self, limits: Limits, heard: Callable[[ServerSentEvent], object] | None = None) -> None:
         self._limits = limits
-        self._is_new = is_new
+        self._heard = heard
         self._decoder = Decoder(limits)
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._done: ServerSentEvent | None = None
         self._failure: TooLargeError | None = None
         self.is_closed = False
         """Whether the reader has come to the close event."""
+        self.is_complete = False
+        """Whether no more bytes are needed: the close event is among those that came, or one was too large."""
 
     @property
     def holds_done(self) -> bool:
@@ -53,6 +55,16 @@ class Inbox:
     def heartbeats(self) -> int:
         """Comments so far, since the last new start."""
         return self._decoder.comments
+
+    @property
+    def holds_events(self) -> bool:
+        """Whether there are events that were not handed out."""
+        return bool(self._waiting)
+
+    @property
+    def is_within_event(self) -> bool:
+        """Whether a part of an event came, and its end did not."""
+        return self._decoder.is_within_event
 
     @property
     def held_bytes(self) -> int:
@@ -71,14 +83,21 @@ class Inbox:
             events = self._decoder.feed(piece)
         except TooLargeError as error:
             events, self._failure = [*error.events], error
+            self.is_complete = True
         # Whether a bare `done` may be the end hangs on the names before it, not on those after it in the same piece.
         unnamed = self._decoder.unnamed_events - before
-        self._waiting.extend(
-            _Waiting(sse, number < unnamed and sse.data == LEGACY_DONE)
-            for number, sse in enumerate(events)
-            if self._is_new is None or self._is_new(sse)
-        )
+        for number, sse in enumerate(events):
+            if self._heard is not None:
+                self._heard(sse)
+            self.is_complete = self.is_complete or sse.event == CLOSE
+            self._waiting.append(Waiting(sse, number < unnamed and sse.data == LEGACY_DONE))
         return bool(events)
+
+    def put_back(self, events: Iterable[Waiting]) -> None:
+        """Take in, before any bytes, what `take_all` of another inbox gave."""
+        for waiting in events:
+            self.is_complete = self.is_complete or waiting.sse.event == CLOSE
+            self._waiting.append(waiting)
 
     def take(self) -> ServerSentEvent | None:
         """The next event; None at the end (`is_closed`), or where more bytes are needed.
@@ -102,17 +121,17 @@ class Inbox:
             raise self._failure
         return None
 
-    def take_rest(self) -> list[ServerSentEvent]:
-        """All events that can be had without more bytes."""
-        rest = [self._done] if self._done is not None else []
+    def take_all(self) -> list[Waiting]:
+        """All that can be had without more bytes, up to the close event, which is among it."""
+        found = [Waiting(self._done, may_be_end=True)] if self._done is not None else []
         for waiting in self._waiting:
+            found.append(waiting)
             if waiting.sse.event == CLOSE:
                 self.is_closed = True
                 break
-            rest.append(waiting.sse)
         self._waiting.clear()
         self._done = None
-        return rest
+        return found
 
     def end(self) -> None:
         """Nothing more will come: a bare `done` was the end."""

@@ -121,7 +121,8 @@ class Line:
 
     async def drain(self, deadline: float) -> None:
         """Read what little is left, so that the connection can serve again."""
-        assert self.chunks is not None
+        if self.chunks is None:  # all was received before
+            return
         with self.waiting():
             await beginning(self.chunks, DRAIN_BYTES, until=min(anyio.current_time() + DRAIN_SECONDS, deadline))
 

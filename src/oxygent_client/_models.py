@@ -194,7 +194,7 @@ class Partial:
     answer: Any = None
     """The content of the last answer; None where none came."""
     dropped: int = 0
-    """How many events came before those in `events`."""
+    """How many events came before those in `events`; of a detached run, also those that were received and are lost."""
 
 
 # --- requests and responses -------------------------------------------------------------------------------------------

@@ -1,16 +1,14 @@
-"""How a reader comes back to a detached run after its connection broke: when, and what it has heard already.
+"""How a reader comes back to a detached run after its connection broke: when, and how soon the record is asked.
 
 Rule 1: pure; it waits for nothing and reads no clock. Seconds are seconds without an event.
-Rule 2: nothing is told twice and nothing is left out: what comes again is what has the same id, name and data as an
-    event before the break, and each such event is left out once.
+Rule 2: a real server hands out each event once, and an id is the agent's own: so what comes after a break is new, also
+    where it has the id, the name and the data of an event before.
 Rule 3: what was on its way when a connection broke is lost for good, the end of the run too. So over each connection
     the server's record is asked, first soon, then more and more rarely, until an event shows that the queue speaks.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, deque
 from typing import Final
 
 from oxygent_client._sse import ServerSentEvent
@@ -27,8 +25,6 @@ FIRST_CHECK: Final = 2.0
 LAST_WORDS: Final = 1.0
 """Seconds that the events have to come once the record says that the run is over. A real server stores the end of a run
 before it hands out the last events, and looks for those ten times a second."""
-REMEMBERED: Final = 2048
-"""Events that may be recognised. A real server queues 1,024."""
 
 
 class Reattachment:
@@ -41,36 +37,24 @@ class Reattachment:
         self._is_over = False
         self._first_pause = self._pause = FIRST_PAUSE
         self._heard = True  # since the last break
-        self._told: deque[bytes] = deque(maxlen=REMEMBERED)
-        self._again: Counter[bytes] = Counter()
 
     @property
     def is_lost(self) -> bool:
         """Whether a connection broke, and no event came since."""
         return not self._heard
 
-    def is_new(self, sse: ServerSentEvent) -> bool:
-        """Whether this event was not heard over an earlier connection."""
+    def heard(self, sse: ServerSentEvent) -> None:
+        """An event came."""
         if sse.retry is not None:  # in whole numbers: it may have thousands of digits
             self._first_pause = max(min(sse.retry, 1000 * LONGEST_PAUSE) / 1000, SHORTEST_PAUSE)
         self._pause = self._first_pause
         self._heard = True
         self.check = self._missed = None
         self._is_over = False
-        if not sse.id:
-            return True
-        key = hashlib.sha256(f"{sse.id}\n{sse.event}\n{sse.data}".encode()).digest()
-        if self._again[key] > 0:
-            self._again[key] -= 1
-            return False
-        self._told.append(key)
-        return True
 
     def broke(self) -> float:
         """Seconds to pause, less what the reader shortens by lot: the connection broke, or there was none to be had."""
-        if self._heard:
-            self._again = Counter(self._told)
-            self._heard = False
+        self._heard = False
         self._missed, self.check = self._missed if self.check is None else self.check, None
         pause = self._pause
         self._pause = min(2 * pause, LONGEST_PAUSE)

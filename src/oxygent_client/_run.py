@@ -32,8 +32,9 @@ from oxygent_client._errors import (
     TooLargeError,
 )
 from oxygent_client._feed import Feed
-from oxygent_client._inbox import Inbox
+from oxygent_client._inbox import Inbox, Waiting
 from oxygent_client._inquiry import Inquiry
+from oxygent_client._leftovers import LEFTOVERS
 from oxygent_client._line import CLOSE_SECONDS, Line
 from oxygent_client._log import tell
 from oxygent_client._models import Custom, Event, OxyResponse, OxyState, Partial
@@ -47,7 +48,7 @@ from oxygent_client._sse import ServerSentEvent
 from oxygent_client._text import shown_text
 from oxygent_client._traces import TRACES, Claim
 from oxygent_client._transport import Context, shown_url
-from oxygent_client._wire import to_event
+from oxygent_client._wire import CLOSE, to_event
 from oxygent_client._word import Word
 from oxygent_client.policies._retry import retrying
 
@@ -84,7 +85,7 @@ class Run:
         self._seen = Seen(plan.limits)
         self._inquiry = Inquiry(plan, self._line, self._clocks, self._word)
         self._again = Reattachment() if plan.attached_to else None
-        self._inbox = Inbox(plan.limits, self._again.is_new if self._again else None)
+        self._inbox = Inbox(plan.limits, self._again.heard if self._again else None)
         self._feed = Feed(
             plan=plan,
             context=self._context,
@@ -192,7 +193,10 @@ class Run:
         try:
             if self._reading:
                 await self._dismiss_reader()
-            await self._close(error, is_own=False)
+            try:
+                await self._keep_rest([])
+            finally:
+                await self._close(error, is_own=False)
         finally:
             self._tell_end("left", error)
 
@@ -212,6 +216,8 @@ class Run:
                 http, line.link = await plan.prepare(transport, self._remote_trace_id, self._clocks.deadline)
                 context = attrs.evolve(http.context, attempt=self._attempts + 1)
                 line.request = plan.observed.mark(attrs.evolve(http, context=context))
+                if self._inbox.holds_events:  # those first; there may be no need to ask
+                    return
                 try:
                     await self._feed.open()
                 except OxyError as error:
@@ -252,6 +258,10 @@ class Run:
         if self._claim is None:
             raise ConfigurationError("this run has a reader in this program already, and two would share its events")
         self._remote_trace_id = self._claim.remote
+        if plan.attached_to:
+            rest = LEFTOVERS.take(plan.base_url, self._claim.remote)
+            self._inbox.put_back(rest.events)
+            self._seen.drop(rest.dropped)
 
     def _release(self) -> None:
         claim, self._claim = self._claim, None
@@ -389,7 +399,7 @@ class Run:
         """Note how the run failed, complete the error, and close."""
         self._error = error
         word, sent = self._word, self._line.sent
-        rest = self._inbox.take_rest()
+        rest = self._inbox.take_all()
         if self._inbox.is_closed:
             word.know(Outcome.COMPLETED)
         self._note_rest(rest)
@@ -400,14 +410,31 @@ class Run:
         known.attempts = max(known.attempts, self._attempts, sent.context.attempt if sent else 1)
         known.trace_id = self.trace_id
         known.server_url = known.server_url or shown_url(self._plan.base_url or (sent.base_url if sent else ""))
-        known.partial = self.partial if self._line.chunks is not None else None
         if word.has_run:
             self._plan.request.__dict__[ENDED_BADLY] = known
         is_left = self._line.is_left or not isinstance(error, Exception)
         try:
-            await self._close(None if self._line.is_left else error)
+            await self._keep_rest(rest)
         finally:
-            self._tell_end("left" if is_left else "failed", error)
+            has_heard = self._line.chunks is not None or self._plan.observed.events > 0
+            known.partial = self.partial if has_heard else None
+            try:
+                await self._close(None if self._line.is_left else error)
+            finally:
+                self._tell_end("left" if is_left else "failed", error)
+
+    async def _keep_rest(self, rest: list[Waiting]) -> None:
+        """Keep what was received of a detached run and not handed out for its next reader in this program."""
+        if self._closed or self._again is None or self._claim is None:
+            return
+        claim, inbox = self._claim, self._inbox
+        inbox.put_back(rest)
+        try:
+            await self._feed.gather()
+        finally:
+            kept = inbox.take_all()
+            self._seen.drop(LEFTOVERS.put(claim.base_url, claim.remote, kept, dropped=int(inbox.is_within_event)))
+            inbox.is_closed = False  # that is for the next reader to come to
 
     def _was_left(self, what: str) -> ClosedError:
         """The error of whoever asks for more of a run that is over for this program, and did not come to its end."""
@@ -425,11 +452,13 @@ class Run:
         known.__cause__ = error if isinstance(error, Exception) else None
         return known
 
-    def _note_rest(self, rest: list[ServerSentEvent]) -> None:
+    def _note_rest(self, rest: list[Waiting]) -> None:
         """What was received and not yet handed out belongs to `partial` too."""
-        for sse in rest:
+        for waiting in rest:
+            if waiting.sse.event == CLOSE:
+                break
             try:
-                self._note(self._event(sse))
+                self._note(self._event(waiting.sse))
             except HandlerError:
                 break
 

@@ -57,6 +57,10 @@ class Seen:
             self._bytes -= self._events.popleft()[1]
             self._dropped += 1
 
+    def drop(self, count: int) -> None:
+        """So many events were received, and cannot be had."""
+        self._dropped += count
+
     @property
     def last(self) -> Event | None:
         """The last event; None if none came."""

@@ -100,6 +100,12 @@ class Decoder:
         first, second = (b"\n".join(filter(None, parts))[:_STRAY].decode("utf-8", "replace") for parts in (stray, data))
         return first, second
 
+    @property
+    def is_within_event(self) -> bool:
+        """Whether an event has begun, by its name or its data, and is not complete. A part of a comment is none."""
+        has_field = bool(self._line) and not self._line.startswith(b":")
+        return has_field or bool(self._event) or self._data is not None
+
     def feed(self, piece: bytes, /) -> list[ServerSentEvent]:
         """The events that `piece` completes, in their order.
 

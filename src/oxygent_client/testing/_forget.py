@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from oxygent_client import _dropped
+from oxygent_client._leftovers import LEFTOVERS
 from oxygent_client._traces import TRACES
 
 __all__ = ["forget_runs"]
@@ -13,10 +14,11 @@ def forget_runs() -> None:
 
     A process remembers which trace ids it has used at which server: an id whose run was cut off is sent with a suffix
     the next time. After this call every id is sent as it is given. The pytest plugin calls it before each test; call
-    it yourself in tests that use another runner.
+    it yourself in tests that use another runner. What readers of detached runs left unread is forgotten, too.
 
     Runs that were dropped without leaving their block are told to their observers first.
     """
     _dropped.sweep()
     _dropped.forget()
     TRACES.forget()
+    LEFTOVERS.forget()
