@@ -216,7 +216,7 @@ FIGURES: Final = [
     ("docs/concepts.md", f"the end, or {LEGACY_SILENCE:g} s of silence after an answer"),
     ("docs/concepts.md", f"for `Timeouts.lookup` ({Timeouts().lookup:g} s) at the most"),
     *[("docs/concepts.md", f"`{begin.rstrip()} ...{end}`") for begin, end in FAILURES[:6]],
-    ("docs/concepts.md", f"and `feedback`, has {DISCOVERY_SECONDS:g} s instead"),
+    ("docs/concepts.md", f"and `feedback`, has {DISCOVERY_SECONDS:g} s, or `total`"),
     ("docs/howto/authenticate.md", f"`refresh_before` ({BearerAuth('x').refresh_before:g} s)"),
     ("docs/howto/choose-a-transport.md", f"a `connect` of its own ({Timeouts().connect:g} s)"),
     ("docs/howto/detached-runs.md", f"`start` waits {START_SECONDS:g} s"),

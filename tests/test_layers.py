@@ -99,7 +99,7 @@ ROOMS: Final[dict[str, Room]] = {
     "registry": room("registry registry.*", "core json ids per_loop tasks", "anyio attrs"),
     # One exchange, one run: they know a transport, and no agent.
     "run": room(
-        "_ask _clocks _feed _inquiry _line _plan _record _run _watched",
+        "_ask _claims _clocks _feed _inquiry _line _plan _record _run _watched",
         f"core {HELPERS} policies cluster",
         "anyio attrs",
     ),

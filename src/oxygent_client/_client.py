@@ -15,6 +15,7 @@ from typing import Any, Unpack
 import anyio
 
 from oxygent_client import _services
+from oxygent_client._claims import Claims
 from oxygent_client._connections import Connections
 from oxygent_client._delivery import Delivery
 from oxygent_client._detached import Attachment, RunHandle, begin
@@ -159,22 +160,21 @@ class Client(Hooks):
         """
         request = self.prepared(asked(query, fields))
         trace_id = str(request.current_trace_id)
-        claim, became = TRACES.claim(self.server_url, trace_id, request.node_id or ""), Word()
+        claims, became = Claims(TRACES.claim(self.server_url, trace_id, request.node_id or "")), Word()
         try:
             async with self._lease(became) as transport:
                 prepare = Preparation(self, self._directory, request, trace_id, self.server_url)
-                http, link = await begin(transport, prepare, claim.remote, became)
+                http, link = await begin(transport, prepare, claims, became)
         except OxyError as error:
             error.trace_id, error.server_url = trace_id, error.server_url or shown_url(self.server_url)
             became.know(error.outcome)
             raise
         finally:
-            TRACES.release(claim, ran=became.has_run, closed=False)
-        home = home_of(self.transport, http.context.node_id)
+            claims.release(ran=became.has_run, closed=False)
         return RunHandle(
-            server_url=http.base_url if home is None else home.base_url,
+            server_url=claims.replica or http.base_url,
             trace_id=trace_id,
-            remote_trace_id=claim.remote,
+            remote_trace_id=claims.remote,
             node_id=http.context.node_id,
             group_id=request.group_id,
             call_stack=tuple(request.call_stack),

@@ -16,6 +16,7 @@ import anyio
 import attrs
 
 from oxygent_client import _services
+from oxygent_client._claims import Claims
 from oxygent_client._errors import ConfigurationError, DeadlineExceededError, Outcome, OxyError
 from oxygent_client._hooks import Hooks
 from oxygent_client._models import OxyRequest
@@ -124,9 +125,7 @@ class Attachment:
         return HTTPRequest("POST", self.base_url, PATHS["attach"], headers, body, context=context), link
 
 
-async def begin(
-    transport: Transport, prepare: Preparation, remote_trace_id: str, became: Word
-) -> tuple[HTTPRequest, Link]:
+async def begin(transport: Transport, prepare: Preparation, claims: Claims, became: Word) -> tuple[HTTPRequest, Link]:
     """Have the remote begin a detached run: what it was sent, and how names translate.
 
     `became` is what the transport says of the request.
@@ -141,7 +140,8 @@ async def begin(
     sent: tuple[HTTPRequest, Link] | None = None
     try:
         with anyio.CancelScope(deadline=until):
-            http, link = await prepare(transport, remote_trace_id, until)
+            http, link = await prepare(transport, claims.remote, until)
+            http = claims.over(http)
             http = attrs.evolve(http, path=PATHS["start"], headers={**http.headers, "accept": "application/json"})
             http = Observed(observers=tuple(agent.observers)).sign(http)
             sent = http, link
@@ -158,7 +158,7 @@ async def begin(
             lambda record: record.has_begun,
             transport,
             question(agent, request, prepare.base_url),
-            remote_trace_id,
+            claims.remote,
             agent.limits,
             until=min(anyio.current_time() + patience, deadline),
             node_id=sent[0].context.node_id,

@@ -43,6 +43,8 @@ class Inbox:
         self._failure: TooLargeError | None = None
         self.is_closed = False
         """Whether the reader has come to the close event."""
+        self.closing: ServerSentEvent | None = None
+        """That event."""
         self.is_complete = False
         """Whether no more bytes are needed: the close event is among those that came, or one was too large."""
 
@@ -108,7 +110,7 @@ class Inbox:
         while self._waiting:
             first = self._waiting[0]
             if first.sse.event == CLOSE:
-                self.is_closed, self._done = True, None
+                self.is_closed, self.closing, self._done = True, first.sse, None
                 return None
             if self._done is not None:
                 said, self._done = self._done, None

@@ -48,14 +48,14 @@ async def look_until(
     several runs; `node_id` says which one is meant, and without it the latest is. `pattern` is a GET.
 
     A record may lag behind its run, and servers of 1.0 answer 500 now and then while they store others. Of several
-    servers the one is asked that the run of this node went to. `first_until` is until when the first answer must be
-    there, if that is later.
+    servers the one is asked that the run of this node went to, by the name that the run has there. `first_until` is
+    until when the first answer must be there, if that is later.
     """
     first_until = until if first_until is None else first_until
     if not pattern.base_url:
         if (home := home_of(transport, node_id)) is None:
             return None
-        pattern = attrs.evolve(pattern, base_url=home.base_url)
+        pattern, trace_id = attrs.evolve(pattern, base_url=home.base_url), home.remote_trace_id
     pause, found = FIRST_LOOK, None
     while True:
         try:

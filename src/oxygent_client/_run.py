@@ -13,12 +13,14 @@ from __future__ import annotations
 import contextvars
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
 import anyio
 import attrs
 
+from oxygent_client._claims import Claims
 from oxygent_client._clocks import Clocks
 from oxygent_client._dropped import Watch, watch
 from oxygent_client._errors import (
@@ -26,6 +28,7 @@ from oxygent_client._errors import (
     ConfigurationError,
     HandlerError,
     IncompleteStreamError,
+    MalformedResponseError,
     Outcome,
     OxyError,
     RemoteAgentError,
@@ -46,9 +49,9 @@ from oxygent_client._schema import check, malformed
 from oxygent_client._seen import Seen
 from oxygent_client._sse import ServerSentEvent
 from oxygent_client._text import shown_text
-from oxygent_client._traces import TRACES, Claim
+from oxygent_client._traces import TRACES
 from oxygent_client._transport import Context, shown_url
-from oxygent_client._wire import CLOSE, to_event
+from oxygent_client._wire import CLOSE, to_event, trace_id_of
 from oxygent_client._word import Word
 from oxygent_client.policies._retry import retrying
 
@@ -98,10 +101,11 @@ class Run:
             again=self._again,
         )
         self._remote_trace_id = ""
-        self._claim: Claim | None = None  # while it holds that id
+        self._claims: Claims | None = None  # while it holds that id
         self._attempts = 0
         self._response: OxyResponse | None = None
         self._error: BaseException | None = None
+        self._is_astray = False  # the stream was another run's
         self._opened = False
         self._reading = False
         self._read_over: anyio.Event | None = None  # once another task waits for that
@@ -215,18 +219,23 @@ class Run:
             while True:
                 http, line.link = await plan.prepare(transport, self._remote_trace_id, self._clocks.deadline)
                 context = attrs.evolve(http.context, attempt=self._attempts + 1)
-                line.request = plan.observed.mark(attrs.evolve(http, context=context))
+                assert self._claims is not None
+                line.request = plan.observed.mark(self._claims.over(attrs.evolve(http, context=context)))
                 if self._inbox.holds_events:  # those first; there may be no need to ask
                     return
                 try:
                     await self._feed.open()
                 except OxyError as error:
                     self._attempts = error.attempts
+                    self._know_id(self._claims.remote)
                     if await self._inquiry.settles(error):
                         return
                     if (when := self._when_again(error)) is None:
                         raise
                 else:
+                    # The transport says what was really sent: a recording goes by the id that was recorded.
+                    assert line.sent is not None
+                    self._know_id(line.sent.context.remote_trace_id or self._claims.remote)
                     return
                 await self._prepare_again(when)
         raise line.refusal or self._clocks.ran_out("total")
@@ -252,21 +261,27 @@ class Run:
         """Have an id at the remote which nobody else uses or reads while this run does."""
         plan = self._plan
         if plan.attached_to:
-            self._claim = TRACES.hold(plan.base_url, plan.attached_to)
+            claim = TRACES.hold(plan.base_url, plan.attached_to)
         else:
-            self._claim = TRACES.claim(plan.base_url, self.trace_id, plan.request.node_id or "")
-        if self._claim is None:
+            claim = TRACES.claim(plan.base_url, self.trace_id, plan.request.node_id or "")
+        if claim is None:
             raise ConfigurationError("this run has a reader in this program already, and two would share its events")
-        self._remote_trace_id = self._claim.remote
+        self._claims = Claims(claim)
+        self._remote_trace_id = claim.remote
         if plan.attached_to:
-            rest = LEFTOVERS.take(plan.base_url, self._claim.remote)
+            rest = LEFTOVERS.take(plan.base_url, claim.remote)
             self._inbox.put_back(rest.events)
             self._seen.drop(rest.dropped)
 
+    def _know_id(self, remote_trace_id: str) -> None:
+        """The remote knows the run by this id, which may be another than was meant."""
+        self._remote_trace_id = remote_trace_id
+        self._line.link = attrs.evolve(self._line.link, remote_trace_id=remote_trace_id)
+
     def _release(self) -> None:
-        claim, self._claim = self._claim, None
-        if claim is not None:
-            TRACES.release(claim, ran=self._word.has_run, closed=self._inbox.is_closed)
+        claims, self._claims = self._claims, None
+        if claims is not None:
+            claims.release(ran=self._word.has_run, closed=self._inbox.is_closed)
 
     # --- the events ---
 
@@ -294,6 +309,8 @@ class Run:
         try:
             sse = await self._next()
             if sse is None:
+                if self._inbox.closing is not None:
+                    self._check_whose(to_event(self._inbox.closing, self._plan.limits))
                 await self._finish()
             else:
                 event = self._event(sse)
@@ -325,9 +342,23 @@ class Run:
 
     def _event(self, sse: ServerSentEvent) -> Event:
         event = to_event(sse, self._plan.limits)
+        self._check_whose(event)
         if type(event) is Custom and event.type in ("tool_call", "observation"):
             tell("odd", self._context, "a %s without an object as its content is passed on as it is", event.type)
         return check(event, self._plan.schema) if self._plan.schema else event
+
+    def _check_whose(self, event: Event) -> None:
+        """Nothing, unless `event` ends another run: then the stream is that of the other, and nothing of it is taken.
+
+        Raises:
+            MalformedResponseError: it does.
+        """
+        named = trace_id_of(event)
+        if named in ("", self._remote_trace_id):
+            return
+        self._is_astray = True
+        shown = shown_text(named, 100)
+        raise MalformedResponseError(f"the server sent what ends another run, of the trace id '{shown}'")
 
     def _note(self, event: Event) -> Action:
         """What the router makes of `event`, which has been received."""
@@ -400,9 +431,12 @@ class Run:
         self._error = error
         word, sent = self._word, self._line.sent
         rest = self._inbox.take_all()
-        if self._inbox.is_closed:
-            word.know(Outcome.COMPLETED)
         self._note_rest(rest)
+        if self._is_astray:  # what came is no sign of this run
+            self._inbox.is_closed = False
+            word.know(Outcome.STARTED if self._plan.attached_to else Outcome.UNKNOWN)
+        elif self._inbox.is_closed:
+            word.know(Outcome.COMPLETED)
         known = error if isinstance(error, OxyError) else IncompleteStreamError("the run was left before its end")
         if word.outcome is Outcome.UNKNOWN:
             word(known.outcome)
@@ -425,15 +459,15 @@ class Run:
 
     async def _keep_rest(self, rest: list[Waiting]) -> None:
         """Keep what was received of a detached run and not handed out for its next reader in this program."""
-        if self._closed or self._again is None or self._claim is None:
+        if self._closed or self._again is None or self._claims is None or self._is_astray:
             return
-        claim, inbox = self._claim, self._inbox
+        plan, inbox = self._plan, self._inbox
         inbox.put_back(rest)
         try:
             await self._feed.gather()
         finally:
             kept = inbox.take_all()
-            self._seen.drop(LEFTOVERS.put(claim.base_url, claim.remote, kept, dropped=int(inbox.is_within_event)))
+            self._seen.drop(LEFTOVERS.put(plan.base_url, plan.attached_to, kept, dropped=int(inbox.is_within_event)))
             inbox.is_closed = False  # that is for the next reader to come to
 
     def _was_left(self, what: str) -> ClosedError:
@@ -454,13 +488,14 @@ class Run:
 
     def _note_rest(self, rest: list[Waiting]) -> None:
         """What was received and not yet handed out belongs to `partial` too."""
-        for waiting in rest:
-            if waiting.sse.event == CLOSE:
-                break
-            try:
+        if self._is_astray:
+            return
+        with suppress(HandlerError, MalformedResponseError):
+            for waiting in rest:
+                if waiting.sse.event == CLOSE:
+                    self._check_whose(to_event(waiting.sse, self._plan.limits))
+                    break
                 self._note(self._event(waiting.sse))
-            except HandlerError:
-                break
 
     def _tell_end(self, end: str, error: BaseException | None) -> None:
         """Tell the observers, once, that the run is over."""

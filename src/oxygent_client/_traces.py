@@ -73,14 +73,21 @@ class TraceLedger:
         before.
         """
         with self._lock:
-            self._take_back()
-            key, remote = _key(base_url, trace_id), trace_id
-            if key in self._in_flight or key in self._soiled or _call(base_url, trace_id, node_id) in self._calls:
-                remote = f"{trace_id}-{new_id(12)}"
-                _keep(self._renamed, key, remote, self.size)
-            else:
-                self._renamed.pop(key, None)
-            return self._hold(Claim(base_url, remote, trace_id, node_id))
+            claim = self._claim(base_url, trace_id, trace_id, node_id)
+            self._name(claim, claim.remote)
+            return claim
+
+    def claim_at(self, base_url: str, first: Claim) -> Claim:
+        """The id under which a replica of a cluster shall run that for which `first` was claimed at the cluster."""
+        with self._lock:
+            claim = self._claim(base_url, first.remote, first.trace_id, first.node_id)
+            self._name(claim, claim.remote)
+            return claim
+
+    def name(self, claim: Claim, remote: str) -> None:
+        """The last run for which the caller has this claim's trace id is called so at its server."""
+        with self._lock:
+            self._name(claim, remote)
 
     def hold(self, base_url: str, remote: str) -> Claim | None:
         """The remote's own id of a run, to read what it says; None if somebody does already."""
@@ -111,6 +118,20 @@ class TraceLedger:
         with self._lock:
             for table in (self._in_flight, self._soiled, self._renamed, self._calls):
                 table.clear()
+
+    def _claim(self, base_url: str, wanted: str, trace_id: str, node_id: str) -> Claim:
+        self._take_back()
+        key, remote = _key(base_url, wanted), wanted
+        if key in self._in_flight or key in self._soiled or _call(base_url, trace_id, node_id) in self._calls:
+            remote = f"{trace_id}-{new_id(12)}"
+        return self._hold(Claim(base_url, remote, trace_id, node_id))
+
+    def _name(self, claim: Claim, remote: str) -> None:
+        key = _key(claim.base_url, claim.trace_id)
+        if remote == claim.trace_id:
+            self._renamed.pop(key, None)
+        else:
+            _keep(self._renamed, key, remote, self.size)
 
     def _hold(self, claim: Claim) -> Claim:
         held = _Held(claim, self._lost.append)

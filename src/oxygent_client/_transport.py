@@ -22,7 +22,17 @@ from oxygent_client._secure import PlainHTTP
 if TYPE_CHECKING:
     from oxygent_client._observe import Observed
 
-__all__ = ["Context", "HTTPRequest", "HTTPResponse", "Purpose", "Transport", "check_url", "shown_url", "wrapped"]
+__all__ = [
+    "Claiming",
+    "Context",
+    "HTTPRequest",
+    "HTTPResponse",
+    "Purpose",
+    "Transport",
+    "check_url",
+    "shown_url",
+    "wrapped",
+]
 
 Purpose = Literal["run", "discover", "attach", "feedback", "health"]
 
@@ -69,6 +79,22 @@ def _plain(instance: object, attribute: object, path: str) -> None:
         raise ConfigurationError("the path of a request holds a character that is not printable")
 
 
+class Claiming(Protocol):
+    """Claims the trace id of a run at each server that its request goes to: none has one id in flight twice."""
+
+    def fit(self, request: HTTPRequest, /) -> HTTPRequest:
+        """`request`, which is about to go to `context.replica`, with an id that is free there."""
+        ...
+
+    def heard(self, request: HTTPRequest, /) -> None:
+        """The response to `request` is handed on: of several that were sent, it is the run's."""
+        ...
+
+    def unused(self, request: HTTPRequest, /) -> None:
+        """The replica surely ran nothing of `request`."""
+        ...
+
+
 @attrs.frozen(kw_only=True)
 class Context:
     """What wrappers of a transport may decide by. None of it is on the wire."""
@@ -98,6 +124,8 @@ class Context:
     `PlainHTTP()` has it."""
     replica: str = attrs.field(default="", repr=False)
     """The URL of the replica that a `Cluster` asked; it stays when a redirect of that replica is followed."""
+    claims: Claiming | None = attrs.field(default=None, repr=False, eq=False)
+    """What claims the run's trace id at the replica that a `Cluster` chooses; None if it is claimed already."""
     observed: Observed | None = attrs.field(default=None, repr=False, eq=False)
     """The run that the request is for, and who observes it. A wrapper hands it on."""
 

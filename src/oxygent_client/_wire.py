@@ -73,6 +73,7 @@ __all__ = [
     "retry_after",
     "stored_name",
     "to_event",
+    "trace_id_of",
 ]
 
 CLOSE: Final = "close"
@@ -132,6 +133,27 @@ def to_event(sse: ServerSentEvent, limits: Limits = Limits()) -> Event:
     if issubclass(cls, ToolCall | Observation) and not isinstance(content, dict):
         cls = Custom
     return cls(kind, content, fields, sse, problems=problems)
+
+
+def trace_id_of(event: Event) -> str:
+    """The server's trace id of the run that an event which ends a run says it belongs to; else empty.
+
+    That is an answer, an observation of a root, or the close event. Others may come from runs within the run, and the
+    content of an answer is the agent's own.
+    """
+    message = event.message
+    if not isinstance(message, dict):
+        return ""
+    places = [cast("dict[str, Any]", message)]
+    if isinstance(event, Observation):
+        content = cast("dict[str, Any]", event.content)
+        if content.get("caller_category") != "user":
+            return ""
+        places.insert(0, content)
+    elif not isinstance(event, Answer) and event.sse.event != CLOSE:
+        return ""
+    ids = [place.get("current_trace_id") for place in places]
+    return next((str(each) for each in ids if each != "" and type(each) in (str, int)), "")
 
 
 def is_event_stream(content_type: str) -> bool:

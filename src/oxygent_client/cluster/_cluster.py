@@ -37,8 +37,18 @@ from oxygent_client._log import tell
 from oxygent_client._per_loop import PerLoop
 from oxygent_client._secure import PlainHTTP, check_secure
 from oxygent_client._tasks import bare_group
-from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Purpose, Transport, shown_url, wrapped
+from oxygent_client._transport import (
+    Claiming,
+    Context,
+    HTTPRequest,
+    HTTPResponse,
+    Purpose,
+    Transport,
+    shown_url,
+    wrapped,
+)
 from oxygent_client._wire import HEADERS, PATHS, alive, refusal
+from oxygent_client._word import UNRUN
 from oxygent_client.cluster._health import Health, Standing, usable, within
 from oxygent_client.cluster._homes import Home, Homes
 from oxygent_client.cluster._members import DNS, Member, Place, as_members, places
@@ -310,6 +320,8 @@ class Cluster:
                 tried: dict[str, int] = {}
                 response = await self._respond(stack, live, request, tried, self._next(live, request.context, tried))
             self._note_home(response.request)  # of two that were asked, it is the one that is heard
+            if (claims := _claims(response.request)) is not None:
+                claims.heard(response.request)
             yield response
 
     async def aclose(self) -> None:
@@ -436,15 +448,22 @@ class Cluster:
         policy = request.context.https_only or PlainHTTP()
         check_secure(judged.url, request.headers, policy, marked=request.context.secret_headers)
         request = attrs.evolve(request, context=attrs.evolve(request.context, replica=url))
+        if (claims := _claims(request)) is not None:
+            request = claims.fit(request)
         self._note_home(request)
         async with AsyncExitStack() as stack:
             stack.enter_context(_in_flight(seat))
             try:
                 response = await stack.enter_async_context(self.inner.exchange(request))
-            except FAULTS as error:
-                error.server_url = shown_url(url)
-                self._note(seat, request.context, went_well=False)
+            except OxyError as error:
+                if claims is not None and error.outcome in UNRUN:
+                    claims.unused(request)
+                if isinstance(error, FAULTS):
+                    error.server_url = shown_url(url)
+                    self._note(seat, request.context, went_well=False)
                 raise
+            if claims is not None and _ran_nothing(response):
+                claims.unused(request)
             chunks = _Chunks(response.chunks)
             try:
                 yield attrs.evolve(response, chunks=chunks)
@@ -490,6 +509,11 @@ def servers_of(transport: object, base_url: str) -> frozenset[str]:
     """The server at this URL, or those among which a transport chooses one where the URL is empty, in normal form."""
     cluster = None if base_url else cluster_of(transport)
     return frozenset([address(base_url)] if cluster is None else [address(each.url) for each in cluster.members])
+
+
+def _claims(request: HTTPRequest) -> Claiming | None:
+    """What claims the trace id of a run that is asked for; None for other requests."""
+    return request.context.claims if request.context.purpose == "run" else None
 
 
 @contextmanager

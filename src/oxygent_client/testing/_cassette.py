@@ -497,7 +497,7 @@ class ReplayTransport:
 
     A request is answered by the first recording with the same method, path and payload that has not been used yet.
     Fields of the payload that are drawn by lot (trace ids, node ids, ...) need not agree; headers and the server's
-    address do not count.
+    address do not count. The run is known by the recorded trace id: as `HTTPResponse.request` says, that was sent.
 
     Args:
         cassette: what there is.
@@ -534,7 +534,9 @@ class ReplayTransport:
             await playing.end()
         await playing.until(entry.answered_at)
         assert entry.status is not None
-        yield HTTPResponse(entry.status, dict(entry.response_headers), playing, request)
+        context = attrs.evolve(request.context, remote_trace_id=_trace_id(entry) or request.context.remote_trace_id)
+        sent = attrs.evolve(request, context=context)
+        yield HTTPResponse(entry.status, dict(entry.response_headers), playing, sent)
 
     async def aclose(self) -> None:
         """As `Transport.aclose`: there is nothing that is kept open."""
@@ -585,6 +587,13 @@ class _Playing:
         await self.until(piece.at)
         self._next += 1
         return piece.data
+
+
+def _trace_id(entry: Entry) -> str:
+    """The trace id in a payload."""
+    payload = entry.payload
+    trace_id = cast("dict[str, Any]", payload).get("current_trace_id") if isinstance(payload, dict) else None
+    return trace_id if isinstance(trace_id, str) else ""
 
 
 def _place(entry: Entry) -> tuple[str, str]:
