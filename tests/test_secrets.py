@@ -92,6 +92,50 @@ CLEANED: Final[list[tuple[str, str, dict[str, str], str]]] = [
     ("nothing", "http://h", {}, "nothing"),
 ]
 
+CUT: Final[dict[str, tuple[str, str]]] = {
+    # what is left; JSON that was cut off, or is none
+    "a secret": ('{"a": 1, "password": "[scrubbed]"', '{"a": 1, "password": "x", "b": 2'),
+    "in single quotes": ("{'a': 1, 'password': \"[scrubbed]\"", "{'a': 1, 'password': 'x', 'b': 2"),
+    "spaces": ('["password" :\n"[scrubbed]"', '["password" :\n"x'),
+    "JSON within it": (r'{"a": "{\"password\": "[scrubbed]"', r'{"a": "{\"password\": \"x'),
+    "JSON within that": (r'{"a": "{\\\"password\\\":"[scrubbed]"', r'{"a": "{\\\"password\\\":\\\"x'),
+    "a key with quotes in it": (r'{"my \"password\"": "[scrubbed]"', r'{"my \"password\"": "x'),
+    "a key whose beginning is cut off": ('[password": "[scrubbed]"', '[password": "x'),
+    "a count": ('{"max_tokens": 512, "b": "x', '{"max_tokens": 512, "b": "x'),
+    "a count at the end": ('{"max_tokens": 512.5', '{"max_tokens": 512.5'),
+    "no value": (
+        '{"password": null, "secret": "", "pwd": false, "b": "x',
+        '{"password": null, "secret": "", "pwd": false, "b": "x',
+    ),
+    "no value, and one": ('{"password": null, "secret": "[scrubbed]"', '{"password": null, "secret": "x'),
+    "no key": ('{"the password" and "x", "b": 1', '{"the password" and "x", "b": 1'),
+}
+
+
+@pytest.mark.parametrize(("expected", "said"), CUT.values(), ids=CUT)
+def test_json_that_was_cut_off(expected: str, said: str) -> None:
+    """Of JSON that cannot be read, what stands before its first secret is left."""
+    assert scrub_text(said) == expected
+
+
+WEB_TOKENS: Final[dict[str, tuple[str, str]]] = {
+    "one": ("a [scrubbed] b", "a eyJhbGciOi.eyJzdWIi.c2ln b"),
+    "without a signature": ("[scrubbed]", "eyJhbGciOi.eyJzdWIi."),
+    "after a hyphen": ("-[scrubbed]", "-eyJhbGciOi.eyJzdWIi.c2ln"),
+    "among names": ("www.[scrubbed].test", "www.eyJhbGciOi.eyJzdWIi.c2ln.test"),
+    "two": ("[scrubbed].[scrubbed]", "eyJhbGciOi.b.c.eyJhbGciOi.b.c"),
+    "two parts": ("eyJhbGciOi.eyJzdWIi", "eyJhbGciOi.eyJzdWIi"),
+    "an empty part": ("eyJhbGciOi..c2ln", "eyJhbGciOi..c2ln"),
+    "within a word": ("heyJhbGciOi.b.c", "heyJhbGciOi.b.c"),
+    "too short": ("eyJhb.b.c", "eyJhb.b.c"),
+}
+
+
+@pytest.mark.parametrize(("expected", "said"), WEB_TOKENS.values(), ids=WEB_TOKENS)
+def test_json_web_tokens(expected: str, said: str) -> None:
+    """What has the form of a JSON web token is taken out, wherever it stands."""
+    assert scrub_text(said) == expected
+
 
 @pytest.mark.parametrize(("expected", "url", "headers", "said"), CLEANED)
 def test_what_was_sent_is_taken_out(expected: str, url: str, headers: dict[str, str], said: str) -> None:
