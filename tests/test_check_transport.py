@@ -7,12 +7,15 @@ Rule 2: what it finds wrong is in test_check_transport_finds.py; here is what ta
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
+import anyio.abc
 import attrs
 import pytest
+from anyio.lowlevel import checkpoint
 
 from oxygent_client import HTTPRequest, HTTPResponse, HTTPXTransport, Transport
 from oxygent_client.errors import ConfigurationError, ConnectError, ConnectionLostError
@@ -32,9 +35,9 @@ from tests.conftest import ROOT
 from tests.test_check_transport_finds import EndsWell, Wrapper
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator
 
-IN_PROCESS: Final = ("refused", "reset_unframed", "closes_kept")
+IN_PROCESS: Final = ("refused", "reset_unframed", "closes_kept", "connecting", "closing")
 """What can only be seen on a network."""
 
 TRANSPORTS: Final[dict[str, tuple[Callable[[Peer], Transport], tuple[str, ...]]]] = {
@@ -100,16 +103,27 @@ class KeepsOpen(Wrapper):
         pass
 
 
+class ForgetsItsClient(Wrapper):
+    """Takes its client for closed before it is."""
+
+    async def aclose(self) -> None:
+        inner, self.inner = self.inner, HTTPXTransport()
+        await checkpoint()
+        await inner.aclose()
+
+
 @pytest.mark.parametrize(
-    ("check", "broken", "seen"),
+    ("broken_checks", "broken", "seen"),
     [
-        ("refused", SaysLost, "ConnectionLostError('lost'), outcome unknown"),
-        ("reset_unframed", TakesAnyEnd, "the connection was reset within the body (until closed): no error"),
-        ("closes_kept", KeepsOpen, "1 connections were still open 1 s after `aclose`"),
+        (("refused",), SaysLost, "ConnectionLostError('lost'), outcome unknown"),
+        (("reset_unframed",), TakesAnyEnd, "the connection was reset within the body (until closed): no error"),
+        (("closes_kept", "closing"), KeepsOpen, "1 connections were still open 1 s after `aclose`"),
+        (("closing",), ForgetsItsClient, "cancelled at checkpoint 1, and called again: 1 connections were still open"),
     ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
-async def test_a_broken_transport(check: str, broken: type[Wrapper], seen: str) -> None:
-    """The broken promise is found, and is the only one."""
+async def test_a_broken_transport(broken_checks: tuple[str, ...], broken: type[Wrapper], seen: str) -> None:
+    """The broken promises are found, and no others."""
     made: list[Transport] = []
 
     def make(_: Peer) -> Transport:
@@ -120,8 +134,109 @@ async def test_a_broken_transport(check: str, broken: type[Wrapper], seen: str) 
         await check_transport(make)
     for transport in made:
         await transport.aclose()
-    assert (check,) == raised.value.failed, str(raised.value)
-    assert seen in raised.value.report.notes[check]
+    assert raised.value.failed == broken_checks, str(raised.value)
+    assert seen in raised.value.report.notes[broken_checks[0]]
+
+
+class InATask(Wrapper):
+    """Has each exchange in a task of its own; one that `leaks` goes on when its caller is cancelled before the headers.
+
+    So does what waits in a thread.
+    """
+
+    def __init__(self, inner: Transport, tasks: anyio.abc.TaskGroup, leaks: Callable[[HTTPRequest], bool]) -> None:
+        super().__init__(inner)
+        self.tasks = tasks
+        self.leaks = leaks
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
+        """As `Transport.exchange`."""
+        done, left = anyio.Event(), anyio.Event()
+        entered, scope = anyio.Event(), anyio.CancelScope()
+        found: list[HTTPResponse | Exception] = []
+
+        async def enter() -> None:
+            try:
+                with scope:
+                    async with self.inner.exchange(request) as response:
+                        found.append(response)
+                        entered.set()
+                        await left.wait()
+            except Exception as error:  # noqa: BLE001  (it is the caller's)
+                found.append(error)
+            entered.set()
+            done.set()
+
+        self.tasks.start_soon(enter)
+        try:
+            await entered.wait()
+        except anyio.get_cancelled_exc_class():
+            if not self.leaks(request):
+                scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await done.wait()
+            raise
+        if isinstance(found[0], Exception):
+            raise found[0]
+        try:
+            yield found[0]
+        finally:
+            left.set()
+            with anyio.CancelScope(shield=True):
+                await done.wait()
+
+
+OTHERS: Final = TRANSPORT_PROMISES.keys() - {"left_early", "cancelled", "connecting", "usable"}
+LEAKS: Final[dict[str, tuple[Callable[[HTTPRequest], bool], str, str]]] = {
+    # where it leaks: (is it there with this request, the broken promise, what is seen)
+    "sending": (lambda sent: len(sent.body) > 1_000_000, "cancelled", "the request was sent to its end all the same"),
+    "before the headers": (
+        lambda sent: sent.path == "/held" and len(sent.body) < 1000,
+        "cancelled",
+        "before the headers came: the other side had not noticed after 1 s",
+    ),
+    "connecting": (
+        lambda sent: sent.path == "/late",
+        "connecting",
+        "the request was sent after the exchange had been cancelled",
+    ),
+}
+
+
+async def broken_by(leaks: Callable[[HTTPRequest], bool]) -> TransportReport:
+    """What the check says of the promises about leaving."""
+    made: list[Transport] = []
+    reports: list[TransportReport] = []
+    async with anyio.create_task_group() as tasks:
+
+        def make(_: Peer) -> Transport:
+            made.append(InATask(HTTPXTransport(), tasks, leaks))
+            return made[-1]
+
+        try:
+            reports.append(await check_transport(make, skip=OTHERS))
+        except TransportCheckError as error:
+            reports.append(error.report)
+        tasks.cancel_scope.cancel()
+    for transport in made:
+        await transport.aclose()
+    return reports[0]
+
+
+@pytest.mark.parametrize("where", LEAKS)
+async def test_one_that_goes_on_when_it_is_cancelled(where: str) -> None:
+    """A transport that leaves its connection open when it is cancelled at one stage breaks that promise only."""
+    leaks, check, seen = LEAKS[where]
+    report = await broken_by(leaks)
+    assert report.names("broken") == (check,), str(report)
+    assert seen in report.notes[check]
+
+
+async def test_one_that_does_not_go_on() -> None:
+    """The same, with no leak, keeps every promise."""
+    report = await broken_by(lambda _: False)
+    assert report.names("broken") == (), str(report)
 
 
 # --- what it says -----------------------------------------------------------------------------------------------------
@@ -130,7 +245,7 @@ async def test_a_broken_transport(check: str, broken: type[Wrapper], seen: str) 
 async def test_what_is_skipped() -> None:
     """A check is left out by its name, and the report says that you said so."""
     report = await check_transport(lambda peer: FakeTransport(peer.replies), skip={"redirect", "usable"})
-    assert ("refused", "reset_unframed", "redirect", "closes_kept", "usable") == report.names("skipped")
+    assert report.names("skipped") == (*IN_PROCESS[:2], "redirect", *IN_PROCESS[2:], "usable")
     assert "as you say" == report.notes["redirect"]
     with pytest.raises(ConfigurationError, match=r"no check is called \['no_such_check'\]; there are live, exact"):
         await check_transport(lambda peer: FakeTransport(peer.replies), skip={"no_such_check", "live"})
@@ -146,7 +261,7 @@ async def test_one_that_cannot_be_made() -> None:
         await check_transport(make)
     assert set(TRANSPORT_PROMISES) - {"usable"} == set(raised.value.failed)
     assert "RuntimeError('no such transport') came out" == raised.value.report.notes["live"]
-    assert "came out unexpectedly (20 sub-exceptions)" == str(raised.value.__cause__)
+    assert "came out unexpectedly (22 sub-exceptions)" == str(raised.value.__cause__)
 
 
 class Unenterable(Wrapper):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import socket
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -599,6 +599,30 @@ class LingersWhenCancelled(LingersOn):
         self.lingers = lambda error: isinstance(error, anyio.get_cancelled_exc_class())
 
 
+class LingersAtErrors(Wrapper):
+    """Leaves the exchange open when it is cancelled while it reads why it was refused."""
+
+    def __init__(self, inner: Transport) -> None:
+        super().__init__(inner)
+        self.open: list[AsyncExitStack] = []
+
+    async def aclose(self) -> None:
+        while self.open:
+            await self.open.pop().aclose()
+        await super().aclose()
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
+        async with AsyncExitStack() as stack:
+            response = await stack.enter_async_context(self.inner.exchange(request))
+            try:
+                yield response
+            except anyio.get_cancelled_exc_class():
+                if response.status >= 400:
+                    self.open.append(stack.pop_all())
+                raise
+
+
 class HoldsOn(Wrapper):
     """Does not let go for a minute."""
 
@@ -706,6 +730,7 @@ BROKEN: Final[list[tuple[str, type[Wrapper | Pieces], str]]] = [
     ("cancelled", EndsWhenCancelled, "the body seemed to have ended after 10 of 15 bytes"),
     ("cancelled", SwallowsCancellation, "the cancellation was swallowed"),
     ("cancelled", LingersWhenCancelled, "the other side had not noticed after 1 s"),
+    ("cancelled", LingersAtErrors, "within the body, the status 401: the other side had not noticed after 1 s"),
     ("cancelled", HoldsOn, "had not ended 5 s later"),
     ("cancelled", Breaks, "unusable then: an ordinary exchange ended with ConnectError('the pool is broken')"),
     ("usable", BreaksByLoss, "after broken_head: an ordinary exchange ended with ConnectError('the pool is broken')"),

@@ -151,7 +151,7 @@ class Reply:
     steps: tuple[Step, ...] = attrs.field(default=(), converter=_steps)
     status: int = attrs.field(default=200, kw_only=True)
     headers: Mapping[str, str] = attrs.field(factory=_stream_headers, kw_only=True)
-    before: Pause | Exception | None = attrs.field(default=None, kw_only=True)
+    before: Pause | Wait | Exception | None = attrs.field(default=None, kw_only=True)
     """What happens before the headers come: a wait, or an error in the place of a response."""
     left: Callable[[HTTPRequest], object] | None = attrs.field(default=None, kw_only=True)
     """Called when the exchange has ended, for whatever reason."""
@@ -168,6 +168,10 @@ NOT_FOUND: Final = Reply.json({"detail": "Not Found"}, status=404)
 def _anew(error: Exception) -> Exception:
     """An error as it was scripted: whoever raised it before may have written into it."""
     return copy.copy(error) if isinstance(error, OxyError) else error
+
+
+async def _wait(step: Pause | Wait) -> None:
+    await (anyio.sleep(step.seconds) if isinstance(step, Pause) else step())
 
 
 class FakeTransport:
@@ -219,7 +223,7 @@ class FakeTransport:
             if isinstance(reply.before, Exception):
                 raise _anew(reply.before)
             if reply.before is not None:
-                await anyio.sleep(reply.before.seconds)
+                await _wait(reply.before)
             headers = {name.lower(): value for name, value in reply.headers.items()}
             yield HTTPResponse(reply.status, headers, _Chunks(reply.steps), request)
         finally:
@@ -257,5 +261,5 @@ class _Chunks:
                 return step
             if isinstance(step, Exception):
                 raise _anew(step)
-            await (anyio.sleep(step.seconds) if isinstance(step, Pause) else step())
+            await _wait(step)
         raise StopAsyncIteration

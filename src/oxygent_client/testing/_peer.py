@@ -61,8 +61,10 @@ class Scenario:
     status: int = attrs.field(default=200, kw_only=True)
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str], kw_only=True)
     framing: Framing = attrs.field(default="chunked", kw_only=True)
-    before: Break | None = attrs.field(default=None, kw_only=True)
-    """The connection breaks in the place of a response."""
+    before: Break | Wait | None = attrs.field(default=None, kw_only=True)
+    """The connection breaks in the place of a response, or what is waited for before the headers are sent."""
+    unread: Wait | None = attrs.field(default=None, kw_only=True)
+    """What is waited for before the body of the request is read. A server only; in process it is read at once."""
 
     @property
     def body(self) -> bytes:
@@ -112,7 +114,8 @@ class Peer:
     connections: int
     """How many connections the server holds open."""
 
-    def __init__(self, scenarios: Mapping[str, Scenario], *, listening: bool = True) -> None:
+    def __init__(self, scenarios: Mapping[str, Scenario], *, listening: bool = True, full: bool = False) -> None:
+        """`full`: connections are not made until `accept`, as at a server whose queue is full (on Linux)."""
         self.in_process = False
         self.visits = []
         self.connections = 0
@@ -126,8 +129,15 @@ class Peer:
         self._socket.bind((LOOPBACK, 0))
         self._url = f"http://{LOOPBACK}:{self._socket.getsockname()[1]}"
         self._listening = listening
+        self._accepting = anyio.Event()
+        self._filler = socket.socket()
         if listening:
-            self._socket.listen(100)
+            self._socket.listen(0 if full else 100)
+        if full:
+            self._filler.setblocking(False)
+            self._filler.connect_ex(self._socket.getsockname())
+        else:
+            self._accepting.set()
 
     # --- the three ways ---
 
@@ -148,7 +158,12 @@ class Peer:
         self.in_process = True
         return {path: self._reply(scenario) for path, scenario in self._scenarios.items()}
 
-    # --- what the checks see ---
+    # --- what the checks do and see ---
+
+    def accept(self) -> None:
+        """Be full no more."""
+        self._filler.close()
+        self._accepting.set()
 
     def visited(self, path: str) -> int:
         """How many requests there were for `path`."""
@@ -177,7 +192,10 @@ class Peer:
     def _came(self, visit: Visit) -> Scenario:
         self.visits.append(visit)
         self._change()
-        fitting = (scenario for path, scenario in self._scenarios.items() if visit.path.endswith(unquote(path)))
+        return self._scenario(visit.path)
+
+    def _scenario(self, asked: str) -> Scenario:
+        fitting = (scenario for path, scenario in self._scenarios.items() if asked.endswith(unquote(path)))
         return next(fitting, UNKNOWN_PATH)
 
     def _over(self, visit: Visit) -> None:
@@ -198,7 +216,7 @@ class Peer:
             (broken if isinstance(step, Break) else step for step in scenario.steps),
             status=scenario.status,
             headers=scenario.headers,
-            before=broken if scenario.before else None,
+            before=broken if isinstance(scenario.before, Break) else scenario.before,
             left=left,
         )
 
@@ -228,8 +246,9 @@ class Peer:
     async def serve(self) -> None:
         """Runs until `stop`. Without listening the port is held, so that surely nobody listens there."""
         try:
-            with self._socket, self._scope:
+            with self._socket, self._filler, self._scope:
                 async with anyio.create_task_group() as tasks:
+                    await self._accepting.wait()
                     while self._listening:
                         await anyio.wait_readable(self._socket)
                         tasks.start_soon(self._converse, self._socket.accept()[0])
@@ -247,7 +266,7 @@ class Peer:
         self.connections += 1
         try:
             with connected, suppress(OSError, ValueError):  # rule 3
-                connection = _Connection(connected)
+                connection = _Connection(connected, self._before_body)
                 while (visit := await connection.request()) is not None:
                     scenario = self._came(visit)
                     try:
@@ -259,6 +278,10 @@ class Peer:
             self.connections -= 1
             self._change()
 
+    async def _before_body(self, target: str) -> None:
+        if (unread := self._scenario(unquote(urlsplit(target).path)).unread) is not None:
+            await unread()
+
 
 async def _wait_for_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
     await receive()  # the request was received to its end, so there is nothing else to come
@@ -266,8 +289,10 @@ async def _wait_for_disconnect(receive: Receive, scope: anyio.CancelScope) -> No
 
 
 async def _perform(scenario: Scenario, send: Send) -> None:
-    if scenario.before:
+    if isinstance(scenario.before, Break):
         return  # an application breaks off by ending too early
+    if scenario.before is not None:
+        await scenario.before()
     # The specification wants the names in lower case.
     headers = [(name.lower().encode(), value.encode()) for name, value in scenario.headers.items()]
     await send({"type": "http.response.start", "status": scenario.status, "headers": headers})
@@ -284,11 +309,12 @@ async def _perform(scenario: Scenario, send: Send) -> None:
 class _Connection:
     """One connection of the server: just enough of HTTP/1.1 (RFC 9112) for the requests of a client."""
 
-    def __init__(self, connected: socket.socket) -> None:
+    def __init__(self, connected: socket.socket, before_body: Callable[[str], Awaitable[None]]) -> None:
         connected.setblocking(False)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each piece goes out by itself, at once
         self._socket = connected
-        self._received = b""
+        self._before_body = before_body
+        self._received = bytearray()
 
     async def request(self) -> Visit | None:
         """The next request; None when there is none."""
@@ -300,6 +326,7 @@ class _Connection:
         method, target, _ = first.split(" ")
         pairs = (line.partition(":") for line in lines)
         headers = {name.lower(): value.strip() for name, _, value in pairs}
+        await self._before_body(target)
         if "chunked" in headers.get("transfer-encoding", ""):
             body = await self._chunks()
         else:
@@ -317,8 +344,10 @@ class _Connection:
         return usable
 
     async def _respond(self, scenario: Scenario) -> bool:
-        if scenario.before:
+        if isinstance(scenario.before, Break):
             return self._break(scenario.before)
+        if scenario.before is not None:
+            await scenario.before()
         headers = {**scenario.headers}
         bodiless = scenario.status in (204, 304)
         chunked = scenario.framing == "chunked" and not bodiless
@@ -367,12 +396,13 @@ class _Connection:
         while b"\r\n" not in self._received:
             await self._must_have_more()
         line, _, self._received = self._received.partition(b"\r\n")
-        return line
+        return bytes(line)
 
     async def _exactly(self, size: int) -> bytes:
         while len(self._received) < size:
             await self._must_have_more()
-        body, self._received = self._received[:size], self._received[size:]
+        body = bytes(self._received[:size])
+        del self._received[:size]
         return body
 
     async def _must_have_more(self) -> None:

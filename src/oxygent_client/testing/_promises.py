@@ -24,6 +24,7 @@ from anyio.lowlevel import checkpoint
 
 from oxygent_client._errors import ConnectError, ConnectionLostError, Outcome, RemoteProtocolError
 from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Transport
+from oxygent_client.testing._fake import Wait
 from oxygent_client.testing._peer import Break, Framing, Peer, Scenario, target_of
 
 __all__ = [
@@ -112,10 +113,10 @@ class Bench:
 
     @asynccontextmanager
     async def open(
-        self, scenarios: Mapping[str, Scenario], *, listening: bool = True, probe: bool = True
+        self, scenarios: Mapping[str, Scenario], *, listening: bool = True, full: bool = False, probe: bool = True
     ) -> AsyncGenerator[tuple[Transport, Peer]]:
         """A new transport and its peer. When the check is content it is seen whether the transport is usable still."""
-        peer = Peer({**scenarios, "/probe": Scenario(PIECES)}, listening=listening)
+        peer = Peer({**scenarios, "/probe": Scenario(PIECES)}, listening=listening, full=full)
         self.servers.start_soon(peer.serve)
         try:
             transport = self.make(peer)
@@ -124,12 +125,16 @@ class Bench:
                 if probe and self.check not in self.unusable and (trouble := await self.probe(transport, peer)):
                     self.unusable[self.check] = trouble
             finally:
-                with anyio.move_on_after(self.closing_seconds, shield=True) as closing, suppress(Exception):
-                    await transport.aclose()
-                if closing.cancel_called:
-                    self.closing_seconds = 0.1
+                await self.close(transport)
         finally:
             await peer.stop()
+
+    async def close(self, transport: Transport) -> None:
+        """Close a transport, whatever comes of it."""
+        with anyio.move_on_after(self.closing_seconds, shield=True) as closing, suppress(Exception):
+            await transport.aclose()
+        if closing.cancel_called:
+            self.closing_seconds = 0.1
 
     async def probe(self, transport: Transport, peer: Peer) -> str:
         """Why the transport cannot be used; empty if it can."""
@@ -204,24 +209,34 @@ LEAVES: Final[Mapping[str, tuple[int, tuple[type[Exception], ...]]]] = {
     "after a piece": (1, ()),
     "by an exception": (1, (Exception,)),
 }
+SOME_STATUSES: Final = (200, 401, 404, 503)
 
 
 async def left_early(bench: Bench) -> None:
     """Leaving before the end of the body, in any way, closes the exchange, and the other side notices promptly."""
-    scenarios = {"/endless": Scenario((b"one, ", b"two, ", anyio.sleep_forever))}
-    for how, (pieces, raised) in LEAVES.items():
-        async with bench.open(scenarios) as (transport, peer):
-            with anyio.move_on_after(PATIENTLY) as scope:
-                with suppress(*raised):
-                    async with transport.exchange(request_for(peer, "/endless")) as response:
-                        for _ in range(pieces):
-                            await anext(response.chunks)
-                        scope.deadline = anyio.current_time() + PROMPTLY
-                        for leave in raised:
-                            raise leave
-            expect(not scope.cancel_called, f"the reader left {how}, and was held longer than {PROMPTLY:g} s")
-            noticed = await peer.all_over(1, until=scope.deadline)
-            expect(noticed, f"the reader left {how}, and the other side had not noticed after {PROMPTLY:g} s")
+    for code, (how, (pieces, raised)) in itertools.product(SOME_STATUSES, LEAVES.items()):
+        try:
+            await _leave(bench, how if code == 200 else f"{how}, the status {code}", code, pieces, raised)
+        except BrokenPromise:
+            raise
+        except Exception:
+            if code == 200:  # else that is for `status` to see
+                raise
+
+
+async def _leave(bench: Bench, how: str, code: int, pieces: int, raised: tuple[type[Exception], ...]) -> None:
+    scenarios = {"/endless": Scenario((b"one, ", b"two, ", anyio.sleep_forever), status=code)}
+    async with bench.open(scenarios) as (transport, peer):
+        with anyio.move_on_after(PATIENTLY) as scope, suppress(*raised):
+            async with transport.exchange(request_for(peer, "/endless")) as response:
+                for _ in range(pieces):
+                    await anext(response.chunks)
+                scope.deadline = anyio.current_time() + PROMPTLY
+                for leave in raised:
+                    raise leave
+        expect(not scope.cancel_called, f"the reader left {how}, and was held longer than {PROMPTLY:g} s")
+        noticed = await peer.all_over(1, until=scope.deadline)
+        expect(noticed, f"the reader left {how}, and the other side had not noticed after {PROMPTLY:g} s")
 
 
 class _NoException(BaseException):
@@ -607,6 +622,79 @@ async def _cancel(bench: Bench, n: int) -> bool:
         return exchanges.count >= n
 
 
+LARGE: Final = bytes(16 * 1024 * 1024)
+"""More than the buffers of a connection hold."""
+
+
+@attrs.frozen
+class _Stage:
+    """Where an exchange waits for the other side: `scenario(hold)` holds it there."""
+
+    scenario: Callable[[Wait], Scenario]
+    body: bytes = b"question"
+    certain: bool = True
+    """Whether the exchange surely comes there; else that is for `status` to see."""
+
+
+def _held_in_the_body(code: int) -> Callable[[Wait], Scenario]:
+    return lambda hold: Scenario((b"one, ", b"two, ", hold), status=code)
+
+
+SENDING: Final = "while the body of the request was being sent"
+STAGES: Final[Mapping[str, _Stage]] = {
+    SENDING: _Stage(lambda hold: Scenario(PIECES, unread=hold), LARGE),
+    "before the headers came": _Stage(lambda hold: Scenario(PIECES, before=hold)),
+    **{
+        f"within the body, the status {code}": _Stage(_held_in_the_body(code), certain=code == 200)
+        for code in SOME_STATUSES
+    },
+}
+
+
+async def _cancel_in(bench: Bench, name: str, stage: _Stage) -> None:
+    """Cancel an exchange while the other side holds it."""
+    reached, released = anyio.Event(), anyio.Event()
+
+    async def hold() -> None:
+        reached.set()
+        await released.wait()
+
+    async with bench.open({"/held": stage.scenario(hold)}, probe=False) as (transport, peer):
+        if peer.in_process and name == SENDING:
+            return
+        came: Exception | None = None
+        scope = anyio.CancelScope()
+
+        async def cancel() -> None:
+            await reached.wait()
+            scope.cancel()
+
+        with anyio.move_on_after(SECONDS) as bound:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(cancel)
+                try:
+                    with scope:
+                        await read(transport, request_for(peer, "/held", body=stage.body))
+                except Exception as error:  # noqa: BLE001  (it is the finding)
+                    came = error
+                tasks.cancel_scope.cancel()
+        if not reached.is_set() and not stage.certain:
+            return
+        expect(reached.is_set(), f"the exchange ended with {shown(came)} before it could be cancelled")
+        expect(not bound.cancel_called, f"the exchange had not ended {SECONDS:g} s later")
+        expect(came is None, f"{shown(came)} came out, where the cancellation should")
+        expect(scope.cancelled_caught, "the cancellation was swallowed")
+        if name == SENDING:
+            released.set()  # the other side reads on, and finds the end of the connection, or all of the request
+            closed = await peer.all_hung_up(until=anyio.current_time() + PROMPTLY)
+            expect(not peer.visits, "the request was sent to its end all the same")
+            expect(closed, f"the connection was still open after {PROMPTLY:g} s")
+        noticed = await peer.all_over(0 if name == SENDING else 1, until=anyio.current_time() + PROMPTLY)
+        expect(noticed, f"the other side had not noticed after {PROMPTLY:g} s")
+        trouble = await bench.probe(transport, peer)
+        expect(not trouble, f"the transport was unusable then: {trouble}")
+
+
 async def cancelled(bench: Bench) -> None:
     """Cancelled at any checkpoint an exchange ends as cancelled, the other side notices, the transport stays usable."""
     try:
@@ -615,6 +703,53 @@ async def cancelled(bench: Bench) -> None:
     except BrokenPromise as found:
         raise BrokenPromise(f"cancelled at checkpoint {bench.checkpoints + 1}: {found}") from found
     bench.checkpoints -= 1  # the last was the check's own
+    for name, stage in STAGES.items():
+        try:
+            await _cancel_in(bench, name, stage)
+        except BrokenPromise as found:
+            raise BrokenPromise(f"cancelled {name}: {found}") from found
+
+
+CONNECTING_SECONDS: Final = 0.2
+"""Until an exchange is cancelled that waits for its connection."""
+SYN_SECONDS: Final = 1.3
+"""After which a connection that is still wanted is tried again: 1 s (RFC 6298), and some patience."""
+
+
+async def connecting(bench: Bench) -> None:
+    """Cancelled while it connects an exchange ends, and no connection is made and nothing sent later."""
+    async with bench.open({"/late": Scenario(PIECES)}, full=True, probe=False) as (transport, peer):
+        if peer.in_process:
+            raise SkippedCheck(IN_PROCESS)
+        with anyio.move_on_after(SECONDS) as bound:
+            with anyio.move_on_after(CONNECTING_SECONDS):
+                await _failure(transport, request_for(peer, "/late"))
+        expect(not bound.cancel_called, f"the exchange had not ended {SECONDS:g} s later")
+        peer.accept()
+        await anyio.sleep(SYN_SECONDS)
+        expect(not peer.visits, "the request was sent after the exchange had been cancelled")
+        closed = await peer.all_hung_up(until=anyio.current_time() + PROMPTLY)
+        expect(closed, "a connection was made after the exchange had been cancelled, and stayed open")
+
+
+async def closing(bench: Bench) -> None:
+    """Cancelled at any checkpoint `aclose` ends; then, or after another `aclose`, no connection is open."""
+    for n in itertools.count(1):
+        async with bench.open({"/used": Scenario(PIECES)}, probe=False) as (transport, peer):
+            if peer.in_process:
+                raise SkippedCheck(IN_PROCESS)
+            await read(transport, request_for(peer, "/used"))
+            scope = anyio.CancelScope()
+            closes = _CancelledAt(transport.aclose(), n, scope)
+            with anyio.move_on_after(PATIENTLY) as bound, suppress(Exception), scope:  # errors: the check `aclose`
+                await closes
+            expect(not bound.cancel_called, f"cancelled at checkpoint {n}, it had not ended {PATIENTLY:g} s later")
+            await bench.close(transport)
+            closed = await peer.all_hung_up(until=anyio.current_time() + PROMPTLY)
+            seen = f"cancelled at checkpoint {n}, and called again: {peer.connections} connections were still open"
+            expect(closed, seen)
+            if closes.count < n:
+                return
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------
@@ -647,6 +782,8 @@ CHECKS: Final = _by_name(
     aclose,
     closes_kept,
     cancelled,
+    connecting,
+    closing,
     usable,  # the last: it says what came out after the others
 )
 TRANSPORT_PROMISES: Final[Mapping[str, str]] = {name: str(check.__doc__) for name, check in CHECKS.items()}

@@ -55,6 +55,8 @@ KEPT_SECONDS: Final = 2.0
 TELLS_OF_SOCKETS: Final = hasattr(aiohttp, "SocketFactoryType")
 """aiohttp 3.12 lets a TCP connector's sockets be made elsewhere. A response that has come whole names no connection."""
 
+PIECE: Final = 64 * 1024
+"""Bytes of a request's body that are handed to the event loop at once."""
 _NO_TLS: Final = "the TLS handshake with {} failed"
 _NO_URL: Final = "aiohttp does not take this URL"
 
@@ -127,6 +129,21 @@ class _Chunks:
 def _socket(counted: Counted[socket.socket], address: Any) -> socket.socket:
     """The socket that aiohttp itself would make of a line of `getaddrinfo`."""
     return counted.add(socket.socket(*address[:3]))
+
+
+class _Pieces:
+    """A large body in pieces: what asyncio has buffered is sent even after a close, so it must never be all of it."""
+
+    def __init__(self, body: bytes) -> None:
+        self._pieces = iter([body[start : start + PIECE] for start in range(0, len(body), PIECE)])
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for piece in self._pieces:
+            return piece
+        raise StopAsyncIteration
 
 
 def _default_trust() -> ssl.SSLContext:
@@ -223,13 +240,17 @@ class AiohttpTransport:
             raise ClosedError("the aiohttp session of this transport was closed")
         own = session.timeout
         url = request.url if self._unix_socket is None else f"unix:{self._unix_socket}"
+        data: object = request.body or None
+        length: dict[str, str] = {}
+        if len(request.body) > PIECE:
+            data, length = _Pieces(request.body), {"content-length": str(len(request.body))}
         with self._counted.exchange() as occupies:
             with TRANSLATION.translated(url, proxy=proxy):
                 response = await session.request(
                     request.method,
                     URL(request.url, encoded=True),
-                    data=request.body or None,
-                    headers=request.headers,
+                    data=data,
+                    headers={**length, **request.headers},
                     allow_redirects=False,
                     raise_for_status=False,
                     auto_decompress=False,
