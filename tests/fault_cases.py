@@ -107,8 +107,8 @@ CASES: Final = (
     Case(faults.html_page, NO_STREAM, UNKNOWN, None),
     Case(faults.envelope, errors.EnvelopeError, UNKNOWN, None),
     Case(faults.wrong_content_type, NO_STREAM, UNKNOWN, None),
-    Case(faults.gzip_body, NO_STREAM, UNKNOWN, None, note="nothing is inflated"),
-    Case(faults.gzip_bomb, NO_STREAM, UNKNOWN, None, note="nothing is inflated"),
+    fine(faults.gzip_body),
+    Case(faults.gzip_bomb, errors.TooLargeError, UNKNOWN, 0, note="`Limits` count inflated bytes"),
     # A stream that ends, or does not.
     Case(faults.empty_body, INCOMPLETE, UNKNOWN, 0),
     Case(faults.garbage, INCOMPLETE, UNKNOWN, 0),

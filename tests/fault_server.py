@@ -290,11 +290,11 @@ def redirect(line: bytes, location: bytes, name: str, does: str, **more: Any) ->
     return status(line, errors.RedirectError, REJECTED, *lines, name=name, does=does, **more)
 
 
-def coded(coding: bytes, body: bytes) -> Fault:
-    """A stream that is compressed, which was not asked for."""
-    name = coding.decode()
-    lines = (SSE, b"content-encoding: " + coding)
-    return Fault(f"encoding {name}", f"sends the stream as {name}", (document(body, *lines),), NO_STREAM, UNKNOWN)
+def coded(coding: bytes, body: bytes, error: type[errors.OxyError] | None = None, name: str = "") -> Fault:
+    """A stream that is compressed, which was not asked for; with an error, by what nobody here can undo."""
+    name = name or coding.decode()
+    steps = (document(body, SSE, b"content-encoding: " + coding),)
+    return Fault(f"encoding {name}", f"sends the stream as {name}", steps, error, STARTED if error else COMPLETED)
 
 
 def tls(name: str, does: str, kind: str, *steps: Step, **more: Any) -> Fault:
@@ -741,17 +741,32 @@ CONTENT: Final = (
     Fault("nothing", "answers 200 and no byte", (document(b""),), NO_STREAM, UNKNOWN),
     coded(b"gzip", gzip.compress(WHOLE)),
     coded(b"deflate", deflated(WHOLE)),
-    coded(b"br", b"\x0b\x02\x80" + WHOLE),
-    coded(b"zstd", b"\x28\xb5\x2f\xfd" + WHOLE),
+    coded(b"deflate", deflated(WHOLE)[2:-4], name="deflate without a header"),
+    coded(b"br", b"\x0b\x02\x80" + WHOLE, NO_STREAM),
+    coded(b"zstd", b"\x28\xb5\x2f\xfd" + WHOLE, NO_STREAM),
     coded(b"gzip, gzip", gzip.compress(gzip.compress(WHOLE))),
-    coded(b"x-nobody", WHOLE),
+    coded(b"x-nobody", WHOLE, NO_STREAM),
+    Fault(
+        "half a gzip",
+        "sends half the stream, as gzip",
+        (document(gzip.compress(WHOLE)[:40], SSE, b"content-encoding: gzip"),),
+        INCOMPLETE,
+        UNKNOWN,
+    ),
+    Fault(
+        "no gzip",
+        "sends a stream that is not compressed as gzip",
+        (document(WHOLE, SSE, b"content-encoding: gzip"),),
+        INCOMPLETE,
+        UNKNOWN,
+    ),
     Fault(
         "gzip bomb",
         "sends 64 MiB in 64 KiB of gzip",
         (head(SSE, b"content-encoding: gzip"), BOMB, cut),
-        NO_STREAM,
+        TOO_LARGE,
         UNKNOWN,
-        most="error_body_bytes",
+        most="event_bytes",
     ),
     whole("encoding identity", "says that nothing is encoded", WHOLE, b"content-encoding: identity"),
     fine("another charset", "says UTF-16, and sends UTF-8", document(WHOLE, SSE + b"; charset=utf-16")),
@@ -759,10 +774,11 @@ CONTENT: Final = (
     whole("byte order mark", "sends a byte order mark first", b"\xef\xbb\xbf" + WHOLE),
     whole("no UTF-8", "sends an event that is no UTF-8", message(b"\xff\xfe\xc0\x80") + WHOLE),
     whole("NUL bytes", "sends NUL bytes", message(b"\0" * 100) + b"\0\0\n\n" + WHOLE),
+    whole("deep event", "sends JSON of 10,000 levels", BEGUN + message(b"[" * 10_000) + END),
     Fault(
-        "deep event",
-        "sends JSON of 10,000 levels",
-        (stream(BEGUN + message(b"[" * 10_000) + END),),
+        "deep answer",
+        "sends an answer of 10,000 levels",
+        (stream(BEGUN + message(b'{"type": "answer", "content": ' + b"[" * 10_000) + close()),),
         TOO_LARGE,
         COMPLETED,
     ),

@@ -156,11 +156,20 @@ def test_leaving_a_flood(flood: str, loop: str, url: str, row: Row) -> None:
     assert found.late < PROMPT
 
 
-NOT_ASKED_FOR: Final = "NotAnEventStreamError: the stream is compressed ('gzip'), which was not asked for"
 BOMBS: Final[dict[str, tuple[str, bool, str, int]]] = {
     # the bomb: (the flood, is it a document, how it ends, the limit); 64 KiB of a bomb are 64 MiB
-    "a stream": ("gzip-stream", False, NOT_ASKED_FOR, 0),
-    "a document": ("gzip-short-json", True, "MalformedResponseError: the response should be JSON and is not", 0),
+    "a stream": (
+        "gzip-stream",
+        False,
+        f"TooLargeError: an event is larger than Limits.event_bytes ({16 * MIB})",
+        16 * MIB,
+    ),
+    "a document": (
+        "gzip-short-json",
+        True,
+        f"TooLargeError: the response is larger than Limits.body_bytes ({8 * MIB})",
+        8 * MIB,
+    ),
     "a document of bombs": (
         "gzip-json",
         True,
@@ -180,7 +189,7 @@ BOMBS: Final[dict[str, tuple[str, bool, str, int]]] = {
 @each_loop
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_bombs(bomb: str, loop: str, url: str, row: Row) -> None:
-    """What is compressed is never inflated: it is a typed error at once, and the process stays small."""
+    """Limits count what is inflated: a bomb is a typed error at once, and the process stays small."""
     flood, document, end, limit = BOMBS[bomb]
     found = measured(row, url, flood, loop, discover=document)
     assert found.ends == [end]

@@ -13,7 +13,7 @@ from typing import Any, Final
 import anyio
 import attrs
 
-from oxygent_client._bodies import beginning, whole
+from oxygent_client._bodies import beginning, inflated, whole
 from oxygent_client._errors import DeadlineExceededError, OxyError, TooLargeError
 from oxygent_client._secrets import Clean, cleaner
 from oxygent_client._settings import Limits
@@ -65,7 +65,7 @@ async def _fetched(
                 if response.status != 200:
                     raise await refused(response, limits)
                 most = math.inf if limits.body_bytes is None else limits.body_bytes
-                body = await whole(response.chunks, most)
+                body = await whole(inflated(response), most)
                 if body is None:
                     raise TooLargeError(f"the response is larger than Limits.body_bytes ({most})")
                 return response.request, body
@@ -97,7 +97,7 @@ async def refused(response: HTTPResponse, limits: Limits) -> OxyError:
     until = anyio.current_time() + REFUSAL_SECONDS
     if sent.context.deadline is not None:
         until = min(until, sent.context.deadline - MARGIN)
-    body = await beginning(response.chunks, limits.error_body_bytes, until=until)
+    body = await beginning(inflated(response), limits.error_body_bytes, until=until)
     error = refusal(response.status, response.headers, body, limits, clean=cleaner_of(sent))
     error.attempts = sent.context.attempt
     return error

@@ -1,19 +1,24 @@
 """Bodies of responses, read within bounds.
 
-Rule: between two pieces others run, and cancellation comes through; pieces that are there already would let none.
+Rule 1: between two pieces others run, and cancellation comes through; pieces that are there already would let none.
+Rule 2: a body that came compressed is inflated here, for streams and documents of every transport. What is counted are
+    inflated bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
+from typing import Final
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from oxygent_client._errors import OxyError
+from oxygent_client._inflate import Inflater, codings
+from oxygent_client._transport import HTTPResponse
 
-__all__ = ["beginning", "whole"]
+__all__ = ["beginning", "inflated", "whole"]
 
 
 async def whole(chunks: AsyncIterator[bytes], most: float) -> bytes | None:
@@ -41,3 +46,47 @@ async def _fill(body: bytearray, chunks: AsyncIterator[bytes], most: float) -> N
         if len(body) > most:
             break
         await checkpoint()
+
+
+WORKS: Final = 64
+"""After so many steps of inflating that gave nothing, others run."""
+
+
+def inflated(response: HTTPResponse) -> AsyncIterator[bytes]:
+    """The body of a response as it was before it was compressed.
+
+    Reading it raises:
+        RemoteProtocolError: it has a coding that is not known here, or it is not as its coding says.
+    """
+    coded = response.headers.get("content-encoding", "")
+    return _Inflated(response.chunks, response.headers) if coded else response.chunks
+
+
+class _Inflated:
+    """Chunks, without their content codings."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], headers: Mapping[str, str]) -> None:
+        self._chunks = chunks
+        self._headers = headers
+        self._inflater: Inflater | None = None
+        self._pieces: Iterator[bytes] = iter(())
+        self._worked = 0
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        inflater = self._inflater = self._inflater or Inflater(codings(self._headers))
+        while True:
+            for piece in self._pieces:
+                if piece:
+                    return piece
+                self._worked += 1
+                if self._worked % WORKS == 0:
+                    await checkpoint()
+            try:
+                received = await anext(self._chunks)
+            except StopAsyncIteration:
+                inflater.end()
+                raise
+            self._pieces = inflater.feed(received)

@@ -16,8 +16,9 @@ from typing import Final
 import anyio
 
 from oxygent_client._ask import cleaner_of, refused
-from oxygent_client._bodies import beginning
-from oxygent_client._errors import ClosedError, NotAnEventStreamError, OxyError
+from oxygent_client._bodies import beginning, inflated
+from oxygent_client._errors import ClosedError, NotAnEventStreamError, Outcome, OxyError, RemoteProtocolError
+from oxygent_client._inflate import codings
 from oxygent_client._log import tell
 from oxygent_client._router import Link
 from oxygent_client._secrets import scrub_text
@@ -105,10 +106,11 @@ class Line:
         if response.status != 200 or not is_event_stream(response.headers.get("content-type", "")):
             self.refusal = refusal(response.status, response.headers, b"", self._limits)
             raise await refused(response, self._limits)
-        coding = response.headers.get("content-encoding", "").strip().lower()
-        if coding not in ("", "identity"):
-            raise NotAnEventStreamError(f"the stream is compressed ({coding[:40]!r}), which was not asked for")
-        self.chunks, self.headers = response.chunks, response.headers
+        try:
+            codings(response.headers)
+        except RemoteProtocolError as error:
+            raise NotAnEventStreamError(f"{error}; the run is at work", outcome=Outcome.STARTED) from error
+        self.chunks, self.headers = inflated(response), response.headers
         return response.request
 
     def quoted(self, content: object) -> str:

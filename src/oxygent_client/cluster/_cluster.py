@@ -20,7 +20,7 @@ from typing import ClassVar, Final
 import anyio
 import attrs
 
-from oxygent_client._bodies import whole
+from oxygent_client._bodies import inflated, whole
 from oxygent_client._errors import (
     ConfigurationError,
     ConnectError,
@@ -564,4 +564,4 @@ def _elsewhere(error: OxyError, context: Context) -> bool:
 
 async def _said(response: HTTPResponse) -> bytes:
     """The body; empty if it is more than any server says to that."""
-    return await whole(response.chunks, CHECK_BYTES) or b""
+    return await whole(inflated(response), CHECK_BYTES) or b""

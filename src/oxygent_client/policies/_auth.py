@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import anyio
 import attrs
 
-from oxygent_client._bodies import beginning
+from oxygent_client._bodies import beginning, inflated
 from oxygent_client._errors import ConfigurationError, DeadlineExceededError, Outcome, OxyError
 from oxygent_client._transport import HTTPRequest, HTTPResponse, Transport
 from oxygent_client.policies._policy import Kind, Wrapper, number, waiting_ends
@@ -400,7 +400,7 @@ async def _in_time(request: HTTPRequest, secret: Awaitable[T], outcome: Outcome)
 
 async def _kept(response: HTTPResponse) -> HTTPResponse:
     """`response`, with the beginning of its body, to be read when its exchange is over."""
-    body = await beginning(response.chunks, REFUSAL_BYTES, until=anyio.current_time() + REFUSAL_SECONDS)
+    body = await beginning(inflated(response), REFUSAL_BYTES, until=anyio.current_time() + REFUSAL_SECONDS)
     return attrs.evolve(response, chunks=_Body(body))
 
 
