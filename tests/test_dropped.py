@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -28,7 +29,7 @@ from tests.plain import plain
 from tests.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
-    from oxygent_client import Run
+    from oxygent_client import Event, Run
     from oxygent_client.telemetry import Happening
 
 # trio warns of each asynchronous generator that is garbage-collected, and a dropped run has some.
@@ -151,7 +152,8 @@ def test_a_loop_that_is_gone() -> None:
     """Likewise where nothing is left of the loop."""
 
     class Lost:
-        pass
+        def abandon(self) -> None:
+            """As of a run."""
 
     async def begin(run: Lost) -> weakref.ref[asyncio.AbstractEventLoop]:
         watch(run, Observed(observers=(ends,)), Context(), Word())
@@ -164,6 +166,33 @@ def test_a_loop_that_is_gone() -> None:
     runs.clear()
     sweep()
     assert ends.ends == [("left", "not_sent")]
+
+
+def test_a_reader_in_a_loop_that_was_closed() -> None:
+    """A task that was reading when its loop was closed, and is not cancelled, keeps nobody from reading on."""
+
+    async def read() -> None:
+        async with agent.attach(token) as run:
+            async for _ in run:
+                pass
+
+    async def read_on() -> Event:
+        async with agent.attach(token) as run:
+            return await anext(run)
+
+    ends = Ends()
+    agent = agent_for(observers=(ends,))
+    token = asyncio.run(agent.start("hi")).to_token()
+    loop = asyncio.new_event_loop()
+    reading = loop.create_task(read())
+    loop.run_until_complete(asyncio.sleep(0.1))
+    loop.close()
+    assert asyncio.run(read_on()).type == "tool_call"
+    assert [end for end, _ in ends.ends] == ["left", "left"]
+    assert agent.stats().in_flight == 0
+    assert not reading.done()
+    with suppress(RuntimeError):  # a coroutine that waits for its connection to close; its loop never will
+        reading.get_coro().close()
 
 
 def test_runs_of_the_parent_process() -> None:

@@ -2,7 +2,8 @@
 
 Rule 1: the garbage collector may run in any thread, while any lock is held. So it only notes that a run is gone;
     observers are told in the run's event loop soon after, or when the next run begins or statistics are asked for.
-Rule 2: a forked child tells nothing of its parent's runs.
+Rule 2: a run whose event loop is closed is over, also where a task of that loop still holds it: anyio keeps such tasks.
+Rule 3: a forked child tells nothing of its parent's runs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 import weakref
 from collections import deque
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from anyio.lowlevel import current_token
 
@@ -24,7 +25,15 @@ from oxygent_client._word import Word
 __all__ = ["Watch", "forget", "sweep", "watch"]
 
 
-class Watch(weakref.ref[Any]):
+class Abandonable(Protocol):
+    """A run."""
+
+    def abandon(self) -> None:
+        """End it, since nobody can read on."""
+        ...
+
+
+class Watch(weakref.ref[Abandonable]):
     """A run in flight, and what its observers are told if it is lost."""
 
     __slots__ = ("began", "context", "loop", "observed", "word")
@@ -38,20 +47,22 @@ class Watch(weakref.ref[Any]):
 
     def end(self) -> None:
         """The run is over, and its observers were told."""
-        _WATCHED.discard(self)
+        _WATCHED.get(self.loop, set()).discard(self)
 
 
-_WATCHED: Final[set[Watch]] = set()
+_WATCHED: Final[dict[weakref.ref[Any], set[Watch]]] = {}
+"""By event loop."""
 _LOST: Final[deque[Watch]] = deque()
 
 
-def watch(run: object, observed: Observed, context: Context, word: Word) -> Watch:
+def watch(run: Abandonable, observed: Observed, context: Context, word: Word) -> Watch:
     """Watch over `run`, which begins now, until `end`."""
     sweep()
+    _end_with_their_loops()
     each = Watch(run, _lose)
     each.observed, each.context, each.word = observed, context, word
     each.began, each.loop = time.monotonic(), weakref.ref(current_token().native_token)
-    _WATCHED.add(each)
+    _WATCHED.setdefault(each.loop, set()).add(each)
     return each
 
 
@@ -68,11 +79,22 @@ def sweep() -> None:
         lost.observed.note("ended", lost.context, {**said, "seconds": time.monotonic() - lost.began})
 
 
+def _end_with_their_loops() -> None:
+    """End the runs of event loops that are closed; trio has ended all tasks of a loop before that."""
+    for loop_ref in [*_WATCHED]:
+        loop = loop_ref()
+        if loop is None or (hasattr(loop, "is_closed") and loop.is_closed()):
+            for each in _WATCHED.pop(loop_ref, set()):
+                if (run := each()) is not None:
+                    run.abandon()
+
+
 def _lose(ref: weakref.ref[Any]) -> None:
     lost = cast("Watch", ref)
-    if lost not in _WATCHED:
+    watched = _WATCHED.get(lost.loop, set())
+    if lost not in watched:
         return
-    _WATCHED.discard(lost)
+    watched.discard(lost)
     _LOST.append(lost)
     loop = lost.loop()
     soon = getattr(loop, "call_soon_threadsafe", None) or getattr(loop, "run_sync_soon", None)

@@ -278,6 +278,12 @@ class Run:
         self._remote_trace_id = remote_trace_id
         self._line.link = attrs.evolve(self._line.link, remote_trace_id=remote_trace_id)
 
+    def abandon(self) -> None:
+        """End the run without closing its connection, which is gone with its event loop."""
+        self._closed = True
+        self._release()
+        self._tell_end("left", None)
+
     def _release(self) -> None:
         claims, self._claims = self._claims, None
         if claims is not None:
