@@ -92,7 +92,7 @@ CASES: Final = (
     # No response, or another one.
     Case(faults.refuse, errors.ConnectError, Outcome.NOT_SENT, None, requests=0),
     Case(faults.lose_before_headers, errors.ConnectionLostError, UNKNOWN, None),
-    Case(faults.hang_before_headers, errors.DeadlineExceededError, UNKNOWN, None, clock="total"),
+    Case(faults.hang_before_headers, errors.IdleTimeoutError, UNKNOWN, None, clock="idle"),
     Case(partial(faults.status, code=302), errors.RedirectError, REJECTED, None),
     Case(partial(faults.status, code=400), errors.StatusError, REJECTED, None),
     Case(partial(faults.status, code=401), errors.AuthenticationError, REJECTED, None),

@@ -694,6 +694,22 @@ async def test_the_first_attachment(name: str) -> None:
     assert (expected, outcome) == (heard.what, heard.outcome)
 
 
+@pytest.mark.parametrize(
+    ("what", "records"),
+    [
+        (errors.IdleTimeoutError, NO_RECORDS),
+        (errors.IdleTimeoutError, RUNNING),
+        ("42", DONE),
+        (errors.RemoteAgentError, FAILED),
+    ],
+    ids=["no records", "at work", "done", "failed"],
+)
+async def test_an_attachment_without_headers(what: Any, records: Reply) -> None:
+    """`idle` counts while the headers of the first attachment are missing, too."""
+    heard = await attach(Reply(before=FOREVER), records=records, timeouts=Timeouts(total=None))
+    assert (heard.what, len(heard.attached), heard.seconds) == (what, 1, 600)
+
+
 async def test_a_slot_is_waited_for() -> None:
     """A limit counts attachments too; who waits in vain has an error that leaves the run's outcome as it is."""
     transport = FakeTransport({"/async/trace": Reply((FOREVER,))})

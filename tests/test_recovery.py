@@ -8,8 +8,10 @@ import anyio
 import attrs
 import pytest
 
-from oxygent_client import Outcome, OxyRequest, OxyState, Retry, RunHandle, SSEOxyGent, Timeouts, errors
+from oxygent_client import Cluster, Outcome, OxyRequest, OxyState, Retry, RunHandle, SSEOxyGent, Timeouts, errors
 from oxygent_client._wire import is_failure_text
+from oxygent_client.cluster import Hedge
+from oxygent_client.policies import BearerAuth
 from oxygent_client.testing import FakeTransport, Pause, Reply, answer, close, heartbeat, message, pause, progress
 from tests.virtual import anyio_backend as anyio_backend
 
@@ -210,6 +212,77 @@ async def test_a_stream_without_events(name: str) -> None:
     """When `idle` runs out, the record tells a run that is at work, since it moves, from one that is dead or over."""
     expected, steps, records, timeouts = IDLES[name]
     assert expected == await end(*steps, records=records, timeouts=timeouts)
+
+
+NO_HEADERS: Final[dict[str, tuple[Ended, Any, Timeouts]]] = {
+    # name: (how it ends, the records, the clocks)
+    "no records": (Ended(IDLE, UNKNOWN, 1, 600), NO_RECORDS, Timeouts()),
+    "no records, and no end to it": (Ended(IDLE, UNKNOWN, 1, 600), NO_RECORDS, Timeouts(total=None)),
+    "records are not asked": (Ended(IDLE, UNKNOWN, 0, 600), DONE, Timeouts(total=None, lookup=None)),
+    "never began": (Ended(IDLE, UNKNOWN, 4, 600.35), NOTHING, Timeouts(total=None)),
+    "at work": (Ended(IDLE, STARTED, 1, 600), RUNNING, Timeouts(total=None)),
+    "done": (Ended("42", COMPLETED, 1, 600, recovered=True), DONE, Timeouts(total=None)),
+    "failed": (Ended(AGENT, COMPLETED, 1, 600), FAILED, Timeouts(total=None)),
+    "cancelled": (Ended(AGENT, COMPLETED, 1, 600), CANCELLED, Timeouts(total=None)),
+    "no idle": (Ended(errors.DeadlineExceededError, UNKNOWN, 0, 50), DONE, Timeouts(total=50, idle=None)),
+}
+
+
+@pytest.mark.parametrize("name", NO_HEADERS)
+async def test_a_response_without_headers(name: str) -> None:
+    """`idle` counts while the headers are missing, too: the connection is closed, and the record may know more."""
+    expected, records, timeouts = NO_HEADERS[name]
+    assert await end(records=records, before=FOREVER, timeouts=timeouts) == expected
+
+
+async def endless() -> str:
+    """A provider of tokens that takes its time."""
+    await anyio.sleep(50)
+    return "token"
+
+
+SENT: Final[dict[str, tuple[float, list[Reply], dict[str, Any]]]] = {
+    # name: (after how many seconds idle ends it, what the requests are answered with, the agent's options)
+    "at once": (10, [Reply(before=FOREVER)], {}),
+    "after a token": (60, [Reply(before=FOREVER)], {"auth": BearerAuth(provider=endless)}),
+    "after a refusal, and a pause": (
+        40,
+        [Reply(status=429, headers={"retry-after": "30"}), Reply(before=FOREVER)],
+        {"retry": Retry(base=0)},
+    ),
+    "headers, and then no event": (10, [Reply((FOREVER,), before=Pause(9))], {}),
+    "headers, and heartbeats": (10, [Reply((heartbeat(), Pause(1)) * 99, before=Pause(9))], {}),
+    "headers, an event, and then none": (19, [Reply((progress(1), FOREVER), before=Pause(9))], {}),
+}
+
+
+@pytest.mark.parametrize("name", SENT)
+async def test_idle_counts_from_the_request(name: str) -> None:
+    """What comes before the request is sent (a token, another attempt, a pause) is not counted; what comes after is."""
+    seconds, replies, options = SENT[name]
+    transport = FakeTransport({"/sse/chat": replies})
+    timeouts = Timeouts(idle=10, total=None, lookup=None)
+    agent = SSEOxyGent(server_url=URL, transport=transport, timeouts=timeouts, **options)
+    began = anyio.current_time()
+    with pytest.raises(errors.IdleTimeoutError):
+        await agent.ask("hi")
+    assert anyio.current_time() - began == pytest.approx(seconds, abs=0.1)
+    assert transport.left == transport.requests
+
+
+async def test_idle_with_replicas() -> None:
+    """A cluster's replicas are asked one after the other, or two at a time; no headers end all of that by `idle`."""
+    for hedge in (None, Hedge(after=3)):
+        fake = FakeTransport({"/sse/chat": Reply(before=FOREVER)})
+        cluster = Cluster(["http://127.0.0.1:1", "http://127.0.0.1:2"], transport=fake, hedge=hedge)
+        timeouts = Timeouts(idle=10, total=None, lookup=None)
+        agent = SSEOxyGent(transport=cluster, timeouts=timeouts)
+        began = anyio.current_time()
+        with pytest.raises(errors.IdleTimeoutError) as caught:
+            await agent.ask(OxyRequest(arguments={"query": "hi"}, idempotent=hedge is not None))
+        assert anyio.current_time() - began == pytest.approx(10)
+        assert len(fake.left) == len(fake.requests) == (1 if hedge is None else 2)
+        assert caught.value.outcome is UNKNOWN
 
 
 # ------------------------------------------------------------------------------------------ A run that has an answer

@@ -21,7 +21,7 @@ from oxygent_client._ask import ask, fetch, refused
 from oxygent_client._secrets import SCRUBBED, cleaner, credentials, is_secret, scrub_text
 from oxygent_client._text import shown_text
 from oxygent_client._transport import Context, HTTPRequest, HTTPResponse
-from oxygent_client.testing import FakeTransport, Reply, answer, close, faults, message, text
+from oxygent_client.testing import FakeTransport, Reply, answer, close, faults, message, pause, progress, text
 from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.servers import play, serving
 from tests.virtual import anyio_backend as anyio_backend
@@ -322,7 +322,8 @@ WALK: Final[list[tuple[type[errors.OxyError] | None, Callable[[], Transport]]]] 
     (None, lambda: script(*FINE)),
     (errors.ConnectError, lambda: faults.refuse(script(*FINE), times=None)),
     (errors.ConnectionLostError, lambda: faults.lose_before_headers(script(*FINE))),
-    (errors.DeadlineExceededError, lambda: faults.hang_before_headers(script(*FINE))),
+    (errors.DeadlineExceededError, lambda: script(*(progress(1), pause(500)) * 9)),
+    (errors.IdleTimeoutError, lambda: faults.hang_before_headers(script(*FINE))),
     (errors.SilenceTimeoutError, lambda: faults.fall_silent(script(*FINE))),
     (errors.IdleTimeoutError, lambda: faults.heartbeats_only(script(*FINE))),
     (errors.RedirectError, lambda: reply(302, ECHO, location=f"http://evil.example/?{CANARY}")),

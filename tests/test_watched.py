@@ -10,6 +10,7 @@ import pytest
 
 from oxygent_client import Outcome, SSEOxyGent, Timeouts, errors
 from oxygent_client._watched import Watched
+from oxygent_client._word import Word
 from oxygent_client.policies import BearerAuth, ConcurrencyLimit, RateLimit, Retry
 from oxygent_client.testing import FakeTransport, Pause, Reply, answer, close
 from tests.virtual import anyio_backend as anyio_backend
@@ -128,5 +129,5 @@ async def test_failed(name: str) -> None:
 async def test_closing() -> None:
     """What it holds is closed with it."""
     inner = FakeTransport({})
-    await Watched(inner, lambda outcome: None).aclose()
+    await Watched(inner, Word()).aclose()
     assert inner.closed

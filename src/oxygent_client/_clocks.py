@@ -56,6 +56,11 @@ class Clocks:
         """An event came."""
         self.waited = 0.0
 
+    def restart(self, since: float) -> None:
+        """An event was waited for since then."""
+        self.counted = anyio.current_time()
+        self.waited = self.counted - since
+
     def resume(self) -> float:
         """The run waits, from now on, until `count`; the time."""
         self.counted = anyio.current_time()

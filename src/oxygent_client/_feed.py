@@ -13,6 +13,7 @@ Rule 5: a detached run is only listened to: whose connection breaks is attached 
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -96,11 +97,30 @@ class Feed:
     _since_checkpoint: int = attrs.field(default=0, init=False)
 
     async def open(self) -> None:
-        """Ask for the run, or attach to it.
+        """Ask for the run, or attach to it; there may be its record in the place of a stream.
 
         Raises:
             OxyError: there is no stream of events.
         """
+        sent: float | None = None
+        with self.line.waiting() as wait:
+
+            def watch(on: bool) -> None:
+                nonlocal sent
+                sent = anyio.current_time() if on else sent
+                wait.deadline = anyio.current_time() + (self.clocks.timeouts.idle or math.inf) if on else math.inf
+
+            self.word.watch = watch
+            try:
+                await self._open()
+            finally:
+                self.word.watch = None
+        if sent is not None:
+            self.clocks.restart(sent)
+        if wait.cancelled_caught and await self._goes_on("idle"):
+            raise self.clocks.ran_out("idle", "; the record says that the run is at work")
+
+    async def _open(self) -> None:
         self._asked = anyio.current_time()
         sent = await self.line.open()
         said = {"url": shown_url(sent.url), "seconds": self.clocks.seconds}
@@ -331,7 +351,7 @@ class Feed:
             with self.line.waiting(until):
                 try:
                     await anyio.sleep(pause)
-                    await self.open()
+                    await self._open()
                 except PASSING as error:
                     how = f"could not be had ({error})"
                 else:

@@ -57,8 +57,9 @@ class Timeouts:
     silence: float | None = attrs.field(default=45.0, validator=_positive_or_off)
     """Without one byte; counts once a first heartbeat was seen (real servers send one every 15 s)."""
     idle: float | None = attrs.field(default=600.0, validator=_positive_or_off)
-    """Without one event. Heartbeats do not count: a server whose task has died sends them for ever. While the server's
-    record of the run moves (a call begins or ends), the run is waited for, up to `total`."""
+    """Without one event, from the moment the request is sent, also while the headers of its response are missing.
+    Heartbeats do not count: a server whose task has died sends them for ever. While the server's record of the run
+    moves (a call begins or ends), a run with a stream is waited for, up to `total`."""
     total: float | None = attrs.field(default=3600.0, validator=_positive_or_off)
     """For everything: discovery, a token, connection, retries, the stream to its last event."""
     lookup: float | None = attrs.field(default=0.75, validator=_positive_or_off)

@@ -6,7 +6,7 @@ attempt, knows whether anything of it ever left.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -17,6 +17,7 @@ from oxygent_client._log import tell
 from oxygent_client._settings import Limits
 from oxygent_client._transport import HTTPRequest, HTTPResponse, Purpose, Transport, shown_url
 from oxygent_client._wire import refusal
+from oxygent_client._word import Word
 from oxygent_client.cluster import cluster_of
 
 __all__ = ["Watched"]
@@ -29,7 +30,7 @@ class Watched:
     """A transport that says what becomes of what goes through it."""
 
     inner: Transport
-    became: Callable[[Outcome], object]
+    became: Word
     """Told UNKNOWN when a request for a run departs, and what is known when that came to nothing."""
 
     @property
@@ -47,10 +48,12 @@ class Watched:
             return
         tell("connect", context, "%s %s", request.method, shown_url(request.url), attempt=context.attempt)
         self.became(Outcome.UNKNOWN)
+        self.became.waits(True)
         entered = False
         try:
             async with self.inner.exchange(request) as response:
                 entered = True
+                self.became.waits(False)
                 if response.status == 200:
                     tell("opened", context, "the response has begun", status=response.status)
                 else:
@@ -61,6 +64,9 @@ class Watched:
             if not entered:
                 self.became(error.outcome)
             raise
+        finally:
+            if not entered:
+                self.became.waits(False)
 
     async def aclose(self) -> None:
         """As `Transport.aclose`."""

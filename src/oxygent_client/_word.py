@@ -6,6 +6,8 @@ Rule: what is known for sure stays known. A transport's word counts until an att
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from oxygent_client._errors import Outcome
 
 __all__ = ["UNRUN", "Word"]
@@ -21,6 +23,13 @@ class Word:
         self.outcome = outcome
         self.is_last = outcome is not Outcome.NOT_SENT
         """Whether no transport's word changes it any more."""
+        self.watch: Callable[[bool], object] | None = None
+        """Told True when a request departs, and False when its headers are there, or it came to nothing."""
+
+    def waits(self, on: bool) -> None:
+        """Take in that a request has departed and waits for its headers, or waits no more."""
+        if self.watch is not None:
+            self.watch(on)
 
     @property
     def has_run(self) -> bool:
