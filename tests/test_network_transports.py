@@ -1194,6 +1194,18 @@ def test_no_client_at_all(library: Library, given: object) -> None:
         library.transport(**{library.own: given})
 
 
+@FAMILY
+async def test_a_client_without_a_network_that_refuses(library: Library) -> None:
+    """A status that is not 200 is handed over where there is no connection to end."""
+
+    def refuse(_request: object) -> Any:
+        return library.module.Response(404, content=b"no")
+
+    async with library.module.AsyncClient(transport=library.module.MockTransport(refuse)) as client:
+        error = await failure(plain(server_url="http://remote.test", transport=library.transport(client=client)))
+    assert type(error) is errors.NotFoundError
+
+
 async def test_a_client_in_another_loop(library: Library) -> None:
     """A client of the user's own belongs to the loop in which it is used first, over whatever transports."""
     kind: Any = library.module.ClientSession if library.own == "session" else library.module.AsyncClient
