@@ -84,9 +84,8 @@ def _end_with_their_loops() -> None:
     for loop_ref in [*_WATCHED]:
         loop = loop_ref()
         if loop is None or (hasattr(loop, "is_closed") and loop.is_closed()):
-            for each in _WATCHED.pop(loop_ref, set()):
-                if (run := each()) is not None:
-                    run.abandon()
+            for run in [run for each in _WATCHED.pop(loop_ref, set()) if (run := each()) is not None]:
+                run.abandon()
 
 
 def _lose(ref: weakref.ref[Any]) -> None:
