@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -1067,6 +1067,20 @@ async def test_no_connection_when_the_kept_ones_are_out() -> None:
             await anext(run)
 
 
+@pytest.mark.parametrize(("output", "records"), [("42", DONE), (None, NO_RECORDS)], ids=["records", "no records"])
+async def test_no_headers_when_the_kept_ones_are_out(output: Any, records: Reply) -> None:
+    """Likewise where the server does not answer: `idle` asks the record."""
+    replies = [Reply((say(1) + say(2), FOREVER)), Reply(before=FOREVER)]
+    transport = FakeTransport({"/async/trace": replies, "/view": records})
+    agent = SSEOxyGent(server_url=URL, transport=transport)
+    async with agent.attach(TOKEN) as run:
+        await anext(run)
+    with pytest.raises(errors.IdleTimeoutError) if output is None else nullcontext():
+        async with agent.attach(TOKEN) as run:
+            assert (await anext(run)).content == 2
+            assert (await run.final_response()).output == output
+
+
 async def test_a_handler_had_its_event() -> None:
     """The event whose handler failed was handed out; those behind it are kept."""
 
@@ -1083,6 +1097,17 @@ async def test_a_handler_had_its_event() -> None:
     assert [event.content for event in caught.value.partial.events] == [1, 2, 3, "42"]
     async with agent.attach(TOKEN) as run:
         assert [event.content async for event in run] == [3, "42"]
+
+
+async def test_the_loop_of_a_reader_is_closed() -> None:
+    """What a reader had received whose event loop is gone is kept, too."""
+    transport = FakeTransport({"/async/trace": [Reply((say(1) + say(2), FOREVER)), Reply(END)]})
+    agent = SSEOxyGent(server_url=URL, transport=transport)
+    async with agent.attach(TOKEN) as run:
+        await anext(run)
+        run.abandon()
+        async with agent.attach(TOKEN) as again:
+            assert [event.content async for event in again] == [2, "42"]
 
 
 async def test_an_endless_stream_is_left() -> None:

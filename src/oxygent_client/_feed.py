@@ -14,7 +14,7 @@ Rule 5: a detached run is only listened to: whose connection breaks is attached 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import anyio
@@ -96,8 +96,10 @@ class Feed:
     """Of the record when `idle` ran out last, if no event came since."""
     _since_checkpoint: int = attrs.field(default=0, init=False)
 
-    async def open(self) -> None:
+    async def open(self, before_asking: Callable[[], object] | None = None) -> None:
         """Ask for the run, or attach to it; there may be its record in the place of a stream.
+
+        `before_asking` is called before the record is asked for.
 
         Raises:
             OxyError: there is no stream of events.
@@ -117,8 +119,11 @@ class Feed:
                 self.word.watch = None
         if sent is not None:
             self.clocks.restart(sent)
-        if wait.cancelled_caught and await self._goes_on("idle"):
-            raise self.clocks.ran_out("idle", "; the record says that the run is at work")
+        if wait.cancelled_caught:
+            if before_asking is not None:
+                before_asking()
+            if await self._goes_on("idle"):
+                raise self.clocks.ran_out("idle", "; the record says that the run is at work")
 
     async def _open(self) -> None:
         self._asked = anyio.current_time()

@@ -224,18 +224,20 @@ class Run:
                 if self._inbox.holds_events:  # those first; there may be no need to ask
                     return
                 try:
-                    await self._feed.open()
+                    await self._feed.open(self._know_claim)
                 except OxyError as error:
                     self._attempts = error.attempts
-                    self._know_id(self._claims.remote)
+                    self._know_claim()
                     if await self._inquiry.settles(error):
                         return
                     if (when := self._when_again(error)) is None:
                         raise
                 else:
                     # The transport says what was really sent: a recording goes by the id that was recorded.
-                    assert line.sent is not None
-                    self._know_id(line.sent.context.remote_trace_id or self._claims.remote)
+                    if line.sent is not None and line.sent.context.remote_trace_id:
+                        self._know_id(line.sent.context.remote_trace_id)
+                    else:
+                        self._know_claim()
                     return
                 await self._prepare_again(when)
         raise line.refusal or self._clocks.ran_out("total")
@@ -273,6 +275,10 @@ class Run:
             self._inbox.put_back(rest.events)
             self._seen.drop(rest.dropped)
 
+    def _know_claim(self) -> None:
+        assert self._claims is not None
+        self._know_id(self._claims.remote)
+
     def _know_id(self, remote_trace_id: str) -> None:
         """The remote knows the run by this id, which may be another than was meant."""
         self._remote_trace_id = remote_trace_id
@@ -280,6 +286,7 @@ class Run:
 
     def abandon(self) -> None:
         """End the run without closing its connection, which is gone with its event loop."""
+        self._set_aside()
         self._closed = True
         self._release()
         self._tell_end("left", None)
@@ -465,15 +472,25 @@ class Run:
 
     async def _keep_rest(self, rest: list[Waiting]) -> None:
         """Keep what was received of a detached run and not handed out for its next reader in this program."""
-        if self._closed or self._again is None or self._claims is None or self._is_astray:
-            return
-        plan, inbox = self._plan, self._inbox
-        inbox.put_back(rest)
+        self._inbox.put_back(rest)
         try:
-            await self._feed.gather()
+            if self._leaves_something:
+                await self._feed.gather()
         finally:
-            kept = inbox.take_all()
-            self._seen.drop(LEFTOVERS.put(plan.base_url, plan.attached_to, kept, dropped=int(inbox.is_within_event)))
+            self._set_aside()
+
+    @property
+    def _leaves_something(self) -> bool:
+        """Whether there may be a next reader of the same run, and this one is not at its end."""
+        return not self._closed and self._again is not None and self._claims is not None and not self._is_astray
+
+    def _set_aside(self) -> None:
+        if self._leaves_something:
+            plan, inbox = self._plan, self._inbox
+            dropped = LEFTOVERS.put(
+                plan.base_url, plan.attached_to, inbox.take_all(), dropped=int(inbox.is_within_event)
+            )
+            self._seen.drop(dropped)
             inbox.is_closed = False  # that is for the next reader to come to
 
     def _was_left(self, what: str) -> ClosedError:
