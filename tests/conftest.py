@@ -89,6 +89,7 @@ ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
     "tests/test_faults_loopback.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/test_network_transports.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/test_storms.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
+    "tests/test_transport_differences.py": ("asyncio", "what a parser makes of bytes does not hang on the loop"),
     "tests/test_tls.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
 }
 

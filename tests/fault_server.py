@@ -361,7 +361,6 @@ HEADS: Final = (
         (head(b"upgrade: x", b"connection: upgrade", status=b"101 Switching Protocols"), hang),
         PROTOCOL,
         UNKNOWN,
-        but={"aiohttp": ((errors.StatusError, UNKNOWN),)},
     ),
 )
 
@@ -379,7 +378,6 @@ FRAMING: Final = (
         "unknown transfer coding",
         "sends a coding nobody knows",
         head(SSE, b"transfer-encoding: foo") + WHOLE,
-        but={"aiohttp": (FINE,)},
     ),
     Fault(
         "length too long",

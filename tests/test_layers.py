@@ -81,9 +81,9 @@ ROOMS: Final[dict[str, Room]] = {
     # Connections of any library, likewise.
     "counted": room("transports._counted", "per_loop"),
     "sockets": room("transports._sockets"),
-    # What the environment says of proxies and certificates, and what a user's own client must be, likewise.
+    # What the environment says of proxies and certificates, what a head and a user's own client must be, likewise.
     "environment": room("transports._environment", "core", "attrs"),
-    "own": room("transports._own", "core per_loop"),
+    "own": room("transports._heads transports._own", "core per_loop"),
     # One class for two libraries, of which it imports neither.
     "httpx_family": room(
         "transports._httpx_family", "core json per_loop counted environment own sockets translation", "anyio attrs"

@@ -39,6 +39,7 @@ from oxygent_client._per_loop import Closed, PerLoop
 from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, shown_url
 from oxygent_client.transports._counted import Counted
 from oxygent_client.transports._environment import PORTS, Proxies, Proxy, check_proxied_request, no_trust, trust
+from oxygent_client.transports._heads import head_of
 from oxygent_client.transports._own import check_class, check_loop
 from oxygent_client.transports._sockets import shut_down
 from oxygent_client.transports._translation import Translation, reason
@@ -287,7 +288,7 @@ class HTTPXFamily(Generic[ClientT]):
             try:
                 with self._translation.translated(url, proxy=proxy or watch):
                     response = await _entered(stack, self._open(client, request, options), request.context)
-                    headers = dict(response.headers)
+                    headers = head_of(response.status_code, response.headers.multi_items())
             finally:
                 _OPENING.reset(opening)
             if _socket(response) is None:

@@ -11,6 +11,7 @@ Rule 4: secrets stay home: a session of our own keeps no cookie of one run for t
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -44,6 +45,7 @@ from oxygent_client._errors import (
 from oxygent_client._per_loop import Closed, PerLoop, this_loop
 from oxygent_client._transport import HTTPRequest, HTTPResponse
 from oxygent_client.transports._counted import Counted
+from oxygent_client.transports._heads import MOST_HEADERS, MOST_OF_ONE, head_of
 from oxygent_client.transports._own import check_class, check_loop
 from oxygent_client.transports._translation import Translation, reason
 
@@ -57,6 +59,14 @@ TELLS_OF_SOCKETS: Final = hasattr(aiohttp, "SocketFactoryType")
 
 PIECE: Final = 64 * 1024
 """Bytes of a request's body that are handed to the event loop at once."""
+_KNOWN: Final = inspect.signature(aiohttp.ClientSession).parameters
+_LARGE_HEADS: Final[dict[str, Any]] = {
+    name: size
+    for name, size in (("max_line_size", MOST_OF_ONE), ("max_field_size", MOST_OF_ONE), ("max_headers", MOST_HEADERS))
+    if name in _KNOWN
+}
+"""What the other transports take, too: aiohttp's own bounds are 8,190 bytes for a header, and 128 headers."""
+
 _NO_TLS: Final = "the TLS handshake with {} failed"
 _NO_URL: Final = "aiohttp does not take this URL"
 
@@ -254,14 +264,14 @@ class AiohttpTransport:
                     allow_redirects=False,
                     raise_for_status=False,
                     auto_decompress=False,
+                    **_LARGE_HEADS,
                     proxy=None if proxy is None else proxy.url,
                     ssl=self._context(request, proxy),
                     timeout=aiohttp.ClientTimeout(connect=own.connect, sock_connect=own.sock_connect),
                 )
             occupies(lambda: response.connection)
             try:
-                names = {name.lower() for name in response.headers}
-                headers = {name: ", ".join(response.headers.getall(name)) for name in names}
+                headers = head_of(response.status, response.headers.items())
                 yield HTTPResponse(response.status, headers, _Chunks(response, url), request)
             finally:
                 # Read to its end, the connection is back in the pool already, and this does nothing.
