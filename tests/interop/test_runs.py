@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from oxygent_client import OxyRequest, OxyState, Progress, SSEOxyGent
+from oxygent_client import Cluster, OxyRequest, OxyState, Progress, SSEOxyGent
 
 from .environments import RELEASES
 from .harness import PATIENT
@@ -77,3 +77,26 @@ async def test_twenty_callers_with_one_trace_id(server: RemoteServer, way: str) 
         assert heard == {tag: [(tag, n) for n in range(50)] for tag in tags}
     for trace in remote:
         assert [r["event"] for r in server.records(trace_id=trace)] == ["started", "finished"]
+
+
+@pytest.mark.parametrize("other", ["cluster", "localhost"])
+async def test_two_agents_with_one_trace_id(server: RemoteServer, other: str) -> None:
+    """Two agents that reach one server in different ways each get their own answer, also under one trace id."""
+    plain = SSEOxyGent(server_url=server.url, timeouts=PATIENT)
+    ways = {
+        "cluster": SSEOxyGent(transport=Cluster([server.url]), timeouts=PATIENT),
+        "localhost": SSEOxyGent(server_url=server.url.replace("127.0.0.1", "localhost"), timeouts=PATIENT),
+    }
+    second = ways[other]
+    outputs: dict[str, object] = {}
+
+    async def ask(agent: SSEOxyGent, tag: str, trace_id: str) -> None:
+        outputs[tag] = (await agent.ask(f"tagged {tag} 20", trace_id=trace_id)).output
+
+    async with plain, second, anyio.create_task_group() as tasks:
+        for number in range(8):
+            trace_id = f"pair-{uuid.uuid4().hex}"
+            tasks.start_soon(ask, plain, f"p{number}", trace_id)
+            tasks.start_soon(ask, second, f"s{number}", trace_id)
+
+    assert outputs == {f"{who}{number}": f"{who}{number}" for who in "ps" for number in range(8)}
