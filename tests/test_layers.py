@@ -42,7 +42,7 @@ def room(modules: str, rooms: str = "", libraries: str = "", *, pure: bool = Fal
 
 CORE = (
     "_errors errors _kinds _settings _transport _models _wire _payload _router _secrets _secure _sse _version _schema"
-    " _text sanitize _log _reported _inflate _observe _inbox _reattach _seen _word"
+    " _text sanitize _log _reported _inflate _observe _inbox _reattach _seen _word _core _core.*"
 )
 HELPERS = "json ids identity traces leftovers dropped per_loop stats bodies tasks"
 SIBLINGS = (

@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from oxygent_client import Answer, Custom, Event, OxyRequest, SSEOxyGent, Text, errors
-from oxygent_client._schema import check, malformed
+from oxygent_client._schema import check
 from oxygent_client.testing import FakeTransport, answer, close, message, text
 from tests.virtual import anyio_backend as anyio_backend
 
@@ -146,7 +146,6 @@ def test_an_event_with_problems() -> None:
     assert right == wrong
     assert ("odd",) == pickle.loads(pickle.dumps(wrong)).problems
     assert () == pickle.loads(pickle.dumps(right)).problems
-    assert "a message of type 'answer' is not valid: odd" == str(malformed(wrong))
 
 
 # ------------------------------------------------------------------------------------------------------------ In a run

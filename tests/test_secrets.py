@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from oxygent_client import HTTPXTransport, Limits, OxyRequest, SSEOxyGent, Timeouts, errors
 from oxygent_client._ask import ask, fetch, refused
-from oxygent_client._secrets import SCRUBBED, cleaner, credentials, is_secret, scrub_text
+from oxygent_client._core.sent_secrets import SentSecrets, credentials
+from oxygent_client._secrets import SCRUBBED, is_secret, scrub_text
 from oxygent_client._text import shown_text
 from oxygent_client._transport import Context, HTTPRequest, HTTPResponse
 from oxygent_client.testing import FakeTransport, Reply, answer, close, faults, message, pause, progress, text
@@ -27,7 +28,7 @@ from tests.servers import play, serving
 from tests.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from oxygent_client import Transport
 
@@ -62,6 +63,14 @@ def test_plain_headers(name: str) -> None:
 
 
 # --- out of what a server repeats -------------------------------------------------------------------------------------
+
+
+def cleaned(text: str, url: str, headers: Mapping[str, str], marked: Collection[str] = ()) -> str:
+    """The text, after such a request."""
+    sent = SentSecrets()
+    sent.note(url, headers, marked)
+    return sent.clean(text)
+
 
 BASIC: Final = base64.b64encode(b"ada:CANARY/7+q").decode()
 CLEANED: Final[list[tuple[str, str, dict[str, str], str]]] = [
@@ -140,14 +149,14 @@ def test_json_web_tokens(expected: str, said: str) -> None:
 @pytest.mark.parametrize(("expected", "url", "headers", "said"), CLEANED)
 def test_what_was_sent_is_taken_out(expected: str, url: str, headers: dict[str, str], said: str) -> None:
     """Whatever of a request's credentials a server repeats, in whatever spelling, and what looks like any."""
-    assert expected == cleaner(url, headers)(said)
+    assert cleaned(said, url, headers) == expected
 
 
 def test_what_is_marked() -> None:
     """A header that is marked is a credential, though those of its name may be told; short ones are only cleaned."""
     headers = {"X-Request-Id": CANARY, "host": "h", "x-pin": "4711"}
-    assert f"id {CANARY}" == cleaner("http://h", headers)(f"id {CANARY}")
-    assert "id [scrubbed] at h" == cleaner("http://h", headers, {"x-request-id"})(f"id {CANARY} at h")
+    assert cleaned(f"id {CANARY}", "http://h", headers) == f"id {CANARY}"
+    assert cleaned(f"id {CANARY} at h", "http://h", headers, {"x-request-id"}) == "id [scrubbed] at h"
     assert {CANARY} == credentials(headers, {"x-request-id", "x-pin"})
 
 
@@ -158,7 +167,7 @@ WIDE: Final = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min
 @example(secret="((((((", before="", after="")
 def test_no_secret_is_left(secret: str, before: str, after: str) -> None:
     """A secret that stands in a text is not in what is left of it, unless the mark in its place holds it."""
-    left = cleaner("http://h", {"authorization": f"Bearer {secret}"})(before + secret + after)
+    left = cleaned(before + secret + after, "http://h", {"authorization": f"Bearer {secret}"})
     assert secret not in left.replace(SCRUBBED, "") or secret in before + after
 
 

@@ -15,12 +15,11 @@ import attrs
 
 from oxygent_client._bodies import beginning, inflated, whole
 from oxygent_client._errors import DeadlineExceededError, OxyError, TooLargeError
-from oxygent_client._secrets import Clean, cleaner
 from oxygent_client._settings import Limits
 from oxygent_client._transport import HTTPRequest, HTTPResponse, Transport, shown_url
 from oxygent_client._wire import envelope, refusal
 
-__all__ = ["ask", "cleaner_of", "fetch", "refused"]
+__all__ = ["ask", "fetch", "refused"]
 
 MARGIN: Final = 0.05
 """Seconds before the deadline of a call by which a refusal is made known: what is known of it must not be lost."""
@@ -37,7 +36,7 @@ async def ask(transport: Transport, request: HTTPRequest, limits: Limits, *, unt
     """
     sent, body = await _fetched(transport, request, limits, until)
     with _said_by(sent):
-        return envelope(body, limits, clean=cleaner_of(sent))
+        return envelope(body, limits, clean=sent.context.sent.clean)
 
 
 async def fetch(transport: Transport, request: HTTPRequest, limits: Limits, *, until: float) -> bytes:
@@ -59,7 +58,7 @@ async def _fetched(
     ends = until if request.context.deadline is None else min(until, request.context.deadline)
     deadline = ends if ends < math.inf else None
     request = attrs.evolve(request, context=attrs.evolve(request.context, deadline=deadline))
-    with anyio.CancelScope(deadline=until):
+    with anyio.CancelScope(deadline=until), _stripped(request):
         async with transport.exchange(request) as response:
             with _said_by(response.request):
                 if response.status != 200:
@@ -73,6 +72,16 @@ async def _fetched(
 
 
 @contextmanager
+def _stripped(sent: HTTPRequest) -> Generator[None]:
+    """An error of the block holds nothing of what was sent in confidence."""
+    try:
+        yield
+    except OxyError as error:
+        sent.context.sent.strip_error(error)
+        raise
+
+
+@contextmanager
 def _said_by(sent: HTTPRequest) -> Generator[None]:
     """An error of the block names the server that the request went to, which a transport may have chosen."""
     try:
@@ -80,11 +89,6 @@ def _said_by(sent: HTTPRequest) -> Generator[None]:
     except OxyError as error:
         error.server_url = error.server_url or shown_url(sent.base_url)
         raise
-
-
-def cleaner_of(sent: HTTPRequest) -> Clean:
-    """What takes out of a text the secrets that a request carried."""
-    return cleaner(sent.base_url, sent.headers, sent.context.secret_headers)
 
 
 async def refused(response: HTTPResponse, limits: Limits) -> OxyError:
@@ -98,6 +102,6 @@ async def refused(response: HTTPResponse, limits: Limits) -> OxyError:
     if sent.context.deadline is not None:
         until = min(until, sent.context.deadline - MARGIN)
     body = await beginning(inflated(response), limits.error_body_bytes, until=until)
-    error = refusal(response.status, response.headers, body, limits, clean=cleaner_of(sent))
+    error = refusal(response.status, response.headers, body, limits, clean=sent.context.sent.clean)
     error.attempts = sent.context.attempt
     return error

@@ -54,6 +54,8 @@ class Remote:
     """The master agent's own words; empty where it has none."""
     agents: Agents
     """The names that the remote knows."""
+    shown_names: str = ""
+    """The first of them, as they may be shown."""
     has_no_list: bool = False
     """Whether the remote is of a version without `/get_agents`, so that asking again shows no more."""
 
@@ -140,8 +142,8 @@ class Directory:
                 remote = remote or UNKNOWN
         known = remote.agents
         if callee not in known.names and known.complete:
-            some = ", ".join(repr(name[:60]) for name in sorted(known.names)[:10])
-            raise UnknownCalleeError(f"the remote has nothing called {callee!r}; it has {some or 'nothing at all'}")
+            there = remote.shown_names or "nothing at all"
+            raise UnknownCalleeError(f"the remote has nothing called {callee!r}; it has {there}")
         if callee not in known.names:
             said = "the remote does not show anything called %r; a run of an unknown name never ends there"
             tell("odd", request.context, said, callee)
@@ -174,10 +176,14 @@ async def discover(transport: Transport, request: HTTPRequest, limits: Limits, *
     description, _ = await _optional(data, PATHS["description"], request)
     listing, is_missing = await _optional(data, PATHS["agents"], request)
     words = (description or {}).get("description")
+    agents = Agents.read(root, listing)
+    # What the requests above carried is known now; who is told of the names later may have other credentials.
+    sent = request.context.sent
     return Remote(
         organization=root,
         description=words if isinstance(words, str) else "",
-        agents=Agents.read(root, listing),
+        agents=agents,
+        shown_names=", ".join(f"'{sent.shown(name, 60)}'" for name in sorted(agents.names)[:10]),
         has_no_list=is_missing,
     )
 

@@ -44,7 +44,6 @@ from oxygent_client._reported import ended_early
 from oxygent_client._seen import Seen
 from oxygent_client._sse import ServerSentEvent
 from oxygent_client._tasks import bare_group
-from oxygent_client._text import shown_text
 from oxygent_client._transport import Context, shown_url
 from oxygent_client._word import Word
 
@@ -266,7 +265,7 @@ class Feed:
             # Several heartbeats came at once, and not because nobody had read.
             self.was_held_back = True
             headers = self.line.headers
-            who = shown_text(headers.get("via") or headers.get("server", "nobody who gives a name"), 60)
+            who = self.context.sent.shown(headers.get("via") or headers.get("server", "nobody who gives a name"), 60)
             tell("odd", self.context, "the stream was held back on its way: a proxy buffers it (%s answered)", who)
 
     async def _breathe(self) -> None:

@@ -40,16 +40,16 @@ def codings(headers: Mapping[str, str]) -> tuple[str, ...]:
     Raises:
         RemoteProtocolError: one is not known here (`br`, `zstd`), or they are more than MOST_CODINGS.
     """
-    named = [name.strip().lower() for name in headers.get("content-encoding", "").split(",")]
-    named = [name for name in named if name not in PLAIN]
-    unknown = next((name for name in named if name not in NAMES), None)
+    named = [name.strip() for name in headers.get("content-encoding", "").split(",")]
+    named = [name for name in named if name.lower() not in PLAIN]
+    unknown = next((name for name in named if name.lower() not in NAMES), None)
     if unknown is not None:
         raise RemoteProtocolError(
             f"the response is compressed with '{shown_text(unknown, 40)}', which was not asked for and cannot be read"
         )
     if len(named) > MOST_CODINGS:
         raise RemoteProtocolError(f"the response is compressed {len(named)} times")
-    return tuple(NAMES[name] for name in named)
+    return tuple(NAMES[name.lower()] for name in named)
 
 
 class Inflater:

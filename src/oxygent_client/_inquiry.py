@@ -77,7 +77,10 @@ class Inquiry:
             record = await look_until(
                 enough,
                 transport,
-                attrs.evolve(question, context=attrs.evolve(question.context, observed=self._plan.observed)),
+                attrs.evolve(
+                    question,
+                    context=attrs.evolve(question.context, observed=self._plan.observed, sent=asked.context.sent),
+                ),
                 self._line.link.remote_trace_id,
                 self._plan.limits,
                 until=min(anyio.current_time() + patience, self._clocks.deadline),

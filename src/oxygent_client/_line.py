@@ -15,15 +15,13 @@ from typing import Final
 
 import anyio
 
-from oxygent_client._ask import cleaner_of, refused
+from oxygent_client._ask import refused
 from oxygent_client._bodies import beginning, inflated
 from oxygent_client._errors import ClosedError, NotAnEventStreamError, Outcome, OxyError, RemoteProtocolError
 from oxygent_client._inflate import codings
 from oxygent_client._log import tell
 from oxygent_client._router import Link
-from oxygent_client._secrets import scrub_text
 from oxygent_client._settings import Limits
-from oxygent_client._text import shown_text
 from oxygent_client._transport import Context, HTTPRequest, Transport
 from oxygent_client._wire import as_text, is_event_stream, refusal
 
@@ -115,11 +113,11 @@ class Line:
 
     def quoted(self, content: object) -> str:
         """The remote's own words, as they may stand in an error: without what it was sent in confidence."""
-        return shown_text(self.clean(as_text(content)[:4096]), 500)
+        return self._context.sent.shown(as_text(content), 500)
 
     def clean(self, text: str) -> str:
         """`text` without what was sent in confidence, or looks like it."""
-        return cleaner_of(self.sent)(text) if self.sent else scrub_text(text)
+        return self._context.sent.clean(text)
 
     async def drain(self, deadline: float) -> None:
         """Read what little is left, so that the connection can serve again."""

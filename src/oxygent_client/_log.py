@@ -33,16 +33,20 @@ LEVELS: Final[Mapping[str, int]] = {
 """The events, and their levels."""
 
 
+def _stripped(value: object, context: Context) -> object:
+    return context.sent.strip_text(str(value)) if isinstance(value, str | BaseException) else value
+
+
 def tell(
     event: str, context: Context, text: str, *args: object, cause: BaseException | None = None, **fields: Any
 ) -> None:
-    """Write one record, with the traceback of `cause` if there is one, and tell the observers of the run."""
-    logger.log(
-        LEVELS[event],
-        text,
-        *args,
-        exc_info=cause,
-        extra={"event": event, "trace_id": context.trace_id, "node_id": context.node_id, **fields},
-    )
+    """Write one record, with the traceback of `cause` if there is one, and tell the observers of the run.
+
+    What was sent in confidence is taken out of texts, also of those of errors.
+    """
+    if logger.isEnabledFor(LEVELS[event]):
+        extra = {"event": event, "trace_id": context.trace_id, "node_id": context.node_id, **fields}
+        stripped = {name: _stripped(value, context) for name, value in extra.items()}
+        logger.log(LEVELS[event], text, *(_stripped(each, context) for each in args), exc_info=cause, extra=stripped)
     if context.observed is not None:
         context.observed.note(event, context, fields)

@@ -45,10 +45,9 @@ from oxygent_client._plan import Plan
 from oxygent_client._reattach import Reattachment
 from oxygent_client._reported import error_content, no_answer
 from oxygent_client._router import Action, Drop, copy_json
-from oxygent_client._schema import check, malformed
+from oxygent_client._schema import check
 from oxygent_client._seen import Seen
 from oxygent_client._sse import ServerSentEvent
-from oxygent_client._text import shown_text
 from oxygent_client._traces import TRACES
 from oxygent_client._transport import Context, shown_url
 from oxygent_client._wire import CLOSE, to_event, trace_id_of
@@ -218,7 +217,7 @@ class Run:
             transport = await line.borrow(plan.lease(self._word))
             while True:
                 http, line.link = await plan.prepare(transport, self._remote_trace_id, self._clocks.deadline)
-                context = attrs.evolve(http.context, attempt=self._attempts + 1)
+                context = attrs.evolve(http.context, attempt=self._attempts + 1, sent=self._context.sent)
                 assert self._claims is not None
                 line.request = plan.observed.mark(self._claims.over(attrs.evolve(http, context=context)))
                 if self._inbox.holds_events:  # those first; there may be no need to ask
@@ -358,7 +357,7 @@ class Run:
         self._check_whose(event)
         if type(event) is Custom and event.type in ("tool_call", "observation"):
             tell("odd", self._context, "a %s without an object as its content is passed on as it is", event.type)
-        return check(event, self._plan.schema) if self._plan.schema else event
+        return check(event, self._plan.schema, self._context.sent.clean) if self._plan.schema else event
 
     def _check_whose(self, event: Event) -> None:
         """Nothing, unless `event` ends another run: then the stream is that of the other, and nothing of it is taken.
@@ -370,7 +369,7 @@ class Run:
         if named in ("", self._remote_trace_id):
             return
         self._is_astray = True
-        shown = shown_text(named, 100)
+        shown = self._context.sent.shown(named, 100)
         raise MalformedResponseError(f"the server sent what ends another run, of the trace id '{shown}'")
 
     def _note(self, event: Event) -> Action:
@@ -379,17 +378,18 @@ class Run:
         try:
             action = self._plan.router.route(event, self._line.link)
         except Exception as error:  # a route may be the user's own
-            raise HandlerError(f"the route of {event.type!r} raised {type(error).__name__}") from error
+            kind = self._context.sent.shown(event.type, 200)
+            raise HandlerError(f"the route of '{kind}' raised {type(error).__name__}") from error
         finally:
             self._seen.note(event, action)
             self._plan.observed.hear(event, self._context)
         return action
 
     def _complain(self, event: Event) -> None:
-        kind, problems = shown_text(str(event.type), 200), "; ".join(event.problems)
+        kind, problems = self._context.sent.shown(event.type, 200), "; ".join(event.problems)
         tell("odd", self._context, "a message of type '%s' is not as expected: %s", kind, problems)
         if self._plan.strict:
-            raise malformed(event)
+            raise MalformedResponseError(f"a message of type '{kind}' is not valid: {event.problems[0]}")
 
     # --- the end ---
 
@@ -455,6 +455,7 @@ class Run:
             word(known.outcome)
         known.outcome = word.outcome
         known.attempts = max(known.attempts, self._attempts, sent.context.attempt if sent else 1)
+        self._context.sent.strip_error(known)
         known.trace_id = self.trace_id
         known.server_url = known.server_url or shown_url(self._plan.base_url or (sent.base_url if sent else ""))
         if word.has_run:

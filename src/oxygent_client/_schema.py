@@ -13,13 +13,12 @@ from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
-from oxygent_client._errors import MalformedResponseError
 from oxygent_client._models import Event
 from oxygent_client._router import copy_json
-from oxygent_client._secrets import SCRUBBED, is_secret, scrub_text
+from oxygent_client._secrets import SCRUBBED, Clean, is_secret, scrub_text
 from oxygent_client._text import shown_text
 
-__all__ = ["Schema", "Validator", "check", "malformed"]
+__all__ = ["Schema", "Validator", "check"]
 
 Validator: TypeAlias = Callable[[Any], object]
 """Called with a message; raises ValueError or TypeError (pydantic's ValidationError is one) if it is not valid."""
@@ -38,8 +37,8 @@ TEXT: Final = 4096
 """How many characters are looked at, so that what is secret in them is there as a whole."""
 
 
-def check(event: Event, schema: Schema) -> Event:
-    """`event`, with its `problems` if the schema has a validator for it that finds some.
+def check(event: Event, schema: Schema, clean: Clean = scrub_text) -> Event:
+    """`event`, with its `problems` if the schema has a validator for it that finds some; `clean` is applied to them.
 
     A validator that raises something else was not made for such a message, so that is a problem too; it ends no run.
     """
@@ -52,14 +51,9 @@ def check(event: Event, schema: Schema) -> Event:
     except Exception as error:  # noqa: BLE001  (it is the user's own)
         expected = isinstance(error, ValueError | TypeError)
         texts = _texts(error) if expected else [f"the validator raised {type(error).__name__}"]
-        found = (_shown(text, event.message) for text in texts[:PROBLEMS])
+        found = (_shown(text, event.message, clean) for text in texts[:PROBLEMS])
         return attrs.evolve(event, problems=(*event.problems, *found))
     return event
-
-
-def malformed(event: Event) -> MalformedResponseError:
-    """The error that an event with problems is to who is strict."""
-    return MalformedResponseError(f"a message of type {event.type!r} is not valid: {event.problems[0]}")
 
 
 def _texts(error: Exception) -> list[str]:
@@ -74,14 +68,14 @@ def _texts(error: Exception) -> list[str]:
     return [str(error) or type(error).__name__]
 
 
-def _shown(text: str, message: Any) -> str:
+def _shown(text: str, message: Any, clean: Clean) -> str:
     secrets = {*_secrets(message)}
     if len(secrets) > SECRETS:
         return "not as expected (what is wrong is not quoted: the message holds many secrets)"
     text = text[:TEXT]
     if secrets:  # all at once: of one after the other, each could be looked for in the mark of the one before
         text = re.compile("|".join(map(_beginning, sorted(secrets, key=len, reverse=True)))).sub(SCRUBBED, text)
-    return shown_text(scrub_text(text), PROBLEM)
+    return shown_text(clean(text), PROBLEM)
 
 
 def _beginning(secret: str) -> str:

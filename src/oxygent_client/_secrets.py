@@ -8,16 +8,12 @@ Rule 3: what is scrubbed leaves its place: the key, the name are still there.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import html
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias, cast
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-__all__ = ["KEPT_HEADERS", "SCRUBBED", "Clean", "cleaner", "credentials", "is_secret", "scrub_json", "scrub_text"]
+__all__ = ["KEPT_HEADERS", "SCRUBBED", "Clean", "is_secret", "scrub_json", "scrub_text"]
 
 Clean: TypeAlias = Callable[[str], str]
 """Gives a text without the secrets in it."""
@@ -183,109 +179,3 @@ def _without_web_tokens(word: str) -> str:
         clean.append(parts[at] if begins is None else parts[at][: begins.start()] + SCRUBBED)
         at += 1 if begins is None else 3
     return ".".join(clean)
-
-
-# --- what a request carried -------------------------------------------------------------------------------------------
-
-SHORT: Final = 6
-"""A secret of fewer characters is taken out only where it stands alone: it may be a part of any word."""
-PART: Final = 4
-"""Where a text was cut off within a secret, as many characters of it as make a part."""
-
-
-TOLD: Final = KEPT_HEADERS | frozenset(
-    "baggage content-length host traceparent tracestate x-correlation-id x-request-id x-trace-id".split()
-)
-"""Headers whose values may stand in an error: by some of them a person finds the request in a server's log."""
-
-
-def cleaner(url: str, headers: Mapping[str, str], marked: Collection[str] = ()) -> Clean:
-    """What takes out of a text the secrets that a request to `url` carried, and what else looks like a credential.
-
-    A server that refuses a request often repeats what it was sent. `marked` are the headers that are credentials
-    whatever they are called.
-    """
-    carried = {value for value in (*_of_url(url), *_of_headers(headers, marked)) if value}
-    known = sorted({spelt for value in carried for spelt in _spellings(value)}, key=len, reverse=True)
-    pattern = re.compile("|".join(_alone(value) if len(value) < SHORT else re.escape(value) for value in known))
-
-    def clean(text: str) -> str:
-        if known:
-            text = pattern.sub(SCRUBBED, text)
-        return scrub_text(_without_part(text, known))
-
-    return clean
-
-
-def _of_url(url: str) -> Iterator[str]:
-    parts = urlsplit(url)
-    userinfo = parts.netloc.rpartition("@")[0]
-    plain = unquote(userinfo)
-    yield from (userinfo, plain, *userinfo.split(":", 1), *plain.split(":", 1))
-    yield base64.b64encode(plain.encode("utf-8", "replace")).decode()  # as the header that HTTP libraries make of it
-    for _, value in parse_qsl(parts.query):
-        yield value
-
-
-def credentials(headers: Mapping[str, str], marked: Collection[str]) -> frozenset[str]:
-    """What the marked headers hold, as a text may repeat it; not what is so short that it may be a part of any word."""
-    held = {name: value for name, value in headers.items() if name.lower() in marked}
-    return frozenset(text for text in _of_headers(held, marked) if len(text) >= SHORT)
-
-
-def _of_headers(headers: Mapping[str, str], marked: Collection[str]) -> Iterator[str]:
-    for name, value in headers.items():
-        if name.lower() in TOLD and name.lower() not in marked:
-            continue
-        yield value
-        if "cookie" in name.lower():
-            yield from (part.partition("=")[2].strip() for part in value.split(";"))
-        scheme, _, credentials = value.partition(" ")
-        yield credentials
-        if scheme.lower() == "basic":
-            plain = _decoded(credentials)
-            yield from (plain, *plain.split(":", 1))
-
-
-def _decoded(credentials: str) -> str:
-    try:
-        return base64.b64decode(credentials).decode("utf-8", "replace")
-    except (binascii.Error, ValueError):
-        return ""
-
-
-def _spellings(value: str) -> set[str]:
-    return {value, json.dumps(value)[1:-1], html.escape(value), quote(value, safe="")}
-
-
-def _alone(value: str) -> str:
-    return rf"(?<!\w){re.escape(value)}(?!\w)"
-
-
-def _without_part(text: str, known: list[str]) -> str:
-    """`text`, if it ends within a secret, up to there."""
-    for value in known:
-        size = _overlap(value, text[1 - len(value) :] if len(value) > 1 else "")
-        if size >= PART:
-            return text[:-size] + SCRUBBED
-    return text
-
-
-def _overlap(value: str, end: str) -> int:
-    """How much of the beginning of `value` stands at the very end of `end`, which is shorter than `value`.
-
-    By the algorithm of Knuth, Morris and Pratt: nothing is compared twice.
-    """
-    borders = [0] * len(value)  # of each beginning of `value`: the longest that it ends with, and is not all of it
-    size = 0
-    for at in range(1, len(value)):
-        while size and value[at] != value[size]:
-            size = borders[size - 1]
-        size += value[at] == value[size]
-        borders[at] = size
-    size = 0
-    for character in end:
-        while size and character != value[size]:
-            size = borders[size - 1]
-        size += character == value[size]
-    return size

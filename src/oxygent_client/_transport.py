@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import attrs
 
+from oxygent_client._core.sent_secrets import SentSecrets
 from oxygent_client._errors import ConfigurationError
 from oxygent_client._secure import PlainHTTP
 
@@ -126,6 +127,9 @@ class Context:
     """The URL of the replica that a `Cluster` asked; it stays when a redirect of that replica is followed."""
     claims: Claiming | None = attrs.field(default=None, repr=False, eq=False)
     """What claims the run's trace id at the replica that a `Cluster` chooses; None if it is claimed already."""
+    sent: SentSecrets = attrs.field(factory=SentSecrets, repr=False, eq=False)
+    """What was sent in confidence until now: whatever shows a text of the remote's takes it out by this. A wrapper
+    hands it on; a transport that adds a credential of its own notes that here."""
     observed: Observed | None = attrs.field(default=None, repr=False, eq=False)
     """The run that the request is for, and who observes it. A wrapper hands it on."""
 
@@ -147,6 +151,9 @@ class HTTPRequest:
     body: bytes = attrs.field(default=b"", repr=False)
     context: Context = attrs.field(factory=Context, kw_only=True)
     """What is known about it; not sent."""
+
+    def __attrs_post_init__(self) -> None:
+        self.context.sent.note(self.base_url, self.headers, self.context.secret_headers)
 
     @property
     def url(self) -> str:

@@ -22,9 +22,10 @@ import anyio
 import attrs
 
 from oxygent_client import _errors
+from oxygent_client._core.sent_secrets import credentials
 from oxygent_client._errors import ConfigurationError, Outcome, OxyError
 from oxygent_client._per_loop import Closed
-from oxygent_client._secrets import SCRUBBED, credentials, scrub_json, scrub_text
+from oxygent_client._secrets import SCRUBBED, scrub_json, scrub_text
 from oxygent_client._transport import HTTPRequest, HTTPResponse, Purpose, Transport
 from oxygent_client._version import __version__
 from oxygent_client.testing._scrub import body_without, scrub_body, scrub_headers, scrub_path, without

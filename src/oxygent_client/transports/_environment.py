@@ -193,6 +193,7 @@ def check_proxied_request(request: HTTPRequest, proxy: str) -> None:
     Raises:
         InsecureTransportError: it would bring a credential to the proxy in the clear.
     """
+    request.context.sent.note(proxy)
     policy, marked = request.context.https_only or PlainHTTP(), request.context.secret_headers
     check_proxied(request.url, proxy, request.headers, policy, marked=marked)
 

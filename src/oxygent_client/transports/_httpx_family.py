@@ -42,7 +42,7 @@ from oxygent_client.transports._environment import PORTS, Proxies, Proxy, check_
 from oxygent_client.transports._heads import head_of
 from oxygent_client.transports._own import check_class, check_loop
 from oxygent_client.transports._sockets import shut_down
-from oxygent_client.transports._translation import Translation, reason
+from oxygent_client.transports._translation import Translation, reason, without_phrase
 
 __all__ = ["KEPT_SECONDS", "HTTPXFamily", "translation"]
 
@@ -88,6 +88,8 @@ def _says(library: Any, error: Exception) -> str:
     """What `error` says of itself, as far as it may be shown."""
     if isinstance(error, library.LocalProtocolError | library.HTTPStatusError):
         return ""  # these quote a header's value, or the whole URL
+    if isinstance(error, library.ProxyError):
+        return without_phrase(str(error))
     # h11 quotes the line that it cannot read.
     return reason(error) if isinstance(error, library.RemoteProtocolError) else str(error)
 
@@ -176,7 +178,7 @@ def _end(response: Any) -> None:
 
 @attrs.define(eq=False)
 class _Watch:
-    """Sees where a client of the user's own connects to; for the `trace` extension of httpx.
+    """Sees where a client of the user's own connects to, and notes what it adds; for the `trace` extension of httpx.
 
     It is true once that was a proxy, and shown as that proxy.
     """
@@ -190,6 +192,8 @@ class _Watch:
         if event.endswith("connect_tcp.started"):
             scheme, host, port = "http", info["host"], info["port"]
         elif event.endswith("send_request_headers.started"):
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in info["request"].headers}
+            self.request.context.sent.note(headers=headers, marked=self.request.context.secret_headers)
             there = info["request"].url
             scheme, host, port = there.scheme.decode("ascii"), there.host.decode("ascii"), there.port
         else:

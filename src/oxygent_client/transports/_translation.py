@@ -16,6 +16,7 @@ import ssl
 import zlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -31,7 +32,7 @@ from oxygent_client._errors import (
     TLSError,
 )
 
-__all__ = ["Line", "Translation", "reason"]
+__all__ = ["Line", "Translation", "reason", "without_phrase"]
 
 Line = tuple[type[Exception], type[OxyError], str]
 """A library's class, ours, and what is said of it; `{}` is what was to be connected to, `{proxy}` the proxy."""
@@ -77,6 +78,15 @@ PLAIN: Final[tuple[tuple[str, str, str], ...]] = (
 def reason(error: object) -> str:
     """What `error`, of a parser of HTTP, complains of; not what it quotes, which may be an echoed secret."""
     return re.sub(r"(?s)<?((?:n't|[\w .,-])*).*", r"\1", str(error), count=1).strip()
+
+
+def without_phrase(text: str) -> str:
+    """A status and its name; not the name that the other side gives it, which may repeat what was sent."""
+    status = re.match(r"(\d{3})(?!\d)", text)
+    if status is None:
+        return text
+    name = next((each.phrase for each in HTTPStatus if each == int(status[1])), "a status without a name")
+    return f"{status[1]} ({name})"
 
 
 @attrs.frozen

@@ -47,7 +47,7 @@ from oxygent_client._transport import HTTPRequest, HTTPResponse
 from oxygent_client.transports._counted import Counted
 from oxygent_client.transports._heads import MOST_HEADERS, MOST_OF_ONE, head_of
 from oxygent_client.transports._own import check_class, check_loop
-from oxygent_client.transports._translation import Translation, reason
+from oxygent_client.transports._translation import Translation, reason, without_phrase
 
 __all__ = ["AiohttpTransport"]
 
@@ -83,6 +83,8 @@ QUOTES: Final = (
 
 def _says(error: Exception) -> str:
     """What `error` says of itself, as far as it may be shown."""
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return without_phrase(str(error.status))
     if isinstance(error, aiohttp.ClientResponseError):  # its own text ends with the URL
         return f"{error.status} {reason(error.message)}"
     if isinstance(error, aiohttp.ClientPayloadError):
@@ -270,6 +272,8 @@ class AiohttpTransport:
                     timeout=aiohttp.ClientTimeout(connect=own.connect, sock_connect=own.sock_connect),
                 )
             occupies(lambda: response.connection)
+            # Those of a session, of its cookies, and for its proxy are among them.
+            request.context.sent.note(headers=response.request_info.headers, marked=request.context.secret_headers)
             try:
                 headers = head_of(response.status, response.headers.items())
                 yield HTTPResponse(response.status, headers, _Chunks(response, url), request)

@@ -1,0 +1,1 @@
+"""Values and pure helpers: the ground that everything else stands on."""

@@ -1,0 +1,261 @@
+"""Find secrets in a text in every usual spelling: as they are, escaped, or in base64.
+
+Rule 1: one function for all. `find` works on bytes, so that positions in a text that was cut into pieces stay true.
+Rule 2: linear in the text. Escapes are undone at most LAYERS times, and a secret is looked for in each layer.
+Rule 3: a secret of fewer than SHORT characters counts only where it stands alone: it may be a part of any word.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeAlias
+from urllib.parse import unquote_plus
+
+import attrs
+
+__all__ = ["SHORT", "Needles", "find", "needles", "replaced"]
+
+Span: TypeAlias = tuple[int, int]
+
+SHORT: Final = 6
+"""Characters below which a secret is found only where it stands alone."""
+PART: Final = 4
+"""Where a text was cut off within a secret, as many characters of it as make a part."""
+LONG: Final = 24
+"""Characters of a longer secret by which it is found, wherever the text was cut off behind them."""
+LAYERS: Final = 3
+"""How many times escapes are undone: JSON within JSON, or a URL within a form, is escaped twice."""
+
+_ESCAPE: Final = re.compile(
+    rb"%[0-9A-Fa-f]{2}"  # RFC 3986, section 2.1
+    rb"|\\u[dD][89abAB][0-9A-Fa-f]{2}\\u[dD][c-fC-F][0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\[\"\\/bfnrt]"  # RFC 8259
+    rb"|\\x[0-9A-Fa-f]{2}|\\'"  # a `repr` of Python's
+    rb"|&#[0-9]{1,7};|&#[xX][0-9A-Fa-f]{1,6};|&[A-Za-z][A-Za-z0-9]{1,31};"  # HTML, section 13.5
+)
+_HALF: Final = re.compile(rb"(?:%[0-9A-Fa-f]?|\\(?:u[0-9A-Fa-f]{0,3}|x[0-9A-Fa-f]?)?|&[#0-9A-Za-z]{0,9})?\Z")
+"""An escape that was cut off, at the end of a text."""
+_LETTERS: Final = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
+
+
+@attrs.frozen
+class Needles:
+    """What is looked for: each secret in its plain forms and in base64."""
+
+    plain: tuple[bytes, ...] = ()
+    """Found wherever they stand, and by their beginnings at the end of a text that was cut off."""
+    coded: tuple[bytes, ...] = ()
+    """In base64, or as hexadecimal digits."""
+    alone: re.Pattern[bytes] | None = None
+    """Those that are short."""
+
+
+def needles(secrets: Iterable[str], *, short: bool = True) -> Needles:
+    """What to look for to find these secrets; without the short ones where they would be found in words of our own."""
+    forms = {form for secret in secrets for form in _forms(secret) if form}
+    plain = sorted((form for form in forms if len(form) >= SHORT), key=len, reverse=True)
+    coded = sorted({code for form in plain for code in _codes(form)} - forms, key=len, reverse=True)
+    few = sorted((form for form in forms if len(form) < SHORT), key=len, reverse=True) if short else []
+    # Letters beyond ASCII are letters, too: each of their bytes is 0x80 or more.
+    alone = rb"(?<![\w\x80-\xff])(?:%s)(?![\w\x80-\xff])" % b"|".join(map(re.escape, few))
+    return Needles(tuple(plain), tuple(coded), re.compile(alone) if few else None)
+
+
+def _forms(secret: str) -> Iterator[bytes]:
+    """The secret as it is, with its own escapes undone, and with its spaces as a form writes them."""
+    # A `+` is a space in a form, and itself elsewhere.
+    for form in {secret, unquote_plus(secret), secret.replace(" ", "+")}:
+        raw = form.encode("utf-8", "surrogatepass")
+        yield raw
+        for layer in _layers(raw):
+            yield layer.text
+
+
+def _codes(form: bytes) -> Iterator[bytes]:
+    """What of the secret's base64 is the same whatever stands around it, at each of three alignments; and its hex."""
+    digits = form.hex().encode()
+    yield from (digits, digits.upper())
+    for whole in (base64.b64encode(form), base64.urlsafe_b64encode(form)):
+        yield from (whole, whole.rstrip(b"="))
+    for before in range(3):
+        end = (before + len(form)) // 3 * 3 - before
+        start = -before % 3
+        if end - start >= 6:  # eight characters
+            yield from (base64.b64encode(form[start:end]), base64.urlsafe_b64encode(form[start:end]))
+
+
+# --- escapes ----------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class _Layer:
+    """A text with escapes undone, and where its bytes stood before."""
+
+    text: bytes
+    at: list[int]
+    """Where each stretch begins here, in ascending order."""
+    stood: list[tuple[int, int]]
+    """Where each of them began before, and its length there; one of the same length stands there as it is."""
+
+    def before(self, span: Span) -> Span:
+        """Where a span of this text stood."""
+        return self._position(span[0]), self._position(span[1] - 1, is_end=True)
+
+    def _position(self, here: int, *, is_end: bool = False) -> int:
+        number = bisect_right(self.at, here) - 1
+        start, size = self.stood[number]
+        following = self.at[number + 1] if number + 1 < len(self.at) else len(self.text)
+        if following - self.at[number] == size:
+            return start + here - self.at[number] + is_end
+        return start + size if is_end else start
+
+
+def _layers(text: bytes) -> Iterator[_Layer]:
+    """The text with its escapes undone once, twice, ...; none if it has none."""
+    for _ in range(LAYERS):
+        layer = _undone(text)
+        if layer is None:
+            return
+        yield layer
+        text = layer.text
+
+
+def _undone(text: bytes) -> _Layer | None:
+    parts, at, stood = list[bytes](), list[int](), list[Span]()
+    here = read = 0
+    for match in _ESCAPE.finditer(text):
+        for start, end, meant in ((read, match.start(), None), (*match.span(), _meant(match[0]))):
+            part = text[start:end] if meant is None else meant
+            if part:
+                parts.append(part)
+                at.append(here)
+                stood.append((start, end - start))
+                here += len(part)
+        read = match.end()
+    if not read:
+        return None
+    if read < len(text):
+        parts.append(text[read:])
+        at.append(here)
+        stood.append((read, len(text) - read))
+    return _Layer(b"".join(parts), at, stood)
+
+
+def _meant(escape: bytes) -> bytes:
+    """What an escape stands for; never nothing."""
+    if escape.startswith(b"&"):
+        return html.unescape(escape.decode()).encode("utf-8", "surrogatepass") or escape
+    if escape[:2] == b"\\u":
+        units = b"".join(int(unit, 16).to_bytes(2, "big") for unit in escape.split(b"\\u")[1:])
+        return units.decode("utf-16-be", "surrogatepass").encode("utf-8", "surrogatepass")
+    if escape[:1] == b"%" or escape[:2] == b"\\x":
+        return bytes([int(escape[-2:], 16)])
+    return _LETTERS.get(escape[1:], escape[1:])
+
+
+# --- the search -------------------------------------------------------------------------------------------------------
+
+
+def find(text: bytes, wanted: Needles) -> list[Span]:
+    """Where the secrets stand in the text, in ascending order; spans that overlap are one."""
+    if not (wanted.plain or wanted.alone):
+        return []
+    found = _found(text, wanted)
+    layers = list[_Layer]()
+    for layer in _layers(text):
+        layers.append(layer)
+        for here in _found(layer.text, wanted):
+            span = here
+            for each in reversed(layers):
+                span = each.before(span)
+            found.append(span)
+    return _merged(found)
+
+
+def _found(text: bytes, wanted: Needles) -> list[Span]:
+    found = list[Span]()
+    for needle in wanted.plain:
+        found += _each(text, needle)
+    for needle in wanted.coded:
+        found += _each(text, needle)
+    if wanted.alone is not None:
+        found += [match.span() for match in wanted.alone.finditer(text)]
+    whole = text[: len(text) - len(_HALF.findall(text[-LONG:])[0])]
+    size = max((_cut_off(whole, needle) for needle in wanted.plain), default=0)
+    if size:
+        found.append((len(whole) - size, len(text)))
+    return found
+
+
+def _each(text: bytes, needle: bytes) -> Iterator[Span]:
+    """Where the needle stands, and where its beginning does, as far as it goes on there."""
+    begins = needle[:LONG]
+    end = 0
+    while (start := text.find(begins, end)) >= 0:
+        end = start + len(begins)
+        if text.startswith(needle, start):
+            end = start + len(needle)
+        while end < len(text) and (
+            text[end : end + 1] == needle[end - start : end - start + 1] or _is_within(text, end)
+        ):
+            end += 1
+        yield start, end
+
+
+def _is_within(text: bytes, at: int) -> bool:
+    """Whether a character of UTF-8 began before."""
+    return text[at] & 0xC0 == 0x80
+
+
+def _cut_off(text: bytes, needle: bytes) -> int:
+    """How much of the beginning of a needle the text ends with; 0 if that is too little to be a part."""
+    end = text[1 - len(needle) :]
+    if end.rfind(needle[:PART]) < 0:  # most of the time; the rest costs more
+        return 0
+    size = _overlap(needle, end)
+    return size if size >= PART else 0
+
+
+def _overlap(value: bytes, end: bytes) -> int:
+    """How much of the beginning of `value` stands at the very end of `end`, which is shorter than `value`.
+
+    By the algorithm of Knuth, Morris and Pratt: nothing is compared twice.
+    """
+    borders = [0] * len(value)  # of each beginning of `value`: the longest that it ends with, and is not all of it
+    size = 0
+    for at in range(1, len(value)):
+        while size and value[at] != value[size]:
+            size = borders[size - 1]
+        size += value[at] == value[size]
+        borders[at] = size
+    size = 0
+    for character in end:
+        while size and character != value[size]:
+            size = borders[size - 1]
+        size += character == value[size]
+    return size
+
+
+def _merged(spans: list[Span]) -> list[Span]:
+    merged = list[Span]()
+    for start, end in sorted(spans):
+        if merged and start < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def replaced(text: str, wanted: Needles, instead: str) -> str:
+    """The text with `instead` in the place of each secret; the very same object if it holds none."""
+    raw = text.encode("utf-8", "surrogatepass")
+    parts, read = list[bytes](), 0
+    for start, end in find(raw, wanted):
+        parts += (raw[read:start], instead.encode())
+        read = end
+    if not parts:
+        return text
+    return b"".join((*parts, raw[read:])).decode("utf-8", "surrogatepass")
