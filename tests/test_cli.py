@@ -54,7 +54,7 @@ from oxygent_client.cli._safe import as_json, block, brief, escaped, line
 from oxygent_client.cli._show import JSONShow, LinesShow, LiveShow, Outcome
 from oxygent_client.cli._view import DEEPEST, MOST, TEXT, View
 from oxygent_client.testing import Cassette, ToyRemote
-from oxygent_client.testing.script import SCRIPTS, TRIP, Call, Say, Script
+from oxygent_client.testing.script import SCRIPTS, Call, Say, Script
 from oxygent_client.transports.asgi import ASGITransport
 
 # ------------------------------------------------------------------------------------------------------------ Safe text
@@ -541,16 +541,6 @@ def test_json_objects() -> None:
 def in_process(toy: ToyRemote) -> SSEOxyGent:
     """An agent that talks to the toy without a network."""
     return SSEOxyGent(server_url="http://toy", transport=ASGITransport(toy))
-
-
-async def test_a_conversation() -> None:
-    """Every event is shown, time passes on the given clock, and a picture that moves is drawn again and again."""
-    out = io.StringIO()
-    show = LiveShow(Console(file=out, width=80, force_terminal=True), "Plan")
-    outcome = await converse(in_process(ToyRemote(pace=0.05)), "Plan", show)
-    assert TRIP.output == outcome.response.output
-    assert show.view.events == 72
-    assert out.getvalue().count("trip_planner") > 2
 
 
 @define

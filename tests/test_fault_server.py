@@ -258,7 +258,11 @@ BAD: Final[dict[type[Wrapped], str]] = {
 @pytest.mark.parametrize("bad", BAD)
 async def test_a_bad_transport_is_found(bad: type[Wrapped], server: FaultServer) -> None:
     """What is late, sends twice, or is spoilt is seen, however often it is played."""
-    lines = await play_all(server, "httpx", [CLOSES], make=lambda **options: bad(HTTPXTransport(**options)))
+
+    def make(**options: Any) -> Wrapped:
+        return bad(HTTPXTransport(**options))
+
+    lines = await play_all(server, "httpx", [CLOSES], make=make)
     (said,) = wrong_of("httpx", lines)
     assert said.startswith(BAD[bad])
 
