@@ -6,6 +6,7 @@ Rule 2: servers are scripts, or the toy remote, whose queue loses what real serv
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -1099,15 +1100,26 @@ async def test_a_handler_had_its_event() -> None:
         assert [event.content async for event in run] == [3, "42"]
 
 
-async def test_the_loop_of_a_reader_is_closed() -> None:
-    """What a reader had received whose event loop is gone is kept, too."""
+def test_the_loop_of_a_reader_is_closed() -> None:
+    """What a reader had received whose event loop was closed is kept, too."""
     transport = FakeTransport({"/async/trace": [Reply((say(1) + say(2), FOREVER)), Reply(END)]})
     agent = SSEOxyGent(server_url=URL, transport=transport)
-    async with agent.attach(TOKEN) as run:
+
+    async def begin() -> Run:
+        run = agent.attach(TOKEN)
+        await run.__aenter__()
         await anext(run)
-        run.abandon()
-        async with agent.attach(TOKEN) as again:
-            assert [event.content async for event in again] == [2, "42"]
+        return run
+
+    async def go_on() -> list[Any]:
+        async with agent.attach(TOKEN) as run:
+            return [event.content async for event in run]
+
+    loop = asyncio.new_event_loop()
+    run = loop.run_until_complete(begin())
+    loop.close()
+    assert asyncio.run(go_on()) == [2, "42"]
+    assert run.outcome is STARTED
 
 
 async def test_an_endless_stream_is_left() -> None:
