@@ -1068,18 +1068,26 @@ async def test_no_connection_when_the_kept_ones_are_out() -> None:
             await anext(run)
 
 
-@pytest.mark.parametrize(("output", "records"), [("42", DONE), (None, NO_RECORDS)], ids=["records", "no records"])
-async def test_no_headers_when_the_kept_ones_are_out(output: Any, records: Reply) -> None:
-    """Likewise where the server does not answer: `idle` asks the record."""
+@pytest.mark.parametrize(
+    ("what", "records", "total"),
+    [
+        ("42", DONE, None),
+        (errors.IdleTimeoutError, NO_RECORDS, None),
+        (errors.DeadlineExceededError, DONE, 50.0),
+    ],
+    ids=["records", "no records", "total"],
+)
+async def test_no_headers_when_the_kept_ones_are_out(what: Any, records: Reply, total: float | None) -> None:
+    """Likewise where the server does not answer: `idle` asks the record, and `total` bounds that, too."""
     replies = [Reply((say(1) + say(2), FOREVER)), Reply(before=FOREVER)]
     transport = FakeTransport({"/async/trace": replies, "/view": records})
-    agent = SSEOxyGent(server_url=URL, transport=transport)
+    agent = SSEOxyGent(server_url=URL, transport=transport, timeouts=Timeouts(total=total))
     async with agent.attach(TOKEN) as run:
         await anext(run)
-    with pytest.raises(errors.IdleTimeoutError) if output is None else nullcontext():
+    with nullcontext() if what == "42" else pytest.raises(what):
         async with agent.attach(TOKEN) as run:
             assert (await anext(run)).content == 2
-            assert (await run.final_response()).output == output
+            assert (await run.final_response()).output == what
 
 
 async def test_a_handler_had_its_event() -> None:

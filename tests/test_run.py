@@ -766,6 +766,22 @@ async def test_left_while_the_reader_closes() -> None:
         assert transport.left == transport.requests
 
 
+async def test_left_before_the_record_is_asked() -> None:
+    """A reader that has closed the connection, and would ask for the record now, does not: the run was left."""
+    transport = Closing({"/sse/chat": Reply((answer("42"), close()))})
+    transport.seconds = 1.0
+    agent = SSEOxyGent(server_url=URL, transport=transport, confirm_state=True)
+
+    async def read(run: Run) -> None:
+        with pytest.raises(errors.ClosedError):
+            await run.final_response()
+
+    async with anyio.create_task_group() as tasks, agent.stream("hi") as run:
+        tasks.start_soon(read, run)
+        await anyio.sleep(0.5)
+    assert len(transport.requests) == 1
+
+
 async def test_a_closing_that_hangs() -> None:
     """Closing takes 2 seconds at most, also when the caller is cancelled meanwhile; one that fails is no failure."""
     cases: list[tuple[str, float, Exception | None, float]] = [

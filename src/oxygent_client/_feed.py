@@ -103,7 +103,7 @@ class Feed:
         Raises:
             OxyError: there is no stream of events.
         """
-        sent: float | None = None
+        sent = anyio.current_time()
         with self.line.waiting() as wait:
 
             def watch(on: bool) -> None:
@@ -116,8 +116,7 @@ class Feed:
                 await self._open()
             finally:
                 self.word.watch = None
-        if sent is not None:
-            self.clocks.restart(sent)
+        self.clocks.restart(sent)
         if wait.cancelled_caught:
             if before_asking is not None:
                 before_asking()
