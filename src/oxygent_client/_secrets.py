@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, cast
 
+from oxygent_client._core.secret_names import is_secret_name
+
 __all__ = ["KEPT_HEADERS", "SCRUBBED", "Clean", "is_secret", "scrub_json", "scrub_text"]
 
 Clean: TypeAlias = Callable[[str], str]
@@ -28,22 +30,9 @@ KEPT_HEADERS: Final = frozenset(
 )
 """Headers, of requests and responses, whose values are no secret. Any other may be one, whatever its name."""
 
-SECRET: Final = re.compile(
-    r"""
-    \b( auth | authentication | authorization | bearer | credentials? | csrf | dpop | jwt | otp | passcode | passphrase
-      | passwd | pwd | session[ ]?id | xsrf
-      | \w*(cookie|password|secret|token|apikey)s?
-      | (access|account|api|client|encryption|functions|private|signing|subscription)[ ]keys?
-      | (amz|goog)[ ]signature
-    )\b | 密码 | 密钥 | 口令 | 令牌
-    """,
-    re.VERBOSE,
-)
-"""What a key that looks secret holds, in lower case, its words apart."""
 INBOUND: Final = "_headers"
 """Where the framework puts a request's headers in `shared_data`: all of them count as secret."""
-WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\x00-\x7f]+")
-COUNTS: Final = re.compile(r"token")
+COUNTS: Final = re.compile(r"(?i)token")
 """Under such a key a number is no secret, but a count: `max_tokens`."""
 
 CREDENTIALS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...]] = (
@@ -73,11 +62,10 @@ def is_secret(key: str, value: Any) -> bool:
     """Whether `key` says that `value` is a secret."""
     if value is None or value is True or value is False or value == "":
         return False
-    words = " ".join(WORDS.findall(key)).lower()
-    if not SECRET.search(words):
+    if not is_secret_name(key):
         return key == INBOUND
     is_number = isinstance(value, int | float) or (isinstance(value, str) and value.isdigit())
-    return not (is_number and COUNTS.search(words))
+    return not (is_number and COUNTS.search(key))
 
 
 def scrub_json(value: Any) -> Any:
