@@ -2,16 +2,21 @@
 
 Rule 1: a file, then `OXYGENT_*` variables, then arguments: the later wins, key by key. Credentials (`auth`) go as one.
 Rule 2: every key stands in a table here. What is unknown, or of another type, is an error that says where it stands.
-Rule 3: a secret is named, never written: the variable or the file that holds it. No error shows a text that was given.
+Rule 3: a secret is named, never written: the variable or the file that holds it. No error shows a text that was given:
+    no value, no key that is not one of ours, and no exception behind it that holds the text.
+Rule 4: a file decides where credentials go. It is taken only if it is named, or lies in the user's own configuration
+    directory, and only if it belongs to this user or to root; the log says which one was taken.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import stat
+import sys
 import tomllib
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -26,6 +31,8 @@ from oxygent_client.sanitize import redact
 
 __all__ = ["Profile", "load_profile"]
 
+_logger: Final = logging.getLogger("oxygent_client.profiles")
+
 # --- what a value may be ----------------------------------------------------------------------------------------------
 
 
@@ -39,12 +46,16 @@ class _Shape:
     """Raises ValueError where the text is none."""
 
 
+_LARGEST: Final = 2**63 - 1
+"""What TOML promises of integers. Python reads larger ones, and then cannot always print them or make them floats."""
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, float) or _is_count(value)
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
 
 
 def _are_names(value: Any) -> bool:
@@ -151,6 +162,40 @@ _BEGINNINGS: Final = tuple(f"OXYGENT_{table.upper()}_" for table in (*_TABLES, "
 _PROFILE: Final = "OXYGENT_PROFILE"
 _PROFILES: Final = "OXYGENT_PROFILES"
 _FILE: Final = "oxygent.toml"
+_MOST_BYTES: Final = 64 * 1024
+_MOST_DOTS: Final = 128
+"""Dots in one key: the parser takes time in proportion to their square."""
+_MOST_EXTENDED: Final = 32
+_MOST_SHOWN: Final = 10
+"""Names that an error lists."""
+
+
+def _named(name: str) -> str:
+    """The name of a profile as an error shows it."""
+    plain = re.fullmatch(r"[\w.-]{1,60}", name) is not None and redact()(name) == name
+    return repr(name) if plain else "(name not shown)"
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The names of profiles as an error shows them."""
+    all_names = [*names]
+    more = f" and {len(all_names) - _MOST_SHOWN} more" if len(all_names) > _MOST_SHOWN else ""
+    return ", ".join(map(_named, all_names[:_MOST_SHOWN])) + more or "none"
+
+
+def _nearest(name: str, names: Iterable[str]) -> str | None:
+    """That of `names` for which this may be a slip."""
+    near = get_close_matches(name, [each for each in names if len(each) <= 60], n=1) if len(name) <= 60 else []
+    return near[0] if near else None
+
+
+def _refusal(make: Callable[[], object]) -> str:
+    """Why the class that takes a value refuses it, without the value; empty if it does not."""
+    try:
+        make()
+    except ConfigurationError as error:
+        return re.sub(r"^\w+\(.*?\): ", "", str(error))
+    return ""
 
 
 # --- one layer --------------------------------------------------------------------------------------------------------
@@ -184,32 +229,28 @@ class _Reader:
                     yield f"headers.{name.lower()}", self._header(f"headers.{name}", name, header)
             elif key in _TABLES:
                 for name, member in self._table(key, value).items():
-                    known = [field.name for field in attrs.fields(_TABLES[key])]
-                    self.known(name, known, f"{key}.{name}")
+                    self._known(name, [field.name for field in attrs.fields(_TABLES[key])], f"{key}.{name}")
                     yield f"{key}.{name}", self._value(f"{key}.{name}", _KEYS[f"{key}.{name}"], member)
             else:
-                self.known(key, [*(one for one in _KEYS if "." not in one), *_TABLES, "auth", "headers"], key)
+                self._known(key, [*(one for one in _KEYS if "." not in one), *_TABLES, "auth", "headers"], key)
                 yield key, self._value(key, _KEYS[key], value)
 
-    def known(self, name: str, names: Iterable[str], key: str, advice: str = "") -> None:
-        """Nothing, if `name` is one of `names`."""
-        names = [*names]
+    def _known(self, name: str, names: Collection[str], key: str, advice: str = "") -> None:
+        """Nothing, if `name` is one of `names`. If not, it may be anything, a secret too, and is not shown."""
         if name not in names:
-            near = get_close_matches(name, names, n=1)
-            said = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names) or 'none'}"
-            raise self.wrong(key, f"unknown; {said}{advice}")
+            near = _nearest(name, names)
+            said = f"did you mean {near!r}?" if near else f"there are {', '.join(names)}"
+            raise self.wrong(key, f"unknown key; {said}{advice}", shown=key.rpartition(".")[0])
 
-    def wrong(self, key: str, because: str) -> ConfigurationError:
-        """The error that `key` is, where it stands."""
-        return ConfigurationError(f"{self.place(key)}: {key[:60]}: {because}")
+    def wrong(self, key: str, because: str, shown: str | None = None) -> ConfigurationError:
+        """The error that `key` is, where it stands; `shown` is as much of the key as may be shown."""
+        shown = key if shown is None else shown
+        return ConfigurationError(": ".join(filter(None, (self.place(key), shown, because))))
 
-    @contextmanager
-    def _blaming(self, key: str) -> Generator[None]:
-        """What is wrong with a value by the rules of the class that takes it."""
-        try:
-            yield
-        except ConfigurationError as error:
-            raise self.wrong(key, str(error)) from error
+    def _judge(self, key: str, make: Callable[[], object]) -> None:
+        """Raise what is wrong with a value by the rules of the class that takes it."""
+        if because := _refusal(make):
+            raise self.wrong(key, because)
 
     def _table(self, key: str, value: Any) -> Mapping[str, Any]:
         table = cast("Mapping[Any, Any]", value)
@@ -217,50 +258,50 @@ class _Reader:
             raise self.wrong(key, "must be a table")
         return table
 
-    def _value(self, key: str, shape: _Shape, value: Any) -> Any:
+    def _value(self, key: str, shape: _Shape, value: Any, shown: str | None = None) -> Any:
         if not shape.known(value):
-            raise self.wrong(key, f"must be {shape.words}")
+            raise self.wrong(key, f"must be {shape.words}", shown)
         if isinstance(value, list | tuple):
             value = tuple(cast("list[str]", value))
         if not _is_number(value) and redact()(value) != value:  # a number holds none, and NaN is not even itself
-            raise self.wrong(key, "holds a secret: name it under `auth` or `headers` instead")
+            raise self.wrong(key, "holds a secret: name it under `auth` or `headers` instead", shown)
         table, _, name = key.partition(".")
         value = None if table in _TABLES and value == "off" else value
-        with self._blaming(key):
-            if table in _TABLES:
-                _TABLES[table](**{name: value})
-            elif key == "server_url":
-                RemoteAgent(server_url=value)
-            elif key == "plaintext_hosts":
-                HTTPSOnly(plaintext_hosts=value)
+        if table in _TABLES:
+            self._judge(key, lambda: _TABLES[table](**{name: value}))
+        elif key == "server_url":
+            self._judge(key, lambda: RemoteAgent(server_url=value))
+        elif key == "plaintext_hosts":
+            self._judge(key, lambda: HTTPSOnly(plaintext_hosts=value))
         return value
 
     def _auth(self, given: Mapping[str, Any]) -> Mapping[str, str]:
         for name, value in given.items():
-            self.known(name, _AUTH, f"auth.{name}", " (a secret is named here, not written)")
+            self._known(name, _AUTH, f"auth.{name}", " (a secret is named here, not written)")
             self._value(f"auth.{name}", _AUTH[name], value)
         if given and {*given} not in map(set, _WAYS):
             raise self.wrong("auth", f"needs {', or '.join(map(' and '.join, _WAYS))}")
-        with self._blaming("auth"):
-            _credentials(given, {})
+        self._judge("auth", lambda: _credentials(given, {}))
         return dict(given)
 
     def _header(self, key: str, name: str, value: Any) -> str | Mapping[str, str]:
+        shown = "headers"  # a name may be anything
         if isinstance(value, Mapping):
             reference = cast("Mapping[str, str]", value)
             for where, what in reference.items():
-                self.known(where, _REFERENCE, f"{key}.{where}")
-                self._value(f"{key}.{where}", _REFERENCE[where], what)
+                if where not in _REFERENCE:
+                    raise self.wrong(key, "unknown key; there are env, file", shown)
+                self._value(key, _REFERENCE[where], what, shown)
             if len(reference) != 1:
-                raise self.wrong(key, 'needs { env = "NAME" } or { file = "path" }')
-            with self._blaming(key):
-                _credentials({}, {name: reference})
+                raise self.wrong(key, 'needs { env = "NAME" } or { file = "path" }', shown)
+            if _refusal(lambda: _credentials({}, {name: reference})):
+                raise self.wrong(key, "HTTP does not allow this name, or the protocol needs it for itself", shown)
             return dict(reference)
         if redact()({name: "of whatever form"}) != {name: "of whatever form"}:
-            raise self.wrong(key, 'is a secret by its name: write { env = "NAME" } or { file = "path" }')
-        text: str = self._value(key, _TEXT, value)
-        with self._blaming(key):
-            HTTPRequest("GET", "", "", {name: text})
+            raise self.wrong(key, 'is a secret by its name: write { env = "NAME" } or { file = "path" }', shown)
+        text: str = self._value(key, _TEXT, value, shown)
+        if _refusal(lambda: HTTPRequest("GET", "", "", {name: text})):
+            raise self.wrong(key, "the name or the value is not allowed in HTTP", shown)
         return text
 
 
@@ -269,7 +310,18 @@ class _Reader:
 
 def _of_arguments(given: Mapping[str, Any]) -> _Layer:
     told = {key: value for key, value in given.items() if value is not None}
-    return _Reader(lambda key: f"argument {key.partition('.')[0]}").layer(told)
+    ours = {key.partition(".")[0] for key in (*_KEYS, "auth", "headers")}
+    return _Reader(
+        lambda key: f"argument {argument}" if (argument := key.partition(".")[0]) in ours else "an argument"
+    ).layer(told)
+
+
+def _read(shape: _Shape, text: str) -> Any:
+    """The value of this text; None if it is none: the context of an error that is raised here would hold the text."""
+    try:
+        return shape.read(text)
+    except (KeyError, ValueError):
+        return None
 
 
 def _of_variables(environ: Mapping[str, str]) -> _Layer:
@@ -280,10 +332,9 @@ def _of_variables(environ: Mapping[str, str]) -> _Layer:
     for variable, (key, shape) in _VARIABLES.items():
         if text := environ.get(variable):
             names[key] = variable
-            try:
-                value = shape.read(text)
-            except (KeyError, ValueError):
-                raise reader.wrong(key, f"must be {shape.words}") from None  # their texts hold the value
+            value = _read(shape, text)
+            if value is None:
+                raise reader.wrong(key, f"must be {shape.words}")
             table, _, name = key.rpartition(".")
             (given.setdefault(table, {}) if table else given)[name] = value
     return reader.layer(given)
@@ -306,17 +357,78 @@ def _check_variables(environ: Mapping[str, str], referred: Collection[str]) -> N
                 raise ConfigurationError(f"the variable {variable}: unknown; there are {there}")
 
 
-def _referred(value: Any, key: str = "") -> Iterator[str]:
-    """The variables that are named in this, checked or not."""
-    if isinstance(value, Mapping):
-        for name, member in cast("Mapping[str, Any]", value).items():
-            yield from _referred(member, name)
-    elif isinstance(value, str) and key.endswith("env"):
-        yield value
+def _referred(values: Iterable[Any]) -> Iterator[str]:
+    """The variables that are named in these, checked or not: in `auth`, in `headers`, and in what is in those."""
+    level: list[tuple[str, Any]] = [("", value) for value in values]
+    for _ in range(4):  # a profile, `headers`, one header, `env`: what is nested deeper is refused anyway
+        members = [
+            member for _, value in level if isinstance(value, dict) for member in cast("dict[str, Any]", value).items()
+        ]
+        yield from (value for key, value in members if isinstance(value, str) and key.endswith("env"))
+        level = members
 
 
-_HEADER: Final = re.compile(r"\s*\[([^\[\]]+)\]")
-_ENTRY: Final = re.compile(r"""\s*([\w.\-"' ]+?)\s*=""")
+def _user_file(environ: Mapping[str, str], platform: str = sys.platform) -> Path | None:
+    """Where the user's own file is, if there is one: in the directory that the platform has for configuration.
+
+    https://specifications.freedesktop.org/basedir-spec/latest/: what is no absolute path is ignored.
+    """
+    home = environ.get("HOME", "")
+    standard = {
+        "win32": environ.get("APPDATA", ""),
+        "darwin": home and f"{home}/Library/Application Support",
+    }.get(platform, home and f"{home}/.config")
+    for directory in (environ.get("XDG_CONFIG_HOME", ""), standard):
+        if Path(directory).is_absolute():
+            path = Path(directory, "oxygent-client", _FILE)
+            return path if os.access(path, os.F_OK) else None
+    return None
+
+
+def _distrust(status: os.stat_result, user: int | None) -> str:
+    """Why a file is not taken, for whoever writes it decides where credentials go; empty if it may be.
+
+    `user` is None where files have no owners.
+    """
+    if user is None:
+        return ""
+    if status.st_uid not in {0, user}:
+        return "belongs to another user"
+    return "may be written by every user" if status.st_mode & stat.S_IWOTH and stat.S_ISREG(status.st_mode) else ""
+
+
+_LINE_OF_ERROR: Final = re.compile(r"\(at (?:line \d+, column \d+|end of document)\)")
+_HEADER: Final = re.compile(r"\[([^\[\]]+)\]")
+
+
+def _content(path: Path) -> tuple[bytes, str]:
+    """What is in the file; or why it is not taken."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        return b"", f"cannot be read: {type(error).__name__}"
+    user = os.geteuid() if hasattr(os, "geteuid") else None
+    if because := _distrust(status, user):
+        return b"", f"{because}: take it over (chown, chmod o-w), or copy it"
+    return data, f"is larger than {_MOST_BYTES} bytes" if len(data) > _MOST_BYTES else ""
+
+
+def _document(data: bytes) -> tuple[str, dict[str, Any], str]:
+    """Text and tables of a file; or why they are none, by no word of the text."""
+    try:
+        text = data.decode("utf-8-sig")
+        if any(part.count(".") > _MOST_DOTS for part in re.split(r"[=,{\[\n]", text)):
+            return "", {}, f"has a key of more than {_MOST_DOTS} parts"
+        return text, tomllib.loads(text), ""
+    except UnicodeDecodeError:
+        return "", {}, "is not UTF-8"
+    except tomllib.TOMLDecodeError as error:
+        where = _LINE_OF_ERROR.search(str(error))
+        return "", {}, f"is not TOML{f' {where[0]}' if where else ''}"
+    except (RecursionError, ValueError):  # of nesting without end; of an integer with more digits than Python reads
+        return "", {}, "is nested too deep, or holds a number that is too large"
 
 
 @attrs.frozen
@@ -324,31 +436,29 @@ class _File:
     """A file of profiles."""
 
     name: str
-    text: str = attrs.field(repr=False)
+    lines: Mapping[str, int] = attrs.field(repr=False)
+    """The first line of each dotted key and of each `[table]`, as far as can be told without reading TOML."""
     default: str
     profiles: Mapping[str, Any]
 
     @classmethod
     def read(cls, path: Path) -> _File:
         """The file at `path`."""
-        try:
-            text = path.read_bytes().decode("utf-8-sig")
-            document = tomllib.loads(text)
-        except OSError as error:
-            raise ConfigurationError(f"the file {path.name!r} cannot be read: {type(error).__name__}") from error
-        except UnicodeDecodeError:
-            raise ConfigurationError(f"the file {path.name!r} is no UTF-8") from None  # it would hold the text
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigurationError(f"the file {path.name!r} is no TOML: {error}") from None  # likewise
+        # No error is raised where another is handled: that one would be its context, and holds the text.
+        data, because = _content(path)
+        text, document, because = _document(data) if not because else ("", {}, because)
+        if because:
+            raise ConfigurationError(f"the file {path.name!r} {because}")
         reader = _Reader(lambda _: path.name)
         for key in document:
-            reader.known(key, ("default", "profiles"), key)
+            if key not in {"default", "profiles"}:
+                raise reader.wrong(key, "unknown key; there are 'default' and 'profiles'", shown="")
         default, profiles = document.get("default", ""), document.get("profiles", {})
         if not isinstance(default, str):
             raise reader.wrong("default", "must be the name of a profile")
         if not isinstance(profiles, dict):
             raise reader.wrong("profiles", "must be a table of profiles")
-        return cls(path.name, text, default, cast("dict[str, Any]", profiles))
+        return cls(path.name, _lines(text), default, cast("dict[str, Any]", profiles))
 
     def layers(self, name: str) -> list[_Layer]:
         """The profile's layers: what it extends comes first."""
@@ -356,14 +466,19 @@ class _File:
         way: list[str] = []
         reader = _Reader(lambda _: self.name)
         while name:
-            reader.known(name, self.profiles, f"extends {name}" if way else f"profile {name}")
+            if name not in self.profiles:
+                near = _nearest(name, self.profiles)
+                said = f"did you mean {_named(near)}?" if near else f"there are {_listed(self.profiles)}"
+                raise reader.wrong("extends" if way else "", f"unknown profile {_named(name)}; {said}")
+            if name in way:
+                raise reader.wrong("extends", f"goes round in a circle, and comes back to {_named(name)}")
+            if len(way) >= _MOST_EXTENDED:
+                raise reader.wrong("extends", f"goes over more than {_MOST_EXTENDED} profiles")
             way.append(name)
-            if name in way[:-1]:
-                raise reader.wrong("extends", f"goes round in a circle: {' > '.join(way)}")
             table = self.profiles[name]
             reader = _Reader(partial(self._place, name))
             if not isinstance(table, dict):
-                raise reader.wrong(name, "must be a table")
+                raise reader.wrong("", "must be a table")
             told = cast("dict[str, Any]", table)
             above = told.get("extends", "")
             if not isinstance(above, str):
@@ -373,22 +488,28 @@ class _File:
         return layers[::-1]
 
     def _place(self, profile: str, key: str) -> str:
-        line = self._line(f"profiles.{profile}.{key}".casefold())
-        return f"{self.name}{f', line {line}' if line else ''}, profile {profile!r}"
+        wanted = f"profiles.{profile}.{key}".casefold().strip(".").split(".")
+        begins = [".".join(wanted[:count]) for count in range(1, min(len(wanted), _MOST_DOTS) + 1)]
+        places = (f"[{'.'.join(wanted)}]", *begins)
+        line = min((self.lines[place] for place in places if place in self.lines), default=None)
+        return f"{self.name}{f', line {line}' if line else ''}, profile {_named(profile)}"
 
-    def _line(self, wanted: str) -> int | None:
-        """Where a key stands, as far as can be told without reading TOML."""
-        table = ""
-        for number, line in enumerate(self.text.split("\n"), 1):
-            if header := _HEADER.match(line):
-                found = table = re.sub(r"[\"' ]", "", header[1]).casefold()
-                if found == wanted:
-                    return number
-            elif entry := _ENTRY.match(line):
-                found = re.sub(r"[\"' ]", "", f"{table}.{entry[1]}").lstrip(".").casefold()
-                if f"{wanted}.".startswith(f"{found}."):
-                    return number
-        return None
+
+def _lines(text: str) -> dict[str, int]:
+    """The first line of each key, and of each table in brackets."""
+    lines: dict[str, int] = {}
+    table = ""
+    for number, line in enumerate(text.split("\n"), 1):
+        entry, equals, _ = line.partition("=")
+        if header := _HEADER.match(line.strip()):
+            table = re.sub(r"[\"' ]", "", header[1]).casefold()
+            found = f"[{table}]"
+        elif equals:
+            found = re.sub(r"[\"' \t]", "", f"{table}.{entry}").lstrip(".").casefold()
+        else:
+            continue
+        lines.setdefault(found, number)
+    return lines
 
 
 # --- what comes of it -------------------------------------------------------------------------------------------------
@@ -478,32 +599,45 @@ def load_profile(
 
     Args:
         name: which of the file's profiles; None takes that of `OXYGENT_PROFILE`, else the file's `default`.
-        path: the file; None takes that of `OXYGENT_PROFILES`, else `oxygent.toml` here, else none.
-        environ: where the `OXYGENT_*` variables are. Secrets are read from the process's own when they are used.
+        path: the file; None takes that of `OXYGENT_PROFILES`, else `oxygent-client/oxygent.toml` in the user's
+            configuration directory, else none. One in the current directory is taken only if it is named.
+        environ: where the `OXYGENT_*` variables are, and those that say where the configuration directory is. Secrets
+            are read from the process's own when they are used.
         overrides: keys of a profile: `server_url="..."`, `timeouts={"idle": 60}`. None says nothing.
 
     Raises:
-        ConfigurationError: a key or a value is wrong, and the text says where; or there is no such profile or file.
+        ConfigurationError: a key or a value is wrong, and the text says where; or there is no such profile or
+            file; or the file belongs to another user, or may be written by every user.
     """
-    given = path or environ.get(_PROFILES) or (_FILE if Path(_FILE).is_file() else None)
+    given = path or environ.get(_PROFILES) or _user_file(environ)
     name = name or environ.get(_PROFILE) or ""
     layers: list[_Layer] = []
     referred: set[str] = set()
     if given is not None:
         file = _File.read(Path(given))
-        referred.update(_referred(file.profiles))  # of the others, too: their secrets may be there as well
+        referred.update(_referred(file.profiles.values()))  # of the others, too: their secrets may be there as well
         name = name or file.default
         if not name:
-            names = ", ".join(file.profiles) or "none"
-            raise ConfigurationError(f"{file.name}: no profile was asked for, and it has no `default`; it has {names}")
+            raise ConfigurationError(
+                f"{file.name}: no profile was asked for, and it has no `default`; it has {_listed(file.profiles)}"
+            )
         layers += file.layers(name)
-    elif name:
-        raise ConfigurationError(f"there is no file with the profile {name[:60]!r}: give path=, or set {_PROFILES}")
+        _logger.info("the profile %s is taken from the file %a", _named(name), str(Path(given).absolute()))
+    else:
+        ignored = (
+            f"; the {_FILE} of the current directory is taken only if it is named" if os.access(_FILE, os.F_OK) else ""
+        )
+        if name:
+            raise ConfigurationError(
+                f"there is no file with the profile {_named(name)}: give path=, or set {_PROFILES}{ignored}"
+            )
+        if ignored:
+            _logger.warning("no file of profiles is taken: give path=, or set %s%s", _PROFILES, ignored)
     layers += [_of_variables(environ), _of_arguments(overrides)]
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for layer in layers:
         values |= layer.values
         sources |= layer.sources
-    _check_variables(environ, {*referred, *_referred(values)})
+    _check_variables(environ, {*referred, *_referred([values])})
     return Profile(name, values, sources)
