@@ -22,6 +22,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
+import anyio
 import pytest
 from attrs import define
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -548,6 +549,7 @@ class Leaving:
     """A show whose reader leaves after some events."""
 
     events: int
+    error: type[BaseException] = BrokenPipeError
     interval: ClassVar[float | None] = None
 
     def __enter__(self) -> Self:
@@ -559,7 +561,7 @@ class Leaving:
     def see(self, event: Event, at: float) -> None:  # it looks at nothing
         self.events -= 1
         if not self.events:
-            raise BrokenPipeError
+            raise self.error
 
     def tick(self, at: float) -> None:
         """Nothing moves."""
@@ -568,11 +570,39 @@ class Leaving:
         """It never comes so far."""
 
 
+class Stopping(Leaving):
+    """A show that is called off from outside at its first event."""
+
+    def __init__(self, scope: anyio.CancelScope) -> None:
+        super().__init__(1)
+        self._scope = scope
+
+    def see(self, event: Event, at: float) -> None:
+        """Be called off."""
+        self._scope.cancel()
+
+
 async def test_nobody_reads_any_more() -> None:
     """When what is shown can no longer be written, the remote run stops, and the error comes out as it was."""
     toy = ToyRemote(pace=0)
     with pytest.raises(BrokenPipeError):
         await converse(in_process(toy), "slow", Leaving(3))
+    assert [run.state for run in toy.runs] == ["cancelled"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
+async def test_what_a_show_raises(error: type[BaseException]) -> None:
+    """Whatever ends a conversation comes out as it was, and not in a group."""
+    with pytest.raises(error):
+        await converse(in_process(ToyRemote(pace=0)), "slow", Leaving(3, error))
+
+
+async def test_a_conversation_that_is_cancelled() -> None:
+    """It ends, and the remote run with it."""
+    toy = ToyRemote(pace=0)
+    with anyio.CancelScope() as scope:
+        await converse(in_process(toy), "slow", Stopping(scope))
+    assert scope.cancelled_caught
     assert [run.state for run in toy.runs] == ["cancelled"]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from oxygent_client import BearerAuth, Limits, Outcome, SSEOxyGent, Timeouts, errors
 from oxygent_client._sse import Decoder
+from oxygent_client._wire import as_text
 from oxygent_client.sanitize import redact
 from oxygent_client.testing import FakeTransport, Reply, answer, close, heartbeat, message, pause, progress, text
 from tests.virtual import anyio_backend as anyio_backend
@@ -198,6 +199,14 @@ async def test_a_program_that_is_nested_deep_itself(frames: int) -> None:
         assert "deeper than Python can read" in str(error)  # noqa: PT017  (the other way is right, too)
     else:
         assert json.dumps(output) == json.dumps(deep)
+
+
+def test_what_is_too_deep_to_be_shown() -> None:
+    """It has a text all the same."""
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert "too deep" in as_text(deep)
 
 
 async def test_an_answer_with_a_long_integer() -> None:

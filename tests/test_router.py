@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxygent_client import Custom, Event, EventRouter, ServerSentEvent
+from oxygent_client import Custom, Event, EventRouter, ServerSentEvent, errors
 from oxygent_client._router import ROUTES, Action, Answered, Drop, Forward, Link, Route, copy_json, pass_on
 from oxygent_client._wire import EVENTS, to_event
 
@@ -281,3 +281,14 @@ def test_copies_of_json(value: Any) -> None:
     copied = copy_json(value)
     assert value == copied
     assert not shares_a_container(value, copied)
+
+
+async def _late(event: Event, link: Link) -> Action:
+    return Drop("late")
+
+
+@pytest.mark.parametrize("route", [_late, None, "drop"])
+def test_a_route_of_the_wrong_kind(route: Any) -> None:
+    """A route is not awaited: an async one is refused where the router is made, as is what is no function."""
+    with pytest.raises(errors.ConfigurationError, match="the route of 'x' must be"):
+        EventRouter({"x": route})

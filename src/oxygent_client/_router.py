@@ -14,6 +14,7 @@ from typing import Any, Final, Self, TypeVar, cast
 
 import attrs
 
+from oxygent_client._kinds import check_plain
 from oxygent_client._models import Event, Observation, Text, ToolCall
 
 __all__ = ["Action", "Answered", "Drop", "EventRouter", "Forward", "Link", "Route", "copy_json"]
@@ -143,11 +144,16 @@ class EventRouter:
     `EventRouter({"metrics": drop})` adds a line, or replaces one, of the documented table; None is the line of every
     type that has none. What a route raises ends the run with a `HandlerError`. Two routers are never joined by
     inheritance: a router is its table.
+
+    Raises:
+        ConfigurationError: a route is not a plain function.
     """
 
     def __init__(self, routes: Mapping[Name, Route] | None = None) -> None:
         table = dict(ROUTES)
-        table.update((name, route) for name, route in (routes or {}).items())
+        for name, route in (routes or {}).items():
+            check_plain(f"the route of {name!r}", route)
+            table[name] = route
         self._routes = MappingProxyType(table)
 
     @property
