@@ -71,7 +71,7 @@ ROOMS: Final[dict[str, Room]] = {
     # A URL of aiohttp's is one of yarl.
     "transports.aiohttp": room(
         "transports.aiohttp",
-        "core json per_loop counted environment own sockets translation",
+        "core json per_loop counted environment own translation",
         "aiohttp anyio attrs yarl",
     ),
     # It asks trio which task it is in, where trio runs already; so trio is there.
@@ -81,12 +81,15 @@ ROOMS: Final[dict[str, Room]] = {
     # Connections of any library, likewise.
     "counted": room("transports._counted", "per_loop"),
     "sockets": room("transports._sockets"),
+    "cancellation": room("transports._cancellation", "", "anyio"),
     # What the environment says of proxies and certificates, what a head and a user's own client must be, likewise.
     "environment": room("transports._environment", "core", "attrs"),
     "own": room("transports._heads transports._own", "core per_loop"),
     # One class for two libraries, of which it imports neither.
     "httpx_family": room(
-        "transports._httpx_family", "core json per_loop counted environment own sockets translation", "anyio attrs"
+        "transports._httpx_family",
+        "core json per_loop cancellation counted environment own sockets translation",
+        "anyio attrs",
     ),
     "transports.httpx": room("transports.httpx", "core json httpx_family translation", "httpx httpx_sse anyio attrs"),
     "transports.httpx2": room("transports.httpx2", "core json httpx_family translation", "httpx2 anyio attrs"),

@@ -26,9 +26,6 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 import anyio
 import attrs
-import h2.config
-import h2.connection
-import h2.events
 import httpx
 import httpx2
 import pytest
@@ -894,8 +891,6 @@ async def test_a_crowded_client_of_ones_own(library: Library) -> None:
 def test_arguments_that_do_not_go_together(library: Library) -> None:
     """A client brings its own verify, proxy and Unix socket; and a proxy is not reached by a Unix socket."""
     wrong: list[dict[str, Any]] = [{"verify": False}, {"proxy": "http://p.test"}, {"unix_socket": "/s"}]
-    if library.name != "aiohttp":
-        wrong.append({"http2": True})
     for options in wrong:
         with pytest.raises(errors.ConfigurationError, match="brings its own"):
             library.transport(**{library.own: object()}, **options)
@@ -1277,7 +1272,7 @@ async def test_a_loop_that_is_closed_only(library: Library) -> None:
     gc.collect()
 
 
-# --------------------------------------------------------------------------------------------- Unix sockets and HTTP/2
+# -------------------------------------------------------------------------------------------------------- Unix sockets
 
 
 async def test_a_unix_socket(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1308,73 +1303,6 @@ async def test_a_unix_socket(library: Library, tmp_path: Path, monkeypatch: pyte
     error = await failure(plain(server_url="http://agents.test/base", transport=transport))
     assert (errors.ConnectError, Outcome.NOT_SENT) == (type(error), error.outcome)
     await transport.aclose()
-
-
-@FAMILY
-async def test_http2(library: Library, authority: trustme.CA) -> None:
-    """A server that offers HTTP/2 is spoken to in it."""
-    versions: list[str] = []
-
-    async def handle(conversation: Conversation) -> None:
-        connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
-        connection.initiate_connection()
-        while True:
-            await conversation.send(connection.data_to_send())
-            if not (data := await conversation.some()):
-                return
-            for event in connection.receive_data(data):
-                if isinstance(event, h2.events.StreamEnded):
-                    versions.append("2")
-                    connection.send_headers(
-                        event.stream_id, [(":status", "200"), ("content-type", "text/event-stream")]
-                    )
-                    connection.send_data(event.stream_id, answer("42") + close(), end_stream=True)
-
-    context = _server_side(authority.issue_cert("127.0.0.1"))
-    context.set_alpn_protocols(["h2"])
-    async with asking(library, handle, tls=context, verify=_client_side(authority), http2=True) as (agent, server):
-        for _ in range(2):
-            assert "42" == (await agent.ask("hi")).output
-        assert (1, ["2", "2"]) == (server.connections, versions)
-        async with agent.stream("hi") as run, agent.stream("hi"):
-            assert (1, 0) == counted(agent)
-            await run.final_response()
-            assert (1, 0) == counted(agent)
-        assert (1, (1, 1)) == (server.connections, counted(agent))
-
-
-@FAMILY
-async def test_nonsense_in_http2(library: Library, authority: trustme.CA) -> None:
-    """Frames that are none, after a request was read, are the server's fault: an agent may have run.
-
-    httpcore calls every complaint of h2 one of the request, which would say that nothing was sent.
-    """
-
-    async def handle(conversation: Conversation) -> None:
-        connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
-        connection.initiate_connection()
-        while True:
-            await conversation.send(connection.data_to_send())
-            if not (data := await conversation.some()):
-                return
-            for event in connection.receive_data(data):
-                if isinstance(event, h2.events.StreamEnded):
-                    # Data in a stream that nobody has opened.
-                    await conversation.send(b"\x00\x00\x01\x00\x00\x00\x00\x00\x63x")
-
-    context = _server_side(authority.issue_cert("127.0.0.1"))
-    context.set_alpn_protocols(["h2"])
-    async with asking(library, handle, tls=context, verify=_client_side(authority), http2=True) as (agent, _):
-        error = await failure(agent)
-    assert (PROTOCOL, Outcome.UNKNOWN, False) == (type(error), error.outcome, error.retryable)
-
-
-@FAMILY
-def test_http2_without_h2(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where h2 is not installed, that is said when the transport is made."""
-    monkeypatch.setitem(sys.modules, "h2", None)
-    with pytest.raises(errors.ConfigurationError, match=rf"needs h2: pip install '{library.name}\[http2\]'"):
-        library.transport(http2=True)
 
 
 # --------------------------------------------------------------------------------------------------------- Its own life

@@ -133,8 +133,10 @@ class Line:
 
     async def close(self, error: BaseException | None) -> None:
         """Let the connection go, and give the transport back."""
-        await self._leave(self._exchange, error)
-        await self._leave(self._lent, error)
+        try:
+            await self._leave(self._exchange, error)
+        finally:  # a native cancellation passes the shield
+            await self._leave(self._lent, error)
 
     async def _leave(self, stack: AsyncExitStack, error: BaseException | None) -> None:
         self._is_closing = True

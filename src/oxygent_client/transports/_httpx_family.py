@@ -14,11 +14,10 @@ Rule 5: secrets stay home: a client of ours keeps no cookie of one run for the n
 from __future__ import annotations
 
 import functools
-import importlib.util
 import logging
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
@@ -32,11 +31,13 @@ from oxygent_client._errors import (
     ConnectError,
     ConnectionLostError,
     ConnectTimeoutError,
+    Outcome,
     RemoteProtocolError,
 )
 from oxygent_client._log import tell
 from oxygent_client._per_loop import Closed, PerLoop
 from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, shown_url
+from oxygent_client.transports._cancellation import run_to_end, told_once
 from oxygent_client.transports._counted import Counted
 from oxygent_client.transports._environment import PORTS, Proxies, Proxy, check_proxied_request, no_trust, trust
 from oxygent_client.transports._heads import head_of
@@ -100,6 +101,11 @@ def _with_environment(create: Callable[..., ssl.SSLContext], trust_env: bool) ->
     return functools.partial(create, trust_env=trust_env)
 
 
+_NO_HTTP2: Final = (
+    "{}: http2 is not supported: leaving a run would not end it at the server, since over HTTP/2 the library neither"
+    " resets the stream nor gives back its window. Leave http2 out"
+)
+
 _OPENING: ContextVar[bool] = ContextVar("_OPENING", default=False)
 """Whether what is going on is a request of ours: the library's logger serves the whole program."""
 
@@ -110,22 +116,6 @@ def _hide_urls(record: logging.LogRecord) -> bool:
         shown = (shown_url(str(each)) if type(each).__name__ == "URL" else each for each in record.args)
         record.args = tuple(shown)
     return True
-
-
-class _Chunks:
-    """The chunks of a response, with the library's errors translated."""
-
-    def __init__(self, chunks: AsyncIterator[bytes], translation: Translation, url: str) -> None:
-        self._chunks = chunks
-        self._translation = translation
-        self._url = url
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        with self._translation.translated(self._url, reading=True):
-            return await anext(self._chunks)
 
 
 async def _entered(stack: AsyncExitStack, block: AbstractAsyncContextManager[T], context: Context) -> T:
@@ -145,13 +135,6 @@ async def _entered(stack: AsyncExitStack, block: AbstractAsyncContextManager[T],
     return value
 
 
-def _socket(response: Any) -> Any:
-    """That of its connection; None if there is none: a transport of the user's own client may do without."""
-    with suppress(KeyError, AttributeError):
-        return response.extensions["network_stream"].get_extra_info("socket")
-    return None
-
-
 def _fileno(stream: Any) -> int:
     """That of the socket below a network stream of the library; -1 if it is closed."""
     number: int = stream.get_extra_info("socket").fileno()
@@ -165,15 +148,91 @@ def _close(stream: Any) -> None:
         below._sock.close()  # noqa: SLF001  (asyncio hands out a view of the socket that cannot close it)
 
 
-def _end(response: Any) -> None:
-    """Let the connection of a response serve no more: the pool drops one that the other side seems to have left.
+_TO_THE_CONNECTION: Final = ("_stream", "_httpcore_stream", "_stream", "_connection")
+"""From a response's `stream` to the connection of httpcore that it came over: nothing public leads there."""
 
-    What a server sends behind a 204 or 304 would be taken for the beginning of the next response, and real servers
-    close after a 500. To close it here would break the pool, which looks whether it is readable.
+
+class _Body:
+    """The chunks of a response over HTTP/1.1, with the library's errors translated, and the end of its exchange.
+
+    A connection serves again only if it is known that nothing lies behind the response. A connection that must not is
+    shut down first, and closed by the library: its pool drops one that the other side seems to have left.
     """
-    connection = _socket(response)
-    if connection is not None:
-        shut_down(connection)
+
+    def __init__(self, response: Any, context: Context, translation: Translation, url: str) -> None:
+        self.stream: Any = response.extensions.get("network_stream")
+        """httpcore's; None if a transport of the user's own client does without a network."""
+        self.is_closed = False
+        self._response = response
+        self._context = context
+        self._translation = translation
+        self._url = url
+        connection: Any = response.stream
+        for name in _TO_THE_CONNECTION:
+            connection = getattr(connection, name, None)
+        self._connection = connection
+        # `aiter_raw` gives a connection back before it is known whether it may serve again. What a hook of the user's
+        # client has read it refuses, by an error of its own.
+        is_read = response.is_closed or response.is_stream_consumed
+        self._raw: AsyncGenerator[bytes, None] = response.aiter_raw() if is_read else aiter(response.stream)
+        self._is_whole = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with self._translation.translated(self._url, reading=True):
+            try:
+                return await anext(self._raw)
+            except StopAsyncIteration:
+                self._is_whole = True
+                if not self.is_closed:
+                    await run_to_end(self.aclose)
+                raise
+
+    async def aclose(self) -> None:
+        """Leave the exchange. The remote sees at once that this side has left, unless the connection is to serve again.
+
+        What a server sends behind a 204 or 304 would be taken for the beginning of the next response, and real servers
+        close after a 500.
+        """
+        serves_again = self.stream is None or (self._is_whole and self._response.status_code == OK and self._is_clean())
+        if not serves_again:
+            shut_down(self.stream.get_extra_info("socket"))
+        # In this order: what the library's generators do when they are closed is nothing then, and need not wait.
+        await self._closed(self._response)
+        await self._closed(self._raw)
+        if not serves_again:  # a second cancellation may have kept the library from it
+            await self._closed(self._connection or self.stream)
+        self.is_closed = True
+
+    async def _closed(self, resource: Any) -> None:
+        """Close it; how the library takes that would take the place of an error that comes out of the block."""
+        try:
+            await resource.aclose()
+        except Exception as failure:  # noqa: BLE001  (whatever it is: what there was to say is said)
+            tell("detail", self._context, "closing failed: %s", type(failure).__name__)
+
+    def _is_clean(self) -> bool:
+        """Whether nothing lies behind the response, which has been read to its end.
+
+        h11 keeps what it has read beyond the end, and would take it for the next response. Of a TLS connection more
+        may have been read than was decrypted. What is still in the socket is seen by the pool.
+        """
+        parser = getattr(self._connection, "_h11_state", None)
+        if parser is None or parser.trailing_data[0]:
+            return False
+        tls = self.stream.get_extra_info("ssl_object")
+        try:
+            return tls is None or tls.read(1) is None  # it returns bytes, or none at the end
+        except ssl.SSLError as error:
+            return isinstance(error, ssl.SSLWantReadError)
+
+
+def _offers_http2(client: Any) -> bool:
+    """Whether one of the client's own transports would speak HTTP/2 to a server that does."""
+    transports = [getattr(client, "_transport", None), *getattr(client, "_mounts", {}).values()]
+    return any(getattr(getattr(transport, "_pool", None), "_http2", False) for transport in transports)
 
 
 @attrs.define(eq=False)
@@ -245,22 +304,19 @@ class HTTPXFamily(Generic[ClientT]):
         unix_socket: str | None = None,
     ) -> None:
         ours = type(self).__name__
-        if client is not None and (verify is not True or proxy is not None or http2 or unix_socket is not None):
-            raise ConfigurationError(
-                f"{ours}: a client of your own brings its own verify, proxy, http2 and unix_socket"
-            )
+        if http2:
+            raise ConfigurationError(_NO_HTTP2.format(ours))
+        if client is not None and (verify is not True or proxy is not None or unix_socket is not None):
+            raise ConfigurationError(f"{ours}: a client of your own brings its own verify, proxy and unix_socket")
         if client is not None:
             check_class(client, self._library.AsyncClient, f"{ours}: client", ("stream", "is_closed", "timeout"))
         if proxy is not None and unix_socket is not None:
             raise ConfigurationError(f"{ours}: a proxy is not reached by a Unix socket; give one of the two")
-        if http2 and importlib.util.find_spec("h2") is None:
-            raise ConfigurationError(f"{ours}: http2 needs h2: pip install '{self._library.__name__}[http2]'")
         self._client = client
         self._verify = verify
         self._proxy = proxy
         self._connect = connect
         self._trust_env = trust_env
-        self._http2 = http2
         self._unix_socket = unix_socket
         self._live: PerLoop[_Live[ClientT]] = PerLoop()
         self._closed = Closed()
@@ -275,6 +331,8 @@ class HTTPXFamily(Generic[ClientT]):
         watch = None if self._client is None else _Watch(self._library, request)
         if client.is_closed:
             raise ClosedError(f"the {self._library.__name__} client of this transport was closed")
+        if request.url.startswith("https:") and _offers_http2(client):
+            raise ConfigurationError(_NO_HTTP2.format(type(self).__name__))
         own = client.timeout
         options: dict[str, Any] = {
             "headers": dict(request.headers),
@@ -286,28 +344,38 @@ class HTTPXFamily(Generic[ClientT]):
             options["extensions"] = {"trace": watch}
         logging.getLogger(self._library.__name__).addFilter(_hide_urls)  # once, however often it is added
         url = request.url if self._unix_socket is None else f"unix:{self._unix_socket}"
-        async with AsyncExitStack() as stack:
-            occupies = stack.enter_context(self._counted.exchange())
-            opening = _OPENING.set(True)
+        library = AsyncExitStack()
+        body: _Body | None = None
+
+        async def leave() -> None:
+            if body is not None:
+                await body.aclose()
+            await library.aclose()
+
+        with self._counted.exchange() as occupies:
             try:
-                with self._translation.translated(url, proxy=proxy or watch):
-                    response = await _entered(stack, self._open(client, request, options), request.context)
-                    headers = head_of(response.status_code, response.headers.multi_items())
+                opening = _OPENING.set(True)
+                try:
+                    with self._translation.translated(url, proxy=proxy or watch):
+                        entering = _entered(library, self._open(client, request, options), request.context)
+                        response = await told_once(entering)
+                        body = _Body(response, request.context, self._translation, url)
+                        headers = head_of(response.status_code, response.headers.multi_items())
+                finally:
+                    _OPENING.reset(opening)
+                if body.stream is None:
+                    self._blind = True
+                else:
+                    stream = self._counted.add(body.stream)
+                    occupies(lambda: None if response.is_closed else stream)
+                if response.http_version == "HTTP/2":
+                    raise ConfigurationError(_NO_HTTP2.format(type(self).__name__), outcome=Outcome.UNKNOWN)
+                yield HTTPResponse(response.status_code, headers, body, request)
             finally:
-                _OPENING.reset(opening)
-            if _socket(response) is None:
-                self._blind = True
-            else:
-                stream = self._counted.add(response.extensions["network_stream"])
-                occupies(lambda: None if response.is_closed else stream)
-            last = response.status_code != OK and response.http_version != "HTTP/2"
-            # An iterator by its annotation; it is a generator, and must be closed before its response is. `aiter_raw`
-            # gives the connection back when the body is read, and somebody else may have it then; `stream` does not.
-            raw: AsyncGenerator[bytes, None] = aiter(response.stream) if last else response.aiter_raw()
-            chunks = await _entered(stack, aclosing(raw), request.context)
-            if last:
-                stack.callback(_end, response)
-            yield HTTPResponse(response.status_code, headers, _Chunks(chunks, self._translation, url), request)
+                if body is not None and body.is_closed:
+                    await library.aclose()  # nothing is left to wait for
+                else:
+                    await run_to_end(leave)
 
     def _open(self, client: Any, request: HTTPRequest, options: dict[str, Any]) -> AbstractAsyncContextManager[Any]:
         """The block of the library's response."""
@@ -352,7 +420,6 @@ class HTTPXFamily(Generic[ClientT]):
         options: dict[str, Any] = {
             "verify": context,
             "trust_env": False,  # it has been read
-            "http2": self._http2,
             "limits": library.Limits(
                 max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=KEPT_SECONDS
             ),
@@ -385,7 +452,7 @@ class HTTPXFamily(Generic[ClientT]):
         live = self._live.take()
         if live is not None:
             with self._translation.translated("", reading=True):
-                await _close_all(live)
+                await run_to_end(functools.partial(_close_all, live))
 
     def __getstate__(self) -> dict[str, Any]:
         for name, live in (("client", self._client is not None), ("verify", not isinstance(self._verify, bool))):

@@ -31,7 +31,7 @@ class HTTPXTransport(HTTPXFamily[httpx.AsyncClient]):
         proxy: the URL of a proxy for everything; None takes those of the environment, but not for loopback.
         connect: seconds to have a connection; None waits as long as the run's `total` does.
         trust_env: False leaves the environment's proxies and certificates out.
-        http2: True offers the server HTTP/2, where it is https. Needs h2: `pip install 'httpx[http2]'`.
+        http2: not supported; True is a ConfigurationError. Leaving a run could not end it at the server.
         unix_socket: the path of a Unix socket to connect to, in the place of the URL's host; no proxy is used then.
     """
 
