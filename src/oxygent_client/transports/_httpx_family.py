@@ -196,14 +196,15 @@ class _Body:
         What a server sends behind a 204 or 304 would be taken for the beginning of the next response, and real servers
         close after a 500.
         """
-        serves_again = self.stream is None or (self._is_whole and self._response.status_code == OK and self._is_clean())
-        if not serves_again:
-            shut_down(self.stream.get_extra_info("socket"))
+        serves_again = self._is_whole and self._response.status_code == OK and self._is_clean()
+        left: Any = None if serves_again else self.stream
+        if left is not None:
+            shut_down(left.get_extra_info("socket"))
         # In this order: what the library's generators do when they are closed is nothing then, and need not wait.
         await self._closed(self._response)
         await self._closed(self._raw)
-        if not serves_again:  # a second cancellation may have kept the library from it
-            await self._closed(self._connection or self.stream)
+        if left is not None:  # a second cancellation may have kept the library from it
+            await self._closed(self._connection or left)
         self.is_closed = True
 
     async def _closed(self, resource: Any) -> None:

@@ -362,7 +362,7 @@ class AiohttpTransport:
         return trust(_default_trust if self._trust_env else _system_trust, trust_env=self._trust_env)
 
     def _new_session(self) -> aiohttp.ClientSession:
-        connector: aiohttp.BaseConnector
+        connector: Any
         if self._unix_socket is not None:
             connector = aiohttp.UnixConnector(self._unix_socket, limit=0, keepalive_timeout=KEPT_SECONDS)
         else:
