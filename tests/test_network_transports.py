@@ -1436,6 +1436,21 @@ async def test_user_information_in_the_url(library: Library) -> None:
     assert ["Basic YWRhOnBAc3M="] == [request.headers["authorization"] for request in server.requests]
 
 
+@pytest.mark.parametrize("end", [b"", b"zz\r\n", chunk(progress(3))[:-4]], ids=["cut", "nonsense", "cut in a chunk"])
+async def test_what_came_before_an_error(library: Library, end: bytes) -> None:
+    """A reader who is slow gets what came before the connection broke, and then the error."""
+    go = anyio.Event()
+    runs = play([BEGUN, go, chunk(progress(2)) + end, CLOSE])
+    seen: list[object] = []
+    async with asking(library, runs) as (agent, _), agent.stream("hi") as run:
+        with pytest.raises(errors.IncompleteStreamError):
+            async for event in run:
+                seen.append(event.type)
+                go.set()
+                await anyio.sleep(0.05)  # until it is broken: nothing tells of it
+    assert seen == ["progress", "progress"]
+
+
 async def test_no_echo_in_an_error(library: Library) -> None:
     """What a server's nonsense quotes is not told: it may be a secret that was sent. What is wrong with it is."""
     for said, reason in ECHOES:

@@ -2,8 +2,7 @@
 
 Rule 1: aiohttp knows asyncio alone; under trio an exchange is a `ConfigurationError` that names what works there.
 Rule 2: an exception of aiohttp is translated here, by one table, and is never seen elsewhere but as a `__cause__`.
-Rule 3: the clocks are the run's; only the time to connect is kept here. (aiohttp 3.14 waits for ever on a malformed
-    chunk size, even after the other side is gone: the run's clocks end that too.)
+Rule 3: the clocks are the run's; only the time to connect is kept here.
 Rule 4: secrets stay home: a session of our own keeps no cookie of one run for the next, and sends no credentials of
     `.netrc`, as aiohttp's `trust_env` does, over http too; so the proxies of the environment are found without it.
 """
@@ -120,12 +119,14 @@ END_OF_HEAD: Final = b"\r\n\r\n"
 class _Connection(ResponseHandler):
     """aiohttp's side of one connection, which serves again only if nothing came behind its last response.
 
-    aiohttp takes what comes behind a response for the next one.
+    aiohttp takes what comes behind a response for the next one. What it cannot parse it does not tell the reader of a
+    body, who would wait for ever, even after the other side is gone.
     """
 
     _is_idle = False
     """Whether the response has come to its end, and the next request has not begun."""
     _awaits_head = True
+    _body: aiohttp.StreamReader | None = None
 
     def set_response_params(self, **params: Any) -> None:
         """A request begins."""
@@ -137,11 +138,18 @@ class _Connection(ResponseHandler):
         super().feed_data(data, size)
         message, body = data
         if message.code >= 200:  # else it is interim
-            self._awaits_head = False
+            self._awaits_head, self._body = False, body
             body.on_eof(self._ended)
 
     def _ended(self) -> None:
-        self._is_idle = True
+        self._is_idle, self._body = True, None
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
+        """The connection is of no more use."""
+        super().set_exception(exc, *[exc_cause] if exc_cause is not None else [])
+        body, self._body = self._body, None
+        if body is not None and body.exception() is None:
+            body.set_exception(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come. They are parsed in pieces, to see whether the response ended before the last of them.
@@ -171,7 +179,7 @@ class _Chunks:
     """The chunks of a response, as they come."""
 
     def __init__(self, response: aiohttp.ClientResponse, url: str) -> None:
-        self._content = response.content
+        self._content: Any = response.content
         self._url = url
         framed = response.headers.keys() & {"Content-Length", "Transfer-Encoding"}
         connection = None if framed else response.connection
@@ -182,7 +190,14 @@ class _Chunks:
 
     async def __anext__(self) -> bytes:
         with TRANSLATION.translated(self._url, reading=True):
-            piece = await self._content.readany()
+            piece: bytes
+            try:
+                piece = await self._content.readany()
+            except Exception:
+                # It tells of an error before it hands over what came before that.
+                piece = self._content._read_nowait(-1)  # noqa: SLF001
+                if not piece:
+                    raise
             if piece:
                 return piece
             # To aiohttp each end of the connection is the end of a body that names none, be it a reset.
