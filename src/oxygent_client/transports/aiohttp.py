@@ -195,7 +195,7 @@ class _Chunks:
                 piece = await self._content.readany()
             except Exception:
                 # It tells of an error before it hands over what came before that.
-                piece = self._content._read_nowait(-1)  # noqa: SLF001
+                piece = self._content._read_nowait(-1)  # noqa: SLF001  (nothing public hands it over)
                 if not piece:
                     raise
             if piece:
@@ -383,8 +383,9 @@ class AiohttpTransport:
         else:
             sockets: dict[str, Any] = {"socket_factory": partial(_socket, self._counted)} if TELLS_OF_SOCKETS else {}
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS, **sockets)
-        # Nothing public says of which class its connections are; tests/test_surplus.py fails if this does not any more.
-        connector._factory = partial(_Connection, loop=asyncio.get_running_loop())  # noqa: SLF001
+        # tests/test_surplus.py fails if this no longer says of which class its connections are.
+        factory = partial(_Connection, loop=asyncio.get_running_loop())
+        connector._factory = factory  # noqa: SLF001  (nothing public does)
         timeout = aiohttp.ClientTimeout(connect=self._connect)
         return aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
 
