@@ -559,7 +559,7 @@ QUIET: Final[dict[str, tuple[Heard, list[Any], Any, Timeouts]]] = {
         Timeouts(),
     ),
     "no records": (
-        Heard(errors.IdleTimeoutError, [], STARTED, [0], [2, 600], 600.02),  # what is on its way is taken in
+        Heard(errors.IdleTimeoutError, [], STARTED, [0], [2, 600], 600.1),  # what is on its way is taken in
         [PINGS],
         NO_RECORDS,
         Timeouts(),
