@@ -7,6 +7,7 @@ Rule 3: whatever a remote sends, no control character of it reaches the output.
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import math
@@ -17,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -26,8 +28,6 @@ import anyio
 import pytest
 from attrs import define
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.control import Control
-from rich.segment import Segment
 
 import oxygent_client
 from oxygent_client import (
@@ -49,11 +49,12 @@ from oxygent_client.cli import main
 from oxygent_client.cli._app import ask_with, attempt, silence
 from oxygent_client.cli._converse import converse
 from oxygent_client.cli._loopback import serving
+from oxygent_client.cli._markdown import laid_out
 from oxygent_client.cli._remedies import EXIT_CODES, REMEDIES, complaint, remedy_of
-from oxygent_client.cli._render import Escaped, Fitted, answer, organization, tree
-from oxygent_client.cli._safe import as_json, block, brief, escaped, line
+from oxygent_client.cli._render import MEMBERS, Drawn, Fitted, answer, organization, tree
+from oxygent_client.cli._safe import as_json, block, brief, escaped, indented, line
 from oxygent_client.cli._show import JSONShow, LinesShow, LiveShow, Outcome
-from oxygent_client.cli._view import DEEPEST, MOST, TEXT, View
+from oxygent_client.cli._view import DEEPEST, LINE, MOST, TEXT, View
 from oxygent_client.testing import Cassette, ToyRemote
 from oxygent_client.testing.script import SCRIPTS, Call, Say, Script
 from oxygent_client.transports.asgi import ASGITransport
@@ -244,6 +245,38 @@ VIEWS: Final[list[tuple[str, list[Event], list[str]]]] = [
         ["running a 4s", " text one", " progress half 50%"],
     ),
     (
+        "two calls of one id: the later one is meant",
+        [
+            called("user a"),
+            called("user a b", node="x"),
+            called("user a c", node="x"),
+            said("note"),
+            returned("x", "c's"),
+        ],
+        ["running a 5s", " running b 4s", " done c c's 2s", " text note"],
+    ),
+    (
+        "calls by the whole of their long ids",
+        [
+            called("user a"),
+            called("user a b", node="x" * 200 + "1"),
+            called("user a c", node="x" * 200 + "2"),
+            returned("x" * 200 + "1", "b's"),
+            event(Custom, "think", "hm", node_id="x" * 200 + "2"),
+        ],
+        ["running a 5s", " done b b's 2s", " running c 3s", " think hm"],
+    ),
+    (
+        "calls by the whole of their long stacks",
+        [called("user " + "a " * 60), called("user " + "a " * 60 + "b"), called("user " + "a " * 59 + "b c")],
+        ["running a 3s", " running b 2s", "running c 1s"],
+    ),
+    (
+        "stacks that read alike in one piece",
+        [called("user a"), called("us era t")],
+        ["running a 2s", "running t 1s"],
+    ),
+    (
         "the line that an inner agent writes",
         [
             called("user a"),
@@ -267,6 +300,8 @@ def test_the_tree(events: list[Event], shown: list[str]) -> None:
     assert view.events == len(events)
 
 
+BIG: Final = 10**400  # no float holds it
+
 PROGRESS: Final[list[tuple[Any, str]]] = [
     ("a word", "a word"),
     ({"step": 1, "of": 2}, "1 of 2 50%"),
@@ -279,10 +314,18 @@ PROGRESS: Final[list[tuple[Any, str]]] = [
     ({"text": "words"}, "words"),
     ({"step": math.nan, "of": 3}, '{"step": NaN, "of": 3}'),
     ([1, 2], "[1, 2]"),
+    ({"step": 1, "of": math.inf}, '{"step": 1, "of": Infinity}'),
+    ({"step": math.inf, "of": 3}, '{"step": Infinity, "of": 3}'),
+    ({"step": True, "of": 3}, '{"step": true, "of": 3}'),
+    ({"step": 1, "of": True}, '{"step": 1, "of": true}'),
+    ({"progress": None}, '{"progress": null}'),
+    ({"step": BIG, "of": 3}, f'{{"step": {BIG}, "of": 3}}'),
+    ({"step": 1, "of": BIG}, f'{{"step": 1, "of": {BIG}}}'),
+    ({"progress": -BIG}, f'{{"progress": -{BIG}}}'),
 ]
 
 
-@pytest.mark.parametrize(("content", "shown"), PROGRESS, ids=[str(row[0]) for row in PROGRESS])
+@pytest.mark.parametrize(("content", "shown"), PROGRESS, ids=[str(row[0])[:40] for row in PROGRESS])
 def test_progress(content: Any, shown: str) -> None:
     """Progress in the shapes that agents use is a share and words; any other shape is shown as it is."""
     view = View()
@@ -324,6 +367,70 @@ def test_the_tree_is_bounded() -> None:
     for _ in range(100):
         wide.see(delta("0123456789" * 100), 0)
     assert wide.text == "0123456789" * (TEXT // 10)
+
+
+def test_a_progress_that_is_not_kept() -> None:
+    """Where nothing more is kept, progress is counted like anything else."""
+    view = View()
+    for _ in range(MOST):
+        view.see(said("note"), 0)
+    view.see(event(Progress, "progress", "soon"), 0)
+    view.see(event(Progress, "progress", "sooner"), 0)
+    assert view.hidden == 2
+
+
+HELD: Final[list[tuple[str, Callable[[int], list[Event]]]]] = [
+    ("long ids", lambda n: [called("user a", node=f"{n}" + "N" * 400_000)]),
+    ("long stacks", lambda n: [called("x", call_stack=[f"u{n}-{k}" for k in range(20_000)], node=f"{n}")]),
+    ("long names", lambda n: [called("x", callee=f"{n}" + "N" * 400_000, callee_category="N" * 400_000, node=f"{n}")]),
+    ("long arguments", lambda n: [called("user a", f"{n}" + "N" * 400_000, node=f"{n}")]),
+    ("long outputs", lambda n: [called("user a", node=f"{n}"), returned(f"{n}", f"{n}" + "N" * 400_000)]),
+    ("long texts", lambda n: [called("user a", node="a"), called("user a b"), delta("N" * 400_000, node_id="b")]),
+    ("long notes", lambda n: [said(f"{n}" + "N" * 400_000)]),
+]
+
+
+@pytest.mark.parametrize("events", [row[1] for row in HELD], ids=[row[0] for row in HELD])
+def test_what_a_view_holds(events: Callable[[int], list[Event]]) -> None:
+    """A view holds little of what comes, however long its ids, stacks and texts are."""
+    view = View()
+
+    def feed(number: int) -> None:
+        for each in events(number):
+            view.see(each, 0)
+
+    tracemalloc.start()
+    try:
+        for number in range(10):
+            feed(number)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 400_000
+
+
+def test_an_inner_line_is_bounded() -> None:
+    """Of a line that an inner agent never ends, as much is kept as is shown."""
+    view = View()
+    for each in [called("user a"), called("user a b"), *[delta("0123456789" * 50, node_id="b")] * 10]:
+        view.see(each, 0)
+    assert len(view.nodes["1:b"].text) == LINE
+
+
+def test_an_event_is_not_compared_with_every_call() -> None:
+    """The call of an event is looked up: what that takes does not grow with the calls that are open."""
+    view = View()
+    for number in range(MOST):
+        view.see(called("user a", node=f"n{number}"), 0)
+    steps: list[str] = []
+    sys.setprofile(lambda _frame, what, _function: steps.append(what))
+    try:
+        view.see(delta("x", agent="nobody"), 0)
+        view.see(called("nobody x"), 0)
+        view.see(returned("n7"), 0)
+    finally:
+        sys.setprofile(None)
+    assert len(steps) < MOST / 4
 
 
 # ---------------------------------------------------------------------------------------------------------- The picture
@@ -405,6 +512,8 @@ ANSWERS: Final[list[tuple[Any, str]]] = [
     ({"a": [1]}, '"a": ['),
     (None, "null"),
     ("*" * 50_001, "*" * 34),
+    ("a\n" * 3000 + "end", "end"),
+    ([0] * 20_000, "0, 0, 0"),
 ]
 
 
@@ -416,20 +525,90 @@ def test_the_answer(content: Any, shown: str) -> None:
     assert all(each.isprintable() for each in lines)
 
 
-def test_a_style_survives_escaping() -> None:
-    """Escaping changes texts; what controls the terminal is rich's own and passes."""
-    out = io.StringIO()
-    console = Console(file=out, force_terminal=True, color_system="standard", width=20)
-    console.print(Escaped(ControlAndText()))
-    assert out.getvalue() == "\x1b[1A\\x07\n"
+MARKDOWN: Final[list[tuple[str, list[str]]]] = [
+    ("# Head **x**\n\ntext", ["Head x", "", "text"]),
+    ("- one\n  * two\n+ three", [" • one", "   • two", " • three"]),
+    ("1. one", ["1. one"]),
+    ("> said\n>> - twice", ["▌ said", "▌ ▌  • twice"]),
+    ("* * *\n---", ["─" * 20, "─" * 20]),
+    ("*em* _em_ __strong__ ~~gone~~ `a*b*c` ``d``", ["em em strong gone a*b*c d"]),
+    ("2 * 3 * 4, snake_case_name", ["2 * 3 * 4, snake_case_name"]),
+    (r"\*no\* &lt;b&gt; `&lt;`", ["*no* <b> &lt;"]),
+    ("```python\n**as** &lt;\n\n# is\n````\n**x**", ["python", "**as** &lt;", "", "# is", "x"]),
+    ("~~~\n```\n~~~ no end\nx", ["", "```", "~~~ no end", "x"]),
+    ("| a | b |\n|---|---|", ["| a | b |", "|---|---|"]),
+    ("**" + "a" * 201 + "**", ["**" + "a" * 201 + "**"]),
+    ("*" + "a" * 2000 + "*", ["*" + "a" * 2000 + "*"]),
+    ("[a](b) ![c](d) [e]: f", ["a (b) !c (d) [e]: f"]),
+    ("&#x202e;&#10;", [r"\u202e", ""]),
+]
 
 
-class ControlAndText:
-    """A control sequence of rich's own, and a text that holds a bell."""
+@pytest.mark.parametrize(("text", "shown"), MARKDOWN, ids=[row[0][:20] for row in MARKDOWN])
+def test_markdown(text: str, shown: list[str]) -> None:
+    """Marks become styles, a fence keeps what stands in it, and nothing that was written is lost."""
+    assert "\n".join(each.plain for each in laid_out(text)).split("\n") == shown
+
+
+def test_the_last_lines_of_markdown() -> None:
+    """Of a long text its last lines are laid out, code as code."""
+    rows = laid_out("```\n" + "**x**\n" * 10 + "```\n**y**", last=2)
+    assert [each.plain for each in rows] == ["**x**", "y"]
+
+
+class EndlessLexer:
+    """What a package that is installed by chance gives for a lexer: it never gives its tokens."""
+
+    name = "Endless"
+    aliases: ClassVar[list[str]] = ["endless"]
+
+    def __init__(self, **options: object) -> None:
+        raise AssertionError("a lexer was made")
+
+
+def test_no_language_chooses_what_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever language a fence names, also one that another package brings, its text is drawn as any other is."""
+    info = tmp_path / "endless_lexer-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: endless-lexer\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[pygments.lexers]\nendless = {__name__}:EndlessLexer\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    lexers = importlib.import_module("pygments.lexers")
+    aliases = sorted({"endless", *(alias for _, names, *_ in lexers.get_all_lexers(plugins=False) for alias in names)})
+    assert EndlessLexer in importlib.import_module("pygments.plugin").find_plugin_lexers()
+    pictures = {alias: drawn(answer(f"```{alias}\n<!-- seen", finished=True)) for alias in aliases}
+    words = {alias: [each.strip("│ ") for each in shown[2:-2]] for alias, shown in pictures.items()}
+    assert words == {alias: [alias, "<!-- seen"] for alias in aliases}
+
+
+def test_no_lexer_is_loaded() -> None:
+    """To draw an answer does not so much as load what highlights code."""
+    program = (
+        "import sys; from rich.console import Console; from oxygent_client.cli._show import LiveShow;"
+        "from oxygent_client.cli import _render; Console().print(_render.answer('```python\\nx = 1', finished=True));"
+        "print({'pygments', 'rich.syntax', 'rich.markdown'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+class Broken:
+    """Something that begins to be drawn, and cannot be."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Control.move(0, -1).segment
-        yield Segment("\x07\n")
+        yield "half of it"
+        raise OverflowError
+
+
+def test_what_cannot_be_drawn() -> None:
+    """A line says what is missing, and the rest is drawn."""
+    assert drawn(Drawn("the tree", Broken)) == ["the tree cannot be shown (OverflowError)"]
+
+
+@pytest.mark.parametrize(("size", "lines"), [(2, 4), (30_000, 1)])
+def test_long_json_is_not_indented(size: int, lines: int) -> None:
+    """JSON is indented for a person, unless it is long: what is nested deep would grow a hundredfold."""
+    assert indented([0] * size).count("\n") + 1 == lines
 
 
 ORGANIZATIONS: Final[list[tuple[dict[str, Any], list[str]]]] = [
@@ -450,6 +629,47 @@ ORGANIZATIONS: Final[list[tuple[dict[str, Any], list[str]]]] = [
 def test_the_organization(document: dict[str, Any], shown: list[str]) -> None:
     """Every member is a line with its type, whatever shape the document has."""
     assert shown == drawn(organization(document))
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """An organization in which each member has one below it, and the last two."""
+    inner: dict[str, Any] = {"name": f"m{levels}", "children": [{"name": "t1"}, {"name": "t2"}]}
+    for number in range(levels - 1, 0, -1):
+        inner = {"name": f"m{number}", "children": [inner]}
+    return inner
+
+
+def test_a_deep_organization() -> None:
+    """Members for whom there is no room further in are drawn all the same, each with its level."""
+    assert drawn(organization(nested(4)), width=40) == [
+        "m1",
+        "└── m2",
+        "    └── m3",
+        "    └── level 4: m4",
+        "    ├── level 5: t1",
+        "    └── level 5: t2",
+    ]
+
+
+def test_a_narrow_organization() -> None:
+    """A name that is longer than the line goes on in the next."""
+    document = {"name": "a", "children": [{"name": "b" * 10}, {"name": "c" * 10}]}
+    assert drawn(organization(document), width=10) == [
+        "a", "├── bbbbbb", "│   bbbb", "└── cccccc", "    cccc"
+    ]  # fmt: skip
+
+
+def test_an_organization_in_ascii() -> None:
+    """A terminal without Unicode gets ASCII."""
+    assert drawn(organization(nested(1)), encoding="ascii") == ["m1", "|-- t1", "`-- t2"]
+
+
+def test_a_large_organization() -> None:
+    """The first members are drawn; a line says how many more there are."""
+    document = {"name": "a", "children": [{"name": "n" * 1000}, *({"name": f"m{n}"} for n in range(MEMBERS + 5))]}
+    shown = drawn(organization(document), width=200)
+    assert (len(shown), shown[1]) == (MEMBERS + 1, f"├── {'n' * 100}…")
+    assert shown[-1] == "and 7 more members, not shown; --json shows all"
 
 
 # ------------------------------------------------------------------------------------------------------------ The shows
@@ -489,6 +709,17 @@ def test_live_that_failed() -> None:
         show.see(called("user a"), 0)
         show.see(delta("half an ans"), 1)
     assert ("○ a" in out.getvalue(), "half an ans" in out.getvalue(), "answer" in out.getvalue()) == (True, True, False)
+
+
+def test_a_frame_is_bounded() -> None:
+    """What is drawn again and again is as much as the terminal shows; the count of what is above is of all."""
+    out = io.StringIO()
+    console = Console(file=out, width=50, height=12, force_terminal=True, color_system=None)
+    with LiveShow(console, "why") as show:
+        for number in range(MOST):
+            show.see(said(f"note {number}"), 0)
+        show.tick(1)
+    assert f"{MOST - 8} lines above" in out.getvalue()
 
 
 LINES: Final = [
@@ -590,7 +821,7 @@ async def test_nobody_reads_any_more() -> None:
     assert [run.state for run in toy.runs] == ["cancelled"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, OSError])
 async def test_what_a_show_raises(error: type[BaseException]) -> None:
     """Whatever ends a conversation comes out as it was, and not in a group."""
     with pytest.raises(error):
@@ -604,6 +835,72 @@ async def test_a_conversation_that_is_cancelled() -> None:
         await converse(in_process(toy), "slow", Stopping(scope))
     assert scope.cancelled_caught
     assert [run.state for run in toy.runs] == ["cancelled"]
+
+
+@define
+class Stumbling:
+    """A show that cannot show some of what happens."""
+
+    error: Exception
+    over: tuple[str, ...]
+    interval: ClassVar[float | None] = 0.001
+    ticked: int = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        pass
+
+    def see(self, event: Event, at: float) -> None:
+        self._step("see")
+
+    def tick(self, at: float) -> None:
+        self.ticked += 1
+        self._step("tick")
+
+    def finish(self, outcome: Outcome, at: float) -> None:
+        self._step("finish")
+
+    def _step(self, name: str) -> None:
+        if name in self.over:
+            raise self.error
+
+
+STUMBLES: Final[list[tuple[tuple[str, ...], str]]] = [
+    (("see",), "an event of the class ToolCall (OverflowError), and 2 times more"),
+    (("finish",), "the answer (OverflowError)."),
+    (("tick",), "the picture (OverflowError)"),
+    ((), ""),
+]
+
+
+@pytest.mark.parametrize(("over", "says"), STUMBLES, ids=["events", "answer", "picture", "nothing"])
+async def test_what_cannot_be_shown(over: tuple[str, ...], says: str) -> None:
+    """A run goes on when something of it cannot be shown; one line says so."""
+    lines: list[str] = []
+    show = Stumbling(OverflowError(), over)
+    outcome = await converse(in_process(ToyRemote(pace=0)), "echo hi", show, say=lines.append)
+    assert outcome.response.output == "hi"
+    assert len(lines) == bool(over)
+    assert says in "".join(lines)
+
+
+async def test_a_picture_that_can_no_longer_be_written() -> None:
+    """The error comes out as it was, and not as a group; the remote run stops."""
+    toy = ToyRemote(pace=0)
+    with pytest.raises(BrokenPipeError):
+        await converse(in_process(toy), "hang", Stumbling(BrokenPipeError(), ("tick",)))
+    assert {run.state for run in toy.runs} <= {"cancelled"}
+
+
+def test_what_cannot_be_shown_is_said_on_stderr() -> None:
+    """The line is for a person, beside what is shown."""
+    err = io.StringIO()
+    with redirect_stderr(err):
+        code = ask_with(in_process(ToyRemote(pace=0)), "echo hi", Stumbling(ValueError(), ("see",)))
+    assert (code, err.getvalue().count("\n")) == (0, 1)
+    assert "--json" in err.getvalue()
 
 
 # --------------------------------------------------------------------------------------------------------- The commands
@@ -644,10 +941,13 @@ ODD_SAYINGS = Script(
 )
 
 
+LARGE = Script([Say(json.dumps({"type": "progress", "content": {"step": BIG, "of": 3}}))], output="the answer is 42")
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """A server that all tests of this file share."""
-    scripts = {**SCRIPTS, "sayings": ODD_SAYINGS, "number": Script([Call("add_up")], output={"n": 1})}
+    scripts = {**SCRIPTS, "sayings": ODD_SAYINGS, "number": Script([Call("add_up")], output={"n": 1}), "large": LARGE}
     served = Server(ToyRemote(pace=0, scripts=scripts))
     with serving(served) as url:
         served.url = url
@@ -701,6 +1001,15 @@ def test_ask_shows_no_control_characters(server: Server) -> None:
     assert all(each.isprintable() for each in ran.out.split("\n"))
     for shown in (r"\x1b[2Jcleared", "[bold]x", r"\ud800 \u202e", "NaN", r"\x1b]0;title\x07 done \u202e"):
         assert shown in ran.out
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["lines", "json"])
+def test_ask_with_large_numbers(server: Server, options: tuple[str, ...]) -> None:
+    """Numbers that no float holds are shown, and the answer after them."""
+    ran = command("ask", server.url, "large", *options)
+    assert (ran.code, ran.err) == (0, "")
+    assert str(BIG) in ran.out
+    assert "the answer is 42" in ran.out
 
 
 OPTIONS: Final[list[tuple[list[str], Callable[[Any], Any], Any]]] = [

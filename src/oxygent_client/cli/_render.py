@@ -1,33 +1,37 @@
 """What the conversation looks like: a View in, something that rich can print out.
 
 Rule 1: no state and no clock; the same view at the same moment is the same picture.
-Rule 2: remote text is never markup: it is a Text, or Markdown whose output is escaped once more (Escaped).
+Rule 2: remote text is never markup of rich's: it is a Text, or laid out by `_markdown`, and it never chooses a lexer.
 Rule 3: every line of the tree is one line of the terminal; what is too long ends in an ellipsis.
+Rule 4: bounded. What is drawn again and again is no more than the terminal shows; what is too long for a frame is
+written as it is; what is left out is said.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import Any, cast
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeAlias, cast
 
 from attrs import frozen
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.markdown import Markdown
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
 
-from oxygent_client.cli._safe import block, escaped, line
+from oxygent_client.cli._markdown import laid_out
+from oxygent_client.cli._safe import block, brief, indented, line
 from oxygent_client.cli._view import Line, Mark, View
 
-__all__ = ["Escaped", "Fitted", "answer", "organization", "question", "summary", "tree"]
+__all__ = ["MEMBERS", "Drawn", "Fitted", "answer", "organization", "question", "summary", "tree"]
 
-# The longest text that is laid out as Markdown (characters): a megabyte takes seconds, and a person reads a page.
-_MARKDOWN = 50_000
+# The longest text that gets a frame (characters, lines): a megabyte takes seconds, and a person reads a page.
+_FRAMED = 50_000
+_FRAMED_LINES = 2000
+MEMBERS: Final = 1000
+"""How many members of an organization are drawn (a count)."""
+_NAME = 100  # as much of a member's name as is drawn (characters)
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _FRAMES_PER_SECOND = 12
 
@@ -55,14 +59,27 @@ _GUIDES = {False: ("   ", "│  ", "└─ ", "├─ "), True: ("   ", "|  ", "
 
 
 @frozen
-class Escaped:
-    """A renderable whose text is escaped when it is laid out: Markdown turns `&#x202e;` into the character itself."""
+class Drawn:
+    """What `make` makes; a line that says what is missing where it cannot be made or laid out."""
 
-    inner: RenderableType
+    what: str
+    make: Callable[[], RenderableType]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for segment in console.render(self.inner, options):
-            yield segment if segment.control else Segment(escaped(segment.text), segment.style)
+        try:
+            yield from list(console.render(self.make(), options))
+        except Exception as error:  # noqa: BLE001  (whatever a remote's text does to it, the rest is shown)
+            yield Text(f"{self.what} cannot be shown ({type(error).__name__})", "yellow")
+
+
+@frozen
+class Written:
+    """A text as it is, in lines that the terminal breaks: it takes next to no time, however long the text."""
+
+    text: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Segment(f"{self.text}\n")
 
 
 @frozen
@@ -71,11 +88,13 @@ class Fitted:
 
     inner: RenderableType
     height: int
+    above: int = 0
+    """How many lines `inner` left out by itself."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines = console.render_lines(self.inner, options.update(height=None), pad=False)
         if len(lines) > self.height:
-            more = [Segment(f"   … {len(lines) - self.height + 1} lines above", console.get_style("dim"))]
+            more = [Segment(f"   … {len(lines) - self.height + 1 + self.above} lines above", console.get_style("dim"))]
             lines = [*lines[:2], more, *lines[len(lines) - self.height + 3 :]]
         for row in lines:
             yield from row
@@ -87,17 +106,28 @@ def question(query: str) -> RenderableType:
     return Text.assemble(("▌ ", "bold cyan"), (line(query), "bold"), overflow="ellipsis", no_wrap=True)
 
 
-def tree(view: View, at: float, *, ascii_only: bool = False) -> RenderableType:
-    """The calls and notes so far, each with its time at the right edge."""
-    grid = Table.grid(expand=True, padding=(0, 1))
-    grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-    grid.add_column(justify="right", no_wrap=True)
-    for shown in view.lines(at):
-        seconds = Text("" if shown.seconds is None else f"{shown.seconds:.1f}s", LOOKS[shown.mark].words)
-        grid.add_row(_line(shown, at, ascii_only=ascii_only), seconds)
-    if view.hidden:
-        grid.add_row(Text(f"and {view.hidden} more, not shown", "dim"))
-    return grid
+@frozen
+class _Rows:
+    """One line of the terminal for each line of the tree, with its seconds at the right edge."""
+
+    lines: Sequence[Line]
+    at: float
+    ascii_only: bool
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        times = ["" if each.seconds is None else f"{each.seconds:.1f}s" for each in self.lines]
+        edge = max(map(len, times), default=0)
+        room = max(options.max_width - edge - 1, 1)
+        for each, seconds in zip(self.lines, times, strict=True):
+            text = _line(each, self.at, ascii_only=self.ascii_only)
+            text.truncate(room, overflow="ellipsis", pad=True)
+            yield from text.append(f" {seconds:>{edge}}", LOOKS[each.mark].words).render(console, end="\n")
+
+
+def tree(view: View, at: float, *, ascii_only: bool = False, last: int | None = None) -> RenderableType:
+    """The calls and notes so far, each with its time at the right edge; the last `last` of them, where it is given."""
+    rows = _Rows(deque(view.lines(at), last), at, ascii_only)
+    return Group(rows, Text(f"and {view.hidden} more, not shown", "dim")) if view.hidden else rows
 
 
 def _line(shown: Line, at: float, *, ascii_only: bool) -> Text:
@@ -125,15 +155,15 @@ def _line(shown: Line, at: float, *, ascii_only: bool) -> Text:
     return text
 
 
-def answer(content: Any, *, finished: bool) -> RenderableType:
-    """The answer in its frame: text as Markdown, anything else as indented JSON."""
-    if not isinstance(content, str):
-        inner: RenderableType = Text(block(json.dumps(content, indent=2, ensure_ascii=False)))
-    elif len(content) <= _MARKDOWN:
-        # No hyperlinks: a terminal would show the words of a link and hide where it leads.
-        inner = Escaped(Markdown(block(content), hyperlinks=False))
-    else:
-        inner = Text(block(content))
+def answer(content: Any, *, finished: bool, last: int | None = None) -> RenderableType:
+    """The answer in its frame: text as Markdown, anything else as indented JSON; the last `last` lines of it, if given.
+
+    What is too long for that is written as it is.
+    """
+    text = block(content if isinstance(content, str) else indented(content))
+    if len(text) > _FRAMED or text.count("\n") > _FRAMED_LINES:
+        return Written(text)
+    inner = Group(*laid_out(text, last=last)) if isinstance(content, str) else Text(text)
     style = "green" if finished else "bright_black"
     return Panel(inner, box=box.ROUNDED, border_style=style, padding=(1, 2), title="answer" if finished else None)
 
@@ -144,22 +174,70 @@ def summary(view: View, at: float, trace_id: str) -> RenderableType:
     return Text("  ".join([" · ".join(facts), f"trace {line(trace_id)}"]), "dim")
 
 
+_Guide: TypeAlias = "tuple[_Guide, bool] | None"
+"""Whether more follows at a level, with the same of the levels above: shared, so that depth costs nothing."""
+_BRANCHES = {False: ("    ", "│   ", "└── ", "├── "), True: ("    ", "|   ", "`-- ", "|-- ")}
+
+
 def organization(document: Mapping[str, Any]) -> RenderableType:
-    """The agents and tools of a remote, as a tree."""
-    drawn = Tree(_member(document), guide_style="bright_black")
-    _grow(drawn, document)
-    return drawn
+    """The agents and tools of a remote, as a tree: the first MEMBERS, and how many more there are."""
+    return _Organization(document)
+
+
+@frozen
+class _Organization:
+    document: Mapping[str, Any]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        blank, through, last, more = _BRANCHES[options.ascii_only]
+        most = max((options.max_width - 30) // len(blank), 1)  # levels, so that there is room for a name
+        hidden = 0
+        for number, (guide, member) in enumerate(_members(self.document)):
+            if number >= MEMBERS:
+                hidden += 1
+                continue
+            levels = _levels(guide)
+            before = "".join(through if follows else blank for follows in levels[:-1][: most - 1])
+            branch, below = ((more, through) if levels[-1] else (last, blank)) if levels else ("", "")
+            text = _member(member)
+            if len(levels) > most:  # there is no room to set it further in: its level is said
+                text = Text.assemble((f"level {len(levels) + 1}: ", "dim"), text)
+            room = max(options.max_width - len(before + branch), 1)
+            parts = [text] if text.cell_len <= room else text.wrap(console, room, overflow="fold")
+            for part in parts:
+                yield from Text.assemble((before + branch, "bright_black"), part).render(console, end="\n")
+                branch = below
+        if hidden:
+            yield Text(f"and {hidden} more members, not shown; --json shows all", "dim")
+
+
+def _members(document: Mapping[str, Any]) -> Iterator[tuple[_Guide, Mapping[str, Any]]]:
+    waiting: list[tuple[_Guide, Mapping[str, Any]]] = [(None, document)]
+    while waiting:
+        guide, member = waiting.pop()
+        yield guide, member
+        listed = member.get("children")
+        children = [
+            cast("dict[str, Any]", child)
+            for child in (cast("list[Any]", listed) if isinstance(listed, list) else ())
+            if isinstance(child, dict)
+        ]
+        waiting.extend(((guide, place > 0), child) for place, child in enumerate(reversed(children)))
+
+
+def _levels(guide: _Guide) -> list[bool]:
+    levels: list[bool] = []
+    while guide is not None:
+        guide, follows = guide
+        levels.append(follows)
+    return levels[::-1]
 
 
 def _member(document: Mapping[str, Any]) -> Text:
-    kind, name = line(str(document.get("type", ""))), line(str(document.get("name", ""))) or "(no agents)"
+    kind, name = (_clipped(brief(document.get(key, ""))) for key in ("type", "name"))
     style = {"agent": "bold cyan", "flow": "bold cyan", "llm": "magenta"}.get(kind, "")
-    return Text.assemble((name, style), (f"  {kind}", "dim") if kind else "")
+    return Text.assemble((name or "(no agents)", style), (f"  {kind}", "dim") if kind else "")
 
 
-def _grow(drawn: Tree, document: Mapping[str, Any]) -> None:
-    children = document.get("children")
-    for child in cast("list[Any]", children) if isinstance(children, list) else []:
-        if isinstance(child, dict):
-            member = cast("dict[str, Any]", child)
-            _grow(drawn.add(_member(member)), member)
+def _clipped(text: str) -> str:
+    return text if len(text) <= _NAME else f"{text[:_NAME]}…"

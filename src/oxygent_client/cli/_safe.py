@@ -11,7 +11,7 @@ import math
 import re
 from typing import Any, cast
 
-__all__ = ["as_json", "block", "brief", "escaped", "line"]
+__all__ = ["as_json", "block", "brief", "escaped", "indented", "line"]
 
 # C0 (less tab and line feed, which the callers treat), DEL, C1; line and paragraph separators; what changes the
 # direction of the text around it (https://www.unicode.org/reports/tr9/, CVE-2021-42574); halves of a surrogate pair.
@@ -19,6 +19,8 @@ _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 _SPACE = re.compile("[ \t\r\n]+")
 # As much of a text as any line of any terminal shows; what is longer is clipped before it is looked at.
 _LINE = 1000
+# The longest JSON that is indented (characters): what is nested deep grows a hundredfold by it.
+_INDENTED = 50_000
 
 
 def _spelled(match: re.Match[str]) -> str:
@@ -49,6 +51,12 @@ def brief(value: Any) -> str:
     if value is None or value == {}:
         return ""
     return line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def indented(value: Any) -> str:
+    """Any JSON value for a person to read: indented, and in one line where it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) > _INDENTED else json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _finite(value: Any) -> Any:

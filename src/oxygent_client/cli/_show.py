@@ -18,7 +18,7 @@ from rich.text import Text as Words
 
 from oxygent_client import Event, Observation, OxyResponse, Text, TextDelta, ToolCall
 from oxygent_client.cli import _render
-from oxygent_client.cli._safe import as_json, block, brief, line
+from oxygent_client.cli._safe import as_json, block, brief, indented, line
 from oxygent_client.cli._view import View
 
 __all__ = ["JSONShow", "LinesShow", "LiveShow", "Outcome", "Show"]
@@ -86,7 +86,7 @@ class LiveShow:
         self._live.stop()
         self.view.closed = True
         self.closing = self._picture()
-        self.console.print(self.closing)
+        self.console.print(self.closing, crop=False)  # what is too long for a frame is broken by the terminal
 
     def see(self, event: Event, at: float) -> None:
         self.view.see(event, at)
@@ -95,25 +95,29 @@ class LiveShow:
     def tick(self, at: float) -> None:
         self._at = at
         # One line less than there are: the cursor stands on the last.
-        self._live.update(_render.Fitted(self._picture(), max(self.console.height - 1, 4)), refresh=True)
+        height = max(self.console.height - 1, 4)
+        above = max(self.view.kept - height, 0) + max(self.view.text.count("\n") - height, 0)
+        self._live.update(_render.Fitted(self._picture(height), height, above), refresh=True)
 
     def finish(self, outcome: Outcome, at: float) -> None:
         self._at, self._outcome = at, outcome
 
-    def _picture(self) -> RenderableType:
+    def _picture(self, last: int | None = None) -> RenderableType:
+        """All there is; of tree and text `last` lines each, where it is given."""
+        view, at, outcome = self.view, self._at, self._outcome
         ascii_only = self.console.options.ascii_only
         blank = Words("")
         parts: list[RenderableType] = [
             _render.question(self.query),
             blank,
-            _render.tree(self.view, self._at, ascii_only=ascii_only),
+            _render.Drawn("the tree of calls", lambda: _render.tree(view, at, ascii_only=ascii_only, last=last)),
         ]
-        if self._outcome is not None:
-            answer = _render.answer(self._outcome.response.output, finished=True)
-            closing = _render.summary(self.view, self._at, self._outcome.remote_trace_id)
-            parts += [blank, answer, closing]
-        elif self.view.text:
-            parts += [blank, _render.answer(self.view.text, finished=False)]
+        if outcome is not None:
+            output = outcome.response.output
+            answer = _render.Drawn("the answer", lambda: _render.answer(output, finished=True))
+            parts += [blank, answer, _render.summary(view, at, outcome.remote_trace_id)]
+        elif view.text:
+            parts += [blank, _render.Drawn("the text", lambda: _render.answer(view.text, finished=False, last=last))]
         return Group(*parts)
 
 
@@ -142,7 +146,8 @@ class LinesShow:
     write: Callable[[str], object]
     query: str
     interval: ClassVar[float | None] = None
-    view: View = field(init=False, factory=View)
+    events: int = field(init=False, default=0)
+    calls: int = field(init=False, default=0)
 
     def __enter__(self) -> Self:
         self.write(f"question  {line(self.query)}\n")
@@ -154,7 +159,8 @@ class LinesShow:
         pass
 
     def see(self, event: Event, at: float) -> None:
-        self.view.see(event, at)
+        self.events += 1
+        self.calls += isinstance(event, ToolCall)
         self.write(f"{at:7.2f}s  {described(event)}".rstrip() + "\n")
 
     def tick(self, at: float) -> None:
@@ -162,9 +168,9 @@ class LinesShow:
 
     def finish(self, outcome: Outcome, at: float) -> None:
         output = outcome.response.output
-        text = output if isinstance(output, str) else json.dumps(output, indent=2, ensure_ascii=False)
+        text = output if isinstance(output, str) else indented(output)
         self.write(f"\n{block(text).rstrip()}\n\n")
-        facts = f"{self.view.events} events, {self.view.calls} calls, {at:.1f} s"
+        facts = f"{self.events} events, {self.calls} calls, {at:.1f} s"
         self.write(f"{facts}, trace {line(outcome.remote_trace_id)}\n")
 
 

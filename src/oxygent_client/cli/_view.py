@@ -3,13 +3,16 @@
 Rule 1: pure. No terminal, no clock: the time, in seconds since the question was asked, comes with each event.
 Rule 2: every class of event has its line in SEEN.
 Rule 3: every text in a Line is safe to show and has no line break; `View.text` and `answer` are as received.
-Rule 4: bounded. A remote that never stops calling fills no memory: what is beyond MOST is counted, not kept.
+Rule 4: bounded. A remote that never stops calling fills no memory: what is beyond MOST is counted, not kept. Of ids and
+stacks a digest is kept where they are long, of texts as much as a line shows.
+Rule 5: linear. An event is found its call by look-ups, however many are open.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from hashlib import blake2b
 from typing import Any, Literal, TypeAlias, cast
 
 from attrs import define, field, frozen
@@ -38,6 +41,9 @@ Mark: TypeAlias = Literal["running", "done", "lost", "think", "progress", "text"
 """What a line tells: a call that runs, is over, or never came back; or the kind of a note."""
 TEXT = 8000
 """How much of a text is kept while it grows (characters): a terminal shows less, and it is laid out again and again."""
+LINE = 1000
+"""How much of the line that an inner agent writes is kept (characters)."""
+_SHORT = 64  # the longest key that is no digest (characters)
 
 
 @frozen
@@ -50,20 +56,29 @@ class Note:
 
 
 @define(eq=False)
-class Node:
-    """A call: whom, with what, since when; what came of it, and everything below it in the order it came."""
+class Parts:
+    """What is shown below a call, or at the top, in the order it came; and where in it the last progress stands."""
 
-    node_id: str
+    shown: list[Node | Note] = field(factory=list["Node | Note"])
+    progress: int | None = None
+
+
+@define(eq=False)
+class Node:
+    """A call: whom, with what, since when; what came of it, and everything below it."""
+
+    key: str
     name: str
     category: str
-    stack: tuple[str, ...]
+    stack: str
+    """The key of its stack."""
     asked: str
     started: float
     depth: int = 0
     ended: float | None = None
     told: str = ""
     text: str = ""
-    parts: list[Node | Note] = field(factory=list["Node | Note"])
+    parts: Parts = field(factory=Parts)
 
 
 @frozen
@@ -79,6 +94,29 @@ class Line:
     share: float | None = None
 
 
+def _key(*names: str) -> str:
+    """A short text for these names, and another for others."""
+    text = "".join(f"{len(name)}:{name}" for name in names)
+    if len(text) <= _SHORT:
+        return text
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _ratio(done: Any, total: Any) -> float | None:
+    """How much is done, 0 to 1; None where these are no numbers that say so."""
+    if not _number(done) or not _number(total):
+        return None
+    try:
+        known = total > 0 and math.isfinite(total) and math.isfinite(done / total)
+        return min(max(done / total, 0.0), 1.0) if known else None
+    except OverflowError:  # an integer that no float can hold
+        return None
+
+
 def _share(content: Any) -> tuple[float | None, str]:
     """How much is done and what else was said, from the shapes of progress that agents use."""
     if not isinstance(content, dict):
@@ -86,9 +124,8 @@ def _share(content: Any) -> tuple[float | None, str]:
     fields = cast("dict[str, Any]", content)
     done, total = fields.get("step", fields.get("progress")), fields.get("of", 100 if "progress" in fields else None)
     words = next((fields[key] for key in ("message", "status", "text") if isinstance(fields.get(key), str)), "")
-    if isinstance(done, int | float) and isinstance(total, int | float) and total > 0 and math.isfinite(done / total):
-        return min(max(done / total, 0.0), 1.0), line(words) or f"{done} of {total}"
-    return None, line(words) or brief(fields)
+    share = _ratio(done, total)
+    return share, line(words) or (brief(fields) if share is None else line(f"{done} of {total}"))
 
 
 @define
@@ -106,9 +143,13 @@ class View:
     answered: bool = False
     closed: bool = False
     """Nothing more will come: a call that is still open never came back."""
-    top: list[Node | Note] = field(factory=list["Node | Note"], init=False)
+    top: Parts = field(factory=Parts, init=False)
     nodes: dict[str, Node] = field(factory=dict[str, Node], init=False)
     kept: int = field(default=0, init=False)
+    _named: dict[str, dict[str, Node]] = field(factory=dict[str, dict[str, Node]], init=False)
+    """The open calls, by their names and their keys, the youngest last."""
+    _stacked: dict[str, dict[str, Node]] = field(factory=dict[str, dict[str, Node]], init=False)
+    """The same by the keys of their stacks."""
 
     def see(self, event: Event, at: float) -> None:
         """Take one event that came `at` seconds after the question."""
@@ -117,7 +158,7 @@ class View:
 
     def lines(self, at: float) -> Iterator[Line]:
         """The tree, top down, as it stands `at` seconds after the question."""
-        for part in self.top:
+        for part in self.top.shown:
             yield from self._lines(part, (), at)
 
     @property
@@ -125,18 +166,25 @@ class View:
         """The call that the question became; None before it came."""
         return next(iter(self.nodes.values()), None)
 
-    def youngest(self, *, name: str | None = None, stack: tuple[str, ...] | None = None) -> Node | None:
-        """The open call of that name, or with that stack, that began last."""
-        open_nodes = (node for node in reversed(self.nodes.values()) if node.ended is None)
-        return next((node for node in open_nodes if name == node.name or stack == node.stack), None)
+    def named(self, name: str) -> Node | None:
+        """The open call of that name that began last."""
+        return next(reversed(self._named.get(name, {}).values()), None)
+
+    def stacked(self, stack: str) -> Node | None:
+        """The open call with the stack of that key that began last."""
+        return next(reversed(self._stacked.get(stack, {}).values()), None)
+
+    def find(self, node_id: Any) -> Node | None:
+        """The call of that node id."""
+        return self.nodes.get(_key(node_id)) if isinstance(node_id, str) else None
 
     def owner(self, event: Event) -> Node | None:
         """Whose event it is: by its node id, else the youngest open call of the agent it names, else the root's."""
         content = cast("dict[str, Any]", event.content) if isinstance(event.content, dict) else {}
         message = cast("dict[str, Any]", event.message) if isinstance(event.message, dict) else {}
         agent = content.get("agent", message.get("agent"))
-        named = self.youngest(name=line(agent)) if isinstance(agent, str) else None
-        return self.nodes.get(str(content.get("node_id", ""))) or named or self.root
+        named = self.named(line(agent)) if isinstance(agent, str) else None
+        return self.find(content.get("node_id")) or named or self.root
 
     def keep(self, part: Node | Note, parent: Node | None) -> None:
         """Append to what a node shows; without a parent, to the top."""
@@ -144,9 +192,22 @@ class View:
             self.hidden += 1
             return
         self.kept += 1
-        (self.top if parent is None else parent.parts).append(part)
+        (self.top if parent is None else parent.parts).shown.append(part)
         if isinstance(part, Node):
-            self.nodes[part.node_id or f"#{self.calls}"] = part
+            self._open(part)
+
+    def close(self, node: Node) -> None:
+        """Find the call no more by its name and stack."""
+        for known in (self._named.get(node.name, {}), self._stacked.get(node.stack, {})):
+            known.pop(node.key, None)
+
+    def _open(self, node: Node) -> None:
+        again = self.nodes.get(node.key)
+        if again is not None:  # two calls of one id: the later one is meant from now on
+            self.close(again)
+        self.nodes[node.key] = node
+        self._named.setdefault(node.name, {})[node.key] = node
+        self._stacked.setdefault(node.stack, {})[node.key] = node
 
     def _lines(self, part: Node | Note, guide: tuple[bool, ...], at: float) -> Iterator[Line]:
         if isinstance(part, Note):
@@ -161,8 +222,8 @@ class View:
             text = line(part.text) or ("" if root else part.asked)
         seconds = None if mark == "lost" else (at if part.ended is None else part.ended) - part.started
         yield Line(guide, mark, part.name, part.category, text, seconds)
-        for place, inner in enumerate(part.parts):
-            yield from self._lines(inner, (*guide, place < len(part.parts) - 1), at)
+        for place, inner in enumerate(part.parts.shown):
+            yield from self._lines(inner, (*guide, place < len(part.parts.shown) - 1), at)
 
 
 # --- one function for each class of event -------------------------------------------------------------------------
@@ -175,16 +236,24 @@ def _note(view: View, event: Event, note: Note) -> None:
 def _called(view: View, event: ToolCall, at: float) -> None:
     view.calls += 1
     stack = event.call_stack
-    above = view.youngest(stack=stack[:-1]) if stack else view.youngest(name=line(event.caller))
-    node = Node(event.node_id, line(event.callee), line(event.callee_category), stack, brief(event.arguments), at)
-    node.depth = 0 if above is None else above.depth + 1
+    above = view.stacked(_key(*stack[:-1])) if stack else view.named(line(event.caller))
+    node = Node(
+        key=_key(event.node_id) if event.node_id else f"#{view.calls}",
+        name=line(event.callee),
+        category=line(event.callee_category),
+        stack=_key(*stack),
+        asked=brief(event.arguments),
+        started=at,
+        depth=0 if above is None else above.depth + 1,
+    )
     view.keep(node, above)
 
 
 def _returned(view: View, event: Observation, at: float) -> None:
-    node = view.nodes.get(event.node_id)
+    node = view.find(event.node_id)
     if node is not None:
         node.ended, node.told, node.text = at, brief(event.output), ""
+        view.close(node)
 
 
 def _answered(view: View, event: Answer, _: float) -> None:
@@ -197,7 +266,7 @@ def _wrote(view: View, event: TextDelta, _: float) -> None:
         view.text = (view.text + event.text)[-TEXT:]
     else:
         # Of an inner agent's text the line that is being written is enough.
-        owner.text = (owner.text + event.text).rstrip("\n").rpartition("\n")[2]
+        owner.text = (owner.text + event.text).rstrip("\n").rpartition("\n")[2][:LINE]
 
 
 def _progressed(view: View, event: Progress, _: float) -> None:
@@ -205,11 +274,13 @@ def _progressed(view: View, event: Progress, _: float) -> None:
     note = Note("progress", words, share)
     owner = view.owner(event)
     parts = view.top if owner is None else owner.parts
-    for place, part in enumerate(parts):
-        if isinstance(part, Note) and part.mark == "progress":
-            parts[place] = note  # what counts is how far it is, not how it came there
-            return
+    if parts.progress is not None:
+        parts.shown[parts.progress] = note  # what counts is how far it is, not how it came there
+        return
+    place = len(parts.shown)
     view.keep(note, owner)
+    if len(parts.shown) > place:
+        parts.progress = place
 
 
 def _failed(view: View, event: RemoteErrorEvent, _: float) -> None:
