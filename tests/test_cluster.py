@@ -834,6 +834,25 @@ async def test_plain_http_without_a_policy() -> None:
     assert [] == fake.requests
 
 
+@pytest.mark.parametrize(
+    ("named", "there", "expected"),
+    [
+        ("localhost", "127.0.0.1", "200"),
+        ("agents.svc", "::1", "200"),
+        ("localhost", "192.0.2.2", "Ins"),
+        ("agents.localhost", "192.0.2.2", "Ins"),
+        ("localhost", "127.1", "Ins"),
+    ],
+)
+async def test_where_a_name_leads(named: str, there: str, expected: str) -> None:
+    """A credential goes over plain http to this machine by the address that was looked up, whatever the name is."""
+    fake = FakeTransport({"/sse/chat": OK})
+    found = Cluster([DNS(f"http://{named}:8082", resolver=Names([there]))], transport=fake)
+    request = attrs.evolve(run(), headers={"authorization": "Bearer s3cret"})
+    assert (await ended(HTTPSOnlyTransport(found), request))[:3] == expected
+    assert len(fake.requests) == (expected == "200")
+
+
 async def test_a_name_is_what_is_allowed() -> None:
     """For replicas that a name stands for, the name counts, whatever their addresses; also when one is named."""
     fake = FakeTransport({"/sse/chat": OK})

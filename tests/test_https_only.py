@@ -34,8 +34,6 @@ MAY: Final[list[tuple[str, dict[str, str], HTTPSOnly]]] = [
         for host in (
             "localhost",
             "LOCALHOST:8082",
-            "localhost.",
-            "api.localhost:80",
             "127.0.0.1:8082",
             "127.8.9.10",
             "user:pw@127.0.0.1",
@@ -44,6 +42,7 @@ MAY: Final[list[tuple[str, dict[str, str], HTTPSOnly]]] = [
             "[0:0:0:0:0:0:0:1]",
         )
     ],
+    ("http://remote.example/?max_tokens=5&token=&tokens=1", {}, ANYWHERE),
     ("http://gateway.internal:8082", AUTH, NAMED),
     ("http://GATEWAY.internal.", AUTH, NAMED),
     ("http://user:pw@10.0.0.7/", AUTH, NAMED),
@@ -75,7 +74,30 @@ MUST_NOT: Final[list[tuple[str, str, dict[str, str], HTTPSOnly]]] = [
             "api.gateway.internal",
             "gateway.internal.example",
             "internal",
+            # No library reads these for certain as this machine, and a name below `localhost` is anybody's.
+            "localhost.",
+            "127.0.0.1.",
+            "api.localhost",
+            "api.localhost.",
+            "localhost%2f",
+            "localhost%2fx.example",
+            "127.0.0.1%2f",
+            "localhost;x",
+            "127.0.0.1;x",
+            "0x7f000001",
+            "0x7f.1",
+            "0177.0.0.1",
+            "127.0.0.1,x",
+            "ⓛocalhost",
+            "\uff1127.0.0.1",
         )
+    ],
+    ("'::1%25lo'", "http://[::1%25lo]", AUTH, ANYWHERE),
+    ("'::1%lo'", "http://[::1%lo]", AUTH, ANYWHERE),
+    ("'::ffff:127.0.0.1%lo'", "http://[::ffff:127.0.0.1%lo]", AUTH, ANYWHERE),
+    *[
+        ("a credential in the query", f"http://remote.example/?{query}", {}, ANYWHERE)
+        for query in ("token=123456789", "a=1&access%5Ftoken=1", "a=1;token=4711", "a=1&api-token=0", "password=1")
     ],
     ("'::ffff:10.0.0.1'", "http://[::ffff:10.0.0.1]", AUTH, ANYWHERE),
     ("'::'", "http://[::]", AUTH, ANYWHERE),
@@ -122,6 +144,8 @@ MUST_NOT_BE_TOLD: Final = [
     ),
     pytest.param(GATEWAY, PROXY, NAMED, id="only the server is named"),
     pytest.param(GATEWAY, "http://127.0.0.1", STRICT, id="https_only, a proxy on loopback"),
+    pytest.param("http://localhost", "http://proxy.localhost:3128", LAX, id="a proxy below localhost"),
+    pytest.param("http://localhost", "http://localhost.:3128", LAX, id="a proxy with a dot at its end"),
 ]
 
 
@@ -169,6 +193,32 @@ async def test_what_must_not_go(named: str, url: str, headers: dict[str, str], p
         assert errors.Outcome.NOT_SENT is caught.value.outcome
         assert not caught.value.retryable
     assert [] == fake.requests
+
+
+LOOKED_UP: Final = [
+    pytest.param("http://127.0.0.1:1", "http://agents.example:1", ANYWHERE, True, id="this machine by its address"),
+    pytest.param("http://[::1]", "http://localhost", ANYWHERE, True, id="localhost"),
+    pytest.param("http://192.0.2.2", "http://localhost", ANYWHERE, False, id="localhost, elsewhere"),
+    pytest.param("http://192.0.2.2", "http://api.localhost", ANYWHERE, False, id="below localhost, elsewhere"),
+    pytest.param("http://[::1%25eth0]", "http://agents.example", ANYWHERE, False, id="an address with a zone"),
+    pytest.param("http://other.example", "http://localhost", ANYWHERE, False, id="a name in the place of an address"),
+    pytest.param("http://192.0.2.2", "http://Gateway.internal", NAMED, True, id="the name is allowed"),
+    pytest.param("http://10.0.0.7", "http://agents.example", NAMED, True, id="the address is allowed"),
+    pytest.param("http://127.0.0.1", "http://localhost", STRICT, False, id="https_only"),
+    pytest.param("http://192.0.2.2", "http://gateway.internal", STRICT, True, id="https_only, and the name is allowed"),
+]
+
+
+@pytest.mark.parametrize(("url", "named", "policy", "may"), LOOKED_UP)
+def test_an_address_that_was_looked_up(url: str, named: str, policy: HTTPSOnly, may: bool) -> None:
+    """Whether it is this machine is judged by the address; the name counts only where plaintext_hosts has it."""
+    refused: list[errors.InsecureTransportError] = []
+    try:
+        check_secure(url, AUTH, policy, named=named)
+    except errors.InsecureTransportError as error:
+        refused.append(error)
+    assert len(refused) == (not may)
+    assert all(SECRET not in str(error) and "plaintext_hosts" in str(error) for error in refused)
 
 
 async def test_without_a_word() -> None:

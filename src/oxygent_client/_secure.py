@@ -1,8 +1,11 @@
 """Plain http: who may be spoken to without encryption, and with what.
 
 Rule 1: a credential goes over https, to this machine, or to a host that is allowed by name; nowhere else.
-Rule 2: it is judged by where the bytes go: what is sent to an http URL over a proxy is sent to the proxy's host.
-Rule 3: what is refused is refused before anything is sent, and the text names the host and never the secret.
+Rule 2: it is judged by where the bytes go: what is sent to an http URL over a proxy is sent to the proxy's host, and
+    what is sent to an address that was looked up is sent there, whatever the name was.
+Rule 3: this machine is `localhost` exactly, or a loopback address in its usual form. Other spellings are read in
+    different ways by different libraries, and a name that ends in `.localhost` resolves wherever its DNS says.
+Rule 4: what is refused is refused before anything is sent, and the text names the host and never the secret.
 """
 
 from __future__ import annotations
@@ -21,6 +24,10 @@ from oxygent_client._secrets import is_secret
 __all__ = ["PlainHTTP", "address_of", "check_proxied", "check_secure", "is_loopback"]
 
 _NAME: Final = re.compile(r"[^\s/\\:@?#*\[\]]+")
+_AUTHORITY: Final = re.compile(r"(?:\[[0-9a-fA-F.]*:[0-9a-fA-F:.]*\]|[0-9a-zA-Z.-]+)(?::[0-9]*)?")
+"""Host and port as every library reads them."""
+_COUNT: Final = re.compile(r"(?i)tokens|count|limit|max|min")
+"""In the name of a field whose digits are a count and no credential: `max_tokens`."""
 
 
 def _hosts(names: Iterable[str]) -> tuple[str, ...]:
@@ -62,25 +69,31 @@ class PlainHTTP:
 
 
 def check_secure(
-    url: str, headers: Mapping[str, str], policy: PlainHTTP, *, marked: Collection[str] = frozenset()
+    url: str, headers: Mapping[str, str], policy: PlainHTTP, *, marked: Collection[str] = frozenset(), named: str = ""
 ) -> None:
     """Nothing, if a request with these headers may go to `url`.
 
-    `marked` are headers that hold a credential whatever they are called: `Context.secret_headers`.
+    `marked` are headers that hold a credential whatever they are called: `Context.secret_headers`. `named` is the URL
+    by which the user named the server, where `url` has an address that was looked up: `plaintext_hosts` may hold that
+    name. Whether it is this machine is judged by the address alone.
 
     Raises:
         InsecureTransportError: it may not. Use https, or name the host in `plaintext_hosts`.
     """
     parts = urlsplit(url)
     host = _host(parts.hostname or "")
-    if parts.scheme == "https" or host in policy.plaintext_hosts:
+    name = _host(urlsplit(named).hostname or "")
+    if parts.scheme == "https" or host in policy.plaintext_hosts or name in policy.plaintext_hosts:
         return
+    shown = repr(parts.hostname or "this address")
+    if name not in ("", host):
+        shown = f"{name!r} at {shown}"
     advice = "use https://, or name the host in plaintext_hosts"
     if policy.https_only:
-        raise InsecureTransportError(f"{host or 'this address'!r} is not https, and https_only is set: {advice}")
+        raise InsecureTransportError(f"{shown} is not https, and https_only is set: {advice}")
     secret = _secret(parts, headers, marked)
-    if secret and not is_loopback(host):
-        raise InsecureTransportError(f"{secret} would go to {host or 'this address'!r} over plain http: {advice}")
+    if secret and not _is_here(parts):
+        raise InsecureTransportError(f"{secret} would go to {shown} over plain http: {advice}")
 
 
 def check_proxied(
@@ -101,9 +114,9 @@ def check_proxied(
     if policy.https_only and not is_tls:
         raise InsecureTransportError(f"the proxy {host!r} is not https, and https_only is set: {advice}")
     # Behind a proxy elsewhere, a name of this machine means another one.
-    goes_on = is_tls and not is_loopback(_host(parts.hostname or ""))
+    goes_on = is_tls and not _is_here(parts)
     secret = _secret(parts, headers, marked)
-    if secret and not goes_on and not is_loopback(host):
+    if secret and not goes_on and not _is_here(there):
         raise InsecureTransportError(f"{secret} would go to the proxy {host!r} in the clear: {advice}")
 
 
@@ -115,14 +128,22 @@ def _secret(url: SplitResult, headers: Mapping[str, str], marked: Collection[str
         # Digits under `x-token` are no count.
         if value and (name.lower() in marked or is_secret(name, "of whatever form")):
             return f"the header {name!r}"
-    if any(is_secret(name, value) for name, value in parse_qsl(url.query)):
+    if any(_is_credential(name, value) for part in url.query.split(";") for name, value in parse_qsl(part)):
         return "a credential in the query"
     return ""
 
 
+def _is_credential(name: str, value: str) -> bool:
+    """Whether a field of a query is one, whatever its form: digits under `token` too, but not under `max_tokens`."""
+    return is_secret(name, value) or (is_secret(name, "of whatever form") and not _COUNT.search(name))
+
+
+def _is_here(url: SplitResult) -> bool:
+    """Whether what is sent to this URL stays on this machine, for every library that may read the URL."""
+    return bool(_AUTHORITY.fullmatch(url.netloc.rpartition("@")[2])) and is_loopback(url.hostname or "")
+
+
 def is_loopback(host: str) -> bool:
     """Whether this host name or address, in lower case, is this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    address = address_of(host)
-    return address is not None and address.is_loopback
+    address = None if "%" in host else address_of(host)  # a zone names an interface
+    return host == "localhost" or (address is not None and address.is_loopback)

@@ -444,9 +444,8 @@ class Cluster:
     async def _asked(self, seat: _Seat, request: HTTPRequest) -> AsyncGenerator[HTTPResponse, None]:
         """The exchange with one replica, whose end is taken note of."""
         named, url = seat.place.named, seat.place.replica.url
-        judged = request if named == url else attrs.evolve(request, base_url=named)
         policy = request.context.https_only or PlainHTTP()
-        check_secure(judged.url, request.headers, policy, marked=request.context.secret_headers)
+        check_secure(request.url, request.headers, policy, marked=request.context.secret_headers, named=named)
         request = attrs.evolve(request, context=attrs.evolve(request.context, replica=url))
         if (claims := _claims(request)) is not None:
             request = claims.fit(request)

@@ -3,7 +3,8 @@
 Rule 1: a member is a frozen value that compares by content; its repr shows no user information and no query.
 Rule 2: what a name stands for is asked for again when it is older than `every`. An answer that fails, or is empty,
     changes nothing.
-Rule 3: a replica found by a name is reached by its address. What may be sent to it is judged by the name.
+Rule 3: a replica found by a name is reached by its address. What may be sent to it over plain http is judged by that
+    address; `plaintext_hosts` may hold the name, too.
 """
 
 from __future__ import annotations

@@ -173,7 +173,9 @@ class Proxies:
         except ValueError as error:
             raise ConfigurationError("the URL of the request cannot be read") from error
         given = self.by_scheme.get(parts.scheme) or self.by_scheme.get("all")
-        if given is None or is_loopback(host) or self.is_excepted(host):
+        # A name below `localhost` is for this machine, too (RFC 6761); to go there directly gives nothing away.
+        is_local = is_loopback(host) or host.endswith(".localhost")
+        if given is None or is_local or self.is_excepted(host):
             return None
         if any(exception.fits(host, port) for exception in self.exceptions):
             return None
