@@ -6,6 +6,7 @@ Rule: the zoo below is one of every kind of run. What holds for the log holds fo
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 import subprocess
@@ -16,8 +17,8 @@ import anyio
 import attrs
 import pytest
 
-from oxygent_client import OxyRequest, RunHandle, SSEOxyGent, Timeouts, errors
-from oxygent_client._log import LEVELS
+from oxygent_client import Context, OxyRequest, RunHandle, SSEOxyGent, Timeouts, errors
+from oxygent_client._log import LEVELS, tell
 from oxygent_client.cluster import Cluster, Hedge
 from oxygent_client.policies import BearerAuth, Retry, Token
 from oxygent_client.testing import FakeTransport, Pause, Reply, answer, close, heartbeat, message, pause, progress
@@ -187,7 +188,9 @@ async def written(name: str, caplog: pytest.LogCaptureFixture) -> list[logging.L
         del options["headers"]
     fake = FakeTransport(case.replies)
     if "hedge" in options:
-        there: dict[str, Any] = {"transport": Cluster([URL, f"{URL}2"], transport=fake, hedge=options.pop("hedge"))}
+        there: dict[str, Any] = {
+            "transport": Cluster([URL, URL.replace("remote", "second")], transport=fake, hedge=options.pop("hedge"))
+        }
     else:
         there = {"server_url": URL, "transport": fake}
     agent = SSEOxyGent(**there, **options)
@@ -215,6 +218,37 @@ async def test_the_zoo(name: str, caplog: pytest.LogCaptureFixture) -> None:
 async def test_every_event_is_in_the_zoo() -> None:
     """No event is written that no run above shows."""
     assert {*LEVELS} == {event for case in ZOO.values() for event in case.events.split()}
+
+
+FORGED: Final = "mine\nWARNING: forged\r\x1b[2J\u202e\x00"
+"""An id, perhaps of a caller's request header, that would begin a line of its own."""
+
+
+async def test_an_id_forges_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    """The ids of a run stand in one line of the log, whatever they hold, and the request has them as they are."""
+    fake = FakeTransport({STREAM: GOOD})
+    line = logging.Formatter("%(event)s %(trace_id)s %(node_id)s %(message)s")
+    with caplog.at_level(logging.DEBUG, "oxygent_client"):
+        await SSEOxyGent(server_url=URL, transport=fake).ask(
+            request().clone_with(current_trace_id=FORGED, node_id=FORGED)
+        )
+    lines = [line.format(record) for record in caplog.records]
+    assert len(lines) == len(WHOLE.split())
+    assert [each for each in lines if not each.isprintable() or r"mine\x0aWARNING" not in each] == []
+    assert json.loads(fake.requests[0].body)["current_trace_id"] == FORGED
+
+
+def test_each_text_of_a_record_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """So are its fields, the values of its message and the texts of errors; numbers stay numbers."""
+    context = Context(trace_id=FORGED, node_id=FORGED, group_id=FORGED)
+    with caplog.at_level(logging.DEBUG, "oxygent_client"):
+        tell("record", context, "%s %s %d", FORGED, ValueError(FORGED * 1000), 7, state=FORGED, seconds=1.5)
+    record = caplog.records[0]
+    fields = vars(record)
+    assert record.getMessage().isprintable()
+    assert len(record.getMessage()) < 2500
+    assert [name for name in ("trace_id", "node_id", "state") if not fields[name].isprintable()] == []
+    assert (fields["seconds"], record.args and record.args[2]) == (1.5, 7)
 
 
 ENDS: Final[dict[str, tuple[str, str]]] = {

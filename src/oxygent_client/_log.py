@@ -2,7 +2,9 @@
 
 Rule 1: every record bears `event`, `trace_id` and `node_id` as attributes, for formatters and filters.
 Rule 2: no record holds a secret: a URL stands without user information and query, a remote's text as it may be shown.
-Rule 3: nothing happens at import but that the logger gets its name; handlers and levels are the program's to set.
+Rule 3: every text in a record, its attributes too, is one line without control characters: an id may be a stranger's,
+    and a formatter writes it as it is.
+Rule 4: nothing happens at import but that the logger gets its name; handlers and levels are the program's to set.
 """
 
 from __future__ import annotations
@@ -11,11 +13,15 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
+from oxygent_client._text import shown_text
 from oxygent_client._transport import Context
 
 __all__ = ["LEVELS", "logger", "tell"]
 
 logger: Final = logging.getLogger("oxygent_client")
+
+LONGEST: Final = 1000
+"""Characters of one value in a record."""
 
 LEVELS: Final[Mapping[str, int]] = {
     "connect": logging.INFO,  # a request for a run departs; `attempt`
@@ -34,7 +40,9 @@ LEVELS: Final[Mapping[str, int]] = {
 
 
 def _stripped(value: object, context: Context) -> object:
-    return context.sent.strip_text(str(value)) if isinstance(value, str | BaseException) else value
+    if not isinstance(value, str | BaseException):
+        return value
+    return shown_text(context.sent.strip_text(str(value)), LONGEST)
 
 
 def tell(
@@ -42,7 +50,7 @@ def tell(
 ) -> None:
     """Write one record, with the traceback of `cause` if there is one, and tell the observers of the run.
 
-    What was sent in confidence is taken out of texts, also of those of errors.
+    What was sent in confidence is taken out of texts, also of those of errors; each is one line.
     """
     if logger.isEnabledFor(LEVELS[event]):
         extra = {"event": event, "trace_id": context.trace_id, "node_id": context.node_id, **fields}

@@ -315,8 +315,9 @@ class SSEOxyGent(RemoteAgent):
     ) -> None:
         """Log `text`, with the attributes that all records of this logger have."""
         trace_id, node_id = (oxy_request.current_trace_id, oxy_request.node_id) if oxy_request else (None, None)
-        about = {"event": "odd", "trace_id": trace_id or "", "node_id": node_id or ""}
-        logger.warning("%s: %s", self.name, text, exc_info=cause, extra=about)
+        # The ids are the framework's caller's: as they stand in a line of a log, nothing in them begins another.
+        ids = {"trace_id": _in_a_line(trace_id or ""), "node_id": _in_a_line(node_id or "")}
+        logger.warning("%s: %s", self.name, _in_a_line(text), exc_info=cause, extra={"event": "odd", **ids})
 
     def _failed(
         self, error: OxyError, oxy_request: schemas.OxyRequest, cause: BaseException | None = None
@@ -326,3 +327,8 @@ class SSEOxyGent(RemoteAgent):
             cause = error.__cause__
         self._warn(str(error), oxy_request, cause)  # only the user's own faults have a traceback
         return _response(OxyResponse.failed(error, str(oxy_request.current_trace_id)))
+
+
+def _in_a_line(text: object) -> str:
+    """A text as it may stand in a line of a log: what does not print is spelled out."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text)[:1000])
