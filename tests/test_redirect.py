@@ -81,6 +81,12 @@ FOLLOWED: Final[list[tuple[str, str, str]]] = [
     # A prefix and a query of the base URL are part of what was asked for; the server says what becomes of them.
     ("http://remote.example/pre/new", "http://remote.example/pre?key=1", "/pre/new"),
     ("http://remote.example/pre/sse/new?key=1", "http://remote.example/pre/?key=1", "new?key=1"),
+    ("http://remote.example/pre", "http://remote.example/pre/", "/pre"),
+    ("http://remote.example/pre/", "http://remote.example/pre", "/a/../pre/"),
+    ("http://remote.example/pre/a%2Fb", "http://remote.example/pre", "/pre/a%2Fb"),
+    ("http://remote.example/pr%c3%a9/new", "http://remote.example/pr%C3%A9", "/pr%c3%a9/new"),
+    ("http://remote.example/pr%C3%A9/new", "http://remote.example/pré", "/pr%C3%A9/new"),
+    ("http://remote.example/%2e%2e/new", "http://remote.example/", "/%2e%2e/new"),
 ]
 
 
@@ -143,6 +149,28 @@ HANDED_ON: Final[list[tuple[int, str, str]]] = [
             ("https://remote.example", "http://remote.example/new"),
             ("https://remote.example", "http://remote.example:443/new"),
             ("http://remote.example", "https://remote.example/new"),
+            *[
+                ("http://remote.example/pre/?key=1", location)
+                for location in (
+                    "/new",
+                    "/",
+                    "/PRE/new",
+                    "/prefix/new",
+                    "../../new",
+                    "/pre/../new",
+                    "/pre/a/../../new",
+                    "/pre/%2e%2e/new",
+                    "/pre/.%2E/new",
+                    "/pre/..%2fnew",
+                    "/pre/..%5cnew",
+                    "/pre/%252e%252e/new",
+                    "/pre/..;x/new",
+                    "/pre%2Fnew",
+                    "http://remote.example",
+                    "http://remote.example//pre/new",
+                    "//remote.example/new",
+                )
+            ],
         ]
     ],
 ]
@@ -158,6 +186,31 @@ async def test_handed_on(status: int, base: str, location: str) -> None:
         assert location == response.headers["location"]
         assert [b"moved"] == [piece async for piece in response.chunks]
     assert [request] == remote.sent
+
+
+async def test_the_path_of_every_hop_counts() -> None:
+    """The second redirect is judged by the path of the server's own URL, too, and not by that of the first."""
+    base = "http://remote.example/pre"
+    remote = Moved({f"{base}/sse/chat": "/pre/a/b", f"{base}/a/b": "/new"})
+    assert await ended(RedirectTransport(remote), run(base)) == (307, f"{base}/a/b")
+
+
+@pytest.mark.parametrize("location", ["/new", "../../new", "http://remote.example/new"])
+async def test_any_path(location: str) -> None:
+    """With `any_path` the path of the server's URL is left, and never its origin."""
+    base = "http://remote.example/pre"
+    remote = Moved({f"{base}/sse/chat": location, "http://remote.example/new": "http://other.example/new"})
+    assert await ended(RedirectTransport(remote, Redirect(any_path=True)), run(base)) == (
+        307,
+        "http://remote.example/new",
+    )
+
+
+@pytest.mark.parametrize("any_path", [1, 0, None, "no"])
+def test_any_path_is_true_or_false(any_path: Any) -> None:
+    """Nothing else is taken for it."""
+    with pytest.raises(errors.ConfigurationError, match=r"Redirect.any_path="):
+        Redirect(any_path=any_path)
 
 
 async def test_without_a_location() -> None:
@@ -216,4 +269,4 @@ def test_a_value() -> None:
     """It compares by content and pickles."""
     assert Redirect(hops=2) == Redirect(2) != Redirect()
     assert Redirect(2) == pickle.loads(pickle.dumps(Redirect(2))) == copy.deepcopy(Redirect(2))
-    assert "Redirect(hops=2)" == repr(Redirect(2))
+    assert "Redirect(hops=2, any_path=False)" == repr(Redirect(2))

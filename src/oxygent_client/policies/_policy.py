@@ -88,6 +88,12 @@ def number(least: float, *, or_equal: bool = True) -> Validator:
     return check
 
 
+def flag(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{type(instance).__name__}({attribute.name}={value!r}): must be True or False")
+
+
 def whole(least: int) -> Validator:
     """Refuse what is no whole number from `least` on."""
 

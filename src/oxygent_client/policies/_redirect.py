@@ -3,7 +3,9 @@
 Rule 1: only 307 and 308 keep the method and the body, so only they are followed, and only to the same scheme, host and
     port: no header and no body goes to anyone else. They go to the host as the user wrote it, also where the redirect
     has another name of this machine's loopback.
-Rule 2: what is not followed is handed on as it came.
+Rule 2: a redirect stays below the path of `server_url`, however that path is read, unless `any_path` is set: behind one
+    gateway, another path may be another tenant's.
+Rule 3: what is not followed is handed on as it came.
 """
 
 from __future__ import annotations
@@ -12,14 +14,14 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import ClassVar, Final
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 import attrs
 
 from oxygent_client._errors import OxyError
 from oxygent_client._identity import origin
 from oxygent_client._transport import HTTPRequest, HTTPResponse, Transport
-from oxygent_client.policies._policy import Kind, Wrapper, drain, whole
+from oxygent_client.policies._policy import Kind, Wrapper, drain, flag, whole
 
 __all__ = ["Redirect", "RedirectTransport"]
 
@@ -27,19 +29,27 @@ FOLLOWED: Final = (307, 308)
 """Statuses that say: the same request again, there. The server has run nothing."""
 _WRITTEN_WELL: Final = re.compile(r"[\x21-\x5b\x5d-\x7e]+")
 """What a URL may consist of. urllib drops tabs and line ends unseen; some read a backslash as a slash."""
+_ASCII: Final = "".join(map(chr, range(0x21, 0x7F)))
+_ESCAPE: Final = re.compile("%[0-9a-fA-F]{2}")
+_READINGS: Final = 3
+"""How a server may read a path: as it is, and with its escapes undone once or twice."""
 
 
 @attrs.frozen
 class Redirect:
-    """How many redirects in a row are followed (307 and 308, to the same origin). With 0 none is.
+    """Which redirects are followed: 307 and 308, to the same origin, below the path of `server_url`.
 
     Raises:
-        ConfigurationError: it is no whole number, or negative.
+        ConfigurationError: `hops` is no whole number, or negative; `any_path` is neither True nor False.
     """
 
     kind: ClassVar[Kind] = "redirect"
 
     hops: int = attrs.field(default=3, validator=whole(0))
+    """How many in a row. With 0 none is followed."""
+    any_path: bool = attrs.field(default=False, kw_only=True, validator=flag)
+    """Follow to any path of the origin: `http://host/one` may send its requests, and their credentials, to
+    `http://host/other`."""
 
     def remember(self) -> None:
         """Nothing is remembered, not even a 308."""
@@ -62,8 +72,9 @@ class RedirectTransport(Wrapper):
         """As `Transport.exchange`; entering it may take several exchanges, one after the other."""
         async with AsyncExitStack() as stack:
             response = await stack.enter_async_context(self.inner.exchange(request))
+            below = "" if self.redirect.any_path else urlsplit(response.request.base_url).path
             for _ in range(self.redirect.hops):
-                following = followed(response)
+                following = followed(response, below)
                 if following is None:
                     break
                 await drain(response)
@@ -73,8 +84,8 @@ class RedirectTransport(Wrapper):
             yield response
 
 
-def followed(response: HTTPResponse) -> HTTPRequest | None:
-    """The request that follows a redirect; None if it is none, or none to follow."""
+def followed(response: HTTPResponse, below: str) -> HTTPRequest | None:
+    """The request that follows a redirect to a path below this one; None if it is none, or none to follow."""
     location = response.headers.get("location", "")
     if response.status not in FOLLOWED or not _WRITTEN_WELL.fullmatch(location):
         return None
@@ -89,8 +100,36 @@ def followed(response: HTTPResponse) -> HTTPRequest | None:
         return None
     # Scheme, host and user information stay as the user wrote them; the query is the server's to say.
     path = there.path or "/"
+    if not _is_below(path, below):
+        return None
     return attrs.evolve(
         request,
         base_url=urlunsplit((here.scheme, here.netloc, "", "", "")),
         path=f"{path}?{there.query}" if there.query else path,
     )
+
+
+def _is_below(path: str, base: str) -> bool:
+    """Whether `path` is `base`, or below it, in each way in which a server may read the two."""
+    path, base = (_ESCAPE.sub(lambda found: found[0].upper(), quote(each, safe=_ASCII)) for each in (path, base))
+    for _ in range(_READINGS):
+        first = _segments(base)
+        if _segments(path)[: len(first)] != first:
+            return False
+        path, base = unquote(path), unquote(base)
+    return True
+
+
+def _segments(path: str) -> list[str]:
+    """The segments of a path, without dot segments and without an empty one at its end.
+
+    A parameter (`..;x`) is no part of a name to some servers, and a backslash is a slash to others.
+    """
+    found: list[str] = []
+    for segment in path.replace("\\", "/").removesuffix("/").split("/"):
+        name = segment.partition(";")[0]
+        if name == "..":
+            found = found[:-1] or [""]
+        elif name != ".":
+            found.append(segment)
+    return found
