@@ -1150,6 +1150,45 @@ async def test_a_proxy_on_this_machine_may_be_told(library: Library) -> None:
         await transport.aclose()
 
 
+# -------------------------------------------------------------------------------------------------- The argument verify
+
+
+@pytest.mark.parametrize(
+    "verify", [0, 1, 0.0, None, "", "no-such-file.pem", [], ssl.CERT_NONE, ssl.SSLContext, ("a", "b")], ids=repr
+)
+def test_what_verify_must_be(library: Library, verify: object) -> None:
+    """What is neither True, False nor a context is refused when the transport is made; nothing that is false counts."""
+    with pytest.raises(errors.ConfigurationError, match="verify") as caught:
+        library.transport(verify=verify)
+    assert caught.value.outcome is Outcome.NOT_SENT
+
+
+def _of_all() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+@pytest.mark.parametrize(
+    ("verify", "shown"),
+    [
+        pytest.param(lambda: True, "", id="True"),
+        pytest.param(ssl.create_default_context, "", id="a context that verifies"),
+        pytest.param(lambda: False, "verify=False", id="False"),
+        pytest.param(_of_all, "verify=CERT_NONE", id="a context that does not"),
+    ],
+)
+def test_without_verification(
+    library: Library, verify: Callable[[], ssl.SSLContext | bool], shown: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That certificates are not verified is a warning in the log, once for a transport, and stands in its repr."""
+    transport = library.transport(verify=verify())
+    assert repr(transport) == f"{type(transport).__name__}({shown})"
+    told = [(record.levelname, shown in record.getMessage()) for record in caplog.records]
+    assert told == [("WARNING", True)] * bool(shown)
+
+
 # ------------------------------------------------------------------------------------------------- Clients of one's own
 
 
@@ -1311,7 +1350,7 @@ async def test_a_unix_socket(library: Library, tmp_path: Path, monkeypatch: pyte
 async def test_its_own_life(library: Library) -> None:
     """It may be closed twice, does not open itself again, and travels as its configuration."""
     transport: Any = library.transport(verify=False, connect=3, trust_env=False)
-    assert f"{type(transport).__name__}()" == repr(transport)
+    assert repr(transport) == f"{type(transport).__name__}(verify=False)"
     async with serving(play(ANSWER)) as server:
         agent = plain(server_url=server.url, transport=transport)
         await agent.ask("hi")

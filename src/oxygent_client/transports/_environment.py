@@ -26,10 +26,21 @@ from urllib.request import getproxies, getproxies_environment, proxy_bypass
 import attrs
 
 from oxygent_client._errors import ConfigurationError
+from oxygent_client._log import tell
 from oxygent_client._secure import PlainHTTP, address_of, check_proxied, is_loopback
-from oxygent_client._transport import HTTPRequest
+from oxygent_client._transport import Context, HTTPRequest
 
-__all__ = ["PORTS", "Proxies", "Proxy", "check_proxied_request", "no_trust", "trust", "without_bad_key_log"]
+__all__ = [
+    "PORTS",
+    "Proxies",
+    "Proxy",
+    "accepts_all",
+    "check_proxied_request",
+    "check_verify",
+    "no_trust",
+    "trust",
+    "without_bad_key_log",
+]
 
 KEY_LOG: Final = "SSLKEYLOGFILE"
 PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
@@ -201,6 +212,28 @@ def check_proxied_request(request: HTTPRequest, proxy: str) -> None:
 
 
 # --- certificates -----------------------------------------------------------------------------------------------------
+
+
+def check_verify(given: object, transport: str) -> None:
+    """Nothing, if this can be the argument `verify`; logs a warning if it accepts every certificate.
+
+    Raises:
+        ConfigurationError: it is neither True, False nor a context. What counts as false would verify nothing.
+    """
+    if not isinstance(given, bool | ssl.SSLContext):
+        advice = "for a file of authorities, ssl.create_default_context(cafile=...)"
+        raise ConfigurationError(f"{transport}: verify must be True, False or an ssl.SSLContext ({advice})")
+    if shown := accepts_all(given):
+        tell(
+            "odd", Context(), "%s(%s): no certificate is verified, anybody in between can read along", transport, shown
+        )
+
+
+def accepts_all(verify: ssl.SSLContext | bool) -> str:
+    """A `verify` that accepts every certificate, as a repr shows it; empty if it verifies them."""
+    if isinstance(verify, ssl.SSLContext):
+        return "verify=CERT_NONE" if verify.verify_mode is ssl.CERT_NONE else ""
+    return "" if verify else "verify=False"
 
 
 def trust(make: Callable[[], ssl.SSLContext], *, trust_env: bool) -> ssl.SSLContext:

@@ -39,7 +39,16 @@ from oxygent_client._per_loop import Closed, PerLoop
 from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, shown_url
 from oxygent_client.transports._cancellation import run_to_end, told_once
 from oxygent_client.transports._counted import Counted
-from oxygent_client.transports._environment import PORTS, Proxies, Proxy, check_proxied_request, no_trust, trust
+from oxygent_client.transports._environment import (
+    PORTS,
+    Proxies,
+    Proxy,
+    accepts_all,
+    check_proxied_request,
+    check_verify,
+    no_trust,
+    trust,
+)
 from oxygent_client.transports._heads import head_of
 from oxygent_client.transports._own import check_class, check_loop
 from oxygent_client.transports._sockets import shut_down
@@ -305,6 +314,7 @@ class HTTPXFamily(Generic[ClientT]):
         unix_socket: str | None = None,
     ) -> None:
         ours = type(self).__name__
+        check_verify(verify, ours)
         if http2:
             raise ConfigurationError(_NO_HTTP2.format(ours))
         if client is not None and (verify is not True or proxy is not None or unix_socket is not None):
@@ -463,4 +473,4 @@ class HTTPXFamily(Generic[ClientT]):
         return {**self.__dict__, "_live": PerLoop[Any](), "_closed": Closed(), "_counted": counted, "_blind": False}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({'client=...' if self._client else ''})"
+        return f"{type(self).__name__}({'client=...' if self._client else accepts_all(self._verify)})"

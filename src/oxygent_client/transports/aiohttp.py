@@ -21,7 +21,15 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from oxygent_client.transports._environment import Proxies, Proxy, check_proxied_request, trust, without_bad_key_log
+from oxygent_client.transports._environment import (
+    Proxies,
+    Proxy,
+    accepts_all,
+    check_proxied_request,
+    check_verify,
+    trust,
+    without_bad_key_log,
+)
 
 try:
     with without_bad_key_log():
@@ -288,6 +296,7 @@ class AiohttpTransport:
         trust_env: bool = True,
         unix_socket: str | None = None,
     ) -> None:
+        check_verify(verify, "AiohttpTransport")
         if session is not None and (verify is not True or proxy is not None or unix_socket is not None):
             raise ConfigurationError(
                 "AiohttpTransport: a session of your own brings its own verify, proxy and unix_socket"
@@ -411,4 +420,4 @@ class AiohttpTransport:
         return {**self.__dict__, **own}
 
     def __repr__(self) -> str:
-        return f"AiohttpTransport({'session=...' if self._session else ''})"
+        return f"AiohttpTransport({'session=...' if self._session else accepts_all(self._verify)})"
