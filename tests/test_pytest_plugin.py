@@ -7,14 +7,17 @@ Rule 2: nothing here may reach a network, so the addresses are those that RFC 57
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.metadata
 import re
 import socket
 import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pytest
+import uvloop
 
 from oxygent_client import pytest_plugin
 from oxygent_client.pytest_plugin import NetworkForbiddenError, ServedToy
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # pytester forgets what a project loads. What others would then load a second time is loaded here, before.
-for _name in ("httpcore", "uvicorn", "oxygent_client.transports.httpx", "oxygent_client.transports.asgi"):
+for _name in ("httpcore", "uvicorn", "uvloop", "oxygent_client.transports.httpx", "oxygent_client.transports.asgi"):
     importlib.import_module(_name)
 
 PUBLIC: Final = "198.51.100.7"
@@ -376,7 +379,16 @@ def test_the_name_of_a_cassette(name: str, nodeid: str) -> None:
 
 # ----------------------------------------------------------------------------------------------------------- The guard
 
+
+class Kind(NamedTuple):
+    """As much of a socket as the guard looks at."""
+
+    family: int
+
+
 HERE: Final[list[tuple[str, tuple[Any, ...]]]] = [
+    ("socket.connect", (Kind(socket.AF_INET), ("127.0.0.1", 80))),
+    ("socket.connect", (Kind(socket.AF_UNIX), "/run/a.sock")),
     ("socket.connect", (None, ("127.0.0.1", 80))),
     ("socket.connect", (None, ("127.8.9.10", 80))),
     ("socket.connect", (None, ("::1", 80, 0, 0))),
@@ -388,7 +400,7 @@ HERE: Final[list[tuple[str, tuple[Any, ...]]]] = [
     ("socket.sendto", (None, ("127.0.0.1", 80))),
     ("socket.getaddrinfo", ("LOCALHOST.", 80, 0, 0, 0)),
     ("socket.getaddrinfo", (b"localhost", 80, 0, 0, 0)),
-    ("socket.getaddrinfo", ("agent.localhost", 80, 0, 0, 0)),
+    ("socket.getnameinfo", (("127.0.0.1", 80),)),
     ("socket.getaddrinfo", ("", 80, 0, 0, 0)),
 ]
 NO_ADDRESS: Final[list[tuple[str, tuple[Any, ...]]]] = [
@@ -410,6 +422,9 @@ AWAY: Final[list[tuple[str, tuple[Any, ...], str]]] = [
     ("socket.getaddrinfo", ("a\x1b[31m", 443, 0, 0, 0), "'a\\x1b[31m'"),
     ("socket.gethostbyname", ("agents.example.com",), "'agents.example.com'"),
     ("socket.gethostbyaddr", (PUBLIC,), f"'{PUBLIC}'"),
+    ("socket.getnameinfo", ((PUBLIC, 80),), f"'{PUBLIC}:80'"),
+    ("socket.getaddrinfo", ("agent.localhost", 80, 0, 0, 0), "'agent.localhost'"),
+    ("socket.connect", (Kind(socket.AF_VSOCK), (0, 80)), "'0:80'"),
 ]
 
 
@@ -554,6 +569,98 @@ def test_no_datagram_leaves() -> None:
         with pytest.raises(NetworkForbiddenError):
             client.sendto(b"x", (PUBLIC, 53))
         assert client.getsockname() == ("0.0.0.0", 0)
+
+
+@pytest.mark.usefixtures("guarded")
+def test_no_name_is_looked_up_by_address() -> None:
+    """To ask for the name of an address is to ask a server of names."""
+    with pytest.raises(NetworkForbiddenError):
+        socket.getnameinfo((PUBLIC, 80), 0)
+
+
+LoopCall = Callable[[asyncio.AbstractEventLoop, socket.socket], Coroutine[Any, Any, Any]]
+
+AWAY_BY_LOOP: Final[dict[str, LoopCall]] = {
+    "connection": lambda loop, _: loop.create_connection(asyncio.Protocol, PUBLIC, 443),
+    "connection by keyword": lambda loop, _: loop.create_connection(
+        protocol_factory=asyncio.Protocol, host="a.example", port=443
+    ),
+    "connection from a name": lambda loop, _: loop.create_connection(
+        asyncio.Protocol, "127.0.0.1", 9, local_addr=("a.example", 0)
+    ),
+    "names below localhost": lambda loop, _: loop.create_connection(asyncio.Protocol, "a.localhost", 443),
+    "datagrams": lambda loop, _: loop.create_datagram_endpoint(asyncio.DatagramProtocol, remote_addr=(PUBLIC, 53)),
+    "datagrams to anyone": lambda loop, _: loop.create_datagram_endpoint(
+        asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
+    ),
+    "datagrams from a name": lambda loop, _: loop.create_datagram_endpoint(
+        asyncio.DatagramProtocol, ("a.example", 0), ("127.0.0.1", 9)
+    ),
+    "server": lambda loop, _: loop.create_server(asyncio.Protocol, "a.example"),
+    "server of several": lambda loop, _: loop.create_server(asyncio.Protocol, ["127.0.0.1", "a.example"], 0),
+    "address of a name": lambda loop, _: loop.getaddrinfo("a.example", 443),
+    "name of an address": lambda loop, _: loop.getnameinfo((PUBLIC, 443)),
+    "socket": lambda loop, client: loop.sock_connect(client, (PUBLIC, 443)),
+    "socket to a name": lambda loop, client: loop.sock_connect(client, ("a.example", 443)),
+    "datagram": lambda loop, client: loop.sock_sendto(client, b"x", (PUBLIC, 53)),
+}
+
+
+@pytest.fixture
+def fast() -> Iterator[asyncio.Runner]:
+    """A runner of uvloop, whose loop is there before the guard is."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.get_loop()
+        yield runner
+
+
+@pytest.mark.parametrize("call", AWAY_BY_LOOP.values(), ids=AWAY_BY_LOOP)
+@pytest.mark.usefixtures("guarded")
+def test_uvloop_stays_at_home(fast: asyncio.Runner, call: LoopCall) -> None:
+    """It connects and looks up by libuv, which tells no audit hook; each way is refused before anything is sent."""
+
+    async def go() -> None:
+        with socket.socket() as client:
+            client.setblocking(False)
+            with pytest.raises(NetworkForbiddenError):
+                await call(asyncio.get_running_loop(), client)
+            assert client.getsockname() == ("0.0.0.0", 0)
+
+    fast.run(go())
+
+
+@pytest.mark.usefixtures("guarded")
+def test_uvloop_reaches_this_machine(fast: asyncio.Runner) -> None:
+    """A server of this machine is reached over uvloop, by its address, by its name and by a socket."""
+
+    async def go() -> int:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(asyncio.Protocol, None, 0, family=socket.AF_INET)
+        port = server.sockets[0].getsockname()[1]
+        by_address, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", port, local_addr=("127.0.0.1", 0))
+        client = socket.create_connection(("localhost", port))
+        by_socket, _ = await loop.create_connection(asyncio.Protocol, sock=client)
+        endpoint, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, remote_addr=("127.0.0.1", port))
+        for each in (by_address, by_socket, endpoint):
+            each.close()
+        server.close()
+        await server.wait_closed()
+        return len(await loop.getaddrinfo("127.0.0.1", port, type=socket.SOCK_STREAM))
+
+    assert fast.run(go()) == 1
+
+
+def test_uvloop_is_strict(fast: asyncio.Runner) -> None:
+    """`strict` forbids the sockets of Unix there, too, and with no guard all is as it was."""
+    pytest_plugin._install()
+
+    async def go() -> None:
+        await asyncio.get_running_loop().create_unix_connection(asyncio.Protocol, "/nowhere/a.sock")
+
+    with pytest_plugin._guard.at("strict"), pytest.raises(NetworkForbiddenError):
+        fast.run(go())
+    with pytest.raises(FileNotFoundError):
+        fast.run(go())
 
 
 # ------------------------------------------------------------------------------------------------------------- The docs

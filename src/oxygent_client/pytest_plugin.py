@@ -9,6 +9,7 @@ Rule 2: what a fixture is made of is a fixture too (`oxygent_transport`, `oxygen
     `oxygent_toy`): a project says what is different by defining its own.
 Rule 3: what the process remembers of runs is forgotten before each test, so that the order of tests does not matter.
 Rule 4: the guard raises before anything is sent. It sees what this process does; other processes are not its business.
+Rule 5: event loops that connect without Python's sockets are wrapped; what cannot be seen there is refused.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass  # not attrs: Rule 1
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -120,6 +121,9 @@ class NetworkForbiddenError(RuntimeError):
 # Audit events, and what the first or second of their arguments is. https://docs.python.org/3/library/audit_events.html
 _TO_ADDRESS: Final = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg"})
 _TO_HOST: Final = frozenset({"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"})
+_TO_NAME: Final = "socket.getnameinfo"
+
+_Event = tuple[str, tuple[Any, ...]]
 
 
 class _Guard:
@@ -135,13 +139,16 @@ class _Guard:
             return
         if event in _TO_ADDRESS:
             address = args[1]
-            # What is no tuple is the path of a Unix socket.
-            host = cast("tuple[Any, ...]", address)[0] if isinstance(address, tuple) else None
+            here = _leads_here(getattr(args[0], "family", None), address)
         elif event in _TO_HOST:
-            address = host = args[0]
+            address = args[0]
+            here = _is_here(address)
+        elif event == _TO_NAME:
+            address = args[0]
+            here = _leads_here(None, address)
         else:
             return
-        if address is not None and (self.level == "strict" or not _is_here(host)):
+        if address is not None and (self.level == "strict" or not here):
             raise NetworkForbiddenError(
                 f"{event}: this test may not reach {_shown(address)} (oxygent_network = {self.level}): "
                 "give the agent a fake, a cassette or the toy remote; --oxygent-network=allow lets it pass"
@@ -160,9 +167,131 @@ class _Guard:
 _guard = _Guard()
 
 
+# --- event loops that no audit hook sees ---
+
+_HIDDEN: Final = ("anywhere, by datagrams that this event loop does not show; give remote_addr",)
+
+
+def _is_address(host: Any) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _looked_up(hosts: Iterable[Any]) -> Iterator[_Event]:
+    """The names among these; an address, or None, is not looked up."""
+    for host in hosts:
+        if host is not None and not _is_address(host):
+            yield "socket.getaddrinfo", (host,)
+
+
+_Given = Mapping[str, Any]
+"""The arguments of a call, by name."""
+
+
+def _connection(given: _Given) -> Iterator[_Event]:
+    if given.get("host") is not None:
+        yield "socket.connect", (None, (given["host"], given.get("port")))
+    yield from _looked_up((given.get("local_addr") or (None,))[:1])
+
+
+def _unix_connection(given: _Given) -> Iterator[_Event]:
+    yield "socket.connect", (None, given.get("path"))
+
+
+def _datagrams(given: _Given) -> Iterator[_Event]:
+    yield "socket.sendto", (None, given.get("remote_addr") or _HIDDEN)
+    local = given.get("local_addr")
+    yield from _looked_up(cast("tuple[Any, ...]", local)[:1] if isinstance(local, tuple) else ())
+
+
+def _server(given: _Given) -> Iterator[_Event]:
+    host = given.get("host")
+    yield from _looked_up([host] if isinstance(host, str) or host is None else host)
+
+
+def _address_of_a_name(given: _Given) -> Iterator[_Event]:
+    yield "socket.getaddrinfo", (given["host"],)
+
+
+def _name_of_an_address(given: _Given) -> Iterator[_Event]:
+    yield _TO_NAME, (given["sockaddr"],)
+
+
+def _connected_socket(given: _Given) -> Iterator[_Event]:
+    yield "socket.connect", (given["sock"], given["address"])
+
+
+def _datagram(given: _Given) -> Iterator[_Event]:
+    yield "socket.sendto", (given["sock"], given["address"])
+
+
+_Events = Callable[[_Given], Iterator[_Event]]
+
+_UNSEEN: Final[Mapping[str, tuple[str, _Events]]] = {
+    "create_connection": ("protocol_factory host port", _connection),
+    "create_unix_connection": ("protocol_factory path", _unix_connection),
+    "create_datagram_endpoint": ("protocol_factory local_addr remote_addr", _datagrams),
+    "create_server": ("protocol_factory host port", _server),
+    "getaddrinfo": ("host port", _address_of_a_name),
+    "getnameinfo": ("sockaddr flags", _name_of_an_address),
+    "sock_connect": ("sock address", _connected_socket),
+    "sock_sendto": ("sock data address", _datagram),
+}
+"""Methods of a loop, their positional parameters, and the audit events that asyncio's own loop on Unix would cause."""
+
+
+def _native_loops() -> Iterator[Any]:
+    """The loops that connect by libuv, or by Windows' completion ports, and not by Python's sockets."""
+    import asyncio
+
+    yield from filter(None, [getattr(asyncio, "ProactorEventLoop", None)])  # on Windows alone
+    with suppress(ImportError):
+        import uvloop
+
+        yield uvloop.Loop
+
+
+def _asked_first(
+    method: Callable[..., Coroutine[Any, Any, Any]], parameters: str, events: _Events
+) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """The method, but the guard is asked before it; not at all while there is nothing to guard."""
+    names = parameters.split()
+
+    @wraps(method)
+    async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _guard.level != "allow":
+            for event, about in events({**dict(zip(names, args, strict=False)), **kwargs}):
+                _guard(event, about)
+        return await method(self, *args, **kwargs)
+
+    return call
+
+
 @cache
 def _install() -> None:
+    """Set up the hook, and its like for the loops that are installed; a loop that exists already is seen, too."""
     sys.addaudithook(_guard)
+    for loop in _native_loops():
+        for method, (parameters, events) in _UNSEEN.items():
+            setattr(loop, method, _asked_first(getattr(loop, method), parameters, events))
+
+
+_ELSEWHERE: Final = frozenset(
+    getattr(socket, family)
+    for family in ("AF_VSOCK", "AF_BLUETOOTH", "AF_PACKET", "AF_CAN", "AF_TIPC", "AF_QIPCRTR", "AF_HYPERV")
+    if hasattr(socket, family)
+)
+"""Families that lead to other machines, to the host of this one, or to a device; their addresses look like others."""
+
+
+def _leads_here(family: int | None, address: Any) -> bool:
+    """Whether an address of this family (None: not known) leads to this machine; no tuple is a Unix socket's path."""
+    return family not in _ELSEWHERE and (
+        not isinstance(address, tuple) or _is_here(cast("tuple[Any, ...]", address)[0])
+    )
 
 
 def _is_here(host: Any) -> bool:
@@ -171,8 +300,7 @@ def _is_here(host: Any) -> bool:
     try:
         ip = ipaddress.ip_address(name)
     except ValueError:
-        name = name.lower().removesuffix(".")
-        return name == "localhost" or name.endswith(".localhost")  # RFC 6761
+        return name.lower().removesuffix(".") == "localhost"  # a name below it is asked of DNS by most resolvers
     ip = getattr(ip, "ipv4_mapped", None) or ip
     return ip.is_loopback or ip.is_unspecified  # to connect to 0.0.0.0 is to connect to this machine, or an error
 
