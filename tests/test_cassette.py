@@ -10,11 +10,14 @@ import base64
 import json
 import logging
 import math
+import os
 import pickle
 import re
+import stat
 import traceback
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -53,7 +56,6 @@ from tests.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from oxygent_client import Transport
 
@@ -416,7 +418,19 @@ TEXTS: Final[list[tuple[str, str]]] = [
     ("{}", "no cassette"),
     ("[1]", "no cassette"),
     ("<html>", "no cassette"),
-    ('{"cassette": 2}', "it has the version 2, and this release reads 1"),
+    ('{"cassette": 2}', "another version"),
+    (f"{HEAD}\n{ASKED.replace('{}', '[]')}", "line 2 is not"),
+    (f"{HEAD}\n{ASKED}\n{ANSWERED.replace('200', '-1')}", "line 3 is not"),
+    (f"{HEAD}\n{ASKED}\n{ANSWERED.replace('200', '600')}", "line 3 is not"),
+    (f"{HEAD}\n{ASKED}\n{ANSWERED.replace('200', 'true')}", "line 3 is not"),
+    (f"{HEAD}\n{ASKED}\n{ANSWERED.replace('{}', '[]')}", "line 3 is not"),
+    (f"{HEAD}\n{ASKED}\n" + ANSWERED.replace("{}", '{"age": 1}'), "line 3 is not"),
+    (f"{HEAD}\n{ASKED}\n{ANSWERED.replace('0', '1e999', 1)}", "line 3 is not"),
+    (f"{HEAD}\n{ASKED}\n{ANSWERED.replace('0', 'NaN', 1)}", "line 3 is not"),
+    (f"{HEAD}\n{ASKED}\n{ANSWERED.replace('0', '-1', 1)}", "line 3 is not"),
+    (f"{HEAD}\n{ASKED}\n{ANSWERED.replace('0', '9' * 400, 1)}", "line 3 is not"),
+    (f"{HEAD}\n{ASKED}\n{ANSWERED.replace('0', '9' * 5000, 1)}", "line 3 is not"),
+    (f"{HEAD}\n{ASKED}\n{ANSWERED.replace('0', 'true', 1)}", "line 3 is not"),
     (f"{HEAD}\nnothing", "line 2 is not"),
     (f"{HEAD}\n\n", "line 2 is not"),
     (f"{HEAD}\n[]", "line 2 is not"),
@@ -455,10 +469,68 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff")
     with pytest.raises(CassetteError, match="not UTF-8"):
         Cassette.load(tmp_path / "binary")
-    with pytest.raises(CassetteError, match="cannot be written: No such file"):
+    with pytest.raises(CassetteError, match="cannot be written"):
         Cassette().save(tmp_path / "no" / "directory")
-    with pytest.raises(CassetteError, match="cannot be written: Not a directory"):
+    with pytest.raises(CassetteError, match="cannot be written"):
         Cassette().save(tmp_path / "binary" / "x")
+
+
+@pytest.mark.parametrize(
+    "content", [f"{HEAD}\ncanary", f"{HEAD}\n" + '{"request": "canary"}', "canary", '{"cassette": "canary"}'], ids=str
+)
+def test_an_error_shows_nothing_of_the_file(content: str, tmp_path: Path) -> None:
+    """What stands in a file that cannot be read is in no text of its error, nor in what the error comes from."""
+    path = tmp_path / "x"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(CassetteError) as caught:
+        Cassette.load(path)
+    assert "canary" not in "".join(traceback.format_exception(caught.value, limit=0))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(None, 0o600), (0o600, 0o600), (0o640, 0o640), (0o644, 0o644)], ids=["new", *"ors"]
+)
+def test_who_may_read_a_file(before: int | None, after: int, tmp_path: Path) -> None:
+    """A new file is its owner's alone; one that was there keeps its mode."""
+    path = tmp_path / "x"
+    if before is not None:
+        numbered(1).save(path)
+        path.chmod(before)
+    numbered(2).save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == after
+
+
+def test_a_symbolic_link_stays(tmp_path: Path) -> None:
+    """The file is written that the link names."""
+    link, target = tmp_path / "link", tmp_path / "target"
+    link.symlink_to(target)
+    numbered(1).save(link)
+    assert link.is_symlink()
+    assert [each.payload for each in Cassette.load(target).entries] == [1]
+
+
+def test_files_that_are_not_replaced(tmp_path: Path) -> None:
+    """A file that is not a cassette is replaced by `force` alone; a pipe, a device and a directory never are."""
+    notes, pipe, empty = tmp_path / "notes", tmp_path / "pipe", tmp_path / "empty"
+    notes.write_text("precious\n", encoding="utf-8")
+    os.mkfifo(pipe)
+    empty.touch()
+    for path, force in ((notes, False), (pipe, True), (Path(os.devnull), True), (tmp_path, True)):
+        with pytest.raises(CassetteError, match=re.escape(str(path))):
+            numbered(1).save(path, force=force)
+    assert notes.read_text(encoding="utf-8") == "precious\n"
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    for path, force in ((notes, True), (empty, False)):
+        numbered(1).save(path, force=force)
+        assert [each.payload for each in Cassette.load(path).entries] == [1]
+
+
+def test_a_file_that_cannot_be_looked_at(tmp_path: Path) -> None:
+    """What the system says of the path is in the error."""
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(CassetteError, match="cannot be written"):
+        Cassette().save(loop)
 
 
 def test_a_file_is_written_whole(tmp_path: Path) -> None:
@@ -528,6 +600,11 @@ KEYS: Final[list[tuple[bool, str, Any]]] = [
     (True, "token", {"a": 1}),
     (False, "max_tokens", 512),
     (False, "token_count", "512"),
+    (False, "tokenLimit", 512),
+    (False, "completion_tokens", 512),
+    (True, "token", "123456789"),
+    (True, "access_token", 123456789),
+    (True, "adminToken", "123456789"),
     (False, "token", None),
     (False, "token", ""),
     (False, "password", False),
@@ -812,6 +889,43 @@ async def test_without(name: str) -> None:
     assert not any(spelt in cassette.dumps() for spelt in (name, json.dumps(name)[1:-1]))
     with pytest.raises(errors.ConnectionLostError, match="scrubbed"):
         await body_of(ReplayTransport(Cassette.loads(cassette.dumps(), scrub=scrub)), asked)
+
+
+SPELLINGS: Final = {
+    "as it is": lambda text: text,
+    "percent, upper case": lambda text: "".join(f"%{byte:02X}" for byte in text.encode()),
+    "percent, lower case": lambda text: "".join(f"%{byte:02x}" for byte in text.encode()),
+    "JSON escapes": lambda text: "".join(f"\\u{ord(letter):04x}" for letter in text),
+    "HTML entities": lambda text: "".join(f"&#{ord(letter)};" for letter in text),
+    "base64": lambda text: base64.b64encode(text.encode()).decode(),
+}
+"""How a server may spell what it was sent."""
+
+
+@pytest.mark.parametrize("spelt", SPELLINGS.values(), ids=SPELLINGS)
+@pytest.mark.parametrize("size", [1, 7, 10_000], ids=["bytes", "pieces", "whole"])
+async def test_what_was_sent_is_not_kept(spelt: Callable[[str], str], size: int) -> None:
+    """Credentials of headers and of the URL go from events, comments and ids, however they are spelt and cut."""
+    key, password, code = "canary-key<1>", "canary-pass-2", "canary-code-3"
+    secrets = [spelt(each) for each in (key, password, code)]
+    stream = "".join(
+        (
+            f": you sent {secrets[0]}\n\n",
+            f"id: {secrets[1]}\ndata: {secrets[2]}\n\n",
+            *(f'data: {{"type": "note", "content": "{each}"}}\n\n' for each in secrets),
+        )
+    ).encode()
+    pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+    cassette = Cassette()
+    recording = RecordingTransport(FakeTransport.script(*pieces, answer("42"), close()), cassette)
+    asked = HTTPRequest(
+        "POST", f"https://ada:{password}@remote/?code={code}", "/sse/chat", {"x-app": key}, b"{}", context=Context()
+    )
+    await body_of(recording, asked)
+    (entry,) = cassette.entries
+    assert [each for each in secrets if each.encode() in entry.body] == []
+    assert "canary" not in cassette.dumps()
+    assert entry.body.count(SCRUBBED.encode()) == 6
 
 
 def test_without_nothing() -> None:

@@ -115,7 +115,7 @@ ROOMS: Final[dict[str, Room]] = {
     # The door: names, each loaded when it is asked for.
     "front": room("__init__", f"core {SIBLINGS} testing registry run meeting"),
     # Edges: users of the package like any other, so only its public names and modules.
-    "cli": room("cli cli.* __main__", PUBLIC, "anyio attrs rich typer uvicorn", edge=True),
+    "cli": room("cli cli.* __main__", f"{PUBLIC} profiles", "anyio attrs rich typer uvicorn", edge=True),
     "profiles": room("profiles profiles.*", PUBLIC, "attrs", edge=True),
     "sync": room("sync sync.*", PUBLIC, "anyio attrs", edge=True),
     "pytest_plugin": room("pytest_plugin", PUBLIC, "anyio attrs pytest uvicorn uvloop", edge=True),

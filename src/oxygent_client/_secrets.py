@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, cast
 
-from oxygent_client._core.secret_names import is_secret_name
+from oxygent_client._core.secret_names import is_count_name, is_secret_name
 
 __all__ = ["KEPT_HEADERS", "SCRUBBED", "Clean", "is_secret", "scrub_json", "scrub_text"]
 
@@ -32,8 +32,6 @@ KEPT_HEADERS: Final = frozenset(
 
 INBOUND: Final = "_headers"
 """Where the framework puts a request's headers in `shared_data`: all of them count as secret."""
-COUNTS: Final = re.compile(r"(?i)token")
-"""Under such a key a number is no secret, but a count: `max_tokens`."""
 
 CREDENTIALS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...]] = (
     (re.compile(r"(?<=://)[^\s/?#@\"'<>]++(?=@)"), lambda _: SCRUBBED),
@@ -65,7 +63,7 @@ def is_secret(key: str, value: Any) -> bool:
     if not is_secret_name(key):
         return key == INBOUND
     is_number = isinstance(value, int | float) or (isinstance(value, str) and value.isdigit())
-    return not (is_number and COUNTS.search(key))
+    return not (is_number and is_count_name(key))
 
 
 def scrub_json(value: Any) -> Any:

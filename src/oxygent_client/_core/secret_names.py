@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["is_secret_name"]
+__all__ = ["is_count_name", "is_secret_name"]
 
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\x00-\x7f]+")
 
@@ -72,3 +72,15 @@ def is_secret_name(name: str) -> bool:
     """Whether what has this name is a secret."""
     words = " ".join(_WORDS.findall(name)).lower()
     return _SECRET.search(words) is not None and not _OTHER_MEANINGS.search(words)
+
+
+_COUNT: Final = re.compile(
+    r"\b(tokens|budget|count|counts|limit|max|maximum|min|minimum|num|number|total|usage|used)\b"
+)
+"""Model APIs count tokens: `max_tokens`, `completion_tokens`, `token_count`, `tokenLimit`."""
+
+
+def is_count_name(name: str) -> bool:
+    """Whether a number under this name counts tokens: `max_tokens`; under `token` alone it is a credential."""
+    words = " ".join(_WORDS.findall(name)).lower()
+    return "token" in words and _COUNT.search(words) is not None

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Annotated, Any, TextIO, cast
 
 import anyio
+import attrs
 import typer
 from rich.console import Console
 
 import oxygent_client
-from oxygent_client import HTTPXTransport, OxyRequest, OxyState, SSEOxyGent, Timeouts, errors
+from oxygent_client import BearerAuth, HTTPXTransport, OxyRequest, OxyState, SSEOxyGent, Timeouts, errors
 from oxygent_client.cli._converse import converse
 from oxygent_client.cli._loopback import serving
 from oxygent_client.cli._remedies import (
@@ -39,6 +40,7 @@ from oxygent_client.cli._remedies import FAILED as AGENT_FAILED
 from oxygent_client.cli._render import organization
 from oxygent_client.cli._safe import as_json
 from oxygent_client.cli._show import JSONShow, LinesShow, LiveShow, Outcome, Show
+from oxygent_client.profiles import load_profile
 from oxygent_client.testing import Cassette, CassetteError, Entry, RecordingTransport, ReplayTransport, ToyRemote
 
 __all__ = ["app", "run"]
@@ -64,7 +66,25 @@ class Dialect(StrEnum):
 
 
 Url = Annotated[str, typer.Argument(help="The server's root, such as http://127.0.0.1:8080", show_default=False)]
-Headers = Annotated[list[str] | None, typer.Option("--header", "-H", help="'Name: value'; may be repeated.")]
+Headers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--header",
+        "-H",
+        help="'Name: value', or @FILE with one on each line. Other users of this machine can see the command line:"
+        " read a credential from a file, an environment variable or a profile. May be repeated.",
+    ),
+]
+HeaderVariables = Annotated[
+    list[str] | None,
+    typer.Option("--header-env", help="NAME=VARIABLE: a header whose value is in an environment variable.", metavar=""),
+]
+TokenVariable = Annotated[
+    str | None, typer.Option("--token-env", help="An environment variable with a bearer token.", metavar="VARIABLE")
+]
+ProfileName = Annotated[
+    str | None, typer.Option("--profile", help="Credentials and settings of a profile.", metavar="NAME")
+]
 Seconds = Annotated[float | None, typer.Option(help="Seconds for everything together.", min=0.001)]
 AsJSON = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -111,19 +131,17 @@ def ask(
     timeout: Seconds = None,
     share: Annotated[bool, typer.Option("--share/--independent", help="Send the call stack, or none.")] = True,
     header: Headers = None,
+    header_env: HeaderVariables = None,
+    token_env: TokenVariable = None,
+    profile: ProfileName = None,
     json: AsJSON = False,
     debug: Debug = False,
 ) -> int:
     """Ask a remote system, and watch it work."""
 
     def work() -> int:
-        agent = SSEOxyGent(
-            server_url=url,
-            callee=callee,
-            is_share_call_stack=share,
-            headers=_headers(header),
-            timeouts=_timeouts(timeout),
-        )
+        settings = _settings(url, profile, _headers(header, header_env), token_env, timeout)
+        agent = SSEOxyGent(**settings | {"callee": callee, "is_share_call_stack": share})
         return ask_with(agent, query, _show(query, as_json=json))
 
     return attempt(work, debug=debug)
@@ -138,20 +156,23 @@ def record(
     callee: Annotated[str | None, typer.Option(help="An agent by name, instead of the remote's master.")] = None,
     timeout: Seconds = None,
     header: Headers = None,
+    header_env: HeaderVariables = None,
+    token_env: TokenVariable = None,
+    profile: ProfileName = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is not a cassette.")] = False,
     json: AsJSON = False,
     debug: Debug = False,
 ) -> int:
     """Ask a remote system, watch it work, and keep the conversation in a file, without the secrets in it."""
 
     def work() -> int:
-        timeouts = _timeouts(timeout)
+        Cassette.check_path(file, force=force)  # before the agent runs
+        settings = _settings(url, profile, _headers(header, header_env), token_env, timeout)
         cassette = Cassette()
-        transport = RecordingTransport(HTTPXTransport(connect=timeouts.connect), cassette)
-        agent = SSEOxyGent(
-            server_url=url, callee=callee, headers=_headers(header), timeouts=timeouts, transport=transport
-        )
+        transport = RecordingTransport(HTTPXTransport(), cassette)
+        agent = SSEOxyGent(**settings | {"callee": callee, "transport": transport})
         with ExitStack() as at_the_end:
-            at_the_end.callback(cassette.save, file)  # a conversation that failed is worth keeping, too
+            at_the_end.callback(cassette.save, file, force=force)  # a conversation that failed is worth keeping, too
             return ask_with(agent, query, _show(query, as_json=json), transport.aclose)
 
     return attempt(work, debug=debug)
@@ -182,12 +203,20 @@ def replay(
 
 @app.command()
 def tree(
-    url: Url, *, header: Headers = None, timeout: Seconds = None, json: AsJSON = False, debug: Debug = False
+    url: Url,
+    *,
+    header: Headers = None,
+    header_env: HeaderVariables = None,
+    token_env: TokenVariable = None,
+    profile: ProfileName = None,
+    timeout: Seconds = None,
+    json: AsJSON = False,
+    debug: Debug = False,
 ) -> int:
     """Show who is in a remote system: its agents and their tools."""
 
     def work() -> int:
-        agent = SSEOxyGent(server_url=url, headers=_headers(header), timeouts=_timeouts(timeout))
+        agent = SSEOxyGent(**_settings(url, profile, _headers(header, header_env), token_env, timeout))
         return _show_organization(anyio.run(_discover, agent), json=json)
 
     return attempt(work, debug=debug)
@@ -269,19 +298,57 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-def _headers(given: Sequence[str] | None) -> dict[str, str]:
+def _headers(given: Sequence[str] | None, variables: Sequence[str] | None) -> dict[str, str]:
+    """The headers of `--header` and `--header-env`. Errors do not repeat a value: it may be half a secret."""
     headers: dict[str, str] = {}
     for header in given or ():
-        name, colon, value = header.partition(":")
-        if not colon or not name.strip():
-            # The text is not repeated: it may be half a secret.
-            raise errors.ConfigurationError("--header takes 'Name: value'")
-        headers[name.strip()] = value.strip()
+        for line in _lines_of(Path(header[1:])) if header.startswith("@") else [header]:
+            name, colon, value = line.partition(":")
+            if not colon or not name.strip():
+                raise errors.ConfigurationError("--header takes 'Name: value', or @FILE with one on each line")
+            headers[name.strip()] = value.strip()
+    for each in variables or ():
+        name, equals, variable = each.partition("=")
+        if not equals or not name.strip():
+            raise errors.ConfigurationError("--header-env takes NAME=VARIABLE")
+        headers[name.strip()] = _variable("--header-env", variable)
     return headers
 
 
-def _timeouts(seconds: float | None) -> Timeouts:
-    return Timeouts() if seconds is None else Timeouts(total=seconds)
+def _lines_of(path: Path) -> list[str]:
+    """The lines of a file of headers that are not empty."""
+    why = ""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        text, why = "", error.strerror or type(error).__name__
+    except UnicodeDecodeError:
+        text, why = "", "it is not UTF-8"
+    if why:
+        raise errors.ConfigurationError(f"--header: the file {str(path)!r} cannot be read: {why}")
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def _variable(option: str, name: str) -> str:
+    value = os.environ.get(name, "")
+    if not value:
+        raise errors.ConfigurationError(f"{option}: the environment variable {name!r} is not set")
+    return value
+
+
+def _settings(
+    url: str, profile: str | None, headers: Mapping[str, str], token_env: str | None, timeout: float | None
+) -> dict[str, Any]:
+    """Arguments of an agent: those of a profile, and over them what the command line says."""
+    settings: dict[str, Any] = {} if profile is None else load_profile(profile).options()
+    settings["server_url"] = url
+    if headers:
+        settings["headers"] = {**settings.get("headers", {}), **headers}
+    if token_env is not None:
+        settings["auth"] = BearerAuth(_variable("--token-env", token_env))
+    if timeout is not None:
+        settings["timeouts"] = attrs.evolve(settings.get("timeouts", Timeouts()), total=timeout)
+    return settings
 
 
 def _kept(show: Show, path: Path | None, code: int) -> int:

@@ -59,7 +59,9 @@ REMEDIES: Sequence[Remedy] = (
     Remedy(errors.ConnectError, UNREACHABLE, "Is the server running, and are host and port right?"),
     Remedy(errors.NoHealthyReplicaError, UNREACHABLE, "Wait a little and try again."),
     Remedy(errors.RedirectError, REFUSED, "Use the address that the server points to, if you trust it."),
-    Remedy(errors.AuthenticationError, REFUSED, "Give credentials: --header 'Authorization: Bearer ...'."),
+    Remedy(
+        errors.AuthenticationError, REFUSED, "Give credentials: --token-env VARIABLE, --header @FILE or --profile NAME."
+    ),
     Remedy(errors.PermissionDeniedError, REFUSED, "These credentials do not allow it; ask who runs the server."),
     Remedy(errors.NotFoundError, REFUSED, "Give the server's root URL, without /sse/chat."),
     Remedy(errors.RateLimitedError, REFUSED, "Wait a little and try again."),

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import re
+import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -22,13 +24,22 @@ import anyio
 import attrs
 
 from oxygent_client import _errors
-from oxygent_client._core.sent_secrets import credentials
+from oxygent_client._core.sent_secrets import carried
+from oxygent_client._core.spellings import SHORT, needles
 from oxygent_client._errors import ConfigurationError, Outcome, OxyError
 from oxygent_client._per_loop import Closed
 from oxygent_client._secrets import SCRUBBED, scrub_json, scrub_text
 from oxygent_client._transport import HTTPRequest, HTTPResponse, Purpose, Transport
 from oxygent_client._version import __version__
-from oxygent_client.testing._scrub import body_without, scrub_body, scrub_headers, scrub_path, without
+from oxygent_client.testing._scrub import (
+    body_without,
+    scrub_body,
+    scrub_headers,
+    scrub_path,
+    secrets_out_of,
+    secrets_out_of_body,
+    without,
+)
 
 __all__ = [
     "Cassette",
@@ -52,6 +63,8 @@ DRAWN: Final = frozenset(
 )
 """Fields of a payload that are drawn by lot, read from a clock, or follow from those that are; they need not agree."""
 
+HEAD_BYTES: Final = 1024
+"""How much of a file is read to see whether it is a cassette."""
 SHOWN: Final = 10
 """How many recordings an error names."""
 
@@ -119,7 +132,8 @@ class Entry:
     end: End = "complete"
     ended_at: float = 0.0
     credentials: frozenset[str] = attrs.field(default=frozenset(), repr=False)
-    """What the request was marked to hold as credentials; it goes with them, wherever it stands."""
+    """The credentials that the request carried, in its headers and its URL; they are removed wherever they stand, in
+    every usual spelling."""
 
     @property
     def body(self) -> bytes:
@@ -147,7 +161,15 @@ class Entry:
 
     def scrubbed(self) -> Entry:
         """This entry without the secrets that are known by rule."""
-        left = self.without(*self.credentials)
+        secrets = needles(self.credentials)
+        left = attrs.evolve(
+            _with_pieces(self, secrets_out_of_body([piece.data for piece in self.pieces], secrets)),
+            path=secrets_out_of(self.path, secrets),
+            headers=secrets_out_of(dict(self.headers), secrets),
+            payload=secrets_out_of(self.payload, secrets),
+            response_headers=secrets_out_of(dict(self.response_headers), secrets),
+            end=_with_text(self.end, lambda text: cast("str", secrets_out_of(text, secrets))),
+        )
         return attrs.evolve(
             _with_pieces(left, scrub_body([piece.data for piece in left.pieces], left.response_headers)),
             path=scrub_path(left.path),
@@ -190,8 +212,14 @@ def _asked(request: HTTPRequest) -> Entry:
         purpose=request.context.purpose,
         headers={name: SCRUBBED if name.lower() in marked else value for name, value in request.headers.items()},
         payload=payload,
-        credentials=credentials(request.headers, marked),
+        credentials=_credentials(request),
     )
+
+
+def _credentials(request: HTTPRequest) -> frozenset[str]:
+    """What a request carried in confidence; not what is so short that it may be a part of any word."""
+    values = carried(request.base_url, request.headers, request.context.secret_headers)
+    return frozenset(value for value in values if len(value) >= SHORT)
 
 
 # --- the cassette -----------------------------------------------------------------------------------------------------
@@ -228,23 +256,54 @@ class Cassette:
         """What may be kept of `entry`."""
         return self._scrub(entry.scrubbed())
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file, whole or not at all.
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Write the file, whole or not at all. Only its owner may read a new file; an old one keeps its mode.
+
+        A symbolic link stays, and the file that it names is written.
 
         Raises:
-            CassetteError: it cannot be written.
+            CassetteError: it cannot be written, or something other than a cassette is there: see `check_path`.
         """
-        target = Path(path)
+        self.check_path(path, force=force)
+        target = Path(path).resolve()
         draft = target.with_name(f".{target.name}.{os.getpid()}.{id(self):x}")
         try:
             try:
-                draft.write_bytes(self.dumps().encode())
+                with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                    file.write(self.dumps().encode())
+                if target.exists():
+                    draft.chmod(stat.S_IMODE(target.stat().st_mode))
                 draft.replace(target)
             finally:
                 with suppress(FileNotFoundError, NotADirectoryError):
                     draft.unlink()
         except OSError as error:
-            raise CassetteError(f"the cassette {target} cannot be written: {error.strerror}") from error
+            raise CassetteError(f"the cassette {path} cannot be written: {error.strerror}") from error
+
+    @staticmethod
+    def check_path(path: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Check that `save` may write there, before anything is recorded. `force` allows to replace any regular file.
+
+        Raises:
+            CassetteError: there is a directory, a device, a pipe or a socket; or, without `force`, a file that is not
+                a cassette.
+        """
+        target = Path(path).resolve()
+        try:
+            if not target.parent.is_dir():
+                raise CassetteError(f"the cassette {path} cannot be written: there is no directory of that name")
+            if not target.exists():
+                return
+            if not target.is_file():
+                raise CassetteError(f"the cassette {path} cannot be written: it is not a regular file")
+            if force:
+                return
+            with target.open("rb") as file:
+                first = file.readline(HEAD_BYTES)
+        except OSError as error:
+            raise CassetteError(f"the cassette {path} cannot be written: {error.strerror}") from error
+        if first and not _is_head(first):
+            raise CassetteError(f"{path} is a file and not a cassette; force=True (--force) replaces it")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, scrub: Scrub = _as_it_is) -> Self:
@@ -253,16 +312,20 @@ class Cassette:
         Raises:
             CassetteError: there is none, or it cannot be read.
         """
+        text, why = "", ""
         try:
             text = Path(path).read_bytes().decode()
         except OSError as error:
-            raise CassetteError(f"the cassette {path} cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise CassetteError(f"the cassette {path} cannot be read: it is not UTF-8") from error
-        try:
-            return cls.loads(text, scrub=scrub)
-        except CassetteError as error:
-            raise CassetteError(f"the cassette {path} cannot be read: {error}") from error
+            why = error.strerror or type(error).__name__
+        except UnicodeDecodeError:
+            why = "it is not UTF-8"
+        if not why:
+            try:
+                return cls.loads(text, scrub=scrub)
+            except CassetteError as error:
+                why = str(error)
+        # Outside of the except clauses: the errors of the libraries hold the text of the file.
+        raise CassetteError(f"the cassette {path} cannot be read: {why}")
 
     def dumps(self) -> str:
         """The text of the file."""
@@ -326,34 +389,57 @@ def _seconds(value: float) -> float:
 def _entries(text: str) -> Iterator[Entry]:
     """The entries in the text of a file."""
     lines = text.removesuffix("\n").split("\n")
-    _head(lines[0])
+    _check_head(lines[0])
     entry: Entry | None = None
     pieces: list[Piece] = []
     for number, line in enumerate(lines[1:], start=2):
+        fields = _fields(line)
         try:
-            fields = json.loads(line)
             if entry is None:
                 entry, pieces = _request(fields), []
-            elif "status" in fields:
+                continue
+            if "status" in fields:
                 entry = _answered(entry, fields)
-            elif "end" in fields or "error" in fields:
-                yield _ended(attrs.evolve(entry, pieces=tuple(pieces)), fields)
-                entry = None
-            else:
+                continue
+            if "end" not in fields and "error" not in fields:
                 pieces.append(_piece(fields))
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise CassetteError(f"line {number} is not what must stand there") from error
+                continue
+            ended = _ended(attrs.evolve(entry, pieces=tuple(pieces)), fields)
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
+            ended = None
+        # Outside of the except clause: the errors of the libraries hold the text of the file.
+        if ended is None:
+            raise CassetteError(f"line {number} is not what must stand there")
+        yield ended
+        entry = None
     if entry is not None:
         raise CassetteError(f"it ends in the middle of an exchange, after line {len(lines)}")
 
 
-def _head(line: str) -> None:
+def _fields(line: str) -> dict[str, Any]:
+    """The object in a line; empty if it is none. NaN and infinities are not JSON."""
     try:
-        version: object = json.loads(line)["cassette"]
-    except (ValueError, LookupError, TypeError):
-        raise CassetteError("it is no cassette: its first line does not say so") from None
-    if version != VERSION:
-        raise CassetteError(f"it has the version {str(version)[:20]}, and this release reads {VERSION}")
+        fields: Any = json.loads(line, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return {}
+    return cast("dict[str, Any]", fields) if isinstance(fields, dict) else {}
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(name)
+
+
+def _is_head(line: bytes) -> bool:
+    """Whether a file that begins with this line is a cassette, of whatever version."""
+    return "cassette" in _fields(line.decode("utf-8", "replace"))
+
+
+def _check_head(line: str) -> None:
+    fields = _fields(line)
+    if "cassette" not in fields:
+        raise CassetteError("it is no cassette: its first line does not say so")
+    if fields["cassette"] != VERSION:
+        raise CassetteError(f"it has another version than this release reads, which is {VERSION}")
 
 
 def _request(fields: dict[str, Any]) -> Entry:
@@ -361,18 +447,25 @@ def _request(fields: dict[str, Any]) -> Entry:
     if not space or fields["purpose"] not in get_args(Purpose):
         raise ValueError("no request")
     return Entry(
-        method=method, path=path, purpose=fields["purpose"], headers=dict(fields["headers"]), payload=fields["payload"]
+        method=method,
+        path=path,
+        purpose=fields["purpose"],
+        headers=_texts(fields["headers"]),
+        payload=fields["payload"],
     )
 
 
 def _answered(entry: Entry, fields: dict[str, Any]) -> Entry:
-    at, status, headers = float(fields["at"]), int(fields["status"]), dict(fields["headers"])
+    status: Any = fields["status"]
+    if type(status) is not int or not 100 <= status <= 599:
+        raise ValueError("no status")
+    at, headers = _time(fields["at"]), _texts(fields["headers"])
     return attrs.evolve(entry, answered_at=at, status=status, response_headers=headers)
 
 
 def _piece(fields: dict[str, Any]) -> Piece:
     data = fields["text"].encode() if "text" in fields else base64.b64decode(fields["base64"], validate=True)
-    return Piece(float(fields["at"]), data)
+    return Piece(_time(fields["at"]), data)
 
 
 def _ended(entry: Entry, fields: dict[str, Any]) -> Entry:
@@ -384,7 +477,24 @@ def _ended(entry: Entry, fields: dict[str, Any]) -> Entry:
         raise ValueError("no such end")
     if entry.status is None and (entry.pieces or end == "complete"):
         raise ValueError("a body without a response")
-    return attrs.evolve(entry, end=end, ended_at=float(fields["at"]))
+    return attrs.evolve(entry, end=end, ended_at=_time(fields["at"]))
+
+
+def _time(value: Any) -> float:
+    """Seconds since a request was made."""
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise ValueError("no time")
+    return float(value)
+
+
+def _texts(value: Any) -> dict[str, str]:
+    """Headers."""
+    if not isinstance(value, dict):
+        raise TypeError("no headers")
+    headers = cast("dict[str, Any]", value)
+    if not all(isinstance(each, str) for each in headers.values()):
+        raise TypeError("no headers")
+    return headers
 
 
 # --- recording --------------------------------------------------------------------------------------------------------
@@ -439,6 +549,7 @@ class _Taken:
         self._began = began
         self._answered_at = 0.0
         self._headers: Mapping[str, str] = {}
+        self._credentials = _credentials(request)
         self._pieces: list[Piece] = []
         self.status: int | None = None
         self.end: End = "left"
@@ -450,6 +561,7 @@ class _Taken:
         self._answered_at = self.seconds()
         self.status = response.status
         self._headers = dict(response.headers)
+        self._credentials |= _credentials(response.request)  # what was added below the recording
 
     def piece(self, data: bytes) -> None:
         self._pieces.append(Piece(self.seconds(), data))
@@ -464,6 +576,7 @@ class _Taken:
             pieces=tuple(self._pieces),
             end=self.end,
             ended_at=self.seconds(),
+            credentials=self._credentials,
         )
 
 

@@ -15,10 +15,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias, cast
 from urllib.parse import parse_qsl
 
+from oxygent_client._core.spellings import Needles, find, replaced
 from oxygent_client._secrets import KEPT_HEADERS, SCRUBBED, scrub_text
 from oxygent_client._wire import is_event_stream
 
-__all__ = ["body_without", "scrub_body", "scrub_headers", "scrub_path", "without"]
+__all__ = [
+    "body_without",
+    "scrub_body",
+    "scrub_headers",
+    "scrub_path",
+    "secrets_out_of",
+    "secrets_out_of_body",
+    "without",
+]
 
 Span: TypeAlias = tuple[int, int, bytes]
 """Where something begins and ends in a body, and what takes its place."""
@@ -101,6 +110,27 @@ def _replaced(pieces: Sequence[bytes], spans: Iterable[Span]) -> list[bytes]:
         changed.append(bytes(kept))
         begin = end
     return changed
+
+
+# --- what was sent as a credential ---------------------------------------------------------------------------------
+
+
+def secrets_out_of(value: Any, secrets: Needles) -> Any:
+    """`value`, any JSON, without these secrets, in whatever usual spelling they stand there."""
+    if isinstance(value, str):
+        return replaced(value, secrets, SCRUBBED)
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {replaced(key, secrets, SCRUBBED): secrets_out_of(item, secrets) for key, item in fields.items()}
+    if isinstance(value, list):
+        return [secrets_out_of(item, secrets) for item in cast("list[Any]", value)]
+    return value
+
+
+def secrets_out_of_body(pieces: Sequence[bytes], secrets: Needles) -> list[bytes]:
+    """The pieces of a body without these secrets: also in comments and ids, and over the borders of pieces."""
+    spans = [(*span, SCRUBBED.encode()) for span in find(b"".join(pieces), secrets)]
+    return _replaced(pieces, spans)
 
 
 # --- what a user wants gone besides -----------------------------------------------------------------------------------
