@@ -526,11 +526,12 @@ def test_files_that_are_not_replaced(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_looked_at(tmp_path: Path) -> None:
-    """What the system says of the path is in the error."""
+    """Links that lead in a circle, and a name that no system takes, are a CassetteError."""
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
-    with pytest.raises(CassetteError, match="cannot be written"):
-        Cassette().save(loop)
+    for path in (loop, tmp_path / ("x" * 300)):
+        with pytest.raises(CassetteError, match="cannot be written"):
+            Cassette().save(path)
 
 
 def test_a_file_is_written_whole(tmp_path: Path) -> None:

@@ -1032,6 +1032,41 @@ def test_options(server: Server, options: list[str], seen: Callable[[Any], Any],
     assert expected == seen(server.toy.runs[-1])
 
 
+def test_credentials_from_elsewhere(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials come from environment variables, from a file, and from a profile."""
+    monkeypatch.setenv("A_KEY", "one")
+    monkeypatch.setenv("A_TOKEN", "two")
+    monkeypatch.setenv("OXYGENT_PROFILES", str(tmp_path / "oxygent.toml"))
+    (tmp_path / "oxygent.toml").write_text('[profiles.p]\nheaders = {x-profile = "three"}\n', encoding="utf-8")
+    (tmp_path / "oxygent.toml").chmod(0o600)
+    (tmp_path / "headers").write_text("X-File: four\n\nX-More: five: 5\n", encoding="utf-8")
+    options = ["--header-env", "X-KEY=A_KEY", "--token-env", "A_TOKEN", "--profile", "p", "-H", f"@{tmp_path}/headers"]
+    ran = command("ask", server.url, "echo hi", *options)
+    assert (ran.code, ran.err) == (0, "")
+    sent = server.toy.runs[-1].headers
+    names = ("x-key", "authorization", "x-profile", "x-file", "x-more")
+    assert [sent[name] for name in names] == ["one", "Bearer two", "three", "four", "five: 5"]
+
+
+def test_a_file_of_headers_that_is_not_text(server: Server, tmp_path: Path) -> None:
+    """The error names the file, and nothing of what stands in it."""
+    (tmp_path / "headers").write_bytes(b"canary: \xff")
+    ran = command("ask", server.url, "hi", "-H", f"@{tmp_path}/headers")
+    assert (ran.code, "UTF-8" in ran.err, "canary" in ran.err) == (2, True, False)
+
+
+def test_a_file_that_is_not_a_cassette(server: Server, tmp_path: Path) -> None:
+    """It is refused before the agent runs; with --force it is replaced."""
+    path = tmp_path / "notes.txt"
+    path.write_text("precious", encoding="utf-8")
+    runs = len(server.toy.runs)
+    ran = command("record", server.url, "echo hi", str(path))
+    assert (ran.code, "--force" in ran.err, len(server.toy.runs)) == (2, True, runs)
+    assert path.read_text(encoding="utf-8") == "precious"
+    assert command("record", server.url, "echo hi", str(path), "--force").code == 0
+    assert command("replay", str(path)).code == 0
+
+
 def test_tree(server: Server) -> None:
     """The organization is drawn with every member below whom it works for, or given as JSON."""
     ran, as_data = command("tree", server.url), command("tree", server.url, "--json", "--timeout", "20")
@@ -1045,7 +1080,7 @@ def test_tree(server: Server) -> None:
 WRONG: Final = [
     # the command line ({} is the server), the exit code, what the one line says
     ("ask {}/moved hi", 4, "points to"),
-    ("ask {}/login hi", 4, "--header 'Authorization: Bearer ...'"),
+    ("ask {}/login hi", 4, "--token-env VARIABLE"),
     ("ask {}/never hi", 4, "ask who runs the server"),
     ("ask {}/nowhere hi", 4, "root URL, without /sse/chat"),
     ("ask {}/broken hi", 4, "log says more"),
@@ -1059,6 +1094,14 @@ WRONG: Final = [
     ("ask {} hi --callee nobody", 2, "oxygent-client tree URL"),
     ("ask {} hi --header broken", 2, "'Name: value'"),
     ("ask {} hi --header :broken", 2, "'Name: value'"),
+    ("ask {} hi --header @/nowhere/at/all", 2, "/nowhere/at/all"),
+    ("ask {} hi --header-env X-KEY", 2, "NAME=VARIABLE"),
+    ("ask {} hi --header-env =VARIABLE", 2, "NAME=VARIABLE"),
+    ("ask {} hi --header-env X-KEY=NOT_SET_AT_ALL", 2, "NOT_SET_AT_ALL"),
+    ("ask {} hi --token-env NOT_SET_AT_ALL", 2, "NOT_SET_AT_ALL"),
+    ("ask {} hi --profile nowhere", 2, "nowhere"),
+    ("record {} hi /", 2, "not a regular file"),
+    ("record {} hi /nowhere/at/all", 2, "/nowhere/at/all"),
     ("ask ftp://host hi", 2, "oxygent-client ask --help"),
     ("ask http://127.0.0.1:1 hi", 3, "Is the server running"),
     ("tree http://127.0.0.1:1", 3, "Is the server running"),

@@ -10,6 +10,7 @@ Rule 3: the file is text: JSON Lines, first what it is, then for each exchange i
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import math
 import os
@@ -265,7 +266,7 @@ class Cassette:
             CassetteError: it cannot be written, or something other than a cassette is there: see `check_path`.
         """
         self.check_path(path, force=force)
-        target = Path(path).resolve()
+        target = _real(path)
         draft = target.with_name(f".{target.name}.{os.getpid()}.{id(self):x}")
         try:
             try:
@@ -288,11 +289,12 @@ class Cassette:
             CassetteError: there is a directory, a device, a pipe or a socket; or, without `force`, a file that is not
                 a cassette.
         """
-        target = Path(path).resolve()
+        target = _real(path)
         try:
             if not target.parent.is_dir():
-                raise CassetteError(f"the cassette {path} cannot be written: there is no directory of that name")
-            if not target.exists():
+                why = os.strerror(errno.ENOTDIR if target.parent.exists() else errno.ENOENT)
+                raise CassetteError(f"the cassette {path} cannot be written: {why}")
+            if not target.exists() and not target.is_symlink():  # what is a link still leads in a circle
                 return
             if not target.is_file():
                 raise CassetteError(f"the cassette {path} cannot be written: it is not a regular file")
@@ -345,6 +347,11 @@ class Cassette:
 
     def __repr__(self) -> str:
         return f"<Cassette {len(self._entries)} exchanges>"
+
+
+def _real(path: str | os.PathLike[str]) -> Path:
+    """The file that a symbolic link names; `Path.resolve` raises where links lead in a circle."""
+    return Path(os.path.realpath(path))
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
