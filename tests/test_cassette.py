@@ -892,7 +892,7 @@ async def test_without(name: str) -> None:
         await body_of(ReplayTransport(Cassette.loads(cassette.dumps(), scrub=scrub)), asked)
 
 
-SPELLINGS: Final = {
+SPELT: Final[dict[str, Callable[[str], str]]] = {
     "as it is": lambda text: text,
     "percent, upper case": lambda text: "".join(f"%{byte:02X}" for byte in text.encode()),
     "percent, lower case": lambda text: "".join(f"%{byte:02x}" for byte in text.encode()),
@@ -903,7 +903,7 @@ SPELLINGS: Final = {
 """How a server may spell what it was sent."""
 
 
-@pytest.mark.parametrize("spelt", SPELLINGS.values(), ids=SPELLINGS)
+@pytest.mark.parametrize("spelt", SPELT.values(), ids=SPELT)
 @pytest.mark.parametrize("size", [1, 7, 10_000], ids=["bytes", "pieces", "whole"])
 async def test_what_was_sent_is_not_kept(spelt: Callable[[str], str], size: int) -> None:
     """Credentials of headers and of the URL go from events, comments and ids, however they are spelt and cut."""
