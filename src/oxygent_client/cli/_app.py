@@ -141,7 +141,8 @@ def ask(
 
     def work() -> int:
         settings = _settings(url, profile, _headers(header, header_env), token_env, timeout)
-        agent = SSEOxyGent(**settings | {"callee": callee, "is_share_call_stack": share})
+        settings |= {"callee": callee, "is_share_call_stack": share}
+        agent = SSEOxyGent(**settings)
         return ask_with(agent, query, _show(query, as_json=json))
 
     return attempt(work, debug=debug)
@@ -170,7 +171,8 @@ def record(
         settings = _settings(url, profile, _headers(header, header_env), token_env, timeout)
         cassette = Cassette()
         transport = RecordingTransport(HTTPXTransport(), cassette)
-        agent = SSEOxyGent(**settings | {"callee": callee, "transport": transport})
+        settings |= {"callee": callee, "transport": transport}
+        agent = SSEOxyGent(**settings)
         with ExitStack() as at_the_end:
             at_the_end.callback(cassette.save, file, force=force)  # a conversation that failed is worth keeping, too
             return ask_with(agent, query, _show(query, as_json=json), transport.aclose)
