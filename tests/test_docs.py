@@ -308,6 +308,7 @@ ELSEWHERE: Final = {
         *("oxygent_cassette", "oxygent_cassette_path", "oxygent_fake", "oxygent_scrub", "oxygent_toy"),
         *("oxygent_transport", "toy_remote"),
         *("pytest_addoption", "pytest_configure", "pytest_report_header", "pytest_runtest_makereport"),
+        "pytest_runtest_setup",
     },
 }
 DIRECTIVE: Final = re.compile(r"^\.\. (\S+):: (\S+)\n((?:   :.*\n)*)", re.MULTILINE)
