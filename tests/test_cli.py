@@ -27,7 +27,8 @@ from typing import Any, ClassVar, Final, Self
 import anyio
 import pytest
 from attrs import define
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.text import Text as Words
 
 import oxygent_client
 from oxygent_client import (
@@ -49,7 +50,7 @@ from oxygent_client.cli import main
 from oxygent_client.cli._app import ask_with, attempt, silence
 from oxygent_client.cli._converse import converse
 from oxygent_client.cli._loopback import serving
-from oxygent_client.cli._markdown import laid_out
+from oxygent_client.cli._markdown import CELLS, COLUMNS, laid_out
 from oxygent_client.cli._remedies import EXIT_CODES, REMEDIES, complaint, remedy_of
 from oxygent_client.cli._render import MEMBERS, Drawn, Fitted, answer, organization, tree
 from oxygent_client.cli._safe import as_json, block, brief, escaped, indented, line
@@ -536,7 +537,6 @@ MARKDOWN: Final[list[tuple[str, list[str]]]] = [
     (r"\*no\* &lt;b&gt; `&lt;`", ["*no* <b> &lt;"]),
     ("```python\n**as** &lt;\n\n# is\n````\n**x**", ["python", "**as** &lt;", "", "# is", "x"]),
     ("~~~\n```\n~~~ no end\nx", ["", "```", "~~~ no end", "x"]),
-    ("| a | b |\n|---|---|", ["| a | b |", "|---|---|"]),
     ("**" + "a" * 201 + "**", ["**" + "a" * 201 + "**"]),
     ("*" + "a" * 2000 + "*", ["*" + "a" * 2000 + "*"]),
     ("[a](b) ![c](d) [e]: f", ["a (b) !c (d) [e]: f"]),
@@ -547,13 +547,42 @@ MARKDOWN: Final[list[tuple[str, list[str]]]] = [
 @pytest.mark.parametrize(("text", "shown"), MARKDOWN, ids=[row[0][:20] for row in MARKDOWN])
 def test_markdown(text: str, shown: list[str]) -> None:
     """Marks become styles, a fence keeps what stands in it, and nothing that was written is lost."""
-    assert "\n".join(each.plain for each in laid_out(text)).split("\n") == shown
+    assert "\n".join(each.plain for each in laid_out(text) if isinstance(each, Words)).split("\n") == shown
+
+
+TABLES: Final[list[tuple[str, list[str]]]] = [
+    (
+        "| a | **b** | c |\n|:---|---:|:-:|\n| x | 1 | y |\n| longer | 22 | wider |\nafter",
+        ["a         b     c", "─" * 19, "x         1     y", "longer   22   wider", "after"],
+    ),
+    ("a|b\n-|-\n1\\|2|3|4\n5|", ["a     b", "─" * 11, "1|2   3 | 4", "5"]),
+    ("a\n|-|", ["a", "|-|"]),
+    ("|a|b|\n|-|", ["|a|b|", "|-|"]),
+    ("|a|\n|:-:-|", ["|a|", "|:-:-|"]),
+    ("```\n|a|\n|-|", ["", "|a|", "|-|"]),
+    ("|a|", ["|a|"]),
+    ("|" * (COLUMNS + 2) + "\n" + "|-" * (COLUMNS + 1) + "|", ["|" * (COLUMNS + 2), "|-" * (COLUMNS + 1) + "|"]),
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), TABLES, ids=[row[0][:20] for row in TABLES])
+def test_tables(text: str, shown: list[str]) -> None:
+    """A table is drawn with its columns side by side; what is none, or is too wide for a terminal, stays as it is."""
+    assert drawn(Group(*laid_out(text))) == shown
+
+
+def test_tables_are_bounded() -> None:
+    """Of many or long tables the first cells are drawn, and the rest stays as it was written."""
+    many = laid_out("|a|\n|-|\n\n" * CELLS)
+    long = laid_out("|a|\n|-|\n" + "|x|\n" * CELLS)
+    assert (len(many) < 3 * CELLS, len([each for each in many if not isinstance(each, Words)]) < CELLS) == (True, True)
+    assert [each for each in long if not isinstance(each, Words)] == []
 
 
 def test_the_last_lines_of_markdown() -> None:
     """Of a long text its last lines are laid out, code as code."""
     rows = laid_out("```\n" + "**x**\n" * 10 + "```\n**y**", last=2)
-    assert [each.plain for each in rows] == ["**x**", "y"]
+    assert [str(each) for each in rows] == ["**x**", "y"]
 
 
 class EndlessLexer:

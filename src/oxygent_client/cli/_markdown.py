@@ -1,6 +1,7 @@
-"""Markdown as a terminal shows it: headings, lists, quotes, emphasis, code and links; all else stays as it was written.
+"""Markdown as a terminal shows it: headings, lists, quotes, tables, emphasis, code, links; all else as it was written.
 
-Rule 1: linear. A line is looked at by itself, and what stands between two marks is at most SPAN characters long.
+Rule 1: linear. A line is looked at by itself, and what stands between two marks is at most SPAN characters long. CELLS
+cells at most of a text stand in tables; the tables after them stay as they were written.
 Rule 2: no lexer. Code is shown as it is; the language that a fence names is a word like any other.
 Rule 3: a link is shown with its address, and an entity as its character, escaped like all other text.
 """
@@ -9,16 +10,24 @@ from __future__ import annotations
 
 import html
 import re
-from typing import Final
+from collections.abc import Mapping, Sequence
+from itertools import islice, takewhile
+from typing import Final, Literal
 
+from rich import box
+from rich.table import Table
 from rich.text import Text
 
 from oxygent_client.cli._safe import escaped
 
-__all__ = ["SPAN", "laid_out"]
+__all__ = ["CELLS", "COLUMNS", "SPAN", "laid_out"]
 
 SPAN: Final = 200
 """How long the text between two marks may be (characters)."""
+CELLS: Final = 1000
+"""How many cells the tables of a text have together (a count)."""
+COLUMNS: Final = 12
+"""How many columns a table has at the most (a count)."""
 _LONGEST: Final = 2000
 """The longest line in which marks are looked for (characters)."""
 
@@ -27,6 +36,15 @@ _HEADING: Final = re.compile(r" {0,3}#{1,6}[ \t]+")
 _BULLET: Final = re.compile(r"( *)[-*+][ \t]+")
 _QUOTE: Final = re.compile(r"(?: {0,3}> ?)+")
 _RULE: Final = re.compile(r" {0,3}([-*_])(?: *\1){2,} *$")
+_DASHES: Final = re.compile(":?-+:?")
+_BAR: Final = re.compile(r"(?<!\\)\|")
+_JUSTIFIED: Final[Mapping[tuple[bool, bool], Literal["left", "center", "right"]]] = {
+    # a colon at the left, at the right
+    (False, False): "left",
+    (True, False): "left",
+    (True, True): "center",
+    (False, True): "right",
+}
 _MARKS: Final = re.compile(
     rf"""
       \\(?P<literal>[!-/:-@\[-`{{-~])
@@ -51,9 +69,29 @@ _STYLES: Final = {
 }
 
 
-def laid_out(text: str, *, last: int | None = None) -> list[Text]:
-    """A Text for each line; of the last `last` lines alone, where that is given. `text` is safe to show."""
-    lines: list[tuple[bool, str]] = []  # whether it is code, and the line
+def laid_out(text: str, *, last: int | None = None) -> list[Text | Table]:
+    """The lines and tables of a text that is safe to show; of its last `last` lines alone, where that is given."""
+    lines = _lines(text.rstrip("\n"))
+    if last is not None:
+        lines = lines[-last:]
+    drawn: list[Text | Table] = []
+    cells, place = CELLS, 0
+    while place < len(lines):
+        code, each = lines[place]
+        rows, columns = _table(lines, place) if cells else ([], 0)
+        cells = max(cells - len(rows) * columns, 0)
+        if rows and cells:
+            drawn.append(_grid(rows))
+            place += len(rows)
+        else:
+            drawn.append(Text(each, "cyan", overflow="fold") if code else _line(each))
+            place += 1
+    return drawn
+
+
+def _lines(text: str) -> list[tuple[bool, str]]:
+    """Whether it is code, and the text, of each line; a fence is what it names."""
+    lines: list[tuple[bool, str]] = []
     fence = ""
     for each in text.split("\n"):
         found = _FENCE.match(each)
@@ -64,8 +102,38 @@ def laid_out(text: str, *, last: int | None = None) -> list[Text]:
             fence = ""
         else:
             lines.append((bool(fence), each))
-    shown = lines if last is None else lines[-last:]
-    return [Text(each, "cyan", overflow="fold") if code else _line(each) for code, each in shown]
+    return lines
+
+
+def _cells(line: str) -> list[str]:
+    return [each.strip() for each in _BAR.split(line.strip().removeprefix("|").removesuffix("|"))]
+
+
+def _in_a_table(line: tuple[bool, str]) -> bool:
+    code, text = line
+    return not code and "|" in text and len(text) <= _LONGEST
+
+
+def _table(lines: Sequence[tuple[bool, str]], place: int) -> tuple[list[str], int]:
+    """The lines of the table that begins at this line, and how many columns it has; none where no table does."""
+    first = lines[place : place + 2]
+    if len(first) < 2 or not all(map(_in_a_table, first)):
+        return [], 0
+    names, dashes = (_cells(each) for _, each in first)
+    if len(names) != len(dashes) or len(names) > COLUMNS or not all(map(_DASHES.fullmatch, dashes)):
+        return [], 0
+    return [each for _, each in takewhile(_in_a_table, islice(lines, place, place + CELLS))], len(names)
+
+
+def _grid(rows: Sequence[str]) -> Table:
+    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, border_style="dim")
+    for name, dashes in zip(*map(_cells, rows[:2]), strict=True):
+        grid.add_column(_inline(name), justify=_JUSTIFIED[dashes[0] == ":", dashes[-1] == ":"], overflow="fold")
+    last = len(grid.columns) - 1
+    for cells in map(_cells, rows[2:]):
+        more = [" | ".join(cells[last:])] if len(cells) > last else []
+        grid.add_row(*map(_inline, cells[:last] + more))
+    return grid
 
 
 def _line(each: str) -> Text:
@@ -83,6 +151,11 @@ def _line(each: str) -> Text:
     if bullet := _BULLET.match(each):
         text.append(f"{bullet[1]} • ", "bold yellow")
         each = each[bullet.end() :]
+    return text.append_text(_inline(each))
+
+
+def _inline(each: str) -> Text:
+    text = Text(overflow="fold")
     end = 0
     for mark in _MARKS.finditer(each):
         text.append(_plain(each[end : mark.start()]))
