@@ -71,6 +71,8 @@ UNSAFE: Final = [
     ("\u200e\u200f\u061c", r"\u200e\u200f\u061c"),
     ("\u2028\u2029", r"\u2028\u2029"),
     ("\ud800x\udfff", r"\ud800x\udfff"),
+    ("a\u200b\u00ad\ufeff\U000e0041", r"a\u200b\xad\ufeff\U000e0041"),
+    ("\u2764\ufe0f \u0645\u06cc\u200c\u062e", "\u2764\ufe0f \u0645\u06cc\u200c\u062e"),
     ("你好, ñ, 👩‍🚀, [bold]x[/]", "你好, ñ, 👩‍🚀, [bold]x[/]"),
 ]
 

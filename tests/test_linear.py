@@ -27,7 +27,7 @@ from oxygent_client._seen import Seen
 from oxygent_client._sse import ServerSentEvent
 from oxygent_client._text import shown_text
 from oxygent_client._wire import is_event_stream, to_event
-from oxygent_client.sanitize import redact, strip_control_characters, truncate
+from oxygent_client.sanitize import escape_control_characters, redact, strip_control_characters, truncate
 from oxygent_client.testing import FakeTransport, answer, close, message
 from tests.virtual import anyio_backend as anyio_backend
 
@@ -117,6 +117,7 @@ WORK: Final[dict[str, Callable[[str], object]]] = {
     "what was sent": sent().clean,
     "redact": lambda text: redact("a")([{"a": 1, "b": text}]),
     "strip_control_characters": strip_control_characters,
+    "escape_control_characters": escape_control_characters,
     "truncate": truncate(10),
     "shown_text": lambda text: shown_text(text, len(text)),
     "to_event": lambda text: to_event(ServerSentEvent(data=text)),

@@ -275,6 +275,15 @@ SHOWN: Final[list[tuple[str, str, bool]]] = [
     ("x" * 29, "x" * 29 + "\u202e", True),
     ("x" * 25, "x" * 25 + "\\u202e" + "x", False),
     ("x" * 28 + "\\x", "x" * 28 + "\\xyz", False),
+    ("\\u200b\\ufeff\\U000e0041", "\u200b\ufeff\U000e0041", False),
+    ("x" * 25, "x" * 25 + "\U000e0041", True),
+    ("x" * 28 + "\U0001f468", "x" * 28 + "\U0001f468\u200d\U0001f469", False),
+    (
+        "x" * 26 + "\U0001f3f4",
+        "x" * 26 + "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+        True,
+    ),
+    ("x" * 27 + "\u2764\ufe0fx", "x" * 27 + "\u2764\ufe0fx", True),
 ]
 
 
@@ -284,7 +293,10 @@ def test_shown_texts(expected: str, said: str, lines: bool) -> None:
     assert expected == shown_text(said, 30, lines=lines)
 
 
-@given(st.text(), st.integers(0, 50))
+@given(
+    st.text() | st.text("a1\u0645\u1820\u200c\u200d\u180e\ufe0f\u20e3\u2764\U0001f3f4\U000e0067\U000e007f\\"),
+    st.integers(0, 50),
+)
 def test_a_shown_text_is_short_and_stays(said: str, limit: int) -> None:
     """It keeps to its limit, can be written in any encoding of Unicode, and is not spelled out twice."""
     shown = shown_text(said, limit)

@@ -2,33 +2,42 @@
 
 Rule 1: pure. Each takes any JSON value, however deep, and gives a new one; applied twice it gives the same.
 Rule 2: each pickles, as an agent does.
-Rule 3: a key is changed only by `strip_control_characters`; the place of what goes stays, so that the shape does.
+Rule 3: a key is changed only by the functions for control characters; the place of what goes stays, and so the shape.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import attrs
 
 from oxygent_client._errors import ConfigurationError
 from oxygent_client._secrets import SCRUBBED, scrub_json
-from oxygent_client._text import UNSAFE
+from oxygent_client._text import replace_unsafe, spelled
 
-__all__ = ["chain", "redact", "strip_control_characters", "truncate"]
+__all__ = ["chain", "escape_control_characters", "redact", "strip_control_characters", "truncate"]
 
 _Sanitizer = Callable[[Any], Any]
-_CONTROL: Final = re.compile(f"[{UNSAFE}]")
 
 
 def strip_control_characters(value: Any) -> Any:
     """`value` without characters that move a cursor, hide text or turn its direction, in texts and in keys.
 
-    Tabs and line feeds stay. Where two keys of an object become the same, the one that was so already stays.
+    That includes whatever is drawn as nothing (Unicode's default-ignorable characters: zero-width spaces, tag
+    characters, variation selectors, soft hyphens), but where an emoji or a script needs it: the joiners of a family,
+    the selector of a heart, the non-joiner of Persian. Tabs and line feeds stay. Where two keys of an object become
+    the same, the one that was so already stays.
     """
     return _mapped(value, _stripped, _stripped)
+
+
+def escape_control_characters(value: Any) -> Any:
+    r"""`value` with each of those characters as its number (`\x1b`, `\u200b`), so that a person sees that it is there.
+
+    Where two keys of an object become the same, the one that was so already stays.
+    """
+    return _mapped(value, _escaped, _escaped)
 
 
 def redact(*keys: str) -> Callable[[Any], Any]:
@@ -57,7 +66,15 @@ def chain(*functions: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _stripped(text: str) -> str:
-    return _CONTROL.sub("", text)
+    return replace_unsafe(text, _nothing)
+
+
+def _escaped(text: str) -> str:
+    return replace_unsafe(text, spelled)
+
+
+def _nothing(_character: str) -> str:
+    return ""
 
 
 def _same(text: str) -> str:

@@ -11,11 +11,10 @@ import math
 import re
 from typing import Any, cast
 
+from oxygent_client.sanitize import escape_control_characters
+
 __all__ = ["as_json", "block", "brief", "escaped", "indented", "line"]
 
-# C0 (less tab and line feed, which the callers treat), DEL, C1; line and paragraph separators; what changes the
-# direction of the text around it (https://www.unicode.org/reports/tr9/, CVE-2021-42574); halves of a surrogate pair.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SPACE = re.compile("[ \t\r\n]+")
 # As much of a text as any line of any terminal shows; what is longer is clipped before it is looked at.
 _LINE = 1000
@@ -23,14 +22,9 @@ _LINE = 1000
 _INDENTED = 50_000
 
 
-def _spelled(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-
 def escaped(text: str) -> str:
     """The text with everything unsafe spelled out by its number; tabs and line feeds stay."""
-    return _UNSAFE.sub(_spelled, text)
+    return str(escape_control_characters(text))
 
 
 def line(text: str) -> str:
