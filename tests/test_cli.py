@@ -46,6 +46,7 @@ from oxygent_client import (
     ToolCall,
     errors,
 )
+from oxygent_client._transport import Context
 from oxygent_client.cli import main
 from oxygent_client.cli._app import ask_with, attempt, silence
 from oxygent_client.cli._converse import converse
@@ -1282,6 +1283,7 @@ def test_every_error_has_a_remedy() -> None:
 class FailedAgent:
     """An agent whose run ends with a response that says FAILED."""
 
+    sent = Context().sent
     remote_trace_id = trace_id = "trace"
     response = OxyResponse(state=OxyState.FAILED, output="")
 

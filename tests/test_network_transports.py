@@ -8,6 +8,7 @@ Rule 3: what one library does differently is a field of `Library`, or a test tha
 from __future__ import annotations
 
 import asyncio
+import base64
 import copy
 import gc
 import importlib
@@ -947,6 +948,54 @@ async def test_a_proxy_that_refuses(library: Library) -> None:
             error.outcome,
         )
         assert "secret" not in f"{error} {error!r}"
+
+
+PROXY_BASIC: Final = base64.b64encode(b"ada:canarypw77").decode()
+QUOTES: Final = f"no: ada:canarypw77, Basic {PROXY_BASIC}"
+
+
+@pytest.mark.parametrize("target", ["https://remote.test", "http://remote.test"], ids=["a tunnel", "plain http"])
+@pytest.mark.parametrize("status", ["407", "799"], ids=["a known status", "a status without a name"])
+async def test_a_proxy_that_repeats_its_password(library: Library, status: str, target: str) -> None:
+    """Neither its reason phrase nor its body brings what the proxy was sent into an error."""
+    refusal = document(QUOTES.encode(), f"{status} {QUOTES}", "content-type: text/plain\r\nconnection: close\r\n")
+    async with serving(play([refusal, CLOSE])) as proxy:
+        url = proxy.url.replace("://", "://ada:canarypw77@")
+        transport = library.transport(proxy=url, trust_env=False)
+        error = await failure(plain(server_url=target, transport=transport))
+        await transport.aclose()
+        assert PROXY_BASIC in proxy.requests[0].headers["proxy-authorization"]
+    shown = f"{error} {getattr(error, 'body', '')}"
+    assert status in shown
+    assert "canarypw77" not in shown
+    assert PROXY_BASIC not in shown
+
+
+async def test_what_a_client_of_ones_own_adds(library: Library) -> None:
+    """A credential that only the client or session knows is taken out of what the server says, too."""
+    refusal = document(b"bad canarykey77, canarycookie77", "403 No", "content-type: text/plain\r\n")
+    headers = {"x-api-key": "canarykey77", "cookie": "session=canarycookie77"}
+    async with (
+        library.client(headers=headers) as client,
+        asking(library, play(refusal), **{library.own: client}) as (agent, server),
+    ):
+        error = await failure(agent)
+        assert server.requests[0].headers["x-api-key"] == "canarykey77"
+    assert isinstance(error, errors.PermissionDeniedError)
+    assert error.body == "bad [scrubbed], [scrubbed]"
+
+
+async def test_the_proxy_of_a_client_of_ones_own(library: Library) -> None:
+    """What such a client sends to its own proxy is known, too."""
+    refusal = document(QUOTES.encode(), f"407 {QUOTES}", "content-type: text/plain\r\nconnection: close\r\n")
+    async with serving(play([refusal, CLOSE])) as proxy:
+        url = proxy.url.replace("://", "://ada:canarypw77@")
+        async with library.client(proxy=url) as client:
+            transport = library.transport(**{library.own: client})
+            error = await failure(plain(server_url="http://remote.test", transport=transport))
+            assert PROXY_BASIC in proxy.requests[0].headers["proxy-authorization"]
+    assert isinstance(error, errors.StatusError)
+    assert error.body == "no: [scrubbed], [scrubbed]"
 
 
 async def test_a_proxy_that_is_none(library: Library) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import copy
+import pickle
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -15,7 +17,7 @@ from oxygent_client._transport import Context, HTTPRequest
 from tests.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 CANARY: Final = "canary/7+q9"
 
@@ -73,6 +75,20 @@ def test_texts_of_an_error() -> None:
     sent.strip_error(error)
     assert error.args == ("no [scrubbed]", 7)
     assert error.body == "bad [scrubbed]"
+
+
+WAYS: Final[dict[str, Callable[[SentSecrets], SentSecrets]]] = {
+    "copied": copy.deepcopy,
+    "pickled": lambda sent: pickle.loads(pickle.dumps(sent)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_no_secret_travels(way: Callable[[SentSecrets], SentSecrets]) -> None:
+    """Elsewhere nothing was sent."""
+    sent = SentSecrets()
+    sent.note(headers={"x-api-key": CANARY})
+    assert way(sent).values() == set()
 
 
 def test_records_of_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -17,6 +17,7 @@ import anyio
 from oxygent_client import _services
 from oxygent_client._claims import Claims
 from oxygent_client._connections import Connections
+from oxygent_client._core.sent_secrets import SentSecrets
 from oxygent_client._delivery import Delivery
 from oxygent_client._detached import Attachment, RunHandle, begin
 from oxygent_client._discovery import DISCOVERY_SECONDS, Directory
@@ -89,6 +90,11 @@ class Client(Hooks):
             remote = await self._directory.look(transport, pattern, self.limits, until=until)
         self.org = remote.organization
         self.desc = self.desc or remote.description
+
+    @property
+    def sent(self) -> SentSecrets:
+        """What the latest discovery has sent in confidence, for `sanitize.without_credentials`."""
+        return self._directory.sent
 
     async def check_alive(self) -> bool:
         """True if an OxyGent server answers at `server_url`; False if it says itself that it is not alive.

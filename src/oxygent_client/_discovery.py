@@ -18,6 +18,7 @@ import anyio
 import attrs
 
 from oxygent_client._ask import ask
+from oxygent_client._core.sent_secrets import SentSecrets
 from oxygent_client._errors import (
     ConnectError,
     DeadlineExceededError,
@@ -89,6 +90,8 @@ class Directory:
 
     def __init__(self) -> None:
         self.known: Known | None = None
+        self.sent = SentSecrets()
+        """What the latest discovery has sent in confidence."""
         self._looks: PerLoop[dict[frozenset[str], _Look]] = PerLoop()
 
     async def look(self, transport: Transport, request: HTTPRequest, limits: Limits, *, until: float) -> Remote:
@@ -109,6 +112,7 @@ class Directory:
             if not other.over.is_set():
                 raise DeadlineExceededError("the remote did not say in time what it is", outcome=Outcome.NOT_SENT)
         look = looks[servers] = _Look()
+        self.sent = request.context.sent
         try:
             look.found = await discover(transport, request, limits, until=until)
         except OxyError as error:

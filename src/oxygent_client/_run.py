@@ -22,6 +22,7 @@ import attrs
 
 from oxygent_client._claims import Claims
 from oxygent_client._clocks import Clocks
+from oxygent_client._core.sent_secrets import SentSecrets
 from oxygent_client._dropped import Watch, watch
 from oxygent_client._errors import (
     ClosedError,
@@ -133,6 +134,11 @@ class Run:
     def text(self) -> str:
         """The text of all deltas so far."""
         return self._seen.text
+
+    @property
+    def sent(self) -> SentSecrets:
+        """What the run has sent in confidence, for `sanitize.without_credentials`."""
+        return self._context.sent
 
     @property
     def partial(self) -> Partial:

@@ -1,8 +1,9 @@
 """Functions for an agent's `sanitize`: what they make of a message is what the program hears.
 
 Rule 1: pure. Each takes any JSON value, however deep, and gives a new one; applied twice it gives the same.
-Rule 2: each pickles, as an agent does.
-Rule 3: a key is changed only by the functions for control characters; the place of what goes stays, and so the shape.
+Rule 2: each pickles, as an agent does; `without_credentials` alone does not.
+Rule 3: a key is changed only by the functions for control characters and credentials; the place of what goes stays, and
+    so the shape.
 """
 
 from __future__ import annotations
@@ -12,11 +13,19 @@ from typing import Any, cast
 
 import attrs
 
+from oxygent_client._core.sent_secrets import SentSecrets
 from oxygent_client._errors import ConfigurationError
 from oxygent_client._secrets import SCRUBBED, scrub_json
 from oxygent_client._text import replace_unsafe, spelled
 
-__all__ = ["chain", "escape_control_characters", "redact", "strip_control_characters", "truncate"]
+__all__ = [
+    "chain",
+    "escape_control_characters",
+    "redact",
+    "strip_control_characters",
+    "truncate",
+    "without_credentials",
+]
 
 _Sanitizer = Callable[[Any], Any]
 
@@ -47,6 +56,15 @@ def redact(*keys: str) -> Callable[[Any], Any]:
     within texts. What is nested deeper than 128 levels then goes as a whole.
     """
     return _Redact(frozenset(key.casefold() for key in keys))
+
+
+def without_credentials(sent: SentSecrets) -> Callable[[Any], Any]:
+    """Replaces what a run or a discovery sent in confidence by `[scrubbed]`, in texts and in keys.
+
+    `sent` is `run.sent` or `agent.sent`. The values are found in every usual spelling; one of fewer than 8 characters
+    stays: it may be a part of any word. What this gives does not pickle: it holds the values.
+    """
+    return _WithoutCredentials(sent)
 
 
 def truncate(chars: int) -> Callable[[Any], Any]:
@@ -87,6 +105,14 @@ class _Redact:
 
     def __call__(self, value: Any) -> Any:
         return _mapped(value, _same, _same, self.keys) if self.keys else scrub_json(value)
+
+
+@attrs.frozen
+class _WithoutCredentials:
+    sent: SentSecrets = attrs.field(repr=False)
+
+    def __call__(self, value: Any) -> Any:
+        return _mapped(value, self.sent.strip_text, self.sent.strip_text)
 
 
 @attrs.frozen

@@ -12,7 +12,7 @@ import base64
 import binascii
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import attrs
@@ -76,6 +76,9 @@ class SentSecrets:
         error.args = tuple(self.strip_text(each) if isinstance(each, str) else each for each in error.args)
         if isinstance(error, StatusError):
             error.body = self.strip_text(error.body)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SentSecrets, ()  # what was sent here is no affair of a copy elsewhere
 
     def values(self) -> set[str]:
         """All of them, as they were sent and by their parts; not in other spellings."""

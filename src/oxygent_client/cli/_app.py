@@ -41,6 +41,7 @@ from oxygent_client.cli._render import organization
 from oxygent_client.cli._safe import as_json
 from oxygent_client.cli._show import JSONShow, LinesShow, LiveShow, Outcome, Show
 from oxygent_client.profiles import load_profile
+from oxygent_client.sanitize import without_credentials
 from oxygent_client.testing import Cassette, CassetteError, Entry, RecordingTransport, ReplayTransport, ToyRemote
 
 __all__ = ["app", "run"]
@@ -247,7 +248,8 @@ def toy(
 async def _discover(agent: SSEOxyGent) -> dict[str, Any]:
     async with agent:
         await agent.init()
-        return agent.org
+        organization: dict[str, Any] = without_credentials(agent.sent)(agent.org)
+        return organization
 
 
 def _show_organization(document: Mapping[str, Any], *, json: bool) -> int:

@@ -2,39 +2,58 @@
 
 Rule 1: leaving, for whatever reason, leaves the stream's block: the remote run stops too.
 Rule 2: what cannot be shown does not end the run: one line says so at the end. What can no longer be written does.
+Rule 3: what was sent in confidence is not drawn: a terminal is seen by others, and what goes into a pipe is kept.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import anyio
-from attrs import define
+from attrs import define, evolve
 
 from oxygent_client import Event, OxyRequest, SSEOxyGent
 from oxygent_client.cli._remedies import complaint
 from oxygent_client.cli._show import Outcome, Show
+from oxygent_client.sanitize import without_credentials
 
 __all__ = ["converse"]
+
+Hide = Callable[[Any], Any]
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _hidden(event: Event, hide: Hide) -> Event:
+    sse = evolve(event.sse, event=hide(event.sse.event), id=hide(event.sse.id), data=hide(event.sse.data))
+    return evolve(event, type=hide(event.type), content=hide(event.content), message=hide(event.message), sse=sse)
 
 
 @define
 class _Told:
-    """A show, and what it could not show."""
+    """A show, which is told what `hide` leaves, and what it could not show."""
 
     show: Show
+    hide: Hide = _same
     failed: int = 0
     first: str = ""
 
     def see(self, event: Event, at: float) -> None:
-        self._try(f"an event of the class {type(event).__name__}", lambda: self.show.see(event, at))
+        self._try(f"an event of the class {type(event).__name__}", lambda: self.show.see(_hidden(event, self.hide), at))
 
     def tick(self, at: float) -> None:
         self._try("the picture", lambda: self.show.tick(at))
 
     def finish(self, outcome: Outcome, at: float) -> None:
-        self._try("the answer", lambda: self.show.finish(outcome, at))
+        self._try("the answer", lambda: self.show.finish(self._hidden(outcome), at))
+
+    def _hidden(self, outcome: Outcome) -> Outcome:
+        response = outcome.response
+        return evolve(outcome, response=evolve(response, output=self.hide(response.output)))
 
     def _try(self, what: str, step: Callable[[], None]) -> None:
         try:
@@ -97,6 +116,7 @@ async def converse(
                     group.start_soon(tick, show.interval)
                 try:
                     async with agent, agent.stream(query) as run:
+                        told.hide = without_credentials(run.sent)
                         async for event in run:
                             told.see(event, clock() - start)
                     outcome = Outcome(run.response, run.trace_id, run.remote_trace_id)

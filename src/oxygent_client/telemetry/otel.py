@@ -28,7 +28,6 @@ from opentelemetry.context import Context as OTelContext
 from oxygent_client._errors import ConfigurationError
 from oxygent_client._models import Observation, OxyRequest, ToolCall
 from oxygent_client._observe import Happening, Observed
-from oxygent_client._text import shown_text
 from oxygent_client._version import __version__
 
 __all__ = ["OTelObserver"]
@@ -207,8 +206,9 @@ class OTelObserver:
             before.span.end()
         if len(run.calls) >= MOST_CALLS:
             return
-        name = shown_text(call.callee, NAME_LENGTH)
-        attributes: dict[str, str] = {"oxygent.node_id": shown_text(call.node_id, NAME_LENGTH)}
+        sent = happening.context.sent
+        name = sent.shown(call.callee, NAME_LENGTH)
+        attributes: dict[str, str] = {"oxygent.node_id": sent.shown(call.node_id, NAME_LENGTH)}
         if call.callee_category == "agent":
             operation = "invoke_agent"
             attributes["gen_ai.agent.name"] = name
