@@ -105,7 +105,7 @@ async def test_behind_a_document(library: Library, name: str) -> None:
             assert server.connections == 2
 
 
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("name", sorted(KEPT))
 async def test_without_surplus(library: Library, name: str) -> None:
     """A connection behind whose response nothing came serves again: what is looked at is there to be seen."""
     async with asking(library, play(DOCUMENTS[name], ANSWER)) as (agent, server):
