@@ -188,7 +188,7 @@ def loop(anyio_backend: tuple[str, dict[str, object]]) -> str:
 
 _KEPT_BY_OTHERS: Final = ("anon_inode:", "pipe:", "/dev/")
 """Descriptors that outlive a test rightly: an event loop that several tests share, the pipe to a server they share."""
-_CLOSING_SECONDS: Final = 2.0
+_CLOSING_SECONDS: Final = 20.0
 """How long the other end of a closed connection, a server in a thread of ours, may need to notice."""
 
 

@@ -131,7 +131,7 @@ def test_a_holder_that_is_gone() -> None:
     async def put() -> None:
         PerLoop[Thing]().put(thing, Thing.close)
         gc.collect()
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             while not thing.closed:
                 await anyio.lowlevel.checkpoint()
 

@@ -32,7 +32,7 @@ TRANSPORTS: Final[dict[str, Callable[..., Transport]]] = {
     "aiohttp": AiohttpTransport,
 }
 AUTHORITY: Final = trustme.CA()
-SOON: Final = 5.0
+SOON: Final = 20.0
 """Seconds within which a connection is made or has failed."""
 
 
