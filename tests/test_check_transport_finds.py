@@ -731,7 +731,7 @@ BROKEN: Final[list[tuple[str, type[Wrapper | Pieces], str]]] = [
     ("cancelled", SwallowsCancellation, "the cancellation was swallowed"),
     ("cancelled", LingersWhenCancelled, "the other side had not noticed after 1 s"),
     ("cancelled", LingersAtErrors, "within the body, the status 401: the other side had not noticed after 1 s"),
-    ("cancelled", HoldsOn, "had not ended 5 s later"),
+    ("cancelled", HoldsOn, "not at its end after 5 s"),
     ("cancelled", Breaks, "unusable then: an ordinary exchange ended with ConnectError('the pool is broken')"),
     ("usable", BreaksByLoss, "after broken_head: an ordinary exchange ended with ConnectError('the pool is broken')"),
     ("usable", HangsByLoss, "an ordinary exchange did not end within 2 s"),

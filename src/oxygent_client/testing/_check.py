@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Final, Literal, TypeAlias
 
-import anyio
 import attrs
 
 from oxygent_client._errors import ConfigurationError
@@ -17,7 +16,6 @@ from oxygent_client._tasks import bare_group
 from oxygent_client.testing._promises import (
     CHECKS,
     SECONDS,
-    SECONDS_IN_ALL,
     TRANSPORT_PROMISES,
     Bench,
     BrokenPromise,
@@ -82,13 +80,11 @@ class _Judgement:
 
 
 async def _judge(bench: Bench, name: str, judgement: _Judgement) -> None:
-    bench.check = name
-    seconds = SECONDS_IN_ALL.get(name, SECONDS)
     try:
-        with anyio.move_on_after(seconds) as scope:
+        with bench.begin(name) as scope:
             await CHECKS[name](bench)
         hung = scope.cancel_called
-        judgement.result, judgement.note = ("broken", f"not at its end after {seconds:g} s") if hung else ("kept", "")
+        judgement.result, judgement.note = ("broken", f"not at its end after {SECONDS:g} s") if hung else ("kept", "")
     except SkippedCheck as why:
         judgement.result, judgement.note = "skipped", str(why)
     except BrokenPromise as seen:
