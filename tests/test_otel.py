@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 
 URL: Final = "https://user:secret@remote.test:8443/base?token=secret"
 CANARY: Final = "CANARY"
+TOKEN: Final = "t0p-secret-4711"
 
 
 class Spans:
@@ -424,6 +425,76 @@ async def test_a_remote_that_shows_too_many_calls() -> None:
     assert "42" == await ask(agent_for(spans, *steps, answer("42"), close()))
     assert MOST_CALLS + 1 == len(spans.ended)
     assert {"execute_tool " + "x" * otel.NAME_LENGTH} == {span.name for span in spans.ended[:-1]}
+    assert (spans.run.attributes or {})["oxygent.calls_over_limit"] == 5
+
+
+async def test_a_remote_that_invents_names() -> None:
+    """Beyond MOST_NAMES a call has a span without its name, beyond MOST_SPANS none; both are counted."""
+    spans = Spans()
+    steps = [
+        step for number in range(otel.MOST_SPANS + 7) for step in tool(f"tool{number}", f"n{number}", "user", "master")
+    ]
+    assert await ask(agent_for(spans, *steps, answer("42"), close())) == "42"
+    assert len(spans.ended) == otel.MOST_SPANS + 1
+    assert len({span.name for span in spans.ended}) == otel.MOST_NAMES + 2
+    assert len({str((span.attributes or {}).get("gen_ai.tool.name")) for span in spans.ended}) == otel.MOST_NAMES + 2
+    assert (spans.run.attributes or {})["oxygent.calls_over_limit"] == otel.MOST_SPANS - otel.MOST_NAMES + 7
+
+
+async def test_a_name_that_is_known_stays_one() -> None:
+    """A remote with few names is cut off from none of them."""
+    spans = Spans()
+    steps = [step for number in range(300) for step in tool(f"tool{number % 50}", f"n{number}", "user", "master")]
+    assert await ask(agent_for(spans, *steps, answer("42"), close())) == "42"
+    assert len({span.name for span in spans.ended}) == 51
+    assert "oxygent.calls_over_limit" not in (spans.run.attributes or {})
+
+
+async def test_open_calls_keep_little() -> None:
+    """Ids and stacks of any size are kept as digests: what an open call holds does not grow with them."""
+    spans = Spans()
+    node, above = "n" * 1_000_000, [f"agent{number}" for number in range(10_000)]
+    steps = [tool("inner", f"{number}{node}", *above)[0] for number in range(4)]
+    kept: list[int] = []
+
+    async def weigh() -> None:
+        waiting: list[object] = [*spans.observer._traces.values()]
+        seen: dict[int, object] = {}
+        ours = frozenset[type[object]]((dict, tuple, list, set, str, bytes, otel._Trace, otel._Call))
+        sized = frozenset[type[object]]((tuple, str, bytes))
+        while waiting:
+            each = waiting.pop()
+            if id(each) not in seen and type(each) in ours:
+                seen[id(each)] = each
+                waiting += gc.get_referents(each)
+        kept.append(sum(sys.getsizeof(each) for each in seen.values() if type(each) in sized))
+
+    assert await ask(agent_for(spans, *steps, weigh, answer("42"), close())) == "42"
+    assert len(kept) == 1
+    assert kept[0] < 100_000
+
+
+async def test_a_credential_that_comes_back() -> None:
+    """What was sent as a credential is on no span, in a name, an id or, with content, a text."""
+    spans = Spans(content=True)
+    steps = tool(f"tool {TOKEN}", f"node {TOKEN}", "user", "master")
+    said = message({"type": "tool_call", "content": {"callee": "t", "node_id": "m", "arguments": {"a": TOKEN}}})
+    seen = message({"type": "observation", "content": {"callee": "t", "node_id": "m", "output": f"you sent {TOKEN}"}})
+    await ask(agent_for(spans, *steps, said, seen, answer(f"42 {TOKEN}"), close(), headers={"x-api-key": TOKEN}))
+    assert TOKEN not in "".join(span.to_json() for span in spans.ended)
+    assert len(spans.ended) == 3
+
+
+async def test_content_is_cut() -> None:
+    """An attribute holds at most MOST_CONTENT characters, however much the remote says."""
+    spans = Spans(content=True)
+    _, end = tool("t", "n1", "user", "master")
+    begin = message(
+        {"type": "tool_call", "content": {"callee": "t", "node_id": "n1", "arguments": {"a": "x" * 50_000}}}
+    )
+    await ask(agent_for(spans, begin, end, answer("y" * 50_000), close()))
+    lengths = [len(str(value)) for span in spans.ended for value in (span.attributes or {}).values()]
+    assert otel.MOST_CONTENT < max(lengths) < otel.MOST_CONTENT + 200
 
 
 async def test_the_recording_of_a_real_server() -> None:

@@ -4,14 +4,18 @@ Rule 1: names follow the conventions for generative AI (https://github.com/open-
     which are still in development; what they lack begins with `oxygent.`.
 Rule 2: what was asked, called and answered is on no span, unless `content` is set; an error is its class.
 Rule 3: a span begins when the block is entered, and ends with the run: after the last event, and however the run ends.
-Rule 4: the remote decides how many calls it shows: at most MOST_CALLS of one run have a span at a time.
+Rule 4: the remote decides how many calls it shows, and what they are called. Of one run at most MOST_CALLS have a span
+    at a time, and MOST_SPANS in all, under MOST_NAMES names; of each only digests are kept, and what is written is cut.
+    How many calls went without span or name is one attribute of the run. Metrics hold nothing that a remote can name.
+Rule 5: what was sent in confidence is taken out of what the remote says before it is on a span.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
@@ -34,6 +38,10 @@ __all__ = ["OTelObserver"]
 
 PROVIDER: Final = "oxygent"
 MOST_CALLS: Final = 1000
+MOST_SPANS: Final = 5000
+MOST_NAMES: Final = 100
+MOST_CONTENT: Final = 16_384
+"""Characters of an attribute with content."""
 NAME_LENGTH: Final = 200
 
 DURATION: Final = "gen_ai.client.operation.duration"
@@ -55,9 +63,9 @@ def _server(url: str) -> dict[str, str | int]:
     return {"server.address": parts.hostname, "server.port": parts.port or PORTS.get(parts.scheme, 0)}
 
 
-def _messages(role: str, content: Any, **more: str) -> str:
+def _messages(role: str, content: Any, clean: Callable[[str], str] = str, **more: str) -> str:
     """One message, as the conventions have it in an attribute."""
-    text = content if isinstance(content, str) else _json(content)
+    text = _cut(clean(content if isinstance(content, str) else _json(content)))
     return _json([{"role": role, "parts": [{"type": "text", "content": text}], **more}])
 
 
@@ -66,13 +74,27 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str).encode(errors="backslashreplace").decode()
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_CONTENT else f"{text[:MOST_CONTENT]}…"
+
+
+def _digest(names: Iterable[str]) -> bytes:
+    """What stands for these names, whatever their size."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in names:
+        data = name.encode(errors="surrogatepass")
+        digest.update(b"%d:" % len(data))
+        digest.update(data)
+    return digest.digest()
+
+
 @attrs.define
 class _Call:
     """A call inside the remote, that is not over."""
 
     span: trace.Span
     context: OTelContext
-    stack: tuple[str, ...]
+    stack: bytes
 
 
 @attrs.define
@@ -86,19 +108,45 @@ class _Trace:
     """What the run counts as, while it goes."""
     conversation: str
     server: Attributes
-    calls: dict[str, _Call] = attrs.field(factory=dict[str, _Call])
-    """By node id, in the order of their beginning."""
+    calls: dict[bytes, _Call] = attrs.field(factory=dict[bytes, _Call])
+    """Those that are open, by the digest of their node id."""
+    open_at: dict[bytes, dict[bytes, _Call]] = attrs.field(factory=dict[bytes, dict[bytes, _Call]])
+    """Likewise, by the digest of their call stack, in the order of their beginning."""
+    spans: int = 0
+    names: set[str] = attrs.field(factory=set[str])
+    over: int = 0
+    """How many calls had no span, or no name of their own."""
 
     def father(self, call: ToolCall) -> OTelContext:
         """Within which span a call stands: of its caller, if that is open.
 
         The wire says who that is by name, so of several that run at once under one name it is the last to have begun.
         """
-        above = call.call_stack[:-1]
-        for other in reversed(self.calls.values()):
-            if other.stack == above:
-                return other.context
-        return self.context
+        there = self.open_at.get(_digest(call.call_stack[:-1]))
+        return self.context if there is None else next(reversed(there.values())).context
+
+    def add(self, node: bytes, call: _Call) -> None:
+        """A call has begun."""
+        self.calls[node] = self.open_at.setdefault(call.stack, {})[node] = call
+        self.spans += 1
+
+    def pop(self, node: bytes) -> _Call | None:
+        """The open call with this node id, which is over."""
+        call = self.calls.pop(node, None)
+        if call is not None:
+            there = self.open_at[call.stack]
+            del there[node]
+            if not there:
+                del self.open_at[call.stack]
+        return call
+
+    def named(self, name: str) -> str:
+        """The name, if the run may have one more; empty if not."""
+        if name not in self.names and len(self.names) >= MOST_NAMES:
+            self.over += 1
+            return ""
+        self.names.add(name)
+        return name
 
 
 class OTelObserver:
@@ -201,13 +249,15 @@ class OTelObserver:
         call: ToolCall = happening.fields["event"]
         if call.caller_category == "user":  # the remote's own view of the run
             return
-        before = run.calls.pop(call.node_id, None)
+        node = _digest([call.node_id])
+        before = run.pop(node)
         if before is not None:  # it began anew
             before.span.end()
-        if len(run.calls) >= MOST_CALLS:
+        if len(run.calls) >= MOST_CALLS or run.spans >= MOST_SPANS:
+            run.over += 1
             return
         sent = happening.context.sent
-        name = sent.shown(call.callee, NAME_LENGTH)
+        name = run.named(sent.shown(call.callee, NAME_LENGTH))
         attributes: dict[str, str] = {"oxygent.node_id": sent.shown(call.node_id, NAME_LENGTH)}
         if call.callee_category == "agent":
             operation = "invoke_agent"
@@ -220,17 +270,18 @@ class OTelObserver:
             attributes["gen_ai.tool.call.id"] = attributes["oxygent.node_id"]
         attributes["gen_ai.operation.name"] = operation
         if self._content:
-            attributes["gen_ai.tool.call.arguments"] = _json(call.arguments)
+            attributes["gen_ai.tool.call.arguments"] = _cut(sent.clean(_json(call.arguments)))
         context = run.father(call)
         span = self._tracer.start_span(f"{operation} {name}".rstrip(), context, attributes=attributes)
-        run.calls[call.node_id] = _Call(span, trace.set_span_in_context(span, context), call.call_stack)
+        run.add(node, _Call(span, trace.set_span_in_context(span, context), _digest(call.call_stack)))
 
     def _observe(self, run: _Trace, happening: Happening) -> None:
         observation: Observation = happening.fields["event"]
-        call = run.calls.pop(observation.node_id, None)
+        call = run.pop(_digest([observation.node_id]))
         if call is not None:
             if self._content:
-                call.span.set_attribute("gen_ai.tool.call.result", _json(observation.output))
+                said = _cut(happening.context.sent.clean(_json(observation.output)))
+                call.span.set_attribute("gen_ai.tool.call.result", said)
             call.span.end()
 
     def _end(self, run: _Trace, happening: Happening) -> None:
@@ -243,8 +294,11 @@ class OTelObserver:
             last.callback(self._active.add, -1, run.active)
             last.callback(run.span.end)
             run.span.set_attributes({"oxygent.end": fields["end"], "oxygent.outcome": fields["outcome"]})
+            if run.over:
+                run.span.set_attribute("oxygent.calls_over_limit", run.over)
             if self._content and fields["response"] is not None:
-                said = _messages("assistant", fields["response"].output, finish_reason="stop")
+                clean = happening.context.sent.clean
+                said = _messages("assistant", fields["response"].output, clean, finish_reason="stop")
                 run.span.set_attribute("gen_ai.output.messages", said)
             if fields["end"] == "failed":
                 measured["error.type"] = type(error).__name__
