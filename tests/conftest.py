@@ -91,6 +91,7 @@ ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
     "tests/test_faults_loopback.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/test_network_transports.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/test_closing.py::test_two_clocks_that_strike_at_once": ("asyncio", "they are its own"),
+    "tests/test_library_log.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/test_closing.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/test_surplus.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/test_storms.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),

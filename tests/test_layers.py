@@ -84,7 +84,7 @@ ROOMS: Final[dict[str, Room]] = {
     "cancellation": room("transports._cancellation", "", "anyio"),
     # What the environment says of proxies and certificates, what a head and a user's own client must be, likewise.
     "environment": room("transports._environment", "core", "attrs"),
-    "own": room("transports._heads transports._own", "core per_loop"),
+    "own": room("transports._heads transports._library_log transports._own", "core per_loop"),
     # One class for two libraries, of which it imports neither.
     "httpx_family": room(
         "transports._httpx_family",

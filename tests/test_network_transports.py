@@ -38,6 +38,8 @@ from oxygent_client import (
     HTTPRequest,
     HTTPXTransport,
     Outcome,
+    OxyRequest,
+    OxyState,
     RunHandle,
     SSEOxyGent,
     Timeouts,
@@ -1197,6 +1199,59 @@ async def test_a_proxy_on_this_machine_may_be_told(library: Library) -> None:
         agent = plain(server_url="http://localhost:8082", transport=transport, auth=BearerAuth("s3cret"))
         assert (await agent.ask("hi")).output == "42"
         await transport.aclose()
+
+
+# ------------------------------------------------------------------------------------------------ Redirects to no URL
+
+
+NO_URLS: Final = {
+    "no slash": "http:x",
+    "a script": "javascript:x",
+    "an address of mail": "mailto:a@b",
+    "no end of the host": "http://[::1",
+    "a port that is none": "http://a.test:port/",
+    "no host": "http://",
+    "two slashes": "//",
+    "nothing": "",
+    "very long": "http:" + "x" * 30_000,
+    "not ASCII": "http:\xe9",
+    "a space": "http://a b/",
+}
+
+
+@pytest.mark.parametrize("location", NO_URLS)
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_to_no_url(library: Library, status: int, location: str) -> None:
+    """The server has answered, so the error says that it refused, and `execute` answers as for every refusal."""
+    moved = f"HTTP/1.1 {status} X\r\nlocation: {NO_URLS[location]}\r\ncontent-length: 0\r\n\r\n".encode("latin-1")
+    async with asking(library, play(moved)) as (agent, server):
+        error = await failure(agent)
+        response = await agent.execute(OxyRequest(arguments={"query": "hi"}))
+    assert (type(error), error.outcome) == (errors.RedirectError, Outcome.REJECTED)
+    assert response.state is OxyState.FAILED
+    assert len(server.requests) == 2
+
+
+@FAMILY
+async def test_a_redirect_to_no_url_behind_a_proxy(library: Library) -> None:
+    """What counts is the server's response, and not the proxy's to CONNECT, which is no redirect."""
+    moved = b"HTTP/1.1 302 X\r\nlocation: http:x\r\ncontent-length: 0\r\n\r\n"
+    async with serving(play(moved)) as proxy:
+        transport = library.transport(proxy=proxy.url)
+        tunnelled = await failure(plain(server_url="https://remote.test", transport=transport))
+        forwarded = await failure(plain(server_url="http://remote.test", transport=transport))
+        await transport.aclose()
+    assert (type(tunnelled), tunnelled.outcome) == (errors.ConnectError, Outcome.NOT_SENT)
+    assert (type(forwarded), forwarded.outcome) == (errors.RedirectError, Outcome.REJECTED)
+
+
+@pytest.mark.parametrize("location", ["http:x", "http://[::1"])
+async def test_a_redirect_to_no_url_without_a_network(location: str) -> None:
+    """A client without a network keeps such a response to itself: nothing says that the request was not sent."""
+    moved = httpx.Response(302, headers={"location": location})
+    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: moved)) as client:
+        error = await failure(plain(server_url="http://remote.test", transport=HTTPXTransport(client=client)))
+    assert (type(error), error.outcome) == (PROTOCOL, Outcome.UNKNOWN)
 
 
 # -------------------------------------------------------------------------------------------------- The argument verify

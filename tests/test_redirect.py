@@ -136,6 +136,8 @@ HANDED_ON: Final[list[tuple[int, str, str]]] = [
             (OURS, "http://remote.example:port/new"),
             (OURS, "http://[::1/new"),
             (OURS, "http://"),
+            (OURS, "//"),
+            (OURS, "///new"),
             (OURS, "http:new"),
             (OURS, "http:///other.example/new"),
             (OURS, ""),

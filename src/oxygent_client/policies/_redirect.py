@@ -96,7 +96,8 @@ def followed(response: HTTPResponse, below: str) -> HTTPRequest | None:
         there, is_same = urlsplit(target), origin(request.url) == origin(target)
     except ValueError:  # no URL at all
         return None
-    if not is_same or (said.scheme and not said.netloc):  # urllib takes `http:///x` for a path
+    names_a_host = said.scheme or location.startswith("//")
+    if not is_same or (names_a_host and not said.netloc):  # urllib takes `http:///x` for a path, and `//` for nothing
         return None
     # Scheme, host and user information stay as the user wrote them; the query is the server's to say.
     path = there.path or "/"

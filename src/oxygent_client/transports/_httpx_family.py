@@ -7,18 +7,16 @@ Rule 3: the clocks are the run's, so only the time to connect is kept here; the 
 Rule 4: the pool is never contended, nor stale: connections are not capped (a cancelled request leaks its slot of a
     contended httpx 0.28 pool, until the client is dead), few are kept, and none for longer than 2 s (uvicorn closes
     after 5 s, and a POST that meets the close is an UNKNOWN).
-Rule 5: secrets stay home: a client of ours keeps no cookie of one run for the next, and what the library logs of our
-    requests shows neither user information nor a query.
+Rule 5: secrets stay home: a client of ours keeps no cookie of one run for the next, and what the libraries log of our
+    requests is rewritten (`_library_log`).
 """
 
 from __future__ import annotations
 
 import functools
-import logging
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, TypeVar
@@ -36,7 +34,7 @@ from oxygent_client._errors import (
 )
 from oxygent_client._log import tell
 from oxygent_client._per_loop import Closed, PerLoop
-from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, shown_url
+from oxygent_client._transport import Context, HTTPRequest, HTTPResponse
 from oxygent_client.transports._cancellation import run_to_end, told_once
 from oxygent_client.transports._counted import Counted
 from oxygent_client.transports._environment import (
@@ -50,6 +48,7 @@ from oxygent_client.transports._environment import (
     trust,
 )
 from oxygent_client.transports._heads import head_of
+from oxygent_client.transports._library_log import our_records, rewrite_records
 from oxygent_client.transports._own import check_class, check_loop
 from oxygent_client.transports._sockets import shut_down
 from oxygent_client.transports._translation import Translation, reason, without_phrase
@@ -59,6 +58,8 @@ __all__ = ["KEPT_SECONDS", "HTTPXFamily", "translation"]
 KEPT_CONNECTIONS: Final = 20
 KEPT_SECONDS: Final = 2.0
 OK: Final = 200
+REDIRECT: Final = 3
+"""The class of these statuses."""
 
 T = TypeVar("T")
 ClientT = TypeVar("ClientT")
@@ -115,17 +116,6 @@ _NO_HTTP2: Final = (
     " resets the stream nor gives back its window. Leave http2 out"
 )
 
-_OPENING: ContextVar[bool] = ContextVar("_OPENING", default=False)
-"""Whether what is going on is a request of ours: the library's logger serves the whole program."""
-
-
-def _hide_urls(record: logging.LogRecord) -> bool:
-    """At INFO the library logs the whole URL of each request; of ours, what may be shown."""
-    if _OPENING.get() and isinstance(record.args, tuple):
-        shown = (shown_url(str(each)) if type(each).__name__ == "URL" else each for each in record.args)
-        record.args = tuple(shown)
-    return True
-
 
 async def _entered(stack: AsyncExitStack, block: AbstractAsyncContextManager[T], context: Context) -> T:
     """What `block` gives; `stack` leaves it, and how the library takes that is nobody's affair any more."""
@@ -161,6 +151,16 @@ _TO_THE_CONNECTION: Final = ("_stream", "_httpcore_stream", "_stream", "_connect
 """From a response's `stream` to the connection of httpcore that it came over: nothing public leads there."""
 
 
+class _NoChunks:
+    """The body of a response that the library has dropped."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        raise StopAsyncIteration
+
+
 class _Body:
     """The chunks of a response over HTTP/1.1, with the library's errors translated, and the end of its exchange.
 
@@ -190,7 +190,7 @@ class _Body:
         return self
 
     async def __anext__(self) -> bytes:
-        with self._translation.translated(self._url, reading=True):
+        with our_records(), self._translation.translated(self._url, reading=True):
             try:
                 return await anext(self._raw)
             except StopAsyncIteration:
@@ -246,18 +246,48 @@ def _offers_http2(client: Any) -> bool:
 
 
 @attrs.define(eq=False)
-class _Watch:
-    """Sees where a client of the user's own connects to, and notes what it adds; for the `trace` extension of httpx.
+class _Trace:
+    """Sees the head of each response, for the `trace` extension of httpx.
+
+    A client makes the request that would follow a redirect, also if none is to follow. Where the redirect's `Location`
+    is no URL that fails, and the response is lost.
+    """
+
+    head: tuple[int, Any] = attrs.field(default=(0, ()), init=False)
+    """The status and the headers of the last response; 0 if there is none."""
+    _method: bytes = attrs.field(default=b"", init=False)
+    proxy: str = attrs.field(default="", init=False)
+    """A proxy that a client of the user's own uses, as it may be shown."""
+
+    async def __call__(self, event: str, info: dict[str, Any]) -> None:
+        """Note the head of a response, but not of a proxy's to CONNECT."""
+        if event.endswith("send_request_headers.started"):
+            self._method = info["request"].method
+        elif event.endswith("receive_response_headers.complete") and self._method != b"CONNECT":
+            # Of HTTP/1.1 the version stands in front of the status.
+            returned = info["return_value"]
+            self.head = next(each for each in returned if isinstance(each, int)), returned[-1]
+
+    def __bool__(self) -> bool:
+        return bool(self.proxy)
+
+    def __str__(self) -> str:
+        return self.proxy
+
+
+@attrs.define(eq=False)
+class _Watch(_Trace):
+    """Sees where a client of the user's own connects to, too, and notes what it adds.
 
     It is true once that was a proxy, and shown as that proxy.
     """
 
     library: Any
     request: HTTPRequest
-    proxy: str = ""
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
         """Refuse a proxy that must not see what is sent."""
+        await _Trace.__call__(self, event, info)
         if event.endswith("connect_tcp.started"):
             scheme, host, port = "http", info["host"], info["port"]
         elif event.endswith("send_request_headers.started"):
@@ -272,12 +302,6 @@ class _Watch:
         if (host, port) != (url.raw_host.decode("ascii"), url.port or PORTS[url.scheme]):
             self.proxy = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             check_proxied_request(self.request, f"{scheme}://{self.proxy}")
-
-    def __bool__(self) -> bool:
-        return bool(self.proxy)
-
-    def __str__(self) -> str:
-        return self.proxy
 
 
 @attrs.define(eq=False)
@@ -339,7 +363,7 @@ class HTTPXFamily(Generic[ClientT]):
         """As `Transport.exchange`."""
         self._closed.check(self)
         client, proxy = self._client_for(request)
-        watch = None if self._client is None else _Watch(self._library, request)
+        trace = _Trace() if self._client is None else _Watch(self._library, request)
         if client.is_closed:
             raise ClosedError(f"the {self._library.__name__} client of this transport was closed")
         if request.url.startswith("https:") and _offers_http2(client):
@@ -350,10 +374,9 @@ class HTTPXFamily(Generic[ClientT]):
             "content": request.body,
             "timeout": self._library.Timeout(None, connect=own.connect, write=own.write, pool=own.pool),
             "follow_redirects": False,
+            "extensions": {"trace": trace},
         }
-        if watch is not None:
-            options["extensions"] = {"trace": watch}
-        logging.getLogger(self._library.__name__).addFilter(_hide_urls)  # once, however often it is added
+        rewrite_records(self._library.__name__)
         url = request.url if self._unix_socket is None else f"unix:{self._unix_socket}"
         library = AsyncExitStack()
         body: _Body | None = None
@@ -365,15 +388,15 @@ class HTTPXFamily(Generic[ClientT]):
 
         with self._counted.exchange() as occupies:
             try:
-                opening = _OPENING.set(True)
-                try:
-                    with self._translation.translated(url, proxy=proxy or watch):
-                        entering = _entered(library, self._open(client, request, options), request.context)
-                        response = await told_once(entering)
+                with our_records(), self._translation.translated(url, proxy=proxy or trace):
+                    entering = self._entered(library, self._open(client, request, options), request, trace)
+                    status, lines, response = await told_once(entering)
+                    if response is not None:
                         body = _Body(response, request.context, self._translation, url)
-                        headers = head_of(response.status_code, response.headers.multi_items())
-                finally:
-                    _OPENING.reset(opening)
+                    headers = head_of(status, lines.multi_items())
+                if body is None or response is None:
+                    yield HTTPResponse(status, headers, _NoChunks(), request)
+                    return
                 if body.stream is None:
                     self._blind = True
                 else:
@@ -381,12 +404,38 @@ class HTTPXFamily(Generic[ClientT]):
                     occupies(lambda: None if response.is_closed else stream)
                 if response.http_version == "HTTP/2":
                     raise ConfigurationError(_NO_HTTP2.format(type(self).__name__), outcome=Outcome.UNKNOWN)
-                yield HTTPResponse(response.status_code, headers, body, request)
+                yield HTTPResponse(status, headers, body, request)
             finally:
-                if body is not None and body.is_closed:
-                    await library.aclose()  # nothing is left to wait for
-                else:
-                    await run_to_end(leave)
+                with our_records():
+                    if body is not None and body.is_closed:
+                        await library.aclose()  # nothing is left to wait for
+                    else:
+                        await run_to_end(leave)
+
+    async def _entered(
+        self,
+        stack: AsyncExitStack,
+        block: AbstractAsyncContextManager[Any],
+        request: HTTPRequest,
+        trace: _Trace,
+    ) -> tuple[int, Any, Any]:
+        """Status, headers and response of the library, whose block is in the stack.
+
+        The response is None if it was a redirect whose `Location` is no URL: the library has dropped it.
+        """
+        library = self._library
+        try:
+            response = await _entered(stack, block, request.context)
+        except (library.InvalidURL, library.RemoteProtocolError) as error:
+            status, headers = trace.head
+            if status // 100 == REDIRECT:
+                return status, library.Headers(headers), None
+            if isinstance(error, library.InvalidURL):
+                library.URL(request.url)  # raises the same if it is the request's own
+                # A client without a network, of which there is no trace.
+                raise library.RemoteProtocolError("the Location of a redirect is no URL") from error
+            raise
+        return response.status_code, response.headers, response
 
     def _open(self, client: Any, request: HTTPRequest, options: dict[str, Any]) -> AbstractAsyncContextManager[Any]:
         """The block of the library's response."""
@@ -462,7 +511,7 @@ class HTTPXFamily(Generic[ClientT]):
         self._closed.note()
         live = self._live.take()
         if live is not None:
-            with self._translation.translated("", reading=True):
+            with our_records(), self._translation.translated("", reading=True):
                 await run_to_end(functools.partial(_close_all, live))
 
     def __getstate__(self) -> dict[str, Any]:

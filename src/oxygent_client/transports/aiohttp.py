@@ -54,6 +54,7 @@ from oxygent_client._per_loop import Closed, PerLoop, this_loop
 from oxygent_client._transport import HTTPRequest, HTTPResponse
 from oxygent_client.transports._counted import Counted
 from oxygent_client.transports._heads import MOST_HEADERS, MOST_OF_ONE, head_of
+from oxygent_client.transports._library_log import our_records, rewrite_records
 from oxygent_client.transports._own import check_class, check_loop
 from oxygent_client.transports._translation import Translation, reason, without_phrase
 
@@ -197,7 +198,7 @@ class _Chunks:
         return self
 
     async def __anext__(self) -> bytes:
-        with TRANSLATION.translated(self._url, reading=True):
+        with our_records(), TRANSLATION.translated(self._url, reading=True):
             piece: bytes
             try:
                 piece = await self._content.readany()
@@ -328,6 +329,7 @@ class AiohttpTransport:
         session, proxy = self._session_for(request)
         if session.closed:
             raise ClosedError("the aiohttp session of this transport was closed")
+        rewrite_records("aiohttp")
         own = session.timeout
         url = request.url if self._unix_socket is None else f"unix:{self._unix_socket}"
         data: object = request.body or None
@@ -335,7 +337,7 @@ class AiohttpTransport:
         if len(request.body) > PIECE:
             data, length = _Pieces(request.body), {"content-length": str(len(request.body))}
         with self._counted.exchange() as occupies:
-            with TRANSLATION.translated(url, proxy=proxy):
+            with our_records(), TRANSLATION.translated(url, proxy=proxy):
                 response = await session.request(
                     request.method,
                     URL(request.url, encoded=True),
@@ -357,7 +359,8 @@ class AiohttpTransport:
                 yield HTTPResponse(response.status, headers, _Chunks(response, url), request)
             finally:
                 # Read to its end, the connection is back in the pool already, and this does nothing.
-                response.close()
+                with our_records():
+                    response.close()
 
     def _session_for(self, request: HTTPRequest) -> tuple[aiohttp.ClientSession, Proxy | None]:
         """The session that takes this request, and the proxy that leads there, if it is known."""
@@ -408,7 +411,7 @@ class AiohttpTransport:
         self._closed.note()
         live = self._live.take()
         if live is not None:
-            with TRANSLATION.translated("", reading=True):
+            with our_records(), TRANSLATION.translated("", reading=True):
                 await live.aclose()
 
     def __getstate__(self) -> dict[str, Any]:
