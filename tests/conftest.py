@@ -62,9 +62,6 @@ ON_UVLOOP: Final = frozenset(
     )
 )
 """The files that meet sockets. What stays in memory does not see which loop of asyncio it runs on."""
-NOT_ON_UVLOOP: Final[dict[str, str]] = {
-    "tests/test_fault_server.py::test_a_flood_of_headers_does_not_fill_the_memory": "see STARVE_AIOHTTP_ON_UVLOOP",
-}
 ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
     # "tests/test_x.py", "tests/test_x.py::test_y", or "tests/test_x.py[z]" for one value of a parameter:
     # (the only loop, why); "asyncio" stands for uvloop too
@@ -143,7 +140,7 @@ settings.load_profile("sized")
 def _loops(nodeid: str) -> tuple[str, ...]:
     """The loops that this test runs on."""
     file, test = nodeid.partition("::")[0], nodeid.partition("[")[0]
-    loops = (*LOOPS, UVLOOP) if file in ON_UVLOOP and test not in NOT_ON_UVLOOP else LOOPS
+    loops = (*LOOPS, UVLOOP) if file in ON_UVLOOP else LOOPS
     exempt = ONE_LOOP.get(test) or ONE_LOOP.get(file)
     return loops if exempt is None else tuple(loop for loop in loops if _library(loop) == exempt[0])
 

@@ -52,7 +52,6 @@ __all__ = [
     "PIECE",
     "SHORT",
     "SLOWER",
-    "STARVE_AIOHTTP_ON_UVLOOP",
     "TRANSPORTS",
     "Fault",
     "FaultServer",
@@ -874,9 +873,6 @@ FLOODS: Final = (
     "endless trailers, and complete",
 )
 """Those whose bytes are taken in by a library, and never handed over: only the size of the process shows them."""
-STARVE_AIOHTTP_ON_UVLOOP: Final = ("100 flood", "103 flood")
-"""uvloop reads up to 2 MiB in a turn, and aiohttp queues each interim response of that before anything else has a turn:
-no clock strikes in time. Neither bounds it, and a real server sends one."""
 
 
 # ----------------------------------------------------------------------------------------------------------- The server

@@ -114,7 +114,8 @@ class Raising:
         return SimpleNamespace(
             status=200,
             headers=CIMultiDict({"content-length": "99"}),
-            content=SimpleNamespace(readany=readany),
+            content=SimpleNamespace(readany=readany, _read_nowait=lambda _: b""),
+            request_info=SimpleNamespace(headers={}),
             close=lambda: None,
         )
 

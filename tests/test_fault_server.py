@@ -27,7 +27,6 @@ from tests.fault_server import (
     PIECE,
     SHORT,
     SLOWER,
-    STARVE_AIOHTTP_ON_UVLOOP,
     TRANSPORTS,
     FaultServer,
     Line,
@@ -61,12 +60,11 @@ def server() -> Iterator[FaultServer]:
 @pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_each_fault_ends_as_the_table_says(
-    transport: str, loop: str, server: FaultServer, caplog: pytest.LogCaptureFixture
+    transport: str, server: FaultServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Error, outcome, time, requests, bytes, and the next call of the same agent; the server says nothing of it."""
-    left_out = STARVE_AIOHTTP_ON_UVLOOP if (transport, loop) == ("aiohttp", "uvloop") else ()
-    lines = await play_all(server, transport, [fault for fault in FAULTS if fault.name not in left_out])
-    assert lines.keys() == BY_NAME.keys() - {*left_out}
+    lines = await play_all(server, transport)
+    assert lines.keys() == BY_NAME.keys()
     assert "" == "\n".join(wrong_of(transport, lines))
     assert {"oxygent_client"} >= {record.name.partition(".")[0] for record in caplog.records if record.levelno > 20}
 

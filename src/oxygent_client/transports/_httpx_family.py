@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import functools
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from types import TracebackType
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import attrs
@@ -117,18 +116,20 @@ _NO_HTTP2: Final = (
 )
 
 
+async def _closed(close: Callable[[], Awaitable[object]], context: Context) -> None:
+    """Close something; how the library takes that would take the place of what comes out of the block."""
+    try:
+        await close()
+    except Exception as failure:  # noqa: BLE001  (whatever it is: what there was to say is said)
+        tell("detail", context, "closing failed: %s", type(failure).__name__)
+
+
 async def _entered(stack: AsyncExitStack, block: AbstractAsyncContextManager[T], context: Context) -> T:
-    """What `block` gives; `stack` leaves it, and how the library takes that is nobody's affair any more."""
+    """What `block` gives; `stack` leaves it."""
     value = await block.__aenter__()
 
-    async def leave(
-        kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        # It would take the place of an error, or of a cancellation, that comes out of the block.
-        try:
-            await block.__aexit__(kind, error, traceback)
-        except Exception as failure:  # noqa: BLE001  (whatever it is: what there was to say is said)
-            tell("detail", context, "closing failed: %s", type(failure).__name__)
+    async def leave(*of: Any) -> None:
+        await _closed(functools.partial(block.__aexit__, *of), context)
 
     stack.push_async_exit(leave)
     return value
@@ -210,18 +211,11 @@ class _Body:
         if left is not None:
             shut_down(left.get_extra_info("socket"))
         # In this order: what the library's generators do when they are closed is nothing then, and need not wait.
-        await self._closed(self._response)
-        await self._closed(self._raw)
+        await _closed(self._response.aclose, self._context)
+        await _closed(self._raw.aclose, self._context)
         if left is not None:  # a second cancellation may have kept the library from it
-            await self._closed(self._connection or left)
+            await _closed((self._connection or left).aclose, self._context)
         self.is_closed = True
-
-    async def _closed(self, resource: Any) -> None:
-        """Close it; how the library takes that would take the place of an error that comes out of the block."""
-        try:
-            await resource.aclose()
-        except Exception as failure:  # noqa: BLE001  (whatever it is: what there was to say is said)
-            tell("detail", self._context, "closing failed: %s", type(failure).__name__)
 
     def _is_clean(self) -> bool:
         """Whether nothing lies behind the response, which has been read to its end.

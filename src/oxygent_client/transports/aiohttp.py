@@ -123,6 +123,7 @@ TRANSLATION: Final = Translation(
 
 
 END_OF_HEAD: Final = b"\r\n\r\n"
+INTERIM: Final = {*range(100, 200)} - {101}
 
 
 class _Connection(ResponseHandler):
@@ -143,11 +144,14 @@ class _Connection(ResponseHandler):
         super().set_response_params(**params)
 
     def feed_data(self, data: tuple[Any, aiohttp.StreamReader], size: int = 0) -> None:
-        """The head of a response is there, and its body begins."""
-        super().feed_data(data, size)
+        """The head of a response is there, and its body begins.
+
+        Interim responses are left out: the reader skips them, and a flood of them would fill the memory.
+        """
         message, body = data
-        if message.code >= 200:  # else it is interim
+        if message.code not in INTERIM:
             self._awaits_head, self._body = False, body
+            super().feed_data(data, size)
             body.on_eof(self._ended)
 
     def _ended(self) -> None:
@@ -176,6 +180,14 @@ class _Connection(ResponseHandler):
         elif data:
             self.force_close()  # while an exchange has it
             self.close()
+        if self._awaits_head and self.transport is not None:
+            # uvloop reads up to 8 MB in a turn: in a flood of interim responses no clock would strike for seconds.
+            self.transport.pause_reading()
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if self.transport is not None:
+            self.transport.resume_reading()
 
     def close(self) -> None:
         """Close at once, and let no unsent byte wait for a server, unless it has served its last request well."""
