@@ -99,7 +99,7 @@ def run_alone(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Cal
 
     def run(variable: str, which: str) -> pytest.RunResult:
         tests = pytester.mkpydir("tests")
-        for name in ("conftest.py", "soak.py"):
+        for name in ("conftest.py", "machine.py", "soak.py"):
             shutil.copy(ROOT / "tests" / name, tests)
         shutil.copy(ROOT / "pyproject.toml", pytester.path)
         (tests / "test_alone.py").write_text(SOURCE, encoding="utf-8")
