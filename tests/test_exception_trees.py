@@ -114,7 +114,7 @@ class Raising:
         return SimpleNamespace(
             status=200,
             headers=CIMultiDict({"content-length": "99"}),
-            content=SimpleNamespace(readany=readany, _read_nowait=lambda _: b""),
+            content=SimpleNamespace(readany=readany, _read_nowait=lambda *_: b""),  # it has nothing left
             request_info=SimpleNamespace(headers={}),
             close=lambda: None,
         )
