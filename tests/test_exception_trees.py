@@ -114,10 +114,14 @@ class Raising:
         return SimpleNamespace(
             status=200,
             headers=CIMultiDict({"content-length": "99"}),
-            content=SimpleNamespace(readany=readany, _read_nowait=lambda *_: b""),  # it has nothing left
+            content=SimpleNamespace(readany=readany, _read_nowait=_nothing),  # it has nothing left
             request_info=SimpleNamespace(headers={}),
             close=lambda: None,
         )
+
+
+def _nothing(_: int) -> bytes:
+    return b""
 
 
 def _body(library: Any, raising: Raising) -> Any:
