@@ -69,11 +69,13 @@ SENT: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "the query": lambda: {"server_url": f"https://remote.test/?code={quote(CANARY, safe='')}"},
     "the query without a name": lambda: {"server_url": f"https://remote.test/?{quote(CANARY, safe='')}"},
 }
-HIDING: Final = "\x1b[8m\u202e\u2066\u200f\x07\x9b"
+HIDING: Final = "\x1b[8m\u202e\u2066\u200f\x07\x9b\u200b\u2060\ufeff\xad\u034f\u206a\U000e0041\ufe01\u3164"
 """What hides a text, turns it, or is obeyed by a terminal."""
 SAID: Final = HIDING.join(spell(CANARY) for spell in SPELLINGS.values())
 """What the remote says: the canary in each spelling."""
-UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+UNSAFE: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]"
+)
 
 
 def seen(texts: Iterator[str] | list[str]) -> list[str]:
@@ -312,7 +314,7 @@ def test_each_notification_is_walked() -> None:
 async def remote(scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
     """A remote that gives back the key of each request wherever it says something."""
     headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-    said = headers.get("authorization", headers["x-api-key"]).removeprefix("Bearer ") + "\x1b[8m"
+    said = headers.get("authorization", headers["x-api-key"]).removeprefix("Bearer ") + HIDING
     stack = ["user", "master", said]
     step = {"caller": "master", "callee": said, "callee_category": "tool", "call_stack": stack, "node_id": said}
     messages = [
