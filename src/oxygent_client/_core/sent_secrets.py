@@ -17,12 +17,12 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 
-from oxygent_client._core.spellings import SHORT, Needles, needles, replaced
+from oxygent_client._core.spellings import Needles, needles, replaced
 from oxygent_client._errors import OxyError, StatusError
 from oxygent_client._secrets import KEPT_HEADERS, SCRUBBED, is_secret, scrub_text
 from oxygent_client._text import shown_text
 
-__all__ = ["SentSecrets", "carried", "credentials"]
+__all__ = ["SentSecrets"]
 
 TOLD: Final = KEPT_HEADERS | frozenset(
     "baggage content-length host traceparent tracestate x-correlation-id x-request-id x-trace-id".split()
@@ -86,19 +86,6 @@ class SentSecrets:
         for name, value, is_marked in [*self._noted]:
             found.update(_of_header(name, value, is_marked=is_marked) if name else _of_url(value))
         return found - {""}
-
-
-def carried(url: str, headers: Mapping[str, str], marked: Collection[str] = ()) -> frozenset[str]:
-    """The secrets that a request to `url` with these headers carries."""
-    sent = SentSecrets()
-    sent.note(url, headers, marked)
-    return frozenset(sent.values())
-
-
-def credentials(headers: Mapping[str, str], marked: Collection[str]) -> frozenset[str]:
-    """What the marked headers hold, as a text may repeat it; not what is so short that it may be a part of any word."""
-    held = {name: value for name, value in headers.items() if name.lower() in marked}
-    return frozenset(text for text in carried("", held, marked) if len(text) >= SHORT)
 
 
 def _of_url(url: str) -> Iterator[str]:

@@ -25,7 +25,6 @@ import anyio
 import attrs
 
 from oxygent_client import _errors
-from oxygent_client._core.sent_secrets import carried
 from oxygent_client._core.spellings import SHORT, needles
 from oxygent_client._errors import ConfigurationError, Outcome, OxyError
 from oxygent_client._per_loop import Closed
@@ -219,7 +218,7 @@ def _asked(request: HTTPRequest) -> Entry:
 
 def _credentials(request: HTTPRequest) -> frozenset[str]:
     """What a request carried in confidence; not what is so short that it may be a part of any word."""
-    values = carried(request.base_url, request.headers, request.context.secret_headers)
+    values = request.context.sent.values()
     return frozenset(value for value in values if len(value) >= SHORT)
 
 
