@@ -1,0 +1,94 @@
+"""What the transport over aiohttp adds to a connection, without a socket: when it reads, and when it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import attrs
+import pytest
+
+from oxygent_client.transports.aiohttp import _Connection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+
+@attrs.define
+class Fake:
+    """A transport of asyncio's that remembers what it was told."""
+
+    told: list[str] = attrs.field(factory=list[str])
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: self.told.append(name)
+
+    def get_extra_info(self, _: str) -> None:
+        """As that of a transport which knows nothing."""
+
+
+INTERIM = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+EMPTY = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+
+
+def played(play: Callable[[_Connection], Coroutine[Any, Any, None]]) -> list[str]:
+    """What a connection tells its transport while a request is answered."""
+
+    async def main() -> list[str]:
+        fake: Any = Fake()
+        connection = _Connection(loop=asyncio.get_running_loop())
+        connection.connection_made(fake)
+        connection.set_response_params(timer=aiohttp.helpers.TimerNoop())
+        await play(connection)
+        told: list[str] = fake.told
+        return told
+
+    return asyncio.run(main())
+
+
+def test_interim_responses_leave_a_turn_to_others() -> None:
+    """Reading stops for a turn, and goes on; nothing is kept of them."""
+
+    async def play(connection: _Connection) -> None:
+        for _ in range(2):
+            connection.data_received(INTERIM * 100)
+            await asyncio.sleep(0)
+        assert len(connection) == 0
+
+    assert played(play) == ["pause_reading", "resume_reading"] * 2
+
+
+def test_closed_in_that_turn() -> None:
+    """A connection that was closed does not read on."""
+
+    async def play(connection: _Connection) -> None:
+        connection.data_received(INTERIM)
+        connection.close()
+        await asyncio.sleep(0)
+
+    assert played(play) == ["pause_reading", "abort", "close"]
+
+
+@pytest.mark.parametrize(
+    ("behind", "expected"), [(b"", []), (b"\r\n", ["close"]), (b"x", ["close"])], ids=["nothing", "a line", "a byte"]
+)
+def test_behind_a_response(behind: bytes, expected: list[str]) -> None:
+    """What comes behind a response closes the connection; that nothing comes does not."""
+
+    async def play(connection: _Connection) -> None:
+        connection.data_received(EMPTY)
+        connection.data_received(behind)
+        assert len(connection) == 1
+
+    assert played(play) == expected
+
+
+def test_a_head_that_is_none() -> None:
+    """What follows a head that cannot be parsed is not parsed; the transport is closed."""
+
+    async def play(connection: _Connection) -> None:
+        connection.data_received(b"nonsense\r\n\r\nnonsense")
+        assert connection.exception() is not None
+
+    assert "close" in played(play)
