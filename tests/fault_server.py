@@ -56,6 +56,7 @@ __all__ = [
     "Fault",
     "FaultServer",
     "Line",
+    "Metronome",
     "Stand",
     "judged",
     "page",
@@ -1271,6 +1272,7 @@ async def play_all(
     faults: Sequence[Fault] = FAULTS,
     *,
     make: Callable[..., Transport] | None = None,
+    metronome: Metronome | None = None,
     slower: float = 1.0,
     again: bool = True,
 ) -> dict[str, Line]:
@@ -1280,15 +1282,15 @@ async def play_all(
     """
     lines: dict[str, Line] = {}
     places = anyio.CapacityLimiter(AT_ONCE)
-    metronome = Metronome()
+    beside = metronome or Metronome()
 
     async def one(fault: Fault, slower: float) -> None:
         async with places:
             made = make or TRANSPORTS[transport]
-            lines[fault.name] = await play(fault, server, transport, made, metronome=metronome, slower=slower)
+            lines[fault.name] = await play(fault, server, transport, made, metronome=beside, slower=slower)
 
     async with anyio.create_task_group() as beating:
-        beating.start_soon(metronome.beat)
+        beating.start_soon(beside.beat)
         async with anyio.create_task_group() as tasks:
             for fault in faults:
                 tasks.start_soon(one, fault, slower)

@@ -30,6 +30,7 @@ from tests.fault_server import (
     TRANSPORTS,
     FaultServer,
     Line,
+    Metronome,
     judged,
     page,
     play_all,
@@ -246,6 +247,13 @@ class Spoilt(Wrapped):
             yield response
 
 
+class Steady(Metronome):
+    """It says that the machine is not busy, whatever it is: what is late is late then."""
+
+    async def beat(self) -> None:
+        """Look at nothing."""
+
+
 BAD: Final[dict[type[Wrapped], str]] = {
     Stubborn: "httpx, closes: took 4.",
     Eager: "httpx, closes: sent 3 POSTs",  # its next call, too, is sent twice
@@ -260,7 +268,7 @@ async def test_a_bad_transport_is_found(bad: type[Wrapped], server: FaultServer)
     def make(**options: Any) -> Wrapped:
         return bad(HTTPXTransport(**options))
 
-    lines = await play_all(server, "httpx", [CLOSES], make=make)
+    lines = await play_all(server, "httpx", [CLOSES], make=make, metronome=Steady())
     (said,) = wrong_of("httpx", lines)
     assert said.startswith(BAD[bad])
 
@@ -273,7 +281,7 @@ async def test_what_is_late_is_played_again(server: FaultServer) -> None:
         made.append((Stubborn if len(made) < 2 else Wrapped)(HTTPXTransport(**options)))
         return made[-1]
 
-    lines = await play_all(server, "httpx", [CLOSES], make=make)
+    lines = await play_all(server, "httpx", [CLOSES], make=make, metronome=Steady())
     assert wrong_of("httpx", lines) == []
     assert [type(each) for each in made] == [Stubborn, Stubborn, Wrapped]
     assert lines[CLOSES.name].slower == SLOWER[1]
