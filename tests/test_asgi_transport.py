@@ -455,7 +455,7 @@ async def test_a_run() -> None:
         "no response": (errors.RemoteProtocolError, ()),
         "refused": (errors.AuthenticationError, (start(401), part(b"who?", more=False))),
         "idle": (errors.IdleTimeoutError, (start(), part(progress(1)), math.inf)),
-        "opening": (errors.DeadlineExceededError, (math.inf,)),
+        "opening": (errors.IdleTimeoutError, (math.inf,)),
         "its own error": (KeyError, (start(), part(progress(1)), own)),
     }
     for name, (expected, steps) in cases.items():
