@@ -218,8 +218,8 @@ async def test_a_redirect_of_a_replica() -> None:
     trace_id = new_id()
     moved = FakeTransport(
         {
-            "/sse/chat": Reply(status=307, headers={"location": "/moved"}),
-            "/moved": Reply([message({"type": "answer", "content": "42", "current_trace_id": trace_id}), close()]),
+            "/sse/chat": Reply(status=307, headers={"location": "/base/moved"}),
+            "/base/moved": Reply([message({"type": "answer", "content": "42", "current_trace_id": trace_id}), close()]),
         }
     )
     ours = SSEOxyGent(transport=Cluster([f"{A}/base"], transport=moved))
