@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from oxygent_client import Context, HTTPRequest, HTTPResponse, Transport, errors
 from oxygent_client.cluster import DNS, Cluster, Health, Hedge, Home, Replica
 from oxygent_client.cluster._pick import STRATEGIES
-from oxygent_client.policies import HTTPSOnly, HTTPSOnlyTransport, RedirectTransport, Retry, RetryTransport
+from oxygent_client.policies import HTTPSOnly, HTTPSOnlyTransport, Redirect, RedirectTransport, Retry, RetryTransport
 from oxygent_client.testing import FakeTransport, Pause, Reply
 from tests.virtual import anyio_backend as anyio_backend
 
@@ -772,7 +772,8 @@ async def test_two_replicas_of_one_host(location: str) -> None:
     ours = Cluster([f"{host}/a", f"{host}/b"], transport=fake, lot=float)
     asked = [replica.url for replica in ours.members]
     for replica in (asked[0], asked[1]):
-        async with RedirectTransport(ours).exchange(run(trace_id="t")) as response:
+        redirect = RedirectTransport(ours, Redirect(any_path=True))
+        async with redirect.exchange(run(trace_id="t")) as response:
             assert response.request.url == f"{host}{location}"
             assert ours.home_of("t") == Home(replica, "")
             assert {each.url: each.in_flight for each in await ours.status() if each.in_flight} == {replica: 1}

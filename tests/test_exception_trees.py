@@ -521,6 +521,10 @@ async def test_what_comes_out(library: Library, source: str, phase: str) -> None
         ours = await outcome(library, theirs, phase)
         if phase == "reading" and expected.default_outcome is Outcome.NOT_SENT:
             expected = LOST  # noqa: PLW2901  (what was expected before the response began)
+        if (name, phase, source) == ("InvalidURL", "opening", "itself") and library.name != "aiohttp":
+            # The request's own URL is one: so it is the `Location` of a redirect.
+            assert (type(ours), ours.outcome) == (PROTOCOL, Outcome.UNKNOWN)
+            continue
         assert (source, name, expected) == (source, name, type(ours))
         assert str(ours).startswith(f"{text.format(library.name)}: "), (name, str(ours))
         assert "secret" not in str(ours), (name, str(ours))

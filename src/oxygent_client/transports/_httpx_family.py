@@ -57,6 +57,7 @@ __all__ = ["KEPT_SECONDS", "HTTPXFamily", "translation"]
 KEPT_CONNECTIONS: Final = 20
 KEPT_SECONDS: Final = 2.0
 OK: Final = 200
+NO_HTTP: Final = "the server does not speak proper HTTP"
 REDIRECT: Final = 3
 """The class of these statuses."""
 
@@ -77,7 +78,7 @@ def translation(library: Any) -> Translation:
             (library.UnsupportedProtocol, ConfigurationError, f"{name} does not take this URL"),
             (library.InvalidURL, ConfigurationError, f"{name} does not take this URL"),
             (library.LocalProtocolError, ConfigurationError, f"{name} cannot send this request"),
-            (library.RemoteProtocolError, RemoteProtocolError, "the server does not speak proper HTTP"),
+            (library.RemoteProtocolError, RemoteProtocolError, NO_HTTP),
             (library.DecodingError, RemoteProtocolError, "the response cannot be decoded"),
             # Only a hook or an auth flow of the user's own client raises these, of a response that is there.
             (library.HTTPStatusError, RemoteProtocolError, "a hook of the client refused the response"),
@@ -427,7 +428,7 @@ class HTTPXFamily(Generic[ClientT]):
             if isinstance(error, library.InvalidURL):
                 library.URL(request.url)  # raises the same if it is the request's own
                 # A client without a network, of which there is no trace.
-                raise library.RemoteProtocolError("the Location of a redirect is no URL") from error
+                raise RemoteProtocolError(f"{NO_HTTP}: the Location of a redirect is not a URL") from error
             raise
         return response.status_code, response.headers, response
 
