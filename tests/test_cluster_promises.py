@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 TWICE: Final = ("as_given", "once", "abandoned")
-"""What hedging is there to break: both exchanges may come. One that is left while it sends leaves a generator of httpx's
-own to the garbage collector (the filter of warnings in pyproject.toml says which)."""
+"""What hedging is there to break: both exchanges may come. One that is left while it sends leaves a generator of its
+library to the garbage collector (the filter of warnings in pyproject.toml says which)."""
 
 
 class OfOneServer:
