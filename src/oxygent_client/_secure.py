@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import attrs
 
+from oxygent_client._core.secret_names import is_count_name
 from oxygent_client._errors import ConfigurationError, InsecureTransportError
 from oxygent_client._secrets import is_secret
 
@@ -26,8 +27,6 @@ __all__ = ["PlainHTTP", "address_of", "check_proxied", "check_secure", "is_loopb
 _NAME: Final = re.compile(r"[^\s/\\:@?#*\[\]]+")
 _AUTHORITY: Final = re.compile(r"(?:\[[0-9a-fA-F.]*:[0-9a-fA-F:.]*\]|[0-9a-zA-Z.-]+)(?::[0-9]*)?")
 """Host and port as every library reads them."""
-_COUNT: Final = re.compile(r"(?i)tokens|count|limit|max|min")
-"""In the name of a field whose digits are a count and no credential: `max_tokens`."""
 
 
 def _hosts(names: Iterable[str]) -> tuple[str, ...]:
@@ -135,7 +134,7 @@ def _secret(url: SplitResult, headers: Mapping[str, str], marked: Collection[str
 
 def _is_credential(name: str, value: str) -> bool:
     """Whether a field of a query is one, whatever its form: digits under `token` too, but not under `max_tokens`."""
-    return is_secret(name, value) or (is_secret(name, "of whatever form") and not _COUNT.search(name))
+    return is_secret(name, value) or (is_secret(name, "of whatever form") and not is_count_name(name))
 
 
 def _is_here(url: SplitResult) -> bool:
