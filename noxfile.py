@@ -26,8 +26,10 @@ SUPPORTED = nox.project.python_versions(PROJECT)
 TESTED_EXTRAS = "aiohttp,cli,httpx2,otel,pytest"
 """What the tests of the session `tests` need beside the wheel; a heavy extra gets a session of its own name."""
 SMOKE = (
-    *("public_names", "sse", "payload", "models", "run", "agent", "hooks", "discovery"),
-    *("network_transports", "asgi_transport", "check_transport", "toy", "cli", "pytest_plugin"),
+    *("core/test_models", "protocol/test_payload", "protocol/test_sse", "api/test_discovery", "run/test_run"),
+    *("agent/test_agent", "agent/test_hooks", "transports/test_asgi_transport", "transports/test_network_transports"),
+    *("testing/test_check_transport", "testing/test_toy", "cli/test_cli", "edges/test_pytest_plugin"),
+    "project/test_public_names",
 )
 """The test files that meet what differs between versions of Python: event loops, sockets, JSON, typing, imports."""
 WORKERS = ("-n", "2", "--dist", "worksteal")
@@ -116,7 +118,7 @@ def smoke(session: nox.Session) -> None:
     """A part of the tests, and of that the quick ones, on the other supported versions of Python."""
     install_wheel(session, "test")
     session.env["OXYGENT_CLIENT_SIZE"] = "smoke"
-    chosen = session.posargs or [*WORKERS, *(f"tests/test_{name}.py" for name in SMOKE)]
+    chosen = session.posargs or [*WORKERS, *(f"tests/{name}.py" for name in SMOKE)]
     session.run("pytest", "-m", "not slow", *chosen)
 
 
@@ -153,7 +155,7 @@ HAS_ATHERIS = "import importlib.util; print('yes' if importlib.util.find_spec('a
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation as pages; a warning is an error. Their programs are run by tests/test_docs.py."""
+    """The documentation as pages; a warning is an error. Their programs are run by tests/project/test_docs.py."""
     install_wheel(session, "docs")
     pages = Path(session.create_tmp()).resolve() / "html"
     session.run("sphinx-build", "--fail-on-warning", "--keep-going", "--quiet", "docs", str(pages))
@@ -223,7 +225,7 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def soak(session: nox.Session) -> None:
-    """The same tests with large numbers; `-- tests/test_x.py` picks."""
+    """The same tests with large numbers; `-- tests/run/test_run.py` picks."""
     install_wheel(session, "test")
     session.env["OXYGENT_CLIENT_SIZE"] = "soak"
     session.run("pytest", *session.posargs)

@@ -6,7 +6,7 @@ fails. Against: round robin that knows nothing of health and asks nobody else wh
 
 What rests on it: the defaults of `Health`, and the advice in docs/howto/cluster.md on which strategy to take.
 
-It uses the pure parts of the package (`Standing`, `usable`, `pick`) and a seed, so each run gives the same: the
+It uses the pure parts of the package (`ReplicaHealth`, `usable`, `pick`) and a seed, so each run gives the same: the
 picture docs/assets/cluster.svg and the tables in docs/howto/cluster.md, which it writes. (The figures are of the model,
 not of a machine.) That a `Cluster` asks the same replicas in the same order is shown by a test, in a smaller world: a
 `Cluster` that is really driven takes three times as long.
@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from oxygent_client.cluster import Health
-from oxygent_client.cluster._health import Standing, usable
-from oxygent_client.cluster._pick import Candidate, pick
+from oxygent_client.cluster._health import ReplicaHealth, usable
+from oxygent_client.cluster._strategies import Candidate, pick
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -88,7 +88,7 @@ class Server:
 
     number: int
     world: World
-    standing: Standing = attrs.field(factory=Standing)
+    standing: ReplicaHealth = attrs.field(factory=ReplicaHealth)
     in_flight: int = 0
     last: int = 0
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # for the tests' reference
-from tests.reference import interpret  # noqa: E402  (found by the line above)
+from tests.support.reference import interpret  # noqa: E402  (found by the line above)
 
 WIRE = ROOT / "tests" / "fixtures" / "wire"
 PIECE = 64 * 1024

@@ -33,14 +33,14 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
 from oxygent_client import SSEOxyGent
-from oxygent_client.telemetry import Observed
+from oxygent_client.telemetry import RunObservation
 from oxygent_client.telemetry.otel import OTelObserver
 from oxygent_client.testing import FakeTransport, answer, close, delta, observation, tool_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from oxygent_client.telemetry import Happening, Observer
+    from oxygent_client.telemetry import Notification, Observer
 
 URL = "http://127.0.0.1"
 
@@ -56,9 +56,9 @@ class Unobserved(SSEOxyGent):
 class Nobody:
     """In the place of the agent's statistics."""
 
-    def observed(self, observers: Iterable[Observer]) -> Observed:
+    def observed(self, observers: Iterable[Observer]) -> RunObservation:
         """A run that nobody hears of."""
-        return Observed()
+        return RunObservation()
 
 
 class Silent:
@@ -66,7 +66,7 @@ class Silent:
 
     wants_events = True
 
-    def note(self, happening: Happening, /) -> None:
+    def note(self, happening: Notification, /) -> None:
         """As `Observer.note`."""
 
 

@@ -27,8 +27,8 @@ import trio
 from hypothesis import settings
 
 from oxygent_client.testing import forget_runs
-from tests.machine import NETWORK
-from tests.soak import Tables
+from tests.support.machine import NETWORK
+from tests.support.soak import Tables
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -44,21 +44,21 @@ LOOPS: Final = ("asyncio", "trio")
 UVLOOP: Final = "uvloop"
 """A loop of asyncio: what runs on asyncio alone runs on it too."""
 ON_UVLOOP: Final = frozenset(
-    f"tests/test_{name}.py"
+    f"tests/{name}.py"
     for name in (
-        "check_transport",
-        "documentation_sockets",
-        "exception_trees",
-        "fault_server",
-        "faults_loopback",
-        "httpx_secrets",
-        "network_transports",
-        "proxies",
-        "closing",
-        "storms",
-        "surplus",
-        "tls",
-        "toy",
+        "agent/test_documentation_sockets",
+        "cluster/test_proxies",
+        "run/test_exception_trees",
+        "run/test_storms",
+        "testing/test_check_transport",
+        "testing/test_faults_loopback",
+        "testing/test_toy",
+        "transports/test_closing",
+        "transports/test_fault_server",
+        "transports/test_httpx_secrets",
+        "transports/test_network_transports",
+        "transports/test_surplus",
+        "transports/test_tls",
     )
 )
 """The files that meet sockets. What stays in memory does not see which loop of asyncio it runs on."""
@@ -73,27 +73,30 @@ ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
     "tests/interop/test_examples.py[init]": ("asyncio", "aiohttp does"),
     "tests/interop/test_examples.py[execute]": ("asyncio", "aiohttp does"),
     "tests/interop/test_resilient.py": ("asyncio", "the documentation's own lines name asyncio"),
-    "tests/test_documentation.py[resilient_short]": ("asyncio", "the documentation's own lines name asyncio"),
-    "tests/test_documentation.py[resilient_long]": ("asyncio", "the documentation's own lines name asyncio"),
-    "tests/test_documentation.py::test_mutants": ("asyncio", "some of the blocks that it runs name asyncio"),
-    "tests/test_documentation_sockets.py::test_error_recovery": ("asyncio", "its block uses aiohttp"),
-    "tests/test_documentation_sockets.py::test_the_documented_execute_with_aiohttp": ("asyncio", "aiohttp does"),
-    "tests/test_check_transport.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
-    "tests/test_exception_trees.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
-    "tests/test_fault_server.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
-    "tests/test_fault_server.py::test_a_flood_of_headers_does_not_fill_the_memory": (
+    "tests/agent/test_documentation.py[resilient_short]": ("asyncio", "the documentation's own lines name asyncio"),
+    "tests/agent/test_documentation.py[resilient_long]": ("asyncio", "the documentation's own lines name asyncio"),
+    "tests/agent/test_documentation.py::test_mutants": ("asyncio", "some of the blocks that it runs name asyncio"),
+    "tests/agent/test_documentation_sockets.py::test_error_recovery": ("asyncio", "its block uses aiohttp"),
+    "tests/agent/test_documentation_sockets.py::test_the_documented_execute_with_aiohttp": ("asyncio", "aiohttp does"),
+    "tests/testing/test_check_transport.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
+    "tests/run/test_exception_trees.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
+    "tests/transports/test_fault_server.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
+    "tests/transports/test_fault_server.py::test_a_flood_of_headers_does_not_fill_the_memory": (
         "asyncio",
         "what a library keeps of headers does not hang on the loop",
     ),
-    "tests/test_faults_loopback.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
-    "tests/test_network_transports.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
-    "tests/test_closing.py::test_two_clocks_that_strike_at_once": ("asyncio", "they are its own"),
-    "tests/test_library_log.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
-    "tests/test_closing.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
-    "tests/test_surplus.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
-    "tests/test_storms.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
-    "tests/test_transport_differences.py": ("asyncio", "what a parser makes of bytes does not hang on the loop"),
-    "tests/test_tls.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
+    "tests/testing/test_faults_loopback.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
+    "tests/transports/test_network_transports.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
+    "tests/transports/test_closing.py::test_two_clocks_that_strike_at_once": ("asyncio", "they are its own"),
+    "tests/transports/test_library_log.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
+    "tests/transports/test_closing.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
+    "tests/transports/test_surplus.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
+    "tests/run/test_storms.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
+    "tests/transports/test_transport_differences.py": (
+        "asyncio",
+        "what a parser makes of bytes does not hang on the loop",
+    ),
+    "tests/transports/test_tls.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
 }
 
 REQUIRE_ALL: Final = os.environ.get("REQUIRE_ALL", "") not in {"", "0"}

@@ -1,4 +1,4 @@
-"""A remote OxyGent multi-agent system, used as if it were a local agent.
+"""Client for remote OxyGent multi-agent systems: stream, call and test remote agents.
 
 ```python
 async with SSEOxyGent(server_url="http://127.0.0.1:8082") as agent:
@@ -18,33 +18,31 @@ from oxygent_client._version import __version__
 
 if TYPE_CHECKING:
     from oxygent_client import errors
-    from oxygent_client._agent import SSEOxyGent
-    from oxygent_client._detached import RunHandle
-    from oxygent_client._errors import Outcome, OxyError
-    from oxygent_client._models import (
+    from oxygent_client._agent.agent import SSEOxyGent
+    from oxygent_client._agent.detached import RunHandle
+    from oxygent_client._agent.remote_agent import RemoteAgent
+    from oxygent_client._core.errors import Outcome, OxyError
+    from oxygent_client._core.events import (
         Answer,
         Custom,
         Event,
-        Host,
         Observation,
-        OxyRequest,
-        OxyResponse,
         OxyState,
-        Partial,
         Progress,
         RemoteErrorEvent,
+        ServerSentEvent,
         Text,
         TextDelta,
         ToolCall,
     )
-    from oxygent_client._payload import build_payload
-    from oxygent_client._remote import RemoteAgent
-    from oxygent_client._router import Answered, Drop, EventRouter, Forward, Link
-    from oxygent_client._run import Run
-    from oxygent_client._settings import Limits, Timeouts
-    from oxygent_client._sse import Decoder, ServerSentEvent
-    from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Transport
-    from oxygent_client._wire import RunNode, RunRecord
+    from oxygent_client._core.requests import OxyRequest, OxyResponse
+    from oxygent_client._core.settings import Limits, Timeouts
+    from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
+    from oxygent_client._protocol.payload import build_payload
+    from oxygent_client._protocol.router import EventRouter
+    from oxygent_client._protocol.run_record import RunNode, RunRecord
+    from oxygent_client._protocol.sse import Decoder
+    from oxygent_client._run.run import Run
     from oxygent_client.cluster import Cluster
     from oxygent_client.policies import BearerAuth, Retry
     from oxygent_client.registry import AgentRegistry
@@ -53,29 +51,22 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentRegistry",
     "Answer",
-    "Answered",
     "BearerAuth",
     "Cluster",
-    "Context",
     "Custom",
     "Decoder",
-    "Drop",
     "Event",
     "EventRouter",
-    "Forward",
     "HTTPRequest",
     "HTTPResponse",
     "HTTPXTransport",
-    "Host",
     "Limits",
-    "Link",
     "Observation",
     "Outcome",
     "OxyError",
     "OxyRequest",
     "OxyResponse",
     "OxyState",
-    "Partial",
     "Progress",
     "RemoteAgent",
     "RemoteErrorEvent",
@@ -97,28 +88,68 @@ __all__ = [
 ]
 
 _HOMES = {
-    "errors": ("errors",),
-    "_agent": ("SSEOxyGent",),
-    "_detached": ("RunHandle",),
-    "_errors": ("Outcome", "OxyError"),
-    "_models": (
-        *("Answer", "Custom", "Event", "Host", "Observation", "OxyRequest", "OxyResponse", "OxyState", "Partial"),
-        *("Progress", "RemoteErrorEvent", "Text", "TextDelta", "ToolCall"),
+    "_agent.agent": ("SSEOxyGent",),
+    "_agent.detached": ("RunHandle",),
+    "_agent.remote_agent": ("RemoteAgent",),
+    "_core.errors": (
+        "Outcome",
+        "OxyError",
     ),
-    "_payload": ("build_payload",),
-    "_remote": ("RemoteAgent",),
-    "_router": ("Answered", "Drop", "EventRouter", "Forward", "Link"),
-    "_run": ("Run",),
-    "_settings": ("Limits", "Timeouts"),
-    "_sse": ("Decoder", "ServerSentEvent"),
-    "_transport": ("Context", "HTTPRequest", "HTTPResponse", "Transport"),
-    "_wire": ("RunNode", "RunRecord"),
+    "_core.events": (
+        "Answer",
+        "Custom",
+        "Event",
+        "Observation",
+        "OxyState",
+        "Progress",
+        "RemoteErrorEvent",
+        "Text",
+        "TextDelta",
+        "ToolCall",
+        "ServerSentEvent",
+    ),
+    "_core.requests": (
+        "OxyRequest",
+        "OxyResponse",
+    ),
+    "_core.settings": (
+        "Limits",
+        "Timeouts",
+    ),
+    "_core.transport": (
+        "HTTPRequest",
+        "HTTPResponse",
+        "Transport",
+    ),
+    "_protocol.payload": ("build_payload",),
+    "_protocol.router": ("EventRouter",),
+    "_protocol.run_record": (
+        "RunNode",
+        "RunRecord",
+    ),
+    "_protocol.sse": ("Decoder",),
+    "_run.run": ("Run",),
     "cluster": ("Cluster",),
-    "policies": ("BearerAuth", "Retry"),
+    "errors": ("errors",),
+    "policies": (
+        "BearerAuth",
+        "Retry",
+    ),
     "registry": ("AgentRegistry",),
     "transports.httpx": ("HTTPXTransport",),
 }
 """The module of each public name."""
+
+_MOVED = {
+    "Answered": "oxygent_client.routing:SetAnswer",
+    "Context": "oxygent_client.transports:Context",
+    "Drop": "oxygent_client.routing:Drop",
+    "Forward": "oxygent_client.routing:Forward",
+    "Host": "oxygent_client.routing:Host",
+    "Link": "oxygent_client.routing:NameMap",
+    "Partial": "oxygent_client.errors:Partial",
+}
+"""Names that were public here, and where they are now."""
 
 
 def __getattr__(name: str) -> Any:
@@ -127,7 +158,9 @@ def __getattr__(name: str) -> Any:
             module = import_module(f"oxygent_client.{home}")
             value = globals()[name] = module if home == name else getattr(module, name)
             return value
-    raise AttributeError(f"module 'oxygent_client' has no attribute {name!r}")
+    from oxygent_client._core.deprecation import moved_names
+
+    return moved_names("oxygent_client", _MOVED, stacklevel=3)(name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m oxygent_client` is the command `oxygent-client`."""
+"""Run the command line: `python -m oxygent_client`."""
 
 from oxygent_client.cli import main
 

@@ -1,4 +1,4 @@
-"""Environments as data: what an agent is made with in development, in staging, in production.
+"""Load the settings of an agent from profiles in a TOML file.
 
 Rule 1: a file, then `OXYGENT_*` variables, then arguments: the later wins, key by key. Credentials (`auth`) go as one.
 Rule 2: every key stands in a table here. What is unknown, or of another type, is an error that says where it stands.
@@ -26,7 +26,7 @@ import attrs
 
 from oxygent_client import BearerAuth, HTTPRequest, Limits, RemoteAgent, Retry, SSEOxyGent, Timeouts, Transport
 from oxygent_client.errors import ConfigurationError
-from oxygent_client.policies import APIKey, BasicAuth, HTTPSOnly, Kind, Policy
+from oxygent_client.policies import APIKey, BasicAuth, HTTPSOnly, Policy, PolicyKind
 from oxygent_client.sanitize import redact
 
 __all__ = ["Profile", "load_profile"]
@@ -519,7 +519,7 @@ def _lines(text: str) -> dict[str, int]:
 class _Credentials:
     """Several credentials as one: a token, and keys in headers of their own."""
 
-    kind: ClassVar[Kind] = "auth"
+    kind: ClassVar[PolicyKind] = "auth"
 
     main: Policy
     keys: tuple[Policy, ...]

@@ -1,4 +1,4 @@
-"""Fixtures for tests of code that talks to a remote agent, for pytest: the extra `[pytest]`.
+"""Pytest fixtures for code that calls a remote agent (extra `[pytest]`).
 
 `oxygent_fake` is a scripted transport, `oxygent_cassette` a recorded one, `toy_remote` a remote on a real port, and
 `--oxygent-no-network` keeps every test at home.
@@ -340,7 +340,7 @@ class _GuardedTests:
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # before the log of the test is captured
 def pytest_runtest_setup() -> Generator[None]:
     """Let the test begin as the first one does, whatever runs there were before."""
-    if "oxygent_client._traces" in sys.modules:  # else there was none
+    if "oxygent_client._run.trace_ids" in sys.modules:  # else there was none
         from oxygent_client.testing import forget_runs
 
         forget_runs()

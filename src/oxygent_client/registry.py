@@ -1,4 +1,4 @@
-"""Named members that call each other: remote agents, local functions, anything that executes.
+"""A registry of named agents and functions that call each other.
 
 Rule 1: a call is placed as the framework places it: a clone with a node id of its own, the caller's node as its father,
     the data of the run shared. Who executes stands on both stacks.
@@ -23,16 +23,24 @@ from typing import Any, Final, Protocol, Self, cast
 import anyio
 import attrs
 
-from oxygent_client._errors import ClosedError, ConfigurationError, HandlerError, Outcome, OxyError, UnknownCalleeError
-from oxygent_client._ids import new_id
-from oxygent_client._kinds import DICT, FLAG, MAPPING, Kind, check_kinds
-from oxygent_client._log import tell
-from oxygent_client._models import OxyRequest, OxyResponse, OxyState
-from oxygent_client._payload import RESTART, check_restart
-from oxygent_client._per_loop import PerLoop
-from oxygent_client._router import copy_json
-from oxygent_client._tasks import bare_group
-from oxygent_client._transport import Context
+from oxygent_client._core.errors import (
+    ClosedError,
+    ConfigurationError,
+    HandlerError,
+    Outcome,
+    OxyError,
+    UnknownCalleeError,
+)
+from oxygent_client._core.events import OxyState
+from oxygent_client._core.ids import new_id
+from oxygent_client._core.log import log_event
+from oxygent_client._core.per_loop import PerLoop
+from oxygent_client._core.requests import OxyRequest, OxyResponse
+from oxygent_client._core.tasks import plain_task_group
+from oxygent_client._core.transport import Context
+from oxygent_client._core.validation import DICT, FLAG, MAPPING, Kind, check_kinds
+from oxygent_client._protocol.payload import RESTART, check_restart
+from oxygent_client._protocol.router import copy_json
 
 __all__ = ["AgentRegistry", "Function", "Member"]
 
@@ -251,7 +259,7 @@ class AgentRegistry:
                 break
             context = Context(trace_id=str(child.current_trace_id), group_id=child.group_id, node_id=str(child.node_id))
             reason = response.extra.get("error", "?")
-            tell("odd", context, "%s failed (%s); asking %s instead", member.name, reason, instead)
+            log_event("odd", context, "%s failed (%s); asking %s instead", member.name, reason, instead)
             member = self.member(instead)
         if member.name != callee:
             response = attrs.evolve(response, extra={**response.extra, "fallback_for": callee})
@@ -321,7 +329,7 @@ class AgentRegistry:
     async def init(self) -> dict[str, OxyError]:
         """Have every member find out what it is, all at once; what comes back are those that failed, and why."""
         failed: dict[str, OxyError] = {}
-        async with bare_group() as group:
+        async with plain_task_group() as group:
             for member in self._members.values():
                 if hasattr(member, "init"):
                     group.start_soon(self._init, member, failed)
@@ -410,7 +418,7 @@ class _Live:
             await member.__aexit__(None, None, None)
         except Exception as error:  # noqa: BLE001  (it is kept; the others are to be closed all the same)
             failure = _translated(error, cast("Member", member), "closing ")
-            tell("odd", Context(), "%s", failure)
+            log_event("odd", Context(), "%s", failure)
             self.failures.append(failure)
 
 

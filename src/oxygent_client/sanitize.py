@@ -1,4 +1,4 @@
-"""Functions for an agent's `sanitize`: what they make of a message is what the program hears.
+"""Ready-made functions for `sanitize=`: redact, bound or validate remote messages.
 
 Rule 1: pure. Each takes any JSON value, however deep, and gives a new one; applied twice it gives the same.
 Rule 2: each pickles, as an agent does; `without_credentials` alone does not.
@@ -13,10 +13,10 @@ from typing import Any, cast
 
 import attrs
 
+from oxygent_client._core.errors import ConfigurationError
+from oxygent_client._core.redaction import SCRUBBED, scrub_json
 from oxygent_client._core.sent_secrets import SentSecrets
-from oxygent_client._errors import ConfigurationError
-from oxygent_client._secrets import SCRUBBED, scrub_json
-from oxygent_client._text import replace_unsafe, spelled
+from oxygent_client._core.text import replace_unsafe, spelled
 
 __all__ = [
     "chain",

@@ -30,7 +30,7 @@ import attrs
 
 from oxygent_client import Decoder, Limits, ServerSentEvent, errors
 from tests.fuzz.mutants import MUTANTS
-from tests.reference import Dispatched, Interpretation, interpret, passed
+from tests.support.reference import Dispatched, Interpretation, interpret, passed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -30,7 +30,7 @@ from httpx_sse import aconnect_sse
 
 import oxygent_client
 from tests.conftest import ROOT
-from tests.servers import LAST, OK, chunk, serving
+from tests.support.servers import LAST, OK, chunk, serving
 
 from .cuts import Cut, line
 from .environments import RELEASES
@@ -39,7 +39,7 @@ from .harness import RemoteServer
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from tests.servers import Conversation
+    from tests.support.servers import Conversation
 
 __all__ = ["FLAGS", "SCENARIOS", "Kind", "World", "row", "runs", "said", "same_ids", "scripted", "surroundings"]
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.machine import AS_FOUND
+from tests.support.machine import AS_FOUND
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from tests.conftest import ROOT, SIZE
-from tests.servers import serving
+from tests.support.servers import serving
 
 from .cuts import BUSY, Cut, line
 from .drop_in import FLAGS, SCENARIOS, World, row, runs, said, same_ids, scripted, surroundings
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.servers import Conversation
+    from tests.support.servers import Conversation
 
     from .drop_in import Kind
 

@@ -24,9 +24,9 @@ import httpx
 import pytest
 
 from oxygent_client import HTTPXTransport
+from tests.agent.test_documentation import documented
 from tests.conftest import ROOT
-from tests.documentation import BLOCKS, LOCAL, Program
-from tests.test_documentation import documented
+from tests.support.documentation import BLOCKS, LOCAL, Program
 
 from .drop_in import same_ids
 
@@ -289,7 +289,7 @@ NOT_HERE: Final[dict[str, str]] = {
     "practice_monitoring": "a comment; `monitored` shows it",
     "practice_https": "two addresses",
     "practice_failures": "no body: no Python",
-    "error_recovery": "its session is for any server: tests/test_documentation_sockets.py",
+    "error_recovery": "its session is for any server: tests/agent/test_documentation_sockets.py",
     "resilient_short": "a class for bad times: test_resilient.py gives it a real server, and them",
 }
 

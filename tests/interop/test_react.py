@@ -16,7 +16,7 @@ import pytest
 
 from oxygent_client import SSEOxyGent, TextDelta
 from tests.conftest import ROOT
-from tests.test_docs import BLOCK, DOCUMENTED_URL
+from tests.project.test_docs import BLOCK, DOCUMENTED_URL
 
 from .harness import PATIENT, RemoteServer
 from .model import ANSWER, served_model

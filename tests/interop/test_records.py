@@ -11,10 +11,10 @@ import anyio
 import pytest
 
 from oxygent_client import HTTPRequest, HTTPXTransport, Limits, OxyState, errors
-from oxygent_client._ask import fetch
-from oxygent_client._record import RunRecord, look_until
-from oxygent_client._services import check_alive, feedback, start, upload
-from oxygent_client._wire import PATHS
+from oxygent_client._api.fetch import fetch_body
+from oxygent_client._api.records import RunRecord, look_until
+from oxygent_client._api.services import check_alive, feedback, start, upload
+from oxygent_client._protocol.endpoints import PATHS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -45,7 +45,7 @@ class Asking:
 
     async def stream(self, query: str, trace_id: str, **fields: Any) -> None:
         """An attached run, to its end."""
-        await fetch(self.transport, self.run("run", query, trace_id, **fields), LIMITS, until=self.until)
+        await fetch_body(self.transport, self.run("run", query, trace_id, **fields), LIMITS, until=self.until)
 
     async def record(
         self, trace_id: str, is_there: Callable[[RunRecord], bool] = lambda _: True, node_id: str = ""

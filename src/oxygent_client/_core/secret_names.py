@@ -1,4 +1,4 @@
-"""The names under which credentials travel: of headers, query parameters, cookies and JSON members.
+"""Names of headers, parameters, cookies and JSON members that hold credentials.
 
 Rule 1: a name is judged by its words: `dbPass`, `db_pass`, `DB-PASS` and `db.pass` are one name.
 Rule 2: what means something else in the middle of a name (`session_count`, `signature_version`) counts at its end only.

@@ -1,4 +1,4 @@
-"""What one run, or one exchange, has sent in confidence, and how it is taken out of what the remote says.
+"""Remove the credentials that a request carried from everything the server returns.
 
 Rule 1: everything of the remote's that is shown goes through the `SentSecrets` of its `Context`.
 Rule 2: it is complete by construction: each `HTTPRequest` notes what it carries when it is made, so what a policy, a
@@ -17,10 +17,10 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 
+from oxygent_client._core.errors import OxyError, StatusError
+from oxygent_client._core.redaction import KEPT_HEADERS, SCRUBBED, is_secret, scrub_text
 from oxygent_client._core.spellings import Needles, needles, replaced
-from oxygent_client._errors import OxyError, StatusError
-from oxygent_client._secrets import KEPT_HEADERS, SCRUBBED, is_secret, scrub_text
-from oxygent_client._text import shown_text
+from oxygent_client._core.text import escape_text
 
 __all__ = ["SentSecrets"]
 
@@ -63,7 +63,7 @@ class SentSecrets:
 
     def shown(self, text: object, limit: int, *, lines: bool = False) -> str:
         """At most `limit` characters of a remote's text as it may be shown: clean, and safe for a terminal."""
-        return shown_text(self.clean(str(text)[: max(limit, LOOKED_AT)]), limit, lines=lines)
+        return escape_text(self.clean(str(text)[: max(limit, LOOKED_AT)]), limit, lines=lines)
 
     def strip_text(self, text: str) -> str:
         """A text of our own, which may quote the remote, without what was sent; short values may be our words."""

@@ -1,4 +1,4 @@
-"""Find secrets in a text in every usual spelling: as they are, escaped, or in base64.
+"""Find secrets in a text in every usual spelling: plain, escaped, or in base64.
 
 Rule 1: one function for all. `find` works on bytes, so that positions in a text that was cut into pieces stay true.
 Rule 2: linear in the text. Escapes are undone at most LAYERS times, and a secret is looked for in each layer.

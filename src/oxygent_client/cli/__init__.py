@@ -1,4 +1,4 @@
-"""The command `oxygent-client`: watch a demonstration, ask a remote system, see who is in it.
+"""The command `oxygent-client`.
 
 Rule 1: an edge. It uses the public package as any program would.
 Rule 2: typer, rich and uvicorn are the extra [cli]; without them one line says so, and nothing else needs them.

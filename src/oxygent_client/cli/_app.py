@@ -1,4 +1,4 @@
-"""The commands: options in, exit code out.
+"""Command-line options and exit codes.
 
 Rule 1: a command turns its options into values, starts one thing, and returns; what is shown is the Show's.
 Rule 2: what went wrong is one line on stderr that says what to do (`_remedies.py`), and a traceback only with --debug.
@@ -25,9 +25,8 @@ from rich.console import Console
 
 import oxygent_client
 from oxygent_client import BearerAuth, HTTPXTransport, OxyRequest, OxyState, SSEOxyGent, Timeouts, errors
-from oxygent_client.cli._converse import converse
-from oxygent_client.cli._loopback import serving
-from oxygent_client.cli._remedies import (
+from oxygent_client.cli._ask import converse
+from oxygent_client.cli._error_advice import (
     EXIT_CODES,
     INTERRUPTED,
     PIPE_CLOSED,
@@ -36,10 +35,11 @@ from oxygent_client.cli._remedies import (
     complaint,
     remedy_of,
 )
-from oxygent_client.cli._remedies import FAILED as AGENT_FAILED
+from oxygent_client.cli._error_advice import FAILED as AGENT_FAILED
+from oxygent_client.cli._output import JSONShow, LinesShow, LiveShow, RunSummary, Show
 from oxygent_client.cli._render import organization
-from oxygent_client.cli._safe import as_json
-from oxygent_client.cli._show import JSONShow, LinesShow, LiveShow, Outcome, Show
+from oxygent_client.cli._serve import serving
+from oxygent_client.cli._terminal_text import as_json
 from oxygent_client.profiles import load_profile
 from oxygent_client.sanitize import without_credentials
 from oxygent_client.testing import Cassette, CassetteError, Entry, RecordingTransport, ReplayTransport, ToyRemote
@@ -275,7 +275,7 @@ def ask_with(
 ) -> int:
     """The exit code of a conversation; after it, `close` is called in the same event loop."""
 
-    async def talk() -> Outcome:
+    async def talk() -> RunSummary:
         try:
             return await converse(agent, query, show)
         finally:

@@ -1,4 +1,4 @@
-"""Markdown as a terminal shows it: headings, lists, quotes, tables, emphasis, code, links; all else as it was written.
+"""Render Markdown for a terminal in linear time.
 
 Rule 1: linear. A line is looked at by itself, and what stands between two marks is at most SPAN characters long. CELLS
 cells at most of a text stand in tables; the tables after them stay as they were written.
@@ -18,7 +18,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from oxygent_client.cli._safe import escaped
+from oxygent_client.cli._terminal_text import escaped
 
 __all__ = ["CELLS", "COLUMNS", "SPAN", "laid_out"]
 

@@ -1,4 +1,4 @@
-"""What the conversation looks like: a View in, something that rich can print out.
+"""Draw the tree of a run with rich.
 
 Rule 1: no state and no clock; the same view at the same moment is the same picture.
 Rule 2: remote text is never markup of rich's: it is a Text, or laid out by `_markdown`, and it never chooses a lexer.
@@ -21,7 +21,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from oxygent_client.cli._markdown import laid_out
-from oxygent_client.cli._safe import block, brief, indented, line
+from oxygent_client.cli._terminal_text import block, brief, indented, line
 from oxygent_client.cli._view import Line, Mark, View
 
 __all__ = ["MEMBERS", "Drawn", "Fitted", "answer", "organization", "question", "summary", "tree"]

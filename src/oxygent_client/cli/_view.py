@@ -1,4 +1,4 @@
-"""The state of a conversation as a tree: events in, lines out.
+"""State of the live view: a tree of agents built from events.
 
 Rule 1: pure. No terminal, no clock: the time, in seconds since the question was asked, comes with each event.
 Rule 2: every class of event has its line in SEEN.
@@ -28,7 +28,7 @@ from oxygent_client import (
     TextDelta,
     ToolCall,
 )
-from oxygent_client.cli._safe import brief, line
+from oxygent_client.cli._terminal_text import brief, line
 
 __all__ = ["Line", "Mark", "Node", "Note", "View"]
 

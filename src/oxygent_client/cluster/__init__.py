@@ -1,22 +1,28 @@
-"""Several servers that can each do the same, used as if they were one."""
+"""Load balancing and failover over several servers."""
 
+from oxygent_client._core.deprecation import moved_names
 from oxygent_client.cluster._cluster import Cluster, Hedge, Status, cluster_of, home_of, servers_of
 from oxygent_client.cluster._health import Health
-from oxygent_client.cluster._homes import Home
 from oxygent_client.cluster._members import DNS, Replica, Resolver
-from oxygent_client.cluster._pick import Strategy
+from oxygent_client.cluster._run_locations import RunLocation
+from oxygent_client.cluster._strategies import Strategy
 
 __all__ = [
     "DNS",
     "Cluster",
     "Health",
     "Hedge",
-    "Home",
     "Replica",
     "Resolver",
+    "RunLocation",
     "Status",
     "Strategy",
     "cluster_of",
     "home_of",
     "servers_of",
 ]
+
+__getattr__ = moved_names(
+    __name__,
+    {"Home": "oxygent_client.cluster:RunLocation"},
+)

@@ -1,4 +1,4 @@
-"""Several replicas as one transport: which is asked, which is left alone, and when another is asked instead.
+"""`Cluster`: a transport that balances requests over replicas, with failover and hedging.
 
 Rule 1: a request without a base URL goes to a replica of the cluster's choice; one with a base URL goes to that replica
     and to no other.
@@ -20,8 +20,9 @@ from typing import ClassVar, Final
 import anyio
 import attrs
 
-from oxygent_client._bodies import inflated, whole
-from oxygent_client._errors import (
+from oxygent_client._core.bodies import inflated, read_all
+from oxygent_client._core.errors import (
+    UNRUN,
     ConfigurationError,
     ConnectError,
     ConnectionLostError,
@@ -32,27 +33,27 @@ from oxygent_client._errors import (
     RemoteProtocolError,
     SilenceTimeoutError,
 )
-from oxygent_client._identity import address, identity, origin
-from oxygent_client._log import tell
-from oxygent_client._per_loop import PerLoop
-from oxygent_client._secure import PlainHTTP, check_secure
-from oxygent_client._tasks import bare_group
-from oxygent_client._transport import (
+from oxygent_client._core.log import log_event
+from oxygent_client._core.per_loop import PerLoop
+from oxygent_client._core.plain_http import PlaintextRules, check_secure
+from oxygent_client._core.server_identity import server_address, server_identity, url_origin
+from oxygent_client._core.tasks import plain_task_group
+from oxygent_client._core.transport import (
     Claiming,
     Context,
     HTTPRequest,
     HTTPResponse,
     Purpose,
     Transport,
-    shown_url,
-    wrapped,
+    find_wrapped,
+    redact_url,
 )
-from oxygent_client._wire import HEADERS, PATHS, alive, refusal
-from oxygent_client._word import UNRUN
-from oxygent_client.cluster._health import Health, Standing, usable, within
-from oxygent_client.cluster._homes import Home, Homes
-from oxygent_client.cluster._members import DNS, Member, Place, as_members, places
-from oxygent_client.cluster._pick import STRATEGIES, Candidate, Lot, Strategy, pick
+from oxygent_client._protocol.endpoints import HEADERS, PATHS
+from oxygent_client._protocol.responses import error_from_response, parse_alive
+from oxygent_client.cluster._health import Health, ReplicaHealth, usable, within
+from oxygent_client.cluster._members import DNS, Member, ResolvedReplica, as_members, places
+from oxygent_client.cluster._run_locations import RunLocation, RunLocations
+from oxygent_client.cluster._strategies import STRATEGIES, Candidate, Lot, Strategy, pick
 from oxygent_client.transports.httpx import HTTPXTransport
 
 __all__ = ["Cluster", "Hedge", "Status", "cluster_of", "home_of", "servers_of"]
@@ -107,11 +108,11 @@ class Status:
 
 
 @attrs.define(eq=False)
-class _Seat:
+class _ReplicaState:
     """What is known of one replica in one event loop."""
 
-    place: Place
-    standing: Standing
+    place: ResolvedReplica
+    standing: ReplicaHealth
     in_flight: int = 0
     last: int = 0
 
@@ -128,7 +129,7 @@ class _Found:
 class _Live:
     """What a cluster knows in one event loop."""
 
-    seats: dict[str, _Seat] = attrs.field(factory=dict[str, _Seat])
+    seats: dict[str, _ReplicaState] = attrs.field(factory=dict[str, _ReplicaState])
     arranged: tuple[tuple[Member, ...], dict[DNS, tuple[str, ...]]] | None = None
     """The members for whom the seats are, and what their names stood for."""
     found: dict[DNS, _Found] = attrs.field(factory=dict[DNS, _Found])
@@ -148,7 +149,7 @@ class _Live:
             urls = await name.addresses()
         except ConnectError as error:
             self.problem = error
-            tell("odd", Context(purpose="discover"), "%s; the replicas stay as they were", error)
+            log_event("odd", Context(purpose="discover"), "%s; the replicas stay as they were", error)
         else:
             self.found[name] = _Found(urls, now)
 
@@ -157,10 +158,10 @@ class _Live:
         found = {name: known.urls for name, known in self.found.items() if name in given}
         if self.arranged == (given, found):
             return
-        standing = Standing(since=now) if self.seats else Standing()
-        seats: dict[str, _Seat] = {}
+        standing = ReplicaHealth(since=now) if self.seats else ReplicaHealth()
+        seats: dict[str, _ReplicaState] = {}
         for url, place in places(given, found).items():
-            seats[url] = self.seats.get(url) or _Seat(place, standing)
+            seats[url] = self.seats.get(url) or _ReplicaState(place, standing)
             seats[url].place = place
         self.seats, self.arranged = seats, (given, found)
         self.found = {name: known for name, known in self.found.items() if name in given}
@@ -216,7 +217,7 @@ class Cluster:
     lot: Lot = attrs.field(default=_lot, kw_only=True, repr=False)
     """How lots are drawn: a number from 0 to 1, the 1 excluded."""
     _live: PerLoop[_Live] = attrs.field(factory=PerLoop[_Live], init=False, repr=False)
-    _homes: Homes = attrs.field(factory=Homes, init=False, repr=False)
+    _homes: RunLocations = attrs.field(factory=RunLocations, init=False, repr=False)
 
     # --- membership and health ---
 
@@ -234,7 +235,7 @@ class Cluster:
         able = self._usable(live)
         return tuple(
             Status(
-                url=shown_url(url),
+                url=redact_url(url),
                 usable=url in able,
                 in_flight=seat.in_flight,
                 failures=seat.standing.failures,
@@ -242,7 +243,7 @@ class Cluster:
             for url, seat in live.seats.items()
         )
 
-    def home_of(self, name: str) -> Home | None:
+    def home_of(self, name: str) -> RunLocation | None:
         """The replica that the last run of this name went to (a trace id, or the caller's node id of the call).
 
         None if none did, or too many have since. Any thread may ask.
@@ -259,20 +260,20 @@ class Cluster:
         said: dict[str, bool] = {}
         requests = {url: HTTPRequest("GET", url, PATHS["alive"], HEADERS) for url in live.seats}
         for request in requests.values():
-            check_secure(request.url, request.headers, PlainHTTP())
-        async with bare_group() as tasks:
+            check_secure(request.url, request.headers, PlaintextRules())
+        async with plain_task_group() as tasks:
             for url, request in requests.items():
                 tasks.start_soon(self._check, live.seats[url], request, said)
-        return {shown_url(url): said[url] for url in requests}
+        return {redact_url(url): said[url] for url in requests}
 
-    async def _check(self, seat: _Seat, request: HTTPRequest, said: dict[str, bool]) -> None:
+    async def _check(self, seat: _ReplicaState, request: HTTPRequest, said: dict[str, bool]) -> None:
         now = anyio.current_time()
         context = Context(purpose="health", deadline=now + self.health.check_seconds, idempotent=True)
         lives = False
         with anyio.CancelScope(deadline=now + self.health.check_seconds), suppress(OxyError):
             async with self.inner.exchange(attrs.evolve(request, context=context)) as response:
                 # One that refuses, or knows no such path, is there; what it says with a 200 counts.
-                lives = response.status < BROKEN and (response.status != 200 or alive(await _said(response)))
+                lives = response.status < BROKEN and (response.status != 200 or parse_alive(await _said(response)))
         said[request.base_url] = lives
         self._note(seat, context, went_well=lives)
 
@@ -293,7 +294,7 @@ class Cluster:
                 await self.check()
                 await anyio.sleep(every)
 
-        async with bare_group() as tasks:
+        async with plain_task_group() as tasks:
             tasks.start_soon(watch)
             yield
             tasks.cancel_scope.cancel()
@@ -345,7 +346,7 @@ class Cluster:
         standings = {url: seat.standing for url, seat in live.seats.items()}
         return usable(standings, self.health, anyio.current_time())
 
-    def _next(self, live: _Live, context: Context, tried: dict[str, int]) -> _Seat | None:
+    def _next(self, live: _Live, context: Context, tried: dict[str, int]) -> _ReplicaState | None:
         """Whom to ask now; None if nobody is left. `tried` are those who were asked, with how many were before."""
         if len(tried) >= self.tries:
             return None
@@ -365,7 +366,12 @@ class Cluster:
         return seat
 
     async def _respond(
-        self, stack: AsyncExitStack, live: _Live, request: HTTPRequest, tried: dict[str, int], seat: _Seat | None
+        self,
+        stack: AsyncExitStack,
+        live: _Live,
+        request: HTTPRequest,
+        tried: dict[str, int],
+        seat: _ReplicaState | None,
     ) -> HTTPResponse:
         """The first response that is handed on, from `seat` or another; the stack holds its exchange."""
         if seat is None:
@@ -380,7 +386,7 @@ class Cluster:
                 response = await stack.enter_async_context(self._asked(seat, sent))
                 if response.status == 200:
                     return response
-                error = refusal(response.status, response.headers, b"")
+                error = error_from_response(response.status, response.headers, b"")
             except OxyError as failure:
                 error = failure
                 error.attempts = attempt
@@ -391,8 +397,10 @@ class Cluster:
                 return response
             with suppress(OxyError):  # that it did not end well matters to nobody any more
                 await stack.aclose()
-            reason, there = type(error).__name__, shown_url(following.place.replica.url)
-            tell("retry", context, "%s; %s is asked", reason, there, attempt=attempt + 1, seconds=0.0, reason=reason)
+            reason, there = type(error).__name__, redact_url(following.place.replica.url)
+            log_event(
+                "retry", context, "%s; %s is asked", reason, there, attempt=attempt + 1, seconds=0.0, reason=reason
+            )
             seat = following
 
     async def _first_of_two(
@@ -406,7 +414,7 @@ class Cluster:
         errors: list[Exception] = []
         over = anyio.Event()
 
-        async def ask(own: AsyncExitStack, seat: _Seat | None) -> None:
+        async def ask(own: AsyncExitStack, seat: _ReplicaState | None) -> None:
             try:
                 response = await self._respond(own, live, request, tried, seat)
             except Exception as error:  # noqa: BLE001  (out of the task group it would come in a group)
@@ -417,7 +425,7 @@ class Cluster:
                     tasks.cancel_scope.cancel()
             over.set()
 
-        async with bare_group() as tasks:
+        async with plain_task_group() as tasks:
             first = self._next(live, request.context, tried)
             tasks.start_soon(ask, await stack.enter_async_context(AsyncExitStack()), first)
             with anyio.move_on_after(hedge.after):
@@ -426,7 +434,7 @@ class Cluster:
             if second is not None:
                 there, attempt = second.place.replica.url, request.context.attempt + tried[second.place.replica.url]
                 context, text = attrs.evolve(request.context, attempt=attempt), "nothing after %.1f s; %s is asked, too"
-                tell("hedge", context, text, hedge.after, shown_url(there), attempt=attempt, seconds=hedge.after)
+                log_event("hedge", context, text, hedge.after, redact_url(there), attempt=attempt, seconds=hedge.after)
                 tasks.start_soon(ask, await stack.enter_async_context(AsyncExitStack()), second)
         # Who hears that nothing ran can rely on it for both.
         unsure = [error for error in errors if isinstance(error, OxyError) and error.outcome is Outcome.UNKNOWN]
@@ -441,10 +449,10 @@ class Cluster:
         return heard[1]
 
     @asynccontextmanager
-    async def _asked(self, seat: _Seat, request: HTTPRequest) -> AsyncGenerator[HTTPResponse, None]:
+    async def _asked(self, seat: _ReplicaState, request: HTTPRequest) -> AsyncGenerator[HTTPResponse, None]:
         """The exchange with one replica, whose end is taken note of."""
         named, url = seat.place.named, seat.place.replica.url
-        policy = request.context.https_only or PlainHTTP()
+        policy = request.context.https_only or PlaintextRules()
         check_secure(request.url, request.headers, policy, marked=request.context.secret_headers, named=named)
         request = attrs.evolve(request, context=attrs.evolve(request.context, replica=url))
         if (claims := _claims(request)) is not None:
@@ -458,7 +466,7 @@ class Cluster:
                 if claims is not None and error.outcome in UNRUN:
                     claims.unused(request)
                 if isinstance(error, FAULTS):
-                    error.server_url = shown_url(url)
+                    error.server_url = redact_url(url)
                     self._note(seat, request.context, went_well=False)
                 raise
             if claims is not None and _ran_nothing(response):
@@ -476,9 +484,9 @@ class Cluster:
         """Take note that the run which `request` is for is, or may be, at the replica that it goes to."""
         context = request.context
         if context.purpose in RUNS:
-            self._homes.note(Home(context.replica, context.remote_trace_id), context.trace_id, context.node_id)
+            self._homes.note(RunLocation(context.replica, context.remote_trace_id), context.trace_id, context.node_id)
 
-    def _note(self, seat: _Seat, context: Context, *, went_well: bool) -> None:
+    def _note(self, seat: _ReplicaState, context: Context, *, went_well: bool) -> None:
         """Take note of how a call ended, and say so when the replica is left alone from now on."""
         now, before, health = anyio.current_time(), seat.standing, self.health
         # What looks something up is a check: a server may fail every run, and show the record of each.
@@ -490,15 +498,15 @@ class Cluster:
         if after.ejections > before.ejections:
             text = "%s failed %d times in a row, and is left alone for %.1f s"
             times = max(after.failures, after.missed)
-            tell("odd", context, text, shown_url(seat.place.replica.url), times, after.until - now)
+            log_event("odd", context, text, redact_url(seat.place.replica.url), times, after.until - now)
 
 
 def cluster_of(transport: object) -> Cluster | None:
     """The cluster that a transport is, or wraps; None if the transport knows one server."""
-    return wrapped(transport, Cluster)
+    return find_wrapped(transport, Cluster)
 
 
-def home_of(transport: object, name: str) -> Home | None:
+def home_of(transport: object, name: str) -> RunLocation | None:
     """Where a transport that chooses the server sent the last run of this name; None if nobody knows."""
     cluster = cluster_of(transport)
     return None if cluster is None else cluster.home_of(name)
@@ -507,7 +515,9 @@ def home_of(transport: object, name: str) -> Home | None:
 def servers_of(transport: object, base_url: str) -> frozenset[str]:
     """The server at this URL, or those among which a transport chooses one where the URL is empty, in normal form."""
     cluster = None if base_url else cluster_of(transport)
-    return frozenset([address(base_url)] if cluster is None else [address(each.url) for each in cluster.members])
+    return frozenset(
+        [server_address(base_url)] if cluster is None else [server_address(each.url) for each in cluster.members]
+    )
 
 
 def _claims(request: HTTPRequest) -> Claiming | None:
@@ -516,7 +526,7 @@ def _claims(request: HTTPRequest) -> Claiming | None:
 
 
 @contextmanager
-def _in_flight(seat: _Seat) -> Generator[None]:
+def _in_flight(seat: _ReplicaState) -> Generator[None]:
     seat.in_flight += 1
     try:
         yield
@@ -524,7 +534,7 @@ def _in_flight(seat: _Seat) -> Generator[None]:
         seat.in_flight -= 1
 
 
-def _named(live: _Live, request: HTTPRequest) -> tuple[_Seat, HTTPRequest]:
+def _named(live: _Live, request: HTTPRequest) -> tuple[_ReplicaState, HTTPRequest]:
     """The replica that a request names, and what is sent there.
 
     After a redirect the context names it. Else it is the base URL: as it was given, or in another spelling, as errors
@@ -535,22 +545,25 @@ def _named(live: _Live, request: HTTPRequest) -> tuple[_Seat, HTTPRequest]:
     named = request.base_url
     if named in live.seats:
         return live.seats[named], request
-    for same in (address, identity):
+    for same in (server_address, server_identity):
         for url, seat in live.seats.items():
             if same(url) == same(named):
                 return seat, attrs.evolve(request, base_url=url)
     # Of several at one origin it is the one whose own path leads furthest towards what is asked for.
-    asked = f"{identity(request.url)}/"
-    beside = {url: f"{identity(url)}/" for url in live.seats if origin(url) == origin(named)}
+    asked = f"{server_identity(request.url)}/"
+    beside = {url: f"{server_identity(url)}/" for url in live.seats if url_origin(url) == url_origin(named)}
     if beside:
         url = max(beside, key=lambda url: len(beside[url]) if asked.startswith(beside[url]) else 0)
         return live.seats[url], request
-    raise ConfigurationError(f"{shown_url(named)} is no replica of this cluster")
+    raise ConfigurationError(f"{redact_url(named)} is no replica of this cluster")
 
 
 def _ran_nothing(response: HTTPResponse) -> bool:
     """Whether its status says for sure that no agent ran."""
-    return response.status != 200 and refusal(response.status, response.headers, b"").outcome is Outcome.REJECTED
+    return (
+        response.status != 200
+        and error_from_response(response.status, response.headers, b"").outcome is Outcome.REJECTED
+    )
 
 
 def _elsewhere(error: OxyError, context: Context) -> bool:
@@ -563,4 +576,4 @@ def _elsewhere(error: OxyError, context: Context) -> bool:
 
 async def _said(response: HTTPResponse) -> bytes:
     """The body; empty if it is more than any server says to that."""
-    return await whole(inflated(response), CHECK_BYTES) or b""
+    return await read_all(inflated(response), CHECK_BYTES) or b""

@@ -1,6 +1,6 @@
-"""How each replica is doing, and which of them may be asked.
+"""Health of replicas: failures, ejection, backoff, slow start.
 
-Rule 1: pure: a `Standing` and what happened give the next one. The clock and the lot are passed in.
+Rule 1: pure: a `ReplicaHealth` and what happened give the next one. The clock and the lot are passed in.
 Rule 2: runs and checks are counted apart: a server that says that it lives may fail every run all the same. What only
     looks something up counts as a check.
 Rule 3: a replica that fails is left alone for a time that grows with each failure, and comes back gently.
@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import attrs
 
-from oxygent_client._errors import ConfigurationError
+from oxygent_client._core.errors import ConfigurationError
 
-__all__ = ["Health", "Standing", "usable", "within"]
+__all__ = ["Health", "ReplicaHealth", "usable", "within"]
 
 LEAST_SHARE: Final = 0.1
 """What one that has just come back gets of its share, at least: without calls nobody would see that it is well."""
@@ -64,7 +64,7 @@ class Health:
 
 
 @attrs.frozen(kw_only=True)
-class Standing:
+class ReplicaHealth:
     """How one replica is doing."""
 
     failures: int = 0
@@ -93,15 +93,15 @@ class Standing:
             return 1.0
         return max(LEAST_SHARE, (now - self.since) / health.slow_start) if now > self.since else LEAST_SHARE
 
-    def failed(self, health: Health, now: float, lot: float) -> Standing:
+    def failed(self, health: Health, now: float, lot: float) -> ReplicaHealth:
         """After a call that failed by its fault."""
         return self._judged(health, now, lot, failures=self.failures + 1)
 
-    def missed_check(self, health: Health, now: float, lot: float) -> Standing:
+    def missed_check(self, health: Health, now: float, lot: float) -> ReplicaHealth:
         """After a check that it did not pass."""
         return self._judged(health, now, lot, missed=self.missed + 1)
 
-    def _judged(self, health: Health, now: float, lot: float, **counted: int) -> Standing:
+    def _judged(self, health: Health, now: float, lot: float, **counted: int) -> ReplicaHealth:
         after = attrs.evolve(self, **counted)
         # What fails while it is left alone had begun before, or was asked for want of others: it is punished already.
         if self.is_out(now) or max(after.failures, after.missed) < health.failures:
@@ -109,18 +109,18 @@ class Standing:
         until = now + health.absence(self.ejections + 1, lot)
         return attrs.evolve(after, ejections=self.ejections + 1, until=until, since=until)
 
-    def succeeded(self, now: float) -> Standing:
+    def succeeded(self, now: float) -> ReplicaHealth:
         """After a call that went well: whatever was, it is back."""
-        return Standing(until=min(self.until, now), since=min(self.since, now))
+        return ReplicaHealth(until=min(self.until, now), since=min(self.since, now))
 
-    def passed_check(self, health: Health, now: float) -> Standing:
+    def passed_check(self, health: Health, now: float) -> ReplicaHealth:
         """After a check that it passed: it is back, unless its calls fail."""
         if self.failures >= health.failures:
             return attrs.evolve(self, missed=0)
         return attrs.evolve(self.succeeded(now), failures=self.failures)
 
 
-def usable(standings: Mapping[str, Standing], health: Health, now: float) -> tuple[str, ...]:
+def usable(standings: Mapping[str, ReplicaHealth], health: Health, now: float) -> tuple[str, ...]:
     """The names of those that may be asked, in their order; none only if there are none."""
     out = [name for name, standing in standings.items() if standing.is_out(now)]
     least = max(1, math.ceil(health.min_available * len(standings)))

@@ -1,4 +1,4 @@
-"""Who is in a cluster: replicas by their URLs, and names that stand for several.
+"""Members of a cluster: replica URLs and DNS names.
 
 Rule 1: a member is a frozen value that compares by content; its repr shows no user information and no query.
 Rule 2: what a name stands for is asked for again when it is older than `every`. An answer that fails, or is empty,
@@ -17,12 +17,12 @@ from urllib.parse import SplitResult, urlsplit
 import anyio
 import attrs
 
-from oxygent_client._errors import ConfigurationError, ConnectError
-from oxygent_client._identity import PORTS, address
-from oxygent_client._transport import check_url, shown_url
+from oxygent_client._core.errors import ConfigurationError, ConnectError
+from oxygent_client._core.server_identity import PORTS, server_address
+from oxygent_client._core.transport import check_url, redact_url
 from oxygent_client.cluster._health import within
 
-__all__ = ["DNS", "Member", "Place", "Replica", "Resolver", "as_members", "places"]
+__all__ = ["DNS", "Member", "Replica", "ResolvedReplica", "Resolver", "as_members", "places"]
 
 Resolver: TypeAlias = Callable[[str, int], Awaitable[Iterable[str]]]
 """Gives the addresses of a host (with a port); if it fails, or there are none, all stays as it was."""
@@ -55,7 +55,7 @@ class Replica:
     """Its size, beside the others'. `round_robin` takes no notice of it."""
 
     def __repr__(self) -> str:
-        return f"Replica({shown_url(self.url)!r}, weight={self.weight:g})"
+        return f"Replica({redact_url(self.url)!r}, weight={self.weight:g})"
 
 
 @attrs.frozen(repr=False)
@@ -73,7 +73,7 @@ class DNS:
     resolver: Resolver = attrs.field(default=resolve, kw_only=True)
 
     def __repr__(self) -> str:
-        return f"DNS({shown_url(self.url)!r}, every={self.every:g})"
+        return f"DNS({redact_url(self.url)!r}, every={self.every:g})"
 
     async def addresses(self) -> tuple[str, ...]:
         """The URLs of the replicas.
@@ -121,13 +121,13 @@ def as_members(given: Collection[str | Member]) -> tuple[Member, ...]:
     for each in made:
         if not isinstance(each, Replica | DNS):  # pyright: ignore[reportUnnecessaryIsInstance]  (users need no checker)
             raise ConfigurationError(f"a {type(each).__name__} is no replica: give a URL, a Replica or a DNS")
-    if len({(type(each), address(each.url)) for each in made}) < len(made):
+    if len({(type(each), server_address(each.url)) for each in made}) < len(made):
         raise ConfigurationError("a replica stands in the cluster twice")
     return made
 
 
 @attrs.frozen
-class Place:
+class ResolvedReplica:
     """A replica, and where it comes from."""
 
     replica: Replica
@@ -135,13 +135,13 @@ class Place:
     """The URL by which the user named it."""
 
 
-def places(of: Iterable[Member], found: dict[DNS, tuple[str, ...]]) -> dict[str, Place]:
+def places(of: Iterable[Member], found: dict[DNS, tuple[str, ...]]) -> dict[str, ResolvedReplica]:
     """All replicas by their URLs."""
-    all_of_them: dict[str, Place] = {}
+    all_of_them: dict[str, ResolvedReplica] = {}
     for member in of:
         if isinstance(member, Replica):
-            all_of_them[member.url] = Place(member, member.url)
+            all_of_them[member.url] = ResolvedReplica(member, member.url)
         else:
             for url in found.get(member, ()):
-                all_of_them.setdefault(url, Place(Replica(url), member.url))
+                all_of_them.setdefault(url, ResolvedReplica(Replica(url), member.url))
     return all_of_them

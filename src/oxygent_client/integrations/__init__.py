@@ -1,3 +1,3 @@
-"""oxygent-client inside other frameworks: a module for each, and an extra of the same name."""
+"""Integrations with other frameworks, one module each."""
 
 __all__: list[str] = []

@@ -1,4 +1,4 @@
-"""A remote agent for a multi-agent system of the real framework, in place of the framework's own `SSEOxyGent`.
+"""`SSEOxyGent` for use inside OxyGent: a drop-in for the framework's own class.
 
 Needs the extra: `pip install 'oxygent-client[oxygent]'`.
 
@@ -24,8 +24,9 @@ from typing import Any, ClassVar, Final, Self, cast
 import attrs
 
 import oxygent_client
-from oxygent_client import Host, OxyRequest, OxyResponse
+from oxygent_client import OxyRequest, OxyResponse
 from oxygent_client.errors import HandlerError, Outcome, OxyError
+from oxygent_client.routing import Host
 
 try:
     import pydantic

@@ -1,8 +1,9 @@
-"""How bytes may move: retries, credentials, redirects, limits.
+"""Policies around a transport: retry, authentication, redirects, limits, https only.
 
 Each policy `X` is a frozen value, and `XTransport(inner, X(...))` is the transport that keeps to it.
 """
 
+from oxygent_client._core.deprecation import moved_names
 from oxygent_client.policies._auth import (
     APIKey,
     APIKeyTransport,
@@ -14,10 +15,10 @@ from oxygent_client.policies._auth import (
     HeadersProvider,
     HeadersTransport,
 )
-from oxygent_client.policies._compose import ORDER, Policies
+from oxygent_client.policies._base import Policy, PolicyKind, Wrapper
+from oxygent_client.policies._chain import ORDER, Policies
 from oxygent_client.policies._https import HTTPSOnly, HTTPSOnlyTransport, check_secure
 from oxygent_client.policies._limits import ConcurrencyLimit, ConcurrencyLimitTransport, RateLimit, RateLimitTransport
-from oxygent_client.policies._policy import Kind, Policy, Wrapper
 from oxygent_client.policies._redirect import Redirect, RedirectTransport
 from oxygent_client.policies._retry import Retry, RetryBudget, RetryTransport
 from oxygent_client.policies._tokens import SecretProvider, Token, TokenCache, TokenProvider
@@ -37,9 +38,9 @@ __all__ = [
     "Headers",
     "HeadersProvider",
     "HeadersTransport",
-    "Kind",
     "Policies",
     "Policy",
+    "PolicyKind",
     "RateLimit",
     "RateLimitTransport",
     "Redirect",
@@ -54,3 +55,8 @@ __all__ = [
     "Wrapper",
     "check_secure",
 ]
+
+__getattr__ = moved_names(
+    __name__,
+    {"Kind": "oxygent_client.policies:PolicyKind"},
+)

@@ -1,4 +1,4 @@
-"""Who asks: credentials as values, and the transports that add them to each request.
+"""Authentication policies: bearer token, basic, API key, OAuth 2 client credentials.
 
 Rule 1: a value with a literal secret shows it nowhere and stays in its process: it is not pickled. One that knows where
     the secret is (`from_env`, `from_file`, a provider) travels as that.
@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 import anyio
 import attrs
 
-from oxygent_client._bodies import beginning, inflated
-from oxygent_client._errors import ConfigurationError, DeadlineExceededError, Outcome, OxyError
-from oxygent_client._transport import HTTPRequest, HTTPResponse, Transport
-from oxygent_client.policies._policy import Kind, Wrapper, number, waiting_ends
+from oxygent_client._core.bodies import inflated, read_up_to
+from oxygent_client._core.errors import ConfigurationError, DeadlineExceededError, Outcome, OxyError
+from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
+from oxygent_client.policies._base import PolicyKind, Wrapper, number, waiting_ends
 from oxygent_client.policies._tokens import (
     FromEnv,
     FromFile,
@@ -124,7 +124,7 @@ class BearerAuth(_Secretive):
         ConfigurationError: there is not exactly one of `token` and `provider`, or the token is none.
     """
 
-    kind: ClassVar[Kind] = "auth"
+    kind: ClassVar[PolicyKind] = "auth"
 
     token: str = ""
     provider: TokenProvider | None = attrs.field(default=None, kw_only=True)
@@ -160,7 +160,7 @@ class _Static:
 
     __slots__ = ()
 
-    kind: ClassVar[Kind] = "auth"
+    kind: ClassVar[PolicyKind] = "auth"
 
     def remember(self) -> None:
         """Nothing."""
@@ -299,7 +299,7 @@ def _ours(headers: Mapping[str, str]) -> Mapping[str, str]:
 class BearerAuthTransport(Wrapper):
     """Sends a bearer token with each request."""
 
-    kind: ClassVar[Kind] = "auth"
+    kind: ClassVar[PolicyKind] = "auth"
 
     auth: BearerAuth
     memory: TokenCache = attrs.field(factory=TokenCache, kw_only=True, repr=False)
@@ -359,7 +359,7 @@ def _with(request: HTTPRequest, headers: Mapping[str, str]) -> HTTPRequest:
 class HeadersTransport(Wrapper):
     """Adds headers to each request, but none that it has already."""
 
-    kind: ClassVar[Kind] = "auth"
+    kind: ClassVar[PolicyKind] = "auth"
 
     auth: Headers | BasicAuth | APIKey
 
@@ -400,7 +400,7 @@ async def _in_time(request: HTTPRequest, secret: Awaitable[T], outcome: Outcome)
 
 async def _kept(response: HTTPResponse) -> HTTPResponse:
     """`response`, with the beginning of its body, to be read when its exchange is over."""
-    body = await beginning(inflated(response), REFUSAL_BYTES, until=anyio.current_time() + REFUSAL_SECONDS)
+    body = await read_up_to(inflated(response), REFUSAL_BYTES, until=anyio.current_time() + REFUSAL_SECONDS)
     return attrs.evolve(response, chunks=_Body(body))
 
 

@@ -1,4 +1,4 @@
-"""Plain http as a policy: the rules are in `_secure`; here they meet each request.
+"""`HTTPSOnly`: refuse plain http where credentials would be readable.
 
 Rule 1: what is checked is what is sent. Where the server is not chosen yet (`base_url` is empty), or is chosen under
     another name (`checks_secure`), whoever chooses checks; a transport that sends it to a proxy checks that. So the
@@ -13,22 +13,22 @@ from typing import ClassVar
 
 import attrs
 
-from oxygent_client._secure import PlainHTTP, check_secure
-from oxygent_client._transport import HTTPRequest, HTTPResponse, Transport
-from oxygent_client.policies._policy import Kind, Wrapper
+from oxygent_client._core.plain_http import PlaintextRules, check_secure
+from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
+from oxygent_client.policies._base import PolicyKind, Wrapper
 
 __all__ = ["HTTPSOnly", "HTTPSOnlyTransport", "check_secure"]
 
 
 @attrs.frozen(kw_only=True)
-class HTTPSOnly(PlainHTTP):
+class HTTPSOnly(PlaintextRules):
     """What may go over plain http: nothing secret, unless to this machine or to `plaintext_hosts`.
 
     Raises:
         ConfigurationError: `plaintext_hosts` is one string, or holds what is no host's name.
     """
 
-    kind: ClassVar[Kind] = "https-only"
+    kind: ClassVar[PolicyKind] = "https-only"
 
     def remember(self) -> None:
         """Nothing is remembered."""
@@ -42,7 +42,7 @@ class HTTPSOnly(PlainHTTP):
 class HTTPSOnlyTransport(Wrapper):
     """Sends nothing that `HTTPSOnly` forbids."""
 
-    kind: ClassVar[Kind] = "https-only"
+    kind: ClassVar[PolicyKind] = "https-only"
 
     policy: HTTPSOnly = attrs.field(factory=HTTPSOnly)
 

@@ -1,4 +1,4 @@
-"""How many runs at a time, and how many in a second.
+"""Rate limit and concurrency limit.
 
 Rule 1: what is counted are runs and the attaching to runs. What only looks something up passes by: it must not wait
     behind streams that last for minutes.
@@ -17,10 +17,10 @@ from typing import Any, ClassVar, Final
 import anyio
 import attrs
 
-from oxygent_client._errors import DeadlineExceededError, Outcome
-from oxygent_client._per_loop import PerLoop
-from oxygent_client._transport import HTTPRequest, HTTPResponse, Purpose, Transport
-from oxygent_client.policies._policy import Kind, Wrapper, number, waiting_ends, whole
+from oxygent_client._core.errors import DeadlineExceededError, Outcome
+from oxygent_client._core.per_loop import PerLoop
+from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Purpose, Transport
+from oxygent_client.policies._base import PolicyKind, Wrapper, number, waiting_ends, whole
 
 __all__ = ["Bucket", "ConcurrencyLimit", "ConcurrencyLimitTransport", "RateLimit", "RateLimitTransport", "Slots"]
 
@@ -41,7 +41,7 @@ class ConcurrencyLimit:
         ConfigurationError: `max` is no whole number, or less than 1.
     """
 
-    kind: ClassVar[Kind] = "concurrency"
+    kind: ClassVar[PolicyKind] = "concurrency"
 
     max: int = attrs.field(validator=whole(1))
 
@@ -83,7 +83,7 @@ class Slots:
 class ConcurrencyLimitTransport(Wrapper):
     """Lets so many runs through at a time as `ConcurrencyLimit` has it; a run has its slot until its block is left."""
 
-    kind: ClassVar[Kind] = "concurrency"
+    kind: ClassVar[PolicyKind] = "concurrency"
 
     limit: ConcurrencyLimit
     slots: Slots = attrs.field(
@@ -115,7 +115,7 @@ class RateLimit:
         ConfigurationError: `per_second` is not more than 0, or `burst` no whole number from 1 on.
     """
 
-    kind: ClassVar[Kind] = "rate"
+    kind: ClassVar[PolicyKind] = "rate"
 
     per_second: float = attrs.field(validator=number(0, or_equal=False))
     burst: int = attrs.field(default=1, validator=whole(1))
@@ -185,7 +185,7 @@ class Bucket:
 class RateLimitTransport(Wrapper):
     """Lets runs begin no faster than `RateLimit` has it."""
 
-    kind: ClassVar[Kind] = "rate"
+    kind: ClassVar[PolicyKind] = "rate"
 
     limit: RateLimit
     bucket: Bucket = attrs.field(

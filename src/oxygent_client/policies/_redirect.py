@@ -1,4 +1,4 @@
-"""Redirects within one origin: a server that moved a path, or misses a slash.
+"""Follow redirects within one origin.
 
 Rule 1: only 307 and 308 keep the method and the body, so only they are followed, and only to the same scheme, host and
     port: no header and no body goes to anyone else. They go to the host as the user wrote it, also where the redirect
@@ -18,10 +18,10 @@ from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 import attrs
 
-from oxygent_client._errors import OxyError
-from oxygent_client._identity import origin
-from oxygent_client._transport import HTTPRequest, HTTPResponse, Transport
-from oxygent_client.policies._policy import Kind, Wrapper, drain, flag, whole
+from oxygent_client._core.errors import OxyError
+from oxygent_client._core.server_identity import url_origin
+from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
+from oxygent_client.policies._base import PolicyKind, Wrapper, drain, flag, whole
 
 __all__ = ["Redirect", "RedirectTransport"]
 
@@ -43,7 +43,7 @@ class Redirect:
         ConfigurationError: `hops` is no whole number, or negative; `any_path` is neither True nor False.
     """
 
-    kind: ClassVar[Kind] = "redirect"
+    kind: ClassVar[PolicyKind] = "redirect"
 
     hops: int = attrs.field(default=3, validator=whole(0))
     """How many in a row. With 0 none is followed."""
@@ -63,7 +63,7 @@ class Redirect:
 class RedirectTransport(Wrapper):
     """Follows redirects as `Redirect` has it; `HTTPResponse.request` is the last request."""
 
-    kind: ClassVar[Kind] = "redirect"
+    kind: ClassVar[PolicyKind] = "redirect"
 
     redirect: Redirect = attrs.field(factory=Redirect)
 
@@ -93,7 +93,7 @@ def followed(response: HTTPResponse, below: str) -> HTTPRequest | None:
     here = urlsplit(request.url)
     try:
         said, target = urlsplit(location), urljoin(request.url, location)
-        there, is_same = urlsplit(target), origin(request.url) == origin(target)
+        there, is_same = urlsplit(target), url_origin(request.url) == url_origin(target)
     except ValueError:  # no URL at all
         return None
     names_a_host = said.scheme or location.startswith("//")

@@ -1,4 +1,4 @@
-"""Retries: a call that surely ran nothing is made again, after a wait, while the remote is worth it.
+"""Retry with backoff, a retry budget and a circuit breaker.
 
 Rule 1: the error says whether a repeat is safe and may help: `retryable`, and where nothing runs (`Context.idempotent`,
     but for runs), `transient`. There is no other table.
@@ -20,11 +20,11 @@ from typing import Any, ClassVar, Final
 import anyio
 import attrs
 
-from oxygent_client._errors import OxyError, StatusError
-from oxygent_client._log import tell
-from oxygent_client._transport import Context, HTTPRequest, HTTPResponse, Purpose, Transport, wrapped
-from oxygent_client._wire import refusal
-from oxygent_client.policies._policy import DRAIN_SECONDS, Kind, Wrapper, drain, number, whole
+from oxygent_client._core.errors import OxyError, StatusError
+from oxygent_client._core.log import log_event
+from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, Purpose, Transport, find_wrapped
+from oxygent_client._protocol.responses import error_from_response
+from oxygent_client.policies._base import DRAIN_SECONDS, PolicyKind, Wrapper, drain, number, whole
 
 __all__ = ["Retry", "RetryBudget", "RetryTransport", "retrying"]
 
@@ -46,7 +46,7 @@ class Retry:
         ConfigurationError: a number is out of its range.
     """
 
-    kind: ClassVar[Kind] = "retry"
+    kind: ClassVar[PolicyKind] = "retry"
 
     attempts: int = attrs.field(default=3, validator=whole(1))
     """How often a call is made at most, the first time included."""
@@ -121,14 +121,14 @@ class RetryBudget:
 
 def retrying(transport: object) -> RetryTransport | None:
     """What repeats the calls that go through `transport`."""
-    return wrapped(transport, RetryTransport)
+    return find_wrapped(transport, RetryTransport)
 
 
 @attrs.define(eq=False)
 class RetryTransport(Wrapper):
     """Makes a call again as `Retry` has it. `Context.attempt` counts; of an error that comes out, `attempts` does."""
 
-    kind: ClassVar[Kind] = "retry"
+    kind: ClassVar[PolicyKind] = "retry"
 
     retry: Retry = attrs.field(factory=Retry)
     budget: RetryBudget = attrs.field(
@@ -162,7 +162,7 @@ class RetryTransport(Wrapper):
                     if sent.context.purpose in COUNTED:
                         self.budget.earn()
                     return response
-                until = self._until(refusal(response.status, response.headers, b""), sent.context)
+                until = self._until(error_from_response(response.status, response.headers, b""), sent.context)
                 if until is None:
                     return response
                 await drain(response)
@@ -192,5 +192,5 @@ class RetryTransport(Wrapper):
         reason = type(error).__name__
         attempt = context.attempt + 1
         said = "%s; attempt %d follows in %.2f s"
-        tell("retry", context, said, reason, attempt, seconds, attempt=attempt, seconds=seconds, reason=reason)
+        log_event("retry", context, said, reason, attempt, seconds, attempt=attempt, seconds=seconds, reason=reason)
         return now + seconds

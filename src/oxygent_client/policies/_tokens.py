@@ -1,4 +1,4 @@
-"""Where a secret comes from, and how long a token is used.
+"""Tokens: read them, cache them, refresh them before they expire.
 
 Rule 1: no secret stands in a repr, an error or the log; what a provider raised is named by its class alone.
 Rule 2: a provider is never asked twice at once. One caller asks, in its own task, and all who wait share what comes of
@@ -20,10 +20,10 @@ from typing import Any, Final, TypeAlias
 import anyio
 import attrs
 
-from oxygent_client._errors import ConfigurationError, HandlerError, OxyError
-from oxygent_client._log import tell
-from oxygent_client._per_loop import PerLoop
-from oxygent_client._transport import Context
+from oxygent_client._core.errors import ConfigurationError, HandlerError, OxyError
+from oxygent_client._core.log import log_event
+from oxygent_client._core.per_loop import PerLoop
+from oxygent_client._core.transport import Context
 
 __all__ = [
     "FromEnv",
@@ -211,7 +211,7 @@ class TokenCache:
                     # One each: whoever gets it writes into it.
                     raise copy.copy(asking.result) from asking.result.__cause__
                 cause = type(asking.result.__cause__ or asking.result).__name__
-                tell("odd", context, "the token could not be refreshed (%s); it is used on, until its end", cause)
+                log_event("odd", context, "the token could not be refreshed (%s); it is used on, until its end", cause)
                 return old
             if asking.result is not None and now < asking.result.end:
                 return asking.result

@@ -1,9 +1,19 @@
-"""What happens in an agent's runs, for whoever watches: `SSEOxyGent(observers=[...])`, `agent.stats()`.
+"""Observers and statistics of an agent's runs.
 
 `oxygent_client.telemetry.otel` hands it to OpenTelemetry.
 """
 
-from oxygent_client._observe import Happening, Observed, Observer, Propagator
-from oxygent_client._stats import Pool, Quantiles, Stats
+from oxygent_client._core.deprecation import moved_names
+from oxygent_client.telemetry.observers import Notification, Observer, Propagator, RunObservation
+from oxygent_client.telemetry.stats import CountsConnections, Quantiles, Stats
 
-__all__ = ["Happening", "Observed", "Observer", "Pool", "Propagator", "Quantiles", "Stats"]
+__all__ = ["CountsConnections", "Notification", "Observer", "Propagator", "Quantiles", "RunObservation", "Stats"]
+
+__getattr__ = moved_names(
+    __name__,
+    {
+        "Happening": "oxygent_client.telemetry:Notification",
+        "Observed": "oxygent_client.telemetry:RunObservation",
+        "Pool": "oxygent_client.telemetry:CountsConnections",
+    },
+)

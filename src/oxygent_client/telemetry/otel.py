@@ -1,4 +1,4 @@
-"""Runs as OpenTelemetry spans and metrics. Needs the extra: `pip install 'oxygent-client[otel]'`.
+"""OpenTelemetry spans and metrics for runs (extra `[otel]`).
 
 Rule 1: names follow the conventions for generative AI (https://github.com/open-telemetry/semantic-conventions-genai),
     which are still in development; what they lack begins with `oxygent.`.
@@ -29,10 +29,11 @@ except ImportError as missing:
     raise ImportError("OTelObserver needs opentelemetry: pip install 'oxygent-client[otel]'") from missing
 from opentelemetry.context import Context as OTelContext
 
-from oxygent_client._errors import ConfigurationError
-from oxygent_client._models import Observation, OxyRequest, ToolCall
-from oxygent_client._observe import Happening, Observed
+from oxygent_client._core.errors import ConfigurationError
+from oxygent_client._core.events import Observation, ToolCall
+from oxygent_client._core.requests import OxyRequest
 from oxygent_client._version import __version__
+from oxygent_client.telemetry.observers import Notification, RunObservation
 
 __all__ = ["OTelObserver"]
 
@@ -184,10 +185,10 @@ class OTelObserver:
             explicit_bucket_boundaries_advisory=FIRST_EVENT_BOUNDS,
         )
         self._active = meter.create_up_down_counter(ACTIVE, unit="{run}", description="Runs in flight.")
-        self._traces: WeakKeyDictionary[Observed, _Trace] = WeakKeyDictionary()
+        self._traces: WeakKeyDictionary[RunObservation, _Trace] = WeakKeyDictionary()
         self._process = os.getpid()
 
-    def note(self, happening: Happening, /) -> None:
+    def note(self, happening: Notification, /) -> None:
         """As `Observer.note`."""
         if os.getpid() != self._process:
             self._forget()
@@ -206,7 +207,7 @@ class OTelObserver:
             self._active.add(-1, run.active)
         self._traces = WeakKeyDictionary()
 
-    def headers(self, run: Observed, /) -> Mapping[str, str]:
+    def headers(self, run: RunObservation, /) -> Mapping[str, str]:
         """As `Propagator.headers`: by the program's own propagators, `traceparent` unless it says otherwise.
 
         What begins a detached run has no span, and names the caller's.
@@ -216,7 +217,7 @@ class OTelObserver:
         propagate.inject(carrier, context=known.context if known is not None else None)
         return carrier
 
-    def _begin(self, happening: Happening) -> None:
+    def _begin(self, happening: Notification) -> None:
         request: OxyRequest = happening.fields["request"]
         name = request.callee or ""
         server = _server(happening.fields["server_url"])
@@ -233,19 +234,19 @@ class OTelObserver:
         self._traces[happening.run] = _Trace(span, context, operation, request.group_id, server)
         self._active.add(1, operation)
 
-    def _mark(self, run: _Trace, happening: Happening) -> None:
+    def _mark(self, run: _Trace, happening: Notification) -> None:
         """A moment of the run: another attempt, another attachment, a second replica."""
         run.span.add_event(happening.event, {f"oxygent.{name}": value for name, value in happening.fields.items()})
 
-    def _arrive(self, run: _Trace, happening: Happening) -> None:
+    def _arrive(self, run: _Trace, happening: Notification) -> None:
         """Whose headers came, where there are several servers, is known only now."""
         run.server = _server(happening.fields["url"])
         run.span.set_attributes(run.server)
 
-    def _time(self, run: _Trace, happening: Happening) -> None:
+    def _time(self, run: _Trace, happening: Notification) -> None:
         self._first_event.record(happening.fields["seconds"], {**run.active, **run.server}, run.context)
 
-    def _call(self, run: _Trace, happening: Happening) -> None:
+    def _call(self, run: _Trace, happening: Notification) -> None:
         call: ToolCall = happening.fields["event"]
         if call.caller_category == "user":  # the remote's own view of the run
             return
@@ -275,7 +276,7 @@ class OTelObserver:
         span = self._tracer.start_span(f"{operation} {name}".rstrip(), context, attributes=attributes)
         run.add(node, _Call(span, trace.set_span_in_context(span, context), _digest(call.call_stack)))
 
-    def _observe(self, run: _Trace, happening: Happening) -> None:
+    def _observe(self, run: _Trace, happening: Notification) -> None:
         observation: Observation = happening.fields["event"]
         call = run.pop(_digest([observation.node_id]))
         if call is not None:
@@ -284,7 +285,7 @@ class OTelObserver:
                 call.span.set_attribute("gen_ai.tool.call.result", said)
             call.span.end()
 
-    def _end(self, run: _Trace, happening: Happening) -> None:
+    def _end(self, run: _Trace, happening: Notification) -> None:
         """The run is over, and what it called with it."""
         fields = happening.fields
         error: BaseException | None = fields["error"]
@@ -314,7 +315,7 @@ class OTelObserver:
         span.set_attribute("error.type", kind)
         span.set_status(trace.StatusCode.ERROR, f"{kind}: {error}" if self._content else kind)
 
-    _ACTS: ClassVar[Mapping[str, Callable[[Any, _Trace, Happening], None]]] = {
+    _ACTS: ClassVar[Mapping[str, Callable[[Any, _Trace, Notification], None]]] = {
         "retry": _mark,
         "reattach": _mark,
         "hedge": _mark,

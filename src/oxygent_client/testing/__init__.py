@@ -1,4 +1,4 @@
-"""Test your code without a server: a scripted transport, and a toy remote to talk to."""
+"""Test kit: fake transports, cassettes, faults, a toy remote."""
 
 from oxygent_client.testing import faults
 from oxygent_client.testing._cassette import (
@@ -17,7 +17,8 @@ from oxygent_client.testing._check import (
     TransportReport,
     check_transport,
 )
-from oxygent_client.testing._fake import (
+from oxygent_client.testing._check_server import Peer
+from oxygent_client.testing._fake_transport import (
     FakeTransport,
     Pause,
     Reply,
@@ -34,10 +35,9 @@ from oxygent_client.testing._fake import (
     text,
     tool_call,
 )
-from oxygent_client.testing._forget import forget_runs
-from oxygent_client.testing._peer import Peer
-from oxygent_client.testing._promises import TRANSPORT_PROMISES
-from oxygent_client.testing._toy import ToyRemote
+from oxygent_client.testing._forget_runs import forget_runs
+from oxygent_client.testing._toy_server import ToyRemote
+from oxygent_client.testing._transport_checks import TRANSPORT_PROMISES
 
 __all__ = [
     "TRANSPORT_PROMISES",

@@ -1,4 +1,4 @@
-"""Conversations on file: recorded once from a real server, with their timing, and replayed without one.
+"""Record a run to a file and replay it without a server.
 
 Rule 1: a recording is kept only after its secrets are gone (`_scrub.py`); what `scrub=` takes away goes then, too.
     Nothing of the server's address is kept but the path of each request.
@@ -24,12 +24,12 @@ from typing import Any, Final, Literal, Self, TypeAlias, cast, get_args
 import anyio
 import attrs
 
-from oxygent_client import _errors
+from oxygent_client._core import errors
+from oxygent_client._core.errors import ConfigurationError, Outcome, OxyError
+from oxygent_client._core.per_loop import Closed
+from oxygent_client._core.redaction import SCRUBBED, scrub_json, scrub_text
 from oxygent_client._core.spellings import SHORT, needles
-from oxygent_client._errors import ConfigurationError, Outcome, OxyError
-from oxygent_client._per_loop import Closed
-from oxygent_client._secrets import SCRUBBED, scrub_json, scrub_text
-from oxygent_client._transport import HTTPRequest, HTTPResponse, Purpose, Transport
+from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Purpose, Transport
 from oxygent_client._version import __version__
 from oxygent_client.testing._scrub import (
     body_without,
@@ -96,11 +96,11 @@ class Failure:
 
     def error(self) -> OxyError:
         """The error itself, new each time."""
-        return cast("type[OxyError]", getattr(_errors, self.name))(self.text, outcome=self.outcome)
+        return cast("type[OxyError]", getattr(errors, self.name))(self.text, outcome=self.outcome)
 
 
 def _is_error(name: object) -> bool:
-    cls = getattr(_errors, name, None) if isinstance(name, str) else None
+    cls = getattr(errors, name, None) if isinstance(name, str) else None
     return isinstance(cls, type) and issubclass(cls, OxyError)
 
 

@@ -1,4 +1,4 @@
-"""Whether a transport keeps the promises of `Transport`, and a report that names the broken ones.
+"""`check_transport`: test that a transport fulfils the `Transport` contract.
 
 Rule 1: what is promised, and how it is looked at, is in `_promises.py`; here it is carried out and told.
 Rule 2: a check is bounded in time: a transport that hangs is found wrong, and hangs nobody.
@@ -11,9 +11,9 @@ from typing import Final, Literal, TypeAlias
 
 import attrs
 
-from oxygent_client._errors import ConfigurationError
-from oxygent_client._tasks import bare_group
-from oxygent_client.testing._promises import (
+from oxygent_client._core.errors import ConfigurationError
+from oxygent_client._core.tasks import plain_task_group
+from oxygent_client.testing._transport_checks import (
     CHECKS,
     SECONDS,
     TRANSPORT_PROMISES,
@@ -112,13 +112,13 @@ async def check_transport(make: Make, *, skip: Collection[str] = ()) -> Transpor
     if unknown := sorted(set(skip) - CHECKS.keys()):
         raise ConfigurationError(f"check_transport: no check is called {unknown}; there are {', '.join(CHECKS)}")
     judgements = {name: _Judgement("skipped", "as you say") if name in skip else _Judgement() for name in CHECKS}
-    async with bare_group() as servers:
+    async with plain_task_group() as servers:
         bench = Bench(make, servers)
         for name, judgement in judgements.items():
             if name not in skip:
                 # In a task of its own: a transport that leaves a scope open spoils the task, and no more.
                 try:
-                    async with bare_group() as tasks:
+                    async with plain_task_group() as tasks:
                         tasks.start_soon(_judge, bench, name, judgement)
                 except Exception as spoiled:  # noqa: BLE001  (it is the finding)
                     judgement.result, judgement.note = "broken", judgement.note or shown(spoiled)

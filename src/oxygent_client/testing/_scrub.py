@@ -1,7 +1,7 @@
-"""What a recording must not keep, and how it goes.
+"""Remove secrets from a recording.
 
 Rule 1: pure, and by rule: a header is kept if its name is on a list; what is secret in JSON and in a text is for
-    `oxygent_client._secrets` to say. What cannot be read for certain is treated as if it held a secret.
+    `oxygent_client._core.redaction` to say. What cannot be read for certain is treated as if it held a secret.
 Rule 2: what holds no secret is not touched: it stays the same byte for byte.
 Rule 3: what is scrubbed leaves its place: the key, the name, the event are still there.
 """
@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias, cast
 from urllib.parse import parse_qsl
 
+from oxygent_client._core.redaction import KEPT_HEADERS, SCRUBBED, scrub_text
 from oxygent_client._core.spellings import Needles, find, replaced
-from oxygent_client._secrets import KEPT_HEADERS, SCRUBBED, scrub_text
-from oxygent_client._wire import is_event_stream
+from oxygent_client._protocol.messages import is_event_stream
 
 __all__ = [
     "body_without",

@@ -1,4 +1,4 @@
-"""What can go wrong between a client and a server: transports that hold a transport and spoil what it brings.
+"""Transports that inject faults: delays, cuts, corrupt data.
 
     agent = SSEOxyGent(server_url="http://remote", transport=faults.cut_after(FakeTransport.script(...), bytes=100))
 
@@ -24,9 +24,9 @@ import anyio
 import attrs
 from anyio.lowlevel import checkpoint
 
-from oxygent_client._errors import ConnectError, ConnectionLostError
-from oxygent_client._transport import HTTPRequest, HTTPResponse, Purpose, Transport
-from oxygent_client.testing._fake import EVENT_STREAM, Pause, Step, close, heartbeat
+from oxygent_client._core.errors import ConnectError, ConnectionLostError
+from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Purpose, Transport
+from oxygent_client.testing._fake_transport import EVENT_STREAM, Pause, Step, close, heartbeat
 
 __all__ = [
     "MORE",

@@ -1,4 +1,4 @@
-"""What the toy remote says: a small language for the doings of agents, and a library written in it.
+"""A scripting language for the agents of the toy remote.
 
 Rule 1: a script is data. It compares by content, and nothing in it runs.
 Rule 2: an agent is spoken of as the framework's own agents behave: a call has its steps, then its output.

@@ -1,4 +1,4 @@
-"""Opens and closes connections as a whole, however often the caller is cancelled meanwhile.
+"""Open and close connections completely, despite cancellation.
 
 Rule 1: a native cancellation of asyncio passes the shields of anyio, and a second one interrupts the cleaning up after
     the first. So on asyncio a task of its own does what must come to its end, and is waited for.

@@ -1,4 +1,4 @@
-"""The environment's proxies and certificates, read in one way for all network transports.
+"""Proxies and certificates from environment variables.
 
 Rule 1: loopback is not proxied because of the environment. A `proxy=` argument is used for every URL.
 Rule 2: a proxy that cannot be used, and a file that cannot be read, is an error where it is needed and only there: a
@@ -25,10 +25,10 @@ from urllib.request import getproxies, getproxies_environment, proxy_bypass
 
 import attrs
 
-from oxygent_client._errors import ConfigurationError
-from oxygent_client._log import tell
-from oxygent_client._secure import PlainHTTP, address_of, check_proxied, is_loopback
-from oxygent_client._transport import Context, HTTPRequest
+from oxygent_client._core.errors import ConfigurationError
+from oxygent_client._core.log import log_event
+from oxygent_client._core.plain_http import PlaintextRules, address_of, check_proxied, is_loopback
+from oxygent_client._core.transport import Context, HTTPRequest
 
 __all__ = [
     "PORTS",
@@ -207,7 +207,7 @@ def check_proxied_request(request: HTTPRequest, proxy: str) -> None:
         InsecureTransportError: it would bring a credential to the proxy in the clear.
     """
     request.context.sent.note(proxy)
-    policy, marked = request.context.https_only or PlainHTTP(), request.context.secret_headers
+    policy, marked = request.context.https_only or PlaintextRules(), request.context.secret_headers
     check_proxied(request.url, proxy, request.headers, policy, marked=marked)
 
 
@@ -224,7 +224,7 @@ def check_verify(given: object, transport: str) -> None:
         advice = "for a file of authorities, ssl.create_default_context(cafile=...)"
         raise ConfigurationError(f"{transport}: verify must be True, False or an ssl.SSLContext ({advice})")
     if shown := accepts_all(given):
-        tell(
+        log_event(
             "odd", Context(), "%s(%s): no certificate is verified, anybody in between can read along", transport, shown
         )
 

@@ -1,4 +1,4 @@
-"""Records that HTTP libraries write to loggers of their own about requests of this package.
+"""Redact the log records that HTTP libraries write about our requests.
 
 Rule 1: a record is about a request of this package if it is written while the block of `our_records` runs, tasks that
     begin in it included. The loggers serve the whole program: its other records stay as they are.
@@ -23,9 +23,9 @@ from contextvars import ContextVar
 from http import HTTPMethod, HTTPStatus
 from typing import Final
 
-from oxygent_client._secrets import SCRUBBED
-from oxygent_client._text import shown_text
-from oxygent_client._transport import shown_url
+from oxygent_client._core.redaction import SCRUBBED
+from oxygent_client._core.text import escape_text
+from oxygent_client._core.transport import redact_url
 
 __all__ = ["LOGGERS", "our_records", "rewrite_records"]
 
@@ -93,13 +93,13 @@ def _argument(value: object) -> object:
     """What may stand in the place of an argument of a record."""
     if isinstance(value, int | float) or (isinstance(value, str) and value in _HARMLESS):
         return value
-    return shown_url(str(value)) if type(value).__name__ == "URL" else SCRUBBED
+    return redact_url(str(value)) if type(value).__name__ == "URL" else SCRUBBED
 
 
 def _message(logger: str, text: str) -> str:
     """What stays of a message without arguments: only httpcore builds those of values."""
     if not logger.startswith("httpcore"):
-        return shown_text(text, _LONGEST)
+        return escape_text(text, _LONGEST)
     event, _, values = text.partition(" ")
     if event.endswith(".started"):
         return " ".join([event, *_STARTED.findall(values)])

@@ -1,4 +1,4 @@
-"""Ends connections below the libraries that own them.
+"""Shut down sockets below the HTTP libraries.
 
 Rule: an event loop hands out a socket that is a mere view of its own (`asyncio.trsock.TransportSocket`,
     `uvloop.PseudoSocket`, trio's) and differs in what it can. All have `fileno`, which is -1 once it is closed; what

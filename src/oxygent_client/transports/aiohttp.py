@@ -1,4 +1,4 @@
-"""A transport over aiohttp, for programs that live on it. Needs the extra: `pip install 'oxygent-client[aiohttp]'`.
+"""Transport over aiohttp (extra `[aiohttp]`).
 
 Rule 1: aiohttp knows asyncio alone; under trio an exchange is a `ConfigurationError` that names what works there.
 Rule 2: an exception of aiohttp is translated here, by one table, and is never seen elsewhere but as a `__cause__`.
@@ -41,7 +41,7 @@ except ImportError as missing:
 import attrs
 from yarl import URL
 
-from oxygent_client._errors import (
+from oxygent_client._core.errors import (
     ClosedError,
     ConfigurationError,
     ConnectError,
@@ -50,13 +50,13 @@ from oxygent_client._errors import (
     RemoteProtocolError,
     TLSError,
 )
-from oxygent_client._per_loop import Closed, PerLoop, this_loop
-from oxygent_client._transport import HTTPRequest, HTTPResponse
-from oxygent_client.transports._counted import Counted
-from oxygent_client.transports._heads import MOST_HEADERS, MOST_OF_ONE, head_of
+from oxygent_client._core.per_loop import Closed, PerLoop, this_loop
+from oxygent_client._core.transport import HTTPRequest, HTTPResponse
+from oxygent_client.transports._connection_count import Counted
+from oxygent_client.transports._error_map import Translation, reason, without_phrase
 from oxygent_client.transports._library_log import our_records, rewrite_records
-from oxygent_client.transports._own import check_class, check_loop
-from oxygent_client.transports._translation import Translation, reason, without_phrase
+from oxygent_client.transports._own_client import check_class, check_loop
+from oxygent_client.transports._response_head import MOST_HEADERS, MOST_OF_ONE, head_of
 
 __all__ = ["AiohttpTransport"]
 
@@ -407,7 +407,7 @@ class AiohttpTransport:
         else:
             sockets: dict[str, Any] = {"socket_factory": partial(_socket, self._counted)} if TELLS_OF_SOCKETS else {}
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS, **sockets)
-        # tests/test_surplus.py fails if this no longer says of which class its connections are.
+        # tests/transports/test_surplus.py fails if this no longer says of which class its connections are.
         factory = partial(_Connection, loop=asyncio.get_running_loop())
         connector._factory = factory  # noqa: SLF001  (nothing public does)
         timeout = aiohttp.ClientTimeout(connect=self._connect)

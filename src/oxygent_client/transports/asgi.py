@@ -1,4 +1,4 @@
-"""In process: an ASGI application as the remote, streaming for real.
+"""Transport into an ASGI application in the same process.
 
 Rule 1: the application runs in a task of its own, so what it sends is there at once, and a slow reader makes it wait.
 Rule 2: leaving before the end of the response sends the application `http.disconnect` and cancels it. After a complete
@@ -20,10 +20,10 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import anyio
 from anyio.lowlevel import current_token
 
-from oxygent_client._errors import ConnectionLostError, RemoteProtocolError
-from oxygent_client._log import tell
-from oxygent_client._per_loop import Closed, PerLoop
-from oxygent_client._transport import HTTPRequest, HTTPResponse
+from oxygent_client._core.errors import ConnectionLostError, RemoteProtocolError
+from oxygent_client._core.log import log_event
+from oxygent_client._core.per_loop import Closed, PerLoop
+from oxygent_client._core.transport import HTTPRequest, HTTPResponse
 
 __all__ = ["ASGIApp", "ASGITransport"]
 
@@ -132,7 +132,7 @@ class _Conversation:
         self._ended.set()
 
     def _tell(self, text: str, cause: BaseException | None = None) -> None:
-        tell("odd", self._context, text, cause=cause)
+        log_event("odd", self._context, text, cause=cause)
 
     # --- the application's side ---
 

@@ -1,4 +1,4 @@
-"""The default transport: httpx, with httpx-sse opening the stream.
+"""The default transport, over httpx and httpx-sse.
 
 What it does is in `_httpx_family`, since httpx2 does the same; here is what is httpx's own.
 """
@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Final
 import httpx
 from httpx_sse import aconnect_sse
 
-from oxygent_client._transport import HTTPRequest
-from oxygent_client.transports._httpx_family import HTTPXFamily, translation
-from oxygent_client.transports._translation import Translation
+from oxygent_client._core.transport import HTTPRequest
+from oxygent_client.transports._error_map import Translation
+from oxygent_client.transports._httpx_base import HTTPXFamily, translation
 
 __all__ = ["HTTPXTransport"]
 

@@ -1,4 +1,4 @@
-"""A transport over httpx2, the maintained successor of httpx. Needs the extra: `pip install 'oxygent-client[httpx2]'`.
+"""Transport over httpx2, the successor of httpx (extra `[httpx2]`).
 
 What it does is in `_httpx_family`, since httpx does the same.
 """
@@ -12,8 +12,8 @@ try:
 except ImportError as missing:
     raise ImportError("HTTPX2Transport needs httpx2: pip install 'oxygent-client[httpx2]'") from missing
 
-from oxygent_client.transports._httpx_family import HTTPXFamily, translation
-from oxygent_client.transports._translation import Translation
+from oxygent_client.transports._error_map import Translation
+from oxygent_client.transports._httpx_base import HTTPXFamily, translation
 
 __all__ = ["HTTPX2Transport"]
 

@@ -1,0 +1,1 @@
+"""The agent: options, requests, callbacks, and the thin class that joins them."""

@@ -1,0 +1,168 @@
+"""Call the user's callbacks: message filter, event handlers, `send_message`, progress.
+
+Rule 1: for each event, in this order: `event_filter`; the handler of its type, and the hook; forwarding. A false filter
+    stops the rest; a handler does not replace forwarding. Answers and the end were taken by the run before.
+Rule 2: whatever can be replaced is looked up when it is used: subclasses and users assign it late.
+Rule 3: what is handed out is a copy, and what `sanitize` made of it; an event's own `message` stays as it came.
+Rule 4: what the user's code raises is a `HandlerError` with it as the cause.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
+
+import attrs
+
+from oxygent_client._agent.options import AgentOptions, user_code_errors
+from oxygent_client._core.events import Event, Observation, ToolCall
+from oxygent_client._core.requests import OxyRequest
+from oxygent_client._core.text import escape_text
+from oxygent_client._core.validation import check_async, check_plain
+from oxygent_client._protocol.router import Action, Forward, SetAnswer, copy_json
+
+__all__ = ["CallbackDispatcher"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@attrs.define
+class CallbackDispatcher:
+    """Hands the events of one run to the program of one agent."""
+
+    agent: AgentOptions
+    request: OxyRequest
+    _sender: Callable[..., Any] | None = attrs.field(default=None, init=False)
+    _keywords: tuple[str, ...] = attrs.field(default=(), init=False)
+    _checked: dict[str, object] = attrs.field(factory=dict[str, object], init=False)
+    """What was looked at already: to do it for each event would cost too much."""
+
+    async def opened(self) -> None:
+        """As `Listener.opened`.
+
+        Raises:
+            ConfigurationError: a function that is to be awaited is not async, or the other way round.
+        """
+        self.agent.check_hooks()
+        self._take_sender()
+        await self._say("Starting remote execution...")
+
+    async def heard(self, event: Event, action: Action) -> None:
+        """As `Listener.heard`."""
+        agent = self.agent
+        message: Any = self._clean(copy_json(event.message)) if self._is_seen(event, action) else None
+        if agent.event_filter is not None:
+            keeps = self._once("event_filter", agent.event_filter, check_plain)
+            with user_code_errors("the event filter"):
+                if not keeps(message):
+                    return
+        await self._handle(event, action, message)
+        if isinstance(action, Forward):
+            self._take_sender()
+            if self._is_heard():
+                said = self._clean(action.message)
+                with user_code_errors("send_message"):
+                    await self._send(event, said)
+            if isinstance(event, ToolCall):
+                await self._say(f"Executing tool: {escape_text(event.callee, 200) or 'unknown'}")
+            elif isinstance(event, Observation):
+                await self._say("Tool execution completed")
+
+    async def completed(self) -> None:
+        """As `Listener.completed`."""
+        await self._say("Remote execution completed")
+
+    def _is_seen(self, event: Event, action: Action) -> bool:
+        """Whether a function of the program gets the message; for none, a large one need not be copied."""
+        agent = self.agent
+        if agent.event_filter is not None or agent.sanitize is not None:
+            return True
+        if event.type is not None and event.type in agent.event_handlers:
+            return True
+        if isinstance(event, ToolCall):
+            return agent.is_hooked("handle_tool_call_event")
+        if isinstance(event, Observation):
+            return agent.is_hooked("handle_observation_event")
+        return not isinstance(action, SetAnswer) and agent.is_hooked("_process_custom_event")
+
+    def _is_heard(self) -> bool:
+        """Whether what is sent gets anywhere."""
+        request, send = self.request, self.request.send_message
+        is_own = (
+            getattr(send, "__func__", None) is OxyRequest.send_message and getattr(send, "__self__", None) is request
+        )
+        return not is_own or (request.mas is not None and request.is_send_message)
+
+    def _clean(self, message: Any) -> Any:
+        sanitize = self.agent.sanitize
+        if sanitize is None:
+            return message
+        self._once("sanitize", sanitize, check_plain)
+        with user_code_errors("sanitize"):
+            return sanitize(message)
+
+    async def _handle(self, event: Event, action: Action, message: Any) -> None:
+        agent = self.agent
+        if event.type is not None and (handler := agent.event_handlers.get(event.type)) is not None:
+            self._once(f"event_handlers[{event.type[:100]!r}]", handler, check_async)
+            with user_code_errors("an event handler"):
+                await handler(_content(message))
+        with user_code_errors("an event handler"):
+            if isinstance(event, ToolCall):
+                await agent.handle_tool_call_event(message, self.request)
+            elif isinstance(event, Observation):
+                await agent.handle_observation_event(message, self.request)
+            elif not isinstance(action, SetAnswer):
+                process = agent._process_custom_event  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  (the documentation's)
+                await process(message, self.request)
+
+    def _take_sender(self) -> Callable[..., Any]:
+        """Where messages go now."""
+        send = self.request.send_message
+        if send != self._sender:  # it may be replaced between two messages; to inspect it for each would cost too much
+            check_async("send_message", send)
+            self._sender, self._keywords = send, _keywords(send)
+        return send
+
+    def _once(self, name: str, function: F, check: Callable[[str, Any], None]) -> F:
+        """`function`, which `check` does not refuse; it may have been assigned a moment ago."""
+        if self._checked.get(name) is not function:
+            check(name, function)
+            self._checked[name] = function
+        return function
+
+    async def _send(self, event: Event, message: Any) -> None:
+        send = self._take_sender()
+        wire: dict[str, Any] = {"event": event.sse.event, "id": event.sse.id or None, "retry": event.sse.retry}
+        await send(message, **{name: wire[name] for name in self._keywords})
+
+    async def _say(self, text: str) -> None:
+        callback = self.agent.progress_told
+        if callback is not None:
+            self._once("progress_callback", callback, check_async)
+            with user_code_errors("the progress callback"):
+                await callback(text)
+
+
+def _content(message: Any) -> Any:
+    """The content of a message; the message where it has none, or is no object any more."""
+    return cast("dict[str, Any]", message).get("content", message) if isinstance(message, dict) else message
+
+
+WIRE_KEYWORDS: Final = ("event", "id", "retry")
+
+
+def _keywords(send: Callable[..., Any]) -> tuple[str, ...]:
+    """Which of the wire's own fields `send` takes beside the message."""
+    try:
+        parameters = [*inspect.signature(send).parameters.values()]
+    except (TypeError, ValueError):  # a callable written in C may have no signature
+        return ()
+    by_keyword = {each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
+    taken: set[str] = set()
+    if parameters and parameters[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
+        taken.add(parameters[0].name)  # the message goes there, also where somebody calls it `event`
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        by_keyword.update(WIRE_KEYWORDS)
+    return tuple(name for name in WIRE_KEYWORDS if name in by_keyword - taken)

@@ -1,0 +1,1 @@
+"""One function per endpoint of an OxyGent server."""

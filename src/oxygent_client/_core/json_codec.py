@@ -1,0 +1,116 @@
+"""Encode and decode JSON, with orjson where it is installed.
+
+Rule 1: what is received may hold NaN and Infinity (real answers do); what is sent may not.
+Rule 2: reading never ends in a `RecursionError`.
+Rule 3: no value is lost for its size: an integer of more digits than Python takes is kept as a text of its digits.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final, cast
+
+from oxygent_client._core.errors import TooLargeError
+
+__all__ = ["dumps", "loads", "read", "text_member"]
+
+_TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]|[^"\[\]{}]+', re.DOTALL)
+_MOST_TOKENS = 100_000
+"""How much of a text that is nested too deep is looked at for what it is."""
+_MOST_PROBLEMS = 20
+
+
+def _deeper_than(text: str, value: Any, limit: int) -> bool:
+    """Whether `value`, which stands in `text`, is nested more than `limit` levels deep.
+
+    To look at what was read, level by level, costs a part of the reading; to look at each bracket of the text, more.
+    """
+    if text.count("[") + text.count("{") <= limit:
+        return False
+    level: list[Any] = [value] if value.__class__ in _CONTAINERS else []
+    for _ in range(limit):
+        level = [
+            member
+            for place in level
+            for member in (place.values() if place.__class__ is dict else place)
+            if member.__class__ in _CONTAINERS
+        ]
+        if not level:
+            return False
+    return True
+
+
+_CONTAINERS: Final[frozenset[type]] = frozenset({dict, list})
+
+
+def loads(text: str, *, depth: int) -> Any:
+    """The value that `text` holds.
+
+    Raises:
+        ValueError: it is no JSON.
+        TooLargeError: it is nested deeper than `depth`, or than Python can read.
+    """
+    return read(text, depth=depth)[0]
+
+
+def read(text: str, *, depth: int) -> tuple[Any, tuple[str, ...]]:
+    """The value that `text` holds, and what in it could not be kept as it is (rule 3).
+
+    Raises:
+        ValueError, TooLargeError: as for `loads`.
+    """
+    problems: list[str] = []
+
+    def integer(digits: str) -> int | str:
+        try:
+            return int(digits)
+        except ValueError:  # sys.set_int_max_str_digits
+            if len(problems) < _MOST_PROBLEMS:
+                problems.append(f"an integer of {len(digits.lstrip('-'))} digits is kept as a text")
+            return digits
+
+    try:
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:  # an integer of more digits than Python takes; a function for each integer takes longer
+            value = json.loads(text, parse_int=integer)
+    except RecursionError as error:  # `depth` allows more than Python does, or the program is nested deep itself
+        raise TooLargeError("JSON is nested deeper than Python can read here") from error
+    if _deeper_than(text, value, depth):
+        raise TooLargeError(f"JSON is nested deeper than Limits.depth ({depth})")
+    return value, tuple(problems)
+
+
+def text_member(text: str, name: str) -> str | None:
+    """The text at `name` of the JSON object in `text`, which may be nested too deep to be read.
+
+    None where there is none, or it cannot be found without looking at more than the object's beginning.
+    """
+    depth, surface = 0, list[str]()  # the object, with null in the place of what it holds that is an object or a list
+    for number, token in enumerate(_TOKENS.finditer(text)):
+        if number == _MOST_TOKENS:
+            break
+        opens, closes = token[0] in "[{", token[0] in "]}"
+        depth -= closes
+        if depth < 2 and not (depth == 1 and closes):
+            surface.append("null" if depth == 1 and opens else token[0])
+        depth += opens
+    if depth:
+        surface.append("}")
+    try:
+        value = cast("dict[str, Any]", json.loads("".join(surface), parse_int=str)).get(name)
+    except (ValueError, AttributeError):
+        return None
+    return value if isinstance(value, str) else None
+
+
+def dumps(value: Any) -> bytes:
+    """`value` as JSON in UTF-8.
+
+    Raises:
+        TypeError, ValueError, RecursionError: it holds something that has no JSON (NaN and lone surrogates included).
+    """
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

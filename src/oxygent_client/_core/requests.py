@@ -1,0 +1,323 @@
+"""`OxyRequest` and `OxyResponse`.
+
+Rule 1: the names, fields and values of `OxyRequest` and `OxyResponse` are those of oxygent 1.0.8 to 1.1.3.
+Rule 2: a request does nothing by itself: `call` and `send_message` use its host.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol, Self, cast
+
+import attrs
+
+from oxygent_client._core.errors import ConfigurationError, OxyError, PayloadError, RemoteAgentError
+from oxygent_client._core.events import OxyState
+
+__all__ = ["Host", "OxyRequest", "OxyResponse"]
+
+
+class Host(Protocol):
+    """What a request needs of the program it lives in, to call others and to be heard; `OxyRequest.mas` holds it."""
+
+    async def call(self, request: OxyRequest, /, **changes: Any) -> OxyResponse:
+        """Have another member answer a clone of `request` with `changes`."""
+        ...
+
+    async def send_message(
+        self, request: OxyRequest, message: Any, /, *, event: str | None, id: str | None, retry: int | None
+    ) -> None:
+        """Show `message` to whoever watches the run of `request`."""
+        ...
+
+
+def _containers(value: Any) -> Any:
+    """`value` with new dictionaries and lists all the way down; what they hold is the same."""
+    if isinstance(value, dict):
+        return {key: _containers(member) for key, member in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, list):
+        return [_containers(member) for member in cast("list[Any]", value)]
+    return value
+
+
+def _copied(name: str, value: Any, make: Callable[[Any], Any]) -> Any:
+    """The copy of a field's value that `make` makes.
+
+    Raises:
+        PayloadError: there can be none; the text names the field, or the key in it.
+    """
+    try:
+        return make(value)
+    except Exception as error:  # a `__deepcopy__` may raise anything
+        for key, member in cast("dict[str, Any]", value).items() if isinstance(value, dict) else ():
+            try:
+                make(member)
+            except Exception:  # noqa: BLE001  (as above; the error is the one that is at hand)
+                name = key
+                break
+        # Only the error's class: its text may hold the value, and the value may be a secret.
+        raise PayloadError(f"the value of {name!r} cannot be copied ({type(error).__name__})") from error
+
+
+def _keys(data: dict[str, Any]) -> str:
+    """What a repr shows of the user's data: their names."""
+    return repr([*data])
+
+
+_SHARED = ("mas", "shared_data", "group_data")
+"""Fields that a clone has in common with its original, as in the framework."""
+_OWN = frozenset({"idempotent"})
+"""Fields that are this package's own and never leave it."""
+
+
+@attrs.define(slots=False, kw_only=True, eq=False)
+class OxyRequest:
+    """One call of an agent, with where it comes from.
+
+    Only `arguments` is needed; whatever is left empty is filled in on a clone when the request is executed, and the
+    request itself is never changed by it.
+
+    Source of the fields: oxygent 1.1.3, with `is_load_data_for_restart` of 1.0.8 and 1.0.13. One without a word of its
+    own here means what it means there.
+    """
+
+    request_id: str = ""
+    """The caller's own id of the request."""
+    group_id: str = ""
+    """Joins the traces of one conversation."""
+    from_trace_id: str | None = ""
+    """The trace of the turn before this one: the remote reads its memory from there."""
+    current_trace_id: str | None = ""
+    """The id of this run."""
+    reference_trace_id: str | None = ""
+    restart_node_id: str | None = ""
+    restart_node_output: str | None = attrs.field(default="", repr=False)
+    restart_node_order: str | None = ""
+    original_payload: str | None = attrs.field(default="", repr=False)
+    is_load_data_for_restart: bool = True
+    input_md5: str | None = ""
+    root_trace_ids: list[str] = attrs.field(factory=list[str])
+    mas: Host | None = attrs.field(default=None, repr=False)
+    """The program the request lives in; None: `send_message` is heard by nobody, and there is nobody to call."""
+    caller: str | None = "user"
+    callee: str | None = ""
+    call_stack: list[str] = attrs.field(factory=lambda: ["user"])
+    """The names from the user down to the callee."""
+    node_id_stack: list[str] = attrs.field(factory=lambda: [""])
+    """The node ids that go with `call_stack`."""
+    father_node_id: str | None = ""
+    pre_node_ids: list[str] | str | None = attrs.field(factory=list[str])
+    latest_node_ids: list[str] | str | None = attrs.field(factory=list[str])
+    caller_category: str | None = "user"
+    callee_category: str | None = ""
+    node_id: str | None = ""
+    """The id of this call within its run."""
+    copied_node_id: str | None = ""
+    is_save_history: bool = True
+    is_send_message: bool = True
+    is_async_storage: bool = True
+    parallel_id: str | None = ""
+    parallel_dict: dict[str, Any] | None = attrs.field(factory=dict[str, Any])
+    arguments: dict[str, Any] = attrs.field(factory=dict[str, Any], repr=_keys)
+    """What the agent is given: `query`, and what else it takes. Any JSON."""
+    shared_data: dict[str, Any] = attrs.field(factory=dict[str, Any], repr=_keys)
+    """Seen and written by all calls of a run."""
+    group_data: dict[str, Any] = attrs.field(factory=dict[str, Any], repr=_keys)
+    """Seen and written by all runs of a conversation."""
+    create_time: str | None = None
+    update_time: str | None = None
+    idempotent: bool = False
+    """True allows that the remote runs twice, where that is the price of an answer. Never on the wire."""
+
+    def __new__(cls, *args: Any, **fields: Any) -> Self:
+        """A request that remembers which fields it was given: `build_payload` asks for it."""
+        request = super().__new__(cls)
+        request.__dict__["_given"] = frozenset(fields)
+        return request
+
+    @property
+    def given(self) -> frozenset[str]:
+        """The names of the fields that were given when the request was made, or by `clone_with`."""
+        return cast("frozenset[str]", self.__dict__["_given"])
+
+    @property
+    def session_name(self) -> str:
+        """What the framework keys its memory by."""
+        return f"{self.caller}__{self.callee}"
+
+    def clone_with(self, **changes: Any) -> Self:
+        """A deep copy with other values in some fields; data that the run shares stays shared.
+
+        A `send_message` that was replaced on this request is the clone's too.
+
+        Raises:
+            AttributeError: there is no such field.
+            PayloadError: a value cannot be copied; the text names its key.
+        """
+        fields = {field.name for field in attrs.fields(type(self))}
+        for name in changes:
+            if name not in fields:
+                raise AttributeError(f"{type(self).__name__} has no field {name!r}")
+        clone = type(self).__new__(type(self))
+        for name, value in self.__dict__.items():
+            if name in fields and name not in _SHARED and name not in changes:
+                clone.__dict__[name] = _copied(name, value, copy.deepcopy)
+            elif not name.startswith("_"):
+                clone.__dict__[name] = value
+        clone.__dict__.update(changes, _given=self.given | set(changes))
+        return clone
+
+    def __copy__(self) -> Self:
+        return self.clone_with()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self.clone_with()
+
+    def model_dump(self, *, exclude: Collection[str] = ()) -> dict[str, Any]:
+        """The fields, without those named in `exclude`; dictionaries and lists are copies, all the way down.
+
+        Raises:
+            PayloadError: a value is nested too deep, or holds itself; the text names its key.
+        """
+        left_out = {*exclude, *_OWN}
+        fields = {
+            field.name: getattr(self, field.name) for field in attrs.fields(type(self)) if field.name not in left_out
+        }
+        return {name: _copied(name, value, _containers) for name, value in fields.items()}
+
+    # --- the program around it ---
+
+    async def call(self, **changes: Any) -> OxyResponse:
+        """What another member of the program answers: `await request.call(callee="...", arguments={...})`.
+
+        Raises:
+            ConfigurationError: the request belongs to no program (`mas` is None).
+        """
+        if self.mas is None:
+            raise ConfigurationError("this request has no host to call through: set `mas`")
+        return await self.mas.call(self, **changes)
+
+    async def send_message(
+        self, message: Any = None, event: str | None = None, id: str | None = None, retry: int | None = None
+    ) -> None:
+        """Show `message` to whoever watches this run; without a host, to nobody.
+
+        May be replaced on a request (`request.send_message = mine`): each message of a remote run is then given to it.
+        """
+        if self.mas is not None and self.is_send_message:
+            await self.mas.send_message(self, message, event=event, id=id, retry=retry)
+
+    # --- the helpers of the framework ---
+
+    def set_query(self, query: str, master_level: bool = False) -> None:
+        """Set the query, of this call or (`master_level`) of the whole run."""
+        (self.shared_data if master_level else self.arguments)["query"] = query
+
+    def get_query(self, master_level: bool = False) -> Any:
+        """The query, of this call or of the whole run; empty where there is none."""
+        return (self.shared_data if master_level else self.arguments).get("query", "")
+
+    def has_short_memory(self, master_level: bool = False) -> bool:
+        """Whether the arguments hold a short-term memory."""
+        return _memory(master_level) in self.arguments
+
+    def set_short_memory(self, short_memory: Any, master_level: bool = False) -> None:
+        """Set the short-term memory."""
+        self.arguments[_memory(master_level)] = short_memory
+
+    def get_short_memory(self, master_level: bool = False) -> Any:
+        """The short-term memory; an empty list where there is none."""
+        return self.arguments.get(_memory(master_level), [])
+
+    def get_request_id(self) -> str:
+        """The caller's own id of the request."""
+        return self.request_id
+
+    def set_request_id(self, request_id: str) -> None:
+        """Set the caller's own id of the request."""
+        self.request_id = request_id
+
+    def get_group_id(self) -> str:
+        """The id of the conversation."""
+        return self.group_id
+
+    def set_group_id(self, group_id: str) -> None:
+        """Set the id of the conversation."""
+        self.group_id = group_id
+
+    def has_arguments(self, key: str) -> bool:
+        """Whether there is an argument of that name."""
+        return key in self.arguments
+
+    def get_arguments(self, key: str | None = None, default: Any = None) -> Any:
+        """One argument, or without a key all."""
+        return _get(self.arguments, key, default)
+
+    def set_arguments(self, key: str, value: Any) -> None:
+        """Set one argument."""
+        self.arguments[key] = value
+
+    def has_shared_data(self, key: str) -> bool:
+        """Whether the run's data hold `key`."""
+        return key in self.shared_data
+
+    def get_shared_data(self, key: str | None = None, default: Any = None) -> Any:
+        """One value of the run's data, or without a key all."""
+        return _get(self.shared_data, key, default)
+
+    def set_shared_data(self, key: str, value: Any) -> None:
+        """Set one value of the run's data."""
+        self.shared_data[key] = value
+
+    def has_group_data(self, key: str) -> bool:
+        """Whether the conversation's data hold `key`."""
+        return key in self.group_data
+
+    def get_group_data(self, key: str | None = None, default: Any = None) -> Any:
+        """One value of the conversation's data, or without a key all."""
+        return _get(self.group_data, key, default)
+
+    def set_group_data(self, key: str, value: Any) -> None:
+        """Set one value of the conversation's data."""
+        self.group_data[key] = value
+
+
+def _memory(master_level: bool) -> str:
+    return "master_short_memory" if master_level else "short_memory"
+
+
+def _get(data: Mapping[str, Any], key: str | None, default: Any) -> Any:
+    return data if key is None else data.get(key, default)
+
+
+@attrs.define(slots=False)
+class OxyResponse:
+    """What came of a call."""
+
+    state: OxyState
+    """How it ended."""
+    output: Any = None
+    """The answer (any JSON), or the text of what went wrong."""
+    extra: dict[str, Any] = attrs.field(factory=dict[str, Any])
+    """`trace_id`, `remote_trace_id`; after a failure `error` (its class), `outcome`, `retryable` and `attempts` too."""
+    oxy_request: OxyRequest | None = attrs.field(default=None, repr=False, eq=False)
+    """The request as it was executed."""
+
+    @classmethod
+    def failed(cls, error: OxyError, trace_id: str = "") -> Self:
+        """What `error` is as a response: FAILED with its text, or what the remote itself gave.
+
+        `trace_id` is that of the call, for an error that knows of none.
+        """
+        extra = {
+            "error": type(error).__name__,
+            "outcome": str(error.outcome),
+            "retryable": error.retryable,
+            "attempts": error.attempts,
+            "trace_id": error.trace_id or trace_id,
+        }
+        state, output = OxyState.FAILED, str(error)
+        if isinstance(error, RemoteAgentError):
+            state, output = error.state or state, error.output if error.output is not None else output
+        return cls(state, output, extra)

@@ -1,0 +1,1 @@
+"""The protocol of OxyGent servers: payload, server-sent events, messages, router. Pure."""

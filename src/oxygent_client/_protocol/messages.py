@@ -1,0 +1,120 @@
+"""Turn a server-sent event into a typed event.
+
+Rule: unknown is not wrong: it becomes `Custom` or `Text`, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, cast
+
+from oxygent_client._core import json_codec
+from oxygent_client._core.errors import (
+    TooLargeError,
+)
+from oxygent_client._core.events import (
+    Answer,
+    Custom,
+    Event,
+    Observation,
+    Progress,
+    RemoteErrorEvent,
+    ServerSentEvent,
+    Text,
+    TextDelta,
+    ToolCall,
+)
+from oxygent_client._core.settings import Limits
+
+__all__ = ["CLOSE", "LEGACY_DONE", "SAYS", "as_text", "is_event_stream", "to_event", "trace_id_of"]
+
+CLOSE: Final = "close"
+"""The name of the event that ends a stream, whatever its data. Nothing else does."""
+LEGACY_DONE: Final = "done"
+"""In a stream that names no event, a message that may be the end: see `oxygent_client._run.event_buffer`."""
+
+EVENTS: Final[dict[str, type[Event]]] = {
+    "answer": Answer,
+    "tool_call": ToolCall,
+    "observation": Observation,
+    "stream": TextDelta,
+    "stream_end": TextDelta,
+    "progress": Progress,
+    "error": RemoteErrorEvent,
+}
+"""The class of each known message type; any other is `Custom`."""
+
+
+def to_event(sse: ServerSentEvent, limits: Limits = Limits()) -> Event:
+    """The typed event in `sse`.
+
+    JSON that is nested deeper than `limits.depth` is a `Text` whose `problems` say so; where it is an answer all the
+    same, its type is `answer`.
+    """
+    try:
+        message, problems = json_codec.read(sse.data, depth=limits.depth)
+    except TooLargeError as error:
+        kind = "answer" if json_codec.text_member(sse.data, "type") == "answer" else None
+        return Text(kind, sse.data, sse.data, sse, problems=(str(error),))
+    except ValueError:
+        return Text(None, sse.data, sse.data, sse)
+    if not isinstance(message, dict):
+        return Custom(None, message, message, sse, problems=problems)
+    fields = cast("dict[str, Any]", message)
+    kind = fields.get("type")
+    kind = kind if isinstance(kind, str) else None
+    content = fields.get("content")
+    cls = EVENTS.get(kind or "", Custom)
+    if issubclass(cls, ToolCall | Observation) and not isinstance(content, dict):
+        cls = Custom
+    return cls(kind, content, fields, sse, problems=problems)
+
+
+def trace_id_of(event: Event) -> str:
+    """The server's trace id of the run that an event which ends a run says it belongs to; else empty.
+
+    That is an answer, an observation of a root, or the close event. Others may come from runs within the run, and the
+    content of an answer is the agent's own.
+    """
+    message = event.message
+    if not isinstance(message, dict):
+        return ""
+    places = [cast("dict[str, Any]", message)]
+    if isinstance(event, Observation):
+        content = cast("dict[str, Any]", event.content)
+        if content.get("caller_category") != "user":
+            return ""
+        places.insert(0, content)
+    elif not isinstance(event, Answer) and event.sse.event != CLOSE:
+        return ""
+    ids = [place.get("current_trace_id") for place in places]
+    return next((str(each) for each in ids if each != "" and type(each) in (str, int)), "")
+
+
+def is_event_stream(content_type: str) -> bool:
+    """Whether a Content-Type says `text/event-stream`; its parameters do not matter.
+
+    A header that was sent twice arrives as one with a comma; it counts if all its parts say the same.
+    """
+    return _is_type(content_type, "text/event-stream")
+
+
+def _is_type(content_type: str, expected: str) -> bool:
+    parts = (part.partition(";")[0].strip().lower() for part in _QUOTED.sub("", content_type).split(","))
+    return {part for part in parts if part} == {expected}
+
+
+_QUOTED: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?')
+"""A value of a parameter, which may hold a comma."""
+
+
+SAYS: Final = ("message", "error", "errors", "detail")
+"""Members of an object by which servers and proxies say what went wrong."""
+
+
+def as_text(value: Any) -> str:
+    """Any JSON as a text for a person."""
+    try:
+        return str(value)
+    except RecursionError:
+        return "(JSON that is nested too deep to be shown)"

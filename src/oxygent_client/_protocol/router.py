@@ -1,0 +1,204 @@
+"""Decide what an event does, by a dispatch table keyed by event type.
+
+Rule 1: every message type that a remote is known to send has its line in ROUTES; any other goes by the line of None.
+Rule 2: nothing here does I/O, keeps state, or changes an event. What is forwarded is a copy.
+Rule 3: a route says what is to be done with the event, not how: the run does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Final, Self, TypeVar, cast
+
+import attrs
+
+from oxygent_client._core.events import Event, Observation, Text, ToolCall
+from oxygent_client._core.validation import check_plain
+
+__all__ = ["Action", "Drop", "EventRouter", "Forward", "NameMap", "Route", "SetAnswer", "copy_json"]
+
+
+@attrs.frozen(kw_only=True)
+class NameMap:
+    """How names of the remote's run translate into the caller's."""
+
+    call_stack: tuple[str, ...] | None = None
+    """The caller's own stack, if the remote was not told of it: forwarded stacks start with it. None: they stay."""
+    trace_id: str = ""
+    """What the caller calls the run."""
+    remote_trace_id: str = ""
+    """What the remote calls it."""
+
+
+@attrs.frozen
+class SetAnswer:
+    """The event is an answer: the output so far."""
+
+    output: Any
+
+
+class Forward:
+    """The message goes on to the caller's `send_message`."""
+
+    __slots__ = ("_make", "_message")
+
+    def __init__(self, message: Any) -> None:
+        self._make: Callable[[], Any] | None = None
+        self._message = message
+
+    @classmethod
+    def of(cls, make: Callable[[], Any]) -> Self:
+        """The message that `make` makes when it is first looked at: to copy a large one costs as much as to read it."""
+        action = cls(None)
+        action._make = make
+        return action
+
+    @property
+    def message(self) -> Any:
+        """What goes on."""
+        if self._make is not None:
+            self._message, self._make = self._make(), None
+        return self._message
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.message == other.message) if isinstance(other, Forward) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Forward, (self.message,)
+
+    def __repr__(self) -> str:
+        return f"Forward(message={self.message!r})"
+
+
+@attrs.frozen
+class Drop:
+    """The message goes no further; the caller has its own word for it."""
+
+    reason: str
+    """For a person to read."""
+
+
+Action = SetAnswer | Forward | Drop
+Route = Callable[[Event, NameMap], Action]
+Name = TypeVar("Name", bound="str | None")  # a table of the user's may have None among its names, or not
+
+
+def answer(event: Event, link: NameMap) -> Action:
+    """The output of the run, until another answer comes."""
+    return SetAnswer(event.message.get("content"))
+
+
+def inner_step(event: Event, link: NameMap) -> Action:
+    """A call inside the remote: goes on, in the caller's terms, unless it is the root of the run.
+
+    The root's caller, or callee, is of the category `user`: the caller's own program shows that call itself. A message
+    without categories is not "user".
+    """
+    step = cast("ToolCall | Observation", event)
+    if "user" in (step.caller_category, step.callee_category):
+        return Drop("the root of the remote's run")
+    return Forward.of(partial(_translated, event, link))
+
+
+def _translated(event: Event, link: NameMap) -> Any:
+    """A copy of the message of a step, in the caller's terms."""
+    message = copy_json(event.message)
+    content = message["content"]
+    if link.call_stack is not None and isinstance(content.get("call_stack"), list):
+        # The remote's first two are its "user" and the agent that was called; both stand in the caller's stack.
+        content["call_stack"] = [*link.call_stack, *content["call_stack"][2:]]
+    if link.remote_trace_id != link.trace_id and content.get("current_trace_id") == link.remote_trace_id:
+        content["current_trace_id"] = link.trace_id
+    return message
+
+
+def forward(event: Event, link: NameMap) -> Action:
+    """Whatever the application means by it: goes on as it is."""
+    return Forward.of(partial(copy_json, event.message))
+
+
+ROUTES: Final[Mapping[str | None, Route]] = MappingProxyType(
+    {
+        "answer": answer,
+        "tool_call": inner_step,
+        "observation": inner_step,
+        "stream": forward,
+        "stream_end": forward,
+        "think": forward,
+        "progress": forward,
+        "error": forward,
+        None: forward,
+    }
+)
+"""The documented behaviour, by message type; None is every type that has no line."""
+
+
+class EventRouter:
+    """A dispatch table from message type to route: `f(event, link)`, which gives `SetAnswer`, `Forward` or `Drop`.
+
+    `EventRouter({"metrics": drop})` adds a line, or replaces one, of the documented table; None is the line of every
+    type that has none. What a route raises ends the run with a `HandlerError`. Two routers are never joined by
+    inheritance: a router is its table.
+
+    Raises:
+        ConfigurationError: a route is not a plain function.
+    """
+
+    def __init__(self, routes: Mapping[Name, Route] | None = None) -> None:
+        table = dict(ROUTES)
+        for name, route in (routes or {}).items():
+            check_plain(f"the route of {name!r}", route)
+            table[name] = route
+        self._routes = MappingProxyType(table)
+
+    @property
+    def routes(self) -> Mapping[str | None, Route]:
+        """The whole table."""
+        return self._routes
+
+    def route(self, event: Event, link: NameMap = NameMap()) -> Action:
+        """What is to be done with `event`."""
+        if isinstance(event, Text) and event.type is not None:
+            return Drop("an answer that could not be read")
+        # A malformed tool call is a Custom event that kept its type: no route that relies on the shape may get it.
+        kind = event.type if event.type in self._routes and _well_formed(event) else None
+        return self._routes[kind](event, link)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EventRouter, (dict(self._routes),)
+
+    def __repr__(self) -> str:
+        return f"EventRouter({[*self._routes]})"
+
+
+def _well_formed(event: Event) -> bool:
+    return event.type not in ("tool_call", "observation") or isinstance(event, ToolCall | Observation)
+
+
+def copy_json(value: Any) -> Any:
+    """A deep copy of a JSON value.
+
+    A loop: a value may be nested deeper than functions may call each other.
+    """
+    whole: list[Any] = [value]
+    waiting: list[Any] = [whole]  # containers of ours that hold what is still to be copied
+    while waiting:
+        place: Any = waiting.pop()
+        members: Iterable[tuple[Any, Any]] = enumerate(cast("list[Any]", place))
+        if isinstance(place, dict):
+            members = cast("dict[Any, Any]", place).items()
+        for at, member in members:
+            if isinstance(member, dict):
+                copied: Any = dict(cast("dict[str, Any]", member))
+            elif isinstance(member, list):
+                copied = list(cast("list[Any]", member))
+            else:
+                continue
+            place[at] = copied
+            waiting.append(copied)
+    return whole[0]

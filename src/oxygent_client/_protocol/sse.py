@@ -1,0 +1,210 @@
+"""Decode bytes into server-sent events.
+
+It follows the algorithm of the standard to the letter
+(https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation), and:
+
+Rule 1: no I/O, no clock. `feed` is a plain function of the bytes so far; how they are cut into pieces changes nothing.
+Rule 2: nothing is held back that the standard would dispatch: a blank line's CR is enough, its LF may come later.
+Rule 3: work is linear in the bytes, memory is bounded by the limits, whatever the other side sends.
+Rule 4: text is UTF-8, always; what is not decodes to U+FFFD. A `charset` is not looked at.
+"""
+
+from __future__ import annotations
+
+import math
+
+from oxygent_client._core.errors import TooLargeError
+from oxygent_client._core.events import ServerSentEvent
+from oxygent_client._core.settings import Limits
+
+__all__ = ["Decoder"]
+
+_BOM = b"\xef\xbb\xbf"
+_SLICE = 64 * 1024
+"""How many bytes are cut into lines at a time, so that a huge piece does not become a huge list."""
+_RETRY_DIGITS = 4300
+"""Python's own bound for int(); a `retry` with more digits is ignored like any other that is no number of use."""
+_STRAY = 4096
+"""How many bytes are kept of lines that are no field."""
+
+
+class Decoder:
+    """The state between two pieces of an event stream.
+
+    `feed` each piece as it arrives. `last_event_id` and `reconnection_time` are what a reconnect must use.
+    """
+
+    last_event_id: str
+    """The id of the last block that was dispatched."""
+    reconnection_time: int | None
+    """Milliseconds; None until the stream said so."""
+    comments: int
+    """How many comment lines came: heartbeats, on real servers."""
+    names_events: bool
+    """True once a block named its event. Servers of 1.0.8 and older name none but the last."""
+    unnamed_events: int
+    """How many events came before that."""
+
+    def __init__(self, limits: Limits = Limits()) -> None:
+        self.last_event_id = ""
+        self.reconnection_time = None
+        self.comments = 0
+        self.names_events = False
+        self.unnamed_events = 0
+        self._limits = limits
+        self._line_limit = math.inf if limits.line_bytes is None else limits.line_bytes
+        self._event_limit = math.inf if limits.event_bytes is None else limits.event_bytes
+        self._stream_bytes = 0
+        self._head: bytes | None = b""  # what may still become a byte order mark; None once that is settled
+        self._swallow_lf = False  # the last byte was the CR of a line end
+        self._line = bytearray()  # the line that has no end yet
+        self._failure: TooLargeError | None = None
+        self._stray = bytearray()  # the beginning of the lines that are no field
+        # The block that has no blank line yet:
+        self._block_bytes = 0
+        self._event = ""
+        self._data: bytes | bytearray | None = None
+        self._id = ""  # not reset between blocks: the standard's "last event ID buffer"
+        self._retry: int | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes are held of an event that is not complete."""
+        return len(self._line) + len(self._data or b"")
+
+    @property
+    def leftovers(self) -> tuple[str, str]:
+        """The beginning of what came and became no event: lines that are no field; the data of an incomplete block.
+
+        A server that fails may send its error so.
+        """
+        line = bytes(self._line[:_STRAY])
+        name, _, value = line.partition(b":")
+        stray, data = [bytes(self._stray)], [bytes(self._data or b"")[:_STRAY]]
+        (data if name == b"data" else stray).append(value.removeprefix(b" ") if name == b"data" else line)
+        first, second = (b"\n".join(filter(None, parts))[:_STRAY].decode("utf-8", "replace") for parts in (stray, data))
+        return first, second
+
+    @property
+    def is_within_event(self) -> bool:
+        """Whether an event has begun, by its name or its data, and is not complete. A part of a comment is none."""
+        has_field = bool(self._line) and not self._line.startswith(b":")
+        return has_field or bool(self._event) or self._data is not None
+
+    def feed(self, piece: bytes, /) -> list[ServerSentEvent]:
+        """The events that `piece` completes, in their order.
+
+        Raises:
+            TooLargeError: a limit was passed; `.events` are those that were complete before. The decoder is of no
+                further use: each later call raises the same error.
+        """
+        if self._failure is not None:
+            raise self._failure
+        events: list[ServerSentEvent] = []
+        try:
+            for start in range(0, len(piece), _SLICE):
+                self._take(piece[start : start + _SLICE] if len(piece) > _SLICE else piece, events)
+        except TooLargeError as error:
+            error.events = tuple(events)
+            self._failure = error
+            # Who keeps the error keeps its traceback, and this: a decoder and its failure hold each other.
+            self._line, self._data = bytearray(), None
+            raise error.with_traceback(None) from None
+        return events
+
+    def _take(self, piece: bytes, events: list[ServerSentEvent]) -> None:
+        limit = self._limits.stream_bytes
+        over = limit is not None and self._stream_bytes + len(piece) > limit
+        if over:
+            assert limit is not None
+            piece = piece[: limit - self._stream_bytes]
+        self._stream_bytes += len(piece)
+        if self._head is not None:
+            piece = self._without_mark(self._head + piece)
+        if self._swallow_lf and piece:
+            self._swallow_lf = False
+            if piece[:1] == b"\n":
+                piece = piece[1:]
+        if piece:
+            self._cut(piece, events)
+        if over:
+            raise TooLargeError(f"the stream is larger than Limits.stream_bytes ({limit})")
+
+    def _without_mark(self, head: bytes) -> bytes:
+        """What is left of the stream's first bytes once a byte order mark is ruled in or out; empty until then."""
+        if len(head) < len(_BOM) and _BOM.startswith(head):
+            self._head = head
+            return b""
+        self._head = None
+        return head.removeprefix(_BOM)
+
+    def _cut(self, piece: bytes, events: list[ServerSentEvent]) -> None:
+        # bytes.splitlines ends a line at LF, CR and CRLF only; str.splitlines would break JSON at U+2028.
+        lines = piece.splitlines()
+        if piece[-1] in b"\r\n":
+            self._swallow_lf = piece[-1:] == b"\r"
+            rest = b""
+        else:
+            rest = lines.pop()
+        if lines:
+            if self._line:
+                self._line += lines[0]
+                lines[0] = bytes(self._line)
+                self._line = bytearray()
+            for line in lines:
+                self._read(line, events)
+        if rest:
+            self._line += rest
+            size = len(self._line)
+            if size > self._line_limit or self._block_bytes + size > self._event_limit:
+                raise self._too_large(size)
+
+    def _too_large(self, line_bytes: int) -> TooLargeError:
+        """The error for the limit that was passed first: that does not depend on the pieces."""
+        if line_bytes > self._line_limit <= self._event_limit - self._block_bytes:
+            return TooLargeError(f"a line is longer than Limits.line_bytes ({self._line_limit})")
+        return TooLargeError(f"an event is larger than Limits.event_bytes ({self._event_limit})")
+
+    def _read(self, line: bytes, events: list[ServerSentEvent]) -> None:
+        if not line:
+            self._dispatch(events)
+            return
+        size = len(line)
+        if size > self._line_limit or self._block_bytes + size + 1 > self._event_limit:
+            raise self._too_large(size)
+        self._block_bytes += size + 1  # a line end counts as one, however it was written: rule 1
+        name, _, value = line.partition(b":")
+        if value[:1] == b" ":
+            value = value[1:]
+        if name == b"data":
+            if self._data is None:
+                self._data = value
+            else:
+                if isinstance(self._data, bytes):
+                    self._data = bytearray(self._data)
+                self._data += b"\n"
+                self._data += value
+        elif not name:
+            self.comments += 1
+        elif name == b"event":
+            self._event = value.decode("utf-8", "replace")
+            self.names_events = self.names_events or bool(value)
+        elif name == b"id":
+            if b"\0" not in value:
+                self._id = value.decode("utf-8", "replace")
+        elif name == b"retry" and value.isdigit() and len(digits := value.lstrip(b"0")) <= _RETRY_DIGITS:
+            self._retry = self.reconnection_time = int(digits or b"0")
+        elif name != b"retry" and len(self._stray) < _STRAY:
+            self._stray += line[: _STRAY - len(self._stray)] + b"\n"
+
+    def _dispatch(self, events: list[ServerSentEvent]) -> None:
+        self.last_event_id = self._id
+        if self._data is not None:
+            data = self._data.decode("utf-8", "replace")
+            events.append(ServerSentEvent(self._event or "message", data, self._id, self._retry))
+            if not self.names_events:
+                self.unnamed_events += 1
+        self._block_bytes = 0
+        self._event = ""
+        self._data = None
+        self._retry = None

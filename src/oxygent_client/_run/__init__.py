@@ -1,0 +1,1 @@
+"""One run of a remote agent: its state, its connection, its recovery."""

@@ -1,0 +1,112 @@
+"""End runs that the program dropped without leaving their block.
+
+Rule 1: the garbage collector may run in any thread, while any lock is held. So it only notes that a run is gone;
+    observers are told in the run's event loop soon after, or when the next run begins or statistics are asked for.
+Rule 2: a run whose event loop is closed is over, also where a task of that loop still holds it: anyio keeps such tasks.
+Rule 3: a forked child tells nothing of its parent's runs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections import deque
+from contextlib import suppress
+from typing import Any, Final, Protocol, cast
+
+from anyio.lowlevel import current_token
+
+from oxygent_client._core.log import log_event
+from oxygent_client._core.transport import Context
+from oxygent_client._run.outcome import OutcomeTracker
+from oxygent_client.telemetry.observers import RunObservation
+
+__all__ = ["AbandonedWatch", "forget", "sweep", "watch"]
+
+
+class Abandonable(Protocol):
+    """A run."""
+
+    def abandon(self) -> None:
+        """End it, since nobody can read on."""
+        ...
+
+
+class AbandonedWatch(weakref.ref[Abandonable]):
+    """A run in flight, and what its observers are told if it is lost."""
+
+    __slots__ = ("began", "context", "loop", "observed", "word")
+
+    observed: RunObservation
+    context: Context
+    word: OutcomeTracker
+    began: float
+    loop: weakref.ref[Any]
+    """The event loop of the run."""
+
+    def end(self) -> None:
+        """The run is over, and its observers were told."""
+        _WATCHED.get(self.loop, set()).discard(self)
+
+
+_WATCHED: Final[dict[weakref.ref[Any], set[AbandonedWatch]]] = {}
+"""By event loop."""
+_LOST: Final[deque[AbandonedWatch]] = deque()
+
+
+def watch(run: Abandonable, observed: RunObservation, context: Context, word: OutcomeTracker) -> AbandonedWatch:
+    """Watch over `run`, which begins now, until `end`."""
+    sweep()
+    _end_with_their_loops()
+    each = AbandonedWatch(run, _lose)
+    each.observed, each.context, each.word = observed, context, word
+    each.began, each.loop = time.monotonic(), weakref.ref(current_token().native_token)
+    _WATCHED.setdefault(each.loop, set()).add(each)
+    return each
+
+
+def sweep() -> None:
+    """Tell the observers of all runs that were lost."""
+    while _LOST:
+        try:
+            lost = _LOST.popleft()
+        except IndexError:  # pragma: no cover  (another thread was faster)
+            return
+        log_event("odd", lost.context, "a run was dropped without leaving its block (`async with agent.stream(...)`)")
+        said = {"end": "left", "error": None, "response": None, "outcome": str(lost.word.outcome)}
+        lost.observed.hold(0)
+        lost.observed.note("ended", lost.context, {**said, "seconds": time.monotonic() - lost.began})
+
+
+def _end_with_their_loops() -> None:
+    """End the runs of event loops that are closed; trio has ended all tasks of a loop before that."""
+    for loop_ref in [*_WATCHED]:
+        loop = loop_ref()
+        if loop is None or (hasattr(loop, "is_closed") and loop.is_closed()):
+            for run in [run for each in _WATCHED.pop(loop_ref, set()) if (run := each()) is not None]:
+                run.abandon()
+
+
+def _lose(ref: weakref.ref[Any]) -> None:
+    lost = cast("AbandonedWatch", ref)
+    watched = _WATCHED.get(lost.loop, set())
+    if lost not in watched:
+        return
+    watched.discard(lost)
+    _LOST.append(lost)
+    loop = lost.loop()
+    soon = getattr(loop, "call_soon_threadsafe", None) or getattr(loop, "run_sync_soon", None)
+    if soon is not None:
+        with suppress(RuntimeError):  # the loop is closed
+            soon(sweep)
+
+
+def forget() -> None:
+    """Watch over no run any more."""
+    _WATCHED.clear()
+    _LOST.clear()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch  (absent on Windows)
+    os.register_at_fork(after_in_child=forget)

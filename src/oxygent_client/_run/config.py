@@ -1,0 +1,70 @@
+"""Configuration of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+import attrs
+
+from oxygent_client._core.events import Event
+from oxygent_client._core.requests import OxyRequest
+from oxygent_client._core.settings import ConfirmState, Limits, Timeouts
+from oxygent_client._core.transport import HTTPRequest, Transport
+from oxygent_client._protocol.router import Action, EventRouter, NameMap
+from oxygent_client._protocol.schema import Schema, Validator
+from oxygent_client._run.outcome import OutcomeTracker
+from oxygent_client.telemetry.observers import RunObservation
+
+__all__ = ["Listener", "RunConfig"]
+
+
+class Listener(Protocol):
+    """Who hears of a run as it goes; what a listener raises ends the run."""
+
+    async def opened(self) -> None:
+        """The run is about to be asked for."""
+        ...
+
+    async def heard(self, event: Event, action: Action) -> None:
+        """An event came, and `action` is what the router made of it."""
+        ...
+
+    async def completed(self) -> None:
+        """The run has come to its end, with an answer."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class RunConfig:
+    """Everything that a run needs."""
+
+    request: OxyRequest
+    """What is executed; it is not changed, but for the note of how its run ended badly."""
+    trace_id: str
+    """What the caller calls the run."""
+    base_url: str
+    lease: Callable[[OutcomeTracker], AbstractAsyncContextManager[Transport]]
+    """Lends a transport for the time of the run, which says what becomes of a request that departs."""
+    prepare: Callable[[Transport, str, float], Awaitable[tuple[HTTPRequest, NameMap]]]
+    """The request to send, and how the remote's names translate; from a transport, the run's id at the remote, and the
+    deadline (`math.inf` for none)."""
+    router: EventRouter
+    listener: Listener
+    timeouts: Timeouts
+    limits: Limits
+    question: Callable[[], HTTPRequest]
+    """The pattern of the GETs by which the server is asked for its record of the run."""
+    confirm_state: ConfirmState = "auto"
+    """When the record of a run is asked for, although the run has an answer."""
+    failure_detector: Callable[[Any], bool] | None = None
+    """Whether an output is one of a run that failed."""
+    schema: Schema = attrs.field(factory=dict[str, Validator])
+    """What is expected of messages."""
+    strict: bool = False
+    """Whether a message that is not as expected is an error."""
+    attached_to: str = ""
+    """The id, at the remote, of the detached run that is listened to; empty: the run is asked for."""
+    observed: RunObservation = attrs.field(factory=RunObservation)
+    """This run, for those who observe it."""

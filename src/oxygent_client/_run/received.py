@@ -1,0 +1,102 @@
+"""Keep the answer, the text and the last events of a run, within limits.
+
+Rule: pure. What came is noted once, in its order, and what is dropped is counted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from oxygent_client._core.events import Event, Partial, RemoteErrorEvent, Text, TextDelta
+from oxygent_client._core.settings import Limits
+from oxygent_client._protocol.router import Action, SetAnswer
+
+__all__ = ["ReceivedEvents"]
+
+PIECES: Final = 256
+"""How many pieces of text are kept apart: each costs some 50 bytes beside its characters."""
+
+
+class ReceivedEvents:
+    """What has been received so far."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.answer: SetAnswer | None = None
+        self.unread = ""
+        """Why the last answer could not be read; empty if it could."""
+        self.error: Event | None = None
+        """The last error that the remote reported: by a message's type, or by the name of an event without a type."""
+        self.problem = ""
+        """Why the first of the messages that could not be read could not be."""
+        self._limits = limits
+        self._events: deque[tuple[Event, int]] = deque()
+        self._bytes = 0
+        self._dropped = 0
+        self._text = ""
+        self._pieces: list[str] = []
+
+    def note(self, event: Event, action: Action) -> None:
+        """Take in one event, and what the router made of it."""
+        if isinstance(action, SetAnswer):
+            self.answer, self.unread = action, ""
+        if isinstance(event, TextDelta):
+            self._pieces.append(event.text)
+            if len(self._pieces) >= PIECES:
+                self._join()
+        elif isinstance(event, RemoteErrorEvent) or (event.sse.event == "error" and event.type is None):
+            self.error = event
+        if isinstance(event, Text) and event.problems:
+            self.problem = self.problem or event.problems[0]
+            if event.type == "answer":
+                self.answer, self.unread = None, event.problems[0]
+        size = _size(event)
+        self._events.append((event, size))
+        self._bytes += size
+        while len(self._events) > self._limits.partial_events or self._bytes > self._limits.partial_bytes:
+            self._bytes -= self._events.popleft()[1]
+            self._dropped += 1
+
+    def drop(self, count: int) -> None:
+        """So many events were received, and cannot be had."""
+        self._dropped += count
+
+    @property
+    def last(self) -> Event | None:
+        """The last event; None if none came."""
+        return self._events[-1][0] if self._events else None
+
+    @property
+    def count(self) -> int:
+        """How many events came."""
+        return len(self._events) + self._dropped
+
+    @property
+    def text(self) -> str:
+        """The text of all deltas."""
+        return self._join()
+
+    @property
+    def partial(self) -> Partial:
+        """All of it, as a value."""
+        answer = self.answer.output if self.answer else None
+        events = tuple(event for event, _ in self._events)
+        return Partial(events=events, text=self.text, answer=answer, dropped=self._dropped)
+
+    def _join(self) -> str:
+        """The text, with the pieces that came since.
+
+        A string that only one name refers to grows in place (CPython): so a text that is looked at after each of its
+        pieces is not copied each time.
+        """
+        text, self._text = self._text, ""
+        text += "".join(self._pieces)
+        self._pieces.clear()
+        self._text = text
+        return text
+
+
+def _size(event: Event) -> int:
+    """The bytes of an event's data."""
+    data = event.sse.data
+    return len(data) if data.isascii() else len(data.encode())

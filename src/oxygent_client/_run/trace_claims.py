@@ -1,0 +1,91 @@
+"""Reserve the trace id of a run at the server or replica that gets it.
+
+Rule 1: over a cluster, the id is claimed at a replica when the request for the run is about to go there. Where it is in
+    use, by whatever agent of this process, the request is sent with another one.
+Rule 2: what the caller called the run is known, by the server's name for it, at that replica and at the cluster.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+import attrs
+
+from oxygent_client._core import json_codec
+from oxygent_client._core.errors import ConfigurationError, Outcome
+from oxygent_client._core.server_identity import server_identity
+from oxygent_client._core.transport import HTTPRequest, redact_url
+from oxygent_client._protocol.payload import encode
+from oxygent_client._run.trace_ids import TRACE_IDS, TraceIdLease
+
+__all__ = ["TraceIdClaims"]
+
+DEPTH: Final = 10_000
+"""How deep a payload of our own may be nested, which was written a moment before."""
+
+
+class TraceIdClaims:
+    """What one run has claimed: `first` where it was asked for, and more at each replica that it was sent to."""
+
+    def __init__(self, first: TraceIdLease) -> None:
+        self.remote = first.remote
+        """What the remote calls the run: of several servers, the one that is heard, or was asked last."""
+        self.replica = ""
+        """The URL of that one, if a cluster chose it."""
+        self._first = first
+        self._at: dict[str, TraceIdLease] = {}
+
+    def over(self, request: HTTPRequest) -> HTTPRequest:
+        """`request` as it is sent: if a cluster is to choose its server, it takes these claims along."""
+        if request.base_url:
+            return request
+        return attrs.evolve(request, context=attrs.evolve(request.context, claims=self))
+
+    def fit(self, request: HTTPRequest) -> HTTPRequest:
+        """`request`, which is about to go to `context.replica`, with an id that is free there.
+
+        Raises:
+            ConfigurationError: it needs another id, and its body is not the payload any more.
+        """
+        context = request.context
+        key = server_identity(context.replica)
+        claim = self._at[key] = TRACE_IDS.claim_at(context.replica, self._first)
+        if claim.remote != context.remote_trace_id:
+            try:
+                payload = _payload(request)
+            except ConfigurationError:
+                self.unused(request)
+                raise
+            body = encode({**payload, "current_trace_id": claim.remote})
+            request = attrs.evolve(request, body=body, context=attrs.evolve(context, remote_trace_id=claim.remote))
+        self.heard(request)
+        return request
+
+    def heard(self, request: HTTPRequest) -> None:
+        """The response to this request is the run's."""
+        self.remote, self.replica = request.context.remote_trace_id, request.context.replica
+        TRACE_IDS.name(self._first, self.remote)
+
+    def unused(self, request: HTTPRequest) -> None:
+        """The replica surely ran nothing of this request."""
+        claim = self._at.pop(server_identity(request.context.replica), None)
+        if claim is not None:  # it may have been sent twice
+            TRACE_IDS.release(claim, ran=False, closed=False)
+
+    def release(self, *, ran: bool, closed: bool) -> None:
+        """The run is over: as `TraceLedger.release`, for the server that was heard. The others did not close."""
+        TRACE_IDS.release(self._first, ran=ran, closed=closed)
+        for key, claim in self._at.items():
+            is_heard = key == server_identity(self.replica)
+            TRACE_IDS.release(claim, ran=ran or not is_heard, closed=closed and is_heard)
+
+
+def _payload(request: HTTPRequest) -> dict[str, Any]:
+    try:
+        return cast("dict[str, Any]", json_codec.loads(request.body.decode(), depth=DEPTH))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"the trace id is in use at {redact_url(request.context.replica)}, and a transport around the Cluster has"
+            " made something else than JSON of the payload: put that transport into Cluster(transport=...)",
+            outcome=Outcome.NOT_SENT,
+        ) from error

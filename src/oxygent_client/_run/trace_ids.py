@@ -1,0 +1,184 @@
+"""Registry of the trace ids in use at each server.
+
+A real server keys its queue of messages by the trace id and reads it destructively: two runs with one id swap, double
+and lose each other's messages, and what a run left unread comes first in the next. So:
+
+Rule 1: a caller's id is sent as it is, unless at this server it is in flight, or its last run ended without its close,
+    or the very same call ran before: by what is stored of that, the new run could not be told from it.
+Rule 2: else the remote gets `<id>-<12 random>`, and the caller's own word for it stays what it was.
+Rule 3: the table is of one process, bounded, and shared by its threads.
+Rule 4: a claim that is garbage-collected is over, and was not closed. A forked child holds none of its parent's claims.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import OrderedDict, deque
+from typing import Final, TypeVar, cast
+
+import attrs
+
+from oxygent_client._core.ids import new_id
+from oxygent_client._core.server_identity import server_identity
+
+__all__ = ["TRACE_IDS", "TraceIdLease", "TraceIdRegistry"]
+
+Key = tuple[str, str]
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@attrs.frozen(eq=False)
+class TraceIdLease:
+    """A run's id at one server, in flight until it is released or garbage-collected."""
+
+    base_url: str
+    remote: str
+    """What the remote calls the run."""
+    trace_id: str = ""
+    """What the caller calls it; empty for one that somebody else began."""
+    node_id: str = ""
+    """The caller's own node of the call."""
+
+
+class _Held(weakref.ref[TraceIdLease]):
+    """A claim in flight, and what must be known of it when it is gone."""
+
+    __slots__ = ("call", "key")
+
+    key: Key
+    call: Key | None
+
+
+@attrs.define
+class TraceIdRegistry:
+    """The trace ids that may not be sent, and the caller's ids that the remote knows by another name."""
+
+    size: int = 10_000
+    """How many ids of each kind are kept; the oldest that is not in flight goes first."""
+    _in_flight: dict[Key, _Held] = attrs.field(factory=dict[Key, _Held], init=False)
+    _lost: deque[weakref.ref[TraceIdLease]] = attrs.field(
+        factory=deque[weakref.ref[TraceIdLease]], init=False, repr=False
+    )
+    """Claims that were garbage-collected. The collector may run anywhere, within the lock too, so it only appends."""
+    _soiled: OrderedDict[Key, None] = attrs.field(factory=OrderedDict[Key, None], init=False)
+    _renamed: OrderedDict[Key, str] = attrs.field(factory=OrderedDict[Key, str], init=False)
+    _calls: OrderedDict[Key, None] = attrs.field(factory=OrderedDict[Key, None], init=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
+
+    def claim(self, base_url: str, trace_id: str, node_id: str = "") -> TraceIdLease:
+        """The id under which the remote shall run what the caller calls `trace_id`.
+
+        `node_id` is the caller's own node of the call. A server's record is asked by both: so both were never one run's
+        before.
+        """
+        with self._lock:
+            claim = self._claim(base_url, trace_id, trace_id, node_id)
+            self._name(claim, claim.remote)
+            return claim
+
+    def claim_at(self, base_url: str, first: TraceIdLease) -> TraceIdLease:
+        """The id under which a replica of a cluster shall run that for which `first` was claimed at the cluster."""
+        with self._lock:
+            claim = self._claim(base_url, first.remote, first.trace_id, first.node_id)
+            self._name(claim, claim.remote)
+            return claim
+
+    def name(self, claim: TraceIdLease, remote: str) -> None:
+        """The last run for which the caller has this claim's trace id is called so at its server."""
+        with self._lock:
+            self._name(claim, remote)
+
+    def hold(self, base_url: str, remote: str) -> TraceIdLease | None:
+        """The remote's own id of a run, to read what it says; None if somebody does already."""
+        with self._lock:
+            self._take_back()
+            return None if _key(base_url, remote) in self._in_flight else self._hold(TraceIdLease(base_url, remote))
+
+    def release(self, claim: TraceIdLease, *, ran: bool, closed: bool) -> None:
+        """It is over: `ran` if it may have run, `closed` if its close event came, so that nothing of it is left."""
+        with self._lock:
+            key = _key(claim.base_url, claim.remote)
+            held = self._in_flight.get(key)
+            if held is None or held() is not claim:  # a claim of the process from which this one was forked
+                return
+            del self._in_flight[key]
+            self._note(held, ran=ran, closed=closed)
+
+    def after_fork(self) -> None:
+        """Give up what the parent process has in flight; its ids are not sent again."""
+        self._lock = threading.Lock()  # another thread may have held it at that moment
+        for held in self._in_flight.values():
+            self._note(held, ran=True, closed=False)
+        self._in_flight = {}
+        self._lost.clear()
+
+    def forget(self) -> None:
+        """Be as new: every id is free, those of runs that go on too."""
+        with self._lock:
+            for table in (self._in_flight, self._soiled, self._renamed, self._calls):
+                table.clear()
+
+    def _claim(self, base_url: str, wanted: str, trace_id: str, node_id: str) -> TraceIdLease:
+        self._take_back()
+        key, remote = _key(base_url, wanted), wanted
+        if key in self._in_flight or key in self._soiled or _call(base_url, trace_id, node_id) in self._calls:
+            remote = f"{trace_id}-{new_id(12)}"
+        return self._hold(TraceIdLease(base_url, remote, trace_id, node_id))
+
+    def _name(self, claim: TraceIdLease, remote: str) -> None:
+        key = _key(claim.base_url, claim.trace_id)
+        if remote == claim.trace_id:
+            self._renamed.pop(key, None)
+        else:
+            _keep(self._renamed, key, remote, self.size)
+
+    def _hold(self, claim: TraceIdLease) -> TraceIdLease:
+        held = _Held(claim, self._lost.append)
+        held.key = _key(claim.base_url, claim.remote)
+        held.call = _call(claim.base_url, claim.trace_id, claim.node_id) if claim.node_id else None
+        self._in_flight[held.key] = held
+        return claim
+
+    def _take_back(self) -> None:
+        """End what was garbage-collected without having been released."""
+        while self._lost:
+            held = cast("_Held", self._lost.popleft())
+            if self._in_flight.get(held.key) is held:  # else it was released a moment before
+                del self._in_flight[held.key]
+                self._note(held, ran=True, closed=False)
+
+    def _note(self, held: _Held, *, ran: bool, closed: bool) -> None:
+        if ran and not closed:
+            _keep(self._soiled, held.key, None, self.size)
+        if ran and held.call is not None:
+            _keep(self._calls, held.call, None, self.size)
+
+    def remote_name(self, base_url: str, trace_id: str) -> str:
+        """What the remote calls the last run that the caller called `trace_id`."""
+        with self._lock:
+            return self._renamed.get(_key(base_url, trace_id), trace_id)
+
+
+def _key(base_url: str, trace_id: str) -> Key:
+    """One server is one server, however its URL is spelled."""
+    return server_identity(base_url), trace_id
+
+
+def _call(base_url: str, trace_id: str, node_id: str) -> Key:
+    return _key(base_url, f"{trace_id} {node_id}")
+
+
+def _keep(table: OrderedDict[K, V], key: K, value: V, size: int) -> None:
+    table[key] = value
+    table.move_to_end(key)
+    while len(table) > size:
+        table.popitem(last=False)
+
+
+TRACE_IDS: Final = TraceIdRegistry()
+"""The ledger of this process."""
+if hasattr(os, "register_at_fork"):  # pragma: no branch  (absent on Windows)
+    os.register_at_fork(after_in_child=TRACE_IDS.after_fork)

@@ -1,0 +1,105 @@
+"""Base classes of policies and of the transports that apply them.
+
+Rule 1: a policy `X` is configuration: it is frozen, compares by content and pickles. Its wrapper is
+    `XTransport(inner, X(...))`, a `Wrapper`.
+Rule 2: what a policy has to remember from call to call (a budget, a token, who waits) is its memory. It is made by
+    `remember()`, is handed to each wrapper, and starts anew in a copy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, runtime_checkable
+
+import anyio
+import attrs
+
+from oxygent_client._core.bodies import read_up_to
+from oxygent_client._core.errors import ConfigurationError
+from oxygent_client._core.transport import Context, HTTPResponse, Transport
+
+__all__ = ["Policy", "PolicyKind", "Wrapper", "drain", "number", "waiting_ends", "whole"]
+
+PolicyKind: TypeAlias = Literal["concurrency", "rate", "retry", "auth", "redirect", "https-only"]
+"""What a policy is about. A chain has at most one of a kind; `ORDER` says where each kind stands."""
+
+DRAIN_SECONDS: Final = 0.25
+DRAIN_BYTES: Final = 16 * 1024
+"""What is read of a response that is not handed on, so that its connection can be used again."""
+MARGIN: Final = 0.01
+"""Seconds before the deadline at which waiting ends. The caller waits under the same deadline, and would otherwise be
+the first to hear of it, without a word on whether anything was sent."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """How bytes may move: a frozen value that compares by content."""
+
+    kind: ClassVar[PolicyKind]
+
+    def remember(self) -> Any:
+        """A new memory, to be shared by all wrappers of one agent; None where there is nothing to remember."""
+        ...
+
+    def over(self, inner: Transport, memory: Any, /) -> Transport:
+        """A `Wrapper` of this kind around `inner`, with what `remember()` gave."""
+        ...
+
+
+@attrs.define(eq=False)
+class Wrapper:
+    """A transport around a transport. A subclass says how it exchanges."""
+
+    kind: ClassVar[PolicyKind]
+
+    inner: Transport
+    """What it wraps."""
+
+    async def aclose(self) -> None:
+        """As `Transport.aclose`: closes the wrapped transport."""
+        await self.inner.aclose()
+
+
+def waiting_ends(context: Context) -> float:
+    """When a policy that waits before anything is sent gives up, by the event loop's clock."""
+    return math.inf if context.deadline is None else context.deadline - MARGIN
+
+
+async def drain(response: HTTPResponse) -> None:
+    """Read what little is left of a response that nobody is going to read."""
+    await read_up_to(response.chunks, DRAIN_BYTES, until=anyio.current_time() + DRAIN_SECONDS)
+
+
+# --- validators -------------------------------------------------------------------------------------------------------
+
+Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+
+def number(least: float, *, or_equal: bool = True) -> Validator:
+    """Refuse what is no finite number from `least` on (or, without `or_equal`, above it)."""
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or value < least or (value == least and not or_equal):
+            needed = f"{'at least' if or_equal else 'more than'} {least:g}"
+            raise ConfigurationError(f"{type(instance).__name__}({attribute.name}={value!r}): must be {needed}")
+
+    return check
+
+
+def flag(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{type(instance).__name__}({attribute.name}={value!r}): must be True or False")
+
+
+def whole(least: int) -> Validator:
+    """Refuse what is no whole number from `least` on."""
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            needed = f"a whole number, at least {least}"
+            raise ConfigurationError(f"{type(instance).__name__}({attribute.name}={value!r}): must be {needed}")
+
+    return check

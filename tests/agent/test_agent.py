@@ -1,0 +1,1062 @@
+"""`SSEOxyGent` as a whole: how it is made, what it sends, what it answers, and how it travels.
+
+Rule 1: what the remote is asked is seen in the scripted transport, never inside the agent.
+Rule 2: the caller's objects are compared with deep copies that were made before.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import anyio
+import anyio.to_thread
+import httpx
+import pytest
+
+from oxygent_client import (
+    AgentRegistry,
+    EventRouter,
+    HTTPXTransport,
+    Limits,
+    OxyRequest,
+    OxyResponse,
+    OxyState,
+    RemoteAgent,
+    SSEOxyGent,
+    Timeouts,
+    errors,
+)
+from oxygent_client._agent.transport_lease import TransportPool
+from oxygent_client._core.ids import ALPHABET, new_id
+from oxygent_client._protocol.payload import RESTART
+from oxygent_client.policies import BearerAuth, ConcurrencyLimit, Retry
+from oxygent_client.testing import FakeTransport, Reply, answer, close, observation, pause, progress, tool_call
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+
+    from oxygent_client import HTTPRequest, HTTPResponse
+
+URL: Final = "https://remote.test"
+
+
+def remote(*steps: Any, **replies: Any) -> FakeTransport:
+    """A remote that answers, and knows what is named: `get_agents=Reply.json(...)`."""
+    run = Reply(steps or (answer("42"), close()))
+    return FakeTransport({"/sse/chat": run, **{f"/{path}": reply for path, reply in replies.items()}})
+
+
+def made(transport: FakeTransport | None = None, **options: Any) -> tuple[SSEOxyGent, FakeTransport]:
+    """An agent, and its transport."""
+    transport = transport or remote()
+    return SSEOxyGent(server_url=URL, transport=transport, **options), transport
+
+
+async def sent(request: OxyRequest | str = "hi", **options: Any) -> dict[str, Any]:
+    """The payload that an agent sends."""
+    agent, transport = made(**options)
+    await agent.ask(request)
+    return transport.payloads[0]
+
+
+# --------------------------------------------------------------------------------------------------------------- Making
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "remote.test",
+        "ftp://remote.test",
+        "http://",
+        "http:///path",
+        "http://remote.test:0",
+        "http://remote.test:99999",
+        "http://remote test",
+        "http://remote.test/\n",
+        " http://remote.test",
+    ],
+)
+def test_addresses_that_are_none(url: str) -> None:
+    """Only http and https with a host are an address; the error shows nothing of it."""
+    for cls in (SSEOxyGent, RemoteAgent):
+        with pytest.raises(errors.ConfigurationError) as caught:
+            cls(server_url=url)
+        assert str(caught.value) == "server_url must be an http:// or https:// URL with a host"
+
+
+def test_no_address() -> None:
+    """Without an address the error says when there may be none."""
+    for cls in (SSEOxyGent, RemoteAgent):
+        with pytest.raises(errors.ConfigurationError, match=r"missing.*Cluster"):
+            cls(server_url="")
+
+
+def test_what_an_agent_is_made_of() -> None:
+    """Every argument is a keyword and becomes the attribute of its name, with the defaults of the contract."""
+    agent = SSEOxyGent(server_url=URL)
+    assert (URL, "remote", "", True, None, None, True, None) == (
+        agent.server_url,
+        agent.name,
+        agent.desc,
+        agent.is_share_call_stack,
+        agent.call_stack_strategy,
+        agent.callee,
+        agent.check_callee,
+        agent.transport,
+    )
+    assert (Timeouts(connect=10, silence=45, idle=600, total=3600), Limits()) == (agent.timeouts, agent.limits)
+    assert ({}, None, {}, {}, {}, True) == (
+        agent.event_handlers,
+        agent.event_filter,
+        agent.headers,
+        agent.org,
+        {**dict.fromkeys(agent.forward_headers), **dict.fromkeys(agent.argument_overrides)},
+        agent.share_data,
+    )
+    assert "agent" == agent.category
+    router, transport = EventRouter(), remote()
+    given: dict[str, Any] = {
+        "name": "mine",
+        "desc": "what for",
+        "is_share_call_stack": False,
+        "call_stack_strategy": "full",
+        "callee": "theirs",
+        "check_callee": False,
+        "transport": transport,
+        "router": router,
+        "event_handlers": {"x": _module_level},
+        "event_filter": bool,
+        "headers": {"x-a": "1"},
+        "forward_headers": {"x-b"},
+        "timeouts": Timeouts(idle=1),
+        "limits": Limits(depth=2),
+        "argument_overrides": {"caller"},
+        "share_data": {"key"},
+    }
+    agent = SSEOxyGent(server_url=URL, **given, progress_callback=_module_level)
+    assert {**given, "progress_told": _module_level} == {
+        name: getattr(agent, name) for name in (*given, "progress_told")
+    }
+    with pytest.raises(TypeError):
+        SSEOxyGent(URL)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  (wrong on purpose)
+
+
+def test_repr_shows_no_secret() -> None:
+    """An agent shows its class, its name and its address without user information and query."""
+    agent = SSEOxyGent(server_url="https://user:pw@remote.test/base?key=secret", headers={"authorization": "secret"})
+    assert "<SSEOxyGent 'remote' at https://remote.test/base>" == repr(agent)
+
+
+# --------------------------------------------------------------------------------------------- Asking, and what is sent
+
+
+async def test_three_ways_to_ask() -> None:
+    """`ask`, `stream` and `execute` send the same; only what comes back differs."""
+    agent, transport = made()
+    assert "42" == (await agent.ask("hi", trace_id="t1", arguments={"k": 1})).output
+    async with agent.stream("hi", trace_id="t1", arguments={"k": 1}) as run:
+        assert "42" == (await run.final_response()).output
+    request = OxyRequest(arguments={"k": 1, "query": "hi"}, current_trace_id="t1")
+    response = await agent.execute(request)
+    assert (OxyState.COMPLETED, "42") == (response.state, response.output)
+    assert response.oxy_request is not request
+    drawn = {"request_id", "group_id", "node_id", "node_id_stack"}
+    payloads = [{key: value for key, value in body.items() if key not in drawn} for body in transport.payloads]
+    assert [payloads[0]] * 3 == payloads
+    assert ("hi", 1, "t1") == (payloads[0]["query"], payloads[0]["k"], payloads[0]["current_trace_id"])
+    assert ["POST"] * 3 == [each.method for each in transport.requests]
+    assert {f"{URL}/sse/chat"} == {each.url for each in transport.requests}
+
+
+async def test_everything_that_one_may_say() -> None:
+    """What `ask` takes beside the query goes where its name says; the query wins over an argument of its name."""
+    agent, transport = made()
+    response = await agent.ask(
+        "hi",
+        arguments={"query": "no", "k": [1]},
+        trace_id="t2",
+        from_trace_id="t1",
+        group_id="g",
+        shared_data={"s": 1},
+        group_data={"g": 2},
+        idempotent=True,
+    )
+    payload = transport.payloads[0]
+    expected = {
+        "query": "hi",
+        "k": [1],
+        "current_trace_id": "t2",
+        "from_trace_id": "t1",
+        "group_id": "g",
+        "shared_data": {"s": 1},
+        "group_data": {"g": 2},
+    }
+    assert expected == {key: payload[key] for key in expected}
+    assert "idempotent" not in payload
+    context = transport.requests[0].context
+    assert ("run", "t2", "g", True) == (context.purpose, context.trace_id, context.group_id, context.idempotent)
+    assert {"trace_id": "t2", "remote_trace_id": "t2"} == response.extra
+
+
+async def test_wrong_calls() -> None:
+    """A query that is no text, or a request with fields beside it, is a ConfigurationError; nothing is sent."""
+    agent, transport = made()
+    for query in (None, 1, ["x"], {"query": "x"}, b"x"):
+        with pytest.raises(errors.ConfigurationError, match="the query must be a text"):
+            await agent.ask(cast("Any", query))
+        with pytest.raises(errors.ConfigurationError):
+            agent.stream(cast("Any", query))
+    with pytest.raises(errors.ConfigurationError, match="put trace_id, group_id into the request"):
+        await agent.ask(OxyRequest(), trace_id="t", group_id="g")
+    wrong: list[dict[str, Any]] = [{"callee": "x"}, {"arguments": {}}, {"when": object()}, {"n": math.nan}, {"s": {1}}]
+    for arguments in wrong:
+        with pytest.raises(errors.PayloadError) as caught:
+            await agent.execute(OxyRequest(arguments={"query": "x", **arguments}))
+        assert repr(next(iter(arguments))) in str(caught.value)
+    assert [] == transport.requests
+
+
+@pytest.mark.parametrize(
+    ("said", "fields"),
+    [
+        ("a call takes no 'timeout': that is Timeouts(total=...) of the agent, or anyio.fail_after", {"timeout": 1}),
+        ("a call takes no 'idempotant'; did you mean 'idempotent'?", {"idempotant": True}),
+        ("a call takes no 'zzz'", {"zzz": 1}),
+        ("arguments must be a mapping such as a dict; this is NoneType", {"arguments": None}),
+        ("arguments must be a mapping such as a dict; this is list of str", {"arguments": ["t0p-secret"]}),
+        ("shared_data must be a dict; this is list", {"shared_data": []}),
+        ("group_data must be a dict; this is str", {"group_data": "t0p-secret"}),
+        ("trace_id must be a text, or None; this is int", {"trace_id": 7}),
+        ("from_trace_id must be a text, or None; this is bytes", {"from_trace_id": b"x"}),
+        ("group_id must be a text, or None; this is the class str", {"group_id": str}),
+        ("idempotent must be True or False; this is str", {"idempotent": "no"}),
+    ],
+)
+async def test_words_that_a_call_does_not_know(said: str, fields: dict[str, Any]) -> None:
+    """An unknown keyword of a call, or a value of the wrong kind, is an error that says what to write."""
+    agent, transport = made()
+    for call in (agent.ask, agent.start):
+        with pytest.raises(errors.ConfigurationError) as caught:
+            await call("hi", **fields)
+        assert str(caught.value).startswith(said)
+        assert "t0p-secret" not in str(caught.value)
+    with pytest.raises(errors.ConfigurationError):
+        agent.stream("hi", **fields)
+    assert [] == transport.requests
+
+
+@pytest.mark.parametrize(
+    ("said", "options"),
+    [
+        ("timeouts must be Timeouts(...), such as Timeouts(total=60); this is int", {"timeouts": 5}),
+        ("limits must be Limits(...), such as Limits(body_bytes=1_000_000); this is int", {"limits": 5}),
+        ("retry must be Retry(...), such as Retry(attempts=3); this is int", {"retry": 3}),
+        ("retry must be Retry(...), such as Retry(attempts=3); this is the class Retry", {"retry": Retry}),
+        ("headers must be a mapping from names to texts", {"headers": [("a", "t0p-secret")]}),
+        ("headers must be a mapping from names to texts", {"headers": {"a": 1}}),
+        ("headers must be a mapping from names to texts", {"headers": {1: "t0p-secret"}}),
+        ("transport must be a transport such as HTTPXTransport(...), or None; this is str", {"transport": "x"}),
+        ("policies must be a collection of policies, such as (ConcurrencyLimit(8),)", {"policies": Retry()}),
+        ("forward_headers must be a collection of names, such as {'name'}; this is int", {"forward_headers": 3}),
+        ("forward_headers must be a collection of names", {"forward_headers": "x-a"}),
+        ("argument_overrides must be a collection of names", {"argument_overrides": [1]}),
+        ("share_data must be True, False or a collection of names", {"share_data": 1}),
+        ("auth must be a policy such as BearerAuth('a-token') or BasicAuth(", {"auth": "t0p-secret"}),
+        ("auth must be a policy such as BearerAuth('a-token') or BasicAuth(", {"auth": ("u", "t0p-secret")}),
+        ("router must be an EventRouter(...), or None; this is dict of int, str", {"router": {"x": 1}}),
+        ("event_handlers must be a mapping such as a dict", {"event_handlers": [print]}),
+        ("event_filter must be a function, or None", {"event_filter": True}),
+        ("callee must be a text, or None; this is int", {"callee": 5}),
+        ("server_url must be a text; this is int", {"server_url": 5}),
+    ],
+)
+def test_arguments_of_the_wrong_kind(said: str, options: dict[str, Any]) -> None:
+    """The constructor says what it expects, and shows no value."""
+    with pytest.raises(errors.ConfigurationError) as caught:
+        SSEOxyGent(**cast("Any", {"server_url": URL, **options}))
+    assert str(caught.value).startswith(said)
+    assert "t0p-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("inbound", [[("a", "t0p-secret")], "t0p-secret", {1: "t0p-secret"}, {"a": 2}])
+async def test_inbound_headers_of_the_wrong_kind(inbound: Any) -> None:
+    """What is no mapping of texts in `shared_data["_headers"]` is named, and not shown."""
+    agent, transport = made()
+    with pytest.raises(errors.ConfigurationError, match="_headers must be a mapping from names to texts") as caught:
+        await agent.ask("hi", shared_data={"_headers": inbound})
+    assert "t0p-secret" not in str(caught.value)
+    assert [] == transport.requests
+
+
+async def test_headers_that_are_set_later() -> None:
+    """What a subclass assigns or returns ends in an error of ours, too."""
+
+    class Own(SSEOxyGent):
+        def prepare_headers(self, oxy_request: OxyRequest) -> dict[str, str]:
+            return {**super().prepare_headers(oxy_request), "x-count": cast("Any", 1)}
+
+    agent, transport = made()
+    agent.headers = cast("Any", [("a", "b")])
+    with pytest.raises(errors.ConfigurationError, match="headers must be a mapping"):
+        await agent.ask("hi")
+    with pytest.raises(errors.ConfigurationError, match="'x-count' has a name or a value that HTTP does not allow"):
+        await Own(server_url=URL, transport=transport).ask("hi")
+    assert [] == transport.requests
+
+
+@pytest.mark.parametrize("token", [5, None, b"oxyrun1.x", ("oxyrun1.", "x")])
+def test_what_is_no_token(token: Any) -> None:
+    """Whoever gives `attach` something else is told what to give."""
+    with pytest.raises(errors.ConfigurationError, match=r"token must be the text that handle.to_token\(\) gives"):
+        made()[0].attach(token)
+
+
+def test_what_is_given_empty_is_kept() -> None:
+    """An empty dict stays the caller's, who may fill it later; so does a router that counts as false."""
+
+    class Falsy(EventRouter):
+        def __len__(self) -> int:
+            return 0
+
+    given: dict[str, Any] = {"event_handlers": {}, "headers": {}, "schema": {}, "router": Falsy()}
+    agent = SSEOxyGent(server_url=URL, **given)
+    assert all(getattr(agent, name) is value for name, value in given.items())
+
+
+@pytest.mark.parametrize("way", ["itself", "pickle", "old pickle", "deepcopy", "copy"])
+async def test_the_clock_of_the_transport_is_read_when_it_is_made(way: str) -> None:
+    """`timeouts` that are assigned later reach the transport that the agent makes, and those of a copy its own."""
+    original = SSEOxyGent(server_url=URL)
+    ways: dict[str, Callable[[Any], Any]] = {"copy": copy.copy, **COPIES}
+    agent: SSEOxyGent = ways[way](original) if way in ways else original
+    agent.timeouts = Timeouts(connect=0.5)
+    async with agent, agent._connections.lease(None) as transport:
+        assert isinstance(transport, HTTPXTransport)
+        assert 0.5 == transport._connect
+
+
+async def test_ids_are_drawn_where_there_are_none() -> None:
+    """Empty ids are drawn, each anew, in the manner of real servers; given ones stay."""
+    payloads = [await sent(), await sent()]
+    for name, length in {"request_id": 22, "group_id": 16, "current_trace_id": 16, "node_id": 16}.items():
+        values = [payload[name] for payload in payloads]
+        assert (name, 2, {length}) == (name, len({*values}), {len(value) for value in values})
+        assert {*"".join(values)} <= {*ALPHABET}
+    given = {"request_id": "r", "group_id": "g", "current_trace_id": new_id(), "node_id": "n"}
+    payload = await sent(OxyRequest(**cast("Any", given), arguments={"query": "x"}))
+    assert given == {name: payload[name] for name in given}
+    payload = await sent(OxyRequest(current_trace_id=cast("Any", 7), arguments={"query": "x"}))
+    assert "7" == payload["current_trace_id"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_the_callers_request_is_not_changed(fails: bool) -> None:
+    """Whatever is done with it, a request that was passed in is afterwards what it was, stacks and data included."""
+    request = OxyRequest(
+        arguments={"query": "x", "deep": {"list": [1]}},
+        call_stack=["user", "boss"],
+        node_id_stack=["", "n1"],
+        shared_data={"_headers": {"x-a": "1"}, "k": [1]},
+        group_data={"g": {}},
+        parallel_dict={"p": 1},
+        callee="before",
+        caller="boss",
+    )
+    before = copy.deepcopy(vars(request))
+    steps = () if fails else (tool_call("search"), answer({"a": 1}), close())
+
+    class Greedy(SSEOxyGent):
+        def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
+            payload = super().prepare_payload(oxy_request)
+            payload["deep"]["list"].append(2)
+            payload["call_stack"].append("more")
+            return payload
+
+    for cls in (SSEOxyGent, Greedy):
+        agent = cls(server_url=URL, transport=remote(*(steps or (progress(1),))), callee="x", name="me")
+        await agent.execute(request)
+        with pytest.raises(errors.OxyError) if fails else nullcontext():
+            await agent.ask(request)
+        async with agent.stream(request) as run:
+            await anext(run)
+        assert before == vars(request)
+
+
+async def test_a_clone_stands_on_both_stacks() -> None:
+    """What is executed has this agent on both stacks; what is sent has it not, unless it is meant to."""
+    request = OxyRequest(
+        arguments={"query": "x"}, call_stack=["user", "boss"], node_id_stack=["", "n1"], node_id="n2", caller="boss"
+    )
+    agent, _ = made(name="me")
+    executed = (await agent.execute(request)).oxy_request
+    assert executed is not None
+    assert (["user", "boss", "me"], ["", "n1", "n2"]) == (executed.call_stack, executed.node_id_stack)
+    assert ("me", "agent", "n2") == (executed.callee, executed.callee_category, executed.node_id)
+    cases: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "shared": ({}, {"call_stack": ["user", "boss"], "node_id_stack": ["", "n1"], "caller": "boss"}),
+        "not shared": ({"is_share_call_stack": False}, {"caller": "user"}),
+        "full": (
+            {"call_stack_strategy": "full", "is_share_call_stack": False},
+            {"call_stack": ["user", "boss", "me"], "node_id_stack": ["", "n1", "n2"], "caller": "boss"},
+        ),
+        "none": ({"call_stack_strategy": "none"}, {"caller": "user"}),
+    }
+    for name, (options, expected) in cases.items():
+        payload = await sent(request, name="me", **options)
+        fields = ("call_stack", "node_id_stack", "caller")
+        assert (name, expected) == (name, {key: payload[key] for key in fields if key in payload})
+        assert "user" == payload["caller_category"]
+
+
+async def test_execute_directly() -> None:
+    """`_execute` by itself pushes nothing, so the last stack entry stays unless it is this agent's."""
+    for stack, expected in ((["user", "boss"], ["user", "boss"]), (["user", "me"], ["user"])):
+        agent, transport = made(name="me")
+        request = OxyRequest(arguments={"query": "x"}, call_stack=stack, node_id_stack=["", "n"])
+        await agent._execute(request)
+        assert expected == transport.payloads[0]["call_stack"]
+        await agent._get_base_execution_logic(request)
+        assert expected == transport.payloads[1]["call_stack"]
+
+
+async def test_the_wire_always_asks_for_messages() -> None:
+    """A local request that wants no messages is sent as one that does, and as one of a user."""
+    payload = await sent(OxyRequest(arguments={"query": "x"}, is_send_message=False, caller_category="tool"))
+    assert payload["is_send_message"] is True
+    assert payload["caller_category"] == "user"
+
+
+class Prepared(SSEOxyGent):
+    """An agent that sets something in its payloads, or leaves something out."""
+
+    changes: Mapping[str, Any] = MappingProxyType({})
+    without: str = ""
+
+    def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
+        """The usual payload, changed."""
+        payload = super().prepare_payload(oxy_request)
+        payload.pop(self.without, None)
+        return {**payload, **self.changes}
+
+
+BEFORE: Final[dict[str, tuple[Any, dict[str, Any], str]]] = {
+    # the turn before, as it is sent; what prepare_payload sets; what it leaves out
+    "the request's": ("asked", {}, ""),
+    "set in the payload": ("mine", {"from_trace_id": "mine"}, ""),
+    "emptied in the payload": ("", {"from_trace_id": ""}, ""),
+    "none in the payload": (None, {"from_trace_id": None}, ""),
+    "a payload without it": ("asked", {}, "from_trace_id"),
+}
+
+
+@pytest.mark.parametrize(("expected", "changes", "without"), BEFORE.values(), ids=BEFORE)
+async def test_the_turn_before(expected: Any, changes: dict[str, Any], without: str) -> None:
+    """What `prepare_payload` says of the turn before is sent; else what the call says."""
+    agent = Prepared(server_url=URL, transport=(transport := remote()))
+    agent.changes, agent.without = changes, without
+    await agent.ask("hi", from_trace_id="asked")
+    assert transport.payloads[0]["from_trace_id"] == expected
+
+
+async def test_the_turn_before_has_another_name_at_the_remote() -> None:
+    """The caller's id of a turn stands for the remote's own, also where `prepare_payload` sets it."""
+    agent = Prepared(server_url="https://renaming.test", transport=(transport := remote()))
+    for _ in range(2):
+        await agent.ask(OxyRequest(arguments={"query": "x"}, current_trace_id="turn", node_id="n"))
+    agent.changes = {"from_trace_id": "turn"}
+    await agent.ask("and then?")
+    assert transport.payloads[1]["current_trace_id"] != "turn"
+    assert transport.payloads[2]["from_trace_id"] == transport.payloads[1]["current_trace_id"]
+
+
+Call = Callable[[SSEOxyGent, OxyRequest], Awaitable[Any]]
+RESTARTING: Final[dict[str, Call]] = {
+    "ask": lambda agent, request: agent.ask(request),
+    "execute": lambda agent, request: agent.execute(request),
+    "_execute": lambda agent, request: agent._execute(request),
+    "start": lambda agent, request: agent.start(request),
+    "stream": lambda agent, request: agent.stream(request).__aenter__(),
+    "a registry": lambda agent, request: AgentRegistry(agent).call(
+        "remote", query="x", **{name: getattr(request, name) for name in RESTART}
+    ),
+}
+
+
+@pytest.mark.parametrize("call", RESTARTING.values(), ids=RESTARTING)
+@pytest.mark.parametrize("name", RESTART)
+async def test_a_restart_is_refused(name: str, call: Call) -> None:
+    """A request that asks for a restart would begin a whole new run, so nothing is sent."""
+    agent, transport = made(callee="master")
+    fields: dict[str, Any] = {"arguments": {"query": "x"}, name: "x"}
+    with pytest.raises(errors.PayloadError, match=name) as caught:
+        await call(agent, OxyRequest(**fields))
+    assert caught.value.outcome is errors.Outcome.NOT_SENT
+    assert transport.requests == []
+
+
+@pytest.mark.parametrize("name", RESTART)
+async def test_a_restart_in_a_payload_of_ones_own(name: str) -> None:
+    """Likewise where `prepare_payload` asks for it."""
+    agent = Prepared(server_url=URL, transport=(transport := remote()))
+    agent.changes = {name: "x"}
+    with pytest.raises(errors.PayloadError, match=name):
+        await agent.ask("hi")
+    assert transport.requests == []
+
+
+async def test_a_restart_of_a_local_function() -> None:
+    """A registry refuses it for every member, within a call too."""
+
+    async def boss(request: OxyRequest) -> OxyResponse:
+        return await request.call(callee="worker", arguments={}, restart_node_id="n")
+
+    async def worker(request: OxyRequest) -> str:
+        return "worked"
+
+    with pytest.raises(errors.PayloadError, match="restart_node_id"):
+        await AgentRegistry(boss, worker).call("boss", query="x")
+
+
+async def test_argument_overrides() -> None:
+    """An argument may overwrite a protocol field that is named; never those that hold a run together."""
+    payload = await sent(OxyRequest(arguments={"query": "x", "caller": "other"}), argument_overrides={"caller"})
+    assert "other" == payload["caller"]
+    for name in ("mas", "arguments", "current_trace_id", "call_stack", "node_id_stack"):
+        with pytest.raises(errors.PayloadError, match=name):
+            await sent(OxyRequest(arguments={"query": "x", name: "x"}), argument_overrides={name})
+
+
+async def test_share_data() -> None:
+    """`share_data` says what of the caller's data leaves the house; inbound headers never do."""
+    data = {"a": 1, "b": {"c": 2}, "_headers": {"authorization": "secret"}}
+    request = OxyRequest(arguments={"query": "x"}, shared_data=data, group_data=data)
+    cases: list[tuple[Any, dict[str, Any]]] = [
+        (True, {"a": 1, "b": {"c": 2}}),
+        (False, {}),
+        ({"a"}, {"a": 1}),
+        (["b", "none"], {"b": {"c": 2}}),
+        ((), {}),
+        ({"_headers", "a"}, {"a": 1}),
+    ]
+    for share, expected in cases:
+        agent, transport = made(share_data=share)
+        await agent.ask(request)
+        payload = transport.payloads[0]
+        assert (share, expected, expected) == (share, payload["shared_data"], payload["group_data"])
+        assert b"secret" not in transport.requests[0].body
+
+
+# -------------------------------------------------------------------------------------------------------------- Headers
+
+
+async def test_headers() -> None:
+    """The protocol's headers win, the user's follow, of the inbound ones only the allowed are passed on."""
+    inbound = {"Authorization": "inbound", "X-Request-Id": "7", "Cookie": "c", "Transfer-Encoding": "chunked"}
+    request = OxyRequest(arguments={"query": "x"}, shared_data={"_headers": inbound})
+
+    class Own(SSEOxyGent):
+        def prepare_headers(self, oxy_request: OxyRequest) -> dict[str, str]:
+            return {**super().prepare_headers(oxy_request), "X-Own": oxy_request.get_query(), "User-Agent": "me"}
+
+    fixed = {
+        "accept": "text/event-stream",
+        "accept-encoding": "identity",
+        "cache-control": "no-store",
+        "content-type": "application/json",
+    }
+    cases: dict[str, tuple[SSEOxyGent, dict[str, str]]] = {
+        "none": (SSEOxyGent(server_url=URL), {}),
+        "own": (
+            SSEOxyGent(server_url=URL, headers={"X-A": "1", "Authorization": "mine"}),
+            {"x-a": "1", "authorization": "mine"},
+        ),
+        "overruled": (
+            SSEOxyGent(server_url=URL, headers={"Accept": "x", "ACCEPT-ENCODING": "gzip", "Content-Type": "x"}),
+            {},
+        ),
+        "forwarded": (SSEOxyGent(server_url=URL, forward_headers=["x-request-ID", "x-none"]), {"x-request-id": "7"}),
+        "own before forwarded": (
+            SSEOxyGent(server_url=URL, forward_headers={"authorization"}, headers={"authorization": "mine"}),
+            {"authorization": "mine"},
+        ),
+        "prepared": (Own(server_url=URL), {"x-own": "x", "user-agent": "me"}),
+    }
+    for name, (agent, expected) in cases.items():
+        transport = FakeTransport({"/sse/chat": Reply([answer(1), close()])})
+        agent.transport = transport
+        await agent.ask(request)
+        got = dict(transport.requests[0].headers)
+        user_agent = got.pop("user-agent")
+        assert user_agent == expected.pop("user-agent", user_agent)
+        assert (name, {**fixed, **expected}) == (name, got)
+        assert b"inbound" not in transport.requests[0].body
+        # A GET carries the same, but for what only a stream has.
+        await _init(agent)
+        get = transport.requests[1]
+        assert ("identity", "GET") == (get.headers["accept-encoding"], get.method)
+        assert expected.get("x-a") == get.headers.get("x-a")
+
+
+async def _init(agent: SSEOxyGent) -> None:
+    with pytest.raises(errors.NotFoundError):
+        await agent.init()
+
+
+async def test_header_injection() -> None:
+    """A header with a line end, or a name that is none, is refused before anything is sent; its value is not shown."""
+    for headers in (
+        {"x": "secret\r\nx-evil: 1"},
+        {"x": "secret\n"},
+        {"x y": "secret"},
+        {"": "secret"},
+        {"x": "s\0ecret"},
+    ):
+        agent, transport = made(headers=headers)
+        with pytest.raises(errors.ConfigurationError) as caught:
+            await agent.ask("hi")
+        assert ("ecret" in str(caught.value), [], []) == (False, transport.requests, transport.left)
+    inbound = OxyRequest(arguments={"query": "x"}, shared_data={"_headers": {"x-a": "1\r\nx-evil: 1"}})
+    agent, transport = made(forward_headers={"x-a"})
+    with pytest.raises(errors.ConfigurationError):
+        await agent.execute(inbound)
+    assert [] == transport.requests
+
+
+# ------------------------------------------------------------------------------------------------------ What comes back
+
+
+async def test_execute_answers_where_ask_raises() -> None:
+    """`execute` makes a FAILED response of every error but that of a wrong call; `ask` and `stream` raise it."""
+    cases: list[tuple[str, str, bool, int, Reply]] = [
+        ("ConnectError", "not_sent", True, 3, Reply(before=errors.ConnectError("no"))),
+        ("AuthenticationError", "rejected", False, 1, Reply(status=401)),
+        ("RateLimitedError", "rejected", True, 3, Reply(status=429)),
+        ("ServerError", "unknown", False, 1, Reply(status=500)),
+        ("IncompleteStreamError", "started", False, 1, Reply([progress(1)])),
+        ("NoAnswerError", "completed", False, 1, Reply([close()])),
+    ]
+    for name, outcome, retryable, attempts, reply in cases:
+        agent, _ = made(FakeTransport({"/sse/chat": reply}))
+        response = await agent.execute(OxyRequest(arguments={"query": "x"}))
+        request = response.oxy_request
+        assert request is not None
+        assert {
+            "error": name,
+            "outcome": outcome,
+            "retryable": retryable,
+            "attempts": attempts,
+            "trace_id": request.current_trace_id,
+        } == response.extra
+        with pytest.raises(errors.OxyError) as caught:
+            await agent.ask("x")
+        assert (OxyState.FAILED, str(caught.value)) == (response.state, response.output)
+        with pytest.raises(errors.OxyError):
+            async with agent.stream("x") as run:
+                await run.final_response()
+    agent, _ = made(FakeTransport({"/sse/chat": Reply(before=errors.InsecureTransportError("no"))}))
+    with pytest.raises(errors.InsecureTransportError):
+        await agent.execute(OxyRequest(arguments={"query": "x"}))
+
+
+async def test_the_base() -> None:
+    """`RemoteAgent` knows its address and how to execute; what that does is for its subclasses to say."""
+    base = RemoteAgent(server_url=URL, name="base", desc="d")
+    await base.init()
+    assert ({}, [], "d") == (base.org, base.get_org(), base.desc)
+    with pytest.raises(NotImplementedError):
+        await base.execute(OxyRequest())
+
+    class Echo(RemoteAgent):
+        async def _execute(self, oxy_request: OxyRequest) -> OxyResponse:
+            return OxyResponse(OxyState.COMPLETED, oxy_request.get_query())
+
+    response = await Echo(server_url=URL).execute(OxyRequest(arguments={"query": "x"}))
+    assert (OxyState.COMPLETED, "x") == (response.state, response.output)
+
+
+# ------------------------------------------------------------------------------------------ Subclasses say what is sent
+
+
+async def test_stacks_are_rewritten_iff_the_remote_was_told_of_none() -> None:
+    """However the stack is shared, messages get the caller's stack exactly where the sealed body had none."""
+    request = OxyRequest(arguments={"query": "x"}, call_stack=["user", "boss"], node_id_stack=["", "n1"])
+    theirs = ["user", "master", "search"]
+    ours = ["user", "boss", "me", "search"]
+    cases: dict[str, tuple[dict[str, Any], list[str] | None, list[str]]] = {
+        # (what is set on the agent, the stack that is sent, the stack in what is forwarded)
+        "shared": ({}, ["user", "boss"], theirs),
+        "not shared": ({"is_share_call_stack": False}, None, ours),
+        "set late": ({"call_stack_strategy": "none"}, None, ours),
+    }
+    for name, (changes, stack, forwarded) in cases.items():
+        transport = remote(
+            tool_call("search"), observation("search", 1), tool_call("master", caller="user"), answer(1), close()
+        )
+        agent = SSEOxyGent(server_url=URL, transport=transport, name="me")
+        for attribute, value in changes.items():
+            setattr(agent, attribute, value)
+        heard: list[Any] = []
+
+        async def hear(message: Any, heard: list[Any] = heard) -> None:
+            heard.append(message["content"]["call_stack"])
+
+        one = request.clone_with()
+        cast("Any", one).send_message = hear
+        async with agent.stream(one) as run:
+            seen = [event.content["call_stack"] async for event in run if event.type == "tool_call"]
+        assert (name, stack) == (name, transport.payloads[0].get("call_stack"))
+        assert (name, [forwarded] * 2) == (name, heard)
+        assert [theirs, ["user", "master"]] == seen, "what was received is never changed"
+
+
+async def test_a_payload_of_ones_own_is_sealed() -> None:
+    """After an overridden `prepare_payload` the protocol's own fields are set all the same."""
+
+    class Wild(SSEOxyGent):
+        payload: Any = None
+
+        def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
+            return cast("dict[str, Any]", self.payload)
+
+    agent = Wild(server_url=URL, transport=(transport := remote()), callee="x", check_callee=False)
+    agent.payload = {
+        "q": 1,
+        "current_trace_id": "evil",
+        "callee": "evil",
+        "caller_category": "agent",
+        "is_send_message": False,
+        "original_payload": "p",
+        "mas": object(),
+        "shared_data": {"_headers": {"a": "secret"}},
+    }
+    await agent.ask("hi", trace_id="t4")
+    assert {
+        "q": 1,
+        "current_trace_id": "t4",
+        "from_trace_id": "",
+        "callee": "x",
+        "caller_category": "user",
+        "is_send_message": True,
+        "original_payload": "",
+        "shared_data": {},
+    } == {name: value for name, value in transport.payloads[0].items() if name != "node_id"}
+    assert transport.payloads[0]["node_id"]  # by which the run is found in the server's record
+    for wrong in cast("list[Any]", [None, [], "x", {1: 2}, {"x": object()}]):
+        agent.payload = wrong
+        with pytest.raises(errors.PayloadError):
+            await agent.ask("hi")
+    assert 1 == len(transport.requests)
+
+
+# --------------------------------------------------------------------------------------------------- Pickles and copies
+
+
+class Handling(SSEOxyGent):
+    """An agent whose handlers are its own methods."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.heard: list[Any] = []
+        self.event_handlers = {"progress": self.hear, "metrics": self.hear}
+
+    async def hear(self, content: Any) -> None:
+        """Keep what came."""
+        self.heard.append(content)
+
+
+class Brittle:
+    """What says in its own words that it cannot travel."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise errors.ConfigurationError("Brittle stays at home")
+
+
+COPIES: Final[dict[str, Callable[[Any], Any]]] = {
+    "pickle": lambda agent: pickle.loads(pickle.dumps(agent)),
+    "old pickle": lambda agent: pickle.loads(pickle.dumps(agent, protocol=2)),
+    "deepcopy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+async def test_configuration_travels(way: str) -> None:
+    """A pickled or copied agent is made like its original, works, and shares nothing live with it."""
+    options: dict[str, Any] = {
+        "name": "me",
+        "desc": "d",
+        "callee": "x",
+        "headers": {"x-a": "1"},
+        "timeouts": Timeouts(idle=7),
+        "limits": Limits(depth=9),
+        "event_handlers": {"progress": _module_level},
+        "event_filter": bool,
+    }
+    original = SSEOxyGent(server_url=URL, **options)
+    org = Reply.json({"code": 200, "data": {"organization": {"name": "x", "children": [{"name": "y"}]}}})
+    original.transport = FakeTransport({"/get_organization": org})
+    await original.init()
+    original.transport = HTTPXTransport()
+    async with original:
+        clone = COPIES[way](original)
+    assert options == {name: getattr(clone, name) for name in options}
+    assert (original.org, original.get_org()) == (clone.org, clone.get_org())
+    assert clone.org is not original.org
+    assert [*vars(clone)] == [*vars(original)]
+    assert isinstance(clone.transport, HTTPXTransport)
+    clone.transport = remote()
+    assert "42" == (await clone.ask("hi")).output
+    assert ["/sse/chat"] == [request.path for request in clone.transport.requests], "what was discovered travels too"
+
+
+async def test_a_shallow_copy() -> None:
+    """It has the same configuration, a literal secret too, and nothing live of its original."""
+    original = SSEOxyGent(server_url=URL, auth=BearerAuth("t0p-secret"), headers={}, policies=(ConcurrencyLimit(1),))
+    async with original:
+        clone = copy.copy(original)
+        assert vars(original).keys() == vars(clone).keys()
+        assert all(getattr(clone, name) is getattr(original, name) for name in ("auth", "headers", "policies", "org"))
+        transport = remote(pause(1), answer("42"), close())
+        original.transport = clone.transport = transport
+        async with original.stream("hi"), clone.stream("hi"):
+            assert (1, 1) == (original.stats().in_flight, clone.stats().in_flight)
+        clone.transport = None
+        async with original._connections.lease(None) as kept, clone._connections.lease(None) as own:
+            assert kept is not own
+
+
+def test_one_agent_is_pickled_in_several_threads() -> None:
+    """Threads that pickle one agent at once do not see each other's checks."""
+    agent = Handling(server_url=URL)
+    both = threading.Barrier(2)
+    failed: list[BaseException] = []
+
+    class Meeting:
+        """Meets the other thread in the middle of the check."""
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            both.wait(10)
+            return str, ()
+
+    agent.headers = cast("Any", Meeting())
+
+    def work() -> None:
+        try:
+            for _ in range(3):
+                pickle.dumps(agent)
+        except Exception as error:  # noqa: BLE001  (whatever it is)
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [] == failed
+
+
+@pytest.mark.parametrize("way", COPIES)
+async def test_handlers_of_ones_own_travel(way: str) -> None:
+    """Bound methods of the agent become those of the copy."""
+    original = Handling(server_url=URL)
+    clone = COPIES[way](original)
+    clone.transport = remote(progress(1), answer(2), close())
+    await clone.ask("hi")
+    assert ([], [1]) == (original.heard, clone.heard)
+
+
+def test_what_cannot_travel_is_named() -> None:
+    """A live object or a lambda is a ConfigurationError that names its attribute; the agent stays as it was."""
+    client = httpx.AsyncClient()
+    live = HTTPXTransport(client=client)
+
+    def local(*anything: Any) -> Any:
+        return True
+
+    cases: list[tuple[str, list[str], dict[str, Any]]] = [
+        ("SSEOxyGent.event_filter is live", ["pickle", "old pickle"], {"event_filter": local}),
+        ("SSEOxyGent.event_filter is live", ["pickle"], {"event_filter": cast("Any", lambda message: True)}),  # pyright: ignore[reportUnknownLambdaType]  (a lambda cannot say its types)
+        ("SSEOxyGent.router is live", ["pickle"], {"router": EventRouter({"x": local})}),
+        ("`client` is live", [*COPIES], {"transport": live}),
+        ("Brittle stays", ["pickle"], {"observers": (Brittle(),)}),
+        ("SSEOxyGent.event_handlers is live", [*COPIES], {"event_handlers": {"x": Locked()}}),
+    ]
+    for said, ways, options in cases:
+        agent = SSEOxyGent(server_url=URL, **options)
+        before = {**vars(agent)}
+        for way in ways:
+            with pytest.raises(errors.ConfigurationError) as caught:
+                COPIES[way](agent)
+            assert said in str(caught.value)
+            assert before == vars(agent)
+
+
+async def _module_level(content: Any) -> None:
+    """A handler that pickles."""
+
+
+class Locked:
+    """A handler that holds something live."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    async def __call__(self, content: Any) -> None:
+        """Hear nothing."""
+
+
+# ----------------------------------------------------------------------------------------------------------- Transports
+
+
+class Lent(FakeTransport):
+    """A transport that an agent makes for itself; all that were made are kept."""
+
+    made: Final[list[Lent]] = []
+
+    def __init__(self) -> None:
+        super().__init__({"/sse/chat": Reply([answer("42"), close()])})
+        self.made.append(self)
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As `Transport.exchange`, but never after it was closed."""
+        assert not self.closed
+        async with super().exchange(request) as response:
+            yield response
+
+
+def lending() -> SSEOxyGent:
+    """An agent whose own transports are fakes."""
+    agent = SSEOxyGent(server_url=URL)
+    agent._connections = TransportPool(Lent)
+    Lent.made.clear()
+    return agent
+
+
+async def test_whose_transport_is_used() -> None:
+    """Not entered, an agent opens and closes one per operation; entered, it keeps one, until the last block is left."""
+    agent = lending()
+    await agent.ask("1")
+    await agent.ask("2")
+    await _init(agent)
+    assert [(1, True), (1, True), (1, True)] == [(len(each.requests), each.closed) for each in Lent.made]
+    Lent.made.clear()
+    async with agent as entered, agent:
+        assert entered is agent
+        await agent.ask("1")
+        await agent.ask("2")
+        async with agent:
+            await agent.ask("3")
+        await agent.ask("4")
+        assert [(4, False)] == [(len(each.requests), each.closed) for each in Lent.made]
+    assert [(4, True)] == [(len(each.requests), each.closed) for each in Lent.made]
+    await agent.ask("1")
+    assert 2 == len(Lent.made)
+
+
+async def test_closing_an_agent() -> None:
+    """`aclose` closes what is kept, as often as one likes; after it the agent works like one that was not entered."""
+    agent = lending()
+    async with agent:
+        await agent.ask("1")
+        await agent.aclose()
+        await agent.aclose()
+        assert [True] == [each.closed for each in Lent.made]
+        await agent.ask("2")
+    assert [True, True] == [each.closed for each in Lent.made]
+
+
+async def test_a_failed_operation_closes_its_transport() -> None:
+    """A transport of one operation is closed when that fails, is left early, or is cancelled."""
+    agent = lending()
+    with pytest.raises(errors.NotFoundError):
+        await agent.init()
+    async with agent.stream("hi") as run:
+        await anext(run)
+    with anyio.CancelScope() as scope:
+        async with agent.stream("hi") as run:
+            scope.cancel()
+            await anyio.sleep(1)
+    assert [(1, True)] * 3 == [(len(each.left), each.closed) for each in Lent.made]
+
+
+async def test_a_given_transport_is_never_closed() -> None:
+    """Who gave a transport closes it."""
+    agent, transport = made()
+    async with agent:
+        await agent.ask("hi")
+    await agent.aclose()
+    await agent.ask("hi")
+    assert (False, 2) == (transport.closed, len(transport.requests))
+
+
+def test_one_agent_in_two_event_loops() -> None:
+    """One agent serves loops one after the other, of either kind, entered or not, with a callee to check or not."""
+    knows = Reply.json({"code": 200, "data": {"agents": [{"name": "x"}], "organization": {}}})
+    transport = remote(get_organization=knows, get_agents=knows)
+    agent = lending()
+    checking = SSEOxyGent(server_url=URL, transport=transport, callee="x")
+
+    async def use() -> None:
+        await agent.ask("hi")
+        async with agent:
+            await agent.ask("hi")
+        checking._directory.known = None
+        async with anyio.create_task_group() as tasks:  # two, so that one waits for the other's discovery
+            tasks.start_soon(checking.ask, "hi")
+            tasks.start_soon(checking.ask, "hi")
+
+    for backend in ("asyncio", "trio", "asyncio"):
+        anyio.run(use, backend=backend)
+    assert [(1, True)] * 6 == [(len(each.requests), each.closed) for each in Lent.made]
+    assert 3 == len([request for request in transport.requests if request.path == "/get_organization"])
+
+
+async def test_one_agent_in_two_event_loops_at_once() -> None:
+    """A loop that leaves the agent closes its own connections, and not those of a loop that is still in it."""
+    agent = lending()
+
+    async def elsewhere() -> None:
+        async with agent:
+            await agent.ask("theirs")
+
+    async with agent:
+        await agent.ask("ours")
+        for backend in ("asyncio", "trio"):
+            await anyio.to_thread.run_sync(partial(anyio.run, elsewhere, backend=backend))
+        assert [False, True, True] == [each.closed for each in Lent.made]
+        await agent.ask("ours")
+    assert [(2, True), (1, True), (1, True)] == [(len(each.requests), each.closed) for each in Lent.made]
+
+
+async def test_init_fills_in_what_is_empty() -> None:
+    """`init` keeps the organization, and takes the remote's description only where the agent has none."""
+    org = Reply.json({"code": 200, "data": {"organization": {"name": "master"}}})
+    about = Reply.json({"code": 200, "data": {"description": "theirs"}})
+    for desc, expected in (("", "theirs"), ("mine", "mine")):
+        agent, transport = made(remote(get_organization=org, get_description=about), desc=desc)
+        await agent.init()
+        assert (expected, {"name": "master"}, []) == (agent.desc, agent.org, agent.get_org())
+        assert ["/get_organization", "/get_description", "/get_agents"] == [each.path for each in transport.requests]
+        assert {"discover"} == {each.context.purpose for each in transport.requests}
+
+
+async def test_cancelling_init_leaves_nothing_open() -> None:
+    """A cancelled `init` leaves its exchange and closes its transport."""
+    hanging = FakeTransport({"/get_organization": Reply(before=pause(math.inf))})
+    agent = SSEOxyGent(server_url=URL)
+    agent._connections = TransportPool(lambda: hanging)
+    with anyio.move_on_after(1) as scope:
+        await agent.init()
+    assert scope.cancelled_caught
+    assert hanging.closed
+    assert 1 == len(hanging.requests)
+    assert hanging.requests == hanging.left

@@ -1,0 +1,169 @@
+"""What an agent does with its remote beside runs: each with the agent's policies, typed errors, and within 30 s."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import pytest
+
+from oxygent_client import Outcome, SSEOxyGent, Timeouts, errors
+from oxygent_client.policies import BearerAuth, ConcurrencyLimit, Retry
+from oxygent_client.testing import FakeTransport, Pause, Reply, ToyRemote
+from oxygent_client.testing.script import Pause as Work
+from oxygent_client.testing.script import Script
+from oxygent_client.transports.asgi import ASGITransport
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+URL: Final = "https://remote.test"
+OK: Final = Reply.json(
+    {"code": 200, "message": "SUCCESS", "data": {"file_name": "stored", "nodes": [{"node_id": "n", "state": 3}]}}
+)
+ALIVE: Final = Reply.json({"alive": 1})
+
+CALLS: Final[dict[str, tuple[str, Reply, Callable[[SSEOxyGent], Awaitable[Any]]]]] = {
+    # name: (the path that it asks, a good answer, the call)
+    "feedback": ("/feedback", OK, lambda agent: agent.feedback("channel", "yes")),
+    "upload": ("/upload", OK, lambda agent: agent.upload("a.txt", b"text")),
+    "check_alive": ("/check_alive", ALIVE, lambda agent: agent.check_alive()),
+    "lookup": ("/view", OK, lambda agent: agent.lookup("t")),
+    "start": ("/async/chat", OK, lambda agent: agent.start("hi")),
+}
+EACH: Final = pytest.mark.parametrize("name", CALLS)
+
+
+def rotating() -> BearerAuth:
+    """Gives a token that has expired at the server, then a good one."""
+    tokens = iter(["old", "new"])
+
+    async def provider() -> str:
+        return next(tokens)
+
+    return BearerAuth(provider=provider)
+
+
+@EACH
+async def test_policies_are_in_force(name: str) -> None:
+    """A call bears the agent's headers and token; a 401 brings a new token, and does not end it."""
+    path, good, call = CALLS[name]
+    transport = FakeTransport({path: [Reply(status=401), good]})
+    agent = SSEOxyGent(server_url=URL, transport=transport, auth=rotating(), headers={"x-tenant": "ours"})
+    await call(agent)
+    assert [("Bearer old", "ours"), ("Bearer new", "ours")] == [
+        (sent.headers["authorization"], sent.headers["x-tenant"]) for sent in transport.requests
+    ]
+    assert len(transport.left) == 2
+
+
+@EACH
+async def test_plain_http(name: str) -> None:
+    """A credential goes to no other machine unencrypted, whatever it is for."""
+    transport = FakeTransport({CALLS[name][0]: CALLS[name][1]})
+    agent = SSEOxyGent(server_url="http://remote.test", transport=transport, auth=BearerAuth("token"))
+    if name == "lookup":  # it never raises: there is nothing to be had
+        assert await agent.lookup("t") is None
+    else:
+        with pytest.raises(errors.InsecureTransportError):
+            await CALLS[name][2](agent)
+    assert [] == transport.requests
+
+
+@EACH
+async def test_refused_connections(name: str) -> None:
+    """What surely did not arrive is sent again, feedback and files too."""
+    path, good, call = CALLS[name]
+    transport = FakeTransport({path: [Reply(before=errors.ConnectError("refused")), good]})
+    await call(SSEOxyGent(server_url=URL, transport=transport, retry=Retry(base=0)))
+    assert 2 == len(transport.requests)
+
+
+ERRORS: Final[dict[str, tuple[type[errors.OxyError], Outcome, Reply]]] = {
+    "403": (errors.PermissionDeniedError, Outcome.REJECTED, Reply(status=403)),
+    "404": (errors.NotFoundError, Outcome.REJECTED, Reply(status=404)),
+    "500": (errors.ServerError, Outcome.UNKNOWN, Reply(status=500)),
+    "a page": (errors.MalformedResponseError, Outcome.UNKNOWN, Reply((b"<html>",))),
+    "lost": (errors.ConnectionLostError, Outcome.UNKNOWN, Reply(before=errors.ConnectionLostError("reset"))),
+    "no end": (errors.DeadlineExceededError, Outcome.UNKNOWN, Reply(before=Pause(float("inf")))),
+}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@EACH
+async def test_errors(name: str, error: str) -> None:
+    """Each error is typed, and none takes longer than 30 s, an upload not longer than a run; no record is None."""
+    path, _, call = CALLS[name]
+    expected, outcome, reply = ERRORS[error]
+    agent = SSEOxyGent(
+        server_url=URL, transport=FakeTransport({path: reply}), retry=Retry(attempts=1), timeouts=Timeouts(total=90)
+    )
+    began = anyio.current_time()
+    if name == "lookup":
+        assert await agent.lookup("t") is None
+    else:
+        with pytest.raises(expected) as caught:
+            await call(agent)
+        assert outcome is caught.value.outcome
+    assert anyio.current_time() - began <= (90 if name == "upload" else 30)
+
+
+async def test_nothing_waits_behind_runs() -> None:
+    """A limit counts runs: who wants to help one that is at work does not wait for its end."""
+    toy = ToyRemote(default=Script([Work(10)], output="42"))
+    agent = SSEOxyGent(server_url=URL, transport=ASGITransport(toy), policies=(ConcurrencyLimit(1),))
+    async with agent.stream("?") as run:
+        await anext(run)
+        began = anyio.current_time()
+        await agent.feedback(run.trace_id, "go on")
+        assert await agent.check_alive()
+        record = await agent.lookup(run.trace_id)
+        stored = await agent.upload("a b.txt", b"text")
+        assert anyio.current_time() - began < 0.75  # `lookup` looks again: a record may lag
+    assert (record and (record.state, len(record.nodes)), ["go on"]) == ((None, 1), toy.runs[0].feedback)
+    assert {stored: b"text"} == toy.files
+
+
+async def test_lookup_by_the_callers_word() -> None:
+    """Of several runs of one trace id, the last is looked up; an unknown one has no record."""
+    toy = ToyRemote(pace=0)
+    agent = SSEOxyGent(server_url=URL, transport=ASGITransport(toy))
+    for query in ("echo one", "echo two"):
+        await agent.start(query, trace_id="looked-up")
+        await anyio.sleep(1)
+    found = await agent.lookup("looked-up")
+    assert found is not None
+    assert "two" == found.output
+    assert await agent.lookup("nothing") is None
+
+
+async def test_feedback_that_nobody_waits_for() -> None:
+    """A channel that is not open is an EnvelopeError: nothing was given; data that is no JSON never leaves."""
+    transport = ASGITransport(ToyRemote())
+    agent = SSEOxyGent(server_url=URL, transport=transport)
+    with pytest.raises(errors.EnvelopeError) as caught:
+        await agent.feedback("nobody", "yes")
+    assert (400, Outcome.REJECTED) == (caught.value.code, caught.value.outcome)
+    with pytest.raises(errors.PayloadError):
+        await agent.feedback("nobody", {1, 2})
+    with pytest.raises(errors.StatusError):
+        await agent.upload("a.exe", b"")
+    with pytest.raises(errors.PayloadError):
+        await agent.upload("../a.txt", b"")
+
+
+async def test_a_long_upload() -> None:
+    """A file may take its time, without an end where no `total` is set."""
+    late = Reply([b'{"code": 200, "data": {', Pause(7200), b'"file_name": "f"}}'], headers={})
+    agent = SSEOxyGent(server_url=URL, transport=FakeTransport({"/upload": late}), timeouts=Timeouts(total=None))
+    assert "f" == await agent.upload("a.txt", b"")
+
+
+async def test_what_is_sent() -> None:
+    """Feedback is JSON under the remote's own name for the channel."""
+    transport = FakeTransport({"/feedback": OK})
+    await SSEOxyGent(server_url=URL, transport=transport).feedback("channel", {"a": None})
+    (sent,) = transport.requests
+    assert {"channel_id": "channel", "data": {"a": None}} == json.loads(sent.body)

@@ -1,0 +1,168 @@
+"""Whose transport is used, and who closes it; one thing per event loop.
+
+Rule: a transport is lent for one operation, and closed by whoever made it.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import pytest
+
+from oxygent_client._agent.transport_lease import TransportPool
+from oxygent_client._core.per_loop import PerLoop
+from oxygent_client.testing import FakeTransport
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Made(FakeTransport):
+    """A transport that remembers that it was made."""
+
+    all: Final[list[Made]] = []
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.all.append(self)
+
+
+@pytest.fixture
+def made() -> list[Made]:
+    """Every transport that this test made."""
+    Made.all.clear()
+    return Made.all
+
+
+async def test_outside(made: list[Made]) -> None:
+    """Each operation has a transport of its own, which is closed after it, also when it failed."""
+    connections = TransportPool(Made)
+    async with connections.lease(None) as first:
+        async with connections.lease(None) as second:
+            assert first is not second
+        assert [False, True] == [each.closed for each in made]
+    with pytest.raises(KeyError):
+        async with connections.lease(None):
+            raise KeyError
+    assert [True] * 3 == [each.closed for each in made]
+
+
+async def test_inside(made: list[Made]) -> None:
+    """Between the first `enter` and the last `leave` one transport is lent to all."""
+    connections = TransportPool(Made)
+    for _ in range(2):  # and again, with another
+        connections.enter()
+        connections.enter()
+        async with connections.lease(None) as first, connections.lease(None) as second:
+            assert first is second is made[-1]
+        await connections.leave()
+        assert not made[-1].closed
+        await connections.leave()
+        assert made[-1].closed
+    assert 2 == len(made)
+
+
+async def test_given(made: list[Made]) -> None:
+    """A transport that was given is lent, in or out, and never closed; none is made then, but by entering."""
+    connections, given = TransportPool(Made), FakeTransport({})
+    async with connections.lease(given) as lent:
+        assert lent is given
+    connections.enter()
+    async with connections.lease(given) as lent:
+        assert lent is given
+    await connections.leave()
+    assert (False, [True]) == (given.closed, [each.closed for each in made])
+
+
+class Empty(Made):
+    """A transport that counts as false."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+async def test_what_is_given_is_used_whatever_it_is_worth(made: list[Made]) -> None:
+    """A transport that is false, given or kept, is a transport."""
+    given = Empty()
+    connections = TransportPool(Empty)
+    async with connections.lease(given) as transport:
+        assert given is transport
+    connections.enter()
+    async with connections.lease(None) as transport:
+        assert made[1] is transport
+    await connections.leave()
+    assert 2 == len(made)
+
+
+async def test_closing(made: list[Made]) -> None:
+    """`aclose` closes what is kept; leaving after it closes nothing twice."""
+    connections = TransportPool(Made)
+    await connections.aclose()
+    connections.enter()
+    await connections.aclose()
+    assert [True] == [each.closed for each in made]
+    async with connections.lease(None) as lent:
+        assert lent is made[1]
+    await connections.leave()
+    assert [True, True] == [each.closed for each in made]
+
+
+COPIES: Final[dict[str, Callable[[TransportPool], TransportPool]]] = {
+    "pickle": lambda connections: pickle.loads(pickle.dumps(connections)),
+    "deepcopy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+async def test_copies_begin_anew(way: str, made: list[Made]) -> None:
+    """A copy keeps nothing, and what it makes is its own."""
+    connections = TransportPool(Made)
+    connections.enter()
+    clone = COPIES[way](connections)
+    async with clone.lease(None) as lent:
+        assert lent is made[1]
+    await connections.leave()
+    assert [True, True] == [each.closed for each in made]
+
+
+async def test_entered_elsewhere(made: list[Made]) -> None:
+    """What another event loop entered is neither lent nor closed here."""
+    connections = TransportPool(Made)
+
+    async def elsewhere() -> None:
+        connections.enter()
+        async with connections.lease(None) as lent:
+            assert lent is made[-1]
+        await connections.leave()
+
+    connections.enter()
+    for backend in ("asyncio", "trio"):
+        await anyio.to_thread.run_sync(partial(anyio.run, elsewhere, backend=backend))
+    async with connections.lease(None) as lent:
+        assert lent is made[0]
+    assert [False, True, True] == [each.closed for each in made]
+    await connections.leave()
+
+
+def test_per_loop() -> None:
+    """A value belongs to the loop that put it, and goes when its loop goes."""
+    values: PerLoop[str] = PerLoop()
+    seen: list[str | None] = []
+
+    async def use(word: str) -> None:
+        seen.append(values.get())
+        assert word == values.put(word)
+        seen.extend([values.get(), values.take(), values.take()])
+        values.put(word)
+
+    for backend in ("asyncio", "trio", "asyncio"):
+        anyio.run(use, backend, backend=backend)
+    assert [None, "asyncio", "asyncio", None, None, "trio", "trio", None, None, "asyncio", "asyncio", None] == seen
+    gc.collect()
+    assert 0 == len(values._stores)

@@ -1,0 +1,793 @@
+"""The caller's own code in a run: filter, handlers, hooks, `send_message`, progress; and that each matters.
+
+Rule 1: a check is a function of a class. `SSEOxyGent` passes them all.
+Rule 2: a mutant is that class with one thing wrong; the check that its row names must fail on it. A check that no
+    mutant fails shows nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import anyio
+import attrs
+import pytest
+
+from oxygent_client import Event, Observation, OxyRequest, OxyResponse, OxyState, SSEOxyGent, ToolCall, errors
+from oxygent_client._agent.callbacks import CallbackDispatcher
+from oxygent_client._protocol.router import Action, Forward, SetAnswer
+from oxygent_client.testing import (
+    FakeTransport,
+    answer,
+    close,
+    delta,
+    message,
+    observation,
+    progress,
+    text,
+    tool_call,
+)
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Mapping
+
+    from oxygent_client import Run
+
+URL: Final = "http://remote.test"
+SCRIPT: Final = (
+    tool_call("master", caller="user"),
+    tool_call("search", {"query": "x"}, node_id="n"),
+    progress({"p": 1}),
+    message({"type": "metrics", "value": 2}),
+    text("hello"),
+    message([1, 2]),
+    message({"no": "type"}),
+    observation("search", {"found": 3}, node_id="n"),
+    delta("4"),
+    answer("first"),
+    answer("42"),
+    observation("master", "42", caller="user"),
+    close(),
+)
+"""A run with all that a remote may say: two steps of the root, two inner ones, six other messages, two answers."""
+FORWARDED: Final = ["tool_call", "progress", "metrics", "text", "list", "none", "observation", "stream"]
+"""What of it goes on to `send_message`."""
+ALL: Final = ["tool_call", *FORWARDED[:-2], "observation", "stream", "answer", "answer", "observation"]
+
+
+def kind(said: Any) -> str:
+    """What a message is, in one word."""
+    if isinstance(said, dict):
+        return str(cast("dict[str, Any]", said).get("type", "none"))
+    return "text" if isinstance(said, str) else "list"
+
+
+class Log(list[Any]):
+    """What the caller's code heard, in its order."""
+
+    async def send(self, said: Any) -> None:
+        """A `send_message`."""
+        self.append(("sent", kind(said)))
+
+    async def handle(self, content: Any) -> None:
+        """A handler."""
+        self.append(("handled", content))
+
+    def of(self, what: str) -> list[Any]:
+        """What one of them heard."""
+        return [heard for name, heard in self if name == what]
+
+
+async def run(
+    cls: type[SSEOxyGent], log: Log, steps: Collection[Any] = SCRIPT, **options: Any
+) -> tuple[list[Event], OxyResponse]:
+    """One run of `cls`; options that no constructor has are set on the agent after it was made."""
+    late: dict[str, Any] = options.pop("late", {})
+    request = OxyRequest(arguments={"query": "x"}, **options.pop("request", {}))
+    cast("Any", request).send_message = options.pop("send", log.send)
+    agent = cls(server_url=URL, transport=FakeTransport.script(*steps), name="me", **options)
+    for name, value in late.items():
+        setattr(agent, name, value)
+    async with agent.stream(request) as stream:
+        return [event async for event in stream], stream.response
+
+
+async def fails(cls: type[SSEOxyGent], log: Log, **options: Any) -> errors.HandlerError:
+    """The error of a run that the caller's code ended."""
+    try:
+        await run(cls, log, **options)
+    except errors.HandlerError as error:
+        return error
+    raise AssertionError("the error was lost")
+
+
+# --------------------------------------------------------------------------------------------------------------- Checks
+
+
+async def filter_stops(cls: type[SSEOxyGent]) -> None:
+    """A false filter keeps an event from handler and `send_message`, and only from those; it sees every message."""
+    log = Log()
+    seen: list[str] = []
+
+    def no_progress(said: Any) -> bool:
+        seen.append(kind(said))
+        return kind(said) in {"metrics", "stream"}
+
+    events, response = await run(
+        cls, log, event_filter=no_progress, event_handlers=dict.fromkeys(("progress", "metrics", "answer"), log.handle)
+    )
+    assert ALL == seen
+    assert ["metrics", "stream"] == log.of("sent")
+    assert [{"type": "metrics", "value": 2}] == log.of("handled")
+    assert (ALL, "42") == ([kind(event.message) for event in events], response.output)
+
+
+async def handlers_hear(cls: type[SSEOxyGent]) -> None:
+    """A handler gets the content of its type, or the whole message where there is none, and replaces nothing."""
+    log = Log()
+    kinds = ("tool_call", "progress", "metrics", "answer", "observation", "none", "text", "stream")
+    _, response = await run(cls, log, event_handlers=dict.fromkeys(kinds, log.handle))
+    root, search, step, metrics, found, written, first, second, end = log.of("handled")
+    assert ("master", "search", "search", "master") == tuple(each["callee"] for each in (root, search, found, end))
+    assert ({"p": 1}, {"type": "metrics", "value": 2}, "4") == (step, metrics, written["delta"])
+    assert ("first", "42", "42") == (first, second, response.output)
+    assert FORWARDED == log.of("sent")
+
+
+async def in_order(cls: type[SSEOxyGent]) -> None:
+    """For each event: filter, handler, hook, forwarding, progress; then the next event."""
+    log = Log()
+
+    class Hooked(cls):  # type: ignore[misc, valid-type]  # the base is what varies
+        async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
+            log.append(("hooked", kind(event_data)))
+
+        async def _process_custom_event(self, event_data: Any, oxy_request: OxyRequest) -> None:
+            log.append(("hooked", kind(event_data)))
+
+    def keep(said: Any) -> bool:
+        log.append(("filtered", kind(said)))
+        return True
+
+    async def tell(said: str) -> None:
+        log.append(("told", said))
+
+    await run(
+        Hooked,
+        log,
+        [tool_call("search"), progress(1), answer(2), close()],
+        event_filter=keep,
+        event_handlers={"tool_call": log.handle, "progress": log.handle},
+        progress_callback=tell,
+    )
+    content = log.of("handled")[0]
+    assert [
+        ("told", "Starting remote execution..."),
+        ("filtered", "tool_call"),
+        ("handled", content),
+        ("hooked", "tool_call"),
+        ("sent", "tool_call"),
+        ("told", "Executing tool: search"),
+        ("filtered", "progress"),
+        ("handled", 1),
+        ("hooked", "progress"),
+        ("sent", "progress"),
+        ("filtered", "answer"),
+        ("told", "Remote execution completed"),
+    ] == log
+
+
+async def hooks_are_called(cls: type[SSEOxyGent]) -> None:
+    """Each hook hears its messages with the request that is executed; answers have no hook."""
+    log = Log()
+
+    class Hooked(cls):  # type: ignore[misc, valid-type]  # the base is what varies
+        async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
+            log.append(("called", (event_data["content"]["callee"], oxy_request.callee)))
+
+        async def handle_observation_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
+            log.append(("observed", (event_data["content"]["callee"], oxy_request.callee)))
+
+        async def _process_custom_event(self, event_data: Any, oxy_request: OxyRequest) -> None:
+            log.append(("custom", (kind(event_data), oxy_request.callee)))
+
+    await run(Hooked, log)
+    assert [("master", "me"), ("search", "me")] == log.of("called")
+    assert [("search", "me"), ("master", "me")] == log.of("observed")
+    assert [(each, "me") for each in ("progress", "metrics", "text", "list", "none", "stream")] == log.of("custom")
+
+
+async def forwarding(cls: type[SSEOxyGent]) -> None:
+    """All but answers and the root's own steps go on to `send_message`, in order, one positional value each."""
+    log = Log()
+    heard: list[tuple[Any, ...]] = []
+
+    async def positional(*values: Any) -> None:
+        heard.append(values)
+
+    await run(cls, log, send=positional)
+    assert FORWARDED == [kind(value) for (value,) in heard]
+    await run(cls, log)
+    assert FORWARDED == log.of("sent")
+
+
+async def sender_is_looked_up(cls: type[SSEOxyGent]) -> None:
+    """`send_message` is looked up for each message: one that is put in its place during the run gets the rest."""
+    first, second = Log(), Log()
+
+    class Replacing(cls):  # type: ignore[misc, valid-type]  # the base is what varies
+        async def _process_custom_event(self, event_data: Any, oxy_request: OxyRequest) -> None:
+            if kind(event_data) == "text":
+                cast("Any", oxy_request).send_message = second.send
+
+        async def handle_observation_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
+            oxy_request.__dict__.pop("send_message", None)  # the class's own again, which nobody hears
+
+    await run(Replacing, first)
+    assert (FORWARDED[:3], FORWARDED[3:6]) == (first.of("sent"), second.of("sent"))
+
+
+async def sender_keywords(cls: type[SSEOxyGent]) -> None:
+    """The keywords `event`, `id` and `retry` are given to a `send_message` that takes them, and to no other."""
+    heard: list[Any] = []
+
+    async def plain(said: Any) -> None:
+        heard.append(said)
+
+    async def all_of_them(said: Any, event: str, *, id: str | None, retry: int | None) -> None:
+        heard.append((said, event, id, retry))
+
+    async def some(said: Any, *, retry: int | None = 7, other: int = 8) -> None:
+        heard.append((said, retry, other))
+
+    async def any_of_them(said: Any, **wire: Any) -> None:
+        heard.append((said, wire))
+
+    async def called_event(event: Any) -> None:
+        heard.append(event)
+
+    async def called_id(id: Any, **wire: Any) -> None:
+        heard.append((id, wire))
+
+    async def called_event_only(event: Any, /, id: str | None = None) -> None:
+        heard.append((event, id))
+
+    async def starred(*said: Any, event: str = "") -> None:
+        heard.append((said, event))
+
+    class Callable:
+        async def __call__(self, said: Any, *, event: str) -> None:
+            heard.append((said, event))
+
+    wire = {"event": "progress", "id": "i", "retry": 5}
+    cases: list[tuple[Any, Any]] = [
+        (plain, 1),
+        (all_of_them, (1, "progress", "i", 5)),
+        (some, (1, 5, 8)),
+        (any_of_them, (1, wire)),
+        (called_event, 1),
+        (called_id, (1, {"event": "progress", "retry": 5})),
+        (called_event_only, (1, "i")),
+        (starred, ((1,), "progress")),
+        (Callable(), (1, "progress")),
+        (functools.partial(all_of_them, id="mine"), (1, "progress", "i", 5)),
+    ]
+    for send, expected in cases:
+        heard.clear()
+        await run(cls, Log(), [message(1, event="progress", id="i", retry=5), answer(2), close()], send=send)
+        assert [expected] == heard, send
+    heard.clear()
+    await run(cls, Log(), [b"data: 1\n\n", answer(2), close()], send=all_of_them)
+    assert [(1, "message", None, None)] == heard
+
+
+async def failures_are_blamed(cls: type[SSEOxyGent]) -> None:
+    """What the caller's code raises is a HandlerError that says where, with it as the cause; the run is closed."""
+
+    def raising(*anything: Any) -> Any:
+        raise ValueError("mine")
+
+    async def failing(*anything: Any) -> None:
+        raise ValueError("mine")
+
+    hooked = {"handle_tool_call_event", "handle_observation_event", "_process_custom_event"}
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("the event filter raised ValueError", {"event_filter": raising}),
+        ("an event handler raised ValueError", {"event_handlers": {"tool_call": failing}}),
+        ("send_message raised ValueError", {"send": failing}),
+        ("the progress callback raised ValueError", {"progress_callback": failing}),
+        *(("an event handler raised ValueError", {"late": {name: failing}}) for name in sorted(hooked)),
+    ]
+    for said, options in cases:
+        error = await fails(cls, Log(), **options)
+        assert (said, "mine" if "Value" in said else "") == (
+            str(error),
+            str(error.__cause__) if isinstance(error.__cause__, ValueError) else "",
+        )
+        assert error.trace_id
+
+
+async def progress_is_told(cls: type[SSEOxyGent]) -> None:
+    """The progress callback hears the texts of the documentation, from the constructor or set later."""
+    told: list[str] = []
+
+    async def tell(said: str) -> None:
+        told.append(said)
+
+    texts = [
+        "Starting remote execution...",
+        "Executing tool: search",
+        "Tool execution completed",
+        "Remote execution completed",
+    ]
+    await run(cls, Log(), progress_callback=tell)
+    assert texts == told
+    agent = cls(server_url=URL, transport=FakeTransport.script(message(_nameless("tool_call")), answer(1), close()))
+    agent.set_progress_callback(tell)
+    await agent.ask("hi")
+    assert ["Executing tool: unknown"] == told[5:-1]
+    agent.set_progress_callback(None)
+    await agent.ask("hi")
+    assert 7 == len(told)
+
+
+def _nameless(kind: str) -> dict[str, Any]:
+    return {"type": kind, "content": {}}
+
+
+async def copies_are_handed_out(cls: type[SSEOxyGent]) -> None:
+    """Whoever changes what he was given changes neither the event nor what the others get."""
+    log: list[Any] = []
+
+    def spoil(said: Any) -> bool:
+        if isinstance(said, dict):
+            cast("dict[str, Any]", said).setdefault("content", {})
+            said["content"] = {"spoilt": True}
+        elif isinstance(said, list):
+            cast("list[Any]", said).append("spoilt")
+        return True
+
+    async def send(said: Any) -> None:
+        log.append(kind(said) == "text" or "spoilt" not in str(said))
+        spoil(said)
+
+    events, _ = await run(cls, Log(), event_filter=spoil, send=send)
+    assert [True] * len(FORWARDED) == log
+    assert not [event for event in events if "spoilt" in f"{event.message!r} {event.content!r}"]
+
+
+async def late_attributes(cls: type[SSEOxyGent]) -> None:
+    """What a subclass assigns after `super().__init__()` counts, as what it overrides does."""
+    log = Log()
+    late: dict[str, Any] = {
+        "event_filter": lambda said: kind(said) == "metrics",  # pyright: ignore[reportUnknownLambdaType]  (a lambda cannot say its types)
+        "event_handlers": {"metrics": log.handle, "progress": log.handle},
+    }
+    await run(cls, log, late=late)
+    assert (["metrics"], 1) == (log.of("sent"), len(log.of("handled")))
+
+    class Preparing(cls):  # type: ignore[misc, valid-type]  # the base is what varies
+        def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
+            return {**super().prepare_payload(oxy_request), "mine": True}
+
+        def prepare_headers(self, oxy_request: OxyRequest) -> dict[str, str]:
+            return {**super().prepare_headers(oxy_request), "x-mine": "1"}
+
+    agent = Preparing(server_url=URL, transport=(transport := FakeTransport.script(answer(1), close())))
+    agent.is_share_call_stack = False
+    await agent.ask("hi")
+    assert (True, False) == (transport.payloads[0].get("mine"), "call_stack" in transport.payloads[0])
+    assert "1" == transport.requests[0].headers.get("x-mine")
+
+
+CHECKS: Final = (
+    filter_stops,
+    handlers_hear,
+    in_order,
+    hooks_are_called,
+    forwarding,
+    sender_is_looked_up,
+    sender_keywords,
+    failures_are_blamed,
+    progress_is_told,
+    copies_are_handed_out,
+    late_attributes,
+)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+async def test_hooks(check: Callable[[type[SSEOxyGent]], Awaitable[None]]) -> None:
+    """`SSEOxyGent` does what each check says."""
+    await check(SSEOxyGent)
+
+
+# -------------------------------------------------------------------------------------------------------------- Mutants
+
+
+def delivering(delivery: type[CallbackDispatcher]) -> type[SSEOxyGent]:
+    """An agent whose events are delivered otherwise."""
+
+    class Mutant(SSEOxyGent):
+        def _run(self, request: OxyRequest) -> Run:
+            stream = super()._run(request)
+            plan = stream._plan
+            stream._plan = attrs.evolve(plan, listener=delivery(self, request))
+            return stream
+
+    return Mutant
+
+
+def ignoring(name: str, instead: Any) -> type[SSEOxyGent]:
+    """An agent on which an attribute always reads the same, whatever is assigned."""
+
+    def read(agent: SSEOxyGent) -> Any:
+        return instead
+
+    def write(agent: SSEOxyGent, value: Any) -> None:
+        pass
+
+    return type("Mutant", (SSEOxyGent,), {name: property(read, write)})
+
+
+def deaf(name: str) -> type[SSEOxyGent]:
+    """An agent that never calls one of its hooks, whatever a subclass makes of it."""
+    own = getattr(SSEOxyGent, name)
+
+    class Mutant(SSEOxyGent):
+        def __init_subclass__(cls) -> None:
+            setattr(cls, name, own)
+
+        def __setattr__(self, attribute: str, value: Any) -> None:
+            if attribute != name:
+                super().__setattr__(attribute, value)
+
+    return Mutant
+
+
+def hearing(heard: Any) -> type[SSEOxyGent]:
+    """An agent that hears each event by `heard(delivery, event, action)`."""
+    return delivering(type("Mutant", (CallbackDispatcher,), {"heard": heard, "__slots__": ()}))
+
+
+async def filter_drops_nothing(self: CallbackDispatcher, event: Event, action: Action) -> None:
+    """Ask the filter, and go on whatever it says."""
+    if self.agent.event_filter is not None:
+        self.agent.event_filter(event.message)
+    await self._handle(event, action, event.message)
+    if isinstance(action, Forward):
+        await self._send(event, action.message)
+
+
+async def handler_replaces(self: CallbackDispatcher, event: Event, action: Action) -> None:
+    """A handler in the place of forwarding."""
+    if (handler := self.agent.event_handlers.get(event.type or "")) is not None:
+        await handler(event.message.get("content", event.message))
+    else:
+        await CallbackDispatcher.heard(self, event, action)
+
+
+async def forwards_first(self: CallbackDispatcher, event: Event, action: Action) -> None:
+    """Forwarding before the handler."""
+    if isinstance(action, Forward):
+        await self._send(event, action.message)
+    await CallbackDispatcher.heard(self, event, SetAnswer(None))
+
+
+async def forwards_all(self: CallbackDispatcher, event: Event, action: Action) -> None:
+    """The root's steps too."""
+    await CallbackDispatcher.heard(self, event, Forward(event.message))
+
+
+async def forwards_nothing(self: CallbackDispatcher, event: Event, action: Action) -> None:
+    """Nothing to `send_message`."""
+    await self._handle(event, action, event.message)
+
+
+async def forwards_the_original(self: CallbackDispatcher, event: Event, action: Action) -> None:
+    """No copies for `send_message`."""
+    await CallbackDispatcher.heard(self, event, Forward(event.message) if isinstance(action, Forward) else action)
+
+
+async def shows_the_original(self: CallbackDispatcher, event: Event, action: Action) -> None:
+    """No copies for filter and handlers."""
+    if self.agent.event_filter is not None and not self.agent.event_filter(event.message):
+        return
+    await self._handle(event, action, event.message)
+    if isinstance(action, Forward):
+        await self._send(event, action.message)
+
+
+class WholeMessages(CallbackDispatcher):
+    """A handler always gets the whole message."""
+
+    async def _handle(self, event: Event, action: Action, message: Any) -> None:
+        await super()._handle(event, action, {**message, "content": message} if isinstance(message, dict) else message)
+
+
+class Answers(CallbackDispatcher):
+    """Handlers of answers are not called."""
+
+    async def _handle(self, event: Event, action: Action, message: Any) -> None:
+        if not isinstance(action, SetAnswer):
+            await super()._handle(event, action, message)
+
+
+class AnswersAreCustom(CallbackDispatcher):
+    """The custom hook hears answers."""
+
+    async def _handle(self, event: Event, action: Action, message: Any) -> None:
+        await super()._handle(event, Forward(None), message)
+
+
+class FirstSender(CallbackDispatcher):
+    """`send_message` is looked up once."""
+
+    async def opened(self) -> None:
+        """Keep what is there."""
+        kept = self.request.send_message
+        object.__setattr__(self, "request", _Keeping(self.request, kept))
+
+
+class _Keeping:
+    def __init__(self, request: OxyRequest, send_message: Any) -> None:
+        self.__dict__.update(vars(request))
+        self.send_message = send_message
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.__dict__.setdefault(name, value)
+
+
+class NoKeywords(CallbackDispatcher):
+    """Nothing but the message for `send_message`."""
+
+    async def _send(self, event: Event, message: Any) -> None:
+        await self.request.send_message(message)
+
+
+class AllKeywords(CallbackDispatcher):
+    """All keywords, whether it takes them or not."""
+
+    async def _send(self, event: Event, message: Any) -> None:
+        await self.request.send_message(message, event=event.sse.event, id=event.sse.id, retry=event.sse.retry)
+
+
+class Raw(CallbackDispatcher):
+    """Nobody is blamed."""
+
+    async def heard(self, event: Event, action: Action) -> None:
+        """As `Listener.heard`, and what is raised comes out as it is."""
+        try:
+            await super().heard(event, action)
+        except errors.HandlerError as error:
+            raise error.__cause__ or error from None
+
+
+class Quiet(CallbackDispatcher):
+    """No word of progress."""
+
+    async def _say(self, text: str) -> None:
+        pass
+
+
+class Early(SSEOxyGent):
+    """What is assigned late is not seen."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self.__dict__ or not name.startswith(("event_", "is_share")):
+            super().__setattr__(name, value)
+
+
+MUTANTS: Final[Mapping[str, tuple[type[SSEOxyGent], str]]] = {
+    # what is wrong: (the class, the check that must fail)
+    "no filter": (ignoring("event_filter", None), "filter_stops"),
+    "a filter that stops nothing": (hearing(filter_drops_nothing), "filter_stops"),
+    "no handlers": (ignoring("event_handlers", {}), "handlers_hear"),
+    "a handler replaces forwarding": (hearing(handler_replaces), "handlers_hear"),
+    "handlers get the message": (delivering(WholeMessages), "handlers_hear"),
+    "no handlers of answers": (delivering(Answers), "handlers_hear"),
+    "forwarding first": (hearing(forwards_first), "in_order"),
+    "forwarding all": (hearing(forwards_all), "forwarding"),
+    "forwarding nothing": (hearing(forwards_nothing), "forwarding"),
+    "deaf to tool calls": (deaf("handle_tool_call_event"), "hooks_are_called"),
+    "deaf to observations": (deaf("handle_observation_event"), "hooks_are_called"),
+    "deaf to custom events": (deaf("_process_custom_event"), "hooks_are_called"),
+    "answers are custom": (delivering(AnswersAreCustom), "hooks_are_called"),
+    "the first sender": (delivering(FirstSender), "sender_is_looked_up"),
+    "no keywords": (delivering(NoKeywords), "sender_keywords"),
+    "all keywords": (delivering(AllKeywords), "sender_keywords"),
+    "all keywords to all": (delivering(AllKeywords), "forwarding"),
+    "nobody is blamed": (delivering(Raw), "failures_are_blamed"),
+    "no progress": (delivering(Quiet), "progress_is_told"),
+    "no callback": (ignoring("progress_told", None), "progress_is_told"),
+    "originals are shown": (hearing(shows_the_original), "copies_are_handed_out"),
+    "originals are forwarded": (hearing(forwards_the_original), "copies_are_handed_out"),
+    "late is too late": (delivering(CallbackDispatcher), ""),
+    "what is assigned late": (Early, "late_attributes"),
+    "its own payload": (deaf("prepare_payload"), "late_attributes"),
+    "its own headers": (deaf("prepare_headers"), "late_attributes"),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+async def test_mutants(mutant: str) -> None:
+    """An agent with one thing wrong fails the check of that thing; one with nothing wrong passes them all."""
+    cls, fatal = MUTANTS[mutant]
+    agent = cls(server_url=URL, transport=FakeTransport.script(*SCRIPT))
+    assert "42" == (await agent.ask("hi")).output, "it is an agent for all that"
+    failed: set[str] = set()
+    for check in CHECKS:
+        try:
+            await check(cls)
+        except Exception:  # noqa: BLE001  (however it fails, it fails)
+            failed.add(check.__name__)
+    assert not fatal or fatal in failed
+    assert fatal or not failed
+
+
+def test_every_check_kills() -> None:
+    """There is no check that all mutants pass."""
+    assert {check.__name__ for check in CHECKS} == {fatal for _, fatal in MUTANTS.values() if fatal}
+
+
+# ------------------------------------------------------------------------------------------------------- The rest of it
+
+
+async def test_the_hooks_do_nothing_by_themselves() -> None:
+    """Left alone, the hooks may be called by anyone and change nothing."""
+    agent, request = SSEOxyGent(server_url=URL), OxyRequest()
+    before = {**vars(agent)}
+    await agent.handle_tool_call_event({}, request)
+    await agent.handle_observation_event({}, request)
+    await agent._process_custom_event({}, request)
+    assert before == vars(agent)
+
+
+CALLED: Final[list[Any]] = []
+"""What the functions of the wrong kind were called with: nothing."""
+
+
+async def waits(*anything: Any) -> Any:
+    """An async function."""
+    CALLED.append(anything)
+
+
+def does(*anything: Any) -> Any:
+    """A plain function."""
+    CALLED.append(anything)
+
+
+WRONG_KINDS: Final[dict[str, tuple[str, Any]]] = {
+    # the name in the error: (the attribute, its value)
+    "event_handlers['tool_call']": ("event_handlers", {"tool_call": does}),
+    "event_filter": ("event_filter", waits),
+    "sanitize": ("sanitize", waits),
+    "failure_detector": ("failure_detector", waits),
+    "schema['answer']": ("schema", {"answer": waits}),
+    "progress_callback": ("progress_told", does),
+    "handle_tool_call_event": ("handle_tool_call_event", does),
+    "handle_observation_event": ("handle_observation_event", does),
+    "_process_custom_event": ("_process_custom_event", does),
+    "prepare_payload": ("prepare_payload", waits),
+    "prepare_headers": ("prepare_headers", waits),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_KINDS)
+async def test_a_function_of_the_wrong_kind_before_a_run(name: str) -> None:
+    """A function of the wrong kind, assigned late, is refused before it is called, and before anything is sent."""
+    attribute, value = WRONG_KINDS[name]
+    transport = FakeTransport.script(*SCRIPT)
+    agent = SSEOxyGent(server_url=URL, transport=transport)
+    setattr(agent, attribute, value)
+    with pytest.raises(errors.ConfigurationError) as caught:
+        await agent.ask("hi")
+    assert str(caught.value).startswith(f"{name} must be ")
+    assert caught.value.outcome is errors.Outcome.NOT_SENT
+    assert transport.requests == []
+    assert CALLED == []
+
+
+@pytest.mark.parametrize(
+    "name", ["event_handlers['tool_call']", "event_filter", "sanitize", "failure_detector", "schema['answer']"]
+)
+def test_a_function_of_the_wrong_kind_at_the_beginning(name: str) -> None:
+    """A function of the wrong kind is refused when the agent is made."""
+    attribute, value = WRONG_KINDS[name]
+    with pytest.raises(errors.ConfigurationError) as caught:
+        SSEOxyGent(server_url=URL, **{attribute: value})
+    assert str(caught.value).startswith(f"{name} must be ")
+
+
+def test_a_progress_callback_of_the_wrong_kind() -> None:
+    """It is refused where it is given, and where it is set."""
+    with pytest.raises(errors.ConfigurationError, match="progress_callback must be"):
+        SSEOxyGent(server_url=URL, progress_callback=does)
+    with pytest.raises(errors.ConfigurationError, match="progress_callback must be"):
+        SSEOxyGent(server_url=URL).set_progress_callback(does)
+
+
+async def test_a_plain_send_message() -> None:
+    """A `send_message` that is not async is refused before anything is sent."""
+    request = OxyRequest(arguments={"query": "x"})
+    cast("Any", request).send_message = does
+    transport = FakeTransport.script(*SCRIPT)
+    with pytest.raises(errors.ConfigurationError, match=r"send_message must be .*'does'"):
+        await SSEOxyGent(server_url=URL, transport=transport).ask(request)
+    assert transport.requests == []
+
+
+@pytest.mark.parametrize(
+    "name", ["event_handlers['tool_call']", "event_filter", "sanitize", "progress_callback", "send_message"]
+)
+async def test_a_function_of_the_wrong_kind_during_a_run(name: str) -> None:
+    """Assigned while the run goes on, it is refused before it is called; the error says how far the run was."""
+    request = OxyRequest(arguments={"query": "x"})
+    agent = SSEOxyGent(server_url=URL, transport=FakeTransport.script(progress(1), *SCRIPT))
+    with pytest.raises(errors.ConfigurationError) as caught:
+        async with agent.stream(request) as run:
+            await anext(run)
+            if name == "send_message":
+                cast("Any", run)._plan.request.send_message = does
+            else:
+                attribute, value = WRONG_KINDS[name]
+                setattr(agent, attribute, value)
+            await run.final_response()
+    assert str(caught.value).startswith(f"{name} must be ")
+    assert caught.value.outcome in (errors.Outcome.STARTED, errors.Outcome.COMPLETED)
+    assert CALLED == []
+
+
+async def test_a_callable_without_a_signature() -> None:
+    """A `send_message` that tells nothing about itself gets the message alone."""
+
+    class Opaque:
+        __signature__ = "none"
+        heard: Final[list[Any]] = []
+
+        async def __call__(self, *values: Any, **named: Any) -> None:
+            self.heard.append((values, named))
+
+    opaque = Opaque()
+    await run(SSEOxyGent, Log(), [progress(1), answer(2), close()], send=opaque)
+    assert [(({"type": "progress", "content": 1},), {})] == opaque.heard
+
+
+async def test_a_request_that_wants_no_messages() -> None:
+    """The request's own `send_message` tells its host, unless the request says that it wants none."""
+    heard: list[Any] = []
+
+    class House:
+        async def call(self, request: OxyRequest, /, **changes: Any) -> OxyResponse:
+            return OxyResponse(OxyState.FAILED)
+
+        async def send_message(self, request: OxyRequest, message: Any, /, **wire: Any) -> None:
+            heard.append((message, wire))
+
+    for wants in (True, False):
+        agent = SSEOxyGent(server_url=URL, transport=FakeTransport.script(message("x", id="7"), answer(1), close()))
+        response = await agent.execute(OxyRequest(mas=House(), is_send_message=wants, arguments={"query": "x"}))
+        assert 1 == response.output
+    assert [("x", {"event": "message", "id": "7", "retry": None})] == heard
+
+
+async def test_a_handler_that_is_not_waited_for() -> None:
+    """The next event comes when the caller's code is done with this one: nothing runs beside it."""
+    running = 0
+
+    async def slow(*anything: Any) -> None:
+        nonlocal running
+        running += 1
+        assert running == 1
+        await anyio.sleep(1)
+        running -= 1
+
+    await run(SSEOxyGent, Log(), event_handlers={"progress": slow, "metrics": slow}, send=slow)
+
+
+def test_steps_are_what_the_checks_take_them_for() -> None:
+    """The script has its two pairs of steps."""
+    assert 2 == sum(b'"tool_call"' in step for step in SCRIPT) == sum(b'"observation"' in step for step in SCRIPT)
+    assert issubclass(ToolCall, Event)
+    assert issubclass(Observation, Event)

@@ -1,0 +1,599 @@
+"""What a remote is: organization, description, the names it knows; and whom a run is sent to (rule 7 of the contract).
+
+Rule 1: only the organization must be there, and nothing in it is trusted.
+Rule 2: the remote is asked once for a name that it has, and never for a plain call.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import pickle
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import pytest
+
+from oxygent_client import Limits, Outcome, Timeouts, errors
+from oxygent_client._api.discovery import NO_LIST_SECONDS, UNKNOWN, Known, RemoteCatalog, RemoteInfo
+from oxygent_client._core.ids import new_id
+from oxygent_client._protocol.responses import KnownAgents
+from oxygent_client.cluster import Cluster
+from oxygent_client.testing import FakeTransport, Reply, answer, close, pause
+from tests.support.plain import plain
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from oxygent_client import SSEOxyGent
+
+URL: Final = "https://user:secret@remote.test/base?token=secret"
+ORGANIZATION: Final = {
+    "name": "master",
+    "type": "agent",
+    "children": [
+        {"name": "flights", "type": "agent", "children": [{"name": "search", "type": "tool"}]},
+        {"name": "add_up", "type": "tool", "extra": {"children": "no member"}},
+    ],
+}
+
+
+def data(**members: Any) -> Reply:
+    """A server's envelope around `members`."""
+    return Reply.json({"code": 200, "message": "SUCCESS", "data": members})
+
+
+TREE: Final = data(id_dict={}, organization=ORGANIZATION)
+LISTED: Final = data(agents=[{"name": "master"}, {"name": "hidden"}, {"name": ""}, {"no": "name"}, "text", 7])
+ANSWER: Final = Reply([answer("42"), close()])
+
+
+def remote(replies: Mapping[str, Reply]) -> FakeTransport:
+    """A remote that runs, and says this of itself."""
+    return FakeTransport({"/sse/chat": ANSWER, **{f"/{name}": reply for name, reply in replies.items()}})
+
+
+def paths(transport: FakeTransport) -> list[str]:
+    """What it was asked."""
+    return [request.path.removeprefix("/") for request in transport.requests]
+
+
+ALL: Final = ["get_organization", "get_description", "get_agents"]
+
+
+# ----------------------------------------------------------------------------------------------------------------- init
+
+
+async def test_init() -> None:
+    """`init` keeps the organization as it is, the description, and every name; the documents are asked for in order."""
+    transport = remote({"get_organization": TREE, "get_description": data(description="plans"), "get_agents": LISTED})
+    agent = plain(server_url=URL, transport=transport, headers={"x-a": "1"})
+    await agent.init()
+    assert (ORGANIZATION, "plans", ALL) == (agent.org, agent.desc, paths(transport))
+    assert [("GET", b"", "1")] * 3 == [(each.method, each.body, each.headers["x-a"]) for each in transport.requests]
+    assert f"{URL.partition('?')[0]}/get_agents?token=secret" == transport.requests[2].url
+    org = agent.get_org()
+    assert [
+        {
+            "name": "flights",
+            "type": "agent",
+            "is_remote": True,
+            "children": [{"name": "search", "type": "tool", "is_remote": True}],
+        },
+        {"name": "add_up", "type": "tool", "extra": {"children": "no member"}, "is_remote": True},
+    ] == org
+    org[0]["children"].clear()
+    assert (ORGANIZATION, 1) == (agent.org, len(agent.get_org()[0]["children"])), "it was a copy"
+
+
+DOCUMENTS: Final[dict[str, tuple[dict[str, Reply], Any, str, int]]] = {
+    # what the remote says: (its documents, the error or None, the description, how many children)
+    "organization only": ({"get_organization": TREE}, None, "", 2),
+    "no agents (a real server)": (
+        {
+            "get_organization": data(id_dict={}, organization={"path": [""]}),
+            "get_description": Reply([b"Internal Server Error"], status=500),
+        },
+        None,
+        "",
+        0,
+    ),
+    "empty": ({"get_organization": data(organization={})}, None, "", 0),
+    "description is no text": ({"get_organization": TREE, "get_description": data(description=[1])}, None, "", 2),
+    "description is missing": ({"get_organization": TREE, "get_description": data()}, None, "", 2),
+    "description is refused": (
+        {"get_organization": TREE, "get_description": Reply.json({"code": 500, "message": "no"})},
+        None,
+        "",
+        2,
+    ),
+    "agents are no list": ({"get_organization": TREE, "get_agents": data(agents={"a": 1})}, None, "", 2),
+    "agents are refused": ({"get_organization": TREE, "get_agents": Reply(status=403)}, None, "", 2),
+    "nothing": ({}, errors.NotFoundError, "", 0),
+    "401": ({"get_organization": Reply(status=401)}, errors.AuthenticationError, "", 0),
+    "302": ({"get_organization": Reply(status=302, headers={"location": "/login"})}, errors.RedirectError, "", 0),
+    "500": ({"get_organization": Reply(status=500)}, errors.ServerError, "", 0),
+    "refused": ({"get_organization": Reply(before=errors.ConnectError("no"))}, errors.ConnectError, "", 0),
+    "broken off": (
+        {"get_organization": Reply([b"{", errors.ConnectionLostError("x")])},
+        errors.ConnectionLostError,
+        "",
+        0,
+    ),
+    "no JSON": ({"get_organization": Reply([b"<html>"])}, errors.MalformedResponseError, "", 0),
+    "half of it": ({"get_organization": Reply([TREE.steps[0][:50]])}, errors.MalformedResponseError, "", 0),  # type: ignore[index]  # pyright: ignore[reportIndexIssue, reportUnknownArgumentType]  (the step is bytes)
+    "no UTF-8": ({"get_organization": Reply([b'{"code": "\xff"}'])}, errors.MalformedResponseError, "", 0),
+    "no object": ({"get_organization": Reply.json([1])}, errors.MalformedResponseError, "", 0),
+    "no envelope": ({"get_organization": Reply.json(ORGANIZATION)}, errors.EnvelopeError, "", 0),
+    "an error": ({"get_organization": Reply.json({"code": 400, "message": "no"})}, errors.EnvelopeError, "", 0),
+    "no data": ({"get_organization": Reply.json({"code": 200})}, errors.MalformedResponseError, "", 0),
+    "no tree": ({"get_organization": data(organization=[])}, errors.MalformedResponseError, "", 0),
+    "children null": (
+        {"get_organization": data(organization={"children": None})},
+        errors.MalformedResponseError,
+        "",
+        0,
+    ),
+    "children texts": (
+        {"get_organization": data(organization={"children": [{"children": ["x"]}]})},
+        errors.MalformedResponseError,
+        "",
+        0,
+    ),
+    "too many members": (
+        {"get_organization": data(organization={"children": [{}] * 100})},
+        errors.TooLargeError,
+        "",
+        0,
+    ),
+    "too deep": (
+        {"get_organization": Reply([b'{"code":200,"data":{"organization":' + b"[" * 99 + b"]" * 99 + b"}}"])},
+        errors.TooLargeError,
+        "",
+        0,
+    ),
+    "too many bytes": ({"get_organization": Reply([b" " * 5000] * 10)}, errors.TooLargeError, "", 0),
+    "description broken": (
+        {"get_organization": TREE, "get_description": Reply([b"{"])},
+        errors.MalformedResponseError,
+        "",
+        0,
+    ),
+}
+LIMITS: Final = Limits(nodes=99, depth=50, body_bytes=20_000)
+
+
+@pytest.mark.parametrize("which", DOCUMENTS)
+async def test_documents(which: str) -> None:
+    """What may be missing is missing; what is wrong is a typed error, and the agent stays as it was."""
+    documents, expected, description, children = DOCUMENTS[which]
+    agent = plain(server_url=URL, transport=(transport := remote(documents)), limits=LIMITS)
+    got = None
+    try:
+        await agent.init()
+    except errors.OxyError as error:
+        got = error
+    assert expected == (type(got) if got else None)
+    assert "secret" not in f"{got} {got!r}"
+    assert (description, children) == (agent.desc, len(agent.get_org()))
+    assert transport.requests == transport.left
+    if got is None:  # it runs, too
+        assert "42" == (await agent.ask("hi")).output
+
+
+async def test_an_organization_without_end() -> None:
+    """A wide and deep organization within the limits is copied and marked whole."""
+    tree: dict[str, Any] = {}
+    for _ in range(40):
+        tree = {"name": "x", "children": [tree, {"name": "leaf"}]}
+    agent = plain(server_url=URL, transport=remote({"get_organization": data(organization=tree)}))
+    await agent.init()
+    count, waiting = 0, agent.get_org()
+    while waiting:
+        node = waiting.pop()
+        count += node["is_remote"]
+        waiting += node.get("children", [])
+    assert 80 == count
+
+
+# --------------------------------------------------------------------------------------------------------------- Callee
+
+UNLISTED: Final = {"get_organization": TREE}
+KNOWN: Final = {"get_organization": TREE, "get_agents": LISTED}
+NO_NAME: Final = "the remote does not show anything called"
+NO_WORD: Final = "the remote does not say whom it knows"
+
+CALLEES: Final[dict[str, tuple[Mapping[str, Reply], dict[str, Any], bool, Any, list[str], list[str]]]] = {
+    # which: (the documents, how the agent is made, whether `init` was called, whom the run is sent to or the error,
+    #         what is logged as a warning, what the remote is asked by two runs)
+    "local name, no init": (KNOWN, {"name": "search"}, False, None, [], []),
+    "local name, shown": (KNOWN, {"name": "search"}, True, "search", [], []),
+    "local name, listed": (KNOWN, {"name": "hidden"}, True, "hidden", [], []),
+    "local name, not shown": (KNOWN, {"name": "mine"}, True, None, [], []),
+    "in the organization": (UNLISTED, {"callee": "search"}, False, "search", [], ALL),
+    "the root": (UNLISTED, {"callee": "master"}, False, "master", [], ALL),
+    "not in the organization": (UNLISTED, {"callee": "hidden"}, False, "hidden", [NO_NAME], ALL),
+    "in the list": (KNOWN, {"callee": "hidden"}, False, "hidden", [], ALL),
+    "in the organization, not in the list": (KNOWN, {"callee": "add_up"}, False, "add_up", [], ALL),
+    "nowhere": (KNOWN, {"callee": "nobody"}, False, errors.UnknownCalleeError, [], ALL * 2),
+    "nowhere, after init": (KNOWN, {"callee": "nobody"}, True, errors.UnknownCalleeError, [], ALL * 2),
+    "nowhere, unchecked": (KNOWN, {"callee": "nobody", "check_callee": False}, False, "nobody", [], []),
+    "empty list": (
+        {"get_organization": data(organization={}), "get_agents": data(agents=[])},
+        {"callee": "nobody"},
+        False,
+        errors.UnknownCalleeError,
+        [],
+        ALL * 2,
+    ),
+    "nothing is said": ({}, {"callee": "x"}, False, "x", [NO_WORD, NO_NAME], ["get_organization"] * 2),
+    "broken JSON": (
+        {"get_organization": Reply([b"{"])},
+        {"callee": "x"},
+        False,
+        "x",
+        [NO_WORD, NO_NAME],
+        ["get_organization"] * 2,
+    ),
+    "forbidden": (
+        {"get_organization": Reply(status=403)},
+        {"callee": "x"},
+        False,
+        "x",
+        [NO_WORD, NO_NAME],
+        ["get_organization"] * 2,
+    ),
+    "hostile": (
+        {"get_organization": data(organization=3)},
+        {"callee": "x"},
+        False,
+        "x",
+        [NO_WORD, NO_NAME],
+        ["get_organization"] * 2,
+    ),
+    "no remote": (
+        {"get_organization": Reply(before=errors.ConnectError("no"))},
+        {"callee": "x"},
+        False,
+        errors.ConnectError,
+        [],
+        ["get_organization"] * 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("which", CALLEES)
+async def test_whom_a_run_is_sent_to(which: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The local name only if a discovery showed it; an explicit callee unless the remote's own list lacks it."""
+    documents, options, inits, expected, warnings, gets = CALLEES[which]
+    transport = remote(documents)
+    agent = plain(server_url=URL, transport=transport, **options)
+    if inits:
+        await agent.init()
+    asked = len(transport.requests)
+    assert asked == 3 * inits
+    with caplog.at_level(logging.WARNING, "oxygent_client"):
+        for _ in range(2):
+            if isinstance(expected, type):
+                with pytest.raises(errors.OxyError) as caught:
+                    await agent.ask("hi")
+                assert (expected, Outcome.NOT_SENT) == (type(caught.value), caught.value.outcome)
+            else:
+                await agent.ask("hi")
+                assert expected == transport.payloads[-1].get("callee")
+    said = [record.getMessage() for record in caplog.records]
+    assert [True] * len(warnings) == [
+        text.startswith(begin) for text, begin in zip(said[: len(warnings)], warnings, strict=True)
+    ]
+    assert bool(warnings) == bool(said)
+    assert "secret" not in "".join(said)
+    assert [path for path in paths(transport)[asked:] if path != "sse/chat"] == gets
+
+
+async def test_an_unknown_callee_is_told_of_others() -> None:
+    """The error names some of those that are there."""
+    many = data(agents=[{"name": f"agent {n:02}"} for n in range(20)])
+    cases = [
+        (KNOWN, "the remote has nothing called 'nobody'; it has 'add_up', 'flights', 'hidden', 'master', 'search'"),
+        (
+            {"get_organization": data(organization={}), "get_agents": data(agents=[])},
+            "the remote has nothing called 'nobody'; it has nothing at all",
+        ),
+        (
+            {"get_organization": data(organization={}), "get_agents": many},
+            "the remote has nothing called 'nobody'; it has " + ", ".join(f"'agent {n:02}'" for n in range(10)),
+        ),
+    ]
+    for documents, said in cases:
+        with pytest.raises(errors.UnknownCalleeError) as caught:
+            await plain(server_url=URL, transport=remote(documents), callee="nobody").ask("hi")
+        assert said == str(caught.value)
+
+
+async def test_many_ask_once() -> None:
+    """Twenty runs at once that need to know their callee ask the remote once; the others wait for it."""
+    slow = Reply(TREE.steps, before=pause(5))
+    transport = remote({"get_organization": slow, "get_agents": LISTED})
+    agent = plain(server_url=URL, transport=transport, callee="hidden")
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(agent.ask, "hi")
+    assert (ALL, 20) == (paths(transport)[:3], paths(transport)[3:].count("sse/chat"))
+
+
+async def test_a_cancelled_discovery_is_none() -> None:
+    """Who is cancelled while the remote is asked leaves the question to the next."""
+    replies = [Reply(before=pause(math.inf)), TREE]
+    transport = FakeTransport({"/get_organization": replies, "/get_agents": LISTED, "/sse/chat": ANSWER})
+    agent = plain(server_url=URL, transport=transport, callee="hidden")
+    with anyio.move_on_after(1) as scope:
+        await agent.ask("hi")
+    assert scope.cancelled_caught
+    assert "42" == (await agent.ask("hi")).output
+    assert ["get_organization", *ALL, "sse/chat"] == paths(transport)
+
+
+async def test_an_error_of_init_says_where() -> None:
+    """Which server did not answer stands in the error, without user information and query."""
+    agent = plain(server_url="https://me:pw@h/p?key=1", transport=FakeTransport({}))
+    with pytest.raises(errors.NotFoundError) as caught:
+        await agent.init()
+    assert "https://h/p" == caught.value.server_url
+
+
+async def test_init_asks_again() -> None:
+    """`init` always asks, and what it finds replaces what was known."""
+    replies = [TREE, data(organization={"name": "other"})]
+    transport = FakeTransport({"/get_organization": replies, "/sse/chat": ANSWER})
+    agent = plain(server_url=URL, transport=transport, name="other")
+    for callee in (None, "other"):
+        await agent.init()
+        await agent.ask("hi")
+        assert callee == transport.payloads[-1].get("callee")
+
+
+def test_what_is_known_travels() -> None:
+    """A directory is copied and pickled with what it knows, and nothing live."""
+    directory, here = RemoteCatalog(), frozenset({URL})
+    assert not directory.shows("x", here)
+    agents = KnownAgents(frozenset({"x"}), complete=True)
+    directory.known = Known(RemoteInfo(organization={"a": 1}, description="d", agents=agents), here, 0.0)
+    clones: list[RemoteCatalog] = [copy.deepcopy(directory), pickle.loads(pickle.dumps(directory))]
+    for clone in clones:
+        assert clone.known == directory.known
+        assert clone.known is not directory.known
+        assert clone.shows("x", here)
+        assert not clone.shows("y", here)
+    assert UNKNOWN == RemoteInfo(organization={}, description="", agents=KnownAgents(frozenset(), complete=False))
+
+
+# ------------------------------------------------------------------------------------------ Whose it is, and how long
+
+HERE: Final = "http://localhost:8082/base"
+ELSEWHERE: Final[dict[str, tuple[dict[str, Any], str | None]]] = {
+    # what is assigned after `init`, whom a run is sent to then
+    "another port": ({"server_url": "http://localhost:8083/base"}, None),
+    "another path": ({"server_url": "http://localhost:8082/other"}, None),
+    "another address": ({"server_url": "http://127.0.0.2:8082/base"}, None),
+    "another spelling": ({"server_url": "http://me:pw@LOCALHOST:8082/base/"}, "search"),
+    "a cluster": ({"server_url": "", "of": ["http://localhost:8083"]}, None),
+    "a cluster with it": ({"server_url": "", "of": ["http://localhost:8083", HERE]}, "search"),
+}
+
+
+@pytest.mark.parametrize("which", ELSEWHERE)
+async def test_a_discovery_belongs_to_its_server(which: str) -> None:
+    """A name that one server showed is not sent to another, and again to the first."""
+    assigned, callee = ELSEWHERE[which]
+    transport = remote(KNOWN)
+    agent = plain(server_url=HERE, transport=transport, name="search")
+    await agent.init()
+    agent.transport = Cluster(assigned["of"], transport=transport) if "of" in assigned else transport
+    agent.server_url = assigned["server_url"]
+    await agent.ask("hi")
+    assert transport.payloads[-1].get("callee") == callee
+    agent.transport, agent.server_url = transport, HERE
+    await agent.ask("hi")
+    assert transport.payloads[-1].get("callee") == "search"
+
+
+async def test_the_members_of_a_cluster_change() -> None:
+    """What a cluster said is known while one of its members stays; others that come later were never asked."""
+    transport = remote(KNOWN)
+    cluster = Cluster([HERE, "http://b"], transport=transport)
+    agent = plain(transport=cluster, name="search")
+    await agent.init()
+    sent: list[str | None] = []
+    for members in (["http://b", "http://c"], ["http://c"]):
+        cluster.set_members(members)
+        await agent.ask("hi")
+        sent.append(transport.payloads[-1].get("callee"))
+    assert sent == ["search", None]
+
+
+async def test_an_explicit_callee_is_checked_at_each_server() -> None:
+    """After `server_url` changed, the next run asks the new server whom it knows."""
+    transport = remote(KNOWN)
+    agent = plain(server_url=HERE, transport=transport, callee="search")
+    for url in (HERE, HERE, "http://b"):
+        agent.server_url = url
+        await agent.ask("hi")
+    assert paths(transport) == [*ALL, "sse/chat", "sse/chat", *ALL, "sse/chat"]
+
+
+PASSING: Final[dict[str, dict[str, list[Reply]]]] = {
+    # what the first run meets
+    "organization, 500": {"get_organization": [Reply(status=500)]},
+    "organization, 404": {"get_organization": [Reply(status=404)]},
+    "organization, too late": {"get_organization": [Reply(before=pause(math.inf))]},
+    "organization, broken": {"get_organization": [Reply([b"{"])]},
+    "list, 500": {"get_agents": [Reply(status=500)]},
+    "list, an error": {"get_agents": [Reply.json({"code": 500, "message": "no"})]},
+    "list, none": {"get_agents": [data(agents={})]},
+}
+
+
+@pytest.mark.parametrize("which", PASSING)
+async def test_a_failure_is_not_remembered(which: str) -> None:
+    """After an answer that failed, the next run asks again, and learns that there is no such callee."""
+    documents = {"get_organization": [TREE], "get_agents": [LISTED], "get_description": [data(description="")] * 2}
+    replies = {f"/{name}": [*PASSING[which].get(name, []), *there * 2] for name, there in documents.items()}
+    agent = plain(server_url=URL, transport=FakeTransport({**replies, "/sse/chat": ANSWER}), callee="nobody")
+    assert (await agent.ask("hi")).output == "42"
+    with pytest.raises(errors.UnknownCalleeError):
+        await agent.ask("hi")
+
+
+async def test_a_callee_that_comes_later() -> None:
+    """That a name is missing is not remembered: a run after it has come goes there."""
+    transport = FakeTransport(
+        {"/get_organization": TREE, "/get_agents": [data(agents=[]), LISTED], "/sse/chat": ANSWER}
+    )
+    agent = plain(server_url=URL, transport=transport, callee="hidden")
+    with pytest.raises(errors.UnknownCalleeError):
+        await agent.ask("hi")
+    assert (await agent.ask("hi")).output == "42"
+
+
+async def test_what_is_known_holds_while_the_remote_fails() -> None:
+    """Where the remote cannot be asked again, the list that it gave before says who is missing."""
+    transport = FakeTransport({"/get_organization": [TREE, Reply(status=500)], "/get_agents": LISTED})
+    agent = plain(server_url=URL, transport=transport, callee="nobody")
+    for _ in range(2):
+        with pytest.raises(errors.UnknownCalleeError):
+            await agent.ask("hi")
+
+
+async def test_a_server_without_a_list_may_get_one() -> None:
+    """A server of an old version is asked for its list again after a minute, and not before."""
+    transport = FakeTransport(
+        {"/get_organization": TREE, "/get_agents": [Reply(status=404), LISTED], "/sse/chat": ANSWER}
+    )
+    agent = plain(server_url=URL, transport=transport, callee="nobody")
+    for _ in range(3):
+        await agent.ask("hi")
+    assert paths(transport).count("get_agents") == 1
+    await anyio.sleep(NO_LIST_SECONDS)
+    with pytest.raises(errors.UnknownCalleeError):
+        await agent.ask("hi")
+
+
+# --------------------------------------------------------------------------------------------------- One asks for all
+
+
+async def asked_by(agent: SSEOxyGent, runs: int) -> list[tuple[errors.OxyError, float]]:
+    """The errors of so many runs at once, and when each came."""
+    began, came = anyio.current_time(), list[tuple[errors.OxyError, float]]()
+
+    async def ask(number: int) -> None:
+        with pytest.raises(errors.OxyError) as caught:
+            await agent.ask("hi", trace_id=f"{new_id()}-{number}")
+        came.append((caught.value, anyio.current_time() - began))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(runs):
+            tasks.start_soon(ask, number)
+    return came
+
+
+async def _after(seconds: float, what: Callable[[], Awaitable[None]]) -> None:
+    await anyio.sleep(seconds)
+    await what()
+
+
+async def test_a_failure_is_shared() -> None:
+    """All that wait for a remote which cannot be reached fail when one does, each by an error of its own."""
+    transport = FakeTransport({"/get_organization": Reply([pause(3), errors.ConnectTimeoutError("no")])})
+    came = await asked_by(plain(server_url=URL, transport=transport, callee="x"), 10)
+    assert {seconds for _, seconds in came} == {3}
+    assert {type(error) for error, _ in came} == {errors.ConnectTimeoutError}
+    assert {error.outcome for error, _ in came} == {Outcome.NOT_SENT}
+    assert len({error.trace_id for error, _ in came}) == 10
+    assert paths(transport) == ["get_organization"]
+
+
+async def test_the_one_that_asks_is_cancelled() -> None:
+    """The others neither fail nor hang: the next of them asks, and all have the answer."""
+    replies = [Reply(before=pause(math.inf)), TREE]
+    transport = FakeTransport({"/get_organization": replies, "/get_agents": LISTED, "/sse/chat": ANSWER})
+    agent = plain(server_url=URL, transport=transport, callee="hidden")
+    outputs: list[Any] = []
+
+    async def ask() -> None:
+        outputs.append((await agent.ask("hi")).output)
+
+    async with anyio.create_task_group() as tasks:
+        with anyio.move_on_after(2):
+            for _ in range(5):
+                tasks.start_soon(_after, 1, ask)
+            await ask()
+    assert outputs == ["42"] * 5
+    assert paths(transport).count("get_organization") == 2
+
+
+async def test_all_that_wait_are_cancelled() -> None:
+    """Whoever asks after the one before was cancelled is cancelled in time as well, and nothing is left of them."""
+    replies = [*[Reply(before=pause(math.inf))] * 3, TREE]
+    transport = FakeTransport({"/get_organization": replies, "/get_agents": LISTED, "/sse/chat": ANSWER})
+    agent = plain(server_url=URL, transport=transport, callee="hidden")
+    began, ended = anyio.current_time(), list[float]()
+
+    async def ask(patience: float) -> None:
+        with anyio.move_on_after(patience):
+            await agent.ask("hi")
+        ended.append(anyio.current_time() - began)
+
+    async with anyio.create_task_group() as tasks:
+        for patience in (1, 2, 3):
+            tasks.start_soon(ask, patience)
+    assert ended == [1, 2, 3]
+    # Which of them asked is up to the event loop.
+    for _ in range(3 - paths(transport).count("get_organization")):
+        with anyio.move_on_after(1):
+            await agent.ask("hi")
+    assert (await agent.ask("hi")).output == "42"
+
+
+async def test_init_waits_for_the_one_that_asks() -> None:
+    """`init` takes what a run finds out at that moment; it does not ask beside it, nor wait for longer than it may."""
+    slow = Reply(TREE.steps, before=pause(5))
+    transport = remote({"get_organization": slow, "get_agents": LISTED})
+    agent = plain(server_url=URL, transport=transport, callee="hidden")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(agent.ask, "hi")
+        await anyio.sleep(1)
+        agent.timeouts, began = Timeouts(total=1), anyio.current_time()
+        with pytest.raises(errors.DeadlineExceededError) as caught:
+            await agent.init()
+        assert caught.value.outcome is Outcome.NOT_SENT
+        assert anyio.current_time() - began == 1
+        agent.timeouts = Timeouts()
+        await agent.init()
+    assert paths(transport).count("get_organization") == 1
+    assert agent.org == ORGANIZATION
+
+
+# -------------------------------------------------------------------------------------------------------------- Clocks
+
+STALLING: Final[dict[str, Reply]] = {
+    "headers": Reply(before=pause(math.inf)),
+    "body": Reply([b"{", pause(math.inf)]),
+    "drops": Reply([step for _ in range(1000) for step in (b" ", pause(1))]),
+    "redirects": Reply(status=307, headers={"location": "/there"}, before=pause(5)),
+}
+
+
+@pytest.mark.parametrize(("seconds", "total"), [(30.0, None), (30.0, 3600.0), (12.0, 12.0)])
+@pytest.mark.parametrize("stalls", STALLING)
+async def test_a_question_ends(stalls: str, seconds: float, total: float | None) -> None:
+    """What asks a server something lasts 30 s, or `Timeouts.total` if that is less, body and redirects included."""
+    reply, there = STALLING[stalls], Reply(before=pause(math.inf))
+    transport = FakeTransport({"/get_organization": reply, "/check_alive": reply, "/there": there})
+    agent = plain(server_url="http://localhost", transport=transport, timeouts=Timeouts(total=total))
+    for ask in (agent.init, agent.check_alive):
+        began = anyio.current_time()
+        with pytest.raises(errors.DeadlineExceededError):
+            await ask()
+        assert anyio.current_time() - began == seconds

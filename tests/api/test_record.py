@@ -1,0 +1,280 @@
+"""What a server's own record says of a run (rule 16 of the contract), and that it keeps no secret of it.
+
+Rule 1: a record that is odd is an error in `parse_record`, and nothing at all in `look_until`.
+Rule 2: nothing here waits: time is virtual.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextlib import suppress
+from typing import Any, Final
+
+import anyio
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oxygent_client import Cluster, HTTPRequest, Limits, OxyError, OxyState, Transport, errors
+from oxygent_client._api.records import RunNode, RunRecord, look_until
+from oxygent_client._core.transport import Context
+from oxygent_client._protocol.responses import parse_envelope
+from oxygent_client._protocol.run_record import parse_record
+from oxygent_client.testing import FakeTransport, Reply, ToyRemote, pause
+from oxygent_client.transports.asgi import ASGITransport
+from tests.support.virtual import anyio_backend as anyio_backend
+
+SECRET: Final = "hunter2"
+LIMITS: Final = Limits()
+NOTHING: Final = RunRecord(None, None, ())
+PATTERN: Final = HTTPRequest("GET", "http://remote.test/base?key=1", "", context=Context(purpose="run"))
+
+
+def node(node_id: str, father: str = "", **fields: Any) -> dict[str, Any]:
+    """A node as a real server stores it, secrets included."""
+    stored: dict[str, Any] = {
+        "node_id": node_id,
+        "caller": "user",
+        "callee": "master",
+        "node_type": "agent",
+        "father_node_id": father,
+        "call_stack": ["user", "master"],
+        "shared_data": {"_headers": {"authorization": SECRET}},
+        "input": {"arguments": {"query": SECRET}},
+        "output": None,
+        "state": None,
+    }
+    return {**stored, **fields}
+
+
+def under(node_id: str, father: str, **fields: Any) -> dict[str, Any]:
+    """A node below another."""
+    return node(node_id, father, call_stack=["user", "master", "tool"], **fields)
+
+
+# ------------------------------------------------------------------------------------------------------ What it says
+
+RUNS: Final[list[tuple[list[dict[str, Any]], str, tuple[OxyState | None, Any]]]] = [
+    # the nodes, whose run is meant: its state and output
+    ([], "", (None, None)),
+    ([node("r")], "", (None, None)),
+    ([node("r", state=3, output="hi")], "", (OxyState.COMPLETED, "hi")),
+    ([node("r", state=4, output="Error")], "", (OxyState.FAILED, "Error")),
+    ([node("r", state=7, output="cancelled")], "", (OxyState.CANCELED, "cancelled")),
+    ([node("r", state=2)], "", (OxyState.RUNNING, None)),
+    # The caller has sent a father of its own.
+    ([node("r", "mine", state=3, output="hi"), under("t", "r", state=4, output="no")], "", (OxyState.COMPLETED, "hi")),
+    # In any order; a call whose father is not stored yet is no root.
+    ([under("t", "r", state=4), node("r", state=3, output="hi")], "", (OxyState.COMPLETED, "hi")),
+    ([node("r"), under("t", "not yet", state=3, output="no")], "", (None, None)),
+    # Several runs in one trace: the latest, or the one that is meant.
+    ([node("a", state=3, output="old"), node("b")], "", (None, None)),
+    ([node("a", state=3, output="old"), node("b")], "a", (OxyState.COMPLETED, "old")),
+    ([node("a", state=3, output="old"), under("t", "a", state=4, output="in")], "t", (OxyState.FAILED, "in")),
+]
+
+
+@pytest.mark.parametrize(("nodes", "meant", "expected"), RUNS)
+def test_the_run(nodes: list[Any], meant: str, expected: tuple[OxyState | None, Any]) -> None:
+    """State and output are those of the root; every node is kept, in the server's order."""
+    found = parse_record({"nodes": nodes, "trace_id": "t"}, node_id=meant)
+    assert (*expected, [each["node_id"] for each in nodes]) == (
+        found.state,
+        found.output,
+        [each.node_id for each in found.nodes],
+    )
+
+
+def test_a_run_that_is_not_among_others() -> None:
+    """Another run of the same trace says nothing of the one that is meant."""
+    assert parse_record({"nodes": [node("a", state=3, output="old")]}, node_id="b") == NOTHING
+
+
+def test_a_node() -> None:
+    """A node keeps what its call was, and no argument and no header."""
+    found = parse_record({"nodes": [node("r", "f", state=3, output={"a": SECRET}, call_stack=["user", 7, "master"])]})
+    kept = RunNode(
+        node_id="r",
+        caller="user",
+        callee="master",
+        node_type="agent",
+        father_node_id="f",
+        call_stack=("user", "master"),
+        state=OxyState.COMPLETED,
+        output={"a": SECRET},
+    )
+    assert (kept,) == found.nodes
+    assert SECRET not in repr(found)
+
+
+def test_a_node_of_little() -> None:
+    """What a node lacks, or has in another type, is empty."""
+    found = parse_record({"nodes": [{"node_id": "r", "caller": 7, "call_stack": "user"}]})
+    kept = RunNode(
+        node_id="r", caller="", callee="", node_type="", father_node_id="", call_stack=(), state=None, output=None
+    )
+    assert RunRecord(None, None, (kept,)) == found
+
+
+# --------------------------------------------------------------------------------------------------- What is no record
+
+STATES: Final[list[Any]] = ["3", 3.0, float("nan"), True, [3], {}, 0, 8, -1, 10**4000]
+NONSENSE: Final[list[tuple[dict[str, Any], type[OxyError]]]] = [
+    ({}, errors.MalformedResponseError),
+    ({"nodes": None}, errors.MalformedResponseError),
+    ({"nodes": {"r": node("r")}}, errors.MalformedResponseError),
+    ({"nodes": [None]}, errors.MalformedResponseError),
+    ({"nodes": [["r"]]}, errors.MalformedResponseError),
+    ({"nodes": [{}]}, errors.MalformedResponseError),
+    ({"nodes": [node("")]}, errors.MalformedResponseError),
+    ({"nodes": [{**node("r"), "node_id": 7}]}, errors.MalformedResponseError),
+    ({"nodes": [node("a", "b"), node("b", "a")]}, errors.MalformedResponseError),
+    ({"nodes": [node("r", "r")]}, errors.MalformedResponseError),
+    *(({"nodes": [node("r", state=state)]}, errors.MalformedResponseError) for state in STATES),
+    ({"nodes": [node(str(n)) for n in range(11)]}, errors.TooLargeError),
+]
+
+
+@pytest.mark.parametrize(("data", "error"), NONSENSE)
+def test_nonsense(data: dict[str, Any], error: type[OxyError]) -> None:
+    """What is no record is a typed error, and its text holds nothing of the record."""
+    with pytest.raises(error) as caught:
+        parse_record(data, Limits(nodes=10))
+    assert SECRET not in str(caught.value)
+
+
+def test_many_nodes() -> None:
+    """As many nodes as the limit allows, each under the one before it, are read without recursion."""
+    chain = [node(str(n), str(n - 1), state=3, output=n) for n in range(LIMITS.nodes)]
+    assert parse_record({"nodes": chain}).output == 0
+
+
+JSON: Final = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["nodes", "node_id", "father_node_id", "state", "call_stack", "output"]), inner, max_size=6
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.lists(JSON, max_size=5) | JSON, st.text(max_size=2))
+def test_anything(nodes: Any, meant: str) -> None:
+    """Whatever a server says is a record or a typed error."""
+    body = json.dumps({"code": 200, "data": {"nodes": nodes}}).encode()
+    with suppress(OxyError):
+        assert isinstance(parse_record(parse_envelope(body), node_id=meant), RunRecord)
+
+
+# ----------------------------------------------------------------------------------------------------------- Asking it
+
+
+def stored(*nodes: dict[str, Any]) -> Reply:
+    """A server's `/view`."""
+    return Reply.json({"code": 200, "message": "SUCCESS", "data": {"nodes": list(nodes), "trace_id": "t"}})
+
+
+async def look_up(*asked: Any, until: float, node_id: str = "") -> RunRecord | None:
+    """What one look at the record finds."""
+    now = anyio.current_time()
+    return await look_until(lambda _: True, *asked, until=now, first_until=until, node_id=node_id)
+
+
+async def test_the_question() -> None:
+    """One GET, for the trace id whatever is in it; it may be repeated, and must be over in time."""
+    transport = FakeTransport({"/view": stored(node("r", state=3, output="hi"))})
+    until = anyio.current_time() + 5
+    found = await look_up(transport, PATTERN, "a b&c=/ü\udc80", LIMITS, until=until, node_id="r")
+    assert found is not None
+    assert (OxyState.COMPLETED, "hi") == (found.state, found.output)
+    (sent,) = transport.requests
+    assert ("GET", "http://remote.test/base/view?item_id=a%20b%26c%3D%2F%C3%BC%ED%B2%80&key=1", b"") == (
+        sent.method,
+        sent.url,
+        sent.body,
+    )
+    assert (
+        Context(purpose="discover", trace_id="a b&c=/ü\udc80", deadline=until, idempotent=False, node_id="r")
+        == sent.context
+    )
+
+
+async def test_a_server_without_this_run() -> None:
+    """A server that stores runs, and none of this one, says so."""
+    assert await look_up(FakeTransport({"/view": stored()}), PATTERN, "t", LIMITS, until=anyio.current_time() + 5) == (
+        NOTHING
+    )
+
+
+DEEP: Final = b'{"code": 200, "data": {"nodes": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}"
+SILENCES: Final = {
+    "no such path": Reply.json({"detail": "Not Found"}, status=404),
+    "a server that failed": Reply([b"Internal Server Error"], status=500),
+    "an error in a 200": Reply.json({"code": 400, "message": SECRET, "data": {}}),
+    "a page": Reply([b"<html>"]),
+    "not UTF-8": Reply([b"\xff"]),
+    "no object": Reply.json([]),
+    "no data": Reply.json({"code": 200}),
+    "no nodes": Reply.json({"code": 200, "data": {}}),
+    "a state of text": stored(node("r", state="3")),
+    "too deep": Reply([DEEP]),
+    "too large": Reply([b" " * 20_000] * 500),
+    "too slow": Reply([pause(60)]),
+    "too many digits": Reply([b'{"code": 200, "data": {"nodes": [{"node_id": "r", "state": %s}]}}' % (b"9" * 5000)]),
+    "no connection": Reply(before=errors.ConnectError("refused")),
+    "a lost connection": Reply([b"{", errors.ConnectionLostError("reset")]),
+}
+
+
+@pytest.mark.parametrize("reply", SILENCES.values(), ids=SILENCES.keys())
+async def test_silence(reply: Reply, caplog: pytest.LogCaptureFixture) -> None:
+    """A server that cannot say is None, within the time it was given, and a line of the log that says why."""
+    with caplog.at_level(logging.DEBUG, "oxygent_client"):
+        start = anyio.current_time()
+        assert await look_up(FakeTransport({"/view": reply}), PATTERN, "t", LIMITS, until=start + 5) is None
+    assert anyio.current_time() <= start + 5
+    assert ["no record of the run"] == [line.getMessage().partition(":")[0] for line in caplog.records]
+
+
+async def test_cancellation() -> None:
+    """A caller that has no time left is not held up."""
+    with anyio.move_on_after(1) as scope:
+        await look_up(
+            FakeTransport({"/view": Reply([pause(60)])}), PATTERN, "t", LIMITS, until=anyio.current_time() + 5
+        )
+    assert scope.cancelled_caught
+
+
+# -------------------------------------------------------------------------------------------------------- The toy's own
+
+
+async def test_the_toy() -> None:
+    """The toy remote's record, of a run that goes on: running, then completed, with all that it called."""
+    root = HTTPRequest("GET", "http://remote.test", "")
+    transport = ASGITransport(ToyRemote())
+    body = json.dumps({"query": "trip", "current_trace_id": "t", "node_id": "r", "shared_data": {"key": SECRET}})
+    async with transport.exchange(HTTPRequest("POST", root.base_url, "/async/chat", body=body.encode())):
+        pass
+    seen: list[tuple[OxyState | None, int]] = []
+    for _ in range(2):
+        found = await look_up(transport, root, "t", LIMITS, until=anyio.current_time() + 5, node_id="r")
+        assert found is not None
+        assert SECRET not in str(found)
+        seen.append((found.state, len(found.nodes)))
+        await anyio.sleep(60)
+    assert [(None, 1), (OxyState.COMPLETED, 10)] == seen
+    without = ASGITransport(ToyRemote(records=False))
+    assert await look_up(without, root, "t", LIMITS, until=anyio.current_time() + 5) is None
+
+
+@pytest.mark.parametrize("transport", [FakeTransport({}), Cluster(["http://a.test"], transport=FakeTransport({}))])
+async def test_a_run_that_is_nowhere(transport: Transport) -> None:
+    """Of several servers none is asked for a run that nobody sent to one."""
+    pattern, began = attrs.evolve(PATTERN, base_url=""), anyio.current_time()
+    asked = await look_until(bool, transport, pattern, "t", LIMITS, until=began + 5, node_id="n")
+    assert (None, began) == (asked, anyio.current_time())

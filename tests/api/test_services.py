@@ -1,0 +1,277 @@
+"""What a server does beside runs: feedback, files, health, and the start of a detached run.
+
+Rule 1: what is sent is compared byte by byte; what real servers make of it is `tests/interop/test_records.py`'s to say.
+Rule 2: nothing here waits: time is virtual.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import attrs
+import pytest
+
+from oxygent_client import HTTPRequest, Limits, Outcome, errors
+from oxygent_client._api.services import check_alive, feedback, start, upload
+from oxygent_client._core.transport import Context
+from oxygent_client.policies import APIKey, APIKeyTransport
+from oxygent_client.testing import FakeTransport, Reply, ToyRemote, pause
+from oxygent_client.transports.asgi import ASGITransport
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from oxygent_client import Transport
+
+SECRET: Final = "hunter2"
+LIMITS: Final = Limits()
+SECONDS: Final = 5.0
+PATTERN: Final = HTTPRequest(
+    "GET", "http://remote.test", "", {"user-agent": "test"}, context=Context(trace_id="t", idempotent=True)
+)
+RUN: Final = HTTPRequest("POST", "http://remote.test", "/async/chat", body=b"{}", context=Context(trace_id="t"))
+OK: Final = Reply.json({"code": 200, "message": "SUCCESS", "data": {}})
+
+
+def until() -> float:
+    """When the call must be over."""
+    return anyio.current_time() + SECONDS
+
+
+async def alive(transport: Transport) -> bool:
+    """A call of `check_alive`."""
+    return await check_alive(transport, PATTERN, LIMITS, until=until())
+
+
+async def say(transport: Transport, data: Any = "yes") -> None:
+    """A call of `feedback`."""
+    await feedback(transport, PATTERN, "channel", data, LIMITS, until=until())
+
+
+async def put(transport: Transport, name: str = "a.txt", content_type: str = "text/plain") -> str:
+    """A call of `upload`."""
+    return await upload(transport, PATTERN, name, b"\x00\r\n\xff", LIMITS, until=until(), content_type=content_type)
+
+
+async def begin(transport: Transport) -> None:
+    """A call of `start`."""
+    await start(transport, RUN, LIMITS, until=until())
+
+
+# -------------------------------------------------------------------------------------------------------- What is sent
+
+
+async def test_check_alive() -> None:
+    """One GET, which may be repeated; the answer is what the server says of itself."""
+    for number in (1, 0):
+        transport = FakeTransport({"/check_alive": Reply.json({"alive": number})})
+        assert bool(number) is await alive(transport)
+        (sent,) = transport.requests
+        context = Context(purpose="health", trace_id="t", deadline=until(), idempotent=True)
+        assert attrs.evolve(PATTERN, path="/check_alive", context=context) == sent
+
+
+@pytest.mark.parametrize("data", ["yes", {"a": [1, None, "ü"]}, 42, "", None, False, []])
+async def test_feedback(data: Any) -> None:
+    """One POST with the channel and the data, whatever JSON they are; it must not be repeated."""
+    transport = FakeTransport({"/feedback": OK})
+    await say(transport, data)
+    (sent,) = transport.requests
+    headers = {"user-agent": "test", "content-type": "application/json"}
+    context = Context(purpose="feedback", trace_id="t", deadline=until())
+    assert HTTPRequest("POST", PATTERN.base_url, "/feedback", headers, sent.body, context=context) == sent
+    assert {"channel_id": "channel", "data": data} == json.loads(sent.body)
+
+
+async def test_upload() -> None:
+    """One POST of a form with the file in it, under a boundary that nobody can foresee."""
+    transport = FakeTransport({"/upload": Reply.json({"code": 200, "data": {"file_name": "../static/1_ü b.txt"}})})
+    boundaries: set[str] = set()
+    for _ in range(2):
+        assert await put(transport, "ü b.txt") == "../static/1_ü b.txt"
+        sent = transport.requests[-1]
+        boundary = sent.headers["content-type"].removeprefix("multipart/form-data; boundary=")
+        boundaries.add(boundary)
+        assert (
+            f"--{boundary}\r\n"
+            'content-disposition: form-data; name="file"; filename="ü b.txt"\r\n'
+            "content-type: text/plain\r\n\r\n"
+        ).encode() + b"\x00\r\n\xff" + f"\r\n--{boundary}--\r\n".encode() == sent.body
+        context = Context(purpose="feedback", trace_id="t", deadline=until())
+        assert ("POST", "/upload", context) == (sent.method, sent.path, sent.context)
+    assert len(boundaries) == 2
+    assert all(len(boundary) == 32 for boundary in boundaries)
+
+
+async def test_start() -> None:
+    """The request is sent as it is, once, and says until when."""
+    transport = FakeTransport({"/async/chat": OK})
+    await begin(transport)
+    (sent,) = transport.requests
+    assert sent.context.deadline is not None
+    assert attrs.evolve(sent, context=RUN.context) == RUN
+
+
+# ---------------------------------------------------------------------------------------------- What must not be sent
+
+NAMES: Final = [
+    "", ".", "..", 'a".txt', "a\r\n.txt", "a\n.txt", "a\0.txt", "a/b.txt", "../b.txt", "a\\b.txt", "a\x7f.txt", "\ud800"
+]  # fmt: skip
+TYPES: Final = ["", "text", "text/plain\r\nx: y", "text/plain; a=\n", "text/ü", "/", "text/plain, a/b"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_names_that_are_none(name: str) -> None:
+    """A name that would end its header, or lead elsewhere, is refused before anything is sent."""
+    transport = FakeTransport({})
+    with pytest.raises(errors.PayloadError):
+        await put(transport, name)
+    assert transport.requests == []
+
+
+@pytest.mark.parametrize("content_type", TYPES)
+async def test_types_that_are_none(content_type: str) -> None:
+    """So is a content type that would end its header."""
+    transport = FakeTransport({})
+    with pytest.raises(errors.PayloadError):
+        await put(transport, content_type=content_type)
+    assert transport.requests == []
+
+
+@pytest.mark.parametrize("content_type", ["text/plain; charset=utf-8", "application/vnd.ms-excel", "image/svg+xml"])
+async def test_types(content_type: str) -> None:
+    """Real content types pass."""
+    transport = FakeTransport({"/upload": Reply.json({"code": 200, "data": {"file_name": "f"}})})
+    assert await put(transport, content_type=content_type) == "f"
+    assert f"\r\ncontent-type: {content_type}\r\n\r\n".encode() in transport.requests[0].body
+
+
+@pytest.mark.parametrize("data", [float("nan"), {1, 2}, "\ud800", object()])
+async def test_feedback_that_is_no_json(data: Any) -> None:
+    """What has no JSON is refused before anything is sent."""
+    transport = FakeTransport({})
+    with pytest.raises(errors.PayloadError, match="'data'"):
+        await say(transport, data)
+    assert transport.requests == []
+
+
+# ------------------------------------------------------------------------------------------------- What comes instead
+
+CALLS: Final[dict[str, Callable[[Transport], Awaitable[object]]]] = {
+    "/check_alive": alive,
+    "/feedback": say,
+    "/upload": put,
+    "/async/chat": begin,
+}
+
+
+def said(code: Any) -> Reply:
+    """An error inside an HTTP 200."""
+    return Reply.json({"code": code, "message": "illegal channel_id", "data": {}})
+
+
+INSTEAD: Final = [
+    # what the server answers: the error, and what became of the request
+    (said(400), errors.EnvelopeError, Outcome.REJECTED),
+    (said(401), errors.EnvelopeError, Outcome.REJECTED),
+    (said(499), errors.EnvelopeError, Outcome.REJECTED),
+    (said(500), errors.EnvelopeError, Outcome.UNKNOWN),
+    (said(399), errors.EnvelopeError, Outcome.UNKNOWN),
+    (said("400"), errors.EnvelopeError, Outcome.UNKNOWN),
+    (Reply.json({}), errors.EnvelopeError, Outcome.UNKNOWN),
+    (Reply([b"<html>"]), errors.MalformedResponseError, Outcome.UNKNOWN),
+    (Reply([b"[]"]), errors.MalformedResponseError, Outcome.UNKNOWN),
+    (Reply([b"[" * 100_000]), errors.TooLargeError, Outcome.UNKNOWN),
+    (Reply([b" " * 20_000] * 500), errors.TooLargeError, Outcome.UNKNOWN),
+    (Reply.json({"detail": "Not Found"}, status=404), errors.NotFoundError, Outcome.REJECTED),
+    (Reply.json({"detail": "no .exe"}, status=400), errors.StatusError, Outcome.REJECTED),
+    (Reply([b"Internal Server Error"], status=500), errors.ServerError, Outcome.UNKNOWN),
+    (Reply([pause(60)]), errors.DeadlineExceededError, Outcome.UNKNOWN),
+    (Reply(before=errors.ConnectError("refused")), errors.ConnectError, Outcome.NOT_SENT),
+    (Reply(before=errors.ConnectionLostError("reset")), errors.ConnectionLostError, Outcome.UNKNOWN),
+]
+
+
+@pytest.mark.parametrize(("reply", "error", "outcome"), INSTEAD)
+@pytest.mark.parametrize("path", ["/feedback", "/upload", "/async/chat"])
+async def test_errors(path: str, reply: Reply, error: type[errors.OxyError], outcome: Outcome) -> None:
+    """Whatever comes instead is typed, in time, says what is known of the request, and nothing is sent again."""
+    transport = FakeTransport({path: reply})
+    late = until()
+    with pytest.raises(error) as caught:
+        await CALLS[path](transport)
+    assert (outcome, 1) == (caught.value.outcome, len(transport.requests))
+    assert anyio.current_time() <= late
+
+
+NOT_ALIVE: Final = [
+    *((reply, error) for reply, error, _ in INSTEAD[7:]),
+    (Reply.json({}), errors.MalformedResponseError),
+    (Reply.json({"alive": "1"}), errors.MalformedResponseError),
+    (Reply.json({"alive": None}), errors.MalformedResponseError),
+    (said(200), errors.MalformedResponseError),
+]
+
+
+@pytest.mark.parametrize(("reply", "error"), NOT_ALIVE)
+async def test_no_sign_of_life(reply: Reply, error: type[errors.OxyError]) -> None:
+    """A server that cannot be asked, or says something else, is an error that says why."""
+    with pytest.raises(error):
+        await alive(FakeTransport({"/check_alive": reply}))
+
+
+@pytest.mark.parametrize("data", [{}, {"file_name": ""}, {"file_name": 7}, {"file_name": ["a"]}])
+async def test_a_file_without_a_name(data: dict[str, Any]) -> None:
+    """A server that does not say what the file is called now is no help."""
+    with pytest.raises(errors.MalformedResponseError):
+        await put(FakeTransport({"/upload": Reply.json({"code": 200, "data": data})}))
+
+
+async def test_no_secret() -> None:
+    """Neither what is said nor what is uploaded shows in an error or in the request."""
+    transport = FakeTransport({"/feedback": said(400)})
+    with pytest.raises(errors.EnvelopeError) as caught:
+        await say(transport, SECRET)
+    assert SECRET not in f"{caught.value!r} {transport.requests}"
+
+
+@pytest.mark.parametrize("path", ["/feedback", "/upload", "/async/chat"])
+async def test_an_envelope_that_repeats_a_credential(path: str) -> None:
+    """What was sent as a credential is taken out of the error that a server makes of it."""
+    repeats = Reply.json({"code": 401, "message": f"{SECRET}-42 is no key"})
+    transport = APIKeyTransport(FakeTransport({path: repeats}), APIKey(f"{SECRET}-42"))
+    with pytest.raises(errors.EnvelopeError, match=r"'\[scrubbed\] is no key'") as caught:
+        await CALLS[path](transport)
+    assert (Outcome.REJECTED, False) == (caught.value.outcome, SECRET in f"{caught.value!r}")
+
+
+@pytest.mark.parametrize("path", CALLS)
+async def test_cancellation(path: str) -> None:
+    """A caller that has no time left is not held up."""
+    with anyio.move_on_after(1) as scope:
+        await CALLS[path](FakeTransport({path: Reply([pause(60)])}))
+    assert scope.cancelled_caught
+
+
+# -------------------------------------------------------------------------------------------------------- The toy's own
+
+
+async def test_the_toy() -> None:
+    """The toy remote serves all of it: a run that is started takes feedback as long as it runs."""
+    toy = ToyRemote()
+    transport = ASGITransport(toy)
+    body = json.dumps({"query": "trip", "current_trace_id": "channel"}).encode()
+    assert await alive(transport)
+    assert await put(transport, "a b#ü.txt") == "../static/20260101000000_a_b_ü.txt"
+    assert {"../static/20260101000000_a_b_ü.txt": b"\x00\r\n\xff"} == toy.files
+    with pytest.raises(errors.EnvelopeError):
+        await say(transport)
+    await start(transport, attrs.evolve(RUN, body=body), LIMITS, until=until())
+    await say(transport)
+    assert ["yes"] == toy.runs[0].feedback
+    await anyio.sleep(60)
+    with pytest.raises(errors.EnvelopeError):
+        await say(transport)

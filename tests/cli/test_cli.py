@@ -1,0 +1,1468 @@
+"""The command `oxygent-client`: what it shows, what it says when something is wrong, and the number it exits with.
+
+Rule 1: the model of the picture is tested by tables, without a terminal; the picture by what rich makes of it.
+Rule 2: the commands talk to a toy remote on a port of this machine, as they would to any server.
+Rule 3: whatever a remote sends, no control character of it reaches the output.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import math
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, ClassVar, Final, Self
+
+import anyio
+import pytest
+from attrs import define
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.text import Text as Words
+
+import oxygent_client
+from oxygent_client import (
+    Answer,
+    Custom,
+    Event,
+    Observation,
+    OxyResponse,
+    OxyState,
+    Progress,
+    RemoteErrorEvent,
+    SSEOxyGent,
+    Text,
+    TextDelta,
+    ToolCall,
+    errors,
+)
+from oxygent_client._core.transport import Context
+from oxygent_client.cli import main
+from oxygent_client.cli._app import ask_with, attempt, silence
+from oxygent_client.cli._ask import converse
+from oxygent_client.cli._error_advice import EXIT_CODES, REMEDIES, complaint, remedy_of
+from oxygent_client.cli._markdown import CELLS, COLUMNS, laid_out
+from oxygent_client.cli._output import JSONShow, LinesShow, LiveShow, RunSummary
+from oxygent_client.cli._render import MEMBERS, Drawn, Fitted, answer, organization, tree
+from oxygent_client.cli._serve import serving
+from oxygent_client.cli._terminal_text import as_json, block, brief, escaped, indented, line
+from oxygent_client.cli._view import DEEPEST, LINE, MOST, TEXT, View
+from oxygent_client.testing import Cassette, ToyRemote
+from oxygent_client.testing.script import SCRIPTS, Call, Say, Script
+from oxygent_client.transports.asgi import ASGITransport
+
+# ------------------------------------------------------------------------------------------------------------ Safe text
+
+UNSAFE: Final = [
+    # what came, what is shown
+    ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
+    ("\x00\x07\x08\x7f", r"\x00\x07\x08\x7f"),
+    ("\x9b2J\x85", r"\x9b2J\x85"),
+    ("user\u202etxt.exe\u2066", r"user\u202etxt.exe\u2066"),
+    ("\u200e\u200f\u061c", r"\u200e\u200f\u061c"),
+    ("\u2028\u2029", r"\u2028\u2029"),
+    ("\ud800x\udfff", r"\ud800x\udfff"),
+    ("a\u200b\u00ad\ufeff\U000e0041", r"a\u200b\xad\ufeff\U000e0041"),
+    ("\u2764\ufe0f \u0645\u06cc\u200c\u062e", "\u2764\ufe0f \u0645\u06cc\u200c\u062e"),
+    ("你好, ñ, 👩‍🚀, [bold]x[/]", "你好, ñ, 👩‍🚀, [bold]x[/]"),
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), UNSAFE)
+def test_escaping(text: str, shown: str) -> None:
+    """What could move the cursor, hide or reorder is spelled out; what is readable stays."""
+    assert shown == escaped(text) == line(text) == block(text)
+    assert escaped(text).encode()
+
+
+BRIEF: Final[list[tuple[Any, str]]] = [
+    ("two\n  lines\tand\r\nmore", "two lines and more"),
+    ({"query": "only\nthis"}, "only this"),
+    ({"query": "and", "more": 1}, '{"query": "and", "more": 1}'),
+    ({"query": None}, ""),
+    ({}, ""),
+    (None, ""),
+    (0, "0"),
+    ([], "[]"),
+    (False, "false"),
+    (math.nan, "NaN"),
+    ({"é": "\x1b"}, '{"é": "\\u001b"}'),
+    ("x" * 2000, "x" * 1000 + "…"),
+]
+
+
+@pytest.mark.parametrize(("value", "shown"), BRIEF, ids=[repr(row[0])[:30] for row in BRIEF])
+def test_brief(value: Any, shown: str) -> None:
+    """Any value in one line, and not a long one."""
+    assert shown == brief(value)
+
+
+def test_block() -> None:
+    """A text keeps its lines; tabs are spaces, and a lone CR, which would write over the line, is spelled out."""
+    assert block("a\r\n\tb\rc\n") == "a\n    b\\x0dc\n"
+
+
+JSON: Final[list[tuple[Any, str]]] = [
+    (math.nan, '"NaN"'),
+    ({"a": [math.inf, -math.inf, 1.5]}, '{"a": ["Infinity", "-Infinity", 1.5]}'),
+    ("é\ud800\u202e", r'"\u00e9\ud800\u202e"'),
+    ((None, True, 2**70), "[null, true, 1180591620717411303424]"),
+]
+
+
+@pytest.mark.parametrize(("value", "text"), JSON, ids=[row[1] for row in JSON])
+def test_as_json(value: Any, text: str) -> None:
+    """Every value is valid JSON in ASCII, even what JSON has no word for."""
+    assert text == as_json(value)
+    json.loads(text, parse_constant=pytest.fail)
+
+
+# ------------------------------------------------------------------------------------------------------------ The model
+
+
+def called(stack: str, query: str = "", *, node: str = "", **more: Any) -> Event:
+    """A tool call: the stack is a text, the node id the callee's name where none is given; tools begin with a `t`."""
+    names = stack.split()
+    content = {
+        "node_id": node or names[-1],
+        "caller": names[-2] if len(names) > 1 else "",
+        "callee": names[-1],
+        "callee_category": "tool" if names[-1].startswith("t") else "agent",
+        "call_stack": names,
+        "arguments": {"query": query} if query else {},
+        **more,
+    }
+    return ToolCall("tool_call", content, {"type": "tool_call", "content": content})
+
+
+def returned(node: str, output: Any = "") -> Event:
+    """Its observation."""
+    content = {"node_id": node, "callee": node, "output": output}
+    return Observation("observation", content, {"type": "observation", "content": content})
+
+
+def event(kind: type[Event], name: str | None, content: Any, **more: Any) -> Event:
+    """Any other event."""
+    return kind(name, content, {"type": name, "content": content, **more})
+
+
+def said(text: str) -> Event:
+    """A message that is plain text."""
+    return Text(None, text, text)
+
+
+def delta(text: str, **more: Any) -> Event:
+    """A piece of text."""
+    return event(TextDelta, "stream", {"delta": text, **more})
+
+
+def outlined(view: View, at: float) -> list[str]:
+    """The tree as text: a space for each level, the mark, the name, the words, the seconds."""
+    return [
+        " ".join(
+            part
+            for part in (
+                " " * len(each.guide) + each.mark,
+                each.name,
+                each.text,
+                "" if each.share is None else f"{each.share:.0%}",
+                "" if each.seconds is None else f"{each.seconds:g}s",
+            )
+            if part
+        )
+        for each in view.lines(at)
+    ]
+
+
+VIEWS: Final[list[tuple[str, list[Event], list[str]]]] = [
+    # what it shows, the events (one a second), the tree one second after the last
+    ("nothing", [], []),
+    ("a call that runs", [called("user a", "why")], ["running a 1s"]),
+    (
+        "what an inner call was asked while it runs, and what it told when it is over",
+        [called("user a"), called("user a t1", "asked"), called("user a t2", "asked"), returned("t2", {"told": 1})],
+        ["running a 4s", " running t1 asked 3s", ' done t2 {"told": 1} 1s'],
+    ),
+    (
+        "no output of the root: it is the answer",
+        [called("user a"), returned("a", "the answer"), event(Answer, "answer", "the answer")],
+        ["done a 1s"],
+    ),
+    (
+        "nested calls below the youngest open call of their stack",
+        [called("user a"), called("user a b"), called("user a b", node="b2"), called("user a b t"), returned("b2")],
+        ["running a 5s", " running b 4s", " done b 2s", "  running t 2s"],
+    ),
+    (
+        "a call without a stack, below its caller",
+        [called("user a"), called("x a t", call_stack=None), called("x y t", call_stack=None, node="t2")],
+        ["running a 3s", " running t 2s", "running t 1s"],
+    ),
+    ("an observation of nobody", [returned("x")], []),
+    (
+        "a call without a node id",
+        [called("x a"), called("y t", node_id="")],
+        ["running a 2s", "running t 1s"],
+    ),
+    (
+        "notes below who said them: by node, by name, else the root",
+        [
+            called("user a"),
+            called("user a b"),
+            event(Custom, "think", "hm", agent="b"),
+            event(Progress, "progress", {"node_id": "b", "status": "working"}),
+            said("hello\nthere"),
+            event(RemoteErrorEvent, "error", {"agent": "nobody", "oh": "no"}),
+            event(Custom, "shape", [1]),
+            event(Custom, None, 42),
+        ],
+        [
+            "running a 8s",
+            " running b 7s",
+            "  think hm",
+            "  progress working",
+            " text hello there",
+            ' error {"agent": "nobody", "oh": "no"}',
+            " other shape [1]",
+            " other 42",
+        ],
+    ),
+    ("notes before any call", [said("early"), event(Progress, "progress", "soon")], ["text early", "progress soon"]),
+    (
+        "only the last progress of each",
+        [
+            called("user a"),
+            said("one"),
+            event(Progress, "progress", {"step": 1, "of": 4}),
+            event(Progress, "progress", {"step": 2, "of": 4, "message": "half"}),
+        ],
+        ["running a 4s", " text one", " progress half 50%"],
+    ),
+    (
+        "two calls of one id: the later one is meant",
+        [
+            called("user a"),
+            called("user a b", node="x"),
+            called("user a c", node="x"),
+            said("note"),
+            returned("x", "c's"),
+        ],
+        ["running a 5s", " running b 4s", " done c c's 2s", " text note"],
+    ),
+    (
+        "calls by the whole of their long ids",
+        [
+            called("user a"),
+            called("user a b", node="x" * 200 + "1"),
+            called("user a c", node="x" * 200 + "2"),
+            returned("x" * 200 + "1", "b's"),
+            event(Custom, "think", "hm", node_id="x" * 200 + "2"),
+        ],
+        ["running a 5s", " done b b's 2s", " running c 3s", " think hm"],
+    ),
+    (
+        "calls by the whole of their long stacks",
+        [called("user " + "a " * 60), called("user " + "a " * 60 + "b"), called("user " + "a " * 59 + "b c")],
+        ["running a 3s", " running b 2s", "running c 1s"],
+    ),
+    (
+        "stacks that read alike in one piece",
+        [called("user a"), called("us era t")],
+        ["running a 2s", "running t 1s"],
+    ),
+    (
+        "the line that an inner agent writes",
+        [
+            called("user a"),
+            called("user a b"),
+            delta("one\n", node_id="b"),
+            delta("two\nth", agent="b"),
+            delta("ree", agent="b"),
+        ],
+        ["running a 5s", " running b three 4s"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("events", "shown"), [row[1:] for row in VIEWS], ids=[row[0] for row in VIEWS])
+def test_the_tree(events: list[Event], shown: list[str]) -> None:
+    """The tree shows who works for whom, since when, and what each said."""
+    view = View()
+    for at, each in enumerate(events):
+        view.see(each, at)
+    assert shown == outlined(view, len(events))
+    assert view.events == len(events)
+
+
+BIG: Final = 10**400  # no float holds it
+
+PROGRESS: Final[list[tuple[Any, str]]] = [
+    ("a word", "a word"),
+    ({"step": 1, "of": 2}, "1 of 2 50%"),
+    ({"step": 9, "of": 2}, "9 of 2 100%"),
+    ({"step": -1, "of": 2}, "-1 of 2 0%"),
+    ({"progress": 45, "message": "reading"}, "reading 45%"),
+    ({"progress": 45}, "45 of 100 45%"),
+    ({"step": 1, "of": 0}, '{"step": 1, "of": 0}'),
+    ({"step": "1", "of": 2}, '{"step": "1", "of": 2}'),
+    ({"text": "words"}, "words"),
+    ({"step": math.nan, "of": 3}, '{"step": NaN, "of": 3}'),
+    ([1, 2], "[1, 2]"),
+    ({"step": 1, "of": math.inf}, '{"step": 1, "of": Infinity}'),
+    ({"step": math.inf, "of": 3}, '{"step": Infinity, "of": 3}'),
+    ({"step": True, "of": 3}, '{"step": true, "of": 3}'),
+    ({"step": 1, "of": True}, '{"step": 1, "of": true}'),
+    ({"progress": None}, '{"progress": null}'),
+    ({"step": BIG, "of": 3}, f'{{"step": {BIG}, "of": 3}}'),
+    ({"step": 1, "of": BIG}, f'{{"step": 1, "of": {BIG}}}'),
+    ({"progress": -BIG}, f'{{"progress": -{BIG}}}'),
+]
+
+
+@pytest.mark.parametrize(("content", "shown"), PROGRESS, ids=[str(row[0])[:40] for row in PROGRESS])
+def test_progress(content: Any, shown: str) -> None:
+    """Progress in the shapes that agents use is a share and words; any other shape is shown as it is."""
+    view = View()
+    view.see(event(Progress, "progress", content), 0)
+    assert outlined(view, 0) == [f"progress {shown}"]
+
+
+def test_what_is_counted() -> None:
+    """Events and calls are counted, the root's text is joined, the last answer is kept."""
+    view = View("why")
+    for each in [
+        delta("ea"),
+        called("user a"),
+        delta("rly", agent="a"),
+        event(Answer, "answer", 1),
+        event(Answer, "answer", 2),
+    ]:
+        view.see(each, 0)
+    assert (view.events, view.calls, view.text, view.answer, view.answered) == (5, 1, "early", 2, True)
+
+
+def test_what_never_came_back() -> None:
+    """When nothing more will come, a call that is open is marked, without a time."""
+    view = View()
+    view.see(called("user a"), 0)
+    view.closed = True
+    assert outlined(view, 1) == ["lost a"]
+
+
+def test_the_tree_is_bounded() -> None:
+    """A remote that never stops calling, in width or depth, or writing, fills neither memory nor stack."""
+    wide, deep = View(), View()
+    for number in range(MOST + 10):
+        wide.see(called(f"user t{number}"), 0)
+        deep.see(called(" ".join(f"a{n}" for n in range(min(number, 100) + 1)), node=f"n{number}"), 0)
+    assert (len(list(wide.lines(0))), wide.hidden) == (MOST, 10)
+    assert max(len(each.guide) for each in deep.lines(0)) == DEEPEST
+    assert deep.hidden > 0
+    for _ in range(100):
+        wide.see(delta("0123456789" * 100), 0)
+    assert wide.text == "0123456789" * (TEXT // 10)
+
+
+def test_a_progress_that_is_not_kept() -> None:
+    """Where nothing more is kept, progress is counted like anything else."""
+    view = View()
+    for _ in range(MOST):
+        view.see(said("note"), 0)
+    view.see(event(Progress, "progress", "soon"), 0)
+    view.see(event(Progress, "progress", "sooner"), 0)
+    assert view.hidden == 2
+
+
+HELD: Final[list[tuple[str, Callable[[int], list[Event]]]]] = [
+    ("long ids", lambda n: [called("user a", node=f"{n}" + "N" * 400_000)]),
+    ("long stacks", lambda n: [called("x", call_stack=[f"u{n}-{k}" for k in range(20_000)], node=f"{n}")]),
+    ("long names", lambda n: [called("x", callee=f"{n}" + "N" * 400_000, callee_category="N" * 400_000, node=f"{n}")]),
+    ("long arguments", lambda n: [called("user a", f"{n}" + "N" * 400_000, node=f"{n}")]),
+    ("long outputs", lambda n: [called("user a", node=f"{n}"), returned(f"{n}", f"{n}" + "N" * 400_000)]),
+    ("long texts", lambda n: [called("user a", node="a"), called("user a b"), delta("N" * 400_000, node_id="b")]),
+    ("long notes", lambda n: [said(f"{n}" + "N" * 400_000)]),
+]
+
+
+@pytest.mark.parametrize("events", [row[1] for row in HELD], ids=[row[0] for row in HELD])
+def test_what_a_view_holds(events: Callable[[int], list[Event]]) -> None:
+    """A view holds little of what comes, however long its ids, stacks and texts are."""
+    view = View()
+
+    def feed(number: int) -> None:
+        for each in events(number):
+            view.see(each, 0)
+
+    tracemalloc.start()
+    try:
+        for number in range(10):
+            feed(number)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 400_000
+
+
+def test_an_inner_line_is_bounded() -> None:
+    """Of a line that an inner agent never ends, as much is kept as is shown."""
+    view = View()
+    for each in [called("user a"), called("user a b"), *[delta("0123456789" * 50, node_id="b")] * 10]:
+        view.see(each, 0)
+    assert len(view.nodes["1:b"].text) == LINE
+
+
+def test_an_event_is_not_compared_with_every_call() -> None:
+    """The call of an event is looked up: what that takes does not grow with the calls that are open."""
+    view = View()
+    for number in range(MOST):
+        view.see(called("user a", node=f"n{number}"), 0)
+    steps: list[str] = []
+    sys.setprofile(lambda _frame, what, _function: steps.append(what))
+    try:
+        view.see(delta("x", agent="nobody"), 0)
+        view.see(called("nobody x"), 0)
+        view.see(returned("n7"), 0)
+    finally:
+        sys.setprofile(None)
+    assert len(steps) < MOST / 4
+
+
+# ---------------------------------------------------------------------------------------------------------- The picture
+
+
+def drawn(what: RenderableType, *, width: int = 40, height: int = 20, encoding: str = "utf-8") -> list[str]:
+    """The lines that a terminal shows, without styles and trailing spaces."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    console = Console(file=out, width=width, height=height, force_terminal=True, color_system=None)
+    console.print(what)
+    out.seek(0)
+    return [each.rstrip() for each in out.read().split("\n")[:-1]]
+
+
+def example() -> View:
+    """A small conversation."""
+    view = View("why")
+    for at, each in enumerate(
+        [
+            called("user a"),
+            called("user a b", "a question that is longer than the line has room for"),
+            called("user a b t"),
+            returned("t", "[bold]told[/]"),
+            event(Progress, "progress", {"step": 1, "of": 2}),
+        ]
+    ):
+        view.see(each, at)
+    return view
+
+
+PICTURES: Final = [
+    (
+        "utf-8",
+        [
+            "⠋ a                                 5.0s",
+            "├─ ⠋ b  a question that is longer … 4.0s",
+            "│  └─ ✓ t  [bold]told[/]            1.0s",
+            "└─ ▸ ━━━━━━━━━━ 1 of 2",
+        ],
+    ),
+    (
+        "ascii",
+        [
+            "- a                                 5.0s",
+            "|- - b  a question that is longer . 4.0s",
+            "|  `- + t  [bold]told[/]            1.0s",
+            "`- > #####..... 1 of 2",
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("encoding", "picture"), PICTURES)
+def test_the_picture(encoding: str, picture: list[str]) -> None:
+    """Each call and note is one line with its time at the edge; a terminal without Unicode gets ASCII."""
+    shown = drawn(tree(example(), 5, ascii_only=encoding == "ascii"), encoding="utf-8")
+    assert picture == [each.replace("…", ".") if encoding == "ascii" else each for each in shown]
+
+
+def test_what_is_hidden_is_said() -> None:
+    """A picture that does not show all says how much is missing."""
+    view = example()
+    view.hidden = 3
+    assert drawn(tree(view, 5))[-1] == "and 3 more, not shown"
+
+
+def test_fitted() -> None:
+    """What is higher than the terminal keeps its first two lines and as many of the last as there is room for."""
+    whole = "\n".join(f"line {n}" for n in range(10))
+    assert drawn(Fitted(whole, 10)) == whole.split("\n")
+    assert drawn(Fitted(whole, 5)) == ["line 0", "line 1", "   … 6 lines above", "line 8", "line 9"]
+
+
+ANSWERS: Final[list[tuple[Any, str]]] = [
+    ("**bold** [red]x[/red]", "bold [red]x[/red]"),
+    ("[words](http://there)", "words (http://there)"),
+    ("a &#x202e; b", r"a \u202e b"),
+    ("\x1b]8;;http://evil\x07x", r"\x1b]8;;http://evil\x07x"),
+    ({"a": [1]}, '"a": ['),
+    (None, "null"),
+    ("*" * 50_001, "*" * 34),
+    ("a\n" * 3000 + "end", "end"),
+    ([0] * 20_000, "0, 0, 0"),
+]
+
+
+@pytest.mark.parametrize(("content", "shown"), ANSWERS, ids=[repr(row[0])[:30] for row in ANSWERS])
+def test_the_answer(content: Any, shown: str) -> None:
+    """A text is Markdown, anything else JSON, something huge plain; nothing of it is markup or a control character."""
+    lines = drawn(answer(content, finished=True))
+    assert any(shown in each for each in lines)
+    assert all(each.isprintable() for each in lines)
+
+
+MARKDOWN: Final[list[tuple[str, list[str]]]] = [
+    ("# Head **x**\n\ntext", ["Head x", "", "text"]),
+    ("- one\n  * two\n+ three", [" • one", "   • two", " • three"]),
+    ("1. one", ["1. one"]),
+    ("> said\n>> - twice", ["▌ said", "▌ ▌  • twice"]),
+    ("* * *\n---", ["─" * 20, "─" * 20]),
+    ("*em* _em_ __strong__ ~~gone~~ `a*b*c` ``d``", ["em em strong gone a*b*c d"]),
+    ("2 * 3 * 4, snake_case_name", ["2 * 3 * 4, snake_case_name"]),
+    (r"\*no\* &lt;b&gt; `&lt;`", ["*no* <b> &lt;"]),
+    ("```python\n**as** &lt;\n\n# is\n````\n**x**", ["python", "**as** &lt;", "", "# is", "x"]),
+    ("~~~\n```\n~~~ no end\nx", ["", "```", "~~~ no end", "x"]),
+    ("**" + "a" * 201 + "**", ["**" + "a" * 201 + "**"]),
+    ("*" + "a" * 2000 + "*", ["*" + "a" * 2000 + "*"]),
+    ("[a](b) ![c](d) [e]: f", ["a (b) !c (d) [e]: f"]),
+    ("&#x202e;&#10;", [r"\u202e", ""]),
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), MARKDOWN, ids=[row[0][:20] for row in MARKDOWN])
+def test_markdown(text: str, shown: list[str]) -> None:
+    """Marks become styles, a fence keeps what stands in it, and nothing that was written is lost."""
+    assert "\n".join(each.plain for each in laid_out(text) if isinstance(each, Words)).split("\n") == shown
+
+
+TABLES: Final[list[tuple[str, list[str]]]] = [
+    (
+        "| a | **b** | c |\n|:---|---:|:-:|\n| x | 1 | y |\n| longer | 22 | wider |\nafter",
+        ["a         b     c", "─" * 19, "x         1     y", "longer   22   wider", "after"],
+    ),
+    ("a|b\n-|-\n1\\|2|3|4\n5|", ["a     b", "─" * 11, "1|2   3 | 4", "5"]),
+    ("a\n|-|", ["a", "|-|"]),
+    ("|a|b|\n|-|", ["|a|b|", "|-|"]),
+    ("|a|\n|:-:-|", ["|a|", "|:-:-|"]),
+    ("```\n|a|\n|-|", ["", "|a|", "|-|"]),
+    ("|a|", ["|a|"]),
+    ("|" * (COLUMNS + 2) + "\n" + "|-" * (COLUMNS + 1) + "|", ["|" * (COLUMNS + 2), "|-" * (COLUMNS + 1) + "|"]),
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), TABLES, ids=[row[0][:20] for row in TABLES])
+def test_tables(text: str, shown: list[str]) -> None:
+    """A table is drawn with its columns side by side; what is none, or is too wide for a terminal, stays as it is."""
+    assert drawn(Group(*laid_out(text))) == shown
+
+
+def test_tables_are_bounded() -> None:
+    """Of many or long tables the first cells are drawn, and the rest stays as it was written."""
+    many = laid_out("|a|\n|-|\n\n" * CELLS)
+    long = laid_out("|a|\n|-|\n" + "|x|\n" * CELLS)
+    assert (len(many) < 3 * CELLS, len([each for each in many if not isinstance(each, Words)]) < CELLS) == (True, True)
+    assert [each for each in long if not isinstance(each, Words)] == []
+
+
+def test_the_last_lines_of_markdown() -> None:
+    """Of a long text its last lines are laid out, code as code."""
+    rows = laid_out("```\n" + "**x**\n" * 10 + "```\n**y**", last=2)
+    assert [str(each) for each in rows] == ["**x**", "y"]
+
+
+class EndlessLexer:
+    """What a package that is installed by chance gives for a lexer: it never gives its tokens."""
+
+    name = "Endless"
+    aliases: ClassVar[list[str]] = ["endless"]
+
+    def __init__(self, **options: object) -> None:
+        raise AssertionError("a lexer was made")
+
+
+def test_no_language_chooses_what_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever language a fence names, also one that another package brings, its text is drawn as any other is."""
+    info = tmp_path / "endless_lexer-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: endless-lexer\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[pygments.lexers]\nendless = {__name__}:EndlessLexer\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    lexers = importlib.import_module("pygments.lexers")
+    aliases = sorted({"endless", *(alias for _, names, *_ in lexers.get_all_lexers(plugins=False) for alias in names)})
+    assert EndlessLexer in importlib.import_module("pygments.plugin").find_plugin_lexers()
+    pictures = {alias: drawn(answer(f"```{alias}\n<!-- seen", finished=True)) for alias in aliases}
+    words = {alias: [each.strip("│ ") for each in shown[2:-2]] for alias, shown in pictures.items()}
+    assert words == {alias: [alias, "<!-- seen"] for alias in aliases}
+
+
+def test_no_lexer_is_loaded() -> None:
+    """To draw an answer does not so much as load what highlights code."""
+    program = (
+        "import sys; from rich.console import Console; from oxygent_client.cli._output import LiveShow;"
+        "from oxygent_client.cli import _render; Console().print(_render.answer('```python\\nx = 1', finished=True));"
+        "print({'pygments', 'rich.syntax', 'rich.markdown'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+class Broken:
+    """Something that begins to be drawn, and cannot be."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield "half of it"
+        raise OverflowError
+
+
+def test_what_cannot_be_drawn() -> None:
+    """A line says what is missing, and the rest is drawn."""
+    assert drawn(Drawn("the tree", Broken)) == ["the tree cannot be shown (OverflowError)"]
+
+
+@pytest.mark.parametrize(("size", "lines"), [(2, 4), (30_000, 1)])
+def test_long_json_is_not_indented(size: int, lines: int) -> None:
+    """JSON is indented for a person, unless it is long: what is nested deep would grow a hundredfold."""
+    assert indented([0] * size).count("\n") + 1 == lines
+
+
+ORGANIZATIONS: Final[list[tuple[dict[str, Any], list[str]]]] = [
+    (
+        {
+            "name": "a",
+            "type": "agent",
+            "children": [{"name": "t", "type": "tool"}, {"name": "m[x]", "type": "llm", "children": None}, "?"],
+        },
+        ["a  agent", "├── t  tool", "└── m[x]  llm"],
+    ),
+    ({"path": [""]}, ["(no agents)"]),
+    ({"name": "\x1b[2J"}, [r"\x1b[2J"]),
+]
+
+
+@pytest.mark.parametrize(("document", "shown"), ORGANIZATIONS)
+def test_the_organization(document: dict[str, Any], shown: list[str]) -> None:
+    """Every member is a line with its type, whatever shape the document has."""
+    assert shown == drawn(organization(document))
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """An organization in which each member has one below it, and the last two."""
+    inner: dict[str, Any] = {"name": f"m{levels}", "children": [{"name": "t1"}, {"name": "t2"}]}
+    for number in range(levels - 1, 0, -1):
+        inner = {"name": f"m{number}", "children": [inner]}
+    return inner
+
+
+def test_a_deep_organization() -> None:
+    """Members for whom there is no room further in are drawn all the same, each with its level."""
+    assert drawn(organization(nested(4)), width=40) == [
+        "m1",
+        "└── m2",
+        "    └── m3",
+        "    └── level 4: m4",
+        "    ├── level 5: t1",
+        "    └── level 5: t2",
+    ]
+
+
+def test_a_narrow_organization() -> None:
+    """A name that is longer than the line goes on in the next."""
+    document = {"name": "a", "children": [{"name": "b" * 10}, {"name": "c" * 10}]}
+    assert drawn(organization(document), width=10) == [
+        "a", "├── bbbbbb", "│   bbbb", "└── cccccc", "    cccc"
+    ]  # fmt: skip
+
+
+def test_an_organization_in_ascii() -> None:
+    """A terminal without Unicode gets ASCII."""
+    assert drawn(organization(nested(1)), encoding="ascii") == ["m1", "|-- t1", "`-- t2"]
+
+
+def test_a_large_organization() -> None:
+    """The first members are drawn; a line says how many more there are."""
+    document = {"name": "a", "children": [{"name": "n" * 1000}, *({"name": f"m{n}"} for n in range(MEMBERS + 5))]}
+    shown = drawn(organization(document), width=200)
+    assert (len(shown), shown[1]) == (MEMBERS + 1, f"├── {'n' * 100}…")
+    assert shown[-1] == "and 7 more members, not shown; --json shows all"
+
+
+# ------------------------------------------------------------------------------------------------------------ The shows
+
+
+def outcome_of(output: Any) -> RunSummary:
+    """A run that went well."""
+    return RunSummary(OxyResponse(state=OxyState.COMPLETED, output=output), "mine", "theirs")
+
+
+def test_live() -> None:
+    """The picture moves, the text grows below it, and the whole stays; a short terminal shows the end."""
+    out = io.StringIO()
+    console = Console(file=out, width=50, height=12, force_terminal=True, color_system=None)
+    show = LiveShow(console, "why")
+    with show:
+        show.see(called("user a"), 0)
+        show.tick(1)
+        show.see(delta("the **ans", node_id="a"), 1)
+        show.tick(2)
+        for number in range(20):
+            show.see(said(f"note {number}"), 2)
+        show.tick(3)
+        show.finish(outcome_of("the **answer**"), 4)
+    moving, staying = out.getvalue().rsplit("▌ why", 1)
+    for shown in ("⠹ a", "the **ans", "lines above"):
+        assert shown in moving
+    for shown in ("note 0", "note 19", "the answer", "22 events · 1 calls · 4.0 s", "trace theirs"):
+        assert shown in staying
+    assert "\x1b[?25h" in out.getvalue()  # the cursor is back
+
+
+def test_live_that_failed() -> None:
+    """A run that broke off leaves what was seen: the calls that never came back, and the text so far."""
+    out = io.StringIO()
+    with LiveShow(Console(file=out, width=40), "why") as show:
+        show.see(called("user a"), 0)
+        show.see(delta("half an ans"), 1)
+    assert ("○ a" in out.getvalue(), "half an ans" in out.getvalue(), "answer" in out.getvalue()) == (True, True, False)
+
+
+def test_a_frame_is_bounded() -> None:
+    """What is drawn again and again is as much as the terminal shows; the count of what is above is of all."""
+    out = io.StringIO()
+    console = Console(file=out, width=50, height=12, force_terminal=True, color_system=None)
+    with LiveShow(console, "why") as show:
+        for number in range(MOST):
+            show.see(said(f"note {number}"), 0)
+        show.tick(1)
+    assert f"{MOST - 8} lines above" in out.getvalue()
+
+
+LINES: Final = [
+    (called("user a t", "asked"), "call        a > t  asked"),
+    (called("a", call_stack=None), "call        a"),
+    (returned("t", 5), "result      t  5"),
+    (delta("a \n", agent="a"), r'delta       a  "a \n"'),
+    (said("x\x1by"), r"text        x\x1by"),
+    (event(Progress, "progress", {"step": 1}), 'progress    {"step": 1}'),
+    (event(Custom, None, 1), "other       1"),
+    (event(Custom, "a type that is long", ""), "a type that is long"),
+]
+
+
+@pytest.mark.parametrize(("seen", "shown"), LINES, ids=[row[1] for row in LINES])
+def test_lines(seen: Event, shown: str) -> None:
+    """Without a terminal an event is one plain line."""
+    written: list[str] = []
+    with LinesShow(written.append, "why\n?") as show:
+        show.see(seen, 1.234)
+        show.tick(2)
+    assert written == ["question  why ?\n", f"   1.23s  {shown}\n"]
+
+
+@pytest.mark.parametrize(("output", "shown"), [("a\n\x1b\n", "a\n\\x1b"), ({"b": None}, '{\n  "b": null\n}')])
+def test_the_last_lines(output: Any, shown: str) -> None:
+    """The answer comes as it is, and a line about the run."""
+    written: list[str] = []
+    with LinesShow(written.append, "") as show:
+        show.finish(outcome_of(output), 2)
+    assert written[1:] == [f"\n{shown}\n\n", "0 events, 0 calls, 2.0 s, trace theirs\n"]
+
+
+def test_json_objects() -> None:
+    """For a program an event is one JSON object, whatever it holds, and the response the last."""
+    written: list[str] = []
+    with JSONShow(written.append) as show:
+        show.see(event(Custom, "odd", [math.nan, "\ud800"]), 1.23456)
+        show.tick(2)
+        show.finish(outcome_of(math.inf), 2)
+    first, last = (json.loads(each) for each in written)
+    assert (first["kind"], first["at"], first["type"], first["content"]) == ("event", 1.235, "odd", ["NaN", "\ud800"])
+    assert (first["message"]["type"], first["event"]) == ("odd", "message")
+    assert (last["kind"], last["state"], last["output"]) == ("response", "COMPLETED", "Infinity")
+    assert (last["trace_id"], last["remote_trace_id"]) == ("mine", "theirs")
+
+
+# ----------------------------------------------------------------------------------------------------- The conversation
+
+
+def in_process(toy: ToyRemote) -> SSEOxyGent:
+    """An agent that talks to the toy without a network."""
+    return SSEOxyGent(server_url="http://toy", transport=ASGITransport(toy))
+
+
+@define
+class Leaving:
+    """A show whose reader leaves after some events."""
+
+    events: int
+    error: type[BaseException] = BrokenPipeError
+    interval: ClassVar[float | None] = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        pass
+
+    def see(self, event: Event, at: float) -> None:  # it looks at nothing
+        self.events -= 1
+        if not self.events:
+            raise self.error
+
+    def tick(self, at: float) -> None:
+        """Nothing moves."""
+
+    def finish(self, outcome: RunSummary, at: float) -> None:
+        """It never comes so far."""
+
+
+class Stopping(Leaving):
+    """A show that is called off from outside at its first event."""
+
+    def __init__(self, scope: anyio.CancelScope) -> None:
+        super().__init__(1)
+        self._scope = scope
+
+    def see(self, event: Event, at: float) -> None:
+        """Be called off."""
+        self._scope.cancel()
+
+
+async def test_nobody_reads_any_more() -> None:
+    """When what is shown can no longer be written, the remote run stops, and the error comes out as it was."""
+    toy = ToyRemote(pace=0)
+    with pytest.raises(BrokenPipeError):
+        await converse(in_process(toy), "slow", Leaving(3))
+    assert [run.state for run in toy.runs] == ["cancelled"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, OSError])
+async def test_what_a_show_raises(error: type[BaseException]) -> None:
+    """Whatever ends a conversation comes out as it was, and not in a group."""
+    with pytest.raises(error):
+        await converse(in_process(ToyRemote(pace=0)), "slow", Leaving(3, error))
+
+
+async def test_a_conversation_that_is_cancelled() -> None:
+    """It ends, and the remote run with it."""
+    toy = ToyRemote(pace=0)
+    with anyio.CancelScope() as scope:
+        await converse(in_process(toy), "slow", Stopping(scope))
+    assert scope.cancelled_caught
+    assert [run.state for run in toy.runs] == ["cancelled"]
+
+
+@define
+class Stumbling:
+    """A show that cannot show some of what happens."""
+
+    error: Exception
+    over: tuple[str, ...]
+    interval: ClassVar[float | None] = 0.001
+    ticked: int = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        pass
+
+    def see(self, event: Event, at: float) -> None:
+        self._step("see")
+
+    def tick(self, at: float) -> None:
+        self.ticked += 1
+        self._step("tick")
+
+    def finish(self, outcome: RunSummary, at: float) -> None:
+        self._step("finish")
+
+    def _step(self, name: str) -> None:
+        if name in self.over:
+            raise self.error
+
+
+STUMBLES: Final[list[tuple[tuple[str, ...], str]]] = [
+    (("see",), "an event of the class ToolCall (OverflowError), and 2 times more"),
+    (("finish",), "the answer (OverflowError)."),
+    (("tick",), "the picture (OverflowError)"),
+    ((), ""),
+]
+
+
+@pytest.mark.parametrize(("over", "says"), STUMBLES, ids=["events", "answer", "picture", "nothing"])
+async def test_what_cannot_be_shown(over: tuple[str, ...], says: str) -> None:
+    """A run goes on when something of it cannot be shown; one line says so."""
+    lines: list[str] = []
+    show = Stumbling(OverflowError(), over)
+    outcome = await converse(in_process(ToyRemote(pace=0)), "echo hi", show, say=lines.append)
+    assert outcome.response.output == "hi"
+    assert len(lines) == bool(over)
+    assert says in "".join(lines)
+
+
+async def test_a_picture_that_can_no_longer_be_written() -> None:
+    """The error comes out as it was, and not as a group; the remote run stops."""
+    toy = ToyRemote(pace=0)
+    with pytest.raises(BrokenPipeError):
+        await converse(in_process(toy), "hang", Stumbling(BrokenPipeError(), ("tick",)))
+    assert {run.state for run in toy.runs} <= {"cancelled"}
+
+
+def test_what_cannot_be_shown_is_said_on_stderr() -> None:
+    """The line is for a person, beside what is shown."""
+    err = io.StringIO()
+    with redirect_stderr(err):
+        code = ask_with(in_process(ToyRemote(pace=0)), "echo hi", Stumbling(ValueError(), ("see",)))
+    assert (code, err.getvalue().count("\n")) == (0, 1)
+    assert "--json" in err.getvalue()
+
+
+# --------------------------------------------------------------------------------------------------------- The commands
+
+
+@define
+class Server:
+    """A toy remote on a port; a first path segment that is in TRICKS is answered by that trick instead."""
+
+    toy: ToyRemote
+    url: str = ""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        trick = TRICKS.get(scope["path"].split("/")[1])
+        if trick is None:
+            await self.toy(scope, receive, send)
+            return
+        status, headers, body = trick
+        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": status, "headers": encoded})
+        await send({"type": "http.response.body", "body": body.encode()})
+
+
+TRICKS: Final[dict[str, tuple[int, dict[str, str], str]]] = {
+    "moved": (302, {"location": "http://127.0.0.1:1/elsewhere"}, ""),
+    "login": (401, {}, "who are you?"),
+    "never": (403, {}, ""),
+    "busy": (429, {"retry-after": "0"}, ""),
+    "broken": (500, {}, "Internal Server Error"),
+    "page": (200, {"content-type": "text/html"}, "<html>"),
+    "envelope": (200, {"content-type": "application/json"}, '{"code": 403, "message": "no\\u001b[2J", "data": {}}'),
+    "cut": (200, {"content-type": "text/event-stream"}, "data: half\n\n"),
+}
+
+ODD_SAYINGS = Script(
+    [Say("\x1b[2Jcleared"), Say("[bold]x"), Say('{"type": "progress", "content": "\\ud800 \\u202e"}'), Say(math.nan)],
+    output="\x1b]0;title\x07 done \u202e",
+)
+
+
+LARGE = Script([Say(json.dumps({"type": "progress", "content": {"step": BIG, "of": 3}}))], output="the answer is 42")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server that all tests of this file share."""
+    scripts = {**SCRIPTS, "sayings": ODD_SAYINGS, "number": Script([Call("add_up")], output={"n": 1}), "large": LARGE}
+    served = Server(ToyRemote(pace=0, scripts=scripts))
+    with serving(served) as url:
+        served.url = url
+        yield served
+
+
+@define
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+def command(*argv: str) -> Ran:
+    """What the command line does, in this process, with no terminal."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main(argv)
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+def test_ask(server: Server) -> None:
+    """A question is answered: a line for each event, the answer, and what it took."""
+    ran = command("ask", server.url, "echo hello there")
+    run = server.toy.runs[-1]
+    assert (ran.code, ran.err) == (0, "")
+    lines = ran.out.splitlines()
+    assert [each[10:20].strip() for each in lines[1:4]] == ["call", "result", "answer"]
+    assert lines[0] == "question  echo hello there"
+    assert lines[4:7] == ["", "hello there", ""]
+    assert re.fullmatch(rf"3 events, 1 calls, \d\.\d s, trace {run.trace_id}", lines[7])
+
+
+def test_ask_for_json(server: Server) -> None:
+    """With --json every line is a JSON object, the last the response, and nothing is lost."""
+    ran = command("ask", server.url, "sayings", "--json")
+    *events, last = (json.loads(each, parse_constant=pytest.fail) for each in ran.out.splitlines())
+    assert ran.out.isascii()
+    assert [each["content"] for each in events[1:5]] == ["\x1b[2Jcleared", "[bold]x", "\ud800 \u202e", "NaN"]
+    assert events[0]["id"] != events[1]["id"]
+    assert (last["kind"], last["state"], last["output"]) == ("response", "COMPLETED", ODD_SAYINGS.output)
+    assert last["remote_trace_id"] == server.toy.runs[-1].trace_id
+
+
+def test_ask_shows_no_control_characters(server: Server) -> None:
+    """Whatever the remote says, the output has only printable characters and line ends."""
+    ran = command("ask", server.url, "sayings")
+    assert ran.code == 0
+    assert all(each.isprintable() for each in ran.out.split("\n"))
+    for shown in (r"\x1b[2Jcleared", "[bold]x", r"\ud800 \u202e", "NaN", r"\x1b]0;title\x07 done \u202e"):
+        assert shown in ran.out
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["lines", "json"])
+def test_ask_with_large_numbers(server: Server, options: tuple[str, ...]) -> None:
+    """Numbers that no float holds are shown, and the answer after them."""
+    ran = command("ask", server.url, "large", *options)
+    assert (ran.code, ran.err) == (0, "")
+    assert str(BIG) in ran.out
+    assert "the answer is 42" in ran.out
+
+
+OPTIONS: Final[list[tuple[list[str], Callable[[Any], Any], Any]]] = [
+    (["--callee", "read_reviews"], lambda run: run.callee, "read_reviews"),
+    (
+        ["--header", "X-One: 1", "-H", "X-Two:two: 2"],
+        lambda run: (run.headers["x-one"], run.headers["x-two"]),
+        ("1", "two: 2"),
+    ),
+    (["--independent"], lambda run: "call_stack" in run.payload, False),
+    (["--share"], lambda run: "call_stack" in run.payload, True),
+    (["--timeout", "20"], lambda run: run.state, "finished"),
+]
+
+
+@pytest.mark.parametrize(("options", "seen", "expected"), OPTIONS, ids=[" ".join(row[0]) for row in OPTIONS])
+def test_options(server: Server, options: list[str], seen: Callable[[Any], Any], expected: Any) -> None:
+    """Each option arrives at the server as it is meant."""
+    assert command("ask", server.url, "echo hi", *options).code == 0
+    assert expected == seen(server.toy.runs[-1])
+
+
+def test_credentials_from_elsewhere(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials come from environment variables, from a file, and from a profile."""
+    monkeypatch.setenv("A_KEY", "one")
+    monkeypatch.setenv("A_TOKEN", "two")
+    monkeypatch.setenv("OXYGENT_PROFILES", str(tmp_path / "oxygent.toml"))
+    (tmp_path / "oxygent.toml").write_text('[profiles.p]\nheaders = {x-profile = "three"}\n', encoding="utf-8")
+    (tmp_path / "oxygent.toml").chmod(0o600)
+    (tmp_path / "headers").write_text("X-File: four\n\nX-More: five: 5\n", encoding="utf-8")
+    options = ["--header-env", "X-KEY=A_KEY", "--token-env", "A_TOKEN", "--profile", "p", "-H", f"@{tmp_path}/headers"]
+    ran = command("ask", server.url, "echo hi", *options)
+    assert (ran.code, ran.err) == (0, "")
+    sent = server.toy.runs[-1].headers
+    names = ("x-key", "authorization", "x-profile", "x-file", "x-more")
+    assert [sent[name] for name in names] == ["one", "Bearer two", "three", "four", "five: 5"]
+
+
+def test_a_file_of_headers_that_is_not_text(server: Server, tmp_path: Path) -> None:
+    """The error names the file, and nothing of what stands in it."""
+    (tmp_path / "headers").write_bytes(b"canary: \xff")
+    ran = command("ask", server.url, "hi", "-H", f"@{tmp_path}/headers")
+    assert (ran.code, "UTF-8" in ran.err, "canary" in ran.err) == (2, True, False)
+
+
+def test_a_file_that_is_not_a_cassette(server: Server, tmp_path: Path) -> None:
+    """It is refused before the agent runs; with --force it is replaced."""
+    path = tmp_path / "notes.txt"
+    path.write_text("precious", encoding="utf-8")
+    runs = len(server.toy.runs)
+    ran = command("record", server.url, "echo hi", str(path))
+    assert (ran.code, "--force" in ran.err, len(server.toy.runs)) == (2, True, runs)
+    assert path.read_text(encoding="utf-8") == "precious"
+    assert command("record", server.url, "echo hi", str(path), "--force").code == 0
+    assert command("replay", str(path)).code == 0
+
+
+def test_tree(server: Server) -> None:
+    """The organization is drawn with every member below whom it works for, or given as JSON."""
+    ran, as_data = command("tree", server.url), command("tree", server.url, "--json", "--timeout", "20")
+    lines = ran.out.splitlines()
+    assert (ran.code, as_data.code, len(lines)) == (0, 0, 10)
+    assert lines[0] == "trip_planner  agent"
+    assert lines[7] == "│       └── read_reviews  tool"
+    assert json.loads(as_data.out)["children"][0]["name"] == "flight_agent"
+
+
+WRONG: Final = [
+    # the command line ({} is the server), the exit code, what the one line says
+    ("ask {}/moved hi", 4, "points to"),
+    ("ask {}/login hi", 4, "--token-env VARIABLE"),
+    ("ask {}/never hi", 4, "ask who runs the server"),
+    ("ask {}/nowhere hi", 4, "root URL, without /sse/chat"),
+    ("ask {}/broken hi", 4, "log says more"),
+    ("ask {}/envelope hi", 4, "log says more"),
+    ("ask {}/page hi", 6, "Something else answers"),
+    ("ask {}/cut hi", 6, "look at the server before asking again"),
+    ("ask {} cut", 6, "look at the server before asking again"),
+    ("ask {} silent", 7, "ended without a word"),
+    ("ask {} fail", 7, "the agent gave up"),
+    ("ask {} hang --timeout 0.2", 5, "--timeout"),
+    ("ask {} hi --callee nobody", 2, "oxygent-client tree URL"),
+    ("ask {} hi --header broken", 2, "'Name: value'"),
+    ("ask {} hi --header :broken", 2, "'Name: value'"),
+    ("ask {} hi --header @/nowhere/at/all", 2, "/nowhere/at/all"),
+    ("ask {} hi --header-env X-KEY", 2, "NAME=VARIABLE"),
+    ("ask {} hi --header-env =VARIABLE", 2, "NAME=VARIABLE"),
+    ("ask {} hi --header-env X-KEY=NOT_SET_AT_ALL", 2, "NOT_SET_AT_ALL"),
+    ("ask {} hi --token-env NOT_SET_AT_ALL", 2, "NOT_SET_AT_ALL"),
+    ("ask {} hi --profile nowhere", 2, "nowhere"),
+    ("record {} hi /", 2, "not a regular file"),
+    ("record {} hi /nowhere/at/all", 2, "/nowhere/at/all"),
+    ("ask ftp://host hi", 2, "oxygent-client ask --help"),
+    ("ask http://127.0.0.1:1 hi", 3, "Is the server running"),
+    ("tree http://127.0.0.1:1", 3, "Is the server running"),
+    ("tree {}/nowhere", 4, "root URL"),
+    ("record http://127.0.0.1:1 hi /dev/null/x", 2, "cannot be written: Not a directory"),
+    ("record {} hi", 2, "--help"),
+    ("replay /dev/null/x", 2, "cannot be read: Not a directory"),
+    ("replay /dev/null", 2, "no cassette"),
+    ("replay /dev/null --pace -1", 2, "--help"),
+    ("ask {}", 2, "--help"),
+    ("ask {} hi --timeout soon", 2, "--help"),
+    ("ask {} hi --no-such-option", 2, "--help"),
+    ("no-such-command", 2, "--help"),
+    ("demo --dialect 2", 2, "--help"),
+]
+
+
+@pytest.mark.parametrize(("argv", "code", "says"), WRONG, ids=[row[0] for row in WRONG])
+def test_what_goes_wrong(server: Server, argv: str, code: int, says: str) -> None:
+    """What goes wrong is one line that says what to do, an exit code, and no traceback."""
+    ran = command(*argv.format(server.url).split())
+    assert (code, 1) == (ran.code, ran.err.count("\n")), ran.err
+    assert ran.err.startswith("oxygent-client: ")
+    assert says in ran.err
+    assert ran.err[:-1].isprintable()
+
+
+def test_record_and_replay(server: Server, tmp_path: Path) -> None:
+    """A recorded conversation is shown once more as it was, at any pace, and nothing is sent."""
+    path = tmp_path / "talk.cassette"
+    asked = ("tools", str(path), "--header", "Authorization: Bearer canary", "--timeout", "30", "--json")
+    recorded = command("record", server.url, *asked)
+    assert (recorded.code, recorded.err) == (0, "")
+    runs = len(server.toy.runs)
+    assert "canary" not in path.read_text()
+    for pace in ("0", "1"):
+        replayed = command("replay", str(path), "--pace", pace, "--json")
+        *events, last = map(json.loads, replayed.out.splitlines())
+        *were, was = map(json.loads, recorded.out.splitlines())
+        assert (replayed.code, replayed.err) == (0, "")
+        assert [[each[key] for key in ("kind", "id", "content")] for each in events] == [
+            [each[key] for key in ("kind", "id", "content")] for each in were
+        ]
+        assert (last["state"], last["output"]) == (was["state"], was["output"])
+    assert len(server.toy.runs) == runs
+    shown = command("replay", str(path))
+    assert shown.out.splitlines()[0] == "question  tools"
+    assert "5 20 HELLO" in shown.out.splitlines()
+
+
+def test_a_cassette_without_a_run(tmp_path: Path) -> None:
+    """Where nothing was asked there is nothing to show."""
+    path = tmp_path / "talk.cassette"
+    Cassette().save(path)
+    ran = command("replay", str(path))
+    assert (ran.code, "holds no run" in ran.err) == (2, True)
+
+
+def test_record_a_callee(server: Server, tmp_path: Path) -> None:
+    """A callee is looked up in the remote, which is recorded too, and needs no looking up in a replay."""
+    path = tmp_path / "talk.cassette"
+    assert command("record", server.url, "hi", str(path), "--callee", "read_reviews").code == 0
+    assert "/get_agents" in path.read_text()
+    assert command("replay", str(path)).code == 0
+
+
+def test_a_conversation_that_failed_is_kept(server: Server, tmp_path: Path) -> None:
+    """What went wrong is in the file, and goes wrong in the same way when it is replayed."""
+    path = tmp_path / "talk.cassette"
+    for query, says in (("cut", "look at the server before asking again"), ("silent", "ended without a word")):
+        recorded, replayed = command("record", server.url, query, str(path)), command("replay", str(path))
+        assert recorded.code == replayed.code != 0
+        assert says in recorded.err
+        assert recorded.err == replayed.err
+
+
+def test_ctrl_c_while_recording(server: Server, tmp_path: Path) -> None:
+    """Ctrl-C keeps what came until then."""
+    path = tmp_path / "talk.cassette"
+    before = len(server.toy.runs)
+    with subprocess.Popen([*PROGRAM, "record", server.url, "hang", str(path)], stdout=subprocess.DEVNULL) as process:
+        assert wait_until(lambda: len(server.toy.runs) > before and bool(server.toy.runs[-1].messages))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert '"end": "left"' in path.read_text()
+    replayed = command("replay", str(path), "--pace", "0")
+    assert (replayed.code, "its reader left" in replayed.err) == (2, True)
+
+
+def test_debug(server: Server) -> None:
+    """With --debug the traceback stands above the line."""
+    ran = command("ask", server.url, "cut", "--debug")
+    assert (ran.code, ran.err.split(":")[0]) == (6, "Traceback (most recent call last)")
+    assert ran.err.splitlines()[-1].startswith("oxygent-client: ")
+
+
+ATTEMPTS: Final[list[tuple[BaseException, int, str]]] = [
+    (KeyboardInterrupt(), 130, ""),
+    (BrokenPipeError(), 141, ""),
+    (
+        ZeroDivisionError("by zero\x1b"),
+        1,
+        "oxygent-client: ZeroDivisionError: by zero\\x1b. --debug shows where it happened.\n",
+    ),
+    (errors.ConnectError("no"), 3, "oxygent-client: no. Is the server running, and are host and port right?\n"),
+    (errors.ClosedError(), 1, "oxygent-client: no reason given. --debug shows where it happened.\n"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "text"), ATTEMPTS, ids=[repr(row[0]) for row in ATTEMPTS])
+def test_attempt(error: BaseException, code: int, text: str) -> None:
+    """Whatever is raised becomes an exit code; Ctrl-C and a reader who left need no words."""
+
+    def work() -> int:
+        raise error
+
+    silenced: list[object] = []
+    err = io.StringIO()
+    with redirect_stderr(err):
+        assert code == attempt(work, debug=False, silence=silenced.append)
+    assert text == err.getvalue()
+    assert len(silenced) == (code == 141)
+    if text:
+        with redirect_stderr(err):
+            attempt(work, debug=True)
+        assert "Traceback (most recent call last)" in err.getvalue()
+
+
+def test_silence(tmp_path: Path) -> None:
+    """What is in a silenced stream's buffer goes nowhere."""
+    path = tmp_path / "out"
+    with path.open("w") as stream:
+        stream.write("still in the buffer")
+        silence(stream)
+    assert path.read_text() == ""
+
+
+def test_every_error_has_a_remedy() -> None:
+    """Each class of error finds a line of its own kind, with a documented code; no line is out of reach."""
+    classes = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.OxyError)]
+    found = {remedy_of(each.__new__(each)).error for each in classes}
+    assert found == {remedy.error for remedy in REMEDIES}
+    assert {remedy.code for remedy in REMEDIES} <= dict(EXIT_CODES).keys()
+    assert complaint("what\nhappened?", "Do this.") == "oxygent-client: what happened? Do this.\n"
+
+
+class FailedAgent:
+    """An agent whose run ends with a response that says FAILED."""
+
+    sent = Context().sent
+    remote_trace_id = trace_id = "trace"
+    response = OxyResponse(state=OxyState.FAILED, output="")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *args: object) -> None:
+        pass
+
+    def stream(self, _: str) -> Self:
+        """The run: itself."""
+        return self
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Awaitable[Event]:
+        raise StopAsyncIteration
+
+
+def test_a_failed_state() -> None:
+    """A run that came to its end and says FAILED is an exit code too."""
+    agent: Any = FailedAgent()
+    assert ask_with(agent, "", JSONShow(len)) == 7
+
+
+def test_an_output_that_lacks_characters() -> None:
+    """A stream that cannot hold a character gets its number instead."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    with redirect_stdout(out):
+        main(["--version"])
+        out.write("é")
+        out.flush()
+    assert out.buffer.getvalue().endswith(b"\\xe9")
+
+
+def test_version_and_help() -> None:
+    """--version is the package's; --help names every exit code; nothing at all shows the help."""
+    assert command("--version").out == f"oxygent-client {oxygent_client.__version__}\n"
+    ran = command("--help")
+    assert ran.code == 0
+    for code, _ in EXIT_CODES:
+        assert f" {code} " in ran.out
+    for name in ("demo", "ask", "record", "replay", "tree", "toy"):
+        assert name in ran.out
+        assert command(name, "--help").code == 0
+
+
+@pytest.mark.parametrize("dialect", ["1.1.3", "1.0.8"])
+def test_demo(tmp_path: Path, dialect: str) -> None:
+    """The demonstration runs to its end in either dialect; a picture of it can be kept."""
+    ran = command("demo", "--fast", "--dialect", dialect, "tools 1")
+    assert (ran.code, ran.err, ran.out.splitlines()[-3]) == (0, "", "5 20 HELLO")
+    path = tmp_path / "demo.svg"
+    assert command("demo", "nested 1", "--fast", "--save-svg", str(path)).code == 0
+    drawing = path.read_text(encoding="utf-8")
+    assert "review_agent" in drawing
+    assert "https://cdn" not in drawing
+
+
+ENVIRONMENTS: Final = [
+    ("http_proxy", "http://127.0.0.1:9"),
+    ("ALL_PROXY", "socks://127.0.0.1:9"),
+    ("NO_PROXY", "localhost,::1/128"),
+    ("SSL_CERT_FILE", "/nonexistent"),
+    ("SSLKEYLOGFILE", "/nonexistent/keys"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), ENVIRONMENTS)
+def test_demo_and_the_environment(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """The demonstration talks to its own server, and does not look at the environment."""
+    monkeypatch.setenv(name, value)
+    assert command("demo", "--fast", "tools 1").code == 0
+
+
+def test_toy(server: Server) -> None:
+    """The toy remote can be served for a while; a port that is taken is an error that says so."""
+    ran = command("toy", "--port", "0", "--seconds", "0")
+    assert (ran.code, ran.err) == (0, "")
+    assert re.fullmatch(r"a toy remote answers at http://127\.0\.0\.1:\d+ \(Ctrl-C ends it\)\n", ran.out)
+    port = server.url.rpartition(":")[2]
+    ran = command("toy", "--port", port)
+    assert (ran.code, ran.out) == (2, "")
+    assert f"port {port} cannot be had: Address already in use" in ran.err
+
+
+def test_without_the_extra() -> None:
+    """Without typer there is one line that says how to get it; another module that is missing is a fault of ours."""
+
+    def lacking(name: str) -> Callable[[], Any]:
+        def load() -> Any:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        return load
+
+    err = io.StringIO()
+    with redirect_stderr(err):
+        assert main([], load=lacking("typer")) == 2
+    assert err.getvalue() == "oxygent-client: needs typer: pip install 'oxygent-client[cli]'\n"
+    with pytest.raises(ModuleNotFoundError, match="other"):
+        main([], load=lacking("other"))
+
+
+# -------------------------------------------------------------------------------------------------- In its own process
+
+PROGRAM: Final = [sys.executable, "-m", "oxygent_client"]
+
+
+def test_the_module() -> None:
+    """`python -m oxygent_client` is the command: here it is given the tests' arguments, and knows none."""
+    err = io.StringIO()
+    with redirect_stderr(err), redirect_stdout(err), pytest.raises(SystemExit):
+        # By its path: where the pytest plugin is installed, pytest's own importer has the package, not runpy's.
+        path = Path(oxygent_client.__file__).with_name("__main__.py")
+        runpy.run_path(str(path), run_name="oxygent_client.__main__")  # coverage knows modules by their name
+    assert "oxygent-client" in err.getvalue()
+
+
+def test_the_package_needs_no_typer() -> None:
+    """Neither the package nor the module of the command loads typer or rich by being imported."""
+    program = "import sys, oxygent_client.cli; print({'typer', 'rich', 'uvicorn'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.strip() == "set()"
+
+
+def test_ctrl_c(server: Server) -> None:
+    """Ctrl-C stops the remote run and exits 130, without a traceback."""
+    before = len(server.toy.runs)
+    with subprocess.Popen(
+        [*PROGRAM, "ask", server.url, "hang"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert wait_until(lambda: len(server.toy.runs) > before)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, b"")
+    assert wait_until(lambda: server.toy.runs[-1].state == "cancelled")
+
+
+def test_the_toy_answers_until_ctrl_c() -> None:
+    """What `toy` says is true: a remote answers there, and Ctrl-C ends it."""
+    with subprocess.Popen([*PROGRAM, "toy", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().decode().split()[5]
+        assert command("ask", url, "echo hi").out.splitlines()[-3] == "hi"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, b"")
+
+
+def test_the_reader_leaves(server: Server) -> None:
+    """A reader who has seen enough ends the command and the remote run, without a traceback."""
+    before = len(server.toy.runs)
+    command_line = [*PROGRAM, "ask", server.url, "slow", "--json"]
+    with subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith(b"{")
+        process.stdout.close()
+        err = process.stderr.read()
+        assert (process.wait(30), err) == (141, b"")
+    assert len(server.toy.runs) == before + 1
+
+
+def test_a_terminal_without_unicode(server: Server) -> None:
+    """Where the output cannot hold a character it is spelled out, and nothing fails."""
+    done = subprocess.run(
+        [*PROGRAM, "ask", server.url, "echo é🚀"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+        timeout=30,
+    )
+    assert b"\n\\xe9\\U0001f680\n" in done.stdout
+
+
+def wait_until(fact: Callable[[], bool], seconds: float = 20.0) -> bool:
+    """Whether something that happens in another process came about."""
+    until = time.monotonic() + seconds
+    while not fact() and time.monotonic() < until:
+        time.sleep(0.01)
+    return fact()

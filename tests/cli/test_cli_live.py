@@ -1,0 +1,83 @@
+"""The demonstration as it is drawn while time passes: how long it lasts, and what appears when.
+
+Rule: time is virtual, so that this does not depend on how busy the machine is. The same on a terminal is in
+test_demo_pty.py.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Final
+
+import anyio
+import pytest
+from rich.console import Console
+
+from oxygent_client import SSEOxyGent
+from oxygent_client.cli._app import QUESTION
+from oxygent_client.cli._ask import converse
+from oxygent_client.cli._output import LiveShow, RunSummary
+from oxygent_client.testing import ToyRemote
+from oxygent_client.testing.script import TRIP
+from oxygent_client.transports.asgi import ASGITransport
+from tests.cli.test_demo_pty import APPEARING
+from tests.support.virtual import anyio_backend as anyio_backend
+
+FRAMES_A_SECOND: Final = 12
+
+
+class Film(io.StringIO):
+    """A terminal that notes what is written when, in virtual seconds since the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames: list[tuple[float, str]] = []
+
+    def write(self, text: str, /) -> int:
+        """Note a picture, or what is written between two."""
+        self.frames.append((anyio.current_time(), text))
+        return super().write(text)
+
+    def first_seen(self, text: str) -> float:
+        """When a picture had this text for the first time."""
+        return next(at for at, frame in self.frames if text in frame)
+
+
+async def filmed(pace: float) -> tuple[float, RunSummary, LiveShow, Film]:
+    """The demonstration: how long it took, how it ended, what was seen and drawn."""
+    film = Film()
+    show = LiveShow(Console(file=film, width=80, height=24, force_terminal=True), QUESTION)
+    agent = SSEOxyGent(server_url="http://toy", transport=ASGITransport(ToyRemote(pace=pace)))
+    began = anyio.current_time()
+    outcome = await converse(agent, QUESTION, show)
+    return anyio.current_time() - began, outcome, show, film
+
+
+async def test_every_event_is_shown() -> None:
+    """Each event of the run is in the view, and the answer is that of the run."""
+    _, outcome, show, _ = await filmed(1.0)
+    assert outcome.response.output == TRIP.output
+    assert show.view.events == 72
+
+
+@pytest.mark.parametrize(("pace", "least", "most"), [(1.0, 5, 15), (0.2, 1, 3)], ids=["as it is", "fast"])
+async def test_it_lasts(pace: float, least: float, most: float) -> None:
+    """It lasts long enough to be followed and not so long as to bore, and a fifth of that with `--fast`."""
+    seconds, *_ = await filmed(pace)
+    assert least <= seconds <= most
+
+
+async def test_it_is_drawn_again_and_again() -> None:
+    """Twelve pictures a second, whether something came or not."""
+    seconds, _, _, film = await filmed(1.0)
+    pictures = len({at for at, _ in film.frames})
+    assert pictures == pytest.approx(seconds * FRAMES_A_SECOND, abs=2)
+
+
+async def test_what_happens_appears_when_it_happens() -> None:
+    """The events appear in their order, each at a time of its own, and not all at the end."""
+    *_, film = await filmed(1.0)
+    times = [film.first_seen(text) for text in APPEARING]
+    assert times == sorted(times)
+    assert len(set(times)) >= 10
+    assert times[-1] - times[0] >= 4

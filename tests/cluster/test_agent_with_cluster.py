@@ -1,0 +1,521 @@
+"""An agent whose server a `Cluster` chooses: it finds each run again at the replica that the run went to.
+
+Rule 1: a replica is a toy remote, or a script; its URL is one letter's, with credentials that nobody may show.
+Rule 2: time is virtual.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from oxygent_client import (
+    Outcome,
+    OxyRequest,
+    OxyState,
+    RunHandle,
+    SSEOxyGent,
+    Timeouts,
+    errors,
+)
+from oxygent_client._core.ids import new_id
+from oxygent_client.cluster import DNS, Cluster
+from oxygent_client.policies import BasicAuth, BearerAuth, Retry, RetryTransport
+from oxygent_client.profiles import load_profile
+from oxygent_client.testing import FakeTransport, Pause, Reply, ToyRemote, answer, close, heartbeat, progress
+from oxygent_client.testing.script import Pause as Work
+from oxygent_client.testing.script import Script
+from oxygent_client.transports.asgi import ASGITransport
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from oxygent_client import HTTPRequest, HTTPResponse, Transport
+    from oxygent_client.telemetry import Notification
+
+SECRET: Final = "hunter2"
+FOREVER: Final = Pause(float("inf"))
+NOTHING: Final = Reply.json({"code": 200, "message": "SUCCESS", "data": {"nodes": [], "trace_id": "t"}})
+SCRIPTS: Final = {
+    "hi": Script(output="hello"),
+    "slow": Script((Work(5),), output="late"),
+}
+
+
+def url(letter: str) -> str:
+    """Where a replica is, for everybody's eyes."""
+    return f"https://{letter}.example"
+
+
+def toy() -> ToyRemote:
+    """A replica that does what `SCRIPTS` say."""
+    return ToyRemote(scripts=SCRIPTS)
+
+
+class Replicas:
+    """Replicas by their letters: a toy remote, a transport, or the reply to every run."""
+
+    def __init__(self, **each: Any) -> None:
+        self.each: dict[str, Transport] = {
+            letter: ASGITransport(one) if isinstance(one, ToyRemote) else one for letter, one in each.items()
+        }
+        self.urls = [f"https://user:{SECRET}@{letter}.example" for letter in each]
+        self.requests: list[HTTPRequest] = []
+        self.lost: Any = None
+
+    def asked(self, path: str) -> str:
+        """The letters of those who were asked for this, in their order."""
+        return "".join(letter(request) for request in self.requests if request.path.startswith(path))
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As `Transport.exchange`."""
+        assert f"user:{SECRET}@" in request.base_url  # or the server would refuse it
+        self.requests.append(request)
+        lost, self.lost = self.lost, None
+        async with self.each[letter(request)].exchange(request) as response:
+            if lost is not None:
+                raise lost
+            yield response
+
+    async def aclose(self) -> None:
+        """As `Transport.aclose`: nothing is open."""
+
+
+def letter(request: HTTPRequest) -> str:
+    """Who is asked."""
+    return request.base_url.rpartition("@")[2][0]
+
+
+def cluster(replicas: Replicas) -> Cluster:
+    """A cluster of them all, which asks them one after the other, and as its second choice the first that is left."""
+    return Cluster(replicas.urls, transport=replicas, lot=float)
+
+
+def agent(replicas: Replicas, **options: Any) -> SSEOxyGent:
+    """An agent of that cluster."""
+    return SSEOxyGent(transport=cluster(replicas), **options)
+
+
+def down(outcome: type[errors.OxyError] = errors.ConnectError) -> FakeTransport:
+    """A replica with which no run begins."""
+    return FakeTransport({"/sse/chat": Reply(before=outcome("down")), "/async/chat": Reply(before=outcome("down"))})
+
+
+# ------------------------------------------------------------------------------------------------------ How it is made
+
+A: Final = Cluster([url("a")], transport=FakeTransport({}))
+WRONG: Final[dict[str, dict[str, Any]]] = {
+    "both": {"server_url": url("a"), "transport": A},
+    "both, and the cluster is wrapped": {"server_url": url("a"), "transport": RetryTransport(A)},
+    "neither": {},
+    "a transport that chooses nothing": {"transport": FakeTransport({})},
+    "a wrapped transport that chooses nothing": {"transport": RetryTransport(FakeTransport({}))},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_one_of_the_two(name: str) -> None:
+    """A server, or a cluster that chooses one: not both, and not neither."""
+    with pytest.raises(errors.ConfigurationError):
+        SSEOxyGent(**WRONG[name])
+
+
+@pytest.mark.parametrize("options", [{}, {"https_only": True}, {"plaintext_hosts": ["a.example"]}])
+@pytest.mark.parametrize("transport", [A, RetryTransport(A)])
+def test_it_is_a_value(transport: Any, options: Any) -> None:
+    """It has a repr without a secret, and pickles and copies, as other agents do."""
+    ours = SSEOxyGent(transport=transport, **options)
+    theirs = Cluster([f"https://user:{SECRET}@a.example"])
+    assert SECRET not in repr(SSEOxyGent(transport=theirs))
+    again = [copy.deepcopy(ours), pickle.loads(pickle.dumps(SSEOxyGent(transport=theirs)))]
+    assert ["<SSEOxyGent 'remote' at several servers>"] * 3 == [*map(repr, [ours, *again])]
+    assert ["", ""] == [each.server_url for each in again]
+
+
+async def test_a_profile() -> None:
+    """A profile without a server makes an agent of a cluster; one with a server is one too many."""
+    replicas = Replicas(a=toy(), b=toy())
+    ours = load_profile(environ={}).agent(transport=cluster(replicas))
+    assert "hello" == (await ours.ask("hi")).output
+    with pytest.raises(errors.ConfigurationError, match="not both"):
+        load_profile(environ={}, server_url=url("a")).agent(transport=cluster(replicas))
+
+
+# ------------------------------------------------------------------------------------------------------------ The runs
+
+
+async def ended(ours: SSEOxyGent, how: str, query: str) -> Any:
+    """The output of a run that was asked for in this way."""
+    if how == "ask":
+        return (await ours.ask(query)).output
+    if how == "execute":
+        return (await ours.execute(OxyRequest(arguments={"query": query}))).output
+    async with ours.stream(query) as run:
+        return (await run.final_response()).output
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("how", ["ask", "stream", "execute"])
+async def test_runs_are_spread(how: str, wrapped: bool) -> None:
+    """Each way to ask works, and the replicas take turns."""
+    replicas = Replicas(a=toy(), b=toy())
+    chosen: Transport = cluster(replicas)
+    async with SSEOxyGent(transport=RetryTransport(chosen) if wrapped else chosen) as ours:
+        assert ["hello"] * 4 == [await ended(ours, how, "hi") for _ in range(4)]
+    assert "abab" == replicas.asked("/sse/chat")
+
+
+async def test_discovery() -> None:
+    """What one replica is, all are."""
+    ours = agent(replicas := Replicas(a=toy(), b=toy()))
+    await ours.init()
+    assert ours.get_org()
+    assert await ours.check_alive()
+    assert "ab" == "".join(sorted({letter(request) for request in replicas.requests}))
+    stored = await ours.upload("a.txt", b"text")
+    assert stored.endswith("a.txt")
+
+
+BUSY: Final = FakeTransport({"/sse/chat": Reply(status=503, headers={"retry-after": "1"})})
+BROKEN: Final = FakeTransport({"/sse/chat": Reply(status=500)})
+FAILOVER: Final[dict[str, tuple[Any, str, FakeTransport]]] = {
+    # name: (what comes of it, who is asked, the first replica)
+    "refused": ("hello", "ab", down()),
+    "a bad certificate": ("hello", "ab", down(errors.TLSError)),
+    "busy": ("hello", "ab", BUSY),
+    "lost": (errors.ConnectionLostError, "a", down(errors.ConnectionLostError)),
+    "broken": (errors.ServerError, "a", BROKEN),
+    "forbidden": (errors.PermissionDeniedError, "a", FakeTransport({"/sse/chat": Reply(status=403)})),
+    "no stream": (errors.NotAnEventStreamError, "a", FakeTransport({"/sse/chat": Reply((b"<html>",), headers={})})),
+    "cut": (errors.IncompleteStreamError, "a", FakeTransport.script(progress(1))),
+    "no answer": (errors.NoAnswerError, "a", FakeTransport.script(close())),
+    "silent": (errors.SilenceTimeoutError, "a", FakeTransport.script(heartbeat(), FOREVER)),
+}
+
+
+@pytest.mark.parametrize("name", FAILOVER)
+async def test_failover(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Another is asked only where nothing ran; the error names the replica, and nothing shows a secret."""
+    expected, asked, first = FAILOVER[name]
+    replicas = Replicas(a=first, b=toy())
+    what: Any
+    with caplog.at_level(logging.DEBUG, "oxygent_client"):
+        try:
+            what = (await agent(replicas).ask("hi")).output
+        except errors.OxyError as error:
+            what, where, said = type(error), error.server_url, f"{error!r} {error}"
+        else:
+            where, said = url("a"), ""
+    assert (expected, asked, url("a")) == (what, replicas.asked("/sse/chat"), where)
+    assert SECRET not in said
+    assert caplog.text
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["lost", "broken", "cut", "silent"])
+async def test_who_fails_every_run_is_left_alone(name: str) -> None:
+    """Though it answers what is asked about each of them afterwards."""
+    failing: FakeTransport = FAILOVER[name][2]
+    chosen = cluster(Replicas(a=failing, b=toy()))
+    ours = SSEOxyGent(transport=chosen)
+    for _ in range(6):
+        with suppress(errors.OxyError):
+            await ours.ask("hi")
+    assert [(False, 3), (True, 0)] == [(each.usable, each.failures) for each in await chosen.status()]
+    assert name == "silent" or "/view" in {request.path.partition("?")[0] for request in failing.requests}
+
+
+@pytest.mark.parametrize("name", ["refused", "busy", "lost", "broken"])
+async def test_an_idempotent_run(name: str) -> None:
+    """A run that may run twice is asked for at another where the first may have run it, under another id."""
+    first = FAILOVER[name][2]
+    trace_id = new_id()
+    replicas = Replicas(a=first, b=toy())
+    response = await agent(replicas).ask("hi", idempotent=True, trace_id=trace_id)
+    assert ("hello", "ab") == (response.output, replicas.asked("/sse/chat"))
+    may_have_run = name in ("lost", "broken")
+    assert may_have_run == (response.extra["remote_trace_id"] != trace_id)
+
+
+@pytest.mark.parametrize(
+    "error", [errors.IncompleteStreamError("of another run"), errors.SilenceTimeoutError("of another run")]
+)
+async def test_the_error_of_another_run(error: errors.OxyError) -> None:
+    """What the block of a run raises says nothing of the replica: it is left alone for failures of its own."""
+    both = cluster(Replicas(a=toy()))
+    for _ in range(3):
+        with pytest.raises(type(error)):
+            async with SSEOxyGent(transport=both).stream("slow"):
+                raise error
+    assert [each.failures for each in await both.status()] == [0]
+
+
+async def test_nobody_is_there() -> None:
+    """Where none can be reached the default retry asks them all again, and says so."""
+    replicas = Replicas(a=down(), b=down())
+    with pytest.raises(errors.ConnectError) as caught:
+        await agent(replicas, retry=Retry(attempts=2)).ask("hi")
+    assert (Outcome.NOT_SENT, 4) == (caught.value.outcome, len(replicas.asked("/sse/chat")))
+
+
+async def test_the_response_names_the_replica() -> None:
+    """Who asks for the events is told where the request went, without its secret."""
+    seen: list[str] = []
+
+    class Seen:
+        def note(self, happening: Notification, /) -> None:
+            seen.extend([happening.fields["url"]] if happening.event == "streaming" else [])
+
+    replicas = Replicas(a=toy(), b=toy())
+    ours = agent(replicas, observers=[Seen()])
+    await ours.ask("hi")
+    await ours.ask("hi")
+    assert [f"{url('a')}/sse/chat", f"{url('b')}/sse/chat"] == seen
+
+
+# ---------------------------------------------------------------------------------------------------------- The record
+
+LOSES: Final = errors.ConnectionLostError("reset")
+
+
+class Cutting:
+    """A transport whose runs are lost, in the middle of the stream or before the headers; the server finishes them."""
+
+    def __init__(self, remote: ToyRemote, *, before_headers: bool) -> None:
+        self.inner_app = ASGITransport(remote)
+        self.before_headers = before_headers
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As `Transport.exchange`."""
+        async with self.inner_app.exchange(request) as response:
+            if not request.path.startswith("/sse/chat"):
+                yield response
+                return
+            chunks = [chunk async for chunk in response.chunks]
+            if self.before_headers:
+                raise errors.ConnectionLostError("reset")
+            yield type(response)(response.status, response.headers, _first(chunks), response.request)
+
+    async def aclose(self) -> None:
+        """As `Transport.aclose`."""
+
+
+async def _first(chunks: list[bytes]) -> AsyncGenerator[bytes, None]:
+    yield chunks[0]
+    raise errors.ConnectionLostError("reset")
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+@pytest.mark.parametrize("before_headers", [False, True])
+async def test_a_lost_run_is_found_where_it_ran(before_headers: bool, idempotent: bool) -> None:
+    """A run that is cut off, or whose answer never began, has its output from the record of its own replica."""
+    cut = {letter: Cutting(toy(), before_headers=before_headers) for letter in "abc"}
+    ours = agent(replicas := Replicas(**cut))
+    for _ in "abc":
+        response = await ours.ask("hi", idempotent=idempotent)
+        assert ("hello", True) == (response.output, response.extra.get("recovered"))
+    assert "abc" == replicas.asked("/sse/chat") == replicas.asked("/view")
+
+
+async def test_a_start_that_was_called_off_is_looked_for() -> None:
+    """Before any word of it came: of the replicas, the one that was asked is asked for its record, and no other."""
+    hangs = {letter: FakeTransport({"/async/chat": Reply(before=FOREVER), "/view": NOTHING}) for letter in "ab"}
+    ours = agent(replicas := Replicas(**hangs))
+    with pytest.raises(errors.DeadlineExceededError) as caught:
+        await ours.start("hi")
+    assert (Outcome.UNKNOWN, "a") == (caught.value.outcome, replicas.asked("/async"))
+    assert {"a"} == {*replicas.asked("/view")}
+    # Nor for a run whose events were asked for in vain, when its clock runs out.
+    silent = {letter: FakeTransport({"/sse/chat": Reply(before=FOREVER), "/view": NOTHING}) for letter in "ab"}
+    ours = agent(replicas := Replicas(**silent), timeouts=Timeouts(total=5))
+    with pytest.raises(errors.DeadlineExceededError) as caught:
+        await ours.ask("hi")
+    assert (Outcome.UNKNOWN, "a", "") == (caught.value.outcome, replicas.asked("/sse"), replicas.asked("/view"))
+
+
+async def test_what_is_known_of_a_run() -> None:
+    """`lookup` and `feedback` go to the replica that has the run; of one that nobody began here nobody knows where."""
+    remotes = {letter: toy() for letter in "ab"}
+    ours = agent(replicas := Replicas(**remotes))
+    await ours.ask("hi")
+    trace_id = new_id()
+    async with ours.stream("slow", trace_id=trace_id) as run:
+        await anext(aiter(run))
+        record = await ours.lookup(trace_id)
+        assert record is not None
+        assert record.state is None
+        await ours.feedback(trace_id, {"go": "on"})
+        assert "late" == (await run.final_response()).output
+    record = await ours.lookup(trace_id)
+    assert record is not None
+    assert (OxyState.COMPLETED, "late") == (record.state, record.output)
+    assert [{"go": "on"}] == remotes["b"].runs[0].feedback
+    assert ("bbbbb", "b") == (replicas.asked("/view"), replicas.asked("/feedback"))
+    assert await ours.lookup(new_id()) is None
+    with pytest.raises(errors.ConfigurationError, match="not begun here"):
+        await ours.feedback(new_id(), 1)
+    assert ("bbbbb", "b") == (replicas.asked("/view"), replicas.asked("/feedback"))
+
+
+async def test_two_runs_with_one_trace_id() -> None:
+    """Two runs at once that the caller calls the same have two names at the remotes, wherever they go."""
+    trace_id = new_id()
+    ours = agent(Replicas(a=toy(), b=toy()))
+    async with ours.stream("slow", trace_id=trace_id) as one, ours.stream("hi", trace_id=trace_id) as two:
+        assert trace_id == one.remote_trace_id == one.trace_id == two.trace_id
+        assert two.remote_trace_id.startswith(f"{trace_id}-")
+        assert ["late", "hello"] == [(await each.final_response()).output for each in (one, two)]
+
+
+async def test_two_clusters_with_one_trace_id() -> None:
+    """Each knows its own run, by what that is called there, whichever came last."""
+    trace_id = new_id()
+    agents = [agent(Replicas(a=toy(), b=toy())) for _ in range(2)]
+    async with agents[0].stream("slow", trace_id=trace_id) as first:
+        assert "hello" == (await agents[1].ask("hi", trace_id=trace_id)).output
+        assert "late" == (await first.final_response()).output
+    records = [await each.lookup(trace_id) for each in agents]
+    assert ["late", "hello"] == [record and record.output for record in records]
+
+
+# ------------------------------------------------------------------------------------------------------- Detached runs
+
+
+@pytest.mark.parametrize("first", ["there", "down"])
+@pytest.mark.parametrize("who", ["who began it", "another of this cluster", "one of that server"])
+async def test_a_detached_run_stays_where_it_began(who: str, first: str) -> None:
+    """The handle names the replica; with its token any agent that can reach it hears the run, and no other is asked."""
+    replicas = Replicas(a=down() if first == "down" else toy(), b=toy(), c=toy())
+    ours = agent(replicas)
+    if first == "there":
+        await ours.ask("hi")
+    handle = await ours.start("slow")
+    assert url("b") == handle.server_url
+    others = {
+        "who began it": ours,
+        "another of this cluster": agent(replicas),
+        "one of that server": SSEOxyGent(server_url=replicas.urls[1], transport=replicas),
+    }
+    assert "late" == (await finished(others[who], handle)).output
+    assert ("b", "") == (replicas.asked("/async/trace"), replicas.asked("/view"))
+
+
+async def test_an_attachment_that_breaks() -> None:
+    """Who listens comes back to the same replica, and asks its record, though another process began the run."""
+    queue = [Reply((progress(1), LOSES)), Reply((answer("42"), close()))]
+    done = {"node_id": "n", "caller": "user", "callee": "master", "father_node_id": "", "call_stack": ["user"]}
+    record = Reply.json(
+        {"code": 200, "message": "SUCCESS", "data": {"nodes": [{**done, "state": 3, "output": "42"}], "trace_id": "t"}}
+    )
+    replicas = Replicas(a=toy(), b=FakeTransport({"/async/trace": queue, "/view": record}))
+    trace_id = new_id()
+    handle = RunHandle(server_url=url("b"), trace_id=trace_id, remote_trace_id=trace_id, node_id="n")
+    async with agent(replicas, confirm_state=True).attach(handle.to_token()) as run:
+        assert "42" == (await run.final_response()).output
+    assert ("bb", "b") == (replicas.asked("/async/trace"), replicas.asked("/view"))
+
+
+async def test_a_run_at_a_stranger() -> None:
+    """The token of a run at a server that is no replica is a ConfigurationError, and nothing is sent."""
+    trace_id = new_id()
+    token = RunHandle(server_url=url("z"), trace_id=trace_id, remote_trace_id=trace_id, node_id="n").to_token()
+    replicas = Replicas(a=toy())
+    with pytest.raises(errors.ConfigurationError, match=r"https://z\.example is no replica"):
+        async with agent(replicas).attach(token):
+            pass
+    assert not replicas.requests
+
+
+async def test_a_start_whose_answer_was_lost() -> None:
+    """Whether it began says the record of the replica that was asked; the handle names it."""
+    remotes = {letter: toy() for letter in "ab"}
+    ours = agent(replicas := Replicas(**remotes))
+    await ours.ask("hi")
+    replicas.lost = errors.ConnectionLostError("reset")
+    handle = await ours.start("slow")
+    assert (url("b"), "b", "b") == (handle.server_url, replicas.asked("/async/chat"), replicas.asked("/view"))
+    assert "late" == (await finished(ours, handle)).output
+
+
+async def finished(ours: SSEOxyGent, handle: RunHandle) -> Any:
+    """The response of a detached run."""
+    async with ours.attach(handle.to_token()) as run:
+        return await run.final_response()
+
+
+REFUSALS: Final[dict[str, tuple[type[errors.OxyError], Reply]]] = {
+    "a status": (errors.PermissionDeniedError, Reply(status=403)),
+    "an envelope": (errors.EnvelopeError, Reply.json({"code": 400, "message": "no", "data": {}})),
+    "nonsense": (errors.MalformedResponseError, Reply((b"<html>",))),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+async def test_errors_of_what_is_no_run_name_the_replica(name: str) -> None:
+    """Of what `start`, `init` and `upload` raise, `server_url` is the replica's, without its secret."""
+    expected, reply = REFUSALS[name]
+    fake = FakeTransport(dict.fromkeys(("/async/chat", "/get_organization", "/upload"), reply))
+    ours = agent(Replicas(a=fake), timeouts=Timeouts(lookup=None))
+    for call in (ours.init, lambda: ours.start("hi"), lambda: ours.upload("a.txt", b"")):
+        with pytest.raises(expected) as caught:
+            await call()
+        assert url("a") == caught.value.server_url
+
+
+# ------------------------------------------------------------------------------------------------- What goes over http
+
+PLAIN: Final = "http://a.example"
+CREDENTIALS: Final[dict[str, dict[str, Any]]] = {
+    "a token": {"auth": BearerAuth(SECRET)},
+    "a password": {"auth": BasicAuth("user", SECRET)},
+    "a header": {"headers": {"x-api-key": SECRET}},
+    "none, and only https": {"https_only": True},
+}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("name", CREDENTIALS)
+async def test_plain_http(name: str, wrapped: bool) -> None:
+    """What may not go over plain http goes to no such replica, unless its host is named."""
+    transport = FakeTransport({"/sse/chat": Reply((answer("42"), close())), "/view": NOTHING})
+    chosen: Transport = Cluster([PLAIN], transport=transport)
+    chosen = RetryTransport(chosen) if wrapped else chosen
+    ours = SSEOxyGent(transport=chosen, **CREDENTIALS[name])
+    handle = RunHandle(server_url=PLAIN, trace_id="t", remote_trace_id=new_id(), node_id="n")
+    with pytest.raises(errors.InsecureTransportError) as caught:
+        await ours.ask("hi")
+    assert (Outcome.NOT_SENT, []) == (caught.value.outcome, transport.requests)
+    assert SECRET not in str(caught.value)
+    with pytest.raises(errors.InsecureTransportError):
+        async with ours.attach(handle.to_token()):
+            pass
+    assert [] == transport.requests
+    named = SSEOxyGent(transport=chosen, plaintext_hosts=["a.example"], **CREDENTIALS[name])
+    assert "42" == (await named.ask("hi")).output
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_a_replica_behind_a_name(wrapped: bool) -> None:
+    """A name that may be sent anything over plain http is that for its addresses, in whatever is asked of them."""
+
+    async def resolver(host: str, port: int) -> list[str]:
+        return ["10.0.0.1"]
+
+    remote = ToyRemote(scripts=SCRIPTS)
+    chosen: Transport = Cluster([DNS("http://agents.svc:8082", resolver=resolver)], transport=ASGITransport(remote))
+    chosen = RetryTransport(chosen) if wrapped else chosen
+    ours = SSEOxyGent(transport=chosen, auth=BearerAuth(SECRET), plaintext_hosts=["agents.svc"])
+    handle = await ours.start("slow")
+    assert "http://10.0.0.1:8082" == handle.server_url
+    assert "late" == (await finished(ours, handle)).output
+    record = await ours.lookup(handle.trace_id)
+    assert record is not None
+    assert "late" == record.output

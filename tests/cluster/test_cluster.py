@@ -1,0 +1,957 @@
+"""The cluster as a transport, over scripted replicas: who is asked, who then, and what is remembered of it.
+
+Rule 1: a replica is a `FakeTransport`; its URL is one letter's.
+Rule 2: time is virtual.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import pickle
+import random
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oxygent_client import HTTPRequest, HTTPResponse, Transport, errors
+from oxygent_client.cluster import DNS, Cluster, Health, Hedge, Replica, RunLocation
+from oxygent_client.cluster._strategies import STRATEGIES
+from oxygent_client.policies import HTTPSOnly, HTTPSOnlyTransport, Redirect, RedirectTransport, Retry, RetryTransport
+from oxygent_client.testing import FakeTransport, Pause, Reply
+from oxygent_client.transports import Context
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from oxygent_client._core.transport import Purpose
+    from oxygent_client.cluster import Strategy
+
+
+OK: Final = Reply((b"ok",))
+REFUSED: Final = Reply(before=errors.ConnectError("refused"))
+NO_TLS: Final = Reply(before=errors.TLSError("expired"))
+LOST: Final = Reply(before=errors.ConnectionLostError("lost"))
+GARBAGE: Final = Reply(before=errors.RemoteProtocolError("no HTTP"))
+BUSY: Final = Reply((b"busy",), status=503, headers={"retry-after": "1"})
+CUT: Final = Reply((b"ok", errors.ConnectionLostError("cut")))
+HANGS: Final = Reply(before=Pause(1e6))
+
+
+def status(code: int) -> Reply:
+    """A response that is none of ours."""
+    return Reply((b"body",), status=code, headers={})
+
+
+def url(letter: str) -> str:
+    """Where a replica is."""
+    return f"https://{letter}.example"
+
+
+class Replicas:
+    """Replicas by their letters. Unless `several` may be open at a time, each exchange ends before the next begins."""
+
+    def __init__(self, *, several: bool = False, **replies: Any) -> None:
+        self.fakes = {
+            url(letter): FakeTransport({"/sse/chat": reply, "/get_organization": reply, "/check_alive": reply})
+            if isinstance(reply, Reply)
+            else FakeTransport({"/sse/chat": reply})
+            for letter, reply in replies.items()
+        }
+        self.several = several
+        self.open = 0
+        self.requests: list[HTTPRequest] = []
+        self.closed = 0
+
+    @property
+    def asked(self) -> str:
+        """The letters of those who were asked, in their order."""
+        return "".join(request.base_url.removeprefix("https://")[0] for request in self.requests)
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As `Transport.exchange`."""
+        assert self.several or not self.open
+        self.requests.append(request)
+        self.open += 1
+        try:
+            async with self.fakes[request.base_url].exchange(request) as response:
+                yield response
+        finally:
+            self.open -= 1
+
+    async def aclose(self) -> None:
+        """As `Transport.aclose`."""
+        self.closed += 1
+
+
+def cluster(replicas: Replicas, **options: Any) -> Cluster:
+    """A cluster of them all, in their order."""
+    settings: dict[str, Any] = {"lot": float, **options}
+    return Cluster([*replicas.fakes], transport=replicas, **settings)
+
+
+def run(base_url: str = "", **context: Any) -> HTTPRequest:
+    """A run; at any replica, unless one is named."""
+    return HTTPRequest("POST", base_url, "/sse/chat", {"x-one": "1"}, b"body", context=Context(**context))
+
+
+async def ended(transport: Transport, request: HTTPRequest) -> str:
+    """The status and who gave it, or the error that came out."""
+    try:
+        async with transport.exchange(request) as response:
+            with anyio.fail_after(1):  # no scope of another's is open
+                async for _ in response.chunks:
+                    pass
+            return f"{response.status} {response.request.base_url.removeprefix('https://')[0]}"
+    except errors.OxyError as error:
+        return type(error).__name__
+
+
+# ------------------------------------------------------------------------------------------------------------- Failover
+
+FAILOVER: Final[list[tuple[str, str, dict[str, Any], dict[str, Any]]]] = [
+    # how it ends, who is asked, what they do, the context
+    ("200 a", "a", {"a": OK, "b": OK}, {}),
+    ("200 b", "ab", {"a": REFUSED, "b": OK}, {}),
+    ("200 b", "ab", {"a": NO_TLS, "b": OK}, {}),
+    ("200 c", "abc", {"a": BUSY, "b": status(429), "c": OK}, {}),
+    ("ConnectError", "abc", {"a": BUSY, "b": BUSY, "c": REFUSED}, {}),
+    ("503 c", "abc", {"a": REFUSED, "b": REFUSED, "c": BUSY}, {}),
+    ("429 a", "a", {"a": status(429)}, {}),
+    ("NoHealthyReplicaError", "", {}, {}),
+    # an agent may have run
+    ("ConnectionLostError", "a", {"a": LOST, "b": OK}, {}),
+    ("RemoteProtocolError", "a", {"a": GARBAGE, "b": OK}, {}),
+    ("ConnectionLostError", "a", {"a": CUT, "b": OK}, {}),
+    ("500 a", "a", {"a": status(500), "b": OK}, {}),
+    ("502 a", "a", {"a": status(502), "b": OK}, {}),
+    ("503 a", "a", {"a": status(503), "b": OK}, {}),
+    ("504 a", "a", {"a": status(504), "b": OK}, {}),
+    # another would say the same
+    *((f"{code} a", "a", {"a": status(code), "b": OK}, {}) for code in (204, 307, 400, 401, 403, 404, 413)),
+    # an idempotent run is the run's own affair: it is asked for again as another one
+    ("ConnectionLostError", "a", {"a": LOST, "b": OK}, {"idempotent": True}),
+    ("500 a", "a", {"a": status(500), "b": OK}, {"idempotent": True}),
+    # a repeat does no harm
+    ("200 b", "ab", {"a": LOST, "b": OK}, {"purpose": "discover"}),
+    ("200 b", "ab", {"a": status(502), "b": OK}, {"purpose": "health"}),
+    ("ConnectionLostError", "a", {"a": LOST, "b": OK}, {"purpose": "attach"}),
+    ("ConnectionLostError", "a", {"a": LOST, "b": OK}, {"purpose": "feedback"}),
+    ("401 a", "a", {"a": status(401), "b": OK}, {"idempotent": True}),
+    ("ConnectionLostError", "a", {"a": CUT, "b": OK}, {"idempotent": True}),  # its headers had come
+    # what is wrong with the call is wrong everywhere
+    ("ConfigurationError", "a", {"a": Reply(before=errors.ConfigurationError("x")), "b": OK}, {}),
+    ("ClosedError", "a", {"a": Reply(before=errors.ClosedError("x")), "b": OK}, {}),
+]
+
+
+@pytest.mark.parametrize(("end", "asked", "replies", "context"), FAILOVER)
+async def test_failover(end: str, asked: str, replies: dict[str, Any], context: dict[str, Any]) -> None:
+    """Another is asked if the first surely ran nothing; each once, one after the other; the last word is handed on."""
+    replicas = Replicas(**replies)
+    assert end == await ended(cluster(replicas), run(**context))
+    assert asked == replicas.asked
+    assert list(range(1, len(asked) + 1)) == [request.context.attempt for request in replicas.requests]
+    assert {(b"body", "1")} >= {(request.body, request.headers["x-one"]) for request in replicas.requests}
+
+
+NOT_RUN: Final = (REFUSED, NO_TLS, BUSY, status(429))
+BEHAVIOURS: Final = (*NOT_RUN, OK, LOST, GARBAGE, status(500), status(503), status(404))
+
+
+@given(
+    st.lists(st.sampled_from(range(len(BEHAVIOURS))), min_size=1, max_size=7),
+    st.sampled_from(sorted(STRATEGIES)),
+    st.integers(1, 7),
+    st.randoms(use_true_random=False),
+)
+async def test_whatever_they_do(listed: list[int], strategy: Strategy, tries: int, lots: random.Random) -> None:
+    """Nobody is asked twice; who ran nothing, and nobody else, is followed by another while there is one."""
+    behaviours: dict[str, Any] = dict(zip("abcdefg", (BEHAVIOURS[number] for number in listed), strict=False))
+    replicas = Replicas(**behaviours)
+    health = Health(failures=1, min_available=0)
+    some = cluster(replicas, strategy=strategy, tries=tries, health=health, lot=lots.random)
+    for _ in range(4):  # those who failed are left alone by and by
+        replicas.requests.clear()
+        end = await ended(some, run(group_id="g"))
+        asked = replicas.asked
+        assert len(set(asked)) == len(asked) <= min(tries, len(listed))
+        assert all(behaviours[each] in NOT_RUN for each in asked[:-1])
+        last = behaviours[asked[-1]]
+        assert (last is OK) == end.startswith("200")
+        assert last not in NOT_RUN or len(asked) == min(tries, len(listed))
+        assert not any(each.in_flight for each in await some.status())
+
+
+async def test_how_many_are_tried() -> None:
+    """No more than `tries`; of the last error the attempts are known."""
+    replicas = Replicas(a=REFUSED, b=REFUSED, c=REFUSED)
+    with pytest.raises(errors.ConnectError) as caught:
+        async with cluster(replicas, tries=2).exchange(run(attempt=4)):
+            pass
+    assert caught.value.attempts == 5
+    assert replicas.asked == "ab"
+
+
+async def test_who_is_left_alone_is_asked_last() -> None:
+    """No call fails that somebody could have served, and who serves is back."""
+    replicas = Replicas(a=[REFUSED, OK, OK], b=[OK, REFUSED, OK])
+    both = cluster(replicas, health=Health(failures=1, slow_start=0))
+    assert await ended(both, run()) == "200 b"
+    assert [False, True] == [each.usable for each in await both.status()]
+    assert await ended(both, run()) == "200 a"
+    assert [True, False] == [each.usable for each in await both.status()]
+    assert replicas.asked == "abba"
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+@pytest.mark.parametrize("moment", range(12))
+async def test_cancelled_at_any_moment(moment: int, idempotent: bool) -> None:
+    """Whenever it is left, before or after headers, at the first or the next, one at a time or two: nothing stays."""
+    slow = Reply((Pause(0.4), b"ok", Pause(0.4), b"ok"), before=Pause(1))
+    replicas = Replicas(several=idempotent, a=attrs.evolve(BUSY, before=Pause(1)), b=slow, c=slow)
+    three = cluster(replicas, hedge=Hedge(after=0.5))
+    with anyio.move_on_after(0.3 * moment + 0.1):
+        async with three.exchange(run(idempotent=idempotent)) as response:
+            async for _ in response.chunks:
+                pass
+            await anyio.sleep_forever()
+    assert replicas.open == 0
+    assert [0, 0, 0] == [each.in_flight for each in await three.status()]
+    assert (await ended(three, run(idempotent=idempotent))).startswith("200")
+
+
+async def test_under_a_retry() -> None:
+    """When nobody takes it, a retry around the cluster asks all of them again."""
+    replicas = Replicas(a=[BUSY, BUSY], b=[BUSY, OK])
+    assert await ended(RetryTransport(cluster(replicas), Retry(base=0.0)), run()) == "200 b"
+    assert replicas.asked == "abb"
+
+
+# ------------------------------------------------------------------------------------------- One that the request names
+
+
+async def test_a_request_that_names_a_replica_goes_there() -> None:
+    """To it and to no other, whatever it says and how ill it is; a path of the same origin counts."""
+    replicas = Replicas(a=OK, b=REFUSED)
+    both = cluster(replicas, health=Health(failures=1))
+    replicas.fakes["https://b.example:443/moved"] = replicas.fakes[url("b")]
+    for base_url in (url("b"), url("b"), "https://b.example:443/moved"):
+        assert await ended(both, run(base_url)) == "ConnectError"
+    assert replicas.asked == "bbb"
+    assert await ended(both, run("https://user:s3cret@elsewhere.example?key=s3cret")) == "ConfigurationError"
+    with pytest.raises(errors.ConfigurationError, match=r"^https://x.example:9 is no replica of this cluster$"):
+        async with both.exchange(run("https://user:pw@x.example:9?key=1")):
+            pass
+    assert replicas.asked == "bbb"
+
+
+# --------------------------------------------------------------------------------------------------------------- Health
+
+COUNTED: Final[list[tuple[int, Reply]]] = [
+    # how many failures are counted after one such exchange
+    (0, OK),
+    (0, status(404)),
+    (0, status(429)),
+    (1, REFUSED),
+    (1, LOST),
+    (1, GARBAGE),
+    (1, CUT),
+    (1, BUSY),
+    (1, status(500)),
+    (0, Reply(before=errors.ConfigurationError("x"))),
+]
+
+
+@pytest.mark.parametrize(("failures", "reply"), COUNTED)
+async def test_what_counts(failures: int, reply: Reply) -> None:
+    """No connection, one that breaks, also within the stream, and 5xx speak against a replica; all else for it."""
+    one = cluster(Replicas(a=reply))
+    await ended(one, run())
+    assert [(url("a"), failures, 0)] == [(each.url, each.failures, each.in_flight) for each in await one.status()]
+
+
+async def test_what_looks_something_up_is_a_check() -> None:
+    """It forgives no run that failed, and three in a row that fail themselves are enough."""
+    replicas = Replicas(a=[REFUSED, REFUSED, OK, OK, REFUSED], b=[REFUSED] * 3)
+    three = Cluster([url(letter) for letter in "abc"], transport=replicas, health=Health(min_available=0))
+    purposes: tuple[Purpose, ...] = ("run", "run", "discover", "health", "run")
+    for purpose in purposes:
+        await ended(three, run(url("a"), purpose=purpose))
+    for _ in range(3):
+        await ended(three, run(url("b"), purpose="discover"))
+    assert [(False, 3), (False, 0), (True, 0)] == [(each.usable, each.failures) for each in await three.status()]
+
+
+async def test_leaving_is_no_failure() -> None:
+    """An exchange that the caller leaves, before or after the headers, says nothing bad."""
+    replicas = Replicas(a=[OK, HANGS, OK])
+    one = cluster(replicas)
+    async with one.exchange(run()):
+        assert [1] == [each.in_flight for each in await one.status()]
+    with anyio.move_on_after(1):
+        async with one.exchange(run()):
+            pass
+    assert [(0, 0)] == [(each.failures, each.in_flight) for each in await one.status()]
+    with pytest.raises(KeyError):
+        async with one.exchange(run()):
+            raise KeyError
+    assert [0] == [each.failures for each in await one.status()]
+
+
+@pytest.mark.parametrize("error", [errors.SilenceTimeoutError("no heartbeat"), errors.IncompleteStreamError("no end")])
+async def test_what_the_caller_finds_out(error: errors.OxyError) -> None:
+    """Heartbeats that stop, and a stream that ends without its end, are failures, though no connection broke."""
+    one = cluster(Replicas(a=OK))
+    with pytest.raises(type(error)):
+        async with one.exchange(run()):
+            raise error
+    assert [1] == [each.failures for each in await one.status()]
+
+
+async def test_it_is_left_alone_and_comes_back() -> None:
+    """After three failures it is left alone for five seconds, and if it fails then, for twice as long."""
+    replicas = Replicas(a=REFUSED, b=OK)
+    both = cluster(replicas, health=Health(slow_start=0, jitter=0))
+    start, times = anyio.current_time(), list[float]()
+    for _ in range(36):
+        assert await ended(both, run()) == "200 b"
+        times += [anyio.current_time() - start] * ("a" in replicas.asked)
+        replicas.requests.clear()
+        await anyio.sleep(1)
+    assert [0, 2, 4, 10, 21] == times  # left alone till 9, till 20, till 41
+
+
+CHI_SQUARE: Final = 18.47
+"""Four degrees of freedom: a fair lot is above it once in a thousand times (NIST, table 1.3.6.7.4)."""
+
+
+@pytest.mark.parametrize("strategy", ["round_robin", "least_in_flight", "random", "power_of_two"])
+async def test_after_recovery_all_share_alike(strategy: Strategy) -> None:
+    """When replicas that failed are back, 5,000 calls, 20 at a time, are spread within a tenth, or as by a fair lot."""
+    replicas = Replicas(a=OK, b=REFUSED, c=OK, d=status(500), e=OK)
+    five = cluster(replicas, strategy=strategy, lot=random.Random(1).random)
+    for _ in range(100):
+        await ended(five, run())
+    assert [True, False, True, False, True] == [each.usable for each in await five.status()]
+    replicas.fakes = {url: FakeTransport({"/sse/chat": OK}) for url in replicas.fakes}
+    for _ in range(500):
+        await ended(five, run())
+        await anyio.sleep(0.5)
+    replicas.requests.clear()
+    replicas.several, lengths = True, random.Random(2)
+
+    async def call(times: int) -> None:
+        for _ in range(times):
+            async with five.exchange(run()):
+                await anyio.sleep(lengths.uniform(0, 1))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(call, 250)
+    counts = [replicas.asked.count(letter) for letter in "abcde"]
+    if strategy in {"random", "power_of_two"}:
+        assert sum((count - 1000) ** 2 / 1000 for count in counts) < CHI_SQUARE
+    else:
+        assert [1000] * 5 == pytest.approx(counts, rel=0.1)
+
+
+# -------------------------------------------------------------------------------------------------------------- Checks
+
+ALIVE: Final[list[tuple[bool, Reply]]] = [
+    (True, Reply.json({"alive": 1})),
+    (True, status(401)),
+    (True, status(404)),
+    (False, Reply.json({"alive": 0})),
+    (False, Reply.json({"dead": 1})),
+    (False, Reply((b"x" * 20000,) * 3)),
+    (False, status(502)),
+    (False, REFUSED),
+    (False, HANGS),
+    (False, Reply((Pause(1e6),))),
+]
+
+
+@pytest.mark.parametrize(("lives", "reply"), ALIVE)
+async def test_check(lives: bool, reply: Reply) -> None:
+    """All are asked at a time, each for so long; less than 500 is alive, if it does not say otherwise."""
+    replicas = Replicas(several=True, a=reply, b=Reply.json({"alive": 1}), c=HANGS)
+    three = cluster(replicas, health=Health(failures=1, base=100, check_seconds=5, min_available=0))
+    start = anyio.current_time()
+    assert {url("a"): lives, url("b"): True, url("c"): False} == await three.check()
+    assert anyio.current_time() - start == 5
+    assert [lives, True] == [each.usable for each in await three.status()][:2]
+    assert {("GET", "health")} == {(request.method, request.context.purpose) for request in replicas.requests}
+
+
+async def test_watching() -> None:
+    """While the block lasts all are asked again and again; afterwards nobody is. What the block raises comes out."""
+    replicas = Replicas(several=True, a=Reply.json({"alive": 1}), b=REFUSED)
+    both = cluster(replicas, health=Health(failures=2))
+    mine = KeyError()
+    with pytest.raises(KeyError) as caught:
+        async with both.watching(every=10):
+            await anyio.sleep(25)
+            raise mine
+    assert mine is caught.value
+    assert replicas.asked in {"ababab", "abbaab", "ababba", "baabab", "bababa", "baabba", "abbaba", "babaab"}
+    async with both.watching():
+        pass
+    with anyio.move_on_after(1) as scope:
+        async with both.watching():
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    count = len(replicas.requests)
+    await anyio.sleep(100)
+    assert count == len(replicas.requests)
+
+
+@pytest.mark.parametrize("ends", [SystemExit, KeyboardInterrupt])
+async def test_watching_and_the_end_of_the_program(ends: type[BaseException]) -> None:
+    """What ends the program comes out of the block as it is."""
+    one = cluster(Replicas(a=Reply.json({"alive": 1})))
+    with pytest.raises(ends):
+        async with one.watching():
+            await anyio.sleep(1)
+            raise ends
+
+
+async def test_a_transport_that_raises_something_else() -> None:
+    """What a check of a transport of the user's own raises comes out as it is."""
+    one = cluster(Replicas(a=Reply(before=OSError("mine"))))
+    with pytest.raises(OSError, match="mine"):
+        await one.check()
+
+
+async def test_watching_comes_to_an_end() -> None:
+    """What no check may do comes out as itself, not in a group, and the block is cancelled."""
+    there = cluster(Replicas(a=Reply.json({"alive": 1})))
+    with pytest.raises(errors.InsecureTransportError):
+        async with there.watching(every=1):
+            await anyio.sleep(5)
+            there.set_members(["http://user:s3cret@a.example"])
+            await anyio.sleep_forever()
+    for every in (0, -1, math.nan, math.inf):
+        with pytest.raises(errors.ConfigurationError, match="more than 0"):
+            async with there.watching(every=every):
+                pass
+
+
+@pytest.mark.parametrize("how", ["calls", "checks"])
+async def test_it_is_said_who_is_left_alone(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Once, with how often it failed and for how long it is left alone, whether calls or checks failed."""
+    two = cluster(Replicas(several=True, a=REFUSED, b=Reply.json({"alive": 1})), health=Health(failures=2, jitter=0))
+    with caplog.at_level(logging.WARNING, "oxygent_client"):
+        for _ in range(4):
+            await (two.check() if how == "checks" else ended(two, run(url("a"))))
+    said = [record.getMessage() for record in caplog.records]
+    assert ["https://a.example failed 2 times in a row, and is left alone for 5.0 s"] == said
+
+
+# ---------------------------------------------------------------------------------------------------------- Membership
+
+
+async def test_membership() -> None:
+    """Who stays keeps its state, who leaves may end what it does, who joins begins gently, nobody else is asked."""
+    replicas = Replicas(several=True, a=REFUSED, b=OK, c=OK)
+    some = cluster(replicas, health=Health(failures=1, base=1000, slow_start=10), strategy="least_in_flight")
+    some.set_members([url("a"), url("b")])
+    assert await ended(some, run()) == "200 b"
+    async with some.exchange(run()) as response:
+        some.set_members([url("a"), Replica(url("c"), weight=2)])
+        assert [b"ok"] == [piece async for piece in response.chunks]
+        assert [(False, 1), (True, 0)] == [(each.usable, each.failures) for each in await some.status()]
+    assert await ended(some, run()) == "200 c"
+    some.set_members([])
+    assert await ended(some, run()) == "NoHealthyReplicaError"
+    with pytest.raises(errors.ConfigurationError, match="twice"):
+        some.set_members([url("a"), Replica(url("a"))])
+
+
+async def test_who_joins_begins_gently() -> None:
+    """A newcomer has a tenth of its share at first, and all of it later; the first ones need no such care."""
+    replicas = Replicas(a=OK, b=OK)
+    both = Cluster([url("a")], transport=replicas, health=Health(slow_start=10))
+    await ended(both, run())
+    both.set_members([url("a"), url("b")])
+    for _ in range(22):
+        await ended(both, run())
+    assert replicas.asked.count("b") == 2
+    await anyio.sleep(10)
+    for _ in range(20):
+        await ended(both, run())
+    assert replicas.asked.count("b") in range(11, 14)
+
+
+class Names:
+    """A resolver whose answers a test says."""
+
+    def __init__(self, *answers: list[str] | Exception) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[str, int]] = []
+
+    async def __call__(self, host: str, port: int) -> list[str]:
+        """The next answer; the last one is given again and again."""
+        self.asked.append((host, port))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        await anyio.sleep(1)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def test_names() -> None:
+    """A name is asked for again when it is time; an answer that fails, is empty or late changes nothing."""
+    names = Names(["10.0.0.1", "10.0.0.2", "10.0.0.1"], OSError("no"), [], ["10.0.0.2", "fd00::3"])
+    fake = FakeTransport({"/sse/chat": OK})
+    found = Cluster(
+        [DNS("http://agents.default.svc:8082/pre?x=1", every=30, resolver=names), "https://a.example"],
+        transport=fake,
+        health=Health(slow_start=0),
+    )
+
+    async def seen() -> list[str]:
+        return [each.url for each in await found.status()]
+
+    first = ["http://10.0.0.1:8082/pre", "http://10.0.0.2:8082/pre", "https://a.example"]
+    assert first == await seen()
+    for _ in range(3):
+        assert await ended(found, run()) in {"200 h", "200 a"}
+    assert {"http://10.0.0.1:8082/pre/sse/chat?x=1", "http://10.0.0.2:8082/pre/sse/chat?x=1"} < {
+        request.url for request in fake.requests
+    }
+    assert [("agents.default.svc", 8082)] == names.asked
+    for _ in range(2):
+        await anyio.sleep(30)
+        assert first == await seen()
+    await anyio.sleep(30)
+    assert ["http://10.0.0.2:8082/pre", "http://[fd00::3]:8082/pre", "https://a.example"] == await seen()
+    assert len(names.asked) == 4
+
+
+async def test_while_one_waits_for_an_answer() -> None:
+    """The others go on with what is known."""
+    asking, answered = anyio.Event(), anyio.Event()
+    addresses = ["10.0.0.1"]
+
+    async def resolver(host: str, port: int) -> list[str]:
+        if anyio.current_time() >= start + 30:
+            asking.set()
+            await answered.wait()
+        return addresses
+
+    start = anyio.current_time()
+    found = Cluster([DNS("http://agents.svc", resolver=resolver)])
+    assert 1 == len(await found.status())
+    addresses = ["10.0.0.2", "10.0.0.3"]
+    await anyio.sleep(30)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(found.status)
+        await asking.wait()
+        assert ["http://10.0.0.1"] == [each.url for each in await found.status()]
+        answered.set()
+    assert ["http://10.0.0.2", "http://10.0.0.3"] == [each.url for each in await found.status()]
+
+
+async def test_members_that_change_while_an_answer_is_waited_for() -> None:
+    """A call that waited goes to those who are members then; calls that went on meanwhile are still counted."""
+    answered = anyio.Event()
+
+    async def resolver(host: str, port: int) -> list[str]:
+        await answered.wait()
+        return ["10.0.0.1"]
+
+    replicas = Replicas(several=True, b=OK)
+    some = Cluster([DNS("http://agents.svc", resolver=resolver)], transport=replicas)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ended, some, run())
+        await anyio.wait_all_tasks_blocked()
+        some.set_members([url("b")])
+        async with some.exchange(run()):
+            answered.set()
+            await anyio.wait_all_tasks_blocked()
+            assert "bb" == replicas.asked
+            assert [(url("b"), 1)] == [(each.url, each.in_flight) for each in await some.status()]
+
+
+async def test_an_answer_outlives_who_asked() -> None:
+    """Who waits for a second name and is cancelled leaves what the first has said to the next."""
+    first, second = Names(["10.0.0.1"], ["10.0.0.2"]), Names(["10.1.0.1"])
+    found = Cluster([DNS("http://a.svc", every=10, resolver=first), DNS("http://b.svc", every=10, resolver=second)])
+    assert ["http://10.0.0.1", "http://10.1.0.1"] == [each.url for each in await found.status()]
+    await anyio.sleep(10)
+    with anyio.move_on_after(1.5):
+        await found.status()
+    assert ["http://10.0.0.2", "http://10.1.0.1"] == [each.url for each in await found.status()]
+    assert (2, 2) == (len(first.asked), len(second.asked))
+
+
+NOBODY: Final[list[tuple[str, Any]]] = [
+    ("could not find the replicas of 'agents.svc': OSError", OSError()),
+    ("could not find the replicas of 'agents.svc': not known", OSError(-2, "not known")),
+    ("could not find the replicas of 'agents.svc': UnicodeError", UnicodeError("x")),
+    ("could not find the replicas of 'agents.svc': NotImplementedError", NotImplementedError("not of this world")),
+    ("could not find the replicas of 'agents.svc': ConfigurationError", ["10.0.0.1/or so\n"]),
+    ("could not find the replicas of 'agents.svc': TypeError", [None]),
+    ("could not find the replicas of 'agents.svc': no address", []),
+]
+
+
+@pytest.mark.parametrize(("said", "answer"), NOBODY)
+async def test_a_name_that_stands_for_nobody(said: str, answer: Any) -> None:
+    """It is said why, and asked for again at once."""
+    names = Names(answer, ["10.0.0.1"])
+    found = Cluster([DNS("http://agents.svc", resolver=names)], transport=FakeTransport({"/sse/chat": OK}))
+    with pytest.raises(errors.NoHealthyReplicaError) as caught:
+        async with found.exchange(run()):
+            pass
+    assert said == str(caught.value.__cause__)
+    assert caught.value.retryable
+    found.set_members([])
+    with pytest.raises(errors.NoHealthyReplicaError) as caught:
+        async with found.exchange(run()):
+            pass
+    assert caught.value.__cause__ is None
+    found.set_members([DNS("http://agents.svc", resolver=names)])
+    assert await ended(found, run()) == "200 h"
+    assert [("agents.svc", 80)] * 2 == names.asked
+
+
+async def test_a_resolver_that_hangs() -> None:
+    """It is waited for five seconds."""
+
+    async def resolver(host: str, port: int) -> list[str]:
+        await anyio.sleep_forever()
+        return []
+
+    start = anyio.current_time()
+    assert await ended(Cluster([DNS("http://a.svc", resolver=resolver)]), run()) == "NoHealthyReplicaError"
+    assert anyio.current_time() - start == 5
+
+
+# -------------------------------------------------------------------------------------------------------------- Hedging
+
+SLOW: Final = Reply((b"ok",), before=Pause(9))
+SLOWER: Final = Reply((b"ok",), before=Pause(99))
+LATE_FAULT: Final = attrs.evolve(status(500), before=Pause(4))
+LATE_BUSY: Final = attrs.evolve(status(429), before=Pause(4))
+LATE_REFUSAL: Final = attrs.evolve(status(403), before=Pause(4))
+
+HEDGED: Final[list[tuple[str, float, str, dict[str, Reply], dict[str, Any]]]] = [
+    # how it ends, when, who is asked, what they do, the context
+    ("200 a", 0, "a", {"a": OK, "b": OK}, {}),
+    ("200 b", 2, "ab", {"a": SLOW, "b": OK}, {}),
+    ("200 a", 9, "ab", {"a": SLOW, "b": SLOW}, {}),
+    ("200 a", 9, "ab", {"a": SLOW, "b": SLOWER}, {}),
+    ("200 a", 9, "ab", {"a": SLOW, "b": REFUSED}, {}),
+    ("200 a", 9, "ab", {"a": SLOW, "b": status(500)}, {}),
+    ("200 a", 9, "ab", {"a": SLOW, "b": status(429)}, {}),
+    # of two refusals that one is handed on after which an agent may have run
+    ("429 b", 4, "ab", {"a": LATE_BUSY, "b": status(429)}, {}),
+    ("500 a", 4, "ab", {"a": LATE_FAULT, "b": status(429)}, {}),
+    ("ConnectionLostError", 4, "abc", {"a": LATE_BUSY, "b": status(429), "c": LOST}, {}),
+    ("200 c", 2, "abc", {"a": SLOW, "b": REFUSED, "c": OK}, {}),
+    ("200 b", 11, "ab", {"a": LATE_FAULT, "b": SLOW}, {}),
+    ("500 a", 4, "ab", {"a": LATE_FAULT, "b": REFUSED}, {}),
+    ("200 b", 0, "ab", {"a": REFUSED, "b": OK}, {}),
+    ("ConnectError", 0, "ab", {"a": REFUSED, "b": REFUSED}, {}),
+    ("200 a", 9, "a", {"a": SLOW}, {}),
+    # a refusal of one says nothing of the other, which may have begun
+    *(("200 a", 9, "ab", {"a": SLOW, "b": status(code)}, {}) for code in (204, 307, 401, 403, 404)),
+    ("200 b", 11, "ab", {"a": LATE_REFUSAL, "b": SLOW}, {}),
+    ("403 a", 4, "ab", {"a": LATE_REFUSAL, "b": REFUSED}, {}),
+    ("503 b", 4, "ab", {"a": LATE_REFUSAL, "b": status(503)}, {}),
+    ("500 a", 4, "ab", {"a": LATE_FAULT, "b": status(401)}, {}),
+    ("ConnectionLostError", 4, "ab", {"a": LATE_REFUSAL, "b": LOST}, {}),
+    ("ConnectionLostError", 4, "ab", {"a": attrs.evolve(BUSY, before=Pause(4)), "b": LOST}, {}),
+    ("200 a", 9, "a", {"a": SLOW, "b": OK}, {"idempotent": False}),
+]
+
+
+@pytest.mark.parametrize(("end", "seconds", "asked", "replies", "context"), HEDGED)
+async def test_hedging(end: str, seconds: float, asked: str, replies: dict[str, Any], context: dict[str, Any]) -> None:
+    """A second is asked when the first has not begun to answer; the first to answer well is heard, the other left."""
+    replicas = Replicas(several=True, **replies)
+    start = anyio.current_time()
+    hedged = cluster(replicas, hedge=Hedge(after=2))
+    known: dict[str, Any] = {"idempotent": True, **context}
+    try:
+        async with hedged.exchange(run(**known)) as response:
+            assert seconds == anyio.current_time() - start
+            assert replicas.open == 1
+            assert sum(each.in_flight for each in await hedged.status()) == 1
+            assert f"{response.status} {response.request.base_url[8]}" == end
+            assert b"".join([piece async for piece in response.chunks]) in {b"ok", b"body"}
+    except errors.OxyError as error:
+        assert type(error).__name__ == end  # noqa: PT017  (a row of the table may end in an error)
+        assert seconds == anyio.current_time() - start
+    assert asked == replicas.asked
+    assert replicas.open == 0
+
+
+async def test_nobody_else_is_there_to_hedge(caplog: pytest.LogCaptureFixture) -> None:
+    """One replica alone is asked once, however early a second would be, and its error is the call's."""
+    replicas = Replicas(several=True, a=[REFUSED, LOST])
+    with caplog.at_level(logging.INFO, "oxygent_client"):
+        for error in ("ConnectError", "ConnectionLostError"):
+            assert error == await ended(cluster(replicas, hedge=Hedge(after=0)), run(idempotent=True))
+    assert "aa" == replicas.asked
+    assert [] == caplog.records
+
+
+async def test_a_hedge_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """The second attempt has a number of its own, and the log says which, and whose it is, without a secret."""
+    replicas = Replicas(several=True, a=SLOW)
+    secret = "https://user:s3cret@b.example?key=s3cret"
+    replicas.fakes[secret] = FakeTransport({"/sse/chat": OK})
+    hedged = cluster(replicas, hedge=Hedge(after=2))
+    with caplog.at_level(logging.INFO, "oxygent_client"):
+        async with hedged.exchange(run(idempotent=True, attempt=4)) as response:
+            assert 5 == response.request.context.attempt
+    (said,) = caplog.records
+    assert ("INFO", "hedge", 5, 2) == (said.levelname, *(vars(said)[name] for name in ("event", "attempt", "seconds")))
+    assert "nothing after 2.0 s; https://b.example is asked, too" == said.getMessage()
+
+
+async def test_a_hedged_call_is_cancelled() -> None:
+    """Both exchanges end; the cluster stays usable."""
+    replicas = Replicas(several=True, a=SLOW, b=SLOW)
+    hedged = cluster(replicas, hedge=Hedge(after=2))
+    for seconds in (1, 5):
+        with anyio.move_on_after(seconds) as scope:
+            async with hedged.exchange(run(idempotent=True)):
+                pass
+        assert scope.cancelled_caught
+        assert replicas.open == 0
+    assert await ended(hedged, run(idempotent=True)) in {"200 a", "200 b"}
+
+
+async def test_two_answers_in_the_same_moment() -> None:
+    """One is handed on, the other is closed before that, and how it takes it is nobody's affair."""
+    moment = Reply((b"ok",), before=Pause(2))
+    replicas = Replicas(several=True, a=attrs.evolve(moment, before=Pause(4)), b=moment)
+    hedged = cluster(replicas, hedge=Hedge(after=2))
+    async with hedged.exchange(run(idempotent=True, trace_id="t")) as response:
+        assert replicas.open == 1
+        assert hedged.home_of("t") == RunLocation(response.request.base_url, "")
+    assert replicas.asked == "ab"
+
+
+@pytest.mark.parametrize(
+    ("home", "replies"),
+    [
+        ("a", {"a": SLOW, "b": SLOW}),
+        ("b", {"a": SLOW, "b": OK}),
+        ("a", {"a": SLOW, "b": REFUSED}),
+        ("c", {"a": SLOW, "b": REFUSED, "c": OK}),
+    ],
+    ids=["first", "second", "first, the second is down", "third"],
+)
+async def test_a_run_is_where_it_is_heard(home: str, replies: dict[str, Any]) -> None:
+    """The home of a hedged run is the replica that is heard, not the one that was asked last."""
+    hedged = cluster(Replicas(several=True, **replies), hedge=Hedge(after=2))
+    known: dict[str, Any] = {"idempotent": True, "trace_id": "t", "node_id": "n", "remote_trace_id": "r"}
+    async with hedged.exchange(run(**known)) as response:
+        assert response.request.base_url == url(home)
+        assert hedged.home_of("t") == RunLocation(url(home), "r")
+        assert hedged.home_of("n") == RunLocation(url(home), "r")
+
+
+@pytest.mark.parametrize("location", ["/b/sse/chat/", "/moved/sse/chat"])
+async def test_two_replicas_of_one_host(location: str) -> None:
+    """A redirect is followed at the replica that sent it, though another has the same host: it is the run's home."""
+    host = "https://one.example"
+    fake = FakeTransport({"/sse/chat": Reply(status=307, headers={"location": location}), location: OK})
+    ours = Cluster([f"{host}/a", f"{host}/b"], transport=fake, lot=float)
+    asked = [replica.url for replica in ours.members]
+    for replica in (asked[0], asked[1]):
+        redirect = RedirectTransport(ours, Redirect(any_path=True))
+        async with redirect.exchange(run(trace_id="t")) as response:
+            assert response.request.url == f"{host}{location}"
+            assert ours.home_of("t") == RunLocation(replica, "")
+            assert {each.url: each.in_flight for each in await ours.status() if each.in_flight} == {replica: 1}
+
+
+@pytest.mark.parametrize(
+    ("replica", "named"),
+    [
+        ("https://one.example/a", "HTTPS://ONE.example:443/a/"),
+        ("https://one.example/b", "https://me:pw@one.example/b?key=1"),
+        ("https://one.example/b/c", "https://one.example/b/c/moved"),
+        ("https://one.example/b", "https://one.example/b/cd"),
+        ("http://127.0.0.2:1", "http://127.0.0.2:1/"),
+        ("http://127.0.0.1:1", "http://localhost:1"),
+    ],
+)
+async def test_a_replica_by_another_spelling(replica: str, named: str) -> None:
+    """A request that names a replica in another spelling goes to it; of several at one host, by its path."""
+    urls = [f"https://one.example/{path}" for path in ("a", "b", "b/c")]
+    fake = FakeTransport({"/sse/chat": OK})
+    ours = Cluster([*urls, "http://127.0.0.1:1", "http://127.0.0.2:1"], transport=fake)
+    async with ours.exchange(run(named, trace_id="t")):
+        assert ours.home_of("t") == RunLocation(replica, "")
+
+
+# ----------------------------------------------------------------------------------------------------------- Plain http
+
+SECURE: Final[list[tuple[bool, str, HTTPSOnly]]] = [
+    (True, "https://a.example", HTTPSOnly(https_only=True)),
+    (False, "http://a.example", HTTPSOnly()),
+    (True, "http://a.example", HTTPSOnly(plaintext_hosts=("a.example",))),
+    (True, "http://127.0.0.1:1", HTTPSOnly()),
+    (False, "http://127.0.0.1:1", HTTPSOnly(https_only=True)),
+]
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(("may", "there", "policy"), SECURE)
+async def test_plain_http(may: bool, there: str, policy: HTTPSOnly, named: bool) -> None:
+    """What may go to a replica is judged by the replica's URL and the policy outside, before anything is sent."""
+    fake = FakeTransport({"/sse/chat": OK})
+    transport = HTTPSOnlyTransport(Cluster([there], transport=fake), policy)
+    request = attrs.evolve(run(there if named else ""), headers={"authorization": "Bearer s3cret"})
+    assert ("200" if may else "Insec") == (await ended(transport, request))[: 3 if may else 5]
+    assert int(may) == len(fake.requests)
+
+
+async def test_plain_http_without_a_policy() -> None:
+    """A credential does not go over plain http, nor one that is only marked as one, nor with a check."""
+    fake = FakeTransport({})
+    one = Cluster(["http://a.example"], transport=fake)
+    for request in (
+        attrs.evolve(run(), headers={"authorization": "s3cret"}),
+        attrs.evolve(run(secret_headers=frozenset({"x-mine"})), headers={"x-mine": "s3cret"}),
+    ):
+        assert await ended(one, request) == "InsecureTransportError"
+    with pytest.raises(errors.InsecureTransportError):
+        await Cluster(["http://user:s3cret@a.example"], transport=fake).check()
+    assert [] == fake.requests
+
+
+@pytest.mark.parametrize(
+    ("named", "there", "expected"),
+    [
+        ("localhost", "127.0.0.1", "200"),
+        ("agents.svc", "::1", "200"),
+        ("localhost", "192.0.2.2", "Ins"),
+        ("agents.localhost", "192.0.2.2", "Ins"),
+        ("localhost", "127.1", "Ins"),
+    ],
+)
+async def test_where_a_name_leads(named: str, there: str, expected: str) -> None:
+    """A credential goes over plain http to this machine by the address that was looked up, whatever the name is."""
+    fake = FakeTransport({"/sse/chat": OK})
+    found = Cluster([DNS(f"http://{named}:8082", resolver=Names([there]))], transport=fake)
+    request = attrs.evolve(run(), headers={"authorization": "Bearer s3cret"})
+    assert (await ended(HTTPSOnlyTransport(found), request))[:3] == expected
+    assert len(fake.requests) == (expected == "200")
+
+
+async def test_a_name_is_what_is_allowed() -> None:
+    """For replicas that a name stands for, the name counts, whatever their addresses; also when one is named."""
+    fake = FakeTransport({"/sse/chat": OK})
+    found = Cluster([DNS("http://agents.svc:8082", resolver=Names(["10.0.0.1"]))], transport=fake)
+    request = attrs.evolve(run(), headers={"authorization": "Bearer s3cret"})
+    assert await ended(HTTPSOnlyTransport(found), request) == "InsecureTransportError"
+    allowed = HTTPSOnlyTransport(found, HTTPSOnly(plaintext_hosts=("agents.svc",)))
+    assert await ended(allowed, request) == "200 h"
+    assert await ended(allowed, attrs.evolve(request, base_url="http://10.0.0.1:8082")) == "200 h"
+
+
+# --------------------------------------------------------------------------------------------------------------- Values
+
+
+async def test_affinity() -> None:
+    """A group stays at one replica, and goes to the same other one while that is ill."""
+    replicas = Replicas(a=OK, b=OK, c=OK, d=OK)
+    some = cluster(replicas, strategy="affinity")
+    for _ in range(3):
+        for group in "12345678":
+            await ended(some, run(group_id=group))
+    asked = replicas.asked
+    assert asked[:8] == asked[8:16] == asked[16:]
+    assert len(set(asked)) > 1
+    home = asked[0]
+    replicas.fakes[url(home)] = FakeTransport({"/sse/chat": REFUSED})
+    ends = {await ended(some, run(group_id="1")) for _ in range(5)}
+    assert len(ends) == 1
+    assert f"200 {home}" not in ends
+
+
+WRONG: Final[list[tuple[str, Any, dict[str, Any]]]] = [
+    ("is several replicas", "https://a.example", {}),
+    ("http:// or https://", ["ftp://a.example"], {}),
+    ("a int is no replica", [7], {}),
+    ("twice", ["https://a.example", "https://a.example"], {}),
+    ("must be one of round_robin", ["https://a.example"], {"strategy": "best"}),
+    ("tries=0", ["https://a.example"], {"tries": 0}),
+]
+
+
+@pytest.mark.parametrize(("said", "members", "options"), WRONG)
+def test_what_is_refused(said: str, members: Any, options: dict[str, Any]) -> None:
+    """An argument that is wrong is said to be."""
+    with pytest.raises(errors.ConfigurationError, match=said):
+        Cluster(members, **options)
+
+
+@pytest.mark.parametrize(
+    ("said", "make"),
+    [
+        ("DNS is for http", lambda: DNS("https://agents.svc")),
+        ("http:// or https://", lambda: DNS("agents.svc")),
+        ("more than 0", lambda: Replica("https://a.example", weight=0)),
+        ("at least 0", lambda: Hedge(-1)),
+    ],
+)
+def test_what_values_refuse(said: str, make: Any) -> None:
+    """Likewise a member's."""
+    with pytest.raises(errors.ConfigurationError, match=said):
+        make()
+
+
+def test_nothing_secret_is_shown() -> None:
+    """Neither user information nor a query is in a repr."""
+    secret = "user:s3cret@a.example:81/p?key=s3cret"
+    shown = repr(Cluster([f"https://{secret}", Replica(f"http://{secret}"), DNS(f"http://{secret}x")]))
+    assert "s3cret" not in shown
+    assert "Replica('http://a.example:81/p', weight=1)" in shown
+    assert "DNS('http://a.example:81/p', every=30)" in shown
+
+
+async def test_it_travels() -> None:
+    """A copy has the configuration and nothing of what happened; closing it closes what it wraps."""
+    some = Cluster([url("a"), DNS("http://agents.svc")], strategy="random", hedge=Hedge(2), health=Health(failures=7))
+    for other in (pickle.loads(pickle.dumps(some)), copy.deepcopy(some)):
+        assert (some.members, "random", some.hedge, some.health) == (
+            other.members,
+            other.strategy,
+            other.hedge,
+            other.health,
+        )
+    replicas = Replicas(a=REFUSED)
+    one = cluster(replicas)
+    await ended(one, run())
+    assert [1] == [each.failures for each in await one.status()]
+    await one.aclose()
+    assert 1 == replicas.closed
+
+
+def test_two_loops() -> None:
+    """Each event loop knows for itself how the replicas are."""
+    replicas = Replicas(a=REFUSED)
+    one = cluster(replicas)
+
+    async def failures() -> list[int]:
+        await ended(one, run())
+        return [each.failures for each in await one.status()]
+
+    assert [[1], [1], [1]] == [anyio.run(failures, backend=backend) for backend in ("asyncio", "trio", "asyncio")]

@@ -1,0 +1,180 @@
+"""How replicas are judged: who is left alone, for how long, and that never too many are."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import pickle
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oxygent_client import errors
+from oxygent_client.cluster import Health
+from oxygent_client.cluster._health import LEAST_SHARE, ReplicaHealth, usable
+
+HEALTH: Final = Health(failures=3, base=5.0, cap=30.0, jitter=0.0, slow_start=10.0)
+FRESH: Final = ReplicaHealth()
+
+
+def after(events: str, start: ReplicaHealth = FRESH) -> ReplicaHealth:
+    """A standing after these events, one each second from 0 on.
+
+    f: a call failed, s: one went well; m: a check was missed, p: one was passed; a digit lets so many seconds pass.
+    """
+    now, standing = 0.0, start
+    for event in events:
+        if event.isdigit():
+            now += int(event)
+            continue
+        match event:
+            case "f":
+                standing = standing.failed(HEALTH, now, 0.0)
+            case "m":
+                standing = standing.missed_check(HEALTH, now, 0.0)
+            case "p":
+                standing = standing.passed_check(HEALTH, now)
+            case _:
+                standing = standing.succeeded(now)
+        now += 1
+    return standing
+
+
+JUDGED: Final[list[tuple[float, str]]] = [
+    # until when it is left alone; after what
+    (-math.inf, ""),
+    (-math.inf, "ff"),
+    (-math.inf, "ffsff"),
+    (7.0, "fff"),
+    (7.0, "ffff"),  # what fails meanwhile had begun before
+    (7.0, "mmm"),
+    (-math.inf, "mmpmm"),
+    (-math.inf, "fmfm"),  # runs and checks are counted apart
+    (18.0, "fff5f"),  # one failure more is enough: twice as long
+    (38.0, "fff5f9f"),
+    (3.0, "fffs"),  # it is back at once
+    (3.0, "mmmp"),
+    (7.0, "fffp"),  # it lives, and its calls fail all the same
+    (-math.inf, "ffp"),
+]
+
+
+@pytest.mark.parametrize(("until", "events"), JUDGED)
+def test_judged(until: float, events: str) -> None:
+    """Failures in a row have it left alone, longer each time; a success ends it."""
+    assert until == after(events).until
+
+
+def test_a_check_counts_no_call() -> None:
+    """A check that is passed forgets missed checks; a call that went well forgets all."""
+    assert (2, 0) == (after("ffmp").failures, after("ffmp").missed)
+    assert (0, 0) == (after("ffms").failures, after("ffms").missed)
+    assert (3, 0) == (after("fffmp").failures, after("fffmp").missed)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ejections", "lot"),
+    [(5.0, 1, 0.0), (5.5, 1, 0.5), (10.0, 2, 0.0), (20.0, 3, 0.0), (30.0, 4, 0.0), (33.0, 99, 0.5), (30.0, 10**6, 0.0)],
+)
+def test_the_absence_grows(seconds: float, ejections: int, lot: float) -> None:
+    """It doubles up to `cap`, and the lot stretches it."""
+    assert seconds == Health(base=5.0, cap=30.0, jitter=0.2).absence(ejections, lot)
+
+
+@pytest.mark.parametrize(
+    ("share", "now"),
+    [(LEAST_SHARE, 6.0), (LEAST_SHARE, 7.0), (LEAST_SHARE, 7.5), (0.5, 12.0), (1.0, 17.0), (1.0, 1000.0)],
+)
+def test_it_comes_back_gently(share: float, now: float) -> None:
+    """Its share grows to the whole over `slow_start`; while it is away and asked all the same, it is the least."""
+    assert share == after("fff").share(HEALTH, now)
+    assert after("").share(HEALTH, now) == 1
+    assert (LEAST_SHARE, 1) == tuple(after("fff").share(Health(slow_start=0), now) for now in (6.0, 7.0))
+
+
+WRONG: Final[list[tuple[dict[str, Any], str]]] = [
+    ({"failures": 0}, "at least 1"),
+    ({"base": -1}, "at least 0"),
+    ({"base": math.nan}, "at least 0"),
+    ({"min_available": 1.1}, "at least 0, at most 1"),
+    ({"check_seconds": 0}, "more than 0"),
+    ({"failures": True}, "at least 1"),
+    ({"cap": "long"}, "at least 0"),
+]
+
+
+@pytest.mark.parametrize(("fields", "said"), WRONG)
+def test_what_is_refused(fields: dict[str, Any], said: str) -> None:
+    """A number out of its range is named."""
+    with pytest.raises(errors.ConfigurationError, match=said):
+        Health(**fields)
+
+
+def test_it_travels() -> None:
+    """Health pickles and compares by content."""
+    assert pickle.loads(pickle.dumps(HEALTH)) == HEALTH
+
+
+# ------------------------------------------------------------------------------------------------------------ The floor
+
+STANDINGS: Final = st.builds(
+    ReplicaHealth, failures=st.integers(0, 9), missed=st.integers(0, 9), until=st.floats(-100, 100, allow_nan=False)
+)
+
+
+@given(st.lists(STANDINGS, max_size=12), st.floats(0, 1), st.floats(-100, 100))
+def test_never_more_are_left_alone_than_the_floor_allows(listed: list[ReplicaHealth], part: float, now: float) -> None:
+    """Who may be asked is a member; they are enough; nobody who is well is missing; who is spared is the least bad."""
+    standings = {str(number): standing for number, standing in enumerate(listed)}
+    able = usable(standings, Health(min_available=part), now)
+    well = [name for name in standings if not standings[name].is_out(now)]
+    assert set(well) <= set(able) <= set(standings)
+    assert sorted(able, key=int) == list(able)
+    least = min(len(standings), max(1, math.ceil(part * len(standings))))
+    assert len(able) == max(len(well), least)
+    spared = [standings[name].badness for name in able if name not in well]
+    alone = [standings[name].badness for name in standings if name not in able]
+    assert not spared or not alone or max(spared) <= min(alone)
+
+
+def in_a_row(events: list[str], counted: str, forgotten: str) -> int:
+    """How many of `counted` came since the last of `forgotten`."""
+    since = itertools.takewhile(lambda event: event not in forgotten, reversed(events))
+    return sum(event == counted for event in since)
+
+
+def slow_model(story: str) -> tuple[int, int, float, float]:
+    """Failures, missed checks, until when it is left alone and from when on it has its share: from the whole story."""
+    now, until, since, ejections, events = 0.0, -math.inf, -math.inf, 0, list[str]()
+    for event in story:
+        if event.isdigit():
+            now += int(event)
+            continue
+        events.append(event)
+        failures, missed = in_a_row(events, "f", "s"), in_a_row(events, "m", "sp")
+        if event == "s" or (event == "p" and failures < 3):
+            until, since, ejections = min(until, now), min(since, now), 0
+        elif event in "fm" and max(failures, missed) >= 3 and now >= until:
+            until = since = now + (5.0, 10.0, 20.0, 30.0)[min(ejections, 3)]
+            ejections += 1
+        now += 1
+    return in_a_row(events, "f", "s"), in_a_row(events, "m", "sp"), until, since
+
+
+@given(st.text("fffmmmsp19", max_size=60))
+def test_as_a_slow_model_has_it(story: str) -> None:
+    """A standing, which knows only the last one, says what can be read from the whole story."""
+    standing = after(story)
+    assert slow_model(story) == (standing.failures, standing.missed, standing.until, standing.since)
+
+
+@given(st.text("fsmp123456789", max_size=60))
+def test_whatever_happens_a_success_brings_it_back(events: str) -> None:
+    """After any story one call that goes well has it asked again, and a story of successes has it never left alone."""
+    standing = after(events).succeeded(1000.0)
+    assert not standing.is_out(1000.0)
+    assert (0, 0, 0) == (standing.failures, standing.missed, standing.ejections)
+    assert after(events.replace("f", "s").replace("m", "p")).until == -math.inf
+    assert 0 < after(events).share(HEALTH, 30.0) <= 1

@@ -1,0 +1,42 @@
+"""Which replica has a run: the last of each name, so many, for this process alone."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Final
+
+import pytest
+
+from oxygent_client.cluster import RunLocation
+from oxygent_client.cluster._run_locations import SIZE, RunLocations
+
+A: Final = RunLocation("http://a", "t")
+B: Final = RunLocation("http://b", "t-2")
+
+
+@pytest.mark.parametrize(
+    ("expected", "name"),
+    [(B, "t"), (A, "n"), (B, "m"), (None, "u"), (None, "")],
+    ids=["last", "n", "m", "none", "empty"],
+)
+def test_names(expected: RunLocation | None, name: str) -> None:
+    """A run is found by any of its names, and by one that two have had, the later."""
+    homes = RunLocations()
+    homes.note(A, "t", "n")
+    homes.note(B, "t", "m", "")
+    assert expected == homes.find(name)
+
+
+def test_the_memory_is_bounded() -> None:
+    """The newest are kept; a name that is used again is new."""
+    homes = RunLocations()
+    for number in (*range(SIZE), 0, SIZE):
+        homes.note(A, str(number))
+    assert (A, None, A, A) == tuple(homes.find(str(number)) for number in (0, 1, 2, SIZE))
+
+
+def test_a_copy_is_empty() -> None:
+    """Another process has begun no runs."""
+    homes = RunLocations()
+    homes.note(A, "t")
+    assert None is pickle.loads(pickle.dumps(homes)).find("t")

@@ -1,0 +1,125 @@
+"""Behind real proxies: each event as it comes, nothing twice, and the end of a run at both ends."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import pytest
+
+from oxygent_client import Outcome, OxyResponse, SSEOxyGent, Timeouts, errors
+from oxygent_client.cli._serve import serving
+from oxygent_client.testing import ToyRemote
+from oxygent_client.testing.script import Cut, Pause, Say, Script
+from tests.support import servers
+from tests.support.proxies import PROXIES, proxy
+from tests.support.servers import closed_port
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+PROPER: Final = [
+    pytest.param(name, marks=pytest.mark.needs(PROXIES[name][0]), id=name) for name in ("nginx", "haproxy")
+]
+BUFFERS: Final = "nginx that buffers"
+SCRIPTS: Final = {
+    "slow": Script(
+        (Say({"type": "progress", "content": 1}), Pause(1.6), Say({"type": "progress", "content": 2})), output="42"
+    ),
+    "cut": Script((Say({"type": "progress", "content": 1}), Cut()), output="42"),
+    "long": Script((Say({"type": "progress", "content": 1}), Pause(60)), output="42"),
+}
+
+
+@contextmanager
+def behind(name: str, directory: Path, servers: int = 2) -> Generator[tuple[str, list[ToyRemote]]]:
+    """The URL of a proxy, and the servers behind it."""
+    toys = [ToyRemote(scripts=SCRIPTS, default=SCRIPTS["slow"], heartbeat=0.4) for _ in range(servers)]
+    with ExitStack() as stack:
+        urls = [stack.enter_context(serving(toy)) for toy in toys]
+        yield stack.enter_context(proxy(name, directory, urls)), toys
+
+
+def began(toys: list[ToyRemote]) -> int:
+    """How many runs the servers have seen."""
+    return sum(len(toy.runs) for toy in toys)
+
+
+@pytest.mark.parametrize("name", PROPER)
+async def test_each_event_as_it_comes(name: str, tmp_path: Path) -> None:
+    """The first event is there long before the last, and nothing says that the stream was held back."""
+    with behind(name, tmp_path) as (url, toys):
+        async with SSEOxyGent(server_url=url) as agent, agent.stream("slow") as run:
+            await anext(run)
+            first = anyio.current_time()
+            response: OxyResponse = await run.final_response()
+            assert 1.2 < anyio.current_time() - first
+        assert ("42", 1) == (response.output, began(toys))
+        assert "held_back" not in response.extra
+
+
+@pytest.mark.needs("nginx")
+async def test_a_proxy_that_buffers_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What a proxy holds back is seen by the heartbeats, and the warning says whose doing it is."""
+    with behind(BUFFERS, tmp_path) as (url, _), caplog.at_level(logging.WARNING, "oxygent_client"):
+        async with SSEOxyGent(server_url=url) as agent:
+            response = await agent.ask("slow")
+    assert ("42", True) == (response.output, response.extra.get("held_back"))
+    (text,) = [record.getMessage() for record in caplog.records]
+    assert "nginx" in text
+    assert "held back" in text
+
+
+@pytest.mark.parametrize("name", PROPER)
+async def test_a_server_that_cuts(name: str, tmp_path: Path) -> None:
+    """A stream that ends too early behind a proxy is an incomplete one, and is not asked for again."""
+    with behind(name, tmp_path) as (url, toys):
+        with pytest.raises(errors.IncompleteStreamError) as caught:
+            await SSEOxyGent(server_url=url, timeouts=Timeouts(lookup=None)).ask("cut")
+        assert (Outcome.STARTED, 1) == (caught.value.outcome, began(toys))
+
+
+@pytest.mark.parametrize("name", PROPER)
+async def test_a_server_that_leaves_before_it_answers(name: str, tmp_path: Path) -> None:
+    """A run that was handed to one server is not handed to the other: nobody knows whether it began."""
+    async with (
+        servers.serving(servers.play([servers.CLOSE])) as one,
+        servers.serving(servers.play([servers.CLOSE])) as two,
+    ):
+        with proxy(name, tmp_path, [one.url, two.url]) as front, pytest.raises(errors.ServerError) as caught:
+            await SSEOxyGent(server_url=front, timeouts=Timeouts(lookup=None)).ask("hi")
+    assert (Outcome.UNKNOWN, 1) == (caught.value.outcome, len(one.requests) + len(two.requests))
+
+
+@pytest.mark.parametrize("name", PROPER)
+async def test_leaving_stops_the_run(name: str, tmp_path: Path) -> None:
+    """Who leaves the stream stops the run at the server behind the proxy."""
+    with behind(name, tmp_path) as (url, toys):
+        async with SSEOxyGent(server_url=url).stream("long") as run:
+            await anext(run)
+        (one,) = [run for toy in toys for run in toy.runs]
+        with anyio.fail_after(20):
+            while one.state != "cancelled":  # noqa: ASYNC110  (it is in a thread of its own)
+                await anyio.sleep(0.02)
+
+
+@pytest.mark.parametrize("name", PROPER)
+async def test_a_server_that_is_down(name: str, tmp_path: Path) -> None:
+    """Of two servers one is down: the proxy asks the other, and each run is run once."""
+    toy = ToyRemote(scripts=SCRIPTS, pace=0)
+    with serving(toy) as url, proxy(name, tmp_path, [f"http://127.0.0.1:{closed_port()}", url]) as front:
+        async with SSEOxyGent(server_url=front) as agent:
+            outputs = [(await agent.ask("slow")).output for _ in range(4)]
+    assert (["42"] * 4, 4) == (outputs, len(toy.runs))
+
+
+@pytest.mark.parametrize("name", PROPER)
+async def test_all_servers_are_down(name: str, tmp_path: Path) -> None:
+    """A proxy with nobody behind it: an error of the proxy's, of which nobody knows what it sent."""
+    nobody = [f"http://127.0.0.1:{closed_port()}"]
+    with proxy(name, tmp_path, nobody) as front, pytest.raises(errors.ServerError) as caught:
+        await SSEOxyGent(server_url=front).ask("hi")
+    assert (True, Outcome.UNKNOWN) == (caught.value.status in (502, 503), caught.value.outcome)

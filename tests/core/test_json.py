@@ -1,0 +1,216 @@
+"""JSON in and out: bounded in depth, strict where it is sent, lenient where it is received."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Final, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oxygent_client import errors
+from oxygent_client._core.json_codec import dumps, loads, read, text_member
+
+
+def nested(depth: int, opening: str = "[", closing: str = "]") -> str:
+    """Brackets, so many levels deep."""
+    return opening * depth + closing * depth
+
+
+READ: Final[list[tuple[Any, str]]] = [
+    # expected, the text
+    ({"a": [1, 2.5, None, True]}, '{"a": [1, 2.5, null, true]}'),
+    (2**70, str(2**70)),
+    (math.inf, "Infinity"),
+    (-math.inf, "-Infinity"),
+    (math.inf, "1e999"),
+    ("\u2028\x85", '"\u2028\x85"'),
+    ("[[[[", '"[[[["'),
+    ([[["deep enough"]]], '[[["deep enough"]]]'),
+    ('"[[[[', r'"\"[[[["'),
+    ("\\", r'"\\"'),
+    ([["]", "["]], '[["]", "["]]'),
+    ([], " [ ] "),
+]
+
+
+@pytest.mark.parametrize(("expected", "text"), READ)
+def test_reading(expected: Any, text: str) -> None:
+    """What real servers send is read, infinities too; brackets within strings are not depth."""
+    assert expected == loads(text, depth=3)
+
+
+def test_reading_nan() -> None:
+    """NaN is no JSON, and comes all the same."""
+    assert math.isnan(loads("[NaN]", depth=1)[0])
+
+
+NO_JSON: Final = [
+    "",
+    " ",
+    "done",
+    "{",
+    "]",
+    "[[[",
+    "[1,]",
+    "{'a': 1}",
+    '"open',
+    '"open\\',
+    "\ufeff{}",
+    "1 2",
+    '{"a": ' + "9" * 5000,
+    "\0",
+    "]]]]",
+    "}{",
+]
+
+
+@pytest.mark.parametrize("text", NO_JSON)
+def test_what_is_no_json(text: str) -> None:
+    """Whatever cannot be read is a ValueError, also with a number of 5,000 digits in it."""
+    with pytest.raises(ValueError):  # noqa: PT011  (its texts are the library's)
+        loads(text, depth=3)
+
+
+LONG: Final = {
+    # name: (the text, the value, how many problems)
+    "alone": ("9" * 5000, "9" * 5000, 1),
+    "negative": ("-" + "9" * 5000, "-" + "9" * 5000, 1),
+    "among others": ('{"a": [1, ' + "9" * 5000 + ', "9"]}', {"a": [1, "9" * 5000, "9"]}, 1),
+    "many": (f"[{','.join(['9' * 4301] * 30)}]", ["9" * 4301] * 30, 20),
+    "as long as may be": ("9" * 4300, int("9" * 4300), 0),
+    "none": ("[1]", [1], 0),
+}
+
+
+@pytest.mark.parametrize(("text", "value", "problems"), LONG.values(), ids=LONG)
+def test_integers_that_are_too_long(text: str, value: Any, problems: int) -> None:
+    """An integer of more digits than Python takes is kept as a text of its digits, and a problem says so."""
+    read_value, said = read(text, depth=3)
+    assert read_value == value
+    assert len(said) == problems
+    assert all("digits" in each for each in said)
+
+
+MEMBERS: Final = {
+    # name: (the text, the member `type` of it)
+    "before": ('{"type": "answer", "content": ' + nested(300) + "}", "answer"),
+    "after": ('{"content": ' + nested(300) + ', "type": "answer"}', "answer"),
+    "between": ('{"a": ' + nested(300) + ', "type": "answer", "b": ' + nested(300) + "}", "answer"),
+    "the last of two": ('{"type": "other", "a": ' + nested(300) + ', "type": "answer"}', "answer"),
+    "further down": ('{"a": {"type": "answer"}, "b": ' + nested(300) + "}", None),
+    "with brackets in it": (r'{"type": "a]}\"", "a": [' + nested(300) + "]}", 'a]}"'),
+    "beside a long integer": ('{"a": ' + "9" * 5000 + ', "type": "answer"}', "answer"),
+    "far behind": ('{"a": [' + "1,[]," * 200_000 + '1], "type": "answer"}', None),
+    "before much": ('{"type": "answer", "a": [' + "1,[]," * 200_000 + "1]}", "answer"),
+    "no text": ('{"type": {}}', None),
+    "no object": (nested(300), None),
+    "no member": ("{}", None),
+    "open": ('{"type": "answer", "a": ' + "[" * 300, "answer"),
+    "open from the beginning": ("{" * 300, None),
+    "closed too often": ('{"type": "answer"}}}', None),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), MEMBERS.values(), ids=MEMBERS)
+def test_the_member_of_what_is_too_deep(text: str, expected: str | None) -> None:
+    """A member of the outermost object is found without reading what is nested below it."""
+    assert text_member(text, "type") == expected
+
+
+DEEP: Final = {
+    # name: (the limit, the text)
+    "lists": (3, nested(4)),
+    "objects": (3, '{"a":' * 4 + "1" + "}" * 4),
+    "mixed": (3, '[{"a":[{}]}]'),
+    "a bracket in a string on the way": (3, "[[[" + '"]]]",' + "[1]]]]"),
+    "one too many": (1, "[[]]"),
+    "one too many of the usual": (128, nested(129)),
+    "a million": (128, nested(1_000_000)),
+    "a million that never close": (128, "[" * 1_000_000),
+    "objects that never close": (128, '{"a":' * 100_000),
+    "deeper than Python reads": (10**9, nested(1_000_000)),
+}
+
+
+@pytest.mark.parametrize(("depth", "text"), DEEP.values(), ids=DEEP)
+def test_what_is_too_deep(depth: int, text: str) -> None:
+    """Nesting beyond the limit, or beyond what Python reads, is a TooLargeError and no RecursionError."""
+    with pytest.raises(errors.TooLargeError, match="deeper than"):
+        loads(text, depth=depth)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 128])
+def test_exactly_at_the_limit(depth: int) -> None:
+    """As deep as the limit allows is not too deep."""
+    assert nested(depth) == dumps(loads(nested(depth), depth=depth)).decode()
+
+
+def test_side_by_side_is_not_deep() -> None:
+    """Many brackets are not deep brackets."""
+    assert len(loads("[" + "[]," * 10_000 + "[]]", depth=2)) == 10_001
+
+
+JSON: Final[st.SearchStrategy[Any]] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+def depth_of(value: Any) -> int:
+    """How deep a value is nested."""
+    match value:
+        case dict():
+            return 1 + max(map(depth_of, cast("dict[str, Any]", value).values()), default=0)
+        case list():
+            return 1 + max(map(depth_of, cast("list[Any]", value)), default=0)
+        case _:
+            return 0
+
+
+@given(JSON, st.booleans())
+def test_there_and_back(value: Any, is_ascii: bool) -> None:
+    """What is written is read again, by the standard library too; the depth that is counted is its own."""
+    assert value == loads(dumps(value).decode(), depth=99) == json.loads(dumps(value))
+    text = json.dumps(value, ensure_ascii=is_ascii)
+    depth = depth_of(value)
+    assert value == loads(text, depth=depth)
+    if depth:
+        with pytest.raises(errors.TooLargeError):
+            loads(text, depth=depth - 1)
+
+
+@given(st.text(alphabet='[]{}"\\a,:1 \n', max_size=30))
+def test_any_text(text: str) -> None:
+    """Any text is a value, or a ValueError or TooLargeError: the same as without the limit, but for depth."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        with pytest.raises((ValueError, errors.TooLargeError)):
+            loads(text, depth=2)
+        return
+    if depth_of(value) <= 2:
+        assert value == loads(text, depth=2)
+    else:
+        with pytest.raises(errors.TooLargeError):
+            loads(text, depth=2)
+
+
+UNSENDABLE: Final[list[tuple[type[Exception], Any]]] = [
+    (ValueError, math.nan),
+    (ValueError, [math.inf]),
+    (ValueError, "\ud800"),
+    (TypeError, {1, 2}),
+    (TypeError, b"bytes"),
+    (TypeError, {("a",): 1}),
+]
+
+
+@pytest.mark.parametrize(("expected", "value"), UNSENDABLE)
+def test_what_cannot_be_sent(expected: type[Exception], value: Any) -> None:
+    """What has no JSON is not sent in disguise."""
+    with pytest.raises(expected):
+        dumps(value)

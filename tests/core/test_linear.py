@@ -1,0 +1,446 @@
+"""Work on what a remote sends, and on calls, grows as they do: four times as much takes about four times as long.
+
+Rule 1: what can be counted is counted. A time is the processor's, the best of some, and what is quadratic would take
+    sixteen times as long: MOST is far from both.
+Rule 2: memory is what Python allocates.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+import tracemalloc
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from oxygent_client import AgentRegistry, Custom, Limits, OxyRequest, SSEOxyGent, TextDelta
+from oxygent_client._agent.callbacks import CallbackDispatcher
+from oxygent_client._core.events import ServerSentEvent
+from oxygent_client._core.json_codec import loads
+from oxygent_client._core.redaction import scrub_json, scrub_text
+from oxygent_client._core.sent_secrets import SentSecrets
+from oxygent_client._core.spellings import _overlap
+from oxygent_client._core.text import escape_text
+from oxygent_client._protocol.messages import is_event_stream, to_event
+from oxygent_client._protocol.router import EventRouter, Forward, SetAnswer
+from oxygent_client._protocol.schema import check
+from oxygent_client._run.received import ReceivedEvents
+from oxygent_client.sanitize import escape_control_characters, redact, strip_control_characters, truncate
+from oxygent_client.testing import FakeTransport, answer, close, message
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MOST: Final = 9.0
+"""Times as long, for four times as much."""
+FLOOR: Final = 0.002
+"""Seconds below which a clock says nothing."""
+SIZE: Final = 10_000
+
+
+def times_as_long(work: Callable[[int], object], size: int = SIZE) -> float:
+    """How many times as long four times as much takes."""
+
+    def seconds(size: int) -> float:
+        began = time.process_time()
+        work(size)
+        return time.process_time() - began
+
+    small = min(seconds(size) for _ in range(3))
+    large = min(seconds(4 * size) for _ in range(2))
+    return large / max(small, FLOOR)
+
+
+def repeated(part: str, before: str = "") -> Callable[[int], str]:
+    """A text of so many characters."""
+    return lambda size: before + part * (size // len(part))
+
+
+def nested_texts(size: int) -> str:
+    """JSON in a text, in JSON in a text, and so on: of each level all is read again."""
+    text = "x"
+    while len(text) < size:
+        text = json.dumps({"a": text, "b": "y" * (size // 20)})
+    return text
+
+
+def sent() -> SentSecrets:
+    """What a request with secrets of all lengths carried."""
+    secrets = SentSecrets()
+    headers = {"authorization": "Bearer eyJ-a.b.c://a", "cookie": "a=a.-a; b=aaaaaaaa", "x-acme": "%25%41" * 9}
+    secrets.note("http://ada:pass@h?key=value", headers)
+    return secrets
+
+
+TEXTS: Final[dict[str, Callable[[int], str]]] = {
+    "quotes": repeated('\\"', "{"),
+    "quotes and spaces": repeated('"   ', "{"),
+    "single quotes": repeated("\\'", '{"'),
+    "both quotes": repeated("\"'", "["),
+    "ends of keys": repeated('":', "{"),
+    "ends of keys, apart": repeated('" : ', "{"),
+    "keys": repeated('"a":1,', "{"),
+    "keys with spaces": repeated('"a" ', "{"),
+    "backslashes": repeated("\\", '{"'),
+    "one long key": lambda size: '{"' + "a" * size + '": 1',
+    "one long value": lambda size: '{"a": "' + "a" * size,
+    "digits": lambda size: '{"a": ' + "1" * size,
+    "spaces": lambda size: '{"a"' + " " * size,
+    "brackets": repeated("[],", "["),
+    "open brackets": repeated("["),
+    "half a web token": repeated("-eyJ"),
+    "parts of web tokens": repeated("eyJaaaaa."),
+    "web tokens": repeated("eyJaaaaa.b.c "),
+    "names": repeated("a.-"),
+    "names and values": repeated("a=b&"),
+    "equal signs": repeated("a="),
+    "bearer": repeated("a/", "bearer "),
+    "bearers": repeated("bearer "),
+    "addresses": repeated("://a"),
+    "one address": repeated("a", "://"),
+    "user information": repeated("://a@"),
+    "control characters": repeated("\x1b[0m"),
+    "secret words": repeated("password "),
+    "a long word": repeated("Aa1密"),
+    "nested texts": nested_texts,
+    "escapes": repeated("%25"),
+    "escapes of all kinds": repeated("%41\\u0061&#97;\\/&amp;"),
+    "ampersands": repeated("&a"),
+    "beginnings of a secret": repeated("aaaaaaa "),
+}
+WORK: Final[dict[str, Callable[[str], object]]] = {
+    "scrub_text": scrub_text,
+    "scrub_json": lambda text: scrub_json({"content": [text, {"a": text}]}),
+    "what was sent": sent().clean,
+    "redact": lambda text: redact("a")([{"a": 1, "b": text}]),
+    "strip_control_characters": strip_control_characters,
+    "escape_control_characters": escape_control_characters,
+    "truncate": truncate(10),
+    "shown_text": lambda text: escape_text(text, len(text)),
+    "to_event": lambda text: to_event(ServerSentEvent(data=text)),
+    "is_event_stream": lambda text: is_event_stream(f'text/event-stream; a="{text}'),
+}
+
+
+@pytest.mark.parametrize("work", WORK.values(), ids=WORK)
+@pytest.mark.parametrize("make", TEXTS.values(), ids=TEXTS)
+def test_texts(make: Callable[[int], str], work: Callable[[str], object]) -> None:
+    """Whatever a remote writes, to clean it takes as long as the text is."""
+    assert times_as_long(lambda size: work(make(size))) < MOST
+
+
+@pytest.mark.parametrize("part", ["ab", "a", "aab", "abc "])
+def test_long_secrets(part: str) -> None:
+    """A text that ends within a secret is compared with it once, however long both are."""
+    assert times_as_long(lambda size: _overlap(f"{part * size}x".encode(), (part * size).encode())) < MOST
+
+
+DOCUMENTS: Final[dict[str, Callable[[int], str]]] = {
+    "lists": lambda size: "[" + "[]," * size + "[]]",
+    "objects": lambda size: "[" + '{"a":{}},' * size + "1]",
+    "brackets in texts": lambda size: "[" + '"[[[",' * size + "[]]",
+}
+
+
+@pytest.mark.parametrize("make", DOCUMENTS.values(), ids=DOCUMENTS)
+def test_the_depth_of_documents(make: Callable[[int], str]) -> None:
+    """To read JSON, and to know how deep it is nested, takes as long as it is."""
+    assert times_as_long(lambda size: loads(make(size), depth=128)) < MOST
+
+
+# ------------------------------------------------------------------------------------------------------------- A run
+
+
+def delta(text: str) -> TextDelta:
+    """A piece of text as it came."""
+    content = {"delta": text, "agent": "a", "node_id": "n"}
+    sent = {"type": "stream", "content": content}
+    return TextDelta("stream", content, sent, ServerSentEvent(data=json.dumps(sent)))
+
+
+def test_the_text_after_each_delta() -> None:
+    """To look at the text after each of its pieces takes as long as to take them in."""
+    piece = delta("x" * 20)
+
+    def read(count: int) -> None:
+        seen, length = ReceivedEvents(Limits()), 0
+        for _ in range(count):
+            seen.note(piece, SetAnswer(None))
+            length = len(seen.text)
+        assert length == 20 * count
+
+    assert times_as_long(read, 10_000) < MOST
+
+
+@pytest.mark.parametrize("every", [1, 7, 1000], ids=lambda every: f"every {every}")
+def test_the_text_is_whole(every: int) -> None:
+    """Whenever it is looked at, and whoever keeps what he saw, the text is that of all pieces so far."""
+    seen, kept = ReceivedEvents(Limits()), list[tuple[str, str]]()
+    said = ""
+    for number in range(1500):
+        piece = f"{number}ü " if number % 3 else "密"
+        said += piece
+        seen.note(delta(piece), SetAnswer(None))
+        if number % every == 0:
+            kept.append((seen.text, said))
+    assert seen.text == said
+    assert [text for text, _ in kept] == [expected for _, expected in kept]
+
+
+def test_the_memory_of_deltas() -> None:
+    """A piece of text that is not among the last events costs its characters, and little more."""
+    count, size = 20_000, 20
+    seen = ReceivedEvents(Limits(partial_events=10))
+    tracemalloc.start()
+    try:
+        for _ in range(count):
+            seen.note(delta("x" * size), SetAnswer(None))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held / count < size + 10
+
+
+async def peak(agent: SSEOxyGent) -> int:
+    """The most bytes that are allocated at once while a run is read."""
+    tracemalloc.start()
+    try:
+        await agent.ask("hi")
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def agent_for(content: Any, **options: Any) -> SSEOxyGent:
+    """An agent whose remote sends one large message."""
+    script = FakeTransport.script(message({"type": "x", "content": content}), answer("42"), close())
+    return SSEOxyGent(server_url="https://remote.test", transport=script, **options)
+
+
+async def test_the_memory_of_a_large_text() -> None:
+    """An event of one large text takes a few times its size."""
+    size = 4_000_000
+    assert await peak(agent_for("x" * size)) < 6 * size
+
+
+async def test_the_memory_of_a_large_document() -> None:
+    """A message that nobody gets is not copied, whatever it is made of."""
+    content: list[list[int]] = [[] for _ in range(100_000)]
+    tracemalloc.start()
+    document = json.loads(json.dumps(content))
+    alone, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert await peak(agent_for(document)) < 2.5 * alone
+
+
+class Filtering(SSEOxyGent):
+    """An agent whose hook looks at messages."""
+
+    async def _process_custom_event(self, event_data: Any, oxy_request: OxyRequest) -> None:
+        assert event_data
+
+
+async def handle(content: Any) -> None:
+    """A handler."""
+
+
+async def send(said: Any) -> None:
+    """A `send_message`."""
+
+
+class Host:
+    """A program that hears of nothing."""
+
+    async def call(self, request: OxyRequest, /, **changes: Any) -> Any:
+        """As `Host.call`."""
+
+    async def send_message(self, request: OxyRequest, said: Any, /, **more: Any) -> None:
+        """As `Host.send_message`."""
+
+
+class Speaking(OxyRequest):
+    """A request with a `send_message` of its class."""
+
+    async def send_message(self, message: Any = None, *_: Any, **__: Any) -> None:
+        assert message
+
+
+def replaced() -> OxyRequest:
+    """A request whose `send_message` was assigned."""
+    request = OxyRequest()
+    vars(request)["send_message"] = send
+    return request
+
+
+def borrowed() -> OxyRequest:
+    """A request that speaks through another one."""
+    request = OxyRequest()
+    vars(request)["send_message"] = OxyRequest(mas=Host()).send_message
+    return request
+
+
+LISTENERS: Final[dict[str, tuple[list[str], type[SSEOxyGent], dict[str, Any], Callable[[], OxyRequest]]]] = {
+    # which copies are made; the agent's class and options; the request
+    "nobody": ([], SSEOxyGent, {}, OxyRequest),
+    "a handler of another type": ([], SSEOxyGent, {"event_handlers": {"y": handle}}, OxyRequest),
+    "a handler": (["seen"], SSEOxyGent, {"event_handlers": {"x": handle}}, OxyRequest),
+    "a filter": (["seen"], SSEOxyGent, {"event_filter": bool}, OxyRequest),
+    "sanitize": (["seen"], SSEOxyGent, {"sanitize": list}, OxyRequest),
+    "a hook": (["seen"], Filtering, {}, OxyRequest),
+    "a program": (["heard"], SSEOxyGent, {}, lambda: OxyRequest(mas=Host())),
+    "a program that wants no messages": ([], SSEOxyGent, {}, lambda: OxyRequest(mas=Host(), is_send_message=False)),
+    "send_message": (["heard"], SSEOxyGent, {}, replaced),
+    "the send_message of another request": (["heard"], SSEOxyGent, {}, borrowed),
+    "the send_message of a class": (["heard"], SSEOxyGent, {}, Speaking),
+}
+
+
+class Counted(dict[str, Any]):
+    """A message that notes who reads all of it."""
+
+    readers: list[str]
+
+    def __iter__(self) -> Iterator[str]:
+        self.readers.append("seen")
+        return super().__iter__()
+
+    def keys(self) -> Any:
+        """As of any dictionary."""
+        self.readers.append("seen")
+        return super().keys()
+
+    def items(self) -> Any:
+        """As of any dictionary."""
+        self.readers.append("seen")
+        return super().items()
+
+
+@pytest.mark.parametrize(("copies", "cls", "options", "request_of"), LISTENERS.values(), ids=LISTENERS)
+async def test_copies_for_whom_they_are(
+    copies: list[str], cls: type[SSEOxyGent], options: dict[str, Any], request_of: Callable[[], OxyRequest]
+) -> None:
+    """A message is copied for a function of the program that gets it, and for no other reason."""
+    made: list[str] = []
+    received = Counted({"type": "x", "content": 1})
+    received.readers = made
+    delivery = CallbackDispatcher(cls(server_url="https://remote.test", **options), request_of())
+
+    def forwarded() -> Any:
+        made.append("heard")
+        return {"type": "x"}
+
+    await delivery.heard(Custom("x", 1, received), Forward.of(forwarded))
+    assert [*dict.fromkeys(made)] == copies
+
+
+async def test_hooks_of_steps() -> None:
+    """Which hook it is that gets the message goes by the event."""
+
+    class OfCalls(SSEOxyGent):
+        async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
+            assert event_data
+
+    class OfObservations(SSEOxyGent):
+        async def handle_observation_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
+            assert event_data
+
+    hooked = {
+        cls.__name__: [
+            name
+            for name in ("handle_tool_call_event", "handle_observation_event", "_process_custom_event")
+            if cls(server_url="https://remote.test").is_hooked(name)
+        ]
+        for cls in (SSEOxyGent, OfCalls, OfObservations)
+    }
+    assert hooked == {
+        "SSEOxyGent": [],
+        "OfCalls": ["handle_tool_call_event"],
+        "OfObservations": ["handle_observation_event"],
+    }
+
+
+def test_a_forwarded_message_is_made_once() -> None:
+    """The message of a route is made when it is first looked at; two that say the same are equal."""
+    event = Custom("x", 1, {"type": "x", "content": [1]})
+    action = EventRouter().route(event)
+    assert isinstance(action, Forward)
+    assert action.message is action.message
+    assert action == Forward({"type": "x", "content": [1]})
+    assert action != Forward(None)
+    assert action != SetAnswer(None)
+    assert pickle.loads(pickle.dumps(action)) == action
+    assert {Forward("a"), Forward("a")} == {Forward("a")}
+    assert repr(action) == "Forward(message={'type': 'x', 'content': [1]})"
+
+
+# ------------------------------------------------------------------------------------------------------------- Calls
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["one after the other", "in one batch"])
+async def test_calls_in_a_loop(together: bool) -> None:
+    """A call is not given what its caller noted of the calls before it."""
+    given: list[int] = []
+
+    async def tool(request: OxyRequest) -> int:
+        given.append(len(request.parallel_dict or {}) + len(request.latest_node_ids or []))
+        return len(request.pre_node_ids or [])
+
+    async def boss(request: OxyRequest) -> list[Any]:
+        batch = {"parallel_id": "batch"} if together else {}
+        return [(await request.call(callee="tool", arguments={}, **batch)).output for _ in range(50)]
+
+    said = (await AgentRegistry(tool, boss).call("boss", query="x")).output
+    assert given == [0] * 50
+    assert said == [0] + [0 if together else 1] * 49
+
+
+async def test_the_time_of_calls_in_a_loop() -> None:
+    """A call takes as long as the one before it."""
+    seconds: list[float] = []
+
+    async def tool(request: OxyRequest) -> int:
+        return 1
+
+    async def boss(request: OxyRequest) -> str:
+        for count in (200, 200, 800):
+            began = time.process_time()
+            for _ in range(count):
+                await request.call(callee="tool", arguments={})
+            seconds.append(time.process_time() - began)
+        return "done"
+
+    await AgentRegistry(tool, boss).call("boss", query="x")
+    assert seconds[2] / max(*seconds[:2], FLOOR) < MOST
+
+
+# ----------------------------------------------------------------------------------------------------------- Schemas
+
+
+def refuse(said: Any) -> None:
+    """A validator that finds something, and quotes all of it."""
+    raise ValueError(json.dumps(said))
+
+
+def test_many_secrets_in_a_message() -> None:
+    """What a validator says of a message with many secrets is not searched for each of them."""
+
+    def work(size: int) -> None:
+        check(Custom("x", None, [{"password": f"s{number}"} for number in range(size)]), {"x": refuse})
+
+    assert times_as_long(work, 5_000) < MOST
+
+
+def test_secrets_of_one_letter() -> None:
+    """The mark in the place of one secret is not searched for another: a text does not grow without bound."""
+    secrets = [{"password": letter} for letter in "scrubed[]"] * 20
+    (problem,) = check(Custom("x", None, secrets), {"x": refuse}).problems
+    assert len(problem) <= 300
+
+
+def test_a_secret_that_is_cut_off() -> None:
+    """Of a secret that is longer than what is shown, nothing is."""
+    (problem,) = check(Custom("x", None, [{"password": "CANARY" * 2000}]), {"x": refuse}).problems
+    assert "CANARY" not in problem

@@ -1,0 +1,93 @@
+"""Settings: values that are checked when they are made, compare by content and pickle."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from typing import Any, Final
+
+import attrs
+import pytest
+
+from oxygent_client import Limits, Timeouts, errors
+from oxygent_client._core import json_codec
+from oxygent_client._protocol.router import copy_json
+
+CLASSES: Final[list[type[Any]]] = [Timeouts, Limits]
+FIELDS: Final = [(cls, field.name) for cls in CLASSES for field in attrs.fields(cls)]
+MAY_BE_OFF: Final = {
+    *("connect", "silence", "idle", "total", "lookup", "confirm"),
+    *("line_bytes", "event_bytes", "stream_bytes", "body_bytes"),
+}
+MIB: Final = 1024 * 1024
+
+
+def test_the_defaults() -> None:
+    """The documented defaults, in seconds and bytes."""
+    assert attrs.asdict(Timeouts()) == {
+        "connect": 10,
+        "silence": 45,
+        "idle": 600,
+        "total": 3600,
+        "lookup": 0.75,
+        "confirm": 30,
+    }
+    assert attrs.asdict(Limits()) == {
+        "line_bytes": None,
+        "event_bytes": 16 * MIB,
+        "stream_bytes": 1024 * MIB,
+        "body_bytes": 8 * MIB,
+        "error_body_bytes": 16 * 1024,
+        "depth": 128,
+        "nodes": 100_000,
+        "partial_events": 1000,
+        "partial_bytes": MIB,
+    }
+
+
+@pytest.mark.parametrize("value", [0, -1, -0.5, math.nan, -math.inf, "10", [1]])
+@pytest.mark.parametrize(("cls", "name"), FIELDS)
+def test_what_is_no_length(cls: type[Any], name: str, value: Any) -> None:
+    """Nothing but a number above zero is a time or a size; the error names the setting, and is a ValueError."""
+    with pytest.raises(errors.ConfigurationError, match=rf"{cls.__name__}\({name}=") as caught:
+        cls(**{name: value})
+    assert isinstance(caught.value, ValueError)
+
+
+def test_the_deepest() -> None:
+    """JSON is copied by recursion, so there is a depth that no setting may pass; at that depth it is copied."""
+    with pytest.raises(errors.ConfigurationError, match=r"Limits\(depth=401\): must be 400 at the most"):
+        Limits(depth=401)
+    deepest = json_codec.loads("[" * 400 + "]" * 400, depth=Limits(depth=400).depth)
+    assert deepest == copy_json(deepest)
+
+
+@pytest.mark.parametrize(("cls", "name"), FIELDS)
+def test_off(cls: type[Any], name: str) -> None:
+    """None switches a clock or a limit off, where its type says that it may be None."""
+    if name in MAY_BE_OFF:
+        assert getattr(cls(**{name: None}), name) is None
+    else:
+        with pytest.raises(errors.ConfigurationError, match=name):
+            cls(**{name: None})
+
+
+@pytest.mark.parametrize(("cls", "name"), FIELDS)
+def test_values(cls: type[Any], name: str) -> None:
+    """A setting is frozen, compares by content, has its place in a dictionary, and travels."""
+    value = cls(**{name: 7})
+    assert getattr(value, name) == 7
+    assert {value: 1} == {cls(**{name: 7}): 1}
+    assert value != cls()
+    assert [value] * 3 == [pickle.loads(pickle.dumps(value)), copy.copy(value), copy.deepcopy(value)]
+    assert attrs.evolve(value, **{name: 8}) == cls(**{name: 8})
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        setattr(value, name, 8)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_by_keyword_only(cls: type[Any]) -> None:
+    """A number without a name says nothing."""
+    with pytest.raises(TypeError):
+        cls(10)

@@ -1,0 +1,206 @@
+"""What passes through a transport: URLs are joined and checked, and no secret is shown."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import attrs
+import pytest
+
+from oxygent_client import HTTPRequest, HTTPResponse, Transport, errors
+from oxygent_client._core.transport import check_url, redact_url
+from oxygent_client.testing import FakeTransport
+from oxygent_client.transports import Context
+from oxygent_client.transports.asgi import ASGITransport
+
+BASE = "http://127.0.0.1:8082"
+
+
+class Chunks:
+    """A body that was read already."""
+
+    def __aiter__(self) -> Chunks:
+        return self
+
+    async def __anext__(self) -> bytes:
+        raise StopAsyncIteration
+
+
+# ---------------------------------------------------------------------------------------------------------------- URLs
+
+GOOD = [
+    BASE,
+    "http://localhost",
+    "https://remote.example.com/",
+    "https://user:pass@remote.example.com:8443/base/path?key=1#part",
+    "http://[::1]:8082",
+    "HTTP://EXAMPLE.COM",
+    "http://xn--bcher-kva.example",
+    "http://bücher.example",
+]
+BAD = [
+    "",
+    "127.0.0.1:8082",
+    "localhost",
+    "//example.com",
+    "ftp://example.com",
+    "file:///etc/passwd",
+    "ws://example.com",
+    "http://",
+    "http:///path",
+    "http://:8082",
+    "http://example.com:0",
+    "http://example.com:99999",
+    "http://example.com:port",
+    "http://[::1",
+    "http://exa mple.com",
+    " http://example.com",
+    "http://example.com\n",
+    "http://example.com/a\r\nHost: evil",
+    "http://example.com/\t",
+    "http://example.com/\x7f",
+    "http://example.com/\0",
+    "http://example.com\\@evil.example",
+    "http://example.com/\\evil",
+    "http://user@example.com@evil.example",
+    "http://example.com/\u202e",
+    "http://exam\u200bple.com",
+    "http://example.com/\u2028",
+    "http://example.com\u00a0",
+    "http://example.com/\x85",
+    "http://example\uff0fcom",
+    "http://example.com/\ud800",
+]
+
+
+@pytest.mark.parametrize("url", GOOD)
+def test_good_urls(url: str) -> None:
+    """An http or https URL with a host is one, whatever else it holds."""
+    assert check_url(url) == url
+
+
+@pytest.mark.parametrize("url", BAD)
+def test_bad_urls(url: str) -> None:
+    """Everything else is refused before it is used, and the text does not repeat it: it may hold a password."""
+    with pytest.raises(errors.ConfigurationError) as caught:
+        check_url(url)
+    assert str(caught.value) == "server_url must be an http:// or https:// URL with a host"
+
+
+SHOWN = [
+    (BASE, BASE),
+    ("https://example.com:8443/base", "https://user:SECRET@example.com:8443/base?token=SECRET#SECRET"),
+    ("http://[::1]:80/", "http://user@[::1]:80/"),
+    ("http://example.com", "http://SE@CRET@example.com"),
+]
+
+
+@pytest.mark.parametrize(("expected", "url"), SHOWN)
+def test_shown_urls(expected: str, url: str) -> None:
+    """A URL is shown without user information, query and fragment."""
+    assert expected == redact_url(url)
+
+
+JOINED = [
+    ("http://127.0.0.1:8082/sse/chat", BASE),
+    ("http://127.0.0.1:8082/sse/chat", f"{BASE}/"),
+    ("https://h/base/sse/chat", "https://h/base"),
+    ("https://h/base/sse/chat", "https://h/base//"),
+    ("https://h/base/sse/chat?tenant=1&x", "https://h/base?tenant=1&x"),
+    ("https://h/sse/chat?tenant=1", "https://h?tenant=1#part"),
+    ("https://u:p@h:1/sse/chat", "https://u:p@h:1"),
+]
+
+
+@pytest.mark.parametrize(("expected", "base_url"), JOINED)
+def test_joined_urls(expected: str, base_url: str) -> None:
+    """A path goes behind the base URL's own, and the base URL's query stays at the end."""
+    assert expected == HTTPRequest("POST", base_url, "/sse/chat").url
+
+
+# ------------------------------------------------------------------------------------------------------------ Requests
+
+
+def test_a_request_is_frozen() -> None:
+    """A request cannot be changed, nor can its headers; who wants another makes one."""
+    headers = {"accept": "text/event-stream"}
+    request = HTTPRequest("POST", BASE, "/sse/chat", headers, b"{}")
+    headers["accept"] = "changed"
+    assert request.headers == {"accept": "text/event-stream"}
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        setattr(request, "path", "/")  # noqa: B010  (type checkers refuse the plain way)
+    with pytest.raises(TypeError):
+        cast("dict[str, str]", request.headers)["accept"] = "x"
+    other = attrs.evolve(request, headers={**request.headers, "authorization": "x"})
+    assert {"accept", "authorization"} == other.headers.keys()
+    assert request == attrs.evolve(request)
+    assert request != other
+
+
+def test_the_defaults() -> None:
+    """A request carries nothing that was not said; it is of a run, without deadline, and not idempotent."""
+    request = HTTPRequest("GET", BASE, "/")
+    assert ({}, b"", Context()) == (request.headers, request.body, request.context)
+    assert Context() == Context(purpose="run", trace_id="", group_id="", deadline=None, idempotent=False)
+
+
+def test_no_repr_shows_a_secret() -> None:
+    """Neither a request nor a response shows a body, a header, user information or a query."""
+    url = "http://user:SECRET@127.0.0.1:8082/base?token=SECRET"
+    context = Context(purpose="discover", trace_id="t")
+    request = HTTPRequest("GET", url, "/x", {"authorization": "SECRET"}, b"SECRET", context=context)
+    response = HTTPResponse(200, {"set-cookie": "SECRET"}, Chunks(), request)
+    assert repr(request) == "<HTTPRequest GET http://127.0.0.1:8082/base/x discover 6 bytes>"
+    assert repr(response) == f"<HTTPResponse 200 to {request!r}>"
+
+
+GOOD_HEADERS = [{}, {"x-tenant": "t1"}, {"X!#$%&'*+.^_`|~-9": ""}, {"a": 'b\tc ~ "d"'}]
+BAD_HEADERS = [
+    {"": "x"},
+    {"a b": "x"},
+    {"a:": "x"},
+    {"ü": "x"},
+    {"a\r\nb": "x"},
+    {"a\n": "x"},
+    {"x": "SECRET\r\nevil: 1"},
+    {"x": "SECRET\n"},
+    {"x": "SECRET\0"},
+    {"x": "SECRETü"},
+    {"x": "SECRET\x7f"},
+    {"x": "SECRET "},
+    {"x": "\tSECRET"},
+]
+
+
+@pytest.mark.parametrize("headers", GOOD_HEADERS)
+def test_good_headers(headers: dict[str, str]) -> None:
+    """What HTTP allows in a header is taken as it is."""
+    assert headers == HTTPRequest("GET", BASE, "/", headers).headers
+
+
+@pytest.mark.parametrize("headers", BAD_HEADERS)
+def test_bad_headers(headers: dict[str, str]) -> None:
+    """A name or value that could begin another header is refused; the text does not show the value."""
+    with pytest.raises(errors.ConfigurationError, match="header") as caught:
+        HTTPRequest("GET", BASE, "/", headers)
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["/a\r\nHost: evil", "/\n", "/\0", "/\x7f", "/\x85", "/\u2028", "/\udc80"])
+def test_bad_paths(path: str) -> None:
+    """A path that could begin another line is refused, whoever made it."""
+    with pytest.raises(errors.ConfigurationError, match="path"):
+        HTTPRequest("GET", BASE, path)
+
+
+def test_what_is_a_transport() -> None:
+    """A transport is what has the two methods; nobody has to inherit."""
+    assert issubclass(FakeTransport, Transport)
+    assert issubclass(ASGITransport, Transport)
+    assert not isinstance(object(), Transport)
+
+
+def test_a_path_may_bring_a_query() -> None:
+    """It stands before the query of the base URL."""
+    request = HTTPRequest("GET", "http://127.0.0.1/base?token=1", "/view?item_id=a%20b")
+    assert request.url == "http://127.0.0.1/base/view?item_id=a%20b&token=1"

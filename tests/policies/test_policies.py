@@ -1,0 +1,376 @@
+"""The policies together: the one order and why, what is remembered, and that each wrapper is a transport."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+import anyio
+import attrs
+import pytest
+
+from oxygent_client import HTTPRequest, Transport, errors, policies
+from oxygent_client.policies import (
+    ORDER,
+    APIKey,
+    BasicAuth,
+    BearerAuth,
+    BearerAuthTransport,
+    ConcurrencyLimit,
+    ConcurrencyLimitTransport,
+    Headers,
+    HTTPSOnly,
+    HTTPSOnlyTransport,
+    Policies,
+    Policy,
+    PolicyKind,
+    RateLimit,
+    RateLimitTransport,
+    Redirect,
+    RedirectTransport,
+    Retry,
+    RetryBudget,
+    RetryTransport,
+    Wrapper,
+)
+from oxygent_client.testing import FakeTransport, Peer, Reply, check_transport, pause
+from oxygent_client.transports import Context
+from oxygent_client.transports.asgi import ASGITransport
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+URL: Final = "https://remote.example"
+IN_PROCESS: Final = ("refused", "reset_unframed", "closes_kept", "connecting", "closing")
+"""Promises of a transport that can only be seen on a network."""
+GOOD: Final = Reply((b"x",))
+BUSY: Final = Reply(status=429, headers={})
+MOVED: Final = Reply(status=307, headers={"location": "/new"})
+
+
+async def no_headers(_: HTTPRequest) -> Mapping[str, str]:
+    """A provider that adds nothing."""
+    return {}
+
+
+VALUES: Final[dict[str, Any]] = {
+    # each policy by the name of its class, as a value
+    "ConcurrencyLimit": ConcurrencyLimit(1000),
+    "RateLimit": RateLimit(1000, burst=1000),
+    "Retry": Retry(),
+    "BearerAuth": BearerAuth("token-1"),
+    "BasicAuth": BasicAuth("user", "word-1"),
+    "APIKey": APIKey("key-1"),
+    "Headers": Headers(no_headers),
+    "Redirect": Redirect(),
+    "HTTPSOnly": HTTPSOnly(),
+}
+each_value = pytest.mark.parametrize("name", VALUES)
+ONE_EACH: Final = [value for name, value in VALUES.items() if name not in {"BasicAuth", "APIKey", "Headers"}]
+
+
+def run(base: str = URL, **said: Any) -> HTTPRequest:
+    """A run at this server."""
+    return HTTPRequest("POST", base, "/sse/chat", body=b"{}", context=Context(**said))
+
+
+async def met(transport: Transport, request: HTTPRequest | None = None) -> int:
+    """The status that is handed on."""
+    async with transport.exchange(request or run()) as response:
+        async for _ in response.chunks:
+            pass
+        return response.status
+
+
+def pickled(value: Any) -> Any:
+    """What comes out of another process."""
+    return pickle.loads(pickle.dumps(value))
+
+
+def chain(transport: Any) -> list[str]:
+    """The names of the classes, from the outside in."""
+    names: list[str] = []
+    while transport is not None:
+        names.append(type(transport).__name__)
+        transport = getattr(transport, "inner", None)
+    return names
+
+
+class Noting(FakeTransport):
+    """Notes when it is asked."""
+
+    def __init__(self, replies: Mapping[str, Reply | Iterable[Reply]]) -> None:
+        super().__init__(replies)
+        self.times: list[float] = []
+
+    def exchange(self, request: HTTPRequest, /) -> Any:
+        """As `Transport.exchange`."""
+        self.times.append(anyio.current_time())
+        return super().exchange(request)
+
+
+# -------------------------------------------------------------------------------------------------- Each is a transport
+
+
+@each_value
+def test_each_is_a_policy(name: str) -> None:
+    """A value has its place in the order, compares by content, and its wrapper is named after it."""
+    value = VALUES[name]
+    assert isinstance(value, Policy)
+    assert value.kind in ORDER
+    inner = FakeTransport({})
+    wrapper = value.over(inner, value.remember())
+    assert type(wrapper) is getattr(policies, f"{name}Transport")
+    assert isinstance(wrapper, Wrapper)
+    assert isinstance(wrapper, Transport)
+    assert (inner, value.kind) == (wrapper.inner, wrapper.kind)
+    assert value == value  # noqa: PLR0124  (it is asked whenever a chain is built)
+    for secret in ("token-1", "word-1", "key-1"):
+        assert secret not in repr(value) + repr(wrapper)
+
+
+async def test_each_keeps_the_promises_of_a_transport() -> None:
+    """All wrappers together around a transport that keeps them; and each that is no part of that chain."""
+    chains: list[list[Any]] = [ONE_EACH, *([value] for value in VALUES.values() if value not in ONE_EACH)]
+    for chosen in chains:
+        follows = ["redirect"] * any(isinstance(value, Redirect) for value in chosen)
+        # A 401 that a token refresh follows is read on for a while before the next request.
+        follows += ["left_early"] * any(value.kind == "auth" for value in chosen)
+
+        def make(peer: Peer, chosen: list[Any] = chosen) -> Transport:
+            return Policies().over(ASGITransport(peer.app), *chosen)
+
+        report = await check_transport(make, skip=follows)
+        assert {*IN_PROCESS, *follows} == {*report.names("skipped")}, str(report)
+
+
+# ------------------------------------------------------------------------------------------------------------ The order
+
+
+def test_the_order() -> None:
+    """Every kind has its place, once."""
+    assert sorted(get_args(PolicyKind)) == sorted(ORDER)
+    assert {value.kind for value in VALUES.values()} == {*ORDER}
+
+
+@pytest.mark.parametrize("given", [ONE_EACH, ONE_EACH[::-1], ONE_EACH[3:] + ONE_EACH[:3]])
+def test_whatever_the_order_of_the_arguments(given: list[Any]) -> None:
+    """The chain is the same, from the outside in; what is not given is not in it."""
+    whole = [
+        "ConcurrencyLimitTransport",
+        "RateLimitTransport",
+        "RetryTransport",
+        "BearerAuthTransport",
+        "RedirectTransport",
+        "HTTPSOnlyTransport",
+        "FakeTransport",
+    ]
+    assert whole == chain(Policies().over(FakeTransport({}), *given))
+    assert ["RetryTransport", "FakeTransport"] == chain(Policies().over(FakeTransport({}), Retry()))
+    bare = FakeTransport({})
+    assert Policies().over(bare) is bare
+
+
+async def test_concurrency_stands_outside_the_rate() -> None:
+    """A run takes its turn when it has its slot: those that waited for slots begin no faster than the rate allows."""
+    runs = [Reply((pause(11),)), Reply((pause(10),)), GOOD, GOOD]  # the first two end together
+    noting = Noting({"/sse/chat": iter(runs)})
+    transport = Policies().over(noting, RateLimit(1), ConcurrencyLimit(2))
+    start = anyio.current_time()
+    async with anyio.create_task_group() as tasks:
+        for _ in runs:
+            tasks.start_soon(met, transport)
+    assert [0, 1, 11, 12] == [round(time - start, 6) for time in noting.times]
+
+
+async def test_concurrency_stands_outside_retry() -> None:
+    """A call that waits to be made again keeps its slot: a busy remote gets no more of others meanwhile."""
+    noting = Noting({"/sse/chat": iter([Reply(status=429, headers={"retry-after": "9"}), GOOD, GOOD])})
+    transport = Policies().over(noting, Retry(base=0), ConcurrencyLimit(1))
+    async with anyio.create_task_group() as tasks:
+        for name in "ab":
+            tasks.start_soon(met, transport, run(trace_id=name))
+    first, second, third = (sent.context.trace_id for sent in noting.requests)
+    assert first == second != third
+
+
+async def test_the_rate_stands_outside_retry() -> None:
+    """What counts is the call: it is made again when its wait is over, and takes no turn from others."""
+    noting = Noting({"/sse/chat": iter([Reply(status=429, headers={"retry-after": "2"}), GOOD, GOOD])})
+    transport = Policies().over(noting, Retry(base=0), RateLimit(0.1))
+    start = anyio.current_time()
+    assert [200, 200] == [await met(transport), await met(transport)]
+    assert [0, 2, 10] == [round(time - start, 6) for time in noting.times]
+
+
+async def test_retry_stands_outside_auth() -> None:
+    """A call that is made again asks for its credentials again: they may have changed in the meantime."""
+    given = iter(("one", "two"))
+
+    async def provide(_: HTTPRequest) -> Mapping[str, str]:
+        return {"x-user": next(given)}
+
+    fake = FakeTransport({"/sse/chat": iter([BUSY, GOOD])})
+    assert 200 == await met(Policies().over(fake, Headers(provide), Retry()))
+    assert ["one", "two"] == [sent.headers["x-user"] for sent in fake.requests]
+
+
+async def test_auth_stands_outside_redirects() -> None:
+    """A call has its credentials wherever it is led, and a 401 there is one to it: the token is renewed as ever."""
+    given = iter(("one", "two"))
+
+    async def provide() -> str:
+        return next(given)
+
+    refused = Reply(status=401, headers={})
+    fake = FakeTransport({"/sse/chat": MOVED, "/new": iter([refused, GOOD])})
+    assert 200 == await met(Policies().over(fake, BearerAuth(provider=provide), Redirect()))
+    assert [
+        ("/sse/chat", "Bearer one"),
+        ("/new", "Bearer one"),
+        ("/sse/chat", "Bearer two"),
+        ("/new", "Bearer two"),
+    ] == [(sent.path, sent.headers["authorization"]) for sent in fake.requests]
+
+
+async def test_redirects_stand_outside_https_only() -> None:
+    """Where a redirect leads is checked too: a credential that it put into the query does not go over plain http."""
+    led = Reply(status=307, headers={"location": "/new?api_key=s3cret"})
+    fake = FakeTransport({"/sse/chat": led, "/new": GOOD})
+    transport = Policies().over(fake, HTTPSOnly(), Redirect())
+    with pytest.raises(errors.InsecureTransportError):
+        await met(transport, run("http://remote.example"))
+    assert 1 == len(fake.requests)
+    assert 200 == await met(transport)
+
+
+async def test_https_only_stands_inside_auth() -> None:
+    """What is checked is what is sent: a credential that a policy added does not go over plain http."""
+    fake = FakeTransport({"/sse/chat": GOOD})
+    transport = Policies().over(fake, HTTPSOnly(), BearerAuth("token-1"))
+    with pytest.raises(errors.InsecureTransportError):
+        await met(transport, run("http://remote.example"))
+    assert [] == fake.requests
+
+
+# ------------------------------------------------------------------------------------------------------- Nothing twice
+
+
+@each_value
+def test_what_the_transport_does_already(name: str) -> None:
+    """A kind that is in the transport's own chain is left out, however deep it is; a check is made all the same."""
+    value = VALUES[name]
+    mine = value.over(FakeTransport({}), value.remember())
+    outer: Any = Redirect() if name != "Redirect" else Retry()
+    deep = outer.over(mine, outer.remember())
+    expected = [f"{name}Transport"] if name == "HTTPSOnly" else []
+    assert [*expected, *chain(deep)] == chain(Policies().over(deep, value))
+
+
+async def test_retries_are_not_multiplied() -> None:
+    """A transport that retries by itself is not retried."""
+    fake = FakeTransport({"/sse/chat": BUSY})
+    assert 429 == await met(Policies().over(RetryTransport(fake, Retry(attempts=2)), Retry(attempts=5)))
+    assert 2 == len(fake.requests)
+
+
+async def test_a_check_is_never_left_out() -> None:
+    """A check of the transport's own, however lax, does not take the place of the agent's."""
+    lax = HTTPSOnlyTransport(FakeTransport({"/sse/chat": GOOD}), HTTPSOnly(plaintext_hosts=("remote.example",)))
+    with pytest.raises(errors.InsecureTransportError):
+        await met(Policies().over(lax, HTTPSOnly(https_only=True)), run("http://remote.example"))
+
+
+WRONG: Final[list[tuple[str, tuple[Any, ...]]]] = [
+    ("two policies are of the kind 'retry': Retry, Retry", (Retry(), Retry(attempts=5))),
+    ("two policies are of the kind 'retry': Retry, Retry", (Retry(), Retry())),
+    ("two policies are of the kind 'auth'", (BearerAuth("token-1"), Retry(), APIKey("key-1"))),
+    ("Retry is no policy", (Retry,)),
+    ("RetryTransport is no policy", (RetryTransport(FakeTransport({})),)),
+    ("str is no policy", ("token-1",)),
+    ("NoneType is no policy", (Retry(), None)),
+]
+
+
+@pytest.mark.parametrize(("text", "given"), WRONG)
+def test_what_cannot_be_composed(text: str, given: tuple[Any, ...]) -> None:
+    """Two of a kind, or what is no policy, is an error that says so without showing a secret."""
+    with pytest.raises(errors.ConfigurationError, match=text) as caught:
+        Policies().over(FakeTransport({}), *given)
+    assert "-1" not in str(caught.value)
+
+
+def test_a_kind_of_ones_own() -> None:
+    """A policy of a kind that has no place is refused."""
+
+    @attrs.frozen
+    class Mine:
+        """Not one of ours."""
+
+        kind = "mine"
+
+        def remember(self) -> None:
+            """Nothing."""
+
+        def over(self, inner: Transport, _memory: None) -> Transport:
+            return inner
+
+    mine: Any = Mine()
+    with pytest.raises(errors.ConfigurationError, match="Mine is no policy"):
+        Policies().over(FakeTransport({}), mine)
+
+
+# -------------------------------------------------------------------------------------------------------------- Memory
+
+
+async def test_one_budget_for_all_chains() -> None:
+    """Chains that are built one after the other spend one budget, as long as the policy is equal."""
+    kept, retry = Policies(), Retry(attempts=2, budget=3, base=0)
+    fake = FakeTransport({"/sse/chat": BUSY})
+    for _ in range(5):
+        assert 429 == await met(kept.over(fake, copy.copy(retry)))
+    assert 5 + 3 == len(fake.requests)
+    assert 429 == await met(kept.over(fake, Retry(attempts=2, budget=1, base=0)))
+    assert 5 + 3 + 2 == len(fake.requests)
+
+
+async def test_one_set_of_slots_for_all_chains() -> None:
+    """A run through one chain holds the slot that a run through another waits for."""
+    kept, limit = Policies(), ConcurrencyLimit(1)
+    one, other = (kept.over(FakeTransport({"/sse/chat": GOOD}), limit) for _ in range(2))
+    async with one.exchange(run()):
+        with anyio.move_on_after(1) as scope:
+            await met(other)
+    assert scope.cancelled_caught
+    assert 200 == await met(other)
+
+
+@pytest.mark.parametrize("make", [pickled, copy.deepcopy, copy.copy])
+async def test_a_copy_remembers_nothing(make: Callable[[Policies], Policies]) -> None:
+    """A copy begins anew, and what is used up there is not used up here."""
+    kept, retry = Policies(), Retry(attempts=2, budget=1, base=0)
+    fake = FakeTransport({"/sse/chat": BUSY})
+    await met(kept.over(fake, retry))
+    assert 2 == len(fake.requests)
+    await met(make(kept).over(fake, retry))
+    assert 4 == len(fake.requests)
+    await met(kept.over(fake, retry))
+    assert 5 == len(fake.requests)
+
+
+def test_memory_can_be_given() -> None:
+    """A wrapper that is made by hand has a memory of its own, or takes one to share."""
+    fake = FakeTransport({})
+    budget = RetryBudget(1, 1)
+    assert RetryTransport(fake, budget=budget).budget is budget
+    assert RetryTransport(fake).budget is not RetryTransport(fake).budget
+    for made in (
+        ConcurrencyLimitTransport(fake, ConcurrencyLimit(1)),
+        RateLimitTransport(fake, RateLimit(1)),
+        BearerAuthTransport(fake, BearerAuth("token-1")),
+        RedirectTransport(fake),
+        HTTPSOnlyTransport(fake),
+    ):
+        assert made.inner is fake

@@ -1,0 +1,383 @@
+"""How many runs at a time and in a second: who waits, for how long, in which order, and what never waits."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import anyio
+import attrs
+import pytest
+from anyio.lowlevel import checkpoint
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oxygent_client import HTTPRequest, Transport, errors
+from oxygent_client.policies import ConcurrencyLimit, ConcurrencyLimitTransport, RateLimit, RateLimitTransport
+from oxygent_client.policies._limits import Bucket, Level, Slots
+from oxygent_client.testing import FakeTransport, Reply, pause
+from oxygent_client.transports import Context
+from tests.conftest import LOOPS
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+RUN: Final = HTTPRequest("POST", "http://remote.example", "/sse/chat")
+LONG: Final = Reply((b"x", pause(10), b"y"))
+"""A run of ten seconds."""
+
+
+def about(**said: Any) -> HTTPRequest:
+    """A run of which this is known."""
+    return attrs.evolve(RUN, context=Context(**said))
+
+
+def named(name: str, **said: Any) -> HTTPRequest:
+    """A run by its trace id."""
+    return about(trace_id=name, **said)
+
+
+async def settled() -> None:
+    """Every task has come to where it waits, and no time has passed."""
+    for _ in range(10):
+        await checkpoint()
+
+
+def pickled(value: Any) -> Any:
+    """What comes out of another process."""
+    return pickle.loads(pickle.dumps(value))
+
+
+class Log:
+    """What happened when, since it was made."""
+
+    def __init__(self) -> None:
+        self.start = anyio.current_time()
+        self.lines: list[tuple[float, str]] = []
+
+    def note(self, what: str) -> None:
+        """Write it down."""
+        self.lines.append((round(anyio.current_time() - self.start, 6), what))
+
+    async def run(self, transport: Transport, request: HTTPRequest) -> None:
+        """Make a run, and note its beginning and its end."""
+        name = request.context.trace_id
+        try:
+            async with transport.exchange(request) as response:
+                self.note(f"{name} began")
+                async for _ in response.chunks:
+                    pass
+        except errors.OxyError as error:
+            self.note(f"{name} {type(error).__name__} {error.outcome}")
+
+    async def all(self, transport: Transport, requests: Iterable[HTTPRequest]) -> list[tuple[float, str]]:
+        """Make these runs at once, each a moment after the one before."""
+        async with anyio.create_task_group() as tasks:
+            for request in requests:
+                tasks.start_soon(self.run, transport, request)
+                await settled()
+        return self.lines
+
+
+def remote(reply: Reply = LONG) -> FakeTransport:
+    """A remote that answers like this."""
+    return FakeTransport({"/sse/chat": reply})
+
+
+LIMITERS: Final[list[Callable[[Transport], Any]]] = [
+    lambda inner: ConcurrencyLimitTransport(inner, ConcurrencyLimit(1)),
+    lambda inner: RateLimitTransport(inner, RateLimit(0.1)),
+]
+each_limiter = pytest.mark.parametrize("limited", LIMITERS, ids=["concurrency", "rate"])
+
+# ----------------------------------------------------------------------------------------------------------- At a time
+
+
+@pytest.mark.parametrize(
+    ("most", "begins"), [(1, [0, 10, 20, 30]), (2, [0, 0, 10, 10]), (3, [0, 0, 0, 10]), (9, [0] * 4)]
+)
+async def test_at_a_time(most: int, begins: list[float]) -> None:
+    """So many runs go on at a time; the next begins when one is left, first come, first served."""
+    fake = remote()
+    transport = ConcurrencyLimitTransport(fake, ConcurrencyLimit(most))
+    lines = await Log().all(transport, map(named, "abcd"))
+    # Those that are let in at the same moment may come in any order.
+    assert [(when, f"{name} began") for when, name in zip(begins, "abcd", strict=True)] == sorted(lines)
+    assert 4 == len(fake.left)
+
+
+async def test_a_slot_is_given_back() -> None:
+    """Whatever ends an exchange, its slot is free at once: its end, an error before or within it, a cancellation."""
+    refused, hangs, stalls = Reply(before=errors.ConnectError("x")), Reply(before=pause(99)), Reply((pause(99),))
+    replies = [Reply(), refused, Reply(), hangs, stalls, Reply()]
+    fake = FakeTransport({"/sse/chat": iter(replies)})
+    transport = ConcurrencyLimitTransport(fake, ConcurrencyLimit(1))
+    log = Log()
+    await log.run(transport, named("a"))
+    await log.run(transport, named("b"))
+    mine = KeyError()
+    with pytest.raises(KeyError) as caught:
+        async with transport.exchange(RUN):
+            raise mine
+    assert mine is caught.value
+    for name in "cd":
+        with anyio.move_on_after(1):
+            await log.run(transport, named(name))
+    await log.run(transport, named("e"))
+    assert [(0, "a began"), (0, "b ConnectError not_sent"), (1, "d began"), (2, "e began")] == log.lines
+    assert 6 == len(fake.left)
+
+
+@pytest.mark.parametrize("at", [3, 10])
+async def test_a_cancelled_waiter_gives_no_slot_away(at: float) -> None:
+    """Who is cancelled while waiting, even in the moment when the slot becomes free, leaves it to the next."""
+    transport = ConcurrencyLimitTransport(remote(), ConcurrencyLimit(1))
+    log = Log()
+
+    async def cancelled() -> None:
+        with anyio.move_on_at(log.start + at):
+            await log.run(transport, named("b"))
+
+    async with anyio.create_task_group() as tasks:
+        for waiter in (partial(log.run, transport, named("a")), cancelled, partial(log.run, transport, named("c"))):
+            tasks.start_soon(waiter)
+            await settled()
+    begun = [line for line in log.lines if line[1] != "b began"]
+    assert [(0, "a began"), (10, "c began")] == begun
+    log.lines.clear()
+    await log.run(transport, named("d"))
+    assert [(20, "d began")] == log.lines
+
+
+async def test_no_slot_in_time() -> None:
+    """Waiting ends before the deadline, nothing was sent, and who waits longer still gets the slot."""
+    fake = remote()
+    transport = ConcurrencyLimitTransport(fake, ConcurrencyLimit(1))
+    log = Log()
+    lines = await log.all(
+        transport, [named("a"), named("b", deadline=log.start + 5), named("c", deadline=log.start + 11)]
+    )
+    assert [(0, "a began"), (4.99, "b DeadlineExceededError not_sent"), (10, "c began")] == lines
+    assert ["a", "c"] == [sent.context.trace_id for sent in fake.requests]
+
+
+# --------------------------------------------------------------------------------------------------------- In a second
+
+RATES: Final[list[tuple[list[float], RateLimit, list[float]]]] = [
+    # when they begin, the limit, when they come
+    ([0, 1, 2, 3], RateLimit(1), [0, 0, 0, 0]),
+    ([0, 0.25, 0.5], RateLimit(4), [0, 0, 0]),
+    ([0, 0, 0, 1, 2], RateLimit(1, burst=3), [0, 0, 0, 0, 0]),
+    ([0, 2, 4, 6], RateLimit(0.5), [0, 0, 4, 4.5]),
+    ([0, 1, 5, 6], RateLimit(1), [0, 0.5, 5, 5]),
+    ([0, 0, 1, 9, 9, 10], RateLimit(1, burst=2), [0, 0, 0, 9, 9, 9]),
+]
+
+
+@pytest.mark.parametrize(("begins", "limit", "comes"), RATES)
+async def test_in_a_second(begins: list[float], limit: RateLimit, comes: list[float]) -> None:
+    """So many begin in a second, and after a pause a burst of them at once."""
+    transport = RateLimitTransport(remote(), limit)
+    log = Log()
+
+    async def come(number: int) -> None:
+        await anyio.sleep_until(log.start + comes[number])
+        await log.run(transport, named(str(number)))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(len(comes)):
+            tasks.start_soon(come, number)
+            await settled()
+    assert begins == [when for when, _ in log.lines]
+
+
+async def test_a_turn_that_comes_too_late() -> None:
+    """It is known, and said, at once; nothing was sent, no turn was taken, and those behind wait no longer for it."""
+    fake = remote()
+    transport = RateLimitTransport(fake, RateLimit(0.1))
+    log = Log()
+    late, in_time = named("c", deadline=log.start + 20), named("d", deadline=log.start + 20.1)
+    lines = await log.all(transport, [named("a"), named("b"), late, in_time])
+    assert [(0, "a began"), (0, "c DeadlineExceededError not_sent"), (10, "b began"), (20, "d began")] == lines
+    assert 3 == len(fake.requests)
+
+
+async def test_a_cancelled_waiter_takes_no_turn() -> None:
+    """Whether it was the next or one behind, those after it come so much earlier."""
+    transport = RateLimitTransport(remote(), RateLimit(0.1))
+    log = Log()
+
+    async def cancelled(name: str) -> None:
+        with anyio.move_on_after(3):
+            await log.run(transport, named(name))
+
+    async with anyio.create_task_group() as tasks:
+        waiters = [
+            partial(log.run, transport, named("a")),
+            partial(cancelled, "b"),
+            partial(cancelled, "c"),
+            partial(log.run, transport, named("d", deadline=log.start + 31)),
+        ]
+        for waiter in waiters:
+            tasks.start_soon(waiter)
+            await settled()
+    assert [(0, "a began"), (10, "d began")] == log.lines
+
+
+@given(
+    st.builds(RateLimit, st.floats(0.01, 100), st.integers(1, 5)),
+    st.lists(st.floats(0, 5), min_size=1, max_size=20),
+)
+def test_a_rate_is_kept(limit: RateLimit, gaps: list[float]) -> None:
+    """Whenever calls come: in any stretch of time there begin no more than the burst and what the time gives."""
+    level = Level(limit)
+    now, begun = 0.0, list[float]()
+    for gap in gaps:
+        now = level.due(now + gap, 0)
+        level.take(now)
+        begun.append(now)
+    for first, start in enumerate(begun):
+        for last, end in enumerate(begun[first:], start=1):
+            assert last <= limit.burst + (end - start) * limit.per_second + 1e-6
+
+
+# ---------------------------------------------------------------------------------------------------------------- Both
+
+
+@each_limiter
+async def test_what_is_counted(limited: Callable[[Transport], Any]) -> None:
+    """Runs and the attaching to them; what only looks something up waits for nobody."""
+    transport = limited(remote())
+    lines = await Log().all(
+        transport, [named(purpose, purpose=purpose) for purpose in ("run", "discover", "feedback", "health")]
+    )
+    assert [(0, f"{purpose} began") for purpose in ("run", "discover", "feedback", "health")] == lines
+    lines = await Log().all(transport, [named(purpose, purpose=purpose) for purpose in ("attach", "run")])
+    assert ["attach began", "run began"] == [line for _, line in lines]
+    assert 10 == lines[1][0] - lines[0][0]
+
+
+@each_limiter
+async def test_the_caller_waits_under_the_same_deadline(limited: Callable[[Transport], Any]) -> None:
+    """A caller's own scope with that deadline does not come first: what comes out says that nothing was sent."""
+    transport = limited(remote())
+    deadline = anyio.current_time() + 5
+    async with transport.exchange(RUN):
+        with pytest.raises(errors.DeadlineExceededError) as caught:
+            with anyio.CancelScope(deadline=deadline):
+                async with transport.exchange(about(deadline=deadline)):
+                    pass
+        assert errors.Outcome.NOT_SENT is caught.value.outcome
+
+
+@each_limiter
+async def test_no_scope_stays_open(limited: Callable[[Transport], Any]) -> None:
+    """A caller may enter within a scope of its own and leave outside of it; its deadline strikes nobody then."""
+    transport = limited(remote())
+    deadline = anyio.current_time() + 5
+    exchange = transport.exchange(about(deadline=deadline))
+    pieces: AsyncIterator[bytes] | None = None
+    with anyio.CancelScope(deadline=deadline):
+        pieces = (await exchange.__aenter__()).chunks
+    assert pieces is not None
+    assert [b"x", b"y"] == [piece async for piece in pieces]
+    await exchange.__aexit__(None, None, None)
+
+
+@each_limiter
+async def test_cancellation_passes_through(limited: Callable[[Transport], Any]) -> None:
+    """Who waits and is cancelled is gone at once, and has sent nothing."""
+    fake = remote()
+    transport = limited(fake)
+    async with transport.exchange(RUN):
+        start = anyio.current_time()
+        with anyio.move_on_after(1) as scope:
+            async with transport.exchange(RUN):
+                pass
+        assert scope.cancelled_caught
+        assert 1 == pytest.approx(anyio.current_time() - start)
+    assert 1 == len(fake.requests)
+
+
+@each_limiter
+async def test_closing(limited: Callable[[Transport], Any]) -> None:
+    """Closing it closes what it wraps."""
+    fake = remote()
+    transport = limited(fake)
+    assert transport.inner is fake
+    await transport.aclose()
+    assert fake.closed
+
+
+@each_limiter
+def test_each_loop_counts_for_itself(limited: Callable[[Transport], Any]) -> None:
+    """A run in one event loop does not hold up another loop, which might never let it go."""
+    transport = limited(remote(Reply()))
+
+    async def run(loops: list[str]) -> None:
+        async with transport.exchange(about(deadline=anyio.current_time() + 1)):
+            if loops:
+                await anyio.to_thread.run_sync(lambda: anyio.run(run, loops[1:], backend=loops[0]))
+
+    anyio.run(run, [*LOOPS, *LOOPS])
+
+
+async def test_memory_is_shared() -> None:
+    """Two wrappers with one memory count together; without one each counts for itself."""
+    for limit, wrapper, memory in (
+        (ConcurrencyLimit(1), ConcurrencyLimitTransport, "slots"),
+        (RateLimit(0.1), RateLimitTransport, "bucket"),
+    ):
+        make: Any = wrapper
+        shared = {memory: limit.remember()}
+        one, other, alone = make(remote(), limit, **shared), make(remote(), limit, **shared), make(remote(), limit)
+        log = Log()
+        async with anyio.create_task_group() as tasks:
+            for transport, name in ((one, "a"), (other, "b"), (alone, "c")):
+                tasks.start_soon(log.run, transport, named(name))
+                await settled()
+        assert [(0, "a began"), (0, "c began"), (10, "b began")] == log.lines
+
+
+# -------------------------------------------------------------------------------------------------------------- Values
+
+WRONG: Final[list[tuple[str, Callable[[], object]]]] = [
+    ("ConcurrencyLimit.max=0", lambda: ConcurrencyLimit(0)),
+    ("ConcurrencyLimit.max=1.5", lambda: ConcurrencyLimit(cast("int", 1.5))),
+    ("ConcurrencyLimit.max=True", lambda: ConcurrencyLimit(max=True)),
+    ("RateLimit.per_second=0", lambda: RateLimit(0)),
+    ("RateLimit.per_second=-1", lambda: RateLimit(-1)),
+    ("RateLimit.per_second=nan", lambda: RateLimit(math.nan)),
+    ("RateLimit.burst=0", lambda: RateLimit(1, burst=0)),
+]
+
+
+@pytest.mark.parametrize(("text", "make"), WRONG)
+def test_wrong_values(text: str, make: Callable[[], object]) -> None:
+    """A number out of its range is an error that names it."""
+    with pytest.raises(errors.ConfigurationError, match=text):
+        make()
+
+
+@pytest.mark.parametrize("value", [ConcurrencyLimit(max=3), RateLimit(per_second=2, burst=3)])
+def test_a_value(value: Any) -> None:
+    """It compares by content, pickles, and says what it is."""
+    assert value == pickle.loads(pickle.dumps(value)) == copy.deepcopy(value)
+    assert value not in (ConcurrencyLimit(1), RateLimit(1))
+    assert "=3" in repr(value)
+
+
+@pytest.mark.parametrize("make", [pickled, copy.deepcopy])
+async def test_a_copy_of_a_memory_is_empty(make: Callable[[Any], Any]) -> None:
+    """In a copy all slots are free, and the bucket is full."""
+    slots, bucket = Slots(1), Bucket(RateLimit(0.1))
+    await slots.take(math.inf)
+    await bucket.take(math.inf)
+    now = anyio.current_time()
+    await make(slots).take(math.inf)
+    await make(bucket).take(now)
+    assert now == anyio.current_time()

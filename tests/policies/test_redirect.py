@@ -1,0 +1,275 @@
+"""Redirects: which are followed, with what, and where they go."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from oxygent_client import HTTPRequest, HTTPResponse, Transport, errors
+from oxygent_client.policies import Redirect, RedirectTransport
+from oxygent_client.testing import FakeTransport, Reply
+from oxygent_client.transports import Context
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+OURS: Final = "http://user:s3cret@remote.example:8082"
+
+
+class Moved:
+    """A remote whose URLs are redirected by a table; what is not in it is a 200."""
+
+    def __init__(self, table: dict[str, str], status: int = 307) -> None:
+        self.table = table
+        self.status = status
+        self.sent: list[HTTPRequest] = []
+        self.left = 0
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As `Transport.exchange`."""
+        assert self.left == len(self.sent)
+        self.sent.append(request)
+        location = self.table.get(request.url)
+        headers = {} if location is None else {"location": location}
+        reply = Reply((b"moved",), status=200 if location is None else self.status, headers=headers)
+        async with FakeTransport({request.path.partition("?")[0]: reply}).exchange(request) as response:
+            yield response
+        self.left += 1
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+def run(base: str = OURS) -> HTTPRequest:
+    """A run at this server."""
+    return HTTPRequest("POST", base, "/sse/chat", {"x-one": "1"}, b"body", context=Context(trace_id="t", attempt=2))
+
+
+async def ended(transport: Transport, request: HTTPRequest) -> tuple[int, str]:
+    """The status that is handed on, and where it came from."""
+    async with transport.exchange(request) as response:
+        return response.status, response.request.url
+
+
+FOLLOWED: Final[list[tuple[str, str, str]]] = [
+    # where it then goes, the base URL, the Location
+    (f"{OURS}/sse/chat/", OURS, "http://remote.example:8082/sse/chat/"),
+    (f"{OURS}/sse/chat/", OURS, "/sse/chat/"),
+    (f"{OURS}/sse/other", OURS, "other"),
+    (f"{OURS}/other", OURS, "../other"),
+    (f"{OURS}/other", OURS, "//remote.example:8082/other"),
+    (f"{OURS}/", OURS, "http://remote.example:8082"),
+    (f"{OURS}/sse/chat?a=1", OURS, "?a=1"),
+    (f"{OURS}/new?a=1&b=/x?y", OURS, "/new?a=1&b=/x?y#part"),
+    (f"{OURS}/new", OURS, "HTTP://REMOTE.example:8082/new"),
+    (f"{OURS}/new", OURS, "http://evil:pw@remote.example:8082/new"),
+    (f"{OURS}//new", OURS, "http://remote.example:8082//new"),
+    ("http://remote.example/new", "http://remote.example", "http://remote.example:80/new"),
+    ("https://remote.example/new", "https://remote.example", "https://remote.example:443/new"),
+    ("https://remote.example:443/new", "https://remote.example:443", "https://remote.example/new"),
+    ("http://REMOTE.example/new", "http://REMOTE.example", "http://remote.example/new"),
+    ("http://[::1]:8082/new", "http://[::1]:8082", "http://[::1]:8082/new"),
+    # The same server by another name of the loopback: it is reached by the name that the user wrote.
+    ("http://localhost:8082/new", "http://localhost:8082", "http://127.0.0.1:8082/new"),
+    ("http://127.0.0.1:8082/new", "http://127.0.0.1:8082", "http://LOCALHOST:8082/new"),
+    # A prefix and a query of the base URL are part of what was asked for; the server says what becomes of them.
+    ("http://remote.example/pre/new", "http://remote.example/pre?key=1", "/pre/new"),
+    ("http://remote.example/pre/sse/new?key=1", "http://remote.example/pre/?key=1", "new?key=1"),
+    ("http://remote.example/pre", "http://remote.example/pre/", "/pre"),
+    ("http://remote.example/pre/", "http://remote.example/pre", "/a/../pre/"),
+    ("http://remote.example/pre/a%2Fb", "http://remote.example/pre", "/pre/a%2Fb"),
+    ("http://remote.example/pr%c3%a9/new", "http://remote.example/pr%C3%A9", "/pr%c3%a9/new"),
+    ("http://remote.example/pr%C3%A9/new", "http://remote.example/pré", "/pr%C3%A9/new"),
+    ("http://remote.example/%2e%2e/new", "http://remote.example/", "/%2e%2e/new"),
+]
+
+
+@pytest.mark.parametrize("status", [307, 308])
+@pytest.mark.parametrize(("expected", "base", "location"), FOLLOWED)
+async def test_followed(expected: str, base: str, location: str, status: int) -> None:
+    """The same origin: the same method, headers and body go there, and nothing is taken from it but path and query."""
+    request = run(base)
+    remote = Moved({request.url: location}, status)
+    assert (200, expected) == await ended(RedirectTransport(remote), request)
+    first, second = remote.sent
+    assert first is request
+    assert (first.method, first.headers, first.body, first.context) == (
+        second.method,
+        second.headers,
+        second.body,
+        second.context,
+    )
+    assert 2 == remote.left
+
+
+HANDED_ON: Final[list[tuple[int, str, str]]] = [
+    # the status, the base URL, the Location
+    (301, OURS, "/new"),
+    (302, OURS, "/new"),
+    (303, OURS, "/new"),
+    (300, OURS, "/new"),
+    (200, OURS, "/new"),
+    (503, OURS, "/new"),
+    *[
+        (307, base, location)
+        for base, location in [
+            (OURS, "https://remote.example:8082/new"),
+            (OURS, "http://remote.example/new"),
+            (OURS, "http://remote.example:8083/new"),
+            (OURS, "http://other.example:8082/new"),
+            (OURS, "//other.example:8082/new"),
+            (OURS, "http://remote.example:8082.other.example/new"),
+            (OURS, "http://remote.example:8082@other.example/new"),
+            (OURS, "http://remote.example.:8082/new"),
+            ("http://localhost:8082", "http://127.0.0.1:8083/new"),
+            ("http://localhost:8082", "http://localhost.example:8082/new"),
+            (OURS, "ftp://remote.example:8082/new"),
+            (OURS, "file:///etc/passwd"),
+            (OURS, "javascript:alert(1)"),
+            (OURS, "http://remote.example:99999/new"),
+            (OURS, "http://remote.example:port/new"),
+            (OURS, "http://[::1/new"),
+            (OURS, "http://"),
+            (OURS, "//"),
+            (OURS, "///new"),
+            (OURS, "http:new"),
+            (OURS, "http:///other.example/new"),
+            (OURS, ""),
+            (OURS, " /new"),
+            (OURS, "/new\r\nx-evil: 1"),
+            (OURS, "/n\tew"),
+            (OURS, "/n\x00ew"),
+            (OURS, "/nëw"),
+            (OURS, "\\\\other.example\\new"),
+            (OURS, "http://other.example\\@remote.example:8082/new"),
+            ("https://remote.example", "http://remote.example/new"),
+            ("https://remote.example", "http://remote.example:443/new"),
+            ("http://remote.example", "https://remote.example/new"),
+            *[
+                ("http://remote.example/pre/?key=1", location)
+                for location in (
+                    "/new",
+                    "/",
+                    "/PRE/new",
+                    "/prefix/new",
+                    "../../new",
+                    "/pre/../new",
+                    "/pre/a/../../new",
+                    "/pre/%2e%2e/new",
+                    "/pre/.%2E/new",
+                    "/pre/..%2fnew",
+                    "/pre/..%5cnew",
+                    "/pre/%252e%252e/new",
+                    "/pre/..;x/new",
+                    "/pre%2Fnew",
+                    "http://remote.example",
+                    "http://remote.example//pre/new",
+                    "//remote.example/new",
+                )
+            ],
+        ]
+    ],
+]
+
+
+@pytest.mark.parametrize(("status", "base", "location"), HANDED_ON)
+async def test_handed_on(status: int, base: str, location: str) -> None:
+    """Another status, another origin, nonsense: the response comes as it is, still to be read; nothing more is sent."""
+    request = run(base)
+    remote = Moved({request.url: location}, status)
+    async with RedirectTransport(remote).exchange(request) as response:
+        assert (status, request) == (response.status, response.request)
+        assert location == response.headers["location"]
+        assert [b"moved"] == [piece async for piece in response.chunks]
+    assert [request] == remote.sent
+
+
+async def test_the_path_of_every_hop_counts() -> None:
+    """The second redirect is judged by the path of the server's own URL, too, and not by that of the first."""
+    base = "http://remote.example/pre"
+    remote = Moved({f"{base}/sse/chat": "/pre/a/b", f"{base}/a/b": "/new"})
+    assert await ended(RedirectTransport(remote), run(base)) == (307, f"{base}/a/b")
+
+
+@pytest.mark.parametrize("location", ["/new", "../../new", "http://remote.example/new"])
+async def test_any_path(location: str) -> None:
+    """With `any_path` the path of the server's URL is left, and never its origin."""
+    base = "http://remote.example/pre"
+    remote = Moved({f"{base}/sse/chat": location, "http://remote.example/new": "http://other.example/new"})
+    assert await ended(RedirectTransport(remote, Redirect(any_path=True)), run(base)) == (
+        307,
+        "http://remote.example/new",
+    )
+
+
+@pytest.mark.parametrize("any_path", [1, 0, None, "no"])
+def test_any_path_is_true_or_false(any_path: Any) -> None:
+    """Nothing else is taken for it."""
+    with pytest.raises(errors.ConfigurationError, match=r"Redirect.any_path="):
+        Redirect(any_path=any_path)
+
+
+async def test_without_a_location() -> None:
+    """A redirect that says not where is handed on."""
+    fake = FakeTransport({"/sse/chat": Reply(status=307, headers={})})
+    assert (307, run().url) == await ended(RedirectTransport(fake), run())
+
+
+@pytest.mark.parametrize(("status", "sent", "hops"), [(307, 1, 0), (307, 2, 1), (307, 4, 3), (200, 5, 4), (200, 5, 9)])
+async def test_hops(status: int, sent: int, hops: int) -> None:
+    """So many in a row are followed; the one after them is handed on."""
+    chain = [f"{OURS}/{name}" for name in ("sse/chat", "a", "b", "c", "d")]
+    remote = Moved(dict(pairwise(chain)))
+    assert (status, chain[sent - 1]) == await ended(RedirectTransport(remote, Redirect(hops=hops)), run())
+    assert sent == len(remote.sent) == remote.left
+
+
+async def test_a_circle_ends() -> None:
+    """A redirect to itself is followed three times."""
+    remote = Moved({run().url: "/sse/chat"})
+    assert 307 == (await ended(RedirectTransport(remote), run()))[0]
+    assert 4 == len(remote.sent)
+
+
+async def test_errors_come_out() -> None:
+    """What the wrapped transport raises comes out, from the second exchange too, and so does what the block raises."""
+    replies = {"/sse/chat": Reply(status=307, headers={"location": "/new"}), "/new": Reply(before=errors.TLSError("x"))}
+    fake = FakeTransport(replies)
+    with pytest.raises(errors.TLSError):
+        await ended(RedirectTransport(fake), run())
+    assert 2 == len(fake.left)
+    mine = KeyError()
+    with pytest.raises(KeyError) as caught:
+        async with RedirectTransport(fake, Redirect(0)).exchange(run()):
+            raise mine
+    assert mine is caught.value
+
+
+async def test_closing() -> None:
+    """Closing it closes what it wraps."""
+    fake = FakeTransport({})
+    transport = RedirectTransport(fake)
+    assert (fake, Redirect()) == (transport.inner, transport.redirect)
+    await transport.aclose()
+    assert fake.closed
+
+
+@pytest.mark.parametrize("hops", [-1, 1.5, True, None])
+def test_wrong_values(hops: Any) -> None:
+    """Hops are counted."""
+    with pytest.raises(errors.ConfigurationError, match=r"Redirect.hops="):
+        Redirect(hops)
+
+
+def test_a_value() -> None:
+    """It compares by content and pickles."""
+    assert Redirect(hops=2) == Redirect(2) != Redirect()
+    assert Redirect(2) == pickle.loads(pickle.dumps(Redirect(2))) == copy.deepcopy(Redirect(2))
+    assert "Redirect(hops=2, any_path=False)" == repr(Redirect(2))

@@ -1,0 +1,554 @@
+"""Retries: what is made again, after how long, how often, and what comes out when it is not.
+
+Rule: time is virtual, and lots are drawn by the test.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import pickle
+from collections import Counter
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oxygent_client import HTTPRequest, HTTPResponse, Outcome, OxyError, Transport, errors
+from oxygent_client.policies import Retry, RetryBudget, RetryTransport
+from oxygent_client.testing import FakeTransport, Reply, answer, close, faults, pause
+from oxygent_client.transports import Context
+from tests.conftest import scaled
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable
+
+URL: Final = "http://user:s3cret@remote.example:8082/?key=s3cret"
+RUN: Final = HTTPRequest("POST", URL, "/sse/chat", body=b"{}")
+STEPS: Final = (answer("42"), close())
+GOOD: Final = Reply(STEPS)
+
+
+def highest(_low: float, high: float) -> float:
+    """The longest wait there can be."""
+    return high
+
+
+def refused(status: int, **headers: str) -> Reply:
+    """A refusal with these headers."""
+    return Reply((b"no",), status=status, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def made(more: dict[str, Any]) -> dict[str, Any]:
+    """The longest waits, unless something else is said."""
+    return {"uniform": highest, **more}
+
+
+def fails(error: Exception) -> Reply:
+    """An error in the place of a response."""
+    return Reply(before=error)
+
+
+def pickled(value: Any) -> Any:
+    """What comes out of another process."""
+    return pickle.loads(pickle.dumps(value))
+
+
+def retrying(replies: Iterable[Reply], retry: Retry = Retry(), **more: Any) -> tuple[FakeTransport, RetryTransport]:
+    """A remote that answers like this, and what makes calls to it again."""
+    fake = FakeTransport({"/sse/chat": iter([*replies])})
+    return fake, RetryTransport(fake, retry, **made(more))
+
+
+def about(**said: Any) -> HTTPRequest:
+    """A run of which this is known."""
+    return attrs.evolve(RUN, context=Context(**said))
+
+
+async def met(transport: Transport, request: HTTPRequest = RUN) -> int | type[OxyError]:
+    """The status that is handed on, or the error that comes out."""
+    try:
+        async with transport.exchange(request) as response:
+            return response.status
+    except OxyError as error:
+        return type(error)
+
+
+# ------------------------------------------------------------------------------------------------- What is made again
+
+NOT_SENT: Final = Outcome.NOT_SENT
+REPEATED: Final[list[tuple[str, Reply, bool, bool]]] = [
+    # what it meets, the reply, whether that is repeated, and whether it is where the call is idempotent
+    ("refused", fails(errors.ConnectError("x")), True, True),
+    ("no connection in time", fails(errors.ConnectTimeoutError("x")), True, True),
+    ("no replica", fails(errors.NoHealthyReplicaError("x")), True, True),
+    ("a certificate", fails(errors.TLSError("x")), False, False),
+    ("a lost connection", fails(errors.ConnectionLostError("x")), False, True),
+    ("a lost connection, unsent", fails(errors.ConnectionLostError("x", outcome=NOT_SENT)), True, True),
+    ("a deadline", fails(errors.DeadlineExceededError("x", outcome=NOT_SENT)), False, False),
+    ("a wrong call", fails(errors.ConfigurationError("x")), False, False),
+    ("nonsense", fails(errors.MalformedResponseError("x")), False, False),
+    ("301", refused(301, location="/"), False, False),
+    ("307", refused(307, location="/"), False, False),
+    ("400", refused(400), False, False),
+    ("401", refused(401), False, False),
+    ("403", refused(403), False, False),
+    ("404", refused(404), False, False),
+    ("408", refused(408), False, False),
+    ("429", refused(429), True, True),
+    ("429 with seconds", refused(429, retry_after="2"), True, True),
+    ("500", refused(500), False, True),
+    ("500 with seconds", refused(500, retry_after="2"), False, True),
+    ("502", refused(502), False, True),
+    ("503", refused(503), False, True),
+    ("503 with seconds", refused(503, retry_after="2"), True, True),
+    ("503 with nonsense", refused(503, retry_after="soon"), False, True),
+    ("504", refused(504), False, True),
+    ("204", refused(204), False, False),
+]
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+@pytest.mark.parametrize(
+    ("reply", "is_repeated", "if_idempotent"), [row[1:] for row in REPEATED], ids=[row[0] for row in REPEATED]
+)
+async def test_what_is_repeated(reply: Reply, is_repeated: bool, if_idempotent: bool, idempotent: bool) -> None:
+    """What surely ran nothing and may pass; where the call may run twice, whatever may pass."""
+    fake, transport = retrying([reply, GOOD])
+    expected = if_idempotent if idempotent else is_repeated
+    found = await met(transport, about(idempotent=idempotent, purpose="attach" if idempotent else "run"))
+    assert expected == (found == 200)
+    assert len(fake.requests) == len(fake.left) == 1 + expected
+
+
+async def test_each_error_class() -> None:
+    """No table beside the errors' own: whatever the class and the outcome, `retryable` and `transient` decide."""
+    classes = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, OxyError)]
+    for cls in classes:
+        for outcome in Outcome:
+            for idempotent in (False, True):
+                error = cls("x", outcome=outcome)
+                _, transport = retrying([fails(error), GOOD])
+                expected = error.transient if idempotent else error.retryable
+                purpose = "attach" if idempotent else "run"
+                assert expected == (await met(transport, about(idempotent=idempotent, purpose=purpose)) == 200)
+
+
+async def test_the_last_attempt_is_handed_on() -> None:
+    """After `attempts` the refusal is the caller's, and can still be read; an error says how often it was tried."""
+    for attempts in (1, 2, 5):
+        fake, transport = retrying([refused(429)] * 9, Retry(attempts=attempts))
+        async with transport.exchange(RUN) as response:
+            assert (429, attempts) == (response.status, response.request.context.attempt)
+            assert [b"no"] == [piece async for piece in response.chunks]
+            assert len(fake.left) == attempts - 1
+        assert len(fake.left) == attempts
+        _, transport = retrying([fails(errors.ConnectError("x"))] * 9, Retry(attempts=attempts))
+        with pytest.raises(errors.ConnectError) as caught:
+            await met_or_raised(transport)
+        assert attempts == caught.value.attempts
+
+
+async def met_or_raised(transport: Transport) -> None:
+    """Enter and leave."""
+    async with transport.exchange(RUN):
+        pass
+
+
+async def test_attempts_are_numbered() -> None:
+    """Each request is the caller's, but for its number."""
+    fake, transport = retrying([refused(429), fails(errors.ConnectError("x")), GOOD])
+    request = about(purpose="attach", trace_id="t", group_id="g", node_id="n", deadline=1e9)
+    assert 200 == await met(transport, request)
+    assert [1, 2, 3] == [sent.context.attempt for sent in fake.requests]
+    for sent in fake.requests:
+        assert request == attrs.evolve(sent, context=attrs.evolve(sent.context, attempt=1))
+
+
+async def test_what_the_block_raises() -> None:
+    """Once the exchange is the caller's nothing is repeated: an error of the block comes out as it is."""
+    for reply, error in [
+        (GOOD, errors.ConnectError("the block's")),
+        (GOOD, KeyError("the block's")),
+        (Reply((errors.ConnectionLostError("cut"),)), None),
+    ]:
+        fake, transport = retrying([reply, GOOD])
+        with pytest.raises(type(error) if error else errors.ConnectionLostError) as caught:
+            async with transport.exchange(about(idempotent=True)) as response:
+                if error:
+                    raise error
+                async for _ in response.chunks:
+                    pass
+        assert error is None or caught.value is error
+        assert len(fake.requests) == len(fake.left) == 1
+
+
+# -------------------------------------------------------------------------------------------------------------- Waits
+
+
+async def waits(
+    replies: Iterable[Reply], retry: Retry = Retry(), request: HTTPRequest = RUN, **more: Any
+) -> list[float]:
+    """The seconds from each request to the next, and from the last to its end."""
+    times: list[float] = []
+
+    class Timed(FakeTransport):
+        """Notes when it is asked."""
+
+        def exchange(self, request: HTTPRequest, /) -> Any:
+            times.append(anyio.current_time())
+            return super().exchange(request)
+
+    fake = Timed({"/sse/chat": iter([*replies])})
+    await met(RetryTransport(fake, retry, **made(more)), request)
+    times.append(anyio.current_time())
+    return [round(later - earlier, 6) for earlier, later in pairwise(times)]
+
+
+DATED: Final = {"date": "Wed, 21 Oct 2026 07:28:00 GMT", "retry_after": "Wed, 21 Oct 2026 07:28:09 GMT"}
+WAITS: Final[list[tuple[list[float], list[Reply], Retry]]] = [
+    # the waits at their longest, the replies before the good one, how
+    ([0], [], Retry()),
+    ([0.5, 0], [refused(429)], Retry()),
+    ([0.5, 0], [fails(errors.ConnectError("x"))], Retry()),
+    ([0.5, 1, 2, 4, 8, 8, 8, 0], [refused(429)] * 7, Retry(attempts=8)),
+    ([1, 2, 3, 3, 0], [refused(429)] * 4, Retry(attempts=5, base=1, cap=3)),
+    ([0, 0, 0], [refused(429)] * 2, Retry(base=0)),
+    ([2.5, 0], [refused(429, retry_after="2")], Retry()),
+    ([2.5, 2.5, 0], [refused(503, retry_after="2")] * 2, Retry()),
+    ([9.5, 0], [refused(429, **DATED)], Retry()),
+    ([0.5, 0], [refused(429, retry_after="0")], Retry()),
+    ([60.5, 0], [refused(429, retry_after="60")], Retry()),
+    ([0], [refused(429, retry_after="61")], Retry()),
+    ([0], [refused(429, retry_after="3")], Retry(retry_after_cap=2)),
+    ([0.5, 0], [refused(429, retry_after="soon")], Retry()),
+    ([10.25, 0], [refused(429, retry_after="10")], Retry(cap=0.25)),
+]
+
+
+@pytest.mark.parametrize(("expected", "replies", "retry"), WAITS)
+async def test_waits(expected: list[float], replies: list[Reply], retry: Retry) -> None:
+    """Exponential up to the cap; as the server asks, and a little more; not at all where it asks for too much."""
+    assert expected == await waits([*replies, GOOD], retry)
+
+
+async def test_full_jitter() -> None:
+    """A wait is drawn from nothing to its longest; what the server asks for is never cut short."""
+    drawn: list[tuple[float, float]] = []
+
+    def lowest(low: float, high: float) -> float:
+        drawn.append((low, high))
+        return low
+
+    assert [0, 0, 2, 0] == await waits(
+        [refused(429)] * 2 + [refused(429, retry_after="2"), GOOD], Retry(attempts=4), uniform=lowest
+    )
+    assert [(0.0, 0.5), (0.0, 1.0), (0.0, 0.5)] == drawn
+
+
+async def test_lots_are_drawn() -> None:
+    """Without a word the lots are chance's: a hundred callers who were refused together do not come back together."""
+    seconds = {
+        (await waits([refused(429), GOOD], uniform=RetryTransport(FakeTransport({})).uniform))[0] for _ in range(100)
+    }
+    assert len(seconds) > 90
+    assert 0 <= min(seconds) < 0.1
+    assert 0.4 < max(seconds) <= 0.5
+
+
+def test_a_wait_of_an_endless_retry() -> None:
+    """The ten thousandth wait is one more, and no number that is too large to count with."""
+    assert 8.0 == Retry(attempts=10_001).wait(10_000, None, highest)
+
+
+@given(
+    st.builds(Retry, attempts=st.integers(1, 10_000), base=st.floats(0, 1e6), cap=st.floats(0, 1e6)),
+    st.integers(1, 10_000),
+    st.none() | st.floats(0, 1e6),
+    st.floats(0, 1),
+)
+def test_a_wait_is_bounded(retry: Retry, attempt: int, retry_after: float | None, lot: float) -> None:
+    """Whatever the numbers: within the cap, or from the server's wish to the wish and a little."""
+    seconds = retry.wait(attempt, retry_after, lambda low, high: low + (high - low) * lot)
+    if attempt >= retry.attempts or (retry_after is not None and retry_after > retry.retry_after_cap):
+        assert seconds is None
+    else:
+        assert seconds is not None
+        asked = retry_after or 0.0
+        assert asked <= seconds <= asked + retry.cap
+        assert retry_after is None or seconds <= asked + retry.base
+
+
+DEADLINES: Final[list[tuple[int, list[float], float, Reply]]] = [
+    # how often it is sent, after which waits it is over, the deadline, the reply to all but the last
+    (2, [2.5, 0], 2.6, refused(429, retry_after="2")),
+    (1, [0], 2.5, refused(429, retry_after="2")),
+    (1, [0], 2.4, refused(429, retry_after="2")),
+    (2, [0.5, 0], 0.6, fails(errors.ConnectError("x"))),
+    (1, [0], 0.5, fails(errors.ConnectError("x"))),
+    (1, [0], 0.0, fails(errors.ConnectError("x"))),
+]
+
+
+@pytest.mark.parametrize(("sent", "expected", "deadline", "reply"), DEADLINES)
+async def test_no_wait_reaches_the_deadline(sent: int, expected: list[float], deadline: float, reply: Reply) -> None:
+    """A repeat that could only come too late is not waited for: what was met is handed on at once."""
+    request = about(deadline=anyio.current_time() + deadline)
+    assert expected == await waits([reply, GOOD], request=request)
+    assert sent == len(expected)
+
+
+async def test_a_refusal_that_drips_leaves_time() -> None:
+    """Reading the rest of a refusal counts as waiting, and reaches no deadline either."""
+    drip = Reply((b".", pause(math.inf)), status=429, headers={})
+    assert [0.5, 0] == await waits([drip, GOOD])
+    assert [0.25, 0] == await waits([drip, GOOD], Retry(base=0))
+    near = about(deadline=anyio.current_time() + 0.2)
+    assert [0] == await waits([drip, GOOD], Retry(base=0), near)
+
+
+# --------------------------------------------------------------------------------------- What is held, and what is not
+
+
+async def test_nothing_is_held_while_it_waits() -> None:
+    """The refusal is read a little, its exchange is left, and then the wait begins."""
+    seen: list[str] = []
+
+    async def read() -> None:
+        seen.append(f"read at {anyio.current_time() - start:g}")
+
+    def left(_: HTTPRequest) -> None:
+        seen.append(f"left at {anyio.current_time() - start:g}")
+
+    fake, transport = retrying([Reply((b"no", read), status=429, headers={"retry-after": "9"}, left=left), GOOD])
+    start = anyio.current_time()
+    async with transport.exchange(RUN) as response:
+        assert response.status == 200
+        assert ["read at 0", "left at 0"] == seen
+        assert 9.5 == pytest.approx(anyio.current_time() - start)
+        assert len(fake.left) == 1
+
+
+async def test_a_refusal_is_read_a_little() -> None:
+    """What is read of it is bounded in bytes and in time, and that it breaks off does not matter."""
+    pieces = Counter[str]()
+
+    async def count() -> None:
+        pieces["read"] += 1
+
+    flood = [step for _ in range(1000) for step in (b"x" * 1024, count)]
+    cases: list[tuple[int, list[Any]]] = [
+        (15, flood),
+        (0, [errors.ConnectionLostError("cut"), count]),
+        (0, [pause(math.inf), count]),
+        (1, [count]),
+    ]
+    for expected, steps in cases:
+        pieces.clear()
+        fake, transport = retrying([Reply(steps, status=429, headers={}), GOOD])
+        assert 200 == await met(transport)
+        assert expected == pieces["read"]
+        assert 2 == len(fake.left)
+
+
+async def test_an_exchange_that_ends_badly() -> None:
+    """How the exchange of a refusal ends matters to nobody any more."""
+
+    class Breaks:
+        """A refusal whose end is an error, then a success."""
+
+        def __init__(self) -> None:
+            self.sent = 0
+
+        @asynccontextmanager
+        async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+            self.sent += 1
+            async with FakeTransport({"/sse/chat": GOOD}).exchange(request) as response:
+                yield attrs.evolve(response, status=429 if self.sent == 1 else 200)
+            if self.sent == 1:
+                raise errors.ConnectionLostError("in leaving")
+
+        async def aclose(self) -> None:
+            """Nothing to close."""
+
+    assert 200 == await met(RetryTransport(Breaks()))
+
+
+async def test_cancellation_while_it_waits() -> None:
+    """It ends the wait at once, and nothing is sent any more."""
+    for reply in (refused(429, retry_after="9"), fails(errors.ConnectError("x"))):
+        fake, transport = retrying([reply, GOOD], Retry(base=8))
+        start = anyio.current_time()
+        with anyio.move_on_after(1) as scope:
+            await met(transport)
+        assert scope.cancelled_caught
+        assert 1 == pytest.approx(anyio.current_time() - start)
+        assert len(fake.requests) == len(fake.left) == 1
+
+
+async def test_no_scope_stays_open() -> None:
+    """The block may be left in another order than the caller's scopes: none of the retry's is open in it."""
+    fake, transport = retrying([refused(429), GOOD])
+    exchange = transport.exchange(RUN)
+    with anyio.CancelScope():
+        await exchange.__aenter__()
+    await exchange.__aexit__(None, None, None)
+    assert 2 == len(fake.left)
+
+
+async def test_closing() -> None:
+    """Closing it closes what it wraps."""
+    fake, transport = retrying([])
+    assert transport.inner is fake
+    await transport.aclose()
+    assert fake.closed
+
+
+# -------------------------------------------------------------------------------------------------------------- Budget
+
+
+@given(st.floats(0, 100), st.floats(0, 10), st.lists(st.booleans(), max_size=200))
+def test_a_budget(capacity: float, refill: float, calls: list[bool]) -> None:
+    """Never more repeats than it held and was given back; never more in it than it may hold; nothing taken by a no."""
+    budget = RetryBudget(capacity, refill)
+    spent = earned = 0
+    for is_success in calls:
+        before = budget.left
+        if is_success:
+            budget.earn()
+            earned += 1
+            assert before <= budget.left <= capacity
+        elif budget.spend():
+            spent += 1
+            assert before - 1 == budget.left
+        else:
+            assert before == budget.left < 1
+        assert spent <= capacity + earned * refill + 1e-6
+
+
+async def test_a_budget_is_shared_and_refilled() -> None:
+    """Repeats of all who share it are paid for; without budget a refusal is handed on at once; successes refill it."""
+    budget = RetryBudget(2, 0.5)
+    busy = FakeTransport({"/sse/chat": refused(429)})
+    one, other = (RetryTransport(busy, Retry(attempts=2), budget=budget, uniform=highest) for _ in range(2))
+    assert [429, 429, 429] == [await met(transport) for transport in (one, other, one)]
+    assert (2 + 2 + 1, 0) == (len(busy.requests), budget.left)
+    start = anyio.current_time()
+    assert 429 == await met(other)
+    assert start == pytest.approx(anyio.current_time())
+    good = RetryTransport(FakeTransport({"/sse/chat": GOOD}), budget=budget)
+    assert [200, 200] == [await met(good) for _ in range(2)]
+    assert 1.0 == budget.left
+    assert [429, 429] == [await met(one) for _ in range(2)]
+    assert 6 + 2 + 1 == len(busy.requests)
+
+
+async def test_what_is_not_repeated_costs_nothing() -> None:
+    """A last attempt, a wait that is too long, an error for good: none of them takes from the budget."""
+    replies = [refused(404), refused(429, retry_after="99"), fails(errors.TLSError("x"))]
+    _, transport = retrying(replies)
+    for _ in replies:
+        await met(transport)
+    assert 10 == transport.budget.left
+
+
+@pytest.mark.parametrize("reply", [refused(429), refused(503, retry_after="1"), fails(errors.ConnectError("x"))])
+async def test_a_storm(reply: Reply) -> None:
+    """Two hundred calls at once to a remote that refuses them all: it gets so many requests, and the budget's."""
+    calls = scaled(200)
+    busy = FakeTransport({"/sse/chat": reply})
+    transport = RetryTransport(busy)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(calls):
+            tasks.start_soon(met, transport)
+    assert len(busy.requests) == len(busy.left) == calls + 10
+
+
+async def test_a_fault_that_passes() -> None:
+    """A remote that is up again is reached, and one repeat was all it took."""
+    faulty = faults.refuse(FakeTransport.script(*STEPS))
+    assert 200 == await met(RetryTransport(faulty))
+    assert 1 == faulty.struck
+
+
+# ----------------------------------------------------------------------------------------------------------------- Log
+
+
+async def test_a_record_for_each_repeat(caplog: pytest.LogCaptureFixture) -> None:
+    """Each repeat is told once, with what a filter wants to know; nothing else is, and no secret."""
+    _, transport = retrying([refused(429), fails(errors.ConnectError("x")), GOOD])
+    with caplog.at_level(logging.DEBUG, "oxygent_client"):
+        assert 200 == await met(transport, about(trace_id="t-1", node_id="n-1"))
+    told = ("event", "trace_id", "node_id", "attempt", "seconds", "reason")
+    assert [
+        ("retry", "t-1", "n-1", 2, 0.5, "RateLimitedError"),
+        ("retry", "t-1", "n-1", 3, 1.0, "ConnectError"),
+    ] == [tuple(getattr(record, name) for name in told) for record in caplog.records]
+    assert "s3cret" not in caplog.text
+
+
+# --------------------------------------------------------------------------------------------------------------- Value
+
+WRONG: Final[list[dict[str, Any]]] = [
+    {"attempts": 0},
+    {"attempts": 1.5},
+    {"attempts": True},
+    {"attempts": "3"},
+    {"base": -1},
+    {"base": math.nan},
+    {"base": None},
+    {"cap": math.inf},
+    {"cap": -0.1},
+    {"retry_after_cap": -1},
+    {"budget": -1},
+    {"budget": True},
+    {"refill": "x"},
+]
+
+
+@pytest.mark.parametrize("said", WRONG)
+def test_wrong_values(said: dict[str, Any]) -> None:
+    """A number out of its range is an error that names it."""
+    with pytest.raises(errors.ConfigurationError, match=f"Retry.{next(iter(said))}="):
+        Retry(**said)
+
+
+def test_a_value() -> None:
+    """It compares by content, pickles, and says what it is."""
+    retry = Retry(attempts=5)
+    assert retry == Retry(attempts=5) != Retry()
+    assert retry == pickle.loads(pickle.dumps(retry)) == copy.deepcopy(retry)
+    assert hash(retry) == hash(Retry(attempts=5))
+    assert "attempts=5" in repr(retry)
+
+
+@pytest.mark.parametrize("make", [pickled, copy.deepcopy])
+def test_a_copy_of_a_wrapper(make: Any) -> None:
+    """It is a wrapper with the same value and a full budget, which draws lots of its own."""
+    budget = RetryBudget(3, 0.5)
+    budget.spend()
+    copied = make(RetryTransport(NOTHING, Retry(attempts=7), budget=budget))
+    assert (Retry(attempts=7), 3) == (copied.retry, copied.budget.left)
+    assert "RetryBudget(2 of 3)" == repr(budget)
+    assert copied.uniform is RetryTransport(NOTHING).uniform
+
+
+class Nothing:
+    """A transport that can be copied."""
+
+    def exchange(self, request: HTTPRequest, /) -> Any:
+        """Never called."""
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+NOTHING: Final = Nothing()

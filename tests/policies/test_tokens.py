@@ -1,0 +1,439 @@
+"""Tokens: fresh, stale and ended; one asks and the others share; and where a secret may come from."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import attrs
+import pytest
+from anyio.lowlevel import checkpoint
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from oxygent_client._core.transport import Context
+from oxygent_client.errors import ClosedError, ConfigurationError, HandlerError, OxyError
+from oxygent_client.policies import Token, TokenCache
+from oxygent_client.policies._tokens import SECRET_BYTES, FromEnv, FromFile, Issued
+from tests.support.virtual import advance
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
+
+TRACE: Final = Context(trace_id="t-1", node_id="n-1")
+GIVEN: Final = [Token("one", expires_in=100), Token("two", expires_in=100), Token("three", expires_in=100)]
+
+
+@attrs.define
+class Provider:
+    """Gives what the script says, after a while; an exception is raised."""
+
+    script: list[Any]
+    seconds: float = 1.0
+    calls: int = 0
+
+    async def __call__(self) -> str | Token:
+        self.calls += 1
+        given = self.script[self.calls - 1]
+        await anyio.sleep(self.seconds)
+        if isinstance(given, BaseException):
+            raise given
+        return given  # type: ignore[no-any-return]  # a script may hold nonsense, too
+
+
+@attrs.define
+class Asked:
+    """Callers of one cache, and what became of each."""
+
+    provider: Provider
+    cache: TokenCache = attrs.field(factory=TokenCache)
+    results: list[Any] = attrs.field(factory=list)
+
+    async def once(self, refused: Issued | None = None) -> Issued:
+        """A token."""
+        return await self.cache.token(self.provider, refresh_before=60, context=TRACE, refused=refused)
+
+    async def note(self, refused: Issued | None = None) -> None:
+        """Note the token's value, or the error, and after how many seconds."""
+        start = anyio.current_time()
+        try:
+            result: Any = (await self.once(refused)).value
+        except OxyError as error:
+            result = error
+        self.results.append((result, round(anyio.current_time() - start, 6)))
+
+
+async def together(*callers: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Start them in their order, all at the same time."""
+    async with anyio.create_task_group() as tasks:
+        for caller in callers:
+            tasks.start_soon(caller)
+            for _ in range(3):  # until it waits; trio would start them in any order
+                await checkpoint()
+
+
+# ----------------------------------------------------------------------------------------------------------- Its times
+
+LIVES: Final[dict[str, tuple[list[Any], list[tuple[float, str]]]]] = {
+    # what the provider gives, then when a token is wanted (seconds), and the one that is used
+    "no known end": (["one", "two"], [(0, "one"), (1e6, "one")]),
+    "no end that is said": ([Token("one"), "two"], [(0, "one"), (1e6, "one")]),
+    "fresh, then stale": (GIVEN, [(0, "one"), (39.5, "one"), (40, "two"), (79.5, "two"), (80, "three")]),
+    "ended": (GIVEN, [(0, "one"), (100, "two"), (1000, "three")]),
+    "shorter than the time before its end": (
+        [Token("one", expires_in=30), Token("two", expires_in=30)],
+        [(0, "one"), (14.5, "one"), (15, "two")],
+    ),
+}
+
+
+@pytest.mark.parametrize("life", LIVES)
+async def test_the_life_of_a_token(life: str) -> None:
+    """A token is used until 60 s before its end, counted from when it was asked for; a short one for half its life."""
+    script, wanted = LIVES[life]
+    asked = Asked(Provider(script))
+    start = anyio.current_time()
+    for seconds, value in wanted:
+        await anyio.sleep_until(start + seconds)
+        assert value == (await asked.once()).value
+
+
+async def test_stale() -> None:
+    """While one caller asks for the next, all others go on with the old token at once."""
+    asked = Asked(Provider([*GIVEN]))
+    await asked.once()
+    await anyio.sleep(50)
+    await together(asked.note, asked.note, asked.note)
+    assert [("one", 0), ("one", 0), ("two", 1)] == asked.results
+    await asked.note()
+    assert (("two", 0), 2) == (asked.results[-1], asked.provider.calls)
+
+
+async def test_a_refresh_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """The old token is used until its end, with a warning that names the class and shows nothing; then it is over."""
+    failures = [OSError("CANARY"), ClosedError("CANARY"), OSError("CANARY")]
+    asked = Asked(Provider([GIVEN[0], *failures, "four"]))
+    await asked.once()
+    await anyio.sleep(50)
+    await asked.note()
+    await asked.note()
+    assert [("one", 1), ("one", 1)] == asked.results
+    texts = [record.getMessage() for record in caplog.records]
+    text = "the token could not be refreshed ({}); it is used on, until its end"
+    assert [text.format("OSError"), text.format("ClosedError")] == texts
+    assert {("oxygent_client", "WARNING", "odd", "t-1", "n-1")} == {
+        (record.name, record.levelname, *(getattr(record, name) for name in ("event", "trace_id", "node_id")))
+        for record in caplog.records
+    }
+    await anyio.sleep(46.5)  # it ends while the next is asked for
+    with pytest.raises(HandlerError, match=r"^the token provider raised OSError$"):
+        await asked.once()
+    assert "four" == (await asked.once()).value
+    assert "CANARY" not in caplog.text
+
+
+# ------------------------------------------------------------------------------------------------------------- Sharing
+
+
+async def test_all_wait_for_one() -> None:
+    """Without a token all wait for one refresh, and also those who come later share it; so after its end."""
+    asked = Asked(Provider([*GIVEN]))
+    for number, value in enumerate(("one", "two"), 1):
+        await together(*[asked.note] * 5, lambda: _later(asked, 0.5))
+        assert [(value, 0.5)] + [(value, 1)] * 5 == sorted(asked.results)
+        assert number == asked.provider.calls
+        asked.results.clear()
+        await anyio.sleep(100)
+
+
+async def _later(asked: Asked, seconds: float) -> None:
+    await anyio.sleep(seconds)
+    await asked.note()
+
+
+async def test_all_share_the_failure() -> None:
+    """They share a failure too: each has an error of its own, with the same cause, and the next caller asks anew."""
+    cause = OSError("CANARY")
+    asked = Asked(Provider([cause, "two"]))
+    await together(*[asked.note] * 3)
+    errors = [error for error, _ in asked.results]
+    assert [(HandlerError, ("the token provider raised OSError",), cause)] * 3 == [
+        (type(error), error.args, error.__cause__) for error in errors
+    ]
+    assert 3 == len({id(error) for error in errors})
+    assert "two" == (await asked.once()).value
+
+
+async def test_who_asks_is_cancelled() -> None:
+    """One who waits takes over: what the others wait for is not lost. Who only waits takes nothing along."""
+    asked = Asked(Provider([*GIVEN]))
+
+    async def impatient() -> None:
+        with anyio.move_on_after(0.25):
+            await asked.note()
+
+    await together(impatient, asked.note, asked.note)
+    assert [("two", 1.25)] * 2 == asked.results
+    asked = Asked(Provider([*GIVEN]))
+    await together(asked.note, impatient, asked.note)
+    assert [("one", 1)] * 2 == asked.results
+
+
+async def test_a_token_that_ends_before_its_waiter_wakes() -> None:
+    """Who wakes too late for the token that was waited for asks for another."""
+    asked = Asked(Provider([*GIVEN]))
+
+    async def asks() -> None:
+        await asked.once()
+        advance(100)
+
+    await together(asks, asked.note)
+    assert [("two", 102)] == asked.results
+
+
+async def test_refused() -> None:
+    """A token that the server refused is forgotten: all wait for one refresh, those too who come meanwhile."""
+    asked = Asked(Provider(["one", "two", "two", "three"]))
+    one = await asked.once()
+    await together(lambda: asked.note(one), lambda: asked.note(one), asked.note)
+    await asked.note(one)  # it has changed since
+    assert [("two", 1)] * 3 + [("two", 0)] == asked.results
+    two = await asked.once()
+    await asked.note(two)
+    assert ("two", 1) == asked.results[-1]  # the provider has no other
+    await asked.note(two)
+    assert ("two", 0) == asked.results[-1]  # and was asked since: not again
+
+
+# ------------------------------------------------------------------------------------------------------- What is given
+
+NO_TOKENS: Final[dict[str, Callable[[], Any]]] = {
+    "empty": lambda: "",
+    "no text": lambda: b"CANARY",
+    "nothing": lambda: None,
+    "a space": lambda: "CANARY CANARY",
+    "a line end": lambda: "CANARY\r\nx: y",
+    "a last line end": lambda: "CANARY\n",
+    "not ASCII": lambda: "CANARYß",
+    "ended": lambda: Token("CANARY", expires_in=0),
+    "ended while it was asked for": lambda: Token("CANARY", expires_in=1),
+}
+
+
+@pytest.mark.parametrize("case", NO_TOKENS)
+async def test_what_is_no_token(case: str) -> None:
+    """It is a `ConfigurationError` that does not show it, also as a value."""
+    value = NO_TOKENS[case]()
+    with pytest.raises(ConfigurationError) as caught:
+        await Asked(Provider([value])).once()
+    assert "CANARY" not in f"{caught.value!r}{caught.value.__cause__!r}{caught.value.__context__!r}"
+    if not isinstance(value, Token):
+        with pytest.raises(ConfigurationError, match=r"^a token must be text: visible ASCII characters"):
+            Token(value)
+
+
+@pytest.mark.parametrize("seconds", ["60", float("nan")])
+def test_what_is_no_time(seconds: Any) -> None:
+    """Seconds are a number."""
+    with pytest.raises(ConfigurationError, match="must be a number of seconds"):
+        Token("CANARY", expires_in=seconds)
+
+
+def test_a_token_shows_no_value() -> None:
+    """Neither the token nor what the cache hands out has it in its repr."""
+    assert "Token(expires_in=60)" == repr(Token("CANARY", expires_in=60))
+    assert "CANARY" not in repr(Issued("CANARY"))
+
+
+COPIES: Final[dict[str, Callable[[TokenCache], TokenCache]]] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda cache: pickle.loads(pickle.dumps(cache)),
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+async def test_a_copied_cache_starts_anew(way: str) -> None:
+    """No token travels with it."""
+    asked = Asked(Provider([*GIVEN]))
+    await asked.once()
+    asked.cache = COPIES[way](asked.cache)
+    assert "two" == (await asked.once()).value
+
+
+def test_each_loop_has_its_own() -> None:
+    """A token is kept for the loop in which it was asked for, since its end is told by that loop's clock."""
+    asked = Asked(Provider([*GIVEN], seconds=0))
+    for backend in ("asyncio", "trio"):
+        anyio.run(asked.note, backend=backend)
+    assert ["one", "two"] == [value for value, _ in asked.results]
+
+
+# ------------------------------------------------------------------------------------------------------- Other sources
+
+
+async def test_from_env(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable is read each time, without the space around it; a missing or empty one is named."""
+    source = FromEnv("OXYGENT_CLIENT_TEST_TOKEN")
+    for text in ("one", " two\n"):
+        monkeypatch.setenv(source.name, text)
+        assert text.strip() == await source()
+    monkeypatch.setenv(source.name, " ")
+    with pytest.raises(ConfigurationError, match="OXYGENT_CLIENT_TEST_TOKEN is missing or empty"):
+        await source()
+    monkeypatch.delenv(source.name)
+    with pytest.raises(ConfigurationError, match="OXYGENT_CLIENT_TEST_TOKEN is missing or empty"):
+        await source()
+
+
+async def test_from_file(tmp_path: Path) -> None:
+    """The file is read each time, so that one that was rotated is seen."""
+    path = tmp_path / "token"
+    source = FromFile(str(path))
+    for text in ("one\n", "two\r\n"):
+        path.write_bytes(text.encode())
+        assert text.strip() == await source()
+
+
+NO_FILES: Final[dict[str, bytes]] = {
+    "empty": b" \n",
+    "no UTF-8": b"CANARY\xff",
+    "too large": b"CANARY" * SECRET_BYTES,
+}
+
+
+@pytest.mark.parametrize("case", NO_FILES)
+async def test_what_is_no_secret_in_a_file(case: str, tmp_path: Path) -> None:
+    """The error names the file, and neither it nor what it drags along shows the content."""
+    path = tmp_path / "token"
+    path.write_bytes(NO_FILES[case])
+    with pytest.raises(ConfigurationError, match="holds no secret") as caught:
+        await FromFile(str(path))()
+    assert str(path) in str(caught.value)
+    assert (None, None) == (caught.value.__cause__, caught.value.__context__)
+
+
+@pytest.mark.parametrize(("name", "why"), [("missing", "FileNotFoundError"), ("nul\0", "ValueError")])
+async def test_no_file(name: str, why: str, tmp_path: Path) -> None:
+    """A file that cannot be read is named, with the reason's class."""
+    path = f"{tmp_path}/{name}"
+    with pytest.raises(ConfigurationError) as caught:
+        await FromFile(path)()
+    assert f"the file {path!r} cannot be read: {why}" == str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------------------- Any timing
+
+
+@attrs.frozen
+class Caller:
+    """Wants a token, perhaps not for long; perhaps the server refuses it, and another is wanted."""
+
+    at: float
+    patience: float
+    is_refused: bool
+
+
+@attrs.frozen
+class Giving:
+    """One answer of the provider: how long it takes, and how long the token lasts; None: it fails."""
+
+    seconds: float
+    lasts: float | None
+
+
+@attrs.define
+class World:
+    """A cache with its provider and callers, and a model of it that knows only the last token and who is asked."""
+
+    script: list[Giving]
+    is_asked: bool = False
+    calls: int = 0
+    completed: int = 0
+    held: str = ""
+    ends: dict[str, float] = attrs.field(factory=dict)
+    broken: list[str] = attrs.field(factory=list)
+    cache: TokenCache = attrs.field(factory=TokenCache)
+
+    def check(self, rule: str, *, holds: bool) -> None:
+        """Note a rule that does not hold."""
+        if not holds:
+            self.broken.append(rule)
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether there is a token that has not ended."""
+        return bool(self.held) and anyio.current_time() < self.ends[self.held]
+
+    async def provide(self) -> Token:
+        """Give the next token of the script, which is used again and again."""
+        self.check("never asked twice at once", holds=not self.is_asked)
+        giving = self.script[self.calls % len(self.script)]
+        self.is_asked = True
+        self.calls += 1
+        name, asked = f"t{self.calls}", anyio.current_time()
+        try:
+            await anyio.sleep(giving.seconds)
+            self.completed += 1
+            if giving.lasts is None:
+                raise OSError
+            if giving.lasts > giving.seconds:
+                self.held = name
+            self.ends[name] = asked + giving.lasts
+            return Token(name, expires_in=giving.lasts)
+        finally:
+            self.is_asked = False
+
+    async def want(self, refused: Issued | None) -> Issued | None:
+        """A token, by the rules; None if there is none."""
+        if refused is not None and refused.value == self.held:
+            self.held = ""
+        start, completed, others_ask = anyio.current_time(), self.completed, self.is_asked
+        at_once = others_ask and self.is_valid
+        try:
+            issued = await self.cache.token(self.provide, refresh_before=3, context=TRACE, refused=refused)
+        except OxyError:
+            self.check("no failure while there is a token", holds=not self.is_valid)
+            return None
+        finally:
+            self.check("one refresh is enough for each", holds=self.completed - completed <= 1)
+        now = anyio.current_time()
+        self.check("no token after its end", holds=now < self.ends[issued.value])
+        self.check("nobody waits without need", holds=not at_once or now == start)
+        return issued
+
+    async def call(self, caller: Caller, start: float) -> None:
+        """One caller's life."""
+        await anyio.sleep_until(start + caller.at)
+        with anyio.move_on_after(caller.patience):
+            issued = await self.want(None)
+            if issued is not None and caller.is_refused:
+                await self.want(issued)
+
+
+# The callers come at odd moments and the provider takes even ones, so that no two things happen at once.
+CALLERS: Final = st.builds(
+    Caller,
+    at=st.integers(0, 15).map(lambda number: number + 0.5),
+    patience=st.integers(1, 40).map(lambda number: number * 0.7),
+    is_refused=st.booleans(),
+)
+GIVINGS: Final = st.builds(Giving, seconds=st.integers(1, 4), lasts=st.none() | st.integers(1, 12))
+
+
+@given(callers=st.lists(CALLERS, min_size=1, max_size=12), script=st.lists(GIVINGS, min_size=1, max_size=4))
+@example(callers=[Caller(0.5, 9, is_refused=False)] * 3, script=[Giving(1, 9)])
+@example(callers=[Caller(0.5, 0.7, is_refused=False)] * 3, script=[Giving(4, 9)])
+async def test_whatever_the_timing(callers: list[Caller], script: list[Giving]) -> None:
+    """Callers, failures, refusals, cancellation: no token after its end, never two questions, one refresh for all."""
+    world = World(script)
+    start = anyio.current_time()
+    async with anyio.create_task_group() as tasks:
+        for caller in callers:
+            tasks.start_soon(world.call, caller, start)
+    assert [] == world.broken
+    assert not world.is_asked

@@ -1,0 +1,370 @@
+"""README.md and docs/: their programs run as they stand, and what they say in tables and figures is what the code says.
+
+Rule 1: a block marked `python` is a whole program; a `text` block right after it is what it prints.
+Rule 2: the only thing that is changed is the port, which is the toy remote's own.
+Rule 3: what only the remote sees of a program is in SENT.
+Rule 4: a figure of the code that a page names is a line in FIGURES; a table of defaults, one in DEFAULTS.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import html
+import inspect
+import io
+import logging
+import re
+import socket
+import subprocess
+import sys
+import threading
+import tomllib
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import pytest
+import uvicorn
+
+from oxygent_client import BearerAuth, Limits, Retry, ServerSentEvent, Timeouts
+from oxygent_client._agent.detached import START_SECONDS
+from oxygent_client._api.discovery import DISCOVERY_SECONDS
+from oxygent_client._protocol.messages import to_event
+from oxygent_client._protocol.router import ROUTES
+from oxygent_client._protocol.run_record import FAILURES
+from oxygent_client._run.event_reader import LEGACY_SILENCE
+from oxygent_client._run.reconnect import FIRST_CHECK, FIRST_PAUSE, LONGEST_PAUSE
+from oxygent_client.cli._app import app
+from oxygent_client.cluster import Health
+from oxygent_client.policies import ORDER, Redirect
+from oxygent_client.telemetry import Stats
+from oxygent_client.telemetry.otel import MOST_CALLS
+from oxygent_client.telemetry.stats import GROWTH
+from oxygent_client.testing import ToyRemote
+from oxygent_client.testing._toy_server import QUEUE
+from oxygent_client.testing.script import SCRIPTS
+from oxygent_client.transports._httpx_base import KEPT_SECONDS
+from tests.conftest import ROOT
+from tests.project.test_public_names import MODULES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DOCS: Final = ROOT / "docs"
+PAGES: Final = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
+BLOCK: Final = re.compile(
+    r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.DOTALL | re.MULTILINE
+)
+DOCUMENTED_URL: Final = "http://127.0.0.1:8082"
+
+
+def programs() -> list[Any]:
+    """Each program, with the line it stands in as its name."""
+    found: list[Any] = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for match in BLOCK.finditer(text):
+            line = text.count("\n", 0, match.start("code")) + 1
+            found.append(pytest.param(page, line, match["code"], match["output"], id=f"{page.name}:{line}"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def toy() -> Iterator[tuple[ToyRemote, str]]:
+    """A toy remote on a port of its own, and its URL."""
+    remote = ToyRemote(pace=0)
+    server = uvicorn.Server(uvicorn.Config(remote, log_level="error", lifespan="off"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield remote, f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """What a program makes of the log is over with it."""
+    loggers = [logging.getLogger(name) for name in (None, "oxygent_client")]
+    before = [(log.level, log.propagate, [*log.handlers]) for log in loggers]
+    yield
+    for log, (level, propagate, handlers) in zip(loggers, before, strict=True):
+        log.setLevel(level)
+        log.propagate = propagate
+        log.handlers[:] = handlers
+
+
+def printed_by(page: Path, line: int, code: str, url: str) -> str:
+    """What a program prints that stands there."""
+    printed = io.StringIO()
+    # Padded, so that a traceback names the line of the page.
+    program = compile("\n" * (line - 1) + code.replace(DOCUMENTED_URL, url), str(page), "exec", dont_inherit=True)
+    with contextlib.redirect_stdout(printed):
+        exec(program, {"__name__": "__main__"})
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize(("page", "line", "code", "output"), programs())
+def test_a_program_of_the_docs_runs_and_prints_what_stands_there(
+    page: Path, line: int, code: str, output: str | None, toy: tuple[ToyRemote, str]
+) -> None:
+    """What users copy works, and does what the page says."""
+    printed = printed_by(page, line, code, toy[1])
+    if output is not None:
+        assert output == printed
+    else:
+        assert printed
+
+
+SENT: Final[dict[str, tuple[dict[str, str], ...]]] = {
+    # words of the one program that has them: headers of each of its runs, as patterns
+    'BearerAuth.from_env("TRIPS_TOKEN")': ({"authorization": "Bearer t0p-secret"},),
+    "BearerAuth(provider=fetch)": ({"authorization": r"Bearer eyJ\.\.\."},) * 3,
+    'BasicAuth("ada", "pa55word")': ({"authorization": "Basic YWRhOnBhNTV3b3Jk"}, {"x-trips-key": "k3y"}),
+    "Headers(signed)": ({"x-signature": "[0-9a-f]{64}"},),
+    "BearerAuthTransport(HTTPXTransport()": ({"authorization": "Bearer t0p-secret"},),
+    "AiohttpTransport(session=session)": ({"x-app": "trips", "user-agent": "oxygent-client/.*"},),
+    "HTTPX2Transport(client=client)": ({"x-app": "trips", "user-agent": "oxygent-client/.*"},),
+    "class Watched(SSEOxyGent)": ({"x-tenant": "acme"},),
+    "OTelObserver(provider)": ({"traceparent": "00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"},),
+}
+
+
+@pytest.mark.parametrize("words", SENT)
+def test_what_the_remote_is_sent(words: str, toy: tuple[ToyRemote, str]) -> None:
+    """A program that adds headers has them sent, with each of its runs."""
+    ((page, line, code, _),) = [each.values for each in programs() if words in each.values[2]]
+    remote, url = toy
+    before = len(remote.runs)
+    printed_by(page, line, code, url)
+    sent = [run.headers for run in remote.runs[before:]]
+    assert len(SENT[words]) == len(sent)
+    for expected, headers in zip(SENT[words], sent, strict=True):
+        assert [name for name, pattern in expected.items() if not re.fullmatch(pattern, headers.get(name, ""))] == []
+
+
+TIMES: Final = re.compile(r"\d\.\d\s?s|(?<=trace\s)\w+")
+
+
+def drawn(picture: Path) -> list[str]:
+    """The texts of a drawing, without what differs from run to run."""
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", picture.read_text("utf-8"))
+    return [TIMES.sub("", html.unescape(words)) for words in texts]
+
+
+def test_the_picture_of_the_demonstration_is_true(tmp_path: Path) -> None:
+    """What README shows is what the command draws."""
+    path = tmp_path / "demo.svg"
+    command = [sys.executable, "-m", "oxygent_client", "demo", "--fast", "--save-svg", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    kept = drawn(ROOT / "docs" / "assets" / "demo.svg")
+    assert "trip_planner" in kept
+    assert kept == drawn(path)
+
+
+def test_the_docs_hold_programs() -> None:
+    """The check above finds what it is to check."""
+    assert {"README.md", "concepts.md", "tutorial.md"} <= {program.values[0].name for program in programs()}
+
+
+# ------------------------------------------------------------------------------------------------- Tables and figures
+
+
+def page_text(name: str) -> str:
+    """A page, each of its line ends and runs of spaces as one space."""
+    return " ".join((ROOT / name).read_text("utf-8").split())
+
+
+def rows(name: str, heading: str) -> list[list[str]]:
+    """The cells of all tables between this heading of a page and the next one, without their heads."""
+    text = "\n" + (ROOT / name).read_text("utf-8")
+    assert f"\n{heading}\n" in text
+    part = re.split(r"^#+ ", text.partition(f"\n{heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    tables = re.findall(r"^\|[^\n]*\n\|[-:| ]+\n((?:\|[^\n]*\n)+)", part, re.MULTILINE)
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for table in tables for line in table.splitlines()]
+
+
+def names(cell: str) -> list[str]:
+    """What stands in backquotes."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+DEFAULTS: Final[tuple[tuple[str, str, type[Any]], ...]] = (
+    ("docs/concepts.md", "## Clocks", Timeouts),
+    ("docs/howto/retry-and-limit.md", "## How long it waits", Retry),
+    ("docs/howto/cluster.md", "## Who is left alone", Health),
+)
+
+
+@pytest.mark.parametrize(("page", "heading", "cls"), DEFAULTS)
+def test_a_table_of_defaults(page: str, heading: str, cls: type[Any]) -> None:
+    """It has every field of the class, with its default."""
+    said = {
+        name: float(value.split()[0])
+        for fields, values, *_ in rows(page, heading)
+        for name, value in zip(names(fields), values.split(","), strict=True)
+    }
+    assert {field.name: field.default for field in attrs.fields(cls)} == said
+
+
+FIRST, SECOND, THIRD = (f"{FIRST_CHECK * 2**n:g}" for n in range(3))
+WORDS: Final[dict[float, str]] = {3: "three", 10: "ten"}
+
+FIGURES: Final = [
+    ("README.md", f"| {(Limits().event_bytes or 0) // 1024**2} MiB, and you may say otherwise |"),
+    ("docs/concepts.md", f"the end, or {LEGACY_SILENCE:g} s of silence after an answer"),
+    ("docs/concepts.md", f"for `Timeouts.lookup` ({Timeouts().lookup:g} s) at the most"),
+    *[("docs/concepts.md", f"`{begin.rstrip()} ...{end}`") for begin, end in FAILURES[:6]],
+    ("docs/concepts.md", f"and `feedback`, has {DISCOVERY_SECONDS:g} s, or `total`"),
+    ("docs/howto/authenticate.md", f"`refresh_before` ({BearerAuth('x').refresh_before:g} s)"),
+    ("docs/howto/choose-a-transport.md", f"a `connect` of its own ({Timeouts().connect:g} s)"),
+    ("docs/howto/detached-runs.md", f"`start` waits {START_SECONDS:g} s"),
+    ("docs/howto/detached-runs.md", f"(`retry:`, else {FIRST_PAUSE:g} s)"),
+    ("docs/howto/detached-runs.md", f"doubles the pause, up to {LONGEST_PAUSE:g} s"),
+    ("docs/howto/detached-runs.md", f"({Timeouts().idle:g} s without an event)"),
+    ("docs/howto/detached-runs.md", f"after {FIRST} s, then {SECOND}, {THIRD} and so on"),
+    ("docs/howto/detached-runs.md", f"It holds {QUEUE:,} messages"),
+    ("docs/howto/observe.md", f"each {GROWTH - 1:.0%} wider".replace("%", " %")),
+    ("docs/howto/observe.md", f"At most {MOST_CALLS:,} calls of a run"),
+    ("docs/howto/retry-and-limit.md", f"while every call fails, {WORDS[Retry().budget]} repeats"),
+    ("docs/howto/retry-and-limit.md", f"at most {WORDS[Redirect().hops]} hops"),
+    ("docs/tutorial.md", f"again by itself, {WORDS[Retry().attempts]} times in all"),
+    ("docs/wire.md", f"keeps them for {KEPT_SECONDS:g} s"),
+]
+
+
+@pytest.mark.parametrize(("page", "words"), FIGURES)
+def test_a_figure(page: str, words: str) -> None:
+    """The page says the figure that the code has."""
+    assert words in page_text(page)
+
+
+def test_the_table_of_message_types() -> None:
+    """It has each type that is known, the class of its event, and what the router makes of it."""
+    table = {kind: cells[1] for cells in rows("docs/concepts.md", "## Router") for kind in names(cells[0])}
+    shown = {kind for kind in ROUTES if kind not in (None, "think")}  # that one goes by `any other type`
+    assert shown == table.keys()
+    for kind, classes in table.items():
+        event = to_event(ServerSentEvent(data=f'{{"type": "{kind}", "content": {{}}}}'))
+        assert type(event).__name__ in names(classes)
+
+
+def test_the_order_of_the_policies() -> None:
+    """The page has a line for each kind, in the order in which they stand."""
+    text = (DOCS / "howto" / "retry-and-limit.md").read_text("utf-8").partition("## The order")[2]
+    policies = import_module("oxygent_client.policies")
+    listed = [getattr(policies, name).kind for name in re.findall(r"^\d\. `(\w+)`", text, re.MULTILINE)]
+    assert [*ORDER] == listed
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "expected"),
+    [
+        ("docs/howto/observe.md", "## Numbers", {field.name for field in attrs.fields(Stats)}),
+        ("docs/howto/test-without-a-server.md", "## A remote with a sense of time", {*SCRIPTS}),
+        (
+            "docs/reference.md",
+            "## The command",
+            {each.name or each.callback.__name__ for each in app.registered_commands if each.callback},
+        ),
+        (
+            "README.md",
+            "## Extras",
+            {*tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]},
+        ),
+        (
+            "docs/contributing.md",
+            "# Contributing",
+            {
+                node.name
+                for node in ast.parse((ROOT / "noxfile.py").read_text("utf-8")).body
+                if isinstance(node, ast.FunctionDef) and "nox.session" in "".join(map(ast.unparse, node.decorator_list))
+            },
+        ),
+    ],
+    ids=["stats", "toy", "commands", "extras", "sessions"],
+)
+def test_a_table_names_all(page: str, heading: str, expected: set[str]) -> None:
+    """A table that stands for a whole has each of its parts, once, and no other."""
+    listed = [name.split()[0].strip("[]") for cells in rows(page, heading) for name in names(cells[0])]
+    assert sorted(listed) == sorted(expected)
+
+
+def test_the_layout_is_that_of_the_source() -> None:
+    """The page lists each module, with the first line of its docstring."""
+    source = ROOT / "src" / "oxygent_client"
+    modules = {str(path.relative_to(source).with_suffix("")): path for path in source.rglob("*.py")}
+    expected = {
+        name: (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").partition("\n")[0]
+        for name, path in modules.items()
+        if not name.endswith("/__init__")
+    }
+    assert {cells[0].strip("`"): cells[1] for cells in rows("docs/contributing.md", "## Layout")} == expected
+
+
+# ------------------------------------------------------------------------------------------------------ The reference
+
+ELSEWHERE: Final = {
+    # what the reference leaves to another page, or to pytest itself
+    "oxygent_client": {"__version__"},
+    "oxygent_client.cli": {"main"},
+    "oxygent_client.pytest_plugin": {
+        *("oxygent_cassette", "oxygent_cassette_path", "oxygent_fake", "oxygent_scrub", "oxygent_toy"),
+        *("oxygent_transport", "toy_remote"),
+        *("pytest_addoption", "pytest_configure", "pytest_report_header", "pytest_runtest_makereport"),
+        "pytest_runtest_setup",
+    },
+}
+DIRECTIVE: Final = re.compile(r"^\.\. (\S+):: (\S+)\n((?:   :.*\n)*)", re.MULTILINE)
+
+
+def referred() -> Iterator[tuple[str, str]]:
+    """Each name of the reference, after its module."""
+    for kind, target, options in DIRECTIVE.findall((DOCS / "reference.md").read_text("utf-8")):
+        said = dict(re.findall(r":([\w-]+): *(.*)", options))
+        if kind == "automodule":
+            module = import_module(target)
+            left_out = {name.strip() for name in said.get("exclude-members", "").split(",")}
+            for name in set(module.__all__) - left_out:
+                value = getattr(module, name)
+                is_own = getattr(value, "__module__", target) == target
+                if is_own or "imported-members" in said:
+                    yield target, name
+        else:
+            module_name, _, name = f"{said.get('module', '')}.{target}".strip(".").rpartition(".")
+            yield module_name, name
+
+
+def test_the_reference_has_every_public_name() -> None:
+    """What a public module lists is in the reference: there, or where the package lists the same thing."""
+    known = {*referred()}
+    same = {id(getattr(import_module(module), name)) for module, name in known}
+    assert [
+        f"{module}.{name}"
+        for module in MODULES
+        for name in getattr(import_module(module), "__all__", [])
+        if (module, name) not in known
+        and name not in ELSEWHERE.get(module, ())
+        and id(getattr(import_module(module), name)) not in same
+        and not inspect.ismodule(getattr(import_module(module), name))
+    ] == []
+
+
+def test_the_fixtures_are_on_their_page() -> None:
+    """What the reference leaves to the page of the plugin is there."""
+    page = page_text("docs/howto/pytest-plugin.md")
+    fixtures = {name for name in ELSEWHERE["oxygent_client.pytest_plugin"] if not name.startswith("pytest_")}
+    assert [name for name in sorted(fixtures) if name not in page] == []
+
+
+def test_links() -> None:
+    """A link to another file of the project leads to one; Sphinx looks at no page outside of docs."""
+    link = re.compile(r"\]\((?!https?://)([^)#\s]+)")
+    assert [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in PAGES
+        for target in link.findall(page.read_text("utf-8"))
+        if not (page.parent / target).exists()
+    ] == []

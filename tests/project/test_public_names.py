@@ -1,0 +1,172 @@
+"""What the package shows: `__all__` is all of it, each name comes when it is asked for, and each says what it is.
+
+Rule 1: a public module lists its names in `__all__`; what it defines beside them begins with an underscore.
+Rule 2: `import oxygent_client` loads no library that talks to a network.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import json
+import pkgutil
+import subprocess
+import sys
+import warnings
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+import oxygent_client
+from tests.conftest import ROOT
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+# The names that users rely on: design and documentation name them, so none goes without a major release.
+PROMISED: Final = """
+    AgentRegistry Answer BearerAuth Cluster Custom Decoder Event EventRouter HTTPRequest HTTPResponse HTTPXTransport
+    Limits Observation OxyError OxyRequest OxyResponse OxyState Progress RemoteAgent RemoteErrorEvent Retry SSEOxyGent
+    ServerSentEvent Text TextDelta Timeouts ToolCall Transport __version__ build_payload errors
+""".split()
+LATER: Final[frozenset[str]] = frozenset()
+"""Promised, and not there yet; a name that is there must go from this list."""
+
+NETWORK_LIBRARIES: Final = ("aiohttp", "anyio", "h11", "httpcore", "httpx", "httpx2", "httpx_sse", "trio", "uvicorn")
+
+
+def is_public(name: str) -> bool:
+    """No part of it begins with an underscore."""
+    return not any(part.startswith("_") for part in name.split("."))
+
+
+def public_modules() -> list[str]:
+    """The public modules of the package, itself first."""
+    below = pkgutil.walk_packages(oxygent_client.__path__, "oxygent_client.")
+    names = ["oxygent_client", *(module.name for module in below if is_public(module.name))]
+    return [name for name in names if name not in ELSEWHERE]
+
+
+ELSEWHERE: Final = {"oxygent_client.integrations.oxygent"}
+"""Needs a heavy framework; tests/interop/test_drop_in.py imports it where the framework is."""
+
+MODULES: Final = public_modules()
+
+
+def load(name: str) -> tuple[ModuleType, list[str]]:
+    """The module and the names it lists."""
+    module = importlib.import_module(name)
+    names: list[str] = getattr(module, "__all__", [])
+    return module, names
+
+
+def test_the_package_shows_what_it_lists() -> None:
+    """`dir()` is `__all__` and what every module has."""
+    shown = {name for name in dir(oxygent_client) if not name.startswith("_")}
+    assert shown == {name for name in oxygent_client.__all__ if not name.startswith("_")}
+
+
+def test_the_promised_names() -> None:
+    """Every promised name is there, or on the list of those that come later."""
+    assert sorted(set(PROMISED) - set(oxygent_client.__all__)) == sorted(LATER)
+
+
+@pytest.mark.parametrize("name", oxygent_client.__all__)
+def test_each_name_comes(name: str) -> None:
+    """A name that is listed can be had, and is the same thing every time."""
+    assert getattr(oxygent_client, name) is getattr(oxygent_client, name)
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    """What is loaded when it is asked for is imported for type checkers too, and nothing else is."""
+    tree = ast.parse(inspect.getsource(oxygent_client))
+    imported = {
+        alias.asname or alias.name
+        for block in tree.body
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+        if isinstance(node, ast.ImportFrom) and node.module != "typing"
+        for alias in node.names
+    }
+    assert imported == set(oxygent_client.__all__) - {"__version__"}
+
+
+def test_an_unknown_name() -> None:
+    """A name that the package lacks is an AttributeError that says so."""
+    with pytest.raises(AttributeError, match=r"oxygent_client.*no_such_name"):
+        getattr(oxygent_client, "no_such_name")  # noqa: B009  (a type checker would see the attribute)
+
+
+def test_star_import() -> None:
+    """`from oxygent_client import *` brings exactly the listed names."""
+    namespace: dict[str, object] = {}
+    exec("from oxygent_client import *", namespace)
+    assert namespace.keys() - {"__builtins__"} == set(oxygent_client.__all__)
+
+
+def test_the_import_is_light() -> None:
+    """A fresh interpreter that imports the package, and asks what it shows, has loaded no library for a network."""
+    program = f"import sys, oxygent_client; dir(oxygent_client); print(*set({NETWORK_LIBRARIES}) & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_lists_what_it_shows(name: str) -> None:
+    """A public module has a docstring and `__all__`, whose names are there, each once."""
+    module, names = load(name)
+    assert module.__doc__
+    assert len(names) == len(set(names))
+    assert [missing for missing in names if not hasattr(module, missing)] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_lists_all_it_defines(name: str) -> None:
+    """A class or function that a public module defines itself is in its `__all__`, or begins with an underscore."""
+    module, names = load(name)
+    own = {
+        shown
+        for shown, value in vars(module).items()
+        if not shown.startswith("_")
+        and (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__ == module.__name__
+    }
+    assert own - set(names) == set()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings(name: str) -> None:
+    """Every public class and function says what it is; the text that a dataclass makes of its fields does not count."""
+    module, names = load(name)
+    values = {shown: getattr(module, shown) for shown in names}
+    silent = [
+        shown
+        for shown, value in values.items()
+        if (inspect.isclass(value) or inspect.isfunction(value))
+        and (not value.__doc__ or value.__doc__.startswith(f"{value.__name__}("))
+    ]
+    assert silent == []
+
+
+BEFORE: Final[dict[str, list[str]]] = json.loads((ROOT / "tests" / "project" / "public_names.json").read_text("utf-8"))
+"""The names of each public module before the modules moved into folders."""
+MOVED: Final = {
+    "oxygent_client": {"Answered", "Context", "Drop", "Forward", "Host", "Link", "Partial"},
+    "oxygent_client.cluster": {"Home"},
+    "oxygent_client.policies": {"Kind"},
+    "oxygent_client.telemetry": {"Happening", "Observed", "Pool"},
+}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_the_names_of_before(name: str) -> None:
+    """Every public name still imports; one that moved warns, with the line of the caller."""
+    module = importlib.import_module(name)
+    warned: set[str] = set()
+    for shown in BEFORE[name]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", DeprecationWarning)
+            assert hasattr(module, shown)
+        warned |= {shown for each in caught if each.filename == __file__}
+    assert warned == MOVED.get(name, set())

@@ -1,0 +1,61 @@
+"""The tables that a soak writes: in their place, as a whole, and with how the tests went."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.soak import COLUMNS, PAGE, Tables, here, marks, placed, table
+
+PLACE = "before\n<!-- cuts -->\nold\n<!-- end of cuts -->\nafter\n"
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_each_table_has_its_place(name: str) -> None:
+    """The page has each mark once, and its table has the columns that the tests fill."""
+    page = PAGE.read_text()
+    start, end = marks(name)
+    assert (1, 1) == (page.count(start), page.count(end))
+    shown = page.partition(start)[2].partition(end)[0]
+    assert f"| {' | '.join(COLUMNS[name])} |" in shown
+
+
+def test_what_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    """The rows of all tests together, how those ended, and nothing of any other test."""
+    tables = Tables()
+    for test in "abc":
+        tables.begun(test, "cuts")
+    tables.add("a", "FIN", "httpx", "trio", 7)
+    tables.add("b", "RST", "httpx", "trio", 0.125)
+    for test, outcome in (("a", "passed"), ("b", "failed"), ("c", "failed"), ("other", "passed")):
+        tables.ended(test, outcome, 1.4)
+    expected = """\
+before
+<!-- cuts -->
+
+now; 2 failed, 1 passed in 3 s.
+
+| how it was cut | transport | loop | cuts |
+| --- | --- | --- | ---: |
+| FIN | httpx | trio | 7 |
+| RST | httpx | trio | 0.12 |
+
+<!-- end of cuts -->
+after
+"""
+    assert expected == tables.written(PLACE, "now")
+    assert expected == tables.written(expected, "now")
+    assert "| FIN | httpx | trio | 7 |\n| RST | httpx | trio | 0.12 |\n" == capsys.readouterr().out
+
+
+def test_what_does_not_fit() -> None:
+    """A row of another length, and a page without the table's place, are no table."""
+    with pytest.raises(AssertionError, match="cuts"):
+        table("cuts", [("FIN",)])
+    for page in ("", "<!-- cuts -->\n"):
+        with pytest.raises(AssertionError, match="no place"):
+            placed(page, "cuts", "text")
+
+
+def test_what_is_said_of_here() -> None:
+    """The line names the day, the commit, the Python and the processors."""
+    assert 4 == len(here().split(", "))

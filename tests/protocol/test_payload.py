@@ -1,0 +1,468 @@
+"""The payload: what the framework's own client sent, but for what is named; and never what must not leave.
+
+Rule 1: the oracle is the recordings of real clients, `fixtures/wire/*_client_post_*.http`.
+Rule 2: where we send something else on purpose, the difference has a name and a row.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import threading
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oxygent_client import OxyRequest, build_payload, errors
+from oxygent_client._protocol.payload import (
+    COMMON,
+    LOCAL,
+    NOT_OVERRIDABLE,
+    PROTOCOL,
+    RESTART,
+    SOME_SERVERS,
+    CallStackStrategy,
+    check_arguments,
+    check_restart,
+    encode,
+    finalize_payload,
+)
+from tests.conftest import WIRE
+
+Payload = dict[str, Any]
+FIELDS: Final = {field.name for field in attrs.fields(OxyRequest)}
+
+# ------------------------------------------------------------------------------------------- What a real client sent
+
+
+def recorded(file: str) -> Payload:
+    """The JSON object of a recorded POST."""
+    _, _, body = (WIRE / file).read_bytes().partition(b"\r\n\r\n")
+    payload: Payload = json.loads(body)
+    return payload
+
+
+def request_of(payload: Payload, **more: Any) -> OxyRequest:
+    """The request that this payload came from: an agent `remote`, called by whoever stands in its call stack."""
+    fields = {name: value for name, value in payload.items() if name in FIELDS} | more
+    fields["call_stack"] = [*payload.get("call_stack", ["user", "local_master"]), "remote"]
+    fields["node_id_stack"] = [*payload.get("node_id_stack", ["", "b7EmKjUkcU7545zV"]), payload["node_id"]]
+    arguments = {name: value for name, value in payload.items() if name not in FIELDS}
+    return OxyRequest(arguments=arguments, **fields)
+
+
+RECORDINGS: Final = sorted(path.name for path in WIRE.glob("*_client_post_*.http"))
+each_recording: Final = pytest.mark.parametrize("file", RECORDINGS)
+
+
+def is_shared(file: str) -> bool:
+    """Whether the client that was recorded shared its call stack."""
+    return "share_True" in file
+
+
+def test_the_recordings() -> None:
+    """Both modes of both versions were recorded."""
+    assert [file.partition("_client_post_")[::2] for file in RECORDINGS] == [
+        (version, f"share_{shared}.http") for version in ("v1.0.13", "v1.1.3") for shared in (False, True)
+    ]
+
+
+@each_recording
+def test_the_payload_of_a_recording(file: str) -> None:
+    """From a recording's fields comes the recording's payload: the same keys, the same values."""
+    expected = recorded(file)
+    assert expected == build_payload(request_of(expected), is_share_call_stack=is_shared(file))
+
+
+@each_recording
+def test_the_body_of_a_recording(file: str) -> None:
+    """A sealed and encoded payload is the recording's JSON again, if it is told the recording's ids."""
+    expected = recorded(file)
+    payload = build_payload(request_of(expected), is_share_call_stack=is_shared(file))
+    sealed = finalize_payload(payload, trace_id=expected["current_trace_id"], callee="remote", from_trace_id="")
+    assert expected == sealed == json.loads(encode(sealed))
+
+
+# What we do differently on purpose: what the request holds, how it is sealed, and what of the recording's body changes.
+ABSENT: Final = object()
+DELIBERATE: Final[dict[str, tuple[Payload, Payload, Payload]]] = {
+    "the remote knows the run by a name of its own": ({}, {"trace_id": "other"}, {"current_trace_id": "other"}),
+    "the local name is not the callee": ({}, {"callee": None}, {"callee": ABSENT}),
+    "the callee may have another name": ({}, {"callee": "master"}, {"callee": "master"}),
+    "inbound headers stay at home": (
+        {"shared_data": {"mine": 1, "_headers": {"authorization": "Bearer SECRET"}}},
+        {},
+        {"shared_data": {"mine": 1}},
+    ),
+    "no data is shared": ({}, {"share_data": False}, {"shared_data": {}, "group_data": {}}),
+    "some data is shared": ({}, {"share_data": ["mine"]}, {"shared_data": {"mine": 1}, "group_data": {}}),
+    "messages are always asked for": ({"is_send_message": False}, {}, {}),
+    "a category is never other than user": ({"caller_category": "agent"}, {}, {}),
+    "an id that is empty is drawn by the server": (
+        {"request_id": "", "group_id": ""},
+        {},
+        {"request_id": ABSENT, "group_id": ABSENT},
+    ),
+}
+
+
+@pytest.mark.parametrize("file", RECORDINGS)
+@pytest.mark.parametrize(("fields", "sealing", "changed"), DELIBERATE.values(), ids=DELIBERATE)
+def test_deliberate_differences(file: str, fields: Payload, sealing: Payload, changed: Payload) -> None:
+    """What differs from the framework's client on purpose, and nothing else does."""
+    body = recorded(file)
+    expected = {name: value for name, value in (body | changed).items() if value is not ABSENT}
+    payload = build_payload(request_of(body, **fields), is_share_call_stack=is_shared(file))
+    usual: Payload = {"trace_id": body["current_trace_id"], "callee": "remote"}
+    sealed = finalize_payload(payload, **(usual | sealing))
+    assert expected == sealed
+
+
+def test_original_payload_belongs_to_a_restart() -> None:
+    """What 1.1.3 keeps for a restart is emptied, and not sent where it was not there."""
+    given_ = build_payload(OxyRequest(original_payload="{}"))
+    assert finalize_payload(given_, trace_id="t")["original_payload"] == ""
+    assert "original_payload" not in finalize_payload(build_payload(OxyRequest()), trace_id="t")
+
+
+# ------------------------------------------------------------------------------------------------- The tables of names
+
+
+def test_the_tables_of_names() -> None:
+    """Every field of a request that may leave is common, or known to some servers only; each name is in one table."""
+    assert FIELDS - {"idempotent", "arguments"} == {*COMMON, *SOME_SERVERS, *LOCAL}
+    assert len(COMMON) + len(SOME_SERVERS) + len(LOCAL) + 1 == len(PROTOCOL)
+    assert NOT_OVERRIDABLE < PROTOCOL
+    assert PROTOCOL >= set(RESTART)
+
+
+@pytest.mark.parametrize("file", RECORDINGS)
+def test_the_tables_are_the_recordings(file: str) -> None:
+    """A recorded client sends every common field, and of the others those that its version has."""
+    fields = set(recorded(file)) & FIELDS
+    stacks: set[str] = set() if is_shared(file) else {"call_stack", "node_id_stack"}
+    some = {"is_load_data_for_restart"} if "v1.0" in file else {*SOME_SERVERS} - {"is_load_data_for_restart"}
+    assert {*COMMON} - stacks | some == fields
+
+
+DEFAULTS: Final = {field.name: getattr(OxyRequest(), field.name) for field in attrs.fields(OxyRequest)}
+
+
+@pytest.mark.parametrize("name", SOME_SERVERS)
+def test_fields_of_some_servers(name: str) -> None:
+    """A field that a server might take for an argument is sent if it was given or is not the default, only then."""
+    changed = OxyRequest()
+    setattr(changed, name, "set later")
+    assert DEFAULTS[name] == SOME_SERVERS[name]
+    assert name not in build_payload(OxyRequest())
+    assert build_payload(OxyRequest(**{name: SOME_SERVERS[name]}))[name] == SOME_SERVERS[name]
+    assert build_payload(OxyRequest().clone_with(**{name: SOME_SERVERS[name]}))[name] == SOME_SERVERS[name]
+    assert build_payload(changed)[name] == "set later"
+
+
+# ---------------------------------------------------------------------------------------------------------- The stacks
+
+STACK: Final = ["user", "local", "me"]
+NODES: Final = ["", "n1", "n2"]
+FULL: Final = (STACK, NODES, "local")
+PARTIAL: Final = (STACK[:-1], NODES[:-1], "local")
+NONE: Final = (None, None, "user")
+STRATEGIES: Final[list[tuple[Any, CallStackStrategy | None, bool]]] = [
+    # what is expected of both stacks and the caller; the strategy; is_share_call_stack
+    (PARTIAL, None, True),
+    (NONE, None, False),
+    (FULL, "full", True),
+    (FULL, "full", False),
+    (PARTIAL, "partial", True),
+    (PARTIAL, "partial", False),
+    (NONE, "none", True),
+    (NONE, "none", False),
+]
+
+
+@pytest.mark.parametrize("own", [{"name": "me"}, {}])
+@pytest.mark.parametrize(("expected", "strategy", "is_shared"), STRATEGIES)
+def test_strategies(expected: Any, strategy: CallStackStrategy | None, is_shared: bool, own: dict[str, str]) -> None:
+    """How much of the call stack the remote sees: a strategy's word counts, without one `is_share_call_stack`."""
+    request = OxyRequest(caller="local", callee="me", call_stack=STACK, node_id_stack=NODES)
+    payload = build_payload(request, call_stack_strategy=strategy, is_share_call_stack=is_shared, **own)
+    assert expected == (payload.get("call_stack"), payload.get("node_id_stack"), payload["caller"])
+    assert ("call_stack" in payload, "node_id_stack" in payload) == (expected is not NONE,) * 2
+
+
+def test_an_unknown_strategy() -> None:
+    """A strategy that there is not is refused, with those that there are."""
+    unknown: Any = "some"
+    with pytest.raises(errors.PayloadError, match=r"'some'.*'full', 'partial' and 'none'"):
+        build_payload(OxyRequest(), call_stack_strategy=unknown)
+
+
+OWN_ENTRY: Final[list[tuple[list[str], list[str], str | None, str | None]]] = [
+    # expected, the stack, the agent's name, the request's callee
+    (["user"], ["user", "me"], "me", "me"),
+    (["user"], ["user", "me"], "me", "other"),
+    (["user", "other"], ["user", "other"], "me", "other"),
+    (["user", "me"], ["user", "me", "me"], "me", ""),
+    (["user", "me", "other"], ["user", "me", "other"], "me", ""),
+    ([], ["me"], "me", ""),
+    ([], [], "me", ""),
+    (["user"], ["user"], "me", ""),
+    # Without a name it is the request's callee, and without that whoever came last but the user.
+    (["user"], ["user", "me"], None, "me"),
+    (["user", "other"], ["user", "other"], None, "me"),
+    (["user"], ["user", "anyone"], None, ""),
+    (["user"], ["user", "anyone"], None, None),
+    (["user"], ["user"], None, ""),
+]
+
+
+@pytest.mark.parametrize(("expected", "stack", "name", "callee"), OWN_ENTRY)
+def test_only_the_own_entry_is_dropped(
+    expected: list[str], stack: list[str], name: str | None, callee: str | None
+) -> None:
+    """The last entry of the stacks goes only if it is this agent's: a request that was not pushed keeps what it has."""
+    request = OxyRequest(callee=callee, call_stack=stack, node_id_stack=[f"n-{entry}" for entry in stack])
+    payload = build_payload(request, name=name)
+    assert (expected, [f"n-{entry}" for entry in expected]) == (payload["call_stack"], payload["node_id_stack"])
+
+
+# ------------------------------------------------------------------------------------------------------- The arguments
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOL))
+def test_an_argument_overwrites_no_field(name: str) -> None:
+    """An argument with a protocol field's name is refused; the text names it and not its value."""
+    request = OxyRequest(arguments={"query": "hi", name: "SECRET"})
+    with pytest.raises(errors.PayloadError, match=f"'{name}'") as caught:
+        build_payload(request)
+    assert "SECRET" not in str(caught.value)
+    assert ("argument_overrides" in str(caught.value)) == (name not in NOT_OVERRIDABLE)
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOL - NOT_OVERRIDABLE))
+def test_an_override_that_is_allowed(name: str) -> None:
+    """A collision that is named in `argument_overrides` goes: the argument's value is in the payload."""
+    request = OxyRequest(arguments={name: "mine"})
+    assert build_payload(request, argument_overrides={name})[name] == "mine"
+
+
+@pytest.mark.parametrize("name", sorted(NOT_OVERRIDABLE))
+def test_an_override_that_never_is_allowed(name: str) -> None:
+    """Some names no argument may have, allowed or not."""
+    with pytest.raises(errors.PayloadError, match=f"'{name}'"):
+        check_arguments({name: 1}, argument_overrides=PROTOCOL)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"query": "hi"}, {"Callee": 1}, {"call_stack ": 1}, {"": 1}])
+def test_arguments_that_are_no_field(arguments: Payload) -> None:
+    """Any other argument stands beside the fields, as it is."""
+    payload = build_payload(OxyRequest(arguments=arguments))
+    assert arguments == {name: payload[name] for name in arguments}
+
+
+# ---------------------------------------------------------------------------------------------------- What is no JSON
+
+
+def circular() -> dict[str, Any]:
+    """An object that holds itself."""
+    circle: dict[str, Any] = {}
+    circle["SECRET"] = circle
+    return circle
+
+
+def deep(levels: int) -> list[Any]:
+    """A list of lists of lists."""
+    value: list[Any] = ["SECRET"]
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@attrs.frozen
+class Uncopyable:
+    """What a deep copy cannot be made of."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Uncopyable:
+        raise RuntimeError("SECRET")
+
+
+NO_JSON: Final[dict[str, tuple[Any, str]]] = {
+    # name: (the value, a word of the reason)
+    "a datetime": (datetime(2026, 1, 1, tzinfo=UTC), "datetime"),
+    "a set": ({"SECRET"}, "set"),
+    "bytes": (b"SECRET", "bytes"),
+    "NaN": (math.nan, "float"),
+    "infinity": (-math.inf, "float"),
+    "a lone surrogate": ("SECRET\ud800", "surrogate"),
+    "a lone surrogate in a name": ({"SECRET\udfff": 1}, "surrogate"),
+    "a circle": (circular(), "(copied|[Cc]ircular)"),
+    "too deep": (deep(100_000), "(copied|deep)"),
+    "a tuple as a name": ({("SECRET",): 1}, "keys"),
+    "a function": (print, "builtin_function"),
+    "an object": (Uncopyable(), "Uncopyable"),
+    "a lock": (threading.Lock(), "lock"),
+}
+each_no_json: Final = pytest.mark.parametrize(("value", "reason"), NO_JSON.values(), ids=NO_JSON)
+
+
+@each_no_json
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_an_argument_that_is_no_json(value: Any, reason: str, is_inside: bool) -> None:
+    """What the wire cannot carry is an error that names the argument and the reason, and does not show the value."""
+    request = OxyRequest(arguments={"query": "hi", "odd": [1, {"inner": value}] if is_inside else value, "fine": 1})
+    with pytest.raises(errors.PayloadError, match=f"'odd' cannot be .*{reason}") as caught:
+        encode(finalize_payload(build_payload(request), trace_id="t"))
+    assert "SECRET" not in str(caught.value)
+
+
+@each_no_json
+def test_an_encoded_value_that_is_no_json(value: Any, reason: str) -> None:
+    """The same holds where `prepare_payload` made the payload."""
+    with pytest.raises(
+        errors.PayloadError, match=f"'odd' cannot be JSON.*{reason.replace('copied', 'deep')}"
+    ) as caught:
+        encode({"query": "hi", "odd": value})
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_text_is_no_collection_of_keys() -> None:
+    """`share_data="user"` is a slip: it would share what is called `u`, `s`, `e` or `r`."""
+    with pytest.raises(errors.ConfigurationError, match="share_data must be"):
+        finalize_payload({}, trace_id="t", share_data="user")
+
+
+def test_data_that_stays_at_home_may_be_anything() -> None:
+    """Live objects in the run's data are in nobody's way if they are not shared."""
+    request = OxyRequest(
+        shared_data={"lock": threading.Lock(), "user": {"id": 7}}, group_data={"now": datetime.now(UTC)}
+    )
+    sealed = finalize_payload(build_payload(request), trace_id="t", share_data={"user"})
+    assert ({"user": {"id": 7}}, {}) == (sealed["shared_data"], sealed["group_data"])
+    assert encode(sealed)
+
+
+def test_encoding() -> None:
+    """JSON in UTF-8, without needless space."""
+    assert encode({"query": "hello ü🚀", "n": [1, 2.5, None, True]}) == (
+        '{"query":"hello ü🚀","n":[1,2.5,null,true]}'.encode()
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- Sealing
+
+SEALED: Final[list[tuple[Payload, Payload, Payload]]] = [
+    # expected beside what every payload has, the payload, how it is sealed
+    ({}, {}, {}),
+    ({"query": "hi"}, {"query": "hi", "mas": object(), "parallel_id": "p", "latest_node_ids": []}, {}),
+    ({}, {"current_trace_id": "mine", "caller_category": "tool", "is_send_message": False, "callee": "local"}, {}),
+    ({"callee": "remote"}, {"callee": "local"}, {"callee": "remote"}),
+    ({"callee": ""}, {}, {"callee": ""}),
+    ({"from_trace_id": "a"}, {"from_trace_id": "a"}, {}),
+    ({"from_trace_id": "a"}, {"from_trace_id": "a"}, {"from_trace_id": "b"}),
+    ({"from_trace_id": ""}, {"from_trace_id": ""}, {"from_trace_id": "b"}),
+    ({"from_trace_id": None}, {"from_trace_id": None}, {"from_trace_id": "b"}),
+    ({"from_trace_id": "b"}, {}, {"from_trace_id": "b"}),
+    ({"restart_node_id": "", "restart_node_output": None}, {"restart_node_id": "", "restart_node_output": None}, {}),
+    ({}, {"request_id": "", "group_id": None, "node_id": ""}, {}),
+    ({"request_id": "r", "group_id": "g", "node_id": "n"}, {"request_id": "r", "group_id": "g", "node_id": "n"}, {}),
+    ({"shared_data": {"a": 1}}, {"shared_data": {"a": 1, "_headers": {}}}, {}),
+    ({"shared_data": {}}, {"shared_data": {"_headers": {}, "a": 1}}, {"share_data": ["_headers"]}),
+    ({"shared_data": {}, "group_data": {}}, {"shared_data": None, "group_data": ["a"]}, {}),
+    ({"group_data": {"a": 1}}, {"group_data": {"a": 1, "b": 2}}, {"share_data": frozenset({"a"})}),
+    ({"group_data": {}}, {"group_data": {"a": 1}}, {"share_data": ()}),
+    ({"query": {"_headers": 1}}, {"query": {"_headers": 1}}, {"share_data": False}),
+]
+
+
+@pytest.mark.parametrize(("expected", "payload", "sealing"), SEALED)
+def test_seal(expected: Payload, payload: Payload, sealing: Payload) -> None:
+    """A sealed payload has what the protocol needs and nothing that stays at home; the one passed in is as it was."""
+    before = copy.copy(payload)
+    always = {"current_trace_id": "t", "caller_category": "user", "is_send_message": True}
+    assert always | expected == finalize_payload(payload, trace_id="t", **sealing)
+    assert before == payload
+
+
+@pytest.mark.parametrize("payload", [None, [], "text", 1, {1: "x"}, {None: 1}, [("query", "hi")]])
+def test_what_is_no_payload(payload: Any) -> None:
+    """What an override of `prepare_payload` returns must be a dictionary with names as keys."""
+    with pytest.raises(errors.PayloadError, match="prepare_payload must return"):
+        finalize_payload(payload, trace_id="t")
+
+
+@pytest.mark.parametrize("value", ["x", 0, False, ["x"]], ids=repr)
+@pytest.mark.parametrize("name", RESTART)
+def test_what_asks_for_a_restart(name: str, value: Any) -> None:
+    """A field of a restart is refused by its name: without it, the whole run would happen again."""
+    for check in (check_restart, partial(finalize_payload, trace_id="t")):
+        with pytest.raises(errors.PayloadError, match=name):
+            check({"query": "again", name: value})
+
+
+# ---------------------------------------------------------------------------------------------------------- Properties
+
+JSON: Final[st.SearchStrategy[Any]] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES: Final = st.text(max_size=6).filter(lambda name: name not in PROTOCOL)
+DATA: Final = st.dictionaries(st.text(max_size=4) | st.just("_headers"), JSON, max_size=3)
+REQUESTS: Final = st.builds(
+    OxyRequest,
+    request_id=st.text(max_size=3),
+    group_id=st.text(max_size=3),
+    from_trace_id=st.none() | st.text(max_size=3),
+    current_trace_id=st.none() | st.text(max_size=3),
+    restart_node_id=st.none() | st.just(""),
+    caller=st.none() | st.text(max_size=3),
+    callee=st.sampled_from(["", None, "me", "other"]),
+    call_stack=st.lists(st.sampled_from(["user", "me", "other"]), max_size=4),
+    node_id_stack=st.lists(st.text(max_size=2), max_size=4),
+    caller_category=st.sampled_from(["user", "agent", None]),
+    is_send_message=st.booleans(),
+    arguments=st.dictionaries(NAMES, JSON, max_size=3),
+    shared_data=DATA,
+    group_data=DATA,
+    parallel_dict=st.none() | DATA,
+    idempotent=st.booleans(),
+)
+STRATEGY: Final = st.sampled_from([None, "full", "partial", "none"])
+SHARE: Final = st.booleans() | st.frozensets(st.text(max_size=4) | st.just("_headers"), max_size=2)
+
+
+@given(REQUESTS, STRATEGY, st.booleans(), st.none() | st.just("remote"), SHARE)
+def test_what_always_holds(
+    request: OxyRequest, strategy: CallStackStrategy | None, share: bool, callee: str | None, share_data: Any
+) -> None:
+    """Of any request: the protocol's fields are there, what must not leave is not, the request stays as it was."""
+    before = copy.deepcopy(request.__dict__)
+
+    def sealed() -> Payload:
+        payload = build_payload(request, name="me", call_stack_strategy=strategy, is_share_call_stack=share)
+        return finalize_payload(payload, trace_id="t", callee=callee, share_data=share_data)
+
+    payload = sealed()
+    assert ("t", "user", True) == (payload["current_trace_id"], payload["caller_category"], payload["is_send_message"])
+    assert callee == payload.get("callee")
+    stays = {"callee", "call_stack", "node_id_stack", *("request_id", "group_id", "node_id")}
+    assert {*COMMON} - stays <= payload.keys()
+    assert not {"mas", "parallel_id", "latest_node_ids", "arguments", "idempotent"} & payload.keys() - {
+        *request.arguments
+    }
+    assert "_headers" not in {*payload["shared_data"], *payload["group_data"]}
+    assert request.arguments == {name: payload[name] for name in request.arguments}
+    assert payload == sealed()
+    assert json.loads(encode(payload)) == payload
+    assert before == request.__dict__
+    # And what is done to the payload is not done to the request.
+    for value in payload.values():
+        if isinstance(value, list | dict):
+            value.clear()
+    assert before == request.__dict__

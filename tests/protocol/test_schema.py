@@ -1,0 +1,195 @@
+"""What a program expects of messages: what is wrong with one stands in the event's `problems`, or is an error."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+
+import attrs
+import pytest
+
+from oxygent_client import Answer, Custom, Event, OxyRequest, SSEOxyGent, Text, errors
+from oxygent_client._protocol.schema import check
+from oxygent_client.testing import FakeTransport, answer, close, message, text
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def refuses(error: Exception) -> Callable[[Any], NoReturn]:
+    """A validator that finds each message wrong."""
+
+    def validate(said: Any) -> NoReturn:
+        raise error
+
+    return validate
+
+
+def accepts(said: Any) -> object:
+    """A validator that finds each message right, and gives something."""
+    return {"ignored": said}
+
+
+class Rows(ValueError):
+    """As pydantic's: a list of what is wrong, and a text that quotes the message, cut in the middle."""
+
+    def __init__(self, *rows: tuple[tuple[str | int, ...], str]) -> None:
+        super().__init__("input_value='CANA...', input_type=str")
+        self._rows = rows
+
+    def errors(self, *, include_url: bool, include_context: bool, include_input: bool) -> list[dict[str, Any]]:
+        """What is wrong."""
+        assert not any((include_url, include_context, include_input))
+        return [{"loc": loc, "msg": text} for loc, text in self._rows]
+
+
+NUMBERS: Final = refuses(Rows((("content", "value"), "no number"), (("content", "rows", 0), "no row")))
+
+
+class Listed(ValueError):
+    """An error of another library with a method `errors` of its own."""
+
+    def errors(self) -> list[str]:
+        """Something else than pydantic's."""
+        return ["other"]
+
+
+def event(said: Any) -> Event:
+    """The event of a message."""
+    if isinstance(said, str):
+        return Text(None, said, said)
+    return Custom(said.get("type"), said.get("content"), said)
+
+
+METRICS: Final = {"type": "metrics", "content": {"value": "CANARY", "token": "CANARY"}}
+CHECKED: Final[list[tuple[tuple[str, ...], Any, dict[Any, Any]]]] = [
+    # expected problems; message, schema
+    ((), METRICS, {}),
+    ((), METRICS, {"other": refuses(ValueError("no"))}),
+    ((), METRICS, {"metrics": accepts}),
+    (("no",), METRICS, {"metrics": refuses(ValueError("no"))}),
+    (("no",), METRICS, {"metrics": refuses(TypeError("no"))}),
+    (("KeyError",), METRICS, {"metrics": refuses(type("KeyError", (ValueError,), {})())}),
+    (("no",), METRICS, {None: refuses(ValueError("no"))}),
+    ((), METRICS, {"metrics": accepts, None: refuses(ValueError("no"))}),
+    (("no",), "plain", {None: refuses(ValueError("no"))}),
+    (("no",), {"no": "type"}, {None: refuses(ValueError("no"))}),
+    (("a\\x0a\\x1b[2J",), METRICS, {"metrics": refuses(ValueError("a\n\x1b[2J"))}),
+    (("x" * 300,), METRICS, {"metrics": refuses(ValueError("x" * 10_000))}),
+    (
+        ("got '[scrubbed]', no password=[scrubbed]",),
+        METRICS,
+        {"metrics": refuses(ValueError("got 'CANARY', no password=x"))},
+    ),
+    (("in a [scrubbed]",), {"list": [{"api_key": "CANARY"}]}, {None: refuses(ValueError("in a CANARY"))}),
+    (("listed",), METRICS, {"metrics": refuses(Listed("listed"))}),
+    (("content.value: no number", "content.rows.0: no row"), METRICS, {"metrics": NUMBERS}),
+    (("the message: no object",), "x", {None: refuses(Rows(((), "no object")))}),
+]
+
+
+@pytest.mark.parametrize(("expected", "said", "schema"), CHECKED, ids=range(len(CHECKED)))
+def test_problems(expected: tuple[str, ...], said: Any, schema: dict[Any, Any]) -> None:
+    """A validator of the message's type, or of None, says what is wrong; the text is safe to show."""
+    before = event(said)
+    after = check(before, schema)
+    assert expected == after.problems
+    assert before == after
+    assert (type(before), said) == (type(after), after.message)
+    assert "CANARY" not in repr(after.problems)
+
+
+def test_how_many_problems() -> None:
+    """Their number is bounded."""
+    rows = Rows(*((("content", number), "no row") for number in range(1000)))
+    assert 20 == len(check(event(METRICS), {"metrics": refuses(rows)}).problems)
+
+
+def test_a_validator_of_pydantic() -> None:
+    """Its list of errors is taken: what it quotes of the message is left out."""
+    pydantic: Any = pytest.importorskip("pydantic")
+    figures = pydantic.create_model("Figures", value=(int, ...), token=(int, 0))
+    metrics = pydantic.create_model("Metrics", content=(figures, ...))
+    why = "Input should be a valid integer, unable to parse string as an integer"
+    wrong = check(event(METRICS), {"metrics": metrics.model_validate})
+    assert (f"content.value: {why}", f"content.token: {why}") == wrong.problems
+    right = check(event({"type": "metrics", "content": {"value": 1}}), {"metrics": metrics.model_validate})
+    assert () == right.problems
+
+
+def test_a_validator_gets_a_copy() -> None:
+    """What it does to it changes nothing."""
+
+    def spoils(said: Any) -> None:
+        said["content"]["value"] = 1
+        said.clear()
+
+    said = {"type": "metrics", "content": {"value": "x"}}
+    assert {"type": "metrics", "content": {"value": "x"}} == check(event(said), {"metrics": spoils}).message
+
+
+def test_what_else_a_validator_raises() -> None:
+    """A validator that fails on a message finds it wrong, and says no more: the text may hold anything."""
+    assert ("the validator raised KeyError",) == check(
+        event(METRICS), {"metrics": refuses(KeyError("CANARY"))}
+    ).problems
+
+
+def test_an_event_with_problems() -> None:
+    """It shows them, keeps them when it is pickled, and is the same event."""
+    right = Answer("answer", "42", {"type": "answer", "content": "42"})
+    wrong = attrs.evolve(right, problems=("odd",))
+    assert "Answer(type='answer', content='42')" == repr(right)
+    assert "Answer(type='answer', content='42', problems=('odd',))" == repr(wrong)
+    assert right == wrong
+    assert ("odd",) == pickle.loads(pickle.dumps(wrong)).problems
+    assert () == pickle.loads(pickle.dumps(right)).problems
+
+
+# ------------------------------------------------------------------------------------------------------------ In a run
+
+
+def agent(schema: Any, *, strict: bool = False) -> SSEOxyGent:
+    """An agent whose remote sends a wrong message between others."""
+    steps = (text("hello"), message(METRICS), answer("42"), close())
+    made = SSEOxyGent(server_url="http://remote.test", transport=FakeTransport.script(*steps))
+    made.schema = schema
+    made.strict = strict
+    return made
+
+
+async def test_a_run_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    """A message that is not valid is an event with problems, and one warning; the run comes to its end."""
+    with caplog.at_level(logging.WARNING):
+        async with agent({"metrics": NUMBERS, "answer": accepts}).stream("x") as run:
+            events = [event async for event in run]
+    assert [0, 2, 0] == [len(event.problems) for event in events]
+    assert "42" == run.response.output
+    assert ["metrics" in record.getMessage() for record in caplog.records] == [True]
+    assert "CANARY" not in caplog.text
+
+
+async def test_a_strict_run_ends() -> None:
+    """With `strict` it is an error, which holds the event; nobody else hears of it."""
+    heard: list[Any] = []
+
+    async def send(said: Any) -> None:
+        heard.append(said)
+
+    request = OxyRequest(arguments={"query": "x"})
+    cast("Any", request).send_message = send
+    with pytest.raises(
+        errors.MalformedResponseError, match=r"'metrics' is not valid: content\.value: no number"
+    ) as caught:
+        await agent({"metrics": NUMBERS}, strict=True).ask(request)
+    assert errors.Outcome.STARTED is caught.value.outcome
+    assert caught.value.partial is not None
+    assert [0, 2] == [len(event.problems) for event in caught.value.partial.events][:2]
+    assert ["hello"] == heard
+
+
+async def test_strict_without_problems() -> None:
+    """It changes nothing for messages that are valid."""
+    assert "42" == (await agent({"metrics": accepts}, strict=True).ask("x")).output

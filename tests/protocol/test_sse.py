@@ -1,0 +1,685 @@
+"""The decoder: the standard's events, however the bytes are cut, and never more of them than the limits allow.
+
+Rule 1: the oracle is `reference.py`, written from the standard; what servers really sent is `fixtures/wire`.
+Rule 2: how a stream is cut into pieces is a parameter, never an example.
+Rule 3: where another decoder differs, the difference has a name and a row.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import pickle
+import sys
+import tracemalloc
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+import httpx2
+import pytest
+from attrs import frozen
+from httpx_sse import EventSource
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from oxygent_client import Decoder, Limits, ServerSentEvent, errors
+from tests.conftest import CONFORMANCE, WIRE
+from tests.support.reference import Dispatched, Interpretation, interpret, passed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+BOM: Final = b"\xef\xbb\xbf"
+
+# ------------------------------------------------------------------------------------------------- The ways of feeding
+
+
+def whole(pieces: Sequence[bytes]) -> list[bytes]:
+    """All in one piece."""
+    return [b"".join(pieces)]
+
+
+def single(pieces: Sequence[bytes]) -> list[bytes]:
+    """Byte by byte."""
+    return [bytes([byte]) for byte in b"".join(pieces)]
+
+
+def own(pieces: Sequence[bytes]) -> list[bytes]:
+    """As they are."""
+    return [*pieces]
+
+
+def with_empty(pieces: Sequence[bytes]) -> list[bytes]:
+    """As they are, and an empty piece before, between and after them."""
+    return [b"", *(part for piece in pieces for part in (piece, b""))]
+
+
+def with_tail(pieces: Sequence[bytes]) -> list[bytes]:
+    """All but the last byte, then that."""
+    stream = b"".join(pieces)
+    return [stream[:-1], stream[-1:]]
+
+
+WAYS: Final[list[Callable[[Sequence[bytes]], list[bytes]]]] = [whole, single, own, with_empty, with_tail]
+
+
+def cut(stream: bytes, sizes: Sequence[int]) -> list[bytes]:
+    """`stream` in pieces of these sizes, over and over; at 0 there is an empty piece."""
+    pieces: list[bytes] = []
+    turn = start = 0
+    while start < len(stream):
+        size = sizes[turn % len(sizes)] if any(sizes) else len(stream)
+        pieces.append(stream[start : start + size])
+        start, turn = start + size, turn + 1
+    return pieces
+
+
+SIZES: Final = st.lists(st.integers(0, 40), min_size=1, max_size=6)
+
+
+def decoded(pieces: Iterable[bytes]) -> tuple[list[ServerSentEvent], Decoder]:
+    """The events of a stream that comes in these pieces, and the decoder after it."""
+    decoder = Decoder()
+    return [event for piece in pieces for event in decoder.feed(piece)], decoder
+
+
+def interpretation(pieces: Iterable[bytes]) -> Interpretation:
+    """What the decoder says of the stream, in the reference's words."""
+    events, decoder = decoded(pieces)
+    return Interpretation(
+        [Dispatched(event.event, event.data, event.id, event.retry) for event in events],
+        decoder.last_event_id,
+        decoder.reconnection_time,
+        decoder.comments,
+        decoder.names_events,
+    )
+
+
+# -------------------------------------------------------------------------------------------------- Conformance cases
+
+
+@frozen
+class Case:
+    """One of `fixtures/conformance/cases.json`."""
+
+    name: str
+    pieces: list[bytes]
+    events: list[ServerSentEvent]
+    end_state: tuple[str, int | None]
+    prompt: list[tuple[int, int]]
+    content_type: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def read_case(row: dict[str, Any]) -> Case:
+    """A row of the file."""
+    return Case(
+        row["name"],
+        [base64.b64decode(piece) for piece in row["chunks_b64"]],
+        [ServerSentEvent(**event) for event in row["expect"]],
+        (row["end_state"]["last_event_id"], row["end_state"]["reconnection_time"]),
+        [(lazy, eager) for lazy, eager in row["prompt"]],
+        row.get("content_type", "text/event-stream"),
+    )
+
+
+CASES: Final = [read_case(row) for row in json.loads(CONFORMANCE.read_text(encoding="utf-8"))]
+each_case: Final = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+@each_case
+@pytest.mark.parametrize("way", WAYS)
+def test_conformance(case: Case, way: Callable[[Sequence[bytes]], list[bytes]]) -> None:
+    """Every case gives its events and leaves its end state, however it is cut."""
+    events, decoder = decoded(way(case.pieces))
+    assert case.events == events
+    assert case.end_state == (decoder.last_event_id, decoder.reconnection_time)
+
+
+@each_case
+def test_promptness(case: Case) -> None:
+    """After each piece as many events are out as the eagerest decoder may give."""
+    decoder = Decoder()
+    out = [0]
+    for piece in case.pieces:
+        out.append(out[-1] + len(decoder.feed(piece)))
+    assert [eager for _, eager in case.prompt] == out[1:]
+    assert all(lazy <= eager for lazy, eager in case.prompt)
+
+
+@each_case
+def test_the_reference_conforms(case: Case) -> None:
+    """The oracle itself gives every case's events."""
+    found = interpret(b"".join(case.pieces))
+    assert [Dispatched(event.event, event.data, event.id, event.retry) for event in case.events] == found.events
+    assert case.end_state == (found.last_event_id, found.reconnection_time)
+
+
+def test_no_charset_is_asked_for() -> None:
+    """Some cases come with a foreign charset, and their events are UTF-8 all the same: the decoder is never told."""
+    foreign = [case.name for case in CASES if "charset" in case.content_type and "utf-8" not in case.content_type]
+    assert foreign == ["wpt-format-utf-8"]
+
+
+# ------------------------------------------------------------------------------------------- What servers really sent
+
+MANIFEST: Final[list[dict[str, Any]]] = json.loads((WIRE / "manifest.json").read_text(encoding="utf-8"))
+
+
+def recorded_events(recording: dict[str, Any]) -> list[ServerSentEvent]:
+    """The events of a recording. The manifest tells what each block says; an id stays until another comes."""
+    events: list[ServerSentEvent] = []
+    last_id = ""
+    for block in recording["events"]:
+        last_id = block.get("id", last_id)
+        events.append(ServerSentEvent(block.get("event", "message"), block["data"], last_id, block.get("retry")))
+    return events
+
+
+RECORDINGS: Final = {
+    recording["file"]: ((WIRE / recording["file"]).read_bytes(), recorded_events(recording)) for recording in MANIFEST
+}
+SMALL: Final = 4 * KIB
+LARGE: Final = "(the longest, one after the other)"
+
+
+def places(stream: bytes) -> list[int]:
+    """Where a stream is cut in two: everywhere if it is small, else within two bytes of each line end."""
+    if len(stream) < SMALL:
+        return [*range(len(stream) + 1)]
+    ends = [index for index, byte in enumerate(stream) if byte in b"\r\n"]
+    near = {end + distance for end in ends for distance in range(-2, 3)}
+    return sorted(place for place in near if 0 <= place <= len(stream))
+
+
+def test_every_recording_is_in_the_manifest() -> None:
+    """No recorded stream is left out, and each has the bytes, events and comments that the manifest says."""
+    assert {path.name for path in WIRE.glob("*.sse")} == set(RECORDINGS)
+    for recording in MANIFEST:
+        stream, events = RECORDINGS[recording["file"]]
+        _, decoder = decoded([stream])
+        said = (recording["bytes"], recording["n_events"], recording["n_comments"])
+        assert said == (len(stream), len(events), decoder.comments)
+
+
+@pytest.mark.parametrize("way", [whole, single, with_empty, with_tail])
+@pytest.mark.parametrize("file", RECORDINGS)
+def test_recordings(file: str, way: Callable[[Sequence[bytes]], list[bytes]]) -> None:
+    """A recorded stream gives the events of the manifest."""
+    stream, expected = RECORDINGS[file]
+    assert expected == decoded(way([stream]))[0]
+
+
+def test_recordings_cut_in_two(capsys: pytest.CaptureFixture[str]) -> None:
+    """A recorded stream that comes in two pieces gives the same events, wherever it is cut."""
+    streams = dict(RECORDINGS)
+    # No recording is large, so one is made of the three longest. Each block in them has an id of its own.
+    longest = sorted(RECORDINGS.values(), key=lambda recorded: len(recorded[0]))[-3:]
+    streams[LARGE] = (b"".join(stream for stream, _ in longest), [each for _, events in longest for each in events])
+    pairs = 0
+    for file, (stream, expected) in streams.items():
+        for place in places(stream):
+            decoder = Decoder()
+            found = decoder.feed(stream[:place]) + decoder.feed(stream[place:])
+            assert expected == found, f"{file} cut at {place}"
+            pairs += 1
+    # Counted in another way. Small: a place before each byte, and the end. Large: six around each CRLF (two before it,
+    # two in it, two after it); of these a line of less than four bytes shares some with the line before, and the last
+    # is beyond the stream's end.
+    small = sum(recording["bytes"] + 1 for recording in MANIFEST)
+    large_places = sum(min(6, len(line) + 2) for line in streams[LARGE][0].split(b"\r\n")[:-1]) - 1
+    assert small + large_places == pairs
+    assert max(recording["bytes"] for recording in MANIFEST) < SMALL
+    with capsys.disabled():
+        sys.stdout.write(f"\n{pairs} pairs of a recording and a cut\n")
+
+
+# -------------------------------------------------------------------------------------------- Against the reference
+
+TOKENS: Final = (
+    *(
+        b"data",
+        b"data:",
+        b"data: ",
+        b"event: ",
+        b"event:\n",
+        b"id: ",
+        b"id\n",
+        b"retry: ",
+        b"retry:",
+        b"Data: ",
+        b"unknown: ",
+    ),
+    *(b"\n", b"\n", b"\r", b"\r\n", b"\n\n", b"\r\n\r\n", b":", b": ping\n\n", b" ", b"\t"),
+    *(b"0", b"7", b"3000", b"+5", b"\xd9\xa3", b"9" * 4300, b"9" * 4301, b"0" * 4301 + b"5"),
+    *(
+        b"x",
+        b"close",
+        b"done",
+        b"\0",
+        BOM,
+        b"\xef",
+        b"\xbb\xbf",
+        b"\xe2\x80\xa8",
+        b"\xc2\x85",
+        b"\x0b",
+        b"\x0c",
+        b"\x1c",
+    ),
+    *(b"\xf0\x9f\x9a\x80", b"\xf0\x9f", b"\x80", b"\xff", b"\xc0\xaf", b"\xed\xa0\x80"),
+)
+STREAMS: Final = st.one_of(
+    st.lists(st.sampled_from(TOKENS), max_size=40).map(b"".join),
+    st.tuples(
+        st.sampled_from([b"", BOM, BOM + BOM, BOM[:2], BOM[:1]]), st.lists(st.sampled_from(TOKENS), max_size=12)
+    ).map(lambda drawn: drawn[0] + b"".join(drawn[1])),
+    st.binary(max_size=60),
+)
+
+
+@given(STREAMS, SIZES)
+@example(b"id: 1\n\n: ping\n\ndata: x\n\n", [1])
+@example(BOM + b"data: x\r\n\r\ndata: \xe2\x80\xa8\r\r", [2, 1])
+@example(b"id: kept\ndata: x\n\nid: not yet\nretry: 5\n", [7])
+def test_the_decoder_is_the_reference(stream: bytes, sizes: list[int]) -> None:
+    """Any bytes, cut anyhow, mean what the reference says: events, ids, reconnection time, comments."""
+    assert interpret(stream) == interpretation(cut(stream, sizes)) == interpretation([stream])
+
+
+@given(STREAMS, SIZES)
+@example(b"data: x\n\nevent\ndata: y\n\nevent: z\ndata: z\n\ndata: x\n\n", [0])
+def test_how_many_events_came_before_a_name(stream: bytes, sizes: list[int]) -> None:
+    """`unnamed_events` counts the events until a block names its own, however the stream is cut."""
+    slow, unnamed = Decoder(), 0
+    for piece in single([stream]):
+        events = slow.feed(piece)
+        unnamed += 0 if slow.names_events else len(events)
+    assert unnamed == slow.unnamed_events == decoded(cut(stream, sizes))[1].unnamed_events
+
+
+def test_a_huge_piece() -> None:
+    """A piece of many internal slices is decoded like the same bytes in pieces, and a block may span the slices."""
+    stream = b"".join(b"data: %d\r\n\r\n" % number for number in range(20_000)) + b"data: " + b"x" * 200_000 + b"\n\n"
+    expected = [ServerSentEvent(data=data) for data in [*map(str, range(20_000)), "x" * 200_000]]
+    assert expected == decoded([stream])[0] == decoded(cut(stream, [1000, 7]))[0]
+
+
+def test_events_and_errors_are_values() -> None:
+    """An event pickles, and two of the same content are equal."""
+    (event,), _ = decoded([b"id: 1\nevent: x\nretry: 5\ndata: y\n\n"])
+    assert ServerSentEvent("x", "y", "1", 5) == event == pickle.loads(pickle.dumps(event))
+
+
+# ------------------------------------------------------------------------------------------------- Against httpx-sse
+
+
+def peer(stream: bytes, content_type: str = "text/event-stream") -> list[tuple[str, str, str, int | None]]:
+    """The events that httpx-sse sees."""
+    response = httpx.Response(200, headers={"content-type": content_type}, content=iter([stream]))
+    return [(event.event, event.data, event.id, event.retry) for event in EventSource(response).iter_sse()]
+
+
+def ours(stream: bytes) -> list[tuple[str, str, str, int | None]]:
+    """The events that the decoder sees."""
+    return [(event.event, event.data, event.id, event.retry) for event in decoded([stream])[0]]
+
+
+PLAIN: Final = "text/event-stream"
+DIFFERENCES: Final[dict[str, tuple[bytes, str, list[str], list[str]]]] = {
+    # name: (stream, Content-Type, the data we see, the data httpx-sse sees)
+    "after one id, each heartbeat is an empty event": (
+        b"id: 1\ndata: x\n\n: ping\n\n: ping\n\n",
+        PLAIN,
+        ["x"],
+        ["x", "", ""],
+    ),
+    "a name without data is an empty event": (b"event: x\n\n", PLAIN, [], [""]),
+    "a retry without data is an empty event": (b"retry: 5\n\n", PLAIN, [], [""]),
+    "a byte order mark eats the first field": (BOM + b"data: x\n\ndata: y\n\n", PLAIN, ["x", "y"], ["y"]),
+    "the charset is obeyed": (b"data: \xc3\xbc\n\n", f"{PLAIN}; charset=windows-1252", ["\xfc"], ["\xc3\xbc"]),
+}
+RETRIES: Final[dict[str, tuple[bytes, int | None, int | None]]] = {
+    # name: (the field's value, what we make of it, what httpx-sse makes of it)
+    "a sign": (b"+5", None, 5),
+    "less than nothing": (b"-5", None, -5),
+    "an underscore": (b"1_000", None, 1000),
+    "space around": (b" 5 ", None, 5),
+    "digits of other scripts": ("\u0663".encode(), None, 3),
+    "thousands of zeros in front": (b"0" * 4301 + b"5", 5, None),
+}
+
+
+@pytest.mark.parametrize(("stream", "content_type", "expected", "theirs"), DIFFERENCES.values(), ids=DIFFERENCES)
+def test_known_differences(stream: bytes, content_type: str, expected: list[str], theirs: list[str]) -> None:
+    """Where httpx-sse sees other events than we do, it is for a reason that has a name."""
+    assert expected == [data for _, data, _, _ in ours(stream)] == [event.data for event in interpret(stream).events]
+    assert theirs == [data for _, data, _, _ in peer(stream, content_type)]
+
+
+@pytest.mark.parametrize(("value", "expected", "theirs"), RETRIES.values(), ids=RETRIES)
+def test_known_differences_of_retry(value: bytes, expected: int | None, theirs: int | None) -> None:
+    """What `int()` reads and what the standard calls a number are not the same."""
+    stream = b"data: x\nretry: " + value + b"\n\n"
+    assert [("message", "x", "", expected)] == ours(stream)
+    assert [("message", "x", "", theirs)] == peer(stream)
+
+
+def test_a_known_difference_of_size() -> None:
+    """Nothing bounds a line of httpx-sse; ours is refused."""
+    stream = b"data: " + b"x" * MIB + b"\n\n"
+    assert [len(data) for _, data, _, _ in peer(stream)] == [MIB]
+    with pytest.raises(errors.TooLargeError):
+        Decoder(Limits(line_bytes=MIB)).feed(stream)
+
+
+SEPARATORS: Final = "\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+# Older releases of httpx-sse (0.4.0 does) end a line at these too, which no generated stream can then hold.
+ALSO_ENDS: Final = "" if peer(f"data: {SEPARATORS}\n\n".encode())[0][1] == SEPARATORS else SEPARATORS
+LINE: Final = st.text(st.characters(exclude_characters="\r\n" + ALSO_ENDS, exclude_categories=["Cs"]), max_size=12)
+FIELDS: Final = st.one_of(
+    LINE.map("data: {}".format),
+    LINE.map("data:{}".format),
+    LINE.map(":{}".format),
+    LINE.map("event: {}".format),
+    LINE.map("id: {}".format),
+    LINE.map("unknown: {}".format),
+    st.integers(0, 10**12).map("retry: {}".format),
+    st.sampled_from(["data", "id", "event", "retry", "retry: soon", "retry: ", "unknown"]),
+)
+ENDS: Final = st.sampled_from(["\n", "\r", "\r\n"])
+
+
+@st.composite
+def well_behaved_streams(draw: st.DrawFn) -> bytes:
+    """A stream without the known differences: each block has data, and there is no byte order mark in front."""
+    text = ""
+    for _ in range(draw(st.integers(0, 5))):
+        fields = draw(st.lists(FIELDS, max_size=5))
+        fields.insert(draw(st.integers(0, len(fields))), "data: " + draw(LINE))
+        end = draw(ENDS)
+        text += end.join([*fields, "", ""])
+    return text.encode()
+
+
+@given(well_behaved_streams(), SIZES)
+def test_agreement_with_httpx_sse(stream: bytes, sizes: list[int]) -> None:
+    """Without the named differences, httpx-sse sees what we see."""
+    assert peer(stream) == ours(stream) == [(e.event, e.data, e.id, e.retry) for e in decoded(cut(stream, sizes))[0]]
+
+
+# --------------------------------------------------------------------------------------------------- Against httpx2
+
+
+def peer2(pieces: Iterable[bytes], content_type: str = PLAIN) -> Iterator[tuple[str, str, str, int | None]]:
+    """The events that httpx2 sees, one by one."""
+    request = httpx2.Request("GET", "http://peer.test")  # its decoder names the request in an error
+    response = httpx2.Response(200, headers={"content-type": content_type}, content=iter(pieces), request=request)
+    for event in httpx2.EventSource(response):
+        yield event.event, event.data, event.id, event.retry
+
+
+DIFFERENCES2: Final[dict[str, tuple[bytes, str, list[str], list[str]]]] = {
+    # name: (stream, Content-Type, the data we see, the data httpx2 sees)
+    "an id without data is an empty event": (b"id: 1\n\n: ping\n\n", PLAIN, [], [""]),
+    "a name without data is an empty event": (b"event: x\n\n", PLAIN, [], [""]),
+    "a retry without data is an empty event": (b"retry: 5\n\n", PLAIN, [], [""]),
+    "a byte order mark eats the first field": (BOM + b"data: x\n\ndata: y\n\n", PLAIN, ["x", "y"], ["y"]),
+    "a CR at the very end is a blank line too": (b"data: cut in its CRL\r", PLAIN, [], ["cut in its CRL"]),
+    "the charset is obeyed": (b"data: \xc3\xbc\n\n", f"{PLAIN}; charset=windows-1252", ["\xfc"], ["\xc3\xbc"]),
+}
+
+
+@pytest.mark.parametrize(("stream", "content_type", "expected", "theirs"), DIFFERENCES2.values(), ids=DIFFERENCES2)
+def test_known_differences_from_httpx2(
+    stream: bytes, content_type: str, expected: list[str], theirs: list[str]
+) -> None:
+    """Where httpx2 sees other events than we do, it is for a reason that has a name."""
+    assert expected == [data for _, data, _, _ in ours(stream)] == [event.data for event in interpret(stream).events]
+    assert theirs == [data for _, data, _, _ in peer2([stream], content_type)]
+
+
+@pytest.mark.parametrize(("value", "expected", "theirs"), RETRIES.values(), ids=RETRIES)
+def test_known_differences_of_retry_from_httpx2(value: bytes, expected: int | None, theirs: int | None) -> None:
+    """It asks `int()` too."""
+    stream = b"data: x\nretry: " + value + b"\n\n"
+    assert [("message", "x", "", expected)] == ours(stream)
+    assert [("message", "x", "", theirs)] == [*peer2([stream])]
+
+
+SIZES2: Final[dict[str, tuple[bytes, bool, bool]]] = {
+    # name: (stream, do we refuse it under event_bytes=1 MiB, does httpx2, whose default that is)
+    "a line": (b"data: " + b"x" * MIB + b"\n\n", True, True),
+    "comments": ((b":" + b"x" * (64 * KIB) + b"\n") * 17 + b"data: x\n\n", True, False),
+    "line ends": (b"data\n" * (MIB // 5) + b"data\n\n", True, False),
+}
+
+
+@pytest.mark.parametrize(("stream", "we_refuse", "it_refuses"), SIZES2.values(), ids=SIZES2)
+def test_known_differences_of_size_from_httpx2(stream: bytes, we_refuse: bool, it_refuses: bool) -> None:
+    """It bounds an event, but counts neither comments nor line ends."""
+
+    def refuses(read: Callable[[], object], error: type[Exception]) -> bool:
+        try:
+            read()
+        except error:
+            return True
+        return False
+
+    pieces = cut(stream, [64 * KIB])
+    decoder = Decoder(Limits(event_bytes=MIB))
+    assert we_refuse == refuses(lambda: [decoder.feed(piece) for piece in pieces], errors.TooLargeError)
+    assert it_refuses == refuses(lambda: [*peer2(pieces)], httpx2.SSEError)
+
+
+def test_a_known_difference_of_promptness_from_httpx2() -> None:
+    """It holds a CR back until it knows what follows; our event is out with the CR of its blank line."""
+    given_out: list[bytes] = []
+
+    def pieces() -> Iterator[bytes]:
+        for piece in (b"data: x\r\n\r", b"\n: ping"):
+            given_out.append(piece)
+            yield piece
+
+    assert [ServerSentEvent(data="x")] == Decoder().feed(next(pieces()))
+    given_out.clear()
+    assert ("message", "x", "", None) == next(peer2(pieces()))
+    assert given_out == [b"data: x\r\n\r", b"\n: ping"]
+
+
+@given(well_behaved_streams(), SIZES)
+def test_agreement_with_httpx2(stream: bytes, sizes: list[int]) -> None:
+    """Without the named differences, httpx2 sees what we see."""
+    assert ours(stream) == [*peer2([stream])] == [*peer2(cut(stream, sizes))]
+
+
+# ------------------------------------------------------------------------------------------------------------- Limits
+
+
+def fed(pieces: Iterable[bytes], limits: Limits) -> tuple[str, list[ServerSentEvent]]:
+    """How a stream ends under these limits, in the error's words, and all events that were seen of it."""
+    decoder = Decoder(limits)
+    events: list[ServerSentEvent] = []
+    for piece in pieces:
+        try:
+            events += decoder.feed(piece)
+        except errors.TooLargeError as error:
+            return str(error), [*events, *error.events]
+    return "", events
+
+
+# 40 bytes, the line ends among them (each counts as one, a CRLF too), and the blank line not.
+BLOCKS: Final = {
+    "one line": b"data: " + b"x" * 33 + b"\n",
+    "one line, CRLF": b"data: " + b"x" * 33 + b"\r\n",
+    "many lines": b"data: x\r\n" * 5,
+    "lines without a value": b"data\n" * 8,
+    "a comment": b":" + b"x" * 38 + b"\n",
+    "comments": b": ping\r" * 5 + b": pin",
+    "an unknown field": b"what: " + b"x" * 33 + b"\n",
+    "a field without a colon": b"w" * 39 + b"\n",
+    "a name": b"event: " + b"x" * 32 + b"\n",
+    "an id": b"id: " + b"x" * 35 + b"\n",
+    "a retry": b"retry: " + b"5" * 32 + b"\n",
+    "of all kinds": b":12345678\ndata: x\nid: 12345\nwhat: ever!\n",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+def test_event_bytes(block: bytes, way: Callable[[Sequence[bytes]], list[bytes]]) -> None:
+    """Every byte of a block counts, whatever it says: exactly the limit passes, one byte more does not."""
+    stream = b"data: before\n\n" + block
+    if block.endswith((b"\n", b"\r")):
+        stream += b"\ndata: after\n\n"
+    first = ServerSentEvent(data="before")
+    said, events = fed(way([stream]), Limits(event_bytes=40))
+    assert (said, events[0], events[-1].data) == ("", first, "after" if stream.endswith(b"after\n\n") else "before")
+    said, events = fed(way([stream]), Limits(event_bytes=39))
+    assert (said, events) == ("an event is larger than Limits.event_bytes (39)", [first])
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("start", [b"data: ", b":", b"what: ", b"what", b"id: ", BOM + b"data: "])
+def test_line_bytes(start: bytes, way: Callable[[Sequence[bytes]], list[bytes]]) -> None:
+    """A line's own bytes count, without its end and without a byte order mark."""
+    line = start.ljust(23 if start.startswith(BOM) else 20, b"x")
+    stream = line + b"\r\n\r\ndata:y\n\n"
+    assert ("", decoded([stream])[0]) == fed(way([stream]), Limits(line_bytes=20))
+    assert fed(way([stream]), Limits(line_bytes=19)) == ("a line is longer than Limits.line_bytes (19)", [])
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("tail", [b"", b"data: x", b": ping\n\n", b"\r\n" * 5, b"data: y\r\n\r"])
+def test_stream_bytes(tail: bytes, way: Callable[[Sequence[bytes]], list[bytes]]) -> None:
+    """Every byte of a stream counts, blank lines and byte order mark too; what came before the limit is not lost."""
+    stream = BOM + b"data: x\n\n" + tail
+    events = decoded([stream])[0]
+    assert ("", events) == fed(way([stream]), Limits(stream_bytes=len(stream)))
+    said = f"the stream is larger than Limits.stream_bytes ({len(stream)})"
+    assert (said, events) == fed(way([stream, b"data: z\n\n"]), Limits(stream_bytes=len(stream)))
+
+
+MAYBE: Final = st.one_of(st.none(), st.integers(1, 60))
+
+
+@given(STREAMS, SIZES, MAYBE, MAYBE, MAYBE)
+@example(b"\xef\xbbdata", [1], 5, 5, None)
+@example(b"data: x\r\n\r\ndata", [9, 1], None, None, 9)
+@example(b"data:12345\n\n", [1], 10, 10, None)
+@example(b":1\ndata:12345\n\n", [1], 10, 12, 12)
+def test_limits_do_not_depend_on_the_pieces(
+    stream: bytes, sizes: list[int], line: int | None, event: int | None, all_: int | None
+) -> None:
+    """However a stream is cut, it passes the same limit, and the same events are complete before that."""
+    limits = Limits(line_bytes=line, event_bytes=event, stream_bytes=all_)
+    said, events = fed([stream], limits)
+    assert (said, events) == fed(cut(stream, sizes), limits) == fed(single([stream]), limits)
+    if line is None and event is None and all_ is None:
+        assert said == ""
+
+
+@given(STREAMS, MAYBE, MAYBE, MAYBE)
+def test_limits_are_the_references(stream: bytes, line: int | None, event: int | None, all_: int | None) -> None:
+    """The limit that is passed is the reference's, and what was complete before that byte is what the reference saw."""
+    if BOM.startswith(stream[:2]) and not stream.startswith(BOM):
+        stream = b"\n" + stream  # half a byte order mark at the very end counts for nothing: it is no line yet
+    limits = Limits(line_bytes=line, event_bytes=event, stream_bytes=all_)
+    found = passed(stream, limits)
+    name, length = ("", len(stream)) if found is None else found
+    said, events = fed([stream], limits)
+    assert name in said
+    assert bool(name) == bool(said)
+    assert [event.data for event in interpret(stream[:length]).events] == [event.data for event in events]
+
+
+def test_a_failed_decoder_stays_failed() -> None:
+    """After a limit was passed every call raises the same error, an empty piece too, and no event comes any more."""
+    decoder = Decoder(Limits(event_bytes=10))
+    with pytest.raises(errors.TooLargeError) as first:
+        decoder.feed(b"data: x\n\ndata: 12345\n\n")
+    assert first.value.events == (ServerSentEvent(data="x"),)
+    for piece in (b"", b"\n\n", b"data: y\n\n"):
+        with pytest.raises(errors.TooLargeError) as again:
+            decoder.feed(piece)
+        assert again.value is first.value
+
+
+# -------------------------------------------------------------------------------------------------------------- Memory
+
+PIECE: Final = 64 * KIB
+ENDLESS: Final = {
+    # name: (the limit, the first bytes, the piece that comes again and again); many objects are slow to trace
+    "a line": (16 * MIB, b"data: ", b"x" * PIECE),
+    "an event of lines": (16 * MIB, b"", b"data: " + b"x" * (PIECE - 7) + b"\n"),
+    "an event of small lines": (2 * MIB, b"", b"data: x\n" * (PIECE // 8)),
+    "an event of empty lines": (2 * MIB, b"", b"data\n" * (PIECE // 5)),
+    "a comment": (16 * MIB, b": ", b"x" * PIECE),
+    "comments": (2 * MIB, b"", b": ping\n" * (PIECE // 7)),
+    "an unknown field": (16 * MIB, b"what: ", b"x" * PIECE),
+    "a name": (16 * MIB, b"event: ", b"x" * PIECE),
+    "a byte order mark and then a line": (16 * MIB, BOM, b"x" * PIECE),
+}
+
+
+def traced(work: Callable[[], object]) -> int:
+    """By how many bytes the memory in use grew at most, while `work` was done."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        work()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return peak - before
+
+
+@pytest.mark.parametrize(("limit", "start", "piece"), ENDLESS.values(), ids=ENDLESS)
+def test_memory(limit: int, start: bytes, piece: bytes) -> None:
+    """What never ends is refused at the limit, and costs no more than that and 16 MiB; really, an eighth more."""
+    decoder = Decoder(Limits(event_bytes=limit))
+
+    def feed_endlessly() -> None:
+        decoder.feed(start)
+        with pytest.raises(errors.TooLargeError):
+            for _ in range(2 * limit // len(piece)):
+                assert decoder.feed(piece) == []
+
+    grown = traced(feed_endlessly)
+    assert grown < limit + 16 * MIB
+    assert grown < 1.25 * limit + 2 * MIB
+
+
+@pytest.mark.parametrize("piece", [b"x" * PIECE, b"\ndata: " + b"x" * PIECE], ids=["a line", "an event"])
+def test_a_failure_keeps_nothing(piece: bytes) -> None:
+    """Who keeps the error, and with it the decoder, does not keep what was refused."""
+    kept: list[errors.TooLargeError] = []
+
+    def fail() -> int:
+        with pytest.raises(errors.TooLargeError) as caught:
+            decoded(itertools.chain([b"data: "], itertools.repeat(piece)))
+        kept.append(caught.value)
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        after_one, after_four = fail(), [fail() for _ in range(3)][-1]
+    finally:
+        tracemalloc.stop()
+    assert len(kept) == 4
+    assert after_four - after_one < MIB
+
+
+@pytest.mark.parametrize("piece", [b": ping\r\n\r\n", b"id: 1\ndata: x\n\n", b"\n"])
+def test_memory_of_a_long_stream(piece: bytes) -> None:
+    """What was handed out is not kept: a stream of many small blocks costs what one costs."""
+    decoder = Decoder(Limits(stream_bytes=None))
+    many = piece * (PIECE // len(piece))
+
+    once = traced(lambda: decoder.feed(many))
+    for _ in range(3):
+        assert traced(lambda: decoder.feed(many)) < once + KIB

@@ -1,0 +1,393 @@
+"""Nothing waits forever: the clocks of a run and of a discovery, in virtual time.
+
+Rule 1: a clock that matters is the only one that could run out; the others are off.
+Rule 2: what comes without a pause between its pieces moves the clock itself: no scope gets a word in there.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import attrs
+import pytest
+
+from oxygent_client import Event, HTTPResponse, Outcome, OxyRequest, Timeouts, errors
+from oxygent_client.testing import (
+    FakeTransport,
+    Reply,
+    answer,
+    close,
+    heartbeat,
+    pause,
+    progress,
+    text,
+)
+from tests.support.plain import plain
+from tests.support.virtual import advance
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+
+    from oxygent_client import HTTPRequest
+    from oxygent_client.testing import Step
+
+URL: Final = "https://user:secret@remote.test/base?token=secret"
+SHOWN: Final = "https://remote.test/base"
+FOREVER: Final = pause(math.inf)
+OFF: Final = Timeouts(connect=None, silence=None, idle=None, total=None)
+END: Final = (answer("42"), close())
+DEAD: Final = (heartbeat(), pause(15)) * 1000
+"""A server whose task has died: it sends heartbeats for ever."""
+
+
+def clock(**seconds: float | None) -> Timeouts:
+    """These clocks, and no others."""
+    return attrs.evolve(OFF, **seconds)
+
+
+@attrs.define
+class Timed:
+    """What became of a run, and when."""
+
+    result: Any
+    events: int
+    seconds: float
+    error: errors.OxyError | None
+
+
+async def timed(transport: FakeTransport, timeouts: Timeouts, **options: Any) -> Timed:
+    """Read a run to its end."""
+    began = anyio.current_time()
+    events: list[Event] = []
+    error = None
+    run = plain(server_url=URL, transport=transport, timeouts=timeouts, **options).stream("hi")
+    try:
+        async with run:
+            async for event in run:
+                events.append(event)  # noqa: PERF401  (the events before an error count)
+    except errors.OxyError as caught:
+        error = caught
+    if error is not None:
+        assert (run.trace_id, SHOWN, run.outcome) == (error.trace_id, error.server_url, error.outcome)
+        assert "secret" not in f"{error!r} {error}"
+        assert error.partial is None or len(error.partial.events) == len(events)
+    assert transport.requests == transport.left
+    result = type(error) if error else run.response.output
+    return Timed(result, len(events), round(anyio.current_time() - began, 2), error)
+
+
+# -------------------------------------------------------------------------------------------------------------- One run
+
+SILENCE, IDLE, TOTAL = errors.SilenceTimeoutError, errors.IdleTimeoutError, errors.DeadlineExceededError
+
+RUNS: Final[dict[str, tuple[Timeouts, Sequence[Step], Any, int, float]]] = {
+    # which: (the clocks, what comes, the result, how many events, when)
+    "silence counts from the first heartbeat on": (clock(silence=45), [pause(5000), *END], "42", 1, 5000),
+    "silence": (clock(silence=45), [heartbeat(), FOREVER], SILENCE, 0, 45),
+    "silence after an event": (clock(silence=45), [heartbeat(), progress(1), FOREVER], SILENCE, 1, 45),
+    "silence without a heartbeat": (clock(silence=45, idle=100), [progress(1), FOREVER], IDLE, 1, 100),
+    "half a heartbeat is none": (clock(silence=45, idle=100), [b": pi", FOREVER], IDLE, 0, 100),
+    "any byte breaks the silence": (clock(silence=45), [heartbeat(), *(pause(44), b"d") * 9, FOREVER], SILENCE, 0, 441),
+    "heartbeats break it": (clock(silence=45), [*DEAD[:200], *END], "42", 1, 1500),
+    "idle": (clock(idle=600), [FOREVER], IDLE, 0, 600),
+    "idle though heartbeats flow": (Timeouts(), DEAD, IDLE, 0, 600),
+    "idle though bytes flow": (clock(idle=600), (b"data: x\n", pause(7)) * 200, IDLE, 0, 600),
+    "idle begins again with each event": (
+        clock(idle=600),
+        [pause(599), progress(1), pause(599), progress(2), FOREVER],
+        IDLE,
+        2,
+        1798,
+    ),
+    "total": (clock(total=3600), [FOREVER], TOTAL, 0, 3600),
+    "total though events flow": (clock(total=3600), (progress(1), pause(100)) * 99, TOTAL, 36, 3600),
+    "total though heartbeats flow": (clock(total=3600), DEAD, TOTAL, 0, 3600),
+    "the defaults": (Timeouts(), (progress(1), *(heartbeat(), pause(15)) * 30) * 99, TOTAL, 8, 3600),
+    "all off": (OFF, [heartbeat(), pause(10**6), progress(1), pause(10**6), *END], "42", 2, 2 * 10**6),
+    "silence off": (attrs.evolve(Timeouts(), silence=None), [heartbeat(), pause(599), *END], "42", 1, 599),
+    "idle off": (attrs.evolve(Timeouts(), idle=None), [*DEAD[:400], *END], "42", 1, 3000),
+    "total off": (attrs.evolve(Timeouts(), total=None), (progress(1), pause(500)) * 10 + END, "42", 11, 5000),
+    "idle before legacy": (clock(idle=1), [b"data: done\n\n", FOREVER], IDLE, 0, 1),
+}
+
+
+@pytest.mark.parametrize("which", RUNS)
+async def test_clocks_of_a_run(which: str) -> None:
+    """`silence` counts from the first heartbeat, `idle` from the last event, `total` from the start; None is off."""
+    timeouts, steps, result, events, seconds = RUNS[which]
+    if which == "idle before legacy":  # what is not handed out is in `partial` only
+        with pytest.raises(IDLE):
+            await plain(server_url=URL, transport=FakeTransport.script(*steps), timeouts=timeouts).ask("hi")
+        return
+    got = await timed(FakeTransport.script(*steps), timeouts)
+    assert (result, events, seconds) == (got.result, got.events, got.seconds)
+
+
+async def test_texts() -> None:
+    """An error of a clock says which clock it was, and what is known of the run."""
+    cases: list[tuple[str, Outcome, Timeouts, Sequence[Step]]] = [
+        ("not a byte within Timeouts.silence (45 s)", Outcome.UNKNOWN, clock(silence=45), [heartbeat(), FOREVER]),
+        ("no event within Timeouts.idle (0.5 s)", Outcome.STARTED, clock(idle=0.5), [progress(1), FOREVER]),
+        (
+            "the call did not come to its end within Timeouts.total (3600 s)",
+            Outcome.STARTED,
+            clock(total=3600.0),
+            [progress(1), FOREVER],
+        ),
+    ]
+    for said, outcome, timeouts, steps in cases:
+        got = await timed(FakeTransport.script(*steps), timeouts)
+        assert got.error is not None
+        assert (said, outcome) == (str(got.error), got.error.outcome)
+        assert isinstance(got.error, TimeoutError)
+        assert not got.error.retryable
+
+
+async def test_total_is_one_deadline_over_all() -> None:
+    """`total` runs over discovery, opening and the stream; what was sent by then is known."""
+    slow_org = Reply([pause(20), b'{"code": 200, "data": {"organization": {}}}'])
+    cases: dict[str, tuple[dict[str, Reply], dict[str, Any], Outcome, int]] = {
+        "discovery": ({"/get_organization": Reply(before=FOREVER)}, {"callee": "x"}, Outcome.NOT_SENT, 0),
+        "its body": ({"/get_organization": Reply([FOREVER])}, {"callee": "x"}, Outcome.NOT_SENT, 0),
+        "opening": ({"/sse/chat": Reply(before=FOREVER)}, {}, Outcome.UNKNOWN, 1),
+        "stream": ({"/sse/chat": Reply([pause(24), progress(1), FOREVER])}, {}, Outcome.STARTED, 1),
+        "together": (
+            {"/get_organization": slow_org, "/sse/chat": Reply([progress(1), FOREVER], before=pause(4))},
+            {"callee": "x"},
+            Outcome.STARTED,
+            1,
+        ),
+    }
+    for name, (replies, options, outcome, runs) in cases.items():
+        transport = FakeTransport(replies)
+        got = await timed(transport, clock(total=25), **options)
+        assert got.error is not None
+        assert (name, TOTAL, outcome, 25) == (name, got.result, got.error.outcome, got.seconds)
+        assert runs == len([request for request in transport.requests if request.method == "POST"])
+        assert all(request.context.deadline for request in transport.requests if request.method == "POST")
+
+
+async def test_a_refusal_is_known_before_the_deadline() -> None:
+    """A refusal whose body does not end is told in time: its status is more than that time was over."""
+    transport = FakeTransport({"/sse/chat": Reply([b"no", FOREVER], status=500, before=pause(22))})
+    got = await timed(transport, clock(total=25))
+    assert isinstance(got.error, errors.ServerError)
+    assert ("no", 24.95) == (got.error.body, got.seconds)
+
+
+async def test_wrappers_know_of_the_deadline() -> None:
+    """A request says when the call must be over; None if there is no such time."""
+    for timeouts, deadline in ((clock(total=25), anyio.current_time() + 25), (clock(total=None), None)):
+        transport = FakeTransport.script(*END)
+        await timed(transport, timeouts)
+        assert [deadline] == [request.context.deadline for request in transport.requests]
+
+
+# -------------------------------------------------------------------------------------------------- The user's own time
+
+
+async def test_the_users_time_is_not_counted() -> None:
+    """While the user's code holds an event the clocks stand still, wherever that code is; `total` goes on."""
+
+    async def slow(*anything: Any) -> None:
+        await anyio.sleep(1000)
+
+    steps: list[Step] = [heartbeat() + progress(1) + progress(2), pause(20), progress(3), pause(20), *END]
+    places: dict[str, dict[str, Any]] = {
+        "in the loop": {},
+        "in a handler": {"event_handlers": {"progress": slow}},
+        "in the progress callback": {"progress_callback": slow},
+        "in send_message": {},
+    }
+    for place, options in places.items():
+        request = OxyRequest(arguments={"query": "hi"})
+        if place == "in send_message":
+            vars(request)["send_message"] = slow
+        agent = plain(
+            server_url=URL, transport=FakeTransport.script(*steps), timeouts=clock(silence=25, idle=30), **options
+        )
+        began = anyio.current_time()
+        async with agent.stream(request) as run:
+            async for event in run:
+                if place == "in the loop" and event.type == "progress":
+                    await slow()
+        assert (place, "42") == (place, run.response.output)
+        assert anyio.current_time() - began >= 2000
+        agent.timeouts = clock(total=2500)
+        agent.transport = FakeTransport.script(*steps)
+        if place != "in the progress callback":  # the beginning and the end are all that it hears of this run
+            with pytest.raises(TOTAL) as caught:
+                async with agent.stream(request) as run:
+                    async for event in run:
+                        if place == "in the loop" and event.type == "progress":
+                            await slow()
+            assert caught.value.partial is not None
+            assert (place, 3) == (place, len(caught.value.partial.events))
+
+
+async def test_waiting_before_the_users_time_counts() -> None:
+    """The waits for one event add up, though pieces without an event and the user's time lie between them."""
+    steps: list[Step] = [progress(1), pause(20), heartbeat(), pause(9), heartbeat(), pause(9), heartbeat(), FOREVER]
+    agent = plain(server_url=URL, transport=FakeTransport.script(*steps), timeouts=clock(idle=30))
+    began = anyio.current_time()
+    with pytest.raises(IDLE):
+        async with agent.stream("hi") as run:
+            async for _ in run:
+                await anyio.sleep(100)
+    assert 130 == pytest.approx(anyio.current_time() - began)
+
+
+# --------------------------------------------------------------------------------------------------------------- Floods
+
+
+class Flooding(FakeTransport):
+    """A transport whose pieces are always there already: reading them never waits."""
+
+    def __init__(self, path: str, next_piece: Callable[[int], bytes], reply: Reply) -> None:
+        super().__init__({path: reply})
+        self.path = path
+        self.next_piece = next_piece
+        self.pieces = 0
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As `Transport.exchange`."""
+        async with super().exchange(request) as response:
+            yield attrs.evolve(response, chunks=self) if request.path == self.path else response
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self.pieces += 1
+        assert self.pieces < 100_000, "nobody looks at the clock"
+        return self.next_piece(self.pieces)
+
+
+FLOODS: Final = {
+    "heartbeats": heartbeat(),
+    "blank lines": b"\r\n",
+    "nothing": b"",
+    "half a line": b"x",
+    "data": b"data:x\n",
+}
+EVENTS: Final = {"events": progress(1), "two at a time": progress(1) + progress(2), "texts": text("x")}
+
+
+@pytest.mark.parametrize("what", FLOODS)
+async def test_floods_end(what: str) -> None:
+    """What comes without a pause and is no event ends by `idle` and by `total`, and `silence` does not mind."""
+    for timeouts, error in ((clock(idle=10, silence=1), IDLE), (clock(total=10, silence=1), TOTAL)):
+
+        def flood(number: int) -> bytes:
+            advance(0.01)
+            return FLOODS[what]
+
+        transport = Flooding("/sse/chat", flood, Reply())
+        got = await timed(transport, timeouts)
+        assert (error, 0, 10) == (got.result, got.events, round(got.seconds))
+
+
+@pytest.mark.parametrize("what", EVENTS)
+async def test_floods_of_events_end(what: str) -> None:
+    """Events that come without a pause end by `total`."""
+
+    def flood(number: int) -> bytes:
+        advance(0.01)
+        return EVENTS[what]
+
+    got = await timed_events(Flooding("/sse/chat", flood, Reply()))
+    assert 10 == pytest.approx(got, abs=0.1)
+
+
+async def timed_events(transport: FakeTransport) -> float:
+    """When `total` ended a run of many events."""
+    began = anyio.current_time()
+    agent = plain(server_url=URL, transport=transport, timeouts=clock(total=10))
+    with pytest.raises(TOTAL):
+        await agent.ask("hi")
+    return anyio.current_time() - began
+
+
+@pytest.mark.parametrize("what", [*FLOODS, *EVENTS])
+async def test_floods_hear_cancellation(what: str) -> None:
+    """What comes without a pause leaves a checkpoint at least every 64 pieces, so a cancellation gets through."""
+    scope = anyio.CancelScope()
+
+    def flood(number: int) -> bytes:
+        if number == 500:
+            scope.cancel()
+        return {**FLOODS, **EVENTS}[what]
+
+    transport = Flooding("/sse/chat", flood, Reply())
+    with scope:
+        await plain(server_url=URL, transport=transport, timeouts=OFF).ask("hi")
+    assert scope.cancelled_caught
+    assert 500 <= transport.pieces <= 564
+    assert transport.requests == transport.left
+
+
+# ------------------------------------------------------------------------------------------------------------ Discovery
+
+ORG: Final = b'{"code": 200, "data": {"organization": {"name": "master"}}}'
+
+
+async def test_discovery_takes_30_seconds_in_all() -> None:
+    """`init` is over after 30 s: the headers, the bodies and all three documents together, also if they drip."""
+    drip: list[Step] = [pause(1), b" "] * 1000
+    cases: dict[str, tuple[dict[str, Reply], Any, float]] = {
+        "headers": ({"/get_organization": Reply(before=FOREVER)}, TOTAL, 30),
+        "body": ({"/get_organization": Reply([b"{", FOREVER])}, TOTAL, 30),
+        "dripping": ({"/get_organization": Reply(drip)}, TOTAL, 30),
+        "just in time": ({"/get_organization": Reply([*drip[:40], ORG], before=pause(9))}, None, 29),
+        "the second": ({"/get_organization": Reply([pause(20), ORG]), "/get_description": Reply(drip)}, TOTAL, 30),
+        "the third": ({"/get_organization": Reply([pause(20), ORG]), "/get_agents": Reply(before=FOREVER)}, TOTAL, 30),
+        "a refusal's body": ({"/get_organization": Reply(drip, status=500)}, errors.ServerError, 5),
+    }
+    for name, (replies, expected, seconds) in cases.items():
+        transport = FakeTransport(replies)
+        agent = plain(server_url=URL, transport=transport)
+        began = anyio.current_time()
+        got = None
+        try:
+            await agent.init()
+        except errors.OxyError as error:
+            got = type(error)
+        assert (name, expected, seconds) == (name, got, round(anyio.current_time() - began, 2))
+        assert transport.requests == transport.left
+
+
+async def test_a_slow_discovery_does_not_stop_a_run() -> None:
+    """Where a run asks for its callee first and gets no answer, it goes on after 30 s."""
+    transport = FakeTransport({"/get_organization": Reply(before=FOREVER), "/sse/chat": Reply(END)})
+    got = await timed(transport, Timeouts(), callee="x")
+    assert ("42", 30) == (got.result, got.seconds)
+
+
+async def test_floods_in_a_discovery() -> None:
+    """A body that never waits and never ends is over after 30 s, and hears a cancellation before."""
+
+    def slow(number: int) -> bytes:
+        advance(0.01)
+        return b""
+
+    began = anyio.current_time()
+    with pytest.raises(TOTAL, match="no answer to GET /get_organization in time"):
+        await plain(server_url=URL, transport=Flooding("/get_organization", slow, Reply())).init()
+    assert 30 == pytest.approx(anyio.current_time() - began, abs=0.1)
+    scope = anyio.CancelScope()
+
+    def cancelled(number: int) -> bytes:
+        if number == 500:
+            scope.cancel()
+        return b""
+
+    transport = Flooding("/get_organization", cancelled, Reply())
+    with scope:
+        await plain(server_url=URL, transport=transport).init()
+    assert scope.cancelled_caught
+    assert 500 <= transport.pieces <= 564

@@ -1,0 +1,243 @@
+"""Runs that a program loses without leaving their blocks: they end as left, and hold nothing for ever.
+
+Rule: time is virtual, and the loss is a real garbage collection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import subprocess
+import sys
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import attrs
+import pytest
+
+from oxygent_client import SSEOxyGent
+from oxygent_client._run.abandoned import forget, sweep, watch
+from oxygent_client._run.outcome import OutcomeTracker
+from oxygent_client.telemetry.observers import RunObservation
+from oxygent_client.testing import FakeTransport, Reply, answer, close, pause, tool_call
+from oxygent_client.transports import Context
+from tests.conftest import ROOT
+from tests.support.plain import plain
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from oxygent_client import Event, Run
+    from oxygent_client.telemetry import Notification
+
+# trio warns of each asynchronous generator that is garbage-collected, and a dropped run has some.
+pytestmark: Final = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+
+URL: Final = "https://remote.test"
+ENDLESS: Final = Reply((tool_call("x"), pause(1000)))
+ANSWER: Final = Reply((answer("42"), close()))
+
+
+@attrs.define
+class Ends:
+    """Notes how runs end."""
+
+    ends: list[tuple[str, object]] = attrs.field(factory=list[tuple[str, object]])
+
+    def note(self, happening: Notification, /) -> None:
+        """As `Observer.note`."""
+        if happening.event == "ended":
+            self.ends.append((happening.fields["end"], happening.fields["outcome"]))
+
+
+async def entered(run: Run) -> Run:
+    """A run whose first event was read."""
+    await run.__aenter__()
+    await anext(run)
+    return run
+
+
+def agent_for(*replies: Reply, observers: tuple[Ends, ...] = ()) -> SSEOxyGent:
+    """An agent whose runs go like that, one after the other, and whose detached runs do not end."""
+    transport = FakeTransport(
+        {"/sse/chat": replies, "/async/trace": [ENDLESS] * 5, "/async/chat": Reply.json({"code": 200, "data": {}})}
+    )
+    return plain(server_url=URL, transport=transport, observers=observers)
+
+
+async def test_observers_hear_of_it_in_the_event_loop() -> None:
+    """A run that was garbage-collected ended as left, without another run to notice it."""
+    ends = Ends()
+    agent = agent_for(ENDLESS, observers=(ends,))
+    await entered(agent.stream("hi"))
+    gc.collect()
+    await anyio.sleep(0.1)
+    assert ends.ends == [("left", "started")]
+
+
+async def test_it_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A warning names the run by its trace id."""
+    agent = agent_for(ENDLESS)
+    await entered(agent.stream("hi", trace_id="t"))
+    gc.collect()
+    with caplog.at_level(logging.WARNING, "oxygent_client"):
+        await anyio.sleep(0.1)
+    assert [record.__dict__["trace_id"] for record in caplog.records] == ["t"]
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["the run", "the agent's statistics"])
+async def test_a_run_that_ended(again: bool) -> None:
+    """A run that ended in any other way ends once."""
+    ends = Ends()
+    agent = agent_for(ANSWER, ENDLESS, ANSWER, observers=(ends,))
+    await agent.ask("hi")
+    async with agent.stream("hi") as run:
+        await anext(run)
+    del run
+    gc.collect()
+    await anyio.sleep(0.1)
+    if again:
+        await agent.ask("hi")
+    assert [end for end, _ in ends.ends] == ["completed", "left", "completed"][: 2 + again]
+    assert agent.stats().left == 1
+
+
+async def test_statistics() -> None:
+    """A dropped run is not in flight, and nothing of it is buffered."""
+    agent = agent_for(ENDLESS)
+    await entered(agent.stream("hi"))
+    gc.collect()
+    stats = agent.stats()
+    assert stats.in_flight == 0
+    assert stats.left == 1
+    assert stats.buffered == 0
+
+
+async def test_its_id_is_not_in_flight() -> None:
+    """The id may be used again, and is not sent again as it is: nobody read the rest of the run."""
+    agent = agent_for(ENDLESS, ANSWER)
+    await entered(agent.stream("hi", trace_id="dropped"))
+    gc.collect()
+    response = await agent.ask("hi", trace_id="dropped")
+    assert response.extra["remote_trace_id"].startswith("dropped-")
+
+
+async def test_another_reader_may_attach() -> None:
+    """A reader of a detached run that was dropped does not keep the next one away."""
+    agent = agent_for()
+    token = (await agent.start("hi")).to_token()
+    await entered(agent.attach(token))
+    gc.collect()
+    async with agent.attach(token) as run:
+        event = await anext(run)
+    assert event.type == "tool_call"
+
+
+def test_a_loop_that_is_closed() -> None:
+    """A run that outlived its event loop is told of when the next one begins."""
+    ends = Ends()
+    agent = agent_for(ENDLESS, ANSWER, observers=(ends,))
+    with asyncio.Runner() as runner:
+        runs = [runner.run(entered(agent.stream("hi")))]
+    runs.clear()
+    gc.collect()
+    assert ends.ends == []
+    asyncio.run(agent.ask("hi"))
+    assert ends.ends[0] == ("left", "started")
+
+
+def test_a_loop_that_is_gone() -> None:
+    """Likewise where nothing is left of the loop."""
+
+    class Lost:
+        def abandon(self) -> None:
+            """As of a run."""
+
+    async def begin(run: Lost) -> weakref.ref[asyncio.AbstractEventLoop]:
+        watch(run, RunObservation(observers=(ends,)), Context(), OutcomeTracker())
+        return weakref.ref(asyncio.get_running_loop())
+
+    ends, runs = Ends(), [Lost()]
+    loop = asyncio.run(begin(runs[0]))
+    gc.collect()
+    assert loop() is None
+    runs.clear()
+    sweep()
+    assert ends.ends == [("left", "not_sent")]
+
+
+def test_a_reader_in_a_loop_that_was_closed() -> None:
+    """A task that was reading when its loop was closed, and is not cancelled, keeps nobody from reading on."""
+
+    async def read() -> None:
+        async with agent.attach(token) as run:
+            async for _ in run:
+                pass
+
+    async def read_on() -> Event:
+        async with agent.attach(token) as run:
+            return await anext(run)
+
+    ends = Ends()
+    agent = agent_for(observers=(ends,))
+    token = asyncio.run(agent.start("hi")).to_token()
+    loop = asyncio.new_event_loop()
+    reading = loop.create_task(read())
+    loop.run_until_complete(asyncio.sleep(0.1))
+    loop.close()
+    assert asyncio.run(read_on()).type == "tool_call"
+    assert [end for end, _ in ends.ends] == ["left", "left"]
+    assert agent.stats().in_flight == 0
+    assert not reading.done()
+    with suppress(RuntimeError):  # a coroutine that waits for its connection to close; its loop never will
+        reading.get_coro().close()
+
+
+def test_runs_of_the_parent_process() -> None:
+    """What a forked child inherits is not told of there."""
+    ends = Ends()
+    runs = [asyncio.run(entered(agent_for(ENDLESS, observers=(ends,)).stream("hi")))]
+    forget()
+    runs.clear()
+    gc.collect()
+    sweep()
+    assert ends.ends == []
+
+
+FORK: Final = """
+import asyncio, os, sys
+from tests.run.test_dropped import ANSWER, ENDLESS, Ends, agent_for, entered
+
+async def parent():
+    agent = agent_for(ENDLESS, ENDLESS, ANSWER, observers=(ends,))
+    token = (await agent.start("hi")).to_token()
+    runs = [await entered(agent.attach(token)), await entered(agent.stream("hi", trace_id="t"))]
+    return agent, token, runs
+
+async def child(agent, token):
+    async with agent.attach(token) as run:
+        event = await anext(run)
+    return event.type, agent.stats().runs, agent.stats().in_flight
+
+ends = Ends()
+agent, token, runs = asyncio.run(parent())
+if (pid := os.fork()) == 0:
+    runs.clear()
+    print(asyncio.run(child(agent, token)), ends.ends, flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+print(agent.stats().in_flight, ends.ends)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_child() -> None:
+    """A child may read what its parent reads, begins its statistics at nothing, and ends none of its parent's runs."""
+    said = subprocess.run(
+        [sys.executable, "-c", FORK], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert said.stdout.splitlines() == ["('tool_call', 1, 0) [('left', 'started')]", "2 []"]

@@ -1,0 +1,197 @@
+"""A server that sends without end, as fast as one reads: the process stays small, the error comes, one may leave.
+
+Rule 1: server and client are processes of their own (`flood_server.py`, `flood_client.py`); what is looked at are the
+    numbers that the client prints.
+Rule 2: a number here is a promise, and what is measured is far from it: a slow machine proves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from tests.conftest import LOOPS, ROOT, SIZE, scaled
+from tests.support.flood_client import Measured
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Row = Callable[..., None]
+
+pytestmark = [
+    pytest.mark.table("floods"),
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux"),
+]
+
+MIB: Final = 1024 * 1024
+SPARE: Final = 16 * MIB
+"""What a process may grow by beside the limit."""
+PROMPT: Final = 1.0
+"""Seconds within which an error comes, or a block is left."""
+LIMIT: Final = 16 * MIB
+IDLE: Final = 10.0 if SIZE == "soak" else 1.0
+"""Seconds of a flood that no limit ends."""
+AGAIN: Final = 10.0 if SIZE == "soak" else 1.0
+
+each_loop: Final = pytest.mark.parametrize("loop", LOOPS)
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Where the floods are."""
+    command = [sys.executable, str(ROOT / "tests" / "flood_server.py"), "--seconds", "30"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+        finally:
+            server.stdin.close()  # and it ends
+
+
+def measured(row: Row, url: str, flood: str, loop: str, **options: Any) -> Measured:
+    """What becomes of a client in this flood."""
+    command = [sys.executable, "-m", "tests.support.flood_client", url, flood, loop, json.dumps(options)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = Measured(**json.loads(done.stdout))
+    ended = found.ends[-1].partition(":")[0]
+    row(flood, loop, ended, found.rounds, round(found.received / 1e6, 1), round(found.grown / 1e6, 1))
+    return found
+
+
+EVENT_BYTES: Final[dict[str, Any]] = {"limits": {"event_bytes": LIMIT}, "marked": LIMIT}
+STREAM_BYTES: Final[dict[str, Any]] = {"limits": {"stream_bytes": LIMIT}, "marked": LIMIT}
+EVENT: Final = f"TooLargeError: an event is larger than Limits.event_bytes ({LIMIT})"
+LINE: Final = f"TooLargeError: a line is longer than Limits.line_bytes ({LIMIT})"
+STREAM: Final = f"TooLargeError: the stream is larger than Limits.stream_bytes ({LIMIT})"
+NO_EVENT: Final = f"IdleTimeoutError: no event within Timeouts.idle ({IDLE:g} s)"
+
+ENDLESS: Final[dict[str, tuple[str, dict[str, Any], str, int]]] = {
+    # what never ends: (the flood, how the client is set, how it ends, the limit)
+    "a line": ("line", EVENT_BYTES, EVENT, LIMIT),
+    "a line, after an event": ("named-line", EVENT_BYTES, EVENT, LIMIT),
+    "a line, by its own limit": ("line", {"limits": {"line_bytes": LIMIT}, "marked": LIMIT}, LINE, LIMIT),
+    "an event": ("event", EVENT_BYTES, EVENT, LIMIT),
+    "an event of small lines": ("event-of-small-lines", EVENT_BYTES, EVENT, LIMIT),
+    "an event of empty lines": ("event-of-empty-lines", EVENT_BYTES, EVENT, LIMIT),
+    "a comment": ("comment", EVENT_BYTES, EVENT, LIMIT),
+    "comments": ("comments", EVENT_BYTES, EVENT, LIMIT),
+    "an unknown field": ("unknown-field", EVENT_BYTES, EVENT, LIMIT),
+    "a field without a colon": ("field-without-colon", EVENT_BYTES, EVENT, LIMIT),
+    "blank lines": ("blank-lines", STREAM_BYTES, STREAM, 0),
+    "blank lines, after an event": ("named-blank-lines", STREAM_BYTES, STREAM, 0),
+    "heartbeats": ("heartbeats", STREAM_BYTES, STREAM, 0),
+    "events": ("events", {"limits": {"stream_bytes": MIB}, "marked": MIB}, STREAM.replace(str(LIMIT), str(MIB)), 0),
+    "blank lines, by the clock": ("blank-lines", {"idle": IDLE}, NO_EVENT, 0),
+    "heartbeats, by the clock": ("heartbeats", {"idle": IDLE}, NO_EVENT, 0),
+    "a document": (
+        "json",
+        {"limits": {"body_bytes": LIMIT}, "marked": LIMIT, "discover": True},
+        f"TooLargeError: the response is larger than Limits.body_bytes ({LIMIT})",
+        LIMIT,
+    ),
+}
+"""What a limit of 0 promises: of what comes nothing is kept at all."""
+
+
+@each_loop
+@pytest.mark.parametrize("what", ENDLESS)
+def test_what_never_ends(what: str, loop: str, url: str, row: Row) -> None:
+    """The typed error comes within a second of the limit's last byte, and the process grows by the limit and a bit."""
+    flood, options, end, limit = ENDLESS[what]
+    found = measured(row, url, flood, loop, **options)
+    assert found.ends == [end]
+    assert found.late is not None
+    assert 0 <= found.late < PROMPT
+    assert found.grown < limit + SPARE
+
+
+@each_loop
+@pytest.mark.parametrize("flood", ["line", "event", "comment"])
+def test_again_and_again(flood: str, loop: str, url: str, row: Row) -> None:
+    """Whoever tries again and again, and fails each time, grows no further: what fails keeps nothing of the flood.
+
+    A line that grows is moved at times, and then it is there twice; in a new process that costs nothing, in one that
+    had freed so large a piece before, it does (glibc, `M_MMAP_THRESHOLD`).
+    """
+    found = measured(row, url, flood, loop, seconds=AGAIN, **EVENT_BYTES)
+    assert found.ends == [EVENT]
+    assert found.late is not None
+    assert found.late < PROMPT
+    assert found.rounds > scaled(1)
+    assert found.grown < 2 * LIMIT + SPARE
+
+
+NO_LIMIT: Final = {"event_bytes": None, "stream_bytes": None, "body_bytes": None}
+LEFT: Final = {
+    # the flood: is it a document
+    "line": False,
+    "event": False,
+    "event-of-small-lines": False,
+    "comment": False,
+    "unknown-field": False,
+    "blank-lines": False,
+    "named-blank-lines": False,
+    "heartbeats": False,
+    "events": False,
+    "json": True,
+}
+
+
+@each_loop
+@pytest.mark.parametrize("flood", LEFT)
+def test_leaving_a_flood(flood: str, loop: str, url: str, row: Row) -> None:
+    """Cancellation is heard in the middle of a flood that no limit ends: the block is left within a second."""
+    found = measured(row, url, flood, loop, cancel=0.2, discover=LEFT[flood], limits=NO_LIMIT)
+    assert found.ends == ["cancelled"]
+    assert found.received > MIB // 16
+    assert found.late is not None
+    assert found.late < PROMPT
+
+
+BOMBS: Final[dict[str, tuple[str, bool, str, int]]] = {
+    # the bomb: (the flood, is it a document, how it ends, the limit); 64 KiB of a bomb are 64 MiB
+    "a stream": (
+        "gzip-stream",
+        False,
+        f"TooLargeError: an event is larger than Limits.event_bytes ({16 * MIB})",
+        16 * MIB,
+    ),
+    "a document": (
+        "gzip-short-json",
+        True,
+        f"TooLargeError: the response is larger than Limits.body_bytes ({8 * MIB})",
+        8 * MIB,
+    ),
+    "a document of bombs": (
+        "gzip-json",
+        True,
+        f"TooLargeError: the response is larger than Limits.body_bytes ({8 * MIB})",
+        8 * MIB,
+    ),
+    "a refusal of a run": ("gzip-refusal", False, "ServerError: the server answered 500 (Internal Server Error)", 0),
+    "a refusal of a document": (
+        "gzip-refusal",
+        True,
+        "ServerError: the server answered 500 (Internal Server Error)",
+        0,
+    ),
+}
+
+
+@each_loop
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_bombs(bomb: str, loop: str, url: str, row: Row) -> None:
+    """Limits count what is inflated: a bomb is a typed error at once, and the process stays small."""
+    flood, document, end, limit = BOMBS[bomb]
+    found = measured(row, url, flood, loop, discover=document)
+    assert found.ends == [end]
+    assert found.seconds < PROMPT
+    assert found.grown < limit + SPARE

@@ -1,0 +1,232 @@
+"""A run that may be run twice: it is asked for again where it may have run, as another run, and nothing else is."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import anyio
+import pytest
+
+from oxygent_client import Outcome, OxyRequest, Retry, SSEOxyGent, Timeouts, errors
+from oxygent_client._core.ids import new_id
+from oxygent_client.policies import ConcurrencyLimit, PolicyKind, Redirect, Wrapper
+from oxygent_client.testing import FakeTransport, Pause, Reply, answer, close, message, progress
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from oxygent_client import HTTPRequest, HTTPResponse
+
+URL: Final = "https://remote.test"
+FINE: Final = Reply([answer(42), close()])
+LOST: Final = Reply(before=errors.ConnectionLostError("reset"))
+REFUSED: Final = Reply(before=errors.ConnectError("refused"))
+BUSY: Final = Reply(status=429)
+BAD: Final = Reply(status=502)
+CUT: Final = Reply([progress(1)])
+
+CASES: Final[dict[str, tuple[Any, Outcome, int, bool, list[Reply]]]] = {
+    # name: (what comes of it, the outcome, how often it is asked for, whether it is idempotent, the replies)
+    "lost": (42, Outcome.COMPLETED, 2, True, [LOST, FINE]),
+    "lost twice": (42, Outcome.COMPLETED, 3, True, [LOST, BAD, FINE]),
+    "lost for good": (errors.ConnectionLostError, Outcome.UNKNOWN, 3, True, [LOST] * 5),
+    "lost, then refused": (errors.ConnectError, Outcome.UNKNOWN, 3, True, [LOST, *[REFUSED] * 9]),
+    "lost, then busy": (errors.RateLimitedError, Outcome.UNKNOWN, 3, True, [LOST, *[BUSY] * 9]),
+    "refused, then lost for good": (errors.ConnectionLostError, Outcome.UNKNOWN, 3, True, [REFUSED, *[LOST] * 9]),
+    "refused, then lost": (42, Outcome.COMPLETED, 3, True, [REFUSED, LOST, FINE]),
+    "cut": (errors.IncompleteStreamError, Outcome.STARTED, 1, True, [CUT, FINE]),
+    "a page": (errors.NotAnEventStreamError, Outcome.UNKNOWN, 1, True, [Reply([b"<html>"], headers={}), FINE]),
+    "not idempotent": (errors.ConnectionLostError, Outcome.UNKNOWN, 1, False, [LOST, FINE]),
+    "not idempotent, refused": (42, Outcome.COMPLETED, 2, False, [REFUSED, FINE]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_what_is_asked_for_again(name: str) -> None:
+    """Each time it is another run to the remote; once it may have run, no later refusal says that it did not."""
+    expected, outcome, times, idempotent, replies = CASES[name]
+    transport = FakeTransport({"/sse/chat": replies})
+    agent = SSEOxyGent(server_url=URL, transport=transport)
+    run = agent.stream("hi", trace_id=new_id(), idempotent=idempotent)
+    got: Any
+    attempts = times
+    try:
+        async with run:
+            got = (await run.final_response()).output
+    except errors.OxyError as error:
+        got, attempts = type(error), error.attempts
+    assert (expected, outcome, times, times) == (got, run.outcome, attempts, len(transport.payloads))
+    assert len(transport.left) == len(transport.requests)
+    ids = [payload["current_trace_id"] for payload in transport.payloads]
+    lost = sum(reply in (LOST, BAD) for reply in replies[: times - 1])
+    assert lost + 1 == len(set(ids))
+    assert run.trace_id == ids[0]
+
+
+@pytest.mark.parametrize(("seconds", "retry"), [(0.0, Retry(attempts=1)), (0.2, Retry(base=50, cap=50))])
+async def test_when_it_is_not(seconds: float, retry: Retry) -> None:
+    """`Retry` says how often and when; no wait reaches the deadline."""
+    transport = FakeTransport({"/sse/chat": [LOST, FINE]})
+    agent = SSEOxyGent(server_url=URL, transport=transport, retry=retry, timeouts=Timeouts(total=0.2))
+    began = anyio.current_time()
+    with pytest.raises(errors.ConnectionLostError):
+        await agent.ask("hi", idempotent=True)
+    assert 1 == len(transport.payloads)
+    assert seconds >= anyio.current_time() - began
+
+
+async def test_repeats_are_paid_for() -> None:
+    """They take from the budget that the repeats of a refusal take from: a broken remote is not stormed."""
+    transport = FakeTransport({"/sse/chat": [LOST] * 9})
+    retry, limit = Retry(attempts=3, budget=3), ConcurrencyLimit(1)
+    agent = SSEOxyGent(server_url=URL, transport=transport, retry=retry, policies=(limit,))
+    for expected in (3, 5, 6):
+        with pytest.raises(errors.ConnectionLostError):
+            await agent.ask("hi", idempotent=True)
+        assert expected == len(transport.payloads)
+
+
+class GivesUp(Wrapper):
+    """A policy of somebody's own, which gives up on a run that the server has begun."""
+
+    kind: ClassVar[PolicyKind] = "rate"
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As `Transport.exchange`."""
+        async with self.inner.exchange(request) as response:
+            if request.context.purpose == "run":
+                raise errors.ConnectionLostError("enough")
+            yield response
+
+
+async def test_what_the_record_has_shown_stays_known() -> None:
+    """A run that began, by its record, is no run that was not sent, though its repeat was refused."""
+    transport = FakeTransport({"/sse/chat": [FINE, *[REFUSED] * 9], "/view": view("n", None, state=2)})
+    request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id(), idempotent=True)
+    agent = SSEOxyGent(server_url=URL, transport=GivesUp(transport))
+    with pytest.raises(errors.ConnectError) as caught:
+        await agent.ask(request)
+    assert (Outcome.STARTED, False, 3) == (caught.value.outcome, caught.value.retryable, caught.value.attempts)
+
+
+async def test_a_repeat_that_is_never_ready() -> None:
+    """When the time is over while a repeat is prepared, the error is the clock's, not that of the attempt before."""
+
+    class Slow(SSEOxyGent):
+        def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
+            self.callee = "somebody"  # whom the next preparation asks the remote for
+            return super().prepare_payload(oxy_request)
+
+    late = Reply(before=Pause(float("inf")))
+    transport = FakeTransport({"/sse/chat": [BAD, FINE], "/get_organization": late})
+    agent = Slow(server_url=URL, transport=transport, retry=Retry(base=0.01), timeouts=Timeouts(total=5))
+    with pytest.raises(errors.DeadlineExceededError) as caught:
+        await agent.ask("hi", idempotent=True)
+    assert Outcome.UNKNOWN is caught.value.outcome
+
+
+@pytest.mark.parametrize(("expected", "first"), [(1, REFUSED), (1, BUSY), (2, CUT)])
+async def test_a_loop_of_your_own(expected: int, first: Reply) -> None:
+    """A request that is executed again has its id at the remote, unless it may have run: then it gets another one."""
+    request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id(), idempotent=True)
+    transport = FakeTransport({"/sse/chat": [first, FINE]})
+    agent = SSEOxyGent(server_url=URL, transport=transport, retry=Retry(attempts=1), timeouts=Timeouts(lookup=None))
+    with pytest.raises(errors.OxyError):
+        await agent._execute(request)
+    assert 42 == (await agent._execute(request)).output
+    assert expected == len({payload["current_trace_id"] for payload in transport.payloads})
+
+
+def view(node_id: str, output: str | None, *, state: int = 3) -> Reply:
+    """The record of a run: that it is done (3), or that it is at work (2)."""
+    node = {"node_id": node_id, "father_node_id": "", "call_stack": ["user"], "state": state, "output": output}
+    return Reply.json({"code": 200, "message": "SUCCESS", "data": {"nodes": [node], "trace_id": "t"}})
+
+
+async def test_the_record_of_another_run_is_none_of_ours() -> None:
+    """The same request executed twice is two runs: what is stored of the first is not the answer of the second."""
+    request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id())
+    transport = FakeTransport({"/sse/chat": [FINE, CUT], "/view": view("n", "old")})
+    agent = SSEOxyGent(server_url=URL, transport=transport)
+    assert 42 == (await agent.execute(request)).output
+    again = await agent.execute(request)
+    first, second = (payload["current_trace_id"] for payload in transport.payloads)
+    assert first != second
+    (asked,) = [each.path for each in transport.requests if each.method == "GET"]
+    assert second in asked
+    assert again.extra.get("recovered")  # this remote says so of any id: a real one has only the new run under it
+
+
+async def test_a_read_that_was_called_off() -> None:
+    """Where `idle` must call off a read, and the connection is lost by that, the error says so."""
+    running = Reply.json(
+        {"code": 200, "data": {"nodes": [{"node_id": "n", "father_node_id": "", "call_stack": [], "state": None}]}}
+    )
+    transport = FakeTransport({"/sse/chat": Reply([progress(1), Pause(900)]), "/view": running})
+    request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id())
+    with pytest.raises(errors.IdleTimeoutError, match="at work"):
+        await SSEOxyGent(server_url=URL, transport=transport).ask(request)
+
+
+async def test_total_while_events_wait() -> None:
+    """`total` runs while the program holds events that came in one piece."""
+
+    async def slow(content: object) -> None:
+        await anyio.sleep(1)
+
+    steps: Sequence[bytes] = [b"".join(message({"type": "progress", "content": number}) for number in range(60))]
+    agent = SSEOxyGent(
+        server_url=URL,
+        transport=FakeTransport({"/sse/chat": Reply([*steps, close()])}),
+        event_handlers={"progress": slow},
+        timeouts=Timeouts(total=5.5),
+    )
+    began = anyio.current_time()
+    with pytest.raises(errors.DeadlineExceededError) as caught:
+        await agent.ask("hi")
+    assert 6 == round(anyio.current_time() - began)
+    assert caught.value.partial is not None
+    assert 60 == len(caught.value.partial.events)
+
+
+@pytest.mark.parametrize("hook", ["prepare_payload", "prepare_headers"])
+async def test_a_hook_that_raises(hook: str) -> None:
+    """What a user's hook raises before anything is sent is a HandlerError with it as the cause."""
+
+    def broken(self: object, oxy_request: OxyRequest) -> dict[str, Any]:
+        raise KeyError("session")
+
+    agent = type("Broken", (SSEOxyGent,), {hook: broken})(server_url=URL, transport=FakeTransport({}))
+    with pytest.raises(errors.HandlerError, match=hook) as caught:
+        await agent.ask("hi")
+    assert (Outcome.NOT_SENT, KeyError) == (caught.value.outcome, type(caught.value.__cause__))
+
+
+async def test_an_answer_that_came_keeps_its_kind() -> None:
+    """A record holds texts; where the wire had brought the same answer, it is that which is given."""
+    price = {"price": 42}
+    transport = FakeTransport({"/sse/chat": Reply([answer(price)]), "/view": view("n", '{"price": 42}')})
+    request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id())
+    response = await SSEOxyGent(server_url=URL, transport=transport).ask(request)
+    assert (price, True) == (response.output, response.extra["recovered"])
+
+
+async def test_another_answer_is_the_records() -> None:
+    """Where the record says something else than the wire had brought, it has the last word."""
+    transport = FakeTransport({"/sse/chat": Reply([answer("on the way")]), "/view": view("n", "at the end")})
+    request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id())
+    response = await SSEOxyGent(server_url=URL, transport=transport).ask(request)
+    assert ("at the end", True) == (response.output, response.extra["recovered"])
+
+
+async def test_a_redirect_of_ones_own() -> None:
+    """A `Redirect` among the policies stands in the place of the usual one."""
+    away = Reply(status=307, headers={"location": "/elsewhere"})
+    replies = {"/sse/chat": away, "/elsewhere": FINE}
+    assert 42 == (await SSEOxyGent(server_url=URL, transport=FakeTransport(replies)).ask("hi")).output
+    agent = SSEOxyGent(server_url=URL, transport=FakeTransport(replies), policies=(Redirect(hops=0),))
+    with pytest.raises(errors.RedirectError):
+        await agent.ask("hi")

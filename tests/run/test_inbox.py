@@ -1,0 +1,187 @@
+"""What counts as the end of a run, in bytes alone: events come out once, in order, and nothing that came is lost."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oxygent_client import Limits, errors
+from oxygent_client._core.events import ServerSentEvent
+from oxygent_client._protocol.sse import Decoder
+from oxygent_client._run.event_buffer import EventBuffer
+
+CLOSE: Final = "event: close\ndata: done\n\n"
+DONE: Final = "data: done\n\n"
+A: Final = "data: a\n\n"
+NAMED: Final = "event: message\ndata: a\n\n"
+BEAT: Final = ": ping\n\n"
+
+Found = tuple[list[str], str]
+
+
+def read(inbox: EventBuffer, pieces: list[bytes]) -> Found:
+    """What a reader gets, and how it stands with the end: `closed`, `done` (perhaps), or `open`."""
+    got: list[str] = []
+    for piece in pieces:
+        inbox.feed(piece)
+        while (sse := inbox.take()) is not None:
+            got.append(sse.data)
+        if inbox.is_closed:
+            return got, "closed"
+    return got, "done" if inbox.holds_done else "open"
+
+
+ENDS: Final[list[tuple[Found, str]]] = [
+    ((["a"], "closed"), A + CLOSE),
+    ((["a"], "closed"), A + "event: close\ndata: whatever\n\n"),
+    ((["a"], "closed"), A + CLOSE + A + CLOSE),
+    ((["a"], "open"), A),
+    (([], "open"), BEAT * 3),
+    (([], "open"), ""),
+    ((["a"], "open"), A + "event: close\ndata: cut"),
+    # a stream that names no event
+    ((["a"], "done"), A + DONE),
+    ((["a"], "done"), A + DONE + BEAT),
+    ((["a"], "closed"), A + DONE + CLOSE),
+    ((["a", "done", "a"], "open"), A + DONE + A),
+    ((["done"], "done"), DONE + DONE),
+    ((["done", "a"], "closed"), DONE + A + CLOSE),
+    # a stream that does
+    ((["a", "done"], "open"), NAMED + DONE),
+    ((["a", "done"], "closed"), NAMED + DONE + CLOSE),
+    ((["done", "a", "done"], "open"), DONE + NAMED + DONE),
+]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize(("expected", "text"), ENDS)
+def test_the_end(expected: Found, text: str, size: int) -> None:
+    """Only `close` is the end; where no event has a name, a bare `done` may be it, until another event follows."""
+    data = text.encode()
+    assert expected == read(EventBuffer(Limits()), [data[start : start + size] for start in range(0, len(data), size)])
+
+
+@pytest.mark.parametrize(
+    ("expected", "is_closed", "text"),
+    [
+        (["a", "a"], False, A + A),
+        (["a", "done"], True, A + CLOSE + A),
+        (["done"], False, DONE),
+        (["a", "done", "done"], True, A + DONE + CLOSE),
+        ([], False, ""),
+    ],
+)
+def test_the_rest(expected: list[str], is_closed: bool, text: str) -> None:
+    """Who stops reading is given all that came and was not handed out, up to the close event if that came too."""
+    inbox = EventBuffer(Limits())
+    inbox.feed(text.encode())
+    assert expected == [waiting.sse.data for waiting in inbox.take_all()]
+    assert (is_closed, []) == (inbox.is_closed, inbox.take_all())
+
+
+def test_done_was_the_end() -> None:
+    """Once it is clear that a bare `done` was the end, it is no event any more."""
+    inbox = EventBuffer(Limits())
+    assert ([], "done") == read(inbox, [DONE.encode()])
+    inbox.end()
+    assert (False, []) == (inbox.holds_done, inbox.take_all())
+
+
+def test_too_large() -> None:
+    """What came before an event that is too large is handed out first, and the error comes each time after it."""
+    inbox = EventBuffer(Limits(event_bytes=10))
+    assert inbox.feed(b"data: a\n\ndata: b\n\ndata: " + b"c" * 20)
+    assert ["a", "b"] == [sse.data for sse in (inbox.take(), inbox.take()) if sse is not None]
+    for _ in range(2):
+        with pytest.raises(errors.TooLargeError):
+            inbox.take()
+
+
+def test_who_hears_of_events() -> None:
+    """Each event that comes from the wire is told of, once; what is put back is not."""
+    heard: list[str] = []
+    inbox = EventBuffer(Limits(), lambda sse: heard.append(sse.data))
+    assert inbox.feed(b"data: a\n\ndata: b\n\n")
+    inbox.put_back(inbox.take_all())
+    assert heard == ["a", "b"]
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2, 3])
+@pytest.mark.parametrize(("expected", "text"), ENDS)
+def test_another_inbox(expected: Found, text: str, taken: int) -> None:
+    """What one reader leaves, another has first, and comes to the same end by it."""
+    one, other = EventBuffer(Limits()), EventBuffer(Limits())
+    one.feed(text.encode())
+    got = [sse.data for _ in range(taken) if (sse := one.take()) is not None]
+    other.put_back(one.take_all())
+    rest, end = read(other, [b""])
+    assert ([*got, *rest], end) == expected
+
+
+@pytest.mark.parametrize(
+    ("expected", "text"),
+    [
+        (False, ""),
+        (False, A),
+        (False, A + BEAT + ": pi"),
+        (True, A + "data: b"),
+        (True, A + "data: b\n"),
+        (True, A + "event: close\n"),
+        (True, A + "da"),
+    ],
+)
+def test_a_part_of_an_event(expected: bool, text: str) -> None:
+    """It is known whether a part of an event came; a part of a heartbeat is none."""
+    inbox = EventBuffer(Limits())
+    inbox.feed(text.encode())
+    assert inbox.is_within_event is expected
+
+
+@pytest.mark.parametrize(("expected", "text"), [(False, A + DONE), (True, A + CLOSE), (True, CLOSE + A), (False, "")])
+def test_no_more_bytes_are_needed(expected: bool, text: str) -> None:
+    """Once the close event came, whether it was handed out or not, and after an event that was too large."""
+    one, other = EventBuffer(Limits()), EventBuffer(Limits())
+    one.feed(text.encode())
+    assert one.is_complete is expected
+    assert one.holds_events is bool(text)
+    other.put_back(one.take_all())
+    assert other.is_complete is expected
+    small = EventBuffer(Limits(event_bytes=10))
+    small.feed(b"data: " + b"c" * 20)
+    assert small.is_complete
+
+
+def test_a_new_connection() -> None:
+    """Half an event is gone with its connection; what was complete stays."""
+    inbox = EventBuffer(Limits())
+    inbox.feed(b": ping\n\n: ping\n\ndata: a\n\ndata: half")
+    assert (2, len("data: half")) == (inbox.heartbeats, inbox.held_bytes)
+    inbox.start_anew()
+    assert (0, 0) == (inbox.heartbeats, inbox.held_bytes)
+    assert (["a", "b"], "open") == read(inbox, [b"data: b\n\n"])
+
+
+PARTS: Final = st.lists(st.sampled_from([A, NAMED, DONE, BEAT, CLOSE, "data: b\n"]), max_size=12).map("".join)
+
+
+@given(text=PARTS, cuts=st.lists(st.integers(0, 200), max_size=6), stop=st.integers(0, 12))
+def test_nothing_is_lost(text: str, cuts: list[int], stop: int) -> None:
+    """However the bytes are cut, and whenever the reader stops: it was handed, or is given, every event up to close."""
+    data = text.encode()
+    marks = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
+    pieces = [data[start:end] for start, end in itertools.pairwise(marks)]
+    whole = Decoder().feed(data)
+    names = [sse.event for sse in whole]
+    expected = whole[: names.index("close")] if "close" in names else whole
+    inbox, got = EventBuffer(Limits()), list[ServerSentEvent]()
+    for piece in pieces:
+        inbox.feed(piece)
+        while len(got) < stop and (sse := inbox.take()) is not None:
+            got.append(sse)
+    got += [waiting.sse for waiting in inbox.take_all() if waiting.sse.event != "close"]
+    is_done = expected and got == expected[:-1] and inbox.is_closed and expected[-1].data == "done"
+    assert got == expected or is_done

@@ -1,0 +1,82 @@
+"""What readers of detached runs leave unread is kept for the next reader, within bounds: the oldest goes first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from oxygent_client import ServerSentEvent
+from oxygent_client._run.event_buffer import Waiting
+from oxygent_client._run.unread_events import UNREAD_EVENTS, UnreadEvents
+from oxygent_client.testing import forget_runs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+URL: Final = "http://localhost:8080"
+
+
+def events(data: Iterable[str]) -> list[Waiting]:
+    """Events that say this."""
+    return [Waiting(ServerSentEvent(data=each), may_be_end=False) for each in data]
+
+
+def taken(table: UnreadEvents, name: str, url: str = URL) -> tuple[str, int]:
+    """What was left of a run, and how many events were dropped."""
+    rest = table.take(url, name)
+    return "".join(waiting.sse.data for waiting in rest.events), rest.dropped
+
+
+def test_what_is_put_is_taken_once() -> None:
+    """It is there for one reader, by whatever name of the server."""
+    table = UnreadEvents()
+    assert table.put(URL, "run", events("abc")) == 0
+    assert taken(table, "other") == ("", 0)
+    assert taken(table, "run", "HTTP://127.0.0.1:8080/") == ("abc", 0)
+    assert taken(table, "run") == ("", 0)
+
+
+def test_what_was_lost_before_is_told() -> None:
+    """Events that could not be had are counted, also where none is kept; where nothing was left, nothing is noted."""
+    table = UnreadEvents(runs=1)
+    assert table.put(URL, "run", [], dropped=1) == 1
+    assert table.put(URL, "complete", []) == 0
+    assert taken(table, "run") == ("", 1)
+
+
+BOUNDS: Final[dict[str, tuple[UnreadEvents, list[int], list[tuple[str, int]]]]] = {
+    # name: (the table, how many were dropped as "abc", "de", "f" were put one after the other, what is taken then)
+    "all fits": (UnreadEvents(), [0, 0, 0], [("abc", 0), ("de", 0), ("f", 0)]),
+    "runs": (UnreadEvents(runs=2), [0, 0, 0], [("", 0), ("de", 0), ("f", 0)]),
+    "events": (UnreadEvents(events=4), [0, 0, 0], [("c", 2), ("de", 0), ("f", 0)]),
+    "events of more than one run": (UnreadEvents(events=2), [1, 0, 0], [("", 3), ("e", 1), ("f", 0)]),
+    "bytes": (UnreadEvents(bytes=4), [0, 0, 0], [("c", 2), ("de", 0), ("f", 0)]),
+    "nothing fits": (UnreadEvents(bytes=0), [3, 2, 1], [("", 3), ("", 2), ("", 1)]),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_bounds(name: str) -> None:
+    """The oldest events go first; who leaves is told how many of its own were not kept. What is taken makes room."""
+    table, dropped, rests = BOUNDS[name]
+    table.forget()
+    assert [table.put(URL, data, events(data)) for data in ("abc", "de", "f")] == dropped
+    assert [taken(table, data) for data in ("abc", "de", "f")] == rests
+    assert (table._held_events, table._held_bytes) == (0, 0)
+
+
+def test_all_is_forgotten() -> None:
+    """`forget_runs` forgets what was left, too."""
+    UNREAD_EVENTS.put(URL, "run", events("abc"))
+    forget_runs()
+    assert taken(UNREAD_EVENTS, "run") == ("", 0)
+
+
+def test_a_forked_child_has_none() -> None:
+    """What the parent keeps is the parent's: two would hand out the same events."""
+    table = UnreadEvents()
+    table.put(URL, "run", events("abc"))
+    table._lock.acquire()
+    table.after_fork()
+    assert taken(table, "run") == ("", 0)

@@ -1,0 +1,269 @@
+"""The ledger of trace ids: no id is in flight twice at one server, and the caller's own word for a run stays.
+
+The oracle of the property is the rule itself: a set of ids that may not be sent.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+import threading
+import weakref
+from typing import Final
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from oxygent_client._core.ids import ALPHABET, new_id
+from oxygent_client._run.trace_ids import TRACE_IDS, TraceIdLease, TraceIdRegistry
+
+A: Final = "http://a"
+B: Final = "http://b"
+RENAMED: Final = re.compile(rf"t-[{ALPHABET}]{{12}}")
+
+
+def test_an_id_that_is_free() -> None:
+    """A free id is sent as it is, again after a run that closed, and to another server meanwhile."""
+    ledger = TraceIdRegistry()
+    first = ledger.claim(A, "t")
+    assert first.remote == "t"
+    assert ledger.claim(B, "t").remote == "t"
+    ledger.release(first, ran=True, closed=True)
+    assert ledger.claim(A, "t").remote == "t"
+    assert ledger.remote_name(A, "t") == "t"
+
+
+def test_one_server() -> None:
+    """A server is the same however its URL is spelled: `tests/core/test_identity.py`."""
+    ledger = TraceIdRegistry()
+    ledger.claim("http://localhost:8082/p", "t")
+    for same in ("http://LOCALHOST:8082/p/", "http://me:pw@127.0.0.1:8082/p", "http://[::1]:8082/p?key=1"):
+        assert RENAMED.fullmatch(ledger.claim(same, "t").remote)
+    assert ledger.claim("http://localhost:8082/prefix", "t").remote == "t"
+
+
+def test_an_id_in_flight() -> None:
+    """While a run has the id, the next one goes by another; the remote's name of it is remembered."""
+    ledger = TraceIdRegistry()
+    ledger.claim(A, "t")
+    second, third = (ledger.claim(A, "t").remote for _ in range(2))
+    assert RENAMED.fullmatch(second)
+    assert RENAMED.fullmatch(third)
+    assert len({"t", second, third}) == 3
+    assert (third, "t") == (ledger.remote_name(A, "t"), ledger.remote_name(B, "t"))
+
+
+def test_a_run_that_did_not_close() -> None:
+    """What such a run left at the server is never read: its id is not sent again, even after a run that closed."""
+    ledger = TraceIdRegistry()
+    ledger.release(ledger.claim(A, "t"), ran=True, closed=False)
+    second = ledger.claim(A, "t")
+    assert RENAMED.fullmatch(second.remote)
+    ledger.release(second, ran=True, closed=True)
+    assert RENAMED.fullmatch(ledger.claim(A, "t").remote)
+    assert ledger.claim(B, "t").remote == "t"
+
+
+def test_the_name_follows_the_last_run() -> None:
+    """A run that has its caller's id again is no longer known by another."""
+    ledger = TraceIdRegistry()
+    first = ledger.claim(A, "t")
+    second = ledger.claim(A, "t").remote
+    ledger.release(first, ran=True, closed=True)
+    assert (second, "t", "t") == (ledger.remote_name(A, "t"), ledger.claim(A, "t").remote, ledger.remote_name(A, "t"))
+
+
+@pytest.mark.parametrize(
+    ("expected", "ran", "closed", "node_id"),
+    [
+        (True, True, True, "other"),
+        (False, True, True, "n"),  # by what the server has stored, the two would be one
+        (False, True, False, "other"),
+        (True, False, False, "n"),  # nothing of it is there
+        (True, False, False, "other"),
+    ],
+)
+def test_a_call_that_is_made_again(expected: bool, ran: bool, closed: bool, node_id: str) -> None:
+    """The id is sent as it is unless the server may have something left, or stored, of a run with this id and node."""
+    ledger = TraceIdRegistry()
+    ledger.release(ledger.claim(A, "t", "n"), ran=ran, closed=closed)
+    assert expected == (ledger.claim(A, "t", node_id).remote == "t")
+
+
+def test_what_is_forgotten() -> None:
+    """A ledger that forgets is as new, and what is released afterwards changes nothing."""
+    ledger = TraceIdRegistry()
+    running = ledger.claim(A, "t", "n")
+    ledger.release(ledger.claim(A, "t", "n"), ran=True, closed=False)
+    ledger.forget()
+    assert ledger.remote_name(A, "t") == "t"
+    after = ledger.claim(A, "t", "n")
+    assert after.remote == "t"
+    ledger.release(running, ran=True, closed=False)
+    ledger.release(after, ran=False, closed=False)
+    assert ledger.claim(A, "t").remote == "t"
+
+
+def test_a_run_that_is_read() -> None:
+    """What somebody else began has one reader at a time; meanwhile its id is not sent."""
+    ledger = TraceIdRegistry()
+    held = ledger.hold(A, "t")
+    assert held is not None
+    assert ledger.hold(A, "t") is None
+    assert RENAMED.fullmatch(ledger.claim(A, "t").remote)
+    ledger.release(held, ran=True, closed=True)
+    assert ledger.hold(A, "t") is not None
+
+
+def test_the_table_is_bounded() -> None:
+    """Of each kind the newest are kept, so many; what is in flight is never forgotten."""
+    ledger = TraceIdRegistry(size=3)
+    for number in range(5):
+        ledger.release(ledger.claim(A, f"t{number}"), ran=True, closed=False)
+    in_flight = [ledger.claim(A, "in flight")]
+    in_flight += [ledger.claim(A, f"t{number}") for number in range(5)]
+    assert [claim.remote == claim.trace_id for claim in in_flight[1:]] == [True, True, False, False, False]
+    assert ledger.claim(A, "in flight").remote != "in flight"
+
+
+def test_what_is_used_again_is_new() -> None:
+    """An id that ended without a close once more is the newest again."""
+    ledger = TraceIdRegistry(size=2)
+    for trace_id in ("a", "b", "a", "c"):
+        held = ledger.hold(A, trace_id)
+        assert held is not None
+        ledger.release(held, ran=True, closed=False)
+    forgotten, newest = ledger.claim(A, "b"), ledger.claim(A, "a")
+    assert forgotten.remote == "b"
+    assert newest.remote != "a"
+
+
+def test_a_claim_that_was_dropped() -> None:
+    """A claim that was garbage-collected is over: its id may be read again, and is not sent again."""
+    ledger = TraceIdRegistry()
+    claim = ledger.claim(A, "t", "n")
+    dropped = weakref.ref(claim)
+    del claim
+    gc.collect()
+    assert dropped() is None
+    held = ledger.hold(A, "t")
+    assert held is not None
+    ledger.release(held, ran=False, closed=False)
+    assert RENAMED.fullmatch(ledger.claim(A, "t").remote)
+    assert RENAMED.fullmatch(ledger.claim(A, "t", "n").remote)
+
+
+def test_dropped_claims_are_bounded() -> None:
+    """Of claims that were dropped, the newest are kept as those of runs that did not close."""
+    ledger = TraceIdRegistry(size=3)
+    for number in range(50):
+        ledger.claim(A, f"t{number}")
+    gc.collect()
+    held = [ledger.claim(A, f"t{number}") for number in (0, 46, 47, 48, 49)]
+    assert [claim.remote == claim.trace_id for claim in held] == [True, True, False, False, False]
+
+
+def test_a_claim_that_is_released_late() -> None:
+    """A claim that is not the ledger's any more, that of a forked process's parent, ends no other."""
+    ledger = TraceIdRegistry()
+    before = ledger.claim(A, "t", "n")
+    ledger.after_fork()
+    held = ledger.hold(A, "t")
+    assert held is not None
+    ledger.release(before, ran=True, closed=True)
+    assert ledger.hold(A, "t") is None
+    del before
+    gc.collect()
+    assert ledger.hold(A, "t") is None
+    assert RENAMED.fullmatch(ledger.claim(A, "t").remote)
+
+
+def test_a_fork_while_a_thread_asks() -> None:
+    """The child does not inherit a lock that another thread of its parent held."""
+    ledger = TraceIdRegistry()
+    ledger._lock.acquire()
+    ledger.after_fork()
+    assert ledger.claim(A, "t").remote == "t"
+
+
+def test_threads() -> None:
+    """Threads that ask at the same moment never get the same id."""
+    ledger = TraceIdRegistry()
+    start = threading.Barrier(8)
+    claimed: list[str] = []
+
+    def claim() -> None:
+        start.wait()
+        claimed.extend([ledger.claim(A, "t").remote for _ in range(100)])
+
+    threads = [threading.Thread(target=claim) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (800, 1) == (len({*claimed}), claimed.count("t"))
+
+
+def test_the_ledger_of_the_process() -> None:
+    """There is one, of the documented size."""
+    assert TRACE_IDS.size == 10_000
+
+
+@pytest.mark.parametrize("length", [0, 1, 12, 16, 22])
+def test_new_ids(length: int) -> None:
+    """An id has the length that is asked for, and signs that cannot be taken for another."""
+    drawn = [new_id(length) for _ in range(100)]
+    assert {length} == {len(each) for each in drawn}
+    assert {*"".join(drawn)} <= {*ALPHABET}
+    assert not {*"01IOl"} & {*ALPHABET}
+    assert len({*drawn}) == 100 or length < 12
+
+
+def test_the_usual_length() -> None:
+    """Ids are as long as those that servers draw."""
+    assert len(new_id()) == 16
+
+
+class Ledger(RuleBasedStateMachine):
+    """Runs that begin and end in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = TraceIdRegistry()
+        self.running: list[TraceIdLease] = []
+        self.left: set[tuple[str, str]] = set()
+        self.names: dict[tuple[str, str], str] = {}
+
+    @rule(url=st.sampled_from([A, B]), trace_id=st.sampled_from(["t", "u"]))
+    def begin(self, url: str, trace_id: str) -> None:
+        """A run begins: under the caller's id exactly if that is free."""
+        claim = self.ledger.claim(url, trace_id)
+        key, remote = (url, trace_id), (url, claim.remote)
+        running = {(other.base_url, other.remote) for other in self.running}
+        assert (key not in running and key not in self.left) == (claim.remote == trace_id)
+        assert remote not in running
+        assert remote not in self.left
+        self.running.append(claim)
+        self.names[key] = claim.remote
+
+    @precondition(lambda self: self.running)
+    @rule(which=st.integers(0, 99), ran=st.booleans(), closed=st.booleans())
+    def end(self, which: int, ran: bool, closed: bool) -> None:
+        """Some run ends, well or not, or was none."""
+        claim = self.running.pop(which % len(self.running))
+        self.ledger.release(claim, ran=ran, closed=closed)
+        if ran and not closed:
+            self.left.add((claim.base_url, claim.remote))
+
+    @invariant()
+    def names_are_known(self) -> None:
+        """The remote's name of the last run of each id is known."""
+        for (url, trace_id), remote in self.names.items():
+            assert remote == self.ledger.remote_name(url, trace_id)
+
+
+TestLedger = Ledger.TestCase
+TestLedger.__doc__ = (
+    """Whatever begins and ends, no id is in flight twice, and none is sent to what a broken run left."""
+)

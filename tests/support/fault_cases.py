@@ -1,0 +1,250 @@
+"""Each fault and what a run makes of it: the table of the tests, and of docs/faults.md.
+
+Rule 1: a line says all that a caller may rely on, and holds over every transport.
+Rule 2: `python -m tests.support.fault_cases` writes the page.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import attrs
+
+from oxygent_client import Limits, Outcome, Timeouts, errors
+from oxygent_client.testing import FakeTransport, faults
+from tests.conftest import ROOT
+from tests.support.plain import plain
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from oxygent_client import HTTPRequest, HTTPResponse, Transport
+    from oxygent_client.testing.faults import Faulty
+
+__all__ = ["CASES", "PAGE", "QUERY", "SHORT", "Case", "Counted", "Ended", "page", "play"]
+
+PAGE: Final = ROOT / "docs" / "faults.md"
+QUERY: Final = "tools"
+"""What the toy remote is asked: nine events, the last of them the answer."""
+EVENTS: Final = 9
+ANSWER: Final = "5 20 HELLO"
+LIMITS: Final = Limits(event_bytes=64 * 1024, stream_bytes=96 * 1024)
+"""So that a flood is over soon."""
+SHORT: Final = {"silence": 0.25, "idle": 0.5, "total": 0.5}
+"""The clocks where time is real, in seconds."""
+
+
+@attrs.frozen
+class Case:
+    """A fault, and how a run that meets it ends."""
+
+    make: Callable[[Transport], Faulty]
+    error: type[errors.OxyError] | None
+    outcome: Outcome
+    events: int | None
+    """How many whole events came; None if there was no stream."""
+    answer: str | None = None
+    """The last answer that came."""
+    clock: str | None = attrs.field(default=None, kw_only=True)
+    """Which of `Timeouts` ends the run."""
+    requests: int = attrs.field(default=1, kw_only=True)
+    """How often the run was asked for."""
+    note: str = attrs.field(default="", kw_only=True)
+
+    @property
+    def name(self) -> str:
+        """As it is called."""
+        return self.make(FakeTransport({})).fault.name
+
+    @property
+    def happens(self) -> str:
+        """What the library says of it."""
+        function: Any = getattr(self.make, "func", self.make)
+        return (inspect.getdoc(function) or "").partition("\n")[0]
+
+    @property
+    def partial(self) -> str:
+        """What `error.partial` holds."""
+        if self.error is None:
+            return ""
+        if self.events is None:
+            return "None"
+        events = "1 event" if self.events == 1 else f"{self.events} events"
+        return events if self.answer is None else f"{events}, the answer"
+
+
+def fine(make: Callable[[Transport], Faulty], note: str = "") -> Case:
+    """A fault that changes nothing."""
+    return Case(make, None, Outcome.COMPLETED, EVENTS, ANSWER, note=note)
+
+
+UNKNOWN, STARTED, REJECTED = Outcome.UNKNOWN, Outcome.STARTED, Outcome.REJECTED
+INCOMPLETE: Final = errors.IncompleteStreamError
+NO_STREAM: Final = errors.NotAnEventStreamError
+LATER: Final = {"retry-after": "1"}
+
+CASES: Final = (
+    # No response, or another one.
+    Case(faults.refuse, errors.ConnectError, Outcome.NOT_SENT, None, requests=0),
+    Case(faults.lose_before_headers, errors.ConnectionLostError, UNKNOWN, None),
+    Case(faults.hang_before_headers, errors.IdleTimeoutError, UNKNOWN, None, clock="idle"),
+    Case(partial(faults.status, code=302), errors.RedirectError, REJECTED, None),
+    Case(partial(faults.status, code=400), errors.StatusError, REJECTED, None),
+    Case(partial(faults.status, code=401), errors.AuthenticationError, REJECTED, None),
+    Case(partial(faults.status, code=403), errors.PermissionDeniedError, REJECTED, None),
+    Case(partial(faults.status, code=404), errors.NotFoundError, REJECTED, None),
+    Case(partial(faults.status, code=429), errors.RateLimitedError, REJECTED, None),
+    Case(partial(faults.status, code=500), errors.ServerError, UNKNOWN, None),
+    Case(partial(faults.status, code=502), errors.ServerError, UNKNOWN, None),
+    Case(partial(faults.status, code=503), errors.ServerError, UNKNOWN, None),
+    Case(partial(faults.status, code=503, headers=LATER), errors.ServerError, REJECTED, None),
+    Case(partial(faults.status, code=504), errors.ServerError, UNKNOWN, None),
+    Case(faults.html_page, NO_STREAM, UNKNOWN, None),
+    Case(faults.envelope, errors.EnvelopeError, UNKNOWN, None),
+    Case(faults.wrong_content_type, NO_STREAM, UNKNOWN, None),
+    fine(faults.gzip_body),
+    Case(faults.gzip_bomb, errors.TooLargeError, UNKNOWN, 0, note="`Limits` count inflated bytes"),
+    # A stream that ends, or does not.
+    Case(faults.empty_body, INCOMPLETE, UNKNOWN, 0),
+    Case(faults.garbage, INCOMPLETE, UNKNOWN, 0),
+    Case(partial(faults.cut_after, bytes=100), INCOMPLETE, UNKNOWN, 0),
+    Case(partial(faults.cut_after, bytes=1000), INCOMPLETE, STARTED, 2),
+    Case(partial(faults.reset_after, bytes=1000), INCOMPLETE, STARTED, 2),
+    Case(partial(faults.half_event, after=3), INCOMPLETE, STARTED, 3),
+    Case(faults.no_close, INCOMPLETE, STARTED, EVENTS, ANSWER),
+    Case(faults.close_first, errors.NoAnswerError, Outcome.COMPLETED, 0),
+    Case(partial(faults.hang_after, bytes=1000), errors.IdleTimeoutError, STARTED, 2, clock="idle"),
+    Case(faults.heartbeats_only, errors.IdleTimeoutError, UNKNOWN, 0, clock="idle"),
+    Case(faults.fall_silent, errors.SilenceTimeoutError, UNKNOWN, 0, clock="silence"),
+    # Too much.
+    Case(faults.endless_line, errors.TooLargeError, UNKNOWN, 0, note="Limits.event_bytes"),
+    Case(faults.endless_event, errors.TooLargeError, UNKNOWN, 0, note="Limits.event_bytes"),
+    Case(faults.endless_comments, errors.TooLargeError, UNKNOWN, 0, note="Limits.event_bytes"),
+    Case(faults.endless_field, errors.TooLargeError, UNKNOWN, 0, note="Limits.event_bytes"),
+    Case(faults.blank_lines, errors.TooLargeError, UNKNOWN, 0, note="Limits.stream_bytes"),
+    # Odd, and still right.
+    fine(partial(faults.split_every, n=1)),
+    fine(partial(faults.split_every, n=1000)),
+    fine(faults.crlf_split),
+    fine(faults.one_piece),
+    fine(partial(faults.slow, seconds=0.01)),
+    fine(faults.bom),
+    fine(faults.lf_only),
+    fine(faults.heartbeats_between),
+    fine(faults.duplicate_close, note="what follows the first is not read"),
+)
+
+
+@attrs.define(eq=False)
+class Counted:
+    """A transport that keeps what it was asked, and what was left again."""
+
+    inner: Transport
+    requests: list[HTTPRequest] = attrs.field(factory=list["HTTPRequest"])
+    left: list[HTTPRequest] = attrs.field(factory=list["HTTPRequest"])
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As the wrapped transport does it."""
+        self.requests.append(request)
+        try:
+            async with self.inner.exchange(request) as response:
+                yield response
+        finally:
+            self.left.append(request)
+
+    async def aclose(self) -> None:
+        """Close the wrapped transport."""
+        await self.inner.aclose()
+
+
+@attrs.frozen
+class Ended:
+    """How a run ended, as a line of the table says it."""
+
+    error: type[errors.OxyError] | None
+    outcome: Outcome
+    events: int | None
+    answer: str | None
+    requests: int
+
+
+def expected(case: Case) -> Ended:
+    """How it must end."""
+    return Ended(case.error, case.outcome, case.events, case.answer, case.requests)
+
+
+async def play(case: Case, inner: Transport, url: str, timeouts: Timeouts = Timeouts()) -> tuple[Ended, float]:
+    """How a run ends that meets the fault, and after how many seconds."""
+    counted = Counted(inner)
+    agent = plain(server_url=url, transport=case.make(counted), timeouts=timeouts, limits=LIMITS)
+    began = anyio.current_time()
+    run = agent.stream(QUERY)
+    error = None
+    try:
+        async with run:
+            response = await run.final_response()
+            assert response.output == ANSWER
+    except errors.OxyError as caught:
+        error = caught
+    assert error is None or error.outcome is run.outcome
+    came = run.partial if error is None else error.partial
+    seconds = anyio.current_time() - began
+    assert counted.left == counted.requests, "an exchange was not left"
+    return Ended(
+        None if error is None else type(error),
+        run.outcome,
+        None if came is None else len(came.events),
+        None if came is None else came.answer,
+        len(counted.requests),
+    ), seconds
+
+
+def allowed(case: Case, timeouts: Timeouts) -> tuple[float, float]:
+    """The least and the most seconds that it may take: its clock's, and a moment."""
+    clock: float = 0.0 if case.clock is None else getattr(timeouts, case.clock)
+    return clock, clock + (1.0 if math.isclose(clock, 0.0) else 0.1 * clock)
+
+
+# ------------------------------------------------------------------------------------------------------------- The page
+
+HEAD: Final = """\
+# What can go wrong, and how a run ends then
+
+This table is made from the tests (`python -m tests.support.fault_cases` writes it). Each line is run over
+`FakeTransport`, `ASGITransport` and a cassette, and with a real socket over `HTTPXTransport`, `HTTPX2Transport` and
+`AiohttpTransport`, on asyncio and, but for the last, on trio; the result is the same on all of them. The run asks for
+nine events, the last of which is the answer. In each case the exchange is left, and the run was asked for once, or,
+where nothing was sent, never: the runs of this table neither repeat what was refused (`Retry(attempts=1)`) nor ask the
+server for its record of the run (`Timeouts(lookup=None)`).
+
+The faults are in `oxygent_client.testing.faults`: transports that hold a transport, such as
+`faults.cut_after(FakeTransport.script(...), bytes=1000)`. They strike runs (`purposes=` says otherwise), and every one
+of them (`times=` says otherwise; `refuse` strikes once).
+
+[What a server can do wrong](fault-server.md) has its own table: many more faults, over real sockets.
+
+| Fault | What happens | The run ends with | `outcome` | `partial` |
+|---|---|---|---|---|
+"""
+
+
+def page() -> str:
+    """The page, as the table has it."""
+    lines: list[str] = []
+    for case in CASES:
+        ends = "its answer" if case.error is None else f"`{case.error.__name__}`"
+        ends += f" (`Timeouts.{case.clock}`)" if case.clock else ""
+        ends += f" ({case.note})" if case.note else ""
+        cells = (f"`{case.name}`", case.happens, ends, f"`{case.outcome.name}`", case.partial)
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return HEAD + "".join(lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

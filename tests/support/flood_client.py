@@ -1,0 +1,192 @@
+"""A client in a flood: what becomes of it, how much larger its process gets, and how long all that takes.
+
+Rule 1: each flood has a process of its own, since a process that was large once stays so.
+Rule 2: how large it gets is the kernel's own high-water mark, set back after a first run has loaded all there is.
+Rule 3: when a limit was reached is what a transport around ours sees, which counts the bytes that go by.
+
+Usage: python tests/support/flood_client.py URL FLOOD LOOP OPTIONS, the options as JSON (`Options`);
+prints `Measured` as JSON.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import re
+import sys
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import attrs
+
+from oxygent_client import HTTPXTransport, Limits, Retry, SSEOxyGent, Timeouts, errors
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+    from oxygent_client import HTTPRequest, HTTPResponse
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """How the client is set, and what it does."""
+
+    limits: dict[str, Any] = attrs.field(factory=dict[str, Any])
+    idle: float | None = None
+    cancel: float | None = None
+    """After so many seconds the block is left."""
+    seconds: float = 0
+    """For how long it goes into the flood again and again; at least once."""
+    marked: int | None = None
+    """How many bytes of a body are the limit; the time is taken when they have come."""
+    discover: bool = False
+    """Ask for the organization instead of a run."""
+
+
+@attrs.frozen(kw_only=True)
+class Measured:
+    """What became of it."""
+
+    ends: list[str]
+    """The errors, each once: their classes and texts; "cancelled" for a block that was left."""
+    rounds: int
+    events: int
+    received: int
+    """Bytes of bodies, as the transport gave them."""
+    grown: int
+    """By how many bytes the process grew at most."""
+    seconds: float
+    """How long the longest round took."""
+    late: float | None
+    """The most seconds from the limit's last byte to the error, or from when it was to end; None if neither came."""
+
+
+@attrs.define
+class Counting:
+    """A transport that counts the bytes of a body, and notes when there were `marked` of them."""
+
+    inner: HTTPXTransport
+    marked: int | None = None
+    received: int = 0
+    reached: float | None = None
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As `Transport.exchange`."""
+        async with self.inner.exchange(request) as response:
+            yield attrs.evolve(response, chunks=Counted(self, response.chunks))
+
+    async def aclose(self) -> None:
+        """As `Transport.aclose`."""
+        await self.inner.aclose()
+
+
+@attrs.define
+class Counted:
+    """The chunks of a body, counted."""
+
+    counting: Counting
+    chunks: AsyncIterator[bytes]
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await anext(self.chunks)
+        counting = self.counting
+        counting.received += len(piece)
+        if counting.marked is not None and counting.reached is None and counting.received >= counting.marked:
+            counting.reached = time.monotonic()
+        return piece
+
+
+def memory(name: str) -> int:
+    """`VmRSS`, what the process holds, or `VmHWM`, the most that it held, in bytes."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    found = re.search(rf"^{name}:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def set_high_water_mark_back() -> None:
+    """To what the process holds now. Source: `man 5 proc_pid_clear_refs`."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+@attrs.frozen
+class Round:
+    """How one run in a flood ended."""
+
+    end: str
+    events: int
+    received: int
+    seconds: float
+    late: float | None
+
+
+async def go_into(url: str, transport: Counting, options: Options) -> Round:
+    """One run, or one discovery."""
+    transport.received, transport.marked, transport.reached = 0, options.marked, None
+    timeouts = Timeouts(silence=None, idle=options.idle, total=60)
+    limits = Limits(**options.limits)
+    agent = SSEOxyGent(server_url=url, transport=transport, timeouts=timeouts, limits=limits, retry=Retry(attempts=1))
+    end = ""
+    events = 0
+    began = time.monotonic()
+    with anyio.move_on_after(math.inf if options.cancel is None else options.cancel) as scope:
+        try:
+            if options.discover:
+                await agent.init()
+            else:
+                async with agent.stream("hi") as run:
+                    async for _ in run:
+                        events += 1
+        except errors.OxyError as error:
+            end = f"{type(error).__name__}: {error}"
+    ended = time.monotonic()
+    since = transport.reached
+    if scope.cancelled_caught:
+        end = "cancelled"
+    for seconds in (options.cancel, options.idle):
+        since = since if seconds is None else began + seconds
+    return Round(end, events, transport.received, ended - began, None if since is None else ended - since)
+
+
+async def measure(url: str, flood: str, options: Options) -> Measured:
+    """Go into the flood, and say what became of it."""
+    transport = Counting(HTTPXTransport(trust_env=False))
+    async with SSEOxyGent(server_url=f"{url}/answer", transport=transport) as agent:
+        assert (await agent.ask("hi")).output == "42"
+    gc.collect()
+    set_high_water_mark_back()
+    before = memory("VmRSS")
+    until = time.monotonic() + options.seconds
+    rounds = [await go_into(f"{url}/{flood}", transport, options)]
+    while time.monotonic() < until:
+        rounds.append(await go_into(f"{url}/{flood}", transport, options))
+    grown = memory("VmHWM") - before
+    await transport.aclose()
+    return Measured(
+        ends=sorted({each.end for each in rounds}),
+        rounds=len(rounds),
+        events=sum(each.events for each in rounds),
+        received=sum(each.received for each in rounds),
+        grown=grown,
+        seconds=max(each.seconds for each in rounds),
+        late=max((each.late for each in rounds if each.late is not None), default=None),
+    )
+
+
+def main() -> None:
+    """Read the command line, and print what was measured."""
+    url, flood, loop, options = sys.argv[1:]
+    measured = anyio.run(measure, url, flood, Options(**json.loads(options)), backend=loop)
+    sys.stdout.write(json.dumps(attrs.asdict(measured)))
+
+
+if __name__ == "__main__":
+    main()

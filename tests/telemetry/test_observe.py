@@ -1,0 +1,402 @@
+"""What observers are told of a run, in which order, and that none of them can disturb it.
+
+Rule: time is virtual; every run is a script.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import anyio
+import attrs
+import pytest
+
+from oxygent_client import HTTPRequest, OxyRequest, Retry, SSEOxyGent, Timeouts, errors
+from oxygent_client.telemetry import Notification, RunObservation
+from oxygent_client.telemetry.observers import UNLOGGED
+from oxygent_client.testing import (
+    FakeTransport,
+    Reply,
+    answer,
+    close,
+    delta,
+    observation,
+    pause,
+    tool_call,
+)
+from tests.support.plain import plain
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from oxygent_client import Run
+    from oxygent_client.testing import Step
+
+URL: Final = "https://user:CANARY@remote.test/base?token=CANARY"
+REFUSED: Final = errors.ConnectError("no")
+CUT: Final = errors.ConnectionLostError("cut", outcome=errors.Outcome.STARTED)
+
+
+class Notes:
+    """An observer that keeps what it is told."""
+
+    wants_events: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self.told: list[Notification] = []
+
+    def note(self, happening: Notification, /) -> None:
+        """As `Observer.note`."""
+        self.told.append(happening)
+
+    @property
+    def names(self) -> list[str]:
+        """What happened."""
+        return [happening.event for happening in self.told]
+
+    def fields(self, event: str) -> Mapping[str, Any]:
+        """Of the one happening of this name."""
+        (fields,) = (happening.fields for happening in self.told if happening.event == event)
+        return fields
+
+
+class EventNotes(Notes):
+    """One that wants events, too."""
+
+    wants_events: ClassVar[bool] = True
+
+
+class Marker(Notes):
+    """One that has something to tell the server."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        super().__init__()
+        self._headers = headers
+
+    def headers(self, run: RunObservation, /) -> Mapping[str, str]:
+        """As `Propagator.headers`."""
+        assert self.told[0].run is run
+        return self._headers
+
+
+class Broken:
+    """One that raises, whatever it is asked."""
+
+    wants_events = True
+
+    def note(self, happening: Notification, /) -> None:
+        """As `Observer.note`."""
+        raise RuntimeError(f"SECRET {happening.event}")
+
+    def headers(self, run: RunObservation, /) -> Mapping[str, str]:
+        """As `Propagator.headers`."""
+        raise RuntimeError("SECRET headers")
+
+
+async def ask(agent: SSEOxyGent) -> Any:
+    """The output of a run, or the class of its error."""
+    try:
+        return (await agent.ask("hi")).output
+    except errors.OxyError as error:
+        return type(error).__name__
+
+
+# --------------------------------------------------------------------------------------------------- What they are told
+
+READ: Final = ("begun", "connect", "opened", "streaming", "first_byte", "first_event")
+
+
+@pytest.mark.parametrize(
+    ("expected", "steps"),
+    [
+        ((*READ, "closed", "ended"), [answer("42"), close()]),
+        ((*READ, "tool_call", "observation", "closed", "ended"),
+         [tool_call("search"), observation("search", 1), answer("42"), close()]),
+        ((*READ, "closed", "ended"), [answer("42")]),
+        ((*READ, "tool_call", "closed", "ended"), [tool_call("search"), CUT]),
+        (("begun", "connect", "opened", "streaming", "closed", "ended"), []),
+    ],
+    ids=["answer", "tool", "cut", "broken", "empty"],
+)  # fmt: skip
+async def test_the_order(expected: tuple[str, ...], steps: list[Any]) -> None:
+    """`begun` comes first, `ended` last, once; events only for who wants them."""
+    quiet, eager = Notes(), EventNotes()
+    agent = plain(server_url=URL, transport=FakeTransport.script(*steps), observers=[quiet, eager])
+    await ask(agent)
+    assert [*expected] == eager.names
+    assert [name for name in expected if name not in ("tool_call", "observation")] == quiet.names
+    assert len({happening.run for happening in quiet.told + eager.told}) == 1
+    assert set(eager.names) - {"connect", "opened", "first_event", "closed"} <= UNLOGGED.keys()
+
+
+async def test_what_is_told() -> None:
+    """Each happening has its fields; seconds count from the beginning, by the event loop's clock."""
+    notes = EventNotes()
+    steps: list[Step] = [pause(1), b": hello\r\n\r\n", pause(1), tool_call("search"), pause(1), answer("42"), close()]
+    transport = FakeTransport({"/sse/chat": Reply(steps, before=pause(2))})
+    agent = plain(server_url=URL, name="finder", transport=transport, observers=(notes,))
+    request = OxyRequest(arguments={"query": "hi"}, group_id="talk")
+    response = await agent.execute(request)
+    size = sum(len(step) for step in steps if isinstance(step, bytes))
+
+    begun = notes.told[0]
+    assert ("finder", "https://remote.test/base") == (begun.fields["request"].callee, begun.fields["server_url"])
+    assert "talk" == begun.context.group_id
+    assert {"url": "https://remote.test/base/sse/chat", "seconds": 2} == notes.fields("streaming")
+    assert {"seconds": 3} == notes.fields("first_byte")
+    assert {"seconds": 4} == notes.fields("first_event")
+    assert "search" == notes.fields("tool_call")["event"].callee
+    assert {
+        "reason": "its end",
+        "outcome": "completed",
+        "seconds": 5,
+        "bytes": size,
+        "events": 2,
+    } == notes.fields("closed")
+    ended = notes.fields("ended")
+    assert ("completed", None, 5) == (ended["end"], ended["error"], ended["seconds"])
+    assert response.output == ended["response"].output
+    assert (size, 2, 0) == (begun.run.bytes, begun.run.events, begun.run.buffered)
+    assert "CANARY" not in repr([(happening, happening.fields) for happening in notes.told])
+
+
+async def test_retries() -> None:
+    """A repeat is told with what the log says of it, by the run it belongs to."""
+    notes = Notes()
+    transport = FakeTransport({"/sse/chat": [Reply(before=REFUSED), Reply((answer("42"), close()))]})
+    agent = SSEOxyGent(server_url=URL, transport=transport, retry=Retry(base=0), observers=[notes])
+    assert "42" == await ask(agent)
+    assert ["begun", "connect", "retry", "connect", "opened"] == notes.names[:5]
+    assert {"attempt": 2, "seconds": 0, "reason": "ConnectError"} == notes.fields("retry")
+    assert [1, 1, 1, 2, 2] == [happening.context.attempt for happening in notes.told[:5]]
+    assert len({happening.run for happening in notes.told}) == 1
+
+
+LOST: Final = Reply(before=errors.ConnectionLostError("lost", outcome=errors.Outcome.UNKNOWN))
+ODD: Final = Reply((b'data: {"type": "tool_call", "content": 1}\r\n\r\n', answer("42"), close()))
+
+
+@pytest.mark.parametrize(
+    ("expected", "replies"),
+    [
+        (("connect", "opened", "first_event", "odd", "closed"), [ODD]),
+        (("connect", "refused", "closed"), [Reply((b"no",), status=403)]),
+        (
+            (
+                *("connect", "detail", "record", "retry", "connect", "retry"),  # it has no record, and says so
+                *("connect", "opened", "first_event", "odd", "closed"),
+            ),
+            [LOST, Reply(before=REFUSED), ODD],
+        ),
+    ],
+    ids=["odd", "refused", "retries"],
+)
+async def test_the_log_and_the_observers_are_told_the_same(
+    expected: tuple[str, ...], replies: list[Reply], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is logged of a run each observer is told, in the same order, by the same names and with the same fields."""
+    notes = EventNotes()
+    transport = FakeTransport({"/sse/chat": replies})
+    agent = SSEOxyGent(server_url=URL, transport=transport, retry=Retry(base=0), observers=[notes])
+    with caplog.at_level(logging.DEBUG, "oxygent_client"), suppress(errors.OxyError):
+        await agent.ask("hi", idempotent=True, trace_id="t")
+    logged: list[Any] = [record for record in caplog.records if getattr(record, "trace_id", "") == "t"]
+    told = [happening for happening in notes.told if happening.event not in UNLOGGED]
+    assert [*expected] == [record.event for record in logged] == [happening.event for happening in told]
+    for record, happening in zip(logged, told, strict=True):
+        assert dict(happening.fields) == {name: getattr(record, name) for name in happening.fields}
+
+
+async def leave(run: Run) -> None:
+    """Leave at the first event."""
+    async with run:
+        await anext(run)
+
+
+async def leave_before(run: Run) -> None:
+    """Leave without an event."""
+    async with run:
+        pass
+
+
+async def stumble(run: Run) -> None:
+    """Let an error of one's own out of the block."""
+    async with run:
+        await anext(run)
+        raise KeyError("mine")
+
+
+async def cancel_read(run: Run) -> None:
+    """Be cancelled while reading."""
+    with anyio.move_on_after(5):
+        await run_to_end(run)
+
+
+async def cancel_in_block(run: Run) -> None:
+    """Be cancelled while doing something else."""
+    with anyio.move_on_after(5):
+        async with run:
+            await anyio.sleep(100)
+
+
+async def run_to_end(run: Run) -> None:
+    """Read it all."""
+    async with run:
+        async for _ in run:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("end", "error", "how"),
+    [
+        ("left", None, leave),
+        ("left", None, leave_before),
+        ("left", KeyError, stumble),
+        ("left", BaseException, cancel_read),
+        ("left", BaseException, cancel_in_block),
+        ("failed", errors.IdleTimeoutError, run_to_end),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+async def test_ends(end: str, error: type[BaseException] | None, how: Callable[[Run], Any]) -> None:
+    """Every run that has begun ends once, however it ends."""
+    notes = Notes()
+    transport = FakeTransport.script(answer("42"), pause(10), close())
+    agent = plain(server_url=URL, transport=transport, timeouts=Timeouts(idle=8), observers=[notes])
+    with suppress(KeyError, errors.OxyError):
+        await how(agent.stream("hi"))
+    fields = notes.fields("ended")
+    assert notes.names[-1] == "ended"
+    assert end == fields["end"]
+    assert (fields["error"] is None) if error is None else isinstance(fields["error"], error)
+
+
+async def test_a_failure_that_is_found_after_the_end() -> None:
+    """What the failure detector finds is the end of the run: it did not complete."""
+    notes = Notes()
+    agent = plain(
+        server_url=URL,
+        transport=FakeTransport.script(answer("no"), close()),
+        failure_detector="no".__eq__,
+        observers=[notes],
+    )
+    assert "RemoteAgentError" == await ask(agent)
+    assert ("failed", "RemoteAgentError") == (
+        notes.fields("ended")["end"],
+        type(notes.fields("ended")["error"]).__name__,
+    )
+
+
+async def test_a_run_that_never_begins() -> None:
+    """A run that is not entered is told to nobody."""
+    notes = Notes()
+    plain(server_url=URL, transport=FakeTransport({}), observers=[notes]).stream("hi")
+    assert [] == notes.told
+
+
+async def test_a_request_that_may_have_run_is_no_run() -> None:
+    """Nor is one that is refused because it may have run."""
+    notes = Notes()
+    agent = plain(server_url=URL, transport=FakeTransport.script(CUT), observers=[notes])
+    request = agent.prepared(OxyRequest(arguments={"query": "hi"}))
+    for _ in range(2):
+        with pytest.raises(errors.IncompleteStreamError):
+            await agent._execute(request)
+    assert 1 == notes.names.count("begun") == notes.names.count("ended")
+
+
+async def test_observers_may_be_set_late() -> None:
+    """What counts is the attribute when the run is asked for."""
+    notes = Notes()
+    agent = plain(server_url=URL, transport=FakeTransport.script(answer("42"), close()))
+    agent.observers = [notes]
+    await ask(agent)
+    assert "ended" == notes.names[-1]
+
+
+# ----------------------------------------------------------------------------------------------------- What is buffered
+
+
+async def test_what_is_buffered() -> None:
+    """Held is the last piece while its events are read, and what is there of an event that is not complete."""
+    whole, half = delta("a") + delta("b"), delta("c")
+    run = plain(
+        server_url=URL,
+        transport=FakeTransport.script(whole + half[:-10], half[-10:] + answer("42"), close()),
+    ).stream("hi")
+    observed = run._plan.observed
+    async with run:
+        held = [observed.buffered async for _ in run]
+        assert 0 == observed.buffered
+    first = len(whole) + len(half) - 10
+    line = half.split(b"\r\n")[1][:-6]  # of the ten bytes that are missing, four are line ends
+    second = len(line) + 10 + len(answer("42"))
+    assert [first, first, second, second] == held
+
+
+# ------------------------------------------------------------------------------------------------------------- Headers
+
+
+@pytest.mark.parametrize(
+    ("expected", "headers"),
+    [
+        ({"traceparent": "00-1"}, {"Traceparent": "00-1"}),
+        ({"x-own": "theirs"}, {"X-Own": "theirs"}),
+        ({"x-own": "mine", "traceparent": None}, {"traceparent": "a\nb"}),
+        ({"x-own": "mine"}, {}),
+    ],
+    ids=["new", "over", "impossible", "none"],
+)
+async def test_headers(expected: dict[str, str | None], headers: dict[str, str]) -> None:
+    """What an observer has to tell the server is on the request, if it can be on one."""
+    transport = FakeTransport.script(answer("42"), close())
+    agent = plain(server_url=URL, transport=transport, headers={"X-Own": "mine"}, observers=[Marker(headers)])
+    assert "42" == await ask(agent)
+    assert expected == {name: transport.requests[0].headers.get(name) for name in expected}
+
+
+# -------------------------------------------------------------------------------------------------------- Broken ones
+
+
+async def test_a_broken_observer(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged once for each run, without its words; the run and the other observers never notice."""
+    before, after = EventNotes(), EventNotes()
+    agent = plain(
+        server_url=URL,
+        transport=FakeTransport.script(tool_call("search"), observation("search", 1), answer("42"), close()),
+        observers=[before, Broken(), after],
+    )
+    with caplog.at_level(logging.DEBUG, "oxygent_client"):
+        assert ["42", "42"] == [await ask(agent), await ask(agent)]
+    assert before.names == after.names
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert ["Broken raised RuntimeError; the run goes on"] * 2 == said
+    assert all(hasattr(record, name) for record in caplog.records for name in ("event", "trace_id", "node_id"))
+    assert "SECRET" not in caplog.text
+
+
+async def test_an_interrupt_is_no_fault_of_the_observer() -> None:
+    """What is no `Exception` is not held back."""
+
+    class Interrupted:
+        def note(self, happening: Notification, /) -> None:
+            raise KeyboardInterrupt
+
+    observed = RunObservation(observers=(Interrupted(),))
+    with pytest.raises(KeyboardInterrupt):
+        observed.note("begun", HTTPRequest("GET", URL, "").context, {})
+
+
+def test_a_request_is_itself() -> None:
+    """Who observes a request makes no other request of it."""
+    request = HTTPRequest("GET", URL, "")
+    marked = RunObservation(observers=(Notes(),)).mark(request)
+    assert request == marked
+    assert repr(request) == repr(marked)
+    assert hash(request.context) == hash(marked.context)
+    assert "Notes" not in repr(marked.context)
+    assert partial(attrs.evolve, marked)().context.observed is marked.context.observed

@@ -1,0 +1,401 @@
+"""`check_transport` over the transports of this package, what it says, and the server that it brings along.
+
+Rule 1: a line of TRANSPORTS is a transport that keeps every promise, but for those that its last column names.
+Rule 2: what it finds wrong is in test_check_transport_finds.py; here is what takes a network.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import anyio.abc
+import attrs
+import pytest
+from anyio.lowlevel import checkpoint
+
+from oxygent_client import HTTPRequest, HTTPResponse, HTTPXTransport, Transport
+from oxygent_client.errors import ConfigurationError, ConnectError, ConnectionLostError
+from oxygent_client.testing import (
+    TRANSPORT_PROMISES,
+    FakeTransport,
+    Peer,
+    TransportCheckError,
+    TransportReport,
+    check_transport,
+)
+from oxygent_client.testing._check_server import Scenario
+from oxygent_client.transports.aiohttp import AiohttpTransport
+from oxygent_client.transports.asgi import ASGITransport
+from oxygent_client.transports.httpx2 import HTTPX2Transport
+from tests.conftest import ROOT
+from tests.testing.test_check_transport_finds import EndsWell, Wrapper
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+IN_PROCESS: Final = ("refused", "reset_unframed", "closes_kept", "connecting", "closing")
+"""What can only be seen on a network."""
+
+TRANSPORTS: Final[dict[str, tuple[Callable[[Peer], Transport], tuple[str, ...]]]] = {
+    # name: (how one is made, the checks that do not apply to it)
+    "httpx": (lambda _: HTTPXTransport(), ()),
+    "httpx2": (lambda _: HTTPX2Transport(), ()),
+    "aiohttp": (lambda _: AiohttpTransport(), ()),
+    "asgi": (lambda peer: ASGITransport(peer.app), IN_PROCESS),
+    "fake": (lambda peer: FakeTransport(peer.replies), IN_PROCESS),
+    "a wrapper": (lambda peer: Wrapper(ASGITransport(peer.app)), IN_PROCESS),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+async def test_a_transport_keeps_its_promises(
+    name: str, anyio_backend_name: str, request: pytest.FixtureRequest
+) -> None:
+    """Every promise is kept, and exactly those checks are skipped that cannot apply."""
+    make, skipped = TRANSPORTS[name]
+    report = await check_transport(make)
+    assert skipped == report.names("skipped")
+    assert report.names("kept") == tuple(check for check in TRANSPORT_PROMISES if check not in skipped)
+    assert report.checkpoints >= 3
+    # The number is wanted in the log, whether the test passes or not.
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    assert reporter is not None
+    reporter.write_line(f"{name} on {anyio_backend_name}: cancelled at {report.checkpoints} checkpoints")
+
+
+# --- what takes a network ---------------------------------------------------------------------------------------------
+
+
+class SaysLost(Wrapper):
+    """Does not tell a connection that was never made from one that broke."""
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
+        entered = False
+        try:
+            async with self.inner.exchange(request) as response:
+                entered = True
+                yield response
+        except ConnectError as error:
+            if entered:
+                raise
+            raise ConnectionLostError("lost") from error
+
+
+class TakesAnyEnd(Wrapper):
+    """Takes every end of the connection for the end of a body that says no other, as aiohttp 3.14 does."""
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
+        async with self.inner.exchange(request) as response:
+            framed = {"content-length", "transfer-encoding"} & response.headers.keys()
+            yield response if framed else attrs.evolve(response, chunks=EndsWell(response.chunks))
+
+
+class KeepsOpen(Wrapper):
+    """Closes nothing until the test is over."""
+
+    async def aclose(self) -> None:
+        pass
+
+
+class ForgetsItsClient(Wrapper):
+    """Takes its client for closed before it is."""
+
+    async def aclose(self) -> None:
+        inner, self.inner = self.inner, HTTPXTransport()
+        await checkpoint()
+        await inner.aclose()
+
+
+@pytest.mark.parametrize(
+    ("broken_checks", "broken", "seen"),
+    [
+        (("refused",), SaysLost, "ConnectionLostError('lost'), outcome unknown"),
+        (("reset_unframed",), TakesAnyEnd, "the connection was reset within the body (until closed): no error"),
+        (("closes_kept", "closing"), KeepsOpen, "1 connections were still open 1 s after `aclose`"),
+        (("closing",), ForgetsItsClient, "cancelled at checkpoint 1, and called again: 1 connections were still open"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+async def test_a_broken_transport(broken_checks: tuple[str, ...], broken: type[Wrapper], seen: str) -> None:
+    """The broken promises are found, and no others."""
+    made: list[Transport] = []
+
+    def make(_: Peer) -> Transport:
+        made.append(HTTPXTransport())
+        return broken(made[-1])
+
+    with pytest.raises(TransportCheckError) as raised:
+        await check_transport(make)
+    for transport in made:
+        await transport.aclose()
+    assert raised.value.failed == broken_checks, str(raised.value)
+    assert seen in raised.value.report.notes[broken_checks[0]]
+
+
+class InATask(Wrapper):
+    """Has each exchange in a task of its own; one that `leaks` goes on when its caller is cancelled before the headers.
+
+    So does what waits in a thread.
+    """
+
+    def __init__(self, inner: Transport, tasks: anyio.abc.TaskGroup, leaks: Callable[[HTTPRequest], bool]) -> None:
+        super().__init__(inner)
+        self.tasks = tasks
+        self.leaks = leaks
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
+        """As `Transport.exchange`."""
+        done, left = anyio.Event(), anyio.Event()
+        entered, scope = anyio.Event(), anyio.CancelScope()
+        found: list[HTTPResponse | Exception] = []
+
+        async def enter() -> None:
+            try:
+                with scope:
+                    async with self.inner.exchange(request) as response:
+                        found.append(response)
+                        entered.set()
+                        await left.wait()
+            except Exception as error:  # noqa: BLE001  (it is the caller's)
+                found.append(error)
+            entered.set()
+            done.set()
+
+        self.tasks.start_soon(enter)
+        try:
+            await entered.wait()
+        except anyio.get_cancelled_exc_class():
+            if not self.leaks(request):
+                scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await done.wait()
+            raise
+        if isinstance(found[0], Exception):
+            raise found[0]
+        try:
+            yield found[0]
+        finally:
+            left.set()
+            with anyio.CancelScope(shield=True):
+                await done.wait()
+
+
+OTHERS: Final = TRANSPORT_PROMISES.keys() - {"left_early", "cancelled", "connecting", "usable"}
+LEAKS: Final[dict[str, tuple[Callable[[HTTPRequest], bool], str, str]]] = {
+    # where it leaks: (is it there with this request, the broken promise, what is seen)
+    "sending": (lambda sent: len(sent.body) > 1_000_000, "cancelled", "the request was sent to its end all the same"),
+    "before the headers": (
+        lambda sent: sent.path == "/held" and len(sent.body) < 1000,
+        "cancelled",
+        "before the headers came: the other side had not noticed after 1 s",
+    ),
+    "connecting": (
+        lambda sent: sent.path == "/late",
+        "connecting",
+        "the request was sent after the exchange had been cancelled",
+    ),
+}
+
+
+async def broken_by(leaks: Callable[[HTTPRequest], bool]) -> TransportReport:
+    """What the check says of the promises about leaving."""
+    made: list[Transport] = []
+    reports: list[TransportReport] = []
+    async with anyio.create_task_group() as tasks:
+
+        def make(_: Peer) -> Transport:
+            made.append(InATask(HTTPXTransport(), tasks, leaks))
+            return made[-1]
+
+        try:
+            reports.append(await check_transport(make, skip=OTHERS))
+        except TransportCheckError as error:
+            reports.append(error.report)
+        tasks.cancel_scope.cancel()
+    for transport in made:
+        await transport.aclose()
+    return reports[0]
+
+
+@pytest.mark.parametrize("where", LEAKS)
+async def test_one_that_goes_on_when_it_is_cancelled(where: str) -> None:
+    """A transport that leaves its connection open when it is cancelled at one stage breaks that promise only."""
+    leaks, check, seen = LEAKS[where]
+    report = await broken_by(leaks)
+    assert report.names("broken") == (check,), str(report)
+    assert seen in report.notes[check]
+
+
+async def test_one_that_does_not_go_on() -> None:
+    """The same, with no leak, keeps every promise."""
+    report = await broken_by(lambda _: False)
+    assert report.names("broken") == (), str(report)
+
+
+# --- what it says -----------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_skipped() -> None:
+    """A check is left out by its name, and the report says that you said so."""
+    report = await check_transport(lambda peer: FakeTransport(peer.replies), skip={"redirect", "usable"})
+    assert report.names("skipped") == (*IN_PROCESS[:2], "redirect", *IN_PROCESS[2:], "usable")
+    assert "as you say" == report.notes["redirect"]
+    with pytest.raises(ConfigurationError, match=r"no check is called \['no_such_check'\]; there are live, exact"):
+        await check_transport(lambda peer: FakeTransport(peer.replies), skip={"no_such_check", "live"})
+
+
+async def test_one_that_cannot_be_made() -> None:
+    """An unexpected exception fails the check that met it, and is a cause, so that its traceback is shown."""
+
+    def make(_: Peer) -> Transport:
+        raise RuntimeError("no such transport")
+
+    with pytest.raises(TransportCheckError) as raised:
+        await check_transport(make)
+    assert set(TRANSPORT_PROMISES) - {"usable"} == set(raised.value.failed)
+    assert "RuntimeError('no such transport') came out" == raised.value.report.notes["live"]
+    assert "came out unexpectedly (22 sub-exceptions)" == str(raised.value.__cause__)
+
+
+class Unenterable(Wrapper):
+    """Cannot be used at all."""
+
+    def exchange(self, request: HTTPRequest, /) -> Any:
+        return Failing()
+
+
+class Failing:
+    """A context manager that fails."""
+
+    async def __aenter__(self) -> HTTPResponse:
+        raise RuntimeError("no")
+
+    async def __aexit__(self, *_: object) -> None:
+        raise RuntimeError("not entered")
+
+
+async def test_one_that_cannot_be_entered() -> None:
+    """The scope of the check `no_open_scope` is not blamed for what went wrong before it."""
+    with pytest.raises(TransportCheckError) as raised:
+        await check_transport(lambda peer: Unenterable(FakeTransport(peer.replies)))
+    assert "entering ended with RuntimeError('no')" == raised.value.report.notes["no_open_scope"]
+
+
+def test_the_report() -> None:
+    """It is a table, whose lines say what is promised, and where it is wanted what was seen; it can be sent about."""
+    report = TransportReport(
+        {"live": "kept", "once": "broken", "refused": "skipped"}, {"once": "sent 2 times", "refused": "in process"}, 7
+    )
+    assert str(report).splitlines() == [
+        "3 promises: 1 kept, 1 broken, 1 skipped; cancelled at 7 checkpoints",
+        f"  kept    live           {TRANSPORT_PROMISES['live']}",
+        f"  broken  once           {TRANSPORT_PROMISES['once']}",
+        "                         seen: sent 2 times",
+        f"  skipped refused        {TRANSPORT_PROMISES['refused']}",
+        "                         why: in process",
+    ]
+    error = TransportCheckError(report)
+    assert isinstance(error, AssertionError)
+    assert str(report) == str(error)
+    assert ("once",) == error.failed
+    assert report == pickle.loads(pickle.dumps(error)).report
+
+
+def test_the_page_lists_the_promises() -> None:
+    """docs/howto/write-a-transport.md has a line for each, in the words of the check."""
+    page = (ROOT / "docs" / "howto" / "write-a-transport.md").read_text(encoding="utf-8")
+    for name, promise in TRANSPORT_PROMISES.items():
+        assert f"| `{name}` | {promise} |" in page
+
+
+# --- the server -------------------------------------------------------------------------------------------------------
+
+
+async def converse(scenario: Scenario, *sent: bytes) -> tuple[bytes, Peer]:
+    """What the server answers to these pieces, until it hangs up, and what it saw."""
+    peer = Peer({"/path": scenario})
+    received = b""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(peer.serve)
+        host, _, port = peer.url.removeprefix("http://").partition(":")
+        async with await anyio.connect_tcp(host, int(port)) as stream:
+            for piece in sent:
+                await stream.send(piece)
+                await anyio.wait_all_tasks_blocked()
+            await stream.send_eof()
+            async for data in stream:
+                received += data
+        await peer.stop()
+    return received, peer
+
+
+HEAD: Final = b"POST /path HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "body"),
+    [
+        ((HEAD + b"Content-Length: 3\r\n\r\nabc",), b"abc"),
+        ((HEAD + b"content-length: 3\r\n", b"\r\na", b"bc"), b"abc"),
+        ((HEAD + b"\r\n",), b""),
+        ((HEAD + b"Transfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n",), b"abc0123456789"),
+        ((HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r", b"\nabc\r\n0\r\n", b"Trailer: yes\r\n\r\n"), b"abc"),
+    ],
+)
+async def test_a_request_is_read(sent: tuple[bytes, ...], body: bytes) -> None:
+    """Whichever way a client sends its body, and in whichever pieces, the server has it."""
+    received, peer = await converse(Scenario((b"yes",), framing="until closed"), *sent)
+    (visit,) = peer.visits
+    assert ("POST", "/path", body) == (visit.method, visit.target, visit.body)
+    assert received == b"HTTP/1.1 200 Scenario\r\nConnection: close\r\n\r\nyes"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        (b"nonsense\r\n\r\n",),
+        (HEAD + b"Content-Length: many\r\n\r\n",),
+        (HEAD + b"Content-Length: 10\r\n\r\nabc",),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nabc",),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nsize\r\n",),
+        (b"POST",),
+        (),
+    ],
+)
+async def test_what_is_no_request(sent: tuple[bytes, ...]) -> None:
+    """The server hangs up on what it cannot read, and counts nothing."""
+    received, peer = await converse(Scenario((b"yes",)), *sent)
+    assert (b"", []) == (received, peer.visits)
+
+
+async def test_two_requests_in_a_row() -> None:
+    """A request that comes while another is answered is answered after it."""
+    gate = anyio.Event()
+    peer = Peer({"/path": Scenario((b"1", gate.wait, b"2"), framing="length")})
+    answered = b"HTTP/1.1 200 Scenario\r\nContent-Length: 2\r\n\r\n12"
+    request = HEAD + b"\r\n"
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(peer.serve)
+        host, _, port = peer.url.removeprefix("http://").partition(":")
+        async with await anyio.connect_tcp(host, int(port)) as stream:
+            received = b""
+            await stream.send(request)
+            while not received.endswith(b"1"):
+                received += await stream.receive()
+            await stream.send(request[:10])
+            await anyio.wait_all_tasks_blocked()
+            gate.set()
+            await stream.send(request[10:])
+            while len(received) < 2 * len(answered):
+                received += await stream.receive()
+            assert 2 * answered == received
+        assert await peer.all_hung_up(until=anyio.current_time() + 5)
+        assert ["/path", "/path"] == [visit.path for visit in peer.visits]
+        await peer.stop()

@@ -1,0 +1,330 @@
+"""The fault library: each fault ends as the table says, on every transport in memory, in virtual time.
+
+Rule 1: what a run makes of a fault is a line of tests/support/fault_cases.py; sockets are in
+    tests/testing/test_faults_loopback.py.
+Rule 2: what a fault makes of a body is a plain generator, and tested as one.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import pickle
+import zlib
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import pytest
+
+from oxygent_client import HTTPRequest, SSEOxyGent, Timeouts, errors
+from oxygent_client.testing import (
+    Cassette,
+    FakeTransport,
+    Pause,
+    RecordingTransport,
+    ReplayTransport,
+    Reply,
+    ToyRemote,
+    answer,
+    close,
+    faults,
+    heartbeat,
+    progress,
+)
+from oxygent_client.testing.faults import Fault, Faulty
+from oxygent_client.transports import Context
+from oxygent_client.transports.asgi import ASGITransport
+from tests.support.fault_cases import CASES, PAGE, QUERY, Case, allowed, expected, page, play
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from oxygent_client import HTTPResponse, Transport
+
+URL: Final = "http://remote.test"
+REQUEST: Final = HTTPRequest("POST", URL, "/sse/chat", {}, b"{}")
+
+
+async def recorded() -> Cassette:
+    """A run of the toy remote."""
+    cassette = Cassette()
+    recording = RecordingTransport(ASGITransport(ToyRemote(pace=0)), cassette)
+    await SSEOxyGent(server_url=URL, transport=recording).ask(QUERY)
+    return cassette
+
+
+async def in_process() -> Transport:
+    """The toy remote in this process."""
+    return ASGITransport(ToyRemote(pace=0))
+
+
+async def scripted() -> Transport:
+    """What the toy remote says, as a script; it names no run, since it is played for another one."""
+    (entry,) = (await recorded()).entries
+    named, other = b'"current_trace_id"', b'"another_trace_id"'
+    return FakeTransport.script(*(piece.data.replace(named, other) for piece in entry.pieces))
+
+
+async def replayed() -> Transport:
+    """What the toy remote said, from a cassette."""
+    return ReplayTransport(await recorded())
+
+
+TRANSPORTS: Final[dict[str, Callable[[], Any]]] = {"fake": scripted, "asgi": in_process, "cassette": replayed}
+
+
+# ------------------------------------------------------------------------------------------------------------ The table
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+async def test_a_fault_ends_as_the_table_says(case: Case, transport: str) -> None:
+    """Error, outcome, what came until then, how often the run was asked for, and when it was over: as documented."""
+    ended, seconds = await play(case, await TRANSPORTS[transport](), URL)
+    assert expected(case) == ended
+    least, most = allowed(case, Timeouts())
+    assert least <= seconds <= most
+
+
+def test_the_page_is_the_table() -> None:
+    """docs/faults.md is what `python -m tests.support.fault_cases` writes."""
+    assert page() == PAGE.read_text(encoding="utf-8")
+
+
+def test_every_fault_is_in_the_table() -> None:
+    """A fault that the library has, a line has too."""
+    functions = {name for name in faults.__all__ if name.islower()}
+    assert functions == {case.name.partition("(")[0] for case in CASES}
+    assert all(case.happens.endswith(".") for case in CASES)
+
+
+# ------------------------------------------------------------------------------------------------------ Whom it strikes
+
+
+async def pieces_of(transport: Transport, request: HTTPRequest = REQUEST) -> list[bytes]:
+    """What an exchange brings."""
+    async with transport.exchange(request) as response:
+        return [piece async for piece in response.chunks]
+
+
+def asking(purpose: Any) -> HTTPRequest:
+    """A request with this purpose."""
+    return HTTPRequest("GET", URL, "/sse/chat", context=Context(purpose=purpose))
+
+
+async def test_purposes_and_times() -> None:
+    """A fault strikes runs, and attaching to one; other exchanges if it is told so; and as often as it is told."""
+    cases: list[tuple[list[bool], list[str], dict[str, Any]]] = [
+        # which of the exchanges are struck, their purposes, what the fault was told
+        ([True, True, False, False, False], ["run", "attach", "discover", "feedback", "health"], {}),
+        ([False, True, True], ["run", "discover", "health"], {"purposes": ("discover", "health")}),
+        ([True, False, False, False], ["run", "discover", "run", "attach"], {"times": 1}),
+        ([True, False, True, False], ["run", "discover", "run", "run"], {"times": 2}),
+        ([False], ["run"], {"times": 0}),
+    ]
+    for struck, purposes, told in cases:
+        faulty = faults.empty_body(FakeTransport.script(b"x"), **told)
+        seen = [await pieces_of(faulty, asking(purpose)) == [] for purpose in purposes]
+        assert struck == seen
+        assert sum(struck) == faulty.struck
+
+
+async def test_refuse_strikes_once() -> None:
+    """A connection that could not be made can be made the next time, unless more was asked for; nothing was sent."""
+    cases: list[tuple[dict[str, Any], int]] = [({}, 1), ({"times": 2}, 2)]
+    for told, calls in cases:
+        fake = FakeTransport.script(b"x")
+        faulty = faults.refuse(fake, **told)
+        raised: list[errors.ConnectError] = []
+        for _ in range(calls):
+            with pytest.raises(errors.ConnectError) as caught:
+                await pieces_of(faulty)
+            raised.append(caught.value)
+        assert [errors.Outcome.NOT_SENT] * calls == [error.outcome for error in raised]
+        assert len(set(map(id, raised))) == calls, "an error is raised once: a run writes into it"
+        assert fake.requests == []
+        assert [b"x"] == await pieces_of(faulty)
+
+
+async def test_the_promises_of_the_wrapped_transport() -> None:
+    """The request is handed on as it is, an error of the block comes out as it is, closing closes the wrapped one."""
+    fake = FakeTransport.script(b"one", b"two")
+    faulty = faults.split_every(fake, 1)
+    error = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError) as caught:
+        async with faulty.exchange(REQUEST) as response:
+            assert REQUEST is response.request is fake.requests[0]
+            raise error
+    assert caught.value is error
+    assert fake.left == [REQUEST]
+    await faulty.aclose()
+    assert fake.closed
+
+
+async def test_a_wait_that_was_cancelled_is_not_over() -> None:
+    """Whoever gave up waiting and waits again, waits for the same: neither a hang nor a piece is lost."""
+    gate = anyio.Event()
+
+    def body() -> faults.Body:
+        yield gate.wait
+        piece = yield faults.MORE
+        yield (piece or b"").upper()
+        yield b""
+        yield Pause(math.inf)
+
+    fake = FakeTransport.script(Pause(10), b"x")
+    async with Faulty(fake, Fault(name="mine", body=body)).exchange(REQUEST) as response:
+        for seconds in (5, 5):
+            with anyio.move_on_after(seconds) as scope:
+                await anext(response.chunks)
+            assert scope.cancelled_caught
+        gate.set()
+        began = anyio.current_time()
+        assert await anext(response.chunks) == b"X"
+        assert anyio.current_time() - began == pytest.approx(10)
+        for _ in range(2):
+            with anyio.move_on_after(1000) as scope:
+                await anext(response.chunks)
+            assert scope.cancelled_caught
+
+
+async def test_faults_in_faults() -> None:
+    """A fault is a transport, so another can hold it."""
+    inner = faults.cut_after(FakeTransport.script(b"abcdef"), bytes=5)
+    assert [b"ab", b"cd", b"e"] == await pieces_of(faults.split_every(inner, 2))
+    (piece,) = await pieces_of(faults.one_piece(faults.split_every(inner, 2)))
+    assert piece == b"abcde"
+
+
+def test_values() -> None:
+    """A fault shows its name and no header's value; it pickles, as what it holds does."""
+    faulty = faults.status(ASGITransport(ToyRemote()), 503, b"body", {"x-key": "secret"})
+    assert "fault=status(503) with x-key" in repr(faulty)
+    assert "secret" not in repr(faulty)
+    for case in CASES:
+        fault = case.make(FakeTransport({})).fault
+        copy = pickle.loads(pickle.dumps(fault))
+        assert fault.name == repr(fault) == repr(copy)
+
+
+# ----------------------------------------------------------------------------------------------------------- The bodies
+
+E: Final = b"id: 1\r\nevent: message\r\ndata: 1\r\n\r\n"
+C: Final = close()
+BODIES: Final[list[tuple[Callable[[Transport], Faulty], Sequence[bytes], list[bytes]]]] = [
+    # the fault, what the real body is, what comes
+    (lambda inner: faults.cut_after(inner, bytes=0), [b"abc"], []),
+    (lambda inner: faults.cut_after(inner, bytes=2), [b"abc", b"d"], [b"ab"]),
+    (lambda inner: faults.cut_after(inner, bytes=4), [b"abc", b"def"], [b"abc", b"d"]),
+    (lambda inner: faults.cut_after(inner, bytes=9), [b"abc", b"def"], [b"abc", b"def"]),
+    (faults.half_event, [E, E, C], [E + E[:17]]),
+    (lambda inner: faults.half_event(inner, after=0), [E[:5], E[5:]], [E[:17]]),
+    (lambda inner: faults.half_event(inner, after=5), [E, C], [E + C]),
+    (faults.no_close, [E, C], [E]),
+    (faults.no_close, [E + C[:9], C[9:]], [E]),
+    (faults.no_close, [b"d: event: close\n\nevent:close\rdata\r\rd: half"], [b"d: event: close\n\n", b"d: half"]),
+    (faults.duplicate_close, [E, C], [E, C * 2]),
+    (faults.close_first, [E], [C, E]),
+    (faults.bom, [E], [b"\xef\xbb\xbf", E]),
+    (faults.lf_only, [E], [b"id: 1\nevent: message\ndata: 1\n\n"]),
+    (faults.heartbeats_between, [E + C], [heartbeat() + E, heartbeat() + C]),
+    (faults.crlf_split, [b"a\r\nb\rc\n", b"\r\n\r\n"], [b"a\r", b"\nb\rc\n", b"\r", b"\n\r", b"\n"]),
+    (lambda inner: faults.split_every(inner, 2), [b"abc", b"d"], [b"ab", b"c", b"d"]),
+    (faults.one_piece, [b"abc", b"d"], [b"abcd"]),
+    (faults.empty_body, [E], []),
+    (lambda inner: faults.status(inner, 500, b"oh"), [E], [b"oh"]),
+    (lambda inner: faults.status(inner, 500), [E], []),
+    (faults.wrong_content_type, [E], [E]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "real", "comes"), BODIES)
+async def test_bodies(make: Callable[[Transport], Faulty], real: Sequence[bytes], comes: list[bytes]) -> None:
+    """What comes of a body, piece by piece."""
+    assert comes == await pieces_of(make(FakeTransport.script(*real)))
+
+
+PLAIN: Final = "text/plain; charset=utf-8"
+LATER: Final = {"retry-after": "1"}
+HEADERS: Final[list[tuple[Callable[[Transport], Faulty], int, dict[str, str]]]] = [
+    # the fault, the status, the headers
+    (faults.bom, 207, {"content-type": "text/x", "x-real": "1"}),
+    (lambda inner: faults.status(inner, 503, headers=LATER), 503, {"content-type": PLAIN, "x-real": "1", **LATER}),
+    (faults.html_page, 200, {"content-type": "text/html; charset=utf-8", "x-real": "1"}),
+    (faults.envelope, 200, {"content-type": "application/json", "x-real": "1"}),
+    (lambda inner: faults.wrong_content_type(inner, "a/b"), 207, {"content-type": "a/b", "x-real": "1"}),
+    (faults.gzip_body, 207, {"content-type": "text/x", "x-real": "1", "content-encoding": "gzip"}),
+    (faults.garbage, 207, {"content-type": "text/event-stream; charset=utf-8", "x-real": "1"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "status", "headers"), HEADERS)
+async def test_heads(make: Callable[[Transport], Faulty], status: int, headers: dict[str, str]) -> None:
+    """The real status and headers stay, but for what the fault changes, and for the length, which is wrong now."""
+    real = {"content-type": "text/x", "x-real": "1", "content-length": "1"}
+    fake = FakeTransport({"/sse/chat": Reply([b"x"], status=207, headers=real)})
+    async with make(fake).exchange(REQUEST) as response:
+        assert (status, headers) == (response.status, response.headers)
+
+
+async def test_compressed_bodies() -> None:
+    """A compressed body can be read as it comes; a bomb holds a thousand times its size."""
+    pieces = await pieces_of(faults.gzip_body(FakeTransport.script(E, C)))
+    inflate = zlib.decompressobj(wbits=31).decompress
+    assert [E, C] == [inflate(piece) for piece in pieces]
+    async with faults.gzip_bomb(FakeTransport.script()).exchange(REQUEST) as response:
+        piece = await anext(response.chunks)
+        assert len(piece) < 2048
+        assert len(zlib.decompressobj(wbits=31).decompress(piece)) == 1024 * 1024
+        assert len(await anext(response.chunks)) < 2048
+    assert gzip.compress(b"")[:2] == piece[:2]
+
+
+async def test_steps_that_take_time() -> None:
+    """Heartbeats come every 15 s, a slow stream is late by so much for each piece, and what hangs hangs."""
+    began = anyio.current_time()
+    async with faults.heartbeats_only(FakeTransport.script()).exchange(REQUEST) as response:
+        for _ in range(3):
+            assert await anext(response.chunks) == heartbeat()
+    assert anyio.current_time() - began == pytest.approx(30)
+    await pieces_of(faults.slow(FakeTransport.script(E, E), 7))
+    assert anyio.current_time() - began == pytest.approx(44)
+    for hanging in (faults.hang_before_headers, faults.fall_silent):
+        with anyio.move_on_after(10_000) as scope:
+            await pieces_of(hanging(FakeTransport.script()))
+        assert scope.cancelled_caught
+
+
+class Watching:
+    """A transport that notes what left its block."""
+
+    def __init__(self) -> None:
+        self.left: list[type[BaseException] | None] = []
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As a script does it."""
+        try:
+            async with FakeTransport.script(progress(1), answer(2), close()).exchange(request) as response:
+                yield response
+        except BaseException as error:
+            self.left.append(type(error))
+            raise
+        self.left.append(None)
+
+    async def aclose(self) -> None:
+        """There is nothing to close."""
+
+
+async def test_what_the_wrapped_transport_sees() -> None:
+    """A fault before the headers leaves the real exchange with its error; one in the body leaves it in peace."""
+    watching = Watching()
+    with pytest.raises(errors.ConnectionLostError):
+        await pieces_of(faults.lose_before_headers(watching))
+    await pieces_of(faults.cut_after(watching, bytes=1))
+    with pytest.raises(errors.ConnectionLostError):
+        await pieces_of(faults.reset_after(watching, bytes=1))
+    assert [errors.ConnectionLostError, None, errors.ConnectionLostError] == watching.left
+    await watching.aclose()

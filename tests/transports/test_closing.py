@@ -1,0 +1,262 @@
+"""Leaving a run while it is cancelled again and again, over real sockets: the server sees the end, nothing stays open.
+
+Rule: a native cancellation of asyncio passes the shields of anyio. Whatever it interrupts, the connection closes,
+and the cancellation goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import pytest
+
+from oxygent_client import Timeouts
+from tests.support.plain import plain
+from tests.support.servers import Conversation, serving
+from tests.transports.test_network_transports import (
+    BEGUN,
+    SOON,
+    Library,
+    _client_side,
+    _server_side,
+    becomes,
+)
+from tests.transports.test_network_transports import authority as authority
+from tests.transports.test_network_transports import library as library
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Awaitable, Callable
+
+    import trustme
+
+
+def holding(begins: bool, left: list[int]) -> Callable[[Conversation], Awaitable[None]]:
+    """A server that never answers, or begins to, and counts the clients that have left."""
+
+    async def handle(conversation: Conversation) -> None:
+        await conversation.request()
+        if begins:
+            await conversation.send(BEGUN)
+        await conversation.client_left()
+        left.append(1)
+
+    return handle
+
+
+async def until(said: Callable[[], bool]) -> None:
+    """Returns when it is so."""
+    with anyio.fail_after(SOON):
+        while not said():  # noqa: ASYNC110  (nothing tells of it)
+            await anyio.sleep(0.005)
+
+
+async def cancelled_often(work: Awaitable[None], ready: anyio.Event, times: int, turns: int) -> None:
+    """Cancel `work` so many times, with so many turns of the event loop between."""
+    if asyncio_runs():
+        task = asyncio.ensure_future(work)
+        with anyio.fail_after(SOON):
+            await ready.wait()
+        await anyio.sleep(0.05)  # until the client waits: nothing tells of it
+        for _ in range(times):
+            task.cancel()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        done, _ = await asyncio.wait({task}, timeout=SOON)
+        assert done == {task}
+        assert task.cancelled()
+        return
+
+    async def run() -> None:
+        await work
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        await ready.wait()
+        await anyio.sleep(0.05)
+        for _ in range(times):
+            tasks.cancel_scope.cancel()
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+
+
+def asyncio_runs() -> bool:
+    """Whether this loop is one of asyncio's."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+TIMES: Final = pytest.mark.parametrize(
+    ("times", "turns"),
+    [(1, 0), (2, 0), (2, 1), (2, 2), (3, 1), (5, 1), (20, 1)],
+    ids=str,
+)
+
+
+@TIMES
+@pytest.mark.parametrize("begins", [True, False], ids=["reading", "waiting for headers"])
+async def test_a_transport_that_lasts(library: Library, begins: bool, times: int, turns: int) -> None:
+    """The server sees the client leave, and no connection is left, though the transport stays open."""
+    left: list[int] = []
+    ready = anyio.Event()
+    async with serving(holding(begins, left)) as server:
+        transport: Any = library.transport(trust_env=False)
+        agent = plain(server_url=server.url, transport=transport, timeouts=Timeouts(total=15))
+
+        async def call() -> None:
+            async with agent.stream("hi") as run:
+                async for _ in run:
+                    pass
+
+        async def tell() -> None:
+            await server.have_come(1)
+            ready.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(tell)
+            await cancelled_often(call(), ready, times, turns)
+        await until(lambda: len(left) == 1)
+        await becomes((0, 0), agent)
+        await transport.aclose()
+
+
+@TIMES
+async def test_a_transport_of_the_agents_own(times: int, turns: int) -> None:
+    """It closes, too."""
+    left: list[int] = []
+    ready = anyio.Event()
+    async with serving(holding(True, left)) as server:
+
+        async def call() -> None:
+            async with plain(server_url=server.url).stream("hi") as run:
+                async for _ in run:
+                    ready.set()
+
+        await cancelled_often(call(), ready, times, turns)
+        await until(lambda: len(left) == 1)
+
+
+@TIMES
+async def test_while_the_agent_is_left(times: int, turns: int) -> None:
+    """An agent whose block ends by cancellations closes what it kept."""
+    left: list[int] = []
+    ready = anyio.Event()
+    async with serving(holding(True, left)) as server:
+
+        async def call() -> None:
+            async with plain(server_url=server.url) as agent, agent.stream("hi") as run:
+                async for _ in run:
+                    ready.set()
+
+        await cancelled_often(call(), ready, times, turns)
+        await until(lambda: len(left) == 1)
+
+
+@TIMES
+async def test_over_tls(library: Library, times: int, turns: int, authority: trustme.CA) -> None:
+    """Likewise over TLS."""
+    left: list[int] = []
+    ready = anyio.Event()
+    tls: ssl.SSLContext = _server_side(authority.issue_cert("127.0.0.1"))
+    async with serving(holding(True, left), tls=tls) as server:
+        transport: Any = library.transport(trust_env=False, verify=_client_side(authority))
+        agent = plain(server_url=server.url, transport=transport)
+
+        async def call() -> None:
+            async with agent.stream("hi") as run:
+                async for _ in run:
+                    ready.set()
+
+        await cancelled_often(call(), ready, times, turns)
+        await until(lambda: len(left) == 1)
+        await becomes((0, 0), agent)
+        await transport.aclose()
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # aiohttp's
+async def test_a_request_that_the_server_does_not_read(library: Library) -> None:
+    """A request that is only half sent is left like any other: no unsent byte keeps the connection."""
+    here, left = anyio.Event(), anyio.Event()
+
+    async def handle(_: Conversation) -> None:
+        here.set()
+        await left.wait()
+
+    async with serving(handle) as server:
+        transport: Any = library.transport(trust_env=False)
+        agent = plain(server_url=server.url, transport=transport)
+
+        async def call() -> None:
+            await agent.ask("x" * 20_000_000)
+
+        await cancelled_often(call(), here, 2, 1)
+        await becomes((0, 0), agent)
+        left.set()
+        await transport.aclose()
+
+
+async def test_two_clocks_that_strike_at_once(library: Library) -> None:
+    """A time-out within a time-out of the same length is a `TimeoutError`, and the server sees the client leave."""
+    left: list[int] = []
+    async with serving(holding(True, left)) as server:
+        transport: Any = library.transport(trust_env=False)
+        agent = plain(server_url=server.url, transport=transport)
+
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(None) as outer, asyncio.timeout(None) as inner, agent.stream("hi") as run:
+                async for _ in run:
+                    at = asyncio.get_running_loop().time() + 0.05
+                    outer.reschedule(at)
+                    inner.reschedule(at)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        await until(lambda: len(left) == 1)
+        await transport.aclose()
+
+
+NESTED: Final = """
+import asyncio, sys
+import anyio
+import nest_asyncio
+from oxygent_client import SSEOxyGent
+from tests.support.servers import serving
+from tests.transports.test_closing import holding, until
+from tests.transports.test_network_transports import LIBRARIES
+
+nest_asyncio.apply()
+
+async def main():
+    left = []
+    async with serving(holding(True, left)) as server:
+        transport = LIBRARIES[sys.argv[1]].transport(trust_env=False)
+        async with SSEOxyGent(server_url=server.url, transport=transport).stream("hi") as run:
+            await anext(run)
+        await until(lambda: len(left) == 1)
+        await transport.aclose()
+
+        async def own():
+            async with SSEOxyGent(server_url=server.url).stream("hi") as run:
+                await anext(run)
+        asyncio.run(own())
+        await until(lambda: len(left) == 2)
+    print("left")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow  # it starts a process
+@pytest.mark.parametrize("name", ["httpx", "httpx2", "aiohttp"])
+def test_under_nest_asyncio(name: str) -> None:
+    """As in a notebook: a block that is left early is left, and the server sees it."""
+    done = subprocess.run([sys.executable, "-c", NESTED, name], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "left\n", done.stderr
+    assert done.stderr == ""

@@ -1,0 +1,115 @@
+"""The counting of a transport's connections, without a network: what is there, what is idle, what is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import pickle
+from contextlib import ExitStack
+from functools import partial
+
+import pytest
+
+from oxygent_client.transports._connection_count import Counted
+
+
+class Socket:
+    """A connection that is open until it is closed."""
+
+    def __init__(self) -> None:
+        self.number = 3
+
+    def fileno(self) -> int:
+        """As that of a socket."""
+        return self.number
+
+    def close(self) -> None:
+        """As that of a socket."""
+        self.number = -1
+
+
+@pytest.mark.parametrize(
+    ("expected", "uses"),
+    [
+        ((3, 3), []),
+        ((3, 2), [0]),
+        ((3, 2), [0, 0]),
+        ((3, 1), [0, 1]),
+        ((3, 1), [0, 0, 1]),
+        ((3, 2), [None]),
+        ((3, 0), [None, None, None, None]),
+        ((3, 1), [0, None]),
+    ],
+)
+async def test_what_is_idle(expected: tuple[int, int], uses: list[int | None]) -> None:
+    """Exchanges may share a connection; one of which it is not known yet (None) has one for itself."""
+    counted = Counted(Socket.fileno, Socket.close)
+    connections = [counted.add(Socket()) for _ in range(3)]
+    with ExitStack() as exchanges:
+        for use in uses:
+            occupies = exchanges.enter_context(counted.exchange())
+            if use is not None:
+                occupies(partial(connections.__getitem__, use))
+        assert expected == counted()
+    assert (3, 3) == counted()
+
+
+async def test_what_was_read_to_its_end() -> None:
+    """An exchange that has given its connection back occupies none, though its block goes on."""
+    counted = Counted(Socket.fileno, Socket.close)
+    held: list[Socket | None] = [counted.add(Socket())]
+    with counted.exchange() as occupies:
+        occupies(lambda: held[-1])
+        assert (1, 0) == counted()
+        held.append(None)
+        assert (1, 1) == counted()
+
+
+async def test_what_is_there() -> None:
+    """Open ones, each once, however often it was seen; what was closed or is gone is not."""
+    counted = Counted(Socket.fileno, Socket.close)
+    one, other, third = (counted.add(Socket()) for _ in range(3))
+    counted.add(one)
+    assert (3, 3) == counted()
+    other.number = -1
+    assert (2, 2) == counted()
+    del third
+    gc.collect()
+    assert (1, 1) == counted()
+
+
+async def test_a_copy() -> None:
+    """A copy begins at nothing."""
+    counted = Counted(Socket.fileno, Socket.close)
+    kept = counted.add(Socket())
+    for clone in (copy.copy(counted), copy.deepcopy(counted), pickle.loads(pickle.dumps(counted))):
+        assert (0, 0) == clone()
+        clone.add(kept)
+        assert (1, 1) == clone()
+
+
+async def test_a_loop_that_goes_on() -> None:
+    """What belongs to a loop that is not closed stays open."""
+    counted = Counted(Socket.fileno, Socket.close)
+    kept = counted.add(Socket())
+    counted.drop()
+    assert kept.number == 3
+
+
+def test_a_closed_loop() -> None:
+    """What a loop that was closed, or is gone, has left open is closed."""
+    counted = Counted(Socket.fileno, Socket.close)
+
+    async def add() -> Socket:
+        return counted.add(Socket())
+
+    loop, gone = asyncio.new_event_loop(), asyncio.new_event_loop()
+    kept, other = loop.run_until_complete(add()), gone.run_until_complete(add())
+    loop.close()
+    gone.close()
+    del gone
+    gc.collect()
+    counted.drop()
+    assert kept.number == -1
+    assert other.number == -1

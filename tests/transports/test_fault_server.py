@@ -1,0 +1,300 @@
+"""The table of the fault server, over real sockets; and that each of its checks can fail.
+
+Rule 1: all faults of one transport are played at once, in one test, since most of their time is waiting.
+Rule 2: what the table cannot show, bytes that a library keeps to itself, is seen by the size of the process.
+"""
+
+from __future__ import annotations
+
+import tracemalloc
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import anyio
+import attrs
+import pytest
+
+from oxygent_client import HTTPXTransport, Outcome, errors
+from tests.support.fault_server import (
+    A_MOMENT,
+    FAULTS,
+    FLOODS,
+    HANGS,
+    LIMITS,
+    LOOPS_OF,
+    PAGE,
+    PIECE,
+    SHORT,
+    SLOWER,
+    TRANSPORTS,
+    FaultServer,
+    Line,
+    Metronome,
+    judged,
+    page,
+    play_all,
+    serving_faults,
+    stable,
+    wrong_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+
+    from oxygent_client import HTTPRequest, HTTPResponse, Transport
+
+BY_NAME: Final = {fault.name: fault for fault in FAULTS}
+MIB: Final = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultServer]:
+    """A server of faults, in a thread: what it opens must not count as a test's."""
+    with serving_faults() as server:
+        yield server
+
+
+# An attempt to connect that is called off leaves its socket to the garbage collector, in httpcore on trio; that none
+# stays open is looked at for every async test.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_each_fault_ends_as_the_table_says(
+    transport: str, server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Error, outcome, time, requests, bytes, and the next call of the same agent; the server says nothing of it."""
+    lines = await play_all(server, transport)
+    assert lines.keys() == BY_NAME.keys()
+    assert "" == "\n".join(wrong_of(transport, lines))
+    assert {"oxygent_client"} >= {record.name.partition(".")[0] for record in caplog.records if record.levelno > 20}
+
+
+def test_the_table_is_large_and_its_names_are_its_own() -> None:
+    """There are at least 60 faults, each has its own name, and the floods are among them."""
+    assert len(FAULTS) == len(BY_NAME) >= 60
+    assert BY_NAME.keys() >= set(FLOODS)
+    assert TRANSPORTS.keys() == LOOPS_OF.keys()
+
+
+def test_the_page_is_that_of_the_table() -> None:
+    """But for what each run measures anew; `python -m tests.support.fault_server` writes it."""
+    assert stable(page({})) == stable(PAGE.read_text(encoding="utf-8"))
+
+
+# ----------------------------------------------------------------------------------------------- What the process holds
+
+GROWTH: Final = 24 * MIB
+"""For all floods at once, each with a connection, a client and a server's block: about 2 MiB for each."""
+
+
+async def grown(
+    server: FaultServer, transport: str, floods: tuple[str, ...] = FLOODS, make: Any = None, slower: float = 1.0
+) -> int:
+    """By how many bytes the process was larger, at the most, while it met all floods at once."""
+    tracemalloc.start()
+    try:
+        await play_all(server, transport, [BY_NAME[name] for name in floods], make=make, slower=slower, again=False)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_flood_of_headers_does_not_fill_the_memory(transport: str, server: FaultServer) -> None:
+    """What a library reads and does not hand over is bounded too."""
+    assert GROWTH > await grown(server, transport)
+
+
+@attrs.define(eq=False)
+class Hoarder:
+    """A transport that keeps what comes to its first request, until that is more than it may be."""
+
+    kept: list[bytes] = attrs.field(factory=list[bytes])
+
+    @classmethod
+    def made(cls, **_: object) -> Hoarder:
+        """One, whatever the options."""
+        return cls()
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """Read, until it is told to stop."""
+        if self.kept:
+            raise errors.ClosedError("enough")
+        async with await anyio.connect_tcp("127.0.0.1", urlsplit(request.url).port or 0) as stream:
+            await stream.send(b"POST / HTTP/1.1\r\n\r\n")
+            while sum(map(len, self.kept)) < 2 * GROWTH:
+                self.kept.append(await stream.receive(MIB))
+        raise errors.ClosedError("enough")
+        yield  # type: ignore[unreachable]  # it is a generator all the same
+
+    async def aclose(self) -> None:
+        """Nothing is kept open."""
+
+
+async def test_what_fills_the_memory_is_found(server: FaultServer) -> None:
+    """A transport that keeps a flood is seen by the size of the process."""
+    assert await grown(server, "httpx", ("100 flood", "103 flood"), Hoarder.made, slower=100) > GROWTH
+
+
+# ------------------------------------------------------------------------------------------------------- What is judged
+
+CLOSES: Final = BY_NAME["closes"]
+FINE: Final = Line(
+    error=errors.ConnectionLostError, outcome=Outcome.UNKNOWN, seconds=0.1, posts=1, gets=1, taken=0, held=0
+)
+REFUSED: Final = attrs.evolve(FINE, error=errors.NotFoundError, outcome=Outcome.REJECTED)
+IDLE: Final = attrs.evolve(FINE, error=errors.IdleTimeoutError, outcome=Outcome.STARTED, seconds=SHORT["idle"])
+MOST: Final = 8
+STREAM: Final = LIMITS.stream_bytes or 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name", "line"),
+    [
+        ("", "closes", FINE),
+        ("ended with its answer, COMPLETED", "closes", attrs.evolve(FINE, error=None, outcome=Outcome.COMPLETED)),
+        ("ended with `ConnectionLostError`, STARTED", "closes", attrs.evolve(FINE, outcome=Outcome.STARTED)),
+        ("took 5.00 s", "closes", attrs.evolve(FINE, error=TimeoutError, seconds=HANGS)),
+        ("", "closes", attrs.evolve(FINE, seconds=A_MOMENT)),
+        ("took 1.10 s", "closes", attrs.evolve(FINE, seconds=A_MOMENT + 0.1)),
+        ("", "stops", IDLE),
+        ("", "stops", attrs.evolve(IDLE, seconds=SHORT["idle"] + A_MOMENT)),
+        ("took 1.60 s", "stops", attrs.evolve(IDLE, seconds=SHORT["idle"] + A_MOMENT + 0.1)),
+        ("", "closes", attrs.evolve(FINE, seconds=A_MOMENT + 1, lag=0.5)),
+        ("took 2.10 s", "closes", attrs.evolve(FINE, seconds=A_MOMENT + 1.1, lag=0.5)),
+        ("", "stops", attrs.evolve(IDLE, seconds=4 * SHORT["idle"] + A_MOMENT, slower=4)),
+        ("took 0.50 s", "stops", attrs.evolve(IDLE, slower=4)),
+        ("took 0.40 s", "stops", attrs.evolve(IDLE, seconds=SHORT["idle"] - 0.1)),
+        ("sent 2 POSTs", "closes", attrs.evolve(FINE, posts=2)),
+        ("", "404", attrs.evolve(REFUSED, posts=MOST)),
+        ("sent 9 POSTs", "404", attrs.evolve(REFUSED, posts=MOST + 1)),
+        ("", "ping flood", attrs.evolve(FINE, error=errors.TooLargeError, taken=STREAM + PIECE)),
+        ("bytes from the transport", "ping flood", attrs.evolve(FINE, taken=STREAM + PIECE + 1)),
+        ("bytes from the transport", "endless line", attrs.evolve(FINE, taken=STREAM + PIECE)),
+        ("holds", "closes", attrs.evolve(FINE, held=LIMITS.partial_bytes + LIMITS.error_body_bytes + 1)),
+        ("left 1 exchanges open", "closes", attrs.evolve(FINE, left_open=1)),
+        ("spoilt the next call: no", "closes", attrs.evolve(FINE, then="no")),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_said(wrong: str, name: str, line: Line) -> None:
+    """A false success, a wrong outcome, a second request, growth, and each clock: on its border and beyond it."""
+    said = judged(BY_NAME[name], "httpx", line)
+    assert wrong in "\n".join(said)
+    assert bool(wrong) == bool(said)
+
+
+@attrs.define(eq=False)
+class Wrapped:
+    """A transport that does everything right; those below do not."""
+
+    inner: Transport
+    exchanges: int = 0
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As the wrapped transport does it."""
+        async with self.inner.exchange(request) as response:
+            yield response
+
+    async def aclose(self) -> None:
+        """Close the wrapped transport."""
+        await self.inner.aclose()
+
+
+class Stubborn(Wrapped):
+    """It takes its time to leave, whatever it is told: more than a busy machine would explain."""
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """Leave late, but for the next call."""
+        self.exchanges += 1
+        try:
+            async with super().exchange(request) as response:
+                yield response
+        finally:
+            if self.exchanges == 1:
+                with anyio.CancelScope(shield=True):
+                    await anyio.sleep(A_MOMENT + 3)
+
+
+class Eager(Wrapped):
+    """It sends a request again that was lost."""
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """Twice."""
+        try:
+            async with super().exchange(request):
+                pass
+        except errors.ConnectionLostError:
+            pass
+        async with super().exchange(request) as response:
+            yield response
+
+
+class Spoilt(Wrapped):
+    """It is of no use after an error."""
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """Once."""
+        self.exchanges += 1
+        if self.exchanges > 1:
+            raise errors.ClosedError("used up")
+        async with super().exchange(request) as response:
+            yield response
+
+
+class Steady(Metronome):
+    """It says that the machine is not busy, whatever it is: what is late is late then."""
+
+    async def beat(self) -> None:
+        """Look at nothing."""
+
+
+BAD: Final[dict[type[Wrapped], str]] = {
+    Stubborn: "httpx, closes: took 4.",
+    Eager: "httpx, closes: sent 3 POSTs",  # its next call, too, is sent twice
+    Spoilt: "httpx, closes: spoilt the next call: ClosedError: used up",
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+async def test_a_bad_transport_is_found(bad: type[Wrapped], server: FaultServer) -> None:
+    """What is late, sends twice, or is spoilt is seen, however often it is played."""
+
+    def make(**options: Any) -> Wrapped:
+        return bad(HTTPXTransport(**options))
+
+    lines = await play_all(server, "httpx", [CLOSES], make=make, metronome=Steady())
+    (said,) = wrong_of("httpx", lines)
+    assert said.startswith(BAD[bad])
+
+
+async def test_what_is_late_is_played_again(server: FaultServer) -> None:
+    """A run that may lack time alone is played with longer clocks, until it is right or there is none."""
+    made: list[Wrapped] = []
+
+    def make(**options: Any) -> Wrapped:
+        made.append((Stubborn if len(made) < 2 else Wrapped)(HTTPXTransport(**options)))
+        return made[-1]
+
+    lines = await play_all(server, "httpx", [CLOSES], make=make, metronome=Steady())
+    assert wrong_of("httpx", lines) == []
+    assert [type(each) for each in made] == [Stubborn, Stubborn, Wrapped]
+    assert lines[CLOSES.name].slower == SLOWER[1]
+
+
+async def test_a_server_ends_with_its_block() -> None:
+    """A port is free again, though a client still hangs there."""
+    with serving_faults() as server, server.standing(BY_NAME["never answers"]) as stand:
+        port = urlsplit(stand.url).port or 0
+        stream = await anyio.connect_tcp("127.0.0.1", port)
+        await stream.send(b"POST / HTTP/1.1\r\n\r\n")
+    async with stream:
+        with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+            await stream.receive()
+        with pytest.raises(OSError, match="All connection attempts failed"):
+            await anyio.connect_tcp("127.0.0.1", port)

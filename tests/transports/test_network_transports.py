@@ -1,0 +1,1671 @@
+"""The transports over httpx, httpx2 and aiohttp, over real sockets on loopback: one table of tests for them all.
+
+Rule 1: what the server saw counts: connections, requests, and the moment when the client left.
+Rule 2: no exception of a library comes out but as a cause.
+Rule 3: what one library does differently is a field of `Library`, or a test that names it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import copy
+import gc
+import importlib
+import json
+import os
+import pickle
+import socket
+import ssl
+import subprocess
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+import anyio
+import attrs
+import httpx
+import httpx2
+import pytest
+import trustme
+
+from oxygent_client import (
+    BearerAuth,
+    HTTPRequest,
+    HTTPXTransport,
+    Outcome,
+    OxyRequest,
+    OxyState,
+    RunHandle,
+    SSEOxyGent,
+    Timeouts,
+    Transport,
+    errors,
+)
+from oxygent_client.testing import answer, close, progress
+from oxygent_client.transports import Context
+from oxygent_client.transports._httpx_base import KEPT_SECONDS
+from oxygent_client.transports.aiohttp import TELLS_OF_SOCKETS, AiohttpTransport
+from oxygent_client.transports.httpx2 import HTTPX2Transport
+from tests.support.plain import plain
+from tests.support.servers import CLOSE, LAST, OK, Conversation, Server, chunk, closed_port, play, serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+    from pathlib import Path
+
+    from oxygent_client import Run
+
+ANSWER: Final = OK + chunk(answer("42")) + chunk(close()) + LAST
+BEGUN: Final = OK + chunk(progress(1))
+SOON: Final = 20.0
+"""Seconds within which what happens "at once" must have happened."""
+
+
+def document(body: bytes, status: str = "200 OK", headers: str = "") -> bytes:
+    """A response with a length."""
+    return f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n{headers}\r\n".encode() + body
+
+
+# -------------------------------------------------------------------------------------------------------- The libraries
+
+
+@attrs.frozen
+class Library:
+    """What stands behind a transport, and what is its own about it."""
+
+    name: str
+    transport: Callable[..., Transport]
+    own: str
+    """The argument that takes a client of one's own."""
+    client: Callable[..., Any]
+    """Makes one, with `headers`, a short time for reading, and habits that must do no harm."""
+    crowded: Callable[[], Any]
+    """Makes one that has one connection, and waits for it for 0.05 s."""
+    module: Any
+    sends: dict[str, str]
+    """The headers that it adds."""
+    loops: tuple[str, ...] = ("asyncio", "trio")
+    watches: bool = False
+    """Whether it hears at once that the server closed a connection that is idle; else when it next has a request."""
+    causes: dict[str, str] = attrs.field(factory=dict[str, str])
+    """Names of httpx, and what it calls the same."""
+
+    def cause(self, name: str) -> type[BaseException]:
+        """Its class for what httpx calls `name`."""
+        cls: type[BaseException] = getattr(self.module, self.causes.get(name, name))
+        return cls
+
+
+def _of_httpx(module: Any, transport: Callable[..., Transport]) -> Library:
+    return Library(
+        name=module.__name__,
+        transport=transport,
+        own="client",
+        client=partial(module.AsyncClient, timeout=0.1, follow_redirects=True, trust_env=False),
+        crowded=lambda: module.AsyncClient(
+            limits=module.Limits(max_connections=1), timeout=module.Timeout(None, pool=0.05), trust_env=False
+        ),
+        module=module,
+        sends={"connection": "keep-alive"},
+    )
+
+
+LIBRARIES: Final = {
+    "httpx": _of_httpx(httpx, HTTPXTransport),
+    "httpx2": _of_httpx(httpx2, HTTPX2Transport),
+    "aiohttp": Library(
+        name="aiohttp",
+        transport=AiohttpTransport,
+        own="session",
+        client=partial(
+            aiohttp.ClientSession,
+            timeout=aiohttp.ClientTimeout(total=0.1, sock_read=0.1),
+            raise_for_status=True,
+        ),
+        crowded=lambda: aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=1), timeout=aiohttp.ClientTimeout(connect=0.05)
+        ),
+        module=aiohttp,
+        sends={},
+        loops=("asyncio",),
+        watches=True,
+        causes={
+            "ConnectError": "ClientConnectorError",
+            "ConnectTimeout": "ConnectionTimeoutError",
+        },
+    ),
+}
+
+
+@pytest.fixture(params=LIBRARIES)
+def library(request: pytest.FixtureRequest) -> Library:
+    """Each library in turn; aiohttp on asyncio only (ONE_LOOP in conftest.py)."""
+    return LIBRARIES[request.param]
+
+
+FAMILY: Final = pytest.mark.parametrize("library", ["httpx", "httpx2"], indirect=True)
+"""For what only these two have."""
+
+
+@asynccontextmanager
+async def asking(
+    library: Library,
+    handle: Callable[[Conversation], Awaitable[None]],
+    *,
+    tls: ssl.SSLContext | None = None,
+    **options: Any,
+) -> AsyncGenerator[tuple[SSEOxyGent, Server], None]:
+    """An agent, and the server it asks, with a transport of its own."""
+    transport = library.transport(trust_env=False, **options)
+    async with serving(handle, tls=tls) as server:
+        with anyio.fail_after(20):
+            yield plain(server_url=server.url, transport=transport, timeouts=Timeouts(total=15)), server
+        await transport.aclose()
+
+
+async def failure(agent: SSEOxyGent) -> errors.OxyError:
+    """The error of a run."""
+    try:
+        await agent.ask("hi")
+    except errors.OxyError as error:
+        return error
+    raise AssertionError("it went well")
+
+
+def causes(error: BaseException | None) -> list[type[BaseException]]:
+    """The classes of an error and of its causes."""
+    found: list[type[BaseException]] = []
+    while error is not None:
+        found.append(type(error))
+        error = error.__cause__
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------- On the wire
+
+
+async def test_what_is_sent(library: Library) -> None:
+    """The request on the wire: one POST with its length, no compression wanted, and nothing of the context."""
+    async with asking(library, play(ANSWER)) as (agent, server):
+        agent.headers = {"x-a": "1"}
+        await agent.ask("é", trace_id="t", idempotent=True)
+    (request,) = server.requests
+    assert "POST /sse/chat HTTP/1.1" == request.line
+    expected = {
+        "host": f"127.0.0.1:{server.port}",
+        "accept": "text/event-stream",
+        "accept-encoding": "identity",
+        "cache-control": "no-store",
+        "content-type": "application/json",
+        "content-length": str(len(request.body)),
+        "x-a": "1",
+        **library.sends,
+    }
+    user_agent = request.headers.pop("user-agent")
+    assert user_agent.startswith("oxygent-client/")
+    assert expected == request.headers
+    payload = json.loads(request.body)
+    assert ("é", "t", False) == (payload["query"], payload["current_trace_id"], "idempotent" in payload)
+
+
+async def test_a_chunk_is_there_when_it_was_sent(library: Library) -> None:
+    """An event is handed out while the server still has the rest."""
+    seen = anyio.Event()
+    runs = play([BEGUN, seen, chunk(answer("42")), chunk(close()), LAST])
+    async with asking(library, runs) as (agent, _), agent.stream("hi") as run:
+        assert "progress" == (await anext(run)).type
+        seen.set()
+        assert "42" == (await run.final_response()).output
+
+
+async def test_bodies_are_handed_over_raw(library: Library) -> None:
+    """A document is handed over as it came, also one that says that it is compressed; a run sends what it accepts."""
+    raw = b"\x1f\x8b no gzip"
+    reply = document(raw, headers="content-encoding: gzip\r\nX-Two: a\r\nx-two: b\r\n")
+    async with asking(library, play(reply)) as (agent, server):
+        request = HTTPRequest("GET", server.url + "/base?k=v", "/get_agents", context=Context(purpose="discover"))
+        assert isinstance(agent.transport, Transport)
+        async with agent.transport.exchange(request) as response:
+            body = b"".join([piece async for piece in response.chunks])
+            assert [] == [piece async for piece in response.chunks]
+    assert (200, raw, "gzip", "a, b") == (
+        response.status,
+        body,
+        response.headers["content-encoding"],
+        response.headers["x-two"],
+    )
+    assert "GET /base/get_agents?k=v HTTP/1.1" == server.requests[0].line
+
+
+# ---------------------------------------------------------------------------------------------------------- Connections
+
+
+async def test_five_calls_are_one_connection(library: Library) -> None:
+    """Calls after each other, and a discovery, use one connection."""
+    organization = document(b'{"code": 200, "data": {"organization": {}}}')
+    async with asking(library, play(*[ANSWER] * 5, organization)) as (agent, server):
+        for _ in range(5):
+            await agent.ask("hi")
+        await agent.init()
+        assert (1, 8) == (server.connections, len(server.requests))
+
+
+async def test_connections_of_an_agent() -> None:
+    """Without a transport of yours: inside the agent's block calls share a connection; outside, each has its own."""
+    async with serving(play(ANSWER)) as server:
+        agent = plain(server_url=server.url)
+        async with agent:
+            for _ in range(5):
+                await agent.ask("hi")
+        assert (1, 5) == (server.connections, len(server.requests))
+        for _ in range(2):
+            await agent.ask("hi")
+        assert 3 == server.connections
+
+
+async def test_two_at_once(library: Library) -> None:
+    """Runs side by side have a connection each; a run never waits for another's."""
+    go = anyio.Event()
+    runs = play([BEGUN, go, chunk(answer("42")), chunk(close()), LAST])
+    async with asking(library, runs) as (agent, server), anyio.create_task_group() as tasks:
+        for _ in range(30):
+            tasks.start_soon(agent.ask, "hi")
+        await server.have_come(30)
+        assert 30 == server.connections
+        go.set()
+
+
+async def test_a_kept_connection_that_the_server_closed(library: Library) -> None:
+    """A connection that the server has closed meanwhile is not used again; the next call has a new one."""
+    async with asking(library, play([ANSWER, CLOSE], ANSWER)) as (agent, server):
+        await agent.ask("hi")
+        await anyio.sleep(0.05)  # until the close is here: nothing tells of it
+        await agent.ask("hi")
+    assert (2, 2) == (server.connections, len(server.requests))
+
+
+TELLING: Final = pytest.mark.parametrize(
+    "library", [name for name in LIBRARIES if name != "aiohttp" or TELLS_OF_SOCKETS], indirect=True
+)
+"""For what an aiohttp before 3.12 does not tell."""
+
+
+def counted(agent: SSEOxyGent) -> tuple[int | None, int | None]:
+    """How many connections there are, and how many are idle."""
+    stats = agent.stats()
+    return stats.connections, stats.idle_connections
+
+
+async def becomes(expected: tuple[int, int], agent: SSEOxyGent) -> None:
+    """Returns when so many are counted; a socket is closed in a later round of the event loop."""
+    with anyio.fail_after(SOON):
+        while expected != counted(agent):  # noqa: ASYNC110  (nothing tells of it)
+            await anyio.sleep(0.001)
+
+
+@TELLING
+async def test_connections_are_counted(library: Library) -> None:
+    """There are those whose sockets are open; idle are those that no exchange has, or one that was read to its end."""
+    go = anyio.Event()
+    async with asking(library, play([BEGUN, go, chunk(answer("42")), chunk(close()), LAST])) as (agent, server):
+        assert (0, 0) == counted(agent)
+        async with agent.stream("hi") as run:
+            await anext(run)
+            assert (1, 0) == counted(agent)
+            async with agent.stream("hi") as other:
+                await anext(other)
+                assert (2, 0) == counted(agent)
+            await becomes((1, 0), agent)
+            go.set()
+            await run.final_response()
+            assert (1, 1) == counted(agent)
+        await agent.ask("hi")
+        assert (2, (1, 1)) == (server.connections, counted(agent))
+        assert agent.transport is not None
+        await agent.transport.aclose()
+        await becomes((0, 0), agent)
+
+
+@TELLING
+async def test_a_connection_that_waits_for_headers_is_not_idle(library: Library) -> None:
+    """From the request on it is an exchange's. An answer that comes whole, with its headers, is counted like any."""
+    go = anyio.Event()
+    async with asking(library, play(ANSWER, [go, ANSWER])) as (agent, server):
+        await agent.ask("hi")
+        assert (1, 1) == counted(agent)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(agent.ask, "hi")
+            await server.have_come(2)
+            assert (1, 0) == counted(agent)
+            go.set()
+        assert (1, 1) == counted(agent)
+
+
+@TELLING
+async def test_a_response_that_was_read_has_no_connection(library: Library) -> None:
+    """Nor has its exchange, though its block goes on: the library has the connection back."""
+    async with asking(library, play([BEGUN, chunk(answer("42")), LAST])) as (agent, server):
+        request = HTTPRequest("POST", server.url, "/sse/chat")
+        assert isinstance(agent.transport, Transport)
+        async with agent.transport.exchange(request) as response:
+            assert response.status == 200
+            assert [] != [piece async for piece in response.chunks]
+            assert (1, 1) == counted(agent)
+
+
+@TELLING
+async def test_the_count_when_the_server_has_closed(library: Library) -> None:
+    """A connection that the server closed while it was idle is there until the library notices."""
+    go = anyio.Event()
+    async with asking(library, play([ANSWER, go, CLOSE], ANSWER)) as (agent, server):
+        await agent.ask("hi")
+        assert (1, 1) == counted(agent)
+        go.set()
+        if library.watches:
+            await becomes((0, 0), agent)
+        await anyio.sleep(0.05)  # until the close is here: nothing tells of it
+        assert ((0, 0) if library.watches else (1, 1)) == counted(agent)
+        await agent.ask("hi")
+        assert (2, (1, 1)) == (server.connections, counted(agent))
+
+
+async def test_what_is_counted_is_not_kept(library: Library) -> None:
+    """A transport remembers nothing of connections that are gone."""
+    async with asking(library, play([BEGUN, CLOSE])) as (agent, _):
+        for _ in range(5):
+            await failure(agent)
+        transport: Any = agent.transport
+        with anyio.fail_after(SOON):
+            while len(transport._counted._known):
+                await anyio.sleep(0.001)
+                gc.collect()
+        assert {} == transport._counted._uses
+
+
+async def test_the_count_of_a_client_of_ones_own(library: Library) -> None:
+    """What made the client is the same to httpx and httpx2; a session of aiohttp's tells nothing."""
+    async with serving(play(ANSWER)) as server, library.client() as own:
+        agent = plain(server_url=server.url, transport=library.transport(**{library.own: own}))
+        await agent.ask("hi")
+        assert ((None, None) if library.own == "session" else (1, 1)) == counted(agent)
+
+
+@FAMILY
+async def test_the_count_without_a_network(library: Library) -> None:
+    """A client that plays its answers has no connection, which is not none."""
+
+    async def body() -> AsyncGenerator[bytes, None]:
+        yield answer("42") + close()
+
+    def respond(request: object) -> Any:
+        return library.module.Response(200, headers={"content-type": "text/event-stream"}, content=body())
+
+    async with library.client(transport=library.module.MockTransport(respond)) as own:
+        agent = plain(server_url="http://127.0.0.1", transport=library.transport(client=own))
+        assert "42" == (await agent.ask("hi")).output
+        assert (None, None) == counted(agent)
+
+
+async def test_the_connections_that_an_agent_keeps() -> None:
+    """Those of the transport that an agent makes for itself are counted while it is entered, from any thread."""
+    async with serving(play(ANSWER)) as server:
+        agent = plain(server_url=server.url)
+        await agent.ask("hi")
+        assert (None, None) == counted(agent)
+        async with agent:
+            await agent.ask("hi")
+            assert (1, 1) == counted(agent) == await anyio.to_thread.run_sync(counted, agent)
+        assert (None, None) == counted(agent)
+
+
+@pytest.mark.slow
+async def test_a_kept_connection_grows_stale(library: Library) -> None:
+    """A connection is kept for 2 s at most, though the server would keep it longer."""
+    async with asking(library, play(ANSWER)) as (agent, server):
+        await agent.ask("hi")
+        await anyio.sleep(KEPT_SECONDS / 2)
+        await agent.ask("hi")
+        assert 1 == server.connections
+        await anyio.sleep(KEPT_SECONDS + 0.2)  # httpcore reads the system's clock
+        await agent.ask("hi")
+        assert 2 == server.connections
+
+
+async def test_a_run_that_was_left_gives_its_connection_up(library: Library) -> None:
+    """Leaving early, by whatever way, closes the socket at once: the server sees it."""
+
+    async def by_break(agent: SSEOxyGent) -> None:
+        async with agent.stream("hi") as run:
+            async for _ in run:
+                break
+
+    async def by_error(agent: SSEOxyGent) -> None:
+        with pytest.raises(KeyError):
+            async with agent.stream("hi") as run:
+                async for _ in run:
+                    raise KeyError
+
+    async def by_cancellation(agent: SSEOxyGent) -> None:
+        with anyio.CancelScope() as scope:
+            async with agent.stream("hi") as run:
+                async for _ in run:
+                    scope.cancel()
+        assert scope.cancelled_caught
+
+    async def by_a_clock(agent: SSEOxyGent) -> None:
+        agent.timeouts = Timeouts(idle=0.05)
+        with pytest.raises(errors.IdleTimeoutError):
+            await agent.ask("hi")
+
+    for leave in (by_break, by_error, by_cancellation, by_a_clock):
+        seen = anyio.Event()
+
+        async def watch(conversation: Conversation, seen: anyio.Event = seen) -> None:
+            await conversation.request()
+            await conversation.send(BEGUN)
+            await conversation.client_left()
+            seen.set()
+
+        async with asking(library, watch) as (agent, _):
+            await leave(agent)
+            with anyio.fail_after(SOON):
+                await seen.wait()
+
+
+async def test_cancelled_before_the_headers(library: Library) -> None:
+    """A run that is cancelled while it waits for headers closes its socket, and the transport stays usable."""
+    seen, begun = anyio.Event(), anyio.Event()
+    first = True
+
+    async def watch(conversation: Conversation) -> None:
+        nonlocal first
+        while await conversation.request():
+            if not first:
+                await conversation.send(ANSWER)
+                continue
+            first = False
+            begun.set()
+            await conversation.client_left()
+            seen.set()
+
+    async with asking(library, watch) as (agent, _):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(agent.ask, "hi")
+            await begun.wait()
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(SOON):
+            await seen.wait()
+        assert "42" == (await agent.ask("hi")).output
+
+
+# ------------------------------------------------------------------------------------------------------------- Statuses
+
+
+@pytest.mark.parametrize(
+    ("status", "expected", "outcome"),
+    [
+        ("301 Moved", errors.RedirectError, Outcome.REJECTED),
+        ("302 Found", errors.RedirectError, Outcome.REJECTED),
+        ("303 See Other", errors.RedirectError, Outcome.REJECTED),
+        ("307 Temporary", errors.RedirectError, Outcome.REJECTED),
+        ("308 Permanent", errors.RedirectError, Outcome.REJECTED),
+        ("401 Who", errors.AuthenticationError, Outcome.REJECTED),
+        ("403 No", errors.PermissionDeniedError, Outcome.REJECTED),
+        ("404 Where", errors.NotFoundError, Outcome.REJECTED),
+        ("405 How", errors.StatusError, Outcome.REJECTED),
+        ("429 Slow", errors.RateLimitedError, Outcome.REJECTED),
+        ("500 Ouch", errors.ServerError, Outcome.UNKNOWN),
+        ("503 Busy", errors.ServerError, Outcome.REJECTED),
+        ("204 Empty", errors.StatusError, Outcome.UNKNOWN),
+        ("200 OK", errors.NotAnEventStreamError, Outcome.UNKNOWN),
+    ],
+)
+async def test_statuses(library: Library, status: str, expected: type[errors.OxyError], outcome: Outcome) -> None:
+    """A status is a typed error; nothing is tried again and no redirect is followed: the server sees one request."""
+    headers = "location: http://elsewhere.test/\r\nretry-after: 7\r\n"
+    body = b"" if status.startswith("204") else b"the body"
+    async with asking(library, play(document(body, status, headers))) as (agent, server):
+        error = await failure(agent)
+        assert ["POST /sse/chat HTTP/1.1"] == [request.line for request in server.requests]
+    assert (expected, outcome) == (type(error), error.outcome)
+    if isinstance(error, errors.StatusError):
+        assert (int(status[:3]), body.decode(), 7.0) == (error.status, error.body, error.retry_after)
+
+
+# ---------------------------------------------------------------------------------------------------- What can go wrong
+
+
+async def test_nobody_listens(library: Library) -> None:
+    """A port where nobody listens is a ConnectError: nothing was sent, and it may be tried again."""
+    transport = library.transport(trust_env=False)
+    agent = plain(server_url=f"http://user:secret@127.0.0.1:{closed_port()}/?k=secret", transport=transport)
+    error = await failure(agent)
+    assert [errors.ConnectError, library.cause("ConnectError")] == causes(error)[:2]
+    assert (Outcome.NOT_SENT, True) == (error.outcome, error.retryable)
+    assert isinstance(error, ConnectionError)
+    assert "secret" not in f"{error} {error!r} {error.server_url}"
+    with pytest.raises(errors.ConnectError):
+        await agent.init()
+    await transport.aclose()
+
+
+async def test_no_answer_to_connecting(library: Library) -> None:
+    """A listener whose queue is full does not answer: that is a ConnectTimeoutError, and nothing was sent."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(listener.getsockname())
+        url = f"http://user:secret@127.0.0.1:{listener.getsockname()[1]}?k=secret"
+        transport = library.transport(trust_env=False, connect=0.1)
+        error = await failure(plain(server_url=url, transport=transport))
+        await transport.aclose()
+        transport = library.transport(trust_env=False, connect=None)
+        with pytest.raises(errors.DeadlineExceededError):
+            await plain(server_url=url, transport=transport, timeouts=Timeouts(total=0.1)).ask("hi")
+        await transport.aclose()
+        for each in waiting:
+            each.close()
+    cause = library.cause("ConnectTimeout")
+    assert [errors.ConnectTimeoutError, cause] == causes(error)[:2]
+    assert (Outcome.NOT_SENT, True) == (error.outcome, error.retryable)
+    place = f"127.0.0.1:{url.rpartition(':')[2].partition('?')[0]}"
+    assert f"no connection to {place} within the time to connect: {cause.__name__}" == str(error)
+
+
+async def test_the_agents_time_to_connect() -> None:
+    """The default transport of an agent takes the agent's time to connect."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(listener.getsockname())
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert errors.ConnectTimeoutError is type(await failure(plain(server_url=url, timeouts=Timeouts(connect=0.1))))
+        for each in waiting:
+            each.close()
+
+
+def handler(*steps: bytes, reset: bool = False) -> Callable[[Conversation], Awaitable[None]]:
+    """A server that reads a request, sends these bytes, and ends the connection."""
+
+    async def handle(conversation: Conversation) -> None:
+        await conversation.request()
+        for step in steps:
+            await conversation.send(step)
+        if reset:
+            await anyio.sleep(0.05)  # a reset that comes with the data takes them away
+            await conversation.reset()
+
+    return handle
+
+
+UNFRAMED: Final = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+"""The head of a stream that says neither its length nor that it comes in chunks."""
+LOST, PROTOCOL, CUT = errors.ConnectionLostError, errors.RemoteProtocolError, errors.IncompleteStreamError
+BROKEN: Final[
+    dict[str, tuple[Callable[[Conversation], Awaitable[None]], list[type[BaseException]], str, str, Outcome]]
+] = {
+    # what the server does: (the handler, the error and its causes, then the cause of httpx and of aiohttp, what is
+    # known of the run)
+    "closes before the headers": (
+        handler(),
+        [LOST],
+        "RemoteProtocolError",
+        "ServerDisconnectedError",
+        Outcome.UNKNOWN,
+    ),
+    "resets before the headers": (handler(reset=True), [LOST], "ReadError", "ClientOSError", Outcome.UNKNOWN),
+    "closes in the headers": (
+        handler(OK[:50]),
+        [LOST],
+        "RemoteProtocolError",
+        "ServerDisconnectedError",
+        Outcome.UNKNOWN,
+    ),
+    "speaks no HTTP": (
+        handler(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"),
+        [PROTOCOL],
+        "RemoteProtocolError",
+        "ClientResponseError",
+        Outcome.UNKNOWN,
+    ),
+    "has headers that are none": (
+        handler(b"HTTP/1.1 200 OK\r\nno header\r\n\r\n"),
+        [PROTOCOL],
+        "RemoteProtocolError",
+        "ClientResponseError",
+        Outcome.UNKNOWN,
+    ),
+    "closes before an event": (
+        handler(OK),
+        [CUT, LOST],
+        "RemoteProtocolError",
+        "ClientPayloadError",
+        Outcome.UNKNOWN,
+    ),
+    "closes after an event": (
+        handler(BEGUN),
+        [CUT, LOST],
+        "RemoteProtocolError",
+        "ClientPayloadError",
+        Outcome.STARTED,
+    ),
+    "closes in a chunk": (
+        handler(BEGUN, b"ff\r\ndata"),
+        [CUT, LOST],
+        "RemoteProtocolError",
+        "ClientPayloadError",
+        Outcome.STARTED,
+    ),
+    "resets after an event": (
+        handler(BEGUN, reset=True),
+        [CUT, LOST],
+        "ReadError",
+        "ClientPayloadError",
+        Outcome.STARTED,
+    ),
+    "resets a body without an end": (
+        handler(UNFRAMED + progress(1), reset=True),
+        [CUT, LOST],
+        "ReadError",
+        "ClientOSError",
+        Outcome.STARTED,
+    ),
+    "ends as it should, but for close": (handler(BEGUN, LAST), [CUT], "", "", Outcome.STARTED),
+    "is shorter than it says": (
+        handler(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 999\r\n\r\n" + progress(1)),
+        [CUT, LOST],
+        "RemoteProtocolError",
+        "ClientPayloadError",
+        Outcome.STARTED,
+    ),
+}
+
+
+ECHOES: Final = [
+    # what the server sends; what is told of it by each library
+    ((b"HTTP/1.1 2x0 CANARY\r\n\r\n",), "status line"),
+    ((b"HTTP/1.1 200 OK\r\nCANARY\r\n\r\n",), "header"),
+    ((UNFRAMED[:-2] + b"content-length: CANARY\r\n\r\n",), "Content-Length"),
+    ((BEGUN + b"CANARY\r\n",), "the server"),  # by itself, aiohttp waits for more
+]
+
+
+@pytest.mark.parametrize("what", BROKEN)
+async def test_broken_servers(library: Library, what: str) -> None:
+    """A connection that breaks is told from a server that speaks nonsense; the cause is the library's own error."""
+    handle, ours, of_httpx, of_aiohttp, outcome = BROKEN[what]
+    async with asking(library, handle) as (agent, server):
+        agent.server_url = f"http://user:secret@127.0.0.1:{server.port}?k=secret"
+        error = await failure(agent)
+        assert 1 == len(server.requests)
+    cause = of_aiohttp if library.name == "aiohttp" else of_httpx
+    expected = [*ours, getattr(library.module, cause)] if cause else ours
+    assert (expected, outcome, False) == (causes(error)[: len(expected)], error.outcome, error.retryable)
+    assert server.url == error.server_url
+    assert "secret" not in f"{error} {error!r}"
+    if outcome is Outcome.STARTED:
+        assert error.partial is not None
+        assert ["progress"] == [event.type for event in error.partial.events]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_malformed_chunk_in_mid_stream(library: Library, *, ends: bool) -> None:
+    """A chunk whose size is none ends the run with a typed error, by our clocks where the library waits for ever.
+
+    aiohttp's parser, written in C, waits even when the server has closed the connection.
+    """
+    seen = anyio.Event()
+
+    async def handle(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(BEGUN)
+        await seen.wait()
+        await conversation.send(b"no length\r\n")
+        if ends:
+            await conversation.close()
+        else:
+            await conversation.client_left()
+
+    async with asking(library, handle) as (agent, _):
+        agent.timeouts = Timeouts(idle=1)  # the first event comes at once, if the machine is not busy
+        with anyio.fail_after(SOON), pytest.raises((errors.IdleTimeoutError, CUT)) as raised:
+            async with agent.stream("hi") as run:
+                await anext(run)
+                seen.set()
+                await anext(run)
+    assert Outcome.STARTED is raised.value.outcome
+    if library.name != "aiohttp":
+        assert [CUT, PROTOCOL, library.cause("RemoteProtocolError")] == causes(raised.value)[:3]
+
+
+async def test_a_stream_until_the_connection_ends(library: Library) -> None:
+    """A stream without length and chunks is complete if its close event came, however the connection ends."""
+    for reset in (False, True):
+        async with asking(library, handler(UNFRAMED + answer("42") + close(), reset=reset)) as (agent, _):
+            assert "42" == (await agent.ask("hi")).output
+
+
+# ------------------------------------------------------------------------------------------------------------------ TLS
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """A certificate authority of our own."""
+    return trustme.CA()
+
+
+def _server_side(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
+    return context
+
+
+def _client_side(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
+    return context
+
+
+# httpx leaves the generator of a body that could not be sent: https://github.com/encode/httpx/issues/3686
+@pytest.mark.filterwarnings("ignore:Async generator 'httpx2?._content.ByteStream:ResourceWarning")
+async def test_a_client_certificate_that_is_wanted(library: Library, authority: trustme.CA) -> None:
+    """A server that refuses the client after the handshake is a lost connection; with the certificate it answers."""
+    context = _server_side(authority.issue_cert("127.0.0.1"))
+    authority.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
+    context.verify_mode = ssl.CERT_REQUIRED
+    async with asking(library, play(ANSWER), tls=context, verify=_client_side(authority)) as (agent, server):
+        for _ in range(5):
+            error = await failure(agent)
+            assert (LOST, Outcome.UNKNOWN, []) == (type(error), error.outcome, server.requests)
+    client_side = _client_side(authority)
+    authority.issue_cert("client.test").configure_cert(client_side)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
+    async with asking(library, play(ANSWER), tls=context, verify=client_side) as (agent, server):
+        assert "42" == (await agent.ask("hi")).output
+
+
+async def test_requests_that_are_refused(library: Library) -> None:
+    """What cannot be sent is a ConfigurationError, and no value of a header is in its text."""
+    async with asking(library, play(ANSWER)) as (agent, server):
+        agent.headers = {"authorization": "Bearer secret "}
+        error = await failure(agent)
+        assert (errors.ConfigurationError, Outcome.NOT_SENT) == (type(error), error.outcome)
+        assert "secret" not in f"{error} {error!r}"
+        agent.headers = {}
+        assert "42" == (await agent.ask("hi")).output
+        assert 1 == len(server.requests)
+
+
+# ------------------------------------------------------------------------------------------------ A client of one's own
+
+
+async def test_a_client_of_ones_own(library: Library) -> None:
+    """It is used as it is and never closed; its redirects and its time for reading do no harm."""
+    go = anyio.Event()
+    slow: list[bytes | type[CLOSE] | anyio.Event] = [BEGUN, go, chunk(answer("42")), chunk(close()), LAST]
+    redirect = document(b"", "307 Temporary", "location: http://elsewhere.test/\r\n")
+    replies = play(slow, redirect, document(b"{}", "307 Temporary", "location: //elsewhere.test/x\r\n"))
+    async with library.client(headers={"x-theirs": "1", "accept": "no"}) as client:
+        async with asking(library, replies, **{library.own: client}) as (agent, server):
+            assert f"{type(agent.transport).__name__}({library.own}=...)" == repr(agent.transport)
+            async with agent.stream("hi") as run:
+                await anext(run)
+                await anyio.sleep(0.3)  # more than the client's own time for reading
+                go.set()
+                assert "42" == (await run.final_response()).output
+            assert isinstance(await failure(agent), errors.RedirectError)
+            with pytest.raises(errors.RedirectError):
+                await agent.init()
+            async with agent:
+                pass
+            await agent.aclose()
+            assert agent.transport is not None
+            await agent.transport.aclose()
+        assert not (client.closed if library.name == "aiohttp" else client.is_closed)
+        assert (["/sse/chat", "/sse/chat", "/get_organization"], {"1"}) == (
+            [request.line.split()[1] for request in server.requests],
+            {request.headers["x-theirs"] for request in server.requests},
+        )
+        assert {"text/event-stream"} == {request.headers["accept"] for request in server.requests[:2]}
+    error = await failure(agent)
+    assert (errors.ClosedError, Outcome.NOT_SENT) == (type(error), error.outcome)
+
+
+async def test_statuses_to_a_client_of_ones_own(library: Library) -> None:
+    """A status is handed over, also where a session is set to raise of it."""
+    async with (
+        library.client() as client,
+        asking(library, play(document(b"no", "403 No")), **{library.own: client}) as (agent, _),
+    ):
+        error = await failure(agent)
+    assert (errors.PermissionDeniedError, Outcome.REJECTED) == (type(error), error.outcome)
+
+
+@FAMILY
+async def test_hooks_of_a_client_of_ones_own(library: Library) -> None:
+    """What a hook of the client makes of a response is an error of this package, without a secret in its text."""
+
+    async def refuse(response: Any) -> None:
+        response.raise_for_status()
+
+    async def read(response: Any) -> None:
+        await response.aread()
+
+    cases: list[tuple[Any, bytes, type[errors.OxyError]]] = [
+        (refuse, document(b"", "401 Who"), PROTOCOL),
+        (read, ANSWER, CUT),
+    ]
+    for hook, reply, expected in cases:
+        async with (
+            library.module.AsyncClient(event_hooks={"response": [hook]}, trust_env=False) as client,
+            asking(library, play(reply), client=client) as (agent, server),
+        ):
+            agent.server_url = f"http://user:secret@127.0.0.1:{server.port}/?k=secret"
+            error = await failure(agent)
+            assert (expected, Outcome.UNKNOWN) == (type(error), error.outcome)
+            assert "secret" not in f"{error} {error!r}"
+
+
+async def test_a_crowded_client_of_ones_own(library: Library) -> None:
+    """A client whose pool is full is a ConnectTimeoutError: nothing was sent."""
+    async with (
+        library.crowded() as client,
+        asking(library, play([BEGUN, anyio.Event()]), **{library.own: client}) as (agent, server),
+    ):
+        async with agent.stream("hi") as run:
+            await anext(run)
+            error = await failure(agent)
+        assert (errors.ConnectTimeoutError, Outcome.NOT_SENT, 1) == (
+            type(error),
+            error.outcome,
+            len(server.requests),
+        )
+
+
+def test_arguments_that_do_not_go_together(library: Library) -> None:
+    """A client brings its own verify, proxy and Unix socket; and a proxy is not reached by a Unix socket."""
+    wrong: list[dict[str, Any]] = [{"verify": False}, {"proxy": "http://p.test"}, {"unix_socket": "/s"}]
+    for options in wrong:
+        with pytest.raises(errors.ConfigurationError, match="brings its own"):
+            library.transport(**{library.own: object()}, **options)
+    with pytest.raises(errors.ConfigurationError, match="one of the two"):
+        library.transport(proxy="http://p.test", unix_socket="/s")
+
+
+# -------------------------------------------------------------------------------------------------------------- Proxies
+
+
+async def test_proxies(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that is named is used, else that of the environment, unless the environment is left out."""
+    target = "http://remote.test:8000"
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    cases: list[tuple[dict[str, str], bool, bool, str]] = [
+        # (the environment, whether a proxy is named, whether the environment counts, who is asked)
+        ({"HTTP_PROXY": "E"}, True, True, "named"),
+        ({"HTTP_PROXY": "E"}, False, True, "environment"),
+        ({"ALL_PROXY": "E"}, False, True, "environment"),
+        ({"ALL_PROXY": "E", "NO_PROXY": "127.0.0.1"}, False, True, "direct"),
+        ({"HTTP_PROXY": "E"}, False, False, "direct"),
+        ({}, False, True, "direct"),
+    ]
+    for environment, is_named, trust_env, expected in cases:
+        async with serving(play(ANSWER)) as named, serving(play(ANSWER)) as other, serving(play(ANSWER)) as direct:
+            servers = {"named": named, "environment": other, "direct": direct}
+            with monkeypatch.context() as patch:
+                for name, value in environment.items():
+                    patch.setenv(name, other.url if value == "E" else value)
+                proxy = named.url.replace("//", "//user:secret@") if is_named else None
+                transport = library.transport(proxy=proxy, trust_env=trust_env)
+                url = direct.url if expected == "direct" else target
+                assert "42" == (await plain(server_url=url, transport=transport).ask("hi")).output
+                await transport.aclose()
+        assert {name: int(name == expected) for name in servers} == {
+            name: len(server.requests) for name, server in servers.items()
+        }
+        (request,) = servers[expected].requests
+        path = "/sse/chat" if expected == "direct" else f"{target}/sse/chat"
+        assert f"POST {path} HTTP/1.1" == request.line
+        assert is_named == ("proxy-authorization" in request.headers)
+
+
+async def test_a_proxy_that_refuses(library: Library) -> None:
+    """A proxy that makes no connection is a ConnectError: nothing was sent."""
+    async with serving(play(document(b"", "407 Pay"))) as proxy:
+        transport = library.transport(proxy=proxy.url, trust_env=False)
+        error = await failure(plain(server_url="https://remote.test?k=secret", transport=transport))
+        await transport.aclose()
+        assert (["CONNECT remote.test:443 HTTP/1.1"], errors.ConnectError, Outcome.NOT_SENT) == (
+            [request.line for request in proxy.requests],
+            type(error),
+            error.outcome,
+        )
+        assert "secret" not in f"{error} {error!r}"
+
+
+PROXY_BASIC: Final = base64.b64encode(b"ada:canarypw77").decode()
+QUOTES: Final = f"no: ada:canarypw77, Basic {PROXY_BASIC}"
+
+
+@pytest.mark.parametrize("target", ["https://remote.test", "http://remote.test"], ids=["a tunnel", "plain http"])
+@pytest.mark.parametrize("status", ["407", "799"], ids=["a known status", "a status without a name"])
+async def test_a_proxy_that_repeats_its_password(library: Library, status: str, target: str) -> None:
+    """Neither its reason phrase nor its body brings what the proxy was sent into an error."""
+    refusal = document(QUOTES.encode(), f"{status} {QUOTES}", "content-type: text/plain\r\nconnection: close\r\n")
+    async with serving(play([refusal, CLOSE])) as proxy:
+        url = proxy.url.replace("://", "://ada:canarypw77@")
+        transport = library.transport(proxy=url, trust_env=False)
+        error = await failure(plain(server_url=target, transport=transport))
+        await transport.aclose()
+        assert PROXY_BASIC in proxy.requests[0].headers["proxy-authorization"]
+    shown = f"{error} {getattr(error, 'body', '')}"
+    assert status in shown
+    assert "canarypw77" not in shown
+    assert PROXY_BASIC not in shown
+
+
+async def test_what_a_client_of_ones_own_adds(library: Library) -> None:
+    """A credential that only the client or session knows is taken out of what the server says, too."""
+    refusal = document(b"bad canarykey77, canarycookie77", "403 No", "content-type: text/plain\r\n")
+    headers = {"x-api-key": "canarykey77", "cookie": "session=canarycookie77"}
+    async with (
+        library.client(headers=headers) as client,
+        asking(library, play(refusal), **{library.own: client}) as (agent, server),
+    ):
+        error = await failure(agent)
+        assert server.requests[0].headers["x-api-key"] == "canarykey77"
+    assert isinstance(error, errors.PermissionDeniedError)
+    assert error.body == "bad [scrubbed], [scrubbed]"
+
+
+async def test_the_proxy_of_a_client_of_ones_own(library: Library) -> None:
+    """What such a client sends to its own proxy is known, too."""
+    refusal = document(QUOTES.encode(), f"407 {QUOTES}", "content-type: text/plain\r\nconnection: close\r\n")
+    async with serving(play([refusal, CLOSE])) as proxy:
+        url = proxy.url.replace("://", "://ada:canarypw77@")
+        async with library.client(proxy=url) as client:
+            transport = library.transport(**{library.own: client})
+            error = await failure(plain(server_url="http://remote.test", transport=transport))
+            assert PROXY_BASIC in proxy.requests[0].headers["proxy-authorization"]
+    assert isinstance(error, errors.StatusError)
+    assert error.body == "no: [scrubbed], [scrubbed]"
+
+
+async def test_a_proxy_that_is_none(library: Library) -> None:
+    """A proxy that is not there is a ConnectError, one that cannot be used a ConfigurationError; no secret is told."""
+    cases = {
+        f"http://user:secret@127.0.0.1:{closed_port()}": errors.ConnectError,
+        "ftp://user:secret@proxy.test": errors.ConfigurationError,
+        "socks5://user:secret@proxy.test": errors.ConfigurationError,
+    }
+    for proxy, expected in cases.items():
+        transport = library.transport(proxy=proxy, trust_env=False)
+        error = await failure(plain(server_url="http://remote.test", transport=transport))
+        await transport.aclose()
+        assert (proxy, expected, Outcome.NOT_SENT) == (proxy, type(error), error.outcome)
+        assert "secret" not in f"{error} {error!r} {transport!r}"
+
+
+USELESS: Final = {
+    "HTTP_PROXY": "http://proxy.test:9",
+    "ALL_PROXY": "socks://127.0.0.1:9/",
+    "NO_PROXY": "::1/128,fd07::/64",
+    "SSL_CERT_FILE": "/nonexistent/cacert.pem",
+    "SSL_CERT_DIR": "/nonexistent/certs",
+    "SSLKEYLOGFILE": "/nonexistent/keys.log",
+}
+"""Nothing of it is there."""
+
+
+async def test_loopback_is_not_proxied(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's proxy, usable or not, has nothing to do with a server on this machine, nor with its secrets."""
+    for name, value in USELESS.items():
+        monkeypatch.setenv(name, value)
+    transport = library.transport()
+    async with serving(play(ANSWER)) as server:
+        agent = plain(server_url=f"http://localhost:{server.port}", transport=transport, auth=BearerAuth("s3cret"))
+        assert (await agent.ask("hi")).output == "42"
+        await transport.aclose()
+    assert server.requests[0].headers["authorization"] == "Bearer s3cret"
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"])
+async def test_certificates_that_cannot_be_read(
+    library: Library, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Where they are needed, the error names the variable; nothing was sent."""
+    monkeypatch.setenv(variable, USELESS[variable])
+    transport = library.transport()
+    error = await failure(plain(server_url="https://remote.test", transport=transport))
+    await transport.aclose()
+    assert isinstance(error, errors.ConfigurationError)
+    assert variable in str(error)
+    assert error.outcome is Outcome.NOT_SENT
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
+async def test_a_proxy_of_the_environment_that_cannot_be_used(
+    library: Library, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Where it is needed, the error names the variable; nothing was sent."""
+    monkeypatch.setenv(variable, "socks://s3cret@127.0.0.1:9/")
+    transport = library.transport()
+    error = await failure(plain(server_url="http://remote.test", transport=transport))
+    await transport.aclose()
+    assert isinstance(error, errors.ConfigurationError)
+    assert variable in str(error)
+    assert "s3cret" not in str(error)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("is_named", [True, False], ids=["named", "environment"])
+async def test_a_proxy_that_cannot_be_reached(
+    library: Library, monkeypatch: pytest.MonkeyPatch, scheme: str, is_named: bool
+) -> None:
+    """The error says that it is the proxy, which one, and what names it."""
+    port = closed_port()
+    monkeypatch.setenv(f"{scheme}_proxy", f"http://user:s3cret@127.0.0.1:{port}")
+    transport = library.transport(proxy=f"http://user:s3cret@127.0.0.1:{port}" if is_named else None)
+    error = await failure(plain(server_url=f"{scheme}://remote.test", transport=transport))
+    await transport.aclose()
+    assert type(error) is errors.ConnectError
+    assert f"proxy 127.0.0.1:{port} ({'proxy' if is_named else f'{scheme}_proxy'})" in str(error)
+    assert "s3cret" not in str(error)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_the_proxy_of_an_own_client_that_cannot_be_reached(
+    library: Library, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """It is called a proxy, although the client alone knows of it."""
+    monkeypatch.setenv(f"{scheme}_proxy", f"http://127.0.0.1:{closed_port()}")
+    kind: Any = library.module.ClientSession if library.own == "session" else library.module.AsyncClient
+    async with kind(trust_env=True) as client:
+        error = await failure(
+            plain(server_url=f"{scheme}://remote.test", transport=library.transport(**{library.own: client}))
+        )
+    assert type(error) is errors.ConnectError
+    assert "the proxy" in str(error)
+    assert "remote.test" not in str(error)
+
+
+async def test_a_proxy_whose_name_is_unknown(library: Library) -> None:
+    """It is the proxy's name that is not known, and not the server's."""
+    transport = library.transport(proxy="http://proxy.invalid:3128")
+    error = await failure(plain(server_url="https://remote.test", transport=transport))
+    await transport.aclose()
+    assert type(error) is errors.ConnectError
+    assert "proxy proxy.invalid:3128" in str(error)
+    assert "remote.test" not in str(error)
+
+
+async def test_a_proxy_that_takes_its_time(library: Library) -> None:
+    """What is not connected in time may be the proxy or the server: both are named."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        port = listener.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:  # the queue is full
+            each.setblocking(False)
+            each.connect_ex(("127.0.0.1", port))
+        transport = library.transport(proxy=f"http://127.0.0.1:{port}", connect=0.1)
+        error = await failure(plain(server_url="https://remote.test", transport=transport))
+        await transport.aclose()
+        for each in waiting:
+            each.close()
+    assert type(error) is errors.ConnectTimeoutError
+    assert f"remote.test:443 over the proxy 127.0.0.1:{port}" in str(error)
+
+
+ELSEWHERE: Final = "0.0.0.0"
+"""A host that is not known to be this machine, and is where a server on it can be reached."""
+
+
+@asynccontextmanager
+async def behind(
+    library: Library, proxy: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[Transport, None]:
+    """A transport that sends to this proxy, which is named in one of three ways."""
+    async with AsyncExitStack() as stack:
+        options: dict[str, Any] = {"proxy": proxy}
+        if how != "argument":
+            if how == "environment":
+                monkeypatch.setenv("HTTP_PROXY", proxy)
+                options = {"trust_env": True}
+            kind: Any = library.module.ClientSession if library.own == "session" else library.module.AsyncClient
+            options = {library.own: await stack.enter_async_context(kind(**options))}
+        transport = library.transport(**options)
+        yield transport
+        await transport.aclose()
+
+
+HOW: Final = pytest.mark.parametrize("how", ["argument", "own", "environment"])
+"""The argument `proxy`, a client of the user's own, and one that reads the environment itself."""
+TOLD: Final = [
+    pytest.param("http://localhost:8082", (), False, id="loopback"),
+    pytest.param("http://127.0.0.1", (), False, id="loopback by its address"),
+    pytest.param("http://remote.test", ("remote.test",), False, id="only the server is named"),
+    pytest.param("http://remote.test", ("remote.test", ELSEWHERE), True, id="both are named"),
+    pytest.param("http://localhost:8082", (ELSEWHERE,), True, id="the proxy is named"),
+]
+
+
+@HOW
+@pytest.mark.parametrize(("url", "hosts", "is_seen"), TOLD)
+async def test_what_a_proxy_is_told(
+    library: Library, monkeypatch: pytest.MonkeyPatch, url: str, hosts: tuple[str, ...], how: str, is_seen: bool
+) -> None:
+    """A credential goes to a proxy in the clear only if the proxy is named in plaintext_hosts."""
+    failed: list[errors.InsecureTransportError] = []
+    async with (
+        serving(play(ANSWER)) as proxy,
+        behind(library, f"http://{ELSEWHERE}:{proxy.port}", how, monkeypatch) as transport,
+    ):
+        agent = plain(server_url=url, transport=transport, auth=BearerAuth("s3cret"), plaintext_hosts=hosts)
+        try:
+            await agent.ask("hi")
+        except errors.InsecureTransportError as error:
+            failed.append(error)
+    assert [error.outcome for error in failed] == [Outcome.NOT_SENT] * (not is_seen)
+    assert all(f"proxy '{ELSEWHERE}'" in str(error) for error in failed)
+    assert [request.headers.get("authorization") for request in proxy.requests] == ["Bearer s3cret"] * is_seen
+
+
+@HOW
+async def test_a_proxy_may_be_told_what_is_no_secret(
+    library: Library, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Without a credential a proxy that is named leads to every server."""
+    async with (
+        serving(play(ANSWER)) as proxy,
+        behind(library, f"http://{ELSEWHERE}:{proxy.port}", how, monkeypatch) as transport,
+    ):
+        assert (await plain(server_url="http://localhost:8082", transport=transport).ask("hi")).output == "42"
+    assert proxy.requests[0].line == "POST http://localhost:8082/sse/chat HTTP/1.1"
+
+
+async def test_a_proxy_on_this_machine_may_be_told(library: Library) -> None:
+    """What goes to loopback over a proxy on loopback stays on this machine."""
+    async with serving(play(ANSWER)) as proxy:
+        transport = library.transport(proxy=proxy.url)
+        agent = plain(server_url="http://localhost:8082", transport=transport, auth=BearerAuth("s3cret"))
+        assert (await agent.ask("hi")).output == "42"
+        await transport.aclose()
+
+
+# ------------------------------------------------------------------------------------------------ Redirects to no URL
+
+
+NO_URLS: Final = {
+    "no slash": "http:x",
+    "a script": "javascript:x",
+    "an address of mail": "mailto:a@b",
+    "no end of the host": "http://[::1",
+    "a port that is none": "http://a.test:port/",
+    "no host": "http://",
+    "two slashes": "//",
+    "nothing": "",
+    "very long": "http:" + "x" * 30_000,
+    "not ASCII": "http:\xe9",
+    "a space": "http://a b/",
+}
+
+
+@pytest.mark.parametrize("location", NO_URLS)
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_to_no_url(library: Library, status: int, location: str) -> None:
+    """The server has answered, so the error says that it refused, and `execute` answers as for every refusal."""
+    moved = f"HTTP/1.1 {status} X\r\nlocation: {NO_URLS[location]}\r\ncontent-length: 0\r\n\r\n".encode("latin-1")
+    async with asking(library, play(moved)) as (agent, server):
+        error = await failure(agent)
+        response = await agent.execute(OxyRequest(arguments={"query": "hi"}))
+    assert (type(error), error.outcome) == (errors.RedirectError, Outcome.REJECTED)
+    assert response.state is OxyState.FAILED
+    assert len(server.requests) == 2
+
+
+@FAMILY
+async def test_a_redirect_to_no_url_behind_a_proxy(library: Library) -> None:
+    """What counts is the server's response, and not the proxy's to CONNECT, which is no redirect."""
+    moved = b"HTTP/1.1 302 X\r\nlocation: http:x\r\ncontent-length: 0\r\n\r\n"
+    async with serving(play(moved)) as proxy:
+        transport = library.transport(proxy=proxy.url)
+        tunnelled = await failure(plain(server_url="https://remote.test", transport=transport))
+        forwarded = await failure(plain(server_url="http://remote.test", transport=transport))
+        await transport.aclose()
+    assert (type(tunnelled), tunnelled.outcome) == (errors.ConnectError, Outcome.NOT_SENT)
+    assert (type(forwarded), forwarded.outcome) == (errors.RedirectError, Outcome.REJECTED)
+
+
+@pytest.mark.parametrize("location", ["http:x", "http://[::1"])
+async def test_a_redirect_to_no_url_without_a_network(location: str) -> None:
+    """A client without a network keeps such a response to itself: nothing says that the request was not sent."""
+    moved = httpx.Response(302, headers={"location": location})
+    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: moved)) as client:
+        error = await failure(plain(server_url="http://remote.test", transport=HTTPXTransport(client=client)))
+    assert (type(error), error.outcome) == (PROTOCOL, Outcome.UNKNOWN)
+
+
+# -------------------------------------------------------------------------------------------------- The argument verify
+
+
+@pytest.mark.parametrize(
+    "verify", [0, 1, 0.0, None, "", "no-such-file.pem", [], ssl.CERT_NONE, ssl.SSLContext, ("a", "b")], ids=repr
+)
+def test_what_verify_must_be(library: Library, verify: object) -> None:
+    """What is neither True, False nor a context is refused when the transport is made; nothing that is false counts."""
+    with pytest.raises(errors.ConfigurationError, match="verify") as caught:
+        library.transport(verify=verify)
+    assert caught.value.outcome is Outcome.NOT_SENT
+
+
+def _of_all() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+@pytest.mark.parametrize(
+    ("verify", "shown"),
+    [
+        pytest.param(lambda: True, "", id="True"),
+        pytest.param(ssl.create_default_context, "", id="a context that verifies"),
+        pytest.param(lambda: False, "verify=False", id="False"),
+        pytest.param(_of_all, "verify=CERT_NONE", id="a context that does not"),
+    ],
+)
+def test_without_verification(
+    library: Library, verify: Callable[[], ssl.SSLContext | bool], shown: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That certificates are not verified is a warning in the log, once for a transport, and stands in its repr."""
+    transport = library.transport(verify=verify())
+    assert repr(transport) == f"{type(transport).__name__}({shown})"
+    told = [(record.levelname, shown in record.getMessage()) for record in caplog.records]
+    assert told == [("WARNING", True)] * bool(shown)
+
+
+# ------------------------------------------------------------------------------------------------- Clients of one's own
+
+
+OTHERS: Final[dict[str, tuple[Any, str]]] = {
+    "httpx": (httpx.AsyncClient, "HTTPXTransport"),
+    "httpx2": (httpx2.AsyncClient, "HTTPX2Transport"),
+    "aiohttp": (aiohttp.ClientSession, "AiohttpTransport"),
+}
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize("other", OTHERS)
+async def test_a_client_of_another_library(name: str, other: str) -> None:
+    """It is refused when the transport is made, in words that name the class that is wanted and where this one goes."""
+    library, (make, place) = LIBRARIES[name], OTHERS[other]
+    async with make() as client:
+        if name == other:
+            library.transport(**{library.own: client})
+            return
+        with pytest.raises(errors.ConfigurationError, match=rf"{library.own} .*{name}\..*{place}"):
+            library.transport(**{library.own: client})
+
+
+STRANGERS: Final = [
+    pytest.param(object(), id="an object"),
+    pytest.param(httpx.AsyncClient, id="a class"),
+    pytest.param(aiohttp.ClientSession, id="another class"),
+    pytest.param(httpx.Client(), id="a client that is synchronous"),
+    pytest.param("http://proxy.test", id="a text"),
+]
+
+
+@pytest.mark.parametrize("given", STRANGERS)
+def test_no_client_at_all(library: Library, given: object) -> None:
+    """What is none of the library's clients is refused when the transport is made."""
+    with pytest.raises(errors.ConfigurationError, match=rf"{library.own} must be an instance of {library.name}\."):
+        library.transport(**{library.own: given})
+
+
+@FAMILY
+async def test_a_client_without_a_network_that_refuses(library: Library) -> None:
+    """A status that is not 200 is handed over where there is no connection to end."""
+
+    def refuse(_request: object) -> Any:
+        return library.module.Response(404, content=b"no")
+
+    async with library.module.AsyncClient(transport=library.module.MockTransport(refuse)) as client:
+        error = await failure(plain(server_url="http://remote.test", transport=library.transport(client=client)))
+    assert type(error) is errors.NotFoundError
+
+
+async def test_a_client_in_another_loop(library: Library) -> None:
+    """A client of the user's own belongs to the loop in which it is used first, over whatever transports."""
+    kind: Any = library.module.ClientSession if library.own == "session" else library.module.AsyncClient
+    async with serving(play(ANSWER, ANSWER)) as server, kind() as client:
+
+        def agent() -> SSEOxyGent:
+            return plain(server_url=server.url, transport=library.transport(**{library.own: client}))
+
+        async def elsewhere() -> errors.OxyError:
+            return await failure(agent())
+
+        assert (await agent().ask("hi")).output == "42"
+        for backend in library.loops:
+            error = await anyio.to_thread.run_sync(partial(anyio.run, elsewhere, backend=backend))
+            assert type(error) is errors.ConfigurationError
+            assert "event loop" in str(error)
+            assert error.outcome is Outcome.NOT_SENT
+        assert (await agent().ask("hi")).output == "42"
+
+
+def test_aiohttp_and_a_key_log_that_cannot_be_written_to() -> None:
+    """Aiohttp makes a context as it is imported; the transport can be imported all the same."""
+    environment = {**os.environ, "SSLKEYLOGFILE": "/nonexistent/keys.log"}
+    command = [sys.executable, "-c", "import oxygent_client.transports.aiohttp as a; print(a.__name__)"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "oxygent_client.transports.aiohttp", done.stderr
+
+
+# ---------------------------------------------------------------------------------------------------- Loops that end
+
+
+def run_and_close(ask: Callable[[], Coroutine[Any, Any, str]]) -> str:
+    """What `ask` answers in an event loop of asyncio that is closed, and nothing more."""
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(ask())
+    finally:
+        loop.close()
+
+
+async def test_a_loop_that_ends(library: Library) -> None:
+    """A transport that outlives an event loop keeps none of its connections."""
+    transport: Any = library.transport()
+    async with serving(play(ANSWER)) as server:
+
+        async def ask() -> str:
+            return str((await plain(server_url=server.url, transport=transport).ask("hi")).output)
+
+        for backend in library.loops:
+            assert await anyio.to_thread.run_sync(partial(anyio.run, ask, backend=backend)) == "42"
+        assert transport.connections() == (0, 0)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # such a loop leaves what is in it
+@pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")
+async def test_a_loop_that_is_closed_only(library: Library) -> None:
+    """The connections that such a loop leaves are closed when the transport begins in another."""
+    transport: Any = library.transport()
+    async with serving(play(ANSWER)) as server:
+
+        async def ask() -> str:
+            return str((await plain(server_url=server.url, transport=transport).ask("hi")).output)
+
+        for _ in range(3):
+            assert await anyio.to_thread.run_sync(run_and_close, ask) == "42"
+        await ask()
+        assert transport.connections() == (1, 1)
+        await transport.aclose()
+    gc.collect()
+
+
+# -------------------------------------------------------------------------------------------------------- Unix sockets
+
+
+async def test_a_unix_socket(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket is connected to in the place of the URL's host, which the server is told; no proxy is used."""
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port()}")
+    path = tmp_path / "s"
+    replies, left = play(ANSWER), anyio.Event()
+
+    async def handle(conversation: Conversation) -> None:
+        await replies(conversation)
+        left.set()
+
+    async with serving(handle, unix_socket=path) as server:
+        transport = library.transport(unix_socket=str(path))
+        agent = plain(server_url="http://agents.test/base", transport=transport)
+        for _ in range(2):
+            assert "42" == (await agent.ask("hi")).output
+        assert ((None, None) if library.own == "session" else (1, 1)) == counted(agent)
+        await transport.aclose()
+        await left.wait()  # anyio 4.16 minds a cancellation at the moment when such a socket is closed
+        assert (1, "POST /base/sse/chat HTTP/1.1", "agents.test") == (
+            server.connections,
+            server.requests[0].line,
+            server.requests[0].headers["host"],
+        )
+    path.unlink()
+    transport = library.transport(unix_socket=str(path))
+    error = await failure(plain(server_url="http://agents.test/base", transport=transport))
+    assert (errors.ConnectError, Outcome.NOT_SENT) == (type(error), error.outcome)
+    await transport.aclose()
+
+
+# --------------------------------------------------------------------------------------------------------- Its own life
+
+
+async def test_its_own_life(library: Library) -> None:
+    """It may be closed twice, does not open itself again, and travels as its configuration."""
+    transport: Any = library.transport(verify=False, connect=3, trust_env=False)
+    assert repr(transport) == f"{type(transport).__name__}(verify=False)"
+    async with serving(play(ANSWER)) as server:
+        agent = plain(server_url=server.url, transport=transport)
+        await agent.ask("hi")
+        for _ in range(2):
+            await transport.aclose()
+        error = await failure(agent)
+        assert (type(error), error.outcome) == (errors.ClosedError, Outcome.NOT_SENT)
+        for clone in (pickle.loads(pickle.dumps(transport)), copy.deepcopy(transport), copy.copy(transport)):
+            assert type(clone) is type(transport)
+            await plain(server_url=server.url, transport=clone).ask("hi")
+            await clone.aclose()
+            live = {"_live": None, "_closed": None, "_counted": None}
+            assert vars(transport) | live == vars(clone) | live
+            assert transport._counted is not clone._counted
+        assert 4 == server.connections
+
+
+async def test_what_a_reader_left_is_kept(library: Library) -> None:
+    """What the library and the system have received of a detached run when its reader leaves is for the next reader."""
+    stream = [OK + chunk(progress(0)), *(chunk(progress(number)) for number in range(1, 300)), chunk(close()), LAST]
+    sent = anyio.Event()
+
+    async def handle(conversation: Conversation) -> None:
+        await conversation.request()
+        for piece in stream:
+            await conversation.send(piece)
+        sent.set()
+
+    async with asking(library, handle) as (agent, server):
+        token = RunHandle(server_url=server.url, trace_id="t", remote_trace_id="t", node_id="n").to_token()
+        async with agent.attach(token) as run:
+            told = [await anext(run)]
+            await sent.wait()
+        with pytest.raises(errors.NoAnswerError):
+            async with agent.attach(token) as run:
+                async for event in run:
+                    told.append(event)  # noqa: PERF401  (it ends by an error)
+        assert [event.content for event in told] == [*range(300)]
+        assert len(server.requests) == 1
+
+
+async def test_closed_while_a_run_is_open(library: Library) -> None:
+    """Who reads has an error, and nothing is opened for it any more: not even to ask for the record of the run."""
+    async with asking(library, play([BEGUN, anyio.Event()])) as (agent, server):
+        agent.timeouts = Timeouts(total=15, lookup=5)
+        transport = agent.transport
+        assert transport is not None
+
+        async def read(run: Run) -> None:
+            with pytest.raises(errors.OxyError) as caught:
+                await run.final_response()
+            assert caught.value.outcome is Outcome.STARTED
+
+        async with anyio.create_task_group() as tasks, agent.stream("hi") as run:
+            await anext(run)
+            tasks.start_soon(read, run)
+            await anyio.wait_all_tasks_blocked()
+            await transport.aclose()
+        assert (server.connections, len(server.requests)) == (1, 1)
+
+
+async def test_the_agent_is_left_while_a_run_is_open() -> None:
+    """Likewise where the agent closes the transport that it keeps."""
+    run: Run | None = None
+    async with serving(play([BEGUN, anyio.Event()])) as server:
+        async with SSEOxyGent(server_url=server.url, timeouts=Timeouts(total=15, lookup=5)) as agent:
+            run = agent.stream("hi")
+            await run.__aenter__()
+            await anext(run)
+        with pytest.raises(errors.OxyError) as caught:
+            await anext(run)
+        assert caught.value.outcome is Outcome.STARTED
+        assert (server.connections, len(server.requests)) == (1, 1)
+
+
+@pytest.mark.parametrize("travel", [pickle.dumps, copy.deepcopy, copy.copy])
+def test_what_is_live_does_not_travel(library: Library, travel: Callable[[object], object]) -> None:
+    """A client of one's own, or a context of TLS, is live; that is said."""
+    own = SimpleNamespace(stream=None, request=None, is_closed=True, closed=True, timeout=None)
+    cases: list[tuple[str, object]] = [(library.own, own), ("verify", ssl.create_default_context())]
+    for name, value in cases:
+        with pytest.raises(errors.ConfigurationError, match=f"`{name}` is live"):
+            travel(library.transport(**{name: value}))
+
+
+async def test_one_transport_in_two_loops(library: Library) -> None:
+    """A transport that is used in several loops at once has connections of its own in each."""
+    transport = library.transport(trust_env=False)
+    async with serving(play(ANSWER)) as server:
+        agent = plain(server_url=server.url, transport=transport)
+
+        async def elsewhere() -> str:
+            output = (await agent.ask("hi")).output
+            await transport.aclose()
+            return str(output)
+
+        await agent.ask("hi")
+        for backend in library.loops:
+            assert "42" == await anyio.to_thread.run_sync(partial(anyio.run, elsewhere, backend=backend))
+        await agent.ask("hi")
+        assert (1 + len(library.loops), 2 + len(library.loops)) == (server.connections, len(server.requests))
+    await transport.aclose()
+
+
+async def test_no_cookie_goes_from_run_to_run(library: Library) -> None:
+    """An agent may serve many users: a cookie that one run was given is not sent by the next."""
+    with_cookie = ANSWER.replace(b"\r\n", b"\r\nset-cookie: session=user-a\r\n", 1)
+    async with asking(library, play(with_cookie)) as (agent, server):
+        agent.server_url = f"http://localhost:{server.port}"  # aiohttp's usual jar takes none of an address
+        for _ in range(2):
+            await agent.ask("hi")
+    assert [None, None] == [request.headers.get("cookie") for request in server.requests]
+
+
+async def test_user_information_in_the_url(library: Library) -> None:
+    """It goes as basic credentials; a second credential beside it is refused, before anything is sent."""
+    async with asking(library, play(ANSWER)) as (agent, server):
+        agent.server_url = server.url.replace("://", "://ada:p%40ss@")
+        assert "42" == (await agent.ask("hi")).output
+        agent.auth = BearerAuth("t")
+        assert errors.ConfigurationError is type(await failure(agent))
+    assert ["Basic YWRhOnBAc3M="] == [request.headers["authorization"] for request in server.requests]
+
+
+@pytest.mark.parametrize("end", [b"", b"zz\r\n", chunk(progress(3))[:-4]], ids=["cut", "nonsense", "cut in a chunk"])
+async def test_what_came_before_an_error(library: Library, end: bytes) -> None:
+    """A reader who is slow gets what came before the connection broke, and then the error."""
+    go = anyio.Event()
+    runs = play([BEGUN, go, chunk(progress(2)) + end, CLOSE])
+    seen: list[object] = []
+    async with asking(library, runs) as (agent, _), agent.stream("hi") as run:
+        with pytest.raises(errors.IncompleteStreamError):
+            async for event in run:
+                seen.append(event.type)
+                go.set()
+                await anyio.sleep(0.05)  # until it is broken: nothing tells of it
+    assert seen == ["progress", "progress"]
+
+
+async def test_no_echo_in_an_error(library: Library) -> None:
+    """What a server's nonsense quotes is not told: it may be a secret that was sent. What is wrong with it is."""
+    for said, reason in ECHOES:
+        async with asking(library, handler(*said)) as (agent, _):
+            agent.auth = BearerAuth("CANARY-4711")
+            error = await failure(agent)
+        assert "CANARY" not in f"{error} {error.__cause__ if isinstance(error, CUT) else None}"
+        assert reason in str(error)
+
+
+async def test_netrc_is_not_read(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No credentials of the machine's `.netrc` travel, though the environment counts."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login user password secret\n", encoding="utf-8")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    for name in ("http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    async with serving(play(ANSWER)) as server:
+        transport = library.transport()
+        await plain(server_url=server.url, transport=transport).ask("hi")
+        await transport.aclose()
+    assert "authorization" not in server.requests[0].headers
+
+
+def test_aiohttp_under_trio() -> None:
+    """Under trio it is said what works there, since aiohttp knows asyncio alone; closing is no error."""
+
+    async def ask() -> errors.OxyError:
+        transport = AiohttpTransport()
+        error = await failure(plain(server_url="http://127.0.0.1:9", transport=transport))
+        await transport.aclose()
+        return error
+
+    error = anyio.run(ask, backend="trio")
+    assert (errors.ConfigurationError, Outcome.NOT_SENT) == (type(error), error.outcome)
+    assert "AiohttpTransport runs on asyncio only; HTTPXTransport runs on trio too" == str(error)
+
+
+# --------------------------------------------------------------------------------------------- What is not installed
+
+MISSING: Final = [("aiohttp", "AiohttpTransport"), ("httpx2", "HTTPX2Transport")]
+
+WITHOUT: Final = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == sys.argv[1]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+import oxygent_client
+oxygent_client.HTTPXTransport
+try:
+    __import__(f"oxygent_client.transports.{sys.argv[1]}")
+except ImportError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("name", "transport"), MISSING)
+def test_without_the_library(name: str, transport: str) -> None:
+    """A program without the library is told what to install; the rest of the package works."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT, name], capture_output=True, text=True, check=True)
+    assert f"{transport} needs {name}: pip install 'oxygent-client[{name}]'\n" == done.stdout
+
+
+@pytest.mark.parametrize(("name", "transport"), MISSING)
+def test_without_the_library_in_this_process(name: str, transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likewise where coverage sees it."""
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, f"oxygent_client.transports.{name}")
+    with pytest.raises(ImportError, match=f"{transport} needs {name}: pip install"):
+        importlib.import_module(f"oxygent_client.transports.{name}")

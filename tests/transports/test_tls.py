@@ -1,0 +1,254 @@
+"""Why there is no connection, over real sockets on loopback: each reason has its class, its place and its words.
+
+Rule 1: nothing was sent: the server saw no request, and the outcome says so.
+Rule 2: the text says where, why, and, for TLS, what to do.
+"""
+
+from __future__ import annotations
+
+import ssl
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import attrs
+import pytest
+import trustme
+
+from oxygent_client import HTTPRequest, HTTPXTransport, Outcome, errors
+from oxygent_client.transports import Context
+from oxygent_client.transports.aiohttp import AiohttpTransport
+from oxygent_client.transports.httpx2 import HTTPX2Transport
+from tests.support.servers import LAST, OK, Conversation, closed_port, play, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from oxygent_client import Transport
+
+TRANSPORTS: Final[dict[str, Callable[..., Transport]]] = {
+    "httpx": HTTPXTransport,
+    "httpx2": HTTPX2Transport,
+    "aiohttp": AiohttpTransport,
+}
+AUTHORITY: Final = trustme.CA()
+SOON: Final = 20.0
+"""Seconds within which a connection is made or has failed."""
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> Callable[..., Transport]:
+    """Each transport in turn; that of aiohttp on asyncio only (ONE_LOOP in conftest.py)."""
+    return TRANSPORTS[request.param]
+
+
+async def asked(transport: Transport, url: str) -> int:
+    """The status of a response."""
+    request = HTTPRequest("POST", url, "/sse/chat", body=b"{}", context=Context())
+    try:
+        with anyio.fail_after(SOON):
+            async with transport.exchange(request) as response:
+                return response.status
+    finally:
+        await transport.aclose()
+
+
+async def failure(transport: Transport, url: str) -> errors.OxyError:
+    """The error there is instead; nothing was sent, and no secret is told."""
+    with pytest.raises(errors.OxyError) as raised:
+        await asked(transport, url.replace("//", "//user:secret@") + "/?k=secret")
+    assert Outcome.NOT_SENT is raised.value.outcome
+    assert "secret" not in f"{raised.value} {raised.value!r}"
+    return raised.value
+
+
+# ------------------------------------------------------------------------------------------------------- The handshake
+
+
+def server_side(certificate: trustme.LeafCert, newest: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED) -> Any:
+    """A server's context with this certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
+    context.maximum_version = newest
+    return context
+
+
+def client_side(*, is_trusting: bool = True, oldest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2) -> ssl.SSLContext:
+    """A client's context that trusts our authority."""
+    context = ssl.create_default_context()
+    if is_trusting:
+        AUTHORITY.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
+    context.minimum_version = oldest
+    return context
+
+
+def self_signed() -> ssl.SSLContext:
+    """A server's context whose certificate is that of an authority: signed by itself."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with AUTHORITY.cert_pem.tempfile() as certificate, AUTHORITY.private_key_pem.tempfile() as key:
+        context.load_cert_chain(certificate, key)
+    return context
+
+
+@attrs.frozen
+class Case:
+    """A server, a client, and what the client says of the server."""
+
+    said: str
+    tls: ssl.SSLContext | None = None
+    verify: ssl.SSLContext | bool = True
+    handle: Callable[[Conversation], Awaitable[None]] = attrs.field(factory=lambda: play(OK + LAST))
+    host: str = "127.0.0.1"
+
+
+def saying(*steps: bytes, hears: bool = True, resets: bool = False) -> Callable[[Conversation], Awaitable[None]]:
+    """A server that hears what a client begins with, sends these bytes, and ends the connection."""
+
+    async def handle(conversation: Conversation) -> None:
+        if hears:
+            await conversation.some()
+        for step in steps:
+            await conversation.send(step)
+        await (conversation.reset() if resets else conversation.close())
+
+    return handle
+
+
+async def plain(conversation: Conversation) -> None:
+    """A server that speaks HTTP, and no TLS."""
+    await conversation.some()
+    await conversation.send(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+    await conversation.client_left()
+
+
+CUT: Final = "the server closed the connection during the handshake; it may want another version of TLS, or speak none"
+LOAD: Final = "give the transport's `verify` a context that has loaded"
+CASES: Final[dict[str, Callable[[], Case]]] = {
+    "unknown issuer": lambda: Case(
+        f"unable to get local issuer certificate; if you trust its issuer, {LOAD} the issuer's",
+        server_side(AUTHORITY.issue_cert("127.0.0.1")),
+    ),
+    "self-signed": lambda: Case(f"self-signed certificate; if you trust it, {LOAD} it", self_signed()),
+    "expired": lambda: Case(
+        "certificate has expired; the server needs a new certificate, or this machine's clock is wrong",
+        server_side(AUTHORITY.issue_cert("127.0.0.1", not_after=datetime(2020, 1, 1, tzinfo=UTC))),
+        client_side(),
+    ),
+    "not yet valid": lambda: Case(
+        "certificate is not yet valid; this machine's clock is wrong, or the server uses the certificate too early",
+        server_side(
+            AUTHORITY.issue_cert(
+                "127.0.0.1",
+                not_before=datetime(2098, 1, 1, tzinfo=UTC),
+                not_after=datetime(2099, 1, 1, tzinfo=UTC),
+            )
+        ),
+        client_side(),
+    ),
+    "another address": lambda: Case(
+        "IP address mismatch, certificate is not valid for '127.0.0.1'; use a name that the certificate is for",
+        server_side(AUTHORITY.issue_cert("other.test")),
+        client_side(),
+    ),
+    "another name": lambda: Case(
+        "Hostname mismatch, certificate is not valid for 'localhost'; use a name that the certificate is for",
+        server_side(AUTHORITY.issue_cert("other.test")),
+        client_side(),
+        host="localhost",
+    ),
+    "plain HTTP": lambda: Case(
+        "the server does not speak TLS at this port; is it one of http?",
+        handle=plain,
+    ),
+    "closed at once": lambda: Case(CUT, handle=saying(hears=False)),
+    "closed in the handshake": lambda: Case(CUT, handle=saying()),
+    "closed in a record": lambda: Case(CUT, handle=saying(b"\x16\x03\x03\x00\x7a\x02\x00")),
+    "reset in the handshake": lambda: Case(CUT, handle=saying(resets=True)),
+}
+
+
+@pytest.mark.parametrize("which", CASES)
+async def test_why_there_is_no_tls(transport: Callable[..., Transport], which: str) -> None:
+    """A handshake that comes to nothing is a TLSError that says where, why and what to do; trying again is no use."""
+    case = CASES[which]()
+    async with serving(case.handle, tls=case.tls) as server:
+        url = f"https://{case.host}:{server.port}"
+        error = await failure(transport(trust_env=False, verify=case.verify), url)
+        assert [] == server.requests
+    assert (errors.TLSError, False) == (type(error), error.retryable)
+    assert f"the TLS handshake with {case.host}:{server.port} failed: {case.said}" == str(error)
+
+
+async def test_good_certificates(transport: Callable[..., Transport], tmp_path: Path) -> None:
+    """A good certificate is taken, by a context of one's own or a file's; or none is looked at."""
+    path = tmp_path / "authority.pem"
+    path.write_bytes(AUTHORITY.cert_pem.bytes())
+    of_a_file = ssl.create_default_context(cafile=str(path))
+    tls = server_side(AUTHORITY.issue_cert("127.0.0.1"))
+    async with serving(play(OK + LAST), tls=tls) as server:
+        verifies: list[ssl.SSLContext | bool] = [client_side(), of_a_file, False]
+        for verify in verifies:
+            assert 200 == await asked(transport(trust_env=False, verify=verify), server.url)
+
+
+async def test_a_version_that_is_too_old(transport: Callable[..., Transport]) -> None:
+    """A server that has no version of TLS in common with the client is a TLSError, in whatever words."""
+    tls = server_side(AUTHORITY.issue_cert("127.0.0.1"), ssl.TLSVersion.TLSv1_2)
+    async with serving(play(OK + LAST), tls=tls) as server:
+        error = await failure(transport(trust_env=False, verify=client_side(oldest=ssl.TLSVersion.TLSv1_3)), server.url)
+    assert errors.TLSError is type(error)
+
+
+async def test_a_handshake_that_never_ends(transport: Callable[..., Transport]) -> None:
+    """A server that says nothing to the handshake is a ConnectTimeoutError: the time to connect is for TLS, too."""
+    async with serving(Conversation.client_left) as server:
+        url = server.url.replace("http:", "https:")
+        error = await failure(transport(trust_env=False, connect=0.1), url)
+    assert (errors.ConnectTimeoutError, True) == (type(error), error.retryable)
+    assert str(error).startswith(f"no connection to 127.0.0.1:{server.port} within the time to connect: ")
+
+
+# ------------------------------------------------------------------------------------------------- Before the handshake
+
+
+async def test_refused(transport: Callable[..., Transport]) -> None:
+    """A port where nobody listens is a ConnectError that names host and port; it may be tried again."""
+    for scheme, host, port in [("http", "127.0.0.1", closed_port()), ("https", "localhost", closed_port())]:
+        error = await failure(transport(trust_env=False), f"{scheme}://{host}:{port}")
+        assert (errors.ConnectError, True) == (type(error), error.retryable)
+        assert f"could not connect to {host}:{port}: Connection refused" == str(error)
+
+
+async def test_no_such_host(transport: Callable[..., Transport]) -> None:
+    """A name that nobody has (RFC 6761: `.invalid` never is one) is a ConnectError, at once."""
+    error = await failure(transport(trust_env=False), "http://nobody.invalid")
+    assert (errors.ConnectError, True) == (type(error), error.retryable)
+    assert str(error).startswith("could not connect to nobody.invalid:80: ")
+
+
+async def test_no_unix_socket(transport: Callable[..., Transport], tmp_path: Path) -> None:
+    """A Unix socket that is not there is a ConnectError that names its path."""
+    path = tmp_path / "nothing"
+    error = await failure(transport(unix_socket=str(path)), "http://agents.test")
+    assert (errors.ConnectError, f"could not connect to unix:{path}: No such file or directory") == (
+        type(error),
+        str(error),
+    )
+
+
+HOSTS: Final = {
+    "empty label": "http://a..b",
+    "long label": f"http://{'a' * 70}.test",
+    "surrogate": "http://\ud800.test",
+    "no punycode": "http://xn--",
+    "symbol": "http://\u2603.invalid",
+}
+
+
+@pytest.mark.parametrize("which", HOSTS)
+async def test_names_that_are_none(transport: Callable[..., Transport], which: str) -> None:
+    """A host name that cannot be one is typed: what is wrong with the call, or a name that is not found."""
+    error = await failure(transport(trust_env=False), HOSTS[which])
+    assert type(error) in (errors.ConfigurationError, errors.ConnectError)
+    assert str(error).encode()
