@@ -103,7 +103,7 @@ def test_no_address() -> None:
 def test_what_an_agent_is_made_of() -> None:
     """Every argument is a keyword and becomes the attribute of its name, with the defaults of the contract."""
     agent = SSEOxyGent(server_url=URL)
-    assert (URL, "remote", "", True, None, None, True, None) == (
+    assert (
         agent.server_url,
         agent.name,
         agent.desc,
@@ -112,17 +112,17 @@ def test_what_an_agent_is_made_of() -> None:
         agent.callee,
         agent.check_callee,
         agent.transport,
-    )
+    ) == (URL, "remote", "", True, None, None, True, None)
     assert (Timeouts(connect=10, silence=45, idle=600, total=3600), Limits()) == (agent.timeouts, agent.limits)
-    assert ({}, None, {}, {}, {}, True) == (
+    assert (
         agent.event_handlers,
         agent.event_filter,
         agent.headers,
         agent.org,
         {**dict.fromkeys(agent.forward_headers), **dict.fromkeys(agent.argument_overrides)},
         agent.share_data,
-    )
-    assert "agent" == agent.category
+    ) == ({}, None, {}, {}, {}, True)
+    assert agent.category == "agent"
     router, transport = EventRouter(), remote()
     given: dict[str, Any] = {
         "name": "mine",
@@ -143,8 +143,9 @@ def test_what_an_agent_is_made_of() -> None:
         "share_data": {"key"},
     }
     agent = SSEOxyGent(server_url=URL, **given, progress_callback=_module_level)
-    assert {**given, "progress_told": _module_level} == {
-        name: getattr(agent, name) for name in (*given, "progress_told")
+    assert {name: getattr(agent, name) for name in (*given, "progress_told")} == {
+        **given,
+        "progress_told": _module_level,
     }
     with pytest.raises(TypeError):
         SSEOxyGent(URL)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  (wrong on purpose)
@@ -153,7 +154,7 @@ def test_what_an_agent_is_made_of() -> None:
 def test_repr_shows_no_secret() -> None:
     """An agent shows its class, its name and its address without user information and query."""
     agent = SSEOxyGent(server_url="https://user:pw@remote.test/base?key=secret", headers={"authorization": "secret"})
-    assert "<SSEOxyGent 'remote' at https://remote.test/base>" == repr(agent)
+    assert repr(agent) == "<SSEOxyGent 'remote' at https://remote.test/base>"
 
 
 # --------------------------------------------------------------------------------------------- Asking, and what is sent
@@ -162,19 +163,19 @@ def test_repr_shows_no_secret() -> None:
 async def test_three_ways_to_ask() -> None:
     """`ask`, `stream` and `execute` send the same; only what comes back differs."""
     agent, transport = made()
-    assert "42" == (await agent.ask("hi", trace_id="t1", arguments={"k": 1})).output
+    assert (await agent.ask("hi", trace_id="t1", arguments={"k": 1})).output == "42"
     async with agent.stream("hi", trace_id="t1", arguments={"k": 1}) as run:
-        assert "42" == (await run.final_response()).output
+        assert (await run.final_response()).output == "42"
     request = OxyRequest(arguments={"k": 1, "query": "hi"}, current_trace_id="t1")
     response = await agent.execute(request)
-    assert (OxyState.COMPLETED, "42") == (response.state, response.output)
+    assert (response.state, response.output) == (OxyState.COMPLETED, "42")
     assert response.oxy_request is not request
     drawn = {"request_id", "group_id", "node_id", "node_id_stack"}
     payloads = [{key: value for key, value in body.items() if key not in drawn} for body in transport.payloads]
     assert [payloads[0]] * 3 == payloads
-    assert ("hi", 1, "t1") == (payloads[0]["query"], payloads[0]["k"], payloads[0]["current_trace_id"])
-    assert ["POST"] * 3 == [each.method for each in transport.requests]
-    assert {f"{URL}/sse/chat"} == {each.url for each in transport.requests}
+    assert (payloads[0]["query"], payloads[0]["k"], payloads[0]["current_trace_id"]) == ("hi", 1, "t1")
+    assert [each.method for each in transport.requests] == ["POST"] * 3
+    assert {each.url for each in transport.requests} == {f"{URL}/sse/chat"}
 
 
 async def test_everything_that_one_may_say() -> None:
@@ -200,11 +201,11 @@ async def test_everything_that_one_may_say() -> None:
         "shared_data": {"s": 1},
         "group_data": {"g": 2},
     }
-    assert expected == {key: payload[key] for key in expected}
+    assert {key: payload[key] for key in expected} == expected
     assert "idempotent" not in payload
     context = transport.requests[0].context
-    assert ("run", "t2", "g", True) == (context.purpose, context.trace_id, context.group_id, context.idempotent)
-    assert {"trace_id": "t2", "remote_trace_id": "t2"} == response.extra
+    assert (context.purpose, context.trace_id, context.group_id, context.idempotent) == ("run", "t2", "g", True)
+    assert response.extra == {"trace_id": "t2", "remote_trace_id": "t2"}
 
 
 async def test_wrong_calls() -> None:
@@ -222,7 +223,7 @@ async def test_wrong_calls() -> None:
         with pytest.raises(errors.PayloadError) as caught:
             await agent.execute(OxyRequest(arguments={"query": "x", **arguments}))
         assert repr(next(iter(arguments))) in str(caught.value)
-    assert [] == transport.requests
+    assert transport.requests == []
 
 
 @pytest.mark.parametrize(
@@ -251,7 +252,7 @@ async def test_words_that_a_call_does_not_know(said: str, fields: dict[str, Any]
         assert "t0p-secret" not in str(caught.value)
     with pytest.raises(errors.ConfigurationError):
         agent.stream("hi", **fields)
-    assert [] == transport.requests
+    assert transport.requests == []
 
 
 @pytest.mark.parametrize(
@@ -294,7 +295,7 @@ async def test_inbound_headers_of_the_wrong_kind(inbound: Any) -> None:
     with pytest.raises(errors.ConfigurationError, match="_headers must be a mapping from names to texts") as caught:
         await agent.ask("hi", shared_data={"_headers": inbound})
     assert "t0p-secret" not in str(caught.value)
-    assert [] == transport.requests
+    assert transport.requests == []
 
 
 async def test_headers_that_are_set_later() -> None:
@@ -310,7 +311,7 @@ async def test_headers_that_are_set_later() -> None:
         await agent.ask("hi")
     with pytest.raises(errors.ConfigurationError, match="'x-count' has a name or a value that HTTP does not allow"):
         await Own(server_url=URL, transport=transport).ask("hi")
-    assert [] == transport.requests
+    assert transport.requests == []
 
 
 @pytest.mark.parametrize("token", [5, None, b"oxyrun1.x", ("oxyrun1.", "x")])
@@ -341,7 +342,7 @@ async def test_the_clock_of_the_transport_is_read_when_it_is_made(way: str) -> N
     agent.timeouts = Timeouts(connect=0.5)
     async with agent, agent._connections.lease(None) as transport:
         assert isinstance(transport, HTTPXTransport)
-        assert 0.5 == transport._connect
+        assert transport._connect == 0.5
 
 
 async def test_ids_are_drawn_where_there_are_none() -> None:
@@ -349,13 +350,13 @@ async def test_ids_are_drawn_where_there_are_none() -> None:
     payloads = [await sent(), await sent()]
     for name, length in {"request_id": 22, "group_id": 16, "current_trace_id": 16, "node_id": 16}.items():
         values = [payload[name] for payload in payloads]
-        assert (name, 2, {length}) == (name, len({*values}), {len(value) for value in values})
+        assert (name, len({*values}), {len(value) for value in values}) == (name, 2, {length})
         assert {*"".join(values)} <= {*ALPHABET}
     given = {"request_id": "r", "group_id": "g", "current_trace_id": new_id(), "node_id": "n"}
     payload = await sent(OxyRequest(**cast("Any", given), arguments={"query": "x"}))
-    assert given == {name: payload[name] for name in given}
+    assert {name: payload[name] for name in given} == given
     payload = await sent(OxyRequest(current_trace_id=cast("Any", 7), arguments={"query": "x"}))
-    assert "7" == payload["current_trace_id"]
+    assert payload["current_trace_id"] == "7"
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -388,7 +389,7 @@ async def test_the_callers_request_is_not_changed(fails: bool) -> None:
             await agent.ask(request)
         async with agent.stream(request) as run:
             await anext(run)
-        assert before == vars(request)
+        assert vars(request) == before
 
 
 async def test_a_clone_stands_on_both_stacks() -> None:
@@ -399,8 +400,8 @@ async def test_a_clone_stands_on_both_stacks() -> None:
     agent, _ = made(name="me")
     executed = (await agent.execute(request)).oxy_request
     assert executed is not None
-    assert (["user", "boss", "me"], ["", "n1", "n2"]) == (executed.call_stack, executed.node_id_stack)
-    assert ("me", "agent", "n2") == (executed.callee, executed.callee_category, executed.node_id)
+    assert (executed.call_stack, executed.node_id_stack) == (["user", "boss", "me"], ["", "n1", "n2"])
+    assert (executed.callee, executed.callee_category, executed.node_id) == ("me", "agent", "n2")
     cases: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         "shared": ({}, {"call_stack": ["user", "boss"], "node_id_stack": ["", "n1"], "caller": "boss"}),
         "not shared": ({"is_share_call_stack": False}, {"caller": "user"}),
@@ -413,8 +414,8 @@ async def test_a_clone_stands_on_both_stacks() -> None:
     for name, (options, expected) in cases.items():
         payload = await sent(request, name="me", **options)
         fields = ("call_stack", "node_id_stack", "caller")
-        assert (name, expected) == (name, {key: payload[key] for key in fields if key in payload})
-        assert "user" == payload["caller_category"]
+        assert (name, {key: payload[key] for key in fields if key in payload}) == (name, expected)
+        assert payload["caller_category"] == "user"
 
 
 async def test_execute_directly() -> None:
@@ -423,9 +424,9 @@ async def test_execute_directly() -> None:
         agent, transport = made(name="me")
         request = OxyRequest(arguments={"query": "x"}, call_stack=stack, node_id_stack=["", "n"])
         await agent._execute(request)
-        assert expected == transport.payloads[0]["call_stack"]
+        assert transport.payloads[0]["call_stack"] == expected
         await agent._get_base_execution_logic(request)
-        assert expected == transport.payloads[1]["call_stack"]
+        assert transport.payloads[1]["call_stack"] == expected
 
 
 async def test_the_wire_always_asks_for_messages() -> None:
@@ -529,7 +530,7 @@ async def test_a_restart_of_a_local_function() -> None:
 async def test_argument_overrides() -> None:
     """An argument may overwrite a protocol field that is named; never those that hold a run together."""
     payload = await sent(OxyRequest(arguments={"query": "x", "caller": "other"}), argument_overrides={"caller"})
-    assert "other" == payload["caller"]
+    assert payload["caller"] == "other"
     for name in ("mas", "arguments", "current_trace_id", "call_stack", "node_id_stack"):
         with pytest.raises(errors.PayloadError, match=name):
             await sent(OxyRequest(arguments={"query": "x", name: "x"}), argument_overrides={name})
@@ -551,7 +552,7 @@ async def test_share_data() -> None:
         agent, transport = made(share_data=share)
         await agent.ask(request)
         payload = transport.payloads[0]
-        assert (share, expected, expected) == (share, payload["shared_data"], payload["group_data"])
+        assert (share, payload["shared_data"], payload["group_data"]) == (share, expected, expected)
         assert b"secret" not in transport.requests[0].body
 
 
@@ -596,13 +597,13 @@ async def test_headers() -> None:
         await agent.ask(request)
         got = dict(transport.requests[0].headers)
         user_agent = got.pop("user-agent")
-        assert user_agent == expected.pop("user-agent", user_agent)
+        assert expected.pop("user-agent", user_agent) == user_agent
         assert (name, {**fixed, **expected}) == (name, got)
         assert b"inbound" not in transport.requests[0].body
         # A GET carries the same, but for what only a stream has.
         await _init(agent)
         get = transport.requests[1]
-        assert ("identity", "GET") == (get.headers["accept-encoding"], get.method)
+        assert (get.headers["accept-encoding"], get.method) == ("identity", "GET")
         assert expected.get("x-a") == get.headers.get("x-a")
 
 
@@ -628,7 +629,7 @@ async def test_header_injection() -> None:
     agent, transport = made(forward_headers={"x-a"})
     with pytest.raises(errors.ConfigurationError):
         await agent.execute(inbound)
-    assert [] == transport.requests
+    assert transport.requests == []
 
 
 # ------------------------------------------------------------------------------------------------------ What comes back
@@ -671,7 +672,7 @@ async def test_the_base() -> None:
     """`RemoteAgent` knows its address and how to execute; what that does is for its subclasses to say."""
     base = RemoteAgent(server_url=URL, name="base", desc="d")
     await base.init()
-    assert ({}, [], "d") == (base.org, base.get_org(), base.desc)
+    assert (base.org, base.get_org(), base.desc) == ({}, [], "d")
     with pytest.raises(NotImplementedError):
         await base.execute(OxyRequest())
 
@@ -680,7 +681,7 @@ async def test_the_base() -> None:
             return OxyResponse(OxyState.COMPLETED, oxy_request.get_query())
 
     response = await Echo(server_url=URL).execute(OxyRequest(arguments={"query": "x"}))
-    assert (OxyState.COMPLETED, "x") == (response.state, response.output)
+    assert (response.state, response.output) == (OxyState.COMPLETED, "x")
 
 
 # ------------------------------------------------------------------------------------------ Subclasses say what is sent
@@ -713,7 +714,7 @@ async def test_stacks_are_rewritten_iff_the_remote_was_told_of_none() -> None:
         cast("Any", one).send_message = hear
         async with agent.stream(one) as run:
             seen = [event.content["call_stack"] async for event in run if event.type == "tool_call"]
-        assert (name, stack) == (name, transport.payloads[0].get("call_stack"))
+        assert (name, transport.payloads[0].get("call_stack")) == (name, stack)
         assert (name, [forwarded] * 2) == (name, heard)
         assert [theirs, ["user", "master"]] == seen, "what was received is never changed"
 
@@ -739,7 +740,7 @@ async def test_a_payload_of_ones_own_is_sealed() -> None:
         "shared_data": {"_headers": {"a": "secret"}},
     }
     await agent.ask("hi", trace_id="t4")
-    assert {
+    assert {name: value for name, value in transport.payloads[0].items() if name != "node_id"} == {
         "q": 1,
         "current_trace_id": "t4",
         "from_trace_id": "",
@@ -748,13 +749,13 @@ async def test_a_payload_of_ones_own_is_sealed() -> None:
         "is_send_message": True,
         "original_payload": "",
         "shared_data": {},
-    } == {name: value for name, value in transport.payloads[0].items() if name != "node_id"}
+    }
     assert transport.payloads[0]["node_id"]  # by which the run is found in the server's record
     for wrong in cast("list[Any]", [None, [], "x", {1: 2}, {"x": object()}]):
         agent.payload = wrong
         with pytest.raises(errors.PayloadError):
             await agent.ask("hi")
-    assert 1 == len(transport.requests)
+    assert len(transport.requests) == 1
 
 
 # --------------------------------------------------------------------------------------------------- Pickles and copies
@@ -807,14 +808,14 @@ async def test_configuration_travels(way: str) -> None:
     original.transport = HTTPXTransport()
     async with original:
         clone = COPIES[way](original)
-    assert options == {name: getattr(clone, name) for name in options}
+    assert {name: getattr(clone, name) for name in options} == options
     assert (original.org, original.get_org()) == (clone.org, clone.get_org())
     assert clone.org is not original.org
     assert [*vars(clone)] == [*vars(original)]
     assert isinstance(clone.transport, HTTPXTransport)
     clone.transport = remote()
-    assert "42" == (await clone.ask("hi")).output
-    assert ["/sse/chat"] == [request.path for request in clone.transport.requests], "what was discovered travels too"
+    assert (await clone.ask("hi")).output == "42"
+    assert [request.path for request in clone.transport.requests] == ["/sse/chat"], "what was discovered travels too"
 
 
 async def test_a_shallow_copy() -> None:
@@ -827,7 +828,7 @@ async def test_a_shallow_copy() -> None:
         transport = remote(pause(1), answer("42"), close())
         original.transport = clone.transport = transport
         async with original.stream("hi"), clone.stream("hi"):
-            assert (1, 1) == (original.stats().in_flight, clone.stats().in_flight)
+            assert (original.stats().in_flight, clone.stats().in_flight) == (1, 1)
         clone.transport = None
         async with original._connections.lease(None) as kept, clone._connections.lease(None) as own:
             assert kept is not own
@@ -860,7 +861,7 @@ def test_one_agent_is_pickled_in_several_threads() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [] == failed
+    assert failed == []
 
 
 @pytest.mark.parametrize("way", COPIES)
@@ -870,7 +871,7 @@ async def test_handlers_of_ones_own_travel(way: str) -> None:
     clone = COPIES[way](original)
     clone.transport = remote(progress(1), answer(2), close())
     await clone.ask("hi")
-    assert ([], [1]) == (original.heard, clone.heard)
+    assert (original.heard, clone.heard) == ([], [1])
 
 
 def test_what_cannot_travel_is_named() -> None:
@@ -896,7 +897,7 @@ def test_what_cannot_travel_is_named() -> None:
             with pytest.raises(errors.ConfigurationError) as caught:
                 COPIES[way](agent)
             assert said in str(caught.value)
-            assert before == vars(agent)
+            assert vars(agent) == before
 
 
 async def _module_level(content: Any) -> None:
@@ -947,7 +948,7 @@ async def test_whose_transport_is_used() -> None:
     await agent.ask("1")
     await agent.ask("2")
     await _init(agent)
-    assert [(1, True), (1, True), (1, True)] == [(len(each.requests), each.closed) for each in Lent.made]
+    assert [(len(each.requests), each.closed) for each in Lent.made] == [(1, True), (1, True), (1, True)]
     Lent.made.clear()
     async with agent as entered, agent:
         assert entered is agent
@@ -956,10 +957,10 @@ async def test_whose_transport_is_used() -> None:
         async with agent:
             await agent.ask("3")
         await agent.ask("4")
-        assert [(4, False)] == [(len(each.requests), each.closed) for each in Lent.made]
-    assert [(4, True)] == [(len(each.requests), each.closed) for each in Lent.made]
+        assert [(len(each.requests), each.closed) for each in Lent.made] == [(4, False)]
+    assert [(len(each.requests), each.closed) for each in Lent.made] == [(4, True)]
     await agent.ask("1")
-    assert 2 == len(Lent.made)
+    assert len(Lent.made) == 2
 
 
 async def test_closing_an_agent() -> None:
@@ -969,9 +970,9 @@ async def test_closing_an_agent() -> None:
         await agent.ask("1")
         await agent.aclose()
         await agent.aclose()
-        assert [True] == [each.closed for each in Lent.made]
+        assert [each.closed for each in Lent.made] == [True]
         await agent.ask("2")
-    assert [True, True] == [each.closed for each in Lent.made]
+    assert [each.closed for each in Lent.made] == [True, True]
 
 
 async def test_a_failed_operation_closes_its_transport() -> None:
@@ -985,7 +986,7 @@ async def test_a_failed_operation_closes_its_transport() -> None:
         async with agent.stream("hi") as run:
             scope.cancel()
             await anyio.sleep(1)
-    assert [(1, True)] * 3 == [(len(each.left), each.closed) for each in Lent.made]
+    assert [(len(each.left), each.closed) for each in Lent.made] == [(1, True)] * 3
 
 
 async def test_a_given_transport_is_never_closed() -> None:
@@ -995,7 +996,7 @@ async def test_a_given_transport_is_never_closed() -> None:
         await agent.ask("hi")
     await agent.aclose()
     await agent.ask("hi")
-    assert (False, 2) == (transport.closed, len(transport.requests))
+    assert (transport.closed, len(transport.requests)) == (False, 2)
 
 
 def test_one_agent_in_two_event_loops() -> None:
@@ -1016,8 +1017,8 @@ def test_one_agent_in_two_event_loops() -> None:
 
     for backend in ("asyncio", "trio", "asyncio"):
         anyio.run(use, backend=backend)
-    assert [(1, True)] * 6 == [(len(each.requests), each.closed) for each in Lent.made]
-    assert 3 == len([request for request in transport.requests if request.path == "/get_organization"])
+    assert [(len(each.requests), each.closed) for each in Lent.made] == [(1, True)] * 6
+    assert len([request for request in transport.requests if request.path == "/get_organization"]) == 3
 
 
 async def test_one_agent_in_two_event_loops_at_once() -> None:
@@ -1032,9 +1033,9 @@ async def test_one_agent_in_two_event_loops_at_once() -> None:
         await agent.ask("ours")
         for backend in ("asyncio", "trio"):
             await anyio.to_thread.run_sync(partial(anyio.run, elsewhere, backend=backend))
-        assert [False, True, True] == [each.closed for each in Lent.made]
+        assert [each.closed for each in Lent.made] == [False, True, True]
         await agent.ask("ours")
-    assert [(2, True), (1, True), (1, True)] == [(len(each.requests), each.closed) for each in Lent.made]
+    assert [(len(each.requests), each.closed) for each in Lent.made] == [(2, True), (1, True), (1, True)]
 
 
 async def test_init_fills_in_what_is_empty() -> None:
@@ -1044,9 +1045,9 @@ async def test_init_fills_in_what_is_empty() -> None:
     for desc, expected in (("", "theirs"), ("mine", "mine")):
         agent, transport = made(remote(get_organization=org, get_description=about), desc=desc)
         await agent.init()
-        assert (expected, {"name": "master"}, []) == (agent.desc, agent.org, agent.get_org())
-        assert ["/get_organization", "/get_description", "/get_agents"] == [each.path for each in transport.requests]
-        assert {"discover"} == {each.context.purpose for each in transport.requests}
+        assert (agent.desc, agent.org, agent.get_org()) == (expected, {"name": "master"}, [])
+        assert [each.path for each in transport.requests] == ["/get_organization", "/get_description", "/get_agents"]
+        assert {each.context.purpose for each in transport.requests} == {"discover"}
 
 
 async def test_cancelling_init_leaves_nothing_open() -> None:
@@ -1058,5 +1059,5 @@ async def test_cancelling_init_leaves_nothing_open() -> None:
         await agent.init()
     assert scope.cancelled_caught
     assert hanging.closed
-    assert 1 == len(hanging.requests)
+    assert len(hanging.requests) == 1
     assert hanging.requests == hanging.left

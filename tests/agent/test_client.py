@@ -53,8 +53,9 @@ async def test_policies_are_in_force(name: str) -> None:
     transport = FakeTransport({path: [Reply(status=401), good]})
     agent = SSEOxyGent(server_url=URL, transport=transport, auth=rotating(), headers={"x-tenant": "ours"})
     await call(agent)
-    assert [("Bearer old", "ours"), ("Bearer new", "ours")] == [
-        (sent.headers["authorization"], sent.headers["x-tenant"]) for sent in transport.requests
+    assert [(sent.headers["authorization"], sent.headers["x-tenant"]) for sent in transport.requests] == [
+        ("Bearer old", "ours"),
+        ("Bearer new", "ours"),
     ]
     assert len(transport.left) == 2
 
@@ -69,7 +70,7 @@ async def test_plain_http(name: str) -> None:
     else:
         with pytest.raises(errors.InsecureTransportError):
             await CALLS[name][2](agent)
-    assert [] == transport.requests
+    assert transport.requests == []
 
 
 @EACH
@@ -78,7 +79,7 @@ async def test_refused_connections(name: str) -> None:
     path, good, call = CALLS[name]
     transport = FakeTransport({path: [Reply(before=errors.ConnectError("refused")), good]})
     await call(SSEOxyGent(server_url=URL, transport=transport, retry=Retry(base=0)))
-    assert 2 == len(transport.requests)
+    assert len(transport.requests) == 2
 
 
 ERRORS: Final[dict[str, tuple[type[errors.OxyError], Outcome, Reply]]] = {
@@ -123,7 +124,7 @@ async def test_nothing_waits_behind_runs() -> None:
         stored = await agent.upload("a b.txt", b"text")
         assert anyio.current_time() - began < 0.75  # `lookup` looks again: a record may lag
     assert (record and (record.state, len(record.nodes)), ["go on"]) == ((None, 1), toy.runs[0].feedback)
-    assert {stored: b"text"} == toy.files
+    assert toy.files == {stored: b"text"}
 
 
 async def test_lookup_by_the_callers_word() -> None:
@@ -135,7 +136,7 @@ async def test_lookup_by_the_callers_word() -> None:
         await anyio.sleep(1)
     found = await agent.lookup("looked-up")
     assert found is not None
-    assert "two" == found.output
+    assert found.output == "two"
     assert await agent.lookup("nothing") is None
 
 
@@ -145,7 +146,7 @@ async def test_feedback_that_nobody_waits_for() -> None:
     agent = SSEOxyGent(server_url=URL, transport=transport)
     with pytest.raises(errors.EnvelopeError) as caught:
         await agent.feedback("nobody", "yes")
-    assert (400, Outcome.REJECTED) == (caught.value.code, caught.value.outcome)
+    assert (caught.value.code, caught.value.outcome) == (400, Outcome.REJECTED)
     with pytest.raises(errors.PayloadError):
         await agent.feedback("nobody", {1, 2})
     with pytest.raises(errors.StatusError):
@@ -158,7 +159,7 @@ async def test_a_long_upload() -> None:
     """A file may take its time, without an end where no `total` is set."""
     late = Reply([b'{"code": 200, "data": {', Pause(7200), b'"file_name": "f"}}'], headers={})
     agent = SSEOxyGent(server_url=URL, transport=FakeTransport({"/upload": late}), timeouts=Timeouts(total=None))
-    assert "f" == await agent.upload("a.txt", b"")
+    assert await agent.upload("a.txt", b"") == "f"
 
 
 async def test_what_is_sent() -> None:
@@ -166,4 +167,4 @@ async def test_what_is_sent() -> None:
     transport = FakeTransport({"/feedback": OK})
     await SSEOxyGent(server_url=URL, transport=transport).feedback("channel", {"a": None})
     (sent,) = transport.requests
-    assert {"channel_id": "channel", "data": {"a": None}} == json.loads(sent.body)
+    assert json.loads(sent.body) == {"channel_id": "channel", "data": {"a": None}}

@@ -46,11 +46,11 @@ async def test_outside(made: list[Made]) -> None:
     async with connections.lease(None) as first:
         async with connections.lease(None) as second:
             assert first is not second
-        assert [False, True] == [each.closed for each in made]
+        assert [each.closed for each in made] == [False, True]
     with pytest.raises(KeyError):
         async with connections.lease(None):
             raise KeyError
-    assert [True] * 3 == [each.closed for each in made]
+    assert [each.closed for each in made] == [True] * 3
 
 
 async def test_inside(made: list[Made]) -> None:
@@ -65,7 +65,7 @@ async def test_inside(made: list[Made]) -> None:
         assert not made[-1].closed
         await connections.leave()
         assert made[-1].closed
-    assert 2 == len(made)
+    assert len(made) == 2
 
 
 async def test_given(made: list[Made]) -> None:
@@ -77,7 +77,7 @@ async def test_given(made: list[Made]) -> None:
     async with connections.lease(given) as lent:
         assert lent is given
     await connections.leave()
-    assert (False, [True]) == (given.closed, [each.closed for each in made])
+    assert (given.closed, [each.closed for each in made]) == (False, [True])
 
 
 class Empty(Made):
@@ -97,7 +97,7 @@ async def test_what_is_given_is_used_whatever_it_is_worth(made: list[Made]) -> N
     async with connections.lease(None) as transport:
         assert made[1] is transport
     await connections.leave()
-    assert 2 == len(made)
+    assert len(made) == 2
 
 
 async def test_closing(made: list[Made]) -> None:
@@ -106,11 +106,11 @@ async def test_closing(made: list[Made]) -> None:
     await connections.aclose()
     connections.enter()
     await connections.aclose()
-    assert [True] == [each.closed for each in made]
+    assert [each.closed for each in made] == [True]
     async with connections.lease(None) as lent:
         assert lent is made[1]
     await connections.leave()
-    assert [True, True] == [each.closed for each in made]
+    assert [each.closed for each in made] == [True, True]
 
 
 COPIES: Final[dict[str, Callable[[TransportPool], TransportPool]]] = {
@@ -128,7 +128,7 @@ async def test_copies_begin_anew(way: str, made: list[Made]) -> None:
     async with clone.lease(None) as lent:
         assert lent is made[1]
     await connections.leave()
-    assert [True, True] == [each.closed for each in made]
+    assert [each.closed for each in made] == [True, True]
 
 
 async def test_entered_elsewhere(made: list[Made]) -> None:
@@ -146,7 +146,7 @@ async def test_entered_elsewhere(made: list[Made]) -> None:
         await anyio.to_thread.run_sync(partial(anyio.run, elsewhere, backend=backend))
     async with connections.lease(None) as lent:
         assert lent is made[0]
-    assert [False, True, True] == [each.closed for each in made]
+    assert [each.closed for each in made] == [False, True, True]
     await connections.leave()
 
 
@@ -157,12 +157,12 @@ def test_per_loop() -> None:
 
     async def use(word: str) -> None:
         seen.append(values.get())
-        assert word == values.put(word)
+        assert values.put(word) == word
         seen.extend([values.get(), values.take(), values.take()])
         values.put(word)
 
     for backend in ("asyncio", "trio", "asyncio"):
         anyio.run(use, backend, backend=backend)
-    assert [None, "asyncio", "asyncio", None, None, "trio", "trio", None, None, "asyncio", "asyncio", None] == seen
+    assert seen == [None, "asyncio", "asyncio", None, None, "trio", "trio", None, None, "asyncio", "asyncio", None]
     gc.collect()
-    assert 0 == len(values._stores)
+    assert len(values._stores) == 0

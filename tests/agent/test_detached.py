@@ -85,7 +85,7 @@ HANDLES: Final = st.builds(
 def test_a_token_is_the_handle(handle: RunHandle) -> None:
     """A token gives back its handle, and can stand in a URL, a file name, a shell's line."""
     token = handle.to_token()
-    assert handle == RunHandle.from_token(token)
+    assert RunHandle.from_token(token) == handle
     assert re.fullmatch("[A-Za-z0-9._-]+", token)
 
 
@@ -154,7 +154,7 @@ def test_hostile_tokens(name: str) -> None:
     agent = SSEOxyGent(server_url=URL, transport=(transport := FakeTransport({})))
     with pytest.raises(errors.ConfigurationError) as caught:
         agent.attach(HOSTILE[name])
-    assert (Outcome.NOT_SENT, []) == (caught.value.outcome, transport.requests)
+    assert (caught.value.outcome, transport.requests) == (Outcome.NOT_SENT, [])
     assert len(str(caught.value)) < 200
 
 
@@ -207,7 +207,7 @@ async def begun(replies: Any, *, records: Any = NO_RECORDS, **options: Any) -> B
     except errors.OxyError as error:
         result = error
     assert result.trace_id
-    assert URL == result.server_url
+    assert result.server_url == URL
     paths = [request.path.partition("?")[0] for request in transport.requests]
     assert len(transport.left) == len(transport.requests)
     seconds = round(anyio.current_time() - start, 2)
@@ -290,7 +290,7 @@ async def test_start(name: str) -> None:
     """A run is begun once: again only where it surely was not; where that is open, the record says whether it was."""
     expected, replies, records, options = STARTS[name]
     found = await begun(replies, records=records, **options)
-    assert expected == attrs.evolve(found, seconds=round(found.seconds, 0 if found.seconds > 1 else 2))
+    assert attrs.evolve(found, seconds=round(found.seconds, 0 if found.seconds > 1 else 2)) == expected
 
 
 async def test_what_start_sends() -> None:
@@ -304,11 +304,14 @@ async def test_what_start_sends() -> None:
     )
     handle = await agent.start("hi", trace_id=name, group_id="g", arguments={"a": SECRET}, shared_data={"b": SECRET})
     (payload,) = transport.payloads
-    assert ("hi", name, "user", True) == tuple(
-        payload[field] for field in ("query", "current_trace_id", "caller_category", "is_send_message")
+    assert tuple(payload[field] for field in ("query", "current_trace_id", "caller_category", "is_send_message")) == (
+        "hi",
+        name,
+        "user",
+        True,
     )
     (sent,) = transport.requests
-    assert ("application/json", "run") == (sent.headers["accept"], sent.context.purpose)
+    assert (sent.headers["accept"], sent.context.purpose) == ("application/json", "run")
     expected = RunHandle(
         server_url=URL + "/base",
         trace_id=name,
@@ -317,7 +320,7 @@ async def test_what_start_sends() -> None:
         group_id="g",
         call_stack=("user", "remote"),
     )
-    assert expected == handle
+    assert handle == expected
     body = handle.to_token().removeprefix("oxyrun1.")
     assert SECRET.encode() not in base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
 
@@ -329,7 +332,7 @@ async def test_the_node_that_was_sent_is_the_node_that_is_looked_up() -> None:
         def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
             return {**super().prepare_payload(oxy_request), "node_id": "own"}
 
-    assert "own" == (await Own(server_url=URL, transport=FakeTransport({"/async/chat": OK})).start("hi")).node_id
+    assert (await Own(server_url=URL, transport=FakeTransport({"/async/chat": OK})).start("hi")).node_id == "own"
 
 
 async def test_an_unknown_callee_is_not_begun() -> None:
@@ -338,13 +341,13 @@ async def test_an_unknown_callee_is_not_begun() -> None:
     agent = SSEOxyGent(server_url=URL, transport=ASGITransport(toy), callee="nobody")
     with pytest.raises(errors.UnknownCalleeError):
         await agent.start("hi")
-    assert [] == toy.runs
+    assert toy.runs == []
     slow = FakeTransport({"/get_organization": Reply(before=FOREVER), "/async/chat": OK})
     agent = SSEOxyGent(server_url=URL, transport=slow, callee="nobody", timeouts=Timeouts(total=5))
     start = anyio.current_time()
     with pytest.raises(errors.DeadlineExceededError) as caught:
         await agent.start("hi")
-    assert (5, NOT_SENT) == (anyio.current_time() - start, caught.value.outcome)
+    assert (anyio.current_time() - start, caught.value.outcome) == (5, NOT_SENT)
 
 
 async def test_a_start_that_never_left() -> None:
@@ -359,7 +362,7 @@ async def test_a_start_that_never_left() -> None:
     agent = SSEOxyGent(server_url=URL, transport=FakeTransport({"/async/chat": [OK, waits, OK]}))
     with anyio.move_on_after(1):
         await unsent.start("hi", trace_id=trace_id)
-    assert trace_id == (await agent.start("hi", trace_id=trace_id)).remote_trace_id
+    assert (await agent.start("hi", trace_id=trace_id)).remote_trace_id == trace_id
     other = new_id()
     with anyio.move_on_after(1):
         await agent.start("hi", trace_id=other)
@@ -431,9 +434,9 @@ async def attach(*replies: Any, records: Reply | Iterable[Reply] = NO_RECORDS, *
     if failure is not None:
         assert failure.outcome is run.outcome
         seen = failure.partial.events if failure.partial is not None else ()
-        assert told == [event.content for event in seen]
+        assert [event.content for event in seen] == told
     assert len(fake.left) == len(fake.requests)
-    assert {(("trace_id", "t"), ("timestamp", 0))} == {tuple(payload.items()) for payload in fake.payloads}
+    assert {tuple(payload.items()) for payload in fake.payloads} == {(("trace_id", "t"), ("timestamp", 0))}
     attached, looked = ([round(at - began, 2) for at in transport.at(path)] for path in ("/async/trace", "/view"))
     seconds, dropped = round(anyio.current_time() - began, 2), run.partial.dropped
     return Heard(what, told, run.outcome, attached, looked, seconds, recovered, dropped)
@@ -486,7 +489,7 @@ async def test_cuts(name: str) -> None:
     """After a break the reader comes back, and every event that the server sends is told: equal ones are several."""
     told, connections = CUTS[name]
     heard = await attach(*connections)
-    assert ("42", told, COMPLETED) == (heard.what, heard.told, heard.outcome)
+    assert (heard.what, heard.told, heard.outcome) == ("42", told, COMPLETED)
     assert len(connections) == len(heard.attached)
 
 
@@ -597,10 +600,10 @@ async def test_a_quiet_stream(name: str) -> None:
     expected, connections, records, timeouts = QUIET[name]
     heard = await attach(*connections, records=records, timeouts=timeouts)
     if name == "never seen":  # each time it is looked at four times: a record may be a moment late
-        assert pytest.approx([2, 4, 8, 16, 32, 64, 128, 256, 512, 600], abs=4) == heard.looked[::4]
+        assert heard.looked[::4] == pytest.approx([2, 4, 8, 16, 32, 64, 128, 256, 512, 600], abs=4)
         assert 600 <= heard.seconds <= 604
         heard = attrs.evolve(heard, looked=[], seconds=600)
-    assert expected == heard
+    assert heard == expected
 
 
 @pytest.mark.parametrize(
@@ -614,14 +617,14 @@ async def test_a_quiet_stream(name: str) -> None:
 async def test_the_end_was_lost_with_the_connection(seconds: tuple[float, float], what: Any, records: Reply) -> None:
     """What was on its way when a connection broke is gone; the record is asked once there is another one."""
     heard = await attach((say(1), LOST), PINGS, records=records)
-    assert (what, [1]) == (heard.what, heard.told)
+    assert (heard.what, heard.told) == (what, [1])
     assert seconds[0] <= heard.seconds <= seconds[1]
 
 
 async def test_connections_that_do_not_last() -> None:
     """Where every connection ends before 2 s are over, the record is asked all the same."""
     heard = await attach((heartbeat(), pause(0.5)), records=DONE)
-    assert ("42", True) == (heard.what, heard.recovered)
+    assert (heard.what, heard.recovered) == ("42", True)
     assert heard.seconds < 12
 
 
@@ -629,8 +632,8 @@ async def test_connections_that_do_not_last() -> None:
 async def test_the_record_is_there_and_the_stream_is_not(what: Any, records: Reply) -> None:
     """Where the events are not to be had any more, `idle` asks the record, and it has the end."""
     heard = await attach((say(1),), Reply(status=502), records=records)
-    assert (what, [1], COMPLETED) == (heard.what, heard.told, heard.outcome)
-    assert 600 == heard.seconds
+    assert (heard.what, heard.told, heard.outcome) == (what, [1], COMPLETED)
+    assert heard.seconds == 600
 
 
 @pytest.mark.parametrize(("looks", "idle"), [(29, 50), (24, 60), (2, 600)])
@@ -640,13 +643,13 @@ async def test_a_connection_is_kept_while_the_record_is_asked(looks: int, idle: 
     moving = [record(None, update_time=f"{n}") for n in range(looks)]
     transport = Timed(FakeTransport({"/sse/chat": Reply(steps), "/view": moving}))
     response = await SSEOxyGent(server_url=URL, transport=transport, timeouts=Timeouts(idle=idle)).ask(RUN)
-    assert ("42", 1, looks) == (response.output, len(transport.at("/sse/chat")), len(transport.at("/view")))
+    assert (response.output, len(transport.at("/sse/chat")), len(transport.at("/view"))) == ("42", 1, looks)
 
 
 async def test_a_slow_server_is_waited_for() -> None:
     """A server that takes its time for the headers is not left for the record's sake."""
     heard = await attach((say(1),), Reply(END, before=Pause(20)), records=RUNNING)
-    assert ("42", [1, "42"], 2) == (heard.what, heard.told, len(heard.attached))
+    assert (heard.what, heard.told, len(heard.attached)) == ("42", [1, "42"], 2)
 
 
 ENDS: Final[dict[str, tuple[type[errors.OxyError], Any, float, float]]] = {
@@ -667,7 +670,7 @@ async def test_what_ends_it(name: str) -> None:
     """A refusal is raised at once; where nobody can be reached, `idle` ends it. What was heard is in `partial`."""
     expected, reply, least, most = ENDS[name]
     heard = await attach((say(1),), reply)
-    assert (expected, [1], STARTED) == (heard.what, heard.told, heard.outcome)
+    assert (heard.what, heard.told, heard.outcome) == (expected, [1], STARTED)
     assert least <= heard.seconds <= most
     bounded = await attach((say(1),), reply, timeouts=Timeouts(total=50))
     assert 1 >= bounded.seconds if most <= 1 else 50 == bounded.seconds
@@ -692,7 +695,7 @@ async def test_the_first_attachment(name: str) -> None:
     """The run has begun, so no error says that it has not."""
     expected, outcome, reply, records = FIRSTS[name]
     heard = await attach(reply, records=records, limits=Limits(event_bytes=1000))
-    assert (expected, outcome) == (heard.what, heard.outcome)
+    assert (heard.what, heard.outcome) == (expected, outcome)
 
 
 @pytest.mark.parametrize(
@@ -720,7 +723,7 @@ async def test_a_slot_is_waited_for() -> None:
         with pytest.raises(errors.DeadlineExceededError) as caught:
             async with agent.attach(other.to_token()):
                 pytest.fail("there was no slot")
-    assert (STARTED, 1) == (caught.value.outcome, len(transport.requests))
+    assert (caught.value.outcome, len(transport.requests)) == (STARTED, 1)
 
 
 async def test_two_readers() -> None:
@@ -728,13 +731,13 @@ async def test_two_readers() -> None:
     transport = FakeTransport({"/async/trace": [Reply((say(1), FOREVER)), Reply(END)]})
     agent, other = (SSEOxyGent(server_url=url, transport=transport) for url in (URL, URL + "/"))
     async with agent.attach(TOKEN) as run:
-        assert 1 == (await anext(run)).content
+        assert (await anext(run)).content == 1
         with pytest.raises(errors.ConfigurationError, match="has a reader") as caught:
             async with other.attach(TOKEN):
                 pytest.fail("there are two")
-        assert STARTED is caught.value.outcome
+        assert caught.value.outcome is STARTED
     async with other.attach(TOKEN) as run:
-        assert "42" == (await run.final_response()).output
+        assert (await run.final_response()).output == "42"
 
 
 async def test_a_handler_that_raises() -> None:
@@ -750,9 +753,9 @@ async def test_a_handler_that_raises() -> None:
         async with run:
             await run.final_response()
     assert isinstance(caught.value.__cause__, KeyError)
-    assert (STARTED, ["/async/trace"]) == (run.outcome, [request.path for request in transport.requests])
+    assert (run.outcome, [request.path for request in transport.requests]) == (STARTED, ["/async/trace"])
     assert caught.value.partial is not None
-    assert [1] == [event.content for event in caught.value.partial.events]
+    assert [event.content for event in caught.value.partial.events] == [1]
 
 
 WAITS: Final[dict[str, tuple[float, Sequence[Any], Any]]] = {
@@ -780,7 +783,7 @@ async def test_cancellation(name: str) -> None:
         async with run:
             await run.final_response()
     assert scope.cancelled_caught
-    assert pytest.approx(when) == anyio.current_time() - began
+    assert anyio.current_time() - began == pytest.approx(when)
     assert (len(transport.requests), STARTED) == (len(transport.left), run.outcome)
 
 
@@ -879,8 +882,8 @@ async def test_as_a_run(share: bool) -> None:
     mine.__dict__["send_message"] = send  # as programs do, and type checkers do not like
     async with later.agent.attach(token, request=mine) as run:
         again = [event async for event in run]
-    assert sent == later.forwarded
-    assert (output, "42") == (run.response.output, output)
+    assert later.forwarded == sent
+    assert (run.response.output, output) == (output, "42")
     assert [(type(event), event.type) for event in events] == [(type(event), event.type) for event in again]
     assert steady(direct.forwarded) == steady(later.forwarded)
     stacks = [sent["content"]["call_stack"] for sent in later.forwarded if sent["type"] == "tool_call"]
@@ -893,13 +896,13 @@ async def test_two_runs_of_one_name() -> None:
     """Two starts with one trace id are two runs: the token knows which, and the caller's word is on all it hears."""
     toy, name = ToyRemote(default=SCRIPT), new_id()
     first, second = [await Listening(toy).agent.start("?", trace_id=name) for _ in range(2)]
-    assert (name, name, name) == (first.trace_id, first.remote_trace_id, second.trace_id)
+    assert (first.trace_id, first.remote_trace_id, second.trace_id) == (name, name, name)
     assert re.fullmatch(f"{name}-.{{12}}", second.remote_trace_id)
     assert [first.remote_trace_id, second.remote_trace_id] == [run.trace_id for run in toy.runs]
     for handle in (first, second):
         listening = Listening(toy)
         async with listening.agent.attach(handle.to_token()) as run:
-            assert "42" == (await run.final_response()).output
+            assert (await run.final_response()).output == "42"
         assert (name, handle.remote_trace_id) == (run.trace_id, run.remote_trace_id)
         named = [
             sent["content"].get("current_trace_id") for sent in listening.forwarded if sent["type"] == "observation"
@@ -922,11 +925,11 @@ async def test_leaving_and_coming_back() -> None:
         async with agent.attach(token) as run:
             async for event in run:
                 told += [event.content] * (event.type == "progress")
-    assert ("detached", 1) == (toy.runs[0].state, len(toy.runs))
+    assert (toy.runs[0].state, len(toy.runs)) == ("detached", 1)
     async with agent.attach(token) as run:
         async for event in run:
             told += [event.content] * (event.type == "progress")
-    assert ([1, 2, 3], "42") == (told, run.response.output)
+    assert (told, run.response.output) == ([1, 2, 3], "42")
 
 
 LEFT_BY: Final[dict[str, Callable[[Run], Awaitable[None]]]] = {}
@@ -1003,7 +1006,7 @@ async def test_what_was_received_is_kept(leave: str, pieces: str) -> None:
         events = [event async for event in again]
     everything = [event.content for event in (*run.partial.events[:1], *events)]
     count = 11 if pieces == "a piece for each reader" else 300
-    assert everything == [*range(count), "42"]
+    assert [*range(count), "42"] == everything
     assert again.response.output == "42"
     assert (run.partial.dropped, again.partial.dropped) == (0, 0)
     # Where the end was received, nothing is asked for.
@@ -1176,7 +1179,7 @@ async def test_the_answer_comes_however_often_it_is_cut(pieces: int) -> None:
     with anyio.fail_after(120):
         async with agent.attach(token) as run:
             told = [event.sse.id async for event in run]
-    assert ("42", 1) == (run.response.output, len(toy.runs))
+    assert (run.response.output, len(toy.runs)) == ("42", 1)
     assert len(told) == len({*told})
 
 
@@ -1190,11 +1193,11 @@ async def test_without_records() -> None:
         async with agent.attach(token) as run:
             await run.final_response()
     assert caught.value.partial is not None
-    assert (10, "42", STARTED) == (
+    assert (
         len(caught.value.partial.events),
         caught.value.partial.answer,
         caught.value.outcome,
-    )
+    ) == (10, "42", STARTED)
 
 
 ELSEWHERE: Final[dict[str, tuple[Any, Script, dict[str, Any]]]] = {
@@ -1222,7 +1225,7 @@ async def test_what_holds_for_runs_holds_here(name: str) -> None:
             found: Any = (await run.final_response()).output
     except errors.OxyError as error:
         found = type(error)
-    assert expected == found
+    assert found == expected
 
 
 async def test_an_unknown_run() -> None:
@@ -1231,7 +1234,7 @@ async def test_an_unknown_run() -> None:
     with pytest.raises(errors.IdleTimeoutError, match="no record of the run") as caught:
         async with agent.attach(TOKEN) as run:
             await run.final_response()
-    assert STARTED is caught.value.outcome
+    assert caught.value.outcome is STARTED
 
 
 async def test_feedback_while_it_runs() -> None:
@@ -1244,7 +1247,7 @@ async def test_feedback_while_it_runs() -> None:
         await agent.feedback(name, {"go": "on"})
         await agent.feedback(handles[1].remote_trace_id, "stop")
         await run.final_response()
-    assert [[], [{"go": "on"}, "stop"]] == [run.feedback for run in toy.runs]
+    assert [run.feedback for run in toy.runs] == [[], [{"go": "on"}, "stop"]]
     with pytest.raises(errors.EnvelopeError) as caught:
         await agent.feedback(name, "")
-    assert REJECTED is caught.value.outcome
+    assert caught.value.outcome is REJECTED

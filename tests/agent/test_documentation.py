@@ -119,8 +119,8 @@ async def flow(base: type[SSEOxyGent], block: str) -> None:
     await made.execute(agent)
     (request,) = made.internet.requests
     assert f"HTTP {request.method} {request.path}" in BLOCKS[block]
-    assert "text/event-stream" == request.headers["accept"]
-    assert (["progress", "tool_call", "observation"], "finished") == (made.kinds(), remote.runs[0].state)
+    assert request.headers["accept"] == "text/event-stream"
+    assert (made.kinds(), remote.runs[0].state) == (["progress", "tool_call", "observation"], "finished")
 
 
 @effect("basic")
@@ -129,15 +129,15 @@ async def basic(base: type[SSEOxyGent], block: str) -> None:
     made = program(base, ("https://remote-oxygent.example.com", remote := toy(output="up")))
     response = (await made.run(block))["response"]
     (run,) = remote.runs
-    assert (OxyState.COMPLETED, "up") == (response.state, response.output)
-    assert ("Analyze the current market trends", "technology") == (run.query, run.payload["domain"])
-    assert (LOCAL, "local_agent", "user") == (
+    assert (response.state, response.output) == (OxyState.COMPLETED, "up")
+    assert (run.query, run.payload["domain"]) == ("Analyze the current market trends", "technology")
+    assert (
         run.payload["call_stack"],
         run.payload["caller"],
         run.payload["caller_category"],
-    )
-    assert ["progress", "tool_call", "observation"] == made.kinds()
-    assert [*LOCAL, "trip_planner", "search_flights"] == made.heard[1]["content"]["call_stack"]
+    ) == (LOCAL, "local_agent", "user")
+    assert made.kinds() == ["progress", "tool_call", "observation"]
+    assert made.heard[1]["content"]["call_stack"] == [*LOCAL, "trip_planner", "search_flights"]
 
 
 @effect("multi_service")
@@ -147,19 +147,21 @@ async def multi_service(base: type[SSEOxyGent], block: str) -> None:
     left = await made.run(block)
     (line,) = made.printed
     said, _, listed = line.partition(": ")
-    assert ("Available remote services", MEMBERS) == (said, names_of(ast.literal_eval(listed)))
-    assert {True} == {member["is_remote"] for member in left["available_services"]}
+    assert (said, names_of(ast.literal_eval(listed))) == ("Available remote services", MEMBERS)
+    assert {member["is_remote"] for member in left["available_services"]} == {True}
     (run,) = remote.runs
-    assert "done" == left["response"].output
-    assert ("finance", "Q3_2024", True) == tuple(
-        run.payload[name] for name in ("department", "quarter", "include_forecasting")
+    assert left["response"].output == "done"
+    assert tuple(run.payload[name] for name in ("department", "quarter", "include_forecasting")) == (
+        "finance",
+        "Q3_2024",
+        True,
     )
-    assert ("user", False, False) == (
+    assert (
         run.payload["caller"],
         "call_stack" in run.payload,
         "node_id_stack" in run.payload,
-    )
-    assert [*LOCAL, "enterprise_brain", "search_flights"] == made.heard[1]["content"]["call_stack"]
+    ) == ("user", False, False)
+    assert made.heard[1]["content"]["call_stack"] == [*LOCAL, "enterprise_brain", "search_flights"]
 
 
 @effect("class_definition")
@@ -167,8 +169,8 @@ async def class_definition(base: type[SSEOxyGent], block: str) -> None:
     """The agent is what it was given, and reaches its URL."""
     made = program(base, ("https://remote-oxygent.example.com", toy()))
     agent = (await made.run(block))["sse_agent"]
-    assert ("remote_assistant", True) == (agent.name, agent.is_share_call_stack)
-    assert "42" == (await made.execute(agent)).output
+    assert (agent.name, agent.is_share_call_stack) == ("remote_assistant", True)
+    assert (await made.execute(agent)).output == "42"
 
 
 @effect("init_call", "practice_init")
@@ -176,10 +178,10 @@ async def init_call(base: type[SSEOxyGent], block: str) -> None:
     """`init` fetches what the comments say, and the agent knows the remote's capabilities then."""
     made = program(base, ("http://remote.test", toy()))
     agent = made.names["sse_agent"] = made.agent_class(server_url="http://remote.test")
-    assert [] == agent.get_org()
+    assert agent.get_org() == []
     await made.run(block)
-    assert ("GET", "/get_organization") == (made.internet.requests[0].method, made.internet.requests[0].path)
-    assert ("trip_planner", MEMBERS) == (agent.org["name"], names_of(agent.get_org()))
+    assert (made.internet.requests[0].method, made.internet.requests[0].path) == ("GET", "/get_organization")
+    assert (agent.org["name"], names_of(agent.get_org())) == ("trip_planner", MEMBERS)
 
 
 @effect("remote_communication")
@@ -187,9 +189,9 @@ async def remote_communication(base: type[SSEOxyGent], block: str) -> None:
     """The organization is there, and requests are streamed as to any other agent."""
     made = program(base, ("https://oxygent-instance.company.com", toy()))
     agent = (await made.run(block))["remote_assistant"]
-    assert MEMBERS == names_of(agent.get_org())
-    assert "42" == (await made.execute(agent)).output
-    assert ["progress", "tool_call", "observation"] == made.kinds()
+    assert names_of(agent.get_org()) == MEMBERS
+    assert (await made.execute(agent)).output == "42"
+    assert made.kinds() == ["progress", "tool_call", "observation"]
 
 
 @effect("multi_instance")
@@ -198,14 +200,14 @@ async def multi_instance(base: type[SSEOxyGent], block: str) -> None:
     sites = [(f"https://{name}.company.com", toy(output=name)) for name in ("analytics", "research")]
     made = program(base, *sites)
     left = await made.run(block)
-    assert [
+    assert made.printed == [
         "Connected to analytics: 4 capabilities available",
         "Connected to research: 4 capabilities available",
-    ] == made.printed
+    ]
     for name in ("analytics", "research"):
         agent = left[f"{name}_agent"]
-        assert (f"remote_{name}", name) == (agent.name, (await made.execute(agent)).output)
-    assert None is left["distributed"].get_instance("sales")
+        assert (agent.name, (await made.execute(agent)).output) == (f"remote_{name}", name)
+    assert left["distributed"].get_instance("sales") is None
 
 
 @effect("load_balancing")
@@ -227,8 +229,8 @@ async def load_balancing(base: type[SSEOxyGent], block: str) -> None:
         f"✓ Connected to {urls[2]}",
     ] == made.printed
     outputs = [(await made.execute(cluster.get_next_agent())).output for _ in range(4)]
-    assert ["one", "three", "one", "three"] == outputs
-    assert {"cluster_node_1", "cluster_node_3"} == {cluster.get_random_agent().name for _ in range(100)}
+    assert outputs == ["one", "three", "one", "three"]
+    assert {cluster.get_random_agent().name for _ in range(100)} == {"cluster_node_1", "cluster_node_3"}
 
 
 @effect("environments")
@@ -242,8 +244,8 @@ async def environments(base: type[SSEOxyGent], block: str) -> None:
         agent = left[name]
         await made.execute(agent)
         seen.append((agent.environment, "call_stack" in remotes[agent.server_url].runs[0].payload))
-    assert [("development", True), ("production", False)] == seen
-    assert "https://staging.oxygent.company.com" == left["ConfigurableSSEAgent"](environment="staging").server_url
+    assert seen == [("development", True), ("production", False)]
+    assert left["ConfigurableSSEAgent"](environment="staging").server_url == "https://staging.oxygent.company.com"
     with pytest.raises(ValueError, match="Unknown environment: moon"):
         left["ConfigurableSSEAgent"](environment="moon")
 
@@ -256,14 +258,14 @@ async def progress_monitoring(base: type[SSEOxyGent], block: str) -> None:
     """The four texts are printed, each step is forwarded all the same, and the request is as it was."""
     made = program(base, ("https://slow-processing.example.com", toy()))
     agent = (await made.run(block))["progress_agent"]
-    assert "42" == (await made.execute(agent)).output
-    assert [
+    assert (await made.execute(agent)).output == "42"
+    assert made.printed == [
         "[PROGRESS] Starting remote execution...",
         "[PROGRESS] Executing tool: search_flights",
         "[PROGRESS] Tool execution completed",
         "[PROGRESS] Remote execution completed",
-    ] == made.printed
-    assert ["progress", "tool_call", "observation"] == made.kinds()
+    ]
+    assert made.kinds() == ["progress", "tool_call", "observation"]
 
 
 @effect("custom_events")
@@ -277,8 +279,8 @@ async def custom_events(base: type[SSEOxyGent], block: str) -> None:
     remote = toy(*(Say({"type": kind, "content": content}) for kind, content in said.items()))
     made = program(base, ("https://custom-oxygent.example.com", remote))
     await made.execute((await made.run(block))["custom_agent"])
-    assert ["Custom event received: {'id': 7}", "Progress: 45% - working", "Metrics: {'cpu': 3}"] == made.printed
-    assert [*said] == made.kinds()
+    assert made.printed == ["Custom event received: {'id': 7}", "Progress: 45% - working", "Metrics: {'cpu': 3}"]
+    assert made.kinds() == [*said]
 
 
 @effect("event_filtering")
@@ -301,10 +303,10 @@ async def event_filtering(base: type[SSEOxyGent], block: str) -> None:
         made.heard.clear()
         logged.clear()
         agent = left["CustomEventSSEAgent"](event_filter=event_filter, server_url="http://remote.test")
-        assert "42" == (await made.execute(agent)).output
-        assert expected == made.kinds()
+        assert (await made.execute(agent)).output == "42"
+        assert made.kinds() == expected
         assert [made.heard[1]["content"]] == [made.heard[0]["content"]]
-        assert ["Remote error: disk full"] == logged
+        assert logged == ["Remote error: disk full"]
 
 
 @effect("event_processing")
@@ -326,7 +328,7 @@ async def event_processing(base: type[SSEOxyGent], block: str) -> None:
     made.names |= {"self": agent, "resp": SimpleNamespace(content=Lines(lines))}
     left = await made.run(block)
     by_the_block = [*heard]
-    assert [("tool_call", "search"), ("observation", "search"), ("tool_call", "add")] == by_the_block
+    assert by_the_block == [("tool_call", "search"), ("observation", "search"), ("tool_call", "add")]
     heard.clear()
     assert left["answer"] == (await made.execute(agent)).output == "42"
     assert by_the_block == heard
@@ -351,9 +353,9 @@ async def messages(base: type[SSEOxyGent], block: str) -> None:
     agent = made.agent_class(server_url="http://remote.test")
     async with agent.stream(made.request()) as run:
         events = [event async for event in run]
-    assert (kind, said) == (type(events[0]), events[0].message)
-    assert [said] * is_forwarded == made.heard
-    assert "Final response content" == run.response.output
+    assert (type(events[0]), events[0].message) == (kind, said)
+    assert made.heard == [said] * is_forwarded
+    assert run.response.output == "Final response content"
 
 
 @effect("filtering", "forwarding")
@@ -376,9 +378,9 @@ async def filtering(base: type[SSEOxyGent], block: str) -> None:
         by_the_block = [*made.heard]
         made.heard.clear()
         await made.execute(agent)
-        assert by_the_block == made.heard
+        assert made.heard == by_the_block
         stack = ["user", "master", "search"] if is_shared else [*LOCAL, "me", "search"]
-        assert [stack, stack] == [each["content"]["call_stack"] for each in made.heard]
+        assert [each["content"]["call_stack"] for each in made.heard] == [stack, stack]
 
 
 # --------------------------------------------------------------------------------------------------------- What is sent
@@ -387,21 +389,21 @@ async def filtering(base: type[SSEOxyGent], block: str) -> None:
 @effect("stack_shared", "stack_independent", "practice_stacks")
 async def stacks(base: type[SSEOxyGent], block: str) -> None:
     """What the comments say the remote receives is what it receives, and what they say of its messages is so."""
-    assert [] == ast.parse(BLOCKS[block]).body
+    assert ast.parse(BLOCKS[block]).body == []
     for is_shared in (True, False):
         made = program(base, ("http://remote.test", remote := toy()))
         agent = made.agent_class(server_url="http://remote.test", name="sse_agent", is_share_call_stack=is_shared)
         response = await made.execute(agent)
         payload = remote.runs[0].payload
         assert response.oxy_request is not None
-        assert ["user", "local_agent", "sse_agent"] == response.oxy_request.call_stack
+        assert response.oxy_request.call_stack == ["user", "local_agent", "sse_agent"]
         if is_shared:
-            assert (["user", "local_agent"], "local_agent") == (payload["call_stack"], payload["caller"])
+            assert (payload["call_stack"], payload["caller"]) == (["user", "local_agent"], "local_agent")
         else:
-            assert ("user", False) == (payload["caller"], "call_stack" in payload)
+            assert (payload["caller"], "call_stack" in payload) == ("user", False)
         theirs = remote.runs[0].messages[2]["content"]["call_stack"]
         shown = theirs if is_shared else [*response.oxy_request.call_stack, *theirs[2:]]
-        assert shown == made.heard[1]["content"]["call_stack"]
+        assert made.heard[1]["content"]["call_stack"] == shown
 
 
 @effect("call_stack")
@@ -419,12 +421,12 @@ async def call_stack(base: type[SSEOxyGent], block: str) -> None:
     for agent.call_stack_strategy, agent.is_share_call_stack, expected in cases:
         await made.execute(agent)
         payload = remote.runs[-1].payload
-        assert (expected, "user" if expected is None else LOCAL[-1]) == (payload.get("call_stack"), payload["caller"])
+        assert (payload.get("call_stack"), payload["caller"]) == (expected, "user" if expected is None else LOCAL[-1])
         assert (expected is None) == ("node_id_stack" not in payload)
-        assert ("hi", False) == (payload["query"], "arguments" in payload)
+        assert (payload["query"], "arguments" in payload) == ("hi", False)
         theirs = remote.runs[-1].messages[2]["content"]["call_stack"]
         shown = [*LOCAL, "me", "search_flights"] if expected is None else theirs
-        assert shown == made.heard[-1]["content"]["call_stack"]
+        assert made.heard[-1]["content"]["call_stack"] == shown
 
 
 @effect("authenticated")
@@ -439,11 +441,11 @@ async def authenticated(base: type[SSEOxyGent], block: str) -> None:
             return {"Authorization": f"Bearer {self.api_key}", "User-Agent": "OxyGent-SSEClient/1.0"}
 
     for cls in (as_it_stands, Completed):
-        assert "42" == (await made.execute(cls(api_key="k-12345678", server_url=url))).output
+        assert (await made.execute(cls(api_key="k-12345678", server_url=url))).output == "42"
     bare, completed = (run.headers for run in remote.runs)
     assert "authorization" not in bare
-    assert ("Bearer k-12345678", "OxyGent-SSEClient/1.0") == (completed["authorization"], completed["user-agent"])
-    assert ("text/event-stream", "application/json") == (completed["accept"], completed["content-type"])
+    assert (completed["authorization"], completed["user-agent"]) == ("Bearer k-12345678", "OxyGent-SSEClient/1.0")
+    assert (completed["accept"], completed["content-type"]) == ("text/event-stream", "application/json")
 
 
 @effect("secure")
@@ -454,7 +456,7 @@ async def secure(base: type[SSEOxyGent], block: str) -> None:
     for wrong in ({"server_url": "http://remote.example.com"}, {}):
         with pytest.raises(ValueError, match="Only HTTPS connections are allowed"):
             cls(**wrong)
-    assert "42" == (await made.execute(cls(server_url="https://remote.example.com"))).output
+    assert (await made.execute(cls(server_url="https://remote.example.com"))).output == "42"
 
 
 @effect("practice_https")
@@ -463,11 +465,11 @@ async def practice_https(base: type[SSEOxyGent], block: str) -> None:
     urls = [ast.literal_eval(each.value) for each in ast.parse(BLOCKS[block]).body if isinstance(each, ast.Assign)]
     left = await program(base).run(block)
     preferred, local = urls
-    assert local == left["server_url"]
-    assert preferred == base(server_url=preferred, https_only=True).server_url
+    assert left["server_url"] == local
+    assert base(server_url=preferred, https_only=True).server_url == preferred
     with pytest.raises(errors.InsecureTransportError):
         base(server_url=local, https_only=True)
-    assert local == base(server_url=local, https_only=True, plaintext_hosts={"localhost"}).server_url
+    assert base(server_url=local, https_only=True, plaintext_hosts={"localhost"}).server_url == local
 
 
 # -------------------------------------------------------------------------------------------------------- When it fails
@@ -492,19 +494,19 @@ async def resilient(base: type[SSEOxyGent], block: str) -> None:
         options = {"server_url": "https://remote.example.com", "retry": once}
         if block == "resilient_long":
             options["retry_delay"] = 2.0  # as in its own last lines
-            assert (3, 2.0) == (left["resilient_agent"].max_retries, left["resilient_agent"].retry_delay)
+            assert (left["resilient_agent"].max_retries, left["resilient_agent"].retry_delay) == (3, 2.0)
         start = anyio.current_time()
         response = await made.execute(left["ResilientSSEAgent"](**options))
         tries = min(failures + 1, 4)
-        assert tries == len(site.requests)
+        assert len(site.requests) == tries
         assert sum(waits[: tries - 1]) == pytest.approx(anyio.current_time() - start)
         expected = (OxyState.COMPLETED, "42") if failures < 4 else (OxyState.FAILED, gave_up)
-        assert expected == (response.state, response.output)
+        assert (response.state, response.output) == expected
     cut = refused(0, then=(tool_call("search"),))
     made = program(base, ("https://remote.example.com", cut))
     cls = (await made.run(block))["ResilientSSEAgent"]
     response = await made.execute(cls(server_url="https://remote.example.com", retry=once))
-    assert (OxyState.FAILED, 1) == (response.state, len(cut.payloads)), "a run that was cut is not begun again"
+    assert (response.state, len(cut.payloads)) == (OxyState.FAILED, 1), "a run that was cut is not begun again"
 
 
 @effect("practice_failures")
@@ -516,9 +518,9 @@ async def practice_failures(base: type[SSEOxyGent], block: str) -> None:
         made.names["request"] = made.request()
         made.names["sse_agent"] = made.agent_class(server_url="http://remote.test", retry=Retry(attempts=1))
         left = await made.run(block, source=source)
-        assert printed == made.printed
+        assert made.printed == printed
         assert ("response" in left) == (not printed)
-        assert printed or OxyState.FAILED is left["response"].state
+        assert printed or left["response"].state is OxyState.FAILED
 
 
 @effect("monitored", "practice_monitoring")
@@ -531,15 +533,15 @@ async def monitored(base: type[SSEOxyGent], block: str) -> None:
         await made.run("monitored")
     agent = made.names["monitored_agent"]
     states = [(await made.execute(agent)).state for _ in range(2)]
-    assert [OxyState.COMPLETED, OxyState.FAILED] == states
+    assert states == [OxyState.COMPLETED, OxyState.FAILED]
     tree = ast.parse(BLOCKS["monitored"])
     await made.run("monitored", source=ast.Module(tree.body[-2:], []))
-    assert ["Success rate: 50.0%"] == made.printed
+    assert made.printed == ["Success rate: 50.0%"]
     stats = agent.get_connection_stats()
-    assert (2, 1, 1) == tuple(stats[f"{kind}_requests"] for kind in ("total", "successful", "failed"))
+    assert tuple(stats[f"{kind}_requests"] for kind in ("total", "successful", "failed")) == (2, 1, 1)
     own = agent.stats()  # what needs no class: "success rates, response times, and error patterns"
-    assert (2, 1, {"IncompleteStreamError": 1}, 2) == (own.runs, own.successes, dict(own.failures), own.end.count)
-    assert block == "monitored" or [] == ast.parse(BLOCKS[block]).body
+    assert (own.runs, own.successes, dict(own.failures), own.end.count) == (2, 1, {"IncompleteStreamError": 1}, 2)
+    assert block == "monitored" or ast.parse(BLOCKS[block]).body == []
 
 
 def progress_only() -> bytes:
@@ -566,10 +568,10 @@ def suffix(block: str) -> str:
 def test_the_blocks_are_whole() -> None:
     """Each block is as it was copied from the documentation, in a file of its own, and each has its effect."""
     files = {(path.parent.name, path.stem, path.suffix) for path in FILES}
-    assert files == {(each["document"], each["name"], suffix(each["name"])) for each in INDEX}
+    assert {(each["document"], each["name"], suffix(each["name"])) for each in INDEX} == files
     assert len(FILES) == len(BLOCKS)
     assert {each["name"]: each["sha256"] for each in INDEX} == {block: digest(block) for block in BLOCKS}
-    assert (16, 20) == tuple(sum(each["document"] == one for each in INDEX) for one in ("short", "long"))
+    assert tuple(sum(each["document"] == one for each in INDEX) for one in ("short", "long")) == (16, 20)
     assert {*BLOCKS} == {*EFFECTS, *ELSEWHERE}
 
 
@@ -635,7 +637,7 @@ def test_the_tables_of_points() -> None:
         each["heading"] = f"{each['section']} ({each['document']}er document)"
     for heading in {each["heading"] for each in POINTS}:
         expected = [each["point"] for each in POINTS if each["heading"] == heading]
-        assert (heading, expected) == (heading, [row[0] for row in table(heading)])
+        assert (heading, [row[0] for row in table(heading)]) == (heading, expected)
 
 
 def found(name: str) -> bool:
@@ -656,7 +658,7 @@ def found(name: str) -> bool:
                                                  (False, "none"), (False, "testing.none")])  # fmt: skip
 def test_what_is_missing_is_seen(expected: bool, name: str) -> None:
     """The check below finds what it is there for."""
-    assert expected == found(name)
+    assert found(name) == expected
 
 
 def linked(page: str, anchor: str) -> str:
@@ -678,10 +680,10 @@ def test_what_is_built_in_is_there() -> None:
     for point, built_in, links in rows:
         names = re.findall(r"`([^`]+)`", built_in)
         assert names, point
-        assert [] == [name for name in names if not found(name)]
+        assert [name for name in names if not found(name)] == []
         text = "".join(linked(*link.partition("#")[::2]) for link in re.findall(r"\]\((.+?)\)", links))
         silent += [(point, name) for name in names if not re.search(rf"\b{name.rpartition('.')[2]}\b", text)]
-    assert [] == silent
+    assert silent == []
 
 
 def test_the_modules_of_the_framework_go_again() -> None:
@@ -695,7 +697,7 @@ def test_the_modules_of_the_framework_go_again() -> None:
         assert sys.modules["oxygent"] is kept
     finally:
         del sys.modules["oxygent"]
-    assert before == {name for name in sys.modules if name.partition(".")[0] == "oxygent"}
+    assert {name for name in sys.modules if name.partition(".")[0] == "oxygent"} == before
 
 
 # -------------------------------------------------------------------------------------------------------------- Mutants
@@ -785,7 +787,7 @@ def by_the_documentation(stream: bytes, *, is_shared: bool) -> tuple[Any, list[A
     request = agent.prepared(OxyRequest(call_stack=[*LOCAL], node_id_stack=["", "n"], arguments={"query": "hi"}))
     request.send_message = send_message
     response = at_once(agent._execute(request))
-    assert OxyState.COMPLETED is response.state
+    assert response.state is OxyState.COMPLETED
     return response.output, forwarded, session
 
 
@@ -819,8 +821,8 @@ def compare(stream: bytes, *, is_shared: bool) -> None:
     output, forwarded, session = by_the_documentation(stream, is_shared=is_shared)
     link = NameMap(call_stack=None if is_shared else (*LOCAL, "me"))
     actions = [EventRouter().route(to_event(sse), link) for sse in Decoder().feed(stream) if sse.event != CLOSE]
-    assert forwarded == [action.message for action in actions if isinstance(action, Forward)]
-    assert output == ["", *(action.output for action in actions if isinstance(action, SetAnswer))][-1]
+    assert [action.message for action in actions if isinstance(action, Forward)] == forwarded
+    assert ["", *(action.output for action in actions if isinstance(action, SetAnswer))][-1] == output
     assert (b"data: done" in stream) == bool(session.released)
 
 
@@ -881,7 +883,7 @@ async def test_the_documented_payload(is_shared: bool) -> None:
     )  # fmt: skip
     await agent.ask(OxyRequest(call_stack=[*LOCAL], node_id_stack=["", "n"], arguments={"query": "hi"}))
     (ours,) = site.payloads
-    assert (url, "POST") == (site.requests[0].url, site.requests[0].method)
+    assert (site.requests[0].url, site.requests[0].method) == (url, "POST")
     assert {name.lower(): value for name, value in headers.items()}.items() <= site.requests[0].headers.items()
     drawn = {"request_id", "group_id", "current_trace_id", "node_id"}
     some = {"original_payload", "copied_node_id", "create_time", "update_time", "is_load_data_for_restart"}
@@ -900,4 +902,4 @@ async def test_the_documented_init() -> None:
         await agent.init()
     assert theirs.org == ours.org
     assert theirs.get_org() == ours.get_org()
-    assert MEMBERS == names_of(ours.get_org())
+    assert names_of(ours.get_org()) == MEMBERS

@@ -50,13 +50,13 @@ async def test_the_documented_execute_with_aiohttp(is_shared: bool) -> None:
         shown: list[list[Any]] = []
         for agent in (theirs, ours):
             response = await agent.execute(made.request())
-            assert (OxyState.COMPLETED, "42") == (response.state, response.output)
+            assert (response.state, response.output) == (OxyState.COMPLETED, "42")
             shown.append([*made.heard])
             made.heard.clear()
     assert shown[0] == shown[1]
     stack = ["user", "master", "search"] if is_shared else [*LOCAL, "me", "search"]
-    assert stack == shown[0][1]["content"]["call_stack"]
-    assert ["POST /sse/chat HTTP/1.1"] * 2 == [request.line for request in server.requests]
+    assert shown[0][1]["content"]["call_stack"] == stack
+    assert [request.line for request in server.requests] == ["POST /sse/chat HTTP/1.1"] * 2
 
 
 ERRORS: Final[dict[str, tuple[str | None, float]]] = {
@@ -88,8 +88,8 @@ async def test_error_recovery(server: str) -> None:
             "kwargs": {"data": b"{}"},
         }
         await made.run("error_recovery")
-    assert [1.0] == hours
-    assert [expected] * (expected is not None) == [line[: len(expected or "")] for line in logged]
+    assert hours == [1.0]
+    assert [line[: len(expected or "")] for line in logged] == [expected] * (expected is not None)
 
 
 # --------------------------------------------------------------------------------------------------- Truly as it stands
@@ -167,10 +167,10 @@ async def test_unchanged_through_a_proxy(anyio_backend_name: str, tmp_path: Path
             environment = {**kept, "HTTPS_PROXY": proxy.url, "SSL_CERT_FILE": str(trusted)}
             command = [sys.executable, "-W", "error", "-c", AS_IT_STANDS, anyio_backend_name]
             done = await anyio.run_process(command, env=environment, cwd=ROOT, check=False)
-    assert (b"['search'] 42\n", 0) == (done.stdout, done.returncode), done.stderr.decode()
-    assert {f"CONNECT {HOST}:443 HTTP/1.1"} == {request.line for request in proxy.requests}
-    assert ("GET /get_organization HTTP/1.1", "POST /sse/chat HTTP/1.1") == (
+    assert (done.stdout, done.returncode) == (b"['search'] 42\n", 0), done.stderr.decode()
+    assert {request.line for request in proxy.requests} == {f"CONNECT {HOST}:443 HTTP/1.1"}
+    assert (
         server.requests[0].line,
         server.requests[-1].line,
-    )
-    assert {HOST} == {request.headers["host"] for request in server.requests}
+    ) == ("GET /get_organization HTTP/1.1", "POST /sse/chat HTTP/1.1")
+    assert {request.headers["host"] for request in server.requests} == {HOST}

@@ -118,10 +118,10 @@ async def filter_stops(cls: type[SSEOxyGent]) -> None:
     events, response = await run(
         cls, log, event_filter=no_progress, event_handlers=dict.fromkeys(("progress", "metrics", "answer"), log.handle)
     )
-    assert ALL == seen
-    assert ["metrics", "stream"] == log.of("sent")
-    assert [{"type": "metrics", "value": 2}] == log.of("handled")
-    assert (ALL, "42") == ([kind(event.message) for event in events], response.output)
+    assert seen == ALL
+    assert log.of("sent") == ["metrics", "stream"]
+    assert log.of("handled") == [{"type": "metrics", "value": 2}]
+    assert ([kind(event.message) for event in events], response.output) == (ALL, "42")
 
 
 async def handlers_hear(cls: type[SSEOxyGent]) -> None:
@@ -130,10 +130,10 @@ async def handlers_hear(cls: type[SSEOxyGent]) -> None:
     kinds = ("tool_call", "progress", "metrics", "answer", "observation", "none", "text", "stream")
     _, response = await run(cls, log, event_handlers=dict.fromkeys(kinds, log.handle))
     root, search, step, metrics, found, written, first, second, end = log.of("handled")
-    assert ("master", "search", "search", "master") == tuple(each["callee"] for each in (root, search, found, end))
-    assert ({"p": 1}, {"type": "metrics", "value": 2}, "4") == (step, metrics, written["delta"])
-    assert ("first", "42", "42") == (first, second, response.output)
-    assert FORWARDED == log.of("sent")
+    assert tuple(each["callee"] for each in (root, search, found, end)) == ("master", "search", "search", "master")
+    assert (step, metrics, written["delta"]) == ({"p": 1}, {"type": "metrics", "value": 2}, "4")
+    assert (first, second, response.output) == ("first", "42", "42")
+    assert log.of("sent") == FORWARDED
 
 
 async def in_order(cls: type[SSEOxyGent]) -> None:
@@ -194,8 +194,8 @@ async def hooks_are_called(cls: type[SSEOxyGent]) -> None:
             log.append(("custom", (kind(event_data), oxy_request.callee)))
 
     await run(Hooked, log)
-    assert [("master", "me"), ("search", "me")] == log.of("called")
-    assert [("search", "me"), ("master", "me")] == log.of("observed")
+    assert log.of("called") == [("master", "me"), ("search", "me")]
+    assert log.of("observed") == [("search", "me"), ("master", "me")]
     assert [(each, "me") for each in ("progress", "metrics", "text", "list", "none", "stream")] == log.of("custom")
 
 
@@ -208,9 +208,9 @@ async def forwarding(cls: type[SSEOxyGent]) -> None:
         heard.append(values)
 
     await run(cls, log, send=positional)
-    assert FORWARDED == [kind(value) for (value,) in heard]
+    assert [kind(value) for (value,) in heard] == FORWARDED
     await run(cls, log)
-    assert FORWARDED == log.of("sent")
+    assert log.of("sent") == FORWARDED
 
 
 async def sender_is_looked_up(cls: type[SSEOxyGent]) -> None:
@@ -226,7 +226,7 @@ async def sender_is_looked_up(cls: type[SSEOxyGent]) -> None:
             oxy_request.__dict__.pop("send_message", None)  # the class's own again, which nobody hears
 
     await run(Replacing, first)
-    assert (FORWARDED[:3], FORWARDED[3:6]) == (first.of("sent"), second.of("sent"))
+    assert (first.of("sent"), second.of("sent")) == (FORWARDED[:3], FORWARDED[3:6])
 
 
 async def sender_keywords(cls: type[SSEOxyGent]) -> None:
@@ -277,10 +277,10 @@ async def sender_keywords(cls: type[SSEOxyGent]) -> None:
     for send, expected in cases:
         heard.clear()
         await run(cls, Log(), [message(1, event="progress", id="i", retry=5), answer(2), close()], send=send)
-        assert [expected] == heard, send
+        assert heard == [expected], send
     heard.clear()
     await run(cls, Log(), [b"data: 1\n\n", answer(2), close()], send=all_of_them)
-    assert [(1, "message", None, None)] == heard
+    assert heard == [(1, "message", None, None)]
 
 
 async def failures_are_blamed(cls: type[SSEOxyGent]) -> None:
@@ -302,10 +302,10 @@ async def failures_are_blamed(cls: type[SSEOxyGent]) -> None:
     ]
     for said, options in cases:
         error = await fails(cls, Log(), **options)
-        assert (said, "mine" if "Value" in said else "") == (
+        assert (
             str(error),
             str(error.__cause__) if isinstance(error.__cause__, ValueError) else "",
-        )
+        ) == (said, "mine" if "Value" in said else "")
         assert error.trace_id
 
 
@@ -327,10 +327,10 @@ async def progress_is_told(cls: type[SSEOxyGent]) -> None:
     agent = cls(server_url=URL, transport=FakeTransport.script(message(_nameless("tool_call")), answer(1), close()))
     agent.set_progress_callback(tell)
     await agent.ask("hi")
-    assert ["Executing tool: unknown"] == told[5:-1]
+    assert told[5:-1] == ["Executing tool: unknown"]
     agent.set_progress_callback(None)
     await agent.ask("hi")
-    assert 7 == len(told)
+    assert len(told) == 7
 
 
 def _nameless(kind: str) -> dict[str, Any]:
@@ -354,7 +354,7 @@ async def copies_are_handed_out(cls: type[SSEOxyGent]) -> None:
         spoil(said)
 
     events, _ = await run(cls, Log(), event_filter=spoil, send=send)
-    assert [True] * len(FORWARDED) == log
+    assert log == [True] * len(FORWARDED)
     assert not [event for event in events if "spoilt" in f"{event.message!r} {event.content!r}"]
 
 
@@ -366,7 +366,7 @@ async def late_attributes(cls: type[SSEOxyGent]) -> None:
         "event_handlers": {"metrics": log.handle, "progress": log.handle},
     }
     await run(cls, log, late=late)
-    assert (["metrics"], 1) == (log.of("sent"), len(log.of("handled")))
+    assert (log.of("sent"), len(log.of("handled"))) == (["metrics"], 1)
 
     class Preparing(cls):  # type: ignore[misc, valid-type]  # the base is what varies
         def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
@@ -378,8 +378,8 @@ async def late_attributes(cls: type[SSEOxyGent]) -> None:
     agent = Preparing(server_url=URL, transport=(transport := FakeTransport.script(answer(1), close())))
     agent.is_share_call_stack = False
     await agent.ask("hi")
-    assert (True, False) == (transport.payloads[0].get("mine"), "call_stack" in transport.payloads[0])
-    assert "1" == transport.requests[0].headers.get("x-mine")
+    assert (transport.payloads[0].get("mine"), "call_stack" in transport.payloads[0]) == (True, False)
+    assert transport.requests[0].headers.get("x-mine") == "1"
 
 
 CHECKS: Final = (
@@ -615,7 +615,7 @@ async def test_mutants(mutant: str) -> None:
     """An agent with one thing wrong fails the check of that thing; one with nothing wrong passes them all."""
     cls, fatal = MUTANTS[mutant]
     agent = cls(server_url=URL, transport=FakeTransport.script(*SCRIPT))
-    assert "42" == (await agent.ask("hi")).output, "it is an agent for all that"
+    assert (await agent.ask("hi")).output == "42", "it is an agent for all that"
     failed: set[str] = set()
     for check in CHECKS:
         try:
@@ -641,7 +641,7 @@ async def test_the_hooks_do_nothing_by_themselves() -> None:
     await agent.handle_tool_call_event({}, request)
     await agent.handle_observation_event({}, request)
     await agent._process_custom_event({}, request)
-    assert before == vars(agent)
+    assert vars(agent) == before
 
 
 CALLED: Final[list[Any]] = []
@@ -751,7 +751,7 @@ async def test_a_callable_without_a_signature() -> None:
 
     opaque = Opaque()
     await run(SSEOxyGent, Log(), [progress(1), answer(2), close()], send=opaque)
-    assert [(({"type": "progress", "content": 1},), {})] == opaque.heard
+    assert opaque.heard == [(({"type": "progress", "content": 1},), {})]
 
 
 async def test_a_request_that_wants_no_messages() -> None:
@@ -768,8 +768,8 @@ async def test_a_request_that_wants_no_messages() -> None:
     for wants in (True, False):
         agent = SSEOxyGent(server_url=URL, transport=FakeTransport.script(message("x", id="7"), answer(1), close()))
         response = await agent.execute(OxyRequest(mas=House(), is_send_message=wants, arguments={"query": "x"}))
-        assert 1 == response.output
-    assert [("x", {"event": "message", "id": "7", "retry": None})] == heard
+        assert response.output == 1
+    assert heard == [("x", {"event": "message", "id": "7", "retry": None})]
 
 
 async def test_a_handler_that_is_not_waited_for() -> None:

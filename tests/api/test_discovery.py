@@ -71,11 +71,11 @@ async def test_init() -> None:
     transport = remote({"get_organization": TREE, "get_description": data(description="plans"), "get_agents": LISTED})
     agent = plain(server_url=URL, transport=transport, headers={"x-a": "1"})
     await agent.init()
-    assert (ORGANIZATION, "plans", ALL) == (agent.org, agent.desc, paths(transport))
-    assert [("GET", b"", "1")] * 3 == [(each.method, each.body, each.headers["x-a"]) for each in transport.requests]
+    assert (agent.org, agent.desc, paths(transport)) == (ORGANIZATION, "plans", ALL)
+    assert [(each.method, each.body, each.headers["x-a"]) for each in transport.requests] == [("GET", b"", "1")] * 3
     assert f"{URL.partition('?')[0]}/get_agents?token=secret" == transport.requests[2].url
     org = agent.get_org()
-    assert [
+    assert org == [
         {
             "name": "flights",
             "type": "agent",
@@ -83,9 +83,9 @@ async def test_init() -> None:
             "children": [{"name": "search", "type": "tool", "is_remote": True}],
         },
         {"name": "add_up", "type": "tool", "extra": {"children": "no member"}, "is_remote": True},
-    ] == org
+    ]
     org[0]["children"].clear()
-    assert (ORGANIZATION, 1) == (agent.org, len(agent.get_org()[0]["children"])), "it was a copy"
+    assert (agent.org, len(agent.get_org()[0]["children"])) == (ORGANIZATION, 1), "it was a copy"
 
 
 DOCUMENTS: Final[dict[str, tuple[dict[str, Reply], Any, str, int]]] = {
@@ -177,10 +177,10 @@ async def test_documents(which: str) -> None:
         got = error
     assert expected == (type(got) if got else None)
     assert "secret" not in f"{got} {got!r}"
-    assert (description, children) == (agent.desc, len(agent.get_org()))
+    assert (agent.desc, len(agent.get_org())) == (description, children)
     assert transport.requests == transport.left
     if got is None:  # it runs, too
-        assert "42" == (await agent.ask("hi")).output
+        assert (await agent.ask("hi")).output == "42"
 
 
 async def test_an_organization_without_end() -> None:
@@ -195,7 +195,7 @@ async def test_an_organization_without_end() -> None:
         node = waiting.pop()
         count += node["is_remote"]
         waiting += node.get("children", [])
-    assert 80 == count
+    assert count == 80
 
 
 # --------------------------------------------------------------------------------------------------------------- Callee
@@ -279,10 +279,10 @@ async def test_whom_a_run_is_sent_to(which: str, caplog: pytest.LogCaptureFixtur
             if isinstance(expected, type):
                 with pytest.raises(errors.OxyError) as caught:
                     await agent.ask("hi")
-                assert (expected, Outcome.NOT_SENT) == (type(caught.value), caught.value.outcome)
+                assert (type(caught.value), caught.value.outcome) == (expected, Outcome.NOT_SENT)
             else:
                 await agent.ask("hi")
-                assert expected == transport.payloads[-1].get("callee")
+                assert transport.payloads[-1].get("callee") == expected
     said = [record.getMessage() for record in caplog.records]
     assert [True] * len(warnings) == [
         text.startswith(begin) for text, begin in zip(said[: len(warnings)], warnings, strict=True)
@@ -309,7 +309,7 @@ async def test_an_unknown_callee_is_told_of_others() -> None:
     for documents, said in cases:
         with pytest.raises(errors.UnknownCalleeError) as caught:
             await plain(server_url=URL, transport=remote(documents), callee="nobody").ask("hi")
-        assert said == str(caught.value)
+        assert str(caught.value) == said
 
 
 async def test_many_ask_once() -> None:
@@ -320,7 +320,7 @@ async def test_many_ask_once() -> None:
     async with anyio.create_task_group() as tasks:
         for _ in range(20):
             tasks.start_soon(agent.ask, "hi")
-    assert (ALL, 20) == (paths(transport)[:3], paths(transport)[3:].count("sse/chat"))
+    assert (paths(transport)[:3], paths(transport)[3:].count("sse/chat")) == (ALL, 20)
 
 
 async def test_a_cancelled_discovery_is_none() -> None:
@@ -331,8 +331,8 @@ async def test_a_cancelled_discovery_is_none() -> None:
     with anyio.move_on_after(1) as scope:
         await agent.ask("hi")
     assert scope.cancelled_caught
-    assert "42" == (await agent.ask("hi")).output
-    assert ["get_organization", *ALL, "sse/chat"] == paths(transport)
+    assert (await agent.ask("hi")).output == "42"
+    assert paths(transport) == ["get_organization", *ALL, "sse/chat"]
 
 
 async def test_an_error_of_init_says_where() -> None:
@@ -340,7 +340,7 @@ async def test_an_error_of_init_says_where() -> None:
     agent = plain(server_url="https://me:pw@h/p?key=1", transport=FakeTransport({}))
     with pytest.raises(errors.NotFoundError) as caught:
         await agent.init()
-    assert "https://h/p" == caught.value.server_url
+    assert caught.value.server_url == "https://h/p"
 
 
 async def test_init_asks_again() -> None:
@@ -351,7 +351,7 @@ async def test_init_asks_again() -> None:
     for callee in (None, "other"):
         await agent.init()
         await agent.ask("hi")
-        assert callee == transport.payloads[-1].get("callee")
+        assert transport.payloads[-1].get("callee") == callee
 
 
 def test_what_is_known_travels() -> None:
@@ -366,7 +366,7 @@ def test_what_is_known_travels() -> None:
         assert clone.known is not directory.known
         assert clone.shows("x", here)
         assert not clone.shows("y", here)
-    assert UNKNOWN == RemoteInfo(organization={}, description="", agents=KnownAgents(frozenset(), complete=False))
+    assert RemoteInfo(organization={}, description="", agents=KnownAgents(frozenset(), complete=False)) == UNKNOWN
 
 
 # ------------------------------------------------------------------------------------------ Whose it is, and how long

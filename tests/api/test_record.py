@@ -105,7 +105,7 @@ def test_a_node() -> None:
         state=OxyState.COMPLETED,
         output={"a": SECRET},
     )
-    assert (kept,) == found.nodes
+    assert found.nodes == (kept,)
     assert SECRET not in repr(found)
 
 
@@ -191,13 +191,13 @@ async def test_the_question() -> None:
     until = anyio.current_time() + 5
     found = await look_up(transport, PATTERN, "a b&c=/ü\udc80", LIMITS, until=until, node_id="r")
     assert found is not None
-    assert (OxyState.COMPLETED, "hi") == (found.state, found.output)
+    assert (found.state, found.output) == (OxyState.COMPLETED, "hi")
     (sent,) = transport.requests
-    assert ("GET", "http://remote.test/base/view?item_id=a%20b%26c%3D%2F%C3%BC%ED%B2%80&key=1", b"") == (
+    assert (
         sent.method,
         sent.url,
         sent.body,
-    )
+    ) == ("GET", "http://remote.test/base/view?item_id=a%20b%26c%3D%2F%C3%BC%ED%B2%80&key=1", b"")
     assert (
         Context(purpose="discover", trace_id="a b&c=/ü\udc80", deadline=until, idempotent=False, node_id="r")
         == sent.context
@@ -238,7 +238,7 @@ async def test_silence(reply: Reply, caplog: pytest.LogCaptureFixture) -> None:
         start = anyio.current_time()
         assert await look_up(FakeTransport({"/view": reply}), PATTERN, "t", LIMITS, until=start + 5) is None
     assert anyio.current_time() <= start + 5
-    assert ["no record of the run"] == [line.getMessage().partition(":")[0] for line in caplog.records]
+    assert [line.getMessage().partition(":")[0] for line in caplog.records] == ["no record of the run"]
 
 
 async def test_cancellation() -> None:
@@ -267,7 +267,7 @@ async def test_the_toy() -> None:
         assert SECRET not in str(found)
         seen.append((found.state, len(found.nodes)))
         await anyio.sleep(60)
-    assert [(None, 1), (OxyState.COMPLETED, 10)] == seen
+    assert seen == [(None, 1), (OxyState.COMPLETED, 10)]
     without = ASGITransport(ToyRemote(records=False))
     assert await look_up(without, root, "t", LIMITS, until=anyio.current_time() + 5) is None
 
@@ -277,4 +277,4 @@ async def test_a_run_that_is_nowhere(transport: Transport) -> None:
     """Of several servers none is asked for a run that nobody sent to one."""
     pattern, began = attrs.evolve(PATTERN, base_url=""), anyio.current_time()
     asked = await look_until(bool, transport, pattern, "t", LIMITS, until=began + 5, node_id="n")
-    assert (None, began) == (asked, anyio.current_time())
+    assert (asked, anyio.current_time()) == (None, began)

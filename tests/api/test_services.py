@@ -83,7 +83,7 @@ async def test_feedback(data: Any) -> None:
     headers = {"user-agent": "test", "content-type": "application/json"}
     context = Context(purpose="feedback", trace_id="t", deadline=until())
     assert HTTPRequest("POST", PATTERN.base_url, "/feedback", headers, sent.body, context=context) == sent
-    assert {"channel_id": "channel", "data": data} == json.loads(sent.body)
+    assert json.loads(sent.body) == {"channel_id": "channel", "data": data}
 
 
 async def test_upload() -> None:
@@ -101,7 +101,7 @@ async def test_upload() -> None:
             "content-type: text/plain\r\n\r\n"
         ).encode() + b"\x00\r\n\xff" + f"\r\n--{boundary}--\r\n".encode() == sent.body
         context = Context(purpose="feedback", trace_id="t", deadline=until())
-        assert ("POST", "/upload", context) == (sent.method, sent.path, sent.context)
+        assert (sent.method, sent.path, sent.context) == ("POST", "/upload", context)
     assert len(boundaries) == 2
     assert all(len(boundary) == 32 for boundary in boundaries)
 
@@ -203,7 +203,7 @@ async def test_errors(path: str, reply: Reply, error: type[errors.OxyError], out
     late = until()
     with pytest.raises(error) as caught:
         await CALLS[path](transport)
-    assert (outcome, 1) == (caught.value.outcome, len(transport.requests))
+    assert (caught.value.outcome, len(transport.requests)) == (outcome, 1)
     assert anyio.current_time() <= late
 
 
@@ -245,7 +245,7 @@ async def test_an_envelope_that_repeats_a_credential(path: str) -> None:
     transport = APIKeyTransport(FakeTransport({path: repeats}), APIKey(f"{SECRET}-42"))
     with pytest.raises(errors.EnvelopeError, match=r"'\[scrubbed\] is no key'") as caught:
         await CALLS[path](transport)
-    assert (Outcome.REJECTED, False) == (caught.value.outcome, SECRET in f"{caught.value!r}")
+    assert (caught.value.outcome, SECRET in f"{caught.value!r}") == (Outcome.REJECTED, False)
 
 
 @pytest.mark.parametrize("path", CALLS)
@@ -266,12 +266,12 @@ async def test_the_toy() -> None:
     body = json.dumps({"query": "trip", "current_trace_id": "channel"}).encode()
     assert await alive(transport)
     assert await put(transport, "a b#ü.txt") == "../static/20260101000000_a_b_ü.txt"
-    assert {"../static/20260101000000_a_b_ü.txt": b"\x00\r\n\xff"} == toy.files
+    assert toy.files == {"../static/20260101000000_a_b_ü.txt": b"\x00\r\n\xff"}
     with pytest.raises(errors.EnvelopeError):
         await say(transport)
     await start(transport, attrs.evolve(RUN, body=body), LIMITS, until=until())
     await say(transport)
-    assert ["yes"] == toy.runs[0].feedback
+    assert toy.runs[0].feedback == ["yes"]
     await anyio.sleep(60)
     with pytest.raises(errors.EnvelopeError):
         await say(transport)

@@ -104,7 +104,7 @@ BRIEF: Final[list[tuple[Any, str]]] = [
 @pytest.mark.parametrize(("value", "shown"), BRIEF, ids=[repr(row[0])[:30] for row in BRIEF])
 def test_brief(value: Any, shown: str) -> None:
     """Any value in one line, and not a long one."""
-    assert shown == brief(value)
+    assert brief(value) == shown
 
 
 def test_block() -> None:
@@ -123,7 +123,7 @@ JSON: Final[list[tuple[Any, str]]] = [
 @pytest.mark.parametrize(("value", "text"), JSON, ids=[row[1] for row in JSON])
 def test_as_json(value: Any, text: str) -> None:
     """Every value is valid JSON in ASCII, even what JSON has no word for."""
-    assert text == as_json(value)
+    assert as_json(value) == text
     json.loads(text, parse_constant=pytest.fail)
 
 
@@ -300,7 +300,7 @@ def test_the_tree(events: list[Event], shown: list[str]) -> None:
     view = View()
     for at, each in enumerate(events):
         view.see(each, at)
-    assert shown == outlined(view, len(events))
+    assert outlined(view, len(events)) == shown
     assert view.events == len(events)
 
 
@@ -491,7 +491,7 @@ PICTURES: Final = [
 def test_the_picture(encoding: str, picture: list[str]) -> None:
     """Each call and note is one line with its time at the edge; a terminal without Unicode gets ASCII."""
     shown = drawn(tree(example(), 5, ascii_only=encoding == "ascii"), encoding="utf-8")
-    assert picture == [each.replace("…", ".") if encoding == "ascii" else each for each in shown]
+    assert [each.replace("…", ".") if encoding == "ascii" else each for each in shown] == picture
 
 
 def test_what_is_hidden_is_said() -> None:
@@ -610,7 +610,7 @@ def test_no_language_chooses_what_draws(tmp_path: Path, monkeypatch: pytest.Monk
     assert EndlessLexer in importlib.import_module("pygments.plugin").find_plugin_lexers()
     pictures = {alias: drawn(answer(f"```{alias}\n<!-- seen", finished=True)) for alias in aliases}
     words = {alias: [each.strip("│ ") for each in shown[2:-2]] for alias, shown in pictures.items()}
-    assert words == {alias: [alias, "<!-- seen"] for alias in aliases}
+    assert {alias: [alias, "<!-- seen"] for alias in aliases} == words
 
 
 def test_no_lexer_is_loaded() -> None:
@@ -660,7 +660,7 @@ ORGANIZATIONS: Final[list[tuple[dict[str, Any], list[str]]]] = [
 @pytest.mark.parametrize(("document", "shown"), ORGANIZATIONS)
 def test_the_organization(document: dict[str, Any], shown: list[str]) -> None:
     """Every member is a line with its type, whatever shape the document has."""
-    assert shown == drawn(organization(document))
+    assert drawn(organization(document)) == shown
 
 
 def nested(levels: int) -> dict[str, Any]:
@@ -1061,7 +1061,7 @@ OPTIONS: Final[list[tuple[list[str], Callable[[Any], Any], Any]]] = [
 def test_options(server: Server, options: list[str], seen: Callable[[Any], Any], expected: Any) -> None:
     """Each option arrives at the server as it is meant."""
     assert command("ask", server.url, "echo hi", *options).code == 0
-    assert expected == seen(server.toy.runs[-1])
+    assert seen(server.toy.runs[-1]) == expected
 
 
 def test_credentials_from_elsewhere(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1155,7 +1155,7 @@ WRONG: Final = [
 def test_what_goes_wrong(server: Server, argv: str, code: int, says: str) -> None:
     """What goes wrong is one line that says what to do, an exit code, and no traceback."""
     ran = command(*argv.format(server.url).split())
-    assert (code, 1) == (ran.code, ran.err.count("\n")), ran.err
+    assert (ran.code, ran.err.count("\n")) == (code, 1), ran.err
     assert ran.err.startswith("oxygent-client: ")
     assert says in ran.err
     assert ran.err[:-1].isprintable()
@@ -1253,8 +1253,8 @@ def test_attempt(error: BaseException, code: int, text: str) -> None:
     silenced: list[object] = []
     err = io.StringIO()
     with redirect_stderr(err):
-        assert code == attempt(work, debug=False, silence=silenced.append)
-    assert text == err.getvalue()
+        assert attempt(work, debug=False, silence=silenced.append) == code
+    assert err.getvalue() == text
     assert len(silenced) == (code == 141)
     if text:
         with redirect_stderr(err):
@@ -1275,7 +1275,7 @@ def test_every_error_has_a_remedy() -> None:
     """Each class of error finds a line of its own kind, with a documented code; no line is out of reach."""
     classes = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.OxyError)]
     found = {remedy_of(each.__new__(each)).error for each in classes}
-    assert found == {remedy.error for remedy in REMEDIES}
+    assert {remedy.error for remedy in REMEDIES} == found
     assert {remedy.code for remedy in REMEDIES} <= dict(EXIT_CODES).keys()
     assert complaint("what\nhappened?", "Do this.") == "oxygent-client: what happened? Do this.\n"
 

@@ -135,15 +135,15 @@ def test_it_is_a_value(transport: Any, options: Any) -> None:
     theirs = Cluster([f"https://user:{SECRET}@a.example"])
     assert SECRET not in repr(SSEOxyGent(transport=theirs))
     again = [copy.deepcopy(ours), pickle.loads(pickle.dumps(SSEOxyGent(transport=theirs)))]
-    assert ["<SSEOxyGent 'remote' at several servers>"] * 3 == [*map(repr, [ours, *again])]
-    assert ["", ""] == [each.server_url for each in again]
+    assert [*map(repr, [ours, *again])] == ["<SSEOxyGent 'remote' at several servers>"] * 3
+    assert [each.server_url for each in again] == ["", ""]
 
 
 async def test_a_profile() -> None:
     """A profile without a server makes an agent of a cluster; one with a server is one too many."""
     replicas = Replicas(a=toy(), b=toy())
     ours = load_profile(environ={}).agent(transport=cluster(replicas))
-    assert "hello" == (await ours.ask("hi")).output
+    assert (await ours.ask("hi")).output == "hello"
     with pytest.raises(errors.ConfigurationError, match="not both"):
         load_profile(environ={}, server_url=url("a")).agent(transport=cluster(replicas))
 
@@ -168,8 +168,8 @@ async def test_runs_are_spread(how: str, wrapped: bool) -> None:
     replicas = Replicas(a=toy(), b=toy())
     chosen: Transport = cluster(replicas)
     async with SSEOxyGent(transport=RetryTransport(chosen) if wrapped else chosen) as ours:
-        assert ["hello"] * 4 == [await ended(ours, how, "hi") for _ in range(4)]
-    assert "abab" == replicas.asked("/sse/chat")
+        assert [await ended(ours, how, "hi") for _ in range(4)] == ["hello"] * 4
+    assert replicas.asked("/sse/chat") == "abab"
 
 
 async def test_discovery() -> None:
@@ -178,7 +178,7 @@ async def test_discovery() -> None:
     await ours.init()
     assert ours.get_org()
     assert await ours.check_alive()
-    assert "ab" == "".join(sorted({letter(request) for request in replicas.requests}))
+    assert "".join(sorted({letter(request) for request in replicas.requests})) == "ab"
     stored = await ours.upload("a.txt", b"text")
     assert stored.endswith("a.txt")
 
@@ -228,7 +228,7 @@ async def test_who_fails_every_run_is_left_alone(name: str) -> None:
     for _ in range(6):
         with suppress(errors.OxyError):
             await ours.ask("hi")
-    assert [(False, 3), (True, 0)] == [(each.usable, each.failures) for each in await chosen.status()]
+    assert [(each.usable, each.failures) for each in await chosen.status()] == [(False, 3), (True, 0)]
     assert name == "silent" or "/view" in {request.path.partition("?")[0] for request in failing.requests}
 
 
@@ -239,7 +239,7 @@ async def test_an_idempotent_run(name: str) -> None:
     trace_id = new_id()
     replicas = Replicas(a=first, b=toy())
     response = await agent(replicas).ask("hi", idempotent=True, trace_id=trace_id)
-    assert ("hello", "ab") == (response.output, replicas.asked("/sse/chat"))
+    assert (response.output, replicas.asked("/sse/chat")) == ("hello", "ab")
     may_have_run = name in ("lost", "broken")
     assert may_have_run == (response.extra["remote_trace_id"] != trace_id)
 
@@ -262,7 +262,7 @@ async def test_nobody_is_there() -> None:
     replicas = Replicas(a=down(), b=down())
     with pytest.raises(errors.ConnectError) as caught:
         await agent(replicas, retry=Retry(attempts=2)).ask("hi")
-    assert (Outcome.NOT_SENT, 4) == (caught.value.outcome, len(replicas.asked("/sse/chat")))
+    assert (caught.value.outcome, len(replicas.asked("/sse/chat"))) == (Outcome.NOT_SENT, 4)
 
 
 async def test_the_response_names_the_replica() -> None:
@@ -321,7 +321,7 @@ async def test_a_lost_run_is_found_where_it_ran(before_headers: bool, idempotent
     ours = agent(replicas := Replicas(**cut))
     for _ in "abc":
         response = await ours.ask("hi", idempotent=idempotent)
-        assert ("hello", True) == (response.output, response.extra.get("recovered"))
+        assert (response.output, response.extra.get("recovered")) == ("hello", True)
     assert "abc" == replicas.asked("/sse/chat") == replicas.asked("/view")
 
 
@@ -331,14 +331,14 @@ async def test_a_start_that_was_called_off_is_looked_for() -> None:
     ours = agent(replicas := Replicas(**hangs))
     with pytest.raises(errors.DeadlineExceededError) as caught:
         await ours.start("hi")
-    assert (Outcome.UNKNOWN, "a") == (caught.value.outcome, replicas.asked("/async"))
-    assert {"a"} == {*replicas.asked("/view")}
+    assert (caught.value.outcome, replicas.asked("/async")) == (Outcome.UNKNOWN, "a")
+    assert {*replicas.asked("/view")} == {"a"}
     # Nor for a run whose events were asked for in vain, when its clock runs out.
     silent = {letter: FakeTransport({"/sse/chat": Reply(before=FOREVER), "/view": NOTHING}) for letter in "ab"}
     ours = agent(replicas := Replicas(**silent), timeouts=Timeouts(total=5))
     with pytest.raises(errors.DeadlineExceededError) as caught:
         await ours.ask("hi")
-    assert (Outcome.UNKNOWN, "a", "") == (caught.value.outcome, replicas.asked("/sse"), replicas.asked("/view"))
+    assert (caught.value.outcome, replicas.asked("/sse"), replicas.asked("/view")) == (Outcome.UNKNOWN, "a", "")
 
 
 async def test_what_is_known_of_a_run() -> None:
@@ -353,16 +353,16 @@ async def test_what_is_known_of_a_run() -> None:
         assert record is not None
         assert record.state is None
         await ours.feedback(trace_id, {"go": "on"})
-        assert "late" == (await run.final_response()).output
+        assert (await run.final_response()).output == "late"
     record = await ours.lookup(trace_id)
     assert record is not None
-    assert (OxyState.COMPLETED, "late") == (record.state, record.output)
-    assert [{"go": "on"}] == remotes["b"].runs[0].feedback
-    assert ("bbbbb", "b") == (replicas.asked("/view"), replicas.asked("/feedback"))
+    assert (record.state, record.output) == (OxyState.COMPLETED, "late")
+    assert remotes["b"].runs[0].feedback == [{"go": "on"}]
+    assert (replicas.asked("/view"), replicas.asked("/feedback")) == ("bbbbb", "b")
     assert await ours.lookup(new_id()) is None
     with pytest.raises(errors.ConfigurationError, match="not begun here"):
         await ours.feedback(new_id(), 1)
-    assert ("bbbbb", "b") == (replicas.asked("/view"), replicas.asked("/feedback"))
+    assert (replicas.asked("/view"), replicas.asked("/feedback")) == ("bbbbb", "b")
 
 
 async def test_two_runs_with_one_trace_id() -> None:
@@ -372,7 +372,7 @@ async def test_two_runs_with_one_trace_id() -> None:
     async with ours.stream("slow", trace_id=trace_id) as one, ours.stream("hi", trace_id=trace_id) as two:
         assert trace_id == one.remote_trace_id == one.trace_id == two.trace_id
         assert two.remote_trace_id.startswith(f"{trace_id}-")
-        assert ["late", "hello"] == [(await each.final_response()).output for each in (one, two)]
+        assert [(await each.final_response()).output for each in (one, two)] == ["late", "hello"]
 
 
 async def test_two_clusters_with_one_trace_id() -> None:
@@ -380,10 +380,10 @@ async def test_two_clusters_with_one_trace_id() -> None:
     trace_id = new_id()
     agents = [agent(Replicas(a=toy(), b=toy())) for _ in range(2)]
     async with agents[0].stream("slow", trace_id=trace_id) as first:
-        assert "hello" == (await agents[1].ask("hi", trace_id=trace_id)).output
-        assert "late" == (await first.final_response()).output
+        assert (await agents[1].ask("hi", trace_id=trace_id)).output == "hello"
+        assert (await first.final_response()).output == "late"
     records = [await each.lookup(trace_id) for each in agents]
-    assert ["late", "hello"] == [record and record.output for record in records]
+    assert [record and record.output for record in records] == ["late", "hello"]
 
 
 # ------------------------------------------------------------------------------------------------------- Detached runs
@@ -404,8 +404,8 @@ async def test_a_detached_run_stays_where_it_began(who: str, first: str) -> None
         "another of this cluster": agent(replicas),
         "one of that server": SSEOxyGent(server_url=replicas.urls[1], transport=replicas),
     }
-    assert "late" == (await finished(others[who], handle)).output
-    assert ("b", "") == (replicas.asked("/async/trace"), replicas.asked("/view"))
+    assert (await finished(others[who], handle)).output == "late"
+    assert (replicas.asked("/async/trace"), replicas.asked("/view")) == ("b", "")
 
 
 async def test_an_attachment_that_breaks() -> None:
@@ -419,8 +419,8 @@ async def test_an_attachment_that_breaks() -> None:
     trace_id = new_id()
     handle = RunHandle(server_url=url("b"), trace_id=trace_id, remote_trace_id=trace_id, node_id="n")
     async with agent(replicas, confirm_state=True).attach(handle.to_token()) as run:
-        assert "42" == (await run.final_response()).output
-    assert ("bb", "b") == (replicas.asked("/async/trace"), replicas.asked("/view"))
+        assert (await run.final_response()).output == "42"
+    assert (replicas.asked("/async/trace"), replicas.asked("/view")) == ("bb", "b")
 
 
 async def test_a_run_at_a_stranger() -> None:
@@ -442,7 +442,7 @@ async def test_a_start_whose_answer_was_lost() -> None:
     replicas.lost = errors.ConnectionLostError("reset")
     handle = await ours.start("slow")
     assert (url("b"), "b", "b") == (handle.server_url, replicas.asked("/async/chat"), replicas.asked("/view"))
-    assert "late" == (await finished(ours, handle)).output
+    assert (await finished(ours, handle)).output == "late"
 
 
 async def finished(ours: SSEOxyGent, handle: RunHandle) -> Any:
@@ -492,14 +492,14 @@ async def test_plain_http(name: str, wrapped: bool) -> None:
     handle = RunHandle(server_url=PLAIN, trace_id="t", remote_trace_id=new_id(), node_id="n")
     with pytest.raises(errors.InsecureTransportError) as caught:
         await ours.ask("hi")
-    assert (Outcome.NOT_SENT, []) == (caught.value.outcome, transport.requests)
+    assert (caught.value.outcome, transport.requests) == (Outcome.NOT_SENT, [])
     assert SECRET not in str(caught.value)
     with pytest.raises(errors.InsecureTransportError):
         async with ours.attach(handle.to_token()):
             pass
-    assert [] == transport.requests
+    assert transport.requests == []
     named = SSEOxyGent(transport=chosen, plaintext_hosts=["a.example"], **CREDENTIALS[name])
-    assert "42" == (await named.ask("hi")).output
+    assert (await named.ask("hi")).output == "42"
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -514,8 +514,8 @@ async def test_a_replica_behind_a_name(wrapped: bool) -> None:
     chosen = RetryTransport(chosen) if wrapped else chosen
     ours = SSEOxyGent(transport=chosen, auth=BearerAuth(SECRET), plaintext_hosts=["agents.svc"])
     handle = await ours.start("slow")
-    assert "http://10.0.0.1:8082" == handle.server_url
-    assert "late" == (await finished(ours, handle)).output
+    assert handle.server_url == "http://10.0.0.1:8082"
+    assert (await finished(ours, handle)).output == "late"
     record = await ours.lookup(handle.trace_id)
     assert record is not None
-    assert "late" == record.output
+    assert record.output == "late"

@@ -157,8 +157,8 @@ FAILOVER: Final[list[tuple[str, str, dict[str, Any], dict[str, Any]]]] = [
 async def test_failover(end: str, asked: str, replies: dict[str, Any], context: dict[str, Any]) -> None:
     """Another is asked if the first surely ran nothing; each once, one after the other; the last word is handed on."""
     replicas = Replicas(**replies)
-    assert end == await ended(cluster(replicas), run(**context))
-    assert asked == replicas.asked
+    assert await ended(cluster(replicas), run(**context)) == end
+    assert replicas.asked == asked
     assert list(range(1, len(asked) + 1)) == [request.context.attempt for request in replicas.requests]
     assert {(b"body", "1")} >= {(request.body, request.headers["x-one"]) for request in replicas.requests}
 
@@ -206,9 +206,9 @@ async def test_who_is_left_alone_is_asked_last() -> None:
     replicas = Replicas(a=[REFUSED, OK, OK], b=[OK, REFUSED, OK])
     both = cluster(replicas, health=Health(failures=1, slow_start=0))
     assert await ended(both, run()) == "200 b"
-    assert [False, True] == [each.usable for each in await both.status()]
+    assert [each.usable for each in await both.status()] == [False, True]
     assert await ended(both, run()) == "200 a"
-    assert [True, False] == [each.usable for each in await both.status()]
+    assert [each.usable for each in await both.status()] == [True, False]
     assert replicas.asked == "abba"
 
 
@@ -225,7 +225,7 @@ async def test_cancelled_at_any_moment(moment: int, idempotent: bool) -> None:
                 pass
             await anyio.sleep_forever()
     assert replicas.open == 0
-    assert [0, 0, 0] == [each.in_flight for each in await three.status()]
+    assert [each.in_flight for each in await three.status()] == [0, 0, 0]
     assert (await ended(three, run(idempotent=idempotent))).startswith("200")
 
 
@@ -288,7 +288,7 @@ async def test_what_looks_something_up_is_a_check() -> None:
         await ended(three, run(url("a"), purpose=purpose))
     for _ in range(3):
         await ended(three, run(url("b"), purpose="discover"))
-    assert [(False, 3), (False, 0), (True, 0)] == [(each.usable, each.failures) for each in await three.status()]
+    assert [(each.usable, each.failures) for each in await three.status()] == [(False, 3), (False, 0), (True, 0)]
 
 
 async def test_leaving_is_no_failure() -> None:
@@ -296,15 +296,15 @@ async def test_leaving_is_no_failure() -> None:
     replicas = Replicas(a=[OK, HANGS, OK])
     one = cluster(replicas)
     async with one.exchange(run()):
-        assert [1] == [each.in_flight for each in await one.status()]
+        assert [each.in_flight for each in await one.status()] == [1]
     with anyio.move_on_after(1):
         async with one.exchange(run()):
             pass
-    assert [(0, 0)] == [(each.failures, each.in_flight) for each in await one.status()]
+    assert [(each.failures, each.in_flight) for each in await one.status()] == [(0, 0)]
     with pytest.raises(KeyError):
         async with one.exchange(run()):
             raise KeyError
-    assert [0] == [each.failures for each in await one.status()]
+    assert [each.failures for each in await one.status()] == [0]
 
 
 @pytest.mark.parametrize("error", [errors.SilenceTimeoutError("no heartbeat"), errors.IncompleteStreamError("no end")])
@@ -314,7 +314,7 @@ async def test_what_the_caller_finds_out(error: errors.OxyError) -> None:
     with pytest.raises(type(error)):
         async with one.exchange(run()):
             raise error
-    assert [1] == [each.failures for each in await one.status()]
+    assert [each.failures for each in await one.status()] == [1]
 
 
 async def test_it_is_left_alone_and_comes_back() -> None:
@@ -327,7 +327,7 @@ async def test_it_is_left_alone_and_comes_back() -> None:
         times += [anyio.current_time() - start] * ("a" in replicas.asked)
         replicas.requests.clear()
         await anyio.sleep(1)
-    assert [0, 2, 4, 10, 21] == times  # left alone till 9, till 20, till 41
+    assert times == [0, 2, 4, 10, 21]  # left alone till 9, till 20, till 41
 
 
 CHI_SQUARE: Final = 18.47
@@ -341,7 +341,7 @@ async def test_after_recovery_all_share_alike(strategy: Strategy) -> None:
     five = cluster(replicas, strategy=strategy, lot=random.Random(1).random)
     for _ in range(100):
         await ended(five, run())
-    assert [True, False, True, False, True] == [each.usable for each in await five.status()]
+    assert [each.usable for each in await five.status()] == [True, False, True, False, True]
     replicas.fakes = {url: FakeTransport({"/sse/chat": OK}) for url in replicas.fakes}
     for _ in range(500):
         await ended(five, run())
@@ -361,7 +361,7 @@ async def test_after_recovery_all_share_alike(strategy: Strategy) -> None:
     if strategy in {"random", "power_of_two"}:
         assert sum((count - 1000) ** 2 / 1000 for count in counts) < CHI_SQUARE
     else:
-        assert [1000] * 5 == pytest.approx(counts, rel=0.1)
+        assert counts == pytest.approx([1000] * 5, rel=0.1)
 
 
 # -------------------------------------------------------------------------------------------------------------- Checks
@@ -388,8 +388,8 @@ async def test_check(lives: bool, reply: Reply) -> None:
     start = anyio.current_time()
     assert {url("a"): lives, url("b"): True, url("c"): False} == await three.check()
     assert anyio.current_time() - start == 5
-    assert [lives, True] == [each.usable for each in await three.status()][:2]
-    assert {("GET", "health")} == {(request.method, request.context.purpose) for request in replicas.requests}
+    assert [each.usable for each in await three.status()][:2] == [lives, True]
+    assert {(request.method, request.context.purpose) for request in replicas.requests} == {("GET", "health")}
 
 
 async def test_watching() -> None:
@@ -411,7 +411,7 @@ async def test_watching() -> None:
     assert scope.cancelled_caught
     count = len(replicas.requests)
     await anyio.sleep(100)
-    assert count == len(replicas.requests)
+    assert len(replicas.requests) == count
 
 
 @pytest.mark.parametrize("ends", [SystemExit, KeyboardInterrupt])
@@ -453,7 +453,7 @@ async def test_it_is_said_who_is_left_alone(how: str, caplog: pytest.LogCaptureF
         for _ in range(4):
             await (two.check() if how == "checks" else ended(two, run(url("a"))))
     said = [record.getMessage() for record in caplog.records]
-    assert ["https://a.example failed 2 times in a row, and is left alone for 5.0 s"] == said
+    assert said == ["https://a.example failed 2 times in a row, and is left alone for 5.0 s"]
 
 
 # ---------------------------------------------------------------------------------------------------------- Membership
@@ -467,8 +467,8 @@ async def test_membership() -> None:
     assert await ended(some, run()) == "200 b"
     async with some.exchange(run()) as response:
         some.set_members([url("a"), Replica(url("c"), weight=2)])
-        assert [b"ok"] == [piece async for piece in response.chunks]
-        assert [(False, 1), (True, 0)] == [(each.usable, each.failures) for each in await some.status()]
+        assert [piece async for piece in response.chunks] == [b"ok"]
+        assert [(each.usable, each.failures) for each in await some.status()] == [(False, 1), (True, 0)]
     assert await ended(some, run()) == "200 c"
     some.set_members([])
     assert await ended(some, run()) == "NoHealthyReplicaError"
@@ -522,18 +522,18 @@ async def test_names() -> None:
         return [each.url for each in await found.status()]
 
     first = ["http://10.0.0.1:8082/pre", "http://10.0.0.2:8082/pre", "https://a.example"]
-    assert first == await seen()
+    assert await seen() == first
     for _ in range(3):
         assert await ended(found, run()) in {"200 h", "200 a"}
     assert {"http://10.0.0.1:8082/pre/sse/chat?x=1", "http://10.0.0.2:8082/pre/sse/chat?x=1"} < {
         request.url for request in fake.requests
     }
-    assert [("agents.default.svc", 8082)] == names.asked
+    assert names.asked == [("agents.default.svc", 8082)]
     for _ in range(2):
         await anyio.sleep(30)
-        assert first == await seen()
+        assert await seen() == first
     await anyio.sleep(30)
-    assert ["http://10.0.0.2:8082/pre", "http://[fd00::3]:8082/pre", "https://a.example"] == await seen()
+    assert await seen() == ["http://10.0.0.2:8082/pre", "http://[fd00::3]:8082/pre", "https://a.example"]
     assert len(names.asked) == 4
 
 
@@ -550,15 +550,15 @@ async def test_while_one_waits_for_an_answer() -> None:
 
     start = anyio.current_time()
     found = Cluster([DNS("http://agents.svc", resolver=resolver)])
-    assert 1 == len(await found.status())
+    assert len(await found.status()) == 1
     addresses = ["10.0.0.2", "10.0.0.3"]
     await anyio.sleep(30)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(found.status)
         await asking.wait()
-        assert ["http://10.0.0.1"] == [each.url for each in await found.status()]
+        assert [each.url for each in await found.status()] == ["http://10.0.0.1"]
         answered.set()
-    assert ["http://10.0.0.2", "http://10.0.0.3"] == [each.url for each in await found.status()]
+    assert [each.url for each in await found.status()] == ["http://10.0.0.2", "http://10.0.0.3"]
 
 
 async def test_members_that_change_while_an_answer_is_waited_for() -> None:
@@ -578,7 +578,7 @@ async def test_members_that_change_while_an_answer_is_waited_for() -> None:
         async with some.exchange(run()):
             answered.set()
             await anyio.wait_all_tasks_blocked()
-            assert "bb" == replicas.asked
+            assert replicas.asked == "bb"
             assert [(url("b"), 1)] == [(each.url, each.in_flight) for each in await some.status()]
 
 
@@ -586,12 +586,12 @@ async def test_an_answer_outlives_who_asked() -> None:
     """Who waits for a second name and is cancelled leaves what the first has said to the next."""
     first, second = Names(["10.0.0.1"], ["10.0.0.2"]), Names(["10.1.0.1"])
     found = Cluster([DNS("http://a.svc", every=10, resolver=first), DNS("http://b.svc", every=10, resolver=second)])
-    assert ["http://10.0.0.1", "http://10.1.0.1"] == [each.url for each in await found.status()]
+    assert [each.url for each in await found.status()] == ["http://10.0.0.1", "http://10.1.0.1"]
     await anyio.sleep(10)
     with anyio.move_on_after(1.5):
         await found.status()
-    assert ["http://10.0.0.2", "http://10.1.0.1"] == [each.url for each in await found.status()]
-    assert (2, 2) == (len(first.asked), len(second.asked))
+    assert [each.url for each in await found.status()] == ["http://10.0.0.2", "http://10.1.0.1"]
+    assert (len(first.asked), len(second.asked)) == (2, 2)
 
 
 NOBODY: Final[list[tuple[str, Any]]] = [
@@ -613,7 +613,7 @@ async def test_a_name_that_stands_for_nobody(said: str, answer: Any) -> None:
     with pytest.raises(errors.NoHealthyReplicaError) as caught:
         async with found.exchange(run()):
             pass
-    assert said == str(caught.value.__cause__)
+    assert str(caught.value.__cause__) == said
     assert caught.value.retryable
     found.set_members([])
     with pytest.raises(errors.NoHealthyReplicaError) as caught:
@@ -622,7 +622,7 @@ async def test_a_name_that_stands_for_nobody(said: str, answer: Any) -> None:
     assert caught.value.__cause__ is None
     found.set_members([DNS("http://agents.svc", resolver=names)])
     assert await ended(found, run()) == "200 h"
-    assert [("agents.svc", 80)] * 2 == names.asked
+    assert names.asked == [("agents.svc", 80)] * 2
 
 
 async def test_a_resolver_that_hangs() -> None:
@@ -685,15 +685,15 @@ async def test_hedging(end: str, seconds: float, asked: str, replies: dict[str, 
     known: dict[str, Any] = {"idempotent": True, **context}
     try:
         async with hedged.exchange(run(**known)) as response:
-            assert seconds == anyio.current_time() - start
+            assert anyio.current_time() - start == seconds
             assert replicas.open == 1
             assert sum(each.in_flight for each in await hedged.status()) == 1
             assert f"{response.status} {response.request.base_url[8]}" == end
             assert b"".join([piece async for piece in response.chunks]) in {b"ok", b"body"}
     except errors.OxyError as error:
         assert type(error).__name__ == end  # noqa: PT017  (a row of the table may end in an error)
-        assert seconds == anyio.current_time() - start
-    assert asked == replicas.asked
+        assert anyio.current_time() - start == seconds
+    assert replicas.asked == asked
     assert replicas.open == 0
 
 
@@ -702,9 +702,9 @@ async def test_nobody_else_is_there_to_hedge(caplog: pytest.LogCaptureFixture) -
     replicas = Replicas(several=True, a=[REFUSED, LOST])
     with caplog.at_level(logging.INFO, "oxygent_client"):
         for error in ("ConnectError", "ConnectionLostError"):
-            assert error == await ended(cluster(replicas, hedge=Hedge(after=0)), run(idempotent=True))
-    assert "aa" == replicas.asked
-    assert [] == caplog.records
+            assert await ended(cluster(replicas, hedge=Hedge(after=0)), run(idempotent=True)) == error
+    assert replicas.asked == "aa"
+    assert caplog.records == []
 
 
 async def test_a_hedge_is_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -715,10 +715,10 @@ async def test_a_hedge_is_told(caplog: pytest.LogCaptureFixture) -> None:
     hedged = cluster(replicas, hedge=Hedge(after=2))
     with caplog.at_level(logging.INFO, "oxygent_client"):
         async with hedged.exchange(run(idempotent=True, attempt=4)) as response:
-            assert 5 == response.request.context.attempt
+            assert response.request.context.attempt == 5
     (said,) = caplog.records
-    assert ("INFO", "hedge", 5, 2) == (said.levelname, *(vars(said)[name] for name in ("event", "attempt", "seconds")))
-    assert "nothing after 2.0 s; https://b.example is asked, too" == said.getMessage()
+    assert (said.levelname, *(vars(said)[name] for name in ("event", "attempt", "seconds"))) == ("INFO", "hedge", 5, 2)
+    assert said.getMessage() == "nothing after 2.0 s; https://b.example is asked, too"
 
 
 async def test_a_hedged_call_is_cancelled() -> None:
@@ -833,7 +833,7 @@ async def test_plain_http_without_a_policy() -> None:
         assert await ended(one, request) == "InsecureTransportError"
     with pytest.raises(errors.InsecureTransportError):
         await Cluster(["http://user:s3cret@a.example"], transport=fake).check()
-    assert [] == fake.requests
+    assert fake.requests == []
 
 
 @pytest.mark.parametrize(
@@ -940,9 +940,9 @@ async def test_it_travels() -> None:
     replicas = Replicas(a=REFUSED)
     one = cluster(replicas)
     await ended(one, run())
-    assert [1] == [each.failures for each in await one.status()]
+    assert [each.failures for each in await one.status()] == [1]
     await one.aclose()
-    assert 1 == replicas.closed
+    assert replicas.closed == 1
 
 
 def test_two_loops() -> None:
@@ -954,4 +954,4 @@ def test_two_loops() -> None:
         await ended(one, run())
         return [each.failures for each in await one.status()]
 
-    assert [[1], [1], [1]] == [anyio.run(failures, backend=backend) for backend in ("asyncio", "trio", "asyncio")]
+    assert [anyio.run(failures, backend=backend) for backend in ("asyncio", "trio", "asyncio")] == [[1], [1], [1]]

@@ -64,14 +64,14 @@ JUDGED: Final[list[tuple[float, str]]] = [
 @pytest.mark.parametrize(("until", "events"), JUDGED)
 def test_judged(until: float, events: str) -> None:
     """Failures in a row have it left alone, longer each time; a success ends it."""
-    assert until == after(events).until
+    assert after(events).until == until
 
 
 def test_a_check_counts_no_call() -> None:
     """A check that is passed forgets missed checks; a call that went well forgets all."""
-    assert (2, 0) == (after("ffmp").failures, after("ffmp").missed)
-    assert (0, 0) == (after("ffms").failures, after("ffms").missed)
-    assert (3, 0) == (after("fffmp").failures, after("fffmp").missed)
+    assert (after("ffmp").failures, after("ffmp").missed) == (2, 0)
+    assert (after("ffms").failures, after("ffms").missed) == (0, 0)
+    assert (after("fffmp").failures, after("fffmp").missed) == (3, 0)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_check_counts_no_call() -> None:
 )
 def test_the_absence_grows(seconds: float, ejections: int, lot: float) -> None:
     """It doubles up to `cap`, and the lot stretches it."""
-    assert seconds == Health(base=5.0, cap=30.0, jitter=0.2).absence(ejections, lot)
+    assert Health(base=5.0, cap=30.0, jitter=0.2).absence(ejections, lot) == seconds
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_the_absence_grows(seconds: float, ejections: int, lot: float) -> None:
 )
 def test_it_comes_back_gently(share: float, now: float) -> None:
     """Its share grows to the whole over `slow_start`; while it is away and asked all the same, it is the least."""
-    assert share == after("fff").share(HEALTH, now)
+    assert after("fff").share(HEALTH, now) == share
     assert after("").share(HEALTH, now) == 1
-    assert (LEAST_SHARE, 1) == tuple(after("fff").share(Health(slow_start=0), now) for now in (6.0, 7.0))
+    assert tuple(after("fff").share(Health(slow_start=0), now) for now in (6.0, 7.0)) == (LEAST_SHARE, 1)
 
 
 WRONG: Final[list[tuple[dict[str, Any], str]]] = [
@@ -175,6 +175,6 @@ def test_whatever_happens_a_success_brings_it_back(events: str) -> None:
     """After any story one call that goes well has it asked again, and a story of successes has it never left alone."""
     standing = after(events).succeeded(1000.0)
     assert not standing.is_out(1000.0)
-    assert (0, 0, 0) == (standing.failures, standing.missed, standing.ejections)
+    assert (standing.failures, standing.missed, standing.ejections) == (0, 0, 0)
     assert after(events.replace("f", "s").replace("m", "p")).until == -math.inf
     assert 0 < after(events).share(HEALTH, 30.0) <= 1

@@ -24,7 +24,7 @@ def test_names(expected: RunLocation | None, name: str) -> None:
     homes = RunLocations()
     homes.note(A, "t", "n")
     homes.note(B, "t", "m", "")
-    assert expected == homes.find(name)
+    assert homes.find(name) == expected
 
 
 def test_the_memory_is_bounded() -> None:
@@ -32,11 +32,11 @@ def test_the_memory_is_bounded() -> None:
     homes = RunLocations()
     for number in (*range(SIZE), 0, SIZE):
         homes.note(A, str(number))
-    assert (A, None, A, A) == tuple(homes.find(str(number)) for number in (0, 1, 2, SIZE))
+    assert tuple(homes.find(str(number)) for number in (0, 1, 2, SIZE)) == (A, None, A, A)
 
 
 def test_a_copy_is_empty() -> None:
     """Another process has begun no runs."""
     homes = RunLocations()
     homes.note(A, "t")
-    assert None is pickle.loads(pickle.dumps(homes)).find("t")
+    assert pickle.loads(pickle.dumps(homes)).find("t") is None

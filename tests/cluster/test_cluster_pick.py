@@ -71,8 +71,8 @@ def test_lots_are_fair(strategy: Strategy) -> None:
 def test_smooth() -> None:
     """The example of nginx itself: no two turns of the small ones together, and after a round all is as it was."""
     memory: dict[str, float] = {}
-    assert "aabacaa" == "".join(smooth({"a": 5, "b": 1, "c": 1}, memory) for _ in range(7))
-    assert {"a": 0, "b": 0, "c": 0} == memory
+    assert "".join(smooth({"a": 5, "b": 1, "c": 1}, memory) for _ in range(7)) == "aabacaa"
+    assert memory == {"a": 0, "b": 0, "c": 0}
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=6))
@@ -80,7 +80,7 @@ def test_smooth_keeps_the_proportions(weights: list[int]) -> None:
     """In a round as long as the sum of the weights each has as many turns as its weight."""
     named = {str(number): float(weight) for number, weight in enumerate(weights)}
     memory: dict[str, float] = {}
-    assert named == collections.Counter(smooth(named, memory) for _ in range(sum(weights)))
+    assert collections.Counter(smooth(named, memory) for _ in range(sum(weights))) == named
 
 
 PROPORTIONS: Final[list[tuple[Strategy, int, str]]] = [
@@ -96,7 +96,7 @@ PROPORTIONS: Final[list[tuple[Strategy, int, str]]] = [
 def test_weights(strategy: Strategy, many: int, why: str) -> None:
     """A larger one has more, in proportion."""
     count = counted(strategy, [Candidate("a", weight=3), Candidate("b")], 4000)
-    assert many == pytest.approx(count["a"], rel=0.05), why
+    assert count["a"] == pytest.approx(many, rel=0.05), why
 
 
 @pytest.mark.parametrize("strategy", ["round_robin", "weighted", "random"])
@@ -118,19 +118,19 @@ LOADED: Final[list[tuple[str, list[Candidate]]]] = [
 @pytest.mark.parametrize(("expected", "candidates"), LOADED)
 def test_least_in_flight(expected: str, candidates: list[Candidate]) -> None:
     """The least busy for its size; of equals, the one that waits longest."""
-    assert expected == STRATEGIES["least_in_flight"](candidates, "", {}, float).url
+    assert STRATEGIES["least_in_flight"](candidates, "", {}, float).url == expected
 
 
 def test_power_of_two() -> None:
     """Of two different ones, drawn by lot, the less busy: the busiest of all is never picked."""
     candidates = [Candidate(url, in_flight=busy) for url, busy in zip("abcde", (1, 1, 9, 1, 1), strict=True)]
-    assert {"a", "b", "d", "e"} == set(counted("power_of_two", candidates, 500))
-    assert {"a"} == set(counted("power_of_two", [Candidate("a", in_flight=9)], 5))
+    assert set(counted("power_of_two", candidates, 500)) == {"a", "b", "d", "e"}
+    assert set(counted("power_of_two", [Candidate("a", in_flight=9)], 5)) == {"a"}
 
 
 def test_a_lot_beyond_the_sum() -> None:
     """Sums are rounded: a lot that is as large as they are is the last one's."""
-    assert "e" == STRATEGIES["random"](FIVE, "", {}, lambda: 1.0).url
+    assert STRATEGIES["random"](FIVE, "", {}, lambda: 1.0).url == "e"
 
 
 def affine(candidates: list[Candidate], key: str) -> str:
@@ -146,7 +146,7 @@ def test_affinity_moves_no_key_but_those_of_who_leaves(
     """A key stays where it is, in whatever order they stand and whoever else leaves; when they are back, so is it."""
     home = affine(candidates, key)
     shuffled = order.sample(candidates, len(candidates))
-    assert home == affine(shuffled, key)
+    assert affine(shuffled, key) == home
     for gone in candidates:
         left = [each for each in candidates if each != gone]
         if left:
@@ -166,5 +166,5 @@ def test_affinity_is_fair() -> None:
     """Keys fall in proportion to weights."""
     candidates = [Candidate("a", weight=3), *FIVE[1:]]
     count = collections.Counter(affine(candidates, f"group {number}") for number in range(7000))
-    assert {"a": 3000, "b": 1000, "c": 1000, "d": 1000, "e": 1000} == pytest.approx(count, rel=0.1)
+    assert count == pytest.approx({"a": 3000, "b": 1000, "c": 1000, "d": 1000, "e": 1000}, rel=0.1)
     assert affine(candidates, "a lone \ud800") in "abcde"

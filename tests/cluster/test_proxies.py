@@ -57,7 +57,7 @@ async def test_each_event_as_it_comes(name: str, tmp_path: Path) -> None:
             first = anyio.current_time()
             response: OxyResponse = await run.final_response()
             assert 1.2 < anyio.current_time() - first
-        assert ("42", 1) == (response.output, began(toys))
+        assert (response.output, began(toys)) == ("42", 1)
         assert "held_back" not in response.extra
 
 
@@ -67,7 +67,7 @@ async def test_a_proxy_that_buffers_is_named(tmp_path: Path, caplog: pytest.LogC
     with behind(BUFFERS, tmp_path) as (url, _), caplog.at_level(logging.WARNING, "oxygent_client"):
         async with SSEOxyGent(server_url=url) as agent:
             response = await agent.ask("slow")
-    assert ("42", True) == (response.output, response.extra.get("held_back"))
+    assert (response.output, response.extra.get("held_back")) == ("42", True)
     (text,) = [record.getMessage() for record in caplog.records]
     assert "nginx" in text
     assert "held back" in text
@@ -79,7 +79,7 @@ async def test_a_server_that_cuts(name: str, tmp_path: Path) -> None:
     with behind(name, tmp_path) as (url, toys):
         with pytest.raises(errors.IncompleteStreamError) as caught:
             await SSEOxyGent(server_url=url, timeouts=Timeouts(lookup=None)).ask("cut")
-        assert (Outcome.STARTED, 1) == (caught.value.outcome, began(toys))
+        assert (caught.value.outcome, began(toys)) == (Outcome.STARTED, 1)
 
 
 @pytest.mark.parametrize("name", PROPER)
@@ -91,7 +91,7 @@ async def test_a_server_that_leaves_before_it_answers(name: str, tmp_path: Path)
     ):
         with proxy(name, tmp_path, [one.url, two.url]) as front, pytest.raises(errors.ServerError) as caught:
             await SSEOxyGent(server_url=front, timeouts=Timeouts(lookup=None)).ask("hi")
-    assert (Outcome.UNKNOWN, 1) == (caught.value.outcome, len(one.requests) + len(two.requests))
+    assert (caught.value.outcome, len(one.requests) + len(two.requests)) == (Outcome.UNKNOWN, 1)
 
 
 @pytest.mark.parametrize("name", PROPER)
@@ -113,7 +113,7 @@ async def test_a_server_that_is_down(name: str, tmp_path: Path) -> None:
     with serving(toy) as url, proxy(name, tmp_path, [f"http://127.0.0.1:{closed_port()}", url]) as front:
         async with SSEOxyGent(server_url=front) as agent:
             outputs = [(await agent.ask("slow")).output for _ in range(4)]
-    assert (["42"] * 4, 4) == (outputs, len(toy.runs))
+    assert (outputs, len(toy.runs)) == (["42"] * 4, 4)
 
 
 @pytest.mark.parametrize("name", PROPER)
@@ -122,4 +122,4 @@ async def test_all_servers_are_down(name: str, tmp_path: Path) -> None:
     nobody = [f"http://127.0.0.1:{closed_port()}"]
     with proxy(name, tmp_path, nobody) as front, pytest.raises(errors.ServerError) as caught:
         await SSEOxyGent(server_url=front).ask("hi")
-    assert (True, Outcome.UNKNOWN) == (caught.value.status in (502, 503), caught.value.outcome)
+    assert (caught.value.status in (502, 503), caught.value.outcome) == (True, Outcome.UNKNOWN)

@@ -89,8 +89,10 @@ def test_builtin_bases(builtin: type[Exception], names: str) -> None:
 def test_the_alias() -> None:
     """What code for aiohttp catches is the error after which nothing was sent, and nothing else."""
     assert errors.ClientError is errors.ConnectError
-    assert {"ConnectError", "TLSError", "ConnectTimeoutError"} == {
-        cls.__name__ for cls in CLASSES if issubclass(cls, errors.ClientError)
+    assert {cls.__name__ for cls in CLASSES if issubclass(cls, errors.ClientError)} == {
+        "ConnectError",
+        "TLSError",
+        "ConnectTimeoutError",
     }
 
 
@@ -98,7 +100,7 @@ def test_the_public_names() -> None:
     """`errors` shows every class, the alias and the outcomes, in order, and nothing else."""
     assert sorted({*NAMES, "ClientError", "Outcome"}) == sorted(errors.__all__) == errors.__all__
     shown = {name for name, value in vars(errors).items() if not name.startswith("_") and not inspect.ismodule(value)}
-    assert {*errors.__all__} == shown
+    assert shown == {*errors.__all__}
     assert all(getattr(errors, name) is getattr(_errors, name) for name in errors.__all__)
 
 
@@ -143,8 +145,8 @@ def test_an_error_travels(cls: type[OxyError], make: Any) -> None:
     error.add_note("seen on a Tuesday")
     error.__dict__["added_by_a_subclass"] = [1]
     copied = make(error)
-    assert (cls, "it went wrong", ("it went wrong",)) == (type(copied), str(copied), copied.args)
-    assert known == {name: getattr(copied, name) for name in known}
+    assert (type(copied), str(copied), copied.args) == (cls, "it went wrong", ("it went wrong",))
+    assert {name: getattr(copied, name) for name in known} == known
     assert error.__dict__ == copied.__dict__
     assert (error.retryable, ["seen on a Tuesday"]) == (copied.retryable, copied.__notes__)
 
@@ -160,7 +162,7 @@ class Mine(errors.StatusError):
 def test_a_users_own_error_travels(make: Any) -> None:
     """A subclass needs nothing special to pickle."""
     copied = make(Mine(418, 2))
-    assert (Mine, "418 2", 418) == (type(copied), str(copied), copied.status)
+    assert (type(copied), str(copied), copied.status) == (Mine, "418 2", 418)
 
 
 @each_class
@@ -200,7 +202,7 @@ TRANSIENT: Final = """
 def test_default_outcomes() -> None:
     """What an error says of the run if nobody says otherwise: a table of every class."""
     expected = {name: outcome for outcome, names in DEFAULT_OUTCOMES.items() for name in names.split()}
-    assert expected == {name: cls("x").outcome for name, cls in NAMES.items()}
+    assert {name: cls("x").outcome for name, cls in NAMES.items()} == expected
 
 
 @each_class
@@ -208,13 +210,13 @@ def test_default_outcomes() -> None:
 def test_retryable(cls: type[OxyError], outcome: Outcome) -> None:
     """The same call may be made again after what passes, if the run surely did not start; never otherwise."""
     expected = cls.__name__ in TRANSIENT and outcome in {Outcome.NOT_SENT, Outcome.REJECTED}
-    assert expected == cls("x", outcome=outcome).retryable
+    assert cls("x", outcome=outcome).retryable == expected
 
 
 def test_outcomes_are_words() -> None:
     """An outcome is its word, for logs and JSON."""
-    assert ["not_sent", "rejected", "unknown", "started", "completed"] == [f"{outcome}" for outcome in Outcome]
-    assert [*Outcome] == [Outcome(word) for word in ("not_sent", "rejected", "unknown", "started", "completed")]
+    assert [f"{outcome}" for outcome in Outcome] == ["not_sent", "rejected", "unknown", "started", "completed"]
+    assert [Outcome(word) for word in ("not_sent", "rejected", "unknown", "started", "completed")] == [*Outcome]
 
 
 def test_a_cause_is_kept() -> None:

@@ -173,7 +173,7 @@ async def test_a_header_that_is_marked() -> None:
             HTTPRequest("POST", "http://remote.example", "", {"X-Trips": SECRET}, context=context)
         ):
             pass
-    assert [] == fake.requests
+    assert fake.requests == []
 
 
 @pytest.mark.parametrize(("named", "url", "headers", "policy"), MUST_NOT)
@@ -191,9 +191,9 @@ async def test_what_must_not_go(named: str, url: str, headers: dict[str, str], p
         assert "https://" in text
         assert "plaintext_hosts" in text
         assert SECRET not in text
-        assert errors.Outcome.NOT_SENT is caught.value.outcome
+        assert caught.value.outcome is errors.Outcome.NOT_SENT
         assert not caught.value.retryable
-    assert [] == fake.requests
+    assert fake.requests == []
 
 
 LOOKED_UP: Final = [

@@ -39,7 +39,7 @@ READ: Final[list[tuple[Any, str]]] = [
 @pytest.mark.parametrize(("expected", "text"), READ)
 def test_reading(expected: Any, text: str) -> None:
     """What real servers send is read, infinities too; brackets within strings are not depth."""
-    assert expected == loads(text, depth=3)
+    assert loads(text, depth=3) == expected
 
 
 def test_reading_nan() -> None:
@@ -177,7 +177,7 @@ def test_there_and_back(value: Any, is_ascii: bool) -> None:
     assert value == loads(dumps(value).decode(), depth=99) == json.loads(dumps(value))
     text = json.dumps(value, ensure_ascii=is_ascii)
     depth = depth_of(value)
-    assert value == loads(text, depth=depth)
+    assert loads(text, depth=depth) == value
     if depth:
         with pytest.raises(errors.TooLargeError):
             loads(text, depth=depth - 1)
@@ -193,7 +193,7 @@ def test_any_text(text: str) -> None:
             loads(text, depth=2)
         return
     if depth_of(value) <= 2:
-        assert value == loads(text, depth=2)
+        assert loads(text, depth=2) == value
     else:
         with pytest.raises(errors.TooLargeError):
             loads(text, depth=2)

@@ -210,15 +210,15 @@ async def test_the_zoo(name: str, caplog: pytest.LogCaptureFixture) -> None:
         fields = vars(record)
         assert rows[fields["event"]] == (record.levelname, {*fields} - USUAL - {"event", "trace_id", "node_id"})
         ours = ("", "") if name == "looked up" else ("mine", "n")
-        assert ours == (fields["trace_id"], "" if name == "looked up" else fields["node_id"])
+        assert (fields["trace_id"], "" if name == "looked up" else fields["node_id"]) == ours
         shown = [record.getMessage(), *(str(value) for key, value in fields.items() if key not in ("args", "msg"))]
-        assert [] == [text for text in shown if CANARY in text or "\x1b" in text]
+        assert [text for text in shown if CANARY in text or "\x1b" in text] == []
         assert 1500 > len(record.getMessage())
 
 
 async def test_every_event_is_in_the_zoo() -> None:
     """No event is written that no run above shows."""
-    assert {*LEVELS} == {event for case in ZOO.values() for event in case.events.split()}
+    assert {event for case in ZOO.values() for event in case.events.split()} == {*LEVELS}
 
 
 FORGED: Final = "mine\nWARNING: forged\r\x1b[2J\u202e\x00"
@@ -273,16 +273,16 @@ ENDS: Final[dict[str, tuple[str, str]]] = {
 async def test_the_last_record(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """The last record says why the run is over, what is known of it, and how long it took."""
     last = vars((await written(name, caplog))[-1])
-    assert ENDS[name] == (last["reason"], last["outcome"])
+    assert (last["reason"], last["outcome"]) == ENDS[name]
     assert (599.9 if name == "idle" else 0) <= last["seconds"] < (601 if name == "idle" else 15)
 
 
 async def test_fields(caplog: pytest.LogCaptureFixture) -> None:
     """Attempts count, and a status is the server's."""
     records = [vars(record) for record in await written("again, and then well", caplog)]
-    assert [1, 2, 2, 3, 3] == [each["attempt"] for each in records if "attempt" in each]
-    assert [429, 200] == [each["status"] for each in records if "status" in each]
-    assert ["RateLimitedError", "ConnectError"] == [each["reason"] for each in records if each["event"] == "retry"]
+    assert [each["attempt"] for each in records if "attempt" in each] == [1, 2, 2, 3, 3]
+    assert [each["status"] for each in records if "status" in each] == [429, 200]
+    assert [each["reason"] for each in records if each["event"] == "retry"] == ["RateLimitedError", "ConnectError"]
 
 
 async def test_cancellation(caplog: pytest.LogCaptureFixture) -> None:
@@ -306,7 +306,7 @@ def documented() -> dict[str, tuple[str, set[str]]]:
 def test_the_table() -> None:
     """The documentation has every event, at its level."""
     expected = {name: logging.getLevelName(level) for name, level in LEVELS.items()}
-    assert expected == {name: level for name, (level, _) in documented().items()}
+    assert {name: level for name, (level, _) in documented().items()} == expected
 
 
 def test_nothing_at_import() -> None:
@@ -322,4 +322,4 @@ assert logging.getLogger("oxygent_client").level == logging.NOTSET
 assert logging.getLogger("oxygent_client").propagate
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, check=False)
-    assert (0, b"", b"") == (done.returncode, done.stdout, done.stderr)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

@@ -84,7 +84,7 @@ DEFAULTS: Final[dict[str, Any]] = {
 def test_the_defaults() -> None:
     """Every field has the framework's default, and no two requests have one in common that could be changed."""
     one, other = OxyRequest(), OxyRequest()
-    assert DEFAULTS == {name: getattr(one, name) for name in FIELDS}
+    assert {name: getattr(one, name) for name in FIELDS} == DEFAULTS
     containers = [name for name in FIELDS if isinstance(getattr(one, name), list | dict)]
     assert [name for name in containers if getattr(one, name) is getattr(other, name)] == []
 
@@ -124,7 +124,7 @@ def test_a_clone_with_changes(name: str) -> None:
     before = dict(request.__dict__)
     clone = request.clone_with(**{name: value})
     assert getattr(clone, name) is value
-    assert before == request.__dict__
+    assert request.__dict__ == before
     assert {each for each in FIELDS if getattr(clone, each) != getattr(request, each)} == {name}
 
 
@@ -139,7 +139,7 @@ def test_what_was_given() -> None:
     """A request knows which fields were said, also where it was the default that was said; a clone knows more."""
     request = OxyRequest(caller="user", arguments={})
     assert [set(), {"caller", "arguments"}] == [OxyRequest().given, request.given]
-    assert {"caller", "arguments", "callee"} == request.clone_with(callee="x", caller="y").given
+    assert request.clone_with(callee="x", caller="y").given == {"caller", "arguments", "callee"}
     request.node_id = "set later"
     assert {"caller", "arguments"} == request.given == request.clone_with().given
 
@@ -216,14 +216,14 @@ def test_model_dump(name: str) -> None:
     """A dump has every field but our own, less those that are excluded; dictionaries and lists are copies."""
     request = filled()
     rest = {*FIELDS} - {"idempotent"}
-    assert rest == request.model_dump().keys()
+    assert request.model_dump().keys() == rest
     assert (
         rest - {name, "mas"}
         == request.model_dump(exclude={name, "mas"}).keys()
         == request.model_dump(exclude=[name, "mas"]).keys()
     )
     value = request.model_dump()[name]
-    assert value == getattr(request, name)
+    assert getattr(request, name) == value
     assert not isinstance(value, list | dict) or value is not getattr(request, name)
 
 
@@ -290,20 +290,20 @@ async def test_sending_a_message() -> None:
 def test_the_query() -> None:
     """The query stands in the arguments, that of the whole run in its data."""
     request = OxyRequest()
-    assert ("", "") == (request.get_query(), request.get_query(master_level=True))
+    assert (request.get_query(), request.get_query(master_level=True)) == ("", "")
     request.set_query("mine")
     request.set_query("the run's", master_level=True)
-    assert ("mine", "the run's") == (request.get_query(), request.get_query(master_level=True))
-    assert ({"query": "mine"}, {"query": "the run's"}) == (request.arguments, request.shared_data)
+    assert (request.get_query(), request.get_query(master_level=True)) == ("mine", "the run's")
+    assert (request.arguments, request.shared_data) == ({"query": "mine"}, {"query": "the run's"})
 
 
 @pytest.mark.parametrize(("level", "name"), [(False, "short_memory"), (True, "master_short_memory")])
 def test_the_short_memory(level: bool, name: str) -> None:
     """Both short-term memories stand in the arguments."""
     request = OxyRequest()
-    assert (False, []) == (request.has_short_memory(level), request.get_short_memory(level))
+    assert (request.has_short_memory(level), request.get_short_memory(level)) == (False, [])
     request.set_short_memory([{"role": "user"}], level)
-    assert (True, [{"role": "user"}]) == (request.has_short_memory(level), request.get_short_memory(level))
+    assert (request.has_short_memory(level), request.get_short_memory(level)) == (True, [{"role": "user"}])
     assert request.arguments == {name: [{"role": "user"}]}
 
 
@@ -312,7 +312,7 @@ def test_ids(name: str) -> None:
     """An id is read and set by its methods as by its field."""
     request = OxyRequest()
     getattr(request, f"set_{name}")("x")
-    assert ("x", "x") == (getattr(request, f"get_{name}")(), getattr(request, name))
+    assert (getattr(request, f"get_{name}")(), getattr(request, name)) == ("x", "x")
 
 
 @pytest.mark.parametrize("name", ["arguments", "shared_data", "group_data"])
@@ -320,9 +320,9 @@ def test_data(name: str) -> None:
     """Arguments and data are read, set and asked for by key; without a key there is all of it."""
     request = OxyRequest()
     has, get, put = (getattr(request, f"{verb}_{name}") for verb in ("has", "get", "set"))
-    assert (False, None, "else", {}) == (has("k"), get("k"), get("k", "else"), get())
+    assert (has("k"), get("k"), get("k", "else"), get()) == (False, None, "else", {})
     put("k", None)
-    assert (True, None, None) == (has("k"), get("k"), get("k", "else"))
+    assert (has("k"), get("k"), get("k", "else")) == (True, None, None)
     assert get() is getattr(request, name)
 
 
@@ -332,14 +332,14 @@ def test_data(name: str) -> None:
 def test_states() -> None:
     """The framework's seven states, and the documentation's other word for one."""
     states = {"CREATED": 1, "RUNNING": 2, "COMPLETED": 3, "FAILED": 4, "PAUSED": 5, "SKIPPED": 6, "CANCELED": 7}
-    assert states == {state.name: state.value for state in OxyState}
+    assert {state.name: state.value for state in OxyState} == states
     assert OxyState["ERROR"] is OxyState.FAILED
 
 
 def test_responses() -> None:
     """A response is equal by what came of the call, travels, and does not show the request."""
     response = OxyResponse(OxyState.COMPLETED, {"a": 1}, {"trace_id": "t"}, OxyRequest(arguments={"query": "SECRET"}))
-    assert response == OxyResponse(OxyState.COMPLETED, {"a": 1}, {"trace_id": "t"})
+    assert OxyResponse(OxyState.COMPLETED, {"a": 1}, {"trace_id": "t"}) == response
     assert response == pickle.loads(pickle.dumps(response)) == copy.deepcopy(response)
     assert "query" not in repr(response)
     assert OxyResponse(OxyState.FAILED) == OxyResponse(OxyState.FAILED, None, {}, None)
@@ -360,9 +360,9 @@ def made(cls: type[Event], content: Any) -> Any:
 def test_events(cls: type[Event]) -> None:
     """An event is frozen and slotted, travels, compares by what was said, and does not show its message twice."""
     event = made(cls, {"a": 1})
-    assert event == cls("x", {"a": 1}, {"type": "x", "content": {"a": 1}})
+    assert cls("x", {"a": 1}, {"type": "x", "content": {"a": 1}}) == event
     assert event != made(cls, {"a": 2})
-    assert [event] * 3 == [pickle.loads(pickle.dumps(event)), copy.copy(event), copy.deepcopy(event)]
+    assert [pickle.loads(pickle.dumps(event)), copy.copy(event), copy.deepcopy(event)] == [event] * 3
     assert pickle.loads(pickle.dumps(event)).sse == ServerSentEvent(data="SECRET", id="7")
     assert repr(event) == f"{cls.__name__}(type='x', content={{'a': 1}})"
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
@@ -413,7 +413,7 @@ ACCESSORS: Final[list[tuple[dict[str, Any], type[Event], Any]]] = [
 def test_accessors(expected: dict[str, Any], cls: type[Event], content: Any) -> None:
     """What an event says by name is there, and of the kind that is said, whatever the remote sent."""
     event = made(cls, content)
-    assert expected == {name: getattr(event, name) for name in expected}
+    assert {name: getattr(event, name) for name in expected} == expected
 
 
 def test_texts() -> None:
@@ -425,5 +425,5 @@ def test_partials() -> None:
     """What is kept of a broken stream is a value; its repr shows how much there is."""
     partial = Partial(events=(made(Answer, 1),), text="secret", answer={"a": 1}, dropped=2)
     assert repr(partial) == "Partial(events=<1 events>, text=<6 characters>, answer={'a': 1}, dropped=2)"
-    assert partial == pickle.loads(pickle.dumps(partial))
+    assert pickle.loads(pickle.dumps(partial)) == partial
     assert Partial() == Partial(events=(), text="", answer=None, dropped=0)

@@ -236,7 +236,7 @@ async def test_a_refusal_is_safe_to_show(
 ) -> None:
     """Neither its text nor its body repeats what was sent, or holds what a terminal would obey."""
     error = await read_error(response(status, content_type, body.encode()), LIMITS)
-    assert (cls, 3) == (type(error), error.attempts)
+    assert (type(error), error.attempts) == (cls, 3)
     assert expected in (error.body if isinstance(error, errors.StatusError) else str(error))
     assert "CANARY" not in f"{error} {vars(error)}"
 
@@ -258,7 +258,7 @@ async def test_an_envelope_that_repeats_a_secret() -> None:
     transport = FakeTransport({"/x": Reply([envelope])})
     with pytest.raises(errors.EnvelopeError, match=r"not for \[scrubbed\]"):
         await fetch_data(transport, request, LIMITS, until=1e9)
-    assert envelope == await fetch_body(transport, request, LIMITS, until=1e9)
+    assert await fetch_body(transport, request, LIMITS, until=1e9) == envelope
 
 
 SHOWN: Final[list[tuple[str, str, bool]]] = [
@@ -289,7 +289,7 @@ SHOWN: Final[list[tuple[str, str, bool]]] = [
 @pytest.mark.parametrize(("expected", "said", "lines"), SHOWN)
 def test_shown_texts(expected: str, said: str, lines: bool) -> None:
     """What a terminal would obey, or a reader could not see, is spelled out; the rest stays."""
-    assert expected == escape_text(said, 30, lines=lines)
+    assert escape_text(said, 30, lines=lines) == expected
 
 
 @given(
@@ -448,7 +448,7 @@ async def test_a_secret_is_shown_nowhere(
         shown += [repr(failed), str(failed.output), repr(failed.extra)]
     shown += [repr(run), repr(run.partial), *logged(caplog.records)]
     assert any("oxygent_client" == record.name for record in caplog.records)
-    assert [] == [each for each in shown if "CANARY" in each or BASIC in each]
+    assert [each for each in shown if "CANARY" in each or BASIC in each] == []
 
 
 @pytest.mark.parametrize(
@@ -465,7 +465,7 @@ async def test_discovery_shows_no_secret(over: Callable[[], Transport], caplog: 
     """Nor does asking what a remote is."""
     with caplog.at_level(logging.DEBUG), pytest.raises(errors.OxyError) as caught:
         await agent_with_secrets(over()).init()
-    assert [] == [each for each in (*shows(caught.value), *logged(caplog.records)) if "CANARY" in each]
+    assert [each for each in (*shows(caught.value), *logged(caplog.records)) if "CANARY" in each] == []
 
 
 @pytest.mark.parametrize("make", [HTTPXTransport, HTTPX2Transport])
@@ -482,12 +482,12 @@ async def test_a_refusal_over_a_network_shows_no_secret(
         with caplog.at_level(logging.DEBUG), pytest.raises(errors.AuthenticationError) as caught:
             await agent.ask(asking())
         await transport.aclose()
-    assert CANARY == server.requests[0].headers["x-acme"]
-    assert "you sent [scrubbed], [scrubbed], [scrubbed]" == caught.value.body
+    assert server.requests[0].headers["x-acme"] == CANARY
+    assert caught.value.body == "you sent [scrubbed], [scrubbed], [scrubbed]"
     assert {"oxygent_client", "httpcore" if make is HTTPXTransport else "httpcore2"} <= {
         record.name.partition(".")[0] for record in caplog.records
     }
-    assert [] == [each for each in (*shows(caught.value), *logged(caplog.records)) if "CANARY" in each or BASIC in each]
+    assert [each for each in (*shows(caught.value), *logged(caplog.records)) if "CANARY" in each or BASIC in each] == []
 
 
 WRONG: Final[list[Callable[[], object]]] = [
@@ -504,7 +504,7 @@ def test_a_wrong_configuration_shows_no_secret(wrong: Callable[[], object]) -> N
     """What is refused before anything is sent is not repeated either."""
     with pytest.raises(errors.ConfigurationError) as caught:
         wrong()
-    assert [] == [each for each in shows(caught.value) if "CANARY" in each]
+    assert [each for each in shows(caught.value) if "CANARY" in each] == []
 
 
 async def test_the_walk_would_see_it() -> None:

@@ -60,7 +60,7 @@ def test_the_deepest() -> None:
     with pytest.raises(errors.ConfigurationError, match=r"Limits\(depth=401\): must be 400 at the most"):
         Limits(depth=401)
     deepest = json_codec.loads("[" * 400 + "]" * 400, depth=Limits(depth=400).depth)
-    assert deepest == copy_json(deepest)
+    assert copy_json(deepest) == deepest
 
 
 @pytest.mark.parametrize(("cls", "name"), FIELDS)
@@ -78,9 +78,9 @@ def test_values(cls: type[Any], name: str) -> None:
     """A setting is frozen, compares by content, has its place in a dictionary, and travels."""
     value = cls(**{name: 7})
     assert getattr(value, name) == 7
-    assert {value: 1} == {cls(**{name: 7}): 1}
+    assert {cls(**{name: 7}): 1} == {value: 1}
     assert value != cls()
-    assert [value] * 3 == [pickle.loads(pickle.dumps(value)), copy.copy(value), copy.deepcopy(value)]
+    assert [pickle.loads(pickle.dumps(value)), copy.copy(value), copy.deepcopy(value)] == [value] * 3
     assert attrs.evolve(value, **{name: 8}) == cls(**{name: 8})
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         setattr(value, name, 8)

@@ -98,7 +98,7 @@ SHOWN = [
 @pytest.mark.parametrize(("expected", "url"), SHOWN)
 def test_shown_urls(expected: str, url: str) -> None:
     """A URL is shown without user information, query and fragment."""
-    assert expected == redact_url(url)
+    assert redact_url(url) == expected
 
 
 JOINED = [
@@ -115,7 +115,7 @@ JOINED = [
 @pytest.mark.parametrize(("expected", "base_url"), JOINED)
 def test_joined_urls(expected: str, base_url: str) -> None:
     """A path goes behind the base URL's own, and the base URL's query stays at the end."""
-    assert expected == HTTPRequest("POST", base_url, "/sse/chat").url
+    assert HTTPRequest("POST", base_url, "/sse/chat").url == expected
 
 
 # ------------------------------------------------------------------------------------------------------------ Requests
@@ -132,8 +132,8 @@ def test_a_request_is_frozen() -> None:
     with pytest.raises(TypeError):
         cast("dict[str, str]", request.headers)["accept"] = "x"
     other = attrs.evolve(request, headers={**request.headers, "authorization": "x"})
-    assert {"accept", "authorization"} == other.headers.keys()
-    assert request == attrs.evolve(request)
+    assert other.headers.keys() == {"accept", "authorization"}
+    assert attrs.evolve(request) == request
     assert request != other
 
 
@@ -175,7 +175,7 @@ BAD_HEADERS = [
 @pytest.mark.parametrize("headers", GOOD_HEADERS)
 def test_good_headers(headers: dict[str, str]) -> None:
     """What HTTP allows in a header is taken as it is."""
-    assert headers == HTTPRequest("GET", BASE, "/", headers).headers
+    assert HTTPRequest("GET", BASE, "/", headers).headers == headers
 
 
 @pytest.mark.parametrize("headers", BAD_HEADERS)

@@ -111,24 +111,24 @@ def one(lines: str) -> str:
 )
 def test_a_profile_has_what_it_extends(expected: dict[str, Any], name: str | None) -> None:
     """A derived profile has all of its base, and its own over it."""
-    assert expected == loaded(THREE, name).options()
+    assert loaded(THREE, name).options() == expected
 
 
 def test_the_last_of_a_chain() -> None:
     """Tables are joined key by key over the whole chain; credentials go as one."""
     profile = loaded(THREE, "prod")
     options = profile.options()
-    assert (False, True, "https://oxygent.example") == (
+    assert (
         options["is_share_call_stack"],
         options["https_only"],
         options["server_url"],
-    )
+    ) == (False, True, "https://oxygent.example")
     assert Timeouts(idle=300, total=None) == options["timeouts"]
-    assert {"x-tenant": "acme"} == options["headers"]
-    assert {"bearer_file": "/run/secrets/prod"} == profile.values["auth"]
-    assert {"env": "PROD_KEY"} == profile.values["headers.x-api-key"]
-    assert "oxygent.toml, line 22, profile 'prod'" == profile.sources["https_only"]
-    assert "oxygent.toml, line 6, profile 'base'" == profile.sources["timeouts.idle"]
+    assert options["headers"] == {"x-tenant": "acme"}
+    assert profile.values["auth"] == {"bearer_file": "/run/secrets/prod"}
+    assert profile.values["headers.x-api-key"] == {"env": "PROD_KEY"}
+    assert profile.sources["https_only"] == "oxygent.toml, line 22, profile 'prod'"
+    assert profile.sources["timeouts.idle"] == "oxygent.toml, line 6, profile 'base'"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_the_last_of_a_chain() -> None:
 )
 def test_what_may_stand_in_a_file(expected: dict[str, Any], lines: str) -> None:
     """Each key becomes the argument of its name, as `SSEOxyGent` takes it."""
-    assert expected == loaded(one(lines)).options()
+    assert loaded(one(lines)).options() == expected
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_what_may_stand_in_a_file(expected: dict[str, Any], lines: str) -> None:
 )
 def test_what_variables_say(expected: dict[str, Any], environ: dict[str, str]) -> None:
     """A variable is `OXYGENT_` and the key; an empty one says nothing; one that begins alike is not ours."""
-    assert expected == loaded(environ=environ).options()
+    assert loaded(environ=environ).options() == expected
 
 
 @pytest.mark.parametrize("asked_for", ["p", "other"])
@@ -206,7 +206,7 @@ def test_a_variable_that_any_profile_names_is_known(asked_for: str, reference: s
     """What one profile names may be set while another is loaded; elsewhere the same variable is a misspelt one."""
     text = one(reference.format("OXYGENT_AUTH_BEARER") + "\n[profiles.other]")
     environ = {"OXYGENT_AUTH_BEARER": TOKEN}
-    assert asked_for == loaded(text, asked_for, environ).name
+    assert loaded(text, asked_for, environ).name == asked_for
     with pytest.raises(errors.ConfigurationError, match="did you mean OXYGENT_AUTH_BEARER_ENV"):
         loaded(one("[profiles.other]"), asked_for, environ)
 
@@ -222,8 +222,8 @@ def test_what_arguments_say() -> None:
         "headers": {"x-tenant": "globex"},
         "server_url": URL,
     } == profile.options()
-    assert "argument server_url" == profile.sources["server_url"]
-    assert "argument timeouts" == profile.sources["timeouts.connect"]
+    assert profile.sources["server_url"] == "argument server_url"
+    assert profile.sources["timeouts.connect"] == "argument timeouts"
 
 
 LIVE: Final = frozenset(
@@ -346,7 +346,7 @@ def test_the_later_source_wins(
 )
 def test_which_profile(expected: str, name: str | None, environ: dict[str, str]) -> None:
     """The one that is named, else that of the variable, else the file's default."""
-    assert expected == loaded(THREE, name, environ).name
+    assert loaded(THREE, name, environ).name == expected
 
 
 @pytest.fixture
@@ -729,21 +729,24 @@ async def test_an_agent_sends_what_its_profile_names(tmp_path: Path, monkeypatch
     )
     transport = FakeTransport({"/sse/chat": Reply((answer("42"), close()))})
     agent = profile.agent(transport=transport, name="mine")
-    assert ("mine", "42") == (agent.name, (await agent.ask("hi")).output)
+    assert (agent.name, (await agent.ask("hi")).output) == ("mine", "42")
     (tmp_path / "key").write_text("next-key", encoding="utf-8")
     await agent.ask("hi")
     first, second = transport.requests
-    assert [f"Bearer {TOKEN}", "id-7", "first-key", "acme"] == [
-        first.headers[name] for name in ("authorization", "x-id", "x-key", "x-tenant")
+    assert [first.headers[name] for name in ("authorization", "x-id", "x-key", "x-tenant")] == [
+        f"Bearer {TOKEN}",
+        "id-7",
+        "first-key",
+        "acme",
     ]
-    assert "next-key" == second.headers["x-key"]
+    assert second.headers["x-key"] == "next-key"
     assert {"authorization", "x-id", "x-key"} <= first.context.secret_headers
-    assert "trips" == transport.payloads[0]["callee"]
+    assert transport.payloads[0]["callee"] == "trips"
     shown = repr((profile, profile.values, profile.options(), agent))
     assert not [secret for secret in (TOKEN, "id-7", "first-key") if secret in shown]
     assert (
-        "<Profile 'p': auth, callee, check_callee, headers.x-id, headers.x-key, headers.x-tenant, server_url>"
-        == repr(profile)
+        repr(profile)
+        == "<Profile 'p': auth, callee, check_callee, headers.x-id, headers.x-key, headers.x-tenant, server_url>"
     )
 
 
@@ -754,15 +757,15 @@ async def test_several_keys_without_a_token(monkeypatch: pytest.MonkeyPatch) -> 
     transport = FakeTransport({"/sse/chat": Reply((answer("42"), close()))})
     profile = loaded(one('headers = { x-a = { env = "A" }, x-b = { env = "B" } }'), server_url=URL)
     await profile.agent(transport=transport).ask("hi")
-    assert ["first", "second"] == [transport.requests[0].headers[name] for name in ("x-a", "x-b")]
+    assert [transport.requests[0].headers[name] for name in ("x-a", "x-b")] == ["first", "second"]
 
 
 def test_a_profile_travels() -> None:
     """Profile and agent pickle: where the secrets are travels, the secrets do not."""
     profile = loaded(THREE, "prod")
-    assert profile == pickle.loads(pickle.dumps(profile))
+    assert pickle.loads(pickle.dumps(profile)) == profile
     assert profile.options() == pickle.loads(pickle.dumps(profile)).options()
-    assert "https://oxygent.example" == pickle.loads(pickle.dumps(profile.agent())).server_url
+    assert pickle.loads(pickle.dumps(profile.agent())).server_url == "https://oxygent.example"
 
 
 def test_an_agent_without_an_address() -> None:
@@ -778,4 +781,4 @@ def test_a_subclass() -> None:
         pass
 
     agent = Agent(**loaded(THREE).options(), name="dev_remote")
-    assert ("dev_remote", "http://localhost:8082", 300) == (agent.name, agent.server_url, agent.timeouts.idle)
+    assert (agent.name, agent.server_url, agent.timeouts.idle) == ("dev_remote", "http://localhost:8082", 300)

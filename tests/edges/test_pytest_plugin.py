@@ -374,7 +374,7 @@ LONG: Final = "x" * 300
 )
 def test_the_name_of_a_cassette(name: str, nodeid: str) -> None:
     """It is the test's, as far as every file system takes it; a hash tells apart what would become the same."""
-    assert name == pytest_plugin._file_name(nodeid)
+    assert pytest_plugin._file_name(nodeid) == name
 
 
 # ----------------------------------------------------------------------------------------------------------- The guard

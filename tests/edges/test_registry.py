@@ -193,7 +193,7 @@ async def test_a_remote_is_sent_what_the_real_framework_sends(version: str, shar
         shared_data={"mine": 1},
         group_data={"user_pin": "u1"},
     )
-    assert "42" == response.output
+    assert response.output == "42"
     (payload,) = transport.payloads
     for field in OURS:
         expected.pop(field, None)
@@ -229,16 +229,16 @@ def test_calls_are_placed_by_the_rules_of_the_framework(tree: Tree) -> None:
     seen, shared = placed(tree)
     nodes = {request.node_id: request for request in seen}
     assert len(seen) == len(nodes)
-    assert 1 == len({(request.current_trace_id, request.request_id, request.group_id) for request in seen})
+    assert len({(request.current_trace_id, request.request_id, request.group_id) for request in seen}) == 1
     last: dict[str | None, str | None] = {}
     for request in seen:
         depth = len(request.call_stack) - 1
-        assert ["user", *["walker"] * depth] == request.call_stack
+        assert request.call_stack == ["user", *["walker"] * depth]
         assert request.node_id == request.node_id_stack[-1]
         father = request.node_id_stack[-2]
-        assert father == request.father_node_id
+        assert request.father_node_id == father
         assert (["user", "user"] if depth == 1 else ["walker", "agent"]) == [request.caller, request.caller_category]
-        assert ["walker", "agent"] == [request.callee, request.callee_category]
+        assert [request.callee, request.callee_category] == ["walker", "agent"]
         if father:
             assert nodes[father].node_id_stack == request.node_id_stack[:-1]
         before = last.get(father)
@@ -262,11 +262,11 @@ async def test_calls_of_one_batch_stand_beside_each_other() -> None:
     await AgentRegistry(fan_out, sage).call("fan_out")
     first, *batch, told, last = sage.requests
     assert [[first.node_id]] * 3 == [request.pre_node_ids for request in batch]
-    assert {"batch"} == {request.parallel_id for request in batch}
-    assert ["mine"] == told.pre_node_ids
+    assert {request.parallel_id for request in batch} == {"batch"}
+    assert told.pre_node_ids == ["mine"]
     assert [told.node_id] == last.pre_node_ids
-    assert 6 == len({request.node_id for request in sage.requests})
-    assert 4 == len({request.parallel_id for request in sage.requests})
+    assert len({request.node_id for request in sage.requests}) == 6
+    assert len({request.parallel_id for request in sage.requests}) == 4
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ async def test_what_stood_before_a_request_may_be_anything_that_the_wire_allows(
     sage = Sage()
     request = OxyRequest(mas=AgentRegistry(sage), parallel_dict=None, latest_node_ids=latest)
     await request.call(callee="sage")
-    assert expected == sage.requests[0].pre_node_ids
+    assert sage.requests[0].pre_node_ids == expected
     assert [sage.requests[0].node_id] == request.latest_node_ids
 
 
@@ -289,22 +289,22 @@ async def test_a_call_from_outside() -> None:
     registry = AgentRegistry(sage)
     response = await registry.call("sage", query="why", arguments=arguments, shared_data=shared, group_id="talk")
     (request,) = sage.requests
-    assert (OxyState.COMPLETED, "wise", request) == (response.state, response.output, response.oxy_request)
-    assert ("user", "user", "sage", "agent", "") == (
+    assert (response.state, response.output, response.oxy_request) == (OxyState.COMPLETED, "wise", request)
+    assert (
         request.caller,
         request.caller_category,
         request.callee,
         request.callee_category,
         request.father_node_id,
-    )
-    assert {"depth": [1], "query": "why"} == request.arguments
-    assert {"depth": [1]} == arguments
+    ) == ("user", "user", "sage", "agent", "")
+    assert request.arguments == {"depth": [1], "query": "why"}
+    assert arguments == {"depth": [1]}
     assert request.shared_data is shared
-    assert "why" == request.get_query(master_level=True)
-    assert ("talk", registry) == (request.group_id, request.mas)
+    assert request.get_query(master_level=True) == "why"
+    assert (request.group_id, request.mas) == ("talk", registry)
     assert all((request.request_id, request.current_trace_id, request.node_id))
     await registry.call("sage")
-    assert ({}, {}) == (sage.requests[1].arguments, sage.requests[1].shared_data)
+    assert (sage.requests[1].arguments, sage.requests[1].shared_data) == ({}, {})
     assert request.current_trace_id != sage.requests[1].current_trace_id
     with pytest.raises(AttributeError, match="qeury"):
         await registry.call("sage", qeury="why")
@@ -321,8 +321,8 @@ async def test_the_call_of_the_documentation() -> None:
         "include_forecasting": True,
     }
     response = await oxy_request.call(callee="enterprise_brain", arguments=arguments)
-    assert (OxyState.COMPLETED, "42") == (response.state, response.output)
-    assert arguments == {key: transport.payloads[0][key] for key in arguments}
+    assert (response.state, response.output) == (OxyState.COMPLETED, "42")
+    assert {key: transport.payloads[0][key] for key in arguments} == arguments
 
 
 # ------------------------------------------------------------------------------------------------------------- Members
@@ -347,7 +347,7 @@ async def test_what_may_be_a_member(expected: Any, member: Callable[..., Any], a
     """Remote agents, functions of a request or of their arguments, and whatever executes, all answer."""
     registry = AgentRegistry(member if member is echo else member())
     response = await registry.call(registry.names[0], arguments=arguments)
-    assert (OxyState.COMPLETED, expected) == (response.state, response.output)
+    assert (response.state, response.output) == (OxyState.COMPLETED, expected)
     assert response.oxy_request is not None
     assert ["user", registry.names[0]] == response.oxy_request.call_stack
 
@@ -364,8 +364,10 @@ async def test_a_function_may_give_a_response() -> None:
 def test_how_a_function_shows_itself() -> None:
     """Name and description are those of the function, unless you say others; a tool is what knows no request."""
     functions = (Function(echo), Function(add, by_name=True), Function(add, name="sum", desc="sums"))
-    assert [("echo", "Gives the query back.", "agent"), ("add", "Adds.", "tool"), ("sum", "sums", "agent")] == [
-        (function.name, function.desc, function.category) for function in functions
+    assert [(function.name, function.desc, function.category) for function in functions] == [
+        ("echo", "Gives the query back.", "agent"),
+        ("add", "Adds.", "tool"),
+        ("sum", "sums", "agent"),
     ]
 
 
@@ -418,7 +420,7 @@ async def test_a_name_that_nobody_has(said: str, members: tuple[str, ...], calle
 
     with pytest.raises(errors.UnknownCalleeError) as caught:
         await AgentRegistry(*map(Sage, members)).call(callee)
-    assert f"the registry has {said}" == str(caught.value)
+    assert str(caught.value) == f"the registry has {said}"
     with pytest.raises(errors.UnknownCalleeError):
         await AgentRegistry(*map(Sage, members), mistaken).call("mistaken")
     with pytest.raises(errors.UnknownCalleeError):
@@ -440,7 +442,7 @@ async def test_members_that_call_each_other_in_a_circle(max_depth: int) -> None:
 
     with pytest.raises(errors.ConfigurationError, match=rf"max_depth \({max_depth}\).* > p.ng$"):
         await AgentRegistry(ping, pong, max_depth=max_depth).call("ping")
-    assert max_depth == len(calls)
+    assert len(calls) == max_depth
 
 
 # ------------------------------------------------------------------------------------------------------------ Failures
@@ -466,13 +468,13 @@ async def test_a_member_that_fails(error: str, outcome: str, text: str, member: 
     """The response is FAILED and says how, for every kind of member; a foreign error's text is not in it."""
     registry = AgentRegistry(member)
     response = await registry.call("brain", query="hi", current_trace_id="mine")
-    assert (OxyState.FAILED, error, outcome, "mine") == (
+    assert (
         response.state,
         response.extra["error"],
         response.extra["outcome"],
         response.extra["trace_id"],
-    )
-    assert {"error", "outcome", "retryable", "attempts", "trace_id"} == response.extra.keys()
+    ) == (OxyState.FAILED, error, outcome, "mine")
+    assert response.extra.keys() == {"error", "outcome", "retryable", "attempts", "trace_id"}
     assert text in response.output
     assert "t0p-secret" not in repr((response, response.extra))
 
@@ -553,22 +555,22 @@ async def test_who_may_have_done_something_before(make: Callable[[], Any], idemp
     member = make()
     registry = AgentRegistry(member, refusing(errors.ConnectError("no route")), Sage(), fallback={"worker": "sage"})
     response = await registry.call("worker", query="hi", shared_data=shared, idempotent=idempotent)
-    assert {"query": "hi", "done": True} == shared
+    assert shared == {"query": "hi", "done": True}
     if idempotent:
-        assert "wise" == response.output
+        assert response.output == "wise"
     else:
-        assert (OxyState.FAILED, "ConnectError", "unknown", False) == (
+        assert (
             response.state,
             response.extra["error"],
             response.extra["outcome"],
             response.extra["retryable"],
-        )
+        ) == (OxyState.FAILED, "ConnectError", "unknown", False)
 
 
 async def test_arguments_that_do_not_fit_ran_nothing() -> None:
     """Another may be asked then."""
     registry = AgentRegistry(Function(add, by_name=True), Sage(), fallback={"add": "sage"})
-    assert "wise" == (await registry.call("add")).output
+    assert (await registry.call("add")).output == "wise"
 
 
 @pytest.mark.parametrize(
@@ -591,7 +593,7 @@ async def test_a_call_with_values_of_another_kind(said: str, changes: dict[str, 
     ):
         with pytest.raises(errors.ConfigurationError, match=said):
             await call(**changes)
-    assert [] == sage.noted
+    assert sage.noted == []
 
 
 async def test_an_error_of_the_callers_own_is_raised() -> None:
@@ -648,13 +650,13 @@ async def test_a_fallback_is_another_call_of_the_same_caller(caplog: pytest.LogC
     registry = AgentRegistry(plan, failing, sage, fallback={"brain": "sage"})
     response = await registry.call("plan", query="Rome")
     (request,) = sage.requests
-    assert ("wise", "brain") == (response.output, response.extra["fallback_for"])
-    assert {"query": "plan: Rome"} == request.arguments
-    assert (["user", "plan", "sage"], "plan", "sage") == (request.call_stack, request.caller, request.callee)
+    assert (response.output, response.extra["fallback_for"]) == ("wise", "brain")
+    assert request.arguments == {"query": "plan: Rome"}
+    assert (request.call_stack, request.caller, request.callee) == (["user", "plan", "sage"], "plan", "sage")
     assert isinstance(request.pre_node_ids, list)
-    assert 1 == len(request.pre_node_ids)
+    assert len(request.pre_node_ids) == 1
     assert request.node_id not in request.pre_node_ids
-    assert ["brain failed (ConnectError); asking sage instead"] == [record.message for record in caplog.records]
+    assert [record.message for record in caplog.records] == ["brain failed (ConnectError); asking sage instead"]
     assert request.current_trace_id == caplog.records[0].__dict__["trace_id"]
 
 
@@ -662,22 +664,22 @@ async def test_a_fallback_may_be_a_function_and_have_a_fallback() -> None:
     """A function that stands in is a member like any other; of a chain the response names whom the caller asked."""
     down = [refusing(errors.ConnectError("no route"), name) for name in ("brain", "second")]
     registry = AgentRegistry(*down, fallback={"brain": "second", "second": echo})
-    assert ("brain", "second", "echo") == registry.names
+    assert registry.names == ("brain", "second", "echo")
     response = await registry.call("brain", query="hi")
-    assert ("hi", "brain") == (response.output, response.extra["fallback_for"])
+    assert (response.output, response.extra["fallback_for"]) == ("hi", "brain")
     response = await registry.call("second", query="hi")
-    assert "second" == response.extra["fallback_for"]
+    assert response.extra["fallback_for"] == "second"
 
 
 async def test_a_fallback_that_fails_too() -> None:
     """Its failure is the response, and says for whom it stood in."""
     down = [refusing(errors.ConnectError(f"{name} is down"), name) for name in ("brain", "second")]
     response = await AgentRegistry(*down, fallback={"brain": "second"}).call("brain", query="hi")
-    assert (OxyState.FAILED, "second is down", "brain") == (
+    assert (
         response.state,
         response.output,
         response.extra["fallback_for"],
-    )
+    ) == (OxyState.FAILED, "second is down", "brain")
 
 
 # ------------------------------------------------------------------------------------------------------------ Messages
@@ -696,17 +698,20 @@ async def test_who_watches() -> None:
         return await request.call(callee="brain", arguments={"query": "hi"})
 
     registry = AgentRegistry(talk, brain(progress("half"), answer("42"), close())[0])
-    assert "42" == (await registry.call("talk")).output
-    assert [] == heard
+    assert (await registry.call("talk")).output == "42"
+    assert heard == []
     registry.on_message = watch
     await registry.call("talk")
-    assert [("tool_call", "talk"), ("thinking", "talk"), ("tool_call", "brain"), ("progress", "brain")] == [
-        (message if isinstance(message, str) else message["type"], callee) for message, callee, _ in heard[:4]
+    assert [(message if isinstance(message, str) else message["type"], callee) for message, callee, _ in heard[:4]] == [
+        ("tool_call", "talk"),
+        ("thinking", "talk"),
+        ("tool_call", "brain"),
+        ("progress", "brain"),
     ]
-    assert [("observation", "brain"), ("observation", "talk")] == [(each[0]["type"], each[1]) for each in heard[4:]]
-    assert {"event": "thought", "id": "7", "retry": 5} == heard[1][2]
-    assert {"type": "progress", "content": "half"} == heard[3][0]
-    assert [{"event": None, "id": None, "retry": None}] * 4 == [heard[place][2] for place in (0, 2, 4, 5)]
+    assert [(each[0]["type"], each[1]) for each in heard[4:]] == [("observation", "brain"), ("observation", "talk")]
+    assert heard[1][2] == {"event": "thought", "id": "7", "retry": 5}
+    assert heard[3][0] == {"type": "progress", "content": "half"}
+    assert [heard[place][2] for place in (0, 2, 4, 5)] == [{"event": None, "id": None, "retry": None}] * 4
 
 
 async def leaf_agent(request: OxyRequest) -> str:
@@ -759,15 +764,18 @@ async def test_a_call_of_a_remote_is_told_around_what_it_sends() -> None:
     remote, _ = brain(tool_call("search", caller="brain", call_stack=["user", "brain", "search"]), answer(42), close())
     registry = AgentRegistry(remote, down, fallback={"down": "brain"}, on_message=watch)
     await registry.call("down", query="hi", arguments={"mine": 1})
-    assert [
+    assert heard == [
         ("tool_call", ["user", "down"]),
         ("observation", ["user", "down"]),
         ("tool_call", ["user", "brain"]),
         ("tool_call", ["user", "brain", "search"]),
         ("observation", ["user", "brain"]),
-    ] == heard
-    assert [{"query": "hi"}, "no route", {"query": "hi"}, 42] == [
-        content.get("arguments", content.get("output")) for content in told
+    ]
+    assert [content.get("arguments", content.get("output")) for content in told] == [
+        {"query": "hi"},
+        "no route",
+        {"query": "hi"},
+        42,
     ]
 
 
@@ -799,8 +807,8 @@ async def test_a_watcher_that_raises(error: str, outcome: str, runs: int, kind: 
         await request.send_message({"type": "thought"})
 
     response = await AgentRegistry(talk, on_message=watch).call("talk")
-    assert (OxyState.FAILED, error, outcome) == (response.state, response.extra["error"], response.extra["outcome"])
-    assert runs == len(ran)
+    assert (response.state, response.extra["error"], response.extra["outcome"]) == (OxyState.FAILED, error, outcome)
+    assert len(ran) == runs
     assert "t0p-secret" not in response.output
 
 
@@ -814,9 +822,9 @@ async def test_what_is_told_of_a_call_is_sanitized_like_the_members_own_messages
     secret: dict[str, Any] = {"user": "ada", "password": "t0p-secret"}
     remote, transport = brain(answer(secret), close(), sanitize=redact())
     response = await AgentRegistry(remote, on_message=watch).call("brain", query="api_key=t0p-secret")
-    assert secret == response.output
-    assert "api_key=t0p-secret" == transport.payloads[0]["query"]
-    assert {"user": "ada", "password": "[scrubbed]"} == heard[1]
+    assert response.output == secret
+    assert transport.payloads[0]["query"] == "api_key=t0p-secret"
+    assert heard[1] == {"user": "ada", "password": "[scrubbed]"}
     assert "t0p-secret" not in repr(heard)
 
 
@@ -835,10 +843,10 @@ async def test_a_member_that_replaces_its_own_send_message() -> None:
         await request.call(callee="sage")
 
     await AgentRegistry(keeps, Sage(), on_message=watch).call("keeps")
-    assert {
+    assert heard == {
         "outside": ["tool_call keeps", "observation keeps"],
         "inside": ["tool_call sage", "observation sage"],
-    } == heard
+    }
 
 
 async def test_a_replaced_send_message_wins() -> None:
@@ -853,9 +861,9 @@ async def test_a_replaced_send_message_wins() -> None:
     request = OxyRequest(mas=AgentRegistry(brain(tool_call("search", caller="m"), answer("42"), close())[0]))
     request.send_message = mine  # type: ignore[method-assign, assignment]  # pyright: ignore[reportAttributeAccessIssue]  (what users do)
     await request.call(callee="brain", arguments={"query": "hi"})
-    assert [("tool_call", "brain"), ("tool_call", "search"), ("observation", "brain")] == heard
+    assert heard == [("tool_call", "brain"), ("tool_call", "search"), ("observation", "brain")]
     response = await request.call(callee="brain", arguments={"query": "hi"})
-    assert ("HandlerError", "telling of the call raised ValueError") == (response.extra["error"], response.output)
+    assert (response.extra["error"], response.output) == ("HandlerError", "telling of the call raised ValueError")
 
 
 # ------------------------------------------------------------------------------------------------------------ The block
@@ -867,16 +875,16 @@ async def test_members_are_opened_late_and_closed_in_reverse() -> None:
     registry = AgentRegistry(*(Sage(name, noted=noted) for name in "abc"))
     await registry.call("a")
     async with registry:
-        assert ["ask a"] == noted
+        assert noted == ["ask a"]
         await registry.call("b")
         await registry.call("a")
         async with registry:
             await registry.call("b")
         assert "close b" not in noted
-    assert ["ask a", "open b", "ask b", "open a", "ask a", "ask b", "close a", "close b"] == noted
+    assert noted == ["ask a", "open b", "ask b", "open a", "ask a", "ask b", "close a", "close b"]
     async with registry:
         await registry.call("b")
-    assert ["open b", "ask b", "close b"] == noted[8:]
+    assert noted[8:] == ["open b", "ask b", "close b"]
 
 
 async def test_a_remote_keeps_its_connections_inside_the_block() -> None:
@@ -890,10 +898,10 @@ async def test_a_remote_keeps_its_connections_inside_the_block() -> None:
             return await super().__aenter__()
 
     async with AgentRegistry(Agent(server_url=URL, name="brain")) as registry:
-        assert [] == made
+        assert made == []
         for _ in range(3):
             await registry.call("brain", query="hi")
-    assert [3] == [len(transport.payloads) for transport in made]
+    assert [len(transport.payloads) for transport in made] == [3]
 
 
 async def test_calls_that_come_together_open_a_member_once() -> None:
@@ -903,8 +911,8 @@ async def test_calls_that_come_together_open_a_member_once() -> None:
         for name in ("a", "a", "echo"):
             group.start_soon(functools.partial(registry.call, name, query=name))
         await anyio.wait_all_tasks_blocked()
-        assert [] == noted
-    assert ["open a", "ask a", "ask a", "close a"] == noted
+        assert noted == []
+    assert noted == ["open a", "ask a", "ask a", "close a"]
 
 
 async def test_a_member_that_cannot_be_opened() -> None:
@@ -912,10 +920,10 @@ async def test_a_member_that_cannot_be_opened() -> None:
     sage = Sage("a", fails="open")
     async with AgentRegistry(sage, fallback={"a": echo}) as registry:
         response = await registry.call("a", query="hi")
-        assert ("hi", "a") == (response.output, response.extra["fallback_for"])
+        assert (response.output, response.extra["fallback_for"]) == ("hi", "a")
         sage.fails = ""
-        assert "wise" == (await registry.call("a")).output
-    assert ["open a", "open a", "ask a", "close a"] == sage.noted
+        assert (await registry.call("a")).output == "wise"
+    assert sage.noted == ["open a", "open a", "ask a", "close a"]
 
 
 async def test_an_error_of_ours_on_opening_is_the_failure() -> None:
@@ -927,7 +935,7 @@ async def test_an_error_of_ours_on_opening_is_the_failure() -> None:
 
     async with AgentRegistry(Closed()) as registry:
         response = await registry.call("sage")
-    assert ("ConnectError", "no route") == (response.extra["error"], response.output)
+    assert (response.extra["error"], response.output) == ("ConnectError", "no route")
 
 
 async def test_members_that_cannot_be_closed(caplog: pytest.LogCaptureFixture) -> None:
@@ -938,9 +946,9 @@ async def test_members_that_cannot_be_closed(caplog: pytest.LogCaptureFixture) -
         async with AgentRegistry(*members) as registry:
             for name in registry.names:
                 await registry.call(name)
-    assert ["close c", "close b", "close a"] == noted[-3:]
+    assert noted[-3:] == ["close c", "close b", "close a"]
     assert isinstance(caught.value.__cause__, ValueError)
-    assert ["closing 'c'", "closing 'a'"] == [record.message[:11] for record in caplog.records]
+    assert [record.message[:11] for record in caplog.records] == ["closing 'c'", "closing 'a'"]
     assert "t0p-secret" not in caplog.text
 
 
@@ -951,7 +959,7 @@ async def test_the_error_of_the_block_goes_before_that_of_closing() -> None:
         async with AgentRegistry(sage) as registry:
             await registry.call("sage")
             raise ZeroDivisionError
-    assert "close sage" == sage.noted[-1]
+    assert sage.noted[-1] == "close sage"
 
 
 async def test_a_block_that_is_cancelled_closes_its_members() -> None:
@@ -968,7 +976,7 @@ async def test_a_block_that_is_cancelled_closes_its_members() -> None:
             await registry.call("b")
             await anyio.sleep(3600)
     assert scope.cancelled_caught
-    assert ["b", "a"] == left
+    assert left == ["b", "a"]
 
 
 async def test_a_member_that_is_being_opened_when_the_block_is_left() -> None:
@@ -982,8 +990,8 @@ async def test_a_member_that_is_being_opened_when_the_block_is_left() -> None:
         async with AgentRegistry(sage) as registry:
             group.start_soon(call)
             await anyio.sleep(0.5)
-    assert ["wise"] == outputs
-    assert ["open sage", "close sage", "ask sage"] == sage.noted
+    assert outputs == ["wise"]
+    assert sage.noted == ["open sage", "close sage", "ask sage"]
 
 
 async def test_a_block_that_was_not_entered_here() -> None:
@@ -1006,11 +1014,11 @@ def test_one_registry_in_two_loops(backend: str) -> None:
         async with registry:
             await registry.call("sage")
             await anyio.to_thread.run_sync(functools.partial(anyio.run, inner, backend="asyncio"))
-            assert ["open sage", "ask sage", "open sage", "ask sage", "close sage"] == sage.noted
+            assert sage.noted == ["open sage", "ask sage", "open sage", "ask sage", "close sage"]
             await registry.call("sage")
 
     anyio.run(outer, backend=backend)
-    assert ["ask sage", "close sage"] == sage.noted[5:]
+    assert sage.noted[5:] == ["ask sage", "close sage"]
 
 
 # ---------------------------------------------------------------------------------------------------------- Finding out
@@ -1024,13 +1032,14 @@ async def test_finding_out() -> None:
     began = anyio.current_time()
     async with registry:
         failed = await registry.init()
-        assert 2 == anyio.current_time() - began  # a second to open, a second to ask
-    assert {"lost": "NotFoundError", "wrong": "HandlerError"} == {
-        name: type(error).__name__ for name, error in failed.items()
+        assert anyio.current_time() - began == 2  # a second to open, a second to ask
+    assert {name: type(error).__name__ for name, error in failed.items()} == {
+        "lost": "NotFoundError",
+        "wrong": "HandlerError",
     }
-    assert ["lost", "wrong"] == [*failed]
+    assert [*failed] == ["lost", "wrong"]
     assert "init slow" in slow.noted
-    assert {} == await AgentRegistry(echo).init()
+    assert await AgentRegistry(echo).init() == {}
 
 
 async def test_the_organization() -> None:
@@ -1042,14 +1051,14 @@ async def test_the_organization() -> None:
         {"name": "sage", "type": "agent"},
     ]
     remote: dict[str, Any] = {"name": "brain", "type": "agent", "children": []}
-    assert {"name": "office", "type": "agent", "children": [*members, remote]} == registry.organization()
-    assert {} == await registry.init()
+    assert registry.organization() == {"name": "office", "type": "agent", "children": [*members, remote]}
+    assert await registry.init() == {}
     search = {"name": "search", "type": "tool", "is_remote": True}
     flights = {"name": "flights", "type": "agent", "is_remote": True, "children": [search]}
     remote = {**remote, "desc": "plans trips", "children": [flights]}
-    assert {"name": "office", "type": "agent", "children": [*members, remote]} == registry.organization()
+    assert registry.organization() == {"name": "office", "type": "agent", "children": [*members, remote]}
     registry.organization()["children"][3]["children"].clear()
-    assert remote == registry.organization()["children"][3]
+    assert registry.organization()["children"][3] == remote
 
 
 async def test_members_that_have_the_same_names_below() -> None:
@@ -1057,12 +1066,12 @@ async def test_members_that_have_the_same_names_below() -> None:
     registry = AgentRegistry(brain(name="a")[0], brain(name="b")[0], Function(echo, name="flights"))
     await registry.init()
     first, second, local = registry.organization()["children"]
-    assert ["a", "b", "flights"] == [first["name"], second["name"], local["name"]]
-    assert ["flights"] == [node["name"] for node in first["children"]]
+    assert [first["name"], second["name"], local["name"]] == ["a", "b", "flights"]
+    assert [node["name"] for node in first["children"]] == ["flights"]
     assert first["children"] == second["children"]
     assert first["children"][0] is not second["children"][0]
     assert "is_remote" not in local
-    assert "hi" == (await registry.call("flights", query="hi")).output
+    assert (await registry.call("flights", query="hi")).output == "hi"
 
 
 # --------------------------------------------------------------------------------------------------------------- Travel
@@ -1082,11 +1091,11 @@ async def test_a_registry_travels_as_configuration(travel: Callable[[Any], Any])
         await registry.call("sage")
         other: AgentRegistry = travel(registry)
         assert (registry.names, repr(registry), 3) == (other.names, repr(other), other.max_depth)
-        assert 3 == (await other.call("add", arguments={"a": 2})).output
+        assert (await other.call("add", arguments={"a": 2})).output == 3
         async with other:
             await other.call("sage")
         noted = getattr(other.member("sage"), "noted")  # noqa: B009  (the protocol does not promise it)
-        assert ["open sage", "ask sage", "open sage", "ask sage", "close sage"] == noted
+        assert noted == ["open sage", "ask sage", "open sage", "ask sage", "close sage"]
 
 
 def test_a_member_that_cannot_travel() -> None:
@@ -1097,4 +1106,4 @@ def test_a_member_that_cannot_travel() -> None:
 
 def test_repr() -> None:
     """A registry shows whom it has."""
-    assert "<AgentRegistry 'echo', 'sage'>" == repr(AgentRegistry(echo, Sage()))
+    assert repr(AgentRegistry(echo, Sage())) == "<AgentRegistry 'echo', 'sage'>"

@@ -47,8 +47,8 @@ CASES: Final[list[tuple[Any, Callable[[Any], Any], Any]]] = [
 @pytest.mark.parametrize(("expected", "function", "value"), CASES, ids=range(len(CASES)))
 def test_what_each_does(expected: Any, function: Callable[[Any], Any], value: Any) -> None:
     """Each changes what it is for, and nothing else; a copy of it does the same."""
-    assert expected == function(value)
-    assert expected == pickle.loads(pickle.dumps(function))(value)
+    assert function(value) == expected
+    assert pickle.loads(pickle.dumps(function))(value) == expected
 
 
 HIDING: Final = {
@@ -172,7 +172,7 @@ def test_each_is_total_pure_and_idempotent(name: str, value: Any) -> None:
     function = FUNCTIONS[name]
     before = repr(value)
     once = function(value)
-    assert before == repr(value)
+    assert repr(value) == before
     assert repr(once) == repr(function(once))
 
 
@@ -283,7 +283,7 @@ async def test_all_of_the_program_hears_the_result() -> None:
     heard, events, output = await run(strip_control_characters)
     plain, same, _ = await run(None)
     assert [event.message for event in same] == [event.message for event in events]
-    assert BAD == output
+    assert output == BAD
     assert len(plain) == len(heard)
     assert sum("\x1b" in each for each in texts(plain)) > 10
     assert not any("\x1b" in each for each in texts(heard))
@@ -294,8 +294,8 @@ async def test_sanitize_may_give_anything() -> None:
     """A handler is given what it is."""
     heard, _, output = await run(lambda said: 7, message({"type": "metrics", "content": 1}), answer("42"), close())
     # The message to filter, handler, hook and `send_message`; the answer to filter and handler.
-    assert ["Starting remote execution...", *[7] * 6, "Remote execution completed"] == heard
-    assert "42" == output
+    assert heard == ["Starting remote execution...", *[7] * 6, "Remote execution completed"]
+    assert output == "42"
 
 
 async def test_what_sanitize_raises() -> None:
@@ -308,7 +308,7 @@ async def test_what_sanitize_raises() -> None:
         await run(broken)
     assert isinstance(caught.value.__cause__, KeyError)
     assert caught.value.partial is not None
-    assert BAD == caught.value.partial.events[0].content["callee"]
+    assert caught.value.partial.events[0].content["callee"] == BAD
 
 
 async def test_a_sanitize_that_changes_its_argument_changes_no_event() -> None:

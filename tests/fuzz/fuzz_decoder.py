@@ -126,7 +126,7 @@ def without_limits(attempt: Attempt, make: MakeDecoder) -> None:
         decoder.names_events,
     )
     expected = interpret(attempt.stream)
-    assert expected == found, f"the reference says\n    {expected}\nand the decoder\n    {found}"
+    assert found == expected, f"the reference says\n    {expected}\nand the decoder\n    {found}"
 
 
 def within_limits(attempt: Attempt, make: MakeDecoder) -> None:
@@ -150,7 +150,7 @@ def within_limits(attempt: Attempt, make: MakeDecoder) -> None:
         assert len(decoder._line) <= min(limits.line_bytes or LONGEST, limits.event_bytes or LONGEST)
     assert bool(name) == bool(said), f"the reference says {name!r} is passed, and the decoder {said!r}"
     assert name in said, f"the reference says {name!r} is passed, and the decoder {said!r}"
-    assert expected == dispatched(events), (
+    assert dispatched(events) == expected, (
         f"before {name!r}: the reference {expected}, the decoder {dispatched(events)}"
     )
     if limits.event_bytes is not None:

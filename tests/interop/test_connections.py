@@ -70,7 +70,7 @@ async def test_calls_at_any_distance(newest: RemoteServer) -> None:
                 await anyio.sleep(spacings[n])
                 response = await agent.ask(f"echo {mark} {n}")
                 seen = (n, spacings[n], response.state, response.output)
-                assert seen == (n, spacings[n], OxyState.COMPLETED, f"{mark} {n}")
+                assert (n, spacings[n], OxyState.COMPLETED, f"{mark} {n}") == seen
 
     async with anyio.create_task_group() as users:
         for user in range(USERS):

@@ -43,8 +43,8 @@ async def test_another_agent_listens(server: RemoteServer) -> None:
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT).attach(handle.to_token()) as run:
         events = [event async for event in run]
 
-    assert [0, 1, 2, 3, 4] == steps(events)
-    assert (OxyState.COMPLETED, tag) == (run.response.state, run.response.output)
+    assert steps(events) == [0, 1, 2, 3, 4]
+    assert (run.response.state, run.response.output) == (OxyState.COMPLETED, tag)
     assert handle.trace_id == run.response.extra["trace_id"]
 
 
@@ -67,7 +67,7 @@ async def test_leaving_and_coming_back(server: RemoteServer) -> None:
     assert query.split()[1] == run.response.output
     assert sorted({*steps(heard)}) == steps(heard)
     assert len(heard) > first
-    assert ["started", "finished"] == [record["event"] for record in server.records(query=query)]
+    assert [record["event"] for record in server.records(query=query)] == ["started", "finished"]
 
 
 @with_detached_runs
@@ -81,9 +81,9 @@ async def test_an_end_that_was_lost(server: RemoteServer) -> None:
             events = [event async for event in run]
         assert way.cut == 1
 
-    assert [0, 1, 2, 3, 4] == steps(events)
+    assert steps(events) == [0, 1, 2, 3, 4]
     assert (query.split()[1], True) == (run.response.output, run.response.extra["recovered"])
-    assert 1 == len(server.records("started", query=query))
+    assert len(server.records("started", query=query)) == 1
 
 
 # ---------------------------------------------------------------------------------------------- Servers without records
@@ -102,9 +102,9 @@ async def test_a_cut_without_records(newest: RemoteServer, kind: str) -> None:
             heard = steps([event async for event in run])
         assert way.cut == 1
 
-    assert [0, 1, 2, 3, 4] == heard[:5]
+    assert heard[:5] == [0, 1, 2, 3, 4]
     assert sorted({*heard}) == heard
-    assert tag == run.response.output
+    assert run.response.output == tag
     assert "recovered" not in run.response.extra
 
 
@@ -120,7 +120,7 @@ async def test_an_end_that_was_lost_without_records(newest: RemoteServer, kind: 
                 async for event in run:
                     seen.append(event)  # noqa: PERF401  (what came before the error counts)
 
-    assert STARTED is caught.value.outcome
-    assert [0, 1, 2, 3, 4] == steps(seen)
+    assert caught.value.outcome is STARTED
+    assert steps(seen) == [0, 1, 2, 3, 4]
     assert caught.value.partial is not None
     assert tuple(seen) == caught.value.partial.events

@@ -79,7 +79,7 @@ def rows() -> dict[str, str]:
 
 def test_the_page_has_every_scenario() -> None:
     """The page is of these scenarios, in their order."""
-    assert [*SCENARIOS] == [*rows()]
+    assert [*rows()] == [*SCENARIOS]
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -114,8 +114,8 @@ async def test_an_older_release(worlds: Callable[[str], World]) -> None:
 
     assert right == ours
     for cut in (Cut(), Cut(said=b'"step": 3}')):
-        assert ("FAILED", 1) == await faults(older, "raises", cut)
-    assert (1, 3) == (await connections(worlds(RELEASES[0])), await connections(older))
+        assert await faults(older, "raises", cut) == ("FAILED", 1)
+    assert (await connections(worlds(RELEASES[0])), await connections(older)) == (1, 3)
 
 
 async def connections(there: World) -> int:
@@ -145,7 +145,7 @@ async def connections(there: World) -> int:
 )
 async def test_a_subclass_with_faults(world: World, kind: Kind, cut: Cut, state: str, count: int) -> None:
     """Whatever is called again, and by whom: the remote agent runs once; what raises before it fails the call."""
-    assert (state, count) == await faults(world, kind, cut)
+    assert await faults(world, kind, cut) == (state, count)
 
 
 async def faults(there: World, kind: Kind, cut: Cut) -> tuple[str, int]:
@@ -167,7 +167,7 @@ async def test_a_subclass_that_repeats_what_was_refused(world: World) -> None:
         await way.open()
         heard = await world.ask("master echo hello")
 
-    assert ('COMPLETED: "hello"', 3) == (said(heard), way.connections)
+    assert (said(heard), way.connections) == ('COMPLETED: "hello"', 3)
 
 
 async def test_a_subclass_of_the_documentation(world: World) -> None:
@@ -197,15 +197,15 @@ async def test_a_subclass_of_the_documentation(world: World) -> None:
             "Remote execution completed",
         ],
     }
-    assert ("of its own", 1, "what", True) == (
+    assert (
         run.headers["x-api-key"],
         payload["mine"],
         payload["query"],
         payload["is_send_message"],
-    )
+    ) == ("of its own", 1, "what", True)
     assert "call_stack" not in payload
     forwarded = [message["data"] for message in heard.messages if message["data"].get("type") in {"noise", "metrics"}]
-    assert forwarded == [{**messages[2], "clean": True}]
+    assert [{**messages[2], "clean": True}] == forwarded
 
 
 FACTS: Final = """
@@ -320,13 +320,13 @@ async def test_shape(tmp_path: Path, version: str) -> None:
     shape = json.loads((await run_program(version, tmp_path, SHAPE)).splitlines()[-1])
     builtin, ours = shape["builtin"], shape["ours"]
 
-    assert ["<class 'pydantic.networks.AnyUrl'>", True] == builtin["server_url"]
+    assert builtin["server_url"] == ["<class 'pydantic.networks.AnyUrl'>", True]
     assert {
         **builtin,
         "server_url": ["pydantic.networks.AnyUrl | None", False],
         "start_seconds": ["<class 'float'>", False],
     } == ours
-    assert {"_execute"} == private_names(MODULE.read_text(encoding="utf-8")) & {*shape["names"]}
+    assert private_names(MODULE.read_text(encoding="utf-8")) & {*shape["names"]} == {"_execute"}
 
 
 def private_names(source: str) -> set[str]:
@@ -349,7 +349,7 @@ def private_names(source: str) -> set[str]:
 )
 def test_private_names(source: str) -> None:
     """Whatever is done with such a name, it is found."""
-    assert {"_semaphore"} == private_names(source)
+    assert private_names(source) == {"_semaphore"}
 
 
 ATTEMPTS: Final = """
@@ -433,7 +433,7 @@ async def test_attempts_and_records(tmp_path: Path, version: str) -> None:
             ["odd", "the trace", "the node", "nobody"],
         ],
     }
-    assert 1 == sum(request.line.startswith("POST") for request in server.requests)
+    assert sum(request.line.startswith("POST") for request in server.requests) == 1
 
 
 RESTARTS: Final = """
@@ -514,7 +514,7 @@ async def test_the_programs_of_the_page(tmp_path: Path) -> None:
             assert printed.splitlines()[-1] == "No."
 
     posts = [request for request in server.requests if request.line.startswith("POST")]
-    assert [None, None, "k"] == [request.headers.get("x-api-key") for request in posts]
+    assert [request.headers.get("x-api-key") for request in posts] == [None, None, "k"]
 
 
 async def run_program(version: str, directory: Path, program: str, *arguments: str) -> str:
@@ -543,8 +543,8 @@ async def test_a_remote_that_is_slow_to_say_what_it_is(world: World) -> None:
         again = await world.ask("master hello")
         slow.set()
 
-    assert ['COMPLETED: "hello"'] * 2 == [said(heard), said(again)]
-    assert ["GET", "GET", "POST", "POST"] == [request.line.partition(" ")[0] for request in server.requests]
+    assert [said(heard), said(again)] == ['COMPLETED: "hello"'] * 2
+    assert [request.line.partition(" ")[0] for request in server.requests] == ["GET", "GET", "POST", "POST"]
 
 
 class Again:

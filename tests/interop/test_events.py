@@ -161,7 +161,7 @@ async def test_parallel_calls(server: RemoteServer) -> None:
     outputs = {e.callee: e.output for e in events if isinstance(e, Observation)}
     # Before 1.0.9 the output of an observation was always a string of JSON.
     whole = str if server.version == "1.0.8" else int
-    assert outputs == {"add": whole(5), "multiply": whole(20), "shout": "BOTH", "master": "5 20 BOTH"}
+    assert {"add": whole(5), "multiply": whole(20), "shout": "BOTH", "master": "5 20 BOTH"} == outputs
     assert response.output == "5 20 BOTH"
 
 

@@ -62,7 +62,7 @@ async def test_each_prints_what_it_says(newest: RemoteServer, example: str, monk
     with redirect_stdout(io.StringIO()) as printed:
         await program["main"]()
     expected = re.sub("|".join(NAMES), lambda found: NAMES[found[0]], ALL["expected"](EXAMPLES[example]))
-    assert expected == printed.getvalue()
+    assert printed.getvalue() == expected
 
 
 @attrs.define
@@ -108,13 +108,13 @@ async def test_the_agents_of_the_documentation(newest: RemoteServer, block: str)
         # Its last line divides by the number of calls.
         with pytest.raises(ZeroDivisionError) if block == "monitored" else nullcontext():
             await made.run(block)
-        assert MAKING[block] == len(made.agents)
+        assert len(made.agents) == MAKING[block]
         for agent in made.agents:
             made.heard.clear()
-            assert "5 20 BOTH" == (await made.execute(agent, "tools")).output
-            assert ["tool_call", "observation"] == sorted({*made.kinds()}, reverse=True)
+            assert (await made.execute(agent, "tools")).output == "5 20 BOTH"
+            assert sorted({*made.kinds()}, reverse=True) == ["tool_call", "observation"]
             stack = LOCAL if agent.is_share_call_stack else [*LOCAL, agent.name]
-            assert [stack] * 6 == [each["content"]["call_stack"][: len(stack)] for each in made.heard]
+            assert [each["content"]["call_stack"][: len(stack)] for each in made.heard] == [stack] * 6
     finally:
         await server.aclose()
     if block == "progress_monitoring":
@@ -153,7 +153,7 @@ async def init_call(server: Leading) -> None:
         made = Program({REMOTE: server})
         agent = made.names["sse_agent"] = made.agent_class(server_url=REMOTE)
         await made.run(block)
-        assert "master" == agent.org["name"]
+        assert agent.org["name"] == "master"
         assert {member["name"] for member in agent.get_org()} >= MEMBERS
 
 
@@ -167,12 +167,12 @@ async def load_balancing(server: Leading) -> None:
     cluster = made.names["LoadBalancedSSECluster"](urls)
     with made.printing():
         await cluster.initialize(urls)
-    assert ["✓", "✗", "✓"] == [line[0] for line in made.printed]
+    assert [line[0] for line in made.printed] == ["✓", "✗", "✓"]
     answered: list[tuple[str, Any]] = []
     for _ in range(3):
         agent = cluster.get_next_agent()
         answered.append((agent.name, (await made.execute(agent, "echo hello")).output))
-    assert [("cluster_node_1", "hello"), ("cluster_node_3", "hello"), ("cluster_node_1", "hello")] == answered
+    assert answered == [("cluster_node_1", "hello"), ("cluster_node_3", "hello"), ("cluster_node_1", "hello")]
 
 
 @shows("call_stack")
@@ -183,9 +183,9 @@ async def call_stack(server: Leading) -> None:
     for strategy, stack in (("partial", LOCAL), ("full", [*LOCAL, "me"]), ("none", [*LOCAL, "me"])):
         made.heard.clear()
         agent.call_stack_strategy = strategy
-        assert "5 20 BOTH" == (await made.execute(agent, "tools")).output
+        assert (await made.execute(agent, "tools")).output == "5 20 BOTH"
         expected = stack if strategy == "none" else [*stack, "master"]
-        assert [expected] * 6 == [each["content"]["call_stack"][:-1] for each in made.heard]
+        assert [each["content"]["call_stack"][:-1] for each in made.heard] == [expected] * 6
 
 
 @shows("event_filtering")
@@ -196,9 +196,9 @@ async def event_filtering(server: Leading) -> None:
     cls = (await made.run("event_filtering"))["CustomEventSSEAgent"]
     agent = cls(event_filter=lambda message: message["type"] != "secret", server_url=REMOTE)  # pyright: ignore[reportUnknownLambdaType]  (the block says nothing of types)
     said = [{"type": kind, "content": kind} for kind in ("progress", "error", "secret")]
-    assert "sent 3" == (await made.execute(agent, sends(*said))).output
+    assert (await made.execute(agent, sends(*said))).output == "sent 3"
     assert [{"type": "progress_update", "content": "progress"}, *said[:2]] == made.heard
-    assert ["Remote error: error"] == logged
+    assert logged == ["Remote error: error"]
 
 
 @shows("custom_events")
@@ -211,9 +211,9 @@ async def custom_events(server: Leading) -> None:
         {"type": "progress_update", "content": {"progress": 45, "status": "working"}},
         {"type": "metrics", "content": {"metrics": {"cpu": 3}}},
     ]
-    assert "sent 3" == (await made.execute(agent, sends(*said))).output
-    assert ["Custom event received: {'id': 7}", "Progress: 45% - working", "Metrics: {'cpu': 3}"] == made.printed
-    assert said == made.heard
+    assert (await made.execute(agent, sends(*said))).output == "sent 3"
+    assert made.printed == ["Custom event received: {'id': 7}", "Progress: 45% - working", "Metrics: {'cpu': 3}"]
+    assert made.heard == said
 
 
 @shows("authenticated")
@@ -227,9 +227,9 @@ async def authenticated(server: Leading) -> None:
             return {"Authorization": f"Bearer {self.api_key}"}
 
     for cls in (as_it_stands, Completed):
-        assert "hello" == (await made.execute(cls(api_key="k-12345678", server_url=REMOTE), "echo hello")).output
+        assert (await made.execute(cls(api_key="k-12345678", server_url=REMOTE), "echo hello")).output == "hello"
     runs = [request for request in server.requests if request.method == "POST"]
-    assert [None, "Bearer k-12345678"] == [request.headers.get("authorization") for request in runs]
+    assert [request.headers.get("authorization") for request in runs] == [None, "Bearer k-12345678"]
 
 
 @shows("secure")
@@ -239,7 +239,7 @@ async def secure(server: Leading) -> None:
     cls = (await made.run("secure"))["SecureSSEAgent"]
     with pytest.raises(ValueError, match="Only HTTPS"):
         cls(server_url=server.url)
-    assert "hello" == (await made.execute(cls(server_url=REMOTE), "echo hello")).output
+    assert (await made.execute(cls(server_url=REMOTE), "echo hello")).output == "hello"
 
 
 @shows("init", "execute")
@@ -257,7 +257,7 @@ async def bodies(server: Leading) -> None:
             made.heard.clear()
             output = (await agent.execute(made.request("nested"))).output
             seen.append((output, agent.get_org(), same_ids(made.heard)))
-        assert "master(middle(leaf(42)))" == seen[0][0]
+        assert seen[0][0] == "master(middle(leaf(42)))"
         assert seen[0] == seen[1]
 
 

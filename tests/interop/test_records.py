@@ -95,7 +95,7 @@ async def test_a_run_that_ended(server: RemoteServer, query: str, state: OxyStat
     async with asking(server) as ask:
         await ask.stream(query, trace)
         record = await ask.record(trace, ended)
-    assert (state, output, 1) == (record.state, record.output, len(record.nodes))
+    assert (record.state, record.output, len(record.nodes)) == (state, output, 1)
 
 
 async def test_the_nodes(server: RemoteServer) -> None:
@@ -104,15 +104,15 @@ async def test_the_nodes(server: RemoteServer) -> None:
     async with asking(server) as ask:
         await ask.stream("nested", trace, node_id=node, father_node_id="mine", call_stack=["user", "front"])
         record = await ask.record(trace, ended)
-    assert (OxyState.COMPLETED, "master(middle(leaf(42)))") == (record.state, record.output)
-    assert [
+    assert (record.state, record.output) == (OxyState.COMPLETED, "master(middle(leaf(42)))")
+    assert [(each.caller, each.callee, each.node_type, each.call_stack, each.output) for each in record.nodes] == [
         ("user", "master", "agent", ("user", "front", "master"), "master(middle(leaf(42)))"),
         ("master", "middle_agent", "agent", ("user", "front", "master", "middle_agent"), "middle(leaf(42))"),
         ("middle_agent", "leaf_agent", "agent", ("user", "front", "master", "middle_agent", "leaf_agent"), "leaf(42)"),
         ("leaf_agent", "add", "tool", ("user", "front", "master", "middle_agent", "leaf_agent", "add"), "42"),
-    ] == [(each.caller, each.callee, each.node_type, each.call_stack, each.output) for each in record.nodes]
+    ]
     assert ["mine", *(each.node_id for each in record.nodes[:-1])] == [each.father_node_id for each in record.nodes]
-    assert node == record.nodes[0].node_id
+    assert record.nodes[0].node_id == node
 
 
 async def test_two_runs_of_one_trace(server: RemoteServer) -> None:
@@ -123,7 +123,7 @@ async def test_two_runs_of_one_trace(server: RemoteServer) -> None:
             await ask.stream(query, trace, node_id=node)
             await ask.record(trace, ended, node)
         found = [(await ask.record(trace, node_id=node)).output for node in ("", first, second, "another")]
-    assert ["two", "one", "two", None] == found
+    assert found == ["two", "one", "two", None]
 
 
 async def test_a_run_that_is_left(server: RemoteServer) -> None:
@@ -133,8 +133,8 @@ async def test_a_run_that_is_left(server: RemoteServer) -> None:
         async with ask.transport.exchange(ask.run("run", "quiet 30", trace)):
             running = await ask.record(trace, lambda record: bool(record.nodes))
         record = await ask.record(trace, ended)
-    assert (None, None) == (running.state, running.output)
-    assert (OxyState.CANCELED, "Tool master was cancelled") == (record.state, record.output)
+    assert (running.state, running.output) == (None, None)
+    assert (record.state, record.output) == (OxyState.CANCELED, "Tool master was cancelled")
 
 
 @pytest.mark.parametrize("callee", [None, "nobody"])
@@ -156,7 +156,7 @@ async def test_a_detached_run(server: RemoteServer) -> None:
     async with asking(server) as ask:
         await start(ask.transport, ask.run("start", "echo later", trace), LIMITS, until=ask.until)
         record = await ask.record(trace, ended)
-    assert (OxyState.COMPLETED, "later") == (record.state, record.output)
+    assert (record.state, record.output) == (OxyState.COMPLETED, "later")
 
 
 async def test_a_start_that_fails(server: RemoteServer) -> None:
@@ -165,7 +165,7 @@ async def test_a_start_that_fails(server: RemoteServer) -> None:
         bad = HTTPRequest("POST", server.url, PATHS["start"], body=b"nonsense")
         with pytest.raises(errors.ServerError) as caught:
             await start(ask.transport, bad, LIMITS, until=ask.until)
-    assert errors.Outcome.UNKNOWN == caught.value.outcome
+    assert caught.value.outcome == errors.Outcome.UNKNOWN
 
 
 async def test_feedback(server: RemoteServer) -> None:
@@ -183,8 +183,8 @@ async def test_feedback(server: RemoteServer) -> None:
         record = await ask.record(trace, ended)
         with pytest.raises(errors.EnvelopeError) as caught:
             await feedback(ask.transport, ask.pattern, trace, "too late", LIMITS, until=ask.until)
-    assert (OxyState.COMPLETED, ["yes", {"a": [1, "ü"]}]) == (record.state, json.loads(record.output))
-    assert (400, errors.Outcome.REJECTED) == (caught.value.code, caught.value.outcome)
+    assert (record.state, json.loads(record.output)) == (OxyState.COMPLETED, ["yes", {"a": [1, "ü"]}])
+    assert (caught.value.code, caught.value.outcome) == (400, errors.Outcome.REJECTED)
 
 
 async def _say_when_asked(ask: Asking, channel: str, said: Any) -> None:
@@ -224,4 +224,4 @@ async def test_a_file_that_is_not_taken(newest: RemoteServer) -> None:
     async with asking(newest) as ask:
         with pytest.raises(errors.StatusError, match="400") as caught:
             await upload(ask.transport, ask.pattern, "a.exe", b"", LIMITS, until=ask.until)
-    assert errors.Outcome.REJECTED == caught.value.outcome
+    assert caught.value.outcome == errors.Outcome.REJECTED

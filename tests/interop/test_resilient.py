@@ -114,8 +114,8 @@ async def test_refused_twice(newest: RemoteServer, block: str, retry: str) -> No
         finally:
             await knocking.aclose()
 
-    assert (OxyState.COMPLETED, "hello", 3) == (response.state, response.output, knocking.exchanges)
-    assert (1, 1) == asked.seen()
+    assert (response.state, response.output, knocking.exchanges) == (OxyState.COMPLETED, "hello", 3)
+    assert asked.seen() == (1, 1)
 
 
 @each_class
@@ -128,9 +128,9 @@ async def test_cut_in_mid_stream(newest: RemoteServer, block: str, retry: str, *
         response = await asked.response()
         assert way.cut == 1
 
-    assert OxyState.FAILED is response.state
+    assert response.state is OxyState.FAILED
     assert "cut off" in response.output
-    assert (1, 1) == asked.seen()
+    assert asked.seen() == (1, 1)
 
 
 @each_class
@@ -147,6 +147,6 @@ async def test_idle(newest: RemoteServer, block: str, retry: str, path: str, tim
     asked = Asked(newest, block, "quiet 30", server_url=newest.url + path, timeouts=timeouts, retry=RETRIES[retry])
     response = await asked.response()
 
-    assert OxyState.FAILED is response.state
+    assert response.state is OxyState.FAILED
     assert "within Timeouts." in response.output
-    assert (1, 1) == asked.seen()
+    assert asked.seen() == (1, 1)

@@ -71,10 +71,10 @@ async def test_twenty_callers_with_one_trace_id(server: RemoteServer, way: str) 
         for tag in tags:
             tasks.start_soon(call, agent, tag)
 
-    assert outputs == {tag: tag for tag in tags}
+    assert {tag: tag for tag in tags} == outputs
     assert len(remote) == len(tags)
     if way == "stream":
-        assert heard == {tag: [(tag, n) for n in range(50)] for tag in tags}
+        assert {tag: [(tag, n) for n in range(50)] for tag in tags} == heard
     for trace in remote:
         assert [r["event"] for r in server.records(trace_id=trace)] == ["started", "finished"]
 
@@ -99,4 +99,4 @@ async def test_two_agents_with_one_trace_id(server: RemoteServer, other: str) ->
             tasks.start_soon(ask, plain, f"p{number}", trace_id)
             tasks.start_soon(ask, second, f"s{number}", trace_id)
 
-    assert outputs == {f"{who}{number}": f"{who}{number}" for who in "ps" for number in range(8)}
+    assert {f"{who}{number}": f"{who}{number}" for who in "ps" for number in range(8)} == outputs

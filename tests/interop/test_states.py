@@ -73,9 +73,9 @@ async def test_a_run_that_failed(
     async with SSEOxyGent(server_url=server.url, timeouts=RECORDED, **options) as agent:
         response, error = await both_ways(agent, query)
 
-    assert (state, output) == (response.state, response.output)
+    assert (response.state, response.output) == (state, output)
     assert isinstance(error, errors.RemoteAgentError)
-    assert (state, output, errors.Outcome.COMPLETED) == (error.state, error.output, error.outcome)
+    assert (error.state, error.output, error.outcome) == (state, output, errors.Outcome.COMPLETED)
     assert output in str(error)
 
 
@@ -95,7 +95,7 @@ async def test_a_run_that_failed_at_a_server_that_stalls(server: RemoteServer) -
                     await server.wait_for("started", within=10, query=stall)
         ended = caught.value.state, caught.value.output
 
-    assert ended == (OxyState.FAILED, failure("master"))
+    assert (OxyState.FAILED, failure("master")) == ended
 
 
 async def test_a_run_that_never_fails_costs_no_question(server: RemoteServer) -> None:
@@ -157,7 +157,7 @@ async def test_a_run_that_did_not_fail(server: RemoteServer) -> None:
     async with SSEOxyGent(server_url=server.url, confirm_state=True, timeouts=PATIENT) as agent:
         response = await agent.ask("tools")
 
-    assert (OxyState.COMPLETED, "5 20 BOTH") == (response.state, response.output)
+    assert (response.state, response.output) == (OxyState.COMPLETED, "5 20 BOTH")
     assert "recovered" not in response.extra
 
 
@@ -171,7 +171,7 @@ async def test_a_run_that_was_cut_after_its_end(server: RemoteServer, cut: Cut) 
 
     assert (OxyState.COMPLETED, query.split()[1]) == (response.state, response.output)
     assert response.extra["recovered"] is True
-    assert 1 == len(server.records("started", query=query))
+    assert len(server.records("started", query=query)) == 1
 
 
 async def test_a_run_that_failed_and_was_cut(server: RemoteServer) -> None:
@@ -200,14 +200,14 @@ async def test_a_run_that_is_quiet(server: RemoteServer) -> None:
     """A run that is at work is waited for, when the idle clock runs out."""
     response = await SSEOxyGent(server_url=server.url, timeouts=WAITING).ask("quiet 1.5")
 
-    assert (OxyState.COMPLETED, "quiet") == (response.state, response.output)
+    assert (response.state, response.output) == (OxyState.COMPLETED, "quiet")
 
 
 async def test_a_run_that_is_quiet_and_moves(server: RemoteServer) -> None:
     """A run whose record moves is waited for, however often the idle clock runs out."""
     response = await SSEOxyGent(server_url=server.url, timeouts=WAITING).ask("steps 7")
 
-    assert (OxyState.COMPLETED, "steps") == (response.state, response.output)
+    assert (response.state, response.output) == (OxyState.COMPLETED, "steps")
 
 
 @pytest.mark.parametrize("attached", [False, True], ids=["ask", "attach"])
@@ -281,7 +281,7 @@ async def test_silence_without_records(server: RemoteServer, kind: str) -> None:
     with pytest.raises(errors.IdleTimeoutError) as caught:
         await unrecorded(kind, server.url, timeouts=IMPATIENT).ask("quiet 30")
 
-    assert STARTED is caught.value.outcome
+    assert caught.value.outcome is STARTED
     assert "never began" not in str(caught.value)
 
 
@@ -296,8 +296,8 @@ async def test_a_cut_without_records(server: RemoteServer, kind: str) -> None:
                 async for event in run:
                     seen.append(event)  # noqa: PERF401  (what came before the error counts)
 
-    assert STARTED is caught.value.outcome
+    assert caught.value.outcome is STARTED
     assert caught.value.partial is not None
     assert tuple(seen) == caught.value.partial.events
     steps = [event.content["step"] for event in seen if event.type == "progress"]
-    assert [0, 1, 2, 3, 4] == steps[:5]
+    assert steps[:5] == [0, 1, 2, 3, 4]

@@ -144,7 +144,7 @@ async def test_what_is_added(case: str) -> None:
     make, added = ADDED[case]
     inner = remote()
     wrapper = make(inner)
-    assert (200, b'{"ok": true}') == await send(wrapper)
+    assert await send(wrapper) == (200, b'{"ok": true}')
     marked = Context(secret_headers=frozenset(added))
     assert [attrs.evolve(request(), headers={"accept": "text/event-stream", **added}, context=marked)] == inner.requests
     assert wrapper.inner is inner
@@ -160,12 +160,12 @@ async def test_user_information_in_the_url(case: str) -> None:
     asked = attrs.evolve(request(), base_url=f"https://ada:{SECRET}@remote")
     if "authorization" not in added:
         async with make(inner).exchange(asked) as response:
-            assert 200 == response.status
+            assert response.status == 200
         return
     with pytest.raises(ConfigurationError, match="two credentials") as caught:
         async with make(inner).exchange(asked):
             pass
-    assert ([], Outcome.NOT_SENT, False) == (inner.requests, caught.value.outcome, SECRET in str(caught.value))
+    assert (inner.requests, caught.value.outcome, SECRET in str(caught.value)) == ([], Outcome.NOT_SENT, False)
 
 
 @pytest.mark.parametrize("auth", [APIKey(SECRET, header="x-trips-key"), Headers(some_headers)])
@@ -175,9 +175,9 @@ async def test_a_credential_under_a_name_of_its_own(auth: Policy) -> None:
     away = SSEOxyGent(server_url="http://remote", transport=inner, auth=auth)
     with pytest.raises(InsecureTransportError, match="the header 'x-t") as caught:
         await away.ask("hi")
-    assert ([], False) == (inner.requests, SECRET in str(caught.value))
+    assert (inner.requests, SECRET in str(caught.value)) == ([], False)
     here = SSEOxyGent(server_url="http://127.0.0.1", transport=inner, auth=auth)
-    assert "42" == (await here.ask("hi")).output
+    assert (await here.ask("hi")).output == "42"
 
 
 async def test_a_server_that_repeats_a_key() -> None:
@@ -186,7 +186,7 @@ async def test_a_server_that_repeats_a_key() -> None:
     agent = SSEOxyGent(server_url="https://remote", transport=inner, auth=APIKey(SECRET, header="x-request-id"))
     with pytest.raises(PermissionDeniedError) as caught:
         await agent.ask("hi")
-    assert "unknown id [scrubbed]" == caught.value.body
+    assert caught.value.body == "unknown id [scrubbed]"
 
 
 OWN: Final = {
@@ -202,7 +202,7 @@ OWN: Final = {
 async def test_a_header_of_the_request_wins(case: str) -> None:
     """What a request brings itself is sent as it is, and its 401 is handed on without asking anybody."""
     inner = remote(DENIED)
-    assert (401, b"who are you?") == await send(ADDED[case][0](inner), OWN[case])
+    assert await send(ADDED[case][0](inner), OWN[case]) == (401, b"who are you?")
     assert [request(OWN[case])] == inner.requests
 
 
@@ -225,7 +225,7 @@ async def test_sources_outside_the_program(monkeypatch: pytest.MonkeyPatch, tmp_
         for chain in chains:
             await send(chain)
     bearer, basic, key = ["Bearer one", "Bearer 123"], ["Basic dGVzdDpvbmU=", "Basic dGVzdDoxMjM="], ["one", "123"]
-    assert [bearer, bearer, basic, basic, key, key] == [sent(inner) for inner in inners]
+    assert [sent(inner) for inner in inners] == [bearer, bearer, basic, basic, key, key]
 
 
 # ------------------------------------------------------------------------------------------------------------- The 401
@@ -273,8 +273,8 @@ async def test_a_token_that_is_refused(case: str) -> None:
 async def test_a_literal_has_nothing_to_refresh() -> None:
     """Its 401 is handed on, and nothing is sent twice."""
     inner = remote(DENIED)
-    assert (401, b"who are you?") == await send(BearerAuthTransport(inner, BearerAuth("t")))
-    assert ["Bearer t"] == sent(inner)
+    assert await send(BearerAuthTransport(inner, BearerAuth("t"))) == (401, b"who are you?")
+    assert sent(inner) == ["Bearer t"]
 
 
 async def test_a_file_that_was_rotated_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,8 +285,8 @@ async def test_a_file_that_was_rotated_meanwhile(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(VARIABLE, "two")
 
     inner = remote(attrs.evolve(DENIED, left=rotate), OK)
-    assert 200 == (await send(BearerAuthTransport(inner, BearerAuth.from_env(VARIABLE))))[0]
-    assert ["Bearer one", "Bearer two"] == sent(inner)
+    assert (await send(BearerAuthTransport(inner, BearerAuth.from_env(VARIABLE))))[0] == 200
+    assert sent(inner) == ["Bearer one", "Bearer two"]
 
 
 async def test_the_refused_exchange_is_left_first() -> None:
@@ -299,7 +299,7 @@ async def test_the_refused_exchange_is_left_first() -> None:
         return f"t{len(open_exchanges)}"
 
     await send(BearerAuthTransport(inner, BearerAuth(provider=provider)))
-    assert [0, 0] == open_exchanges
+    assert open_exchanges == [0, 0]
 
 
 class Unclean(FakeTransport):
@@ -317,7 +317,7 @@ class Unclean(FakeTransport):
 async def test_a_refused_exchange_that_ends_badly() -> None:
     """How it ended matters to nobody: the request was refused, and is sent once more."""
     inner = Unclean({"/": [DENIED, OK]})
-    assert 200 == (await send(BearerAuthTransport(inner, BearerAuth(provider=giving("one", "two")))))[0]
+    assert (await send(BearerAuthTransport(inner, BearerAuth(provider=giving("one", "two")))))[0] == 200
 
 
 async def test_many_are_refused_at_once() -> None:
@@ -327,7 +327,7 @@ async def test_many_are_refused_at_once() -> None:
     async with anyio.create_task_group() as tasks:
         for inner in inners:
             tasks.start_soon(send, policies.over(inner, auth))
-    assert [["Bearer one", "Bearer two"]] * 3 == [sent(inner) for inner in inners]
+    assert [sent(inner) for inner in inners] == [["Bearer one", "Bearer two"]] * 3
 
 
 # ------------------------------------------------------------------------------------------------------------- Failures
@@ -348,7 +348,7 @@ async def test_a_provider_that_fails(case: str) -> None:
     for outcome, requests in ((Outcome.NOT_SENT, 0), (Outcome.REJECTED, 1)):
         with pytest.raises(cls, match=text) as caught:
             await send(auth)
-        assert (outcome, requests) == (caught.value.outcome, len(inner.requests))
+        assert (caught.value.outcome, len(inner.requests)) == (outcome, requests)
         assert SECRET not in str(caught.value)
 
 
@@ -370,8 +370,8 @@ async def test_the_deadline(case: str) -> None:
     deadline = anyio.current_time() + 10
     with anyio.CancelScope(deadline=deadline) as scope, pytest.raises(DeadlineExceededError) as caught:
         await send(chain, deadline=deadline)
-    assert (Outcome.NOT_SENT, False, []) == (caught.value.outcome, scope.cancelled_caught, inner.requests)
-    assert deadline == pytest.approx(anyio.current_time(), abs=0.1)
+    assert (caught.value.outcome, scope.cancelled_caught, inner.requests) == (Outcome.NOT_SENT, False, [])
+    assert anyio.current_time() == pytest.approx(deadline, abs=0.1)
 
 
 async def test_the_deadline_after_a_refusal() -> None:
@@ -384,7 +384,7 @@ async def test_the_deadline_after_a_refusal() -> None:
     inner = remote(DENIED)
     with pytest.raises(DeadlineExceededError) as caught:
         await send(BearerAuthTransport(inner, BearerAuth(provider=provider)), deadline=anyio.current_time() + 10)
-    assert Outcome.REJECTED is caught.value.outcome
+    assert caught.value.outcome is Outcome.REJECTED
 
 
 async def test_cancellation() -> None:
@@ -395,7 +395,7 @@ async def test_cancellation() -> None:
         with anyio.move_on_after(seconds) as scope:
             await send(auth)
         assert scope.cancelled_caught
-    assert 200 == (await send(auth))[0]
+    assert (await send(auth))[0] == 200
     assert len(inner.requests) == len(inner.left)
 
 
@@ -430,7 +430,7 @@ async def test_what_cannot_be_sent(case: str) -> None:
     with pytest.raises(ConfigurationError, match=text) as caught:
         await send(Policies().over(inner, make()))
     assert "CANARY" not in f"{caught.value}{caught.value.__cause__}"
-    assert (Outcome.NOT_SENT, []) == (caught.value.outcome, inner.requests)
+    assert (caught.value.outcome, inner.requests) == (Outcome.NOT_SENT, [])
 
 
 async def _broken(*_: object) -> Any:
@@ -450,7 +450,7 @@ async def test_other_providers_that_fail(case: str) -> None:
     text = rf"^the provider of the {case.partition(' ')[0]} raised OSError$"
     with pytest.raises(HandlerError, match=text) as caught:
         await send(Policies().over(remote(), BROKEN[case]()))
-    assert Outcome.NOT_SENT is caught.value.outcome
+    assert caught.value.outcome is Outcome.NOT_SENT
 
 
 # ----------------------------------------------------------------------------------------------------------- The values
@@ -506,7 +506,7 @@ def test_values(case: str) -> None:
     value = make()
     assert (value, hash(value), shown) == (make(), hash(make()), repr(value))
     assert isinstance(value, Policy)
-    assert "auth" == value.kind
+    assert value.kind == "auth"
     for clone in (copy.copy(value), copy.deepcopy(value)):
         assert value == clone
     if case in LITERAL:
@@ -514,7 +514,7 @@ def test_values(case: str) -> None:
             pickle.dumps(value)
         assert SECRET not in str(caught.value)
     else:
-        assert value == pickle.loads(pickle.dumps(value))
+        assert pickle.loads(pickle.dumps(value)) == value
 
 
 def test_values_that_differ() -> None:
@@ -526,7 +526,7 @@ def test_values_that_differ() -> None:
 
 def test_a_provider_shows_nothing() -> None:
     """Of a provider only its name is shown: the repr of a partial would tell its arguments."""
-    assert "BearerAuth(provider=partial)" == repr(BearerAuth(provider=functools.partial(_told, SECRET)))
+    assert repr(BearerAuth(provider=functools.partial(_told, SECRET))) == "BearerAuth(provider=partial)"
 
 
 async def _told(secret: str) -> str:
@@ -569,7 +569,7 @@ async def test_an_agent_with_a_token(case: str) -> None:
         await agent.ask("hi")
     assert (ending.outcome, len(ending.replies)) == (caught.value.outcome, len(inner.requests))
     if isinstance(caught.value, AuthenticationError):
-        assert "who are you?" == caught.value.body
+        assert caught.value.body == "who are you?"
 
 
 async def test_an_agent_whose_provider_hangs() -> None:
@@ -580,7 +580,7 @@ async def test_an_agent_whose_provider_hangs() -> None:
     )
     with pytest.raises(DeadlineExceededError) as caught:
         await agent.ask("hi")
-    assert (Outcome.NOT_SENT, []) == (caught.value.outcome, inner.requests)
+    assert (caught.value.outcome, inner.requests) == (Outcome.NOT_SENT, [])
 
 
 # ----------------------------------------------------------------------------------------------------------- The canary
@@ -618,4 +618,4 @@ async def test_no_secret_is_shown(caplog: pytest.LogCaptureFixture) -> None:
                 shown += [repr(error), repr(error.__dict__), str(pickle.loads(pickle.dumps(error)))]
         shown += [repr(policy), repr(chain), repr(inner.requests), repr(chain.__reduce_ex__(2)[:2])]
     assert 1 <= len(caplog.records)
-    assert [] == [text for text in (*shown, caplog.text) if SECRET in text]
+    assert [text for text in (*shown, caplog.text) if SECRET in text] == []

@@ -143,7 +143,7 @@ async def test_each_keeps_the_promises_of_a_transport() -> None:
             return Policies().over(ASGITransport(peer.app), *chosen)
 
         report = await check_transport(make, skip=follows)
-        assert {*IN_PROCESS, *follows} == {*report.names("skipped")}, str(report)
+        assert {*report.names("skipped")} == {*IN_PROCESS, *follows}, str(report)
 
 
 # ------------------------------------------------------------------------------------------------------------ The order
@@ -167,8 +167,8 @@ def test_whatever_the_order_of_the_arguments(given: list[Any]) -> None:
         "HTTPSOnlyTransport",
         "FakeTransport",
     ]
-    assert whole == chain(Policies().over(FakeTransport({}), *given))
-    assert ["RetryTransport", "FakeTransport"] == chain(Policies().over(FakeTransport({}), Retry()))
+    assert chain(Policies().over(FakeTransport({}), *given)) == whole
+    assert chain(Policies().over(FakeTransport({}), Retry())) == ["RetryTransport", "FakeTransport"]
     bare = FakeTransport({})
     assert Policies().over(bare) is bare
 
@@ -182,7 +182,7 @@ async def test_concurrency_stands_outside_the_rate() -> None:
     async with anyio.create_task_group() as tasks:
         for _ in runs:
             tasks.start_soon(met, transport)
-    assert [0, 1, 11, 12] == [round(time - start, 6) for time in noting.times]
+    assert [round(time - start, 6) for time in noting.times] == [0, 1, 11, 12]
 
 
 async def test_concurrency_stands_outside_retry() -> None:
@@ -201,8 +201,8 @@ async def test_the_rate_stands_outside_retry() -> None:
     noting = Noting({"/sse/chat": iter([Reply(status=429, headers={"retry-after": "2"}), GOOD, GOOD])})
     transport = Policies().over(noting, Retry(base=0), RateLimit(0.1))
     start = anyio.current_time()
-    assert [200, 200] == [await met(transport), await met(transport)]
-    assert [0, 2, 10] == [round(time - start, 6) for time in noting.times]
+    assert [await met(transport), await met(transport)] == [200, 200]
+    assert [round(time - start, 6) for time in noting.times] == [0, 2, 10]
 
 
 async def test_retry_stands_outside_auth() -> None:
@@ -213,8 +213,8 @@ async def test_retry_stands_outside_auth() -> None:
         return {"x-user": next(given)}
 
     fake = FakeTransport({"/sse/chat": iter([BUSY, GOOD])})
-    assert 200 == await met(Policies().over(fake, Headers(provide), Retry()))
-    assert ["one", "two"] == [sent.headers["x-user"] for sent in fake.requests]
+    assert await met(Policies().over(fake, Headers(provide), Retry())) == 200
+    assert [sent.headers["x-user"] for sent in fake.requests] == ["one", "two"]
 
 
 async def test_auth_stands_outside_redirects() -> None:
@@ -226,13 +226,13 @@ async def test_auth_stands_outside_redirects() -> None:
 
     refused = Reply(status=401, headers={})
     fake = FakeTransport({"/sse/chat": MOVED, "/new": iter([refused, GOOD])})
-    assert 200 == await met(Policies().over(fake, BearerAuth(provider=provide), Redirect()))
-    assert [
+    assert await met(Policies().over(fake, BearerAuth(provider=provide), Redirect())) == 200
+    assert [(sent.path, sent.headers["authorization"]) for sent in fake.requests] == [
         ("/sse/chat", "Bearer one"),
         ("/new", "Bearer one"),
         ("/sse/chat", "Bearer two"),
         ("/new", "Bearer two"),
-    ] == [(sent.path, sent.headers["authorization"]) for sent in fake.requests]
+    ]
 
 
 async def test_redirects_stand_outside_https_only() -> None:
@@ -242,8 +242,8 @@ async def test_redirects_stand_outside_https_only() -> None:
     transport = Policies().over(fake, HTTPSOnly(), Redirect())
     with pytest.raises(errors.InsecureTransportError):
         await met(transport, run("http://remote.example"))
-    assert 1 == len(fake.requests)
-    assert 200 == await met(transport)
+    assert len(fake.requests) == 1
+    assert await met(transport) == 200
 
 
 async def test_https_only_stands_inside_auth() -> None:
@@ -252,7 +252,7 @@ async def test_https_only_stands_inside_auth() -> None:
     transport = Policies().over(fake, HTTPSOnly(), BearerAuth("token-1"))
     with pytest.raises(errors.InsecureTransportError):
         await met(transport, run("http://remote.example"))
-    assert [] == fake.requests
+    assert fake.requests == []
 
 
 # ------------------------------------------------------------------------------------------------------- Nothing twice
@@ -272,8 +272,8 @@ def test_what_the_transport_does_already(name: str) -> None:
 async def test_retries_are_not_multiplied() -> None:
     """A transport that retries by itself is not retried."""
     fake = FakeTransport({"/sse/chat": BUSY})
-    assert 429 == await met(Policies().over(RetryTransport(fake, Retry(attempts=2)), Retry(attempts=5)))
-    assert 2 == len(fake.requests)
+    assert await met(Policies().over(RetryTransport(fake, Retry(attempts=2)), Retry(attempts=5))) == 429
+    assert len(fake.requests) == 2
 
 
 async def test_a_check_is_never_left_out() -> None:
@@ -330,10 +330,10 @@ async def test_one_budget_for_all_chains() -> None:
     kept, retry = Policies(), Retry(attempts=2, budget=3, base=0)
     fake = FakeTransport({"/sse/chat": BUSY})
     for _ in range(5):
-        assert 429 == await met(kept.over(fake, copy.copy(retry)))
-    assert 5 + 3 == len(fake.requests)
-    assert 429 == await met(kept.over(fake, Retry(attempts=2, budget=1, base=0)))
-    assert 5 + 3 + 2 == len(fake.requests)
+        assert await met(kept.over(fake, copy.copy(retry))) == 429
+    assert len(fake.requests) == 5 + 3
+    assert await met(kept.over(fake, Retry(attempts=2, budget=1, base=0))) == 429
+    assert len(fake.requests) == 5 + 3 + 2
 
 
 async def test_one_set_of_slots_for_all_chains() -> None:
@@ -344,7 +344,7 @@ async def test_one_set_of_slots_for_all_chains() -> None:
         with anyio.move_on_after(1) as scope:
             await met(other)
     assert scope.cancelled_caught
-    assert 200 == await met(other)
+    assert await met(other) == 200
 
 
 @pytest.mark.parametrize("make", [pickled, copy.deepcopy, copy.copy])
@@ -353,11 +353,11 @@ async def test_a_copy_remembers_nothing(make: Callable[[Policies], Policies]) ->
     kept, retry = Policies(), Retry(attempts=2, budget=1, base=0)
     fake = FakeTransport({"/sse/chat": BUSY})
     await met(kept.over(fake, retry))
-    assert 2 == len(fake.requests)
+    assert len(fake.requests) == 2
     await met(make(kept).over(fake, retry))
-    assert 4 == len(fake.requests)
+    assert len(fake.requests) == 4
     await met(kept.over(fake, retry))
-    assert 5 == len(fake.requests)
+    assert len(fake.requests) == 5
 
 
 def test_memory_can_be_given() -> None:

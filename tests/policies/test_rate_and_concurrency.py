@@ -107,7 +107,7 @@ async def test_at_a_time(most: int, begins: list[float]) -> None:
     lines = await Log().all(transport, map(named, "abcd"))
     # Those that are let in at the same moment may come in any order.
     assert [(when, f"{name} began") for when, name in zip(begins, "abcd", strict=True)] == sorted(lines)
-    assert 4 == len(fake.left)
+    assert len(fake.left) == 4
 
 
 async def test_a_slot_is_given_back() -> None:
@@ -128,8 +128,8 @@ async def test_a_slot_is_given_back() -> None:
         with anyio.move_on_after(1):
             await log.run(transport, named(name))
     await log.run(transport, named("e"))
-    assert [(0, "a began"), (0, "b ConnectError not_sent"), (1, "d began"), (2, "e began")] == log.lines
-    assert 6 == len(fake.left)
+    assert log.lines == [(0, "a began"), (0, "b ConnectError not_sent"), (1, "d began"), (2, "e began")]
+    assert len(fake.left) == 6
 
 
 @pytest.mark.parametrize("at", [3, 10])
@@ -147,10 +147,10 @@ async def test_a_cancelled_waiter_gives_no_slot_away(at: float) -> None:
             tasks.start_soon(waiter)
             await settled()
     begun = [line for line in log.lines if line[1] != "b began"]
-    assert [(0, "a began"), (10, "c began")] == begun
+    assert begun == [(0, "a began"), (10, "c began")]
     log.lines.clear()
     await log.run(transport, named("d"))
-    assert [(20, "d began")] == log.lines
+    assert log.lines == [(20, "d began")]
 
 
 async def test_no_slot_in_time() -> None:
@@ -161,8 +161,8 @@ async def test_no_slot_in_time() -> None:
     lines = await log.all(
         transport, [named("a"), named("b", deadline=log.start + 5), named("c", deadline=log.start + 11)]
     )
-    assert [(0, "a began"), (4.99, "b DeadlineExceededError not_sent"), (10, "c began")] == lines
-    assert ["a", "c"] == [sent.context.trace_id for sent in fake.requests]
+    assert lines == [(0, "a began"), (4.99, "b DeadlineExceededError not_sent"), (10, "c began")]
+    assert [sent.context.trace_id for sent in fake.requests] == ["a", "c"]
 
 
 # --------------------------------------------------------------------------------------------------------- In a second
@@ -192,7 +192,7 @@ async def test_in_a_second(begins: list[float], limit: RateLimit, comes: list[fl
         for number in range(len(comes)):
             tasks.start_soon(come, number)
             await settled()
-    assert begins == [when for when, _ in log.lines]
+    assert [when for when, _ in log.lines] == begins
 
 
 async def test_a_turn_that_comes_too_late() -> None:
@@ -202,8 +202,8 @@ async def test_a_turn_that_comes_too_late() -> None:
     log = Log()
     late, in_time = named("c", deadline=log.start + 20), named("d", deadline=log.start + 20.1)
     lines = await log.all(transport, [named("a"), named("b"), late, in_time])
-    assert [(0, "a began"), (0, "c DeadlineExceededError not_sent"), (10, "b began"), (20, "d began")] == lines
-    assert 3 == len(fake.requests)
+    assert lines == [(0, "a began"), (0, "c DeadlineExceededError not_sent"), (10, "b began"), (20, "d began")]
+    assert len(fake.requests) == 3
 
 
 async def test_a_cancelled_waiter_takes_no_turn() -> None:
@@ -225,7 +225,7 @@ async def test_a_cancelled_waiter_takes_no_turn() -> None:
         for waiter in waiters:
             tasks.start_soon(waiter)
             await settled()
-    assert [(0, "a began"), (10, "d began")] == log.lines
+    assert log.lines == [(0, "a began"), (10, "d began")]
 
 
 @given(
@@ -257,8 +257,8 @@ async def test_what_is_counted(limited: Callable[[Transport], Any]) -> None:
     )
     assert [(0, f"{purpose} began") for purpose in ("run", "discover", "feedback", "health")] == lines
     lines = await Log().all(transport, [named(purpose, purpose=purpose) for purpose in ("attach", "run")])
-    assert ["attach began", "run began"] == [line for _, line in lines]
-    assert 10 == lines[1][0] - lines[0][0]
+    assert [line for _, line in lines] == ["attach began", "run began"]
+    assert lines[1][0] - lines[0][0] == 10
 
 
 @each_limiter
@@ -271,7 +271,7 @@ async def test_the_caller_waits_under_the_same_deadline(limited: Callable[[Trans
             with anyio.CancelScope(deadline=deadline):
                 async with transport.exchange(about(deadline=deadline)):
                     pass
-        assert errors.Outcome.NOT_SENT is caught.value.outcome
+        assert caught.value.outcome is errors.Outcome.NOT_SENT
 
 
 @each_limiter
@@ -284,7 +284,7 @@ async def test_no_scope_stays_open(limited: Callable[[Transport], Any]) -> None:
     with anyio.CancelScope(deadline=deadline):
         pieces = (await exchange.__aenter__()).chunks
     assert pieces is not None
-    assert [b"x", b"y"] == [piece async for piece in pieces]
+    assert [piece async for piece in pieces] == [b"x", b"y"]
     await exchange.__aexit__(None, None, None)
 
 
@@ -299,8 +299,8 @@ async def test_cancellation_passes_through(limited: Callable[[Transport], Any]) 
             async with transport.exchange(RUN):
                 pass
         assert scope.cancelled_caught
-        assert 1 == pytest.approx(anyio.current_time() - start)
-    assert 1 == len(fake.requests)
+        assert anyio.current_time() - start == pytest.approx(1)
+    assert len(fake.requests) == 1
 
 
 @each_limiter
@@ -340,7 +340,7 @@ async def test_memory_is_shared() -> None:
             for transport, name in ((one, "a"), (other, "b"), (alone, "c")):
                 tasks.start_soon(log.run, transport, named(name))
                 await settled()
-        assert [(0, "a began"), (0, "c began"), (10, "b began")] == log.lines
+        assert log.lines == [(0, "a began"), (0, "c began"), (10, "b began")]
 
 
 # -------------------------------------------------------------------------------------------------------------- Values
@@ -380,4 +380,4 @@ async def test_a_copy_of_a_memory_is_empty(make: Callable[[Any], Any]) -> None:
     now = anyio.current_time()
     await make(slots).take(math.inf)
     await make(bucket).take(now)
-    assert now == anyio.current_time()
+    assert anyio.current_time() == now

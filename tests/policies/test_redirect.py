@@ -97,7 +97,7 @@ async def test_followed(expected: str, base: str, location: str, status: int) ->
     """The same origin: the same method, headers and body go there, and nothing is taken from it but path and query."""
     request = run(base)
     remote = Moved({request.url: location}, status)
-    assert (200, expected) == await ended(RedirectTransport(remote), request)
+    assert await ended(RedirectTransport(remote), request) == (200, expected)
     first, second = remote.sent
     assert first is request
     assert (first.method, first.headers, first.body, first.context) == (
@@ -106,7 +106,7 @@ async def test_followed(expected: str, base: str, location: str, status: int) ->
         second.body,
         second.context,
     )
-    assert 2 == remote.left
+    assert remote.left == 2
 
 
 HANDED_ON: Final[list[tuple[int, str, str]]] = [
@@ -185,10 +185,10 @@ async def test_handed_on(status: int, base: str, location: str) -> None:
     request = run(base)
     remote = Moved({request.url: location}, status)
     async with RedirectTransport(remote).exchange(request) as response:
-        assert (status, request) == (response.status, response.request)
-        assert location == response.headers["location"]
-        assert [b"moved"] == [piece async for piece in response.chunks]
-    assert [request] == remote.sent
+        assert (response.status, response.request) == (status, request)
+        assert response.headers["location"] == location
+        assert [piece async for piece in response.chunks] == [b"moved"]
+    assert remote.sent == [request]
 
 
 async def test_the_path_of_every_hop_counts() -> None:
@@ -234,8 +234,8 @@ async def test_hops(status: int, sent: int, hops: int) -> None:
 async def test_a_circle_ends() -> None:
     """A redirect to itself is followed three times."""
     remote = Moved({run().url: "/sse/chat"})
-    assert 307 == (await ended(RedirectTransport(remote), run()))[0]
-    assert 4 == len(remote.sent)
+    assert (await ended(RedirectTransport(remote), run()))[0] == 307
+    assert len(remote.sent) == 4
 
 
 async def test_errors_come_out() -> None:
@@ -244,7 +244,7 @@ async def test_errors_come_out() -> None:
     fake = FakeTransport(replies)
     with pytest.raises(errors.TLSError):
         await ended(RedirectTransport(fake), run())
-    assert 2 == len(fake.left)
+    assert len(fake.left) == 2
     mine = KeyError()
     with pytest.raises(KeyError) as caught:
         async with RedirectTransport(fake, Redirect(0)).exchange(run()):
@@ -272,4 +272,4 @@ def test_a_value() -> None:
     """It compares by content and pickles."""
     assert Redirect(hops=2) == Redirect(2) != Redirect()
     assert Redirect(2) == pickle.loads(pickle.dumps(Redirect(2))) == copy.deepcopy(Redirect(2))
-    assert "Redirect(hops=2, any_path=False)" == repr(Redirect(2))
+    assert repr(Redirect(2)) == "Redirect(hops=2, any_path=False)"

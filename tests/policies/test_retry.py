@@ -146,14 +146,14 @@ async def test_the_last_attempt_is_handed_on() -> None:
     for attempts in (1, 2, 5):
         fake, transport = retrying([refused(429)] * 9, Retry(attempts=attempts))
         async with transport.exchange(RUN) as response:
-            assert (429, attempts) == (response.status, response.request.context.attempt)
-            assert [b"no"] == [piece async for piece in response.chunks]
+            assert (response.status, response.request.context.attempt) == (429, attempts)
+            assert [piece async for piece in response.chunks] == [b"no"]
             assert len(fake.left) == attempts - 1
         assert len(fake.left) == attempts
         _, transport = retrying([fails(errors.ConnectError("x"))] * 9, Retry(attempts=attempts))
         with pytest.raises(errors.ConnectError) as caught:
             await met_or_raised(transport)
-        assert attempts == caught.value.attempts
+        assert caught.value.attempts == attempts
 
 
 async def met_or_raised(transport: Transport) -> None:
@@ -166,10 +166,10 @@ async def test_attempts_are_numbered() -> None:
     """Each request is the caller's, but for its number."""
     fake, transport = retrying([refused(429), fails(errors.ConnectError("x")), GOOD])
     request = about(purpose="attach", trace_id="t", group_id="g", node_id="n", deadline=1e9)
-    assert 200 == await met(transport, request)
-    assert [1, 2, 3] == [sent.context.attempt for sent in fake.requests]
+    assert await met(transport, request) == 200
+    assert [sent.context.attempt for sent in fake.requests] == [1, 2, 3]
     for sent in fake.requests:
-        assert request == attrs.evolve(sent, context=attrs.evolve(sent.context, attempt=1))
+        assert attrs.evolve(sent, context=attrs.evolve(sent.context, attempt=1)) == request
 
 
 async def test_what_the_block_raises() -> None:
@@ -236,7 +236,7 @@ WAITS: Final[list[tuple[list[float], list[Reply], Retry]]] = [
 @pytest.mark.parametrize(("expected", "replies", "retry"), WAITS)
 async def test_waits(expected: list[float], replies: list[Reply], retry: Retry) -> None:
     """Exponential up to the cap; as the server asks, and a little more; not at all where it asks for too much."""
-    assert expected == await waits([*replies, GOOD], retry)
+    assert await waits([*replies, GOOD], retry) == expected
 
 
 async def test_full_jitter() -> None:
@@ -247,10 +247,10 @@ async def test_full_jitter() -> None:
         drawn.append((low, high))
         return low
 
-    assert [0, 0, 2, 0] == await waits(
+    assert await waits(
         [refused(429)] * 2 + [refused(429, retry_after="2"), GOOD], Retry(attempts=4), uniform=lowest
-    )
-    assert [(0.0, 0.5), (0.0, 1.0), (0.0, 0.5)] == drawn
+    ) == [0, 0, 2, 0]
+    assert drawn == [(0.0, 0.5), (0.0, 1.0), (0.0, 0.5)]
 
 
 async def test_lots_are_drawn() -> None:
@@ -265,7 +265,7 @@ async def test_lots_are_drawn() -> None:
 
 def test_a_wait_of_an_endless_retry() -> None:
     """The ten thousandth wait is one more, and no number that is too large to count with."""
-    assert 8.0 == Retry(attempts=10_001).wait(10_000, None, highest)
+    assert Retry(attempts=10_001).wait(10_000, None, highest) == 8.0
 
 
 @given(
@@ -301,17 +301,17 @@ DEADLINES: Final[list[tuple[int, list[float], float, Reply]]] = [
 async def test_no_wait_reaches_the_deadline(sent: int, expected: list[float], deadline: float, reply: Reply) -> None:
     """A repeat that could only come too late is not waited for: what was met is handed on at once."""
     request = about(deadline=anyio.current_time() + deadline)
-    assert expected == await waits([reply, GOOD], request=request)
+    assert await waits([reply, GOOD], request=request) == expected
     assert sent == len(expected)
 
 
 async def test_a_refusal_that_drips_leaves_time() -> None:
     """Reading the rest of a refusal counts as waiting, and reaches no deadline either."""
     drip = Reply((b".", pause(math.inf)), status=429, headers={})
-    assert [0.5, 0] == await waits([drip, GOOD])
-    assert [0.25, 0] == await waits([drip, GOOD], Retry(base=0))
+    assert await waits([drip, GOOD]) == [0.5, 0]
+    assert await waits([drip, GOOD], Retry(base=0)) == [0.25, 0]
     near = about(deadline=anyio.current_time() + 0.2)
-    assert [0] == await waits([drip, GOOD], Retry(base=0), near)
+    assert await waits([drip, GOOD], Retry(base=0), near) == [0]
 
 
 # --------------------------------------------------------------------------------------- What is held, and what is not
@@ -331,8 +331,8 @@ async def test_nothing_is_held_while_it_waits() -> None:
     start = anyio.current_time()
     async with transport.exchange(RUN) as response:
         assert response.status == 200
-        assert ["read at 0", "left at 0"] == seen
-        assert 9.5 == pytest.approx(anyio.current_time() - start)
+        assert seen == ["read at 0", "left at 0"]
+        assert anyio.current_time() - start == pytest.approx(9.5)
         assert len(fake.left) == 1
 
 
@@ -353,9 +353,9 @@ async def test_a_refusal_is_read_a_little() -> None:
     for expected, steps in cases:
         pieces.clear()
         fake, transport = retrying([Reply(steps, status=429, headers={}), GOOD])
-        assert 200 == await met(transport)
-        assert expected == pieces["read"]
-        assert 2 == len(fake.left)
+        assert await met(transport) == 200
+        assert pieces["read"] == expected
+        assert len(fake.left) == 2
 
 
 async def test_an_exchange_that_ends_badly() -> None:
@@ -378,7 +378,7 @@ async def test_an_exchange_that_ends_badly() -> None:
         async def aclose(self) -> None:
             """Nothing to close."""
 
-    assert 200 == await met(RetryTransport(Breaks()))
+    assert await met(RetryTransport(Breaks())) == 200
 
 
 async def test_cancellation_while_it_waits() -> None:
@@ -389,7 +389,7 @@ async def test_cancellation_while_it_waits() -> None:
         with anyio.move_on_after(1) as scope:
             await met(transport)
         assert scope.cancelled_caught
-        assert 1 == pytest.approx(anyio.current_time() - start)
+        assert anyio.current_time() - start == pytest.approx(1)
         assert len(fake.requests) == len(fake.left) == 1
 
 
@@ -400,7 +400,7 @@ async def test_no_scope_stays_open() -> None:
     with anyio.CancelScope():
         await exchange.__aenter__()
     await exchange.__aexit__(None, None, None)
-    assert 2 == len(fake.left)
+    assert len(fake.left) == 2
 
 
 async def test_closing() -> None:
@@ -427,7 +427,7 @@ def test_a_budget(capacity: float, refill: float, calls: list[bool]) -> None:
             assert before <= budget.left <= capacity
         elif budget.spend():
             spent += 1
-            assert before - 1 == budget.left
+            assert budget.left == before - 1
         else:
             assert before == budget.left < 1
         assert spent <= capacity + earned * refill + 1e-6
@@ -438,16 +438,16 @@ async def test_a_budget_is_shared_and_refilled() -> None:
     budget = RetryBudget(2, 0.5)
     busy = FakeTransport({"/sse/chat": refused(429)})
     one, other = (RetryTransport(busy, Retry(attempts=2), budget=budget, uniform=highest) for _ in range(2))
-    assert [429, 429, 429] == [await met(transport) for transport in (one, other, one)]
-    assert (2 + 2 + 1, 0) == (len(busy.requests), budget.left)
+    assert [await met(transport) for transport in (one, other, one)] == [429, 429, 429]
+    assert (len(busy.requests), budget.left) == (2 + 2 + 1, 0)
     start = anyio.current_time()
-    assert 429 == await met(other)
-    assert start == pytest.approx(anyio.current_time())
+    assert await met(other) == 429
+    assert anyio.current_time() == pytest.approx(start)
     good = RetryTransport(FakeTransport({"/sse/chat": GOOD}), budget=budget)
-    assert [200, 200] == [await met(good) for _ in range(2)]
-    assert 1.0 == budget.left
-    assert [429, 429] == [await met(one) for _ in range(2)]
-    assert 6 + 2 + 1 == len(busy.requests)
+    assert [await met(good) for _ in range(2)] == [200, 200]
+    assert budget.left == 1.0
+    assert [await met(one) for _ in range(2)] == [429, 429]
+    assert len(busy.requests) == 6 + 2 + 1
 
 
 async def test_what_is_not_repeated_costs_nothing() -> None:
@@ -456,7 +456,7 @@ async def test_what_is_not_repeated_costs_nothing() -> None:
     _, transport = retrying(replies)
     for _ in replies:
         await met(transport)
-    assert 10 == transport.budget.left
+    assert transport.budget.left == 10
 
 
 @pytest.mark.parametrize("reply", [refused(429), refused(503, retry_after="1"), fails(errors.ConnectError("x"))])
@@ -474,8 +474,8 @@ async def test_a_storm(reply: Reply) -> None:
 async def test_a_fault_that_passes() -> None:
     """A remote that is up again is reached, and one repeat was all it took."""
     faulty = faults.refuse(FakeTransport.script(*STEPS))
-    assert 200 == await met(RetryTransport(faulty))
-    assert 1 == faulty.struck
+    assert await met(RetryTransport(faulty)) == 200
+    assert faulty.struck == 1
 
 
 # ----------------------------------------------------------------------------------------------------------------- Log
@@ -485,12 +485,12 @@ async def test_a_record_for_each_repeat(caplog: pytest.LogCaptureFixture) -> Non
     """Each repeat is told once, with what a filter wants to know; nothing else is, and no secret."""
     _, transport = retrying([refused(429), fails(errors.ConnectError("x")), GOOD])
     with caplog.at_level(logging.DEBUG, "oxygent_client"):
-        assert 200 == await met(transport, about(trace_id="t-1", node_id="n-1"))
+        assert await met(transport, about(trace_id="t-1", node_id="n-1")) == 200
     told = ("event", "trace_id", "node_id", "attempt", "seconds", "reason")
-    assert [
+    assert [tuple(getattr(record, name) for name in told) for record in caplog.records] == [
         ("retry", "t-1", "n-1", 2, 0.5, "RateLimitedError"),
         ("retry", "t-1", "n-1", 3, 1.0, "ConnectError"),
-    ] == [tuple(getattr(record, name) for name in told) for record in caplog.records]
+    ]
     assert "s3cret" not in caplog.text
 
 
@@ -536,7 +536,7 @@ def test_a_copy_of_a_wrapper(make: Any) -> None:
     budget.spend()
     copied = make(RetryTransport(NOTHING, Retry(attempts=7), budget=budget))
     assert (Retry(attempts=7), 3) == (copied.retry, copied.budget.left)
-    assert "RetryBudget(2 of 3)" == repr(budget)
+    assert repr(budget) == "RetryBudget(2 of 3)"
     assert copied.uniform is RetryTransport(NOTHING).uniform
 
 

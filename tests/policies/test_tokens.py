@@ -99,7 +99,7 @@ async def test_the_life_of_a_token(life: str) -> None:
     start = anyio.current_time()
     for seconds, value in wanted:
         await anyio.sleep_until(start + seconds)
-        assert value == (await asked.once()).value
+        assert (await asked.once()).value == value
 
 
 async def test_stale() -> None:
@@ -108,9 +108,9 @@ async def test_stale() -> None:
     await asked.once()
     await anyio.sleep(50)
     await together(asked.note, asked.note, asked.note)
-    assert [("one", 0), ("one", 0), ("two", 1)] == asked.results
+    assert asked.results == [("one", 0), ("one", 0), ("two", 1)]
     await asked.note()
-    assert (("two", 0), 2) == (asked.results[-1], asked.provider.calls)
+    assert (asked.results[-1], asked.provider.calls) == (("two", 0), 2)
 
 
 async def test_a_refresh_that_fails(caplog: pytest.LogCaptureFixture) -> None:
@@ -121,18 +121,18 @@ async def test_a_refresh_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     await anyio.sleep(50)
     await asked.note()
     await asked.note()
-    assert [("one", 1), ("one", 1)] == asked.results
+    assert asked.results == [("one", 1), ("one", 1)]
     texts = [record.getMessage() for record in caplog.records]
     text = "the token could not be refreshed ({}); it is used on, until its end"
     assert [text.format("OSError"), text.format("ClosedError")] == texts
-    assert {("oxygent_client", "WARNING", "odd", "t-1", "n-1")} == {
+    assert {
         (record.name, record.levelname, *(getattr(record, name) for name in ("event", "trace_id", "node_id")))
         for record in caplog.records
-    }
+    } == {("oxygent_client", "WARNING", "odd", "t-1", "n-1")}
     await anyio.sleep(46.5)  # it ends while the next is asked for
     with pytest.raises(HandlerError, match=r"^the token provider raised OSError$"):
         await asked.once()
-    assert "four" == (await asked.once()).value
+    assert (await asked.once()).value == "four"
     assert "CANARY" not in caplog.text
 
 
@@ -144,8 +144,8 @@ async def test_all_wait_for_one() -> None:
     asked = Asked(Provider([*GIVEN]))
     for number, value in enumerate(("one", "two"), 1):
         await together(*[asked.note] * 5, lambda: _later(asked, 0.5))
-        assert [(value, 0.5)] + [(value, 1)] * 5 == sorted(asked.results)
-        assert number == asked.provider.calls
+        assert sorted(asked.results) == [(value, 0.5)] + [(value, 1)] * 5
+        assert asked.provider.calls == number
         asked.results.clear()
         await anyio.sleep(100)
 
@@ -161,11 +161,11 @@ async def test_all_share_the_failure() -> None:
     asked = Asked(Provider([cause, "two"]))
     await together(*[asked.note] * 3)
     errors = [error for error, _ in asked.results]
-    assert [(HandlerError, ("the token provider raised OSError",), cause)] * 3 == [
-        (type(error), error.args, error.__cause__) for error in errors
-    ]
-    assert 3 == len({id(error) for error in errors})
-    assert "two" == (await asked.once()).value
+    assert [(type(error), error.args, error.__cause__) for error in errors] == [
+        (HandlerError, ("the token provider raised OSError",), cause)
+    ] * 3
+    assert len({id(error) for error in errors}) == 3
+    assert (await asked.once()).value == "two"
 
 
 async def test_who_asks_is_cancelled() -> None:
@@ -177,10 +177,10 @@ async def test_who_asks_is_cancelled() -> None:
             await asked.note()
 
     await together(impatient, asked.note, asked.note)
-    assert [("two", 1.25)] * 2 == asked.results
+    assert asked.results == [("two", 1.25)] * 2
     asked = Asked(Provider([*GIVEN]))
     await together(asked.note, impatient, asked.note)
-    assert [("one", 1)] * 2 == asked.results
+    assert asked.results == [("one", 1)] * 2
 
 
 async def test_a_token_that_ends_before_its_waiter_wakes() -> None:
@@ -192,7 +192,7 @@ async def test_a_token_that_ends_before_its_waiter_wakes() -> None:
         advance(100)
 
     await together(asks, asked.note)
-    assert [("two", 102)] == asked.results
+    assert asked.results == [("two", 102)]
 
 
 async def test_refused() -> None:
@@ -201,12 +201,12 @@ async def test_refused() -> None:
     one = await asked.once()
     await together(lambda: asked.note(one), lambda: asked.note(one), asked.note)
     await asked.note(one)  # it has changed since
-    assert [("two", 1)] * 3 + [("two", 0)] == asked.results
+    assert asked.results == [("two", 1)] * 3 + [("two", 0)]
     two = await asked.once()
     await asked.note(two)
-    assert ("two", 1) == asked.results[-1]  # the provider has no other
+    assert asked.results[-1] == ("two", 1)  # the provider has no other
     await asked.note(two)
-    assert ("two", 0) == asked.results[-1]  # and was asked since: not again
+    assert asked.results[-1] == ("two", 0)  # and was asked since: not again
 
 
 # ------------------------------------------------------------------------------------------------------- What is given
@@ -245,7 +245,7 @@ def test_what_is_no_time(seconds: Any) -> None:
 
 def test_a_token_shows_no_value() -> None:
     """Neither the token nor what the cache hands out has it in its repr."""
-    assert "Token(expires_in=60)" == repr(Token("CANARY", expires_in=60))
+    assert repr(Token("CANARY", expires_in=60)) == "Token(expires_in=60)"
     assert "CANARY" not in repr(Issued("CANARY"))
 
 
@@ -262,7 +262,7 @@ async def test_a_copied_cache_starts_anew(way: str) -> None:
     asked = Asked(Provider([*GIVEN]))
     await asked.once()
     asked.cache = COPIES[way](asked.cache)
-    assert "two" == (await asked.once()).value
+    assert (await asked.once()).value == "two"
 
 
 def test_each_loop_has_its_own() -> None:
@@ -270,7 +270,7 @@ def test_each_loop_has_its_own() -> None:
     asked = Asked(Provider([*GIVEN], seconds=0))
     for backend in ("asyncio", "trio"):
         anyio.run(asked.note, backend=backend)
-    assert ["one", "two"] == [value for value, _ in asked.results]
+    assert [value for value, _ in asked.results] == ["one", "two"]
 
 
 # ------------------------------------------------------------------------------------------------------- Other sources
@@ -314,7 +314,7 @@ async def test_what_is_no_secret_in_a_file(case: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="holds no secret") as caught:
         await FromFile(str(path))()
     assert str(path) in str(caught.value)
-    assert (None, None) == (caught.value.__cause__, caught.value.__context__)
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
 
 
 @pytest.mark.parametrize(("name", "why"), [("missing", "FileNotFoundError"), ("nul\0", "ValueError")])
@@ -323,7 +323,7 @@ async def test_no_file(name: str, why: str, tmp_path: Path) -> None:
     path = f"{tmp_path}/{name}"
     with pytest.raises(ConfigurationError) as caught:
         await FromFile(path)()
-    assert f"the file {path!r} cannot be read: {why}" == str(caught.value)
+    assert str(caught.value) == f"the file {path!r} cannot be read: {why}"
 
 
 # ---------------------------------------------------------------------------------------------------------- Any timing
@@ -435,5 +435,5 @@ async def test_whatever_the_timing(callers: list[Caller], script: list[Giving]) 
     async with anyio.create_task_group() as tasks:
         for caller in callers:
             tasks.start_soon(world.call, caller, start)
-    assert [] == world.broken
+    assert world.broken == []
     assert not world.is_asked

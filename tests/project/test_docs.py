@@ -140,7 +140,7 @@ def test_what_the_remote_is_sent(words: str, toy: tuple[ToyRemote, str]) -> None
     before = len(remote.runs)
     printed_by(page, line, code, url)
     sent = [run.headers for run in remote.runs[before:]]
-    assert len(SENT[words]) == len(sent)
+    assert len(sent) == len(SENT[words])
     for expected, headers in zip(SENT[words], sent, strict=True):
         assert [name for name, pattern in expected.items() if not re.fullmatch(pattern, headers.get(name, ""))] == []
 
@@ -161,7 +161,7 @@ def test_the_picture_of_the_demonstration_is_true(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     kept = drawn(ROOT / "docs" / "assets" / "demo.svg")
     assert "trip_planner" in kept
-    assert kept == drawn(path)
+    assert drawn(path) == kept
 
 
 def test_the_docs_hold_programs() -> None:
@@ -245,7 +245,7 @@ def test_the_table_of_message_types() -> None:
     """It has each type that is known, the class of its event, and what the router makes of it."""
     table = {kind: cells[1] for cells in rows("docs/concepts.md", "## Router") for kind in names(cells[0])}
     shown = {kind for kind in ROUTES if kind not in (None, "think")}  # that one goes by `any other type`
-    assert shown == table.keys()
+    assert table.keys() == shown
     for kind, classes in table.items():
         event = to_event(ServerSentEvent(data=f'{{"type": "{kind}", "content": {{}}}}'))
         assert type(event).__name__ in names(classes)
@@ -256,7 +256,7 @@ def test_the_order_of_the_policies() -> None:
     text = (DOCS / "howto" / "retry-and-limit.md").read_text("utf-8").partition("## The order")[2]
     policies = import_module("oxygent_client.policies")
     listed = [getattr(policies, name).kind for name in re.findall(r"^\d\. `(\w+)`", text, re.MULTILINE)]
-    assert [*ORDER] == listed
+    assert listed == [*ORDER]
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ async def test_each_prints_what_it_says(example: str, monkeypatch: pytest.Monkey
     assert ALL["expected"](EXAMPLES[example]) == printed.getvalue()
     remote = cast("ToyRemote", (program.get("TOY") or program["MOVER"])._app)
     expected, read = SEEN.get(example, ("finished", lambda runs: runs[-1].state))
-    assert expected == read(remote.runs)
+    assert read(remote.runs) == expected
 
 
 ENTRIES: Final = len(ALL["ENTRIES"])
@@ -93,7 +93,7 @@ def test_one_command_runs_them_all() -> None:
         assert re.search(rf"^{block}: {re.escape(excepted)}", done.stdout, re.MULTILINE), block
     assert BLOCKS_RAN in done.stdout
     assert re.search(r"^--- trip_service\n\.+ .*\n\d+ passed in ", done.stdout, re.MULTILINE)
-    assert f"{ENTRIES} of {ENTRIES} went well" == done.stdout.splitlines()[-1]
+    assert done.stdout.splitlines()[-1] == f"{ENTRIES} of {ENTRIES} went well"
 
 
 WITHOUT_EXTRAS: Final = """
@@ -108,10 +108,10 @@ def test_they_need_no_extra() -> None:
     """They run where nothing is installed that an extra brings; the project, whose tests do, is skipped by its name."""
     done = command("-c", WITHOUT_EXTRAS, EXTRAS, RUN_ALL)
     last = f"{ENTRIES - 1} of {ENTRIES} went well; skipped: trip_service"
-    assert (0, last) == (done.returncode, done.stdout.splitlines()[-1])
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, last)
     assert "\n--- trip_service\nits tests need the extra [pytest]\n" in done.stdout
     extra = project_table()["optional-dependencies"]["pytest"]
-    assert {*ALL["EXTRA"]} == {name for each in extra for name in re.findall(r"^\w+", each)}
+    assert {name for each in extra for name in re.findall(r"^\w+", each)} == {*ALL["EXTRA"]}
     assert BLOCKS_RAN in done.stdout
 
 
@@ -160,7 +160,7 @@ def test_a_command_that_fails_says_so(there: str, tmp_path: Path) -> None:
     """What fails, prints something else or is run by nobody is named, and the command ends badly."""
     files, failed, said, last = COMMANDS[there]
     done = command(laid(tmp_path, files))
-    assert (failed, last) == (done.returncode, done.stdout.splitlines()[-1]), f"{done.stdout}\n{done.stderr}"
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (failed, last), f"{done.stdout}\n{done.stderr}"
     assert said in done.stdout
 
 
@@ -168,22 +168,22 @@ def test_with_a_server_of_ones_own(tmp_path: Path) -> None:
     """A program may print what it likes then: that is said, and is no failure."""
     done = command(laid(tmp_path, PROGRAMS), url="http://127.0.0.1:1")
     last = "1 of 3 went well; printed something else: lying.py; failed: raising.py"
-    assert (1, last) == (done.returncode, done.stdout.splitlines()[-1])
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, last)
 
 
 def test_they_are_small() -> None:
     """No example is longer than 40 lines."""
     lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in EXAMPLES.items()}
-    assert {} == {name: length for name, length in lengths.items() if length > MOST_LINES}
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
 
 
 def test_there_is_one_for_each_use_case() -> None:
     """The documents' fifteen use cases, in their order, have an example each, which names its own at its top."""
     cases = [each["point"] for each in POINTS if each["section"] == "Common Use Cases"]
-    assert 15 == len(cases)
+    assert len(cases) == 15
     rows = re.findall(r"^\| ([^|]+) \| \[(\w+)\.py\]\(examples/(\w+)\.py\) \|", INDEX, re.MULTILINE)
-    assert cases == [case for case, *_ in rows]
-    assert sorted(EXAMPLES) == sorted(name for _, name, _ in rows)
+    assert [case for case, *_ in rows] == cases
+    assert sorted(name for _, name, _ in rows) == sorted(EXAMPLES)
     for case, shown, name in rows:
         said = ast.get_docstring(ast.parse(EXAMPLES[name].read_text(encoding="utf-8"))) or ""
-        assert (shown, case) == (name, said.partition(": ")[0])
+        assert (name, said.partition(": ")[0]) == (shown, case)

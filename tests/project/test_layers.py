@@ -204,7 +204,9 @@ def complaint(module: str, home: Room, found: Import) -> str | None:
         return None
     if target is None:
         if found.target == "(computed)":
-            return None if module in {"__init__", "_core.deprecation"} else "imports a computed name: nobody can see which"
+            return (
+                None if module in {"__init__", "_core.deprecation"} else "imports a computed name: nobody can see which"
+            )
         if imported in sys.stdlib_module_names:
             impure = home.pure and any(f"{found.target}.".startswith(f"{name}.") for name in IMPURE_MODULES)
             return f"imports {imported}, and its room is pure" if impure else None

@@ -64,7 +64,7 @@ def load(name: str) -> tuple[ModuleType, list[str]]:
 def test_the_package_shows_what_it_lists() -> None:
     """`dir()` is `__all__` and what every module has."""
     shown = {name for name in dir(oxygent_client) if not name.startswith("_")}
-    assert shown == {name for name in oxygent_client.__all__ if not name.startswith("_")}
+    assert {name for name in oxygent_client.__all__ if not name.startswith("_")} == shown
 
 
 def test_the_promised_names() -> None:
@@ -89,7 +89,7 @@ def test_type_checkers_see_the_same_names() -> None:
         if isinstance(node, ast.ImportFrom) and node.module != "typing"
         for alias in node.names
     }
-    assert imported == set(oxygent_client.__all__) - {"__version__"}
+    assert set(oxygent_client.__all__) - {"__version__"} == imported
 
 
 def test_an_unknown_name() -> None:
@@ -169,4 +169,4 @@ def test_the_names_of_before(name: str) -> None:
             warnings.simplefilter("always", DeprecationWarning)
             assert hasattr(module, shown)
         warned |= {shown for each in caught if each.filename == __file__}
-    assert warned == MOVED.get(name, set())
+    assert MOVED.get(name, set()) == warned

@@ -26,7 +26,7 @@ def test_a_promise_names_its_tests(promise: str) -> None:
     """At least one, and each is a test of this project."""
     named = set(re.findall(r"`(test_\w+)`", promise))
     assert named != set()
-    assert named - TESTS == set()
+    assert set() == named - TESTS
 
 
 def test_the_files_exist() -> None:

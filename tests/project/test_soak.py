@@ -14,7 +14,7 @@ def test_each_table_has_its_place(name: str) -> None:
     """The page has each mark once, and its table has the columns that the tests fill."""
     page = PAGE.read_text()
     start, end = marks(name)
-    assert (1, 1) == (page.count(start), page.count(end))
+    assert (page.count(start), page.count(end)) == (1, 1)
     shown = page.partition(start)[2].partition(end)[0]
     assert f"| {' | '.join(COLUMNS[name])} |" in shown
 
@@ -42,9 +42,9 @@ now; 2 failed, 1 passed in 3 s.
 <!-- end of cuts -->
 after
 """
-    assert expected == tables.written(PLACE, "now")
-    assert expected == tables.written(expected, "now")
-    assert "| FIN | httpx | trio | 7 |\n| RST | httpx | trio | 0.12 |\n" == capsys.readouterr().out
+    assert tables.written(PLACE, "now") == expected
+    assert tables.written(expected, "now") == expected
+    assert capsys.readouterr().out == "| FIN | httpx | trio | 7 |\n| RST | httpx | trio | 0.12 |\n"
 
 
 def test_what_does_not_fit() -> None:
@@ -58,4 +58,4 @@ def test_what_does_not_fit() -> None:
 
 def test_what_is_said_of_here() -> None:
     """The line names the day, the commit, the Python and the processors."""
-    assert 4 == len(here().split(", "))
+    assert len(here().split(", ")) == 4

@@ -25,7 +25,7 @@ async def test_an_hour_costs_nothing() -> None:
         async with anyio.create_task_group() as tasks:
             for name, seconds in (("b", 20.5), ("a", 3), ("c", 1800), ("d", 4000)):
                 tasks.start_soon(sleeper, name, seconds)
-    assert [("a", 3), ("b", 20.5), ("c", 1800)] == woken
+    assert woken == [("a", 3), ("b", 20.5), ("c", 1800)]
     assert scope.cancelled_caught
     assert anyio.current_time() - start == pytest.approx(3600)
     assert time.monotonic() - began < 600

@@ -131,7 +131,7 @@ async def test_hostile_documents(which: str, path: str) -> None:
         agent, error = await initialised({path: body})
         harmless = path != "/get_organization" and expected in OPTIONAL
         assert (None if harmless else expected) == (type(error) if error else None)
-        assert "42" == (await agent.ask("hi")).output
+        assert (await agent.ask("hi")).output == "42"
 
 
 TREES: Final[dict[str, tuple[bytes, type[errors.OxyError] | None]]] = {
@@ -182,7 +182,7 @@ async def test_the_deepest_organization() -> None:
     body = tree('"x": ' + "[" * 395 + "]" * 395 + ', "children": [{' + '"children": [{' * 190 + "}]" * 190 + "}]")
     agent, error = await initialised({"/get_organization": body}, Limits(depth=400))
     assert error is None
-    assert 1 == len(agent.get_org())
+    assert len(agent.get_org()) == 1
     assert agent.org == pickle.loads(pickle.dumps(agent.org))
 
 
@@ -209,7 +209,7 @@ async def test_hostile_listings(data: str, is_list: bool, caplog: pytest.LogCapt
                 await agent.ask("hi")
             check_text(raised.value)
         else:
-            assert "42" == (await agent.ask("hi")).output
+            assert (await agent.ask("hi")).output == "42"
     for record in caplog.records:
         record.getMessage().encode()
 
@@ -251,7 +251,7 @@ def test_codes(code: str, expected: int | None) -> None:
 def test_true_is_no_200() -> None:
     """Only the number 200 says that all is well, in each of its spellings."""
     for code in ("200", "200.0", "2e2"):
-        assert {} == parse_envelope(f'{{"code": {code}, "data": {{}}}}'.encode())
+        assert parse_envelope(f'{{"code": {code}, "data": {{}}}}'.encode()) == {}
 
 
 ANSI: Final = "\x1b[31m\x00\x9b\u202e\ud800 a\nb\tc\r"
@@ -265,11 +265,11 @@ def test_what_errors_say(name: str) -> None:
     if not issubclass(cls, errors.OxyError):
         return
     error = cls(ANSI)
-    assert (SHOWN, (SHOWN,)) == (str(error), error.args)
+    assert (str(error), error.args) == (SHOWN, (SHOWN,))
     check_text(error)
-    assert SHOWN == str(pickle.loads(pickle.dumps(error)))
+    assert str(pickle.loads(pickle.dumps(error))) == SHOWN
     assert 2000 == len(str(cls("x" * 9999))) == len(str(cls("\x1b" * 9999)))
-    assert "日本 é 🎉" == str(cls("日本 é 🎉"))
+    assert str(cls("日本 é 🎉")) == "日本 é 🎉"
 
 
 # ------------------------------------------------------------------------------------------------------ Anything at all
@@ -323,5 +323,5 @@ def test_a_wide_organization_is_read_in_time() -> None:
     start = time.monotonic()
     for _ in range(3):
         root = parse_organization({"organization": {"children": [{"name": "x"}] * 99_999}})
-        assert 1 == len(KnownAgents.read(root, None).names)
+        assert len(KnownAgents.read(root, None).names) == 1
     assert time.monotonic() - start < SOON

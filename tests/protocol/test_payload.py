@@ -77,7 +77,7 @@ def test_the_recordings() -> None:
 def test_the_payload_of_a_recording(file: str) -> None:
     """From a recording's fields comes the recording's payload: the same keys, the same values."""
     expected = recorded(file)
-    assert expected == build_payload(request_of(expected), is_share_call_stack=is_shared(file))
+    assert build_payload(request_of(expected), is_share_call_stack=is_shared(file)) == expected
 
 
 @each_recording
@@ -121,7 +121,7 @@ def test_deliberate_differences(file: str, fields: Payload, sealing: Payload, ch
     payload = build_payload(request_of(body, **fields), is_share_call_stack=is_shared(file))
     usual: Payload = {"trace_id": body["current_trace_id"], "callee": "remote"}
     sealed = finalize_payload(payload, **(usual | sealing))
-    assert expected == sealed
+    assert sealed == expected
 
 
 def test_original_payload_belongs_to_a_restart() -> None:
@@ -192,7 +192,7 @@ def test_strategies(expected: Any, strategy: CallStackStrategy | None, is_shared
     """How much of the call stack the remote sees: a strategy's word counts, without one `is_share_call_stack`."""
     request = OxyRequest(caller="local", callee="me", call_stack=STACK, node_id_stack=NODES)
     payload = build_payload(request, call_stack_strategy=strategy, is_share_call_stack=is_shared, **own)
-    assert expected == (payload.get("call_stack"), payload.get("node_id_stack"), payload["caller"])
+    assert (payload.get("call_stack"), payload.get("node_id_stack"), payload["caller"]) == expected
     assert ("call_stack" in payload, "node_id_stack" in payload) == (expected is not NONE,) * 2
 
 
@@ -263,7 +263,7 @@ def test_an_override_that_never_is_allowed(name: str) -> None:
 def test_arguments_that_are_no_field(arguments: Payload) -> None:
     """Any other argument stands beside the fields, as it is."""
     payload = build_payload(OxyRequest(arguments=arguments))
-    assert arguments == {name: payload[name] for name in arguments}
+    assert {name: payload[name] for name in arguments} == arguments
 
 
 # ---------------------------------------------------------------------------------------------------- What is no JSON
@@ -343,7 +343,7 @@ def test_data_that_stays_at_home_may_be_anything() -> None:
         shared_data={"lock": threading.Lock(), "user": {"id": 7}}, group_data={"now": datetime.now(UTC)}
     )
     sealed = finalize_payload(build_payload(request), trace_id="t", share_data={"user"})
-    assert ({"user": {"id": 7}}, {}) == (sealed["shared_data"], sealed["group_data"])
+    assert (sealed["shared_data"], sealed["group_data"]) == ({"user": {"id": 7}}, {})
     assert encode(sealed)
 
 
@@ -385,7 +385,7 @@ def test_seal(expected: Payload, payload: Payload, sealing: Payload) -> None:
     """A sealed payload has what the protocol needs and nothing that stays at home; the one passed in is as it was."""
     before = copy.copy(payload)
     always = {"current_trace_id": "t", "caller_category": "user", "is_send_message": True}
-    assert always | expected == finalize_payload(payload, trace_id="t", **sealing)
+    assert finalize_payload(payload, trace_id="t", **sealing) == always | expected
     assert before == payload
 
 
@@ -449,8 +449,8 @@ def test_what_always_holds(
         return finalize_payload(payload, trace_id="t", callee=callee, share_data=share_data)
 
     payload = sealed()
-    assert ("t", "user", True) == (payload["current_trace_id"], payload["caller_category"], payload["is_send_message"])
-    assert callee == payload.get("callee")
+    assert (payload["current_trace_id"], payload["caller_category"], payload["is_send_message"]) == ("t", "user", True)
+    assert payload.get("callee") == callee
     stays = {"callee", "call_stack", "node_id_stack", *("request_id", "group_id", "node_id")}
     assert {*COMMON} - stays <= payload.keys()
     assert not {"mas", "parallel_id", "latest_node_ids", "arguments", "idempotent"} & payload.keys() - {
@@ -458,11 +458,11 @@ def test_what_always_holds(
     }
     assert "_headers" not in {*payload["shared_data"], *payload["group_data"]}
     assert request.arguments == {name: payload[name] for name in request.arguments}
-    assert payload == sealed()
+    assert sealed() == payload
     assert json.loads(encode(payload)) == payload
-    assert before == request.__dict__
+    assert request.__dict__ == before
     # And what is done to the payload is not done to the request.
     for value in payload.values():
         if isinstance(value, list | dict):
             value.clear()
-    assert before == request.__dict__
+    assert request.__dict__ == before

@@ -98,13 +98,13 @@ STACKS: Final[list[tuple[Any, Any]]] = [
 @pytest.mark.parametrize(("expected", "stack"), STACKS)
 def test_stacks_in_independent_mode(expected: Any, stack: Any) -> None:
     """The caller's stack stands for the remote's first two entries; what is no list is left alone."""
-    assert (expected, "mine") == rewritten(stack)
+    assert rewritten(stack) == (expected, "mine")
 
 
 @pytest.mark.parametrize("stack", [stack for _, stack in STACKS])
 def test_stacks_in_shared_mode(stack: Any) -> None:
     """A remote that was told of the caller's stack has it already: nothing is rewritten."""
-    assert (stack, "mine") == rewritten(stack, "mine", SHARED)
+    assert rewritten(stack, "mine", SHARED) == (stack, "mine")
 
 
 def test_a_step_without_a_stack() -> None:
@@ -127,7 +127,7 @@ TRACES: Final[list[tuple[Any, Any, NameMap]]] = [
 @pytest.mark.parametrize(("expected", "trace_id", "link"), TRACES)
 def test_the_trace_id(expected: Any, trace_id: Any, link: NameMap) -> None:
     """The remote's name of the run becomes the caller's; any other id is left alone, and none is added."""
-    assert expected == rewritten([], trace_id, link)[1]
+    assert rewritten([], trace_id, link)[1] == expected
     assert EventRouter().route(event(step()), link) == Forward(step())
 
 
@@ -204,7 +204,7 @@ def test_custom_routes() -> None:
     router = EventRouter({"metrics": drop, "think": drop})
     kinds: list[Any] = ["metrics", "think", "answer", "unknown", None]
     assert [type(router.route(event({"type": kind}))) for kind in kinds] == [Drop, Drop, SetAnswer, Forward, Forward]
-    assert (drop, "metrics" in ROUTES) == (router.routes["metrics"], False)
+    assert (router.routes["metrics"], False) == (drop, "metrics" in ROUTES)
     assert type(EventRouter({None: drop}).route(event("text"))) is Drop
 
 
@@ -212,7 +212,7 @@ def test_a_route_for_steps_never_gets_a_malformed_one() -> None:
     """A route of one's own for tool calls may rely on their shape: a malformed one goes by the line of all others."""
     router = EventRouter({"tool_call": drop})
     malformed = event({"type": "tool_call", "content": None})
-    assert [Drop, Forward] == [type(router.route(each)) for each in (event(step()), malformed)]
+    assert [type(router.route(each)) for each in (event(step()), malformed)] == [Drop, Forward]
     assert isinstance(malformed, Custom)
 
 
@@ -222,7 +222,7 @@ def test_a_router_pickles() -> None:
     for clone in (pickle.loads(pickle.dumps(router)), copy.deepcopy(router), copy.copy(router)):
         assert router.routes == clone.routes
     assert repr(router) == f"EventRouter({[*ROUTES, 'metrics']})"
-    assert {**ROUTES, "metrics": drop} == dict(router.routes)
+    assert dict(router.routes) == {**ROUTES, "metrics": drop}
 
 
 def test_a_table_is_read_only() -> None:

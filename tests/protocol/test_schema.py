@@ -95,7 +95,7 @@ def test_problems(expected: tuple[str, ...], said: Any, schema: dict[Any, Any]) 
     """A validator of the message's type, or of None, says what is wrong; the text is safe to show."""
     before = event(said)
     after = check(before, schema)
-    assert expected == after.problems
+    assert after.problems == expected
     assert before == after
     assert (type(before), said) == (type(after), after.message)
     assert "CANARY" not in repr(after.problems)
@@ -104,7 +104,7 @@ def test_problems(expected: tuple[str, ...], said: Any, schema: dict[Any, Any]) 
 def test_how_many_problems() -> None:
     """Their number is bounded."""
     rows = Rows(*((("content", number), "no row") for number in range(1000)))
-    assert 20 == len(check(event(METRICS), {"metrics": refuses(rows)}).problems)
+    assert len(check(event(METRICS), {"metrics": refuses(rows)}).problems) == 20
 
 
 def test_a_validator_of_pydantic() -> None:
@@ -114,9 +114,9 @@ def test_a_validator_of_pydantic() -> None:
     metrics = pydantic.create_model("Metrics", content=(figures, ...))
     why = "Input should be a valid integer, unable to parse string as an integer"
     wrong = check(event(METRICS), {"metrics": metrics.model_validate})
-    assert (f"content.value: {why}", f"content.token: {why}") == wrong.problems
+    assert wrong.problems == (f"content.value: {why}", f"content.token: {why}")
     right = check(event({"type": "metrics", "content": {"value": 1}}), {"metrics": metrics.model_validate})
-    assert () == right.problems
+    assert right.problems == ()
 
 
 def test_a_validator_gets_a_copy() -> None:
@@ -127,25 +127,25 @@ def test_a_validator_gets_a_copy() -> None:
         said.clear()
 
     said = {"type": "metrics", "content": {"value": "x"}}
-    assert {"type": "metrics", "content": {"value": "x"}} == check(event(said), {"metrics": spoils}).message
+    assert check(event(said), {"metrics": spoils}).message == {"type": "metrics", "content": {"value": "x"}}
 
 
 def test_what_else_a_validator_raises() -> None:
     """A validator that fails on a message finds it wrong, and says no more: the text may hold anything."""
-    assert ("the validator raised KeyError",) == check(
-        event(METRICS), {"metrics": refuses(KeyError("CANARY"))}
-    ).problems
+    assert check(event(METRICS), {"metrics": refuses(KeyError("CANARY"))}).problems == (
+        "the validator raised KeyError",
+    )
 
 
 def test_an_event_with_problems() -> None:
     """It shows them, keeps them when it is pickled, and is the same event."""
     right = Answer("answer", "42", {"type": "answer", "content": "42"})
     wrong = attrs.evolve(right, problems=("odd",))
-    assert "Answer(type='answer', content='42')" == repr(right)
-    assert "Answer(type='answer', content='42', problems=('odd',))" == repr(wrong)
+    assert repr(right) == "Answer(type='answer', content='42')"
+    assert repr(wrong) == "Answer(type='answer', content='42', problems=('odd',))"
     assert right == wrong
-    assert ("odd",) == pickle.loads(pickle.dumps(wrong)).problems
-    assert () == pickle.loads(pickle.dumps(right)).problems
+    assert pickle.loads(pickle.dumps(wrong)).problems == ("odd",)
+    assert pickle.loads(pickle.dumps(right)).problems == ()
 
 
 # ------------------------------------------------------------------------------------------------------------ In a run
@@ -165,8 +165,8 @@ async def test_a_run_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         async with agent({"metrics": NUMBERS, "answer": accepts}).stream("x") as run:
             events = [event async for event in run]
-    assert [0, 2, 0] == [len(event.problems) for event in events]
-    assert "42" == run.response.output
+    assert [len(event.problems) for event in events] == [0, 2, 0]
+    assert run.response.output == "42"
     assert ["metrics" in record.getMessage() for record in caplog.records] == [True]
     assert "CANARY" not in caplog.text
 
@@ -184,12 +184,12 @@ async def test_a_strict_run_ends() -> None:
         errors.MalformedResponseError, match=r"'metrics' is not valid: content\.value: no number"
     ) as caught:
         await agent({"metrics": NUMBERS}, strict=True).ask(request)
-    assert errors.Outcome.STARTED is caught.value.outcome
+    assert caught.value.outcome is errors.Outcome.STARTED
     assert caught.value.partial is not None
-    assert [0, 2] == [len(event.problems) for event in caught.value.partial.events][:2]
-    assert ["hello"] == heard
+    assert [len(event.problems) for event in caught.value.partial.events][:2] == [0, 2]
+    assert heard == ["hello"]
 
 
 async def test_strict_without_problems() -> None:
     """It changes nothing for messages that are valid."""
-    assert "42" == (await agent({"metrics": accepts}, strict=True).ask("x")).output
+    assert (await agent({"metrics": accepts}, strict=True).ask("x")).output == "42"

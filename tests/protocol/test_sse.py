@@ -204,7 +204,7 @@ def test_every_recording_is_in_the_manifest() -> None:
         stream, events = RECORDINGS[recording["file"]]
         _, decoder = decoded([stream])
         said = (recording["bytes"], recording["n_events"], recording["n_comments"])
-        assert said == (len(stream), len(events), decoder.comments)
+        assert (len(stream), len(events), decoder.comments) == said
 
 
 @pytest.mark.parametrize("way", [whole, single, with_empty, with_tail])
@@ -212,7 +212,7 @@ def test_every_recording_is_in_the_manifest() -> None:
 def test_recordings(file: str, way: Callable[[Sequence[bytes]], list[bytes]]) -> None:
     """A recorded stream gives the events of the manifest."""
     stream, expected = RECORDINGS[file]
-    assert expected == decoded(way([stream]))[0]
+    assert decoded(way([stream]))[0] == expected
 
 
 def test_recordings_cut_in_two(capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,7 +226,7 @@ def test_recordings_cut_in_two(capsys: pytest.CaptureFixture[str]) -> None:
         for place in places(stream):
             decoder = Decoder()
             found = decoder.feed(stream[:place]) + decoder.feed(stream[place:])
-            assert expected == found, f"{file} cut at {place}"
+            assert found == expected, f"{file} cut at {place}"
             pairs += 1
     # Counted in another way. Small: a place before each byte, and the end. Large: six around each CRLF (two before it,
     # two in it, two after it); of these a line of less than four bytes shares some with the line before, and the last
@@ -358,15 +358,15 @@ RETRIES: Final[dict[str, tuple[bytes, int | None, int | None]]] = {
 def test_known_differences(stream: bytes, content_type: str, expected: list[str], theirs: list[str]) -> None:
     """Where httpx-sse sees other events than we do, it is for a reason that has a name."""
     assert expected == [data for _, data, _, _ in ours(stream)] == [event.data for event in interpret(stream).events]
-    assert theirs == [data for _, data, _, _ in peer(stream, content_type)]
+    assert [data for _, data, _, _ in peer(stream, content_type)] == theirs
 
 
 @pytest.mark.parametrize(("value", "expected", "theirs"), RETRIES.values(), ids=RETRIES)
 def test_known_differences_of_retry(value: bytes, expected: int | None, theirs: int | None) -> None:
     """What `int()` reads and what the standard calls a number are not the same."""
     stream = b"data: x\nretry: " + value + b"\n\n"
-    assert [("message", "x", "", expected)] == ours(stream)
-    assert [("message", "x", "", theirs)] == peer(stream)
+    assert ours(stream) == [("message", "x", "", expected)]
+    assert peer(stream) == [("message", "x", "", theirs)]
 
 
 def test_a_known_difference_of_size() -> None:
@@ -440,15 +440,15 @@ def test_known_differences_from_httpx2(
 ) -> None:
     """Where httpx2 sees other events than we do, it is for a reason that has a name."""
     assert expected == [data for _, data, _, _ in ours(stream)] == [event.data for event in interpret(stream).events]
-    assert theirs == [data for _, data, _, _ in peer2([stream], content_type)]
+    assert [data for _, data, _, _ in peer2([stream], content_type)] == theirs
 
 
 @pytest.mark.parametrize(("value", "expected", "theirs"), RETRIES.values(), ids=RETRIES)
 def test_known_differences_of_retry_from_httpx2(value: bytes, expected: int | None, theirs: int | None) -> None:
     """It asks `int()` too."""
     stream = b"data: x\nretry: " + value + b"\n\n"
-    assert [("message", "x", "", expected)] == ours(stream)
-    assert [("message", "x", "", theirs)] == [*peer2([stream])]
+    assert ours(stream) == [("message", "x", "", expected)]
+    assert [*peer2([stream])] == [("message", "x", "", theirs)]
 
 
 SIZES2: Final[dict[str, tuple[bytes, bool, bool]]] = {
@@ -472,8 +472,8 @@ def test_known_differences_of_size_from_httpx2(stream: bytes, we_refuse: bool, i
 
     pieces = cut(stream, [64 * KIB])
     decoder = Decoder(Limits(event_bytes=MIB))
-    assert we_refuse == refuses(lambda: [decoder.feed(piece) for piece in pieces], errors.TooLargeError)
-    assert it_refuses == refuses(lambda: [*peer2(pieces)], httpx2.SSEError)
+    assert refuses(lambda: [decoder.feed(piece) for piece in pieces], errors.TooLargeError) == we_refuse
+    assert refuses(lambda: [*peer2(pieces)], httpx2.SSEError) == it_refuses
 
 
 def test_a_known_difference_of_promptness_from_httpx2() -> None:
@@ -487,7 +487,7 @@ def test_a_known_difference_of_promptness_from_httpx2() -> None:
 
     assert [ServerSentEvent(data="x")] == Decoder().feed(next(pieces()))
     given_out.clear()
-    assert ("message", "x", "", None) == next(peer2(pieces()))
+    assert next(peer2(pieces())) == ("message", "x", "", None)
     assert given_out == [b"data: x\r\n\r", b"\n: ping"]
 
 
@@ -559,9 +559,9 @@ def test_stream_bytes(tail: bytes, way: Callable[[Sequence[bytes]], list[bytes]]
     """Every byte of a stream counts, blank lines and byte order mark too; what came before the limit is not lost."""
     stream = BOM + b"data: x\n\n" + tail
     events = decoded([stream])[0]
-    assert ("", events) == fed(way([stream]), Limits(stream_bytes=len(stream)))
+    assert fed(way([stream]), Limits(stream_bytes=len(stream))) == ("", events)
     said = f"the stream is larger than Limits.stream_bytes ({len(stream)})"
-    assert (said, events) == fed(way([stream, b"data: z\n\n"]), Limits(stream_bytes=len(stream)))
+    assert fed(way([stream, b"data: z\n\n"]), Limits(stream_bytes=len(stream))) == (said, events)
 
 
 MAYBE: Final = st.one_of(st.none(), st.integers(1, 60))

@@ -90,7 +90,7 @@ MESSAGES: Final[list[tuple[type[Event], str | None, Any, str]]] = [
 def test_messages(cls: type[Event], kind: str | None, content: Any, data: str) -> None:
     """Each message is of the class that its type names; what is unknown, and what is no JSON, is not lost."""
     found = to_event(ServerSentEvent("name", data, "7", 5))
-    assert (cls, kind, content) == (type(found), found.type, found.content)
+    assert (type(found), found.type, found.content) == (cls, kind, content)
     assert found.sse == ServerSentEvent("name", data, "7", 5)
     assert found.message == (data if cls is Text else json.loads(data))
 
@@ -105,7 +105,7 @@ def test_not_a_number() -> None:
 def test_malformed_steps(kind: str, content: Any) -> None:
     """A step whose content is no object is a custom message that kept its type."""
     found = event({"type": kind, "content": content, "secret": "SECRET"})
-    assert (Custom, kind, content) == (type(found), found.type, found.content)
+    assert (type(found), found.type, found.content) == (Custom, kind, content)
 
 
 def test_a_message_that_is_too_deep() -> None:
@@ -188,7 +188,7 @@ CONTENT_TYPES: Final = [
 @pytest.mark.parametrize(("expected", "content_type"), CONTENT_TYPES)
 def test_content_types(expected: bool, content_type: str) -> None:
     """An event stream is what says so, whatever its parameters."""
-    assert expected == is_event_stream(content_type)
+    assert is_event_stream(content_type) == expected
 
 
 # ------------------------------------------------------------------------------------------------------------ Refusals
@@ -226,7 +226,7 @@ WAITS: Final[list[tuple[float | None, dict[str, str]]]] = [
 @pytest.mark.parametrize(("expected", "headers"), WAITS)
 def test_retry_after(expected: float | None, headers: dict[str, str]) -> None:
     """Seconds are seconds, a date counts from the server's own; whatever else it is, it is nothing."""
-    assert expected == retry_after(headers)
+    assert retry_after(headers) == expected
 
 
 DATE_WORDS: Final = st.sampled_from(
@@ -288,8 +288,8 @@ def test_statuses(
     """Each status is its error; only what surely ran nothing is REJECTED, and only that may be asked again."""
     error = error_from_response(status, headers, b"why \xff")
     assert isinstance(error, errors.StatusError)
-    assert (cls, outcome, retryable, wait) == (type(error), error.outcome, error.retryable, error.retry_after)
-    assert (status, "why \ufffd") == (error.status, error.body)
+    assert (type(error), error.outcome, error.retryable, error.retry_after) == (cls, outcome, retryable, wait)
+    assert (error.status, error.body) == (status, "why \ufffd")
     assert f"the server answered {status} (" in str(error)
     assert "why" not in str(error)
 
@@ -315,7 +315,7 @@ NO_STREAMS: Final[list[tuple[type[errors.OxyError], str, dict[str, str], bytes]]
 def test_a_200_that_is_no_stream(cls: type[errors.OxyError], said: str, headers: dict[str, str], body: bytes) -> None:
     """A 200 without a stream is an error too: that of the envelope in it, else one that says what came instead."""
     error = error_from_response(200, headers, body)
-    assert (cls, UNKNOWN, False) == (type(error), error.outcome, error.retryable)
+    assert (type(error), error.outcome, error.retryable) == (cls, UNKNOWN, False)
     with pytest.raises(cls, match=said):
         raise error
     assert len(str(error)) < 500
@@ -372,7 +372,7 @@ ENVELOPES: Final[list[tuple[Any, bytes]]] = [
 def test_envelopes(expected: Any, text: bytes) -> None:
     """An envelope gives its data, or a typed error, whatever the body is; a hostile text does not fill the error."""
     if isinstance(expected, dict):
-        assert expected == parse_envelope(text)
+        assert parse_envelope(text) == expected
         return
     with pytest.raises(expected) as caught:
         parse_envelope(text)
@@ -388,7 +388,7 @@ def test_the_code_of_an_envelope(expected: int | None, code: bytes) -> None:
     """An envelope's code is a number, or not known."""
     with pytest.raises(errors.EnvelopeError) as caught:
         parse_envelope(b'{"code": %b}' % code)
-    assert expected == caught.value.code
+    assert caught.value.code == expected
 
 
 def node(*children: Any, **more: Any) -> dict[str, Any]:
@@ -445,7 +445,7 @@ def test_organizations(expected: Any, tree: Any) -> None:
     if isinstance(expected, int):
         root = parse_organization({"organization": tree})
         assert root is tree
-        assert expected == sum(1 for _ in members(root))
+        assert sum(1 for _ in members(root)) == expected
         return
     with pytest.raises(expected):
         parse_organization({"organization": tree})

@@ -124,7 +124,7 @@ async def test_clocks_of_a_run(which: str) -> None:
             await plain(server_url=URL, transport=FakeTransport.script(*steps), timeouts=timeouts).ask("hi")
         return
     got = await timed(FakeTransport.script(*steps), timeouts)
-    assert (result, events, seconds) == (got.result, got.events, got.seconds)
+    assert (got.result, got.events, got.seconds) == (result, events, seconds)
 
 
 async def test_texts() -> None:
@@ -142,7 +142,7 @@ async def test_texts() -> None:
     for said, outcome, timeouts, steps in cases:
         got = await timed(FakeTransport.script(*steps), timeouts)
         assert got.error is not None
-        assert (said, outcome) == (str(got.error), got.error.outcome)
+        assert (str(got.error), got.error.outcome) == (said, outcome)
         assert isinstance(got.error, TimeoutError)
         assert not got.error.retryable
 
@@ -166,8 +166,8 @@ async def test_total_is_one_deadline_over_all() -> None:
         transport = FakeTransport(replies)
         got = await timed(transport, clock(total=25), **options)
         assert got.error is not None
-        assert (name, TOTAL, outcome, 25) == (name, got.result, got.error.outcome, got.seconds)
-        assert runs == len([request for request in transport.requests if request.method == "POST"])
+        assert (name, got.result, got.error.outcome, got.seconds) == (name, TOTAL, outcome, 25)
+        assert len([request for request in transport.requests if request.method == "POST"]) == runs
         assert all(request.context.deadline for request in transport.requests if request.method == "POST")
 
 
@@ -176,7 +176,7 @@ async def test_a_refusal_is_known_before_the_deadline() -> None:
     transport = FakeTransport({"/sse/chat": Reply([b"no", FOREVER], status=500, before=pause(22))})
     got = await timed(transport, clock(total=25))
     assert isinstance(got.error, errors.ServerError)
-    assert ("no", 24.95) == (got.error.body, got.seconds)
+    assert (got.error.body, got.seconds) == ("no", 24.95)
 
 
 async def test_wrappers_know_of_the_deadline() -> None:
@@ -184,7 +184,7 @@ async def test_wrappers_know_of_the_deadline() -> None:
     for timeouts, deadline in ((clock(total=25), anyio.current_time() + 25), (clock(total=None), None)):
         transport = FakeTransport.script(*END)
         await timed(transport, timeouts)
-        assert [deadline] == [request.context.deadline for request in transport.requests]
+        assert [request.context.deadline for request in transport.requests] == [deadline]
 
 
 # -------------------------------------------------------------------------------------------------- The user's own time
@@ -215,7 +215,7 @@ async def test_the_users_time_is_not_counted() -> None:
             async for event in run:
                 if place == "in the loop" and event.type == "progress":
                     await slow()
-        assert (place, "42") == (place, run.response.output)
+        assert (place, run.response.output) == (place, "42")
         assert anyio.current_time() - began >= 2000
         agent.timeouts = clock(total=2500)
         agent.transport = FakeTransport.script(*steps)
@@ -226,7 +226,7 @@ async def test_the_users_time_is_not_counted() -> None:
                         if place == "in the loop" and event.type == "progress":
                             await slow()
             assert caught.value.partial is not None
-            assert (place, 3) == (place, len(caught.value.partial.events))
+            assert (place, len(caught.value.partial.events)) == (place, 3)
 
 
 async def test_waiting_before_the_users_time_counts() -> None:
@@ -238,7 +238,7 @@ async def test_waiting_before_the_users_time_counts() -> None:
         async with agent.stream("hi") as run:
             async for _ in run:
                 await anyio.sleep(100)
-    assert 130 == pytest.approx(anyio.current_time() - began)
+    assert anyio.current_time() - began == pytest.approx(130)
 
 
 # --------------------------------------------------------------------------------------------------------------- Floods
@@ -289,7 +289,7 @@ async def test_floods_end(what: str) -> None:
 
         transport = Flooding("/sse/chat", flood, Reply())
         got = await timed(transport, timeouts)
-        assert (error, 0, 10) == (got.result, got.events, round(got.seconds))
+        assert (got.result, got.events, round(got.seconds)) == (error, 0, 10)
 
 
 @pytest.mark.parametrize("what", EVENTS)
@@ -301,7 +301,7 @@ async def test_floods_of_events_end(what: str) -> None:
         return EVENTS[what]
 
     got = await timed_events(Flooding("/sse/chat", flood, Reply()))
-    assert 10 == pytest.approx(got, abs=0.1)
+    assert got == pytest.approx(10, abs=0.1)
 
 
 async def timed_events(transport: FakeTransport) -> float:
@@ -357,7 +357,7 @@ async def test_discovery_takes_30_seconds_in_all() -> None:
             await agent.init()
         except errors.OxyError as error:
             got = type(error)
-        assert (name, expected, seconds) == (name, got, round(anyio.current_time() - began, 2))
+        assert (name, got, round(anyio.current_time() - began, 2)) == (name, expected, seconds)
         assert transport.requests == transport.left
 
 
@@ -365,7 +365,7 @@ async def test_a_slow_discovery_does_not_stop_a_run() -> None:
     """Where a run asks for its callee first and gets no answer, it goes on after 30 s."""
     transport = FakeTransport({"/get_organization": Reply(before=FOREVER), "/sse/chat": Reply(END)})
     got = await timed(transport, Timeouts(), callee="x")
-    assert ("42", 30) == (got.result, got.seconds)
+    assert (got.result, got.seconds) == ("42", 30)
 
 
 async def test_floods_in_a_discovery() -> None:
@@ -378,7 +378,7 @@ async def test_floods_in_a_discovery() -> None:
     began = anyio.current_time()
     with pytest.raises(TOTAL, match="no answer to GET /get_organization in time"):
         await plain(server_url=URL, transport=Flooding("/get_organization", slow, Reply())).init()
-    assert 30 == pytest.approx(anyio.current_time() - began, abs=0.1)
+    assert anyio.current_time() - began == pytest.approx(30, abs=0.1)
     scope = anyio.CancelScope()
 
     def cancelled(number: int) -> bytes:

@@ -495,7 +495,7 @@ async def outcome(library: Library, error: Exception, phase: str) -> errors.OxyE
     with pytest.raises(errors.OxyError) as raised:
         async with library.raising(error, phase) as transport, transport.exchange(REQUEST) as response:
             assert phase == "reading"
-            assert b": begun\n\n" == await anext(response.chunks)
+            assert await anext(response.chunks) == b": begun\n\n"
             await anext(response.chunks)
     assert raised.value.__cause__ is error
     return raised.value
@@ -526,7 +526,7 @@ async def test_what_comes_out(library: Library, source: str, phase: str) -> None
             # The request's own URL is one: so it is the `Location` of a redirect.
             assert (type(ours), ours.outcome) == (PROTOCOL, Outcome.UNKNOWN)
             continue
-        assert (source, name, expected) == (source, name, type(ours))
+        assert (source, name, type(ours)) == (source, name, expected)
         assert str(ours).startswith(f"{text.format(library.name)}: "), (name, str(ours))
         assert "secret" not in str(ours), (name, str(ours))
         told = name not in MAKE and not unforeseen and name not in quiet
@@ -547,7 +547,7 @@ async def test_what_nobody_foresaw(library: Library, phase: str) -> None:
     ]
     for said, theirs in cases:
         ours = await outcome(library, theirs, phase)
-        assert (LOST, Outcome.UNKNOWN, said) == (type(ours), ours.outcome, str(ours))
+        assert (type(ours), ours.outcome, str(ours)) == (LOST, Outcome.UNKNOWN, said)
     own = errors.RateLimitedError("slow down")
     with pytest.raises(errors.RateLimitedError) as raised:
         async with library.raising(own, phase) as transport, transport.exchange(REQUEST) as response:
@@ -579,7 +579,7 @@ async def test_leaving_hides_nothing(name: str, caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.DEBUG, "oxygent_client"):
         async with library.raising(error, "leaving") as transport:
             async with transport.exchange(REQUEST) as response:
-                assert 200 == response.status
+                assert response.status == 200
             with pytest.raises(KeyError):
                 async with transport.exchange(REQUEST):
                     raise KeyError
@@ -588,9 +588,9 @@ async def test_leaving_hides_nothing(name: str, caplog: pytest.LogCaptureFixture
                     scope.cancel()
                     await anyio.sleep_forever()
             assert scope.cancelled_caught
-    assert ["closing failed: ReadError"] * 3 == [
-        record.getMessage() for record in caplog.records if record.name.startswith("oxygent_client")
-    ]
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("oxygent_client")] == [
+        "closing failed: ReadError"
+    ] * 3
 
 
 # --------------------------------------------------------------------------------------------------- What a chain says
@@ -675,7 +675,7 @@ def test_what_is_behind(name: str, expected: type[errors.OxyError], said: str, b
     theirs = chain(LIBRARIES[name].module.ConnectError("theirs"), *behind)
     ours = TRANSLATIONS[name](theirs, SECRET_URL)
     text = NO_TLS if expected is TLS else NOT_CONNECTED
-    assert (expected, Outcome.NOT_SENT) == (type(ours), ours.outcome)
+    assert (type(ours), ours.outcome) == (expected, Outcome.NOT_SENT)
     assert str(ours).startswith(f"{text}: {said}"), str(ours)
 
 
@@ -708,7 +708,7 @@ def test_a_complaint_of_h2() -> None:
     """To httpcore the request is to blame for what h2 finds in the server's frames: an agent may have run by then."""
     theirs = chain(httpx.LocalProtocolError("x"), httpcore.LocalProtocolError("x"), h2.exceptions.FrameTooLargeError())
     ours = TRANSLATIONS["httpx"](theirs, SECRET_URL)
-    assert (PROTOCOL, Outcome.UNKNOWN, f"{NO_HTTP}: LocalProtocolError") == (type(ours), ours.outcome, str(ours))
+    assert (type(ours), ours.outcome, str(ours)) == (PROTOCOL, Outcome.UNKNOWN, f"{NO_HTTP}: LocalProtocolError")
 
 
 LOST_BY_THEIR_TEXT: Final = [
@@ -740,4 +740,4 @@ COMPLAINTS: Final = [
 def test_what_a_parser_quotes(reason: str, text: str) -> None:
     """Of what a parser complains its reason is told, not what it quotes: it may be an echoed secret."""
     ours = TRANSLATIONS["httpx"](httpx.RemoteProtocolError(text), SECRET_URL)
-    assert (PROTOCOL, f"{NO_HTTP}: {reason}") == (type(ours), str(ours))
+    assert (type(ours), str(ours)) == (PROTOCOL, f"{NO_HTTP}: {reason}")

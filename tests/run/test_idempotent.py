@@ -57,11 +57,11 @@ async def test_what_is_asked_for_again(name: str) -> None:
             got = (await run.final_response()).output
     except errors.OxyError as error:
         got, attempts = type(error), error.attempts
-    assert (expected, outcome, times, times) == (got, run.outcome, attempts, len(transport.payloads))
+    assert (got, run.outcome, attempts, len(transport.payloads)) == (expected, outcome, times, times)
     assert len(transport.left) == len(transport.requests)
     ids = [payload["current_trace_id"] for payload in transport.payloads]
     lost = sum(reply in (LOST, BAD) for reply in replies[: times - 1])
-    assert lost + 1 == len(set(ids))
+    assert len(set(ids)) == lost + 1
     assert run.trace_id == ids[0]
 
 
@@ -73,7 +73,7 @@ async def test_when_it_is_not(seconds: float, retry: Retry) -> None:
     began = anyio.current_time()
     with pytest.raises(errors.ConnectionLostError):
         await agent.ask("hi", idempotent=True)
-    assert 1 == len(transport.payloads)
+    assert len(transport.payloads) == 1
     assert seconds >= anyio.current_time() - began
 
 
@@ -85,7 +85,7 @@ async def test_repeats_are_paid_for() -> None:
     for expected in (3, 5, 6):
         with pytest.raises(errors.ConnectionLostError):
             await agent.ask("hi", idempotent=True)
-        assert expected == len(transport.payloads)
+        assert len(transport.payloads) == expected
 
 
 class GivesUp(Wrapper):
@@ -109,7 +109,7 @@ async def test_what_the_record_has_shown_stays_known() -> None:
     agent = SSEOxyGent(server_url=URL, transport=GivesUp(transport))
     with pytest.raises(errors.ConnectError) as caught:
         await agent.ask(request)
-    assert (Outcome.STARTED, False, 3) == (caught.value.outcome, caught.value.retryable, caught.value.attempts)
+    assert (caught.value.outcome, caught.value.retryable, caught.value.attempts) == (Outcome.STARTED, False, 3)
 
 
 async def test_a_repeat_that_is_never_ready() -> None:
@@ -125,7 +125,7 @@ async def test_a_repeat_that_is_never_ready() -> None:
     agent = Slow(server_url=URL, transport=transport, retry=Retry(base=0.01), timeouts=Timeouts(total=5))
     with pytest.raises(errors.DeadlineExceededError) as caught:
         await agent.ask("hi", idempotent=True)
-    assert Outcome.UNKNOWN is caught.value.outcome
+    assert caught.value.outcome is Outcome.UNKNOWN
 
 
 @pytest.mark.parametrize(("expected", "first"), [(1, REFUSED), (1, BUSY), (2, CUT)])
@@ -136,8 +136,8 @@ async def test_a_loop_of_your_own(expected: int, first: Reply) -> None:
     agent = SSEOxyGent(server_url=URL, transport=transport, retry=Retry(attempts=1), timeouts=Timeouts(lookup=None))
     with pytest.raises(errors.OxyError):
         await agent._execute(request)
-    assert 42 == (await agent._execute(request)).output
-    assert expected == len({payload["current_trace_id"] for payload in transport.payloads})
+    assert (await agent._execute(request)).output == 42
+    assert len({payload["current_trace_id"] for payload in transport.payloads}) == expected
 
 
 def view(node_id: str, output: str | None, *, state: int = 3) -> Reply:
@@ -151,7 +151,7 @@ async def test_the_record_of_another_run_is_none_of_ours() -> None:
     request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id())
     transport = FakeTransport({"/sse/chat": [FINE, CUT], "/view": view("n", "old")})
     agent = SSEOxyGent(server_url=URL, transport=transport)
-    assert 42 == (await agent.execute(request)).output
+    assert (await agent.execute(request)).output == 42
     again = await agent.execute(request)
     first, second = (payload["current_trace_id"] for payload in transport.payloads)
     assert first != second
@@ -187,9 +187,9 @@ async def test_total_while_events_wait() -> None:
     began = anyio.current_time()
     with pytest.raises(errors.DeadlineExceededError) as caught:
         await agent.ask("hi")
-    assert 6 == round(anyio.current_time() - began)
+    assert round(anyio.current_time() - began) == 6
     assert caught.value.partial is not None
-    assert 60 == len(caught.value.partial.events)
+    assert len(caught.value.partial.events) == 60
 
 
 @pytest.mark.parametrize("hook", ["prepare_payload", "prepare_headers"])
@@ -202,7 +202,7 @@ async def test_a_hook_that_raises(hook: str) -> None:
     agent = type("Broken", (SSEOxyGent,), {hook: broken})(server_url=URL, transport=FakeTransport({}))
     with pytest.raises(errors.HandlerError, match=hook) as caught:
         await agent.ask("hi")
-    assert (Outcome.NOT_SENT, KeyError) == (caught.value.outcome, type(caught.value.__cause__))
+    assert (caught.value.outcome, type(caught.value.__cause__)) == (Outcome.NOT_SENT, KeyError)
 
 
 async def test_an_answer_that_came_keeps_its_kind() -> None:
@@ -211,7 +211,7 @@ async def test_an_answer_that_came_keeps_its_kind() -> None:
     transport = FakeTransport({"/sse/chat": Reply([answer(price)]), "/view": view("n", '{"price": 42}')})
     request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id())
     response = await SSEOxyGent(server_url=URL, transport=transport).ask(request)
-    assert (price, True) == (response.output, response.extra["recovered"])
+    assert (response.output, response.extra["recovered"]) == (price, True)
 
 
 async def test_another_answer_is_the_records() -> None:
@@ -219,14 +219,14 @@ async def test_another_answer_is_the_records() -> None:
     transport = FakeTransport({"/sse/chat": Reply([answer("on the way")]), "/view": view("n", "at the end")})
     request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id())
     response = await SSEOxyGent(server_url=URL, transport=transport).ask(request)
-    assert ("at the end", True) == (response.output, response.extra["recovered"])
+    assert (response.output, response.extra["recovered"]) == ("at the end", True)
 
 
 async def test_a_redirect_of_ones_own() -> None:
     """A `Redirect` among the policies stands in the place of the usual one."""
     away = Reply(status=307, headers={"location": "/elsewhere"})
     replies = {"/sse/chat": away, "/elsewhere": FINE}
-    assert 42 == (await SSEOxyGent(server_url=URL, transport=FakeTransport(replies)).ask("hi")).output
+    assert (await SSEOxyGent(server_url=URL, transport=FakeTransport(replies)).ask("hi")).output == 42
     agent = SSEOxyGent(server_url=URL, transport=FakeTransport(replies), policies=(Redirect(hops=0),))
     with pytest.raises(errors.RedirectError):
         await agent.ask("hi")

@@ -62,7 +62,7 @@ ENDS: Final[list[tuple[Found, str]]] = [
 def test_the_end(expected: Found, text: str, size: int) -> None:
     """Only `close` is the end; where no event has a name, a bare `done` may be it, until another event follows."""
     data = text.encode()
-    assert expected == read(EventBuffer(Limits()), [data[start : start + size] for start in range(0, len(data), size)])
+    assert read(EventBuffer(Limits()), [data[start : start + size] for start in range(0, len(data), size)]) == expected
 
 
 @pytest.mark.parametrize(
@@ -79,23 +79,23 @@ def test_the_rest(expected: list[str], is_closed: bool, text: str) -> None:
     """Who stops reading is given all that came and was not handed out, up to the close event if that came too."""
     inbox = EventBuffer(Limits())
     inbox.feed(text.encode())
-    assert expected == [waiting.sse.data for waiting in inbox.take_all()]
-    assert (is_closed, []) == (inbox.is_closed, inbox.take_all())
+    assert [waiting.sse.data for waiting in inbox.take_all()] == expected
+    assert (inbox.is_closed, inbox.take_all()) == (is_closed, [])
 
 
 def test_done_was_the_end() -> None:
     """Once it is clear that a bare `done` was the end, it is no event any more."""
     inbox = EventBuffer(Limits())
-    assert ([], "done") == read(inbox, [DONE.encode()])
+    assert read(inbox, [DONE.encode()]) == ([], "done")
     inbox.end()
-    assert (False, []) == (inbox.holds_done, inbox.take_all())
+    assert (inbox.holds_done, inbox.take_all()) == (False, [])
 
 
 def test_too_large() -> None:
     """What came before an event that is too large is handed out first, and the error comes each time after it."""
     inbox = EventBuffer(Limits(event_bytes=10))
     assert inbox.feed(b"data: a\n\ndata: b\n\ndata: " + b"c" * 20)
-    assert ["a", "b"] == [sse.data for sse in (inbox.take(), inbox.take()) if sse is not None]
+    assert [sse.data for sse in (inbox.take(), inbox.take()) if sse is not None] == ["a", "b"]
     for _ in range(2):
         with pytest.raises(errors.TooLargeError):
             inbox.take()
@@ -159,10 +159,10 @@ def test_a_new_connection() -> None:
     """Half an event is gone with its connection; what was complete stays."""
     inbox = EventBuffer(Limits())
     inbox.feed(b": ping\n\n: ping\n\ndata: a\n\ndata: half")
-    assert (2, len("data: half")) == (inbox.heartbeats, inbox.held_bytes)
+    assert (inbox.heartbeats, inbox.held_bytes) == (2, len("data: half"))
     inbox.start_anew()
-    assert (0, 0) == (inbox.heartbeats, inbox.held_bytes)
-    assert (["a", "b"], "open") == read(inbox, [b"data: b\n\n"])
+    assert (inbox.heartbeats, inbox.held_bytes) == (0, 0)
+    assert read(inbox, [b"data: b\n\n"]) == (["a", "b"], "open")
 
 
 PARTS: Final = st.lists(st.sampled_from([A, NAMED, DONE, BEAT, CLOSE, "data: b\n"]), max_size=12).map("".join)

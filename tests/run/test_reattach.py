@@ -38,9 +38,9 @@ def test_pauses(name: str) -> None:
     for round_ in range(2):
         for number, retry in enumerate(retries):
             state.heard(event(f"{round_}-{number}:", retry=retry))
-        assert pytest.approx(expected) == [state.broke() for _ in expected]
+        assert [state.broke() for _ in expected] == pytest.approx(expected)
     days = [state.broke() for _ in range(2000)]
-    assert LONGEST_PAUSE == days[-1]
+    assert days[-1] == LONGEST_PAUSE
 
 
 def due(state: ReconnectState) -> float | None:
@@ -55,16 +55,16 @@ def test_checks() -> None:
     for _ in range(4):
         checks.append(due(state))
         state.goes_on(due(state) or 0.0, known=True)
-    assert [2, 4, 8, 16] == checks
+    assert checks == [2, 4, 8, 16]
     state.goes_on(50.0, known=True)  # it was due while there was no connection
-    assert 100 == due(state)
+    assert due(state) == 100
     state.goes_on(100.0, known=False)
     assert due(state) is None  # there are no records
     state.goes_on(600.0, known=True)
     assert due(state) is None
     state.broke()
     state.came_back(10.0)
-    assert 12 == due(state)
+    assert due(state) == 12
     state.heard(event("1:a"))
     assert due(state) is None  # the queue speaks
 
@@ -76,20 +76,20 @@ def test_a_check_that_a_break_prevents() -> None:
         state.broke()
         assert due(state) is None  # without a connection there is nobody to be asked
         state.came_back(waited)
-        assert 2 == due(state)
+        assert due(state) == 2
     state.broke()
     state.broke()
     state.came_back(9.0)
-    assert 2 == due(state)
+    assert due(state) == 2
     state.goes_on(9.0, known=True)
-    assert 18 == due(state)
+    assert due(state) == 18
 
 
 def test_the_last_words() -> None:
     """Events that are on their way when the record says that it is over have a moment; an event gives them more."""
     state = ReconnectState()
     assert not state.is_over(2.0)
-    assert 2.0 + LAST_WORDS == due(state)
+    assert due(state) == 2.0 + LAST_WORDS
     assert state.is_over(3.0)
     state.heard(event("1:a"))
     assert not state.is_over(4.0)

@@ -77,7 +77,7 @@ async def end(*steps: Any, records: Reply | Iterable[Reply], before: Any = None,
     else:
         known = run.outcome
     assert run.outcome is known
-    assert 1 == len(transport.payloads)
+    assert len(transport.payloads) == 1
     assert len(transport.left) == len(transport.requests)
     looks = sum(request.path.startswith("/view?item_id=") for request in transport.requests)
     return Ended(what, run.outcome, looks, round(anyio.current_time() - began, 2), recovered)
@@ -140,7 +140,7 @@ CUTS: Final[dict[str, tuple[Ended, tuple[Any, ...], Any, Any]]] = {
 async def test_a_cut(name: str) -> None:
     """A run that was cut off has the answer, or the failure, that its record has; it is asked for a moment only."""
     expected, steps, records, before = CUTS[name]
-    assert expected == await end(*steps, records=records, before=before)
+    assert await end(*steps, records=records, before=before) == expected
 
 
 NO_SILENCE: Final = Timeouts(idle=60, silence=None)
@@ -211,7 +211,7 @@ IDLES: Final[dict[str, tuple[Ended, tuple[Any, ...], Any, Timeouts]]] = {
 async def test_a_stream_without_events(name: str) -> None:
     """When `idle` runs out, the record tells a run that is at work, since it moves, from one that is dead or over."""
     expected, steps, records, timeouts = IDLES[name]
-    assert expected == await end(*steps, records=records, timeouts=timeouts)
+    assert await end(*steps, records=records, timeouts=timeouts) == expected
 
 
 NO_HEADERS: Final[dict[str, tuple[Ended, Any, Timeouts]]] = {
@@ -496,7 +496,7 @@ async def test_execute_says_how_it_ended(state: OxyState, output: str, steps: tu
     transport = FakeTransport({"/sse/chat": Reply(steps), "/view": reply})
     agent = SSEOxyGent(server_url=URL, transport=transport, confirm_state=True)
     response = await agent.execute(REQUEST)
-    assert (state, output) == (response.state, response.output)
+    assert (response.state, response.output) == (state, output)
 
 
 async def test_failure_detector() -> None:
@@ -513,14 +513,14 @@ async def test_failure_detector() -> None:
         return "fine" in output
 
     steps = (answer({"text": "Error executing oxy"}), close())
-    assert AGENT is (await end(*steps, records=NO_RECORDS, failure_detector=failed)).what
-    assert errors.HandlerError is (await end(*steps, records=NO_RECORDS, failure_detector=broken)).what
+    assert (await end(*steps, records=NO_RECORDS, failure_detector=failed)).what is AGENT
+    assert (await end(*steps, records=NO_RECORDS, failure_detector=broken)).what is errors.HandlerError
     fine = await end(*steps, records=NO_RECORDS, failure_detector=is_fine)
-    assert {"text": "Error executing oxy"} == fine.what
+    assert fine.what == {"text": "Error executing oxy"}
     transport = FakeTransport.script(*steps)
     agent = SSEOxyGent(server_url=URL, transport=transport, failure_detector=bool)
     response = await agent.execute(REQUEST)
-    assert (OxyState.FAILED, {"text": "Error executing oxy"}) == (response.state, response.output)
+    assert (response.state, response.output) == (OxyState.FAILED, {"text": "Error executing oxy"})
 
 
 async def test_what_a_failure_says() -> None:
@@ -529,8 +529,8 @@ async def test_what_a_failure_says() -> None:
     with pytest.raises(errors.RemoteAgentError) as caught:
         await SSEOxyGent(server_url=URL, transport=transport).ask(REQUEST)
     error = caught.value
-    assert "the remote agent failed: no\\x1b[31m" == str(error)
-    assert (OxyState.FAILED, "no\x1b[31m", COMPLETED) == (error.state, error.output, error.outcome)
+    assert str(error) == "the remote agent failed: no\\x1b[31m"
+    assert (error.state, error.output, error.outcome) == (OxyState.FAILED, "no\x1b[31m", COMPLETED)
     assert isinstance(error.__cause__, errors.IncompleteStreamError)
     assert "SECRET" not in repr(vars(error))
 

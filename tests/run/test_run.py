@@ -178,7 +178,7 @@ async def test_terminal_contract(stream: str, end: str) -> None:
     played = await play(FakeTransport.script(*pieces, *steps))
     if end == "done, silence" and not is_complete:  # it goes on until a clock is over
         clock = errors.SilenceTimeoutError if stream == "heartbeat" else errors.IdleTimeoutError
-        assert (clock, Outcome.STARTED) == (played.result, played.run.outcome)
+        assert (played.result, played.run.outcome) == (clock, Outcome.STARTED)
         return
     if end.startswith("done,") and not is_complete and names_none:
         known = Outcome.STARTED
@@ -221,7 +221,7 @@ async def test_only_what_follows_done_tells() -> None:
     }
     for name, (steps, result, events) in cases.items():
         played = await play(FakeTransport.script(*steps))
-        assert (name, result, events) == (name, played.result, shown(played.events))
+        assert (name, played.result, shown(played.events)) == (name, result, events)
 
 
 async def test_user_time_does_not_end_a_legacy_run() -> None:
@@ -234,7 +234,7 @@ async def test_user_time_does_not_end_a_legacy_run() -> None:
         async for event in run:
             await anyio.sleep(60)
             seen.append(event)
-    assert [("Answer", "42"), ("Text", "done"), ("Text", "more")] == shown(seen)
+    assert shown(seen) == [("Answer", "42"), ("Text", "done"), ("Text", "more")]
 
 
 async def test_texts_of_errors() -> None:
@@ -257,7 +257,7 @@ async def test_texts_of_errors() -> None:
     for said, cause, steps in cases:
         error = (await play(FakeTransport.script(*steps))).error
         assert error is not None
-        assert (said, cause) == (str(error), type(error.__cause__) if error.__cause__ else None)
+        assert (str(error), type(error.__cause__) if error.__cause__ else None) == (said, cause)
 
 
 # ------------------------------------------------------------------------------------------------------ What came of it
@@ -269,7 +269,7 @@ async def test_a_whole_run() -> None:
     transport = FakeTransport.script(*script, message([1]), close())
     agent = plain(server_url=URL, transport=transport)
     run = agent.stream("hi", trace_id="")
-    assert (Outcome.NOT_SENT, "", "") == (run.outcome, run.remote_trace_id, run.text)
+    assert (run.outcome, run.remote_trace_id, run.text) == (Outcome.NOT_SENT, "", "")
     assert repr(run) == f"<Run {run.trace_id} not_sent>"
     outcomes: list[Outcome] = []
     async with run as entered:
@@ -282,12 +282,12 @@ async def test_a_whole_run() -> None:
             with pytest.raises(errors.ClosedError, match="events have not come to their end"):
                 _ = run.response
     kinds = [TextDelta, TextDelta, ToolCall, Progress, Text, Answer, Custom]
-    assert kinds == [type(event) for event in events]
-    assert [Outcome.UNKNOWN, *[Outcome.STARTED] * 7] == outcomes
-    assert ("42", Outcome.COMPLETED, 0) == (run.text, run.outcome, run.partial.dropped)
-    assert (*events,) == run.partial.events
+    assert [type(event) for event in events] == kinds
+    assert outcomes == [Outcome.UNKNOWN, *[Outcome.STARTED] * 7]
+    assert (run.text, run.outcome, run.partial.dropped) == ("42", Outcome.COMPLETED, 0)
+    assert run.partial.events == (*events,)
     response = run.response
-    assert (OxyState.COMPLETED, "42") == (response.state, response.output)
+    assert (response.state, response.output) == (OxyState.COMPLETED, "42")
     assert {"trace_id": run.trace_id, "remote_trace_id": run.trace_id} == response.extra
     assert transport.payloads[0]["current_trace_id"] == run.trace_id
 
@@ -440,7 +440,7 @@ async def test_final_response() -> None:
     async with agent.stream("hi") as run:
         assert type(await anext(run)) is Progress
         first = await run.final_response()
-        assert (42, first) == (first.output, await run.final_response())
+        assert (first.output, await run.final_response()) == (42, first)
     cut = plain(server_url=URL, transport=FakeTransport.script(progress(1)))
     async with cut.stream("hi") as run:
         for _ in range(2):
@@ -472,7 +472,7 @@ async def test_partial_is_what_was_sent() -> None:
         assert played.error is not None
         partial_ = played.error.partial
         assert partial_ is not None
-        assert (name, expected) == (name, (len(partial_.events), partial_.dropped, partial_.text, partial_.answer))
+        assert (name, (len(partial_.events), partial_.dropped, partial_.text, partial_.answer)) == (name, expected)
         assert (*played.events[partial_.dropped :],) == partial_.events
 
 
@@ -493,19 +493,19 @@ async def test_partial_holds_what_was_not_handed_out() -> None:
         assert isinstance(played.error, errors.HandlerError)
         assert played.error.partial is not None
         events = played.error.partial.events
-        assert (name, middle) == (name, [row for row in shown(events) if row[0] != "TextDelta"])
-        assert ("ab", 3, outcome) == (played.run.text, played.error.partial.answer, played.error.outcome)
-        assert 1 == len(played.events)
+        assert (name, [row for row in shown(events) if row[0] != "TextDelta"]) == (name, middle)
+        assert (played.run.text, played.error.partial.answer, played.error.outcome) == ("ab", 3, outcome)
+        assert len(played.events) == 1
 
 
 async def test_legacy_done_belongs_to_partial_unless_it_was_the_end() -> None:
     """A `done` whose meaning is open when the run fails is an event of it; one that was the end is none."""
     failed = await play(FakeTransport.script(DONE, FOREVER), timeouts=Timeouts(idle=1))
-    assert (errors.IdleTimeoutError, [("Text", "done")]) == (failed.result, shown(failed.run.partial.events))
+    assert (failed.result, shown(failed.run.partial.events)) == (errors.IdleTimeoutError, [("Text", "done")])
     ends: list[Sequence[Step]] = [[DONE], [DONE, close()]]
     for steps in ends:
         ended = await play(FakeTransport.script(*steps))
-        assert (errors.NoAnswerError, []) == (ended.result, shown(ended.run.partial.events))
+        assert (ended.result, shown(ended.run.partial.events)) == (errors.NoAnswerError, [])
 
 
 async def test_limits_on_the_way() -> None:
@@ -520,10 +520,10 @@ async def test_limits_on_the_way() -> None:
     }
     for name, (pieces, limits, word) in cases.items():
         played = await play(FakeTransport.script(*pieces), limits=limits)
-        assert (name, errors.TooLargeError, 1) == (name, played.result, len(played.events))
+        assert (name, played.result, len(played.events)) == (name, errors.TooLargeError, 1)
         assert played.error is not None
         assert f"Limits.{word} " in str(played.error)
-        assert Outcome.STARTED is played.error.outcome
+        assert played.error.outcome is Outcome.STARTED
 
 
 # ------------------------------------------------------------------------------------------------ Bytes come as they do
@@ -598,7 +598,7 @@ async def test_what_is_no_stream() -> None:
         error = played.error
         assert isinstance(error, errors.StatusError)
         assert (name, cls, outcome, body, reply.status) == (name, type(error), error.outcome, error.body, error.status)
-        assert (None, 0.0 if name != "endless body" else 5.0) == (error.partial, round(played.seconds, 6))
+        assert (error.partial, round(played.seconds, 6)) == (None, 0.0 if name != "endless body" else 5.0)
 
 
 async def test_a_200_that_is_no_stream() -> None:
@@ -615,7 +615,7 @@ async def test_a_200_that_is_no_stream() -> None:
     ]
     for name, expected, reply in cases:
         played = await play(FakeTransport({"/sse/chat": reply}))
-        assert (name, expected) == (name, played.result)
+        assert (name, played.result) == (name, expected)
         assert (Outcome.UNKNOWN if played.error else Outcome.COMPLETED) is played.run.outcome
 
 
@@ -650,9 +650,9 @@ async def test_leaving_early() -> None:
     async with plain(server_url=URL, transport=transport).stream("hi") as run:
         async for _ in run:
             break
-        assert [] == transport.left
+        assert transport.left == []
     assert transport.requests == transport.left
-    assert Outcome.STARTED is run.outcome
+    assert run.outcome is Outcome.STARTED
     with pytest.raises(errors.ClosedError):
         _ = run.response
     with pytest.raises(errors.ClosedError):
@@ -673,7 +673,7 @@ async def test_leaving_by_an_exception(own: BaseException) -> None:
                     await anext(run)
                 raise own
         assert caught.value is own
-        assert (None, None) == (own.__cause__, own.__context__)
+        assert (own.__cause__, own.__context__) == (None, None)
         assert transport.requests == transport.left
 
 
@@ -793,7 +793,7 @@ async def test_a_closing_that_hangs() -> None:
         transport = Closing({"/sse/chat": Reply([answer("42"), close()])})
         transport.seconds, transport.failure = seconds, failure
         played = await play(transport)
-        assert (name, "42", expected) == (name, played.result, round(played.seconds, 6))
+        assert (name, played.result, round(played.seconds, 6)) == (name, "42", expected)
         transport = Closing({"/sse/chat": Reply([progress(1), FOREVER])})
         transport.seconds, transport.failure = seconds, failure
         began = anyio.current_time()
@@ -802,7 +802,7 @@ async def test_a_closing_that_hangs() -> None:
                 await anext(run)
                 await anext(run)
         assert scope.cancelled_caught
-        assert (name, 10 + expected) == (name, round(anyio.current_time() - began, 6))
+        assert (name, round(anyio.current_time() - began, 6)) == (name, 10 + expected)
         assert transport.requests == transport.left
 
 
@@ -841,7 +841,7 @@ async def test_the_rest_is_drained_briefly() -> None:
     for name, rest, pieces, seconds in cases:
         read.clear()
         played = await play(Counting({"/sse/chat": Reply([answer("42") + close(), *rest])}))
-        assert (name, "42", pieces + 1, seconds) == (name, played.result, len(read), round(played.seconds, 6))
+        assert (name, played.result, len(read), round(played.seconds, 6)) == (name, "42", pieces + 1, seconds)
 
 
 # --------------------------------------------------------------------------------------------------------- Cancellation
@@ -945,7 +945,7 @@ async def _in_place(
     await stop(work, seconds)
     assert seconds - 0.01 <= anyio.current_time() - began <= (closing or seconds) + 0.01
     assert transport.requests == transport.left
-    assert [True] == [isinstance(error, anyio.get_cancelled_exc_class()) for error in out]
+    assert [isinstance(error, anyio.get_cancelled_exc_class()) for error in out] == [True]
 
 
 @pytest.mark.parametrize("stop", [_by_scope, _by_group])
@@ -1058,7 +1058,7 @@ async def test_the_same_request_again(how: str, idempotent: bool) -> None:
     if may or idempotent:
         assert (type(first.value), 2) == (type(second.value), len(transport.requests))
     else:
-        assert (True, 1) == (second.value is first.value, len(transport.requests))
+        assert (second.value is first.value, len(transport.requests)) == (True, 1)
 
 
 async def test_the_same_request_again_after_cancellation() -> None:
@@ -1085,10 +1085,10 @@ async def test_executing_twice_is_two_runs() -> None:
     request = OxyRequest(arguments={"query": "hi"})
     for sent in (1, 2):
         response = await agent.execute(request)
-        assert (OxyState.FAILED, sent) == (response.state, len(transport.requests))
+        assert (response.state, len(transport.requests)) == (OxyState.FAILED, sent)
     well = plain(server_url=URL, transport=FakeTransport.script(answer(1), close()))
     prepared = well.prepared(request)
-    assert [1, 1] == [(await once(well, prepared)).output for _ in range(2)]
+    assert [(await once(well, prepared)).output for _ in range(2)] == [1, 1]
 
 
 async def test_a_retry_loop_in_a_subclass() -> None:
@@ -1107,7 +1107,7 @@ async def test_a_retry_loop_in_a_subclass() -> None:
         transport = FakeTransport({"/sse/chat": reply})
         with pytest.raises(errors.OxyError):
             await Stubborn(server_url=URL, transport=transport, retry=Retry(attempts=1)).ask("hi")
-        assert sent == len(transport.payloads)
+        assert len(transport.payloads) == sent
 
 
 # ------------------------------------------------------------------------------------------------------------ Trace ids
@@ -1132,19 +1132,19 @@ async def test_no_trace_id_twice_in_flight() -> None:
     second, transport = agent(answer(2), close())
     async with first.stream("hi", trace_id="t") as run:
         await anext(run)
-        assert ("t", "t") == (run.trace_id, run.remote_trace_id)
+        assert (run.trace_id, run.remote_trace_id) == ("t", "t")
         async with second.stream("hi", trace_id="t") as other:
             sent: str = transport.payloads[0]["current_trace_id"]
             assert RENAMED.fullmatch(sent)
-            assert ("t", sent) == (other.trace_id, other.remote_trace_id)
+            assert (other.trace_id, other.remote_trace_id) == ("t", sent)
             response = await other.final_response()
-        assert {"trace_id": "t", "remote_trace_id": sent} == response.extra
-        assert 1 == (await run.final_response()).output
+        assert response.extra == {"trace_id": "t", "remote_trace_id": sent}
+        assert (await run.final_response()).output == 1
     # That end was clean, so the name is free again; the next end is not.
     third, transport = agent(progress(0))
     with pytest.raises(errors.IncompleteStreamError) as caught:
         await third.ask("hi", trace_id="t")
-    assert ("t", "t") == (transport.payloads[0]["current_trace_id"], caught.value.trace_id)
+    assert (transport.payloads[0]["current_trace_id"], caught.value.trace_id) == ("t", "t")
     # It was not clean: another name, which the turn after this one is told.
     remote = ""
     for attempt in range(2):
@@ -1153,13 +1153,13 @@ async def test_no_trace_id_twice_in_flight() -> None:
             pass
         remote = run.remote_trace_id
         assert RENAMED.fullmatch(remote), attempt
-        assert remote == transport.payloads[0]["current_trace_id"]
+        assert transport.payloads[0]["current_trace_id"] == remote
     fifth, transport = agent(answer(5), close())
     await fifth.ask("and then?", from_trace_id="t")
-    assert remote == transport.payloads[0]["from_trace_id"]
+    assert transport.payloads[0]["from_trace_id"] == remote
     elsewhere = FakeTransport.script(answer(6), close())
     await plain(server_url=own_server(), transport=elsewhere).ask("hi", trace_id="t", from_trace_id="t")
-    assert ("t", "t") == (elsewhere.payloads[0]["current_trace_id"], elsewhere.payloads[0]["from_trace_id"])
+    assert (elsewhere.payloads[0]["current_trace_id"], elsewhere.payloads[0]["from_trace_id"]) == ("t", "t")
 
 
 class Echoing(FakeTransport):
@@ -1195,7 +1195,7 @@ async def test_forwarded_messages_carry_the_callers_id() -> None:
     async with agent.stream(request) as run:
         seen = [event.content["current_trace_id"] async for event in run if event.type == "observation"]
     assert run.remote_trace_id != "t"
-    assert ["t", "another", None] == heard
+    assert heard == ["t", "another", None]
     assert [run.remote_trace_id, "another", None] == seen
     assert run.remote_trace_id == run.response.output
 
@@ -1215,7 +1215,7 @@ async def test_twenty_at_once() -> None:
         for _ in range(20):
             tasks.start_soon(one)
     sent = [payload["current_trace_id"] for payload in transport.payloads]
-    assert (20, 20, 1) == (len(got), len({*sent}), sent.count("t"))
+    assert (len(got), len({*sent}), sent.count("t")) == (20, 20, 1)
     assert all(remote == output for remote, output in got)
 
 
@@ -1231,16 +1231,16 @@ async def test_a_route_that_fails() -> None:
     transport = FakeTransport.script(progress(1) + answer(2) + message({"type": "own"}) + progress(3) + progress(4))
     played = await play(transport, router=EventRouter({"own": broken, "progress": broken}))
     assert isinstance(played.error, errors.HandlerError)
-    assert ("the route of 'progress' raised KeyError", KeyError) == (str(played.error), type(played.error.__cause__))
+    assert (str(played.error), type(played.error.__cause__)) == ("the route of 'progress' raised KeyError", KeyError)
     assert played.error.partial is not None
-    assert [("Progress", 1), ("Answer", 2), ("Custom", None)] == shown(played.error.partial.events)
+    assert shown(played.error.partial.events) == [("Progress", 1), ("Answer", 2), ("Custom", None)]
 
 
 async def test_error_events_do_not_end_a_run() -> None:
     """An error event is an event like others: it is handed out, and the run goes on."""
     played = await play(FakeTransport.script(ERROR, progress(1), answer(2), close()))
-    assert [RemoteErrorEvent, Progress, Answer] == [type(event) for event in played.events]
-    assert 2 == played.result
+    assert [type(event) for event in played.events] == [RemoteErrorEvent, Progress, Answer]
+    assert played.result == 2
 
 
 def test_pauses_are_values() -> None:

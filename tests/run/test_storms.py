@@ -114,8 +114,8 @@ def test_a_storm_of_deadlines(transport: str, loop: str, url: str, row: Row) -> 
     times = (found["seconds"], worst, found["after"])
     row(transport, loop, len(ended), *(outcomes[name] for name in STARTED), *times)
     sure = {each.query.removeprefix("sure "): each.outcome for each in ended if each.query.startswith("sure ")}
-    assert SURE == sure
-    assert HERE["calls"] + len(SURE) == len({each.query for each in ended})
+    assert sure == SURE
+    assert len({each.query for each in ended}) == HERE["calls"] + len(SURE)
     for each in ended:
         fate = log.get(each.query, nothing)
         assert fate["started"] in STARTED[each.outcome], (each, fate)
@@ -145,7 +145,7 @@ def test_a_crowd_of_streams(transport: str, loop: str, url: str, row: Row) -> No
         full, empty = (round(size / 2**20, 1) for size in (each.full, each.empty))
         times = (each.opening, each.leaving, each.stopping)
         row(transport, loop, count, number, *times, full, empty)
-        assert number * count == each.stopped
+        assert each.stopped == number * count
         assert each.stopping < HANGS
         assert found["before"] == each.left
     assert second.full <= ALIKE * first.full

@@ -51,7 +51,7 @@ def test_an_id_in_flight() -> None:
     assert RENAMED.fullmatch(second)
     assert RENAMED.fullmatch(third)
     assert len({"t", second, third}) == 3
-    assert (third, "t") == (ledger.remote_name(A, "t"), ledger.remote_name(B, "t"))
+    assert (ledger.remote_name(A, "t"), ledger.remote_name(B, "t")) == (third, "t")
 
 
 def test_a_run_that_did_not_close() -> None:
@@ -71,7 +71,7 @@ def test_the_name_follows_the_last_run() -> None:
     first = ledger.claim(A, "t")
     second = ledger.claim(A, "t").remote
     ledger.release(first, ran=True, closed=True)
-    assert (second, "t", "t") == (ledger.remote_name(A, "t"), ledger.claim(A, "t").remote, ledger.remote_name(A, "t"))
+    assert (ledger.remote_name(A, "t"), ledger.claim(A, "t").remote, ledger.remote_name(A, "t")) == (second, "t", "t")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_threads() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (800, 1) == (len({*claimed}), claimed.count("t"))
+    assert (len({*claimed}), claimed.count("t")) == (800, 1)
 
 
 def test_the_ledger_of_the_process() -> None:
@@ -214,7 +214,7 @@ def test_the_ledger_of_the_process() -> None:
 def test_new_ids(length: int) -> None:
     """An id has the length that is asked for, and signs that cannot be taken for another."""
     drawn = [new_id(length) for _ in range(100)]
-    assert {length} == {len(each) for each in drawn}
+    assert {len(each) for each in drawn} == {length}
     assert {*"".join(drawn)} <= {*ALPHABET}
     assert not {*"01IOl"} & {*ALPHABET}
     assert len({*drawn}) == 100 or length < 12
@@ -260,7 +260,7 @@ class Ledger(RuleBasedStateMachine):
     def names_are_known(self) -> None:
         """The remote's name of the last run of each id is known."""
         for (url, trace_id), remote in self.names.items():
-            assert remote == self.ledger.remote_name(url, trace_id)
+            assert self.ledger.remote_name(url, trace_id) == remote
 
 
 TestLedger = Ledger.TestCase

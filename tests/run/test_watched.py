@@ -86,12 +86,12 @@ async def test_called_off(name: str, how: str) -> None:
                     await run.final_response()
             except errors.OxyError as caught:
                 error = caught
-    assert (expected, requests) == (run.outcome, len(transport.requests) - before)
+    assert (run.outcome, len(transport.requests) - before) == (expected, requests)
     if scope is not None:
         assert scope.cancelled_caught
     else:
         assert error is not None
-        assert expected is error.outcome
+        assert error.outcome is expected
 
 
 FAILED: Final[dict[str, tuple[type[errors.OxyError], Outcome, Any]]] = {
@@ -123,7 +123,7 @@ async def test_failed(name: str) -> None:
     with pytest.raises(expected) as caught:
         async with run:
             await run.final_response()
-    assert (outcome, outcome) == (caught.value.outcome, run.outcome)
+    assert (caught.value.outcome, run.outcome) == (outcome, outcome)
 
 
 async def test_closing() -> None:

@@ -127,7 +127,7 @@ async def test_the_order(expected: tuple[str, ...], steps: list[Any]) -> None:
     quiet, eager = Notes(), EventNotes()
     agent = plain(server_url=URL, transport=FakeTransport.script(*steps), observers=[quiet, eager])
     await ask(agent)
-    assert [*expected] == eager.names
+    assert eager.names == [*expected]
     assert [name for name in expected if name not in ("tool_call", "observation")] == quiet.names
     assert len({happening.run for happening in quiet.told + eager.told}) == 1
     assert set(eager.names) - {"connect", "opened", "first_event", "closed"} <= UNLOGGED.keys()
@@ -144,23 +144,23 @@ async def test_what_is_told() -> None:
     size = sum(len(step) for step in steps if isinstance(step, bytes))
 
     begun = notes.told[0]
-    assert ("finder", "https://remote.test/base") == (begun.fields["request"].callee, begun.fields["server_url"])
-    assert "talk" == begun.context.group_id
-    assert {"url": "https://remote.test/base/sse/chat", "seconds": 2} == notes.fields("streaming")
-    assert {"seconds": 3} == notes.fields("first_byte")
-    assert {"seconds": 4} == notes.fields("first_event")
-    assert "search" == notes.fields("tool_call")["event"].callee
-    assert {
+    assert (begun.fields["request"].callee, begun.fields["server_url"]) == ("finder", "https://remote.test/base")
+    assert begun.context.group_id == "talk"
+    assert notes.fields("streaming") == {"url": "https://remote.test/base/sse/chat", "seconds": 2}
+    assert notes.fields("first_byte") == {"seconds": 3}
+    assert notes.fields("first_event") == {"seconds": 4}
+    assert notes.fields("tool_call")["event"].callee == "search"
+    assert notes.fields("closed") == {
         "reason": "its end",
         "outcome": "completed",
         "seconds": 5,
         "bytes": size,
         "events": 2,
-    } == notes.fields("closed")
+    }
     ended = notes.fields("ended")
-    assert ("completed", None, 5) == (ended["end"], ended["error"], ended["seconds"])
+    assert (ended["end"], ended["error"], ended["seconds"]) == ("completed", None, 5)
     assert response.output == ended["response"].output
-    assert (size, 2, 0) == (begun.run.bytes, begun.run.events, begun.run.buffered)
+    assert (begun.run.bytes, begun.run.events, begun.run.buffered) == (size, 2, 0)
     assert "CANARY" not in repr([(happening, happening.fields) for happening in notes.told])
 
 
@@ -169,10 +169,10 @@ async def test_retries() -> None:
     notes = Notes()
     transport = FakeTransport({"/sse/chat": [Reply(before=REFUSED), Reply((answer("42"), close()))]})
     agent = SSEOxyGent(server_url=URL, transport=transport, retry=Retry(base=0), observers=[notes])
-    assert "42" == await ask(agent)
-    assert ["begun", "connect", "retry", "connect", "opened"] == notes.names[:5]
-    assert {"attempt": 2, "seconds": 0, "reason": "ConnectError"} == notes.fields("retry")
-    assert [1, 1, 1, 2, 2] == [happening.context.attempt for happening in notes.told[:5]]
+    assert await ask(agent) == "42"
+    assert notes.names[:5] == ["begun", "connect", "retry", "connect", "opened"]
+    assert notes.fields("retry") == {"attempt": 2, "seconds": 0, "reason": "ConnectError"}
+    assert [happening.context.attempt for happening in notes.told[:5]] == [1, 1, 1, 2, 2]
     assert len({happening.run for happening in notes.told}) == 1
 
 
@@ -271,7 +271,7 @@ async def test_ends(end: str, error: type[BaseException] | None, how: Callable[[
         await how(agent.stream("hi"))
     fields = notes.fields("ended")
     assert notes.names[-1] == "ended"
-    assert end == fields["end"]
+    assert fields["end"] == end
     assert (fields["error"] is None) if error is None else isinstance(fields["error"], error)
 
 
@@ -284,18 +284,18 @@ async def test_a_failure_that_is_found_after_the_end() -> None:
         failure_detector="no".__eq__,
         observers=[notes],
     )
-    assert "RemoteAgentError" == await ask(agent)
-    assert ("failed", "RemoteAgentError") == (
+    assert await ask(agent) == "RemoteAgentError"
+    assert (
         notes.fields("ended")["end"],
         type(notes.fields("ended")["error"]).__name__,
-    )
+    ) == ("failed", "RemoteAgentError")
 
 
 async def test_a_run_that_never_begins() -> None:
     """A run that is not entered is told to nobody."""
     notes = Notes()
     plain(server_url=URL, transport=FakeTransport({}), observers=[notes]).stream("hi")
-    assert [] == notes.told
+    assert notes.told == []
 
 
 async def test_a_request_that_may_have_run_is_no_run() -> None:
@@ -315,7 +315,7 @@ async def test_observers_may_be_set_late() -> None:
     agent = plain(server_url=URL, transport=FakeTransport.script(answer("42"), close()))
     agent.observers = [notes]
     await ask(agent)
-    assert "ended" == notes.names[-1]
+    assert notes.names[-1] == "ended"
 
 
 # ----------------------------------------------------------------------------------------------------- What is buffered
@@ -331,7 +331,7 @@ async def test_what_is_buffered() -> None:
     observed = run._plan.observed
     async with run:
         held = [observed.buffered async for _ in run]
-        assert 0 == observed.buffered
+        assert observed.buffered == 0
     first = len(whole) + len(half) - 10
     line = half.split(b"\r\n")[1][:-6]  # of the ten bytes that are missing, four are line ends
     second = len(line) + 10 + len(answer("42"))
@@ -355,8 +355,8 @@ async def test_headers(expected: dict[str, str | None], headers: dict[str, str])
     """What an observer has to tell the server is on the request, if it can be on one."""
     transport = FakeTransport.script(answer("42"), close())
     agent = plain(server_url=URL, transport=transport, headers={"X-Own": "mine"}, observers=[Marker(headers)])
-    assert "42" == await ask(agent)
-    assert expected == {name: transport.requests[0].headers.get(name) for name in expected}
+    assert await ask(agent) == "42"
+    assert {name: transport.requests[0].headers.get(name) for name in expected} == expected
 
 
 # -------------------------------------------------------------------------------------------------------- Broken ones
@@ -371,10 +371,10 @@ async def test_a_broken_observer(caplog: pytest.LogCaptureFixture) -> None:
         observers=[before, Broken(), after],
     )
     with caplog.at_level(logging.DEBUG, "oxygent_client"):
-        assert ["42", "42"] == [await ask(agent), await ask(agent)]
+        assert [await ask(agent), await ask(agent)] == ["42", "42"]
     assert before.names == after.names
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert ["Broken raised RuntimeError; the run goes on"] * 2 == said
+    assert said == ["Broken raised RuntimeError; the run goes on"] * 2
     assert all(hasattr(record, name) for record in caplog.records for name in ("event", "trace_id", "node_id"))
     assert "SECRET" not in caplog.text
 

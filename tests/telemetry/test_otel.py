@@ -157,12 +157,12 @@ async def test_the_span_of_a_run() -> None:
     """A run is a span of a client, named after the agent, that says where and what, and nothing of what was said."""
     spans = Spans()
     agent = agent_for(spans, answer("42"), close())
-    assert "42" == await ask(agent, group_id="talk", trace_id="t-otel")
+    assert await ask(agent, group_id="talk", trace_id="t-otel") == "42"
     span = spans.run
     attributes = dict(span.attributes or {})
-    assert "invoke_agent finder" == span.name
+    assert span.name == "invoke_agent finder"
     assert attributes.pop("oxygent.node_id")
-    assert {
+    assert attributes == {
         "gen_ai.operation.name": "invoke_agent",
         "gen_ai.provider.name": "oxygent",
         "gen_ai.agent.name": "finder",
@@ -172,8 +172,8 @@ async def test_the_span_of_a_run() -> None:
         "oxygent.trace_id": "t-otel",
         "oxygent.end": "completed",
         "oxygent.outcome": "completed",
-    } == attributes
-    assert (StatusCode.UNSET, None) == (span.status.status_code, span.parent)
+    }
+    assert (span.status.status_code, span.parent) == (StatusCode.UNSET, None)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ async def test_the_span_of_a_run() -> None:
 )
 def test_the_server(expected: dict[str, Any], url: str) -> None:
     """Where a URL leads; the port that its scheme means where it names none."""
-    assert expected == otel._server(url)
+    assert otel._server(url) == expected
 
 
 async def test_the_span_ends_after_the_last_event() -> None:
@@ -199,13 +199,13 @@ async def test_the_span_ends_after_the_last_event() -> None:
     )
     async with agent.stream("hi") as run:
         seen = [await anext(run) for _ in range(3)]
-        assert ["execute_tool search"] == [span.name for span in spans.ended]
+        assert [span.name for span in spans.ended] == ["execute_tool search"]
         more.set()
         seen.append(await anext(run))
-        assert 1 == len(spans.ended)
+        assert len(spans.ended) == 1
         response = await run.final_response()
-        assert 2 == len(spans.ended)
-    assert "43" == response.output
+        assert len(spans.ended) == 2
+    assert response.output == "43"
     tool = spans.named("execute_tool search")
     assert [spans.run] == spans.ended[-1:]
     assert (spans.run.start_time or 0) <= (tool.start_time or 0) <= (tool.end_time or 0) <= (spans.run.end_time or 0)
@@ -228,10 +228,10 @@ async def test_a_failure(expected: str, reply: Reply) -> None:
     spans = Spans()
     transport = FakeTransport({"/sse/chat": reply})
     agent = agent_for(spans, transport=transport, timeouts=Timeouts(idle=5))
-    assert expected == (await ask(agent)).__name__
+    assert (await ask(agent)).__name__ == expected
     for span in spans.ended:
-        assert (StatusCode.ERROR, expected) == (span.status.status_code, span.status.description)
-        assert expected == (span.attributes or {})["error.type"]
+        assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, expected)
+        assert (span.attributes or {})["error.type"] == expected
     assert len(spans.ended) == 1 + any(b"search" in step for step in reply.steps if isinstance(step, bytes))
     assert CANARY not in "".join(span.to_json() for span in spans.ended)
 
@@ -240,7 +240,7 @@ async def test_a_failure_that_is_found_after_the_end() -> None:
     """What the failure detector finds fails the span, too."""
     spans = Spans()
     await ask(agent_for(spans, answer("no"), close(), failure_detector="no".__eq__))
-    assert "RemoteAgentError" == spans.run.status.description
+    assert spans.run.status.description == "RemoteAgentError"
 
 
 async def cancel(run: Run) -> None:
@@ -270,9 +270,9 @@ async def test_a_run_that_is_left(how: Callable[[Run], Any]) -> None:
     agent = agent_for(spans, tool_call("search"), pause(60))
     with suppress(KeyError):
         await how(agent.stream("hi"))
-    assert {("execute_tool search", "invoke_agent finder"), ("invoke_agent finder", None)} == spans.tree()
-    assert {StatusCode.UNSET} == {span.status.status_code for span in spans.ended}
-    assert "left" == (spans.run.attributes or {})["oxygent.end"]
+    assert spans.tree() == {("execute_tool search", "invoke_agent finder"), ("invoke_agent finder", None)}
+    assert {span.status.status_code for span in spans.ended} == {StatusCode.UNSET}
+    assert (spans.run.attributes or {})["oxygent.end"] == "left"
     assert CANARY not in "".join(span.to_json() for span in spans.ended)
 
 
@@ -283,14 +283,14 @@ async def test_retries_are_events_of_the_span() -> None:
         {"/sse/chat": [Reply(before=errors.ConnectError(CANARY)), Reply((answer("42"), close()))]}
     )
     agent = SSEOxyGent(server_url=URL, transport=transport, retry=Retry(base=0), observers=[spans.observer])
-    assert "42" == await ask(agent)
+    assert await ask(agent) == "42"
     (event,) = spans.run.events
-    assert ("retry", {"oxygent.attempt": 2, "oxygent.seconds": 0, "oxygent.reason": "ConnectError"}) == (
+    assert (
         event.name,
         dict(event.attributes or {}),
-    )
+    ) == ("retry", {"oxygent.attempt": 2, "oxygent.seconds": 0, "oxygent.reason": "ConnectError"})
     headers = [request.headers["traceparent"] for request in transport.requests]
-    assert headers == [headers[0]] * 2
+    assert [headers[0]] * 2 == headers
 
 
 async def test_a_second_replica_is_an_event_of_the_span() -> None:
@@ -299,10 +299,10 @@ async def test_a_second_replica_is_an_event_of_the_span() -> None:
     transport = FakeTransport({"/sse/chat": [Reply(before=Pause(60)), Reply((answer("42"), close()))]})
     cluster = Cluster(["https://a.example", "https://b.example"], transport=transport, hedge=Hedge(after=2))
     async with SSEOxyGent(transport=cluster, observers=[spans.observer]) as agent:
-        assert "42" == (await agent.ask("hi", idempotent=True)).output
+        assert (await agent.ask("hi", idempotent=True)).output == "42"
     (event,) = spans.run.events
     attributes = {"oxygent.attempt": 2, "oxygent.seconds": 2}
-    assert ("hedge", attributes) == (event.name, dict(event.attributes or {}))
+    assert (event.name, dict(event.attributes or {})) == ("hedge", attributes)
 
 
 # ----------------------------------------------------------------------------------------------------------- The calls
@@ -365,65 +365,65 @@ RUN: Final = "invoke_agent finder"
 async def test_the_spans_of_calls(expected: set[tuple[str, str]], steps: Sequence[bytes]) -> None:
     """A call stands under its caller's, by the call stack; the root is the run itself."""
     spans = Spans()
-    assert "42" == await ask(agent_for(spans, *steps, answer("42"), close()))
-    assert {(RUN, None), *expected} == spans.tree()
-    assert {StatusCode.UNSET} == {span.status.status_code for span in spans.ended}
+    assert await ask(agent_for(spans, *steps, answer("42"), close())) == "42"
+    assert spans.tree() == {(RUN, None), *expected}
+    assert {span.status.status_code for span in spans.ended} == {StatusCode.UNSET}
     assert CANARY not in "".join(span.to_json() for span in spans.ended)
 
 
 async def test_calls_under_one_name() -> None:
     """Calls are told apart by their node ids; of callers that share a name it is the last to have begun."""
     spans = Spans()
-    assert "42" == await ask(agent_for(spans, ROOT, A, A2, MUL, A_END, MUL_END, A2_END, answer("42"), close()))
+    assert await ask(agent_for(spans, ROOT, A, A2, MUL, A_END, MUL_END, A2_END, answer("42"), close())) == "42"
     by_node = {
         (span.attributes or {})["oxygent.node_id"]: span for span in spans.ended if span.kind is SpanKind.INTERNAL
     }
     parent = by_node["n4"].parent
     assert parent is not None
     assert by_node["n5"].context == parent
-    assert ["n1", "n4", "n5"] == [(span.attributes or {})["oxygent.node_id"] for span in spans.ended[:3]]
+    assert [(span.attributes or {})["oxygent.node_id"] for span in spans.ended[:3]] == ["n1", "n4", "n5"]
 
 
 async def test_a_call_that_begins_anew() -> None:
     """The second of the same node id is a span of its own, and the first is over."""
     spans = Spans()
-    assert "42" == await ask(agent_for(spans, ROOT, A, A, A_END, answer("42"), close()))
-    assert [("invoke_agent a", RUN)] * 2 == [(span.name, RUN) for span in spans.ended[:2]]
-    assert 3 == len(spans.ended)
+    assert await ask(agent_for(spans, ROOT, A, A, A_END, answer("42"), close())) == "42"
+    assert [(span.name, RUN) for span in spans.ended[:2]] == [("invoke_agent a", RUN)] * 2
+    assert len(spans.ended) == 3
 
 
 async def test_the_attributes_of_calls() -> None:
     """A tool has its name and the id of its call, an agent its name."""
     spans = Spans()
     await ask(agent_for(spans, ROOT, A, MUL, MUL_END, A_END, answer("42"), close()), group_id="talk")
-    assert {
+    assert dict(spans.named("execute_tool mul").attributes or {}) == {
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": "mul",
         "gen_ai.tool.call.id": "n4",
         "oxygent.node_id": "n4",
-    } == dict(spans.named("execute_tool mul").attributes or {})
-    assert {
+    }
+    assert dict(spans.named("invoke_agent a").attributes or {}) == {
         "gen_ai.operation.name": "invoke_agent",
         "gen_ai.provider.name": "oxygent",
         "gen_ai.agent.name": "a",
         "gen_ai.conversation.id": "talk",
         "oxygent.node_id": "n1",
-    } == dict(spans.named("invoke_agent a").attributes or {})
+    }
 
 
 async def test_a_call_of_nobody() -> None:
     """A name that is empty is no part of a span's name."""
     spans = Spans()
     await ask(agent_for(spans, *tool("", "n1", "user", "master"), answer("42"), close()))
-    assert {(RUN, None), ("execute_tool", RUN)} == spans.tree()
+    assert spans.tree() == {(RUN, None), ("execute_tool", RUN)}
 
 
 async def test_a_remote_that_shows_too_many_calls() -> None:
     """Beyond MOST_CALLS at a time a call has no span; a name is shown within bounds."""
     spans = Spans()
     steps = [tool("x" * 500 + "\x1b[31m", f"n{number}", "user", "master")[0] for number in range(MOST_CALLS + 5)]
-    assert "42" == await ask(agent_for(spans, *steps, answer("42"), close()))
-    assert MOST_CALLS + 1 == len(spans.ended)
+    assert await ask(agent_for(spans, *steps, answer("42"), close())) == "42"
+    assert len(spans.ended) == MOST_CALLS + 1
     assert {"execute_tool " + "x" * otel.NAME_LENGTH} == {span.name for span in spans.ended[:-1]}
     assert (spans.run.attributes or {})["oxygent.calls_over_limit"] == 5
 
@@ -502,12 +502,12 @@ async def test_the_recording_of_a_real_server() -> None:
     spans = Spans()
     recording = (WIRE / "v1.1.3_nested.sse").read_bytes()
     await ask(agent_for(spans, recording))
-    assert {
+    assert spans.tree() == {
         (RUN, None),
         ("invoke_agent middle_agent", RUN),
         ("invoke_agent leaf_agent", "invoke_agent middle_agent"),
         ("execute_tool add", "invoke_agent leaf_agent"),
-    } == spans.tree()
+    }
 
 
 async def test_the_toy_remote() -> None:
@@ -520,7 +520,7 @@ async def test_the_toy_remote() -> None:
         observers=[spans.observer],
     ) as agent:
         await agent.ask("trip")
-    assert {
+    assert spans.tree() == {
         ("invoke_agent trip", None),
         ("invoke_agent flight_agent", "invoke_agent trip"),
         ("execute_tool search_flights", "invoke_agent flight_agent"),
@@ -531,7 +531,7 @@ async def test_the_toy_remote() -> None:
         ("execute_tool read_reviews", "invoke_agent review_agent"),
         ("execute_tool price_history", "invoke_agent trip"),
         ("execute_tool add_up", "invoke_agent trip"),
-    } == spans.tree()
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------- Content
@@ -543,15 +543,15 @@ async def test_content_is_on_the_spans_if_it_was_asked_for() -> None:
     agent = agent_for(spans, ROOT, MUL, MUL_END, answer({"sum": 42}), close())
     await agent.ask("what?")
     run, mul = dict(spans.run.attributes or {}), dict(spans.named("execute_tool mul").attributes or {})
-    assert [{"role": "user", "parts": [{"type": "text", "content": "what?"}]}] == json.loads(
-        str(run["gen_ai.input.messages"])
-    )
+    assert json.loads(str(run["gen_ai.input.messages"])) == [
+        {"role": "user", "parts": [{"type": "text", "content": "what?"}]}
+    ]
     parts = [{"type": "text", "content": '{"sum": 42}'}]
-    assert [{"role": "assistant", "parts": parts, "finish_reason": "stop"}] == json.loads(
-        str(run["gen_ai.output.messages"])
-    )
-    assert {"query": CANARY} == json.loads(str(mul["gen_ai.tool.call.arguments"]))
-    assert CANARY == json.loads(str(mul["gen_ai.tool.call.result"]))
+    assert json.loads(str(run["gen_ai.output.messages"])) == [
+        {"role": "assistant", "parts": parts, "finish_reason": "stop"}
+    ]
+    assert json.loads(str(mul["gen_ai.tool.call.arguments"])) == {"query": CANARY}
+    assert json.loads(str(mul["gen_ai.tool.call.result"])) == CANARY
 
 
 async def test_half_a_character_can_be_exported() -> None:
@@ -562,7 +562,7 @@ async def test_half_a_character_can_be_exported() -> None:
     texts = [text for span in spans.ended for text in (span.name, *map(str, (span.attributes or {}).values()))]
     assert b"\xc3\xa9 \\ud83d" in "".join(texts).encode()
     (said,) = json.loads(str((spans.run.attributes or {})["gen_ai.output.messages"]))
-    assert "é \ud83d" == said["parts"][0]["content"]
+    assert said["parts"][0]["content"] == "é \ud83d"
 
 
 async def test_the_text_of_an_error_is_content() -> None:
@@ -603,7 +603,7 @@ async def test_a_detached_run() -> None:
     agent = agent_for(spans, transport=transport)
     with spans.provider.get_tracer("test").start_as_current_span("asked") as asked:
         handle = await agent.start("hi")
-    assert ["asked"] == [span.name for span in spans.ended]
+    assert [span.name for span in spans.ended] == ["asked"]
     async with agent.attach(handle.to_token()) as run:
         await run.final_response()
     ids = [request.headers["traceparent"].split("-")[2] for request in transport.requests]
@@ -617,17 +617,17 @@ async def test_a_run_that_is_not_sampled() -> None:
     """Its span is exported by nobody; the server is told so."""
     spans = Spans(sampler=ALWAYS_OFF)
     transport = FakeTransport.script(tool_call("search"), answer("42"), close())
-    assert "42" == await ask(agent_for(spans, transport=transport))
-    assert [] == spans.ended
+    assert await ask(agent_for(spans, transport=transport)) == "42"
+    assert spans.ended == []
     flags = int(transport.requests[0].headers["traceparent"].rpartition("-")[2], 16)
-    assert 0 == flags & TraceFlags.SAMPLED
+    assert flags & TraceFlags.SAMPLED == 0
 
 
 async def test_without_an_sdk() -> None:
     """The API alone does nothing, and there is nothing to send."""
     transport = FakeTransport.script(tool_call("search"), answer("42"), close())
     agent = plain(server_url=URL, transport=transport, observers=[OTelObserver(trace.NoOpTracerProvider())])
-    assert "42" == await ask(agent)
+    assert await ask(agent) == "42"
     assert "traceparent" not in transport.requests[0].headers
 
 
@@ -648,13 +648,13 @@ async def test_the_parent_is_the_caller() -> None:
                 pass
         assert entered is trace.get_current_span()
     assert trace.INVALID_SPAN is trace.get_current_span()
-    assert {
+    assert spans.tree() == {
         ("asked", None),
         (RUN, "asked"),
         ("execute_tool search", RUN),
         ("entered", None),
         ("inside", "entered"),
-    } == spans.tree()
+    }
     assert asked.get_span_context().trace_id == (spans.run.context or asked.get_span_context()).trace_id
 
 
@@ -665,10 +665,10 @@ async def test_runs_at_once() -> None:
     async with anyio.create_task_group() as group:
         for _ in range(5):
             group.start_soon(agent.execute, OxyRequest(arguments={"query": "hi"}, current_trace_id="same"))
-    assert 15 == len(spans.ended)
+    assert len(spans.ended) == 15
     traces = {span.context.trace_id for span in spans.ended if span.context}
-    assert 5 == len(traces)
-    assert {(RUN, None), ("invoke_agent a", RUN), ("execute_tool mul", "invoke_agent a")} == spans.tree()
+    assert len(traces) == 5
+    assert spans.tree() == {(RUN, None), ("invoke_agent a", RUN), ("execute_tool mul", "invoke_agent a")}
 
 
 # ------------------------------------------------------------------------------------------------------------- Metrics
@@ -681,18 +681,19 @@ async def test_metrics() -> None:
     agent = agent_for(spans, transport=FakeTransport({"/sse/chat": replies}))
     async with agent.stream("hi") as run:
         await anext(run)
-        assert [1] == [point.value for point in spans.metrics()[otel.ACTIVE]]
+        assert [point.value for point in spans.metrics()[otel.ACTIVE]] == [1]
         await run.final_response()
     for _ in range(2):
         await ask(agent)
     metrics = spans.metrics()
     common = {"gen_ai.operation.name": "invoke_agent", "gen_ai.provider.name": "oxygent"}
     server = {"server.address": "remote.test", "server.port": 8443}
-    assert [(0, common)] == [(point.value, dict(point.attributes)) for point in metrics[otel.ACTIVE]]
-    assert [(2, {**common, **server}), (1, {**common, **server, "error.type": "PermissionDeniedError"})] == [
-        (point.count, dict(point.attributes)) for point in metrics[otel.DURATION]
+    assert [(point.value, dict(point.attributes)) for point in metrics[otel.ACTIVE]] == [(0, common)]
+    assert [(point.count, dict(point.attributes)) for point in metrics[otel.DURATION]] == [
+        (2, {**common, **server}),
+        (1, {**common, **server, "error.type": "PermissionDeniedError"}),
     ]
-    assert [(2, {**common, **server})] == [(point.count, dict(point.attributes)) for point in metrics[otel.FIRST_EVENT]]
+    assert [(point.count, dict(point.attributes)) for point in metrics[otel.FIRST_EVENT]] == [(2, {**common, **server})]
     assert [otel.DURATION_BOUNDS] * 2 == [point.explicit_bounds for point in metrics[otel.DURATION]]
 
 
@@ -741,7 +742,7 @@ async def test_a_failing_exporter(caplog: pytest.LogCaptureFixture) -> None:
     """A run does not notice."""
     spans = Spans(exporter=Failing())
     with caplog.at_level(logging.CRITICAL):
-        assert "42" == await ask(agent_for(spans, ROOT, A, A_END, answer("42"), close()))
+        assert await ask(agent_for(spans, ROOT, A, A_END, answer("42"), close())) == "42"
 
 
 async def test_a_failing_processor(caplog: pytest.LogCaptureFixture) -> None:
@@ -749,11 +750,11 @@ async def test_a_failing_processor(caplog: pytest.LogCaptureFixture) -> None:
     spans = Spans()
     spans.provider.add_span_processor(FailingProcessor(InMemorySpanExporter()))
     with caplog.at_level(logging.WARNING, "oxygent_client"):
-        assert "42" == await ask(agent_for(spans, ROOT, A, B, answer("42"), close()))
-    assert {(RUN, None), ("invoke_agent a", RUN), ("invoke_agent b", "invoke_agent a")} == spans.tree()
-    assert [0] == [point.value for point in spans.metrics()[otel.ACTIVE]]
-    assert ["OTelObserver raised OSError; the run goes on"] == [
-        record.getMessage() for record in caplog.records if record.name == "oxygent_client"
+        assert await ask(agent_for(spans, ROOT, A, B, answer("42"), close())) == "42"
+    assert spans.tree() == {(RUN, None), ("invoke_agent a", RUN), ("invoke_agent b", "invoke_agent a")}
+    assert [point.value for point in spans.metrics()[otel.ACTIVE]] == [0]
+    assert [record.getMessage() for record in caplog.records if record.name == "oxygent_client"] == [
+        "OTelObserver raised OSError; the run goes on"
     ]
 
 
@@ -774,9 +775,9 @@ async def test_spans_that_cannot_be_had() -> None:
     """A run without a span is told to nobody, and has no `traceparent`."""
     transport = FakeTransport.script(ROOT, A, A_END, answer("42"), close())
     observer = OTelObserver(FailingSampler(shutdown_on_exit=False))
-    assert "42" == await ask(plain(server_url=URL, transport=transport, observers=[observer]))
+    assert await ask(plain(server_url=URL, transport=transport, observers=[observer])) == "42"
     assert "traceparent" not in transport.requests[0].headers
-    assert {} == observer.headers(RunObservation())
+    assert observer.headers(RunObservation()) == {}
 
 
 # --------------------------------------------------------------------------------------------- Copies; not installed
@@ -825,7 +826,7 @@ except ImportError as error:
 def test_without_opentelemetry() -> None:
     """A program without it is told what to install; the statistics work."""
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)
-    assert "OTelObserver needs opentelemetry: pip install 'oxygent-client[otel]'\n" == done.stdout
+    assert done.stdout == "OTelObserver needs opentelemetry: pip install 'oxygent-client[otel]'\n"
 
 
 def test_without_opentelemetry_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

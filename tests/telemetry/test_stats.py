@@ -64,9 +64,9 @@ async def outcomes(agent: SSEOxyGent, times: int = 1) -> list[str]:
 def test_nothing_yet() -> None:
     """Before the first run there is nothing, and no time to show; outside of an event loop, too."""
     stats = SSEOxyGent(server_url=URL).stats()
-    assert (0, 0, {}, 0, 0, 0, 0) == counts(stats)
-    assert [NONE] * 4 == [stats.headers, stats.first_byte, stats.first_event, stats.end]
-    assert (0, 0, 0, 0.0) == (stats.bytes, stats.buffered, stats.buffered_peak, stats.oldest)
+    assert counts(stats) == (0, 0, {}, 0, 0, 0, 0)
+    assert [stats.headers, stats.first_byte, stats.first_event, stats.end] == [NONE] * 4
+    assert (stats.bytes, stats.buffered, stats.buffered_peak, stats.oldest) == (0, 0, 0, 0.0)
 
 
 async def test_ends_are_counted_by_what_they_are() -> None:
@@ -77,18 +77,18 @@ async def test_ends_are_counted_by_what_they_are() -> None:
     async with agent.stream("hi") as run:
         await anext(run)
         stats = agent.stats()
-        assert (6, 2, 1) == (stats.runs, stats.successes, stats.in_flight)
-    assert ["42", "PermissionDeniedError", "IncompleteStreamError", "PermissionDeniedError", "42"] == said
+        assert (stats.runs, stats.successes, stats.in_flight) == (6, 2, 1)
+    assert said == ["42", "PermissionDeniedError", "IncompleteStreamError", "PermissionDeniedError", "42"]
     failures = {"PermissionDeniedError": 2, "IncompleteStreamError": 1}
-    assert (6, 2, failures, 1, 0, 4, 0) == counts(agent.stats())
+    assert counts(agent.stats()) == (6, 2, failures, 1, 0, 4, 0)
 
 
 async def test_retries_are_counted() -> None:
     """A request that was sent again counts as one run, with a retry."""
     transport = FakeTransport({"/sse/chat": [Reply(before=errors.ConnectError("no")), ANSWER]})
     agent = SSEOxyGent(server_url=URL, transport=transport, retry=Retry(base=0))
-    assert ["42"] == await outcomes(agent)
-    assert (1, 1, {}, 0, 0, 1, 1) == counts(agent.stats())
+    assert await outcomes(agent) == ["42"]
+    assert counts(agent.stats()) == (1, 1, {}, 0, 0, 1, 1)
 
 
 async def test_attached_runs_count() -> None:
@@ -97,10 +97,10 @@ async def test_attached_runs_count() -> None:
     transport = FakeTransport({"/async/chat": begun, "/async/trace": ANSWER})
     agent = plain(server_url=URL, transport=transport)
     handle = await agent.start("hi")
-    assert 0 == agent.stats().runs
+    assert agent.stats().runs == 0
     async with agent.attach(handle.to_token()) as run:
         await run.final_response()
-    assert (1, 1, {}, 0, 0, 1, 0) == counts(agent.stats())
+    assert counts(agent.stats()) == (1, 1, {}, 0, 0, 1, 0)
 
 
 # --------------------------------------------------------------------------------------------------------------- Times
@@ -129,11 +129,11 @@ async def test_who_attaches_again_has_one_time_of_each() -> None:
     agent = plain(server_url=URL, transport=FakeTransport({"/async/trace": replies}))
     handle = RunHandle(server_url=URL, trace_id="t", remote_trace_id="t", node_id="n")
     async with agent.attach(handle.to_token()) as run:
-        assert "42" == (await run.final_response()).output
+        assert (await run.final_response()).output == "42"
     stats = agent.stats()
     shown = [stats.headers, stats.first_byte, stats.first_event]
     assert [(1, near(seconds)) for seconds in (2, 3, 3)] == [(each.count, each.p99) for each in shown]
-    assert 1 == stats.end.count
+    assert stats.end.count == 1
 
 
 async def test_what_was_left_has_no_time_to_its_end() -> None:
@@ -141,7 +141,7 @@ async def test_what_was_left_has_no_time_to_its_end() -> None:
     agent = agent_for(ANSWER, Reply((pause(4),)))
     async with agent.stream("hi") as run:
         await anext(run)
-    assert 0 == agent.stats().end.count
+    assert agent.stats().end.count == 0
     await outcomes(agent)
     stats = agent.stats()
     assert (2, 1, near(4)) == (stats.headers.count, stats.end.count, stats.end.p99)
@@ -172,7 +172,7 @@ def test_times_out_of_bounds(shown: float, seconds: float) -> None:
 def test_the_promise() -> None:
     """The bound that the documentation names is the one that there is."""
     assert math.sqrt(GROWTH) - 1 <= 0.045
-    assert BUCKETS == 1 + round(STEPS * math.log2(LONGEST / SHORTEST))
+    assert 1 + round(STEPS * math.log2(LONGEST / SHORTEST)) == BUCKETS
 
 
 # -------------------------------------------------------------------------------------------------------------- Gauges
@@ -199,9 +199,9 @@ async def test_bytes_and_what_is_buffered() -> None:
 async def test_an_event_in_pieces_is_buffered() -> None:
     """Of an event that is not complete all is held; what is too large is held no longer."""
     agent = agent_for(Reply((b"data: " + b"x" * 500, b"y" * 500, b"z" * 500)), limits=Limits(event_bytes=1200))
-    assert ["TooLargeError"] == await outcomes(agent)
+    assert await outcomes(agent) == ["TooLargeError"]
     stats = agent.stats()
-    assert (0, 1506) == (stats.buffered, stats.buffered_peak)
+    assert (stats.buffered, stats.buffered_peak) == (0, 1506)
 
 
 def test_the_oldest() -> None:
@@ -212,9 +212,9 @@ def test_the_oldest() -> None:
     for run in runs:
         run.note("begun", Context(), {})
         now[0] += 5
-    assert (10.0, 2) == (keeper.stats().oldest, keeper.stats().in_flight)
+    assert (keeper.stats().oldest, keeper.stats().in_flight) == (10.0, 2)
     runs[0].note("ended", Context(), {"end": "left", "error": None, "seconds": 1})
-    assert (5.0, 1) == (keeper.stats().oldest, keeper.stats().in_flight)
+    assert (keeper.stats().oldest, keeper.stats().in_flight) == (5.0, 1)
 
 
 class Counted(FakeTransport):
@@ -246,7 +246,7 @@ class Clueless(FakeTransport):
 def test_connections(expected: tuple[int | None, int | None], transport: Transport | None) -> None:
     """Those of the agent's transport, or of what it wraps, where it can say; None is no number."""
     stats = StatsCollector().stats(transport)
-    assert expected == (stats.connections, stats.idle_connections)
+    assert (stats.connections, stats.idle_connections) == expected
 
 
 # ------------------------------------------------------------------------------------------------- Snapshots and copies
@@ -258,10 +258,10 @@ async def test_a_snapshot_stays_as_it_is() -> None:
     before = agent.stats()
     await outcomes(agent, 2)
     after = agent.stats()
-    assert ((0, {}), (2, {"PermissionDeniedError": 1})) == (
+    assert (
         (before.runs, before.failures),
         (after.runs, after.failures),
-    )
+    ) == ((0, {}), (2, {"PermissionDeniedError": 1}))
     with pytest.raises(AttributeError):
         after.runs = 0  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]  (that is the point)
     with pytest.raises(TypeError):
@@ -285,7 +285,7 @@ def test_a_copy_begins_at_nothing(again: Any) -> None:
     agent = plain(server_url=URL)
     agent._keeper.observed(()).note("begun", Context(), {})
     clone: SSEOxyGent = again(agent)
-    assert (1, 0) == (agent.stats().runs, clone.stats().runs)
+    assert (agent.stats().runs, clone.stats().runs) == (1, 0)
 
 
 def test_threads() -> None:
@@ -310,7 +310,7 @@ def test_threads() -> None:
         thread.join()
     assert [(one.successes + one.in_flight, 0) for one in seen] == [(one.runs, one.left) for one in seen]
     stats = keeper.stats()
-    assert (4 * each, 28 * each, 0) == (stats.successes, stats.bytes, stats.buffered)
+    assert (stats.successes, stats.bytes, stats.buffered) == (4 * each, 28 * each, 0)
     assert 10 <= stats.buffered_peak <= 40
 
 
@@ -319,7 +319,7 @@ async def test_agents_count_for_themselves() -> None:
     transport = FakeTransport({"/sse/chat": [ANSWER, ANSWER]})
     one, other = (plain(server_url=URL, transport=transport) for _ in range(2))
     await one.execute(OxyRequest(arguments={"query": "hi"}))
-    assert (1, 0) == (one.stats().runs, other.stats().runs)
+    assert (one.stats().runs, other.stats().runs) == (1, 0)
 
 
 async def test_a_cancelled_run_is_no_failure() -> None:
@@ -327,8 +327,8 @@ async def test_a_cancelled_run_is_no_failure() -> None:
     agent = agent_for(Reply((delta("a"), pause(100))))
     with anyio.move_on_after(1):
         await agent.ask("hi")
-    assert (1, 0, {}, 1, 0, 1, 0) == counts(agent.stats())
-    assert 0 == agent.stats().buffered
+    assert counts(agent.stats()) == (1, 0, {}, 1, 0, 1, 0)
+    assert agent.stats().buffered == 0
 
 
 def test_a_run_that_was_dropped() -> None:
@@ -338,13 +338,13 @@ def test_a_run_that_was_dropped() -> None:
     for run in (dropped, other):
         run.note("begun", Context(), {})
         run.hold(10)
-    assert (2, 0, 20) == (keeper.stats().in_flight, keeper.stats().left, keeper.stats().buffered)
+    assert (keeper.stats().in_flight, keeper.stats().left, keeper.stats().buffered) == (2, 0, 20)
     del dropped, run
     gc.collect()
     stats = keeper.stats()
-    assert (2, 1, 1, 10) == (stats.runs, stats.in_flight, stats.left, stats.buffered)
+    assert (stats.runs, stats.in_flight, stats.left, stats.buffered) == (2, 1, 1, 10)
     other.hold(19)
-    assert (19, 20) == (keeper.stats().buffered, keeper.stats().buffered_peak)
+    assert (keeper.stats().buffered, keeper.stats().buffered_peak) == (19, 20)
 
 
 def test_a_keeper_of_another_process() -> None:
@@ -373,11 +373,11 @@ def test_a_run_that_the_collector_closes() -> None:
     counting.start()
     counting.join(10)
     assert not counting.is_alive()
-    assert (1, 0) == (keeper.stats().in_flight, keeper.stats().buffered)
+    assert (keeper.stats().in_flight, keeper.stats().buffered) == (1, 0)
 
 
 def test_who_observes_nothing() -> None:
     """A run that nobody counts may hold what it will."""
     observed = RunObservation()
     observed.hold(5)
-    assert 5 == observed.buffered
+    assert observed.buffered == 5

@@ -136,10 +136,10 @@ async def test_what_the_file_looks_like() -> None:
     assert asked["headers"]["accept"] == "text/event-stream"
     assert asked["headers"]["x-tenant"] == SCRUBBED
     assert headed == {"at": 0.0, "status": 200, "headers": {"content-type": "text/event-stream; charset=utf-8"}}
-    assert first == {"at": 1.5, "text": answer("é\x9b\u2028").decode()}
+    assert {"at": 1.5, "text": answer("é\x9b\u2028").decode()} == first
     assert "é\\u009b\\u2028" in lines[3]
-    assert second == {"at": 1.75, "text": close().decode()}
-    assert third == {"at": 1.75, "base64": base64.b64encode(b"\xff").decode()}
+    assert {"at": 1.75, "text": close().decode()} == second
+    assert {"at": 1.75, "base64": base64.b64encode(b"\xff").decode()} == third
     assert end == {"at": 1.75, "end": "complete"}
 
 
@@ -160,7 +160,7 @@ async def test_pace(pace: float, times: list[float]) -> None:
             came.append(anyio.current_time() - began)
             if pace == 1:
                 await anyio.sleep(0.1)
-    assert times == pytest.approx(came, abs=0.11)
+    assert came == pytest.approx(times, abs=0.11)
     assert f"pace={pace:g}" in repr(replay)
 
 
@@ -296,7 +296,7 @@ async def test_a_cancelled_wait_loses_no_piece() -> None:
         with anyio.move_on_after(1) as scope:
             await anext(response.chunks)
         assert scope.cancelled_caught
-        assert [b"x"] == [piece async for piece in response.chunks]
+        assert [piece async for piece in response.chunks] == [b"x"]
 
 
 # ----------------------------------------------------------------------------------------------------- What is the same
@@ -617,7 +617,7 @@ KEYS: Final[list[tuple[bool, str, Any]]] = [
 @pytest.mark.parametrize(("secret", "key", "value"), KEYS)
 def test_keys_that_look_secret(secret: bool, key: str, value: Any) -> None:
     """A key is secret by its words, however they are joined; under a token's a number is a count."""
-    assert secret == is_secret(key, value)
+    assert is_secret(key, value) == secret
 
 
 S: Final = SCRUBBED
@@ -652,8 +652,8 @@ STRINGS: Final[list[tuple[str, str]]] = [
 @pytest.mark.parametrize(("before", "after"), STRINGS, ids=[str(number) for number in range(len(STRINGS))])
 def test_texts(before: str, after: str) -> None:
     """What looks like a credential goes; JSON in a text is looked into; what holds nothing is the same text."""
-    assert after == scrub_text(before)
-    assert after == scrub_text(after), "what is scrubbed stays as it is"
+    assert scrub_text(before) == after
+    assert scrub_text(after) == after, "what is scrubbed stays as it is"
     if before == after:
         assert scrub_text(before) is before
 
@@ -675,7 +675,7 @@ PATHS: Final = [("/a", "/a"), ("/a?", "/a?"), ("/a?b=c&d=&e", f"/a?b={S}&d={S}&e
 @pytest.mark.parametrize(("before", "after"), PATHS)
 def test_paths(before: str, after: str) -> None:
     """Of a query the names are kept."""
-    assert after == scrub_path(before)
+    assert scrub_path(before) == after
 
 
 BODIES: Final[list[tuple[dict[str, str], bytes, bytes]]] = [
@@ -704,7 +704,7 @@ def test_bodies(headers: dict[str, str], before: bytes, after: bytes) -> None:
     whole, single = scrub_body([before], headers), scrub_body([before[n : n + 1] for n in range(len(before))], headers)
     assert after == b"".join(whole) == b"".join(single)
     for cut in range(len(before)):
-        assert after == b"".join(scrub_body([before[:cut], before[cut:]], headers))
+        assert b"".join(scrub_body([before[:cut], before[cut:]], headers)) == after
 
 
 def test_a_piece_keeps_its_place() -> None:
@@ -820,7 +820,7 @@ async def test_canaries(removed: bool, tmp_path: Path, caplog: pytest.LogCapture
     await use(recording)
     cassette.save(path)
     content = path.read_text(encoding="utf-8")
-    assert left == found_in(content)
+    assert found_in(content) == left
     assert PLACES.keys() - KEPT == {place for place, by_rule in PLACES.items() if by_rule}
     for place in ("password", "api_key", "token", "API_KEY", "authorization", "cookie", "set-cookie", "x-internal"):
         assert place in content, "what was scrubbed leaves its name"
@@ -847,13 +847,13 @@ async def test_a_key_under_a_name_of_its_own(header: str) -> None:
     cassette = Cassette()
     recording = RecordingTransport(transport, cassette)
     agent = plain(server_url="https://remote.test", transport=recording, auth=APIKey(key, header=header))
-    assert f"{key}!" == (await agent.ask(f"who has {key}?")).output
-    assert key == transport.requests[0].headers[header]
+    assert (await agent.ask(f"who has {key}?")).output == f"{key}!"
+    assert transport.requests[0].headers[header] == key
     (entry,) = cassette.entries
-    assert ("who has [scrubbed]?", SCRUBBED) == (entry.query, entry.headers[header])
+    assert (entry.query, entry.headers[header]) == ("who has [scrubbed]?", SCRUBBED)
     assert key not in f"{cassette.dumps()}{attrs.asdict(entry)}"
     replayed = plain(server_url="https://remote.test", transport=ReplayTransport(cassette), auth=agent.auth)
-    assert "[scrubbed]!" == (await replayed.ask(f"who has {key}?")).output
+    assert (await replayed.ask(f"who has {key}?")).output == "[scrubbed]!"
 
 
 async def test_scrubbing_changes_nothing_else() -> None:

@@ -58,7 +58,7 @@ async def test_a_transport_keeps_its_promises(
     """Every promise is kept, and exactly those checks are skipped that cannot apply."""
     make, skipped = TRANSPORTS[name]
     report = await check_transport(make)
-    assert skipped == report.names("skipped")
+    assert report.names("skipped") == skipped
     assert report.names("kept") == tuple(check for check in TRANSPORT_PROMISES if check not in skipped)
     assert report.checkpoints >= 3
     # The number is wanted in the log, whether the test passes or not.
@@ -246,7 +246,7 @@ async def test_what_is_skipped() -> None:
     """A check is left out by its name, and the report says that you said so."""
     report = await check_transport(lambda peer: FakeTransport(peer.replies), skip={"redirect", "usable"})
     assert report.names("skipped") == (*IN_PROCESS[:2], "redirect", *IN_PROCESS[2:], "usable")
-    assert "as you say" == report.notes["redirect"]
+    assert report.notes["redirect"] == "as you say"
     with pytest.raises(ConfigurationError, match=r"no check is called \['no_such_check'\]; there are live, exact"):
         await check_transport(lambda peer: FakeTransport(peer.replies), skip={"no_such_check", "live"})
 
@@ -259,9 +259,9 @@ async def test_one_that_cannot_be_made() -> None:
 
     with pytest.raises(TransportCheckError) as raised:
         await check_transport(make)
-    assert set(TRANSPORT_PROMISES) - {"usable"} == set(raised.value.failed)
-    assert "RuntimeError('no such transport') came out" == raised.value.report.notes["live"]
-    assert "came out unexpectedly (22 sub-exceptions)" == str(raised.value.__cause__)
+    assert set(raised.value.failed) == set(TRANSPORT_PROMISES) - {"usable"}
+    assert raised.value.report.notes["live"] == "RuntimeError('no such transport') came out"
+    assert str(raised.value.__cause__) == "came out unexpectedly (22 sub-exceptions)"
 
 
 class Unenterable(Wrapper):
@@ -285,7 +285,7 @@ async def test_one_that_cannot_be_entered() -> None:
     """The scope of the check `no_open_scope` is not blamed for what went wrong before it."""
     with pytest.raises(TransportCheckError) as raised:
         await check_transport(lambda peer: Unenterable(FakeTransport(peer.replies)))
-    assert "entering ended with RuntimeError('no')" == raised.value.report.notes["no_open_scope"]
+    assert raised.value.report.notes["no_open_scope"] == "entering ended with RuntimeError('no')"
 
 
 def test_the_report() -> None:
@@ -304,8 +304,8 @@ def test_the_report() -> None:
     error = TransportCheckError(report)
     assert isinstance(error, AssertionError)
     assert str(report) == str(error)
-    assert ("once",) == error.failed
-    assert report == pickle.loads(pickle.dumps(error)).report
+    assert error.failed == ("once",)
+    assert pickle.loads(pickle.dumps(error)).report == report
 
 
 def test_the_page_lists_the_promises() -> None:
@@ -353,7 +353,7 @@ async def test_a_request_is_read(sent: tuple[bytes, ...], body: bytes) -> None:
     """Whichever way a client sends its body, and in whichever pieces, the server has it."""
     received, peer = await converse(Scenario((b"yes",), framing="until closed"), *sent)
     (visit,) = peer.visits
-    assert ("POST", "/path", body) == (visit.method, visit.target, visit.body)
+    assert (visit.method, visit.target, visit.body) == ("POST", "/path", body)
     assert received == b"HTTP/1.1 200 Scenario\r\nConnection: close\r\n\r\nyes"
 
 
@@ -372,7 +372,7 @@ async def test_a_request_is_read(sent: tuple[bytes, ...], body: bytes) -> None:
 async def test_what_is_no_request(sent: tuple[bytes, ...]) -> None:
     """The server hangs up on what it cannot read, and counts nothing."""
     received, peer = await converse(Scenario((b"yes",)), *sent)
-    assert (b"", []) == (received, peer.visits)
+    assert (received, peer.visits) == (b"", [])
 
 
 async def test_two_requests_in_a_row() -> None:
@@ -397,5 +397,5 @@ async def test_two_requests_in_a_row() -> None:
                 received += await stream.receive()
             assert 2 * answered == received
         assert await peer.all_hung_up(until=anyio.current_time() + 5)
-        assert ["/path", "/path"] == [visit.path for visit in peer.visits]
+        assert [visit.path for visit in peer.visits] == ["/path", "/path"]
         await peer.stop()

@@ -758,7 +758,7 @@ async def test_a_broken_transport(check: str, broken: type[Wrapper | Pieces], se
         else:
             await check_transport(lambda peer: Reads(inner(broken, peer), broken))
     text = str(raised.value)
-    assert (check,) == raised.value.failed, text
+    assert raised.value.failed == (check,), text
     assert seen in raised.value.report.notes[check]
     assert seen in text
     assert TRANSPORT_PROMISES[check] in text

@@ -81,8 +81,8 @@ async def test_replies(which: str) -> None:
     reply, *expected = REPLIES[which]
     transport = FakeTransport({"/sse/chat": reply})
     for count in (1, 2):
-        assert expected == [*await reading(transport, post())]
-        assert (count, count) == (len(transport.requests), len(transport.left))
+        assert [*await reading(transport, post())] == expected
+        assert (len(transport.requests), len(transport.left)) == (count, count)
 
 
 async def test_an_error_in_the_place_of_a_response() -> None:
@@ -96,17 +96,17 @@ async def test_an_error_in_the_place_of_a_response() -> None:
 async def test_replies_in_a_row() -> None:
     """A list of replies is used up in its order; when there is none left, that is said."""
     transport = FakeTransport({"/sse/chat": [Reply([b"1"]), Reply([b"2"])], "/x": Reply([b"x"])})
-    assert [[b"1"], [b"2"]] == [(await reading(transport, post()))[2] for _ in range(2)]
+    assert [(await reading(transport, post()))[2] for _ in range(2)] == [[b"1"], [b"2"]]
     with pytest.raises(errors.ConfigurationError, match="no reply left for /sse/chat"):
         await reading(transport, post())
-    assert [b"x"] == (await reading(transport, get("/x")))[2]
+    assert (await reading(transport, get("/x")))[2] == [b"x"]
 
 
 async def test_paths_that_are_not_scripted() -> None:
     """A path that is not in the table is a 404, as on a server."""
     transport = FakeTransport.script(answer(1), close())
     status, headers, chunks, _ = await reading(transport, get("/get_organization"))
-    assert (404, "application/json", [b'{"detail": "Not Found"}']) == (status, headers["content-type"], chunks)
+    assert (status, headers["content-type"], chunks) == (404, "application/json", [b'{"detail": "Not Found"}'])
 
 
 async def test_what_is_kept() -> None:
@@ -118,13 +118,13 @@ async def test_what_is_kept() -> None:
         with anyio.move_on_after(1) as scope:
             await reading(transport, third)
         assert scope.cancelled_caught
-    assert ([first, second, third], [second, third, first]) == (transport.requests, transport.left)
-    assert [{"n": 1}, {"n": 2}] == transport.payloads
+    assert (transport.requests, transport.left) == ([first, second, third], [second, third, first])
+    assert transport.payloads == [{"n": 1}, {"n": 2}]
     closed = [transport.closed]
     for _ in range(2):
         await transport.aclose()
         closed.append(transport.closed)
-    assert [False, True, True] == closed
+    assert closed == [False, True, True]
     with pytest.raises(errors.ClosedError):
         await reading(transport, get("/x"))
     assert isinstance(transport, Transport)
@@ -143,7 +143,7 @@ async def test_who_is_told_of_leaving() -> None:
     await reading(transport, requests[0])
     with anyio.move_on_after(1):
         async with transport.exchange(requests[1]) as response:
-            assert 1 == len(told)
+            assert len(told) == 1
             await anext(response.chunks)
     with pytest.raises(errors.ConnectionLostError):
         await reading(transport, requests[2])
@@ -192,7 +192,7 @@ def test_builders(which: str) -> None:
     got = event.content
     if cls in ("ToolCall", "Observation"):
         got = tuple(event.content[name] for name in ("callee", "caller", "caller_category", "callee_category"))
-    assert (cls, expected) == (type(event).__name__, got)
+    assert (type(event).__name__, got) == (cls, expected)
     assert piece.startswith(b"event: message\r\ndata: ")
     assert piece.endswith(b"\r\n\r\n")
 
@@ -200,10 +200,10 @@ def test_builders(which: str) -> None:
 def test_more_builders() -> None:
     """Ids, names, retry times and stacks are there if they are given; a pause is a value; a heartbeat is no event."""
     piece = message("x", event="own", id="7", retry=10)
-    assert b"id: 7\r\nevent: own\r\ndata: x\r\nretry: 10\r\n\r\n" == piece
-    assert b"event: close\r\ndata: done\r\n\r\n" == close()
-    assert b"event: close\r\ndata: bye\r\n\r\n" == close("bye")
-    assert [] == Decoder().feed(heartbeat())
+    assert piece == b"id: 7\r\nevent: own\r\ndata: x\r\nretry: 10\r\n\r\n"
+    assert close() == b"event: close\r\ndata: done\r\n\r\n"
+    assert close("bye") == b"event: close\r\ndata: bye\r\n\r\n"
+    assert Decoder().feed(heartbeat()) == []
     assert (Pause(3), Reply([pause(1)])) == (pause(3), Reply((pause(1),)))
     stacks = {
         ("user", "master", "search"): tool_call("search"),
@@ -212,16 +212,16 @@ def test_more_builders() -> None:
     }
     contents = [to_event(Decoder().feed(step)[0]).content for step in stacks.values()]
     assert [[*stack] for stack in stacks] == [content["call_stack"] for content in contents]
-    assert ["search", "master", "n"] == [content["node_id"] for content in contents]
+    assert [content["node_id"] for content in contents] == ["search", "master", "n"]
 
 
 async def test_with_an_agent() -> None:
     """A script is a remote: without `close` its run was cut off."""
     whole = FakeTransport.script(tool_call("search"), answer("42"), close())
-    assert "42" == (await SSEOxyGent(server_url=URL, transport=whole).ask("hi")).output
+    assert (await SSEOxyGent(server_url=URL, transport=whole).ask("hi")).output == "42"
     with pytest.raises(errors.IncompleteStreamError):
         await SSEOxyGent(server_url=URL, transport=FakeTransport.script(answer("42"))).ask("hi")
-    assert "hi" == whole.payloads[0]["query"]
+    assert whole.payloads[0]["query"] == "hi"
 
 
 async def test_an_error_is_raised_anew_each_time() -> None:
@@ -234,7 +234,7 @@ async def test_an_error_is_raised_anew_each_time() -> None:
         with pytest.raises(errors.ConnectError, match="refused") as each:
             await agent.ask("hi", trace_id=trace_id)
         caught.append(each.value)
-    assert ["first", "second", ""] == [error.trace_id for error in (*caught, scripted)]
+    assert [error.trace_id for error in (*caught, scripted)] == ["first", "second", ""]
     with pytest.raises(OSError, match="own") as foreign:
         await reading(FakeTransport({"/sse/chat": Reply([own])}), post())
     assert foreign.value is own

@@ -96,7 +96,7 @@ def test_the_page_is_the_table() -> None:
 def test_every_fault_is_in_the_table() -> None:
     """A fault that the library has, a line has too."""
     functions = {name for name in faults.__all__ if name.islower()}
-    assert functions == {case.name.partition("(")[0] for case in CASES}
+    assert {case.name.partition("(")[0] for case in CASES} == functions
     assert all(case.happens.endswith(".") for case in CASES)
 
 
@@ -142,10 +142,10 @@ async def test_refuse_strikes_once() -> None:
             with pytest.raises(errors.ConnectError) as caught:
                 await pieces_of(faulty)
             raised.append(caught.value)
-        assert [errors.Outcome.NOT_SENT] * calls == [error.outcome for error in raised]
+        assert [error.outcome for error in raised] == [errors.Outcome.NOT_SENT] * calls
         assert len(set(map(id, raised))) == calls, "an error is raised once: a run writes into it"
         assert fake.requests == []
-        assert [b"x"] == await pieces_of(faulty)
+        assert await pieces_of(faulty) == [b"x"]
 
 
 async def test_the_promises_of_the_wrapped_transport() -> None:
@@ -193,7 +193,7 @@ async def test_a_wait_that_was_cancelled_is_not_over() -> None:
 async def test_faults_in_faults() -> None:
     """A fault is a transport, so another can hold it."""
     inner = faults.cut_after(FakeTransport.script(b"abcdef"), bytes=5)
-    assert [b"ab", b"cd", b"e"] == await pieces_of(faults.split_every(inner, 2))
+    assert await pieces_of(faults.split_every(inner, 2)) == [b"ab", b"cd", b"e"]
     (piece,) = await pieces_of(faults.one_piece(faults.split_every(inner, 2)))
     assert piece == b"abcde"
 
@@ -243,7 +243,7 @@ BODIES: Final[list[tuple[Callable[[Transport], Faulty], Sequence[bytes], list[by
 @pytest.mark.parametrize(("make", "real", "comes"), BODIES)
 async def test_bodies(make: Callable[[Transport], Faulty], real: Sequence[bytes], comes: list[bytes]) -> None:
     """What comes of a body, piece by piece."""
-    assert comes == await pieces_of(make(FakeTransport.script(*real)))
+    assert await pieces_of(make(FakeTransport.script(*real))) == comes
 
 
 PLAIN: Final = "text/plain; charset=utf-8"
@@ -266,14 +266,14 @@ async def test_heads(make: Callable[[Transport], Faulty], status: int, headers: 
     real = {"content-type": "text/x", "x-real": "1", "content-length": "1"}
     fake = FakeTransport({"/sse/chat": Reply([b"x"], status=207, headers=real)})
     async with make(fake).exchange(REQUEST) as response:
-        assert (status, headers) == (response.status, response.headers)
+        assert (response.status, response.headers) == (status, headers)
 
 
 async def test_compressed_bodies() -> None:
     """A compressed body can be read as it comes; a bomb holds a thousand times its size."""
     pieces = await pieces_of(faults.gzip_body(FakeTransport.script(E, C)))
     inflate = zlib.decompressobj(wbits=31).decompress
-    assert [E, C] == [inflate(piece) for piece in pieces]
+    assert [inflate(piece) for piece in pieces] == [E, C]
     async with faults.gzip_bomb(FakeTransport.script()).exchange(REQUEST) as response:
         piece = await anext(response.chunks)
         assert len(piece) < 2048
@@ -326,5 +326,5 @@ async def test_what_the_wrapped_transport_sees() -> None:
     await pieces_of(faults.cut_after(watching, bytes=1))
     with pytest.raises(errors.ConnectionLostError):
         await pieces_of(faults.reset_after(watching, bytes=1))
-    assert [errors.ConnectionLostError, None, errors.ConnectionLostError] == watching.left
+    assert watching.left == [errors.ConnectionLostError, None, errors.ConnectionLostError]
     await watching.aclose()

@@ -67,7 +67,7 @@ async def test_a_fault_ends_as_the_table_says(case: Case, transport: str, url: s
         ended, seconds, least = await played(case, inner, url)
     finally:
         await inner.aclose()
-    assert ended == expected(case)
+    assert expected(case) == ended
     assert least <= seconds < least + A_MOMENT
 
 

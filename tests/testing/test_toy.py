@@ -224,7 +224,7 @@ async def test_deltas() -> None:
     text = "  # A title\n\nwords  and words\n"
     client = await chat(ToyRemote(default=Script([Stream(text, 1)]), pace=0), {})
     contents = [message for message in client.messages if message["type"].startswith("stream")]
-    assert text == "".join(message["content"]["delta"] for message in contents)
+    assert "".join(message["content"]["delta"] for message in contents) == text
     assert {shape_of["type"] for shape_of in contents[:-1]} == {"stream"}
     assert contents[-1]["type"] == "stream_end"
     real = json.loads(captured("v1.1.3_stream")[1].data)
@@ -273,7 +273,7 @@ async def test_what_agents_say(message: Any, lines: list[str], in_old: bool) -> 
     for dialect, is_sent in (("1.1.3", True), ("1.0.8", in_old)):
         client = await chat(ToyRemote(dialect=dialect, default=Script([Say(message)]), pace=0), {})
         data = "".join(f"data: {line}\r\n" for line in lines).encode()
-        assert is_sent == any(data in chunk for chunk in client.chunks[1:-4])
+        assert any(data in chunk for chunk in client.chunks[1:-4]) == is_sent
 
 
 async def test_own_framing() -> None:
@@ -305,7 +305,7 @@ async def test_what_a_payload_chooses(payload: Message, types: list[str] | None)
     client = await chat(ToyRemote(pace=0), payload)
     told = [message["type"] for message in client.objects]
     wanted = types if types is not None else [message["type"] for message in (await trip()).objects]
-    assert wanted == told
+    assert told == wanted
     closes = [event.data for event in client.events if event.event == "close"]
     assert closes == ([] if payload.get("query") == "cut" else ["done"])
 
@@ -325,7 +325,7 @@ async def test_the_trip() -> None:
     messages = client.messages
     objects = client.objects
     types = {message["type"] for message in objects}
-    assert {"tool_call", "observation", "answer", "stream", "stream_end", "think", "progress", "error"} == types
+    assert types == {"tool_call", "observation", "answer", "stream", "stream_end", "think", "progress", "error"}
     assert HINT in messages
     assert 1 == sum(chunk.startswith(b": ping - 2026-01-01 ") for chunk in client.chunks) == toy.runs[0].pings
     stacks = {tuple(m["content"]["call_stack"]) for m in objects if m["type"] == "tool_call"}
@@ -357,11 +357,11 @@ async def test_what_the_client_gives() -> None:
     run = toy.runs[0]
     expected = ("node-1", "front", ["user", "front", "trip_planner"], "request-1")
     content = call["content"]
-    assert expected == (content["node_id"], content["caller"], content["call_stack"], content["request_id"])
+    assert (content["node_id"], content["caller"], content["call_stack"], content["request_id"]) == expected
     assert (answer["content"], answer["current_trace_id"]) == ("hi", "trace-1")
     assert (run.query, run.trace_id, run.callee) == ("echo hi", "trace-1", "trip_planner")
-    assert ("finished", payload, {"x-test": "yes"}) == (run.state, run.payload, run.headers)
-    assert [call, _, answer, "done"] == run.messages
+    assert (run.state, run.payload, run.headers) == ("finished", payload, {"x-test": "yes"})
+    assert run.messages == [call, _, answer, "done"]
 
 
 CALLEES: Final = [
@@ -379,8 +379,8 @@ async def test_callees(callee: str | None, category: str, output: str) -> None:
     """Whoever is called by name does what it does in the default script; nobody in particular is the master."""
     toy = ToyRemote(pace=0)
     messages = (await chat(toy, {"query": "?", "callee": callee})).messages
-    assert category == messages[0]["content"]["callee_category"]
-    assert output == messages[-1]["content"]
+    assert messages[0]["content"]["callee_category"] == category
+    assert messages[-1]["content"] == output
 
 
 async def test_a_callee_that_the_script_never_calls() -> None:
@@ -430,7 +430,7 @@ async def test_the_task_is_cancelled() -> None:
     with anyio.CancelScope() as scope:
         scope.cancel()
         await chat(toy, {"query": "hang"})
-    assert {"cancelled"} == {run.state for run in toy.runs}
+    assert {run.state for run in toy.runs} == {"cancelled"}
 
 
 async def test_pauses_take_time() -> None:
@@ -491,7 +491,7 @@ REFUSALS: Final = [
 async def test_refusals(method: str, path: str, dialect: str, status: int) -> None:
     """What a release does not have is a 404, and a wrong method a 405, both in JSON."""
     client = await request(ToyRemote(dialect=dialect), method, path, Client())
-    assert status == client.status
+    assert client.status == status
     if status != 200:
         name = {404: "wrong_path_404", 405: "sse_put_405"}[status]
         assert (WIRE / f"v1.1.3_{name}.json").read_bytes() == client.chunks[0]

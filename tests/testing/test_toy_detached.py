@@ -71,7 +71,7 @@ async def test_the_stream() -> None:
     client = await read(detached, 20)
     assert expected.events == client.events
     assert client.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
-    assert (1, "detached", 14) == (len(detached.runs), detached.runs[0].state, len(detached.runs[0].messages))
+    assert (len(detached.runs), detached.runs[0].state, len(detached.runs[0].messages)) == (1, "detached", 14)
 
 
 async def test_leaving_and_coming_back() -> None:
@@ -83,9 +83,9 @@ async def test_leaving_and_coming_back() -> None:
         clients.append(await read(remote, seconds))
         await anyio.sleep(0.1)
     numbers = [[message for message in client.messages if isinstance(message, int)] for client in clients]
-    assert [[1, 2, 3, 4], [5, 6], [], [7, 8, 9, 10], []] == numbers
-    assert ["close"] == [event.event for event in clients[3].events][-1:]
-    assert [2, ": ping"] == [len(clients[4].chunks), clients[4].chunks[0].decode()[:6]]
+    assert numbers == [[1, 2, 3, 4], [5, 6], [], [7, 8, 9, 10], []]
+    assert [event.event for event in clients[3].events][-1:] == ["close"]
+    assert [len(clients[4].chunks), clients[4].chunks[0].decode()[:6]] == [2, ": ping"]
 
 
 async def test_what_a_dead_client_took() -> None:
@@ -97,7 +97,7 @@ async def test_what_a_dead_client_took() -> None:
         await read(remote, 0.1, leaves_after=3, breaks=breaks)
     client = await read(remote, 20)
     # Two messages of each, and the one that it did not take: tool_call, 1, (2), 3, 4, (5).
-    assert [6, 7, 8, 9, 10] == [message for message in client.messages if isinstance(message, int)]
+    assert [message for message in client.messages if isinstance(message, int)] == [6, 7, 8, 9, 10]
 
 
 async def test_two_readers() -> None:
@@ -114,7 +114,7 @@ async def test_two_readers() -> None:
         group.start_soon(one)
     numbers = [message for client in both for message in client.messages if isinstance(message, int)]
     assert list(range(1, 11)) == sorted(numbers)
-    assert 1 == sum(event.event == "close" for client in both for event in client.events)
+    assert sum(event.event == "close" for client in both for event in client.events) == 1
 
 
 async def test_the_queue() -> None:
@@ -122,8 +122,8 @@ async def test_the_queue() -> None:
     remote = toy(Script([Say(n + 1) for n in range(1500)]))
     await start(remote)
     client = await read(remote, 1)
-    assert 1024 == len(client.events)
-    assert 1500 - 1021 + 1 == client.messages[0]  # the observation, the answer and `close` wait too
+    assert len(client.events) == 1024
+    assert client.messages[0] == 1500 - 1021 + 1  # the observation, the answer and `close` wait too
     assert client.events[-1].event == "close"
 
 
@@ -133,7 +133,7 @@ async def test_nothing_to_read(trace_id: str) -> None:
     remote = ToyRemote(pace=0)
     await chat(remote, {"query": "echo hi", "current_trace_id": "attached"})
     client = await read(remote, 50, trace_id)
-    assert [True] * 3 == [chunk.startswith(b": ping") for chunk in client.chunks]
+    assert [chunk.startswith(b": ping") for chunk in client.chunks] == [True] * 3
 
 
 async def test_the_latest_run_is_read() -> None:
@@ -149,14 +149,14 @@ async def test_a_detached_run_that_is_cut() -> None:
     remote = toy(Script([Say(1), Cut()]))
     await start(remote)
     client = await read(remote, 1)
-    assert [b"", 1] == [client.chunks[-1], client.messages[-1]]
+    assert [client.chunks[-1], client.messages[-1]] == [b"", 1]
 
 
 async def test_an_unknown_callee() -> None:
     """A run of an unknown callee is taken on, and never says anything."""
     remote = ToyRemote(pace=0)
     await start(remote, callee="nobody")
-    assert ([], []) == ((await read(remote, 10)).chunks, await view(remote))
+    assert ((await read(remote, 10)).chunks, await view(remote)) == ([], [])
 
 
 NEEDS: Final = [
@@ -171,7 +171,7 @@ NEEDS: Final = [
 async def test_bad_bodies(path: str, body: bytes) -> None:
     """Without a JSON object, or what must be in it, a bare 500."""
     client = await request(ToyRemote(), "POST", path, Client(body))
-    assert (500, [b"Internal Server Error"]) == (client.status, client.chunks)
+    assert (client.status, client.chunks) == (500, [b"Internal Server Error"])
 
 
 # ------------------------------------------------------------------------------------------------------------- Records
@@ -203,7 +203,7 @@ async def test_the_record(script: Script, seconds: float, expected: list[Any]) -
     remote = toy(script)
     await start(remote)
     await anyio.sleep(seconds)
-    assert expected == await states(remote)
+    assert await states(remote) == expected
 
 
 async def test_the_record_of_a_run_that_is_left() -> None:
@@ -213,14 +213,14 @@ async def test_the_record_of_a_run_that_is_left() -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(request, remote, "POST", "/sse/chat", client)
         await anyio.sleep(2)
-        assert [None, 3, None] == [state for _, state, _ in await states(remote)]
+        assert [state for _, state, _ in await states(remote)] == [None, 3, None]
         client.left.set()
     await anyio.sleep(60)
-    assert [
+    assert await states(remote) == [
         ("trip_planner", 7, "Tool trip_planner was cancelled"),
         ("add_up", 3, "5"),
         ("price_history", 7, "Tool price_history was cancelled"),
-    ] == await states(remote)
+    ]
 
 
 async def test_a_node() -> None:
@@ -229,17 +229,17 @@ async def test_a_node() -> None:
     payload = {"node_id": "r", "father_node_id": "f", "call_stack": ["user", "front"], "shared_data": {"key": 1}}
     await start(remote, query="sum", **payload)
     root, child = await view(remote)
-    assert ("r", "f", "user", ["user", "front", "trip_planner"], "agent") == (
+    assert (
         root["node_id"],
         root["father_node_id"],
         root["caller"],
         root["call_stack"],
         root["node_type"],
-    )
-    assert ("r", "trip_planner", "tool") == (child["father_node_id"], child["caller"], child["node_type"])
-    assert {"key": 1, "_headers": {"x-test": "yes"}} == json.loads(root["shared_data"])
-    assert ["sum", "1 + 1"] == [json.loads(node["input"])["arguments"]["query"] for node in (root, child)]
-    assert [root, child] == await view(remote, child["node_id"])  # a node's id does as well
+    ) == ("r", "f", "user", ["user", "front", "trip_planner"], "agent")
+    assert (child["father_node_id"], child["caller"], child["node_type"]) == ("r", "trip_planner", "tool")
+    assert json.loads(root["shared_data"]) == {"key": 1, "_headers": {"x-test": "yes"}}
+    assert [json.loads(node["input"])["arguments"]["query"] for node in (root, child)] == ["sum", "1 + 1"]
+    assert await view(remote, child["node_id"]) == [root, child]  # a node's id does as well
 
 
 async def test_two_runs_of_one_trace() -> None:
@@ -248,7 +248,7 @@ async def test_two_runs_of_one_trace() -> None:
     for query in ("echo one", "echo two"):
         await chat(remote, {"query": query, "current_trace_id": "t"})
     await chat(remote, {"query": "echo three", "current_trace_id": "another"})
-    assert ["one", "two"] == [output for _, _, output in await states(remote)]
+    assert [output for _, _, output in await states(remote)] == ["one", "two"]
 
 
 WITHOUT: Final[list[tuple[str, str, bytes, dict[str, Any], int]]] = [
@@ -265,7 +265,7 @@ WITHOUT: Final[list[tuple[str, str, bytes, dict[str, Any], int]]] = [
 @pytest.mark.parametrize(("method", "path", "query", "options", "status"), WITHOUT)
 async def test_what_is_not_there(method: str, path: str, query: bytes, options: Any, status: int) -> None:
     """A remote may have no records, and an old one has no way to read a detached run."""
-    assert status == (await request(ToyRemote(**options), method, path, Client(), query)).status
+    assert (await request(ToyRemote(**options), method, path, Client(), query)).status == status
 
 
 # ------------------------------------------------------------------------------------------------------------- Failing
@@ -278,26 +278,26 @@ async def test_an_agent_that_raises(dialect: str) -> None:
     client = await chat(remote, {"query": "?"})
     text = "Error executing oxy trip_planner: scripted failure"
     call, before, observation, answer = client.messages
-    assert ("tool_call", "before", text, text) == (
+    assert (
         call["type"],
         before,
         observation["content"]["output"],
         answer["content"],
-    )
-    assert "close" == client.events[-1].event
+    ) == ("tool_call", "before", text, text)
+    assert client.events[-1].event == "close"
 
 
 async def test_a_part_that_raises() -> None:
     """One of several calls that raises does not end the others."""
     remote = toy(Script([Together([Call("add_up", [Fail("a")]), Call("price_history", output="b")])], output="both"))
     outputs = [each["content"]["output"] for each in (await chat(remote, {})).objects if each["type"] == "observation"]
-    assert ["Error executing oxy add_up: a", "b", "both"] == outputs
+    assert outputs == ["Error executing oxy add_up: a", "b", "both"]
 
 
 async def test_the_library_has_one() -> None:
     """`raise` is a script of the toy's own library."""
     client = await chat(ToyRemote(pace=0), {"query": "raise"})
-    assert "Error executing oxy trip_planner: scripted failure" == client.messages[-1]["content"]
+    assert client.messages[-1]["content"] == "Error executing oxy trip_planner: scripted failure"
 
 
 # -------------------------------------------------------------------------------------------------- Feedback and files
@@ -307,16 +307,18 @@ async def test_feedback() -> None:
     """A run takes what the human says as long as it runs; its trace id is the channel."""
     remote = toy(STEPS)
     refused: Message = {"code": 400, "message": "illegal channel_id", "data": {}}
-    assert refused == await post(remote, "/feedback", {"channel_id": "t", "data": "too soon"})
+    assert await post(remote, "/feedback", {"channel_id": "t", "data": "too soon"}) == refused
     await start(remote)
     for said in ("yes", {"a": 1}, None):
-        assert {"code": 200, "message": "SUCCESS", "data": {}} == await post(
-            remote, "/feedback", {"channel_id": "t", "data": said}
-        )
+        assert await post(remote, "/feedback", {"channel_id": "t", "data": said}) == {
+            "code": 200,
+            "message": "SUCCESS",
+            "data": {},
+        }
     await anyio.sleep(20)
-    assert refused == await post(remote, "/feedback", {"channel_id": "t", "data": "too late"})
-    assert refused == await post(remote, "/feedback", {})
-    assert ["yes", {"a": 1}, None] == remote.runs[0].feedback
+    assert await post(remote, "/feedback", {"channel_id": "t", "data": "too late"}) == refused
+    assert await post(remote, "/feedback", {}) == refused
+    assert remote.runs[0].feedback == ["yes", {"a": 1}, None]
 
 
 def form(name: str, *, field: str = "file") -> bytes:
@@ -343,16 +345,16 @@ async def test_upload(name: str, dialect: str, expected: str) -> None:
     client = await uploaded(remote, form(name))
     said = json.loads(client.chunks[0])
     if expected.startswith("File"):
-        assert (400, {"detail": expected}, {}) == (client.status, said, remote.files)
+        assert (client.status, said, remote.files) == (400, {"detail": expected}, {})
     else:
-        assert (expected, {expected: b"con\r\n--tent"}) == (said["data"]["file_name"], remote.files)
+        assert (said["data"]["file_name"], remote.files) == (expected, {expected: b"con\r\n--tent"})
 
 
 @pytest.mark.parametrize("body", [b"", b"nonsense", form("a.txt", field="other")])
 async def test_an_upload_of_nothing(body: bytes) -> None:
     """A form without the file is a 422."""
     client = await uploaded(ToyRemote(), body)
-    assert (422, "missing") == (client.status, json.loads(client.chunks[0])["detail"][0]["type"])
+    assert (client.status, json.loads(client.chunks[0])["detail"][0]["type"]) == (422, "missing")
 
 
 async def uploaded(remote: ToyRemote, body: bytes) -> Client:

@@ -85,24 +85,24 @@ async def test_it_streams() -> None:
     seen = anyio.Event()
     app = saying(start(), part(b"1"), seen, part(), part(b"2"), part(b"3", more=False), log=log)
     async with ASGITransport(app).exchange(request()) as response:
-        assert (200, {"content-type": "text/event-stream"}) == (response.status, response.headers)
+        assert (response.status, response.headers) == (200, {"content-type": "text/event-stream"})
         chunks = response.chunks
-        assert b"1" == await anext(chunks)
+        assert await anext(chunks) == b"1"
         await anyio.sleep(1)
-        assert [0, 1] == log
+        assert log == [0, 1]
         seen.set()
-        assert [b"2", b"3"] == [chunk async for chunk in chunks]
+        assert [chunk async for chunk in chunks] == [b"2", b"3"]
         with pytest.raises(StopAsyncIteration):
             await anext(chunks)
-    assert [0, 1, 2, 3, 4, 5, "ended"] == log
+    assert log == [0, 1, 2, 3, 4, 5, "ended"]
 
 
 async def test_headers_come_before_the_body() -> None:
     """The block is entered when the headers are there, though no chunk is."""
     log: list[Any] = []
     async with ASGITransport(saying(start(201, []), math.inf, log=log)).exchange(request()) as response:
-        assert (201, {}, [0]) == (response.status, response.headers, log)
-    assert [0, "ended"] == log
+        assert (response.status, response.headers, log) == (201, {}, [0])
+    assert log == [0, "ended"]
 
 
 async def test_a_slow_reader_makes_the_application_wait() -> None:
@@ -112,8 +112,8 @@ async def test_a_slow_reader_makes_the_application_wait() -> None:
     async with ASGITransport(app).exchange(request()) as response:
         for number in range(1, 5):
             await anyio.sleep(10)
-            assert number - 1 == log[-1], "the next is being sent, and not yet taken"
-            assert b"%d" % number == await anext(response.chunks)
+            assert log[-1] == number - 1, "the next is being sent, and not yet taken"
+            assert await anext(response.chunks) == b"%d" % number
 
 
 async def test_what_an_application_may_leave_out() -> None:
@@ -124,7 +124,7 @@ async def test_what_an_application_may_leave_out() -> None:
         ([b"x"], [start(), {"type": "http.response.debug"}, part(bytearray(b"x")), part(memoryview(b""), more=False)]),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  (ASGI applications send such things)
     ]
     for chunks, messages in cases:
-        assert (200, chunks) == await read(saying(*messages))
+        assert await read(saying(*messages)) == (200, chunks)
 
 
 # ---------------------------------------------------------------------------------------------------------------- Scope
@@ -144,9 +144,9 @@ async def test_the_scope() -> None:
     headers = {"Accept": "text/event-stream", "x-own": "1"}
     sent = HTTPRequest("POST", base, "/sse/chat", headers, b"body", context=Context(purpose="run"))
     async with transport.exchange(sent) as response:
-        assert ({"x-a": "1, 2", "b": "é"}, sent) == (response.headers, response.request)
+        assert (response.headers, response.request) == ({"x-a": "1, 2", "b": "é"}, sent)
     scope, message = got
-    assert {
+    assert scope == {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
@@ -164,16 +164,18 @@ async def test_the_scope() -> None:
         ],
         "client": ("127.0.0.1", 0),
         "server": ("remote.test", 8443),
-    } == scope
-    assert {"type": "http.request", "body": b"body", "more_body": False} == message
+    }
+    assert message == {"type": "http.request", "body": b"body", "more_body": False}
     for url, server in (("http://a.test", ("a.test", 80)), ("https://a.test", ("a.test", 443))):
         async with transport.exchange(HTTPRequest("GET", url, "/x")):
             pass
-        assert (server, "", b"0") == (got[-2]["server"], got[-2]["query_string"].decode(), got[-2]["headers"][-1][1])
+        assert (got[-2]["server"], got[-2]["query_string"].decode(), got[-2]["headers"][-1][1]) == (server, "", b"0")
     async with ASGITransport(app).exchange(HTTPRequest("GET", URL, "/%ff", {"Host": "other"})):
         pass
-    assert ("", "/�", [(b"host", b"other"), (b"content-length", b"0")]) == tuple(
-        got[-2][name] for name in ("root_path", "path", "headers")
+    assert tuple(got[-2][name] for name in ("root_path", "path", "headers")) == (
+        "",
+        "/�",
+        [(b"host", b"other"), (b"content-length", b"0")],
     )
 
 
@@ -190,7 +192,7 @@ async def test_it_runs_in_the_callers_context() -> None:
 
     variable.set("ours")
     await read(app)
-    assert (["ours"], "ours") == (seen, variable.get())
+    assert (seen, variable.get()) == (["ours"], "ours")
 
 
 # -------------------------------------------------------------------------------------------------------------- Leaving
@@ -216,8 +218,8 @@ async def test_leaving_early() -> None:
 
         began = anyio.current_time()
         async with ASGITransport(app).exchange(request()) as response:
-            assert b"1" == await anext(response.chunks)
-        assert (place, ["cleaned up"], 1.5) == (place, log, round(anyio.current_time() - began, 3))
+            assert await anext(response.chunks) == b"1"
+        assert (place, log, round(anyio.current_time() - began, 3)) == (place, ["cleaned up"], 1.5)
 
 
 async def test_leaving_by_an_exception() -> None:
@@ -261,11 +263,11 @@ async def test_the_application_is_told() -> None:
     async with ASGITransport(partial(listening, steps=(start(), part(b"1")))).exchange(request()) as response:
         await anext(response.chunks)
         await anyio.sleep(1)
-        assert [] == told
-    assert ["http.disconnect"] == told
+        assert told == []
+    assert told == ["http.disconnect"]
     app = partial(listening, steps=(start(), part(b"1"), part(b"2", more=False)))
-    assert (200, [b"1", b"2"]) == await read(app)
-    assert ["http.disconnect"] * 2 == told
+    assert await read(app) == (200, [b"1", b"2"])
+    assert told == ["http.disconnect"] * 2
 
 
 async def test_sending_to_a_reader_who_has_left() -> None:
@@ -283,7 +285,7 @@ async def test_sending_to_a_reader_who_has_left() -> None:
 
     async with ASGITransport(stubborn).exchange(request()):
         await anyio.sleep(1)
-    assert [OSError, OSError] == [type(error) for error in raised]
+    assert [type(error) for error in raised] == [OSError, OSError]
 
 
 async def test_a_background_task_is_waited_for() -> None:
@@ -400,7 +402,7 @@ async def test_cancellation() -> None:
         with anyio.move_on_after(seconds) as scope:
             await read(saying(*steps, log=log))
         assert scope.cancelled_caught
-        assert expected == log
+        assert log == expected
     log.clear()
     with anyio.CancelScope() as scope:
         scope.cancel()
@@ -434,7 +436,7 @@ async def test_an_application_that_just_ends() -> None:
     with pytest.raises(errors.ConnectionLostError, match="in the middle of its response"):
         await read(saying(start(), part(b"1")))
     async with ASGITransport(saying(start(), part(b"1", more=False))).exchange(request()) as response:
-        assert 200 == response.status  # nobody is forced to read
+        assert response.status == 200  # nobody is forced to read
 
 
 # -------------------------------------------------------------------------------------------------------- With an agent
@@ -466,7 +468,7 @@ async def test_a_run() -> None:
             got = (await agent(saying(*steps, log=log), timeouts=Timeouts(idle=20, total=100)).ask("hi")).output
         except (errors.OxyError, KeyError) as error:
             got = type(error)
-        assert (name, expected, "ended") == (name, got, log[-1])
+        assert (name, got, log[-1]) == (name, expected, "ended")
     assert own.__context__ is None
 
 
@@ -476,8 +478,8 @@ async def test_leaving_a_run() -> None:
     app = saying(start(), part(progress(1)), math.inf, log=log)
     async with agent(app).stream("hi") as run:
         await anext(run)
-    assert ([0, 1, "ended"], Outcome.STARTED) == (log, run.outcome)
-    assert "42" == (await agent(saying(start(), part(answer("42") + close(), more=False))).ask("hi")).output
+    assert (log, run.outcome) == ([0, 1, "ended"], Outcome.STARTED)
+    assert (await agent(saying(start(), part(answer("42") + close(), more=False))).ask("hi")).output == "42"
 
 
 async def test_many_at_once() -> None:
@@ -496,17 +498,17 @@ async def test_many_at_once() -> None:
     async with anyio.create_task_group() as tasks:
         for _ in range(50):
             tasks.start_soon(agent(app).ask, "hi")
-    assert (50, 0, 1) == (most, running, round(anyio.current_time() - began, 3))
+    assert (most, running, round(anyio.current_time() - began, 3)) == (50, 0, 1)
 
 
 async def test_its_own_life() -> None:
     """It keeps nothing open, is a Transport, and shows its application; closed, it stays closed."""
     app = saying(start(), part(more=False))
     transport = ASGITransport(app)
-    assert f"ASGITransport({app!r})" == repr(transport)
+    assert repr(transport) == f"ASGITransport({app!r})"
     assert isinstance(transport, Transport)
     async with transport.exchange(request()) as response:
-        assert [] == [chunk async for chunk in response.chunks]
+        assert [chunk async for chunk in response.chunks] == []
     for _ in range(2):
         await transport.aclose()
     with pytest.raises(errors.ClosedError):

@@ -51,8 +51,8 @@ async def test_what_is_idle(expected: tuple[int, int], uses: list[int | None]) -
             occupies = exchanges.enter_context(counted.exchange())
             if use is not None:
                 occupies(partial(connections.__getitem__, use))
-        assert expected == counted()
-    assert (3, 3) == counted()
+        assert counted() == expected
+    assert counted() == (3, 3)
 
 
 async def test_what_was_read_to_its_end() -> None:
@@ -61,9 +61,9 @@ async def test_what_was_read_to_its_end() -> None:
     held: list[Socket | None] = [counted.add(Socket())]
     with counted.exchange() as occupies:
         occupies(lambda: held[-1])
-        assert (1, 0) == counted()
+        assert counted() == (1, 0)
         held.append(None)
-        assert (1, 1) == counted()
+        assert counted() == (1, 1)
 
 
 async def test_what_is_there() -> None:
@@ -71,12 +71,12 @@ async def test_what_is_there() -> None:
     counted = Counted(Socket.fileno, Socket.close)
     one, other, third = (counted.add(Socket()) for _ in range(3))
     counted.add(one)
-    assert (3, 3) == counted()
+    assert counted() == (3, 3)
     other.number = -1
-    assert (2, 2) == counted()
+    assert counted() == (2, 2)
     del third
     gc.collect()
-    assert (1, 1) == counted()
+    assert counted() == (1, 1)
 
 
 async def test_a_copy() -> None:
@@ -84,9 +84,9 @@ async def test_a_copy() -> None:
     counted = Counted(Socket.fileno, Socket.close)
     kept = counted.add(Socket())
     for clone in (copy.copy(counted), copy.deepcopy(counted), pickle.loads(pickle.dumps(counted))):
-        assert (0, 0) == clone()
+        assert clone() == (0, 0)
         clone.add(kept)
-        assert (1, 1) == clone()
+        assert clone() == (1, 1)
 
 
 async def test_a_loop_that_goes_on() -> None:

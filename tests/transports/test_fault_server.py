@@ -66,7 +66,7 @@ async def test_each_fault_ends_as_the_table_says(
     """Error, outcome, time, requests, bytes, and the next call of the same agent; the server says nothing of it."""
     lines = await play_all(server, transport)
     assert lines.keys() == BY_NAME.keys()
-    assert "" == "\n".join(wrong_of(transport, lines))
+    assert "\n".join(wrong_of(transport, lines)) == ""
     assert {"oxygent_client"} >= {record.name.partition(".")[0] for record in caplog.records if record.levelno > 20}
 
 

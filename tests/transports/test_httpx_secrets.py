@@ -31,7 +31,7 @@ async def test_the_log_shows_no_secret(
         transport = make()
         with caplog.at_level(logging.DEBUG):
             url = server.url.replace("://", "://ada:CANARY@") + "/prefix?key=CANARY"
-            assert "42" == (await SSEOxyGent(server_url=url, transport=transport).ask("hi")).output
+            assert (await SSEOxyGent(server_url=url, transport=transport).ask("hi")).output == "42"
         await transport.aclose()
         shown = [record.getMessage() for record in caplog.records if record.name == library]
         assert [f'HTTP Request: POST {server.url}/prefix/sse/chat "HTTP/1.1 200 OK"'] == shown
@@ -55,6 +55,6 @@ async def test_no_cookie_goes_from_run_to_run() -> None:
         transport = HTTPXTransport()
         agent = SSEOxyGent(server_url=server.url, transport=transport)
         for _ in range(2):
-            assert "42" == (await agent.ask("hi")).output
+            assert (await agent.ask("hi")).output == "42"
         await transport.aclose()
-    assert [None, None] == [request.headers.get("cookie") for request in server.requests]
+    assert [request.headers.get("cookie") for request in server.requests] == [None, None]

@@ -82,7 +82,7 @@ async def test_what_stays(library: str, make: Callable[[], Transport], caplog: p
             await SSEOxyGent(server_url=f"{server.url}/prefix?key={CANARY}", transport=transport).ask("hi")
         await transport.aclose()
     told = [record.getMessage() for record in caplog.records if record.name == library]
-    assert told == [f'HTTP Request: POST {server.url}/prefix/sse/chat "HTTP/1.1 401 [scrubbed]"']
+    assert [f'HTTP Request: POST {server.url}/prefix/sse/chat "HTTP/1.1 401 [scrubbed]"'] == told
     events = [record.getMessage() for record in caplog.records if record.name.startswith("httpcore")]
     assert "receive_response_headers.complete 401" in events
 

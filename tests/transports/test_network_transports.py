@@ -194,7 +194,7 @@ async def test_what_is_sent(library: Library) -> None:
         agent.headers = {"x-a": "1"}
         await agent.ask("é", trace_id="t", idempotent=True)
     (request,) = server.requests
-    assert "POST /sse/chat HTTP/1.1" == request.line
+    assert request.line == "POST /sse/chat HTTP/1.1"
     expected = {
         "host": f"127.0.0.1:{server.port}",
         "accept": "text/event-stream",
@@ -207,9 +207,9 @@ async def test_what_is_sent(library: Library) -> None:
     }
     user_agent = request.headers.pop("user-agent")
     assert user_agent.startswith("oxygent-client/")
-    assert expected == request.headers
+    assert request.headers == expected
     payload = json.loads(request.body)
-    assert ("é", "t", False) == (payload["query"], payload["current_trace_id"], "idempotent" in payload)
+    assert (payload["query"], payload["current_trace_id"], "idempotent" in payload) == ("é", "t", False)
 
 
 async def test_a_chunk_is_there_when_it_was_sent(library: Library) -> None:
@@ -217,9 +217,9 @@ async def test_a_chunk_is_there_when_it_was_sent(library: Library) -> None:
     seen = anyio.Event()
     runs = play([BEGUN, seen, chunk(answer("42")), chunk(close()), LAST])
     async with asking(library, runs) as (agent, _), agent.stream("hi") as run:
-        assert "progress" == (await anext(run)).type
+        assert (await anext(run)).type == "progress"
         seen.set()
-        assert "42" == (await run.final_response()).output
+        assert (await run.final_response()).output == "42"
 
 
 async def test_bodies_are_handed_over_raw(library: Library) -> None:
@@ -231,14 +231,14 @@ async def test_bodies_are_handed_over_raw(library: Library) -> None:
         assert isinstance(agent.transport, Transport)
         async with agent.transport.exchange(request) as response:
             body = b"".join([piece async for piece in response.chunks])
-            assert [] == [piece async for piece in response.chunks]
-    assert (200, raw, "gzip", "a, b") == (
+            assert [piece async for piece in response.chunks] == []
+    assert (
         response.status,
         body,
         response.headers["content-encoding"],
         response.headers["x-two"],
-    )
-    assert "GET /base/get_agents?k=v HTTP/1.1" == server.requests[0].line
+    ) == (200, raw, "gzip", "a, b")
+    assert server.requests[0].line == "GET /base/get_agents?k=v HTTP/1.1"
 
 
 # ---------------------------------------------------------------------------------------------------------- Connections
@@ -251,7 +251,7 @@ async def test_five_calls_are_one_connection(library: Library) -> None:
         for _ in range(5):
             await agent.ask("hi")
         await agent.init()
-        assert (1, 8) == (server.connections, len(server.requests))
+        assert (server.connections, len(server.requests)) == (1, 8)
 
 
 async def test_connections_of_an_agent() -> None:
@@ -261,10 +261,10 @@ async def test_connections_of_an_agent() -> None:
         async with agent:
             for _ in range(5):
                 await agent.ask("hi")
-        assert (1, 5) == (server.connections, len(server.requests))
+        assert (server.connections, len(server.requests)) == (1, 5)
         for _ in range(2):
             await agent.ask("hi")
-        assert 3 == server.connections
+        assert server.connections == 3
 
 
 async def test_two_at_once(library: Library) -> None:
@@ -275,7 +275,7 @@ async def test_two_at_once(library: Library) -> None:
         for _ in range(30):
             tasks.start_soon(agent.ask, "hi")
         await server.have_come(30)
-        assert 30 == server.connections
+        assert server.connections == 30
         go.set()
 
 
@@ -285,7 +285,7 @@ async def test_a_kept_connection_that_the_server_closed(library: Library) -> Non
         await agent.ask("hi")
         await anyio.sleep(0.05)  # until the close is here: nothing tells of it
         await agent.ask("hi")
-    assert (2, 2) == (server.connections, len(server.requests))
+    assert (server.connections, len(server.requests)) == (2, 2)
 
 
 TELLING: Final = pytest.mark.parametrize(
@@ -312,19 +312,19 @@ async def test_connections_are_counted(library: Library) -> None:
     """There are those whose sockets are open; idle are those that no exchange has, or one that was read to its end."""
     go = anyio.Event()
     async with asking(library, play([BEGUN, go, chunk(answer("42")), chunk(close()), LAST])) as (agent, server):
-        assert (0, 0) == counted(agent)
+        assert counted(agent) == (0, 0)
         async with agent.stream("hi") as run:
             await anext(run)
-            assert (1, 0) == counted(agent)
+            assert counted(agent) == (1, 0)
             async with agent.stream("hi") as other:
                 await anext(other)
-                assert (2, 0) == counted(agent)
+                assert counted(agent) == (2, 0)
             await becomes((1, 0), agent)
             go.set()
             await run.final_response()
-            assert (1, 1) == counted(agent)
+            assert counted(agent) == (1, 1)
         await agent.ask("hi")
-        assert (2, (1, 1)) == (server.connections, counted(agent))
+        assert (server.connections, counted(agent)) == (2, (1, 1))
         assert agent.transport is not None
         await agent.transport.aclose()
         await becomes((0, 0), agent)
@@ -336,13 +336,13 @@ async def test_a_connection_that_waits_for_headers_is_not_idle(library: Library)
     go = anyio.Event()
     async with asking(library, play(ANSWER, [go, ANSWER])) as (agent, server):
         await agent.ask("hi")
-        assert (1, 1) == counted(agent)
+        assert counted(agent) == (1, 1)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(agent.ask, "hi")
             await server.have_come(2)
-            assert (1, 0) == counted(agent)
+            assert counted(agent) == (1, 0)
             go.set()
-        assert (1, 1) == counted(agent)
+        assert counted(agent) == (1, 1)
 
 
 @TELLING
@@ -353,8 +353,8 @@ async def test_a_response_that_was_read_has_no_connection(library: Library) -> N
         assert isinstance(agent.transport, Transport)
         async with agent.transport.exchange(request) as response:
             assert response.status == 200
-            assert [] != [piece async for piece in response.chunks]
-            assert (1, 1) == counted(agent)
+            assert [piece async for piece in response.chunks] != []
+            assert counted(agent) == (1, 1)
 
 
 @TELLING
@@ -363,14 +363,14 @@ async def test_the_count_when_the_server_has_closed(library: Library) -> None:
     go = anyio.Event()
     async with asking(library, play([ANSWER, go, CLOSE], ANSWER)) as (agent, server):
         await agent.ask("hi")
-        assert (1, 1) == counted(agent)
+        assert counted(agent) == (1, 1)
         go.set()
         if library.watches:
             await becomes((0, 0), agent)
         await anyio.sleep(0.05)  # until the close is here: nothing tells of it
         assert ((0, 0) if library.watches else (1, 1)) == counted(agent)
         await agent.ask("hi")
-        assert (2, (1, 1)) == (server.connections, counted(agent))
+        assert (server.connections, counted(agent)) == (2, (1, 1))
 
 
 async def test_what_is_counted_is_not_kept(library: Library) -> None:
@@ -383,7 +383,7 @@ async def test_what_is_counted_is_not_kept(library: Library) -> None:
             while len(transport._counted._known):
                 await anyio.sleep(0.001)
                 gc.collect()
-        assert {} == transport._counted._uses
+        assert transport._counted._uses == {}
 
 
 async def test_the_count_of_a_client_of_ones_own(library: Library) -> None:
@@ -406,8 +406,8 @@ async def test_the_count_without_a_network(library: Library) -> None:
 
     async with library.client(transport=library.module.MockTransport(respond)) as own:
         agent = plain(server_url="http://127.0.0.1", transport=library.transport(client=own))
-        assert "42" == (await agent.ask("hi")).output
-        assert (None, None) == counted(agent)
+        assert (await agent.ask("hi")).output == "42"
+        assert counted(agent) == (None, None)
 
 
 async def test_the_connections_that_an_agent_keeps() -> None:
@@ -415,11 +415,11 @@ async def test_the_connections_that_an_agent_keeps() -> None:
     async with serving(play(ANSWER)) as server:
         agent = plain(server_url=server.url)
         await agent.ask("hi")
-        assert (None, None) == counted(agent)
+        assert counted(agent) == (None, None)
         async with agent:
             await agent.ask("hi")
             assert (1, 1) == counted(agent) == await anyio.to_thread.run_sync(counted, agent)
-        assert (None, None) == counted(agent)
+        assert counted(agent) == (None, None)
 
 
 @pytest.mark.slow
@@ -429,10 +429,10 @@ async def test_a_kept_connection_grows_stale(library: Library) -> None:
         await agent.ask("hi")
         await anyio.sleep(KEPT_SECONDS / 2)
         await agent.ask("hi")
-        assert 1 == server.connections
+        assert server.connections == 1
         await anyio.sleep(KEPT_SECONDS + 0.2)  # httpcore reads the system's clock
         await agent.ask("hi")
-        assert 2 == server.connections
+        assert server.connections == 2
 
 
 async def test_a_run_that_was_left_gives_its_connection_up(library: Library) -> None:
@@ -499,7 +499,7 @@ async def test_cancelled_before_the_headers(library: Library) -> None:
             tasks.cancel_scope.cancel()
         with anyio.fail_after(SOON):
             await seen.wait()
-        assert "42" == (await agent.ask("hi")).output
+        assert (await agent.ask("hi")).output == "42"
 
 
 # ------------------------------------------------------------------------------------------------------------- Statuses
@@ -530,8 +530,8 @@ async def test_statuses(library: Library, status: str, expected: type[errors.Oxy
     body = b"" if status.startswith("204") else b"the body"
     async with asking(library, play(document(body, status, headers))) as (agent, server):
         error = await failure(agent)
-        assert ["POST /sse/chat HTTP/1.1"] == [request.line for request in server.requests]
-    assert (expected, outcome) == (type(error), error.outcome)
+        assert [request.line for request in server.requests] == ["POST /sse/chat HTTP/1.1"]
+    assert (type(error), error.outcome) == (expected, outcome)
     if isinstance(error, errors.StatusError):
         assert (int(status[:3]), body.decode(), 7.0) == (error.status, error.body, error.retry_after)
 
@@ -545,7 +545,7 @@ async def test_nobody_listens(library: Library) -> None:
     agent = plain(server_url=f"http://user:secret@127.0.0.1:{closed_port()}/?k=secret", transport=transport)
     error = await failure(agent)
     assert [errors.ConnectError, library.cause("ConnectError")] == causes(error)[:2]
-    assert (Outcome.NOT_SENT, True) == (error.outcome, error.retryable)
+    assert (error.outcome, error.retryable) == (Outcome.NOT_SENT, True)
     assert isinstance(error, ConnectionError)
     assert "secret" not in f"{error} {error!r} {error.server_url}"
     with pytest.raises(errors.ConnectError):
@@ -573,8 +573,8 @@ async def test_no_answer_to_connecting(library: Library) -> None:
         for each in waiting:
             each.close()
     cause = library.cause("ConnectTimeout")
-    assert [errors.ConnectTimeoutError, cause] == causes(error)[:2]
-    assert (Outcome.NOT_SENT, True) == (error.outcome, error.retryable)
+    assert causes(error)[:2] == [errors.ConnectTimeoutError, cause]
+    assert (error.outcome, error.retryable) == (Outcome.NOT_SENT, True)
     place = f"127.0.0.1:{url.rpartition(':')[2].partition('?')[0]}"
     assert f"no connection to {place} within the time to connect: {cause.__name__}" == str(error)
 
@@ -589,7 +589,7 @@ async def test_the_agents_time_to_connect() -> None:
             each.setblocking(False)
             each.connect_ex(listener.getsockname())
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        assert errors.ConnectTimeoutError is type(await failure(plain(server_url=url, timeouts=Timeouts(connect=0.1))))
+        assert type(await failure(plain(server_url=url, timeouts=Timeouts(connect=0.1)))) is errors.ConnectTimeoutError
         for each in waiting:
             each.close()
 
@@ -707,15 +707,15 @@ async def test_broken_servers(library: Library, what: str) -> None:
     async with asking(library, handle) as (agent, server):
         agent.server_url = f"http://user:secret@127.0.0.1:{server.port}?k=secret"
         error = await failure(agent)
-        assert 1 == len(server.requests)
+        assert len(server.requests) == 1
     cause = of_aiohttp if library.name == "aiohttp" else of_httpx
     expected = [*ours, getattr(library.module, cause)] if cause else ours
-    assert (expected, outcome, False) == (causes(error)[: len(expected)], error.outcome, error.retryable)
+    assert (causes(error)[: len(expected)], error.outcome, error.retryable) == (expected, outcome, False)
     assert server.url == error.server_url
     assert "secret" not in f"{error} {error!r}"
     if outcome is Outcome.STARTED:
         assert error.partial is not None
-        assert ["progress"] == [event.type for event in error.partial.events]
+        assert [event.type for event in error.partial.events] == ["progress"]
 
 
 @pytest.mark.parametrize("ends", [True, False])
@@ -743,7 +743,7 @@ async def test_a_malformed_chunk_in_mid_stream(library: Library, *, ends: bool) 
                 await anext(run)
                 seen.set()
                 await anext(run)
-    assert Outcome.STARTED is raised.value.outcome
+    assert raised.value.outcome is Outcome.STARTED
     if library.name != "aiohttp":
         assert [CUT, PROTOCOL, library.cause("RemoteProtocolError")] == causes(raised.value)[:3]
 
@@ -752,7 +752,7 @@ async def test_a_stream_until_the_connection_ends(library: Library) -> None:
     """A stream without length and chunks is complete if its close event came, however the connection ends."""
     for reset in (False, True):
         async with asking(library, handler(UNFRAMED + answer("42") + close(), reset=reset)) as (agent, _):
-            assert "42" == (await agent.ask("hi")).output
+            assert (await agent.ask("hi")).output == "42"
 
 
 # ------------------------------------------------------------------------------------------------------------------ TLS
@@ -786,11 +786,11 @@ async def test_a_client_certificate_that_is_wanted(library: Library, authority: 
     async with asking(library, play(ANSWER), tls=context, verify=_client_side(authority)) as (agent, server):
         for _ in range(5):
             error = await failure(agent)
-            assert (LOST, Outcome.UNKNOWN, []) == (type(error), error.outcome, server.requests)
+            assert (type(error), error.outcome, server.requests) == (LOST, Outcome.UNKNOWN, [])
     client_side = _client_side(authority)
     authority.issue_cert("client.test").configure_cert(client_side)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
     async with asking(library, play(ANSWER), tls=context, verify=client_side) as (agent, server):
-        assert "42" == (await agent.ask("hi")).output
+        assert (await agent.ask("hi")).output == "42"
 
 
 async def test_requests_that_are_refused(library: Library) -> None:
@@ -798,11 +798,11 @@ async def test_requests_that_are_refused(library: Library) -> None:
     async with asking(library, play(ANSWER)) as (agent, server):
         agent.headers = {"authorization": "Bearer secret "}
         error = await failure(agent)
-        assert (errors.ConfigurationError, Outcome.NOT_SENT) == (type(error), error.outcome)
+        assert (type(error), error.outcome) == (errors.ConfigurationError, Outcome.NOT_SENT)
         assert "secret" not in f"{error} {error!r}"
         agent.headers = {}
-        assert "42" == (await agent.ask("hi")).output
-        assert 1 == len(server.requests)
+        assert (await agent.ask("hi")).output == "42"
+        assert len(server.requests) == 1
 
 
 # ------------------------------------------------------------------------------------------------ A client of one's own
@@ -821,7 +821,7 @@ async def test_a_client_of_ones_own(library: Library) -> None:
                 await anext(run)
                 await anyio.sleep(0.3)  # more than the client's own time for reading
                 go.set()
-                assert "42" == (await run.final_response()).output
+                assert (await run.final_response()).output == "42"
             assert isinstance(await failure(agent), errors.RedirectError)
             with pytest.raises(errors.RedirectError):
                 await agent.init()
@@ -831,13 +831,13 @@ async def test_a_client_of_ones_own(library: Library) -> None:
             assert agent.transport is not None
             await agent.transport.aclose()
         assert not (client.closed if library.name == "aiohttp" else client.is_closed)
-        assert (["/sse/chat", "/sse/chat", "/get_organization"], {"1"}) == (
+        assert (
             [request.line.split()[1] for request in server.requests],
             {request.headers["x-theirs"] for request in server.requests},
-        )
-        assert {"text/event-stream"} == {request.headers["accept"] for request in server.requests[:2]}
+        ) == (["/sse/chat", "/sse/chat", "/get_organization"], {"1"})
+        assert {request.headers["accept"] for request in server.requests[:2]} == {"text/event-stream"}
     error = await failure(agent)
-    assert (errors.ClosedError, Outcome.NOT_SENT) == (type(error), error.outcome)
+    assert (type(error), error.outcome) == (errors.ClosedError, Outcome.NOT_SENT)
 
 
 async def test_statuses_to_a_client_of_ones_own(library: Library) -> None:
@@ -847,7 +847,7 @@ async def test_statuses_to_a_client_of_ones_own(library: Library) -> None:
         asking(library, play(document(b"no", "403 No")), **{library.own: client}) as (agent, _),
     ):
         error = await failure(agent)
-    assert (errors.PermissionDeniedError, Outcome.REJECTED) == (type(error), error.outcome)
+    assert (type(error), error.outcome) == (errors.PermissionDeniedError, Outcome.REJECTED)
 
 
 @FAMILY
@@ -871,7 +871,7 @@ async def test_hooks_of_a_client_of_ones_own(library: Library) -> None:
         ):
             agent.server_url = f"http://user:secret@127.0.0.1:{server.port}/?k=secret"
             error = await failure(agent)
-            assert (expected, Outcome.UNKNOWN) == (type(error), error.outcome)
+            assert (type(error), error.outcome) == (expected, Outcome.UNKNOWN)
             assert "secret" not in f"{error} {error!r}"
 
 
@@ -884,11 +884,11 @@ async def test_a_crowded_client_of_ones_own(library: Library) -> None:
         async with agent.stream("hi") as run:
             await anext(run)
             error = await failure(agent)
-        assert (errors.ConnectTimeoutError, Outcome.NOT_SENT, 1) == (
+        assert (
             type(error),
             error.outcome,
             len(server.requests),
-        )
+        ) == (errors.ConnectTimeoutError, Outcome.NOT_SENT, 1)
 
 
 def test_arguments_that_do_not_go_together(library: Library) -> None:
@@ -927,14 +927,14 @@ async def test_proxies(library: Library, monkeypatch: pytest.MonkeyPatch) -> Non
                 proxy = named.url.replace("//", "//user:secret@") if is_named else None
                 transport = library.transport(proxy=proxy, trust_env=trust_env)
                 url = direct.url if expected == "direct" else target
-                assert "42" == (await plain(server_url=url, transport=transport).ask("hi")).output
+                assert (await plain(server_url=url, transport=transport).ask("hi")).output == "42"
                 await transport.aclose()
         assert {name: int(name == expected) for name in servers} == {
             name: len(server.requests) for name, server in servers.items()
         }
         (request,) = servers[expected].requests
         path = "/sse/chat" if expected == "direct" else f"{target}/sse/chat"
-        assert f"POST {path} HTTP/1.1" == request.line
+        assert request.line == f"POST {path} HTTP/1.1"
         assert is_named == ("proxy-authorization" in request.headers)
 
 
@@ -944,11 +944,11 @@ async def test_a_proxy_that_refuses(library: Library) -> None:
         transport = library.transport(proxy=proxy.url, trust_env=False)
         error = await failure(plain(server_url="https://remote.test?k=secret", transport=transport))
         await transport.aclose()
-        assert (["CONNECT remote.test:443 HTTP/1.1"], errors.ConnectError, Outcome.NOT_SENT) == (
+        assert (
             [request.line for request in proxy.requests],
             type(error),
             error.outcome,
-        )
+        ) == (["CONNECT remote.test:443 HTTP/1.1"], errors.ConnectError, Outcome.NOT_SENT)
         assert "secret" not in f"{error} {error!r}"
 
 
@@ -1011,7 +1011,7 @@ async def test_a_proxy_that_is_none(library: Library) -> None:
         transport = library.transport(proxy=proxy, trust_env=False)
         error = await failure(plain(server_url="http://remote.test", transport=transport))
         await transport.aclose()
-        assert (proxy, expected, Outcome.NOT_SENT) == (proxy, type(error), error.outcome)
+        assert (proxy, type(error), error.outcome) == (proxy, expected, Outcome.NOT_SENT)
         assert "secret" not in f"{error} {error!r} {transport!r}"
 
 
@@ -1290,7 +1290,7 @@ def test_without_verification(
     transport = library.transport(verify=verify())
     assert repr(transport) == f"{type(transport).__name__}({shown})"
     told = [(record.levelname, shown in record.getMessage()) for record in caplog.records]
-    assert told == [("WARNING", True)] * bool(shown)
+    assert [("WARNING", True)] * bool(shown) == told
 
 
 # ------------------------------------------------------------------------------------------------- Clients of one's own
@@ -1432,19 +1432,19 @@ async def test_a_unix_socket(library: Library, tmp_path: Path, monkeypatch: pyte
         transport = library.transport(unix_socket=str(path))
         agent = plain(server_url="http://agents.test/base", transport=transport)
         for _ in range(2):
-            assert "42" == (await agent.ask("hi")).output
+            assert (await agent.ask("hi")).output == "42"
         assert ((None, None) if library.own == "session" else (1, 1)) == counted(agent)
         await transport.aclose()
         await left.wait()  # anyio 4.16 minds a cancellation at the moment when such a socket is closed
-        assert (1, "POST /base/sse/chat HTTP/1.1", "agents.test") == (
+        assert (
             server.connections,
             server.requests[0].line,
             server.requests[0].headers["host"],
-        )
+        ) == (1, "POST /base/sse/chat HTTP/1.1", "agents.test")
     path.unlink()
     transport = library.transport(unix_socket=str(path))
     error = await failure(plain(server_url="http://agents.test/base", transport=transport))
-    assert (errors.ConnectError, Outcome.NOT_SENT) == (type(error), error.outcome)
+    assert (type(error), error.outcome) == (errors.ConnectError, Outcome.NOT_SENT)
     await transport.aclose()
 
 
@@ -1469,7 +1469,7 @@ async def test_its_own_life(library: Library) -> None:
             live = {"_live": None, "_closed": None, "_counted": None}
             assert vars(transport) | live == vars(clone) | live
             assert transport._counted is not clone._counted
-        assert 4 == server.connections
+        assert server.connections == 4
 
 
 async def test_what_a_reader_left_is_kept(library: Library) -> None:
@@ -1553,7 +1553,7 @@ async def test_one_transport_in_two_loops(library: Library) -> None:
 
         await agent.ask("hi")
         for backend in library.loops:
-            assert "42" == await anyio.to_thread.run_sync(partial(anyio.run, elsewhere, backend=backend))
+            assert await anyio.to_thread.run_sync(partial(anyio.run, elsewhere, backend=backend)) == "42"
         await agent.ask("hi")
         assert (1 + len(library.loops), 2 + len(library.loops)) == (server.connections, len(server.requests))
     await transport.aclose()
@@ -1566,17 +1566,17 @@ async def test_no_cookie_goes_from_run_to_run(library: Library) -> None:
         agent.server_url = f"http://localhost:{server.port}"  # aiohttp's usual jar takes none of an address
         for _ in range(2):
             await agent.ask("hi")
-    assert [None, None] == [request.headers.get("cookie") for request in server.requests]
+    assert [request.headers.get("cookie") for request in server.requests] == [None, None]
 
 
 async def test_user_information_in_the_url(library: Library) -> None:
     """It goes as basic credentials; a second credential beside it is refused, before anything is sent."""
     async with asking(library, play(ANSWER)) as (agent, server):
         agent.server_url = server.url.replace("://", "://ada:p%40ss@")
-        assert "42" == (await agent.ask("hi")).output
+        assert (await agent.ask("hi")).output == "42"
         agent.auth = BearerAuth("t")
-        assert errors.ConfigurationError is type(await failure(agent))
-    assert ["Basic YWRhOnBAc3M="] == [request.headers["authorization"] for request in server.requests]
+        assert type(await failure(agent)) is errors.ConfigurationError
+    assert [request.headers["authorization"] for request in server.requests] == ["Basic YWRhOnBAc3M="]
 
 
 @pytest.mark.parametrize("end", [b"", b"zz\r\n", chunk(progress(3))[:-4]], ids=["cut", "nonsense", "cut in a chunk"])
@@ -1629,8 +1629,8 @@ def test_aiohttp_under_trio() -> None:
         return error
 
     error = anyio.run(ask, backend="trio")
-    assert (errors.ConfigurationError, Outcome.NOT_SENT) == (type(error), error.outcome)
-    assert "AiohttpTransport runs on asyncio only; HTTPXTransport runs on trio too" == str(error)
+    assert (type(error), error.outcome) == (errors.ConfigurationError, Outcome.NOT_SENT)
+    assert str(error) == "AiohttpTransport runs on asyncio only; HTTPXTransport runs on trio too"
 
 
 # --------------------------------------------------------------------------------------------- What is not installed
@@ -1659,7 +1659,7 @@ except ImportError as error:
 def test_without_the_library(name: str, transport: str) -> None:
     """A program without the library is told what to install; the rest of the package works."""
     done = subprocess.run([sys.executable, "-c", WITHOUT, name], capture_output=True, text=True, check=True)
-    assert f"{transport} needs {name}: pip install 'oxygent-client[{name}]'\n" == done.stdout
+    assert done.stdout == f"{transport} needs {name}: pip install 'oxygent-client[{name}]'\n"
 
 
 @pytest.mark.parametrize(("name", "transport"), MISSING)

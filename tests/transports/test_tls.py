@@ -58,7 +58,7 @@ async def failure(transport: Transport, url: str) -> errors.OxyError:
     """The error there is instead; nothing was sent, and no secret is told."""
     with pytest.raises(errors.OxyError) as raised:
         await asked(transport, url.replace("//", "//user:secret@") + "/?k=secret")
-    assert Outcome.NOT_SENT is raised.value.outcome
+    assert raised.value.outcome is Outcome.NOT_SENT
     assert "secret" not in f"{raised.value} {raised.value!r}"
     return raised.value
 
@@ -175,8 +175,8 @@ async def test_why_there_is_no_tls(transport: Callable[..., Transport], which: s
     async with serving(case.handle, tls=case.tls) as server:
         url = f"https://{case.host}:{server.port}"
         error = await failure(transport(trust_env=False, verify=case.verify), url)
-        assert [] == server.requests
-    assert (errors.TLSError, False) == (type(error), error.retryable)
+        assert server.requests == []
+    assert (type(error), error.retryable) == (errors.TLSError, False)
     assert f"the TLS handshake with {case.host}:{server.port} failed: {case.said}" == str(error)
 
 
@@ -189,7 +189,7 @@ async def test_good_certificates(transport: Callable[..., Transport], tmp_path: 
     async with serving(play(OK + LAST), tls=tls) as server:
         verifies: list[ssl.SSLContext | bool] = [client_side(), of_a_file, False]
         for verify in verifies:
-            assert 200 == await asked(transport(trust_env=False, verify=verify), server.url)
+            assert await asked(transport(trust_env=False, verify=verify), server.url) == 200
 
 
 async def test_a_version_that_is_too_old(transport: Callable[..., Transport]) -> None:
@@ -197,7 +197,7 @@ async def test_a_version_that_is_too_old(transport: Callable[..., Transport]) ->
     tls = server_side(AUTHORITY.issue_cert("127.0.0.1"), ssl.TLSVersion.TLSv1_2)
     async with serving(play(OK + LAST), tls=tls) as server:
         error = await failure(transport(trust_env=False, verify=client_side(oldest=ssl.TLSVersion.TLSv1_3)), server.url)
-    assert errors.TLSError is type(error)
+    assert type(error) is errors.TLSError
 
 
 async def test_a_handshake_that_never_ends(transport: Callable[..., Transport]) -> None:
@@ -205,7 +205,7 @@ async def test_a_handshake_that_never_ends(transport: Callable[..., Transport]) 
     async with serving(Conversation.client_left) as server:
         url = server.url.replace("http:", "https:")
         error = await failure(transport(trust_env=False, connect=0.1), url)
-    assert (errors.ConnectTimeoutError, True) == (type(error), error.retryable)
+    assert (type(error), error.retryable) == (errors.ConnectTimeoutError, True)
     assert str(error).startswith(f"no connection to 127.0.0.1:{server.port} within the time to connect: ")
 
 
@@ -216,14 +216,14 @@ async def test_refused(transport: Callable[..., Transport]) -> None:
     """A port where nobody listens is a ConnectError that names host and port; it may be tried again."""
     for scheme, host, port in [("http", "127.0.0.1", closed_port()), ("https", "localhost", closed_port())]:
         error = await failure(transport(trust_env=False), f"{scheme}://{host}:{port}")
-        assert (errors.ConnectError, True) == (type(error), error.retryable)
-        assert f"could not connect to {host}:{port}: Connection refused" == str(error)
+        assert (type(error), error.retryable) == (errors.ConnectError, True)
+        assert str(error) == f"could not connect to {host}:{port}: Connection refused"
 
 
 async def test_no_such_host(transport: Callable[..., Transport]) -> None:
     """A name that nobody has (RFC 6761: `.invalid` never is one) is a ConnectError, at once."""
     error = await failure(transport(trust_env=False), "http://nobody.invalid")
-    assert (errors.ConnectError, True) == (type(error), error.retryable)
+    assert (type(error), error.retryable) == (errors.ConnectError, True)
     assert str(error).startswith("could not connect to nobody.invalid:80: ")
 
 
@@ -231,10 +231,10 @@ async def test_no_unix_socket(transport: Callable[..., Transport], tmp_path: Pat
     """A Unix socket that is not there is a ConnectError that names its path."""
     path = tmp_path / "nothing"
     error = await failure(transport(unix_socket=str(path)), "http://agents.test")
-    assert (errors.ConnectError, f"could not connect to unix:{path}: No such file or directory") == (
+    assert (
         type(error),
         str(error),
-    )
+    ) == (errors.ConnectError, f"could not connect to unix:{path}: No such file or directory")
 
 
 HOSTS: Final = {
