@@ -22,7 +22,7 @@ from rich.text import Text
 
 from oxygent_client.cli._markdown import laid_out
 from oxygent_client.cli._terminal_text import block, brief, indented, line
-from oxygent_client.cli._view import Line, Mark, View
+from oxygent_client.cli._view import TreeLine, Mark, View
 
 __all__ = ["MEMBERS", "Drawn", "Fitted", "answer", "organization", "question", "summary", "tree"]
 
@@ -110,7 +110,7 @@ def question(query: str) -> RenderableType:
 class _Rows:
     """One line of the terminal for each line of the tree, with its seconds at the right edge."""
 
-    lines: Sequence[Line]
+    lines: Sequence[TreeLine]
     at: float
     ascii_only: bool
 
@@ -130,7 +130,7 @@ def tree(view: View, at: float, *, ascii_only: bool = False, last: int | None = 
     return Group(rows, Text(f"and {view.hidden} more, not shown", "dim")) if view.hidden else rows
 
 
-def _line(shown: Line, at: float, *, ascii_only: bool) -> Text:
+def _line(shown: TreeLine, at: float, *, ascii_only: bool) -> Text:
     blank, through, last, more = _GUIDES[ascii_only]
     text = Text()
     for follows in shown.guide[:-1]:

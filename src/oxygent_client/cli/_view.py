@@ -2,7 +2,7 @@
 
 Rule 1: pure. No terminal, no clock: the time, in seconds since the question was asked, comes with each event.
 Rule 2: every class of event has its line in SEEN.
-Rule 3: every text in a Line is safe to show and has no line break; `View.text` and `answer` are as received.
+Rule 3: every text in a TreeLine is safe to show and has no line break; `View.text` and `answer` are as received.
 Rule 4: bounded. A remote that never stops calling fills no memory: what is beyond MOST is counted, not kept. Of ids and
 stacks a digest is kept where they are long, of texts as much as a line shows.
 Rule 5: linear. An event is found its call by look-ups, however many are open.
@@ -30,7 +30,7 @@ from oxygent_client import (
 )
 from oxygent_client.cli._terminal_text import brief, line
 
-__all__ = ["Line", "Mark", "Node", "Note", "View"]
+__all__ = ["TreeLine", "Mark", "Node", "Note", "View"]
 
 MOST = 2000
 """How many calls and notes are kept together (a count). A terminal shows fifty lines."""
@@ -82,7 +82,7 @@ class Node:
 
 
 @frozen
-class Line:
+class TreeLine:
     """One line of the picture: `guide` holds for each level above whether more follows there (innermost last)."""
 
     guide: tuple[bool, ...]
@@ -156,7 +156,7 @@ class View:
         self.events += 1
         SEEN.get(type(event), _other)(self, event, at)
 
-    def lines(self, at: float) -> Iterator[Line]:
+    def lines(self, at: float) -> Iterator[TreeLine]:
         """The tree, top down, as it stands `at` seconds after the question."""
         for part in self.top.shown:
             yield from self._lines(part, (), at)
@@ -209,9 +209,9 @@ class View:
         self._named.setdefault(node.name, {})[node.key] = node
         self._stacked.setdefault(node.stack, {})[node.key] = node
 
-    def _lines(self, part: Node | Note, guide: tuple[bool, ...], at: float) -> Iterator[Line]:
+    def _lines(self, part: Node | Note, guide: tuple[bool, ...], at: float) -> Iterator[TreeLine]:
         if isinstance(part, Note):
-            yield Line(guide, part.mark, text=part.text, share=part.share)
+            yield TreeLine(guide, part.mark, text=part.text, share=part.share)
             return
         root = part is self.root
         if part.ended is not None:
@@ -221,7 +221,7 @@ class View:
             mark = "lost" if self.closed else "running"
             text = line(part.text) or ("" if root else part.asked)
         seconds = None if mark == "lost" else (at if part.ended is None else part.ended) - part.started
-        yield Line(guide, mark, part.name, part.category, text, seconds)
+        yield TreeLine(guide, mark, part.name, part.category, text, seconds)
         for place, inner in enumerate(part.parts.shown):
             yield from self._lines(inner, (*guide, place < len(part.parts.shown) - 1), at)
 
