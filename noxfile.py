@@ -1,4 +1,7 @@
-"""What is checked, and how: `python -m nox` runs it all, `python -m nox --list` names the sessions.
+"""The checks of this project.
+
+`python -m nox` runs lint, types and all tests but those against real servers; `python -m nox -s quick` the quick tests;
+`python -m nox -t full` everything. `python -m nox --list` names the sessions.
 
 Rule 1: tests meet the built wheel, never the source tree.
 Rule 2: what a session needs is a line in pyproject.toml; this file names no version, no index and no path of a machine.
@@ -36,7 +39,7 @@ WORKERS = ("-n", "2", "--dist", "worksteal")
 """Two: a small machine has two processors, and some tests look at the clock."""
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "types", "tests", "smoke", "docs", "build", "interop", "fuzz"]
+nox.options.sessions = ["lint", "types", "tests"]
 nox.options.error_on_missing_interpreters = STRICT
 nox.options.reuse_venv = "yes"
 nox.options.report = str(ROOT / ".nox" / "report.json")
@@ -83,7 +86,7 @@ def install_wheel(session: nox.Session, *groups: str) -> None:
     session.env["OXYGENT_CLIENT_WHEEL"] = str(wheel)  # for the example project's own environment
 
 
-@nox.session
+@nox.session(tags=["full"])
 def lint(session: nox.Session) -> None:
     """Format and rules, by ruff."""
     session.install(*nox.project.dependency_groups(PROJECT, "lint"))
@@ -91,7 +94,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
 
 
-@nox.session
+@nox.session(tags=["full"])
 def types(session: nox.Session) -> None:
     """Both type checkers, strict, over everything."""
     session.install("--editable", f".[{TESTED_EXTRAS}]", *nox.project.dependency_groups(PROJECT, "types"))
@@ -99,7 +102,7 @@ def types(session: nox.Session) -> None:
     session.run("basedpyright", "--warnings")
 
 
-@nox.session
+@nox.session(tags=["full"])
 def tests(session: nox.Session) -> None:
     """All tests but interop, on the Python that runs nox, with full branch coverage."""
     install_wheel(session, "test")
@@ -113,7 +116,14 @@ def tests(session: nox.Session) -> None:
     session.run("coverage", "report")
 
 
-@nox.session(python=[version for version in SUPPORTED if version != CURRENT])
+@nox.session
+def quick(session: nox.Session) -> None:
+    """The tests without the slow ones, without coverage."""
+    install_wheel(session, "test")
+    session.run("pytest", "--ignore=tests/interop", "-m", "not slow", *(session.posargs or WORKERS))
+
+
+@nox.session(python=[version for version in SUPPORTED if version != CURRENT], tags=["full", "rest"])
 def smoke(session: nox.Session) -> None:
     """A part of the tests, and of that the quick ones, on the other supported versions of Python."""
     install_wheel(session, "test")
@@ -122,7 +132,7 @@ def smoke(session: nox.Session) -> None:
     session.run("pytest", "-m", "not slow", *chosen)
 
 
-@nox.session
+@nox.session(tags=["full", "rest"])
 def interop(session: nox.Session) -> None:
     """The tests against real OxyGent servers, with full branch coverage of the drop-in, which runs inside them.
 
@@ -141,7 +151,7 @@ def interop(session: nox.Session) -> None:
         session.run("coverage", "report", rules, env=measured)
 
 
-@nox.session
+@nox.session(tags=["full", "rest"])
 def fuzz(session: nox.Session) -> None:
     """The decoder on whatever atheris thinks of, after its mutants, for a minute; `-- --seconds 3600` for longer."""
     install_wheel(session, "fuzz")
@@ -153,7 +163,7 @@ def fuzz(session: nox.Session) -> None:
 HAS_ATHERIS = "import importlib.util; print('yes' if importlib.util.find_spec('atheris') else '', end='')"
 
 
-@nox.session
+@nox.session(tags=["full", "rest"])
 def docs(session: nox.Session) -> None:
     """The documentation as pages; a warning is an error. Their programs are run by tests/project/test_docs.py."""
     install_wheel(session, "docs")
@@ -162,7 +172,7 @@ def docs(session: nox.Session) -> None:
     session.log(f"the pages are in {pages.relative_to(ROOT)}")
 
 
-@nox.session
+@nox.session(tags=["full", "rest"])
 def build(session: nox.Session) -> None:
     """Both distributions can be built, and the wheel alone is enough to import the package and to run the command."""
     session.install(*nox.project.dependency_groups(PROJECT, "build"))

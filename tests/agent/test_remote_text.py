@@ -25,7 +25,7 @@ from oxygent_client._core.log import LEVELS
 from oxygent_client.cli import main
 from oxygent_client.cli._serve import serving
 from oxygent_client.policies import APIKey, BasicAuth, BearerAuth, Headers
-from oxygent_client.telemetry.observers import UNLOGGED
+from oxygent_client.telemetry._observers import UNLOGGED
 from oxygent_client.testing import Cassette, FakeTransport, RecordingTransport, Reply, answer, close, message
 from tests.conftest import ROOT
 from tests.support.virtual import anyio_backend as anyio_backend
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from oxygent_client import HTTPRequest
-    from oxygent_client.telemetry.observers import Notification
+    from oxygent_client.telemetry._observers import Notification
     from oxygent_client.testing._fake_transport import Step as Script
 
 CANARY: Final = "canary/7+q=z&9"

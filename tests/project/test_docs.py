@@ -39,8 +39,8 @@ from oxygent_client.cli._app import app
 from oxygent_client.cluster import Health
 from oxygent_client.policies import ORDER, Redirect
 from oxygent_client.telemetry import Stats
+from oxygent_client.telemetry._stats import GROWTH
 from oxygent_client.telemetry.otel import MOST_CALLS
-from oxygent_client.telemetry.stats import GROWTH
 from oxygent_client.testing import ToyRemote
 from oxygent_client.testing._toy_server import QUEUE
 from oxygent_client.testing.script import SCRIPTS

@@ -22,7 +22,7 @@ import pytest
 from oxygent_client import SSEOxyGent
 from oxygent_client._run.abandoned import forget, sweep, watch
 from oxygent_client._run.outcome import OutcomeTracker
-from oxygent_client.telemetry.observers import RunObservation
+from oxygent_client.telemetry._observers import RunObservation
 from oxygent_client.testing import FakeTransport, Reply, answer, close, pause, tool_call
 from oxygent_client.transports import Context
 from tests.conftest import ROOT

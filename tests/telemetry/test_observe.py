@@ -16,7 +16,7 @@ import pytest
 
 from oxygent_client import HTTPRequest, OxyRequest, Retry, SSEOxyGent, Timeouts, errors
 from oxygent_client.telemetry import Notification, RunObservation
-from oxygent_client.telemetry.observers import UNLOGGED
+from oxygent_client.telemetry._observers import UNLOGGED
 from oxygent_client.testing import (
     FakeTransport,
     Reply,

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from oxygent_client import Cluster, Limits, OxyRequest, Retry, RunHandle, SSEOxyGent, Transport, errors
 from oxygent_client.policies import RetryTransport
 from oxygent_client.telemetry import Quantiles
-from oxygent_client.telemetry.observers import RunObservation
-from oxygent_client.telemetry.stats import BUCKETS, GROWTH, LONGEST, SHORTEST, STEPS, StatsCollector, _Times
+from oxygent_client.telemetry._observers import RunObservation
+from oxygent_client.telemetry._stats import BUCKETS, GROWTH, LONGEST, SHORTEST, STEPS, StatsCollector, _Times
 from oxygent_client.testing import FakeTransport, Reply, answer, close, delta, pause
 from oxygent_client.transports import Context
 from tests.conftest import scaled

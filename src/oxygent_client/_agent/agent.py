@@ -25,8 +25,8 @@ from oxygent_client._protocol.router import EventRouter
 from oxygent_client._protocol.schema import Schema
 from oxygent_client._run.run import Run
 from oxygent_client.policies import HTTPSOnly, Policies, Policy, Retry, check_secure
-from oxygent_client.telemetry.observers import Observer
-from oxygent_client.telemetry.stats import StatsCollector
+from oxygent_client.telemetry._observers import Observer
+from oxygent_client.telemetry._stats import StatsCollector
 
 __all__ = ["SSEOxyGent"]
 

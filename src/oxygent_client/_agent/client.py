@@ -38,7 +38,7 @@ from oxygent_client._run.trace_ids import TRACE_IDS
 from oxygent_client._run.watched_transport import OutcomeTransport
 from oxygent_client.cluster import RunLocation, cluster_of, home_of
 from oxygent_client.policies import HTTPSOnly, Policies, Policy, Redirect
-from oxygent_client.telemetry.stats import Stats, StatsCollector
+from oxygent_client.telemetry._stats import Stats, StatsCollector
 
 __all__ = ["Client"]
 

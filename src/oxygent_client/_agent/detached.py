@@ -27,7 +27,7 @@ from oxygent_client._protocol.payload import encode
 from oxygent_client._protocol.router import NameMap
 from oxygent_client._run.outcome import OutcomeTracker
 from oxygent_client._run.trace_claims import TraceIdClaims
-from oxygent_client.telemetry.observers import RunObservation
+from oxygent_client.telemetry._observers import RunObservation
 
 __all__ = ["AttachRequestBuilder", "RunHandle", "home", "start_detached"]
 

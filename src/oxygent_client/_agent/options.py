@@ -34,7 +34,7 @@ from oxygent_client._protocol.payload import CallStackStrategy, build_payload
 from oxygent_client._protocol.router import EventRouter
 from oxygent_client._protocol.schema import Schema
 from oxygent_client.policies import Policy, Retry
-from oxygent_client.telemetry.observers import Observer
+from oxygent_client.telemetry._observers import Observer
 from oxygent_client.transports.httpx import HTTPXTransport
 
 __all__ = ["AgentOptions", "EventFilter", "EventHandler", "ProgressCallback", "check_settings", "user_code_errors"]

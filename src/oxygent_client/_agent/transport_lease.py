@@ -15,7 +15,7 @@ import attrs
 
 from oxygent_client._core.per_loop import PerLoop
 from oxygent_client._core.transport import Transport
-from oxygent_client.telemetry.stats import CountsConnections
+from oxygent_client.telemetry._stats import CountsConnections
 
 __all__ = ["TransportPool"]
 

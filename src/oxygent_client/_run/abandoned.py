@@ -20,7 +20,7 @@ from anyio.lowlevel import current_token
 from oxygent_client._core.log import log_event
 from oxygent_client._core.transport import Context
 from oxygent_client._run.outcome import OutcomeTracker
-from oxygent_client.telemetry.observers import RunObservation
+from oxygent_client.telemetry._observers import RunObservation
 
 __all__ = ["AbandonedWatch", "forget", "sweep", "watch"]
 

@@ -15,7 +15,7 @@ from oxygent_client._core.transport import HTTPRequest, Transport
 from oxygent_client._protocol.router import Action, EventRouter, NameMap
 from oxygent_client._protocol.schema import Schema, Validator
 from oxygent_client._run.outcome import OutcomeTracker
-from oxygent_client.telemetry.observers import RunObservation
+from oxygent_client.telemetry._observers import RunObservation
 
 __all__ = ["Listener", "RunConfig"]
 

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from oxygent_client.cli._markdown import laid_out
 from oxygent_client.cli._terminal_text import block, brief, indented, line
-from oxygent_client.cli._view import TreeLine, Mark, View
+from oxygent_client.cli._view import Mark, TreeLine, View
 
 __all__ = ["MEMBERS", "Drawn", "Fitted", "answer", "organization", "question", "summary", "tree"]
 

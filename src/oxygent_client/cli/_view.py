@@ -30,7 +30,7 @@ from oxygent_client import (
 )
 from oxygent_client.cli._terminal_text import brief, line
 
-__all__ = ["TreeLine", "Mark", "Node", "Note", "View"]
+__all__ = ["Mark", "Node", "Note", "TreeLine", "View"]
 
 MOST = 2000
 """How many calls and notes are kept together (a count). A terminal shows fifty lines."""

@@ -4,8 +4,8 @@
 """
 
 from oxygent_client._core.deprecation import moved_names
-from oxygent_client.telemetry.observers import Notification, Observer, Propagator, RunObservation
-from oxygent_client.telemetry.stats import CountsConnections, Quantiles, Stats
+from oxygent_client.telemetry._observers import Notification, Observer, Propagator, RunObservation
+from oxygent_client.telemetry._stats import CountsConnections, Quantiles, Stats
 
 __all__ = ["CountsConnections", "Notification", "Observer", "Propagator", "Quantiles", "RunObservation", "Stats"]
 

@@ -33,7 +33,7 @@ from oxygent_client._core.errors import ConfigurationError
 from oxygent_client._core.events import Observation, ToolCall
 from oxygent_client._core.requests import OxyRequest
 from oxygent_client._version import __version__
-from oxygent_client.telemetry.observers import Notification, RunObservation
+from oxygent_client.telemetry._observers import Notification, RunObservation
 
 __all__ = ["OTelObserver"]
 

@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import attrs
 
 from oxygent_client._core.transport import find_wrapped
-from oxygent_client.telemetry.observers import Notification, Observer, RunObservation
+from oxygent_client.telemetry._observers import Notification, Observer, RunObservation
 
 __all__ = ["CountsConnections", "Quantiles", "Stats", "StatsCollector"]
 
