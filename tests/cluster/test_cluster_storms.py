@@ -74,7 +74,7 @@ class Process:
 
     async def start(self) -> None:
         """Returns when it listens."""
-        program, told = ROOT / "tests" / "cluster_server.py", (self.port, self.log, self.number)
+        program, told = ROOT / "tests" / "support" / "cluster_server.py", (self.port, self.log, self.number)
         command = [sys.executable, "-I", str(program), *map(str, told)]
         self.process = await anyio.open_process(command, stderr=None)
         assert self.process.stdout is not None

@@ -99,8 +99,10 @@ def run_alone(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Cal
 
     def run(variable: str, which: str) -> pytest.RunResult:
         tests = pytester.mkpydir("tests")
-        for name in ("conftest.py", "machine.py", "soak.py"):
-            shutil.copy(ROOT / "tests" / name, tests)
+        shutil.copy(ROOT / "tests" / "conftest.py", tests)
+        for name in ("__init__.py", "machine.py", "soak.py"):
+            (tests / "support").mkdir(exist_ok=True)
+            shutil.copy(ROOT / "tests" / "support" / name, tests / "support")
         shutil.copy(ROOT / "pyproject.toml", pytester.path)
         (tests / "test_alone.py").write_text(SOURCE, encoding="utf-8")
         (tests / "test_skipped_file.py").write_text(SKIPPED_FILE, encoding="utf-8")

@@ -45,7 +45,7 @@ each_loop: Final = pytest.mark.parametrize("loop", LOOPS)
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """Where the floods are."""
-    command = [sys.executable, str(ROOT / "tests" / "flood_server.py"), "--seconds", "30"]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "flood_server.py"), "--seconds", "30"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdin is not None
         assert server.stdout is not None

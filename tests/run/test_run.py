@@ -601,22 +601,35 @@ async def test_what_is_no_stream() -> None:
         assert (error.partial, round(played.seconds, 6)) == (None, 0.0 if name != "endless body" else 5.0)
 
 
-async def test_a_200_that_is_no_stream() -> None:
-    """A 200 with another content type, or with a compressed stream, is an error that says what it is."""
-    gzip = {"content-type": "text/event-stream", "content-encoding": "GZIP"}
-    identity = {"content-type": "Text/Event-Stream ; charset=x", "content-encoding": " identity"}
-    cases: list[tuple[str, Any, Reply]] = [
-        ("login", errors.NotAnEventStreamError, Reply([b"<html>"], headers={"content-type": "text/html"})),
-        ("no type", errors.NotAnEventStreamError, Reply([close()], headers={})),
-        ("compressed", errors.NotAnEventStreamError, Reply([close()], headers=gzip)),
-        ("envelope", errors.EnvelopeError, Reply.json({"code": 400, "message": "no", "data": {}})),
-        ("json", errors.NotAnEventStreamError, Reply.json([])),
-        ("well", "42", Reply([answer("42"), close()], headers=identity)),
-    ]
-    for name, expected, reply in cases:
-        played = await play(FakeTransport({"/sse/chat": reply}))
-        assert (name, played.result) == (name, expected)
-        assert (Outcome.UNKNOWN if played.error else Outcome.COMPLETED) is played.run.outcome
+def coded(coding: str) -> dict[str, str]:
+    """The headers of an event stream under this content coding."""
+    return {"content-type": "text/event-stream", "content-encoding": coding}
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected", "outcome"),
+    [
+        (Reply([b"<html>"], headers={"content-type": "text/html"}), errors.NotAnEventStreamError, Outcome.UNKNOWN),
+        (Reply([close()], headers={}), errors.NotAnEventStreamError, Outcome.UNKNOWN),
+        (Reply([close()], headers=coded("br")), errors.NotAnEventStreamError, Outcome.STARTED),
+        (Reply([close()], headers=coded("GZIP")), errors.IncompleteStreamError, Outcome.UNKNOWN),
+        (Reply.json({"code": 400, "message": "no", "data": {}}), errors.EnvelopeError, Outcome.UNKNOWN),
+        (Reply.json([]), errors.NotAnEventStreamError, Outcome.UNKNOWN),
+        (
+            Reply(
+                [answer("42"), close()], headers={**coded(" identity"), "content-type": "Text/Event-Stream ; charset=x"}
+            ),
+            "42",
+            Outcome.COMPLETED,
+        ),
+    ],
+    ids=["login page", "no type", "a coding that is not supported", "not in its coding", "envelope", "json", "well"],
+)
+async def test_a_200_that_is_no_stream(reply: Reply, expected: Any, outcome: Outcome) -> None:
+    """A 200 with another content type, or with a body that cannot be decoded, is a typed error."""
+    played = await play(FakeTransport({"/sse/chat": reply}))
+    assert played.result == expected
+    assert played.run.outcome is outcome
 
 
 # ---------------------------------------------------------------------------------------------------- Leaving the block

@@ -56,7 +56,12 @@ each_loop: Final = pytest.mark.parametrize("loop", LOOPS)
 @pytest.fixture
 def url() -> Iterator[str]:
     """Where the runs are; its log is this test's alone."""
-    command = [sys.executable, str(ROOT / "tests" / "storm_server.py"), "--heartbeat", str(HERE["heartbeat"])]
+    command = [
+        sys.executable,
+        str(ROOT / "tests" / "support" / "storm_server.py"),
+        "--heartbeat",
+        str(HERE["heartbeat"]),
+    ]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdin is not None
         assert server.stdout is not None
