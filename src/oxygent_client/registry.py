@@ -259,7 +259,7 @@ class AgentRegistry:
                 break
             context = Context(trace_id=str(child.current_trace_id), group_id=child.group_id, node_id=str(child.node_id))
             reason = response.extra.get("error", "?")
-            log_event("odd", context, "%s failed (%s); asking %s instead", member.name, reason, instead)
+            log_event("warning", context, "%s failed (%s); asking %s instead", member.name, reason, instead)
             member = self.member(instead)
         if member.name != callee:
             response = attrs.evolve(response, extra={**response.extra, "fallback_for": callee})
@@ -418,7 +418,7 @@ class _Live:
             await member.__aexit__(None, None, None)
         except Exception as error:  # noqa: BLE001  (it is kept; the others are to be closed all the same)
             failure = _translated(error, cast("Member", member), "closing ")
-            log_event("odd", Context(), "%s", failure)
+            log_event("warning", Context(), "%s", failure)
             self.failures.append(failure)
 
 

@@ -271,9 +271,9 @@ WRITERS: Final[dict[str, tuple[str, ...]]] = {
     "logger.log": ("_core/log.py",),
     "escape_text": (
         "_core/decompression.py", "_core/errors.py", "_core/log.py", "_core/sent_secrets.py", "_protocol/responses.py",
-        "_protocol/schema.py", "_run/reported_errors.py", "_agent/callbacks.py",
+        "_protocol/schema.py", "_run/reported_errors.py", "_agent/callbacks.py", "transports/_library_log.py",
     ),
-    "warnings.warn": (),
+    "warnings.warn": ("_core/deprecation.py",),
     "print": (),
     "logging.warning": (),
     "logger.warning": ("integrations/oxygent.py",),
@@ -304,7 +304,8 @@ def test_each_notification_is_walked() -> None:
     assert NOTED >= {"event", "request", "response", "error"}
     assert {*UNLOGGED} == {"begun", "streaming", "first_byte", "tool_call", "observation", "ended"}
     assert {*LEVELS} == {
-        "connect", "opened", "first_event", "closed", "retry", "hedge", "refused", "reattach", "record", "odd", "detail"
+        "connect", "opened", "first_event", "closed", "retry", "hedge", "refused", "reattach", "record",
+        "warning", "debug",
     }  # fmt: skip
 
 

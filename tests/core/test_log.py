@@ -122,7 +122,7 @@ ZOO: Final[dict[str, Case]] = {
     "a whole run": Case(WHOLE, {STREAM: GOOD}),
     "left": Case(WHOLE, {STREAM: GOOD}, call=leave),
     "refused": Case("connect refused closed", {STREAM: REFUSED}),
-    "no stream": Case(f"{OPEN} detail record closed", {STREAM: ENVELOPE}),
+    "no stream": Case(f"{OPEN} debug record closed", {STREAM: ENVELOPE}),
     "no connection": Case("connect closed", {STREAM: Reply(before=errors.ConnectError("refused"))}),
     "again, and then well": Case(
         f"connect refused retry connect retry {WHOLE}",
@@ -131,30 +131,30 @@ ZOO: Final[dict[str, Case]] = {
     ),
     "cut": Case(f"{OPEN} first_event record closed", {STREAM: Reply((progress(1),)), "/view": DONE}),
     "cut, without records": Case(
-        f"{OPEN} first_event detail detail detail detail record closed",
+        f"{OPEN} first_event debug debug debug debug record closed",
         {STREAM: Reply((progress(1), LOST)), "/view": Reply((CANARY.encode(),), status=500)},
     ),
-    "idle": Case(f"{OPEN} detail record closed", {STREAM: Reply((heartbeat(), pause(15)) * 50), "/view": NO_RECORDS}),
+    "idle": Case(f"{OPEN} debug record closed", {STREAM: Reply((heartbeat(), pause(15)) * 50), "/view": NO_RECORDS}),
     "odd messages": Case(
-        f"{OPEN} first_event odd odd odd odd closed",
+        f"{OPEN} first_event warning warning warning warning closed",
         {STREAM: Reply((ODD, LONG, answer(1), close()))},
         {"schema": {None: wrong}},
     ),
     "strict": Case(
-        f"{OPEN} first_event odd closed",
+        f"{OPEN} first_event warning closed",
         {STREAM: Reply((LONG, answer(1), close()))},
         {"schema": {None: wrong}, "strict": True},
     ),
     "a remote that says nothing of itself": Case(
-        f"odd odd {WHOLE}", {STREAM: GOOD, "/get_organization": Reply(status=500)}, {"callee": "someone"}
+        f"warning warning {WHOLE}", {STREAM: GOOD, "/get_organization": Reply(status=500)}, {"callee": "someone"}
     ),
     "a remote that lists no agents": Case(
-        f"detail detail odd {WHOLE}",
+        f"debug debug warning {WHOLE}",
         {STREAM: GOOD, "/get_organization": Reply.json({"code": 200, "data": {"organization": {}}})},
         {"callee": "someone"},
     ),
     "a handler": Case("closed", {STREAM: GOOD}, call=enter_broken),
-    "a token that is not renewed": Case(f"{WHOLE} odd {WHOLE}", {STREAM: GOOD}, {"auth": failing}, call=twice),
+    "a token that is not renewed": Case(f"{WHOLE} warning {WHOLE}", {STREAM: GOOD}, {"auth": failing}, call=twice),
     "started": Case(
         OPEN, {"/async/chat": Reply.json({"code": 200, "data": {}})}, call=lambda agent: agent.start(request())
     ),
@@ -175,7 +175,7 @@ ZOO: Final[dict[str, Case]] = {
         {"hedge": Hedge(after=2)},
         call=lambda agent: agent.ask(request().clone_with(idempotent=True)),
     ),
-    "looked up": Case("detail", {"/view": ENVELOPE}, call=lambda agent: agent.lookup("mine")),
+    "looked up": Case("debug", {"/view": ENVELOPE}, call=lambda agent: agent.lookup("mine")),
 }
 USUAL: Final = {*vars(logging.makeLogRecord({})), "message", "asctime"}
 

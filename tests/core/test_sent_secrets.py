@@ -96,7 +96,7 @@ def test_records_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     context = Context()
     context.sent.note(headers={"x-api-key": CANARY})
     with caplog.at_level("DEBUG", logger=logger.name):
-        log_event("odd", context, "%s, %s, %d", CANARY, errors.OxyError(CANARY), 7, reason=CANARY, attempt=2)
+        log_event("warning", context, "%s, %s, %d", CANARY, errors.OxyError(CANARY), 7, reason=CANARY, attempt=2)
     (record,) = caplog.records
     fields: dict[str, Any] = vars(record)
     assert record.getMessage() == "[scrubbed], [scrubbed], 7"

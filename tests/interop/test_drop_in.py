@@ -427,10 +427,10 @@ async def test_attempts_and_records(tmp_path: Path, version: str) -> None:
         "outside of a call": "not today",
         "without attributes": [],
         "the drop-in's own": [
-            ["odd", "", "", "nobody"],  # the start of the system
-            ["odd", "the trace", "the node", "faulty"],
-            ["odd", "", "", "nobody"],  # asked again
-            ["odd", "the trace", "the node", "nobody"],
+            ["warning", "", "", "nobody"],  # the start of the system
+            ["warning", "the trace", "the node", "faulty"],
+            ["warning", "", "", "nobody"],  # asked again
+            ["warning", "the trace", "the node", "nobody"],
         ],
     }
     assert sum(request.line.startswith("POST") for request in server.requests) == 1

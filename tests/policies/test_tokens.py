@@ -128,7 +128,7 @@ async def test_a_refresh_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     assert {
         (record.name, record.levelname, *(getattr(record, name) for name in ("event", "trace_id", "node_id")))
         for record in caplog.records
-    } == {("oxygent_client", "WARNING", "odd", "t-1", "n-1")}
+    } == {("oxygent_client", "WARNING", "warning", "t-1", "n-1")}
     await anyio.sleep(46.5)  # it ends while the next is asked for
     with pytest.raises(HandlerError, match=r"^the token provider raised OSError$"):
         await asked.once()

@@ -183,17 +183,17 @@ ODD: Final = Reply((b'data: {"type": "tool_call", "content": 1}\r\n\r\n', answer
 @pytest.mark.parametrize(
     ("expected", "replies"),
     [
-        (("connect", "opened", "first_event", "odd", "closed"), [ODD]),
+        (("connect", "opened", "first_event", "warning", "closed"), [ODD]),
         (("connect", "refused", "closed"), [Reply((b"no",), status=403)]),
         (
             (
-                *("connect", "detail", "record", "retry", "connect", "retry"),  # it has no record, and says so
-                *("connect", "opened", "first_event", "odd", "closed"),
+                *("connect", "debug", "record", "retry", "connect", "retry"),  # it has no record, and says so
+                *("connect", "opened", "first_event", "warning", "closed"),
             ),
             [LOST, Reply(before=REFUSED), ODD],
         ),
     ],
-    ids=["odd", "refused", "retries"],
+    ids=["warning", "refused", "retries"],
 )
 async def test_the_log_and_the_observers_are_told_the_same(
     expected: tuple[str, ...], replies: list[Reply], caplog: pytest.LogCaptureFixture

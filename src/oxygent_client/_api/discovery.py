@@ -143,7 +143,7 @@ class RemoteCatalog:
             except ConnectError:
                 raise
             except OxyError as error:
-                log_event("odd", request.context, "the remote does not say whom it knows: %s", error)
+                log_event("warning", request.context, "the remote does not say whom it knows: %s", error)
                 remote = remote or UNKNOWN
         known = remote.agents
         if callee not in known.names and known.complete:
@@ -151,7 +151,7 @@ class RemoteCatalog:
             raise UnknownCalleeError(f"the remote has nothing called {callee!r}; it has {there}")
         if callee not in known.names:
             said = "the remote does not show anything called %r; a run of an unknown name never ends there"
-            log_event("odd", request.context, said, callee)
+            log_event("warning", request.context, said, callee)
 
     def shows(self, name: str, servers: frozenset[str]) -> bool:
         """Whether a discovery of one of these servers has happened and showed `name`."""
@@ -204,5 +204,5 @@ async def _optional(
     try:
         return await data(path), False
     except (StatusError, EnvelopeError) as error:
-        log_event("detail", pattern.context, "%s: %s", path, error)
+        log_event("debug", pattern.context, "%s: %s", path, error)
         return None, isinstance(error, StatusError) and error.status in MISSING

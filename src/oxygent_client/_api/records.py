@@ -82,5 +82,5 @@ async def _looked(
     try:
         return parse_record(await fetch_data(transport, request, limits, until=until), limits, node_id=node_id)
     except OxyError as error:
-        log_event("detail", pattern.context, "no record of the run: %s", error)
+        log_event("debug", pattern.context, "no record of the run: %s", error)
         raise

@@ -33,8 +33,8 @@ LEVELS: Final[Mapping[str, int]] = {
     "refused": logging.WARNING,  # it was answered with another status; `status`
     "reattach": logging.WARNING,  # a detached run's connection broke, and is made again; `seconds`
     "record": logging.DEBUG,  # the server's record of a run was asked; `state`
-    "odd": logging.WARNING,  # something is not as it should be, and was passed on
-    "detail": logging.DEBUG,  # what may help to find a fault
+    "warning": logging.WARNING,  # something unexpected that does not end the run; the message says what
+    "debug": logging.DEBUG,  # details for debugging
 }
 """The events, and their levels."""
 

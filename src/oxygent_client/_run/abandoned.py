@@ -73,7 +73,9 @@ def sweep() -> None:
             lost = _LOST.popleft()
         except IndexError:  # pragma: no cover  (another thread was faster)
             return
-        log_event("odd", lost.context, "a run was dropped without leaving its block (`async with agent.stream(...)`)")
+        log_event(
+            "warning", lost.context, "a run was dropped without leaving its block (`async with agent.stream(...)`)"
+        )
         said = {"end": "left", "error": None, "response": None, "outcome": str(lost.word.outcome)}
         lost.observed.hold(0)
         lost.observed.note("ended", lost.context, {**said, "seconds": time.monotonic() - lost.began})

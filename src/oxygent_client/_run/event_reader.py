@@ -242,7 +242,7 @@ class EventReader:
                     now = anyio.current_time()
                     scope.deadline = min(now + GATHER_PAUSE, until)
             except Exception as error:  # noqa: BLE001  (whatever a transport raises: the run is left)
-                log_event("detail", self.context, "nothing more could be read: %s", type(error).__name__)
+                log_event("debug", self.context, "nothing more could be read: %s", type(error).__name__)
 
     def _take_in(self, piece: bytes, *, since: float) -> None:
         """Decode `piece`, which was waited for since then."""
@@ -266,7 +266,9 @@ class EventReader:
             self.was_held_back = True
             headers = self.line.headers
             who = self.context.sent.shown(headers.get("via") or headers.get("server", "nobody who gives a name"), 60)
-            log_event("odd", self.context, "the stream was held back on its way: a proxy buffers it (%s answered)", who)
+            log_event(
+                "warning", self.context, "the stream was held back on its way: a proxy buffers it (%s answered)", who
+            )
 
     async def _breathe(self) -> None:
         """Let others run, and cancellation through, now and then."""

@@ -362,7 +362,9 @@ class Run:
         event = to_event(sse, self._plan.limits)
         self._check_whose(event)
         if type(event) is Custom and event.type in ("tool_call", "observation"):
-            log_event("odd", self._context, "a %s without an object as its content is passed on as it is", event.type)
+            log_event(
+                "warning", self._context, "a %s without an object as its content is passed on as it is", event.type
+            )
         return check(event, self._plan.schema, self._context.sent.clean) if self._plan.schema else event
 
     def _check_whose(self, event: Event) -> None:
@@ -393,7 +395,7 @@ class Run:
 
     def _complain(self, event: Event) -> None:
         kind, problems = self._context.sent.shown(event.type, 200), "; ".join(event.problems)
-        log_event("odd", self._context, "a message of type '%s' is not as expected: %s", kind, problems)
+        log_event("warning", self._context, "a message of type '%s' is not as expected: %s", kind, problems)
         if self._plan.strict:
             raise MalformedResponseError(f"a message of type '{kind}' is not valid: {event.problems[0]}")
 

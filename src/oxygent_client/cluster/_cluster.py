@@ -149,7 +149,7 @@ class _Live:
             urls = await name.addresses()
         except ConnectError as error:
             self.problem = error
-            log_event("odd", Context(purpose="discover"), "%s; the replicas stay as they were", error)
+            log_event("warning", Context(purpose="discover"), "%s; the replicas stay as they were", error)
         else:
             self.found[name] = _Found(urls, now)
 
@@ -498,7 +498,7 @@ class Cluster:
         if after.ejections > before.ejections:
             text = "%s failed %d times in a row, and is left alone for %.1f s"
             times = max(after.failures, after.missed)
-            log_event("odd", context, text, redact_url(seat.place.replica.url), times, after.until - now)
+            log_event("warning", context, text, redact_url(seat.place.replica.url), times, after.until - now)
 
 
 def cluster_of(transport: object) -> Cluster | None:

@@ -318,7 +318,7 @@ class SSEOxyGent(RemoteAgent):
         trace_id, node_id = (oxy_request.current_trace_id, oxy_request.node_id) if oxy_request else (None, None)
         # The ids are the framework's caller's: as they stand in a line of a log, nothing in them begins another.
         ids = {"trace_id": _in_a_line(trace_id or ""), "node_id": _in_a_line(node_id or "")}
-        logger.warning("%s: %s", self.name, _in_a_line(text), exc_info=cause, extra={"event": "odd", **ids})
+        logger.warning("%s: %s", self.name, _in_a_line(text), exc_info=cause, extra={"event": "warning", **ids})
 
     def _failed(
         self, error: OxyError, oxy_request: schemas.OxyRequest, cause: BaseException | None = None

@@ -211,7 +211,9 @@ class TokenCache:
                     # One each: whoever gets it writes into it.
                     raise copy.copy(asking.result) from asking.result.__cause__
                 cause = type(asking.result.__cause__ or asking.result).__name__
-                log_event("odd", context, "the token could not be refreshed (%s); it is used on, until its end", cause)
+                log_event(
+                    "warning", context, "the token could not be refreshed (%s); it is used on, until its end", cause
+                )
                 return old
             if asking.result is not None and now < asking.result.end:
                 return asking.result

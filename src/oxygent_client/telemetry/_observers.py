@@ -140,4 +140,4 @@ class RunObservation:
         if not self._has_complained:
             self._has_complained = True
             alone = attrs.evolve(context, observed=None)  # no observer hears of another's fault
-            log_event("odd", alone, "%s raised %s; the run goes on", type(observer).__name__, type(error).__name__)
+            log_event("warning", alone, "%s raised %s; the run goes on", type(observer).__name__, type(error).__name__)

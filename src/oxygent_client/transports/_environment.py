@@ -225,7 +225,11 @@ def check_verify(given: object, transport: str) -> None:
         raise ConfigurationError(f"{transport}: verify must be True, False or an ssl.SSLContext ({advice})")
     if shown := accepts_all(given):
         log_event(
-            "odd", Context(), "%s(%s): no certificate is verified, anybody in between can read along", transport, shown
+            "warning",
+            Context(),
+            "%s(%s): no certificate is verified, anybody in between can read along",
+            transport,
+            shown,
         )
 
 

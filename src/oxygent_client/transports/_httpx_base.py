@@ -122,7 +122,7 @@ async def _closed(close: Callable[[], Awaitable[object]], context: Context) -> N
     try:
         await close()
     except Exception as failure:  # noqa: BLE001  (whatever it is: what there was to say is said)
-        log_event("detail", context, "closing failed: %s", type(failure).__name__)
+        log_event("debug", context, "closing failed: %s", type(failure).__name__)
 
 
 async def _entered(stack: AsyncExitStack, block: AbstractAsyncContextManager[T], context: Context) -> T:

@@ -132,7 +132,7 @@ class _Conversation:
         self._ended.set()
 
     def _tell(self, text: str, cause: BaseException | None = None) -> None:
-        log_event("odd", self._context, text, cause=cause)
+        log_event("warning", self._context, text, cause=cause)
 
     # --- the application's side ---
 
