@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parent.parent
 PAGE: Final = ROOT / "docs" / "howto" / "cluster.md"
 PICTURE: Final = ROOT / "docs" / "assets" / "cluster.svg"
-BEGIN, END = "<!-- made by benchmarks/cluster_simulation.py -->", "<!-- end of what it made -->"
+BEGIN, END = "<!-- made by benchmarks/cluster_simulation.py -->", "<!-- end of simulation output -->"
 
 SLOWER: Final = 4.0
 SECONDS: Final = 5.0

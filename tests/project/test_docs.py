@@ -197,8 +197,8 @@ def names(cell: str) -> list[str]:
 
 DEFAULTS: Final[tuple[tuple[str, str, type[Any]], ...]] = (
     ("docs/concepts.md", "## Time-outs", Timeouts),
-    ("docs/howto/retry-and-limit.md", "## How long it waits", Retry),
-    ("docs/howto/cluster.md", "## Who is left alone", Health),
+    ("docs/howto/retry-and-limit.md", "## Backoff", Retry),
+    ("docs/howto/cluster.md", "## Health checks", Health),
 )
 
 
@@ -227,18 +227,18 @@ FIGURES: Final = [
     ("docs/concepts.md", "## Records", f"`Timeouts.lookup` ({Timeouts().lookup:g} s)"),
     *[("docs/concepts.md", "### Failed agents", f"`{begin.rstrip()} ...{end}`") for begin, end in FAILURES[:6]],
     ("docs/concepts.md", "## Time-outs", f"{DISCOVERY_SECONDS:g} s"),
-    ("docs/howto/authenticate.md", "## A token that ends", f"`refresh_before` ({BearerAuth('x').refresh_before:g} s)"),
+    ("docs/howto/authenticate.md", "## Refresh a token", f"`refresh_before` ({BearerAuth('x').refresh_before:g} s)"),
     ("docs/howto/choose-a-transport.md", "# Choose a transport", f"{Timeouts().connect:g} s"),
-    ("docs/howto/detached-runs.md", "## Beginning", f"{START_SECONDS:g} s"),
-    ("docs/howto/detached-runs.md", "## Listening", f"{FIRST_PAUSE:g} s"),
-    ("docs/howto/detached-runs.md", "## Listening", f"{LONGEST_PAUSE:g} s"),
-    ("docs/howto/detached-runs.md", "## Listening", f"`Timeouts.idle` ({Timeouts().idle:g} s"),
+    ("docs/howto/detached-runs.md", "## Start a run", f"{START_SECONDS:g} s"),
+    ("docs/howto/detached-runs.md", "## Reconnect", f"{FIRST_PAUSE:g} s"),
+    ("docs/howto/detached-runs.md", "## Reconnect", f"{LONGEST_PAUSE:g} s"),
+    ("docs/howto/detached-runs.md", "## Reconnect", f"`Timeouts.idle` ({Timeouts().idle:g} s"),
     ("docs/howto/detached-runs.md", "## What can be lost", f"{FIRST} s, then {SECOND}, {THIRD}"),
     ("docs/howto/detached-runs.md", "## What can be lost", f"{QUEUE:,} messages"),
     ("docs/howto/observe.md", "## Numbers", f"{GROWTH - 1:.0%}".replace("%", " %")),
     ("docs/howto/observe.md", "## OpenTelemetry", f"{MOST_CALLS:,} calls"),
-    ("docs/howto/retry-and-limit.md", "## How long it waits", f"{WORDS[Retry().budget]} "),
-    ("docs/howto/retry-and-limit.md", "## The order", f"{WORDS[Redirect().hops]} hops"),
+    ("docs/howto/retry-and-limit.md", "## Retry budget", f"{WORDS[Retry().budget]} retries"),
+    ("docs/howto/retry-and-limit.md", "## Order of policies", f"{WORDS[Redirect().hops]} hops"),
     ("docs/tutorial.md", "## Handle errors", f"{WORDS[Retry().attempts]} attempts"),
     ("docs/wire.md", "# The wire, quirk by quirk", f"{KEPT_SECONDS:g} s"),
 ]
@@ -263,7 +263,7 @@ def test_the_table_of_message_types() -> None:
 
 def test_the_order_of_the_policies() -> None:
     """The page has a line for each kind, in the order in which they stand."""
-    text = (DOCS / "howto" / "retry-and-limit.md").read_text("utf-8").partition("## The order")[2]
+    text = (DOCS / "howto" / "retry-and-limit.md").read_text("utf-8").partition("## Order of policies")[2]
     policies = import_module("oxygent_client.policies")
     listed = [getattr(policies, name).kind for name in re.findall(r"^\d\. `(\w+)`", text, re.MULTILINE)]
     assert listed == [*ORDER]
