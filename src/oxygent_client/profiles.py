@@ -194,7 +194,7 @@ def _refusal(make: Callable[[], object]) -> str:
     try:
         make()
     except ConfigurationError as error:
-        return re.sub(r"^\w+\(.*?\): ", "", str(error))
+        return re.sub(r"^\w+\.\w+ ", "", str(error))
     return ""
 
 

@@ -38,7 +38,7 @@ from oxygent_client._core.per_loop import PerLoop
 from oxygent_client._core.requests import OxyRequest, OxyResponse
 from oxygent_client._core.tasks import plain_task_group
 from oxygent_client._core.transport import Context
-from oxygent_client._core.validation import DICT, FLAG, MAPPING, Kind, check_kinds
+from oxygent_client._core.validation import DICT, FLAG, MAPPING, Rule, check_each
 from oxygent_client._protocol.payload import RESTART, check_restart
 from oxygent_client._protocol.router import copy_json
 
@@ -128,7 +128,7 @@ def _check_arguments(member: object, request: OxyRequest) -> None:
             raise HandlerError(text, outcome=Outcome.NOT_SENT) from error
 
 
-_KINDS: Final[Mapping[str, Kind]] = {
+_RULES: Final[Mapping[str, Rule]] = {
     "arguments": MAPPING,
     "shared_data": DICT,
     "group_data": DICT,
@@ -234,7 +234,7 @@ class AgentRegistry:
             ConfigurationError: the call is wrong in another way, or the members call each other in a circle.
             AttributeError: `OxyRequest` has no such field.
         """
-        check_kinds(changes, _KINDS)
+        check_each(changes, _RULES)
         if isinstance(request, str):
             request = self._from_outside(changes, callee=request)
         callee = str(changes.get("callee") or "")

@@ -892,7 +892,7 @@ WRONG: Final[list[tuple[str, Any, dict[str, Any]]]] = [
     ("a int is no replica", [7], {}),
     ("twice", ["https://a.example", "https://a.example"], {}),
     ("must be one of round_robin", ["https://a.example"], {"strategy": "best"}),
-    ("tries=0", ["https://a.example"], {"tries": 0}),
+    ("Cluster.tries", ["https://a.example"], {"tries": 0}),
 ]
 
 
@@ -908,8 +908,8 @@ def test_what_is_refused(said: str, members: Any, options: dict[str, Any]) -> No
     [
         ("DNS is for http", lambda: DNS("https://agents.svc")),
         ("http:// or https://", lambda: DNS("agents.svc")),
-        ("more than 0", lambda: Replica("https://a.example", weight=0)),
-        ("at least 0", lambda: Hedge(-1)),
+        ("Replica.weight", lambda: Replica("https://a.example", weight=0)),
+        ("Hedge.after", lambda: Hedge(-1)),
     ],
 )
 def test_what_values_refuse(said: str, make: Any) -> None:

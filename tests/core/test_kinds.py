@@ -123,12 +123,12 @@ def test_what_is_plain(function: Any, shown: str) -> None:
     with pytest.raises(errors.ConfigurationError) as caught:
         check_async("mine", function)
     assert str(caught.value).startswith("mine must be an async function")
-    assert str(caught.value).endswith(f"this is {shown}")
+    assert str(caught.value).endswith(f"got {shown}")
 
 
 def test_what_is_no_function() -> None:
     """What cannot be called is neither."""
-    with pytest.raises(errors.ConfigurationError, match="this is int"):
+    with pytest.raises(errors.ConfigurationError, match="got int"):
         check_async("mine", 1)
-    with pytest.raises(errors.ConfigurationError, match="this is int"):
+    with pytest.raises(errors.ConfigurationError, match="got int"):
         check_plain("mine", 1)

@@ -461,7 +461,7 @@ WRONG: Final[dict[str, tuple[Callable[[], object], str]]] = {
     "no token in the environment": (lambda: BearerAuth(UNSET), "exactly one source"),
     "two sources": (lambda: BearerAuth("CANARY", provider=a_token), "exactly one source"),
     "no token": (lambda: BearerAuth("CANARY CANARY"), "a token must be text"),
-    "a time less than zero": (lambda: BearerAuth("CANARY", refresh_before=-1), r"BearerAuth\(refresh_before=-1\)"),
+    "a time less than zero": (lambda: BearerAuth("CANARY", refresh_before=-1), r"BearerAuth\.refresh_before must be"),
     "a colon": (lambda: BasicAuth("ada:CANARY", "pw"), "cannot have a colon"),
     "two passwords": (lambda: BasicAuth("ada", "CANARY", provider=a_token), "not both"),
     "a line end in a password": (lambda: BasicAuth("ada", "CANARY\r\n"), "not allowed"),

@@ -6,7 +6,7 @@ import copy
 import math
 import pickle
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import attrs
@@ -345,22 +345,22 @@ async def test_memory_is_shared() -> None:
 
 # -------------------------------------------------------------------------------------------------------------- Values
 
-WRONG: Final[list[tuple[str, Callable[[], object]]]] = [
-    ("ConcurrencyLimit.max=0", lambda: ConcurrencyLimit(0)),
-    ("ConcurrencyLimit.max=1.5", lambda: ConcurrencyLimit(cast("int", 1.5))),
-    ("ConcurrencyLimit.max=True", lambda: ConcurrencyLimit(max=True)),
-    ("RateLimit.per_second=0", lambda: RateLimit(0)),
-    ("RateLimit.per_second=-1", lambda: RateLimit(-1)),
-    ("RateLimit.per_second=nan", lambda: RateLimit(math.nan)),
-    ("RateLimit.burst=0", lambda: RateLimit(1, burst=0)),
+WRONG: Final[list[tuple[str, type[Any], dict[str, Any]]]] = [
+    ("max", ConcurrencyLimit, {"max": 0}),
+    ("max", ConcurrencyLimit, {"max": 1.5}),
+    ("max", ConcurrencyLimit, {"max": True}),
+    ("per_second", RateLimit, {"per_second": 0}),
+    ("per_second", RateLimit, {"per_second": -1}),
+    ("per_second", RateLimit, {"per_second": math.nan}),
+    ("burst", RateLimit, {"per_second": 1, "burst": 0}),
 ]
 
 
-@pytest.mark.parametrize(("text", "make"), WRONG)
-def test_wrong_values(text: str, make: Callable[[], object]) -> None:
+@pytest.mark.parametrize(("name", "cls", "fields"), WRONG, ids=str)
+def test_wrong_values(name: str, cls: type[Any], fields: dict[str, Any]) -> None:
     """A number out of its range is an error that names it."""
-    with pytest.raises(errors.ConfigurationError, match=text):
-        make()
+    with pytest.raises(errors.ConfigurationError, match=rf"^{cls.__name__}\.{name} must be"):
+        cls(**fields)
 
 
 @pytest.mark.parametrize("value", [ConcurrencyLimit(max=3), RateLimit(per_second=2, burst=3)])

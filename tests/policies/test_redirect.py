@@ -212,7 +212,7 @@ async def test_any_path(location: str) -> None:
 @pytest.mark.parametrize("any_path", [1, 0, None, "no"])
 def test_any_path_is_true_or_false(any_path: Any) -> None:
     """Nothing else is taken for it."""
-    with pytest.raises(errors.ConfigurationError, match=r"Redirect.any_path="):
+    with pytest.raises(errors.ConfigurationError, match=r"^Redirect\.any_path must be"):
         Redirect(any_path=any_path)
 
 
@@ -264,7 +264,7 @@ async def test_closing() -> None:
 @pytest.mark.parametrize("hops", [-1, 1.5, True, None])
 def test_wrong_values(hops: Any) -> None:
     """Hops are counted."""
-    with pytest.raises(errors.ConfigurationError, match=r"Redirect.hops="):
+    with pytest.raises(errors.ConfigurationError, match=r"^Redirect\.hops must be"):
         Redirect(hops)
 
 

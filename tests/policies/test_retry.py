@@ -516,7 +516,7 @@ WRONG: Final[list[dict[str, Any]]] = [
 @pytest.mark.parametrize("said", WRONG)
 def test_wrong_values(said: dict[str, Any]) -> None:
     """A number out of its range is an error that names it."""
-    with pytest.raises(errors.ConfigurationError, match=f"Retry.{next(iter(said))}="):
+    with pytest.raises(errors.ConfigurationError, match=rf"^Retry\.{next(iter(said))} must be"):
         Retry(**said)
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Unpack
+from typing import Any, Final, Unpack
 
 import anyio
 
@@ -28,7 +28,7 @@ from oxygent_client._core.requests import OxyRequest
 from oxygent_client._core.sent_secrets import SentSecrets
 from oxygent_client._core.server_identity import server_identity
 from oxygent_client._core.transport import HTTPRequest, Transport, redact_url
-from oxygent_client._core.validation import TOKEN, check_kinds
+from oxygent_client._core.validation import instance_of
 from oxygent_client._run.abandoned import sweep
 from oxygent_client._run.config import RunConfig
 from oxygent_client._run.outcome import OutcomeTracker
@@ -41,6 +41,8 @@ from oxygent_client.policies import HTTPSOnly, Policies, Policy, Redirect
 from oxygent_client.telemetry._stats import Stats, StatsCollector
 
 __all__ = ["Client"]
+
+_TOKEN: Final = instance_of(str, "the str that handle.to_token() returns")
 
 
 class Client(AgentOptions):
@@ -204,7 +206,7 @@ class Client(AgentOptions):
         Raises:
             ConfigurationError: it is no such token, or the run is at another server.
         """
-        check_kinds({"token": token}, {"token": TOKEN})
+        _TOKEN.check("token", token)
         handle = RunHandle.from_token(token)
         if self.server_url and server_identity(handle.server_url) != server_identity(self.server_url):
             raise ConfigurationError(f"this run is at {handle.server_url}, and this agent's remote elsewhere")

@@ -11,6 +11,9 @@ from collections.abc import Awaitable, Callable, Collection, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+import attrs
+from attrs import validators
+
 from oxygent_client._agent.remote_agent import RemoteAgent
 from oxygent_client._core.errors import HandlerError, Outcome, OxyError
 from oxygent_client._core.requests import OxyRequest
@@ -22,13 +25,14 @@ from oxygent_client._core.validation import (
     NAMES,
     TEXT,
     TEXTS,
-    Kind,
+    Rule,
+    Validator,
     check_async,
-    check_kinds,
+    check_each,
     check_plain,
-    having,
-    of,
-    or_none,
+    either,
+    instance_of,
+    optional,
 )
 from oxygent_client._protocol.payload import CallStackStrategy, build_payload
 from oxygent_client._protocol.router import EventRouter
@@ -44,40 +48,49 @@ EventHandler = Callable[[Any], Awaitable[None]]
 ProgressCallback = Callable[[str], Awaitable[None]]
 
 
-_FUNCTION: Final = or_none(Kind(callable, "a function"))
-_INBOUND: Final = {"_headers": Kind(TEXTS.holds, f"{TEXTS.expected}, in shared_data")}
-_POLICY: Final = of(Policy, "a policy such as BearerAuth('a-token') or BasicAuth('user', 'password')")
+def _has(method: str) -> Validator:
+    """Accept whatever has such a method: a fake needs no more than the one that is used."""
 
-_SETTINGS: Final[Mapping[str, Kind]] = {
+    def check(instance: object, attribute: object, value: object) -> None:
+        if isinstance(value, type) or not callable(getattr(value, method, None)):
+            raise TypeError
+
+    return check
+
+
+_FUNCTION: Final = optional(Rule("a function", validators.is_callable()))
+_INBOUND: Final = {"_headers": attrs.evolve(TEXTS, expected=f"{TEXTS.expected}, in shared_data")}
+_POLICY: Final = instance_of(Policy, "a policy such as BearerAuth('a-token') or BasicAuth('user', 'password')")
+
+_SETTINGS: Final[Mapping[str, Rule]] = {
     "server_url": TEXT,
     "name": TEXT,
     "desc": TEXT,
     "is_share_call_stack": FLAG,
-    "callee": or_none(TEXT),
+    "callee": optional(TEXT),
     "check_callee": FLAG,
-    # What looks like one is one: a fake needs no more than the method that is used.
-    "transport": or_none(having("exchange", "a transport such as HTTPXTransport(...)")),
-    "router": or_none(having("route", "an EventRouter(...)")),
-    "event_handlers": or_none(MAPPING),
+    "transport": optional(Rule("a transport such as HTTPXTransport(...)", _has("exchange"))),
+    "router": optional(Rule("an EventRouter(...)", _has("route"))),
+    "event_handlers": optional(MAPPING),
     "event_filter": _FUNCTION,
     "progress_callback": _FUNCTION,
-    "auth": or_none(_POLICY),
-    "headers": or_none(TEXTS),
+    "auth": optional(_POLICY),
+    "headers": optional(TEXTS),
     "forward_headers": NAMES,
-    "timeouts": of(Timeouts, "Timeouts(...), such as Timeouts(total=60)"),
-    "retry": of(Retry, "Retry(...), such as Retry(attempts=3)"),
-    "limits": of(Limits, "Limits(...), such as Limits(body_bytes=1_000_000)"),
+    "timeouts": instance_of(Timeouts, "Timeouts(...), such as Timeouts(total=60)"),
+    "retry": instance_of(Retry, "Retry(...), such as Retry(attempts=3)"),
+    "limits": instance_of(Limits, "Limits(...), such as Limits(body_bytes=1_000_000)"),
     "https_only": FLAG,
     "plaintext_hosts": NAMES,
-    "policies": of(Collection, "a collection of policies, such as (ConcurrencyLimit(8),)"),
+    "policies": instance_of(Collection, "a collection of policies, such as (ConcurrencyLimit(8),)"),
     "argument_overrides": NAMES,
-    "share_data": Kind(lambda value: FLAG.holds(value) or NAMES.holds(value), f"True, False or {NAMES.expected}"),
+    "share_data": either(FLAG, NAMES),
     "sanitize": _FUNCTION,
-    "schema": or_none(MAPPING),
+    "schema": optional(MAPPING),
     "strict": FLAG,
-    "confirm_state": Kind(lambda value: FLAG.holds(value) or value == "auto", 'True, False or "auto"'),
+    "confirm_state": either(FLAG, Rule('"auto"', validators.in_(["auto"]))),
     "failure_detector": _FUNCTION,
-    "observers": of(Collection, "a collection of observers"),
+    "observers": instance_of(Collection, "a collection of observers"),
 }
 """What kind each argument of an agent must be of."""
 
@@ -88,7 +101,7 @@ def check_settings(given: Mapping[str, Any]) -> None:
     Raises:
         ConfigurationError: one is not; the text says what to give.
     """
-    check_kinds(given, _SETTINGS)
+    check_each(given, _SETTINGS)
     for name, function in _functions(given):
         if function is not None:
             (check_async if name.partition("[")[0] in _AWAITED else check_plain)(name, function)
@@ -247,7 +260,7 @@ class AgentOptions(RemoteAgent):
         """The headers of a request, without the protocol's own. Override it to add some."""
         inbound: dict[str, str] = oxy_request.get_shared_data("_headers") or {}
         check_settings({"headers": self.headers, "forward_headers": self.forward_headers})  # set later, perhaps
-        check_kinds({"_headers": inbound}, _INBOUND)
+        check_each({"_headers": inbound}, _INBOUND)
         allowed = {name.lower() for name in self.forward_headers}
         return {**{name: value for name, value in inbound.items() if name.lower() in allowed}, **self.headers}
 

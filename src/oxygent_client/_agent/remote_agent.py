@@ -18,7 +18,7 @@ from oxygent_client._core.errors import ConfigurationError, OxyError
 from oxygent_client._core.ids import new_id
 from oxygent_client._core.requests import OxyRequest, OxyResponse
 from oxygent_client._core.transport import check_url, redact_url
-from oxygent_client._core.validation import DICT, FLAG, ID, MAPPING, Kind, check_kinds
+from oxygent_client._core.validation import DICT, FLAG, MAPPING, TEXT, Rule, check_each, optional
 from oxygent_client._protocol.router import copy_json
 
 __all__ = ["CallOptions", "RemoteAgent", "make_request", "single_attempt"]
@@ -54,11 +54,11 @@ class CallOptions(TypedDict, total=False):
     """True allows that the remote runs twice, where that is the price of an answer."""
 
 
-_KINDS: Final[Mapping[str, Kind]] = {
+_RULES: Final[Mapping[str, Rule]] = {
     "arguments": MAPPING,
-    "trace_id": ID,
-    "from_trace_id": ID,
-    "group_id": ID,
+    "trace_id": optional(TEXT),
+    "from_trace_id": optional(TEXT),
+    "group_id": optional(TEXT),
     "shared_data": DICT,
     "group_data": DICT,
     "idempotent": FLAG,
@@ -67,13 +67,13 @@ _KINDS: Final[Mapping[str, Kind]] = {
 
 def _check_fields(fields: Mapping[str, Any]) -> None:
     for name in fields:
-        if name not in _KINDS:
-            near = get_close_matches(name, _KINDS, n=1)
+        if name not in _RULES:
+            near = get_close_matches(name, _RULES, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             if name.startswith("timeout"):
                 hint = ": that is Timeouts(total=...) of the agent, or anyio.fail_after(...) around the call"
             raise ConfigurationError(f"a call takes no {name[:60]!r}{hint}")
-    check_kinds(fields, _KINDS)
+    check_each(fields, _RULES)
 
 
 def make_request(query: str | OxyRequest, fields: CallOptions) -> OxyRequest:

@@ -1,72 +1,167 @@
 """Validate arguments.
 
-Rule 1: an error names the argument, what is expected, and the class of what was given; never the value.
-Rule 2: what is checked is the kind. Whether the value is a good one is said by who uses it.
+Rule 1: an error names the argument, the expected kind of value and the class of the given value; never the value.
+Rule 2: a `Rule` is an attrs validator; `Rule.check` applies it to an argument of a function.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import attrs
+from attrs import validators
 
 from oxygent_client._core.errors import ConfigurationError
 
 __all__ = [
+    "ASYNC",
     "DICT",
     "FLAG",
-    "ID",
     "MAPPING",
     "NAMES",
+    "PLAIN",
     "TEXT",
     "TEXTS",
-    "TOKEN",
-    "Kind",
+    "Rule",
+    "Validator",
     "check_async",
-    "check_kinds",
+    "check_each",
     "check_plain",
-    "having",
+    "either",
+    "instance_of",
+    "integer",
     "is_async",
-    "of",
-    "or_none",
+    "number",
+    "optional",
+    "values",
 ]
+
+Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], Any]
 
 
 @attrs.frozen
-class Kind:
-    """A kind of value."""
+class Rule:
+    """A validator whose errors are `ConfigurationError`."""
 
-    holds: Callable[[Any], bool]
-    """Whether a value is of it."""
     expected: str
-    """What to give, to be read after "must be"."""
+    """The values that it accepts, to be read after "must be"."""
+    validator: Validator = attrs.field(repr=False)
+    """Raises TypeError or ValueError for any other value."""
+    is_number: bool = False
+    """Whether the values are numbers: a number that is refused may be shown, since it is no secret."""
+
+    def __call__(self, instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        self.check(f"{type(instance).__name__}.{attribute.name}", value)
+
+    def accepts(self, value: object) -> bool:
+        """Whether `value` is valid."""
+        try:
+            self.validator(None, _ATTRIBUTE, value)
+        except (TypeError, ValueError):
+            return False
+        return True
+
+    def check(self, name: str, value: object) -> None:
+        """Check an argument.
+
+        Raises:
+            ConfigurationError: `value` is invalid; the text starts with `name`.
+        """
+        if not self.accepts(value):
+            shown = self.is_number and type(value) in (int, float) and -_LARGEST <= cast("float", value) <= _LARGEST
+            got = f"{value:g}" if shown else _description(value)
+            raise ConfigurationError(f"{name} must be {self.expected}; got {got}")
 
 
-def check_kinds(given: Mapping[str, Any], table: Mapping[str, Kind]) -> None:
-    """Nothing, if what was given is of the kinds that the table has for it; other names are passed over.
+_LARGEST: Final = 1e18
+_ATTRIBUTE: Final = attrs.fields(Rule).expected
+"""The validators of attrs read the name of an attribute for their own texts, which are not used."""
+
+
+def check_each(given: Mapping[str, object], rules: Mapping[str, Rule]) -> None:
+    """Check those of the given arguments that have a rule.
 
     Raises:
-        ConfigurationError: the text says which is not, and what it must be.
+        ConfigurationError: one is invalid.
     """
     for name, value in given.items():
-        if name in table and not table[name].holds(value):
-            raise ConfigurationError(f"{name} must be {table[name].expected}; this is {_shown(value)}")
+        if name in rules:
+            rules[name].check(name, value)
+
+
+def instance_of(cls: type[Any], expected: str) -> Rule:
+    """Accept instances of `cls`."""
+    # A class can pass for an instance of a runtime-checkable protocol.
+    return Rule(expected, validators.and_(validators.instance_of(cls), validators.not_(validators.instance_of(type))))
+
+
+def optional(rule: Rule) -> Rule:
+    """Accept None too."""
+    return Rule(f"{rule.expected}, or None", validators.optional(rule.validator), is_number=rule.is_number)
+
+
+def either(one: Rule, other: Rule) -> Rule:
+    """Accept the values of two rules."""
+
+    def check(instance: object, attribute: object, value: object) -> None:
+        if not (one.accepts(value) or other.accepts(value)):
+            raise TypeError
+
+    return Rule(f"{one.expected} or {other.expected}", check)
+
+
+def number(*, ge: float = -math.inf, gt: float = -math.inf, le: float = math.inf) -> Rule:
+    """Accept finite numbers that are at least `ge`, more than `gt` and at most `le`; True and False are no numbers."""
+    return Rule(f"a finite number{_bounds(ge, gt, le)}", _number((int, float), ge, gt, le), is_number=True)
+
+
+def integer(*, ge: float = -math.inf, gt: float = -math.inf, le: float = math.inf) -> Rule:
+    """Likewise, whole numbers (`int`)."""
+    return Rule(f"an integer{_bounds(ge, gt, le)}", _number(int, ge, gt, le), is_number=True)
+
+
+def _number(types: type | tuple[type, ...], ge: float, gt: float, le: float) -> Validator:
+    return validators.and_(
+        validators.instance_of(types),
+        validators.not_(validators.instance_of(bool)),
+        validators.ge(ge),
+        validators.gt(gt),
+        validators.le(le),
+        validators.lt(math.inf),
+    )
+
+
+def _bounds(ge: float, gt: float, le: float) -> str:
+    said = [f"{sign} {limit:g}" for sign, limit in ((">=", ge), (">", gt), ("<=", le)) if math.isfinite(limit)]
+    return " ".join(["", " and ".join(said)]) if said else ""
+
+
+def values(rule: Rule) -> Validator:
+    """Apply `rule` to each value of a mapping; an error names the key."""
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        MAPPING(instance, attribute, value)
+        for key, member in value.items():
+            rule.check(f"{type(instance).__name__}.{attribute.name}[{str(key)[:100]!r}]", member)
+
+    return check
 
 
 def is_async(function: Any) -> bool:
-    """Whether a call of `function` has to be awaited, by how it is defined: the call itself might do something already.
+    """Whether a call of `function` has to be awaited, by how it is defined: it is not called.
 
-    Partials, bound methods, objects with an async `__call__`, and wrappers that name what they wrap
-    (`functools.wraps`) count as what is behind them.
+    Partials, bound methods, objects with an async `__call__`, and wrappers that name the function they wrap
+    (`functools.wraps`) count as the function behind them.
     """
     while isinstance(function, partial):
         function = cast("partial[Any]", function).func
     if isinstance(function, type):
         return hasattr(cast("type[Any]", function), "__await__")
-    of_its_class = getattr(cast("type[Any]", type(function)), "__call__", None)  # noqa: B004  (it is looked at, not tested)
+    of_its_class = getattr(cast("type[Any]", type(function)), "__call__", None)  # noqa: B004  (it is inspected, not tested)
     return _is_coroutine(function) or _is_coroutine(of_its_class)
 
 
@@ -76,46 +171,27 @@ def _is_coroutine(function: Any) -> bool:
     return bool(by_types) or inspect.iscoroutinefunction(function)
 
 
-def check_async(name: str, function: Any) -> None:
-    """Nothing, if `function` is async.
-
-    Raises:
-        ConfigurationError: it is not; the text has `name`, and says what `function` is.
-    """
-    if not is_async(function):
-        raise ConfigurationError(
-            f"{name} must be an async function: define it with `async def`; this is {_described(function)}"
-        )
+def _async(instance: object, attribute: object, value: object) -> None:
+    if not is_async(value):
+        raise TypeError
 
 
-def check_plain(name: str, function: Any) -> None:
-    """Nothing, if `function` is a callable that is not async.
-
-    Raises:
-        ConfigurationError: it is not; as for `check_async`.
-    """
-    if not callable(function) or is_async(function):
-        raise ConfigurationError(
-            f"{name} must be a plain function, without `async`: it is not awaited; this is {_described(function)}"
-        )
+def _plain(instance: object, attribute: object, value: object) -> None:
+    if not callable(value) or is_async(value):
+        raise TypeError
 
 
-def _described(function: Any) -> str:
-    """The class of a function, and its name where it has one."""
-    while isinstance(function, partial):
-        function = cast("partial[Any]", function).func
-    if isinstance(function, type):
-        return f"the class {cast('type[Any]', function).__name__}"
-    name = getattr(function, "__qualname__", "")
-    kind = ("async " if is_async(function) else "") + type(function).__name__
-    return f"{kind} {name[:100]!r}" if isinstance(name, str) and name else kind
-
-
-def _shown(value: object) -> str:
-    """The class of a value, and the classes of what it holds."""
+def _description(value: object) -> str:
+    """The class of a value, with the name of a function or the classes of the members of a collection."""
+    while isinstance(value, partial):
+        value = cast("partial[Any]", value).func
     if isinstance(value, type):
         return f"the class {value.__name__}"
     name = type(value).__name__
+    if callable(value):
+        function = getattr(value, "__qualname__", "")
+        name = f"async {name}" if is_async(value) else name
+        return f"{name} {function[:100]!r}" if isinstance(function, str) and function else name
     held: list[Any] = []
     if isinstance(value, Collection) and not isinstance(value, str | bytes):
         held = [*cast("Collection[Any]", value)]
@@ -125,41 +201,22 @@ def _shown(value: object) -> str:
     return f"{name} of {names}" if names else name
 
 
-def of(cls: type[Any], expected: str) -> Kind:
-    """An instance of a class."""
-    return Kind(lambda value: isinstance(value, cls) and not isinstance(value, type), expected)
-
-
-def having(method: str, expected: str) -> Kind:
-    """Whatever has a method of that name."""
-    return Kind(lambda value: callable(getattr(value, method, None)) and not isinstance(value, type), expected)
-
-
-def or_none(kind: Kind) -> Kind:
-    """Likewise, or None."""
-    return Kind(lambda value: value is None or kind.holds(value), f"{kind.expected}, or None")
-
-
-def _are_texts(values: Collection[Any]) -> bool:
-    return all(isinstance(value, str) for value in values)
-
-
-def _is_names(value: object) -> bool:
-    return isinstance(value, Collection) and not isinstance(value, str) and _are_texts(cast("Collection[Any]", value))
-
-
-def _is_texts(value: object) -> bool:
-    if not isinstance(value, Mapping):
-        return False
-    texts = cast("Mapping[Any, Any]", value)
-    return _are_texts(texts.keys()) and _are_texts(texts.values())
-
-
-TEXT: Final = of(str, "a text")
-FLAG: Final = of(bool, "True or False")
-ID: Final = or_none(of(str, "a text"))
-DICT: Final = of(dict, "a dict")
-MAPPING: Final = of(Mapping, "a mapping such as a dict")
-TEXTS: Final = Kind(_is_texts, "a mapping from names to texts, such as {'x-name': 'value'}")
-TOKEN: Final = of(str, "the text that handle.to_token() gives")
-NAMES: Final = Kind(_is_names, "a collection of names, such as {'name'}")
+TEXT: Final = instance_of(str, "a str")
+FLAG: Final = instance_of(bool, "True or False")
+DICT: Final = instance_of(dict, "a dict")
+MAPPING: Final = instance_of(Mapping, "a mapping such as a dict")
+TEXTS: Final = Rule(
+    "a mapping from names to str, such as {'x-name': 'value'}",
+    validators.deep_mapping(TEXT.validator, TEXT.validator, MAPPING.validator),
+)
+NAMES: Final = Rule(
+    "a collection of names, such as {'name'}",
+    validators.deep_iterable(
+        TEXT.validator,
+        validators.and_(validators.instance_of(Collection), validators.not_(validators.instance_of(str))),
+    ),
+)
+ASYNC: Final = Rule("an async function, defined with `async def`", _async)
+PLAIN: Final = Rule("a plain function, without `async`: it is not awaited", _plain)
+check_async: Final = ASYNC.check
+check_plain: Final = PLAIN.check

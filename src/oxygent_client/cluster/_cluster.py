@@ -48,9 +48,10 @@ from oxygent_client._core.transport import (
     find_wrapped,
     redact_url,
 )
+from oxygent_client._core.validation import number
 from oxygent_client._protocol.endpoints import HEADERS, PATHS
 from oxygent_client._protocol.responses import error_from_response, parse_alive
-from oxygent_client.cluster._health import Health, ReplicaHealth, usable, within
+from oxygent_client.cluster._health import Health, ReplicaHealth, usable
 from oxygent_client.cluster._members import DNS, Member, ResolvedReplica, as_members, places
 from oxygent_client.cluster._run_locations import RunLocation, RunLocations
 from oxygent_client.cluster._strategies import STRATEGIES, Candidate, Lot, Strategy, pick
@@ -90,7 +91,7 @@ class Hedge:
     Only for calls that are `idempotent`: both may run.
     """
 
-    after: float = attrs.field(validator=within(0))
+    after: float = attrs.field(validator=number(ge=0))
     """Seconds without the headers of a response."""
 
 
@@ -212,7 +213,7 @@ class Cluster:
     """What moves the bytes to each of them; an `HTTPXTransport` if you give none."""
     health: Health = attrs.field(factory=Health, kw_only=True)
     hedge: Hedge | None = attrs.field(default=None, kw_only=True)
-    tries: int = attrs.field(default=5, kw_only=True, validator=within(1))
+    tries: int = attrs.field(default=5, kw_only=True, validator=number(ge=1))
     """How many replicas are asked in one exchange, at most."""
     lot: Lot = attrs.field(default=_lot, kw_only=True, repr=False)
     """How lots are drawn: a number from 0 to 1, the 1 excluded."""

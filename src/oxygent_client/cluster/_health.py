@@ -10,29 +10,17 @@ Rule 4: never are too many left alone: of those that should be, the least bad ar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import attrs
 
-from oxygent_client._core.errors import ConfigurationError
+from oxygent_client._core.validation import number
 
-__all__ = ["Health", "ReplicaHealth", "usable", "within"]
+__all__ = ["Health", "ReplicaHealth", "usable"]
 
 LEAST_SHARE: Final = 0.1
 """What one that has just come back gets of its share, at least: without calls nobody would see that it is well."""
-
-
-def within(low: float, high: float = math.inf, *, or_equal: bool = True) -> Callable[[Any, Any, Any], None]:
-    """A validator: a finite number from `low` (or, without `or_equal`, above it) to `high`."""
-
-    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or not low <= value <= high or (value == low and not or_equal):
-            span = f"{'at least' if or_equal else 'more than'} {low:g}" + (f", at most {high:g}" * (high < math.inf))
-            raise ConfigurationError(f"{type(instance).__name__}({attribute.name}={value!r}): must be {span}")
-
-    return check
 
 
 @attrs.frozen(kw_only=True)
@@ -43,19 +31,19 @@ class Health:
         ConfigurationError: a number is out of its range.
     """
 
-    failures: int = attrs.field(default=3, validator=within(1))
+    failures: int = attrs.field(default=3, validator=number(ge=1))
     """After how many failures in a row, of runs or of checks."""
-    base: float = attrs.field(default=5.0, validator=within(0))
+    base: float = attrs.field(default=5.0, validator=number(ge=0))
     """For how many seconds the first time; twice as long each time that it fails again without a success."""
-    cap: float = attrs.field(default=120.0, validator=within(0))
+    cap: float = attrs.field(default=120.0, validator=number(ge=0))
     """What that time grows to, in seconds."""
-    jitter: float = attrs.field(default=0.2, validator=within(0))
+    jitter: float = attrs.field(default=0.2, validator=number(ge=0))
     """By what part that time is stretched at most, by lot, so that not all come back together."""
-    min_available: float = attrs.field(default=0.5, validator=within(0, 1))
+    min_available: float = attrs.field(default=0.5, validator=number(ge=0, le=1))
     """What part of the replicas is asked whatever happens; one at least."""
-    slow_start: float = attrs.field(default=10.0, validator=within(0))
+    slow_start: float = attrs.field(default=10.0, validator=number(ge=0))
     """Over how many seconds the share of one that has come back, or has joined, grows from a tenth to the whole."""
-    check_seconds: float = attrs.field(default=5.0, validator=within(0, or_equal=False))
+    check_seconds: float = attrs.field(default=5.0, validator=number(gt=0))
     """How long a check may take."""
 
     def absence(self, ejections: int, lot: float) -> float:

@@ -20,7 +20,7 @@ import attrs
 from oxygent_client._core.errors import ConfigurationError, ConnectError
 from oxygent_client._core.server_identity import PORTS, server_address
 from oxygent_client._core.transport import check_url, redact_url
-from oxygent_client.cluster._health import within
+from oxygent_client._core.validation import number
 
 __all__ = ["DNS", "Member", "Replica", "ResolvedReplica", "Resolver", "as_members", "places"]
 
@@ -51,7 +51,7 @@ class Replica:
     """
 
     url: str = attrs.field(converter=check_url)
-    weight: float = attrs.field(default=1.0, kw_only=True, validator=within(0, or_equal=False))
+    weight: float = attrs.field(default=1.0, kw_only=True, validator=number(gt=0))
     """Its size, beside the others'. `round_robin` takes no notice of it."""
 
     def __repr__(self) -> str:
@@ -68,7 +68,7 @@ class DNS:
     """
 
     url: str = attrs.field(converter=_plain_url)
-    every: float = attrs.field(default=30.0, kw_only=True, validator=within(0))
+    every: float = attrs.field(default=30.0, kw_only=True, validator=number(ge=0))
     """After how many seconds the addresses are asked for again."""
     resolver: Resolver = attrs.field(default=resolve, kw_only=True)
 

@@ -22,7 +22,8 @@ import attrs
 from oxygent_client._core.bodies import inflated, read_up_to
 from oxygent_client._core.errors import ConfigurationError, DeadlineExceededError, Outcome, OxyError
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
-from oxygent_client.policies._base import PolicyKind, Wrapper, number, waiting_ends
+from oxygent_client._core.validation import number
+from oxygent_client.policies._base import PolicyKind, Wrapper, waiting_ends
 from oxygent_client.policies._tokens import (
     FromEnv,
     FromFile,
@@ -128,7 +129,7 @@ class BearerAuth(_Secretive):
 
     token: str = ""
     provider: TokenProvider | None = attrs.field(default=None, kw_only=True)
-    refresh_before: float = attrs.field(default=60.0, kw_only=True, validator=number(0))
+    refresh_before: float = attrs.field(default=60.0, kw_only=True, validator=number(ge=0))
     """Seconds."""
 
     def __attrs_post_init__(self) -> None:

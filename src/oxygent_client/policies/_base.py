@@ -9,17 +9,15 @@ Rule 2: what a policy has to remember from call to call (a budget, a token, who 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 import anyio
 import attrs
 
 from oxygent_client._core.bodies import read_up_to
-from oxygent_client._core.errors import ConfigurationError
 from oxygent_client._core.transport import Context, HTTPResponse, Transport
 
-__all__ = ["Policy", "PolicyKind", "Wrapper", "drain", "number", "waiting_ends", "whole"]
+__all__ = ["Policy", "PolicyKind", "Wrapper", "drain", "waiting_ends"]
 
 PolicyKind: TypeAlias = Literal["concurrency", "rate", "retry", "auth", "redirect", "https-only"]
 """What a policy is about. A chain has at most one of a kind; `ORDER` says where each kind stands."""
@@ -69,37 +67,3 @@ def waiting_ends(context: Context) -> float:
 async def drain(response: HTTPResponse) -> None:
     """Read what little is left of a response that nobody is going to read."""
     await read_up_to(response.chunks, DRAIN_BYTES, until=anyio.current_time() + DRAIN_SECONDS)
-
-
-# --- validators -------------------------------------------------------------------------------------------------------
-
-Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], None]
-
-
-def number(least: float, *, or_equal: bool = True) -> Validator:
-    """Refuse what is no finite number from `least` on (or, without `or_equal`, above it)."""
-
-    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or value < least or (value == least and not or_equal):
-            needed = f"{'at least' if or_equal else 'more than'} {least:g}"
-            raise ConfigurationError(f"{type(instance).__name__}({attribute.name}={value!r}): must be {needed}")
-
-    return check
-
-
-def flag(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    """Refuse what is neither True nor False."""
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{type(instance).__name__}({attribute.name}={value!r}): must be True or False")
-
-
-def whole(least: int) -> Validator:
-    """Refuse what is no whole number from `least` on."""
-
-    def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            needed = f"a whole number, at least {least}"
-            raise ConfigurationError(f"{type(instance).__name__}({attribute.name}={value!r}): must be {needed}")
-
-    return check

@@ -20,7 +20,8 @@ import attrs
 from oxygent_client._core.errors import DeadlineExceededError, Outcome
 from oxygent_client._core.per_loop import PerLoop
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Purpose, Transport
-from oxygent_client.policies._base import PolicyKind, Wrapper, number, waiting_ends, whole
+from oxygent_client._core.validation import integer, number
+from oxygent_client.policies._base import PolicyKind, Wrapper, waiting_ends
 
 __all__ = ["Bucket", "ConcurrencyLimit", "ConcurrencyLimitTransport", "RateLimit", "RateLimitTransport", "Slots"]
 
@@ -43,7 +44,7 @@ class ConcurrencyLimit:
 
     kind: ClassVar[PolicyKind] = "concurrency"
 
-    max: int = attrs.field(validator=whole(1))
+    max: int = attrs.field(validator=integer(ge=1))
 
     def remember(self) -> Slots:
         """Slots, all of them free."""
@@ -117,8 +118,8 @@ class RateLimit:
 
     kind: ClassVar[PolicyKind] = "rate"
 
-    per_second: float = attrs.field(validator=number(0, or_equal=False))
-    burst: int = attrs.field(default=1, validator=whole(1))
+    per_second: float = attrs.field(validator=number(gt=0))
+    burst: int = attrs.field(default=1, validator=integer(ge=1))
 
     def remember(self) -> Bucket:
         """A full bucket."""

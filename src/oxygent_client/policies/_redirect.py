@@ -21,7 +21,8 @@ import attrs
 from oxygent_client._core.errors import OxyError
 from oxygent_client._core.server_identity import url_origin
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
-from oxygent_client.policies._base import PolicyKind, Wrapper, drain, flag, whole
+from oxygent_client._core.validation import FLAG, integer
+from oxygent_client.policies._base import PolicyKind, Wrapper, drain
 
 __all__ = ["Redirect", "RedirectTransport"]
 
@@ -45,9 +46,9 @@ class Redirect:
 
     kind: ClassVar[PolicyKind] = "redirect"
 
-    hops: int = attrs.field(default=3, validator=whole(0))
+    hops: int = attrs.field(default=3, validator=integer(ge=0))
     """How many in a row. With 0 none is followed."""
-    any_path: bool = attrs.field(default=False, kw_only=True, validator=flag)
+    any_path: bool = attrs.field(default=False, kw_only=True, validator=FLAG)
     """Follow to any path of the origin: `http://host/one` may send its requests, and their credentials, to
     `http://host/other`."""
 

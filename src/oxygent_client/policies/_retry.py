@@ -23,8 +23,9 @@ import attrs
 from oxygent_client._core.errors import OxyError, StatusError
 from oxygent_client._core.log import log_event
 from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, Purpose, Transport, find_wrapped
+from oxygent_client._core.validation import integer, number
 from oxygent_client._protocol.responses import error_from_response
-from oxygent_client.policies._base import DRAIN_SECONDS, PolicyKind, Wrapper, drain, number, whole
+from oxygent_client.policies._base import DRAIN_SECONDS, PolicyKind, Wrapper, drain
 
 __all__ = ["Retry", "RetryBudget", "RetryTransport", "retrying"]
 
@@ -48,17 +49,17 @@ class Retry:
 
     kind: ClassVar[PolicyKind] = "retry"
 
-    attempts: int = attrs.field(default=3, validator=whole(1))
+    attempts: int = attrs.field(default=3, validator=integer(ge=1))
     """How often a call is made at most, the first time included."""
-    base: float = attrs.field(default=0.5, validator=number(0))
+    base: float = attrs.field(default=0.5, validator=number(ge=0))
     """The longest wait before the first repeat, in seconds; it doubles with each. The wait is drawn from 0 to there."""
-    cap: float = attrs.field(default=8.0, validator=number(0))
+    cap: float = attrs.field(default=8.0, validator=number(ge=0))
     """What that longest wait grows to, in seconds."""
-    retry_after_cap: float = attrs.field(default=60.0, validator=number(0))
+    retry_after_cap: float = attrs.field(default=60.0, validator=number(ge=0))
     """The longest `Retry-After` that is waited for, in seconds; after a longer one the call is not repeated."""
-    budget: float = attrs.field(default=10.0, validator=number(0))
+    budget: float = attrs.field(default=10.0, validator=number(ge=0))
     """How many repeats an agent may make without a success."""
-    refill: float = attrs.field(default=0.1, validator=number(0))
+    refill: float = attrs.field(default=0.1, validator=number(ge=0))
     """What each success gives back of them: with 0.1, ten successes pay for one repeat."""
 
     def wait(self, attempt: int, retry_after: float | None, uniform: Callable[[float, float], float]) -> float | None:
