@@ -228,7 +228,7 @@ FIGURES: Final = [
     *[("docs/concepts.md", "### Failed agents", f"`{begin.rstrip()} ...{end}`") for begin, end in FAILURES[:6]],
     ("docs/concepts.md", "## Time-outs", f"{DISCOVERY_SECONDS:g} s"),
     ("docs/howto/authenticate.md", "## Refresh a token", f"`refresh_before` ({BearerAuth('x').refresh_before:g} s)"),
-    ("docs/howto/choose-a-transport.md", "# Choose a transport", f"{Timeouts().connect:g} s"),
+    ("docs/howto/choose-a-transport.md", "## Lifetime", f"{Timeouts().connect:g} s"),
     ("docs/howto/detached-runs.md", "## Start a run", f"{START_SECONDS:g} s"),
     ("docs/howto/detached-runs.md", "## Reconnect", f"{FIRST_PAUSE:g} s"),
     ("docs/howto/detached-runs.md", "## Reconnect", f"{LONGEST_PAUSE:g} s"),
