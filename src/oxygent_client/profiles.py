@@ -524,15 +524,15 @@ class _Credentials:
     main: Policy
     keys: tuple[Policy, ...]
 
-    def remember(self) -> Any:
-        """As `Policy.remember`."""
-        return self.main.remember()
+    def new_state(self) -> Any:
+        """As `Policy.new_state`."""
+        return self.main.new_state()
 
-    def over(self, inner: Transport, memory: Any, /) -> Transport:
-        """As `Policy.over`."""
+    def wrap(self, inner: Transport, state: Any, /) -> Transport:
+        """As `Policy.wrap`."""
         for key in self.keys:
-            inner = key.over(inner, key.remember())
-        return self.main.over(inner, memory)
+            inner = key.wrap(inner, key.new_state())
+        return self.main.wrap(inner, state)
 
 
 def _credentials(auth: Mapping[str, str], headers: Mapping[str, Mapping[str, str]]) -> Policy | None:

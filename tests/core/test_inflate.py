@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oxygent_client import HTTPRequest, HTTPResponse, Limits, Outcome, SSEOxyGent, Timeouts, errors
-from oxygent_client._core.bodies import inflated, read_all
+from oxygent_client._core.bodies import decompressed, read_all
 from oxygent_client._core.decompression import STEP, Decompressor, content_codings
 from oxygent_client.testing import FakeTransport, Pause, Reply, answer, close, progress
 from tests.support.virtual import anyio_backend as anyio_backend
@@ -215,7 +215,7 @@ async def test_others_run_while_nothing_comes_out() -> None:
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cancels, scope)
-            await read_all(inflated(response), 1)
+            await read_all(decompressed(response), 1)
     assert scope.cancelled_caught
 
 
@@ -271,7 +271,7 @@ async def test_a_broken_stream(body: bytes, cls: type[errors.OxyError]) -> None:
 
 @pytest.mark.parametrize("limit", ["event_bytes", "stream_bytes", "line_bytes"])
 async def test_a_bomb(limit: str) -> None:
-    """The limits count inflated bytes."""
+    """The limits count decompressed bytes."""
     limits = Limits(**{limit: 100_000})
     body = gzip.compress(progress(1) + b"data: " + bytes(10_000_000))
     with pytest.raises(errors.TooLargeError, match=limit):

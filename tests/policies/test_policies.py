@@ -121,7 +121,7 @@ def test_each_is_a_policy(name: str) -> None:
     assert isinstance(value, Policy)
     assert value.kind in ORDER
     inner = FakeTransport({})
-    wrapper = value.over(inner, value.remember())
+    wrapper = value.wrap(inner, value.new_state())
     assert type(wrapper) is getattr(policies, f"{name}Transport")
     assert isinstance(wrapper, Wrapper)
     assert isinstance(wrapper, Transport)
@@ -140,7 +140,7 @@ async def test_each_keeps_the_promises_of_a_transport() -> None:
         follows += ["left_early"] * any(value.kind == "auth" for value in chosen)
 
         def make(peer: Peer, chosen: list[Any] = chosen) -> Transport:
-            return Policies().over(ASGITransport(peer.app), *chosen)
+            return Policies().wrap(ASGITransport(peer.app), *chosen)
 
         report = await check_transport(make, skip=follows)
         assert {*report.names("skipped")} == {*IN_PROCESS, *follows}, str(report)
@@ -167,17 +167,17 @@ def test_whatever_the_order_of_the_arguments(given: list[Any]) -> None:
         "HTTPSOnlyTransport",
         "FakeTransport",
     ]
-    assert chain(Policies().over(FakeTransport({}), *given)) == whole
-    assert chain(Policies().over(FakeTransport({}), Retry())) == ["RetryTransport", "FakeTransport"]
+    assert chain(Policies().wrap(FakeTransport({}), *given)) == whole
+    assert chain(Policies().wrap(FakeTransport({}), Retry())) == ["RetryTransport", "FakeTransport"]
     bare = FakeTransport({})
-    assert Policies().over(bare) is bare
+    assert Policies().wrap(bare) is bare
 
 
 async def test_concurrency_stands_outside_the_rate() -> None:
     """A run takes its turn when it has its slot: those that waited for slots begin no faster than the rate allows."""
     runs = [Reply((pause(11),)), Reply((pause(10),)), GOOD, GOOD]  # the first two end together
     noting = Noting({"/sse/chat": iter(runs)})
-    transport = Policies().over(noting, RateLimit(1), ConcurrencyLimit(2))
+    transport = Policies().wrap(noting, RateLimit(1), ConcurrencyLimit(2))
     start = anyio.current_time()
     async with anyio.create_task_group() as tasks:
         for _ in runs:
@@ -188,7 +188,7 @@ async def test_concurrency_stands_outside_the_rate() -> None:
 async def test_concurrency_stands_outside_retry() -> None:
     """A call that waits to be made again keeps its slot: a busy remote gets no more of others meanwhile."""
     noting = Noting({"/sse/chat": iter([Reply(status=429, headers={"retry-after": "9"}), GOOD, GOOD])})
-    transport = Policies().over(noting, Retry(base=0), ConcurrencyLimit(1))
+    transport = Policies().wrap(noting, Retry(base=0), ConcurrencyLimit(1))
     async with anyio.create_task_group() as tasks:
         for name in "ab":
             tasks.start_soon(met, transport, run(trace_id=name))
@@ -199,7 +199,7 @@ async def test_concurrency_stands_outside_retry() -> None:
 async def test_the_rate_stands_outside_retry() -> None:
     """What counts is the call: it is made again when its wait is over, and takes no turn from others."""
     noting = Noting({"/sse/chat": iter([Reply(status=429, headers={"retry-after": "2"}), GOOD, GOOD])})
-    transport = Policies().over(noting, Retry(base=0), RateLimit(0.1))
+    transport = Policies().wrap(noting, Retry(base=0), RateLimit(0.1))
     start = anyio.current_time()
     assert [await met(transport), await met(transport)] == [200, 200]
     assert [round(time - start, 6) for time in noting.times] == [0, 2, 10]
@@ -213,7 +213,7 @@ async def test_retry_stands_outside_auth() -> None:
         return {"x-user": next(given)}
 
     fake = FakeTransport({"/sse/chat": iter([BUSY, GOOD])})
-    assert await met(Policies().over(fake, Headers(provide), Retry())) == 200
+    assert await met(Policies().wrap(fake, Headers(provide), Retry())) == 200
     assert [sent.headers["x-user"] for sent in fake.requests] == ["one", "two"]
 
 
@@ -226,7 +226,7 @@ async def test_auth_stands_outside_redirects() -> None:
 
     refused = Reply(status=401, headers={})
     fake = FakeTransport({"/sse/chat": MOVED, "/new": iter([refused, GOOD])})
-    assert await met(Policies().over(fake, BearerAuth(provider=provide), Redirect())) == 200
+    assert await met(Policies().wrap(fake, BearerAuth(provider=provide), Redirect())) == 200
     assert [(sent.path, sent.headers["authorization"]) for sent in fake.requests] == [
         ("/sse/chat", "Bearer one"),
         ("/new", "Bearer one"),
@@ -239,7 +239,7 @@ async def test_redirects_stand_outside_https_only() -> None:
     """Where a redirect leads is checked too: a credential that it put into the query does not go over plain http."""
     led = Reply(status=307, headers={"location": "/new?api_key=s3cret"})
     fake = FakeTransport({"/sse/chat": led, "/new": GOOD})
-    transport = Policies().over(fake, HTTPSOnly(), Redirect())
+    transport = Policies().wrap(fake, HTTPSOnly(), Redirect())
     with pytest.raises(errors.InsecureTransportError):
         await met(transport, run("http://remote.example"))
     assert len(fake.requests) == 1
@@ -249,7 +249,7 @@ async def test_redirects_stand_outside_https_only() -> None:
 async def test_https_only_stands_inside_auth() -> None:
     """What is checked is what is sent: a credential that a policy added does not go over plain http."""
     fake = FakeTransport({"/sse/chat": GOOD})
-    transport = Policies().over(fake, HTTPSOnly(), BearerAuth("token-1"))
+    transport = Policies().wrap(fake, HTTPSOnly(), BearerAuth("token-1"))
     with pytest.raises(errors.InsecureTransportError):
         await met(transport, run("http://remote.example"))
     assert fake.requests == []
@@ -262,17 +262,17 @@ async def test_https_only_stands_inside_auth() -> None:
 def test_what_the_transport_does_already(name: str) -> None:
     """A kind that is in the transport's own chain is left out, however deep it is; a check is made all the same."""
     value = VALUES[name]
-    mine = value.over(FakeTransport({}), value.remember())
+    mine = value.wrap(FakeTransport({}), value.new_state())
     outer: Any = Redirect() if name != "Redirect" else Retry()
-    deep = outer.over(mine, outer.remember())
+    deep = outer.wrap(mine, outer.new_state())
     expected = [f"{name}Transport"] if name == "HTTPSOnly" else []
-    assert [*expected, *chain(deep)] == chain(Policies().over(deep, value))
+    assert [*expected, *chain(deep)] == chain(Policies().wrap(deep, value))
 
 
 async def test_retries_are_not_multiplied() -> None:
     """A transport that retries by itself is not retried."""
     fake = FakeTransport({"/sse/chat": BUSY})
-    assert await met(Policies().over(RetryTransport(fake, Retry(attempts=2)), Retry(attempts=5))) == 429
+    assert await met(Policies().wrap(RetryTransport(fake, Retry(attempts=2)), Retry(attempts=5))) == 429
     assert len(fake.requests) == 2
 
 
@@ -280,17 +280,17 @@ async def test_a_check_is_never_left_out() -> None:
     """A check of the transport's own, however lax, does not take the place of the agent's."""
     lax = HTTPSOnlyTransport(FakeTransport({"/sse/chat": GOOD}), HTTPSOnly(plaintext_hosts=("remote.example",)))
     with pytest.raises(errors.InsecureTransportError):
-        await met(Policies().over(lax, HTTPSOnly(https_only=True)), run("http://remote.example"))
+        await met(Policies().wrap(lax, HTTPSOnly(https_only=True)), run("http://remote.example"))
 
 
 WRONG: Final[list[tuple[str, tuple[Any, ...]]]] = [
-    ("two policies are of the kind 'retry': Retry, Retry", (Retry(), Retry(attempts=5))),
-    ("two policies are of the kind 'retry': Retry, Retry", (Retry(), Retry())),
-    ("two policies are of the kind 'auth'", (BearerAuth("token-1"), Retry(), APIKey("key-1"))),
-    ("Retry is no policy", (Retry,)),
-    ("RetryTransport is no policy", (RetryTransport(FakeTransport({})),)),
-    ("str is no policy", ("token-1",)),
-    ("NoneType is no policy", (Retry(), None)),
+    ("'retry': Retry, Retry", (Retry(), Retry(attempts=5))),
+    ("'retry': Retry, Retry", (Retry(), Retry())),
+    ("'auth'", (BearerAuth("token-1"), Retry(), APIKey("key-1"))),
+    ("^Retry ", (Retry,)),
+    ("^RetryTransport ", (RetryTransport(FakeTransport({})),)),
+    ("^str ", ("token-1",)),
+    ("^NoneType ", (Retry(), None)),
 ]
 
 
@@ -298,7 +298,7 @@ WRONG: Final[list[tuple[str, tuple[Any, ...]]]] = [
 def test_what_cannot_be_composed(text: str, given: tuple[Any, ...]) -> None:
     """Two of a kind, or what is no policy, is an error that says so without showing a secret."""
     with pytest.raises(errors.ConfigurationError, match=text) as caught:
-        Policies().over(FakeTransport({}), *given)
+        Policies().wrap(FakeTransport({}), *given)
     assert "-1" not in str(caught.value)
 
 
@@ -311,15 +311,15 @@ def test_a_kind_of_ones_own() -> None:
 
         kind = "mine"
 
-        def remember(self) -> None:
+        def new_state(self) -> None:
             """Nothing."""
 
-        def over(self, inner: Transport, _memory: None) -> Transport:
+        def wrap(self, inner: Transport, _state: None) -> Transport:
             return inner
 
     mine: Any = Mine()
-    with pytest.raises(errors.ConfigurationError, match="Mine is no policy"):
-        Policies().over(FakeTransport({}), mine)
+    with pytest.raises(errors.ConfigurationError, match=r"^Mine "):
+        Policies().wrap(FakeTransport({}), mine)
 
 
 # -------------------------------------------------------------------------------------------------------------- Memory
@@ -330,16 +330,16 @@ async def test_one_budget_for_all_chains() -> None:
     kept, retry = Policies(), Retry(attempts=2, budget=3, base=0)
     fake = FakeTransport({"/sse/chat": BUSY})
     for _ in range(5):
-        assert await met(kept.over(fake, copy.copy(retry))) == 429
+        assert await met(kept.wrap(fake, copy.copy(retry))) == 429
     assert len(fake.requests) == 5 + 3
-    assert await met(kept.over(fake, Retry(attempts=2, budget=1, base=0))) == 429
+    assert await met(kept.wrap(fake, Retry(attempts=2, budget=1, base=0))) == 429
     assert len(fake.requests) == 5 + 3 + 2
 
 
 async def test_one_set_of_slots_for_all_chains() -> None:
     """A run through one chain holds the slot that a run through another waits for."""
     kept, limit = Policies(), ConcurrencyLimit(1)
-    one, other = (kept.over(FakeTransport({"/sse/chat": GOOD}), limit) for _ in range(2))
+    one, other = (kept.wrap(FakeTransport({"/sse/chat": GOOD}), limit) for _ in range(2))
     async with one.exchange(run()):
         with anyio.move_on_after(1) as scope:
             await met(other)
@@ -352,11 +352,11 @@ async def test_a_copy_remembers_nothing(make: Callable[[Policies], Policies]) ->
     """A copy begins anew, and what is used up there is not used up here."""
     kept, retry = Policies(), Retry(attempts=2, budget=1, base=0)
     fake = FakeTransport({"/sse/chat": BUSY})
-    await met(kept.over(fake, retry))
+    await met(kept.wrap(fake, retry))
     assert len(fake.requests) == 2
-    await met(make(kept).over(fake, retry))
+    await met(make(kept).wrap(fake, retry))
     assert len(fake.requests) == 4
-    await met(kept.over(fake, retry))
+    await met(kept.wrap(fake, retry))
     assert len(fake.requests) == 5
 
 

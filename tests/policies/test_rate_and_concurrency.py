@@ -333,7 +333,7 @@ async def test_memory_is_shared() -> None:
         (RateLimit(0.1), RateLimitTransport, "bucket"),
     ):
         make: Any = wrapper
-        shared = {memory: limit.remember()}
+        shared = {memory: limit.new_state()}
         one, other, alone = make(remote(), limit, **shared), make(remote(), limit, **shared), make(remote(), limit)
         log = Log()
         async with anyio.create_task_group() as tasks:

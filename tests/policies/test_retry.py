@@ -336,26 +336,28 @@ async def test_nothing_is_held_while_it_waits() -> None:
         assert len(fake.left) == 1
 
 
-async def test_a_refusal_is_read_a_little() -> None:
-    """What is read of it is bounded in bytes and in time, and that it breaks off does not matter."""
+@pytest.mark.parametrize(
+    ("before", "chunks", "expected"),
+    [
+        ([], 1000, 63),
+        ([errors.ConnectionLostError("cut")], 1, 0),
+        ([pause(math.inf)], 1, 0),
+        ([], 1, 1),
+    ],
+    ids=["limit in bytes", "broken connection", "limit in seconds", "all of it"],
+)
+async def test_a_refusal_is_drained(before: list[Any], chunks: int, expected: int) -> None:
+    """A refusal is read within limits in bytes and seconds before its connection is reused."""
     pieces = Counter[str]()
 
     async def count() -> None:
         pieces["read"] += 1
 
-    flood = [step for _ in range(1000) for step in (b"x" * 1024, count)]
-    cases: list[tuple[int, list[Any]]] = [
-        (15, flood),
-        (0, [errors.ConnectionLostError("cut"), count]),
-        (0, [pause(math.inf), count]),
-        (1, [count]),
-    ]
-    for expected, steps in cases:
-        pieces.clear()
-        fake, transport = retrying([Reply(steps, status=429, headers={}), GOOD])
-        assert await met(transport) == 200
-        assert pieces["read"] == expected
-        assert len(fake.left) == 2
+    steps = [*before, *(step for _ in range(chunks) for step in (b"x" * 1024, count))]
+    fake, transport = retrying([Reply(steps, status=429, headers={}), GOOD])
+    assert await met(transport) == 200
+    assert pieces["read"] == expected
+    assert len(fake.left) == 2
 
 
 async def test_an_exchange_that_ends_badly() -> None:

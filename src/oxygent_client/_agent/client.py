@@ -66,7 +66,7 @@ class Client(AgentOptions):
     async def _lease(self, word: OutcomeTracker | None = None) -> AsyncGenerator[Transport, None]:
         """A transport for one operation, with the agent's policies around it."""
         async with self._connections.lease(self.transport) as transport:
-            yield self._policies.over(
+            yield self._policies.wrap(
                 OutcomeTransport(transport, OutcomeTracker() if word is None else word), *self._in_force()
             )
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import anyio
 import attrs
 
-from oxygent_client._core.bodies import inflated, read_all, read_up_to
+from oxygent_client._core.bodies import decompressed, read_all, read_up_to
 from oxygent_client._core.errors import DeadlineExceededError, OxyError, TooLargeError
 from oxygent_client._core.settings import Limits
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport, redact_url
@@ -64,7 +64,7 @@ async def _fetched(
                 if response.status != 200:
                     raise await read_error(response, limits)
                 most = math.inf if limits.body_bytes is None else limits.body_bytes
-                body = await read_all(inflated(response), most)
+                body = await read_all(decompressed(response), most)
                 if body is None:
                     raise TooLargeError(f"the response is larger than Limits.body_bytes ({most})")
                 return response.request, body
@@ -101,7 +101,7 @@ async def read_error(response: HTTPResponse, limits: Limits) -> OxyError:
     until = anyio.current_time() + REFUSAL_SECONDS
     if sent.context.deadline is not None:
         until = min(until, sent.context.deadline - MARGIN)
-    body = await read_up_to(inflated(response), limits.error_body_bytes, until=until)
+    body = await read_up_to(decompressed(response), limits.error_body_bytes, deadline=until)
     error = error_from_response(response.status, response.headers, body, limits, clean=sent.context.sent.clean)
     error.attempts = sent.context.attempt
     return error

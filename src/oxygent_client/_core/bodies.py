@@ -1,14 +1,15 @@
 """Read response bodies within limits, decompressed.
 
-Rule 1: between two pieces others run, and cancellation comes through; pieces that are there already would let none.
-Rule 2: a body that came compressed is inflated here, for streams and documents of every transport. What is counted are
-    inflated bytes.
+Rule 1: reading awaits a checkpoint between two chunks, so that other tasks run and cancellation is delivered, also
+    where all chunks are buffered already.
+Rule 2: compressed bodies of every transport are decompressed here. Limits count decompressed bytes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 import anyio
@@ -18,75 +19,88 @@ from oxygent_client._core.decompression import Decompressor, content_codings
 from oxygent_client._core.errors import OxyError
 from oxygent_client._core.transport import HTTPResponse
 
-__all__ = ["inflated", "read_all", "read_up_to"]
+__all__ = ["DRAIN_SECONDS", "close_quietly", "decompressed", "drain", "read_all", "read_up_to"]
+
+DRAIN_SECONDS: Final = 0.25
+DRAIN_BYTES: Final = 64 * 1024
+"""Limits for reading the rest of a response that is not used, so that its connection can be reused."""
+EMPTY_STEPS: Final = 64
+"""After so many steps of decompression without output, a checkpoint."""
 
 
-async def read_all(chunks: AsyncIterator[bytes], most: float) -> bytes | None:
-    """All bytes; None if they are more than `most`.
+async def read_all(chunks: AsyncIterator[bytes], limit: float) -> bytes | None:
+    """Read a body to its end; None if it is larger than `limit` bytes.
 
     Raises:
-        OxyError: the body broke off.
+        OxyError: the connection broke before the end.
     """
     body = bytearray()
-    await _fill(body, chunks, most)
-    return bytes(body) if len(body) <= most else None
+    await _fill(body, chunks, limit)
+    return bytes(body) if len(body) <= limit else None
 
 
-async def read_up_to(chunks: AsyncIterator[bytes], most: int, *, until: float) -> bytes:
-    """At most so many bytes: what came of them before `until`, by the event loop's clock, and before they broke off."""
+async def read_up_to(chunks: AsyncIterator[bytes], limit: int, *, deadline: float) -> bytes:
+    """Read at most `limit` bytes, until `deadline` by the event loop's clock, or until the connection breaks."""
     body = bytearray()
-    with anyio.CancelScope(deadline=until), suppress(OxyError):
-        await _fill(body, chunks, most - 1)
-    return bytes(body[:most])
+    with anyio.CancelScope(deadline=deadline), suppress(OxyError):
+        await _fill(body, chunks, limit - 1)
+    return bytes(body[:limit])
 
 
-async def _fill(body: bytearray, chunks: AsyncIterator[bytes], most: float) -> None:
-    async for piece in chunks:
-        body += piece
-        if len(body) > most:
+async def _fill(body: bytearray, chunks: AsyncIterator[bytes], limit: float) -> None:
+    async for chunk in chunks:
+        body += chunk
+        if len(body) > limit:
             break
         await checkpoint()
 
 
-WORKS: Final = 64
-"""After so many steps of inflating that gave nothing, others run."""
+async def drain(chunks: AsyncIterator[bytes], *, deadline: float = math.inf) -> None:
+    """Read the rest of a body that is not used, briefly, so that its connection can be reused."""
+    await read_up_to(chunks, DRAIN_BYTES, deadline=min(anyio.current_time() + DRAIN_SECONDS, deadline))
 
 
-def inflated(response: HTTPResponse) -> AsyncIterator[bytes]:
-    """The body of a response as it was before it was compressed.
+async def close_quietly(exchange: AsyncExitStack) -> None:
+    """Close an exchange whose response is not used; an error while closing does not matter."""
+    with suppress(OxyError):
+        await exchange.aclose()
+
+
+def decompressed(response: HTTPResponse) -> AsyncIterator[bytes]:
+    """The body of a response without its content codings.
 
     Reading it raises:
-        RemoteProtocolError: it has a coding that is not known here, or it is not as its coding says.
+        RemoteProtocolError: the coding is unknown, or the body does not match its coding.
     """
     coded = response.headers.get("content-encoding", "")
-    return _Inflated(response.chunks, response.headers) if coded else response.chunks
+    return _Decompressed(response.chunks, response.headers) if coded else response.chunks
 
 
-class _Inflated:
-    """Chunks, without their content codings."""
+class _Decompressed:
+    """Decompressed chunks."""
 
     def __init__(self, chunks: AsyncIterator[bytes], headers: Mapping[str, str]) -> None:
         self._chunks = chunks
         self._headers = headers
-        self._inflater: Decompressor | None = None
+        self._decompressor: Decompressor | None = None
         self._pieces: Iterator[bytes] = iter(())
-        self._worked = 0
+        self._empty_steps = 0
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        inflater = self._inflater = self._inflater or Decompressor(content_codings(self._headers))
+        decompressor = self._decompressor = self._decompressor or Decompressor(content_codings(self._headers))
         while True:
             for piece in self._pieces:
                 if piece:
                     return piece
-                self._worked += 1
-                if self._worked % WORKS == 0:
+                self._empty_steps += 1
+                if self._empty_steps % EMPTY_STEPS == 0:
                     await checkpoint()
             try:
                 received = await anext(self._chunks)
             except StopAsyncIteration:
-                inflater.end()
+                decompressor.end()
                 raise
-            self._pieces = inflater.feed(received)
+            self._pieces = decompressor.feed(received)

@@ -21,6 +21,7 @@ from oxygent_client._core.plain_http import PlaintextRules
 from oxygent_client._core.sent_secrets import SentSecrets
 
 __all__ = [
+    "BufferedChunks",
     "Claiming",
     "Context",
     "HTTPRequest",
@@ -187,6 +188,21 @@ class HTTPResponse:
 
     def __repr__(self) -> str:
         return f"<HTTPResponse {self.status} to {self.request!r}>"
+
+
+class BufferedChunks:
+    """A body in memory, as an async iterator of its chunks; empty ones are skipped."""
+
+    def __init__(self, *chunks: bytes) -> None:
+        self._chunks = filter(None, chunks)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for chunk in self._chunks:
+            return chunk
+        raise StopAsyncIteration
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ from typing import Final
 import anyio
 
 from oxygent_client._api.fetch import read_error
-from oxygent_client._core.bodies import inflated, read_up_to
+from oxygent_client._core.bodies import decompressed, drain
 from oxygent_client._core.decompression import content_codings
 from oxygent_client._core.errors import ClosedError, NotAnEventStreamError, Outcome, OxyError, RemoteProtocolError
 from oxygent_client._core.log import log_event
@@ -28,9 +28,6 @@ from oxygent_client._protocol.router import NameMap
 
 __all__ = ["CLOSE_SECONDS", "RunConnection"]
 
-DRAIN_SECONDS: Final = 0.25
-DRAIN_BYTES: Final = 64 * 1024
-"""What is still read after the close event, so that the connection can be used again."""
 CLOSE_SECONDS: Final = 2.0
 LEFT: Final = "the run was left by another task"
 
@@ -109,7 +106,7 @@ class RunConnection:
             content_codings(response.headers)
         except RemoteProtocolError as error:
             raise NotAnEventStreamError(f"{error}; the run is at work", outcome=Outcome.STARTED) from error
-        self.chunks, self.headers = inflated(response), response.headers
+        self.chunks, self.headers = decompressed(response), response.headers
         return response.request
 
     def quoted(self, content: object) -> str:
@@ -125,7 +122,7 @@ class RunConnection:
         if self.chunks is None:  # all was received before
             return
         with self.waiting():
-            await read_up_to(self.chunks, DRAIN_BYTES, until=min(anyio.current_time() + DRAIN_SECONDS, deadline))
+            await drain(self.chunks, deadline=deadline)
 
     async def leave(self) -> None:
         """Let the connection go; the transport stays."""

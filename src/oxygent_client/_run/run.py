@@ -53,7 +53,7 @@ from oxygent_client._run.timers import RunTimers
 from oxygent_client._run.trace_claims import TraceIdClaims
 from oxygent_client._run.trace_ids import TRACE_IDS
 from oxygent_client._run.unread_events import UNREAD_EVENTS
-from oxygent_client.policies._retry import retrying
+from oxygent_client.policies._retry import find_retry
 
 __all__ = ["Run"]
 
@@ -253,9 +253,9 @@ class Run:
             return None
         if not error.transient or error.outcome is not Outcome.UNKNOWN:  # a sure refusal was repeated by the policy
             return None
-        policy = retrying(self._line.transport)
+        policy = find_retry(self._line.transport)
         context = attrs.evolve(self._context, attempt=self._attempts, deadline=self._clocks.deadline)
-        return policy.until(error, context) if policy is not None else None
+        return policy.retry_at(error, context) if policy is not None else None
 
     async def _prepare_again(self, when: float) -> None:
         """The run is another one then, so it gets an id of its own at the remote (`oxygent_client._run.trace_ids`)."""

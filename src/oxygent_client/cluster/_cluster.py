@@ -20,7 +20,7 @@ from typing import ClassVar, Final
 import anyio
 import attrs
 
-from oxygent_client._core.bodies import inflated, read_all
+from oxygent_client._core.bodies import decompressed, read_all
 from oxygent_client._core.errors import (
     UNRUN,
     ConfigurationError,
@@ -577,4 +577,4 @@ def _elsewhere(error: OxyError, context: Context) -> bool:
 
 async def _said(response: HTTPResponse) -> bytes:
     """The body; empty if it is more than any server says to that."""
-    return await read_all(inflated(response), CHECK_BYTES) or b""
+    return await read_all(decompressed(response), CHECK_BYTES) or b""

@@ -1,6 +1,6 @@
 """Policies around a transport: retry, authentication, redirects, limits, https only.
 
-Each policy `X` is a frozen value, and `XTransport(inner, X(...))` is the transport that keeps to it.
+Each policy `X` is a frozen value, and `XTransport(inner, X(...))` is the transport that applies it.
 """
 
 from oxygent_client._core.deprecation import moved_names

@@ -1,9 +1,9 @@
 """Authentication policies: bearer token, basic, API key, OAuth 2 client credentials.
 
-Rule 1: a value with a literal secret shows it nowhere and stays in its process: it is not pickled. One that knows where
-    the secret is (`from_env`, `from_file`, a provider) travels as that.
-Rule 2: a header that a request has already wins over ours.
-Rule 3: what is added here is marked as a credential (`Context.secret_headers`), whatever the header is called.
+Rule 1: a value with a literal secret shows it nowhere and cannot be pickled. One that holds a source (`from_env`,
+    `from_file`, a provider) pickles as that source.
+Rule 2: a header that a request has already wins over the policy's.
+Rule 3: each added header is marked as a credential (`Context.secret_headers`), whatever its name.
 Rule 4: waiting for a secret ends with the call's deadline; nothing was sent then. No exchange is open meanwhile.
 """
 
@@ -11,28 +11,28 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from typing import Any, ClassVar, Final, Self, TypeAlias, TypeVar, cast
 from urllib.parse import urlsplit
 
 import anyio
 import attrs
 
-from oxygent_client._core.bodies import inflated, read_up_to
+from oxygent_client._core.bodies import close_quietly, decompressed, read_up_to
 from oxygent_client._core.errors import ConfigurationError, DeadlineExceededError, Outcome, OxyError
-from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
+from oxygent_client._core.transport import BufferedChunks, HTTPRequest, HTTPResponse, Transport
 from oxygent_client._core.validation import number
-from oxygent_client.policies._base import PolicyKind, Wrapper, waiting_ends
+from oxygent_client.policies._base import PolicyKind, StatelessPolicy, Wrapper, wait_deadline
 from oxygent_client.policies._tokens import (
+    CachedToken,
     FromEnv,
     FromFile,
-    Issued,
     SecretProvider,
     TokenCache,
     TokenProvider,
-    called,
-    checked,
+    call_provider,
+    check_token,
 )
 
 __all__ = [
@@ -48,10 +48,10 @@ __all__ = [
 ]
 
 PROTOCOL: Final = frozenset("accept accept-encoding content-length content-type host transfer-encoding".split())
-"""Headers without which a request would be another."""
+"""Headers that HTTP and the event stream depend on."""
 REFUSAL_SECONDS: Final = 2.0
 REFUSAL_BYTES: Final = 16 * 1024
-"""How much of a 401 is kept, in case that it is handed on after all."""
+"""How much of a 401 is kept, in case it is returned after all."""
 
 T = TypeVar("T")
 
@@ -61,13 +61,13 @@ HeadersProvider: TypeAlias = Callable[[HTTPRequest], Awaitable[Mapping[str, str]
 # --- the values -------------------------------------------------------------------------------------------------------
 
 
-class _Secretive:
-    """What the values with a secret share."""
+class _SecretValue:
+    """Base class of the values that hold a secret: no secret in repr, none pickled."""
 
     __slots__ = ()
 
     provider: Any
-    """None where the secret is a literal."""
+    """None if the secret is a literal."""
 
     def __copy__(self) -> Self:
         return self
@@ -93,36 +93,35 @@ class _Secretive:
             case FromFile(path=path):
                 return f"{name}.from_file({path!r})"
             case provider:
-                return f"{name}(provider={_named(provider)})"
+                return f"{name}(provider={_provider_name(provider)})"
+
+    def _check_one_source(self, literal: str) -> None:
+        if bool(literal) == (self.provider is not None):
+            name = type(self).__name__
+            raise ConfigurationError(f"{name} needs exactly one source: a literal, from_env, from_file or provider")
 
 
-def _named(provider: object) -> str:
-    """What a provider is called; its own repr may tell the arguments of a partial."""
+def _provider_name(provider: object) -> str:
+    """The name of a provider; its own repr may show the arguments of a partial."""
     name: str = getattr(provider, "__qualname__", type(provider).__qualname__)
     return name
 
 
-def _one_source(owner: object, literal: str, provider: object) -> None:
-    if bool(literal) == (provider is not None):
-        name = type(owner).__name__
-        raise ConfigurationError(f"{name} needs exactly one source: a literal, from_env, from_file or provider")
-
-
 @attrs.frozen(repr=False)
-class BearerAuth(_Secretive):
-    """A token, sent as `authorization: Bearer ...`.
+class BearerAuth(_SecretValue):
+    """Bearer token, sent as `authorization: Bearer ...`, with token refresh.
 
-    `token` is a literal; `provider` is an async function that gives one. What a provider gave is kept until
-    `refresh_before` seconds before its end. Then one call asks for the next, while all others go on with the old one;
-    if that fails the old one is used until its end. Without a token that can be used all wait for one refresh, and
-    share what comes of it.
+    `token` is a literal; `provider` is an async function that returns a token. The provider's token is cached until
+    `refresh_before` seconds before it expires. Then one call refreshes it while all others use the old one; if the
+    refresh fails the old token is used until it expires. Without a valid token all calls wait for one refresh and share
+    its result.
 
-    After a 401 the token is refreshed once, and the request is sent once more: a 401 says that nothing ran. A second
-    401 is handed on, and so is the first where there is no other token. A request that brings an `authorization` header
-    of its own is sent as it is, and its 401 is handed on.
+    After a 401 the token is refreshed once and the request is sent once more: a 401 means that nothing ran. A second
+    401 is returned, and so is the first if the refresh gives the same token. A request that has an `authorization`
+    header already is sent unchanged, and its 401 is returned.
 
     Raises:
-        ConfigurationError: there is not exactly one of `token` and `provider`, or the token is none.
+        ConfigurationError: pass exactly one of `token` and `provider`; a token is visible ASCII without spaces.
     """
 
     kind: ClassVar[PolicyKind] = "auth"
@@ -133,49 +132,41 @@ class BearerAuth(_Secretive):
     """Seconds."""
 
     def __attrs_post_init__(self) -> None:
-        _one_source(self, self.token, self.provider)
+        self._check_one_source(self.token)
         if self.token:
-            checked(self.token)
+            check_token(self.token)
 
     @classmethod
     def from_env(cls, name: str) -> Self:
-        """The token in the environment variable `name`, read for each request."""
+        """Read the token from the environment variable `name` for each request."""
         return cls(provider=FromEnv(name))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
-        """The token in a file, read for each request: a file that was rotated is seen at once."""
+        """Read the token from a file for each request, so that a rotated file takes effect at once."""
         return cls(provider=FromFile(os.fspath(path)))
 
-    def remember(self) -> TokenCache:
-        """No token yet."""
+    def new_state(self) -> TokenCache:
+        """An empty token cache."""
         return TokenCache()
 
-    def over(self, inner: Transport, memory: TokenCache) -> BearerAuthTransport:
-        """As `Policy.over`."""
-        return BearerAuthTransport(inner, self, memory=memory)
-
-
-class _Static:
-    """What the policies share that remember nothing."""
-
-    __slots__ = ()
-
-    kind: ClassVar[PolicyKind] = "auth"
-
-    def remember(self) -> None:
-        """Nothing."""
+    def wrap(self, inner: Transport, state: TokenCache) -> BearerAuthTransport:
+        """As `Policy.wrap`."""
+        return BearerAuthTransport(inner, self, memory=state)
 
 
 @attrs.frozen(repr=False)
-class BasicAuth(_Secretive, _Static):
-    """A user's name and password, sent as `authorization: Basic ...` (RFC 7617, in UTF-8).
+class BasicAuth(_SecretValue, StatelessPolicy):
+    """User name and password, sent as `authorization: Basic ...` (RFC 7617, in UTF-8).
 
-    `provider` is an async function that gives the password, called for each request.
+    `provider` is an async function that returns the password, called for each request.
 
     Raises:
-        ConfigurationError: the name has a colon, one of the two a control character, or there are two passwords.
+        ConfigurationError: the name has a colon, the name or the password has a control character, or there are both a
+            password and a provider.
     """
+
+    kind: ClassVar[PolicyKind] = "auth"
 
     username: str
     password: str = ""
@@ -183,27 +174,27 @@ class BasicAuth(_Secretive, _Static):
 
     def __attrs_post_init__(self) -> None:
         if ":" in self.username:
-            raise ConfigurationError("BasicAuth: a user's name cannot have a colon")
+            raise ConfigurationError("BasicAuth: username must not have a colon")
         if self.password and self.provider is not None:
-            raise ConfigurationError("BasicAuth: give a password or a provider, not both")
+            raise ConfigurationError("BasicAuth: pass a password or a provider, not both")
         _basic(self.username, self.password)
 
     @classmethod
     def from_env(cls, username: str, name: str) -> Self:
-        """The password in the environment variable `name`, read for each request."""
+        """Read the password from the environment variable `name` for each request."""
         return cls(username, provider=FromEnv(name))
 
     @classmethod
     def from_file(cls, username: str, path: str | os.PathLike[str]) -> Self:
-        """The password in a file, read for each request."""
+        """Read the password from a file for each request."""
         return cls(username, provider=FromFile(os.fspath(path)))
 
-    def over(self, inner: Transport, memory: None = None) -> BasicAuthTransport:
-        """As `Policy.over`."""
+    def wrap(self, inner: Transport, _state: None = None) -> BasicAuthTransport:
+        """As `Policy.wrap`."""
         return BasicAuthTransport(inner, self)
 
     async def headers(self, _request: HTTPRequest) -> Mapping[str, str]:
-        """What is added to a request."""
+        """The headers to add to a request."""
         password = await _secret(self.provider) if self.provider else self.password
         return {"authorization": _basic(self.username, password)}
 
@@ -211,85 +202,89 @@ class BasicAuth(_Secretive, _Static):
 def _basic(username: str, password: str) -> str:
     pair = f"{username}:{password}"
     if any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in pair):
-        raise ConfigurationError("BasicAuth: the user's name or the password has a character that is not allowed")
+        raise ConfigurationError("BasicAuth: username or password has a control character or a lone surrogate")
     return "Basic " + base64.b64encode(pair.encode()).decode()
 
 
 @attrs.frozen(repr=False)
-class APIKey(_Secretive, _Static):
-    """A key, sent in a header of its own.
+class APIKey(_SecretValue, StatelessPolicy):
+    """API key, sent in a header of its own.
 
-    `provider` is an async function that gives the key, called for each request.
+    `provider` is an async function that returns the key, called for each request.
 
     Raises:
-        ConfigurationError: there is not exactly one of `key` and `provider`, or `header` is the protocol's.
+        ConfigurationError: pass exactly one of `key` and `provider`; `header` cannot be one that HTTP depends on.
     """
+
+    kind: ClassVar[PolicyKind] = "auth"
 
     key: str = ""
     header: str = attrs.field(default="x-api-key", kw_only=True)
     provider: SecretProvider | None = attrs.field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        _one_source(self, self.key, self.provider)
-        HTTPRequest("GET", "", "", _ours({self.header: self.key}))  # what cannot be sent is an error now
+        self._check_one_source(self.key)
+        HTTPRequest("GET", "", "", _check_names({self.header: self.key}))  # fails now if it could not be sent
 
     @classmethod
     def from_env(cls, name: str, *, header: str = "x-api-key") -> Self:
-        """The key in the environment variable `name`, read for each request."""
+        """Read the key from the environment variable `name` for each request."""
         return cls(header=header, provider=FromEnv(name))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], *, header: str = "x-api-key") -> Self:
-        """The key in a file, read for each request."""
+        """Read the key from a file for each request."""
         return cls(header=header, provider=FromFile(os.fspath(path)))
 
-    def over(self, inner: Transport, memory: None = None) -> APIKeyTransport:
-        """As `Policy.over`."""
+    def wrap(self, inner: Transport, _state: None = None) -> APIKeyTransport:
+        """As `Policy.wrap`."""
         return APIKeyTransport(inner, self)
 
     async def headers(self, _request: HTTPRequest) -> Mapping[str, str]:
-        """What is added to a request."""
+        """The headers to add to a request."""
         return {self.header: await _secret(self.provider) if self.provider else self.key}
 
 
 async def _secret(provider: SecretProvider) -> str:
-    secret: object = await called(provider, "provider of the secret")
+    secret: object = await call_provider(provider, "provider of the secret")
     if not isinstance(secret, str) or not secret:
-        raise ConfigurationError("the provider of the secret gave no text, or an empty one")
+        raise ConfigurationError("the provider of the secret must return a non-empty str")
     return secret
 
 
 @attrs.frozen
-class Headers(_Static):
-    """Whatever headers an async function gives for a request, called for each that is sent.
+class Headers(StatelessPolicy):
+    """Headers from an async function, called for each request that is sent.
 
-    It gets the request as it is so far: to sign its body, or to decide by `request.context`. It may not give the
-    protocol's own headers (`accept`, `accept-encoding`, `content-length`, `content-type`, `host`, `transfer-encoding`):
-    that is a `ConfigurationError` of the call.
+    It gets the request as built so far, to sign its body or to decide by `request.context`. It must not return headers
+    that HTTP depends on (`accept`, `accept-encoding`, `content-length`, `content-type`, `host`, `transfer-encoding`):
+    the call fails with a `ConfigurationError` then.
     """
 
-    provider: HeadersProvider = attrs.field(repr=_named)
+    kind: ClassVar[PolicyKind] = "auth"
 
-    def over(self, inner: Transport, memory: None = None) -> HeadersTransport:
-        """As `Policy.over`."""
+    provider: HeadersProvider = attrs.field(repr=_provider_name)
+
+    def wrap(self, inner: Transport, _state: None = None) -> HeadersTransport:
+        """As `Policy.wrap`."""
         return HeadersTransport(inner, self)
 
     async def headers(self, request: HTTPRequest) -> Mapping[str, str]:
-        """What is added to a request."""
-        given = await called(self.provider, "provider of the headers", request)
+        """The headers to add to a request."""
+        given = await call_provider(self.provider, "provider of the headers", request)
         if not isinstance(given, Mapping):
-            raise ConfigurationError(f"the provider of the headers gave no mapping, but {type(given).__name__}")
+            raise ConfigurationError(f"the provider of the headers must return a mapping, not {type(given).__name__}")
         headers = cast("Mapping[object, object]", given)
         if not all(isinstance(name, str) and isinstance(value, str) for name, value in headers.items()):
-            raise ConfigurationError("the provider of the headers gave a name or a value that is no text")
+            raise ConfigurationError("the provider of the headers must return names and values of type str")
         return cast("Mapping[str, str]", headers)
 
 
-def _ours(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """`headers` with their names in lower case, if none is the protocol's."""
+def _check_names(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Return `headers` with lower-case names, if HTTP depends on none of them."""
     lower = {name.lower(): value for name, value in headers.items()}
     if taken := sorted(PROTOCOL & lower.keys()):
-        raise ConfigurationError(f"{', '.join(taken)}: the protocol's own headers cannot be given")
+        raise ConfigurationError(f"{', '.join(taken)}: this header cannot be replaced")
     return lower
 
 
@@ -298,57 +293,49 @@ def _ours(headers: Mapping[str, str]) -> Mapping[str, str]:
 
 @attrs.define(eq=False)
 class BearerAuthTransport(Wrapper):
-    """Sends a bearer token with each request."""
+    """Adds a bearer token to each request."""
 
     kind: ClassVar[PolicyKind] = "auth"
 
     auth: BearerAuth
     memory: TokenCache = attrs.field(factory=TokenCache, kw_only=True, repr=False)
-    """The token that is held. Its own, unless it is given one to share."""
-
-    @asynccontextmanager
-    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
-        """As `Transport.exchange`; entering it may take two exchanges, one after the other."""
-        async with AsyncExitStack() as stack:
-            yield await self._respond(stack, request)
+    """The token cache. Its own, unless you pass one to share."""
 
     async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
-        """The response that is handed on; the stack holds its exchange."""
         if "authorization" in {name.lower() for name in request.headers}:
-            return await stack.enter_async_context(self.inner.exchange(request))
-        token = await _in_time(request, self._token(request), Outcome.NOT_SENT)
-        response = await stack.enter_async_context(self.inner.exchange(_bearing(request, token)))
+            return await super()._respond(stack, request)
+        token = await _before_deadline(request, self._token(request), Outcome.NOT_SENT)
+        response = await super()._respond(stack, _with_token(request, token))
         if response.status != 401:
             return response
-        refusal = await _kept(response)
-        with suppress(OxyError):  # that it did not end well matters to nobody any more
-            await stack.aclose()
-        other = await _in_time(request, self._token(request, refused=token), Outcome.REJECTED)
-        if other.value == token.value:
-            return refusal
+        body = await read_up_to(decompressed(response), REFUSAL_BYTES, deadline=anyio.current_time() + REFUSAL_SECONDS)
+        await close_quietly(stack)
+        refreshed = await _before_deadline(request, self._token(request, refused=token), Outcome.REJECTED)
+        if refreshed.value == token.value:
+            return attrs.evolve(response, chunks=BufferedChunks(body))
         again = attrs.evolve(request, context=attrs.evolve(request.context, attempt=request.context.attempt + 1))
-        return await stack.enter_async_context(self.inner.exchange(_bearing(again, other)))
+        return await super()._respond(stack, _with_token(again, refreshed))
 
-    async def _token(self, request: HTTPRequest, refused: Issued | None = None) -> Issued:
+    async def _token(self, request: HTTPRequest, refused: CachedToken | None = None) -> CachedToken:
         auth = self.auth
         if auth.provider is None:
-            return Issued(auth.token)
+            return CachedToken(auth.token)
         if isinstance(auth.provider, FromEnv | FromFile):
-            return Issued(checked(await auth.provider()))
+            return CachedToken(check_token(await auth.provider()))
         return await self.memory.token(
             auth.provider, refresh_before=auth.refresh_before, context=request.context, refused=refused
         )
 
 
-def _bearing(request: HTTPRequest, token: Issued) -> HTTPRequest:
-    return _with(request, {"authorization": f"Bearer {token.value}"})
+def _with_token(request: HTTPRequest, token: CachedToken) -> HTTPRequest:
+    return _with_credentials(request, {"authorization": f"Bearer {token.value}"})
 
 
-def _with(request: HTTPRequest, headers: Mapping[str, str]) -> HTTPRequest:
-    """`request` with these headers, which are marked as credentials.
+def _with_credentials(request: HTTPRequest, headers: Mapping[str, str]) -> HTTPRequest:
+    """Add headers to a request, marked as credentials.
 
     Raises:
-        ConfigurationError: one is `authorization`, which HTTP libraries make of user information in the URL as well.
+        ConfigurationError: one is `authorization`, which HTTP libraries also build from user information in the URL.
     """
     if "authorization" in headers and "@" in urlsplit(request.base_url).netloc:
         raise ConfigurationError("`auth=` and user information in the URL are two credentials: give only one of them")
@@ -358,63 +345,39 @@ def _with(request: HTTPRequest, headers: Mapping[str, str]) -> HTTPRequest:
 
 @attrs.define(eq=False)
 class HeadersTransport(Wrapper):
-    """Adds headers to each request, but none that it has already."""
+    """Adds headers to each request, except those that it has already."""
 
     kind: ClassVar[PolicyKind] = "auth"
 
     auth: Headers | BasicAuth | APIKey
 
-    @asynccontextmanager
-    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
-        """As `Transport.exchange`."""
-        headers = _ours(await _in_time(request, self.auth.headers(request), Outcome.NOT_SENT))
+    async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
+        headers = _check_names(await _before_deadline(request, self.auth.headers(request), Outcome.NOT_SENT))
         own = {name.lower() for name in request.headers}
         added = {name: value for name, value in headers.items() if name not in own}
-        async with self.inner.exchange(_with(request, added)) as response:
-            yield response
+        return await super()._respond(stack, _with_credentials(request, added))
 
 
 @attrs.define(eq=False)
 class BasicAuthTransport(HeadersTransport):
-    """Sends a user's name and password with each request."""
+    """Adds a user name and password to each request."""
 
 
 @attrs.define(eq=False)
 class APIKeyTransport(HeadersTransport):
-    """Sends an API key with each request."""
+    """Adds an API key to each request."""
 
 
-async def _in_time(request: HTTPRequest, secret: Awaitable[T], outcome: Outcome) -> T:
-    """What is awaited, before the deadline of the call.
+async def _before_deadline(request: HTTPRequest, secret: Awaitable[T], outcome: Outcome) -> T:
+    """Await a secret, before the deadline of the call.
 
     Raises:
-        OxyError: there is none; the outcome is `outcome`.
+        OxyError: with `outcome`; the provider failed, or took longer.
     """
     try:
-        with anyio.CancelScope(deadline=waiting_ends(request.context)):
+        with anyio.CancelScope(deadline=wait_deadline(request.context)):
             return await secret
-        raise DeadlineExceededError("no credentials within the time for the whole call")
+        raise DeadlineExceededError("the provider of the credentials did not return before the deadline")
     except OxyError as error:
         error.outcome = outcome
         raise
-
-
-async def _kept(response: HTTPResponse) -> HTTPResponse:
-    """`response`, with the beginning of its body, to be read when its exchange is over."""
-    body = await read_up_to(inflated(response), REFUSAL_BYTES, until=anyio.current_time() + REFUSAL_SECONDS)
-    return attrs.evolve(response, chunks=_Body(body))
-
-
-class _Body:
-    """A body that has been read."""
-
-    def __init__(self, body: bytes) -> None:
-        self._pieces = iter((body,) if body else ())
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        for piece in self._pieces:
-            return piece
-        raise StopAsyncIteration

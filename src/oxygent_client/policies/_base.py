@@ -1,69 +1,82 @@
 """Base classes of policies and of the transports that apply them.
 
-Rule 1: a policy `X` is configuration: it is frozen, compares by content and pickles. Its wrapper is
-    `XTransport(inner, X(...))`, a `Wrapper`.
-Rule 2: what a policy has to remember from call to call (a budget, a token, who waits) is its memory. It is made by
-    `remember()`, is handed to each wrapper, and starts anew in a copy.
+Rule 1: a policy `X` is configuration: frozen, compared by content, picklable. `XTransport(inner, X(...))`, a `Wrapper`,
+    applies it.
+Rule 2: what a policy keeps between calls (a retry budget, a token, free slots) is its state. `new_state()` creates it,
+    each wrapper of an agent shares it, and a copy of the agent starts with a new one.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
-import anyio
 import attrs
 
-from oxygent_client._core.bodies import read_up_to
-from oxygent_client._core.transport import Context, HTTPResponse, Transport
+from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, Purpose, Transport
 
-__all__ = ["Policy", "PolicyKind", "Wrapper", "drain", "waiting_ends"]
+__all__ = ["COUNTED", "Policy", "PolicyKind", "StatelessPolicy", "Wrapper", "wait_deadline"]
 
 PolicyKind: TypeAlias = Literal["concurrency", "rate", "retry", "auth", "redirect", "https-only"]
-"""What a policy is about. A chain has at most one of a kind; `ORDER` says where each kind stands."""
+"""What a policy is about. A chain has at most one of each kind; `ORDER` is their order."""
 
-DRAIN_SECONDS: Final = 0.25
-DRAIN_BYTES: Final = 16 * 1024
-"""What is read of a response that is not handed on, so that its connection can be used again."""
+COUNTED: Final[tuple[Purpose, ...]] = ("run", "attach")
+"""What limits and the retry budget count. Lookups run nothing, and must not wait behind streams that last minutes."""
 MARGIN: Final = 0.01
-"""Seconds before the deadline at which waiting ends. The caller waits under the same deadline, and would otherwise be
-the first to hear of it, without a word on whether anything was sent."""
+"""Seconds before the deadline at which a policy stops waiting, so that its own error, with the outcome, is raised
+before the caller's cancel scope fires."""
 
 
 @runtime_checkable
 class Policy(Protocol):
-    """How bytes may move: a frozen value that compares by content."""
+    """A rule that changes how a transport moves bytes: a frozen value that compares by content."""
 
     kind: ClassVar[PolicyKind]
 
-    def remember(self) -> Any:
-        """A new memory, to be shared by all wrappers of one agent; None where there is nothing to remember."""
+    def new_state(self) -> Any:
+        """State to be shared by all wrappers of one agent; None if the policy keeps none."""
         ...
 
-    def over(self, inner: Transport, memory: Any, /) -> Transport:
-        """A `Wrapper` of this kind around `inner`, with what `remember()` gave."""
+    def wrap(self, inner: Transport, state: Any, /) -> Transport:
+        """A `Wrapper` of this kind around `inner`; `state` is from `new_state()`."""
         ...
+
+
+class StatelessPolicy:
+    """Base class of policies that keep nothing between calls."""
+
+    __slots__ = ()
+
+    def new_state(self) -> None:
+        """No state."""
 
 
 @attrs.define(eq=False)
 class Wrapper:
-    """A transport around a transport. A subclass says how it exchanges."""
+    """A transport around a transport. A subclass overrides `exchange`, or `_respond`."""
 
     kind: ClassVar[PolicyKind]
 
     inner: Transport
-    """What it wraps."""
+    """The wrapped transport."""
+
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As `Transport.exchange`; entering it may take several exchanges, one after the other."""
+        async with AsyncExitStack() as stack:
+            yield await self._respond(stack, request)
+
+    async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
+        """Return the response for the caller; `stack` holds its exchange."""
+        return await stack.enter_async_context(self.inner.exchange(request))
 
     async def aclose(self) -> None:
         """As `Transport.aclose`: closes the wrapped transport."""
         await self.inner.aclose()
 
 
-def waiting_ends(context: Context) -> float:
-    """When a policy that waits before anything is sent gives up, by the event loop's clock."""
+def wait_deadline(context: Context) -> float:
+    """When a policy that waits before anything is sent must give up, by the event loop's clock."""
     return math.inf if context.deadline is None else context.deadline - MARGIN
-
-
-async def drain(response: HTTPResponse) -> None:
-    """Read what little is left of a response that nobody is going to read."""
-    await read_up_to(response.chunks, DRAIN_BYTES, until=anyio.current_time() + DRAIN_SECONDS)

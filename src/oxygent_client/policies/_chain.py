@@ -1,10 +1,10 @@
 """Apply policies to a transport in one fixed order.
 
-Rule 1: the order is ORDER, whatever the order in which they were given; `tests/policies/test_policies.py` says for each
-    pair of neighbours why they stand so.
-Rule 2: nothing is done twice. Of a kind there is one, and a kind that the transport has already is left out; but for
-    CHECKS, which do no harm twice and protect nobody if left out.
-Rule 3: what a policy remembers is kept for the agent, not for a chain: it lasts as long as the policy is the same.
+Rule 1: the order is ORDER, whatever the order of the arguments; `tests/policies/test_policies.py` gives the reason for
+    each pair of neighbours.
+Rule 2: a chain has one policy of each kind. A kind that the transport applies already is left out, except CHECKS, which
+    are harmless twice and protect nothing if left out.
+Rule 3: the state of a policy belongs to the agent, not to one chain, and is kept as long as the policy is equal.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from oxygent_client.policies._base import Policy, PolicyKind, Wrapper
 __all__ = ["ORDER", "Policies"]
 
 ORDER: Final[tuple[PolicyKind, ...]] = ("concurrency", "rate", "retry", "auth", "redirect", "https-only")
-"""From the outside in; the transport comes after the last."""
+"""Outermost first; the transport comes after the last."""
 CHECKS: Final[tuple[PolicyKind, ...]] = ("https-only",)
 
 
 class Policies:
-    """What the policies of one agent remember, shared by all chains that it builds. Pickled or copied, it is empty."""
+    """The states of one agent's policies, shared by all chains that it builds. A copy starts with new states."""
 
     def __init__(self) -> None:
-        self._memories: dict[PolicyKind, tuple[Policy, Any]] = {}
+        self._states: dict[PolicyKind, tuple[Policy, Any]] = {}
 
-    def over(self, transport: Transport, *policies: Policy) -> Transport:
-        """`transport` with these policies around it, in the one order.
+    def wrap(self, transport: Transport, *policies: Policy) -> Transport:
+        """Wrap `transport` in these policies, in the fixed order.
 
         Raises:
-            ConfigurationError: two are of one kind, or one is no policy.
+            ConfigurationError: two policies are of one kind, or a value is not a policy.
         """
         given = {policy.kind: policy for policy in map(_checked, policies)}
         if len(given) < len(policies):
             kinds = [policy.kind for policy in policies]
             twice = next(kind for kind in kinds if kinds.count(kind) > 1)
             raise ConfigurationError(f"two policies are of the kind {twice!r}: {_names(policies)}")
-        there = {wrapper.kind for wrapper in _wrappers(transport)} - {*CHECKS}
+        present = {wrapper.kind for wrapper in _wrappers(transport)} - {*CHECKS}
         for kind in reversed(ORDER):
-            if kind in given and kind not in there:
-                transport = given[kind].over(transport, self._memory(given[kind]))
+            if kind in given and kind not in present:
+                transport = given[kind].wrap(transport, self._state(given[kind]))
         return transport
 
-    def _memory(self, policy: Policy) -> Any:
-        kept = self._memories.get(policy.kind)
+    def _state(self, policy: Policy) -> Any:
+        kept = self._states.get(policy.kind)
         if kept is None or kept[0] != policy:
-            kept = self._memories[policy.kind] = policy, policy.remember()
+            kept = self._states[policy.kind] = policy, policy.new_state()
         return kept[1]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -58,7 +58,7 @@ class Policies:
 
 def _checked(policy: Any) -> Policy:
     if isinstance(policy, type) or not isinstance(policy, Policy) or policy.kind not in ORDER:
-        raise ConfigurationError(f"{_names((policy,))} is no policy: give a value such as Retry(attempts=5)")
+        raise ConfigurationError(f"{_names((policy,))} is not a policy: pass a value such as Retry(attempts=5)")
     return policy
 
 
@@ -67,7 +67,7 @@ def _names(policies: tuple[object, ...]) -> str:
 
 
 def _wrappers(transport: object) -> Iterator[Wrapper]:
-    """The policies' wrappers that `transport` consists of already."""
+    """The wrappers around `transport`, outermost first."""
     while isinstance(transport, Transport):
         if isinstance(transport, Wrapper):
             yield transport

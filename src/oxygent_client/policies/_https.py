@@ -1,60 +1,53 @@
 """`HTTPSOnly`: refuse plain http where credentials would be readable.
 
-Rule 1: what is checked is what is sent. Where the server is not chosen yet (`base_url` is empty), or is chosen under
-    another name (`checks_secure`), whoever chooses checks; a transport that sends it to a proxy checks that. So the
-    policy goes along in `Context.https_only`.
+Rule: what is checked is what is sent. A transport that chooses the server (`checks_secure`, for example a `Cluster`)
+    checks that server's URL, and one that uses a proxy checks the proxy. The policy reaches them by
+    `Context.https_only`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import ClassVar
 
 import attrs
 
 from oxygent_client._core.plain_http import PlaintextRules, check_secure
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
-from oxygent_client.policies._base import PolicyKind, Wrapper
+from oxygent_client.policies._base import PolicyKind, StatelessPolicy, Wrapper
 
 __all__ = ["HTTPSOnly", "HTTPSOnlyTransport", "check_secure"]
 
 
 @attrs.frozen(kw_only=True)
-class HTTPSOnly(PlaintextRules):
-    """What may go over plain http: nothing secret, unless to this machine or to `plaintext_hosts`.
+class HTTPSOnly(PlaintextRules, StatelessPolicy):
+    """Rules for plain http: no credential, unless to loopback or to `plaintext_hosts`.
 
     Raises:
-        ConfigurationError: `plaintext_hosts` is one string, or holds what is no host's name.
+        ConfigurationError: `plaintext_hosts` is a `str`, or holds something that is not a host name.
     """
 
     kind: ClassVar[PolicyKind] = "https-only"
 
-    def remember(self) -> None:
-        """Nothing is remembered."""
-
-    def over(self, inner: Transport, _memory: None = None) -> HTTPSOnlyTransport:
-        """The transport that checks what goes through `inner`."""
+    def wrap(self, inner: Transport, _state: None = None) -> HTTPSOnlyTransport:
+        """As `Policy.wrap`."""
         return HTTPSOnlyTransport(inner, self)
 
 
 @attrs.define(eq=False)
 class HTTPSOnlyTransport(Wrapper):
-    """Sends nothing that `HTTPSOnly` forbids."""
+    """Refuses requests that `HTTPSOnly` forbids.
+
+    Raises:
+        InsecureTransportError: `exchange` would send a credential over plain http. Nothing was sent.
+    """
 
     kind: ClassVar[PolicyKind] = "https-only"
 
     policy: HTTPSOnly = attrs.field(factory=HTTPSOnly)
 
-    @asynccontextmanager
-    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
-        """As `Transport.exchange`.
-
-        Raises:
-            InsecureTransportError: the request may not go over plain http.
-        """
+    async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
         request = attrs.evolve(request, context=attrs.evolve(request.context, https_only=self.policy))
         if request.base_url and not getattr(self.inner, "checks_secure", False):
             check_secure(request.url, request.headers, self.policy, marked=request.context.secret_headers)
-        async with self.inner.exchange(request) as response:
-            yield response
+        return await super()._respond(stack, request)

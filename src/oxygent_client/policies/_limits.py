@@ -1,79 +1,75 @@
 """Rate limit and concurrency limit.
 
-Rule 1: what is counted are runs and the attaching to runs. What only looks something up passes by: it must not wait
-    behind streams that last for minutes.
-Rule 2: who came first is served first. Who is cancelled while waiting takes nothing.
-Rule 3: waiting ends before the caller's deadline does, with an error that says that nothing was sent.
-Rule 4: what is counted is counted for each event loop by itself.
+Rule 1: limits count runs and attachments to runs. Lookups pass: they must not wait behind streams that last minutes.
+Rule 2: waiting calls are served in order. A call that is cancelled while it waits takes nothing.
+Rule 3: waiting ends before the caller's deadline, with an error whose outcome is NOT_SENT.
+Rule 4: each event loop counts by itself.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, ClassVar, Final
+from contextlib import AsyncExitStack
+from typing import Any, ClassVar
 
 import anyio
 import attrs
 
 from oxygent_client._core.errors import DeadlineExceededError, Outcome
 from oxygent_client._core.per_loop import PerLoop
-from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Purpose, Transport
+from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
 from oxygent_client._core.validation import integer, number
-from oxygent_client.policies._base import PolicyKind, Wrapper, waiting_ends
+from oxygent_client.policies._base import COUNTED, PolicyKind, Wrapper, wait_deadline
 
 __all__ = ["Bucket", "ConcurrencyLimit", "ConcurrencyLimitTransport", "RateLimit", "RateLimitTransport", "Slots"]
 
-COUNTED: Final[tuple[Purpose, ...]] = ("run", "attach")
 
-
-# --- at a time --------------------------------------------------------------------------------------------------------
+# --- concurrency limit ------------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class ConcurrencyLimit:
-    """How many runs an agent has open at a time; further ones wait until one is left.
+    """Limit how many runs of an agent are open at once; further runs wait for a free slot.
 
-    A run that one of your handlers begins with the same agent is a further one: where the run that called the handler
-    holds the last slot, it waits for a slot that is free only after it, so until its deadline.
+    A run that one of your handlers starts on the same agent counts too. If the run that called the handler holds the
+    last slot, the inner run waits until its deadline.
 
     Raises:
-        ConfigurationError: `max` is no whole number, or less than 1.
+        ConfigurationError: `max` is not a whole number >= 1.
     """
 
     kind: ClassVar[PolicyKind] = "concurrency"
 
     max: int = attrs.field(validator=integer(ge=1))
 
-    def remember(self) -> Slots:
+    def new_state(self) -> Slots:
         """Slots, all of them free."""
         return Slots(self.max)
 
-    def over(self, inner: Transport, memory: Slots) -> ConcurrencyLimitTransport:
-        """The transport that lets so many through to `inner`."""
-        return ConcurrencyLimitTransport(inner, self, slots=memory)
+    def wrap(self, inner: Transport, state: Slots) -> ConcurrencyLimitTransport:
+        """As `Policy.wrap`."""
+        return ConcurrencyLimitTransport(inner, self, slots=state)
 
 
 class Slots:
-    """Places for runs, as many in each event loop. Pickled or copied, all are free."""
+    """Free slots for runs, counted per event loop. A copy has all slots free."""
 
     def __init__(self, max: int) -> None:
         self._max = max
         self._semaphores: PerLoop[anyio.Semaphore] = PerLoop()
 
-    async def take(self, until: float) -> anyio.Semaphore:
-        """A slot, which is given back by `release()`.
+    async def take(self, deadline: float) -> anyio.Semaphore:
+        """Wait for a slot; `release()` of the result frees it.
 
         Raises:
-            DeadlineExceededError: there was none until then.
+            DeadlineExceededError: no slot was free before `deadline`.
         """
         slots = self._semaphores.get() or self._semaphores.put(anyio.Semaphore(self._max))
-        with anyio.CancelScope(deadline=until):
+        with anyio.CancelScope(deadline=deadline):
             await slots.acquire()
             return slots
         raise DeadlineExceededError(
-            f"none of the {self._max} runs that may go on at a time ended in time", outcome=Outcome.NOT_SENT
+            f"no slot was free before the deadline (ConcurrencyLimit.max={self._max})", outcome=Outcome.NOT_SENT
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -82,38 +78,35 @@ class Slots:
 
 @attrs.define(eq=False)
 class ConcurrencyLimitTransport(Wrapper):
-    """Lets so many runs through at a time as `ConcurrencyLimit` has it; a run has its slot until its block is left."""
+    """Applies `ConcurrencyLimit`: a run holds its slot until its exchange is left.
+
+    Raises:
+        DeadlineExceededError: `exchange` found no free slot in time. Nothing was sent.
+    """
 
     kind: ClassVar[PolicyKind] = "concurrency"
 
     limit: ConcurrencyLimit
     slots: Slots = attrs.field(
-        default=attrs.Factory(lambda self: self.limit.remember(), takes_self=True), kw_only=True, repr=False
+        default=attrs.Factory(lambda self: self.limit.new_state(), takes_self=True), kw_only=True, repr=False
     )
-    """Its own, unless it is given some to share."""
+    """Its own, unless you pass slots to share."""
 
-    @asynccontextmanager
-    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
-        """As `Transport.exchange`.
-
-        Raises:
-            DeadlineExceededError: no slot was free in time. Nothing was sent.
-        """
-        async with AsyncExitStack() as stack:
-            if request.context.purpose in COUNTED:
-                stack.callback((await self.slots.take(waiting_ends(request.context))).release)
-            yield await stack.enter_async_context(self.inner.exchange(request))
+    async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
+        if request.context.purpose in COUNTED:
+            stack.callback((await self.slots.take(wait_deadline(request.context))).release)
+        return await super()._respond(stack, request)
 
 
-# --- in a second ------------------------------------------------------------------------------------------------------
+# --- rate limit -------------------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class RateLimit:
-    """How many runs an agent begins in a second, in the long run; `burst` of them may begin at once after a pause.
+    """Limit how many runs an agent starts per second, on average; after a pause up to `burst` start at once.
 
     Raises:
-        ConfigurationError: `per_second` is not more than 0, or `burst` no whole number from 1 on.
+        ConfigurationError: `per_second` is not a number > 0, or `burst` not a whole number >= 1.
     """
 
     kind: ClassVar[PolicyKind] = "rate"
@@ -121,28 +114,28 @@ class RateLimit:
     per_second: float = attrs.field(validator=number(gt=0))
     burst: int = attrs.field(default=1, validator=integer(ge=1))
 
-    def remember(self) -> Bucket:
-        """A full bucket."""
+    def new_state(self) -> Bucket:
+        """A full token bucket."""
         return Bucket(self)
 
-    def over(self, inner: Transport, memory: Bucket) -> RateLimitTransport:
-        """The transport that lets so many through to `inner`."""
-        return RateLimitTransport(inner, self, bucket=memory)
+    def wrap(self, inner: Transport, state: Bucket) -> RateLimitTransport:
+        """As `Policy.wrap`."""
+        return RateLimitTransport(inner, self, bucket=state)
 
 
 @attrs.define(eq=False)
 class Level:
-    """How full a bucket is, in one event loop."""
+    """The level of a token bucket in one event loop."""
 
     limit: RateLimit
     full: float = -math.inf
-    """When all tokens will be there again."""
+    """When the bucket is full again."""
     waiting: int = 0
     turn: anyio.Lock = attrs.field(factory=anyio.Lock)
-    """Whose turn it is to wait for a token; the others wait for their turn."""
+    """Held by the first of the waiting calls."""
 
     def due(self, now: float, ahead: int) -> float:
-        """When there will be a token for one who has so many ahead."""
+        """When a call with so many waiting calls ahead of it gets a token."""
         return max(now, max(self.full, now) + (ahead + 1 - self.limit.burst) / self.limit.per_second)
 
     def take(self, now: float) -> None:
@@ -151,24 +144,24 @@ class Level:
 
 
 class Bucket:
-    """Tokens, one for each run, that come back with time; as many in each event loop. Pickled or copied, it is full."""
+    """A token bucket per event loop: each run takes a token, tokens come back with time. A copy is full."""
 
     def __init__(self, limit: RateLimit) -> None:
         self._limit = limit
         self._levels: PerLoop[Level] = PerLoop()
 
-    async def take(self, until: float) -> None:
-        """Take a token, when there is one.
+    async def take(self, deadline: float) -> None:
+        """Wait for a token and take it.
 
         Raises:
-            DeadlineExceededError: there will be none until then; this is known, and said, at once.
+            DeadlineExceededError: there will be no token before `deadline`; raised at once.
         """
         level = self._levels.get() or self._levels.put(Level(self._limit))
         now = anyio.current_time()
         wait = level.due(now, level.waiting) - now
-        if now + wait > until:
+        if now + wait > deadline:
             raise DeadlineExceededError(
-                f"the rate limit has no place before {wait:.2f} s are over, which is too late", outcome=Outcome.NOT_SENT
+                f"the rate limit allows this run in {wait:.2f} s, after its deadline", outcome=Outcome.NOT_SENT
             )
         level.waiting += 1
         try:
@@ -184,24 +177,21 @@ class Bucket:
 
 @attrs.define(eq=False)
 class RateLimitTransport(Wrapper):
-    """Lets runs begin no faster than `RateLimit` has it."""
+    """Applies `RateLimit`: delays the start of runs.
+
+    Raises:
+        DeadlineExceededError: `exchange` would have to wait beyond the deadline. Nothing was sent.
+    """
 
     kind: ClassVar[PolicyKind] = "rate"
 
     limit: RateLimit
     bucket: Bucket = attrs.field(
-        default=attrs.Factory(lambda self: self.limit.remember(), takes_self=True), kw_only=True, repr=False
+        default=attrs.Factory(lambda self: self.limit.new_state(), takes_self=True), kw_only=True, repr=False
     )
-    """Its own, unless it is given one to share."""
+    """Its own, unless you pass a bucket to share."""
 
-    @asynccontextmanager
-    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
-        """As `Transport.exchange`.
-
-        Raises:
-            DeadlineExceededError: its turn would come too late. Nothing was sent.
-        """
+    async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
         if request.context.purpose in COUNTED:
-            await self.bucket.take(waiting_ends(request.context))
-        async with self.inner.exchange(request) as response:
-            yield response
+            await self.bucket.take(wait_deadline(request.context))
+        return await super()._respond(stack, request)

@@ -1,108 +1,100 @@
 """Follow redirects within one origin.
 
-Rule 1: only 307 and 308 keep the method and the body, so only they are followed, and only to the same scheme, host and
-    port: no header and no body goes to anyone else. They go to the host as the user wrote it, also where the redirect
-    has another name of this machine's loopback.
-Rule 2: a redirect stays below the path of `server_url`, however that path is read, unless `any_path` is set: behind one
-    gateway, another path may be another tenant's.
-Rule 3: what is not followed is handed on as it came.
+Rule 1: only 307 and 308, which keep method and body, are followed, and only to the same origin (scheme, host, port), so
+    headers and body reach no other server. The request keeps the host as the user wrote it, also where the redirect
+    has another name of the loopback interface.
+Rule 2: a redirect must stay below the path of `server_url`, in every reading of that path, unless `any_path` is set:
+    behind a gateway another path may belong to another tenant.
+Rule 3: a redirect that is not followed is returned unchanged.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack
 from typing import ClassVar, Final
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 import attrs
 
-from oxygent_client._core.errors import OxyError
+from oxygent_client._core.bodies import close_quietly, drain
 from oxygent_client._core.server_identity import url_origin
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
 from oxygent_client._core.validation import FLAG, integer
-from oxygent_client.policies._base import PolicyKind, Wrapper, drain
+from oxygent_client.policies._base import PolicyKind, StatelessPolicy, Wrapper
 
 __all__ = ["Redirect", "RedirectTransport"]
 
 FOLLOWED: Final = (307, 308)
-"""Statuses that say: the same request again, there. The server has run nothing."""
-_WRITTEN_WELL: Final = re.compile(r"[\x21-\x5b\x5d-\x7e]+")
-"""What a URL may consist of. urllib drops tabs and line ends unseen; some read a backslash as a slash."""
+"""Statuses that mean: send the same request again, there. The server has run nothing."""
+_URL_CHARACTERS: Final = re.compile(r"[\x21-\x5b\x5d-\x7e]+")
+"""Characters of a valid URL. urllib silently drops tabs and line ends; some libraries read a backslash as a slash."""
 _ASCII: Final = "".join(map(chr, range(0x21, 0x7F)))
 _ESCAPE: Final = re.compile("%[0-9a-fA-F]{2}")
 _READINGS: Final = 3
-"""How a server may read a path: as it is, and with its escapes undone once or twice."""
+"""How a server may read a path: as written, or with its escapes decoded once or twice."""
 
 
 @attrs.frozen
-class Redirect:
+class Redirect(StatelessPolicy):
     """Which redirects are followed: 307 and 308, to the same origin, below the path of `server_url`.
 
     Raises:
-        ConfigurationError: `hops` is no whole number, or negative; `any_path` is neither True nor False.
+        ConfigurationError: `hops` is not a whole number >= 0, or `any_path` not a bool.
     """
 
     kind: ClassVar[PolicyKind] = "redirect"
 
     hops: int = attrs.field(default=3, validator=integer(ge=0))
-    """How many in a row. With 0 none is followed."""
+    """How many redirects in a row. 0 follows none."""
     any_path: bool = attrs.field(default=False, kw_only=True, validator=FLAG)
-    """Follow to any path of the origin: `http://host/one` may send its requests, and their credentials, to
+    """Follow to any path of the origin: `http://host/one` may send its requests, with their credentials, to
     `http://host/other`."""
 
-    def remember(self) -> None:
-        """Nothing is remembered, not even a 308."""
-
-    def over(self, inner: Transport, _memory: None = None) -> RedirectTransport:
-        """The transport that follows what comes through `inner`."""
+    def wrap(self, inner: Transport, _state: None = None) -> RedirectTransport:
+        """As `Policy.wrap`."""
         return RedirectTransport(inner, self)
 
 
 @attrs.define(eq=False)
 class RedirectTransport(Wrapper):
-    """Follows redirects as `Redirect` has it; `HTTPResponse.request` is the last request."""
+    """Follows redirects as `Redirect` allows; `HTTPResponse.request` is the last request."""
 
     kind: ClassVar[PolicyKind] = "redirect"
 
     redirect: Redirect = attrs.field(factory=Redirect)
 
-    @asynccontextmanager
-    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
-        """As `Transport.exchange`; entering it may take several exchanges, one after the other."""
-        async with AsyncExitStack() as stack:
-            response = await stack.enter_async_context(self.inner.exchange(request))
-            below = "" if self.redirect.any_path else urlsplit(response.request.base_url).path
-            for _ in range(self.redirect.hops):
-                following = followed(response, below)
-                if following is None:
-                    break
-                await drain(response)
-                with suppress(OxyError):  # that it did not end well matters to nobody any more
-                    await stack.aclose()
-                response = await stack.enter_async_context(self.inner.exchange(following))
-            yield response
+    async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
+        response = await super()._respond(stack, request)
+        base_path = "" if self.redirect.any_path else urlsplit(response.request.base_url).path
+        for _ in range(self.redirect.hops):
+            following = redirected(response, base_path)
+            if following is None:
+                break
+            await drain(response.chunks)
+            await close_quietly(stack)
+            response = await super()._respond(stack, following)
+        return response
 
 
-def followed(response: HTTPResponse, below: str) -> HTTPRequest | None:
-    """The request that follows a redirect to a path below this one; None if it is none, or none to follow."""
+def redirected(response: HTTPResponse, base_path: str) -> HTTPRequest | None:
+    """The request that follows a redirect to `base_path` or below; None if the response is not such a redirect."""
     location = response.headers.get("location", "")
-    if response.status not in FOLLOWED or not _WRITTEN_WELL.fullmatch(location):
+    if response.status not in FOLLOWED or not _URL_CHARACTERS.fullmatch(location):
         return None
     request = response.request
     here = urlsplit(request.url)
     try:
-        said, target = urlsplit(location), urljoin(request.url, location)
+        given, target = urlsplit(location), urljoin(request.url, location)
         there, is_same = urlsplit(target), url_origin(request.url) == url_origin(target)
-    except ValueError:  # no URL at all
+    except ValueError:  # not a URL
         return None
-    names_a_host = said.scheme or location.startswith("//")
-    if not is_same or (names_a_host and not said.netloc):  # urllib takes `http:///x` for a path, and `//` for nothing
+    names_a_host = given.scheme or location.startswith("//")
+    if not is_same or (names_a_host and not given.netloc):  # urllib reads `http:///x` as a path, and `//` as empty
         return None
-    # Scheme, host and user information stay as the user wrote them; the query is the server's to say.
+    # Scheme, host and user information stay as the user wrote them; the query is from the redirect.
     path = there.path or "/"
-    if not _is_below(path, below):
+    if not _is_below(path, base_path):
         return None
     return attrs.evolve(
         request,
@@ -112,7 +104,7 @@ def followed(response: HTTPResponse, below: str) -> HTTPRequest | None:
 
 
 def _is_below(path: str, base: str) -> bool:
-    """Whether `path` is `base`, or below it, in each way in which a server may read the two."""
+    """Whether `path` is `base`, or below it, in every reading of the two."""
     path, base = (_ESCAPE.sub(lambda found: found[0].upper(), quote(each, safe=_ASCII)) for each in (path, base))
     for _ in range(_READINGS):
         first = _segments(base)
@@ -125,7 +117,7 @@ def _is_below(path: str, base: str) -> bool:
 def _segments(path: str) -> list[str]:
     """The segments of a path, without dot segments and without an empty one at its end.
 
-    A parameter (`..;x`) is no part of a name to some servers, and a backslash is a slash to others.
+    Some servers ignore a parameter (`..;x`), some read a backslash as a slash.
     """
     found: list[str] = []
     for segment in path.replace("\\", "/").removesuffix("/").split("/"):

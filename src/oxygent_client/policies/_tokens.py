@@ -1,9 +1,9 @@
 """Tokens: read them, cache them, refresh them before they expire.
 
-Rule 1: no secret stands in a repr, an error or the log; what a provider raised is named by its class alone.
-Rule 2: a provider is never asked twice at once. One caller asks, in its own task, and all who wait share what comes of
-    it, a failure too. If the caller who asks is cancelled, the next who waits takes over.
-Rule 3: a token is not sent after its end. Its time is counted from the moment it was asked for, by the event loop's
+Rule 1: no secret appears in a repr, an error or the log; an error of a provider is named by its class alone.
+Rule 2: one token refresh at a time. One caller calls the provider, in its own task; all others wait for it and share
+    the result, also a failure. If that caller is cancelled, the next one takes over.
+Rule 3: a token is not sent after it expires. Its lifetime counts from the call of the provider, by the event loop's
     clock.
 """
 
@@ -26,83 +26,83 @@ from oxygent_client._core.per_loop import PerLoop
 from oxygent_client._core.transport import Context
 
 __all__ = [
+    "CachedToken",
     "FromEnv",
     "FromFile",
-    "Issued",
     "SecretProvider",
     "Token",
     "TokenCache",
     "TokenProvider",
-    "called",
-    "checked",
+    "call_provider",
+    "check_token",
 ]
 
 SECRET_BYTES: Final = 64 * 1024
-"""A file that is larger holds no secret, but something else."""
+"""A larger file is not a secret."""
 TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 
 SecretProvider: TypeAlias = Callable[[], Awaitable[str]]
 """Called and awaited each time the secret is used."""
 
 
-def checked(value: object) -> str:
-    """`value`, if it can be a token.
+def check_token(value: object) -> str:
+    """Return `value` if it can be a token.
 
     Raises:
-        ConfigurationError: it is no text of visible ASCII characters. The error does not show it.
+        ConfigurationError: it is not a `str` of visible ASCII characters. The error does not show it.
     """
     if not isinstance(value, str) or not TOKEN.fullmatch(value):
-        raise ConfigurationError("a token must be text: visible ASCII characters, no spaces, at least one")
+        raise ConfigurationError("a token must be a non-empty str of visible ASCII characters, without spaces")
     return value
 
 
 def _token(_instance: object, _attribute: attrs.Attribute[Any], value: object) -> None:
-    checked(value)
+    check_token(value)
 
 
 def _seconds(_instance: object, _attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None and (not isinstance(value, int | float) or math.isnan(value)):
-        raise ConfigurationError(f"Token(expires_in={type(value).__name__}): must be a number of seconds, or None")
+        raise ConfigurationError(f"Token.expires_in must be a number of seconds or None; got {type(value).__name__}")
 
 
 @attrs.frozen
 class Token:
-    """A token whose end may be known.
+    """A token, with its lifetime where that is known.
 
     Raises:
-        ConfigurationError: `value` is no token, or `expires_in` no number.
+        ConfigurationError: `value` is not a token, or `expires_in` not a number.
     """
 
     value: str = attrs.field(repr=False, validator=_token)
     expires_in: float | None = attrs.field(default=None, kw_only=True, validator=_seconds)
-    """Seconds until its end; None where that is not known."""
+    """Seconds until it expires; None if unknown."""
 
 
 TokenProvider: TypeAlias = Callable[[], Awaitable[str | Token]]
-"""Called and awaited when a token is needed. A `str` is a token whose end is not known."""
+"""Called and awaited when a token is needed. A `str` is a token with unknown lifetime."""
 
 
-async def called(provider: Callable[..., Awaitable[object]], what: str, *args: object) -> object:
-    """What the user's `provider` gives.
+async def call_provider(provider: Callable[..., Awaitable[object]], name: str, *args: object) -> object:
+    """Return what the user's `provider` returns.
 
     Raises:
-        HandlerError: it raised something of its own.
-        OxyError: it raised one.
+        HandlerError: it raised an exception of its own.
+        OxyError: it raised one of ours.
     """
     try:
         return await provider(*args)
     except OxyError:
         raise
-    except Exception as error:  # it is the user's own, and may raise anything
-        raise HandlerError(f"the {what} raised {type(error).__name__}") from error
+    except Exception as error:  # user code may raise anything
+        raise HandlerError(f"the {name} raised {type(error).__name__}") from error
 
 
-# --- places outside the program ---------------------------------------------------------------------------------------
+# --- secrets outside the program --------------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class FromEnv:
-    """The secret in an environment variable, as it is at the moment."""
+    """Provider that reads the secret from an environment variable at each use."""
 
     name: str
 
@@ -115,19 +115,19 @@ class FromEnv:
 
 @attrs.frozen
 class FromFile:
-    """The secret in a file, as it is at the moment."""
+    """Provider that reads the secret from a file at each use."""
 
     path: str
 
     async def __call__(self) -> str:
-        # Abandoned: a file on a dead network drive must not hold up a cancellation.
+        # Abandoned, so that a file on a dead network drive does not delay a cancellation.
         data = await anyio.to_thread.run_sync(self._read, abandon_on_cancel=True)
         try:
             secret = data.decode().strip()
         except UnicodeDecodeError:
-            secret = ""  # raising here would drag the bytes along as a context
+            secret = ""  # raising here would keep the bytes as the error's context
         if not secret or len(data) > SECRET_BYTES:
-            raise ConfigurationError(f"the file {self.path!r} holds no secret: it is empty, too large or no UTF-8")
+            raise ConfigurationError(f"the file {self.path!r} holds no secret: it is empty, too large or not UTF-8")
         return secret
 
     def _read(self) -> bytes:
@@ -135,103 +135,104 @@ class FromFile:
             with Path(self.path).open("rb") as file:
                 return file.read(SECRET_BYTES + 1)
         except (OSError, ValueError) as error:  # ValueError: a path with NUL
-            raise ConfigurationError(f"the file {self.path!r} cannot be read: {type(error).__name__}") from error
+            raise ConfigurationError(f"cannot read the file {self.path!r}: {type(error).__name__}") from error
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
 @attrs.frozen(eq=False)
-class Issued:
-    """A token as it was given out. Two that were given out one after the other differ, whatever their values."""
+class CachedToken:
+    """A token from a provider. Compares by identity: a refresh may return an equal value."""
 
     value: str = attrs.field(repr=False)
-    stale: float = math.inf
-    """When to ask for the next, by the event loop's clock."""
-    end: float = math.inf
+    refresh_at: float = math.inf
+    """When to refresh it, by the event loop's clock."""
+    expires_at: float = math.inf
 
     @classmethod
-    def at(cls, asked: float, given: object, refresh_before: float) -> Issued:
-        """What a provider that was asked at `asked` has given."""
-        token = given if isinstance(given, Token) else Token(checked(given))
+    def from_provider(cls, called_at: float, given: object, refresh_before: float) -> CachedToken:
+        """The result of a provider that was called at `called_at`."""
+        token = given if isinstance(given, Token) else Token(check_token(given))
         if token.expires_in is None:
             return cls(token.value)
-        # A token that lasts less than `refresh_before` would be stale from its birth, and be asked for by every call.
+        # A token that lives shorter than `refresh_before` would need a refresh at once, for every call.
         early = refresh_before if refresh_before < token.expires_in else token.expires_in / 2
-        return cls(token.value, asked + token.expires_in - early, asked + token.expires_in)
+        return cls(token.value, called_at + token.expires_in - early, called_at + token.expires_in)
 
 
 @attrs.define(eq=False)
-class _Asking:
-    """The provider is being asked."""
+class _Refresh:
+    """A token refresh in progress."""
 
     done: anyio.Event = attrs.field(factory=anyio.Event)
-    result: Issued | OxyError | None = None
-    """None when it is done: who asked was cancelled."""
+    result: CachedToken | OxyError | None = None
+    """None when done: the caller that refreshed was cancelled."""
 
 
 @attrs.define(eq=False)
-class _Held:
-    """What one event loop has."""
+class _LoopTokens:
+    """The token of one event loop."""
 
-    issued: Issued | None = None
-    asking: _Asking | None = None
+    current: CachedToken | None = None
+    refresh: _Refresh | None = None
 
 
 class TokenCache:
-    """The tokens of one provider, one for each event loop. Pickled or copied, it starts anew."""
+    """The tokens of one provider, one per event loop. A copy is empty."""
 
     def __init__(self) -> None:
-        self._held: PerLoop[_Held] = PerLoop()
+        self._tokens: PerLoop[_LoopTokens] = PerLoop()
 
     async def token(
-        self, provider: TokenProvider, *, refresh_before: float, context: Context, refused: Issued | None = None
-    ) -> Issued:
-        """A token that has not ended. `refused` is one that the server does not take: another is asked for, once.
+        self, provider: TokenProvider, *, refresh_before: float, context: Context, refused: CachedToken | None = None
+    ) -> CachedToken:
+        """A token that has not expired. `refused` is one that the server refused: it is refreshed once.
 
         Raises:
-            OxyError: the provider failed, and there is no token that could be used instead.
+            OxyError: the provider failed, and no unexpired token is left.
         """
-        held = self._held.get() or self._held.put(_Held())
-        if refused is not None and held.issued is refused:
-            held.issued = None
+        tokens = self._tokens.get() or self._tokens.put(_LoopTokens())
+        if refused is not None and tokens.current is refused:
+            tokens.current = None
         while True:
-            now, old = anyio.current_time(), held.issued
-            if old is not None and (now < old.stale or (held.asking is not None and now < old.end)):
+            now, old = anyio.current_time(), tokens.current
+            if old is not None and (now < old.refresh_at or (tokens.refresh is not None and now < old.expires_at)):
                 return old
-            asking = held.asking
-            if asking is None:
-                asking = held.asking = _Asking()
-                await _ask(held, asking, provider, refresh_before)
+            refresh = tokens.refresh
+            if refresh is None:
+                refresh = tokens.refresh = _Refresh()
+                await _run_refresh(tokens, refresh, provider, refresh_before)
             else:
-                await asking.done.wait()
+                await refresh.done.wait()
             now = anyio.current_time()
-            if isinstance(asking.result, OxyError):
-                if old is None or now >= old.end:
-                    # One each: whoever gets it writes into it.
-                    raise copy.copy(asking.result) from asking.result.__cause__
-                cause = type(asking.result.__cause__ or asking.result).__name__
+            if isinstance(refresh.result, OxyError):
+                if old is None or now >= old.expires_at:
+                    # A copy for each caller: attributes are set on it.
+                    raise copy.copy(refresh.result) from refresh.result.__cause__
+                cause = type(refresh.result.__cause__ or refresh.result).__name__
                 log_event(
-                    "warning", context, "the token could not be refreshed (%s); it is used on, until its end", cause
+                    "warning", context, "token refresh failed (%s); the old token is used until it expires", cause
                 )
                 return old
-            if asking.result is not None and now < asking.result.end:
-                return asking.result
+            if refresh.result is not None and now < refresh.result.expires_at:
+                return refresh.result
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TokenCache, ()
 
 
-async def _ask(held: _Held, asking: _Asking, provider: TokenProvider, refresh_before: float) -> None:
-    """Ask the provider, and let those who wait know."""
-    asked = anyio.current_time()
+async def _run_refresh(tokens: _LoopTokens, refresh: _Refresh, provider: TokenProvider, refresh_before: float) -> None:
+    """Call the provider and wake the waiting callers."""
+    called_at = anyio.current_time()
     try:
-        issued = Issued.at(asked, await called(provider, "token provider"), refresh_before)
-        if anyio.current_time() >= issued.end:
-            raise ConfigurationError("the token provider gave a token that has ended already")
-        asking.result = held.issued = issued
+        given = await call_provider(provider, "token provider")
+        token = CachedToken.from_provider(called_at, given, refresh_before)
+        if anyio.current_time() >= token.expires_at:
+            raise ConfigurationError("the token provider returned a token that has expired")
+        refresh.result = tokens.current = token
     except OxyError as error:
-        asking.result = error
+        refresh.result = error
     finally:
-        held.asking = None
-        asking.done.set()
+        tokens.refresh = None
+        refresh.done.set()

@@ -51,7 +51,7 @@ from oxygent_client._core.errors import (
     TLSError,
 )
 from oxygent_client._core.per_loop import Closed, PerLoop, this_loop
-from oxygent_client._core.transport import HTTPRequest, HTTPResponse
+from oxygent_client._core.transport import BufferedChunks, HTTPRequest, HTTPResponse
 from oxygent_client.transports._connection_count import Counted
 from oxygent_client.transports._error_map import Translation, reason, without_phrase
 from oxygent_client.transports._library_log import our_records, rewrite_records
@@ -233,19 +233,9 @@ def _socket(counted: Counted[socket.socket], address: Any) -> socket.socket:
     return counted.add(socket.socket(*address[:3]))
 
 
-class _Pieces:
+def _in_pieces(body: bytes) -> AsyncIterator[bytes]:
     """A large body in pieces: what asyncio has buffered is sent even after a close, so it must never be all of it."""
-
-    def __init__(self, body: bytes) -> None:
-        self._pieces = iter([body[start : start + PIECE] for start in range(0, len(body), PIECE)])
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        for piece in self._pieces:
-            return piece
-        raise StopAsyncIteration
+    return BufferedChunks(*(body[start : start + PIECE] for start in range(0, len(body), PIECE)))
 
 
 def _default_trust() -> ssl.SSLContext:
@@ -347,7 +337,7 @@ class AiohttpTransport:
         data: object = request.body or None
         length: dict[str, str] = {}
         if len(request.body) > PIECE:
-            data, length = _Pieces(request.body), {"content-length": str(len(request.body))}
+            data, length = _in_pieces(request.body), {"content-length": str(len(request.body))}
         with self._counted.exchange() as occupies:
             with our_records(), TRANSLATION.translated(url, proxy=proxy):
                 response = await session.request(
