@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from oxygent_client._core.errors import Outcome, OxyError
     from oxygent_client._core.events import (
         Answer,
+        AnyEvent,
         Custom,
         Event,
         Observation,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentRegistry",
     "Answer",
+    "AnyEvent",
     "BearerAuth",
     "Cluster",
     "Custom",
@@ -97,6 +99,7 @@ _HOMES = {
     ),
     "_core.events": (
         "Answer",
+        "AnyEvent",
         "Custom",
         "Event",
         "Observation",

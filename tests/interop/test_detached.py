@@ -14,6 +14,8 @@ from .environments import RELEASES
 from .harness import PATIENT, UNRECORDED, unrecorded
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from oxygent_client import Event
 
     from .harness import RemoteServer
@@ -28,7 +30,7 @@ LOST: Final = Cut(said=b'"type": "answer"')
 """The answer and the close event after it are written to a connection that is gone."""
 
 
-def steps(events: list[Event]) -> list[Any]:
+def steps(events: Sequence[Event]) -> list[Any]:
     """The numbers of the messages among `events`."""
     return [event.content["n"] for event in events if isinstance(event, Progress)]
 

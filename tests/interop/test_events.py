@@ -24,6 +24,8 @@ from oxygent_client import (
 from .harness import PATIENT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from oxygent_client import OxyResponse
 
     from .harness import RemoteServer
@@ -79,14 +81,14 @@ OBJECTS: tuple[dict[str, Any], ...] = (
 )
 
 
-async def events_of(agent: SSEOxyGent, query: str) -> tuple[list[Event], OxyResponse]:
+async def events_of(agent: SSEOxyGent, query: str) -> tuple[Sequence[Event], OxyResponse]:
     """Every event of one run, and its response."""
     async with agent.stream(query) as run:
         events = [event async for event in run]
     return events, run.response
 
 
-def steps(events: list[Event]) -> list[tuple[str, str]]:
+def steps(events: Sequence[Event]) -> list[tuple[str, str]]:
     """The tool calls and observations, as (kind, callee)."""
     return [
         ("call" if isinstance(e, ToolCall) else "seen", e.callee)

@@ -64,7 +64,7 @@ URL: Final = "http://remote.test"
 STREAM: Final = {"content-type": "text/event-stream"}
 
 
-async def seen(agent: SSEOxyGent, query: str | OxyRequest = "hi") -> tuple[list[Event], Any]:
+async def seen(agent: SSEOxyGent, query: str | OxyRequest = "hi") -> tuple[Sequence[Event], Any]:
     """The events of a run, and its output."""
     async with agent.stream(query) as run:
         events = [event async for event in run]

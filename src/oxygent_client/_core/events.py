@@ -7,12 +7,13 @@ Rule 2: this module needs nothing of the package, so that errors can hold events
 from __future__ import annotations
 
 import enum
-from typing import Any, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import attrs
 
 __all__ = [
     "Answer",
+    "AnyEvent",
     "Custom",
     "Event",
     "Observation",
@@ -115,6 +116,7 @@ class ToolCall(_Step):
     """The remote starts a call: of a tool, or of another agent."""
 
     __slots__ = ()
+    type: Literal["tool_call"]
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -127,6 +129,7 @@ class Observation(_Step):
     """A call inside the remote has ended."""
 
     __slots__ = ()
+    type: Literal["observation"]
 
     @property
     def output(self) -> Any:
@@ -138,12 +141,14 @@ class Answer(Event):
     """An answer. A run may send several: the last one is its output."""
 
     __slots__ = ()
+    type: Literal["answer"]
 
 
 class TextDelta(Event):
     """A piece of text as a model writes it (`stream`, and `stream_end` after the last)."""
 
     __slots__ = ()
+    type: Literal["stream", "stream_end"]
 
     @property
     def text(self) -> str:
@@ -165,12 +170,14 @@ class Progress(Event):
     """An intermediate word of the remote about how far it is; its content is the application's own."""
 
     __slots__ = ()
+    type: Literal["progress"]
 
 
 class RemoteErrorEvent(Event):
     """The remote reports an error. The run may go on after it."""
 
     __slots__ = ()
+    type: Literal["error"]
 
 
 class Custom(Event):
@@ -188,6 +195,10 @@ class Text(Event):
     def text(self) -> str:
         """The text; the same as `message`."""
         return cast("str", self.message)
+
+
+AnyEvent: TypeAlias = Answer | Custom | Observation | Progress | RemoteErrorEvent | Text | TextDelta | ToolCall
+"""Every class of events: type checkers check a `match` over it for completeness, with `typing.assert_never`."""
 
 
 @attrs.frozen(kw_only=True)

@@ -6,7 +6,8 @@ Rule: unknown is not wrong: it becomes `Custom` or `Text`, and nothing is lost.
 from __future__ import annotations
 
 import re
-from typing import Any, Final, cast
+from collections.abc import Mapping
+from typing import Any, Final, cast, get_args, get_type_hints
 
 from oxygent_client._core import json_codec
 from oxygent_client._core.errors import (
@@ -14,14 +15,12 @@ from oxygent_client._core.errors import (
 )
 from oxygent_client._core.events import (
     Answer,
+    AnyEvent,
     Custom,
     Event,
     Observation,
-    Progress,
-    RemoteErrorEvent,
     ServerSentEvent,
     Text,
-    TextDelta,
     ToolCall,
 )
 from oxygent_client._core.settings import Limits
@@ -33,19 +32,13 @@ CLOSE: Final = "close"
 LEGACY_DONE: Final = "done"
 """In a stream that names no event, a message that may be the end: see `oxygent_client._run.event_buffer`."""
 
-EVENTS: Final[dict[str, type[Event]]] = {
-    "answer": Answer,
-    "tool_call": ToolCall,
-    "observation": Observation,
-    "stream": TextDelta,
-    "stream_end": TextDelta,
-    "progress": Progress,
-    "error": RemoteErrorEvent,
+EVENTS: Final[Mapping[str, type[AnyEvent]]] = {
+    name: cls for cls in get_args(AnyEvent) for name in get_args(get_type_hints(cls)["type"]) if isinstance(name, str)
 }
-"""The class of each known message type; any other is `Custom`."""
+"""The class of each known message type, as the classes declare it; any other is `Custom`."""
 
 
-def to_event(sse: ServerSentEvent, limits: Limits = Limits()) -> Event:
+def to_event(sse: ServerSentEvent, limits: Limits = Limits()) -> AnyEvent:
     """The typed event in `sse`.
 
     JSON that is nested deeper than `limits.depth` is a `Text` whose `problems` say so; where it is an answer all the

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import attrs
 
@@ -20,6 +20,7 @@ from oxygent_client._protocol.router import copy_json
 
 __all__ = ["Schema", "Validator", "check"]
 
+E = TypeVar("E", bound=Event)
 Validator: TypeAlias = Callable[[Any], object]
 """Called with a message; raises ValueError or TypeError (pydantic's ValidationError is one) if it is not valid."""
 Schema: TypeAlias = Mapping[str, Validator] | Mapping[str | None, Validator]
@@ -37,7 +38,7 @@ TEXT: Final = 4096
 """How many characters are looked at, so that what is secret in them is there as a whole."""
 
 
-def check(event: Event, schema: Schema, clean: Redactor = scrub_text) -> Event:
+def check(event: E, schema: Schema, clean: Redactor = scrub_text) -> E:
     """`event`, with its `problems` if the schema has a validator for it that finds some; `clean` is applied to them.
 
     A validator that raises something else was not made for such a message, so that is a problem too; it ends no run.

@@ -31,7 +31,7 @@ from oxygent_client._core.errors import (
     RemoteAgentError,
     TooLargeError,
 )
-from oxygent_client._core.events import Custom, Event, OxyState, Partial, ServerSentEvent
+from oxygent_client._core.events import AnyEvent, Custom, Event, OxyState, Partial, ServerSentEvent
 from oxygent_client._core.log import log_event
 from oxygent_client._core.requests import OxyResponse
 from oxygent_client._core.sent_secrets import SentSecrets
@@ -303,10 +303,10 @@ class Run:
 
     # --- the events ---
 
-    def __aiter__(self) -> AsyncIterator[Event]:
+    def __aiter__(self) -> AsyncIterator[AnyEvent]:
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> AnyEvent:
         """The next event; StopAsyncIteration only once the run has come to its end, and has a response.
 
         Raises:
@@ -323,7 +323,7 @@ class Run:
         if self._closed:
             raise self._was_left("there are no more events")
         self._reading = True
-        event: Event | None = None
+        event: AnyEvent | None = None
         try:
             sse = await self._next()
             if sse is None:
@@ -358,7 +358,7 @@ class Run:
                 return None
             raise
 
-    def _event(self, sse: ServerSentEvent) -> Event:
+    def _event(self, sse: ServerSentEvent) -> AnyEvent:
         event = to_event(sse, self._plan.limits)
         self._check_whose(event)
         if type(event) is Custom and event.type in ("tool_call", "observation"):
