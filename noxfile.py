@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -98,8 +99,9 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Both type checkers, strict, over everything."""
     session.install("--editable", f".[{TESTED_EXTRAS}]", *nox.project.dependency_groups(PROJECT, "types"))
-    session.run("mypy")
-    session.run("basedpyright", "--warnings")
+    with ThreadPoolExecutor() as pool:  # each uses one processor
+        for check in [pool.submit(session.run, *command) for command in (("mypy",), ("basedpyright", "--warnings"))]:
+            check.result()
 
 
 @nox.session(tags=["full"])
