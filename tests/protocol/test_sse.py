@@ -273,7 +273,17 @@ TOKENS: Final = (
     ),
     *(b"\xf0\x9f\x9a\x80", b"\xf0\x9f", b"\x80", b"\xff", b"\xc0\xaf", b"\xed\xa0\x80"),
 )
+USUAL: Final = (
+    *(b"data: x\n\n", b"data: x\r\n\r\n", b"data: \r\n\r\n", b"data: \xe2\x80\xa8\r\n\r\n", b"data: \xff\n\n"),
+    *(b"id: 1\r\ndata: x\r\n\r\n", b"id: \r\ndata: x\n\n", b"id: 2\0\r\ndata: x\r\n\r\n", b"id: 3\r\n\r\n"),
+    *(b"event: message\r\ndata: x\r\nretry: 3000\r\n\r\n", b"event: \ndata: x\n\n", b"event: x\n\n"),
+    *(b"id: 4\r\nevent: close\r\ndata: done\r\nretry: 007\r\n\r\n", b"data: x\r\ndata: y\r\n\r\n"),
+    *(b": ping\r\n\r\n", b":\n\n", b": ping\n", b"data:x\n\n", b"data: x\r\r", b"data: half"),
+    *(b"data: x\nretry: 1234567890\n\n", b"retry: 5\n\n", b"\r\n", b"\n", b"\r", BOM),
+)
+"""Blocks as servers send them, and what is nearly one."""
 STREAMS: Final = st.one_of(
+    st.lists(st.sampled_from(USUAL), max_size=12).map(b"".join),
     st.lists(st.sampled_from(TOKENS), max_size=40).map(b"".join),
     st.tuples(
         st.sampled_from([b"", BOM, BOM + BOM, BOM[:2], BOM[:1]]), st.lists(st.sampled_from(TOKENS), max_size=12)
@@ -286,6 +296,7 @@ STREAMS: Final = st.one_of(
 @example(b"id: 1\n\n: ping\n\ndata: x\n\n", [1])
 @example(BOM + b"data: x\r\n\r\ndata: \xe2\x80\xa8\r\r", [2, 1])
 @example(b"id: kept\ndata: x\n\nid: not yet\nretry: 5\n", [7])
+@example(b"data: x\n\nevent: y\ndata: y\n\n: ping\n\ndata:z\n\ndata: z\n\n", [100])
 def test_the_decoder_is_the_reference(stream: bytes, sizes: list[int]) -> None:
     """Any bytes, cut anyhow, mean what the reference says: events, ids, reconnection time, comments."""
     assert interpret(stream) == interpretation(cut(stream, sizes)) == interpretation([stream])

@@ -12,6 +12,7 @@ Rule 4: text is UTF-8, always; what is not decodes to U+FFFD. A `charset` is not
 from __future__ import annotations
 
 import math
+import re
 
 from oxygent_client._core.errors import TooLargeError
 from oxygent_client._core.events import ServerSentEvent
@@ -20,6 +21,19 @@ from oxygent_client._core.settings import Limits
 __all__ = ["Decoder"]
 
 _BOM = b"\xef\xbb\xbf"
+_BLOCK = re.compile(
+    r"(?:id: ([^\0\r\n]++)\r?\n)?+"
+    r"(?:event: ([^\r\n]++)\r?\n)?+"
+    r"data: ([^\r\n]*+)\r?\n"
+    r"(?:retry: ([0-9]{1,9}+)\r?\n)?+"
+    r"\r?\n"
+    r"|(:)[^\r\n]*+\r?\n\r?\n"
+    r"|([\s\S]++)"
+)
+"""A block as real servers send it, a heartbeat, or else all the rest: so matches follow each other without a gap.
+
+Nothing in it backtracks further than to the beginning of a block.
+"""
 _SLICE = 64 * 1024
 """How many bytes are cut into lines at a time, so that a huge piece does not become a huge list."""
 _RETRY_DIGITS = 4300
@@ -54,6 +68,7 @@ class Decoder:
         self._limits = limits
         self._line_limit = math.inf if limits.line_bytes is None else limits.line_bytes
         self._event_limit = math.inf if limits.event_bytes is None else limits.event_bytes
+        self._fast_limit = min(self._line_limit, self._event_limit)
         self._stream_bytes = 0
         self._head: bytes | None = b""  # what may still become a byte order mark; None once that is settled
         self._swallow_lf = False  # the last byte was the CR of a line end
@@ -125,6 +140,8 @@ class Decoder:
             self._swallow_lf = False
             if piece[:1] == b"\n":
                 piece = piece[1:]
+        if piece and len(piece) <= self._fast_limit:
+            piece = self._take_usual(piece, events)
         if piece:
             self._cut(piece, events)
         if over:
@@ -137,6 +154,47 @@ class Decoder:
             return b""
         self._head = None
         return head.removeprefix(_BOM)
+
+    def _take_usual(self, piece: bytes, events: list[ServerSentEvent]) -> bytes:
+        """Take the blocks of the usual shape, and those before the first blank line; what is left of `piece`.
+
+        The piece is smaller than the limits, so no block that lies in it passes one.
+        """
+        if self._line or self._block_bytes:  # a block has begun
+            blank = piece.find(b"\n\r\n") + 3
+            if blank < 3 and (blank := piece.find(b"\n\n") + 2) < 2:
+                return piece
+            self._cut(piece[:blank], events)
+            piece = piece[blank:]
+        end = piece.rfind(b"\n") + 1
+        try:
+            text = piece[:end].decode()
+        except UnicodeDecodeError:
+            return piece
+        last_id, names_events = self._id, self.names_events
+        append = events.append
+        for id_, event, data, retry, comment, rest in _BLOCK.findall(text):
+            if rest:
+                if len(rest) < len(text):
+                    piece = piece[end - len(rest.encode()) :]
+                self._id = self.last_event_id = last_id
+                self.names_events = names_events
+                return piece
+            if comment:
+                self.comments += 1
+                continue
+            last_id = id_ or last_id
+            if event:
+                names_events = True
+            elif not names_events:
+                self.unnamed_events += 1
+            milliseconds = None
+            if retry:
+                milliseconds = self.reconnection_time = int(retry)
+            append(ServerSentEvent(event or "message", data, last_id, milliseconds))
+        self._id = self.last_event_id = last_id
+        self.names_events = names_events
+        return piece[end:]
 
     def _cut(self, piece: bytes, events: list[ServerSentEvent]) -> None:
         # bytes.splitlines ends a line at LF, CR and CRLF only; str.splitlines would break JSON at U+2028.
