@@ -235,7 +235,7 @@ FIGURES: Final = [
     ("docs/howto/detached-runs.md", "## Reconnect", f"`Timeouts.idle` ({Timeouts().idle:g} s"),
     ("docs/howto/detached-runs.md", "## What can be lost", f"{FIRST} s, then {SECOND}, {THIRD}"),
     ("docs/howto/detached-runs.md", "## What can be lost", f"{QUEUE:,} messages"),
-    ("docs/howto/observe.md", "## Numbers", f"{GROWTH - 1:.0%}".replace("%", " %")),
+    ("docs/howto/observe.md", "## Statistics", f"{GROWTH - 1:.0%}".replace("%", " %")),
     ("docs/howto/observe.md", "## OpenTelemetry", f"{MOST_CALLS:,} calls"),
     ("docs/howto/retry-and-limit.md", "## Retry budget", f"{WORDS[Retry().budget]} retries"),
     ("docs/howto/retry-and-limit.md", "## Order of policies", f"{WORDS[Redirect().hops]} hops"),
@@ -272,8 +272,8 @@ def test_the_order_of_the_policies() -> None:
 @pytest.mark.parametrize(
     ("page", "heading", "expected"),
     [
-        ("docs/howto/observe.md", "## Numbers", {field.name for field in attrs.fields(Stats)}),
-        ("docs/howto/test-without-a-server.md", "## A remote with a sense of time", {*SCRIPTS}),
+        ("docs/howto/observe.md", "## Statistics", {field.name for field in attrs.fields(Stats)}),
+        ("docs/howto/test-without-a-server.md", "## The toy server", {*SCRIPTS}),
         (
             "docs/reference.md",
             "## The command",
