@@ -256,9 +256,7 @@ def first_cells(head: str) -> str:
 def test_the_docs_have_every_key() -> None:
     """The page names each key, and each way to name a secret, and no other."""
     tables = {*profiles._TABLES, "auth", "headers"}
-    assert {key for key in profiles._KEYS if "." not in key} | tables == {
-        *re.findall(r"`(\w+)`", first_cells("Keys"))
-    }
+    assert {key for key in profiles._KEYS if "." not in key} | tables == {*re.findall(r"`(\w+)`", first_cells("Keys"))}
     said = {*re.findall(r"\b\w+_(?:env|file|username)\b", first_cells("Secrets"))}
     assert {*profiles._AUTH} == said
 
