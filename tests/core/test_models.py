@@ -179,7 +179,7 @@ def test_a_clone_keeps_what_was_replaced() -> None:
     """A `send_message` that was put on a request is its clone's too, and so is whatever else was put there."""
     request = OxyRequest()
     mine: Any = object()
-    request.send_message = mine  # type: ignore[method-assign]  # as the documentation's examples do
+    request.send_message = mine
     vars(request)["extra"] = mine
     for clone in (request.clone_with(), request.clone_with(callee="x"), copy.deepcopy(request)):
         assert clone.send_message is mine

@@ -839,7 +839,7 @@ async def test_a_member_that_replaces_its_own_send_message() -> None:
         async def mine(message: Any) -> None:
             heard["inside"].append(f"{message['type']} {message['content']['callee']}")
 
-        request.send_message = mine  # type: ignore[method-assign, assignment]  # pyright: ignore[reportAttributeAccessIssue]  (what users do)
+        request.send_message = mine
         await request.call(callee="sage")
 
     await AgentRegistry(keeps, Sage(), on_message=watch).call("keeps")
@@ -859,7 +859,7 @@ async def test_a_replaced_send_message_wins() -> None:
             raise FOREIGN
 
     request = OxyRequest(mas=AgentRegistry(brain(tool_call("search", caller="m"), answer("42"), close())[0]))
-    request.send_message = mine  # type: ignore[method-assign, assignment]  # pyright: ignore[reportAttributeAccessIssue]  (what users do)
+    request.send_message = mine
     await request.call(callee="brain", arguments={"query": "hi"})
     assert heard == [("tool_call", "brain"), ("tool_call", "search"), ("observation", "brain")]
     response = await request.call(callee="brain", arguments={"query": "hi"})

@@ -131,7 +131,7 @@ async def test_forwarded_steps(server: RemoteServer, share: bool, above: list[st
 
     request = OxyRequest(caller="front", caller_category="agent", call_stack=["user", "front"], node_id_stack=["", "f"])
     request.set_query("nested")
-    request.send_message = send_message  # type: ignore[method-assign, assignment] # pyright: ignore[reportAttributeAccessIssue]
+    request.send_message = send_message
     async with SSEOxyGent(server_url=server.url, is_share_call_stack=share, timeouts=PATIENT) as agent:
         response = await agent.execute(request)
 

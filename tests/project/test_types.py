@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, Final, Literal, assert_never, assert_type, get_args
 
+import attrs
 import pytest
 
 import oxygent_client
@@ -13,6 +15,10 @@ from oxygent_client import (
     Custom,
     Event,
     Observation,
+    Outcome,
+    OxyRequest,
+    OxyResponse,
+    OxyState,
     Progress,
     RemoteErrorEvent,
     ServerSentEvent,
@@ -66,6 +72,50 @@ async def test_the_events_of_a_run() -> None:
     stream: Run = agent.stream("hi")
     async with stream as run:
         assert [name_of(event) async for event in run] == ["progress", "answer"]
+
+
+async def test_a_sender_is_assigned() -> None:
+    """`send_message` is an attribute to which an async function is assigned, and a clone keeps it."""
+    heard: list[Any] = []
+
+    async def mine(message: Any) -> None:
+        heard.append(message)
+
+    request = OxyRequest(arguments={"query": "hi"})
+    request.send_message = mine
+    await request.clone_with().send_message("progress")
+    assert heard == ["progress"]
+
+
+def test_the_fields_of_a_request_are_shown() -> None:
+    """`help()` shows the fields of a request as keyword parameters, with their types and defaults."""
+    parameters = inspect.signature(OxyRequest).parameters
+    assert [*parameters] == [field.name for field in attrs.fields(OxyRequest)]
+    assert str(parameters["idempotent"]) == "idempotent: 'bool' = False"
+
+
+FAILED: Final = OxyResponse(
+    OxyState.FAILED, "no", {"trace_id": "t", "remote_trace_id": "r", "outcome": "started", "error": "StatusError"}
+)
+VIEWS: Final = [
+    (FAILED, "t", "r", Outcome.STARTED, "StatusError", False),
+    (OxyResponse(OxyState.COMPLETED, 42, {"recovered": True}), "", "", Outcome.COMPLETED, "", True),
+    (OxyResponse(OxyState.FAILED, "no", {"outcome": "unheard-of"}), "", "", None, "", False),
+]
+
+
+@pytest.mark.parametrize(
+    ("response", "trace_id", "remote_trace_id", "outcome", "error", "recovered"), VIEWS, ids=["failed", "good", "other"]
+)
+def test_the_views_of_a_response(
+    response: OxyResponse, trace_id: str, remote_trace_id: str, outcome: Outcome | None, error: str, recovered: bool
+) -> None:
+    """The usual keys of `extra` are typed properties."""
+    assert assert_type(response.trace_id, str) == trace_id
+    assert assert_type(response.remote_trace_id, str) == remote_trace_id
+    assert assert_type(response.outcome, Outcome | None) == outcome
+    assert assert_type(response.error, str) == error
+    assert assert_type(response.recovered, bool) == recovered
 
 
 @pytest.mark.parametrize(("kind", "cls"), EVENTS.items(), ids=EVENTS)

@@ -7,33 +7,34 @@ Rule 2: a request does nothing by itself: `call` and `send_message` use its host
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol, Self, cast
+import inspect
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import attrs
 
-from oxygent_client._core.errors import ConfigurationError, OxyError, PayloadError, RemoteAgentError
+from oxygent_client._core.errors import ConfigurationError, Outcome, OxyError, PayloadError, RemoteAgentError
 from oxygent_client._core.events import OxyState
 
 __all__ = ["Host", "OxyRequest", "OxyResponse"]
 
 
 class Host(Protocol):
-    """What a request needs of the program it lives in, to call others and to be heard; `OxyRequest.mas` holds it."""
+    """The program that a request belongs to (`OxyRequest.mas`): it calls other agents and shows messages."""
 
     async def call(self, request: OxyRequest, /, **changes: Any) -> OxyResponse:
-        """Have another member answer a clone of `request` with `changes`."""
+        """Call another member with a clone of `request` that has `changes`."""
         ...
 
     async def send_message(
         self, request: OxyRequest, message: Any, /, *, event: str | None, id: str | None, retry: int | None
     ) -> None:
-        """Show `message` to whoever watches the run of `request`."""
+        """Show `message` to the watchers of the run of `request`."""
         ...
 
 
 def _containers(value: Any) -> Any:
-    """`value` with new dictionaries and lists all the way down; what they hold is the same."""
+    """`value` with new dictionaries and lists all the way down; their other members are shared."""
     if isinstance(value, dict):
         return {key: _containers(member) for key, member in cast("dict[Any, Any]", value).items()}
     if isinstance(value, list):
@@ -42,10 +43,10 @@ def _containers(value: Any) -> Any:
 
 
 def _copied(name: str, value: Any, make: Callable[[Any], Any]) -> Any:
-    """The copy of a field's value that `make` makes.
+    """The copy of a field's value that `make` returns.
 
     Raises:
-        PayloadError: there can be none; the text names the field, or the key in it.
+        PayloadError: the value cannot be copied; the text names the field, or the key in it.
     """
     try:
         return make(value)
@@ -53,7 +54,7 @@ def _copied(name: str, value: Any, make: Callable[[Any], Any]) -> Any:
         for key, member in cast("dict[str, Any]", value).items() if isinstance(value, dict) else ():
             try:
                 make(member)
-            except Exception:  # noqa: BLE001  (as above; the error is the one that is at hand)
+            except Exception:  # noqa: BLE001  (as above)
                 name = key
                 break
         # Only the error's class: its text may hold the value, and the value may be a secret.
@@ -61,33 +62,33 @@ def _copied(name: str, value: Any, make: Callable[[Any], Any]) -> Any:
 
 
 def _keys(data: dict[str, Any]) -> str:
-    """What a repr shows of the user's data: their names."""
+    """The repr of a field with user data: its keys only."""
     return repr([*data])
 
 
 _SHARED = ("mas", "shared_data", "group_data")
-"""Fields that a clone has in common with its original, as in the framework."""
+"""Fields that a clone shares with its original, as in the framework."""
 _OWN = frozenset({"idempotent"})
-"""Fields that are this package's own and never leave it."""
+"""Fields of this package alone: they are never sent."""
 
 
 @attrs.define(slots=False, kw_only=True, eq=False)
 class OxyRequest:
-    """One call of an agent, with where it comes from.
+    """One call of an agent, with its place in the calls of the program.
 
-    Only `arguments` is needed; whatever is left empty is filled in on a clone when the request is executed, and the
-    request itself is never changed by it.
+    Only `arguments` is needed. An agent executes a clone, on which it fills in ids that are empty; the request itself
+    is not changed.
 
-    Source of the fields: oxygent 1.1.3, with `is_load_data_for_restart` of 1.0.8 and 1.0.13. One without a word of its
-    own here means what it means there.
+    Source of the fields: oxygent 1.1.3, with `is_load_data_for_restart` of 1.0.8 and 1.0.13. A field without a
+    description here means what it means there.
     """
 
     request_id: str = ""
-    """The caller's own id of the request."""
+    """The caller's id of the request."""
     group_id: str = ""
-    """Joins the traces of one conversation."""
+    """The id of the conversation: it joins the traces of several runs."""
     from_trace_id: str | None = ""
-    """The trace of the turn before this one: the remote reads its memory from there."""
+    """The trace id of the previous turn: the remote reads its memory from there."""
     current_trace_id: str | None = ""
     """The id of this run."""
     reference_trace_id: str | None = ""
@@ -99,7 +100,7 @@ class OxyRequest:
     input_md5: str | None = ""
     root_trace_ids: list[str] = attrs.field(factory=list[str])
     mas: Host | None = attrs.field(default=None, repr=False)
-    """The program the request lives in; None: `send_message` is heard by nobody, and there is nobody to call."""
+    """The program that the request belongs to. None: `send_message` discards messages, and `call` is an error."""
     caller: str | None = "user"
     callee: str | None = ""
     call_stack: list[str] = attrs.field(factory=lambda: ["user"])
@@ -120,36 +121,38 @@ class OxyRequest:
     parallel_id: str | None = ""
     parallel_dict: dict[str, Any] | None = attrs.field(factory=dict[str, Any])
     arguments: dict[str, Any] = attrs.field(factory=dict[str, Any], repr=_keys)
-    """What the agent is given: `query`, and what else it takes. Any JSON."""
+    """The arguments of the agent: `query` and others (any JSON)."""
     shared_data: dict[str, Any] = attrs.field(factory=dict[str, Any], repr=_keys)
-    """Seen and written by all calls of a run."""
+    """Data that all calls of a run read and write."""
     group_data: dict[str, Any] = attrs.field(factory=dict[str, Any], repr=_keys)
-    """Seen and written by all runs of a conversation."""
+    """Data that all runs of a conversation read and write."""
     create_time: str | None = None
     update_time: str | None = None
     idempotent: bool = False
-    """True allows that the remote runs twice, where that is the price of an answer. Never on the wire."""
+    """Whether the remote may run twice, so that a request is repeated after more kinds of failure. Never sent."""
 
-    def __new__(cls, *args: Any, **fields: Any) -> Self:
-        """A request that remembers which fields it was given: `build_payload` asks for it."""
-        request = super().__new__(cls)
-        request.__dict__["_given"] = frozenset(fields)
-        return request
+    if not TYPE_CHECKING:  # type checkers take the fields from `__init__`
+
+        def __new__(cls, *args: Any, **fields: Any) -> Self:
+            """Remember the names of the given fields, for `build_payload`."""
+            request = super().__new__(cls)
+            request.__dict__["_given"] = frozenset(fields)
+            return request
 
     @property
     def given(self) -> frozenset[str]:
-        """The names of the fields that were given when the request was made, or by `clone_with`."""
+        """The names of the fields that the constructor or `clone_with` got."""
         return cast("frozenset[str]", self.__dict__["_given"])
 
     @property
     def session_name(self) -> str:
-        """What the framework keys its memory by."""
+        """The key of the framework's memory."""
         return f"{self.caller}__{self.callee}"
 
     def clone_with(self, **changes: Any) -> Self:
-        """A deep copy with other values in some fields; data that the run shares stays shared.
+        """Make a deep copy with other values in some fields; `shared_data` and `group_data` stay shared.
 
-        A `send_message` that was replaced on this request is the clone's too.
+        The clone keeps a `send_message` that was assigned on this request.
 
         Raises:
             AttributeError: there is no such field.
@@ -175,10 +178,10 @@ class OxyRequest:
         return self.clone_with()
 
     def model_dump(self, *, exclude: Collection[str] = ()) -> dict[str, Any]:
-        """The fields, without those named in `exclude`; dictionaries and lists are copies, all the way down.
+        """Return the fields, without those in `exclude`; dictionaries and lists are copies, all the way down.
 
         Raises:
-            PayloadError: a value is nested too deep, or holds itself; the text names its key.
+            PayloadError: a value is nested too deep, or contains itself; the text names its key.
         """
         left_out = {*exclude, *_OWN}
         fields = {
@@ -189,37 +192,45 @@ class OxyRequest:
     # --- the program around it ---
 
     async def call(self, **changes: Any) -> OxyResponse:
-        """What another member of the program answers: `await request.call(callee="...", arguments={...})`.
+        """Call another member of the program: `await request.call(callee="...", arguments={...})`.
 
         Raises:
-            ConfigurationError: the request belongs to no program (`mas` is None).
+            ConfigurationError: `mas` is None.
         """
         if self.mas is None:
-            raise ConfigurationError("this request has no host to call through: set `mas`")
+            raise ConfigurationError("this request has no host for calls: set `mas`")
         return await self.mas.call(self, **changes)
 
-    async def send_message(
-        self, message: Any = None, event: str | None = None, id: str | None = None, retry: int | None = None
-    ) -> None:
-        """Show `message` to whoever watches this run; without a host, to nobody.
+    if TYPE_CHECKING:
+        send_message: Callable[..., Awaitable[Any]] = attrs.field(init=False)
+        """Show a message to the watchers of this run; without a host it is discarded.
 
-        May be replaced on a request (`request.send_message = mine`): each message of a remote run is then given to it.
+        Assign an async function (`request.send_message = mine`) to get each message of a remote run.
         """
-        if self.mas is not None and self.is_send_message:
-            await self.mas.send_message(self, message, event=event, id=id, retry=retry)
+    else:
+
+        async def send_message(
+            self, message: Any = None, event: str | None = None, id: str | None = None, retry: int | None = None
+        ) -> None:
+            """Show `message` to the watchers of this run; without a host it is discarded.
+
+            Assign an async function (`request.send_message = mine`) to get each message of a remote run.
+            """
+            if self.mas is not None and self.is_send_message:
+                await self.mas.send_message(self, message, event=event, id=id, retry=retry)
 
     # --- the helpers of the framework ---
 
     def set_query(self, query: str, master_level: bool = False) -> None:
-        """Set the query, of this call or (`master_level`) of the whole run."""
+        """Set the query of this call, or with `master_level` that of the whole run."""
         (self.shared_data if master_level else self.arguments)["query"] = query
 
     def get_query(self, master_level: bool = False) -> Any:
-        """The query, of this call or of the whole run; empty where there is none."""
+        """Return the query of this call, or with `master_level` that of the whole run; by default empty."""
         return (self.shared_data if master_level else self.arguments).get("query", "")
 
     def has_short_memory(self, master_level: bool = False) -> bool:
-        """Whether the arguments hold a short-term memory."""
+        """Whether the arguments contain a short-term memory."""
         return _memory(master_level) in self.arguments
 
     def set_short_memory(self, short_memory: Any, master_level: bool = False) -> None:
@@ -227,19 +238,19 @@ class OxyRequest:
         self.arguments[_memory(master_level)] = short_memory
 
     def get_short_memory(self, master_level: bool = False) -> Any:
-        """The short-term memory; an empty list where there is none."""
+        """Return the short-term memory; by default an empty list."""
         return self.arguments.get(_memory(master_level), [])
 
     def get_request_id(self) -> str:
-        """The caller's own id of the request."""
+        """Return the caller's id of the request."""
         return self.request_id
 
     def set_request_id(self, request_id: str) -> None:
-        """Set the caller's own id of the request."""
+        """Set the caller's id of the request."""
         self.request_id = request_id
 
     def get_group_id(self) -> str:
-        """The id of the conversation."""
+        """Return the id of the conversation."""
         return self.group_id
 
     def set_group_id(self, group_id: str) -> None:
@@ -247,11 +258,11 @@ class OxyRequest:
         self.group_id = group_id
 
     def has_arguments(self, key: str) -> bool:
-        """Whether there is an argument of that name."""
+        """Whether there is an argument `key`."""
         return key in self.arguments
 
     def get_arguments(self, key: str | None = None, default: Any = None) -> Any:
-        """One argument, or without a key all."""
+        """Return one argument, or without a key all."""
         return _get(self.arguments, key, default)
 
     def set_arguments(self, key: str, value: Any) -> None:
@@ -259,11 +270,11 @@ class OxyRequest:
         self.arguments[key] = value
 
     def has_shared_data(self, key: str) -> bool:
-        """Whether the run's data hold `key`."""
+        """Whether the run's data contain `key`."""
         return key in self.shared_data
 
     def get_shared_data(self, key: str | None = None, default: Any = None) -> Any:
-        """One value of the run's data, or without a key all."""
+        """Return one value of the run's data, or without a key all."""
         return _get(self.shared_data, key, default)
 
     def set_shared_data(self, key: str, value: Any) -> None:
@@ -271,16 +282,24 @@ class OxyRequest:
         self.shared_data[key] = value
 
     def has_group_data(self, key: str) -> bool:
-        """Whether the conversation's data hold `key`."""
+        """Whether the conversation's data contain `key`."""
         return key in self.group_data
 
     def get_group_data(self, key: str | None = None, default: Any = None) -> Any:
-        """One value of the conversation's data, or without a key all."""
+        """Return one value of the conversation's data, or without a key all."""
         return _get(self.group_data, key, default)
 
     def set_group_data(self, key: str, value: Any) -> None:
         """Set one value of the conversation's data."""
         self.group_data[key] = value
+
+
+_init = inspect.signature(OxyRequest.__init__)
+setattr(  # noqa: B010  (type checkers do not know the attribute)
+    OxyRequest,
+    "__signature__",
+    _init.replace(parameters=[*_init.parameters.values()][1:], return_annotation=_init.empty),
+)
 
 
 def _memory(master_level: bool) -> str:
@@ -293,22 +312,49 @@ def _get(data: Mapping[str, Any], key: str | None, default: Any) -> Any:
 
 @attrs.define(slots=False)
 class OxyResponse:
-    """What came of a call."""
+    """The result of a call."""
 
     state: OxyState
-    """How it ended."""
+    """How the call ended."""
     output: Any = None
-    """The answer (any JSON), or the text of what went wrong."""
+    """The answer (any JSON), or the text of the error."""
     extra: dict[str, Any] = attrs.field(factory=dict[str, Any])
-    """`trace_id`, `remote_trace_id`; after a failure `error` (its class), `outcome`, `retryable` and `attempts` too."""
+    """More about the call, as JSON. The properties below give typed access to the usual keys; after a failure it has
+    `retryable` and `attempts` too."""
     oxy_request: OxyRequest | None = attrs.field(default=None, repr=False, eq=False)
-    """The request as it was executed."""
+    """The executed clone of the request."""
+
+    @property
+    def trace_id(self) -> str:
+        """The caller's trace id of the run; empty if it is unknown."""
+        return str(self.extra.get("trace_id") or "")
+
+    @property
+    def remote_trace_id(self) -> str:
+        """The server's trace id of the run; empty if it is unknown."""
+        return str(self.extra.get("remote_trace_id") or "")
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How far the run got at the remote; None after a failure that does not tell."""
+        known = self.extra.get("outcome", Outcome.COMPLETED if self.state is OxyState.COMPLETED else None)
+        return next((each for each in Outcome if each == known), None)
+
+    @property
+    def error(self) -> str:
+        """The class of the error; empty if there was none."""
+        return str(self.extra.get("error") or "")
+
+    @property
+    def recovered(self) -> bool:
+        """Whether the answer comes from the server's record, since the stream was cut."""
+        return bool(self.extra.get("recovered"))
 
     @classmethod
     def failed(cls, error: OxyError, trace_id: str = "") -> Self:
-        """What `error` is as a response: FAILED with its text, or what the remote itself gave.
+        """Make a response of `error`: FAILED with its text, or the state and output that the remote reported.
 
-        `trace_id` is that of the call, for an error that knows of none.
+        `trace_id` is that of the call, for an error without one.
         """
         extra = {
             "error": type(error).__name__,
