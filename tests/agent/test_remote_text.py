@@ -15,6 +15,7 @@ import html
 import json
 import logging
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -118,7 +119,7 @@ STRICT: Final[dict[str, Any]] = {"strict": True, "schema": {None: refuses}}
 WALK: Final[dict[str, tuple[type[errors.OxyError] | None, Callable[[str], FakeTransport], dict[str, Any]]]] = {
     # the error that the run ends with; the remote; what more the agent is given
     "a body": (errors.PermissionDeniedError, reply(403, "bad CANARY", content_type="text/plain"), {}),
-    "a body that is cut": (errors.ServerError, reply(500, "x" * 9 + "CANARY" * 9999, content_type="text/plain"), {}),
+    "a body that is cut": (errors.ServerError, reply(500, "x" * 9 + "CANARY" * 500, content_type="text/plain"), {}),
     "a redirect": (errors.RedirectError, reply(302, "CANARY", location="/CANARY"), {}),
     "a content type": (errors.NotAnEventStreamError, reply(200, "", content_type="text/x; a=CANARY"), {}),
     "a content coding": (
@@ -283,8 +284,13 @@ WRITERS: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 
-def calls() -> Iterator[tuple[str, str]]:
-    """Each call of the package's modules but the command line: the module, and what is called."""
+@cache
+def calls() -> list[tuple[str, str]]:
+    """Each call in the package's modules but the command line: the module, and the called function."""
+    return [*_calls()]
+
+
+def _calls() -> Iterator[tuple[str, str]]:
     for path in sorted(SOURCE.rglob("*.py")):
         name = path.relative_to(SOURCE).as_posix()
         if not name.startswith(("cli/", "testing/")):
