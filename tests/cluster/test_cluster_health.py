@@ -80,7 +80,7 @@ def test_a_check_counts_no_call() -> None:
 )
 def test_the_absence_grows(seconds: float, ejections: int, lot: float) -> None:
     """It doubles up to `cap`, and the lot stretches it."""
-    assert Health(base=5.0, cap=30.0, jitter=0.2).absence(ejections, lot) == seconds
+    assert Health(base=5.0, cap=30.0, jitter=0.2).ejection_seconds(ejections, lot) == seconds
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_never_more_are_left_alone_than_the_floor_allows(listed: list[ReplicaHea
     """Who may be asked is a member; they are enough; nobody who is well is missing; who is spared is the least bad."""
     standings = {str(number): standing for number, standing in enumerate(listed)}
     able = usable(standings, Health(min_available=part), now)
-    well = [name for name in standings if not standings[name].is_out(now)]
+    well = [name for name in standings if not standings[name].is_ejected(now)]
     assert set(well) <= set(able) <= set(standings)
     assert sorted(able, key=int) == list(able)
     least = min(len(standings), max(1, math.ceil(part * len(standings))))
@@ -174,7 +174,7 @@ def test_as_a_slow_model_has_it(story: str) -> None:
 def test_whatever_happens_a_success_brings_it_back(events: str) -> None:
     """After any story one call that goes well has it asked again, and a story of successes has it never left alone."""
     standing = after(events).succeeded(1000.0)
-    assert not standing.is_out(1000.0)
+    assert not standing.is_ejected(1000.0)
     assert (standing.failures, standing.missed, standing.ejections) == (0, 0, 0)
     assert after(events.replace("f", "s").replace("m", "p")).until == -math.inf
     assert 0 < after(events).share(HEALTH, 30.0) <= 1

@@ -143,7 +143,7 @@ async def test_a_cluster_does_as_the_model_does(strategy: Strategy, world: str) 
     model = MODEL["simulate"](strategy, strategy, WORLDS[world])
     lots, arrivals = MODEL["randoms"]()
     replicas = Replicas(WORLDS[world], lots)
-    cluster = Cluster([*replicas.servers], transport=replicas, strategy=strategy, lot=lots.random)
+    cluster = Cluster([*replicas.servers], transport=replicas, strategy=strategy, rng=lots.random)
     served = 0
 
     async def call() -> None:

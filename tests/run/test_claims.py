@@ -96,7 +96,7 @@ async def pieces(*each: bytes) -> AsyncIterator[bytes]:
 
 def at(servers: Servers, *urls: str, **options: Any) -> SSEOxyGent:
     """An agent of a cluster of these replicas."""
-    return SSEOxyGent(transport=Cluster(urls, transport=servers, lot=float, **options), retry=Retry(attempts=1))
+    return SSEOxyGent(transport=Cluster(urls, transport=servers, rng=float, **options), retry=Retry(attempts=1))
 
 
 def plain(servers: Servers, url: str = A) -> SSEOxyGent:

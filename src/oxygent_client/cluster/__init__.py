@@ -1,4 +1,4 @@
-"""Load balancing and failover over several servers."""
+"""Load balancing, health checks, failover and hedging over several servers."""
 
 from oxygent_client._core.deprecation import moved_names
 from oxygent_client.cluster._cluster import Cluster, Hedge, Status, cluster_of, home_of, servers_of

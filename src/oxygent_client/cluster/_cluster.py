@@ -1,18 +1,17 @@
 """`Cluster`: a transport that balances requests over replicas, with failover and hedging.
 
-Rule 1: a request without a base URL goes to a replica of the cluster's choice; one with a base URL goes to that replica
+Rule 1: a request without a base URL goes to a replica that the strategy picks; one with a base URL goes to that replica
     and to no other.
-Rule 2: another replica is asked only if the first surely ran nothing: the error's `outcome` says so. More only for what
-    looks something up; an idempotent run that may have run is asked for again by the run itself, as another one.
-Rule 3: a replica is asked once in an exchange, and the next when that exchange is closed. Who is left alone is asked
-    last, not never: no call fails that another replica could have served.
-Rule 4: what is live is kept for each event loop. Nothing goes on in the background but in a block that the user opens.
+Rule 2: failover to another replica only if the first surely ran nothing, by the error's `outcome`; lookups fail over on
+    any transient error. An idempotent run that may have run is repeated by the run itself, as a new one.
+Rule 3: one exchange tries each replica once, and closes the exchange with one before the next. Ejected replicas are
+    tried last, so that no call fails which another replica could have served.
+Rule 4: state is kept per event loop. Nothing runs in the background except in a block that the user opens.
 """
 
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import ClassVar, Final
@@ -20,7 +19,7 @@ from typing import ClassVar, Final
 import anyio
 import attrs
 
-from oxygent_client._core.bodies import decompressed, read_all
+from oxygent_client._core.bodies import close_quietly, decompressed, read_all
 from oxygent_client._core.errors import (
     UNRUN,
     ConfigurationError,
@@ -33,6 +32,7 @@ from oxygent_client._core.errors import (
     RemoteProtocolError,
     SilenceTimeoutError,
 )
+from oxygent_client._core.ids import uniform
 from oxygent_client._core.log import log_event
 from oxygent_client._core.per_loop import PerLoop
 from oxygent_client._core.plain_http import PlaintextRules, check_secure
@@ -52,131 +52,140 @@ from oxygent_client._core.validation import number
 from oxygent_client._protocol.endpoints import HEADERS, PATHS
 from oxygent_client._protocol.responses import error_from_response, parse_alive
 from oxygent_client.cluster._health import Health, ReplicaHealth, usable
-from oxygent_client.cluster._members import DNS, Member, ResolvedReplica, as_members, places
+from oxygent_client.cluster._members import DNS, Member, ResolvedReplica, as_members, resolve_members
 from oxygent_client.cluster._run_locations import RunLocation, RunLocations
-from oxygent_client.cluster._strategies import STRATEGIES, Candidate, Lot, Strategy, pick
+from oxygent_client.cluster._strategies import STRATEGIES, Candidate, RandomSource, Strategy, pick
 from oxygent_client.transports.httpx import HTTPXTransport
 
 __all__ = ["Cluster", "Hedge", "Status", "cluster_of", "home_of", "servers_of"]
 
 FAULTS: Final = (ConnectError, ConnectionLostError, RemoteProtocolError)
-"""Errors that speak against a replica; a status of 500 and more does, too."""
+"""Errors that count as failures of a replica, as a status of 500 and more does."""
 UNFINISHED: Final = (SilenceTimeoutError, IncompleteStreamError)
-"""What the caller finds out: heartbeats came no more, or the stream ended, as a connection does, without its end."""
-LOOKING_UP: Final[tuple[Purpose, ...]] = ("discover", "health")
+"""Failures that the caller detects: missing heartbeats, or a stream without its end."""
+LOOKUPS: Final[tuple[Purpose, ...]] = ("discover", "health")
 RUNS: Final[tuple[Purpose, ...]] = ("run", "attach")
-BROKEN: Final = 500
+SERVER_ERROR: Final = 500
 CHECK_BYTES: Final = 16 * 1024
-"""How much of the answer to a check is read."""
+"""How much of the response to a health check is read."""
 
 
-def _lot() -> float:
-    """From 0 to 1. A function of its own: a copy elsewhere must not draw the same numbers."""
-    return random.random()  # noqa: S311  (it spreads calls, and keeps no secret)
+def _random() -> float:
+    """A random number from 0 to 1, without 1."""
+    return uniform(0.0, 1.0)
 
 
 def _is_strategy(instance: object, attribute: object, value: str) -> None:
     if value not in STRATEGIES:
-        raise ConfigurationError(f"Cluster(strategy={value!r}): must be one of {', '.join(STRATEGIES)}")
+        raise ConfigurationError(f"Cluster.strategy must be one of {', '.join(STRATEGIES)}; got {value!r}")
 
 
-def _transport(given: Transport | None) -> Transport:
+def _default_transport(given: Transport | None) -> Transport:
     return HTTPXTransport() if given is None else given
 
 
 @attrs.frozen
 class Hedge:
-    """A second replica is asked if the first has not begun to answer; the first to do so is heard, the other is left.
+    """Hedging: ask a second replica if the first is slow; the first response wins, the other exchange is closed.
 
-    Only for calls that are `idempotent`: both may run.
+    Only for calls that are `idempotent`: both replicas may run the agent.
     """
 
     after: float = attrs.field(validator=number(ge=0))
-    """Seconds without the headers of a response."""
+    """Seconds without response headers."""
 
 
 @attrs.frozen(kw_only=True)
 class Status:
-    """How one replica is doing, in this event loop."""
+    """The status of one replica in this event loop."""
 
     url: str
     """Without user information and query."""
     usable: bool
-    """False: it is left alone, as long as there are others."""
+    """False while it is ejected."""
     in_flight: int
     failures: int
-    """Calls that failed by its fault, since the last that went well."""
+    """Failed calls since the last success."""
 
 
 @attrs.define(eq=False)
 class _ReplicaState:
-    """What is known of one replica in one event loop."""
+    """The state of one replica in one event loop."""
 
-    place: ResolvedReplica
-    standing: ReplicaHealth
+    resolved: ResolvedReplica
+    health: ReplicaHealth
     in_flight: int = 0
     last: int = 0
 
+    @property
+    def url(self) -> str:
+        return self.resolved.replica.url
+
 
 @attrs.define(eq=False)
-class _Found:
-    """What a name stands for, and when it was asked."""
+class _Resolution:
+    """The addresses of a DNS name, and when they were resolved."""
 
     urls: tuple[str, ...]
     at: float
 
 
 @attrs.define(eq=False)
-class _Live:
-    """What a cluster knows in one event loop."""
+class _LoopState:
+    """The state of a cluster in one event loop."""
 
-    seats: dict[str, _ReplicaState] = attrs.field(factory=dict[str, _ReplicaState])
+    replicas: dict[str, _ReplicaState] = attrs.field(factory=dict[str, _ReplicaState])
     arranged: tuple[tuple[Member, ...], dict[DNS, tuple[str, ...]]] | None = None
-    """The members for whom the seats are, and what their names stood for."""
-    found: dict[DNS, _Found] = attrs.field(factory=dict[DNS, _Found])
-    problem: OxyError | None = None
-    """Why a name stands for nobody."""
+    """The members and addresses that `replicas` was built from."""
+    resolutions: dict[DNS, _Resolution] = attrs.field(factory=dict[DNS, _Resolution])
+    dns_error: OxyError | None = None
+    """The error of a DNS name without addresses."""
     memory: dict[str, float] = attrs.field(factory=dict[str, float])
+    """The strategy's memory."""
     picks: int = 0
 
-    async def look_up(self, name: DNS) -> None:
-        """Ask what a name stands for, if it is time."""
-        known, now = self.found.get(name), anyio.current_time()
+    async def resolve(self, name: DNS) -> None:
+        """Resolve a DNS name if its addresses are too old."""
+        known, now = self.resolutions.get(name), anyio.current_time()
         if known is not None:
             if now < known.at + name.every:
                 return
-            known.at = now  # while this one waits for the answer, others go on with what is known
+            known.at = now  # other calls go on with the old addresses while this one resolves
         try:
             urls = await name.addresses()
         except ConnectError as error:
-            self.problem = error
-            log_event("warning", Context(purpose="discover"), "%s; the replicas stay as they were", error)
+            self.dns_error = error
+            log_event("warning", Context(purpose="discover"), "%s; the replicas stay the same", error)
         else:
-            self.found[name] = _Found(urls, now)
+            self.resolutions[name] = _Resolution(urls, now)
 
-    def arrange(self, given: tuple[Member, ...], now: float) -> None:
-        """A seat for each member. Who stays keeps what is known; who joins others begins gently."""
-        found = {name: known.urls for name, known in self.found.items() if name in given}
-        if self.arranged == (given, found):
+    def arrange(self, members: tuple[Member, ...], now: float) -> None:
+        """Update the replicas. One that stays keeps its state; one that joins others has a slow start."""
+        resolved = {name: known.urls for name, known in self.resolutions.items() if name in members}
+        if self.arranged == (members, resolved):
             return
-        standing = ReplicaHealth(since=now) if self.seats else ReplicaHealth()
-        seats: dict[str, _ReplicaState] = {}
-        for url, place in places(given, found).items():
-            seats[url] = self.seats.get(url) or _ReplicaState(place, standing)
-            seats[url].place = place
-        self.seats, self.arranged = seats, (given, found)
-        self.found = {name: known for name, known in self.found.items() if name in given}
-        self.memory = {url: behind for url, behind in self.memory.items() if url in seats}
+        health = ReplicaHealth(since=now) if self.replicas else ReplicaHealth()
+        replicas: dict[str, _ReplicaState] = {}
+        for url, replica in resolve_members(members, resolved).items():
+            replicas[url] = self.replicas.get(url) or _ReplicaState(replica, health)
+            replicas[url].resolved = replica
+        self.replicas, self.arranged = replicas, (members, resolved)
+        self.resolutions = {name: known for name, known in self.resolutions.items() if name in members}
+        self.memory = {url: behind for url, behind in self.memory.items() if url in replicas}
+
+    def usable(self, health: Health) -> tuple[str, ...]:
+        """The URLs of the replicas that may be tried first."""
+        return usable({url: each.health for url, each in self.replicas.items()}, health, anyio.current_time())
 
     def candidate(self, url: str, health: Health, now: float) -> Candidate:
         """A replica as a strategy sees it."""
-        seat = self.seats[url]
-        share = seat.standing.share(health, now)
-        return Candidate(url, seat.place.replica.weight, share, seat.in_flight, seat.last)
+        replica = self.replicas[url]
+        share = replica.health.share(health, now)
+        return Candidate(url, replica.resolved.replica.weight, share, replica.in_flight, replica.last)
 
 
-class _Chunks:
-    """The chunks of a response; whether they broke off is remembered."""
+class _WatchedChunks:
+    """The chunks of a response; `broken` tells whether they ended with an error."""
 
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         self._chunks = chunks
@@ -195,35 +204,38 @@ class _Chunks:
 
 @attrs.define(eq=False)
 class Cluster:
-    """Replicas that can each do the same, as one transport.
+    """Load balancing and failover over replicas that run the same agents, as one transport.
 
-    `members` are URLs, `Replica` or `DNS`. What `context.group_id` names stays at one replica with
-    `strategy="affinity"`. `HTTPResponse.request` says which replica answered.
+    `members` are URLs, `Replica` or `DNS`. With `strategy="affinity"` all calls of one `context.group_id` go to one
+    replica. `HTTPResponse.request` has the URL of the replica that responded.
 
     Raises:
-        ConfigurationError: an argument is wrong, or a replica stands there twice.
+        ConfigurationError: an argument is wrong, or a replica is given twice.
     """
 
     checks_secure: ClassVar[bool] = True
-    """It checks itself what may go over plain http: it alone knows where to, and by which name."""
+    """It checks plain http itself: only the cluster knows the replica and the name that the user gave it."""
 
     members: tuple[Member, ...] = attrs.field(converter=as_members)
     strategy: Strategy = attrs.field(default="round_robin", kw_only=True, validator=_is_strategy)
-    inner: Transport = attrs.field(default=None, alias="transport", converter=_transport, kw_only=True)
-    """What moves the bytes to each of them; an `HTTPXTransport` if you give none."""
+    """How the next replica is picked."""
+    inner: Transport = attrs.field(default=None, alias="transport", converter=_default_transport, kw_only=True)
+    """The transport to each replica; an `HTTPXTransport` by default."""
     health: Health = attrs.field(factory=Health, kw_only=True)
+    """When replicas are ejected, and how they return."""
     hedge: Hedge | None = attrs.field(default=None, kw_only=True)
+    """Hedging of idempotent calls; None disables it."""
     tries: int = attrs.field(default=5, kw_only=True, validator=number(ge=1))
-    """How many replicas are asked in one exchange, at most."""
-    lot: Lot = attrs.field(default=_lot, kw_only=True, repr=False)
-    """How lots are drawn: a number from 0 to 1, the 1 excluded."""
-    _live: PerLoop[_Live] = attrs.field(factory=PerLoop[_Live], init=False, repr=False)
-    _homes: RunLocations = attrs.field(factory=RunLocations, init=False, repr=False)
+    """How many replicas one exchange tries at most."""
+    rng: RandomSource = attrs.field(default=_random, kw_only=True, repr=False)
+    """Source of random numbers from 0 to 1, without 1."""
+    _loops: PerLoop[_LoopState] = attrs.field(factory=PerLoop[_LoopState], init=False, repr=False)
+    _locations: RunLocations = attrs.field(factory=RunLocations, init=False, repr=False)
 
-    # --- membership and health ---
+    # --- membership and health checks ---
 
     def set_members(self, given: Collection[str | Member]) -> None:
-        """From now on these are the members. Who stays keeps its state; exchanges with who leaves go on to their end.
+        """Replace the members. Replicas that stay keep their state; open exchanges with others go on to their end.
 
         Raises:
             ConfigurationError: as for the class.
@@ -231,64 +243,60 @@ class Cluster:
         self.members = as_members(given)
 
     async def status(self) -> tuple[Status, ...]:
-        """How each replica is doing, in this event loop."""
-        live = await self._now()
-        able = self._usable(live)
+        """The status of each replica in this event loop."""
+        state = await self._current()
+        able = state.usable(self.health)
         return tuple(
-            Status(
-                url=redact_url(url),
-                usable=url in able,
-                in_flight=seat.in_flight,
-                failures=seat.standing.failures,
-            )
-            for url, seat in live.seats.items()
+            Status(url=redact_url(url), usable=url in able, in_flight=each.in_flight, failures=each.health.failures)
+            for url, each in state.replicas.items()
         )
 
     def home_of(self, name: str) -> RunLocation | None:
-        """The replica that the last run of this name went to (a trace id, or the caller's node id of the call).
+        """Look up the replica of the last run of this name (a trace id, or the caller's node id of the call).
 
-        None if none did, or too many have since. Any thread may ask.
+        None if there was none, or it is no longer among the last 10,000. Thread-safe.
         """
-        return self._homes.find(name)
+        return self._locations.find(name)
 
     async def check(self) -> dict[str, bool]:
-        """Ask every replica whether it lives, all at a time, and take note; what each said, by its URL.
+        """Run a health check of every replica, all at once, and update their health; the results by URL.
 
         Raises:
-            InsecureTransportError: a URL has user information and is one of plain http.
+            InsecureTransportError: a plain http URL has user information.
         """
-        live = await self._now()
-        said: dict[str, bool] = {}
-        requests = {url: HTTPRequest("GET", url, PATHS["alive"], HEADERS) for url in live.seats}
+        state = await self._current()
+        results: dict[str, bool] = {}
+        requests = {url: HTTPRequest("GET", url, PATHS["alive"], HEADERS) for url in state.replicas}
         for request in requests.values():
             check_secure(request.url, request.headers, PlaintextRules())
         async with plain_task_group() as tasks:
             for url, request in requests.items():
-                tasks.start_soon(self._check, live.seats[url], request, said)
-        return {redact_url(url): said[url] for url in requests}
+                tasks.start_soon(self._check, state.replicas[url], request, results)
+        return {redact_url(url): results[url] for url in requests}
 
-    async def _check(self, seat: _ReplicaState, request: HTTPRequest, said: dict[str, bool]) -> None:
-        now = anyio.current_time()
-        context = Context(purpose="health", deadline=now + self.health.check_seconds, idempotent=True)
-        lives = False
-        with anyio.CancelScope(deadline=now + self.health.check_seconds), suppress(OxyError):
+    async def _check(self, replica: _ReplicaState, request: HTTPRequest, results: dict[str, bool]) -> None:
+        deadline = anyio.current_time() + self.health.check_seconds
+        context = Context(purpose="health", deadline=deadline, idempotent=True)
+        is_alive = False
+        with anyio.CancelScope(deadline=deadline), suppress(OxyError):
             async with self.inner.exchange(attrs.evolve(request, context=context)) as response:
-                # One that refuses, or knows no such path, is there; what it says with a 200 counts.
-                lives = response.status < BROKEN and (response.status != 200 or parse_alive(await _said(response)))
-        said[request.base_url] = lives
-        self._note(seat, context, went_well=lives)
+                # A refusal, or a server without this path, passes; the body of a 200 decides.
+                body = await read_all(decompressed(response), CHECK_BYTES) if response.status == 200 else None
+                is_alive = response.status < SERVER_ERROR if response.status != 200 else parse_alive(body or b"")
+        results[request.base_url] = is_alive
+        self._record(replica, context, succeeded=is_alive)
 
     @asynccontextmanager
     async def watching(self, *, every: float = 5.0) -> AsyncGenerator[None, None]:
-        """`check()` again and again while the block lasts, with so many seconds in between.
+        """Repeat `check()` while the block lasts, with so many seconds in between.
 
         Raises:
-            ConfigurationError: `every` is not more than 0.
-            InsecureTransportError: as for `check`; what the block does is cancelled. What the block raises comes out
-                as it is, and never in a group.
+            ConfigurationError: `every` is not a finite number > 0.
+            InsecureTransportError: as for `check`; the block is cancelled. An exception of the block is raised
+                unchanged, never in a group.
         """
         if not 0 < every < math.inf:
-            raise ConfigurationError(f"Cluster.watching(every={every!r}): must be more than 0")
+            raise ConfigurationError(f"Cluster.watching: every must be a finite number > 0; got {every!r}")
 
         async def watch() -> None:
             while True:
@@ -307,21 +315,22 @@ class Cluster:
         """As `Transport.exchange`; entering it may take several exchanges.
 
         Raises:
-            NoHealthyReplicaError: there is no replica: none was given, or a name stands for nobody.
-            ConfigurationError: the request names a server that is none of the replicas.
-            InsecureTransportError: the request may not go to the replica whose turn it is.
+            NoHealthyReplicaError: the cluster has no replica: no members, or a DNS name without addresses.
+            ConfigurationError: the request's base URL is not a replica of this cluster.
+            InsecureTransportError: the request must not go to the picked replica over plain http.
         """
-        live = await self._now()
+        state = await self._current()
         async with AsyncExitStack() as stack:
             if request.base_url:
-                seat, request = _named(live, request)
-                response = await stack.enter_async_context(self._asked(seat, request))
+                replica, request = _replica_of(state, request)
+                response = await stack.enter_async_context(self._exchange_with(replica, request))
             elif self.hedge is not None and request.context.idempotent:
-                response = await self._first_of_two(stack, live, request, self.hedge)
+                response = await self._hedged(stack, state, request, self.hedge)
             else:
                 tried: dict[str, int] = {}
-                response = await self._respond(stack, live, request, tried, self._next(live, request.context, tried))
-            self._note_home(response.request)  # of two that were asked, it is the one that is heard
+                first = self._next(state, request.context, tried)
+                response = await self._failover(stack, state, request, tried, first)
+            self._note_location(response.request)  # with hedging: of the exchange that won
             if (claims := _claims(response.request)) is not None:
                 claims.heard(response.request)
             yield response
@@ -330,251 +339,238 @@ class Cluster:
         """As `Transport.aclose`: closes the wrapped transport."""
         await self.inner.aclose()
 
-    async def _now(self) -> _Live:
-        """What is known, as new as it should be."""
-        live = self._live.get() or self._live.put(_Live())
-        live.problem = None
-        given: tuple[Member, ...] = ()
-        while given is not self.members:  # it may change while an answer is waited for
-            given = self.members
-            for name in given:
+    async def _current(self) -> _LoopState:
+        """The state of this event loop, with up-to-date members and addresses."""
+        state = self._loops.get() or self._loops.put(_LoopState())
+        state.dns_error = None
+        members: tuple[Member, ...] = ()
+        while members is not self.members:  # they may be replaced during a resolution
+            members = self.members
+            for name in members:
                 if isinstance(name, DNS):
-                    await live.look_up(name)
-        live.arrange(given, anyio.current_time())
-        return live
+                    await state.resolve(name)
+        state.arrange(members, anyio.current_time())
+        return state
 
-    def _usable(self, live: _Live) -> tuple[str, ...]:
-        standings = {url: seat.standing for url, seat in live.seats.items()}
-        return usable(standings, self.health, anyio.current_time())
-
-    def _next(self, live: _Live, context: Context, tried: dict[str, int]) -> _ReplicaState | None:
-        """Whom to ask now; None if nobody is left. `tried` are those who were asked, with how many were before."""
+    def _next(self, state: _LoopState, context: Context, tried: dict[str, int]) -> _ReplicaState | None:
+        """Pick the next replica; None if none is left. `tried` has those before, with their numbers."""
         if len(tried) >= self.tries:
             return None
         now = anyio.current_time()
-        urls = [url for url in self._usable(live) if url not in tried]
+        urls = [url for url in state.usable(self.health) if url not in tried]
         if not urls:
-            rest = [url for url in live.seats if url not in tried]
-            urls = sorted(rest, key=lambda url: live.seats[url].standing.badness)[:1]
+            rest = [url for url in state.replicas if url not in tried]
+            urls = sorted(rest, key=lambda url: state.replicas[url].health.badness)[:1]
         if not urls:
             return None
-        candidates = [live.candidate(url, self.health, now) for url in urls]
+        candidates = [state.candidate(url, self.health, now) for url in urls]
         key, again = context.group_id, bool(tried)
-        seat = live.seats[pick(self.strategy, candidates, key, live.memory, self.lot, again=again).url]
-        live.picks += 1
-        seat.last = live.picks
-        tried[seat.place.replica.url] = len(tried)
-        return seat
+        replica = state.replicas[pick(self.strategy, candidates, key, state.memory, self.rng, again=again).url]
+        state.picks += 1
+        replica.last = state.picks
+        tried[replica.url] = len(tried)
+        return replica
 
-    async def _respond(
+    async def _failover(
         self,
         stack: AsyncExitStack,
-        live: _Live,
+        state: _LoopState,
         request: HTTPRequest,
         tried: dict[str, int],
-        seat: _ReplicaState | None,
+        replica: _ReplicaState | None,
     ) -> HTTPResponse:
-        """The first response that is handed on, from `seat` or another; the stack holds its exchange."""
-        if seat is None:
-            raise NoHealthyReplicaError("the cluster has no replica") from live.problem
+        """The response for the caller, of `replica` or of another after failover; the stack holds its exchange."""
+        if replica is None:
+            raise NoHealthyReplicaError("the cluster has no replica") from state.dns_error
         while True:
-            attempt = request.context.attempt + tried[seat.place.replica.url]
+            attempt = request.context.attempt + tried[replica.url]
             context = attrs.evolve(request.context, attempt=attempt)
-            sent = attrs.evolve(request, base_url=seat.place.replica.url, context=context)
+            sent = attrs.evolve(request, base_url=replica.url, context=context)
             error: OxyError
             response = None
             try:
-                response = await stack.enter_async_context(self._asked(seat, sent))
+                response = await stack.enter_async_context(self._exchange_with(replica, sent))
                 if response.status == 200:
                     return response
                 error = error_from_response(response.status, response.headers, b"")
             except OxyError as failure:
                 error = failure
                 error.attempts = attempt
-            following = self._next(live, context, tried) if _elsewhere(error, context) else None
+            following = self._next(state, context, tried) if _may_fail_over(error, context) else None
             if following is None:
                 if response is None:
                     raise error
                 return response
-            with suppress(OxyError):  # that it did not end well matters to nobody any more
-                await stack.aclose()
-            reason, there = type(error).__name__, redact_url(following.place.replica.url)
-            log_event(
-                "retry", context, "%s; %s is asked", reason, there, attempt=attempt + 1, seconds=0.0, reason=reason
-            )
-            seat = following
+            await close_quietly(stack)
+            reason, url, text = type(error).__name__, redact_url(following.url), "%s; failover to %s"
+            log_event("retry", context, text, reason, url, attempt=attempt + 1, seconds=0.0, reason=reason)
+            replica = following
 
-    async def _first_of_two(
-        self, stack: AsyncExitStack, live: _Live, request: HTTPRequest, hedge: Hedge
+    async def _hedged(
+        self, stack: AsyncExitStack, state: _LoopState, request: HTTPRequest, hedge: Hedge
     ) -> HTTPResponse:
-        """The first response of two exchanges, of which the second begins late; the stack holds it, and no other."""
+        """The first response of two exchanges, the second of which starts later; the stack holds only its exchange."""
         # The task group ends in here. An exchange may be left in another task than it was entered in, since no
         # transport leaves a cancel scope or a task group open between the two.
         tried: dict[str, int] = {}
-        answers: list[tuple[AsyncExitStack, HTTPResponse]] = []
+        responses: list[tuple[AsyncExitStack, HTTPResponse]] = []
         errors: list[Exception] = []
         over = anyio.Event()
 
-        async def ask(own: AsyncExitStack, seat: _ReplicaState | None) -> None:
+        async def ask(own: AsyncExitStack, replica: _ReplicaState | None) -> None:
             try:
-                response = await self._respond(own, live, request, tried, seat)
-            except Exception as error:  # noqa: BLE001  (out of the task group it would come in a group)
+                response = await self._failover(own, state, request, tried, replica)
+            except Exception as error:  # noqa: BLE001  (the task group would wrap it in a group)
                 errors.append(error)
             else:
-                answers.append((own, response))
+                responses.append((own, response))
                 if response.status == 200:
                     tasks.cancel_scope.cancel()
             over.set()
 
         async with plain_task_group() as tasks:
-            first = self._next(live, request.context, tried)
+            first = self._next(state, request.context, tried)
             tasks.start_soon(ask, await stack.enter_async_context(AsyncExitStack()), first)
             with anyio.move_on_after(hedge.after):
                 await over.wait()
-            second = None if over.is_set() else self._next(live, request.context, tried)
+            second = None if over.is_set() else self._next(state, request.context, tried)
             if second is not None:
-                there, attempt = second.place.replica.url, request.context.attempt + tried[second.place.replica.url]
-                context, text = attrs.evolve(request.context, attempt=attempt), "nothing after %.1f s; %s is asked, too"
-                log_event("hedge", context, text, hedge.after, redact_url(there), attempt=attempt, seconds=hedge.after)
+                attempt = request.context.attempt + tried[second.url]
+                context, text = attrs.evolve(request.context, attempt=attempt), "no headers after %.1f s; hedging to %s"
+                url, seconds = redact_url(second.url), hedge.after
+                log_event("hedge", context, text, seconds, url, attempt=attempt, seconds=seconds)
                 tasks.start_soon(ask, await stack.enter_async_context(AsyncExitStack()), second)
-        # Who hears that nothing ran can rely on it for both.
+        # An outcome that says that nothing ran must hold for both.
         unsure = [error for error in errors if isinstance(error, OxyError) and error.outcome is Outcome.UNKNOWN]
-        answers.sort(key=lambda answer: (answer[1].status != 200, _ran_nothing(answer[1])))
-        heard = None if not answers or (unsure and _ran_nothing(answers[0][1])) else answers[0]
-        for answer in answers:
-            if answer is not heard:
-                with suppress(OxyError):
-                    await answer[0].aclose()
-        if heard is None:
+        responses.sort(key=lambda each: (each[1].status != 200, _ran_nothing(each[1])))
+        winner = None if not responses or (unsure and _ran_nothing(responses[0][1])) else responses[0]
+        for each in responses:
+            if each is not winner:
+                await close_quietly(each[0])
+        if winner is None:
             raise (unsure or errors)[0]
-        return heard[1]
+        return winner[1]
 
     @asynccontextmanager
-    async def _asked(self, seat: _ReplicaState, request: HTTPRequest) -> AsyncGenerator[HTTPResponse, None]:
-        """The exchange with one replica, whose end is taken note of."""
-        named, url = seat.place.named, seat.place.replica.url
-        policy = request.context.https_only or PlaintextRules()
+    async def _exchange_with(self, replica: _ReplicaState, request: HTTPRequest) -> AsyncGenerator[HTTPResponse, None]:
+        """An exchange with one replica; its outcome updates the replica's health."""
+        policy, named = request.context.https_only or PlaintextRules(), replica.resolved.member_url
         check_secure(request.url, request.headers, policy, marked=request.context.secret_headers, named=named)
-        request = attrs.evolve(request, context=attrs.evolve(request.context, replica=url))
+        request = attrs.evolve(request, context=attrs.evolve(request.context, replica=replica.url))
         if (claims := _claims(request)) is not None:
             request = claims.fit(request)
-        self._note_home(request)
+        self._note_location(request)
         async with AsyncExitStack() as stack:
-            stack.enter_context(_in_flight(seat))
+            stack.enter_context(_in_flight(replica))
             try:
                 response = await stack.enter_async_context(self.inner.exchange(request))
             except OxyError as error:
                 if claims is not None and error.outcome in UNRUN:
                     claims.unused(request)
                 if isinstance(error, FAULTS):
-                    error.server_url = redact_url(url)
-                    self._note(seat, request.context, went_well=False)
+                    error.server_url = redact_url(replica.url)
+                    self._record(replica, request.context, succeeded=False)
                 raise
             if claims is not None and _ran_nothing(response):
                 claims.unused(request)
-            chunks = _Chunks(response.chunks)
+            chunks = _WatchedChunks(response.chunks)
             try:
                 yield attrs.evolve(response, chunks=chunks)
             except UNFINISHED:
                 chunks.broken = True
                 raise
             finally:
-                self._note(seat, request.context, went_well=response.status < BROKEN and not chunks.broken)
+                succeeded = response.status < SERVER_ERROR and not chunks.broken
+                self._record(replica, request.context, succeeded=succeeded)
 
-    def _note_home(self, request: HTTPRequest) -> None:
-        """Take note that the run which `request` is for is, or may be, at the replica that it goes to."""
+    def _note_location(self, request: HTTPRequest) -> None:
+        """Remember that the run of `request` is, or may be, at the replica that the request goes to."""
         context = request.context
         if context.purpose in RUNS:
-            self._homes.note(RunLocation(context.replica, context.remote_trace_id), context.trace_id, context.node_id)
+            location = RunLocation(context.replica, context.remote_trace_id)
+            self._locations.note(location, context.trace_id, context.node_id)
 
-    def _note(self, seat: _ReplicaState, context: Context, *, went_well: bool) -> None:
-        """Take note of how a call ended, and say so when the replica is left alone from now on."""
-        now, before, health = anyio.current_time(), seat.standing, self.health
-        # What looks something up is a check: a server may fail every run, and show the record of each.
-        if context.purpose in LOOKING_UP:
-            after = before.passed_check(health, now) if went_well else before.missed_check(health, now, self.lot())
+    def _record(self, replica: _ReplicaState, context: Context, *, succeeded: bool) -> None:
+        """Update the health of a replica after a call, and log its ejection."""
+        now, before, health = anyio.current_time(), replica.health, self.health
+        # A lookup counts as a health check: a server may fail every run, and still return the record of each.
+        if context.purpose in LOOKUPS:
+            after = before.passed_check(health, now) if succeeded else before.missed_check(health, now, self.rng())
         else:
-            after = before.succeeded(now) if went_well else before.failed(health, now, self.lot())
-        seat.standing = after
+            after = before.succeeded(now) if succeeded else before.failed(health, now, self.rng())
+        replica.health = after
         if after.ejections > before.ejections:
-            text = "%s failed %d times in a row, and is left alone for %.1f s"
-            times = max(after.failures, after.missed)
-            log_event("warning", context, text, redact_url(seat.place.replica.url), times, after.until - now)
+            text, failures = "%s failed %d times in a row; it is ejected for %.1f s", max(after.failures, after.missed)
+            log_event("warning", context, text, redact_url(replica.url), failures, after.until - now)
 
 
 def cluster_of(transport: object) -> Cluster | None:
-    """The cluster that a transport is, or wraps; None if the transport knows one server."""
+    """The cluster that a transport is, or wraps; None if there is none."""
     return find_wrapped(transport, Cluster)
 
 
 def home_of(transport: object, name: str) -> RunLocation | None:
-    """Where a transport that chooses the server sent the last run of this name; None if nobody knows."""
+    """The location of the last run of this name, if `transport` is a cluster and knows it; else None."""
     cluster = cluster_of(transport)
     return None if cluster is None else cluster.home_of(name)
 
 
 def servers_of(transport: object, base_url: str) -> frozenset[str]:
-    """The server at this URL, or those among which a transport chooses one where the URL is empty, in normal form."""
+    """The normalised address of the server at `base_url`; if that is empty, those of the cluster's members."""
     cluster = None if base_url else cluster_of(transport)
-    return frozenset(
-        [server_address(base_url)] if cluster is None else [server_address(each.url) for each in cluster.members]
-    )
+    urls = [base_url] if cluster is None else [each.url for each in cluster.members]
+    return frozenset(map(server_address, urls))
 
 
 def _claims(request: HTTPRequest) -> Claiming | None:
-    """What claims the trace id of a run that is asked for; None for other requests."""
+    """The trace id claims of a run's request; None for other requests."""
     return request.context.claims if request.context.purpose == "run" else None
 
 
 @contextmanager
-def _in_flight(seat: _ReplicaState) -> Generator[None]:
-    seat.in_flight += 1
+def _in_flight(replica: _ReplicaState) -> Generator[None]:
+    replica.in_flight += 1
     try:
         yield
     finally:
-        seat.in_flight -= 1
+        replica.in_flight -= 1
 
 
-def _named(live: _Live, request: HTTPRequest) -> tuple[_ReplicaState, HTTPRequest]:
-    """The replica that a request names, and what is sent there.
+def _replica_of(state: _LoopState, request: HTTPRequest) -> tuple[_ReplicaState, HTTPRequest]:
+    """The replica that a request with a base URL is for, and the request to send.
 
-    After a redirect the context names it. Else it is the base URL: as it was given, or in another spelling, as errors
-    and tokens show it without what is secret; that is put back. Or it is another URL of the same origin.
+    After a redirect `context.replica` names it. Otherwise the base URL does: the same URL; the same server in another
+    spelling or without user information, as errors and tokens show it, which is replaced by the replica's URL; or
+    another URL of the same origin.
     """
-    if (seat := live.seats.get(request.context.replica)) is not None:
-        return seat, request
-    named = request.base_url
-    if named in live.seats:
-        return live.seats[named], request
-    for same in (server_address, server_identity):
-        for url, seat in live.seats.items():
-            if same(url) == same(named):
-                return seat, attrs.evolve(request, base_url=url)
-    # Of several at one origin it is the one whose own path leads furthest towards what is asked for.
+    if (replica := state.replicas.get(request.context.replica)) is not None:
+        return replica, request
+    base_url = request.base_url
+    if base_url in state.replicas:
+        return state.replicas[base_url], request
+    for normalised in (server_address, server_identity):
+        for url, replica in state.replicas.items():
+            if normalised(url) == normalised(base_url):
+                return replica, attrs.evolve(request, base_url=url)
+    # Of several replicas at one origin: the one with the longest path that the request's URL is below.
     asked = f"{server_identity(request.url)}/"
-    beside = {url: f"{server_identity(url)}/" for url in live.seats if url_origin(url) == url_origin(named)}
+    beside = {url: f"{server_identity(url)}/" for url in state.replicas if url_origin(url) == url_origin(base_url)}
     if beside:
         url = max(beside, key=lambda url: len(beside[url]) if asked.startswith(beside[url]) else 0)
-        return live.seats[url], request
-    raise ConfigurationError(f"{redact_url(named)} is no replica of this cluster")
+        return state.replicas[url], request
+    raise ConfigurationError(f"{redact_url(base_url)} is not a replica of this cluster")
 
 
 def _ran_nothing(response: HTTPResponse) -> bool:
-    """Whether its status says for sure that no agent ran."""
+    """Whether the status means that surely no agent ran."""
     return (
         response.status != 200
         and error_from_response(response.status, response.headers, b"").outcome is Outcome.REJECTED
     )
 
 
-def _elsewhere(error: OxyError, context: Context) -> bool:
-    """Whether another replica may be asked, and might do better."""
+def _may_fail_over(error: OxyError, context: Context) -> bool:
+    """Whether failover to another replica is safe and may help."""
     if isinstance(error, ConnectError) and error.outcome is Outcome.NOT_SENT:
-        return True  # also what will not pass by waiting, such as a bad certificate: the other has one of its own
-    harmless = context.purpose in LOOKING_UP
-    return error.transient if harmless else error.retryable
-
-
-async def _said(response: HTTPResponse) -> bytes:
-    """The body; empty if it is more than any server says to that."""
-    return await read_all(decompressed(response), CHECK_BYTES) or b""
+        return True  # also for permanent errors such as a bad certificate: another replica has its own
+    return error.transient if context.purpose in LOOKUPS else error.retryable

@@ -1,6 +1,6 @@
 """Remember which replica has which run.
 
-Rule: the memory is bounded, of one process, and shared by its threads. Pickled or copied, it is empty.
+Rule: the table is bounded, belongs to one process, and is shared by its threads. A copy is empty.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ SIZE: Final = 10_000
 
 @attrs.frozen
 class RunLocation:
-    """Where a run is."""
+    """The server that has a run, and the run's id there."""
 
     base_url: str
-    """The replica."""
+    """The URL of the replica."""
     remote_trace_id: str
-    """What that calls it."""
+    """The trace id at that replica."""
 
 
 class RunLocations:
-    """The last runs; of each name the last."""
+    """The locations of the last runs, by trace id and node id; the latest run of a name counts."""
 
     def __init__(self) -> None:
-        self._homes: OrderedDict[str, RunLocation] = OrderedDict()
+        self._locations: OrderedDict[str, RunLocation] = OrderedDict()
         self._lock = threading.Lock()
 
-    def note(self, home: RunLocation, *names: str) -> None:
-        """A run that goes by these names (a trace id, a node id) goes there."""
+    def note(self, location: RunLocation, *names: str) -> None:
+        """Remember the location of a run under each of these names (trace id, node id)."""
         with self._lock:
             for name in filter(None, names):
-                self._homes[name] = home
-                self._homes.move_to_end(name)
-            while len(self._homes) > SIZE:
-                self._homes.popitem(last=False)
+                self._locations[name] = location
+                self._locations.move_to_end(name)
+            while len(self._locations) > SIZE:
+                self._locations.popitem(last=False)
 
     def find(self, name: str) -> RunLocation | None:
-        """Where the last run of this name went; None if none did, or it was long ago."""
+        """The location of the last run of this name; None if unknown or forgotten."""
         with self._lock:
-            return self._homes.get(name)
+            return self._locations.get(name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RunLocations, ()

@@ -1,8 +1,9 @@
 """Load-balancing strategies: pick the next replica.
 
-Rule 1: a strategy is a plain function of the candidates, a key, a memory and a source of lots; STRATEGIES names all.
-Rule 2: the second choice for a call is by lot: neighbours often fail together, and who fails at once seems idle.
-Rule 3: whom it picks is one of the candidates, whatever it remembers of others.
+Rule 1: a strategy is a function of the candidates, a key, a memory and a random source; STRATEGIES lists all.
+Rule 2: the second choice for a call is random: neighbours often fail together, and a replica that fails at once seems
+    idle.
+Rule 3: a strategy picks one of the candidates, whatever its memory holds of others.
 """
 
 from __future__ import annotations
@@ -15,37 +16,37 @@ from typing import Final, Literal, TypeAlias
 
 import attrs
 
-__all__ = ["STRATEGIES", "Candidate", "Lot", "Memory", "Strategy", "pick", "smooth"]
+__all__ = ["STRATEGIES", "Candidate", "Memory", "RandomSource", "Strategy", "pick", "smooth"]
 
 Strategy: TypeAlias = Literal["round_robin", "random", "least_in_flight", "power_of_two", "weighted", "affinity"]
-Lot: TypeAlias = Callable[[], float]
-"""Gives a number from 0 to 1, the 1 excluded."""
+RandomSource: TypeAlias = Callable[[], float]
+"""Returns a random number from 0 to 1, without 1."""
 Memory: TypeAlias = dict[str, float]
-"""By how much each is behind its turn."""
+"""The current weight of each replica, for the weighted round robin."""
 
 
 @attrs.frozen
 class Candidate:
-    """A replica that may be asked."""
+    """A replica that may be picked."""
 
     url: str
     weight: float = 1.0
     share: float = 1.0
-    """Less than 1 for one that has just come back."""
+    """Less than 1 during a slow start."""
     in_flight: int = 0
     last: int = 0
-    """The number of the pick that took it last."""
+    """Number of the last pick that took it."""
 
     @property
     def load(self) -> float:
-        """How busy it would be with one call more, for its size."""
+        """Calls in flight and one more, relative to its weight and share."""
         return (self.in_flight + 1) / (self.weight * self.share)
 
 
 def smooth(weights: Mapping[str, float], memory: Memory) -> str:
-    """Whose turn it is, in proportion to the weights and spread evenly: 5, 1, 1 give a a b a c a a.
+    """Smooth weighted round robin, as in nginx: in proportion to the weights, spread evenly (5, 1, 1: a a b a c a a).
 
-    nginx's smooth weighted round robin; with equal weights it is round robin. `memory` is brought up to date.
+    With equal weights it is round robin. It updates `memory`.
     """
     for name, weight in weights.items():
         memory[name] = memory.get(name, 0.0) + weight
@@ -58,64 +59,66 @@ def _by_url(candidates: Sequence[Candidate], url: str) -> Candidate:
     return next(candidate for candidate in candidates if candidate.url == url)
 
 
-def _round_robin(candidates: Sequence[Candidate], key: str, memory: Memory, lot: Lot) -> Candidate:
+def _round_robin(candidates: Sequence[Candidate], key: str, memory: Memory, rng: RandomSource) -> Candidate:
     return _by_url(candidates, smooth({each.url: each.share for each in candidates}, memory))
 
 
-def _weighted(candidates: Sequence[Candidate], key: str, memory: Memory, lot: Lot) -> Candidate:
+def _weighted(candidates: Sequence[Candidate], key: str, memory: Memory, rng: RandomSource) -> Candidate:
     return _by_url(candidates, smooth({each.url: each.weight * each.share for each in candidates}, memory))
 
 
-def _random(candidates: Sequence[Candidate], key: str, memory: Memory, lot: Lot) -> Candidate:
-    left = lot() * sum(each.weight * each.share for each in candidates)
+def _random(candidates: Sequence[Candidate], key: str, memory: Memory, rng: RandomSource) -> Candidate:
+    left = rng() * sum(each.weight * each.share for each in candidates)
     for each in candidates:
         left -= each.weight * each.share
         if left < 0:
             return each
-    return candidates[-1]  # for a sum that was rounded up
+    return candidates[-1]  # if the sum was rounded up
 
 
-def _least_in_flight(candidates: Sequence[Candidate], key: str, memory: Memory, lot: Lot) -> Candidate:
+def _least_in_flight(candidates: Sequence[Candidate], key: str, memory: Memory, rng: RandomSource) -> Candidate:
     return min(candidates, key=lambda each: (each.load, each.last))
 
 
-def _power_of_two(candidates: Sequence[Candidate], key: str, memory: Memory, lot: Lot) -> Candidate:
-    first = int(lot() * len(candidates))
+def _power_of_two(candidates: Sequence[Candidate], key: str, memory: Memory, rng: RandomSource) -> Candidate:
+    first = int(rng() * len(candidates))
     if len(candidates) == 1:
         return candidates[first]
-    second = (first + 1 + int(lot() * (len(candidates) - 1))) % len(candidates)
+    second = (first + 1 + int(rng() * (len(candidates) - 1))) % len(candidates)
     return min(candidates[first], candidates[second], key=lambda each: each.load)
 
 
-def _affinity(candidates: Sequence[Candidate], key: str, memory: Memory, lot: Lot) -> Candidate:
-    """Rendezvous hashing: one that leaves or comes back moves no key but its own."""
+def _affinity(candidates: Sequence[Candidate], key: str, memory: Memory, rng: RandomSource) -> Candidate:
+    """Rendezvous hashing: a replica that leaves or returns moves only its own keys."""
     if not key:
-        return _weighted(candidates, key, memory, lot)
+        return _weighted(candidates, key, memory, rng)
     return max(candidates, key=lambda each: _score(each, key))
 
 
 def _score(candidate: Candidate, key: str) -> float:
     digest = hashlib.blake2b(f"{candidate.url}\n{key}".encode(errors="surrogatepass"), digest_size=8).digest()
-    number = int.from_bytes(digest) >> 12  # with more bits than these the quotient could be rounded to 1
+    number = int.from_bytes(digest) >> 12  # with more bits the quotient could be rounded to 1
     return -candidate.weight / math.log((number + 0.5) / 2.0**52)  # so that keys fall in proportion to weight
 
 
-STRATEGIES: Final[Mapping[Strategy, Callable[[Sequence[Candidate], str, Memory, Lot], Candidate]]] = MappingProxyType(
-    {
-        "round_robin": _round_robin,
-        "random": _random,
-        "least_in_flight": _least_in_flight,
-        "power_of_two": _power_of_two,
-        "weighted": _weighted,
-        "affinity": _affinity,
-    }
+STRATEGIES: Final[Mapping[Strategy, Callable[[Sequence[Candidate], str, Memory, RandomSource], Candidate]]] = (
+    MappingProxyType(
+        {
+            "round_robin": _round_robin,
+            "random": _random,
+            "least_in_flight": _least_in_flight,
+            "power_of_two": _power_of_two,
+            "weighted": _weighted,
+            "affinity": _affinity,
+        }
+    )
 )
-"""`key` is what `affinity` goes by; the others take no notice of it."""
+"""`affinity` picks by `key`; the other strategies ignore it."""
 
 
 def pick(
-    strategy: Strategy, candidates: Sequence[Candidate], key: str, memory: Memory, lot: Lot, *, again: bool
+    strategy: Strategy, candidates: Sequence[Candidate], key: str, memory: Memory, rng: RandomSource, *, again: bool
 ) -> Candidate:
-    """Who is asked; `again` says that another has refused this call."""
+    """Pick the next replica; `again` for a failover, after another was tried."""
     by = "random" if again and strategy != "affinity" else strategy
-    return STRATEGIES[by](candidates, key, memory, lot)
+    return STRATEGIES[by](candidates, key, memory, rng)
