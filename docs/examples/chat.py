@@ -1,4 +1,4 @@
-"""Chat Applications: a conversation of several turns, in which the remote remembers those before.
+"""Chat Applications: a conversation of several turns that the remote remembers.
 
 Prints:
     You: tools
@@ -24,7 +24,7 @@ TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(scripts=S
 
 
 async def main() -> None:
-    """Each turn names the one before it; calls are shown as they happen, then the answer."""
+    """Continue the conversation by trace id; show calls as they happen, then the answer."""
     agent, before = SSEOxyGent(server_url=URL, transport=TOY), ""
     for said in ("tools", "memory"):
         print(f"You: {said}")

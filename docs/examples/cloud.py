@@ -1,4 +1,4 @@
-"""Cloud Distribution: calls spread over instances; where one is down, the next is asked, and nothing runs twice.
+"""Cloud Distribution: load balancing and failover over several instances, without running anything twice.
 
 Prints:
     call 1
@@ -20,7 +20,7 @@ MOVER = HTTPXTransport() if "OXYGENT_URL" in os.environ else ASGITransport(ToyRe
 
 
 async def main() -> None:
-    """The first two instances that are asked are not there yet."""
+    """The first two instances that are called refuse the connection."""
     starting = faults.refuse(MOVER, times=2)
     agent = SSEOxyGent(transport=Cluster(URLS, strategy="round_robin", transport=starting))
     for number in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""Real-time Collaboration: users work with distributed agents at once; none gets another's words.
+"""Real-time Collaboration: several users and agents at once, each with their own answers.
 
 Prints:
     Ada asked hotels: quiet nights
@@ -21,7 +21,7 @@ USERS = {"Ada": ("hotels", "quiet nights"), "Ben": ("flights", "mornings"), "Cem
 
 
 async def main() -> None:
-    """A call is a run of its own, also while others are in flight and with the same trace id."""
+    """Each call is a run of its own, also with the same trace id as others in flight."""
     agents = [SSEOxyGent(name=name, server_url=URL, transport=TOY) for name in ("hotels", "flights")]
     done: dict[str, OxyResponse] = {}
     async with AgentRegistry(*agents) as registry, anyio.create_task_group() as tasks:

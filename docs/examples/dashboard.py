@@ -1,11 +1,11 @@
-"""Real-time Dashboards: who is at work on what, redrawn at every call.
+"""Real-time Dashboards: the active agents and tools, redrawn at every call.
 
 Prints:
     At work: trip_planner
     At work: trip_planner, search_flights
     At work: trip_planner, search_hotels
     At work: trip_planner, search_hotels, add_up
-    At work: nobody; the answer: 5 20 HELLO
+    At work: none; the answer: 5 20 HELLO
 """
 
 import os
@@ -21,7 +21,7 @@ TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(pace=0.1)
 
 
 async def main() -> None:
-    """Keep the calls that have begun and not ended."""
+    """Track the calls that have started and not ended."""
     busy: dict[str, str] = {}
     async with SSEOxyGent(server_url=URL, transport=TOY).stream("tools") as run:
         async for event in run:
@@ -30,7 +30,7 @@ async def main() -> None:
                 print("At work:", ", ".join(busy.values()))
             elif isinstance(event, Observation):
                 del busy[event.node_id]
-    print(f"At work: {', '.join(busy) or 'nobody'}; the answer: {run.response.output}")
+    print(f"At work: {', '.join(busy) or 'none'}; the answer: {run.response.output}")
 
 
 if __name__ == "__main__":

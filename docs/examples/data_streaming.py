@@ -1,4 +1,4 @@
-"""Data Streaming: rows flow from the remote through a check into a total; a slow stage slows the remote down.
+"""Data Streaming: rows from the remote are validated and summed up; a slow stage slows the remote down.
 
 Prints:
     20, total 20
@@ -24,7 +24,7 @@ TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(REMOTE)
 
 
 async def main() -> None:
-    """Events come one at a time, when they are asked for; `schema` has a look at each."""
+    """Events are pulled one at a time; `schema` validates each."""
     total = 0
     agent = SSEOxyGent(server_url=URL, transport=TOY, schema={"row": lambda row: int(row["content"])})
     async with agent.stream(f"strings {json.dumps(ROWS)}") as run:

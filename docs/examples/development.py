@@ -1,4 +1,4 @@
-"""Development/Testing: the environment says which server; a test needs none, and may have a bad day.
+"""Development/Testing: the environment selects the server; tests use a script, and a fault.
 
 Prints:
     development: hello from the server
@@ -20,12 +20,12 @@ TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(pace=0.1)
 
 
 async def program(agent: SSEOxyGent) -> str:
-    """What you ship."""
+    """The program that you ship."""
     return str((await agent.ask("echo hello from the server")).output)
 
 
 async def main() -> None:
-    """Variables, here given by hand, say what differs between environments."""
+    """Environments differ in their variables, set by hand here."""
     profile = load_profile(environ={"OXYGENT_SERVER_URL": URL, "OXYGENT_TIMEOUTS_IDLE": "30"})
     print("development:", await program(profile.agent(transport=TOY)))
     fake = FakeTransport.script(answer("hello from a script"), close())

@@ -1,4 +1,4 @@
-"""Hybrid Deployments: a local agent plans, with a local tool and a remote agent that it calls by their names.
+"""Hybrid Deployments: a local agent calls a local tool and a remote agent by name.
 
 Prints:
     166 euros on average, and the remote says 5 20 HELLO
@@ -20,14 +20,14 @@ TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(pace=0.1)
 
 
 async def planner(request: OxyRequest) -> str:
-    """A local agent: stacks and node ids are set on every call, as in the framework."""
+    """Call the tool, then the remote agent; call stacks and node ids are set as in the framework."""
     price = await request.call(callee="fmean", arguments={"data": [89, 142, 267]})
     found = await request.call(callee="enterprise_brain", arguments={"query": "tools"})
     return f"{price.output:.0f} euros on average, and the remote says {found.output}"
 
 
 async def main() -> None:
-    """All of them are members of one organization."""
+    """Register all three as members of one organization."""
     brain = SSEOxyGent(name="enterprise_brain", server_url=URL, transport=TOY)
     async with AgentRegistry(planner, Function(fmean, by_name=True), brain) as registry:
         print((await registry.call("planner", query="Plan my trip")).output)

@@ -1,4 +1,4 @@
-"""Multi-system Integration: what one system answers goes, by way of a function of your own, to another.
+"""Multi-system Integration: one system's answer goes through a function to another system.
 
 Prints:
     flights says 142 euros
@@ -20,12 +20,12 @@ TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(pace=0.1)
 
 
 def to_dollars(euros: float) -> float:
-    """What it is in the other currency."""
+    """Convert an amount to the other currency."""
     return round(euros * 1.14, 2)
 
 
 async def main() -> None:
-    """Each has its own URL in real life; to strangers the call stack is not shown."""
+    """Call both systems, each at its own URL in practice; foreign systems get no call stack."""
     flights = SSEOxyGent(name="flights", server_url=URL, transport=TOY, is_share_call_stack=False)
     billing = SSEOxyGent(name="billing", server_url=URL, transport=TOY, is_share_call_stack=False)
     async with AgentRegistry(flights, Function(to_dollars, by_name=True), billing) as registry:

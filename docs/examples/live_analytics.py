@@ -1,4 +1,4 @@
-"""Live Analytics: figures about the agents at work, brought up to date with every call.
+"""Live Analytics: figures about the running agents, updated at every call.
 
 Prints:
     1 calls, depth 1, most asked: trip_planner
@@ -22,7 +22,7 @@ TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(pace=0.1)
 
 
 async def main() -> None:
-    """Count while it streams; an event is a value with names, not a dictionary to look things up in."""
+    """Count typed events while they stream."""
     asked: Counter[str] = Counter()
     ended = deepest = 0
     async with SSEOxyGent(server_url=URL, transport=TOY).stream("nested") as run:

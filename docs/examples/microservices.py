@@ -1,4 +1,4 @@
-"""Microservices Architecture: each service by its name, with a token of its own; one that is down is stood in for.
+"""Microservices Architecture: services by name, each with its own token, and a fallback for one that is down.
 
 Prints:
     search: flights to Lisbon
@@ -21,12 +21,12 @@ DOWN = faults.refuse(FakeTransport({}), times=None)
 
 
 async def old_prices(request: OxyRequest) -> str:
-    """What is known without the service."""
+    """Fall back to the last known prices."""
     return "yesterday's prices"
 
 
 async def main() -> None:
-    """A service that surely ran nothing is tried again, then the fallback answers."""
+    """A service that surely ran nothing is retried; then the fallback answers."""
     search = SSEOxyGent(name="search", server_url=URL, transport=TOY, auth=BearerAuth.from_env("SEARCH_TOKEN"))
     prices = SSEOxyGent(name="prices", server_url="https://prices", transport=DOWN, retry=Retry(attempts=2, base=0.1))
     async with AgentRegistry(search, prices, fallback={"prices": old_prices}) as registry:

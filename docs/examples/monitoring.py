@@ -1,4 +1,4 @@
-"""Monitoring Systems: is the server there, how do its runs end, and when is it time for an alert.
+"""Monitoring Systems: a health check, the outcomes of runs, and an alert.
 
 Prints:
     alive: True
@@ -20,7 +20,7 @@ MOST_FAILURES = 0.2
 
 
 async def main() -> None:
-    """A real server reports a failed agent as a normal answer: `confirm_state=True` has its record confirm each one."""
+    """A failed agent looks like a normal answer; `confirm_state=True` checks each one against the server's record."""
     agent = SSEOxyGent(server_url=URL, transport=TOY, confirm_state=True)
     print("alive:", await agent.check_alive())
     for query in ("echo one", "raise", "echo two"):

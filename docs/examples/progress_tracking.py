@@ -1,4 +1,4 @@
-"""Progress Tracking: a bar that grows with a long task, by a handler of one type of event.
+"""Progress Tracking: a progress bar for a long task, from a handler of one event type.
 
 Prints:
     [#..] step 1 of 3
@@ -23,13 +23,13 @@ TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(pace=0.1,
 
 
 async def bar(content: dict[str, Any]) -> None:
-    """Draw how far it is."""
+    """Draw the bar."""
     done, total = content["step"] + 1, content["of"]
     print(f"[{'#' * done}{'.' * (total - done)}] step {done} of {total}")
 
 
 async def main() -> None:
-    """A task of hours is no error, as long as something happens every ten minutes."""
+    """A task may take hours, as long as an event arrives every ten minutes."""
     long = Timeouts(idle=600, total=6 * 3600)
     agent = SSEOxyGent(server_url=URL, transport=TOY, event_handlers={"progress": bar}, timeouts=long)
     print((await agent.ask("progress")).state.name)

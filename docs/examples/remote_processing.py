@@ -1,4 +1,4 @@
-"""Remote Processing: start a long computation, go away, and come back for its live feedback and its result.
+"""Remote Processing: start a detached run, disconnect, and reconnect for its events and its result.
 
 Prints:
     started; the token says where: True
@@ -19,14 +19,14 @@ TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(pace=0.1)
 
 
 async def begin() -> str:
-    """Start it; the token may be kept in a file, a database, a cookie."""
+    """Start the run; store the token in a file, a database, a cookie."""
     handle = await SSEOxyGent(server_url=URL, transport=TOY).start("tools")
     print("started; the token says where:", handle.server_url == URL)
     return handle.to_token()
 
 
 async def main() -> None:
-    """Another agent, which may be in another process, listens."""
+    """Attach with another agent, perhaps in another process."""
     token = await begin()
     agent = SSEOxyGent(server_url=URL, transport=TOY)
     async with agent.attach(token) as run:

@@ -1,4 +1,4 @@
-"""Collaborative Systems: several people watch one run, each what concerns them, and nobody sees a secret.
+"""Collaborative Systems: several people watch one run, each sees their own messages, and secrets are redacted.
 
 Prints:
     Ada sees {'number': 'TP 533', 'password': '[scrubbed]'}
@@ -25,13 +25,13 @@ TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(REMOTE)
 
 
 async def show(message: Any, **_: Any) -> None:
-    """Hand a message to whom it concerns."""
+    """Pass a message to the person it concerns."""
     if who := {"flight": "Ada", "hotel": "Ben"}.get(message["type"]):
         print(who, "sees", message["content"])
 
 
 async def main() -> None:
-    """One registry, one run, many who watch."""
+    """Run once, with several observers."""
     async with AgentRegistry(SSEOxyGent(server_url=URL, transport=TOY, sanitize=redact()), on_message=show) as registry:
         await registry.call("remote", query=f"strings {json.dumps([FLIGHT, HOTEL])}")
 

@@ -1,4 +1,4 @@
-"""Interactive Workflows: step by step, and where the remote asks, a person decides while it waits.
+"""Interactive Workflows: step by step; a person decides while the remote waits.
 
 Prints:
     1. look: 5 20 HELLO
@@ -23,7 +23,7 @@ TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(REMOTE)
 
 
 async def main() -> None:
-    """Each step is a run; `feedback` speaks to the one that is at work, and an empty text says that it is all."""
+    """Each step is a run; `feedback` replies to the active one, and an empty text ends the input."""
     async with SSEOxyGent(server_url=URL, transport=TOY) as agent:
         for number, (step, query) in enumerate({"look": "tools", "decide": "human", "book": "echo booked"}.items(), 1):
             async with agent.stream(query) as run:

@@ -90,7 +90,7 @@ def test_all_examples_run_with_the_wheel(python: Path, tmp_path: Path) -> None:
     """The one command runs everything: programs, code blocks, and this project."""
     examples = shutil.copytree(EXAMPLE.parent, tmp_path / "examples", ignore=NOT_OURS)
     said = run([python, examples / "run_all.py"], tmp_path)
-    assert re.fullmatch(r"(\d+) of \1 went well", said.splitlines()[-1])
+    assert re.fullmatch(r"(\d+) of \1 passed", said.splitlines()[-1])
 
 
 def test_it_is_small() -> None:

@@ -583,15 +583,15 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 
 # ------------------------------------------------------------------------------------------------------------ The page
 
-HEAD: Final = """# The drop-in beside the built-in
+HEAD: Final = """# Drop-in compared with the built-in class
 
-What a front end of a local OxyGent system sees when the system calls a remote one, by the framework's own `SSEOxyGent`
-and by `oxygent_client.integrations.oxygent.SSEOxyGent`: real systems of oxygent {version}, on one machine, {date}. The
-agents have the framework's `retries` at 5. "Equal messages" means that each message the front end got was the same, in
-the same order, ids renamed one to one.
+How a local OxyGent system behaves when it calls a remote one, with the framework's own `SSEOxyGent` and with
+`oxygent_client.integrations.oxygent.SSEOxyGent`, as its front end sees it: real systems of oxygent {version}, on one
+machine, {date}. The agents have `retries=5`. "Equal messages" means that the front end got the same messages in the same
+order, with ids renamed one to one.
 
-This page is written by `python -m tests.interop.drop_in`; `tests/interop/test_drop_in.py` plays it again and compares,
-what takes the built-in long only in a soak.
+`python -m tests.interop.drop_in` writes this page; `tests/interop/test_drop_in.py` repeats it and compares, the slow
+scenarios of the built-in class only in the load tests.
 
 | scenario | built-in {version} | drop-in |
 |---|---|---|

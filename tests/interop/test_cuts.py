@@ -214,7 +214,7 @@ DETACHED: Final[dict[str, Callable[[Lot], tuple[Cut, ...]]]] = {
     # The first connection is the one by which the run is begun, all others those of who listens.
     "never": lambda lot: (),
     # The second is then the one by which the record is asked whether it began: without it nobody could say.
-    "the server's word that it began": lambda lot: (Cut(received=lot.randrange(100)), Cut(), one_cut(lot)),
+    "the response to `start`": lambda lot: (Cut(received=lot.randrange(100)), Cut(), one_cut(lot)),
     "before the first event": lambda lot: (Cut(), Cut(received=lot.randrange(200)), one_cut(lot)),
     "in mid-stream": lambda lot: (Cut(), *(Cut(received=lot.randrange(200, 3000)) for _ in range(3))),
     "at its end": lambda lot: (Cut(), Cut(said=b'"type": "answer"'), one_cut(lot)),

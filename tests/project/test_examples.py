@@ -93,7 +93,7 @@ def test_one_command_runs_them_all() -> None:
         assert re.search(rf"^{block}: {re.escape(excepted)}", done.stdout, re.MULTILINE), block
     assert BLOCKS_RAN in done.stdout
     assert re.search(r"^--- trip_service\n\.+ .*\n\d+ passed in ", done.stdout, re.MULTILINE)
-    assert done.stdout.splitlines()[-1] == f"{ENTRIES} of {ENTRIES} went well"
+    assert done.stdout.splitlines()[-1] == f"{ENTRIES} of {ENTRIES} passed"
 
 
 WITHOUT_EXTRAS: Final = """
@@ -107,7 +107,7 @@ EXTRAS: Final = "aiohttp dotenv httpx2 mcp opentelemetry oxygent pytest rich typ
 def test_they_need_no_extra() -> None:
     """They run where nothing is installed that an extra brings; the project, whose tests do, is skipped by its name."""
     done = command("-c", WITHOUT_EXTRAS, EXTRAS, RUN_ALL)
-    last = f"{ENTRIES - 1} of {ENTRIES} went well; skipped: trip_service"
+    last = f"{ENTRIES - 1} of {ENTRIES} passed; skipped: trip_service"
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, last)
     assert "\n--- trip_service\nits tests need the extra [pytest]\n" in done.stdout
     extra = project_table()["optional-dependencies"]["pytest"]
@@ -118,27 +118,27 @@ def test_they_need_no_extra() -> None:
 SAID: Final = '"""Says.\n\nPrints:\n    x\n"""\n'
 PROJECT: Final = {"tests/pyproject.toml": "[tool.pytest]\n"}
 HARNESS: Final = "documentation/harness.py"
-DOCUMENTATION_FAILED: Final = "0 of 1 went well; failed: documentation"
+DOCUMENTATION_FAILED: Final = "0 of 1 passed; failed: documentation"
 PROGRAMS: Final = {"good.py": "print('x')", "lying.py": "print('y')", "raising.py": "print('x'); raise ValueError"}
 ENDING: Final = {"bad.py": "print('x'); raise SystemExit(3)", "good.py": "print('x'); raise SystemExit"}
 NOT_ANSWERED: Final = """async def bad(_): 1 / 0
 SSEOxyGent(server_url='https://remote.test', event_handlers={'progress': bad})"""
-NOBODY: Final = {"notes.txt": "x", "other/program.py": "print('x')"}
+UNKNOWN: Final = {"notes.txt": "x", "other/program.py": "print('x')"}
 COMMANDS: Final[dict[str, tuple[dict[str, str], int, str, str]]] = {
     # what lies there: (its files, how many fail, what is said of one, what is said in the end)
-    "programs": (PROGRAMS, 2, "ValueError", "1 of 3 went well; failed: lying.py raising.py"),
-    "programs that end by themselves": (ENDING, 1, "--- bad.py", "1 of 2 went well; failed: bad.py"),
-    "a block": ({"long/good.py": "await asyncio.sleep(0)"}, 0, "good: ran", "1 of 1 went well"),
+    "programs": (PROGRAMS, 2, "ValueError", "1 of 3 passed; failed: lying.py raising.py"),
+    "programs that end by themselves": (ENDING, 1, "--- bad.py", "1 of 2 passed; failed: bad.py"),
+    "a block": ({"long/good.py": "await asyncio.sleep(0)"}, 0, "good: ran", "1 of 1 passed"),
     "a block that fails": ({"long/bad.py": "nobody"}, 1, "bad: FAILED: NameError", DOCUMENTATION_FAILED),
     "a block that is no Python": ({"new/bad.txt": "no Python"}, 1, "bad: FAILED: SyntaxError", DOCUMENTATION_FAILED),
     "an agent that is not answered": ({"long/bad.py": NOT_ANSWERED}, 1, "was not answered", DOCUMENTATION_FAILED),
     "an exception that runs": ({"long/monitored.py": "pass"}, 1, "an exception, and runs", DOCUMENTATION_FAILED),
-    "a project": (PROJECT | {"tests/test_it.py": "def test_it(): pass"}, 0, "1 passed", "1 of 1 went well"),
+    "a project": (PROJECT | {"tests/test_it.py": "def test_it(): pass"}, 0, "1 passed", "1 of 1 passed"),
     "a project that fails": (
-        PROJECT | {"tests/test_it.py": "def test_it(): assert 0"}, 1, "1 failed", "0 of 1 went well; failed: tests",
+        PROJECT | {"tests/test_it.py": "def test_it(): assert 0"}, 1, "1 failed", "0 of 1 passed; failed: tests",
     ),
-    "a project without a test": (PROJECT, 1, "no tests ran", "0 of 1 went well; failed: tests"),
-    "what nobody runs": (NOBODY, 2, "nobody runs it", "0 of 2 went well; failed: notes.txt other"),
+    "a project without a test": (PROJECT, 1, "no tests ran", "0 of 1 passed; failed: tests"),
+    "an unknown file": (UNKNOWN, 2, "not an example", "0 of 2 passed; failed: notes.txt other"),
 }  # fmt: skip
 
 
@@ -167,7 +167,7 @@ def test_a_command_that_fails_says_so(there: str, tmp_path: Path) -> None:
 def test_with_a_server_of_ones_own(tmp_path: Path) -> None:
     """A program may print what it likes then: that is said, and is no failure."""
     done = command(laid(tmp_path, PROGRAMS), url="http://127.0.0.1:1")
-    last = "1 of 3 went well; printed something else: lying.py; failed: raising.py"
+    last = "1 of 3 passed; printed something else: lying.py; failed: raising.py"
     assert (done.returncode, done.stdout.splitlines()[-1]) == (1, last)
 
 

@@ -214,20 +214,19 @@ def allowed(case: Case, timeouts: Timeouts) -> tuple[float, float]:
 # ------------------------------------------------------------------------------------------------------------- The page
 
 HEAD: Final = """\
-# What can go wrong, and how a run ends then
+# Faults in tests, and how a run ends
 
-This table is made from the tests (`python -m tests.support.fault_cases` writes it). Each line is run over
-`FakeTransport`, `ASGITransport` and a cassette, and with a real socket over `HTTPXTransport`, `HTTPX2Transport` and
-`AiohttpTransport`, on asyncio and, but for the last, on trio; the result is the same on all of them. The run asks for
-nine events, the last of which is the answer. In each case the exchange is left, and the run was asked for once, or,
-where nothing was sent, never: the runs of this table neither repeat what was refused (`Retry(attempts=1)`) nor ask the
-server for its record of the run (`Timeouts(lookup=None)`).
+The faults in `oxygent_client.testing.faults` are transports that wrap a transport, such as
+`faults.cut_after(FakeTransport.script(...), bytes=1000)`. The table shows how a run ends with each of them. By default a
+fault affects runs only (`purposes=` changes that), and every run (`times=` changes that; `refuse` affects one).
 
-The faults are in `oxygent_client.testing.faults`: transports that hold a transport, such as
-`faults.cut_after(FakeTransport.script(...), bytes=1000)`. They strike runs (`purposes=` says otherwise), and every one
-of them (`times=` says otherwise; `refuse` strikes once).
+The tests write this table (`python -m tests.support.fault_cases`) and run each line over `FakeTransport`,
+`ASGITransport` and a cassette, and on a real socket over `HTTPXTransport`, `HTTPX2Transport` and `AiohttpTransport`, on
+asyncio and, except for the last, on trio, with the same result. The run has nine events, the last of them the answer.
+Each exchange was closed, and the request was sent once, or never in case of `NOT_SENT`: retries are off
+(`Retry(attempts=1)`), and so is recovery from the server's record (`Timeouts(lookup=None)`).
 
-[What a server can do wrong](fault-server.md) has its own table: many more faults, over real sockets.
+[Server faults](fault-server.md) has many more faults, over real sockets.
 
 | Fault | What happens | The run ends with | `outcome` | `partial` |
 |---|---|---|---|---|

@@ -335,12 +335,12 @@ CONNECTION: Final = (
 HEADS: Final = (
     Fault("half a status line", "closes in the status line", (b"HTTP/1.1 2", cut), LOST, UNKNOWN),
     late("half a status line, then nothing", "stops in the status line", b"HTTP/1.1 2", hang),
-    broken("garbage", "answers bytes without sense", b"\x00\x01\x02\xff\xfe\r\n\r\n", cut),
+    broken("garbage", "answers random bytes", b"\x00\x01\x02\xff\xfe\r\n\r\n", cut),
     broken("HTTP/0.9", "answers a page without a head", HTML, b"\r\n\r\n", cut),
     broken("HTTP/2", "answers with frames of HTTP/2", b"\x00\x00\x12\x04\x00\x00\x00\x00\x00" + bytes(18), cut),
     broken("SSH", "answers with the banner of SSH", b"SSH-2.0-OpenSSH_9.6\r\n\r\n", cut),
     broken("status 2000", "answers a status of four digits", GOOD.replace(b"200 OK", b"2000 OK", 1), cut),
-    broken("status abc", "answers a status that is no number", GOOD.replace(b"200 OK", b"abc OK", 1), cut),
+    broken("status abc", "answers a status that is not a number", GOOD.replace(b"200 OK", b"abc OK", 1), cut),
     broken("endless status line", "never ends the status line", b"HTTP/1.1 200 O", flood(b"K")),
     late("status line drip", "sends the status line byte by byte, for ever", b"HTTP/1.1 200 O", drip(b"K")),
     late("header drip", "sends a header byte by byte, for ever", b"HTTP/1.1 200 OK\r\nx: ", drip(b"y")),
@@ -354,7 +354,7 @@ HEADS: Final = (
     broken("space in a header's name", "sends a space before the colon", stream(WHOLE, b"x : y")),
     broken("control in a header's name", "sends a control character in a name", stream(WHOLE, b"x\x01: y")),
     whole("folded header", "folds a header over two lines", WHOLE, b"x: a\r\n b"),
-    whole("bytes in a header", "sends a header that is no text", WHOLE, b"x: \xff\xfe\x80"),
+    whole("bytes in a header", "sends a header that is not text", WHOLE, b"x: \xff\xfe\x80"),
     whole("Set-Cookie", "sets fifty cookies", WHOLE, *[b"set-cookie: c%d=v" % n for n in range(50)]),
     Fault("closes in the head", "closes between two headers", (b"HTTP/1.1 200 OK\r\nx: y\r\n", cut), LOST, UNKNOWN),
     late("stops in the head", "stops between two headers", b"HTTP/1.1 200 OK\r\nx: y\r\n", hang),
@@ -381,10 +381,10 @@ FRAMING: Final = (
     ),
     broken("two lengths", "sends two lengths", head(SSE, b"content-length: 5", b"content-length: 900") + WHOLE),
     broken("negative length", "sends a length below 0", head(SSE, b"content-length: -5") + WHOLE),
-    broken("length in words", "sends a length that is no number", head(SSE, b"content-length: five") + WHOLE),
+    broken("length in words", "sends a length that is not a number", head(SSE, b"content-length: five") + WHOLE),
     broken(
         "unknown transfer coding",
-        "sends a coding nobody knows",
+        "sends an unknown coding",
         head(SSE, b"transfer-encoding: foo") + WHOLE,
     ),
     Fault(
@@ -404,7 +404,7 @@ FRAMING: Final = (
     ),
     Fault(
         "chunk size in words",
-        "sends a size that is no number",
+        "sends a size that is not a number",
         (OK + chunk(BEGUN), pause, b"zz\r\n", cut),
         INCOMPLETE,
         STARTED,
@@ -524,7 +524,7 @@ STREAMS: Final = (
     ),
     Fault(
         "endless field",
-        "sends lines of a field nobody knows",
+        "sends lines of an unknown field",
         (head(SSE), flood(b"what: x\n")),
         TOO_LARGE,
         UNKNOWN,
@@ -625,7 +625,7 @@ STATUSES: Final = (
     ),
     redirect(b"307 Temporary Redirect", b"/sse/chat", "307 loop", "sends back to itself, for ever"),
     redirect(b"307 Temporary Redirect", b"", "307 without a place", "sends nowhere"),
-    redirect(b"308 Permanent Redirect", b"http://[", "308 garbage", "sends to what is no URL"),
+    redirect(b"308 Permanent Redirect", b"http://[", "308 garbage", "sends to an invalid URL"),
     redirect(b"307 Temporary Redirect", b"file:///etc/passwd", "307 file", "sends to a file"),
     status(b"400 Bad Request", errors.StatusError, REJECTED),
     status(b"401 Unauthorized", errors.AuthenticationError, REJECTED, b"www-authenticate: Bearer"),
@@ -687,7 +687,7 @@ STATUSES: Final = (
     ),
     Fault(
         "error in bad chunks",
-        "answers 500 with a chunk size that is none",
+        "answers 500 with an invalid chunk size",
         (head(CHUNKED, status=b"500 No"), pause, b"zz\r\n", cut),
         SERVER,
         UNKNOWN,
@@ -737,7 +737,7 @@ CONTENT: Final = (
     coded(b"br", b"\x0b\x02\x80" + WHOLE, NO_STREAM),
     coded(b"zstd", b"\x28\xb5\x2f\xfd" + WHOLE, NO_STREAM),
     coded(b"gzip, gzip", gzip.compress(gzip.compress(WHOLE))),
-    coded(b"x-nobody", WHOLE, NO_STREAM),
+    coded(b"x-unknown", WHOLE, NO_STREAM),
     Fault(
         "half a gzip",
         "sends half the stream, as gzip",
@@ -764,7 +764,7 @@ CONTENT: Final = (
     fine("another charset", "says UTF-16, and sends UTF-8", document(WHOLE, SSE + b"; charset=utf-16")),
     Fault("UTF-16", "sends UTF-16", (stream(WHOLE.decode().encode("utf-16")),), INCOMPLETE, UNKNOWN),
     whole("byte order mark", "sends a byte order mark first", b"\xef\xbb\xbf" + WHOLE),
-    whole("no UTF-8", "sends an event that is no UTF-8", message(b"\xff\xfe\xc0\x80") + WHOLE),
+    whole("no UTF-8", "sends an event that is not UTF-8", message(b"\xff\xfe\xc0\x80") + WHOLE),
     whole("NUL bytes", "sends NUL bytes", message(b"\0" * 100) + b"\0\0\n\n" + WHOLE),
     whole("deep event", "sends JSON of 10,000 levels", BEGUN + message(b"[" * 10_000) + END),
     Fault(
@@ -781,7 +781,7 @@ CONTENT: Final = (
         message(rb'{"type": "\ud800", "content": "\udfff"}') + WHOLE,
     ),
     whole("NaN", "sends NaN and Infinity", message(b'{"content": [NaN, -Infinity]}') + WHOLE),
-    whole("no object", "sends JSON that is no object", message(b"null") + message(b"[1]") + message(b'"x"') + WHOLE),
+    whole("no object", "sends JSON that is not an object", message(b"null") + message(b"[1]") + message(b'"x"') + WHOLE),
     whole("call without content", "sends a tool call without content", message(b'{"type": "tool_call"}') + WHOLE),
     Fault(
         "error event",
@@ -794,7 +794,7 @@ CONTENT: Final = (
 
 TLS: Final = (
     tls("self-signed", "has a certificate of its own", "self-signed"),
-    tls("unknown authority", "has a certificate of an authority nobody knows", "unknown authority"),
+    tls("unknown authority", "has a certificate of an unknown authority", "unknown authority"),
     tls("expired", "has a certificate of the past", "expired"),
     tls("not yet valid", "has a certificate of the future", "not yet valid"),
     tls("wrong host", "has a certificate of another host", "wrong host"),
@@ -851,7 +851,7 @@ TLS: Final = (
         also=((errors.ConnectError, NOT_SENT),),
     ),
     Fault(
-        "TLS, cut", "closes in the stream, without a word", (OK + chunk(BEGUN), cut), INCOMPLETE, STARTED, tls="good"
+        "TLS, cut", "closes in the stream, without close_notify", (OK + chunk(BEGUN), cut), INCOMPLETE, STARTED, tls="good"
     ),
     Fault("TLS, reset", "resets before the first event", (OK + b"fff\r\n", reset), INCOMPLETE, UNKNOWN, tls="good"),
     Fault("TLS, stops", "stops in the stream", (OK + chunk(BEGUN), hang), IDLE, STARTED, "idle", tls="good"),
@@ -1305,20 +1305,20 @@ async def play_all(
 # ------------------------------------------------------------------------------------------------------------- The page
 
 HEAD: Final = """\
-# A server that does wrong, and what a run makes of it
+# Server faults, and how a run ends
 
-Made by `python -m tests.support.fault_server`, which runs a server of {faults} faults on loopback: {date}, CPython
-{python}, httpx {httpx}, httpx2 {httpx2}, aiohttp {aiohttp}. Each fault meets a run over each transport, on asyncio and,
-but for aiohttp, on trio. Where a clock ends the run, it stands behind the error, and is short: `connect` {connect:g} s,
-`silence` {silence:g} s, `idle` {idle:g} s, `total` {total:g} s. The limits are {event} KiB for an event and {stream}
-KiB for a stream. A call that surely ran nothing is made again, as always, but after {base:g} s.
+How the client handles {faults} faults of a real server on loopback. `python -m tests.support.fault_server` writes this
+page: {date}, CPython {python}, httpx {httpx}, httpx2 {httpx2}, aiohttp {aiohttp}. Each fault meets a run over each
+transport, on asyncio and, except for aiohttp, on trio. The time-out that ends a run follows its error. Time-outs are
+short: `connect` {connect:g} s, `silence` {silence:g} s, `idle` {idle:g} s, `total` {total:g} s. Limits are {event} KiB
+for an event and {stream} KiB for a stream. A safe retry follows after at most {base:g} s of backoff.
 
-A cell of a transport says, for the worse of both loops: after how many seconds the run had ended (its clock and one
-second are allowed), how many POSTs the server had read completely, how many bytes were taken from the transport, and
-how many of them the error or the run still holds. After each fault the next good call of the same agent is answered;
-where that, or anything else, was not as it must be, the cell says so.
+A transport's cell has four figures, each for the worse of both loops: seconds until the run ended (its time-out plus one
+second at most), POSTs that the server read completely, bytes taken from the transport, and bytes that the error or the
+run still holds. After each fault the next good call of the same agent succeeds. Deviations would be noted in the
+cell.
 
-[Another page](faults.md) has the faults that you can put around a transport in your own tests.
+[Faults in tests](faults.md) lists the faults that you can put around a transport in your own tests.
 
 """
 COLUMNS: Final = ("Fault", "What the server does", "The run ends with", "`outcome`", *TRANSPORTS)
