@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import ROOT
 
 PAGE: Final = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
-PROMISED: Final = PAGE.partition("## What is promised")[2].partition("## What is not promised")[0]
+PROMISED: Final = PAGE.partition("## Guarantees")[2].partition("## Not guaranteed")[0]
 PROMISES: Final = {promise[2:60]: promise for promise in re.split(r"\n(?=- |#)", PROMISED) if promise.startswith("- ")}
 TESTS: Final = frozenset(
     node.name

@@ -781,7 +781,9 @@ CONTENT: Final = (
         message(rb'{"type": "\ud800", "content": "\udfff"}') + WHOLE,
     ),
     whole("NaN", "sends NaN and Infinity", message(b'{"content": [NaN, -Infinity]}') + WHOLE),
-    whole("no object", "sends JSON that is not an object", message(b"null") + message(b"[1]") + message(b'"x"') + WHOLE),
+    whole(
+        "no object", "sends JSON that is not an object", message(b"null") + message(b"[1]") + message(b'"x"') + WHOLE
+    ),
     whole("call without content", "sends a tool call without content", message(b'{"type": "tool_call"}') + WHOLE),
     Fault(
         "error event",
@@ -851,7 +853,12 @@ TLS: Final = (
         also=((errors.ConnectError, NOT_SENT),),
     ),
     Fault(
-        "TLS, cut", "closes in the stream, without close_notify", (OK + chunk(BEGUN), cut), INCOMPLETE, STARTED, tls="good"
+        "TLS, cut",
+        "closes in the stream, without close_notify",
+        (OK + chunk(BEGUN), cut),
+        INCOMPLETE,
+        STARTED,
+        tls="good",
     ),
     Fault("TLS, reset", "resets before the first event", (OK + b"fff\r\n", reset), INCOMPLETE, UNKNOWN, tls="good"),
     Fault("TLS, stops", "stops in the stream", (OK + chunk(BEGUN), hang), IDLE, STARTED, "idle", tls="good"),
