@@ -587,8 +587,8 @@ HEAD: Final = """# Drop-in compared with the built-in class
 
 How a local OxyGent system behaves when it calls a remote one, with the framework's own `SSEOxyGent` and with
 `oxygent_client.integrations.oxygent.SSEOxyGent`, as its front end sees it: real systems of oxygent {version}, on one
-machine, {date}. The agents have `retries=5`. "Equal messages" means that the front end got the same messages in the same
-order, with ids renamed one to one.
+machine, {date}. The agents have `retries=5`. "Equal messages" means that the front end got the same messages in the
+same order, with ids renamed one to one.
 
 `python -m tests.interop.drop_in` writes this page; `tests/interop/test_drop_in.py` repeats it and compares, the slow
 scenarios of the built-in class only in the load tests.

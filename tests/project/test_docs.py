@@ -276,7 +276,7 @@ def test_the_order_of_the_policies() -> None:
         ("docs/howto/test-without-a-server.md", "## The toy server", {*SCRIPTS}),
         (
             "docs/reference.md",
-            "## The command",
+            "## Command line",
             {each.name or each.callback.__name__ for each in app.registered_commands if each.callback},
         ),
         (

@@ -217,8 +217,8 @@ HEAD: Final = """\
 # Faults in tests, and how a run ends
 
 The faults in `oxygent_client.testing.faults` are transports that wrap a transport, such as
-`faults.cut_after(FakeTransport.script(...), bytes=1000)`. The table shows how a run ends with each of them. By default a
-fault affects runs only (`purposes=` changes that), and every run (`times=` changes that; `refuse` affects one).
+`faults.cut_after(FakeTransport.script(...), bytes=1000)`. The table shows how a run ends with each of them. By default
+a fault affects runs only (`purposes=` changes that), and every run (`times=` changes that; `refuse` affects one).
 
 The tests write this table (`python -m tests.support.fault_cases`) and run each line over `FakeTransport`,
 `ASGITransport` and a cassette, and on a real socket over `HTTPXTransport`, `HTTPX2Transport` and `AiohttpTransport`, on

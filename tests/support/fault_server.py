@@ -1320,9 +1320,9 @@ transport, on asyncio and, except for aiohttp, on trio. The time-out that ends a
 short: `connect` {connect:g} s, `silence` {silence:g} s, `idle` {idle:g} s, `total` {total:g} s. Limits are {event} KiB
 for an event and {stream} KiB for a stream. A safe retry follows after at most {base:g} s of backoff.
 
-A transport's cell has four figures, each for the worse of both loops: seconds until the run ended (its time-out plus one
-second at most), POSTs that the server read completely, bytes taken from the transport, and bytes that the error or the
-run still holds. After each fault the next good call of the same agent succeeds. Deviations would be noted in the
+A transport's cell has four figures, each for the worse of both loops: seconds until the run ended (its time-out plus
+one second at most), POSTs that the server read completely, bytes taken from the transport, and bytes that the error or
+the run still holds. After each fault the next good call of the same agent succeeds. Deviations would be noted in the
 cell.
 
 [Faults in tests](faults.md) lists the faults that you can put around a transport in your own tests.
