@@ -1,8 +1,8 @@
 """Open and close connections completely, despite cancellation.
 
-Rule 1: a native cancellation of asyncio passes the shields of anyio, and a second one interrupts the cleaning up after
-    the first. So on asyncio a task of its own does what must come to its end, and is waited for.
-Rule 2: no cancellation is swallowed: it is raised when the work is over. `uncancel` is never called.
+Rule 1: on asyncio, a native cancellation passes anyio's shields, and a second one interrupts the cleanup after the
+    first. So the work runs in a task of its own there, and is awaited.
+Rule 2: no cancellation is swallowed: it is raised again when the work has ended. `uncancel` is never called.
 Rule 3: no task is left behind, unless closing takes longer than CLOSE_SECONDS.
 """
 
@@ -15,16 +15,16 @@ from typing import Any, Final, TypeVar
 import anyio
 from anyio.lowlevel import current_token
 
-__all__ = ["CLOSE_SECONDS", "run_to_end", "told_once"]
+__all__ = ["CLOSE_SECONDS", "cancel_once", "run_to_end", "wait_until_done"]
 
 CLOSE_SECONDS: Final = 2.0
-"""How long closing may keep the caller; after that it is cancelled, and its end is not waited for."""
+"""Seconds that closing may block the caller; after that it is cancelled and no longer awaited."""
 
 T = TypeVar("T")
 
 
-async def told_once(work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is told of a cancellation once: what it does then is not interrupted by a second."""
+async def cancel_once(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`. A cancellation reaches it once; a second one does not interrupt its cleanup."""
     if not _is_asyncio():
         return await work
     task = asyncio.ensure_future(work)
@@ -32,19 +32,19 @@ async def told_once(work: Coroutine[Any, Any, T]) -> T:
         await asyncio.wait({task})
     except asyncio.CancelledError:
         task.cancel()
-        await _outlast(task)
+        await _wait_or_cancel(task)
         raise
     return task.result()
 
 
 async def run_to_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Close something. A cancellation of the caller is raised when that is done."""
+    """Run `work` to its end, for CLOSE_SECONDS at most; then raise a cancellation of the caller that came meanwhile."""
     if not _is_asyncio():
         with anyio.CancelScope(shield=True, deadline=anyio.current_time() + CLOSE_SECONDS):
             await work()
         return
     task = asyncio.ensure_future(work())
-    cancelled = await _outlast(task)
+    cancelled = await _wait_or_cancel(task)
     if cancelled is not None:
         raise cancelled
     if task.done() and not task.cancelled():
@@ -55,25 +55,27 @@ def _is_asyncio() -> bool:
     return isinstance(current_token().native_token, asyncio.AbstractEventLoop)
 
 
-async def _outlast(task: asyncio.Task[Any]) -> asyncio.CancelledError | None:
-    """Wait until `task` is done; the last cancellation that came meanwhile."""
+async def wait_until_done(task: asyncio.Task[Any], seconds: float) -> asyncio.CancelledError | None:
+    """Wait at most `seconds` until `task` is done; return the last cancellation that came meanwhile."""
     cancelled = None
-    until = anyio.current_time() + CLOSE_SECONDS
+    until = anyio.current_time() + seconds
     with anyio.CancelScope(shield=True):
-        while not task.done():
-            left = until - anyio.current_time()
-            if left <= 0:
-                task.cancel()
-                break
+        while not task.done() and (left := until - anyio.current_time()) > 0:
             try:
                 await asyncio.wait({task}, timeout=left)
             except asyncio.CancelledError as error:
                 cancelled = error
-    task.add_done_callback(_retrieved)
     return cancelled
 
 
-def _retrieved(task: asyncio.Task[Any]) -> None:
-    """An error that nobody is there to hear is not complained of."""
+async def _wait_or_cancel(task: asyncio.Task[Any]) -> asyncio.CancelledError | None:
+    cancelled = await wait_until_done(task, CLOSE_SECONDS)
+    task.cancel()  # does nothing if it is done
+    task.add_done_callback(_retrieve_error)
+    return cancelled
+
+
+def _retrieve_error(task: asyncio.Task[Any]) -> None:
+    """Mark the error of a task as retrieved, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()

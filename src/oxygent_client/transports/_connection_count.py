@@ -1,10 +1,10 @@
 """Count open and idle connections.
 
-Rule 1: nothing here keeps a connection alive: what is forgotten by its library is forgotten here.
-Rule 2: a connection is there as long as its socket is open on this side.
-Rule 3: any thread may ask: what other threads change is copied in one step.
-Rule 4: a copy begins at nothing.
-Rule 5: what a closed event loop has left open is closed by `drop`: nobody else can close it any more.
+Rule 1: the counter keeps no connection alive: what its library forgets is forgotten here.
+Rule 2: a connection counts as open as long as its socket is open on this side.
+Rule 3: any thread may read the counts: what other threads change is copied in one step.
+Rule 4: a copy of a counter starts empty.
+Rule 5: connections that a closed event loop left open are closed by `close_orphans`, since their library no longer can.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from weakref import WeakKeyDictionary, ref
 
 from oxygent_client._core.per_loop import is_over, this_loop
 
-__all__ = ["Counted"]
+__all__ = ["ConnectionCounter"]
 
 T = TypeVar("T")
 Use = Callable[[], object]
-"""What an exchange occupies, by identity; None: nothing any more."""
+"""Return the object that identifies the connection in use; None once the connection is free again."""
 
 
-class Counted(Generic[T]):
+class ConnectionCounter(Generic[T]):
     """The connections of one transport, in all event loops."""
 
     def __init__(self, fileno: Callable[[T], int], close: Callable[[T], object]) -> None:
@@ -32,27 +32,30 @@ class Counted(Generic[T]):
         self._known: WeakKeyDictionary[T, ref[object]] = WeakKeyDictionary()
         self._uses: dict[object, Use] = {}
 
-    def __reduce__(self) -> tuple[type[Counted[T]], tuple[Callable[[T], int], Callable[[T], object]]]:
-        return Counted, (self._fileno, self._close)
+    def __reduce__(self) -> tuple[type[ConnectionCounter[T]], tuple[Callable[[T], int], Callable[[T], object]]]:
+        return ConnectionCounter, (self._fileno, self._close)
 
     def add(self, connection: T) -> T:
-        """`connection`, which is known from now on."""
+        """Count `connection` from now on, and return it."""
         self._known[connection] = ref(this_loop())
         return connection
 
-    def drop(self) -> None:
-        """Close the connections of event loops that were closed, or are gone."""
-        for connection in self._there():
+    def close_orphans(self) -> None:
+        """Close the connections whose event loop was closed or garbage collected."""
+        for connection in self._alive():
             loop = self._known[connection]()
             if loop is None or is_over(loop):
                 self._close(connection)
 
-    def _there(self) -> list[T]:
+    def _alive(self) -> list[T]:
         return [connection for each in self._known.keyrefs() if (connection := each()) is not None]
 
     @contextmanager
     def exchange(self) -> Generator[Callable[[Use], None]]:
-        """An exchange, which occupies a connection; told which when that is known, since several may share one."""
+        """Count an exchange as using a connection.
+
+        The block calls the yielded function once it knows which connection, since exchanges may share one.
+        """
         this = object()
         self._uses[this] = lambda: this
         try:
@@ -61,7 +64,7 @@ class Counted(Generic[T]):
             del self._uses[this]
 
     def __call__(self) -> tuple[int, int]:
-        """How many there are, and how many of them are idle."""
-        there = sum(self._fileno(connection) != -1 for connection in self._there())
-        busy = {id(occupied) for use in [*self._uses.values()] if (occupied := use()) is not None}
-        return there, max(there - len(busy), 0)
+        """Return the number of open connections, and how many of them are idle."""
+        open_count = sum(self._fileno(connection) != -1 for connection in self._alive())
+        busy = {id(connection) for use in [*self._uses.values()] if (connection := use()) is not None}
+        return open_count, max(open_count - len(busy), 0)

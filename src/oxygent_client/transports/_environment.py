@@ -1,13 +1,13 @@
 """Proxies and certificates from environment variables.
 
-Rule 1: loopback is not proxied because of the environment. A `proxy=` argument is used for every URL.
-Rule 2: a proxy that cannot be used, and a file that cannot be read, is an error where it is needed and only there: a
-    plain http request that needs no proxy works whatever the environment says.
+Rule 1: the proxies of the environment are not used for loopback. The argument `proxy` is used for every URL.
+Rule 2: an unusable proxy or an unreadable file is an error only where it is needed: a plain http request that needs no
+    proxy works whatever the environment contains.
 Rule 3: the error is a `ConfigurationError` that names the variable, and shows no password.
-Rule 4: what is sent to an http URL over a proxy is sent to the proxy: `check_proxied` judges that.
+Rule 4: a proxy reads what is sent through it to an http URL; `check_proxied` decides whether it may.
 
-`NO_PROXY` is a list of host names (each with its subdomains; a leading `.` or `*.` is ignored), IP addresses, networks
-such as `10.0.0.0/8` and `fd07::/64`, each with a port if wanted, or `*`. What is none of these matches no host.
+`NO_PROXY` is a list of host names (each includes its subdomains; a leading `.` or `*.` is ignored), IP addresses and
+networks such as `10.0.0.0/8` and `fd07::/64`, each with an optional port; or `*`. Other entries match no host.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = [
 
 KEY_LOG: Final = "SSLKEYLOGFILE"
 PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
-"""The schemes of proxies, each with its port."""
+"""The schemes of proxies, with their default ports."""
 
 
 # --- proxies ----------------------------------------------------------------------------------------------------------
@@ -52,19 +52,19 @@ PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443, "socks5": 1080, "so
 
 @attrs.frozen
 class Proxy:
-    """One proxy. Its URL may hold a password; `str()` shows none."""
+    """A proxy. Its URL may contain a password, which `str()` does not show."""
 
     url: str = attrs.field(repr=False)
-    """With a scheme."""
+    """Always with a scheme."""
     source: str
-    """The variable or argument that names it."""
+    """The variable or argument that it was read from."""
 
     @classmethod
     def read(cls, given: str, source: str, schemes: tuple[str, ...]) -> Proxy:
-        """The proxy that `given` names.
+        """Parse a proxy URL; its scheme defaults to http.
 
         Raises:
-            ConfigurationError: it is no URL with a host, or its scheme is not one of `schemes`.
+            ConfigurationError: it is not a URL with a host, or its scheme is not one of `schemes`.
         """
         url = given if "://" in given else f"http://{given}"
         try:
@@ -73,12 +73,12 @@ class Proxy:
         except ValueError:
             usable = False
         if not usable:
-            raise ConfigurationError(f"{source}: the proxy must be a URL with a host and one of {', '.join(schemes)}")
+            raise ConfigurationError(f"{source} must be a URL with a host and one of the schemes {', '.join(schemes)}")
         return cls(url, source)
 
     @property
     def is_secure(self) -> bool:
-        """Whether TLS is spoken with the proxy itself."""
+        """Whether the connection to the proxy itself uses TLS."""
         return self.url.lower().startswith("https:")
 
     def __str__(self) -> str:
@@ -89,18 +89,18 @@ class Proxy:
 
 
 @attrs.frozen
-class _Exception:
+class _NoProxyEntry:
     """One entry of `NO_PROXY`."""
 
     host: str
     """In lower case, without a leading `*.` or `.`."""
     port: int | None
     network: IPv4Network | IPv6Network | None
-    """What it means if it is an address or a network."""
+    """The entry, if it is an address or a network."""
 
     @classmethod
-    def read(cls, entry: str) -> _Exception:
-        """`name`, `name:port`, `address`, `[address]:port`, `network`; with a scheme in front, which is ignored."""
+    def read(cls, entry: str) -> _NoProxyEntry:
+        """Parse `name`, `name:port`, `address`, `[address]:port` or `network`; a scheme in front is ignored."""
         host, rest = entry.strip().lower().rpartition("://")[2], ""
         if host.startswith("["):
             host, _, rest = host[1:].partition("]")
@@ -112,11 +112,11 @@ class _Exception:
         network = None
         with suppress(ValueError):
             network = ip_network(host, strict=False)
-        # No port has more digits than five, and `int` takes no more than some thousands.
+        # A port has at most five digits, and `int` refuses a few thousand.
         return cls(host.removeprefix("*").strip("."), int(port[:6]) if port.isdecimal() else None, network)
 
-    def fits(self, host: str, port: int | None) -> bool:
-        """Whether `host` (in lower case, without a dot at its end) at `port` is excepted."""
+    def matches(self, host: str, port: int | None) -> bool:
+        """Whether the entry includes `host` (in lower case, without a trailing dot) at `port`."""
         if not self.host or self.port not in (None, port):
             return False
         if self.network is not None:
@@ -125,86 +125,86 @@ class _Exception:
         return host == self.host or host.endswith(f".{self.host}")
 
 
-def _nothing(_host: str) -> bool:
+def _never(_host: str) -> bool:
     return False
 
 
 @attrs.frozen
 class Proxies:
-    """Which proxy leads to which URL, as the arguments of a transport and the environment had it when it was read."""
+    """The proxy of each URL, by a transport's arguments and the environment at the time of reading."""
 
-    named: Proxy | None = None
+    argument: Proxy | None = None
     """The transport's argument `proxy`."""
     by_scheme: Mapping[str, tuple[str, str]] = attrs.field(factory=dict[str, tuple[str, str]], repr=False)
-    """The environment's, each with what names it; `all` is for the schemes that have none."""
-    exceptions: tuple[_Exception, ...] = ()
-    is_excepted: Callable[[str], object] = attrs.field(default=_nothing, repr=False)
-    """What else is excepted: everything, or what the system's own settings say (macOS, Windows)."""
+    """The environment's proxy and variable for each scheme; `all` is for the other schemes."""
+    no_proxy: tuple[_NoProxyEntry, ...] = ()
+    is_bypassed: Callable[[str], object] = attrs.field(default=_never, repr=False)
+    """Whether the system's own settings (macOS, Windows) exclude a host."""
     schemes: tuple[str, ...] = tuple(PORTS)
-    """Those of proxies that the library can use."""
+    """The schemes of proxies that the library supports."""
 
     @classmethod
     def read(
         cls,
-        named: str | None,
+        argument: str | None,
         *,
         trust_env: bool,
         schemes: tuple[str, ...] = tuple(PORTS),
         found: Mapping[str, str] | None = None,
     ) -> Proxies:
-        """That of the argument, else those that were `found`: in the environment, if it is trusted.
+        """Read the argument `proxy`; without it, `found`, or the environment if `trust_env`.
 
         Raises:
-            ConfigurationError: the argument is no proxy that can be used.
+            ConfigurationError: the argument is not a usable proxy.
         """
-        if named is not None:
-            return cls(Proxy.read(named, "proxy", schemes), schemes=schemes)
+        if argument is not None:
+            return cls(Proxy.read(argument, "proxy", schemes), schemes=schemes)
         if not trust_env:
             return cls()
         found = getproxies() if found is None else found
         entries = [entry for entry in found.get("no", "").split(",") if entry.strip()]
-        # Where no variable names a proxy, `getproxies` looks into the system's settings, as `proxy_bypass` does.
-        is_excepted = _nothing if getproxies_environment() or not found else proxy_bypass
+        # Without a variable that names a proxy, `getproxies` and `proxy_bypass` read the system's settings.
+        is_bypassed = _never if getproxies_environment() or not found else proxy_bypass
         if any(entry.strip() == "*" for entry in entries):
             return cls()
         by_scheme = {key: (value, _variable(key)) for key, value in found.items() if value}
-        return cls(None, by_scheme, tuple(map(_Exception.read, entries)), is_excepted, schemes)
+        return cls(None, by_scheme, tuple(map(_NoProxyEntry.read, entries)), is_bypassed, schemes)
 
     def find(self, url: str) -> Proxy | None:
-        """The proxy that leads to `url`; None if it is reached directly.
+        """Return the proxy for `url`; None if it is reached directly.
 
         Raises:
-            ConfigurationError: the proxy cannot be used, or this is no URL.
+            ConfigurationError: the proxy or the URL cannot be used.
         """
-        if self.named is not None or not self.by_scheme:
-            return self.named
+        if self.argument is not None or not self.by_scheme:
+            return self.argument
         try:
             parts = urlsplit(url)
             host, port = (parts.hostname or "").rstrip("."), parts.port or PORTS.get(parts.scheme)
         except ValueError as error:
-            raise ConfigurationError("the URL of the request cannot be read") from error
+            raise ConfigurationError("the URL of the request is invalid; check server_url") from error
         given = self.by_scheme.get(parts.scheme) or self.by_scheme.get("all")
-        # A name below `localhost` is for this machine, too (RFC 6761); to go there directly gives nothing away.
+        # Names below `localhost` are this machine too (RFC 6761); reaching them directly discloses nothing.
         is_local = is_loopback(host) or host.endswith(".localhost")
-        if given is None or is_local or self.is_excepted(host):
+        if given is None or is_local or self.is_bypassed(host):
             return None
-        if any(exception.fits(host, port) for exception in self.exceptions):
+        if any(entry.matches(host, port) for entry in self.no_proxy):
             return None
         return Proxy.read(*given, self.schemes)
 
 
 def _variable(key: str) -> str:
-    """The environment variable that names the proxy for `key`, as `getproxies` finds it."""
+    """Return the environment variable that `getproxies` read for `key`."""
     name = f"{key}_proxy"
     set_ones = [each for each in (name, name.upper()) if os.environ.get(each)]
     return set_ones[0] if set_ones else f"the system's settings for {key}"
 
 
 def check_proxied_request(request: HTTPRequest, proxy: str) -> None:
-    """Nothing, if `request` may be sent through the proxy at this URL.
+    """Check that `request` may be sent through the proxy at this URL.
 
     Raises:
-        InsecureTransportError: it would bring a credential to the proxy in the clear.
+        InsecureTransportError: the proxy would read a credential in plain text.
     """
     request.context.sent.note(proxy)
     policy, marked = request.context.https_only or PlaintextRules(), request.context.secret_headers
@@ -215,36 +215,30 @@ def check_proxied_request(request: HTTPRequest, proxy: str) -> None:
 
 
 def check_verify(given: object, transport: str) -> None:
-    """Nothing, if this can be the argument `verify`; logs a warning if it accepts every certificate.
+    """Check the argument `verify`, and log a warning if it accepts every certificate.
 
     Raises:
-        ConfigurationError: it is neither True, False nor a context. What counts as false would verify nothing.
+        ConfigurationError: it is not True, False or an `ssl.SSLContext`.
     """
     if not isinstance(given, bool | ssl.SSLContext):
-        advice = "for a file of authorities, ssl.create_default_context(cafile=...)"
+        advice = "to trust the authorities in a file, ssl.create_default_context(cafile=...)"
         raise ConfigurationError(f"{transport}: verify must be True, False or an ssl.SSLContext ({advice})")
     if shown := accepts_all(given):
-        log_event(
-            "warning",
-            Context(),
-            "%s(%s): no certificate is verified, anybody in between can read along",
-            transport,
-            shown,
-        )
+        log_event("warning", Context(), "%s(%s): no certificate is verified; others can read the traffic", transport, shown)
 
 
 def accepts_all(verify: ssl.SSLContext | bool) -> str:
-    """A `verify` that accepts every certificate, as a repr shows it; empty if it verifies them."""
+    """Return how a repr shows a `verify` that accepts every certificate; empty if certificates are verified."""
     if isinstance(verify, ssl.SSLContext):
         return "verify=CERT_NONE" if verify.verify_mode is ssl.CERT_NONE else ""
     return "" if verify else "verify=False"
 
 
 def trust(make: Callable[[], ssl.SSLContext], *, trust_env: bool) -> ssl.SSLContext:
-    """The context that `make` makes: once for each function and environment, since that takes longer than a call.
+    """Return the context of `make`, cached by function and environment, since creating one is slow.
 
     Raises:
-        ConfigurationError: `SSL_CERT_FILE`, `SSL_CERT_DIR` or `SSLKEYLOGFILE` names what cannot be used.
+        ConfigurationError: `SSL_CERT_FILE`, `SSL_CERT_DIR` or `SSLKEYLOGFILE` names a file that cannot be used.
     """
     names = ("SSL_CERT_FILE", "SSL_CERT_DIR") if trust_env else ()
     return _trust(make, tuple((name, os.environ.get(name, "")) for name in (*names, KEY_LOG)))
@@ -255,35 +249,36 @@ def _trust(make: Callable[[], ssl.SSLContext], variables: tuple[tuple[str, str],
     values = {name: value for name, value in variables if value}
     file, folders = values.get("SSL_CERT_FILE"), values.get("SSL_CERT_DIR")
     if file is not None:
-        with _naming("SSL_CERT_FILE"), Path(file).open("rb"):
+        with _errors_name("SSL_CERT_FILE"), Path(file).open("rb"):
             pass
     elif folders is not None and not any(map(os.path.isdir, folders.split(os.pathsep))):
-        raise ConfigurationError("SSL_CERT_DIR: there is no such directory")
+        raise ConfigurationError("SSL_CERT_DIR: no such directory")
     if KEY_LOG in values:
-        with _naming(KEY_LOG), Path(values[KEY_LOG]).open("ab"):
+        with _errors_name(KEY_LOG), Path(values[KEY_LOG]).open("ab"):
             pass
-    with _naming("SSL_CERT_FILE" if file else "SSL_CERT_DIR" if folders else "the system's certificates"):
+    with _errors_name("SSL_CERT_FILE" if file else "SSL_CERT_DIR" if folders else "the system's certificates"):
         return make()
 
 
 @contextmanager
-def _naming(source: str) -> Generator[None]:
+def _errors_name(source: str) -> Generator[None]:
+    """Raise an OSError of the block as a ConfigurationError that names `source`."""
     try:
         yield
     except OSError as error:  # ssl.SSLError is one
-        said = error.strerror or type(error).__name__
-        raise ConfigurationError(f"{source}: the file cannot be used: {said}"[:200]) from error
+        why = error.strerror or type(error).__name__
+        raise ConfigurationError(f"{source}: the file cannot be used: {why}"[:200]) from error
 
 
 @functools.cache
 def no_trust() -> ssl.SSLContext:
-    """For a client of plain http, whose library wants a context all the same: it accepts no certificate at all."""
+    """Return a context that accepts no certificate, for clients of plain http, whose library requires a context."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @contextmanager
 def without_bad_key_log() -> Generator[None]:
-    """Leave `SSLKEYLOGFILE` out in the block if it cannot be written to: aiohttp makes a context as it is imported."""
+    """Unset `SSLKEYLOGFILE` in the block if it is not writable: aiohttp creates a context when it is imported."""
     named = os.environ.get(KEY_LOG)
     try:
         if named:

@@ -1,10 +1,11 @@
 """Map the exceptions of an HTTP library to error classes.
 
-Rule 1: nothing here imports a library. What libraries let through of what lies below them has its lines in LEAKED.
-Rule 2: whatever leaves a library leaves as an `OxyError`. What no line foresees is a lost connection, which promises
-    nothing: a run may have started.
-Rule 3: "nothing was sent" is said only of what cannot happen later; while a response is read it is never said.
-Rule 4: a text quotes no user information, no query and no header's value.
+Rule 1: no library is imported here. Exceptions that libraries pass through from below have their rules in
+    SYSTEM_ERRORS.
+Rule 2: every exception of a library leaves as an `OxyError`. One without a rule is a `ConnectionLostError`, whose
+    outcome is UNKNOWN: a run may have started.
+Rule 3: the outcome is NOT_SENT only where nothing can have been sent; while a response is read it never is.
+Rule 4: a text quotes no user information, no query and no header value.
 """
 
 from __future__ import annotations
@@ -32,106 +33,121 @@ from oxygent_client._core.errors import (
     TLSError,
 )
 
-__all__ = ["ErrorRule", "Translation", "reason", "without_phrase"]
+__all__ = [
+    "LOST",
+    "NOT_CONNECTED",
+    "NOT_HTTP",
+    "NO_TLS",
+    "UNDECODABLE",
+    "ErrorMap",
+    "ErrorRule",
+    "reason",
+    "standard_phrase",
+]
 
 ErrorRule = tuple[type[Exception], type[OxyError], str]
-"""A library's class, ours, and what is said of it; `{}` is what was to be connected to, `{proxy}` the proxy."""
+"""A library's class, our class, and its text; `{}` stands for the host, `{proxy}` for the proxy."""
 
 NOT_CONNECTED: Final = "could not connect to {}"
 NO_TLS: Final = "the TLS handshake with {} failed"
+NOT_HTTP: Final = "the server does not speak valid HTTP"
 LOST: Final = "the connection was lost"
+UNDECODABLE: Final = "the response cannot be decoded"
 
-LEAKED: Final[tuple[ErrorRule, ...]] = (
+SYSTEM_ERRORS: Final[tuple[ErrorRule, ...]] = (
     (ssl.SSLCertVerificationError, TLSError, NO_TLS),
     (socket.gaierror, ConnectError, NOT_CONNECTED),
     (ConnectionRefusedError, ConnectError, NOT_CONNECTED),
-    # A header's name or value, which has come; what is sent is ASCII by now.
-    (UnicodeDecodeError, RemoteProtocolError, "the response cannot be decoded"),
-    # `http://a..b/`: the name becomes bytes on its way to the resolver.
-    (UnicodeError, ConfigurationError, "{} has a host name that no resolver takes"),
-    (zlib.error, RemoteProtocolError, "the response cannot be decoded"),
-    # The server may refuse a client's certificate after the handshake: any other error of TLS is here, too.
+    # A header name or value that was received; what is sent was checked to be ASCII.
+    (UnicodeDecodeError, RemoteProtocolError, UNDECODABLE),
+    # `http://a..b/`: the name is encoded on its way to the resolver.
+    (UnicodeError, ConfigurationError, "{} is not a host name that can be resolved"),
+    (zlib.error, RemoteProtocolError, UNDECODABLE),
+    # Includes other TLS errors: the server may refuse a client certificate after the handshake.
     (OSError, ConnectionLostError, LOST),
 )
-"""What comes from below the libraries; a library's own lines are asked first."""
+"""Rules for exceptions from below the libraries; a library's own rules come first."""
 
 DISCONNECTED: Final = ("Server disconnected", "peer closed connection", "incomplete chunked read")
-"""A lost connection and garbage have one class in httpx; only the text of httpcore and h11 tells them apart."""
+"""httpx has one class for a lost connection and for invalid HTTP; only the text of httpcore and h11 tells which."""
 
 CLOSED: Final = "the server closed the connection during the handshake"
-PLAIN: Final[tuple[tuple[str, str, str], ...]] = (
-    ("has expired", "", "the server needs a new certificate, or this machine's clock is wrong"),
-    ("not yet valid", "", "this machine's clock is wrong, or the server uses the certificate too early"),
-    ("self.signed", "", "if you trust it, give the transport's `verify` a context that has loaded it"),
-    ("issuer", "", "if you trust its issuer, give the transport's `verify` a context that has loaded the issuer's"),
-    ("not valid for", "", "use a name that the certificate is for"),
+TLS_ADVICE: Final[tuple[tuple[str, str, str], ...]] = (
+    ("has expired", "", "renew the server's certificate, or correct the clock of this machine"),
+    ("not yet valid", "", "correct the clock of this machine, or wait until the certificate is valid"),
+    ("self.signed", "", "if you trust it, pass `verify` a context that has loaded it"),
+    ("issuer", "", "if you trust its issuer, pass `verify` a context that has loaded the issuer's certificate"),
+    ("not valid for", "", "use a host name that the certificate is valid for"),
     (
         "WRONG_VERSION|RECORD_LAYER|PACKET_LENGTH",
         "the server does not speak TLS at this port",
-        "is it one of http?",
+        "is it an http:// port?",
     ),
-    ("UNEXPECTED_EOF|closed", CLOSED, "it may want another version of TLS, or speak none"),
+    ("UNEXPECTED_EOF|closed", CLOSED, "it may require another version of TLS, or not speak TLS"),
 )
-"""What OpenSSL says, as a pattern; the same in plain words, where its own are not; and what to do."""
+"""A pattern for OpenSSL's text, a plainer text to replace it (if needed), and advice."""
 
 
 def reason(error: object) -> str:
-    """What `error`, of a parser of HTTP, complains of; not what it quotes, which may be an echoed secret."""
+    """Return the text of an HTTP parser's error up to what it quotes, which may be an echoed secret."""
     return re.sub(r"(?s)<?((?:n't|[\w .,-])*).*", r"\1", str(error), count=1).strip()
 
 
-def without_phrase(text: str) -> str:
-    """A status and its name; not the name that the other side gives it, which may repeat what was sent."""
+def standard_phrase(text: str) -> str:
+    """Return the status that `text` starts with and its standard phrase, not the server's, which may echo a secret."""
     status = re.match(r"(\d{3})(?!\d)", text)
     if status is None:
         return text
-    name = next((each.phrase for each in HTTPStatus if each == int(status[1])), "a status without a name")
+    name = next((each.phrase for each in HTTPStatus if each == int(status[1])), "unknown status")
     return f"{status[1]} ({name})"
 
 
 @attrs.frozen
-class Translation:
-    """The errors of one library, as errors of this package."""
+class ErrorMap:
+    """Maps the exceptions of one library to our errors."""
 
     library: str
-    lines: tuple[ErrorRule, ...]
-    """The first line that fits counts, here and then in LEAKED."""
-    says: Callable[[Exception], str] = str
-    """What an error says of itself, as far as it may be shown."""
+    rules: tuple[ErrorRule, ...]
+    """The first rule that matches counts; SYSTEM_ERRORS follow."""
+    describe: Callable[[Exception], str] = str
+    """Return an exception's text, without what must not be shown."""
 
     def __call__(self, error: Exception, url: str = "", *, proxy: object = None, reading: bool = False) -> OxyError:
-        """The error of this package that `error`, of the library, is.
+        """Return our error for the library's `error`.
 
-        `url` is where the request was to go, and `proxy`, as it may be shown, what leads there, if it is true;
-        `reading` says that the response had begun.
+        Args:
+            error: the library's exception.
+            url: the URL of the request.
+            proxy: the proxy in use, safe to show; false if there is none.
+            reading: whether the response had begun.
         """
-        unforeseen: ErrorRule = (Exception, ConnectionLostError, f"{self.library} failed")
-        lines = (*self.lines, *LEAKED, unforeseen)
-        theirs, cls, text = next(line for line in lines if isinstance(error, line[0]))
-        said = "" if theirs is Exception else self.says(error)  # nobody knows what an unforeseen one quotes
-        if cls is RemoteProtocolError and any(sign in said for sign in DISCONNECTED):
+        fallback: ErrorRule = (Exception, ConnectionLostError, f"{self.library} failed")
+        rules = (*self.rules, *SYSTEM_ERRORS, fallback)
+        matched, cls, text = next(rule for rule in rules if isinstance(error, rule[0]))
+        detail = "" if matched is Exception else self.describe(error)  # an unknown exception may quote anything
+        if cls is RemoteProtocolError and any(sign in detail for sign in DISCONNECTED):
             cls, text = ConnectionLostError, LOST
         if cls is ConfigurationError and any(type(cause).__module__.startswith("h2.") for cause in _causes(error)):
-            # To httpcore every complaint of h2 is one of the request, also if the server's frames are at fault.
-            cls, text = RemoteProtocolError, "the server does not speak proper HTTP"
+            # httpcore blames the request for every complaint of h2, also where the server's frames are invalid.
+            cls, text = RemoteProtocolError, NOT_HTTP
         place = _place(url)
         if cls in (ConnectError, TLSError):
-            if tls := _of_tls(error, secure=url.startswith("https:")):
-                cls, text, said = TLSError, NO_TLS, tls
+            if tls := _tls_reason(error, secure=url.startswith("https:")):
+                cls, text, detail = TLSError, NO_TLS, tls
             else:
-                said = _of_network(error) or said
+                detail = _system_reason(error) or detail
         if proxy:
-            # What fails to connect is the proxy; what takes too long, or fails in TLS, may be what is behind it.
+            # A connection fails at the proxy; a time-out or a TLS error may come from the server behind it.
             place = f"the proxy {proxy}" if cls is ConnectError else f"{place} over the proxy {proxy}"
         if reading and cls.default_outcome is Outcome.NOT_SENT:
             cls = ConnectionLostError
-        said = " ".join(said.split()) or type(error).__name__
+        detail = " ".join(detail.split()) or type(error).__name__
         shown = f"the proxy {proxy}" if proxy else "the proxy"
-        return cls(f"{text.format(place, proxy=shown)}: {said}"[:500])
+        return cls(f"{text.format(place, proxy=shown)}: {detail}"[:500])
 
     @contextmanager
-    def translated(self, url: str, *, proxy: object = None, reading: bool = False) -> Generator[None]:
-        """Errors of the library leave the block as errors of this package."""
+    def mapped(self, url: str, *, proxy: object = None, reading: bool = False) -> Generator[None]:
+        """Raise the library's exceptions in the block as our errors; for the arguments see `__call__`."""
         try:
             yield
         except (OxyError, StopAsyncIteration):
@@ -141,11 +157,11 @@ class Translation:
 
 
 def _place(url: str) -> str:
-    """Where `url` leads: host and port, or the path of a Unix socket."""
+    """Return the host and port of `url`, or the path of a Unix socket."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "the server", parts.port
-    except ValueError:  # it is no URL, which is what the error says
+    except ValueError:  # an invalid URL, which the error is about
         return "the server"
     if parts.scheme == "unix":
         return url
@@ -154,36 +170,36 @@ def _place(url: str) -> str:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """`error` and what it comes from; of several attempts, the first."""
+    """Return `error` and the chain of its causes; of an exception group the first member."""
     found: list[BaseException] = []
     following: BaseException | None = error
     while following is not None and following not in found:
         found.append(following)
-        several: tuple[BaseException, ...] = getattr(following, "exceptions", ())
-        following = several[0] if several else following.__cause__ or following.__context__
+        members: tuple[BaseException, ...] = getattr(following, "exceptions", ())
+        following = members[0] if members else following.__cause__ or following.__context__
     return found
 
 
-def _of_tls(error: Exception, *, secure: bool) -> str:
-    """Why there is no TLS, in plain words and with what to do; empty if it is not about TLS."""
+def _tls_reason(error: Exception, *, secure: bool) -> str:
+    """Return why the TLS handshake failed, with advice; empty if the error is not about TLS."""
     causes = _causes(error)
-    ours = [cause for cause in causes if isinstance(cause, ssl.SSLError)]
-    # What was cut while a connection was made secure: TCP itself is refused, not reset.
-    cut = secure and any(isinstance(cause, ConnectionResetError | ConnectionAbortedError) for cause in causes)
-    whys = [getattr(cause, "verify_message", "") or getattr(cause, "reason", "") for cause in ours]
-    said = next(filter(None, whys), "") or (str(ours[-1]) if ours else "closed" if cut else "")
-    for pattern, plain, advice in PLAIN:
-        if re.search(pattern, said):
-            return f"{plain or said.rstrip('.')}; {advice}"
-    return said
+    tls_errors = [cause for cause in causes if isinstance(cause, ssl.SSLError)]
+    # Reset during the handshake: a TCP connection itself would have been refused.
+    reset = secure and any(isinstance(cause, ConnectionResetError | ConnectionAbortedError) for cause in causes)
+    reasons = [getattr(cause, "verify_message", "") or getattr(cause, "reason", "") for cause in tls_errors]
+    text = next(filter(None, reasons), "") or (str(tls_errors[-1]) if tls_errors else "closed" if reset else "")
+    for pattern, plain, advice in TLS_ADVICE:
+        if re.search(pattern, text):
+            return f"{plain or text.rstrip('.')}; {advice}"
+    return text
 
 
-def _of_network(error: Exception) -> str:
-    """Why there is no connection, in the system's words; empty if no system has said anything."""
-    said = ""
-    for cause in _causes(error):  # the deepest knows best
+def _system_reason(error: Exception) -> str:
+    """Return the operating system's text for why there is no connection; empty if it gave none."""
+    text = ""
+    for cause in _causes(error):  # the innermost is the most specific
         if isinstance(cause, socket.gaierror):
-            said = cause.strerror or said
+            text = cause.strerror or text
         elif isinstance(cause, OSError) and cause.errno:
-            said = os.strerror(cause.errno)
-    return said
+            text = os.strerror(cause.errno)
+    return text

@@ -1,8 +1,8 @@
 """Validate the status and headers of a response.
 
-Rule 1: what one library refuses and cannot be told to take, the others refuse, too; docs/howto/choose-a-transport.md
-    has what is left of the differences.
-Rule 2: linear in the headers: the mappings of some libraries look through all of them for each.
+Rule 1: a response that one library rejects, with no option to accept it, is rejected with every library.
+    docs/howto/choose-a-transport.md lists the differences that remain.
+Rule 2: linear in the headers: the mappings of some libraries search all of them for each.
 Source: RFC 9112, sections 6.1 to 6.3 (framing); RFC 9110, section 15.2 (interim responses).
 """
 
@@ -13,19 +13,19 @@ from typing import Final
 
 from oxygent_client._core.errors import RemoteProtocolError
 
-__all__ = ["MOST_HEADERS", "MOST_OF_ONE", "head_of"]
+__all__ = ["MAX_HEADERS", "MAX_HEADERS_BYTES", "MAX_VALUE_BYTES", "parse_head"]
 
-MOST_HEADERS: Final = 500
-"""How many headers a response may have. A library may hold that many of the largest before it hands them over."""
-MOST_OF_ONE: Final = 32 * 1024
-"""How many bytes the value of one may have."""
-MOST_BYTES: Final = 64 * 1024
-"""How many bytes all may have together."""
-FINAL: Final = 200
+MAX_HEADERS: Final = 500
+"""Headers of a response. A library may buffer that many headers of the maximum size before it returns them."""
+MAX_VALUE_BYTES: Final = 32 * 1024
+"""Size of one header's value."""
+MAX_HEADERS_BYTES: Final = 64 * 1024
+"""Size of all headers together."""
+FIRST_FINAL_STATUS: Final = 200
 
 
-def head_of(status: int, lines: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The headers of a response: names in lower case, and one value for each, joined by commas.
+def parse_head(status: int, lines: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the headers of a response: names in lower case; the values of a repeated name joined by commas.
 
     Raises:
         RemoteProtocolError: the response is an interim one, has a transfer coding other than `chunked`, or its headers
@@ -36,11 +36,11 @@ def head_of(status: int, lines: Iterable[tuple[str, str]]) -> dict[str, str]:
     for name, value in lines:
         count, size, largest = count + 1, size + len(name) + len(value), max(largest, len(value))
         values.setdefault(name.lower(), []).append(value)
-    if count > MOST_HEADERS or size > MOST_BYTES or largest > MOST_OF_ONE:
-        raise RemoteProtocolError(f"the response has {count} headers of {size} bytes, which is too much")
-    if status < FINAL:
-        raise RemoteProtocolError(f"the server answered with an interim response ({status}), which was not asked for")
-    headers = {name: ", ".join(held) for name, held in values.items()}
+    if count > MAX_HEADERS or size > MAX_HEADERS_BYTES or largest > MAX_VALUE_BYTES:
+        raise RemoteProtocolError(f"the response headers exceed the limit: {count} headers, {size} bytes")
+    if status < FIRST_FINAL_STATUS:
+        raise RemoteProtocolError(f"the server sent an unexpected interim response ({status})")
+    headers = {name: ", ".join(parts) for name, parts in values.items()}
     if headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
-        raise RemoteProtocolError("the response has a transfer coding other than `chunked`, which was not asked for")
+        raise RemoteProtocolError("the response has an unsupported transfer coding; only `chunked` is supported")
     return headers

@@ -1,8 +1,7 @@
 """Shut down sockets below the HTTP libraries.
 
-Rule: an event loop hands out a socket that is a mere view of its own (`asyncio.trsock.TransportSocket`,
-    `uvloop.PseudoSocket`, trio's) and differs in what it can. All have `fileno`, which is -1 once it is closed; what
-    else is needed is done on a duplicate.
+Rule: event loops hand out views of their sockets (`asyncio.trsock.TransportSocket`, `uvloop.PseudoSocket`, trio's) with
+    different methods. All have `fileno`, which is -1 once the socket is closed; the rest is done on a duplicate.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ __all__ = ["shut_down"]
 
 
 def shut_down(view: Any) -> None:
-    """End the connection at once, in both directions: the remote sees that, and here it reads as closed.
+    """Shut down a connection in both directions: the remote sees its end at once, and here it reads as closed.
 
-    The socket stays open, and is its library's to close. Does nothing if it is closed or was never connected.
+    The socket stays open; its library closes it. A socket that is closed or was never connected is ignored.
     """
     try:
         with socket.fromfd(view.fileno(), view.family, view.type) as same:

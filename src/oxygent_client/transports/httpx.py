@@ -1,42 +1,43 @@
 """The default transport, over httpx and httpx-sse.
 
-What it does is in `_httpx_family`, since httpx2 does the same; here is what is httpx's own.
+The code shared with httpx2 is in `_httpx_base`.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import httpx
 from httpx_sse import aconnect_sse
 
 from oxygent_client._core.transport import HTTPRequest
-from oxygent_client.transports._error_map import Translation
-from oxygent_client.transports._httpx_base import HTTPXFamily, translation
+from oxygent_client.transports._error_map import ErrorMap
+from oxygent_client.transports._httpx_base import HTTPXBase, error_map
 
 __all__ = ["HTTPXTransport"]
 
-TRANSLATION: Final = translation(httpx)
 
-
-class HTTPXTransport(HTTPXFamily[httpx.AsyncClient]):
-    """Moves bytes by httpx.
+class HTTPXTransport(HTTPXBase[httpx.AsyncClient]):
+    """Transport over httpx, on asyncio and trio.
 
     Args:
-        client: a client of your own, with its proxies, certificates and limits; it is used as it is and never closed.
-        verify: False, or a context, in the place of httpx's own trust, which is certifi's bundle or `SSL_CERT_FILE`. A
-            context brings a client's certificate, too.
-        proxy: the URL of a proxy for everything; None takes those of the environment, but not for loopback.
-        connect: seconds to have a connection; None waits as long as the run's `total` does.
-        trust_env: False leaves the environment's proxies and certificates out.
-        http2: not supported; True is a ConfigurationError. Leaving a run could not end it at the server.
-        unix_socket: the path of a Unix socket to connect to, in the place of the URL's host; no proxy is used then.
+        client: your own client, with its proxies, certificates and limits. It is never changed or closed.
+        verify: False, or an `ssl.SSLContext`, to replace httpx's trust store (certifi's bundle or `SSL_CERT_FILE`). A
+            context can also hold a client certificate.
+        proxy: the URL of a proxy for all requests. None uses the proxies of the environment, but not for loopback.
+        connect: connect time-out in seconds. None waits as long as the run's `total` allows.
+        trust_env: False ignores the proxies and certificates of the environment.
+        http2: not supported; True is a ConfigurationError, since leaving a run would not end it at the server.
+        unix_socket: the path of a Unix socket to connect to, instead of the URL's host. No proxy is used then.
+
+    Raises:
+        ConfigurationError: an argument is wrong or cannot be combined with another; the text names it.
     """
 
     _library: ClassVar[Any] = httpx
-    _translation: ClassVar[Translation] = TRANSLATION
+    _errors: ClassVar[ErrorMap] = error_map(httpx)
 
     @asynccontextmanager
     async def _open(
