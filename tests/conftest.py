@@ -48,7 +48,7 @@ ON_UVLOOP: Final = frozenset(
     for name in (
         "agent/test_documentation_sockets",
         "cluster/test_proxies",
-        "run/test_exception_trees",
+        "transports/test_error_map",
         "run/test_storms",
         "testing/test_check_transport",
         "testing/test_faults_loopback",
@@ -79,7 +79,7 @@ ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
     "tests/agent/test_documentation_sockets.py::test_error_recovery": ("asyncio", "its block uses aiohttp"),
     "tests/agent/test_documentation_sockets.py::test_the_documented_execute_with_aiohttp": ("asyncio", "aiohttp does"),
     "tests/testing/test_check_transport.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
-    "tests/run/test_exception_trees.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
+    "tests/transports/test_error_map.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/transports/test_fault_server.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/transports/test_fault_server.py::test_a_flood_of_headers_does_not_fill_the_memory": (
         "asyncio",

@@ -44,7 +44,7 @@ from oxygent_client.telemetry.otel import MOST_CALLS
 from oxygent_client.testing import ToyRemote
 from oxygent_client.testing._toy_server import QUEUE
 from oxygent_client.testing.script import SCRIPTS
-from oxygent_client.transports._httpx_base import KEPT_SECONDS
+from oxygent_client.transports._http_base import KEEP_ALIVE_SECONDS
 from tests.conftest import ROOT
 from tests.project.test_public_names import MODULES
 
@@ -240,7 +240,7 @@ FIGURES: Final = [
     ("docs/howto/retry-and-limit.md", "## Retry budget", f"{WORDS[Retry().budget]} retries"),
     ("docs/howto/retry-and-limit.md", "## Order of policies", f"{WORDS[Redirect().hops]} hops"),
     ("docs/tutorial.md", "## Handle errors", f"{WORDS[Retry().attempts]} attempts"),
-    ("docs/wire.md", "# The wire, quirk by quirk", f"{KEPT_SECONDS:g} s"),
+    ("docs/wire.md", "# The wire, quirk by quirk", f"{KEEP_ALIVE_SECONDS:g} s"),
 ]
 
 

@@ -67,7 +67,7 @@ ROOMS: Final[dict[str, Room]] = {
     "transports.httpx": room("transports.httpx", "_core transports", "httpx httpx_sse anyio attrs"),
     "transports.httpx2": room("transports.httpx2", "_core transports", "httpx2 anyio attrs"),
     # A URL of aiohttp's is one of yarl.
-    "transports.aiohttp": room("transports.aiohttp", "_core _core.per_loop transports", "aiohttp anyio attrs yarl"),
+    "transports.aiohttp": room("transports.aiohttp", "_core _core.bodies _core.per_loop transports", "aiohttp yarl"),
     "telemetry": room("telemetry telemetry.*", "_core _protocol", "attrs"),
     "telemetry.otel": room("telemetry.otel", "_core telemetry", "attrs opentelemetry"),
     # Transports that wrap transports. A cluster balances `HTTPXTransport`, unless it is given another.
@@ -269,7 +269,7 @@ REFUSED: Final = [
     ("transports.asgi", "import httpx", "library httpx"),
     ("transports.httpx", "from oxygent_client.transports.asgi import ASGITransport", "imports transports.asgi"),
     ("transports.httpx", "from oxygent_client.policies import Retry", "imports policies"),
-    ("transports._httpx_base", "import httpx", "library httpx"),
+    ("transports._http_base", "import httpx", "library httpx"),
     ("transports.httpx2", "import httpx", "library httpx"),
     ("policies", "from oxygent_client.transports.httpx import HTTPXTransport", "imports transports.httpx"),
     ("cluster", "from oxygent_client._run.run import Run", "imports _run"),

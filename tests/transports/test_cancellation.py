@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from oxygent_client.transports._cancellation import CLOSE_SECONDS, run_to_end, told_once
+from oxygent_client.transports._cancellation import CLOSE_SECONDS, cancel_once, run_to_end
 from tests.support.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ async def test_the_result() -> None:
         await anyio.sleep(1)
         return 42
 
-    assert await told_once(opened()) == 42
+    assert await cancel_once(opened()) == 42
 
 
-@pytest.mark.parametrize("way", [told_once, run_to_end])
+@pytest.mark.parametrize("way", [cancel_once, run_to_end])
 async def test_an_error(way: Callable[..., Coroutine[object, object, object]]) -> None:
     """An error comes out as it is."""
     own = KeyError("own")
@@ -42,7 +42,7 @@ async def test_an_error(way: Callable[..., Coroutine[object, object, object]]) -
         raise own
 
     with pytest.raises(KeyError) as caught:
-        await way(fails() if way is told_once else fails)
+        await way(fails() if way is cancel_once else fails)
     assert caught.value is own
 
 
@@ -79,7 +79,7 @@ async def test_what_is_told_once(times: int, on_asyncio: bool) -> None:
                 await anyio.sleep(1.5)
             told.append("cleaned up")
 
-    await cancelled(lambda: told_once(opened()), times, on_asyncio)
+    await cancelled(lambda: cancel_once(opened()), times, on_asyncio)
     assert told == ["told", "cleaned up"]
 
 
@@ -93,7 +93,7 @@ async def test_an_error_while_it_is_told(on_asyncio: bool) -> None:
             if on_asyncio:
                 raise KeyError
 
-    await cancelled(lambda: told_once(opened()), 1, on_asyncio)
+    await cancelled(lambda: cancel_once(opened()), 1, on_asyncio)
     gc.collect()
 
 

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from oxygent_client.transports._connection_count import Counted
+from oxygent_client.transports._connection_count import ConnectionCounter
 
 
 class Socket:
@@ -44,7 +44,7 @@ class Socket:
 )
 async def test_what_is_idle(expected: tuple[int, int], uses: list[int | None]) -> None:
     """Exchanges may share a connection; one of which it is not known yet (None) has one for itself."""
-    counted = Counted(Socket.fileno, Socket.close)
+    counted = ConnectionCounter(Socket.fileno, Socket.close)
     connections = [counted.add(Socket()) for _ in range(3)]
     with ExitStack() as exchanges:
         for use in uses:
@@ -57,7 +57,7 @@ async def test_what_is_idle(expected: tuple[int, int], uses: list[int | None]) -
 
 async def test_what_was_read_to_its_end() -> None:
     """An exchange that has given its connection back occupies none, though its block goes on."""
-    counted = Counted(Socket.fileno, Socket.close)
+    counted = ConnectionCounter(Socket.fileno, Socket.close)
     held: list[Socket | None] = [counted.add(Socket())]
     with counted.exchange() as occupies:
         occupies(lambda: held[-1])
@@ -68,7 +68,7 @@ async def test_what_was_read_to_its_end() -> None:
 
 async def test_what_is_there() -> None:
     """Open ones, each once, however often it was seen; what was closed or is gone is not."""
-    counted = Counted(Socket.fileno, Socket.close)
+    counted = ConnectionCounter(Socket.fileno, Socket.close)
     one, other, third = (counted.add(Socket()) for _ in range(3))
     counted.add(one)
     assert counted() == (3, 3)
@@ -81,7 +81,7 @@ async def test_what_is_there() -> None:
 
 async def test_a_copy() -> None:
     """A copy begins at nothing."""
-    counted = Counted(Socket.fileno, Socket.close)
+    counted = ConnectionCounter(Socket.fileno, Socket.close)
     kept = counted.add(Socket())
     for clone in (copy.copy(counted), copy.deepcopy(counted), pickle.loads(pickle.dumps(counted))):
         assert clone() == (0, 0)
@@ -91,15 +91,15 @@ async def test_a_copy() -> None:
 
 async def test_a_loop_that_goes_on() -> None:
     """What belongs to a loop that is not closed stays open."""
-    counted = Counted(Socket.fileno, Socket.close)
+    counted = ConnectionCounter(Socket.fileno, Socket.close)
     kept = counted.add(Socket())
-    counted.drop()
+    counted.close_orphans()
     assert kept.number == 3
 
 
 def test_a_closed_loop() -> None:
     """What a loop that was closed, or is gone, has left open is closed."""
-    counted = Counted(Socket.fileno, Socket.close)
+    counted = ConnectionCounter(Socket.fileno, Socket.close)
 
     async def add() -> Socket:
         return counted.add(Socket())
@@ -110,6 +110,6 @@ def test_a_closed_loop() -> None:
     gone.close()
     del gone
     gc.collect()
-    counted.drop()
+    counted.close_orphans()
     assert kept.number == -1
     assert other.number == -1

@@ -17,7 +17,7 @@ import pytest
 from oxygent_client import HTTPXTransport, SSEOxyGent, errors
 from oxygent_client.policies import APIKey
 from oxygent_client.testing import answer, close
-from oxygent_client.transports._library_log import LOGGERS, our_records, rewrite_records
+from oxygent_client.transports._library_log import LOGGERS, our_records, redact_records
 from oxygent_client.transports.aiohttp import AiohttpTransport
 from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.support.servers import CLOSE, LAST, chunk, play, serving
@@ -142,7 +142,7 @@ def test_what_stays_of_a_record(
 ) -> None:
     """What is known to be harmless stays, and nothing else; None: all of it."""
     for library in LOGGERS:
-        rewrite_records(library)
+        redact_records(library)
     with caplog.at_level(logging.DEBUG), our_records():
         try:
             raise ValueError(CANARY)

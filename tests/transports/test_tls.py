@@ -93,9 +93,9 @@ def self_signed() -> ssl.SSLContext:
 
 @attrs.frozen
 class Case:
-    """A server, a client, and what the client says of the server."""
+    """A server, a client, and the reason or advice that the error shows."""
 
-    said: str
+    shown: str
     tls: ssl.SSLContext | None = None
     verify: ssl.SSLContext | bool = True
     handle: Callable[[Conversation], Awaitable[None]] = attrs.field(factory=lambda: play(OK + LAST))
@@ -122,21 +122,20 @@ async def plain(conversation: Conversation) -> None:
     await conversation.client_left()
 
 
-CUT: Final = "the server closed the connection during the handshake; it may want another version of TLS, or speak none"
-LOAD: Final = "give the transport's `verify` a context that has loaded"
+CUT: Final = "version of TLS"
 CASES: Final[dict[str, Callable[[], Case]]] = {
     "unknown issuer": lambda: Case(
-        f"unable to get local issuer certificate; if you trust its issuer, {LOAD} the issuer's",
+        "`verify`",
         server_side(AUTHORITY.issue_cert("127.0.0.1")),
     ),
-    "self-signed": lambda: Case(f"self-signed certificate; if you trust it, {LOAD} it", self_signed()),
+    "self-signed": lambda: Case("`verify`", self_signed()),
     "expired": lambda: Case(
-        "certificate has expired; the server needs a new certificate, or this machine's clock is wrong",
+        "certificate has expired",
         server_side(AUTHORITY.issue_cert("127.0.0.1", not_after=datetime(2020, 1, 1, tzinfo=UTC))),
         client_side(),
     ),
     "not yet valid": lambda: Case(
-        "certificate is not yet valid; this machine's clock is wrong, or the server uses the certificate too early",
+        "certificate is not yet valid",
         server_side(
             AUTHORITY.issue_cert(
                 "127.0.0.1",
@@ -147,18 +146,18 @@ CASES: Final[dict[str, Callable[[], Case]]] = {
         client_side(),
     ),
     "another address": lambda: Case(
-        "IP address mismatch, certificate is not valid for '127.0.0.1'; use a name that the certificate is for",
+        "host name",
         server_side(AUTHORITY.issue_cert("other.test")),
         client_side(),
     ),
     "another name": lambda: Case(
-        "Hostname mismatch, certificate is not valid for 'localhost'; use a name that the certificate is for",
+        "host name",
         server_side(AUTHORITY.issue_cert("other.test")),
         client_side(),
         host="localhost",
     ),
     "plain HTTP": lambda: Case(
-        "the server does not speak TLS at this port; is it one of http?",
+        "http://",
         handle=plain,
     ),
     "closed at once": lambda: Case(CUT, handle=saying(hears=False)),
@@ -177,7 +176,8 @@ async def test_why_there_is_no_tls(transport: Callable[..., Transport], which: s
         error = await failure(transport(trust_env=False, verify=case.verify), url)
         assert server.requests == []
     assert (type(error), error.retryable) == (errors.TLSError, False)
-    assert f"the TLS handshake with {case.host}:{server.port} failed: {case.said}" == str(error)
+    assert f"{case.host}:{server.port}" in str(error)
+    assert case.shown in str(error)
 
 
 async def test_good_certificates(transport: Callable[..., Transport], tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ async def test_a_handshake_that_never_ends(transport: Callable[..., Transport]) 
         url = server.url.replace("http:", "https:")
         error = await failure(transport(trust_env=False, connect=0.1), url)
     assert (type(error), error.retryable) == (errors.ConnectTimeoutError, True)
-    assert str(error).startswith(f"no connection to 127.0.0.1:{server.port} within the time to connect: ")
+    assert f" 127.0.0.1:{server.port} " in str(error)
 
 
 # ------------------------------------------------------------------------------------------------- Before the handshake

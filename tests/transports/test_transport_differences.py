@@ -16,7 +16,7 @@ import pytest
 
 from oxygent_client import HTTPXTransport, Timeouts, errors
 from oxygent_client.testing import answer, close
-from oxygent_client.transports._response_head import MOST_BYTES, MOST_HEADERS, MOST_OF_ONE, head_of
+from oxygent_client.transports._response_head import MAX_HEADERS, MAX_HEADERS_BYTES, MAX_VALUE_BYTES, parse_head
 from oxygent_client.transports.aiohttp import AiohttpTransport
 from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.support.plain import plain
@@ -243,22 +243,22 @@ async def test_what_a_library_cannot_be_told(case: str, transport: str) -> None:
 
 def test_headers_of_one_name() -> None:
     """Names are in lower case, and values of one name are joined in their order."""
-    assert head_of(200, [("X-A", "1"), ("b", "2"), ("x-a", "3")]) == {"x-a": "1, 3", "b": "2"}
+    assert parse_head(200, [("X-A", "1"), ("b", "2"), ("x-a", "3")]) == {"x-a": "1, 3", "b": "2"}
 
 
 BOUNDS: Final = {
-    "headers": ([("x", "y")] * MOST_HEADERS, ("x", "y")),
-    "bytes of one": ([("x", "y" * (MOST_OF_ONE))], ("z", "y" * (MOST_OF_ONE + 1))),
-    "bytes": ([("x", "y" * (MOST_BYTES // 4 - 1))] * 4, ("x", "")),
+    "headers": ([("x", "y")] * MAX_HEADERS, ("x", "y")),
+    "bytes of one": ([("x", "y" * (MAX_VALUE_BYTES))], ("z", "y" * (MAX_VALUE_BYTES + 1))),
+    "bytes": ([("x", "y" * (MAX_HEADERS_BYTES // 4 - 1))] * 4, ("x", "")),
 }
 
 
 @pytest.mark.parametrize(("most", "more"), BOUNDS.values(), ids=BOUNDS)
 def test_bounds(most: list[tuple[str, str]], more: tuple[str, str]) -> None:
     """As many and as large as the bounds say, and no more."""
-    assert head_of(200, most)
+    assert parse_head(200, most)
     with pytest.raises(errors.RemoteProtocolError):
-        head_of(200, [*most, more])
+        parse_head(200, [*most, more])
 
 
 def test_the_work_is_linear() -> None:
@@ -270,7 +270,7 @@ def test_the_work_is_linear() -> None:
         for _ in range(5):
             began = time.perf_counter()
             with pytest.raises(errors.RemoteProtocolError):
-                head_of(200, lines)
+                parse_head(200, lines)
             best = min(best, time.perf_counter() - began)
         return best
 

@@ -224,7 +224,9 @@ def check_verify(given: object, transport: str) -> None:
         advice = "to trust the authorities in a file, ssl.create_default_context(cafile=...)"
         raise ConfigurationError(f"{transport}: verify must be True, False or an ssl.SSLContext ({advice})")
     if shown := accepts_all(given):
-        log_event("warning", Context(), "%s(%s): no certificate is verified; others can read the traffic", transport, shown)
+        log_event(
+            "warning", Context(), "%s(%s): no certificate is verified; others can read the traffic", transport, shown
+        )
 
 
 def accepts_all(verify: ssl.SSLContext | bool) -> str:

@@ -15,7 +15,7 @@ import ssl
 import zlib
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import aiohttp
 import aiohttp.http
@@ -39,10 +39,9 @@ from yarl import URL
 from oxygent_client import HTTPRequest, HTTPXTransport, Outcome, errors
 from oxygent_client.transports import Context
 from oxygent_client.transports._environment import Proxies
-from oxygent_client.transports._error_map import Translation
-from oxygent_client.transports._httpx_base import _Live as HTTPXLive
+from oxygent_client.transports._error_map import ErrorMap
+from oxygent_client.transports._http_base import LoopClients
 from oxygent_client.transports.aiohttp import AiohttpTransport
-from oxygent_client.transports.aiohttp import _Live as AiohttpLive
 from oxygent_client.transports.httpx2 import HTTPX2Transport
 
 if TYPE_CHECKING:
@@ -138,6 +137,14 @@ def _body(library: Any, raising: Raising) -> Any:
     return type("Body", (library.AsyncByteStream,), {"__aiter__": iterate, "aclose": aclose})()
 
 
+CONFIGURATION, CONNECT, LATE = errors.ConfigurationError, errors.ConnectError, errors.ConnectTimeoutError
+LOST, PROTOCOL, TLS = errors.ConnectionLostError, errors.RemoteProtocolError, errors.TLSError
+UNFORESEEN: Final = None
+"""Stands for a class without a rule: a lost connection, of which the exception's text is not shown."""
+Table: TypeAlias = "dict[type[errors.OxyError] | None, str]"
+"""Our class: names of the library's exceptions that it stands for."""
+
+
 @attrs.frozen
 class Library:
     """A library, and our transport over it."""
@@ -145,8 +152,7 @@ class Library:
     name: str
     module: Any
     transport: Callable[..., Transport]
-    expected: dict[tuple[type[errors.OxyError], str], str]
-    """The class and the beginning of the text that we make of them: names of the library's exceptions."""
+    expected: Table
     secretive: str = ""
     """Those of which the text is not told."""
 
@@ -164,65 +170,40 @@ class Library:
             yield self.transport(**{"session" if self.module is aiohttp else "client": client})
 
 
-CONFIGURATION, CONNECT, LATE = errors.ConfigurationError, errors.ConnectError, errors.ConnectTimeoutError
-LOST, PROTOCOL, TLS = errors.ConnectionLostError, errors.RemoteProtocolError, errors.TLSError
-NOT_CONNECTED: Final = "could not connect to remote.test:443"
-NO_TLS: Final = "the TLS handshake with remote.test:443 failed"
-WAS_LOST: Final = "the connection was lost"
-NO_HTTP: Final = "the server does not speak proper HTTP"
-UNDECODED: Final = "the response cannot be decoded"
-
-
-def _of_httpx(name: str) -> dict[tuple[type[errors.OxyError], str], str]:
-    """The table of httpx, and of httpx2."""
-    return {
-        (LATE, "no connection to remote.test:443 within the time to connect"): "ConnectTimeout",
-        (LATE, "no free connection in the pool of the client"): "PoolTimeout",
-        (CONNECT, NOT_CONNECTED): "ConnectError",
-        (CONNECT, "the proxy made no connection"): "ProxyError",
-        (CONFIGURATION, f"{name} does not take this URL"): "UnsupportedProtocol InvalidURL",
-        (CONFIGURATION, f"{name} cannot send this request"): "LocalProtocolError",
-        (PROTOCOL, NO_HTTP): "RemoteProtocolError",
-        (PROTOCOL, UNDECODED): "DecodingError",
-        (PROTOCOL, "a hook of the client refused the response"): "HTTPStatusError",
-        (PROTOCOL, "the client was redirected too often"): "TooManyRedirects",
-        (PROTOCOL, "the client has several cookies of one name"): "CookieConflict",
-        (LOST, "the response was read by somebody else, perhaps a hook of the client"): (
-            "StreamError StreamConsumed StreamClosed ResponseNotRead RequestNotRead"
-        ),
-        (LOST, WAS_LOST): (
-            "HTTPError RequestError TransportError TimeoutException ReadTimeout WriteTimeout NetworkError ReadError"
-            " WriteError CloseError ProtocolError SSEError"
-        ),
-    }
-
-
-OF_AIOHTTP: Final[dict[tuple[type[errors.OxyError], str], str]] = {
-    (TLS, NO_TLS): ("ClientSSLError ClientConnectorSSLError ClientConnectorCertificateError ServerFingerprintMismatch"),
-    (LATE, "no connection to remote.test:443 within the time to connect"): "ConnectionTimeoutError",
-    (CONNECT, "the proxy cannot be reached"): "ClientProxyConnectionError",
-    (CONNECT, "the proxy made no connection"): "ClientHttpProxyError",
-    (CONNECT, NOT_CONNECTED): "ClientConnectorError ClientConnectorDNSError UnixClientConnectorError",
-    (CONFIGURATION, "aiohttp does not take this URL"): (
+OF_HTTPX: Final[Table] = {
+    LATE: "ConnectTimeout PoolTimeout",
+    CONNECT: "ConnectError ProxyError",
+    CONFIGURATION: "UnsupportedProtocol InvalidURL LocalProtocolError",
+    PROTOCOL: "RemoteProtocolError DecodingError HTTPStatusError TooManyRedirects CookieConflict",
+    LOST: (
+        "StreamError StreamConsumed StreamClosed ResponseNotRead RequestNotRead"
+        " HTTPError RequestError TransportError TimeoutException ReadTimeout WriteTimeout NetworkError ReadError"
+        " WriteError CloseError ProtocolError SSEError"
+    ),
+}
+OF_AIOHTTP: Final[Table] = {
+    TLS: "ClientSSLError ClientConnectorSSLError ClientConnectorCertificateError ServerFingerprintMismatch",
+    LATE: "ConnectionTimeoutError",
+    CONNECT: (
+        "ClientProxyConnectionError ClientHttpProxyError ClientConnectorError ClientConnectorDNSError"
+        " UnixClientConnectorError"
+    ),
+    CONFIGURATION: (
         "InvalidURL InvalidUrlClientError NonHttpUrlClientError InvalidUrlRedirectClientError"
         " NonHttpUrlRedirectClientError"
     ),
-    (PROTOCOL, NO_HTTP): (
-        "ClientResponseError ContentTypeError WSServerHandshakeError TooManyRedirects"
+    PROTOCOL: (
+        "ClientResponseError ContentTypeError WSServerHandshakeError TooManyRedirects RedirectClientError"
         # The parser's own:
         " BadHttpMessage BadHttpMethod BadStatusLine ContentEncodingError ContentLengthError DecompressSizeError"
         " HttpBadRequest HttpProcessingError InvalidHeader InvalidURLError LineTooLong PayloadEncodingError"
         " TransferEncodingError"
     ),
-    (PROTOCOL, "the client was redirected to where it cannot go"): "RedirectClientError",
-    (LOST, WAS_LOST): (
+    LOST: (
         "ClientError ClientConnectionError ClientConnectionResetError ClientOSError ServerConnectionError"
         " ServerDisconnectedError ServerTimeoutError SocketTimeoutError ClientPayloadError UploadAbortedError"
     ),
-    (
-        LOST,
-        "aiohttp failed",
-    ): ("EofStream WSHandshakeError WSMessageTypeError WebSocketError LookupError TooManyMembersError"),
+    UNFORESEEN: "EofStream WSHandshakeError WSMessageTypeError WebSocketError LookupError TooManyMembersError",
 }
 QUOTING: Final = (
     "ConnectionTimeoutError InvalidURL InvalidUrlClientError NonHttpUrlClientError InvalidUrlRedirectClientError"
@@ -232,29 +213,26 @@ QUOTING: Final = (
 )
 
 LIBRARIES: Final = {
-    "httpx": Library("httpx", httpx, HTTPXTransport, _of_httpx("httpx"), "LocalProtocolError HTTPStatusError"),
-    "httpx2": Library("httpx2", httpx2, HTTPX2Transport, _of_httpx("httpx2"), "LocalProtocolError HTTPStatusError"),
+    "httpx": Library("httpx", httpx, HTTPXTransport, OF_HTTPX, "LocalProtocolError HTTPStatusError"),
+    "httpx2": Library("httpx2", httpx2, HTTPX2Transport, OF_HTTPX, "LocalProtocolError HTTPStatusError"),
     "aiohttp": Library("aiohttp", aiohttp, AiohttpTransport, OF_AIOHTTP, QUOTING),
 }
 
-FAILED: Final = (LOST, "{} failed")
-BELOW: Final[dict[str, tuple[Any, dict[tuple[type[errors.OxyError], str], str]]]] = {
-    # what lies below: (its namespace, likewise; `{}` is the library above it)
+BELOW: Final[dict[str, tuple[Any, Table]]] = {
+    # what lies below a library: (its namespace, likewise)
     "ssl": (
         ssl,
         {
-            (TLS, NO_TLS): "SSLCertVerificationError",
-            (LOST, WAS_LOST): (
-                "SSLError SSLEOFError SSLSyscallError SSLWantReadError SSLWantWriteError SSLZeroReturnError"
-            ),
+            TLS: "SSLCertVerificationError",
+            LOST: ("SSLError SSLEOFError SSLSyscallError SSLWantReadError SSLWantWriteError SSLZeroReturnError"),
         },
     ),
-    "zlib": (zlib, {(PROTOCOL, UNDECODED): "error"}),
-    "socket": (socket, {(CONNECT, NOT_CONNECTED): "gaierror", (LOST, WAS_LOST): "herror"}),
+    "zlib": (zlib, {PROTOCOL: "error"}),
+    "socket": (socket, {CONNECT: "gaierror", LOST: "herror"}),
     "asyncio": (
         asyncio,
         {
-            FAILED: (
+            UNFORESEEN: (
                 "BrokenBarrierError IncompleteReadError InvalidStateError LimitOverrunError QueueEmpty QueueFull"
                 " QueueShutDown SendfileNotAvailableError"
             )
@@ -263,8 +241,8 @@ BELOW: Final[dict[str, tuple[Any, dict[tuple[type[errors.OxyError], str], str]]]
     "anyio": (
         anyio,
         {
-            (LOST, WAS_LOST): "ConnectionFailed",
-            FAILED: (
+            LOST: "ConnectionFailed",
+            UNFORESEEN: (
                 "BrokenResourceError BrokenWorkerInterpreter BrokenWorkerProcess BusyResourceError ClosedResourceError"
                 " DelimiterNotFound EndOfStream FutureAlreadyFinished FutureCancelled FutureFailed FutureNotFinished"
                 " IncompleteRead NoEventLoopError RunFinishedError TaskCancelled TaskFailed TaskNotFinished"
@@ -275,17 +253,17 @@ BELOW: Final[dict[str, tuple[Any, dict[tuple[type[errors.OxyError], str], str]]]
     "trio": (
         trio,
         {
-            FAILED: (
+            UNFORESEEN: (
                 "BrokenResourceError BusyResourceError ClosedResourceError EndOfChannel NeedHandshakeError"
                 " RunFinishedError TooSlowError TrioInternalError WouldBlock"
             )
         },
     ),
-    "h11": (h11, {FAILED: "LocalProtocolError RemoteProtocolError"}),
+    "h11": (h11, {UNFORESEEN: "LocalProtocolError RemoteProtocolError"}),
     "h2": (
         h2.exceptions,
         {
-            FAILED: (
+            UNFORESEEN: (
                 "DenialOfServiceError FlowControlError FrameDataMissingError FrameTooLargeError H2Error"
                 " InvalidBodyLengthError InvalidSettingsValueError NoAvailableStreamIDError NoSuchStreamError"
                 " ProtocolError RFC1122Error StreamClosedError StreamIDTooLowError TooManyStreamsError"
@@ -296,7 +274,7 @@ BELOW: Final[dict[str, tuple[Any, dict[tuple[type[errors.OxyError], str], str]]]
     "hpack": (
         hpack,
         {
-            FAILED: (
+            UNFORESEEN: (
                 "HPACKDecodingError HPACKError InvalidTableIndex InvalidTableIndexError InvalidTableSizeError"
                 " OversizedHeaderListError"
             )
@@ -304,20 +282,16 @@ BELOW: Final[dict[str, tuple[Any, dict[tuple[type[errors.OxyError], str], str]]]
     ),
     "hyperframe": (
         hyperframe.exceptions,
-        {FAILED: "HyperframeError InvalidDataError InvalidFrameError InvalidPaddingError UnknownFrameError"},
+        {UNFORESEEN: "HyperframeError InvalidDataError InvalidFrameError InvalidPaddingError UnknownFrameError"},
     ),
     "idna": (
         idna,
-        {
-            (CONFIGURATION, "remote.test:443 has a host name that no resolver takes"): (
-                "IDNABidiError IDNAError InvalidCodepoint InvalidCodepointContext"
-            )
-        },
+        {CONFIGURATION: ("IDNABidiError IDNAError InvalidCodepoint InvalidCodepointContext")},
     ),
     "httpcore": (
         httpcore,
         {
-            FAILED: (
+            UNFORESEEN: (
                 "ConnectError ConnectTimeout ConnectionNotAvailable LocalProtocolError NetworkError PoolTimeout"
                 " ProtocolError ProxyError ReadError ReadTimeout RemoteProtocolError TimeoutException"
                 " UnsupportedProtocol WriteError WriteTimeout"
@@ -327,12 +301,10 @@ BELOW: Final[dict[str, tuple[Any, dict[tuple[type[errors.OxyError], str], str]]]
     "builtins": (
         SimpleNamespace(__name__="builtins", OSError=OSError, UnicodeError=UnicodeError),
         {
-            (CONNECT, NOT_CONNECTED): "ConnectionRefusedError",
-            (PROTOCOL, UNDECODED): "UnicodeDecodeError",
-            (CONFIGURATION, "remote.test:443 has a host name that no resolver takes"): (
-                "UnicodeError UnicodeEncodeError UnicodeTranslateError"
-            ),
-            (LOST, WAS_LOST): (
+            CONNECT: "ConnectionRefusedError",
+            PROTOCOL: "UnicodeDecodeError",
+            CONFIGURATION: ("UnicodeError UnicodeEncodeError UnicodeTranslateError"),
+            LOST: (
                 "OSError BlockingIOError ChildProcessError ConnectionError BrokenPipeError ConnectionAbortedError"
                 " ConnectionResetError FileExistsError FileNotFoundError InterruptedError IsADirectoryError"
                 " NotADirectoryError PermissionError ProcessLookupError TimeoutError"
@@ -398,7 +370,7 @@ def _named(module: Any) -> Iterator[type[BaseException]]:
             yield from (below for below in _below(value) if below.__module__.startswith("aiohttp"))
 
 
-def spread(table: dict[tuple[type[errors.OxyError], str], str]) -> dict[str, tuple[type[errors.OxyError], str]]:
+def spread(table: Table) -> dict[str, type[errors.OxyError] | None]:
     """A table by the names in it."""
     return {name: expected for expected, names in table.items() for name in names.split()}
 
@@ -514,23 +486,21 @@ async def test_what_comes_out(library: Library, source: str, phase: str) -> None
     module, table = BELOW[source] if source != "itself" else (library.module, library.expected)
     classes = found(module)
     quiet = library.secretive.split() if source == "itself" else []
-    for name, (expected, text) in spread(table).items():
+    for name, cls in spread(table).items():
         if name not in classes:
             continue
-        unforeseen = text.endswith("failed") and expected is LOST
-        theirs = made(name, classes[name], is_secret=unforeseen or name in quiet)
+        is_secret = cls is UNFORESEEN or name in quiet
+        theirs = made(name, classes[name], is_secret=is_secret)
         ours = await outcome(library, theirs, phase)
+        expected = cls or LOST
         if phase == "reading" and expected.default_outcome is Outcome.NOT_SENT:
-            expected = LOST  # noqa: PLW2901  (what was expected before the response began)
+            expected = LOST
         if (name, phase, source) == ("InvalidURL", "opening", "itself") and library.name != "aiohttp":
-            # The request's own URL is one: so it is the `Location` of a redirect.
-            assert (type(ours), ours.outcome) == (PROTOCOL, Outcome.UNKNOWN)
-            continue
+            expected = PROTOCOL  # the request's own URL is valid: so it is the `Location` of a redirect
         assert (source, name, type(ours)) == (source, name, expected)
-        assert str(ours).startswith(f"{text.format(library.name)}: "), (name, str(ours))
         assert "secret" not in str(ours), (name, str(ours))
-        told = name not in MAKE and not unforeseen and name not in quiet
-        assert not told or str(ours).endswith(": why"), (name, str(ours))
+        is_shown = name not in MAKE and not is_secret and expected is not PROTOCOL
+        assert not is_shown or str(ours).endswith(": why"), (name, str(ours))
 
 
 @pytest.mark.parametrize("phase", ["opening", "reading"])
@@ -541,13 +511,15 @@ async def test_what_nobody_foresaw(library: Library, phase: str) -> None:
         (f"{library.name} failed: RecursionError", RecursionError("secret")),
         (f"{library.name} failed: RuntimeError", RuntimeError("Event loop is closed")),
         (f"{library.name} failed: KeyError", KeyError("secret")),
-        ("the connection was lost: New", tomorrow("")),
-        ("the connection was lost: a b c", OSError("a\n b\tc")),
-        (f"the connection was lost: {'x' * 475}", OSError("x" * 999)),
+        (": New", tomorrow("")),
+        (": a b c", OSError("a\n b\tc")),
+        (": " + "x" * 475, OSError("x" * 999)),
     ]
-    for said, theirs in cases:
+    for end, theirs in cases:
         ours = await outcome(library, theirs, phase)
-        assert (type(ours), ours.outcome, str(ours)) == (LOST, Outcome.UNKNOWN, said)
+        assert (type(ours), ours.outcome) == (LOST, Outcome.UNKNOWN)
+        assert str(ours).endswith(end)
+        assert len(str(ours)) <= 500
     own = errors.RateLimitedError("slow down")
     with pytest.raises(errors.RateLimitedError) as raised:
         async with library.raising(own, phase) as transport, transport.exchange(REQUEST) as response:
@@ -561,11 +533,8 @@ async def test_closing(library: Library) -> None:
     theirs = OSError("why")
     transport: Any = library.transport()
     client = library.client(theirs, "closing")
-    if library.module is aiohttp:
-        transport._live.put(AiohttpLive(client, Proxies()))
-    else:
-        transport._live.put(HTTPXLive(Proxies(), {(True, None): client}))
-    with pytest.raises(LOST, match="the connection was lost: why") as raised:
+    transport._live.put(LoopClients(Proxies(), {(True, None): client}))
+    with pytest.raises(LOST, match="why") as raised:
         await transport.aclose()
     assert theirs is raised.value.__cause__
     await transport.aclose()
@@ -595,9 +564,9 @@ async def test_leaving_hides_nothing(name: str, caplog: pytest.LogCaptureFixture
 
 # --------------------------------------------------------------------------------------------------- What a chain says
 
-TRANSLATIONS: Final[dict[str, Translation]] = {
-    "httpx": HTTPXTransport._translation,
-    "httpx2": HTTPX2Transport._translation,
+ERROR_MAPS: Final[dict[str, ErrorMap]] = {
+    "httpx": HTTPXTransport._errors,
+    "httpx2": HTTPX2Transport._errors,
 }
 
 
@@ -631,52 +600,41 @@ def looped() -> OSError:
 
 
 REFUSED: Final = ConnectionRefusedError(111, "Connect call failed")
-NOT_SPOKEN: Final = "the server does not speak TLS at this port; is it one of http?"
-CUT: Final = "the server closed the connection during the handshake; it may want"
-VERIFY: Final = "give the transport's `verify` a context that has loaded"
 BEHIND: Final[list[tuple[type[errors.OxyError], str, list[BaseException]]]] = [
-    # our class, what is said, what is behind a ConnectError
+    # our class, the reason or the advice in its text, what is behind a ConnectError
     (CONNECT, "Connection refused", [OSError("All attempts failed"), REFUSED]),
     (CONNECT, "Connection refused", [OSError("all"), ExceptionGroup("all", [REFUSED, OSError(113, "x")])]),
     (CONNECT, "Name or service not known", [socket.gaierror(-2, "Name or service not known")]),
     (CONNECT, "theirs", [socket.gaierror()]),
     (CONNECT, "theirs", [OSError("nothing to say")]),
     (CONNECT, "Connection refused", [looped()]),
-    (TLS, "certificate has expired; the server needs a new certificate", [certificate("certificate has expired")]),
-    (TLS, "certificate is not yet valid; this machine's clock", [certificate("certificate is not yet valid")]),
-    (TLS, f"self-signed certificate; if you trust it, {VERIFY} it", [certificate("self-signed certificate")]),
-    (TLS, f"self signed certificate; if you trust it, {VERIFY} it", [certificate("self signed certificate")]),
-    (
-        TLS,
-        f"unable to get local issuer certificate; if you trust its issuer, {VERIFY} the issuer's",
-        [certificate("unable to get local issuer certificate")],
-    ),
-    (
-        TLS,
-        "Hostname mismatch, certificate is not valid for 'a'; use a name that the certificate is for",
-        [certificate("Hostname mismatch, certificate is not valid for 'a'.")],
-    ),
-    (TLS, NOT_SPOKEN, [alert("WRONG_VERSION_NUMBER")]),
-    (TLS, NOT_SPOKEN, [alert("RECORD_LAYER_FAILURE")]),
-    (TLS, NOT_SPOKEN, [alert("PACKET_LENGTH_TOO_LONG")]),
-    (TLS, CUT, [alert("UNEXPECTED_EOF_WHILE_READING")]),
-    (TLS, CUT, [ConnectionResetError()]),
-    (TLS, CUT, [ConnectionAbortedError()]),
+    (TLS, "clock", [certificate("certificate has expired")]),
+    (TLS, "clock", [certificate("certificate is not yet valid")]),
+    (TLS, "`verify`", [certificate("self-signed certificate")]),
+    (TLS, "`verify`", [certificate("self signed certificate")]),
+    (TLS, "`verify`", [certificate("unable to get local issuer certificate")]),
+    (TLS, "host name", [certificate("Hostname mismatch, certificate is not valid for 'a'.")]),
+    (TLS, "http://", [alert("WRONG_VERSION_NUMBER")]),
+    (TLS, "http://", [alert("RECORD_LAYER_FAILURE")]),
+    (TLS, "http://", [alert("PACKET_LENGTH_TOO_LONG")]),
+    (TLS, "version of TLS", [alert("UNEXPECTED_EOF_WHILE_READING")]),
+    (TLS, "version of TLS", [ConnectionResetError()]),
+    (TLS, "version of TLS", [ConnectionAbortedError()]),
     (TLS, "SSLV3_ALERT_HANDSHAKE_FAILURE", [anyio.EndOfStream(), alert("SSLV3_ALERT_HANDSHAKE_FAILURE")]),
     (TLS, "nothing more", [ssl.SSLError(1, "nothing more")]),
     (TLS, "nothing more", [ssl.SSLError(1, "wrapped"), ssl.SSLError(1, "nothing more")]),
 ]
 
 
-@pytest.mark.parametrize("name", TRANSLATIONS)
-@pytest.mark.parametrize(("expected", "said", "behind"), BEHIND)
-def test_what_is_behind(name: str, expected: type[errors.OxyError], said: str, behind: list[BaseException]) -> None:
+@pytest.mark.parametrize("name", ERROR_MAPS)
+@pytest.mark.parametrize(("expected", "shown", "behind"), BEHIND)
+def test_what_is_behind(name: str, expected: type[errors.OxyError], shown: str, behind: list[BaseException]) -> None:
     """A connection that was not made is one of TLS if one of its causes is; the text says why, and what to do."""
     theirs = chain(LIBRARIES[name].module.ConnectError("theirs"), *behind)
-    ours = TRANSLATIONS[name](theirs, SECRET_URL)
-    text = NO_TLS if expected is TLS else NOT_CONNECTED
+    ours = ERROR_MAPS[name](theirs, SECRET_URL)
     assert (type(ours), ours.outcome) == (expected, Outcome.NOT_SENT)
-    assert str(ours).startswith(f"{text}: {said}"), str(ours)
+    assert "remote.test:443" in str(ours)
+    assert shown in str(ours)
 
 
 PLACES: Final = {
@@ -695,20 +653,16 @@ PLACES: Final = {
 @pytest.mark.parametrize(("url", "place"), PLACES.items())
 def test_where_it_was_to_go(url: str, place: str) -> None:
     """A connection that was not made names host and port, or the socket: no user information and no query."""
-    ours = TRANSLATIONS["httpx"](chain(httpx.ConnectError("x"), ConnectionResetError(104, "x")), url)
-    expected = (
-        f"the TLS handshake with {place} failed: the server closed"
-        if url.startswith("https:")
-        else f"could not connect to {place}: Connection reset"
-    )
-    assert str(ours).startswith(expected)
+    ours = ERROR_MAPS["httpx"](chain(httpx.ConnectError("x"), ConnectionResetError(104, "x")), url)
+    assert f" {place}" in f" {ours}"
+    assert "secret" not in str(ours)
 
 
 def test_a_complaint_of_h2() -> None:
     """To httpcore the request is to blame for what h2 finds in the server's frames: an agent may have run by then."""
     theirs = chain(httpx.LocalProtocolError("x"), httpcore.LocalProtocolError("x"), h2.exceptions.FrameTooLargeError())
-    ours = TRANSLATIONS["httpx"](theirs, SECRET_URL)
-    assert (type(ours), ours.outcome, str(ours)) == (PROTOCOL, Outcome.UNKNOWN, f"{NO_HTTP}: LocalProtocolError")
+    ours = ERROR_MAPS["httpx"](theirs, SECRET_URL)
+    assert (type(ours), ours.outcome) == (PROTOCOL, Outcome.UNKNOWN)
 
 
 LOST_BY_THEIR_TEXT: Final = [
@@ -721,8 +675,9 @@ LOST_BY_THEIR_TEXT: Final = [
 @pytest.mark.parametrize("text", LOST_BY_THEIR_TEXT)
 def test_a_lost_connection_by_its_text(text: str) -> None:
     """There is one class for a lost connection and for nonsense; the text tells which."""
-    ours = TRANSLATIONS["httpx"](httpx.RemoteProtocolError(text), SECRET_URL)
-    assert (LOST, f"{WAS_LOST}: {text.partition(' (')[0]}") == (type(ours), str(ours))
+    ours = ERROR_MAPS["httpx"](httpx.RemoteProtocolError(text), SECRET_URL)
+    assert type(ours) is LOST
+    assert str(ours).endswith(f": {text.partition(' (')[0]}")
 
 
 COMPLAINTS: Final = [
@@ -739,5 +694,6 @@ COMPLAINTS: Final = [
 @pytest.mark.parametrize(("reason", "text"), COMPLAINTS)
 def test_what_a_parser_quotes(reason: str, text: str) -> None:
     """Of what a parser complains its reason is told, not what it quotes: it may be an echoed secret."""
-    ours = TRANSLATIONS["httpx"](httpx.RemoteProtocolError(text), SECRET_URL)
-    assert (type(ours), str(ours)) == (PROTOCOL, f"{NO_HTTP}: {reason}")
+    ours = ERROR_MAPS["httpx"](httpx.RemoteProtocolError(text), SECRET_URL)
+    assert type(ours) is PROTOCOL
+    assert str(ours).endswith(f": {reason}")
