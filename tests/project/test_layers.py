@@ -63,11 +63,11 @@ ROOMS: Final[dict[str, Room]] = {
     # Piece 1: what moves bytes. No transport knows another.
     "transports": room("transports transports.*", "_core _core.per_loop", "anyio attrs"),
     # It asks trio which task it is in, where trio runs already; so trio is there.
-    "transports.asgi": room("transports.asgi", "_core _core.per_loop", "anyio attrs trio"),
+    "transports.asgi": room("transports.asgi", "_core _core.per_loop transports", "anyio trio"),
     "transports.httpx": room("transports.httpx", "_core transports", "httpx httpx_sse anyio attrs"),
     "transports.httpx2": room("transports.httpx2", "_core transports", "httpx2 anyio attrs"),
     # A URL of aiohttp's is one of yarl.
-    "transports.aiohttp": room("transports.aiohttp", "_core _core.bodies _core.per_loop transports", "aiohttp yarl"),
+    "transports.aiohttp": room("transports.aiohttp", "_core _core.per_loop transports", "aiohttp anyio attrs yarl"),
     "telemetry": room("telemetry telemetry.*", "_core _protocol", "attrs"),
     "telemetry.otel": room("telemetry.otel", "_core telemetry", "attrs opentelemetry"),
     # Transports that wrap transports. A cluster balances `HTTPXTransport`, unless it is given another.
