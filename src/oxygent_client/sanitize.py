@@ -16,7 +16,7 @@ import attrs
 from oxygent_client._core.errors import ConfigurationError
 from oxygent_client._core.redaction import SCRUBBED, scrub_json
 from oxygent_client._core.sent_secrets import SentSecrets
-from oxygent_client._core.text import replace_unsafe, spelled
+from oxygent_client._core.text import escape_character, replace_unsafe
 
 __all__ = [
     "chain",
@@ -88,7 +88,7 @@ def _stripped(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return replace_unsafe(text, spelled)
+    return replace_unsafe(text, escape_character)
 
 
 def _nothing(_character: str) -> str:

@@ -98,7 +98,7 @@ def test_the_alias() -> None:
 
 def test_the_public_names() -> None:
     """`errors` shows every class, the alias and the outcomes, in order, and nothing else."""
-    assert sorted({*NAMES, "ClientError", "Outcome"}) == sorted(errors.__all__) == errors.__all__
+    assert sorted({*NAMES, "ClientError", "Outcome", "Partial"}) == sorted(errors.__all__) == errors.__all__
     shown = {name for name, value in vars(errors).items() if not name.startswith("_") and not inspect.ismodule(value)}
     assert shown == {*errors.__all__}
     assert all(getattr(errors, name) is getattr(_errors, name) for name in errors.__all__)

@@ -282,7 +282,7 @@ async def test_a_bomb(limit: str) -> None:
 async def test_a_coding_that_is_not_known(coding: str) -> None:
     """The error says so, and that the run is at work."""
     reply = Reply([b"x"], headers={"content-type": "text/event-stream", "content-encoding": coding})
-    with pytest.raises(errors.NotAnEventStreamError, match="the run is at work") as caught:
+    with pytest.raises(errors.NotAnEventStreamError, match="the run has started") as caught:
         await agent_of(reply).ask("hi")
     assert caught.value.outcome is Outcome.STARTED
 

@@ -164,10 +164,10 @@ def test_a_closed_loop() -> None:
 
     loop = asyncio.new_event_loop()
     gone = loop.run_until_complete(put())
-    assert kept.over() == []
+    assert kept.take_closed() == []
     loop.close()
-    assert kept.over() == [thing]
-    assert kept.over() == []
+    assert kept.take_closed() == [thing]
+    assert kept.take_closed() == []
     del loop
     gc.collect()
     assert gone() is None

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oxygent_client import Event, OxyRequest, SSEOxyGent, errors
-from oxygent_client._core.text import spelled
+from oxygent_client._core.text import escape_character
 from oxygent_client.sanitize import chain, escape_control_characters, redact, strip_control_characters, truncate
 from oxygent_client.testing import FakeTransport, Step, answer, close, message, observation, text, tool_call
 from tests.support.virtual import anyio_backend as anyio_backend
@@ -100,7 +100,7 @@ NEEDED: Final = {
 def test_what_hides_is_taken_out_or_spelled(hiding: str) -> None:
     """In a text and in a key; each character is spelled by its number."""
     assert strip_control_characters({f"a{hiding}b": f"a{hiding}b"}) == {"ab": "ab"}
-    assert escape_control_characters(f"a{hiding}b") == f"a{''.join(map(spelled, hiding))}b"
+    assert escape_control_characters(f"a{hiding}b") == f"a{''.join(map(escape_character, hiding))}b"
 
 
 @pytest.mark.parametrize("needed", NEEDED.values(), ids=NEEDED)

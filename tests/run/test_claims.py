@@ -265,9 +265,9 @@ def test_a_request_that_was_sent_twice() -> None:
     claims = TraceIdClaims(first)
     context = Context(trace_id=trace_id, remote_trace_id=trace_id, replica=f"{A}/twice")
     request = HTTPRequest("POST", A, "/sse/chat", body=b"{}", context=context)
-    sent = [claims.fit(request).context.remote_trace_id for _ in range(2)]
+    sent = [claims.assign(request).context.remote_trace_id for _ in range(2)]
     assert sent[0] == trace_id != sent[1]
     for _ in range(2):
-        claims.unused(request)
+        claims.discard(request)
     claims.release(ran=False, closed=False)
     assert TRACE_IDS.claim("", trace_id).remote == trace_id

@@ -1,11 +1,11 @@
 """Decompress response bodies in bounded steps.
 
-A server or a proxy may compress although the request asks it not to, and the run is at work by then.
+A server or proxy may compress a response although the request asks it not to; the run has started then.
 
-Rule 1: pure, and the standard library's zlib alone. How the bytes are cut into pieces changes nothing.
-Rule 2: nothing is held back: what the bytes so far stand for comes out, so an event is seen as soon as it was sent.
-Rule 3: a piece that comes out is STEP bytes at most, and is made when it is asked for: of a bomb no more is inflated
-    than the limits of the reader let in. An empty piece is work that had no result yet; others may run then.
+Rule 1: pure, and only zlib of the standard library. The result does not depend on how the input is cut into chunks.
+Rule 2: output is not delayed: all that the input so far decompresses to is returned, so that events arrive in time.
+Rule 3: a piece of output is at most STEP bytes and computed on demand, so that a decompression bomb is stopped by the
+    limits of the reader. An empty piece is a step without output; the reader may run other tasks then.
 Source: RFC 9110, section 8.4; RFC 1950 (zlib), RFC 1951 (deflate), RFC 1952 (gzip).
 """
 
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
 __all__ = ["Decompressor", "content_codings"]
 
 STEP: Final = 64 * 1024
-"""How many bytes come out at a time."""
-TAKEN: Final = 16 * 1024
-"""How many bytes are given to zlib at a time: it copies those that it leaves."""
+"""Size of a piece of output, in bytes."""
+INPUT_STEP: Final = 16 * 1024
+"""Size of a piece of input to zlib, in bytes: zlib copies the input that it does not consume."""
 MOST_CODINGS: Final = 4
-"""How many codings are undone after each other."""
+"""How many nested codings are decompressed."""
 GZIP_BITS: Final = 16 + zlib.MAX_WBITS
 PLAIN: Final = ("", "identity")
 NAMES: Final[Mapping[str, str]] = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
 
 
 def content_codings(headers: Mapping[str, str]) -> tuple[str, ...]:
-    """The codings of a body, in the order in which they were applied; none if it is as it is.
+    """The codings of a body, in the order in which they were applied; empty if it is not compressed.
 
     Raises:
-        RemoteProtocolError: one is not known here (`br`, `zstd`), or they are more than MOST_CODINGS.
+        RemoteProtocolError: a coding is not supported (`br`, `zstd`), or there are more than MOST_CODINGS.
     """
     named = [name.strip() for name in headers.get("content-encoding", "").split(",")]
     named = [name for name in named if name.lower() not in PLAIN]
     unknown = next((name for name in named if name.lower() not in NAMES), None)
     if unknown is not None:
         raise RemoteProtocolError(
-            f"the response is compressed with '{escape_text(unknown, 40)}', which was not asked for and cannot be read"
+            f"the response is compressed with '{escape_text(unknown, 40)}', which is not supported and was not accepted"
         )
     if len(named) > MOST_CODINGS:
         raise RemoteProtocolError(f"the response is compressed {len(named)} times")
@@ -53,24 +53,24 @@ def content_codings(headers: Mapping[str, str]) -> tuple[str, ...]:
 
 
 class Decompressor:
-    """The state between two pieces of a body with these codings."""
+    """Decompress a body with these codings, chunk by chunk."""
 
     def __init__(self, applied: tuple[str, ...]) -> None:
         self._layers = [_Layer(name) for name in reversed(applied)]
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
-        """What `piece` stands for, each part when it is asked for.
+        """Decompress `piece`; the result is computed on demand.
 
         Raises:
-            RemoteProtocolError: the bytes are not of this coding.
+            RemoteProtocolError: the bytes do not match the coding.
         """
-        pieces: Iterable[bytes] = (piece[at : at + TAKEN] for at in range(0, len(piece), TAKEN))
+        pieces: Iterable[bytes] = (piece[at : at + INPUT_STEP] for at in range(0, len(piece), INPUT_STEP))
         for layer in self._layers:
             pieces = layer.feed(pieces)
         return iter(pieces)
 
     def end(self) -> None:
-        """Nothing more will come.
+        """Check that the body is complete.
 
         Raises:
             RemoteProtocolError: the body is not complete.
@@ -80,16 +80,16 @@ class Decompressor:
 
 
 class _Layer:
-    """One coding."""
+    """The state of one coding."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._zlib: _Decompress | None = None
         """None before the first byte, and between two members of gzip."""
         self._head = b""
-        """The first byte of deflate: the second says whether a header of zlib begins with it."""
+        """The first byte of deflate: the second decides whether this is a zlib header."""
         self._is_over = False
-        """Whether a member is complete; in gzip another one may follow."""
+        """Whether a gzip member is complete; another one may follow."""
 
     def feed(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         for piece in pieces:
@@ -99,16 +99,16 @@ class _Layer:
                     rest = self._begin(rest)
                 if (inflate := self._zlib) is not None:
                     made, rest = self._step(inflate, rest)
-                    while len(made) == STEP and not inflate.eof:  # zlib may hold more, of nothing that is left
+                    while len(made) == STEP and not inflate.eof:  # zlib may hold more output
                         yield made
                         made, rest = self._step(inflate, rest)
                     yield made
             yield b""
 
     def _begin(self, rest: bytes) -> bytes:
-        """Begin with zlib if it is known how; what is left to be given to it."""
+        """Create the zlib object as soon as the format is known; returns the input that is left."""
         if self._is_over:
-            rest = rest.lstrip(b"\0")  # padding, as of tapes
+            rest = rest.lstrip(b"\0")  # zero padding, as on tapes
             if self._name == "deflate" and rest:
                 raise self._corrupt()
         if self._name == "gzip":
@@ -122,7 +122,7 @@ class _Layer:
         return rest
 
     def _step(self, inflate: _Decompress, rest: bytes) -> tuple[bytes, bytes]:
-        """What comes out of `rest`, up to STEP bytes, and what is left of it."""
+        """Decompress up to STEP bytes of output; returns the output and the input that is left."""
         try:
             made = inflate.decompress(rest, STEP)
         except zlib.error as error:
@@ -133,13 +133,13 @@ class _Layer:
         return made, inflate.unused_data
 
     def _corrupt(self) -> RemoteProtocolError:
-        return RemoteProtocolError(f"the response is said to be compressed with {self._name}, and its bytes are not")
+        return RemoteProtocolError(f"the response body is not valid {self._name}")
 
     def end(self) -> None:
         if self._zlib is not None or self._head:
-            raise RemoteProtocolError(f"the response, which is compressed with {self._name}, is incomplete")
+            raise RemoteProtocolError(f"the response body, compressed with {self._name}, is incomplete")
 
 
 def _is_zlib(head: bytes) -> bool:
-    """Whether a stream begins with a header of zlib (RFC 1950, section 2.2); some servers leave it out."""
+    """Whether a stream begins with a zlib header (RFC 1950, section 2.2); some servers omit it."""
     return head[0] & 0x0F == zlib.DEFLATED and head[0] >> 4 <= 7 and int.from_bytes(head[:2], "big") % 31 == 0

@@ -11,10 +11,10 @@ OxyError(Exception)
 │   └── ConnectTimeoutError                 an OxyTimeoutError too
 ├── ConnectionLostError(ConnectionError)    the connection broke before the answer's headers
 ├── OxyTimeoutError(TimeoutError)
-│   ├── SilenceTimeoutError                 not a byte, though heartbeats had been coming
-│   ├── IdleTimeoutError                    bytes perhaps, but no event
+│   ├── SilenceTimeoutError                 no bytes, although the server had sent heartbeats
+│   ├── IdleTimeoutError                    no event, perhaps heartbeats
 │   ├── DeadlineExceededError               the whole call took too long
-│   └── UnconfirmedError                    an answer came, and with `confirm_state=True` no record confirmed it
+│   └── UnconfirmedError                    an answer that no record confirmed, with `confirm_state=True`
 ├── StatusError                             .status .body .retry_after
 │   ├── RedirectError                       3xx
 │   ├── AuthenticationError                 401
@@ -22,27 +22,24 @@ OxyError(Exception)
 │   ├── NotFoundError                       404
 │   ├── RateLimitedError                    429
 │   └── ServerError                         5xx
-├── RemoteProtocolError                     the other side does not speak what it should
+├── RemoteProtocolError                     the response violates the protocol
 │   ├── NotAnEventStreamError
 │   ├── EnvelopeError                       .code: an error inside an HTTP 200
 │   ├── MalformedResponseError
 │   ├── TooLargeError
 │   ├── IncompleteStreamError               the stream ended without its close event
-│   └── NoAnswerError                       the stream closed properly and held no answer
+│   └── NoAnswerError                       the stream ended properly, without an answer event
 ├── RemoteAgentError                        .state .output: the remote agent failed
 ├── HandlerError                            your handler, provider or `send_message` raised; see `__cause__`
 ├── NoHealthyReplicaError
 └── ClosedError                             used after it was closed, or before it was opened
 ```
 
-Rules of this file:
-
-1. Every error is an `OxyError`, and the built-in error that a caller would look for as well.
-2. An error of a library is never raised to the user: it is the `__cause__`.
-3. What is safe to do next is data: `outcome` says what became of the run, `retryable` whether the same call may be made
-   again.
-4. Every error pickles. No secret is ever in a text, and nothing that a terminal, a log or an encoding would choke on:
-   texts quote remote ones, and are bounded and made safe here, for all of them.
+Rule 1: every error is an `OxyError`, and also the built-in error that a caller would catch.
+Rule 2: an error of a library is never raised; it is the `__cause__`.
+Rule 3: every error tells whether the agent ran (`outcome`) and whether the same call may be retried (`retryable`).
+Rule 4: every error pickles. Its text holds no secret, is bounded, and is escaped for terminals and logs, since it may
+    quote the remote.
 """
 
 from __future__ import annotations
@@ -93,49 +90,48 @@ __all__ = [
 
 
 TEXT: Final = 2000
-"""How many characters of a text are kept."""
+"""Limit of an error's text, in characters."""
 
 
 class Outcome(enum.StrEnum):
-    """What became of the run at the remote, as far as it is known."""
+    """Whether the agent ran at the remote, as far as it is known."""
 
     NOT_SENT = "not_sent"
-    """The request never left: no agent ran."""
+    """The request was not sent: no agent ran."""
     REJECTED = "rejected"
     """The server refused the request before an agent ran."""
     UNKNOWN = "unknown"
     """The request may have arrived; an agent may have run."""
     STARTED = "started"
-    """An agent ran, and its end was not seen."""
+    """An agent started; its end was not received."""
     COMPLETED = "completed"
-    """The run came to its end."""
+    """The run ended."""
 
 
 UNRUN: Final = (Outcome.NOT_SENT, Outcome.REJECTED)
-"""The outcomes of a run that surely did not begin."""
+"""The outcomes of a run that surely did not start."""
 
 
 class OxyError(Exception):
-    """The base of every error of this package.
+    """Base class of all errors of this package.
 
-    `str(error)` is one sentence that says whose fault it is. The attributes say the rest; they are filled in as far as
-    they are known where the error is raised.
+    `str(error)` is one sentence that describes the problem. The attributes are set as far as they are known.
     """
 
     default_outcome = Outcome.UNKNOWN
     transient = False
-    """True where waiting a little may help. With a run that surely did not start, that makes an error retryable."""
+    """True if the cause may pass by waiting. An error is retryable if it is transient and the run did not start."""
 
     outcome: Outcome
-    """What became of the run. Whether another server may be asked instead hangs on this alone."""
+    """Whether the agent ran. Failover to another server depends on this alone."""
     trace_id: str
-    """The caller's trace id; empty where there was none yet."""
+    """The caller's trace id; empty if there was none yet."""
     server_url: str
-    """The base URL without user information and query."""
+    """The server's base URL, without user information and query."""
     attempts: int
-    """How many times the request was sent, or tried."""
+    """How many attempts were made to send the request."""
     partial: Partial | None
-    """What had been received by then; None where no stream was open."""
+    """The last events, the text and the answer received before the error; None if no stream was open."""
 
     def __init__(
         self,
@@ -156,18 +152,18 @@ class OxyError(Exception):
 
     @property
     def retryable(self) -> bool:
-        """True if the same call may be made again soon: it surely ran nothing, and the cause may pass."""
-        return self.transient and self.outcome in (Outcome.NOT_SENT, Outcome.REJECTED)
+        """True if the same call may be retried soon: surely no agent ran, and the cause may pass."""
+        return self.transient and self.outcome in UNRUN
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # BaseException's own would call the class with `args` alone and lose nothing else only by luck.
+        # The default calls the class with `args` alone; subclasses have further parameters.
         return _rebuild, (type(self), self.args, self.__dict__.copy())
 
 
 def _rebuild(cls: type[OxyError], args: tuple[Any, ...], state: dict[str, Any]) -> OxyError:
-    """An error as it was pickled, made without calling its `__init__`."""
+    """Restore a pickled error without calling its `__init__`."""
     error = cls.__new__(cls)
-    error.args = args  # OSError's own `__new__` leaves them to `__init__`
+    error.args = args  # `OSError.__new__` leaves them to `__init__`
     error.__dict__.update(state)
     return error
 
@@ -176,83 +172,83 @@ def _rebuild(cls: type[OxyError], args: tuple[Any, ...], state: dict[str, Any]) 
 
 
 class ConfigurationError(OxyError, ValueError):
-    """An argument is wrong or does not go with another. Nothing was sent; change the call."""
+    """An argument is wrong, or cannot be combined with another. Nothing was sent; change the call."""
 
     default_outcome = Outcome.NOT_SENT
 
 
 class InsecureTransportError(ConfigurationError):
-    """The call would have gone, or a secret would have travelled, over plain http. Use https, or allow the host."""
+    """The call, or a credential in it, must not go over plain http. Use https, or allow the host."""
 
 
 class PayloadError(ConfigurationError):
-    """The request cannot become a payload: an argument has a reserved name or is no JSON. The text names the key."""
+    """The payload cannot be built: an argument has a reserved name, or is not JSON. The text names the key."""
 
 
 class UnknownCalleeError(ConfigurationError):
-    """The remote says that it has nothing of the callee's name. Choose one of those in the text, or leave it out."""
+    """The remote has no agent of the callee's name. Use one of the names in the text, or leave `callee` out."""
 
 
 # --- the connection ---------------------------------------------------------------------------------------------------
 
 
 class ConnectError(OxyError, ConnectionError):
-    """No connection could be made (refused, no such host, proxy). Nothing was sent; it is safe to try again."""
+    """No connection could be made (refused, unknown host, proxy). Nothing was sent; it is safe to retry."""
 
     default_outcome = Outcome.NOT_SENT
     transient = True
 
 
 ClientError = ConnectError
-"""What code written for aiohttp catches as `aiohttp.ClientError`: with `errors as aiohttp` it keeps its meaning, and a
-run that may have started is never started again by it."""
+"""Alias for code written for aiohttp, with `errors as aiohttp`: it retries on `aiohttp.ClientError`. A run that may
+have started raises other errors, so such code does not repeat it."""
 
 
 class TLSError(ConnectError):
-    """The TLS handshake failed; the text says why (self-signed, expired, wrong host). Trying again will not help."""
+    """The TLS handshake failed; the text has the reason (self-signed, expired, wrong host). A retry will not help."""
 
     transient = False
 
 
 class ConnectionLostError(OxyError, ConnectionError):
-    """The connection broke after the request was sent and before the response's headers came.
+    """The connection broke after the request was sent and before the response headers.
 
-    An agent may have run, so only an idempotent call may be made again; for that a try may help.
+    An agent may have run, so retry only an idempotent call.
     """
 
     transient = True
 
 
-# --- the clocks -------------------------------------------------------------------------------------------------------
+# --- time-outs --------------------------------------------------------------------------------------------------------
 
 
 class OxyTimeoutError(OxyError, TimeoutError):
-    """A clock ran out; the class says which. The connection is closed, which makes the remote stop, unless detached."""
+    """A time-out; the class says which. The connection is closed, which stops the remote run unless it is detached."""
 
 
 class ConnectTimeoutError(OxyTimeoutError, ConnectError):
-    """No connection within `Timeouts.connect`. Nothing was sent; it is safe to try again."""
+    """No connection within `Timeouts.connect`. Nothing was sent; it is safe to retry."""
 
     default_outcome = Outcome.NOT_SENT
     transient = True
 
 
 class SilenceTimeoutError(OxyTimeoutError):
-    """Not one byte within `Timeouts.silence`, though heartbeats had been coming: the server or the network is gone."""
+    """No bytes within `Timeouts.silence` from a server that sent heartbeats: the server or the network is down."""
 
 
 class IdleTimeoutError(OxyTimeoutError):
-    """No event within `Timeouts.idle`; heartbeats do not count. The agent's task may have died, or it is slow."""
+    """No event within `Timeouts.idle`; heartbeats do not count. The agent died, or is slow: raise the time-out."""
 
 
 class DeadlineExceededError(OxyTimeoutError):
-    """The whole call took longer than `Timeouts.total`, or a question to the server longer than the 30 s it has."""
+    """The whole call took longer than `Timeouts.total`, or a lookup longer than its 30 s."""
 
 
 class UnconfirmedError(OxyTimeoutError):
-    """With `confirm_state=True`: no record confirmed the answer within `Timeouts.confirm`, or the server keeps none.
+    """With `confirm_state=True`: no record confirmed the answer within `Timeouts.confirm`, or the server has none.
 
-    The run is over, and its answer is `partial.answer`; `lookup` may know later how it ended.
+    The run is over; its answer is `partial.answer`. `lookup` may return its record later.
     """
 
     default_outcome = Outcome.COMPLETED
@@ -267,9 +263,9 @@ class StatusError(OxyError):
     status: int
     """The HTTP status code."""
     body: str
-    """The beginning of the response's body, for a person to read."""
+    """The beginning of the response body, for display."""
     retry_after: float | None
-    """Seconds to wait before another try, as the server asked; None where it did not."""
+    """Seconds to wait before a retry, from `Retry-After`; None without one."""
 
     def __init__(
         self, message: str = "", *, status: int = 0, body: str = "", retry_after: float | None = None, **known: Any
@@ -281,31 +277,31 @@ class StatusError(OxyError):
 
 
 class RedirectError(StatusError):
-    """The server points elsewhere (3xx) and was not followed. Use the address it names, if you trust it."""
+    """A redirect (3xx) that is not followed. Use the URL that it names, if you trust it."""
 
     default_outcome = Outcome.REJECTED
 
 
 class AuthenticationError(StatusError):
-    """401: the server does not accept the credentials, or wants some. Give `auth=`, or another token."""
+    """401: the credentials are missing or not accepted. Pass `auth=`, or another token."""
 
     default_outcome = Outcome.REJECTED
 
 
 class PermissionDeniedError(StatusError):
-    """403: the server knows who asks, and refuses. Trying again will not help."""
+    """403: the credentials do not allow this. A retry will not help."""
 
     default_outcome = Outcome.REJECTED
 
 
 class NotFoundError(StatusError):
-    """404: there is no such path; `server_url` is probably not the root of an OxyGent server."""
+    """404: unknown path; `server_url` is probably not the root of an OxyGent server."""
 
     default_outcome = Outcome.REJECTED
 
 
 class RateLimitedError(StatusError):
-    """429: too many calls. Nothing ran; wait `retry_after` seconds."""
+    """429: rate limit of the server. Nothing ran; wait `retry_after` seconds."""
 
     default_outcome = Outcome.REJECTED
     transient = True
@@ -321,18 +317,18 @@ class ServerError(StatusError):
 
 
 class RemoteProtocolError(OxyError):
-    """The other side does not speak what it should; `__cause__`, where there is one, says more."""
+    """The response violates HTTP or the protocol of OxyGent; see `__cause__`, if there is one."""
 
 
 class NotAnEventStreamError(RemoteProtocolError):
-    """The response is a 200, and no event stream: a login page, a proxy, or another service answers at this address."""
+    """A 200 that is not an event stream: a login page, a proxy, or another service at this URL."""
 
 
 class EnvelopeError(RemoteProtocolError):
-    """An error inside an HTTP 200: the server answered with a JSON envelope instead of a stream."""
+    """An error inside an HTTP 200: a JSON envelope instead of a stream."""
 
     code: int | None
-    """The envelope's `code`; None where it had none."""
+    """The envelope's `code`; None without one."""
 
     def __init__(self, message: str = "", *, code: int | None = None, **known: Any) -> None:
         super().__init__(message, **known)
@@ -340,14 +336,14 @@ class EnvelopeError(RemoteProtocolError):
 
 
 class MalformedResponseError(RemoteProtocolError):
-    """A response that should be JSON of a known shape is not; where the agent is `strict`, so is an invalid message."""
+    """A response is not JSON of the expected shape; with `strict=True`, also a message that its schema rejects."""
 
 
 class TooLargeError(RemoteProtocolError):
-    """What came is larger, deeper or more than `Limits` allows. Raise the limit if the remote is to be trusted."""
+    """The response exceeds `Limits`: size, depth or count. Raise the limit if you trust the remote."""
 
     events: tuple[ServerSentEvent, ...]
-    """The events that were complete in the same piece of bytes, before the limit was passed."""
+    """The complete events in the same chunk, before the limit was exceeded."""
 
     def __init__(self, message: str = "", *, events: tuple[ServerSentEvent, ...] = (), **known: Any) -> None:
         super().__init__(message, **known)
@@ -355,11 +351,11 @@ class TooLargeError(RemoteProtocolError):
 
 
 class IncompleteStreamError(RemoteProtocolError):
-    """The stream ended without its close event: the run was cut off. `partial` holds what came until then."""
+    """The stream ended without its close event: the run was cut off. `partial` has the events before."""
 
 
 class NoAnswerError(RemoteProtocolError):
-    """The stream closed as it should and held no answer: the agent was told to stop, or sent nothing."""
+    """The stream ended properly, without an answer event: the agent was stopped, or sent nothing."""
 
     default_outcome = Outcome.COMPLETED
 
@@ -368,14 +364,14 @@ class NoAnswerError(RemoteProtocolError):
 
 
 class RemoteAgentError(OxyError):
-    """The remote agent failed: it said so, or the server's record of the run, or your `failure_detector`."""
+    """The remote agent failed, according to an error event, the server's record, or your `failure_detector`."""
 
     default_outcome = Outcome.COMPLETED
 
     state: OxyState | None
-    """FAILED, CANCELED or SKIPPED, where the server's record or your detector said so."""
+    """FAILED, CANCELED or SKIPPED, if the record or the detector gave a state."""
     output: Any
-    """What the agent gave as its answer all the same (any JSON); for a failed one, usually the text of its error."""
+    """The agent's answer all the same (any JSON); for a failed agent, usually the text of its error."""
 
     def __init__(self, message: str = "", *, state: OxyState | None = None, output: Any = None, **known: Any) -> None:
         super().__init__(message, **known)
@@ -384,17 +380,17 @@ class RemoteAgentError(OxyError):
 
 
 class HandlerError(OxyError):
-    """Your event handler, event filter, `send_message` or credentials provider raised; `__cause__` is its error."""
+    """Your event handler, event filter, `send_message` or provider raised; `__cause__` is its exception."""
 
 
 class NoHealthyReplicaError(OxyError):
-    """No replica may be asked at present. Nothing was sent; it is safe to try again later."""
+    """The cluster has no replica at present. Nothing was sent; it is safe to retry later."""
 
     default_outcome = Outcome.NOT_SENT
     transient = True
 
 
 class ClosedError(OxyError):
-    """Something was used after it was closed, or before it was opened."""
+    """An object was used after it was closed, or before it was opened."""
 
     default_outcome = Outcome.NOT_SENT

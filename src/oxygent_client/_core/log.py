@@ -1,10 +1,10 @@
 """Log records, each with a stable event name.
 
-Rule 1: every record bears `event`, `trace_id` and `node_id` as attributes, for formatters and filters.
-Rule 2: no record holds a secret: a URL stands without user information and query, a remote's text as it may be shown.
-Rule 3: every text in a record, its attributes too, is one line without control characters: an id may be a stranger's,
-    and a formatter writes it as it is.
-Rule 4: nothing happens at import but that the logger gets its name; handlers and levels are the program's to set.
+Rule 1: every record has the attributes `event`, `trace_id` and `node_id`, for formatters and filters.
+Rule 2: no record holds a secret: URLs have no user information and no query, remote text is redacted.
+Rule 3: every text in a record, also its attributes, is one line without control characters, since formatters write ids
+    unchanged.
+Rule 4: import only creates the logger; the program sets handlers and levels.
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ __all__ = ["LEVELS", "log_event", "logger"]
 
 logger: Final = logging.getLogger("oxygent_client")
 
-LONGEST: Final = 1000
-"""Characters of one value in a record."""
+VALUE_LENGTH: Final = 1000
+"""Limit of one value in a record, in characters."""
 
 LEVELS: Final[Mapping[str, int]] = {
-    "connect": logging.INFO,  # a request for a run departs; `attempt`
-    "opened": logging.DEBUG,  # it was answered with 200, and the body is to come; `status`
-    "first_event": logging.DEBUG,  # after so many `seconds`
-    "closed": logging.INFO,  # the run is over; `outcome`, `reason`, `seconds`, `bytes`, `events`
-    "retry": logging.WARNING,  # a request is repeated; `attempt`, `seconds`, `reason`
-    "hedge": logging.INFO,  # the replica that was asked is slow, and another is asked, too; `attempt`, `seconds`
-    "refused": logging.WARNING,  # it was answered with another status; `status`
-    "reattach": logging.WARNING,  # a detached run's connection broke, and is made again; `seconds`
-    "record": logging.DEBUG,  # the server's record of a run was asked; `state`
+    "connect": logging.INFO,  # a request for a run is sent; `attempt`
+    "opened": logging.DEBUG,  # response headers with status 200; `status`
+    "first_event": logging.DEBUG,  # first event, after so many `seconds`
+    "closed": logging.INFO,  # end of the run; `outcome`, `reason`, `seconds`, `bytes`, `events`
+    "retry": logging.WARNING,  # a request is retried after a backoff; `attempt`, `seconds`, `reason`
+    "hedge": logging.INFO,  # a replica is slow, and a second one is asked; `attempt`, `seconds`
+    "refused": logging.WARNING,  # response with another status; `status`
+    "reattach": logging.WARNING,  # reconnect to a detached run; `seconds`
+    "record": logging.DEBUG,  # the server's record of a run was requested; `state`
     "warning": logging.WARNING,  # something unexpected that does not end the run; the message says what
     "debug": logging.DEBUG,  # details for debugging
 }
-"""The events, and their levels."""
+"""The level of each event."""
 
 
-def _stripped(value: object, context: Context) -> object:
+def _redacted(value: object, context: Context) -> object:
     if not isinstance(value, str | BaseException):
         return value
-    return escape_text(context.sent.strip_text(str(value)), LONGEST)
+    return escape_text(context.sent.strip_text(str(value)), VALUE_LENGTH)
 
 
 def log_event(
     event: str, context: Context, text: str, *args: object, cause: BaseException | None = None, **fields: Any
 ) -> None:
-    """Write one record, with the traceback of `cause` if there is one, and tell the observers of the run.
+    """Write one record, with the traceback of `cause` if given, and notify the observers of the run.
 
-    What was sent in confidence is taken out of texts, also of those of errors; each is one line.
+    Secrets that were sent are redacted from all texts, also from errors; each text becomes one line.
     """
     if logger.isEnabledFor(LEVELS[event]):
         extra = {"event": event, "trace_id": context.trace_id, "node_id": context.node_id, **fields}
-        stripped = {name: _stripped(value, context) for name, value in extra.items()}
-        logger.log(LEVELS[event], text, *(_stripped(each, context) for each in args), exc_info=cause, extra=stripped)
+        redacted = {name: _redacted(value, context) for name, value in extra.items()}
+        logger.log(LEVELS[event], text, *(_redacted(each, context) for each in args), exc_info=cause, extra=redacted)
     if context.observed is not None:
         context.observed.note(event, context, fields)

@@ -1,13 +1,13 @@
 """Keep live objects (clients, locks, sessions) one per event loop.
 
-Rule 1: a connection belongs to the event loop in which it was made. Configuration may be shared by loops and threads,
-    a live object may not.
-Rule 2: a value lives as long as its loop and its holder, not longer. It is stored on the loop, since a value refers to
-    its loop: as the value of a weak dictionary that has the loop as its key it would keep the loop alive for ever.
-Rule 3: a value that has to be closed is closed while its loop still runs: asyncio, uvloop and trio close all open async
-    generators at the end of a loop, and one of them closes the value. `over` has the values of loops that were closed
-    without that (`loop.close()` alone).
-Rule 4: a copy is empty, and so is what was pickled.
+Rule 1: a connection belongs to the event loop that opened it. Loops and threads may share configuration, not
+    connections.
+Rule 2: a value lives as long as its loop and its holder. It is stored on the loop, since it refers to the loop: in a
+    weak dictionary keyed by loop it would keep the loop alive forever.
+Rule 3: a value is closed while its loop still runs: asyncio, uvloop and trio close open async generators at the end of
+    a loop, and one of those closes the value. `take_closed` returns the values of loops that were closed without that
+    (`loop.close()` alone).
+Rule 4: a copy, also by pickle, is empty.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from oxygent_client._core.errors import ClosedError
 if TYPE_CHECKING:
     import trio
 
-__all__ = ["Closed", "PerLoop", "is_over", "this_loop"]
+__all__ = ["Closed", "PerLoop", "is_closed", "this_loop"]
 
 T = TypeVar("T")
 
 CLOSING_SECONDS: Final = 2.0
-"""How long closing one value may hold up the end of its loop."""
+"""Time-out for closing one value at the end of its loop."""
 
 _NAME: Final = "_oxygent_client_live"
-"""The attribute of asyncio's loop, and trio's variable."""
+"""Name of the attribute on asyncio's loop, and of trio's variable."""
 
 
 def this_loop() -> object:
@@ -43,8 +43,8 @@ def this_loop() -> object:
     return current_token().native_token
 
 
-def is_over(loop: object) -> bool:
-    """Whether this event loop was closed. Of trio it is not known, nor needed: it leaves nothing behind."""
+def is_closed(loop: object) -> bool:
+    """Whether this event loop was closed. Always False for trio, which leaves nothing behind."""
     return isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed()
 
 
@@ -59,18 +59,18 @@ class _Kept(Generic[T]):
         self.step()
 
     def step(self) -> None:
-        """Begin the generator, or end it without closing the value. It waits for nothing in either case."""
+        """Start the generator, or end it without closing the value. It does not wait in either case."""
         if self.closing is not None:
             with suppress(StopIteration, StopAsyncIteration):
                 self.closing.asend(None).send(None)
 
 
 class _Store(WeakKeyDictionary["PerLoop[Any]", _Kept[Any]]):
-    """What one event loop has, by holder. The loop alone keeps it."""
+    """The values of one event loop, by holder. Only the loop refers to it strongly."""
 
 
 def _store() -> _Store:
-    """The running loop's."""
+    """The store of the running loop."""
     loop = this_loop()
     if not isinstance(loop, asyncio.AbstractEventLoop):
         return _store_of_trio()
@@ -91,12 +91,12 @@ def _store_of_trio() -> _Store:
 
 @functools.cache
 def _variable_of_trio() -> trio.lowlevel.RunVar[_Store]:
-    import trio  # only where trio is running already
+    import trio  # only called while trio runs
 
     return trio.lowlevel.RunVar(_NAME)
 
 
-async def _close_at_the_end(
+async def _close_at_end(
     store: _Store, holder: ref[PerLoop[Any]], value: T, close: Callable[[T], Awaitable[object]]
 ) -> AsyncGenerator[None, None]:
     try:
@@ -104,7 +104,7 @@ async def _close_at_the_end(
     except GeneratorExit:
         if (this := holder()) is not None:
             store.pop(this, None)
-        # Trio ends a generator in a scope that is cancelled.
+        # trio finalizes generators in a cancelled scope.
         with anyio.move_on_after(CLOSING_SECONDS, shield=True):
             await close(value)
         raise
@@ -120,46 +120,46 @@ class PerLoop(Generic[T]):
         return type(self), ()
 
     def get(self) -> T | None:
-        """The running loop's value; None if it has none."""
+        """The value of the running loop; None without one."""
         kept: _Kept[T] | None = _store().get(self)
         return None if kept is None else kept.value
 
     def everywhere(self) -> list[T]:
-        """The values of all loops. Any thread may ask."""
-        found = [store.get(self) for _, store in self._there()]
+        """The values of all loops. Thread-safe."""
+        found = [store.get(self) for _, store in self._alive()]
         return [kept.value for kept in found if kept is not None]
 
-    def _there(self) -> list[tuple[object, _Store]]:
-        """The loops that had a value, as far as they are still there, and what they have."""
+    def _alive(self) -> list[tuple[object, _Store]]:
+        """The loops that had a value and still exist, with their stores."""
         loops = [loop for each in self._stores.keyrefs() if (loop := each()) is not None]
         return [(loop, store) for loop in loops if (store := self._stores[loop]()) is not None]
 
     def put(self, value: T, close: Callable[[T], Awaitable[object]] | None = None) -> T:
-        """`value`, which is the running loop's from now on; `close` is called at the loop's end if it still is then."""
+        """Set and return the value of the running loop; `close` is called at the loop's end, unless it was taken."""
         self.take()
-        self.over()
+        self.take_closed()
         store = _store()
-        closing = None if close is None else _close_at_the_end(store, ref(self), value, close)
+        closing = None if close is None else _close_at_end(store, ref(self), value, close)
         self._stores[this_loop()] = ref(store)
         store[self] = _Kept(value, closing)
         return value
 
     def take(self) -> T | None:
-        """The running loop's value, which it has no more and does not close; None if it had none."""
+        """Remove and return the value of the running loop without closing it; None without one."""
         kept: _Kept[T] | None = _store().pop(self, None)
         if kept is None:
             return None
         kept.step()
         return kept.value
 
-    def over(self) -> list[T]:
-        """The values of closed loops, which are forgotten. None of them can be closed as usual any more."""
-        found: list[_Kept[T] | None] = [store.pop(self, None) for loop, store in self._there() if is_over(loop)]
+    def take_closed(self) -> list[T]:
+        """Remove and return the values of closed loops. They can no longer be closed normally."""
+        found: list[_Kept[T] | None] = [store.pop(self, None) for loop, store in self._alive() if is_closed(loop)]
         return [kept.value for kept in found if kept is not None]
 
 
 class Closed:
-    """In which event loops something was closed. What is closed does not open itself again; other loops may use it."""
+    """Remembers the event loops in which an object was closed. It stays closed there; other loops may use it."""
 
     def __init__(self) -> None:
         self._loops: PerLoop[bool] = PerLoop()
@@ -168,14 +168,14 @@ class Closed:
         return type(self), ()
 
     def note(self) -> None:
-        """The running loop's is closed from now on."""
+        """Note that the object is closed in the running loop."""
         self._loops.put(True)
 
     def check(self, owner: object) -> None:
-        """Refuse to use what was closed.
+        """Refuse to use a closed object.
 
         Raises:
-            ClosedError: it was, in this event loop; nothing was sent.
+            ClosedError: it was closed in this event loop. Nothing was sent; create a new one.
         """
         if self._loops.get():
-            raise ClosedError(f"this {type(owner).__name__} was closed in this event loop; make another one")
+            raise ClosedError(f"this {type(owner).__name__} was closed in this event loop; create a new one")

@@ -1,9 +1,9 @@
 """Redaction rules: which JSON members, headers and texts are secret.
 
-Rule 1: pure, and by rule: a value goes if its key looks secret, and of a text what looks like a credential. What cannot
-    be read for certain is treated as if it held a secret.
-Rule 2: what holds no secret is not touched: it stays the very same object.
-Rule 3: what is scrubbed leaves its place: the key, the name are still there.
+Rule 1: pure. A value is redacted if its key is the name of a secret, and in a text whatever looks like a credential. If
+    in doubt, redact.
+Rule 2: a value without secrets is returned unchanged, as the same object.
+Rule 3: redaction replaces the value; its key or name stays.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from oxygent_client._core.secret_names import is_count_name, is_secret_name
 __all__ = ["KEPT_HEADERS", "SCRUBBED", "Redactor", "is_secret", "scrub_json", "scrub_text"]
 
 Redactor: TypeAlias = Callable[[str], str]
-"""Gives a text without the secrets in it."""
+"""Removes the secrets from a text."""
 
 SCRUBBED: Final = "[scrubbed]"
 
@@ -28,10 +28,10 @@ KEPT_HEADERS: Final = frozenset(
     content-type date expires retry-after server transfer-encoding user-agent vary x-accel-buffering
     """.split()
 )
-"""Headers, of requests and responses, whose values are no secret. Any other may be one, whatever its name."""
+"""Headers of requests and responses whose values are not secret. Any other header may be, whatever its name."""
 
 INBOUND: Final = "_headers"
-"""Where the framework puts a request's headers in `shared_data`: all of them count as secret."""
+"""Key in `shared_data` under which the framework stores the headers of a request: all of them count as secret."""
 
 CREDENTIALS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...]] = (
     (re.compile(r"(?<=://)[^\s/?#@\"'<>]++(?=@)"), lambda _: SCRUBBED),
@@ -41,23 +41,23 @@ CREDENTIALS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]],
     ),
     (re.compile(r"(?<![\w.-])(?=[\w.-]*eyJ)[\w.-]++"), lambda match: _without_web_tokens(match[0])),
     (
-        re.compile(r"(?<![\w.-])([\w.-]++)=([^\s&;,\"'<>\\]++)"),  # in a query, a form, a cookie
+        re.compile(r"(?<![\w.-])([\w.-]++)=([^\s&;,\"'<>\\]++)"),  # in a query, form or cookie
         lambda match: f"{match[1]}={SCRUBBED}" if is_secret(match[1], match[2]) else match[0],
     ),
 )
-"""What in a text looks like a credential. Each pattern is linear: none begins within what it has read in vain."""
+"""Patterns of credentials in a text. Each is linear: it never starts again within text that it read without a match."""
 WEB_TOKEN: Final = re.compile(r"(?<!\w)eyJ[\w-]{5}")
-"""The beginning of a JSON web token: of three parts, the first one."""
+"""The beginning of the first of the three parts of a JSON web token."""
 END_OF_KEY: Final = re.compile(r"""["']\s*+:\s*+""")
 PLAIN_VALUE: Final = re.compile(r"""(?:null|true|false|""|''|(-?\d++(?:\.\d++)?+))\s*+(?:[,}\]]|\Z)""")
-"""A value that is no secret, or (the group) a number."""
+"""A value that is not a secret, or (the group) a number."""
 
 DEEPEST: Final = 128
-"""How deep JSON is looked into (levels); what is deeper is too deep for a run as well, and goes as a whole."""
+"""How deep JSON is searched, in levels. Deeper JSON is too deep for a run as well, and is redacted as a whole."""
 
 
 def is_secret(key: str, value: Any) -> bool:
-    """Whether `key` says that `value` is a secret."""
+    """Whether `value` is a secret, by the name of its `key`."""
     if value is None or value is True or value is False or value == "":
         return False
     if not is_secret_name(key):
@@ -67,7 +67,7 @@ def is_secret(key: str, value: Any) -> bool:
 
 
 def scrub_json(value: Any) -> Any:
-    """`value` without the secrets in it; the very same object if it holds none."""
+    """Redact the secrets in a JSON value; the same object if it has none."""
     try:
         return _clean(value, DEEPEST)
     except RecursionError:
@@ -75,7 +75,7 @@ def scrub_json(value: Any) -> Any:
 
 
 def scrub_text(text: str) -> str:
-    """`text` without the credentials in it; JSON in a text is JSON; the very same object if it holds none."""
+    """Redact the credentials in a text, also in JSON inside a text; the same object if it has none."""
     try:
         return _clean_text(text, DEEPEST)
     except RecursionError:
@@ -99,28 +99,28 @@ def _clean(value: Any, depth: int) -> Any:
 
 
 def _clean_text(text: str, depth: int) -> str:
-    clean_text = text
+    redacted = text
     if text.lstrip()[:1] in {"{", "["}:
         read = _read(text)
         if read is not None:
             document, is_exact = read
             clean = _clean(document, depth - 1)
-            # JSON in ASCII: half a surrogate pair could not be written otherwise.
+            # JSON in ASCII, since a lone surrogate cannot be encoded otherwise.
             return text if clean is document and is_exact else json.dumps(clean)
-        clean_text = _broken(text)
-    for pattern, instead in CREDENTIALS:
-        clean_text = pattern.sub(instead, clean_text)
-    return text if clean_text == text else clean_text
+        redacted = _broken(text)
+    for pattern, replacement in CREDENTIALS:
+        redacted = pattern.sub(replacement, redacted)
+    return text if redacted == text else redacted
 
 
 def _read(text: str) -> tuple[Any, bool] | None:
-    """The document in `text`, and whether it holds all that stands there; None if it is none."""
+    """The JSON document in `text`, and whether it has all members that the text has; None if it is not JSON."""
     is_exact = True
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         nonlocal is_exact
         fields = dict(pairs)
-        is_exact = is_exact and len(fields) == len(pairs)  # of members with the same name only the last is read
+        is_exact = is_exact and len(fields) == len(pairs)  # of members with one name only the last is kept
         return fields
 
     try:
@@ -130,9 +130,9 @@ def _read(text: str) -> tuple[Any, bool] | None:
 
 
 def _broken(text: str) -> str:
-    """What looked like JSON and is none, perhaps because it was cut off: up to the first secret.
+    """Redact text that starts like JSON but is not valid, perhaps since it was cut off: keep it up to the first secret.
 
-    Keys are looked for by their ends, each in what stands after the one before: so no part of the text is read twice.
+    Keys are found by their ends, each after the one before, so that no part of the text is read twice.
     """
     start = 0
     for match in END_OF_KEY.finditer(text):
@@ -146,9 +146,9 @@ def _broken(text: str) -> str:
 
 
 def _key(before: str, quote_: str) -> str:
-    """The key that ends where `before` does; all of `before` where its beginning is not to be seen.
+    """The key at the end of `before`; all of `before` if its opening quote is missing.
 
-    Its quotes may be escaped, as in JSON within JSON: then both are so in the same way.
+    In JSON within JSON both of its quotes are escaped, in the same way.
     """
     key = before.rstrip("\\")
     escape = before[len(key) :]
@@ -157,7 +157,7 @@ def _key(before: str, quote_: str) -> str:
 
 
 def _without_web_tokens(word: str) -> str:
-    """A word without the JSON web tokens in it."""
+    """Redact the JSON web tokens in a word."""
     parts, clean = word.split("."), list[str]()
     at = 0
     while at < len(parts):

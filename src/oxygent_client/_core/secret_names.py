@@ -1,8 +1,8 @@
 """Names of headers, parameters, cookies and JSON members that hold credentials.
 
-Rule 1: a name is judged by its words: `dbPass`, `db_pass`, `DB-PASS` and `db.pass` are one name.
-Rule 2: what means something else in the middle of a name (`session_count`, `signature_version`) counts at its end only.
-Rule 3: each line has its source. A name of another meaning stays; the tests have a table of these, too.
+Rule 1: a name is split into words: `dbPass`, `db_pass`, `DB-PASS` and `db.pass` are the same name.
+Rule 2: words with another meaning inside a name (`session_count`, `signature_version`) count only at its end.
+Rule 3: each pattern names its source. The tests have a table of names that are not secret, too.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _AT_THE_END: Final = (
     r"[签簽][名章]值?|[会會][话話]( ?[标標][识識]符?| ?[编編]?[号號])?",
 )
 _BEGINS: Final = "(?:(?<![^ ])|(?<=[^\x00-\x7f]))"
-"""The beginning of a word; Chinese has none between words."""
+"""The beginning of a word; Chinese has no spaces between words."""
 _SECRET: Final = re.compile(
     f"{'|'.join(_ANYWHERE)}|{_BEGINS}(?:{'|'.join(_AT_THE_END)})(?: (?:code|hash|id|key|value|[码碼值]))?(?: \\d+)?$"
 )
@@ -65,12 +65,17 @@ _OTHER_MEANINGS: Final = re.compile(
     r"|\b(call|class|function|method|type) signature$"
     r"|\b(map|push|rolling) pin$"
 )
-"""Names that end as those of secrets do."""
+"""Names that end like those of secrets but are not."""
+
+
+def _split(name: str) -> str:
+    """The words of a name, in lower case, with spaces in between."""
+    return " ".join(_WORDS.findall(name)).lower()
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether what has this name is a secret."""
-    words = " ".join(_WORDS.findall(name)).lower()
+    """Whether a value of this name is a secret."""
+    words = _split(name)
     return _SECRET.search(words) is not None and not _OTHER_MEANINGS.search(words)
 
 
@@ -82,5 +87,5 @@ _COUNT: Final = re.compile(
 
 def is_count_name(name: str) -> bool:
     """Whether a number under this name counts tokens: `max_tokens`; under `token` alone it is a credential."""
-    words = " ".join(_WORDS.findall(name)).lower()
+    words = _split(name)
     return "token" in words and _COUNT.search(words) is not None

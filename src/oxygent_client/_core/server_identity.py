@@ -1,20 +1,19 @@
 """Decide whether two URLs name the same server.
 
-Rule 1: user information, query and fragment do not count. The scheme and the host are compared without case, a default
-    port is the same as none, and the path is normalised (RFC 3986, section 6.2.2; a slash at its end does not count).
-Rule 2: `server_identity` takes all names of this machine's loopback for one host. It
-    serves where taking two servers for one is harmless: for trace ids, and for who may read a run. `server_address`
-    keeps them apart.
+Rule 1: user information, query and fragment are ignored. Scheme and host are compared without case, a default port
+    equals none, and the path is normalised (RFC 3986, section 6.2.2; a slash at its end is ignored).
+Rule 2: `server_identity` treats all names of the loopback interface as one host, for uses where confusing two servers
+    is harmless: trace ids, and access to a run. `server_address` keeps them apart.
 """
 
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 from urllib.parse import SplitResult, quote, urlsplit
 
-__all__ = ["server_address", "server_identity", "url_origin"]
+__all__ = ["address_of", "server_address", "server_identity", "url_origin"]
 
 PORTS: Final = {"http": 80, "https": 443}
 LOOPBACK: Final = "localhost"
@@ -24,32 +23,32 @@ _UNRESERVED: Final = re.compile(r"[A-Za-z0-9._~-]")
 
 
 def server_identity(url: str) -> str:
-    """`url` in normal form, with `localhost` for every name of this machine's loopback.
+    """Normalise `url`, with `localhost` for every name of the loopback interface.
 
     Raises:
-        ValueError: it is no URL.
+        ValueError: it is not a URL.
     """
     scheme, host, port = url_origin(url)
     return _joined(scheme, host.removesuffix("."), port, urlsplit(url).path)
 
 
 def server_address(url: str) -> str:
-    """`url` in normal form, with the host that it names.
+    """Normalise `url`; the host stays.
 
     Raises:
-        ValueError: it is no URL.
+        ValueError: it is not a URL.
     """
     parts = urlsplit(url)
     return _joined(parts.scheme, _host(parts.hostname or "").removesuffix("."), _port(parts), parts.path)
 
 
 def url_origin(url: str) -> tuple[str, str, int | None]:
-    """Scheme, host (`localhost` for every name of this machine's loopback) and port.
+    """The origin of `url`: scheme, host (`localhost` for every name of the loopback interface) and port.
 
-    A name with the dot of the root at its end is another one: what goes by names, certificates too, tells them apart.
+    A name with a dot at its end is another origin: certificates and virtual hosts tell them apart.
 
     Raises:
-        ValueError: it is no URL.
+        ValueError: it is not a URL.
     """
     parts = urlsplit(url)
     host = _host(parts.hostname or "")
@@ -66,12 +65,8 @@ def _joined(scheme: str, host: str, port: int | None, path: str) -> str:
 
 def _host(host: str) -> str:
     """A name in lower case and ASCII, or an IP address in its shortest form."""
-    try:
-        found = ip_address(host)
-    except ValueError:
-        pass
-    else:
-        return str(getattr(found, "ipv4_mapped", None) or found)
+    if (address := address_of(host)) is not None:
+        return str(address)
     try:
         return _short_address(host)
     except ValueError:
@@ -82,27 +77,34 @@ def _host(host: str) -> str:
         return host
 
 
+def address_of(host: str) -> IPv4Address | IPv6Address | None:
+    """Parse an IP address (an IPv4-mapped one as IPv4); None for a name."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
 def _short_address(host: str) -> str:
-    """The address that systems make of 127.1, 2130706433 or 0x7f.1 (`inet_aton`): the last number fills what is left.
+    """Parse a short address as `inet_aton` does (127.1, 2130706433, 0x7f.1): the last number fills the rest.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not such an address.
     """
     *first, last = (int(part, 0) for part in host.split("."))
     return str(IPv4Address(sum(number << 24 - 8 * place for place, number in enumerate(first)) + last))
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether a connection to `host` stays on this machine; to an unspecified address (0.0.0.0) it does as well."""
-    try:
-        found = ip_address(host)
-    except ValueError:
+    """Whether a connection to `host` stays on this machine; so does one to an unspecified address (0.0.0.0)."""
+    if (address := address_of(host)) is None:
         return host.removesuffix(".") == LOOPBACK
-    return found.is_loopback or found.is_unspecified
+    return address.is_loopback or address.is_unspecified
 
 
 def _path(path: str) -> str:
-    """The path without dot segments and without a slash at its end; only what needs it is escaped."""
+    """Normalise a path: no dot segments, no slash at its end, no needless escapes."""
     segments: list[str] = []
     for segment in _ESCAPED.sub(_unescaped, quote(path, safe=_ASCII, errors="replace")).split("/"):
         if segment == "..":

@@ -1,8 +1,8 @@
 """Find secrets in a text in every usual spelling: plain, escaped, or in base64.
 
-Rule 1: one function for all. `find` works on bytes, so that positions in a text that was cut into pieces stay true.
-Rule 2: linear in the text. Escapes are undone at most LAYERS times, and a secret is looked for in each layer.
-Rule 3: a secret of fewer than SHORT characters counts only where it stands alone: it may be a part of any word.
+Rule 1: `find` works on bytes, so that positions stay valid in a text that was cut into pieces.
+Rule 2: linear in the text. Escapes are decoded at most LAYERS times, and each layer is searched.
+Rule 3: a secret of fewer than SHORT characters is found only as a whole word, since it may be a part of any word.
 """
 
 from __future__ import annotations
@@ -22,51 +22,51 @@ __all__ = ["SHORT", "Needles", "find", "needles", "replaced"]
 Span: TypeAlias = tuple[int, int]
 
 SHORT: Final = 6
-"""Characters below which a secret is found only where it stands alone."""
+"""A shorter secret, in characters, is found only as a whole word."""
 PART: Final = 4
-"""Where a text was cut off within a secret, as many characters of it as make a part."""
+"""Characters at the end of a text that was cut off within a secret that count as a part of the secret."""
 LONG: Final = 24
-"""Characters of a longer secret by which it is found, wherever the text was cut off behind them."""
+"""A longer secret is found by so many of its first characters, wherever the text was cut off after them."""
 LAYERS: Final = 3
-"""How many times escapes are undone: JSON within JSON, or a URL within a form, is escaped twice."""
+"""How many times escapes are decoded: JSON within JSON, or a URL within a form, is escaped twice."""
 
 _ESCAPE: Final = re.compile(
     rb"%[0-9A-Fa-f]{2}"  # RFC 3986, section 2.1
     rb"|\\u[dD][89abAB][0-9A-Fa-f]{2}\\u[dD][c-fC-F][0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\[\"\\/bfnrt]"  # RFC 8259
-    rb"|\\x[0-9A-Fa-f]{2}|\\'"  # a `repr` of Python's
+    rb"|\\x[0-9A-Fa-f]{2}|\\'"  # `repr` of Python
     rb"|&#[0-9]{1,7};|&#[xX][0-9A-Fa-f]{1,6};|&[A-Za-z][A-Za-z0-9]{1,31};"  # HTML, section 13.5
 )
 _HALF: Final = re.compile(rb"(?:%[0-9A-Fa-f]?|\\(?:u[0-9A-Fa-f]{0,3}|x[0-9A-Fa-f]?)?|&[#0-9A-Za-z]{0,9})?\Z")
-"""An escape that was cut off, at the end of a text."""
+"""An incomplete escape at the end of a text."""
 _LETTERS: Final = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 
 @attrs.frozen
 class Needles:
-    """What is looked for: each secret in its plain forms and in base64."""
+    """Byte strings to search for: each secret in its plain and encoded forms."""
 
     plain: tuple[bytes, ...] = ()
-    """Found wherever they stand, and by their beginnings at the end of a text that was cut off."""
+    """Found anywhere; their beginnings also at the end of a text that was cut off."""
     coded: tuple[bytes, ...] = ()
-    """In base64, or as hexadecimal digits."""
+    """In base64 or hexadecimal."""
     alone: re.Pattern[bytes] | None = None
-    """Those that are short."""
+    """Short secrets."""
 
 
 def needles(secrets: Iterable[str], *, short: bool = True) -> Needles:
-    """What to look for to find these secrets; without the short ones where they would be found in words of our own."""
+    """Build the needles for these secrets; `short=False` leaves out short ones."""
     forms = {form for secret in secrets for form in _forms(secret) if form}
     plain = sorted((form for form in forms if len(form) >= SHORT), key=len, reverse=True)
     coded = sorted({code for form in plain for code in _codes(form)} - forms, key=len, reverse=True)
     few = sorted((form for form in forms if len(form) < SHORT), key=len, reverse=True) if short else []
-    # Letters beyond ASCII are letters, too: each of their bytes is 0x80 or more.
+    # Bytes of 0x80 and more belong to letters beyond ASCII.
     alone = rb"(?<![\w\x80-\xff])(?:%s)(?![\w\x80-\xff])" % b"|".join(map(re.escape, few))
     return Needles(tuple(plain), tuple(coded), re.compile(alone) if few else None)
 
 
 def _forms(secret: str) -> Iterator[bytes]:
-    """The secret as it is, with its own escapes undone, and with its spaces as a form writes them."""
-    # A `+` is a space in a form, and itself elsewhere.
+    """The secret itself, with its own escapes decoded, and with its spaces as in a form."""
+    # A `+` is a space in a form, and a plus elsewhere.
     for form in {secret, unquote_plus(secret), secret.replace(" ", "+")}:
         raw = form.encode("utf-8", "surrogatepass")
         yield raw
@@ -75,7 +75,7 @@ def _forms(secret: str) -> Iterator[bytes]:
 
 
 def _codes(form: bytes) -> Iterator[bytes]:
-    """What of the secret's base64 is the same whatever stands around it, at each of three alignments; and its hex."""
+    """The secret in hexadecimal, and the part of its base64 that no neighbour changes, at each of three alignments."""
     digits = form.hex().encode()
     yield from (digits, digits.upper())
     for whole in (base64.b64encode(form), base64.urlsafe_b64encode(form)):
@@ -92,21 +92,21 @@ def _codes(form: bytes) -> Iterator[bytes]:
 
 @attrs.frozen
 class _Layer:
-    """A text with escapes undone, and where its bytes stood before."""
+    """A text with its escapes decoded, and the original positions of its bytes."""
 
     text: bytes
     at: list[int]
-    """Where each stretch begins here, in ascending order."""
-    stood: list[tuple[int, int]]
-    """Where each of them began before, and its length there; one of the same length stands there as it is."""
+    """Start of each stretch in this text, in ascending order."""
+    origin: list[tuple[int, int]]
+    """Start and length of each stretch in the original; one of equal length was copied unchanged."""
 
-    def before(self, span: Span) -> Span:
-        """Where a span of this text stood."""
+    def original(self, span: Span) -> Span:
+        """The position of a span in the original."""
         return self._position(span[0]), self._position(span[1] - 1, is_end=True)
 
     def _position(self, here: int, *, is_end: bool = False) -> int:
         number = bisect_right(self.at, here) - 1
-        start, size = self.stood[number]
+        start, size = self.origin[number]
         following = self.at[number + 1] if number + 1 < len(self.at) else len(self.text)
         if following - self.at[number] == size:
             return start + here - self.at[number] + is_end
@@ -114,25 +114,25 @@ class _Layer:
 
 
 def _layers(text: bytes) -> Iterator[_Layer]:
-    """The text with its escapes undone once, twice, ...; none if it has none."""
+    """The text with its escapes decoded once, twice, ...; nothing if it has none."""
     for _ in range(LAYERS):
-        layer = _undone(text)
+        layer = _decode(text)
         if layer is None:
             return
         yield layer
         text = layer.text
 
 
-def _undone(text: bytes) -> _Layer | None:
-    parts, at, stood = list[bytes](), list[int](), list[Span]()
+def _decode(text: bytes) -> _Layer | None:
+    parts, at, origin = list[bytes](), list[int](), list[Span]()
     here = read = 0
     for match in _ESCAPE.finditer(text):
-        for start, end, meant in ((read, match.start(), None), (*match.span(), _meant(match[0]))):
-            part = text[start:end] if meant is None else meant
+        for start, end, decoded in ((read, match.start(), None), (*match.span(), _decode_escape(match[0]))):
+            part = text[start:end] if decoded is None else decoded
             if part:
                 parts.append(part)
                 at.append(here)
-                stood.append((start, end - start))
+                origin.append((start, end - start))
                 here += len(part)
         read = match.end()
     if not read:
@@ -140,12 +140,12 @@ def _undone(text: bytes) -> _Layer | None:
     if read < len(text):
         parts.append(text[read:])
         at.append(here)
-        stood.append((read, len(text) - read))
-    return _Layer(b"".join(parts), at, stood)
+        origin.append((read, len(text) - read))
+    return _Layer(b"".join(parts), at, origin)
 
 
-def _meant(escape: bytes) -> bytes:
-    """What an escape stands for; never nothing."""
+def _decode_escape(escape: bytes) -> bytes:
+    """Decode one escape; never empty."""
     if escape.startswith(b"&"):
         return html.unescape(escape.decode()).encode("utf-8", "surrogatepass") or escape
     if escape[:2] == b"\\u":
@@ -160,7 +160,7 @@ def _meant(escape: bytes) -> bytes:
 
 
 def find(text: bytes, wanted: Needles) -> list[Span]:
-    """Where the secrets stand in the text, in ascending order; spans that overlap are one."""
+    """The positions of the secrets in the text, in ascending order; overlapping spans are merged."""
     if not (wanted.plain or wanted.alone):
         return []
     found = _found(text, wanted)
@@ -170,16 +170,14 @@ def find(text: bytes, wanted: Needles) -> list[Span]:
         for here in _found(layer.text, wanted):
             span = here
             for each in reversed(layers):
-                span = each.before(span)
+                span = each.original(span)
             found.append(span)
     return _merged(found)
 
 
 def _found(text: bytes, wanted: Needles) -> list[Span]:
     found = list[Span]()
-    for needle in wanted.plain:
-        found += _each(text, needle)
-    for needle in wanted.coded:
+    for needle in (*wanted.plain, *wanted.coded):
         found += _each(text, needle)
     if wanted.alone is not None:
         found += [match.span() for match in wanted.alone.finditer(text)]
@@ -191,7 +189,7 @@ def _found(text: bytes, wanted: Needles) -> list[Span]:
 
 
 def _each(text: bytes, needle: bytes) -> Iterator[Span]:
-    """Where the needle stands, and where its beginning does, as far as it goes on there."""
+    """The positions of the needle, and of its beginning, as far as the text matches it."""
     begins = needle[:LONG]
     end = 0
     while (start := text.find(begins, end)) >= 0:
@@ -206,25 +204,25 @@ def _each(text: bytes, needle: bytes) -> Iterator[Span]:
 
 
 def _is_within(text: bytes, at: int) -> bool:
-    """Whether a character of UTF-8 began before."""
+    """Whether the position is inside a UTF-8 character."""
     return text[at] & 0xC0 == 0x80
 
 
 def _cut_off(text: bytes, needle: bytes) -> int:
-    """How much of the beginning of a needle the text ends with; 0 if that is too little to be a part."""
+    """How many of the first bytes of a needle are the end of the text; 0 if fewer than PART."""
     end = text[1 - len(needle) :]
-    if end.rfind(needle[:PART]) < 0:  # most of the time; the rest costs more
+    if end.rfind(needle[:PART]) < 0:  # the usual case; the rest is slower
         return 0
     size = _overlap(needle, end)
     return size if size >= PART else 0
 
 
 def _overlap(value: bytes, end: bytes) -> int:
-    """How much of the beginning of `value` stands at the very end of `end`, which is shorter than `value`.
+    """The length of the longest prefix of `value` that `end`, which is shorter, ends with.
 
-    By the algorithm of Knuth, Morris and Pratt: nothing is compared twice.
+    The algorithm of Knuth, Morris and Pratt, in linear time.
     """
-    borders = [0] * len(value)  # of each beginning of `value`: the longest that it ends with, and is not all of it
+    borders = [0] * len(value)  # for each prefix of `value`: its longest proper prefix that is also its suffix
     size = 0
     for at in range(1, len(value)):
         while size and value[at] != value[size]:
@@ -250,7 +248,7 @@ def _merged(spans: list[Span]) -> list[Span]:
 
 
 def replaced(text: str, wanted: Needles, instead: str) -> str:
-    """The text with `instead` in the place of each secret; the very same object if it holds none."""
+    """Replace each secret in the text by `instead`; the same object if it has none."""
     raw = text.encode("utf-8", "surrogatepass")
     parts, read = list[bytes](), 0
     for start, end in find(raw, wanted):

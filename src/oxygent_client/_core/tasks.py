@@ -1,7 +1,7 @@
 """Task groups that raise a single error unwrapped.
 
-A task group of anyio raises a group of errors, also around one. A caller who catches the error by its class would not
-see it, and a program that ends itself (`SystemExit`, Ctrl-C) would end with a traceback instead.
+anyio's task group raises an exception group, even for one error. `except SomeError` would not catch it, and a program
+would end with a traceback after `SystemExit` or Ctrl-C.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ __all__ = ["plain_task_group"]
 
 @asynccontextmanager
 async def plain_task_group() -> AsyncGenerator[TaskGroup, None]:
-    """A task group that raises an error as it is; of several, what ends the program, else the first."""
+    """A task group that raises a single error; of several errors a `BaseException` first, otherwise the first error."""
     found: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:
             yield tasks
     except BaseExceptionGroup as group:
         found = next((error for error in group.exceptions if not isinstance(error, Exception)), group.exceptions[0])
-    if found is not None:  # not within the `except`: the group would be its context
+    if found is not None:  # outside of the `except`, so that the group is not its context
         raise found

@@ -1,9 +1,10 @@
 r"""Escape remote text for display: control, hidden and reordering characters.
 
-Rule 1: remote text is untrusted; nothing of it gets into an error or a log but through here, or as a `repr`.
-Rule 2: what is readable stays as it is, in every script and with every emoji: an invisible character stays where the
-    characters around it need it, and nowhere else.
-Rule 3: applied twice it gives the same, since no sequence that stays begins with a character that may go.
+Rule 1: remote text is untrusted; it gets into an error or a log only through this module, or as a `repr`.
+Rule 2: readable text stays unchanged, in every script and with every emoji: an invisible character stays only where
+    the characters around it need it.
+Rule 3: escaping twice gives the same result as once: no sequence that is kept begins with a character that may be
+    escaped.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["escape_text", "replace_unsafe", "spelled"]
+__all__ = ["escape_character", "escape_text", "replace_unsafe"]
 
 _CONTROLS: Final = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff"
-"""As in a character class: C0, less tab and line feed; DEL and C1; line and paragraph separators; what changes the
-direction of the text around it (https://www.unicode.org/reports/tr9/, CVE-2021-42574); interlinear annotations; halves
-of a surrogate pair."""
+"""For a character class: C0 without tab and line feed; DEL and C1; line and paragraph separators; characters that
+change the direction of text (https://www.unicode.org/reports/tr9/, CVE-2021-42574); interlinear annotations; lone
+surrogates."""
 _IGNORABLE: Final = (
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff"
     "\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
-"""Default_Ignorable_Code_Point: what is drawn as nothing. `unicodedata` has no such property, so it stands here, from
-https://www.unicode.org/Public/UCD/latest/ucd/DerivedCoreProperties.txt (the same from Unicode 14 on: it has the code
-points that are still to be given out)."""
+"""Default_Ignorable_Code_Point: invisible characters. `unicodedata` does not have this property; the list is from
+https://www.unicode.org/Public/UCD/latest/ucd/DerivedCoreProperties.txt (unchanged since Unicode 14: it includes
+unassigned code points)."""
 _UNSAFE: Final = f"[{_CONTROLS}{_IGNORABLE}]"
 
 _EMOJI: Final = (
@@ -43,7 +44,7 @@ _JOINING: Final = (
     "\u0620-\u08ff\u0900-\u0dff\u0f00-\u109f\u1780-\u17b3\u17b6-\u17ff\u1807\u1820-\u18aa\u1b00-\u1bff\ua8e0-\ua8ff\ufb50-\ufdff"
     "\ufe70-\ufefc\U00010ac0-\U00010aff\U00011000-\U00011fff\U0001e900-\U0001e95f"
 )
-"""The scripts in which a joiner changes how the letters beside it are drawn: Arabic and its kin, those of India,
+"""Scripts in which a joiner changes the shape of the letters beside it: Arabic and related scripts, those of India,
 Myanmar and Cambodia, Mongolian, Adlam. https://www.unicode.org/versions/latest/core-spec/chapter-23/"""
 _MONGOLIAN: Final = "\u1820-\u18aa"
 
@@ -63,26 +64,26 @@ _IN_A_BLOCK: Final = re.compile(f"({_NEEDED})|{_UNSAFE}")
 _IN_A_LINE: Final = re.compile(f"({_NEEDED})|[\t\n{_CONTROLS}{_IGNORABLE}]")
 _UNSAFE_RUN: Final = re.compile(f"{_UNSAFE}+")
 _NEAR: Final = 2
-"""Within a sequence no more characters than these stand between two that are unsafe by themselves: a person, a skin."""
+"""Within a sequence at most so many characters stand between two unsafe ones: a person and a skin tone."""
 _NEEDS_BEFORE: Final = re.compile(
     "[\u180b-\u180f\u200c\u200d\ufe0e\ufe0f\U000e0030-\U000e0039\U000e0061-\U000e007a\U000e007f]+\\Z"
 )
-"""The end of a text that was cut within a sequence: without what followed, it may be one of those that hide."""
+"""The end of a text that was cut within a sequence: without its rest it may be an invisible character."""
 
 _NUMBER: Final = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 _LONGEST: Final = len("\\Uffffffff")
 
 
-def spelled(character: str) -> str:
-    r"""The number of a character: `\x1b`, `\u200b`, `\U000e0041`."""
+def escape_character(character: str) -> str:
+    r"""Escape a character: `\x1b`, `\u200b`, `\U000e0041`."""
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def replace_unsafe(text: str, by: Callable[[str], str]) -> str:
-    """`text`, with `by(character)` in the place of each that is unsafe; tabs and line feeds stay.
+    """Replace each unsafe character with `by(character)`; tabs and line feeds stay.
 
-    Only what stands near an unsafe character is looked at for sequences, which takes longer.
+    Only the surroundings of unsafe characters are searched for sequences, which is slower.
     """
     parts: list[str] = []
     done = start = end = 0
@@ -99,12 +100,9 @@ def _replaced(text: str, by: Callable[[str], str], pattern: re.Pattern[str]) -> 
 
 
 def escape_text(text: str, limit: int, *, lines: bool = False) -> str:
-    """At most `limit` characters of `text`, with everything unsafe spelled out by its number; in one line.
-
-    With `lines` its own lines stay.
-    """
-    shown = _replaced(text[: limit + _LONGEST], spelled, _IN_A_BLOCK if lines else _IN_A_LINE)
+    """Escape unsafe characters; the result has at most `limit` characters, in one line (with `lines`, in several)."""
+    shown = _replaced(text[: limit + _LONGEST], escape_character, _IN_A_BLOCK if lines else _IN_A_LINE)
     for number in _NUMBER.finditer(shown, max(0, limit - _LONGEST), limit + _LONGEST):
         if number.start() < limit < number.end():
-            return shown[: number.start()]  # half a number would be another text
+            return shown[: number.start()]  # half an escape would be another text
     return _NEEDS_BEFORE.sub("", shown[:limit]) if len(shown) > limit else shown

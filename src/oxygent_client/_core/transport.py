@@ -1,8 +1,8 @@
 """The `Transport` protocol, and the requests and responses that pass through it.
 
-Rule 1: what moves bytes is a `Transport`; what changes how they move is a `Transport` that holds one.
-Rule 2: a request and what is known about it are frozen; a wrapper that changes one makes another.
-Rule 3: no repr here shows a body, a header's value, user information or a query.
+Rule 1: a `Transport` moves bytes; retry, authentication and the like are transports that wrap a transport.
+Rule 2: requests and their contexts are frozen; a wrapper that changes one creates a new one.
+Rule 3: no repr shows a body, the value of a header, user information or a query.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ Purpose = Literal["run", "discover", "attach", "feedback", "health"]
 
 
 def check_url(url: str) -> str:
-    """`url`, if it can be a server's base URL.
+    """Return `url` if it can be a server's base URL.
 
     Raises:
-        ConfigurationError: it is not http or https, names no host, or holds what others might read in another way: a
-            space, a backslash, a second `@` before the host, or a character that is not printable.
+        ConfigurationError: it is not http or https, has no host, or has a character that URL parsers read differently:
+            a space, a backslash, a second `@` before the host, or one that is not printable.
     """
     try:
         parts = urlsplit(url)
@@ -56,7 +56,7 @@ def check_url(url: str) -> str:
 
 
 def redact_url(url: str) -> str:
-    """`url` as it may be shown: scheme, host, port and path; no user information, no query."""
+    """Remove the secret parts of a URL: only scheme, host, port and path stay."""
     parts = urlsplit(url)
     return urlunsplit(SplitResult(parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
@@ -67,31 +67,31 @@ _VALUE = re.compile(r"(?:[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)?")  # no spa
 
 def _frozen(headers: Mapping[str, str]) -> Mapping[str, str]:
     for name, value in headers.items():
-        is_text = isinstance(cast("Any", value), str)  # a subclass makes headers of anything
-        if not is_text or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+        is_str = isinstance(cast("Any", value), str)  # `prepare_headers` of a subclass may return anything
+        if not is_str or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
             raise ConfigurationError(f"the header {name[:60]!r} has a name or a value that HTTP does not allow")
     return MappingProxyType(dict(headers))
 
 
-def _plain(instance: object, attribute: object, path: str) -> None:
-    """Refuse a path that could begin another line of a request. What else a URL may not hold, transports encode."""
+def _printable(instance: object, attribute: object, path: str) -> None:
+    """Refuse a path that could start another line of the request. Transports encode all other characters."""
     if not path.isprintable():
-        raise ConfigurationError("the path of a request holds a character that is not printable")
+        raise ConfigurationError("the path of a request has a character that is not printable")
 
 
 class Claiming(Protocol):
-    """Claims the trace id of a run at each server that its request goes to: none has one id in flight twice."""
+    """Reserves the trace id of a run at each replica that the request goes to, so that no id is in flight twice."""
 
-    def fit(self, request: HTTPRequest, /) -> HTTPRequest:
-        """`request`, which is about to go to `context.replica`, with an id that is free there."""
+    def assign(self, request: HTTPRequest, /) -> HTTPRequest:
+        """Return `request`, about to be sent to `context.replica`, with a trace id that is free there."""
         ...
 
-    def heard(self, request: HTTPRequest, /) -> None:
-        """The response to `request` is handed on: of several that were sent, it is the run's."""
+    def confirm(self, request: HTTPRequest, /) -> None:
+        """Note that the response to `request` is the run's, of several requests that were sent."""
         ...
 
-    def unused(self, request: HTTPRequest, /) -> None:
-        """The replica surely ran nothing of `request`."""
+    def discard(self, request: HTTPRequest, /) -> None:
+        """Note that the replica surely ran nothing for `request`."""
         ...
 
 
@@ -105,40 +105,38 @@ class RunNotifier(Protocol):
 
 @attrs.frozen(kw_only=True)
 class Context:
-    """What wrappers of a transport may decide by. None of it is on the wire."""
+    """Information about a request that wrappers may use. It is not sent."""
 
     purpose: Purpose = "run"
-    """What it is for: `run` asks for a run, `attach` listens to a detached one, `discover` only looks something up,
-    `feedback` gives a run or the server something, `health` asks whether the server is there."""
+    """`run` starts a run, `attach` reads a detached one, `discover` is a lookup, `feedback` sends feedback or a file,
+    `health` is a health check."""
     trace_id: str = ""
-    """What the caller calls the run; empty where there is none."""
+    """The caller's trace id; empty without one."""
     group_id: str = ""
-    """What the caller calls the conversation."""
+    """The caller's id of the conversation."""
     deadline: float | None = None
-    """When the whole call must be over, by the event loop's clock (`anyio.current_time()`); None: never."""
+    """End of the whole call, by the event loop's clock (`anyio.current_time()`); None for no deadline."""
     remote_trace_id: str = ""
-    """What the server calls the run; for what finds it there again."""
+    """The trace id at the server."""
     idempotent: bool = False
-    """It may be sent twice: nothing runs, or the caller allows that an agent runs twice."""
+    """True if it may be sent twice: nothing runs, or the caller allows that the agent runs twice."""
     node_id: str = ""
-    """The caller's own node of the call; for logs and traces."""
+    """The caller's node id of the call, for logs and traces."""
     attempt: int = 1
-    """How many times it has been sent or tried, this one included. A wrapper that repeats a request counts here."""
+    """Number of this attempt. A wrapper that repeats a request increments it."""
     secret_headers: frozenset[str] = frozenset()
-    """Names, in lower case, of headers that hold a credential whatever they are called. A wrapper that adds one says so
-    here."""
+    """Headers that hold a credential, whatever their name, in lower case. A wrapper that adds one lists it here."""
     https_only: PlaintextRules | None = attrs.field(default=None, repr=False)
-    """What may go over plain http, for a transport that chooses the server itself or sends it to a proxy; None: as
-    `PlainHTTP()` has it."""
+    """Rules for plain http, for a transport that chooses the server itself or uses a proxy; None for the defaults."""
     replica: str = attrs.field(default="", repr=False)
-    """The URL of the replica that a `Cluster` asked; it stays when a redirect of that replica is followed."""
+    """URL of the replica that a `Cluster` picked; it stays the same when a redirect of that replica is followed."""
     claims: Claiming | None = attrs.field(default=None, repr=False, eq=False)
-    """What claims the run's trace id at the replica that a `Cluster` chooses; None if it is claimed already."""
+    """Reserves the run's trace id at the replica that a `Cluster` picks; None if it is reserved already."""
     sent: SentSecrets = attrs.field(factory=SentSecrets, repr=False, eq=False)
-    """What was sent in confidence until now: whatever shows a text of the remote's takes it out by this. A wrapper
-    hands it on; a transport that adds a credential of its own notes that here."""
+    """The secrets sent so far, to redact remote texts. A wrapper passes it on; a transport that adds a credential of
+    its own notes it here."""
     observed: RunNotifier | None = attrs.field(default=None, repr=False, eq=False)
-    """The run that the request is for, and who observes it. A wrapper hands it on."""
+    """Notifies the observers of the run. A wrapper passes it on."""
 
 
 @attrs.frozen
@@ -151,20 +149,20 @@ class HTTPRequest:
 
     method: str
     base_url: str
-    """The server's own URL; empty where a `Cluster` is to choose the server."""
-    path: str = attrs.field(validator=_plain)
-    """Below the base URL; a query may stand behind it."""
+    """The server's URL; empty if a `Cluster` picks the server."""
+    path: str = attrs.field(validator=_printable)
+    """Path below the base URL, perhaps with a query."""
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str], converter=_frozen)
     body: bytes = attrs.field(default=b"", repr=False)
     context: Context = attrs.field(factory=Context, kw_only=True)
-    """What is known about it; not sent."""
+    """Information about the request; not sent."""
 
     def __attrs_post_init__(self) -> None:
         self.context.sent.note(self.base_url, self.headers, self.context.secret_headers)
 
     @property
     def url(self) -> str:
-        """Where it goes: the base URL's own path stays in front of `path`, and its query behind that of `path`."""
+        """The URL to send to: the base URL's path, then `path`; the query of `path`, then that of the base URL."""
         base = urlsplit(self.base_url)
         path, _, query = self.path.partition("?")
         query = "&".join(part for part in (query, base.query) if part)
@@ -176,15 +174,15 @@ class HTTPRequest:
 
 @attrs.frozen
 class HTTPResponse:
-    """A response whose headers have come and whose body is still to be read."""
+    """Status and headers of a response, and its body to be read."""
 
     status: int
     headers: Mapping[str, str]
-    """Names in lower case. Content codings are as in `content-encoding`: a transport does not undo them."""
+    """Names in lower case. A transport does not decompress: the body is encoded as `content-encoding` says."""
     chunks: AsyncIterator[bytes]
-    """The body, piece by piece, each as soon as it is there. To be read within the exchange's block, once."""
+    """The body in chunks, each as soon as it arrives. Read it once, within the exchange's block."""
     request: HTTPRequest
-    """The request as it was really sent."""
+    """The request that was sent, with all that wrappers added."""
 
     def __repr__(self) -> str:
         return f"<HTTPResponse {self.status} to {self.request!r}>"
@@ -211,26 +209,24 @@ class Transport(Protocol):
 
     An implementation keeps these promises; `oxygent_client.testing.check_transport` tests them:
 
-    - Entering the block sends the request and waits for the response's headers; a chunk is handed over as it comes.
-    - Leaving the block, at any time and for any reason, closes the exchange at once. An exception of the block comes
-      out as it is.
-    - A status is handed over, whatever it is. Nothing is retried, and no redirect followed, unless that is what the
-      class is for.
-    - An error is an `OxyError` with its `outcome`: `ConnectError` if nothing was sent, else `ConnectionLostError`.
-    - Cancellation passes through; the transport stays usable.
-    - No cancel scope and no task group is left open between entering and leaving: the caller enters under a deadline of
-      its own.
+    - Entering the block sends the request and waits for the response headers; each chunk is returned when it arrives.
+    - Leaving the block, at any time and for any reason, closes the exchange at once. An exception of the block is
+      raised unchanged.
+    - Every status is returned. There is no retry and no redirect, unless that is the purpose of the class.
+    - An error is an `OxyError` with its `outcome`: `ConnectError` if nothing was sent, otherwise `ConnectionLostError`.
+    - Cancellation is not caught; the transport stays usable.
+    - No cancel scope and no task group stays open between entering and leaving, since the caller enters under its own
+      deadline.
     """
 
     def exchange(self, request: HTTPRequest, /) -> AbstractAsyncContextManager[HTTPResponse]:
-        """Send `request`; the block of the context manager is the life of the exchange."""
+        """Send `request`; the exchange lasts as long as the block of the context manager."""
         ...
 
     async def aclose(self) -> None:
-        """Close what the transport keeps open between exchanges. Doing so twice is no error.
+        """Close the connections that the transport keeps open. Closing twice is allowed.
 
-        A transport that keeps something open does not open it again: in this event loop, each later exchange is a
-        `ClosedError`.
+        A transport with connections does not open them again: a later exchange in this event loop raises `ClosedError`.
         """
         ...
 
@@ -239,7 +235,7 @@ T = TypeVar("T")
 
 
 def find_wrapped(transport: object, kind: type[T]) -> T | None:
-    """The first of this kind among a transport and what it wraps (its `inner`), from the outside in."""
+    """Find the outermost transport of this class among a transport and those it wraps (`inner`)."""
     while transport is not None and not isinstance(transport, kind):
         transport = getattr(transport, "inner", None)
     return transport

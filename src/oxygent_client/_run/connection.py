@@ -105,7 +105,7 @@ class RunConnection:
         try:
             content_codings(response.headers)
         except RemoteProtocolError as error:
-            raise NotAnEventStreamError(f"{error}; the run is at work", outcome=Outcome.STARTED) from error
+            raise NotAnEventStreamError(f"{error}; the run has started", outcome=Outcome.STARTED) from error
         self.chunks, self.headers = decompressed(response), response.headers
         return response.request
 

@@ -41,7 +41,7 @@ class TraceIdClaims:
             return request
         return attrs.evolve(request, context=attrs.evolve(request.context, claims=self))
 
-    def fit(self, request: HTTPRequest) -> HTTPRequest:
+    def assign(self, request: HTTPRequest) -> HTTPRequest:
         """`request`, which is about to go to `context.replica`, with an id that is free there.
 
         Raises:
@@ -54,19 +54,19 @@ class TraceIdClaims:
             try:
                 payload = _payload(request)
             except ConfigurationError:
-                self.unused(request)
+                self.discard(request)
                 raise
             body = encode({**payload, "current_trace_id": claim.remote})
             request = attrs.evolve(request, body=body, context=attrs.evolve(context, remote_trace_id=claim.remote))
-        self.heard(request)
+        self.confirm(request)
         return request
 
-    def heard(self, request: HTTPRequest) -> None:
+    def confirm(self, request: HTTPRequest) -> None:
         """The response to this request is the run's."""
         self.remote, self.replica = request.context.remote_trace_id, request.context.replica
         TRACE_IDS.name(self._first, self.remote)
 
-    def unused(self, request: HTTPRequest) -> None:
+    def discard(self, request: HTTPRequest) -> None:
         """The replica surely ran nothing of this request."""
         claim = self._at.pop(server_identity(request.context.replica), None)
         if claim is not None:  # it may have been sent twice

@@ -332,7 +332,7 @@ class Cluster:
                 response = await self._failover(stack, state, request, tried, first)
             self._note_location(response.request)  # with hedging: of the exchange that won
             if (claims := _claims(response.request)) is not None:
-                claims.heard(response.request)
+                claims.confirm(response.request)
             yield response
 
     async def aclose(self) -> None:
@@ -458,7 +458,7 @@ class Cluster:
         check_secure(request.url, request.headers, policy, marked=request.context.secret_headers, named=named)
         request = attrs.evolve(request, context=attrs.evolve(request.context, replica=replica.url))
         if (claims := _claims(request)) is not None:
-            request = claims.fit(request)
+            request = claims.assign(request)
         self._note_location(request)
         async with AsyncExitStack() as stack:
             stack.enter_context(_in_flight(replica))
@@ -466,13 +466,13 @@ class Cluster:
                 response = await stack.enter_async_context(self.inner.exchange(request))
             except OxyError as error:
                 if claims is not None and error.outcome in UNRUN:
-                    claims.unused(request)
+                    claims.discard(request)
                 if isinstance(error, FAULTS):
                     error.server_url = redact_url(replica.url)
                     self._record(replica, request.context, succeeded=False)
                 raise
             if claims is not None and _ran_nothing(response):
-                claims.unused(request)
+                claims.discard(request)
             chunks = _WatchedChunks(response.chunks)
             try:
                 yield attrs.evolve(response, chunks=chunks)

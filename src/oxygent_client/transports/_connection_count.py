@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary, ref
 
-from oxygent_client._core.per_loop import is_over, this_loop
+from oxygent_client._core.per_loop import is_closed, this_loop
 
 __all__ = ["ConnectionCounter"]
 
@@ -44,7 +44,7 @@ class ConnectionCounter(Generic[T]):
         """Close the connections whose event loop was closed or garbage collected."""
         for connection in self._alive():
             loop = self._known[connection]()
-            if loop is None or is_over(loop):
+            if loop is None or is_closed(loop):
                 self._close(connection)
 
     def _alive(self) -> list[T]:

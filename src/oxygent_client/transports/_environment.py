@@ -27,7 +27,8 @@ import attrs
 
 from oxygent_client._core.errors import ConfigurationError
 from oxygent_client._core.log import log_event
-from oxygent_client._core.plain_http import PlaintextRules, address_of, check_proxied, is_loopback
+from oxygent_client._core.plain_http import PlaintextRules, check_proxied, is_loopback
+from oxygent_client._core.server_identity import address_of
 from oxygent_client._core.transport import Context, HTTPRequest
 
 __all__ = [
