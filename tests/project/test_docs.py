@@ -240,7 +240,7 @@ FIGURES: Final = [
     ("docs/howto/retry-and-limit.md", "## Retry budget", f"{WORDS[Retry().budget]} retries"),
     ("docs/howto/retry-and-limit.md", "## Order of policies", f"{WORDS[Redirect().hops]} hops"),
     ("docs/tutorial.md", "## Handle errors", f"{WORDS[Retry().attempts]} attempts"),
-    ("docs/wire.md", "# The wire, quirk by quirk", f"{KEEP_ALIVE_SECONDS:g} s"),
+    ("docs/wire.md", "# The wire protocol", f"{KEEP_ALIVE_SECONDS:g} s"),
 ]
 
 
