@@ -21,7 +21,7 @@ import sys
 import threading
 import tomllib
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import attrs
 import pytest
@@ -36,7 +36,7 @@ from oxygent_client._protocol.run_record import FAILURES
 from oxygent_client._run.event_reader import LEGACY_SILENCE
 from oxygent_client._run.reconnect import FIRST_CHECK, FIRST_PAUSE, LONGEST_PAUSE
 from oxygent_client.cli._app import app
-from oxygent_client.cluster import Health
+from oxygent_client.cluster import Health, Strategy
 from oxygent_client.policies import ORDER, Redirect
 from oxygent_client.telemetry import Stats
 from oxygent_client.telemetry._stats import GROWTH
@@ -284,9 +284,10 @@ def test_the_order_of_the_policies() -> None:
             "## Extras",
             {*tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]},
         ),
+        ("docs/howto/cluster.md", "## Load balancing", {*get_args(Strategy)}),
         (
             "docs/contributing.md",
-            "# Contributing",
+            "## Checks",
             {
                 node.name
                 for node in ast.parse((ROOT / "noxfile.py").read_text("utf-8")).body
@@ -294,11 +295,11 @@ def test_the_order_of_the_policies() -> None:
             },
         ),
     ],
-    ids=["stats", "toy", "commands", "extras", "sessions"],
+    ids=["stats", "toy", "commands", "extras", "strategies", "sessions"],
 )
 def test_a_table_names_all(page: str, heading: str, expected: set[str]) -> None:
     """A table that stands for a whole has each of its parts, once, and no other."""
-    listed = [name.split()[0].strip("[]") for cells in rows(page, heading) for name in names(cells[0])]
+    listed = [name.split()[0].strip('[]"') for cells in rows(page, heading) for name in names(cells[0])]
     assert sorted(listed) == sorted(expected)
 
 
@@ -312,6 +313,17 @@ def test_the_layout_is_that_of_the_source() -> None:
         if not name.endswith("/__init__")
     }
     assert {cells[0].strip("`"): cells[1] for cells in rows("docs/contributing.md", "## Layout")} == expected
+
+
+def test_the_common_changes_name_files() -> None:
+    """Each module and file that the page sends a contributor to exists."""
+    text = page_text("docs/contributing.md").partition("## Common changes")[2].partition("## Layout")[0]
+    paths = {name for name in names(text) if re.fullmatch(r"\w+(/[\w.]+)+", name)}
+    assert len(paths) > 10
+    source = ROOT / "src" / "oxygent_client"
+    assert [
+        path for path in sorted(paths) if not (ROOT / path).is_file() and not (source / f"{path}.py").is_file()
+    ] == []
 
 
 # ------------------------------------------------------------------------------------------------------ The reference
