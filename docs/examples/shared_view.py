@@ -26,8 +26,8 @@ TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(REMOTE)
 
 async def show(message: Any, **_: Any) -> None:
     """Pass a message to the person it concerns."""
-    if who := {"flight": "Ada", "hotel": "Ben"}.get(message["type"]):
-        print(who, "sees", message["content"])
+    if person := {"flight": "Ada", "hotel": "Ben"}.get(message["type"]):
+        print(person, "sees", message["content"])
 
 
 async def main() -> None:

@@ -1,4 +1,4 @@
-"""The trips over HTTP: `GET /?wish=...` gives a plan as JSON."""
+"""Serve trips over HTTP: `GET /?wish=...` returns a plan as JSON."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from trips import NoTripError, plan
 
 
 class TripService:
-    """An ASGI application that asks `agent`."""
+    """An ASGI application that calls `agent`."""
 
     def __init__(self, agent: SSEOxyGent) -> None:
         self.agent = agent
@@ -30,5 +30,5 @@ class TripService:
 
 
 def from_environment() -> TripService:
-    """The service as it is deployed."""
+    """Make the deployed service."""
     return TripService(SSEOxyGent(server_url=os.environ["TRIP_AGENT_URL"]))

@@ -7,14 +7,14 @@ from oxygent_client import OxyError, SSEOxyGent, ToolCall
 
 @dataclass(frozen=True)
 class Trip:
-    """A plan, and who was asked for it."""
+    """A plan, and the agents and tools that were called for it."""
 
     plan: str
     asked: tuple[str, ...]
 
 
 class NoTripError(Exception):
-    """There is no plan; `again` says whether to ask again is safe, and may help."""
+    """There is no plan; `again` tells whether a retry is safe and may help."""
 
     def __init__(self, text: str, *, again: bool) -> None:
         super().__init__(text)
@@ -22,7 +22,7 @@ class NoTripError(Exception):
 
 
 async def plan(agent: SSEOxyGent, wish: str) -> Trip:
-    """The trip that the remote agent plans for this wish."""
+    """Let the remote agent plan a trip for this wish."""
     try:
         async with agent.stream(wish) as run:
             asked = [event.callee async for event in run if isinstance(event, ToolCall)]

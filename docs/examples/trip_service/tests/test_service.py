@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def get(agent: SSEOxyGent, wish: str) -> tuple[int, Any]:
-    """What a browser gets."""
+    """Return the status and the document that a browser gets."""
     transport = httpx.ASGITransport(TripService(agent))
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         response = await client.get("/", params={"wish": wish})
@@ -22,14 +22,14 @@ async def get(agent: SSEOxyGent, wish: str) -> tuple[int, Any]:
 
 
 async def test_over_a_socket(toy_remote: ServedToy) -> None:
-    """The remote is asked what the browser wished."""
+    """The remote gets the browser's wish."""
     status, trip = await get(SSEOxyGent(server_url=toy_remote.url), "echo a week in Rome")
     assert (status, trip["plan"]) == (200, "a week in Rome")
     assert [(run.query, run.state) for run in toy_remote.settled().runs] == [("echo a week in Rome", "finished")]
 
 
 async def test_a_cut_run_is_not_repeated(oxygent_fake: FakeFactory) -> None:
-    """The remote was at work when the line went dead, and nobody knows what it did."""
+    """The connection broke during a run, so a retry is not safe."""
     fake = oxygent_fake(tool_call("book_a_room"), errors.ConnectionLostError("gone"))
     agent = SSEOxyGent(server_url="http://remote", transport=fake)
     assert await get(agent, "Rome") == (502, {"error": "IncompleteStreamError"})

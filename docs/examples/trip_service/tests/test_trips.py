@@ -1,4 +1,4 @@
-"""Trips as a real remote planned them: recorded once, replayed ever after."""
+"""Trips planned by a real remote: recorded once, then replayed."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from trips import plan
 
 @pytest.mark.anyio
 async def test_a_trip_to_lisbon(oxygent_cassette: Transport) -> None:
-    """The plan is the remote's, and flights were asked for before hotels."""
+    """The plan comes from the remote, which called flights before hotels."""
     agent = SSEOxyGent(server_url="http://127.0.0.1:8082", transport=oxygent_cassette)
     trip = await plan(agent, "trip to Lisbon")
     assert trip.plan.startswith("## Lisbon, Friday to Monday")
