@@ -106,21 +106,25 @@ def types(session: nox.Session) -> None:
 
 @nox.session(tags=["full"])
 def tests(session: nox.Session) -> None:
-    """All tests but interop, on the Python that runs nox, with full branch coverage."""
+    """All tests but interop, on the Python that runs nox."""
     install_wheel(session, "test")
-    if session.posargs:  # a part of the tests covers a part of the code
-        session.run("pytest", "--ignore=tests/interop", *session.posargs)
-        return
+    session.run("pytest", "--ignore=tests/interop", *(session.posargs or WORKERS))
+
+
+@nox.session(tags=["full", "rest"])
+def coverage(session: nox.Session) -> None:
+    """The quick tests again, with full branch coverage: measured code takes twice the time."""
+    install_wheel(session, "test")
     session.run("coverage", "erase")
     measured = {"COVERAGE_PROCESS_START": str(ROOT / "pyproject.toml")}
-    session.run("pytest", "--ignore=tests/interop", *WORKERS, env=measured)
+    session.run("pytest", "--ignore=tests/interop", "-m", "not slow", *WORKERS, env=measured)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 
 
 @nox.session
 def quick(session: nox.Session) -> None:
-    """The tests without the slow ones, without coverage."""
+    """The tests without the slow ones."""
     install_wheel(session, "test")
     session.run("pytest", "--ignore=tests/interop", "-m", "not slow", *(session.posargs or WORKERS))
 
