@@ -50,7 +50,7 @@ class Unobserved(SSEOxyGent):
 
     def __init__(self, transport: FakeTransport) -> None:
         super().__init__(server_url=URL, transport=transport)
-        self._keeper = Nobody()  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]  (to compare)
+        self._stats = Nobody()  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]  (to compare)
 
 
 class Nobody:

@@ -74,7 +74,7 @@ async def initialised(
         error = raised
     assert isinstance(agent.get_org(), list)
     assert isinstance(agent.desc, str)
-    copy.deepcopy(agent._directory)
+    copy.deepcopy(agent._catalog)
     return agent, error
 
 

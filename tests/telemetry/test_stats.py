@@ -283,7 +283,7 @@ def copied(value: Any) -> Any:
 def test_a_copy_begins_at_nothing(again: Any) -> None:
     """Each agent counts for itself; one that travelled has no runs behind it."""
     agent = plain(server_url=URL)
-    agent._keeper.observed(()).note("begun", Context(), {})
+    agent._stats.observed(()).note("begun", Context(), {})
     clone: SSEOxyGent = again(agent)
     assert (agent.stats().runs, clone.stats().runs) == (1, 0)
 

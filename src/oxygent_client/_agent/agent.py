@@ -1,125 +1,325 @@
 """`SSEOxyGent`: composes a transport, a payload builder and an event router.
 
-Rule 1: this file joins; what it joins knows nothing of it. It stays under 150 lines (`tests/project/test_layers.py`).
-Rule 2: what subclasses assign after `super().__init__(...)` is read when it is used.
+Rule 1: a setting is one field, and is checked whenever it is assigned; it is read when it is used, since subclasses
+    assign after `super().__init__(...)`.
+Rule 2: names and signatures of settings and hooks are those of the OxyGent `SSEOxyGent` documentation.
+Rule 3: a hook does nothing by itself, and none replaces the forwarding of a message;
+    `oxygent_client._agent.callbacks` describes the order of the calls.
+Rule 4: each operation borrows a transport with the agent's policies around it, and returns it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, cast
 
-from oxygent_client._agent.client import Client
-from oxygent_client._agent.options import EventFilter, EventHandler, ProgressCallback, check_settings
-from oxygent_client._agent.remote_agent import CallOptions, make_request, single_attempt
-from oxygent_client._agent.request_builder import RequestBuilder
+import anyio
+import attrs
+
+from oxygent_client._agent import rules
+from oxygent_client._agent.call_options import make_request
+from oxygent_client._agent.callbacks import CallbackDispatcher, Hooks
+from oxygent_client._agent.detached import (
+    AttachRequestBuilder,
+    RunHandle,
+    attach_request,
+    read_token,
+    start_detached,
+)
+from oxygent_client._agent.remote_agent import RemoteAgent, single_attempt
+from oxygent_client._agent.request_builder import RequestBuilder, lookup_request
+from oxygent_client._agent.rules import EventFilter, EventHandler, ProgressCallback
 from oxygent_client._agent.transport_lease import TransportPool
-from oxygent_client._api.discovery import RemoteCatalog
+from oxygent_client._api import services
+from oxygent_client._api.discovery import DISCOVERY_SECONDS, RemoteCatalog
+from oxygent_client._api.records import RunRecord, look_until
+from oxygent_client._core.errors import ConfigurationError
 from oxygent_client._core.ids import new_id
 from oxygent_client._core.requests import OxyRequest, OxyResponse
+from oxygent_client._core.sent_secrets import SentSecrets
 from oxygent_client._core.settings import ConfirmState, Limits, Timeouts
-from oxygent_client._core.transport import Transport
-from oxygent_client._protocol.payload import CallStackStrategy
+from oxygent_client._core.transport import HTTPRequest, Transport
+from oxygent_client._core.validation import FLAG, NAMES, TEXTS
+from oxygent_client._protocol.payload import CallStackStrategy, build_payload
 from oxygent_client._protocol.router import EventRouter
 from oxygent_client._protocol.schema import Schema
+from oxygent_client._run.abandoned import sweep
+from oxygent_client._run.config import RunConfig
+from oxygent_client._run.outcome import OutcomeTracker
 from oxygent_client._run.run import Run
-from oxygent_client.policies import HTTPSOnly, Policies, Policy, Retry, check_secure
+from oxygent_client._run.trace_ids import TRACE_IDS
+from oxygent_client._run.watched_transport import OutcomeTransport
+from oxygent_client.cluster import RunLocation, cluster_of, home_of
+from oxygent_client.policies import HTTPSOnly, Policies, Policy, Redirect, Retry, check_secure
 from oxygent_client.telemetry._observers import Observer
-from oxygent_client.telemetry._stats import StatsCollector
+from oxygent_client.telemetry._stats import Stats, StatsCollector
+from oxygent_client.transports.httpx import HTTPXTransport
 
 __all__ = ["SSEOxyGent"]
 
 
-class SSEOxyGent(Client):
-    """A remote OxyGent system, used as if it were a local agent.
+def _url_by_position(cls: type[Any], fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
+    """Undo what attrs before 25.4 does: there `kw_only=True` makes inherited fields keyword-only, too."""
+    return [field.evolve(kw_only=field.name != "server_url") for field in fields]
 
-    Each argument becomes the attribute of its name (`progress_callback`: `progress_told`), where it is explained;
-    `name` and `desc` are your own words for the agent. A `transport` that you give is never closed by the agent; None
-    makes an `HTTPXTransport`. A `Cluster` chooses the server: then there is no `server_url`.
+
+@attrs.define(slots=False, eq=False, repr=False, kw_only=True, field_transformer=_url_by_position)
+class SSEOxyGent(RemoteAgent):
+    """A remote OxyGent system, used like a local agent.
+
+    Each argument is the attribute of the same name, which can be assigned later, too.
 
     Raises:
-        ConfigurationError: an argument is wrong.
+        ConfigurationError: a setting is invalid, also when it is assigned later.
     """
 
-    def __init__(
-        self,
-        *,
-        server_url: str = "",
-        name: str = "remote",
-        desc: str = "",
-        is_share_call_stack: bool = True,
-        call_stack_strategy: CallStackStrategy | None = None,
-        callee: str | None = None,
-        check_callee: bool = True,
-        transport: Transport | None = None,
-        router: EventRouter | None = None,
-        event_handlers: Mapping[str, EventHandler] | None = None,
-        event_filter: EventFilter | None = None,
-        progress_callback: ProgressCallback | None = None,
-        auth: Policy | None = None,
-        headers: Mapping[str, str] | None = None,
-        forward_headers: Collection[str] = frozenset(),
-        timeouts: Timeouts = Timeouts(),
-        retry: Retry = Retry(),
-        limits: Limits = Limits(),
-        https_only: bool = False,
-        plaintext_hosts: Collection[str] = (),
-        policies: Collection[Policy] = (),
-        argument_overrides: Collection[str] = frozenset(),
-        share_data: bool | Collection[str] = True,
-        sanitize: Callable[[Any], Any] | None = None,
-        schema: Schema | None = None,
-        strict: bool = False,
-        confirm_state: ConfirmState = "auto",
-        failure_detector: Callable[[Any], bool] | None = None,
-        observers: Collection[Observer] = (),
-    ) -> None:
-        check_settings(locals())
-        self.transport = transport
-        super().__init__(server_url=server_url, name=name, desc=desc)
-        judged = HTTPSOnly(https_only=https_only, plaintext_hosts=plaintext_hosts)
-        if server_url:  # else a Cluster chooses it, and checks
-            check_secure(server_url, {}, judged)
-        self.is_share_call_stack = is_share_call_stack
-        self.call_stack_strategy = call_stack_strategy
-        self.callee = callee
-        self.check_callee = check_callee
-        self.router = EventRouter() if router is None else router
-        self.event_handlers = {} if event_handlers is None else event_handlers
-        self.event_filter = event_filter
-        self.progress_told = progress_callback
-        self.auth = auth
-        self.headers = {} if headers is None else headers
-        self.forward_headers = forward_headers
-        self.timeouts = timeouts
-        self.retry = retry
-        self.limits = limits
-        self.https_only = https_only
-        self.plaintext_hosts = plaintext_hosts
-        self.policies = policies
-        self.argument_overrides = argument_overrides
-        self.share_data = share_data
-        self.sanitize = sanitize
-        self.schema = {} if schema is None else schema
-        self.strict = strict
-        self.confirm_state = confirm_state
-        self.failure_detector = failure_detector
-        self.observers = observers
-        self._keeper, self._directory, self._policies = StatsCollector(), RemoteCatalog(), Policies()
-        self._connections = TransportPool(self._make_transport)
+    _live = ("_transports", "_catalog", "_stats", "_policies")
 
-    async def ask(self, query: str | OxyRequest, **fields: Unpack[CallOptions]) -> OxyResponse:
-        """The remote's response to `query`.
+    is_share_call_stack: bool = attrs.field(default=True, validator=FLAG)
+    """Whether the call stack is sent to the remote. If not, the remote sees a plain user as its caller."""
+    call_stack_strategy: CallStackStrategy | None = attrs.field(default=None, validator=rules.STRATEGY)
+    """How much of the call stack is sent, see `build_payload`; None follows `is_share_call_stack`."""
+    callee: str | None = attrs.field(default=None, validator=rules.OPTIONAL_TEXT)
+    """The name of the agent that the remote runs. None leaves the choice to the remote, whose master answers."""
+    check_callee: bool = attrs.field(default=True, validator=FLAG)
+    """Whether to ask the remote for its names before the first call of `callee`: a server does not answer a call of a
+    name that it lacks."""
+    transport: Transport | None = attrs.field(default=None, validator=rules.TRANSPORT)
+    """Moves the bytes; the agent does not close it. None: an `HTTPXTransport` of the agent. A `Cluster` chooses the
+    server: then there is no `server_url`."""
+    router: EventRouter = attrs.field(default=None, converter=rules.router_or_default, validator=rules.ROUTER)
+    """Decides what each type of event does; None is the documented table."""
+    event_handlers: Mapping[str, EventHandler] = attrs.field(
+        default=None, converter=rules.handlers_or_empty, validator=rules.HANDLERS
+    )
+    """From message type to `async f(content)`; it gets the whole message if that has no content."""
+    event_filter: EventFilter | None = attrs.field(default=None, validator=rules.OPTIONAL_PLAIN)
+    """`f(message) -> bool`: False keeps an event from its handler and from `send_message`."""
+    progress_callback: ProgressCallback | None = attrs.field(default=None, validator=rules.OPTIONAL_ASYNC)
+    """`async f(text)`, called when a run starts, for each forwarded call and its end, and when the run completes. A class
+    that overrides `set_progress_callback` reports progress itself."""
+    auth: Policy | None = attrs.field(default=None, validator=rules.OPTIONAL_POLICY)
+    """Credentials: `BearerAuth`, `BasicAuth`, `APIKey` or `Headers` of `oxygent_client.policies`."""
+    headers: Mapping[str, str] = attrs.field(default=None, converter=rules.headers_or_empty, validator=TEXTS)
+    """Headers of every request."""
+    forward_headers: Collection[str] = attrs.field(default=frozenset[str](), validator=NAMES)
+    """Names of incoming headers (`shared_data["_headers"]`) that are sent to the remote."""
+    timeouts: Timeouts = attrs.field(default=Timeouts(), validator=rules.TIMEOUTS)
+    """Time-outs, in seconds."""
+    retry: Retry = attrs.field(default=Retry(), validator=rules.RETRY)
+    """When a request that surely ran nothing is repeated."""
+    limits: Limits = attrs.field(default=Limits(), validator=rules.LIMITS)
+    """How much data of the remote is accepted."""
+    https_only: bool = attrs.field(default=False, validator=FLAG)
+    """Whether plain http is refused, except to `plaintext_hosts`."""
+    plaintext_hosts: Collection[str] = attrs.field(default=(), validator=rules.check_plaintext_hosts)
+    """Hosts to which credentials, and with `https_only` anything, may be sent unencrypted."""
+    policies: Collection[Policy] = attrs.field(default=(), validator=rules.POLICIES)
+    """More policies of `oxygent_client.policies`: `ConcurrencyLimit`, `RateLimit`, another `Redirect`."""
+    argument_overrides: Collection[str] = attrs.field(default=frozenset[str](), validator=NAMES)
+    """Protocol fields that an argument may overwrite."""
+    share_data: bool | Collection[str] = attrs.field(default=True, validator=rules.SHARE_DATA)
+    """How much of `shared_data` and `group_data` is sent: all, nothing, or these keys."""
+    sanitize: Callable[[Any], Any] | None = attrs.field(default=None, validator=rules.OPTIONAL_PLAIN)
+    """`f(message) -> message`, applied to the copy that the filter, handlers and `send_message` get."""
+    schema: Schema = attrs.field(default=None, converter=rules.schema_or_empty, validator=rules.SCHEMA)
+    """From message type to `f(message)`, which raises ValueError or TypeError if the message is not valid."""
+    strict: bool = attrs.field(default=False, validator=FLAG)
+    """Whether a message that is not valid by `schema` is an error; if not, its event has `problems`."""
+    confirm_state: ConfirmState = attrs.field(default="auto", validator=rules.CONFIRM_STATE)
+    """Whether the server's record must confirm an answer: a real server reports a failed agent as a normal answer.
+    "auto" reads the record, within `Timeouts.lookup`, if the answer looks like a failure text of the framework; without
+    a record, the answer stands. True always reads it, within `Timeouts.confirm`, and raises an `UnconfirmedError`
+    without a confirmation. False never reads it."""
+    failure_detector: Callable[[Any], bool] | None = attrs.field(default=None, validator=rules.OPTIONAL_PLAIN)
+    """`f(output) -> bool`: True makes a failure of an answer. For servers without records."""
+    observers: Collection[Observer] = attrs.field(default=(), validator=rules.OBSERVERS)
+    """Observers of all runs, beside `stats()`."""
+
+    _catalog: RemoteCatalog = attrs.field(factory=RemoteCatalog, init=False)
+    _policies: Policies = attrs.field(factory=Policies, init=False)
+    _stats: StatsCollector = attrs.field(factory=StatsCollector, init=False)
+    _transports: TransportPool = attrs.field(
+        default=attrs.Factory(lambda self: TransportPool(self._make_transport), takes_self=True), init=False
+    )
+
+    def _check_together(self) -> None:
+        if cluster_of(self.transport) is None:
+            super()._check_together()
+            check_secure(self.server_url, {}, self._https_only)
+        elif self.server_url:
+            raise ConfigurationError("server_url cannot be combined with a Cluster, which chooses the server")
+
+    # --- hooks ---
+
+    def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
+        """Build the payload of a request. Override it to change the payload; the protocol's fields are set after it.
 
         Raises:
-            OxyError: there is none; the class, `outcome` and `retryable` say what to do about it.
+            PayloadError: an argument has the name of a protocol field.
         """
-        return await self._execute(self.prepared(make_request(query, fields)))
+        return build_payload(
+            oxy_request,
+            name=self.name,
+            is_share_call_stack=self.is_share_call_stack,
+            call_stack_strategy=self.call_stack_strategy,
+            argument_overrides=self.argument_overrides,
+        )
 
-    def stream(self, query: str | OxyRequest, **fields: Unpack[CallOptions]) -> Run:
-        """The remote's work on `query`: `async with agent.stream(query) as run: async for event in run: ...`."""
-        return self._run(self.prepared(make_request(query, fields)))
+    def prepare_headers(self, oxy_request: OxyRequest) -> dict[str, str]:
+        """Build the headers of a request, without those of the protocol. Override it to add headers."""
+        inbound: dict[str, str] = oxy_request.get_shared_data("_headers") or {}
+        rules.INBOUND_HEADERS.check("_headers", inbound)
+        allowed = {name.lower() for name in self.forward_headers}
+        return {**{name: value for name, value in inbound.items() if name.lower() in allowed}, **self.headers}
+
+    async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
+        """Handle a `tool_call` message (`{"type": ..., "content": {...}}`), that of the run's root too."""
+
+    async def handle_observation_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
+        """Handle an `observation` message, like `handle_tool_call_event`."""
+
+    async def _process_custom_event(self, event_data: Any, oxy_request: OxyRequest) -> None:
+        """Handle a message that is no answer, tool call or observation: any JSON, or a text."""
+
+    def is_hooked(self, name: str) -> bool:
+        """Whether a subclass, or an assignment, replaced a method."""
+        return getattr(getattr(self, name), "__func__", None) is not getattr(SSEOxyGent, name)
+
+    def set_progress_callback(self, callback: ProgressCallback | None) -> None:
+        """Set `progress_callback`; None disables it.
+
+        Raises:
+            ConfigurationError: `callback` is not async.
+        """
+        self.progress_callback = callback
+
+    # --- runs ---
+
+    async def ask(
+        self,
+        query: str | OxyRequest,
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        trace_id: str = "",
+        from_trace_id: str = "",
+        group_id: str = "",
+        shared_data: dict[str, Any] | None = None,
+        group_data: dict[str, Any] | None = None,
+        idempotent: bool = False,
+    ) -> OxyResponse:
+        """Run the remote and return its response.
+
+        Args:
+            query: the query, or a request with all of what follows.
+            arguments: more arguments of the agent (any JSON).
+            trace_id: your id of this run; generated if empty.
+            from_trace_id: the trace id of the previous turn, for the memory of the remote.
+            group_id: your id of the conversation; generated if empty.
+            shared_data: data that all calls of the run read and write.
+            group_data: data that all runs of the conversation read and write.
+            idempotent: True allows that the remote runs twice, so that a request is repeated after more failures.
+
+        Raises:
+            OxyError: the run failed; the class, `outcome` and `retryable` tell what to do next.
+        """
+        request = make_request(
+            query,
+            arguments=arguments,
+            trace_id=trace_id,
+            from_trace_id=from_trace_id,
+            group_id=group_id,
+            shared_data=shared_data,
+            group_data=group_data,
+            idempotent=idempotent,
+        )
+        return await self._execute(self.prepared(request))
+
+    def stream(
+        self,
+        query: str | OxyRequest,
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        trace_id: str = "",
+        from_trace_id: str = "",
+        group_id: str = "",
+        shared_data: dict[str, Any] | None = None,
+        group_data: dict[str, Any] | None = None,
+        idempotent: bool = False,
+    ) -> Run:
+        """Run the remote and iterate over its events, with the arguments of `ask`.
+
+        `async with agent.stream(query) as run: async for event in run: ...`
+        """
+        request = make_request(
+            query,
+            arguments=arguments,
+            trace_id=trace_id,
+            from_trace_id=from_trace_id,
+            group_id=group_id,
+            shared_data=shared_data,
+            group_data=group_data,
+            idempotent=idempotent,
+        )
+        return self._run(self.prepared(request))
+
+    async def start(
+        self,
+        query: str | OxyRequest,
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        trace_id: str = "",
+        from_trace_id: str = "",
+        group_id: str = "",
+        shared_data: dict[str, Any] | None = None,
+        group_data: dict[str, Any] | None = None,
+        idempotent: bool = False,
+    ) -> RunHandle:
+        """Start a detached run, with the arguments of `ask`: it needs no connection; `attach` reads its events.
+
+        Raises:
+            OxyError: it was not started, or (`outcome` UNKNOWN) it may have been.
+        """
+        request = make_request(
+            query,
+            arguments=arguments,
+            trace_id=trace_id,
+            from_trace_id=from_trace_id,
+            group_id=group_id,
+            shared_data=shared_data,
+            group_data=group_data,
+            idempotent=idempotent,
+        )
+        build = self._request_builder(self.prepared(request))
+        return await start_detached(build, self._lease, timeouts=self.timeouts, observers=self.observers)
+
+    def attach(self, token: str, *, request: OxyRequest | None = None) -> Run:
+        """Read the events of a detached run: `async with agent.attach(token) as run: ...`.
+
+        A connection that breaks is made again; leaving the block does not stop the run. The server keeps 1,024 messages
+        for the next reader, sends each once, and loses those that were under way when a connection broke: if the end is
+        lost, the answer is read from the server's record.
+
+        Args:
+            token: the result of `RunHandle.to_token`.
+            request: its `send_message` gets the forwarded messages; None discards them.
+
+        Raises:
+            ConfigurationError: `token` is no token, or its run is at another server.
+        """
+        handle = read_token(token, self.server_url)
+        request = attach_request(handle, request, self.name)
+        build = AttachRequestBuilder(
+            handle=handle,
+            request=request,
+            base_url=self.server_url or handle.server_url,
+            prepare_headers=self.prepare_headers,
+        )
+        return Run(self._run_config(request, handle.trace_id, build, attached_to=handle.remote_trace_id))
 
     @single_attempt
     async def _execute(self, oxy_request: OxyRequest) -> OxyResponse:
@@ -127,23 +327,184 @@ class SSEOxyGent(Client):
             return await run.final_response()
 
     async def _get_base_execution_logic(self, oxy_request: OxyRequest) -> OxyResponse:
-        """What `_execute` does unless a subclass replaces it."""
+        """Do what `_execute` does unless a subclass replaces it."""
         return await SSEOxyGent._execute(self, oxy_request)
 
     def _run(self, request: OxyRequest) -> Run:
-        trace_id = str(request.current_trace_id or new_id())
-        preparation = RequestBuilder(self, self._directory, request, trace_id, self.server_url)
-        return Run(self._plan(request, trace_id, preparation))
+        build = self._request_builder(request)
+        return Run(self._run_config(request, build.trace_id, build))
+
+    def _request_builder(self, request: OxyRequest) -> RequestBuilder:
+        return RequestBuilder(
+            request=request,
+            trace_id=str(request.current_trace_id or new_id()),
+            base_url=self.server_url,
+            name=self.name,
+            callee=self.callee,
+            check_callee=self.check_callee,
+            argument_overrides=self.argument_overrides,
+            share_data=self.share_data,
+            limits=self.limits,
+            catalog=self._catalog,
+            prepare_payload=self.prepare_payload,
+            prepare_headers=self.prepare_headers,
+        )
+
+    def _run_config(
+        self, request: OxyRequest, trace_id: str, build: RequestBuilder | AttachRequestBuilder, *, attached_to: str = ""
+    ) -> RunConfig:
+        return RunConfig(
+            request=request,
+            trace_id=trace_id,
+            base_url=build.base_url,
+            lease=self._lease,
+            prepare=build,
+            router=self.router,
+            listener=CallbackDispatcher(
+                cast("Hooks", self), request
+            ),  # to pyright a field with a converter is no property
+            timeouts=self.timeouts,
+            limits=self.limits,
+            question=partial(lookup_request, self.prepare_headers, request, build.base_url),
+            confirm_state=self.confirm_state,
+            failure_detector=self.failure_detector,
+            schema=self.schema,
+            strict=self.strict,
+            attached_to=attached_to,
+            observed=self._stats.observed(self.observers),
+        )
+
+    # --- the server ---
+
+    async def init(self) -> None:
+        """Discover the remote: `org`, `desc` if it is empty, and the names of its agents.
+
+        Raises:
+            OxyError: the remote could not be reached, or its answer is malformed.
+        """
+        await super().init()
+        async with self._operation() as (transport, template, until):
+            remote = await self._catalog.look(transport, template, self.limits, until=until)
+        self.org = remote.organization
+        self.desc = self.desc or remote.description
+
+    @property
+    def sent(self) -> SentSecrets:
+        """The credentials that the latest discovery sent, for `sanitize.without_credentials`."""
+        return self._catalog.sent
+
+    async def check_alive(self) -> bool:
+        """Health check: True if an OxyGent server answers at `server_url`; False if it reports that it is not alive.
+
+        Raises:
+            OxyError: no OxyGent server answers; the class tells why.
+        """
+        async with self._operation() as (transport, template, until):
+            return await services.check_alive(transport, template, self.limits, until=until)
+
+    async def lookup(self, trace_id: str) -> RunRecord | None:
+        """Return the server's record of the last run with your id `trace_id`.
+
+        A record may lag behind its run: while it does not show the end of the run, it is read again, for at most
+        `Timeouts.lookup`. None if the server has no such record, keeps no records, or cannot be reached.
+        """
+        if (location := self._location(trace_id)) is None:
+            return None
+        async with self._operation(location.base_url) as (transport, template, until):
+            record = await look_until(
+                lambda record: record.is_over,
+                transport,
+                template,
+                location.remote_trace_id,
+                self.limits,
+                until=anyio.current_time() + (self.timeouts.lookup or 0),
+                first_until=until,
+            )
+        return record if record is not None and record.nodes else None
+
+    async def feedback(self, channel_id: str, data: Any) -> None:
+        """Send a running agent the input of a human that it waits for; `data` is any JSON, and empty data is the last.
+
+        The channel is the one that the agent opened: the trace id of the run, unless the agent chose another name.
+
+        Raises:
+            PayloadError: `data` is not JSON.
+            ConfigurationError: there are several servers, and this program started no run of that name.
+            EnvelopeError: no run has such a channel; nothing was delivered.
+            OxyError: the server could not be reached, or refused.
+        """
+        if (location := self._location(channel_id)) is None:
+            raise ConfigurationError(
+                f"channel_id {channel_id[:100]!r} is unknown: this program started no such run in the cluster"
+            )
+        async with self._operation(location.base_url) as (transport, template, until):
+            await services.feedback(transport, template, location.remote_trace_id, data, self.limits, until=until)
+
+    async def upload(self, name: str, content: bytes) -> str:
+        """Store a file at the server and return the server's name of it, for the argument `attachments`.
+
+        The time-out is that of a run, `Timeouts.total`.
+
+        Raises:
+            PayloadError: `name` is no plain file name.
+            OxyError: the server could not be reached, or refused.
+        """
+        async with self._operation(seconds=math.inf) as (transport, template, until):
+            return await services.upload(transport, template, name, content, self.limits, until=until)
+
+    def stats(self) -> Stats:
+        """Return a snapshot of the statistics of this agent's runs; safe to call from any thread."""
+        sweep()
+        return self._stats.stats(self._transports if self.transport is None else self.transport)
+
+    def _location(self, name: str) -> RunLocation | None:
+        """The server of the last run with the caller's id `name`; None if that is an unknown replica of a cluster."""
+        if self.server_url:
+            return RunLocation(self.server_url, TRACE_IDS.remote_name(self.server_url, name))
+        return home_of(self.transport, name)
+
+    @asynccontextmanager
+    async def _operation(
+        self, base_url: str = "", *, seconds: float = DISCOVERY_SECONDS
+    ) -> AsyncGenerator[tuple[Transport, HTTPRequest, float], None]:
+        """Borrow a transport; also yield the template of a request, and the deadline, within `Timeouts.total`."""
+        total = self.timeouts.total
+        until = anyio.current_time() + (seconds if total is None else min(seconds, total))
+        template = lookup_request(self.prepare_headers, OxyRequest(), base_url or self.server_url)
+        async with self._lease() as transport:
+            yield transport, template, until
+
+    # --- the transport ---
+
+    @asynccontextmanager
+    async def _lease(self, outcome: OutcomeTracker | None = None) -> AsyncGenerator[Transport, None]:
+        """Borrow a transport for one operation, with the agent's policies around it."""
+        async with self._transports.lease(self.transport) as transport:
+            tracked = OutcomeTransport(transport, OutcomeTracker() if outcome is None else outcome)
+            policies: list[Policy] = [self.retry, self._https_only, *self.policies]
+            if self.auth is not None:
+                policies.append(self.auth)
+            if not any(isinstance(policy, Redirect) for policy in self.policies):
+                policies.append(Redirect())
+            yield self._policies.wrap(tracked, *policies)
+
+    @property
+    def _https_only(self) -> HTTPSOnly:
+        return HTTPSOnly(https_only=self.https_only, plaintext_hosts=self.plaintext_hosts)
+
+    def _make_transport(self) -> Transport:
+        """Make a transport of the agent's own, by its present settings."""
+        return HTTPXTransport(connect=self.timeouts.connect)
 
     async def __aenter__(self) -> Self:
-        self._connections.enter()
+        self._transports.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._connections.leave()
+        await self._transports.leave()
 
     async def aclose(self) -> None:
-        """Close the connections that the agent keeps; a transport that you gave stays open."""
-        await self._connections.aclose()
+        """Close the connections that the agent keeps; a transport that you passed stays open."""
+        await self._transports.aclose()

@@ -10,28 +10,91 @@ Rule 4: what the user's code raises is a `HandlerError` with it as the cause.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol, cast
 
 import attrs
 
-from oxygent_client._agent.options import AgentOptions, user_code_errors
+from oxygent_client._agent.rules import HANDLERS, SCHEMA, EventFilter, EventHandler, ProgressCallback
+from oxygent_client._agent.user_code import user_code_errors
 from oxygent_client._core.events import Event, Observation, ToolCall
 from oxygent_client._core.requests import OxyRequest
 from oxygent_client._core.text import escape_text
 from oxygent_client._core.validation import check_async, check_plain
 from oxygent_client._protocol.router import Action, Forward, SetAnswer, copy_json
+from oxygent_client._protocol.schema import Schema
 
-__all__ = ["CallbackDispatcher"]
+__all__ = ["CallbackDispatcher", "Hooks"]
 
-F = TypeVar("F", bound=Callable[..., Any])
+
+class Hooks(Protocol):
+    """The callbacks of an agent; each is looked up when it is called."""
+
+    @property
+    def event_filter(self) -> EventFilter | None:
+        """As `SSEOxyGent.event_filter`."""
+        ...
+
+    @property
+    def event_handlers(self) -> Mapping[str, EventHandler]:
+        """As `SSEOxyGent.event_handlers`."""
+        ...
+
+    @property
+    def progress_callback(self) -> ProgressCallback | None:
+        """As `SSEOxyGent.progress_callback`."""
+        ...
+
+    @property
+    def sanitize(self) -> Callable[[Any], Any] | None:
+        """As `SSEOxyGent.sanitize`."""
+        ...
+
+    @property
+    def schema(self) -> Schema:
+        """As `SSEOxyGent.schema`."""
+        ...
+
+    def is_hooked(self, name: str) -> bool:
+        """Whether a hook was replaced."""
+        ...
+
+    async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
+        """Handle a tool call."""
+        ...
+
+    async def handle_observation_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
+        """Handle an observation."""
+        ...
+
+    async def _process_custom_event(self, event_data: Any, oxy_request: OxyRequest) -> None:
+        """Handle another message."""
+        ...
+
+
+_METHODS: Final = ("handle_tool_call_event", "handle_observation_event", "_process_custom_event")
+_PREPARATIONS: Final = ("prepare_payload", "prepare_headers")
+
+
+def _check_hooks(agent: Hooks) -> None:
+    """Check what no assignment of a setting checks: members of mappings, and methods that were overridden.
+
+    Raises:
+        ConfigurationError: a function that is awaited is not async, or the other way round; the text names it.
+    """
+    HANDLERS.check("event_handlers", agent.event_handlers)
+    SCHEMA.check("schema", agent.schema)
+    for name in _METHODS:
+        check_async(name, getattr(agent, name))
+    for name in _PREPARATIONS:
+        check_plain(name, getattr(agent, name))
 
 
 @attrs.define
 class CallbackDispatcher:
     """Hands the events of one run to the program of one agent."""
 
-    agent: AgentOptions
+    agent: Hooks
     request: OxyRequest
     _sender: Callable[..., Any] | None = attrs.field(default=None, init=False)
     _keywords: tuple[str, ...] = attrs.field(default=(), init=False)
@@ -44,7 +107,7 @@ class CallbackDispatcher:
         Raises:
             ConfigurationError: a function that is to be awaited is not async, or the other way round.
         """
-        self.agent.check_hooks()
+        _check_hooks(self.agent)
         self._take_sender()
         await self._say("Starting remote execution...")
 
@@ -53,9 +116,8 @@ class CallbackDispatcher:
         agent = self.agent
         message: Any = self._clean(copy_json(event.message)) if self._is_seen(event, action) else None
         if agent.event_filter is not None:
-            keeps = self._once("event_filter", agent.event_filter, check_plain)
             with user_code_errors("the event filter"):
-                if not keeps(message):
+                if not agent.event_filter(message):
                     return
         await self._handle(event, action, message)
         if isinstance(action, Forward):
@@ -98,14 +160,13 @@ class CallbackDispatcher:
         sanitize = self.agent.sanitize
         if sanitize is None:
             return message
-        self._once("sanitize", sanitize, check_plain)
         with user_code_errors("sanitize"):
             return sanitize(message)
 
     async def _handle(self, event: Event, action: Action, message: Any) -> None:
         agent = self.agent
         if event.type is not None and (handler := agent.event_handlers.get(event.type)) is not None:
-            self._once(f"event_handlers[{event.type[:100]!r}]", handler, check_async)
+            self._check_handler(event.type, handler)
             with user_code_errors("an event handler"):
                 await handler(_content(message))
         with user_code_errors("an event handler"):
@@ -125,12 +186,11 @@ class CallbackDispatcher:
             self._sender, self._keywords = send, _keywords(send)
         return send
 
-    def _once(self, name: str, function: F, check: Callable[[str, Any], None]) -> F:
-        """`function`, which `check` does not refuse; it may have been assigned a moment ago."""
-        if self._checked.get(name) is not function:
-            check(name, function)
-            self._checked[name] = function
-        return function
+    def _check_handler(self, kind: str, handler: EventHandler) -> None:
+        """Check a handler once: it may have been added to the mapping a moment ago."""
+        if self._checked.get(kind) is not handler:
+            check_async(f"event_handlers[{kind[:100]!r}]", handler)
+            self._checked[kind] = handler
 
     async def _send(self, event: Event, message: Any) -> None:
         send = self._take_sender()
@@ -138,9 +198,9 @@ class CallbackDispatcher:
         await send(message, **{name: wire[name] for name in self._keywords})
 
     async def _say(self, text: str) -> None:
-        callback = self.agent.progress_told
-        if callback is not None:
-            self._once("progress_callback", callback, check_async)
+        callback = self.agent.progress_callback
+        # A class with its own `set_progress_callback` reports progress itself, as one of the documentation does.
+        if callback is not None and not self.agent.is_hooked("set_progress_callback"):
             with user_code_errors("the progress callback"):
                 await callback(text)
 

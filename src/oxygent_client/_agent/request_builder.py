@@ -1,21 +1,24 @@
 """Build the HTTP request of a run: payload, headers, names of agents.
 
-Rule 1: the user's `prepare_payload` and `prepare_headers` come first, `finalize_payload` and the protocol's own headers
-    last.
-Rule 2: the local name of an agent is the name of nothing at the remote, unless a discovery showed it there.
+Rule 1: the user's `prepare_payload` and `prepare_headers` run first; the protocol's own fields and headers are set
+    after them.
+Rule 2: the local name of an agent is sent as the callee only if a discovery showed that name at the remote.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection
+from typing import Any
 
 import attrs
 
-from oxygent_client._agent.options import AgentOptions, user_code_errors
+from oxygent_client._agent.user_code import user_code_errors
 from oxygent_client._api.discovery import RemoteCatalog
 from oxygent_client._core.errors import Outcome
 from oxygent_client._core.ids import new_id
 from oxygent_client._core.requests import OxyRequest
+from oxygent_client._core.settings import Limits
 from oxygent_client._core.transport import Context, HTTPRequest, Transport
 from oxygent_client._protocol.endpoints import HEADERS, PATHS, RUN_HEADERS
 from oxygent_client._protocol.payload import RESTART, check_arguments, check_restart, encode, finalize_payload
@@ -23,48 +26,57 @@ from oxygent_client._protocol.router import NameMap
 from oxygent_client._run.trace_ids import TRACE_IDS
 from oxygent_client.cluster import servers_of
 
-__all__ = ["RequestBuilder", "build_headers", "lookup_request"]
+__all__ = ["PrepareHeaders", "PreparePayload", "RequestBuilder", "build_headers", "lookup_request"]
+
+PreparePayload = Callable[[OxyRequest], dict[str, Any]]
+PrepareHeaders = Callable[[OxyRequest], dict[str, str]]
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class RequestBuilder:
-    """How one agent asks for one run."""
+    """Builds the request of one run, by the settings that the agent has when the run is created."""
 
-    agent: AgentOptions
-    directory: RemoteCatalog
     request: OxyRequest
     trace_id: str
     base_url: str
-    """The agent's, when the run was asked for: somebody may assign another one meanwhile."""
+    name: str
+    callee: str | None
+    check_callee: bool
+    argument_overrides: Collection[str]
+    share_data: bool | Collection[str]
+    limits: Limits
+    catalog: RemoteCatalog
+    prepare_payload: PreparePayload
+    prepare_headers: PrepareHeaders
 
     async def __call__(
         self, transport: Transport, remote_trace_id: str, deadline: float
     ) -> tuple[HTTPRequest, NameMap]:
-        """The POST that asks for the run, and how the names in its messages translate.
+        """Return the POST that starts the run, and the translation of the names in its messages.
 
         Raises:
             PayloadError: the request cannot become a payload.
             UnknownCalleeError: the remote does not have the callee.
         """
-        agent, request = self.agent, self.request
-        check_arguments(request.arguments, agent.argument_overrides)
+        request = self.request
+        check_arguments(request.arguments, self.argument_overrides)
         check_restart({name: getattr(request, name) for name in RESTART})
         callee = await self._callee(transport, deadline)
         with user_code_errors("prepare_payload", Outcome.NOT_SENT):
-            payload = agent.prepare_payload(request)
+            payload = self.prepare_payload(request)
         payload = finalize_payload(
             payload,
             trace_id=remote_trace_id,
             callee=callee,
             from_trace_id=request.from_trace_id or "",
-            share_data=agent.share_data,
+            share_data=self.share_data,
         )
         if isinstance(before := payload["from_trace_id"], str):
             payload["from_trace_id"] = TRACE_IDS.remote_name(self.base_url, before)
-        # By it the run is found in the server's record.
+        # The server's record of the run is searched for this id.
         node_id = payload["node_id"] = str(payload.get("node_id") or request.node_id or new_id())
         stack = None if "call_stack" in payload else tuple(request.call_stack)
-        link = NameMap(call_stack=stack, trace_id=self.trace_id, remote_trace_id=remote_trace_id)
+        names = NameMap(call_stack=stack, trace_id=self.trace_id, remote_trace_id=remote_trace_id)
         context = Context(
             purpose="run",
             trace_id=self.trace_id,
@@ -74,22 +86,21 @@ class RequestBuilder:
             node_id=node_id,
             remote_trace_id=remote_trace_id,
         )
-        headers = build_headers(agent, request) | RUN_HEADERS
-        return HTTPRequest("POST", self.base_url, PATHS["run"], headers, encode(payload), context=context), link
+        headers = build_headers(self.prepare_headers, request) | RUN_HEADERS
+        return HTTPRequest("POST", self.base_url, PATHS["run"], headers, encode(payload), context=context), names
 
     async def _callee(self, transport: Transport, deadline: float) -> str | None:
-        agent = self.agent
-        if agent.callee is None:
+        if self.callee is None:
             servers = servers_of(transport, self.base_url)
-            return agent.name if self.directory.shows(agent.name, servers) else None
-        if agent.check_callee:
-            pattern = lookup_request(agent, self.request, self.base_url)
-            await self.directory.check(agent.callee, transport, pattern, agent.limits, until=deadline)
-        return agent.callee
+            return self.name if self.catalog.shows(self.name, servers) else None
+        if self.check_callee:
+            template = lookup_request(self.prepare_headers, self.request, self.base_url)
+            await self.catalog.check(self.callee, transport, template, self.limits, until=deadline)
+        return self.callee
 
 
-def lookup_request(agent: AgentOptions, request: OxyRequest, base_url: str) -> HTTPRequest:
-    """The pattern of the GETs by which `agent` asks its remote what it is."""
+def lookup_request(prepare_headers: PrepareHeaders, request: OxyRequest, base_url: str) -> HTTPRequest:
+    """Return the template of the GET requests by which information about `request` or the remote is read."""
     context = Context(
         purpose="discover",
         trace_id=str(request.current_trace_id),
@@ -97,11 +108,11 @@ def lookup_request(agent: AgentOptions, request: OxyRequest, base_url: str) -> H
         node_id=request.node_id or "",
         idempotent=True,
     )
-    return HTTPRequest("GET", base_url, "", build_headers(agent, request), context=context)
+    return HTTPRequest("GET", base_url, "", build_headers(prepare_headers, request), context=context)
 
 
-def build_headers(agent: AgentOptions, request: OxyRequest) -> dict[str, str]:
-    """The headers of every request: the agent's own, and over them what the protocol needs."""
+def build_headers(prepare_headers: PrepareHeaders, request: OxyRequest) -> dict[str, str]:
+    """Return the headers of a request: the agent's own, and over them those of the protocol."""
     with user_code_errors("prepare_headers", Outcome.NOT_SENT):
-        own = {name.lower(): value for name, value in agent.prepare_headers(request).items()}
+        own = {name.lower(): value for name, value in prepare_headers(request).items()}
     return {**HEADERS, **own, "accept-encoding": HEADERS["accept-encoding"]}

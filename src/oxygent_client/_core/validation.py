@@ -28,6 +28,7 @@ __all__ = [
     "TEXTS",
     "Rule",
     "Validator",
+    "ValuesRule",
     "check_async",
     "check_each",
     "check_plain",
@@ -36,8 +37,8 @@ __all__ = [
     "integer",
     "is_async",
     "number",
+    "one_of",
     "optional",
-    "values",
 ]
 
 Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], Any]
@@ -114,6 +115,11 @@ def either(one: Rule, other: Rule) -> Rule:
     return Rule(f"{one.expected} or {other.expected}", check)
 
 
+def one_of(*choices: str) -> Rule:
+    """Accept these texts."""
+    return Rule(" or ".join(f'"{choice}"' for choice in choices), validators.in_(choices))
+
+
 def number(*, ge: float = -math.inf, gt: float = -math.inf, le: float = math.inf) -> Rule:
     """Accept finite numbers that are at least `ge`, more than `gt` and at most `le`; True and False are no numbers."""
     return Rule(f"a finite number{_bounds(ge, gt, le)}", _number((int, float), ge, gt, le), is_number=True)
@@ -140,15 +146,24 @@ def _bounds(ge: float, gt: float, le: float) -> str:
     return " ".join(["", " and ".join(said)]) if said else ""
 
 
-def values(rule: Rule) -> Validator:
-    """Apply `rule` to each value of a mapping; an error names the key."""
+@attrs.frozen
+class ValuesRule:
+    """A validator of mappings: applies a rule to each value; an error names the key."""
 
-    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-        MAPPING(instance, attribute, value)
-        for key, member in value.items():
-            rule.check(f"{type(instance).__name__}.{attribute.name}[{str(key)[:100]!r}]", member)
+    rule: Rule
 
-    return check
+    def __call__(self, instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        self.check(f"{type(instance).__name__}.{attribute.name}", value)
+
+    def check(self, name: str, value: object) -> None:
+        """Check an argument.
+
+        Raises:
+            ConfigurationError: it is no mapping, or one of its values is invalid.
+        """
+        MAPPING.check(name, value)
+        for key, member in cast("Mapping[Any, Any]", value).items():
+            self.rule.check(f"{name}[{str(key)[:100]!r}]", member)
 
 
 def is_async(function: Any) -> bool:
@@ -216,7 +231,7 @@ NAMES: Final = Rule(
         validators.and_(validators.instance_of(Collection), validators.not_(validators.instance_of(str))),
     ),
 )
-ASYNC: Final = Rule("an async function, defined with `async def`", _async)
-PLAIN: Final = Rule("a plain function, without `async`: it is not awaited", _plain)
+ASYNC: Final = Rule("an async function (`async def`)", _async)
+PLAIN: Final = Rule("a plain function, not an async one", _plain)
 check_async: Final = ASYNC.check
 check_plain: Final = PLAIN.check

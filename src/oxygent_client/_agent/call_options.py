@@ -1,0 +1,40 @@
+"""Make a request of the arguments of `ask`, `stream` and `start`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from oxygent_client._core.errors import ConfigurationError
+from oxygent_client._core.requests import OxyRequest
+from oxygent_client._core.validation import DICT, FLAG, MAPPING, TEXT, Rule, check_each, optional
+
+__all__ = ["make_request"]
+
+_RULES: Final[Mapping[str, Rule]] = {
+    "arguments": optional(MAPPING),
+    **dict.fromkeys(("trace_id", "from_trace_id", "group_id"), optional(TEXT)),
+    **dict.fromkeys(("shared_data", "group_data"), optional(DICT)),
+    "idempotent": FLAG,
+}
+_DEFAULTS: Final = (None, "", False)
+
+
+def make_request(query: str | OxyRequest, **options: Any) -> OxyRequest:
+    """Make a request of a query and the options of a call; return a query that is a request.
+
+    Raises:
+        ConfigurationError: the query or an option is invalid, or a request has options beside it.
+    """
+    check_each(options, _RULES)
+    given = {name: value for name, value in options.items() if value not in _DEFAULTS}
+    if isinstance(query, OxyRequest):
+        if given:
+            raise ConfigurationError(
+                f"{', '.join(given)} cannot be combined with an OxyRequest; set the fields of the request"
+            )
+        return query
+    if not isinstance(cast("Any", query), str):
+        raise ConfigurationError("query must be a str or an OxyRequest")
+    arguments = {**given.pop("arguments", {}), "query": query}
+    return OxyRequest(arguments=arguments, current_trace_id=given.pop("trace_id", ""), **given)

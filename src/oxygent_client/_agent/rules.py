@@ -1,0 +1,134 @@
+"""Validators, converters and types of the settings of an agent."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, Final
+
+import attrs
+
+from oxygent_client._core.settings import Limits, Timeouts
+from oxygent_client._core.transport import check_url
+from oxygent_client._core.validation import (
+    ASYNC,
+    FLAG,
+    NAMES,
+    PLAIN,
+    TEXT,
+    TEXTS,
+    Rule,
+    Validator,
+    ValuesRule,
+    either,
+    instance_of,
+    one_of,
+    optional,
+)
+from oxygent_client._protocol.router import EventRouter
+from oxygent_client._protocol.schema import Schema
+from oxygent_client.policies import HTTPSOnly, Policy, Retry
+
+__all__ = [
+    "CONFIRM_STATE",
+    "HANDLERS",
+    "INBOUND_HEADERS",
+    "LIMITS",
+    "OBSERVERS",
+    "OPTIONAL_ASYNC",
+    "OPTIONAL_PLAIN",
+    "OPTIONAL_POLICY",
+    "OPTIONAL_TEXT",
+    "POLICIES",
+    "RETRY",
+    "ROUTER",
+    "SCHEMA",
+    "SHARE_DATA",
+    "STRATEGY",
+    "TIMEOUTS",
+    "TRANSPORT",
+    "EventFilter",
+    "EventHandler",
+    "ProgressCallback",
+    "check_plaintext_hosts",
+    "check_server_url",
+    "handlers_or_empty",
+    "headers_or_empty",
+    "router_or_default",
+    "schema_or_empty",
+]
+
+EventFilter = Callable[[Any], bool]
+EventHandler = Callable[[Any], Awaitable[None]]
+ProgressCallback = Callable[[str], Awaitable[None]]
+
+
+def _has(method: str) -> Validator:
+    """Accept any object with such a method: a fake needs no more."""
+
+    def check(instance: object, attribute: object, value: object) -> None:
+        if isinstance(value, type) or not callable(getattr(value, method, None)):
+            raise TypeError
+
+    return check
+
+
+OPTIONAL_TEXT: Final = optional(TEXT)
+OPTIONAL_PLAIN: Final = optional(PLAIN)
+OPTIONAL_ASYNC: Final = optional(ASYNC)
+OPTIONAL_POLICY: Final = optional(
+    instance_of(Policy, "a policy such as BearerAuth('a-token') or BasicAuth('user', 'password')")
+)
+TRANSPORT: Final = optional(Rule("a transport such as HTTPXTransport(...)", _has("exchange")))
+ROUTER: Final = Rule("an EventRouter(...)", _has("route"))
+HANDLERS: Final = ValuesRule(ASYNC)
+SCHEMA: Final = ValuesRule(PLAIN)
+TIMEOUTS: Final = instance_of(Timeouts, "Timeouts(...), such as Timeouts(total=60)")
+RETRY: Final = instance_of(Retry, "Retry(...), such as Retry(attempts=3)")
+LIMITS: Final = instance_of(Limits, "Limits(...), such as Limits(body_bytes=1_000_000)")
+POLICIES: Final = instance_of(Collection, "a collection of policies, such as (ConcurrencyLimit(8),)")
+OBSERVERS: Final = instance_of(Collection, "a collection of observers")
+SHARE_DATA: Final = either(FLAG, NAMES)
+CONFIRM_STATE: Final = either(FLAG, one_of("auto"))
+STRATEGY: Final = optional(one_of("full", "partial", "none"))
+INBOUND_HEADERS: Final = attrs.evolve(TEXTS, expected=f"{TEXTS.expected}, in shared_data")
+
+
+def check_server_url(instance: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    """Refuse a text that is no URL of a server; it may be empty.
+
+    Raises:
+        ConfigurationError: the value is no such text.
+    """
+    TEXT(instance, attribute, value)
+    if value:
+        check_url(value)
+
+
+def check_plaintext_hosts(instance: object, attribute: attrs.Attribute[Any], value: Collection[str]) -> None:
+    """Refuse names that are no hosts.
+
+    Raises:
+        ConfigurationError: the value is no collection, or one of its members is no name of a host.
+    """
+    NAMES(instance, attribute, value)
+    HTTPSOnly(plaintext_hosts=value)
+
+
+def router_or_default(value: EventRouter | None) -> EventRouter:
+    """None stands for the documented routes."""
+    return EventRouter() if value is None else value
+
+
+def handlers_or_empty(value: Mapping[str, EventHandler] | None) -> Mapping[str, EventHandler]:
+    """None stands for no handlers."""
+    return {} if value is None else value
+
+
+def headers_or_empty(value: Mapping[str, str] | None) -> Mapping[str, str]:
+    """None stands for no headers."""
+    return {} if value is None else value
+
+
+def schema_or_empty(value: Schema | None) -> Schema:
+    """None stands for no schema."""
+    return {} if value is None else value

@@ -1,0 +1,24 @@
+"""Turn exceptions of the user's code into `HandlerError`."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from oxygent_client._core.errors import HandlerError, Outcome, OxyError
+
+__all__ = ["user_code_errors"]
+
+
+@contextmanager
+def user_code_errors(function: str, outcome: Outcome | None = None) -> Generator[None]:
+    """Raise a `HandlerError` for an exception of the user's `function`; the exception is its cause.
+
+    With an outcome, that of a run that has not started, errors of this package pass unchanged.
+    """
+    try:
+        yield
+    except Exception as error:
+        if outcome is not None and isinstance(error, OxyError):
+            raise
+        raise HandlerError(f"{function} raised {type(error).__name__}", outcome=outcome) from error
