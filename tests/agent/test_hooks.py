@@ -414,7 +414,7 @@ def delivering(delivery: type[CallbackDispatcher]) -> type[SSEOxyGent]:
         def _run(self, request: OxyRequest) -> Run:
             stream = super()._run(request)
             plan = stream._plan
-            stream._plan = attrs.evolve(plan, listener=delivery(self, request))
+            stream._plan = attrs.evolve(plan, listener=delivery(cast("Any", self), request))
             return stream
 
     return Mutant

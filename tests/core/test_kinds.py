@@ -1,8 +1,9 @@
-"""What counts as async: by how a function is defined, since a call might do something already."""
+"""Rules for arguments; whether a function is async is told by its definition, since a call might do something."""
 
 from __future__ import annotations
 
 import functools
+import math
 import types
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import AsyncMock, MagicMock
@@ -10,7 +11,26 @@ from unittest.mock import AsyncMock, MagicMock
 import pytest
 
 from oxygent_client import errors
-from oxygent_client._core.validation import check_async, check_plain, is_async
+from oxygent_client._core.validation import (
+    ASYNC,
+    DICT,
+    FLAG,
+    MAPPING,
+    NAMES,
+    PLAIN,
+    TEXT,
+    TEXTS,
+    Rule,
+    check_async,
+    check_plain,
+    either,
+    has_method,
+    integer,
+    is_async,
+    number,
+    one_of,
+    optional,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -76,7 +96,7 @@ class Awaited:
         yield
 
 
-ASYNC: Final[dict[str, Any]] = {
+ASYNC_FUNCTIONS: Final[dict[str, Any]] = {
     "a function": waits,
     "a partial": functools.partial(waits, 1),
     "a partial of a partial": functools.partial(functools.partial(Waits().waits)),
@@ -91,7 +111,7 @@ ASYNC: Final[dict[str, Any]] = {
     "a mock": AsyncMock(),
 }
 HEARD: Final[list[Any]] = []
-PLAIN: Final[dict[str, tuple[Any, str]]] = {
+PLAIN_FUNCTIONS: Final[dict[str, tuple[Any, str]]] = {
     # name: (the function, what an error calls it)
     "a function": (does, "function 'does'"),
     "a lambda": (lambda content: None, "function '<lambda>'"),  # pyright: ignore[reportUnknownLambdaType]  (a lambda cannot say its types)
@@ -106,7 +126,7 @@ PLAIN: Final[dict[str, tuple[Any, str]]] = {
 }
 
 
-@pytest.mark.parametrize("function", ASYNC.values(), ids=ASYNC)
+@pytest.mark.parametrize("function", ASYNC_FUNCTIONS.values(), ids=ASYNC_FUNCTIONS)
 def test_what_is_async(function: Any) -> None:
     """It is recognized behind partials, methods, objects and wrappers, and refused where nothing awaits it."""
     assert is_async(function)
@@ -115,7 +135,7 @@ def test_what_is_async(function: Any) -> None:
         check_plain("mine", function)
 
 
-@pytest.mark.parametrize(("function", "shown"), PLAIN.values(), ids=PLAIN)
+@pytest.mark.parametrize(("function", "shown"), PLAIN_FUNCTIONS.values(), ids=PLAIN_FUNCTIONS)
 def test_what_is_plain(function: Any, shown: str) -> None:
     """It is refused where it would be awaited, and the error says what it is."""
     assert not is_async(function)
@@ -132,3 +152,75 @@ def test_what_is_no_function() -> None:
         check_async("mine", 1)
     with pytest.raises(errors.ConfigurationError, match="got int"):
         check_plain("mine", 1)
+
+
+class Unprintable:
+    """A value whose repr never comes."""
+
+    def __repr__(self) -> str:
+        raise RecursionError
+
+    def does(self) -> None:
+        """Do nothing."""
+
+
+RULES: Final = {
+    "text": TEXT,
+    "flag": FLAG,
+    "dict": DICT,
+    "mapping": MAPPING,
+    "texts": TEXTS,
+    "names": NAMES,
+    "async": ASYNC,
+    "number": number(),
+    "integer": integer(),
+    "choice": one_of("x"),
+    "either": either(FLAG, NAMES),
+    "optional": optional(TEXT),
+    "method": has_method("exchange", "a transport"),
+}
+VALUES: Final[list[Any]] = [[Unprintable()], {"x": Unprintable()}, Unprintable().does, 10**5000]
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_a_value_is_not_shown(rule: Rule) -> None:
+    """No rule asks a value for its repr, which may be long, secret or endless."""
+    with pytest.raises(errors.ConfigurationError, match=r"^mine must be .*; got Unprintable$"):
+        rule.check("mine", Unprintable())
+
+
+@pytest.mark.parametrize("value", VALUES, ids=["list", "dict", "method", "digits"])
+def test_what_is_held_is_not_shown(value: Any) -> None:
+    """Nor a collection for that of its members."""
+    with pytest.raises(errors.ConfigurationError, match=r"^mine must be a str; got "):
+        TEXT.check("mine", value)
+    assert PLAIN.accepts(Unprintable().does)
+
+
+NUMBERS: Final[list[tuple[Rule, Any, bool]]] = [
+    # rule, value, whether it is accepted
+    (number(), 1.5, True),
+    (number(), True, False),
+    (number(), math.nan, False),
+    (number(), math.inf, False),
+    (number(), -math.inf, False),
+    (number(ge=0), 0, True),
+    (number(gt=0), 0, False),
+    (number(gt=0, le=1), 1.1, False),
+    (integer(ge=1), 1, True),
+    (integer(ge=1), 1.0, False),
+    (integer(ge=1), 0, False),
+    (integer(ge=1), 10**5000, True),
+]
+
+
+@pytest.mark.parametrize(("rule", "value", "accepted"), NUMBERS, ids=range(len(NUMBERS)))
+def test_numbers(rule: Rule, value: Any, accepted: bool) -> None:
+    """A number is finite, and within its bounds."""
+    assert rule.accepts(value) == accepted
+
+
+def test_a_refused_number_is_shown() -> None:
+    """It is no secret, and tells what is wrong."""
+    with pytest.raises(errors.ConfigurationError, match=r"^pace must be a finite number > 0 and <= 1; got -0\.5$"):
+        number(gt=0, le=1).check("pace", -0.5)

@@ -100,8 +100,8 @@ class SSEOxyGent(RemoteAgent):
     event_filter: EventFilter | None = attrs.field(default=None, validator=rules.OPTIONAL_PLAIN)
     """`f(message) -> bool`: False keeps an event from its handler and from `send_message`."""
     progress_callback: ProgressCallback | None = attrs.field(default=None, validator=rules.OPTIONAL_ASYNC)
-    """`async f(text)`, called when a run starts, for each forwarded call and its end, and when the run completes. A class
-    that overrides `set_progress_callback` reports progress itself."""
+    """`async f(text)`, called when a run starts, for each forwarded call and its end, and when the run completes. A
+    class that overrides `set_progress_callback` reports progress itself."""
     auth: Policy | None = attrs.field(default=None, validator=rules.OPTIONAL_POLICY)
     """Credentials: `BearerAuth`, `BasicAuth`, `APIKey` or `Headers` of `oxygent_client.policies`."""
     headers: Mapping[str, str] = attrs.field(default=None, converter=rules.headers_or_empty, validator=TEXTS)

@@ -16,10 +16,9 @@ from oxygent_client._core.validation import (
     PLAIN,
     TEXT,
     TEXTS,
-    Rule,
-    Validator,
     ValuesRule,
     either,
+    has_method,
     instance_of,
     one_of,
     optional,
@@ -62,24 +61,14 @@ EventHandler = Callable[[Any], Awaitable[None]]
 ProgressCallback = Callable[[str], Awaitable[None]]
 
 
-def _has(method: str) -> Validator:
-    """Accept any object with such a method: a fake needs no more."""
-
-    def check(instance: object, attribute: object, value: object) -> None:
-        if isinstance(value, type) or not callable(getattr(value, method, None)):
-            raise TypeError
-
-    return check
-
-
 OPTIONAL_TEXT: Final = optional(TEXT)
 OPTIONAL_PLAIN: Final = optional(PLAIN)
 OPTIONAL_ASYNC: Final = optional(ASYNC)
 OPTIONAL_POLICY: Final = optional(
     instance_of(Policy, "a policy such as BearerAuth('a-token') or BasicAuth('user', 'password')")
 )
-TRANSPORT: Final = optional(Rule("a transport such as HTTPXTransport(...)", _has("exchange")))
-ROUTER: Final = Rule("an EventRouter(...)", _has("route"))
+TRANSPORT: Final = optional(has_method("exchange", "a transport such as HTTPXTransport(...)"))
+ROUTER: Final = has_method("route", "an EventRouter(...)")
 HANDLERS: Final = ValuesRule(ASYNC)
 SCHEMA: Final = ValuesRule(PLAIN)
 TIMEOUTS: Final = instance_of(Timeouts, "Timeouts(...), such as Timeouts(total=60)")

@@ -2,6 +2,8 @@
 
 Rule 1: an error names the argument, the expected kind of value and the class of the given value; never the value.
 Rule 2: a `Rule` is an attrs validator; `Rule.check` applies it to an argument of a function.
+Rule 3: a rule is a predicate. The validators of attrs build their texts with the repr of a value that they refuse, also
+    inside `not_`: that may be long, fail, or never end.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from functools import partial
 from typing import Any, Final, TypeAlias, cast
 
 import attrs
-from attrs import validators
 
 from oxygent_client._core.errors import ConfigurationError
 
@@ -27,12 +28,12 @@ __all__ = [
     "TEXT",
     "TEXTS",
     "Rule",
-    "Validator",
     "ValuesRule",
     "check_async",
     "check_each",
     "check_plain",
     "either",
+    "has_method",
     "instance_of",
     "integer",
     "is_async",
@@ -41,30 +42,21 @@ __all__ = [
     "optional",
 ]
 
-Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], Any]
+Predicate: TypeAlias = Callable[[Any], bool]
 
 
 @attrs.frozen
 class Rule:
-    """A validator whose errors are `ConfigurationError`."""
+    """An attrs validator; its errors are `ConfigurationError`."""
 
     expected: str
     """The values that it accepts, to be read after "must be"."""
-    validator: Validator = attrs.field(repr=False)
-    """Raises TypeError or ValueError for any other value."""
+    accepts: Predicate = attrs.field(repr=False)
     is_number: bool = False
     """Whether the values are numbers: a number that is refused may be shown, since it is no secret."""
 
     def __call__(self, instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         self.check(f"{type(instance).__name__}.{attribute.name}", value)
-
-    def accepts(self, value: object) -> bool:
-        """Whether `value` is valid."""
-        try:
-            self.validator(None, _ATTRIBUTE, value)
-        except (TypeError, ValueError):
-            return False
-        return True
 
     def check(self, name: str, value: object) -> None:
         """Check an argument.
@@ -79,8 +71,6 @@ class Rule:
 
 
 _LARGEST: Final = 1e18
-_ATTRIBUTE: Final = attrs.fields(Rule).expected
-"""The validators of attrs read the name of an attribute for their own texts, which are not used."""
 
 
 def check_each(given: Mapping[str, object], rules: Mapping[str, Rule]) -> None:
@@ -95,55 +85,50 @@ def check_each(given: Mapping[str, object], rules: Mapping[str, Rule]) -> None:
 
 
 def instance_of(cls: type[Any], expected: str) -> Rule:
-    """Accept instances of `cls`."""
-    # A class can pass for an instance of a runtime-checkable protocol.
-    return Rule(expected, validators.and_(validators.instance_of(cls), validators.not_(validators.instance_of(type))))
+    """Accept instances of `cls`; a class is none, though it may pass for one of a runtime-checkable protocol."""
+    return Rule(expected, lambda value: isinstance(value, cls) and not isinstance(value, type))
 
 
-def optional(rule: Rule) -> Rule:
-    """Accept None too."""
-    return Rule(f"{rule.expected}, or None", validators.optional(rule.validator), is_number=rule.is_number)
-
-
-def either(one: Rule, other: Rule) -> Rule:
-    """Accept the values of two rules."""
-
-    def check(instance: object, attribute: object, value: object) -> None:
-        if not (one.accepts(value) or other.accepts(value)):
-            raise TypeError
-
-    return Rule(f"{one.expected} or {other.expected}", check)
+def has_method(name: str, expected: str) -> Rule:
+    """Accept any object with such a method: a fake needs no more."""
+    return Rule(expected, lambda value: callable(getattr(value, name, None)) and not isinstance(value, type))
 
 
 def one_of(*choices: str) -> Rule:
     """Accept these texts."""
-    return Rule(" or ".join(f'"{choice}"' for choice in choices), validators.in_(choices))
+    return Rule(
+        " or ".join(f'"{choice}"' for choice in choices), lambda value: isinstance(value, str) and value in choices
+    )
+
+
+def optional(rule: Rule) -> Rule:
+    """Accept None too."""
+    return Rule(f"{rule.expected}, or None", lambda value: value is None or rule.accepts(value), rule.is_number)
+
+
+def either(one: Rule, other: Rule) -> Rule:
+    """Accept the values of two rules."""
+    return Rule(f"{one.expected} or {other.expected}", lambda value: one.accepts(value) or other.accepts(value))
 
 
 def number(*, ge: float = -math.inf, gt: float = -math.inf, le: float = math.inf) -> Rule:
     """Accept finite numbers that are at least `ge`, more than `gt` and at most `le`; True and False are no numbers."""
-    return Rule(f"a finite number{_bounds(ge, gt, le)}", _number((int, float), ge, gt, le), is_number=True)
+    return _number("a finite number", (int, float), ge, gt, le)
 
 
 def integer(*, ge: float = -math.inf, gt: float = -math.inf, le: float = math.inf) -> Rule:
     """Likewise, whole numbers (`int`)."""
-    return Rule(f"an integer{_bounds(ge, gt, le)}", _number(int, ge, gt, le), is_number=True)
+    return _number("an integer", (int,), ge, gt, le)
 
 
-def _number(types: type | tuple[type, ...], ge: float, gt: float, le: float) -> Validator:
-    return validators.and_(
-        validators.instance_of(types),
-        validators.not_(validators.instance_of(bool)),
-        validators.ge(ge),
-        validators.gt(gt),
-        validators.le(le),
-        validators.lt(math.inf),
-    )
+def _number(expected: str, types: tuple[type, ...], ge: float, gt: float, le: float) -> Rule:
+    bounds = [f"{sign} {limit:g}" for sign, limit in ((">=", ge), (">", gt), ("<=", le)) if math.isfinite(limit)]
 
+    def accepts(value: Any) -> bool:
+        is_number = isinstance(value, types) and not isinstance(value, bool)
+        return is_number and value >= ge and value > gt and value <= le and value < math.inf
 
-def _bounds(ge: float, gt: float, le: float) -> str:
-    said = [f"{sign} {limit:g}" for sign, limit in ((">=", ge), (">", gt), ("<=", le)) if math.isfinite(limit)]
-    return " ".join(["", " and ".join(said)]) if said else ""
+    return Rule(" ".join(filter(None, (expected, " and ".join(bounds)))), accepts, is_number=True)
 
 
 @attrs.frozen
@@ -186,14 +171,16 @@ def _is_coroutine(function: Any) -> bool:
     return bool(by_types) or inspect.iscoroutinefunction(function)
 
 
-def _async(instance: object, attribute: object, value: object) -> None:
-    if not is_async(value):
-        raise TypeError
+def _are_texts(values: Any) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
-def _plain(instance: object, attribute: object, value: object) -> None:
-    if not callable(value) or is_async(value):
-        raise TypeError
+def _is_mapping_of_texts(value: Any) -> bool:
+    return isinstance(value, Mapping) and _are_texts(value) and _are_texts(cast("Mapping[Any, Any]", value).values())
+
+
+def _is_collection_of_texts(value: Any) -> bool:
+    return isinstance(value, Collection) and not isinstance(value, str) and _are_texts(value)
 
 
 def _description(value: object) -> str:
@@ -220,18 +207,9 @@ TEXT: Final = instance_of(str, "a str")
 FLAG: Final = instance_of(bool, "True or False")
 DICT: Final = instance_of(dict, "a dict")
 MAPPING: Final = instance_of(Mapping, "a mapping such as a dict")
-TEXTS: Final = Rule(
-    "a mapping from names to str, such as {'x-name': 'value'}",
-    validators.deep_mapping(TEXT.validator, TEXT.validator, MAPPING.validator),
-)
-NAMES: Final = Rule(
-    "a collection of names, such as {'name'}",
-    validators.deep_iterable(
-        TEXT.validator,
-        validators.and_(validators.instance_of(Collection), validators.not_(validators.instance_of(str))),
-    ),
-)
-ASYNC: Final = Rule("an async function (`async def`)", _async)
-PLAIN: Final = Rule("a plain function, not an async one", _plain)
+TEXTS: Final = Rule("a mapping from names to str, such as {'x-name': 'value'}", _is_mapping_of_texts)
+NAMES: Final = Rule("a collection of names, such as {'name'}", _is_collection_of_texts)
+ASYNC: Final = Rule("an async function (`async def`)", is_async)
+PLAIN: Final = Rule("a plain function, not an async one", lambda value: callable(value) and not is_async(value))
 check_async: Final = ASYNC.check
 check_plain: Final = PLAIN.check
