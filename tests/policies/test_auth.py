@@ -284,7 +284,7 @@ async def test_a_file_that_was_rotated_meanwhile(monkeypatch: pytest.MonkeyPatch
     def rotate(_request: HTTPRequest) -> None:
         monkeypatch.setenv(VARIABLE, "two")
 
-    inner = remote(attrs.evolve(DENIED, left=rotate), OK)
+    inner = remote(attrs.evolve(DENIED, on_close=rotate), OK)
     assert (await send(BearerAuthTransport(inner, BearerAuth.from_env(VARIABLE))))[0] == 200
     assert sent(inner) == ["Bearer one", "Bearer two"]
 

@@ -327,7 +327,7 @@ async def test_nothing_is_held_while_it_waits() -> None:
     def left(_: HTTPRequest) -> None:
         seen.append(f"left at {anyio.current_time() - start:g}")
 
-    fake, transport = retrying([Reply((b"no", read), status=429, headers={"retry-after": "9"}, left=left), GOOD])
+    fake, transport = retrying([Reply((b"no", read), status=429, headers={"retry-after": "9"}, on_close=left), GOOD])
     start = anyio.current_time()
     async with transport.exchange(RUN) as response:
         assert response.status == 200

@@ -396,6 +396,6 @@ async def test_two_requests_in_a_row() -> None:
             while len(received) < 2 * len(answered):
                 received += await stream.receive()
             assert 2 * answered == received
-        assert await peer.all_hung_up(until=anyio.current_time() + 5)
+        assert await peer.all_disconnected(until=anyio.current_time() + 5)
         assert [visit.path for visit in peer.visits] == ["/path", "/path"]
         await peer.stop()

@@ -97,7 +97,7 @@ async def test_replies_in_a_row() -> None:
     """A list of replies is used up in its order; when there is none left, that is said."""
     transport = FakeTransport({"/sse/chat": [Reply([b"1"]), Reply([b"2"])], "/x": Reply([b"x"])})
     assert [(await reading(transport, post()))[2] for _ in range(2)] == [[b"1"], [b"2"]]
-    with pytest.raises(errors.ConfigurationError, match="no reply left for /sse/chat"):
+    with pytest.raises(errors.ConfigurationError, match="no reply is left for /sse/chat"):
         await reading(transport, post())
     assert (await reading(transport, get("/x")))[2] == [b"x"]
 
@@ -134,9 +134,9 @@ async def test_who_is_told_of_leaving() -> None:
     """A reply's `left` is called with the request when its exchange has ended, once for each, however it ended."""
     told: list[HTTPRequest] = []
     replies = [
-        Reply(left=told.append),
-        Reply([pause(math.inf)], left=told.append),
-        Reply(before=LOST, left=told.append),
+        Reply(on_close=told.append),
+        Reply([pause(math.inf)], on_close=told.append),
+        Reply(before=LOST, on_close=told.append),
     ]
     transport = FakeTransport({"/sse/chat": replies})
     requests = [post({"n": n}) for n in range(3)]

@@ -19,6 +19,7 @@ from oxygent_client.testing import ToyRemote
 from oxygent_client.testing.script import (
     SCRIPTS,
     TRIP,
+    AgentStep,
     Call,
     Close,
     Cut,
@@ -27,7 +28,6 @@ from oxygent_client.testing.script import (
     Ping,
     Say,
     Script,
-    Step,
     Stream,
     Think,
     Together,
@@ -541,7 +541,7 @@ def test_an_unknown_dialect() -> None:
 
 def test_scripts_compare() -> None:
     """A script is data: it compares by what it says, and its steps may come from anything iterable."""
-    steps: list[Step] = [Pause(1), Ping(), Cut(), Hang(), Close(), Think("x")]
+    steps: list[AgentStep] = [Pause(1), Ping(), Cut(), Hang(), Close(), Think("x")]
     assert Script(steps) == Script(iter(steps))
     assert Together(steps) == Together(tuple(steps))
     assert TRIP is SCRIPTS["trip"]

@@ -1,10 +1,11 @@
 """Record a run to a file and replay it without a server.
 
-Rule 1: a recording is kept only after its secrets are gone (`_scrub.py`); what `scrub=` takes away goes then, too.
-    Nothing of the server's address is kept but the path of each request.
-Rule 2: what was not recorded is refused: a request that is not there, one time too many, a stream that was left.
-Rule 3: the file is text: JSON Lines, first what it is, then for each exchange its request, its response, a line for
-    each piece of the body with the seconds since the request was made, and how it ended.
+Rule 1: a recording is stored only after `_scrub` and the user's `scrub=` have removed its secrets. Of the server's URL
+    only the path of each request is stored.
+Rule 2: what was not recorded is refused: an unknown request, a request repeated too often, the rest of a stream that
+    the recording left early.
+Rule 3: the file is JSON Lines: a head, then for each exchange its request, its response, a line for each piece of the
+    body with the seconds since the request, and its end.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import errno
 import json
 import math
 import os
-import re
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -29,16 +29,18 @@ from oxygent_client._core.errors import ConfigurationError, Outcome, OxyError
 from oxygent_client._core.per_loop import Closed
 from oxygent_client._core.redaction import SCRUBBED, scrub_json, scrub_text
 from oxygent_client._core.spellings import SHORT, needles
+from oxygent_client._core.text import replace_unsafe
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Purpose, Transport
 from oxygent_client._version import __version__
 from oxygent_client.testing._scrub import (
-    body_without,
+    Remove,
+    map_texts,
+    remove_secrets,
+    remove_texts,
+    replace_in_body,
     scrub_body,
     scrub_headers,
     scrub_path,
-    secrets_out_of,
-    secrets_out_of_body,
-    without,
 )
 
 __all__ = [
@@ -55,22 +57,22 @@ __all__ = [
 
 VERSION: Final = 1
 
-DRAWN: Final = frozenset(
+GENERATED: Final = frozenset(
     """
     copied_node_id create_time current_trace_id father_node_id from_trace_id group_id input_md5 node_id node_id_stack
     pre_node_ids request_id root_trace_ids update_time
     """.split()
 )
-"""Fields of a payload that are drawn by lot, read from a clock, or follow from those that are; they need not agree."""
+"""Payload fields that are random, come from a clock, or depend on such fields; they need not match."""
 
 HEAD_BYTES: Final = 1024
-"""How much of a file is read to see whether it is a cassette."""
+"""Bytes read of a file to see whether it is a cassette."""
 SHOWN: Final = 10
-"""How many recordings an error names."""
+"""Number of recordings that an error names."""
 
 
 class CassetteError(ConfigurationError):
-    """A cassette does not hold what was asked for, or cannot be read. Record it again, or ask for what there is."""
+    """A cassette lacks the request, or cannot be read or written. Record it again, or send a recorded request."""
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -81,21 +83,21 @@ class Piece:
     """A piece of a body."""
 
     at: float
-    """Seconds since the request was made."""
+    """Seconds since the request."""
     data: bytes = attrs.field(repr=False)
 
 
 @attrs.frozen
 class Failure:
-    """An error of the transport, in the place of what would have come."""
+    """An error of the transport, instead of a response or of the rest of it."""
 
     name: str
-    """Of a class in `oxygent_client.errors`."""
+    """The name of a class in `oxygent_client.errors`."""
     text: str
     outcome: Outcome
 
     def error(self) -> OxyError:
-        """The error itself, new each time."""
+        """Return a new instance of the error."""
         return cast("type[OxyError]", getattr(errors, self.name))(self.text, outcome=self.outcome)
 
 
@@ -105,7 +107,7 @@ def _is_error(name: object) -> bool:
 
 
 End: TypeAlias = Literal["complete", "left"] | Failure
-"""Complete: the body came to its end. Left: its reader did not wait for that."""
+"""`complete`: the body was read to its end; `left`: the reader left before."""
 
 
 def _with_text(end: End, change: Callable[[str], str]) -> End:
@@ -114,26 +116,25 @@ def _with_text(end: End, change: Callable[[str], str]) -> End:
 
 @attrs.frozen(kw_only=True)
 class Entry:
-    """One exchange as it is kept: a request, and what came of it."""
+    """One recorded exchange: a request and its response."""
 
     method: str
     path: str
-    """Of its query only the names."""
+    """Of the query only the names are stored."""
     purpose: Purpose
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str])
     payload: Any = None
-    """The request's body, which is JSON; None if there was none."""
+    """The request's JSON body; None without one."""
     answered_at: float = 0.0
-    """Seconds from the request to the headers, or to the error in their place."""
+    """Seconds from the request to the response headers, or to the error instead of them."""
     status: int | None = None
-    """None: no response came."""
+    """None without a response."""
     response_headers: Mapping[str, str] = attrs.field(factory=dict[str, str])
     pieces: tuple[Piece, ...] = ()
     end: End = "complete"
     ended_at: float = 0.0
     credentials: frozenset[str] = attrs.field(default=frozenset(), repr=False)
-    """The credentials that the request carried, in its headers and its URL; they are removed wherever they stand, in
-    every usual spelling."""
+    """The credentials in the request's headers and URL; they are removed everywhere, in every usual spelling."""
 
     @property
     def body(self) -> bytes:
@@ -142,41 +143,36 @@ class Entry:
 
     @property
     def query(self) -> str:
-        """What the agent was asked."""
+        """The query of the run."""
         fields = cast("dict[str, Any]", self.payload) if isinstance(self.payload, dict) else {}
-        asked = fields.get("query", "")
-        return asked if isinstance(asked, str) else json.dumps(asked)
+        query = fields.get("query", "")
+        return query if isinstance(query, str) else json.dumps(query)
 
     def without(self, *texts: str) -> Entry:
-        """This entry with each of these texts replaced, wherever it stands, and however it is cut into pieces."""
-        texts = tuple(filter(None, texts))
+        """Return this entry with each of these texts replaced everywhere, also across pieces."""
+        return self._without(remove_texts(tuple(filter(None, texts))))
+
+    def _without(self, remove: Remove) -> Entry:
+        change, find_spans = remove
         return attrs.evolve(
-            _with_pieces(self, body_without(texts, [piece.data for piece in self.pieces])),
-            path=without(texts, self.path),
-            headers=without(texts, dict(self.headers)),
-            payload=without(texts, self.payload),
-            response_headers=without(texts, dict(self.response_headers)),
-            end=_with_text(self.end, lambda text: without(texts, text)),
+            _with_pieces(self, replace_in_body([piece.data for piece in self.pieces], find_spans)),
+            path=change(self.path),
+            headers=map_texts(dict(self.headers), change),
+            payload=map_texts(self.payload, change),
+            response_headers=map_texts(dict(self.response_headers), change),
+            end=_with_text(self.end, change),
         )
 
     def scrubbed(self) -> Entry:
-        """This entry without the secrets that are known by rule."""
-        secrets = needles(self.credentials)
-        left = attrs.evolve(
-            _with_pieces(self, secrets_out_of_body([piece.data for piece in self.pieces], secrets)),
-            path=secrets_out_of(self.path, secrets),
-            headers=secrets_out_of(dict(self.headers), secrets),
-            payload=secrets_out_of(self.payload, secrets),
-            response_headers=secrets_out_of(dict(self.response_headers), secrets),
-            end=_with_text(self.end, lambda text: cast("str", secrets_out_of(text, secrets))),
-        )
+        """Return this entry without the secrets that the redaction rules find."""
+        entry = self._without(remove_secrets(needles(self.credentials)))
         return attrs.evolve(
-            _with_pieces(left, scrub_body([piece.data for piece in left.pieces], left.response_headers)),
-            path=scrub_path(left.path),
-            headers=scrub_headers(left.headers),
-            payload=scrub_json(left.payload),
-            response_headers=scrub_headers(left.response_headers),
-            end=_with_text(left.end, scrub_text),
+            _with_pieces(entry, scrub_body([piece.data for piece in entry.pieces], entry.response_headers)),
+            path=scrub_path(entry.path),
+            headers=scrub_headers(entry.headers),
+            payload=scrub_json(entry.payload),
+            response_headers=scrub_headers(entry.response_headers),
+            end=_with_text(entry.end, scrub_text),
             credentials=frozenset(),
         )
 
@@ -190,15 +186,15 @@ def _with_pieces(entry: Entry, pieces: Iterable[bytes]) -> Entry:
 
 
 Scrub: TypeAlias = Callable[[Entry], Entry]
-"""An entry in, what may be kept of it out. Pure: it is applied to what is asked of a replay as well."""
+"""Return an entry as it may be stored. A pure function: it is applied to the requests of a replay as well."""
 
 
-def _as_it_is(entry: Entry) -> Entry:
+def _unchanged(entry: Entry) -> Entry:
     return entry
 
 
-def _asked(request: HTTPRequest) -> Entry:
-    """What `request` asks, with nothing scrubbed but what is marked as a credential."""
+def _request_entry(request: HTTPRequest) -> Entry:
+    """Return the entry of `request`, not scrubbed except for headers marked as credentials."""
     marked = request.context.secret_headers
     payload: Any = None
     if request.body:
@@ -217,7 +213,7 @@ def _asked(request: HTTPRequest) -> Entry:
 
 
 def _credentials(request: HTTPRequest) -> frozenset[str]:
-    """What a request carried in confidence; not what is so short that it may be a part of any word."""
+    """Return the credentials of a request, without those so short that they may be part of any word."""
     values = request.context.sent.values()
     return frozenset(value for value in values if len(value) >= SHORT)
 
@@ -226,43 +222,43 @@ def _credentials(request: HTTPRequest) -> frozenset[str]:
 
 
 class Cassette:
-    """Exchanges, in the order in which they began.
+    """Recorded exchanges, in the order in which they started.
 
     Args:
-        scrub: takes away what the rules leave: `lambda entry: entry.without("Ada Lovelace")`. A cassette that is
-            replayed needs the same, if it changes what is asked.
+        scrub: removes what the redaction rules leave: `lambda entry: entry.without("Ada Lovelace")`. A replay needs the
+            same function if it changes requests.
     """
 
-    def __init__(self, entries: Iterable[Entry] = (), *, scrub: Scrub = _as_it_is) -> None:
+    def __init__(self, entries: Iterable[Entry] = (), *, scrub: Scrub = _unchanged) -> None:
         self._entries = dict(enumerate(entries))
-        self._begun = len(self._entries)
+        self._started = len(self._entries)
         self._scrub = scrub
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """What there is; an exchange comes in when it has ended."""
+        """The exchanges that have ended."""
         return tuple(self._entries[place] for place in sorted(self._entries))
 
     def begin(self) -> int:
-        """The place of an exchange that begins now."""
-        self._begun += 1
-        return self._begun - 1
+        """Reserve the place of an exchange that starts now, and return it."""
+        self._started += 1
+        return self._started - 1
 
     def keep(self, place: int, entry: Entry) -> None:
-        """Keep what may be kept of `entry` in its place."""
+        """Store `entry`, cleaned, in its place."""
         self._entries[place] = self.clean(entry)
 
     def clean(self, entry: Entry) -> Entry:
-        """What may be kept of `entry`."""
+        """Return `entry` without secrets."""
         return self._scrub(entry.scrubbed())
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
-        """Write the file, whole or not at all. Only its owner may read a new file; an old one keeps its mode.
+        """Write the file atomically. A new file is readable by its owner only; an existing one keeps its mode.
 
-        A symbolic link stays, and the file that it names is written.
+        A symbolic link stays; the file that it points to is written.
 
         Raises:
-            CassetteError: it cannot be written, or something other than a cassette is there: see `check_path`.
+            CassetteError: the file cannot be written, or is not a cassette: see `check_path`.
         """
         self.check_path(path, force=force)
         target = _real(path)
@@ -282,10 +278,10 @@ class Cassette:
 
     @staticmethod
     def check_path(path: str | os.PathLike[str], *, force: bool = False) -> None:
-        """Check that `save` may write there, before anything is recorded. `force` allows to replace any regular file.
+        """Check, before recording, that `save` may write this file. `force` allows replacing any regular file.
 
         Raises:
-            CassetteError: there is a directory, a device, a pipe or a socket; or, without `force`, a file that is not
+            CassetteError: the path is a directory, a device, a pipe or a socket; or, without `force`, a file other than
                 a cassette.
         """
         target = _real(path)
@@ -293,7 +289,7 @@ class Cassette:
             if not target.parent.is_dir():
                 why = os.strerror(errno.ENOTDIR if target.parent.exists() else errno.ENOENT)
                 raise CassetteError(f"the cassette {path} cannot be written: {why}")
-            if not target.exists() and not target.is_symlink():  # what is a link still leads in a circle
+            if not target.exists() and not target.is_symlink():  # a link that is left is a loop
                 return
             if not target.is_file():
                 raise CassetteError(f"the cassette {path} cannot be written: it is not a regular file")
@@ -304,14 +300,14 @@ class Cassette:
         except OSError as error:
             raise CassetteError(f"the cassette {path} cannot be written: {error.strerror}") from error
         if first and not _is_head(first):
-            raise CassetteError(f"{path} is a file and not a cassette; force=True (--force) replaces it")
+            raise CassetteError(f"{path} is not a cassette; pass force=True (--force) to replace it")
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, scrub: Scrub = _as_it_is) -> Self:
-        """The cassette in a file.
+    def load(cls, path: str | os.PathLike[str], *, scrub: Scrub = _unchanged) -> Self:
+        """Load a cassette from a file.
 
         Raises:
-            CassetteError: there is none, or it cannot be read.
+            CassetteError: the file does not exist or cannot be read.
         """
         text, why = "", ""
         try:
@@ -325,22 +321,22 @@ class Cassette:
                 return cls.loads(text, scrub=scrub)
             except CassetteError as error:
                 why = str(error)
-        # Outside of the except clauses: the errors of the libraries hold the text of the file.
+        # Outside the except clauses, since the libraries' errors contain the text of the file.
         raise CassetteError(f"the cassette {path} cannot be read: {why}")
 
     def dumps(self) -> str:
-        """The text of the file."""
+        """Return the text of the file."""
         lines: list[dict[str, Any]] = [{"cassette": VERSION, "made_by": f"oxygent-client/{__version__}"}]
         for entry in self.entries:
             lines += _lines(entry)
         return "".join(_line(line) for line in lines)
 
     @classmethod
-    def loads(cls, text: str, *, scrub: Scrub = _as_it_is) -> Self:
-        """The cassette in the text of a file.
+    def loads(cls, text: str, *, scrub: Scrub = _unchanged) -> Self:
+        """Load a cassette from the text of a file.
 
         Raises:
-            CassetteError: it is none; the error names the line.
+            CassetteError: it is not a cassette; the error names the line.
         """
         return cls(_entries(text), scrub=scrub)
 
@@ -349,20 +345,16 @@ class Cassette:
 
 
 def _real(path: str | os.PathLike[str]) -> Path:
-    """The file that a symbolic link names; `Path.resolve` raises where links lead in a circle."""
+    """Return the file that a symbolic link points to; `Path.resolve` would raise for a loop of links."""
     return Path(os.path.realpath(path))
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
 
-# What JSON lets pass, and a terminal or an editor might obey: DEL, C1, marks of direction, line separators, halves of
-# surrogate pairs, the byte order mark.
-_UNSAFE: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
-
 
 def _line(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
+    """Return a line of the file, with the characters escaped that a terminal or an editor might obey."""
+    return replace_unsafe(json.dumps(value, ensure_ascii=False), lambda character: json.dumps(character)[1:-1]) + "\n"
 
 
 def _lines(entry: Entry) -> Iterator[dict[str, Any]]:
@@ -393,7 +385,7 @@ def _seconds(value: float) -> float:
 
 
 def _entries(text: str) -> Iterator[Entry]:
-    """The entries in the text of a file."""
+    """Parse the entries in the text of a file."""
     lines = text.removesuffix("\n").split("\n")
     _check_head(lines[0])
     entry: Entry | None = None
@@ -413,9 +405,9 @@ def _entries(text: str) -> Iterator[Entry]:
             ended = _ended(attrs.evolve(entry, pieces=tuple(pieces)), fields)
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
             ended = None
-        # Outside of the except clause: the errors of the libraries hold the text of the file.
+        # Outside the except clause, since the libraries' errors contain the text of the file.
         if ended is None:
-            raise CassetteError(f"line {number} is not what must stand there")
+            raise CassetteError(f"line {number} is invalid")
         yield ended
         entry = None
     if entry is not None:
@@ -423,7 +415,7 @@ def _entries(text: str) -> Iterator[Entry]:
 
 
 def _fields(line: str) -> dict[str, Any]:
-    """The object in a line; empty if it is none. NaN and infinities are not JSON."""
+    """Parse the object in a line; empty if it is invalid. NaN and infinities are not JSON."""
     try:
         fields: Any = json.loads(line, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -436,27 +428,27 @@ def _no_constant(name: str) -> Any:
 
 
 def _is_head(line: bytes) -> bool:
-    """Whether a file that begins with this line is a cassette, of whatever version."""
+    """Return whether a file with this first line is a cassette, of any version."""
     return "cassette" in _fields(line.decode("utf-8", "replace"))
 
 
 def _check_head(line: str) -> None:
     fields = _fields(line)
     if "cassette" not in fields:
-        raise CassetteError("it is no cassette: its first line does not say so")
+        raise CassetteError("it is not a cassette: the first line has no `cassette` field")
     if fields["cassette"] != VERSION:
-        raise CassetteError(f"it has another version than this release reads, which is {VERSION}")
+        raise CassetteError(f"its version is not supported; this release reads version {VERSION}")
 
 
 def _request(fields: dict[str, Any]) -> Entry:
     method, space, path = fields["request"].partition(" ")
     if not space or fields["purpose"] not in get_args(Purpose):
-        raise ValueError("no request")
+        raise ValueError("invalid request")
     return Entry(
         method=method,
         path=path,
         purpose=fields["purpose"],
-        headers=_texts(fields["headers"]),
+        headers=_parse_headers(fields["headers"]),
         payload=fields["payload"],
     )
 
@@ -464,14 +456,14 @@ def _request(fields: dict[str, Any]) -> Entry:
 def _answered(entry: Entry, fields: dict[str, Any]) -> Entry:
     status: Any = fields["status"]
     if type(status) is not int or not 100 <= status <= 599:
-        raise ValueError("no status")
-    at, headers = _time(fields["at"]), _texts(fields["headers"])
+        raise ValueError("invalid status")
+    at, headers = _parse_seconds(fields["at"]), _parse_headers(fields["headers"])
     return attrs.evolve(entry, answered_at=at, status=status, response_headers=headers)
 
 
 def _piece(fields: dict[str, Any]) -> Piece:
     data = fields["text"].encode() if "text" in fields else base64.b64decode(fields["base64"], validate=True)
-    return Piece(_time(fields["at"]), data)
+    return Piece(_parse_seconds(fields["at"]), data)
 
 
 def _ended(entry: Entry, fields: dict[str, Any]) -> Entry:
@@ -480,26 +472,26 @@ def _ended(entry: Entry, fields: dict[str, Any]) -> Entry:
     elif fields.get("end") in ("complete", "left"):
         end = fields["end"]
     else:
-        raise ValueError("no such end")
+        raise ValueError("invalid end")
     if entry.status is None and (entry.pieces or end == "complete"):
         raise ValueError("a body without a response")
-    return attrs.evolve(entry, end=end, ended_at=_time(fields["at"]))
+    return attrs.evolve(entry, end=end, ended_at=_parse_seconds(fields["at"]))
 
 
-def _time(value: Any) -> float:
-    """Seconds since a request was made."""
+def _parse_seconds(value: Any) -> float:
+    """Parse seconds since a request."""
     if type(value) not in (int, float) or not 0 <= value < math.inf:
-        raise ValueError("no time")
+        raise ValueError("invalid time")
     return float(value)
 
 
-def _texts(value: Any) -> dict[str, str]:
-    """Headers."""
+def _parse_headers(value: Any) -> dict[str, str]:
+    """Parse headers."""
     if not isinstance(value, dict):
-        raise TypeError("no headers")
+        raise TypeError("invalid headers")
     headers = cast("dict[str, Any]", value)
     if not all(isinstance(each, str) for each in headers.values()):
-        raise TypeError("no headers")
+        raise TypeError("invalid headers")
     return headers
 
 
@@ -507,11 +499,11 @@ def _texts(value: Any) -> dict[str, str]:
 
 
 class RecordingTransport:
-    """Records each exchange of the transport it holds.
+    """Records each exchange of another transport.
 
     Args:
-        inner: what really moves the bytes; closed with this.
-        cassette: where the exchanges go. To have a file, `save` it when all is over.
+        inner: the transport to record; closed with this one.
+        cassette: stores the exchanges. Call its `save` afterwards to write a file.
     """
 
     def __init__(self, inner: Transport, cassette: Cassette) -> None:
@@ -522,17 +514,17 @@ class RecordingTransport:
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
         """As `Transport.exchange`."""
         place = self._cassette.begin()
-        taken = _Taken(request, anyio.current_time())
+        recording = _Recording(request, anyio.current_time())
         try:
             async with self._inner.exchange(request) as response:
-                taken.answered(response)
-                yield attrs.evolve(response, chunks=_Taping(response.chunks, taken))
+                recording.answered(response)
+                yield attrs.evolve(response, chunks=_RecordedChunks(response.chunks, recording))
         except OxyError as error:
-            if taken.status is None:  # else it is the error of the block
-                taken.end = _failure(error)
+            if recording.status is None:  # otherwise the block raised it
+                recording.end = _failure(error)
             raise
         finally:
-            self._cassette.keep(place, taken.entry())
+            self._cassette.keep(place, recording.entry())
 
     async def aclose(self) -> None:
         """As `Transport.aclose`: closes the wrapped transport."""
@@ -547,8 +539,8 @@ def _failure(error: OxyError) -> Failure:
     return Failure(name, str(error), error.outcome)
 
 
-class _Taken:
-    """What is known of an exchange that is going on."""
+class _Recording:
+    """An exchange that is being recorded."""
 
     def __init__(self, request: HTTPRequest, began: float) -> None:
         self._request = request
@@ -567,15 +559,15 @@ class _Taken:
         self._answered_at = self.seconds()
         self.status = response.status
         self._headers = dict(response.headers)
-        self._credentials |= _credentials(response.request)  # what was added below the recording
+        self._credentials |= _credentials(response.request)  # added by the wrapped transport
 
     def piece(self, data: bytes) -> None:
         self._pieces.append(Piece(self.seconds(), data))
 
     def entry(self) -> Entry:
-        """All of it, secrets included."""
+        """Return the entry so far, secrets included."""
         return attrs.evolve(
-            _asked(self._request),
+            _request_entry(self._request),
             answered_at=self._answered_at,
             status=self.status,
             response_headers=self._headers,
@@ -586,12 +578,12 @@ class _Taken:
         )
 
 
-class _Taping:
-    """The pieces of a response, each noted as it is handed over."""
+class _RecordedChunks:
+    """The chunks of a response, recorded as they are read."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], taken: _Taken) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes], recording: _Recording) -> None:
         self._chunks = chunks
-        self._taken = taken
+        self._recording = recording
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -600,34 +592,37 @@ class _Taping:
         try:
             piece = await anext(self._chunks)
         except StopAsyncIteration:
-            self._taken.end = "complete"
+            self._recording.end = "complete"
             raise
         except OxyError as error:
-            self._taken.end = _failure(error)
+            self._recording.end = _failure(error)
             raise
-        self._taken.piece(piece)
+        self._recording.piece(piece)
         return piece
 
 
-# --- replaying --------------------------------------------------------------------------------------------------------
+# --- rereplay --------------------------------------------------------------------------------------------------------
 
 
 class ReplayTransport:
-    """Answers from a cassette, and from nothing else.
+    """Replays a cassette, without a network.
 
-    A request is answered by the first recording with the same method, path and payload that has not been used yet.
-    Fields of the payload that are drawn by lot (trace ids, node ids, ...) need not agree; headers and the server's
-    address do not count. The run is known by the recorded trace id: as `HTTPResponse.request` says, that was sent.
+    The response to a request is the first unused recording with the same method, path and payload. Generated payload
+    fields (trace ids, node ids, ...), headers and the server's address need not match. The run has the recorded trace
+    id: `HTTPResponse.request` shows it as sent.
 
     Args:
-        cassette: what there is.
-        pace: what the recorded waits are multiplied by: 0 waits for nothing, 1 is as it was.
-        match_payload: False looks at method and path alone.
+        cassette: the recordings.
+        pace: factor for the recorded waits: 0 does not wait, 1 waits as recorded.
+        match_payload: False compares method and path only.
+
+    Raises:
+        ConfigurationError: `pace` is negative or not finite.
     """
 
     def __init__(self, cassette: Cassette, *, pace: float = 0.0, match_payload: bool = True) -> None:
         if not 0 <= pace < float("inf"):
-            raise ConfigurationError(f"ReplayTransport(pace={pace!r}): must be 0 or more, and an end to it")
+            raise ConfigurationError(f"ReplayTransport: pace must be a finite number >= 0, not {pace!r}")
         self._cassette = cassette
         self._pace = pace
         self._match_payload = match_payload
@@ -636,7 +631,7 @@ class ReplayTransport:
 
     @property
     def unused(self) -> tuple[Entry, ...]:
-        """What has not been asked for."""
+        """The recordings that were not requested."""
         return tuple(self._left)
 
     @asynccontextmanager
@@ -644,39 +639,39 @@ class ReplayTransport:
         """As `Transport.exchange`.
 
         Raises:
-            CassetteError: this was not recorded, or not so many times.
-            ClosedError: it was closed.
+            CassetteError: the request was not recorded, or fewer times; the text names the nearest recording.
+            ClosedError: the transport was closed.
         """
         self._closed.check(self)
-        entry = self._take(self._cassette.clean(_asked(request)))
-        playing = _Playing(entry, anyio.current_time(), self._pace)
+        entry = self._take(self._cassette.clean(_request_entry(request)))
+        replay = _Replay(entry, anyio.current_time(), self._pace)
         if entry.status is None:
-            await playing.end()
-        await playing.until(entry.answered_at)
+            await replay.end()
+        await replay.until(entry.answered_at)
         assert entry.status is not None
         context = attrs.evolve(request.context, remote_trace_id=_trace_id(entry) or request.context.remote_trace_id)
         sent = attrs.evolve(request, context=context)
-        yield HTTPResponse(entry.status, dict(entry.response_headers), playing, sent)
+        yield HTTPResponse(entry.status, dict(entry.response_headers), replay, sent)
 
     async def aclose(self) -> None:
-        """As `Transport.aclose`: there is nothing that is kept open."""
+        """As `Transport.aclose`; nothing is kept open."""
         self._closed.note()
 
-    def _take(self, asked: Entry) -> Entry:
+    def _take(self, request: Entry) -> Entry:
         for place, entry in enumerate(self._left):
-            if self._is_same(asked, entry):
+            if self._is_same(request, entry):
                 return self._left.pop(place)
-        raise CassetteError(_refusal(asked, self._cassette.entries, self._is_same))
+        raise CassetteError(_refusal(request, self._cassette.entries, self._is_same))
 
-    def _is_same(self, asked: Entry, entry: Entry) -> bool:
-        return _place(asked) == _place(entry) and (not self._match_payload or not _differences(asked, entry))
+    def _is_same(self, request: Entry, entry: Entry) -> bool:
+        return _place(request) == _place(entry) and (not self._match_payload or not _differences(request, entry))
 
     def __repr__(self) -> str:
         return f"ReplayTransport({self._cassette!r}, pace={self._pace:g})"
 
 
-class _Playing:
-    """The pieces of a recording, each in its time."""
+class _Replay:
+    """The chunks of a recording, at their recorded times."""
 
     def __init__(self, entry: Entry, began: float, pace: float) -> None:
         self._entry = entry
@@ -685,16 +680,16 @@ class _Playing:
         self._next = 0
 
     async def until(self, at: float) -> None:
-        """Wait until the recording is there."""
+        """Wait until this time of the recording."""
         await anyio.sleep_until(self._began + at * self._pace)
 
     async def end(self) -> None:
-        """Do what the recording does at its end, unless it is complete."""
+        """End as the recording does; return if it is complete."""
         await self.until(self._entry.ended_at)
         if isinstance(self._entry.end, Failure):
             raise self._entry.end.error()
         if self._entry.end == "left":
-            raise CassetteError(f"the recording of {_shown(self._entry)} ends here: its reader left")
+            raise CassetteError(f"the recording of {_shown(self._entry)} is incomplete: its reader left here")
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -710,7 +705,7 @@ class _Playing:
 
 
 def _trace_id(entry: Entry) -> str:
-    """The trace id in a payload."""
+    """Return the trace id in a payload."""
     payload = entry.payload
     trace_id = cast("dict[str, Any]", payload).get("current_trace_id") if isinstance(payload, dict) else None
     return trace_id if isinstance(trace_id, str) else ""
@@ -720,27 +715,27 @@ def _place(entry: Entry) -> tuple[str, str]:
     return entry.method, entry.path
 
 
-def _differences(asked: Entry, entry: Entry) -> list[str]:
-    """The names of the payload's fields that do not agree; the empty name is the payload as a whole."""
-    one, other = asked.payload, entry.payload
+def _differences(request: Entry, entry: Entry) -> list[str]:
+    """Return the names of the payload fields that differ; the empty name stands for the whole payload."""
+    one, other = request.payload, entry.payload
     if not isinstance(one, dict) or not isinstance(other, dict):
         return [] if one == other else [""]
     mine, theirs = cast("dict[str, Any]", one), cast("dict[str, Any]", other)
     nothing = object()
-    names = sorted((mine.keys() | theirs.keys()) - DRAWN)
+    names = sorted((mine.keys() | theirs.keys()) - GENERATED)
     return [name for name in names if mine.get(name, nothing) != theirs.get(name, nothing)]
 
 
 def _shown(entry: Entry) -> str:
-    """A request in a few words, after its secrets are gone."""
+    """Return a short description of a scrubbed request."""
     return f"{entry.method} {entry.path}" + (f" {entry.query[:60]!r}" if entry.query else "")
 
 
-def _refusal(asked: Entry, entries: Sequence[Entry], is_same: Callable[[Entry, Entry], bool]) -> str:
-    same = [entry for entry in entries if is_same(asked, entry)]
-    near = [_differences(asked, entry) for entry in entries if _place(asked) == _place(entry)]
+def _refusal(request: Entry, entries: Sequence[Entry], is_same: Callable[[Entry, Entry], bool]) -> str:
+    same = [entry for entry in entries if is_same(request, entry)]
+    near = [_differences(request, entry) for entry in entries if _place(request) == _place(entry)]
     if same:
-        why = f"was recorded {len(same)} times, and asked for once more"
+        why = f"was recorded {len(same)} times, but requested more often"
     elif near:
         names = ", ".join(repr(name) for name in min(near, key=len) if name)
         why = "was not recorded: the nearest recording differs in " + (names or "its payload")
@@ -748,4 +743,4 @@ def _refusal(asked: Entry, entries: Sequence[Entry], is_same: Callable[[Entry, E
         why = "was not recorded"
     there = list(dict.fromkeys(_shown(entry) for entry in entries))
     more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
-    return f"{_shown(asked)} {why}; the cassette holds {', '.join(there[:SHOWN]) or 'nothing'}{more}"
+    return f"{_shown(request)} {why}; the cassette holds {', '.join(there[:SHOWN]) or 'nothing'}{more}"

@@ -1,7 +1,7 @@
 """`check_transport`: test that a transport fulfils the `Transport` contract.
 
-Rule 1: what is promised, and how it is looked at, is in `_promises.py`; here it is carried out and told.
-Rule 2: a check is bounded in time: a transport that hangs is found wrong, and hangs nobody.
+Rule 1: the checks are in `_transport_checks`; this module runs them and reports.
+Rule 2: each check has a time limit: a transport that hangs fails the check.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ RESULTS: Final[tuple[Result, ...]] = ("kept", "broken", "skipped")
 
 @attrs.frozen
 class TransportReport:
-    """What `check_transport` saw; its text is a table for a person to read."""
+    """The findings of `check_transport`; its `str` is a table for people."""
 
     results: Mapping[str, Result]
-    """Each check by its name."""
+    """The result of each check, by name."""
     notes: Mapping[str, str]
-    """What was seen where a promise was broken, and why a check was skipped."""
+    """The finding of each broken check, and the reason of each skipped one."""
     checkpoints: int
-    """At how many places an exchange was cancelled: at each at which it waited or might have."""
+    """At how many checkpoints an exchange was cancelled."""
 
     def names(self, result: Result) -> tuple[str, ...]:
-        """The checks with this result."""
+        """Return the names of the checks with this result."""
         return tuple(name for name, found in self.results.items() if found == result)
 
     def __str__(self) -> str:
@@ -51,12 +51,12 @@ class TransportReport:
         for name, result in self.results.items():
             lines.append(f"  {result:<8}{name:<15}{TRANSPORT_PROMISES[name]}")
             if name in self.notes:
-                lines.append(f"{'':25}{'seen' if result == 'broken' else 'why'}: {self.notes[name]}")
+                lines.append(f"{'':25}{'found' if result == 'broken' else 'reason'}: {self.notes[name]}")
         return "\n".join(lines)
 
 
 class TransportCheckError(AssertionError):
-    """The transport breaks promises, which the text names. What came out unexpectedly is in the `__cause__`."""
+    """The transport breaks the contract; the text names the broken checks. Unexpected errors are the `__cause__`."""
 
     report: TransportReport
 
@@ -66,66 +66,68 @@ class TransportCheckError(AssertionError):
 
     @property
     def failed(self) -> tuple[str, ...]:
-        """The names of the checks whose promise was broken."""
+        """The names of the broken checks."""
         return self.report.names("broken")
 
 
 @attrs.define
-class _Judgement:
-    """Of one check."""
+class _Finding:
+    """The outcome of one check."""
 
     result: Result = "broken"
-    note: str = "a cancellation came out that nobody had asked for"
+    note: str = "an unrequested cancellation was raised"
     error: Exception | None = None
 
 
-async def _judge(bench: Bench, name: str, judgement: _Judgement) -> None:
+async def _run_check(bench: Bench, name: str, finding: _Finding) -> None:
     try:
         with bench.begin(name) as scope:
             await CHECKS[name](bench)
         hung = scope.cancel_called
-        judgement.result, judgement.note = ("broken", f"not at its end after {SECONDS:g} s") if hung else ("kept", "")
+        finding.result, finding.note = ("broken", f"it had not ended after {SECONDS:g} s") if hung else ("kept", "")
     except SkippedCheck as why:
-        judgement.result, judgement.note = "skipped", str(why)
+        finding.result, finding.note = "skipped", str(why)
     except BrokenPromise as seen:
-        judgement.note = str(seen)
-    except Exception as error:  # noqa: BLE001  (it is the finding, and goes on as the cause)
-        judgement.note, judgement.error = f"{shown(error)} came out", error
+        finding.note = str(seen)
+    except Exception as error:  # noqa: BLE001  (it is the finding, and becomes the cause)
+        finding.note, finding.error = f"raised {shown(error)}", error
 
 
 async def check_transport(make: Make, *, skip: Collection[str] = ()) -> TransportReport:
-    """A report on whether a transport keeps each promise of `Transport`, if it does.
+    """Test whether a transport fulfils the `Transport` contract, and return a report.
 
-    `await check_transport(lambda peer: MyTransport())` is a whole test, on asyncio and on trio. The requests go to a
+    `await check_transport(lambda peer: MyTransport())` is a complete test, on asyncio and on trio. The requests go to a
     server on loopback that is part of the check.
 
     Args:
-        make: called often, each time for a new transport, which the check closes. One in process reaches what it needs
-            by `peer.app`, an ASGI application, or `peer.replies`, for a `FakeTransport`.
-        skip: names of checks, in `TRANSPORT_PROMISES`, whose promise the transport is there to break: `redirect` where
-            redirects are followed.
+        make: called for each new transport, which the check closes. A transport in process uses `peer.app`, an ASGI
+            application, or `peer.replies`, for a `FakeTransport`.
+        skip: names of checks (keys of `TRANSPORT_PROMISES`) that the transport breaks on purpose, such as `redirect`
+            for a transport that follows redirects.
 
     Raises:
-        TransportCheckError: a promise is broken; the text says which, and what was seen.
-        ConfigurationError: `skip` names a check that does not exist.
+        TransportCheckError: a check failed; the text names it and the finding.
+        ConfigurationError: `skip` names an unknown check.
     """
     if unknown := sorted(set(skip) - CHECKS.keys()):
-        raise ConfigurationError(f"check_transport: no check is called {unknown}; there are {', '.join(CHECKS)}")
-    judgements = {name: _Judgement("skipped", "as you say") if name in skip else _Judgement() for name in CHECKS}
+        raise ConfigurationError(
+            f"check_transport: skip names unknown checks {unknown}; the checks are {', '.join(CHECKS)}"
+        )
+    findings = {name: _Finding("skipped", "by `skip`") if name in skip else _Finding() for name in CHECKS}
     async with plain_task_group() as servers:
         bench = Bench(make, servers)
-        for name, judgement in judgements.items():
+        for name, finding in findings.items():
             if name not in skip:
-                # In a task of its own: a transport that leaves a scope open spoils the task, and no more.
+                # In a task of its own, since a transport that leaves a scope open breaks the task.
                 try:
                     async with plain_task_group() as tasks:
-                        tasks.start_soon(_judge, bench, name, judgement)
-                except Exception as spoiled:  # noqa: BLE001  (it is the finding)
-                    judgement.result, judgement.note = "broken", judgement.note or shown(spoiled)
-    results: dict[str, Result] = {name: judgement.result for name, judgement in judgements.items()}
-    notes = {name: judgement.note for name, judgement in judgements.items() if judgement.note}
+                        tasks.start_soon(_run_check, bench, name, finding)
+                except Exception as error:  # noqa: BLE001  (it is the finding)
+                    finding.result, finding.note = "broken", finding.note or shown(error)
+    results: dict[str, Result] = {name: finding.result for name, finding in findings.items()}
+    notes = {name: finding.note for name, finding in findings.items() if finding.note}
     report = TransportReport(results, notes, bench.checkpoints)
     if report.names("broken"):
-        errors = [judgement.error for judgement in judgements.values() if judgement.error is not None]
-        raise TransportCheckError(report) from (ExceptionGroup("came out unexpectedly", errors) if errors else None)
+        errors = [finding.error for finding in findings.values() if finding.error is not None]
+        raise TransportCheckError(report) from (ExceptionGroup("unexpected errors", errors) if errors else None)
     return report

@@ -1,20 +1,19 @@
 """Servers and scenarios for `check_transport`.
 
-Rule 1: a scenario is a value. A server, an ASGI application and the replies of a `FakeTransport` play it alike, so one
-    table of checks serves every kind of transport.
-Rule 2: whoever plays it says what was asked, and when the exchange was over, for whatever reason.
-Rule 3: the server listens on loopback alone, and hangs up on what it cannot read.
+Rule 1: a scenario is a value. A server, an ASGI application and the replies of a `FakeTransport` perform it alike, so
+    one table of checks serves every kind of transport.
+Rule 2: each of them records the requests, and when each exchange ended, for any reason.
+Rule 3: the server listens on loopback only, and closes connections with invalid requests.
 """
 
 from __future__ import annotations
 
-import enum
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal
 from urllib.parse import quote, unquote, urlsplit
 
 import anyio
@@ -22,100 +21,85 @@ import attrs
 
 from oxygent_client._core.errors import ConnectionLostError
 from oxygent_client._core.transport import HTTPRequest
-from oxygent_client.testing._fake_transport import Reply, Wait
+from oxygent_client.testing._asgi import Message, Receive, Send, cancel_on_disconnect, read_body
+from oxygent_client.testing._fake_transport import Reply, Wait, wait
 
-__all__ = ["Break", "Framing", "Peer", "Scenario", "Visit", "target_of"]
-
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
+__all__ = ["CLOSED", "RESET", "Framing", "Peer", "Scenario", "Visit", "target_of"]
 
 LOOPBACK: Final = "127.0.0.1"
 SMALL_BUFFER: Final = 64 * 1024
-"""Of the server's sockets, so that a slow reader makes the server wait."""
-LINGER_NOT: Final = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
-"""Closing a socket resets its connection."""
+"""Size of the sockets' send buffers, so that a slow reader makes the server wait."""
+NO_LINGER: Final = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+"""Makes closing a socket reset its connection."""
 
 
-class Break(enum.Enum):
-    """How the connection breaks. In process there is one way only."""
-
-    CLOSED = "closed"
-    RESET = "reset"
-
+CLOSED: Final = ConnectionLostError("the connection was closed, as scripted")
+RESET: Final = ConnectionLostError("the connection was reset, as scripted")
+"""Steps that break the connection. In process there is no difference."""
 
 Framing = Literal["chunked", "length", "until closed"]
-"""How HTTP/1.1 says where a body ends. In process it says nothing."""
-
-
-def _steps(steps: Iterable[bytes | Wait | Break]) -> tuple[bytes | Wait | Break, ...]:
-    return tuple(steps)
+"""How an HTTP/1.1 response marks the end of its body. Not used in process."""
 
 
 @attrs.frozen
-class Scenario:
-    """What one path is answered with."""
+class Scenario(Reply):
+    """The reply to one path. Each chunk is sent by itself."""
 
-    steps: tuple[bytes | Wait | Break, ...] = attrs.field(default=(), converter=_steps)
-    """Pieces of the body, each sent by itself; waits; the end of the connection."""
-    status: int = attrs.field(default=200, kw_only=True)
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str], kw_only=True)
     framing: Framing = attrs.field(default="chunked", kw_only=True)
-    before: Break | Wait | None = attrs.field(default=None, kw_only=True)
-    """The connection breaks in the place of a response, or what is waited for before the headers are sent."""
     unread: Wait | None = attrs.field(default=None, kw_only=True)
-    """What is waited for before the body of the request is read. A server only; in process it is read at once."""
+    """A wait before the server reads the body of the request; ignored in process."""
 
     @property
     def body(self) -> bytes:
-        """All that is sent if nothing breaks."""
+        """The whole body, if nothing breaks the connection."""
         return b"".join(step for step in self.steps if isinstance(step, bytes))
 
 
-UNKNOWN_PATH: Final = Scenario((b"there is no such scenario",), status=404)
+UNKNOWN_PATH: Final = Scenario((b"unknown path",), status=404)
 
 
 @attrs.define
 class Visit:
-    """One request, as it came in."""
+    """One request, as received."""
 
     method: str
     target: str
-    """Path and query, as they were sent."""
+    """Path and query, as received."""
     headers: Mapping[str, str]
     """Names in lower case."""
     body: bytes
     over: bool = False
-    """The response was sent to its end, or nobody is there to read it."""
+    """Whether the response was sent to its end, or the client has left."""
 
     @property
     def path(self) -> str:
-        """Without the query, decoded."""
+        """The path without the query, decoded."""
         return unquote(urlsplit(self.target).path)
 
 
 def target_of(request: HTTPRequest) -> str:
-    """What stands in the request line for `request`."""
+    """Return the target in the request line of `request`."""
     url = urlsplit(request.url)
     return url.path + (f"?{url.query}" if url.query else "")
 
 
 class Peer:
-    """What a transport under `check_transport` talks to; use the one way that fits it.
+    """The other side of a transport under `check_transport`.
 
-    A transport that goes by the URL of a request needs none of them: the requests hold `peer.url`. One that runs in
-    process takes `peer.app` or `peer.replies`, which tells the check that there is no network to be looked at.
+    The requests go to `peer.url`, a server on loopback. A transport in process uses `peer.app` or `peer.replies`
+    instead; the checks of connections are skipped then.
     """
 
     in_process: bool
-    """Whether `app` or `replies` was asked for."""
+    """Whether `app` or `replies` was used."""
     visits: list[Visit]
-    """What came, in its order."""
+    """The requests, in the order in which they arrived."""
     connections: int
-    """How many connections the server holds open."""
+    """How many connections are open at the server."""
 
     def __init__(self, scenarios: Mapping[str, Scenario], *, listening: bool = True, full: bool = False) -> None:
-        """`full`: connections are not made until `accept`, as at a server whose queue is full (on Linux)."""
+        """With `full`, connections are established only after `accept`, as at a server with a full queue (on Linux)."""
         self.in_process = False
         self.visits = []
         self.connections = 0
@@ -156,86 +140,73 @@ class Peer:
     def replies(self) -> dict[str, Reply]:
         """For `FakeTransport(peer.replies)`."""
         self.in_process = True
-        return {path: self._reply(scenario) for path, scenario in self._scenarios.items()}
+        return {path: attrs.evolve(each, on_close=self._record) for path, each in self._scenarios.items()}
 
-    # --- what the checks do and see ---
+    # --- for the checks ---
 
     def accept(self) -> None:
-        """Be full no more."""
+        """Establish connections from now on."""
         self._filler.close()
         self._accepting.set()
 
     def visited(self, path: str) -> int:
-        """How many requests there were for `path`."""
+        """Return the number of requests for `path`."""
         return sum(visit.path.endswith(unquote(path)) for visit in self.visits)
 
     async def all_over(self, at_least: int, *, until: float) -> bool:
-        """Whether by then all exchanges are over, and there were so many; returns as soon as it is so."""
+        """Wait until all exchanges are over, at least so many; return False if that is not so at `until`."""
         with anyio.CancelScope(deadline=until):
             while not all(visit.over for visit in self.visits) or len(self.visits) < at_least:
                 await self._changed.wait()
             return True
         return False
 
-    async def all_hung_up(self, *, until: float) -> bool:
-        """Whether by then nobody holds a connection to the server; returns as soon as it is so."""
+    async def all_disconnected(self, *, until: float) -> bool:
+        """Wait until no connection is open; return False if that is not so at `until`."""
         with anyio.CancelScope(deadline=until):
             while self.connections:
                 await self._changed.wait()
             return True
         return False
 
-    def _change(self) -> None:
+    def _notify(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
 
-    def _came(self, visit: Visit) -> Scenario:
+    def _arrived(self, visit: Visit) -> Scenario:
         self.visits.append(visit)
-        self._change()
+        self._notify()
         return self._scenario(visit.path)
 
-    def _scenario(self, asked: str) -> Scenario:
-        fitting = (scenario for path, scenario in self._scenarios.items() if asked.endswith(unquote(path)))
-        return next(fitting, UNKNOWN_PATH)
+    def _scenario(self, path: str) -> Scenario:
+        matching = (scenario for end, scenario in self._scenarios.items() if path.endswith(unquote(end)))
+        return next(matching, UNKNOWN_PATH)
 
     def _over(self, visit: Visit) -> None:
         visit.over = True
-        self._change()
+        self._notify()
 
     # --- as replies ---
 
-    def _reply(self, scenario: Scenario) -> Reply:
-        def left(request: HTTPRequest) -> None:
-            headers = {name.lower(): value for name, value in request.headers.items()}
-            visit = Visit(request.method, target_of(request), headers, request.body)
-            self._came(visit)
-            self._over(visit)
-
-        broken = ConnectionLostError("the connection broke, as the scenario says")
-        return Reply(
-            (broken if isinstance(step, Break) else step for step in scenario.steps),
-            status=scenario.status,
-            headers=scenario.headers,
-            before=broken if isinstance(scenario.before, Break) else scenario.before,
-            left=left,
-        )
+    def _record(self, request: HTTPRequest) -> None:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        visit = Visit(request.method, target_of(request), headers, request.body)
+        self._arrived(visit)
+        self._over(visit)
 
     # --- as an application ---
 
     async def _app(self, scope: Message, receive: Receive, send: Send) -> None:
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body, more = body + message.get("body", b""), message.get("more_body", False)
+        body = await read_body(receive)
         path = scope.get("raw_path") or quote(scope["path"]).encode()
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         headers = {name.decode().lower(): value.decode("latin-1") for name, value in scope["headers"]}
         visit = Visit(scope["method"], (path + query).decode(), headers, body)
-        scenario = self._came(visit)
+        scenario = self._arrived(visit)
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_wait_for_disconnect, receive, tasks.cancel_scope)
-                with suppress(OSError):  # nobody reads any more
+                tasks.start_soon(cancel_on_disconnect, receive, tasks.cancel_scope)
+                with suppress(OSError):  # the client has left
                     await _perform(scenario, send)
                 tasks.cancel_scope.cancel()
         finally:
@@ -244,31 +215,31 @@ class Peer:
     # --- as a server ---
 
     async def serve(self) -> None:
-        """Runs until `stop`. Without listening the port is held, so that surely nobody listens there."""
+        """Serve until `stop`. A server that does not listen holds its port, so that no other program listens there."""
         try:
             with self._socket, self._filler, self._scope:
                 async with anyio.create_task_group() as tasks:
                     await self._accepting.wait()
                     while self._listening:
                         await anyio.wait_readable(self._socket)
-                        tasks.start_soon(self._converse, self._socket.accept()[0])
+                        tasks.start_soon(self._serve_connection, self._socket.accept()[0])
                     await anyio.sleep_forever()
         finally:
             self._stopped.set()
 
     async def stop(self) -> None:
-        """Returns when every connection is closed."""
+        """Stop, and return when every connection is closed."""
         self._scope.cancel()
         with anyio.CancelScope(shield=True):
             await self._stopped.wait()
 
-    async def _converse(self, connected: socket.socket) -> None:
+    async def _serve_connection(self, connected: socket.socket) -> None:
         self.connections += 1
         try:
             with connected, suppress(OSError, ValueError):  # rule 3
                 connection = _Connection(connected, self._before_body)
                 while (visit := await connection.request()) is not None:
-                    scenario = self._came(visit)
+                    scenario = self._arrived(visit)
                     try:
                         if not await connection.answer(scenario):
                             break
@@ -276,48 +247,43 @@ class Peer:
                         self._over(visit)
         finally:
             self.connections -= 1
-            self._change()
+            self._notify()
 
     async def _before_body(self, target: str) -> None:
         if (unread := self._scenario(unquote(urlsplit(target).path)).unread) is not None:
             await unread()
 
 
-async def _wait_for_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
-    await receive()  # the request was received to its end, so there is nothing else to come
-    scope.cancel()
-
-
 async def _perform(scenario: Scenario, send: Send) -> None:
-    if isinstance(scenario.before, Break):
-        return  # an application breaks off by ending too early
+    if isinstance(scenario.before, Exception):
+        return  # an application breaks the response off by returning early
     if scenario.before is not None:
-        await scenario.before()
-    # The specification wants the names in lower case.
+        await wait(scenario.before)
+    # The specification requires names in lower case.
     headers = [(name.lower().encode(), value.encode()) for name, value in scenario.headers.items()]
     await send({"type": "http.response.start", "status": scenario.status, "headers": headers})
     for step in scenario.steps:
-        if isinstance(step, Break):
+        if isinstance(step, Exception):
             return
         if isinstance(step, bytes):
             await send({"type": "http.response.body", "body": step, "more_body": True})
         else:
-            await step()
+            await wait(step)
     await send({"type": "http.response.body"})
 
 
 class _Connection:
-    """One connection of the server: just enough of HTTP/1.1 (RFC 9112) for the requests of a client."""
+    """One connection of the server, with the parts of HTTP/1.1 (RFC 9112) that clients use."""
 
     def __init__(self, connected: socket.socket, before_body: Callable[[str], Awaitable[None]]) -> None:
         connected.setblocking(False)
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each piece goes out by itself, at once
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each chunk is sent by itself, at once
         self._socket = connected
         self._before_body = before_body
         self._received = bytearray()
 
     async def request(self) -> Visit | None:
-        """The next request; None when there is none."""
+        """Read the next request; None at the end of the connection."""
         while b"\r\n\r\n" not in self._received:
             if not await self._more():
                 return None
@@ -334,20 +300,20 @@ class _Connection:
         return Visit(method, target, headers, body)
 
     async def answer(self, scenario: Scenario) -> bool:
-        """Play `scenario`; whether the connection can serve again."""
+        """Perform `scenario`; return whether the connection can be reused."""
         usable = False
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._wait_for_hang_up, tasks.cancel_scope)
-            with suppress(OSError):  # nobody reads any more
+            tasks.start_soon(self._cancel_on_disconnect, tasks.cancel_scope)
+            with suppress(OSError):  # the client has left
                 usable = await self._respond(scenario)
             tasks.cancel_scope.cancel()
         return usable
 
     async def _respond(self, scenario: Scenario) -> bool:
-        if isinstance(scenario.before, Break):
+        if isinstance(scenario.before, Exception):
             return self._break(scenario.before)
         if scenario.before is not None:
-            await scenario.before()
+            await wait(scenario.before)
         headers = {**scenario.headers}
         bodiless = scenario.status in (204, 304)
         chunked = scenario.framing == "chunked" and not bodiless
@@ -356,26 +322,26 @@ class _Connection:
         elif scenario.framing == "until closed":
             headers["Connection"] = "close"
         elif not bodiless:
-            headers["Content-Length"] = str(len(scenario.body) + any(isinstance(s, Break) for s in scenario.steps))
+            headers["Content-Length"] = str(len(scenario.body) + any(isinstance(s, Exception) for s in scenario.steps))
         lines = [f"HTTP/1.1 {scenario.status} Scenario", *(f"{name}: {value}" for name, value in headers.items())]
         await self._send("\r\n".join([*lines, "", ""]).encode())
         for step in scenario.steps:
-            if isinstance(step, Break):
+            if isinstance(step, Exception):
                 return self._break(step)
             if isinstance(step, bytes):
                 await self._send(b"%x\r\n%b\r\n" % (len(step), step) if chunked else step)
             else:
-                await step()
+                await wait(step)
         if chunked:
             await self._send(b"0\r\n\r\n")
         return scenario.framing != "until closed"
 
-    def _break(self, how: Break) -> bool:
-        if how is Break.RESET:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
+    def _break(self, how: Exception) -> bool:
+        if how is RESET:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         return False
 
-    async def _wait_for_hang_up(self, scope: anyio.CancelScope) -> None:
+    async def _cancel_on_disconnect(self, scope: anyio.CancelScope) -> None:
         with suppress(OSError):  # reset
             while await self._more():
                 pass
@@ -407,10 +373,10 @@ class _Connection:
 
     async def _must_have_more(self) -> None:
         if not await self._more():
-            raise ConnectionResetError("the request was not sent to its end")
+            raise ConnectionResetError("the request is incomplete")
 
     async def _more(self) -> bool:
-        """Read what there is; False at the end. Being cancelled, it has read nothing."""
+        """Read some bytes; return False at the end of the connection. If cancelled, it has read nothing."""
         while True:
             try:
                 data = self._socket.recv(64 * 1024)

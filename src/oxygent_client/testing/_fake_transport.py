@@ -1,9 +1,9 @@
 """`FakeTransport`: a scripted transport that records its requests.
 
-Rule 1: a reply is a value; the same script gives the same bytes each time.
-Rule 2: steps are bytes to hand over, seconds or something to wait for, or an error to raise. The builders
-    (`tool_call`, `answer`, ...) make the bytes that a real server sends.
-Rule 3: what was not scripted is an error that says so, never a silent default.
+Rule 1: a reply is a value; the same script always gives the same bytes.
+Rule 2: a step is a chunk of bytes, a wait or an error. The builders (`tool_call`, `answer`, ...) return the bytes that
+    a real server sends.
+Rule 3: a request without a scripted reply is an error or a 404, never a default answer.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ __all__ = [
     "progress",
     "text",
     "tool_call",
+    "wait",
 ]
 
 EVENT_STREAM: Final = {"content-type": "text/event-stream; charset=utf-8"}
@@ -44,22 +45,28 @@ EVENT_STREAM: Final = {"content-type": "text/event-stream; charset=utf-8"}
 
 @attrs.frozen
 class Pause:
-    """Wait, before the next step."""
+    """Wait before the next step. In a script for `ToyRemote`, the seconds are multiplied by the remote's `pace`."""
 
     seconds: float
     """`math.inf` waits until the reader leaves."""
 
 
 Wait: TypeAlias = Callable[[], Awaitable[object]]
-"""Called and awaited: `event.wait` goes on when the test says so."""
+"""An async function to call and await: `event.wait` waits until the test sets the event."""
 Step: TypeAlias = bytes | Pause | Wait | Exception
-"""A chunk to hand over, a wait, or an error that the reader gets."""
+"""A chunk to send, a wait, or an error to raise in the reader."""
+
+
+async def wait(step: Pause | Wait) -> None:
+    """Perform a step that waits."""
+    await (anyio.sleep(step.seconds) if isinstance(step, Pause) else step())
+
 
 # --- builders ---------------------------------------------------------------------------------------------------------
 
 
 def message(data: Any, *, event: str = "message", id: str = "", retry: int | None = None) -> bytes:
-    """Any message as one event: a text as it is, any other value as JSON."""
+    """Return any message as one event: a `str` unchanged, any other value as JSON."""
     lines = (data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)).split("\n")
     fields = [f"id: {id}"] * bool(id) + [f"event: {event}"] + [f"data: {line}" for line in lines]
     fields += [f"retry: {retry}"] * (retry is not None)
@@ -87,49 +94,49 @@ def tool_call(
     node_id: str = "",
     call_stack: Sequence[str] = (),
 ) -> bytes:
-    """The remote calls `callee`. With `caller="user"` it is the root of the run, which is not forwarded."""
+    """Return the event of a call of `callee`; with `caller="user"` the root of the run, which is not forwarded."""
     return _inner("tool_call", callee, caller, node_id, call_stack, arguments=dict(arguments or {}))
 
 
 def observation(
     callee: str, output: Any, *, caller: str = "master", node_id: str = "", call_stack: Sequence[str] = ()
 ) -> bytes:
-    """What `callee` gave."""
+    """Return the event with the output of `callee`."""
     return _inner("observation", callee, caller, node_id, call_stack, output=output)
 
 
 def answer(content: Any) -> bytes:
-    """An answer; the last one of a run is its output."""
+    """Return an answer event; the last answer of a run is its output."""
     return message({"type": "answer", "content": content})
 
 
 def delta(text: str, *, agent: str = "master", node_id: str = "") -> bytes:
-    """A piece of text as a model writes it."""
+    """Return the event of a piece of text that a model streams."""
     return message({"type": "stream", "content": {"delta": text, "agent": agent, "node_id": node_id}})
 
 
 def progress(content: Any) -> bytes:
-    """A word about how far the remote is."""
+    """Return a progress event."""
     return message({"type": "progress", "content": content})
 
 
 def text(line: str) -> bytes:
-    """A message that is plain text."""
+    """Return a plain text message."""
     return message(line)
 
 
 def heartbeat() -> bytes:
-    """The comment by which a server says that it lives."""
+    """Return the comment that a server sends as a heartbeat."""
     return b": ping\r\n\r\n"
 
 
 def pause(seconds: float) -> Pause:
-    """Wait, before the next step."""
+    """Return a wait before the next step."""
     return Pause(seconds)
 
 
 def close(data: str = "done") -> bytes:
-    """The end of a run; a stream that ends without it was cut off."""
+    """Return the event that ends a run; a stream without it is incomplete."""
     return message(data, event="close")
 
 
@@ -146,46 +153,42 @@ def _stream_headers() -> dict[str, str]:
 
 @attrs.frozen
 class Reply:
-    """What one request is answered with."""
+    """The reply to one request."""
 
     steps: tuple[Step, ...] = attrs.field(default=(), converter=_steps)
     status: int = attrs.field(default=200, kw_only=True)
     headers: Mapping[str, str] = attrs.field(factory=_stream_headers, kw_only=True)
     before: Pause | Wait | Exception | None = attrs.field(default=None, kw_only=True)
-    """What happens before the headers come: a wait, or an error in the place of a response."""
-    left: Callable[[HTTPRequest], object] | None = attrs.field(default=None, kw_only=True)
-    """Called when the exchange has ended, for whatever reason."""
+    """A wait before the response headers, or an error instead of a response."""
+    on_close: Callable[[HTTPRequest], object] | None = attrs.field(default=None, kw_only=True)
+    """Called when the exchange has ended, for any reason."""
 
     @classmethod
     def json(cls, value: Any, *, status: int = 200) -> Reply:
-        """A JSON document."""
+        """Return the reply with a JSON document."""
         return cls((json.dumps(value).encode(),), status=status, headers={"content-type": "application/json"})
 
 
 NOT_FOUND: Final = Reply.json({"detail": "Not Found"}, status=404)
 
 
-def _anew(error: Exception) -> Exception:
-    """An error as it was scripted: whoever raised it before may have written into it."""
+def _fresh(error: Exception) -> Exception:
+    """Return a copy of a scripted `OxyError`, since a run changes the error that it receives."""
     return copy.copy(error) if isinstance(error, OxyError) else error
-
-
-async def _wait(step: Pause | Wait) -> None:
-    await (anyio.sleep(step.seconds) if isinstance(step, Pause) else step())
 
 
 class FakeTransport:
     """A scripted transport.
 
-    `FakeTransport.script(tool_call("search"), answer("42"), close())` answers every run in this way; more is said by a
-    table from path to replies, which are used up in their order. A path that is not in the table is a 404, as on a
-    server.
+    `FakeTransport.script(tool_call("search"), answer("42"), close())` replies to every run with these steps. For more
+    control pass a mapping from paths to replies: one `Reply` for all requests, or an iterable of replies, used in
+    order. Other paths are a 404.
     """
 
     requests: list[HTTPRequest]
-    """What was sent, in its order."""
+    """The requests, in the order in which they were sent."""
     left: list[HTTPRequest]
-    """Those whose exchange has ended, for whatever reason, in that order."""
+    """The requests whose exchange has ended, for any reason, in that order."""
     closed: bool
     """Whether `aclose` was called."""
 
@@ -199,12 +202,12 @@ class FakeTransport:
 
     @classmethod
     def script(cls, *steps: Step) -> FakeTransport:
-        """A transport that answers every run with `steps`. Without `close()` at their end the run was cut off."""
+        """Return a transport that replies to every run with `steps`. Without a final `close()` a run is incomplete."""
         return cls({"/sse/chat": Reply(steps)})
 
     @property
     def payloads(self) -> list[dict[str, Any]]:
-        """The payloads of the runs, in their order."""
+        """The payloads of the requests, in the order in which they were sent."""
         return [cast("dict[str, Any]", json.loads(request.body)) for request in self.requests if request.body]
 
     @asynccontextmanager
@@ -212,8 +215,8 @@ class FakeTransport:
         """As `Transport.exchange`.
 
         Raises:
-            ConfigurationError: the script has no reply left for this path.
-            ClosedError: it was closed.
+            ConfigurationError: no reply is left for this path; add one to the script.
+            ClosedError: the transport was closed.
         """
         self._closed.check(self)
         self.requests.append(request)
@@ -221,15 +224,15 @@ class FakeTransport:
         try:
             await anyio.lowlevel.checkpoint()
             if isinstance(reply.before, Exception):
-                raise _anew(reply.before)
+                raise _fresh(reply.before)
             if reply.before is not None:
-                await _wait(reply.before)
+                await wait(reply.before)
             headers = {name.lower(): value for name, value in reply.headers.items()}
             yield HTTPResponse(reply.status, headers, _Chunks(reply.steps), request)
         finally:
             self.left.append(request)
-            if reply.left is not None:
-                reply.left(request)
+            if reply.on_close is not None:
+                reply.on_close(request)
 
     def _reply(self, path: str) -> Reply:
         if path in self._always:
@@ -238,7 +241,7 @@ class FakeTransport:
             return NOT_FOUND
         for reply in self._queues[path]:
             return reply
-        raise ConfigurationError(f"FakeTransport: there is no reply left for {path}")
+        raise ConfigurationError(f"FakeTransport: no reply is left for {path}; add one to the script")
 
     async def aclose(self) -> None:
         """As `Transport.aclose`."""
@@ -247,7 +250,7 @@ class FakeTransport:
 
 
 class _Chunks:
-    """The steps of a reply, as they are read."""
+    """The chunks of a reply."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self._steps = iter(steps)
@@ -260,6 +263,6 @@ class _Chunks:
             if isinstance(step, bytes):
                 return step
             if isinstance(step, Exception):
-                raise _anew(step)
-            await _wait(step)
+                raise _fresh(step)
+            await wait(step)
         raise StopAsyncIteration

@@ -10,13 +10,13 @@ __all__ = ["forget_runs"]
 
 
 def forget_runs() -> None:
-    """Forget every run of this process, so that a test does not depend on the tests before it.
+    """Forget all runs of this process, so that a test does not depend on earlier tests.
 
-    A process remembers which trace ids it has used at which server: an id whose run was cut off is sent with a suffix
-    the next time. After this call every id is sent as it is given. The pytest plugin calls it before each test; call
-    it yourself in tests that use another runner. What readers of detached runs left unread is forgotten, too.
+    The process remembers the trace ids that it used at each server: an id whose run was incomplete is sent with a
+    suffix the next time. After this call ids are sent unchanged. The pytest plugin calls it before each test; call it
+    yourself with other test runners. Unread events of detached runs are forgotten too.
 
-    Runs that were dropped without leaving their block are told to their observers first.
+    Observers are notified first of runs that were dropped without leaving their block.
     """
     abandoned.sweep()
     abandoned.forget()

@@ -1,9 +1,9 @@
 """Remove secrets from a recording.
 
-Rule 1: pure, and by rule: a header is kept if its name is on a list; what is secret in JSON and in a text is for
-    `oxygent_client._core.redaction` to say. What cannot be read for certain is treated as if it held a secret.
-Rule 2: what holds no secret is not touched: it stays the same byte for byte.
-Rule 3: what is scrubbed leaves its place: the key, the name, the event are still there.
+Rule 1: pure functions. A header is kept if its name is on a list; `_core/redaction` decides what is secret in JSON and
+    in texts. What cannot be parsed with certainty is treated as secret.
+Rule 2: data without secrets stays the same, byte for byte.
+Rule 3: only values are replaced: keys, header names and events stay.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias, cast
 from urllib.parse import parse_qsl
 
@@ -20,28 +20,28 @@ from oxygent_client._core.spellings import Needles, find, replaced
 from oxygent_client._protocol.messages import is_event_stream
 
 __all__ = [
-    "body_without",
+    "map_texts",
+    "remove_secrets",
+    "remove_texts",
+    "replace_in_body",
     "scrub_body",
     "scrub_headers",
     "scrub_path",
-    "secrets_out_of",
-    "secrets_out_of_body",
-    "without",
 ]
 
 Span: TypeAlias = tuple[int, int, bytes]
-"""Where something begins and ends in a body, and what takes its place."""
+"""Start and end of a part of a body, and its replacement."""
 
 
 def scrub_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """All names; the values of those on the list. Names are in lower case."""
+    """Keep all names, in lower case, and the values of those on the list."""
     return {
         name.lower(): scrub_text(value) if name.lower() in KEPT_HEADERS else SCRUBBED for name, value in headers.items()
     }
 
 
 def scrub_path(path: str) -> str:
-    """The path, and of its query the names."""
+    """Keep the path, and the names of its query."""
     bare, mark, query = path.partition("?")
     return bare + mark + "&".join(f"{name}={SCRUBBED}" for name, _ in parse_qsl(query, keep_blank_values=True))
 
@@ -50,10 +50,10 @@ def scrub_path(path: str) -> str:
 
 
 def scrub_body(pieces: Sequence[bytes], headers: Mapping[str, str]) -> list[bytes]:
-    """The pieces of a body without the secrets in it; what spans several pieces becomes part of the first."""
+    """Remove secrets from the pieces of a body; a replacement goes into the piece where the secret starts."""
     whole = b"".join(pieces)
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
-        spans: Iterable[Span] = [(0, len(whole), SCRUBBED.encode())]  # nobody can look into it
+        spans: Iterable[Span] = [(0, len(whole), SCRUBBED.encode())]  # compressed: it cannot be scanned
     elif is_event_stream(headers.get("content-type", "")):
         spans = _event_spans(whole)
     else:
@@ -69,7 +69,7 @@ _DATA: Final = re.compile(rb"(?:\xef\xbb\xbf)?data: ?")
 
 
 def _event_spans(whole: bytes) -> Iterator[Span]:
-    values: list[tuple[int, int]] = []  # of the data lines of a block
+    values: list[tuple[int, int]] = []  # the data lines of a block
     for line in _LINE.finditer(whole):
         if match := _DATA.match(line[1]):
             values.append((line.start() + match.end(), line.end(1)))
@@ -84,7 +84,7 @@ def _block_spans(whole: bytes, values: list[tuple[int, int]]) -> Iterator[Span]:
     if clean is data:
         return
     lines = clean.split("\n")
-    if len(lines) != len(values):  # a document over several lines, now in one; blank lines after it do not matter
+    if len(lines) != len(values):  # a document on several lines, now on one; blank lines after it do not matter
         first = next(number for number, (start, end) in enumerate(values) if start < end)
         lines = [clean.replace("\n", " ") if number == first else "" for number in range(len(values))]
     for (start, end), line in zip(values, lines, strict=True):
@@ -92,7 +92,7 @@ def _block_spans(whole: bytes, values: list[tuple[int, int]]) -> Iterator[Span]:
 
 
 def _replaced(pieces: Sequence[bytes], spans: Iterable[Span]) -> list[bytes]:
-    """The pieces with the spans replaced, which come in their order; a span belongs to the piece in which it begins."""
+    """Replace the spans, which are in order; a span belongs to the piece in which it starts."""
     changed: list[bytes] = []
     waiting = iter(spans)
     start, stop, instead = next(waiting, _NO_SPAN)
@@ -112,48 +112,42 @@ def _replaced(pieces: Sequence[bytes], spans: Iterable[Span]) -> list[bytes]:
     return changed
 
 
-# --- what was sent as a credential ---------------------------------------------------------------------------------
+# --- known texts ------------------------------------------------------------------------------------------------------
+
+Remove: TypeAlias = "tuple[Callable[[str], str], Callable[[bytes], Iterable[tuple[int, int]]]]"
+"""Removes texts from a `str`, and finds their spans in bytes."""
 
 
-def secrets_out_of(value: Any, secrets: Needles) -> Any:
-    """`value`, any JSON, without these secrets, in whatever usual spelling they stand there."""
+def remove_secrets(secrets: Needles) -> Remove:
+    """Remove these secrets, in every usual spelling."""
+    return lambda text: replaced(text, secrets, SCRUBBED), lambda data: find(data, secrets)
+
+
+def remove_texts(texts: Sequence[str]) -> Remove:
+    """Remove these texts; in bytes also as JSON spells them."""
+    spellings = sorted({spelling for text in texts for spelling in (text, json.dumps(text)[1:-1])}, key=len)
+    pattern = re.compile(b"|".join(re.escape(each.encode("utf-8", "replace")) for each in reversed(spellings)))
+
+    def remove(text: str) -> str:
+        for each in texts:
+            text = text.replace(each, SCRUBBED)
+        return text
+
+    return remove, lambda data: [match.span() for match in pattern.finditer(data)] if texts else []
+
+
+def map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Return `value`, any JSON, with `change` applied to each text and key."""
     if isinstance(value, str):
-        return replaced(value, secrets, SCRUBBED)
+        return change(value)
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
-        return {replaced(key, secrets, SCRUBBED): secrets_out_of(item, secrets) for key, item in fields.items()}
+        return {change(key): map_texts(item, change) for key, item in fields.items()}
     if isinstance(value, list):
-        return [secrets_out_of(item, secrets) for item in cast("list[Any]", value)]
+        return [map_texts(item, change) for item in cast("list[Any]", value)]
     return value
 
 
-def secrets_out_of_body(pieces: Sequence[bytes], secrets: Needles) -> list[bytes]:
-    """The pieces of a body without these secrets: also in comments and ids, and over the borders of pieces."""
-    spans = [(*span, SCRUBBED.encode()) for span in find(b"".join(pieces), secrets)]
-    return _replaced(pieces, spans)
-
-
-# --- what a user wants gone besides -----------------------------------------------------------------------------------
-
-
-def without(texts: Sequence[str], value: Any) -> Any:
-    """`value`, any JSON, with each of these texts replaced wherever it stands."""
-    if isinstance(value, str):
-        for text in texts:
-            value = value.replace(text, SCRUBBED)
-        return value
-    if isinstance(value, dict):
-        return {without(texts, key): without(texts, item) for key, item in cast("dict[str, Any]", value).items()}
-    if isinstance(value, list):
-        return [without(texts, item) for item in cast("list[Any]", value)]
-    return value
-
-
-def body_without(texts: Sequence[str], pieces: Sequence[bytes]) -> list[bytes]:
-    """The pieces of a body with each of these texts replaced, as it is and as JSON writes it."""
-    spellings = sorted({spelt for text in texts for spelt in (text, json.dumps(text)[1:-1])}, key=len, reverse=True)
-    if not spellings:
-        return list(pieces)
-    pattern = re.compile(b"|".join(re.escape(spelt.encode("utf-8", "replace")) for spelt in spellings))
-    spans = [(*match.span(), SCRUBBED.encode()) for match in pattern.finditer(b"".join(pieces))]
-    return _replaced(pieces, spans)
+def replace_in_body(pieces: Sequence[bytes], find_spans: Callable[[bytes], Iterable[tuple[int, int]]]) -> list[bytes]:
+    """Replace the spans in the pieces of a body, also across pieces."""
+    return _replaced(pieces, [(start, end, SCRUBBED.encode()) for start, end in find_spans(b"".join(pieces))])

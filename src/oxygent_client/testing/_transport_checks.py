@@ -1,9 +1,9 @@
 """The single checks of `check_transport`.
 
-Rule 1: a promise is a function in CHECKS; its name is the check's, its docstring is the promise.
-Rule 2: a check meets one promise and leans on no other, as far as that can be: a chunk that comes late is a matter of
-    `live` alone. So every other check sends a second piece before it waits for the reader, and ends its body by itself.
-Rule 3: what is seen is said in full: the text of a broken promise names what was sent and what came.
+Rule 1: a check is a function in CHECKS; its name is the check's name, its docstring the promise that it tests.
+Rule 2: a check depends on no other promise where possible: only `live` fails when a chunk is late. So every other check
+    sends a second chunk before it waits for the reader, and ends its body by itself.
+Rule 3: the text of a broken promise names what was sent and what was received.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from anyio.lowlevel import checkpoint
 
 from oxygent_client._core.errors import ConnectError, ConnectionLostError, Outcome, RemoteProtocolError
 from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, Transport
-from oxygent_client.testing._check_server import Break, Framing, Peer, Scenario, target_of
+from oxygent_client.testing._check_server import CLOSED, RESET, Framing, Peer, Scenario, target_of
 from oxygent_client.testing._fake_transport import Wait
 
 __all__ = [
@@ -39,88 +39,88 @@ __all__ = [
 ]
 
 SECONDS: Final = 5.0
-"""For a check, from the last transport that it made: one with many exchanges takes its time on a busy machine."""
-SECONDS_IN_ALL: Final = 120.0
-"""For a check, whatever it makes."""
+"""Time limit of a check, counted from the last transport that it made, since many exchanges take long."""
+TOTAL_SECONDS: Final = 120.0
+"""Time limit of a check."""
 ENDING: Final = 4.0
-"""Seconds in which an exchange that is cancelled must have ended; less than SECONDS, so that this is what is said."""
+"""Seconds in which a cancelled exchange must end; less than SECONDS, so that this is what the finding says."""
 PROMPTLY: Final = 1.0
-"""Seconds until the other side must have noticed."""
+"""Seconds in which the other side must notice."""
 PATIENTLY: Final = 2.0
-"""Seconds for what should take no time, on a machine that is busy."""
+"""Seconds for what takes no time on an idle machine."""
 AT_ONCE: Final = 20
-"""Exchanges."""
+"""Number of concurrent exchanges."""
 BODY: Final = b"one, two, three"
 PIECES: Final = (b"one, ", b"two, ", b"three")
 
-# What a library leaves to the garbage collector, though the connection is closed: no transport over it can help that.
+# Objects that a library leaves to the garbage collector although the connection is closed; no transport can avoid it.
 # https://github.com/encode/httpcore/pull/1019
-KNOWN_LITTER: Final = (
+KNOWN_LEAKS: Final = (
     *("'httpx._client.", "'httpx._transports.", "'httpcore."),
     *("'httpx2._client.", "'httpx2._transports.", "'httpcore2."),
 )
 
-IN_PROCESS: Final = "in process there is no connection"
-"""Why a check is skipped."""
+IN_PROCESS: Final = "there is no connection in process"
+"""The reason to skip a check."""
 
 Make: TypeAlias = Callable[[Peer], Transport]
 
-# --- the means of the checks ------------------------------------------------------------------------------------------
+# --- helpers ------------------------------------------------------------------------------------------
 
 
 class BrokenPromise(Exception):
-    """What was seen."""
+    """A finding; its text is what was observed."""
 
 
 class SkippedCheck(Exception):
-    """Why."""
+    """A check does not apply; its text is the reason."""
 
 
-def expect(true: object, seen: str) -> None:
-    """Find the promise broken unless it is true."""
-    if not true:
-        raise BrokenPromise(seen)
+def expect(condition: object, finding: str) -> None:
+    """Raise BrokenPromise unless `condition` is true."""
+    if not condition:
+        raise BrokenPromise(finding)
 
 
 def shown(error: BaseException | None) -> str:
-    """An exception in a finding; None is that there was none."""
+    """Return an exception as findings show it."""
     return "no error" if error is None else f"{type(error).__name__}({str(error)[:200]!r})"
 
 
 def request_for(peer: Peer, path: str, *, method: str = "POST", body: bytes = b"question") -> HTTPRequest:
-    """An ordinary request."""
+    """Return an ordinary request."""
     return HTTPRequest(method, peer.url, path, {"content-type": "application/json"}, body)
 
 
 async def read(transport: Transport, request: HTTPRequest) -> tuple[HTTPResponse, bytes]:
-    """A whole exchange."""
+    """Perform a whole exchange, and return the response and its body."""
     async with transport.exchange(request) as response:
         return response, b"".join([piece async for piece in response.chunks])
 
 
 @attrs.define
 class Bench:
-    """What a check works with; all that it opens is closed when it ends."""
+    """The environment of the checks; it closes what it opens."""
 
     make: Make
     servers: anyio.abc.TaskGroup
     check: str = ""
-    """The one that runs."""
+    """The running check."""
     unusable: dict[str, str] = attrs.field(factory=dict[str, str])
-    """After which check a transport could not be used again, and why."""
+    """The checks after which a transport could not be used again, with the reason."""
     checkpoints: int = 0
     scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
-    """That of the check that runs; its deadline moves with each transport."""
+    """The scope of the running check; its deadline moves with each transport."""
     until: float = 0.0
-    """When the check is over at the latest."""
+    """The latest end of the running check."""
     closing_seconds: float = PROMPTLY
-    """How long `aclose` may take; once it took longer, little. How it fares is seen by checks of its own."""
+    """Time limit for `aclose`, reduced once it was exceeded; `aclose` has its own checks."""
 
     @asynccontextmanager
     async def open(
         self, scenarios: Mapping[str, Scenario], *, listening: bool = True, full: bool = False, probe: bool = True
     ) -> AsyncGenerator[tuple[Transport, Peer]]:
-        """A new transport and its peer. When the check is content it is seen whether the transport is usable still."""
+        """Open a new transport and its peer. After a successful block, probe whether the transport is still usable."""
         self.scope.deadline = min(anyio.current_time() + SECONDS, self.until)
         peer = Peer({**scenarios, "/probe": Scenario(PIECES)}, listening=listening, full=full)
         self.servers.start_soon(peer.serve)
@@ -136,25 +136,25 @@ class Bench:
             await peer.stop()
 
     async def close(self, transport: Transport) -> None:
-        """Close a transport, whatever comes of it."""
+        """Close a transport, and ignore errors."""
         with anyio.move_on_after(self.closing_seconds, shield=True) as closing, suppress(Exception):
             await transport.aclose()
         if closing.cancel_called:
             self.closing_seconds = 0.1
 
     def begin(self, check: str) -> anyio.CancelScope:
-        """The scope in which the next check runs, bounded in time."""
+        """Return the scope in which the next check runs, with its time limit."""
         now = anyio.current_time()
-        self.check, self.until = check, now + SECONDS_IN_ALL
+        self.check, self.until = check, now + TOTAL_SECONDS
         self.scope = anyio.CancelScope(deadline=now + SECONDS)
         return self.scope
 
     async def probe(self, transport: Transport, peer: Peer) -> str:
-        """Why the transport cannot be used; empty if it can."""
+        """Return why the transport cannot be used; empty if it can."""
         with anyio.move_on_after(PATIENTLY):
             try:
                 response, body = await read(transport, request_for(peer, "/probe"))
-            except Exception as error:  # noqa: BLE001  (whatever it is, it is the finding)
+            except Exception as error:  # noqa: BLE001  (it is the finding)
                 return f"an ordinary exchange ended with {shown(error)}"
             return "" if (response.status, body) == (200, BODY) else f"status {response.status} and the body {body!r}"
         return f"an ordinary exchange did not end within {PATIENTLY:g} s"
@@ -164,19 +164,19 @@ class Bench:
 
 
 async def live(bench: Bench) -> None:
-    """The headers, and then each chunk of the body, are handed over as soon as they are there."""
+    """The headers, and then each chunk of the body, are returned as soon as they arrive."""
     entered, read_first = anyio.Event(), anyio.Event()
     steps = (entered.wait, b"first", read_first.wait, b"second")
     async with bench.open({"/live": Scenario(steps)}) as (transport, peer):
-        stage = "the headers were there, and no chunk: the exchange was not entered"
+        stage = "the headers were sent, and no chunk yet: the exchange was not entered"
         with anyio.move_on_after(PATIENTLY):
             async with transport.exchange(request_for(peer, "/live")) as response:
-                stage = "the first chunk was sent, and the second not yet: the first was not handed over"
+                stage = "the first chunk was sent, and the second not yet: the first was not returned"
                 entered.set()
                 body = b""
                 while body != b"first":
                     body += await anext(response.chunks)
-                stage = "the second chunk was sent: the body did not come to its end"
+                stage = "the second chunk was sent: the body did not end"
                 read_first.set()
                 async for piece in response.chunks:
                     body += piece
@@ -185,7 +185,7 @@ async def live(bench: Bench) -> None:
 
 
 BODIES: Final[Mapping[str, tuple[bytes, ...]]] = {
-    "every byte there is": (bytes(range(256)), b"\r\n\n\r", bytes(reversed(range(256)))),
+    "all byte values": (bytes(range(256)), b"\r\n\n\r", bytes(reversed(range(256)))),
     "a megabyte": (bytes(range(256)) * 2048,) * 2,
     "many small pieces": (b"\n", b"\r", b"\xe2\x82", b"\xac") * 25,
     "nothing": (),
@@ -194,17 +194,17 @@ FRAMINGS: Final[tuple[Framing, ...]] = ("chunked", "length", "until closed")
 
 
 async def exact(bench: Bench) -> None:
-    """The bytes of a body are handed over as they were sent, all of them; an empty body is an empty body."""
-    for (what, pieces), framing in itertools.product(BODIES.items(), FRAMINGS):
+    """A body is returned exactly as it was sent, also an empty one."""
+    for (name, pieces), framing in itertools.product(BODIES.items(), FRAMINGS):
         scenario = Scenario(pieces, framing=framing)
         async with bench.open({"/exact": scenario}) as (transport, peer):
             _, body = await read(transport, request_for(peer, "/exact"))
-            seen = f"{what} ({framing}): {len(scenario.body)} bytes were sent, and {len(body)} others handed over"
-            expect(body == scenario.body, seen)
+            finding = f"{name} ({framing}): {len(scenario.body)} bytes were sent; {len(body)} other bytes were returned"
+            expect(body == scenario.body, finding)
 
 
 async def undecoded(bench: Bench) -> None:
-    """A content coding is not undone: the body is as `content-encoding` says."""
+    """Content codings are not decoded: the body is encoded as `content-encoding` says."""
     packed = gzip.compress(BODY, mtime=0)
     scenario = Scenario((packed,), headers={"Content-Encoding": "gzip"}, framing="length")
     async with bench.open({"/undecoded": scenario}) as (transport, peer):
@@ -217,7 +217,7 @@ async def undecoded(bench: Bench) -> None:
 
 
 LEAVES: Final[Mapping[str, tuple[int, tuple[type[Exception], ...]]]] = {
-    # how: (pieces that are read, what is raised then; what comes out of that is for `own_exception` to see)
+    # how: (chunks read before leaving, exceptions raised then; `own_exception` checks those)
     "before it reads": (0, ()),
     "after a piece": (1, ()),
     "by an exception": (1, (Exception,)),
@@ -233,7 +233,7 @@ async def left_early(bench: Bench) -> None:
         except BrokenPromise:
             raise
         except Exception:
-            if code == 200:  # else that is for `status` to see
+            if code == 200:  # other codes are checked by `status`
                 raise
 
 
@@ -247,38 +247,38 @@ async def _leave(bench: Bench, how: str, code: int, pieces: int, raised: tuple[t
                 scope.deadline = anyio.current_time() + PROMPTLY
                 for leave in raised:
                     raise leave
-        expect(not scope.cancel_called, f"the reader left {how}, and was held longer than {PROMPTLY:g} s")
+        expect(not scope.cancel_called, f"leaving {how} took longer than {PROMPTLY:g} s")
         noticed = await peer.all_over(1, until=scope.deadline)
-        expect(noticed, f"the reader left {how}, and the other side had not noticed after {PROMPTLY:g} s")
+        expect(noticed, f"the reader left {how}; the other side had not noticed after {PROMPTLY:g} s")
 
 
 class _NoException(BaseException):
-    """What a transport must not touch either."""
+    """A BaseException that is not an Exception; a transport must not change it either."""
 
 
 OWN: Final = (ValueError, ConnectionResetError, TimeoutError, ConnectionLostError, _NoException)
-"""The classes that a transport may take for its own are among them."""
+"""Includes classes that a transport may mistake for its own errors."""
 
 
 async def own_exception(bench: Bench) -> None:
-    """An exception that the caller raises in the block comes out as it is: the same object, wrapped in nothing."""
+    """An exception of the block is raised unchanged: the same object, not wrapped."""
     for cls, reading in itertools.product(OWN, (False, True)):
         own: BaseException = cls("the caller's own")
         async with bench.open({"/own": Scenario(PIECES)}) as (transport, peer):
-            came: BaseException | None = None
+            raised: BaseException | None = None
             try:
                 async with transport.exchange(request_for(peer, "/own")) as response:
                     if reading:
                         await anext(response.chunks)
                     raise own
-            except (Exception, BaseExceptionGroup, _NoException) as error:  # noqa: BLE001  (it is looked at)
-                came = error
-            expect(came is own, f"{shown(own)} was raised in the block, and {shown(came)} came out")
+            except (Exception, BaseExceptionGroup, _NoException) as error:  # noqa: BLE001  (it is compared)
+                raised = error
+            expect(raised is own, f"the block raised {shown(own)}, and the exchange {shown(raised)}")
 
 
 async def abandoned(bench: Bench) -> None:
-    """A body that is not read to its end leaves nothing for the garbage collector to complain of."""
-    gc.collect()  # what is not ours
+    """A body that is not read to its end causes no ResourceWarning."""
+    gc.collect()  # other objects
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ResourceWarning)
         async with bench.open({"/abandoned": Scenario(PIECES)}) as (transport, peer):
@@ -287,9 +287,9 @@ async def abandoned(bench: Bench) -> None:
         gc.collect()
         await checkpoint()
         gc.collect()
-    litter = [str(warning.message) for warning in caught if issubclass(warning.category, ResourceWarning)]
-    litter = [text for text in litter if not any(known in text for known in KNOWN_LITTER)]
-    expect(not litter, f"ResourceWarning: {litter[:1]}")
+    leaks = [str(warning.message) for warning in caught if issubclass(warning.category, ResourceWarning)]
+    leaks = [text for text in leaks if not any(known in text for known in KNOWN_LEAKS)]
+    expect(not leaks, f"ResourceWarning: {leaks[:1]}")
 
 
 async def _abandon(transport: Transport, request: HTTPRequest, pieces: int) -> None:
@@ -298,13 +298,13 @@ async def _abandon(transport: Transport, request: HTTPRequest, pieces: int) -> N
             await anext(response.chunks)
 
 
-# --- the other side's fault -------------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------------
 
 
 async def _failure(
     transport: Transport, request: HTTPRequest, entered: anyio.Event | None = None
 ) -> tuple[bytes, Exception | None]:
-    """What was read of a response, and the error, if there was one."""
+    """Return what was read of a response, and the error, if there was one."""
     body = b""
     try:
         async with transport.exchange(request) as response:
@@ -312,13 +312,13 @@ async def _failure(
                 entered.set()
             async for piece in response.chunks:
                 body += piece
-    except Exception as error:  # noqa: BLE001  (it is looked at)
+    except Exception as error:  # noqa: BLE001  (it is returned)
         return body, error
     return body, None
 
 
 async def refused(bench: Bench) -> None:
-    """Where nobody listens entering raises ConnectError, whose outcome is NOT_SENT."""
+    """Entering raises ConnectError, outcome NOT_SENT, where no server listens."""
     async with bench.open({}, listening=False, probe=False) as (transport, peer):
         if peer.in_process:
             raise SkippedCheck(IN_PROCESS)
@@ -327,26 +327,26 @@ async def refused(bench: Bench) -> None:
         expect(good, f"{shown(error)}, outcome {getattr(error, 'outcome', None)}")
 
 
-def _expect_loss(when: str, error: Exception | None) -> None:
+def _expect_loss(event: str, error: Exception | None) -> None:
     good = isinstance(error, ConnectionLostError | RemoteProtocolError)
-    expect(good, f"{when}: {shown(error)}, where ConnectionLostError or RemoteProtocolError is right")
+    expect(good, f"{event}: {shown(error)}; expected ConnectionLostError or RemoteProtocolError")
     outcome = getattr(error, "outcome", None)
     unsure = outcome in (Outcome.UNKNOWN, Outcome.STARTED)
-    expect(unsure, f"{when}: outcome {outcome}, as if the request had surely done nothing")
+    expect(unsure, f"{event}: outcome {outcome}; expected UNKNOWN or STARTED")
 
 
 async def broken_head(bench: Bench) -> None:
     """A connection that breaks before the headers is ConnectionLostError or RemoteProtocolError, outcome UNKNOWN."""
-    for how in Break:
+    for how in (CLOSED, RESET):
         async with bench.open({"/broken": Scenario(before=how)}) as (transport, peer):
             _, error = await _failure(transport, request_for(peer, "/broken"))
-            _expect_loss(f"the connection was {how.value} in the place of a response", error)
+            _expect_loss(f"instead of a response {how}", error)
 
 
-BROKEN_BODIES: Final[tuple[tuple[Framing, Break], ...]] = (
-    ("chunked", Break.CLOSED),
-    ("length", Break.CLOSED),
-    ("chunked", Break.RESET),
+BROKEN_BODIES: Final[tuple[tuple[Framing, ConnectionLostError], ...]] = (
+    ("chunked", CLOSED),
+    ("length", CLOSED),
+    ("chunked", RESET),
 )
 
 
@@ -357,19 +357,19 @@ async def broken_body(bench: Bench) -> None:
 
 
 async def reset_unframed(bench: Bench) -> None:
-    """A body that only the connection's end delimits has no end if the connection is reset: that is an error too."""
-    await _expect_broken_body(bench, "until closed", Break.RESET)
+    """A reset is an error also within a body whose end is only marked by the end of the connection."""
+    await _expect_broken_body(bench, "until closed", RESET)
 
 
-async def _expect_broken_body(bench: Bench, framing: Framing, how: Break) -> None:
+async def _expect_broken_body(bench: Bench, framing: Framing, how: ConnectionLostError) -> None:
     entered = anyio.Event()
     scenario = Scenario((b"one, ", b"two, ", entered.wait, how), framing=framing)
     async with bench.open({"/broken": scenario}) as (transport, peer):
         if peer.in_process and framing == "until closed":
             raise SkippedCheck(IN_PROCESS)
         body, error = await _failure(transport, request_for(peer, "/broken"), entered)
-        _expect_loss(f"the connection was {how.value} within the body ({framing})", error)
-        expect((b"one, two, ").startswith(body), f"bytes that were never sent: {body!r}")
+        _expect_loss(f"within the body ({framing}) {how}", error)
+        expect((b"one, two, ").startswith(body), f"returned bytes that were never sent: {body!r}")
 
 
 # --- the request and the response -------------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ HEADERS: Final = {"Accept": "text/event-stream", "X-Check": 'Mixed "Case", q=0.5
 
 
 async def as_given(bench: Bench) -> None:
-    """The request is sent as given: method, URL with the base's prefix and query, headers, body. It stays as it is."""
+    """The request is sent as given: method, URL with the base's prefix and query, headers, body; it is not changed."""
     for method, suffix, path, body, context in REQUESTS:
         async with bench.open({path: Scenario(PIECES)}) as (transport, peer):
             request = HTTPRequest(method, peer.url + suffix, path, HEADERS, body, context=context)
@@ -396,21 +396,23 @@ async def as_given(bench: Bench) -> None:
 
 def _expect_as_given(before: HTTPRequest, request: HTTPRequest, response: HTTPResponse, peer: Peer) -> None:
     line = f"{before.method} {target_of(before)}"
-    expect(before == request, f"{line}: the caller's request is another now")
+    expect(before == request, f"{line}: the caller's request was changed")
     sent = response.request
     expect((before.method, before.url) == (sent.method, sent.url), f"response.request is {sent!r} for {before!r}")
-    expect(len(peer.visits) == 1, f"{line}: {len(peer.visits)} requests came")
+    expect(len(peer.visits) == 1, f"{line}: {len(peer.visits)} requests arrived")
     (visit,) = peer.visits
-    came = f"{visit.method} {visit.target}"
-    expect(line == came, f"{line} was given, and {came} came")
+    received = f"{visit.method} {visit.target}"
+    expect(line == received, f"{line} was given, and {received} arrived")
     for name, value in before.headers.items():
         got = visit.headers.get(name.lower())
-        expect(value == got, f"{line}: the header {name} was {value!r}, and {got!r} came")
-    expect(before.body == visit.body, f"{line}: {len(before.body)} bytes of body, and {len(visit.body)} others came")
+        expect(value == got, f"{line}: the header {name} was {value!r}, and {got!r} arrived")
+    expect(
+        before.body == visit.body, f"{line}: a body of {len(before.body)} bytes; {len(visit.body)} other bytes arrived"
+    )
 
 
 async def lower_case(bench: Bench) -> None:
-    """The names of a response's headers are in lower case, the values as they were sent."""
+    """The names of response headers are in lower case; the values are unchanged."""
     sent = {"Content-Type": "text/Event-Stream; charset=UTF-8", "X-CHECK": "Mixed, Case; Q=1", "x-lower": "yes"}
     async with bench.open({"/headers": Scenario(PIECES, headers=sent)}) as (transport, peer):
         response, _ = await read(transport, request_for(peer, "/headers"))
@@ -426,7 +428,7 @@ REDIRECTS: Final = (301, 302, 303, 307, 308)
 
 
 async def status(bench: Bench) -> None:
-    """A status is handed over with its body, whatever it is, and is no error."""
+    """Every status is returned with its body, and is not an error."""
     for code in STATUSES:
         scenario = Scenario(() if code in (204, 304) else PIECES, status=code)
         async with bench.open({"/status": scenario}) as (transport, peer):
@@ -434,12 +436,12 @@ async def status(bench: Bench) -> None:
                 response, body = await read(transport, request_for(peer, "/status"))
             except Exception as error:
                 raise BrokenPromise(f"{code}: {shown(error)}") from error
-            expect(code == response.status, f"{code} was sent, and {response.status} handed over")
+            expect(code == response.status, f"{code} was sent, and {response.status} returned")
             expect(scenario.body == body, f"{code}: the body was {body!r}")
 
 
 async def redirect(bench: Bench) -> None:
-    """A redirect is handed over like any status, and not followed."""
+    """A redirect is returned like any status, and not followed."""
     for code, method in itertools.product(REDIRECTS, ("POST", "GET")):
         scenario = Scenario(PIECES, status=code, headers={"Location": "/elsewhere"})
         async with bench.open({"/redirect": scenario, "/elsewhere": Scenario((b"elsewhere",))}) as (transport, peer):
@@ -447,16 +449,16 @@ async def redirect(bench: Bench) -> None:
             location = response.headers.get("location")
             got = (response.status, body, location)
             expect(got == (code, BODY, "/elsewhere"), f"{method}, {code}: {response.status}, {body!r}, {location!r}")
-            expect(not peer.visited("/elsewhere"), f"{method}, {code}: the request went on to where it points")
+            expect(not peer.visited("/elsewhere"), f"{method}, {code}: the redirect was followed")
 
 
 async def once(bench: Bench) -> None:
-    """A POST is sent once, whatever becomes of it; on a connection that was used before, too."""
+    """A POST is sent once, whatever happens to it, also on a reused connection."""
     scenarios = {
         "/once/whole": Scenario(PIECES),
-        "/once/closed": Scenario(before=Break.CLOSED),
-        "/once/reset": Scenario(before=Break.RESET),
-        "/once/within": Scenario((b"one, ", b"two, ", Break.CLOSED)),
+        "/once/closed": Scenario(before=CLOSED),
+        "/once/reset": Scenario(before=RESET),
+        "/once/within": Scenario((b"one, ", b"two, ", CLOSED)),
     }
     for path, before in itertools.product(scenarios, (False, True)):
         async with bench.open(scenarios) as (transport, peer):
@@ -465,14 +467,14 @@ async def once(bench: Bench) -> None:
             await _failure(transport, request_for(peer, path))
             await peer.all_over(1 + before, until=anyio.current_time() + PROMPTLY)
             times = peer.visited(path) - (before and path == "/once/whole")
-            expect(times == 1, f"{path}{' on a used connection' if before else ''}: sent {times} times")
+            expect(times == 1, f"{path}{' on a reused connection' if before else ''}: sent {times} times")
 
 
 # --- many exchanges, scopes, closing ----------------------------------------------------------------------------------
 
 
 async def concurrent(bench: Bench) -> None:
-    """Twenty exchanges at a time are all open at once, and each gets its own response."""
+    """Twenty concurrent exchanges are all open at the same time, and each gets its own response."""
     started: list[str] = []
     all_started = anyio.Event()
     bodies: dict[str, bytes] = {}
@@ -494,43 +496,43 @@ async def concurrent(bench: Bench) -> None:
             async with anyio.create_task_group() as tasks:
                 for path in paths:
                     tasks.start_soon(one, transport, request_for(peer, path))
-        expect(not scope.cancel_called, f"{len(started)} of {AT_ONCE} exchanges were open at once, and no more came")
+        expect(not scope.cancel_called, f"only {len(started)} of {AT_ONCE} exchanges were open at the same time")
         for path, scenario in scenarios.items():
-            expect(bodies[path] == scenario.body, f"{path}: {bodies[path]!r}, where {scenario.body!r} was sent")
+            expect(bodies[path] == scenario.body, f"{path}: {bodies[path]!r}; {scenario.body!r} was sent")
 
 
 async def no_open_scope(bench: Bench) -> None:
-    """No cancel scope and no task group is open within the block: the caller enters under a deadline of its own."""
+    """No cancel scope or task group stays open within the block: the caller may enter under its own deadline."""
     async with bench.open({"/scope": Scenario(PIECES)}) as (transport, peer):
-        seen = ["the task was cancelled, and nobody had asked for that"]
-        # In a task of its own, which is spoiled if scopes are left in the wrong order.
+        findings = ["the task was cancelled without a request"]
+        # In a task of its own, which breaks if scopes are left in the wrong order.
         with suppress(ExceptionGroup):
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_enter_under_a_scope, transport.exchange(request_for(peer, "/scope")), seen)
-        expect(not seen, "".join(seen))
+                tasks.start_soon(_enter_under_a_scope, transport.exchange(request_for(peer, "/scope")), findings)
+        expect(not findings, "".join(findings))
 
 
-async def _enter_under_a_scope(exchange: AbstractAsyncContextManager[HTTPResponse], seen: list[str]) -> None:
+async def _enter_under_a_scope(exchange: AbstractAsyncContextManager[HTTPResponse], findings: list[str]) -> None:
     response: HTTPResponse | None = None
     stage = "entering"
     try:
         with anyio.CancelScope():
             response = await exchange.__aenter__()
-            stage = "leaving a scope of the caller's, which was around the entering,"
+            stage = "leaving the caller's scope, in which the exchange was entered,"
         assert response is not None
         stage = "reading and leaving"
         body = b"".join([piece async for piece in response.chunks])
         await exchange.__aexit__(None, None, None)
         expect(body == BODY, f"the body was {body!r}")
-        seen.clear()
-    except Exception as error:  # noqa: BLE001  (whatever it is, it is the finding)
-        seen[:] = [f"{stage} ended with {shown(error)}"]
+        findings.clear()
+    except Exception as error:  # noqa: BLE001  (it is the finding)
+        findings[:] = [f"{stage} ended with {shown(error)}"]
         with suppress(Exception):
             await exchange.__aexit__(None, None, None)
 
 
 async def aclose(bench: Bench) -> None:
-    """`aclose` may be called twice, and before anything was sent."""
+    """`aclose` may be called twice, and before the first request."""
     for use in (False, True):
         async with bench.open({"/used": Scenario(PIECES)}, probe=False) as (transport, peer):
             if use:
@@ -548,14 +550,14 @@ async def closes_kept(bench: Bench) -> None:
         if peer.in_process:
             raise SkippedCheck(IN_PROCESS)
         await read(transport, request_for(peer, "/kept"))
-        with suppress(Exception):  # that is a matter of the check `aclose`
+        with suppress(Exception):  # errors are checked by `aclose`
             await transport.aclose()
-        closed = await peer.all_hung_up(until=anyio.current_time() + PROMPTLY)
+        closed = await peer.all_disconnected(until=anyio.current_time() + PROMPTLY)
         expect(closed, f"{peer.connections} connections were still open {PROMPTLY:g} s after `aclose`")
 
 
 async def usable(bench: Bench) -> None:
-    """After each of these checks an ordinary exchange on the same transport is as it should be."""
+    """After each of these checks an ordinary exchange on the same transport succeeds."""
     expect(not bench.unusable, "; ".join(f"after {check}: {why}" for check, why in bench.unusable.items()))
 
 
@@ -563,10 +565,10 @@ async def usable(bench: Bench) -> None:
 
 
 class _CancelledAt:
-    """Awaits a coroutine, and cancels the scope when it is about to wait for the n-th time.
+    """Awaits a coroutine, and cancels the scope at its n-th checkpoint.
 
-    Whatever waits, waits by yielding to the event loop through everything that awaits it; so who stands between sees
-    every checkpoint of the coroutine's task, on any event loop.
+    A coroutine waits by yielding to the event loop through all awaiting objects, so this object sees every checkpoint,
+    on any event loop.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, None], n: int, scope: anyio.CancelScope) -> None:
@@ -588,14 +590,14 @@ class _CancelledAt:
                 self._scope.cancel()
             try:
                 value = yield awaited
-            except BaseException as error:  # noqa: BLE001  (it is the coroutine's)
+            except BaseException as error:  # noqa: BLE001  (thrown into the coroutine)
                 resume = functools.partial(waiting.throw, error)
             else:
                 resume = functools.partial(waiting.send, value)
 
 
 async def _two_exchanges(transport: Transport, peer: Peer, gate: anyio.Event) -> None:
-    """On one connection, if the transport keeps it; the second waits in the middle."""
+    """Perform two exchanges, on one connection if the transport keeps it alive; the second waits in the middle."""
     for path in ("/whole", "/gated"):
         ended = False
         body = b""
@@ -605,29 +607,29 @@ async def _two_exchanges(transport: Transport, peer: Peer, gate: anyio.Event) ->
                 if path == "/gated":
                     gate.set()
             ended = True
-        expect(ended, "the cancellation was swallowed: the code after the block ran, and the block had not ended")
-        expect(body == BODY, f"the body seemed to have ended after {len(body)} of {len(BODY)} bytes")
-    await checkpoint()  # what was cancelled while it could not be interrupted hears of it here
+        expect(ended, "the cancellation was swallowed: the code after the block ran")
+        expect(body == BODY, f"the body ended after {len(body)} of {len(BODY)} bytes")
+    await checkpoint()  # delivers a cancellation that came while nothing could be interrupted
 
 
 async def _cancel(bench: Bench, n: int) -> bool:
-    """Cancel two exchanges at their n-th checkpoint and look at everything; whether there was such a checkpoint."""
+    """Cancel two exchanges at their n-th checkpoint; return whether there was such a checkpoint."""
     gate = anyio.Event()
     scenarios = {"/whole": Scenario(PIECES), "/gated": Scenario((*PIECES[:2], gate.wait, *PIECES[2:]))}
     async with bench.open(scenarios, probe=False) as (transport, peer):
-        came: BaseException | None = None
+        raised: BaseException | None = None
         scope = anyio.CancelScope()
         exchanges = _CancelledAt(_two_exchanges(transport, peer, gate), n, scope)
         with anyio.move_on_after(ENDING) as bound:
             try:
-                with scope:  # it takes what counts as cancelled, on trio a group of that too
+                with scope:  # catches cancellations, on trio also a group of them
                     await exchanges
             except BrokenPromise:
                 raise
-            except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001  (whatever it is, it is the finding)
-                came = error
+            except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001  (it is the finding)
+                raised = error
         expect(not bound.cancel_called, f"the exchange had not ended {ENDING:g} s later")
-        expect(came is None, f"{shown(came)} came out, where the cancellation should")
+        expect(raised is None, f"{shown(raised)} was raised instead of the cancellation")
         noticed = await peer.all_over(0, until=anyio.current_time() + PROMPTLY)
         expect(noticed, f"the other side had not noticed after {PROMPTLY:g} s")
         trouble = await bench.probe(transport, peer)
@@ -636,17 +638,17 @@ async def _cancel(bench: Bench, n: int) -> bool:
 
 
 LARGE: Final = bytes(16 * 1024 * 1024)
-"""More than the buffers of a connection hold."""
+"""Larger than the buffers of a connection."""
 
 
 @attrs.frozen
 class _Stage:
-    """Where an exchange waits for the other side: `scenario(hold)` holds it there."""
+    """A stage of an exchange; `scenario(hold)` makes it wait there."""
 
     scenario: Callable[[Wait], Scenario]
     body: bytes = b"question"
     certain: bool = True
-    """Whether the exchange surely comes there; else that is for `status` to see."""
+    """Whether the exchange always reaches the stage; otherwise `status` checks that."""
 
 
 def _held_in_the_body(code: int) -> Callable[[Wait], Scenario]:
@@ -665,7 +667,7 @@ STAGES: Final[Mapping[str, _Stage]] = {
 
 
 async def _cancel_in(bench: Bench, name: str, stage: _Stage) -> None:
-    """Cancel an exchange while the other side holds it."""
+    """Cancel an exchange while it waits at `stage`."""
     reached, released = anyio.Event(), anyio.Event()
 
     async def hold() -> None:
@@ -675,7 +677,7 @@ async def _cancel_in(bench: Bench, name: str, stage: _Stage) -> None:
     async with bench.open({"/held": stage.scenario(hold)}, probe=False) as (transport, peer):
         if peer.in_process and name == SENDING:
             return
-        came: Exception | None = None
+        raised: Exception | None = None
         scope = anyio.CancelScope()
 
         async def cancel() -> None:
@@ -689,18 +691,18 @@ async def _cancel_in(bench: Bench, name: str, stage: _Stage) -> None:
                     with scope:
                         await read(transport, request_for(peer, "/held", body=stage.body))
                 except Exception as error:  # noqa: BLE001  (it is the finding)
-                    came = error
+                    raised = error
                 tasks.cancel_scope.cancel()
         if not reached.is_set() and not stage.certain:
             return
-        expect(reached.is_set(), f"the exchange ended with {shown(came)} before it could be cancelled")
+        expect(reached.is_set(), f"the exchange ended with {shown(raised)} before it could be cancelled")
         expect(not bound.cancel_called, f"the exchange had not ended {ENDING:g} s later")
-        expect(came is None, f"{shown(came)} came out, where the cancellation should")
+        expect(raised is None, f"{shown(raised)} was raised instead of the cancellation")
         expect(scope.cancelled_caught, "the cancellation was swallowed")
         if name == SENDING:
-            released.set()  # the other side reads on, and finds the end of the connection, or all of the request
-            closed = await peer.all_hung_up(until=anyio.current_time() + PROMPTLY)
-            expect(not peer.visits, "the request was sent to its end all the same")
+            released.set()  # the other side reads on, to the end of the connection or of the request
+            closed = await peer.all_disconnected(until=anyio.current_time() + PROMPTLY)
+            expect(not peer.visits, "the request was still sent completely")
             expect(closed, f"the connection was still open after {PROMPTLY:g} s")
         noticed = await peer.all_over(0 if name == SENDING else 1, until=anyio.current_time() + PROMPTLY)
         expect(noticed, f"the other side had not noticed after {PROMPTLY:g} s")
@@ -709,13 +711,13 @@ async def _cancel_in(bench: Bench, name: str, stage: _Stage) -> None:
 
 
 async def cancelled(bench: Bench) -> None:
-    """Cancelled at any checkpoint an exchange ends as cancelled, the other side notices, the transport stays usable."""
+    """Cancelled at any checkpoint, an exchange ends, the other side notices, and the transport stays usable."""
     try:
         while await _cancel(bench, bench.checkpoints + 1):
             bench.checkpoints += 1
     except BrokenPromise as found:
         raise BrokenPromise(f"cancelled at checkpoint {bench.checkpoints + 1}: {found}") from found
-    bench.checkpoints -= 1  # the last was the check's own
+    bench.checkpoints -= 1  # without the check's own
     for name, stage in STAGES.items():
         try:
             await _cancel_in(bench, name, stage)
@@ -724,13 +726,13 @@ async def cancelled(bench: Bench) -> None:
 
 
 CONNECTING_SECONDS: Final = 0.2
-"""Until an exchange is cancelled that waits for its connection."""
+"""Seconds until an exchange that waits for its connection is cancelled."""
 SYN_SECONDS: Final = 1.3
-"""After which a connection that is still wanted is tried again: 1 s (RFC 6298), and some patience."""
+"""Seconds until the system retries to connect: 1 s (RFC 6298), and a margin."""
 
 
 async def connecting(bench: Bench) -> None:
-    """Cancelled while it connects an exchange ends, and no connection is made and nothing sent later."""
+    """Cancelled while it connects, an exchange ends; no connection is made and nothing sent later."""
     async with bench.open({"/late": Scenario(PIECES)}, full=True, probe=False) as (transport, peer):
         if peer.in_process:
             raise SkippedCheck(IN_PROCESS)
@@ -741,12 +743,12 @@ async def connecting(bench: Bench) -> None:
         peer.accept()
         await anyio.sleep(SYN_SECONDS)
         expect(not peer.visits, "the request was sent after the exchange had been cancelled")
-        closed = await peer.all_hung_up(until=anyio.current_time() + PROMPTLY)
+        closed = await peer.all_disconnected(until=anyio.current_time() + PROMPTLY)
         expect(closed, "a connection was made after the exchange had been cancelled, and stayed open")
 
 
 async def closing(bench: Bench) -> None:
-    """Cancelled at any checkpoint `aclose` ends; then, or after another `aclose`, no connection is open."""
+    """Cancelled at any checkpoint, `aclose` ends; after another `aclose` no connection is open."""
     n = 0
     while True:
         n += 1
@@ -758,16 +760,16 @@ async def closing(bench: Bench) -> None:
             closes = _CancelledAt(transport.aclose(), n, scope)
             with anyio.move_on_after(PATIENTLY) as bound, suppress(Exception), scope:  # errors: the check `aclose`
                 await closes
-            expect(not bound.cancel_called, f"cancelled at checkpoint {n}, it had not ended {PATIENTLY:g} s later")
+            expect(not bound.cancel_called, f"cancelled at checkpoint {n}, it had not ended after {PATIENTLY:g} s")
             await bench.close(transport)
-            closed = await peer.all_hung_up(until=anyio.current_time() + PROMPTLY)
-            seen = f"cancelled at checkpoint {n}, and called again: {peer.connections} connections were still open"
-            expect(closed, seen)
+            closed = await peer.all_disconnected(until=anyio.current_time() + PROMPTLY)
+            finding = f"cancelled at checkpoint {n}, then called again: {peer.connections} connections stayed open"
+            expect(closed, finding)
             if closes.count < n:
                 return
 
 
-# --- all of them ------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------------------------
 
 Check: TypeAlias = Callable[[Bench], Awaitable[None]]
 
@@ -799,7 +801,7 @@ CHECKS: Final = _by_name(
     cancelled,
     connecting,
     closing,
-    usable,  # the last: it says what came out after the others
+    usable,  # last: it reports on the transports of all others
 )
 TRANSPORT_PROMISES: Final[Mapping[str, str]] = {name: str(check.__doc__) for name, check in CHECKS.items()}
-"""What `check_transport` looks at: the name of each check and the promise."""
+"""The checks of `check_transport`: each name with the promise that it tests."""

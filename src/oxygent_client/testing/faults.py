@@ -2,11 +2,10 @@
 
     agent = SSEOxyGent(server_url="http://remote", transport=faults.cut_after(FakeTransport.script(...), bytes=100))
 
-Rule 1: a fault is a value, `Fault`; `Faulty` is the only class here that moves bytes, and it keeps the promises of
-    `Transport`.
-Rule 2: the body of a response is changed by a plain generator: `yield MORE` gives the next piece of the real body
-    (None at its end), `yield step` hands a step on. It neither waits nor reads a clock, and ends when nobody reads it.
-Rule 3: an error is made anew each time it is raised: the run that gets it writes into it.
+Rule 1: a fault is a value, `Fault`. `Faulty` applies it, and fulfils the `Transport` contract.
+Rule 2: a generator changes the body of a response: `yield MORE` returns the next chunk of the real body (None at its
+    end), `yield step` passes a step on. It does not wait or read a clock.
+Rule 3: an error is created each time it is raised, since the run that receives it changes it.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from anyio.lowlevel import checkpoint
 
 from oxygent_client._core.errors import ConnectError, ConnectionLostError
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Purpose, Transport
-from oxygent_client.testing._fake_transport import EVENT_STREAM, Pause, Step, close, heartbeat
+from oxygent_client.testing._fake_transport import EVENT_STREAM, Pause, Step, close, heartbeat, wait
 
 __all__ = [
     "MORE",
@@ -69,14 +68,14 @@ __all__ = [
 ]
 
 Body: TypeAlias = Generator[Step | None, bytes | None, None]
-"""What becomes of a body, as rule 2 has it."""
+"""Changes the body of a response (rule 2)."""
 
 MORE: Final = None
 RUNS: Final[tuple[Purpose, ...]] = ("run", "attach")
 HEARTBEAT_SECONDS: Final = 15.0
 """As on real servers."""
 FLOOD_BYTES: Final = 64 * 1024
-"""The size of a piece of a flood."""
+"""Size of the chunks of a flood."""
 FOREVER: Final = Pause(math.inf)
 
 # --- the mechanism ----------------------------------------------------------------------------------------------------
@@ -93,18 +92,18 @@ def _no_headers() -> Mapping[str, str]:
 
 @attrs.frozen(kw_only=True)
 class Fault:
-    """What becomes of an exchange."""
+    """Changes to an exchange."""
 
     name: str
-    """As it was asked for: `cut_after(bytes=100)`."""
+    """The call that made it: `cut_after(bytes=100)`."""
     refusal: Callable[[], Exception] | None = None
-    """Raised instead of sending the request."""
+    """The error to raise instead of sending the request."""
     before: Callable[[], Pause | Exception] | None = None
-    """What happens between the request and the headers of the response: a wait, or an error."""
+    """A wait or an error between the request and the response headers."""
     status: int | None = None
-    """In the place of the real status."""
+    """Replaces the real status."""
     headers: Mapping[str, str] = attrs.field(factory=_no_headers)
-    """Over the real ones; names in lower case."""
+    """Added to the real headers, or replacing them; names in lower case."""
     body: Callable[[], Body] = _unchanged
 
     def __repr__(self) -> str:
@@ -112,28 +111,28 @@ class Fault:
 
 
 class When(TypedDict, total=False):
-    """Which exchanges a fault strikes."""
+    """The exchanges that a fault affects."""
 
     purposes: Collection[Purpose]
-    """Those with one of these purposes; runs and attaching to runs if it is not said."""
+    """The purposes of those exchanges (default: `run` and `attach`)."""
     times: int | None
-    """The first so many of them; None, or not said: all."""
+    """Only the first so many of them (default: None, all)."""
 
 
 @attrs.define(eq=False)
 class Faulty:
-    """A transport whose exchanges suffer a fault; any other exchange is as the wrapped transport makes it."""
+    """A transport that applies a fault to the exchanges of another transport."""
 
     inner: Transport
     fault: Fault
     purposes: Collection[Purpose] = attrs.field(default=RUNS, kw_only=True, repr=False)
     times: int | None = attrs.field(default=None, kw_only=True, repr=False)
     struck: int = attrs.field(default=0, init=False, repr=False)
-    """How many exchanges the fault has struck."""
+    """How many exchanges the fault has affected."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
-        """As `Transport.exchange`, but for what the fault does."""
+        """As `Transport.exchange`, with the fault applied."""
         fault = self._next(request)
         if fault is not None and fault.refusal is not None:
             await checkpoint()
@@ -147,13 +146,13 @@ class Faulty:
                 if isinstance(step, Exception):
                     raise step
                 await anyio.sleep(step.seconds)
-            # The length that was announced is that of the real body.
+            # The real body has another length.
             real = {name: value for name, value in response.headers.items() if name != "content-length"}
             yield attrs.evolve(
                 response,
                 status=fault.status or response.status,
                 headers={**real, **fault.headers},
-                chunks=_Spoiled(response.chunks, fault.body()),
+                chunks=_ChangedBody(response.chunks, fault.body()),
             )
 
     def _next(self, request: HTTPRequest) -> Fault | None:
@@ -167,8 +166,8 @@ class Faulty:
         await self.inner.aclose()
 
 
-class _Spoiled:
-    """The pieces that a body's generator makes of the real ones. A wait that was cancelled can be waited for again."""
+class _ChangedBody:
+    """The chunks that a body's generator makes of the real ones. A cancelled wait can be repeated."""
 
     def __init__(self, chunks: AsyncIterator[bytes], body: Body) -> None:
         self._chunks = chunks
@@ -192,7 +191,7 @@ class _Spoiled:
             if step is None:
                 self._piece = await anext(self._chunks, None)
             elif not isinstance(step, bytes | Exception):
-                await (anyio.sleep(step.seconds) if isinstance(step, Pause) else step())
+                await wait(step)
             self._is_done = True
             if isinstance(step, Exception):
                 raise step
@@ -204,18 +203,18 @@ class _Spoiled:
 
 
 def refuse(inner: Transport, *, times: int | None = 1, purposes: Collection[Purpose] = RUNS) -> Faulty:
-    """No connection: nothing is sent. Unless told otherwise, only once."""
+    """Refuse the connection: nothing is sent. By default only once."""
     fault = Fault(name="refuse()", refusal=partial(ConnectError, "could not connect: refused by a fault"))
     return Faulty(inner, fault, times=times, purposes=purposes)
 
 
 def lose_before_headers(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """The request is sent, and the connection breaks before the headers of the response."""
+    """Send the request, and lose the connection before the response headers."""
     return Faulty(inner, Fault(name="lose_before_headers()", before=_lost), **when)
 
 
 def hang_before_headers(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """The request is sent, and nothing ever comes."""
+    """Send the request, and wait for ever for the response headers."""
     return Faulty(inner, Fault(name="hang_before_headers()", before=_hang), **when)
 
 
@@ -233,7 +232,7 @@ def _hang() -> Pause:
 def status(
     inner: Transport, code: int, body: bytes = b"", headers: Mapping[str, str] | None = None, **when: Unpack[When]
 ) -> Faulty:
-    """Another status, and a text in the place of the stream."""
+    """Replace the status, and the stream by a text."""
     fault = Fault(
         name=f"status({code})" + (f" with {', '.join(headers)}" if headers else ""),
         status=code,
@@ -249,13 +248,13 @@ def _page(inner: Transport, name: str, content_type: str, body: bytes, when: Whe
 
 
 def html_page(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """A page with status 200, as a proxy or a login answers."""
+    """Respond with an HTML page and status 200, as a proxy or a login page does."""
     page = b"<!doctype html><title>Sign in</title><p>Please sign in."
     return _page(inner, "html_page()", "text/html; charset=utf-8", page, when)
 
 
 def envelope(inner: Transport, code: int = 500, message: str = "failed", **when: Unpack[When]) -> Faulty:
-    """A JSON document with status 200 that says that something failed."""
+    """Respond with a JSON document that reports an error, and status 200."""
     body = json.dumps({"code": code, "message": message, "data": {}}).encode()
     return _page(inner, f"envelope({code})", "application/json", body, when)
 
@@ -263,22 +262,22 @@ def envelope(inner: Transport, code: int = 500, message: str = "failed", **when:
 def wrong_content_type(
     inner: Transport, content_type: str = "application/octet-stream", **when: Unpack[When]
 ) -> Faulty:
-    """The real stream, announced as something else."""
+    """Change the content type of the real stream."""
     return Faulty(inner, Fault(name="wrong_content_type()", headers={"content-type": content_type}), **when)
 
 
 def empty_body(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """A stream that ends before its first byte."""
+    """End the stream before its first byte."""
     return _stream(inner, "empty_body()", partial(_instead), when)
 
 
 def garbage(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """A stream of all bytes there are, none of which is an event."""
+    """Replace the stream by all byte values, without an event."""
     return _stream(inner, "garbage()", partial(_instead, bytes(range(256)) * 4), when)
 
 
 def _stream(inner: Transport, name: str, body: Callable[[], Body], when: When) -> Faulty:
-    """A stream that holds something else."""
+    """Replace the stream."""
     return Faulty(inner, Fault(name=name, headers=EVENT_STREAM, body=body), **when)
 
 
@@ -290,17 +289,17 @@ def _instead(*steps: Step) -> Body:
 
 
 def cut_after(inner: Transport, *, bytes: int, **when: Unpack[When]) -> Faulty:
-    """The stream ends after so many bytes, cleanly: a real server that is told to stop does this."""
+    """End the stream cleanly after so many bytes, as a real server does when it is stopped."""
     return Faulty(inner, Fault(name=f"cut_after(bytes={bytes})", body=partial(_first, bytes)), **when)
 
 
 def reset_after(inner: Transport, *, bytes: int, **when: Unpack[When]) -> Faulty:
-    """The connection breaks after so many bytes."""
+    """Reset the connection after so many bytes."""
     return Faulty(inner, Fault(name=f"reset_after(bytes={bytes})", body=partial(_first, bytes, _lost)), **when)
 
 
 def hang_after(inner: Transport, *, bytes: int, **when: Unpack[When]) -> Faulty:
-    """After so many bytes nothing comes any more, and nothing ends."""
+    """Send nothing more after so many bytes, and do not end the stream."""
     return Faulty(inner, Fault(name=f"hang_after(bytes={bytes})", body=partial(_first, bytes, _hang)), **when)
 
 
@@ -313,7 +312,7 @@ def _first(size: int, then: Callable[[], Step] | None = None) -> Body:
 
 
 def half_event(inner: Transport, *, after: int = 1, **when: Unpack[When]) -> Faulty:
-    """The stream ends in the middle of an event, after so many whole ones."""
+    """End the stream in the middle of an event, after so many complete ones."""
     return Faulty(inner, Fault(name=f"half_event(after={after})", body=partial(_half, after)), **when)
 
 
@@ -329,22 +328,22 @@ def _half(after: int) -> Body:
 
 
 def no_close(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """The close event is missing: the stream ends after its last message."""
+    """Leave out the close event: the stream ends after its last message."""
     return Faulty(inner, Fault(name="no_close()", body=partial(_each_block, _without_close)), **when)
 
 
 def close_first(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """A close event stands before everything else: an orderly end without an answer."""
+    """Send a close event before everything else: a complete stream without an answer."""
     return Faulty(inner, Fault(name="close_first()", body=partial(_after, close())), **when)
 
 
 def heartbeats_only(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """Heartbeats every 15 s, for ever: a real server whose task has died."""
+    """Send a heartbeat every 15 s, for ever, as a real server does after its task died."""
     return _stream(inner, "heartbeats_only()", _heartbeats, when)
 
 
 def fall_silent(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """One heartbeat, then not a byte more: the server or the network is gone."""
+    """Send one heartbeat, then nothing, as after a failure of the server or the network."""
     return _stream(inner, "fall_silent()", partial(_instead, heartbeat(), FOREVER), when)
 
 
@@ -358,27 +357,27 @@ def _heartbeats() -> Body:
 
 
 def endless_line(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """A line of data that never ends, at full speed."""
+    """Send a data line that never ends, at full speed."""
     return _flood(inner, "endless_line()", b"data: ", b"x", when)
 
 
 def endless_event(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """Lines of data without a blank line, for ever."""
+    """Send data lines without a blank line, for ever."""
     return _flood(inner, "endless_event()", b"", b"data: x\n", when)
 
 
 def endless_comments(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """Comment lines without a blank line, for ever."""
+    """Send comment lines without a blank line, for ever."""
     return _flood(inner, "endless_comments()", b"", b": x\n", when)
 
 
 def endless_field(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """Lines of a field that nobody knows, for ever."""
+    """Send lines of an unknown field, for ever."""
     return _flood(inner, "endless_field()", b"", b"unknown: x\n", when)
 
 
 def blank_lines(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """Blank lines, for ever."""
+    """Send blank lines, for ever."""
     return _flood(inner, "blank_lines()", b"", b"\n", when)
 
 
@@ -398,17 +397,17 @@ GZIP: Final = {"content-encoding": "gzip"}
 
 
 def gzip_body(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """The real stream, compressed though nobody asked for it, and said to be."""
+    """Compress the real stream with gzip, which was not requested, and declare it."""
     return Faulty(inner, Fault(name="gzip_body()", headers=GZIP, body=_compressed), **when)
 
 
 def gzip_bomb(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """A compressed stream that never ends, whose every kilobyte holds a megabyte."""
+    """Send a compressed stream that never ends, with a megabyte in each kilobyte."""
     return Faulty(inner, Fault(name="gzip_bomb()", headers={**EVENT_STREAM, **GZIP}, body=_bomb), **when)
 
 
 def _gzip() -> Callable[[bytes], bytes]:
-    compressor = zlib.compressobj(wbits=31)  # 16 + 15: with the header of gzip, and the usual window
+    compressor = zlib.compressobj(wbits=31)  # 16 + 15: gzip header, default window
     return lambda piece: compressor.compress(piece) + compressor.flush(zlib.Z_SYNC_FLUSH)
 
 
@@ -424,46 +423,46 @@ def _bomb() -> Body:
         yield compress(bytes(1024 * 1024))
 
 
-# --- odd, and still right ---------------------------------------------------------------------------------------------
+# --- unusual but valid ---------------------------------------------------------------------------------------------
 
 
 def split_every(inner: Transport, n: int, **when: Unpack[When]) -> Faulty:
-    """The real stream in pieces of `n` bytes at most."""
+    """Split the real stream into chunks of at most `n` bytes."""
     return Faulty(inner, Fault(name=f"split_every({n})", body=partial(_split, n)), **when)
 
 
 def crlf_split(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """The real stream, cut between each CR and its LF."""
+    """Split the real stream between each CR and its LF."""
     return Faulty(inner, Fault(name="crlf_split()", body=_crlf_split), **when)
 
 
 def one_piece(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """The whole stream in one piece, when it is over: a proxy that buffers."""
+    """Send the whole stream in one chunk at its end, as a buffering proxy does."""
     return Faulty(inner, Fault(name="one_piece()", body=_whole), **when)
 
 
 def slow(inner: Transport, seconds: float, **when: Unpack[When]) -> Faulty:
-    """Each piece comes so much later."""
+    """Delay each chunk by so many seconds."""
     return Faulty(inner, Fault(name=f"slow({seconds:g})", body=partial(_slowly, seconds)), **when)
 
 
 def bom(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """A byte order mark stands before the first event."""
+    """Send a byte order mark before the first event."""
     return Faulty(inner, Fault(name="bom()", body=partial(_after, b"\xef\xbb\xbf")), **when)
 
 
 def lf_only(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """Lines end with LF, where a real server sends CR LF."""
+    """End lines with LF instead of the CR LF of real servers."""
     return Faulty(inner, Fault(name="lf_only()", body=partial(_each_block, _with_lf)), **when)
 
 
 def heartbeats_between(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """A heartbeat stands before each event."""
+    """Send a heartbeat before each event."""
     return Faulty(inner, Fault(name="heartbeats_between()", body=partial(_each_block, _after_heartbeat)), **when)
 
 
 def duplicate_close(inner: Transport, **when: Unpack[When]) -> Faulty:
-    """The close event comes twice."""
+    """Send the close event twice."""
     return Faulty(inner, Fault(name="duplicate_close()", body=partial(_each_block, _with_close_twice)), **when)
 
 
@@ -503,7 +502,7 @@ _CLOSE: Final = re.compile(rb"(?:^|[\r\n])event: ?close[\r\n]")
 
 
 def _each_block(change: Callable[[bytes], bytes]) -> Body:
-    """`change` of each block, whatever pieces it came in."""
+    """Apply `change` to each block, independent of how it was split into chunks."""
     rest = b""
     while (piece := (yield MORE)) is not None:
         rest += piece

@@ -1,7 +1,7 @@
 """A scripting language for the agents of the toy remote.
 
-Rule 1: a script is data. It compares by content, and nothing in it runs.
-Rule 2: an agent is spoken of as the framework's own agents behave: a call has its steps, then its output.
+Rule 1: a script is data: it compares by content and runs no code.
+Rule 2: a scripted agent behaves like the framework's agents: a call has its steps, then its output.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ from typing import Any, TypeAlias
 
 from attrs import field, frozen
 
+from oxygent_client._core.deprecation import moved_names
+from oxygent_client.testing._fake_transport import Pause
+
 __all__ = [
     "AGENTS",
     "SCRIPTS",
     "TRIP",
+    "AgentStep",
     "Call",
     "Close",
     "Cut",
@@ -26,7 +30,6 @@ __all__ = [
     "Ping",
     "Say",
     "Script",
-    "Step",
     "Stream",
     "Think",
     "Together",
@@ -35,24 +38,17 @@ __all__ = [
 
 
 class Words(Enum):
-    """What of the query an output or a message repeats: all of it, or all but the first word."""
+    """The words of the query that an output or a message repeats: all, or all but the first."""
 
     ALL = "all"
     REST = "rest"
 
 
 @frozen
-class Pause:
-    """Nothing for so many seconds (times the remote's pace)."""
-
-    seconds: float
-
-
-@frozen
 class Say:
-    """Whatever an agent may hand to `send_message`: an object, a text, a number, null; with a framing of its own.
+    """A message that an agent sends by `send_message`: any JSON value, with its own event name, id and retry.
 
-    `retry` is milliseconds, as on the wire.
+    `retry` is in milliseconds, as in the event stream.
     """
 
     message: Any
@@ -63,78 +59,79 @@ class Say:
 
 @frozen
 class Think:
-    """A thought of the agent that has the word."""
+    """A `think` message of the agent."""
 
     text: str
 
 
 @frozen
 class Stream:
-    """A text in deltas of a few words, spread over so many seconds, then `stream_end`."""
+    """A text in deltas of a few words, spread over `seconds`, then `stream_end`."""
 
     text: str
     seconds: float = 0.0
 
 
-def _steps(steps: Iterable[Step]) -> tuple[Step, ...]:
+def _steps(steps: Iterable[AgentStep]) -> tuple[AgentStep, ...]:
     return tuple(steps)
 
 
 @frozen
 class Call:
-    """A call of an agent or tool: tool_call, the steps it takes, observation. Of a `lost` one no observation comes."""
+    """A call of an agent or tool: `tool_call`, its steps, then `observation`, unless it is `lost`."""
 
     callee: str
-    steps: tuple[Step, ...] = field(default=(), converter=_steps)
+    steps: tuple[AgentStep, ...] = field(default=(), converter=_steps)
     query: str = field(default="", kw_only=True)
     output: Any = field(default="", kw_only=True)
-    lost: bool = field(default=False, kw_only=True)  # no observation comes: a sub-agent that ran into its time-out
+    lost: bool = field(default=False, kw_only=True)
+    """Send no observation, as after the time-out of a sub-agent."""
 
 
 @frozen
 class Together:
-    """Steps that begin at once; this ends with the last of them."""
+    """Steps that run in parallel; it ends with the last of them."""
 
-    steps: tuple[Step, ...] = field(converter=_steps)
+    steps: tuple[AgentStep, ...] = field(converter=_steps)
 
 
 @frozen
 class Ping:
-    """One heartbeat out of turn."""
+    """One extra heartbeat."""
 
 
 @frozen
 class Close:
-    """The agent ends the stream itself: no observation, no answer."""
+    """End the stream with `close`, without an observation or an answer."""
 
     data: str = "done"
 
 
 @frozen
 class Fail:
-    """The agent that has the word raises: its output is the framework's text for that, and its state FAILED."""
+    """Raise in the agent: its output is the framework's failure text, and its state FAILED."""
 
     reason: str = "scripted failure"
 
 
 @frozen
 class Cut:
-    """The stream ends cleanly but without `close`, as when a real server is told to stop."""
+    """End the stream without `close`, as a real server does when it is stopped."""
 
 
 @frozen
 class Hang:
-    """Only heartbeats from here on, for ever, as when a task of a real server died."""
+    """Send only heartbeats from here on, as a real server does after its task died."""
 
 
-Step: TypeAlias = Pause | Say | Think | Stream | Call | Together | Ping | Close | Fail | Cut | Hang
+AgentStep: TypeAlias = Pause | Say | Think | Stream | Call | Together | Ping | Close | Fail | Cut | Hang
 
 
 @frozen
 class Script:
-    """What one agent does when it is asked: its steps, then its output (any JSON, or Words of the query)."""
+    """The behaviour of one agent: its steps, then its output (any JSON value, or Words of the query)."""
 
-    steps: tuple[Step, ...] = field(default=(), converter=_steps)
+    steps: tuple[AgentStep, ...] = field(default=(), converter=_steps)
     output: Any = field(default="", kw_only=True)
 
 
@@ -301,7 +298,7 @@ SCRIPTS: Mapping[str, Script] = {
         ],
         output="master(middle(leaf(42)))",
     ),
-    "odd": Script(  # all that a client must not trip over; "done" is what the oldest dialect says at the end
+    "odd": Script(  # unusual messages; "done" is how the oldest dialect ends a run
         [
             Say("two\nlines"),
             Say("done"),
@@ -329,3 +326,5 @@ SCRIPTS: Mapping[str, Script] = {
     "cut": Script([Say({"type": "progress", "content": "before the cut"}), Cut()]),
     "hang": Script([Hang()]),
 }
+
+__getattr__ = moved_names(__name__, {"Step": "oxygent_client.testing.script:AgentStep"})
