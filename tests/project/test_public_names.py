@@ -156,6 +156,7 @@ MOVED: Final = {
     "oxygent_client.cluster": {"Home"},
     "oxygent_client.policies": {"Kind"},
     "oxygent_client.telemetry": {"Happening", "Observed", "Pool"},
+    "oxygent_client.testing.script": {"Step"},
 }
 
 
