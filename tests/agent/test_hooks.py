@@ -413,8 +413,8 @@ def delivering(delivery: type[CallbackDispatcher]) -> type[SSEOxyGent]:
     class Mutant(SSEOxyGent):
         def _run(self, request: OxyRequest) -> Run:
             stream = super()._run(request)
-            plan = stream._plan
-            stream._plan = attrs.evolve(plan, listener=delivery(cast("Any", self), request))
+            config = stream._config
+            stream._config = attrs.evolve(config, listener=delivery(cast("Any", self), request))
             return stream
 
     return Mutant
@@ -449,7 +449,7 @@ def deaf(name: str) -> type[SSEOxyGent]:
 
 def hearing(heard: Any) -> type[SSEOxyGent]:
     """An agent that hears each event by `heard(delivery, event, action)`."""
-    return delivering(type("Mutant", (CallbackDispatcher,), {"heard": heard, "__slots__": ()}))
+    return delivering(type("Mutant", (CallbackDispatcher,), {"on_event": heard, "__slots__": ()}))
 
 
 async def filter_drops_nothing(self: CallbackDispatcher, event: Event, action: Action) -> None:
@@ -466,19 +466,19 @@ async def handler_replaces(self: CallbackDispatcher, event: Event, action: Actio
     if (handler := self.agent.event_handlers.get(event.type or "")) is not None:
         await handler(event.message.get("content", event.message))
     else:
-        await CallbackDispatcher.heard(self, event, action)
+        await CallbackDispatcher.on_event(self, event, action)
 
 
 async def forwards_first(self: CallbackDispatcher, event: Event, action: Action) -> None:
     """Forwarding before the handler."""
     if isinstance(action, Forward):
         await self._send(event, action.message)
-    await CallbackDispatcher.heard(self, event, SetAnswer(None))
+    await CallbackDispatcher.on_event(self, event, SetAnswer(None))
 
 
 async def forwards_all(self: CallbackDispatcher, event: Event, action: Action) -> None:
     """The root's steps too."""
-    await CallbackDispatcher.heard(self, event, Forward(event.message))
+    await CallbackDispatcher.on_event(self, event, Forward(event.message))
 
 
 async def forwards_nothing(self: CallbackDispatcher, event: Event, action: Action) -> None:
@@ -488,7 +488,7 @@ async def forwards_nothing(self: CallbackDispatcher, event: Event, action: Actio
 
 async def forwards_the_original(self: CallbackDispatcher, event: Event, action: Action) -> None:
     """No copies for `send_message`."""
-    await CallbackDispatcher.heard(self, event, Forward(event.message) if isinstance(action, Forward) else action)
+    await CallbackDispatcher.on_event(self, event, Forward(event.message) if isinstance(action, Forward) else action)
 
 
 async def shows_the_original(self: CallbackDispatcher, event: Event, action: Action) -> None:
@@ -557,10 +557,10 @@ class AllKeywords(CallbackDispatcher):
 class Raw(CallbackDispatcher):
     """Nobody is blamed."""
 
-    async def heard(self, event: Event, action: Action) -> None:
-        """As `Listener.heard`, and what is raised comes out as it is."""
+    async def on_event(self, event: Event, action: Action) -> None:
+        """As `Listener.on_event`, and what is raised comes out as it is."""
         try:
-            await super().heard(event, action)
+            await super().on_event(event, action)
         except errors.HandlerError as error:
             raise error.__cause__ or error from None
 
@@ -733,7 +733,7 @@ async def test_a_plain_send_message_during_a_run() -> None:
     with pytest.raises(errors.ConfigurationError, match=r"^send_message must be ") as caught:
         async with agent.stream(request) as run:
             await anext(run)
-            cast("Any", run)._plan.request.send_message = does
+            cast("Any", run)._config.request.send_message = does
             await run.final_response()
     assert caught.value.outcome in (errors.Outcome.STARTED, errors.Outcome.COMPLETED)
     assert CALLED == []

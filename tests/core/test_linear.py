@@ -332,7 +332,7 @@ async def test_copies_for_whom_they_are(
         made.append("heard")
         return {"type": "x"}
 
-    await delivery.heard(Custom("x", 1, received), Forward.of(forwarded))
+    await delivery.on_event(Custom("x", 1, received), Forward.of(forwarded))
     assert [*dict.fromkeys(made)] == copies
 
 

@@ -33,8 +33,8 @@ from oxygent_client._api.discovery import DISCOVERY_SECONDS
 from oxygent_client._protocol.messages import to_event
 from oxygent_client._protocol.router import ROUTES
 from oxygent_client._protocol.run_record import FAILURES
-from oxygent_client._run.event_reader import LEGACY_SILENCE
 from oxygent_client._run.reconnect import FIRST_CHECK, FIRST_PAUSE, LONGEST_PAUSE
+from oxygent_client._run.state import LEGACY_SILENCE
 from oxygent_client.cli._app import app
 from oxygent_client.cluster import Health, Strategy
 from oxygent_client.policies import ORDER, Redirect

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from oxygent_client import ServerSentEvent
-from oxygent_client._run.event_buffer import Waiting
+from oxygent_client._run.event_buffer import Unread, sse_of
 from oxygent_client._run.unread_events import UNREAD_EVENTS, UnreadEvents
 from oxygent_client.testing import forget_runs
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 URL: Final = "http://localhost:8080"
 
 
-def events(data: Iterable[str]) -> list[Waiting]:
+def events(data: Iterable[str]) -> list[Unread]:
     """Events that say this."""
-    return [Waiting(ServerSentEvent(data=each), may_be_end=False) for each in data]
+    return [ServerSentEvent(data=each) for each in data]
 
 
 def taken(table: UnreadEvents, name: str, url: str = URL) -> tuple[str, int]:
     """What was left of a run, and how many events were dropped."""
     rest = table.take(url, name)
-    return "".join(waiting.sse.data for waiting in rest.events), rest.dropped
+    return "".join(sse_of(unread).data for unread in rest.events), rest.dropped
 
 
 def test_what_is_put_is_taken_once() -> None:

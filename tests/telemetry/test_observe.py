@@ -328,7 +328,7 @@ async def test_what_is_buffered() -> None:
         server_url=URL,
         transport=FakeTransport.script(whole + half[:-10], half[-10:] + answer("42"), close()),
     ).stream("hi")
-    observed = run._plan.observed
+    observed = run._config.observed
     async with run:
         held = [observed.buffered async for _ in run]
         assert observed.buffered == 0

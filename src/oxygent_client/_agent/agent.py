@@ -365,7 +365,7 @@ class SSEOxyGent(RemoteAgent):
             ),  # to pyright a field with a converter is no property
             timeouts=self.timeouts,
             limits=self.limits,
-            question=partial(lookup_request, self.prepare_headers, request, build.base_url),
+            record_request=partial(lookup_request, self.prepare_headers, request, build.base_url),
             confirm_state=self.confirm_state,
             failure_detector=self.failure_detector,
             schema=self.schema,

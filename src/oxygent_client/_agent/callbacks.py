@@ -92,7 +92,7 @@ def _check_hooks(agent: Hooks) -> None:
 
 @attrs.define
 class CallbackDispatcher:
-    """Hands the events of one run to the program of one agent."""
+    """Calls the callbacks of one agent during one run."""
 
     agent: Hooks
     request: OxyRequest
@@ -100,6 +100,8 @@ class CallbackDispatcher:
     _keywords: tuple[str, ...] = attrs.field(default=(), init=False)
     _checked: dict[str, object] = attrs.field(factory=dict[str, object], init=False)
     """What was looked at already: to do it for each event would cost too much."""
+    _is_hooked: bool = attrs.field(default=False, init=False)
+    """Whether the agent's class overrides a hook; looked at once in a run."""
 
     async def opened(self) -> None:
         """As `Listener.opened`.
@@ -108,11 +110,25 @@ class CallbackDispatcher:
             ConfigurationError: a function that is to be awaited is not async, or the other way round.
         """
         _check_hooks(self.agent)
+        self._is_hooked = any(map(self.agent.is_hooked, _METHODS))
         self._take_sender()
         await self._say("Starting remote execution...")
 
-    async def heard(self, event: Event, action: Action) -> None:
-        """As `Listener.heard`."""
+    def is_listening(self) -> bool:
+        """As `Listener.is_listening`."""
+        agent = self.agent
+        return (
+            agent.event_filter is not None
+            or agent.sanitize is not None
+            or bool(agent.event_handlers)
+            or agent.progress_callback is not None
+            or self._is_forwarding()
+            or self._is_hooked
+            or any(name in vars(agent) for name in _METHODS)
+        )
+
+    async def on_event(self, event: Event, action: Action) -> None:
+        """As `Listener.on_event`."""
         agent = self.agent
         message: Any = self._clean(copy_json(event.message)) if self._is_seen(event, action) else None
         if agent.event_filter is not None:
@@ -122,7 +138,7 @@ class CallbackDispatcher:
         await self._handle(event, action, message)
         if isinstance(action, Forward):
             self._take_sender()
-            if self._is_heard():
+            if self._is_forwarding():
                 said = self._clean(action.message)
                 with user_code_errors("send_message"):
                     await self._send(event, said)
@@ -148,13 +164,14 @@ class CallbackDispatcher:
             return agent.is_hooked("handle_observation_event")
         return not isinstance(action, SetAnswer) and agent.is_hooked("_process_custom_event")
 
-    def _is_heard(self) -> bool:
-        """Whether what is sent gets anywhere."""
-        request, send = self.request, self.request.send_message
-        is_own = (
-            getattr(send, "__func__", None) is OxyRequest.send_message and getattr(send, "__self__", None) is request
+    def _is_forwarding(self) -> bool:
+        """Whether what is sent gets anywhere: `send_message` was replaced, or the request lives in a program."""
+        request = self.request
+        return (
+            (request.mas is not None and request.is_send_message)
+            or "send_message" in request.__dict__
+            or type(request).send_message is not OxyRequest.send_message
         )
-        return not is_own or (request.mas is not None and request.is_send_message)
 
     def _clean(self, message: Any) -> Any:
         sanitize = self.agent.sanitize

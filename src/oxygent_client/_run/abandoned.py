@@ -36,11 +36,11 @@ class Abandonable(Protocol):
 class AbandonedWatch(weakref.ref[Abandonable]):
     """A run in flight, and what its observers are told if it is lost."""
 
-    __slots__ = ("began", "context", "loop", "observed", "word")
+    __slots__ = ("began", "context", "loop", "observed", "tracker")
 
     observed: RunObservation
     context: Context
-    word: OutcomeTracker
+    tracker: OutcomeTracker
     began: float
     loop: weakref.ref[Any]
     """The event loop of the run."""
@@ -55,12 +55,12 @@ _WATCHED: Final[dict[weakref.ref[Any], set[AbandonedWatch]]] = {}
 _LOST: Final[deque[AbandonedWatch]] = deque()
 
 
-def watch(run: Abandonable, observed: RunObservation, context: Context, word: OutcomeTracker) -> AbandonedWatch:
+def watch(run: Abandonable, observed: RunObservation, context: Context, tracker: OutcomeTracker) -> AbandonedWatch:
     """Watch over `run`, which begins now, until `end`."""
     sweep()
     _end_with_their_loops()
     each = AbandonedWatch(run, _lose)
-    each.observed, each.context, each.word = observed, context, word
+    each.observed, each.context, each.tracker = observed, context, tracker
     each.began, each.loop = time.monotonic(), weakref.ref(current_token().native_token)
     _WATCHED.setdefault(each.loop, set()).add(each)
     return each
@@ -76,7 +76,7 @@ def sweep() -> None:
         log_event(
             "warning", lost.context, "a run was dropped without leaving its block (`async with agent.stream(...)`)"
         )
-        said = {"end": "left", "error": None, "response": None, "outcome": str(lost.word.outcome)}
+        said = {"end": "left", "error": None, "response": None, "outcome": str(lost.tracker.outcome)}
         lost.observed.hold(0)
         lost.observed.note("ended", lost.context, {**said, "seconds": time.monotonic() - lost.began})
 

@@ -21,18 +21,22 @@ __all__ = ["Listener", "RunConfig"]
 
 
 class Listener(Protocol):
-    """Who hears of a run as it goes; what a listener raises ends the run."""
+    """The program's callbacks during a run; what a listener raises ends the run."""
 
     async def opened(self) -> None:
-        """The run is about to be asked for."""
+        """The run is about to be requested."""
         ...
 
-    async def heard(self, event: Event, action: Action) -> None:
-        """An event came, and `action` is what the router made of it."""
+    def is_listening(self) -> bool:
+        """Whether `on_event` would do anything. It is asked for each event: callbacks may be assigned during a run."""
+        ...
+
+    async def on_event(self, event: Event, action: Action) -> None:
+        """An event was received, and `action` is the router's decision."""
         ...
 
     async def completed(self) -> None:
-        """The run has come to its end, with an answer."""
+        """The run is complete and has an answer."""
         ...
 
 
@@ -54,8 +58,8 @@ class RunConfig:
     listener: Listener
     timeouts: Timeouts
     limits: Limits
-    question: Callable[[], HTTPRequest]
-    """The pattern of the GETs by which the server is asked for its record of the run."""
+    record_request: Callable[[], HTTPRequest]
+    """Makes the template of the GETs for the server's record of the run."""
     confirm_state: ConfirmState = "auto"
     """When the record of a run is asked for, although the run has an answer."""
     failure_detector: Callable[[Any], bool] | None = None

@@ -1,9 +1,9 @@
 """The connection of one run: open, read, close.
 
-Rule 1: what comes is a stream of events, or an error.
-Rule 2: leaving closes the connection at once, which makes the remote stop.
-Rule 3: closing takes CLOSE_SECONDS at the most, and goes on when the caller is cancelled.
-Rule 4: leaving is final, also while another task waits for the next bytes: its wait ends, and nothing is opened again.
+Rule 1: the response is an event stream, or an error is raised.
+Rule 2: disconnecting closes the connection at once, which makes the remote stop.
+Rule 3: closing takes at most CLOSE_SECONDS, and goes on when the caller is cancelled.
+Rule 4: closing is final, also while another task waits for bytes: its wait ends, and nothing is opened again.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from oxygent_client._core.transport import Context, HTTPRequest, Transport
 from oxygent_client._protocol.messages import as_text, is_event_stream
 from oxygent_client._protocol.responses import error_from_response
 from oxygent_client._protocol.router import NameMap
+from oxygent_client._run.reads import Expired, Reads, new_reads
 
 __all__ = ["CLOSE_SECONDS", "RunConnection"]
 
@@ -33,29 +34,32 @@ LEFT: Final = "the run was left by another task"
 
 
 class RunConnection:
-    """The connection of one run: several after each other, where one breaks and the run goes on."""
+    """The connection of one run: one after the other, if one breaks and the run goes on."""
 
     def __init__(self, context: Context, limits: Limits) -> None:
         self.transport: Transport | None = None
-        """Lent, for the time of the run."""
+        """Acquired for the time of the run."""
         self.request: HTTPRequest | None = None
-        """What is asked for."""
-        self.link = NameMap()
-        """How its names translate."""
+        """The request for the stream."""
+        self.names = NameMap()
+        """How names of the remote translate."""
         self.sent: HTTPRequest | None = None
-        """The request as it really was, with what the policies added."""
+        """The request as it was sent, with what the policies added."""
         self.refusal: OxyError | None = None
-        """Known from the status; its body is not read yet."""
+        """The error that the status tells of, while its body is not read yet."""
         self.headers: Mapping[str, str] = {}
         self.chunks: AsyncIterator[bytes] | None = None
-        """The bytes of the stream; None until there is one."""
+        """The bytes of the stream; None before it is open."""
         self.is_left = False
         """Whether another task than the reader's has left the run."""
+        self.is_reading = False
+        """Whether a read was begun that gave no bytes: the connection may be lost by that."""
+        self._reads: Reads | None = None
         self._wait: anyio.CancelScope | None = None  # the outermost
         self._is_closing = False
         self._context = context
         self._limits = limits
-        self._lent = AsyncExitStack()
+        self._leases = AsyncExitStack()
         self._exchange = AsyncExitStack()
 
     @contextmanager
@@ -78,25 +82,27 @@ class RunConnection:
             raise ClosedError(LEFT)
 
     def dismiss(self) -> bool:
-        """End the wait of another task, for good; whether one waits, or is closing the connection."""
+        """End the wait of another task, for good; returns whether one waits, or is closing the connection."""
         self.is_left = True
+        is_reading = self._reads is not None and self._reads.interrupt()
         if self._wait is not None:
             self._wait.cancel()
-        return self._wait is not None or self._is_closing
+        return is_reading or self._wait is not None or self._is_closing
 
-    async def borrow(self, lease: AbstractAsyncContextManager[Transport]) -> Transport:
-        """Have a transport, until the line is closed."""
-        self.transport = await self._lent.enter_async_context(lease)
+    async def acquire(self, lease: AbstractAsyncContextManager[Transport]) -> Transport:
+        """Acquire a transport until `close`."""
+        self.transport = await self._leases.enter_async_context(lease)
         return self.transport
 
     async def open(self) -> HTTPRequest:
-        """Ask for `request`, of `transport`; the request as it really was, once its stream begins.
+        """Send `request` and wait for the stream; returns the request as it was sent.
 
         Raises:
-            OxyError: there is no stream of events.
+            OxyError: the response is not an event stream.
         """
         assert self.transport is not None
         assert self.request is not None
+        self.is_reading = False
         response = await self._exchange.enter_async_context(self.transport.exchange(self.request))
         self.sent = response.request
         if response.status != 200 or not is_event_stream(response.headers.get("content-type", "")):
@@ -109,12 +115,34 @@ class RunConnection:
         self.chunks, self.headers = decompressed(response), response.headers
         return response.request
 
+    async def read(self, deadline: float, expired: Expired | None = None) -> bytes | None:
+        """The next bytes; None if the deadline interrupted the read.
+
+        With `expired` the read goes on at the deadline, and `expired` gives the next one.
+
+        Raises:
+            StopAsyncIteration: the stream has ended.
+            OxyError: the connection was lost, or (`ClosedError`) another task left the run.
+        """
+        if self.is_left:
+            raise ClosedError(LEFT)
+        assert self.chunks is not None
+        if self._reads is None:
+            self._reads = new_reads()
+        self.is_reading = True
+        piece = await self._reads.read(self.chunks, deadline, expired)
+        if piece is not None:
+            self.is_reading = False
+        elif self.is_left:
+            raise ClosedError(LEFT)
+        return piece
+
     def quoted(self, content: object) -> str:
-        """The remote's own words, as they may stand in an error: without what it was sent in confidence."""
+        """A text of the remote's for an error: redacted and escaped."""
         return self._context.sent.shown(as_text(content), 500)
 
     def clean(self, text: str) -> str:
-        """`text` without what was sent in confidence, or looks like it."""
+        """`text` without secrets: those that were sent, and what looks like one."""
         return self._context.sent.clean(text)
 
     async def drain(self, deadline: float) -> None:
@@ -124,19 +152,21 @@ class RunConnection:
         with self.waiting():
             await drain(self.chunks, deadline=deadline)
 
-    async def leave(self) -> None:
-        """Let the connection go; the transport stays."""
+    async def disconnect(self) -> None:
+        """Close the connection; the transport stays."""
         self.refusal = None
-        await self._leave(self._exchange, None)
+        await self._close(self._exchange, None)
 
     async def close(self, error: BaseException | None) -> None:
-        """Let the connection go, and give the transport back."""
+        """Close the connection, and give the transport back."""
+        if self._reads is not None:
+            self._reads.close()
         try:
-            await self._leave(self._exchange, error)
+            await self._close(self._exchange, error)
         finally:  # a native cancellation passes the shield
-            await self._leave(self._lent, error)
+            await self._close(self._leases, error)
 
-    async def _leave(self, stack: AsyncExitStack, error: BaseException | None) -> None:
+    async def _close(self, stack: AsyncExitStack, error: BaseException | None) -> None:
         self._is_closing = True
         with anyio.CancelScope(shield=True, deadline=anyio.current_time() + CLOSE_SECONDS):
             try:

@@ -1,32 +1,25 @@
 """Read the events of one run, over as many connections as needed.
 
-Rule 1: nothing waits forever. One cancel scope per wait for bytes; a look at the clocks on every piece; a checkpoint at
-    least every CHECKPOINT_EVERY events, because a loop over what is buffered would else hear no cancellation.
-Rule 2: cancellation passes through as it is, and no cancel scope is held across two calls.
-Rule 3: an end without its close event is an `IncompleteStreamError`. After a bare `done` (see `_inbox`) the end of the
-    stream is an end, and LEGACY_SILENCE too, once an answer came: an agent that said "done" may be at work still, and
-    leaving would stop it.
-Rule 4: when `idle` fires, the server's record may say that the run ended, or that it is at work. A record that has not
-    changed between two such times, without an event, is that of a run that has died.
-Rule 5: a detached run is only listened to: whose connection breaks is attached to again, until a clock runs out.
+It does the I/O that `oxygent_client._run.state` asks for; the state of the run is there.
+
+Rule 1: nothing waits forever: each read has a deadline, and the time is looked at after each piece. There is a
+    checkpoint at least every CHECKPOINT_EVERY pieces and events, since else a flood would let no cancellation through.
+Rule 2: cancellation passes through, and no cancel scope is held across two calls.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Final
 
 import anyio
 import attrs
 from anyio.lowlevel import checkpoint
 
-from oxygent_client._api.records import RunRecord
 from oxygent_client._core.errors import (
     ConnectError,
     ConnectionLostError,
-    IncompleteStreamError,
-    Outcome,
     OxyError,
     RateLimitedError,
     RemoteProtocolError,
@@ -35,334 +28,222 @@ from oxygent_client._core.errors import (
 from oxygent_client._core.events import ServerSentEvent
 from oxygent_client._core.ids import uniform
 from oxygent_client._core.log import log_event
-from oxygent_client._core.tasks import plain_task_group
 from oxygent_client._core.transport import Context, redact_url
 from oxygent_client._run.config import RunConfig
 from oxygent_client._run.connection import RunConnection
-from oxygent_client._run.event_buffer import EventBuffer
-from oxygent_client._run.outcome import OutcomeTracker
-from oxygent_client._run.received import ReceivedEvents
-from oxygent_client._run.reconnect import ReconnectState
 from oxygent_client._run.recovery import RecordRecovery
-from oxygent_client._run.reported_errors import early_end_error
-from oxygent_client._run.timers import Patience, RunTimers
+from oxygent_client._run.state import ASKING, Ended, NeedData, RunState, Verdict, how_it_ended
 
-__all__ = ["EventReader"]
+__all__ = ["CHECKPOINT_EVERY", "EventReader"]
 
 CHECKPOINT_EVERY: Final = 64
 GATHER_PAUSE: Final = 0.1
 GATHER_SECONDS: Final = 1.0
 GATHER_BYTES: Final = 1024 * 1024
-"""What is still read when a reader leaves a detached run: pieces that come one upon the other, within these bounds.
-A pause of 0.02 s lost events of a real server on a busy machine, which was just emptying a queue of 300."""
-LEGACY_SILENCE: Final = 2.0
-"""Seconds without an event after which a bare `data: done`, after an answer, was the end."""
-HELD_SECONDS: Final = 1.0
-"""How long a piece with several heartbeats must have been waited for; a server sends one every 15 s."""
+"""What is still read when a reader leaves a detached run: pieces that follow each other within these bounds. A pause of
+0.02 s lost events of a real server on a busy machine, which was just emptying a queue of 300."""
 PASSING: Final = (ConnectError, ConnectionLostError, RateLimitedError, RemoteProtocolError, ServerError)
 """Errors after which a detached run is attached to again."""
-ASKING: Final = ("idle", "record")
-"""Clocks at which the record is asked."""
 SOON: Final = 60.0
-"""Seconds before such a clock runs out within which the connection is kept while the record is asked. That costs more
-than the reading itself. Heartbeats come more often, so without them alone a longer wait loses its connection."""
+"""Seconds before the record is to be looked up within which a read is not cancelled for that, so that the connection is
+kept. Heartbeats are more frequent, so only without them a longer wait loses its connection."""
 
 
 @attrs.define(eq=False, repr=False, kw_only=True)
 class EventReader:
-    """Reads one run: opens its line, waits for bytes, and gives its events one by one."""
+    """Does the I/O of one run."""
 
-    plan: RunConfig
+    config: RunConfig
     context: Context
-    line: RunConnection
-    inbox: EventBuffer
-    clocks: RunTimers
-    inquiry: RecordRecovery
-    seen: ReceivedEvents
-    """What the run has made of the events until now."""
-    word: OutcomeTracker
-    again: ReconnectState | None
-    """What is remembered over the connections of a detached run; None for any other."""
-    was_held_back: bool = attrs.field(default=False, init=False)
-    """Whether something on the way kept the stream until it had much of it."""
-    _is_silent: bool = attrs.field(default=True, init=False)
-    _is_reading: bool = attrs.field(default=False, init=False)
-    """Whether a read was begun, and gave no bytes."""
-    _gave_up: bool = attrs.field(default=False, init=False)
-    """Whether a read was called off by `idle`, and the run goes on all the same."""
-    _asked: float | None = attrs.field(default=None, init=False)
-    """When, until the first piece is there: a proxy may hold back the headers, too."""
-    _fingerprint: int | None = attrs.field(default=None, init=False)
-    """Of the record when `idle` ran out last, if no event came since."""
-    _since_checkpoint: int = attrs.field(default=0, init=False)
+    state: RunState
+    connection: RunConnection
+    recovery: RecordRecovery
+    now: Callable[[], float] = anyio.current_time
+    """The clock of the event loop."""
+    steps: int = attrs.field(default=0, init=False)
+    """Pieces and events since the last checkpoint."""
 
-    async def open(self, before_asking: Callable[[], object] | None = None) -> None:
-        """Ask for the run, or attach to it; there may be its record in the place of a stream.
+    async def breathe(self) -> None:
+        """Let other tasks run, and a cancellation through."""
+        self.steps = 0
+        await checkpoint()
 
-        `before_asking` is called before the record is asked for.
+    async def open(self, before_lookup: Callable[[], object] | None = None) -> None:
+        """Request the stream. The record may say instead how the run ended.
+
+        `before_lookup` is called before the record is looked up.
 
         Raises:
-            OxyError: there is no stream of events.
+            OxyError: there is no event stream.
         """
-        sent = anyio.current_time()
-        with self.line.waiting() as wait:
+        state = self.state
+        sent = self.now()
+        with self.connection.waiting() as wait:
 
             def watch(on: bool) -> None:
                 nonlocal sent
-                sent = anyio.current_time() if on else sent
-                wait.deadline = anyio.current_time() + (self.clocks.timeouts.idle or math.inf) if on else math.inf
+                sent = self.now() if on else sent
+                wait.deadline = self.now() + (state.timeouts.idle or math.inf) if on else math.inf
 
-            self.word.watch = watch
+            state.tracker.watch = watch
             try:
                 await self._open()
             finally:
-                self.word.watch = None
-        self.clocks.restart(sent)
+                state.tracker.watch = None
+        state.restart(self.now(), sent)
         if wait.cancelled_caught:
-            if before_asking is not None:
-                before_asking()
-            if await self._goes_on("idle"):
-                raise self.clocks.ran_out("idle", "; the record says that the run is at work")
+            if before_lookup is not None:
+                before_lookup()
+            if await self._follow("idle"):
+                raise state.timeout_error("idle", "; the record says that the run is at work")
 
     async def _open(self) -> None:
-        self._asked = anyio.current_time()
-        sent = await self.line.open()
-        said = {"url": redact_url(sent.url), "seconds": self.clocks.seconds}
-        self.plan.observed.note("streaming", self.context, said)
+        self.state.request_sent(self.now())
+        sent = await self.connection.open()
+        said = {"url": redact_url(sent.url), "seconds": self.now() - self.state.began}
+        self.config.observed.note("streaming", self.context, said)
 
-    async def next(self) -> ServerSentEvent | None:
-        """The next event; None if the run has come to its end, by its stream or by its record.
+    async def next(self, step: NeedData) -> ServerSentEvent | None:
+        """Wait for the next event; None if the run has ended, by its stream or by its record.
 
         Raises:
-            OxyError: the stream ended before the run, or a clock ran out.
+            OxyError: the stream ended before the run, or a time-out fired.
         """
-        await self._breathe()
-        if anyio.current_time() >= self.clocks.deadline:
-            raise self.clocks.ran_out("total")
-        while (sse := self.inbox.take()) is None and not self.inbox.is_closed:
-            if not await self._read():
-                self.inbox.end()
+        following: ServerSentEvent | NeedData | Ended = step
+        while not isinstance(following, ServerSentEvent):
+            if isinstance(following, Ended) or not await self._read(following):
+                self.state.buffer.end()
                 return None
-        return sse
+            self.steps += 1
+            if self.steps >= CHECKPOINT_EVERY:
+                await self.breathe()
+            following = self.state.next_event(self.now())
+        return following
 
-    # --- the bytes ---
+    # --- bytes ---
 
-    async def _read(self) -> bool:
-        """Wait for bytes and decode them; False if the run is at its end."""
-        clocks, chunks = self.clocks, self.line.chunks
-        if chunks is None:  # all that was kept of a detached run is handed out
-            with self.line.waiting(clocks.deadline):
+    async def _read(self, need: NeedData) -> bool:
+        """Wait for bytes and decode them; False if the run has ended."""
+        state, connection = self.state, self.connection
+        if connection.chunks is None:  # all that was kept of a detached run is handed out
+            with connection.waiting(state.deadline):
                 await self.open()
-                return self.inquiry.record is None
-            raise self.line.refusal or clocks.ran_out("total")
-        self.plan.observed.hold(self.inbox.held_bytes)
-        began = clocks.resume()
-        patience, clock = self._patience(began)
-        if clock == "record" and patience <= 0:  # it was due while there was no connection
-            return await self._goes_on(clock)
-        piece = None
-        self._is_reading = True
+                return state.record is None
+            raise connection.refusal or state.timeout_error("total")
+        self.config.observed.hold(state.buffer.held_bytes)
+        now = self.now()
+        if need.clock == "record" and need.deadline <= now:  # it was due while there was no connection
+            return await self._follow("record")
+        goes_on = need.clock in ASKING and need.deadline <= now + SOON and state.timeouts.lookup is not None
+        was_interrupted = connection.is_reading
         try:
-            if clock in ASKING and patience <= SOON and self.plan.timeouts.lookup is not None:
-                with self.line.waiting():
-                    piece, clock = await self._read_and_look(chunks)
-            else:
-                with self.line.waiting(began + patience) as wait:
-                    piece = await anext(chunks)
-                self._gave_up = wait.cancelled_caught
+            piece = await connection.read(need.deadline, self._look_up if goes_on else None)
         except (StopAsyncIteration, ConnectionLostError, RemoteProtocolError) as error:
-            return await self._broke(error if isinstance(error, OxyError) else None)
-        self._is_reading = piece is None
-        now = clocks.count()
-        if self.inquiry.record is not None:
+            return await self._lost(error if isinstance(error, OxyError) else None, was_interrupted=was_interrupted)
+        now = self.now()
+        if state.record is not None:
             return False
-        if piece is not None:
-            self._take_in(piece, since=began if self._asked is None else self._asked)
-            self._asked = None
-            patience, clock = self._patience(now)
-        if piece is None or patience <= 0:
-            return await self._goes_on(clock)
-        await self._breathe()
-        return True
+        if piece is None:
+            state.count(now)
+            return await self._follow(state.need().clock)
+        self._receive(piece, now)
+        need = state.need()
+        return need.deadline > now or await self._follow(need.clock)
 
-    async def _read_and_look(self, chunks: AsyncIterator[bytes]) -> tuple[bytes | None, str]:
-        """The next bytes; None if their time is over, and the clock that says so, or if the record ended the run.
-
-        The record is asked beside the reading, which goes on: of a read that is cancelled, the connection is lost.
-        """
-        clocks = self.clocks
-        piece: bytes | None = None
-        clock = ""
-        failure: BaseException | None = None
-        began = clocks.counted
-        async with plain_task_group() as group:
-
-            async def look() -> None:
-                nonlocal clock, failure
-                try:
-                    while True:
-                        patience, clock = self._patience(clocks.counted, silent=clocks.counted - began)
-                        await anyio.sleep(max(patience, 0.0))
-                        await checkpoint()  # bytes that come at this very moment come first
-                        clocks.count()
-                        if clock not in ASKING or not await self._goes_on(clock):
-                            break
-                        clocks.resume()
-                except Exception as error:  # noqa: BLE001  (a group would wrap it; a hook of the user's may be at work)
-                    failure = error
-                group.cancel_scope.cancel()
-
-            group.start_soon(look)
-            try:
-                piece = await anext(chunks)
-            except anyio.get_cancelled_exc_class():
-                raise
-            except BaseException as error:  # noqa: BLE001  (likewise, also what Ctrl-C raises)
-                failure = error
-            group.cancel_scope.cancel()
-        if failure is not None and piece is None:
-            raise failure
-        return piece, clock
+    def _receive(self, piece: bytes, now: float) -> None:
+        observed, state = self.config.observed, self.state
+        if not observed.bytes:
+            observed.note("first_byte", self.context, {"seconds": now - state.began})
+        observed.bytes += len(piece)
+        observed.hold(observed.buffered + len(piece))
+        was_silent, was_held_back = state.is_silent, state.was_held_back
+        state.receive_data(piece, now)
+        if was_silent and not state.is_silent:
+            log_event("first_event", self.context, "the first event came", seconds=now - state.began)
+        if state.was_held_back and not was_held_back:
+            headers = self.connection.headers
+            who = self.context.sent.shown(headers.get("via") or headers.get("server", "unknown server"), 60)
+            log_event("warning", self.context, "a proxy buffers the stream: it was held back (answered by: %s)", who)
 
     async def gather(self) -> None:
-        """Take in what is on its way already to a reader of a detached run who leaves: it would be lost.
+        """Receive what is on its way already to a reader of a detached run who leaves: it would be lost.
 
-        A read that was called off has lost its connection, so after that there is nothing to be had.
+        A read that was cancelled has lost its connection, so after that there is nothing to receive.
         """
-        chunks, now = self.line.chunks, anyio.current_time()
-        if chunks is None or self._is_reading:
+        chunks, now = self.connection.chunks, self.now()
+        if chunks is None or self.connection.is_reading:
             return
-        until, most = now + GATHER_SECONDS, self.plan.observed.bytes + GATHER_BYTES
+        observed, buffer = self.config.observed, self.state.buffer
+        until, most = now + GATHER_SECONDS, observed.bytes + GATHER_BYTES
         with anyio.CancelScope(deadline=now + GATHER_PAUSE, shield=True) as scope:
             try:
-                while not self.inbox.is_complete and now < until and self.plan.observed.bytes < most:
+                while not buffer.is_complete and now < until and observed.bytes < most:
                     piece = await anext(chunks)
-                    self.plan.observed.bytes += len(piece)
-                    self.inbox.feed(piece)
-                    now = anyio.current_time()
+                    observed.bytes += len(piece)
+                    buffer.feed(piece)
+                    now = self.now()
                     scope.deadline = min(now + GATHER_PAUSE, until)
             except Exception as error:  # noqa: BLE001  (whatever a transport raises: the run is left)
                 log_event("debug", self.context, "nothing more could be read: %s", type(error).__name__)
 
-    def _take_in(self, piece: bytes, *, since: float) -> None:
-        """Decode `piece`, which was waited for since then."""
-        observed, clocks, inbox = self.plan.observed, self.clocks, self.inbox
-        if not observed.bytes:
-            observed.note("first_byte", self.context, {"seconds": clocks.seconds})
-        observed.bytes += len(piece)
-        observed.hold(observed.buffered + len(piece))
-        came, beats = clocks.counted, inbox.heartbeats
-        if inbox.feed(piece):
-            if self._is_silent:
-                self._is_silent = False
-                log_event("first_event", self.context, "the first event came", seconds=clocks.seconds)
-            clocks.heard()
-            self._fingerprint = None
-            self.word.know(Outcome.STARTED)
-        else:
-            clocks.count()  # bytes that never pause: this is where the time goes
-        if inbox.heartbeats - beats > 1 and came - since > HELD_SECONDS and not self.was_held_back:
-            # Several heartbeats came at once, and not because nobody had read.
-            self.was_held_back = True
-            headers = self.line.headers
-            who = self.context.sent.shown(headers.get("via") or headers.get("server", "nobody who gives a name"), 60)
-            log_event(
-                "warning", self.context, "the stream was held back on its way: a proxy buffers it (%s answered)", who
-            )
+    # --- time-outs ---
 
-    async def _breathe(self) -> None:
-        """Let others run, and cancellation through, now and then."""
-        self._since_checkpoint += 1
-        if self._since_checkpoint >= CHECKPOINT_EVERY:
-            self._since_checkpoint = 0
-            await checkpoint()
+    async def _look_up(self) -> float | None:
+        """At the deadline of a read that goes on: the next deadline, or None to interrupt the read."""
+        state = self.state
+        state.count(self.now())
+        clock = state.need().clock
+        if clock not in ASKING or not await self._follow(clock):
+            return None
+        state.resume(self.now())
+        return state.need().deadline
 
-    # --- no bytes ---
+    async def _follow(self, clock: str) -> bool:
+        """Do what a time-out that fired demands: True if the run goes on, False if it has ended.
 
-    def _patience(self, now: float, *, silent: float = 0.0) -> Patience:
-        """How long to wait for the next bytes, and the clock that says so; `silent` seconds went without a byte."""
-        clocks, others = self.clocks, list[Patience]()
-        if clocks.timeouts.silence is not None and self.inbox.heartbeats:
-            others.append((clocks.timeouts.silence - silent, "silence"))
-        if self.inbox.holds_done and (self.seen.answer is not None or self.seen.unread):
-            others.append((LEGACY_SILENCE - clocks.waited, "legacy"))
-        if self.again is not None and self.again.check is not None and clocks.timeouts.lookup is not None:
-            others.append((self.again.check - clocks.waited, "record"))
-        return clocks.patience(now, *others)
-
-    async def _goes_on(self, clock: str) -> bool:
-        """What a clock that ran out means: True if the run goes on, False if it is at its end, else its error."""
-        again, clocks = self.again, self.clocks
-        if clock == "legacy":
+        Raises:
+            OxyError: it ends the run.
+        """
+        verdict = self.state.timed_out(clock)
+        if verdict is Verdict.RECONNECT:
+            return await self._reattach("fell silent")
+        if verdict is Verdict.ENDED:
             return False
-        if clock == "silence" and again is not None:
-            return await self._reattach(again, "fell silent")
-        if clock not in ASKING:
-            raise clocks.ran_out(clock)
-        record = await self.inquiry.look(lambda record: record.has_begun)
-        if record is not None and record.has_begun:
-            self.word.know(Outcome.STARTED)
-        if record is not None and record.is_over:
-            if clock == "record" and again is not None and not again.is_over(clocks.waited):
-                return True  # its last events may be on their way
-            self.inquiry.settle(record)
-            return False
-        if again is not None:
-            again.goes_on(clocks.waited, known=record is not None)
-        if clock == "idle":
-            if record is None or not record.has_begun:
-                raise self._unheard_of(record)
-            before, self._fingerprint = self._fingerprint, record.fingerprint
-            if before == self._fingerprint:
-                raise clocks.ran_out("idle", ", twice, and meanwhile nothing moved in the server's record of the run")
-            clocks.heard()  # it is at work, and quiet: `total` bounds that
-        return True
-
-    def _unheard_of(self, record: RunRecord | None) -> OxyError:
-        """The error where nothing came for so long, and no record says why."""
-        if self.again is not None and self.again.is_lost:
-            return IncompleteStreamError("the connection broke, and nothing came since: the end of the run is lost")
-        # A server may be told to store nothing of a run: an empty record says something only if nothing came. And the
-        # run may be at another worker of the same address, so it is not said that it never began.
-        more = "; the server has no record of the run" if record is not None and self._is_silent else ""
-        return self.clocks.ran_out("idle", more)
+        record = await self.recovery.look_up(lambda record: record.has_begun)
+        if self.state.receive_record(clock, record) is Verdict.KEEP_READING:
+            return True
+        assert record is not None
+        self.recovery.apply(record)
+        return False
 
     # --- no connection ---
 
-    async def _broke(self, error: OxyError | None) -> bool:
-        """The stream ended by `error`, or without one: False if that was the run's end, True if it was come back to."""
-        if self.inbox.holds_done:
-            return False
-        self.clocks.count()
-        if self._gave_up:  # a library does not go on with a read that was called off: the connection is lost by that
-            raise self.clocks.ran_out("idle", "; the record says that the run is at work") from None
-        how = "ended without its close event" if error is None else f"broke off ({error})"
-        if self.again is not None:
-            return await self._reattach(self.again, how)
-        raise early_end_error(how, self.seen, self.inbox.leftovers, self.line.clean) from error
+    async def _lost(self, error: OxyError | None, *, was_interrupted: bool) -> bool:
+        """The stream ended: False if that was the run's end, True once it is attached to again."""
+        clean = self.connection.clean
+        verdict = self.state.receive_eof(error, self.now(), clean, was_interrupted=was_interrupted)
+        return verdict is Verdict.RECONNECT and await self._reattach(how_it_ended(error))
 
-    async def _reattach(self, again: ReconnectState, how: str) -> bool:
-        """Come back to a detached run; False if its record says that it is at its end."""
-        clocks = self.clocks
-        self.seen.drop(self.inbox.is_within_event)
-        self.inbox.start_anew()
-        self.plan.observed.hold(0)
+    async def _reattach(self, how: str) -> bool:
+        """Connect to a detached run again; False if its record says that it has ended."""
+        state, connection = self.state, self.connection
+        state.drop_half_event()
+        self.config.observed.hold(0)
         while True:
-            await self.line.leave()
-            now = clocks.resume()
-            pause = uniform(0.5, 1) * again.broke()
-            patience, clock = self._patience(now)
-            until = now + patience
+            await connection.disconnect()
+            pause = uniform(0.5, 1) * state.connection_lost(self.now())
+            need = state.need()
             log_event("reattach", self.context, "the stream %s; attaching again", how, seconds=pause)
-            with self.line.waiting(until):
+            with connection.waiting(need.deadline):
                 try:
                     await anyio.sleep(pause)
                     await self._open()
                 except PASSING as error:
                     how = f"could not be had ({error})"
                 else:
-                    clocks.count()
-                    again.came_back(clocks.waited)
+                    state.connection_restored(self.now())
                     return True
-            if clocks.count() >= until and not await self._goes_on(clock):
+            now = self.now()
+            state.count(now)
+            if now >= need.deadline and not await self._follow(need.clock):
                 return False

@@ -62,6 +62,11 @@ class ReceivedEvents:
         self._dropped += count
 
     @property
+    def has_answer(self) -> bool:
+        """Whether an answer was received, be it one that could not be read."""
+        return self.answer is not None or bool(self.unread)
+
+    @property
     def last(self) -> Event | None:
         """The last event; None if none came."""
         return self._events[-1][0] if self._events else None

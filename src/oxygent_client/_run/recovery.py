@@ -1,10 +1,10 @@
 """Recover the result of a run from the server's record.
 
-Rule 1: it is asked within `Timeouts.lookup`, and a server without records changes nothing.
-Rule 2: it is asked after a cut, when `idle` fires, and at the end of a run that has no answer, or one that reads like a
-    failure (`confirm_state="auto"`). An error that is clear needs no record.
-Rule 3: `confirm_state=True` asks at the end of each run, within `Timeouts.confirm`; no answer counts that the record
-    does not confirm.
+Rule 1: it is looked up within `Timeouts.lookup`, and a server without records changes nothing.
+Rule 2: it is looked up after a cut, when `idle` fires, and at the end of a run that has no answer, or one that reads
+    like a failure (`confirm_state="auto"`). An error that is clear needs no record.
+Rule 3: `confirm_state=True` looks it up at the end of each run, within `Timeouts.confirm`; an answer counts only if the
+    record confirms it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ from oxygent_client._protocol.router import SetAnswer
 from oxygent_client._protocol.run_record import is_failure_text
 from oxygent_client._run.config import RunConfig
 from oxygent_client._run.connection import RunConnection
-from oxygent_client._run.outcome import OutcomeTracker
-from oxygent_client._run.timers import RunTimers
+from oxygent_client._run.state import RunState
 
 __all__ = ["RecordRecovery"]
 
@@ -50,40 +49,37 @@ def _is_over(record: RunRecord) -> bool:
     return record.is_over
 
 
-@attrs.define(eq=False, repr=False)
+@attrs.frozen(eq=False, repr=False)
 class RecordRecovery:
-    """Asks for the record of one run."""
+    """Looks up the record of one run."""
 
-    _plan: RunConfig
-    _line: RunConnection
-    _clocks: RunTimers
-    _word: OutcomeTracker
-    record: RunRecord | None = attrs.field(default=None, init=False)
-    """The record that said how the run ended, where its stream did not."""
+    _config: RunConfig
+    _connection: RunConnection
+    _state: RunState
 
-    async def look(self, enough: Callable[[RunRecord], bool]) -> RunRecord | None:
-        """What the server has stored of the run, looked at until it is `enough`, or `Timeouts.lookup` is over."""
-        patience = self._plan.timeouts.lookup
-        return None if patience is None else await self._look(enough, patience)
+    async def look_up(self, enough: Callable[[RunRecord], bool]) -> RunRecord | None:
+        """The server's record, polled until `enough` is true of it or `Timeouts.lookup` is over."""
+        patience = self._config.timeouts.lookup
+        return None if patience is None else await self._poll(enough, patience)
 
-    async def _look(self, enough: Callable[[RunRecord], bool], patience: float) -> RunRecord | None:
-        transport, asked = self._line.transport, self._line.request
+    async def _poll(self, enough: Callable[[RunRecord], bool], patience: float) -> RunRecord | None:
+        transport, asked = self._connection.transport, self._connection.request
         assert transport is not None
         assert asked is not None
         # A trace id may cover several runs; which is meant says the node that the payload named.
         node_id = asked.context.node_id
-        question = self._plan.question()
-        with self._line.waiting():
+        request = self._config.record_request()
+        with self._connection.waiting():
             record = await look_until(
                 enough,
                 transport,
                 attrs.evolve(
-                    question,
-                    context=attrs.evolve(question.context, observed=self._plan.observed, sent=asked.context.sent),
+                    request,
+                    context=attrs.evolve(request.context, observed=self._config.observed, sent=asked.context.sent),
                 ),
-                self._line.link.remote_trace_id,
-                self._plan.limits,
-                until=min(anyio.current_time() + patience, self._clocks.deadline),
+                self._connection.names.remote_trace_id,
+                self._config.limits,
+                until=min(anyio.current_time() + patience, self._state.deadline),
                 node_id=node_id,
             )
         said = "nothing" if record is None else record.state and record.state.name
@@ -96,12 +92,12 @@ class RecordRecovery:
         Raises:
             UnconfirmedError: there is an answer, and the record had to confirm it.
         """
-        timeouts, how = self._plan.timeouts, self._plan.confirm_state
+        timeouts, how = self._config.timeouts, self._config.confirm_state
         if how is not True:
             is_clear = answer is not None and (how is False or not is_failure_text(answer.output))
-            record = None if is_clear else await self.look(_is_over)
+            record = None if is_clear else await self.look_up(_is_over)
             return record if record is not None and record.is_over else None
-        record = await self._look(_is_over, math.inf if timeouts.confirm is None else timeouts.confirm)
+        record = await self._poll(_is_over, math.inf if timeouts.confirm is None else timeouts.confirm)
         if record is not None and record.is_over:
             return record
         if answer is None:  # there is nothing to confirm
@@ -112,40 +108,45 @@ class RecordRecovery:
             f"confirm_state=True, and the server's record did not say within {clock} how the run ended: {known}"
         )
 
-    async def settles(self, error: OxyError) -> bool:
+    async def recovers(self, error: OxyError) -> bool:
         """Whether the record says how the run ended, which `error` left open.
 
         Raises:
             RemoteAgentError: it says that the run failed.
         """
-        unknown = Outcome.UNKNOWN in (self._word.outcome, error.outcome) or self._word.outcome is Outcome.STARTED
+        unknown = (
+            Outcome.UNKNOWN in (self._state.tracker.outcome, error.outcome)
+            or self._state.tracker.outcome is Outcome.STARTED
+        )
         if not unknown or not isinstance(error, UNCLEAR) or isinstance(error, CLEAR):
             return False
-        record = await self.look(_is_over)
+        record = await self.look_up(_is_over)
         if record is None:
             return False
         if not record.has_begun:
             error.args = (f"{error}; the server has no record of the run",)
             return False
-        self._word.know(Outcome.STARTED)
+        self._state.tracker.know(Outcome.STARTED)
         # A run whose stream was left is cancelled for that: the record says no more than `error` does.
         if record.state is OxyState.CANCELED or not record.is_over:
             return False
-        self.settle(record, error)
+        self.apply(record, error)
         return True
 
-    def settle(self, record: RunRecord, error: OxyError | None = None) -> None:
+    def apply(self, record: RunRecord, error: OxyError | None = None) -> None:
         """The record says how the run ended.
 
         Raises:
             RemoteAgentError: not well.
         """
-        self._word.know(Outcome.COMPLETED)
+        self._state.tracker.know(Outcome.COMPLETED)
         if record.state is not OxyState.COMPLETED:
             raise self.failed(record.state, record.output) from error
-        self.record = record
+        self._state.record = record
 
     def failed(self, state: OxyState | None, output: Any) -> RemoteAgentError:
         """The error of a run of which the server says that it ended so."""
         how = "failed" if state is None else HOW_IT_FAILED.get(state, "failed")
-        return RemoteAgentError(f"the remote agent {how}: {self._line.quoted(output)}", state=state, output=output)
+        return RemoteAgentError(
+            f"the remote agent {how}: {self._connection.quoted(output)}", state=state, output=output
+        )

@@ -15,7 +15,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
 import anyio
 import attrs
@@ -42,14 +42,12 @@ from oxygent_client._protocol.schema import check
 from oxygent_client._run.abandoned import AbandonedWatch, watch
 from oxygent_client._run.config import RunConfig
 from oxygent_client._run.connection import CLOSE_SECONDS, RunConnection
-from oxygent_client._run.event_buffer import EventBuffer, Waiting
-from oxygent_client._run.event_reader import EventReader
-from oxygent_client._run.outcome import OutcomeTracker
-from oxygent_client._run.received import ReceivedEvents
-from oxygent_client._run.reconnect import ReconnectState
+from oxygent_client._run.event_buffer import Unread, sse_of
+from oxygent_client._run.event_reader import CHECKPOINT_EVERY, EventReader
+from oxygent_client._run.reads import loop_clock
 from oxygent_client._run.recovery import RecordRecovery
 from oxygent_client._run.reported_errors import error_content, no_answer_error
-from oxygent_client._run.timers import RunTimers
+from oxygent_client._run.state import Ended, NeedData, RunState
 from oxygent_client._run.trace_claims import TraceIdClaims
 from oxygent_client._run.trace_ids import TRACE_IDS
 from oxygent_client._run.unread_events import UNREAD_EVENTS
@@ -72,45 +70,37 @@ class Run:
     their end, `response` is there.
     """
 
-    def __init__(self, plan: RunConfig) -> None:
-        self._plan = plan
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
         self._context = Context(
-            purpose="attach" if plan.attached_to else "run",
-            trace_id=plan.trace_id,
-            group_id=plan.request.group_id,
-            node_id=plan.request.node_id or "",
-            observed=plan.observed,
+            purpose="attach" if config.attached_to else "run",
+            trace_id=config.trace_id,
+            group_id=config.request.group_id,
+            node_id=config.request.node_id or "",
+            observed=config.observed,
         )
-        self._caller = contextvars.copy_context()  # who asked for the run: its traces hang there, whoever reads it
-        self._word = OutcomeTracker(Outcome.STARTED if plan.attached_to else Outcome.NOT_SENT)
-        self._clocks = RunTimers(plan.timeouts)
-        self._line = RunConnection(self._context, plan.limits)
-        self._seen = ReceivedEvents(plan.limits)
-        self._inquiry = RecordRecovery(plan, self._line, self._clocks, self._word)
-        self._again = ReconnectState() if plan.attached_to else None
-        self._inbox = EventBuffer(plan.limits, self._again.heard if self._again else None)
-        self._feed = EventReader(
-            plan=plan,
+        self._caller = contextvars.copy_context()  # of the code that starts the run: its traces belong there
+        self._state = RunState(config.timeouts, config.limits, attached=bool(config.attached_to))
+        self._connection = RunConnection(self._context, config.limits)
+        self._recovery = RecordRecovery(config, self._connection, self._state)
+        self._reader = EventReader(
+            config=config,
             context=self._context,
-            line=self._line,
-            inbox=self._inbox,
-            clocks=self._clocks,
-            inquiry=self._inquiry,
-            seen=self._seen,
-            word=self._word,
-            again=self._again,
+            state=self._state,
+            connection=self._connection,
+            recovery=self._recovery,
         )
+        self._now: Callable[[], float] = anyio.current_time
         self._remote_trace_id = ""
         self._claims: TraceIdClaims | None = None  # while it holds that id
         self._attempts = 0
         self._response: OxyResponse | None = None
         self._error: BaseException | None = None
-        self._is_astray = False  # the stream was another run's
         self._opened = False
         self._reading = False
         self._read_over: anyio.Event | None = None  # once another task waits for that
         self._closed = False
-        self._end_told = False
+        self._end_notified = False
         self._watch: AbandonedWatch | None = None
 
     # --- what a reader may ask ---
@@ -118,7 +108,7 @@ class Run:
     @property
     def trace_id(self) -> str:
         """What the caller calls this run."""
-        return self._plan.trace_id
+        return self._config.trace_id
 
     @property
     def remote_trace_id(self) -> str:
@@ -128,12 +118,12 @@ class Run:
     @property
     def outcome(self) -> Outcome:
         """What is known of the run so far."""
-        return self._word.outcome
+        return self._state.tracker.outcome
 
     @property
     def text(self) -> str:
         """The text of all deltas so far."""
-        return self._seen.text
+        return self._state.received.text
 
     @property
     def sent(self) -> SentSecrets:
@@ -143,7 +133,7 @@ class Run:
     @property
     def partial(self) -> Partial:
         """What has been received so far, within `Limits.partial_events` and `Limits.partial_bytes`."""
-        return self._seen.partial
+        return self._state.received.partial
 
     @property
     def response(self) -> OxyResponse:
@@ -178,21 +168,22 @@ class Run:
     async def __aenter__(self) -> Self:
         if self._opened:
             raise ClosedError("a run is entered once; ask the agent for another", outcome=self.outcome)
-        request = self._plan.request
+        request = self._config.request
         before: OxyError | None = request.__dict__.get(ENDED_BADLY)
         if before is not None and not request.idempotent:
             raise before
         self._opened = True
-        self._clocks.start()
-        url = self._plan.base_url
+        self._now = self._reader.now = loop_clock()
+        self._state.start(self._now())
+        url = self._config.base_url
         begun = {"request": request, "server_url": redact_url(url) if url else ""}
-        self._watch = watch(self, self._plan.observed, self._context, self._word)
-        self._caller.run(self._plan.observed.note, "begun", self._context, begun)
+        self._watch = watch(self, self._config.observed, self._context, self._state.tracker)
+        self._caller.run(self._config.observed.note, "begun", self._context, begun)
         try:
-            await self._plan.listener.opened()
+            await self._config.listener.opened()
             await self._open()
         except BaseException as error:
-            await self._fail(error)
+            await self._finish_with_error(error)
             raise
         return self
 
@@ -207,78 +198,78 @@ class Run:
             finally:
                 await self._close(error, is_own=False)
         finally:
-            self._tell_end("left", error)
+            self._notify_end("left", error)
 
     async def _dismiss_reader(self) -> None:
         """Have another task, which reads, let the connection go: nobody else may close what it is reading."""
         self._read_over = anyio.Event()
-        if self._line.dismiss():
+        if self._connection.dismiss():
             with anyio.CancelScope(shield=True, deadline=anyio.current_time() + READER_SECONDS):
                 await self._read_over.wait()
 
     async def _open(self) -> None:
-        plan, line = self._plan, self._line
+        config, connection = self._config, self._connection
         self._claim_id()
-        with line.waiting(self._clocks.deadline):
-            transport = await line.borrow(plan.lease(self._word))
+        with connection.waiting(self._state.deadline):
+            transport = await connection.acquire(config.lease(self._state.tracker))
             while True:
-                http, line.link = await plan.prepare(transport, self._remote_trace_id, self._clocks.deadline)
+                http, connection.names = await config.prepare(transport, self._remote_trace_id, self._state.deadline)
                 context = attrs.evolve(http.context, attempt=self._attempts + 1, sent=self._context.sent)
                 assert self._claims is not None
-                line.request = plan.observed.mark(self._claims.over(attrs.evolve(http, context=context)))
-                if self._inbox.holds_events:  # those first; there may be no need to ask
+                connection.request = config.observed.mark(self._claims.over(attrs.evolve(http, context=context)))
+                if self._state.buffer.holds_events:  # those first; there may be no need to ask
                     return
                 try:
-                    await self._feed.open(self._know_claim)
+                    await self._reader.open(self._know_claim)
                 except OxyError as error:
                     self._attempts = error.attempts
                     self._know_claim()
-                    if await self._inquiry.settles(error):
+                    if await self._recovery.recovers(error):
                         return
                     if (when := self._when_again(error)) is None:
                         raise
                 else:
                     # The transport says what was really sent: a recording goes by the id that was recorded.
-                    if line.sent is not None and line.sent.context.remote_trace_id:
-                        self._know_id(line.sent.context.remote_trace_id)
+                    if connection.sent is not None and connection.sent.context.remote_trace_id:
+                        self._know_id(connection.sent.context.remote_trace_id)
                     else:
                         self._know_claim()
                     return
                 await self._prepare_again(when)
-        raise line.refusal or self._clocks.ran_out("total")
+        raise connection.refusal or self._state.timeout_error("total")
 
     def _when_again(self, error: OxyError) -> float | None:
         """When an idempotent run is asked for once more, though it may have run; None if it is not."""
-        if self._plan.attached_to or not self._plan.request.idempotent:
+        if self._config.attached_to or not self._config.request.idempotent:
             return None
         if not error.transient or error.outcome is not Outcome.UNKNOWN:  # a sure refusal was repeated by the policy
             return None
-        policy = find_retry(self._line.transport)
-        context = attrs.evolve(self._context, attempt=self._attempts, deadline=self._clocks.deadline)
+        policy = find_retry(self._connection.transport)
+        context = attrs.evolve(self._context, attempt=self._attempts, deadline=self._state.deadline)
         return policy.retry_at(error, context) if policy is not None else None
 
     async def _prepare_again(self, when: float) -> None:
         """The run is another one then, so it gets an id of its own at the remote (`oxygent_client._run.trace_ids`)."""
-        await self._line.leave()
+        await self._connection.disconnect()
         self._release()
         await anyio.sleep_until(when)
         self._claim_id()
 
     def _claim_id(self) -> None:
         """Have an id at the remote which nobody else uses or reads while this run does."""
-        plan = self._plan
-        if plan.attached_to:
-            claim = TRACE_IDS.hold(plan.base_url, plan.attached_to)
+        config = self._config
+        if config.attached_to:
+            claim = TRACE_IDS.hold(config.base_url, config.attached_to)
         else:
-            claim = TRACE_IDS.claim(plan.base_url, self.trace_id, plan.request.node_id or "")
+            claim = TRACE_IDS.claim(config.base_url, self.trace_id, config.request.node_id or "")
         if claim is None:
             raise ConfigurationError("this run has a reader in this program already, and two would share its events")
         self._claims = TraceIdClaims(claim)
         self._remote_trace_id = claim.remote
-        if plan.attached_to:
-            rest = UNREAD_EVENTS.take(plan.base_url, claim.remote)
-            self._inbox.put_back(rest.events)
-            self._seen.drop(rest.dropped)
+        if config.attached_to:
+            rest = UNREAD_EVENTS.take(config.base_url, claim.remote)
+            self._state.buffer.put_back(rest.events)
+            self._state.received.drop(rest.dropped)
 
     def _know_claim(self) -> None:
         assert self._claims is not None
@@ -287,19 +278,19 @@ class Run:
     def _know_id(self, remote_trace_id: str) -> None:
         """The remote knows the run by this id, which may be another than was meant."""
         self._remote_trace_id = remote_trace_id
-        self._line.link = attrs.evolve(self._line.link, remote_trace_id=remote_trace_id)
+        self._connection.names = attrs.evolve(self._connection.names, remote_trace_id=remote_trace_id)
 
     def abandon(self) -> None:
         """End the run without closing its connection, which is gone with its event loop."""
         self._set_aside()
         self._closed = True
         self._release()
-        self._tell_end("left", None)
+        self._notify_end("left", None)
 
     def _release(self) -> None:
         claims, self._claims = self._claims, None
         if claims is not None:
-            claims.release(ran=self._word.has_run, closed=self._inbox.is_closed)
+            claims.release(ran=self._state.tracker.has_run, closed=self._state.buffer.is_closed)
 
     # --- the events ---
 
@@ -313,6 +304,37 @@ class Run:
             OxyError: the run failed.
             ClosedError: it was left, cancelled, or failed before: what was received is all there is of it.
         """
+        if self._reading or self._closed or not self._opened:
+            self._refuse_to_read()
+        self._reading = True
+        try:
+            reader = self._reader
+            reader.steps += 1
+            if reader.steps >= CHECKPOINT_EVERY:
+                await reader.breathe()
+            step = self._state.next_event(self._now())
+            sse = step if isinstance(step, ServerSentEvent) else await self._wait_for_event(step)
+            if sse is None:
+                await self._finish()
+            else:
+                event = self._event(sse)
+                action = self._route(event)
+                if event.problems:
+                    self._report_problems(event)
+                listener = self._config.listener
+                if listener.is_listening():
+                    await listener.on_event(event, action)
+                return event
+        except BaseException as error:
+            await self._finish_with_error(error)
+            raise
+        finally:
+            self._reading = False
+            if self._read_over is not None:
+                self._read_over.set()
+        raise StopAsyncIteration
+
+    def _refuse_to_read(self) -> NoReturn:
         if not self._opened:
             raise ClosedError("enter the run first: `async with agent.stream(...) as run`")
         if self._reading:
@@ -320,52 +342,27 @@ class Run:
             raise ConfigurationError(text, outcome=self.outcome)
         if self._response is not None:
             raise StopAsyncIteration
-        if self._closed:
-            raise self._was_left("there are no more events")
-        self._reading = True
-        event: AnyEvent | None = None
-        try:
-            sse = await self._next()
-            if sse is None:
-                if self._inbox.closing is not None:
-                    self._check_whose(to_event(self._inbox.closing, self._plan.limits))
-                await self._finish()
-            else:
-                event = self._event(sse)
-                action = self._note(event)
-                if event.problems:
-                    self._complain(event)
-                await self._plan.listener.heard(event, action)
-        except BaseException as error:
-            await self._fail(error)
-            raise
-        finally:
-            self._reading = False
-            if self._read_over is not None:
-                self._read_over.set()
-        if event is None:
-            raise StopAsyncIteration
-        return event
+        raise self._was_left("there are no more events")
 
-    async def _next(self) -> ServerSentEvent | None:
-        """The next event; None if the run has come to its end, by its stream or by its record."""
-        if self._inquiry.record is not None:
+    async def _wait_for_event(self, step: NeedData | Ended) -> ServerSentEvent | None:
+        """The next event; None if the run has ended, by its stream or by its record."""
+        if isinstance(step, Ended):
             return None
         try:
-            return await self._feed.next()
+            return await self._reader.next(step)
         except OxyError as error:
-            if await self._inquiry.settles(error):
+            if await self._recovery.recovers(error):
                 return None
             raise
 
     def _event(self, sse: ServerSentEvent) -> AnyEvent:
-        event = to_event(sse, self._plan.limits)
+        event = to_event(sse, self._config.limits)
         self._check_whose(event)
         if type(event) is Custom and event.type in ("tool_call", "observation"):
             log_event(
                 "warning", self._context, "a %s without an object as its content is passed on as it is", event.type
             )
-        return check(event, self._plan.schema, self._context.sent.clean) if self._plan.schema else event
+        return check(event, self._config.schema, self._context.sent.clean) if self._config.schema else event
 
     def _check_whose(self, event: Event) -> None:
         """Nothing, unless `event` ends another run: then the stream is that of the other, and nothing of it is taken.
@@ -376,50 +373,52 @@ class Run:
         named = trace_id_of(event)
         if named in ("", self._remote_trace_id):
             return
-        self._is_astray = True
+        self._state.is_astray = True
         shown = self._context.sent.shown(named, 100)
         raise MalformedResponseError(f"the server sent what ends another run, of the trace id '{shown}'")
 
-    def _note(self, event: Event) -> Action:
+    def _route(self, event: Event) -> Action:
         """What the router makes of `event`, which has been received."""
         action: Action = Drop("its route failed")
         try:
-            action = self._plan.router.route(event, self._line.link)
+            action = self._config.router.route(event, self._connection.names)
         except Exception as error:  # a route may be the user's own
             kind = self._context.sent.shown(event.type, 200)
             raise HandlerError(f"the route of '{kind}' raised {type(error).__name__}") from error
         finally:
-            self._seen.note(event, action)
-            self._plan.observed.hear(event, self._context)
+            self._state.received.note(event, action)
+            self._config.observed.hear(event, self._context)
         return action
 
-    def _complain(self, event: Event) -> None:
+    def _report_problems(self, event: Event) -> None:
         kind, problems = self._context.sent.shown(event.type, 200), "; ".join(event.problems)
         log_event("warning", self._context, "a message of type '%s' is not as expected: %s", kind, problems)
-        if self._plan.strict:
+        if self._config.strict:
             raise MalformedResponseError(f"a message of type '{kind}' is not valid: {event.problems[0]}")
 
     # --- the end ---
 
     async def _finish(self) -> None:
-        """The run has come to its end: let the connection go, and make the response."""
-        self._word.know(Outcome.COMPLETED)
-        plan = self._plan
+        """The run is complete: close the connection, and make the response."""
+        if self._state.buffer.closing is not None:
+            self._check_whose(to_event(self._state.buffer.closing, self._config.limits))
+        self._state.tracker.know(Outcome.COMPLETED)
+        config = self._config
         extra: dict[str, Any] = {"trace_id": self.trace_id, "remote_trace_id": self._remote_trace_id}
-        if self._inquiry.record is None:
-            await self._line.drain(self._clocks.deadline)
-            await self._line.leave()  # the record may have to be waited for
+        if self._state.record is None:
+            await self._connection.drain(self._state.deadline)
+            await self._connection.disconnect()  # the record may have to be waited for
         output, is_recovered = await self._output()
         if is_recovered:
             extra["recovered"] = True
-        if self._feed.was_held_back:
+        if self._state.was_held_back:
             extra["held_back"] = True
         await self._close(None)
-        if plan.failure_detector is not None and _is_failure(plan.failure_detector, output):
-            raise self._inquiry.failed(OxyState.FAILED, output)
-        await plan.listener.completed()
-        self._response = OxyResponse(OxyState.COMPLETED, output, extra, plan.request)
-        self._tell_end("completed", None)
+        if config.failure_detector is not None and _is_failure(config.failure_detector, output):
+            raise self._recovery.failed(OxyState.FAILED, output)
+        await config.listener.completed()
+        self._response = OxyResponse(OxyState.COMPLETED, output, extra, config.request)
+        self._notify_end("completed", None)
 
     async def _output(self) -> tuple[Any, bool]:
         """What the run came to, and whether only its record tells.
@@ -429,125 +428,132 @@ class Run:
             UnconfirmedError: its record had to confirm its answer, and did not.
             NoAnswerError: it came to nothing.
         """
-        answer, error, record = self._seen.answer, self._seen.error, self._inquiry.record
+        answer, error, record = self._state.received.answer, self._state.received.error, self._state.record
         if record is not None:
             # A record holds texts only.
             is_the_same = answer is not None and _is_stored_as(answer.output, record.output)
             return answer.output if answer is not None and is_the_same else record.output, True
-        if self._seen.unread:
-            raise TooLargeError(f"the answer cannot be read: {self._seen.unread}")
+        if self._state.received.unread:
+            raise TooLargeError(f"the answer cannot be read: {self._state.received.unread}")
         if answer is None and error is not None:
-            raise RemoteAgentError(f"the remote agent reported an error: {self._line.quoted(error_content(error))}")
-        record = await self._inquiry.ending(answer)
+            raise RemoteAgentError(
+                f"the remote agent reported an error: {self._connection.quoted(error_content(error))}"
+            )
+        record = await self._recovery.ending(answer)
         if record is not None and record.is_failure:
-            raise self._inquiry.failed(record.state, record.output if answer is None else answer.output)
+            raise self._recovery.failed(record.state, record.output if answer is None else answer.output)
         if answer is not None:
             return answer.output, False
         if record is not None and record.output not in NO_OUTPUT:
             return record.output, True
-        raise no_answer_error(self._seen, self._inbox.leftovers, self._line.clean)
+        raise no_answer_error(self._state.received, self._state.buffer.leftovers, self._connection.clean)
 
-    async def _fail(self, error: BaseException) -> None:
+    async def _finish_with_error(self, error: BaseException) -> None:
         """Note how the run failed, complete the error, and close."""
         self._error = error
-        word, sent = self._word, self._line.sent
-        rest = self._inbox.take_all()
-        self._note_rest(rest)
-        if self._is_astray:  # what came is no sign of this run
-            self._inbox.is_closed = False
-            word.know(Outcome.STARTED if self._plan.attached_to else Outcome.UNKNOWN)
-        elif self._inbox.is_closed:
-            word.know(Outcome.COMPLETED)
+        tracker, sent = self._state.tracker, self._connection.sent
+        rest = self._state.buffer.take_all()
+        self._route_rest(rest)
+        if self._state.is_astray:  # what came is no sign of this run
+            self._state.buffer.is_closed = False
+            tracker.know(Outcome.STARTED if self._config.attached_to else Outcome.UNKNOWN)
+        elif self._state.buffer.is_closed:
+            tracker.know(Outcome.COMPLETED)
         known = error if isinstance(error, OxyError) else IncompleteStreamError("the run was left before its end")
-        if word.outcome is Outcome.UNKNOWN:
-            word(known.outcome)
-        known.outcome = word.outcome
+        if tracker.outcome is Outcome.UNKNOWN:
+            tracker(known.outcome)
+        known.outcome = tracker.outcome
         known.attempts = max(known.attempts, self._attempts, sent.context.attempt if sent else 1)
         self._context.sent.strip_error(known)
         known.trace_id = self.trace_id
-        known.server_url = known.server_url or redact_url(self._plan.base_url or (sent.base_url if sent else ""))
-        if word.has_run:
-            self._plan.request.__dict__[ENDED_BADLY] = known
-        is_left = self._line.is_left or not isinstance(error, Exception)
+        known.server_url = known.server_url or redact_url(self._config.base_url or (sent.base_url if sent else ""))
+        if tracker.has_run:
+            self._config.request.__dict__[ENDED_BADLY] = known
+        is_left = self._connection.is_left or not isinstance(error, Exception)
         try:
             await self._keep_rest(rest)
         finally:
-            has_heard = self._line.chunks is not None or self._plan.observed.events > 0
+            has_heard = self._connection.chunks is not None or self._config.observed.events > 0
             known.partial = self.partial if has_heard else None
             try:
-                await self._close(None if self._line.is_left else error)
+                await self._close(None if self._connection.is_left else error)
             finally:
-                self._tell_end("left" if is_left else "failed", error)
+                self._notify_end("left" if is_left else "failed", error)
 
-    async def _keep_rest(self, rest: list[Waiting]) -> None:
+    async def _keep_rest(self, rest: list[Unread]) -> None:
         """Keep what was received of a detached run and not handed out for its next reader in this program."""
-        self._inbox.put_back(rest)
+        self._state.buffer.put_back(rest)
         try:
             if self._leaves_something:
-                await self._feed.gather()
+                await self._reader.gather()
         finally:
             self._set_aside()
 
     @property
     def _leaves_something(self) -> bool:
         """Whether there may be a next reader of the same run, and this one is not at its end."""
-        return not self._closed and self._again is not None and self._claims is not None and not self._is_astray
+        return (
+            not self._closed
+            and self._state.reconnect is not None
+            and self._claims is not None
+            and not self._state.is_astray
+        )
 
     def _set_aside(self) -> None:
         if self._leaves_something:
-            plan, inbox = self._plan, self._inbox
+            config, inbox = self._config, self._state.buffer
             dropped = UNREAD_EVENTS.put(
-                plan.base_url, plan.attached_to, inbox.take_all(), dropped=int(inbox.is_within_event)
+                config.base_url, config.attached_to, inbox.take_all(), dropped=int(inbox.is_within_event)
             )
-            self._seen.drop(dropped)
+            self._state.received.drop(dropped)
             inbox.is_closed = False  # that is for the next reader to come to
 
     def _was_left(self, what: str) -> ClosedError:
         """The error of whoever asks for more of a run that is over for this program, and did not come to its end."""
         error = self._error
-        how = "was left" if error is None or self._line.is_left else f"failed ({type(error).__name__})"
+        how = "was left" if error is None or self._connection.is_left else f"failed ({type(error).__name__})"
         if error is not None and not isinstance(error, Exception):
             how = "was cancelled"
         known = ClosedError(
             f"{what}: the run {how} before its end",
             outcome=self.outcome,
             trace_id=self.trace_id,
-            server_url=redact_url(self._plan.base_url) if self._plan.base_url else "",
+            server_url=redact_url(self._config.base_url) if self._config.base_url else "",
             partial=self.partial,
         )
         known.__cause__ = error if isinstance(error, Exception) else None
         return known
 
-    def _note_rest(self, rest: list[Waiting]) -> None:
+    def _route_rest(self, rest: list[Unread]) -> None:
         """What was received and not yet handed out belongs to `partial` too."""
-        if self._is_astray:
+        if self._state.is_astray:
             return
         with suppress(HandlerError, MalformedResponseError):
-            for waiting in rest:
-                if waiting.sse.event == CLOSE:
-                    self._check_whose(to_event(waiting.sse, self._plan.limits))
+            for sse in map(sse_of, rest):
+                if sse.event == CLOSE:
+                    self._check_whose(to_event(sse, self._config.limits))
                     break
-                self._note(self._event(waiting.sse))
+                self._route(self._event(sse))
 
-    def _tell_end(self, end: str, error: BaseException | None) -> None:
+    def _notify_end(self, end: str, error: BaseException | None) -> None:
         """Tell the observers, once, that the run is over."""
-        if not self._end_told:
-            self._end_told = True
+        if not self._end_notified:
+            self._end_notified = True
             if self._watch is not None:
                 self._watch.end()
             said = {"end": end, "error": error, "response": self._response, "outcome": str(self.outcome)}
-            self._plan.observed.note("ended", self._context, {**said, "seconds": self._clocks.seconds})
+            self._config.observed.note("ended", self._context, {**said, "seconds": self._seconds})
 
     async def _close(self, error: BaseException | None, *, is_own: bool = True) -> None:
         """Let all go. An error of the block, which is not the run's own, says nothing of the connection."""
         if self._closed:
             return
         self._closed = True
-        observed, inbox = self._plan.observed, self._inbox
+        observed, inbox = self._config.observed, self._state.buffer
         observed.hold(0)
         inbox.start_anew()  # who keeps the error of a run keeps the run, but not half an event
         self._release()
-        reason = type(error).__name__ if error else "its end" if inbox.is_closed or self._inquiry.record else "left"
+        reason = type(error).__name__ if error else "its end" if inbox.is_closed or self._state.record else "left"
         log_event(
             "closed",
             self._context,
@@ -556,11 +562,16 @@ class Run:
             self.outcome,
             reason=reason,
             outcome=str(self.outcome),
-            seconds=self._clocks.seconds,
+            seconds=self._seconds,
             bytes=observed.bytes,
             events=observed.events,
         )
-        await self._line.close(None if isinstance(error, Exception) and not is_own else error)
+        await self._connection.close(None if isinstance(error, Exception) and not is_own else error)
+
+    @property
+    def _seconds(self) -> float:
+        """Seconds since the block was entered."""
+        return self._now() - self._state.began
 
     def __repr__(self) -> str:
         return f"<Run {self.trace_id} {self.outcome}>"

@@ -18,7 +18,7 @@ from typing import Final
 import attrs
 
 from oxygent_client._core.server_identity import server_identity
-from oxygent_client._run.event_buffer import Waiting
+from oxygent_client._run.event_buffer import Unread, sse_of
 
 __all__ = ["UNREAD_EVENTS", "UnreadEvents", "UnreadRun"]
 
@@ -29,7 +29,7 @@ MIB: Final = 1024 * 1024
 class UnreadRun:
     """What one reader left of a run."""
 
-    events: deque[Waiting] = attrs.field(factory=deque[Waiting])
+    events: deque[Unread] = attrs.field(factory=deque[Unread])
     dropped: int = 0
     """How many events were received, and could not be kept."""
 
@@ -49,7 +49,7 @@ class UnreadEvents:
     _held_bytes: int = attrs.field(default=0, init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
 
-    def put(self, base_url: str, remote: str, events: Iterable[Waiting], *, dropped: int = 0) -> int:
+    def put(self, base_url: str, remote: str, events: Iterable[Unread], *, dropped: int = 0) -> int:
         """Keep `events` of the run that this server calls `remote`; how many were dropped, `dropped` of them before.
 
         There is nothing of this run in the table: its reader had taken it.
@@ -100,8 +100,8 @@ class UnreadEvents:
             rest.dropped += 1
 
 
-def _size(event: Waiting) -> int:
-    return len(event.sse.data)
+def _size(event: Unread) -> int:
+    return len(sse_of(event).data)
 
 
 UNREAD_EVENTS: Final = UnreadEvents()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oxygent_client import Limits, errors
 from oxygent_client._core.events import ServerSentEvent
 from oxygent_client._protocol.sse import Decoder
-from oxygent_client._run.event_buffer import EventBuffer
+from oxygent_client._run.event_buffer import EventBuffer, sse_of
 
 CLOSE: Final = "event: close\ndata: done\n\n"
 DONE: Final = "data: done\n\n"
@@ -23,16 +23,16 @@ BEAT: Final = ": ping\n\n"
 Found = tuple[list[str], str]
 
 
-def read(inbox: EventBuffer, pieces: list[bytes]) -> Found:
+def read(buffer: EventBuffer, pieces: list[bytes]) -> Found:
     """What a reader gets, and how it stands with the end: `closed`, `done` (perhaps), or `open`."""
     got: list[str] = []
     for piece in pieces:
-        inbox.feed(piece)
-        while (sse := inbox.take()) is not None:
+        buffer.feed(piece)
+        while (sse := buffer.take()) is not None:
             got.append(sse.data)
-        if inbox.is_closed:
+        if buffer.is_closed:
             return got, "closed"
-    return got, "done" if inbox.holds_done else "open"
+    return got, "done" if buffer.holds_done else "open"
 
 
 ENDS: Final[list[tuple[Found, str]]] = [
@@ -77,42 +77,42 @@ def test_the_end(expected: Found, text: str, size: int) -> None:
 )
 def test_the_rest(expected: list[str], is_closed: bool, text: str) -> None:
     """Who stops reading is given all that came and was not handed out, up to the close event if that came too."""
-    inbox = EventBuffer(Limits())
-    inbox.feed(text.encode())
-    assert [waiting.sse.data for waiting in inbox.take_all()] == expected
-    assert (inbox.is_closed, inbox.take_all()) == (is_closed, [])
+    buffer = EventBuffer(Limits())
+    buffer.feed(text.encode())
+    assert [sse_of(unread).data for unread in buffer.take_all()] == expected
+    assert (buffer.is_closed, buffer.take_all()) == (is_closed, [])
 
 
 def test_done_was_the_end() -> None:
     """Once it is clear that a bare `done` was the end, it is no event any more."""
-    inbox = EventBuffer(Limits())
-    assert read(inbox, [DONE.encode()]) == ([], "done")
-    inbox.end()
-    assert (inbox.holds_done, inbox.take_all()) == (False, [])
+    buffer = EventBuffer(Limits())
+    assert read(buffer, [DONE.encode()]) == ([], "done")
+    buffer.end()
+    assert (buffer.holds_done, buffer.take_all()) == (False, [])
 
 
 def test_too_large() -> None:
     """What came before an event that is too large is handed out first, and the error comes each time after it."""
-    inbox = EventBuffer(Limits(event_bytes=10))
-    assert inbox.feed(b"data: a\n\ndata: b\n\ndata: " + b"c" * 20)
-    assert [sse.data for sse in (inbox.take(), inbox.take()) if sse is not None] == ["a", "b"]
+    buffer = EventBuffer(Limits(event_bytes=10))
+    assert buffer.feed(b"data: a\n\ndata: b\n\ndata: " + b"c" * 20)
+    assert [sse.data for sse in (buffer.take(), buffer.take()) if sse is not None] == ["a", "b"]
     for _ in range(2):
         with pytest.raises(errors.TooLargeError):
-            inbox.take()
+            buffer.take()
 
 
 def test_who_hears_of_events() -> None:
     """Each event that comes from the wire is told of, once; what is put back is not."""
     heard: list[str] = []
-    inbox = EventBuffer(Limits(), lambda sse: heard.append(sse.data))
-    assert inbox.feed(b"data: a\n\ndata: b\n\n")
-    inbox.put_back(inbox.take_all())
+    buffer = EventBuffer(Limits(), lambda sse: heard.append(sse.data))
+    assert buffer.feed(b"data: a\n\ndata: b\n\n")
+    buffer.put_back(buffer.take_all())
     assert heard == ["a", "b"]
 
 
 @pytest.mark.parametrize("taken", [0, 1, 2, 3])
 @pytest.mark.parametrize(("expected", "text"), ENDS)
-def test_another_inbox(expected: Found, text: str, taken: int) -> None:
+def test_another_buffer(expected: Found, text: str, taken: int) -> None:
     """What one reader leaves, another has first, and comes to the same end by it."""
     one, other = EventBuffer(Limits()), EventBuffer(Limits())
     one.feed(text.encode())
@@ -136,9 +136,9 @@ def test_another_inbox(expected: Found, text: str, taken: int) -> None:
 )
 def test_a_part_of_an_event(expected: bool, text: str) -> None:
     """It is known whether a part of an event came; a part of a heartbeat is none."""
-    inbox = EventBuffer(Limits())
-    inbox.feed(text.encode())
-    assert inbox.is_within_event is expected
+    buffer = EventBuffer(Limits())
+    buffer.feed(text.encode())
+    assert buffer.is_within_event is expected
 
 
 @pytest.mark.parametrize(("expected", "text"), [(False, A + DONE), (True, A + CLOSE), (True, CLOSE + A), (False, "")])
@@ -157,12 +157,12 @@ def test_no_more_bytes_are_needed(expected: bool, text: str) -> None:
 
 def test_a_new_connection() -> None:
     """Half an event is gone with its connection; what was complete stays."""
-    inbox = EventBuffer(Limits())
-    inbox.feed(b": ping\n\n: ping\n\ndata: a\n\ndata: half")
-    assert (inbox.heartbeats, inbox.held_bytes) == (2, len("data: half"))
-    inbox.start_anew()
-    assert (inbox.heartbeats, inbox.held_bytes) == (0, 0)
-    assert read(inbox, [b"data: b\n\n"]) == (["a", "b"], "open")
+    buffer = EventBuffer(Limits())
+    buffer.feed(b": ping\n\n: ping\n\ndata: a\n\ndata: half")
+    assert (buffer.heartbeats, buffer.held_bytes) == (2, len("data: half"))
+    buffer.start_anew()
+    assert (buffer.heartbeats, buffer.held_bytes) == (0, 0)
+    assert read(buffer, [b"data: b\n\n"]) == (["a", "b"], "open")
 
 
 PARTS: Final = st.lists(st.sampled_from([A, NAMED, DONE, BEAT, CLOSE, "data: b\n"]), max_size=12).map("".join)
@@ -177,11 +177,11 @@ def test_nothing_is_lost(text: str, cuts: list[int], stop: int) -> None:
     whole = Decoder().feed(data)
     names = [sse.event for sse in whole]
     expected = whole[: names.index("close")] if "close" in names else whole
-    inbox, got = EventBuffer(Limits()), list[ServerSentEvent]()
+    buffer, got = EventBuffer(Limits()), list[ServerSentEvent]()
     for piece in pieces:
-        inbox.feed(piece)
-        while len(got) < stop and (sse := inbox.take()) is not None:
+        buffer.feed(piece)
+        while len(got) < stop and (sse := buffer.take()) is not None:
             got.append(sse)
-    got += [waiting.sse for waiting in inbox.take_all() if waiting.sse.event != "close"]
-    is_done = expected and got == expected[:-1] and inbox.is_closed and expected[-1].data == "done"
+    got += [sse for sse in map(sse_of, buffer.take_all()) if sse.event != "close"]
+    is_done = expected and got == expected[:-1] and buffer.is_closed and expected[-1].data == "done"
     assert got == expected or is_done

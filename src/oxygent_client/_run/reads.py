@@ -1,0 +1,224 @@
+"""Read from a connection until a deadline, with one timer per run.
+
+A cancel scope for each read costs as much as the reading itself on asyncio, and a task group several times that. So on
+asyncio a timer stays armed over many reads: when it fires too early, because its deadline has moved meanwhile, it arms
+itself again.
+
+Rule 1: a cancellation from outside is never swallowed, also if it meets the deadline: `uncancel` tells them apart.
+Rule 2: bytes that arrive at the very moment of the deadline come first.
+Rule 3: `expired`, if there is one, runs beside the read, which goes on: a read that was cancelled has lost its
+    connection. It gives the next deadline, or None to interrupt the read, and has ended when `read` returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol, TypeAlias
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from oxygent_client._core.per_loop import this_loop
+from oxygent_client._core.tasks import plain_task_group
+
+__all__ = ["Reads", "loop_clock", "new_reads"]
+
+Expired: TypeAlias = Callable[[], Awaitable[float | None]]
+
+
+class Reads(Protocol):
+    """The reads of one run, one after the other."""
+
+    async def read(self, chunks: AsyncIterator[bytes], deadline: float, expired: Expired | None = None) -> bytes | None:
+        """The next piece; None if the read was interrupted, by the deadline or by `interrupt`."""
+        ...
+
+    def interrupt(self) -> bool:
+        """End the read of another task; whether there is one."""
+        ...
+
+    def close(self) -> None:
+        """Read no more."""
+        ...
+
+
+def new_reads() -> Reads:
+    """For the running event loop."""
+    loop = this_loop()
+    return TimerReads(loop) if isinstance(loop, asyncio.AbstractEventLoop) else ScopeReads()
+
+
+def loop_clock() -> Callable[[], float]:
+    """The clock of the running event loop."""
+    loop = this_loop()
+    return loop.time if isinstance(loop, asyncio.AbstractEventLoop) else anyio.current_time
+
+
+class TimerReads:
+    """On asyncio."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = math.inf
+        self._expired: Expired | None = None
+        self._reader: asyncio.Task[Any] | None = None
+        self._is_interrupted = False
+        self._requests = 0  # to cancel the reader, before ours
+        self._check: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+
+    async def read(self, chunks: AsyncIterator[bytes], deadline: float, expired: Expired | None = None) -> bytes | None:
+        """As `Reads.read`."""
+        reader = self._reader = asyncio.current_task()
+        assert reader is not None
+        self._deadline, self._expired, self._is_interrupted, self._failure = deadline, expired, False, None
+        if self._timer is None or self._timer.when() > deadline:
+            self._arm()
+        piece: bytes | None = None
+        try:
+            piece = await anext(chunks)
+        except asyncio.CancelledError:
+            if not self._is_interrupted or reader.cancelling() > self._requests + 1:  # another request than ours
+                raise
+        finally:
+            self._reader = None
+            if self._is_interrupted:
+                reader.uncancel()
+            if self._check is not None:
+                await self._end_check()
+        if piece is None and self._failure is not None:
+            raise self._failure
+        return piece
+
+    def interrupt(self) -> bool:
+        """As `Reads.interrupt`."""
+        reader = self._reader
+        if reader is None:
+            return False
+        if not self._is_interrupted:
+            self._is_interrupted = True
+            self._requests = reader.cancelling()
+            reader.cancel()
+        return True
+
+    def close(self) -> None:
+        """As `Reads.close`."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self) -> None:
+        self.close()
+        if self._deadline < math.inf:
+            self._timer = self._loop.call_at(self._deadline, self._fire)
+
+    def _fire(self) -> None:
+        """The timer has fired; if nothing is read now, the next read arms it."""
+        self._timer = None
+        if self._expired is None:
+            self._look_at_deadline()
+        else:
+            self._loop.call_soon(self._look_at_deadline)  # what is due at the same moment runs first: rule 2
+
+    def _look_at_deadline(self) -> None:
+        reader = self._reader
+        if reader is None or self._check is not None or self._is_interrupted:
+            return
+        waiter = getattr(reader, "_fut_waiter", None)
+        if self._loop.time() < self._deadline:
+            self._arm()
+        elif waiter is not None and waiter.done():  # the read is about to go on
+            self._loop.call_soon(self._look_at_deadline)
+        elif self._expired is None:
+            self.interrupt()
+        else:
+            self._check = self._loop.create_task(self._run_check(self._expired))
+
+    async def _run_check(self, expired: Expired) -> None:
+        deadline: float | None = None
+        try:
+            deadline = await expired()
+        except Exception as error:  # noqa: BLE001  (the reader raises it; a hook of the user's may be at work)
+            self._failure = error
+        if deadline is None:
+            self.interrupt()
+        else:
+            self._deadline, self._check = deadline, None
+            self._arm()
+
+    async def _end_check(self) -> None:
+        """Cancel the check and wait for its end; a cancellation meanwhile is raised after that."""
+        check, self._check = self._check, None
+        assert check is not None
+        check.cancel()
+        cancelled: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            while not check.done():
+                try:
+                    await asyncio.wait({check})
+                except asyncio.CancelledError as error:  # a native one, which no scope holds off
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+
+class ScopeReads:
+    """On trio, whose cancel scopes and nurseries are cheap."""
+
+    def __init__(self) -> None:
+        self._scope: anyio.CancelScope | None = None
+
+    async def read(self, chunks: AsyncIterator[bytes], deadline: float, expired: Expired | None = None) -> bytes | None:
+        """As `Reads.read`."""
+        piece: bytes | None = None
+        with anyio.CancelScope(deadline=math.inf if expired else deadline) as scope:
+            self._scope = scope
+            try:
+                if expired is None:
+                    piece = await anext(chunks)
+                else:
+                    piece = await self._read_beside(chunks, deadline, expired)
+            finally:
+                self._scope = None
+        return piece
+
+    async def _read_beside(self, chunks: AsyncIterator[bytes], deadline: float, expired: Expired) -> bytes | None:
+        piece: bytes | None = None
+        failure: BaseException | None = None
+        async with plain_task_group() as group:
+
+            async def watch() -> None:
+                nonlocal failure
+                until: float | None = deadline
+                try:
+                    while until is not None:
+                        await anyio.sleep_until(until)
+                        await checkpoint()  # rule 2
+                        until = await expired()
+                except Exception as error:  # noqa: BLE001  (a group would wrap it; a hook of the user's may be at work)
+                    failure = error
+                group.cancel_scope.cancel()
+
+            group.start_soon(watch)
+            try:
+                piece = await anext(chunks)
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # noqa: BLE001  (likewise, also what Ctrl-C raises)
+                failure = error
+            group.cancel_scope.cancel()
+        if failure is not None and piece is None:
+            raise failure
+        return piece
+
+    def interrupt(self) -> bool:
+        """As `Reads.interrupt`."""
+        if self._scope is not None:
+            self._scope.cancel()
+        return self._scope is not None
+
+    def close(self) -> None:
+        """As `Reads.close`; each read ends its scope."""

@@ -1,0 +1,297 @@
+"""`RunState`: the state of one run. No I/O; the time is an argument.
+
+The caller does the I/O and reports it (`receive_data`, `receive_eof`, `timed_out`, `receive_record`). `next_event`
+gives the next event, `NeedData` with the time until which to wait for it, or `ENDED`.
+
+Rule 1: each time-out of `Timeouts` has its error. What counts is time spent waiting: while the program holds an event
+    nothing counts but `total`.
+Rule 2: an end without a close event is an error. After a bare `done` (`oxygent_client._run.event_buffer`) the end of
+    the stream is the end of the run, and so are LEGACY_SILENCE seconds without an event once there is an answer.
+Rule 3: when `idle` fires, the server's record tells a run that ended, or works quietly, from one that died: its record
+    does not change from one firing to the next.
+Rule 4: a detached run is only listened to: when its connection breaks, the answer is to reconnect.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import Final, NamedTuple, TypeAlias
+
+from oxygent_client._api.records import RunRecord
+from oxygent_client._core.errors import (
+    DeadlineExceededError,
+    IdleTimeoutError,
+    IncompleteStreamError,
+    Outcome,
+    OxyError,
+    OxyTimeoutError,
+    SilenceTimeoutError,
+)
+from oxygent_client._core.events import Partial, ServerSentEvent
+from oxygent_client._core.redaction import Redactor
+from oxygent_client._core.settings import Limits, Timeouts
+from oxygent_client._run.event_buffer import EventBuffer
+from oxygent_client._run.outcome import OutcomeTracker
+from oxygent_client._run.received import ReceivedEvents
+from oxygent_client._run.reconnect import ReconnectState
+from oxygent_client._run.reported_errors import early_end_error
+
+__all__ = ["ASKING", "LEGACY_SILENCE", "Ended", "NeedData", "RunState", "Step", "Verdict"]
+
+LEGACY_SILENCE: Final = 2.0
+"""Seconds without an event after which a bare `data: done`, after an answer, was the end."""
+HELD_SECONDS: Final = 1.0
+"""How long a piece with several heartbeats must have been waited for; a server sends one every 15 s."""
+ASKING: Final = ("idle", "record")
+"""Time-outs upon which the server's record is looked up."""
+
+ERRORS: Final[dict[str, tuple[type[OxyTimeoutError], str]]] = {
+    "total": (DeadlineExceededError, "the call did not come to its end"),
+    "idle": (IdleTimeoutError, "no event"),
+    "silence": (SilenceTimeoutError, "not a byte"),
+}
+"""The error of each time-out, by its name in `Timeouts`."""
+
+
+class Verdict(enum.Enum):
+    """What the caller does next."""
+
+    KEEP_READING = enum.auto()
+    CHECK_RECORD = enum.auto()
+    RECONNECT = enum.auto()
+    ENDED = enum.auto()
+
+
+class Ended(enum.Enum):
+    """No event follows: the run is complete."""
+
+    ENDED = enum.auto()
+
+
+class NeedData(NamedTuple):
+    """All received events were handed out; `clock` fires at `deadline`, by the event loop's clock."""
+
+    deadline: float
+    clock: str
+    """`total`, `idle`, `silence`, `legacy` (a bare `done` was the end) or `record` (look up the record)."""
+
+
+Step: TypeAlias = ServerSentEvent | NeedData | Ended
+
+
+class RunState:
+    """The state of one run; `attached` if it is a detached run, which was started before."""
+
+    def __init__(self, timeouts: Timeouts, limits: Limits, *, attached: bool = False) -> None:
+        self.timeouts = timeouts
+        self.tracker = OutcomeTracker(Outcome.STARTED if attached else Outcome.NOT_SENT)
+        self.received = ReceivedEvents(limits)
+        self.reconnect = ReconnectState() if attached else None
+        self.buffer = EventBuffer(limits, self.reconnect.heard if self.reconnect else None)
+        self.record: RunRecord | None = None
+        """The record that gave the run's result, where its stream did not."""
+        self.is_astray = False
+        """Whether the stream turned out to be that of another run."""
+        self.was_held_back = False
+        """Whether a proxy kept the stream until it had much of it."""
+        self.is_silent = True
+        """Whether no event was received so far."""
+        self.deadline = math.inf
+        """When `total` fires."""
+        self.began = 0.0
+        self._waited = 0.0  # seconds without an event, of those spent waiting
+        self._counted = 0.0  # until when they were added up
+        self._since = 0.0  # since when no byte was received, of the time spent waiting
+        self._requested: float | None = None  # when, until the first bytes: a proxy may hold back the headers, too
+        self._fingerprint: int | None = None  # of the record when `idle` fired last, if no event was received since
+
+    # --- results ---
+
+    @property
+    def outcome(self) -> Outcome:
+        """What is known of the run so far."""
+        return self.tracker.outcome
+
+    @property
+    def text(self) -> str:
+        """The text of all deltas so far."""
+        return self.received.text
+
+    @property
+    def partial(self) -> Partial:
+        """What was received so far, within limits."""
+        return self.received.partial
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the reader has reached the close event."""
+        return self.buffer.is_closed
+
+    # --- inputs ---
+
+    def start(self, now: float) -> None:
+        """The run begins."""
+        self.began = now
+        if self.timeouts.total is not None:
+            self.deadline = now + self.timeouts.total
+
+    def request_sent(self, now: float) -> None:
+        """A request for the stream is on its way."""
+        self._requested = now
+
+    def restart(self, now: float, since: float) -> None:
+        """The stream begins, or was waited for in vain; the time without an event counts from `since`."""
+        self._counted = now
+        self._waited = now - since
+
+    def resume(self, now: float) -> None:
+        """The caller waits from now on."""
+        self._counted = now
+
+    def count(self, now: float) -> None:
+        """The caller has waited until now."""
+        self._waited += now - self._counted
+        self._counted = now
+
+    def receive_data(self, piece: bytes, now: float) -> None:
+        """Bytes were received; `next_event` gives the events in them."""
+        self.count(now)
+        since, self._requested = self._since if self._requested is None else self._requested, None
+        beats = self.buffer.heartbeats
+        if self.buffer.feed(piece):
+            self.is_silent = False
+            self._waited = 0.0
+            self._fingerprint = None
+            self.tracker.know(Outcome.STARTED)
+        if self.buffer.heartbeats - beats > 1 and now - since > HELD_SECONDS:
+            # Several heartbeats at once, and not because the program did not read.
+            self.was_held_back = True
+        self._since = now
+
+    def receive_eof(self, error: OxyError | None, now: float, clean: Redactor, *, was_interrupted: bool) -> Verdict:
+        """The stream ended, by `error` or without one. `clean` redacts what an error quotes.
+
+        Raises:
+            OxyError: the run was cut off.
+        """
+        if self.buffer.holds_done:
+            return Verdict.ENDED
+        self.count(now)
+        if was_interrupted:  # a library does not go on with a read that was cancelled: that lost the connection
+            raise self.timeout_error("idle", "; the record says that the run is at work") from None
+        if self.reconnect is not None:
+            return Verdict.RECONNECT
+        raise early_end_error(how_it_ended(error), self.received, self.buffer.leftovers, clean) from error
+
+    def timed_out(self, clock: str) -> Verdict:
+        """A time-out fired.
+
+        Raises:
+            OxyTimeoutError: it ends the run.
+        """
+        if clock == "legacy":
+            return Verdict.ENDED
+        if clock == "silence" and self.reconnect is not None:
+            return Verdict.RECONNECT
+        if clock in ASKING:
+            return Verdict.CHECK_RECORD
+        raise self.timeout_error(clock)
+
+    def receive_record(self, clock: str, record: RunRecord | None) -> Verdict:
+        """The server's record (None: it has none) was looked up because `clock` fired.
+
+        Raises:
+            OxyError: the run is dead, or was never there.
+        """
+        again = self.reconnect
+        has_begun = record is not None and record.has_begun
+        if has_begun:
+            self.tracker.know(Outcome.STARTED)
+        if record is not None and record.is_over:
+            if clock == "record" and again is not None and not again.is_over(self._waited):
+                return Verdict.KEEP_READING  # its last events may be on their way
+            return Verdict.ENDED
+        if again is not None:
+            again.goes_on(self._waited, known=record is not None)
+        if clock == "idle":
+            if record is None or not has_begun:
+                raise self._unknown_run(record)
+            before, self._fingerprint = self._fingerprint, record.fingerprint
+            if before == self._fingerprint:
+                more = ", twice, and meanwhile nothing moved in the server's record of the run"
+                raise self.timeout_error("idle", more)
+            self._waited = 0.0  # it is at work, and quiet: `total` bounds that
+        return Verdict.KEEP_READING
+
+    def connection_lost(self, now: float) -> float:
+        """Seconds to pause before reconnecting, without jitter; the part of an event that was received is lost."""
+        assert self.reconnect is not None
+        self._counted = now
+        return self.reconnect.broke()
+
+    def connection_restored(self, now: float) -> None:
+        """The run has a connection again."""
+        assert self.reconnect is not None
+        self.count(now)
+        self.reconnect.came_back(self._waited)
+
+    def drop_half_event(self) -> None:
+        """The connection is gone, and half an event with it."""
+        self.received.drop(self.buffer.is_within_event)
+        self.buffer.start_anew()
+
+    # --- outputs ---
+
+    def next_event(self, now: float) -> Step:
+        """The next event, `NeedData`, or `ENDED`.
+
+        Raises:
+            OxyError: `total` is over, or the next event is too large.
+        """
+        if self.record is not None:
+            return Ended.ENDED
+        if now >= self.deadline:
+            raise self.timeout_error("total")
+        sse = self.buffer.take()
+        if sse is not None:
+            return sse
+        if self.buffer.is_closed:
+            return Ended.ENDED
+        self._counted = self._since = now
+        return self.need()
+
+    def need(self) -> NeedData:
+        """The time-out that fires next, if nothing is received."""
+        timeouts, buffer = self.timeouts, self.buffer
+        deadline, clock = self.deadline, "total"
+        without_event = self._counted - self._waited
+        if timeouts.idle is not None and (at := without_event + timeouts.idle) < deadline:
+            deadline, clock = at, "idle"
+        if timeouts.silence is not None and buffer.heartbeats and (at := self._since + timeouts.silence) < deadline:
+            deadline, clock = at, "silence"
+        if buffer.holds_done and self.received.has_answer and (at := without_event + LEGACY_SILENCE) < deadline:
+            deadline, clock = at, "legacy"
+        check = None if self.reconnect is None or timeouts.lookup is None else self.reconnect.check
+        if check is not None and (at := without_event + check) < deadline:
+            deadline, clock = at, "record"
+        return NeedData(deadline, clock)
+
+    def timeout_error(self, clock: str, more: str = "") -> OxyTimeoutError:
+        """The error of a time-out."""
+        cls, text = ERRORS[clock]
+        return cls(f"{text} within Timeouts.{clock} ({getattr(self.timeouts, clock):g} s){more}")
+
+    def _unknown_run(self, record: RunRecord | None) -> OxyError:
+        """The error where `idle` fired and no record says why."""
+        if self.reconnect is not None and self.reconnect.is_lost:
+            return IncompleteStreamError("the connection broke, and nothing came since: the end of the run is lost")
+        # A server may be told to store nothing of a run: an empty record says something only if nothing was received.
+        # And the run may be at another worker of the same address, so the text does not claim that it never began.
+        more = "; the server has no record of the run" if record is not None and self.is_silent else ""
+        return self.timeout_error("idle", more)
+
+
+def how_it_ended(error: OxyError | None) -> str:
+    """How a stream ended, as a part of a sentence."""
+    return "ended without its close event" if error is None else f"broke off ({error})"

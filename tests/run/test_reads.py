@@ -1,0 +1,319 @@
+"""Reads until a deadline: the timer, the check beside a read, and cancellations that meet either.
+
+Rule: time is virtual, so that two things happen at the same moment when a test says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import attrs
+import pytest
+from anyio.lowlevel import current_token
+
+from oxygent_client._run.reads import TimerReads, loop_clock, new_reads
+from tests.support.virtual import VirtualLoop
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@attrs.define
+class Chunks:
+    """Pieces, each after so many seconds; the last step may be an error."""
+
+    steps: list[Any]
+    read: int = 0
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        step: float | Exception = self.steps.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        await anyio.sleep(step)
+        self.read += 1
+        return b"%d" % self.read
+
+
+NEVER: Final = math.inf
+
+
+async def test_pieces_and_the_deadline() -> None:
+    """A piece that arrives in time is returned; at the deadline the read is interrupted, also after many in time."""
+    reads, chunks = new_reads(), Chunks([9.0] * 50 + [11.0])
+    got: list[bytes | None] = [await reads.read(chunks, anyio.current_time() + 10) for _ in range(51)]
+    assert got[:50] == [b"%d" % number for number in range(1, 51)]
+    assert got[50] is None
+    assert anyio.current_time() - round(anyio.current_time()) == pytest.approx(0)
+    reads.close()
+
+
+async def test_a_deadline_that_moves_earlier() -> None:
+    """A deadline before that of the last read counts."""
+    reads, chunks = new_reads(), Chunks([1.0, NEVER])
+    began = anyio.current_time()
+    assert await reads.read(chunks, began + 100) == b"1"
+    assert await reads.read(chunks, began + 5) is None
+    assert anyio.current_time() - began == pytest.approx(5)
+    reads.close()
+
+
+async def test_no_deadline() -> None:
+    """Without a deadline a read takes as long as it takes."""
+    reads = new_reads()
+    assert await reads.read(Chunks([10_000.0]), NEVER) == b"1"
+    reads.close()
+
+
+async def test_an_error_of_the_read() -> None:
+    """What a read raises comes out."""
+    reads = new_reads()
+    with pytest.raises(StopAsyncIteration):
+        await reads.read(Chunks([StopAsyncIteration()]), anyio.current_time() + 10)
+    reads.close()
+
+
+async def test_the_time_between_two_reads_is_not_the_readers() -> None:
+    """A timer that fires while nothing is read interrupts nothing."""
+    reads, chunks = new_reads(), Chunks([1.0, 1.0])
+    assert await reads.read(chunks, anyio.current_time() + 10) == b"1"
+    await anyio.sleep(100)
+    assert await reads.read(chunks, anyio.current_time() + 10) == b"2"
+    reads.close()
+
+
+async def test_another_task_interrupts() -> None:
+    """`interrupt` ends the read of another task, and says whether there is one."""
+    reads, got = new_reads(), list[Any]()
+
+    async def read() -> None:
+        got.append(await reads.read(Chunks([NEVER]), NEVER))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(read)
+        await anyio.sleep(1)
+        got.append(reads.interrupt())
+        got.append(reads.interrupt())
+    got.append(reads.interrupt())
+    assert got == [True, True, None, False]
+
+
+@pytest.mark.parametrize("seconds", [5.0, 10.0])
+async def test_a_scope_that_is_cancelled(seconds: float) -> None:
+    """A cancellation before the deadline, or at that very moment, is the caller's: it gets through."""
+    reads = new_reads()
+    after = False
+    with anyio.move_on_after(seconds) as scope:
+        await reads.read(Chunks([NEVER]), anyio.current_time() + 10)
+        await anyio.sleep(1)
+        after = True
+    assert scope.cancelled_caught
+    assert not after
+    reads.close()
+
+
+# ---------------------------------------------------------------------------------------------------------- The check
+
+
+async def test_a_check_that_extends() -> None:
+    """The read goes on while the check runs, and after it until the deadline that the check gave."""
+    reads, checks = new_reads(), list[float]()
+    began = anyio.current_time()
+
+    async def expired() -> float:
+        checks.append(anyio.current_time() - began)
+        await anyio.sleep(1)
+        return anyio.current_time() + 10
+
+    assert await reads.read(Chunks([25.0]), began + 10, expired) == b"1"
+    assert checks == pytest.approx([10, 21])
+    assert anyio.current_time() - began == pytest.approx(25)
+    reads.close()
+
+
+async def test_a_check_that_interrupts() -> None:
+    """A check that gives no deadline interrupts the read."""
+    reads = new_reads()
+    began = anyio.current_time()
+
+    async def expired() -> None:
+        await anyio.sleep(1)
+
+    assert await reads.read(Chunks([NEVER]), began + 10, expired) is None
+    assert anyio.current_time() - began == pytest.approx(11)
+    reads.close()
+
+
+async def test_a_check_that_fails() -> None:
+    """What a check raises ends the read, unless a piece arrives at the same time."""
+    reads = new_reads()
+
+    async def expired() -> float | None:
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        await reads.read(Chunks([NEVER]), anyio.current_time() + 10, expired)
+    assert await reads.read(Chunks([10.0]), anyio.current_time() + 10, expired) == b"1"
+    reads.close()
+
+
+@pytest.mark.parametrize("how", ["a piece", "an error", "a cancellation"])
+async def test_a_check_ends_with_its_read(how: str) -> None:
+    """When the read is over, so is its check: it is cancelled and was waited for."""
+    reads, ended = new_reads(), list[str]()
+
+    async def expired() -> float | None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(1)
+            ended.append("check")
+        return None
+
+    class Failing(Chunks):
+        async def __anext__(self) -> bytes:
+            await super().__anext__()
+            raise ValueError("mine")
+
+    chunks = {"a piece": Chunks([12.0]), "an error": Failing([12.0]), "a cancellation": Chunks([NEVER])}[how]
+    got: Any = None
+    with anyio.move_on_after(15):
+        try:
+            got = await reads.read(chunks, anyio.current_time() + 10, expired)
+        except ValueError:
+            got = "error"
+    ended.append("read")
+    assert ended == ["check", "read"]
+    assert got == {"a piece": b"1", "an error": "error", "a cancellation": None}[how]
+    reads.close()
+
+
+# ------------------------------------------------------------------------------------------------------ asyncio's own
+
+
+def on_asyncio(work: Any) -> Any:
+    """The result of a coroutine function in virtual time."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(work())
+
+
+@pytest.mark.parametrize("first", ["the cancellation", "the deadline"])
+def test_a_native_cancellation_that_meets_the_deadline(first: str) -> None:
+    """A task that is cancelled at the moment of the deadline is cancelled, whichever of the two comes first."""
+
+    async def work() -> tuple[bool, int]:
+        reads = new_reads()
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(reads.read(Chunks([NEVER]), loop.time() + 10))
+        await asyncio.sleep(5)  # the read has armed its timer
+        if first == "the cancellation":
+            loop.call_later(5, task.cancel)
+            loop.call_later(5, reads.interrupt)
+        else:
+            loop.call_later(5, reads.interrupt)
+            loop.call_later(5, task.cancel)
+        await asyncio.wait({task})
+        reads.close()
+        return task.cancelled(), task.cancelling()
+
+    assert on_asyncio(work)[0]
+
+
+def test_an_interrupted_task_is_not_cancelled() -> None:
+    """After an interrupted read the task counts no request to cancel it: `asyncio.timeout` around it works."""
+
+    async def work() -> list[Any]:
+        reads, task = new_reads(), asyncio.current_task()
+        assert task is not None
+        got: list[Any] = [await reads.read(Chunks([NEVER]), asyncio.get_running_loop().time() + 10), task.cancelling()]
+        try:
+            async with asyncio.timeout(5):
+                await reads.read(Chunks([NEVER]), asyncio.get_running_loop().time() + 10)
+        except TimeoutError:
+            got.append("timeout")
+        got.append(task.cancelling())
+        reads.close()
+        return got
+
+    assert on_asyncio(work) == [None, 0, "timeout", 0]
+
+
+def test_a_read_that_answers_a_cancellation_by_an_error() -> None:
+    """An error in the place of the cancellation comes out, and the task is not cancelled."""
+
+    class Closing(Chunks):
+        async def __anext__(self) -> bytes:
+            try:
+                return await super().__anext__()
+            except asyncio.CancelledError:
+                raise OSError("closed") from None
+
+    async def work() -> int:
+        reads, task = new_reads(), asyncio.current_task()
+        assert task is not None
+        with pytest.raises(OSError, match="closed"):
+            await reads.read(Closing([NEVER]), asyncio.get_running_loop().time() + 10)
+        reads.close()
+        return task.cancelling()
+
+    assert on_asyncio(work) == 0
+
+
+def test_a_second_cancellation_while_a_check_ends() -> None:
+    """A native cancellation that arrives while the check ends is raised once it has ended."""
+
+    async def work() -> tuple[bool, list[str]]:
+        reads, ended = new_reads(), list[str]()
+        loop = asyncio.get_running_loop()
+
+        async def expired() -> float | None:
+            try:
+                await asyncio.sleep(NEVER)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await anyio.sleep(2)
+                ended.append("check")
+            return None
+
+        task = asyncio.ensure_future(reads.read(Chunks([15.0]), loop.time() + 10, expired))
+        loop.call_later(16, task.cancel)
+        await asyncio.wait({task})
+        ended.append("read")
+        reads.close()
+        return task.cancelled(), ended
+
+    assert on_asyncio(work) == (True, ["check", "read"])
+
+
+def test_no_timer_is_left() -> None:
+    """After `close` no timer of the reads is scheduled; between, there is one, however many reads there were."""
+
+    async def work() -> list[int]:
+        loop: Any = asyncio.get_running_loop()
+        reads, chunks = new_reads(), Chunks([1.0] * 100)
+
+        def timers() -> int:
+            return sum(not handle.cancelled() for handle in loop._scheduled)
+
+        counts = list[int]()
+        for _ in range(100):
+            await reads.read(chunks, loop.time() + 600)
+            counts.append(timers())
+        reads.close()
+        return [*sorted(set(counts)), timers()]
+
+    assert on_asyncio(work) == [1, 0]
+
+
+async def test_the_clock() -> None:
+    """Each event loop has its clock, and its way to read."""
+    assert loop_clock()() == anyio.current_time()
+    is_asyncio = isinstance(current_token().native_token, asyncio.AbstractEventLoop)
+    assert isinstance(new_reads(), TimerReads) is is_asyncio
