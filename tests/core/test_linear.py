@@ -11,7 +11,7 @@ import json
 import pickle
 import time
 import tracemalloc
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 
@@ -326,7 +326,7 @@ async def test_copies_for_whom_they_are(
     made: list[str] = []
     received = Counted({"type": "x", "content": 1})
     received.readers = made
-    delivery = CallbackDispatcher(cls(server_url="https://remote.test", **options), request_of())
+    delivery = CallbackDispatcher(cast("Any", cls(server_url="https://remote.test", **options)), request_of())
 
     def forwarded() -> Any:
         made.append("heard")

@@ -381,16 +381,14 @@ async def test_the_stream_is_let_go_before_the_record_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("value", ["yes", "", None, 1, 0, "AUTO", ["auto"]])
-async def test_what_confirm_state_may_be(value: Any) -> None:
+def test_what_confirm_state_may_be(value: Any) -> None:
     """Another value than True, False and "auto" is a ConfigurationError, also if it is assigned later."""
     transport = FakeTransport.script(answer("1"), close())
     with pytest.raises(errors.ConfigurationError, match="confirm_state"):
         SSEOxyGent(server_url=URL, transport=transport, confirm_state=value)
     agent = SSEOxyGent(server_url=URL, transport=transport)
-    agent.confirm_state = value
     with pytest.raises(errors.ConfigurationError, match="confirm_state"):
-        await agent.ask("hi")
-    assert not transport.requests
+        agent.confirm_state = value
 
 
 FAILURE_TEXTS: Final = [
