@@ -10,6 +10,7 @@ Rule 4: a file decides where credentials go. It is taken only if it is named, or
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -20,46 +21,21 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final, cast, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Final, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import attrs
 
-from oxygent_client import BearerAuth, HTTPRequest, Limits, RemoteAgent, Retry, SSEOxyGent, Timeouts, Transport
+from oxygent_client import BearerAuth, HTTPRequest, SSEOxyGent, Transport
 from oxygent_client.errors import ConfigurationError
-from oxygent_client.policies import APIKey, BasicAuth, HTTPSOnly, Policy, PolicyKind
+from oxygent_client.policies import APIKey, BasicAuth, Policy, PolicyKind
 from oxygent_client.sanitize import redact
 
 __all__ = ["Profile", "load_profile"]
 
 _logger: Final = logging.getLogger("oxygent_client.profiles")
 
-# --- what a value may be ----------------------------------------------------------------------------------------------
-
-
-@attrs.frozen
-class _Shape:
-    """What the values of a key are: how to say it, how to know it, and how to read it from a variable's text."""
-
-    words: str
-    known: Callable[[Any], bool]
-    read: Callable[[str], Any]
-    """Raises ValueError where the text is none."""
-
-
-_LARGEST: Final = 2**63 - 1
-"""What TOML promises of integers. Python reads larger ones, and then cannot always print them or make them floats."""
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float) or _is_count(value)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in cast("list[Any]", value))
+# --- the keys ---------------------------------------------------------------------------------------------------------
 
 
 def _read_flag(text: str) -> bool:
@@ -70,78 +46,74 @@ def _read_names(text: str) -> list[str]:
     return [name for part in text.split(",") if (name := part.strip())]
 
 
-def _read_flag_or_names(text: str) -> bool | list[str]:
-    return _read_flag(text) if text.lower() in {"true", "1", "false", "0"} else _read_names(text)
+def _read_choice(choices: Collection[str], text: str) -> str:
+    return {choice: choice for choice in choices}[text.lower()]
 
 
-def _read_flag_or_auto(text: str) -> bool | str:
-    return "auto" if text.lower() == "auto" else _read_flag(text)
-
-
-def _or_off(shape: _Shape) -> _Shape:
-    """Likewise, or the word that switches a clock or a limit off."""
-    return _Shape(
-        f'{shape.words}, or "off"',
-        lambda value: value == "off" or shape.known(value),
-        lambda text: text if text == "off" else shape.read(text),
-    )
-
-
-_STRATEGIES: Final = ("full", "partial", "none")
-
-_TEXT: Final = _Shape("a text", lambda value: isinstance(value, str), str)
-_FLAG: Final = _Shape("true or false", lambda value: isinstance(value, bool), _read_flag)
-_FLAG_OR_AUTO: Final = _Shape(
-    'true, false or "auto"', lambda value: isinstance(value, bool) or value == "auto", _read_flag_or_auto
-)
-_NUMBER: Final = _Shape("a number", _is_number, float)
-_COUNT: Final = _Shape("a whole number", _is_count, int)
-_NAMES: Final = _Shape("a list of texts", _are_names, _read_names)
-_SHARES: Final = _Shape(
-    "true, false or a list of texts", lambda value: isinstance(value, bool) or _are_names(value), _read_flag_or_names
-)
-_STRATEGY: Final = _Shape(f"one of {', '.join(_STRATEGIES)}", lambda value: value in _STRATEGIES, str)
-_VARIABLE: Final = _Shape(
-    "the name of a variable",
-    lambda value: isinstance(value, str) and re.fullmatch(r"[A-Za-z_]\w*", value, re.ASCII) is not None,
-    str,
-)
-
-_OF_HINT: Final[Mapping[Any, _Shape]] = {
-    int: _COUNT,
-    float: _NUMBER,
-    int | None: _or_off(_COUNT),
-    float | None: _or_off(_NUMBER),
+_READERS: Final[Mapping[Any, Callable[[str], Any]]] = {
+    str: str,
+    bool: _read_flag,
+    int: int,
+    float: float,
+    Collection[str]: _read_names,
+    NoneType: partial(_read_choice, ("off",)),
 }
+"""How the text of a variable is read, by type; ValueError or KeyError if it cannot be."""
 
-# --- the keys ---------------------------------------------------------------------------------------------------------
 
-_TABLES: Final[Mapping[str, type[Any]]] = {"timeouts": Timeouts, "limits": Limits, "retry": Retry}
+def _reader(hint: Any) -> Callable[[str], Any] | None:
+    choices = get_args(hint) if get_origin(hint) is Literal else ()
+    return partial(_read_choice, choices) if choices else _READERS.get(hint)
 
-_KEYS: Final[Mapping[str, _Shape]] = {
-    **dict.fromkeys(("server_url", "name", "desc", "callee"), _TEXT),
-    **dict.fromkeys(("is_share_call_stack", "check_callee", "https_only", "strict"), _FLAG),
-    "confirm_state": _FLAG_OR_AUTO,
-    **dict.fromkeys(("plaintext_hosts", "forward_headers", "argument_overrides"), _NAMES),
-    "call_stack_strategy": _STRATEGY,
-    "share_data": _SHARES,
-    **{
-        f"{table}.{field.name}": _OF_HINT[get_type_hints(cls)[field.name]]
-        for table, cls in _TABLES.items()
-        for field in attrs.fields(cls)
-    },
+
+@attrs.frozen
+class _Key:
+    """A key with one value: a field that a class declares."""
+
+    field: attrs.Attribute[Any]
+    readers: tuple[Callable[[str], Any], ...]
+    off: str
+    """The word for None, after the other values in an error; empty if a file cannot hold None."""
+
+    def read(self, text: str) -> Any:
+        """Return the value of a variable's text; the text itself if it is none, for `refusal`."""
+        for reader in self.readers:
+            # The context of an error that is raised here would hold the text.
+            with contextlib.suppress(KeyError, ValueError):
+                return reader(text)
+        return text
+
+    def refusal(self, value: Any) -> str:
+        """Why the field refuses a value, without the value; empty if it accepts it."""
+        if isinstance(value, Mapping):
+            return "must not be a table"
+        because = _refusal(lambda: cast("Any", self.field.validator)(None, self.field, value))
+        return because.replace("True or False", "true or false").replace(", or None", self.off)
+
+
+def _declared(cls: type[Any], off: str = "") -> dict[str, _Key]:
+    """The fields of a class that a file can hold, by name: text, numbers, flags, choices and names."""
+    hints, keys = get_type_hints(cls), dict[str, _Key]()
+    for field in attrs.fields(cls):
+        hint = hints[field.name]
+        members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        readers = [_reader(member) for member in members if off or member is not NoneType]
+        if field.init and all(readers):
+            keys[field.name] = _Key(field, tuple(filter(None, readers)), off)
+    return keys
+
+
+_TABLES: Final[Mapping[str, type[Any]]] = {
+    name: hint for name, hint in get_type_hints(SSEOxyGent).items() if attrs.has(hint) and not name.startswith("_")
 }
-"""Every key with one value, and what it may be."""
-
-_AUTH: Final[Mapping[str, _Shape]] = {
-    "bearer_env": _VARIABLE,
-    "bearer_file": _TEXT,
-    "basic_username": _TEXT,
-    "basic_env": _VARIABLE,
-    "basic_file": _TEXT,
-    "api_key_env": _VARIABLE,
-    "api_key_file": _TEXT,
+"""The settings that are tables: those whose type is itself declared by fields."""
+_KEYS: Final[Mapping[str, _Key]] = {
+    **_declared(SSEOxyGent),
+    **{f"{table}.{name}": key for table, cls in _TABLES.items() for name, key in _declared(cls, ', or "off"').items()},
 }
+"""Every key with one value."""
+
+_AUTH: Final = ("bearer_env", "bearer_file", "basic_username", "basic_env", "basic_file", "api_key_env", "api_key_file")
 _WAYS: Final[Mapping[tuple[str, ...], Callable[..., Policy]]] = {
     ("bearer_env",): BearerAuth.from_env,
     ("bearer_file",): BearerAuth.from_file,
@@ -151,13 +123,13 @@ _WAYS: Final[Mapping[tuple[str, ...], Callable[..., Policy]]] = {
     ("api_key_file",): APIKey.from_file,
 }
 """What `auth` becomes, by the keys it has: their values are the arguments."""
-_REFERENCE: Final[Mapping[str, _Shape]] = {"env": _VARIABLE, "file": _TEXT}
-"""Where a header's secret is."""
+_REFERENCE: Final = ("env", "file")
+"""Where the secret of a header is."""
 
-_VARIABLES: Final[Mapping[str, tuple[str, _Shape]]] = {
-    f"OXYGENT_{key.upper().replace('.', '_')}": (key, shape)
-    for key, shape in {**_KEYS, **{f"auth.{key}": shape for key, shape in _AUTH.items()}}.items()
+_VARIABLES: Final[Mapping[str, str]] = {
+    f"OXYGENT_{key.upper().replace('.', '_')}": key for key in (*_KEYS, *(f"auth.{name}" for name in _AUTH))
 }
+"""The key of each variable."""
 _BEGINNINGS: Final = tuple(f"OXYGENT_{table.upper()}_" for table in (*_TABLES, "auth", "headers"))
 _PROFILE: Final = "OXYGENT_PROFILE"
 _PROFILES: Final = "OXYGENT_PROFILES"
@@ -194,8 +166,16 @@ def _refusal(make: Callable[[], object]) -> str:
     try:
         make()
     except ConfigurationError as error:
-        return re.sub(r"^\w+\.\w+ ", "", str(error))
+        return re.sub(r"^[\w.]+ (?=must be )|; got .*", "", str(error), flags=re.DOTALL)
     return ""
+
+
+def _reference_refusal(name: str, value: Any) -> str:
+    """Why a value cannot say where a secret is; empty if it can."""
+    if not isinstance(value, str):
+        return "must be a str"
+    is_variable = re.fullmatch(r"[A-Za-z_]\w*", value, re.ASCII) is not None
+    return "" if is_variable or not name.endswith("env") else "must be the name of a variable"
 
 
 # --- one layer --------------------------------------------------------------------------------------------------------
@@ -230,10 +210,10 @@ class _Reader:
             elif key in _TABLES:
                 for name, member in self._table(key, value).items():
                     self._known(name, [field.name for field in attrs.fields(_TABLES[key])], f"{key}.{name}")
-                    yield f"{key}.{name}", self._value(f"{key}.{name}", _KEYS[f"{key}.{name}"], member)
+                    yield f"{key}.{name}", self._setting(f"{key}.{name}", member)
             else:
                 self._known(key, [*(one for one in _KEYS if "." not in one), *_TABLES, "auth", "headers"], key)
-                yield key, self._value(key, _KEYS[key], value)
+                yield key, self._setting(key, value)
 
     def _known(self, name: str, names: Collection[str], key: str, advice: str = "") -> None:
         """Nothing, if `name` is one of `names`. If not, it may be anything, a secret too, and is not shown."""
@@ -258,27 +238,22 @@ class _Reader:
             raise self.wrong(key, "must be a table")
         return table
 
-    def _value(self, key: str, shape: _Shape, value: Any, shown: str | None = None) -> Any:
-        if not shape.known(value):
-            raise self.wrong(key, f"must be {shape.words}", shown)
-        if isinstance(value, list | tuple):
-            value = tuple(cast("list[str]", value))
-        if not _is_number(value) and redact()(value) != value:  # a number holds none, and NaN is not even itself
+    def _setting(self, key: str, value: Any) -> Any:
+        value = None if value == "off" and _KEYS[key].off else value
+        return self._value(key, _KEYS[key].refusal(value), value)
+
+    def _value(self, key: str, refusal: str, value: Any, shown: str | None = None) -> Any:
+        if refusal:
+            raise self.wrong(key, refusal, shown)
+        kept: Any = tuple(cast("list[str]", value)) if isinstance(value, list) else value
+        if isinstance(kept, str | tuple) and redact()(kept) != kept:
             raise self.wrong(key, "holds a secret: name it under `auth` or `headers` instead", shown)
-        table, _, name = key.partition(".")
-        value = None if table in _TABLES and value == "off" else value
-        if table in _TABLES:
-            self._judge(key, lambda: _TABLES[table](**{name: value}))
-        elif key == "server_url":
-            self._judge(key, lambda: RemoteAgent(server_url=value))
-        elif key == "plaintext_hosts":
-            self._judge(key, lambda: HTTPSOnly(plaintext_hosts=value))
-        return value
+        return cast("Any", kept)
 
     def _auth(self, given: Mapping[str, Any]) -> Mapping[str, str]:
         for name, value in given.items():
             self._known(name, _AUTH, f"auth.{name}", " (a secret is named here, not written)")
-            self._value(f"auth.{name}", _AUTH[name], value)
+            self._value(f"auth.{name}", _reference_refusal(name, value), value)
         if given and {*given} not in map(set, _WAYS):
             raise self.wrong("auth", f"needs {', or '.join(map(' and '.join, _WAYS))}")
         self._judge("auth", lambda: _credentials(given, {}))
@@ -291,7 +266,7 @@ class _Reader:
             for where, what in reference.items():
                 if where not in _REFERENCE:
                     raise self.wrong(key, "unknown key; there are env, file", shown)
-                self._value(key, _REFERENCE[where], what, shown)
+                self._value(key, _reference_refusal(where, what), what, shown)
             if len(reference) != 1:
                 raise self.wrong(key, 'needs { env = "NAME" } or { file = "path" }', shown)
             if _refusal(lambda: _credentials({}, {name: reference})):
@@ -299,7 +274,7 @@ class _Reader:
             return dict(reference)
         if redact()({name: "of whatever form"}) != {name: "of whatever form"}:
             raise self.wrong(key, 'is a secret by its name: write { env = "NAME" } or { file = "path" }', shown)
-        text: str = self._value(key, _TEXT, value, shown)
+        text: str = self._value(key, "" if isinstance(value, str) else "must be a str", value, shown)
         if _refusal(lambda: HTTPRequest("GET", "", "", {name: text})):
             raise self.wrong(key, "the name or the value is not allowed in HTTP", shown)
         return text
@@ -316,27 +291,16 @@ def _of_arguments(given: Mapping[str, Any]) -> _Layer:
     ).layer(told)
 
 
-def _read(shape: _Shape, text: str) -> Any:
-    """The value of this text; None if it is none: the context of an error that is raised here would hold the text."""
-    try:
-        return shape.read(text)
-    except (KeyError, ValueError):
-        return None
-
-
 def _of_variables(environ: Mapping[str, str]) -> _Layer:
     """What the variables say; an empty one says nothing."""
     given: dict[str, Any] = {}
     names: dict[str, str] = {}
     reader = _Reader(lambda key: names.get(key, "OXYGENT_AUTH_*"))
-    for variable, (key, shape) in _VARIABLES.items():
+    for variable, key in _VARIABLES.items():
         if text := environ.get(variable):
             names[key] = variable
-            value = _read(shape, text)
-            if value is None:
-                raise reader.wrong(key, f"must be {shape.words}")
             table, _, name = key.rpartition(".")
-            (given.setdefault(table, {}) if table else given)[name] = value
+            (given.setdefault(table, {}) if table else given)[name] = _KEYS[key].read(text) if key in _KEYS else text
     return reader.layer(given)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Final, TypeAlias, cast
@@ -65,12 +66,15 @@ class Rule:
             ConfigurationError: `value` is invalid; the text starts with `name`.
         """
         if not self.accepts(value):
-            shown = self.is_number and type(value) in (int, float) and -_LARGEST <= cast("float", value) <= _LARGEST
+            shown = self.is_number and type(value) in (int, float) and abs(cast("float", value)) <= _SHOWN
             got = f"{value:g}" if shown else _description(value)
             raise ConfigurationError(f"{name} must be {self.expected}; got {got}")
 
 
-_LARGEST: Final = 1e18
+LARGEST: Final = sys.float_info.max
+"""The largest number that is finite; an int may be larger, and is no float then."""
+_SHOWN: Final = 1e18
+"""The largest number in the text of an error."""
 
 
 def check_each(given: Mapping[str, object], rules: Mapping[str, Rule]) -> None:
@@ -111,22 +115,22 @@ def either(one: Rule, other: Rule) -> Rule:
     return Rule(f"{one.expected} or {other.expected}", lambda value: one.accepts(value) or other.accepts(value))
 
 
-def number(*, ge: float = -math.inf, gt: float = -math.inf, le: float = math.inf) -> Rule:
-    """Accept finite numbers that are at least `ge`, more than `gt` and at most `le`; True and False are no numbers."""
+def number(*, ge: float = -LARGEST, gt: float = -math.inf, le: float = LARGEST) -> Rule:
+    """Accept numbers that are at least `ge`, more than `gt` and at most `le`; True and False are no numbers."""
     return _number("a finite number", (int, float), ge, gt, le)
 
 
-def integer(*, ge: float = -math.inf, gt: float = -math.inf, le: float = math.inf) -> Rule:
+def integer(*, ge: float = -LARGEST, gt: float = -math.inf, le: float = LARGEST) -> Rule:
     """Likewise, whole numbers (`int`)."""
     return _number("an integer", (int,), ge, gt, le)
 
 
 def _number(expected: str, types: tuple[type, ...], ge: float, gt: float, le: float) -> Rule:
-    bounds = [f"{sign} {limit:g}" for sign, limit in ((">=", ge), (">", gt), ("<=", le)) if math.isfinite(limit)]
+    bounds = [f"{sign} {limit:g}" for sign, limit in ((">=", ge), (">", gt), ("<=", le)) if abs(limit) < LARGEST]
 
     def accepts(value: Any) -> bool:
         is_number = isinstance(value, types) and not isinstance(value, bool)
-        return is_number and value >= ge and value > gt and value <= le and value < math.inf
+        return is_number and ge <= value <= le and value > gt
 
     return Rule(" ".join(filter(None, (expected, " and ".join(bounds)))), accepts, is_number=True)
 
