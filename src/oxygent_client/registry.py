@@ -1,11 +1,11 @@
 """A registry of named agents and functions that call each other.
 
-Rule 1: a call is placed as the framework places it: a clone with a node id of its own, the caller's node as its father,
-    the data of the run shared. Who executes stands on both stacks.
-Rule 2: a call answers. An error becomes a FAILED response, unless the call itself is wrong.
-Rule 3: who watches is told of a call as the framework tells of it: a `tool_call` before it, an `observation` after it.
-Rule 4: a member is opened at its first call inside the registry's block; all are closed, the last one first, whatever
-    becomes of the others.
+Rule 1: a call follows the framework's rules: its request is a clone with its own node id, the caller's node as father
+    and the shared data of the run; the member that executes is on both stacks.
+Rule 2: a call returns a response. An error becomes a FAILED response, unless the call itself is wrong.
+Rule 3: `on_message` gets the framework's messages about a call: a `tool_call` before it, an `observation` after it.
+Rule 4: a member is opened at its first call inside the registry's block. All are closed in reverse order, also if
+    closing one fails.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ __all__ = ["AgentRegistry", "Function", "Member"]
 
 
 class Member(Protocol):
-    """What a registry can call.
+    """An object that a registry can call.
 
-    What else it has is used too: `category` and `desc` (`str`), `init()`, `get_org()`, and `async with`, which may hold
-    no cancel scope and no task group: it is entered in the task of the first call and left in that of the registry.
-    What has `prepared`, as a `RemoteAgent`, puts itself on the stacks; for any other member the registry does.
+    Optional attributes are used too: `category` and `desc` (`str`), `init()`, `get_org()`, and `async with`, which must
+    not hold a cancel scope or task group: it is entered in the task of the first call and left in that of the registry.
+    A member with `prepared`, such as a `RemoteAgent`, adds itself to the stacks; for others the registry does.
     """
 
     @property
     def name(self) -> str:
-        """What it is called by."""
+        """The name that callers use."""
         ...
 
     async def execute(self, oxy_request: OxyRequest, /) -> OxyResponse:
-        """The response to `oxy_request`."""
+        """Return the response to `oxy_request`."""
         ...
 
 
@@ -75,41 +75,39 @@ def _described(function: Function) -> str:
 class Function:
     """A local function as a member: `async f(request)`, or with `by_name` a function of the call's arguments.
 
-    What it returns is the output, unless it is an `OxyResponse`. It may be a plain function: that is called in the
-    event loop, so it must not wait for anything.
+    It returns the output, or an `OxyResponse`. A function that is not async is called in the event loop, so it must not
+    block.
 
     Raises:
-        ConfigurationError: it has no name that could be used (a lambda, a partial), or with `by_name` no signature.
+        ConfigurationError: it has no name (a lambda, a partial): pass `name`; or with `by_name` no signature.
     """
 
     function: Callable[..., Any]
     by_name: bool = attrs.field(default=False, kw_only=True)
-    """Whether it gets the arguments as keywords, instead of the request."""
+    """Pass the arguments as keywords, instead of the request."""
     name: str = attrs.field(default=attrs.Factory(_named, takes_self=True), kw_only=True)
     desc: str = attrs.field(default=attrs.Factory(_described, takes_self=True), kw_only=True)
-    """What it is for; the first line of its docstring, if you say nothing else."""
+    """Its description; by default the first line of its docstring."""
 
     def __attrs_post_init__(self) -> None:
         if not self.name or self.name == "<lambda>":
-            raise ConfigurationError("this function has no name to be called by: Function(..., name=...)")
+            raise ConfigurationError("the function has no name: pass Function(..., name=...)")
         if self.by_name:
             try:
                 inspect.signature(self.function)
             except ValueError as error:
-                raise ConfigurationError(
-                    f"the parameters of {self.name!r} cannot be seen: use it without by_name"
-                ) from error
+                raise ConfigurationError(f"the parameters of {self.name!r} are unknown: do not use by_name") from error
 
     @property
     def category(self) -> str:
-        """`tool` for a function of its arguments; `agent` for one that knows the request, and so may call others."""
+        """`tool` with `by_name`; otherwise `agent`: it gets the request, and may call others."""
         return "tool" if self.by_name else "agent"
 
     async def execute(self, oxy_request: OxyRequest) -> OxyResponse:
-        """What the function makes of the request.
+        """Call the function and return its result as a response.
 
         Raises:
-            HandlerError: the arguments do not fit its parameters.
+            HandlerError: the arguments do not match its parameters.
         """
         _check_arguments(self, oxy_request)
         result = self.function(**oxy_request.arguments) if self.by_name else self.function(oxy_request)
@@ -119,12 +117,12 @@ class Function:
 
 
 def _check_arguments(member: object, request: OxyRequest) -> None:
-    """Refuse arguments that do not fit a function; nothing of it has run then."""
+    """Refuse arguments that do not match a function's parameters, before it runs."""
     if isinstance(member, Function) and member.by_name:
         try:
             inspect.signature(member.function).bind(**request.arguments)
         except TypeError as error:  # arguments come from language models
-            text = f"the arguments do not fit {member.name!r}: {error}"
+            text = f"the arguments do not match the parameters of {member.name!r}: {error}"
             raise HandlerError(text, outcome=Outcome.NOT_SENT) from error
 
 
@@ -134,29 +132,29 @@ _RULES: Final[Mapping[str, Rule]] = {
     "group_data": DICT,
     "idempotent": FLAG,
 }
-"""What fields of a call must be, where another kind would fail far from here."""
+"""Types of fields of a call whose wrong type would fail only later."""
 
 
 class AgentRegistry:
-    """The members of one program. As the host of requests (`OxyRequest.mas`) it resolves `request.call(callee=...)`.
+    """Named agents and functions of one program. As `OxyRequest.mas` it resolves `request.call(callee=...)`.
 
-    A bare function is a member by its own name, as `Function` has it. Use the registry in `async with`, so that
-    connections are kept between calls; without it, each call opens its own.
+    A function without `Function` is a member under its own name. Use the registry in `async with`, so that connections
+    are kept between calls; otherwise each call opens its own.
 
     Args:
-        members: remote agents, functions, anything that is a `Member`; each by its own `name`.
-        name: what the registry itself is called in its `organization`.
-        fallback: who is asked where a member failed: from its name to another's, or to a function, which so becomes a
-            member. By default only if it surely ran nothing (`outcome` NOT_SENT or REJECTED), which only an agent
-            without an `_execute` of its own can say: anything else may have done something before it failed. With
-            `OxyRequest.idempotent` after every failure. A fallback may have one of its own.
-        on_message: `async f(message, *, request, event, id, retry)`, called with each message that a member sends, and
-            with a `tool_call` before and an `observation` after each call: `request` is the one within which it was
-            sent. None: nobody watches. It may be assigned later.
-        max_depth: how many calls deep members may call each other.
+        members: remote agents, functions and any other `Member`; each under its own `name`.
+        name: name of the registry in its `organization`.
+        fallback: from the name of a member that may fail to the name of another one, or to a function, which becomes a
+            member. It is called only if the first surely ran nothing (`outcome` NOT_SENT or REJECTED), which is known
+            only of an agent without an `_execute` of its own; with `OxyRequest.idempotent` after every failure. A
+            fallback may have a fallback.
+        on_message: `async f(message, *, request, event, id, retry)`, called with each message that a member sends, a
+            `tool_call` before and an `observation` after each call; `request` is the one of the call. May be assigned
+            later.
+        max_depth: how deeply members may call each other.
 
     Raises:
-        ConfigurationError: two members have one name, one is no member, or the fallbacks go round in a circle.
+        ConfigurationError: two members have one name, an object is not a member, or the fallbacks form a cycle.
     """
 
     def __init__(
@@ -175,8 +173,8 @@ class AgentRegistry:
         self._live: PerLoop[_Live] = PerLoop()
         for member in members:
             self._add(member)
-        for failing, instead in (fallback or {}).items():
-            self._fallback[failing] = instead if isinstance(instead, str) else self._add(instead)
+        for failing, other in (fallback or {}).items():
+            self._fallback[failing] = other if isinstance(other, str) else self._add(other)
         self._check_fallback()
 
     def _add(self, given: Member | Callable[..., Any]) -> str:
@@ -184,54 +182,55 @@ class AgentRegistry:
         if not hasattr(member, "execute"):
             if not callable(member) or isinstance(member, type):
                 raise ConfigurationError(
-                    f"{type(member).__name__} is no member: it has no `execute` and is no function"
+                    f"{type(member).__name__} is not a member: it has no `execute` and is not a function"
                 )
             member = Function(member)
         name = getattr(member, "name", None)
         if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"a member of class {type(member).__name__} has no `name`")
+            raise ConfigurationError(f"the member of class {type(member).__name__} has no `name`")
         if name in self._members:
-            raise ConfigurationError(f"two members are called {name!r}")
+            raise ConfigurationError(f"two members have the name {name!r}")
         self._members[name] = member
         return name
 
     def _check_fallback(self) -> None:
         for start in self._fallback:
-            way = [self.member(start).name]
-            while (instead := self._fallback.get(way[-1])) is not None:
-                if instead in way:
-                    raise ConfigurationError(f"the fallbacks go round in a circle: {' > '.join([*way, instead])}")
-                way.append(self.member(instead).name)
+            path = [self.member(start).name]
+            while (following := self._fallback.get(path[-1])) is not None:
+                if following in path:
+                    raise ConfigurationError(f"the fallbacks form a cycle: {' > '.join([*path, following])}")
+                path.append(self.member(following).name)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the members, in the order in which they were given."""
+        """The names of the members, in the order of the arguments."""
         return tuple(self._members)
 
     def member(self, name: str) -> Member:
         """The member of that name.
 
         Raises:
-            UnknownCalleeError: there is none; the text names those that look like it.
+            UnknownCalleeError: there is none; the text has similar names.
         """
         if (member := self._members.get(name)) is not None:
             return member
-        near = get_close_matches(name, self._members, n=3)
-        said = f"did you mean {_listed(near)}?" if near else f"it has {_listed([*self._members][:10]) or 'no members'}"
-        raise UnknownCalleeError(f"the registry has nothing called {name[:60]!r}; {said}")
+        similar = get_close_matches(name, self._members, n=3)
+        names = _listed([*self._members][:10]) or "no members"
+        hint = f"did you mean {_listed(similar)}?" if similar else f"it has {names}"
+        raise UnknownCalleeError(f"the registry has no member {name[:60]!r}; {hint}")
 
     # --- the host of requests ---
 
     async def call(self, request: str | OxyRequest, /, **changes: Any) -> OxyResponse:
-        """What a member answers, also when it failed.
+        """Call a member and return its response, also if it failed.
 
-        From outside: `call("name", query="...")`, where what is neither `query` nor `arguments` is a field of
-        `OxyRequest`. Within a member, `request.call(callee="name", arguments={...})` comes here.
+        From outside: `call("name", query="...")`; keywords other than `query` and `arguments` are fields of
+        `OxyRequest`. Within a member, `request.call(callee="name", arguments={...})` calls this.
 
         Raises:
             UnknownCalleeError: there is no such member.
-            PayloadError: the call asks for a restart of an earlier run.
-            ConfigurationError: the call is wrong in another way, or the members call each other in a circle.
+            PayloadError: the call has fields that restart an earlier run.
+            ConfigurationError: the call is wrong otherwise, or members call each other deeper than `max_depth`.
             AttributeError: `OxyRequest` has no such field.
         """
         check_each(changes, _RULES)
@@ -240,8 +239,8 @@ class AgentRegistry:
         callee = str(changes.get("callee") or "")
         member = self.member(callee)
         if len(request.call_stack) > self.max_depth:
-            way = " > ".join([*request.call_stack[-5:], callee])
-            raise ConfigurationError(f"calls are nested deeper than max_depth ({self.max_depth}): ... > {way}")
+            path = " > ".join([*request.call_stack[-5:], callee])
+            raise ConfigurationError(f"calls are nested deeper than max_depth ({self.max_depth}): ... > {path}")
         check_restart({name: changes.get(name, getattr(request, name)) for name in RESTART})
         changes = {
             "request_id": request.request_id or new_id(22),
@@ -254,80 +253,80 @@ class AgentRegistry:
         while True:
             child = _child(request, {**changes, "callee": member.name})
             response = await self._answer(member, child)
-            instead = self._fallback.get(member.name)
-            if instead is None or not _may_another(response, is_idempotent):
+            fallback = self._fallback.get(member.name)
+            if fallback is None or not _may_fall_back(response, is_idempotent):
                 break
             context = Context(trace_id=str(child.current_trace_id), group_id=child.group_id, node_id=str(child.node_id))
             reason = response.extra.get("error", "?")
-            log_event("warning", context, "%s failed (%s); asking %s instead", member.name, reason, instead)
-            member = self.member(instead)
+            log_event("warning", context, "%s failed (%s); fallback to %s", member.name, reason, fallback)
+            member = self.member(fallback)
         if member.name != callee:
             response = attrs.evolve(response, extra={**response.extra, "fallback_for": callee})
         return response
 
     def _from_outside(self, changes: dict[str, Any], *, callee: str) -> OxyRequest:
-        """The request that a call from outside comes from; `changes` become those of a call within."""
+        """Create the request that a call from outside is made within; `changes` become those of a call within it."""
         root = OxyRequest(shared_data=changes.pop("shared_data", {}))
         changes["callee"] = callee
         changes["arguments"] = {**changes.get("arguments", {})}
         if "query" in changes:
             changes["arguments"]["query"] = changes.pop("query")
-        if "query" in changes["arguments"]:  # where `get_query(master_level=True)` looks for it
+        if "query" in changes["arguments"]:  # for `get_query(master_level=True)`
             root.shared_data.setdefault("query", changes["arguments"]["query"])
         return root
 
     async def send_message(
         self, request: OxyRequest, message: Any, /, *, event: str | None, id: str | None, retry: int | None
     ) -> None:
-        """Give `message` to `on_message`.
+        """Pass `message` to `on_message`.
 
         Raises:
-            HandlerError: it raised.
+            HandlerError: it raised an exception.
         """
         if self.on_message is not None:
             try:
                 await self.on_message(message, request=request, event=event, id=id, retry=retry)
             except OxyError:
                 raise
-            except Exception as error:  # it is the user's own, and may raise anything
+            except Exception as error:  # user code may raise anything
                 raise HandlerError(f"on_message raised {type(error).__name__}") from error
 
     async def _answer(self, member: Member, request: OxyRequest) -> OxyResponse:
-        """The member's response, also when it failed. Who watches is told of the call, and of what came of it."""
-        placed = request.clone_with(
+        """Execute a call and return its response, also if it failed; `on_message` gets the messages about it."""
+        executed = request.clone_with(
             callee_category=getattr(member, "category", "agent"),
             call_stack=[*request.call_stack, member.name],
             node_id_stack=[*request.node_id_stack, str(request.node_id)],
         )
         if not hasattr(member, "prepared"):
-            request = placed
+            request = executed
         trace_id, has_begun = str(request.current_trace_id), False
-        tell_of = partial(_tell, placed.send_message, getattr(member, "sanitize", None), placed)
+        send = partial(_send_call_message, executed.send_message, getattr(member, "sanitize", None), executed)
         try:
-            shown = {"query": request.arguments["query"]} if "query" in request.arguments else {}
-            await tell_of("tool_call", arguments=shown)
+            arguments = {"query": request.arguments["query"]} if "query" in request.arguments else {}
+            await send("tool_call", arguments=arguments)
             await self._open(member)
             _check_arguments(member, request)
             has_begun = True
             response = await member.execute(request)
             if not isinstance(cast("Any", response), OxyResponse):
-                raise HandlerError(f"{member.name!r} gave no OxyResponse, but {type(response).__name__}")
+                raise HandlerError(f"{member.name!r} must return an OxyResponse, not {type(response).__name__}")
         except ConfigurationError:
             raise
         except Exception as error:  # noqa: BLE001  (a member may be anything)
             response = OxyResponse.failed(_translated(error, member), trace_id)
-        if has_begun and not _asks_once(member):
-            response = _unsure(response)
+        if has_begun and not _is_single_attempt(member):
+            response = _with_unknown_outcome(response)
         try:
-            await tell_of("observation", output=response.output, current_trace_id=trace_id)
+            await send("observation", output=response.output, current_trace_id=trace_id)
         except OxyError as error:
-            response = _unsure(OxyResponse.failed(error, trace_id))
+            response = _with_unknown_outcome(OxyResponse.failed(error, trace_id))
         return response if response.oxy_request is not None else attrs.evolve(response, oxy_request=request)
 
-    # --- finding out ---
+    # --- discovery ---
 
     async def init(self) -> dict[str, OxyError]:
-        """Have every member find out what it is, all at once; what comes back are those that failed, and why."""
+        """Call `init()` of all members that have it, concurrently; returns the errors of those that failed, by name."""
         failed: dict[str, OxyError] = {}
         async with plain_task_group() as group:
             for member in self._members.values():
@@ -343,9 +342,9 @@ class AgentRegistry:
             failed[member.name] = _translated(error, member)
 
     def organization(self) -> dict[str, Any]:
-        """The members as one tree: a node has `name` and `type`, and `desc` and `children` where there are such.
+        """The members as one tree: a node has `name` and `type`, and perhaps `desc` and `children`.
 
-        Under a remote agent stand the remote's own members, each marked `is_remote`; before `init` there are none.
+        The children of a remote agent are the remote's agents, marked `is_remote`; there are none before `init`.
         """
         return {"name": self.name, "type": "agent", "children": [_node(member) for member in self._members.values()]}
 
@@ -384,19 +383,19 @@ class AgentRegistry:
 
 
 class _Live:
-    """What is open in one event loop."""
+    """The open members in one event loop."""
 
     def __init__(self) -> None:
         self.entered = 0
         self.failures: list[OxyError] = []
-        """What went wrong on closing."""
-        self._is_over = False
+        """Errors while closing members."""
+        self._is_closed = False
         self._stack = AsyncExitStack()
         self._open: set[str] = set()
         self._locks: dict[str, anyio.Lock] = {}
 
     async def open(self, member: Any) -> None:
-        """Enter the member, unless that was done; who comes meanwhile waits."""
+        """Enter the member once; concurrent calls wait for it."""
         if member.name in self._open:
             return
         async with self._locks.setdefault(member.name, anyio.Lock()):
@@ -405,50 +404,50 @@ class _Live:
             await member.__aenter__()
             self._open.add(member.name)
             self._stack.push_async_callback(self._close, member)
-        if self._is_over:  # the block was left meanwhile
+        if self._is_closed:  # the block was left meanwhile
             await self._stack.aclose()
 
     async def close(self) -> None:
-        """Leave every member that was entered, the last one first."""
-        self._is_over = True
+        """Leave all members that were entered, in reverse order."""
+        self._is_closed = True
         await self._stack.aclose()
 
     async def _close(self, member: AbstractAsyncContextManager[Any]) -> None:
         try:
             await member.__aexit__(None, None, None)
-        except Exception as error:  # noqa: BLE001  (it is kept; the others are to be closed all the same)
+        except Exception as error:  # noqa: BLE001  (the others must be closed, too)
             failure = _translated(error, cast("Member", member), "closing ")
             log_event("warning", Context(), "%s", failure)
             self.failures.append(failure)
 
 
 _CALL: Final = "node_id copied_node_id caller callee caller_category callee_category request_id".split()
-"""What a message about a call says of it, from the fields of the request."""
-_UNTOUCHED: Final = (str(Outcome.NOT_SENT), str(Outcome.REJECTED))
+"""Fields of the request in a message about its call."""
+_UNRUN: Final = (str(Outcome.NOT_SENT), str(Outcome.REJECTED))
 
 
-def _may_another(response: OxyResponse, is_idempotent: bool) -> bool:
-    """Whether another member may be asked after this response."""
-    return response.state is OxyState.FAILED and (is_idempotent or response.extra.get("outcome") in _UNTOUCHED)
+def _may_fall_back(response: OxyResponse, is_idempotent: bool) -> bool:
+    """Whether the fallback may be called after this response."""
+    return response.state is OxyState.FAILED and (is_idempotent or response.extra.get("outcome") in _UNRUN)
 
 
-def _asks_once(member: Member) -> bool:
-    """Whether the outcome of a failure is that of all that the member did: an agent of ours, not overridden."""
+def _is_single_attempt(member: Member) -> bool:
+    """Whether an outcome covers all that the member did: an agent of this package that overrides nothing."""
     return all(getattr(getattr(member, name, None), "asks_once", False) for name in ("execute", "_execute"))
 
 
-def _unsure(response: OxyResponse) -> OxyResponse:
-    """`response`, which may be that of a call within the member: nobody knows what the member did beside it."""
-    if response.state is not OxyState.FAILED or response.extra.get("outcome") not in _UNTOUCHED:
+def _with_unknown_outcome(response: OxyResponse) -> OxyResponse:
+    """Set the outcome of a failed member to UNKNOWN: its error may be of one of several calls that it made."""
+    if response.state is not OxyState.FAILED or response.extra.get("outcome") not in _UNRUN:
         return response
     return attrs.evolve(response, extra={**response.extra, "outcome": str(Outcome.UNKNOWN), "retryable": False})
 
 
 def _child(request: OxyRequest, changes: dict[str, Any]) -> OxyRequest:
-    """The request of a call within `request`. What `request` notes of its calls is all that changes in it."""
+    """The request of a call within `request`, which only changes in its notes about its calls."""
     node_id, batch = new_id(), str(changes.get("parallel_id") or new_id())
     placed = {**changes, "node_id": node_id, "parallel_id": batch}
-    if request.callee:  # else it comes from outside: the caller is the user
+    if request.callee:  # otherwise the call is from outside: the caller is the user
         placed |= {
             "father_node_id": request.node_id,
             "caller": request.callee,
@@ -456,7 +455,7 @@ def _child(request: OxyRequest, changes: dict[str, Any]) -> OxyRequest:
         }
     notes: dict[str, Any] = {} if request.parallel_dict is None else request.parallel_dict
     before: Any = notes[batch]["pre_node_ids"] if batch in notes else request.latest_node_ids
-    # What `request` notes of its calls grows with them, so none of them gets a copy: each notes calls of its own.
+    # The notes of `request` grow with its calls, so they are not copied: each call has notes of its own.
     own: dict[str, Any] = {
         "parallel_dict": {},
         "pre_node_ids": [*cast("list[str]", before)] if isinstance(before, list) else before,
@@ -472,33 +471,33 @@ def _child(request: OxyRequest, changes: dict[str, Any]) -> OxyRequest:
     return child
 
 
-async def _tell(
+async def _send_call_message(
     send: Callable[..., Awaitable[None]],
     sanitize: Callable[[Any], Any] | None,
     request: OxyRequest,
-    what: str,
-    **more: Any,
+    message_type: str,
+    **fields: Any,
 ) -> None:
-    """Send the message of this type, with which the framework tells of a call, or of what came of it.
+    """Send the framework's message about a call (`tool_call`) or its result (`observation`).
 
-    `send` is the request's as it was before the call: a member may replace it, for the calls that it makes. What a
-    member's own messages go through, this goes through, too: an output may hold what they may not.
+    `send` is the request's `send_message` before the call, since a member may replace it for the calls that it makes.
+    The member's `sanitize` is applied, as to its own messages.
 
     Raises:
-        OxyError: who watches raised.
+        OxyError: `on_message` or `sanitize` raised.
     """
     content = {name: getattr(request, name) for name in _CALL}
-    message: Any = {"type": what, "content": {**content, "call_stack": [*request.call_stack], **more}}
+    message: Any = {"type": message_type, "content": {**content, "call_stack": [*request.call_stack], **fields}}
     try:
         await send(message if sanitize is None else sanitize(copy_json(message)))
     except OxyError:
         raise
-    except Exception as error:  # both are the user's own
-        raise HandlerError(f"telling of the call raised {type(error).__name__}") from error
+    except Exception as error:  # both are user code
+        raise HandlerError(f"on_message or sanitize raised {type(error).__name__}") from error
 
 
 def _translated(error: Exception, member: Member, doing: str = "", outcome: Outcome | None = None) -> OxyError:
-    """`error` as one of ours; of a foreign one only class and place are said: its text may hold anything."""
+    """Convert `error` to an `OxyError`; of a foreign one only class and place are shown: its text may hold anything."""
     if isinstance(error, OxyError):
         return error
     *_, (frame, line) = walk_tb(error.__traceback__)

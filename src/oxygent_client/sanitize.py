@@ -1,9 +1,8 @@
 """Ready-made functions for `sanitize=`: redact, bound or validate remote messages.
 
-Rule 1: pure. Each takes any JSON value, however deep, and gives a new one; applied twice it gives the same.
-Rule 2: each pickles, as an agent does; `without_credentials` alone does not.
-Rule 3: a key is changed only by the functions for control characters and credentials; the place of what goes stays, and
-    so the shape.
+Rule 1: pure. Each takes any JSON value, however deep, and returns a new one; applying it twice changes nothing more.
+Rule 2: each can be pickled, like an agent, except the result of `without_credentials`.
+Rule 3: the shape of a value stays. Only the functions for control characters and credentials change keys.
 """
 
 from __future__ import annotations
@@ -31,68 +30,64 @@ _Sanitizer = Callable[[Any], Any]
 
 
 def strip_control_characters(value: Any) -> Any:
-    """`value` without characters that move a cursor, hide text or turn its direction, in texts and in keys.
+    """Remove characters that move a cursor, hide text or change its direction, from texts and keys.
 
-    That includes whatever is drawn as nothing (Unicode's default-ignorable characters: zero-width spaces, tag
-    characters, variation selectors, soft hyphens), but where an emoji or a script needs it: the joiners of a family,
-    the selector of a heart, the non-joiner of Persian. Tabs and line feeds stay. Where two keys of an object become
-    the same, the one that was so already stays.
+    That includes invisible characters (Unicode's default-ignorable characters: zero-width spaces, tag characters,
+    variation selectors, soft hyphens), unless an emoji or a script needs them: the joiners of a family, the selector of
+    a heart, the non-joiner of Persian. Tabs and line feeds stay. If two keys of an object become equal, the one that
+    was not changed stays.
     """
-    return _mapped(value, _stripped, _stripped)
+    return _mapped(value, _strip, _strip)
 
 
 def escape_control_characters(value: Any) -> Any:
-    r"""`value` with each of those characters as its number (`\x1b`, `\u200b`), so that a person sees that it is there.
+    r"""Escape each of those characters by its number (`\x1b`, `\u200b`), so that a reader sees it.
 
-    Where two keys of an object become the same, the one that was so already stays.
+    If two keys of an object become equal, the one that was not changed stays.
     """
-    return _mapped(value, _escaped, _escaped)
+    return _mapped(value, _escape, _escape)
 
 
 def redact(*keys: str) -> Callable[[Any], Any]:
-    """Replaces the values under these keys, in upper or lower case, by `[scrubbed]`.
+    """Replace the values of these keys, in upper or lower case, by `[scrubbed]`.
 
-    Without keys, it replaces what looks secret: values by their keys (`password`, `api_key`, ...), and credentials
-    within texts. What is nested deeper than 128 levels then goes as a whole.
+    Without keys, it replaces everything that looks secret: values by the names of their keys (`password`, `api_key`,
+    ...), and credentials within texts. A value nested deeper than 128 levels is then replaced as a whole.
     """
     return _Redact(frozenset(key.casefold() for key in keys))
 
 
 def without_credentials(sent: SentSecrets) -> Callable[[Any], Any]:
-    """Replaces what a run or a discovery sent in confidence by `[scrubbed]`, in texts and in keys.
+    """Replace the secrets that a run or a discovery sent by `[scrubbed]`, in texts and keys.
 
-    `sent` is `run.sent` or `agent.sent`. The values are found in every usual spelling; one of fewer than 8 characters
-    stays: it may be a part of any word. What this gives does not pickle: it holds the values.
+    `sent` is `run.sent` or `agent.sent`. The secrets are found in every usual spelling; one of fewer than 8 characters
+    stays, since it may be a part of any word. The result cannot be pickled: it holds the secrets.
     """
     return _WithoutCredentials(sent)
 
 
 def truncate(chars: int) -> Callable[[Any], Any]:
-    """Cuts each text that is longer than `chars` characters; the last of those that stay is an ellipsis.
+    """Cut each text that is longer than `chars` characters, ellipsis included.
 
     Raises:
         ConfigurationError: `chars` is less than 1.
     """
     if chars < 1:
-        raise ConfigurationError("truncate(chars): must be 1 or more")
+        raise ConfigurationError("truncate: chars must be >= 1")
     return _Truncate(chars)
 
 
 def chain(*functions: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Applies the functions, the first one first."""
+    """Apply several functions, in their order."""
     return _Chain(functions)
 
 
-def _stripped(text: str) -> str:
-    return replace_unsafe(text, _nothing)
+def _strip(text: str) -> str:
+    return replace_unsafe(text, lambda _: "")
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return replace_unsafe(text, escape_character)
-
-
-def _nothing(_character: str) -> str:
-    return ""
 
 
 def _same(text: str) -> str:
@@ -137,36 +132,36 @@ class _Chain:
 
 
 def _mapped(
-    value: Any, text: Callable[[str], str], key: Callable[[str], str], gone: frozenset[str] = frozenset()
+    value: Any, text: Callable[[str], str], key: Callable[[str], str], redacted: frozenset[str] = frozenset()
 ) -> Any:
-    """`value`, with `text` applied to its texts and `key` to its keys, and what is under the keys `gone` replaced.
+    """Apply `text` to the texts of a value and `key` to its keys; replace the values of the keys in `redacted`.
 
-    A loop, since a value may be nested deeper than functions may call each other.
+    A loop, since a value may be nested deeper than Python's recursion limit.
     """
-    whole: list[Any] = [value]
-    waiting: list[Any] = [whole]  # containers of ours, in which what was received is still to be replaced
+    root: list[Any] = [value]
+    waiting: list[Any] = [root]  # our copies of containers, whose members are still the originals
     while waiting:
-        place = waiting.pop()
-        if isinstance(place, dict):
-            members: list[tuple[Any, Any]] = [*cast("dict[Any, Any]", place).items()]
+        container = waiting.pop()
+        if isinstance(container, dict):
+            members: list[tuple[Any, Any]] = [*cast("dict[Any, Any]", container).items()]
         else:
-            members = [*enumerate(cast("list[Any]", place))]
+            members = [*enumerate(cast("list[Any]", container))]
         for at, item in members:
             if isinstance(item, str):
-                place[at] = text(item)
+                container[at] = text(item)
             elif isinstance(item, list):
-                place[at] = [*cast("list[Any]", item)]
-                waiting.append(place[at])
+                container[at] = [*cast("list[Any]", item)]
+                waiting.append(container[at])
             elif isinstance(item, dict):
-                place[at] = _keyed(cast("dict[str, Any]", item), key, gone)
-                waiting.append(place[at])
-    return whole[0]
+                container[at] = _map_keys(cast("dict[str, Any]", item), key, redacted)
+                waiting.append(container[at])
+    return root[0]
 
 
-def _keyed(fields: dict[str, Any], key: Callable[[str], str], gone: frozenset[str]) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
+def _map_keys(fields: dict[str, Any], key: Callable[[str], str], redacted: frozenset[str]) -> dict[str, Any]:
+    mapped: dict[str, Any] = {}
     for name, item in fields.items():
         new = key(name)
         if new == name or new not in fields:
-            kept[new] = SCRUBBED if name.casefold() in gone else item
-    return kept
+            mapped[new] = SCRUBBED if name.casefold() in redacted else item
+    return mapped

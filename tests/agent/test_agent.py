@@ -1033,7 +1033,7 @@ def test_one_agent_in_two_event_loops() -> None:
         await agent.ask("hi")
         async with agent:
             await agent.ask("hi")
-        checking._catalog.known = None
+        checking._catalog.entry = None
         async with anyio.create_task_group() as tasks:  # two, so that one waits for the other's discovery
             tasks.start_soon(checking.ask, "hi")
             tasks.start_soon(checking.ask, "hi")

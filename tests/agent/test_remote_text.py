@@ -178,9 +178,9 @@ class Listening:
     def __init__(self) -> None:
         self.told: list[Notification] = []
 
-    def note(self, happening: Notification) -> None:
+    def note(self, notification: Notification) -> None:
         """Keep it."""
-        self.told.append(happening)
+        self.told.append(notification)
 
 
 def shows(error: errors.OxyError) -> Iterator[str]:

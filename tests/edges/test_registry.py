@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import pickle
+import re
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import anyio
@@ -374,22 +375,22 @@ def test_how_a_function_shows_itself() -> None:
 @pytest.mark.parametrize(
     ("because", "make"),
     [
-        ("two members are called 'echo'", lambda: AgentRegistry(echo, echo)),
-        ("two members are called 'echo'", lambda: AgentRegistry(echo, Sage("echo"))),
-        ("str is no member", lambda: AgentRegistry("brain")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  (wrong on purpose)
-        ("type is no member", lambda: AgentRegistry(int)),
-        ("class Sage has no `name`", lambda: AgentRegistry(Sage(""))),
-        ("this function has no name", lambda: AgentRegistry(lambda: 1)),
-        ("this function has no name", lambda: AgentRegistry(functools.partial(add, 1))),
-        ("the parameters of 'max' cannot be seen", lambda: Function(max, by_name=True)),
-        ("nothing called 'ecko'; did you mean 'echo'?", lambda: AgentRegistry(echo, fallback={"ecko": "echo"})),
-        ("nothing called 'brain'; it has 'echo'", lambda: AgentRegistry(echo, fallback={"echo": "brain"})),
-        ("circle: echo > echo", lambda: AgentRegistry(echo, fallback={"echo": "echo"})),
+        ("'echo'", lambda: AgentRegistry(echo, echo)),
+        ("'echo'", lambda: AgentRegistry(echo, Sage("echo"))),
+        ("str ", lambda: AgentRegistry("brain")),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  (wrong on purpose)
+        ("type ", lambda: AgentRegistry(int)),
+        ("Sage has no `name`", lambda: AgentRegistry(Sage(""))),
+        ("name=", lambda: AgentRegistry(lambda: 1)),
+        ("name=", lambda: AgentRegistry(functools.partial(add, 1))),
+        ("'max'", lambda: Function(max, by_name=True)),
+        ("'ecko'; did you mean 'echo'?", lambda: AgentRegistry(echo, fallback={"ecko": "echo"})),
+        ("'brain'; it has 'echo'", lambda: AgentRegistry(echo, fallback={"echo": "brain"})),
+        ("echo > echo", lambda: AgentRegistry(echo, fallback={"echo": "echo"})),
         (
-            "circle: echo > add > echo",
+            "echo > add > echo",
             lambda: AgentRegistry(echo, Function(add, by_name=True), fallback={"echo": "add", "add": "echo"}),
         ),
-        ("two members are called 'echo'", lambda: AgentRegistry(echo, fallback={"echo": echo})),
+        ("'echo'", lambda: AgentRegistry(echo, fallback={"echo": echo})),
     ],
     ids=[
         *("twice", "twice_of_two_kinds", "text", "class", "no_name", "lambda", "partial", "builtin"),
@@ -404,23 +405,24 @@ def test_what_a_registry_cannot_be_made_of(because: str, make: Callable[[], Any]
 
 
 @pytest.mark.parametrize(
-    ("said", "members", "callee"),
+    ("callee", "members", "named"),
     [
-        ("nothing called 'brian'; did you mean 'brain'?", ("brain", "sage"), "brian"),
-        ("nothing called 'zzz'; it has 'brain', 'sage'", ("brain", "sage"), "zzz"),
-        ("nothing called ''; it has 'brain', 'sage'", ("brain", "sage"), ""),
-        ("nothing called 'brain'; it has no members", (), "brain"),
+        ("brian", ("brain", "sage"), ["brain"]),
+        ("zzz", ("brain", "sage"), ["brain", "sage"]),
+        ("", ("brain", "sage"), ["brain", "sage"]),
+        ("brain", (), []),
     ],
+    ids=["similar", "all", "empty", "no members"],
 )
-async def test_a_name_that_nobody_has(said: str, members: tuple[str, ...], callee: str) -> None:
-    """The error names what looks like it, from outside as from within a member."""
+async def test_an_unknown_member(callee: str, members: tuple[str, ...], named: list[str]) -> None:
+    """The error names similar members, otherwise all, from outside as from within a member."""
 
     async def mistaken(request: OxyRequest) -> OxyResponse:
         return await request.call(callee=callee)
 
     with pytest.raises(errors.UnknownCalleeError) as caught:
         await AgentRegistry(*map(Sage, members)).call(callee)
-    assert str(caught.value) == f"the registry has {said}"
+    assert re.findall("'([^']*)'", str(caught.value)) == [callee, *named]
     with pytest.raises(errors.UnknownCalleeError):
         await AgentRegistry(*map(Sage, members), mistaken).call("mistaken")
     with pytest.raises(errors.UnknownCalleeError):
@@ -455,11 +457,11 @@ async def test_members_that_call_each_other_in_a_circle(max_depth: int) -> None:
         ("ServerError", "unknown", "oops", refusing(errors.ServerError("oops", status=500))),
         ("IncompleteStreamError", "started", "", brain(progress("a"))[0]),
         ("HandlerError", "unknown", "'brain' raised ValueError (test_registry.py:", Sage("brain", fails="ask")),
-        ("HandlerError", "unknown", "'brain' gave no OxyResponse, but dict", Plain({}, name="brain")),
+        ("HandlerError", "unknown", "OxyResponse, not dict", Plain({}, name="brain")),
         (
             "HandlerError",
             "not_sent",
-            "the arguments do not fit 'brain': missing",
+            "'brain': missing",
             Function(add, name="brain", by_name=True),
         ),
     ],
@@ -656,7 +658,8 @@ async def test_a_fallback_is_another_call_of_the_same_caller(caplog: pytest.LogC
     assert isinstance(request.pre_node_ids, list)
     assert len(request.pre_node_ids) == 1
     assert request.node_id not in request.pre_node_ids
-    assert [record.message for record in caplog.records] == ["brain failed (ConnectError); asking sage instead"]
+    (text,) = [record.message for record in caplog.records]
+    assert re.findall("brain|ConnectError|sage", text) == ["brain", "ConnectError", "sage"]
     assert request.current_trace_id == caplog.records[0].__dict__["trace_id"]
 
 
@@ -863,7 +866,7 @@ async def test_a_replaced_send_message_wins() -> None:
     await request.call(callee="brain", arguments={"query": "hi"})
     assert heard == [("tool_call", "brain"), ("tool_call", "search"), ("observation", "brain")]
     response = await request.call(callee="brain", arguments={"query": "hi"})
-    assert (response.extra["error"], response.output) == ("HandlerError", "telling of the call raised ValueError")
+    assert (response.extra["error"], response.output) == ("HandlerError", "on_message or sanitize raised ValueError")
 
 
 # ------------------------------------------------------------------------------------------------------------ The block

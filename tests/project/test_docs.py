@@ -39,7 +39,6 @@ from oxygent_client.cli._app import app
 from oxygent_client.cluster import Health, Strategy
 from oxygent_client.policies import ORDER, Redirect
 from oxygent_client.telemetry import Stats
-from oxygent_client.telemetry._stats import GROWTH
 from oxygent_client.telemetry.otel import MOST_CALLS
 from oxygent_client.testing import ToyRemote
 from oxygent_client.testing._toy_server import QUEUE
@@ -235,7 +234,6 @@ FIGURES: Final = [
     ("docs/howto/detached-runs.md", "## Reconnect", f"`Timeouts.idle` ({Timeouts().idle:g} s"),
     ("docs/howto/detached-runs.md", "## What can be lost", f"{FIRST} s, then {SECOND}, {THIRD}"),
     ("docs/howto/detached-runs.md", "## What can be lost", f"{QUEUE:,} messages"),
-    ("docs/howto/observe.md", "## Statistics", f"{GROWTH - 1:.0%}".replace("%", " %")),
     ("docs/howto/observe.md", "## OpenTelemetry", f"{MOST_CALLS:,} calls"),
     ("docs/howto/retry-and-limit.md", "## Retry budget", f"{WORDS[Retry().budget]} retries"),
     ("docs/howto/retry-and-limit.md", "## Order of policies", f"{WORDS[Redirect().hops]} hops"),

@@ -49,18 +49,18 @@ class Notes:
     def __init__(self) -> None:
         self.told: list[Notification] = []
 
-    def note(self, happening: Notification, /) -> None:
+    def note(self, notification: Notification, /) -> None:
         """As `Observer.note`."""
-        self.told.append(happening)
+        self.told.append(notification)
 
     @property
     def names(self) -> list[str]:
         """What happened."""
-        return [happening.event for happening in self.told]
+        return [notification.event for notification in self.told]
 
     def fields(self, event: str) -> Mapping[str, Any]:
-        """Of the one happening of this name."""
-        (fields,) = (happening.fields for happening in self.told if happening.event == event)
+        """Of the one notification of this name."""
+        (fields,) = (notification.fields for notification in self.told if notification.event == event)
         return fields
 
 
@@ -88,9 +88,9 @@ class Broken:
 
     wants_events = True
 
-    def note(self, happening: Notification, /) -> None:
+    def note(self, notification: Notification, /) -> None:
         """As `Observer.note`."""
-        raise RuntimeError(f"SECRET {happening.event}")
+        raise RuntimeError(f"SECRET {notification.event}")
 
     def headers(self, run: RunObservation, /) -> Mapping[str, str]:
         """As `Propagator.headers`."""
@@ -129,12 +129,12 @@ async def test_the_order(expected: tuple[str, ...], steps: list[Any]) -> None:
     await ask(agent)
     assert eager.names == [*expected]
     assert [name for name in expected if name not in ("tool_call", "observation")] == quiet.names
-    assert len({happening.run for happening in quiet.told + eager.told}) == 1
+    assert len({notification.run for notification in quiet.told + eager.told}) == 1
     assert set(eager.names) - {"connect", "opened", "first_event", "closed"} <= UNLOGGED.keys()
 
 
 async def test_what_is_told() -> None:
-    """Each happening has its fields; seconds count from the beginning, by the event loop's clock."""
+    """Each notification has its fields; seconds count from the beginning, by the event loop's clock."""
     notes = EventNotes()
     steps: list[Step] = [pause(1), b": hello\r\n\r\n", pause(1), tool_call("search"), pause(1), answer("42"), close()]
     transport = FakeTransport({"/sse/chat": Reply(steps, before=pause(2))})
@@ -161,7 +161,7 @@ async def test_what_is_told() -> None:
     assert (ended["end"], ended["error"], ended["seconds"]) == ("completed", None, 5)
     assert response.output == ended["response"].output
     assert (begun.run.bytes, begun.run.events, begun.run.buffered) == (size, 2, 0)
-    assert "CANARY" not in repr([(happening, happening.fields) for happening in notes.told])
+    assert "CANARY" not in repr([(notification, notification.fields) for notification in notes.told])
 
 
 async def test_retries() -> None:
@@ -172,8 +172,8 @@ async def test_retries() -> None:
     assert await ask(agent) == "42"
     assert notes.names[:5] == ["begun", "connect", "retry", "connect", "opened"]
     assert notes.fields("retry") == {"attempt": 2, "seconds": 0, "reason": "ConnectError"}
-    assert [happening.context.attempt for happening in notes.told[:5]] == [1, 1, 1, 2, 2]
-    assert len({happening.run for happening in notes.told}) == 1
+    assert [notification.context.attempt for notification in notes.told[:5]] == [1, 1, 1, 2, 2]
+    assert len({notification.run for notification in notes.told}) == 1
 
 
 LOST: Final = Reply(before=errors.ConnectionLostError("lost", outcome=errors.Outcome.UNKNOWN))
@@ -205,10 +205,10 @@ async def test_the_log_and_the_observers_are_told_the_same(
     with caplog.at_level(logging.DEBUG, "oxygent_client"), suppress(errors.OxyError):
         await agent.ask("hi", idempotent=True, trace_id="t")
     logged: list[Any] = [record for record in caplog.records if getattr(record, "trace_id", "") == "t"]
-    told = [happening for happening in notes.told if happening.event not in UNLOGGED]
-    assert [*expected] == [record.event for record in logged] == [happening.event for happening in told]
-    for record, happening in zip(logged, told, strict=True):
-        assert dict(happening.fields) == {name: getattr(record, name) for name in happening.fields}
+    told = [notification for notification in notes.told if notification.event not in UNLOGGED]
+    assert [*expected] == [record.event for record in logged] == [notification.event for notification in told]
+    for record, notification in zip(logged, told, strict=True):
+        assert dict(notification.fields) == {name: getattr(record, name) for name in notification.fields}
 
 
 async def leave(run: Run) -> None:
@@ -383,7 +383,7 @@ async def test_an_interrupt_is_no_fault_of_the_observer() -> None:
     """What is no `Exception` is not held back."""
 
     class Interrupted:
-        def note(self, happening: Notification, /) -> None:
+        def note(self, notification: Notification, /) -> None:
             raise KeyboardInterrupt
 
     observed = RunObservation(observers=(Interrupted(),))

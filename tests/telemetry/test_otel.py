@@ -801,7 +801,7 @@ def test_a_copy(content: bool, again: Callable[[Any], Any]) -> None:
     (observer,) = again(agent).observers
     assert repr(OTelObserver(content=content)) == repr(observer)
     assert observer.headers(RunObservation()) == {}
-    with pytest.raises(errors.ConfigurationError, match="provider is live"):
+    with pytest.raises(errors.ConfigurationError, match="OTelObserver"):
         again(SSEOxyGent(server_url=URL, observers=[Spans().observer]))
 
 

@@ -384,7 +384,7 @@ class SSEOxyGent(RemoteAgent):
         """
         await super().init()
         async with self._operation() as (transport, template, until):
-            remote = await self._catalog.look(transport, template, self.limits, until=until)
+            remote = await self._catalog.refresh(transport, template, self.limits, until=until)
         self.org = remote.organization
         self.desc = self.desc or remote.description
 

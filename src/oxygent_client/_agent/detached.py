@@ -213,7 +213,7 @@ async def _start(
             http, names = await build(transport, claims.remote, until)
             http = claims.over(http)
             http = attrs.evolve(http, path=PATHS["start"], headers={**http.headers, "accept": "application/json"})
-            http = RunObservation(observers=tuple(observers)).sign(http)
+            http = RunObservation(observers=tuple(observers)).add_headers(http)
             sent = http, names
             await services.start(transport, http, build.limits, until=until)
             return sent

@@ -92,10 +92,10 @@ class RequestBuilder:
     async def _callee(self, transport: Transport, deadline: float) -> str | None:
         if self.callee is None:
             servers = servers_of(transport, self.base_url)
-            return self.name if self.catalog.shows(self.name, servers) else None
+            return self.name if self.catalog.knows(self.name, servers) else None
         if self.check_callee:
             template = lookup_request(self.prepare_headers, self.request, self.base_url)
-            await self.catalog.check(self.callee, transport, template, self.limits, until=deadline)
+            await self.catalog.require(self.callee, transport, template, self.limits, until=deadline)
         return self.callee
 
 

@@ -1,10 +1,11 @@
 """Discover the agents of a server: organization, description, names.
 
-Rule 1: all of it is read within DISCOVERY_SECONDS, and within the limits; nothing of it is trusted.
-Rule 2: only the organization must be there. A server without the other documents is still a server.
-Rule 3: what was read belongs to the server that it was read from. That a server could not be asked, or does not have a
-    name, is not kept: the next call asks again.
-Rule 4: one task asks for all that wait, and they share what comes of it. If it is cancelled, the next one asks.
+Rule 1: all documents are read within DISCOVERY_SECONDS and within the limits; none is trusted.
+Rule 2: only the organization is required. Servers may lack the other documents.
+Rule 3: the result is cached for the server that it was read from. A failure, or a missing name, is not cached: the next
+    call asks the server again.
+Rule 4: one discovery at a time: other tasks wait for it and share its result. If its task is cancelled, the next takes
+    over.
 """
 
 from __future__ import annotations
@@ -36,173 +37,172 @@ from oxygent_client._protocol.endpoints import PATHS
 from oxygent_client._protocol.responses import KnownAgents, parse_organization
 from oxygent_client.cluster import servers_of
 
-__all__ = ["DISCOVERY_SECONDS", "Known", "RemoteCatalog", "RemoteInfo", "discover"]
+__all__ = ["DISCOVERY_SECONDS", "CatalogEntry", "RemoteCatalog", "RemoteInfo", "discover"]
 
 DISCOVERY_SECONDS: Final = 30.0
-"""For all documents together: connections, headers and bodies."""
+"""Time-out for all documents together: connections, headers and bodies."""
 NO_LIST_SECONDS: Final = 60.0
-"""How long it is remembered that a server has no `/get_agents`. It may be another one after an update."""
+"""How long it is cached that a server has no `/get_agents`: an update may add it."""
 MISSING: Final = (404, 405, 410, 501)
-"""Statuses that say so: servers of 1.0.8 answer 404."""
+"""Statuses that mean that a server does not have a document; servers of 1.0.8 respond 404."""
 
 
 @attrs.frozen(kw_only=True)
 class RemoteInfo:
-    """What discovery found."""
+    """The result of a discovery."""
 
     organization: dict[str, Any]
-    """The tree, as the server gave it."""
+    """The tree, as received."""
     description: str
-    """The master agent's own words; empty where it has none."""
+    """Description of the master agent; empty without one."""
     agents: KnownAgents
-    """The names that the remote knows."""
+    """The names of the remote's agents."""
     shown_names: str = ""
-    """The first of them, as they may be shown."""
+    """The first of them, redacted and escaped for display."""
     has_no_list: bool = False
-    """Whether the remote is of a version without `/get_agents`, so that asking again shows no more."""
+    """True if the remote's version has no `/get_agents`, so that another discovery finds no more."""
 
 
 UNKNOWN: Final = RemoteInfo(organization={}, description="", agents=KnownAgents(frozenset(), complete=False))
-"""A remote that cannot say what it is; it may run agents all the same."""
+"""A remote whose discovery failed; it may run agents all the same."""
 
 
 @attrs.frozen
-class Known:
-    """A discovery, and where it comes from."""
+class CatalogEntry:
+    """The result of a discovery, and the server that it is from."""
 
     remote: RemoteInfo
     servers: frozenset[str]
-    """The server that it was read from, or the members of the cluster: one of them was."""
+    """The server, or the members of the cluster: one of them was asked."""
     read_at: float
     """By the event loop's clock."""
 
 
 @attrs.define(eq=False)
-class _Look:
-    """A discovery that goes on. It is over without `found` and `error` if the task that asked was cancelled."""
+class _Discovery:
+    """A discovery in progress. Done without `found` and `error`: its task was cancelled."""
 
-    over: anyio.Event = attrs.field(factory=anyio.Event)
+    done: anyio.Event = attrs.field(factory=anyio.Event)
     found: RemoteInfo | None = None
     error: OxyError | None = None
 
 
 class RemoteCatalog:
-    """What one agent knows of its remote: asked for by one for all who wait, and kept for the server that said it."""
+    """Cache of one agent's discovery, for the server that it was read from."""
 
     def __init__(self) -> None:
-        self.known: Known | None = None
+        self.entry: CatalogEntry | None = None
         self.sent = SentSecrets()
-        """What the latest discovery has sent in confidence."""
-        self._looks: PerLoop[dict[frozenset[str], _Look]] = PerLoop()
+        """The secrets that the latest discovery sent."""
+        self._discoveries: PerLoop[dict[frozenset[str], _Discovery]] = PerLoop()
 
-    async def look(self, transport: Transport, request: HTTPRequest, limits: Limits, *, until: float) -> RemoteInfo:
-        """Ask the remote, and keep what it says. If another task is asking, what that finds is taken, its error too.
+    async def refresh(self, transport: Transport, request: HTTPRequest, limits: Limits, *, until: float) -> RemoteInfo:
+        """Discover the remote and cache the result. While another task does so, wait for its result or error.
 
         Raises:
-            OxyError: the organization could not be had.
+            OxyError: the organization could not be read.
         """
         servers = servers_of(transport, request.base_url)
-        looks = self._looks.get() or self._looks.put({})
-        while (other := looks.get(servers)) is not None:
+        discoveries = self._discoveries.get() or self._discoveries.put({})
+        while (other := discoveries.get(servers)) is not None:
             with anyio.CancelScope(deadline=until):
-                await other.over.wait()
+                await other.done.wait()
             if other.found is not None:
                 return other.found
             if other.error is not None:
                 raise copy.copy(other.error) from other.error
-            if not other.over.is_set():
-                raise DeadlineExceededError("the remote did not say in time what it is", outcome=Outcome.NOT_SENT)
-        look = looks[servers] = _Look()
+            if not other.done.is_set():
+                raise DeadlineExceededError("the discovery did not end before the deadline", outcome=Outcome.NOT_SENT)
+        discovery = discoveries[servers] = _Discovery()
         self.sent = request.context.sent
         try:
-            look.found = await discover(transport, request, limits, until=until)
+            discovery.found = await discover(transport, request, limits, until=until)
         except OxyError as error:
             error.server_url = error.server_url or redact_url(request.base_url)
-            look.error = copy.copy(error)  # each caller has one of its own: what became of its run is written into it
-            look.error.__cause__ = error
+            discovery.error = copy.copy(error)  # a copy for each caller: attributes are set on it
+            discovery.error.__cause__ = error
             raise
         finally:
-            del looks[servers]
-            look.over.set()
-        self.known = Known(look.found, servers, anyio.current_time())
-        return look.found
+            del discoveries[servers]
+            discovery.done.set()
+        self.entry = CatalogEntry(discovery.found, servers, anyio.current_time())
+        return discovery.found
 
-    async def check(
+    async def require(
         self, callee: str, transport: Transport, request: HTTPRequest, limits: Limits, *, until: float
     ) -> None:
-        """Nothing, if the remote may have `callee`; asks the remote unless it has said before that it does.
+        """Check that the remote may have an agent `callee`; discovers the remote if the cache does not have it.
 
         Raises:
-            UnknownCalleeError: the remote listed its members, and `callee` is not among them.
-            ConnectError: there is no remote.
+            UnknownCalleeError: the remote listed its agents, and `callee` is not among them.
+            ConnectError: the remote cannot be reached.
         """
-        remote = self._of(servers_of(transport, request.base_url))
+        remote = self._cached(servers_of(transport, request.base_url))
         if remote is None or self._is_due(remote, callee):
             try:
-                remote = await self.look(transport, request, limits, until=until)
+                remote = await self.refresh(transport, request, limits, until=until)
             except ConnectError:
                 raise
             except OxyError as error:
-                log_event("warning", request.context, "the remote does not say whom it knows: %s", error)
+                log_event("warning", request.context, "discovery of the remote's agents failed: %s", error)
                 remote = remote or UNKNOWN
-        known = remote.agents
-        if callee not in known.names and known.complete:
-            there = remote.shown_names or "nothing at all"
-            raise UnknownCalleeError(f"the remote has nothing called {callee!r}; it has {there}")
-        if callee not in known.names:
-            said = "the remote does not show anything called %r; a run of an unknown name never ends there"
-            log_event("warning", request.context, said, callee)
+        agents = remote.agents
+        if callee not in agents.names and agents.complete:
+            names = remote.shown_names or "no agents"
+            raise UnknownCalleeError(f"the remote has no agent {callee!r}; it has {names}")
+        if callee not in agents.names:
+            text = "the remote's organization has no agent %r; a run of an unknown agent never ends there"
+            log_event("warning", request.context, text, callee)
 
-    def shows(self, name: str, servers: frozenset[str]) -> bool:
-        """Whether a discovery of one of these servers has happened and showed `name`."""
-        remote = self._of(servers)
+    def knows(self, name: str, servers: frozenset[str]) -> bool:
+        """Whether a discovery of one of these servers found `name`."""
+        remote = self._cached(servers)
         return remote is not None and name in remote.agents.names
 
-    def _of(self, servers: frozenset[str]) -> RemoteInfo | None:
-        """What is known of these servers."""
-        known = self.known
-        return known.remote if known is not None and known.servers & servers else None
+    def _cached(self, servers: frozenset[str]) -> RemoteInfo | None:
+        entry = self.entry
+        return entry.remote if entry is not None and entry.servers & servers else None
 
     def _is_due(self, remote: RemoteInfo, callee: str) -> bool:
-        """Whether it is asked again who is there: that a name is missing is not remembered, if there is a list."""
-        assert self.known is not None
-        age = anyio.current_time() - self.known.read_at
+        """Whether to discover again: a missing name is not cached, if the remote has a list of its agents."""
+        assert self.entry is not None
+        age = anyio.current_time() - self.entry.read_at
         return callee not in remote.agents.names and not (remote.has_no_list and 0 <= age < NO_LIST_SECONDS)
 
 
 async def discover(transport: Transport, request: HTTPRequest, limits: Limits, *, until: float) -> RemoteInfo:
-    """Ask a remote what it is, within DISCOVERY_SECONDS and until then; `request` is the pattern of each request.
+    """Discover a remote, within DISCOVERY_SECONDS and until `until`; `request` is the template of each request.
 
     Raises:
-        OxyError: the organization could not be had.
+        OxyError: the organization could not be read.
     """
     data = partial(_data, transport, request, limits, min(until, anyio.current_time() + DISCOVERY_SECONDS))
     root = parse_organization(await data(PATHS["organization"]), limits)
     description, _ = await _optional(data, PATHS["description"], request)
     listing, is_missing = await _optional(data, PATHS["agents"], request)
-    words = (description or {}).get("description")
+    text = (description or {}).get("description")
     agents = KnownAgents.read(root, listing)
-    # What the requests above carried is known now; who is told of the names later may have other credentials.
+    # Redacted now, with the secrets of these requests: a later call may have other credentials.
     sent = request.context.sent
     return RemoteInfo(
         organization=root,
-        description=words if isinstance(words, str) else "",
+        description=text if isinstance(text, str) else "",
         agents=agents,
         shown_names=", ".join(f"'{sent.shown(name, 60)}'" for name in sorted(agents.names)[:10]),
         has_no_list=is_missing,
     )
 
 
-async def _data(transport: Transport, pattern: HTTPRequest, limits: Limits, until: float, path: str) -> dict[str, Any]:
-    return await fetch_data(transport, attrs.evolve(pattern, path=path), limits, until=until)
+async def _data(transport: Transport, template: HTTPRequest, limits: Limits, until: float, path: str) -> dict[str, Any]:
+    return await fetch_data(transport, attrs.evolve(template, path=path), limits, until=until)
 
 
 async def _optional(
-    data: Callable[[str], Awaitable[dict[str, Any]]], path: str, pattern: HTTPRequest
+    data: Callable[[str], Awaitable[dict[str, Any]]], path: str, template: HTTPRequest
 ) -> tuple[dict[str, Any] | None, bool]:
-    """The data of a document that some servers cannot give, None then; and whether there is no such document."""
+    """The data of a document that some servers lack, or None; and whether the server lacks it."""
     try:
         return await data(path), False
     except (StatusError, EnvelopeError) as error:
-        log_event("debug", pattern.context, "%s: %s", path, error)
+        log_event("debug", template.context, "%s: %s", path, error)
         return None, isinstance(error, StatusError) and error.status in MISSING

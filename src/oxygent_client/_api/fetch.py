@@ -1,6 +1,6 @@
 """Send one request and read its response within the limits.
 
-Rule: an error says which server it came from, and holds nothing of what was sent in confidence.
+Rule: an error names the server it is from, and holds no secret that was sent.
 """
 
 from __future__ import annotations
@@ -22,45 +22,44 @@ from oxygent_client._protocol.responses import error_from_response, parse_envelo
 __all__ = ["fetch_body", "fetch_data", "read_error"]
 
 MARGIN: Final = 0.05
-"""Seconds before the deadline of a call by which a refusal is made known: what is known of it must not be lost."""
+"""Seconds before the deadline of a call at which reading a refusal ends, so that its error is raised in time."""
 REFUSAL_SECONDS: Final = 5.0
-"""How long the body of a refusal is read."""
+"""Time-out for reading the body of a refusal."""
 
 
 async def fetch_data(transport: Transport, request: HTTPRequest, limits: Limits, *, until: float) -> dict[str, Any]:
-    """The data of an envelope; an error that the envelope holds does not repeat a secret that was sent.
+    """Fetch an envelope and return its data.
 
     Raises:
-        EnvelopeError, MalformedResponseError: it holds an error, or is none.
+        EnvelopeError: the envelope is an error; secrets that were sent are redacted.
+        MalformedResponseError: the body is not an envelope.
         OxyError: as `fetch_body`.
     """
-    sent, body = await _fetched(transport, request, limits, until)
-    with _said_by(sent):
+    sent, body = await _fetch(transport, request, limits, until)
+    with _from_server(sent):
         return parse_envelope(body, limits, clean=sent.context.sent.clean)
 
 
 async def fetch_body(transport: Transport, request: HTTPRequest, limits: Limits, *, until: float) -> bytes:
-    """The body of a response with status 200, read until `until` by the event loop's clock.
+    """Fetch the body of a response with status 200, until `until` by the event loop's clock.
 
     Raises:
         StatusError: another status.
         DeadlineExceededError: it took longer.
         TooLargeError: the body is larger than `limits.body_bytes`.
-        OxyError: what the transport raises.
+        OxyError: an error of the transport.
     """
-    return (await _fetched(transport, request, limits, until))[1]
+    return (await _fetch(transport, request, limits, until))[1]
 
 
-async def _fetched(
-    transport: Transport, request: HTTPRequest, limits: Limits, until: float
-) -> tuple[HTTPRequest, bytes]:
-    """The request as it was sent, and the body."""
+async def _fetch(transport: Transport, request: HTTPRequest, limits: Limits, until: float) -> tuple[HTTPRequest, bytes]:
+    """Return the request that was sent, and the body."""
     ends = until if request.context.deadline is None else min(until, request.context.deadline)
     deadline = ends if ends < math.inf else None
     request = attrs.evolve(request, context=attrs.evolve(request.context, deadline=deadline))
-    with anyio.CancelScope(deadline=until), _stripped(request):
+    with anyio.CancelScope(deadline=until), _redacted(request):
         async with transport.exchange(request) as response:
-            with _said_by(response.request):
+            with _from_server(response.request):
                 if response.status != 200:
                     raise await read_error(response, limits)
                 most = math.inf if limits.body_bytes is None else limits.body_bytes
@@ -68,12 +67,12 @@ async def _fetched(
                 if body is None:
                     raise TooLargeError(f"the response is larger than Limits.body_bytes ({most})")
                 return response.request, body
-    raise DeadlineExceededError(f"no answer to {request.method} {request.path.partition('?')[0]} in time")
+    raise DeadlineExceededError(f"no response to {request.method} {request.path.partition('?')[0]} before the deadline")
 
 
 @contextmanager
-def _stripped(sent: HTTPRequest) -> Generator[None]:
-    """An error of the block holds nothing of what was sent in confidence."""
+def _redacted(sent: HTTPRequest) -> Generator[None]:
+    """Redact the secrets that were sent in an error of the block."""
     try:
         yield
     except OxyError as error:
@@ -82,8 +81,8 @@ def _stripped(sent: HTTPRequest) -> Generator[None]:
 
 
 @contextmanager
-def _said_by(sent: HTTPRequest) -> Generator[None]:
-    """An error of the block names the server that the request went to, which a transport may have chosen."""
+def _from_server(sent: HTTPRequest) -> Generator[None]:
+    """Set `server_url` of an error of the block; a transport may have picked the server."""
     try:
         yield
     except OxyError as error:
@@ -92,10 +91,10 @@ def _said_by(sent: HTTPRequest) -> Generator[None]:
 
 
 async def read_error(response: HTTPResponse, limits: Limits) -> OxyError:
-    """The error that `response` is, which is not what was asked for.
+    """Read a response that is a refusal, and return it as an error.
 
-    Its body serves a person only: what came within REFUSAL_SECONDS, before the deadline of the call, and before it
-    broke off, is enough.
+    The body is for display only: reading ends after REFUSAL_SECONDS, before the deadline of the call, or when the
+    connection breaks.
     """
     sent = response.request
     until = anyio.current_time() + REFUSAL_SECONDS

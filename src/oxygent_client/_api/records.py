@@ -1,7 +1,7 @@
 """Look up the record of a run that a server stored.
 
-Rule 1: a record is asked for, never counted on: whatever stands in the way of it is a line in the log, and None.
-Rule 2: what a node holds of arguments and inbound headers is a secret of the run's: it is dropped where it is read.
+Rule 1: a record is optional: an error while it is requested is a log record, and the result is None.
+Rule 2: arguments and inbound headers of a node may be secret: parsing drops them.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from oxygent_client.cluster import home_of
 
 __all__ = ["RunNode", "RunRecord", "look_until"]
 
-PASSING: Final = (ConnectError, ConnectionLostError, RateLimitedError, ServerError)
-"""Errors that say nothing of whether there are records."""
-FIRST_LOOK: Final = 0.05
-"""Seconds between the first two looks at a record that does not say enough yet; doubled each time, up to:"""
-RAREST_LOOK: Final = 2.0
+TRANSIENT: Final = (ConnectError, ConnectionLostError, RateLimitedError, ServerError)
+"""Errors after which the record is requested again."""
+FIRST_PAUSE: Final = 0.05
+"""Seconds between the first two requests for a record; the pause doubles each time, up to LONGEST_PAUSE."""
+LONGEST_PAUSE: Final = 2.0
 
 
 async def look_until(
     enough: Callable[[RunRecord], bool],
     transport: Transport,
-    pattern: HTTPRequest,
+    template: HTTPRequest,
     trace_id: str,
     limits: Limits,
     *,
@@ -42,45 +42,45 @@ async def look_until(
     first_until: float | None = None,
     node_id: str = "",
 ) -> RunRecord | None:
-    """What the server has stored of the run that it knows as `trace_id`; None where it stores nothing, or cannot say.
+    """Poll the server's record of the run with the trace id `trace_id`; None if the server has no records.
 
-    It is looked at again, more and more rarely, until it is `enough`, or the time is over: `until`, by the event loop's
-    clock. A server that stores runs and has none of this one gives `RunRecord(None, None, ())`. One trace id may cover
-    several runs; `node_id` says which one is meant, and without it the latest is. `pattern` is a GET.
+    It is requested again, with growing pauses, until `enough(record)` or until `until` by the event loop's clock. A
+    server with records, but none of this run, gives `RunRecord(None, None, ())`. One trace id may cover several runs:
+    `node_id` selects one, otherwise the latest counts. `template` is a GET request.
 
-    A record may lag behind its run, and servers of 1.0 answer 500 now and then while they store others. Of several
-    servers the one is asked that the run of this node went to, by the name that the run has there. `first_until` is
-    until when the first answer must be there, if that is later.
+    A record may lag behind its run, and servers of 1.0 sometimes respond 500 while they store others. With a cluster,
+    the replica of this node's run is asked, for its trace id there. `first_until` is the deadline of the first
+    response, if that is later.
     """
     first_until = until if first_until is None else first_until
-    if not pattern.base_url:
-        if (home := home_of(transport, node_id)) is None:
+    if not template.base_url:
+        if (location := home_of(transport, node_id)) is None:
             return None
-        pattern, trace_id = attrs.evolve(pattern, base_url=home.base_url), home.remote_trace_id
-    pause, found = FIRST_LOOK, None
+        template, trace_id = attrs.evolve(template, base_url=location.base_url), location.remote_trace_id
+    pause, found = FIRST_PAUSE, None
     while True:
         try:
-            found = await _looked(transport, pattern, trace_id, limits, first_until, node_id)
-        except PASSING:
+            found = await _fetch_record(transport, template, trace_id, limits, first_until, node_id)
+        except TRANSIENT:
             pass
         except OxyError:
             return found
         if (found is not None and enough(found)) or anyio.current_time() + pause >= until:
             return found
         await anyio.sleep(pause)
-        pause, first_until = min(2 * pause, RAREST_LOOK), until
+        pause, first_until = min(2 * pause, LONGEST_PAUSE), until
 
 
-async def _looked(
-    transport: Transport, pattern: HTTPRequest, trace_id: str, limits: Limits, until: float, node_id: str
+async def _fetch_record(
+    transport: Transport, template: HTTPRequest, trace_id: str, limits: Limits, until: float, node_id: str
 ) -> RunRecord:
     context = attrs.evolve(
-        pattern.context, purpose="discover", trace_id=trace_id, deadline=until, idempotent=False, node_id=node_id
+        template.context, purpose="discover", trace_id=trace_id, deadline=until, idempotent=False, node_id=node_id
     )
     path = f"{PATHS['record']}?item_id={quote(trace_id, safe='', errors='surrogatepass')}"
-    request = attrs.evolve(pattern, path=path, context=context)
+    request = attrs.evolve(template, path=path, context=context)
     try:
         return parse_record(await fetch_data(transport, request, limits, until=until), limits, node_id=node_id)
     except OxyError as error:
-        log_event("debug", pattern.context, "no record of the run: %s", error)
+        log_event("debug", template.context, "no record of the run: %s", error)
         raise

@@ -387,7 +387,7 @@ class Run:
             raise HandlerError(f"the route of '{kind}' raised {type(error).__name__}") from error
         finally:
             self._state.received.note(event, action)
-            self._config.observed.hear(event, self._context)
+            self._config.observed.note_event(event, self._context)
         return action
 
     def _report_problems(self, event: Event) -> None:

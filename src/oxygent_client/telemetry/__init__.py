@@ -1,6 +1,6 @@
 """Observers and statistics of an agent's runs.
 
-`oxygent_client.telemetry.otel` hands it to OpenTelemetry.
+`oxygent_client.telemetry.otel` exports them to OpenTelemetry.
 """
 
 from oxygent_client._core.deprecation import moved_names

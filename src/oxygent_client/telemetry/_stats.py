@@ -1,14 +1,13 @@
 """Statistics of an agent's runs.
 
-Rule 1: any thread may ask, and runs in any thread are counted: one lock, held for a few additions.
-Rule 2: memory does not grow with the runs: times are counted in at most BUCKETS classes, each as wide as GROWTH.
-Rule 3: nor with runs that nobody ends: one that was dropped, and is gone, was left.
-Rule 4: they stay at home: a pickled or copied agent begins at nothing, and so does one in a forked child.
+Rule 1: thread-safe: runs of all threads are counted, under one lock that is held for a few additions.
+Rule 2: memory does not grow with the number of runs: times are counted by their first two significant digits.
+Rule 3: a run that was dropped without an end counts as left, once it is garbage.
+Rule 4: a pickled or copied agent, and one in a forked child process, starts with empty statistics.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import time
@@ -27,24 +26,20 @@ from oxygent_client.telemetry._observers import Notification, Observer, RunObser
 
 __all__ = ["CountsConnections", "Quantiles", "Stats", "StatsCollector"]
 
-STEPS: Final = 8
-"""Classes for each doubling of a time."""
-GROWTH: Final = 2 ** (1 / STEPS)
 SHORTEST: Final = 1e-6
 LONGEST: Final = 1e6
-"""Seconds; what is shorter or longer is counted as if it were not."""
-BUCKETS: Final = round(STEPS * math.log2(LONGEST / SHORTEST)) + 1
+"""Seconds; times outside of these limits count as the limits."""
 
 
 @attrs.frozen
 class Quantiles:
-    """How long something took, in seconds: half of the times are at most `p50`, and so on. None: there was no time yet.
+    """Quantiles of a duration in seconds, rounded to two significant digits; None before the first one.
 
-    A time that took place is not further from the one that is shown than the square root of `GROWTH`: 4.5 %.
+    Half of the durations are at most `p50`, nine tenths at most `p90`, 99 of 100 at most `p99`.
     """
 
     count: int = 0
-    """How many times there are."""
+    """Number of durations."""
     p50: float | None = None
     p90: float | None = None
     p99: float | None = None
@@ -52,10 +47,10 @@ class Quantiles:
 
 @runtime_checkable
 class CountsConnections(Protocol):
-    """A transport that can say what it keeps."""
+    """A transport that counts its connections."""
 
     def connections(self) -> tuple[int, int] | None:
-        """How many connections there are, and how many of them are idle; None: nobody knows. Any thread may ask."""
+        """Number of connections, and of idle ones among them; None if unknown. Thread-safe."""
         ...
 
 
@@ -65,71 +60,71 @@ def _frozen(failures: Mapping[str, int]) -> Mapping[str, int]:
 
 @attrs.frozen(kw_only=True)
 class Stats:
-    """What an agent's runs came to, at one moment. Runs are those that were entered, attached ones too."""
+    """Statistics of an agent's runs at one moment. A run counts once its block is entered; attached runs count too."""
 
     runs: int
-    """All of them: successes, failures, those left, those in flight."""
+    """All runs: successes, failures, left, in flight."""
     successes: int
-    """Ended with a response."""
+    """Runs that ended with a response."""
     failures: Mapping[str, int] = attrs.field(converter=_frozen)
-    """Ended with an error, by the name of its class."""
+    """Runs that ended with an error, by the name of its class."""
     left: int
-    """Left before their end, by the program or by cancellation; also what was dropped without an end."""
+    """Runs left before their end, by the program or by cancellation, or dropped without an end."""
     in_flight: int
-    """Entered, and not at their end."""
+    """Runs that have not ended."""
     headers: Quantiles
-    """Time to the headers of the stream. All times are since the block was entered: retries count."""
+    """Time to the response headers. All times are since the block was entered, so they include retries."""
     first_byte: Quantiles
     """Time to the first byte of the stream."""
     first_event: Quantiles
-    """Time to its first event."""
+    """Time to the first event."""
     end: Quantiles
     """Time to the end, of successes and failures."""
     bytes: int
-    """Received of streams."""
+    """Bytes of streams received."""
     events: int
     """Messages received."""
     retries: int
-    """Requests that were sent again."""
+    """Requests that were retried."""
     buffered: int
-    """Bytes that are held now: of events that are not complete, and of the pieces whose events are being read."""
+    """Bytes buffered now: of incomplete events, and of chunks whose events are not all read."""
     buffered_peak: int
-    """The most that was held at once."""
+    """The most bytes that were buffered at once."""
     oldest: float
-    """Seconds since the oldest run in flight was entered; 0 if there is none."""
+    """Seconds since the oldest run in flight was entered; 0 without one."""
     connections: int | None
-    """Of the agent's transport, busy and idle; None where it cannot say (see `CountsConnections`)."""
+    """Connections of the agent's transport, busy and idle; None if unknown (see `CountsConnections`)."""
     idle_connections: int | None
-    """Those of them that wait for the next request."""
+    """Idle connections among them."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(Stats, **{**attrs.asdict(self, recurse=False), "failures": dict(self.failures)}), ()
 
 
 class _Times:
-    """Times, counted in classes that grow with them."""
+    """Durations rounded to two significant digits, and how many of each: at most 90 counters a decade."""
 
     def __init__(self) -> None:
-        self._counts: Counter[int] = Counter()
+        self._counts: Counter[float] = Counter()
 
     def add(self, seconds: float) -> None:
-        """Count one."""
-        self._counts[round(STEPS * math.log2(min(max(seconds, SHORTEST), LONGEST)))] += 1
+        """Count a duration."""
+        self._counts[float(f"{min(max(seconds, SHORTEST), LONGEST):.1e}")] += 1
 
     def quantiles(self) -> Quantiles:
-        """What is known of them: of a time with the rank in question, the middle of its class."""
+        """The quantiles so far."""
         total = self._counts.total()
-        shown: list[float] = []
+        found: list[float] = []
         passed = 0
-        for bucket in sorted(self._counts):
-            passed += self._counts[bucket]
-            while len(shown) < 3 and passed >= (0.5, 0.9, 0.99)[len(shown)] * total:
-                shown.append(2 ** (bucket / STEPS))
-        return Quantiles(total, *shown)
+        for seconds in sorted(self._counts):
+            passed += self._counts[seconds]
+            while len(found) < 3 and passed >= (0.5, 0.9, 0.99)[len(found)] * total:
+                found.append(seconds)
+        return Quantiles(total, *found)
 
 
 def _connections(transport: object) -> tuple[int, int] | tuple[None, None]:
-    """What a transport says that it keeps; if it says nothing, what it wraps."""
+    """Connection counts of the outermost transport that has them."""
     pool = find_wrapped(transport, CountsConnections)  # type: ignore[type-abstract]  # it is only looked for
     known = None if pool is None else pool.connections()
     return (None, None) if known is None else known
@@ -141,7 +136,7 @@ class StatsCollector:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._process = os.getpid()
-        self._lock = threading.RLock()  # the collector may close a dropped run in the thread that holds it
+        self._lock = threading.RLock()  # the garbage collector may end a dropped run in the thread that holds it
         self._runs = 0
         self._live: WeakKeyDictionary[RunObservation, float] = WeakKeyDictionary()
         self._answered: WeakSet[RunObservation] = WeakSet()
@@ -155,18 +150,18 @@ class StatsCollector:
         self._peak = 0
 
     def observed(self, observers: Iterable[Observer]) -> RunObservation:
-        """A new run, which is counted here and told to `observers`."""
+        """Create the observation of a new run, with these observers and the statistics."""
         return RunObservation(observers=(self, *observers), holds=self._hold)
 
-    def note(self, happening: Notification, /) -> None:
+    def note(self, notification: Notification, /) -> None:
         """As `Observer.note`."""
-        act = self._ACTS.get(happening.event)
+        act = self._ACTS.get(notification.event)
         if act is not None:
             with self._locked():
-                act(self, happening)
+                act(self, notification)
 
     def _locked(self) -> AbstractContextManager[object]:
-        """The lock; in a forked child a new one, since another thread may have held the parent's at that moment."""
+        """The lock; a new one in a forked child, since another thread may have held the parent's during the fork."""
         if os.getpid() != self._process:
             StatsCollector.__init__(self, self._clock)
         return self._lock
@@ -177,32 +172,32 @@ class StatsCollector:
             run.buffered = size
             self._peak = max(self._peak, self._buffered)
 
-    def _begin(self, happening: Notification) -> None:
+    def _begin(self, notification: Notification) -> None:
         self._runs += 1
-        self._live[happening.run] = self._clock()
+        self._live[notification.run] = self._clock()
 
-    def _answer(self, happening: Notification) -> None:
-        if happening.run not in self._answered:  # what is attached to again has headers again
-            self._answered.add(happening.run)
-            self._time(happening)
+    def _answer(self, notification: Notification) -> None:
+        if notification.run not in self._answered:  # a reconnect brings headers again
+            self._answered.add(notification.run)
+            self._time(notification)
 
-    def _time(self, happening: Notification) -> None:
-        self._times[happening.event].add(happening.fields["seconds"])
+    def _time(self, notification: Notification) -> None:
+        self._times[notification.event].add(notification.fields["seconds"])
 
-    def _retry(self, happening: Notification) -> None:
-        self._retries += happening.context.purpose != "discover"  # the record of a run may be asked for again, too
+    def _retry(self, notification: Notification) -> None:
+        self._retries += notification.context.purpose != "discover"  # requests for a record may be retried, too
 
-    def _end(self, happening: Notification) -> None:
-        run, end = happening.run, happening.fields["end"]
-        if self._live.pop(run, None) is None:  # it began in the process from which this one was forked
+    def _end(self, notification: Notification) -> None:
+        run, end = notification.run, notification.fields["end"]
+        if self._live.pop(run, None) is None:  # it began in the parent process, before a fork
             return
         self._bytes += run.bytes
         self._events += run.events
         self._successes += end == "completed"
         if end == "failed":
-            self._failures[type(happening.fields["error"]).__name__] += 1
+            self._failures[type(notification.fields["error"]).__name__] += 1
         if end != "left":
-            self._time(happening)
+            self._time(notification)
 
     _ACTS: ClassVar[Mapping[str, Callable[[Any, Notification], None]]] = {
         "begun": _begin,
@@ -214,11 +209,11 @@ class StatsCollector:
     }
 
     def stats(self, transport: object = None) -> Stats:
-        """What was counted until now."""
+        """The statistics so far."""
         connections, idle = _connections(transport)
         with self._locked():
             live = dict(self._live)
-            self._buffered = sum(run.buffered for run in live)  # what was dropped held something, too
+            self._buffered = sum(run.buffered for run in live)  # without runs that were dropped
             times = {name: each.quantiles() for name, each in self._times.items()}
             return Stats(
                 runs=self._runs,

@@ -1,13 +1,13 @@
 """OpenTelemetry spans and metrics for runs (extra `[otel]`).
 
 Rule 1: names follow the conventions for generative AI (https://github.com/open-telemetry/semantic-conventions-genai),
-    which are still in development; what they lack begins with `oxygent.`.
-Rule 2: what was asked, called and answered is on no span, unless `content` is set; an error is its class.
-Rule 3: a span begins when the block is entered, and ends with the run: after the last event, and however the run ends.
-Rule 4: the remote decides how many calls it shows, and what they are called. Of one run at most MOST_CALLS have a span
-    at a time, and MOST_SPANS in all, under MOST_NAMES names; of each only digests are kept, and what is written is cut.
-    How many calls went without span or name is one attribute of the run. Metrics hold nothing that a remote can name.
-Rule 5: what was sent in confidence is taken out of what the remote says before it is on a span.
+    which are still in development; names that they lack begin with `oxygent.`.
+Rule 2: queries, arguments and outputs are on spans only with `content=True`; an error is shown by its class.
+Rule 3: a span starts when the block is entered, and ends with the run, however it ends.
+Rule 4: the remote controls the number and the names of its calls. A run has at most MOST_CALLS open spans, MOST_SPANS
+    spans and MOST_NAMES names; open calls are stored as digests, and texts are cut. One attribute counts the calls
+    beyond these limits. No attribute of a metric is controlled by the remote.
+Rule 5: secrets that were sent are redacted from remote texts on spans.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ MOST_CALLS: Final = 1000
 MOST_SPANS: Final = 5000
 MOST_NAMES: Final = 100
 MOST_CONTENT: Final = 16_384
-"""Characters of an attribute with content."""
+"""Limit of an attribute with content, in characters."""
 NAME_LENGTH: Final = 200
 
 DURATION: Final = "gen_ai.client.operation.duration"
 FIRST_EVENT: Final = "gen_ai.client.operation.time_to_first_chunk"
 ACTIVE: Final = "oxygent.client.active_runs"
-# What the conventions advise; the first ends below what a run with many tools takes, so it goes on.
+# The boundaries that the conventions advise, and one more for long runs with many tools.
 DURATION_BOUNDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 600.0)
 FIRST_EVENT_BOUNDS: Final = DURATION_BOUNDS[:-1]
 PORTS: Final = {"http": 80, "https": 443}
@@ -57,7 +57,7 @@ Attributes = Mapping[str, str | int]
 
 
 def _server(url: str) -> dict[str, str | int]:
-    """Where a URL leads."""
+    """Attributes of the server of a URL."""
     parts = urlsplit(url)
     if not parts.hostname:
         return {}
@@ -65,13 +65,13 @@ def _server(url: str) -> dict[str, str | int]:
 
 
 def _messages(role: str, content: Any, clean: Callable[[str], str] = str, **more: str) -> str:
-    """One message, as the conventions have it in an attribute."""
+    """An attribute with one message, in the form of the conventions."""
     text = _cut(clean(content if isinstance(content, str) else _json(content)))
     return _json([{"role": role, "parts": [{"type": "text", "content": text}], **more}])
 
 
 def _json(value: Any) -> str:
-    """A text that can be exported: half a surrogate pair, which JSON may hold, would cost a whole batch of spans."""
+    """Encode as JSON that can be exported: a lone surrogate would make the export of a whole batch of spans fail."""
     return json.dumps(value, ensure_ascii=False, default=str).encode(errors="backslashreplace").decode()
 
 
@@ -80,7 +80,7 @@ def _cut(text: str) -> str:
 
 
 def _digest(names: Iterable[str]) -> bytes:
-    """What stands for these names, whatever their size."""
+    """A digest of these names, of fixed size."""
     digest = hashlib.blake2b(digest_size=16)
     for name in names:
         data = name.encode(errors="surrogatepass")
@@ -91,7 +91,7 @@ def _digest(names: Iterable[str]) -> bytes:
 
 @attrs.define
 class _Call:
-    """A call inside the remote, that is not over."""
+    """An open call inside the remote."""
 
     span: trace.Span
     context: OTelContext
@@ -104,45 +104,45 @@ class _Trace:
 
     span: trace.Span
     context: OTelContext
-    """In which the run's span is the current one."""
+    """The context in which the run's span is the current one."""
     active: Attributes
-    """What the run counts as, while it goes."""
+    """Attributes of the metric of runs in flight."""
     conversation: str
     server: Attributes
     calls: dict[bytes, _Call] = attrs.field(factory=dict[bytes, _Call])
-    """Those that are open, by the digest of their node id."""
+    """Open calls by the digest of their node id."""
     open_at: dict[bytes, dict[bytes, _Call]] = attrs.field(factory=dict[bytes, dict[bytes, _Call]])
-    """Likewise, by the digest of their call stack, in the order of their beginning."""
+    """Open calls by the digest of their call stack, in the order of their start."""
     spans: int = 0
     names: set[str] = attrs.field(factory=set[str])
     over: int = 0
-    """How many calls had no span, or no name of their own."""
+    """Number of calls beyond the limits: without a span, or without a name."""
 
-    def father(self, call: ToolCall) -> OTelContext:
-        """Within which span a call stands: of its caller, if that is open.
+    def parent(self, call: ToolCall) -> OTelContext:
+        """The parent context of a call: of its caller's span, if that is open, otherwise of the run.
 
-        The wire says who that is by name, so of several that run at once under one name it is the last to have begun.
+        An event has only the caller's name, so of several open calls of that name the one that started last counts.
         """
-        there = self.open_at.get(_digest(call.call_stack[:-1]))
-        return self.context if there is None else next(reversed(there.values())).context
+        callers = self.open_at.get(_digest(call.call_stack[:-1]))
+        return self.context if callers is None else next(reversed(callers.values())).context
 
     def add(self, node: bytes, call: _Call) -> None:
-        """A call has begun."""
+        """Add an open call."""
         self.calls[node] = self.open_at.setdefault(call.stack, {})[node] = call
         self.spans += 1
 
     def pop(self, node: bytes) -> _Call | None:
-        """The open call with this node id, which is over."""
+        """Remove and return the open call with this node id."""
         call = self.calls.pop(node, None)
         if call is not None:
-            there = self.open_at[call.stack]
-            del there[node]
-            if not there:
+            same_stack = self.open_at[call.stack]
+            del same_stack[node]
+            if not same_stack:
                 del self.open_at[call.stack]
         return call
 
-    def named(self, name: str) -> str:
-        """The name, if the run may have one more; empty if not."""
+    def limited_name(self, name: str) -> str:
+        """The name, if the run has it or may have one more; otherwise empty."""
         if name not in self.names and len(self.names) >= MOST_NAMES:
             self.over += 1
             return ""
@@ -151,12 +151,12 @@ class _Trace:
 
 
 class OTelObserver:
-    """Hands runs to OpenTelemetry: `SSEOxyGent(observers=[OTelObserver()])`.
+    """Export runs to OpenTelemetry: `SSEOxyGent(observers=[OTelObserver()])`.
 
     Args:
-        tracer_provider: None takes the program's own.
-        meter_provider: likewise.
-        content: whether queries, arguments, outputs and the texts of errors are put on the spans, too.
+        tracer_provider: None for the program's global one.
+        meter_provider: None for the program's global one.
+        content: put queries, arguments, outputs and the texts of errors on spans, too.
     """
 
     wants_events: Final = True
@@ -175,90 +175,92 @@ class OTelObserver:
         self._duration = meter.create_histogram(
             DURATION,
             unit="s",
-            description="How long a run took.",
+            description="Duration of a run.",
             explicit_bucket_boundaries_advisory=DURATION_BOUNDS,
         )
         self._first_event = meter.create_histogram(
             FIRST_EVENT,
             unit="s",
-            description="How long a run took to its first event.",
+            description="Time to the first event of a run.",
             explicit_bucket_boundaries_advisory=FIRST_EVENT_BOUNDS,
         )
         self._active = meter.create_up_down_counter(ACTIVE, unit="{run}", description="Runs in flight.")
         self._traces: WeakKeyDictionary[RunObservation, _Trace] = WeakKeyDictionary()
         self._process = os.getpid()
 
-    def note(self, happening: Notification, /) -> None:
+    def note(self, notification: Notification, /) -> None:
         """As `Observer.note`."""
         if os.getpid() != self._process:
-            self._forget()
-        if happening.event == "begun":
-            self._begin(happening)
+            self._reset_after_fork()
+        if notification.event == "begun":
+            self._begin(notification)
             return
-        act = self._ACTS.get(happening.event)
-        run = self._traces.get(happening.run)
+        act = self._ACTS.get(notification.event)
+        run = self._traces.get(notification.run)
         if act is not None and run is not None:
-            act(self, run, happening)
+            act(self, run, notification)
 
-    def _forget(self) -> None:
-        """Leave the runs of the process from which this one was forked to that process: it ends their spans."""
+    def _reset_after_fork(self) -> None:
+        """Drop the runs of the parent process, which ends their spans itself."""
         self._process = os.getpid()
         for run in self._traces.values():
             self._active.add(-1, run.active)
         self._traces = WeakKeyDictionary()
 
     def headers(self, run: RunObservation, /) -> Mapping[str, str]:
-        """As `Propagator.headers`: by the program's own propagators, `traceparent` unless it says otherwise.
+        """As `Propagator.headers`: from the program's propagators, by default `traceparent`.
 
-        What begins a detached run has no span, and names the caller's.
+        The request that starts a detached run has no span of its own, and propagates the caller's.
         """
         carrier: dict[str, str] = {}
         known = self._traces.get(run)
         propagate.inject(carrier, context=known.context if known is not None else None)
         return carrier
 
-    def _begin(self, happening: Notification) -> None:
-        request: OxyRequest = happening.fields["request"]
+    def _begin(self, notification: Notification) -> None:
+        request: OxyRequest = notification.fields["request"]
         name = request.callee or ""
-        server = _server(happening.fields["server_url"])
+        server = _server(notification.fields["server_url"])
         operation = {"gen_ai.operation.name": "invoke_agent", "gen_ai.provider.name": PROVIDER}
         attributes: dict[str, str | int] = {**operation, "gen_ai.agent.name": name, **server}
         attributes["gen_ai.conversation.id"] = request.group_id
-        attributes["oxygent.trace_id"] = happening.context.trace_id
-        attributes["oxygent.node_id"] = happening.context.node_id
+        attributes["oxygent.trace_id"] = notification.context.trace_id
+        attributes["oxygent.node_id"] = notification.context.node_id
         if self._content:
             attributes["gen_ai.input.messages"] = _messages("user", request.get_query())
-        # The parent is the current span of whoever asked for the run: the run has seen to that.
+        # The run calls this in the caller's context, so the caller's span is the parent.
         span = self._tracer.start_span(f"invoke_agent {name}", kind=trace.SpanKind.CLIENT, attributes=attributes)
         context = trace.set_span_in_context(span)
-        self._traces[happening.run] = _Trace(span, context, operation, request.group_id, server)
+        self._traces[notification.run] = _Trace(span, context, operation, request.group_id, server)
         self._active.add(1, operation)
 
-    def _mark(self, run: _Trace, happening: Notification) -> None:
-        """A moment of the run: another attempt, another attachment, a second replica."""
-        run.span.add_event(happening.event, {f"oxygent.{name}": value for name, value in happening.fields.items()})
+    def _mark(self, run: _Trace, notification: Notification) -> None:
+        """Add a span event: a retry, a reconnect, a hedge."""
+        run.span.add_event(
+            notification.event, {f"oxygent.{name}": value for name, value in notification.fields.items()}
+        )
 
-    def _arrive(self, run: _Trace, happening: Notification) -> None:
-        """Whose headers came, where there are several servers, is known only now."""
-        run.server = _server(happening.fields["url"])
+    def _arrive(self, run: _Trace, notification: Notification) -> None:
+        """Set the server's attributes: with a cluster the replica is known only now."""
+        run.server = _server(notification.fields["url"])
         run.span.set_attributes(run.server)
 
-    def _time(self, run: _Trace, happening: Notification) -> None:
-        self._first_event.record(happening.fields["seconds"], {**run.active, **run.server}, run.context)
+    def _time(self, run: _Trace, notification: Notification) -> None:
+        self._first_event.record(notification.fields["seconds"], {**run.active, **run.server}, run.context)
 
-    def _call(self, run: _Trace, happening: Notification) -> None:
-        call: ToolCall = happening.fields["event"]
-        if call.caller_category == "user":  # the remote's own view of the run
+    def _call(self, run: _Trace, notification: Notification) -> None:
+        call: ToolCall = notification.fields["event"]
+        if call.caller_category == "user":  # the run itself, as the remote shows it
             return
         node = _digest([call.node_id])
         before = run.pop(node)
-        if before is not None:  # it began anew
+        if before is not None:  # a second start with the same node id
             before.span.end()
         if len(run.calls) >= MOST_CALLS or run.spans >= MOST_SPANS:
             run.over += 1
             return
-        sent = happening.context.sent
-        name = run.named(sent.shown(call.callee, NAME_LENGTH))
+        sent = notification.context.sent
+        name = run.limited_name(sent.shown(call.callee, NAME_LENGTH))
         attributes: dict[str, str] = {"oxygent.node_id": sent.shown(call.node_id, NAME_LENGTH)}
         if call.callee_category == "agent":
             operation = "invoke_agent"
@@ -272,35 +274,35 @@ class OTelObserver:
         attributes["gen_ai.operation.name"] = operation
         if self._content:
             attributes["gen_ai.tool.call.arguments"] = _cut(sent.clean(_json(call.arguments)))
-        context = run.father(call)
+        context = run.parent(call)
         span = self._tracer.start_span(f"{operation} {name}".rstrip(), context, attributes=attributes)
         run.add(node, _Call(span, trace.set_span_in_context(span, context), _digest(call.call_stack)))
 
-    def _observe(self, run: _Trace, happening: Notification) -> None:
-        observation: Observation = happening.fields["event"]
+    def _observe(self, run: _Trace, notification: Notification) -> None:
+        observation: Observation = notification.fields["event"]
         call = run.pop(_digest([observation.node_id]))
         if call is not None:
             if self._content:
-                said = _cut(happening.context.sent.clean(_json(observation.output)))
-                call.span.set_attribute("gen_ai.tool.call.result", said)
+                result = _cut(notification.context.sent.clean(_json(observation.output)))
+                call.span.set_attribute("gen_ai.tool.call.result", result)
             call.span.end()
 
-    def _end(self, run: _Trace, happening: Notification) -> None:
-        """The run is over, and what it called with it."""
-        fields = happening.fields
+    def _end(self, run: _Trace, notification: Notification) -> None:
+        """End the spans of the run and of its open calls, and record the metrics."""
+        fields = notification.fields
         error: BaseException | None = fields["error"]
         measured = {**run.active, **run.server}
-        del self._traces[happening.run]
-        with ExitStack() as last:  # a span that cannot be ended keeps no other from its end
+        del self._traces[notification.run]
+        with ExitStack() as last:  # all spans are ended, also if ending one raises
             last.callback(self._active.add, -1, run.active)
             last.callback(run.span.end)
             run.span.set_attributes({"oxygent.end": fields["end"], "oxygent.outcome": fields["outcome"]})
             if run.over:
                 run.span.set_attribute("oxygent.calls_over_limit", run.over)
             if self._content and fields["response"] is not None:
-                clean = happening.context.sent.clean
-                said = _messages("assistant", fields["response"].output, clean, finish_reason="stop")
-                run.span.set_attribute("gen_ai.output.messages", said)
+                clean = notification.context.sent.clean
+                message = _messages("assistant", fields["response"].output, clean, finish_reason="stop")
+                run.span.set_attribute("gen_ai.output.messages", message)
             if fields["end"] == "failed":
                 measured["error.type"] = type(error).__name__
                 self._fail(run.span, error)
@@ -328,7 +330,7 @@ class OTelObserver:
 
     def __getstate__(self) -> dict[str, Any]:
         if not self._is_global:
-            raise ConfigurationError("OTelObserver: a provider is live and cannot be pickled or copied")
+            raise ConfigurationError("OTelObserver with a provider cannot be pickled or copied: set a global provider")
         return {"content": self._content}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
