@@ -97,11 +97,13 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(tags=["full"])
 def types(session: nox.Session) -> None:
-    """Both type checkers, strict, over everything."""
+    """Both type checkers, strict, over everything; and whether all public names have complete types."""
     session.install("--editable", f".[{TESTED_EXTRAS}]", *nox.project.dependency_groups(PROJECT, "types"))
     with ThreadPoolExecutor() as pool:  # each uses one processor
         for check in [pool.submit(session.run, *command) for command in (("mypy",), ("basedpyright", "--warnings"))]:
             check.result()
+    complete = ("basedpyright", "--verifytypes", "oxygent_client", "--ignoreexternal")
+    session.run(*complete, env={"PYTHONPATH": str(ROOT / "tests" / "stubs")}, silent=True)  # shown only if it fails
 
 
 @nox.session(tags=["full"])

@@ -385,8 +385,7 @@ class SSEOxyGent(RemoteAgent):
         await super().init()
         async with self._operation() as (transport, template, until):
             remote = await self._catalog.refresh(transport, template, self.limits, until=until)
-        self.org = remote.organization
-        self.desc = self.desc or remote.description
+        self._keep(remote.organization, remote.description)
 
     @property
     def sent(self) -> SentSecrets:

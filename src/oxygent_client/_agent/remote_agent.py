@@ -69,6 +69,11 @@ class RemoteAgent:
     async def init(self) -> None:
         """Discover the remote. This base class discovers nothing."""
 
+    def _keep(self, org: dict[str, Any], desc: str) -> None:
+        """Keep the result of a discovery."""
+        self.org = org
+        self.desc = self.desc or desc
+
     def get_org(self) -> list[dict[str, Any]]:
         """Return a copy of the members below the remote's root, each marked `is_remote`; empty before `init`."""
         children: list[dict[str, Any]] = copy_json(self.org.get("children", []))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeAlias
 
-__all__ = ["moved_names"]
+__all__ = ["ModuleGetattr", "moved_names"]
+
+ModuleGetattr: TypeAlias = Callable[[str], Any]
+"""The type of a module\'s `__getattr__`."""
 
 
-def moved_names(module: str, moved: Mapping[str, str], *, stacklevel: int = 2) -> Callable[[str], Any]:
+def moved_names(module: str, moved: Mapping[str, str], *, stacklevel: int = 2) -> ModuleGetattr:
     """Return a `__getattr__` for `module`, where each old name in `moved` stands for `"new.module:NewName"`.
 
     The warning shows the line of the caller; `stacklevel` is 3 if the module calls the result from its own

@@ -1,6 +1,6 @@
 """Load balancing, health checks, failover and hedging over several servers."""
 
-from oxygent_client._core.deprecation import moved_names
+from oxygent_client._core.deprecation import ModuleGetattr, moved_names
 from oxygent_client.cluster._cluster import Cluster, Hedge, Status, cluster_of, home_of, servers_of
 from oxygent_client.cluster._health import Health
 from oxygent_client.cluster._members import DNS, Replica, Resolver
@@ -22,7 +22,7 @@ __all__ = [
     "servers_of",
 ]
 
-__getattr__ = moved_names(
+__getattr__: ModuleGetattr = moved_names(
     __name__,
     {"Home": "oxygent_client.cluster:RunLocation"},
 )

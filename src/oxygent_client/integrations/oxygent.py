@@ -19,7 +19,7 @@ import logging
 from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, ClassVar, Final, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
 import attrs
 
@@ -32,8 +32,8 @@ try:
     import pydantic
     from oxygent import schemas  # pyright: ignore[reportMissingModuleSource]  (only its stubs are there)
     from oxygent.oxy.agents.remote_agent import RemoteAgent  # pyright: ignore[reportMissingModuleSource]  (likewise)
-except ImportError as missing:
-    raise ImportError("the drop-in needs oxygent: pip install 'oxygent-client[oxygent]'") from missing
+except ImportError as _missing:
+    raise ImportError("the drop-in needs oxygent: pip install 'oxygent-client[oxygent]'") from _missing
 
 __all__ = ["SSEOxyGent"]
 
@@ -166,6 +166,11 @@ class SSEOxyGent(RemoteAgent):
     """Whether the remote is told who called whom before it. If not, it sees a plain user."""
     start_seconds: float = 5.0
     """How long the start of the system, or a first call, waits to learn what the remote is."""
+
+    if TYPE_CHECKING:  # fields of the framework to which methods here assign
+        desc: str
+        func_interceptor: Any
+        org: dict[str, Any]
 
     def __init__(self, **fields: Any) -> None:
         settings = {name: fields.pop(name) for name in SETTINGS & fields.keys()}

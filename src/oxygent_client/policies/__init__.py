@@ -3,7 +3,7 @@
 Each policy `X` is a frozen value, and `XTransport(inner, X(...))` is the transport that applies it.
 """
 
-from oxygent_client._core.deprecation import moved_names
+from oxygent_client._core.deprecation import ModuleGetattr, moved_names
 from oxygent_client.policies._auth import (
     APIKey,
     APIKeyTransport,
@@ -56,7 +56,7 @@ __all__ = [
     "check_secure",
 ]
 
-__getattr__ = moved_names(
+__getattr__: ModuleGetattr = moved_names(
     __name__,
     {"Kind": "oxygent_client.policies:PolicyKind"},
 )

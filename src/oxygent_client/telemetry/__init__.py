@@ -3,13 +3,13 @@
 `oxygent_client.telemetry.otel` exports them to OpenTelemetry.
 """
 
-from oxygent_client._core.deprecation import moved_names
+from oxygent_client._core.deprecation import ModuleGetattr, moved_names
 from oxygent_client.telemetry._observers import Notification, Observer, Propagator, RunObservation
 from oxygent_client.telemetry._stats import CountsConnections, Quantiles, Stats
 
 __all__ = ["CountsConnections", "Notification", "Observer", "Propagator", "Quantiles", "RunObservation", "Stats"]
 
-__getattr__ = moved_names(
+__getattr__: ModuleGetattr = moved_names(
     __name__,
     {
         "Happening": "oxygent_client.telemetry:Notification",

@@ -25,8 +25,8 @@ import attrs
 
 try:
     from opentelemetry import metrics, propagate, trace
-except ImportError as missing:
-    raise ImportError("OTelObserver needs opentelemetry: pip install 'oxygent-client[otel]'") from missing
+except ImportError as _missing:
+    raise ImportError("OTelObserver needs opentelemetry: pip install 'oxygent-client[otel]'") from _missing
 from opentelemetry.context import Context as OTelContext
 
 from oxygent_client._core.errors import ConfigurationError

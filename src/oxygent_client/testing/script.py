@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from attrs import field, frozen
 
-from oxygent_client._core.deprecation import moved_names
+from oxygent_client._core.deprecation import ModuleGetattr, moved_names
 from oxygent_client.testing._fake_transport import Pause
 
 __all__ = [
@@ -327,4 +327,4 @@ SCRIPTS: Mapping[str, Script] = {
     "hang": Script([Hang()]),
 }
 
-__getattr__ = moved_names(__name__, {"Step": "oxygent_client.testing.script:AgentStep"})
+__getattr__: ModuleGetattr = moved_names(__name__, {"Step": "oxygent_client.testing.script:AgentStep"})

@@ -26,8 +26,8 @@ try:
         import aiohttp
         import aiohttp.http
         from aiohttp.client_proto import ResponseHandler
-except ImportError as missing:
-    raise ImportError("AiohttpTransport needs aiohttp: pip install 'oxygent-client[aiohttp]'") from missing
+except ImportError as _missing:
+    raise ImportError("AiohttpTransport needs aiohttp: pip install 'oxygent-client[aiohttp]'") from _missing
 from yarl import URL
 
 from oxygent_client._core.errors import (

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 try:
     import httpx2
-except ImportError as missing:
-    raise ImportError("HTTPX2Transport needs httpx2: pip install 'oxygent-client[httpx2]'") from missing
+except ImportError as _missing:
+    raise ImportError("HTTPX2Transport needs httpx2: pip install 'oxygent-client[httpx2]'") from _missing
 
 from oxygent_client.transports._error_map import ErrorMap
 from oxygent_client.transports._httpx_base import HTTPXBase, error_map
