@@ -84,7 +84,7 @@ def _check_hooks(agent: Hooks) -> None:
     """
     HANDLERS.check("event_handlers", agent.event_handlers)
     SCHEMA.check("schema", agent.schema)
-    for name in _METHODS:
+    for name in filter(agent.is_hooked, _METHODS):
         check_async(name, getattr(agent, name))
     for name in _PREPARATIONS:
         check_plain(name, getattr(agent, name))
@@ -111,20 +111,21 @@ class CallbackDispatcher:
         """
         _check_hooks(self.agent)
         self._is_hooked = any(map(self.agent.is_hooked, _METHODS))
-        self._take_sender()
+        if self._is_forwarding():
+            self._take_sender()
         await self._say("Starting remote execution...")
 
     def is_listening(self) -> bool:
         """As `Listener.is_listening`."""
         agent = self.agent
         return (
-            agent.event_filter is not None
-            or agent.sanitize is not None
-            or bool(agent.event_handlers)
-            or agent.progress_callback is not None
+            self._is_hooked
             or self._is_forwarding()
-            or self._is_hooked
-            or any(name in vars(agent) for name in _METHODS)
+            or bool(agent.event_handlers)
+            or agent.event_filter is not None
+            or agent.sanitize is not None
+            or agent.progress_callback is not None
+            or not vars(agent).keys().isdisjoint(_METHODS)
         )
 
     async def on_event(self, event: Event, action: Action) -> None:
@@ -137,8 +138,8 @@ class CallbackDispatcher:
                     return
         await self._handle(event, action, message)
         if isinstance(action, Forward):
-            self._take_sender()
             if self._is_forwarding():
+                self._take_sender()
                 said = self._clean(action.message)
                 with user_code_errors("send_message"):
                     await self._send(event, said)

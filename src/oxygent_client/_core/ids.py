@@ -10,15 +10,13 @@ __all__ = ["new_id", "uniform"]
 ALPHABET: Final = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 """The alphabet of real servers: no two characters look alike."""
 
+_CHARACTERS: Final = bytes(ord(ALPHABET[byte % len(ALPHABET)]) for byte in range(256))
+"""The character of each byte. Some stand for five bytes, others for four: that costs 0.01 bits."""
+
 
 def new_id(length: int = 16) -> str:
     """A random id; 16 characters are 93 bits."""
-    number = secrets.randbits(8 * length)  # 5.8 bits make a character; the rest makes all of them equally likely
-    characters: list[str] = []
-    for _ in range(length):
-        number, place = divmod(number, len(ALPHABET))
-        characters.append(ALPHABET[place])
-    return "".join(characters)
+    return secrets.token_bytes(length).translate(_CHARACTERS).decode()
 
 
 def uniform(low: float, high: float) -> float:

@@ -58,7 +58,7 @@ def to_event(sse: ServerSentEvent, limits: Limits = Limits()) -> AnyEvent:
     kind = kind if isinstance(kind, str) else None
     content = fields.get("content")
     cls = EVENTS.get(kind or "", Custom)
-    if issubclass(cls, ToolCall | Observation) and not isinstance(content, dict):
+    if (cls is ToolCall or cls is Observation) and not isinstance(content, dict):
         cls = Custom
     return cls(kind, content, fields, sse, problems=problems)
 

@@ -154,30 +154,32 @@ class EventRouter:
         for name, route in (routes or {}).items():
             check_plain(f"the route of {name!r}", route)
             table[name] = route
-        self._routes = MappingProxyType(table)
+        self._table = table
 
     @property
     def routes(self) -> Mapping[str | None, Route]:
         """The whole table."""
-        return self._routes
+        return MappingProxyType(self._table)
 
     def route(self, event: Event, link: NameMap = NameMap()) -> Action:
         """What is to be done with `event`."""
         if isinstance(event, Text) and event.type is not None:
             return Drop("an answer that could not be read")
+        kind = event.type
         # A malformed tool call is a Custom event that kept its type: no route that relies on the shape may get it.
-        kind = event.type if event.type in self._routes and _well_formed(event) else None
-        return self._routes[kind](event, link)
+        is_malformed = kind in STEPS and not isinstance(event, ToolCall | Observation)
+        route = None if is_malformed else self._table.get(kind)
+        return (self._table[None] if route is None else route)(event, link)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return EventRouter, (dict(self._routes),)
+        return EventRouter, (dict(self._table),)
 
     def __repr__(self) -> str:
-        return f"EventRouter({[*self._routes]})"
+        return f"EventRouter({[*self._table]})"
 
 
-def _well_formed(event: Event) -> bool:
-    return event.type not in ("tool_call", "observation") or isinstance(event, ToolCall | Observation)
+STEPS: Final = ("tool_call", "observation")
+"""Types of messages whose content is an object."""
 
 
 def copy_json(value: Any) -> Any:

@@ -50,11 +50,13 @@ class ReceivedEvents:
             self.problem = self.problem or event.problems[0]
             if event.type == "answer":
                 self.answer, self.unread = None, event.problems[0]
-        size = _size(event)
-        self._events.append((event, size))
+        data = event.sse.data
+        size = len(data) if data.isascii() else len(data.encode())
+        events = self._events
+        events.append((event, size))
         self._bytes += size
-        while len(self._events) > self._limits.partial_events or self._bytes > self._limits.partial_bytes:
-            self._bytes -= self._events.popleft()[1]
+        while len(events) > self._limits.partial_events or self._bytes > self._limits.partial_bytes:
+            self._bytes -= events.popleft()[1]
             self._dropped += 1
 
     def drop(self, count: int) -> None:
@@ -99,9 +101,3 @@ class ReceivedEvents:
         self._pieces.clear()
         self._text = text
         return text
-
-
-def _size(event: Event) -> int:
-    """The bytes of an event's data."""
-    data = event.sse.data
-    return len(data) if data.isascii() else len(data.encode())

@@ -31,7 +31,16 @@ from oxygent_client._core.errors import (
     RemoteAgentError,
     TooLargeError,
 )
-from oxygent_client._core.events import AnyEvent, Custom, Event, OxyState, Partial, ServerSentEvent
+from oxygent_client._core.events import (
+    Answer,
+    AnyEvent,
+    Custom,
+    Event,
+    Observation,
+    OxyState,
+    Partial,
+    ServerSentEvent,
+)
 from oxygent_client._core.log import log_event
 from oxygent_client._core.requests import OxyResponse
 from oxygent_client._core.sent_secrets import SentSecrets
@@ -59,6 +68,7 @@ NO_OUTPUT: Final = (None, "", "null")
 """What the record of a run holds as its output that gave none; "null" is how real servers store None."""
 ENDED_BADLY: Final = "_ended_badly"
 """Where a request keeps the error of its run."""
+FAILED_ROUTE: Final = Drop("its route failed")
 READER_SECONDS: Final = 2 * CLOSE_SECONDS
 """How long whoever leaves a run waits for another task, which reads it, to close the connection."""
 
@@ -356,13 +366,16 @@ class Run:
             raise
 
     def _event(self, sse: ServerSentEvent) -> AnyEvent:
-        event = to_event(sse, self._config.limits)
-        self._check_whose(event)
-        if type(event) is Custom and event.type in ("tool_call", "observation"):
+        config = self._config
+        event = to_event(sse, config.limits)
+        cls = type(event)
+        if cls is Answer or cls is Observation:
+            self._check_whose(event)
+        elif cls is Custom and event.type in ("tool_call", "observation"):
             log_event(
                 "warning", self._context, "a %s without an object as its content is passed on as it is", event.type
             )
-        return check(event, self._config.schema, self._context.sent.clean) if self._config.schema else event
+        return check(event, config.schema, self._context.sent.clean) if config.schema else event
 
     def _check_whose(self, event: Event) -> None:
         """Nothing, unless `event` ends another run: then the stream is that of the other, and nothing of it is taken.
@@ -379,7 +392,7 @@ class Run:
 
     def _route(self, event: Event) -> Action:
         """What the router makes of `event`, which has been received."""
-        action: Action = Drop("its route failed")
+        action: Action = FAILED_ROUTE
         try:
             action = self._config.router.route(event, self._connection.names)
         except Exception as error:  # a route may be the user's own

@@ -15,8 +15,7 @@ import re
 import socket
 import ssl
 import zlib
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
@@ -145,15 +144,28 @@ class ErrorMap:
         shown = f"the proxy {proxy}" if proxy else "the proxy"
         return cls(f"{text.format(place, proxy=shown)}: {detail}"[:500])
 
-    @contextmanager
-    def mapped(self, url: str, *, proxy: object = None, reading: bool = False) -> Generator[None]:
+    def mapped(self, url: str, *, proxy: object = None, reading: bool = False) -> _Mapped:
         """Raise the library's exceptions in the block as our errors; for the arguments see `__call__`."""
-        try:
-            yield
-        except (OxyError, StopAsyncIteration):
-            raise
-        except Exception as error:
-            raise self(error, url, proxy=proxy, reading=reading) from error
+        return _Mapped(self, url, proxy, reading)
+
+
+class _Mapped:
+    """A context manager; a generator would cost each read of a body as much as the read itself."""
+
+    __slots__ = ("_arguments", "_errors")
+
+    def __init__(self, errors: ErrorMap, url: str, proxy: object, reading: bool) -> None:
+        self._errors = errors
+        self._arguments = url, proxy, reading
+
+    def __enter__(self) -> None:
+        """Nothing is to be done."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if error is None or not isinstance(error, Exception) or isinstance(error, OxyError | StopAsyncIteration):
+            return
+        url, proxy, reading = self._arguments
+        raise self._errors(error, url, proxy=proxy, reading=reading) from error
 
 
 def _place(url: str) -> str:

@@ -17,8 +17,8 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from http import HTTPMethod, HTTPStatus
 from typing import Final
@@ -53,16 +53,23 @@ _MAX_LENGTH: Final = 1000
 _OURS: ContextVar[bool] = ContextVar("_OURS", default=False)
 
 
-@contextmanager
-def our_records() -> Generator[None]:
-    """Treat what the libraries log in the block as being about our request."""
-    token = _OURS.set(True)
-    try:
-        yield
-    finally:
+class _OurRecords:
+    """A context manager; a generator would cost each read of a body as much as the read itself."""
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> None:
+        self._token = _OURS.set(True)
+
+    def __exit__(self, *_: object) -> None:
         # A coroutine whose event loop was closed midway may be closed in another context.
         with suppress(ValueError):
-            _OURS.reset(token)
+            _OURS.reset(self._token)
+
+
+def our_records() -> _OurRecords:
+    """Treat what the libraries log in the block as being about our request."""
+    return _OurRecords()
 
 
 def redact_records(library: str) -> None:
