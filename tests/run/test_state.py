@@ -1,0 +1,292 @@
+"""The state of one run, without an event loop: time-outs, the end, records, reconnecting. Times are numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import attrs
+import pytest
+
+from oxygent_client import Limits, Outcome, ServerSentEvent, Timeouts, errors
+from oxygent_client._core.events import OxyState
+from oxygent_client._protocol.messages import to_event
+from oxygent_client._protocol.router import SetAnswer
+from oxygent_client._protocol.run_record import RunNode, RunRecord
+from oxygent_client._run.state import Ended, NeedData, RunState, Verdict, how_it_ended
+from oxygent_client.testing import close, delta, heartbeat, progress
+
+OFF: Final = Timeouts(connect=None, silence=None, idle=None, total=None)
+DONE: Final = b"data: done\n\n"
+NOTHING: Final = RunRecord(None, None, ())
+
+
+def record(state: OxyState | None = None) -> RunRecord:
+    """The record of a run with one call."""
+    node = RunNode(
+        node_id="n",
+        caller="user",
+        callee="master",
+        node_type="agent",
+        father_node_id="",
+        call_stack=(),
+        state=state,
+        output="42",
+    )
+    return RunRecord(state, "42", (node,))
+
+
+def started(timeouts: Timeouts = OFF, *, attached: bool = False) -> RunState:
+    """A run that began at 100 and has a stream."""
+    state = RunState(timeouts, Limits(), attached=attached)
+    state.start(100.0)
+    state.request_sent(100.0)
+    state.restart(100.0, 100.0)
+    return state
+
+
+def clean(text: str) -> str:
+    """Redacts nothing."""
+    return text
+
+
+# ------------------------------------------------------------------------------------------------------------ Events
+
+
+def test_events_and_the_end() -> None:
+    """Events are given in their order, then what is needed; after the close event the run has ended."""
+    state = started()
+    state.receive_data(progress(1) + progress(2), 101.0)
+    first, second, third = (state.next_event(101.0) for _ in range(3))
+    assert isinstance(first, ServerSentEvent)
+    assert isinstance(second, ServerSentEvent)
+    assert third == NeedData(math.inf, "total")
+    state.receive_data(close(), 102.0)
+    assert state.next_event(102.0) is Ended.ENDED
+    assert state.is_closed
+
+
+def test_what_an_event_shows() -> None:
+    """Bytes alone show nothing of a run; an event shows that it has started."""
+    state = started()
+    state.receive_data(heartbeat(), 101.0)
+    assert (state.outcome, state.is_silent) == (Outcome.NOT_SENT, True)
+    state.receive_data(progress(1), 102.0)
+    assert (state.outcome, state.is_silent) == (Outcome.STARTED, False)
+
+
+def test_a_record_ends_the_run() -> None:
+    """Once a record has given the result, no event follows."""
+    state = started()
+    state.receive_data(progress(1), 101.0)
+    state.record = record(OxyState.COMPLETED)
+    assert state.next_event(101.0) is Ended.ENDED
+
+
+def test_total() -> None:
+    """When `total` is over, no event is given, also if there are some."""
+    state = started(attrs.evolve(OFF, total=10))
+    state.receive_data(progress(1), 101.0)
+    with pytest.raises(errors.DeadlineExceededError):
+        state.next_event(110.0)
+
+
+# ---------------------------------------------------------------------------------------------------------- Time-outs
+
+NEEDS: Final[dict[str, tuple[Timeouts, list[tuple[bytes, float]], NeedData]]] = {
+    # name: (time-outs, pieces and when they were received, what is needed at 120)
+    "all off": (OFF, [], NeedData(math.inf, "total")),
+    "total": (attrs.evolve(OFF, total=50), [], NeedData(150, "total")),
+    "idle counts waiting only": (attrs.evolve(OFF, idle=30), [(heartbeat(), 110.0)], NeedData(140, "idle")),
+    "idle, after an event": (attrs.evolve(OFF, idle=30), [(progress(1), 110.0)], NeedData(150, "idle")),
+    "silence, before a heartbeat": (attrs.evolve(OFF, silence=45), [(progress(1), 110.0)], NeedData(math.inf, "total")),
+    "silence": (attrs.evolve(OFF, silence=45), [(heartbeat(), 110.0)], NeedData(165, "silence")),
+    "the first of several": (
+        Timeouts(silence=5, idle=30, total=100),
+        [(heartbeat(), 110.0)],
+        NeedData(125, "silence"),
+    ),
+    "of two at once, total": (Timeouts(silence=None, idle=100, total=100), [], NeedData(200, "total")),
+    "done, without an answer": (OFF, [(DONE, 110.0)], NeedData(math.inf, "total")),
+}
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_which_time_out_is_next(name: str) -> None:
+    """What is needed are bytes until the next time-out; time that the program spends on events does not count."""
+    timeouts, pieces, expected = NEEDS[name]
+    state = started(timeouts)
+    for piece, now in pieces:
+        state.receive_data(piece, now)
+        while isinstance(state.buffer.take(), ServerSentEvent):
+            pass
+    assert state.next_event(120.0) == expected
+
+
+@pytest.mark.parametrize("how", ["an answer", "an answer that could not be read"])
+def test_a_bare_done_after_an_answer(how: str) -> None:
+    """After an answer a bare `done` is the end, unless an event follows within two seconds."""
+    state = started()
+    state.receive_data(DONE, 110.0)
+    if how == "an answer":
+        state.received.answer = SetAnswer("42")
+    else:
+        state.received.unread = "too deep"
+    assert state.next_event(120.0) == NeedData(122.0, "legacy")
+    assert state.timed_out("legacy") is Verdict.ENDED
+
+
+FIRED: Final[dict[str, tuple[str, bool, Verdict | type[errors.OxyError]]]] = {
+    "total": ("total", False, errors.DeadlineExceededError),
+    "silence": ("silence", False, errors.SilenceTimeoutError),
+    "silence of a detached run": ("silence", True, Verdict.RECONNECT),
+    "idle": ("idle", False, Verdict.CHECK_RECORD),
+    "record": ("record", True, Verdict.CHECK_RECORD),
+    "legacy": ("legacy", False, Verdict.ENDED),
+}
+
+
+@pytest.mark.parametrize("name", FIRED)
+def test_what_follows_a_time_out(name: str) -> None:
+    """Each time-out ends the run with its own error, or says what to do."""
+    clock, attached, expected = FIRED[name]
+    state = started(Timeouts(), attached=attached)
+    if isinstance(expected, Verdict):
+        assert state.timed_out(clock) is expected
+    else:
+        with pytest.raises(expected):
+            state.timed_out(clock)
+
+
+# ------------------------------------------------------------------------------------------------------------ Records
+
+
+def test_a_record_of_a_run_that_ended() -> None:
+    """A record with an end is the end."""
+    state = started(Timeouts())
+    assert state.receive_record("idle", record(OxyState.COMPLETED)) is Verdict.ENDED
+    assert state.outcome is Outcome.STARTED
+
+
+def test_a_record_of_a_quiet_run() -> None:
+    """A run at work is waited for; if its record is the same at the next look, it is dead."""
+    state = started(Timeouts())
+    assert state.receive_record("idle", record()) is Verdict.KEEP_READING
+    with pytest.raises(errors.IdleTimeoutError):
+        state.receive_record("idle", record())
+
+
+def test_an_event_between_two_looks() -> None:
+    """An event says that the run lives, whatever its record says."""
+    state = started(Timeouts())
+    assert state.receive_record("idle", record()) is Verdict.KEEP_READING
+    state.receive_data(progress(1), 200.0)
+    assert state.receive_record("idle", record()) is Verdict.KEEP_READING
+
+
+@pytest.mark.parametrize("found", [None, NOTHING], ids=["no records", "no record of the run"])
+def test_no_record(found: RunRecord | None) -> None:
+    """A quiet run of which there is no record is given up."""
+    state = started(Timeouts())
+    with pytest.raises(errors.IdleTimeoutError):
+        state.receive_record("idle", found)
+    assert state.outcome is Outcome.NOT_SENT
+
+
+def test_the_last_events_of_a_detached_run() -> None:
+    """A detached run whose record has an end is read on for a moment; at the second look it has ended."""
+    state = started(Timeouts(), attached=True)
+    assert state.receive_record("record", record(OxyState.COMPLETED)) is Verdict.KEEP_READING
+    assert state.receive_record("record", record(OxyState.COMPLETED)) is Verdict.ENDED
+
+
+def test_a_detached_run_that_goes_on() -> None:
+    """A record without an end doubles the time until the next look."""
+    state = started(attrs.evolve(OFF, lookup=1.0), attached=True)
+    assert state.next_event(100.0) == NeedData(102.0, "record")
+    assert state.receive_record("record", record()) is Verdict.KEEP_READING
+    assert state.next_event(100.0) == NeedData(104.0, "record")
+
+
+# ------------------------------------------------------------------------------------------------- The connection ends
+
+
+def test_an_end_without_a_close_event() -> None:
+    """A stream that ends before its close event was cut off; the error quotes how."""
+    state = started()
+    with pytest.raises(errors.IncompleteStreamError) as caught:
+        state.receive_eof(errors.ConnectionLostError("reset"), 101.0, clean, was_interrupted=False)
+    assert isinstance(caught.value.__cause__, errors.ConnectionLostError)
+    with pytest.raises(errors.IncompleteStreamError):
+        state.receive_eof(None, 101.0, clean, was_interrupted=False)
+
+
+def test_an_end_after_a_bare_done() -> None:
+    """After a bare `done` the end of the stream is the end of the run."""
+    state = started()
+    state.receive_data(DONE, 101.0)
+    assert state.next_event(101.0) == NeedData(math.inf, "total")
+    assert state.receive_eof(None, 101.0, clean, was_interrupted=False) is Verdict.ENDED
+
+
+def test_an_end_after_an_interrupted_read() -> None:
+    """The connection is lost by a read that was cancelled: what ended the run is the time-out."""
+    state = started(Timeouts())
+    with pytest.raises(errors.IdleTimeoutError):
+        state.receive_eof(None, 101.0, clean, was_interrupted=True)
+
+
+def test_reconnecting() -> None:
+    """A detached run is connected again after a pause, without half an event; the record is looked up soon after."""
+    state = started(attrs.evolve(OFF, lookup=1.0), attached=True)
+    state.receive_data(progress(1) + b"data: half", 101.0)
+    state.buffer.take()
+    assert state.receive_eof(None, 103.0, clean, was_interrupted=False) is Verdict.RECONNECT
+    state.drop_half_event()
+    assert state.connection_lost(103.0) == 1.0
+    assert state.connection_lost(104.0) == 2.0
+    state.connection_restored(106.0)
+    assert state.next_event(106.0) == NeedData(108.0, "record")
+    assert state.partial.dropped == 1
+
+
+def test_a_detached_run_whose_end_is_lost() -> None:
+    """If nothing came since a connection broke, a quiet run's end is lost."""
+    state = started(Timeouts(), attached=True)
+    state.connection_lost(101.0)
+    with pytest.raises(errors.IncompleteStreamError):
+        state.receive_record("idle", None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "pieces", "expected"),
+    [
+        (20.0, heartbeat() * 2, True),
+        (0.5, heartbeat() * 2, False),
+        (20.0, heartbeat(), False),
+        (20.0, progress(1) * 2, False),
+    ],
+    ids=["several after a wait", "several at once", "one", "events"],
+)
+def test_a_stream_that_was_held_back(seconds: float, pieces: bytes, expected: bool) -> None:
+    """Several heartbeats in one piece, after a wait for it, show that a proxy buffers the stream."""
+    state = started()
+    state.receive_data(pieces, 100.0 + seconds)
+    assert state.was_held_back is expected
+
+
+def test_the_answer_is_part_of_the_state() -> None:
+    """Text and partial results are those of the received events."""
+    state = started()
+    state.receive_data(delta("abc"), 101.0)
+    sse = state.next_event(101.0)
+    assert isinstance(sse, ServerSentEvent)
+    state.received.note(to_event(sse), SetAnswer("42"))
+    assert state.text == "abc"
+    assert state.partial.answer == "42"
+
+
+def test_how_it_ended() -> None:
+    """The end of a stream as a part of a sentence."""
+    assert how_it_ended(None) == "ended without its close event"
+    assert "reset" in how_it_ended(errors.ConnectionLostError("reset"))
