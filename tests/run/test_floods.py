@@ -176,11 +176,11 @@ BOMBS: Final[dict[str, tuple[str, bool, str, int]]] = {
         f"TooLargeError: the response is larger than Limits.body_bytes ({8 * MIB})",
         8 * MIB,
     ),
-    "a refusal of a run": ("gzip-refusal", False, "ServerError: the server answered 500 (Internal Server Error)", 0),
+    "a refusal of a run": ("gzip-refusal", False, "ServerError: the server responded 500 (Internal Server Error)", 0),
     "a refusal of a document": (
         "gzip-refusal",
         True,
-        "ServerError: the server answered 500 (Internal Server Error)",
+        "ServerError: the server responded 500 (Internal Server Error)",
         0,
     ),
 }

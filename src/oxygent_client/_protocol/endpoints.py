@@ -7,6 +7,7 @@ from typing import Final
 from oxygent_client._version import __version__
 
 __all__ = ["HEADERS", "PATHS", "RUN_HEADERS"]
+
 PATHS: Final = {
     "run": "/sse/chat",
     "organization": "/get_organization",
@@ -21,6 +22,7 @@ PATHS: Final = {
 }
 
 HEADERS: Final = {"accept-encoding": "identity", "user-agent": f"oxygent-client/{__version__}"}
+"""Headers of every request. Responses must not be compressed: a proxy that compresses a stream delays its events, and a
+compressed chunk can decompress to a thousand times its size."""
 RUN_HEADERS: Final = {"accept": "text/event-stream", "cache-control": "no-store", "content-type": "application/json"}
-"""What every request carries, and what one that opens a stream carries too. A stream must not be compressed: a proxy
-that does holds events back, and one compressed piece can be a thousand times its size."""
+"""Further headers of a request that opens an event stream."""

@@ -1,10 +1,10 @@
 """Build the JSON body of a run: call-stack rules and protocol fields.
 
-Rule 1: `build_payload` says what the caller's stacks become; it may be replaced (`SSEOxyGent.prepare_payload`).
-Rule 2: `finalize_payload` has the last word and is always ours: what the protocol needs, what must not leave, what the
-    wire cannot carry.
+Rule 1: `build_payload` decides how the caller's stacks are sent; users may replace it (`SSEOxyGent.prepare_payload`).
+Rule 2: `finalize_payload` is applied to every payload: it sets the protocol's own fields, and removes data that must
+    not be sent.
 Rule 3: an argument never overwrites a protocol field by accident: arguments come from language models.
-Rule 4: nothing that is passed in is changed.
+Rule 4: the functions do not change their arguments.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COMMON: Final = (
     *("caller_category", "callee_category", "node_id"),
     *("is_save_history", "is_send_message", "is_async_storage", "parallel_dict", "shared_data", "group_data"),
 )
-"""The fields that the framework's own client sends in every version. Servers of 1.0.8 lack `is_send_message` alone."""
+"""Fields that the framework's own client sends in every version. Servers of 1.0.8 know all but `is_send_message`."""
 SOME_SERVERS: Final[Mapping[str, Any]] = {
     "original_payload": "",
     "copied_node_id": "",
@@ -43,46 +43,46 @@ SOME_SERVERS: Final[Mapping[str, Any]] = {
     "update_time": None,
     "is_load_data_for_restart": True,
 }
-"""Fields, with their defaults, that only 1.1.3, or only 1.0.x, knows. Elsewhere they would turn into arguments of the
-agent, so they are sent only if they were given, or hold something else."""
+"""Fields that only 1.1.3, or only 1.0.x, knows, with their defaults. For other versions they would become arguments of
+the agent, so they are sent only if the caller set them, or their value is not the default."""
 LOCAL: Final = ("mas", "parallel_id", "latest_node_ids")
-"""Fields that mean something in the caller's own process only."""
+"""Fields with a meaning only in the caller's process; they are not sent."""
 PROTOCOL: Final = frozenset({*COMMON, *SOME_SERVERS, *LOCAL, "arguments"})
-"""Every name that a server of 1.0.8, 1.0.13 or 1.1.3 takes for a field of its own: no argument may have it."""
+"""All names that servers of 1.0.8, 1.0.13 or 1.1.3 read as protocol fields: no argument may have one of them."""
 NOT_OVERRIDABLE: Final = frozenset({"mas", "arguments", "current_trace_id", "call_stack", "node_id_stack"})
-"""Names that no argument may have even if the caller allows it."""
+"""Names that no argument may have, not even with `argument_overrides`."""
 RESTART: Final = ("reference_trace_id", "restart_node_id", "restart_node_output", "restart_node_order")
-"""Fields by which a request restarts an earlier run. A server that is sent a foreign one can hang (seen on 1.1.3)."""
-STORED: Final = "original_payload"
-"""What the framework of 1.1.3 keeps of a request of its own, for a restart of the local run."""
+"""Fields that restart an earlier run. A server that does not know that run may hang (seen on 1.1.3)."""
+LOCAL_COPY: Final = "original_payload"
+"""Copy of a request that the framework of 1.1.3 keeps, to restart the local run."""
 
 SERVER_GENERATED: Final = ("request_id", "group_id", "node_id")
-"""Fields that a server draws for itself where they are missing, and takes as they are where they are empty."""
+"""Fields that a server generates if they are missing, and uses unchanged if they are empty."""
 
 
 def check_arguments(arguments: Mapping[str, Any], argument_overrides: Collection[str] = ()) -> None:
-    """Nothing, if no argument has a protocol field's name, but for those in `argument_overrides`.
+    """Refuse arguments with the name of a protocol field, except those in `argument_overrides`.
 
     Raises:
-        PayloadError: one has. Rename it, or name it in `argument_overrides` if it is meant to overwrite the field.
+        PayloadError: rename the argument, or add it to `argument_overrides` to overwrite the field.
     """
     for name in arguments:
         if name in NOT_OVERRIDABLE or (name in PROTOCOL and name not in argument_overrides):
             raise PayloadError(
                 f"the argument {name!r} has the name of a protocol field"
-                + ("" if name in NOT_OVERRIDABLE else "; rename it, or name it in argument_overrides")
+                + ("" if name in NOT_OVERRIDABLE else "; rename it, or add it to argument_overrides")
             )
 
 
 def check_restart(fields: Mapping[str, Any]) -> None:
-    """Refuse a restart of an earlier run: without its fields the whole run would happen again.
+    """Refuse fields that restart an earlier run: dropping them would run all of it again.
 
     Raises:
-        PayloadError: one of RESTART is set. Leave it empty to begin a new run.
+        PayloadError: one of RESTART is set. Leave it empty to start a new run.
     """
     for name in RESTART:
         if fields.get(name) not in ("", None):
-            raise PayloadError(f"{name} asks for a restart of an earlier run, and this call begins a new one: unset it")
+            raise PayloadError(f"{name} restarts an earlier run, but this call starts a new one: leave it empty")
 
 
 def build_payload(
@@ -93,18 +93,18 @@ def build_payload(
     call_stack_strategy: CallStackStrategy | None = None,
     argument_overrides: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The payload of `request`, before it is sealed: its fields, and its arguments beside them.
+    """Build the payload of `request`: its fields, with its arguments beside them. `finalize_payload` is applied later.
 
-    The strategies, by what the remote sees of the call stack:
+    The strategies decide how much of the call stack the remote gets:
 
     - `full`: all of it.
-    - `partial`: all but this agent's own entry, the last. What `is_share_call_stack=True` means.
-    - `none`: nothing; the caller is `user`. What `is_share_call_stack=False` means.
+    - `partial`: all but this agent's own entry, the last. The same as `is_share_call_stack=True`.
+    - `none`: nothing; the caller is `user`. The same as `is_share_call_stack=False`.
 
-    `name` is the agent's own name in the stack; None takes the request's callee. A last entry of another name is kept.
+    `name` is the agent's own name in the stack; by default the request's callee. A last entry of another name is kept.
 
     Raises:
-        PayloadError: an argument has the name of a protocol field.
+        PayloadError: an argument has the name of a protocol field, or the strategy is unknown.
     """
     check_arguments(request.arguments, argument_overrides)
     strategy = call_stack_strategy or ("partial" if is_share_call_stack else "none")
@@ -125,7 +125,7 @@ def build_payload(
             payload["call_stack"] = request.call_stack[:-1]
             payload["node_id_stack"] = request.node_id_stack[:-1]
     elif strategy != "full":
-        raise PayloadError(f"there is no call stack strategy {strategy!r}; there are 'full', 'partial' and 'none'")
+        raise PayloadError(f"call_stack_strategy must be 'full', 'partial' or 'none'; got {strategy!r}")
     payload.update(arguments)
     return payload
 
@@ -138,46 +138,46 @@ def finalize_payload(
     from_trace_id: str | None = None,
     share_data: bool | Collection[str] = True,
 ) -> dict[str, Any]:
-    """`payload` as it may leave: a copy with the protocol's own fields set, and without what stays at home.
+    """Copy `payload`, set the protocol's own fields, and remove data that must not be sent.
 
     Args:
-        trace_id: what the remote shall call this run.
-        callee: whom the remote shall run; None leaves it to the remote, whose master answers.
-        from_trace_id: the turn before this one, for a payload that does not name it.
-        share_data: how much of `shared_data` and `group_data` goes along: all, nothing, or these keys. Inbound headers
-            (`shared_data["_headers"]`) never do.
+        trace_id: the run's trace id at the remote.
+        callee: the remote agent to run; None for the remote's master agent.
+        from_trace_id: trace id of the previous turn, if the payload has none.
+        share_data: how much of `shared_data` and `group_data` is sent: all, nothing, or these keys. Inbound headers
+            (`shared_data["_headers"]`) are never sent.
 
     Raises:
-        PayloadError: `payload` is no dictionary with names as keys, or it asks for a restart.
-        ConfigurationError: `share_data` is a text.
+        PayloadError: `payload` is not a dictionary with `str` keys, or it restarts an earlier run.
+        ConfigurationError: `share_data` is a `str`.
     """
-    if isinstance(share_data, str):  # a collection, too: of its letters
-        raise ConfigurationError("share_data must be True, False, or a collection of keys; a text is none")
+    if isinstance(share_data, str):  # it would be a collection of letters
+        raise ConfigurationError("share_data must be True, False, or a collection of keys; got str")
     if not isinstance(cast("Any", payload), dict) or not all(
         isinstance(key, str) for key in cast("dict[Any, Any]", payload)
     ):
-        raise PayloadError("prepare_payload must return a dictionary with names as keys")
-    sealed = {key: value for key, value in payload.items() if key not in LOCAL}
-    check_restart(sealed)
-    if sealed.get(STORED):
-        sealed[STORED] = ""
-    sealed |= {"current_trace_id": trace_id, "caller_category": "user", "is_send_message": True}
+        raise PayloadError("prepare_payload must return a dictionary with str keys")
+    final = {key: value for key, value in payload.items() if key not in LOCAL}
+    check_restart(final)
+    if final.get(LOCAL_COPY):
+        final[LOCAL_COPY] = ""
+    final |= {"current_trace_id": trace_id, "caller_category": "user", "is_send_message": True}
     if from_trace_id is not None:
-        sealed.setdefault("from_trace_id", from_trace_id)
+        final.setdefault("from_trace_id", from_trace_id)
     for field in SERVER_GENERATED:
-        if not sealed.get(field):
-            sealed.pop(field, None)
-    sealed.pop("callee", None)
+        if not final.get(field):
+            final.pop(field, None)
+    final.pop("callee", None)
     if callee is not None:
-        sealed["callee"] = callee
+        final["callee"] = callee
     for field in ("shared_data", "group_data"):
-        if field in sealed:
-            sealed[field] = _shared(sealed[field], share_data)
-    return sealed
+        if field in final:
+            final[field] = _shared(final[field], share_data)
+    return final
 
 
 def _shared(data: Any, share_data: bool | Collection[str]) -> dict[str, Any]:
-    # A server answers 500 to `shared_data: null`, so whatever is no dictionary is an empty one.
+    # A server responds 500 to `shared_data: null`, so any other type becomes an empty dictionary.
     if share_data is False or not isinstance(data, dict):
         return {}
     known = cast("dict[str, Any]", data)
@@ -187,10 +187,10 @@ def _shared(data: Any, share_data: bool | Collection[str]) -> dict[str, Any]:
 
 
 def encode(payload: Mapping[str, Any]) -> bytes:
-    """`payload` as JSON in UTF-8.
+    """Encode `payload` as JSON in UTF-8.
 
     Raises:
-        PayloadError: a value has no JSON (a datetime, a set, NaN, a lone surrogate, a circle); the text names its key.
+        PayloadError: a value cannot be JSON (datetime, set, NaN, a lone surrogate, a cycle); the text names its key.
     """
     try:
         return json_codec.dumps(payload)
@@ -204,7 +204,7 @@ def encode(payload: Mapping[str, Any]) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    """Why, without the value: the value may be a secret."""
+    """The reason, without the value, which may be a secret."""
     if isinstance(error, UnicodeEncodeError):
         return "it holds a lone surrogate"
     return "it is nested too deep" if isinstance(error, RecursionError) else str(error)[:100]

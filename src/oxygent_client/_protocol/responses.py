@@ -1,6 +1,6 @@
 """Parse responses that are not event streams: errors, envelopes, organizations.
 
-Rule: a response that must have a shape is checked here, and the error says what was wrong with it.
+Rule: responses are validated here; an error describes what is wrong with the response.
 """
 
 from __future__ import annotations
@@ -45,8 +45,7 @@ __all__ = [
     "retry_after",
 ]
 
-
-# --- responses that are no stream -------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 STATUS: Final[dict[int, type[StatusError]]] = {
     401: AuthenticationError,
@@ -55,17 +54,17 @@ STATUS: Final[dict[int, type[StatusError]]] = {
     429: RateLimitedError,
 }
 CLASSES: Final[dict[int, type[StatusError]]] = {3: RedirectError, 5: ServerError}
-"""The class for each status that has one of its own, and for each hundred that has one."""
-TEXT: Final = 4096
-"""How many characters of a text are looked at that is shown in an error: more than are shown, so that what is secret in
-it is there as a whole."""
+"""Error classes by status, and by the first digit of the status."""
+SEARCHED: Final = 4096
+"""Characters of a text that are searched for secrets, more than are shown, so that a secret at the cut is found as a
+whole."""
 PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a `Retry-After` asks to wait; None without one that is valid.
+    """The seconds of a `Retry-After` header; None without a valid one.
 
-    A date is read against the server's own `Date`, so that no clock but the server's counts.
+    A date is compared with the server's own `Date`, so that the client's clock does not matter.
     """
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
@@ -85,20 +84,20 @@ def _date(value: str) -> datetime | None:
 def error_from_response(
     status: int, headers: Mapping[str, str], body: bytes, limits: Limits = Limits(), *, clean: Redactor = scrub_text
 ) -> OxyError:
-    """The error that a response is, if it is not a stream of events; `body` may be cut short.
+    """Create the error of a response that is not an event stream; `body` may be cut off.
 
-    No text in it holds what `clean` takes away, or a character that is unsafe to show.
+    Its texts are redacted by `clean` and escaped for display.
     """
     if status != 200:
         cls = STATUS.get(status) or CLASSES.get(status // 100, StatusError)
         wait = retry_after(headers)
-        # Only these say for sure that no agent ran; a bare 503 may be a proxy that gave up on a run.
+        # Only these mean surely that no agent ran; a bare 503 may be of a proxy that gave up on a run.
         refused = 400 <= status < 500 or (status == 503 and wait is not None)
-        name = PHRASES.get(status, "a status without a name")
+        name = PHRASES.get(status, "unknown status")
         outcome = Outcome.REJECTED if refused else cls.default_outcome
         text = escape_text(clean(body.decode("utf-8", "replace")), limits.error_body_bytes, lines=True)
         return cls(
-            f"the server answered {status} ({name})", status=status, body=text, retry_after=wait, outcome=outcome
+            f"the server responded {status} ({name})", status=status, body=text, retry_after=wait, outcome=outcome
         )
     if _is_type(headers.get("content-type", ""), "application/json"):
         try:
@@ -107,12 +106,12 @@ def error_from_response(
             return error
         except OxyError:
             pass
-    kind = escape_text(clean(headers.get("content-type", "")[:TEXT]), 100)
-    words = ""
+    kind = escape_text(clean(headers.get("content-type", "")[:SEARCHED]), 100)
+    excerpt = ""
     if any(_is_type(headers.get("content-type", ""), each) for each in ("application/json", "text/plain")) and body:
-        words = f": {escape_text(clean(body[:TEXT].decode('utf-8', 'replace')), 300)}"
+        excerpt = f": {escape_text(clean(body[:SEARCHED].decode('utf-8', 'replace')), 300)}"
     return NotAnEventStreamError(
-        f"the server answered 200 with '{kind or 'no content type'}', not with an event stream{words}"
+        f"the server responded 200 with '{kind or 'no content type'}', not with an event stream{excerpt}"
     )
 
 
@@ -120,98 +119,95 @@ def error_from_response(
 
 
 def _document(body: bytes, limits: Limits) -> dict[str, Any]:
-    """The JSON object in `body`."""
+    """Parse `body` as a JSON object."""
     try:
         document = json_codec.loads(body.decode(), depth=limits.depth)
     except TooLargeError:
         raise
     except ValueError as error:
-        raise MalformedResponseError("the response should be JSON and is not") from error
+        raise MalformedResponseError("the response must be JSON") from error
     if not isinstance(document, dict):
-        raise MalformedResponseError("the response should be a JSON object and is another value")
+        raise MalformedResponseError("the response must be a JSON object")
     return cast("dict[str, Any]", document)
 
 
 def parse_envelope(body: bytes, limits: Limits = Limits(), *, clean: Redactor = scrub_text) -> dict[str, Any]:
-    """The `data` of a server's `{"code": 200, "message": ..., "data": {...}}`.
+    """Parse an envelope `{"code": 200, "message": ..., "data": {...}}` and return its `data`.
 
-    An envelope without `code`, or with one that is the text "200", is one of success.
+    An envelope without `code`, or with the `str` "200", is a success.
 
     Raises:
-        EnvelopeError: the code says that the call failed. Of the server's words it holds what `clean` leaves.
-        MalformedResponseError, TooLargeError: the body is nothing of the kind.
+        EnvelopeError: the code is one of failure. The server's message is redacted by `clean`.
+        MalformedResponseError, TooLargeError: the body is not an envelope.
     """
     document = _document(body, limits)
     if (error := error_envelope(document, clean)) is not None:
         raise error
     data = document.get("data")
     if not isinstance(data, dict):
-        raise MalformedResponseError("the envelope's `data` should be an object")
+        raise MalformedResponseError("the envelope's `data` must be an object")
     return cast("dict[str, Any]", data)
 
 
 def error_envelope(document: dict[str, Any], clean: Redactor = scrub_text) -> EnvelopeError | None:
-    """The error that an envelope is; None if it is one of success.
-
-    One without `code` is one of success if it has `data`.
-    """
+    """The error of an envelope; None for a success. An envelope without `code` is a success if it has `data`."""
     code = document.get("code")
     if code in (200, "200") or (code is None and "data" in document):
         return None
     message = next((document[name] for name in SAYS if name in document), None)
-    said = clean(as_text(message)[:TEXT])
-    said = f"code '{escape_text(clean(as_text(code)[:TEXT]), 20)}', message '{escape_text(said, 300)}'"
+    text = clean(as_text(message)[:SEARCHED])
+    text = f"code '{escape_text(clean(as_text(code)[:SEARCHED]), 20)}', message '{escape_text(text, 300)}'"
     return EnvelopeError(
-        f"the server answered with an error envelope: {said}", code=code if type(code) is int else None
+        f"the server responded with an error envelope: {text}", code=code if type(code) is int else None
     )
 
 
 def parse_alive(body: bytes, limits: Limits = Limits()) -> bool:
-    """What the `parse_alive` of a `/check_alive` document says.
+    """Parse `alive` of a `/check_alive` document.
 
     Raises:
-        MalformedResponseError, TooLargeError: the body is nothing of the kind.
+        MalformedResponseError, TooLargeError: the body is not such a document.
     """
-    said = _document(body, limits).get("alive")
-    if not isinstance(said, int):
-        raise MalformedResponseError("the server should say `parse_alive` and a number")
-    return bool(said)
+    alive = _document(body, limits).get("alive")
+    if not isinstance(alive, int):
+        raise MalformedResponseError("the response must have `alive` with a number")
+    return bool(alive)
 
 
 def parse_stored_name(data: dict[str, Any]) -> str:
-    """The name under which a server has stored a file: in the data of an `/upload` envelope.
+    """Parse the server's name of an uploaded file from the data of an `/upload` envelope.
 
     Raises:
-        MalformedResponseError: it says none.
+        MalformedResponseError: there is none.
     """
     name = data.get("file_name")
     if not isinstance(name, str) or not name:
-        raise MalformedResponseError("the server should say under which name it stored the file")
+        raise MalformedResponseError("the response must have the `file_name` of the uploaded file")
     return name
 
 
 def parse_organization(data: dict[str, Any], limits: Limits = Limits()) -> dict[str, Any]:
-    """The tree in the data of a `/get_organization` envelope; wherever it has `children`, they are a list of objects.
+    """Parse the tree in the data of a `/get_organization` envelope; all `children` are lists of objects.
 
     Raises:
-        MalformedResponseError: it is no tree of objects.
-        TooLargeError: it has more members than `limits.nodes`.
+        MalformedResponseError: it is not a tree of objects.
+        TooLargeError: it has more nodes than `limits.nodes`.
     """
     tree = data.get("organization")
     if not isinstance(tree, dict):
-        raise MalformedResponseError("the organization should be an object")
+        raise MalformedResponseError("the organization must be an object")
     root = cast("dict[str, Any]", tree)
     for count, node in enumerate(members(root), start=1):
         if count > limits.nodes:
-            raise TooLargeError(f"the organization has more members than Limits.nodes ({limits.nodes})")
+            raise TooLargeError(f"the organization has more nodes than Limits.nodes ({limits.nodes})")
         children = node.get("children", [])
         if not isinstance(children, list) or not all(isinstance(child, dict) for child in cast("list[Any]", children)):
-            raise MalformedResponseError("the `children` of an organization should be a list of objects")
+            raise MalformedResponseError("the `children` of an organization must be a list of objects")
     return root
 
 
 def members(root: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every node of a tree of objects, the root first, without recursion. A node's children are looked at after it."""
+    """Iterate over a tree of objects, the root first, without recursion. Children are read after their node."""
     waiting = [root]
     while waiting:
         node = waiting.pop()
@@ -221,16 +217,16 @@ def members(root: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 @attrs.frozen
 class KnownAgents:
-    """What discovery found out about a remote."""
+    """The names of a remote's agents, from its discovery."""
 
     names: frozenset[str]
-    """Every name that the remote is known to have."""
+    """All names that were found."""
     complete: bool
-    """True if `/get_agents` listed them: a name that is not among them is unknown to the remote."""
+    """True if `/get_agents` listed them: the remote has no other agents."""
 
     @classmethod
     def read(cls, root: dict[str, Any], listing: dict[str, Any] | None) -> KnownAgents:
-        """From an organization and, where the server has it, the data of `/get_agents`."""
+        """Collect the names from an organization and the data of `/get_agents`, if the server has it."""
         listed = listing.get("agents") if listing is not None else None
         rows: list[Any] = [*members(root)]
         if isinstance(listed, list):

@@ -7,19 +7,11 @@ from typing import Any, Final, cast
 
 import attrs
 
-from oxygent_client._core.errors import (
-    MalformedResponseError,
-    TooLargeError,
-)
-from oxygent_client._core.events import (
-    OxyState,
-)
+from oxygent_client._core.errors import MalformedResponseError, TooLargeError
+from oxygent_client._core.events import OxyState
 from oxygent_client._core.settings import Limits
 
 __all__ = ["RunNode", "RunRecord", "is_failure_text", "parse_record"]
-
-
-# --- the record of a run ----------------------------------------------------------------------------------------------
 
 
 @attrs.frozen(kw_only=True)
@@ -30,43 +22,43 @@ class RunNode:
     caller: str
     callee: str
     node_type: str
-    """What the callee is: `agent`, `tool`, `llm`, ..."""
+    """Type of the callee: `agent`, `tool`, `llm`, ..."""
     father_node_id: str
-    """The node of the call within which this one was made; empty, or a node of the caller's, for a root."""
+    """Node id of the calling node; for a root empty, or a node of the caller."""
     call_stack: tuple[str, ...]
     """The names from the user down to the callee."""
     state: OxyState | None
-    """How the call ended; None: it has not, as real servers say it."""
+    """The final state; None if the call has not ended."""
     output: Any = attrs.field(repr=False)
-    """What the callee gave, as the server stored it: a text. Real servers turn all else into its JSON."""
+    """The callee's output as the server stored it: a `str`. Real servers store other values as JSON."""
 
 
 @attrs.frozen
 class RunRecord:
-    """What a server has stored of a run."""
+    """The record that a server stores of a run."""
 
     state: OxyState | None
-    """How the run ended; None or RUNNING: it has not; None and no nodes: the server knows of no such run."""
+    """The final state; None or RUNNING if the run has not ended; None without nodes if the server has no such run."""
     output: Any = attrs.field(repr=False)
-    """What the run gave, or the text of its failure: as `RunNode.output`, so 42 and "42" look the same."""
+    """The run's output, or the text of its failure; stored like `RunNode.output`, so 42 and "42" are the same."""
     nodes: tuple[RunNode, ...]
-    """Every call stored under the run's trace id, in the server's order."""
+    """All calls stored under the run's trace id, in the server's order."""
     fingerprint: int = attrs.field(default=0, eq=False, repr=False)
-    """A number, in this process, that changes when a call begins, ends or is stored again."""
+    """A number, in this process, that changes when a call starts, ends or is stored again."""
 
     @property
     def has_begun(self) -> bool:
-        """Whether the server knows of the run."""
+        """Whether the server has a record of the run."""
         return bool(self.nodes)
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has ended, well or not."""
+        """Whether the run has ended, with success or failure."""
         return self.state is OxyState.COMPLETED or self.is_failure
 
     @property
     def is_failure(self) -> bool:
-        """Whether the run has ended, and not well."""
+        """Whether the run has failed, was canceled or was skipped."""
         return self.state in (OxyState.FAILED, OxyState.CANCELED, OxyState.SKIPPED)
 
 
@@ -74,15 +66,15 @@ STATES: Final[dict[int, OxyState]] = {state.value: state for state in OxyState}
 
 
 def parse_record(data: dict[str, Any], limits: Limits = Limits(), *, node_id: str = "") -> RunRecord:
-    """The record in the data of a `/view` envelope: of the run whose root is `node_id`, or of the latest run.
+    """Parse the data of a `/view` envelope: the run with the root `node_id`, or the latest run.
 
     Raises:
-        MalformedResponseError: it is no list of nodes, or none of them is a root.
+        MalformedResponseError: it is not a list of nodes with a root.
         TooLargeError: it has more nodes than `limits.nodes`.
     """
     rows = data.get("nodes")
     if not isinstance(rows, list):
-        raise MalformedResponseError("the `nodes` of a record should be a list")
+        raise MalformedResponseError("the `nodes` of a record must be a list")
     rows = cast("list[Any]", rows)
     if len(rows) > limits.nodes:
         raise TooLargeError(f"the record has more nodes than Limits.nodes ({limits.nodes})")
@@ -90,30 +82,30 @@ def parse_record(data: dict[str, Any], limits: Limits = Limits(), *, node_id: st
     known = {node.node_id for node in nodes}
     if not nodes or (node_id and node_id not in known):
         return RunRecord(None, None, ())
-    # A caller may have sent a father of its own, which is not among the nodes.
+    # The caller's own node may be the father; it is not among the nodes.
     roots = [node for node in nodes if (node.node_id == node_id if node_id else node.father_node_id not in known)]
     if not roots:
-        raise MalformedResponseError("a record should have a node that no other has called")
-    # A call whose father is not stored yet looks like a root; its stack is longer than that of the real one.
+        raise MalformedResponseError("a record must have a root node")
+    # A call whose father is not stored yet looks like a root; its stack is longer than that of the real root.
     root = min(reversed(roots), key=lambda node: len(node.call_stack))
-    moving = [(node.node_id, node.state, *_times(row)) for node, row in zip(nodes, rows, strict=True)]
-    return RunRecord(root.state, root.output, nodes, hash(frozenset(moving)))
+    states = [(node.node_id, node.state, *_times(row)) for node, row in zip(nodes, rows, strict=True)]
+    return RunRecord(root.state, root.output, nodes, hash(frozenset(states)))
 
 
 def _times(row: dict[str, Any]) -> Iterator[str]:
-    """When a call was stored first, and last, as the server writes it."""
+    """When a call was first and last stored, in the server's format."""
     return (str(row.get(name))[:64] for name in ("create_time", "update_time"))
 
 
 def _node(row: Any) -> RunNode:
     if not isinstance(row, dict):
-        raise MalformedResponseError("a node of a record should be an object")
+        raise MalformedResponseError("a node of a record must be an object")
     fields = cast("dict[str, Any]", row)
     node_id, state, stack = _text(fields, "node_id"), fields.get("state"), fields.get("call_stack")
     if not node_id:
-        raise MalformedResponseError("a node of a record should have an id")
+        raise MalformedResponseError("a node of a record must have a node_id")
     if state is not None and (type(state) is not int or state not in STATES):
-        raise MalformedResponseError("the state of a node should be one of OxyState, or null")
+        raise MalformedResponseError("the state of a node must be a value of OxyState, or null")
     return RunNode(
         node_id=node_id,
         caller=_text(fields, "caller"),
@@ -133,17 +125,17 @@ def _text(fields: dict[str, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-# --- an answer that reads like a failure ------------------------------------------------------------------------------
+# --- answers that read like a failure ---------------------------------------------------------------------------------
 
 FAILURES: Final[tuple[tuple[str, str], ...]] = (
-    # How the text begins, and how it ends. A source is a module of oxygent: 1.0.8, 1.0.13 and 1.1.3, or as it says.
-    ("Error executing oxy ", ""),  # oxy.base_oxy, `execute`: it raised at its last attempt
-    ("Error executing tool ", ""),  # schemas.oxy, `call`: it raised outside of its attempts
-    ("Executing tool ", " timed out"),  # schemas.oxy, `call`: its `timeout` ran out
+    # Beginning and end of the text. The source is a module of oxygent, of 1.0.8, 1.0.13 and 1.1.3 unless noted.
+    ("Error executing oxy ", ""),  # oxy.base_oxy, `execute`: the last attempt raised
+    ("Error executing tool ", ""),  # schemas.oxy, `call`: an exception outside of its attempts
+    ("Executing tool ", " timed out"),  # schemas.oxy, `call`: time-out
     ("Tool ", " not exists"),  # schemas.oxy, `call`: there is no such oxy
-    ("Tool ", " was cancelled"),  # oxy.base_oxy, `execute`: stored so, and given by a run that replays it
+    ("Tool ", " was cancelled"),  # oxy.base_oxy, `execute`: stored, and returned by a run that replays it
     ("No permission for tool: ", ""),  # schemas.oxy, `call`: the state is SKIPPED
-    # oxy.llms.base_llm, `friendly_error_text`: a language model failed, perhaps that of an agent that passes it on.
+    # oxy.llms.base_llm, `friendly_error_text`: a language model failed, perhaps that of an agent that forwards it.
     ("Sorry, I seem to have encountered a problem. Please try again.", ""),
     ("SSE connection failed after ", ""),  # oxy.agents.sse_oxy_agent, since 1.0.10
     ("Unexpected error in SSE connection: ", ""),  # likewise
@@ -152,14 +144,14 @@ FAILURES: Final[tuple[tuple[str, str], ...]] = (
     ("[", "] agent_generate_one_step failed"),  # oxy.llms.actor_llm, 1.1
     ("[", "] agent_generate_one_step failed to return response or generated_ids"),  # likewise
 )
-"""The texts with which an oxy of the framework answers that failed or did not run. There is no state on the wire.
+"""Texts that the framework sends as the answer of an oxy that failed or did not run; events have no state.
 
-What an agent's own `friendly_error_text`, an interceptor or a failing tool says (any text) is not among them.
+The texts of an agent's own `friendly_error_text`, an interceptor or a failing tool can be anything, and are not listed.
 """
 
 
 def is_failure_text(output: object) -> bool:
-    """Whether an answer reads like a failure of the framework's. An agent may say the same: the record tells."""
+    """Whether an answer reads like a failure text of the framework. Only the record tells it from a genuine answer."""
     if not isinstance(output, str):
         return False
     return any(

@@ -1,8 +1,8 @@
 """Validate remote messages against a schema.
 
-Rule 1: a message that is not valid is still an event: what is wrong stands in its `problems`.
-Rule 2: a validator gets a copy, and nothing of what it returns is used.
-Rule 3: no text here holds what looks like a secret of the message: validators like to quote.
+Rule 1: an invalid message is still an event; its `problems` describe what is wrong.
+Rule 2: a validator gets a copy; its return value is ignored.
+Rule 3: secrets of the message are redacted in `problems`, since validators quote their input.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ __all__ = ["Schema", "Validator", "check"]
 
 E = TypeVar("E", bound=Event)
 Validator: TypeAlias = Callable[[Any], object]
-"""Called with a message; raises ValueError or TypeError (pydantic's ValidationError is one) if it is not valid."""
+"""Called with a message; raises ValueError or TypeError (pydantic's ValidationError is one) if it is invalid."""
 Schema: TypeAlias = Mapping[str, Validator] | Mapping[str | None, Validator]
-"""The validator of each message type; None is every type that has no line, and no type at all."""
+"""Validators by message type; None for all other types and for messages without a type."""
 
-PROBLEMS: Final = 20
+MOST_PROBLEMS: Final = 20
 """How many problems of one message are kept."""
-PROBLEM: Final = 300
-"""How many characters of each."""
-SECRETS: Final = 100
-"""How many different secrets of a message are looked for in what a validator says."""
-LONG: Final = 64
-"""How many characters of a secret are looked for."""
-TEXT: Final = 4096
-"""How many characters are looked at, so that what is secret in them is there as a whole."""
+PROBLEM_LENGTH: Final = 300
+"""Limit of one problem, in characters."""
+MOST_SECRETS: Final = 100
+"""How many different secrets of a message are redacted in its problems."""
+SECRET_LENGTH: Final = 64
+"""How many characters of a secret are searched for."""
+SEARCHED: Final = 4096
+"""Characters of a text that are searched, more than are shown, so that a secret at the cut is found as a whole."""
 
 
 def check(event: E, schema: Schema, clean: Redactor = scrub_text) -> E:
-    """`event`, with its `problems` if the schema has a validator for it that finds some; `clean` is applied to them.
+    """Validate an event by the schema; return it with `problems`, redacted by `clean`, if its validator rejects it.
 
-    A validator that raises something else was not made for such a message, so that is a problem too; it ends no run.
+    Any other exception of the validator is a problem, too; it does not end the run.
     """
     table = cast("Mapping[str | None, Validator]", schema)
     validate = table.get(event.type) or table.get(None)
@@ -49,43 +49,43 @@ def check(event: E, schema: Schema, clean: Redactor = scrub_text) -> E:
         return event
     try:
         validate(copy_json(event.message))
-    except Exception as error:  # noqa: BLE001  (it is the user's own)
+    except Exception as error:  # noqa: BLE001  (user code)
         expected = isinstance(error, ValueError | TypeError)
         texts = _texts(error) if expected else [f"the validator raised {type(error).__name__}"]
-        found = (_shown(text, event.message, clean) for text in texts[:PROBLEMS])
+        found = (_shown(text, event.message, clean) for text in texts[:MOST_PROBLEMS])
         return attrs.evolve(event, problems=(*event.problems, *found))
     return event
 
 
 def _texts(error: Exception) -> list[str]:
-    """What is wrong, one text each, by pydantic's list where there is one: its text quotes the message, cut anyhow."""
+    """One text per problem, from pydantic's list of errors if there is one: its `str` quotes the message, cut off."""
     rows = getattr(error, "errors", None)
     if callable(rows):
         try:
             listed = cast("Any", rows)(include_url=False, include_context=False, include_input=False)
             return [f"{'.'.join(str(step) for step in row['loc']) or 'the message'}: {row['msg']}" for row in listed]
-        except (TypeError, LookupError):  # another class with a method of that name
+        except (TypeError, LookupError):  # a method of another class, with that name
             pass
     return [str(error) or type(error).__name__]
 
 
 def _shown(text: str, message: Any, clean: Redactor) -> str:
     secrets = {*_secrets(message)}
-    if len(secrets) > SECRETS:
-        return "not as expected (what is wrong is not quoted: the message holds many secrets)"
-    text = text[:TEXT]
-    if secrets:  # all at once: of one after the other, each could be looked for in the mark of the one before
+    if len(secrets) > MOST_SECRETS:
+        return "invalid (details are not shown: the message has too many secrets)"
+    text = text[:SEARCHED]
+    if secrets:  # in one pass, so that no secret is found within the replacement of another
         text = re.compile("|".join(map(_beginning, sorted(secrets, key=len, reverse=True)))).sub(SCRUBBED, text)
-    return escape_text(clean(text), PROBLEM)
+    return escape_text(clean(text), PROBLEM_LENGTH)
 
 
 def _beginning(secret: str) -> str:
-    """The pattern of a secret. A long one may be cut off in a text, so with its beginning all that follows goes."""
-    return re.escape(secret) if len(secret) <= LONG else f"{re.escape(secret[:LONG])}(?s:.*)"
+    """The pattern of a secret. A long one may be cut off in the text, so everything after its beginning is redacted."""
+    return re.escape(secret) if len(secret) <= SECRET_LENGTH else f"{re.escape(secret[:SECRET_LENGTH])}(?s:.*)"
 
 
 def _secrets(message: Any) -> Iterator[str]:
-    """The texts in a message whose keys say that they are secret."""
+    """The texts in a message whose keys are names of secrets."""
     waiting: list[Any] = [message]
     while waiting:
         value = waiting.pop()

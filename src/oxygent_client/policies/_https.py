@@ -1,6 +1,6 @@
 """`HTTPSOnly`: refuse plain http where credentials would be readable.
 
-Rule: what is checked is what is sent. A transport that chooses the server (`checks_secure`, for example a `Cluster`)
+Rule: a request is checked as it is sent. A transport that chooses the server (`checks_secure`, for example a `Cluster`)
     checks that server's URL, and one that uses a proxy checks the proxy. The policy reaches them by
     `Context.https_only`.
 """

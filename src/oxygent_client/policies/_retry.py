@@ -3,7 +3,8 @@
 Rule 1: the error decides whether a repeat is safe and may help: `retryable`; for lookups (`Context.idempotent`, but not
     for runs) `transient`. There is no second table.
 Rule 2: nothing is held while waiting: the response is drained and its exchange closed before the backoff.
-Rule 3: what is not repeated is returned or raised at once, unchanged. So is everything after the exchange was entered.
+Rule 3: a response or error without a retry is returned or raised at once, unchanged. There is no retry after the
+    exchange was entered.
 Rule 4: if the backoff would reach the caller's deadline, or `Retry-After` exceeds its cap, there is no retry.
 Rule 5: retries are paid from a budget that successes refill. An empty budget works as a circuit breaker: a broken
     server gets no retry storm.

@@ -2,7 +2,7 @@
 
 Rule 1: an observer cannot change a run. An exception of an observer is logged, once per run, and not raised.
 Rule 2: observers get all events of the log, by the same names, and those in UNLOGGED.
-Rule 3: a run without observers costs little: bytes and events are only counted, for whoever reads the numbers later.
+Rule 3: a run without observers costs little: bytes and events are only counted.
 """
 
 from __future__ import annotations
