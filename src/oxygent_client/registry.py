@@ -38,6 +38,7 @@ from oxygent_client._core.per_loop import PerLoop
 from oxygent_client._core.requests import OxyRequest, OxyResponse
 from oxygent_client._core.tasks import plain_task_group
 from oxygent_client._core.transport import Context
+from oxygent_client._core.user_code import user_code_errors
 from oxygent_client._core.validation import DICT, FLAG, MAPPING, Rule, check_each
 from oxygent_client._protocol.payload import RESTART, check_restart
 from oxygent_client._protocol.router import copy_json
@@ -284,12 +285,8 @@ class AgentRegistry:
             HandlerError: it raised an exception.
         """
         if self.on_message is not None:
-            try:
+            with user_code_errors("on_message", keep_oxy_errors=True):
                 await self.on_message(message, request=request, event=event, id=id, retry=retry)
-            except OxyError:
-                raise
-            except Exception as error:  # user code may raise anything
-                raise HandlerError(f"on_message raised {type(error).__name__}") from error
 
     async def _answer(self, member: Member, request: OxyRequest) -> OxyResponse:
         """Execute a call and return its response, also if it failed; `on_message` gets the messages about it."""
@@ -488,12 +485,8 @@ async def _send_call_message(
     """
     content = {name: getattr(request, name) for name in _CALL}
     message: Any = {"type": message_type, "content": {**content, "call_stack": [*request.call_stack], **fields}}
-    try:
+    with user_code_errors("on_message or sanitize", keep_oxy_errors=True):
         await send(message if sanitize is None else sanitize(copy_json(message)))
-    except OxyError:
-        raise
-    except Exception as error:  # both are user code
-        raise HandlerError(f"on_message or sanitize raised {type(error).__name__}") from error
 
 
 def _translated(error: Exception, member: Member, doing: str = "", outcome: Outcome | None = None) -> OxyError:

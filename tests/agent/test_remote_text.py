@@ -271,8 +271,11 @@ WRITERS: Final[dict[str, tuple[str, ...]]] = {
     # what writes or makes safe a text, and the modules that may call it; the others go through `tell` and `sent.shown`
     "logger.log": ("_core/log.py",),
     "escape_text": (
-        "_core/decompression.py", "_core/errors.py", "_core/log.py", "_core/sent_secrets.py", "_protocol/responses.py",
-        "_protocol/schema.py", "_run/reported_errors.py", "_agent/callbacks.py", "transports/_library_log.py",
+        "_core/decompression.py", "_core/errors.py", "_core/log.py", "_core/redaction.py", "_agent/callbacks.py",
+        "transports/_library_log.py",
+    ),
+    "for_display": (
+        "_core/sent_secrets.py", "_protocol/responses.py", "_protocol/schema.py", "_run/reported_errors.py",
     ),
     "warnings.warn": ("_core/deprecation.py",),
     "print": (),

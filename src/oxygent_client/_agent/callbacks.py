@@ -16,10 +16,10 @@ from typing import Any, Final, Protocol, cast
 import attrs
 
 from oxygent_client._agent.rules import HANDLERS, SCHEMA, EventFilter, EventHandler, ProgressCallback
-from oxygent_client._agent.user_code import user_code_errors
 from oxygent_client._core.events import Event, Observation, ToolCall
 from oxygent_client._core.requests import OxyRequest
 from oxygent_client._core.text import escape_text
+from oxygent_client._core.user_code import user_code_errors
 from oxygent_client._core.validation import check_async, check_plain
 from oxygent_client._protocol.router import Action, Forward, SetAnswer, copy_json
 from oxygent_client._protocol.schema import Schema

@@ -13,13 +13,13 @@ from typing import Any
 
 import attrs
 
-from oxygent_client._agent.user_code import user_code_errors
 from oxygent_client._api.discovery import RemoteCatalog
 from oxygent_client._core.errors import Outcome
 from oxygent_client._core.ids import new_id
 from oxygent_client._core.requests import OxyRequest
 from oxygent_client._core.settings import Limits
 from oxygent_client._core.transport import Context, HTTPRequest, Transport
+from oxygent_client._core.user_code import user_code_errors
 from oxygent_client._protocol.endpoints import HEADERS, PATHS, RUN_HEADERS
 from oxygent_client._protocol.payload import RESTART, check_arguments, check_restart, encode, finalize_payload
 from oxygent_client._protocol.router import NameMap
@@ -62,7 +62,7 @@ class RequestBuilder:
         check_arguments(request.arguments, self.argument_overrides)
         check_restart({name: getattr(request, name) for name in RESTART})
         callee = await self._callee(transport, deadline)
-        with user_code_errors("prepare_payload", Outcome.NOT_SENT):
+        with user_code_errors("prepare_payload", Outcome.NOT_SENT, keep_oxy_errors=True):
             payload = self.prepare_payload(request)
         payload = finalize_payload(
             payload,
@@ -113,6 +113,6 @@ def lookup_request(prepare_headers: PrepareHeaders, request: OxyRequest, base_ur
 
 def build_headers(prepare_headers: PrepareHeaders, request: OxyRequest) -> dict[str, str]:
     """Return the headers of a request: the agent's own, and over them those of the protocol."""
-    with user_code_errors("prepare_headers", Outcome.NOT_SENT):
+    with user_code_errors("prepare_headers", Outcome.NOT_SENT, keep_oxy_errors=True):
         own = {name.lower(): value for name, value in prepare_headers(request).items()}
     return {**HEADERS, **own, "accept-encoding": HEADERS["accept-encoding"]}

@@ -36,7 +36,7 @@ async def fetch_data(transport: Transport, request: HTTPRequest, limits: Limits,
         OxyError: as `fetch_body`.
     """
     sent, body = await _fetch(transport, request, limits, until)
-    with _from_server(sent):
+    with _errors_of(sent):
         return parse_envelope(body, limits, clean=sent.context.sent.clean)
 
 
@@ -57,9 +57,9 @@ async def _fetch(transport: Transport, request: HTTPRequest, limits: Limits, unt
     ends = until if request.context.deadline is None else min(until, request.context.deadline)
     deadline = ends if ends < math.inf else None
     request = attrs.evolve(request, context=attrs.evolve(request.context, deadline=deadline))
-    with anyio.CancelScope(deadline=until), _redacted(request):
+    with anyio.CancelScope(deadline=until), _errors_of(request):
         async with transport.exchange(request) as response:
-            with _from_server(response.request):
+            with _errors_of(response.request):
                 if response.status != 200:
                     raise await read_error(response, limits)
                 most = math.inf if limits.body_bytes is None else limits.body_bytes
@@ -71,21 +71,12 @@ async def _fetch(transport: Transport, request: HTTPRequest, limits: Limits, unt
 
 
 @contextmanager
-def _redacted(sent: HTTPRequest) -> Generator[None]:
-    """Redact the secrets that were sent in an error of the block."""
+def _errors_of(sent: HTTPRequest) -> Generator[None]:
+    """Redact the secrets that were sent in an error of the block, and set its `server_url`."""
     try:
         yield
     except OxyError as error:
         sent.context.sent.strip_error(error)
-        raise
-
-
-@contextmanager
-def _from_server(sent: HTTPRequest) -> Generator[None]:
-    """Set `server_url` of an error of the block; a transport may have picked the server."""
-    try:
-        yield
-    except OxyError as error:
         error.server_url = error.server_url or redact_url(sent.base_url)
         raise
 

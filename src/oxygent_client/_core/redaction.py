@@ -14,13 +14,16 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias, cast
 
 from oxygent_client._core.secret_names import is_count_name, is_secret_name
+from oxygent_client._core.text import escape_text
 
-__all__ = ["KEPT_HEADERS", "SCRUBBED", "Redactor", "is_secret", "scrub_json", "scrub_text"]
+__all__ = ["KEPT_HEADERS", "SCRUBBED", "SEARCHED", "Redactor", "for_display", "is_secret", "scrub_json", "scrub_text"]
 
 Redactor: TypeAlias = Callable[[str], str]
 """Removes the secrets from a text."""
 
 SCRUBBED: Final = "[scrubbed]"
+SEARCHED: Final = 4096
+"""Characters of a text that are searched, more than are shown, so that a secret at the cut is found as a whole."""
 
 KEPT_HEADERS: Final = frozenset(
     """
@@ -80,6 +83,11 @@ def scrub_text(text: str) -> str:
         return _clean_text(text, DEEPEST)
     except RecursionError:
         return json.dumps(SCRUBBED)
+
+
+def for_display(text: str, limit: int, clean: Redactor = scrub_text, *, lines: bool = False) -> str:
+    """Redact a remote text by `clean` and escape it, cut to `limit` characters, in one line unless `lines`."""
+    return escape_text(clean(text[: max(limit, SEARCHED)]), limit, lines=lines)
 
 
 def _clean(value: Any, depth: int) -> Any:

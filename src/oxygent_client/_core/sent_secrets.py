@@ -18,9 +18,8 @@ from urllib.parse import unquote, urlsplit
 import attrs
 
 from oxygent_client._core.errors import OxyError, StatusError
-from oxygent_client._core.redaction import KEPT_HEADERS, SCRUBBED, is_secret, scrub_text
+from oxygent_client._core.redaction import KEPT_HEADERS, SCRUBBED, for_display, is_secret, scrub_text
 from oxygent_client._core.spellings import Needles, needles, replaced
-from oxygent_client._core.text import escape_text
 
 __all__ = ["SentSecrets"]
 
@@ -30,8 +29,6 @@ PUBLIC_HEADERS: Final = KEPT_HEADERS | frozenset(
 """Headers whose values may appear in an error, for example to find the request in a server's log."""
 SHORTEST_IN_OUR_TEXT: Final = 8
 """A shorter secret, in characters, stays in our own texts: it may be an ordinary word there."""
-SEARCHED: Final = 4096
-"""Characters of a text that are searched, more than are shown, so that a secret at the cut is found as a whole."""
 
 
 @attrs.define(eq=False, repr=False)
@@ -65,7 +62,7 @@ class SentSecrets:
 
     def shown(self, text: object, limit: int, *, lines: bool = False) -> str:
         """Redact and escape a remote text for display, cut to `limit` characters."""
-        return escape_text(self.clean(str(text)[: max(limit, SEARCHED)]), limit, lines=lines)
+        return for_display(str(text), limit, self.clean, lines=lines)
 
     def strip_text(self, text: str) -> str:
         """Redact the secrets that were sent in a text of our own, which may quote the remote."""

@@ -25,7 +25,7 @@ from oxygent_client._core.events import (
 )
 from oxygent_client._core.settings import Limits
 
-__all__ = ["CLOSE", "LEGACY_DONE", "SAYS", "as_text", "is_event_stream", "to_event", "trace_id_of"]
+__all__ = ["CLOSE", "LEGACY_DONE", "SAYS", "as_text", "is_content_type", "is_event_stream", "to_event", "trace_id_of"]
 
 CLOSE: Final = "close"
 """The name of the event that ends a stream, whatever its data. Nothing else does."""
@@ -89,10 +89,11 @@ def is_event_stream(content_type: str) -> bool:
 
     A header that was sent twice arrives as one with a comma; it counts if all its parts say the same.
     """
-    return _is_type(content_type, "text/event-stream")
+    return is_content_type(content_type, "text/event-stream")
 
 
-def _is_type(content_type: str, expected: str) -> bool:
+def is_content_type(content_type: str, expected: str) -> bool:
+    """Whether a Content-Type header names the type `expected`, whatever its parameters."""
     parts = (part.partition(";")[0].strip().lower() for part in _QUOTED.sub("", content_type).split(","))
     return {part for part in parts if part} == {expected}
 

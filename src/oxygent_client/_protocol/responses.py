@@ -29,10 +29,9 @@ from oxygent_client._core.errors import (
     StatusError,
     TooLargeError,
 )
-from oxygent_client._core.redaction import Redactor, scrub_text
+from oxygent_client._core.redaction import SEARCHED, Redactor, for_display, scrub_text
 from oxygent_client._core.settings import Limits
-from oxygent_client._core.text import escape_text
-from oxygent_client._protocol.messages import SAYS, _is_type, as_text
+from oxygent_client._protocol.messages import SAYS, as_text, is_content_type
 
 __all__ = [
     "KnownAgents",
@@ -55,9 +54,6 @@ STATUS: Final[dict[int, type[StatusError]]] = {
 }
 CLASSES: Final[dict[int, type[StatusError]]] = {3: RedirectError, 5: ServerError}
 """Error classes by status, and by the first digit of the status."""
-SEARCHED: Final = 4096
-"""Characters of a text that are searched for secrets, more than are shown, so that a secret at the cut is found as a
-whole."""
 PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -95,21 +91,24 @@ def error_from_response(
         refused = 400 <= status < 500 or (status == 503 and wait is not None)
         name = PHRASES.get(status, "unknown status")
         outcome = Outcome.REJECTED if refused else cls.default_outcome
-        text = escape_text(clean(body.decode("utf-8", "replace")), limits.error_body_bytes, lines=True)
+        text = for_display(body.decode("utf-8", "replace"), limits.error_body_bytes, clean, lines=True)
         return cls(
             f"the server responded {status} ({name})", status=status, body=text, retry_after=wait, outcome=outcome
         )
-    if _is_type(headers.get("content-type", ""), "application/json"):
+    if is_content_type(headers.get("content-type", ""), "application/json"):
         try:
             parse_envelope(body, limits, clean=clean)
         except EnvelopeError as error:
             return error
         except OxyError:
             pass
-    kind = escape_text(clean(headers.get("content-type", "")[:SEARCHED]), 100)
+    kind = for_display(headers.get("content-type", ""), 100, clean)
     excerpt = ""
-    if any(_is_type(headers.get("content-type", ""), each) for each in ("application/json", "text/plain")) and body:
-        excerpt = f": {escape_text(clean(body[:SEARCHED].decode('utf-8', 'replace')), 300)}"
+    if (
+        any(is_content_type(headers.get("content-type", ""), each) for each in ("application/json", "text/plain"))
+        and body
+    ):
+        excerpt = f": {for_display(body[:SEARCHED].decode('utf-8', 'replace'), 300, clean)}"
     return NotAnEventStreamError(
         f"the server responded 200 with '{kind or 'no content type'}', not with an event stream{excerpt}"
     )
@@ -155,8 +154,7 @@ def error_envelope(document: dict[str, Any], clean: Redactor = scrub_text) -> En
     if code in (200, "200") or (code is None and "data" in document):
         return None
     message = next((document[name] for name in SAYS if name in document), None)
-    text = clean(as_text(message)[:SEARCHED])
-    text = f"code '{escape_text(clean(as_text(code)[:SEARCHED]), 20)}', message '{escape_text(text, 300)}'"
+    text = f"code '{for_display(as_text(code), 20, clean)}', message '{for_display(as_text(message), 300, clean)}'"
     return EnvelopeError(
         f"the server responded with an error envelope: {text}", code=code if type(code) is int else None
     )

@@ -14,8 +14,7 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 import attrs
 
 from oxygent_client._core.events import Event
-from oxygent_client._core.redaction import SCRUBBED, Redactor, is_secret, scrub_text
-from oxygent_client._core.text import escape_text
+from oxygent_client._core.redaction import SCRUBBED, SEARCHED, Redactor, for_display, is_secret, scrub_text
 from oxygent_client._protocol.router import copy_json
 
 __all__ = ["Schema", "Validator", "check"]
@@ -34,8 +33,6 @@ MOST_SECRETS: Final = 100
 """How many different secrets of a message are redacted in its problems."""
 SECRET_LENGTH: Final = 64
 """How many characters of a secret are searched for."""
-SEARCHED: Final = 4096
-"""Characters of a text that are searched, more than are shown, so that a secret at the cut is found as a whole."""
 
 
 def check(event: E, schema: Schema, clean: Redactor = scrub_text) -> E:
@@ -76,7 +73,7 @@ def _shown(text: str, message: Any, clean: Redactor) -> str:
     text = text[:SEARCHED]
     if secrets:  # in one pass, so that no secret is found within the replacement of another
         text = re.compile("|".join(map(_beginning, sorted(secrets, key=len, reverse=True)))).sub(SCRUBBED, text)
-    return escape_text(clean(text), PROBLEM_LENGTH)
+    return for_display(text, PROBLEM_LENGTH, clean)
 
 
 def _beginning(secret: str) -> str:

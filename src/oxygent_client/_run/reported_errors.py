@@ -12,15 +12,13 @@ from typing import Any, Final, cast
 from oxygent_client._core import json_codec
 from oxygent_client._core.errors import EnvelopeError, IncompleteStreamError, NoAnswerError, Outcome, OxyError
 from oxygent_client._core.events import Event
-from oxygent_client._core.redaction import Redactor
-from oxygent_client._core.text import escape_text
+from oxygent_client._core.redaction import Redactor, for_display
 from oxygent_client._protocol.messages import SAYS, as_text
 from oxygent_client._protocol.responses import error_envelope
 from oxygent_client._run.received import ReceivedEvents
 
 __all__ = ["early_end_error", "error_content", "no_answer_error"]
 
-LOOKED_AT: Final = 4096
 SHOWN: Final = 500
 DEPTH: Final = 100
 
@@ -85,4 +83,4 @@ def _reports(message: Any) -> bool:
 
 
 def _words(said: Any, clean: Redactor) -> str:
-    return f"; the server said: {escape_text(clean(as_text(said)[:LOOKED_AT]), SHOWN)}"
+    return f"; the server said: {for_display(as_text(said), SHOWN, clean)}"

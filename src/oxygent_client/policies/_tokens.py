@@ -20,10 +20,11 @@ from typing import Any, Final, TypeAlias
 import anyio
 import attrs
 
-from oxygent_client._core.errors import ConfigurationError, HandlerError, OxyError
+from oxygent_client._core.errors import ConfigurationError, OxyError
 from oxygent_client._core.log import log_event
 from oxygent_client._core.per_loop import PerLoop
 from oxygent_client._core.transport import Context
+from oxygent_client._core.user_code import user_code_errors
 
 __all__ = [
     "CachedToken",
@@ -89,12 +90,8 @@ async def call_provider(provider: Callable[..., Awaitable[object]], name: str, *
         HandlerError: it raised an exception of its own.
         OxyError: it raised one of ours.
     """
-    try:
+    with user_code_errors(f"the {name}", keep_oxy_errors=True):
         return await provider(*args)
-    except OxyError:
-        raise
-    except Exception as error:  # user code may raise anything
-        raise HandlerError(f"the {name} raised {type(error).__name__}") from error
 
 
 # --- secrets outside the program --------------------------------------------------------------------------------------

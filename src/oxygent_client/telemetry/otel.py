@@ -32,6 +32,7 @@ from opentelemetry.context import Context as OTelContext
 from oxygent_client._core.errors import ConfigurationError
 from oxygent_client._core.events import Observation, ToolCall
 from oxygent_client._core.requests import OxyRequest
+from oxygent_client._core.server_identity import PORTS
 from oxygent_client._version import __version__
 from oxygent_client.telemetry._observers import Notification, RunObservation
 
@@ -51,7 +52,6 @@ ACTIVE: Final = "oxygent.client.active_runs"
 # The boundaries that the conventions advise, and one more for long runs with many tools.
 DURATION_BOUNDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 600.0)
 FIRST_EVENT_BOUNDS: Final = DURATION_BOUNDS[:-1]
-PORTS: Final = {"http": 80, "https": 443}
 
 Attributes = Mapping[str, str | int]
 

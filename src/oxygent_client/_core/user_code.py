@@ -11,14 +11,16 @@ __all__ = ["user_code_errors"]
 
 
 @contextmanager
-def user_code_errors(function: str, outcome: Outcome | None = None) -> Generator[None]:
+def user_code_errors(
+    function: str, outcome: Outcome | None = None, *, keep_oxy_errors: bool = False
+) -> Generator[None]:
     """Raise a `HandlerError` for an exception of the user's `function`; the exception is its cause.
 
-    With an outcome, that of a run that has not started, errors of this package pass unchanged.
+    With `keep_oxy_errors`, an `OxyError` is raised unchanged.
     """
     try:
         yield
     except Exception as error:
-        if outcome is not None and isinstance(error, OxyError):
+        if keep_oxy_errors and isinstance(error, OxyError):
             raise
         raise HandlerError(f"{function} raised {type(error).__name__}", outcome=outcome) from error
