@@ -1,11 +1,13 @@
 """Load the settings of an agent from profiles in a TOML file.
 
-Rule 1: a file, then `OXYGENT_*` variables, then arguments: the later wins, key by key. Credentials (`auth`) go as one.
-Rule 2: every key stands in a table here. What is unknown, or of another type, is an error that says where it stands.
-Rule 3: a secret is named, never written: the variable or the file that holds it. No error shows a text that was given:
-    no value, no key that is not one of ours, and no exception behind it that holds the text.
-Rule 4: a file decides where credentials go. It is taken only if it is named, or lies in the user's own configuration
-    directory, and only if it belongs to this user or to root; the log says which one was taken.
+Rule 1: sources are a file, then `OXYGENT_*` variables, then arguments: the later wins, key by key. Credentials (`auth`)
+    are one value.
+Rule 2: keys and their validators are those of the declared settings. An unknown key or an invalid value is an error
+    with its place.
+Rule 3: a file names the variable or the file that holds a secret, and never holds the secret. No error shows a text of
+    a source: no value, no unknown key, and no exception behind it that holds the text.
+Rule 4: a file decides where credentials are sent. It is used only if it is named, or is in the user's configuration
+    directory, and only if it belongs to this user or to root; the log names it.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ class _Key:
     """The word for None, after the other values in an error; empty if a file cannot hold None."""
 
     def read(self, text: str) -> Any:
-        """Return the value of a variable's text; the text itself if it is none, for `refusal`."""
+        """Return the value of a variable's text; an invalid text is returned unchanged, and `refusal` rejects it."""
         for reader in self.readers:
             # The context of an error that is raised here would hold the text.
             with contextlib.suppress(KeyError, ValueError):
@@ -84,7 +86,7 @@ class _Key:
         return text
 
     def refusal(self, value: Any) -> str:
-        """Why the field refuses a value, without the value; empty if it accepts it."""
+        """Why the field rejects a value, without the value; empty if the value is valid."""
         if isinstance(value, Mapping):
             return "must not be a table"
         because = _refusal(lambda: cast("Any", self.field.validator)(None, self.field, value))
@@ -122,7 +124,7 @@ _WAYS: Final[Mapping[tuple[str, ...], Callable[..., Policy]]] = {
     ("api_key_env",): APIKey.from_env,
     ("api_key_file",): APIKey.from_file,
 }
-"""What `auth` becomes, by the keys it has: their values are the arguments."""
+"""Makes a policy of `auth`, by its keys: their values are the arguments."""
 _REFERENCE: Final = ("env", "file")
 """Where the secret of a header is."""
 
@@ -136,10 +138,10 @@ _PROFILES: Final = "OXYGENT_PROFILES"
 _FILE: Final = "oxygent.toml"
 _MOST_BYTES: Final = 64 * 1024
 _MOST_DOTS: Final = 128
-"""Dots in one key: the parser takes time in proportion to their square."""
+"""Dots in one key: the time of the parser grows with their square."""
 _MOST_EXTENDED: Final = 32
 _MOST_SHOWN: Final = 10
-"""Names that an error lists."""
+"""Names in the text of an error."""
 
 
 def _named(name: str) -> str:
@@ -156,13 +158,13 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _nearest(name: str, names: Iterable[str]) -> str | None:
-    """That of `names` for which this may be a slip."""
+    """The one of `names` that `name` probably misspells."""
     near = get_close_matches(name, [each for each in names if len(each) <= 60], n=1) if len(name) <= 60 else []
     return near[0] if near else None
 
 
 def _refusal(make: Callable[[], object]) -> str:
-    """Why the class that takes a value refuses it, without the value; empty if it does not."""
+    """The reason of a `ConfigurationError`, without the value; empty if there is none."""
     try:
         make()
     except ConfigurationError as error:
@@ -171,7 +173,7 @@ def _refusal(make: Callable[[], object]) -> str:
 
 
 def _reference_refusal(name: str, value: Any) -> str:
-    """Why a value cannot say where a secret is; empty if it can."""
+    """Why a value is no reference to a secret; empty if it is one."""
     if not isinstance(value, str):
         return "must be a str"
     is_variable = re.fullmatch(r"[A-Za-z_]\w*", value, re.ASCII) is not None
@@ -191,12 +193,12 @@ class _Layer:
 
 @attrs.frozen
 class _Reader:
-    """Checks what one source says. `place` gives the words for where a key stands."""
+    """Checks the values of one source. `place` describes the place of a key."""
 
     place: Callable[[str], str]
 
     def layer(self, given: Mapping[str, Any]) -> _Layer:
-        """The layer that `given` is: a table of a file, or keyword arguments."""
+        """Make a layer of a table of a file, or of keyword arguments."""
         values = dict(self._values(given))
         return _Layer(values, {key: self.place(key) for key in values})
 
@@ -216,19 +218,19 @@ class _Reader:
                 yield key, self._setting(key, value)
 
     def _known(self, name: str, names: Collection[str], key: str, advice: str = "") -> None:
-        """Nothing, if `name` is one of `names`. If not, it may be anything, a secret too, and is not shown."""
+        """Check that `name` is one of `names`. An unknown name may be a secret, and is not shown."""
         if name not in names:
             near = _nearest(name, names)
-            said = f"did you mean {near!r}?" if near else f"there are {', '.join(names)}"
+            said = f"did you mean {near!r}?" if near else f"known keys: {', '.join(names)}"
             raise self.wrong(key, f"unknown key; {said}{advice}", shown=key.rpartition(".")[0])
 
     def wrong(self, key: str, because: str, shown: str | None = None) -> ConfigurationError:
-        """The error that `key` is, where it stands; `shown` is as much of the key as may be shown."""
+        """Return the error of `key`, with its place; `shown` is the part of the key that may be shown."""
         shown = key if shown is None else shown
         return ConfigurationError(": ".join(filter(None, (self.place(key), shown, because))))
 
     def _judge(self, key: str, make: Callable[[], object]) -> None:
-        """Raise what is wrong with a value by the rules of the class that takes it."""
+        """Raise an error with a place for a `ConfigurationError` of `make`."""
         if because := _refusal(make):
             raise self.wrong(key, because)
 
@@ -265,7 +267,7 @@ class _Reader:
             reference = cast("Mapping[str, str]", value)
             for where, what in reference.items():
                 if where not in _REFERENCE:
-                    raise self.wrong(key, "unknown key; there are env, file", shown)
+                    raise self.wrong(key, "unknown key; known keys: env, file", shown)
                 self._value(key, _reference_refusal(where, what), what, shown)
             if len(reference) != 1:
                 raise self.wrong(key, 'needs { env = "NAME" } or { file = "path" }', shown)
@@ -292,7 +294,7 @@ def _of_arguments(given: Mapping[str, Any]) -> _Layer:
 
 
 def _of_variables(environ: Mapping[str, str]) -> _Layer:
-    """What the variables say; an empty one says nothing."""
+    """The layer of the variables; empty ones are ignored."""
     given: dict[str, Any] = {}
     names: dict[str, str] = {}
     reader = _Reader(lambda key: names.get(key, "OXYGENT_AUTH_*"))
@@ -305,9 +307,9 @@ def _of_variables(environ: Mapping[str, str]) -> _Layer:
 
 
 def _check_variables(environ: Mapping[str, str], referred: Collection[str]) -> None:
-    """Nothing, if no variable looks like a misspelt one of ours, or begins like one of our tables.
+    """Check that no variable looks like a misspelt one of ours, or begins like one of our tables.
 
-    Not every other one is wrong: the framework itself has some (`OXYGENT_URL`, `OXYGENT_ACTOR_LLM_TIMEOUT`).
+    Others are ignored: the framework itself has some (`OXYGENT_URL`, `OXYGENT_ACTOR_LLM_TIMEOUT`).
     """
     suffixes = {ours.removeprefix("OXYGENT_"): ours for ours in (*_VARIABLES, _PROFILE, _PROFILES)}
     for variable, text in environ.items():
@@ -318,13 +320,13 @@ def _check_variables(environ: Mapping[str, str], referred: Collection[str]) -> N
         for begin in _BEGINNINGS:
             if variable.startswith(begin):
                 there = ", ".join(ours for ours in _VARIABLES if ours.startswith(begin)) or f"none like {begin}*"
-                raise ConfigurationError(f"the variable {variable}: unknown; there are {there}")
+                raise ConfigurationError(f"the variable {variable}: unknown; known variables: {there}")
 
 
 def _referred(values: Iterable[Any]) -> Iterator[str]:
-    """The variables that are named in these, checked or not: in `auth`, in `headers`, and in what is in those."""
+    """The variables that `auth` and `headers` name in these profiles, valid or not."""
     level: list[tuple[str, Any]] = [("", value) for value in values]
-    for _ in range(4):  # a profile, `headers`, one header, `env`: what is nested deeper is refused anyway
+    for _ in range(4):  # a profile, `headers`, one header, `env`: deeper values are rejected anyway
         members = [
             member for _, value in level if isinstance(value, dict) for member in cast("dict[str, Any]", value).items()
         ]
@@ -333,9 +335,9 @@ def _referred(values: Iterable[Any]) -> Iterator[str]:
 
 
 def _user_file(environ: Mapping[str, str], platform: str = sys.platform) -> Path | None:
-    """Where the user's own file is, if there is one: in the directory that the platform has for configuration.
+    """The user's own file, if it exists: in the platform's directory for configuration.
 
-    https://specifications.freedesktop.org/basedir-spec/latest/: what is no absolute path is ignored.
+    https://specifications.freedesktop.org/basedir-spec/latest/: a path that is not absolute is ignored.
     """
     home = environ.get("HOME", "")
     standard = {
@@ -350,9 +352,9 @@ def _user_file(environ: Mapping[str, str], platform: str = sys.platform) -> Path
 
 
 def _distrust(status: os.stat_result, user: int | None) -> str:
-    """Why a file is not taken, for whoever writes it decides where credentials go; empty if it may be.
+    """Why a file is not used: its author decides where credentials are sent. Empty if it may be used.
 
-    `user` is None where files have no owners.
+    `user` is None on platforms without owners of files.
     """
     if user is None:
         return ""
@@ -366,7 +368,7 @@ _HEADER: Final = re.compile(r"\[([^\[\]]+)\]")
 
 
 def _content(path: Path) -> tuple[bytes, str]:
-    """What is in the file; or why it is not taken."""
+    """The content of a file, or the reason why it is not used."""
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
@@ -380,7 +382,7 @@ def _content(path: Path) -> tuple[bytes, str]:
 
 
 def _document(data: bytes) -> tuple[str, dict[str, Any], str]:
-    """Text and tables of a file; or why they are none, by no word of the text."""
+    """Text and tables of a file, or the reason why they cannot be read, without the text."""
     try:
         text = data.decode("utf-8-sig")
         if any(part.count(".") > _MOST_DOTS for part in re.split(r"[=,{\[\n]", text)):
@@ -416,7 +418,7 @@ class _File:
         reader = _Reader(lambda _: path.name)
         for key in document:
             if key not in {"default", "profiles"}:
-                raise reader.wrong(key, "unknown key; there are 'default' and 'profiles'", shown="")
+                raise reader.wrong(key, "unknown key; known keys: 'default' and 'profiles'", shown="")
         default, profiles = document.get("default", ""), document.get("profiles", {})
         if not isinstance(default, str):
             raise reader.wrong("default", "must be the name of a profile")
@@ -425,19 +427,19 @@ class _File:
         return cls(path.name, _lines(text), default, cast("dict[str, Any]", profiles))
 
     def layers(self, name: str) -> list[_Layer]:
-        """The profile's layers: what it extends comes first."""
+        """The layers of a profile; those of the profile that it extends come first."""
         layers: list[_Layer] = []
         way: list[str] = []
         reader = _Reader(lambda _: self.name)
         while name:
             if name not in self.profiles:
                 near = _nearest(name, self.profiles)
-                said = f"did you mean {_named(near)}?" if near else f"there are {_listed(self.profiles)}"
+                said = f"did you mean {_named(near)}?" if near else f"known profiles: {_listed(self.profiles)}"
                 raise reader.wrong("extends" if way else "", f"unknown profile {_named(name)}; {said}")
             if name in way:
-                raise reader.wrong("extends", f"goes round in a circle, and comes back to {_named(name)}")
+                raise reader.wrong("extends", f"is circular: it leads back to {_named(name)}")
             if len(way) >= _MOST_EXTENDED:
-                raise reader.wrong("extends", f"goes over more than {_MOST_EXTENDED} profiles")
+                raise reader.wrong("extends", f"has more than {_MOST_EXTENDED} levels")
             way.append(name)
             table = self.profiles[name]
             reader = _Reader(partial(self._place, name))
@@ -476,7 +478,7 @@ def _lines(text: str) -> dict[str, int]:
     return lines
 
 
-# --- what comes of it -------------------------------------------------------------------------------------------------
+# --- the profile ------------------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
@@ -500,7 +502,7 @@ class _Credentials:
 
 
 def _credentials(auth: Mapping[str, str], headers: Mapping[str, Mapping[str, str]]) -> Policy | None:
-    """The policy that sends them all; None where there are none."""
+    """The policy that sends all credentials; None if there are none."""
     policies = [make(*(auth[key] for key in way)) for way, make in _WAYS.items() if {*way} == {*auth}]
     for name, reference in headers.items():
         policies += [APIKey.from_env(variable, header=name) for key, variable in reference.items() if key == "env"]
@@ -510,17 +512,17 @@ def _credentials(auth: Mapping[str, str], headers: Mapping[str, Mapping[str, str
 
 @attrs.frozen(repr=False)
 class Profile:
-    """What an agent is made with in one environment. It holds no secret, only where the secrets are."""
+    """The settings of an agent in one environment. It holds no secrets, only references to them."""
 
     name: str
-    """Empty where no profile of a file was asked for."""
+    """Empty if no profile of a file was used."""
     values: Mapping[str, Any]
     """By dotted key (`timeouts.idle`); `auth` is one value."""
     sources: Mapping[str, str]
-    """Where each value comes from: a file, with line and profile; a variable; an argument."""
+    """The source of each value: a file, with line and profile; a variable; an argument."""
 
     def options(self) -> dict[str, Any]:
-        """The arguments for `SSEOxyGent`, or a subclass: `MyAgent(**profile.options())`."""
+        """Return the arguments for `SSEOxyGent`, or a subclass: `MyAgent(**profile.options())`."""
         options = {key: value for key, value in self.values.items() if "." not in key and key != "auth"}
         for table, cls in _TABLES.items():
             if fields := self._under(table):
@@ -534,10 +536,10 @@ class Profile:
         return options
 
     def agent(self, **more: Any) -> SSEOxyGent:
-        """A new agent; `more` are arguments of `SSEOxyGent` that no profile holds, or that replace the profile's.
+        """Make an agent; `more` are arguments of `SSEOxyGent` that no profile holds, or that replace the profile's.
 
         Raises:
-            ConfigurationError: there is no `server_url`, or the values do not go together.
+            ConfigurationError: `server_url` is missing, or values cannot be combined.
         """
         options = {**self.options(), **more}
         if "server_url" not in options and "transport" not in options:
@@ -559,19 +561,19 @@ def load_profile(
     environ: Mapping[str, str] = os.environ,
     **overrides: Any,
 ) -> Profile:
-    """The profile of that name, with what variables and arguments say over it.
+    """Load a profile, with variables and arguments over it.
 
     Args:
-        name: which of the file's profiles; None takes that of `OXYGENT_PROFILE`, else the file's `default`.
-        path: the file; None takes that of `OXYGENT_PROFILES`, else `oxygent-client/oxygent.toml` in the user's
-            configuration directory, else none. One in the current directory is taken only if it is named.
-        environ: where the `OXYGENT_*` variables are, and those that say where the configuration directory is. Secrets
-            are read from the process's own when they are used.
-        overrides: keys of a profile: `server_url="..."`, `timeouts={"idle": 60}`. None says nothing.
+        name: one of the file's profiles; by default `OXYGENT_PROFILE`, else the file's `default`.
+        path: the file; by default `OXYGENT_PROFILES`, else `oxygent-client/oxygent.toml` in the user's configuration
+            directory, else no file. A file in the current directory is used only if it is named.
+        environ: the `OXYGENT_*` variables, and those for the configuration directory. Secrets are read from the
+            process's own environment when they are used.
+        overrides: keys of a profile: `server_url="..."`, `timeouts={"idle": 60}`. None is ignored.
 
     Raises:
-        ConfigurationError: a key or a value is wrong, and the text says where; or there is no such profile or
-            file; or the file belongs to another user, or may be written by every user.
+        ConfigurationError: a key or a value is wrong (the text has its place), the profile or the file does not exist,
+            or the file belongs to another user or may be written by every user.
     """
     given = path or environ.get(_PROFILES) or _user_file(environ)
     name = name or environ.get(_PROFILE) or ""
@@ -583,20 +585,20 @@ def load_profile(
         name = name or file.default
         if not name:
             raise ConfigurationError(
-                f"{file.name}: no profile was asked for, and it has no `default`; it has {_listed(file.profiles)}"
+                f"{file.name}: name a profile, since the file has no `default`; its profiles: {_listed(file.profiles)}"
             )
         layers += file.layers(name)
-        _logger.info("the profile %s is taken from the file %a", _named(name), str(Path(given).absolute()))
+        _logger.info("using the profile %s of the file %a", _named(name), str(Path(given).absolute()))
     else:
         ignored = (
-            f"; the {_FILE} of the current directory is taken only if it is named" if os.access(_FILE, os.F_OK) else ""
+            f"; the {_FILE} of the current directory is used only if it is named" if os.access(_FILE, os.F_OK) else ""
         )
         if name:
             raise ConfigurationError(
-                f"there is no file with the profile {_named(name)}: give path=, or set {_PROFILES}{ignored}"
+                f"no file with the profile {_named(name)}: give path=, or set {_PROFILES}{ignored}"
             )
         if ignored:
-            _logger.warning("no file of profiles is taken: give path=, or set %s%s", _PROFILES, ignored)
+            _logger.warning("no file of profiles is used: give path=, or set %s%s", _PROFILES, ignored)
     layers += [_of_variables(environ), _of_arguments(overrides)]
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}

@@ -461,7 +461,7 @@ def test_a_file_that_everybody_may_write(folder: Path) -> None:
         ("line 3, profile 'p': unknown key; did you mean 'server_url'?", 'servr_url = "x"'),
         ("line 4, profile 'p': timeouts: unknown key; did you mean 'idle'?", "\ntimeouts.idel = 3"),
         (
-            "line 3, profile 'p': timeouts: unknown key; there are connect, silence, idle, total, lookup, confirm",
+            "line 3, profile 'p': timeouts: unknown key; known keys: connect, silence, idle, total, lookup, confirm",
             "timeouts = { zzz = 3 }",
         ),
         ("line 3, profile 'p': unknown key; did you mean 'timeouts'?", "[profiles.p.timeout]\nidle = 3"),
@@ -495,7 +495,7 @@ def test_a_file_that_everybody_may_write(folder: Path) -> None:
             "line 3, profile 'p': auth: unknown key; did you mean 'bearer_env'? (a secret is named",
             f'auth.bearer = "{TOKEN}"',
         ),
-        ("line 3, profile 'p': auth: unknown key; there are bearer_env, bearer_file", f'auth.token = "{TOKEN}"'),
+        ("line 3, profile 'p': auth: unknown key; known keys: bearer_env, bearer_file", f'auth.token = "{TOKEN}"'),
         (
             "line 3, profile 'p': auth.bearer_env: must be the name of a variable",
             f'auth = {{ bearer_env = "{TOKEN}" }}',
@@ -514,19 +514,19 @@ def test_a_file_that_everybody_may_write(folder: Path) -> None:
         ("line 3, profile 'p': headers: must be a table", 'headers = "x"'),
         ("line 3, profile 'p': headers: must be a str", "headers = { x-a = 1 }"),
         ("line 3, profile 'p': headers: the name or the value is not allowed", 'headers = { x-a = "a\\nb" }'),
-        ("line 3, profile 'p': headers: unknown key; there are env, file", 'headers = { x-a = { evn = "A" } }'),
+        ("line 3, profile 'p': headers: unknown key; known keys: env, file", 'headers = { x-a = { evn = "A" } }'),
         ("line 3, profile 'p': headers: must be the name of a variable", 'headers = { x-a = { env = "a b" } }'),
         ("line 3, profile 'p': headers: needs { env", "headers = { x-a = {} }"),
         ("line 3, profile 'p': headers: HTTP does not allow this name", 'headers = { host = { env = "A" } }'),
         # profiles
         ("line 3, profile 'p': extends: must be the name of a profile", "extends = 5"),
-        ("line 3, profile 'p': extends: goes round in a circle, and comes back to 'p'", 'extends = "p"'),
+        ("line 3, profile 'p': extends: is circular: it leads back to 'p'", 'extends = "p"'),
         (
-            "line 7, profile 'r': extends: goes round in a circle, and comes back to 'q'",
+            "line 7, profile 'r': extends: is circular: it leads back to 'q'",
             'extends = "q"\n[profiles.q]\nextends = "r"\n[profiles.r]\nextends = "q"',
         ),
         (", profile 'p': extends: unknown profile 'qq'; did you mean 'q'?", 'extends = "qq"\n[profiles.q]'),
-        (": unknown profile 'p'; there are 'q'", "[profiles.q]"),
+        (": unknown profile 'p'; known profiles: 'q'", "[profiles.q]"),
     ],
 )
 def test_what_a_file_may_not_say(said: str, lines: str) -> None:
@@ -544,18 +544,18 @@ def test_what_a_file_may_not_say(said: str, lines: str) -> None:
     [
         ("'oxygent.toml' is not TOML (at end of document)", "x = ", None),
         ("'oxygent.toml' is not TOML (at line 2", 'default = "a"\ndefault = "b"\n', None),
-        ("oxygent.toml: unknown key; there are 'default' and 'profiles'", 'defautl = "x"', None),
+        ("oxygent.toml: unknown key; known keys: 'default' and 'profiles'", 'defautl = "x"', None),
         ("oxygent.toml: default: must be the name of a profile", "default = 1", None),
         ("oxygent.toml: profiles: must be a table of profiles", "profiles = 1", None),
         ("oxygent.toml, line 1, profile 'p': must be a table", "profiles.p = 1", "p"),
         (
-            "oxygent.toml: no profile was asked for, and it has no `default`; it has 'a', 'b'",
+            "oxygent.toml: name a profile, since the file has no `default`; its profiles: 'a', 'b'",
             "[profiles.a]\n[profiles.b]",
             None,
         ),
-        ("oxygent.toml: no profile was asked for, and it has no `default`; it has none", "", None),
+        ("oxygent.toml: name a profile, since the file has no `default`; its profiles: none", "", None),
         ("oxygent.toml: unknown profile 'prd'; did you mean 'prod'?", THREE, "prd"),
-        ("there is no file with the profile 'prod': give path=, or set OXYGENT_PROFILES", None, "prod"),
+        ("no file with the profile 'prod': give path=, or set OXYGENT_PROFILES", None, "prod"),
     ],
 )
 def test_files_that_are_none(said: str, text: str | None, name: str | None) -> None:
@@ -661,15 +661,15 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("the variable OXYGENT_SERVR_URL: unknown; did you mean OXYGENT_SERVER_URL?", {"OXYGENT_SERVR_URL": URL}),
         ("the variable OXYGENT_PROFIL: unknown; did you mean OXYGENT_PROFILE?", {"OXYGENT_PROFIL": "dev"}),
         (
-            "the variable OXYGENT_RETRY_OFTEN: unknown; there are OXYGENT_RETRY_ATTEMPTS, OXYGENT_RETRY_BASE, ",
+            "the variable OXYGENT_RETRY_OFTEN: unknown; known variables: OXYGENT_RETRY_ATTEMPTS, OXYGENT_RETRY_BASE, ",
             {"OXYGENT_RETRY_OFTEN": "1"},
         ),
         (
-            "the variable OXYGENT_AUTH_TOKEN: unknown; there are OXYGENT_AUTH_BEARER_ENV, ",
+            "the variable OXYGENT_AUTH_TOKEN: unknown; known variables: OXYGENT_AUTH_BEARER_ENV, ",
             {"OXYGENT_AUTH_TOKEN": TOKEN},
         ),
         (
-            "the variable OXYGENT_HEADERS_X_TENANT: unknown; there are none like OXYGENT_HEADERS_*",
+            "the variable OXYGENT_HEADERS_X_TENANT: unknown; known variables: none like OXYGENT_HEADERS_*",
             {"OXYGENT_HEADERS_X_TENANT": "acme"},
         ),
         ("OXYGENT_STRICT: strict: must be ", {"OXYGENT_STRICT": "maybe"}),

@@ -22,7 +22,7 @@ import attrs
 
 from oxygent_client._agent import rules
 from oxygent_client._agent.call_options import make_request
-from oxygent_client._agent.callbacks import CallbackDispatcher, Hooks
+from oxygent_client._agent.callbacks import AgentCallbacks, CallbackDispatcher
 from oxygent_client._agent.detached import (
     AttachRequestBuilder,
     RunHandle,
@@ -361,7 +361,7 @@ class SSEOxyGent(RemoteAgent):
             prepare=build,
             router=self.router,
             listener=CallbackDispatcher(
-                cast("Hooks", self), request
+                cast("AgentCallbacks", self), request
             ),  # to pyright a field with a converter is no property
             timeouts=self.timeouts,
             limits=self.limits,

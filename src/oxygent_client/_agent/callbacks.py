@@ -1,10 +1,10 @@
 """Call the user's callbacks: message filter, event handlers, `send_message`, progress.
 
-Rule 1: for each event, in this order: `event_filter`; the handler of its type, and the hook; forwarding. A false filter
-    stops the rest; a handler does not replace forwarding. Answers and the end were taken by the run before.
-Rule 2: whatever can be replaced is looked up when it is used: subclasses and users assign it late.
-Rule 3: what is handed out is a copy, and what `sanitize` made of it; an event's own `message` stays as it came.
-Rule 4: what the user's code raises is a `HandlerError` with it as the cause.
+Rule 1: the order for each event: `event_filter`; the handler of its type, and the hook; forwarding. A false filter
+    stops the rest; a handler does not replace forwarding. The run has taken answers and the end before.
+Rule 2: callbacks are looked up when they are called: subclasses and users assign them late.
+Rule 3: callbacks get a copy of the message, after `sanitize`; the `message` of the event is not changed.
+Rule 4: an exception of the user's code becomes a `HandlerError`, with the exception as its cause.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from oxygent_client._core.validation import check_async, check_plain
 from oxygent_client._protocol.router import Action, Forward, SetAnswer, copy_json
 from oxygent_client._protocol.schema import Schema
 
-__all__ = ["CallbackDispatcher", "Hooks"]
+__all__ = ["AgentCallbacks", "CallbackDispatcher"]
 
 
-class Hooks(Protocol):
+class AgentCallbacks(Protocol):
     """The callbacks of an agent; each is looked up when it is called."""
 
     @property
@@ -76,7 +76,7 @@ _METHODS: Final = ("handle_tool_call_event", "handle_observation_event", "_proce
 _PREPARATIONS: Final = ("prepare_payload", "prepare_headers")
 
 
-def _check_hooks(agent: Hooks) -> None:
+def _check_hooks(agent: AgentCallbacks) -> None:
     """Check what no assignment of a setting checks: members of mappings, and methods that were overridden.
 
     Raises:
@@ -94,12 +94,12 @@ def _check_hooks(agent: Hooks) -> None:
 class CallbackDispatcher:
     """Calls the callbacks of one agent during one run."""
 
-    agent: Hooks
+    agent: AgentCallbacks
     request: OxyRequest
     _sender: Callable[..., Any] | None = attrs.field(default=None, init=False)
     _keywords: tuple[str, ...] = attrs.field(default=(), init=False)
     _checked: dict[str, object] = attrs.field(factory=dict[str, object], init=False)
-    """What was looked at already: to do it for each event would cost too much."""
+    """Handlers that were checked; a check for each event would take too long."""
     _is_hooked: bool = attrs.field(default=False, init=False)
     """Whether the agent's class overrides a hook; looked at once in a run."""
 
@@ -166,7 +166,7 @@ class CallbackDispatcher:
         return not isinstance(action, SetAnswer) and agent.is_hooked("_process_custom_event")
 
     def _is_forwarding(self) -> bool:
-        """Whether what is sent gets anywhere: `send_message` was replaced, or the request lives in a program."""
+        """Whether `send_message` has an effect: it was replaced, or the request belongs to a program."""
         request = self.request
         return (
             (request.mas is not None and request.is_send_message)
@@ -224,7 +224,7 @@ class CallbackDispatcher:
 
 
 def _content(message: Any) -> Any:
-    """The content of a message; the message where it has none, or is no object any more."""
+    """The content of a message; the message itself if it has no content, or is no object any more."""
     return cast("dict[str, Any]", message).get("content", message) if isinstance(message, dict) else message
 
 
@@ -240,7 +240,7 @@ def _keywords(send: Callable[..., Any]) -> tuple[str, ...]:
     by_keyword = {each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
     taken: set[str] = set()
     if parameters and parameters[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
-        taken.add(parameters[0].name)  # the message goes there, also where somebody calls it `event`
+        taken.add(parameters[0].name)  # this parameter gets the message, whatever its name
     if any(each.kind is each.VAR_KEYWORD for each in parameters):
         by_keyword.update(WIRE_KEYWORDS)
     return tuple(name for name in WIRE_KEYWORDS if name in by_keyword - taken)

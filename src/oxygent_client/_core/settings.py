@@ -1,7 +1,7 @@
 """`Timeouts`, `Limits` and other bounds of a call.
 
-Rule 1: a value here is frozen, compares by content and pickles; it holds no live thing.
-Rule 2: a float is seconds and None is "off"; sizes are bytes.
+Rule 1: a value here is frozen, compares by content and pickles; it holds no live object.
+Rule 2: a float is seconds, sizes are bytes, and None is "off".
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from oxygent_client._core.validation import integer, number, optional
 __all__ = ["ConfirmState", "Limits", "Timeouts"]
 
 ConfirmState: TypeAlias = bool | Literal["auto"]
-"""Whether the server's record must confirm an answer; "auto": where the answer reads like a failure."""
+"""Whether the server's record must confirm an answer; "auto": if the answer looks like a failure."""
 
 MIB = 1024 * 1024
 
 
 MAX_DEPTH: Final = 400
-"""JSON is copied by recursion, one call for each level; Python allows 1,000 in all, and your program has some too."""
+"""JSON is copied by recursion, one call a level, and Python allows 1,000 calls with those of your program."""
 
 _SECONDS_OR_OFF: Final = optional(number(gt=0))
 _COUNT: Final = integer(ge=1)
@@ -30,46 +30,46 @@ _COUNT_OR_OFF: Final = optional(_COUNT)
 
 @attrs.frozen(kw_only=True)
 class Timeouts:
-    """The clocks of one call, in seconds; None switches a clock off.
+    """Time-outs of one call, in seconds; None disables a time-out.
 
-    The clocks stand still while your code holds an event, except `total`.
+    While your code handles an event, no time-out but `total` runs.
     """
 
     connect: float | None = attrs.field(default=10.0, validator=_SECONDS_OR_OFF)
-    """To have a connection, TLS included. For the agent's own transport: one that you give has its own `connect`."""
+    """Time to connect, TLS included, for the agent's own transport; a transport that you pass has its own `connect`."""
     silence: float | None = attrs.field(default=45.0, validator=_SECONDS_OR_OFF)
-    """Without one byte; counts once a first heartbeat was seen (real servers send one every 15 s)."""
+    """Time without one byte. It runs once a first heartbeat was received (real servers send one every 15 s)."""
     idle: float | None = attrs.field(default=600.0, validator=_SECONDS_OR_OFF)
-    """Without one event, from the moment the request is sent, also while the headers of its response are missing.
-    Heartbeats do not count: a server whose task has died sends them for ever. While the server's record of the run
-    moves (a call begins or ends), a run with a stream is waited for, up to `total`."""
+    """Time without one event, from the moment the request is sent, also before the headers of its response.
+    Heartbeats do not count: a server whose task has died sends them forever. While the server's record of the run
+    changes (a call starts or ends), a run with a stream is not idle, up to `total`."""
     total: float | None = attrs.field(default=3600.0, validator=_SECONDS_OR_OFF)
-    """For everything: discovery, a token, connection, retries, the stream to its last event."""
+    """Time for the whole call: discovery, a token, connecting, retries, the stream to its last event."""
     lookup: float | None = attrs.field(default=0.75, validator=_SECONDS_OR_OFF)
-    """To ask the server for its own record of a run, when it is unclear what became of it; None never asks."""
+    """Time to read the server's record of a run whose end is unclear; None never reads it."""
     confirm: float | None = attrs.field(default=30.0, validator=_SECONDS_OR_OFF)
-    """With `confirm_state=True`: to have the record that says how the run ended; None: as long as `total` allows."""
+    """With `confirm_state=True`: time to wait for a record with the end of the run; None: up to `total`."""
 
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """How much of a remote's data is taken in, in bytes unless said otherwise; None switches a limit off."""
+    """How much data of a remote is accepted, in bytes unless noted otherwise; None disables a limit."""
 
     line_bytes: int | None = attrs.field(default=None, validator=_COUNT_OR_OFF)
-    """One line of the stream. A line is a part of a block, so `event_bytes` bounds it too."""
+    """One line of the stream. A line is a part of a block, so `event_bytes` limits it, too."""
     event_bytes: int | None = attrs.field(default=16 * MIB, validator=_COUNT_OR_OFF)
-    """One block of the stream: every byte up to its blank line counts, comments and unknown fields too."""
+    """One block of the stream, with every byte up to its blank line: comments and unknown fields count."""
     stream_bytes: int | None = attrs.field(default=1024 * MIB, validator=_COUNT_OR_OFF)
-    """One whole stream, heartbeats included."""
+    """One stream, heartbeats included."""
     body_bytes: int | None = attrs.field(default=8 * MIB, validator=_COUNT_OR_OFF)
     """One body that is not a stream: an organization, a description."""
     error_body_bytes: int = attrs.field(default=16 * 1024, validator=_COUNT)
-    """How much of an error response is kept for `StatusError.body`."""
+    """The part of an error response that `StatusError.body` keeps."""
     depth: int = attrs.field(default=128, validator=integer(ge=1, le=MAX_DEPTH))
-    """How deep JSON may be nested (levels); 400 at the most."""
+    """Levels of nested JSON, at most 400."""
     nodes: int = attrs.field(default=100_000, validator=_COUNT)
-    """How many members an organization may have (a count)."""
+    """Members of an organization (a count)."""
     partial_events: int = attrs.field(default=1000, validator=_COUNT)
-    """How many of the last events an error keeps in `partial` (a count)."""
+    """Last events that the `partial` of an error keeps (a count)."""
     partial_bytes: int = attrs.field(default=MIB, validator=_COUNT)
-    """How many bytes of data those events may hold together."""
+    """Data of those events together."""
