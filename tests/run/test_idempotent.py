@@ -114,15 +114,16 @@ async def test_what_the_record_has_shown_stays_known() -> None:
 
 async def test_a_repeat_that_is_never_ready() -> None:
     """When the time is over while a repeat is prepared, the error is the clock's, not that of the attempt before."""
-
-    class Slow(SSEOxyGent):
-        def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
-            self.callee = "somebody"  # whom the next preparation asks the remote for
-            return super().prepare_payload(oxy_request)
-
+    refused = Reply(status=403)  # a failure is not cached: the next attempt asks again
     late = Reply(before=Pause(float("inf")))
-    transport = FakeTransport({"/sse/chat": [BAD, FINE], "/get_organization": late})
-    agent = Slow(server_url=URL, transport=transport, retry=Retry(base=0.01), timeouts=Timeouts(total=5))
+    transport = FakeTransport({"/sse/chat": [BAD, FINE], "/get_organization": [refused, late]})
+    agent = SSEOxyGent(
+        server_url=URL,
+        transport=transport,
+        callee="somebody",
+        retry=Retry(base=0.01),
+        timeouts=Timeouts(total=5),
+    )
     with pytest.raises(errors.DeadlineExceededError) as caught:
         await agent.ask("hi", idempotent=True)
     assert caught.value.outcome is Outcome.UNKNOWN

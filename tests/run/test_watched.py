@@ -9,7 +9,6 @@ import anyio
 import pytest
 
 from oxygent_client import Outcome, SSEOxyGent, Timeouts, errors
-from oxygent_client._run.outcome import OutcomeTracker
 from oxygent_client._run.watched_transport import OutcomeTransport
 from oxygent_client.policies import BearerAuth, ConcurrencyLimit, RateLimit, Retry
 from oxygent_client.testing import FakeTransport, Pause, Reply, answer, close
@@ -129,5 +128,5 @@ async def test_failed(name: str) -> None:
 async def test_closing() -> None:
     """What it holds is closed with it."""
     inner = FakeTransport({})
-    await OutcomeTransport(inner, OutcomeTracker()).aclose()
+    await OutcomeTransport(inner).aclose()
     assert inner.closed

@@ -394,7 +394,7 @@ async def test_an_interrupt_is_no_fault_of_the_observer() -> None:
 def test_a_request_is_itself() -> None:
     """Who observes a request makes no other request of it."""
     request = HTTPRequest("GET", URL, "")
-    marked = RunObservation(observers=(Notes(),)).mark(request)
+    marked = RunObservation(observers=(Notes(),)).add_headers(request)
     assert request == marked
     assert repr(request) == repr(marked)
     assert hash(request.context) == hash(marked.context)

@@ -49,7 +49,6 @@ from oxygent_client._protocol.router import EventRouter
 from oxygent_client._protocol.schema import Schema
 from oxygent_client._run.abandoned import sweep
 from oxygent_client._run.config import RunConfig
-from oxygent_client._run.outcome import OutcomeTracker
 from oxygent_client._run.run import Run
 from oxygent_client._run.trace_ids import TRACE_IDS
 from oxygent_client._run.watched_transport import OutcomeTransport
@@ -476,16 +475,18 @@ class SSEOxyGent(RemoteAgent):
     # --- the transport ---
 
     @asynccontextmanager
-    async def _lease(self, outcome: OutcomeTracker | None = None) -> AsyncGenerator[Transport, None]:
+    async def _lease(self) -> AsyncGenerator[Transport, None]:
         """Borrow a transport for one operation, with the agent's policies around it."""
         async with self._transports.lease(self.transport) as transport:
-            tracked = OutcomeTransport(transport, OutcomeTracker() if outcome is None else outcome)
             policies: list[Policy] = [self.retry, self._https_only, *self.policies]
             if self.auth is not None:
                 policies.append(self.auth)
             if not any(isinstance(policy, Redirect) for policy in self.policies):
                 policies.append(Redirect())
-            yield self._policies.wrap(tracked, *policies)
+            wrap = self._policies.wrap
+            yield self._transports.chain(
+                transport, tuple(policies), lambda: wrap(OutcomeTransport(transport), *policies), given=self.transport
+            )
 
     @property
     def _https_only(self) -> HTTPSOnly:

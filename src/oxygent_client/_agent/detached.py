@@ -162,7 +162,7 @@ def attach_request(handle: RunHandle, request: OxyRequest | None, name: str) -> 
 
 async def start_detached(
     build: RequestBuilder,
-    lease: Callable[[OutcomeTracker], AbstractAsyncContextManager[Transport]],
+    lease: Callable[[], AbstractAsyncContextManager[Transport]],
     *,
     timeouts: Timeouts,
     observers: Collection[Observer],
@@ -176,7 +176,7 @@ async def start_detached(
     claims = TraceIdClaims(TRACE_IDS.claim(base_url, build.trace_id, request.node_id or ""))
     outcome = OutcomeTracker()
     try:
-        async with lease(outcome) as transport:
+        async with lease() as transport:
             http, names = await _start(transport, build, claims, outcome, timeouts, observers)
     except OxyError as error:
         error.trace_id, error.server_url = build.trace_id, error.server_url or redact_url(base_url)
@@ -212,7 +212,12 @@ async def _start(
         with anyio.CancelScope(deadline=until):
             http, names = await build(transport, claims.remote, until)
             http = claims.over(http)
-            http = attrs.evolve(http, path=PATHS["start"], headers={**http.headers, "accept": "application/json"})
+            http = attrs.evolve(
+                http,
+                path=PATHS["start"],
+                headers={**http.headers, "accept": "application/json"},
+                context=attrs.evolve(http.context, outcome=outcome),
+            )
             http = RunObservation(observers=tuple(observers)).add_headers(http)
             sent = http, names
             await services.start(transport, http, build.limits, until=until)

@@ -4,20 +4,26 @@ Rule 1: a transport that the user gave is used and never closed.
 Rule 2: inside `async with agent` one transport of the agent's own is kept, so that connections are used again; outside,
     each operation has its own, and nothing stays open.
 Rule 3: what is kept is kept for the event loop that entered: another loop neither uses nor closes it.
+Rule 4: policies are wrapped around a transport once, until one of them changes.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeAlias
 
 import attrs
 
 from oxygent_client._core.per_loop import PerLoop
 from oxygent_client._core.transport import Transport
+from oxygent_client.policies import Policy
 from oxygent_client.telemetry._stats import CountsConnections
 
 __all__ = ["TransportPool"]
+
+Chain: TypeAlias = tuple[Transport, tuple[Policy, ...], Transport]
+"""A transport, policies, and the transport with these policies around it."""
 
 
 @attrs.define
@@ -26,6 +32,7 @@ class TransportPool:
 
     _make: Callable[[], Transport]
     _kept: PerLoop[Transport] = attrs.field(factory=PerLoop[Transport], init=False)
+    _chains: PerLoop[Chain] = attrs.field(factory=PerLoop[Chain], init=False)
     _entered: PerLoop[int] = attrs.field(factory=PerLoop[int], init=False)
 
     @asynccontextmanager
@@ -38,6 +45,23 @@ class TransportPool:
         finally:
             if lasting is None:
                 await transport.aclose()
+
+    def chain(
+        self,
+        transport: Transport,
+        policies: tuple[Policy, ...],
+        wrap: Callable[[], Transport],
+        *,
+        given: Transport | None,
+    ) -> Transport:
+        """The leased transport with its policies around it: built once per event loop, until either changes."""
+        kept = self._chains.get()
+        if kept is not None and kept[0] is transport and kept[1] == policies:
+            return kept[2]
+        chain = wrap()
+        if transport is given or transport is self._kept.get():
+            self._chains.put((transport, policies, chain))
+        return chain
 
     def enter(self) -> None:
         """From now on, keep a transport."""
@@ -58,6 +82,7 @@ class TransportPool:
 
     async def aclose(self) -> None:
         """Close what is kept."""
+        self._chains.take()
         kept = self._kept.take()
         if kept is not None:
             await kept.aclose()

@@ -8,6 +8,7 @@ Rule 2: `server_identity` treats all names of the loopback interface as one host
 
 from __future__ import annotations
 
+import functools
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
@@ -77,6 +78,7 @@ def _host(host: str) -> str:
         return host
 
 
+@functools.lru_cache(maxsize=256)  # a call asks for its host a dozen times
 def address_of(host: str) -> IPv4Address | IPv6Address | None:
     """Parse an IP address (an IPv4-mapped one as IPv4); None for a name."""
     try:

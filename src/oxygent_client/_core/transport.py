@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import attrs
 
-from oxygent_client._core.errors import ConfigurationError
+from oxygent_client._core.errors import ConfigurationError, Outcome
 from oxygent_client._core.plain_http import PlaintextRules
 from oxygent_client._core.sent_secrets import SentSecrets
 
@@ -26,6 +26,7 @@ __all__ = [
     "Context",
     "HTTPRequest",
     "HTTPResponse",
+    "OutcomeListener",
     "Purpose",
     "RunNotifier",
     "Transport",
@@ -103,6 +104,18 @@ class RunNotifier(Protocol):
         ...
 
 
+class OutcomeListener(Protocol):
+    """Keeps what is known of a run."""
+
+    def __call__(self, outcome: Outcome, /) -> None:
+        """A request was sent (UNKNOWN), or it failed, and this is known of it."""
+        ...
+
+    def waits(self, on: bool, /) -> None:
+        """A request was sent and waits for its response, or waits no more."""
+        ...
+
+
 @attrs.frozen(kw_only=True)
 class Context:
     """Information about a request that wrappers may use. It is not sent."""
@@ -137,6 +150,9 @@ class Context:
     its own notes it here."""
     observed: RunNotifier | None = attrs.field(default=None, repr=False, eq=False)
     """Notifies the observers of the run. A wrapper passes it on."""
+
+    outcome: OutcomeListener | None = attrs.field(default=None, repr=False, eq=False)
+    """Keeps the outcome of the run that the request is for. A wrapper passes it on."""
 
 
 @attrs.frozen

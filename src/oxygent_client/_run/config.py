@@ -14,7 +14,6 @@ from oxygent_client._core.settings import ConfirmState, Limits, Timeouts
 from oxygent_client._core.transport import HTTPRequest, Transport
 from oxygent_client._protocol.router import Action, EventRouter, NameMap
 from oxygent_client._protocol.schema import Schema, Validator
-from oxygent_client._run.outcome import OutcomeTracker
 from oxygent_client.telemetry._observers import RunObservation
 
 __all__ = ["Listener", "RunConfig"]
@@ -49,8 +48,8 @@ class RunConfig:
     trace_id: str
     """What the caller calls the run."""
     base_url: str
-    lease: Callable[[OutcomeTracker], AbstractAsyncContextManager[Transport]]
-    """Lends a transport for the time of the run, which says what becomes of a request that departs."""
+    lease: Callable[[], AbstractAsyncContextManager[Transport]]
+    """Lends a transport for the time of the run, which reports to `Context.outcome`."""
     prepare: Callable[[Transport, str, float], Awaitable[tuple[HTTPRequest, NameMap]]]
     """The request to send, and how the remote's names translate; from a transport, the run's id at the remote, and the
     deadline (`math.inf` for none)."""

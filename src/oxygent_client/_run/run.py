@@ -221,12 +221,19 @@ class Run:
         config, connection = self._config, self._connection
         self._claim_id()
         with connection.waiting(self._state.deadline):
-            transport = await connection.acquire(config.lease(self._state.tracker))
+            transport = await connection.acquire(config.lease())
             while True:
                 http, connection.names = await config.prepare(transport, self._remote_trace_id, self._state.deadline)
-                context = attrs.evolve(http.context, attempt=self._attempts + 1, sent=self._context.sent)
                 assert self._claims is not None
-                connection.request = config.observed.mark(self._claims.over(attrs.evolve(http, context=context)))
+                context = attrs.evolve(
+                    http.context,
+                    attempt=self._attempts + 1,
+                    sent=self._context.sent,
+                    observed=config.observed,
+                    outcome=self._state.tracker,
+                )
+                http = self._claims.over(attrs.evolve(http, context=context))
+                connection.request = config.observed.add_headers(http)
                 if self._state.buffer.holds_events:  # those first; there may be no need to ask
                     return
                 try:

@@ -41,6 +41,10 @@ class TraceIdLease:
     """What the caller calls it; empty for one that somebody else began."""
     node_id: str = ""
     """The caller's own node of the call."""
+    server: str = attrs.field(
+        default=attrs.Factory(lambda self: server_identity(self.base_url), takes_self=True), init=False, repr=False
+    )
+    """One server is one server, however its URL is spelled."""
 
 
 class _Held(weakref.ref[TraceIdLease]):
@@ -100,7 +104,7 @@ class TraceIdRegistry:
     def release(self, claim: TraceIdLease, *, ran: bool, closed: bool) -> None:
         """It is over: `ran` if it may have run, `closed` if its close event came, so that nothing of it is left."""
         with self._lock:
-            key = _key(claim.base_url, claim.remote)
+            key = claim.server, claim.remote
             held = self._in_flight.get(key)
             if held is None or held() is not claim:  # a claim of the process from which this one was forked
                 return
@@ -123,13 +127,14 @@ class TraceIdRegistry:
 
     def _claim(self, base_url: str, wanted: str, trace_id: str, node_id: str) -> TraceIdLease:
         self._take_back()
-        key, remote = _key(base_url, wanted), wanted
-        if key in self._in_flight or key in self._soiled or _call(base_url, trace_id, node_id) in self._calls:
+        server = server_identity(base_url)
+        key, remote = (server, wanted), wanted
+        if key in self._in_flight or key in self._soiled or _call(server, trace_id, node_id) in self._calls:
             remote = f"{trace_id}-{new_id(12)}"
         return self._hold(TraceIdLease(base_url, remote, trace_id, node_id))
 
     def _name(self, claim: TraceIdLease, remote: str) -> None:
-        key = _key(claim.base_url, claim.trace_id)
+        key = claim.server, claim.trace_id
         if remote == claim.trace_id:
             self._renamed.pop(key, None)
         else:
@@ -137,8 +142,8 @@ class TraceIdRegistry:
 
     def _hold(self, claim: TraceIdLease) -> TraceIdLease:
         held = _Held(claim, self._lost.append)
-        held.key = _key(claim.base_url, claim.remote)
-        held.call = _call(claim.base_url, claim.trace_id, claim.node_id) if claim.node_id else None
+        held.key = claim.server, claim.remote
+        held.call = _call(claim.server, claim.trace_id, claim.node_id) if claim.node_id else None
         self._in_flight[held.key] = held
         return claim
 
@@ -167,8 +172,8 @@ def _key(base_url: str, trace_id: str) -> Key:
     return server_identity(base_url), trace_id
 
 
-def _call(base_url: str, trace_id: str, node_id: str) -> Key:
-    return _key(base_url, f"{trace_id} {node_id}")
+def _call(server: str, trace_id: str, node_id: str) -> Key:
+    return server, f"{trace_id} {node_id}"
 
 
 def _keep(table: OrderedDict[K, V], key: K, value: V, size: int) -> None:

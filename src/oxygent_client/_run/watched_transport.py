@@ -1,7 +1,7 @@
 """Report each request of a run, and its outcome, to the run.
 
-Rule: it changes nothing. What it is there for: a run that is called off while it waits for a token, or for its next
-attempt, knows whether anything of it ever left.
+Rule: it changes nothing. Through it a run that is cancelled while it waits for a token, or for its next attempt, knows
+whether a request was sent.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from oxygent_client._core.log import log_event
 from oxygent_client._core.settings import Limits
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Purpose, Transport, redact_url
 from oxygent_client._protocol.responses import error_from_response
-from oxygent_client._run.outcome import OutcomeTracker
 from oxygent_client.cluster import cluster_of
 
 __all__ = ["OutcomeTransport"]
@@ -27,46 +26,45 @@ STREAMS: Final[tuple[Purpose, ...]] = ("run", "attach")
 
 @attrs.frozen
 class OutcomeTransport:
-    """A transport that says what becomes of what goes through it."""
+    """Reports the outcome of each request for a stream to `Context.outcome`."""
 
     inner: Transport
-    became: OutcomeTracker
-    """Told UNKNOWN when a request for a run departs, and what is known when that came to nothing."""
 
     @property
     def checks_secure(self) -> bool:
-        """Whether what is inside checks by itself what may go over plain http (`policies.HTTPSOnlyTransport`)."""
+        """Whether the inner transport itself checks what is sent over plain http (`policies.HTTPSOnlyTransport`)."""
         return cluster_of(self.inner) is not None
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
         """As `Transport.exchange`."""
         context = request.context
-        if context.purpose not in STREAMS:
+        report = context.outcome
+        if report is None or context.purpose not in STREAMS:
             async with self.inner.exchange(request) as response:
                 yield response
             return
         log_event("connect", context, "%s %s", request.method, redact_url(request.url), attempt=context.attempt)
-        self.became(Outcome.UNKNOWN)
-        self.became.waits(True)
+        report(Outcome.UNKNOWN)
+        report.waits(True)
         entered = False
         try:
             async with self.inner.exchange(request) as response:
                 entered = True
-                self.became.waits(False)
+                report.waits(False)
                 if response.status == 200:
                     log_event("opened", context, "the response has begun", status=response.status)
                 else:
-                    self.became(error_from_response(response.status, response.headers, b"", Limits()).outcome)
+                    report(error_from_response(response.status, response.headers, b"", Limits()).outcome)
                     log_event("refused", context, "refused with status %d", response.status, status=response.status)
                 yield response
         except OxyError as error:
             if not entered:
-                self.became(error.outcome)
+                report(error.outcome)
             raise
         finally:
             if not entered:
-                self.became.waits(False)
+                report.waits(False)
 
     async def aclose(self) -> None:
         """As `Transport.aclose`."""

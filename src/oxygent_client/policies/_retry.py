@@ -139,7 +139,9 @@ class RetryTransport(Wrapper):
         attempt = request.context.attempt - 1  # an outer wrapper may have made attempts already
         while True:
             attempt += 1
-            sent = attrs.evolve(request, context=attrs.evolve(request.context, attempt=attempt))
+            sent = request
+            if attempt != request.context.attempt:
+                sent = attrs.evolve(request, context=attrs.evolve(request.context, attempt=attempt))
             try:
                 response = await super()._respond(stack, sent)
             except OxyError as error:

@@ -110,10 +110,6 @@ class RunObservation:
         if size != self.buffered:
             self._holds(self, size)
 
-    def mark(self, request: HTTPRequest) -> HTTPRequest:
-        """Add the observers' headers to `request`, and have notifications about it sent to them."""
-        return self.add_headers(attrs.evolve(request, context=attrs.evolve(request.context, observed=self)))
-
     def add_headers(self, request: HTTPRequest) -> HTTPRequest:
         """Add the observers' headers to `request`."""
         for observer in self.observers:
