@@ -433,17 +433,21 @@ async def test_a_transport_that_raises_something_else() -> None:
 
 
 async def test_watching_comes_to_an_end() -> None:
-    """What no check may do comes out as itself, not in a group, and the block is cancelled."""
+    """An error of a check is raised, not in a group, and the block is cancelled."""
     there = cluster(Replicas(a=Reply.json({"alive": 1})))
     with pytest.raises(errors.InsecureTransportError):
         async with there.watching(every=1):
             await anyio.sleep(5)
             there.set_members(["http://user:s3cret@a.example"])
             await anyio.sleep_forever()
-    for every in (0, -1, math.nan, math.inf):
-        with pytest.raises(errors.ConfigurationError, match="every"):
-            async with there.watching(every=every):
-                pass
+
+
+@pytest.mark.parametrize("every", [0, -1, math.nan, math.inf])
+async def test_a_pause_that_is_no_time(every: float) -> None:
+    """The pause between health checks is a finite number of seconds above 0."""
+    with pytest.raises(errors.ConfigurationError, match="every"):
+        async with cluster(Replicas()).watching(every=every):
+            pass
 
 
 @pytest.mark.parametrize("how", ["calls", "checks"])

@@ -326,21 +326,24 @@ def test_each_loop_counts_for_itself(limited: Callable[[Transport], Any]) -> Non
     anyio.run(run, [*LOOPS, *LOOPS])
 
 
-async def test_memory_is_shared() -> None:
-    """Two wrappers with one memory count together; without one each counts for itself."""
-    for limit, wrapper, memory in (
+@pytest.mark.parametrize(
+    ("limit", "make", "state"),
+    [
         (ConcurrencyLimit(1), ConcurrencyLimitTransport, "slots"),
         (RateLimit(0.1), RateLimitTransport, "bucket"),
-    ):
-        make: Any = wrapper
-        shared = {memory: limit.new_state()}
-        one, other, alone = make(remote(), limit, **shared), make(remote(), limit, **shared), make(remote(), limit)
-        log = Log()
-        async with anyio.create_task_group() as tasks:
-            for transport, name in ((one, "a"), (other, "b"), (alone, "c")):
-                tasks.start_soon(log.run, transport, named(name))
-                await settled()
-        assert log.lines == [(0, "a began"), (0, "c began"), (10, "b began")]
+    ],
+    ids=["concurrency", "rate"],
+)
+async def test_state_is_shared(limit: ConcurrencyLimit | RateLimit, make: Any, state: str) -> None:
+    """Two wrappers with one state count together; without one each counts by itself."""
+    shared = {state: limit.new_state()}
+    one, other, alone = make(remote(), limit, **shared), make(remote(), limit, **shared), make(remote(), limit)
+    log = Log()
+    async with anyio.create_task_group() as tasks:
+        for transport, name in ((one, "a"), (other, "b"), (alone, "c")):
+            tasks.start_soon(log.run, transport, named(name))
+            await settled()
+    assert log.lines == [(0, "a began"), (0, "c began"), (10, "b began")]
 
 
 # -------------------------------------------------------------------------------------------------------------- Values

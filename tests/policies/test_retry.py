@@ -141,19 +141,19 @@ async def test_each_error_class() -> None:
                 assert expected == (await met(transport, about(idempotent=idempotent, purpose=purpose)) == 200)
 
 
-async def test_the_last_attempt_is_handed_on() -> None:
-    """After `attempts` the refusal is the caller's, and can still be read; an error says how often it was tried."""
-    for attempts in (1, 2, 5):
-        fake, transport = retrying([refused(429)] * 9, Retry(attempts=attempts))
-        async with transport.exchange(RUN) as response:
-            assert (response.status, response.request.context.attempt) == (429, attempts)
-            assert [piece async for piece in response.chunks] == [b"no"]
-            assert len(fake.left) == attempts - 1
-        assert len(fake.left) == attempts
-        _, transport = retrying([fails(errors.ConnectError("x"))] * 9, Retry(attempts=attempts))
-        with pytest.raises(errors.ConnectError) as caught:
-            await met_or_raised(transport)
-        assert caught.value.attempts == attempts
+@pytest.mark.parametrize("attempts", [1, 2, 5])
+async def test_the_last_attempt_is_returned(attempts: int) -> None:
+    """After `attempts` the refusal is returned, and can still be read; an error has the number of attempts."""
+    fake, transport = retrying([refused(429)] * 9, Retry(attempts=attempts))
+    async with transport.exchange(RUN) as response:
+        assert (response.status, response.request.context.attempt) == (429, attempts)
+        assert [piece async for piece in response.chunks] == [b"no"]
+        assert len(fake.left) == attempts - 1
+    assert len(fake.left) == attempts
+    _, transport = retrying([fails(errors.ConnectError("x"))] * 9, Retry(attempts=attempts))
+    with pytest.raises(errors.ConnectError) as caught:
+        await met_or_raised(transport)
+    assert caught.value.attempts == attempts
 
 
 async def met_or_raised(transport: Transport) -> None:
@@ -172,22 +172,24 @@ async def test_attempts_are_numbered() -> None:
         assert attrs.evolve(sent, context=attrs.evolve(sent.context, attempt=1)) == request
 
 
-async def test_what_the_block_raises() -> None:
-    """Once the exchange is the caller's nothing is repeated: an error of the block comes out as it is."""
-    for reply, error in [
-        (GOOD, errors.ConnectError("the block's")),
-        (GOOD, KeyError("the block's")),
-        (Reply((errors.ConnectionLostError("cut"),)), None),
-    ]:
-        fake, transport = retrying([reply, GOOD])
-        with pytest.raises(type(error) if error else errors.ConnectionLostError) as caught:
-            async with transport.exchange(about(idempotent=True)) as response:
-                if error:
-                    raise error
-                async for _ in response.chunks:
-                    pass
-        assert error is None or caught.value is error
-        assert len(fake.requests) == len(fake.left) == 1
+@pytest.mark.parametrize("error", [errors.ConnectError("the block's"), KeyError("the block's")])
+async def test_an_error_of_the_block(error: Exception) -> None:
+    """After the exchange was entered there is no retry: an error of the block is raised unchanged."""
+    fake, transport = retrying([GOOD, GOOD])
+    with pytest.raises(type(error)) as caught:
+        async with transport.exchange(about(idempotent=True)):
+            raise error
+    assert caught.value is error
+    assert len(fake.requests) == len(fake.left) == 1
+
+
+async def test_a_body_that_breaks_off() -> None:
+    """A connection that breaks while the body is read is not a retry either."""
+    fake, transport = retrying([Reply((errors.ConnectionLostError("cut"),)), GOOD])
+    with pytest.raises(errors.ConnectionLostError):
+        async with transport.exchange(about(idempotent=True)) as response:
+            await anext(response.chunks)
+    assert len(fake.requests) == len(fake.left) == 1
 
 
 # -------------------------------------------------------------------------------------------------------------- Waits
@@ -383,16 +385,18 @@ async def test_an_exchange_that_ends_badly() -> None:
     assert await met(RetryTransport(Breaks())) == 200
 
 
-async def test_cancellation_while_it_waits() -> None:
-    """It ends the wait at once, and nothing is sent any more."""
-    for reply in (refused(429, retry_after="9"), fails(errors.ConnectError("x"))):
-        fake, transport = retrying([reply, GOOD], Retry(base=8))
-        start = anyio.current_time()
-        with anyio.move_on_after(1) as scope:
-            await met(transport)
-        assert scope.cancelled_caught
-        assert anyio.current_time() - start == pytest.approx(1)
-        assert len(fake.requests) == len(fake.left) == 1
+@pytest.mark.parametrize(
+    "reply", [refused(429, retry_after="9"), fails(errors.ConnectError("x"))], ids=["Retry-After", "backoff"]
+)
+async def test_cancellation_while_it_waits(reply: Reply) -> None:
+    """It ends the wait at once, and nothing more is sent."""
+    fake, transport = retrying([reply, GOOD], Retry(base=8))
+    start = anyio.current_time()
+    with anyio.move_on_after(1) as scope:
+        await met(transport)
+    assert scope.cancelled_caught
+    assert anyio.current_time() - start == pytest.approx(1)
+    assert len(fake.requests) == len(fake.left) == 1
 
 
 async def test_no_scope_stays_open() -> None:

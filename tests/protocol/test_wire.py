@@ -414,8 +414,8 @@ def test_real_organizations(path: Any) -> None:
     assert {*data["id_dict"]} <= {*names}
 
 
-ORGANIZATIONS: Final[list[tuple[Any, Any]]] = [
-    # expected: how many members, or the error; the organization
+ORGANIZATIONS: Final[list[tuple[int, Any]]] = [
+    # expected number of nodes; the organization
     (1, {}),
     (1, {"path": [""]}),
     (1, {"children": []}),
@@ -423,6 +423,9 @@ ORGANIZATIONS: Final[list[tuple[Any, Any]]] = [
     (4, node(node(node()), {"name": None})),
     (2001, chain(2000)),
     (99_999, node(*[{}] * 99_998)),
+]
+NO_ORGANIZATIONS: Final[list[tuple[type[errors.OxyError], Any]]] = [
+    # expected error; the organization
     (errors.TooLargeError, node(*[{}] * 100_000)),
     (errors.TooLargeError, node(*[node(*[{}] * 1000)] * 100)),
     (errors.MalformedResponseError, None),
@@ -440,13 +443,16 @@ ORGANIZATIONS: Final[list[tuple[Any, Any]]] = [
 
 
 @pytest.mark.parametrize(("expected", "tree"), ORGANIZATIONS, ids=range(len(ORGANIZATIONS)))
-def test_organizations(expected: Any, tree: Any) -> None:
-    """An organization is a tree of objects within the limit, or a typed error, however deep or wide it is."""
-    if isinstance(expected, int):
-        root = parse_organization({"organization": tree})
-        assert root is tree
-        assert sum(1 for _ in members(root)) == expected
-        return
+def test_organizations(expected: int, tree: Any) -> None:
+    """An organization is a tree of objects within the limit, however deep or wide it is."""
+    root = parse_organization({"organization": tree})
+    assert root is tree
+    assert sum(1 for _ in members(root)) == expected
+
+
+@pytest.mark.parametrize(("expected", "tree"), NO_ORGANIZATIONS, ids=range(len(NO_ORGANIZATIONS)))
+def test_malformed_organizations(expected: type[errors.OxyError], tree: Any) -> None:
+    """A tree that is too large or malformed is a typed error."""
     with pytest.raises(expected):
         parse_organization({"organization": tree})
 
