@@ -31,7 +31,8 @@ TESTED_EXTRAS = "aiohttp,cli,httpx2,otel,pytest"
 """What the tests of the session `tests` need beside the wheel; a heavy extra gets a session of its own name."""
 SMOKE = (
     *("core/test_models", "protocol/test_payload", "protocol/test_sse", "api/test_discovery", "run/test_run"),
-    *("agent/test_agent", "agent/test_hooks", "transports/test_asgi_transport", "transports/test_network_transports"),
+    *("agent/test_agent", "agent/test_callbacks"),
+    *("transports/test_asgi_transport", "transports/test_network_transports"),
     *("testing/test_check_transport", "testing/test_toy", "cli/test_cli", "edges/test_pytest_plugin"),
     "project/test_public_names",
 )

@@ -85,19 +85,19 @@ async def sent(request: OxyRequest | str = "hi", **options: Any) -> dict[str, An
         " http://remote.test",
     ],
 )
-def test_addresses_that_are_none(url: str) -> None:
-    """Only http and https with a host are an address; the error shows nothing of it."""
-    for cls in (SSEOxyGent, RemoteAgent):
-        with pytest.raises(errors.ConfigurationError) as caught:
-            cls(server_url=url)
-        assert str(caught.value) == "server_url must be an http:// or https:// URL with a host"
+@pytest.mark.parametrize("cls", [SSEOxyGent, RemoteAgent])
+def test_wrong_addresses(cls: type[RemoteAgent], url: str) -> None:
+    """Only an http or https URL with a host is an address; the error shows nothing of another one."""
+    with pytest.raises(errors.ConfigurationError) as caught:
+        cls(server_url=url)
+    assert str(caught.value) == "server_url must be an http:// or https:// URL with a host"
 
 
-def test_no_address() -> None:
-    """Without an address the error says when there may be none."""
-    for cls in (SSEOxyGent, RemoteAgent):
-        with pytest.raises(errors.ConfigurationError, match=r"missing.*Cluster"):
-            cls(server_url="")
+@pytest.mark.parametrize("cls", [SSEOxyGent, RemoteAgent])
+def test_no_address(cls: type[RemoteAgent]) -> None:
+    """Without an address the error names the setting, and the transport that needs none."""
+    with pytest.raises(errors.ConfigurationError, match=r"^server_url .*Cluster"):
+        cls(server_url="")
 
 
 def test_what_an_agent_is_made_of() -> None:
@@ -207,24 +207,64 @@ async def test_everything_that_one_may_say() -> None:
     assert response.extra == {"trace_id": "t2", "remote_trace_id": "t2"}
 
 
-async def test_wrong_calls() -> None:
-    """A query that is no text, or a request with fields beside it, is a ConfigurationError; nothing is sent."""
+CALLS: Final = pytest.mark.parametrize("call", ["ask", "stream", "start"])
+
+
+async def call_of(agent: SSEOxyGent, call: str, query: Any, **options: Any) -> None:
+    """Call one of the three methods that take a query."""
+    if call == "stream":
+        agent.stream(query, **options)
+    else:
+        await getattr(agent, call)(query, **options)
+
+
+@CALLS
+@pytest.mark.parametrize("query", [None, 1, ["x"], {"query": "x"}, b"x"], ids=repr)
+async def test_wrong_queries(query: Any, call: str) -> None:
+    """A query that is no text is a ConfigurationError; nothing is sent."""
     agent, transport = made()
-    for query in (None, 1, ["x"], {"query": "x"}, b"x"):
-        with pytest.raises(errors.ConfigurationError, match=r"^query must be"):
-            await agent.ask(cast("Any", query))
-        with pytest.raises(errors.ConfigurationError):
-            agent.stream(cast("Any", query))
-    with pytest.raises(errors.ConfigurationError, match=r"^trace_id, group_id cannot be combined"):
-        await agent.ask(OxyRequest(), trace_id="t", group_id="g")
-    wrong: list[dict[str, Any]] = [{"callee": "x"}, {"arguments": {}}, {"when": object()}, {"n": math.nan}, {"s": {1}}]
-    for arguments in wrong:
-        with pytest.raises(errors.PayloadError) as caught:
-            await agent.execute(OxyRequest(arguments={"query": "x", **arguments}))
-        assert repr(next(iter(arguments))) in str(caught.value)
+    with pytest.raises(errors.ConfigurationError, match=r"^query must be"):
+        await call_of(agent, call, query)
     assert transport.requests == []
 
 
+@CALLS
+async def test_a_request_with_options_beside_it(call: str) -> None:
+    """A request has all fields itself: options beside it are a ConfigurationError; nothing is sent."""
+    agent, transport = made()
+    with pytest.raises(errors.ConfigurationError, match=r"^trace_id, group_id cannot be combined"):
+        await call_of(agent, call, OxyRequest(), trace_id="t", group_id="g")
+    assert transport.requests == []
+
+
+@CALLS
+async def test_an_unknown_option(call: str) -> None:
+    """An unknown keyword is a TypeError, as for any function; nothing is sent."""
+    agent, transport = made()
+    with pytest.raises(TypeError, match="idempotant"):
+        await call_of(agent, call, "hi", idempotant=True)
+    assert transport.requests == []
+
+
+WRONG_ARGUMENTS: Final[list[dict[str, Any]]] = [
+    {"callee": "x"},
+    {"arguments": {}},
+    {"when": object()},
+    {"n": math.nan},
+    {"s": {1}},
+]
+
+
+@pytest.mark.parametrize("arguments", WRONG_ARGUMENTS, ids=lambda arguments: next(iter(arguments)))
+async def test_wrong_arguments(arguments: dict[str, Any]) -> None:
+    """An argument that the protocol or JSON does not allow is a PayloadError that names it; nothing is sent."""
+    agent, transport = made()
+    with pytest.raises(errors.PayloadError, match=repr(next(iter(arguments)))):
+        await agent.execute(OxyRequest(arguments={"query": "x", **arguments}))
+    assert transport.requests == []
+
+
+@CALLS
 @pytest.mark.parametrize(
     ("said", "fields"),
     [
@@ -237,17 +277,28 @@ async def test_wrong_calls() -> None:
         ("idempotent must be ", {"idempotent": "no"}),
     ],
 )
-async def test_options_of_a_call_of_the_wrong_kind(said: str, fields: dict[str, Any]) -> None:
-    """An option of a call with an invalid value is an error that names it; nothing is sent."""
+async def test_options_of_a_call_of_the_wrong_kind(said: str, fields: dict[str, Any], call: str) -> None:
+    """An option of a call with an invalid value is an error that names it, and does not show it; nothing is sent."""
     agent, transport = made()
-    for call in (agent.ask, agent.start):
-        with pytest.raises(errors.ConfigurationError) as caught:
-            await call("hi", **fields)
-        assert str(caught.value).startswith(said)
-        assert "t0p-secret" not in str(caught.value)
-    with pytest.raises(errors.ConfigurationError):
-        agent.stream("hi", **fields)
+    with pytest.raises(errors.ConfigurationError) as caught:
+        await call_of(agent, call, "hi", **fields)
+    assert str(caught.value).startswith(said)
+    assert "t0p-secret" not in str(caught.value)
     assert transport.requests == []
+
+
+@pytest.mark.parametrize("name", ["shared_data", "group_data"])
+async def test_data_is_shared_with_the_caller(name: str) -> None:
+    """What the agent's code writes into the data of a run is in the caller's own dictionary, empty or not."""
+
+    class Writing(SSEOxyGent):
+        async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
+            getattr(oxy_request, name)["seen"] = True
+
+    data: dict[str, Any] = {}
+    agent = Writing(URL, transport=remote(tool_call("search"), answer(1), close()))
+    await agent.ask("hi", **cast("Any", {name: data}))
+    assert data == {"seen": True}
 
 
 WRONG_SETTINGS: Final[list[tuple[str, dict[str, Any]]]] = [
@@ -551,83 +602,96 @@ async def test_a_restart_of_a_local_function() -> None:
 
 
 async def test_argument_overrides() -> None:
-    """An argument may overwrite a protocol field that is named; never those that hold a run together."""
+    """An argument may overwrite a protocol field that is named."""
     payload = await sent(OxyRequest(arguments={"query": "x", "caller": "other"}), argument_overrides={"caller"})
     assert payload["caller"] == "other"
-    for name in ("mas", "arguments", "current_trace_id", "call_stack", "node_id_stack"):
-        with pytest.raises(errors.PayloadError, match=name):
-            await sent(OxyRequest(arguments={"query": "x", name: "x"}), argument_overrides={name})
 
 
-async def test_share_data() -> None:
-    """`share_data` says what of the caller's data leaves the house; inbound headers never do."""
+@pytest.mark.parametrize("name", ["mas", "arguments", "current_trace_id", "call_stack", "node_id_stack"])
+async def test_fields_that_no_argument_overwrites(name: str) -> None:
+    """The fields that hold a run together cannot be overwritten."""
+    with pytest.raises(errors.PayloadError, match=name):
+        await sent(OxyRequest(arguments={"query": "x", name: "x"}), argument_overrides={name})
+
+
+SHARES: Final[list[tuple[Any, dict[str, Any]]]] = [
+    # share_data, the data that is sent
+    (True, {"a": 1, "b": {"c": 2}}),
+    (False, {}),
+    ({"a"}, {"a": 1}),
+    (["b", "none"], {"b": {"c": 2}}),
+    ((), {}),
+    ({"a", "_headers"}, {"a": 1}),
+]
+
+
+@pytest.mark.parametrize(("share", "expected"), SHARES, ids=["all", "none", "one", "missing", "empty", "headers"])
+async def test_share_data(share: Any, expected: dict[str, Any]) -> None:
+    """`share_data` selects the data that is sent; incoming headers never are."""
     data = {"a": 1, "b": {"c": 2}, "_headers": {"authorization": "secret"}}
-    request = OxyRequest(arguments={"query": "x"}, shared_data=data, group_data=data)
-    cases: list[tuple[Any, dict[str, Any]]] = [
-        (True, {"a": 1, "b": {"c": 2}}),
-        (False, {}),
-        ({"a"}, {"a": 1}),
-        (["b", "none"], {"b": {"c": 2}}),
-        ((), {}),
-        ({"_headers", "a"}, {"a": 1}),
-    ]
-    for share, expected in cases:
-        agent, transport = made(share_data=share)
-        await agent.ask(request)
-        payload = transport.payloads[0]
-        assert (share, payload["shared_data"], payload["group_data"]) == (share, expected, expected)
-        assert b"secret" not in transport.requests[0].body
+    agent, transport = made(share_data=share)
+    await agent.ask(OxyRequest(arguments={"query": "x"}, shared_data=data, group_data=data))
+    assert transport.payloads[0]["shared_data"] == expected
+    assert transport.payloads[0]["group_data"] == expected
+    assert b"secret" not in transport.requests[0].body
 
 
 # -------------------------------------------------------------------------------------------------------------- Headers
 
 
-async def test_headers() -> None:
-    """The protocol's headers win, the user's follow, of the inbound ones only the allowed are passed on."""
+class OwnHeaders(SSEOxyGent):
+    """An agent that adds headers of its own."""
+
+    def prepare_headers(self, oxy_request: OxyRequest) -> dict[str, str]:
+        """As the documentation has it."""
+        return {**super().prepare_headers(oxy_request), "X-Own": oxy_request.get_query(), "User-Agent": "me"}
+
+
+HEADERS: Final[dict[str, tuple[type[SSEOxyGent], dict[str, Any], dict[str, str]]]] = {
+    # the class, its settings, the headers beside the protocol's
+    "none": (SSEOxyGent, {}, {}),
+    "own": (
+        SSEOxyGent,
+        {"headers": {"X-A": "1", "Authorization": "mine"}},
+        {"x-a": "1", "authorization": "mine"},
+    ),
+    "overruled": (SSEOxyGent, {"headers": {"Accept": "x", "ACCEPT-ENCODING": "gzip", "Content-Type": "x"}}, {}),
+    "forwarded": (SSEOxyGent, {"forward_headers": ["x-request-ID", "x-none"]}, {"x-request-id": "7"}),
+    "own before forwarded": (
+        SSEOxyGent,
+        {"forward_headers": {"authorization"}, "headers": {"authorization": "mine"}},
+        {"authorization": "mine"},
+    ),
+    "prepared": (OwnHeaders, {}, {"x-own": "x", "user-agent": "me"}),
+}
+PROTOCOL_HEADERS: Final = {
+    "accept": "text/event-stream",
+    "accept-encoding": "identity",
+    "cache-control": "no-store",
+    "content-type": "application/json",
+}
+
+
+@pytest.mark.parametrize(("cls", "options", "expected"), HEADERS.values(), ids=HEADERS)
+async def test_headers(cls: type[SSEOxyGent], options: dict[str, Any], expected: dict[str, str]) -> None:
+    """The protocol's headers win, the user's follow; of the incoming ones only the allowed are forwarded."""
     inbound = {"Authorization": "inbound", "X-Request-Id": "7", "Cookie": "c", "Transfer-Encoding": "chunked"}
     request = OxyRequest(arguments={"query": "x"}, shared_data={"_headers": inbound})
+    agent = cls(URL, transport=(transport := remote()), **options)
+    await agent.ask(request)
+    got = dict(transport.requests[0].headers)
+    expected = {"user-agent": got["user-agent"], **PROTOCOL_HEADERS, **expected}
+    assert got == expected
+    assert b"inbound" not in transport.requests[0].body
 
-    class Own(SSEOxyGent):
-        def prepare_headers(self, oxy_request: OxyRequest) -> dict[str, str]:
-            return {**super().prepare_headers(oxy_request), "X-Own": oxy_request.get_query(), "User-Agent": "me"}
 
-    fixed = {
-        "accept": "text/event-stream",
-        "accept-encoding": "identity",
-        "cache-control": "no-store",
-        "content-type": "application/json",
-    }
-    cases: dict[str, tuple[SSEOxyGent, dict[str, str]]] = {
-        "none": (SSEOxyGent(server_url=URL), {}),
-        "own": (
-            SSEOxyGent(server_url=URL, headers={"X-A": "1", "Authorization": "mine"}),
-            {"x-a": "1", "authorization": "mine"},
-        ),
-        "overruled": (
-            SSEOxyGent(server_url=URL, headers={"Accept": "x", "ACCEPT-ENCODING": "gzip", "Content-Type": "x"}),
-            {},
-        ),
-        "forwarded": (SSEOxyGent(server_url=URL, forward_headers=["x-request-ID", "x-none"]), {"x-request-id": "7"}),
-        "own before forwarded": (
-            SSEOxyGent(server_url=URL, forward_headers={"authorization"}, headers={"authorization": "mine"}),
-            {"authorization": "mine"},
-        ),
-        "prepared": (Own(server_url=URL), {"x-own": "x", "user-agent": "me"}),
-    }
-    for name, (agent, expected) in cases.items():
-        transport = FakeTransport({"/sse/chat": Reply([answer(1), close()])})
-        agent.transport = transport
-        await agent.ask(request)
-        got = dict(transport.requests[0].headers)
-        user_agent = got.pop("user-agent")
-        assert expected.pop("user-agent", user_agent) == user_agent
-        assert (name, {**fixed, **expected}) == (name, got)
-        assert b"inbound" not in transport.requests[0].body
-        # A GET carries the same, but for what only a stream has.
-        await _init(agent)
-        get = transport.requests[1]
-        assert (get.headers["accept-encoding"], get.method) == ("identity", "GET")
-        assert expected.get("x-a") == get.headers.get("x-a")
+async def test_headers_of_a_get() -> None:
+    """A GET carries the same headers, but for those of a stream."""
+    agent, transport = made(headers={"X-A": "1"})
+    await _init(agent)
+    assert transport.requests[0].method == "GET"
+    assert transport.requests[0].headers["accept-encoding"] == "identity"
+    assert transport.requests[0].headers["x-a"] == "1"
 
 
 async def _init(agent: SSEOxyGent) -> None:
@@ -635,19 +699,29 @@ async def _init(agent: SSEOxyGent) -> None:
         await agent.init()
 
 
-async def test_header_injection() -> None:
-    """A header with a line end, or a name that is none, is refused before anything is sent; its value is not shown."""
-    for headers in (
+@pytest.mark.parametrize(
+    "headers",
+    [
         {"x": "secret\r\nx-evil: 1"},
         {"x": "secret\n"},
         {"x y": "secret"},
         {"": "secret"},
         {"x": "s\0ecret"},
-    ):
-        agent, transport = made(headers=headers)
-        with pytest.raises(errors.ConfigurationError) as caught:
-            await agent.ask("hi")
-        assert ("ecret" in str(caught.value), [], []) == (False, transport.requests, transport.left)
+    ],
+    ids=["two lines", "a line end", "a space in a name", "no name", "a null"],
+)
+async def test_header_injection(headers: dict[str, str]) -> None:
+    """A header that HTTP does not allow is refused before anything is sent; its value is not shown."""
+    agent, transport = made(headers=headers)
+    with pytest.raises(errors.ConfigurationError) as caught:
+        await agent.ask("hi")
+    assert "ecret" not in str(caught.value)
+    assert transport.requests == []
+    assert transport.left == []
+
+
+async def test_header_injection_by_a_forwarded_header() -> None:
+    """An incoming header is checked, too."""
     inbound = OxyRequest(arguments={"query": "x"}, shared_data={"_headers": {"x-a": "1\r\nx-evil: 1"}})
     agent, transport = made(forward_headers={"x-a"})
     with pytest.raises(errors.ConfigurationError):
@@ -658,34 +732,43 @@ async def test_header_injection() -> None:
 # ------------------------------------------------------------------------------------------------------ What comes back
 
 
-async def test_execute_answers_where_ask_raises() -> None:
-    """`execute` makes a FAILED response of every error but that of a wrong call; `ask` and `stream` raise it."""
-    cases: list[tuple[str, str, bool, int, Reply]] = [
-        ("ConnectError", "not_sent", True, 3, Reply(before=errors.ConnectError("no"))),
-        ("AuthenticationError", "rejected", False, 1, Reply(status=401)),
-        ("RateLimitedError", "rejected", True, 3, Reply(status=429)),
-        ("ServerError", "unknown", False, 1, Reply(status=500)),
-        ("IncompleteStreamError", "started", False, 1, Reply([progress(1)])),
-        ("NoAnswerError", "completed", False, 1, Reply([close()])),
-    ]
-    for name, outcome, retryable, attempts, reply in cases:
-        agent, _ = made(FakeTransport({"/sse/chat": reply}))
-        response = await agent.execute(OxyRequest(arguments={"query": "x"}))
-        request = response.oxy_request
-        assert request is not None
-        assert {
-            "error": name,
-            "outcome": outcome,
-            "retryable": retryable,
-            "attempts": attempts,
-            "trace_id": request.current_trace_id,
-        } == response.extra
-        with pytest.raises(errors.OxyError) as caught:
-            await agent.ask("x")
-        assert (OxyState.FAILED, str(caught.value)) == (response.state, response.output)
-        with pytest.raises(errors.OxyError):
-            async with agent.stream("x") as run:
-                await run.final_response()
+FAILURES: Final[dict[str, tuple[str, bool, int, Reply]]] = {
+    # the class of the error: (outcome, retryable, attempts, the reply)
+    "ConnectError": ("not_sent", True, 3, Reply(before=errors.ConnectError("no"))),
+    "AuthenticationError": ("rejected", False, 1, Reply(status=401)),
+    "RateLimitedError": ("rejected", True, 3, Reply(status=429)),
+    "ServerError": ("unknown", False, 1, Reply(status=500)),
+    "IncompleteStreamError": ("started", False, 1, Reply([progress(1)])),
+    "NoAnswerError": ("completed", False, 1, Reply([close()])),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+async def test_execute_answers_where_ask_raises(name: str) -> None:
+    """`execute` makes a FAILED response of an error; `ask` and `stream` raise it."""
+    outcome, retryable, attempts, reply = FAILURES[name]
+    agent, _ = made(FakeTransport({"/sse/chat": reply}))
+    response = await agent.execute(OxyRequest(arguments={"query": "x"}, current_trace_id="t"))
+    assert response.state is OxyState.FAILED
+    assert response.extra == {
+        "error": name,
+        "outcome": outcome,
+        "retryable": retryable,
+        "attempts": attempts,
+        "trace_id": "t",
+    }
+    with pytest.raises(errors.OxyError) as caught:
+        await agent.ask("x")
+    assert type(caught.value).__name__ == name
+    assert str(caught.value) == response.output
+    with pytest.raises(errors.OxyError) as caught:
+        async with agent.stream("x") as run:
+            await run.final_response()
+    assert type(caught.value).__name__ == name
+
+
+async def test_execute_raises_an_error_of_the_configuration() -> None:
+    """A wrong configuration is no failure of the remote."""
     agent, _ = made(FakeTransport({"/sse/chat": Reply(before=errors.InsecureTransportError("no"))}))
     with pytest.raises(errors.InsecureTransportError):
         await agent.execute(OxyRequest(arguments={"query": "x"}))
@@ -710,36 +793,39 @@ async def test_the_base() -> None:
 # ------------------------------------------------------------------------------------------ Subclasses say what is sent
 
 
-async def test_stacks_are_rewritten_iff_the_remote_was_told_of_none() -> None:
-    """However the stack is shared, messages get the caller's stack exactly where the sealed body had none."""
+THEIRS: Final = ["user", "master", "search"]
+OURS: Final = ["user", "boss", "me", "search"]
+STACKS: Final[dict[str, tuple[dict[str, Any], list[str] | None, list[str]]]] = {
+    # what is set on the agent, the stack that is sent, the stack in forwarded messages
+    "shared": ({}, ["user", "boss"], THEIRS),
+    "not shared": ({"is_share_call_stack": False}, None, OURS),
+    "set late": ({"call_stack_strategy": "none"}, None, OURS),
+}
+
+
+@pytest.mark.parametrize(("changes", "stack", "forwarded"), STACKS.values(), ids=STACKS)
+async def test_stacks_are_rewritten_if_none_was_sent(
+    changes: dict[str, Any], stack: list[str] | None, forwarded: list[str]
+) -> None:
+    """Forwarded messages get the caller's stack exactly where the payload had none."""
     request = OxyRequest(arguments={"query": "x"}, call_stack=["user", "boss"], node_id_stack=["", "n1"])
-    theirs = ["user", "master", "search"]
-    ours = ["user", "boss", "me", "search"]
-    cases: dict[str, tuple[dict[str, Any], list[str] | None, list[str]]] = {
-        # (what is set on the agent, the stack that is sent, the stack in what is forwarded)
-        "shared": ({}, ["user", "boss"], theirs),
-        "not shared": ({"is_share_call_stack": False}, None, ours),
-        "set late": ({"call_stack_strategy": "none"}, None, ours),
-    }
-    for name, (changes, stack, forwarded) in cases.items():
-        transport = remote(
-            tool_call("search"), observation("search", 1), tool_call("master", caller="user"), answer(1), close()
-        )
-        agent = SSEOxyGent(server_url=URL, transport=transport, name="me")
-        for attribute, value in changes.items():
-            setattr(agent, attribute, value)
-        heard: list[Any] = []
+    transport = remote(
+        tool_call("search"), observation("search", 1), tool_call("master", caller="user"), answer(1), close()
+    )
+    agent = SSEOxyGent(URL, transport=transport, name="me")
+    for attribute, value in changes.items():
+        setattr(agent, attribute, value)
+    heard: list[Any] = []
 
-        async def hear(message: Any, heard: list[Any] = heard) -> None:
-            heard.append(message["content"]["call_stack"])
+    async def hear(message: Any) -> None:
+        heard.append(message["content"]["call_stack"])
 
-        one = request.clone_with()
-        cast("Any", one).send_message = hear
-        async with agent.stream(one) as run:
-            seen = [event.content["call_stack"] async for event in run if event.type == "tool_call"]
-        assert (name, transport.payloads[0].get("call_stack")) == (name, stack)
-        assert (name, [forwarded] * 2) == (name, heard)
-        assert [theirs, ["user", "master"]] == seen, "what was received is never changed"
+    request.send_message = hear
+    async with agent.stream(request) as run:
+        seen = [event.content["call_stack"] async for event in run if event.type == "tool_call"]
+    assert transport.payloads[0].get("call_stack") == stack
+    assert heard == [forwarded] * 2
+    assert seen == [THEIRS, ["user", "master"]], "what was received is never changed"
 
 
 async def test_a_payload_of_ones_own_is_sealed() -> None:
@@ -897,30 +983,39 @@ async def test_handlers_of_ones_own_travel(way: str) -> None:
     assert (original.heard, clone.heard) == ([], [1])
 
 
-def test_what_cannot_travel_is_named() -> None:
-    """A live object or a lambda is a ConfigurationError that names its attribute; the agent stays as it was."""
-    client = httpx.AsyncClient()
-    live = HTTPXTransport(client=client)
+def _local(*anything: Any) -> Any:
+    """A function that pickles; the one that it returns does not."""
 
     def local(*anything: Any) -> Any:
         return True
 
-    cases: list[tuple[str, list[str], dict[str, Any]]] = [
-        ("SSEOxyGent.event_filter is live", ["pickle", "old pickle"], {"event_filter": local}),
-        ("SSEOxyGent.event_filter is live", ["pickle"], {"event_filter": cast("Any", lambda message: True)}),  # pyright: ignore[reportUnknownLambdaType]  (a lambda cannot say its types)
-        ("SSEOxyGent.router is live", ["pickle"], {"router": EventRouter({"x": local})}),
-        ("`client` is live", [*COPIES], {"transport": live}),
-        ("Brittle stays", ["pickle"], {"observers": (Brittle(),)}),
-        ("SSEOxyGent.event_handlers is live", [*COPIES], {"event_handlers": {"x": Locked()}}),
-    ]
-    for said, ways, options in cases:
-        agent = SSEOxyGent(server_url=URL, **options)
-        before = {**vars(agent)}
-        for way in ways:
-            with pytest.raises(errors.ConfigurationError) as caught:
-                COPIES[way](agent)
-            assert said in str(caught.value)
-            assert vars(agent) == before
+    return local
+
+
+LIVE: Final[dict[str, tuple[str, list[str], Callable[[], dict[str, Any]]]]] = {
+    # the text of the error, the ways that fail, the settings
+    "function": ("SSEOxyGent.event_filter is live", ["pickle", "old pickle"], lambda: {"event_filter": _local()}),
+    "route": ("SSEOxyGent.router is live", ["pickle"], lambda: {"router": EventRouter({"x": _local()})}),
+    "client": (
+        "`client` is live",
+        [*COPIES],
+        lambda: {"transport": HTTPXTransport(client=httpx.AsyncClient())},
+    ),
+    "observer": ("Brittle stays", ["pickle"], lambda: {"observers": (Brittle(),)}),
+    "lock": ("SSEOxyGent.event_handlers is live", [*COPIES], lambda: {"event_handlers": {"x": Locked()}}),
+}
+
+
+@pytest.mark.parametrize(("name", "way"), [(name, way) for name, (_, ways, _) in LIVE.items() for way in ways])
+def test_what_cannot_travel_is_named(name: str, way: str) -> None:
+    """A live object or a local function is a ConfigurationError that names its attribute; the agent is not changed."""
+    said, _, settings = LIVE[name]
+    agent = SSEOxyGent(URL, **settings())
+    before = {**vars(agent)}
+    with pytest.raises(errors.ConfigurationError) as caught:
+        COPIES[way](agent)
+    assert said in str(caught.value)
+    assert vars(agent) == before
 
 
 async def _module_level(content: Any) -> None:

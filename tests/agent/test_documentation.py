@@ -52,7 +52,7 @@ from oxygent_client._protocol.router import Forward, NameMap, SetAnswer
 from oxygent_client.testing import FakeTransport, Reply, ToyRemote, answer, close, message, observation, tool_call
 from oxygent_client.testing.script import Say
 from oxygent_client.transports.asgi import ASGITransport
-from tests.agent.test_hooks import deaf, delivering, ignoring
+from tests.agent.test_callbacks import deaf, delivering, ignoring
 from tests.conftest import CONFORMANCE, ROOT, WIRE
 from tests.support.documentation import BLOCKS, HOME, INDEX, LOCAL, Program, digest, framework, needs, pasted
 from tests.support.virtual import anyio_backend as anyio_backend

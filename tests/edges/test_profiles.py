@@ -484,6 +484,8 @@ def test_a_file_that_everybody_may_write(folder: Path) -> None:
         ("line 3, profile 'p': share_data: must be ", 'share_data = "x"'),
         ("line 3, profile 'p': call_stack_strategy: must be ", 'call_stack_strategy = "ful"'),
         ("line 3, profile 'p': unknown key; ", 'transport = "x"'),
+        ("line 3, profile 'p': strict: must not be a table", "strict = { a = 1 }"),
+        ("line 3, profile 'p': auth.bearer_env: must be a str", "auth.bearer_env = 5"),
         # secrets
         ("line 3, profile 'p': server_url: holds a secret", f'server_url = "https://me:{TOKEN}@remote.test"'),
         ("line 3, profile 'p': server_url: holds a secret", f'server_url = "https://remote.test?api_key={TOKEN}"'),
