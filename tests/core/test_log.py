@@ -48,7 +48,7 @@ class Case:
     options: dict[str, Any] = attrs.field(factory=dict[str, Any])
     call: Callable[[SSEOxyGent], Awaitable[Any]] | None = None
     ids: tuple[str, ...] = ("mine", "n")
-    """The trace id and the node id of the records; none where the record belongs to no run."""
+    """The trace id and the node id of the records; only the first, and empty, where the record belongs to no run."""
 
 
 def request() -> OxyRequest:
@@ -177,7 +177,7 @@ ZOO: Final[dict[str, Case]] = {
         {"hedge": Hedge(after=2)},
         call=lambda agent: agent.ask(request().clone_with(idempotent=True)),
     ),
-    "looked up": Case("debug", {"/view": ENVELOPE}, call=lambda agent: agent.lookup("mine"), ids=()),
+    "looked up": Case("debug", {"/view": ENVELOPE}, call=lambda agent: agent.lookup("mine"), ids=("",)),
 }
 USUAL: Final = {*vars(logging.makeLogRecord({})), "message", "asctime"}
 
