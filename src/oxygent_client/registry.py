@@ -211,7 +211,7 @@ class AgentRegistry:
         """The member of that name.
 
         Raises:
-            UnknownCalleeError: there is none; the text has similar names.
+            UnknownCalleeError: there is no such member; the text has similar names.
         """
         if (member := self._members.get(name)) is not None:
             return member

@@ -1,6 +1,6 @@
 """Look up the record of a run that a server stored.
 
-Rule 1: a record is optional: an error while it is requested is a log record, and the result is None.
+Rule 1: a record is optional: an error while reading it is logged, and the result is None.
 Rule 2: arguments and inbound headers of a node may be secret: parsing drops them.
 """
 

@@ -94,7 +94,7 @@ TEXT: Final = 2000
 
 
 class Outcome(enum.StrEnum):
-    """Whether the agent ran at the remote, as far as it is known."""
+    """Whether the agent ran at the remote, as far as known."""
 
     NOT_SENT = "not_sent"
     """The request was not sent: no agent ran."""
@@ -246,7 +246,7 @@ class DeadlineExceededError(OxyTimeoutError):
 
 
 class UnconfirmedError(OxyTimeoutError):
-    """With `confirm_state=True`: no record confirmed the answer within `Timeouts.confirm`, or the server has none.
+    """With `confirm_state=True`: no record confirmed the answer within `Timeouts.confirm`, or there are no records.
 
     The run is over; its answer is `partial.answer`. `lookup` may return its record later.
     """

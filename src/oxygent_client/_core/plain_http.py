@@ -118,7 +118,7 @@ def check_proxied(
 
 
 def _secret(url: SplitResult, headers: Mapping[str, str], marked: Collection[str]) -> str:
-    """Describe the credential in a request without showing it; empty if there is none."""
+    """Describe the credential in a request without showing it; empty without a credential."""
     if "@" in url.netloc:
         return "the user information in the URL"
     for name, value in headers.items():

@@ -70,7 +70,7 @@ def is_secret(key: str, value: Any) -> bool:
 
 
 def scrub_json(value: Any) -> Any:
-    """Redact the secrets in a JSON value; the same object if it has none."""
+    """Redact the secrets in a JSON value; returns the same object if there is nothing to redact."""
     try:
         return _clean(value, DEEPEST)
     except RecursionError:
@@ -78,7 +78,7 @@ def scrub_json(value: Any) -> Any:
 
 
 def scrub_text(text: str) -> str:
-    """Redact the credentials in a text, also in JSON inside a text; the same object if it has none."""
+    """Redact the credentials in a text, also in JSON inside it; the same object if there is nothing to redact."""
     try:
         return _clean_text(text, DEEPEST)
     except RecursionError:

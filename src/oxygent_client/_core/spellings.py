@@ -114,7 +114,7 @@ class _Layer:
 
 
 def _layers(text: bytes) -> Iterator[_Layer]:
-    """The text with its escapes decoded once, twice, ...; nothing if it has none."""
+    """The text with its escapes decoded once, twice, ...; nothing without escapes."""
     for _ in range(LAYERS):
         layer = _decode(text)
         if layer is None:
@@ -248,7 +248,7 @@ def _merged(spans: list[Span]) -> list[Span]:
 
 
 def replaced(text: str, wanted: Needles, instead: str) -> str:
-    """Replace each secret in the text by `instead`; the same object if it has none."""
+    """Replace each secret in the text by `instead`; returns the same object if there is nothing to replace."""
     raw = text.encode("utf-8", "surrogatepass")
     parts, read = list[bytes](), 0
     for start, end in find(raw, wanted):

@@ -105,14 +105,14 @@ class RunNotifier(Protocol):
 
 
 class OutcomeListener(Protocol):
-    """Keeps what is known of a run."""
+    """Tracks the outcome of a run, attempt by attempt."""
 
     def __call__(self, outcome: Outcome, /) -> None:
-        """A request was sent (UNKNOWN), or it failed, and this is known of it."""
+        """Note the outcome after a request was sent (UNKNOWN) or failed."""
         ...
 
     def waits(self, on: bool, /) -> None:
-        """A request was sent and waits for its response, or waits no more."""
+        """Note that a request waits for its response headers, or no longer does."""
         ...
 
 
@@ -152,7 +152,7 @@ class Context:
     """Notifies the observers of the run. A wrapper passes it on."""
 
     outcome: OutcomeListener | None = attrs.field(default=None, repr=False, eq=False)
-    """Keeps the outcome of the run that the request is for. A wrapper passes it on."""
+    """Tracks the outcome of the run. A wrapper passes it on."""
 
 
 @attrs.frozen

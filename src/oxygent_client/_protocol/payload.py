@@ -143,7 +143,7 @@ def finalize_payload(
     Args:
         trace_id: the run's trace id at the remote.
         callee: the remote agent to run; None for the remote's master agent.
-        from_trace_id: trace id of the previous turn, if the payload has none.
+        from_trace_id: trace id of the previous turn, for a payload without one.
         share_data: how much of `shared_data` and `group_data` is sent: all, nothing, or these keys. Inbound headers
             (`shared_data["_headers"]`) are never sent.
 

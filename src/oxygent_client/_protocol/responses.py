@@ -1,6 +1,6 @@
 """Parse responses that are not event streams: errors, envelopes, organizations.
 
-Rule: responses are validated here; an error describes what is wrong with the response.
+Rule: responses are validated here; an error describes the problem.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def parse_stored_name(data: dict[str, Any]) -> str:
     """Parse the server's name of an uploaded file from the data of an `/upload` envelope.
 
     Raises:
-        MalformedResponseError: there is none.
+        MalformedResponseError: the name is missing.
     """
     name = data.get("file_name")
     if not isinstance(name, str) or not name:

@@ -1,6 +1,6 @@
 """Validate remote messages against a schema.
 
-Rule 1: an invalid message is still an event; its `problems` describe what is wrong.
+Rule 1: an invalid message is still an event, with `problems`.
 Rule 2: a validator gets a copy; its return value is ignored.
 Rule 3: secrets of the message are redacted in `problems`, since validators quote their input.
 """

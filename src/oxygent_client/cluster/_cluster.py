@@ -505,7 +505,7 @@ class Cluster:
 
 
 def cluster_of(transport: object) -> Cluster | None:
-    """The cluster that a transport is, or wraps; None if there is none."""
+    """The cluster that a transport is, or wraps; None without a cluster."""
     return find_wrapped(transport, Cluster)
 
 

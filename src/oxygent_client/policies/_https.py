@@ -1,7 +1,7 @@
 """`HTTPSOnly`: refuse plain http where credentials would be readable.
 
-Rule: a request is checked as it is sent. A transport that chooses the server (`checks_secure`, for example a `Cluster`)
-    checks that server's URL, and one that uses a proxy checks the proxy. The policy reaches them by
+Rule: the check is made on the request to be sent. A transport that chooses the server (`checks_secure`, for example a
+    `Cluster`) checks that server's URL, and one that uses a proxy checks the proxy. The policy reaches them by
     `Context.https_only`.
 """
 

@@ -117,7 +117,7 @@ class RetryBudget:
 
 
 def find_retry(transport: object) -> RetryTransport | None:
-    """The retry policy's wrapper around `transport`; None if there is none."""
+    """The retry policy's wrapper around `transport`; None without one."""
     return find_wrapped(transport, RetryTransport)
 
 
