@@ -1,15 +1,17 @@
 """Pytest fixtures for code that calls a remote agent (extra `[pytest]`).
 
-`oxygent_fake` is a scripted transport, `oxygent_cassette` a recorded one, `toy_remote` a remote on a real port, and
-`--oxygent-no-network` keeps every test at home.
+`oxygent_fake` makes scripted transports, `oxygent_cassette` replays recorded runs, `toy_remote` is a server on a local
+port, and `--oxygent-no-network` forbids tests to use the network.
 
-Rule 1: pytest loads this in every project that has it installed, so it loads nothing but pytest until a fixture is
-    used, and does nothing unless it is asked to.
-Rule 2: what a fixture is made of is a fixture too (`oxygent_transport`, `oxygent_scrub`, `oxygent_cassette_path`,
-    `oxygent_toy`): a project says what is different by defining its own.
-Rule 3: what the process remembers of runs is forgotten before each test, so that the order of tests does not matter.
-Rule 4: the guard raises before anything is sent. It sees what this process does; other processes are not its business.
-Rule 5: event loops that connect without Python's sockets are wrapped; what cannot be seen there is refused.
+Rule 1: pytest loads this module in every project where it is installed, so it imports only pytest until a fixture is
+    used, and does nothing without an option or a fixture.
+Rule 2: the parts of a fixture are fixtures too (`oxygent_transport`, `oxygent_scrub`, `oxygent_cassette_path`,
+    `oxygent_toy`): a project overrides them to change a part.
+Rule 3: the runs that the process remembers are forgotten before each test, so that the order of tests does not matter.
+Rule 4: the network guard raises before anything is sent, in this process only. It is an audit hook, since a patched
+    `socket` module would miss sockets and names imported before.
+Rule 5: uvloop and Windows' default event loop connect without audit events; their methods are wrapped. A call whose
+    target cannot be known is refused.
 """
 
 from __future__ import annotations
@@ -19,10 +21,9 @@ import ipaddress
 import re
 import socket
 import sys
-import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass  # not attrs: Rule 1
 from functools import cache, wraps
 from pathlib import Path
@@ -53,17 +54,17 @@ __all__ = [
 ]
 
 RECORD: Final = {
-    "none": "replay; what was not recorded is refused",
-    "once": "record where there is no cassette yet",
-    "all": "record anew",
+    "none": "replay, and refuse unrecorded requests",
+    "once": "record if there is no cassette",
+    "all": "record again",
 }
 NETWORK: Final = {
-    "allow": "no guard",
-    "forbid": "this machine alone may be reached",
-    "strict": "nothing at all, not even this machine",
+    "allow": "no restriction",
+    "forbid": "only this machine",
+    "strict": "no connections, not even to this machine",
 }
 _NO_NETWORK: Final = "oxygent_network"
-"""The option and the ini value, by one name."""
+"""The name of the option and of the ini value."""
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
@@ -72,24 +73,26 @@ _NO_NETWORK: Final = "oxygent_network"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options."""
     group = parser.getgroup("oxygent", "remote OxyGent agents")
-    group.addoption("--oxygent-record", choices=tuple(RECORD), default="none", help=_told("cassettes", RECORD))
-    group.addoption("--oxygent-network", choices=tuple(NETWORK), default=None, help=_told("the guard", NETWORK))
+    group.addoption("--oxygent-record", choices=tuple(RECORD), default="none", help=_choices("cassettes", RECORD))
+    group.addoption(
+        "--oxygent-network", choices=tuple(NETWORK), default=None, help=_choices("network access of tests", NETWORK)
+    )
     group.addoption(
         "--oxygent-no-network",
         action="store_const",
         const="forbid",
         dest=_NO_NETWORK,
-        help="the same as --oxygent-network=forbid",
+        help="same as --oxygent-network=forbid",
     )
-    parser.addini(_NO_NETWORK, f"what --oxygent-network says better: {', '.join(NETWORK)}", default="allow")
+    parser.addini(_NO_NETWORK, f"default of --oxygent-network: {', '.join(NETWORK)}", default="allow")
 
 
-def _told(what: str, table: dict[str, str]) -> str:
-    return f"{what}: " + "; ".join(f"{choice}: {meaning}" for choice, meaning in table.items())
+def _choices(title: str, table: dict[str, str]) -> str:
+    return f"{title}: " + "; ".join(f"{choice}: {meaning}" for choice, meaning in table.items())
 
 
 def _network(config: pytest.Config) -> str:
-    """How far a test may reach, a key of NETWORK."""
+    """Return the network level of the tests, a key of NETWORK."""
     chosen: str = config.getoption(_NO_NETWORK) or config.getini(_NO_NETWORK)
     if chosen not in NETWORK:
         raise pytest.UsageError(f"{_NO_NETWORK} is {chosen!r}: must be one of {', '.join(NETWORK)}")
@@ -97,13 +100,13 @@ def _network(config: pytest.Config) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set up the guard, where one is wanted."""
+    """Set up the network guard, if an option or the ini file asks for it."""
     if (level := _network(config)) != "allow":
         config.pluginmanager.register(_GuardedTests(level), "oxygent_client_guard")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Say what differs from the defaults."""
+    """Report options that differ from their defaults."""
     network, record = _network(config), str(config.getoption("--oxygent-record"))
     return [f"oxygent: network {network}, record {record}"] * ((network, record) != ("allow", "none"))
 
@@ -112,24 +115,23 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 class NetworkForbiddenError(RuntimeError):
-    """A test wanted to reach what it may not. Give it a fake, a cassette or the toy remote.
+    """A test tried to use the network. Give it a fake, a cassette or the toy remote.
 
-    No `OSError`, as that is what code under test takes for a bad network, and tries again.
+    Not an `OSError`, which code under test may retry as a network failure.
     """
 
 
-# Audit events, and what the first or second of their arguments is. https://docs.python.org/3/library/audit_events.html
+# https://docs.python.org/3/library/audit_events.html
 _TO_ADDRESS: Final = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg"})
+"""Audit events with a socket and an address."""
 _TO_HOST: Final = frozenset({"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"})
-_TO_NAME: Final = "socket.getnameinfo"
-
-_Event = tuple[str, tuple[Any, ...]]
+"""Audit events with a host name."""
 
 
 class _Guard:
-    """The audit hook. It can never be removed, so there is one for the process, and it looks at `level`."""
+    """The audit hook. Hooks cannot be removed, so the process has one, which checks `level`."""
 
-    __cantrace__ = True  # else no debugger and no coverage sees what runs in it
+    __cantrace__ = True  # otherwise debuggers and coverage do not see what runs in it
 
     def __init__(self) -> None:
         self.level = "allow"
@@ -138,25 +140,24 @@ class _Guard:
         if self.level == "allow":
             return
         if event in _TO_ADDRESS:
-            address = args[1]
-            here = _leads_here(getattr(args[0], "family", None), address)
-        elif event in _TO_HOST:
-            address = args[0]
-            here = _is_here(address)
-        elif event == _TO_NAME:
-            address = args[0]
-            here = _leads_here(None, address)
-        else:
-            return
-        if address is not None and (self.level == "strict" or not here):
+            self.check(event, args[1], args[0])
+        elif event in _TO_HOST and args[0] is not None:
+            self.check(event, (args[0],))
+        elif event == "socket.getnameinfo":
+            self.check(event, args[0])
+
+    def check(self, event: str, address: Any, sock: Any = None) -> None:
+        """Raise unless this address may be reached."""
+        is_allowed = self.level == "forbid" and _is_local(getattr(sock, "family", None), address)
+        if address is not None and not is_allowed:
             raise NetworkForbiddenError(
                 f"{event}: this test may not reach {_shown(address)} (oxygent_network = {self.level}): "
-                "give the agent a fake, a cassette or the toy remote; --oxygent-network=allow lets it pass"
+                "use a fake, a cassette or the toy remote, or pass --oxygent-network=allow"
             )
 
     @contextmanager
     def at(self, level: str) -> Generator[None]:
-        """Refuse what `level` does, for as long as the block lasts."""
+        """Forbid what `level` forbids, for the length of the block."""
         before, self.level = self.level, level
         try:
             yield
@@ -167,9 +168,35 @@ class _Guard:
 _guard = _Guard()
 
 
-# --- event loops that no audit hook sees ---
+# --- event loops without audit events ---
 
-_HIDDEN: Final = ("anywhere, by datagrams that this event loop does not show; give remote_addr",)
+_NATIVE: Final[Mapping[str, tuple[str, str, str]]] = {
+    # method of the loop: (positional parameters, those it connects to or looks up, those it binds to)
+    "create_connection": ("protocol_factory host port", "host", "local_addr"),
+    "create_unix_connection": ("protocol_factory path", "path", ""),
+    "create_datagram_endpoint": ("protocol_factory local_addr remote_addr", "remote_addr", "local_addr"),
+    "create_server": ("protocol_factory host port", "", "host"),
+    "getaddrinfo": ("host port", "host", ""),
+    "getnameinfo": ("sockaddr flags", "sockaddr", ""),
+    "sock_connect": ("sock address", "address", ""),
+    "sock_sendto": ("sock data address", "address", ""),
+}
+
+
+def _check_call(method: str, given: Mapping[str, Any]) -> None:
+    """Apply the guard to a call of a loop's method, with its arguments by name."""
+    _, targets, bound = _NATIVE[method]
+    for name in targets.split():
+        address = given.get(name)
+        if method == "create_datagram_endpoint" and address is None:
+            address = ("any address; pass remote_addr",)  # its datagrams cannot be checked later
+        _guard.check(method, (address,) if name == "host" and address is not None else address, given.get("sock"))
+    for name in bound.split():
+        value = given.get(name)
+        hosts = (value[:1] if name == "local_addr" else value) if isinstance(value, list | tuple) else [value]
+        for host in cast("list[Any]", hosts):
+            if host is not None and not _is_address(host):  # a name is looked up
+                _guard.check(method, (host,))
 
 
 def _is_address(host: Any) -> bool:
@@ -180,91 +207,25 @@ def _is_address(host: Any) -> bool:
     return True
 
 
-def _looked_up(hosts: Iterable[Any]) -> Iterator[_Event]:
-    """The names among these; an address, or None, is not looked up."""
-    for host in hosts:
-        if host is not None and not _is_address(host):
-            yield "socket.getaddrinfo", (host,)
-
-
-_Given = Mapping[str, Any]
-"""The arguments of a call, by name."""
-
-
-def _connection(given: _Given) -> Iterator[_Event]:
-    if given.get("host") is not None:
-        yield "socket.connect", (None, (given["host"], given.get("port")))
-    yield from _looked_up((given.get("local_addr") or (None,))[:1])
-
-
-def _unix_connection(given: _Given) -> Iterator[_Event]:
-    yield "socket.connect", (None, given.get("path"))
-
-
-def _datagrams(given: _Given) -> Iterator[_Event]:
-    yield "socket.sendto", (None, given.get("remote_addr") or _HIDDEN)
-    local = given.get("local_addr")
-    yield from _looked_up(cast("tuple[Any, ...]", local)[:1] if isinstance(local, tuple) else ())
-
-
-def _server(given: _Given) -> Iterator[_Event]:
-    host = given.get("host")
-    yield from _looked_up([host] if isinstance(host, str) or host is None else host)
-
-
-def _address_of_a_name(given: _Given) -> Iterator[_Event]:
-    yield "socket.getaddrinfo", (given["host"],)
-
-
-def _name_of_an_address(given: _Given) -> Iterator[_Event]:
-    yield _TO_NAME, (given["sockaddr"],)
-
-
-def _connected_socket(given: _Given) -> Iterator[_Event]:
-    yield "socket.connect", (given["sock"], given["address"])
-
-
-def _datagram(given: _Given) -> Iterator[_Event]:
-    yield "socket.sendto", (given["sock"], given["address"])
-
-
-_Events = Callable[[_Given], Iterator[_Event]]
-
-_UNSEEN: Final[Mapping[str, tuple[str, _Events]]] = {
-    "create_connection": ("protocol_factory host port", _connection),
-    "create_unix_connection": ("protocol_factory path", _unix_connection),
-    "create_datagram_endpoint": ("protocol_factory local_addr remote_addr", _datagrams),
-    "create_server": ("protocol_factory host port", _server),
-    "getaddrinfo": ("host port", _address_of_a_name),
-    "getnameinfo": ("sockaddr flags", _name_of_an_address),
-    "sock_connect": ("sock address", _connected_socket),
-    "sock_sendto": ("sock data address", _datagram),
-}
-"""Methods of a loop, their positional parameters, and the audit events that asyncio's own loop on Unix would cause."""
-
-
 def _native_loops() -> Iterator[Any]:
-    """The loops that connect by libuv, or by Windows' completion ports, and not by Python's sockets."""
+    """The loop classes that connect by libuv, or by Windows' completion ports, and not by Python's sockets."""
     import asyncio
 
-    yield from filter(None, [getattr(asyncio, "ProactorEventLoop", None)])  # on Windows alone
+    yield from filter(None, [getattr(asyncio, "ProactorEventLoop", None)])  # on Windows only
     with suppress(ImportError):
         import uvloop
 
         yield uvloop.Loop
 
 
-def _asked_first(
-    method: Callable[..., Coroutine[Any, Any, Any]], parameters: str, events: _Events
-) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """The method, but the guard is asked before it; not at all while there is nothing to guard."""
-    names = parameters.split()
+def _guarded(method: Callable[..., Coroutine[Any, Any, Any]], name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """Return the method of a loop with the guard applied first."""
+    parameters = _NATIVE[name][0].split()
 
     @wraps(method)
     async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         if _guard.level != "allow":
-            for event, about in events({**dict(zip(names, args, strict=False)), **kwargs}):
-                _guard(event, about)
+            _check_call(name, {**dict(zip(parameters, args, strict=False)), **kwargs})
         return await method(self, *args, **kwargs)
 
     return call
@@ -272,47 +233,47 @@ def _asked_first(
 
 @cache
 def _install() -> None:
-    """Set up the hook, and its like for the loops that are installed; a loop that exists already is seen, too."""
+    """Install the hook, and wrap the loop classes, which affects existing loops too."""
     sys.addaudithook(_guard)
     for loop in _native_loops():
-        for method, (parameters, events) in _UNSEEN.items():
-            setattr(loop, method, _asked_first(getattr(loop, method), parameters, events))
+        for name in _NATIVE:
+            setattr(loop, name, _guarded(getattr(loop, name), name))
 
 
-_ELSEWHERE: Final = frozenset(
+_REMOTE_FAMILIES: Final = frozenset(
     getattr(socket, family)
     for family in ("AF_VSOCK", "AF_BLUETOOTH", "AF_PACKET", "AF_CAN", "AF_TIPC", "AF_QIPCRTR", "AF_HYPERV")
     if hasattr(socket, family)
 )
-"""Families that lead to other machines, to the host of this one, or to a device; their addresses look like others."""
+"""Socket families that reach other machines, the host of a virtual machine, or a device."""
 
 
-def _leads_here(family: int | None, address: Any) -> bool:
-    """Whether an address of this family (None: not known) leads to this machine; no tuple is a Unix socket's path."""
-    return family not in _ELSEWHERE and (
-        not isinstance(address, tuple) or _is_here(cast("tuple[Any, ...]", address)[0])
+def _is_local(family: int | None, address: Any) -> bool:
+    """Return whether an address is on this machine; what is not a tuple is the path of a Unix socket."""
+    return family not in _REMOTE_FAMILIES and (
+        not isinstance(address, tuple) or _is_local_host(cast("tuple[Any, ...]", address)[0])
     )
 
 
-def _is_here(host: Any) -> bool:
-    """Whether this is an address, or the name, of this machine."""
+def _is_local_host(host: Any) -> bool:
+    """Return whether this is an address or the name of this machine."""
     name = host.decode("utf-8", "replace") if isinstance(host, bytes) else str(host or "localhost")
     try:
         ip = ipaddress.ip_address(name)
     except ValueError:
-        return name.lower().removesuffix(".") == "localhost"  # a name below it is asked of DNS by most resolvers
+        return name.lower().removesuffix(".") == "localhost"  # most resolvers ask DNS for names below it
     ip = getattr(ip, "ipv4_mapped", None) or ip
-    return ip.is_loopback or ip.is_unspecified  # to connect to 0.0.0.0 is to connect to this machine, or an error
+    return ip.is_loopback or ip.is_unspecified  # connecting to 0.0.0.0 reaches this machine, or fails
 
 
 def _shown(address: Any) -> str:
-    """The address in a few words, with control characters escaped."""
+    """Return a short form of the address, with control characters escaped."""
     parts = cast("tuple[Any, ...]", address) if isinstance(address, tuple) else (address,)
     return repr(":".join(map(str, parts[:2])))[:200]
 
 
 class _GuardedTests:
-    """The guard holds while a test is set up, runs and is torn down; between tests pytest may do as it likes."""
+    """Applies the guard to the setup, the call and the teardown of tests, not to pytest itself."""
 
     def __init__(self, level: str) -> None:
         self._level = level
@@ -334,13 +295,13 @@ class _GuardedTests:
             return (yield)
 
 
-# --- one test after another -------------------------------------------------------------------------------------------
+# --- test isolation ---------------------------------------------------------------------------------------------------
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # before the log of the test is captured
 def pytest_runtest_setup() -> Generator[None]:
-    """Let the test begin as the first one does, whatever runs there were before."""
-    if "oxygent_client._run.trace_ids" in sys.modules:  # else there was none
+    """Forget the runs of earlier tests."""
+    if "oxygent_client._run.trace_ids" in sys.modules:  # otherwise there were no runs
         from oxygent_client.testing import forget_runs
 
         forget_runs()
@@ -355,7 +316,7 @@ FakeFactory: TypeAlias = "Callable[..., FakeTransport]"
 
 @pytest.fixture
 def oxygent_fake() -> FakeFactory:
-    """Makes scripted transports: `oxygent_fake(tool_call("search"), answer("42"), close())`."""
+    """Return a function that makes scripted transports: `oxygent_fake(tool_call("search"), answer("42"), close())`."""
 
     def fake(*steps: Step) -> FakeTransport:
         from oxygent_client.testing import FakeTransport
@@ -368,15 +329,15 @@ def oxygent_fake() -> FakeFactory:
 # --- cassettes --------------------------------------------------------------------------------------------------------
 
 _UNSAFE: Final = re.compile(r"[^\w.\[\]=+-]")
-"""In a file's name, on some system."""
-_LONGEST: Final = 120
-"""Characters of a file's name: most systems end at 255 bytes."""
+"""Characters that some systems do not allow in file names."""
+_MAX_LENGTH: Final = 120
+"""Characters of a file name; most systems allow 255 bytes."""
 
 
 def _file_name(nodeid: str) -> str:
-    """A name for the cassette of this test; two tests of a module never share one."""
+    """Return the name of a test's cassette, unique within its module."""
     name = nodeid.partition("::")[2].replace("::", ".")
-    safe = _UNSAFE.sub("_", name)[:_LONGEST]
+    safe = _UNSAFE.sub("_", name)[:_MAX_LENGTH]
     return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
@@ -396,19 +357,19 @@ def pytest_runtest_makereport(
 
 @pytest.fixture
 def oxygent_cassette_path(request: pytest.FixtureRequest) -> Path:
-    """Where the cassette of this test is: `cassettes/<module>/<test>.json`, beside the test's file."""
+    """Return the path of the test's cassette: `cassettes/<module>/<test>.json`, beside the test's file."""
     return request.path.parent / "cassettes" / request.path.stem / f"{_file_name(request.node.nodeid)}.json"
 
 
 @pytest.fixture
 def oxygent_scrub() -> Scrub:
-    """Takes away what the rules for secrets leave in a cassette; this one leaves all of it."""
+    """Return the function that cleans a cassette beyond the redaction rules; by default it changes nothing."""
     return lambda entry: entry
 
 
 @pytest.fixture
 def oxygent_transport() -> Transport:
-    """What a recording goes through: httpx."""
+    """Return the transport to record; by default over httpx."""
     return _FreshHTTPX()
 
 
@@ -416,16 +377,16 @@ def oxygent_transport() -> Transport:
 def oxygent_cassette(
     request: pytest.FixtureRequest, oxygent_cassette_path: Path, oxygent_scrub: Scrub
 ) -> Generator[Transport]:
-    """A transport that replays the cassette of this test; `--oxygent-record=once` or `all` makes the cassette.
+    """Return a transport that replays the test's cassette, or records it with `--oxygent-record=once` or `all`.
 
-    A recording is kept if the test passes.
+    A recording is saved if the test passes.
     """
     from oxygent_client.testing import Cassette, RecordingTransport, ReplayTransport
 
     record, path = request.config.getoption("--oxygent-record"), oxygent_cassette_path
     if record == "all" or (record == "once" and not path.exists()):
         cassette = Cassette(scrub=oxygent_scrub)
-        # Asked for now: a fixture of the user's may start a server, and a replay needs none.
+        # Requested only now: a user's fixture may start a server, which a replay does not need.
         yield RecordingTransport(request.getfixturevalue("oxygent_transport"), cassette)
         if request.node.stash.get(_PASSED, False):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -433,13 +394,13 @@ def oxygent_cassette(
     else:
         recorded = path.exists()
         cassette = Cassette.load(path, scrub=oxygent_scrub) if recorded else Cassette(scrub=oxygent_scrub)
-        where = "the cassette is" if recorded else "there is no cassette"
+        where = "the cassette is" if recorded else "there is no cassette at"
         how = f"pytest --oxygent-record={'all' if recorded else 'once'} '{request.node.nodeid}'"
-        yield _Advised(ReplayTransport(cassette), f"{where} {path}; to record it, with the remote at hand: {how}")
+        yield _WithAdvice(ReplayTransport(cassette), f"{where} {path}; to record it, start the remote and run: {how}")
 
 
-class _Advised:
-    """A replay whose refusals say how to record."""
+class _WithAdvice:
+    """A replay whose errors tell how to record."""
 
     def __init__(self, inner: Transport, advice: str) -> None:
         self._inner = inner
@@ -466,7 +427,7 @@ class _Advised:
 
 
 class _FreshHTTPX:
-    """A new connection for each exchange: nobody can close a pool when the event loop of the test is gone."""
+    """A new connection for each exchange, since a pool cannot be closed after the event loop of the test has ended."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -484,7 +445,7 @@ class _FreshHTTPX:
                 await transport.aclose()
 
     async def aclose(self) -> None:
-        """As `Transport.aclose`: nothing is kept open."""
+        """As `Transport.aclose`; nothing is kept open."""
 
     def __repr__(self) -> str:
         return "HTTPXTransport()"
@@ -495,16 +456,16 @@ class _FreshHTTPX:
 
 @dataclass(frozen=True)
 class ServedToy:
-    """A toy remote on a port of this machine."""
+    """A toy remote on a local port."""
 
     url: str
     toy: ToyRemote
-    """`toy.runs` is what it was asked, and what became of it so far."""
+    """`toy.runs` lists its runs and their state."""
 
     def settled(self, seconds: float = 2.0) -> ToyRemote:
-        """The toy, once each of its runs is over, or after so many seconds.
+        """Wait until all runs are over, for so many seconds at most, and return the toy.
 
-        The server is in a thread of its own, and notices the end of a run a moment after its client.
+        The server runs in a thread of its own, and notices the end of a run slightly later than its client.
         """
         until = time.monotonic() + seconds
         while any(run.state == "started" for run in self.toy.runs) and time.monotonic() < until:
@@ -514,7 +475,7 @@ class ServedToy:
 
 @pytest.fixture
 def oxygent_toy() -> ToyRemote:
-    """The toy remote, in process; it waits for nothing."""
+    """Return a toy remote in process, without pauses."""
     from oxygent_client.testing import ToyRemote
 
     return ToyRemote(pace=0)
@@ -522,17 +483,13 @@ def oxygent_toy() -> ToyRemote:
 
 @pytest.fixture
 def toy_remote(oxygent_toy: ToyRemote) -> Generator[ServedToy]:
-    """`oxygent_toy` on a port of its own, for one test: no run of another test is in its record."""
-    try:
-        import uvicorn
-    except ImportError:
-        pytest.fail("toy_remote needs uvicorn: pip install 'oxygent-client[pytest]'", pytrace=False)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        # A second is enough for streams that nobody reads any more.
-        config = uvicorn.Config(oxygent_toy, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        yield ServedToy(f"http://127.0.0.1:{listener.getsockname()[1]}", oxygent_toy)
-        server.should_exit = True
-        thread.join(10.0)
+    """Serve `oxygent_toy` on a local port, for one test."""
+    from oxygent_client.errors import ConfigurationError
+    from oxygent_client.testing import serve
+
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(serve(oxygent_toy))
+        except ConfigurationError as error:
+            pytest.fail(f"toy_remote: {error}", pytrace=False)
+        yield ServedToy(url, oxygent_toy)

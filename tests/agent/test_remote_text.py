@@ -24,10 +24,10 @@ import pytest
 from oxygent_client import OxyRequest, SSEOxyGent, errors
 from oxygent_client._core.log import LEVELS
 from oxygent_client.cli import main
-from oxygent_client.cli._serve import serving
 from oxygent_client.policies import APIKey, BasicAuth, BearerAuth, Headers
 from oxygent_client.telemetry._observers import UNLOGGED
 from oxygent_client.testing import Cassette, FakeTransport, RecordingTransport, Reply, answer, close, message
+from oxygent_client.testing import serve as serving
 from tests.conftest import ROOT
 from tests.support.virtual import anyio_backend as anyio_backend
 

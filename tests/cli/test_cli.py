@@ -49,15 +49,15 @@ from oxygent_client import (
 from oxygent_client._core.transport import Context
 from oxygent_client.cli import main
 from oxygent_client.cli._app import ask_with, attempt, silence
-from oxygent_client.cli._ask import converse
-from oxygent_client.cli._error_advice import EXIT_CODES, REMEDIES, complaint, remedy_of
-from oxygent_client.cli._markdown import CELLS, COLUMNS, laid_out
-from oxygent_client.cli._output import JSONShow, LinesShow, LiveShow, RunSummary
-from oxygent_client.cli._render import MEMBERS, Drawn, Fitted, answer, organization, tree
-from oxygent_client.cli._serve import serving
+from oxygent_client.cli._ask import run_query
+from oxygent_client.cli._error_advice import ADVICE, EXIT_CODES, advice_for, error_line
+from oxygent_client.cli._markdown import CELLS, COLUMNS, render_markdown
+from oxygent_client.cli._output import JSONDisplay, LinesDisplay, LiveDisplay, RunSummary
+from oxygent_client.cli._render import MEMBERS, FitHeight, Guarded, answer, organization, tree
 from oxygent_client.cli._terminal_text import as_json, block, brief, escaped, indented, line
-from oxygent_client.cli._view import DEEPEST, LINE, MOST, TEXT, View
+from oxygent_client.cli._view import MAX_DEPTH, MAX_LINE, MAX_PARTS, MAX_TEXT, View
 from oxygent_client.testing import Cassette, ToyRemote
+from oxygent_client.testing import serve as serving
 from oxygent_client.testing.script import SCRIPTS, Call, Say, Script
 from oxygent_client.transports.asgi import ASGITransport
 
@@ -362,21 +362,21 @@ def test_what_never_came_back() -> None:
 def test_the_tree_is_bounded() -> None:
     """A remote that never stops calling, in width or depth, or writing, fills neither memory nor stack."""
     wide, deep = View(), View()
-    for number in range(MOST + 10):
+    for number in range(MAX_PARTS + 10):
         wide.see(called(f"user t{number}"), 0)
         deep.see(called(" ".join(f"a{n}" for n in range(min(number, 100) + 1)), node=f"n{number}"), 0)
-    assert (len(list(wide.lines(0))), wide.hidden) == (MOST, 10)
-    assert max(len(each.guide) for each in deep.lines(0)) == DEEPEST
+    assert (len(list(wide.lines(0))), wide.hidden) == (MAX_PARTS, 10)
+    assert max(len(each.guide) for each in deep.lines(0)) == MAX_DEPTH
     assert deep.hidden > 0
     for _ in range(100):
         wide.see(delta("0123456789" * 100), 0)
-    assert wide.text == "0123456789" * (TEXT // 10)
+    assert wide.text == "0123456789" * (MAX_TEXT // 10)
 
 
 def test_a_progress_that_is_not_kept() -> None:
     """Where nothing more is kept, progress is counted like anything else."""
     view = View()
-    for _ in range(MOST):
+    for _ in range(MAX_PARTS):
         view.see(said("note"), 0)
     view.see(event(Progress, "progress", "soon"), 0)
     view.see(event(Progress, "progress", "sooner"), 0)
@@ -418,13 +418,13 @@ def test_an_inner_line_is_bounded() -> None:
     view = View()
     for each in [called("user a"), called("user a b"), *[delta("0123456789" * 50, node_id="b")] * 10]:
         view.see(each, 0)
-    assert len(view.nodes["1:b"].text) == LINE
+    assert len(view.nodes["1:b"].text) == MAX_LINE
 
 
 def test_an_event_is_not_compared_with_every_call() -> None:
     """The call of an event is looked up: what that takes does not grow with the calls that are open."""
     view = View()
-    for number in range(MOST):
+    for number in range(MAX_PARTS):
         view.see(called("user a", node=f"n{number}"), 0)
     steps: list[str] = []
     sys.setprofile(lambda _frame, what, _function: steps.append(what))
@@ -434,7 +434,7 @@ def test_an_event_is_not_compared_with_every_call() -> None:
         view.see(returned("n7"), 0)
     finally:
         sys.setprofile(None)
-    assert len(steps) < MOST / 4
+    assert len(steps) < MAX_PARTS / 4
 
 
 # ---------------------------------------------------------------------------------------------------------- The picture
@@ -504,8 +504,8 @@ def test_what_is_hidden_is_said() -> None:
 def test_fitted() -> None:
     """What is higher than the terminal keeps its first two lines and as many of the last as there is room for."""
     whole = "\n".join(f"line {n}" for n in range(10))
-    assert drawn(Fitted(whole, 10)) == whole.split("\n")
-    assert drawn(Fitted(whole, 5)) == ["line 0", "line 1", "   … 6 lines above", "line 8", "line 9"]
+    assert drawn(FitHeight(whole, 10)) == whole.split("\n")
+    assert drawn(FitHeight(whole, 5)) == ["line 0", "line 1", "   … 6 lines above", "line 8", "line 9"]
 
 
 ANSWERS: Final[list[tuple[Any, str]]] = [
@@ -550,7 +550,7 @@ MARKDOWN: Final[list[tuple[str, list[str]]]] = [
 @pytest.mark.parametrize(("text", "shown"), MARKDOWN, ids=[row[0][:20] for row in MARKDOWN])
 def test_markdown(text: str, shown: list[str]) -> None:
     """Marks become styles, a fence keeps what stands in it, and nothing that was written is lost."""
-    assert "\n".join(each.plain for each in laid_out(text) if isinstance(each, Words)).split("\n") == shown
+    assert "\n".join(each.plain for each in render_markdown(text) if isinstance(each, Words)).split("\n") == shown
 
 
 TABLES: Final[list[tuple[str, list[str]]]] = [
@@ -571,20 +571,20 @@ TABLES: Final[list[tuple[str, list[str]]]] = [
 @pytest.mark.parametrize(("text", "shown"), TABLES, ids=[row[0][:20] for row in TABLES])
 def test_tables(text: str, shown: list[str]) -> None:
     """A table is drawn with its columns side by side; what is none, or is too wide for a terminal, stays as it is."""
-    assert drawn(Group(*laid_out(text))) == shown
+    assert drawn(Group(*render_markdown(text))) == shown
 
 
 def test_tables_are_bounded() -> None:
     """Of many or long tables the first cells are drawn, and the rest stays as it was written."""
-    many = laid_out("|a|\n|-|\n\n" * CELLS)
-    long = laid_out("|a|\n|-|\n" + "|x|\n" * CELLS)
+    many = render_markdown("|a|\n|-|\n\n" * CELLS)
+    long = render_markdown("|a|\n|-|\n" + "|x|\n" * CELLS)
     assert (len(many) < 3 * CELLS, len([each for each in many if not isinstance(each, Words)]) < CELLS) == (True, True)
     assert [each for each in long if not isinstance(each, Words)] == []
 
 
 def test_the_last_lines_of_markdown() -> None:
     """Of a long text its last lines are laid out, code as code."""
-    rows = laid_out("```\n" + "**x**\n" * 10 + "```\n**y**", last=2)
+    rows = render_markdown("```\n" + "**x**\n" * 10 + "```\n**y**", last=2)
     assert [str(each) for each in rows] == ["**x**", "y"]
 
 
@@ -616,7 +616,7 @@ def test_no_language_chooses_what_draws(tmp_path: Path, monkeypatch: pytest.Monk
 def test_no_lexer_is_loaded() -> None:
     """To draw an answer does not so much as load what highlights code."""
     program = (
-        "import sys; from rich.console import Console; from oxygent_client.cli._output import LiveShow;"
+        "import sys; from rich.console import Console; from oxygent_client.cli._output import LiveDisplay;"
         "from oxygent_client.cli import _render; Console().print(_render.answer('```python\\nx = 1', finished=True));"
         "print({'pygments', 'rich.syntax', 'rich.markdown'} & set(sys.modules))"
     )
@@ -634,7 +634,7 @@ class Broken:
 
 def test_what_cannot_be_drawn() -> None:
     """A line says what is missing, and the rest is drawn."""
-    assert drawn(Drawn("the tree", Broken)) == ["the tree cannot be shown (OverflowError)"]
+    assert drawn(Guarded("the tree", Broken)) == ["the tree cannot be shown (OverflowError)"]
 
 
 @pytest.mark.parametrize(("size", "lines"), [(2, 4), (30_000, 1)])
@@ -716,7 +716,7 @@ def test_live() -> None:
     """The picture moves, the text grows below it, and the whole stays; a short terminal shows the end."""
     out = io.StringIO()
     console = Console(file=out, width=50, height=12, force_terminal=True, color_system=None)
-    show = LiveShow(console, "why")
+    show = LiveDisplay(console, "why")
     with show:
         show.see(called("user a"), 0)
         show.tick(1)
@@ -737,7 +737,7 @@ def test_live() -> None:
 def test_live_that_failed() -> None:
     """A run that broke off leaves what was seen: the calls that never came back, and the text so far."""
     out = io.StringIO()
-    with LiveShow(Console(file=out, width=40), "why") as show:
+    with LiveDisplay(Console(file=out, width=40), "why") as show:
         show.see(called("user a"), 0)
         show.see(delta("half an ans"), 1)
     assert ("○ a" in out.getvalue(), "half an ans" in out.getvalue(), "answer" in out.getvalue()) == (True, True, False)
@@ -747,11 +747,11 @@ def test_a_frame_is_bounded() -> None:
     """What is drawn again and again is as much as the terminal shows; the count of what is above is of all."""
     out = io.StringIO()
     console = Console(file=out, width=50, height=12, force_terminal=True, color_system=None)
-    with LiveShow(console, "why") as show:
-        for number in range(MOST):
+    with LiveDisplay(console, "why") as show:
+        for number in range(MAX_PARTS):
             show.see(said(f"note {number}"), 0)
         show.tick(1)
-    assert f"{MOST - 8} lines above" in out.getvalue()
+    assert f"{MAX_PARTS - 8} lines above" in out.getvalue()
 
 
 LINES: Final = [
@@ -770,7 +770,7 @@ LINES: Final = [
 def test_lines(seen: Event, shown: str) -> None:
     """Without a terminal an event is one plain line."""
     written: list[str] = []
-    with LinesShow(written.append, "why\n?") as show:
+    with LinesDisplay(written.append, "why\n?") as show:
         show.see(seen, 1.234)
         show.tick(2)
     assert written == ["question  why ?\n", f"   1.23s  {shown}\n"]
@@ -780,7 +780,7 @@ def test_lines(seen: Event, shown: str) -> None:
 def test_the_last_lines(output: Any, shown: str) -> None:
     """The answer comes as it is, and a line about the run."""
     written: list[str] = []
-    with LinesShow(written.append, "") as show:
+    with LinesDisplay(written.append, "") as show:
         show.finish(outcome_of(output), 2)
     assert written[1:] == [f"\n{shown}\n\n", "0 events, 0 calls, 2.0 s, trace theirs\n"]
 
@@ -788,7 +788,7 @@ def test_the_last_lines(output: Any, shown: str) -> None:
 def test_json_objects() -> None:
     """For a program an event is one JSON object, whatever it holds, and the response the last."""
     written: list[str] = []
-    with JSONShow(written.append) as show:
+    with JSONDisplay(written.append) as show:
         show.see(event(Custom, "odd", [math.nan, "\ud800"]), 1.23456)
         show.tick(2)
         show.finish(outcome_of(math.inf), 2)
@@ -849,7 +849,7 @@ async def test_nobody_reads_any_more() -> None:
     """When what is shown can no longer be written, the remote run stops, and the error comes out as it was."""
     toy = ToyRemote(pace=0)
     with pytest.raises(BrokenPipeError):
-        await converse(in_process(toy), "slow", Leaving(3))
+        await run_query(in_process(toy), "slow", Leaving(3))
     assert [run.state for run in toy.runs] == ["cancelled"]
 
 
@@ -857,14 +857,14 @@ async def test_nobody_reads_any_more() -> None:
 async def test_what_a_show_raises(error: type[BaseException]) -> None:
     """Whatever ends a conversation comes out as it was, and not in a group."""
     with pytest.raises(error):
-        await converse(in_process(ToyRemote(pace=0)), "slow", Leaving(3, error))
+        await run_query(in_process(ToyRemote(pace=0)), "slow", Leaving(3, error))
 
 
 async def test_a_conversation_that_is_cancelled() -> None:
     """It ends, and the remote run with it."""
     toy = ToyRemote(pace=0)
     with anyio.CancelScope() as scope:
-        await converse(in_process(toy), "slow", Stopping(scope))
+        await run_query(in_process(toy), "slow", Stopping(scope))
     assert scope.cancelled_caught
     assert [run.state for run in toy.runs] == ["cancelled"]
 
@@ -900,7 +900,7 @@ class Stumbling:
 
 
 STUMBLES: Final[list[tuple[tuple[str, ...], str]]] = [
-    (("see",), "an event of the class ToolCall (OverflowError), and 2 times more"),
+    (("see",), "an event of the class ToolCall (OverflowError), and 2 more"),
     (("finish",), "the answer (OverflowError)."),
     (("tick",), "the picture (OverflowError)"),
     ((), ""),
@@ -912,7 +912,7 @@ async def test_what_cannot_be_shown(over: tuple[str, ...], says: str) -> None:
     """A run goes on when something of it cannot be shown; one line says so."""
     lines: list[str] = []
     show = Stumbling(OverflowError(), over)
-    outcome = await converse(in_process(ToyRemote(pace=0)), "echo hi", show, say=lines.append)
+    outcome = await run_query(in_process(ToyRemote(pace=0)), "echo hi", show, report=lines.append)
     assert outcome.response.output == "hi"
     assert len(lines) == bool(over)
     assert says in "".join(lines)
@@ -922,7 +922,7 @@ async def test_a_picture_that_can_no_longer_be_written() -> None:
     """The error comes out as it was, and not as a group; the remote run stops."""
     toy = ToyRemote(pace=0)
     with pytest.raises(BrokenPipeError):
-        await converse(in_process(toy), "hang", Stumbling(BrokenPipeError(), ("tick",)))
+        await run_query(in_process(toy), "hang", Stumbling(BrokenPipeError(), ("tick",)))
     assert {run.state for run in toy.runs} <= {"cancelled"}
 
 
@@ -1111,16 +1111,16 @@ def test_tree(server: Server) -> None:
 
 WRONG: Final = [
     # the command line ({} is the server), the exit code, what the one line says
-    ("ask {}/moved hi", 4, "points to"),
+    ("ask {}/moved hi", 4, "redirect"),
     ("ask {}/login hi", 4, "--token-env VARIABLE"),
-    ("ask {}/never hi", 4, "ask who runs the server"),
+    ("ask {}/never hi", 4, "permission"),
     ("ask {}/nowhere hi", 4, "root URL, without /sse/chat"),
-    ("ask {}/broken hi", 4, "log says more"),
-    ("ask {}/envelope hi", 4, "log says more"),
-    ("ask {}/page hi", 6, "Something else answers"),
-    ("ask {}/cut hi", 6, "look at the server before asking again"),
-    ("ask {} cut", 6, "look at the server before asking again"),
-    ("ask {} silent", 7, "ended without a word"),
+    ("ask {}/broken hi", 4, "server's log"),
+    ("ask {}/envelope hi", 4, "server's log"),
+    ("ask {}/page hi", 6, "root of an OxyGent server"),
+    ("ask {}/cut hi", 6, "may have run"),
+    ("ask {} cut", 6, "may have run"),
+    ("ask {} silent", 7, "without an answer"),
     ("ask {} fail", 7, "the agent gave up"),
     ("ask {} hang --timeout 0.2", 5, "--timeout"),
     ("ask {} hi --callee nobody", 2, "oxygent-client tree URL"),
@@ -1134,14 +1134,14 @@ WRONG: Final = [
     ("ask {} hi --profile nowhere", 2, "nowhere"),
     ("record {} hi /", 2, "not a regular file"),
     ("record {} hi /nowhere/at/all", 2, "/nowhere/at/all"),
-    ("ask ftp://host hi", 2, "oxygent-client ask --help"),
-    ("ask http://127.0.0.1:1 hi", 3, "Is the server running"),
-    ("tree http://127.0.0.1:1", 3, "Is the server running"),
+    ("ask ftp://host hi", 2, "--help"),
+    ("ask http://127.0.0.1:1 hi", 3, "server is running"),
+    ("tree http://127.0.0.1:1", 3, "server is running"),
     ("tree {}/nowhere", 4, "root URL"),
     ("record http://127.0.0.1:1 hi /dev/null/x", 2, "cannot be written: Not a directory"),
     ("record {} hi", 2, "--help"),
     ("replay /dev/null/x", 2, "cannot be read: Not a directory"),
-    ("replay /dev/null", 2, "no cassette"),
+    ("replay /dev/null", 2, "not a cassette"),
     ("replay /dev/null --pace -1", 2, "--help"),
     ("ask {}", 2, "--help"),
     ("ask {} hi --timeout soon", 2, "--help"),
@@ -1203,7 +1203,7 @@ def test_record_a_callee(server: Server, tmp_path: Path) -> None:
 def test_a_conversation_that_failed_is_kept(server: Server, tmp_path: Path) -> None:
     """What went wrong is in the file, and goes wrong in the same way when it is replayed."""
     path = tmp_path / "talk.cassette"
-    for query, says in (("cut", "look at the server before asking again"), ("silent", "ended without a word")):
+    for query, says in (("cut", "may have run"), ("silent", "without an answer")):
         recorded, replayed = command("record", server.url, query, str(path)), command("replay", str(path))
         assert recorded.code == replayed.code != 0
         assert says in recorded.err
@@ -1236,10 +1236,10 @@ ATTEMPTS: Final[list[tuple[BaseException, int, str]]] = [
     (
         ZeroDivisionError("by zero\x1b"),
         1,
-        "oxygent-client: ZeroDivisionError: by zero\\x1b. --debug shows where it happened.\n",
+        "oxygent-client: ZeroDivisionError: by zero\\x1b. Use --debug to see the traceback.\n",
     ),
-    (errors.ConnectError("no"), 3, "oxygent-client: no. Is the server running, and are host and port right?\n"),
-    (errors.ClosedError(), 1, "oxygent-client: no reason given. --debug shows where it happened.\n"),
+    (errors.ConnectError("no"), 3, "oxygent-client: no. Check that the server is running, and check host and port.\n"),
+    (errors.ClosedError(), 1, "oxygent-client: no reason given. Use --debug to see the traceback.\n"),
 ]
 
 
@@ -1274,10 +1274,10 @@ def test_silence(tmp_path: Path) -> None:
 def test_every_error_has_a_remedy() -> None:
     """Each class of error finds a line of its own kind, with a documented code; no line is out of reach."""
     classes = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.OxyError)]
-    found = {remedy_of(each.__new__(each)).error for each in classes}
-    assert {remedy.error for remedy in REMEDIES} == found
-    assert {remedy.code for remedy in REMEDIES} <= dict(EXIT_CODES).keys()
-    assert complaint("what\nhappened?", "Do this.") == "oxygent-client: what happened? Do this.\n"
+    found = {advice_for(each.__new__(each)).error for each in classes}
+    assert {remedy.error for remedy in ADVICE} == found
+    assert {remedy.code for remedy in ADVICE} <= dict(EXIT_CODES).keys()
+    assert error_line("what\nhappened?", "Do this.") == "oxygent-client: what happened? Do this.\n"
 
 
 class FailedAgent:
@@ -1307,7 +1307,7 @@ class FailedAgent:
 def test_a_failed_state() -> None:
     """A run that came to its end and says FAILED is an exit code too."""
     agent: Any = FailedAgent()
-    assert ask_with(agent, "", JSONShow(len)) == 7
+    assert ask_with(agent, "", JSONDisplay(len)) == 7
 
 
 def test_an_output_that_lacks_characters() -> None:
@@ -1364,11 +1364,11 @@ def test_toy(server: Server) -> None:
     """The toy remote can be served for a while; a port that is taken is an error that says so."""
     ran = command("toy", "--port", "0", "--seconds", "0")
     assert (ran.code, ran.err) == (0, "")
-    assert re.fullmatch(r"a toy remote answers at http://127\.0\.0\.1:\d+ \(Ctrl-C ends it\)\n", ran.out)
+    assert re.search(r" http://127\.0\.0\.1:\d+ ", ran.out)
     port = server.url.rpartition(":")[2]
     ran = command("toy", "--port", port)
     assert (ran.code, ran.out) == (2, "")
-    assert f"port {port} cannot be had: Address already in use" in ran.err
+    assert f"port {port} is not available: Address already in use" in ran.err
 
 
 def test_without_the_extra() -> None:
@@ -1427,7 +1427,7 @@ def test_the_toy_answers_until_ctrl_c() -> None:
     """What `toy` says is true: a remote answers there, and Ctrl-C ends it."""
     with subprocess.Popen([*PROGRAM, "toy", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
-        url = process.stdout.readline().decode().split()[5]
+        url = next(word for word in process.stdout.readline().decode().split() if word.startswith("http"))
         assert command("ask", url, "echo hi").out.splitlines()[-3] == "hi"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from oxygent_client import SSEOxyGent
 from oxygent_client.cli._app import QUESTION
-from oxygent_client.cli._ask import converse
-from oxygent_client.cli._output import LiveShow, RunSummary
+from oxygent_client.cli._ask import run_query
+from oxygent_client.cli._output import LiveDisplay, RunSummary
 from oxygent_client.testing import ToyRemote
 from oxygent_client.testing.script import TRIP
 from oxygent_client.transports.asgi import ASGITransport
@@ -43,13 +43,13 @@ class Film(io.StringIO):
         return next(at for at, frame in self.frames if text in frame)
 
 
-async def filmed(pace: float) -> tuple[float, RunSummary, LiveShow, Film]:
+async def filmed(pace: float) -> tuple[float, RunSummary, LiveDisplay, Film]:
     """The demonstration: how long it took, how it ended, what was seen and drawn."""
     film = Film()
-    show = LiveShow(Console(file=film, width=80, height=24, force_terminal=True), QUESTION)
+    show = LiveDisplay(Console(file=film, width=80, height=24, force_terminal=True), QUESTION)
     agent = SSEOxyGent(server_url="http://toy", transport=ASGITransport(ToyRemote(pace=pace)))
     began = anyio.current_time()
-    outcome = await converse(agent, QUESTION, show)
+    outcome = await run_query(agent, QUESTION, show)
     return anyio.current_time() - began, outcome, show, film
 
 

@@ -10,8 +10,8 @@ import anyio
 import pytest
 
 from oxygent_client import Outcome, OxyResponse, SSEOxyGent, Timeouts, errors
-from oxygent_client.cli._serve import serving
 from oxygent_client.testing import ToyRemote
+from oxygent_client.testing import serve as serving
 from oxygent_client.testing.script import Cut, Pause, Say, Script
 from tests.support import servers
 from tests.support.proxies import PROXIES, proxy

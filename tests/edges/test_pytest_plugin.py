@@ -300,7 +300,7 @@ def test_none_refuses(talk: pytest.Pytester, recorded: bool, message: str, how: 
     result = run(talk, failed=1)
     said = result.stdout.str()
     assert message in said
-    assert f"to record it, with the remote at hand: pytest --oxygent-record={how} 'test_talk.py::test_talk'" in said
+    assert f"pytest --oxygent-record={how} 'test_talk.py::test_talk'" in said
     assert str(talk.path / CASSETTE) in said
 
 

@@ -78,7 +78,7 @@ ROOMS: Final[dict[str, Room]] = {
     # One run. It knows a transport, and no agent.
     "_run": room("_run _run.*", f"{GROUND} _protocol telemetry policies cluster _api", "anyio attrs"),
     "_agent": room("_agent _agent.*", f"{GROUND} _protocol {SIBLINGS} _api _run", "anyio attrs"),
-    "testing": room("testing testing.*", f"{GROUND} _protocol _run", "anyio attrs"),
+    "testing": room("testing testing.*", f"{GROUND} _protocol _run", "anyio attrs uvicorn"),
     "errors": room("errors", "_core"),
     "routing": room("routing", "_core _protocol"),
     "sanitize": room("sanitize", "_core", "attrs"),
@@ -86,9 +86,9 @@ ROOMS: Final[dict[str, Room]] = {
     # Public names, each loaded when it is first used.
     "__init__": room("__init__", f"_core _protocol {SIBLINGS} testing errors registry _run _agent"),
     # Edges: users of the package like any other, so only its public names and modules.
-    "cli": room("cli cli.* __main__", f"{PUBLIC} profiles", "anyio attrs rich typer uvicorn", edge=True),
+    "cli": room("cli cli.* __main__", f"{PUBLIC} profiles", "anyio attrs rich typer", edge=True),
     "profiles": room("profiles profiles.*", PUBLIC, "attrs", edge=True),
-    "pytest_plugin": room("pytest_plugin", PUBLIC, "anyio attrs pytest uvicorn uvloop", edge=True),
+    "pytest_plugin": room("pytest_plugin", PUBLIC, "anyio attrs pytest uvloop", edge=True),
     "integrations": room("integrations", PUBLIC, edge=True),
     "integrations.oxygent": room("integrations.oxygent", PUBLIC, "attrs oxygent pydantic", edge=True),
 }

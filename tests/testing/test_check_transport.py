@@ -116,9 +116,9 @@ class ForgetsItsClient(Wrapper):
     ("broken_checks", "broken", "seen"),
     [
         (("refused",), SaysLost, "ConnectionLostError('lost'), outcome unknown"),
-        (("reset_unframed",), TakesAnyEnd, "the connection was reset within the body (until closed): no error"),
+        (("reset_unframed",), TakesAnyEnd, "within the body (until closed)"),
         (("closes_kept", "closing"), KeepsOpen, "1 connections were still open 1 s after `aclose`"),
-        (("closing",), ForgetsItsClient, "cancelled at checkpoint 1, and called again: 1 connections were still open"),
+        (("closing",), ForgetsItsClient, "cancelled at checkpoint 1"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -190,7 +190,7 @@ class InATask(Wrapper):
 OTHERS: Final = TRANSPORT_PROMISES.keys() - {"left_early", "cancelled", "connecting", "usable"}
 LEAKS: Final[dict[str, tuple[Callable[[HTTPRequest], bool], str, str]]] = {
     # where it leaks: (is it there with this request, the broken promise, what is seen)
-    "sending": (lambda sent: len(sent.body) > 1_000_000, "cancelled", "the request was sent to its end all the same"),
+    "sending": (lambda sent: len(sent.body) > 1_000_000, "cancelled", "sent completely"),
     "before the headers": (
         lambda sent: sent.path == "/held" and len(sent.body) < 1000,
         "cancelled",
@@ -246,7 +246,7 @@ async def test_what_is_skipped() -> None:
     """A check is left out by its name, and the report says that you said so."""
     report = await check_transport(lambda peer: FakeTransport(peer.replies), skip={"redirect", "usable"})
     assert report.names("skipped") == (*IN_PROCESS[:2], "redirect", *IN_PROCESS[2:], "usable")
-    assert report.notes["redirect"] == "as you say"
+    assert "skip" in report.notes["redirect"]
     with pytest.raises(ConfigurationError, match=r"no check is called \['no_such_check'\]; there are live, exact"):
         await check_transport(lambda peer: FakeTransport(peer.replies), skip={"no_such_check", "live"})
 
@@ -260,8 +260,9 @@ async def test_one_that_cannot_be_made() -> None:
     with pytest.raises(TransportCheckError) as raised:
         await check_transport(make)
     assert set(raised.value.failed) == set(TRANSPORT_PROMISES) - {"usable"}
-    assert raised.value.report.notes["live"] == "RuntimeError('no such transport') came out"
-    assert str(raised.value.__cause__) == "came out unexpectedly (22 sub-exceptions)"
+    assert raised.value.report.notes["live"] == "raised RuntimeError('no such transport')"
+    assert isinstance(raised.value.__cause__, ExceptionGroup)
+    assert len(raised.value.__cause__.exceptions) == 22
 
 
 class Unenterable(Wrapper):
@@ -297,9 +298,9 @@ def test_the_report() -> None:
         "3 promises: 1 kept, 1 broken, 1 skipped; cancelled at 7 checkpoints",
         f"  kept    live           {TRANSPORT_PROMISES['live']}",
         f"  broken  once           {TRANSPORT_PROMISES['once']}",
-        "                         seen: sent 2 times",
+        "                         found: sent 2 times",
         f"  skipped refused        {TRANSPORT_PROMISES['refused']}",
-        "                         why: in process",
+        "                         reason: in process",
     ]
     error = TransportCheckError(report)
     assert isinstance(error, AssertionError)

@@ -14,7 +14,6 @@ import attrs
 import pytest
 
 from oxygent_client import HTTPXTransport, OxyError, Timeouts
-from oxygent_client.cli._serve import serving
 from oxygent_client.testing import (
     TRANSPORT_PROMISES,
     Cassette,
@@ -28,6 +27,7 @@ from oxygent_client.testing import (
     check_transport,
     faults,
 )
+from oxygent_client.testing import serve as serving
 from oxygent_client.transports.aiohttp import AiohttpTransport
 from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.support.fault_cases import CASES, SHORT, Case, Ended, allowed, expected, play

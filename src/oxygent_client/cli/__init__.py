@@ -1,7 +1,7 @@
 """The command `oxygent-client`.
 
-Rule 1: an edge. It uses the public package as any program would.
-Rule 2: typer, rich and uvicorn are the extra [cli]; without them one line says so, and nothing else needs them.
+Rule 1: it uses only public names, as any program would.
+Rule 2: it needs the extra `[cli]` (typer, rich, uvicorn); without it, one line tells what to install.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 __all__ = ["main"]
 
-_EXTRA = ("typer", "rich", "uvicorn")
+_EXTRA = ("typer", "rich")
 
 
 def _load() -> Callable[[Sequence[str] | None], int]:
@@ -23,7 +23,7 @@ def _load() -> Callable[[Sequence[str] | None], int]:
 def main(
     argv: Sequence[str] | None = None, *, load: Callable[[], Callable[[Sequence[str] | None], int]] = _load
 ) -> int:
-    """The exit code of the command line `argv`; None reads the process's own."""
+    """Run the command line `argv` (None: `sys.argv`) and return its exit code."""
     try:
         run = load()
     except ModuleNotFoundError as error:

@@ -1,7 +1,7 @@
 """Command-line options and exit codes.
 
-Rule 1: a command turns its options into values, starts one thing, and returns; what is shown is the Show's.
-Rule 2: what went wrong is one line on stderr that says what to do (`_remedies.py`), and a traceback only with --debug.
+Rule 1: a command converts its options, runs one task and returns; a `Display` shows the run.
+Rule 2: an error is one line on stderr with advice (`_error_advice`), and a traceback only with --debug.
 """
 
 from __future__ import annotations
@@ -25,24 +25,23 @@ from rich.console import Console
 
 import oxygent_client
 from oxygent_client import BearerAuth, HTTPXTransport, OxyRequest, OxyState, SSEOxyGent, Timeouts, errors
-from oxygent_client.cli._ask import converse
+from oxygent_client.cli._ask import run_query
 from oxygent_client.cli._error_advice import (
     EXIT_CODES,
     INTERRUPTED,
     PIPE_CLOSED,
     UNEXPECTED,
     USAGE,
-    complaint,
-    remedy_of,
+    advice_for,
+    error_line,
 )
 from oxygent_client.cli._error_advice import FAILED as AGENT_FAILED
-from oxygent_client.cli._output import JSONShow, LinesShow, LiveShow, RunSummary, Show
+from oxygent_client.cli._output import Display, JSONDisplay, LinesDisplay, LiveDisplay, RunSummary
 from oxygent_client.cli._render import organization
-from oxygent_client.cli._serve import serving
 from oxygent_client.cli._terminal_text import as_json
 from oxygent_client.profiles import load_profile
 from oxygent_client.sanitize import without_credentials
-from oxygent_client.testing import Cassette, CassetteError, Entry, RecordingTransport, ReplayTransport, ToyRemote
+from oxygent_client.testing import Cassette, CassetteError, Entry, RecordingTransport, ReplayTransport, ToyRemote, serve
 
 __all__ = ["app", "run"]
 
@@ -60,41 +59,49 @@ app = typer.Typer(
 
 
 class Dialect(StrEnum):
-    """The releases whose wire the toy remote speaks."""
+    """The OxyGent releases that the toy remote imitates."""
 
     NEW = "1.1.3"
     OLD = "1.0.8"
 
 
-Url = Annotated[str, typer.Argument(help="The server's root, such as http://127.0.0.1:8080", show_default=False)]
+Url = Annotated[str, typer.Argument(help="The server's root URL, such as http://127.0.0.1:8080", show_default=False)]
 Headers = Annotated[
     list[str] | None,
     typer.Option(
         "--header",
         "-H",
-        help="'Name: value', or @FILE with one on each line. Other users of this machine can see the command line:"
-        " read a credential from a file, an environment variable or a profile. May be repeated.",
+        help="A header as 'Name: value', or @FILE with one header per line. Can be repeated. Other users of this"
+        " machine can see the command line: pass credentials by a file, an environment variable or a profile.",
+        metavar="HEADER",
     ),
 ]
 HeaderVariables = Annotated[
     list[str] | None,
-    typer.Option("--header-env", help="NAME=VARIABLE: a header whose value is in an environment variable.", metavar=""),
+    typer.Option(
+        "--header-env",
+        help="A header whose value is in an environment variable. Can be repeated.",
+        metavar="NAME=VARIABLE",
+    ),
 ]
 TokenVariable = Annotated[
-    str | None, typer.Option("--token-env", help="An environment variable with a bearer token.", metavar="VARIABLE")
+    str | None,
+    typer.Option("--token-env", help="The environment variable that contains a bearer token.", metavar="VARIABLE"),
 ]
 ProfileName = Annotated[
-    str | None, typer.Option("--profile", help="Credentials and settings of a profile.", metavar="NAME")
+    str | None, typer.Option("--profile", help="Use the credentials and settings of a profile.", metavar="NAME")
 ]
-Seconds = Annotated[float | None, typer.Option(help="Seconds for everything together.", min=0.001)]
-AsJSON = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
+Seconds = Annotated[
+    float | None, typer.Option(help="Time limit in seconds for the whole command.", min=0.001, metavar="SECONDS")
+]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON lines, for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 @app.callback(invoke_without_command=True)
 def _options(
     *,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         sys.stdout.write(f"oxygent-client {oxygent_client.__version__}\n")
@@ -103,22 +110,22 @@ def _options(
 
 @app.command()
 def demo(
-    query: Annotated[str, typer.Argument(help="What to ask.")] = QUESTION,
+    query: Annotated[str, typer.Argument(help="The query for the agent.")] = QUESTION,
     *,
-    fast: Annotated[bool, typer.Option("--fast", help="Five times as fast.")] = False,
-    dialect: Annotated[Dialect, typer.Option(help="The release whose wire is spoken.")] = Dialect.NEW,
+    fast: Annotated[bool, typer.Option("--fast", help="Run five times as fast.")] = False,
+    dialect: Annotated[Dialect, typer.Option(help="The OxyGent release to imitate.")] = Dialect.NEW,
     debug: Debug = False,
     save_svg: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> int:
-    """Watch a small multi-agent system at work: it runs on this machine and needs nothing."""
+    """Show a demo run of a small multi-agent system on this machine."""
 
     def work() -> int:
         toy = ToyRemote(dialect=dialect.value, pace=0.2 if fast else 1.0)
-        with serving(toy) as url:
-            show = _show(query, as_json=False, live=save_svg is not None)
-            transport = HTTPXTransport(trust_env=False)  # what the environment says is of other machines
+        with serve(toy) as url:
+            display = _display(query, as_json=False, live=save_svg is not None)
+            transport = HTTPXTransport(trust_env=False)  # the environment's proxies are for other machines
             agent = SSEOxyGent(server_url=url, transport=transport)
-            return _kept(show, save_svg, ask_with(agent, query, show, transport.aclose))
+            return _save_svg(display, save_svg, ask_with(agent, query, display, transport.aclose))
 
     return attempt(work, debug=debug)
 
@@ -126,11 +133,13 @@ def demo(
 @app.command()
 def ask(
     url: Url,
-    query: Annotated[str, typer.Argument(help="What to ask.", show_default=False)],
+    query: Annotated[str, typer.Argument(help="The query for the agent.", show_default=False)],
     *,
-    callee: Annotated[str | None, typer.Option(help="An agent by name, instead of the remote's master.")] = None,
+    callee: Annotated[
+        str | None, typer.Option(help="The name of an agent (default: the server's master).", metavar="NAME")
+    ] = None,
     timeout: Seconds = None,
-    share: Annotated[bool, typer.Option("--share/--independent", help="Send the call stack, or none.")] = True,
+    share: Annotated[bool, typer.Option("--share/--independent", help="Send the call stack, or not.")] = True,
     header: Headers = None,
     header_env: HeaderVariables = None,
     token_env: TokenVariable = None,
@@ -138,13 +147,13 @@ def ask(
     json: AsJSON = False,
     debug: Debug = False,
 ) -> int:
-    """Ask a remote system, and watch it work."""
+    """Send a query to a server and show the run."""
 
     def work() -> int:
         settings = _settings(url, profile, _headers(header, header_env), token_env, timeout)
         settings |= {"callee": callee, "is_share_call_stack": share}
         agent = SSEOxyGent(**settings)
-        return ask_with(agent, query, _show(query, as_json=json))
+        return ask_with(agent, query, _display(query, as_json=json))
 
     return attempt(work, debug=debug)
 
@@ -152,10 +161,12 @@ def ask(
 @app.command()
 def record(
     url: Url,
-    query: Annotated[str, typer.Argument(help="What to ask.", show_default=False)],
-    file: Annotated[Path, typer.Argument(help="Where to keep the conversation.", show_default=False)],
+    query: Annotated[str, typer.Argument(help="The query for the agent.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)],
     *,
-    callee: Annotated[str | None, typer.Option(help="An agent by name, instead of the remote's master.")] = None,
+    callee: Annotated[
+        str | None, typer.Option(help="The name of an agent (default: the server's master).", metavar="NAME")
+    ] = None,
     timeout: Seconds = None,
     header: Headers = None,
     header_env: HeaderVariables = None,
@@ -165,7 +176,7 @@ def record(
     json: AsJSON = False,
     debug: Debug = False,
 ) -> int:
-    """Ask a remote system, watch it work, and keep the conversation in a file, without the secrets in it."""
+    """Send a query, show the run and record it to a file, without secrets."""
 
     def work() -> int:
         Cassette.check_path(file, force=force)  # before the agent runs
@@ -175,21 +186,21 @@ def record(
         settings |= {"callee": callee, "transport": transport}
         agent = SSEOxyGent(**settings)
         with ExitStack() as at_the_end:
-            at_the_end.callback(cassette.save, file, force=force)  # a conversation that failed is worth keeping, too
-            return ask_with(agent, query, _show(query, as_json=json), transport.aclose)
+            at_the_end.callback(cassette.save, file, force=force)  # failed runs are saved too
+            return ask_with(agent, query, _display(query, as_json=json), transport.aclose)
 
     return attempt(work, debug=debug)
 
 
 @app.command()
 def replay(
-    file: Annotated[Path, typer.Argument(help="A conversation that was recorded.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="The recording to replay.", show_default=False)],
     *,
-    pace: Annotated[float, typer.Option(help="What pauses are multiplied by; 0 waits for nothing.", min=0.0)] = 1.0,
+    pace: Annotated[float, typer.Option(help="Factor for the recorded pauses; 0 does not wait.", min=0.0)] = 1.0,
     json: AsJSON = False,
     debug: Debug = False,
 ) -> int:
-    """Watch a recorded conversation once more: nothing is sent."""
+    """Show a recorded run again, without a server."""
 
     def work() -> int:
         cassette = Cassette.load(file)
@@ -199,7 +210,7 @@ def replay(
         agent = SSEOxyGent(
             server_url="http://recorded", transport=ReplayTransport(cassette, pace=pace, match_payload=False)
         )
-        return max(ask_with(agent, _again(entry), _show(entry.query, as_json=json)) for entry in runs)
+        return max(ask_with(agent, _recorded_request(entry), _display(entry.query, as_json=json)) for entry in runs)
 
     return attempt(work, debug=debug)
 
@@ -216,7 +227,7 @@ def tree(
     json: AsJSON = False,
     debug: Debug = False,
 ) -> int:
-    """Show who is in a remote system: its agents and their tools."""
+    """Show the agents and tools of a server as a tree."""
 
     def work() -> int:
         agent = SSEOxyGent(**_settings(url, profile, _headers(header, header_env), token_env, timeout))
@@ -228,17 +239,22 @@ def tree(
 @app.command()
 def toy(
     *,
-    port: Annotated[int, typer.Option(help="0 takes any that is free.", min=0, max=65535)] = 8082,
-    pace: Annotated[float, typer.Option(help="What pauses are multiplied by.", min=0.0)] = 1.0,
-    dialect: Annotated[Dialect, typer.Option(help="The release whose wire is spoken.")] = Dialect.NEW,
-    seconds: Annotated[float | None, typer.Option(help="How long; until Ctrl-C if not said.", min=0.0)] = None,
+    port: Annotated[int, typer.Option(help="The port; 0 chooses a free one.", min=0, max=65535)] = 8082,
+    pace: Annotated[float, typer.Option(help="Factor for the pauses; 0 does not wait.", min=0.0)] = 1.0,
+    dialect: Annotated[Dialect, typer.Option(help="The OxyGent release to imitate.")] = Dialect.NEW,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop after N seconds (default: run until Ctrl-C).", min=0.0, metavar="N", show_default=False
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> int:
-    """Serve the toy remote on this machine, to try things out on."""
+    """Serve a toy remote on this machine, to try things out."""
 
     def work() -> int:
-        with serving(ToyRemote(dialect=dialect.value, pace=pace), port) as url:
-            _write(f"a toy remote answers at {url} (Ctrl-C ends it)\n")
+        with serve(ToyRemote(dialect=dialect.value, pace=pace), port) as url:
+            _write(f"toy remote at {url} (press Ctrl-C to stop)\n")
             threading.Event().wait(seconds)
         return 0
 
@@ -264,36 +280,36 @@ async def _nothing() -> None:
     pass
 
 
-def _again(entry: Entry) -> OxyRequest:
-    """What was asked, as the node that asked it: the server's record of a run, if one was read, is found by it."""
+def _recorded_request(entry: Entry) -> OxyRequest:
+    """Return the recorded request, with its node id, by which a recorded lookup of the run is found."""
     payload = cast("dict[str, Any]", entry.payload) if isinstance(entry.payload, dict) else {}
     return OxyRequest(arguments={"query": entry.query}, node_id=str(payload.get("node_id", "")))
 
 
 def ask_with(
-    agent: SSEOxyGent, query: str | OxyRequest, show: Show, close: Callable[[], Awaitable[None]] = _nothing
+    agent: SSEOxyGent, query: str | OxyRequest, display: Display, close: Callable[[], Awaitable[None]] = _nothing
 ) -> int:
-    """The exit code of a conversation; after it, `close` is called in the same event loop."""
+    """Run a query and return the exit code; afterwards `close` is called in the same event loop."""
 
-    async def talk() -> RunSummary:
+    async def ask() -> RunSummary:
         try:
-            return await converse(agent, query, show)
+            return await run_query(agent, query, display)
         finally:
             with anyio.CancelScope(shield=True):
                 await close()
 
-    outcome = anyio.run(talk)
-    return 0 if outcome.response.state is OxyState.COMPLETED else AGENT_FAILED
+    summary = anyio.run(ask)
+    return 0 if summary.response.state is OxyState.COMPLETED else AGENT_FAILED
 
 
-def _show(query: str, *, as_json: bool, live: bool = False) -> Show:
+def _display(query: str, *, as_json: bool, live: bool = False) -> Display:
     if as_json:
-        return JSONShow(_write)
+        return JSONDisplay(_write)
     console = Console()
     return (
-        LiveShow(console, query)
+        LiveDisplay(console, query)
         if live or (console.is_terminal and not console.is_dumb_terminal)
-        else LinesShow(_write, query)
+        else LinesDisplay(_write, query)
     )
 
 
@@ -303,24 +319,24 @@ def _write(text: str) -> None:
 
 
 def _headers(given: Sequence[str] | None, variables: Sequence[str] | None) -> dict[str, str]:
-    """The headers of `--header` and `--header-env`. Errors do not repeat a value: it may be half a secret."""
+    """Return the headers of `--header` and `--header-env`. Errors show no value, which may be secret."""
     headers: dict[str, str] = {}
     for header in given or ():
         for line in _lines_of(Path(header[1:])) if header.startswith("@") else [header]:
             name, colon, value = line.partition(":")
             if not colon or not name.strip():
-                raise errors.ConfigurationError("--header takes 'Name: value', or @FILE with one on each line")
+                raise errors.ConfigurationError("--header must be 'Name: value', or @FILE with one header per line")
             headers[name.strip()] = value.strip()
     for each in variables or ():
         name, equals, variable = each.partition("=")
         if not equals or not name.strip():
-            raise errors.ConfigurationError("--header-env takes NAME=VARIABLE")
+            raise errors.ConfigurationError("--header-env must be NAME=VARIABLE")
         headers[name.strip()] = _variable("--header-env", variable)
     return headers
 
 
 def _lines_of(path: Path) -> list[str]:
-    """The lines of a file of headers that are not empty."""
+    """Return the non-empty lines of a file of headers."""
     why = ""
     try:
         text = path.read_text(encoding="utf-8")
@@ -343,7 +359,7 @@ def _variable(option: str, name: str) -> str:
 def _settings(
     url: str, profile: str | None, headers: Mapping[str, str], token_env: str | None, timeout: float | None
 ) -> dict[str, Any]:
-    """Arguments of an agent: those of a profile, and over them what the command line says."""
+    """Return the arguments of the agent: those of the profile, overridden by the command line."""
     settings: dict[str, Any] = {} if profile is None else load_profile(profile).options()
     settings["server_url"] = url
     if headers:
@@ -355,29 +371,29 @@ def _settings(
     return settings
 
 
-def _kept(show: Show, path: Path | None, code: int) -> int:
-    """The exit code, after the last picture was saved as an SVG of 80 columns, which names no font of another host."""
-    if path is None or not isinstance(show, LiveShow):
+def _save_svg(display: Display, path: Path | None, code: int) -> int:
+    """Save the final display as an SVG of 80 columns, without web fonts, and return the exit code."""
+    if path is None or not isinstance(display, LiveDisplay):
         return code
     console = Console(record=True, file=io.StringIO(), width=80, force_terminal=True, color_system="truecolor")
-    console.print(show.closing)
+    console.print(display.closing)
     drawn = console.export_svg(title="oxygent-client demo")
     path.write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL), encoding="utf-8")
     return code
 
 
 def silence(stream: TextIO) -> None:
-    """Send what is still in the stream's buffer nowhere: it would raise once more at exit.
+    """Discard what is still in the stream's buffer, which would raise again at exit.
 
     Source: https://docs.python.org/3/library/signal.html#note-on-sigpipe
     """
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
+    os.close(devnull)
 
 
 def attempt(work: Callable[[], int], *, debug: bool, silence: Callable[[TextIO], None] = silence) -> int:
-    """The exit code of `work`, whatever happens in it."""
+    """Run `work` and return its exit code, or that of its error."""
     try:
         return work()
     except KeyboardInterrupt:
@@ -386,12 +402,12 @@ def attempt(work: Callable[[], int], *, debug: bool, silence: Callable[[TextIO],
         silence(sys.stdout)
         return PIPE_CLOSED
     except errors.OxyError as error:
-        remedy = remedy_of(error)
+        advice = advice_for(error)
         failed: Exception = error
-        text, code = complaint(str(error), remedy.advice), remedy.code
-    except Exception as error:  # noqa: BLE001  # the command's last line of defence: a person reads it
+        text, code = error_line(str(error), advice.text), advice.code
+    except Exception as error:  # noqa: BLE001  (the command reports every error)
         failed = error
-        text, code = complaint(f"{type(error).__name__}: {error}", "--debug shows where it happened."), UNEXPECTED
+        text, code = error_line(f"{type(error).__name__}: {error}", "Use --debug to see the traceback."), UNEXPECTED
     if debug:
         traceback.print_exception(failed)
     sys.stderr.write(text)
@@ -399,17 +415,17 @@ def attempt(work: Callable[[], int], *, debug: bool, silence: Callable[[TextIO],
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """The exit code of a command line."""
+    """Run a command line and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal that cannot show a character gets its number, not a traceback.
+            # A character that the terminal cannot show becomes its number, not a traceback.
             stream.reconfigure(errors="backslashreplace")
-    # UsageError, whose name and place changed between the releases of typer.
+    # UsageError, whose name and module changed between releases of typer.
     usage_error = cast("type[Exception]", typer.BadParameter.__bases__[0])
     try:
         code = app(args=argv, prog_name="oxygent-client", standalone_mode=False)
     except usage_error as error:
-        said: Callable[[], str] = getattr(error, "format_message", error.__str__)
-        sys.stderr.write(complaint(said(), "`oxygent-client --help` shows how it is meant."))
+        text: Callable[[], str] = getattr(error, "format_message", error.__str__)
+        sys.stderr.write(error_line(text(), "See `oxygent-client --help`."))
         return USAGE
     return int(code or 0)

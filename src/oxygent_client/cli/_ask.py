@@ -1,8 +1,8 @@
 """Ask one question and show the run while it streams.
 
-Rule 1: leaving, for whatever reason, leaves the stream's block: the remote run stops too.
-Rule 2: what cannot be shown does not end the run: one line says so at the end. What can no longer be written does.
-Rule 3: what was sent in confidence is not drawn: a terminal is seen by others, and what goes into a pipe is kept.
+Rule 1: leaving for any reason leaves the stream's block, so that the remote run stops too.
+Rule 2: an event that cannot be shown does not end the run; one line reports it at the end. A failed write does.
+Rule 3: credentials of the request are redacted, since others see the terminal and the output may be stored.
 """
 
 from __future__ import annotations
@@ -15,112 +15,113 @@ import anyio
 from attrs import define, evolve
 
 from oxygent_client import Event, OxyRequest, SSEOxyGent
-from oxygent_client.cli._error_advice import complaint
-from oxygent_client.cli._output import RunSummary, Show
+from oxygent_client.cli._error_advice import error_line
+from oxygent_client.cli._output import Display, RunSummary
 from oxygent_client.sanitize import without_credentials
 
-__all__ = ["converse"]
+__all__ = ["run_query"]
 
-Hide = Callable[[Any], Any]
+Redact = Callable[[Any], Any]
 
 
 def _same(value: Any) -> Any:
     return value
 
 
-def _hidden(event: Event, hide: Hide) -> Event:
-    sse = evolve(event.sse, event=hide(event.sse.event), id=hide(event.sse.id), data=hide(event.sse.data))
-    return evolve(event, type=hide(event.type), content=hide(event.content), message=hide(event.message), sse=sse)
+def _redacted(event: Event, redact: Redact) -> Event:
+    sse = evolve(event.sse, event=redact(event.sse.event), id=redact(event.sse.id), data=redact(event.sse.data))
+    return evolve(event, type=redact(event.type), content=redact(event.content), message=redact(event.message), sse=sse)
 
 
 @define
-class _Told:
-    """A show, which is told what `hide` leaves, and what it could not show."""
+class _SafeDisplay:
+    """Passes redacted events to a display, and counts what it could not show."""
 
-    show: Show
-    hide: Hide = _same
-    failed: int = 0
-    first: str = ""
+    display: Display
+    redact: Redact = _same
+    failures: int = 0
+    first_failure: str = ""
 
     def see(self, event: Event, at: float) -> None:
-        self._try(f"an event of the class {type(event).__name__}", lambda: self.show.see(_hidden(event, self.hide), at))
+        shown = f"an event of the class {type(event).__name__}"
+        self._try(shown, lambda: self.display.see(_redacted(event, self.redact), at))
 
     def tick(self, at: float) -> None:
-        self._try("the picture", lambda: self.show.tick(at))
+        self._try("the picture", lambda: self.display.tick(at))
 
-    def finish(self, outcome: RunSummary, at: float) -> None:
-        self._try("the answer", lambda: self.show.finish(self._hidden(outcome), at))
+    def finish(self, summary: RunSummary, at: float) -> None:
+        self._try("the answer", lambda: self.display.finish(self._redacted(summary), at))
 
-    def _hidden(self, outcome: RunSummary) -> RunSummary:
-        response = outcome.response
-        return evolve(outcome, response=evolve(response, output=self.hide(response.output)))
+    def _redacted(self, summary: RunSummary) -> RunSummary:
+        response = summary.response
+        return evolve(summary, response=evolve(response, output=self.redact(response.output)))
 
-    def _try(self, what: str, step: Callable[[], None]) -> None:
+    def _try(self, part: str, step: Callable[[], None]) -> None:
         try:
             step()
-        except OSError:  # the reader has left, or the disk is full
+        except OSError:  # a broken pipe, or a full disk
             raise
-        except Exception as error:  # noqa: BLE001  (a remote's data did it, and the run goes on)
-            self.failed += 1
-            self.first = self.first or f"{what} ({type(error).__name__})"
+        except Exception as error:  # noqa: BLE001  (caused by remote data; the run continues)
+            self.failures += 1
+            self.first_failure = self.first_failure or f"{part} ({type(error).__name__})"
 
     @property
-    def words(self) -> str:
-        """The line about what could not be shown; empty where all was shown."""
-        if not self.failed:
+    def report(self) -> str:
+        """The line about what could not be shown; empty if everything was."""
+        if not self.failures:
             return ""
-        more = f", and {self.failed - 1} times more" if self.failed > 1 else ""
-        return complaint(f"cannot show {self.first}{more}", "--json shows what was received.")
+        more = f", and {self.failures - 1} more" if self.failures > 1 else ""
+        return error_line(f"cannot show {self.first_failure}{more}", "Use --json to see what was received.")
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     sys.stderr.write(text)
 
 
-async def converse(
+async def run_query(
     agent: SSEOxyGent,
     query: str | OxyRequest,
-    show: Show,
+    display: Display,
     *,
     clock: Callable[[], float] = anyio.current_time,
-    say: Callable[[str], object] = _say,
+    report: Callable[[str], object] = _print_error,
 ) -> RunSummary:
-    """How the run ended, after every event of it was shown.
+    """Send a query, show every event, and return a summary of the run.
 
-    What could not be shown is one line for `say`.
+    `report` receives one line about events that could not be shown.
 
     Raises:
-        OxyError: as `agent.stream` does; what came until then was shown.
-        OSError: what is shown can no longer be written.
+        OxyError: as `agent.stream`; the events until then were shown.
+        OSError: the output can no longer be written.
     """
     start = clock()
     failed: list[BaseException] = []
-    outcome: RunSummary | None = None
-    told = _Told(show)
+    summary: RunSummary | None = None
+    safe = _SafeDisplay(display)
 
     async def tick(seconds: float) -> None:
         try:
             while True:
                 began = clock()
-                told.tick(began - start)
-                # Drawing takes half of the time at the most, however long a picture takes.
+                safe.tick(began - start)
+                # Drawing takes at most half of the time.
                 await anyio.sleep(max(seconds, clock() - began))
         except OSError as error:
             failed.append(error)  # raised below: a task group would wrap it
             group.cancel_scope.cancel()
 
     try:
-        with show:
+        with display:
             async with anyio.create_task_group() as group:
-                if show.interval is not None:
-                    group.start_soon(tick, show.interval)
+                if display.interval is not None:
+                    group.start_soon(tick, display.interval)
                 try:
                     async with agent, agent.stream(query) as run:
-                        told.hide = without_credentials(run.sent)
+                        safe.redact = without_credentials(run.sent)
                         async for event in run:
-                            told.see(event, clock() - start)
-                    outcome = RunSummary(run.response, run.trace_id, run.remote_trace_id)
-                    told.finish(outcome, clock() - start)
+                            safe.see(event, clock() - start)
+                    summary = RunSummary(run.response, run.trace_id, run.remote_trace_id)
+                    safe.finish(summary, clock() - start)
                 except anyio.get_cancelled_exc_class():
                     raise
                 except BaseException as error:  # noqa: BLE001  (raised below, also Ctrl-C: a task group would wrap it)
@@ -129,7 +130,7 @@ async def converse(
             if failed:
                 raise failed[0]
     finally:
-        if told.words:
-            say(told.words)
-    assert outcome is not None, "either it failed or it ended"
-    return outcome
+        if safe.report:
+            report(safe.report)
+    assert summary is not None
+    return summary

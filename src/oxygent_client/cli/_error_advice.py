@@ -1,7 +1,7 @@
 """Explain errors on the command line: one line with advice, and an exit code.
 
-Rule 1: every error class of `oxygent_client.errors` finds its line in REMEDIES; the first that fits counts.
-Rule 2: the numbers are documented (`oxygent-client --help`) and do not change.
+Rule 1: every error class of `oxygent_client.errors` has a line in ADVICE; the first match counts.
+Rule 2: exit codes are documented (`oxygent-client --help`) and do not change.
 """
 
 from __future__ import annotations
@@ -14,78 +14,78 @@ from oxygent_client import errors
 from oxygent_client.cli._terminal_text import line
 
 __all__ = [
+    "ADVICE",
     "EXIT_CODES",
     "INTERRUPTED",
     "PIPE_CLOSED",
-    "REMEDIES",
     "UNEXPECTED",
     "USAGE",
-    "Remedy",
-    "complaint",
-    "remedy_of",
+    "Advice",
+    "advice_for",
+    "error_line",
 ]
 
 UNEXPECTED, USAGE, UNREACHABLE, REFUSED, LATE, BROKEN, FAILED = range(1, 8)
 INTERRUPTED, PIPE_CLOSED = 130, 141  # as a shell reports SIGINT and SIGPIPE
 
 EXIT_CODES: Sequence[tuple[int, str]] = (
-    (0, "the remote answered"),
-    (UNEXPECTED, "something nobody foresaw"),
-    (USAGE, "the command or its options are wrong"),
-    (UNREACHABLE, "no connection"),
-    (REFUSED, "the server refused"),
-    (LATE, "a time-out"),
-    (BROKEN, "the stream broke, or is none"),
-    (FAILED, "the remote agent failed, or gave no answer"),
-    (INTERRUPTED, "Ctrl-C; the remote run is stopped too"),
-    (PIPE_CLOSED, "the reader of the output has left"),
+    (0, "the run completed"),
+    (UNEXPECTED, "unexpected error"),
+    (USAGE, "invalid command, option or configuration"),
+    (UNREACHABLE, "no connection to the server"),
+    (REFUSED, "the server refused the request"),
+    (LATE, "time-out"),
+    (BROKEN, "the event stream broke or is invalid"),
+    (FAILED, "the remote agent failed or gave no answer"),
+    (INTERRUPTED, "interrupted (Ctrl-C); the remote run is stopped too"),
+    (PIPE_CLOSED, "broken pipe: the reader of the output has closed it"),
 )
 
 
 @frozen
-class Remedy:
-    """For errors of this class: the exit code, and what to do."""
+class Advice:
+    """The exit code and the advice for errors of a class."""
 
     error: type[errors.OxyError]
     code: int
-    advice: str
+    text: str
 
 
-REMEDIES: Sequence[Remedy] = (
-    Remedy(errors.InsecureTransportError, USAGE, "Use https://, or leave the credentials out."),
-    Remedy(errors.UnknownCalleeError, USAGE, "`oxygent-client tree URL` shows the names there are."),
-    Remedy(errors.ConfigurationError, USAGE, "`oxygent-client ask --help` shows what goes where."),
-    Remedy(errors.TLSError, UNREACHABLE, "Check the certificate, the host name and the clock."),
-    Remedy(errors.ConnectError, UNREACHABLE, "Is the server running, and are host and port right?"),
-    Remedy(errors.NoHealthyReplicaError, UNREACHABLE, "Wait a little and try again."),
-    Remedy(errors.RedirectError, REFUSED, "Use the address that the server points to, if you trust it."),
-    Remedy(
-        errors.AuthenticationError, REFUSED, "Give credentials: --token-env VARIABLE, --header @FILE or --profile NAME."
+ADVICE: Sequence[Advice] = (
+    Advice(errors.InsecureTransportError, USAGE, "Use https://, or remove the credentials."),
+    Advice(errors.UnknownCalleeError, USAGE, "Run `oxygent-client tree URL` to see the agents' names."),
+    Advice(errors.ConfigurationError, USAGE, "See `oxygent-client COMMAND --help`."),
+    Advice(errors.TLSError, UNREACHABLE, "Check the certificate, the host name and the clock."),
+    Advice(errors.ConnectError, UNREACHABLE, "Check that the server is running, and check host and port."),
+    Advice(errors.NoHealthyReplicaError, UNREACHABLE, "Try again later."),
+    Advice(errors.RedirectError, REFUSED, "Use the redirect's target as the URL, if you trust it."),
+    Advice(
+        errors.AuthenticationError, REFUSED, "Pass credentials: --token-env VARIABLE, --header @FILE or --profile NAME."
     ),
-    Remedy(errors.PermissionDeniedError, REFUSED, "These credentials do not allow it; ask who runs the server."),
-    Remedy(errors.NotFoundError, REFUSED, "Give the server's root URL, without /sse/chat."),
-    Remedy(errors.RateLimitedError, REFUSED, "Wait a little and try again."),
-    Remedy(errors.StatusError, REFUSED, "The server's log says more."),
-    Remedy(errors.EnvelopeError, REFUSED, "The server's log says more."),
-    Remedy(errors.DeadlineExceededError, LATE, "Allow more with --timeout."),
-    Remedy(errors.UnconfirmedError, LATE, "The run is over; the server's log says how it ended."),
-    Remedy(errors.OxyTimeoutError, LATE, "The agent may have died; the server's log says more."),
-    Remedy(errors.NotAnEventStreamError, BROKEN, "Something else answers there; is it an OxyGent server's root URL?"),
-    Remedy(errors.NoAnswerError, FAILED, "The agent ended without a word; the server's log says more."),
-    Remedy(errors.TooLargeError, BROKEN, "Ask for less, or raise the Limits in a program of your own."),
-    Remedy(errors.RemoteProtocolError, BROKEN, "The agent may have run; look at the server before asking again."),
-    Remedy(errors.ConnectionLostError, BROKEN, "The agent may have run; look at the server before asking again."),
-    Remedy(errors.RemoteAgentError, FAILED, "The server's log says more."),
-    Remedy(errors.OxyError, UNEXPECTED, "--debug shows where it happened."),
+    Advice(errors.PermissionDeniedError, REFUSED, "The credentials lack permission; ask the operator of the server."),
+    Advice(errors.NotFoundError, REFUSED, "Use the server's root URL, without /sse/chat."),
+    Advice(errors.RateLimitedError, REFUSED, "Try again later."),
+    Advice(errors.StatusError, REFUSED, "See the server's log."),
+    Advice(errors.EnvelopeError, REFUSED, "See the server's log."),
+    Advice(errors.DeadlineExceededError, LATE, "Increase --timeout."),
+    Advice(errors.UnconfirmedError, LATE, "The run has ended; see the server's log for its result."),
+    Advice(errors.OxyTimeoutError, LATE, "The agent may have crashed; see the server's log."),
+    Advice(errors.NotAnEventStreamError, BROKEN, "Check that the URL is the root of an OxyGent server."),
+    Advice(errors.NoAnswerError, FAILED, "The agent ended without an answer; see the server's log."),
+    Advice(errors.TooLargeError, BROKEN, "Ask for less, or raise Limits in a program of your own."),
+    Advice(errors.RemoteProtocolError, BROKEN, "The agent may have run; check the server before you repeat the query."),
+    Advice(errors.ConnectionLostError, BROKEN, "The agent may have run; check the server before you repeat the query."),
+    Advice(errors.RemoteAgentError, FAILED, "See the server's log."),
+    Advice(errors.OxyError, UNEXPECTED, "Use --debug to see the traceback."),
 )
 
 
-def remedy_of(error: errors.OxyError) -> Remedy:
-    """The line of the table that fits the error."""
-    return next(remedy for remedy in REMEDIES if isinstance(error, remedy.error))
+def advice_for(error: errors.OxyError) -> Advice:
+    """Return the first line of the table that matches the error."""
+    return next(advice for advice in ADVICE if isinstance(error, advice.error))
 
 
-def complaint(text: str, advice: str) -> str:
-    """The one line that is shown."""
-    said = line(text) or "no reason given"
-    return f"oxygent-client: {said}{'' if said.endswith(('.', '!', '?')) else '.'} {advice}\n"
+def error_line(text: str, advice: str) -> str:
+    """Return the line to print for an error."""
+    shown = line(text) or "no reason given"
+    return f"oxygent-client: {shown}{'' if shown.endswith(('.', '!', '?')) else '.'} {advice}\n"

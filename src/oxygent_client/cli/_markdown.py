@@ -1,9 +1,10 @@
 """Render Markdown for a terminal in linear time.
 
-Rule 1: linear. A line is looked at by itself, and what stands between two marks is at most SPAN characters long. CELLS
-cells at most of a text stand in tables; the tables after them stay as they were written.
-Rule 2: no lexer. Code is shown as it is; the language that a fence names is a word like any other.
-Rule 3: a link is shown with its address, and an entity as its character, escaped like all other text.
+Rule 1: linear time. Each line is parsed by itself, and the text between two marks has at most SPAN characters. Tables
+have at most CELLS cells per text; further tables are shown unformatted.
+Rule 2: no lexer. Code is shown unhighlighted, since rich's own renderer lets the remote choose a Pygments lexer, and
+some lexers take exponential time.
+Rule 3: a link is shown with its URL, and an entity as its character, escaped like all text.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from rich.text import Text
 
 from oxygent_client.cli._terminal_text import escaped
 
-__all__ = ["CELLS", "COLUMNS", "SPAN", "laid_out"]
+__all__ = ["CELLS", "COLUMNS", "SPAN", "render_markdown"]
 
 SPAN: Final = 200
-"""How long the text between two marks may be (characters)."""
+"""The longest text between two marks, in characters."""
 CELLS: Final = 1000
-"""How many cells the tables of a text have together (a count)."""
+"""The number of cells of all tables of a text."""
 COLUMNS: Final = 12
-"""How many columns a table has at the most (a count)."""
-_LONGEST: Final = 2000
-"""The longest line in which marks are looked for (characters)."""
+"""The number of columns of a table."""
+_MAX_LINE: Final = 2000
+"""The longest line that is parsed for marks, in characters."""
 
 _FENCE: Final = re.compile(r" {0,3}(`{3,}|~{3,})")
 _HEADING: Final = re.compile(r" {0,3}#{1,6}[ \t]+")
@@ -39,7 +40,7 @@ _RULE: Final = re.compile(r" {0,3}([-*_])(?: *\1){2,} *$")
 _DASHES: Final = re.compile(":?-+:?")
 _BAR: Final = re.compile(r"(?<!\\)\|")
 _JUSTIFIED: Final[Mapping[tuple[bool, bool], Literal["left", "center", "right"]]] = {
-    # a colon at the left, at the right
+    # (colon at the left, colon at the right)
     (False, False): "left",
     (True, False): "left",
     (True, True): "center",
@@ -69,28 +70,28 @@ _STYLES: Final = {
 }
 
 
-def laid_out(text: str, *, last: int | None = None) -> list[Text | Table]:
-    """The lines and tables of a text that is safe to show; of its last `last` lines alone, where that is given."""
+def render_markdown(text: str, *, last: int | None = None) -> list[Text | Table]:
+    """Render a safe text as lines and tables; with `last`, only so many last lines."""
     lines = _lines(text.rstrip("\n"))
     if last is not None:
         lines = lines[-last:]
-    drawn: list[Text | Table] = []
+    rendered: list[Text | Table] = []
     cells, place = CELLS, 0
     while place < len(lines):
         code, each = lines[place]
         rows, columns = _table(lines, place) if cells else ([], 0)
         cells = max(cells - len(rows) * columns, 0)
         if rows and cells:
-            drawn.append(_grid(rows))
+            rendered.append(_grid(rows))
             place += len(rows)
         else:
-            drawn.append(Text(each, "cyan", overflow="fold") if code else _line(each))
+            rendered.append(Text(each, "cyan", overflow="fold") if code else _line(each))
             place += 1
-    return drawn
+    return rendered
 
 
 def _lines(text: str) -> list[tuple[bool, str]]:
-    """Whether it is code, and the text, of each line; a fence is what it names."""
+    """Return for each line whether it is code, and its text; an opening fence becomes its language."""
     lines: list[tuple[bool, str]] = []
     fence = ""
     for each in text.split("\n"):
@@ -111,11 +112,11 @@ def _cells(line: str) -> list[str]:
 
 def _in_a_table(line: tuple[bool, str]) -> bool:
     code, text = line
-    return not code and "|" in text and len(text) <= _LONGEST
+    return not code and "|" in text and len(text) <= _MAX_LINE
 
 
 def _table(lines: Sequence[tuple[bool, str]], place: int) -> tuple[list[str], int]:
-    """The lines of the table that begins at this line, and how many columns it has; none where no table does."""
+    """Return the lines of the table that starts at this line, and its number of columns; empty if there is none."""
     first = lines[place : place + 2]
     if len(first) < 2 or not all(map(_in_a_table, first)):
         return [], 0
@@ -137,7 +138,7 @@ def _grid(rows: Sequence[str]) -> Table:
 
 
 def _line(each: str) -> Text:
-    if len(each) > _LONGEST:
+    if len(each) > _MAX_LINE:
         return Text(each, overflow="fold")
     if _RULE.match(each):
         return Text("─" * 20, "dim")

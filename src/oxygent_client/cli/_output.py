@@ -1,7 +1,7 @@
 """Output formats: live view, plain lines, JSON lines.
 
-Rule 1: a Show is told what happens, and when; it asks nothing and waits for nothing.
-Rule 2: the block is the life of a Show: whatever ends it, the terminal is left as it was, and what was seen stays.
+Rule 1: a Display receives events and their times; it never waits.
+Rule 2: a Display is a context manager: however its block ends, the terminal is restored, and the output stays.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from typing import Any, ClassVar, Protocol, Self
 from attrs import define, field, frozen
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.text import Text as Words
+from rich.text import Text as RichText
 
 from oxygent_client import Event, Observation, OxyResponse, Text, TextDelta, ToolCall
 from oxygent_client.cli import _render
 from oxygent_client.cli._terminal_text import as_json, block, brief, indented, line
 from oxygent_client.cli._view import View
 
-__all__ = ["JSONShow", "LinesShow", "LiveShow", "RunSummary", "Show"]
+__all__ = ["Display", "JSONDisplay", "LinesDisplay", "LiveDisplay", "RunSummary"]
 
 
 @frozen
 class RunSummary:
-    """How a run ended: the response, and the ids on both sides."""
+    """The result of a run: the response, and the trace ids of both sides."""
 
     response: OxyResponse
     trace_id: str
     remote_trace_id: str
 
 
-class Show(Protocol):
-    """Who watches. Times are seconds since the question was asked."""
+class Display(Protocol):
+    """Shows a run. Times are seconds since the query was sent."""
 
     interval: ClassVar[float | None]
-    """How often `tick` is wanted, in seconds; None is never."""
+    """Seconds between calls of `tick`; None for no calls."""
 
     def __enter__(self) -> Self: ...
 
@@ -46,21 +46,21 @@ class Show(Protocol):
     ) -> None: ...
 
     def see(self, event: Event, at: float) -> None:
-        """An event came."""
+        """Show an event."""
         ...
 
     def tick(self, at: float) -> None:
-        """Time has passed."""
+        """Update the display to the present time."""
         ...
 
-    def finish(self, outcome: RunSummary, at: float) -> None:
-        """The run is over and went well."""
+    def finish(self, summary: RunSummary, at: float) -> None:
+        """Show the result of a completed run."""
         ...
 
 
 @define
-class LiveShow:
-    """The tree of calls as it grows, the text below it, and at the end the whole once more, to stay."""
+class LiveDisplay:
+    """A live tree of the calls with the text below it; the final state stays on the terminal."""
 
     console: Console
     query: str
@@ -69,11 +69,11 @@ class LiveShow:
     closing: RenderableType = field(init=False, default="")
     _live: Live = field(init=False)
     _at: float = field(init=False, default=0.0)
-    _outcome: RunSummary | None = field(init=False, default=None)
+    _summary: RunSummary | None = field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         self.view = View(self.query)
-        # Drawn when we say so: rich's own thread would read the view while an event changes it.
+        # No automatic refresh: rich's thread would read the view while an event changes it.
         self._live = Live(console=self.console, auto_refresh=False, transient=True, vertical_overflow="crop")
 
     def __enter__(self) -> Self:
@@ -86,7 +86,7 @@ class LiveShow:
         self._live.stop()
         self.view.closed = True
         self.closing = self._picture()
-        self.console.print(self.closing, crop=False)  # what is too long for a frame is broken by the terminal
+        self.console.print(self.closing, crop=False)  # the terminal breaks long lines
 
     def see(self, event: Event, at: float) -> None:
         self.view.see(event, at)
@@ -94,34 +94,34 @@ class LiveShow:
 
     def tick(self, at: float) -> None:
         self._at = at
-        # One line less than there are: the cursor stands on the last.
+        # One line less than the terminal has, for the cursor.
         height = max(self.console.height - 1, 4)
         above = max(self.view.kept - height, 0) + max(self.view.text.count("\n") - height, 0)
-        self._live.update(_render.Fitted(self._picture(height), height, above), refresh=True)
+        self._live.update(_render.FitHeight(self._picture(height), height, above), refresh=True)
 
-    def finish(self, outcome: RunSummary, at: float) -> None:
-        self._at, self._outcome = at, outcome
+    def finish(self, summary: RunSummary, at: float) -> None:
+        self._at, self._summary = at, summary
 
     def _picture(self, last: int | None = None) -> RenderableType:
-        """All there is; of tree and text `last` lines each, where it is given."""
-        view, at, outcome = self.view, self._at, self._outcome
+        """Return the whole display; with `last`, only so many last lines of the tree and of the text."""
+        view, at, summary = self.view, self._at, self._summary
         ascii_only = self.console.options.ascii_only
-        blank = Words("")
+        blank = RichText("")
         parts: list[RenderableType] = [
-            _render.question(self.query),
+            _render.query(self.query),
             blank,
-            _render.Drawn("the tree of calls", lambda: _render.tree(view, at, ascii_only=ascii_only, last=last)),
+            _render.Guarded("the tree of calls", lambda: _render.tree(view, at, ascii_only=ascii_only, last=last)),
         ]
-        if outcome is not None:
-            output = outcome.response.output
-            answer = _render.Drawn("the answer", lambda: _render.answer(output, finished=True))
-            parts += [blank, answer, _render.summary(view, at, outcome.remote_trace_id)]
+        if summary is not None:
+            output = summary.response.output
+            answer = _render.Guarded("the answer", lambda: _render.answer(output, finished=True))
+            parts += [blank, answer, _render.summary(view, at, summary.remote_trace_id)]
         elif view.text:
-            parts += [blank, _render.Drawn("the text", lambda: _render.answer(view.text, finished=False, last=last))]
+            parts += [blank, _render.Guarded("the text", lambda: _render.answer(view.text, finished=False, last=last))]
         return Group(*parts)
 
 
-_WORDS: Mapping[type[Event], Callable[[Any], tuple[str, str, str]]] = {
+_DESCRIPTIONS: Mapping[type[Event], Callable[[Any], tuple[str, str, str]]] = {
     ToolCall: lambda event: ("call", " > ".join(event.call_stack[1:]) or event.callee, brief(event.arguments)),
     Observation: lambda event: ("result", event.callee, brief(event.output)),
     TextDelta: lambda event: ("delta", event.agent, json.dumps(event.text, ensure_ascii=False)),
@@ -129,18 +129,18 @@ _WORDS: Mapping[type[Event], Callable[[Any], tuple[str, str, str]]] = {
 }
 
 
-def _other(event: Event) -> tuple[str, str, str]:
+def _describe_other(event: Event) -> tuple[str, str, str]:
     return event.type or "other", "", brief(event.content)
 
 
-def described(event: Event) -> str:
-    """What an event is, whose, and what it says, in one safe line."""
-    verb, who, words = _WORDS.get(type(event), _other)(event)
-    return "  ".join(part for part in (f"{line(verb):<10}", line(who), line(words)) if part)
+def describe(event: Event) -> str:
+    """Return an event's type, agent and content in one safe line."""
+    verb, agent, text = _DESCRIPTIONS.get(type(event), _describe_other)(event)
+    return "  ".join(part for part in (f"{line(verb):<10}", line(agent), line(text)) if part)
 
 
 @define
-class LinesShow:
+class LinesDisplay:
     """One plain line for each event, then the answer: for pipes, files and logs."""
 
     write: Callable[[str], object]
@@ -161,21 +161,21 @@ class LinesShow:
     def see(self, event: Event, at: float) -> None:
         self.events += 1
         self.calls += isinstance(event, ToolCall)
-        self.write(f"{at:7.2f}s  {described(event)}".rstrip() + "\n")
+        self.write(f"{at:7.2f}s  {describe(event)}".rstrip() + "\n")
 
     def tick(self, at: float) -> None:
         pass
 
-    def finish(self, outcome: RunSummary, at: float) -> None:
-        output = outcome.response.output
+    def finish(self, summary: RunSummary, at: float) -> None:
+        output = summary.response.output
         text = output if isinstance(output, str) else indented(output)
         self.write(f"\n{block(text).rstrip()}\n\n")
         facts = f"{self.events} events, {self.calls} calls, {at:.1f} s"
-        self.write(f"{facts}, trace {line(outcome.remote_trace_id)}\n")
+        self.write(f"{facts}, trace {line(summary.remote_trace_id)}\n")
 
 
 @define
-class JSONShow:
+class JSONDisplay:
     """One JSON object for each event, and the response as the last: for programs."""
 
     write: Callable[[str], object]
@@ -203,14 +203,14 @@ class JSONShow:
     def tick(self, at: float) -> None:
         pass
 
-    def finish(self, outcome: RunSummary, at: float) -> None:
+    def finish(self, summary: RunSummary, at: float) -> None:
         self._write(
             kind="response",
             at=round(at, 3),
-            state=outcome.response.state.name,
-            output=outcome.response.output,
-            trace_id=outcome.trace_id,
-            remote_trace_id=outcome.remote_trace_id,
+            state=summary.response.state.name,
+            output=summary.response.output,
+            trace_id=summary.trace_id,
+            remote_trace_id=summary.remote_trace_id,
         )
 
     def _write(self, **facts: Any) -> None:

@@ -1,10 +1,10 @@
 """Draw the tree of a run with rich.
 
-Rule 1: no state and no clock; the same view at the same moment is the same picture.
-Rule 2: remote text is never markup of rich's: it is a Text, or laid out by `_markdown`, and it never chooses a lexer.
-Rule 3: every line of the tree is one line of the terminal; what is too long ends in an ellipsis.
-Rule 4: bounded. What is drawn again and again is no more than the terminal shows; what is too long for a frame is
-written as it is; what is left out is said.
+Rule 1: no state and no clock: equal views at equal times render equally.
+Rule 2: remote text is never rich markup: it is a Text, or rendered by `_markdown`, and never chooses a lexer.
+Rule 3: each line of the tree is one line of the terminal; long ones end with an ellipsis.
+Rule 4: bounded. The live display renders no more than the terminal shows; text too long for a frame is printed
+unchanged; omitted lines are counted.
 """
 
 from __future__ import annotations
@@ -20,61 +20,61 @@ from rich.panel import Panel
 from rich.segment import Segment
 from rich.text import Text
 
-from oxygent_client.cli._markdown import laid_out
+from oxygent_client.cli._markdown import render_markdown
 from oxygent_client.cli._terminal_text import block, brief, indented, line
 from oxygent_client.cli._view import Mark, TreeLine, View
 
-__all__ = ["MEMBERS", "Drawn", "Fitted", "answer", "organization", "question", "summary", "tree"]
+__all__ = ["MEMBERS", "FitHeight", "Guarded", "answer", "organization", "query", "summary", "tree"]
 
-# The longest text that gets a frame (characters, lines): a megabyte takes seconds, and a person reads a page.
+# The longest text with a frame (characters, lines): a megabyte would take seconds.
 _FRAMED = 50_000
 _FRAMED_LINES = 2000
 MEMBERS: Final = 1000
-"""How many members of an organization are drawn (a count)."""
-_NAME = 100  # as much of a member's name as is drawn (characters)
+"""The number of members of an organization that are shown."""
+_NAME = 100  # characters of a member's name that are shown
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _FRAMES_PER_SECOND = 12
 
 
 @frozen
-class _Look:
+class _Style:
     glyph: str
     ascii: str
     style: str
-    words: str  # the style of the text behind it
+    text: str  # the style of the text after it
 
 
-LOOKS: Mapping[Mark, _Look] = {
-    "running": _Look("", "", "cyan", "dim"),
-    "done": _Look("✓", "+", "green", "dim"),
-    "lost": _Look("○", "o", "yellow", "dim"),
-    "think": _Look("✻", "*", "magenta", "italic dim"),
-    "progress": _Look("▸", ">", "blue", "blue"),
-    "text": _Look("»", ">", "blue", ""),
-    "error": _Look("!", "!", "bold yellow", "yellow"),
-    "other": _Look("·", "-", "dim", "dim"),
+STYLES: Mapping[Mark, _Style] = {
+    "running": _Style("", "", "cyan", "dim"),
+    "done": _Style("✓", "+", "green", "dim"),
+    "lost": _Style("○", "o", "yellow", "dim"),
+    "think": _Style("✻", "*", "magenta", "italic dim"),
+    "progress": _Style("▸", ">", "blue", "blue"),
+    "text": _Style("»", ">", "blue", ""),
+    "error": _Style("!", "!", "bold yellow", "yellow"),
+    "other": _Style("·", "-", "dim", "dim"),
 }
-# Guides for the levels above and for the line's own, without and with more to follow.
+# Guides for the levels above, and for the line's own level, without and with following siblings.
 _GUIDES = {False: ("   ", "│  ", "└─ ", "├─ "), True: ("   ", "|  ", "`- ", "|- ")}
 
 
 @frozen
-class Drawn:
-    """What `make` makes; a line that says what is missing where it cannot be made or laid out."""
+class Guarded:
+    """The renderable that `make` returns, or a line about the error if it cannot be rendered."""
 
-    what: str
+    part: str
     make: Callable[[], RenderableType]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         try:
             yield from list(console.render(self.make(), options))
-        except Exception as error:  # noqa: BLE001  (whatever a remote's text does to it, the rest is shown)
-            yield Text(f"{self.what} cannot be shown ({type(error).__name__})", "yellow")
+        except Exception as error:  # noqa: BLE001  (caused by remote text; the rest is shown)
+            yield Text(f"{self.part} cannot be shown ({type(error).__name__})", "yellow")
 
 
 @frozen
-class Written:
-    """A text as it is, in lines that the terminal breaks: it takes next to no time, however long the text."""
+class RawText:
+    """An unformatted text whose lines the terminal breaks: fast for any length."""
 
     text: str
 
@@ -83,13 +83,13 @@ class Written:
 
 
 @frozen
-class Fitted:
-    """A renderable in no more lines than the terminal has: the first, and as many of the last as there is room for."""
+class FitHeight:
+    """A renderable cut to the height of the terminal: its first lines, and as many of the last as fit."""
 
     inner: RenderableType
     height: int
     above: int = 0
-    """How many lines `inner` left out by itself."""
+    """The number of lines that `inner` omitted itself."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines = console.render_lines(self.inner, options.update(height=None), pad=False)
@@ -101,14 +101,14 @@ class Fitted:
             yield Segment.line()
 
 
-def question(query: str) -> RenderableType:
-    """The query, as the first line."""
-    return Text.assemble(("▌ ", "bold cyan"), (line(query), "bold"), overflow="ellipsis", no_wrap=True)
+def query(text: str) -> RenderableType:
+    """Render the query, the first line."""
+    return Text.assemble(("▌ ", "bold cyan"), (line(text), "bold"), overflow="ellipsis", no_wrap=True)
 
 
 @frozen
 class _Rows:
-    """One line of the terminal for each line of the tree, with its seconds at the right edge."""
+    """The lines of the tree, each with its seconds at the right edge."""
 
     lines: Sequence[TreeLine]
     at: float
@@ -121,11 +121,11 @@ class _Rows:
         for each, seconds in zip(self.lines, times, strict=True):
             text = _line(each, self.at, ascii_only=self.ascii_only)
             text.truncate(room, overflow="ellipsis", pad=True)
-            yield from text.append(f" {seconds:>{edge}}", LOOKS[each.mark].words).render(console, end="\n")
+            yield from text.append(f" {seconds:>{edge}}", STYLES[each.mark].text).render(console, end="\n")
 
 
 def tree(view: View, at: float, *, ascii_only: bool = False, last: int | None = None) -> RenderableType:
-    """The calls and notes so far, each with its time at the right edge; the last `last` of them, where it is given."""
+    """Render the calls and notes so far, each with its time at the right edge; with `last`, only so many last lines."""
     rows = _Rows(deque(view.lines(at), last), at, ascii_only)
     return Group(rows, Text(f"and {view.hidden} more, not shown", "dim")) if view.hidden else rows
 
@@ -137,12 +137,12 @@ def _line(shown: TreeLine, at: float, *, ascii_only: bool) -> Text:
         text.append(through if follows else blank, "bright_black")
     for follows in shown.guide[-1:]:
         text.append(more if follows else last, "bright_black")
-    look = LOOKS[shown.mark]
-    glyph = look.ascii if ascii_only else look.glyph
+    style = STYLES[shown.mark]
+    glyph = style.ascii if ascii_only else style.glyph
     if shown.mark == "running":
         frames = "-\\|/" if ascii_only else _SPINNER
         glyph = frames[int(at * _FRAMES_PER_SECOND) % len(frames)]
-    text.append(f"{glyph} ", look.style)
+    text.append(f"{glyph} ", style.style)
     if shown.name:
         text.append(shown.name, "bold" if shown.category == "agent" else "")
         text.append("  " if shown.text else "")
@@ -151,36 +151,36 @@ def _line(shown: TreeLine, at: float, *, ascii_only: bool) -> Text:
         text.append(("#" if ascii_only else "━") * done, "blue")
         text.append(("." if ascii_only else "━") * (10 - done), "bright_black")
         text.append(" ")
-    text.append(shown.text, look.words)
+    text.append(shown.text, style.text)
     return text
 
 
 def answer(content: Any, *, finished: bool, last: int | None = None) -> RenderableType:
-    """The answer in its frame: text as Markdown, anything else as indented JSON; the last `last` lines of it, if given.
+    """Render the answer in a frame: a `str` as Markdown, any other value as indented JSON.
 
-    What is too long for that is written as it is.
+    With `last`, only so many last lines are rendered. Content that is too long for a frame is not formatted.
     """
     text = block(content if isinstance(content, str) else indented(content))
     if len(text) > _FRAMED or text.count("\n") > _FRAMED_LINES:
-        return Written(text)
-    inner = Group(*laid_out(text, last=last)) if isinstance(content, str) else Text(text)
+        return RawText(text)
+    inner = Group(*render_markdown(text, last=last)) if isinstance(content, str) else Text(text)
     style = "green" if finished else "bright_black"
     return Panel(inner, box=box.ROUNDED, border_style=style, padding=(1, 2), title="answer" if finished else None)
 
 
 def summary(view: View, at: float, trace_id: str) -> RenderableType:
-    """The closing line: how much came in how long, and the id that finds it again in the server's records."""
+    """Render the last line: number of events and calls, duration, and the trace id at the server."""
     facts = [f"{view.events} events", f"{view.calls} calls", f"{at:.1f} s"]
     return Text("  ".join([" · ".join(facts), f"trace {line(trace_id)}"]), "dim")
 
 
 _Guide: TypeAlias = "tuple[_Guide, bool] | None"
-"""Whether more follows at a level, with the same of the levels above: shared, so that depth costs nothing."""
+"""Whether siblings follow at a level, linked to the levels above; shared, so that depth costs nothing."""
 _BRANCHES = {False: ("    ", "│   ", "└── ", "├── "), True: ("    ", "|   ", "`-- ", "|-- ")}
 
 
 def organization(document: Mapping[str, Any]) -> RenderableType:
-    """The agents and tools of a remote, as a tree: the first MEMBERS, and how many more there are."""
+    """Render the agents and tools of a remote as a tree: the first MEMBERS, and the number of others."""
     return _Organization(document)
 
 
@@ -190,17 +190,17 @@ class _Organization:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         blank, through, last, more = _BRANCHES[options.ascii_only]
-        most = max((options.max_width - 30) // len(blank), 1)  # levels, so that there is room for a name
+        deepest = max((options.max_width - 30) // len(blank), 1)  # levels that leave room for a name
         hidden = 0
         for number, (guide, member) in enumerate(_members(self.document)):
             if number >= MEMBERS:
                 hidden += 1
                 continue
             levels = _levels(guide)
-            before = "".join(through if follows else blank for follows in levels[:-1][: most - 1])
+            before = "".join(through if follows else blank for follows in levels[:-1][: deepest - 1])
             branch, below = ((more, through) if levels[-1] else (last, blank)) if levels else ("", "")
             text = _member(member)
-            if len(levels) > most:  # there is no room to set it further in: its level is said
+            if len(levels) > deepest:  # no room for deeper indentation
                 text = Text.assemble((f"level {len(levels) + 1}: ", "dim"), text)
             room = max(options.max_width - len(before + branch), 1)
             parts = [text] if text.cell_len <= room else text.wrap(console, room, overflow="fold")

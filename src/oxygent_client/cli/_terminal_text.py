@@ -1,7 +1,7 @@
 """Escape remote text for a terminal.
 
-Rule 1: remote text is untrusted; nothing of it reaches a terminal but through here.
-Rule 2: what is readable stays as it is, in every script and with every emoji.
+Rule 1: remote text is untrusted; all of it is escaped here before it reaches a terminal.
+Rule 2: readable text is unchanged, in every script and with every emoji.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from oxygent_client.sanitize import escape_control_characters
 __all__ = ["as_json", "block", "brief", "escaped", "indented", "line"]
 
 _SPACE = re.compile("[ \t\r\n]+")
-# As much of a text as any line of any terminal shows; what is longer is clipped before it is looked at.
+# Characters of a text that a line can show; longer texts are cut before they are escaped.
 _LINE = 1000
-# The longest JSON that is indented (characters): what is nested deep grows a hundredfold by it.
+# The longest JSON that is indented (characters): deeply nested JSON grows a hundredfold by it.
 _INDENTED = 50_000
 
 
 def escaped(text: str) -> str:
-    """The text with everything unsafe spelled out by its number; tabs and line feeds stay."""
+    """Replace unsafe characters by their numbers; tabs and line feeds stay."""
     return str(escape_control_characters(text))
 
 
 def line(text: str) -> str:
-    """The text in one line."""
+    """Return the text in one line."""
     clipped = text if len(text) <= _LINE else f"{text[:_LINE]}…"
     return escaped(_SPACE.sub(" ", clipped)).strip()
 
 
 def block(text: str) -> str:
-    """The text in its own lines, tabs made spaces."""
+    """Return the text with its lines, and tabs expanded."""
     return escaped(text.replace("\r\n", "\n")).expandtabs(4)
 
 
 def brief(value: Any) -> str:
-    """Any JSON value in one line, for a person: a lone `query` is its text, nothing is empty."""
+    """Return any JSON value in one line: of a lone `query` its text; empty for None and `{}`."""
     if isinstance(value, dict) and list(cast("dict[str, Any]", value)) == ["query"]:
         value = cast("dict[str, Any]", value)["query"]
     if value is None or value == {}:
@@ -48,7 +48,7 @@ def brief(value: Any) -> str:
 
 
 def indented(value: Any) -> str:
-    """Any JSON value for a person to read: indented, and in one line where it is long."""
+    """Return any JSON value as indented JSON, or in one line if it is long."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) > _INDENTED else json.dumps(value, indent=2, ensure_ascii=False)
 
@@ -64,5 +64,5 @@ def _finite(value: Any) -> Any:
 
 
 def as_json(value: Any) -> str:
-    """The value as one line of valid JSON in ASCII: NaN and the infinities, which JSON lacks, become texts."""
+    """Return the value as one line of valid ASCII JSON; NaN and infinities, which JSON lacks, become strings."""
     return json.dumps(_finite(value), allow_nan=False)

@@ -1,11 +1,11 @@
 """State of the live view: a tree of agents built from events.
 
-Rule 1: pure. No terminal, no clock: the time, in seconds since the question was asked, comes with each event.
-Rule 2: every class of event has its line in SEEN.
-Rule 3: every text in a TreeLine is safe to show and has no line break; `View.text` and `answer` are as received.
-Rule 4: bounded. A remote that never stops calling fills no memory: what is beyond MOST is counted, not kept. Of ids and
-stacks a digest is kept where they are long, of texts as much as a line shows.
-Rule 5: linear. An event is found its call by look-ups, however many are open.
+Rule 1: pure, without a terminal or a clock: each event comes with its time, in seconds since the query was sent.
+Rule 2: every event class has a line in HANDLERS.
+Rule 3: the texts of a TreeLine are safe to show and have no line breaks; `View.text` and `answer` are as received.
+Rule 4: bounded memory. Calls and notes beyond MAX_PARTS are only counted. Long ids and stacks are stored as digests;
+texts are cut to a line.
+Rule 5: linear time. The call of an event is found by look-ups, however many calls are open.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from oxygent_client.cli._terminal_text import brief, line
 
 __all__ = ["Mark", "Node", "Note", "TreeLine", "View"]
 
-MOST = 2000
-"""How many calls and notes are kept together (a count). A terminal shows fifty lines."""
-DEEPEST = 40
-"""How deep calls are shown within calls (levels). In 80 columns there is no room for more."""
+MAX_PARTS = 2000
+"""The number of calls and notes that are stored. A terminal shows fifty lines."""
+MAX_DEPTH = 40
+"""The number of levels that are shown. 80 columns have no room for more."""
 
 Mark: TypeAlias = Literal["running", "done", "lost", "think", "progress", "text", "error", "other"]
-"""What a line tells: a call that runs, is over, or never came back; or the kind of a note."""
-TEXT = 8000
-"""How much of a text is kept while it grows (characters): a terminal shows less, and it is laid out again and again."""
-LINE = 1000
-"""How much of the line that an inner agent writes is kept (characters)."""
-_SHORT = 64  # the longest key that is no digest (characters)
+"""The kind of a line: a call that is running, done, or lost (it never returned); or the kind of a note."""
+MAX_TEXT = 8000
+"""Characters stored of a growing text, which is rendered repeatedly."""
+MAX_LINE = 1000
+"""Characters stored of the line that an inner agent writes."""
+_SHORT = 64  # the longest key that is not a digest (characters)
 
 
 @frozen
 class Note:
-    """Something an agent said. `share` is how much of its work is done, 0 to 1, where it told so."""
+    """A message of an agent. `share` is the completed share of its work, 0 to 1, if known."""
 
     mark: Mark
     text: str
@@ -57,7 +57,7 @@ class Note:
 
 @define(eq=False)
 class Parts:
-    """What is shown below a call, or at the top, in the order it came; and where in it the last progress stands."""
+    """The parts below a call, or at the top, in order; and the index of the progress note."""
 
     shown: list[Node | Note] = field(factory=list["Node | Note"])
     progress: int | None = None
@@ -65,25 +65,25 @@ class Parts:
 
 @define(eq=False)
 class Node:
-    """A call: whom, with what, since when; what came of it, and everything below it."""
+    """A call: the callee, its arguments, start, result, and all parts below it."""
 
     key: str
     name: str
     category: str
     stack: str
-    """The key of its stack."""
-    asked: str
+    """The key of its call stack."""
+    arguments: str
     started: float
     depth: int = 0
     ended: float | None = None
-    told: str = ""
+    result: str = ""
     text: str = ""
     parts: Parts = field(factory=Parts)
 
 
 @frozen
 class TreeLine:
-    """One line of the picture: `guide` holds for each level above whether more follows there (innermost last)."""
+    """One line of the tree; `guide` tells for each level above whether siblings follow (innermost last)."""
 
     guide: tuple[bool, ...]
     mark: Mark
@@ -95,7 +95,7 @@ class TreeLine:
 
 
 def _key(*names: str) -> str:
-    """A short text for these names, and another for others."""
+    """Return a short text that identifies these names."""
     text = "".join(f"{len(name)}:{name}" for name in names)
     if len(text) <= _SHORT:
         return text
@@ -107,7 +107,7 @@ def _number(value: Any) -> bool:
 
 
 def _ratio(done: Any, total: Any) -> float | None:
-    """How much is done, 0 to 1; None where these are no numbers that say so."""
+    """Return the completed share, 0 to 1; None if it cannot be computed."""
     if not _number(done) or not _number(total):
         return None
     try:
@@ -118,7 +118,7 @@ def _ratio(done: Any, total: Any) -> float | None:
 
 
 def _share(content: Any) -> tuple[float | None, str]:
-    """How much is done and what else was said, from the shapes of progress that agents use."""
+    """Return the completed share and the text of a progress message, from the formats that agents use."""
     if not isinstance(content, dict):
         return None, brief(content)
     fields = cast("dict[str, Any]", content)
@@ -130,56 +130,56 @@ def _share(content: Any) -> tuple[float | None, str]:
 
 @define
 class View:
-    """A conversation so far. `see` takes each event; `lines` is the tree at a moment."""
+    """The state of a run. `see` takes each event; `lines` returns the tree at a given time."""
 
     query: str = ""
     events: int = 0
     calls: int = 0
     hidden: int = 0
-    """Calls and notes that were not kept (rule 4)."""
+    """The number of calls and notes that were not stored (rule 4)."""
     text: str = ""
-    """What the root has written so far, the last TEXT characters."""
+    """The last MAX_TEXT characters of the root's text."""
     answer: Any = None
     answered: bool = False
     closed: bool = False
-    """Nothing more will come: a call that is still open never came back."""
+    """Whether the run has ended: a call that is still open was lost."""
     top: Parts = field(factory=Parts, init=False)
     nodes: dict[str, Node] = field(factory=dict[str, Node], init=False)
     kept: int = field(default=0, init=False)
     _named: dict[str, dict[str, Node]] = field(factory=dict[str, dict[str, Node]], init=False)
-    """The open calls, by their names and their keys, the youngest last."""
+    """The open calls, by name and key, the latest last."""
     _stacked: dict[str, dict[str, Node]] = field(factory=dict[str, dict[str, Node]], init=False)
-    """The same by the keys of their stacks."""
+    """The open calls, by the key of their stack and by key."""
 
     def see(self, event: Event, at: float) -> None:
-        """Take one event that came `at` seconds after the question."""
+        """Take an event that was received `at` seconds after the query."""
         self.events += 1
-        SEEN.get(type(event), _other)(self, event, at)
+        HANDLERS.get(type(event), _other)(self, event, at)
 
     def lines(self, at: float) -> Iterator[TreeLine]:
-        """The tree, top down, as it stands `at` seconds after the question."""
+        """Return the tree, top down, at `at` seconds after the query."""
         for part in self.top.shown:
             yield from self._lines(part, (), at)
 
     @property
     def root(self) -> Node | None:
-        """The call that the question became; None before it came."""
+        """The first call; None before it was received."""
         return next(iter(self.nodes.values()), None)
 
     def named(self, name: str) -> Node | None:
-        """The open call of that name that began last."""
+        """Return the latest open call with this name."""
         return next(reversed(self._named.get(name, {}).values()), None)
 
     def stacked(self, stack: str) -> Node | None:
-        """The open call with the stack of that key that began last."""
+        """Return the latest open call with this stack key."""
         return next(reversed(self._stacked.get(stack, {}).values()), None)
 
     def find(self, node_id: Any) -> Node | None:
-        """The call of that node id."""
+        """Return the call with this node id."""
         return self.nodes.get(_key(node_id)) if isinstance(node_id, str) else None
 
     def owner(self, event: Event) -> Node | None:
-        """Whose event it is: by its node id, else the youngest open call of the agent it names, else the root's."""
+        """Return the call of an event: by node id, else the latest open call of its agent, else the root."""
         content = cast("dict[str, Any]", event.content) if isinstance(event.content, dict) else {}
         message = cast("dict[str, Any]", event.message) if isinstance(event.message, dict) else {}
         agent = content.get("agent", message.get("agent"))
@@ -187,8 +187,8 @@ class View:
         return self.find(content.get("node_id")) or named or self.root
 
     def keep(self, part: Node | Note, parent: Node | None) -> None:
-        """Append to what a node shows; without a parent, to the top."""
-        if self.kept >= MOST or (parent is not None and parent.depth >= DEEPEST):
+        """Append a part below `parent`, or at the top; beyond the limits, only count it."""
+        if self.kept >= MAX_PARTS or (parent is not None and parent.depth >= MAX_DEPTH):
             self.hidden += 1
             return
         self.kept += 1
@@ -197,13 +197,13 @@ class View:
             self._open(part)
 
     def close(self, node: Node) -> None:
-        """Find the call no more by its name and stack."""
+        """Remove a call from the open calls."""
         for known in (self._named.get(node.name, {}), self._stacked.get(node.stack, {})):
             known.pop(node.key, None)
 
     def _open(self, node: Node) -> None:
         again = self.nodes.get(node.key)
-        if again is not None:  # two calls of one id: the later one is meant from now on
+        if again is not None:  # two calls with one id: the later one replaces the first
             self.close(again)
         self.nodes[node.key] = node
         self._named.setdefault(node.name, {})[node.key] = node
@@ -216,17 +216,17 @@ class View:
         root = part is self.root
         if part.ended is not None:
             mark: Mark = "done"
-            text = "" if root else part.told  # the root's is the answer, which is shown by itself
+            text = "" if root else part.result  # the root's result is the answer, which is shown separately
         else:
             mark = "lost" if self.closed else "running"
-            text = line(part.text) or ("" if root else part.asked)
+            text = line(part.text) or ("" if root else part.arguments)
         seconds = None if mark == "lost" else (at if part.ended is None else part.ended) - part.started
         yield TreeLine(guide, mark, part.name, part.category, text, seconds)
         for place, inner in enumerate(part.parts.shown):
             yield from self._lines(inner, (*guide, place < len(part.parts.shown) - 1), at)
 
 
-# --- one function for each class of event -------------------------------------------------------------------------
+# --- handlers of the event classes --------------------------------------------------------------------------
 
 
 def _note(view: View, event: Event, note: Note) -> None:
@@ -242,7 +242,7 @@ def _called(view: View, event: ToolCall, at: float) -> None:
         name=line(event.callee),
         category=line(event.callee_category),
         stack=_key(*stack),
-        asked=brief(event.arguments),
+        arguments=brief(event.arguments),
         started=at,
         depth=0 if above is None else above.depth + 1,
     )
@@ -252,7 +252,7 @@ def _called(view: View, event: ToolCall, at: float) -> None:
 def _returned(view: View, event: Observation, at: float) -> None:
     node = view.find(event.node_id)
     if node is not None:
-        node.ended, node.told, node.text = at, brief(event.output), ""
+        node.ended, node.result, node.text = at, brief(event.output), ""
         view.close(node)
 
 
@@ -263,10 +263,10 @@ def _answered(view: View, event: Answer, _: float) -> None:
 def _wrote(view: View, event: TextDelta, _: float) -> None:
     owner = view.owner(event)
     if owner is None or owner is view.root:
-        view.text = (view.text + event.text)[-TEXT:]
+        view.text = (view.text + event.text)[-MAX_TEXT:]
     else:
-        # Of an inner agent's text the line that is being written is enough.
-        owner.text = (owner.text + event.text).rstrip("\n").rpartition("\n")[2][:LINE]
+        # Only the current line of an inner agent's text is shown.
+        owner.text = (owner.text + event.text).rstrip("\n").rpartition("\n")[2][:MAX_LINE]
 
 
 def _progressed(view: View, event: Progress, _: float) -> None:
@@ -275,7 +275,7 @@ def _progressed(view: View, event: Progress, _: float) -> None:
     owner = view.owner(event)
     parts = view.top if owner is None else owner.parts
     if parts.progress is not None:
-        parts.shown[parts.progress] = note  # what counts is how far it is, not how it came there
+        parts.shown[parts.progress] = note  # only the latest progress is shown
         return
     place = len(parts.shown)
     view.keep(note, owner)
@@ -299,7 +299,7 @@ def _other(view: View, event: Event, _: float) -> None:
         _note(view, event, Note("other", f"{kind}{brief(event.content)}"))
 
 
-SEEN: Mapping[type[Event], Callable[[View, Any, float], None]] = {
+HANDLERS: Mapping[type[Event], Callable[[View, Any, float], None]] = {
     ToolCall: _called,
     Observation: _returned,
     Answer: _answered,

@@ -36,6 +36,7 @@ from oxygent_client.testing._fake_transport import (
     tool_call,
 )
 from oxygent_client.testing._forget_runs import forget_runs
+from oxygent_client.testing._serve import serve
 from oxygent_client.testing._toy_server import ToyRemote
 from oxygent_client.testing._transport_checks import TRANSPORT_PROMISES
 
@@ -70,6 +71,7 @@ __all__ = [
     "observation",
     "pause",
     "progress",
+    "serve",
     "text",
     "tool_call",
 ]
