@@ -193,8 +193,8 @@ def _check_call(method: str, given: Mapping[str, Any]) -> None:
         _guard.check(method, (address,) if name == "host" and address is not None else address, given.get("sock"))
     for name in bound.split():
         value = given.get(name)
-        hosts = (value[:1] if name == "local_addr" else value) if isinstance(value, list | tuple) else [value]
-        for host in cast("list[Any]", hosts):
+        hosts = cast("tuple[Any, ...]", value) if isinstance(value, list | tuple) else (value,)
+        for host in hosts[:1] if name == "local_addr" else hosts:
             if host is not None and not _is_address(host):  # a name is looked up
                 _guard.check(method, (host,))
 

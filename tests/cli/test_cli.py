@@ -829,7 +829,7 @@ class Leaving:
     def tick(self, at: float) -> None:
         """Nothing moves."""
 
-    def finish(self, outcome: RunSummary, at: float) -> None:
+    def finish(self, summary: RunSummary, at: float) -> None:
         """It never comes so far."""
 
 
@@ -891,7 +891,7 @@ class Stumbling:
         self.ticked += 1
         self._step("tick")
 
-    def finish(self, outcome: RunSummary, at: float) -> None:
+    def finish(self, summary: RunSummary, at: float) -> None:
         self._step("finish")
 
     def _step(self, name: str) -> None:

@@ -1282,10 +1282,11 @@ async def play_all(
     metronome: Metronome | None = None,
     slower: float = 1.0,
     again: bool = True,
+    player: Callable[..., Awaitable[Line]] = play,
 ) -> dict[str, Line]:
     """The lines of all faults, by their names: some at a time, and what may lack time `again`, alone.
 
-    The transport may be another than the one whose name it goes by.
+    `make` replaces the transport of that name, and `player` replaces `play`.
     """
     lines: dict[str, Line] = {}
     places = anyio.CapacityLimiter(AT_ONCE)
@@ -1294,7 +1295,7 @@ async def play_all(
     async def one(fault: Fault, slower: float) -> None:
         async with places:
             made = make or TRANSPORTS[transport]
-            lines[fault.name] = await play(fault, server, transport, made, metronome=beside, slower=slower)
+            lines[fault.name] = await player(fault, server, transport, made, metronome=beside, slower=slower)
 
     async with anyio.create_task_group() as beating:
         beating.start_soon(beside.beat)

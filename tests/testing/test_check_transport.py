@@ -261,8 +261,7 @@ async def test_one_that_cannot_be_made() -> None:
         await check_transport(make)
     assert set(raised.value.failed) == set(TRANSPORT_PROMISES) - {"usable"}
     assert raised.value.report.notes["live"] == "raised RuntimeError('no such transport')"
-    assert isinstance(raised.value.__cause__, ExceptionGroup)
-    assert len(raised.value.__cause__.exceptions) == 22
+    assert "22 sub-exceptions" in str(raised.value.__cause__)
 
 
 class Unenterable(Wrapper):
