@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import attrs
 import pytest
+import uvloop
 from anyio.lowlevel import current_token
 
+from oxygent_client._core.transport import BufferedChunks
 from oxygent_client._run.reads import TimerReads, loop_clock, new_reads
 from tests.support.virtual import VirtualLoop
 from tests.support.virtual import anyio_backend as anyio_backend
@@ -62,6 +64,19 @@ async def test_a_deadline_that_moves_earlier() -> None:
     assert await reads.read(chunks, began + 5) is None
     assert anyio.current_time() - began == pytest.approx(5)
     reads.close()
+
+
+def test_a_deadline_in_the_past_on_uvloop() -> None:
+    """The handle of a time that has passed is no timer there; two reads in a row return what is there."""
+
+    async def read() -> list[bytes | None]:
+        reads, chunks = new_reads(), BufferedChunks(b"1", b"2")
+        got = [await reads.read(chunks, 0.0) for _ in range(2)]
+        reads.close()
+        return got
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(read()) == [b"1", b"2"]
 
 
 async def test_no_deadline() -> None:

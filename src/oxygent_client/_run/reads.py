@@ -62,6 +62,7 @@ class TimerReads:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf  # uvloop's handle of a time that has passed does not tell
         self._deadline = math.inf
         self._expired: Expired | None = None
         self._reader: asyncio.Task[Any] | None = None
@@ -75,7 +76,7 @@ class TimerReads:
         reader = self._reader = asyncio.current_task()
         assert reader is not None
         self._deadline, self._expired, self._is_interrupted, self._failure = deadline, expired, False, None
-        if self._timer is None or self._timer.when() > deadline:
+        if self._timer is None or self._timer_at > deadline:
             self._arm()
         piece: bytes | None = None
         try:
@@ -113,7 +114,7 @@ class TimerReads:
     def _arm(self) -> None:
         self.close()
         if self._deadline < math.inf:
-            self._timer = self._loop.call_at(self._deadline, self._fire)
+            self._timer, self._timer_at = self._loop.call_at(self._deadline, self._fire), self._deadline
 
     def _fire(self) -> None:
         """The timer has fired; if nothing is read now, the next read arms it."""
