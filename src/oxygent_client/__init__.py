@@ -8,7 +8,7 @@ async with SSEOxyGent(server_url="http://127.0.0.1:8082") as agent:
     print(run.response.output)
 ```
 
-Rule: names are loaded when they are first used, so that `import oxygent_client` loads no HTTP library.
+Rule: names are imported when they are first used, so that `import oxygent_client` imports no HTTP library.
 """
 
 from importlib import import_module

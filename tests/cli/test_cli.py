@@ -1466,3 +1466,11 @@ def wait_until(fact: Callable[[], bool], seconds: float = 20.0) -> bool:
     while not fact() and time.monotonic() < until:
         time.sleep(0.01)
     return fact()
+
+
+@pytest.mark.parametrize("words", ["--help", "ask --help", "demo --help", "toy --help"])
+def test_flags_show_no_type(words: str) -> None:
+    """The help of a flag says what it does, not that it is a bool."""
+    shown = command(*words.split()).out
+    assert "--help" in shown
+    assert "bool" not in shown.lower()

@@ -22,6 +22,7 @@ import anyio
 import attrs
 import typer
 from rich.console import Console
+from typer.core import TyperCommand, TyperGroup
 
 import oxygent_client
 from oxygent_client import BearerAuth, HTTPXTransport, OxyRequest, OxyState, SSEOxyGent, Timeouts, errors
@@ -47,8 +48,28 @@ __all__ = ["app", "run"]
 
 QUESTION = "Plan a long weekend in Lisbon"
 
+
+def _without_flag_types(params: list[Any]) -> list[Any]:
+    """Leave the type of flags, `<bool>`, out of the help."""
+    for param in params:
+        if getattr(param, "is_flag", False) and param.metavar is None:
+            param.metavar = ""
+    return params
+
+
+class _Command(TyperCommand):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_flag_types(super().get_params(ctx))
+
+
+class _Group(TyperGroup):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_flag_types(super().get_params(ctx))
+
+
 _codes = "\n".join(f"- **{code}** {meaning}" for code, meaning in EXIT_CODES)
 app = typer.Typer(
+    cls=_Group,
     help="Talk to a remote OxyGent multi-agent system.",
     epilog=f"Exit codes:\n\n{_codes}",
     add_completion=False,
@@ -108,7 +129,7 @@ def _options(
         raise typer.Exit
 
 
-@app.command()
+@app.command(cls=_Command)
 def demo(
     query: Annotated[str, typer.Argument(help="The query for the agent.")] = QUESTION,
     *,
@@ -130,7 +151,7 @@ def demo(
     return attempt(work, debug=debug)
 
 
-@app.command()
+@app.command(cls=_Command)
 def ask(
     url: Url,
     query: Annotated[str, typer.Argument(help="The query for the agent.", show_default=False)],
@@ -158,7 +179,7 @@ def ask(
     return attempt(work, debug=debug)
 
 
-@app.command()
+@app.command(cls=_Command)
 def record(
     url: Url,
     query: Annotated[str, typer.Argument(help="The query for the agent.", show_default=False)],
@@ -192,7 +213,7 @@ def record(
     return attempt(work, debug=debug)
 
 
-@app.command()
+@app.command(cls=_Command)
 def replay(
     file: Annotated[Path, typer.Argument(help="The recording to replay.", show_default=False)],
     *,
@@ -215,7 +236,7 @@ def replay(
     return attempt(work, debug=debug)
 
 
-@app.command()
+@app.command(cls=_Command)
 def tree(
     url: Url,
     *,
@@ -236,7 +257,7 @@ def tree(
     return attempt(work, debug=debug)
 
 
-@app.command()
+@app.command(cls=_Command)
 def toy(
     *,
     port: Annotated[int, typer.Option(help="The port; 0 chooses a free one.", min=0, max=65535)] = 8082,

@@ -2,12 +2,11 @@
 
 Needs the extra: `pip install 'oxygent-client[oxygent]'`.
 
-Rule 1: `_execute` never raises, but for a cancellation: the framework runs an agent again on any exception.
-Rule 2: a call that the framework repeats all the same runs nothing again that may have run.
-Rule 3: of the framework's names that begin with an underscore one is used, `_execute`: its documentation has subclasses
-    override that, and there is no other way to be an agent.
-Rule 4: the framework stores an agent's fields, so of our configuration, which may hold secrets, nothing is a field.
-Rule 5: what the remote is may be learned late: a system starts, whatever becomes of the remotes.
+Rule 1: `_execute` raises only cancellations, since the framework repeats an agent on any exception.
+Rule 2: if the framework repeats a call nevertheless, a run that may have started is not sent again.
+Rule 3: of the framework's private names only `_execute` is used, which its documentation tells subclasses to override.
+Rule 4: the framework stores an agent's fields, so our settings, which may contain secrets, are not fields.
+Rule 5: a system starts even if a remote is unreachable; discovery is repeated at the first call.
 """
 
 from __future__ import annotations
@@ -40,37 +39,37 @@ __all__ = ["SSEOxyGent"]
 logger: Final = logging.getLogger("oxygent_client")
 
 FIELDS: Final = frozenset({"server_url", "name", "desc", "is_share_call_stack"})
-"""What the framework's agents and ours both have: the framework's are fields, and ours follow them."""
+"""Attributes of both the framework's agents and ours; ours are set from the framework's fields."""
 SETTINGS: Final = frozenset(inspect.signature(oxygent_client.SSEOxyGent).parameters) - FIELDS
-"""Our configuration: the keywords of `oxygent_client.SSEOxyGent`."""
+"""Our settings: the keyword arguments of `oxygent_client.SSEOxyGent`."""
 
 
 @attrs.define
-class _Turn:
-    """What one `execute` of the framework has come to."""
+class _CallState:
+    """The state of one `execute` of the framework, over its attempts."""
 
     ended: OxyRequest | None = None
-    """The request whose run may have begun, and failed: it may not be sent again."""
+    """The request of a failed run that may have started: it must not be sent again."""
     response: schemas.OxyResponse | None = None
-    """The response of a run that completed."""
+    """The response of a completed run."""
     answered: schemas.OxyResponse | None = None
-    """The response of an earlier attempt, which raised all the same: a subclass did."""
+    """The response of an earlier attempt in which a subclass raised after the run."""
 
 
-_TURN: Final[ContextVar[_Turn | None]] = ContextVar("oxygent_client.integrations.oxygent", default=None)
+_CALL_STATE: Final[ContextVar[_CallState | None]] = ContextVar("oxygent_client.integrations.oxygent", default=None)
 
 
 async def _attempt(interceptor: Any, oxy_request: schemas.OxyRequest) -> Any:
-    """What the user's `func_interceptor` says, if there is one. The framework asks before each attempt of a call."""
-    turn = _TURN.get()
-    if turn is not None:
-        turn.answered = turn.response
+    """Call the user's `func_interceptor`, if there is one. The framework calls it before each attempt."""
+    state = _CALL_STATE.get()
+    if state is not None:
+        state.answered = state.response
     return None if interceptor is None else await interceptor(oxy_request)
 
 
 @attrs.frozen
 class _Host:
-    """The program that a request of ours lives in: the framework, by its own request. Nobody calls others by ours."""
+    """The `Host` of our requests: forwards messages to the framework's request."""
 
     real: schemas.OxyRequest
 
@@ -82,40 +81,40 @@ class _Host:
 
 
 RESTART: Final = ("reference_trace_id", "restart_node_id", "restart_node_output", "restart_node_order")
-"""Fields of a restart of the local run: its ids mean nothing to the remote, which begins a new run."""
+"""Fields of a restart of the local run, whose ids are unknown to the remote: it starts a new run."""
 
 
 def _restarting(fields: Mapping[str, Any]) -> list[str]:
-    """The names of the fields by which a restart is asked for."""
+    """Return the names of the restart fields that are set."""
     return [name for name in RESTART if fields.get(name)]
 
 
 def _ours(real: schemas.OxyRequest) -> OxyRequest:
-    """The framework's request as one of ours, without the ids of a restart; what it holds is the same."""
+    """Convert the framework's request to ours, without the fields of a restart; values are shared."""
     known = {field.name for field in attrs.fields(OxyRequest)} & type(real).model_fields.keys() - {"mas", *RESTART}
     return OxyRequest(**{name: getattr(real, name) for name in known}, mas=cast("Host", _Host(real)))
 
 
 def _real(request: OxyRequest) -> schemas.OxyRequest:
-    """The framework's request behind one of ours; an empty one where nobody asked for a run."""
+    """Return the framework's request of one of ours; an empty one outside a run."""
     host: object = request.mas
     return host.real if isinstance(host, _Host) else schemas.OxyRequest()
 
 
 def _response(ours: OxyResponse) -> schemas.OxyResponse:
-    """The framework's response that says the same."""
+    """Convert our response to the framework's."""
     return schemas.OxyResponse(state=schemas.OxyState(ours.state.value), output=ours.output, extra=ours.extra)
 
 
 class _Inside(oxygent_client.SSEOxyGent):
-    """Our agent in the framework's: its hooks are those of the agent outside, which get the framework's requests."""
+    """Our agent inside the framework's: its hooks call those of the outer agent, with the framework's requests."""
 
     def __init__(self, outside: SSEOxyGent, **settings: Any) -> None:
         super().__init__(**settings)
         self._outside = outside
 
     def of(self, outside: SSEOxyGent) -> Self:
-        """A copy in another agent."""
+        """Return a copy for another outer agent."""
         clone = copy.copy(self)
         clone.__dict__["_outside"] = outside
         return clone
@@ -123,7 +122,7 @@ class _Inside(oxygent_client.SSEOxyGent):
     def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
         real = _real(oxy_request)
         payload = self._outside.prepare_payload(real)
-        # A subclass may take all of the framework's fields; what it sets itself is refused by our agent.
+        # A subclass may copy all fields of the framework's request; restart values of its own are refused.
         local = [name for name in _restarting(vars(real)) if payload.get(name) == getattr(real, name)]
         return {**payload, **dict.fromkeys(local, "")} if local else payload
 
@@ -145,27 +144,27 @@ class _Inside(oxygent_client.SSEOxyGent):
 
 
 class SSEOxyGent(RemoteAgent):
-    """A remote OxyGent system as an agent of a local one: goes into `oxy_space` where the framework's own would.
+    """A remote OxyGent system as an agent of a local one, for `oxy_space`, in place of the framework's own class.
 
-    It takes the keywords of the framework's agents, and those of `oxygent_client.SSEOxyGent`; each of ours is an
-    attribute, too, and may be set after `super().__init__(**kwargs)`, as may attributes of your own.
+    It takes the keyword arguments of the framework's agents and of `oxygent_client.SSEOxyGent`. Ours are attributes
+    too, and may be assigned after `super().__init__(**kwargs)`, like attributes of a subclass.
 
-    With `transport=Cluster([...])` there is no `server_url`, which the framework's agents must have.
+    With `transport=Cluster([...])` leave out `server_url`, which the framework's own agents require.
 
     Raises:
-        ConfigurationError: an argument is wrong, or the remote's address is missing or given twice.
-        ValidationError: likewise, of the framework's; an unknown keyword is one.
+        ConfigurationError: an argument of ours is wrong, or the remote's URL is missing or given twice.
+        ValidationError: an argument of the framework is wrong, or unknown.
     """
 
-    # A keyword that nobody knows may be a misspelt `https_only`; and what is refused may be a secret.
+    # An unknown keyword may be a misspelt `https_only`; and a refused value may be a secret.
     model_config: ClassVar[dict[str, Any]] = {"extra": "forbid", "hide_input_in_errors": True}
 
     server_url: pydantic.AnyUrl | None = None
-    """The remote's base URL; None where a `Cluster` chooses it."""
+    """The remote's base URL; None with a `Cluster`."""
     is_share_call_stack: bool = True
-    """Whether the remote is told who called whom before it. If not, it sees a plain user."""
+    """Whether to send the call stack. If False, the remote sees a call by a user."""
     start_seconds: float = 5.0
-    """How long the start of the system, or a first call, waits to learn what the remote is."""
+    """Time limit in seconds for discovery, at the start of the system or at the first call."""
 
     if TYPE_CHECKING:  # fields of the framework to which methods here assign
         desc: str
@@ -175,13 +174,13 @@ class SSEOxyGent(RemoteAgent):
     def __init__(self, **fields: Any) -> None:
         settings = {name: fields.pop(name) for name in SETTINGS & fields.keys()}
         if fields.get("server_url") is None:
-            fields.pop("server_url", None)  # the framework's check knows no None
+            fields.pop("server_url", None)  # the framework's validation rejects None
         super().__init__(**fields)
-        self.func_interceptor = self.func_interceptor  # as the framework has it now: async
-        self._is_found = False
+        self.func_interceptor = self.func_interceptor  # wrapped by __setattr__
+        self._is_discovered = False
         self._inside = _Inside(self, server_url=self._address(), name=self.name, desc=self.desc, **settings)
 
-    # --- attributes: the framework's fields, our configuration, the user's own ---
+    # --- attributes: the framework's fields, our settings, the user's own ---
 
     def __getattr__(self, name: str) -> Any:
         inside = self.__dict__.get("_inside")
@@ -190,13 +189,13 @@ class SSEOxyGent(RemoteAgent):
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "func_interceptor":  # how one sees, of all that is public, that a call is repeated
+        if name == "func_interceptor":  # the only public way to see that a call is repeated
             value = partial(_attempt, value)
         if name.startswith("_") or name in type(self).model_fields:
             super().__setattr__(name, value)
         elif name in vars(self._inside):
             setattr(self._inside, name, value)
-        else:  # pydantic would refuse it
+        else:  # pydantic would reject it
             object.__setattr__(self, name, value)
 
     def __copy__(self) -> Self:
@@ -204,18 +203,18 @@ class SSEOxyGent(RemoteAgent):
         clone.__dict__["_inside"] = self._inside.of(clone)
         return clone
 
-    # --- hooks: as those of our own agent, with the framework's requests ---
+    # --- hooks: those of our own agent, with the framework's requests ---
 
     def set_progress_callback(self, callback: Any) -> None:
-        """Have `async callback(text)` told of the beginning, each tool call and its end, and the end of each run."""
+        """Call `async callback(text)` at the start and end of each run and of each of its tool calls."""
         self._inside.set_progress_callback(callback)
 
     def prepare_payload(self, oxy_request: schemas.OxyRequest) -> dict[str, Any]:
-        """The payload of a request. Override it to send something else; what the protocol needs is set after it."""
+        """Return the payload of a request. Override it to change the payload; protocol fields are set afterwards."""
         return oxygent_client.SSEOxyGent.prepare_payload(self._inside, _ours(oxy_request))
 
     def prepare_headers(self, oxy_request: schemas.OxyRequest) -> dict[str, str]:
-        """The headers of a request, without the protocol's own. Override it to add some."""
+        """Return the headers of a request, without those of the protocol. Override it to add headers."""
         return oxygent_client.SSEOxyGent.prepare_headers(self._inside, _ours(oxy_request))
 
     async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: schemas.OxyRequest) -> None:
@@ -225,95 +224,95 @@ class SSEOxyGent(RemoteAgent):
         """Called with each `observation` message."""
 
     async def _process_custom_event(self, event_data: Any, oxy_request: schemas.OxyRequest) -> None:
-        """Called with each message that is no answer, tool call or observation: any JSON, or a text."""
+        """Called with each other message: any JSON value, or a text."""
 
     # --- the remote ---
 
     async def init(self) -> None:
-        """Find out what the remote is. One that cannot be asked is asked again when it is first called."""
+        """Discover the remote; if that fails, discovery is repeated at the first call."""
         await super().init()
-        if hasattr(RemoteAgent, "cleanup"):  # since 1.1: the system ends what its agents keep
-            await self._follow().__aenter__()
-        self._is_found = await self._find_out()
+        if hasattr(RemoteAgent, "cleanup"):  # since 1.1: the system closes its agents
+            await self._synced().__aenter__()
+        self._is_discovered = await self._discover()
 
     async def cleanup(self) -> None:
-        """Close the connections that the agent keeps: the system does it when it ends."""
+        """Close the agent's connections; the system calls it when it ends."""
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections that the agent keeps; a transport that you gave stays open."""
+        """Close the agent's connections; a transport that you passed stays open."""
         await self._inside.aclose()
 
     def get_org(self) -> Any:
-        """The members under the remote's root, each marked `is_remote`; `[]` where nothing is known of them."""
-        inside = self._follow()
+        """Return the members below the remote's root, each marked `is_remote`; `[]` if they are not known."""
+        inside = self._synced()
         inside.org = self.org
         return inside.get_org()
 
     def _address(self) -> str:
-        """The remote's base URL as ours has it."""
+        """Return the remote's base URL as a `str`."""
         return "" if self.server_url is None else str(self.server_url)
 
-    def _follow(self) -> _Inside:
-        """Our agent, with what the framework's fields hold now."""
+    def _synced(self) -> _Inside:
+        """Return our agent, updated from the framework's fields."""
         inside = self._inside
         inside.server_url, inside.name, inside.desc = self._address(), self.name, self.desc
         inside.is_share_call_stack = self.is_share_call_stack
         return inside
 
-    async def _find_out(self) -> bool:
-        """Ask the remote what it is; False where it could not be asked, and might be later."""
-        inside = self._follow()
+    async def _discover(self) -> bool:
+        """Discover the remote; return False if that failed."""
+        inside = self._synced()
         try:
             async with asyncio.timeout(self.start_seconds):
                 await inside.init()
         except (OxyError, TimeoutError) as error:
-            reason = str(error) or f"no answer within {self.start_seconds:g} s"
-            self._warn(f"nothing is known of the remote: {reason}")
-            self._is_found = not (isinstance(error, OxyError) and error.outcome is Outcome.NOT_SENT)
+            reason = str(error) or f"no response within {self.start_seconds:g} s"
+            self._warn(f"discovery of the remote failed: {reason}")
+            self._is_discovered = not (isinstance(error, OxyError) and error.outcome is Outcome.NOT_SENT)
             return False
-        self._is_found = True
+        self._is_discovered = True
         self.org, self.desc = inside.org, inside.desc
-        await super().init()  # writes what models read of the agent
+        await super().init()  # updates the description that models read
         return True
 
     # --- runs ---
 
     async def execute(self, oxy_request: schemas.OxyRequest) -> schemas.OxyResponse:
-        """The framework's whole course of a call; knows the repetitions in it for what they are."""
-        token = _TURN.set(_Turn())
+        """Execute a call as the framework does, and keep its state over repetitions."""
+        token = _CALL_STATE.set(_CallState())
         try:
             return await super().execute(oxy_request)
         finally:
-            _TURN.reset(token)
+            _CALL_STATE.reset(token)
 
     async def _execute(self, oxy_request: schemas.OxyRequest) -> schemas.OxyResponse:
-        """The remote's response, or a FAILED one; the part that subclasses wrap."""
-        turn = _TURN.get() or _Turn()  # who calls this alone has nothing repeated
-        if turn.answered is not None:
-            return turn.answered
-        request = turn.ended
+        """Return the remote's response, or a FAILED one; subclasses may override it."""
+        state = _CALL_STATE.get() or _CallState()  # called directly, without repetitions
+        if state.answered is not None:
+            return state.answered
+        request = state.ended
         if request is None or _real(request) is not oxy_request:
             request = _ours(oxy_request)
             if restart := _restarting(vars(oxy_request)):
-                self._warn(f"the remote begins a new run, without {', '.join(restart)} of the local one", oxy_request)
+                self._warn(f"the remote starts a new run, without {', '.join(restart)} of the local run", oxy_request)
         try:
-            if not self._is_found and await self._find_out() and self.mas is not None:
+            if not self._is_discovered and await self._discover() and self.mas is not None:
                 self.mas.init_agent_organization()
-            response = await self._follow()._get_base_execution_logic(request)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  (the documentation's name)
+            response = await self._synced()._get_base_execution_logic(request)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  (the documentation's name)
         except OxyError as error:
             if error.outcome not in (Outcome.NOT_SENT, Outcome.REJECTED):
-                turn.ended = request
+                state.ended = request
             return self._failed(error, oxy_request)
-        except Exception as error:  # noqa: BLE001  (rule 1; what the user gave raised it, a transport say)
-            turn.ended = request
+        except Exception as error:  # noqa: BLE001  (rule 1; raised by the user's code, such as a transport)
+            state.ended = request
             raised = HandlerError(f"the call raised {type(error).__name__}")
             return self._failed(raised, oxy_request, error)
-        turn.response = _response(response)
-        return turn.response
+        state.response = _response(response)
+        return state.response
 
     async def _get_base_execution_logic(self, oxy_request: schemas.OxyRequest) -> schemas.OxyResponse:
-        """What `_execute` does unless a subclass replaces it."""
+        """The default of `_execute`."""
         return await SSEOxyGent._execute(self, oxy_request)
 
     def _warn(
