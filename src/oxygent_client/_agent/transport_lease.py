@@ -3,7 +3,7 @@
 Rule 1: a transport that the user gave is used and never closed.
 Rule 2: inside `async with agent` one transport of the agent's own is kept, so that connections are used again; outside,
     each operation has its own, and nothing stays open.
-Rule 3: what is kept is kept for the event loop that entered: another loop neither uses nor closes it.
+Rule 3: transports are kept for the event loop that entered: another loop neither uses nor closes them.
 Rule 4: policies are wrapped around a transport once, until one of them changes.
 """
 
@@ -70,18 +70,18 @@ class TransportPool:
         self._entered.put((self._entered.get() or 0) + 1)
 
     async def leave(self) -> None:
-        """Close what is kept, if as many have left as entered."""
+        """Close the kept transport, if as many have left as entered."""
         if self._entered.put((self._entered.get() or 0) - 1) == 0:
             await self.aclose()
 
     def connections(self) -> tuple[int, int] | None:
-        """As `Pool.connections`, of what is kept, in all event loops; None while nothing is."""
+        """As `CountsConnections.connections`, of the kept transports of all event loops; None without any."""
         counts = [each.connections() for each in self._kept.everywhere() if isinstance(each, CountsConnections)]
         known = [count for count in counts if count is not None]
         return (sum(there for there, _ in known), sum(idle for _, idle in known)) if known else None
 
     async def aclose(self) -> None:
-        """Close what is kept."""
+        """Close all kept transports."""
         self._chains.take()
         kept = self._kept.take()
         if kept is not None:

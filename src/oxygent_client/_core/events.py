@@ -1,6 +1,6 @@
 """Event classes, `Partial` and `OxyState`: what a remote sends, as frozen values.
 
-Rule 1: an event is frozen. Its `message` is what was received; nothing here or later changes it.
+Rule 1: an event is frozen. Its `message` is as received; nothing here or later changes it.
 Rule 2: this module needs nothing of the package, so that errors can hold events.
 """
 
@@ -46,14 +46,14 @@ class ServerSentEvent:
 
 
 def _field(content: Any, name: str) -> str:
-    """The text at `name` of an object from the wire; empty where there is none, or no text."""
+    """The text at `name` of an object from the wire; empty if it is missing or not text."""
     value = cast("dict[str, Any]", content).get(name) if isinstance(content, dict) else None
     return value if isinstance(value, str) else ""
 
 
 @attrs.frozen
 class Event:
-    """One message of a run, as the remote sent it. Its class says what it is."""
+    """One message of a run, as the remote sent it. Its class tells its kind."""
 
     type: str | None
     """The message's own `type`; None where it has none, or one that is no text."""
@@ -85,12 +85,12 @@ class _Step(Event):
 
     @property
     def caller(self) -> str:
-        """Who calls."""
+        """The caller."""
         return _field(self.content, "caller")
 
     @property
     def callee(self) -> str:
-        """Who is called: an agent, a tool or a model."""
+        """The callee: an agent, a tool or a model."""
         return _field(self.content, "callee")
 
     @property

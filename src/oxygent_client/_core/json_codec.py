@@ -1,6 +1,6 @@
 """Encode and decode JSON within limits.
 
-Rule 1: what is received may hold NaN and Infinity (real answers do); what is sent may not.
+Rule 1: received JSON may hold NaN and Infinity (real answers do), sent JSON may not.
 Rule 2: reading never ends in a `RecursionError`.
 Rule 3: no value is lost for its size: an integer of more digits than Python takes is kept as a text of its digits.
 """

@@ -1,8 +1,8 @@
 """Decide what an event does, by a dispatch table keyed by event type.
 
 Rule 1: every message type that a remote is known to send has its line in ROUTES; any other goes by the line of None.
-Rule 2: nothing here does I/O, keeps state, or changes an event. What is forwarded is a copy.
-Rule 3: a route says what is to be done with the event, not how: the run does it.
+Rule 2: nothing here does I/O, keeps state, or changes an event. A forwarded message is a copy.
+Rule 3: a route decides which action an event needs; the run carries it out.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _translated(event: Event, link: NameMap) -> Any:
 
 
 def forward(event: Event, link: NameMap) -> Action:
-    """Whatever the application means by it: goes on as it is."""
+    """Forward the message unchanged."""
     return Forward.of(partial(copy_json, event.message))
 
 
@@ -142,7 +142,7 @@ class EventRouter:
     """A dispatch table from message type to route: `f(event, link)`, which gives `SetAnswer`, `Forward` or `Drop`.
 
     `EventRouter({"metrics": drop})` adds a line, or replaces one, of the documented table; None is the line of every
-    type that has none. What a route raises ends the run with a `HandlerError`. Two routers are never joined by
+    type without a line. An exception in a route ends the run with a `HandlerError`. Two routers are never joined by
     inheritance: a router is its table.
 
     Raises:
@@ -162,7 +162,7 @@ class EventRouter:
         return MappingProxyType(self._table)
 
     def route(self, event: Event, link: NameMap = NameMap()) -> Action:
-        """What is to be done with `event`."""
+        """Return the action for `event`."""
         if isinstance(event, Text) and event.type is not None:
             return Drop("an answer that could not be read")
         kind = event.type

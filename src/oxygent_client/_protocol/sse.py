@@ -6,7 +6,7 @@ It follows the algorithm of the standard to the letter
 Rule 1: no I/O, no clock. `feed` is a plain function of the bytes so far; how they are cut into pieces changes nothing.
 Rule 2: nothing is held back that the standard would dispatch: a blank line's CR is enough, its LF may come later.
 Rule 3: work is linear in the bytes, memory is bounded by the limits, whatever the other side sends.
-Rule 4: text is UTF-8, always; what is not decodes to U+FFFD. A `charset` is not looked at.
+Rule 4: text is UTF-8, always; invalid bytes decode to U+FFFD. A `charset` is ignored.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Decoder:
 
     @property
     def leftovers(self) -> tuple[str, str]:
-        """The beginning of what came and became no event: lines that are no field; the data of an incomplete block.
+        """The beginning of bytes that became no event: lines that are no field; the data of an incomplete block.
 
         A server that fails may send its error so.
         """
@@ -148,7 +148,7 @@ class Decoder:
             raise TooLargeError(f"the stream is larger than Limits.stream_bytes ({limit})")
 
     def _without_mark(self, head: bytes) -> bytes:
-        """What is left of the stream's first bytes once a byte order mark is ruled in or out; empty until then."""
+        """The stream's first bytes without a byte order mark; empty until it is ruled in or out."""
         if len(head) < len(_BOM) and _BOM.startswith(head):
             self._head = head
             return b""
@@ -156,7 +156,7 @@ class Decoder:
         return head.removeprefix(_BOM)
 
     def _take_usual(self, piece: bytes, events: list[ServerSentEvent]) -> bytes:
-        """Take the blocks of the usual shape, and those before the first blank line; what is left of `piece`.
+        """Take the blocks of the usual shape, and those before the first blank line; return the rest of `piece`.
 
         The piece is smaller than the limits, so no block that lies in it passes one.
         """
