@@ -332,3 +332,17 @@ async def test_the_clock() -> None:
     assert loop_clock()() == anyio.current_time()
     is_asyncio = isinstance(current_token().native_token, asyncio.AbstractEventLoop)
     assert isinstance(new_reads(), TimerReads) is is_asyncio
+
+
+def test_a_deadline_that_is_over_on_uvloop() -> None:
+    """On uvloop the handle of a timer that is due at once tells no time; the next read has a deadline all the same."""
+
+    async def work() -> list[bytes | None]:
+        reads, loop = new_reads(), asyncio.get_running_loop()
+        got = [await reads.read(Chunks([0.0, 0.0]), loop.time()) for _ in range(2)]
+        got.append(await reads.read(Chunks([NEVER]), loop.time()))
+        reads.close()
+        return got
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(work())[-1] is None
