@@ -99,6 +99,14 @@ ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
     "tests/transports/test_tls.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
 }
 
+NORMALLY_ON: Final[dict[str, tuple[str, ...]]] = {
+    # "tests/test_x.py::test_y": the loops that it runs on unless the size is soak; each takes long on every loop
+    "tests/testing/test_check_transport.py::test_a_broken_transport": ("asyncio",),
+    "tests/testing/test_faults_loopback.py::test_the_wrappers_keep_the_promises": ("trio",),
+    "tests/transports/test_fault_server.py::test_a_flood_of_headers_does_not_fill_the_memory": ("uvloop",),
+    "tests/transports/test_fault_server.py::test_what_fills_the_memory_is_found": ("asyncio",),
+}
+
 REQUIRE_ALL: Final = os.environ.get("REQUIRE_ALL", "") not in {"", "0"}
 
 _SIZES: Final = {"smoke": 0.1, "normal": 1.0, "soak": 50.0}
@@ -144,6 +152,8 @@ def _loops(nodeid: str) -> tuple[str, ...]:
     """The loops that this test runs on."""
     file, test = nodeid.partition("::")[0], nodeid.partition("[")[0]
     loops = (*LOOPS, UVLOOP) if file in ON_UVLOOP else LOOPS
+    if SIZE != "soak":
+        loops = NORMALLY_ON.get(test, loops)
     exempt = ONE_LOOP.get(test) or ONE_LOOP.get(file)
     return loops if exempt is None else tuple(loop for loop in loops if _library(loop) == exempt[0])
 
