@@ -151,7 +151,7 @@ settings.load_profile("sized")
 def _loops(nodeid: str) -> tuple[str, ...]:
     """The loops that this test runs on."""
     file, test = nodeid.partition("::")[0], nodeid.partition("[")[0]
-    loops = (*LOOPS, UVLOOP) if file in ON_UVLOOP else LOOPS
+    loops: tuple[str, ...] = (*LOOPS, UVLOOP) if file in ON_UVLOOP else LOOPS
     if SIZE != "soak":
         loops = NORMALLY_ON.get(test, loops)
     exempt = ONE_LOOP.get(test) or ONE_LOOP.get(file)

@@ -284,15 +284,7 @@ class _GuardedTests:
         with _guard.at(self._level):
             return (yield)
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_call(self) -> Generator[None]:
-        with _guard.at(self._level):
-            return (yield)
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_teardown(self) -> Generator[None]:
-        with _guard.at(self._level):
-            return (yield)
+    pytest_runtest_call = pytest_runtest_teardown = pytest_runtest_setup
 
 
 # --- test isolation ---------------------------------------------------------------------------------------------------

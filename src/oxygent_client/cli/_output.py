@@ -139,18 +139,12 @@ def describe(event: Event) -> str:
     return "  ".join(part for part in (f"{line(verb):<10}", line(agent), line(text)) if part)
 
 
-@define
-class LinesDisplay:
-    """One plain line for each event, then the answer: for pipes, files and logs."""
+class _PlainDisplay:
+    """Base of the displays without a live view."""
 
-    write: Callable[[str], object]
-    query: str
     interval: ClassVar[float | None] = None
-    events: int = field(init=False, default=0)
-    calls: int = field(init=False, default=0)
 
     def __enter__(self) -> Self:
-        self.write(f"question  {line(self.query)}\n")
         return self
 
     def __exit__(
@@ -158,13 +152,27 @@ class LinesDisplay:
     ) -> None:
         pass
 
+    def tick(self, at: float) -> None:
+        pass
+
+
+@define
+class LinesDisplay(_PlainDisplay):
+    """One plain line for each event, then the answer: for pipes, files and logs."""
+
+    write: Callable[[str], object]
+    query: str
+    events: int = field(init=False, default=0)
+    calls: int = field(init=False, default=0)
+
+    def __enter__(self) -> Self:
+        self.write(f"question  {line(self.query)}\n")
+        return self
+
     def see(self, event: Event, at: float) -> None:
         self.events += 1
         self.calls += isinstance(event, ToolCall)
         self.write(f"{at:7.2f}s  {describe(event)}".rstrip() + "\n")
-
-    def tick(self, at: float) -> None:
-        pass
 
     def finish(self, summary: RunSummary, at: float) -> None:
         output = summary.response.output
@@ -175,19 +183,10 @@ class LinesDisplay:
 
 
 @define
-class JSONDisplay:
+class JSONDisplay(_PlainDisplay):
     """One JSON object for each event, and the response as the last: for programs."""
 
     write: Callable[[str], object]
-    interval: ClassVar[float | None] = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        pass
 
     def see(self, event: Event, at: float) -> None:
         self._write(
@@ -199,9 +198,6 @@ class JSONDisplay:
             event=event.sse.event,
             id=event.sse.id,
         )
-
-    def tick(self, at: float) -> None:
-        pass
 
     def finish(self, summary: RunSummary, at: float) -> None:
         self._write(
