@@ -164,7 +164,7 @@ def _nearest(name: str, names: Iterable[str]) -> str | None:
 
 
 def _refusal(make: Callable[[], object]) -> str:
-    """The reason of a `ConfigurationError`, without the value; empty if there is none."""
+    """The reason of a `ConfigurationError` of `make`, without the value; empty if it raises none."""
     try:
         make()
     except ConfigurationError as error:

@@ -237,7 +237,7 @@ async def asked_by_each(make):
     other = make(agent)
     other.headers = {"x-other": "1"}
     for each in (agent, other, other):
-        await each._find_out()
+        await each._discover()
     return [agent.asked, other.asked, agent.headers]
 
 async def main():
