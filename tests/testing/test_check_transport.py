@@ -247,7 +247,7 @@ async def test_what_is_skipped() -> None:
     report = await check_transport(lambda peer: FakeTransport(peer.replies), skip={"redirect", "usable"})
     assert report.names("skipped") == (*IN_PROCESS[:2], "redirect", *IN_PROCESS[2:], "usable")
     assert "skip" in report.notes["redirect"]
-    with pytest.raises(ConfigurationError, match=r"no check is called \['no_such_check'\]; there are live, exact"):
+    with pytest.raises(ConfigurationError, match="no_such_check"):
         await check_transport(lambda peer: FakeTransport(peer.replies), skip={"no_such_check", "live"})
 
 
