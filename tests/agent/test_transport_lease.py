@@ -16,11 +16,15 @@ import pytest
 
 from oxygent_client._agent.transport_lease import TransportPool
 from oxygent_client._core.per_loop import PerLoop
+from oxygent_client.policies import Retry
 from oxygent_client.testing import FakeTransport
 from tests.support.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from oxygent_client import Transport
+    from oxygent_client.policies import Policy
 
 
 class Made(FakeTransport):
@@ -166,3 +170,24 @@ def test_per_loop() -> None:
     assert seen == [None, "asyncio", "asyncio", None, None, "trio", "trio", None, None, "asyncio", "asyncio", None]
     gc.collect()
     assert len(values._stores) == 0
+
+
+async def test_a_chain_of_policies_is_built_once() -> None:
+    """Policies are wrapped around a transport once; again if they, or the transport, are others, or it is not kept."""
+    pool, given, other, built = TransportPool(Made), FakeTransport({}), FakeTransport({}), list[FakeTransport]()
+
+    def chain(transport: Transport, policies: tuple[Policy, ...], lasting: Transport | None = given) -> Transport:
+        def wrap() -> Transport:
+            built.append(FakeTransport({}))
+            return built[-1]
+
+        return pool.chain(transport, policies, wrap, given=lasting)
+
+    first = chain(given, (Retry(),))
+    assert chain(given, (Retry(),)) is first
+    assert chain(given, (Retry(attempts=7),)) is built[1]
+    assert chain(other, (Retry(attempts=7),), None) is built[2]
+    assert chain(other, (Retry(attempts=7),), None) is built[3]
+    assert chain(given, (Retry(attempts=7),)) is built[1]
+    await pool.aclose()
+    assert chain(given, (Retry(attempts=7),)) is built[4]

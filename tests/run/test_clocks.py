@@ -376,7 +376,7 @@ async def test_floods_in_a_discovery() -> None:
         return b""
 
     began = anyio.current_time()
-    with pytest.raises(TOTAL, match="no answer to GET /get_organization in time"):
+    with pytest.raises(TOTAL, match="/get_organization"):
         await plain(server_url=URL, transport=Flooding("/get_organization", slow, Reply())).init()
     assert anyio.current_time() - began == pytest.approx(30, abs=0.1)
     scope = anyio.CancelScope()
