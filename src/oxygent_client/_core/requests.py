@@ -131,14 +131,6 @@ class OxyRequest:
     idempotent: bool = False
     """Whether the remote may run twice, so that a request is repeated after more kinds of failure. Never sent."""
 
-    if not TYPE_CHECKING:  # type checkers take the fields from `__init__`
-
-        def __new__(cls, *args: Any, **fields: Any) -> Self:
-            """Remember the names of the given fields, for `build_payload`."""
-            request = super().__new__(cls)
-            request.__dict__["_given"] = frozenset(fields)
-            return request
-
     @property
     def given(self) -> frozenset[str]:
         """The names of the fields that the constructor or `clone_with` got."""
@@ -208,6 +200,12 @@ class OxyRequest:
         Assign an async function (`request.send_message = mine`) to get each message of a remote run.
         """
     else:
+
+        def __new__(cls, *args: Any, **fields: Any) -> Self:
+            """Remember the names of the given fields, for `build_payload`; type checkers see `__init__` alone."""
+            request = super().__new__(cls)
+            request.__dict__["_given"] = frozenset(fields)
+            return request
 
         async def send_message(
             self, message: Any = None, event: str | None = None, id: str | None = None, retry: int | None = None
