@@ -111,6 +111,14 @@ NEEDS: Final[dict[str, tuple[Timeouts, list[tuple[bytes, float]], NeedData]]] = 
 }
 
 
+@pytest.mark.parametrize(("is_waiting", "deadline"), [(False, 140), (True, 130)], ids=["the program", "the decoder"])
+def test_whose_time_counts(is_waiting: bool, deadline: float) -> None:
+    """The time between two pieces counts for `idle` if the decoder took it, not if the program did."""
+    state = started(attrs.evolve(OFF, idle=30))
+    state.receive_data(heartbeat(), 110.0)
+    assert state.next_event(120.0, is_waiting=is_waiting) == NeedData(deadline, "idle")
+
+
 @pytest.mark.parametrize("name", NEEDS)
 def test_which_time_out_is_next(name: str) -> None:
     """What is needed are bytes until the next time-out; time that the program spends on events does not count."""

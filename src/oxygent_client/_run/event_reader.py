@@ -117,7 +117,7 @@ class EventReader:
             self.steps += 1
             if self.steps >= CHECKPOINT_EVERY:
                 await self.breathe()
-            following = self.state.next_event(self.now())
+            following = self.state.next_event(self.now(), is_waiting=True)
         return following
 
     # --- bytes ---

@@ -243,8 +243,10 @@ class RunState:
 
     # --- outputs ---
 
-    def next_event(self, now: float) -> Step:
+    def next_event(self, now: float, *, is_waiting: bool = False) -> Step:
         """The next event, `NeedData`, or `ENDED`.
+
+        With `is_waiting`, the time since the last data counts for `idle`: it was spent on decoding, not by the program.
 
         Raises:
             OxyError: `total` is over, or the next event is too large.
@@ -258,7 +260,8 @@ class RunState:
             return sse
         if self.buffer.is_closed:
             return Ended.ENDED
-        self._counted = self._since = now
+        if not is_waiting:
+            self._counted = self._since = now
         return self.need()
 
     def need(self) -> NeedData:
