@@ -22,7 +22,7 @@ import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self, get_args
 
 import anyio
 import pytest
@@ -33,6 +33,7 @@ from rich.text import Text as Words
 import oxygent_client
 from oxygent_client import (
     Answer,
+    AnyEvent,
     Custom,
     Event,
     Observation,
@@ -55,7 +56,7 @@ from oxygent_client.cli._markdown import CELLS, COLUMNS, render_markdown
 from oxygent_client.cli._output import JSONDisplay, LinesDisplay, LiveDisplay, RunSummary
 from oxygent_client.cli._render import MEMBERS, FitHeight, Guarded, answer, organization, tree
 from oxygent_client.cli._terminal_text import as_json, block, brief, escaped, indented, line
-from oxygent_client.cli._view import MAX_DEPTH, MAX_LINE, MAX_PARTS, MAX_TEXT, View
+from oxygent_client.cli._view import HANDLERS, MAX_DEPTH, MAX_LINE, MAX_PARTS, MAX_TEXT, View
 from oxygent_client.testing import Cassette, ToyRemote
 from oxygent_client.testing import serve as serving
 from oxygent_client.testing.script import SCRIPTS, Call, Say, Script
@@ -1474,3 +1475,8 @@ def test_flags_show_no_type(words: str) -> None:
     shown = command(*words.split()).out
     assert "--help" in shown
     assert "bool" not in shown.lower()
+
+
+def test_every_event_class_has_its_row_in_the_view() -> None:
+    """A new event class needs a row in `HANDLERS` of `cli/_view`."""
+    assert set(HANDLERS) == set(get_args(AnyEvent))

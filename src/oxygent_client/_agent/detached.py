@@ -26,7 +26,7 @@ from oxygent_client._core.server_identity import server_identity
 from oxygent_client._core.settings import Timeouts
 from oxygent_client._core.transport import Context, HTTPRequest, Transport, check_url, redact_url
 from oxygent_client._core.validation import instance_of
-from oxygent_client._protocol.endpoints import PATHS, RUN_HEADERS
+from oxygent_client._protocol.endpoints import PATHS, STREAM_HEADERS
 from oxygent_client._protocol.payload import encode
 from oxygent_client._protocol.router import NameMap
 from oxygent_client._run.outcome import OutcomeTracker
@@ -130,7 +130,7 @@ class AttachRequestBuilder:
         )
         # The server requires a time stamp, and does not use it.
         body = encode({"trace_id": remote_trace_id, "timestamp": 0})
-        headers = build_headers(self.prepare_headers, self.request) | RUN_HEADERS
+        headers = build_headers(self.prepare_headers, self.request) | STREAM_HEADERS
         return HTTPRequest("POST", self.base_url, PATHS["attach"], headers, body, context=context), names
 
 

@@ -20,7 +20,7 @@ from oxygent_client._core.requests import OxyRequest
 from oxygent_client._core.settings import Limits
 from oxygent_client._core.transport import Context, HTTPRequest, Transport
 from oxygent_client._core.user_code import user_code_errors
-from oxygent_client._protocol.endpoints import HEADERS, PATHS, RUN_HEADERS
+from oxygent_client._protocol.endpoints import HEADERS, PATHS, STREAM_HEADERS
 from oxygent_client._protocol.payload import RESTART, check_arguments, check_restart, encode, finalize_payload
 from oxygent_client._protocol.router import NameMap
 from oxygent_client._run.trace_ids import TRACE_IDS
@@ -86,7 +86,7 @@ class RequestBuilder:
             node_id=node_id,
             remote_trace_id=remote_trace_id,
         )
-        headers = build_headers(self.prepare_headers, request) | RUN_HEADERS
+        headers = build_headers(self.prepare_headers, request) | STREAM_HEADERS
         return HTTPRequest("POST", self.base_url, PATHS["run"], headers, encode(payload), context=context), names
 
     async def _callee(self, transport: Transport, deadline: float) -> str | None:

@@ -6,7 +6,7 @@ from typing import Final
 
 from oxygent_client._version import __version__
 
-__all__ = ["HEADERS", "PATHS", "RUN_HEADERS"]
+__all__ = ["HEADERS", "PATHS", "STREAM_HEADERS"]
 
 PATHS: Final = {
     "run": "/sse/chat",
@@ -24,5 +24,5 @@ PATHS: Final = {
 HEADERS: Final = {"accept-encoding": "identity", "user-agent": f"oxygent-client/{__version__}"}
 """Headers of every request. Responses must not be compressed: a proxy that compresses a stream delays its events, and a
 compressed chunk can decompress to a thousand times its size."""
-RUN_HEADERS: Final = {"accept": "text/event-stream", "cache-control": "no-store", "content-type": "application/json"}
+STREAM_HEADERS: Final = {"accept": "text/event-stream", "cache-control": "no-store", "content-type": "application/json"}
 """Further headers of a request that opens an event stream."""

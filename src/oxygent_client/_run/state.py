@@ -100,7 +100,7 @@ class RunState:
         self.deadline = math.inf
         """When `total` fires."""
         self.began = 0.0
-        self._waited = 0.0  # seconds without an event, of those spent waiting
+        self._without_event = 0.0  # seconds without an event, of those spent waiting
         self._counted = 0.0  # until when they were added up
         self._since = 0.0  # since when no byte was received, of the time spent waiting
         self._requested: float | None = None  # when, until the first bytes: a proxy may hold back the headers, too
@@ -143,7 +143,7 @@ class RunState:
     def restart(self, now: float, since: float) -> None:
         """The stream begins, or was waited for in vain; the time without an event counts from `since`."""
         self._counted = now
-        self._waited = now - since
+        self._without_event = now - since
 
     def resume(self, now: float) -> None:
         """The caller waits from now on."""
@@ -151,7 +151,7 @@ class RunState:
 
     def count(self, now: float) -> None:
         """The caller has waited until now."""
-        self._waited += now - self._counted
+        self._without_event += now - self._counted
         self._counted = now
 
     def receive_data(self, piece: bytes, now: float) -> None:
@@ -161,7 +161,7 @@ class RunState:
         beats = self.buffer.heartbeats
         if self.buffer.feed(piece):
             self.is_silent = False
-            self._waited = 0.0
+            self._without_event = 0.0
             self._fingerprint = None
             self.tracker.know(Outcome.STARTED)
         if self.buffer.heartbeats - beats > 1 and now - since > HELD_SECONDS:
@@ -209,11 +209,11 @@ class RunState:
         if has_begun:
             self.tracker.know(Outcome.STARTED)
         if record is not None and record.is_over:
-            if clock == "record" and again is not None and not again.is_over(self._waited):
+            if clock == "record" and again is not None and not again.is_over(self._without_event):
                 return Verdict.KEEP_READING  # its last events may be on their way
             return Verdict.ENDED
         if again is not None:
-            again.goes_on(self._waited, known=record is not None)
+            again.goes_on(self._without_event, known=record is not None)
         if clock == "idle":
             if record is None or not has_begun:
                 raise self._unknown_run(record)
@@ -221,7 +221,7 @@ class RunState:
             if before == self._fingerprint:
                 more = ", twice, and meanwhile nothing moved in the server's record of the run"
                 raise self.timeout_error("idle", more)
-            self._waited = 0.0  # it is at work, and quiet: `total` bounds that
+            self._without_event = 0.0  # it is at work, and quiet: `total` bounds that
         return Verdict.KEEP_READING
 
     def connection_lost(self, now: float) -> float:
@@ -234,7 +234,7 @@ class RunState:
         """The run has a connection again."""
         assert self.reconnect is not None
         self.count(now)
-        self.reconnect.came_back(self._waited)
+        self.reconnect.came_back(self._without_event)
 
     def drop_half_event(self) -> None:
         """The connection is gone, and half an event with it."""
@@ -268,7 +268,7 @@ class RunState:
         """The time-out that fires next, if nothing is received."""
         timeouts, buffer = self.timeouts, self.buffer
         deadline, clock = self.deadline, "total"
-        without_event = self._counted - self._waited
+        without_event = self._counted - self._without_event
         if timeouts.idle is not None and (at := without_event + timeouts.idle) < deadline:
             deadline, clock = at, "idle"
         if timeouts.silence is not None and buffer.heartbeats and (at := self._since + timeouts.silence) < deadline:
