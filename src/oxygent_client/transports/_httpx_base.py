@@ -137,6 +137,8 @@ def _close_socket(stream: Any) -> None:
         below._sock.close()  # noqa: SLF001  (asyncio's view of the socket cannot close it)
 
 
+_CONNECTED: Final = (".connect_tcp.complete", ".connect_unix_socket.complete", ".start_tls.complete")
+"""Events of httpcore that return a network stream."""
 _TO_THE_CONNECTION: Final = ("_stream", "_httpcore_stream", "_stream", "_connection")
 """Attributes that lead from a response's `stream` to its httpcore connection; there is no public way."""
 
@@ -228,28 +230,60 @@ def _offers_http2(client: Any) -> bool:
     return any(getattr(getattr(transport, "_pool", None), "_http2", False) for transport in transports)
 
 
+def _connections_of(client: Any) -> list[Any]:
+    """Return the connections in the pools of `client`; there is no public way."""
+    transports = [getattr(client, "_transport", None), *getattr(client, "_mounts", {}).values()]
+    pools = [getattr(transport, "_pool", None) for transport in transports]
+    return [connection for pool in pools for connection in getattr(pool, "connections", ())]
+
+
+def _is_over(connection: Any, stream: Any) -> bool:
+    """Return whether this connection of a pool, perhaps through a proxy, uses the network stream."""
+    while connection is not None:
+        if getattr(connection, "_network_stream", None) is stream:
+            return True
+        connection = getattr(connection, "_connection", None)
+    return False
+
+
 @attrs.define(eq=False)
 class _Trace:
-    """Keeps the head of the last response, for the `trace` extension of httpx.
+    """Keeps the head of the last response and a new connection, for the `trace` extension of httpx.
 
     A client prepares the request that would follow a redirect even if redirects are not followed. Where the redirect's
     `Location` is not a URL, that fails, and the response is lost.
+
+    A request that is cancelled between the making of a connection and its first use leaves the connection in the pool,
+    where nothing uses or closes it: httpcore 1.0 counts it as active.
     """
 
     head: tuple[int, Any] = attrs.field(default=(0, ()), init=False)
     """Status and headers of the last response; status 0 if there is none."""
+    unused: Any = attrs.field(default=None, init=False)
+    """The network stream of a connection that was made for the request and not used yet."""
     _method: bytes = attrs.field(default=b"", init=False)
     proxy: str = attrs.field(default="", init=False)
     """A proxy that the user's own client uses, safe to show."""
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
         """Keep the head of a response, but not of a proxy's response to CONNECT."""
-        if event.endswith("send_request_headers.started"):
+        if event.endswith(_CONNECTED):
+            self.unused = info["return_value"]
+        elif event.endswith("send_request_headers.started"):
+            self.unused = None
             self._method = info["request"].method
         elif event.endswith("receive_response_headers.complete") and self._method != b"CONNECT":
             # With HTTP/1.1 the version comes before the status.
             returned = info["return_value"]
             self.head = next(each for each in returned if isinstance(each, int)), returned[-1]
+
+    async def close_unused(self, client: Any) -> None:
+        """Close the connection that was made and not used, so that the pool drops it."""
+        stream, self.unused = self.unused, None
+        if stream is not None:
+            below = [each for each in _connections_of(client) if _is_over(each, stream)]
+            for closable in (*below, stream):
+                await closable.aclose()
 
     def __bool__(self) -> bool:
         return bool(self.proxy)
@@ -342,6 +376,7 @@ class HTTPXBase(HTTPBase[ClientT]):
             if body is not None:
                 await body.aclose()
             await library.aclose()
+            await _close_quietly(functools.partial(trace.close_unused, client), request.context)
 
         with self._counter.exchange() as use:
             try:

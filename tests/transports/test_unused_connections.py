@@ -1,0 +1,59 @@
+"""A connection that was made for a request that is cancelled before it is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from typing import Any, Final
+
+import anyio
+import pytest
+
+from oxygent_client import HTTPRequest, HTTPXTransport
+from oxygent_client.transports.httpx2 import HTTPX2Transport
+from tests.support.servers import Conversation, serving
+
+LIBRARIES: Final = {"httpx": ("httpcore", HTTPXTransport), "httpx2": ("httpcore2", HTTPX2Transport)}
+"""A library: the library below it, and our transport."""
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+async def test_cancelled_between_connecting_and_sending(name: str, loop: str) -> None:
+    """The connection is closed at once, also for the pool, which drops it with its next request."""
+    below, ours = LIBRARIES[name]
+    library: Any = importlib.import_module(name)
+    core: Any = importlib.import_module(below)
+    scope = anyio.CancelScope()
+    closed = anyio.Event()
+
+    class CancelsWhenConnected:
+        """A network backend; the next await after it has made a connection is cancelled."""
+
+        inner: Any = core.AnyIOBackend()
+
+        async def connect_tcp(self, *args: Any, **options: Any) -> Any:
+            stream = await self.inner.connect_tcp(*args, **options)
+            if loop == "trio":
+                scope.cancel()
+            elif (task := asyncio.current_task()) is not None:
+                task.cancel()
+            return stream
+
+    async def handle(conversation: Conversation) -> None:
+        if await conversation.request() is not None:  # httpcore2 awaits nothing before it sends, on asyncio
+            await conversation.client_left()
+        closed.set()
+
+    inner: Any = library.AsyncHTTPTransport()
+    inner._pool = pool = core.AsyncConnectionPool(network_backend=CancelsWhenConnected())  # it has no argument for this
+    async with serving(handle) as server, library.AsyncClient(transport=inner) as client:
+        request = HTTPRequest("GET", server.url, "/get_agents")
+        with scope:
+            try:
+                async with ours(client=client).exchange(request):
+                    pytest.fail("the request was sent")
+            except asyncio.CancelledError:
+                pass
+        with anyio.fail_after(5):
+            await closed.wait()
+        assert [each for each in pool.connections if not each.is_closed()] == []
