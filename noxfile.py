@@ -16,8 +16,9 @@ import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -103,7 +104,7 @@ def types(session: nox.Session) -> None:
     stubs = {"PYTHONPATH": str(ROOT / "tests" / "stubs")}
     complete = ("basedpyright", "--verifytypes", "oxygent_client", "--ignoreexternal")
     with ThreadPoolExecutor() as pool:  # each uses one processor
-        checks = [
+        checks: list[Future[Any]] = [
             pool.submit(session.run, "mypy"),
             pool.submit(session.run, "basedpyright", "--warnings"),
             pool.submit(session.run, *complete, env=stubs, silent=True),  # shown only if it fails

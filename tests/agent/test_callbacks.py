@@ -611,6 +611,7 @@ MUTANTS: Final[Mapping[str, tuple[type[SSEOxyGent], str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS)
 async def test_mutants(mutant: str) -> None:
     """An agent with one thing wrong fails the check of that thing; one with nothing wrong passes them all."""

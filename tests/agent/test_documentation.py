@@ -735,6 +735,7 @@ MUTANTS: Final[Mapping[str, tuple[type[SSEOxyGent], frozenset[str]]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ignored", MUTANTS)
 async def test_mutants(ignored: str) -> None:
     """A base class that ignores one hook fails the effects of the blocks that live by it, and those alone."""

@@ -335,6 +335,7 @@ CHI_SQUARE: Final = 18.47
 """Four degrees of freedom: a fair lot is above it once in a thousand times (NIST, table 1.3.6.7.4)."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["round_robin", "least_in_flight", "random", "power_of_two"])
 async def test_after_recovery_all_share_alike(strategy: Strategy) -> None:
     """When replicas that failed are back, 2,000 calls, 20 at a time, are spread within a tenth, or as by a fair lot."""

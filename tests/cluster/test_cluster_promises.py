@@ -41,6 +41,7 @@ class OfOneServer:
         await self.inner.aclose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("skipped", "hedge"), [((), None), (TWICE, Hedge(after=0.0))], ids=["one at a time", "hedged from the start"]
 )

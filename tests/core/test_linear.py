@@ -125,6 +125,7 @@ WORK: Final[dict[str, Callable[[str], object]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", WORK.values(), ids=WORK)
 @pytest.mark.parametrize("make", TEXTS.values(), ids=TEXTS)
 def test_texts(make: Callable[[int], str], work: Callable[[str], object]) -> None:

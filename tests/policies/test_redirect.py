@@ -198,6 +198,13 @@ async def test_the_path_of_every_hop_counts() -> None:
     assert await ended(RedirectTransport(remote), run(base)) == (307, f"{base}/a/b")
 
 
+async def test_a_dot_segment_is_no_segment() -> None:
+    """A path with an escaped dot segment is still below the path of the server's URL."""
+    base = "http://remote.example/pre"
+    remote = Moved({f"{base}/sse/chat": "/pre/%2e/x"})
+    assert await ended(RedirectTransport(remote), run(base)) == (200, f"{base}/%2e/x")
+
+
 @pytest.mark.parametrize("location", ["/new", "../../new", "http://remote.example/new"])
 async def test_any_path(location: str) -> None:
     """With `any_path` the path of the server's URL is left, and never its origin."""

@@ -80,6 +80,7 @@ def command(*words: str | Path, url: str | None = None) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.slow
 def test_one_command_runs_them_all() -> None:
     """The command of the docs runs all of docs/examples: programs, code blocks and the project; and all goes well."""
     assert f"documentation's {len(BLOCKS)} code blocks" in INDEX
@@ -155,6 +156,7 @@ def laid(directory: Path, files: dict[str, str]) -> Path:
     return directory / RUN_ALL.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", COMMANDS)
 def test_a_command_that_fails_says_so(there: str, tmp_path: Path) -> None:
     """What fails, prints something else or is run by nobody is named, and the command ends badly."""

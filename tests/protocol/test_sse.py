@@ -649,6 +649,7 @@ def traced(work: Callable[[], object]) -> int:
     return peak - before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "start", "piece"), ENDLESS.values(), ids=ENDLESS)
 def test_memory(limit: int, start: bytes, piece: bytes) -> None:
     """What never ends is refused at the limit, and costs no more than that and 16 MiB; really, an eighth more."""

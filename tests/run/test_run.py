@@ -632,6 +632,13 @@ async def test_a_200_that_is_no_stream(reply: Reply, expected: Any, outcome: Out
     assert played.run.outcome is outcome
 
 
+async def test_after_the_end_there_are_no_events() -> None:
+    """A run that ended well can be iterated over again, and gives nothing."""
+    async with plain(server_url=URL, transport=FakeTransport.script(answer("42"), close())).stream("hi") as run:
+        assert len([event async for event in run]) == 1
+        assert [event async for event in run] == []
+
+
 # ---------------------------------------------------------------------------------------------------- Leaving the block
 
 

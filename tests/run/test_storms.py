@@ -326,6 +326,7 @@ async def kept(url: str, transport: Transport, cut: int, cutter: Cutter, limits:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.table("cuts")
 @each_transport
 @pytest.mark.parametrize("kind", CUTS)

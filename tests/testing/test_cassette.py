@@ -474,6 +474,8 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         Cassette().save(tmp_path / "no" / "directory")
     with pytest.raises(CassetteError, match="cannot be written"):
         Cassette().save(tmp_path / "binary" / "x")
+    with pytest.raises(CassetteError, match="cannot be written"):
+        Cassette().save(tmp_path / ("x" * 250))  # the draft beside it has a name that is too long
 
 
 @pytest.mark.parametrize(

@@ -1233,6 +1233,27 @@ async def test_a_redirect_to_no_url(library: Library, status: int, location: str
 
 
 @FAMILY
+async def test_the_response_of_a_redirect_to_no_url(library: Library) -> None:
+    """A wrapper of the transport sees its status and headers, and an empty body."""
+    moved = b"HTTP/1.1 302 X\r\nlocation: http:x\r\ncontent-length: 0\r\n\r\n"
+    async with serving(play(moved)) as server:
+        transport = library.transport()
+        async with transport.exchange(HTTPRequest("GET", server.url, "/get_agents")) as response:
+            assert response.headers["location"] == "http:x"
+            assert [chunk async for chunk in response.chunks] == []
+        await transport.aclose()
+
+
+async def test_a_client_that_was_closed(library: Library) -> None:
+    """A client or session of the user's own that is closed is a `ClosedError`, and nothing is sent."""
+    client = library.client()
+    await (client.aclose if hasattr(client, "aclose") else client.close)()
+    transport = library.transport(**{library.own: client})
+    error = await failure(plain(server_url="http://127.0.0.1:1", transport=transport))
+    assert (type(error), error.outcome) == (errors.ClosedError, Outcome.NOT_SENT)
+
+
+@FAMILY
 async def test_a_redirect_to_no_url_behind_a_proxy(library: Library) -> None:
     """What counts is the server's response, and not the proxy's to CONNECT, which is no redirect."""
     moved = b"HTTP/1.1 302 X\r\nlocation: http:x\r\ncontent-length: 0\r\n\r\n"

@@ -14,7 +14,6 @@ from oxygent_client._core.errors import (
     TooLargeError,
 )
 from oxygent_client._core.events import (
-    Answer,
     AnyEvent,
     Custom,
     Event,
@@ -78,8 +77,6 @@ def trace_id_of(event: Event) -> str:
         if content.get("caller_category") != "user":
             return ""
         places.insert(0, content)
-    elif not isinstance(event, Answer) and event.sse.event != CLOSE:
-        return ""
     ids = [place.get("current_trace_id") for place in places]
     return next((str(each) for each in ids if each != "" and type(each) in (str, int)), "")
 

@@ -559,8 +559,8 @@ class Run:
         """Tell the observers, once, that the run is over."""
         if not self._end_notified:
             self._end_notified = True
-            if self._watch is not None:
-                self._watch.end()
+            assert self._watch is not None  # the block was entered
+            self._watch.end()
             said = {"end": end, "error": error, "response": self._response, "outcome": str(self.outcome)}
             self._config.observed.note("ended", self._context, {**said, "seconds": self._seconds})
 

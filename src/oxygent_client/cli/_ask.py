@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
-from attrs import define, evolve
+from attrs import define, evolve, field
 
 from oxygent_client import Event, OxyRequest, SSEOxyGent
 from oxygent_client.cli._error_advice import error_line
@@ -22,10 +22,6 @@ from oxygent_client.sanitize import without_credentials
 __all__ = ["run_query"]
 
 Redact = Callable[[Any], Any]
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def _redacted(event: Event, redact: Redact) -> Event:
@@ -38,7 +34,7 @@ class _SafeDisplay:
     """Passes redacted events to a display, and counts what it could not show."""
 
     display: Display
-    redact: Redact = _same
+    redact: Redact = field(init=False)
     failures: int = 0
     first_failure: str = ""
 
