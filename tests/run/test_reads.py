@@ -6,7 +6,9 @@ Rule: time is virtual, so that two things happen at the same moment when a test 
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -239,6 +241,67 @@ def test_a_native_cancellation_that_meets_the_deadline(first: str) -> None:
         return task.cancelled(), task.cancelling()
 
     assert on_asyncio(work)[0]
+
+
+@pytest.mark.parametrize("first", ["the cancellation", "the interruption"])
+def test_a_native_cancellation_and_an_interruption_in_one_turn(first: str) -> None:
+    """A task that is cancelled and interrupted in one turn of the loop is cancelled."""
+
+    async def work() -> bool:
+        reads = new_reads()
+        task = asyncio.ensure_future(reads.read(Chunks([NEVER]), NEVER))
+        await asyncio.sleep(1)
+        for act in (task.cancel, reads.interrupt) if first == "the cancellation" else (reads.interrupt, task.cancel):
+            act()
+        await asyncio.wait({task})
+        reads.close()
+        return task.cancelled()
+
+    assert on_asyncio(work)
+
+
+def test_an_armed_timer_holds_no_connection() -> None:
+    """After a read, its timer holds the check, and so the connection, no longer."""
+
+    class Check:
+        async def __call__(self) -> float | None:
+            return None
+
+    async def work() -> bool:
+        reads, check = new_reads(), Check()
+        await reads.read(Chunks([1.0]), asyncio.get_running_loop().time() + 10, check)
+        held = weakref.ref(check)
+        del check
+        gc.collect()
+        gone = held() is None
+        reads.close()
+        return gone
+
+    assert on_asyncio(work)
+
+
+def test_a_check_that_another_task_cancels() -> None:
+    """The deadline still holds: the next check is made at once."""
+
+    async def work() -> tuple[bytes | None, int]:
+        reads, loop, checks = new_reads(), asyncio.get_running_loop(), 0
+
+        async def expired() -> float | None:
+            nonlocal checks
+            checks += 1
+            if checks == 1:
+                await asyncio.sleep(NEVER)
+            return None
+
+        task = asyncio.ensure_future(reads.read(Chunks([NEVER]), loop.time() + 10, expired))
+        await asyncio.sleep(11)
+        for other in asyncio.all_tasks() - {task, asyncio.current_task()}:
+            other.cancel()
+        got = await task
+        reads.close()
+        return got, checks
+
+    assert on_asyncio(work) == (None, 2)
 
 
 def test_an_interrupted_task_is_not_cancelled() -> None:

@@ -139,7 +139,8 @@ class RemoteAgent:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         clone = type(self).__new__(type(self))
         memo[id(self)] = clone
-        for name, value in self.__getstate__().items():
+        # The live ones last: some of them lead back to the agent, and so to all others.
+        for name, value in sorted(self.__getstate__().items(), key=lambda item: item[0] in self._live):
             try:
                 clone.__dict__[name] = copy.deepcopy(value, memo)
             except TypeError as error:

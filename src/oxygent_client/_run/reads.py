@@ -67,7 +67,7 @@ class TimerReads:
         self._expired: Expired | None = None
         self._reader: asyncio.Task[Any] | None = None
         self._is_interrupted = False
-        self._requests = 0  # to cancel the reader, before ours
+        self._requests = 0  # to cancel the reader, when its read began
         self._check: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
 
@@ -76,6 +76,7 @@ class TimerReads:
         reader = self._reader = asyncio.current_task()
         assert reader is not None
         self._deadline, self._expired, self._is_interrupted, self._failure = deadline, expired, False, None
+        self._requests = reader.cancelling()
         if self._timer is None or self._timer_at > deadline:
             self._arm()
         piece: bytes | None = None
@@ -85,7 +86,7 @@ class TimerReads:
             if not self._is_interrupted or reader.cancelling() > self._requests + 1:  # another request than ours
                 raise
         finally:
-            self._reader = None
+            self._reader = self._expired = None  # a timer that stays armed holds no connection
             if self._is_interrupted:
                 reader.uncancel()
             if self._check is not None:
@@ -101,7 +102,6 @@ class TimerReads:
             return False
         if not self._is_interrupted:
             self._is_interrupted = True
-            self._requests = reader.cancelling()
             reader.cancel()
         return True
 
@@ -126,6 +126,8 @@ class TimerReads:
 
     def _look_at_deadline(self) -> None:
         reader = self._reader
+        if self._check is not None and self._check.done():  # another task cancelled it
+            self._check = None
         if reader is None or self._check is not None or self._is_interrupted:
             return
         waiter = getattr(reader, "_fut_waiter", None)
@@ -142,6 +144,10 @@ class TimerReads:
         deadline: float | None = None
         try:
             deadline = await expired()
+        except asyncio.CancelledError:
+            if self._reader is not None and not self._is_interrupted:  # not by `_end_check`: the deadline still holds
+                self._loop.call_soon(self._look_at_deadline)
+            raise
         except Exception as error:  # noqa: BLE001  (the reader raises it; a hook of the user's may be at work)
             self._failure = error
         if deadline is None:
