@@ -428,7 +428,6 @@ async def test_a_remote_that_shows_too_many_calls() -> None:
     assert (spans.run.attributes or {})["oxygent.calls_over_limit"] == 5
 
 
-@pytest.mark.slow
 async def test_a_remote_that_invents_names() -> None:
     """Beyond MOST_NAMES a call has a span without its name, beyond MOST_SPANS none; both are counted."""
     spans = Spans()

@@ -11,7 +11,7 @@ import pytest
 
 from oxygent_client import HTTPRequest, HTTPXTransport
 from oxygent_client.transports.httpx2 import HTTPX2Transport
-from tests.support.servers import Conversation, serving
+from tests.support.servers import Conversation, play, serving
 
 LIBRARIES: Final = {"httpx": ("httpcore", HTTPXTransport), "httpx2": ("httpcore2", HTTPX2Transport)}
 """A library: the library below it, and our transport."""
@@ -27,12 +27,15 @@ async def test_cancelled_between_connecting_and_sending(name: str, loop: str) ->
     closed = anyio.Event()
 
     class CancelsWhenConnected:
-        """A network backend; the next await after it has made a connection is cancelled."""
+        """A network backend; if it `cancels`, the next await after it has made a connection is cancelled."""
 
         inner: Any = core.AnyIOBackend()
+        cancels = False
 
         async def connect_tcp(self, *args: Any, **options: Any) -> Any:
             stream = await self.inner.connect_tcp(*args, **options)
+            if not self.cancels:
+                return stream
             if loop == "trio":
                 scope.cancel()
             elif (task := asyncio.current_task()) is not None:
@@ -45,8 +48,13 @@ async def test_cancelled_between_connecting_and_sending(name: str, loop: str) ->
         closed.set()
 
     inner: Any = library.AsyncHTTPTransport()
-    inner._pool = pool = core.AsyncConnectionPool(network_backend=CancelsWhenConnected())  # it has no argument for this
-    async with serving(handle) as server, library.AsyncClient(transport=inner) as client:
+    backend = CancelsWhenConnected()
+    inner._pool = pool = core.AsyncConnectionPool(network_backend=backend)  # it has no argument for this
+    document = play(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+    async with serving(handle) as server, serving(document) as other, library.AsyncClient(transport=inner) as client:
+        async with ours(client=client).exchange(HTTPRequest("GET", other.url, "/get_agents")) as response:
+            assert [chunk async for chunk in response.chunks] == [b"{}"]  # and its connection stays
+        backend.cancels = True
         request = HTTPRequest("GET", server.url, "/get_agents")
         with scope:
             try:
@@ -56,4 +64,4 @@ async def test_cancelled_between_connecting_and_sending(name: str, loop: str) ->
                 pass
         with anyio.fail_after(5):
             await closed.wait()
-        assert [each for each in pool.connections if not each.is_closed()] == []
+        assert [each.is_idle() for each in pool.connections if not each.is_closed()] == [True]
