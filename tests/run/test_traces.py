@@ -1,4 +1,4 @@
-"""The ledger of trace ids: no id is in flight twice at one server, and the caller's own word for a run stays.
+"""The registry of trace ids: no id is in flight twice at one server, and the caller keeps its own id of a run.
 
 The oracle of the property is the rule itself: a set of ids that may not be sent.
 """
@@ -25,53 +25,57 @@ RENAMED: Final = re.compile(rf"t-[{ALPHABET}]{{12}}")
 
 def test_an_id_that_is_free() -> None:
     """A free id is sent as it is, again after a run that closed, and to another server meanwhile."""
-    ledger = TraceIdRegistry()
-    first = ledger.claim(A, "t")
+    registry = TraceIdRegistry()
+    first = registry.claim(A, "t")
     assert first.remote == "t"
-    assert ledger.claim(B, "t").remote == "t"
-    ledger.release(first, ran=True, closed=True)
-    assert ledger.claim(A, "t").remote == "t"
-    assert ledger.remote_name(A, "t") == "t"
+    assert registry.claim(B, "t").remote == "t"
+    registry.release(first, ran=True, closed=True)
+    assert registry.claim(A, "t").remote == "t"
+    assert registry.remote_name(A, "t") == "t"
 
 
 def test_one_server() -> None:
     """A server is the same however its URL is spelled: `tests/core/test_identity.py`."""
-    ledger = TraceIdRegistry()
-    ledger.claim("http://localhost:8082/p", "t")
+    registry = TraceIdRegistry()
+    registry.claim("http://localhost:8082/p", "t")
     for same in ("http://LOCALHOST:8082/p/", "http://me:pw@127.0.0.1:8082/p", "http://[::1]:8082/p?key=1"):
-        assert RENAMED.fullmatch(ledger.claim(same, "t").remote)
-    assert ledger.claim("http://localhost:8082/prefix", "t").remote == "t"
+        assert RENAMED.fullmatch(registry.claim(same, "t").remote)
+    assert registry.claim("http://localhost:8082/prefix", "t").remote == "t"
 
 
 def test_an_id_in_flight() -> None:
     """While a run has the id, the next one goes by another; the remote's name of it is remembered."""
-    ledger = TraceIdRegistry()
-    ledger.claim(A, "t")
-    second, third = (ledger.claim(A, "t").remote for _ in range(2))
+    registry = TraceIdRegistry()
+    registry.claim(A, "t")
+    second, third = (registry.claim(A, "t").remote for _ in range(2))
     assert RENAMED.fullmatch(second)
     assert RENAMED.fullmatch(third)
     assert len({"t", second, third}) == 3
-    assert (ledger.remote_name(A, "t"), ledger.remote_name(B, "t")) == (third, "t")
+    assert (registry.remote_name(A, "t"), registry.remote_name(B, "t")) == (third, "t")
 
 
 def test_a_run_that_did_not_close() -> None:
     """What such a run left at the server is never read: its id is not sent again, even after a run that closed."""
-    ledger = TraceIdRegistry()
-    ledger.release(ledger.claim(A, "t"), ran=True, closed=False)
-    second = ledger.claim(A, "t")
+    registry = TraceIdRegistry()
+    registry.release(registry.claim(A, "t"), ran=True, closed=False)
+    second = registry.claim(A, "t")
     assert RENAMED.fullmatch(second.remote)
-    ledger.release(second, ran=True, closed=True)
-    assert RENAMED.fullmatch(ledger.claim(A, "t").remote)
-    assert ledger.claim(B, "t").remote == "t"
+    registry.release(second, ran=True, closed=True)
+    assert RENAMED.fullmatch(registry.claim(A, "t").remote)
+    assert registry.claim(B, "t").remote == "t"
 
 
 def test_the_name_follows_the_last_run() -> None:
     """A run that has its caller's id again is no longer known by another."""
-    ledger = TraceIdRegistry()
-    first = ledger.claim(A, "t")
-    second = ledger.claim(A, "t").remote
-    ledger.release(first, ran=True, closed=True)
-    assert (ledger.remote_name(A, "t"), ledger.claim(A, "t").remote, ledger.remote_name(A, "t")) == (second, "t", "t")
+    registry = TraceIdRegistry()
+    first = registry.claim(A, "t")
+    second = registry.claim(A, "t").remote
+    registry.release(first, ran=True, closed=True)
+    assert (registry.remote_name(A, "t"), registry.claim(A, "t").remote, registry.remote_name(A, "t")) == (
+        second,
+        "t",
+        "t",
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,116 +90,116 @@ def test_the_name_follows_the_last_run() -> None:
 )
 def test_a_call_that_is_made_again(expected: bool, ran: bool, closed: bool, node_id: str) -> None:
     """The id is sent as it is unless the server may have something left, or stored, of a run with this id and node."""
-    ledger = TraceIdRegistry()
-    ledger.release(ledger.claim(A, "t", "n"), ran=ran, closed=closed)
-    assert expected == (ledger.claim(A, "t", node_id).remote == "t")
+    registry = TraceIdRegistry()
+    registry.release(registry.claim(A, "t", "n"), ran=ran, closed=closed)
+    assert expected == (registry.claim(A, "t", node_id).remote == "t")
 
 
 def test_what_is_forgotten() -> None:
-    """A ledger that forgets is as new, and what is released afterwards changes nothing."""
-    ledger = TraceIdRegistry()
-    running = ledger.claim(A, "t", "n")
-    ledger.release(ledger.claim(A, "t", "n"), ran=True, closed=False)
-    ledger.forget()
-    assert ledger.remote_name(A, "t") == "t"
-    after = ledger.claim(A, "t", "n")
+    """A registry that forgets is as new, and what is released afterwards changes nothing."""
+    registry = TraceIdRegistry()
+    running = registry.claim(A, "t", "n")
+    registry.release(registry.claim(A, "t", "n"), ran=True, closed=False)
+    registry.forget()
+    assert registry.remote_name(A, "t") == "t"
+    after = registry.claim(A, "t", "n")
     assert after.remote == "t"
-    ledger.release(running, ran=True, closed=False)
-    ledger.release(after, ran=False, closed=False)
-    assert ledger.claim(A, "t").remote == "t"
+    registry.release(running, ran=True, closed=False)
+    registry.release(after, ran=False, closed=False)
+    assert registry.claim(A, "t").remote == "t"
 
 
 def test_a_run_that_is_read() -> None:
     """What somebody else began has one reader at a time; meanwhile its id is not sent."""
-    ledger = TraceIdRegistry()
-    held = ledger.hold(A, "t")
+    registry = TraceIdRegistry()
+    held = registry.hold(A, "t")
     assert held is not None
-    assert ledger.hold(A, "t") is None
-    assert RENAMED.fullmatch(ledger.claim(A, "t").remote)
-    ledger.release(held, ran=True, closed=True)
-    assert ledger.hold(A, "t") is not None
+    assert registry.hold(A, "t") is None
+    assert RENAMED.fullmatch(registry.claim(A, "t").remote)
+    registry.release(held, ran=True, closed=True)
+    assert registry.hold(A, "t") is not None
 
 
 def test_the_table_is_bounded() -> None:
     """Of each kind the newest are kept, so many; what is in flight is never forgotten."""
-    ledger = TraceIdRegistry(size=3)
+    registry = TraceIdRegistry(size=3)
     for number in range(5):
-        ledger.release(ledger.claim(A, f"t{number}"), ran=True, closed=False)
-    in_flight = [ledger.claim(A, "in flight")]
-    in_flight += [ledger.claim(A, f"t{number}") for number in range(5)]
+        registry.release(registry.claim(A, f"t{number}"), ran=True, closed=False)
+    in_flight = [registry.claim(A, "in flight")]
+    in_flight += [registry.claim(A, f"t{number}") for number in range(5)]
     assert [claim.remote == claim.trace_id for claim in in_flight[1:]] == [True, True, False, False, False]
-    assert ledger.claim(A, "in flight").remote != "in flight"
+    assert registry.claim(A, "in flight").remote != "in flight"
 
 
 def test_what_is_used_again_is_new() -> None:
     """An id that ended without a close once more is the newest again."""
-    ledger = TraceIdRegistry(size=2)
+    registry = TraceIdRegistry(size=2)
     for trace_id in ("a", "b", "a", "c"):
-        held = ledger.hold(A, trace_id)
+        held = registry.hold(A, trace_id)
         assert held is not None
-        ledger.release(held, ran=True, closed=False)
-    forgotten, newest = ledger.claim(A, "b"), ledger.claim(A, "a")
+        registry.release(held, ran=True, closed=False)
+    forgotten, newest = registry.claim(A, "b"), registry.claim(A, "a")
     assert forgotten.remote == "b"
     assert newest.remote != "a"
 
 
 def test_a_claim_that_was_dropped() -> None:
     """A claim that was garbage-collected is over: its id may be read again, and is not sent again."""
-    ledger = TraceIdRegistry()
-    claim = ledger.claim(A, "t", "n")
+    registry = TraceIdRegistry()
+    claim = registry.claim(A, "t", "n")
     dropped = weakref.ref(claim)
     del claim
     gc.collect()
     assert dropped() is None
-    held = ledger.hold(A, "t")
+    held = registry.hold(A, "t")
     assert held is not None
-    ledger.release(held, ran=False, closed=False)
-    assert RENAMED.fullmatch(ledger.claim(A, "t").remote)
-    assert RENAMED.fullmatch(ledger.claim(A, "t", "n").remote)
+    registry.release(held, ran=False, closed=False)
+    assert RENAMED.fullmatch(registry.claim(A, "t").remote)
+    assert RENAMED.fullmatch(registry.claim(A, "t", "n").remote)
 
 
 def test_dropped_claims_are_bounded() -> None:
     """Of claims that were dropped, the newest are kept as those of runs that did not close."""
-    ledger = TraceIdRegistry(size=3)
+    registry = TraceIdRegistry(size=3)
     for number in range(50):
-        ledger.claim(A, f"t{number}")
+        registry.claim(A, f"t{number}")
     gc.collect()
-    held = [ledger.claim(A, f"t{number}") for number in (0, 46, 47, 48, 49)]
+    held = [registry.claim(A, f"t{number}") for number in (0, 46, 47, 48, 49)]
     assert [claim.remote == claim.trace_id for claim in held] == [True, True, False, False, False]
 
 
 def test_a_claim_that_is_released_late() -> None:
-    """A claim that is not the ledger's any more, that of a forked process's parent, ends no other."""
-    ledger = TraceIdRegistry()
-    before = ledger.claim(A, "t", "n")
-    ledger.after_fork()
-    held = ledger.hold(A, "t")
+    """A claim that is not the registry's any more, that of a forked process's parent, ends no other."""
+    registry = TraceIdRegistry()
+    before = registry.claim(A, "t", "n")
+    registry.after_fork()
+    held = registry.hold(A, "t")
     assert held is not None
-    ledger.release(before, ran=True, closed=True)
-    assert ledger.hold(A, "t") is None
+    registry.release(before, ran=True, closed=True)
+    assert registry.hold(A, "t") is None
     del before
     gc.collect()
-    assert ledger.hold(A, "t") is None
-    assert RENAMED.fullmatch(ledger.claim(A, "t").remote)
+    assert registry.hold(A, "t") is None
+    assert RENAMED.fullmatch(registry.claim(A, "t").remote)
 
 
 def test_a_fork_while_a_thread_asks() -> None:
     """The child does not inherit a lock that another thread of its parent held."""
-    ledger = TraceIdRegistry()
-    ledger._lock.acquire()
-    ledger.after_fork()
-    assert ledger.claim(A, "t").remote == "t"
+    registry = TraceIdRegistry()
+    registry._lock.acquire()
+    registry.after_fork()
+    assert registry.claim(A, "t").remote == "t"
 
 
 def test_threads() -> None:
     """Threads that ask at the same moment never get the same id."""
-    ledger = TraceIdRegistry()
+    registry = TraceIdRegistry()
     start = threading.Barrier(8)
     claimed: list[str] = []
 
     def claim() -> None:
         start.wait()
-        claimed.extend([ledger.claim(A, "t").remote for _ in range(100)])
+        claimed.extend([registry.claim(A, "t").remote for _ in range(100)])
 
     threads = [threading.Thread(target=claim) for _ in range(8)]
     for thread in threads:
@@ -230,7 +234,7 @@ class Ledger(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = TraceIdRegistry()
+        self.registry = TraceIdRegistry()
         self.running: list[TraceIdLease] = []
         self.left: set[tuple[str, str]] = set()
         self.names: dict[tuple[str, str], str] = {}
@@ -238,7 +242,7 @@ class Ledger(RuleBasedStateMachine):
     @rule(url=st.sampled_from([A, B]), trace_id=st.sampled_from(["t", "u"]))
     def begin(self, url: str, trace_id: str) -> None:
         """A run begins: under the caller's id exactly if that is free."""
-        claim = self.ledger.claim(url, trace_id)
+        claim = self.registry.claim(url, trace_id)
         key, remote = (url, trace_id), (url, claim.remote)
         running = {(other.base_url, other.remote) for other in self.running}
         assert (key not in running and key not in self.left) == (claim.remote == trace_id)
@@ -252,7 +256,7 @@ class Ledger(RuleBasedStateMachine):
     def end(self, which: int, ran: bool, closed: bool) -> None:
         """Some run ends, well or not, or was none."""
         claim = self.running.pop(which % len(self.running))
-        self.ledger.release(claim, ran=ran, closed=closed)
+        self.registry.release(claim, ran=ran, closed=closed)
         if ran and not closed:
             self.left.add((claim.base_url, claim.remote))
 
@@ -260,7 +264,7 @@ class Ledger(RuleBasedStateMachine):
     def names_are_known(self) -> None:
         """The remote's name of the last run of each id is known."""
         for (url, trace_id), remote in self.names.items():
-            assert self.ledger.remote_name(url, trace_id) == remote
+            assert self.registry.remote_name(url, trace_id) == remote
 
 
 TestLedger = Ledger.TestCase

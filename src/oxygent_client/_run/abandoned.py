@@ -1,9 +1,9 @@
 """End runs that the program dropped without leaving their block.
 
-Rule 1: the garbage collector may run in any thread, while any lock is held. So it only notes that a run is gone;
-    observers are told in the run's event loop soon after, or when the next run begins or statistics are asked for.
+Rule 1: the garbage collector may run in any thread, while any lock is held. So it only records the lost run; observers
+    are notified in the run's event loop soon after, or when the next run begins or statistics are read.
 Rule 2: a run whose event loop is closed is over, also where a task of that loop still holds it: anyio keeps such tasks.
-Rule 3: a forked child tells nothing of its parent's runs.
+Rule 3: a forked child sends no notifications about its parent's runs.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Abandonable(Protocol):
     """A run."""
 
     def abandon(self) -> None:
-        """End it, since nobody can read on."""
+        """End the run, which cannot be read any more."""
         ...
 
 
 class AbandonedWatch(weakref.ref[Abandonable]):
-    """A run in flight, and what its observers are told if it is lost."""
+    """A run in flight, and the data of its last notification if it is lost."""
 
     __slots__ = ("began", "context", "loop", "observed", "tracker")
 
@@ -46,7 +46,7 @@ class AbandonedWatch(weakref.ref[Abandonable]):
     """The event loop of the run."""
 
     def end(self) -> None:
-        """The run is over, and its observers were told."""
+        """Stop watching a run that has ended."""
         _WATCHED.get(self.loop, set()).discard(self)
 
 
@@ -67,7 +67,7 @@ def watch(run: Abandonable, observed: RunObservation, context: Context, tracker:
 
 
 def sweep() -> None:
-    """Tell the observers of all runs that were lost."""
+    """Notify the observers of all lost runs."""
     while _LOST:
         try:
             lost = _LOST.popleft()
@@ -105,7 +105,7 @@ def _lose(ref: weakref.ref[Any]) -> None:
 
 
 def forget() -> None:
-    """Watch over no run any more."""
+    """Stop watching all runs."""
     _WATCHED.clear()
     _LOST.clear()
 

@@ -44,30 +44,30 @@ class RunConfig:
     """Everything that a run needs."""
 
     request: OxyRequest
-    """What is executed; it is not changed, but for the note of how its run ended badly."""
+    """The request; only the error of its run is stored in it."""
     trace_id: str
-    """What the caller calls the run."""
+    """The caller's trace id."""
     base_url: str
     lease: Callable[[], AbstractAsyncContextManager[Transport]]
-    """Lends a transport for the time of the run, which reports to `Context.outcome`."""
+    """Opens a transport for the time of the run; it reports to `Context.outcome`."""
     prepare: Callable[[Transport, str, float], Awaitable[tuple[HTTPRequest, NameMap]]]
-    """The request to send, and how the remote's names translate; from a transport, the run's id at the remote, and the
-    deadline (`math.inf` for none)."""
+    """Builds the request and its `NameMap`, from a transport, the run's id at the server and the deadline (`math.inf`
+    for none)."""
     router: EventRouter
     listener: Listener
     timeouts: Timeouts
     limits: Limits
     record_request: Callable[[], HTTPRequest]
-    """Makes the template of the GETs for the server's record of the run."""
+    """Builds the GET request for the server's record of the run."""
     confirm_state: ConfirmState = "auto"
-    """When the record of a run is asked for, although the run has an answer."""
+    """When the record is looked up although the run has an answer."""
     failure_detector: Callable[[Any], bool] | None = None
-    """Whether an output is one of a run that failed."""
+    """Returns whether an output reports a failure."""
     schema: Schema = attrs.field(factory=dict[str, Validator])
-    """What is expected of messages."""
+    """Validators of messages, by their type."""
     strict: bool = False
-    """Whether a message that is not as expected is an error."""
+    """Whether an invalid message is an error."""
     attached_to: str = ""
-    """The id, at the remote, of the detached run that is listened to; empty: the run is asked for."""
+    """The server's id of a detached run to attach to; empty to start a run."""
     observed: RunObservation = attrs.field(factory=RunObservation)
-    """This run, for those who observe it."""
+    """Notifies the observers of this run."""

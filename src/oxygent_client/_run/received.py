@@ -1,6 +1,6 @@
 """Keep the answer, the text and the last events of a run, within limits.
 
-Rule: pure. What came is noted once, in its order, and what is dropped is counted.
+Rule: pure. Each event is noted once, in its order, and dropped events are counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PIECES: Final = 256
 
 
 class ReceivedEvents:
-    """What has been received so far."""
+    """The events that were received so far."""
 
     def __init__(self, limits: Limits) -> None:
         self.answer: SetAnswer | None = None
@@ -37,7 +37,7 @@ class ReceivedEvents:
         self._pieces: list[str] = []
 
     def note(self, event: Event, action: Action) -> None:
-        """Take in one event, and what the router made of it."""
+        """Add an event, and the action of the router."""
         if isinstance(action, SetAnswer):
             self.answer, self.unread = action, ""
         if isinstance(event, TextDelta):
@@ -60,22 +60,22 @@ class ReceivedEvents:
             self._dropped += 1
 
     def drop(self, count: int) -> None:
-        """So many events were received, and cannot be had."""
+        """Count events that were received and are lost."""
         self._dropped += count
 
     @property
     def has_answer(self) -> bool:
-        """Whether an answer was received, be it one that could not be read."""
+        """Whether an answer was received, even if it could not be read."""
         return self.answer is not None or bool(self.unread)
 
     @property
     def last(self) -> Event | None:
-        """The last event; None if none came."""
+        """The last event; None before the first."""
         return self._events[-1][0] if self._events else None
 
     @property
     def count(self) -> int:
-        """How many events came."""
+        """The number of received events."""
         return len(self._events) + self._dropped
 
     @property
@@ -85,13 +85,13 @@ class ReceivedEvents:
 
     @property
     def partial(self) -> Partial:
-        """All of it, as a value."""
+        """The received events as a value."""
         answer = self.answer.output if self.answer else None
         events = tuple(event for event, _ in self._events)
         return Partial(events=events, text=self.text, answer=answer, dropped=self._dropped)
 
     def _join(self) -> str:
-        """The text, with the pieces that came since.
+        """Return the text, with the pieces received since the last call.
 
         A string that only one name refers to grows in place (CPython): so a text that is looked at after each of its
         pieces is not copied each time.

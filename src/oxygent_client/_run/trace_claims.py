@@ -1,8 +1,8 @@
 """Reserve the trace id of a run at the server or replica that gets it.
 
-Rule 1: over a cluster, the id is claimed at a replica when the request for the run is about to go there. Where it is in
-    use, by whatever agent of this process, the request is sent with another one.
-Rule 2: what the caller called the run is known, by the server's name for it, at that replica and at the cluster.
+Rule 1: over a cluster, the id is reserved at a replica just before the request is sent there. If any agent of this
+    process uses the id there, the request is sent with another one.
+Rule 2: the server's id of the run is stored for that replica and for the cluster.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ DEPTH: Final = 10_000
 
 
 class TraceIdClaims:
-    """What one run has claimed: `first` where it was asked for, and more at each replica that it was sent to."""
+    """The reserved ids of one run: `first` for its server or cluster, and one for each replica that it was sent to."""
 
     def __init__(self, first: TraceIdLease) -> None:
         self.remote = first.remote
-        """What the remote calls the run: of several servers, the one that is heard, or was asked last."""
+        """The id of the run at the server whose response is read, or that was asked last."""
         self.replica = ""
-        """The URL of that one, if a cluster chose it."""
+        """The URL of that server, if a cluster chose it."""
         self._first = first
         self._at: dict[str, TraceIdLease] = {}
 
     def over(self, request: HTTPRequest) -> HTTPRequest:
-        """`request` as it is sent: if a cluster is to choose its server, it takes these claims along."""
+        """Return the request to send: for a cluster, with these reservations in its context."""
         if request.base_url:
             return request
         return attrs.evolve(request, context=attrs.evolve(request.context, claims=self))
 
     def assign(self, request: HTTPRequest) -> HTTPRequest:
-        """`request`, which is about to go to `context.replica`, with an id that is free there.
+        """Return `request` for `context.replica`, with an id that is free there.
 
         Raises:
-            ConfigurationError: it needs another id, and its body is not the payload any more.
+            ConfigurationError: it needs another id, and a wrapper has replaced the payload by another body.
         """
         context = request.context
         key = server_identity(context.replica)
@@ -62,18 +62,18 @@ class TraceIdClaims:
         return request
 
     def confirm(self, request: HTTPRequest) -> None:
-        """The response to this request is the run's."""
+        """Report that the response to this request is used for the run."""
         self.remote, self.replica = request.context.remote_trace_id, request.context.replica
         TRACE_IDS.name(self._first, self.remote)
 
     def discard(self, request: HTTPRequest) -> None:
-        """The replica surely ran nothing of this request."""
+        """Free the id at a replica that did not run this request."""
         claim = self._at.pop(server_identity(request.context.replica), None)
         if claim is not None:  # it may have been sent twice
             TRACE_IDS.release(claim, ran=False, closed=False)
 
     def release(self, *, ran: bool, closed: bool) -> None:
-        """The run is over: as `TraceLedger.release`, for the server that was heard. The others did not close."""
+        """End the run, as `TraceIdRegistry.release`; at other servers it ended without the close event."""
         TRACE_IDS.release(self._first, ran=ran, closed=closed)
         for key, claim in self._at.items():
             is_heard = key == server_identity(self.replica)

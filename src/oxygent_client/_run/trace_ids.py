@@ -1,13 +1,13 @@
 """Registry of the trace ids in use at each server.
 
 A real server keys its queue of messages by the trace id and reads it destructively: two runs with one id swap, double
-and lose each other's messages, and what a run left unread comes first in the next. So:
+and lose each other's messages, and unread messages of a run are delivered to the next run with its id.
 
-Rule 1: a caller's id is sent as it is, unless at this server it is in flight, or its last run ended without its close,
-    or the very same call ran before: by what is stored of that, the new run could not be told from it.
-Rule 2: else the remote gets `<id>-<12 random>`, and the caller's own word for it stays what it was.
-Rule 3: the table is of one process, bounded, and shared by its threads.
-Rule 4: a claim that is garbage-collected is over, and was not closed. A forked child holds none of its parent's claims.
+Rule 1: a caller's id is sent unchanged, unless it is in flight at this server, its last run ended without the close
+    event, or the same call ran before: the server's record could not tell the two runs apart.
+Rule 2: otherwise the server gets `<id>-<12 random characters>`, and the caller keeps its own id.
+Rule 3: the table belongs to one process, is bounded, and is shared by its threads.
+Rule 4: a garbage-collected lease has ended without the close event. A forked child has none of its parent's leases.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class TraceIdLease:
 
     base_url: str
     remote: str
-    """What the remote calls the run."""
+    """The id of the run at the server."""
     trace_id: str = ""
-    """What the caller calls it; empty for one that somebody else began."""
+    """The caller's id of the run; empty for a run that another program started."""
     node_id: str = ""
     """The caller's own node of the call."""
     server: str = attrs.field(
         default=attrs.Factory(lambda self: server_identity(self.base_url), takes_self=True), init=False, repr=False
     )
-    """One server is one server, however its URL is spelled."""
+    """Return the key of a server, the same for every spelling of its URL."""
 
 
 class _Held(weakref.ref[TraceIdLease]):
-    """A claim in flight, and what must be known of it when it is gone."""
+    """A lease in flight, and its data for when it is garbage-collected."""
 
     __slots__ = ("call", "key")
 
@@ -58,22 +58,22 @@ class _Held(weakref.ref[TraceIdLease]):
 
 @attrs.define
 class TraceIdRegistry:
-    """The trace ids that may not be sent, and the caller's ids that the remote knows by another name."""
+    """The trace ids that must not be sent, and the server's ids of runs that were renamed."""
 
     size: int = 10_000
-    """How many ids of each kind are kept; the oldest that is not in flight goes first."""
+    """The number of ids of each kind that are kept; the oldest that is not in flight is removed first."""
     _in_flight: dict[Key, _Held] = attrs.field(factory=dict[Key, _Held], init=False)
     _lost: deque[weakref.ref[TraceIdLease]] = attrs.field(
         factory=deque[weakref.ref[TraceIdLease]], init=False, repr=False
     )
-    """Claims that were garbage-collected. The collector may run anywhere, within the lock too, so it only appends."""
+    """Garbage-collected leases. The collector may run while the lock is held, so it only appends."""
     _soiled: OrderedDict[Key, None] = attrs.field(factory=OrderedDict[Key, None], init=False)
     _renamed: OrderedDict[Key, str] = attrs.field(factory=OrderedDict[Key, str], init=False)
     _calls: OrderedDict[Key, None] = attrs.field(factory=OrderedDict[Key, None], init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
 
     def claim(self, base_url: str, trace_id: str, node_id: str = "") -> TraceIdLease:
-        """The id under which the remote shall run what the caller calls `trace_id`.
+        """Lease the id under which the server runs the caller's `trace_id`.
 
         `node_id` is the caller's own node of the call. A server's record is asked by both: so both were never one run's
         before.
@@ -84,25 +84,25 @@ class TraceIdRegistry:
             return claim
 
     def claim_at(self, base_url: str, first: TraceIdLease) -> TraceIdLease:
-        """The id under which a replica of a cluster shall run that for which `first` was claimed at the cluster."""
+        """Lease the id at a replica for a run whose id at the cluster is `first`."""
         with self._lock:
             claim = self._claim(base_url, first.remote, first.trace_id, first.node_id)
             self._name(claim, claim.remote)
             return claim
 
     def name(self, claim: TraceIdLease, remote: str) -> None:
-        """The last run for which the caller has this claim's trace id is called so at its server."""
+        """Record the server's id of the last run with this lease's trace id."""
         with self._lock:
             self._name(claim, remote)
 
     def hold(self, base_url: str, remote: str) -> TraceIdLease | None:
-        """The remote's own id of a run, to read what it says; None if somebody does already."""
+        """Lease the server's id of a run, to read its events; None if it is being read already."""
         with self._lock:
             self._take_back()
             return None if _key(base_url, remote) in self._in_flight else self._hold(TraceIdLease(base_url, remote))
 
     def release(self, claim: TraceIdLease, *, ran: bool, closed: bool) -> None:
-        """It is over: `ran` if it may have run, `closed` if its close event came, so that nothing of it is left."""
+        """End a lease; `ran` if the run may have run, `closed` if its close event was received and no event is left."""
         with self._lock:
             key = claim.server, claim.remote
             held = self._in_flight.get(key)
@@ -112,7 +112,7 @@ class TraceIdRegistry:
             self._note(held, ran=ran, closed=closed)
 
     def after_fork(self) -> None:
-        """Give up what the parent process has in flight; its ids are not sent again."""
+        """Drop the leases of the parent process; their ids are not sent again."""
         self._lock = threading.Lock()  # another thread may have held it at that moment
         for held in self._in_flight.values():
             self._note(held, ran=True, closed=False)
@@ -120,7 +120,7 @@ class TraceIdRegistry:
         self._lost.clear()
 
     def forget(self) -> None:
-        """Be as new: every id is free, those of runs that go on too."""
+        """Free all ids, including those of open runs."""
         with self._lock:
             for table in (self._in_flight, self._soiled, self._renamed, self._calls):
                 table.clear()
@@ -148,7 +148,7 @@ class TraceIdRegistry:
         return claim
 
     def _take_back(self) -> None:
-        """End what was garbage-collected without having been released."""
+        """End the leases that were garbage-collected before they were released."""
         while self._lost:
             held = cast("_Held", self._lost.popleft())
             if self._in_flight.get(held.key) is held:  # else it was released a moment before
@@ -162,7 +162,7 @@ class TraceIdRegistry:
             _keep(self._calls, held.call, None, self.size)
 
     def remote_name(self, base_url: str, trace_id: str) -> str:
-        """What the remote calls the last run that the caller called `trace_id`."""
+        """Return the server's id of the last run with the caller's `trace_id`."""
         with self._lock:
             return self._renamed.get(_key(base_url, trace_id), trace_id)
 
@@ -184,6 +184,6 @@ def _keep(table: OrderedDict[K, V], key: K, value: V, size: int) -> None:
 
 
 TRACE_IDS: Final = TraceIdRegistry()
-"""The ledger of this process."""
+"""The registry of this process."""
 if hasattr(os, "register_at_fork"):  # pragma: no branch  (absent on Windows)
     os.register_at_fork(after_in_child=TRACE_IDS.after_fork)

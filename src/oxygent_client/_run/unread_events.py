@@ -1,10 +1,10 @@
 """Keep unread events of a detached run for its next reader.
 
-A real server hands out each event once: what a reader has received and leaves unread is nowhere else. So:
+A real server hands out each event once, so events that a reader has received and not read exist nowhere else.
 
-Rule 1: what one reader leaves, the next one has first, in its order, the end of the run too.
-Rule 2: the table is bounded in runs, events and bytes. The oldest events go first, and each that goes is counted.
-Rule 3: the table is of one process and shared by its threads; a forked child begins with none.
+Rule 1: the next reader gets them first, in their order, including the end of the run.
+Rule 2: the table is bounded in runs, events and bytes. The oldest events are dropped first, and counted.
+Rule 3: the table belongs to one process and is shared by its threads; a forked child begins with an empty one.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ MIB: Final = 1024 * 1024
 
 @attrs.define(eq=False)
 class UnreadRun:
-    """What one reader left of a run."""
+    """The unread events of one run."""
 
     events: deque[Unread] = attrs.field(factory=deque[Unread])
     dropped: int = 0
-    """How many events were received, and could not be kept."""
+    """The number of events that were received and could not be kept."""
 
 
 @attrs.define(kw_only=True)
 class UnreadEvents:
-    """What was left of the runs of this process."""
+    """The unread events of the runs of this process."""
 
     runs: int = 1000
     events: int = 20_000
     bytes: int = 32 * MIB
-    """How much is kept at the most, of all runs together; `bytes` are the characters of the events' data."""
+    """The limits of all runs together; `bytes` are the characters of the events' data."""
     _rests: OrderedDict[tuple[str, str], UnreadRun] = attrs.field(
         factory=OrderedDict[tuple[str, str], UnreadRun], init=False
     )
@@ -50,9 +50,9 @@ class UnreadEvents:
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
 
     def put(self, base_url: str, remote: str, events: Iterable[Unread], *, dropped: int = 0) -> int:
-        """Keep `events` of the run that this server calls `remote`; how many were dropped, `dropped` of them before.
+        """Keep `events` of the run with the id `remote`; return how many were dropped, including `dropped` before.
 
-        There is nothing of this run in the table: its reader had taken it.
+        The table has no events of this run: its reader has taken them.
         """
         rest = UnreadRun(deque(events), dropped)
         if not rest.events and not dropped:
@@ -69,7 +69,7 @@ class UnreadEvents:
             return rest.dropped
 
     def take(self, base_url: str, remote: str) -> UnreadRun:
-        """What was left of this run, which is in the table no more."""
+        """Return the unread events of a run, and remove them from the table."""
         with self._lock:
             rest = self._rests.pop((server_identity(base_url), remote), None)
             if rest is None:
@@ -78,13 +78,13 @@ class UnreadEvents:
             return rest
 
     def forget(self) -> None:
-        """Keep nothing any more."""
+        """Remove all events."""
         with self._lock:
             self._rests.clear()
             self._held_events = self._held_bytes = 0
 
     def after_fork(self) -> None:
-        """Leave all to the parent process: two would hand out the same events."""
+        """Remove all events in a forked child: its parent hands them out."""
         self._lock = threading.Lock()  # another thread may have held it at that moment
         self.forget()
 
@@ -93,7 +93,7 @@ class UnreadEvents:
         self._held_bytes -= sum(map(_size, rest.events))
 
     def _shorten(self, rest: UnreadRun) -> None:
-        """Drop the oldest events of this run, until there is room or none is left."""
+        """Drop the oldest events of this run until there is room."""
         while rest.events and (self._held_events > self.events or self._held_bytes > self.bytes):
             self._held_bytes -= _size(rest.events.popleft())
             self._held_events -= 1
@@ -105,6 +105,6 @@ def _size(event: Unread) -> int:
 
 
 UNREAD_EVENTS: Final = UnreadEvents()
-"""Those of this process."""
+"""The unread events of this process."""
 if hasattr(os, "register_at_fork"):  # pragma: no branch  (absent on Windows)
     os.register_at_fork(after_in_child=UNREAD_EVENTS.after_fork)

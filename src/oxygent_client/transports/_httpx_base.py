@@ -224,17 +224,15 @@ class _Body:
             return isinstance(error, ssl.SSLWantReadError)
 
 
+def _pools_of(client: Any) -> list[Any]:
+    """Return httpcore's pools below `client`, None for a transport without one; there is no public way."""
+    transports = [getattr(client, "_transport", None), *getattr(client, "_mounts", {}).values()]
+    return [getattr(transport, "_pool", None) for transport in transports]
+
+
 def _offers_http2(client: Any) -> bool:
     """Return whether one of the client's transports would negotiate HTTP/2."""
-    transports = [getattr(client, "_transport", None), *getattr(client, "_mounts", {}).values()]
-    return any(getattr(getattr(transport, "_pool", None), "_http2", False) for transport in transports)
-
-
-def _connections_of(client: Any) -> list[Any]:
-    """Return the connections in the pools of `client`; there is no public way."""
-    transports = [getattr(client, "_transport", None), *getattr(client, "_mounts", {}).values()]
-    pools = [getattr(transport, "_pool", None) for transport in transports]
-    return [connection for pool in pools for connection in getattr(pool, "connections", ())]
+    return any(getattr(pool, "_http2", False) for pool in _pools_of(client))
 
 
 def _is_over(connection: Any, stream: Any) -> bool:
@@ -281,7 +279,12 @@ class _Trace:
         """Close the connection that was made and not used, so that the pool drops it."""
         stream, self.unused = self.unused, None
         if stream is not None:
-            below = [each for each in _connections_of(client) if _is_over(each, stream)]
+            below = [
+                connection
+                for pool in _pools_of(client)
+                for connection in getattr(pool, "connections", ())
+                if _is_over(connection, stream)
+            ]
             for closable in (*below, stream):
                 await closable.aclose()
 
