@@ -61,9 +61,9 @@ ROOMS: Final[dict[str, Room]] = {
     # Pieces 2 and 3: payload, events, router. Pure, too.
     "_protocol": room("_protocol _protocol.*", "_core", "attrs", pure=True),
     # Piece 1: what moves bytes. No transport knows another.
-    "transports": room("transports transports.*", "_core _core.per_loop", "anyio attrs"),
+    "transports": room("transports transports.*", "_core _core.per_loop _core.tasks", "anyio attrs"),
     # It asks trio which task it is in, where trio runs already; so trio is there.
-    "transports.asgi": room("transports.asgi", "_core _core.per_loop transports", "anyio trio"),
+    "transports.asgi": room("transports.asgi", "_core _core.per_loop _core.tasks transports", "anyio trio"),
     "transports.httpx": room("transports.httpx", "_core transports", "httpx httpx_sse anyio attrs"),
     "transports.httpx2": room("transports.httpx2", "_core transports", "httpx2 anyio attrs"),
     # A URL of aiohttp's is one of yarl.

@@ -21,7 +21,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from oxygent_client._core.per_loop import this_loop
-from oxygent_client._core.tasks import plain_task_group
+from oxygent_client._core.tasks import plain_task_group, wait_until_done
 
 __all__ = ["Reads", "loop_clock", "new_reads"]
 
@@ -161,13 +161,7 @@ class TimerReads:
         check, self._check = self._check, None
         assert check is not None
         check.cancel()
-        cancelled: asyncio.CancelledError | None = None
-        with anyio.CancelScope(shield=True):
-            while not check.done():
-                try:
-                    await asyncio.wait({check})
-                except asyncio.CancelledError as error:  # a native one, which no scope holds off
-                    cancelled = error
+        cancelled = await wait_until_done(check)
         if cancelled is not None:
             raise cancelled
 

@@ -15,7 +15,9 @@ from typing import Any, Final, TypeVar
 import anyio
 from anyio.lowlevel import current_token
 
-__all__ = ["CLOSE_SECONDS", "cancel_once", "run_to_end", "wait_until_done"]
+from oxygent_client._core.tasks import wait_until_done
+
+__all__ = ["CLOSE_SECONDS", "cancel_once", "run_to_end"]
 
 CLOSE_SECONDS: Final = 2.0
 """Seconds that closing may block the caller; after that it is cancelled and no longer awaited."""
@@ -53,19 +55,6 @@ async def run_to_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def _is_asyncio() -> bool:
     return isinstance(current_token().native_token, asyncio.AbstractEventLoop)
-
-
-async def wait_until_done(task: asyncio.Task[Any], seconds: float) -> asyncio.CancelledError | None:
-    """Wait at most `seconds` until `task` is done; return the last cancellation that came meanwhile."""
-    cancelled = None
-    until = anyio.current_time() + seconds
-    with anyio.CancelScope(shield=True):
-        while not task.done() and (left := until - anyio.current_time()) > 0:
-            try:
-                await asyncio.wait({task}, timeout=left)
-            except asyncio.CancelledError as error:
-                cancelled = error
-    return cancelled
 
 
 async def _wait_or_cancel(task: asyncio.Task[Any]) -> asyncio.CancelledError | None:

@@ -23,8 +23,8 @@ from anyio.lowlevel import current_token
 from oxygent_client._core.errors import ConnectionLostError, RemoteProtocolError
 from oxygent_client._core.log import log_event
 from oxygent_client._core.per_loop import Closed, PerLoop
+from oxygent_client._core.tasks import wait_until_done
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse
-from oxygent_client.transports._cancellation import wait_until_done
 from oxygent_client.transports._response_head import parse_head
 
 __all__ = ["ASGIApp", "ASGITransport"]
