@@ -52,6 +52,10 @@ class Needles:
     alone: re.Pattern[bytes] | None = None
     """Short secrets."""
 
+    def __bool__(self) -> bool:
+        """Whether there is anything to search for; `coded` is made from `plain`."""
+        return bool(self.plain or self.alone)
+
 
 def needles(secrets: Iterable[str], *, short: bool = True) -> Needles:
     """Build the needles for these secrets; `short=False` leaves out short ones."""
@@ -161,7 +165,7 @@ def _decode_escape(escape: bytes) -> bytes:
 
 def find(text: bytes, wanted: Needles) -> list[Span]:
     """The positions of the secrets in the text, in ascending order; overlapping spans are merged."""
-    if not (wanted.plain or wanted.alone):
+    if not wanted:
         return []
     found = _found(text, wanted)
     layers = list[_Layer]()
@@ -249,6 +253,8 @@ def _merged(spans: list[Span]) -> list[Span]:
 
 def replaced(text: str, wanted: Needles, instead: str) -> str:
     """Replace each secret in the text by `instead`; returns the same object if there is nothing to replace."""
+    if not wanted:  # asked for each text of a remote, of which a message may have a hundred thousand
+        return text
     raw = text.encode("utf-8", "surrogatepass")
     parts, read = list[bytes](), 0
     for start, end in find(raw, wanted):
