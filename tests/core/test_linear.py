@@ -7,6 +7,7 @@ Rule 2: memory is what Python allocates.
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 import time
@@ -36,22 +37,36 @@ if TYPE_CHECKING:
 
 MOST: Final = 9.0
 """Times as long, for four times as much."""
+ATTEMPTS: Final = 5
 FLOOR: Final = 0.002
 """Seconds below which a clock says nothing."""
 SIZE: Final = 10_000
 
 
 def times_as_long(work: Callable[[int], object], size: int = SIZE) -> float:
-    """How many times as long four times as much takes."""
+    """How many times as long four times as much takes: the least of some measurements, the first that is below MOST.
+
+    Other programs and the allocator make single measurements too long, but a quadratic one never short.
+    """
 
     def seconds(size: int) -> float:
         began = time.process_time()
         work(size)
         return time.process_time() - began
 
-    small = min(seconds(size) for _ in range(3))
-    large = min(seconds(4 * size) for _ in range(2))
-    return large / max(small, FLOOR)
+    def ratio() -> float:
+        small = min(seconds(size) for _ in range(3))
+        large = min(seconds(4 * size) for _ in range(2))
+        return large / max(small, FLOOR)
+
+    gc.disable()  # a collection goes through all that the process holds
+    try:
+        ratios = [ratio()]
+        while ratios[-1] >= MOST and len(ratios) < ATTEMPTS:
+            ratios.append(ratio())
+        return min(ratios)
+    finally:
+        gc.enable()
 
 
 def repeated(part: str, before: str = "") -> Callable[[int], str]:
@@ -400,21 +415,27 @@ async def test_calls_in_a_loop(together: bool) -> None:
 
 async def test_the_time_of_calls_in_a_loop() -> None:
     """A call takes as long as the one before it."""
-    seconds: list[float] = []
+    ratios: list[float] = []
 
     async def tool(request: OxyRequest) -> int:
         return 1
 
+    async def seconds(request: OxyRequest, count: int) -> float:
+        began = time.process_time()
+        for _ in range(count):
+            await request.call(callee="tool", arguments={})
+        return time.process_time() - began
+
     async def boss(request: OxyRequest) -> str:
-        for count in (200, 200, 800):
-            began = time.process_time()
-            for _ in range(count):
-                await request.call(callee="tool", arguments={})
-            seconds.append(time.process_time() - began)
+        for _ in range(ATTEMPTS):
+            small = max(await seconds(request, 200), await seconds(request, 200), FLOOR)
+            ratios.append(await seconds(request, 800) / small)
+            if ratios[-1] < MOST:
+                break
         return "done"
 
     await AgentRegistry(tool, boss).call("boss", query="x")
-    assert seconds[2] / max(*seconds[:2], FLOOR) < MOST
+    assert min(ratios) < MOST
 
 
 # ----------------------------------------------------------------------------------------------------------- Schemas
