@@ -34,10 +34,11 @@ if TYPE_CHECKING:
         ServerSentEvent,
         Text,
         TextDelta,
+        Thought,
         ToolCall,
     )
     from oxygent_client._core.requests import OxyRequest, OxyResponse
-    from oxygent_client._core.settings import Limits, Timeouts
+    from oxygent_client._core.settings import CallOptions, Limits, Timeouts
     from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
     from oxygent_client._protocol.payload import build_payload
     from oxygent_client._protocol.router import EventRouter
@@ -54,6 +55,7 @@ __all__ = [
     "Answer",
     "AnyEvent",
     "BearerAuth",
+    "CallOptions",
     "Cluster",
     "Custom",
     "Decoder",
@@ -81,6 +83,7 @@ __all__ = [
     "ServerSentEvent",
     "Text",
     "TextDelta",
+    "Thought",
     "Timeouts",
     "ToolCall",
     "Transport",
@@ -108,6 +111,7 @@ _HOMES = {
         "RemoteErrorEvent",
         "Text",
         "TextDelta",
+        "Thought",
         "ToolCall",
         "ServerSentEvent",
     ),
@@ -116,6 +120,7 @@ _HOMES = {
         "OxyResponse",
     ),
     "_core.settings": (
+        "CallOptions",
         "Limits",
         "Timeouts",
     ),

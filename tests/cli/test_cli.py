@@ -44,6 +44,7 @@ from oxygent_client import (
     SSEOxyGent,
     Text,
     TextDelta,
+    Thought,
     ToolCall,
     errors,
 )
@@ -220,7 +221,7 @@ VIEWS: Final[list[tuple[str, list[Event], list[str]]]] = [
         [
             called("user a"),
             called("user a b"),
-            event(Custom, "think", "hm", agent="b"),
+            event(Thought, "think", "hm", agent="b"),
             event(Progress, "progress", {"node_id": "b", "status": "working"}),
             said("hello\nthere"),
             event(RemoteErrorEvent, "error", {"agent": "nobody", "oh": "no"}),
@@ -267,7 +268,7 @@ VIEWS: Final[list[tuple[str, list[Event], list[str]]]] = [
             called("user a b", node="x" * 200 + "1"),
             called("user a c", node="x" * 200 + "2"),
             returned("x" * 200 + "1", "b's"),
-            event(Custom, "think", "hm", node_id="x" * 200 + "2"),
+            event(Thought, "think", "hm", node_id="x" * 200 + "2"),
         ],
         ["running a 5s", " done b b's 2s", " running c 3s", " think hm"],
     ),

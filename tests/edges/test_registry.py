@@ -528,10 +528,10 @@ class Twice(SSEOxyGent):
 class Answering(SSEOxyGent):
     """Likewise, where it answers."""
 
-    async def execute(self, oxy_request: OxyRequest) -> OxyResponse:
+    async def execute(self, oxy_request: OxyRequest, **options: Any) -> OxyResponse:
         """Asks, after something else."""
         oxy_request.shared_data["done"] = True
-        return await super().execute(oxy_request)
+        return await super().execute(oxy_request, **options)
 
 
 def unreachable(cls: type[SSEOxyGent]) -> SSEOxyGent:

@@ -18,6 +18,7 @@ from oxygent_client import (
     SSEOxyGent,
     Text,
     TextDelta,
+    Thought,
     ToolCall,
 )
 
@@ -224,7 +225,7 @@ async def test_odd_characters_go_there_and_back(server: RemoteServer) -> None:
         ("progress", Progress, {"type": "progress", "content": {"step": 0, "of": 3}}),
         ("progress", Custom, {"no": "type"}),
         ("progress", Custom, {"type": "named", "content": "own framing"}),  # with event name, id and retry of its own
-        ("think", Event, {"type": "think", "content": "let me see", "agent": "master"}),
+        ("think", Thought, {"type": "think", "content": "let me see", "agent": "master"}),
     ],
 )
 async def test_kinds_of_message(server: RemoteServer, query: str, kind: type[Event], message: dict[str, Any]) -> None:

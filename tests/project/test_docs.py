@@ -252,7 +252,7 @@ def test_a_figure(page: str, heading: str, figure: str) -> None:
 def test_the_table_of_message_types() -> None:
     """It has each type that is known, the class of its event, and what the router makes of it."""
     table = {kind: cells[1] for cells in rows("docs/concepts.md", "## Router") for kind in names(cells[0])}
-    shown = {kind for kind in ROUTES if kind not in (None, "think")}  # that one goes by `any other type`
+    shown = {kind for kind in ROUTES if kind is not None}
     assert table.keys() == shown
     for kind, classes in table.items():
         event = to_event(ServerSentEvent(data=f'{{"type": "{kind}", "content": {{}}}}'))

@@ -25,6 +25,7 @@ from oxygent_client import (
     SSEOxyGent,
     Text,
     TextDelta,
+    Thought,
     ToolCall,
 )
 from oxygent_client._protocol.messages import EVENTS, to_event
@@ -51,6 +52,9 @@ def name_of(event: AnyEvent) -> str:
             return event.callee
         case TextDelta():
             assert_type(event.type, Literal["stream", "stream_end"])
+            return event.text
+        case Thought():
+            assert_type(event.type, Literal["think"])
             return event.text
         case Progress():
             assert_type(event.type, Literal["progress"])

@@ -23,6 +23,7 @@ from oxygent_client import (
     ServerSentEvent,
     Text,
     TextDelta,
+    Thought,
     ToolCall,
     errors,
 )
@@ -60,7 +61,7 @@ MESSAGES: Final[list[tuple[type[Event], str | None, Any, str]]] = [
     (Progress, "progress", {"progress": 45}, '{"type": "progress", "content": {"progress": 45}}'),
     (Progress, "progress", None, '{"type": "progress"}'),
     (RemoteErrorEvent, "error", "full", '{"type": "error", "content": "full"}'),
-    (Custom, "think", "hm", '{"type": "think", "content": "hm", "agent": "a"}'),
+    (Thought, "think", "hm", '{"type": "think", "content": "hm", "agent": "a"}'),
     (Custom, "re_run", {}, '{"type": "re_run", "content": {}}'),
     (Custom, "Answer", 1, '{"type": "Answer", "content": 1}'),
     (Custom, "", 1, '{"type": "", "content": 1}'),
@@ -137,7 +138,7 @@ def test_a_message_with_a_long_integer(kind: str | None) -> None:
 
 def test_every_type_has_a_class() -> None:
     """The table of types holds what the documentation and real servers name."""
-    assert {*EVENTS} == {"answer", "tool_call", "observation", "stream", "stream_end", "progress", "error"}
+    assert {*EVENTS} == {"answer", "tool_call", "observation", "stream", "stream_end", "think", "progress", "error"}
 
 
 MANIFEST: Final[list[dict[str, Any]]] = json.loads((WIRE / "manifest.json").read_text(encoding="utf-8"))
@@ -147,6 +148,7 @@ KINDS: Final[dict[str, type[Event]]] = {
     "observation": Observation,
     "stream": TextDelta,
     "stream_end": TextDelta,
+    "think": Thought,
     "progress": Progress,
 }
 

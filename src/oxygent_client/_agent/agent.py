@@ -21,7 +21,7 @@ import anyio
 import attrs
 
 from oxygent_client._agent import rules
-from oxygent_client._agent.call_options import make_request
+from oxygent_client._agent.call_options import make_request, with_options
 from oxygent_client._agent.callbacks import AgentCallbacks, CallbackDispatcher
 from oxygent_client._agent.detached import (
     AttachRequestBuilder,
@@ -41,7 +41,7 @@ from oxygent_client._core.errors import ConfigurationError
 from oxygent_client._core.ids import new_id
 from oxygent_client._core.requests import OxyRequest, OxyResponse
 from oxygent_client._core.sent_secrets import SentSecrets
-from oxygent_client._core.settings import ConfirmState, Limits, Timeouts
+from oxygent_client._core.settings import CallOptions, ConfirmState, Limits, Timeouts
 from oxygent_client._core.transport import HTTPRequest, Transport
 from oxygent_client._core.validation import FLAG, NAMES, TEXTS
 from oxygent_client._protocol.payload import CallStackStrategy, build_payload
@@ -210,6 +210,9 @@ class SSEOxyGent(RemoteAgent):
         shared_data: dict[str, Any] | None = None,
         group_data: dict[str, Any] | None = None,
         idempotent: bool = False,
+        timeout: float | Timeouts | None = None,  # noqa: ASYNC109  (httpx and openai name it so)
+        headers: Mapping[str, str] | None = None,
+        callee: str | None = None,
     ) -> OxyResponse:
         """Run the remote and return its response.
 
@@ -222,6 +225,9 @@ class SSEOxyGent(RemoteAgent):
             shared_data: data that all calls of the run read and write.
             group_data: data that all runs of the conversation read and write.
             idempotent: True allows that the remote runs twice, so that a request is repeated after more failures.
+            timeout: seconds for this call (`Timeouts.total`), or all its time-outs; None: those of the agent.
+            headers: headers of this call, over those of the agent: credentials of one user, for example.
+            callee: the name of the agent that the remote runs for this call; None: that of the agent.
 
         Raises:
             OxyError: the run failed; the class, `outcome` and `retryable` tell what to do next.
@@ -236,7 +242,8 @@ class SSEOxyGent(RemoteAgent):
             group_data=group_data,
             idempotent=idempotent,
         )
-        return await self._execute(self.prepared(request))
+        options = CallOptions(timeout=timeout, headers=headers, callee=callee)
+        return await self._execute(with_options(self.prepared(request), options))
 
     def stream(
         self,
@@ -249,6 +256,9 @@ class SSEOxyGent(RemoteAgent):
         shared_data: dict[str, Any] | None = None,
         group_data: dict[str, Any] | None = None,
         idempotent: bool = False,
+        timeout: float | Timeouts | None = None,
+        headers: Mapping[str, str] | None = None,
+        callee: str | None = None,
     ) -> Run:
         """Run the remote and iterate over its events, with the arguments of `ask`.
 
@@ -264,7 +274,8 @@ class SSEOxyGent(RemoteAgent):
             group_data=group_data,
             idempotent=idempotent,
         )
-        return self._run(self.prepared(request))
+        options = CallOptions(timeout=timeout, headers=headers, callee=callee)
+        return self._run(with_options(self.prepared(request), options))
 
     async def start(
         self,
@@ -277,6 +288,9 @@ class SSEOxyGent(RemoteAgent):
         shared_data: dict[str, Any] | None = None,
         group_data: dict[str, Any] | None = None,
         idempotent: bool = False,
+        timeout: float | Timeouts | None = None,  # noqa: ASYNC109  (httpx and openai name it so)
+        headers: Mapping[str, str] | None = None,
+        callee: str | None = None,
     ) -> RunHandle:
         """Start a detached run, with the arguments of `ask`: it needs no connection; `attach` reads its events.
 
@@ -293,8 +307,10 @@ class SSEOxyGent(RemoteAgent):
             group_data=group_data,
             idempotent=idempotent,
         )
-        build = self._request_builder(self.prepared(request))
-        return await start_detached(build, self._lease, timeouts=self.timeouts, observers=self.observers)
+        options = CallOptions(timeout=timeout, headers=headers, callee=callee)
+        build = self._request_builder(with_options(self.prepared(request), options))
+        timeouts = options.timeouts(self.timeouts)
+        return await start_detached(build, self._lease, timeouts=timeouts, observers=self.observers)
 
     def attach(self, token: str, *, request: OxyRequest | None = None) -> Run:
         """Read the events of a detached run: `async with agent.attach(token) as run: ...`.
@@ -339,7 +355,7 @@ class SSEOxyGent(RemoteAgent):
             trace_id=str(request.current_trace_id or new_id()),
             base_url=self.server_url,
             name=self.name,
-            callee=self.callee,
+            callee=request.call_options.callee or self.callee,
             check_callee=self.check_callee,
             argument_overrides=self.argument_overrides,
             share_data=self.share_data,
@@ -362,7 +378,7 @@ class SSEOxyGent(RemoteAgent):
             listener=CallbackDispatcher(
                 cast("AgentCallbacks", self), request
             ),  # to pyright a field with a converter is no property
-            timeouts=self.timeouts,
+            timeouts=request.call_options.timeouts(self.timeouts),
             limits=self.limits,
             record_request=partial(lookup_request, self.prepare_headers, request, build.base_url),
             confirm_state=self.confirm_state,

@@ -1,4 +1,4 @@
-"""Make a request of the arguments of `ask`, `stream` and `start`."""
+"""Make a request of the arguments of `ask`, `stream` and `start`, and set the options of the call."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any, Final, cast
 
 from oxygent_client._core.errors import ConfigurationError
 from oxygent_client._core.requests import OxyRequest
+from oxygent_client._core.settings import CallOptions
 from oxygent_client._core.validation import DICT, FLAG, MAPPING, TEXT, Rule, check_each, optional
 
-__all__ = ["make_request"]
+__all__ = ["make_request", "with_options"]
 
 _RULES: Final[Mapping[str, Rule]] = {
     "arguments": optional(MAPPING),
@@ -38,3 +39,12 @@ def make_request(query: str | OxyRequest, **options: Any) -> OxyRequest:
         raise ConfigurationError("query must be a str or an OxyRequest")
     arguments = {**given.pop("arguments", {}), "query": query}
     return OxyRequest(arguments=arguments, current_trace_id=given.pop("trace_id", ""), **given)
+
+
+def with_options(request: OxyRequest, options: CallOptions) -> OxyRequest:
+    """Set the options of the call on a prepared request, and return it.
+
+    They replace those that the request may have from another agent's call: their headers are meant for that agent.
+    """
+    request.__dict__["_call_options"] = options
+    return request

@@ -15,12 +15,14 @@ from typing import Any, ClassVar, Final, Self, TypeVar
 
 import attrs
 
+from oxygent_client._agent.call_options import with_options
 from oxygent_client._agent.rules import check_server_url
 from oxygent_client._core.errors import ConfigurationError, OxyError
 from oxygent_client._core.ids import new_id
 from oxygent_client._core.requests import OxyRequest, OxyResponse
+from oxygent_client._core.settings import CallOptions
 from oxygent_client._core.transport import redact_url
-from oxygent_client._core.validation import TEXT
+from oxygent_client._core.validation import TEXT, instance_of, optional
 from oxygent_client._protocol.router import copy_json
 
 __all__ = ["RemoteAgent", "single_attempt"]
@@ -29,6 +31,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _CHECKING: Final[ContextVar[frozenset[int]]] = ContextVar("_CHECKING", default=frozenset())
 """The agents that are being checked on their way into a pickle, by id."""
+_REQUEST: Final = instance_of(
+    OxyRequest, 'an OxyRequest, such as OxyRequest(arguments={"query": "..."}) (`ask` takes a str)'
+)
+_OPTIONS: Final = optional(instance_of(CallOptions, "CallOptions(...), such as CallOptions(timeout=60)"))
 
 
 def single_attempt(method: F) -> F:
@@ -85,13 +91,19 @@ class RemoteAgent:
         return children
 
     @single_attempt
-    async def execute(self, oxy_request: OxyRequest) -> OxyResponse:
+    async def execute(self, oxy_request: OxyRequest, *, options: CallOptions | None = None) -> OxyResponse:
         """Execute a request. A failure is a response, too: its `state` is FAILED, and `extra` describes the error.
+
+        Args:
+            oxy_request: the request.
+            options: settings of this call alone: time-outs, headers, the callee.
 
         Raises:
             ConfigurationError: the call or the configuration is invalid.
         """
-        request = self.prepared(oxy_request)
+        _REQUEST.check("oxy_request", oxy_request)
+        _OPTIONS.check("options", options)
+        request = with_options(self.prepared(oxy_request), options or CallOptions())
         try:
             response = await self._execute(request)
         except ConfigurationError:

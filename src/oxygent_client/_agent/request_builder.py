@@ -112,7 +112,8 @@ def lookup_request(prepare_headers: PrepareHeaders, request: OxyRequest, base_ur
 
 
 def build_headers(prepare_headers: PrepareHeaders, request: OxyRequest) -> dict[str, str]:
-    """Return the headers of a request: the agent's own, and over them those of the protocol."""
+    """Return the headers of a request: the agent's own, over them those of the call and of the protocol."""
     with user_code_errors("prepare_headers", Outcome.NOT_SENT, keep_oxy_errors=True):
         own = {name.lower(): value for name, value in prepare_headers(request).items()}
+    own.update({name.lower(): value for name, value in request.call_options.headers.items()})
     return {**HEADERS, **own, "accept-encoding": HEADERS["accept-encoding"]}

@@ -24,6 +24,7 @@ __all__ = [
     "ServerSentEvent",
     "Text",
     "TextDelta",
+    "Thought",
     "ToolCall",
 ]
 
@@ -166,6 +167,23 @@ class TextDelta(Event):
         return _field(self.content, "node_id")
 
 
+class Thought(Event):
+    """A thought of a language model, as the framework's base class of models reports it (`think`)."""
+
+    __slots__ = ()
+    type: Literal["think"]
+
+    @property
+    def text(self) -> str:
+        """The thought; empty where the content is no text."""
+        return self.content if isinstance(self.content, str) else ""
+
+    @property
+    def agent(self) -> str:
+        """The agent that thinks; empty where the remote does not name it."""
+        return _field(self.message, "agent")
+
+
 class Progress(Event):
     """An intermediate word of the remote about how far it is; its content is the application's own."""
 
@@ -197,7 +215,9 @@ class Text(Event):
         return cast("str", self.message)
 
 
-AnyEvent: TypeAlias = Answer | Custom | Observation | Progress | RemoteErrorEvent | Text | TextDelta | ToolCall
+AnyEvent: TypeAlias = (
+    Answer | Custom | Observation | Progress | RemoteErrorEvent | Text | TextDelta | Thought | ToolCall
+)
 """Every class of events: type checkers check a `match` over it for completeness, with `typing.assert_never`."""
 
 

@@ -15,6 +15,7 @@ import attrs
 
 from oxygent_client._core.errors import ConfigurationError, Outcome, OxyError, PayloadError, RemoteAgentError
 from oxygent_client._core.events import OxyState
+from oxygent_client._core.settings import CallOptions
 
 __all__ = ["Host", "OxyRequest", "OxyResponse"]
 
@@ -68,6 +69,7 @@ def _keys(data: dict[str, Any]) -> str:
 
 _SHARED = ("mas", "shared_data", "group_data")
 """Fields that a clone shares with its original, as in the framework."""
+_NO_OPTIONS = CallOptions()
 _OWN = frozenset({"idempotent"})
 """Fields of this package alone: they are never sent."""
 
@@ -137,6 +139,11 @@ class OxyRequest:
         return cast("frozenset[str]", self.__dict__["_given"])
 
     @property
+    def call_options(self) -> CallOptions:
+        """The options of this call. An agent sets them on the clone that it executes, and they go no further."""
+        return cast("CallOptions", self.__dict__.get("_call_options", _NO_OPTIONS))
+
+    @property
     def session_name(self) -> str:
         """The key of the framework's memory."""
         return f"{self.caller}__{self.callee}"
@@ -161,6 +168,8 @@ class OxyRequest:
             elif not name.startswith("_"):
                 clone.__dict__[name] = value
         clone.__dict__.update(changes, _given=self.given | set(changes))
+        if "_call_options" in self.__dict__:
+            clone.__dict__["_call_options"] = self.call_options
         return clone
 
     def __copy__(self) -> Self:

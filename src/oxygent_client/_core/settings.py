@@ -1,4 +1,4 @@
-"""`Timeouts`, `Limits` and other bounds of a call.
+"""`Timeouts`, `Limits` and other bounds of a call; `CallOptions`.
 
 Rule 1: a value here is frozen, compares by content and pickles; it holds no live object.
 Rule 2: a float is seconds, sizes are bytes, and None is "off".
@@ -6,13 +6,14 @@ Rule 2: a float is seconds, sizes are bytes, and None is "off".
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import attrs
 
-from oxygent_client._core.validation import integer, number, optional
+from oxygent_client._core.validation import TEXT, TEXTS, either, instance_of, integer, number, optional
 
-__all__ = ["ConfirmState", "Limits", "Timeouts"]
+__all__ = ["CallOptions", "ConfirmState", "Limits", "Timeouts"]
 
 ConfirmState: TypeAlias = bool | Literal["auto"]
 """Whether the server's record must confirm an answer; "auto": if the answer looks like a failure."""
@@ -73,3 +74,37 @@ class Limits:
     """Last events that the `partial` of an error keeps (a count)."""
     partial_bytes: int = attrs.field(default=MIB, validator=_COUNT)
     """Data of those events together."""
+
+
+def _names_only(headers: Mapping[str, str]) -> str:
+    """The repr of headers, without their values."""
+    return repr([*headers])
+
+
+def _headers(value: Any) -> Any:
+    """None stands for no headers; a mapping is copied, since the caller may change it."""
+    if value is None:
+        return {}
+    return dict(cast("Mapping[str, str]", value)) if isinstance(value, Mapping) else value
+
+
+@attrs.frozen(kw_only=True)
+class CallOptions:
+    """Settings of one call, over those of the agent; what is not given stays as the agent has it."""
+
+    timeout: float | Timeouts | None = attrs.field(
+        default=None,
+        validator=optional(either(number(gt=0), instance_of(Timeouts, "Timeouts(...)"))),
+    )
+    """Seconds for the whole call (`Timeouts.total`), or all time-outs of the call. `Timeouts.connect` belongs to the
+    transport, so that of a call has no effect."""
+    headers: Mapping[str, str] = attrs.field(default=None, converter=_headers, validator=TEXTS, repr=_names_only)
+    """Headers of every request of the call, over the agent's own and before its `auth`: credentials of one user."""
+    callee: str | None = attrs.field(default=None, validator=optional(TEXT))
+    """The name of the agent that the remote runs."""
+
+    def timeouts(self, of_agent: Timeouts) -> Timeouts:
+        """The time-outs of the call, for an agent with the time-outs `of_agent`."""
+        if self.timeout is None:
+            return of_agent
+        return self.timeout if isinstance(self.timeout, Timeouts) else attrs.evolve(of_agent, total=self.timeout)

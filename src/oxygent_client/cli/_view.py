@@ -26,6 +26,7 @@ from oxygent_client import (
     RemoteErrorEvent,
     Text,
     TextDelta,
+    Thought,
     ToolCall,
 )
 from oxygent_client.cli._terminal_text import brief, line
@@ -291,12 +292,13 @@ def _said(view: View, event: Text, _: float) -> None:
     _note(view, event, Note("text", line(event.text)))
 
 
+def _thought(view: View, event: Thought, _: float) -> None:
+    _note(view, event, Note("think", brief(event.content)))
+
+
 def _other(view: View, event: Event, _: float) -> None:
-    if event.type == "think":
-        _note(view, event, Note("think", brief(event.content)))
-    else:
-        kind = "" if event.type is None else f"{line(event.type)} "
-        _note(view, event, Note("other", f"{kind}{brief(event.content)}"))
+    kind = "" if event.type is None else f"{line(event.type)} "
+    _note(view, event, Note("other", f"{kind}{brief(event.content)}"))
 
 
 HANDLERS: Mapping[type[Event], Callable[[View, Any, float], None]] = {
@@ -307,5 +309,6 @@ HANDLERS: Mapping[type[Event], Callable[[View, Any, float], None]] = {
     Progress: _progressed,
     RemoteErrorEvent: _failed,
     Text: _said,
+    Thought: _thought,
     Custom: _other,
 }
