@@ -179,6 +179,16 @@ HAS_ATHERIS = "import importlib.util; print('yes' if importlib.util.find_spec('a
 
 
 @nox.session(tags=["full", "rest"])
+def instructions(session: nox.Session) -> None:
+    """Instruction counts beside the stored ones, on the Python that runs nox; `-- --record` stores them."""
+    if shutil.which("valgrind") is None:
+        (session.error if STRICT else session.skip)("needs valgrind")
+    session.install(str(built_wheel(session.cache_dir)))
+    session.install("--force-reinstall", "--no-deps", str(built_wheel(session.cache_dir)))
+    session.run("python", "-m", "benchmarks.instructions", *session.posargs, env={"PYTHONPATH": ""})
+
+
+@nox.session(tags=["full", "rest"])
 def docs(session: nox.Session) -> None:
     """The documentation as pages; a warning is an error. Their programs are run by tests/project/test_docs.py."""
     install_wheel(session, "docs")
