@@ -229,6 +229,7 @@ EXTRAS = {
     "aiohttp": "oxygent_client.transports.aiohttp",
     "cli": "oxygent_client.cli",
     "httpx2": "oxygent_client.transports.httpx2",
+    "openai": "oxygent_client.serve.openai",
     "otel": "oxygent_client.telemetry.otel",
     "oxygent": "oxygent_client.integrations.oxygent",
     "pytest": "oxygent_client.pytest_plugin",

@@ -1329,7 +1329,7 @@ def test_version_and_help() -> None:
     assert ran.code == 0
     for code, _ in EXIT_CODES:
         assert f" {code} " in ran.out
-    for name in ("demo", "ask", "record", "replay", "tree", "toy"):
+    for name in ("demo", "ask", "record", "replay", "tree", "toy", "serve"):
         assert name in ran.out
         assert command(name, "--help").code == 0
 

@@ -86,7 +86,10 @@ ROOMS: Final[dict[str, Room]] = {
     # Public names, each loaded when it is first used.
     "__init__": room("__init__", f"_core _protocol {SIBLINGS} testing errors registry _run _agent"),
     # Edges: users of the package like any other, so only its public names and modules.
-    "cli": room("cli cli.* __main__", f"{PUBLIC} profiles", "anyio attrs rich typer", edge=True),
+    # The served side: what all protocols share, and a room for each protocol.
+    "serve": room("serve serve._core serve._core.*", PUBLIC, "anyio attrs uvicorn", edge=True),
+    "serve.openai": room("serve.openai serve._openai serve._openai.*", f"{PUBLIC} serve", "attrs", edge=True),
+    "cli": room("cli cli.* __main__", f"{PUBLIC} profiles serve serve.openai", "anyio attrs rich typer", edge=True),
     "profiles": room("profiles profiles.*", PUBLIC, "attrs", edge=True),
     "pytest_plugin": room("pytest_plugin", PUBLIC, "anyio attrs pytest uvloop", edge=True),
     "integrations": room("integrations", PUBLIC, edge=True),
@@ -285,6 +288,8 @@ REFUSED: Final = [
     ("cli", "from oxygent_client._agent.agent import SSEOxyGent", "public names only"),
     ("cli._view", "from oxygent_client.testing._fake_transport import FakeTransport", "public names only"),
     ("cli", "from oxygent_client.pytest_plugin import agent", "imports pytest_plugin"),
+    ("serve._core.runs", "from oxygent_client._run.run import Run", "public names only"),
+    ("serve.openai", "from oxygent_client.serve._core.runs import Runs", "public names only"),
     ("profiles", "import httpx", "library httpx"),
 ]
 

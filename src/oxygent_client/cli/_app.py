@@ -7,13 +7,14 @@ Rule 2: an error is one line on stderr with advice (`_error_advice`), and a trac
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import sys
 import threading
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TextIO, cast
@@ -42,6 +43,8 @@ from oxygent_client.cli._render import organization
 from oxygent_client.cli._terminal_text import as_json
 from oxygent_client.profiles import load_profile
 from oxygent_client.sanitize import without_credentials
+from oxygent_client.serve import LOOPBACK, Adapter, ServeLimits, Service, serve_forever
+from oxygent_client.serve.openai import OpenAIAdapter
 from oxygent_client.testing import Cassette, CassetteError, Entry, RecordingTransport, ReplayTransport, ToyRemote, serve
 
 __all__ = ["app", "run"]
@@ -280,6 +283,90 @@ def toy(
         return 0
 
     return attempt(work, debug=debug)
+
+
+@app.command("serve", cls=_Command)
+def serve_agent(
+    url: Url,
+    *,
+    openai: Annotated[bool, typer.Option("--openai", help="Serve OpenAI's API below /v1.")] = False,
+    reasoning: Annotated[
+        bool, typer.Option("--reasoning", help="Send thoughts and calls inside the remote as reasoning.")
+    ] = False,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; any other than this machine's needs --token-env.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 chooses a free one.", min=0, max=65535)] = 8000,
+    token_env: Annotated[
+        str | None,
+        typer.Option(
+            "--token-env",
+            help="The environment variable that contains the bearer token which clients must send.",
+            metavar="VARIABLE",
+        ),
+    ] = None,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(help="An origin of pages whose requests are accepted. Can be repeated.", metavar="ORIGIN"),
+    ] = None,
+    max_runs: Annotated[int, typer.Option(help="Concurrent runs.", min=1, metavar="N")] = ServeLimits().runs,
+    timeout: Seconds = None,
+    grace: Annotated[
+        float, typer.Option(help="Seconds that runs get to end after Ctrl-C or SIGTERM.", min=0.0, metavar="SECONDS")
+    ] = 30.0,
+    header: Headers = None,
+    header_env: HeaderVariables = None,
+    profile: ProfileName = None,
+    debug: Debug = False,
+) -> int:
+    """Serve a remote agent to clients of other protocols, several on one port.
+
+    Credentials for the remote come from --profile, --header or --header-env.
+    """
+
+    def work() -> int:
+        adapters: list[Adapter] = [OpenAIAdapter(reasoning)] if openai else []
+        if not adapters:
+            raise errors.ConfigurationError("serve needs a protocol: --openai")
+        is_local = host in LOOPBACK
+        if not is_local and token_env is None:
+            raise errors.ConfigurationError(f"--host {host} is not this machine alone, and needs --token-env VARIABLE")
+        limits = ServeLimits(runs=max_runs, run_seconds=timeout or ServeLimits().run_seconds)
+        service = Service(
+            SSEOxyGent(**_settings(url, profile, _headers(header, header_env), None, None)),
+            adapters,
+            token="" if token_env is None else _variable("--token-env", token_env),
+            cors=cors or (),
+            hosts=sorted(LOOPBACK) if is_local else None,
+            limits=limits,
+        )
+        if not is_local:
+            sys.stderr.write("warning: other machines can connect, without encryption: put a TLS proxy in front\n")
+        with _access_log():
+            serve_forever(
+                service,
+                host=host,
+                port=port,
+                grace=grace,
+                on_start=lambda at: _write(f"serving at {at} (press Ctrl-C to stop)\n"),
+            )
+        return 0
+
+    return attempt(work, debug=debug)
+
+
+@contextmanager
+def _access_log() -> Generator[None]:
+    """Write the log of the server to stderr while the block lasts."""
+    logger, handler = logging.getLogger("oxygent_client.serve"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
 
 
 async def _discover(agent: SSEOxyGent) -> dict[str, Any]:

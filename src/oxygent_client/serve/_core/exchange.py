@@ -1,0 +1,170 @@
+"""One inbound HTTP request and its response: JSON, or server-sent events.
+
+Rule 1: the body is read completely, within a limit and a time, before the handler runs.
+Rule 2: an event is one `send`. A heartbeat, a comment, follows after each 15 s without an event, so that proxies keep
+    the connection.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
+from typing import Any, Final, TypeAlias, cast
+
+import anyio
+import anyio.abc
+
+from oxygent_client.serve._core.failures import Refused
+
+__all__ = ["ASGIApp", "Exchange", "Message", "Receive", "Send", "check_declared", "limited", "read_body"]
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
+
+HEARTBEAT: Final = 15.0
+_STREAM: Final = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-store",
+    "x-accel-buffering": "no",
+}
+
+
+class Exchange:
+    """An inbound request, and the response to it."""
+
+    method: str
+    """The request's method."""
+    path: str
+    """The request's path, below the place where the application is mounted."""
+    headers: Mapping[str, str]
+    """The request's headers, with names in lower case."""
+    body: bytes = b""
+    """The request's body."""
+    status: int = 0
+    """The response's status; 0 until the response begins."""
+    is_finished: bool = False
+    """Whether the response is complete."""
+    is_left: bool = False
+    """Whether the client left before that."""
+    group: anyio.abc.TaskGroup | None = None
+    """The tasks of the exchange, which end with its handler."""
+
+    def __init__(self, scope: Message, send: Send) -> None:
+        self.method = scope["method"]
+        self.path = scope["path"].removeprefix(scope.get("root_path", ""))
+        self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        self.response_headers: dict[str, str] = {}
+        self.send = send
+        self._sending = anyio.Lock()
+        self._sent_at = 0.0
+
+    def json(self) -> dict[str, Any]:
+        """Return the body as a JSON object.
+
+        Raises:
+            Refused: it is none.
+        """
+        try:
+            document = json.loads(self.body)
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            raise Refused(400, "invalid_json", "the body must be a JSON object")
+        return cast("dict[str, Any]", document)
+
+    async def respond(self, status: int, document: Any, headers: Mapping[str, str] | None = None) -> None:
+        """Send the whole response: a JSON document."""
+        body = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
+        await self._start(status, {"content-type": "application/json", "content-length": str(len(body))}, headers)
+        await self._finish(body)
+
+    async def respond_empty(self, status: int, headers: Mapping[str, str] | None = None) -> None:
+        """Send a response without a body."""
+        await self._start(status, {}, headers)
+        await self._finish(b"")
+
+    async def start_stream(self, headers: Mapping[str, str] | None = None) -> None:
+        """Begin a stream of events."""
+        await self._start(200, _STREAM, headers)
+        self._sent_at = anyio.current_time()
+        assert self.group is not None  # handlers run in it
+        self.group.start_soon(self._beat)
+
+    async def send_event(self, data: Any, event: str = "") -> None:
+        """Send an event: `data` as JSON, or as it is if it is a str."""
+        text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+        name = f"event: {event}\n" if event else ""
+        await self._send_piece(f"{name}data: {text}\n\n".encode("utf-8", "replace"))
+
+    async def end_stream(self) -> None:
+        """Complete the stream."""
+        async with self._sending:
+            await self._finish(b"")
+
+    async def _beat(self) -> None:
+        with suppress(OSError):  # the client has left, and `receive` reports it, too
+            while True:  # until the end of the handler
+                await anyio.sleep_until(self._sent_at + HEARTBEAT)
+                if not self.is_finished and anyio.current_time() >= self._sent_at + HEARTBEAT:
+                    await self._send_piece(b": heartbeat\n\n")
+
+    async def _start(self, status: int, own: Mapping[str, str], headers: Mapping[str, str] | None) -> None:
+        self.status = status
+        every = {**own, **self.response_headers, **(headers or {})}
+        encoded = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in every.items()]
+        await self.send({"type": "http.response.start", "status": status, "headers": encoded})
+
+    async def _finish(self, body: bytes) -> None:
+        self.is_finished = True
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def _send_piece(self, piece: bytes) -> None:
+        async with self._sending:
+            self._sent_at = anyio.current_time()
+            await self.send({"type": "http.response.body", "body": piece, "more_body": True})
+
+
+def limited(receive: Receive, most: int) -> Receive:
+    """Return a `receive` that refuses a body of more than `most` bytes."""
+    received = 0
+
+    async def counted() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > most:
+            raise Refused(413, "body_too_large", f"the body must have at most {most} bytes")
+        return message
+
+    return counted
+
+
+def check_declared(exchange: Exchange, most: int) -> None:
+    """Refuse a request whose `content-length` is more than `most`, before its body is read."""
+    declared = exchange.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > most:
+        raise Refused(413, "body_too_large", f"the body must have at most {most} bytes")
+
+
+async def read_body(exchange: Exchange, receive: Receive, most: int, seconds: float) -> bool:
+    """Read the body of a request; False if the client left before its end.
+
+    Raises:
+        Refused: it is too large, or takes too long.
+    """
+    check_declared(exchange, most)
+    receive, pieces, more = limited(receive, most), list[bytes](), True
+    with anyio.move_on_after(seconds) as scope:
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return False
+            pieces.append(message.get("body", b""))
+            more = bool(message.get("more_body", False))
+    if scope.cancelled_caught:
+        raise Refused(408, "body_timeout", f"the body must arrive within {seconds:g} s")
+    exchange.body = b"".join(pieces)
+    return True

@@ -1,0 +1,223 @@
+"""Run remote agents for inbound requests, within limits.
+
+Rule 1: a request that exceeds a limit is refused at once; nothing queues.
+Rule 2: of an inbound request, only the arguments that its protocol names and the headers in the agent's
+    `forward_headers` reach the remote.
+Rule 3: only agents of the remote's organization can be called; tools and models cannot. An agent whose `callee` is set
+    serves that one only.
+Rule 4: leaving a run, in whatever way, stops it at the remote.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, cast
+
+import anyio
+import attrs
+
+from oxygent_client import Outcome, Run, SSEOxyGent
+from oxygent_client.errors import ConfigurationError, OxyError
+from oxygent_client.sanitize import without_credentials
+from oxygent_client.serve._core.failures import MAY_HAVE_RUN, UNRUN, Refused
+
+__all__ = ["Runs", "ServeLimits", "ServedAgent"]
+
+_logger: Final = logging.getLogger("oxygent_client.serve")
+
+KNOWN_SECONDS: Final = 60.0
+"""How long an organization is kept before it is read again."""
+READY_SECONDS: Final = 2.0
+"""How long the result of a health check is kept: a flood of probes does not reach the remote."""
+MOST_AGENTS: Final = 1000
+"""More agents of an organization are not listed."""
+
+
+def _positive(_: object, field: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ConfigurationError(f"{field.name} must be a positive number")
+
+
+@attrs.frozen(kw_only=True)
+class ServeLimits:
+    """Limits of a served agent."""
+
+    runs: int = attrs.field(default=500, validator=_positive)
+    """Concurrent runs; one more is refused with status 429."""
+    body_bytes: int = attrs.field(default=4 * 1024 * 1024, validator=_positive)
+    """Bytes of a request's body; a larger one is refused with status 413."""
+    body_seconds: float = attrs.field(default=30.0, validator=_positive)
+    """Seconds in which a request's body must arrive."""
+    run_seconds: float = attrs.field(default=600.0, validator=_positive)
+    """Seconds for one run; the agent's own `Timeouts.total` counts if it is less."""
+
+
+@attrs.frozen
+class ServedAgent:
+    """An agent that clients can call."""
+
+    name: str
+    description: str = ""
+
+
+class Runs:
+    """The runs of one served agent."""
+
+    def __init__(self, agent: SSEOxyGent, limits: ServeLimits) -> None:
+        self.limits = limits
+        self.stopping = False
+        self._agent = agent
+        self._known: tuple[ServedAgent, ...] = ()
+        self._known_until = 0.0
+        self._ready = False
+        self._ready_until = 0.0
+        self._asking = anyio.Lock()
+        self._scopes: set[anyio.CancelScope] = set()
+        self._idle: anyio.Event | None = None
+
+    @property
+    def running(self) -> int:
+        """The number of runs."""
+        return len(self._scopes)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[None]:
+        """Keep connections to the remote while the block lasts; without it each run makes its own."""
+        async with self._agent:
+            yield
+
+    async def agents(self) -> tuple[ServedAgent, ...]:
+        """Return the agents that clients can call; the first is the default.
+
+        Raises:
+            OxyError: the remote could not be asked.
+        """
+        async with self._asking:
+            if not self._known or anyio.current_time() >= self._known_until:
+                self._known = await self._discover()
+                self._known_until = anyio.current_time() + KNOWN_SECONDS
+            return self._known
+
+    async def is_ready(self) -> bool:
+        """Whether the remote reports that it is alive, and this side is not stopping."""
+        async with self._asking:
+            if anyio.current_time() >= self._ready_until:
+                try:
+                    self._ready = await self._agent.check_alive()
+                except OxyError:
+                    self._ready = False
+                self._ready_until = anyio.current_time() + READY_SECONDS
+            return self._ready and not self.stopping
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        query: str,
+        *,
+        agent: str = "",
+        arguments: Mapping[str, Any] | None = None,
+        from_trace_id: str = "",
+        group_id: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[Run]:
+        """Run an agent; the block has its `Run`.
+
+        Args:
+            query: the query.
+            agent: the name of an agent; empty for the default.
+            arguments: more arguments of the agent.
+            from_trace_id: the remote's trace id of the previous turn.
+            group_id: the id of the conversation.
+            headers: the headers of the inbound request, of which those in `forward_headers` are sent.
+
+        Raises:
+            Refused: a limit is exceeded, there is no such agent, or the server is stopping.
+            OxyError: the run failed.
+        """
+        outcome, trace_id = Outcome.NOT_SENT, ""
+        with self._slot() as scope:
+            total, most = self._agent.timeouts.total, self.limits.run_seconds
+            run = self._agent.stream(
+                query,
+                arguments=arguments,
+                from_trace_id=from_trace_id,
+                group_id=group_id,
+                shared_data=self._forwarded(headers or {}),
+                timeout=most if total is None else min(total, most),
+                callee=await self._callee(agent),
+            )
+            try:
+                async with run:
+                    yield run
+            except OxyError as error:
+                _logger.warning("%s: %s (%s)", type(error).__name__, error, error.outcome)
+                raise
+            finally:
+                outcome, trace_id = run.outcome, run.trace_id
+        if scope.cancelled_caught:
+            refused = Refused(503, "stopping", "the server is stopping")
+            refused.failure = attrs.evolve(
+                refused.failure,
+                status=503 if outcome in UNRUN else MAY_HAVE_RUN,
+                outcome=outcome,
+                retryable=outcome in UNRUN,
+                trace_id=trace_id,
+            )
+            raise refused
+
+    async def stop(self, grace: float) -> None:
+        """Refuse new runs, wait up to `grace` seconds for those that are running, then stop them."""
+        self.stopping = True
+        self._idle = anyio.Event()
+        if self._scopes:
+            with anyio.move_on_after(grace):
+                await self._idle.wait()
+        for scope in self._scopes:
+            scope.cancel()
+
+    @contextmanager
+    def _slot(self) -> Generator[anyio.CancelScope]:
+        if self.stopping:
+            raise Refused(503, "stopping", "the server is stopping", retry_after=1.0)
+        if len(self._scopes) >= self.limits.runs:
+            raise Refused(429, "too_many_runs", f"{self.limits.runs} runs are running already", retry_after=1.0)
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                self._scopes.discard(scope)
+                if self._idle is not None and not self._scopes:
+                    self._idle.set()
+
+    async def _callee(self, name: str) -> str | None:
+        """The callee of a run; None for the default agent."""
+        if not name:
+            return None
+        agents = await self.agents()
+        if all(agent.name != name for agent in agents):
+            raise Refused(404, "agent_not_found", "there is no such agent")
+        return None if name == agents[0].name else name
+
+    async def _discover(self) -> tuple[ServedAgent, ...]:
+        agent = self._agent
+        await agent.init()
+        clean = without_credentials(agent.sent)
+        if agent.callee is not None:
+            return (ServedAgent(agent.callee, clean(agent.desc)),)
+        found, waiting = list[ServedAgent](), [cast("dict[str, Any]", clean(agent.org))]
+        while waiting and len(found) < MOST_AGENTS:
+            node = waiting.pop()
+            name, desc = node.get("name"), node.get("desc")
+            if isinstance(name, str) and name and (not found or node.get("type") == "agent"):
+                own = desc if isinstance(desc, str) else ""
+                found.append(ServedAgent(name, own if found else clean(agent.desc) or own))
+            waiting.extend(reversed(node.get("children", [])))
+        return tuple({each.name: each for each in reversed(found)}.values())[::-1] or (ServedAgent(agent.name),)
+
+    def _forwarded(self, headers: Mapping[str, str]) -> dict[str, Any] | None:
+        allowed = {name.lower() for name in self._agent.forward_headers}
+        forwarded = {name: value for name, value in headers.items() if name.lower() in allowed}
+        return {"_headers": forwarded} if forwarded else None

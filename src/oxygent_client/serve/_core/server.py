@@ -1,0 +1,72 @@
+"""Run a service on a port until a signal ends it.
+
+Rule 1: SIGINT and SIGTERM stop it gracefully: no new connections, no new runs, and `grace` seconds for those that run.
+Rule 2: what is still running then is stopped at the remote, and its client gets an error.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from oxygent_client.errors import ConfigurationError
+from oxygent_client.serve._core.service import Service
+
+if TYPE_CHECKING:
+    import uvicorn
+
+__all__ = ["make_server", "serve_forever"]
+
+CLOSE_SECONDS: Final = 2.0
+"""How long the last responses get to be sent after their runs were stopped."""
+
+
+def make_server(service: Service, *, grace: float) -> uvicorn.Server:
+    """Return a uvicorn server of the service.
+
+    Raises:
+        ConfigurationError: uvicorn is not installed.
+    """
+    try:
+        import uvicorn
+    except ImportError as missing:
+        raise ConfigurationError("serving needs uvicorn: pip install 'oxygent-client[openai]'") from missing
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            for listener in self.servers:
+                listener.close()
+            await service.stop(grace)
+            await super().shutdown(sockets)
+
+    config = uvicorn.Config(
+        service,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=int(CLOSE_SECONDS),
+    )
+    return Server(config)
+
+
+def serve_forever(
+    service: Service, *, host: str, port: int, grace: float = 30.0, on_start: Callable[[str], None]
+) -> None:
+    """Serve until SIGINT or SIGTERM; `on_start` gets the URL.
+
+    Raises:
+        ConfigurationError: the address is not available, or uvicorn is not installed.
+    """
+    server = make_server(service, grace=grace)
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigurationError(f"{host} port {port} is not available: {error.strerror}; choose another") from error
+    with listener:
+        shown = f"[{host}]" if ":" in host else host
+        on_start(f"http://{shown}:{listener.getsockname()[1]}")
+        server.run(sockets=[listener])

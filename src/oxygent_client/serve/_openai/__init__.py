@@ -1,0 +1,1 @@
+"""OpenAI's API: requests, and the documents of responses."""

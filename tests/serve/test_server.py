@@ -1,0 +1,135 @@
+"""A service on a port: it serves until a signal, and lets what is running end.
+
+Rule: a thread plays the clients, since signals are for the main thread, in which the server runs.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+import threading
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from oxygent_client import SSEOxyGent
+from oxygent_client.errors import ConfigurationError
+from oxygent_client.serve import serve_forever
+from oxygent_client.serve.openai import create_app
+from oxygent_client.testing import ToyRemote, serve
+from oxygent_client.testing.script import Hang, Pause, Script
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oxygent_client.serve import Service
+
+
+def interrupt() -> None:
+    """What Ctrl-C does."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+def unserved() -> Service:
+    """A service whose remote does not matter."""
+    return create_app(SSEOxyGent(server_url="http://remote.test"))
+
+
+def ignore(_: str) -> None:
+    """A start that nobody waits for."""
+
+
+def opened(url: str, query: str, *, streamed: bool = False) -> Any:
+    """A response of the service, whose body is still to be read."""
+    asked = {"model": "trip_planner", "stream": streamed, "messages": [{"role": "user", "content": query}]}
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions", json.dumps(asked).encode(), {"content-type": "application/json"}
+    )
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20)
+
+
+def served(service: Service, client: Callable[[str], None], **options: Any) -> None:
+    """Serve until the client, in a thread, has sent the signal."""
+    threads: list[threading.Thread] = []
+
+    def start(url: str) -> None:
+        threads.append(threading.Thread(target=client, args=(url,)))
+        threads[0].start()
+
+    with pytest.raises(KeyboardInterrupt):
+        serve_forever(service, host="127.0.0.1", port=0, on_start=start, **options)
+    threads[0].join()
+
+
+def test_it_serves_until_a_signal() -> None:
+    """On a port of the system's choice, whose URL it tells."""
+    found: list[Any] = []
+
+    def client(url: str) -> None:
+        try:
+            with opened(url, "echo hi") as reply:
+                found.append(json.load(reply)["choices"][0]["message"]["content"])
+        finally:
+            interrupt()
+
+    with serve(ToyRemote()) as remote:
+        served(create_app(SSEOxyGent(server_url=remote)), client)
+    assert found == ["hi"]
+
+
+@pytest.mark.parametrize(
+    ("grace", "end"), [(20.0, '"finish_reason": "stop"'), (0.0, '"code": "stopping"')], ids=["in-time", "too-late"]
+)
+def test_a_signal_during_a_run(grace: float, end: str) -> None:
+    """A run that ends within the grace period is served to its end; the client of another gets an error."""
+    toy = ToyRemote(scripts={"short": Script([Pause(0.5)], output="x"), "long": Script([Hang()])})
+    found: list[str] = []
+
+    def client(url: str) -> None:
+        try:
+            with opened(url, "short" if grace else "long", streamed=True) as reply:
+                reply.readline()
+                interrupt()
+                found.append(reply.read().decode())
+        except BaseException:
+            interrupt()
+            raise
+
+    with serve(toy) as remote:
+        served(create_app(SSEOxyGent(server_url=remote)), client, grace=grace)
+    assert end in found[0]
+    assert toy.runs[0].state == ("finished" if grace else "cancelled")
+
+
+def test_a_port_that_is_taken() -> None:
+    """It is an error that names the port."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=str(port)):
+            serve_forever(
+                create_app(SSEOxyGent(server_url="http://remote.test")), host="127.0.0.1", port=port, on_start=ignore
+            )
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
+def test_an_address_of_ipv6() -> None:
+    """Its URL has brackets."""
+    found: list[str] = []
+
+    def start(url: str) -> None:
+        found.append(url)
+        threading.Timer(0.0, interrupt).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        serve_forever(unserved(), host="::1", port=0, on_start=start)
+    assert found[0].startswith("http://[::1]:")
+
+
+def test_without_uvicorn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error tells what to install."""
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(ConfigurationError, match=r"oxygent-client\[openai\]"):
+        serve_forever(unserved(), host="127.0.0.1", port=0, on_start=ignore)

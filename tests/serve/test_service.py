@@ -1,0 +1,681 @@
+"""The served side without a protocol of its own: access, limits, health, leaving, stopping, the log.
+
+Rule: time is virtual; the remote is a toy in the same process, and the clients are, too.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import attrs
+import pytest
+
+from oxygent_client import BearerAuth, Cluster, Outcome, OxyError, SSEOxyGent, Timeouts, errors
+from oxygent_client.errors import ConfigurationError
+from oxygent_client.serve import Exchange, Failure, Mount, Refused, Route, Runs, ServeLimits, Service, failure_of
+from oxygent_client.testing import FakeTransport, Reply, ToyRemote
+from oxygent_client.testing.script import Pause, Say, Script
+from oxygent_client.transports.asgi import ASGITransport
+from tests.support.asgi_client import Call, request
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, MutableMapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+REMOTE: Final = "http://remote.test"
+
+
+@attrs.define(eq=False)
+class Plain:
+    """A protocol whose requests are `{"query": ..., "agent": ...}`, and whose answers stand in an object."""
+
+    log: list[str] = attrs.field(factory=list[str])
+
+    def routes(self, runs: Runs) -> Sequence[Route | Mount]:
+        """One route for a whole answer, one for a stream, and some for what may go wrong."""
+
+        async def ask(exchange: Exchange) -> None:
+            asked = exchange.json()
+            async with runs.stream(asked["query"], agent=asked.get("agent", ""), headers=exchange.headers) as run:
+                response = await run.final_response()
+            await exchange.respond(200, {"answer": response.output, "running": runs.running})
+
+        async def stream(exchange: Exchange) -> None:
+            await exchange.start_stream()
+            async with runs.stream(exchange.json()["query"]) as run:
+                async for event in run:
+                    await exchange.send_event({"type": event.type}, "message")
+            await exchange.end_stream()
+
+        async def empty(exchange: Exchange) -> None:
+            await exchange.respond_empty(204)
+
+        async def raises(_: Exchange) -> None:
+            raise ValueError("a secret of the program")
+
+        async def mounted(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+            message = await receive()
+            await send({"type": "http.response.start", "status": 202, "headers": [(b"x-own", b"1")]})
+            await send({"type": "http.response.body", "body": scope["path"].encode() + message["body"]})
+
+        return (
+            Route("POST", "/ask", ask),
+            Route("POST", "/stream", stream),
+            Route("GET", "/empty", empty),
+            Route("GET", "/raises", raises),
+            Route("GET", "/below/*", empty),
+            Mount("/mounted", mounted),
+        )
+
+    def error_document(self, failure: Failure) -> Any:
+        """The members of a failure."""
+        return {"code": failure.code, "message": failure.message, "outcome": str(failure.outcome)}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Note its begin and its end."""
+        self.log.append("begin")
+        yield
+        self.log.append("end")
+
+
+@attrs.define
+class Site:
+    """A service, and the toy that it serves."""
+
+    service: Service
+    toy: ToyRemote
+
+    async def ask(self, query: str, **headers: str) -> Call:
+        """Ask it."""
+        return await request(self.service, "POST", "/ask", {"query": query}, **headers)
+
+
+def site(*, agent: dict[str, Any] | None = None, toy: dict[str, Any] | None = None, **options: Any) -> Site:
+    """A service of a toy."""
+    remote = ToyRemote(**(toy or {}))
+    served = SSEOxyGent(server_url=REMOTE, transport=ASGITransport(remote), **(agent or {}))
+    return Site(Service(served, [Plain()], **options), remote)
+
+
+# ------------------------------------------------------------------------------------------------------------- Answers
+
+
+async def test_an_answer() -> None:
+    """A request runs the agent once, and its slot is free again afterwards."""
+    here = site()
+    reply = await here.ask("echo hello")
+    assert reply.document == {"answer": "hello", "running": 0}
+    assert [run.query for run in here.toy.runs] == ["echo hello"]
+
+
+async def test_an_answer_of_an_agent_by_name() -> None:
+    """A name of the organization reaches that agent; the master's name leaves the choice to the remote."""
+    here = site()
+    replies = [
+        await request(here.service, "POST", "/ask", {"query": "echo x", "agent": name})
+        for name in ("flight_agent", "trip_planner", "flight_agent")
+    ]
+    assert [reply.document["answer"] for reply in replies] == ["x", "x", "x"]
+    assert [run.payload.get("callee") for run in here.toy.runs] == ["flight_agent", None, "flight_agent"]
+
+
+@pytest.mark.parametrize("name", ["search_flights", "nobody"], ids=["tool", "unknown"])
+async def test_what_is_no_agent_is_not_called(name: str) -> None:
+    """Tools of the remote, and names that it does not have, are refused before anything runs."""
+    here = site()
+    reply = await request(here.service, "POST", "/ask", {"query": "echo x", "agent": name})
+    assert (reply.status, reply.document["code"]) == (404, "agent_not_found")
+    assert here.toy.runs == []
+
+
+async def test_the_agents() -> None:
+    """The master and the agents below it, each once, with their descriptions; the tools are not listed."""
+    here = site()
+    agents = await here.service.runs.agents()
+    assert [agent.name for agent in agents] == ["trip_planner", "flight_agent", "hotel_agent", "review_agent"]
+    assert await here.service.runs.agents() is agents
+    assert agents[0].description == "Plans trips with flights and hotels"
+
+
+async def test_an_agent_with_a_callee_serves_that_one_only() -> None:
+    """What its owner restricted stays restricted."""
+    here = site(agent={"callee": "flight_agent"})
+    assert [agent.name for agent in await here.service.runs.agents()] == ["flight_agent"]
+    reply = await here.ask("echo x")
+    assert reply.document["answer"] == "x"
+    assert here.toy.runs[0].payload["callee"] == "flight_agent"
+
+
+async def test_a_remote_without_agents() -> None:
+    """It is listed under the local name."""
+    here = site(toy={"organization": {}})
+    assert [agent.name for agent in await here.service.runs.agents()] == ["remote"]
+
+
+async def test_the_organization_is_read_again() -> None:
+    """It is kept for a minute, and a failure is not kept."""
+    shape = {"code": 200, "message": "", "data": {"id_dict": {}, "organization": {"name": "one", "type": "agent"}}}
+    transport = FakeTransport(
+        {
+            "/get_organization": [Reply.json({}, status=403), *[Reply.json(shape)] * 3],
+            "/get_description": Reply.json({}),
+        }
+    )
+    runs = Runs(SSEOxyGent(server_url=REMOTE, transport=transport, desc="x"), ServeLimits())
+    with pytest.raises(OxyError):
+        await runs.agents()
+    for pause in (0, 59, 2):
+        await anyio.sleep(pause)
+        assert [agent.name for agent in await runs.agents()] == ["one"]
+    assert len([each for each in transport.requests if each.path == "/get_organization"]) == 3
+
+
+async def test_a_cluster() -> None:
+    """The agent may be a cluster: requests are balanced over its replicas."""
+    toys = {f"http://{name}.test": ToyRemote() for name in "ab"}
+    transports = {url: ASGITransport(toy) for url, toy in toys.items()}
+    by_host = Cluster([*toys], transport=_ByServer(transports), strategy="round_robin")
+    service = Service(SSEOxyGent(transport=by_host), [Plain()])
+    for _ in range(4):
+        assert (await request(service, "POST", "/ask", {"query": "echo x"})).document["answer"] == "x"
+    assert [len(toy.runs) for toy in toys.values()] == [2, 2]
+
+
+@attrs.frozen
+class _ByServer:
+    """A transport to several applications."""
+
+    transports: dict[str, ASGITransport]
+
+    def exchange(self, request: Any, /) -> AbstractAsyncContextManager[Any]:
+        """Send it to the application of that URL."""
+        return self.transports[request.base_url].exchange(request)
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+async def test_only_allowed_headers_are_forwarded() -> None:
+    """Of the inbound headers the remote gets those in `forward_headers`; the rest stays here."""
+    here = site(
+        agent={
+            "forward_headers": ["X-Tenant"],
+            "auth": BearerAuth("of-the-gateway"),
+            "plaintext_hosts": ["remote.test"],
+        }
+    )
+    await here.ask("echo x", x_tenant="acme", cookie="c=1", authorization="Bearer of-the-client")
+    sent = here.toy.runs[0].headers
+    assert sent["x-tenant"] == "acme"
+    assert sent["authorization"] == "Bearer of-the-gateway"
+    assert "cookie" not in sent
+    assert "_headers" not in here.toy.runs[0].payload["shared_data"]
+
+
+# -------------------------------------------------------------------------------------------------------------- Access
+
+
+ORIGIN: Final = "https://app.example.com"
+PLACES: Final[list[Any]] = [
+    # options of the service, headers of the request, the status
+    pytest.param({}, {}, 200, id="no-origin"),
+    pytest.param({}, {"origin": ORIGIN}, 403, id="origin-not-listed"),
+    pytest.param({}, {"origin": "http://testserver"}, 403, id="own-origin-but-hosts-unknown"),
+    pytest.param({"hosts": ["testserver"]}, {"origin": "http://testserver"}, 200, id="own-origin"),
+    pytest.param({"hosts": ["testserver"]}, {"origin": "http://evil.test"}, 403, id="another-page"),
+    pytest.param({"hosts": ["localhost"]}, {}, 403, id="rebound-name"),
+    pytest.param({"hosts": ["localhost"]}, {"host": "localhost:8000"}, 200, id="port-does-not-count"),
+    pytest.param({"hosts": ["::1"]}, {"host": "[::1]:8000"}, 200, id="ipv6"),
+    pytest.param({"hosts": ["localhost"]}, {"host": ""}, 403, id="no-host"),
+    pytest.param({"cors": [ORIGIN]}, {"origin": ORIGIN}, 200, id="listed"),
+    pytest.param({"cors": ["*"]}, {"origin": ORIGIN}, 200, id="all"),
+    pytest.param({"cors": [ORIGIN]}, {"origin": "null"}, 403, id="null"),
+    pytest.param({"token": "t0ken"}, {}, 401, id="no-token"),
+    pytest.param({"token": "t0ken"}, {"authorization": "Bearer t0ken"}, 200, id="token"),
+    pytest.param({"token": "t0ken"}, {"authorization": "bearer  t0ken"}, 200, id="token-in-lower-case"),
+    pytest.param({"token": "t0ken"}, {"authorization": "Bearer t0ke"}, 401, id="wrong-token"),
+    pytest.param({"token": "t0ken"}, {"authorization": "Bearer t0k\xe9n"}, 401, id="token-not-ascii"),
+    pytest.param({"token": "t0ken"}, {"authorization": "Basic t0ken"}, 401, id="another-scheme"),
+]
+
+
+@pytest.mark.parametrize(("options", "headers", "status"), PLACES)
+async def test_who_may_ask(options: dict[str, Any], headers: dict[str, str], status: int) -> None:
+    """A page of another origin, a rebound name and a client without the token are refused before anything runs."""
+    here = site(**options)
+    reply = await here.ask("echo x", **headers)
+    assert reply.status == status
+    assert len(here.toy.runs) == (1 if status == 200 else 0)
+
+
+async def test_the_headers_of_cors() -> None:
+    """A listed page may read the response; a refusal is readable for it, too."""
+    here = site(cors=[ORIGIN], token="t0ken")
+    reply = await here.ask("echo x", origin=ORIGIN)
+    assert reply.status == 401
+    assert reply.headers["access-control-allow-origin"] == ORIGIN
+    assert reply.headers["vary"] == "origin"
+    assert reply.headers["www-authenticate"] == "Bearer"
+
+
+async def test_a_preflight_request() -> None:
+    """It needs no token, and allows the headers that the page asks for."""
+    here = site(cors=["*"], token="t0ken")
+    asked = {"origin": ORIGIN, "access_control_request_method": "POST", "access_control_request_headers": "x-stainless"}
+    reply = await request(here.service, "OPTIONS", "/ask", **asked)
+    assert reply.status == 204
+    assert reply.headers["access-control-allow-origin"] == "*"
+    assert reply.headers["access-control-allow-headers"] == "x-stainless"
+
+
+WRONG: Final[list[Any]] = [
+    # options, the setting that the error names
+    pytest.param({"token": "with space"}, "token", id="token-with-space"),
+    pytest.param({"token": "t\xf6ken"}, "token", id="token-not-ascii"),
+    pytest.param({"cors": ORIGIN}, "cors", id="cors-is-a-str"),
+    pytest.param({"cors": [f"{ORIGIN}/path"]}, "cors", id="cors-with-path"),
+]
+
+
+@pytest.mark.parametrize(("options", "name"), WRONG)
+def test_wrong_options(options: dict[str, Any], name: str) -> None:
+    """A wrong option is an error that names it."""
+    with pytest.raises(ConfigurationError, match=name):
+        site(**options)
+
+
+@pytest.mark.parametrize("name", ["runs", "body_bytes", "body_seconds", "run_seconds"])
+@pytest.mark.parametrize("value", [0, -1, math.inf, math.nan, True, "5"])
+def test_wrong_limits(name: str, value: Any) -> None:
+    """A limit is a positive number."""
+    with pytest.raises(ConfigurationError, match=name):
+        ServeLimits(**{name: value})
+
+
+def test_two_protocols_with_one_path() -> None:
+    """They cannot be served together."""
+    with pytest.raises(ConfigurationError, match="/ask"):
+        Service(SSEOxyGent(server_url=REMOTE), [Plain(), Plain()])
+
+
+# -------------------------------------------------------------------------------------------------------------- Routes
+
+ROUTES: Final[list[Any]] = [
+    pytest.param("GET", "/healthz", 200, id="health"),
+    pytest.param("GET", "/empty", 204, id="route"),
+    pytest.param("GET", "/below/a/b", 204, id="prefix"),
+    pytest.param("GET", "/nowhere", 404, id="unknown"),
+    pytest.param("GET", "/ask", 405, id="method"),
+    pytest.param("GET", "/raises", 500, id="error"),
+    pytest.param("POST", "/mounted", 202, id="mounted"),
+    pytest.param("DELETE", "/mounted/below", 202, id="below-mounted"),
+    pytest.param("GET", "/mountedness", 404, id="not-below"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "status"), ROUTES)
+async def test_a_route(method: str, path: str, status: int) -> None:
+    """Each path has its handler; a method that it lacks is 405."""
+    reply = await request(site().service, method, path)
+    assert reply.status == status
+
+
+async def test_an_unexpected_error_shows_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Its text goes to the log, not to the client."""
+    reply = await request(site().service, "GET", "/raises")
+    assert reply.document["code"] == "internal_error"
+    assert "a secret" not in reply.text
+    assert "a secret" in caplog.text
+
+
+async def test_a_mounted_application() -> None:
+    """It gets the request, and its response the headers of CORS; the limit of the body holds for it, too."""
+    here = site(cors=[ORIGIN], limits=ServeLimits(body_bytes=10))
+    reply = await request(here.service, "POST", "/mounted", b"body", origin=ORIGIN)
+    assert reply.text == "/mountedbody"
+    assert reply.headers["access-control-allow-origin"] == ORIGIN
+    assert reply.headers["x-own"] == "1"
+    large = await request(here.service, "POST", "/mounted", b"x" * 11)
+    assert large.status == 413
+
+
+async def test_the_service_below_another_application() -> None:
+    """Its paths are those below the place where it is mounted."""
+    reply = await Call(site().service, "GET", "/empty", root_path="/agents")()
+    assert reply.status == 204
+
+
+async def test_a_websocket_is_refused() -> None:
+    """There are none."""
+    sent: list[Any] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    await site().service({"type": "websocket"}, receive, send)
+    assert sent == [{"type": "websocket.close"}]
+
+
+BODIES: Final[list[Any]] = [
+    pytest.param(b"[1]", 400, "invalid_json", id="no-object"),
+    pytest.param(b"{", 400, "invalid_json", id="no-json"),
+    pytest.param(b"[" * 50_000, 400, "invalid_json", id="deep"),
+    pytest.param(b'{"query": "' + b"x" * 100_000 + b'"}', 413, "body_too_large", id="large"),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "code"), BODIES)
+async def test_a_body_that_is_refused(body: bytes, status: int, code: str) -> None:
+    """What is no JSON object, or too large, is an error of the client's."""
+    reply = await request(site(limits=ServeLimits(body_bytes=90_000)).service, "POST", "/ask", body)
+    assert (reply.status, reply.document["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("length", ["90001", "9" * 5000], ids=["more", "a-long-number"])
+async def test_a_declared_length_is_refused_at_once(length: str) -> None:
+    """Nothing of the body is read."""
+    here = site(limits=ServeLimits(body_bytes=90_000))
+    call = Call(here.service, "POST", "/ask", given={"content-length": length}, is_body_slow=True)
+    assert (await call()).status == 413
+
+
+async def test_a_body_that_does_not_come() -> None:
+    """A client that sends no body is refused when its time is up."""
+    began = anyio.current_time()
+    reply = await Call(site().service, "POST", "/ask", is_body_slow=True)()
+    assert (reply.status, anyio.current_time() - began) == (408, 30.0)
+
+
+async def test_a_client_that_leaves_before_its_body() -> None:
+    """Nothing runs, and there is no response."""
+    call = Call(site().service, "POST", "/ask", is_body_slow=True)
+    call.left.set()
+    assert (await call()).status == 0
+
+
+# -------------------------------------------------------------------------------------------------------------- Limits
+
+
+async def test_too_many_runs() -> None:
+    """One run more than the limit is refused at once, may be retried, and does not run; a slot becomes free again."""
+    here = site(limits=ServeLimits(runs=2))
+    async with anyio.create_task_group() as group:
+        for _ in range(2):
+            group.start_soon(here.ask, "slow")
+        await anyio.sleep(1)
+        refused = await here.ask("echo x")
+        assert (refused.status, refused.document["code"]) == (429, "too_many_runs")
+        assert refused.headers["x-should-retry"] == "true"
+        assert refused.headers["retry-after"] == "1"
+    assert (await here.ask("echo x")).status == 200
+    assert len(here.toy.runs) == 3
+
+
+@pytest.mark.parametrize(
+    ("own", "limit", "seconds"), [(None, 5, 5), (3.0, 5, 3), (9.0, 5, 5)], ids=["limit", "own", "both"]
+)
+async def test_a_run_that_takes_too_long(own: float | None, limit: float, seconds: float) -> None:
+    """It ends at the limit, or at the agent's own deadline if that is earlier, and is not to be retried."""
+    here = site(agent={"timeouts": Timeouts(total=own)}, limits=ServeLimits(run_seconds=limit))
+    began = anyio.current_time()
+    reply = await here.ask("slow")
+    assert (reply.status, reply.document["code"]) == (424, "timeout")
+    assert anyio.current_time() - began == pytest.approx(seconds, abs=0.5)
+    assert reply.headers["x-should-retry"] == "false"
+    assert here.toy.runs[0].state == "cancelled"
+
+
+# ------------------------------------------------------------------------------------------------------------- Leaving
+
+
+@pytest.mark.parametrize("path", ["/ask", "/stream"])
+async def test_a_client_that_leaves(path: str) -> None:
+    """The run is stopped at the remote at once."""
+    here = site()
+    call = Call(here.service, "POST", path, b'{"query": "slow"}')
+    began = anyio.current_time()
+    async with anyio.create_task_group() as group:
+        group.start_soon(call)
+        await anyio.sleep(1)
+        assert here.toy.runs[0].state == "started"
+        call.left.set()
+    assert here.toy.runs[0].state == "cancelled"
+    assert anyio.current_time() - began == pytest.approx(1.0)
+    assert here.service.runs.running == 0
+
+
+async def test_a_server_that_raises_when_the_client_has_left() -> None:
+    """As some servers do, on `send`: the run is stopped as well."""
+    here = site()
+    call = Call(here.service, "POST", "/stream", b'{"query": "slow"}')
+    async with anyio.create_task_group() as group:
+        group.start_soon(call)
+        await call.wait_for("progress")
+        call.is_broken = True
+    assert here.toy.runs[0].state == "cancelled"
+
+
+async def test_heartbeats() -> None:
+    """A stream without events has a comment each 15 s, counted from the last event; none follows its end."""
+    here = site(toy={"scripts": {"quiet": Script([Pause(20), Say("a"), Pause(40)], output="x")}})
+    call = Call(here.service, "POST", "/stream", b'{"query": "quiet"}')
+    await call()
+    kinds = [piece.split(b" ")[0] for piece in call.pieces]
+    assert kinds == [b"event:", b":", b"event:", b":", b":", b"event:", b"event:", b""]
+
+
+async def test_heartbeats_to_a_client_that_has_left() -> None:
+    """They end without an error, before the server reports that the client has left."""
+    here = site(toy={"scripts": {"quiet": Script([Pause(40)], output="x")}})
+    call = Call(here.service, "POST", "/stream", b'{"query": "quiet"}')
+    async with anyio.create_task_group() as group:
+        group.start_soon(call)
+        await anyio.sleep(1)
+        call.is_broken = True
+        await anyio.sleep(20)
+        call.left.set()
+    assert here.toy.runs[0].state == "cancelled"
+
+
+# ------------------------------------------------------------------------------------------------------------ Stopping
+
+
+async def test_stopping_lets_runs_end() -> None:
+    """New runs are refused, and those that are running get their time."""
+    here = site()
+    replies: list[Call] = []
+    async with anyio.create_task_group() as group:
+
+        async def ask() -> None:
+            replies.append(await here.ask("slow"))
+
+        group.start_soon(ask)
+        await anyio.sleep(1)
+        group.start_soon(here.service.stop, 60.0)
+        await anyio.sleep(1)
+        refused = await here.ask("echo x")
+        assert (refused.status, refused.document["code"]) == (503, "stopping")
+        assert refused.headers["x-should-retry"] == "true"
+    assert replies[0].status == 200
+
+
+async def test_stopping_ends_runs() -> None:
+    """After the grace period a run is stopped at the remote, and its client is told that it may have run."""
+    here = site()
+    replies: list[Call] = []
+    async with anyio.create_task_group() as group:
+
+        async def ask() -> None:
+            replies.append(await here.ask("slow"))
+
+        group.start_soon(ask)
+        await anyio.sleep(1)
+        await here.service.stop(2.0)
+    (reply,) = replies
+    assert (reply.status, reply.document) == (
+        424,
+        {"code": "stopping", "message": "the server is stopping", "outcome": "started"},
+    )
+    assert reply.headers["x-should-retry"] == "false"
+    assert here.toy.runs[0].state == "cancelled"
+
+
+async def test_stopping_before_a_run_was_sent() -> None:
+    """Then it surely did not run, and may be retried."""
+    released = anyio.Event()
+    transport = FakeTransport({"/get_organization": Reply(steps=[released.wait])})
+    service = Service(SSEOxyGent(server_url=REMOTE, transport=transport), [Plain()])
+    replies: list[Call] = []
+    async with anyio.create_task_group() as group:
+
+        async def ask() -> None:
+            replies.append(await request(service, "POST", "/ask", {"query": "x", "agent": "y"}))
+
+        group.start_soon(ask)
+        await anyio.sleep(1)
+        await service.stop()
+    assert (replies[0].status, replies[0].headers["x-should-retry"]) == (503, "true")
+
+
+async def test_the_lifespan() -> None:
+    """A server that runs the lifespan has connections kept and protocols running in between."""
+    plain = Plain()
+
+    class Noted(SSEOxyGent):
+        async def __aexit__(self, *error: Any) -> None:  # noqa: PYI036  (passed on as they are)
+            plain.log.append("closed")
+            await super().__aexit__(*error)
+
+    service = Service(Noted(server_url=REMOTE, transport=ASGITransport(ToyRemote())), [plain])
+    send_in, receive_in = anyio.create_memory_object_stream[Any](1)
+    answers: list[str] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        answers.append(message["type"])
+
+    async with anyio.create_task_group() as group, send_in, receive_in:
+        group.start_soon(service, {"type": "lifespan"}, receive_in.receive, send)
+        await send_in.send({"type": "lifespan.startup"})
+        await anyio.sleep(1)
+        assert (answers, plain.log) == (["lifespan.startup.complete"], ["begin"])
+        await send_in.send({"type": "lifespan.shutdown"})
+    assert (answers[-1], plain.log) == ("lifespan.shutdown.complete", ["begin", "end", "closed"])
+
+
+# -------------------------------------------------------------------------------------------------------------- Health
+
+
+async def test_health_needs_no_token() -> None:
+    """A probe has none."""
+    here = site(token="t0ken")
+    assert (await request(here.service, "GET", "/healthz")).document == {"status": "ok"}
+    assert (await request(here.service, "GET", "/readyz")).document == {"status": "ready"}
+
+
+async def test_readiness() -> None:
+    """It is the remote's health, which is asked for at most each 2 s; a service that stops is not ready."""
+    alive = [Reply.json({"alive": 1}), Reply.json({}, status=403), Reply.json({"alive": 1})]
+    transport = FakeTransport({"/check_alive": alive})
+    service = Service(SSEOxyGent(server_url=REMOTE, transport=transport), [Plain()])
+    found: list[int] = []
+    for pause in (0, 1, 1.5, 2):
+        await anyio.sleep(pause)
+        found.append((await request(service, "GET", "/readyz")).status)
+    assert found == [200, 200, 503, 200]
+    await service.stop()
+    assert (await request(service, "GET", "/readyz")).status == 503
+
+
+# ----------------------------------------------------------------------------------------------------------------- Log
+
+
+async def test_the_access_log(caplog: pytest.LogCaptureFixture) -> None:
+    """It has method, route and status, and nothing of the request's contents."""
+    caplog.set_level(logging.INFO, "oxygent_client.serve")
+    here = site(token="t0ken-of-the-server")
+    await here.ask("echo of a secret", authorization="Bearer t0ken-of-the-server")
+    await request(here.service, "GET", "/no-such-path-secret", authorization="Bearer wrong-secret")
+    await request(here.service, "GET", "/healthz")
+    call = Call(here.service, "POST", "/stream", b'{"query": "slow"}', {"authorization": "Bearer t0ken-of-the-server"})
+    async with anyio.create_task_group() as group:
+        group.start_soon(call)
+        await call.wait_for("progress")
+        call.left.set()
+    lines = [record.getMessage() for record in caplog.records if record.name == "oxygent_client.serve"]
+    shown = [line.rpartition(" ")[0].rpartition(" ")[0] for line in lines]
+    assert shown == ["POST /ask 200", "GET (no route) 401", "GET /healthz 200", "POST /stream 499"]
+    assert "secret" not in caplog.text
+    assert "t0ken" not in caplog.text
+
+
+# -------------------------------------------------------------------------------------------------------------- Errors
+
+FAILURES: Final[list[Any]] = [
+    # error, status, code, whether it may be retried
+    (errors.ConnectError("refused at 10.0.0.1"), 503, "unreachable", True),
+    (errors.TLSError("self-signed"), 503, "unreachable", False),
+    (errors.NoHealthyReplicaError("none"), 503, "unreachable", True),
+    (errors.RateLimitedError(status=429, retry_after=7.0), 429, "rate_limited", True),
+    (errors.AuthenticationError(status=401), 502, "server_error", False),
+    (errors.ServerError(status=503, outcome=Outcome.REJECTED, retry_after=0.2), 503, "server_error", True),
+    (errors.ServerError(status=502), 424, "server_error", False),
+    (errors.UnknownCalleeError("x"), 404, "agent_not_found", False),
+    (errors.PayloadError("'callee' is reserved"), 400, "invalid_request", False),
+    (errors.ConfigurationError("transport is wrong"), 500, "misconfigured", False),
+    (errors.ConnectionLostError("reset"), 424, "cut", False),
+    (errors.IncompleteStreamError("cut", outcome=Outcome.STARTED), 424, "cut", False),
+    (errors.IdleTimeoutError("quiet"), 424, "timeout", False),
+    (errors.DeadlineExceededError("late", outcome=Outcome.NOT_SENT), 504, "timeout", False),
+    (errors.UnconfirmedError("no record"), 424, "unconfirmed", False),
+    (errors.RemoteAgentError("it failed"), 424, "agent_failed", False),
+    (errors.NoAnswerError("nothing"), 424, "no_answer", False),
+    (errors.TooLargeError("large"), 424, "too_large", False),
+    (errors.HandlerError("yours"), 424, "failed", False),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "retryable"), FAILURES, ids=[f"{type(row[0]).__name__}-{row[1]}" for row in FAILURES]
+)
+def test_a_failure(error: OxyError, status: int, code: str, retryable: bool) -> None:
+    """An error whose run may have started has a status that no client retries."""
+    failure = failure_of(error)
+    assert (failure.status, failure.code, failure.retryable) == (status, code, retryable)
+    assert failure.headers["x-should-retry"] == ("true" if retryable else "false")
+
+
+@pytest.mark.parametrize("row", FAILURES, ids=[f"{type(row[0]).__name__}-{row[1]}" for row in FAILURES])
+def test_the_text_of_a_failure(row: Any) -> None:
+    """Only the text of an agent's own failure and of an invalid argument is shown to clients."""
+    error: OxyError = row[0]
+    shown = failure_of(error).message == str(error)
+    assert shown == isinstance(error, errors.RemoteAgentError | errors.PayloadError)
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(7.0, "7"), (0.2, "1")])
+def test_when_to_retry(seconds: float, shown: str) -> None:
+    """The header has whole seconds, at least one."""
+    failure = failure_of(errors.RateLimitedError(status=429, retry_after=seconds, trace_id="t"))
+    assert failure.headers["retry-after"] == shown
+    assert failure.headers["x-request-id"] == "t"
+
+
+def test_a_refusal_is_its_own_failure() -> None:
+    """What is refused here has the failure that it was made with."""
+    assert failure_of(Refused(400, "wrong", "it is wrong", param="x")).param == "x"
+
+
+async def test_an_error_in_a_stream_that_its_protocol_leaves() -> None:
+    """The response stays incomplete, so that its client sees that it is cut."""
+    call = Call(site().service, "POST", "/stream", b'{"query": "raise"}')
+    await call()
+    assert (call.status, call.is_complete) == (200, False)
