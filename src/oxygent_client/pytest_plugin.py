@@ -17,13 +17,14 @@ Rule 5: uvloop and Windows' default event loop connect without audit events; the
 from __future__ import annotations
 
 import hashlib
+import inspect
 import ipaddress
 import re
 import socket
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass  # not attrs: Rule 1
 from functools import cache, wraps
 from pathlib import Path
@@ -32,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 import pytest
 
 if TYPE_CHECKING:
-    from oxygent_client import HTTPRequest, HTTPResponse, Transport
+    from oxygent_client import Transport
     from oxygent_client.testing import FakeTransport, Scrub, Step, ToyRemote
 
 __all__ = [
@@ -137,8 +138,6 @@ class _Guard:
         self.level = "allow"
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
-        if self.level == "allow":
-            return
         if event in _TO_ADDRESS:
             self.check(event, args[1], args[0])
         elif event in _TO_HOST and args[0] is not None:
@@ -148,7 +147,9 @@ class _Guard:
 
     def check(self, event: str, address: Any, sock: Any = None) -> None:
         """Raise unless this address may be reached."""
-        is_allowed = self.level == "forbid" and _is_local(getattr(sock, "family", None), address)
+        is_allowed = self.level == "allow" or (
+            self.level == "forbid" and _is_local(getattr(sock, "family", None), address)
+        )
         if address is not None and not is_allowed:
             raise NetworkForbiddenError(
                 f"{event}: this test may not reach {_shown(address)} (oxygent_network = {self.level}): "
@@ -170,41 +171,16 @@ _guard = _Guard()
 
 # --- event loops without audit events ---
 
-_NATIVE: Final[Mapping[str, tuple[str, str, str]]] = {
-    # method of the loop: (positional parameters, those it connects to or looks up, those it binds to)
-    "create_connection": ("protocol_factory host port", "host", "local_addr"),
-    "create_unix_connection": ("protocol_factory path", "path", ""),
-    "create_datagram_endpoint": ("protocol_factory local_addr remote_addr", "remote_addr", "local_addr"),
-    "create_server": ("protocol_factory host port", "", "host"),
-    "getaddrinfo": ("host port", "host", ""),
-    "getnameinfo": ("sockaddr flags", "sockaddr", ""),
-    "sock_connect": ("sock address", "address", ""),
-    "sock_sendto": ("sock data address", "address", ""),
+_NATIVE: Final = {
+    "create_connection": "host",
+    "create_unix_connection": "path",
+    "create_datagram_endpoint": "remote_addr",
+    "getaddrinfo": "host",
+    "getnameinfo": "sockaddr",
+    "sock_connect": "address",
+    "sock_sendto": "address",
 }
-
-
-def _check_call(method: str, given: Mapping[str, Any]) -> None:
-    """Apply the guard to a call of a loop's method, with its arguments by name."""
-    _, targets, bound = _NATIVE[method]
-    for name in targets.split():
-        address = given.get(name)
-        if method == "create_datagram_endpoint" and address is None:
-            address = ("any address; pass remote_addr",)  # its datagrams cannot be checked later
-        _guard.check(method, (address,) if name == "host" and address is not None else address, given.get("sock"))
-    for name in bound.split():
-        value = given.get(name)
-        hosts = cast("tuple[Any, ...]", value) if isinstance(value, list | tuple) else (value,)
-        for host in hosts[:1] if name == "local_addr" else hosts:
-            if host is not None and not _is_address(host):  # a name is looked up
-                _guard.check(method, (host,))
-
-
-def _is_address(host: Any) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+"""Methods of a loop, and the argument of each that is an address or the name of a host."""
 
 
 def _native_loops() -> Iterator[Any]:
@@ -220,13 +196,19 @@ def _native_loops() -> Iterator[Any]:
 
 def _guarded(method: Callable[..., Coroutine[Any, Any, Any]], name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
     """Return the method of a loop with the guard applied first."""
-    parameters = _NATIVE[name][0].split()
+    import asyncio
+
+    parameters = [*inspect.signature(getattr(asyncio.AbstractEventLoop, name)).parameters]
 
     @wraps(method)
-    async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if _guard.level != "allow":
-            _check_call(name, {**dict(zip(parameters, args, strict=False)), **kwargs})
-        return await method(self, *args, **kwargs)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        given = {**dict(zip(parameters, args, strict=False)), **kwargs}
+        address = given.get(_NATIVE[name])
+        if name == "create_datagram_endpoint" and address is None:
+            address = ("any address; pass remote_addr",)  # its datagrams cannot be checked later
+        is_host = _NATIVE[name] == "host" and address is not None
+        _guard.check(name, (address,) if is_host else address, given.get("sock"))
+        return await method(*args, **kwargs)
 
     return call
 
@@ -362,7 +344,9 @@ def oxygent_scrub() -> Scrub:
 @pytest.fixture
 def oxygent_transport() -> Transport:
     """Return the transport to record; by default over httpx."""
-    return _FreshHTTPX()
+    from oxygent_client import HTTPXTransport
+
+    return HTTPXTransport()
 
 
 @pytest.fixture
@@ -388,59 +372,7 @@ def oxygent_cassette(
         cassette = Cassette.load(path, scrub=oxygent_scrub) if recorded else Cassette(scrub=oxygent_scrub)
         where = "the cassette is" if recorded else "there is no cassette at"
         how = f"pytest --oxygent-record={'all' if recorded else 'once'} '{request.node.nodeid}'"
-        yield _WithAdvice(ReplayTransport(cassette), f"{where} {path}; to record it, start the remote and run: {how}")
-
-
-class _WithAdvice:
-    """A replay whose errors tell how to record."""
-
-    def __init__(self, inner: Transport, advice: str) -> None:
-        self._inner = inner
-        self._advice = advice
-
-    @asynccontextmanager
-    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
-        """As `Transport.exchange`."""
-        from oxygent_client.testing import CassetteError
-
-        async with AsyncExitStack() as stack:
-            try:
-                response = await stack.enter_async_context(self._inner.exchange(request))
-            except CassetteError as error:
-                raise CassetteError(f"{error}\n{self._advice}") from error
-            yield response
-
-    async def aclose(self) -> None:
-        """As `Transport.aclose`."""
-        await self._inner.aclose()
-
-    def __repr__(self) -> str:
-        return repr(self._inner)
-
-
-class _FreshHTTPX:
-    """A new connection for each exchange, since a pool cannot be closed after the event loop of the test has ended."""
-
-    @asynccontextmanager
-    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
-        """As `Transport.exchange`."""
-        import anyio
-
-        from oxygent_client import HTTPXTransport
-
-        transport = HTTPXTransport()
-        try:
-            async with transport.exchange(request) as response:
-                yield response
-        finally:
-            with anyio.move_on_after(1, shield=True):
-                await transport.aclose()
-
-    async def aclose(self) -> None:
-        """As `Transport.aclose`; nothing is kept open."""
-
-    def __repr__(self) -> str:
-        return "HTTPXTransport()"
+        yield ReplayTransport(cassette, advice=f"{where} {path}; to record it, start the remote and run: {how}")
 
 
 # --- the toy remote ---------------------------------------------------------------------------------------------------

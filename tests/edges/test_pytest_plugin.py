@@ -585,19 +585,11 @@ AWAY_BY_LOOP: Final[dict[str, LoopCall]] = {
     "connection by keyword": lambda loop, _: loop.create_connection(
         protocol_factory=asyncio.Protocol, host="a.example", port=443
     ),
-    "connection from a name": lambda loop, _: loop.create_connection(
-        asyncio.Protocol, "127.0.0.1", 9, local_addr=("a.example", 0)
-    ),
     "names below localhost": lambda loop, _: loop.create_connection(asyncio.Protocol, "a.localhost", 443),
     "datagrams": lambda loop, _: loop.create_datagram_endpoint(asyncio.DatagramProtocol, remote_addr=(PUBLIC, 53)),
     "datagrams to anyone": lambda loop, _: loop.create_datagram_endpoint(
         asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
     ),
-    "datagrams from a name": lambda loop, _: loop.create_datagram_endpoint(
-        asyncio.DatagramProtocol, ("a.example", 0), ("127.0.0.1", 9)
-    ),
-    "server": lambda loop, _: loop.create_server(asyncio.Protocol, "a.example"),
-    "server of several": lambda loop, _: loop.create_server(asyncio.Protocol, ["127.0.0.1", "a.example"], 0),
     "address of a name": lambda loop, _: loop.getaddrinfo("a.example", 443),
     "name of an address": lambda loop, _: loop.getnameinfo((PUBLIC, 443)),
     "socket": lambda loop, client: loop.sock_connect(client, (PUBLIC, 443)),

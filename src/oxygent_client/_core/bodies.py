@@ -76,7 +76,7 @@ def decompressed(response: HTTPResponse) -> AsyncIterator[bytes]:
     return _Decompressed(response.chunks, response.headers) if coded else response.chunks
 
 
-class _Decompressed:
+class _Decompressed(AsyncIterator[bytes]):
     """Decompressed chunks."""
 
     def __init__(self, chunks: AsyncIterator[bytes], headers: Mapping[str, str]) -> None:
@@ -85,9 +85,6 @@ class _Decompressed:
         self._decompressor: Decompressor | None = None
         self._pieces: Iterator[bytes] = iter(())
         self._empty_steps = 0
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
 
     async def __anext__(self) -> bytes:
         decompressor = self._decompressor = self._decompressor or Decompressor(content_codings(self._headers))

@@ -204,14 +204,11 @@ class HTTPResponse:
         return f"<HTTPResponse {self.status} to {self.request!r}>"
 
 
-class BufferedChunks:
+class BufferedChunks(AsyncIterator[bytes]):
     """A body in memory, as an async iterator of its chunks; empty ones are skipped."""
 
     def __init__(self, *chunks: bytes) -> None:
         self._chunks = filter(None, chunks)
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
 
     async def __anext__(self) -> bytes:
         for chunk in self._chunks:

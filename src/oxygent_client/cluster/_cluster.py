@@ -184,15 +184,12 @@ class _LoopState:
         return Candidate(url, replica.resolved.replica.weight, share, replica.in_flight, replica.last)
 
 
-class _WatchedChunks:
+class _WatchedChunks(AsyncIterator[bytes]):
     """The chunks of a response; `broken` tells whether they ended with an error."""
 
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         self._chunks = chunks
         self.broken = False
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
 
     async def __anext__(self) -> bytes:
         try:

@@ -30,7 +30,7 @@ from oxygent_client._core.per_loop import Closed
 from oxygent_client._core.redaction import SCRUBBED, scrub_json, scrub_text
 from oxygent_client._core.spellings import SHORT, needles
 from oxygent_client._core.text import replace_unsafe
-from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Purpose, Transport
+from oxygent_client._core.transport import BufferedChunks, HTTPRequest, HTTPResponse, Purpose, Transport
 from oxygent_client._version import __version__
 from oxygent_client.testing._scrub import (
     Remove,
@@ -391,25 +391,16 @@ def _entries(text: str) -> Iterator[Entry]:
     entry: Entry | None = None
     pieces: list[Piece] = []
     for number, line in enumerate(lines[1:], start=2):
-        fields = _fields(line)
-        try:
-            if entry is None:
-                entry, pieces = _request(fields), []
-                continue
-            if "status" in fields:
-                entry = _answered(entry, fields)
-                continue
-            if "end" not in fields and "error" not in fields:
-                pieces.append(_piece(fields))
-                continue
-            ended = _ended(attrs.evolve(entry, pieces=tuple(pieces)), fields)
-        except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
-            ended = None
-        # Outside the except clause, since the libraries' errors contain the text of the file.
-        if ended is None:
+        read = None
+        with suppress(ValueError, OverflowError):
+            read = _read(_fields(line), entry, pieces)
+        # Outside the block, since the libraries' errors contain the text of the file.
+        if read is None:
             raise CassetteError(f"line {number} is invalid")
-        yield ended
-        entry = None
+        entry, is_over = read
+        if is_over:
+            yield entry
+            entry, pieces = None, []
     if entry is not None:
         raise CassetteError(f"it ends in the middle of an exchange, after line {len(lines)}")
 
@@ -440,42 +431,42 @@ def _check_head(line: str) -> None:
         raise CassetteError(f"its version is not supported; this release reads version {VERSION}")
 
 
-def _request(fields: dict[str, Any]) -> Entry:
-    method, space, path = fields["request"].partition(" ")
-    if not space or fields["purpose"] not in get_args(Purpose):
-        raise ValueError("invalid request")
-    return Entry(
-        method=method,
-        path=path,
-        purpose=fields["purpose"],
-        headers=_parse_headers(fields["headers"]),
-        payload=fields["payload"],
-    )
+def _read(fields: dict[str, Any], entry: Entry | None, pieces: list[Piece]) -> tuple[Entry, bool]:
+    """Return the exchange with one more line of the file, and whether this was its last; `pieces` are those so far.
 
-
-def _answered(entry: Entry, fields: dict[str, Any]) -> Entry:
-    status: Any = fields["status"]
-    if type(status) is not int or not 100 <= status <= 599:
-        raise ValueError("invalid status")
-    at, headers = _parse_seconds(fields["at"]), _parse_headers(fields["headers"])
-    return attrs.evolve(entry, answered_at=at, status=status, response_headers=headers)
-
-
-def _piece(fields: dict[str, Any]) -> Piece:
-    data = fields["text"].encode() if "text" in fields else base64.b64decode(fields["base64"], validate=True)
-    return Piece(_parse_seconds(fields["at"]), data)
-
-
-def _ended(entry: Entry, fields: dict[str, Any]) -> Entry:
-    if "error" in fields and _is_error(fields["error"]):
-        end: End = Failure(fields["error"], str(fields["text"]), Outcome(fields["outcome"]))
-    elif fields.get("end") in ("complete", "left"):
-        end = fields["end"]
-    else:
-        raise ValueError("invalid end")
-    if entry.status is None and (entry.pieces or end == "complete"):
+    Raises:
+        ValueError: the line is invalid here.
+    """
+    if entry is None:
+        match fields:
+            case {"request": str(target), "purpose": purpose, "headers": headers, "payload": payload} if (
+                " " in target and purpose in get_args(Purpose)
+            ):
+                method, _, path = target.partition(" ")
+                headers = _parse_headers(headers)
+                return Entry(method=method, path=path, purpose=purpose, headers=headers, payload=payload), False
+            case _:
+                raise ValueError("invalid request")
+    at = _parse_seconds(fields.get("at"))
+    match fields:
+        case {"status": int(status), "headers": headers} if 100 <= status <= 599:
+            headers = _parse_headers(headers)
+            return attrs.evolve(entry, answered_at=at, status=status, response_headers=headers), False
+        case {"error": name, "text": str(text), "outcome": outcome} if _is_error(name):
+            end: End = Failure(name, text, Outcome(outcome))
+        case {"end": "complete" | "left" as end}:
+            pass
+        case {"text": str(text)}:
+            pieces.append(Piece(at, text.encode()))
+            return entry, False
+        case {"base64": str(text)}:
+            pieces.append(Piece(at, base64.b64decode(text, validate=True)))
+            return entry, False
+        case _:
+            raise ValueError("invalid line")
+    if entry.status is None and (pieces or end == "complete"):
         raise ValueError("a body without a response")
-    return attrs.evolve(entry, end=end, ended_at=_parse_seconds(fields["at"]))
+    return attrs.evolve(entry, pieces=tuple(pieces), end=end, ended_at=at), True
 
 
 def _parse_seconds(value: Any) -> float:
@@ -487,11 +478,9 @@ def _parse_seconds(value: Any) -> float:
 
 def _parse_headers(value: Any) -> dict[str, str]:
     """Parse headers."""
-    if not isinstance(value, dict):
-        raise TypeError("invalid headers")
-    headers = cast("dict[str, Any]", value)
-    if not all(isinstance(each, str) for each in headers.values()):
-        raise TypeError("invalid headers")
+    headers: dict[str, Any] = value
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in headers.values()):
+        raise ValueError("invalid headers")
     return headers
 
 
@@ -514,17 +503,16 @@ class RecordingTransport:
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
         """As `Transport.exchange`."""
         place = self._cassette.begin()
-        recording = _Recording(request, anyio.current_time())
+        recording = _Recording(_request_entry(request), anyio.current_time())
         try:
             async with self._inner.exchange(request) as response:
-                recording.answered(response)
-                yield attrs.evolve(response, chunks=_RecordedChunks(response.chunks, recording))
+                yield recording.answered(response)
         except OxyError as error:
-            if recording.status is None:  # otherwise the block raised it
+            if recording.entry.status is None:  # otherwise the block raised it
                 recording.end = _failure(error)
             raise
         finally:
-            self._cassette.keep(place, recording.entry())
+            self._cassette.keep(place, recording.recorded())
 
     async def aclose(self) -> None:
         """As `Transport.aclose`: closes the wrapped transport."""
@@ -539,69 +527,48 @@ def _failure(error: OxyError) -> Failure:
     return Failure(name, str(error), error.outcome)
 
 
-class _Recording:
-    """An exchange that is being recorded."""
+@attrs.define
+class _Recording(AsyncIterator[bytes]):
+    """An exchange that is being recorded: the chunks of its response are recorded as they are read."""
 
-    def __init__(self, request: HTTPRequest, began: float) -> None:
-        self._request = request
-        self._began = began
-        self._answered_at = 0.0
-        self._headers: Mapping[str, str] = {}
-        self._credentials = _credentials(request)
-        self._pieces: list[Piece] = []
-        self.status: int | None = None
-        self.end: End = "left"
+    entry: Entry
+    """Without the body and its end; secrets included."""
+    began: float
+    chunks: AsyncIterator[bytes] = attrs.field(factory=BufferedChunks)
+    pieces: list[Piece] = attrs.field(factory=list[Piece])
+    end: End = "left"
 
     def seconds(self) -> float:
-        return anyio.current_time() - self._began
+        return anyio.current_time() - self.began
 
-    def answered(self, response: HTTPResponse) -> None:
-        self._answered_at = self.seconds()
-        self.status = response.status
-        self._headers = dict(response.headers)
-        self._credentials |= _credentials(response.request)  # added by the wrapped transport
-
-    def piece(self, data: bytes) -> None:
-        self._pieces.append(Piece(self.seconds(), data))
-
-    def entry(self) -> Entry:
-        """Return the entry so far, secrets included."""
-        return attrs.evolve(
-            _request_entry(self._request),
-            answered_at=self._answered_at,
-            status=self.status,
-            response_headers=self._headers,
-            pieces=tuple(self._pieces),
-            end=self.end,
-            ended_at=self.seconds(),
-            credentials=self._credentials,
+    def answered(self, response: HTTPResponse) -> HTTPResponse:
+        self.chunks = response.chunks
+        self.entry = attrs.evolve(
+            self.entry,
+            answered_at=self.seconds(),
+            status=response.status,
+            response_headers=dict(response.headers),
+            credentials=self.entry.credentials | _credentials(response.request),  # added by the wrapped transport
         )
-
-
-class _RecordedChunks:
-    """The chunks of a response, recorded as they are read."""
-
-    def __init__(self, chunks: AsyncIterator[bytes], recording: _Recording) -> None:
-        self._chunks = chunks
-        self._recording = recording
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
+        return attrs.evolve(response, chunks=self)
 
     async def __anext__(self) -> bytes:
         try:
-            piece = await anext(self._chunks)
+            piece = await anext(self.chunks)
         except StopAsyncIteration:
-            self._recording.end = "complete"
+            self.end = "complete"
             raise
         except OxyError as error:
-            self._recording.end = _failure(error)
+            self.end = _failure(error)
             raise
-        self._recording.piece(piece)
+        self.pieces.append(Piece(self.seconds(), piece))
         return piece
 
+    def recorded(self) -> Entry:
+        return attrs.evolve(self.entry, pieces=tuple(self.pieces), end=self.end, ended_at=self.seconds())
 
-# --- rereplay --------------------------------------------------------------------------------------------------------
+
+# --- replay -----------------------------------------------------------------------------------------------------------
 
 
 class ReplayTransport:
@@ -615,17 +582,19 @@ class ReplayTransport:
         cassette: the recordings.
         pace: factor for the recorded waits: 0 does not wait, 1 waits as recorded.
         match_payload: False compares method and path only.
+        advice: added to the errors of requests that were not recorded.
 
     Raises:
         ConfigurationError: `pace` is negative or not finite.
     """
 
-    def __init__(self, cassette: Cassette, *, pace: float = 0.0, match_payload: bool = True) -> None:
+    def __init__(self, cassette: Cassette, *, pace: float = 0.0, match_payload: bool = True, advice: str = "") -> None:
         if not 0 <= pace < float("inf"):
             raise ConfigurationError(f"ReplayTransport: pace must be a finite number >= 0, not {pace!r}")
         self._cassette = cassette
         self._pace = pace
         self._match_payload = match_payload
+        self._advice = advice and f"\n{advice}"
         self._left = list(cassette.entries)
         self._closed = Closed()
 
@@ -661,7 +630,7 @@ class ReplayTransport:
         for place, entry in enumerate(self._left):
             if self._is_same(request, entry):
                 return self._left.pop(place)
-        raise CassetteError(_refusal(request, self._cassette.entries, self._is_same))
+        raise CassetteError(_refusal(request, self._cassette.entries, self._is_same) + self._advice)
 
     def _is_same(self, request: Entry, entry: Entry) -> bool:
         return _place(request) == _place(entry) and (not self._match_payload or not _differences(request, entry))
@@ -670,7 +639,7 @@ class ReplayTransport:
         return f"ReplayTransport({self._cassette!r}, pace={self._pace:g})"
 
 
-class _Replay:
+class _Replay(AsyncIterator[bytes]):
     """The chunks of a recording, at their recorded times."""
 
     def __init__(self, entry: Entry, began: float, pace: float) -> None:
@@ -690,9 +659,6 @@ class _Replay:
             raise self._entry.end.error()
         if self._entry.end == "left":
             raise CassetteError(f"the recording of {_shown(self._entry)} is incomplete: its reader left here")
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
 
     async def __anext__(self) -> bytes:
         if self._next == len(self._entry.pieces):

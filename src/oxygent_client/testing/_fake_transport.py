@@ -249,14 +249,11 @@ class FakeTransport:
         self._closed.note()
 
 
-class _Chunks:
+class _Chunks(AsyncIterator[bytes]):
     """The chunks of a reply."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self._steps = iter(steps)
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
 
     async def __anext__(self) -> bytes:
         for step in self._steps:

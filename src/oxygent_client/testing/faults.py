@@ -166,7 +166,7 @@ class Faulty:
         await self.inner.aclose()
 
 
-class _ChangedBody:
+class _ChangedBody(AsyncIterator[bytes]):
     """The chunks that a body's generator makes of the real ones. A cancelled wait can be repeated."""
 
     def __init__(self, chunks: AsyncIterator[bytes], body: Body) -> None:
@@ -175,9 +175,6 @@ class _ChangedBody:
         self._piece: bytes | None = None
         self._step: Step | None = None
         self._is_done = True  # with this step
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
 
     async def __anext__(self) -> bytes:
         while True:

@@ -77,7 +77,7 @@ class ASGITransport:
         return f"ASGITransport({self._app!r})"
 
 
-class _ApplicationCall:
+class _ApplicationCall(AsyncIterator[bytes]):
     """One call of the application, and the chunks of its response."""
 
     def __init__(self, app: ASGIApp, request: HTTPRequest, root_path: str) -> None:
@@ -172,9 +172,6 @@ class _ApplicationCall:
             raise RemoteProtocolError("the application ended without a response")
         status, lines = self._head
         return status, parse_head(status, lines)
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
 
     async def __anext__(self) -> bytes:
         with suppress(anyio.EndOfStream):
