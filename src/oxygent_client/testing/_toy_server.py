@@ -100,9 +100,12 @@ class _Ids:
 
 @frozen
 class _CallRecord:
-    """A call in the server's record, from here on."""
+    """A call of an agent or tool in the server's record, from here on."""
 
-    node: _Node
+    node_id: str
+    callee: str
+    category: str
+    stack: tuple[str, ...]
     caller: str
     father: str
     query: Any
@@ -146,20 +149,6 @@ _DEATHS: Final = frozenset({"cut", "hang"})
 _COMPLETED, _FAILED, _CANCELLED = 3, 4, 7
 
 
-def _ping(after: float) -> bytes:
-    return f": ping - {_EPOCH + timedelta(seconds=after)}\r\n\r\n".encode()
-
-
-@frozen
-class _Node:
-    """The agent or tool that was called."""
-
-    node_id: str
-    callee: str
-    category: str
-    stack: tuple[str, ...]
-
-
 class _RaisedError(Exception):
     """An agent of the script raised an exception, at `at`."""
 
@@ -184,8 +173,8 @@ class _Timeline:
         caller = str(payload.get("caller") or "user")
         category = str(payload.get("caller_category") or "user")
         stack = tuple(payload.get("call_stack") or ("user",))
-        root = self._node(self.run.callee, stack, node_id=str(payload.get("node_id") or ""))
-        record = _CallRecord(root, caller, str(payload.get("father_node_id") or ""), payload.get("query", ""))
+        node_id, father = str(payload.get("node_id") or ""), str(payload.get("father_node_id") or "")
+        record = self._record(self.run.callee, stack, caller, father, payload.get("query", ""), node_id)
         at, output = self._perform(0.0, record, category, script)
         if category == "user":
             answer = {"type": "answer", "content": output, "current_trace_id": self.run.trace_id}
@@ -200,15 +189,19 @@ class _Timeline:
         self, at: float, record: _CallRecord, category: str, script: Script | Call, *, lost: bool = False
     ) -> tuple[float, Any]:
         """Add one call from its start to its end, and return the time of its end and its output."""
-        self._add_call(at, record, category)
+        arguments = {"query": record.query} if record.query else {}
+        self._step(at, "tool_call", record, category, arguments=arguments)
         try:
-            at = self._play_all(script.steps, at, record.node)
+            for step in script.steps:
+                at = self._play(step, at, record)
             output, state = self._output(script.output), _COMPLETED
         except _RaisedError as error:
             at = error.at
-            output, state = f"Error executing oxy {record.node.callee}: {error}", _FAILED
+            output, state = f"Error executing oxy {record.callee}: {error}", _FAILED
         if not lost:
-            self._add_observation(at, evolve(record, output=output, state=state), category)
+            shown = _text(output) if self.dialect.text_output else output
+            record = evolve(record, output=output, state=state)
+            self._step(at, "observation", record, category, output=shown, current_trace_id=self.run.trace_id)
         return at, output
 
     def _numbered(self, entries: Sequence[_Entry]) -> Iterator[_Entry]:
@@ -219,48 +212,35 @@ class _Timeline:
             new = self.ids.new()
             yield _Entry(entry.at, entry.kind, entry.message, entry.event, entry.id or new, entry.retry)
 
-    def _node(self, callee: str, stack: tuple[str, ...], *, node_id: str = "") -> _Node:
+    def _record(
+        self, callee: str, stack: tuple[str, ...], caller: str, father: str, query: Any, node_id: str = ""
+    ) -> _CallRecord:
         category = self.categories.get(callee, "tool")
-        return _Node(node_id or self.ids.new(), callee, category, (*stack, callee))
+        return _CallRecord(node_id or self.ids.new(), callee, category, (*stack, callee), caller, father, query)
 
     def _message(self, at: float, message: Any, record: _CallRecord | None = None) -> None:
         self.entries.append(_Entry(at, "message", message, record=record))
 
-    def _content(self, record: _CallRecord, category: str, **more: Any) -> dict[str, Any]:
-        node = record.node
-        return {
-            "node_id": node.node_id,
+    def _step(self, at: float, kind: str, record: _CallRecord, category: str, **more: Any) -> None:
+        """Add the message of the start or the end of a call."""
+        content = {
+            "node_id": record.node_id,
             **({"copied_node_id": ""} if self.dialect.own_copies else {}),
             "caller": record.caller,
-            "callee": node.callee,
+            "callee": record.callee,
             "caller_category": category,
-            "callee_category": node.category,
-            "call_stack": list(node.stack),
+            "callee_category": record.category,
+            "call_stack": list(record.stack),
             **more,
             "request_id": self.run.request_id,
         }
-
-    def _add_call(self, at: float, record: _CallRecord, category: str) -> None:
-        arguments = {"query": record.query} if record.query else {}
-        self._message(
-            at, {"type": "tool_call", "content": self._content(record, category, arguments=arguments)}, record
-        )
-
-    def _add_observation(self, at: float, record: _CallRecord, category: str) -> None:
-        output = _text(record.output) if self.dialect.text_output else record.output
-        content = self._content(record, category, output=output, current_trace_id=self.run.trace_id)
-        self._message(at, {"type": "observation", "content": content}, record)
-
-    def _play_all(self, steps: Sequence[AgentStep], at: float, node: _Node) -> float:
-        for step in steps:
-            at = self._play(step, at, node)
-        return at
+        self._message(at, {"type": kind, "content": content}, record)
 
     def _output(self, output: Any) -> Any:
         words = {Words.ALL: self.run.query, Words.REST: self.run.query.partition(" ")[2]}
         return words[output] if isinstance(output, Words) else output
 
-    def _play(self, step: AgentStep, at: float, node: _Node) -> float:
+    def _play(self, step: AgentStep, at: float, node: _CallRecord) -> float:
         """Add the entries of a step, and return the time of its end."""
         match step:
             case Pause(seconds):
@@ -279,7 +259,7 @@ class _Timeline:
                 at += seconds
                 self._message(at, {"type": "stream_end", "content": {"delta": "", **agent}})
             case Call(callee):
-                record = _CallRecord(self._node(callee, node.stack), node.callee, node.node_id, step.query)
+                record = self._record(callee, node.stack, node.callee, node.node_id, step.query)
                 at, _ = self._perform(at, record, node.category, step, lost=step.lost)
             case Together(steps):
                 at = max((self._play(part, at, node) for part in steps), default=at)
@@ -326,10 +306,6 @@ def _flat(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 QUEUE: Final = 1024
 """Number of unread messages kept of a detached run; the oldest are dropped."""
-
-
-def _cancelled(record: _CallRecord) -> _CallRecord:
-    return evolve(record, output=f"Tool {record.node.callee} was cancelled", state=_CANCELLED)
 
 
 @define
@@ -379,7 +355,8 @@ class _Progress:
     def take(self) -> _Entry | None:
         """Take the oldest unread message that was not dropped; None if there is none."""
         available = self.past(self.entries)
-        self.taken = max(self.taken, available - QUEUE)
+        if self.run.state == "detached":
+            self.taken = max(self.taken, available - QUEUE)
         if self.taken == available:
             return None
         self.taken += 1
@@ -388,10 +365,11 @@ class _Progress:
     def nodes(self) -> dict[str, _CallRecord]:
         """Return the server's record so far, by node id."""
         past = self.log[: self.past(self.log)]
-        nodes = {entry.record.node.node_id: entry.record for entry in past if entry.record}
-        if self.stopped is None:
-            return nodes
-        return {key: record if record.state else _cancelled(record) for key, record in nodes.items()}
+        nodes = {entry.record.node_id: entry.record for entry in past if entry.record}
+        for key, record in nodes.items():
+            if self.stopped is not None and record.state is None:
+                nodes[key] = evolve(record, output=f"Tool {record.callee} was cancelled", state=_CANCELLED)
+        return nodes
 
     def running(self) -> bool:
         """Return whether its root call has no output yet."""
@@ -520,27 +498,31 @@ class ToyRemote:
         async with anyio.create_task_group() as group:
             group.start_soon(cancel_on_disconnect, receive, group.cancel_scope)
             with suppress(OSError):
-                await self._read(detached[-1] if detached else None, send)
+                await self._stream(detached[-1] if detached else None, send)
             group.cancel_scope.cancel()
 
     def _of(self, trace_id: str) -> list[_Progress]:
         return [progress for progress in self._progress if progress.run.trace_id == trace_id]
 
-    async def _read(self, progress: _Progress | None, send: Send) -> None:
-        """Send the unread and the following messages of a run; without a run, heartbeats for ever."""
+    async def _stream(self, progress: _Progress | None, send: Send) -> None:
+        """Send the unread and the following messages of a run, and heartbeats; without a run, heartbeats for ever."""
         await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
         start = anyio.current_time()
         beat = start + self.heartbeat
-        while True:
+        end = False
+        while not end:
             due = progress.next() if progress else math.inf
             await anyio.sleep_until(min(beat, due))
             if beat < due:
-                await _send_piece(send, _ping(beat - start))
+                await _send_heartbeat(progress, beat - start, send)
                 beat += self.heartbeat
             elif progress and (entry := progress.take()):  # another reader may have taken it
-                await self._send_entry(progress.run, entry, send)
-                if entry.kind in _ENDS:
-                    break
+                if entry.kind == "ping":
+                    await _send_heartbeat(progress, entry.at, send)
+                elif entry.kind != "cut":
+                    progress.run.messages.append(entry.message)
+                    await _send_piece(send, entry.framed(DIALECTS[self.dialect]))
+                end = entry.kind in _ENDS
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _feedback(self, payload: dict[str, Any], _: Message, __: Receive, send: Send) -> None:
@@ -612,28 +594,6 @@ class ToyRemote:
         )
         return next(own, self.default)
 
-    async def _stream(self, progress: _Progress, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-        run, start = progress.run, progress.start
-        beat = start + self.heartbeat
-        for entry in progress.entries:
-            due = progress.due(entry)
-            while beat < due:
-                await anyio.sleep_until(beat)
-                await _send_heartbeat(run, beat - start, send)
-                beat += self.heartbeat
-            await anyio.sleep_until(due)
-            if entry.kind == "ping":
-                await _send_heartbeat(run, entry.at, send)
-            else:
-                await self._send_entry(run, entry, send)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _send_entry(self, run: ToyRun, entry: _Entry, send: Send) -> None:
-        if entry.kind != "cut":
-            run.messages.append(entry.message)
-            await _send_piece(send, entry.framed(DIALECTS[self.dialect]))
-
 
 _UPLOADS: Final = frozenset(".txt .jpg .jpeg .png .mp4 .xlsx .xls .doc .docx .pdf .csv .tsv .ods .py .md .json".split())
 
@@ -658,14 +618,14 @@ def _view_node(run: ToyRun, record: _CallRecord) -> dict[str, Any]:
     """Return a node as a real server shows it, secrets included."""
     shared: dict[str, Any] = {**(run.payload.get("shared_data") or {}), "_headers": run.headers}
     return {
-        "node_id": record.node.node_id,
-        "node_type": record.node.category,
+        "node_id": record.node_id,
+        "node_type": record.category,
         "trace_id": run.trace_id,
         "request_id": run.request_id,
         "caller": record.caller,
-        "callee": record.node.callee,
+        "callee": record.callee,
         "father_node_id": record.father,
-        "call_stack": list(record.node.stack),
+        "call_stack": list(record.stack),
         "shared_data": json.dumps(shared),
         "input": json.dumps({"class_attr": {}, "arguments": {"query": record.query}}),
         "output": None if record.state is None else _text(record.output),
@@ -684,9 +644,10 @@ async def _send_piece(send: Send, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-async def _send_heartbeat(run: ToyRun, seconds: float, send: Send) -> None:
-    run.pings += 1
-    await _send_piece(send, _ping(seconds))
+async def _send_heartbeat(progress: _Progress | None, seconds: float, send: Send) -> None:
+    if progress is not None:
+        progress.run.pings += 1
+    await _send_piece(send, f": ping - {_EPOCH + timedelta(seconds=seconds)}\r\n\r\n".encode())
 
 
 async def _payload(scope: Message, receive: Receive) -> dict[str, Any]:

@@ -86,10 +86,6 @@ def _unchanged() -> Body:
         yield piece
 
 
-def _no_headers() -> Mapping[str, str]:
-    return {}
-
-
 @attrs.frozen(kw_only=True)
 class Fault:
     """Changes to an exchange."""
@@ -102,7 +98,7 @@ class Fault:
     """A wait or an error between the request and the response headers."""
     status: int | None = None
     """Replaces the real status."""
-    headers: Mapping[str, str] = attrs.field(factory=_no_headers)
+    headers: Mapping[str, str] = attrs.field(factory=dict[str, str])
     """Added to the real headers, or replacing them; names in lower case."""
     body: Callable[[], Body] = _unchanged
 
