@@ -155,16 +155,15 @@ class Peer:
 
     async def all_over(self, at_least: int, *, until: float) -> bool:
         """Wait until all exchanges are over, at least so many; return False if that is not so at `until`."""
-        with anyio.CancelScope(deadline=until):
-            while not all(visit.over for visit in self.visits) or len(self.visits) < at_least:
-                await self._changed.wait()
-            return True
-        return False
+        return await self._wait(lambda: len(self.visits) >= at_least and all(each.over for each in self.visits), until)
 
     async def all_disconnected(self, *, until: float) -> bool:
         """Wait until no connection is open; return False if that is not so at `until`."""
+        return await self._wait(lambda: not self.connections, until)
+
+    async def _wait(self, is_so: Callable[[], bool], until: float) -> bool:
         with anyio.CancelScope(deadline=until):
-            while self.connections:
+            while not is_so():
                 await self._changed.wait()
             return True
         return False
@@ -238,11 +237,12 @@ class Peer:
         try:
             with connected, suppress(OSError, ValueError):  # rule 3
                 connection = _Connection(connected, self._before_body)
-                while (visit := await connection.request()) is not None:
+                usable = True
+                while usable:
+                    visit = await connection.request()
                     scenario = self._arrived(visit)
                     try:
-                        if not await connection.answer(scenario):
-                            break
+                        usable = await connection.answer(scenario)
                     finally:
                         self._over(visit)
         finally:
@@ -282,13 +282,13 @@ class _Connection:
         self._before_body = before_body
         self._received = bytearray()
 
-    async def request(self) -> Visit | None:
-        """Read the next request; None at the end of the connection."""
-        while b"\r\n\r\n" not in self._received:
-            if not await self._more():
-                return None
-        head, _, self._received = self._received.partition(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").split("\r\n")
+    async def request(self) -> Visit:
+        """Read the next request.
+
+        Raises:
+            OSError: the connection has ended.
+        """
+        first, *lines = (await self._until(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         method, target, _ = first.split(" ")
         pairs = (line.partition(":") for line in lines)
         headers = {name.lower(): value.strip() for name, _, value in pairs}
@@ -342,49 +342,47 @@ class _Connection:
         return False
 
     async def _cancel_on_disconnect(self, scope: anyio.CancelScope) -> None:
-        with suppress(OSError):  # reset
-            while await self._more():
-                pass
+        with suppress(OSError):
+            while True:
+                await self._more()
         scope.cancel()
 
     # --- bytes ---
 
     async def _chunks(self) -> bytes:
         body = b""
-        while size := int((await self._line()).partition(b";")[0], 16):
+        while size := int((await self._until(b"\r\n")).partition(b";")[0], 16):
             body += await self._exactly(size)
-            await self._line()
-        while await self._line():
+            await self._until(b"\r\n")
+        while await self._until(b"\r\n"):
             pass  # trailers
         return body
 
-    async def _line(self) -> bytes:
-        while b"\r\n" not in self._received:
-            await self._must_have_more()
-        line, _, self._received = self._received.partition(b"\r\n")
-        return bytes(line)
+    async def _until(self, end: bytes) -> bytes:
+        while end not in self._received:
+            await self._more()
+        part, _, self._received = self._received.partition(end)
+        return bytes(part)
 
     async def _exactly(self, size: int) -> bytes:
         while len(self._received) < size:
-            await self._must_have_more()
+            await self._more()
         body = bytes(self._received[:size])
         del self._received[:size]
         return body
 
-    async def _must_have_more(self) -> None:
-        if not await self._more():
-            raise ConnectionResetError("the request is incomplete")
-
-    async def _more(self) -> bool:
-        """Read some bytes; return False at the end of the connection. If cancelled, it has read nothing."""
+    async def _more(self) -> None:
+        """Read some bytes. If cancelled, it has read nothing."""
         while True:
             try:
                 data = self._socket.recv(64 * 1024)
             except BlockingIOError:
                 await anyio.wait_readable(self._socket)
             else:
+                if not data:
+                    raise ConnectionResetError("the connection has ended")
                 self._received += data
-                return bool(data)
+                return
 
     async def _send(self, data: bytes) -> None:
         rest = memoryview(data)
