@@ -8,9 +8,8 @@ Rule 3: the shape of a value stays. Only the functions for control characters an
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
-
-import attrs
+from functools import partial
+from typing import Any, Final, cast
 
 from oxygent_client._core.errors import ConfigurationError
 from oxygent_client._core.redaction import SCRUBBED, scrub_json
@@ -26,8 +25,6 @@ __all__ = [
     "without_credentials",
 ]
 
-_Sanitizer = Callable[[Any], Any]
-
 
 def strip_control_characters(value: Any) -> Any:
     """Remove characters that move a cursor, hide text or change its direction, from texts and keys.
@@ -37,7 +34,7 @@ def strip_control_characters(value: Any) -> Any:
     a heart, the non-joiner of Persian. Tabs and line feeds stay. If two keys of an object become equal, the one that
     was not changed stays.
     """
-    return _mapped(value, _strip, _strip)
+    return _mapped(_strip, _strip, _NOTHING, value)
 
 
 def escape_control_characters(value: Any) -> Any:
@@ -45,7 +42,7 @@ def escape_control_characters(value: Any) -> Any:
 
     If two keys of an object become equal, the one that was not changed stays.
     """
-    return _mapped(value, _escape, _escape)
+    return _mapped(_escape, _escape, _NOTHING, value)
 
 
 def redact(*keys: str) -> Callable[[Any], Any]:
@@ -54,7 +51,7 @@ def redact(*keys: str) -> Callable[[Any], Any]:
     Without keys, it replaces everything that looks secret: values by the names of their keys (`password`, `api_key`,
     ...), and credentials within texts. A value nested deeper than 128 levels is then replaced as a whole.
     """
-    return _Redact(frozenset(key.casefold() for key in keys))
+    return partial(_mapped, _same, _same, frozenset(key.casefold() for key in keys)) if keys else scrub_json
 
 
 def without_credentials(sent: SentSecrets) -> Callable[[Any], Any]:
@@ -63,7 +60,7 @@ def without_credentials(sent: SentSecrets) -> Callable[[Any], Any]:
     `sent` is `run.sent` or `agent.sent`. The secrets are found in every usual spelling; one of fewer than 8 characters
     stays, since it may be a part of any word. The result cannot be pickled: it holds the secrets.
     """
-    return _WithoutCredentials(sent)
+    return partial(_mapped, sent.strip_text, sent.strip_text, _NOTHING)
 
 
 def truncate(chars: int) -> Callable[[Any], Any]:
@@ -74,12 +71,16 @@ def truncate(chars: int) -> Callable[[Any], Any]:
     """
     if chars < 1:
         raise ConfigurationError("truncate: chars must be >= 1")
-    return _Truncate(chars)
+    return partial(_mapped, partial(_cut, chars), _same, _NOTHING)
 
 
 def chain(*functions: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Apply several functions, in their order."""
-    return _Chain(functions)
+    return partial(_chain, functions)
+
+
+_NOTHING: Final = frozenset[str]()
+"""No keys to redact."""
 
 
 def _strip(text: str) -> str:
@@ -94,46 +95,17 @@ def _same(text: str) -> str:
     return text
 
 
-@attrs.frozen
-class _Redact:
-    keys: frozenset[str]
-
-    def __call__(self, value: Any) -> Any:
-        return _mapped(value, _same, _same, self.keys) if self.keys else scrub_json(value)
+def _cut(chars: int, text: str) -> str:
+    return text if len(text) <= chars else text[: chars - 1] + "…"
 
 
-@attrs.frozen
-class _WithoutCredentials:
-    sent: SentSecrets = attrs.field(repr=False)
-
-    def __call__(self, value: Any) -> Any:
-        return _mapped(value, self.sent.strip_text, self.sent.strip_text)
+def _chain(functions: tuple[Callable[[Any], Any], ...], value: Any) -> Any:
+    for function in functions:
+        value = function(value)
+    return value
 
 
-@attrs.frozen
-class _Truncate:
-    chars: int
-
-    def __call__(self, value: Any) -> Any:
-        return _mapped(value, self._cut, _same)
-
-    def _cut(self, text: str) -> str:
-        return text if len(text) <= self.chars else text[: self.chars - 1] + "…"
-
-
-@attrs.frozen
-class _Chain:
-    functions: tuple[_Sanitizer, ...]
-
-    def __call__(self, value: Any) -> Any:
-        for function in self.functions:
-            value = function(value)
-        return value
-
-
-def _mapped(
-    value: Any, text: Callable[[str], str], key: Callable[[str], str], redacted: frozenset[str] = frozenset()
-) -> Any:
+def _mapped(text: Callable[[str], str], key: Callable[[str], str], redacted: frozenset[str], value: Any) -> Any:
     """Apply `text` to the texts of a value and `key` to its keys; replace the values of the keys in `redacted`.
 
     A loop, since a value may be nested deeper than Python's recursion limit.

@@ -897,7 +897,7 @@ WRONG: Final[list[tuple[str, Any, dict[str, Any]]]] = [
     ("http:// or https://", ["ftp://a.example"], {}),
     ("members .* int", [7], {}),
     ("twice", ["https://a.example", "https://a.example"], {}),
-    ("Cluster.strategy .* round_robin", ["https://a.example"], {"strategy": "best"}),
+    ("Cluster.strategy must be .*round_robin", ["https://a.example"], {"strategy": "best"}),
     ("Cluster.tries", ["https://a.example"], {"tries": 0}),
 ]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import ClassVar, Final
 
 import anyio
@@ -48,7 +49,7 @@ from oxygent_client._core.transport import (
     find_wrapped,
     redact_url,
 )
-from oxygent_client._core.validation import number
+from oxygent_client._core.validation import number, one_of
 from oxygent_client._protocol.endpoints import HEADERS, PATHS
 from oxygent_client._protocol.responses import error_from_response, parse_alive
 from oxygent_client.cluster._health import Health, ReplicaHealth, usable
@@ -68,20 +69,6 @@ RUNS: Final[tuple[Purpose, ...]] = ("run", "attach")
 SERVER_ERROR: Final = 500
 CHECK_BYTES: Final = 16 * 1024
 """How much of the response to a health check is read."""
-
-
-def _random() -> float:
-    """A random number from 0 to 1, without 1."""
-    return uniform(0.0, 1.0)
-
-
-def _is_strategy(instance: object, attribute: object, value: str) -> None:
-    if value not in STRATEGIES:
-        raise ConfigurationError(f"Cluster.strategy must be one of {', '.join(STRATEGIES)}; got {value!r}")
-
-
-def _default_transport(given: Transport | None) -> Transport:
-    return HTTPXTransport() if given is None else given
 
 
 @attrs.frozen
@@ -214,9 +201,9 @@ class Cluster:
     """It checks plain http itself: only the cluster knows the replica and the name that the user gave it."""
 
     members: tuple[Member, ...] = attrs.field(converter=as_members)
-    strategy: Strategy = attrs.field(default="round_robin", kw_only=True, validator=_is_strategy)
+    strategy: Strategy = attrs.field(default="round_robin", kw_only=True, validator=one_of(*STRATEGIES))
     """How the next replica is picked."""
-    inner: Transport = attrs.field(default=None, alias="transport", converter=_default_transport, kw_only=True)
+    inner: Transport = attrs.field(factory=HTTPXTransport, alias="transport", kw_only=True)
     """The transport to each replica; an `HTTPXTransport` by default."""
     health: Health = attrs.field(factory=Health, kw_only=True)
     """When replicas are ejected, and how they return."""
@@ -224,7 +211,7 @@ class Cluster:
     """Hedging of idempotent calls; None disables it."""
     tries: int = attrs.field(default=5, kw_only=True, validator=number(ge=1))
     """How many replicas one exchange tries at most."""
-    rng: RandomSource = attrs.field(default=_random, kw_only=True, repr=False)
+    rng: RandomSource = attrs.field(default=partial(uniform, 0.0, 1.0), kw_only=True, repr=False)
     """Source of random numbers from 0 to 1, without 1."""
     _loops: PerLoop[_LoopState] = attrs.field(factory=PerLoop[_LoopState], init=False, repr=False)
     _locations: RunLocations = attrs.field(factory=RunLocations, init=False, repr=False)

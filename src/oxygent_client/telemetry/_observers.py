@@ -71,10 +71,6 @@ def _hold(run: RunObservation, size: int) -> None:
     run.buffered = size
 
 
-def _wanting_events(observers: Iterable[Observer]) -> tuple[Observer, ...]:
-    return tuple(each for each in observers if getattr(each, "wants_events", False))
-
-
 @attrs.define(eq=False, kw_only=True)
 class RunObservation:
     """One run as its observers see it: its identity, and numbers that grow during the run."""
@@ -89,9 +85,6 @@ class RunObservation:
     """Bytes buffered: of an incomplete event, and of the last chunk until all of its events were read."""
     _holds: Callable[[RunObservation, int], None] = attrs.field(default=_hold, repr=False, alias="holds")
     """Sets `buffered`."""
-    _listeners: tuple[Observer, ...] = attrs.field(
-        default=attrs.Factory(lambda self: _wanting_events(self.observers), takes_self=True), init=False, repr=False
-    )
     _has_failed: bool = attrs.field(default=False, init=False, repr=False)
 
     def note(self, event: str, context: Context, fields: Mapping[str, Any]) -> None:
@@ -101,9 +94,9 @@ class RunObservation:
     def note_event(self, event: Event, context: Context) -> None:
         """Count a received event, and notify the observers with `wants_events` of calls."""
         self.events += 1
-        if self._listeners and isinstance(event, ToolCall | Observation):
-            name = "tool_call" if isinstance(event, ToolCall) else "observation"
-            self._notify(self._listeners, Notification(name, self, context, {"event": event}))
+        if isinstance(event, ToolCall | Observation):
+            listeners = [each for each in self.observers if getattr(each, "wants_events", False)]
+            self._notify(listeners, Notification(event.type, self, context, {"event": event}))
 
     def hold(self, size: int) -> None:
         """Set the number of buffered bytes."""

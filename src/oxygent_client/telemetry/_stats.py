@@ -123,13 +123,6 @@ class _Times:
         return Quantiles(total, *found)
 
 
-def _connections(transport: object) -> tuple[int, int] | tuple[None, None]:
-    """Connection counts of the outermost transport that has them."""
-    pool = find_wrapped(transport, CountsConnections)  # type: ignore[type-abstract]  # it is only looked for
-    known = None if pool is None else pool.connections()
-    return (None, None) if known is None else known
-
-
 class StatsCollector:
     """Counts the runs of one agent."""
 
@@ -210,7 +203,8 @@ class StatsCollector:
 
     def stats(self, transport: object = None) -> Stats:
         """The statistics so far."""
-        connections, idle = _connections(transport)
+        pool = find_wrapped(transport, CountsConnections)  # type: ignore[type-abstract]  # it is only looked for
+        connections, idle = (pool and pool.connections()) or (None, None)
         with self._locked():
             live = dict(self._live)
             self._buffered = sum(run.buffered for run in live)  # without runs that were dropped
