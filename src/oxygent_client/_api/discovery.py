@@ -37,8 +37,6 @@ from oxygent_client._protocol.endpoints import PATHS
 from oxygent_client._protocol.responses import KnownAgents, parse_organization
 from oxygent_client.cluster import servers_of
 
-__all__ = ["DISCOVERY_SECONDS", "CatalogEntry", "RemoteCatalog", "RemoteInfo", "discover"]
-
 DISCOVERY_SECONDS: Final = 30.0
 """Time-out for all documents together: connections, headers and bodies."""
 NO_LIST_SECONDS: Final = 60.0

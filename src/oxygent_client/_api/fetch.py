@@ -19,8 +19,6 @@ from oxygent_client._core.settings import Limits
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport, redact_url
 from oxygent_client._protocol.responses import error_from_response, parse_envelope
 
-__all__ = ["fetch_body", "fetch_data", "read_error"]
-
 MARGIN: Final = 0.05
 """Seconds before the deadline of a call at which reading a refusal ends, so that its error is raised in time."""
 REFUSAL_SECONDS: Final = 5.0

@@ -21,8 +21,6 @@ from oxygent_client._protocol.endpoints import PATHS
 from oxygent_client._protocol.payload import encode
 from oxygent_client._protocol.responses import parse_alive, parse_stored_name
 
-__all__ = ["check_alive", "feedback", "start", "upload"]
-
 
 async def check_alive(transport: Transport, template: HTTPRequest, limits: Limits, *, until: float) -> bool:
     """Run a health check of the server. Real servers always respond True, so what counts is that nothing is raised.

@@ -19,8 +19,6 @@ from oxygent_client._core.decompression import Decompressor, content_codings
 from oxygent_client._core.errors import OxyError
 from oxygent_client._core.transport import HTTPResponse
 
-__all__ = ["DRAIN_SECONDS", "close_quietly", "decompressed", "drain", "read_all", "read_up_to"]
-
 DRAIN_SECONDS: Final = 0.25
 DRAIN_BYTES: Final = 64 * 1024
 """Limits for reading the rest of a response that is not used, so that its connection can be reused."""

@@ -21,8 +21,6 @@ from oxygent_client._core.text import escape_text
 if TYPE_CHECKING:
     from zlib import _Decompress  # pyright: ignore[reportPrivateUsage]  (the class has no other name)
 
-__all__ = ["Decompressor", "content_codings"]
-
 STEP: Final = 64 * 1024
 """Size of a piece of output, in bytes."""
 INPUT_STEP: Final = 16 * 1024

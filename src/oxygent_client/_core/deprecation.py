@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, TypeAlias
 
-__all__ = ["ModuleGetattr", "moved_names"]
-
 ModuleGetattr: TypeAlias = Callable[[str], Any]
 """The type of a module\'s `__getattr__`."""
 

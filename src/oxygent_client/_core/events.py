@@ -11,23 +11,6 @@ from typing import Any, Literal, TypeAlias, cast
 
 import attrs
 
-__all__ = [
-    "Answer",
-    "AnyEvent",
-    "Custom",
-    "Event",
-    "Observation",
-    "OxyState",
-    "Partial",
-    "Progress",
-    "RemoteErrorEvent",
-    "ServerSentEvent",
-    "Text",
-    "TextDelta",
-    "Thought",
-    "ToolCall",
-]
-
 
 @attrs.frozen
 class ServerSentEvent:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import secrets
 from typing import Final
 
-__all__ = ["new_id", "uniform"]
-
 ALPHABET: Final = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 """The alphabet of real servers: no two characters look alike."""
 

@@ -16,8 +16,6 @@ from typing import Any, Final
 from oxygent_client._core.text import escape_text
 from oxygent_client._core.transport import Context
 
-__all__ = ["LEVELS", "log_event", "logger"]
-
 logger: Final = logging.getLogger("oxygent_client")
 
 VALUE_LENGTH: Final = 1000

@@ -27,8 +27,6 @@ from oxygent_client._core.errors import ClosedError
 if TYPE_CHECKING:
     import trio
 
-__all__ = ["Closed", "PerLoop", "is_closed", "this_loop"]
-
 T = TypeVar("T")
 
 CLOSING_SECONDS: Final = 2.0

@@ -22,8 +22,6 @@ from oxygent_client._core.errors import ConfigurationError, InsecureTransportErr
 from oxygent_client._core.redaction import is_secret
 from oxygent_client._core.server_identity import address_of
 
-__all__ = ["PlaintextRules", "check_proxied", "check_secure", "is_loopback"]
-
 _NAME: Final = re.compile(r"[^\s/\\:@?#*\[\]]+")
 _AUTHORITY: Final = re.compile(r"(?:\[[0-9a-fA-F.]*:[0-9a-fA-F:.]*\]|[0-9a-zA-Z.-]+)(?::[0-9]*)?")
 """Host and port in the form that every library reads alike."""

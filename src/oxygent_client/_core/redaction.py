@@ -16,8 +16,6 @@ from typing import Any, Final, TypeAlias, cast
 from oxygent_client._core.secret_names import is_count_name, is_secret_name
 from oxygent_client._core.text import escape_text
 
-__all__ = ["KEPT_HEADERS", "SCRUBBED", "SEARCHED", "Redactor", "for_display", "is_secret", "scrub_json", "scrub_text"]
-
 Redactor: TypeAlias = Callable[[str], str]
 """Removes the secrets from a text."""
 

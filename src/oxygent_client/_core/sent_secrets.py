@@ -21,8 +21,6 @@ from oxygent_client._core.errors import OxyError, StatusError
 from oxygent_client._core.redaction import KEPT_HEADERS, SCRUBBED, for_display, is_secret, scrub_text
 from oxygent_client._core.spellings import Needles, needles, replaced
 
-__all__ = ["SentSecrets"]
-
 PUBLIC_HEADERS: Final = KEPT_HEADERS | frozenset(
     "baggage content-length host traceparent tracestate x-correlation-id x-request-id x-trace-id".split()
 )

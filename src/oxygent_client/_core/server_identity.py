@@ -14,8 +14,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 from urllib.parse import SplitResult, quote, urlsplit
 
-__all__ = ["address_of", "server_address", "server_identity", "url_origin"]
-
 PORTS: Final = {"http": 80, "https": 443}
 LOOPBACK: Final = "localhost"
 _ASCII: Final = "".join(map(chr, range(0x21, 0x7F)))

@@ -13,8 +13,6 @@ import attrs
 
 from oxygent_client._core.validation import TEXT, TEXTS, either, instance_of, integer, number, optional
 
-__all__ = ["CallOptions", "ConfirmState", "Limits", "Timeouts"]
-
 ConfirmState: TypeAlias = bool | Literal["auto"]
 """Whether the server's record must confirm an answer; "auto": if the answer looks like a failure."""
 

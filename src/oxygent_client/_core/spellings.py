@@ -17,8 +17,6 @@ from urllib.parse import unquote_plus
 
 import attrs
 
-__all__ = ["SHORT", "Needles", "find", "needles", "replaced"]
-
 Span: TypeAlias = tuple[int, int]
 
 SHORT: Final = 6

@@ -15,8 +15,6 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-__all__ = ["plain_task_group", "wait_until_done"]
-
 
 @asynccontextmanager
 async def plain_task_group() -> AsyncGenerator[TaskGroup, None]:

@@ -13,8 +13,6 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["escape_character", "escape_text", "replace_unsafe"]
-
 _CONTROLS: Final = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff"
 """For a character class: C0 without tab and line feed; DEL and C1; line and paragraph separators; characters that
 change the direction of text (https://www.unicode.org/reports/tr9/, CVE-2021-42574); interlinear annotations; lone

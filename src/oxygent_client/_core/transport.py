@@ -20,21 +20,6 @@ from oxygent_client._core.errors import ConfigurationError, Outcome
 from oxygent_client._core.plain_http import PlaintextRules
 from oxygent_client._core.sent_secrets import SentSecrets
 
-__all__ = [
-    "BufferedChunks",
-    "Claiming",
-    "Context",
-    "HTTPRequest",
-    "HTTPResponse",
-    "OutcomeListener",
-    "Purpose",
-    "RunNotifier",
-    "Transport",
-    "check_url",
-    "find_wrapped",
-    "redact_url",
-]
-
 Purpose = Literal["run", "discover", "attach", "feedback", "health"]
 
 

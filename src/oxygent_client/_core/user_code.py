@@ -7,8 +7,6 @@ from contextlib import contextmanager
 
 from oxygent_client._core.errors import HandlerError, Outcome, OxyError
 
-__all__ = ["user_code_errors"]
-
 
 @contextmanager
 def user_code_errors(

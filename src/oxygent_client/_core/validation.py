@@ -19,30 +19,6 @@ import attrs
 
 from oxygent_client._core.errors import ConfigurationError
 
-__all__ = [
-    "ASYNC",
-    "DICT",
-    "FLAG",
-    "MAPPING",
-    "NAMES",
-    "PLAIN",
-    "TEXT",
-    "TEXTS",
-    "Rule",
-    "ValuesRule",
-    "check_async",
-    "check_each",
-    "check_plain",
-    "either",
-    "has_method",
-    "instance_of",
-    "integer",
-    "is_async",
-    "number",
-    "one_of",
-    "optional",
-]
-
 Predicate: TypeAlias = Callable[[Any], bool]
 
 

@@ -58,8 +58,6 @@ from oxygent_client.cluster._run_locations import RunLocation, RunLocations
 from oxygent_client.cluster._strategies import STRATEGIES, Candidate, RandomSource, Strategy, pick
 from oxygent_client.transports.httpx import HTTPXTransport
 
-__all__ = ["Cluster", "Hedge", "Status", "cluster_of", "home_of", "servers_of"]
-
 FAULTS: Final = (ConnectError, ConnectionLostError, RemoteProtocolError)
 """Errors that count as failures of a replica, as a status of 500 and more does."""
 UNFINISHED: Final = (SilenceTimeoutError, IncompleteStreamError)

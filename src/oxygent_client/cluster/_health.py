@@ -19,8 +19,6 @@ import attrs
 
 from oxygent_client._core.validation import number
 
-__all__ = ["Health", "ReplicaHealth", "usable"]
-
 LEAST_SHARE: Final = 0.1
 """The share at the beginning of a slow start: without any calls the replica could not prove itself."""
 

@@ -22,8 +22,6 @@ from oxygent_client._core.server_identity import PORTS, server_address
 from oxygent_client._core.transport import check_url, redact_url
 from oxygent_client._core.validation import number
 
-__all__ = ["DNS", "Member", "Replica", "ResolvedReplica", "Resolver", "as_members", "resolve_members"]
-
 Resolver: TypeAlias = Callable[[str, int], Awaitable[Iterable[str]]]
 """Resolves a host and port to addresses. If it raises or returns none, the replicas stay the same."""
 RESOLVE_SECONDS: Final = 5.0

@@ -11,8 +11,6 @@ from typing import Any, Final
 
 import attrs
 
-__all__ = ["RunLocation", "RunLocations"]
-
 SIZE: Final = 10_000
 
 

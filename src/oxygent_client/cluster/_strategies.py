@@ -16,8 +16,6 @@ from typing import Final, Literal, TypeAlias
 
 import attrs
 
-__all__ = ["STRATEGIES", "Candidate", "Memory", "RandomSource", "Strategy", "pick", "smooth"]
-
 Strategy: TypeAlias = Literal["round_robin", "random", "least_in_flight", "power_of_two", "weighted", "affinity"]
 RandomSource: TypeAlias = Callable[[], float]
 """Returns a random number from 0 to 1, without 1."""

@@ -4,6 +4,7 @@ Each policy `X` is a frozen value, and `XTransport(inner, X(...))` is the transp
 """
 
 from oxygent_client._core.deprecation import ModuleGetattr, moved_names
+from oxygent_client._core.plain_http import check_secure
 from oxygent_client.policies._auth import (
     APIKey,
     APIKeyTransport,
@@ -17,7 +18,7 @@ from oxygent_client.policies._auth import (
 )
 from oxygent_client.policies._base import Policy, PolicyKind, Wrapper
 from oxygent_client.policies._chain import ORDER, Policies
-from oxygent_client.policies._https import HTTPSOnly, HTTPSOnlyTransport, check_secure
+from oxygent_client.policies._https import HTTPSOnly, HTTPSOnlyTransport
 from oxygent_client.policies._limits import ConcurrencyLimit, ConcurrencyLimitTransport, RateLimit, RateLimitTransport
 from oxygent_client.policies._redirect import Redirect, RedirectTransport
 from oxygent_client.policies._retry import Retry, RetryBudget, RetryTransport

@@ -35,18 +35,6 @@ from oxygent_client.policies._tokens import (
     check_token,
 )
 
-__all__ = [
-    "APIKey",
-    "APIKeyTransport",
-    "BasicAuth",
-    "BasicAuthTransport",
-    "BearerAuth",
-    "BearerAuthTransport",
-    "Headers",
-    "HeadersProvider",
-    "HeadersTransport",
-]
-
 PROTOCOL: Final = frozenset("accept accept-encoding content-length content-type host transfer-encoding".split())
 """Headers that HTTP and the event stream depend on."""
 REFUSAL_SECONDS: Final = 2.0

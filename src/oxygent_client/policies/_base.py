@@ -17,8 +17,6 @@ import attrs
 
 from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, Purpose, Transport
 
-__all__ = ["COUNTED", "Policy", "PolicyKind", "StatelessPolicy", "Wrapper", "wait_deadline"]
-
 PolicyKind: TypeAlias = Literal["concurrency", "rate", "retry", "auth", "redirect", "https-only"]
 """What a policy is about. A chain has at most one of each kind; `ORDER` is their order."""
 

@@ -16,8 +16,6 @@ from oxygent_client._core.errors import ConfigurationError
 from oxygent_client._core.transport import Transport
 from oxygent_client.policies._base import Policy, PolicyKind, Wrapper
 
-__all__ = ["ORDER", "Policies"]
-
 ORDER: Final[tuple[PolicyKind, ...]] = ("concurrency", "rate", "retry", "auth", "redirect", "https-only")
 """Outermost first; the transport comes after the last."""
 CHECKS: Final[tuple[PolicyKind, ...]] = ("https-only",)

@@ -16,8 +16,6 @@ from oxygent_client._core.plain_http import PlaintextRules, check_secure
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
 from oxygent_client.policies._base import PolicyKind, StatelessPolicy, Wrapper
 
-__all__ = ["HTTPSOnly", "HTTPSOnlyTransport", "check_secure"]
-
 
 @attrs.frozen(kw_only=True)
 class HTTPSOnly(PlaintextRules, StatelessPolicy):

@@ -21,9 +21,6 @@ from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
 from oxygent_client._core.validation import integer, number
 from oxygent_client.policies._base import COUNTED, PolicyKind, Wrapper, wait_deadline
 
-__all__ = ["Bucket", "ConcurrencyLimit", "ConcurrencyLimitTransport", "RateLimit", "RateLimitTransport", "Slots"]
-
-
 # --- concurrency limit ------------------------------------------------------------------------------------------------
 
 

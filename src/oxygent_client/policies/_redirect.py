@@ -23,8 +23,6 @@ from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
 from oxygent_client._core.validation import FLAG, integer
 from oxygent_client.policies._base import PolicyKind, StatelessPolicy, Wrapper
 
-__all__ = ["Redirect", "RedirectTransport"]
-
 FOLLOWED: Final = (307, 308)
 """Statuses that mean: send the same request again, there. The server has run nothing."""
 _URL_CHARACTERS: Final = re.compile(r"[\x21-\x5b\x5d-\x7e]+")

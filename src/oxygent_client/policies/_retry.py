@@ -30,8 +30,6 @@ from oxygent_client._core.validation import integer, number
 from oxygent_client._protocol.responses import error_from_response
 from oxygent_client.policies._base import COUNTED, PolicyKind, Wrapper
 
-__all__ = ["Retry", "RetryBudget", "RetryTransport", "find_retry"]
-
 
 @attrs.frozen(kw_only=True)
 class Retry:

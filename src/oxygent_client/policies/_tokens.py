@@ -26,18 +26,6 @@ from oxygent_client._core.per_loop import PerLoop
 from oxygent_client._core.transport import Context
 from oxygent_client._core.user_code import user_code_errors
 
-__all__ = [
-    "CachedToken",
-    "FromEnv",
-    "FromFile",
-    "SecretProvider",
-    "Token",
-    "TokenCache",
-    "TokenProvider",
-    "call_provider",
-    "check_token",
-]
-
 SECRET_BYTES: Final = 64 * 1024
 """A larger file is not a secret."""
 TOKEN: Final = re.compile(r"[\x21-\x7e]+")

@@ -16,8 +16,6 @@ from oxygent_client._core.events import Event, Observation, ToolCall
 from oxygent_client._core.log import log_event
 from oxygent_client._core.transport import Context, HTTPRequest
 
-__all__ = ["UNLOGGED", "Notification", "Observer", "Propagator", "RunObservation"]
-
 UNLOGGED: Final[Mapping[str, str]] = {
     "begun": "the run's block is entered; `request` (an `OxyRequest`), `server_url` (redacted)",
     "streaming": "response headers of an event stream, after `seconds`; `url` of the server",

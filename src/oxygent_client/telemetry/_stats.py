@@ -24,8 +24,6 @@ import attrs
 from oxygent_client._core.transport import find_wrapped
 from oxygent_client.telemetry._observers import Notification, Observer, RunObservation
 
-__all__ = ["CountsConnections", "Quantiles", "Stats", "StatsCollector"]
-
 SHORTEST: Final = 1e-6
 LONGEST: Final = 1e6
 """Seconds; times outside of these limits count as the limits."""

@@ -7,8 +7,6 @@ from typing import Any, TypeAlias
 
 import anyio
 
-__all__ = ["Message", "Receive", "Send", "cancel_on_disconnect", "read_body"]
-
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]

@@ -43,18 +43,6 @@ from oxygent_client.testing._scrub import (
     scrub_path,
 )
 
-__all__ = [
-    "Cassette",
-    "CassetteError",
-    "End",
-    "Entry",
-    "Failure",
-    "Piece",
-    "RecordingTransport",
-    "ReplayTransport",
-    "Scrub",
-]
-
 VERSION: Final = 1
 
 GENERATED: Final = frozenset(

@@ -24,8 +24,6 @@ from oxygent_client.testing._transport_checks import (
     shown,
 )
 
-__all__ = ["TransportCheckError", "TransportReport", "check_transport"]
-
 Result: TypeAlias = Literal["kept", "broken", "skipped"]
 RESULTS: Final[tuple[Result, ...]] = ("kept", "broken", "skipped")
 

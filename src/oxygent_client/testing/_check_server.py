@@ -24,8 +24,6 @@ from oxygent_client._core.transport import HTTPRequest
 from oxygent_client.testing._asgi import Message, Receive, Send, cancel_on_disconnect, read_body
 from oxygent_client.testing._fake_transport import Reply, Wait, wait
 
-__all__ = ["CLOSED", "RESET", "Framing", "Peer", "Scenario", "Visit", "target_of"]
-
 LOOPBACK: Final = "127.0.0.1"
 SMALL_BUFFER: Final = 64 * 1024
 """Size of the sockets' send buffers, so that a slow reader makes the server wait."""

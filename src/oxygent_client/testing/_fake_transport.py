@@ -21,25 +21,6 @@ from oxygent_client._core.errors import ConfigurationError, OxyError
 from oxygent_client._core.per_loop import Closed
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse
 
-__all__ = [
-    "FakeTransport",
-    "Pause",
-    "Reply",
-    "Step",
-    "Wait",
-    "answer",
-    "close",
-    "delta",
-    "heartbeat",
-    "message",
-    "observation",
-    "pause",
-    "progress",
-    "text",
-    "tool_call",
-    "wait",
-]
-
 EVENT_STREAM: Final = {"content-type": "text/event-stream; charset=utf-8"}
 
 

@@ -6,8 +6,6 @@ from oxygent_client._run import abandoned
 from oxygent_client._run.trace_ids import TRACE_IDS
 from oxygent_client._run.unread_events import UNREAD_EVENTS
 
-__all__ = ["forget_runs"]
-
 
 def forget_runs() -> None:
     """Forget all runs of this process, so that a test does not depend on earlier tests.

@@ -19,16 +19,6 @@ from oxygent_client._core.redaction import KEPT_HEADERS, SCRUBBED, scrub_text
 from oxygent_client._core.spellings import Needles, find, replaced
 from oxygent_client._protocol.messages import is_event_stream
 
-__all__ = [
-    "map_texts",
-    "remove_secrets",
-    "remove_texts",
-    "replace_in_body",
-    "scrub_body",
-    "scrub_headers",
-    "scrub_path",
-]
-
 Span: TypeAlias = tuple[int, int, bytes]
 """Start and end of a part of a body, and its replacement."""
 

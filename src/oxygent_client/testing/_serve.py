@@ -14,8 +14,6 @@ from typing import Any
 
 from oxygent_client._core.errors import ConfigurationError
 
-__all__ = ["serve"]
-
 
 @contextmanager
 def serve(app: Any, port: int = 0) -> Generator[str]:

@@ -49,8 +49,6 @@ from oxygent_client.testing.script import (
     Words,
 )
 
-__all__ = ["ToyRemote", "ToyRun"]
-
 # ---------------------------------------------------------------------------------------------------- Releases, framing
 
 

@@ -27,17 +27,6 @@ from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, T
 from oxygent_client.testing._check_server import CLOSED, RESET, Framing, Peer, Scenario, target_of
 from oxygent_client.testing._fake_transport import Wait
 
-__all__ = [
-    "CHECKS",
-    "SECONDS",
-    "TRANSPORT_PROMISES",
-    "Bench",
-    "BrokenPromise",
-    "Make",
-    "SkippedCheck",
-    "shown",
-]
-
 SECONDS: Final = 5.0
 """Time limit of a check, counted from the last transport that it made, since many exchanges take long."""
 TOTAL_SECONDS: Final = 120.0

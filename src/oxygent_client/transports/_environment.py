@@ -31,18 +31,6 @@ from oxygent_client._core.plain_http import PlaintextRules, check_proxied, is_lo
 from oxygent_client._core.server_identity import address_of
 from oxygent_client._core.transport import Context, HTTPRequest
 
-__all__ = [
-    "PORTS",
-    "Proxies",
-    "Proxy",
-    "accepts_all",
-    "check_proxied_request",
-    "check_verify",
-    "no_trust",
-    "trust",
-    "without_bad_key_log",
-]
-
 KEY_LOG: Final = "SSLKEYLOGFILE"
 PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 """The schemes of proxies, with their default ports."""

@@ -32,18 +32,6 @@ from oxygent_client._core.errors import (
     TLSError,
 )
 
-__all__ = [
-    "LOST",
-    "NOT_CONNECTED",
-    "NOT_HTTP",
-    "NO_TLS",
-    "UNDECODABLE",
-    "ErrorMap",
-    "ErrorRule",
-    "reason",
-    "standard_phrase",
-]
-
 ErrorRule = tuple[type[Exception], type[OxyError], str]
 """A library's class, our class, and its text; `{}` stands for the host, `{proxy}` for the proxy."""
 
