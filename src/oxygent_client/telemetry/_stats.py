@@ -202,7 +202,8 @@ class StatsCollector:
     def stats(self, transport: object = None) -> Stats:
         """The statistics so far."""
         pool = find_wrapped(transport, CountsConnections)  # type: ignore[type-abstract]  # it is only looked for
-        connections, idle = (pool and pool.connections()) or (None, None)
+        known = None if pool is None else pool.connections()
+        connections, idle = (None, None) if known is None else known
         with self._locked():
             live = dict(self._live)
             self._buffered = sum(run.buffered for run in live)  # without runs that were dropped
