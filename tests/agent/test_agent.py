@@ -103,25 +103,22 @@ def test_no_address(cls: type[RemoteAgent]) -> None:
 def test_what_an_agent_is_made_of() -> None:
     """Every argument but the URL is a keyword, and becomes the attribute of its name, with the documented default."""
     agent = SSEOxyGent(server_url=URL)
-    assert (
-        agent.server_url,
-        agent.name,
-        agent.desc,
-        agent.is_share_call_stack,
-        agent.call_stack_strategy,
-        agent.callee,
-        agent.check_callee,
-        agent.transport,
-    ) == (URL, "remote", "", True, None, None, True, None)
-    assert (Timeouts(connect=10, silence=45, idle=600, total=3600), Limits()) == (agent.timeouts, agent.limits)
-    assert (
-        agent.event_handlers,
-        agent.event_filter,
-        agent.headers,
-        agent.org,
-        {**dict.fromkeys(agent.forward_headers), **dict.fromkeys(agent.argument_overrides)},
-        agent.share_data,
-    ) == ({}, None, {}, {}, {}, True)
+    assert agent.server_url == URL
+    assert agent.name == "remote"
+    assert agent.desc == ""
+    assert agent.is_share_call_stack is True
+    assert agent.call_stack_strategy is None
+    assert agent.callee is None
+    assert agent.check_callee is True
+    assert agent.transport is None
+    assert agent.timeouts == Timeouts(connect=10, silence=45, idle=600, total=3600)
+    assert agent.limits == Limits()
+    assert agent.event_handlers == {}
+    assert agent.event_filter is None
+    assert agent.headers == {}
+    assert agent.org == {}
+    assert {**dict.fromkeys(agent.forward_headers), **dict.fromkeys(agent.argument_overrides)} == {}
+    assert agent.share_data is True
     assert agent.category == "agent"
     router, transport = EventRouter(), remote()
     given: dict[str, Any] = {
@@ -167,12 +164,15 @@ async def test_three_ways_to_ask() -> None:
         assert (await run.final_response()).output == "42"
     request = OxyRequest(arguments={"k": 1, "query": "hi"}, current_trace_id="t1")
     response = await agent.execute(request)
-    assert (response.state, response.output) == (OxyState.COMPLETED, "42")
+    assert response.state is OxyState.COMPLETED
+    assert response.output == "42"
     assert response.oxy_request is not request
     drawn = {"request_id", "group_id", "node_id", "node_id_stack"}
     payloads = [{key: value for key, value in body.items() if key not in drawn} for body in transport.payloads]
     assert [payloads[0]] * 3 == payloads
-    assert (payloads[0]["query"], payloads[0]["k"], payloads[0]["current_trace_id"]) == ("hi", 1, "t1")
+    assert payloads[0]["query"] == "hi"
+    assert payloads[0]["k"] == 1
+    assert payloads[0]["current_trace_id"] == "t1"
     assert [each.method for each in transport.requests] == ["POST"] * 3
     assert {each.url for each in transport.requests} == {f"{URL}/sse/chat"}
 
@@ -203,7 +203,10 @@ async def test_everything_that_one_may_say() -> None:
     assert {key: payload[key] for key in expected} == expected
     assert "idempotent" not in payload
     context = transport.requests[0].context
-    assert (context.purpose, context.trace_id, context.group_id, context.idempotent) == ("run", "t2", "g", True)
+    assert context.purpose == "run"
+    assert context.trace_id == "t2"
+    assert context.group_id == "g"
+    assert context.idempotent is True
     assert response.extra == {"trace_id": "t2", "remote_trace_id": "t2"}
 
 
@@ -466,7 +469,19 @@ async def test_the_callers_request_is_not_changed(fails: bool) -> None:
         assert vars(request) == before
 
 
-async def test_a_clone_stands_on_both_stacks() -> None:
+STACK_OPTIONS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
+    "shared": ({}, {"call_stack": ["user", "boss"], "node_id_stack": ["", "n1"], "caller": "boss"}),
+    "not shared": ({"is_share_call_stack": False}, {"caller": "user"}),
+    "full": (
+        {"call_stack_strategy": "full", "is_share_call_stack": False},
+        {"call_stack": ["user", "boss", "me"], "node_id_stack": ["", "n1", "n2"], "caller": "boss"},
+    ),
+    "none": ({"call_stack_strategy": "none"}, {"caller": "user"}),
+}
+
+
+@pytest.mark.parametrize("name", STACK_OPTIONS)
+async def test_a_clone_stands_on_both_stacks(name: str) -> None:
     """What is executed has this agent on both stacks; what is sent has it not, unless it is meant to."""
     request = OxyRequest(
         arguments={"query": "x"}, call_stack=["user", "boss"], node_id_stack=["", "n1"], node_id="n2", caller="boss"
@@ -474,22 +489,16 @@ async def test_a_clone_stands_on_both_stacks() -> None:
     agent, _ = made(name="me")
     executed = (await agent.execute(request)).oxy_request
     assert executed is not None
-    assert (executed.call_stack, executed.node_id_stack) == (["user", "boss", "me"], ["", "n1", "n2"])
-    assert (executed.callee, executed.callee_category, executed.node_id) == ("me", "agent", "n2")
-    cases: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-        "shared": ({}, {"call_stack": ["user", "boss"], "node_id_stack": ["", "n1"], "caller": "boss"}),
-        "not shared": ({"is_share_call_stack": False}, {"caller": "user"}),
-        "full": (
-            {"call_stack_strategy": "full", "is_share_call_stack": False},
-            {"call_stack": ["user", "boss", "me"], "node_id_stack": ["", "n1", "n2"], "caller": "boss"},
-        ),
-        "none": ({"call_stack_strategy": "none"}, {"caller": "user"}),
-    }
-    for name, (options, expected) in cases.items():
-        payload = await sent(request, name="me", **options)
-        fields = ("call_stack", "node_id_stack", "caller")
-        assert (name, {key: payload[key] for key in fields if key in payload}) == (name, expected)
-        assert payload["caller_category"] == "user"
+    assert executed.call_stack == ["user", "boss", "me"]
+    assert executed.node_id_stack == ["", "n1", "n2"]
+    assert executed.callee == "me"
+    assert executed.callee_category == "agent"
+    assert executed.node_id == "n2"
+    options, expected = STACK_OPTIONS[name]
+    payload = await sent(request, name="me", **options)
+    fields = ("call_stack", "node_id_stack", "caller")
+    assert {key: payload[key] for key in fields if key in payload} == expected
+    assert payload["caller_category"] == "user"
 
 
 async def test_execute_directly() -> None:
@@ -778,7 +787,9 @@ async def test_the_base() -> None:
     """`RemoteAgent` knows its address and how to execute; what that does is for its subclasses to say."""
     base = RemoteAgent(server_url=URL, name="base", desc="d")
     await base.init()
-    assert (base.org, base.get_org(), base.desc) == ({}, [], "d")
+    assert base.org == {}
+    assert base.get_org() == []
+    assert base.desc == "d"
     with pytest.raises(NotImplementedError):
         await base.execute(OxyRequest())
 
@@ -787,7 +798,8 @@ async def test_the_base() -> None:
             return OxyResponse(OxyState.COMPLETED, oxy_request.get_query())
 
     response = await Echo(server_url=URL).execute(OxyRequest(arguments={"query": "x"}))
-    assert (response.state, response.output) == (OxyState.COMPLETED, "x")
+    assert response.state is OxyState.COMPLETED
+    assert response.output == "x"
 
 
 # ------------------------------------------------------------------------------------------ Subclasses say what is sent
@@ -918,7 +930,8 @@ async def test_configuration_travels(way: str) -> None:
     async with original:
         clone = COPIES[way](original)
     assert {name: getattr(clone, name) for name in options} == options
-    assert (original.org, original.get_org()) == (clone.org, clone.get_org())
+    assert original.org == clone.org
+    assert original.get_org() == clone.get_org()
     assert clone.org is not original.org
     assert [*vars(clone)] == [*vars(original)]
     assert isinstance(clone.transport, HTTPXTransport)
@@ -937,7 +950,8 @@ async def test_a_shallow_copy() -> None:
         transport = remote(pause(1), answer("42"), close())
         original.transport = clone.transport = transport
         async with original.stream("hi"), clone.stream("hi"):
-            assert (original.stats().in_flight, clone.stats().in_flight) == (1, 1)
+            assert original.stats().in_flight == 1
+            assert clone.stats().in_flight == 1
         clone.transport = None
         async with original._transports.lease(None) as kept, clone._transports.lease(None) as own:
             assert kept is not own
@@ -980,7 +994,8 @@ async def test_handlers_of_ones_own_travel(way: str) -> None:
     clone = COPIES[way](original)
     clone.transport = remote(progress(1), answer(2), close())
     await clone.ask("hi")
-    assert (original.heard, clone.heard) == ([], [1])
+    assert original.heard == []
+    assert clone.heard == [1]
 
 
 def _local(*anything: Any) -> Any:
@@ -1114,7 +1129,8 @@ async def test_a_given_transport_is_never_closed() -> None:
         await agent.ask("hi")
     await agent.aclose()
     await agent.ask("hi")
-    assert (transport.closed, len(transport.requests)) == (False, 2)
+    assert transport.closed is False
+    assert len(transport.requests) == 2
 
 
 def test_one_agent_in_two_event_loops() -> None:
@@ -1156,16 +1172,18 @@ async def test_one_agent_in_two_event_loops_at_once() -> None:
     assert [(len(each.requests), each.closed) for each in Lent.made] == [(2, True), (1, True), (1, True)]
 
 
-async def test_init_fills_in_what_is_empty() -> None:
+@pytest.mark.parametrize(("desc", "expected"), [("", "theirs"), ("mine", "mine")])
+async def test_init_fills_in_what_is_empty(desc: str, expected: str) -> None:
     """`init` keeps the organization, and takes the remote's description only where the agent has none."""
     org = Reply.json({"code": 200, "data": {"organization": {"name": "master"}}})
     about = Reply.json({"code": 200, "data": {"description": "theirs"}})
-    for desc, expected in (("", "theirs"), ("mine", "mine")):
-        agent, transport = made(remote(get_organization=org, get_description=about), desc=desc)
-        await agent.init()
-        assert (agent.desc, agent.org, agent.get_org()) == (expected, {"name": "master"}, [])
-        assert [each.path for each in transport.requests] == ["/get_organization", "/get_description", "/get_agents"]
-        assert {each.context.purpose for each in transport.requests} == {"discover"}
+    agent, transport = made(remote(get_organization=org, get_description=about), desc=desc)
+    await agent.init()
+    assert agent.desc == expected
+    assert agent.org == {"name": "master"}
+    assert agent.get_org() == []
+    assert [each.path for each in transport.requests] == ["/get_organization", "/get_description", "/get_agents"]
+    assert {each.context.purpose for each in transport.requests} == {"discover"}
 
 
 async def test_cancelling_init_leaves_nothing_open() -> None:

@@ -122,7 +122,8 @@ async def filter_stops(cls: type[SSEOxyGent]) -> None:
     assert seen == ALL
     assert log.of("sent") == ["metrics", "stream"]
     assert log.of("handled") == [{"type": "metrics", "value": 2}]
-    assert ([kind(event.message) for event in events], response.output) == (ALL, "42")
+    assert [kind(event.message) for event in events] == ALL
+    assert response.output == "42"
 
 
 async def handlers_hear(cls: type[SSEOxyGent]) -> None:
@@ -132,8 +133,12 @@ async def handlers_hear(cls: type[SSEOxyGent]) -> None:
     _, response = await run(cls, log, event_handlers=dict.fromkeys(kinds, log.handle))
     root, search, step, metrics, found, written, first, second, end = log.of("handled")
     assert tuple(each["callee"] for each in (root, search, found, end)) == ("master", "search", "search", "master")
-    assert (step, metrics, written["delta"]) == ({"p": 1}, {"type": "metrics", "value": 2}, "4")
-    assert (first, second, response.output) == ("first", "42", "42")
+    assert step == {"p": 1}
+    assert metrics == {"type": "metrics", "value": 2}
+    assert written["delta"] == "4"
+    assert first == "first"
+    assert second == "42"
+    assert response.output == "42"
     assert log.of("sent") == FORWARDED
 
 
@@ -227,7 +232,8 @@ async def sender_is_looked_up(cls: type[SSEOxyGent]) -> None:
             oxy_request.__dict__.pop("send_message", None)  # the class's own again, which nobody hears
 
     await run(Replacing, first)
-    assert (first.of("sent"), second.of("sent")) == (FORWARDED[:3], FORWARDED[3:6])
+    assert first.of("sent") == FORWARDED[:3]
+    assert second.of("sent") == FORWARDED[3:6]
 
 
 async def sender_keywords(cls: type[SSEOxyGent]) -> None:
@@ -303,10 +309,10 @@ async def failures_are_blamed(cls: type[SSEOxyGent]) -> None:
     ]
     for said, options in cases:
         error = await fails(cls, Log(), **options)
-        assert (
-            str(error),
-            str(error.__cause__) if isinstance(error.__cause__, ValueError) else "",
-        ) == (said, "mine" if "Value" in said else "")
+        assert str(error) == said
+        assert (str(error.__cause__) if isinstance(error.__cause__, ValueError) else "") == (
+            "mine" if "Value" in said else ""
+        )
         assert error.trace_id
 
 
@@ -367,7 +373,8 @@ async def late_attributes(cls: type[SSEOxyGent]) -> None:
         "event_handlers": {"metrics": log.handle, "progress": log.handle},
     }
     await run(cls, log, late=late)
-    assert (log.of("sent"), len(log.of("handled"))) == (["metrics"], 1)
+    assert log.of("sent") == ["metrics"]
+    assert len(log.of("handled")) == 1
 
     class Preparing(cls):  # type: ignore[misc, valid-type]  # the base is what varies
         def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
@@ -379,7 +386,8 @@ async def late_attributes(cls: type[SSEOxyGent]) -> None:
     agent = Preparing(server_url=URL, transport=(transport := FakeTransport.script(answer(1), close())))
     agent.is_share_call_stack = False
     await agent.ask("hi")
-    assert (transport.payloads[0].get("mine"), "call_stack" in transport.payloads[0]) == (True, False)
+    assert transport.payloads[0].get("mine") is True
+    assert "call_stack" not in transport.payloads[0]
     assert transport.requests[0].headers.get("x-mine") == "1"
 
 

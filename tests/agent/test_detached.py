@@ -154,7 +154,8 @@ def test_hostile_tokens(name: str) -> None:
     agent = SSEOxyGent(server_url=URL, transport=(transport := FakeTransport({})))
     with pytest.raises(errors.ConfigurationError) as caught:
         agent.attach(HOSTILE[name])
-    assert (caught.value.outcome, transport.requests) == (Outcome.NOT_SENT, [])
+    assert caught.value.outcome is Outcome.NOT_SENT
+    assert transport.requests == []
     assert len(str(caught.value)) < 200
 
 
@@ -203,7 +204,8 @@ async def begun(replies: Any, *, records: Any = NO_RECORDS, **options: Any) -> B
     result: RunHandle | errors.OxyError
     try:
         result = await agent.start(RUN)
-        assert ("n", result.trace_id) == (result.node_id, result.remote_trace_id)
+        assert result.node_id == "n"
+        assert result.trace_id == result.remote_trace_id
     except errors.OxyError as error:
         result = error
     assert result.trace_id
@@ -311,7 +313,8 @@ async def test_what_start_sends() -> None:
         True,
     )
     (sent,) = transport.requests
-    assert (sent.headers["accept"], sent.context.purpose) == ("application/json", "run")
+    assert sent.headers["accept"] == "application/json"
+    assert sent.context.purpose == "run"
     expected = RunHandle(
         server_url=URL + "/base",
         trace_id=name,
@@ -347,7 +350,8 @@ async def test_an_unknown_callee_is_not_begun() -> None:
     start = anyio.current_time()
     with pytest.raises(errors.DeadlineExceededError) as caught:
         await agent.start("hi")
-    assert (anyio.current_time() - start, caught.value.outcome) == (5, NOT_SENT)
+    assert anyio.current_time() - start == 5
+    assert caught.value.outcome == NOT_SENT
 
 
 async def test_a_start_that_never_left() -> None:
@@ -489,7 +493,9 @@ async def test_cuts(name: str) -> None:
     """After a break the reader comes back, and every event that the server sends is told: equal ones are several."""
     told, connections = CUTS[name]
     heard = await attach(*connections)
-    assert (heard.what, heard.told, heard.outcome) == ("42", told, COMPLETED)
+    assert heard.what == "42"
+    assert heard.told == told
+    assert heard.outcome == COMPLETED
     assert len(connections) == len(heard.attached)
 
 
@@ -617,14 +623,16 @@ async def test_a_quiet_stream(name: str) -> None:
 async def test_the_end_was_lost_with_the_connection(seconds: tuple[float, float], what: Any, records: Reply) -> None:
     """What was on its way when a connection broke is gone; the record is asked once there is another one."""
     heard = await attach((say(1), LOST), PINGS, records=records)
-    assert (heard.what, heard.told) == (what, [1])
+    assert heard.what == what
+    assert heard.told == [1]
     assert seconds[0] <= heard.seconds <= seconds[1]
 
 
 async def test_connections_that_do_not_last() -> None:
     """Where every connection ends before 2 s are over, the record is asked all the same."""
     heard = await attach((heartbeat(), pause(0.5)), records=DONE)
-    assert (heard.what, heard.recovered) == ("42", True)
+    assert heard.what == "42"
+    assert heard.recovered is True
     assert heard.seconds < 12
 
 
@@ -632,7 +640,9 @@ async def test_connections_that_do_not_last() -> None:
 async def test_the_record_is_there_and_the_stream_is_not(what: Any, records: Reply) -> None:
     """Where the events are not to be had any more, `idle` asks the record, and it has the end."""
     heard = await attach((say(1),), Reply(status=502), records=records)
-    assert (heard.what, heard.told, heard.outcome) == (what, [1], COMPLETED)
+    assert heard.what == what
+    assert heard.told == [1]
+    assert heard.outcome == COMPLETED
     assert heard.seconds == 600
 
 
@@ -643,13 +653,17 @@ async def test_a_connection_is_kept_while_the_record_is_asked(looks: int, idle: 
     moving = [record(None, update_time=f"{n}") for n in range(looks)]
     transport = Timed(FakeTransport({"/sse/chat": Reply(steps), "/view": moving}))
     response = await SSEOxyGent(server_url=URL, transport=transport, timeouts=Timeouts(idle=idle)).ask(RUN)
-    assert (response.output, len(transport.at("/sse/chat")), len(transport.at("/view"))) == ("42", 1, looks)
+    assert response.output == "42"
+    assert len(transport.at("/sse/chat")) == 1
+    assert len(transport.at("/view")) == looks
 
 
 async def test_a_slow_server_is_waited_for() -> None:
     """A server that takes its time for the headers is not left for the record's sake."""
     heard = await attach((say(1),), Reply(END, before=Pause(20)), records=RUNNING)
-    assert (heard.what, heard.told, len(heard.attached)) == ("42", [1, "42"], 2)
+    assert heard.what == "42"
+    assert heard.told == [1, "42"]
+    assert len(heard.attached) == 2
 
 
 ENDS: Final[dict[str, tuple[type[errors.OxyError], Any, float, float]]] = {
@@ -670,7 +684,9 @@ async def test_what_ends_it(name: str) -> None:
     """A refusal is raised at once; where nobody can be reached, `idle` ends it. What was heard is in `partial`."""
     expected, reply, least, most = ENDS[name]
     heard = await attach((say(1),), reply)
-    assert (heard.what, heard.told, heard.outcome) == (expected, [1], STARTED)
+    assert heard.what == expected
+    assert heard.told == [1]
+    assert heard.outcome == STARTED
     assert least <= heard.seconds <= most
     bounded = await attach((say(1),), reply, timeouts=Timeouts(total=50))
     assert 1 >= bounded.seconds if most <= 1 else 50 == bounded.seconds
@@ -695,7 +711,8 @@ async def test_the_first_attachment(name: str) -> None:
     """The run has begun, so no error says that it has not."""
     expected, outcome, reply, records = FIRSTS[name]
     heard = await attach(reply, records=records, limits=Limits(event_bytes=1000))
-    assert (heard.what, heard.outcome) == (expected, outcome)
+    assert heard.what == expected
+    assert heard.outcome == outcome
 
 
 @pytest.mark.parametrize(
@@ -711,7 +728,9 @@ async def test_the_first_attachment(name: str) -> None:
 async def test_an_attachment_without_headers(what: Any, records: Reply) -> None:
     """`idle` counts while the headers of the first attachment are missing, too."""
     heard = await attach(Reply(before=FOREVER), records=records, timeouts=Timeouts(total=None))
-    assert (heard.what, len(heard.attached), heard.seconds) == (what, 1, 600)
+    assert heard.what == what
+    assert len(heard.attached) == 1
+    assert heard.seconds == 600
 
 
 async def test_a_slot_is_waited_for() -> None:
@@ -723,7 +742,8 @@ async def test_a_slot_is_waited_for() -> None:
         with pytest.raises(errors.DeadlineExceededError) as caught:
             async with agent.attach(other.to_token()):
                 pytest.fail("there was no slot")
-    assert (caught.value.outcome, len(transport.requests)) == (STARTED, 1)
+    assert caught.value.outcome == STARTED
+    assert len(transport.requests) == 1
 
 
 async def test_two_readers() -> None:
@@ -753,7 +773,8 @@ async def test_a_handler_that_raises() -> None:
         async with run:
             await run.final_response()
     assert isinstance(caught.value.__cause__, KeyError)
-    assert (run.outcome, [request.path for request in transport.requests]) == (STARTED, ["/async/trace"])
+    assert run.outcome == STARTED
+    assert [request.path for request in transport.requests] == ["/async/trace"]
     assert caught.value.partial is not None
     assert [event.content for event in caught.value.partial.events] == [1]
 
@@ -784,7 +805,8 @@ async def test_cancellation(name: str) -> None:
             await run.final_response()
     assert scope.cancelled_caught
     assert anyio.current_time() - began == pytest.approx(when)
-    assert (len(transport.requests), STARTED) == (len(transport.left), run.outcome)
+    assert len(transport.requests) == len(transport.left)
+    assert run.outcome == STARTED
 
 
 @pytest.mark.parametrize("name", [name for name in WAITS if name != "for headers"])
@@ -808,7 +830,8 @@ async def test_left_by_another_task(name: str) -> None:
         assert len(transport.left) == len(transport.requests)
         asked = len(transport.requests)
         await anyio.sleep(1000)
-    assert (len(transport.requests), run.outcome) == (asked, STARTED)
+    assert len(transport.requests) == asked
+    assert run.outcome == STARTED
 
 
 # ----------------------------------------------------------------------------------------- Attach, to the toy remote
@@ -883,7 +906,8 @@ async def test_as_a_run(share: bool) -> None:
     async with later.agent.attach(token, request=mine) as run:
         again = [event async for event in run]
     assert later.forwarded == sent
-    assert (run.response.output, output) == (output, "42")
+    assert run.response.output == output
+    assert output == "42"
     assert [(type(event), event.type) for event in events] == [(type(event), event.type) for event in again]
     assert steady(direct.forwarded) == steady(later.forwarded)
     stacks = [sent["content"]["call_stack"] for sent in later.forwarded if sent["type"] == "tool_call"]
@@ -896,14 +920,17 @@ async def test_two_runs_of_one_name() -> None:
     """Two starts with one trace id are two runs: the token knows which, and the caller's word is on all it hears."""
     toy, name = ToyRemote(default=SCRIPT), new_id()
     first, second = [await Listening(toy).agent.start("?", trace_id=name) for _ in range(2)]
-    assert (first.trace_id, first.remote_trace_id, second.trace_id) == (name, name, name)
+    assert first.trace_id == name
+    assert first.remote_trace_id == name
+    assert second.trace_id == name
     assert re.fullmatch(f"{name}-.{{12}}", second.remote_trace_id)
     assert [first.remote_trace_id, second.remote_trace_id] == [run.trace_id for run in toy.runs]
     for handle in (first, second):
         listening = Listening(toy)
         async with listening.agent.attach(handle.to_token()) as run:
             assert (await run.final_response()).output == "42"
-        assert (name, handle.remote_trace_id) == (run.trace_id, run.remote_trace_id)
+        assert run.trace_id == name
+        assert handle.remote_trace_id == run.remote_trace_id
         named = [
             sent["content"].get("current_trace_id") for sent in listening.forwarded if sent["type"] == "observation"
         ]
@@ -925,11 +952,13 @@ async def test_leaving_and_coming_back() -> None:
         async with agent.attach(token) as run:
             async for event in run:
                 told += [event.content] * (event.type == "progress")
-    assert (toy.runs[0].state, len(toy.runs)) == ("detached", 1)
+    assert toy.runs[0].state == "detached"
+    assert len(toy.runs) == 1
     async with agent.attach(token) as run:
         async for event in run:
             told += [event.content] * (event.type == "progress")
-    assert (told, run.response.output) == ([1, 2, 3], "42")
+    assert told == [1, 2, 3]
+    assert run.response.output == "42"
 
 
 LEFT_BY: Final[dict[str, Callable[[Run], Awaitable[None]]]] = {}
@@ -1008,7 +1037,8 @@ async def test_what_was_received_is_kept(leave: str, pieces: str) -> None:
     count = 11 if pieces == "a piece for each reader" else 300
     assert [*range(count), "42"] == everything
     assert again.response.output == "42"
-    assert (run.partial.dropped, again.partial.dropped) == (0, 0)
+    assert run.partial.dropped == 0
+    assert again.partial.dropped == 0
     # Where the end was received, nothing is asked for.
     attached = [request.path for request in transport.requests]
     assert attached == ["/async/trace"] * (2 if pieces == "without its end" else 1)
@@ -1033,7 +1063,8 @@ async def test_a_part_of_an_event_is_lost() -> None:
         await anext(left)
     async with agent.attach(TOKEN) as run:
         assert [event.content async for event in run] == [2, "42"]
-    assert (left.partial.dropped, run.partial.dropped) == (1, 1)
+    assert left.partial.dropped == 1
+    assert run.partial.dropped == 1
 
 
 async def test_what_is_kept_is_of_one_run() -> None:
@@ -1179,7 +1210,8 @@ async def test_the_answer_comes_however_often_it_is_cut(pieces: int) -> None:
     with anyio.fail_after(120):
         async with agent.attach(token) as run:
             told = [event.sse.id async for event in run]
-    assert (run.response.output, len(toy.runs)) == ("42", 1)
+    assert run.response.output == "42"
+    assert len(toy.runs) == 1
     assert len(told) == len({*told})
 
 
@@ -1193,11 +1225,9 @@ async def test_without_records() -> None:
         async with agent.attach(token) as run:
             await run.final_response()
     assert caught.value.partial is not None
-    assert (
-        len(caught.value.partial.events),
-        caught.value.partial.answer,
-        caught.value.outcome,
-    ) == (10, "42", STARTED)
+    assert len(caught.value.partial.events) == 10
+    assert caught.value.partial.answer == "42"
+    assert caught.value.outcome == STARTED
 
 
 ELSEWHERE: Final[dict[str, tuple[Any, Script, dict[str, Any]]]] = {

@@ -107,7 +107,7 @@ def effect(*blocks: str) -> Callable[[Any], Any]:
 @effect("class_line")
 async def class_line(base: type[SSEOxyGent], block: str) -> None:
     """What the line says of the class is so: it is a `RemoteAgent`."""
-    assert "class SSEOxyGent(RemoteAgent)\n" == BLOCKS[block]
+    assert BLOCKS[block] == "class SSEOxyGent(RemoteAgent)\n"
     assert issubclass(base, RemoteAgent)
 
 
@@ -120,7 +120,8 @@ async def flow(base: type[SSEOxyGent], block: str) -> None:
     (request,) = made.internet.requests
     assert f"HTTP {request.method} {request.path}" in BLOCKS[block]
     assert request.headers["accept"] == "text/event-stream"
-    assert (made.kinds(), remote.runs[0].state) == (["progress", "tool_call", "observation"], "finished")
+    assert made.kinds() == ["progress", "tool_call", "observation"]
+    assert remote.runs[0].state == "finished"
 
 
 @effect("basic")
@@ -129,13 +130,13 @@ async def basic(base: type[SSEOxyGent], block: str) -> None:
     made = program(base, ("https://remote-oxygent.example.com", remote := toy(output="up")))
     response = (await made.run(block))["response"]
     (run,) = remote.runs
-    assert (response.state, response.output) == (OxyState.COMPLETED, "up")
-    assert (run.query, run.payload["domain"]) == ("Analyze the current market trends", "technology")
-    assert (
-        run.payload["call_stack"],
-        run.payload["caller"],
-        run.payload["caller_category"],
-    ) == (LOCAL, "local_agent", "user")
+    assert response.state is OxyState.COMPLETED
+    assert response.output == "up"
+    assert run.query == "Analyze the current market trends"
+    assert run.payload["domain"] == "technology"
+    assert run.payload["call_stack"] == LOCAL
+    assert run.payload["caller"] == "local_agent"
+    assert run.payload["caller_category"] == "user"
     assert made.kinds() == ["progress", "tool_call", "observation"]
     assert made.heard[1]["content"]["call_stack"] == [*LOCAL, "trip_planner", "search_flights"]
 
@@ -147,7 +148,8 @@ async def multi_service(base: type[SSEOxyGent], block: str) -> None:
     left = await made.run(block)
     (line,) = made.printed
     said, _, listed = line.partition(": ")
-    assert (said, names_of(ast.literal_eval(listed))) == ("Available remote services", MEMBERS)
+    assert said == "Available remote services"
+    assert names_of(ast.literal_eval(listed)) == MEMBERS
     assert {member["is_remote"] for member in left["available_services"]} == {True}
     (run,) = remote.runs
     assert left["response"].output == "done"
@@ -156,11 +158,9 @@ async def multi_service(base: type[SSEOxyGent], block: str) -> None:
         "Q3_2024",
         True,
     )
-    assert (
-        run.payload["caller"],
-        "call_stack" in run.payload,
-        "node_id_stack" in run.payload,
-    ) == ("user", False, False)
+    assert run.payload["caller"] == "user"
+    assert "call_stack" not in run.payload
+    assert "node_id_stack" not in run.payload
     assert made.heard[1]["content"]["call_stack"] == [*LOCAL, "enterprise_brain", "search_flights"]
 
 
@@ -169,7 +169,8 @@ async def class_definition(base: type[SSEOxyGent], block: str) -> None:
     """The agent is what it was given, and reaches its URL."""
     made = program(base, ("https://remote-oxygent.example.com", toy()))
     agent = (await made.run(block))["sse_agent"]
-    assert (agent.name, agent.is_share_call_stack) == ("remote_assistant", True)
+    assert agent.name == "remote_assistant"
+    assert agent.is_share_call_stack is True
     assert (await made.execute(agent)).output == "42"
 
 
@@ -180,8 +181,10 @@ async def init_call(base: type[SSEOxyGent], block: str) -> None:
     agent = made.names["sse_agent"] = made.agent_class(server_url="http://remote.test")
     assert agent.get_org() == []
     await made.run(block)
-    assert (made.internet.requests[0].method, made.internet.requests[0].path) == ("GET", "/get_organization")
-    assert (agent.org["name"], names_of(agent.get_org())) == ("trip_planner", MEMBERS)
+    assert made.internet.requests[0].method == "GET"
+    assert made.internet.requests[0].path == "/get_organization"
+    assert agent.org["name"] == "trip_planner"
+    assert names_of(agent.get_org()) == MEMBERS
 
 
 @effect("remote_communication")
@@ -206,7 +209,8 @@ async def multi_instance(base: type[SSEOxyGent], block: str) -> None:
     ]
     for name in ("analytics", "research"):
         agent = left[f"{name}_agent"]
-        assert (agent.name, (await made.execute(agent)).output) == (f"remote_{name}", name)
+        assert agent.name == f"remote_{name}"
+        assert (await made.execute(agent)).output == name
     assert left["distributed"].get_instance("sales") is None
 
 
@@ -223,11 +227,11 @@ async def load_balancing(base: type[SSEOxyGent], block: str) -> None:
             pick()
     with made.printing():
         await cluster.initialize(urls)
-    assert [
+    assert made.printed == [
         f"✓ Connected to {urls[0]}",
         f"✗ Failed to connect to {urls[1]}: nobody listens there",
         f"✓ Connected to {urls[2]}",
-    ] == made.printed
+    ]
     outputs = [(await made.execute(cluster.get_next_agent())).output for _ in range(4)]
     assert outputs == ["one", "three", "one", "three"]
     assert {cluster.get_random_agent().name for _ in range(100)} == {"cluster_node_1", "cluster_node_3"}
@@ -353,7 +357,8 @@ async def messages(base: type[SSEOxyGent], block: str) -> None:
     agent = made.agent_class(server_url="http://remote.test")
     async with agent.stream(made.request()) as run:
         events = [event async for event in run]
-    assert (type(events[0]), events[0].message) == (kind, said)
+    assert type(events[0]) is kind
+    assert events[0].message == said
     assert made.heard == [said] * is_forwarded
     assert run.response.output == "Final response content"
 
@@ -398,9 +403,11 @@ async def stacks(base: type[SSEOxyGent], block: str) -> None:
         assert response.oxy_request is not None
         assert response.oxy_request.call_stack == ["user", "local_agent", "sse_agent"]
         if is_shared:
-            assert (payload["call_stack"], payload["caller"]) == (["user", "local_agent"], "local_agent")
+            assert payload["call_stack"] == ["user", "local_agent"]
+            assert payload["caller"] == "local_agent"
         else:
-            assert (payload["caller"], "call_stack" in payload) == ("user", False)
+            assert payload["caller"] == "user"
+            assert "call_stack" not in payload
         theirs = remote.runs[0].messages[2]["content"]["call_stack"]
         shown = theirs if is_shared else [*response.oxy_request.call_stack, *theirs[2:]]
         assert made.heard[1]["content"]["call_stack"] == shown
@@ -421,9 +428,11 @@ async def call_stack(base: type[SSEOxyGent], block: str) -> None:
     for agent.call_stack_strategy, agent.is_share_call_stack, expected in cases:
         await made.execute(agent)
         payload = remote.runs[-1].payload
-        assert (payload.get("call_stack"), payload["caller"]) == (expected, "user" if expected is None else LOCAL[-1])
+        assert payload.get("call_stack") == expected
+        assert payload["caller"] == ("user" if expected is None else LOCAL[-1])
         assert (expected is None) == ("node_id_stack" not in payload)
-        assert (payload["query"], "arguments" in payload) == ("hi", False)
+        assert payload["query"] == "hi"
+        assert "arguments" not in payload
         theirs = remote.runs[-1].messages[2]["content"]["call_stack"]
         shown = [*LOCAL, "me", "search_flights"] if expected is None else theirs
         assert made.heard[-1]["content"]["call_stack"] == shown
@@ -444,8 +453,10 @@ async def authenticated(base: type[SSEOxyGent], block: str) -> None:
         assert (await made.execute(cls(api_key="k-12345678", server_url=url))).output == "42"
     bare, completed = (run.headers for run in remote.runs)
     assert "authorization" not in bare
-    assert (completed["authorization"], completed["user-agent"]) == ("Bearer k-12345678", "OxyGent-SSEClient/1.0")
-    assert (completed["accept"], completed["content-type"]) == ("text/event-stream", "application/json")
+    assert completed["authorization"] == "Bearer k-12345678"
+    assert completed["user-agent"] == "OxyGent-SSEClient/1.0"
+    assert completed["accept"] == "text/event-stream"
+    assert completed["content-type"] == "application/json"
 
 
 @effect("secure")
@@ -494,7 +505,8 @@ async def resilient(base: type[SSEOxyGent], block: str) -> None:
         options = {"server_url": "https://remote.example.com", "retry": once}
         if block == "resilient_long":
             options["retry_delay"] = 2.0  # as in its own last lines
-            assert (left["resilient_agent"].max_retries, left["resilient_agent"].retry_delay) == (3, 2.0)
+            assert left["resilient_agent"].max_retries == 3
+            assert left["resilient_agent"].retry_delay == 2.0
         start = anyio.current_time()
         response = await made.execute(left["ResilientSSEAgent"](**options))
         tries = min(failures + 1, 4)
@@ -540,7 +552,10 @@ async def monitored(base: type[SSEOxyGent], block: str) -> None:
     stats = agent.get_connection_stats()
     assert tuple(stats[f"{kind}_requests"] for kind in ("total", "successful", "failed")) == (2, 1, 1)
     own = agent.stats()  # what needs no class: "success rates, response times, and error patterns"
-    assert (own.runs, own.successes, dict(own.failures), own.end.count) == (2, 1, {"IncompleteStreamError": 1}, 2)
+    assert own.runs == 2
+    assert own.successes == 1
+    assert dict(own.failures) == {"IncompleteStreamError": 1}
+    assert own.end.count == 2
     assert block == "monitored" or ast.parse(BLOCKS[block]).body == []
 
 
@@ -626,7 +641,9 @@ def test_the_table_of_blocks() -> None:
     for block, link in links.items():
         where, how, header, because, by = rows[link]
         lacks: set[str] = set() if block in NO_PYTHON else needs(block)
-        assert (runs(block), lacks, shown[block]) == (how, {*re.findall(r"`(\w+)`", header)}, by.strip("`"))
+        assert runs(block) == how
+        assert {*re.findall(r"`(\w+)`", header)} == lacks
+        assert shown[block] == by.strip("`")
         assert where.startswith(f"{documents[block]}er: ")
         assert block not in EXCEPTIONS or EXCEPTIONS[block][1] in because
 
@@ -884,7 +901,8 @@ async def test_the_documented_payload(is_shared: bool) -> None:
     )  # fmt: skip
     await agent.ask(OxyRequest(call_stack=[*LOCAL], node_id_stack=["", "n"], arguments={"query": "hi"}))
     (ours,) = site.payloads
-    assert (site.requests[0].url, site.requests[0].method) == (url, "POST")
+    assert site.requests[0].url == url
+    assert site.requests[0].method == "POST"
     assert {name.lower(): value for name, value in headers.items()}.items() <= site.requests[0].headers.items()
     drawn = {"request_id", "group_id", "current_trace_id", "node_id"}
     some = {"original_payload", "copied_node_id", "create_time", "update_time", "is_load_data_for_restart"}

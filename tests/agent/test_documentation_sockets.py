@@ -50,7 +50,8 @@ async def test_the_documented_execute_with_aiohttp(is_shared: bool) -> None:
         shown: list[list[Any]] = []
         for agent in (theirs, ours):
             response = await agent.execute(made.request())
-            assert (response.state, response.output) == (OxyState.COMPLETED, "42")
+            assert response.state is OxyState.COMPLETED
+            assert response.output == "42"
             shown.append([*made.heard])
             made.heard.clear()
     assert shown[0] == shown[1]
@@ -169,8 +170,6 @@ async def test_unchanged_through_a_proxy(anyio_backend_name: str, tmp_path: Path
             done = await anyio.run_process(command, env=environment, cwd=ROOT, check=False)
     assert (done.stdout, done.returncode) == (b"['search'] 42\n", 0), done.stderr.decode()
     assert {request.line for request in proxy.requests} == {f"CONNECT {HOST}:443 HTTP/1.1"}
-    assert (
-        server.requests[0].line,
-        server.requests[-1].line,
-    ) == ("GET /get_organization HTTP/1.1", "POST /sse/chat HTTP/1.1")
+    assert server.requests[0].line == "GET /get_organization HTTP/1.1"
+    assert server.requests[-1].line == "POST /sse/chat HTTP/1.1"
     assert {request.headers["host"] for request in server.requests} == {HOST}

@@ -81,7 +81,8 @@ async def test_given(made: list[Made]) -> None:
     async with connections.lease(given) as lent:
         assert lent is given
     await connections.leave()
-    assert (given.closed, [each.closed for each in made]) == (False, [True])
+    assert given.closed is False
+    assert [each.closed for each in made] == [True]
 
 
 class Empty(Made):

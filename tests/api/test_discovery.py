@@ -72,9 +72,11 @@ async def test_init() -> None:
     transport = remote({"get_organization": TREE, "get_description": data(description="plans"), "get_agents": LISTED})
     agent = plain(server_url=URL, transport=transport, headers={"x-a": "1"})
     await agent.init()
-    assert (agent.org, agent.desc, paths(transport)) == (ORGANIZATION, "plans", ALL)
+    assert agent.org == ORGANIZATION
+    assert agent.desc == "plans"
+    assert paths(transport) == ALL
     assert [(each.method, each.body, each.headers["x-a"]) for each in transport.requests] == [("GET", b"", "1")] * 3
-    assert f"{URL.partition('?')[0]}/get_agents?token=secret" == transport.requests[2].url
+    assert transport.requests[2].url == f"{URL.partition('?')[0]}/get_agents?token=secret"
     org = agent.get_org()
     assert org == [
         {
@@ -176,9 +178,10 @@ async def test_documents(which: str) -> None:
         await agent.init()
     except errors.OxyError as error:
         got = error
-    assert expected == (type(got) if got else None)
+    assert (type(got) if got else None) == expected
     assert "secret" not in f"{got} {got!r}"
-    assert (agent.desc, len(agent.get_org())) == (description, children)
+    assert agent.desc == description
+    assert len(agent.get_org()) == children
     assert transport.requests == transport.left
     if got is None:  # it runs, too
         assert (await agent.ask("hi")).output == "42"
@@ -280,7 +283,8 @@ async def test_whom_a_run_is_sent_to(which: str, caplog: pytest.LogCaptureFixtur
             if isinstance(expected, type):
                 with pytest.raises(errors.OxyError) as caught:
                     await agent.ask("hi")
-                assert (type(caught.value), caught.value.outcome) == (expected, Outcome.NOT_SENT)
+                assert type(caught.value) is expected
+                assert caught.value.outcome is Outcome.NOT_SENT
             else:
                 await agent.ask("hi")
                 assert transport.payloads[-1].get("callee") == expected
@@ -321,7 +325,8 @@ async def test_many_ask_once() -> None:
     async with anyio.create_task_group() as tasks:
         for _ in range(20):
             tasks.start_soon(agent.ask, "hi")
-    assert (paths(transport)[:3], paths(transport)[3:].count("sse/chat")) == (ALL, 20)
+    assert paths(transport)[:3] == ALL
+    assert paths(transport)[3:].count("sse/chat") == 20
 
 
 async def test_a_cancelled_discovery_is_none() -> None:

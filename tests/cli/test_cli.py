@@ -350,7 +350,11 @@ def test_what_is_counted() -> None:
         event(Answer, "answer", 2),
     ]:
         view.see(each, 0)
-    assert (view.events, view.calls, view.text, view.answer, view.answered) == (5, 1, "early", 2, True)
+    assert view.events == 5
+    assert view.calls == 1
+    assert view.text == "early"
+    assert view.answer == 2
+    assert view.answered is True
 
 
 def test_what_never_came_back() -> None:
@@ -367,7 +371,8 @@ def test_the_tree_is_bounded() -> None:
     for number in range(MAX_PARTS + 10):
         wide.see(called(f"user t{number}"), 0)
         deep.see(called(" ".join(f"a{n}" for n in range(min(number, 100) + 1)), node=f"n{number}"), 0)
-    assert (len(list(wide.lines(0))), wide.hidden) == (MAX_PARTS, 10)
+    assert len(list(wide.lines(0))) == MAX_PARTS
+    assert wide.hidden == 10
     assert max(len(each.guide) for each in deep.lines(0)) == MAX_DEPTH
     assert deep.hidden > 0
     for _ in range(100):
@@ -580,7 +585,8 @@ def test_tables_are_bounded() -> None:
     """Of many or long tables the first cells are drawn, and the rest stays as it was written."""
     many = render_markdown("|a|\n|-|\n\n" * CELLS)
     long = render_markdown("|a|\n|-|\n" + "|x|\n" * CELLS)
-    assert (len(many) < 3 * CELLS, len([each for each in many if not isinstance(each, Words)]) < CELLS) == (True, True)
+    assert len(many) < 3 * CELLS
+    assert len([each for each in many if not isinstance(each, Words)]) < CELLS
     assert [each for each in long if not isinstance(each, Words)] == []
 
 
@@ -702,7 +708,8 @@ def test_a_large_organization() -> None:
     """The first members are drawn; a line says how many more there are."""
     document = {"name": "a", "children": [{"name": "n" * 1000}, *({"name": f"m{n}"} for n in range(MEMBERS + 5))]}
     shown = drawn(organization(document), width=200)
-    assert (len(shown), shown[1]) == (MEMBERS + 1, f"├── {'n' * 100}…")
+    assert len(shown) == MEMBERS + 1
+    assert shown[1] == f"├── {'n' * 100}…"
     assert shown[-1] == "and 7 more members, not shown; --json shows all"
 
 
@@ -742,7 +749,9 @@ def test_live_that_failed() -> None:
     with LiveDisplay(Console(file=out, width=40), "why") as show:
         show.see(called("user a"), 0)
         show.see(delta("half an ans"), 1)
-    assert ("○ a" in out.getvalue(), "half an ans" in out.getvalue(), "answer" in out.getvalue()) == (True, True, False)
+    assert "○ a" in out.getvalue()
+    assert "half an ans" in out.getvalue()
+    assert "answer" not in out.getvalue()
 
 
 def test_a_frame_is_bounded() -> None:
@@ -795,10 +804,17 @@ def test_json_objects() -> None:
         show.tick(2)
         show.finish(outcome_of(math.inf), 2)
     first, last = (json.loads(each) for each in written)
-    assert (first["kind"], first["at"], first["type"], first["content"]) == ("event", 1.235, "odd", ["NaN", "\ud800"])
-    assert (first["message"]["type"], first["event"]) == ("odd", "message")
-    assert (last["kind"], last["state"], last["output"]) == ("response", "COMPLETED", "Infinity")
-    assert (last["trace_id"], last["remote_trace_id"]) == ("mine", "theirs")
+    assert first["kind"] == "event"
+    assert first["at"] == 1.235
+    assert first["type"] == "odd"
+    assert first["content"] == ["NaN", "\ud800"]
+    assert first["message"]["type"] == "odd"
+    assert first["event"] == "message"
+    assert last["kind"] == "response"
+    assert last["state"] == "COMPLETED"
+    assert last["output"] == "Infinity"
+    assert last["trace_id"] == "mine"
+    assert last["remote_trace_id"] == "theirs"
 
 
 # ----------------------------------------------------------------------------------------------------- The conversation
@@ -933,7 +949,8 @@ def test_what_cannot_be_shown_is_said_on_stderr() -> None:
     err = io.StringIO()
     with redirect_stderr(err):
         code = ask_with(in_process(ToyRemote(pace=0)), "echo hi", Stumbling(ValueError(), ("see",)))
-    assert (code, err.getvalue().count("\n")) == (0, 1)
+    assert code == 0
+    assert err.getvalue().count("\n") == 1
     assert "--json" in err.getvalue()
 
 
@@ -1009,7 +1026,8 @@ def test_ask(server: Server) -> None:
     """A question is answered: a line for each event, the answer, and what it took."""
     ran = command("ask", server.url, "echo hello there")
     run = server.toy.runs[-1]
-    assert (ran.code, ran.err) == (0, "")
+    assert ran.code == 0
+    assert ran.err == ""
     lines = ran.out.splitlines()
     assert [each[10:20].strip() for each in lines[1:4]] == ["call", "result", "answer"]
     assert lines[0] == "question  echo hello there"
@@ -1024,7 +1042,9 @@ def test_ask_for_json(server: Server) -> None:
     assert ran.out.isascii()
     assert [each["content"] for each in events[1:5]] == ["\x1b[2Jcleared", "[bold]x", "\ud800 \u202e", "NaN"]
     assert events[0]["id"] != events[1]["id"]
-    assert (last["kind"], last["state"], last["output"]) == ("response", "COMPLETED", ODD_SAYINGS.output)
+    assert last["kind"] == "response"
+    assert last["state"] == "COMPLETED"
+    assert last["output"] == ODD_SAYINGS.output
     assert last["remote_trace_id"] == server.toy.runs[-1].trace_id
 
 
@@ -1041,7 +1061,8 @@ def test_ask_shows_no_control_characters(server: Server) -> None:
 def test_ask_with_large_numbers(server: Server, options: tuple[str, ...]) -> None:
     """Numbers that no float holds are shown, and the answer after them."""
     ran = command("ask", server.url, "large", *options)
-    assert (ran.code, ran.err) == (0, "")
+    assert ran.code == 0
+    assert ran.err == ""
     assert str(BIG) in ran.out
     assert "the answer is 42" in ran.out
 
@@ -1076,7 +1097,8 @@ def test_credentials_from_elsewhere(server: Server, tmp_path: Path, monkeypatch:
     (tmp_path / "headers").write_text("X-File: four\n\nX-More: five: 5\n", encoding="utf-8")
     options = ["--header-env", "X-KEY=A_KEY", "--token-env", "A_TOKEN", "--profile", "p", "-H", f"@{tmp_path}/headers"]
     ran = command("ask", server.url, "echo hi", *options)
-    assert (ran.code, ran.err) == (0, "")
+    assert ran.code == 0
+    assert ran.err == ""
     sent = server.toy.runs[-1].headers
     names = ("x-key", "authorization", "x-profile", "x-file", "x-more")
     assert [sent[name] for name in names] == ["one", "Bearer two", "three", "four", "five: 5"]
@@ -1086,7 +1108,9 @@ def test_a_file_of_headers_that_is_not_text(server: Server, tmp_path: Path) -> N
     """The error names the file, and nothing of what stands in it."""
     (tmp_path / "headers").write_bytes(b"canary: \xff")
     ran = command("ask", server.url, "hi", "-H", f"@{tmp_path}/headers")
-    assert (ran.code, "UTF-8" in ran.err, "canary" in ran.err) == (2, True, False)
+    assert ran.code == 2
+    assert "UTF-8" in ran.err
+    assert "canary" not in ran.err
 
 
 def test_a_file_that_is_not_a_cassette(server: Server, tmp_path: Path) -> None:
@@ -1095,7 +1119,9 @@ def test_a_file_that_is_not_a_cassette(server: Server, tmp_path: Path) -> None:
     path.write_text("precious", encoding="utf-8")
     runs = len(server.toy.runs)
     ran = command("record", server.url, "echo hi", str(path))
-    assert (ran.code, "--force" in ran.err, len(server.toy.runs)) == (2, True, runs)
+    assert ran.code == 2
+    assert "--force" in ran.err
+    assert len(server.toy.runs) == runs
     assert path.read_text(encoding="utf-8") == "precious"
     assert command("record", server.url, "echo hi", str(path), "--force").code == 0
     assert command("replay", str(path)).code == 0
@@ -1105,7 +1131,9 @@ def test_tree(server: Server) -> None:
     """The organization is drawn with every member below whom it works for, or given as JSON."""
     ran, as_data = command("tree", server.url), command("tree", server.url, "--json", "--timeout", "20")
     lines = ran.out.splitlines()
-    assert (ran.code, as_data.code, len(lines)) == (0, 0, 10)
+    assert ran.code == 0
+    assert as_data.code == 0
+    assert len(lines) == 10
     assert lines[0] == "trip_planner  agent"
     assert lines[7] == "│       └── read_reviews  tool"
     assert json.loads(as_data.out)["children"][0]["name"] == "flight_agent"
@@ -1168,18 +1196,21 @@ def test_record_and_replay(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "talk.cassette"
     asked = ("tools", str(path), "--header", "Authorization: Bearer canary", "--timeout", "30", "--json")
     recorded = command("record", server.url, *asked)
-    assert (recorded.code, recorded.err) == (0, "")
+    assert recorded.code == 0
+    assert recorded.err == ""
     runs = len(server.toy.runs)
     assert "canary" not in path.read_text()
     for pace in ("0", "1"):
         replayed = command("replay", str(path), "--pace", pace, "--json")
         *events, last = map(json.loads, replayed.out.splitlines())
         *were, was = map(json.loads, recorded.out.splitlines())
-        assert (replayed.code, replayed.err) == (0, "")
+        assert replayed.code == 0
+        assert replayed.err == ""
         assert [[each[key] for key in ("kind", "id", "content")] for each in events] == [
             [each[key] for key in ("kind", "id", "content")] for each in were
         ]
-        assert (last["state"], last["output"]) == (was["state"], was["output"])
+        assert last["state"] == was["state"]
+        assert last["output"] == was["output"]
     assert len(server.toy.runs) == runs
     shown = command("replay", str(path))
     assert shown.out.splitlines()[0] == "question  tools"
@@ -1191,7 +1222,8 @@ def test_a_cassette_without_a_run(tmp_path: Path) -> None:
     path = tmp_path / "talk.cassette"
     Cassette().save(path)
     ran = command("replay", str(path))
-    assert (ran.code, "holds no run" in ran.err) == (2, True)
+    assert ran.code == 2
+    assert "holds no run" in ran.err
 
 
 def test_record_a_callee(server: Server, tmp_path: Path) -> None:
@@ -1222,13 +1254,15 @@ def test_ctrl_c_while_recording(server: Server, tmp_path: Path) -> None:
         assert process.wait(30) == 130
     assert '"end": "left"' in path.read_text()
     replayed = command("replay", str(path), "--pace", "0")
-    assert (replayed.code, "its reader left" in replayed.err) == (2, True)
+    assert replayed.code == 2
+    assert "its reader left" in replayed.err
 
 
 def test_debug(server: Server) -> None:
     """With --debug the traceback stands above the line."""
     ran = command("ask", server.url, "cut", "--debug")
-    assert (ran.code, ran.err.split(":")[0]) == (6, "Traceback (most recent call last)")
+    assert ran.code == 6
+    assert ran.err.split(":")[0] == "Traceback (most recent call last)"
     assert ran.err.splitlines()[-1].startswith("oxygent-client: ")
 
 
@@ -1338,7 +1372,9 @@ def test_version_and_help() -> None:
 def test_demo(tmp_path: Path, dialect: str) -> None:
     """The demonstration runs to its end in either dialect; a picture of it can be kept."""
     ran = command("demo", "--fast", "--dialect", dialect, "tools 1")
-    assert (ran.code, ran.err, ran.out.splitlines()[-3]) == (0, "", "5 20 HELLO")
+    assert ran.code == 0
+    assert ran.err == ""
+    assert ran.out.splitlines()[-3] == "5 20 HELLO"
     path = tmp_path / "demo.svg"
     assert command("demo", "nested 1", "--fast", "--save-svg", str(path)).code == 0
     drawing = path.read_text(encoding="utf-8")
@@ -1365,11 +1401,13 @@ def test_demo_and_the_environment(monkeypatch: pytest.MonkeyPatch, name: str, va
 def test_toy(server: Server) -> None:
     """The toy remote can be served for a while; a port that is taken is an error that says so."""
     ran = command("toy", "--port", "0", "--seconds", "0")
-    assert (ran.code, ran.err) == (0, "")
+    assert ran.code == 0
+    assert ran.err == ""
     assert re.search(r" http://127\.0\.0\.1:\d+ ", ran.out)
     port = server.url.rpartition(":")[2]
     ran = command("toy", "--port", port)
-    assert (ran.code, ran.out) == (2, "")
+    assert ran.code == 2
+    assert ran.out == ""
     assert f"port {port} is not available: Address already in use" in ran.err
 
 
@@ -1421,7 +1459,8 @@ def test_ctrl_c(server: Server) -> None:
         assert wait_until(lambda: len(server.toy.runs) > before)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (130, b"")
+    assert process.returncode == 130
+    assert err == b""
     assert wait_until(lambda: server.toy.runs[-1].state == "cancelled")
 
 
@@ -1433,7 +1472,8 @@ def test_the_toy_answers_until_ctrl_c() -> None:
         assert command("ask", url, "echo hi").out.splitlines()[-3] == "hi"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (130, b"")
+    assert process.returncode == 130
+    assert err == b""
 
 
 def test_the_reader_leaves(server: Server) -> None:
@@ -1446,7 +1486,8 @@ def test_the_reader_leaves(server: Server) -> None:
         assert process.stdout.readline().startswith(b"{")
         process.stdout.close()
         err = process.stderr.read()
-        assert (process.wait(30), err) == (141, b"")
+        assert process.wait(30) == 141
+        assert err == b""
     assert len(server.toy.runs) == before + 1
 
 

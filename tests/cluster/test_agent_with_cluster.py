@@ -213,7 +213,9 @@ async def test_failover(name: str, caplog: pytest.LogCaptureFixture) -> None:
             what, where, said = type(error), error.server_url, f"{error!r} {error}"
         else:
             where, said = url("a"), ""
-    assert (expected, asked, url("a")) == (what, replicas.asked("/sse/chat"), where)
+    assert what == expected
+    assert replicas.asked("/sse/chat") == asked
+    assert url("a") == where
     assert SECRET not in said
     assert caplog.text
     assert SECRET not in caplog.text
@@ -239,7 +241,8 @@ async def test_an_idempotent_run(name: str) -> None:
     trace_id = new_id()
     replicas = Replicas(a=first, b=toy())
     response = await agent(replicas).ask("hi", idempotent=True, trace_id=trace_id)
-    assert (response.output, replicas.asked("/sse/chat")) == ("hello", "ab")
+    assert response.output == "hello"
+    assert replicas.asked("/sse/chat") == "ab"
     may_have_run = name in ("lost", "broken")
     assert may_have_run == (response.extra["remote_trace_id"] != trace_id)
 
@@ -262,7 +265,8 @@ async def test_nobody_is_there() -> None:
     replicas = Replicas(a=down(), b=down())
     with pytest.raises(errors.ConnectError) as caught:
         await agent(replicas, retry=Retry(attempts=2)).ask("hi")
-    assert (caught.value.outcome, len(replicas.asked("/sse/chat"))) == (Outcome.NOT_SENT, 4)
+    assert caught.value.outcome is Outcome.NOT_SENT
+    assert len(replicas.asked("/sse/chat")) == 4
 
 
 async def test_the_response_names_the_replica() -> None:
@@ -321,7 +325,8 @@ async def test_a_lost_run_is_found_where_it_ran(before_headers: bool, idempotent
     ours = agent(replicas := Replicas(**cut))
     for _ in "abc":
         response = await ours.ask("hi", idempotent=idempotent)
-        assert (response.output, response.extra.get("recovered")) == ("hello", True)
+        assert response.output == "hello"
+        assert response.extra.get("recovered") is True
     assert "abc" == replicas.asked("/sse/chat") == replicas.asked("/view")
 
 
@@ -331,14 +336,17 @@ async def test_a_start_that_was_called_off_is_looked_for() -> None:
     ours = agent(replicas := Replicas(**hangs))
     with pytest.raises(errors.DeadlineExceededError) as caught:
         await ours.start("hi")
-    assert (caught.value.outcome, replicas.asked("/async")) == (Outcome.UNKNOWN, "a")
+    assert caught.value.outcome is Outcome.UNKNOWN
+    assert replicas.asked("/async") == "a"
     assert {*replicas.asked("/view")} == {"a"}
     # Nor for a run whose events were asked for in vain, when its clock runs out.
     silent = {letter: FakeTransport({"/sse/chat": Reply(before=FOREVER), "/view": NOTHING}) for letter in "ab"}
     ours = agent(replicas := Replicas(**silent), timeouts=Timeouts(total=5))
     with pytest.raises(errors.DeadlineExceededError) as caught:
         await ours.ask("hi")
-    assert (caught.value.outcome, replicas.asked("/sse"), replicas.asked("/view")) == (Outcome.UNKNOWN, "a", "")
+    assert caught.value.outcome is Outcome.UNKNOWN
+    assert replicas.asked("/sse") == "a"
+    assert replicas.asked("/view") == ""
 
 
 async def test_what_is_known_of_a_run() -> None:
@@ -356,13 +364,16 @@ async def test_what_is_known_of_a_run() -> None:
         assert (await run.final_response()).output == "late"
     record = await ours.lookup(trace_id)
     assert record is not None
-    assert (record.state, record.output) == (OxyState.COMPLETED, "late")
+    assert record.state is OxyState.COMPLETED
+    assert record.output == "late"
     assert remotes["b"].runs[0].feedback == [{"go": "on"}]
-    assert (replicas.asked("/view"), replicas.asked("/feedback")) == ("bbbbb", "b")
+    assert replicas.asked("/view") == "bbbbb"
+    assert replicas.asked("/feedback") == "b"
     assert await ours.lookup(new_id()) is None
     with pytest.raises(errors.ConfigurationError, match="channel_id"):
         await ours.feedback(new_id(), 1)
-    assert (replicas.asked("/view"), replicas.asked("/feedback")) == ("bbbbb", "b")
+    assert replicas.asked("/view") == "bbbbb"
+    assert replicas.asked("/feedback") == "b"
 
 
 async def test_two_runs_with_one_trace_id() -> None:
@@ -405,7 +416,8 @@ async def test_a_detached_run_stays_where_it_began(who: str, first: str) -> None
         "one of that server": SSEOxyGent(server_url=replicas.urls[1], transport=replicas),
     }
     assert (await finished(others[who], handle)).output == "late"
-    assert (replicas.asked("/async/trace"), replicas.asked("/view")) == ("b", "")
+    assert replicas.asked("/async/trace") == "b"
+    assert replicas.asked("/view") == ""
 
 
 async def test_an_attachment_that_breaks() -> None:
@@ -420,7 +432,8 @@ async def test_an_attachment_that_breaks() -> None:
     handle = RunHandle(server_url=url("b"), trace_id=trace_id, remote_trace_id=trace_id, node_id="n")
     async with agent(replicas, confirm_state=True).attach(handle.to_token()) as run:
         assert (await run.final_response()).output == "42"
-    assert (replicas.asked("/async/trace"), replicas.asked("/view")) == ("bb", "b")
+    assert replicas.asked("/async/trace") == "bb"
+    assert replicas.asked("/view") == "b"
 
 
 async def test_a_run_at_a_stranger() -> None:
@@ -441,7 +454,9 @@ async def test_a_start_whose_answer_was_lost() -> None:
     await ours.ask("hi")
     replicas.lost = errors.ConnectionLostError("reset")
     handle = await ours.start("slow")
-    assert (url("b"), "b", "b") == (handle.server_url, replicas.asked("/async/chat"), replicas.asked("/view"))
+    assert handle.server_url == url("b")
+    assert replicas.asked("/async/chat") == "b"
+    assert replicas.asked("/view") == "b"
     assert (await finished(ours, handle)).output == "late"
 
 
@@ -492,7 +507,8 @@ async def test_plain_http(name: str, wrapped: bool) -> None:
     handle = RunHandle(server_url=PLAIN, trace_id="t", remote_trace_id=new_id(), node_id="n")
     with pytest.raises(errors.InsecureTransportError) as caught:
         await ours.ask("hi")
-    assert (caught.value.outcome, transport.requests) == (Outcome.NOT_SENT, [])
+    assert caught.value.outcome is Outcome.NOT_SENT
+    assert transport.requests == []
     assert SECRET not in str(caught.value)
     with pytest.raises(errors.InsecureTransportError):
         async with ours.attach(handle.to_token()):

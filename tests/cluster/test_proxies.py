@@ -57,7 +57,8 @@ async def test_each_event_as_it_comes(name: str, tmp_path: Path) -> None:
             first = anyio.current_time()
             response: OxyResponse = await run.final_response()
             assert 1.2 < anyio.current_time() - first
-        assert (response.output, began(toys)) == ("42", 1)
+        assert response.output == "42"
+        assert began(toys) == 1
         assert "held_back" not in response.extra
 
 
@@ -67,7 +68,8 @@ async def test_a_proxy_that_buffers_is_named(tmp_path: Path, caplog: pytest.LogC
     with behind(BUFFERS, tmp_path) as (url, _), caplog.at_level(logging.WARNING, "oxygent_client"):
         async with SSEOxyGent(server_url=url) as agent:
             response = await agent.ask("slow")
-    assert (response.output, response.extra.get("held_back")) == ("42", True)
+    assert response.output == "42"
+    assert response.extra.get("held_back") is True
     (text,) = [record.getMessage() for record in caplog.records]
     assert "nginx" in text
     assert "held back" in text
@@ -79,7 +81,8 @@ async def test_a_server_that_cuts(name: str, tmp_path: Path) -> None:
     with behind(name, tmp_path) as (url, toys):
         with pytest.raises(errors.IncompleteStreamError) as caught:
             await SSEOxyGent(server_url=url, timeouts=Timeouts(lookup=None)).ask("cut")
-        assert (caught.value.outcome, began(toys)) == (Outcome.STARTED, 1)
+        assert caught.value.outcome is Outcome.STARTED
+        assert began(toys) == 1
 
 
 @pytest.mark.parametrize("name", PROPER)
@@ -91,7 +94,8 @@ async def test_a_server_that_leaves_before_it_answers(name: str, tmp_path: Path)
     ):
         with proxy(name, tmp_path, [one.url, two.url]) as front, pytest.raises(errors.ServerError) as caught:
             await SSEOxyGent(server_url=front, timeouts=Timeouts(lookup=None)).ask("hi")
-    assert (caught.value.outcome, len(one.requests) + len(two.requests)) == (Outcome.UNKNOWN, 1)
+    assert caught.value.outcome is Outcome.UNKNOWN
+    assert len(one.requests) + len(two.requests) == 1
 
 
 @pytest.mark.parametrize("name", PROPER)
@@ -113,7 +117,8 @@ async def test_a_server_that_is_down(name: str, tmp_path: Path) -> None:
     with serving(toy) as url, proxy(name, tmp_path, [f"http://127.0.0.1:{closed_port()}", url]) as front:
         async with SSEOxyGent(server_url=front) as agent:
             outputs = [(await agent.ask("slow")).output for _ in range(4)]
-    assert (outputs, len(toy.runs)) == (["42"] * 4, 4)
+    assert outputs == ["42"] * 4
+    assert len(toy.runs) == 4
 
 
 @pytest.mark.parametrize("name", PROPER)
@@ -122,4 +127,5 @@ async def test_all_servers_are_down(name: str, tmp_path: Path) -> None:
     nobody = [f"http://127.0.0.1:{closed_port()}"]
     with proxy(name, tmp_path, nobody) as front, pytest.raises(errors.ServerError) as caught:
         await SSEOxyGent(server_url=front).ask("hi")
-    assert (caught.value.status in (502, 503), caught.value.outcome) == (True, Outcome.UNKNOWN)
+    assert caught.value.status in (502, 503)
+    assert caught.value.outcome is Outcome.UNKNOWN

@@ -225,7 +225,7 @@ def test_an_address_that_was_looked_up(url: str, named: str, policy: HTTPSOnly, 
 async def test_without_a_word() -> None:
     """The wrapper needs no value: a credential does not go over http."""
     transport = HTTPSOnlyTransport(FakeTransport({"/": Reply()}))
-    assert HTTPSOnly() == transport.policy
+    assert transport.policy == HTTPSOnly()
     with pytest.raises(errors.InsecureTransportError):
         async with transport.exchange(HTTPRequest("GET", "http://remote.example", "/", AUTH)):
             pass
@@ -233,7 +233,7 @@ async def test_without_a_word() -> None:
     with pytest.raises(KeyError) as caught:
         async with transport.exchange(HTTPRequest("GET", "https://remote.example", "/", AUTH)):
             raise mine
-    assert mine is caught.value
+    assert caught.value is mine
 
 
 async def test_closing() -> None:

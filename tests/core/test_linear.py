@@ -384,7 +384,7 @@ def test_a_forwarded_message_is_made_once() -> None:
     action = EventRouter().route(event)
     assert isinstance(action, Forward)
     assert action.message is action.message
-    assert Forward({"type": "x", "content": [1]}) == action
+    assert action == Forward({"type": "x", "content": [1]})
     assert action != Forward(None)
     assert action != SetAnswer(None)
     assert pickle.loads(pickle.dumps(action)) == action

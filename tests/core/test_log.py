@@ -275,7 +275,8 @@ async def test_the_last_record(name: str, caplog: pytest.LogCaptureFixture) -> N
     """The last record has the reason of the end, the outcome and the duration."""
     reason, outcome, least = ENDS[name]
     last = vars((await written(name, caplog))[-1])
-    assert (last["reason"], last["outcome"]) == (reason, outcome)
+    assert last["reason"] == reason
+    assert last["outcome"] == outcome
     assert least <= last["seconds"] < least + 15
 
 
@@ -324,4 +325,6 @@ assert logging.getLogger("oxygent_client").level == logging.NOTSET
 assert logging.getLogger("oxygent_client").propagate
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert done.returncode == 0
+    assert done.stdout == b""
+    assert done.stderr == b""

@@ -208,7 +208,8 @@ def test_what_is_shared_may_be_anything() -> None:
     request = OxyRequest(shared_data={"lock": lock, "list": [lock]})
     assert request.clone_with().shared_data is request.shared_data
     dumped = request.model_dump()["shared_data"]
-    assert (dumped, dumped is request.shared_data) == (request.shared_data, False)
+    assert request.shared_data == dumped
+    assert dumped is not request.shared_data
 
 
 @pytest.mark.parametrize("name", sorted({*FIELDS} - {"idempotent"}))
@@ -290,20 +291,25 @@ async def test_sending_a_message() -> None:
 def test_the_query() -> None:
     """The query stands in the arguments, that of the whole run in its data."""
     request = OxyRequest()
-    assert (request.get_query(), request.get_query(master_level=True)) == ("", "")
+    assert request.get_query() == ""
+    assert request.get_query(master_level=True) == ""
     request.set_query("mine")
     request.set_query("the run's", master_level=True)
-    assert (request.get_query(), request.get_query(master_level=True)) == ("mine", "the run's")
-    assert (request.arguments, request.shared_data) == ({"query": "mine"}, {"query": "the run's"})
+    assert request.get_query() == "mine"
+    assert request.get_query(master_level=True) == "the run's"
+    assert request.arguments == {"query": "mine"}
+    assert request.shared_data == {"query": "the run's"}
 
 
 @pytest.mark.parametrize(("level", "name"), [(False, "short_memory"), (True, "master_short_memory")])
 def test_the_short_memory(level: bool, name: str) -> None:
     """Both short-term memories stand in the arguments."""
     request = OxyRequest()
-    assert (request.has_short_memory(level), request.get_short_memory(level)) == (False, [])
+    assert request.has_short_memory(level) is False
+    assert request.get_short_memory(level) == []
     request.set_short_memory([{"role": "user"}], level)
-    assert (request.has_short_memory(level), request.get_short_memory(level)) == (True, [{"role": "user"}])
+    assert request.has_short_memory(level) is True
+    assert request.get_short_memory(level) == [{"role": "user"}]
     assert request.arguments == {name: [{"role": "user"}]}
 
 
@@ -312,7 +318,8 @@ def test_ids(name: str) -> None:
     """An id is read and set by its methods as by its field."""
     request = OxyRequest()
     getattr(request, f"set_{name}")("x")
-    assert (getattr(request, f"get_{name}")(), getattr(request, name)) == ("x", "x")
+    assert getattr(request, f"get_{name}")() == "x"
+    assert getattr(request, name) == "x"
 
 
 @pytest.mark.parametrize("name", ["arguments", "shared_data", "group_data"])
@@ -320,9 +327,14 @@ def test_data(name: str) -> None:
     """Arguments and data are read, set and asked for by key; without a key there is all of it."""
     request = OxyRequest()
     has, get, put = (getattr(request, f"{verb}_{name}") for verb in ("has", "get", "set"))
-    assert (has("k"), get("k"), get("k", "else"), get()) == (False, None, "else", {})
+    assert has("k") is False
+    assert get("k") is None
+    assert get("k", "else") == "else"
+    assert get() == {}
     put("k", None)
-    assert (has("k"), get("k"), get("k", "else")) == (True, None, None)
+    assert has("k") is True
+    assert get("k") is None
+    assert get("k", "else") is None
     assert get() is getattr(request, name)
 
 
@@ -339,7 +351,7 @@ def test_states() -> None:
 def test_responses() -> None:
     """A response is equal by what came of the call, travels, and does not show the request."""
     response = OxyResponse(OxyState.COMPLETED, {"a": 1}, {"trace_id": "t"}, OxyRequest(arguments={"query": "SECRET"}))
-    assert OxyResponse(OxyState.COMPLETED, {"a": 1}, {"trace_id": "t"}) == response
+    assert response == OxyResponse(OxyState.COMPLETED, {"a": 1}, {"trace_id": "t"})
     assert response == pickle.loads(pickle.dumps(response)) == copy.deepcopy(response)
     assert "query" not in repr(response)
     assert OxyResponse(OxyState.FAILED) == OxyResponse(OxyState.FAILED, None, {}, None)

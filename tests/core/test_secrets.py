@@ -236,7 +236,8 @@ async def test_a_refusal_is_safe_to_show(
 ) -> None:
     """Neither its text nor its body repeats what was sent, or holds what a terminal would obey."""
     error = await read_error(response(status, content_type, body.encode()), LIMITS)
-    assert (type(error), error.attempts) == (cls, 3)
+    assert type(error) is cls
+    assert error.attempts == 3
     assert expected in (error.body if isinstance(error, errors.StatusError) else str(error))
     assert "CANARY" not in f"{error} {vars(error)}"
 
@@ -443,7 +444,7 @@ async def test_a_secret_is_shown_nowhere(
         except errors.OxyError as error:
             ended = error
             shown += shows(error)
-        assert cls is (None if ended is None else type(ended))
+        assert (None if ended is None else type(ended)) is cls
         failed = await agent_with_secrets(over()).execute(asking())
         shown += [repr(failed), str(failed.output), repr(failed.extra)]
     shown += [repr(run), repr(run.partial), *logged(caplog.records)]

@@ -140,7 +140,9 @@ def test_a_request_is_frozen() -> None:
 def test_the_defaults() -> None:
     """A request carries nothing that was not said; it is of a run, without deadline, and not idempotent."""
     request = HTTPRequest("GET", BASE, "/")
-    assert ({}, b"", Context()) == (request.headers, request.body, request.context)
+    assert request.headers == {}
+    assert request.body == b""
+    assert request.context == Context()
     assert Context() == Context(purpose="run", trace_id="", group_id="", deadline=None, idempotent=False)
 
 

@@ -118,12 +118,10 @@ def test_the_last_of_a_chain() -> None:
     """Tables are joined key by key over the whole chain; credentials go as one."""
     profile = loaded(THREE, "prod")
     options = profile.options()
-    assert (
-        options["is_share_call_stack"],
-        options["https_only"],
-        options["server_url"],
-    ) == (False, True, "https://oxygent.example")
-    assert Timeouts(idle=300, total=None) == options["timeouts"]
+    assert options["is_share_call_stack"] is False
+    assert options["https_only"] is True
+    assert options["server_url"] == "https://oxygent.example"
+    assert options["timeouts"] == Timeouts(idle=300, total=None)
     assert options["headers"] == {"x-tenant": "acme"}
     assert profile.values["auth"] == {"bearer_file": "/run/secrets/prod"}
     assert profile.values["headers.x-api-key"] == {"env": "PROD_KEY"}
@@ -216,12 +214,12 @@ def test_what_arguments_say() -> None:
     profile = loaded(
         THREE, "staging", callee=None, server_url=URL, timeouts={"connect": 2}, auth={}, headers={"X-Tenant": "globex"}
     )
-    assert {
+    assert profile.options() == {
         "is_share_call_stack": True,
         "timeouts": Timeouts(idle=300, connect=2),
         "headers": {"x-tenant": "globex"},
         "server_url": URL,
-    } == profile.options()
+    }
     assert profile.sources["server_url"] == "argument server_url"
     assert profile.sources["timeouts.connect"] == "argument timeouts"
 
@@ -265,7 +263,7 @@ def test_the_docs_have_every_key() -> None:
 def test_the_file_of_the_docs(name: str) -> None:
     """The file that the page begins with is one, and each of its profiles is as it should be."""
     (text,) = re.findall(r"^```toml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-    assert Timeouts(idle=300, total=None) == loaded(text, name).options()["timeouts"]
+    assert loaded(text, name).options()["timeouts"] == Timeouts(idle=300, total=None)
 
 
 # ----------------------------------------------------------------------------------------------------------- Which wins
@@ -729,7 +727,8 @@ async def test_an_agent_sends_what_its_profile_names(tmp_path: Path, monkeypatch
     )
     transport = FakeTransport({"/sse/chat": Reply((answer("42"), close()))})
     agent = profile.agent(transport=transport, name="mine")
-    assert (agent.name, (await agent.ask("hi")).output) == ("mine", "42")
+    assert agent.name == "mine"
+    assert (await agent.ask("hi")).output == "42"
     (tmp_path / "key").write_text("next-key", encoding="utf-8")
     await agent.ask("hi")
     first, second = transport.requests
@@ -781,4 +780,6 @@ def test_a_subclass() -> None:
         pass
 
     agent = Agent(**loaded(THREE).options(), name="dev_remote")
-    assert (agent.name, agent.server_url, agent.timeouts.idle) == ("dev_remote", "http://localhost:8082", 300)
+    assert agent.name == "dev_remote"
+    assert agent.server_url == "http://localhost:8082"
+    assert agent.timeouts.idle == 300

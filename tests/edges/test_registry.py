@@ -290,22 +290,24 @@ async def test_a_call_from_outside() -> None:
     registry = AgentRegistry(sage)
     response = await registry.call("sage", query="why", arguments=arguments, shared_data=shared, group_id="talk")
     (request,) = sage.requests
-    assert (response.state, response.output, response.oxy_request) == (OxyState.COMPLETED, "wise", request)
-    assert (
-        request.caller,
-        request.caller_category,
-        request.callee,
-        request.callee_category,
-        request.father_node_id,
-    ) == ("user", "user", "sage", "agent", "")
+    assert response.state is OxyState.COMPLETED
+    assert response.output == "wise"
+    assert response.oxy_request == request
+    assert request.caller == "user"
+    assert request.caller_category == "user"
+    assert request.callee == "sage"
+    assert request.callee_category == "agent"
+    assert request.father_node_id == ""
     assert request.arguments == {"depth": [1], "query": "why"}
     assert arguments == {"depth": [1]}
     assert request.shared_data is shared
     assert request.get_query(master_level=True) == "why"
-    assert (request.group_id, request.mas) == ("talk", registry)
+    assert request.group_id == "talk"
+    assert request.mas == registry
     assert all((request.request_id, request.current_trace_id, request.node_id))
     await registry.call("sage")
-    assert (sage.requests[1].arguments, sage.requests[1].shared_data) == ({}, {})
+    assert sage.requests[1].arguments == {}
+    assert sage.requests[1].shared_data == {}
     assert request.current_trace_id != sage.requests[1].current_trace_id
     with pytest.raises(AttributeError, match="qeury"):
         await registry.call("sage", qeury="why")
@@ -322,7 +324,8 @@ async def test_the_call_of_the_documentation() -> None:
         "include_forecasting": True,
     }
     response = await oxy_request.call(callee="enterprise_brain", arguments=arguments)
-    assert (response.state, response.output) == (OxyState.COMPLETED, "42")
+    assert response.state is OxyState.COMPLETED
+    assert response.output == "42"
     assert {key: transport.payloads[0][key] for key in arguments} == arguments
 
 
@@ -348,7 +351,8 @@ async def test_what_may_be_a_member(expected: Any, member: Callable[..., Any], a
     """Remote agents, functions of a request or of their arguments, and whatever executes, all answer."""
     registry = AgentRegistry(member if member is echo else member())
     response = await registry.call(registry.names[0], arguments=arguments)
-    assert (response.state, response.output) == (OxyState.COMPLETED, expected)
+    assert response.state is OxyState.COMPLETED
+    assert response.output == expected
     assert response.oxy_request is not None
     assert ["user", registry.names[0]] == response.oxy_request.call_stack
 
@@ -470,12 +474,10 @@ async def test_a_member_that_fails(error: str, outcome: str, text: str, member: 
     """The response is FAILED and says how, for every kind of member; a foreign error's text is not in it."""
     registry = AgentRegistry(member)
     response = await registry.call("brain", query="hi", current_trace_id="mine")
-    assert (
-        response.state,
-        response.extra["error"],
-        response.extra["outcome"],
-        response.extra["trace_id"],
-    ) == (OxyState.FAILED, error, outcome, "mine")
+    assert response.state is OxyState.FAILED
+    assert response.extra["error"] == error
+    assert response.extra["outcome"] == outcome
+    assert response.extra["trace_id"] == "mine"
     assert response.extra.keys() == {"error", "outcome", "retryable", "attempts", "trace_id"}
     assert text in response.output
     assert "t0p-secret" not in repr((response, response.extra))
@@ -561,12 +563,10 @@ async def test_who_may_have_done_something_before(make: Callable[[], Any], idemp
     if idempotent:
         assert response.output == "wise"
     else:
-        assert (
-            response.state,
-            response.extra["error"],
-            response.extra["outcome"],
-            response.extra["retryable"],
-        ) == (OxyState.FAILED, "ConnectError", "unknown", False)
+        assert response.state is OxyState.FAILED
+        assert response.extra["error"] == "ConnectError"
+        assert response.extra["outcome"] == "unknown"
+        assert response.extra["retryable"] is False
 
 
 async def test_arguments_that_do_not_fit_ran_nothing() -> None:
@@ -652,9 +652,12 @@ async def test_a_fallback_is_another_call_of_the_same_caller(caplog: pytest.LogC
     registry = AgentRegistry(plan, failing, sage, fallback={"brain": "sage"})
     response = await registry.call("plan", query="Rome")
     (request,) = sage.requests
-    assert (response.output, response.extra["fallback_for"]) == ("wise", "brain")
+    assert response.output == "wise"
+    assert response.extra["fallback_for"] == "brain"
     assert request.arguments == {"query": "plan: Rome"}
-    assert (request.call_stack, request.caller, request.callee) == (["user", "plan", "sage"], "plan", "sage")
+    assert request.call_stack == ["user", "plan", "sage"]
+    assert request.caller == "plan"
+    assert request.callee == "sage"
     assert isinstance(request.pre_node_ids, list)
     assert len(request.pre_node_ids) == 1
     assert request.node_id not in request.pre_node_ids
@@ -669,7 +672,8 @@ async def test_a_fallback_may_be_a_function_and_have_a_fallback() -> None:
     registry = AgentRegistry(*down, fallback={"brain": "second", "second": echo})
     assert registry.names == ("brain", "second", "echo")
     response = await registry.call("brain", query="hi")
-    assert (response.output, response.extra["fallback_for"]) == ("hi", "brain")
+    assert response.output == "hi"
+    assert response.extra["fallback_for"] == "brain"
     response = await registry.call("second", query="hi")
     assert response.extra["fallback_for"] == "second"
 
@@ -678,11 +682,9 @@ async def test_a_fallback_that_fails_too() -> None:
     """Its failure is the response, and says for whom it stood in."""
     down = [refusing(errors.ConnectError(f"{name} is down"), name) for name in ("brain", "second")]
     response = await AgentRegistry(*down, fallback={"brain": "second"}).call("brain", query="hi")
-    assert (
-        response.state,
-        response.output,
-        response.extra["fallback_for"],
-    ) == (OxyState.FAILED, "second is down", "brain")
+    assert response.state is OxyState.FAILED
+    assert response.output == "second is down"
+    assert response.extra["fallback_for"] == "brain"
 
 
 # ------------------------------------------------------------------------------------------------------------ Messages
@@ -810,7 +812,9 @@ async def test_a_watcher_that_raises(error: str, outcome: str, runs: int, kind: 
         await request.send_message({"type": "thought"})
 
     response = await AgentRegistry(talk, on_message=watch).call("talk")
-    assert (response.state, response.extra["error"], response.extra["outcome"]) == (OxyState.FAILED, error, outcome)
+    assert response.state is OxyState.FAILED
+    assert response.extra["error"] == error
+    assert response.extra["outcome"] == outcome
     assert len(ran) == runs
     assert "t0p-secret" not in response.output
 
@@ -866,7 +870,8 @@ async def test_a_replaced_send_message_wins() -> None:
     await request.call(callee="brain", arguments={"query": "hi"})
     assert heard == [("tool_call", "brain"), ("tool_call", "search"), ("observation", "brain")]
     response = await request.call(callee="brain", arguments={"query": "hi"})
-    assert (response.extra["error"], response.output) == ("HandlerError", "on_message or sanitize raised ValueError")
+    assert response.extra["error"] == "HandlerError"
+    assert response.output == "on_message or sanitize raised ValueError"
 
 
 # ------------------------------------------------------------------------------------------------------------ The block
@@ -923,7 +928,8 @@ async def test_a_member_that_cannot_be_opened() -> None:
     sage = Sage("a", fails="open")
     async with AgentRegistry(sage, fallback={"a": echo}) as registry:
         response = await registry.call("a", query="hi")
-        assert (response.output, response.extra["fallback_for"]) == ("hi", "a")
+        assert response.output == "hi"
+        assert response.extra["fallback_for"] == "a"
         sage.fails = ""
         assert (await registry.call("a")).output == "wise"
     assert sage.noted == ["open a", "open a", "ask a", "close a"]
@@ -938,7 +944,8 @@ async def test_an_error_of_ours_on_opening_is_the_failure() -> None:
 
     async with AgentRegistry(Closed()) as registry:
         response = await registry.call("sage")
-    assert (response.extra["error"], response.output) == ("ConnectError", "no route")
+    assert response.extra["error"] == "ConnectError"
+    assert response.output == "no route"
 
 
 async def test_members_that_cannot_be_closed(caplog: pytest.LogCaptureFixture) -> None:
@@ -1093,7 +1100,9 @@ async def test_a_registry_travels_as_configuration(travel: Callable[[Any], Any])
     async with registry:
         await registry.call("sage")
         other: AgentRegistry = travel(registry)
-        assert (registry.names, repr(registry), 3) == (other.names, repr(other), other.max_depth)
+        assert registry.names == other.names
+        assert repr(registry) == repr(other)
+        assert other.max_depth == 3
         assert (await other.call("add", arguments={"a": 2})).output == 3
         async with other:
             await other.call("sage")

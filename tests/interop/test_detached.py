@@ -46,7 +46,8 @@ async def test_another_agent_listens(server: RemoteServer) -> None:
         events = [event async for event in run]
 
     assert steps(events) == [0, 1, 2, 3, 4]
-    assert (run.response.state, run.response.output) == (OxyState.COMPLETED, tag)
+    assert run.response.state is OxyState.COMPLETED
+    assert run.response.output == tag
     assert handle.trace_id == run.response.extra["trace_id"]
 
 
@@ -84,7 +85,8 @@ async def test_an_end_that_was_lost(server: RemoteServer) -> None:
         assert way.cut == 1
 
     assert steps(events) == [0, 1, 2, 3, 4]
-    assert (query.split()[1], True) == (run.response.output, run.response.extra["recovered"])
+    assert run.response.output == query.split()[1]
+    assert run.response.extra["recovered"] is True
     assert len(server.records("started", query=query)) == 1
 
 

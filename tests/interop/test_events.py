@@ -113,7 +113,8 @@ async def test_nested_calls(server: RemoteServer) -> None:
             assert event.caller == event.call_stack[-2]
     assert [e.content for e in events if isinstance(e, Progress)] == [{"from": "leaf"}]
     assert isinstance(events[-1], Answer)
-    assert (response.state, response.output) == (OxyState.COMPLETED, "master(middle(leaf(42)))")
+    assert response.state is OxyState.COMPLETED
+    assert response.output == "master(middle(leaf(42)))"
 
 
 @pytest.mark.parametrize(
@@ -246,4 +247,5 @@ async def test_an_agent_may_say_done(server: RemoteServer) -> None:
 
     assert [e.content for e in events if isinstance(e, Text)] == ["done", "done"]
     assert [e.content for e in events if isinstance(e, Progress)] == [{"step": 0}, {"step": 1}, {"step": 2}]
-    assert (response.state, response.output) == (OxyState.COMPLETED, "not done before")
+    assert response.state is OxyState.COMPLETED
+    assert response.output == "not done before"

@@ -29,7 +29,8 @@ async def test_an_agent_that_raises(server: RemoteServer) -> None:
             await agent.ask("raise", trace_id=trace)
 
     error = caught.value
-    assert (error.state, error.output) == (OxyState.FAILED, "Error executing oxy master: scripted failure")
+    assert error.state is OxyState.FAILED
+    assert error.output == "Error executing oxy master: scripted failure"
     assert [r["event"] for r in server.records(trace_id=trace)] == ["started", "raised"] * 2
     assert len([r for r in server.records("request", since=before) if r.get("path") == "/sse/chat"]) == 1
 

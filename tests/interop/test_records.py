@@ -95,7 +95,9 @@ async def test_a_run_that_ended(server: RemoteServer, query: str, state: OxyStat
     async with asking(server) as ask:
         await ask.stream(query, trace)
         record = await ask.record(trace, ended)
-    assert (record.state, record.output, len(record.nodes)) == (state, output, 1)
+    assert record.state == state
+    assert record.output == output
+    assert len(record.nodes) == 1
 
 
 async def test_the_nodes(server: RemoteServer) -> None:
@@ -104,7 +106,8 @@ async def test_the_nodes(server: RemoteServer) -> None:
     async with asking(server) as ask:
         await ask.stream("nested", trace, node_id=node, father_node_id="mine", call_stack=["user", "front"])
         record = await ask.record(trace, ended)
-    assert (record.state, record.output) == (OxyState.COMPLETED, "master(middle(leaf(42)))")
+    assert record.state is OxyState.COMPLETED
+    assert record.output == "master(middle(leaf(42)))"
     assert [(each.caller, each.callee, each.node_type, each.call_stack, each.output) for each in record.nodes] == [
         ("user", "master", "agent", ("user", "front", "master"), "master(middle(leaf(42)))"),
         ("master", "middle_agent", "agent", ("user", "front", "master", "middle_agent"), "middle(leaf(42))"),
@@ -133,8 +136,10 @@ async def test_a_run_that_is_left(server: RemoteServer) -> None:
         async with ask.transport.exchange(ask.run("run", "quiet 30", trace)):
             running = await ask.record(trace, lambda record: bool(record.nodes))
         record = await ask.record(trace, ended)
-    assert (running.state, running.output) == (None, None)
-    assert (record.state, record.output) == (OxyState.CANCELED, "Tool master was cancelled")
+    assert running.state is None
+    assert running.output is None
+    assert record.state is OxyState.CANCELED
+    assert record.output == "Tool master was cancelled"
 
 
 @pytest.mark.parametrize("callee", [None, "nobody"])
@@ -156,7 +161,8 @@ async def test_a_detached_run(server: RemoteServer) -> None:
     async with asking(server) as ask:
         await start(ask.transport, ask.run("start", "echo later", trace), LIMITS, until=ask.until)
         record = await ask.record(trace, ended)
-    assert (record.state, record.output) == (OxyState.COMPLETED, "later")
+    assert record.state is OxyState.COMPLETED
+    assert record.output == "later"
 
 
 async def test_a_start_that_fails(server: RemoteServer) -> None:
@@ -186,8 +192,10 @@ async def test_feedback(server: RemoteServer) -> None:
             while anyio.current_time() < ask.until:
                 await feedback(ask.transport, ask.pattern, trace, "too late", LIMITS, until=ask.until)
                 await anyio.sleep(0.02)
-    assert (record.state, json.loads(record.output)) == (OxyState.COMPLETED, ["yes", {"a": [1, "ü"]}])
-    assert (caught.value.code, caught.value.outcome) == (400, errors.Outcome.REJECTED)
+    assert record.state is OxyState.COMPLETED
+    assert json.loads(record.output) == ["yes", {"a": [1, "ü"]}]
+    assert caught.value.code == 400
+    assert caught.value.outcome == errors.Outcome.REJECTED
 
 
 async def _say_when_asked(ask: Asking, channel: str, said: Any) -> None:

@@ -73,9 +73,12 @@ async def test_a_run_that_failed(
     async with SSEOxyGent(server_url=server.url, timeouts=RECORDED, **options) as agent:
         response, error = await both_ways(agent, query)
 
-    assert (response.state, response.output) == (state, output)
+    assert response.state == state
+    assert response.output == output
     assert isinstance(error, errors.RemoteAgentError)
-    assert (error.state, error.output, error.outcome) == (state, output, errors.Outcome.COMPLETED)
+    assert error.state == state
+    assert error.output == output
+    assert error.outcome == errors.Outcome.COMPLETED
     assert output in str(error)
 
 
@@ -157,7 +160,8 @@ async def test_a_run_that_did_not_fail(server: RemoteServer) -> None:
     async with SSEOxyGent(server_url=server.url, confirm_state=True, timeouts=PATIENT) as agent:
         response = await agent.ask("tools")
 
-    assert (response.state, response.output) == (OxyState.COMPLETED, "5 20 BOTH")
+    assert response.state is OxyState.COMPLETED
+    assert response.output == "5 20 BOTH"
     assert "recovered" not in response.extra
 
 
@@ -169,7 +173,8 @@ async def test_a_run_that_was_cut_after_its_end(server: RemoteServer, cut: Cut) 
         response = await SSEOxyGent(server_url=way.url, timeouts=RECORDED).ask(query)
         assert way.cut == 1
 
-    assert (OxyState.COMPLETED, query.split()[1]) == (response.state, response.output)
+    assert response.state is OxyState.COMPLETED
+    assert response.output == query.split()[1]
     assert response.extra["recovered"] is True
     assert len(server.records("started", query=query)) == 1
 
@@ -180,7 +185,8 @@ async def test_a_run_that_failed_and_was_cut(server: RemoteServer) -> None:
         with pytest.raises(errors.RemoteAgentError) as caught:
             await SSEOxyGent(server_url=way.url, timeouts=RECORDED).ask("raise")
 
-    assert (OxyState.FAILED, failure("master")) == (caught.value.state, caught.value.output)
+    assert caught.value.state is OxyState.FAILED
+    assert caught.value.output == failure("master")
 
 
 # ---------------------------------------------------------------------------------------------- Whether it is under way
@@ -200,14 +206,16 @@ async def test_a_run_that_is_quiet(server: RemoteServer) -> None:
     """A run that is at work is waited for, when the idle clock runs out."""
     response = await SSEOxyGent(server_url=server.url, timeouts=WAITING).ask("quiet 1.5")
 
-    assert (response.state, response.output) == (OxyState.COMPLETED, "quiet")
+    assert response.state is OxyState.COMPLETED
+    assert response.output == "quiet"
 
 
 async def test_a_run_that_is_quiet_and_moves(server: RemoteServer) -> None:
     """A run whose record moves is waited for, however often the idle clock runs out."""
     response = await SSEOxyGent(server_url=server.url, timeouts=WAITING).ask("steps 7")
 
-    assert (response.state, response.output) == (OxyState.COMPLETED, "steps")
+    assert response.state is OxyState.COMPLETED
+    assert response.output == "steps"
 
 
 @pytest.mark.parametrize("attached", [False, True], ids=["ask", "attach"])

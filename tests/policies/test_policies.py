@@ -125,7 +125,8 @@ def test_each_is_a_policy(name: str) -> None:
     assert type(wrapper) is getattr(policies, f"{name}Transport")
     assert isinstance(wrapper, Wrapper)
     assert isinstance(wrapper, Transport)
-    assert (inner, value.kind) == (wrapper.inner, wrapper.kind)
+    assert wrapper.inner == inner
+    assert value.kind == wrapper.kind
     assert value == value  # noqa: PLR0124  (it is asked whenever a chain is built)
     for secret in ("token-1", "word-1", "key-1"):
         assert secret not in repr(value) + repr(wrapper)

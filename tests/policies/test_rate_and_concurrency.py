@@ -123,7 +123,7 @@ async def test_a_slot_is_given_back() -> None:
     with pytest.raises(KeyError) as caught:
         async with transport.exchange(RUN):
             raise mine
-    assert mine is caught.value
+    assert caught.value is mine
     for name in "cd":
         with anyio.move_on_after(1):
             await log.run(transport, named(name))

@@ -100,12 +100,10 @@ async def test_followed(expected: str, base: str, location: str, status: int) ->
     assert await ended(RedirectTransport(remote), request) == (200, expected)
     first, second = remote.sent
     assert first is request
-    assert (first.method, first.headers, first.body, first.context) == (
-        second.method,
-        second.headers,
-        second.body,
-        second.context,
-    )
+    assert first.method == second.method
+    assert first.headers == second.headers
+    assert first.body == second.body
+    assert first.context == second.context
     assert remote.left == 2
 
 
@@ -185,7 +183,8 @@ async def test_handed_on(status: int, base: str, location: str) -> None:
     request = run(base)
     remote = Moved({request.url: location}, status)
     async with RedirectTransport(remote).exchange(request) as response:
-        assert (response.status, response.request) == (status, request)
+        assert response.status == status
+        assert response.request == request
         assert response.headers["location"] == location
         assert [piece async for piece in response.chunks] == [b"moved"]
     assert remote.sent == [request]
@@ -226,7 +225,7 @@ def test_any_path_is_true_or_false(any_path: Any) -> None:
 async def test_without_a_location() -> None:
     """A redirect that says not where is handed on."""
     fake = FakeTransport({"/sse/chat": Reply(status=307, headers={})})
-    assert (307, run().url) == await ended(RedirectTransport(fake), run())
+    assert await ended(RedirectTransport(fake), run()) == (307, run().url)
 
 
 @pytest.mark.parametrize(("status", "sent", "hops"), [(307, 1, 0), (307, 2, 1), (307, 4, 3), (200, 5, 4), (200, 5, 9)])
@@ -234,7 +233,7 @@ async def test_hops(status: int, sent: int, hops: int) -> None:
     """So many in a row are followed; the one after them is handed on."""
     chain = [f"{OURS}/{name}" for name in ("sse/chat", "a", "b", "c", "d")]
     remote = Moved(dict(pairwise(chain)))
-    assert (status, chain[sent - 1]) == await ended(RedirectTransport(remote, Redirect(hops=hops)), run())
+    assert await ended(RedirectTransport(remote, Redirect(hops=hops)), run()) == (status, chain[sent - 1])
     assert sent == len(remote.sent) == remote.left
 
 
@@ -256,14 +255,15 @@ async def test_errors_come_out() -> None:
     with pytest.raises(KeyError) as caught:
         async with RedirectTransport(fake, Redirect(0)).exchange(run()):
             raise mine
-    assert mine is caught.value
+    assert caught.value is mine
 
 
 async def test_closing() -> None:
     """Closing it closes what it wraps."""
     fake = FakeTransport({})
     transport = RedirectTransport(fake)
-    assert (fake, Redirect()) == (transport.inner, transport.redirect)
+    assert transport.inner == fake
+    assert transport.redirect == Redirect()
     await transport.aclose()
     assert fake.closed
 

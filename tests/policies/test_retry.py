@@ -124,7 +124,7 @@ async def test_what_is_repeated(reply: Reply, is_repeated: bool, if_idempotent: 
     fake, transport = retrying([reply, GOOD])
     expected = if_idempotent if idempotent else is_repeated
     found = await met(transport, about(idempotent=idempotent, purpose="attach" if idempotent else "run"))
-    assert expected == (found == 200)
+    assert (found == 200) == expected
     assert len(fake.requests) == len(fake.left) == 1 + expected
 
 
@@ -138,7 +138,7 @@ async def test_each_error_class() -> None:
                 _, transport = retrying([fails(error), GOOD])
                 expected = error.transient if idempotent else error.retryable
                 purpose = "attach" if idempotent else "run"
-                assert expected == (await met(transport, about(idempotent=idempotent, purpose=purpose)) == 200)
+                assert (await met(transport, about(idempotent=idempotent, purpose=purpose)) == 200) == expected
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
@@ -146,7 +146,8 @@ async def test_the_last_attempt_is_returned(attempts: int) -> None:
     """After `attempts` the refusal is returned, and can still be read; an error has the number of attempts."""
     fake, transport = retrying([refused(429)] * 9, Retry(attempts=attempts))
     async with transport.exchange(RUN) as response:
-        assert (response.status, response.request.context.attempt) == (429, attempts)
+        assert response.status == 429
+        assert response.request.context.attempt == attempts
         assert [piece async for piece in response.chunks] == [b"no"]
         assert len(fake.left) == attempts - 1
     assert len(fake.left) == attempts
@@ -445,7 +446,8 @@ async def test_a_budget_is_shared_and_refilled() -> None:
     busy = FakeTransport({"/sse/chat": refused(429)})
     one, other = (RetryTransport(busy, Retry(attempts=2), budget=budget, uniform=highest) for _ in range(2))
     assert [await met(transport) for transport in (one, other, one)] == [429, 429, 429]
-    assert (len(busy.requests), budget.left) == (2 + 2 + 1, 0)
+    assert len(busy.requests) == 2 + 2 + 1
+    assert budget.left == 0
     start = anyio.current_time()
     assert await met(other) == 429
     assert anyio.current_time() == pytest.approx(start)
@@ -541,7 +543,8 @@ def test_a_copy_of_a_wrapper(make: Any) -> None:
     budget = RetryBudget(3, 0.5)
     budget.spend()
     copied = make(RetryTransport(NOTHING, Retry(attempts=7), budget=budget))
-    assert (Retry(attempts=7), 3) == (copied.retry, copied.budget.left)
+    assert copied.retry == Retry(attempts=7)
+    assert copied.budget.left == 3
     assert repr(budget) == "RetryBudget(2 of 3)"
     assert copied.uniform is RetryTransport(NOTHING).uniform
 

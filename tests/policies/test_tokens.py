@@ -110,7 +110,8 @@ async def test_stale() -> None:
     await together(asked.note, asked.note, asked.note)
     assert asked.results == [("one", 0), ("one", 0), ("two", 1)]
     await asked.note()
-    assert (asked.results[-1], asked.provider.calls) == (("two", 0), 2)
+    assert asked.results[-1] == ("two", 0)
+    assert asked.provider.calls == 2
 
 
 async def test_a_refresh_that_fails(caplog: pytest.LogCaptureFixture) -> None:
@@ -281,7 +282,7 @@ async def test_from_env(monkeypatch: pytest.MonkeyPatch) -> None:
     source = FromEnv("OXYGENT_CLIENT_TEST_TOKEN")
     for text in ("one", " two\n"):
         monkeypatch.setenv(source.name, text)
-        assert text.strip() == await source()
+        assert await source() == text.strip()
     monkeypatch.setenv(source.name, " ")
     with pytest.raises(ConfigurationError, match="OXYGENT_CLIENT_TEST_TOKEN"):
         await source()
@@ -296,7 +297,7 @@ async def test_from_file(tmp_path: Path) -> None:
     source = FromFile(str(path))
     for text in ("one\n", "two\r\n"):
         path.write_bytes(text.encode())
-        assert text.strip() == await source()
+        assert await source() == text.strip()
 
 
 NO_FILES: Final[dict[str, bytes]] = {
@@ -314,7 +315,8 @@ async def test_what_is_no_secret_in_a_file(case: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="file") as caught:
         await FromFile(str(path))()
     assert str(path) in str(caught.value)
-    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
 
 
 @pytest.mark.parametrize(("name", "why"), [("missing", "FileNotFoundError"), ("nul\0", "ValueError")])

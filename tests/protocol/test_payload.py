@@ -229,7 +229,8 @@ def test_only_the_own_entry_is_dropped(
     """The last entry of the stacks goes only if it is this agent's: a request that was not pushed keeps what it has."""
     request = OxyRequest(callee=callee, call_stack=stack, node_id_stack=[f"n-{entry}" for entry in stack])
     payload = build_payload(request, name=name)
-    assert (expected, [f"n-{entry}" for entry in expected]) == (payload["call_stack"], payload["node_id_stack"])
+    assert payload["call_stack"] == expected
+    assert payload["node_id_stack"] == [f"n-{entry}" for entry in expected]
 
 
 # ------------------------------------------------------------------------------------------------------- The arguments
@@ -343,7 +344,8 @@ def test_data_that_stays_at_home_may_be_anything() -> None:
         shared_data={"lock": threading.Lock(), "user": {"id": 7}}, group_data={"now": datetime.now(UTC)}
     )
     sealed = finalize_payload(build_payload(request), trace_id="t", share_data={"user"})
-    assert (sealed["shared_data"], sealed["group_data"]) == ({"user": {"id": 7}}, {})
+    assert sealed["shared_data"] == {"user": {"id": 7}}
+    assert sealed["group_data"] == {}
     assert encode(sealed)
 
 
@@ -449,7 +451,9 @@ def test_what_always_holds(
         return finalize_payload(payload, trace_id="t", callee=callee, share_data=share_data)
 
     payload = sealed()
-    assert (payload["current_trace_id"], payload["caller_category"], payload["is_send_message"]) == ("t", "user", True)
+    assert payload["current_trace_id"] == "t"
+    assert payload["caller_category"] == "user"
+    assert payload["is_send_message"] is True
     assert payload.get("callee") == callee
     stays = {"callee", "call_stack", "node_id_stack", *("request_id", "group_id", "node_id")}
     assert {*COMMON} - stays <= payload.keys()

@@ -91,7 +91,9 @@ MESSAGES: Final[list[tuple[type[Event], str | None, Any, str]]] = [
 def test_messages(cls: type[Event], kind: str | None, content: Any, data: str) -> None:
     """Each message is of the class that its type names; what is unknown, and what is no JSON, is not lost."""
     found = to_event(ServerSentEvent("name", data, "7", 5))
-    assert (type(found), found.type, found.content) == (cls, kind, content)
+    assert type(found) is cls
+    assert found.type == kind
+    assert found.content == content
     assert found.sse == ServerSentEvent("name", data, "7", 5)
     assert found.message == (data if cls is Text else json.loads(data))
 
@@ -106,7 +108,9 @@ def test_not_a_number() -> None:
 def test_malformed_steps(kind: str, content: Any) -> None:
     """A step whose content is no object is a custom message that kept its type."""
     found = event({"type": kind, "content": content, "secret": "SECRET"})
-    assert (type(found), found.type, found.content) == (Custom, kind, content)
+    assert type(found) is Custom
+    assert found.type == kind
+    assert found.content == content
 
 
 def test_a_message_that_is_too_deep() -> None:
@@ -290,8 +294,12 @@ def test_statuses(
     """Each status is its error; only what surely ran nothing is REJECTED, and only that may be asked again."""
     error = error_from_response(status, headers, b"why \xff")
     assert isinstance(error, errors.StatusError)
-    assert (type(error), error.outcome, error.retryable, error.retry_after) == (cls, outcome, retryable, wait)
-    assert (error.status, error.body) == (status, "why \ufffd")
+    assert type(error) is cls
+    assert error.outcome == outcome
+    assert error.retryable == retryable
+    assert error.retry_after == wait
+    assert error.status == status
+    assert error.body == "why \ufffd"
     assert f" {status} (" in str(error)
     assert "why" not in str(error)
 
@@ -317,7 +325,9 @@ NO_STREAMS: Final[list[tuple[type[errors.OxyError], str, dict[str, str], bytes]]
 def test_a_200_that_is_no_stream(cls: type[errors.OxyError], said: str, headers: dict[str, str], body: bytes) -> None:
     """A 200 without a stream is an error too: that of the envelope in it, else one that says what came instead."""
     error = error_from_response(200, headers, body)
-    assert (type(error), error.outcome, error.retryable) == (cls, UNKNOWN, False)
+    assert type(error) is cls
+    assert error.outcome == UNKNOWN
+    assert error.retryable is False
     with pytest.raises(cls, match=said):
         raise error
     assert len(str(error)) < 500

@@ -72,7 +72,9 @@ async def timed(transport: FakeTransport, timeouts: Timeouts, **options: Any) ->
     except errors.OxyError as caught:
         error = caught
     if error is not None:
-        assert (run.trace_id, SHOWN, run.outcome) == (error.trace_id, error.server_url, error.outcome)
+        assert run.trace_id == error.trace_id
+        assert error.server_url == SHOWN
+        assert run.outcome == error.outcome
         assert "secret" not in f"{error!r} {error}"
         assert error.partial is None or len(error.partial.events) == len(events)
     assert transport.requests == transport.left
@@ -124,51 +126,61 @@ async def test_clocks_of_a_run(which: str) -> None:
             await plain(server_url=URL, transport=FakeTransport.script(*steps), timeouts=timeouts).ask("hi")
         return
     got = await timed(FakeTransport.script(*steps), timeouts)
-    assert (got.result, got.events, got.seconds) == (result, events, seconds)
+    assert got.result == result
+    assert got.events == events
+    assert got.seconds == seconds
 
 
-async def test_texts() -> None:
+TIMEOUT_TEXTS: Final[dict[str, tuple[Outcome, Timeouts, Sequence[Step]]]] = {
+    "not a byte within Timeouts.silence (45 s)": (Outcome.UNKNOWN, clock(silence=45), [heartbeat(), FOREVER]),
+    "no event within Timeouts.idle (0.5 s)": (Outcome.STARTED, clock(idle=0.5), [progress(1), FOREVER]),
+    "the call did not come to its end within Timeouts.total (3600 s)": (
+        Outcome.STARTED,
+        clock(total=3600.0),
+        [progress(1), FOREVER],
+    ),
+}
+
+
+@pytest.mark.parametrize("said", TIMEOUT_TEXTS)
+async def test_texts(said: str) -> None:
     """An error of a clock says which clock it was, and what is known of the run."""
-    cases: list[tuple[str, Outcome, Timeouts, Sequence[Step]]] = [
-        ("not a byte within Timeouts.silence (45 s)", Outcome.UNKNOWN, clock(silence=45), [heartbeat(), FOREVER]),
-        ("no event within Timeouts.idle (0.5 s)", Outcome.STARTED, clock(idle=0.5), [progress(1), FOREVER]),
-        (
-            "the call did not come to its end within Timeouts.total (3600 s)",
-            Outcome.STARTED,
-            clock(total=3600.0),
-            [progress(1), FOREVER],
-        ),
-    ]
-    for said, outcome, timeouts, steps in cases:
-        got = await timed(FakeTransport.script(*steps), timeouts)
-        assert got.error is not None
-        assert (str(got.error), got.error.outcome) == (said, outcome)
-        assert isinstance(got.error, TimeoutError)
-        assert not got.error.retryable
+    outcome, timeouts, steps = TIMEOUT_TEXTS[said]
+    got = await timed(FakeTransport.script(*steps), timeouts)
+    assert got.error is not None
+    assert str(got.error) == said
+    assert got.error.outcome == outcome
+    assert isinstance(got.error, TimeoutError)
+    assert not got.error.retryable
 
 
-async def test_total_is_one_deadline_over_all() -> None:
+SLOW_ORG: Final = Reply([pause(20), b'{"code": 200, "data": {"organization": {}}}'])
+TOTALS: Final[dict[str, tuple[dict[str, Reply], dict[str, Any], Outcome, int]]] = {
+    "discovery": ({"/get_organization": Reply(before=FOREVER)}, {"callee": "x"}, Outcome.NOT_SENT, 0),
+    "its body": ({"/get_organization": Reply([FOREVER])}, {"callee": "x"}, Outcome.NOT_SENT, 0),
+    "opening": ({"/sse/chat": Reply(before=FOREVER)}, {}, Outcome.UNKNOWN, 1),
+    "stream": ({"/sse/chat": Reply([pause(24), progress(1), FOREVER])}, {}, Outcome.STARTED, 1),
+    "together": (
+        {"/get_organization": SLOW_ORG, "/sse/chat": Reply([progress(1), FOREVER], before=pause(4))},
+        {"callee": "x"},
+        Outcome.STARTED,
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOTALS)
+async def test_total_is_one_deadline_over_all(name: str) -> None:
     """`total` runs over discovery, opening and the stream; what was sent by then is known."""
-    slow_org = Reply([pause(20), b'{"code": 200, "data": {"organization": {}}}'])
-    cases: dict[str, tuple[dict[str, Reply], dict[str, Any], Outcome, int]] = {
-        "discovery": ({"/get_organization": Reply(before=FOREVER)}, {"callee": "x"}, Outcome.NOT_SENT, 0),
-        "its body": ({"/get_organization": Reply([FOREVER])}, {"callee": "x"}, Outcome.NOT_SENT, 0),
-        "opening": ({"/sse/chat": Reply(before=FOREVER)}, {}, Outcome.UNKNOWN, 1),
-        "stream": ({"/sse/chat": Reply([pause(24), progress(1), FOREVER])}, {}, Outcome.STARTED, 1),
-        "together": (
-            {"/get_organization": slow_org, "/sse/chat": Reply([progress(1), FOREVER], before=pause(4))},
-            {"callee": "x"},
-            Outcome.STARTED,
-            1,
-        ),
-    }
-    for name, (replies, options, outcome, runs) in cases.items():
-        transport = FakeTransport(replies)
-        got = await timed(transport, clock(total=25), **options)
-        assert got.error is not None
-        assert (name, got.result, got.error.outcome, got.seconds) == (name, TOTAL, outcome, 25)
-        assert len([request for request in transport.requests if request.method == "POST"]) == runs
-        assert all(request.context.deadline for request in transport.requests if request.method == "POST")
+    replies, options, outcome, runs = TOTALS[name]
+    transport = FakeTransport(replies)
+    got = await timed(transport, clock(total=25), **options)
+    assert got.error is not None
+    assert got.result == TOTAL
+    assert got.error.outcome == outcome
+    assert got.seconds == 25
+    assert len([request for request in transport.requests if request.method == "POST"]) == runs
+    assert all(request.context.deadline for request in transport.requests if request.method == "POST")
 
 
 async def test_a_refusal_is_known_before_the_deadline() -> None:
@@ -176,7 +188,8 @@ async def test_a_refusal_is_known_before_the_deadline() -> None:
     transport = FakeTransport({"/sse/chat": Reply([b"no", FOREVER], status=500, before=pause(22))})
     got = await timed(transport, clock(total=25))
     assert isinstance(got.error, errors.ServerError)
-    assert (got.error.body, got.seconds) == ("no", 24.95)
+    assert got.error.body == "no"
+    assert got.seconds == 24.95
 
 
 async def test_wrappers_know_of_the_deadline() -> None:
@@ -289,7 +302,9 @@ async def test_floods_end(what: str) -> None:
 
         transport = Flooding("/sse/chat", flood, Reply())
         got = await timed(transport, timeouts)
-        assert (got.result, got.events, round(got.seconds)) == (error, 0, 10)
+        assert got.result == error
+        assert got.events == 0
+        assert round(got.seconds) == 10
 
 
 @pytest.mark.parametrize("what", EVENTS)
@@ -365,7 +380,8 @@ async def test_a_slow_discovery_does_not_stop_a_run() -> None:
     """Where a run asks for its callee first and gets no answer, it goes on after 30 s."""
     transport = FakeTransport({"/get_organization": Reply(before=FOREVER), "/sse/chat": Reply(END)})
     got = await timed(transport, Timeouts(), callee="x")
-    assert (got.result, got.seconds) == ("42", 30)
+    assert got.result == "42"
+    assert got.seconds == 30
 
 
 async def test_floods_in_a_discovery() -> None:

@@ -80,7 +80,8 @@ def test_the_rest(expected: list[str], is_closed: bool, text: str) -> None:
     buffer = EventBuffer(Limits())
     buffer.feed(text.encode())
     assert [sse_of(unread).data for unread in buffer.take_all()] == expected
-    assert (buffer.is_closed, buffer.take_all()) == (is_closed, [])
+    assert buffer.is_closed == is_closed
+    assert buffer.take_all() == []
 
 
 def test_done_was_the_end() -> None:
@@ -88,7 +89,8 @@ def test_done_was_the_end() -> None:
     buffer = EventBuffer(Limits())
     assert read(buffer, [DONE.encode()]) == ([], "done")
     buffer.end()
-    assert (buffer.holds_done, buffer.take_all()) == (False, [])
+    assert buffer.holds_done is False
+    assert buffer.take_all() == []
 
 
 def test_too_large() -> None:
@@ -159,9 +161,11 @@ def test_a_new_connection() -> None:
     """Half an event is gone with its connection; what was complete stays."""
     buffer = EventBuffer(Limits())
     buffer.feed(b": ping\n\n: ping\n\ndata: a\n\ndata: half")
-    assert (buffer.heartbeats, buffer.held_bytes) == (2, len("data: half"))
+    assert buffer.heartbeats == 2
+    assert buffer.held_bytes == len("data: half")
     buffer.start_anew()
-    assert (buffer.heartbeats, buffer.held_bytes) == (0, 0)
+    assert buffer.heartbeats == 0
+    assert buffer.held_bytes == 0
     assert read(buffer, [b"data: b\n\n"]) == (["a", "b"], "open")
 
 

@@ -57,7 +57,10 @@ async def test_what_is_asked_for_again(name: str) -> None:
             got = (await run.final_response()).output
     except errors.OxyError as error:
         got, attempts = type(error), error.attempts
-    assert (got, run.outcome, attempts, len(transport.payloads)) == (expected, outcome, times, times)
+    assert got == expected
+    assert run.outcome == outcome
+    assert attempts == times
+    assert len(transport.payloads) == times
     assert len(transport.left) == len(transport.requests)
     ids = [payload["current_trace_id"] for payload in transport.payloads]
     lost = sum(reply in (LOST, BAD) for reply in replies[: times - 1])
@@ -109,7 +112,9 @@ async def test_what_the_record_has_shown_stays_known() -> None:
     agent = SSEOxyGent(server_url=URL, transport=GivesUp(transport))
     with pytest.raises(errors.ConnectError) as caught:
         await agent.ask(request)
-    assert (caught.value.outcome, caught.value.retryable, caught.value.attempts) == (Outcome.STARTED, False, 3)
+    assert caught.value.outcome is Outcome.STARTED
+    assert caught.value.retryable is False
+    assert caught.value.attempts == 3
 
 
 async def test_a_repeat_that_is_never_ready() -> None:
@@ -203,7 +208,8 @@ async def test_a_hook_that_raises(hook: str) -> None:
     agent = type("Broken", (SSEOxyGent,), {hook: broken})(server_url=URL, transport=FakeTransport({}))
     with pytest.raises(errors.HandlerError, match=hook) as caught:
         await agent.ask("hi")
-    assert (caught.value.outcome, type(caught.value.__cause__)) == (Outcome.NOT_SENT, KeyError)
+    assert caught.value.outcome is Outcome.NOT_SENT
+    assert type(caught.value.__cause__) is KeyError
 
 
 async def test_an_answer_that_came_keeps_its_kind() -> None:
@@ -212,7 +218,8 @@ async def test_an_answer_that_came_keeps_its_kind() -> None:
     transport = FakeTransport({"/sse/chat": Reply([answer(price)]), "/view": view("n", '{"price": 42}')})
     request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id())
     response = await SSEOxyGent(server_url=URL, transport=transport).ask(request)
-    assert (response.output, response.extra["recovered"]) == (price, True)
+    assert response.output == price
+    assert response.extra["recovered"] is True
 
 
 async def test_another_answer_is_the_records() -> None:
@@ -220,7 +227,8 @@ async def test_another_answer_is_the_records() -> None:
     transport = FakeTransport({"/sse/chat": Reply([answer("on the way")]), "/view": view("n", "at the end")})
     request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id())
     response = await SSEOxyGent(server_url=URL, transport=transport).ask(request)
-    assert (response.output, response.extra["recovered"]) == ("at the end", True)
+    assert response.output == "at the end"
+    assert response.extra["recovered"] is True
 
 
 async def test_a_redirect_of_ones_own() -> None:

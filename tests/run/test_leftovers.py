@@ -63,7 +63,8 @@ def test_bounds(name: str) -> None:
     table.forget()
     assert [table.put(URL, data, events(data)) for data in ("abc", "de", "f")] == dropped
     assert [taken(table, data) for data in ("abc", "de", "f")] == rests
-    assert (table._held_events, table._held_bytes) == (0, 0)
+    assert table._held_events == 0
+    assert table._held_bytes == 0
 
 
 def test_all_is_forgotten() -> None:

@@ -494,7 +494,8 @@ async def test_execute_says_how_it_ended(state: OxyState, output: str, steps: tu
     transport = FakeTransport({"/sse/chat": Reply(steps), "/view": reply})
     agent = SSEOxyGent(server_url=URL, transport=transport, confirm_state=True)
     response = await agent.execute(REQUEST)
-    assert (response.state, response.output) == (state, output)
+    assert response.state == state
+    assert response.output == output
 
 
 async def test_failure_detector() -> None:
@@ -518,7 +519,8 @@ async def test_failure_detector() -> None:
     transport = FakeTransport.script(*steps)
     agent = SSEOxyGent(server_url=URL, transport=transport, failure_detector=bool)
     response = await agent.execute(REQUEST)
-    assert (response.state, response.output) == (OxyState.FAILED, {"text": "Error executing oxy"})
+    assert response.state is OxyState.FAILED
+    assert response.output == {"text": "Error executing oxy"}
 
 
 async def test_what_a_failure_says() -> None:
@@ -528,7 +530,9 @@ async def test_what_a_failure_says() -> None:
         await SSEOxyGent(server_url=URL, transport=transport).ask(REQUEST)
     error = caught.value
     assert str(error) == "the remote agent failed: no\\x1b[31m"
-    assert (error.state, error.output, error.outcome) == (OxyState.FAILED, "no\x1b[31m", COMPLETED)
+    assert error.state is OxyState.FAILED
+    assert error.output == "no\x1b[31m"
+    assert error.outcome == COMPLETED
     assert isinstance(error.__cause__, errors.IncompleteStreamError)
     assert "SECRET" not in repr(vars(error))
 

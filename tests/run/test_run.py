@@ -1,7 +1,7 @@
-"""A run as a stream: what counts as its end, what is kept of it, and that leaving it, however, closes the exchange.
+"""A run as a stream: complete and cut streams, partial results, leaving early, cancellation and trace ids.
 
-Rule 1: every run here is a script; time is virtual, so a second costs nothing.
-Rule 2: trace ids live as long as the process: a test that names one has a server of its own.
+Rule 1: every run is scripted and time is virtual, so a pause costs nothing.
+Rule 2: trace ids live as long as the process, so a test that sets one uses a server of its own.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ ERROR: Final = message({"type": "error", "content": "no tool"})
 
 
 def legacy(data: str) -> bytes:
-    """An event as servers of 1.0.8 send it: without a name."""
+    """Return an event as servers of 1.0.8 send it: without an `event:` line."""
     return f"data: {data}\n\n".encode()
 
 
@@ -85,7 +85,7 @@ LEGACY_ANSWER: Final = legacy('{"type": "answer", "content": "42"}')
 
 @attrs.define
 class Played:
-    """How a run went."""
+    """The events, the outcome and the duration of one run."""
 
     events: list[Event]
     run: Run
@@ -100,7 +100,7 @@ class Played:
 
 
 async def play(transport: FakeTransport, *, url: str = URL, **options: Any) -> Played:
-    """Read a run to its end, whatever that is."""
+    """Read a run to its end or to its error."""
     began = anyio.current_time()
     run = plain(server_url=url, transport=transport, **options).stream("hi")
     events: list[Event] = []
@@ -116,14 +116,14 @@ async def play(transport: FakeTransport, *, url: str = URL, **options: Any) -> P
 
 
 def shown(events: Iterable[Event]) -> list[tuple[str, Any]]:
-    """Events as one compares them."""
+    """Return (class name, content) of each event."""
     return [(type(event).__name__, event.content) for event in events]
 
 
-# ------------------------------------------------------------------------------------------------------ What is the end
+# --------------------------------------------------------------------------------------------- Complete and cut streams
 
 STREAMS: Final[dict[str, tuple[list[bytes], Any, Outcome]]] = {
-    # what came before the end: (the bytes, what the run is if it came to its end, what is known if not)
+    # stream: (the bytes, the result if the stream is complete, the outcome if it is cut)
     "nothing": ([], errors.NoAnswerError, Outcome.UNKNOWN),
     "heartbeat": ([heartbeat()], errors.NoAnswerError, Outcome.UNKNOWN),
     "no answer": ([progress(1), tool_call("search")], errors.NoAnswerError, Outcome.STARTED),
@@ -138,9 +138,11 @@ STREAMS: Final[dict[str, tuple[list[bytes], Any, Outcome]]] = {
     "legacy": ([LEGACY_ANSWER], "42", Outcome.STARTED),
     "legacy, no answer": ([legacy("hello")], errors.NoAnswerError, Outcome.STARTED),
 }
+UNNAMED: Final = frozenset({"nothing", "heartbeat", "legacy", "legacy, no answer"})
+"""The streams in which no event has a name, as servers of 1.0.8 send them."""
 DONE: Final = legacy("done")
 ENDS: Final[dict[str, tuple[Sequence[Step], bool, bool]]] = {
-    # how it ends: (the steps, whether that is the end, whether it is in a stream that names no event)
+    # end: (the steps, whether the stream is then complete, and whether it is if no event of it had a name)
     "close": ([close()], True, True),
     "close with other data": ([close("bye")], True, True),
     "close without data": ([b"event: close\ndata\n\n"], True, True),
@@ -158,7 +160,6 @@ ENDS: Final[dict[str, tuple[Sequence[Step], bool, bool]]] = {
     "done, cut chunk": ([DONE, errors.RemoteProtocolError("incomplete chunked read")], False, True),
     "done, close": ([DONE, close()], True, True),
     "done and close at once": ([DONE + close()], True, True),
-    "done, silence": ([DONE, FOREVER], False, True),
     "done, heartbeats": ([DONE, *(pause(0.5), heartbeat()) * 100], False, True),
 }
 
@@ -166,66 +167,73 @@ ENDS: Final[dict[str, tuple[Sequence[Step], bool, bool]]] = {
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("stream", STREAMS)
 async def test_terminal_contract(stream: str, end: str) -> None:
-    """Complete means that `close` came, or a bare `done` at the end of a stream without names; all else was cut off."""
-    pieces, complete, known = STREAMS[stream]
-    steps, ends, ends_legacy = ENDS[end]
-    names_none = stream in ("nothing", "heartbeat", "legacy", "legacy, no answer")
-    is_complete = ends_legacy if names_none else ends
-    if end == "done, silence" and complete is errors.NoAnswerError:  # an agent that says "done" may be at work still
-        is_complete = False
-    if DONE in steps and not names_none:  # it is an agent's word then
-        known = Outcome.STARTED
+    """A stream is complete after `close`, or after a last `done` if no event had a name; any other end is a cut."""
+    pieces, result, outcome = STREAMS[stream]
+    steps, ends_named, ends_unnamed = ENDS[end]
     played = await play(FakeTransport.script(*pieces, *steps))
-    if end == "done, silence" and not is_complete:  # it goes on until a clock is over
-        clock = errors.SilenceTimeoutError if stream == "heartbeat" else errors.IdleTimeoutError
-        assert (played.result, played.run.outcome) == (clock, Outcome.STARTED)
-        return
-    if end.startswith("done,") and not is_complete and names_none:
-        known = Outcome.STARTED
-    assert (complete if is_complete else errors.IncompleteStreamError) == played.result
-    assert (Outcome.COMPLETED if is_complete else known) == played.run.outcome
+    is_complete = ends_unnamed if stream in UNNAMED else ends_named
+    assert played.result == (result if is_complete else errors.IncompleteStreamError)
+    assert played.run.outcome == (Outcome.COMPLETED if is_complete else outcome)
     if played.error is not None:
-        assert (played.run.outcome, played.run.trace_id, SHOWN) == (
-            played.error.outcome,
-            played.error.trace_id,
-            played.error.server_url,
-        )
-        assert shown(played.events) == shown(played.run.partial.events)
+        assert played.error.outcome == played.run.outcome
+        assert played.error.trace_id == played.run.trace_id
+        assert played.error.server_url == SHOWN
         assert played.error.partial == played.run.partial
+        assert shown(played.run.partial.events) == shown(played.events)
 
 
-async def test_only_what_follows_done_tells() -> None:
-    """In a legacy stream a `done` that something follows was a word of an agent, and the run goes on."""
-    late = legacy('{"type": "answer", "content": "late"}')
-    says = ("Text", "done")
-    cases: dict[str, tuple[Sequence[Step], Any, list[tuple[str, Any]]]] = {
-        # what comes: (the steps, the result, the events)
-        "at once": ([DONE + late, close()], "late", [says, ("Answer", "late")]),
-        "works on": ([DONE, pause(590), late, close()], "late", [says, ("Answer", "late")]),
-        "in time": (
-            [LEGACY_ANSWER, DONE, pause(1.9), late, close()],
-            "late",
-            [("Answer", "42"), says, ("Answer", "late")],
-        ),
-        "too late": ([LEGACY_ANSWER, DONE, pause(2.1), late, close()], "42", [("Answer", "42")]),
-        "twice": ([DONE, DONE, LEGACY_ANSWER, DONE], "42", [says, says, ("Answer", "42")]),
-        "then names": ([DONE, answer("42"), text("done"), close()], "42", [says, ("Answer", "42"), says]),
-        "names in the same piece": ([DONE + answer("42") + DONE + close()], "42", [says, ("Answer", "42"), says]),
-        "name after data": ([b"data: done\nevent: message\n\n", answer(1), close()], 1, [says, ("Answer", 1)]),
-        "cut after more": ([DONE, legacy("x")], errors.IncompleteStreamError, [says, ("Text", "x")]),
-        "not quite": (
-            [LEGACY_ANSWER, legacy("done ")],
-            errors.IncompleteStreamError,
-            [("Answer", "42"), ("Text", "done ")],
-        ),
-    }
-    for name, (steps, result, events) in cases.items():
-        played = await play(FakeTransport.script(*steps))
-        assert (name, played.result, shown(played.events)) == (name, result, events)
+SILENT: Final[dict[str, tuple[Any, Outcome]]] = {
+    **dict.fromkeys(STREAMS, (errors.IdleTimeoutError, Outcome.STARTED)),
+    "heartbeat": (errors.SilenceTimeoutError, Outcome.STARTED),
+    "legacy": ("42", Outcome.COMPLETED),
+}
+
+
+@pytest.mark.parametrize("stream", SILENT)
+async def test_silence_after_done(stream: str) -> None:
+    """Silence after a `done` ends a legacy stream with an answer; any other run then times out."""
+    played = await play(FakeTransport.script(*STREAMS[stream][0], DONE, FOREVER))
+    result, outcome = SILENT[stream]
+    assert played.result == result
+    assert played.run.outcome is outcome
+
+
+LATE: Final = legacy('{"type": "answer", "content": "late"}')
+SAYS_DONE: Final = ("Text", "done")
+AFTER_DONE: Final[dict[str, tuple[Sequence[Step], Any, list[tuple[str, Any]]]]] = {
+    # what comes: (the steps, the result, the events)
+    "at once": ([DONE + LATE, close()], "late", [SAYS_DONE, ("Answer", "late")]),
+    "works on": ([DONE, pause(590), LATE, close()], "late", [SAYS_DONE, ("Answer", "late")]),
+    "in time": (
+        [LEGACY_ANSWER, DONE, pause(1.9), LATE, close()],
+        "late",
+        [("Answer", "42"), SAYS_DONE, ("Answer", "late")],
+    ),
+    "too late": ([LEGACY_ANSWER, DONE, pause(2.1), LATE, close()], "42", [("Answer", "42")]),
+    "twice": ([DONE, DONE, LEGACY_ANSWER, DONE], "42", [SAYS_DONE, SAYS_DONE, ("Answer", "42")]),
+    "then names": ([DONE, answer("42"), text("done"), close()], "42", [SAYS_DONE, ("Answer", "42"), SAYS_DONE]),
+    "names in the same piece": ([DONE + answer("42") + DONE + close()], "42", [SAYS_DONE, ("Answer", "42"), SAYS_DONE]),
+    "name after data": ([b"data: done\nevent: message\n\n", answer(1), close()], 1, [SAYS_DONE, ("Answer", 1)]),
+    "cut after more": ([DONE, legacy("x")], errors.IncompleteStreamError, [SAYS_DONE, ("Text", "x")]),
+    "not quite": (
+        [LEGACY_ANSWER, legacy("done ")],
+        errors.IncompleteStreamError,
+        [("Answer", "42"), ("Text", "done ")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AFTER_DONE)
+async def test_done_in_a_legacy_stream(name: str) -> None:
+    """A legacy `done` that another event follows is a text of the agent, and the run goes on."""
+    steps, result, events = AFTER_DONE[name]
+    played = await play(FakeTransport.script(*steps))
+    assert played.result == result
+    assert shown(played.events) == events
 
 
 async def test_user_time_does_not_end_a_legacy_run() -> None:
-    """The two seconds after `done` are seconds of waiting, not of the caller's work."""
+    """The two seconds after a legacy `done` count only while the client waits, not while the caller works."""
     agent = plain(
         server_url=URL, transport=FakeTransport.script(LEGACY_ANSWER + DONE, pause(1.5), legacy("more"), close())
     )
@@ -237,41 +245,41 @@ async def test_user_time_does_not_end_a_legacy_run() -> None:
     assert shown(seen) == [("Answer", "42"), ("Text", "done"), ("Text", "more")]
 
 
-async def test_texts_of_errors() -> None:
-    """An error says what happened in one sentence, and its cause is what the transport said."""
-    cases: list[tuple[str, type[BaseException] | None, Sequence[Step]]] = [
-        ("the stream ended without its close event: the run was cut off", None, [progress(1)]),
-        (
-            "the stream broke off (reset): the run was cut off",
-            errors.ConnectionLostError,
-            [progress(1), errors.ConnectionLostError("reset")],
-        ),
-        ("the stream closed as it should and held no answer", None, [close()]),
-        ("the remote agent reported an error: no tool", None, [ERROR, close()]),
-        (
-            "the remote agent reported an error: {'a': 1}",
-            None,
-            [message({"type": "error", "content": {"a": 1}}), close()],
-        ),
-    ]
-    for said, cause, steps in cases:
-        error = (await play(FakeTransport.script(*steps))).error
-        assert error is not None
-        assert (str(error), type(error.__cause__) if error.__cause__ else None) == (said, cause)
+ERROR_TEXTS: Final[dict[str, tuple[type[BaseException] | None, Sequence[Step]]]] = {
+    "the stream ended without its close event: the run was cut off": (None, [progress(1)]),
+    "the stream broke off (reset): the run was cut off": (
+        errors.ConnectionLostError,
+        [progress(1), errors.ConnectionLostError("reset")],
+    ),
+    "the stream closed as it should and held no answer": (None, [close()]),
+    "the remote agent reported an error: no tool": (None, [ERROR, close()]),
+    "the remote agent reported an error: {'a': 1}": (None, [message({"type": "error", "content": {"a": 1}}), close()]),
+}
 
 
-# ------------------------------------------------------------------------------------------------------ What came of it
+@pytest.mark.parametrize("said", ERROR_TEXTS)
+async def test_error_texts(said: str) -> None:
+    """The text of an error is one sentence, and its cause is the transport's error."""
+    cause, steps = ERROR_TEXTS[said]
+    error = (await play(FakeTransport.script(*steps))).error
+    assert error is not None
+    assert str(error) == said
+    assert (type(error.__cause__) if error.__cause__ else None) == cause
 
 
-async def test_a_whole_run() -> None:
-    """The events are typed and in order; outcome, text and response say how far it is."""
+# ----------------------------------------------------------------------------------------------------- Results of a run
+
+
+async def test_a_complete_run() -> None:
+    """A complete run gives typed events in order, and its outcome, text and response."""
     script = [delta("4"), heartbeat(), delta("2"), tool_call("search"), progress({"p": 1}), text("hello"), answer("42")]
     transport = FakeTransport.script(*script, message([1]), close())
     agent = plain(server_url=URL, transport=transport)
     run = agent.stream("hi", trace_id="")
-    assert (run.outcome, run.remote_trace_id, run.text) == (Outcome.NOT_SENT, "", "")
+    assert run.remote_trace_id == ""
+    assert run.text == ""
     assert repr(run) == f"<Run {run.trace_id} not_sent>"
-    outcomes: list[Outcome] = []
+    outcomes = [run.outcome]
     async with run as entered:
         assert entered is run
         outcomes.append(run.outcome)
@@ -283,17 +291,20 @@ async def test_a_whole_run() -> None:
                 _ = run.response
     kinds = [TextDelta, TextDelta, ToolCall, Progress, Text, Answer, Custom]
     assert [type(event) for event in events] == kinds
-    assert outcomes == [Outcome.UNKNOWN, *[Outcome.STARTED] * 7]
-    assert (run.text, run.outcome, run.partial.dropped) == ("42", Outcome.COMPLETED, 0)
+    assert outcomes == [Outcome.NOT_SENT, Outcome.UNKNOWN, *[Outcome.STARTED] * 7]
+    assert run.outcome is Outcome.COMPLETED
+    assert run.text == "42"
+    assert run.partial.dropped == 0
     assert run.partial.events == (*events,)
     response = run.response
-    assert (response.state, response.output) == (OxyState.COMPLETED, "42")
-    assert {"trace_id": run.trace_id, "remote_trace_id": run.trace_id} == response.extra
+    assert response.state is OxyState.COMPLETED
+    assert response.output == "42"
+    assert response.extra == {"trace_id": run.trace_id, "remote_trace_id": run.trace_id}
     assert transport.payloads[0]["current_trace_id"] == run.trace_id
 
 
 async def test_misuse() -> None:
-    """A run is entered once, read by one task, and over when it is over."""
+    """Reading before entering, entering twice and two readers at once are errors."""
     agent = plain(server_url=URL, transport=FakeTransport.script(progress(1), FOREVER))
     run = agent.stream("hi")
     with pytest.raises(errors.ClosedError, match="enter the run first"):
@@ -308,7 +319,7 @@ async def test_misuse() -> None:
             with pytest.raises(errors.ConfigurationError, match="one reader at a time"):
                 await anext(run)
             tasks.cancel_scope.cancel()
-        # The reader was cancelled, so the exchange is closed; there is nothing more, and no response.
+        # The reader was cancelled, so the exchange is closed: there are no more events and no response.
         with pytest.raises(errors.ClosedError):
             await anext(run)
         with pytest.raises(errors.ClosedError):
@@ -317,14 +328,14 @@ async def test_misuse() -> None:
 
 
 async def _cut_read(run: Run) -> None:
-    """Wait for the next event under a time limit, which runs out."""
+    """Wait for the next event in a cancel scope that expires."""
     with anyio.move_on_after(1) as scope:
         await anext(run)
     assert scope.cancelled_caught
 
 
 async def _own_limit(run: Run) -> None:
-    """Likewise with the event loop's own."""
+    """Wait for the next event under a time-out of the event loop's own library."""
     with pytest.raises((TimeoutError, trio.TooSlowError)):
         if isinstance(current_token().native_token, asyncio.AbstractEventLoop):
             await asyncio.wait_for(anext(run), 1)
@@ -338,7 +349,7 @@ async def _leave(run: Run) -> None:
 
 
 async def _close_generator(run: Run) -> None:
-    """A generator of the user's own that holds the block is closed at a yield."""
+    """Close a generator of the user's that holds the run open while it is suspended at a yield."""
 
     async def relay() -> AsyncGenerator[Event, None]:
         try:
@@ -367,7 +378,7 @@ async def _refuse(content: Any) -> None:
 
 HALF: Final = (progress(1),)
 UNFINISHED: Final[dict[str, tuple[Callable[[Run], Awaitable[None]], tuple[Any, ...], dict[str, Any]]]] = {
-    # name: (how the run ends before its end, its steps, the agent's options)
+    # name: (how the run ends early, its steps, the agent's options)
     "a scope around one read": (_cut_read, (FOREVER,), {}),
     "a scope around one read, and bytes before": (_cut_read, (progress(1)[:9], FOREVER), {}),
     "the event loop's own limit of time": (_own_limit, (FOREVER,), {}),
@@ -402,8 +413,8 @@ UNFINISHED: Final[dict[str, tuple[Callable[[Run], Awaitable[None]], tuple[Any, .
 
 
 @pytest.mark.parametrize("name", UNFINISHED)
-async def test_an_end_before_the_end(name: str) -> None:
-    """A run that was left, cancelled, or failed never looks complete: each later read is a ClosedError."""
+async def test_reading_after_an_early_end(name: str) -> None:
+    """A run that was left, cancelled or failed never looks complete: each later read raises ClosedError."""
     end, steps, options = UNFINISHED[name]
     agent = plain(server_url=URL, transport=FakeTransport.script(*steps), **options)
     async with agent.stream("hi") as run:
@@ -417,13 +428,15 @@ async def test_an_end_before_the_end(name: str) -> None:
         await anext(run, None)
     with pytest.raises(errors.OxyError) as response:
         _ = run.response
-    assert (after.value.outcome, after.value.trace_id, after.value.server_url) == (run.outcome, run.trace_id, SHOWN)
+    assert after.value.outcome == run.outcome
+    assert after.value.trace_id == run.trace_id
+    assert after.value.server_url == SHOWN
     assert after.value.partial == run.partial
     assert type(inside.value) is type(response.value)
 
 
-async def test_a_run_that_could_not_begin() -> None:
-    """Where entering the block failed, reading is a ClosedError too, and the response is the error."""
+async def test_a_failed_start() -> None:
+    """If entering the block failed, reading raises ClosedError and `final_response` raises the first error."""
     run = plain(server_url=URL, transport=FakeTransport({})).stream("hi")
     with pytest.raises(errors.NotFoundError):
         await run.__aenter__()
@@ -435,12 +448,13 @@ async def test_a_run_that_could_not_begin() -> None:
 
 
 async def test_final_response() -> None:
-    """`final_response` reads what is left; the error of a run is there as often as one asks."""
+    """`final_response` reads the rest of the run; if the run failed, it raises the same error each time."""
     agent = plain(server_url=URL, transport=FakeTransport.script(progress(1), progress(2), answer(42), close()))
     async with agent.stream("hi") as run:
         assert type(await anext(run)) is Progress
         first = await run.final_response()
-        assert (first.output, await run.final_response()) == (42, first)
+        assert first.output == 42
+        assert await run.final_response() == first
     cut = plain(server_url=URL, transport=FakeTransport.script(progress(1)))
     async with cut.stream("hi") as run:
         for _ in range(2):
@@ -450,85 +464,99 @@ async def test_final_response() -> None:
         _ = run.response
 
 
-# -------------------------------------------------------------------------------------------------------------- Partial
+# ------------------------------------------------------------------------------------------------------ Partial results
 
 
-async def test_partial_is_what_was_sent() -> None:
-    """An error holds the events, the text, the last answer and the number of those that were dropped."""
-    many = [progress(n) for n in range(1203)]
-    wide = [message("é" * 1000) for _ in range(600)]  # 2,000 bytes each: 524 of them are within 1 MiB
-    cases: dict[str, tuple[Sequence[Step], Limits, tuple[int, int, str, Any]]] = {
-        # what comes: (the steps, limits, (events kept, dropped, text, answer))
-        "nothing": ([], Limits(), (0, 0, "", None)),
-        "all kinds": ([delta("a"), answer(1), delta("b"), answer([2]), ERROR], Limits(), (5, 0, "ab", [2])),
-        "a thousand": (many, Limits(), (1000, 203, "", None)),
-        "1 MiB": (wide, Limits(), (524, 76, "", None)),
-        "few": ([delta("a"), answer(1), delta("b")], Limits(partial_events=1), (1, 2, "ab", 1)),
-        "one too large": ([delta("a" * 99), delta("b")], Limits(partial_bytes=100), (1, 1, "a" * 99 + "b", None)),
-        "nothing fits": ([delta("a" * 99)], Limits(partial_bytes=10), (0, 1, "a" * 99, None)),
-    }
-    for name, (steps, limits, expected) in cases.items():
-        played = await play(FakeTransport.script(*steps), limits=limits)
-        assert played.error is not None
-        partial_ = played.error.partial
-        assert partial_ is not None
-        assert (name, (len(partial_.events), partial_.dropped, partial_.text, partial_.answer)) == (name, expected)
-        assert (*played.events[partial_.dropped :],) == partial_.events
+MANY: Final = [progress(n) for n in range(1203)]
+WIDE: Final = [message("é" * 1000) for _ in range(600)]  # 2,000 bytes each: 524 of them are within 1 MiB
+KEPT: Final[dict[str, tuple[Sequence[Step], Limits, tuple[int, int, str, Any]]]] = {
+    # case: (the steps, limits, (events kept, events dropped, text, answer))
+    "nothing": ([], Limits(), (0, 0, "", None)),
+    "all kinds": ([delta("a"), answer(1), delta("b"), answer([2]), ERROR], Limits(), (5, 0, "ab", [2])),
+    "a thousand": (MANY, Limits(), (1000, 203, "", None)),
+    "1 MiB": (WIDE, Limits(), (524, 76, "", None)),
+    "few": ([delta("a"), answer(1), delta("b")], Limits(partial_events=1), (1, 2, "ab", 1)),
+    "one too large": ([delta("a" * 99), delta("b")], Limits(partial_bytes=100), (1, 1, "a" * 99 + "b", None)),
+    "nothing fits": ([delta("a" * 99)], Limits(partial_bytes=10), (0, 1, "a" * 99, None)),
+}
 
 
-async def test_partial_holds_what_was_not_handed_out() -> None:
-    """When the user's handler fails, what was received behind its event is not lost; what is behind `close` is."""
-    piece = delta("a") + progress(2) + answer(3) + delta("b")
-    cases: dict[str, tuple[bytes, list[tuple[str, Any]], Outcome]] = {
-        "running": (piece, [("Progress", 2), ("Answer", 3)], Outcome.STARTED),
-        "over": (piece + close() + answer("late"), [("Progress", 2), ("Answer", 3)], Outcome.COMPLETED),
-        "too deep": (
-            piece + message("[" * 99 + "]" * 99) + progress(4),
-            [("Progress", 2), ("Answer", 3), ("Text", "[" * 99 + "]" * 99), ("Progress", 4)],
-            Outcome.STARTED,
-        ),
-    }
-    for name, (sent, middle, outcome) in cases.items():
-        played = await play(FakeTransport.script(sent), event_handlers={"progress": _fail}, limits=Limits(depth=50))
-        assert isinstance(played.error, errors.HandlerError)
-        assert played.error.partial is not None
-        events = played.error.partial.events
-        assert (name, [row for row in shown(events) if row[0] != "TextDelta"]) == (name, middle)
-        assert (played.run.text, played.error.partial.answer, played.error.outcome) == ("ab", 3, outcome)
-        assert len(played.events) == 1
+@pytest.mark.parametrize("name", KEPT)
+async def test_partial_result(name: str) -> None:
+    """An error carries the events, the text, the last answer and the number of dropped events."""
+    steps, limits, expected = KEPT[name]
+    played = await play(FakeTransport.script(*steps), limits=limits)
+    assert played.error is not None
+    partial_ = played.error.partial
+    assert partial_ is not None
+    assert (len(partial_.events), partial_.dropped, partial_.text, partial_.answer) == expected
+    assert (*played.events[partial_.dropped :],) == partial_.events
 
 
-async def test_legacy_done_belongs_to_partial_unless_it_was_the_end() -> None:
-    """A `done` whose meaning is open when the run fails is an event of it; one that was the end is none."""
+PIECE: Final = delta("a") + progress(2) + answer(3) + delta("b")
+NOT_HANDED_OUT: Final[dict[str, tuple[bytes, list[tuple[str, Any]], Outcome]]] = {
+    "running": (PIECE, [("Progress", 2), ("Answer", 3)], Outcome.STARTED),
+    "over": (PIECE + close() + answer("late"), [("Progress", 2), ("Answer", 3)], Outcome.COMPLETED),
+    "too deep": (
+        PIECE + message("[" * 99 + "]" * 99) + progress(4),
+        [("Progress", 2), ("Answer", 3), ("Text", "[" * 99 + "]" * 99), ("Progress", 4)],
+        Outcome.STARTED,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_HANDED_OUT)
+async def test_partial_result_includes_events_not_handed_out(name: str) -> None:
+    """If a handler fails, the partial result includes the events received after its event, up to `close`."""
+    sent, middle, outcome = NOT_HANDED_OUT[name]
+    played = await play(FakeTransport.script(sent), event_handlers={"progress": _fail}, limits=Limits(depth=50))
+    assert isinstance(played.error, errors.HandlerError)
+    assert played.error.partial is not None
+    events = played.error.partial.events
+    assert [row for row in shown(events) if row[0] != "TextDelta"] == middle
+    assert played.run.text == "ab"
+    assert played.error.partial.answer == 3
+    assert played.error.outcome == outcome
+    assert len(played.events) == 1
+
+
+async def test_legacy_done_in_the_partial_result() -> None:
+    """A legacy `done` is kept as an event if the run fails, and is no event if it ended the run."""
     failed = await play(FakeTransport.script(DONE, FOREVER), timeouts=Timeouts(idle=1))
-    assert (failed.result, shown(failed.run.partial.events)) == (errors.IdleTimeoutError, [("Text", "done")])
+    assert failed.result == errors.IdleTimeoutError
+    assert shown(failed.run.partial.events) == [("Text", "done")]
     ends: list[Sequence[Step]] = [[DONE], [DONE, close()]]
     for steps in ends:
         ended = await play(FakeTransport.script(*steps))
-        assert (ended.result, shown(ended.run.partial.events)) == (errors.NoAnswerError, [])
+        assert ended.result == errors.NoAnswerError
+        assert shown(ended.run.partial.events) == []
 
 
-async def test_limits_on_the_way() -> None:
-    """What passes a limit ends the run, after the events that came before it, also those of the same piece."""
-    large = message("x" * 5000)
-    cases: dict[str, tuple[list[bytes], Limits, str]] = {
-        "event": ([progress(1), large], Limits(event_bytes=1000), "event_bytes"),
-        "event, one piece": ([progress(1) + large + progress(2)], Limits(event_bytes=1000), "event_bytes"),
-        "event, unnamed": ([legacy("1") + legacy("x" * 5000)], Limits(event_bytes=1000), "event_bytes"),
-        "line": ([progress(1) + large], Limits(line_bytes=1000), "line_bytes"),
-        "stream": ([progress(1) + large], Limits(stream_bytes=1000), "stream_bytes"),
-    }
-    for name, (pieces, limits, word) in cases.items():
-        played = await play(FakeTransport.script(*pieces), limits=limits)
-        assert (name, played.result, len(played.events)) == (name, errors.TooLargeError, 1)
-        assert played.error is not None
-        assert f"Limits.{word} " in str(played.error)
-        assert played.error.outcome is Outcome.STARTED
+LARGE: Final = message("x" * 5000)
+OVER_A_LIMIT: Final[dict[str, tuple[list[bytes], Limits, str]]] = {
+    "event": ([progress(1), LARGE], Limits(event_bytes=1000), "event_bytes"),
+    "event, one piece": ([progress(1) + LARGE + progress(2)], Limits(event_bytes=1000), "event_bytes"),
+    "event, unnamed": ([legacy("1") + legacy("x" * 5000)], Limits(event_bytes=1000), "event_bytes"),
+    "line": ([progress(1) + LARGE], Limits(line_bytes=1000), "line_bytes"),
+    "stream": ([progress(1) + LARGE], Limits(stream_bytes=1000), "stream_bytes"),
+}
 
 
-# ------------------------------------------------------------------------------------------------ Bytes come as they do
+@pytest.mark.parametrize("name", OVER_A_LIMIT)
+async def test_limits(name: str) -> None:
+    """Data over a limit ends the run with TooLargeError, after the events before it were handed out."""
+    pieces, limits, word = OVER_A_LIMIT[name]
+    played = await play(FakeTransport.script(*pieces), limits=limits)
+    assert played.result == errors.TooLargeError
+    assert len(played.events) == 1
+    assert played.error is not None
+    assert f"Limits.{word} " in str(played.error)
+    assert played.error.outcome is Outcome.STARTED
 
-TALES: Final = {
+
+# ----------------------------------------------------------------------------------------------------- Chunk boundaries
+
+WHOLE_STREAMS: Final = {
     "modern": progress(1) + heartbeat() + delta("é🚀") + text("done") + answer({"a": 1}) + close() + answer("late"),
     "no answer": delta("a") + tool_call("search") + close("bye"),
     "cut": delta("a") + answer(1) + b"event: message\r\ndata: 2\r\n",
@@ -543,66 +571,78 @@ TALES: Final = {
 }
 
 
-@given(tale=st.sampled_from([*TALES]), thousandths=st.lists(st.integers(0, 999), min_size=1, max_size=20, unique=True))
-async def test_pieces_do_not_matter(tale: str, thousandths: list[int]) -> None:
-    """However a stream is cut into pieces, its events, its result and what an error keeps are the same."""
-    stream = TALES[tale]
+@given(
+    stream_name=st.sampled_from([*WHOLE_STREAMS]),
+    thousandths=st.lists(st.integers(0, 999), min_size=1, max_size=20, unique=True),
+)
+async def test_chunk_boundaries(stream_name: str, thousandths: list[int]) -> None:
+    """The events, the result and the partial result do not depend on how the stream is cut into chunks."""
+    stream = WHOLE_STREAMS[stream_name]
     cuts = sorted(len(stream) * at // 1000 for at in thousandths)
     pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
     await _same(stream, pieces)
 
 
-@pytest.mark.parametrize("tale", TALES)
-async def test_byte_by_byte(tale: str) -> None:
-    """The same, for pieces of one byte, and of every one size up to a whole event."""
-    stream = TALES[tale]
-    for size in (1, 2, 3, 7, 16, 40):
-        await _same(stream, [stream[at : at + size] for at in range(0, len(stream), size)])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 40])
+@pytest.mark.parametrize("stream_name", WHOLE_STREAMS)
+async def test_byte_by_byte(stream_name: str, size: int) -> None:
+    """Chunks of one byte, and of other fixed sizes, give the same run."""
+    stream = WHOLE_STREAMS[stream_name]
+    await _same(stream, [stream[at : at + size] for at in range(0, len(stream), size)])
 
 
 async def _same(stream: bytes, pieces: list[bytes]) -> None:
     limits = Limits(event_bytes=256)
     whole = await play(FakeTransport.script(stream), limits=limits)
     cut = await play(FakeTransport.script(*pieces), limits=limits)
-    assert (whole.result, shown(whole.events)) == (cut.result, shown(cut.events))
-    assert (whole.run.partial, whole.run.outcome) == (cut.run.partial, cut.run.outcome)
+    assert whole.result == cut.result
+    assert shown(whole.events) == shown(cut.events)
+    assert whole.run.partial == cut.run.partial
+    assert whole.run.outcome == cut.run.outcome
     assert str(whole.error) == str(cut.error)
 
 
-# ------------------------------------------------------------------------------------------------------ Other responses
+# --------------------------------------------------------------------------------- Responses that are not event streams
 
 
-async def test_what_is_no_stream() -> None:
-    """A response that is no stream of events is a typed error, which holds the beginning of the body."""
-    plain = {"content-type": "text/plain"}
-    cases: dict[str, tuple[Reply, type[errors.OxyError], Outcome, str]] = {
-        "401": (Reply([b"who?"], status=401, headers=plain), errors.AuthenticationError, Outcome.REJECTED, "who?"),
-        "403": (Reply([b"no"], status=403, headers=plain), errors.PermissionDeniedError, Outcome.REJECTED, "no"),
-        "404": (Reply.json({}, status=404), errors.NotFoundError, Outcome.REJECTED, "{}"),
-        "429": (Reply(status=429, headers=plain), errors.RateLimitedError, Outcome.REJECTED, ""),
-        "302": (Reply(status=302, headers=plain), errors.RedirectError, Outcome.REJECTED, ""),
-        "500, a stream": (Reply([b"x" * 99], status=500), errors.ServerError, Outcome.UNKNOWN, "x" * 20),
-        "503": (Reply(status=503, headers=plain), errors.ServerError, Outcome.UNKNOWN, ""),
-        "503, later": (Reply(status=503, headers={"retry-after": "3"}), errors.ServerError, Outcome.REJECTED, ""),
-        "204": (Reply(status=204), errors.StatusError, Outcome.UNKNOWN, ""),
-        "broken body": (
-            Reply([b"ab", errors.ConnectionLostError()], status=500),
-            errors.ServerError,
-            Outcome.UNKNOWN,
-            "ab",
-        ),
-        "endless body": (Reply([b"ab", FOREVER], status=500), errors.ServerError, Outcome.UNKNOWN, "ab"),
-    }
-    for name, (reply, cls, outcome, body) in cases.items():
-        played = await play(FakeTransport({"/sse/chat": reply}), limits=Limits(error_body_bytes=20))
-        error = played.error
-        assert isinstance(error, errors.StatusError)
-        assert (name, cls, outcome, body, reply.status) == (name, type(error), error.outcome, error.body, error.status)
-        assert (error.partial, round(played.seconds, 6)) == (None, 0.0 if name != "endless body" else 5.0)
+PLAIN_TEXT: Final = {"content-type": "text/plain"}
+NO_STREAM: Final[dict[str, tuple[Reply, type[errors.OxyError], Outcome, str]]] = {
+    "401": (Reply([b"who?"], status=401, headers=PLAIN_TEXT), errors.AuthenticationError, Outcome.REJECTED, "who?"),
+    "403": (Reply([b"no"], status=403, headers=PLAIN_TEXT), errors.PermissionDeniedError, Outcome.REJECTED, "no"),
+    "404": (Reply.json({}, status=404), errors.NotFoundError, Outcome.REJECTED, "{}"),
+    "429": (Reply(status=429, headers=PLAIN_TEXT), errors.RateLimitedError, Outcome.REJECTED, ""),
+    "302": (Reply(status=302, headers=PLAIN_TEXT), errors.RedirectError, Outcome.REJECTED, ""),
+    "500, a stream": (Reply([b"x" * 99], status=500), errors.ServerError, Outcome.UNKNOWN, "x" * 20),
+    "503": (Reply(status=503, headers=PLAIN_TEXT), errors.ServerError, Outcome.UNKNOWN, ""),
+    "503, later": (Reply(status=503, headers={"retry-after": "3"}), errors.ServerError, Outcome.REJECTED, ""),
+    "204": (Reply(status=204), errors.StatusError, Outcome.UNKNOWN, ""),
+    "broken body": (
+        Reply([b"ab", errors.ConnectionLostError()], status=500),
+        errors.ServerError,
+        Outcome.UNKNOWN,
+        "ab",
+    ),
+    "endless body": (Reply([b"ab", FOREVER], status=500), errors.ServerError, Outcome.UNKNOWN, "ab"),
+}
+
+
+@pytest.mark.parametrize("name", NO_STREAM)
+async def test_error_statuses(name: str) -> None:
+    """An error status raises its typed error, which holds the first bytes of the body."""
+    reply, cls, outcome, body = NO_STREAM[name]
+    played = await play(FakeTransport({"/sse/chat": reply}), limits=Limits(error_body_bytes=20))
+    error = played.error
+    assert isinstance(error, errors.StatusError)
+    assert type(error) is cls
+    assert error.outcome == outcome
+    assert error.body == body
+    assert error.status == reply.status
+    assert error.partial is None
+    assert round(played.seconds, 6) == (0.0 if name != "endless body" else 5.0)
 
 
 def coded(coding: str) -> dict[str, str]:
-    """The headers of an event stream under this content coding."""
+    """Return the headers of an event stream with this content coding."""
     return {"content-type": "text/event-stream", "content-encoding": coding}
 
 
@@ -625,15 +665,15 @@ def coded(coding: str) -> dict[str, str]:
     ],
     ids=["login page", "no type", "a coding that is not supported", "not in its coding", "envelope", "json", "well"],
 )
-async def test_a_200_that_is_no_stream(reply: Reply, expected: Any, outcome: Outcome) -> None:
+async def test_a_200_that_is_not_an_event_stream(reply: Reply, expected: Any, outcome: Outcome) -> None:
     """A 200 with another content type, or with a body that cannot be decoded, is a typed error."""
     played = await play(FakeTransport({"/sse/chat": reply}))
     assert played.result == expected
     assert played.run.outcome is outcome
 
 
-async def test_after_the_end_there_are_no_events() -> None:
-    """A run that ended well can be iterated over again, and gives nothing."""
+async def test_iterating_after_the_end() -> None:
+    """Iterating again over a complete run gives no events."""
     async with plain(server_url=URL, transport=FakeTransport.script(answer("42"), close())).stream("hi") as run:
         assert len([event async for event in run]) == 1
         assert [event async for event in run] == []
@@ -643,7 +683,7 @@ async def test_after_the_end_there_are_no_events() -> None:
 
 
 class Closing(FakeTransport):
-    """A transport whose exchanges take their time to close, or fail to."""
+    """A transport whose exchanges are slow to close, or fail to."""
 
     seconds: float = 0.0
     failure: Exception | None = None
@@ -661,11 +701,11 @@ class Closing(FakeTransport):
 
 
 class Stop(BaseException):
-    """What is no `Exception`."""
+    """An exception that does not derive from `Exception`."""
 
 
 async def test_leaving_early() -> None:
-    """Leaving the block by `break` closes the exchange at once; there is no response, and no more is to be read."""
+    """Leaving the block by `break` closes the exchange; then there is no response and no more events."""
     transport = FakeTransport.script(progress(1) + progress(2), FOREVER)
     async with plain(server_url=URL, transport=transport).stream("hi") as run:
         async for _ in run:
@@ -679,26 +719,28 @@ async def test_leaving_early() -> None:
         await anext(run)
 
 
+@pytest.mark.parametrize("events", [0, 1])
 @pytest.mark.parametrize(
     "own",
     [ValueError("own"), StopAsyncIteration(), Stop(), ExceptionGroup("own", [ValueError()]), errors.OxyError("own")],
 )
-async def test_leaving_by_an_exception(own: BaseException) -> None:
-    """The user's exception comes out as the object that it is, from the loop and from before it."""
-    for events in (0, 1):
-        transport = FakeTransport.script(progress(1) + progress(2), FOREVER)
-        with pytest.raises(type(own)) as caught:
-            async with plain(server_url=URL, transport=transport).stream("hi") as run:
-                for _ in range(events):
-                    await anext(run)
-                raise own
-        assert caught.value is own
-        assert (own.__cause__, own.__context__) == (None, None)
-        assert transport.requests == transport.left
+async def test_leaving_by_an_exception(own: BaseException, events: int) -> None:
+    """The user's exception leaves the block unchanged, before the first event and after it."""
+    transport = FakeTransport.script(progress(1) + progress(2), FOREVER)
+    with pytest.raises(type(own)) as caught:
+        async with plain(server_url=URL, transport=transport).stream("hi") as run:
+            for _ in range(events):
+                await anext(run)
+            raise own
+    assert caught.value is own
+    assert own.__cause__ is None
+    assert own.__context__ is None
+    assert transport.requests == transport.left
 
 
 BYSTANDERS: Final[dict[str, tuple[Any, Any, dict[str, Any]]]] = {
-    # name: (what the run is answered with, the server's record, the agent's options): where the reader waits after 1 s
+    # name: (the reply to the run, the server's record, the agent's options); the name says where the reader waits after
+    # 1 s
     "for bytes": (Reply((*HALF, FOREVER)), FOREVER, {}),
     "for bytes, with a clock that asks the record": (Reply((*HALF, FOREVER)), FOREVER, {"timeouts": Timeouts(idle=9)}),
     "for the record, beside the bytes": (
@@ -716,8 +758,8 @@ BYSTANDERS: Final[dict[str, tuple[Any, Any, dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("name", BYSTANDERS)
-async def test_left_by_another_task(name: str) -> None:
-    """Leaving is final: the task that reads is woken at once by a ClosedError, and nothing is asked for any more."""
+async def test_leaving_by_another_task(name: str) -> None:
+    """If another task leaves the run, a waiting reader gets ClosedError at once and no more requests are sent."""
     reply, record, options = BYSTANDERS[name]
     transport = FakeTransport({"/sse/chat": reply, "/view": Reply(before=record)})
     agent = SSEOxyGent(server_url=URL, transport=transport, **options)
@@ -744,8 +786,8 @@ async def test_left_by_another_task(name: str) -> None:
         await run.final_response()
 
 
-async def test_left_while_a_handler_works() -> None:
-    """A handler that holds an event keeps nobody from leaving; its event is still handed out, and no other."""
+async def test_leaving_while_a_handler_works() -> None:
+    """Leaving while a handler works does not wait for the handler; its event is still handed out, and no other."""
     go, got = anyio.Event(), list[str | None]()
 
     async def slow(content: Any) -> None:
@@ -770,8 +812,8 @@ async def test_left_while_a_handler_works() -> None:
     assert got == ["progress"]
 
 
-async def test_left_while_the_reader_closes() -> None:
-    """A reader that is closing the connection is waited for: when the block is left, it is closed."""
+async def test_leaving_while_the_reader_closes() -> None:
+    """Leaving while the reader closes the connection waits until it is closed."""
     transport = Closing({"/sse/chat": Reply((answer("42"), close()))})
     transport.seconds = 1.0
     agent = plain(server_url=URL, transport=transport)
@@ -786,8 +828,8 @@ async def test_left_while_the_reader_closes() -> None:
         assert transport.left == transport.requests
 
 
-async def test_left_before_the_record_is_asked() -> None:
-    """A reader that has closed the connection, and would ask for the record now, does not: the run was left."""
+async def test_leaving_before_the_record_is_requested() -> None:
+    """A run that was left does not ask for the record any more, even if its reader was about to."""
     transport = Closing({"/sse/chat": Reply((answer("42"), close()))})
     transport.seconds = 1.0
     agent = SSEOxyGent(server_url=URL, transport=transport, confirm_state=True)
@@ -802,32 +844,49 @@ async def test_left_before_the_record_is_asked() -> None:
     assert len(transport.requests) == 1
 
 
-async def test_a_closing_that_hangs() -> None:
-    """Closing takes 2 seconds at most, also when the caller is cancelled meanwhile; one that fails is no failure."""
-    cases: list[tuple[str, float, Exception | None, float]] = [
-        ("quick", 0.5, None, 0.5),
-        ("hangs", math.inf, None, 2.0),
-        ("fails", 0.5, errors.ConnectionLostError("closing"), 0.5),
-    ]
-    for name, seconds, failure, expected in cases:
-        transport = Closing({"/sse/chat": Reply([answer("42"), close()])})
-        transport.seconds, transport.failure = seconds, failure
-        played = await play(transport)
-        assert (name, played.result, round(played.seconds, 6)) == (name, "42", expected)
-        transport = Closing({"/sse/chat": Reply([progress(1), FOREVER])})
-        transport.seconds, transport.failure = seconds, failure
-        began = anyio.current_time()
-        with anyio.move_on_after(10) as scope:
-            async with plain(server_url=URL, transport=transport).stream("hi") as run:
-                await anext(run)
-                await anext(run)
-        assert scope.cancelled_caught
-        assert (name, round(anyio.current_time() - began, 6)) == (name, 10 + expected)
-        assert transport.requests == transport.left
+CLOSINGS: Final[dict[str, tuple[float, Exception | None, float]]] = {
+    "quick": (0.5, None, 0.5),
+    "hangs": (math.inf, None, 2.0),
+    "fails": (0.5, errors.ConnectionLostError("closing"), 0.5),
+}
 
 
-async def test_the_rest_is_drained_briefly() -> None:
-    """After `close` what is left is read, so that the connection can serve again: 0.25 s and 64 KiB at most."""
+@pytest.mark.parametrize("name", CLOSINGS)
+async def test_slow_closing(name: str) -> None:
+    """Closing takes at most 2 seconds, also if the caller is cancelled; an error in closing is ignored."""
+    seconds, failure, expected = CLOSINGS[name]
+    transport = Closing({"/sse/chat": Reply([answer("42"), close()])})
+    transport.seconds, transport.failure = seconds, failure
+    played = await play(transport)
+    assert played.result == "42"
+    assert round(played.seconds, 6) == expected
+    transport = Closing({"/sse/chat": Reply([progress(1), FOREVER])})
+    transport.seconds, transport.failure = seconds, failure
+    began = anyio.current_time()
+    with anyio.move_on_after(10) as scope:
+        async with plain(server_url=URL, transport=transport).stream("hi") as run:
+            await anext(run)
+            await anext(run)
+    assert scope.cancelled_caught
+    assert round(anyio.current_time() - began, 6) == 10 + expected
+    assert transport.requests == transport.left
+
+
+TAIL: Final = b":" + b"x" * 1023
+DRAINED: Final[dict[str, tuple[Sequence[Step], int, float]]] = {
+    "end": ([], 0, 0),
+    "a little": ([b"\n", b"", b"\n"], 3, 0),
+    "much": ([TAIL] * 100, 64, 0),
+    "empty pieces": ([b""] * 10, 10, 0),
+    "slow": ([pause(0.1), TAIL] * 100, 2, 0.25),
+    "never": ([FOREVER], 0, 0.25),
+    "broken": ([TAIL, errors.ConnectionLostError()], 1, 0),
+}
+
+
+@pytest.mark.parametrize("name", DRAINED)
+async def test_draining(name: str) -> None:
+    """After `close` the rest of the body is drained for at most 0.25 s and 64 KiB, so that the connection is reused."""
     read: list[int] = []
 
     class Counted:
@@ -848,20 +907,12 @@ async def test_the_rest_is_drained_briefly() -> None:
             async with super().exchange(request) as response:
                 yield attrs.evolve(response, chunks=Counted(response.chunks))
 
-    tail = b":" + b"x" * 1023
-    cases: list[tuple[str, Sequence[Step], int, float]] = [
-        ("end", [], 0, 0),
-        ("a little", [b"\n", b"", b"\n"], 3, 0),
-        ("much", [tail] * 100, 64, 0),
-        ("empty pieces", [b""] * 10, 10, 0),
-        ("slow", [pause(0.1), tail] * 100, 2, 0.25),
-        ("never", [FOREVER], 0, 0.25),
-        ("broken", [tail, errors.ConnectionLostError()], 1, 0),
-    ]
-    for name, rest, pieces, seconds in cases:
-        read.clear()
-        played = await play(Counting({"/sse/chat": Reply([answer("42") + close(), *rest])}))
-        assert (name, played.result, len(read), round(played.seconds, 6)) == (name, "42", pieces + 1, seconds)
+    rest, pieces, seconds = DRAINED[name]
+    read.clear()
+    played = await play(Counting({"/sse/chat": Reply([answer("42") + close(), *rest])}))
+    assert played.result == "42"
+    assert len(read) == pieces + 1
+    assert round(played.seconds, 6) == seconds
 
 
 # --------------------------------------------------------------------------------------------------------- Cancellation
@@ -923,7 +974,7 @@ async def _hang(*anything: Any) -> None:
 
 
 PLACES: Final[dict[str, tuple[dict[str, Reply], dict[str, Any], float, float]]] = {
-    # where the run is: (what the remote does, how the agent is made, when it is cancelled, how long closing goes on)
+    # where the run is: (the replies, the agent's options, when it is cancelled, how many seconds closing takes)
     "progress, before": ({}, {"progress_callback": _hang}, 5, 0),
     "discovering": ({"/get_organization": Reply(before=FOREVER)}, {"callee": "x"}, 5, 0),
     "opening": ({"/sse/chat": Reply(before=FOREVER)}, {}, 5, 0),
@@ -942,7 +993,7 @@ PLACES: Final[dict[str, tuple[dict[str, Reply], dict[str, Any], float, float]]] 
 async def _in_place(
     place: str, stop: Callable[[Callable[[], Coroutine[Any, Any, None]], float], Awaitable[None]]
 ) -> None:
-    """Cancel a run at `place` by `stop`, and look at what is left."""
+    """Cancel a run at `place` by `stop`, then check the duration and that its exchange was closed."""
     replies, options, seconds, closing = PLACES[place]
     transport = Closing(replies)
     transport.seconds = math.inf if closing else 0.0
@@ -971,36 +1022,36 @@ async def _in_place(
 @pytest.mark.parametrize("stop", [_by_scope, _by_group])
 @pytest.mark.parametrize("place", PLACES)
 async def test_cancellation(place: str, stop: Any) -> None:
-    """A cancelled run ends at once and leaves its exchange; the cancellation comes out as it is."""
+    """A cancelled run ends at once, closes its exchange and raises the cancellation unchanged."""
     await _in_place(place, stop)
 
 
 @pytest.mark.parametrize("place", PLACES)
 async def test_native_cancellation(place: str, anyio_backend_name: str) -> None:
-    """The same, cancelled by the event loop's own means."""
+    """The same with the cancellation of asyncio or trio itself."""
     for stop in NATIVE[anyio_backend_name]:
         if place.startswith("closing") and anyio_backend_name == "asyncio":
-            continue  # asyncio has no shield against these: see the next test
+            continue  # asyncio cannot shield these from cancellation: see the next test
         await _in_place(place, stop)
 
 
-async def test_native_cancellation_while_closing(anyio_backend_name: str) -> None:
-    """Cancellation by asyncio itself breaks through the closing; it is not swallowed, and nothing waits after it."""
+@pytest.mark.parametrize("place", ["closing", "closing a failure"])
+async def test_native_cancellation_while_closing(anyio_backend_name: str, place: str) -> None:
+    """A cancellation by asyncio itself interrupts closing at once and is not swallowed."""
     if anyio_backend_name == "trio":
         return
-    for place in ("closing", "closing a failure"):
-        for stop in NATIVE["asyncio"]:
-            transport = Closing(PLACES[place][0])
-            transport.seconds = math.inf
-            agent = plain(server_url=URL, transport=transport)
-            began = anyio.current_time()
-            await stop(cast("Any", partial(agent.ask, "hi")), 1)
-            assert anyio.current_time() - began == pytest.approx(1)
-            assert transport.requests == transport.left
+    for stop in NATIVE["asyncio"]:
+        transport = Closing(PLACES[place][0])
+        transport.seconds = math.inf
+        agent = plain(server_url=URL, transport=transport)
+        began = anyio.current_time()
+        await stop(cast("Any", partial(agent.ask, "hi")), 1)
+        assert anyio.current_time() - began == pytest.approx(1)
+        assert transport.requests == transport.left
 
 
-async def test_buffered_events_hear_cancellation() -> None:
-    """Ten thousand events in one piece: a loop over them hears a cancellation within 64 of them."""
+async def test_cancellation_with_buffered_events() -> None:
+    """A loop over 10,000 buffered events notices a cancellation within 64 events."""
     transport = FakeTransport.script(b"".join(progress(n) for n in range(10_000)), close())
     seen = 0
     with anyio.CancelScope() as scope:
@@ -1014,8 +1065,8 @@ async def test_buffered_events_hear_cancellation() -> None:
     assert transport.requests == transport.left
 
 
-async def test_others_run_meanwhile() -> None:
-    """A run that always has events leaves the event loop to others now and then."""
+async def test_yielding_to_other_tasks() -> None:
+    """A run that always has events yields to other tasks at least every 64 events."""
     turns = 0
 
     async def other() -> None:
@@ -1031,7 +1082,7 @@ async def test_others_run_meanwhile() -> None:
     assert turns >= 1000 // 64
 
 
-# ------------------------------------------------------------------------------------------------ Not twice by accident
+# --------------------------------------------------------------------------------------- Sending the same request again
 
 
 async def _fail(content: Any) -> None:
@@ -1039,12 +1090,12 @@ async def _fail(content: Any) -> None:
 
 
 async def once(agent: SSEOxyGent, request: OxyRequest) -> OxyResponse:
-    """What a subclass calls."""
+    """Call `_execute` as a subclass does."""
     return await agent._execute(request)
 
 
 AGAIN: Final[dict[str, tuple[Reply, dict[str, Any], Outcome, bool]]] = {
-    # how the first run ended: (what the remote did, how the agent is made, its outcome, whether it may be sent again)
+    # how the first run ended: (the reply, the agent's options, its outcome, whether the request may be sent again)
     "connection refused": (Reply(before=errors.ConnectError()), {}, Outcome.NOT_SENT, True),
     "401": (Reply(status=401), {}, Outcome.REJECTED, True),
     "429": (Reply(status=429), {}, Outcome.REJECTED, True),
@@ -1065,7 +1116,7 @@ AGAIN: Final[dict[str, tuple[Reply, dict[str, Any], Outcome, bool]]] = {
 @pytest.mark.parametrize("idempotent", [False, True])
 @pytest.mark.parametrize("how", AGAIN)
 async def test_the_same_request_again(how: str, idempotent: bool) -> None:
-    """A request object that may have run is not sent again: its error comes back, unless it is idempotent."""
+    """Executing a request again that may have run raises its first error, unless the request is idempotent."""
     reply, options, outcome, may = AGAIN[how]
     transport = FakeTransport({"/sse/chat": reply})
     agent = plain(server_url=URL, transport=transport, **options)
@@ -1074,15 +1125,17 @@ async def test_the_same_request_again(how: str, idempotent: bool) -> None:
         await once(agent, request)
     with pytest.raises(errors.OxyError) as second:
         await once(agent, request)
-    assert outcome is first.value.outcome
+    assert first.value.outcome is outcome
     if may or idempotent:
-        assert (type(first.value), 2) == (type(second.value), len(transport.requests))
+        assert type(first.value) is type(second.value)
+        assert len(transport.requests) == 2
     else:
-        assert (second.value is first.value, len(transport.requests)) == (True, 1)
+        assert second.value is first.value
+        assert len(transport.requests) == 1
 
 
 async def test_the_same_request_again_after_cancellation() -> None:
-    """A request whose run was cancelled has an error of its own: it was left before its end."""
+    """Executing a request again whose run was cancelled raises IncompleteStreamError."""
     for steps, outcome in (((), Outcome.UNKNOWN), ((progress(1),), Outcome.STARTED)):
         transport = FakeTransport.script(*steps, FOREVER)
         agent = plain(server_url=URL, transport=transport)
@@ -1093,26 +1146,30 @@ async def test_the_same_request_again_after_cancellation() -> None:
         with pytest.raises(errors.IncompleteStreamError, match="left before its end") as caught:
             await once(agent, request)
         error = caught.value
-        assert (outcome, SHOWN, request.current_trace_id) == (error.outcome, error.server_url, error.trace_id)
+        assert error.outcome == outcome
+        assert error.server_url == SHOWN
+        assert error.trace_id == request.current_trace_id
         assert error.partial is not None
-        assert (len(steps), 1) == (len(error.partial.events), len(transport.requests))
+        assert len(error.partial.events) == len(steps)
+        assert len(transport.requests) == 1
 
 
-async def test_executing_twice_is_two_runs() -> None:
-    """`execute` works on a clone, so the same request may be executed again, on purpose, whatever came of it."""
+async def test_executing_twice() -> None:
+    """`execute` works on a clone, so the same request may be executed again after any outcome."""
     transport = FakeTransport.script(progress(1))
     agent = plain(server_url=URL, transport=transport)
     request = OxyRequest(arguments={"query": "hi"})
     for sent in (1, 2):
         response = await agent.execute(request)
-        assert (response.state, len(transport.requests)) == (OxyState.FAILED, sent)
+        assert response.state is OxyState.FAILED
+        assert len(transport.requests) == sent
     well = plain(server_url=URL, transport=FakeTransport.script(answer(1), close()))
     prepared = well.prepared(request)
     assert [(await once(well, prepared)).output for _ in range(2)] == [1, 1]
 
 
 async def test_a_retry_loop_in_a_subclass() -> None:
-    """A subclass that tries three times runs the agent once, if it may have started, and three times if it did not."""
+    """A retry loop in a subclass sends a run once if it may have started, and three times if it did not."""
 
     class Stubborn(SSEOxyGent):
         async def _execute(self, oxy_request: OxyRequest) -> OxyResponse:
@@ -1136,12 +1193,12 @@ RENAMED: Final = re.compile(r"t-[2-9A-HJ-NP-Za-km-z]{12}")
 
 
 def own_server() -> str:
-    """A server that no other test knows."""
+    """Return the URL of a server that no other test uses."""
     return f"http://{new_id().lower()}.test"
 
 
-async def test_no_trace_id_twice_in_flight() -> None:
-    """While a run is in flight, another with its id has another name at the remote; after a clean end it is free."""
+async def test_a_trace_id_in_use() -> None:
+    """A trace id that is in use, or whose last run did not end cleanly, is replaced at the remote."""
     url = own_server()
 
     def agent(*steps: Step) -> tuple[SSEOxyGent, FakeTransport]:
@@ -1152,20 +1209,23 @@ async def test_no_trace_id_twice_in_flight() -> None:
     second, transport = agent(answer(2), close())
     async with first.stream("hi", trace_id="t") as run:
         await anext(run)
-        assert (run.trace_id, run.remote_trace_id) == ("t", "t")
+        assert run.trace_id == "t"
+        assert run.remote_trace_id == "t"
         async with second.stream("hi", trace_id="t") as other:
             sent: str = transport.payloads[0]["current_trace_id"]
             assert RENAMED.fullmatch(sent)
-            assert (other.trace_id, other.remote_trace_id) == ("t", sent)
+            assert other.trace_id == "t"
+            assert other.remote_trace_id == sent
             response = await other.final_response()
         assert response.extra == {"trace_id": "t", "remote_trace_id": sent}
         assert (await run.final_response()).output == 1
-    # That end was clean, so the name is free again; the next end is not.
+    # That run ended cleanly, so its id is free again; the next run does not end cleanly.
     third, transport = agent(progress(0))
     with pytest.raises(errors.IncompleteStreamError) as caught:
         await third.ask("hi", trace_id="t")
-    assert (transport.payloads[0]["current_trace_id"], caught.value.trace_id) == ("t", "t")
-    # It was not clean: another name, which the turn after this one is told.
+    assert transport.payloads[0]["current_trace_id"] == "t"
+    assert caught.value.trace_id == "t"
+    # It did not end cleanly: the remote gets another id, and the next turn refers to that id.
     remote = ""
     for attempt in range(2):
         fourth, transport = agent()
@@ -1179,11 +1239,12 @@ async def test_no_trace_id_twice_in_flight() -> None:
     assert transport.payloads[0]["from_trace_id"] == remote
     elsewhere = FakeTransport.script(answer(6), close())
     await plain(server_url=own_server(), transport=elsewhere).ask("hi", trace_id="t", from_trace_id="t")
-    assert (elsewhere.payloads[0]["current_trace_id"], elsewhere.payloads[0]["from_trace_id"]) == ("t", "t")
+    assert elsewhere.payloads[0]["current_trace_id"] == "t"
+    assert elsewhere.payloads[0]["from_trace_id"] == "t"
 
 
 class Echoing(FakeTransport):
-    """A remote that names its own trace in what it sends."""
+    """A remote that puts the trace id of the request into its messages."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
@@ -1198,8 +1259,8 @@ class Echoing(FakeTransport):
                 yield attrs.evolve(response, chunks=scripted.chunks)
 
 
-async def test_forwarded_messages_carry_the_callers_id() -> None:
-    """Where the remote names its trace, the caller's program reads its own id; other ids, and events, stay."""
+async def test_trace_ids_of_forwarded_messages() -> None:
+    """Forwarded messages carry the caller's trace id; other ids, and the events, are unchanged."""
     url = own_server()
     agent = plain(server_url=url, transport=Echoing({"/sse/chat": Reply()}))
     cut = plain(server_url=url, transport=FakeTransport.script(progress(1)))
@@ -1220,8 +1281,8 @@ async def test_forwarded_messages_carry_the_callers_id() -> None:
     assert run.remote_trace_id == run.response.output
 
 
-async def test_twenty_at_once() -> None:
-    """Twenty runs with one id at one server are twenty ids there, and each gets its own answer."""
+async def test_twenty_runs_with_one_trace_id() -> None:
+    """Twenty runs at once with one trace id have twenty ids at the server, and each gets its own answer."""
     transport = Echoing({"/sse/chat": Reply()})
     agent = plain(server_url=own_server(), transport=transport)
     got: list[tuple[str, str]] = []
@@ -1235,15 +1296,17 @@ async def test_twenty_at_once() -> None:
         for _ in range(20):
             tasks.start_soon(one)
     sent = [payload["current_trace_id"] for payload in transport.payloads]
-    assert (len(got), len({*sent}), sent.count("t")) == (20, 20, 1)
+    assert len(got) == 20
+    assert len({*sent}) == 20
+    assert sent.count("t") == 1
     assert all(remote == output for remote, output in got)
 
 
-# ---------------------------------------------------------------------------------------------------------- User's code
+# ------------------------------------------------------------------------------------------------------------ User code
 
 
-async def test_a_route_that_fails() -> None:
-    """A route of the user's own that raises is a HandlerError, the run is closed, and what came is kept."""
+async def test_a_failing_route() -> None:
+    """A route of the user's that raises is a HandlerError; the events received so far are kept."""
 
     def broken(event: Event, link: Any) -> Any:
         raise KeyError("route")
@@ -1251,26 +1314,27 @@ async def test_a_route_that_fails() -> None:
     transport = FakeTransport.script(progress(1) + answer(2) + message({"type": "own"}) + progress(3) + progress(4))
     played = await play(transport, router=EventRouter({"own": broken, "progress": broken}))
     assert isinstance(played.error, errors.HandlerError)
-    assert (str(played.error), type(played.error.__cause__)) == ("the route of 'progress' raised KeyError", KeyError)
+    assert str(played.error) == "the route of 'progress' raised KeyError"
+    assert type(played.error.__cause__) is KeyError
     assert played.error.partial is not None
     assert shown(played.error.partial.events) == [("Progress", 1), ("Answer", 2), ("Custom", None)]
 
 
 async def test_error_events_do_not_end_a_run() -> None:
-    """An error event is an event like others: it is handed out, and the run goes on."""
+    """An error event is handed out like any other event, and the run goes on."""
     played = await play(FakeTransport.script(ERROR, progress(1), answer(2), close()))
     assert [type(event) for event in played.events] == [RemoteErrorEvent, Progress, Answer]
     assert played.result == 2
 
 
 def test_pauses_are_values() -> None:
-    """What is called FOREVER here is what the fake transport takes it for."""
+    """FOREVER equals `Pause(math.inf)`."""
     assert Pause(math.inf) == FOREVER
 
 
 @pytest.mark.parametrize("is_left", [False, True])
-async def test_a_run_that_is_over_is_gone(is_left: bool) -> None:
-    """Nothing waits for the garbage collector: a run that ended, or that was left, holds no circle of objects."""
+async def test_no_reference_cycle(is_left: bool) -> None:
+    """A run that ended or was left is freed without the garbage collector: it is in no reference cycle."""
     gc.disable()
     try:
         transport = FakeTransport.script(progress(1), answer("42"), close())

@@ -66,13 +66,17 @@ def test_events_and_the_end() -> None:
     assert state.is_closed
 
 
-def test_what_an_event_shows() -> None:
-    """Bytes alone show nothing of a run; an event shows that it has started."""
+@pytest.mark.parametrize(
+    ("data", "outcome", "is_silent"),
+    [(heartbeat(), Outcome.NOT_SENT, True), (progress(1), Outcome.STARTED, False)],
+    ids=["heartbeat", "event"],
+)
+def test_an_event_shows_that_the_run_started(data: bytes, outcome: Outcome, is_silent: bool) -> None:
+    """Bytes without an event leave the outcome as it was; the first event sets it to STARTED."""
     state = started()
-    state.receive_data(heartbeat(), 101.0)
-    assert (state.outcome, state.is_silent) == (Outcome.NOT_SENT, True)
-    state.receive_data(progress(1), 102.0)
-    assert (state.outcome, state.is_silent) == (Outcome.STARTED, False)
+    state.receive_data(data, 101.0)
+    assert state.outcome is outcome
+    assert state.is_silent is is_silent
 
 
 def test_a_record_ends_the_run() -> None:

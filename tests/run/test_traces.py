@@ -51,7 +51,8 @@ def test_an_id_in_flight() -> None:
     assert RENAMED.fullmatch(second)
     assert RENAMED.fullmatch(third)
     assert len({"t", second, third}) == 3
-    assert (registry.remote_name(A, "t"), registry.remote_name(B, "t")) == (third, "t")
+    assert registry.remote_name(A, "t") == third
+    assert registry.remote_name(B, "t") == "t"
 
 
 def test_a_run_that_did_not_close() -> None:
@@ -71,11 +72,9 @@ def test_the_name_follows_the_last_run() -> None:
     first = registry.claim(A, "t")
     second = registry.claim(A, "t").remote
     registry.release(first, ran=True, closed=True)
-    assert (registry.remote_name(A, "t"), registry.claim(A, "t").remote, registry.remote_name(A, "t")) == (
-        second,
-        "t",
-        "t",
-    )
+    assert registry.remote_name(A, "t") == second
+    assert registry.claim(A, "t").remote == "t"
+    assert registry.remote_name(A, "t") == "t"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +91,7 @@ def test_a_call_that_is_made_again(expected: bool, ran: bool, closed: bool, node
     """The id is sent as it is unless the server may have something left, or stored, of a run with this id and node."""
     registry = TraceIdRegistry()
     registry.release(registry.claim(A, "t", "n"), ran=ran, closed=closed)
-    assert expected == (registry.claim(A, "t", node_id).remote == "t")
+    assert (registry.claim(A, "t", node_id).remote == "t") == expected
 
 
 def test_what_is_forgotten() -> None:
@@ -206,7 +205,8 @@ def test_threads() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (len({*claimed}), claimed.count("t")) == (800, 1)
+    assert len({*claimed}) == 800
+    assert claimed.count("t") == 1
 
 
 def test_the_ledger_of_the_process() -> None:

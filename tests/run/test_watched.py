@@ -85,7 +85,8 @@ async def test_called_off(name: str, how: str) -> None:
                     await run.final_response()
             except errors.OxyError as caught:
                 error = caught
-    assert (run.outcome, len(transport.requests) - before) == (expected, requests)
+    assert run.outcome == expected
+    assert len(transport.requests) - before == requests
     if scope is not None:
         assert scope.cancelled_caught
     else:
@@ -122,7 +123,8 @@ async def test_failed(name: str) -> None:
     with pytest.raises(expected) as caught:
         async with run:
             await run.final_response()
-    assert (caught.value.outcome, run.outcome) == (outcome, outcome)
+    assert caught.value.outcome == outcome
+    assert run.outcome == outcome
 
 
 async def test_closing() -> None:

@@ -144,7 +144,8 @@ async def test_what_is_told() -> None:
     size = sum(len(step) for step in steps if isinstance(step, bytes))
 
     begun = notes.told[0]
-    assert (begun.fields["request"].callee, begun.fields["server_url"]) == ("finder", "https://remote.test/base")
+    assert begun.fields["request"].callee == "finder"
+    assert begun.fields["server_url"] == "https://remote.test/base"
     assert begun.context.group_id == "talk"
     assert notes.fields("streaming") == {"url": "https://remote.test/base/sse/chat", "seconds": 2}
     assert notes.fields("first_byte") == {"seconds": 3}
@@ -158,9 +159,13 @@ async def test_what_is_told() -> None:
         "events": 2,
     }
     ended = notes.fields("ended")
-    assert (ended["end"], ended["error"], ended["seconds"]) == ("completed", None, 5)
+    assert ended["end"] == "completed"
+    assert ended["error"] is None
+    assert ended["seconds"] == 5
     assert response.output == ended["response"].output
-    assert (begun.run.bytes, begun.run.events, begun.run.buffered) == (size, 2, 0)
+    assert begun.run.bytes == size
+    assert begun.run.events == 2
+    assert begun.run.buffered == 0
     assert "CANARY" not in repr([(notification, notification.fields) for notification in notes.told])
 
 
@@ -285,10 +290,8 @@ async def test_a_failure_that_is_found_after_the_end() -> None:
         observers=[notes],
     )
     assert await ask(agent) == "RemoteAgentError"
-    assert (
-        notes.fields("ended")["end"],
-        type(notes.fields("ended")["error"]).__name__,
-    ) == ("failed", "RemoteAgentError")
+    assert notes.fields("ended")["end"] == "failed"
+    assert type(notes.fields("ended")["error"]).__name__ == "RemoteAgentError"
 
 
 async def test_a_run_that_never_begins() -> None:

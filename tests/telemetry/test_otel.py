@@ -173,7 +173,8 @@ async def test_the_span_of_a_run() -> None:
         "oxygent.end": "completed",
         "oxygent.outcome": "completed",
     }
-    assert (span.status.status_code, span.parent) == (StatusCode.UNSET, None)
+    assert span.status.status_code == StatusCode.UNSET
+    assert span.parent is None
 
 
 @pytest.mark.parametrize(
@@ -230,7 +231,8 @@ async def test_a_failure(expected: str, reply: Reply) -> None:
     agent = agent_for(spans, transport=transport, timeouts=Timeouts(idle=5))
     assert (await ask(agent)).__name__ == expected
     for span in spans.ended:
-        assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, expected)
+        assert span.status.status_code == StatusCode.ERROR
+        assert span.status.description == expected
         assert (span.attributes or {})["error.type"] == expected
     assert len(spans.ended) == 1 + any(b"search" in step for step in reply.steps if isinstance(step, bytes))
     assert CANARY not in "".join(span.to_json() for span in spans.ended)
@@ -285,10 +287,12 @@ async def test_retries_are_events_of_the_span() -> None:
     agent = SSEOxyGent(server_url=URL, transport=transport, retry=Retry(base=0), observers=[spans.observer])
     assert await ask(agent) == "42"
     (event,) = spans.run.events
-    assert (
-        event.name,
-        dict(event.attributes or {}),
-    ) == ("retry", {"oxygent.attempt": 2, "oxygent.seconds": 0, "oxygent.reason": "ConnectError"})
+    assert event.name == "retry"
+    assert dict(event.attributes or {}) == {
+        "oxygent.attempt": 2,
+        "oxygent.seconds": 0,
+        "oxygent.reason": "ConnectError",
+    }
     headers = [request.headers["traceparent"] for request in transport.requests]
     assert [headers[0]] * 2 == headers
 
@@ -302,7 +306,8 @@ async def test_a_second_replica_is_an_event_of_the_span() -> None:
         assert (await agent.ask("hi", idempotent=True)).output == "42"
     (event,) = spans.run.events
     attributes = {"oxygent.attempt": 2, "oxygent.seconds": 2}
-    assert (event.name, dict(event.attributes or {})) == ("hedge", attributes)
+    assert event.name == "hedge"
+    assert dict(event.attributes or {}) == attributes
 
 
 # ----------------------------------------------------------------------------------------------------------- The calls
@@ -589,10 +594,10 @@ async def test_the_span_is_on_the_wire() -> None:
         otel_context.detach(token)
     context = spans.run.context
     assert context is not None
-    assert {
+    assert {name: transport.requests[0].headers[name] for name in ("traceparent", "baggage")} == {
         "traceparent": f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}",
         "baggage": "tenant=blue",
-    } == {name: transport.requests[0].headers[name] for name in ("traceparent", "baggage")}
+    }
 
 
 async def test_a_detached_run() -> None:

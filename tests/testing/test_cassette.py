@@ -112,7 +112,8 @@ async def test_a_conversation_comes_back(tmp_path: Path) -> None:
     replay = ReplayTransport(loaded)
     again = agent_on(replay)
     await again.init()
-    assert (agent.org, agent.desc) == (again.org, again.desc)
+    assert agent.org == again.org
+    assert agent.desc == again.desc
     for query, (events, output) in zip(("tools", "odd", "trip"), was, strict=True):
         replayed, answered = await seen(again, query)
         assert repr(events) == repr(replayed)  # NaN is not equal to itself
@@ -132,7 +133,9 @@ async def test_what_the_file_looks_like() -> None:
     lines = cassette.dumps().split("\n")
     assert re.fullmatch(r'\{"cassette": 1, "made_by": "oxygent-client/[^"]+"\}', lines[0])
     asked, headed, first, second, third, end = (json.loads(line) for line in lines[1:-1])
-    assert (asked["request"], asked["purpose"], asked["payload"]["query"]) == ("POST /sse/chat", "run", "hi")
+    assert asked["request"] == "POST /sse/chat"
+    assert asked["purpose"] == "run"
+    assert asked["payload"]["query"] == "hi"
     assert asked["headers"]["accept"] == "text/event-stream"
     assert asked["headers"]["x-tenant"] == SCRUBBED
     assert headed == {"at": 0.0, "status": 200, "headers": {"content-type": "text/event-stream; charset=utf-8"}}
@@ -219,7 +222,8 @@ async def test_an_error_of_ones_own_comes_back_as_its_base() -> None:
         await body_of(recording, request())
     with pytest.raises(errors.ConnectionLostError) as caught:
         await body_of(ReplayTransport(cassette), request())
-    assert (type(caught.value), caught.value.outcome) == (errors.ConnectionLostError, errors.Outcome.NOT_SENT)
+    assert type(caught.value) is errors.ConnectionLostError
+    assert caught.value.outcome == errors.Outcome.NOT_SENT
     assert str(caught.value) == f"token={SCRUBBED}"
 
 
@@ -852,7 +856,8 @@ async def test_a_key_under_a_name_of_its_own(header: str) -> None:
     assert (await agent.ask(f"who has {key}?")).output == f"{key}!"
     assert transport.requests[0].headers[header] == key
     (entry,) = cassette.entries
-    assert (entry.query, entry.headers[header]) == ("who has [scrubbed]?", SCRUBBED)
+    assert entry.query == "who has [scrubbed]?"
+    assert entry.headers[header] == SCRUBBED
     assert key not in f"{cassette.dumps()}{attrs.asdict(entry)}"
     replayed = plain(server_url="https://remote.test", transport=ReplayTransport(cassette), auth=agent.auth)
     assert (await replayed.ask(f"who has {key}?")).output == "[scrubbed]!"
@@ -945,7 +950,9 @@ async def test_a_clock_does_not_disturb_a_recording() -> None:
     with pytest.raises(errors.IdleTimeoutError):
         await agent_on(recording, timeouts=Timeouts(idle=5)).ask("tools")
     (kept,) = cassette.entries
-    assert (kept.end, round(kept.ended_at, 3), len(kept.body)) == ("left", 5, 1000)
+    assert kept.end == "left"
+    assert round(kept.ended_at, 3) == 5
+    assert len(kept.body) == 1000
 
 
 def names(entries: Sequence[Entry]) -> list[str]:

@@ -82,7 +82,8 @@ async def test_replies(which: str) -> None:
     transport = FakeTransport({"/sse/chat": reply})
     for count in (1, 2):
         assert [*await reading(transport, post())] == expected
-        assert (len(transport.requests), len(transport.left)) == (count, count)
+        assert len(transport.requests) == count
+        assert len(transport.left) == count
 
 
 async def test_an_error_in_the_place_of_a_response() -> None:
@@ -90,7 +91,9 @@ async def test_an_error_in_the_place_of_a_response() -> None:
     transport = FakeTransport({"/sse/chat": Reply(before=LOST)})
     with pytest.raises(errors.ConnectionLostError) as caught:
         await reading(transport, post())
-    assert (repr(LOST), 1, 1) == (repr(caught.value), len(transport.requests), len(transport.left))
+    assert repr(caught.value) == repr(LOST)
+    assert len(transport.requests) == 1
+    assert len(transport.left) == 1
 
 
 async def test_replies_in_a_row() -> None:
@@ -106,7 +109,9 @@ async def test_paths_that_are_not_scripted() -> None:
     """A path that is not in the table is a 404, as on a server."""
     transport = FakeTransport.script(answer(1), close())
     status, headers, chunks, _ = await reading(transport, get("/get_organization"))
-    assert (status, headers["content-type"], chunks) == (404, "application/json", [b'{"detail": "Not Found"}'])
+    assert status == 404
+    assert headers["content-type"] == "application/json"
+    assert chunks == [b'{"detail": "Not Found"}']
 
 
 async def test_what_is_kept() -> None:
@@ -118,7 +123,8 @@ async def test_what_is_kept() -> None:
         with anyio.move_on_after(1) as scope:
             await reading(transport, third)
         assert scope.cancelled_caught
-    assert (transport.requests, transport.left) == ([first, second, third], [second, third, first])
+    assert transport.requests == [first, second, third]
+    assert transport.left == [second, third, first]
     assert transport.payloads == [{"n": 1}, {"n": 2}]
     closed = [transport.closed]
     for _ in range(2):
@@ -192,7 +198,8 @@ def test_builders(which: str) -> None:
     got = event.content
     if cls in ("ToolCall", "Observation"):
         got = tuple(event.content[name] for name in ("callee", "caller", "caller_category", "callee_category"))
-    assert (type(event).__name__, got) == (cls, expected)
+    assert type(event).__name__ == cls
+    assert got == expected
     assert piece.startswith(b"event: message\r\ndata: ")
     assert piece.endswith(b"\r\n\r\n")
 
@@ -204,7 +211,8 @@ def test_more_builders() -> None:
     assert close() == b"event: close\r\ndata: done\r\n\r\n"
     assert close("bye") == b"event: close\r\ndata: bye\r\n\r\n"
     assert Decoder().feed(heartbeat()) == []
-    assert (Pause(3), Reply([pause(1)])) == (pause(3), Reply((pause(1),)))
+    assert pause(3) == Pause(3)
+    assert Reply([pause(1)]) == Reply((pause(1),))
     stacks = {
         ("user", "master", "search"): tool_call("search"),
         ("user", "master"): observation("master", 1, caller="user"),

@@ -266,7 +266,8 @@ async def test_heads(make: Callable[[Transport], Faulty], status: int, headers: 
     real = {"content-type": "text/x", "x-real": "1", "content-length": "1"}
     fake = FakeTransport({"/sse/chat": Reply([b"x"], status=207, headers=real)})
     async with make(fake).exchange(REQUEST) as response:
-        assert (response.status, response.headers) == (status, headers)
+        assert response.status == status
+        assert response.headers == headers
 
 
 async def test_compressed_bodies() -> None:

@@ -248,7 +248,8 @@ async def test_the_bytes(dialect: str) -> None:
         assert len(Decoder().feed(chunk)) == 1
         assert chunk.endswith(b"\r\n\r\n")
         assert chunk.count(b"\n") == chunk.count(b"\r") == chunk.count(b"\r\n")
-    assert (client.status, client.sent[-1]["more_body"]) == (200, False)
+    assert client.status == 200
+    assert client.sent[-1]["more_body"] is False
     assert (b"content-type", b"text/event-stream; charset=utf-8") in client.sent[0]["headers"]
 
 
@@ -358,9 +359,14 @@ async def test_what_the_client_gives() -> None:
     expected = ("node-1", "front", ["user", "front", "trip_planner"], "request-1")
     content = call["content"]
     assert (content["node_id"], content["caller"], content["call_stack"], content["request_id"]) == expected
-    assert (answer["content"], answer["current_trace_id"]) == ("hi", "trace-1")
-    assert (run.query, run.trace_id, run.callee) == ("echo hi", "trace-1", "trip_planner")
-    assert (run.state, run.payload, run.headers) == ("finished", payload, {"x-test": "yes"})
+    assert answer["content"] == "hi"
+    assert answer["current_trace_id"] == "trace-1"
+    assert run.query == "echo hi"
+    assert run.trace_id == "trace-1"
+    assert run.callee == "trip_planner"
+    assert run.state == "finished"
+    assert run.payload == payload
+    assert run.headers == {"x-test": "yes"}
     assert run.messages == [call, _, answer, "done"]
 
 
@@ -457,7 +463,8 @@ async def test_documents(path: str, name: str) -> None:
     """The documents have the keys of a real server's, and the toy's own members."""
     client = await request(ToyRemote(), "GET", path, Client())
     real, toys = json.loads((WIRE / f"v1.1.3_{name}.json").read_bytes()), json.loads(client.chunks[0])
-    assert (200, list(real)) == (client.status, list(toys))
+    assert client.status == 200
+    assert list(real) == list(toys)
     assert shape(real.get("data", {}).keys()) == shape(toys.get("data", {}).keys())
     if name == "get_organization":
         assert toys["data"]["organization"]["name"] == "trip_planner"
@@ -505,7 +512,8 @@ async def test_bad_bodies(body: bytes) -> None:
     """What is no JSON object is a bare 500, as real servers have it; nothing runs."""
     toy = ToyRemote()
     client = await request(toy, "POST", "/sse/chat", Client(body))
-    assert (client.status, client.chunks) == (500, [b"Internal Server Error"])
+    assert client.status == 500
+    assert client.chunks == [b"Internal Server Error"]
     assert toy.runs == []
 
 
@@ -515,7 +523,7 @@ async def test_a_body_in_pieces_and_in_the_query_string() -> None:
     pieces = await request(toy, "POST", "/sse/chat", Client(b'{"query": "echo in pieces"}', pieces_in=2))
     by_get = await request(toy, "GET", "/sse/chat", Client(), b"payload=%7B%22query%22%3A%20%22echo%20by%20get%22%7D")
     empty = await request(toy, "GET", "/sse/chat", Client())
-    assert ["in pieces", "by get", TRIP.output] == [each.messages[-1]["content"] for each in (pieces, by_get, empty)]
+    assert [each.messages[-1]["content"] for each in (pieces, by_get, empty)] == ["in pieces", "by get", TRIP.output]
 
 
 async def test_the_lifespan() -> None:
@@ -544,7 +552,7 @@ def test_scripts_compare() -> None:
     steps: list[AgentStep] = [Pause(1), Ping(), Cut(), Hang(), Close(), Think("x")]
     assert Script(steps) == Script(iter(steps))
     assert Together(steps) == Together(tuple(steps))
-    assert TRIP is SCRIPTS["trip"]
+    assert SCRIPTS["trip"] is TRIP
 
 
 # ------------------------------------------------------------------------------------------------------ With the client

@@ -71,7 +71,9 @@ async def test_the_stream() -> None:
     client = await read(detached, 20)
     assert expected.events == client.events
     assert client.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
-    assert (len(detached.runs), detached.runs[0].state, len(detached.runs[0].messages)) == (1, "detached", 14)
+    assert len(detached.runs) == 1
+    assert detached.runs[0].state == "detached"
+    assert len(detached.runs[0].messages) == 14
 
 
 async def test_leaving_and_coming_back() -> None:
@@ -156,7 +158,8 @@ async def test_an_unknown_callee() -> None:
     """A run of an unknown callee is taken on, and never says anything."""
     remote = ToyRemote(pace=0)
     await start(remote, callee="nobody")
-    assert ((await read(remote, 10)).chunks, await view(remote)) == ([], [])
+    assert (await read(remote, 10)).chunks == []
+    assert await view(remote) == []
 
 
 NEEDS: Final = [
@@ -171,7 +174,8 @@ NEEDS: Final = [
 async def test_bad_bodies(path: str, body: bytes) -> None:
     """Without a JSON object, or what must be in it, a bare 500."""
     client = await request(ToyRemote(), "POST", path, Client(body))
-    assert (client.status, client.chunks) == (500, [b"Internal Server Error"])
+    assert client.status == 500
+    assert client.chunks == [b"Internal Server Error"]
 
 
 # ------------------------------------------------------------------------------------------------------------- Records
@@ -229,14 +233,14 @@ async def test_a_node() -> None:
     payload = {"node_id": "r", "father_node_id": "f", "call_stack": ["user", "front"], "shared_data": {"key": 1}}
     await start(remote, query="sum", **payload)
     root, child = await view(remote)
-    assert (
-        root["node_id"],
-        root["father_node_id"],
-        root["caller"],
-        root["call_stack"],
-        root["node_type"],
-    ) == ("r", "f", "user", ["user", "front", "trip_planner"], "agent")
-    assert (child["father_node_id"], child["caller"], child["node_type"]) == ("r", "trip_planner", "tool")
+    assert root["node_id"] == "r"
+    assert root["father_node_id"] == "f"
+    assert root["caller"] == "user"
+    assert root["call_stack"] == ["user", "front", "trip_planner"]
+    assert root["node_type"] == "agent"
+    assert child["father_node_id"] == "r"
+    assert child["caller"] == "trip_planner"
+    assert child["node_type"] == "tool"
     assert json.loads(root["shared_data"]) == {"key": 1, "_headers": {"x-test": "yes"}}
     assert [json.loads(node["input"])["arguments"]["query"] for node in (root, child)] == ["sum", "1 + 1"]
     assert await view(remote, child["node_id"]) == [root, child]  # a node's id does as well
@@ -278,12 +282,10 @@ async def test_an_agent_that_raises(dialect: str) -> None:
     client = await chat(remote, {"query": "?"})
     text = "Error executing oxy trip_planner: scripted failure"
     call, before, observation, answer = client.messages
-    assert (
-        call["type"],
-        before,
-        observation["content"]["output"],
-        answer["content"],
-    ) == ("tool_call", "before", text, text)
+    assert call["type"] == "tool_call"
+    assert before == "before"
+    assert observation["content"]["output"] == text
+    assert answer["content"] == text
     assert client.events[-1].event == "close"
 
 
@@ -345,16 +347,20 @@ async def test_upload(name: str, dialect: str, expected: str) -> None:
     client = await uploaded(remote, form(name))
     said = json.loads(client.chunks[0])
     if expected.startswith("File"):
-        assert (client.status, said, remote.files) == (400, {"detail": expected}, {})
+        assert client.status == 400
+        assert said == {"detail": expected}
+        assert remote.files == {}
     else:
-        assert (said["data"]["file_name"], remote.files) == (expected, {expected: b"con\r\n--tent"})
+        assert said["data"]["file_name"] == expected
+        assert remote.files == {expected: b"con\r\n--tent"}
 
 
 @pytest.mark.parametrize("body", [b"", b"nonsense", form("a.txt", field="other")])
 async def test_an_upload_of_nothing(body: bytes) -> None:
     """A form without the file is a 422."""
     client = await uploaded(ToyRemote(), body)
-    assert (client.status, json.loads(client.chunks[0])["detail"][0]["type"]) == (422, "missing")
+    assert client.status == 422
+    assert json.loads(client.chunks[0])["detail"][0]["type"] == "missing"
 
 
 async def uploaded(remote: ToyRemote, body: bytes) -> Client:

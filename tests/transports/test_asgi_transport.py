@@ -85,7 +85,8 @@ async def test_it_streams() -> None:
     seen = anyio.Event()
     app = saying(start(), part(b"1"), seen, part(), part(b"2"), part(b"3", more=False), log=log)
     async with ASGITransport(app).exchange(request()) as response:
-        assert (response.status, response.headers) == (200, {"content-type": "text/event-stream"})
+        assert response.status == 200
+        assert response.headers == {"content-type": "text/event-stream"}
         chunks = response.chunks
         assert await anext(chunks) == b"1"
         await anyio.sleep(1)
@@ -101,7 +102,9 @@ async def test_headers_come_before_the_body() -> None:
     """The block is entered when the headers are there, though no chunk is."""
     log: list[Any] = []
     async with ASGITransport(saying(start(201, []), math.inf, log=log)).exchange(request()) as response:
-        assert (response.status, response.headers, log) == (201, {}, [0])
+        assert response.status == 201
+        assert response.headers == {}
+        assert log == [0]
     assert log == [0, "ended"]
 
 
@@ -144,7 +147,8 @@ async def test_the_scope() -> None:
     headers = {"Accept": "text/event-stream", "x-own": "1"}
     sent = HTTPRequest("POST", base, "/sse/chat", headers, b"body", context=Context(purpose="run"))
     async with transport.exchange(sent) as response:
-        assert (response.headers, response.request) == ({"x-a": "1, 2", "b": "é"}, sent)
+        assert response.headers == {"x-a": "1, 2", "b": "é"}
+        assert response.request == sent
     scope, message = got
     assert scope == {
         "type": "http",
@@ -169,7 +173,9 @@ async def test_the_scope() -> None:
     for url, server in (("http://a.test", ("a.test", 80)), ("https://a.test", ("a.test", 443))):
         async with transport.exchange(HTTPRequest("GET", url, "/x")):
             pass
-        assert (got[-2]["server"], got[-2]["query_string"].decode(), got[-2]["headers"][-1][1]) == (server, "", b"0")
+        assert got[-2]["server"] == server
+        assert got[-2]["query_string"].decode() == ""
+        assert got[-2]["headers"][-1][1] == b"0"
     async with ASGITransport(app).exchange(HTTPRequest("GET", URL, "/%ff", {"Host": "other"})):
         pass
     assert tuple(got[-2][name] for name in ("root_path", "path", "headers")) == (
@@ -192,34 +198,39 @@ async def test_it_runs_in_the_callers_context() -> None:
 
     variable.set("ours")
     await read(app)
-    assert (seen, variable.get()) == (["ours"], "ours")
+    assert seen == ["ours"]
+    assert variable.get() == "ours"
 
 
 # -------------------------------------------------------------------------------------------------------------- Leaving
 
 
-async def test_leaving_early() -> None:
+LEFT_WHILE: Final[dict[str, tuple[Message | float, ...]]] = {
+    "sending": (start(), part(b"1"), part(b"2"), part(b"3")),
+    "waiting": (start(), part(b"1"), math.inf),
+    "in the last chunk": (start(), part(b"1"), part(b"2", more=False)),
+}
+
+
+@pytest.mark.parametrize("place", LEFT_WHILE)
+async def test_leaving_early(place: str) -> None:
     """Leaving cancels the application, wherever it is, and the block ends when it has ended, last words included."""
-    places: dict[str, tuple[Message | float, ...]] = {
-        "sending": (start(), part(b"1"), part(b"2"), part(b"3")),
-        "waiting": (start(), part(b"1"), math.inf),
-        "in the last chunk": (start(), part(b"1"), part(b"2", more=False)),
-    }
-    for place, steps in places.items():
-        log: list[Any] = []
+    steps = LEFT_WHILE[place]
+    log: list[Any] = []
 
-        async def app(scope: Message, receive: Receive, send: Send, steps: Any = steps, log: list[Any] = log) -> None:
-            try:
-                await saying(*steps)(scope, receive, send)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await anyio.sleep(1.5)
-                    log.append("cleaned up")
+    async def app(scope: Message, receive: Receive, send: Send, steps: Any = steps, log: list[Any] = log) -> None:
+        try:
+            await saying(*steps)(scope, receive, send)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(1.5)
+                log.append("cleaned up")
 
-        began = anyio.current_time()
-        async with ASGITransport(app).exchange(request()) as response:
-            assert await anext(response.chunks) == b"1"
-        assert (place, log, round(anyio.current_time() - began, 3)) == (place, ["cleaned up"], 1.5)
+    began = anyio.current_time()
+    async with ASGITransport(app).exchange(request()) as response:
+        assert await anext(response.chunks) == b"1"
+    assert log == ["cleaned up"]
+    assert round(anyio.current_time() - began, 3) == 1.5
 
 
 async def test_leaving_by_an_exception() -> None:
@@ -478,7 +489,8 @@ async def test_leaving_a_run() -> None:
     app = saying(start(), part(progress(1)), math.inf, log=log)
     async with agent(app).stream("hi") as run:
         await anext(run)
-    assert (log, run.outcome) == ([0, 1, "ended"], Outcome.STARTED)
+    assert log == [0, 1, "ended"]
+    assert run.outcome is Outcome.STARTED
     assert (await agent(saying(start(), part(answer("42") + close(), more=False))).ask("hi")).output == "42"
 
 
@@ -498,7 +510,9 @@ async def test_many_at_once() -> None:
     async with anyio.create_task_group() as tasks:
         for _ in range(50):
             tasks.start_soon(agent(app).ask, "hi")
-    assert (most, running, round(anyio.current_time() - began, 3)) == (50, 0, 1)
+    assert most == 50
+    assert running == 0
+    assert round(anyio.current_time() - began, 3) == 1
 
 
 async def test_its_own_life() -> None:

@@ -517,7 +517,8 @@ async def test_what_nobody_foresaw(library: Library, phase: str) -> None:
     ]
     for end, theirs in cases:
         ours = await outcome(library, theirs, phase)
-        assert (type(ours), ours.outcome) == (LOST, Outcome.UNKNOWN)
+        assert type(ours) is LOST
+        assert ours.outcome is Outcome.UNKNOWN
         assert str(ours).endswith(end)
         assert len(str(ours)) <= 500
     own = errors.RateLimitedError("slow down")
@@ -536,7 +537,7 @@ async def test_closing(library: Library) -> None:
     transport._live.put(LoopClients(Proxies(), {(True, None): client}))
     with pytest.raises(LOST, match="why") as raised:
         await transport.aclose()
-    assert theirs is raised.value.__cause__
+    assert raised.value.__cause__ is theirs
     await transport.aclose()
 
 
@@ -632,7 +633,8 @@ def test_what_is_behind(name: str, expected: type[errors.OxyError], shown: str, 
     """A connection that was not made is one of TLS if one of its causes is; the text says why, and what to do."""
     theirs = chain(LIBRARIES[name].module.ConnectError("theirs"), *behind)
     ours = ERROR_MAPS[name](theirs, SECRET_URL)
-    assert (type(ours), ours.outcome) == (expected, Outcome.NOT_SENT)
+    assert type(ours) is expected
+    assert ours.outcome is Outcome.NOT_SENT
     assert "remote.test:443" in str(ours)
     assert shown in str(ours)
 
@@ -662,7 +664,8 @@ def test_a_complaint_of_h2() -> None:
     """To httpcore the request is to blame for what h2 finds in the server's frames: an agent may have run by then."""
     theirs = chain(httpx.LocalProtocolError("x"), httpcore.LocalProtocolError("x"), h2.exceptions.FrameTooLargeError())
     ours = ERROR_MAPS["httpx"](theirs, SECRET_URL)
-    assert (type(ours), ours.outcome) == (PROTOCOL, Outcome.UNKNOWN)
+    assert type(ours) is PROTOCOL
+    assert ours.outcome is Outcome.UNKNOWN
 
 
 LOST_BY_THEIR_TEXT: Final = [

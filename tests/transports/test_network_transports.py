@@ -209,7 +209,9 @@ async def test_what_is_sent(library: Library) -> None:
     assert user_agent.startswith("oxygent-client/")
     assert request.headers == expected
     payload = json.loads(request.body)
-    assert (payload["query"], payload["current_trace_id"], "idempotent" in payload) == ("é", "t", False)
+    assert payload["query"] == "é"
+    assert payload["current_trace_id"] == "t"
+    assert "idempotent" not in payload
 
 
 async def test_a_chunk_is_there_when_it_was_sent(library: Library) -> None:
@@ -232,12 +234,10 @@ async def test_bodies_are_handed_over_raw(library: Library) -> None:
         async with agent.transport.exchange(request) as response:
             body = b"".join([piece async for piece in response.chunks])
             assert [piece async for piece in response.chunks] == []
-    assert (
-        response.status,
-        body,
-        response.headers["content-encoding"],
-        response.headers["x-two"],
-    ) == (200, raw, "gzip", "a, b")
+    assert response.status == 200
+    assert body == raw
+    assert response.headers["content-encoding"] == "gzip"
+    assert response.headers["x-two"] == "a, b"
     assert server.requests[0].line == "GET /base/get_agents?k=v HTTP/1.1"
 
 
@@ -251,7 +251,8 @@ async def test_five_calls_are_one_connection(library: Library) -> None:
         for _ in range(5):
             await agent.ask("hi")
         await agent.init()
-        assert (server.connections, len(server.requests)) == (1, 8)
+        assert server.connections == 1
+        assert len(server.requests) == 8
 
 
 async def test_connections_of_an_agent() -> None:
@@ -261,7 +262,8 @@ async def test_connections_of_an_agent() -> None:
         async with agent:
             for _ in range(5):
                 await agent.ask("hi")
-        assert (server.connections, len(server.requests)) == (1, 5)
+        assert server.connections == 1
+        assert len(server.requests) == 5
         for _ in range(2):
             await agent.ask("hi")
         assert server.connections == 3
@@ -285,7 +287,8 @@ async def test_a_kept_connection_that_the_server_closed(library: Library) -> Non
         await agent.ask("hi")
         await anyio.sleep(0.05)  # until the close is here: nothing tells of it
         await agent.ask("hi")
-    assert (server.connections, len(server.requests)) == (2, 2)
+    assert server.connections == 2
+    assert len(server.requests) == 2
 
 
 TELLING: Final = pytest.mark.parametrize(
@@ -324,7 +327,8 @@ async def test_connections_are_counted(library: Library) -> None:
             await run.final_response()
             assert counted(agent) == (1, 1)
         await agent.ask("hi")
-        assert (server.connections, counted(agent)) == (2, (1, 1))
+        assert server.connections == 2
+        assert counted(agent) == (1, 1)
         assert agent.transport is not None
         await agent.transport.aclose()
         await becomes((0, 0), agent)
@@ -370,7 +374,8 @@ async def test_the_count_when_the_server_has_closed(library: Library) -> None:
         await anyio.sleep(0.05)  # until the close is here: nothing tells of it
         assert ((0, 0) if library.watches else (1, 1)) == counted(agent)
         await agent.ask("hi")
-        assert (server.connections, counted(agent)) == (2, (1, 1))
+        assert server.connections == 2
+        assert counted(agent) == (1, 1)
 
 
 async def test_what_is_counted_is_not_kept(library: Library) -> None:
@@ -531,9 +536,12 @@ async def test_statuses(library: Library, status: str, expected: type[errors.Oxy
     async with asking(library, play(document(body, status, headers))) as (agent, server):
         error = await failure(agent)
         assert [request.line for request in server.requests] == ["POST /sse/chat HTTP/1.1"]
-    assert (type(error), error.outcome) == (expected, outcome)
+    assert type(error) is expected
+    assert error.outcome == outcome
     if isinstance(error, errors.StatusError):
-        assert (int(status[:3]), body.decode(), 7.0) == (error.status, error.body, error.retry_after)
+        assert error.status == int(status[:3])
+        assert error.body == body.decode()
+        assert error.retry_after == 7.0
 
 
 # ---------------------------------------------------------------------------------------------------- What can go wrong
@@ -545,7 +553,8 @@ async def test_nobody_listens(library: Library) -> None:
     agent = plain(server_url=f"http://user:secret@127.0.0.1:{closed_port()}/?k=secret", transport=transport)
     error = await failure(agent)
     assert [errors.ConnectError, library.cause("ConnectError")] == causes(error)[:2]
-    assert (error.outcome, error.retryable) == (Outcome.NOT_SENT, True)
+    assert error.outcome is Outcome.NOT_SENT
+    assert error.retryable is True
     assert isinstance(error, ConnectionError)
     assert "secret" not in f"{error} {error!r} {error.server_url}"
     with pytest.raises(errors.ConnectError):
@@ -574,7 +583,8 @@ async def test_no_answer_to_connecting(library: Library) -> None:
             each.close()
     cause = library.cause("ConnectTimeout")
     assert causes(error)[:2] == [errors.ConnectTimeoutError, cause]
-    assert (error.outcome, error.retryable) == (Outcome.NOT_SENT, True)
+    assert error.outcome is Outcome.NOT_SENT
+    assert error.retryable is True
     place = f"127.0.0.1:{url.rpartition(':')[2].partition('?')[0]}"
     assert f" {place} " in str(error)
 
@@ -710,7 +720,9 @@ async def test_broken_servers(library: Library, what: str) -> None:
         assert len(server.requests) == 1
     cause = of_aiohttp if library.name == "aiohttp" else of_httpx
     expected = [*ours, getattr(library.module, cause)] if cause else ours
-    assert (causes(error)[: len(expected)], error.outcome, error.retryable) == (expected, outcome, False)
+    assert causes(error)[: len(expected)] == expected
+    assert error.outcome == outcome
+    assert error.retryable is False
     assert server.url == error.server_url
     assert "secret" not in f"{error} {error!r}"
     if outcome is Outcome.STARTED:
@@ -748,11 +760,11 @@ async def test_a_malformed_chunk_in_mid_stream(library: Library, *, ends: bool) 
         assert [CUT, PROTOCOL, library.cause("RemoteProtocolError")] == causes(raised.value)[:3]
 
 
-async def test_a_stream_until_the_connection_ends(library: Library) -> None:
+@pytest.mark.parametrize("reset", [False, True])
+async def test_a_stream_until_the_connection_ends(library: Library, reset: bool) -> None:
     """A stream without length and chunks is complete if its close event came, however the connection ends."""
-    for reset in (False, True):
-        async with asking(library, handler(UNFRAMED + answer("42") + close(), reset=reset)) as (agent, _):
-            assert (await agent.ask("hi")).output == "42"
+    async with asking(library, handler(UNFRAMED + answer("42") + close(), reset=reset)) as (agent, _):
+        assert (await agent.ask("hi")).output == "42"
 
 
 # ------------------------------------------------------------------------------------------------------------------ TLS
@@ -786,7 +798,9 @@ async def test_a_client_certificate_that_is_wanted(library: Library, authority: 
     async with asking(library, play(ANSWER), tls=context, verify=_client_side(authority)) as (agent, server):
         for _ in range(5):
             error = await failure(agent)
-            assert (type(error), error.outcome, server.requests) == (LOST, Outcome.UNKNOWN, [])
+            assert type(error) is LOST
+            assert error.outcome is Outcome.UNKNOWN
+            assert server.requests == []
     client_side = _client_side(authority)
     authority.issue_cert("client.test").configure_cert(client_side)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
     async with asking(library, play(ANSWER), tls=context, verify=client_side) as (agent, server):
@@ -798,7 +812,8 @@ async def test_requests_that_are_refused(library: Library) -> None:
     async with asking(library, play(ANSWER)) as (agent, server):
         agent.headers = {"authorization": "Bearer secret "}
         error = await failure(agent)
-        assert (type(error), error.outcome) == (errors.ConfigurationError, Outcome.NOT_SENT)
+        assert type(error) is errors.ConfigurationError
+        assert error.outcome is Outcome.NOT_SENT
         assert "secret" not in f"{error} {error!r}"
         agent.headers = {}
         assert (await agent.ask("hi")).output == "42"
@@ -816,7 +831,7 @@ async def test_a_client_of_ones_own(library: Library) -> None:
     replies = play(slow, redirect, document(b"{}", "307 Temporary", "location: //elsewhere.test/x\r\n"))
     async with library.client(headers={"x-theirs": "1", "accept": "no"}) as client:
         async with asking(library, replies, **{library.own: client}) as (agent, server):
-            assert f"{type(agent.transport).__name__}({library.own}=...)" == repr(agent.transport)
+            assert repr(agent.transport) == f"{type(agent.transport).__name__}({library.own}=...)"
             async with agent.stream("hi") as run:
                 await anext(run)
                 await anyio.sleep(0.3)  # more than the client's own time for reading
@@ -831,13 +846,16 @@ async def test_a_client_of_ones_own(library: Library) -> None:
             assert agent.transport is not None
             await agent.transport.aclose()
         assert not (client.closed if library.name == "aiohttp" else client.is_closed)
-        assert (
-            [request.line.split()[1] for request in server.requests],
-            {request.headers["x-theirs"] for request in server.requests},
-        ) == (["/sse/chat", "/sse/chat", "/get_organization"], {"1"})
+        assert [request.line.split()[1] for request in server.requests] == [
+            "/sse/chat",
+            "/sse/chat",
+            "/get_organization",
+        ]
+        assert {request.headers["x-theirs"] for request in server.requests} == {"1"}
         assert {request.headers["accept"] for request in server.requests[:2]} == {"text/event-stream"}
     error = await failure(agent)
-    assert (type(error), error.outcome) == (errors.ClosedError, Outcome.NOT_SENT)
+    assert type(error) is errors.ClosedError
+    assert error.outcome is Outcome.NOT_SENT
 
 
 async def test_statuses_to_a_client_of_ones_own(library: Library) -> None:
@@ -847,7 +865,8 @@ async def test_statuses_to_a_client_of_ones_own(library: Library) -> None:
         asking(library, play(document(b"no", "403 No")), **{library.own: client}) as (agent, _),
     ):
         error = await failure(agent)
-    assert (type(error), error.outcome) == (errors.PermissionDeniedError, Outcome.REJECTED)
+    assert type(error) is errors.PermissionDeniedError
+    assert error.outcome is Outcome.REJECTED
 
 
 @FAMILY
@@ -871,7 +890,8 @@ async def test_hooks_of_a_client_of_ones_own(library: Library) -> None:
         ):
             agent.server_url = f"http://user:secret@127.0.0.1:{server.port}/?k=secret"
             error = await failure(agent)
-            assert (type(error), error.outcome) == (expected, Outcome.UNKNOWN)
+            assert type(error) is expected
+            assert error.outcome is Outcome.UNKNOWN
             assert "secret" not in f"{error} {error!r}"
 
 
@@ -884,11 +904,9 @@ async def test_a_crowded_client_of_ones_own(library: Library) -> None:
         async with agent.stream("hi") as run:
             await anext(run)
             error = await failure(agent)
-        assert (
-            type(error),
-            error.outcome,
-            len(server.requests),
-        ) == (errors.ConnectTimeoutError, Outcome.NOT_SENT, 1)
+        assert type(error) is errors.ConnectTimeoutError
+        assert error.outcome is Outcome.NOT_SENT
+        assert len(server.requests) == 1
 
 
 def test_arguments_that_do_not_go_together(library: Library) -> None:
@@ -944,11 +962,9 @@ async def test_a_proxy_that_refuses(library: Library) -> None:
         transport = library.transport(proxy=proxy.url, trust_env=False)
         error = await failure(plain(server_url="https://remote.test?k=secret", transport=transport))
         await transport.aclose()
-        assert (
-            [request.line for request in proxy.requests],
-            type(error),
-            error.outcome,
-        ) == (["CONNECT remote.test:443 HTTP/1.1"], errors.ConnectError, Outcome.NOT_SENT)
+        assert [request.line for request in proxy.requests] == ["CONNECT remote.test:443 HTTP/1.1"]
+        assert type(error) is errors.ConnectError
+        assert error.outcome is Outcome.NOT_SENT
         assert "secret" not in f"{error} {error!r}"
 
 
@@ -1227,7 +1243,8 @@ async def test_a_redirect_to_no_url(library: Library, status: int, location: str
     async with asking(library, play(moved)) as (agent, server):
         error = await failure(agent)
         response = await agent.execute(OxyRequest(arguments={"query": "hi"}))
-    assert (type(error), error.outcome) == (errors.RedirectError, Outcome.REJECTED)
+    assert type(error) is errors.RedirectError
+    assert error.outcome is Outcome.REJECTED
     assert response.state is OxyState.FAILED
     assert len(server.requests) == 2
 
@@ -1250,7 +1267,8 @@ async def test_a_client_that_was_closed(library: Library) -> None:
     await (client.aclose if hasattr(client, "aclose") else client.close)()
     transport = library.transport(**{library.own: client})
     error = await failure(plain(server_url="http://127.0.0.1:1", transport=transport))
-    assert (type(error), error.outcome) == (errors.ClosedError, Outcome.NOT_SENT)
+    assert type(error) is errors.ClosedError
+    assert error.outcome is Outcome.NOT_SENT
 
 
 @FAMILY
@@ -1262,8 +1280,10 @@ async def test_a_redirect_to_no_url_behind_a_proxy(library: Library) -> None:
         tunnelled = await failure(plain(server_url="https://remote.test", transport=transport))
         forwarded = await failure(plain(server_url="http://remote.test", transport=transport))
         await transport.aclose()
-    assert (type(tunnelled), tunnelled.outcome) == (errors.ConnectError, Outcome.NOT_SENT)
-    assert (type(forwarded), forwarded.outcome) == (errors.RedirectError, Outcome.REJECTED)
+    assert type(tunnelled) is errors.ConnectError
+    assert tunnelled.outcome is Outcome.NOT_SENT
+    assert type(forwarded) is errors.RedirectError
+    assert forwarded.outcome is Outcome.REJECTED
 
 
 @pytest.mark.parametrize("location", ["http:x", "http://[::1"])
@@ -1272,7 +1292,8 @@ async def test_a_redirect_to_no_url_without_a_network(location: str) -> None:
     moved = httpx.Response(302, headers={"location": location})
     async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: moved)) as client:
         error = await failure(plain(server_url="http://remote.test", transport=HTTPXTransport(client=client)))
-    assert (type(error), error.outcome) == (PROTOCOL, Outcome.UNKNOWN)
+    assert type(error) is PROTOCOL
+    assert error.outcome is Outcome.UNKNOWN
 
 
 # -------------------------------------------------------------------------------------------------- The argument verify
@@ -1457,15 +1478,14 @@ async def test_a_unix_socket(library: Library, tmp_path: Path, monkeypatch: pyte
         assert ((None, None) if library.own == "session" else (1, 1)) == counted(agent)
         await transport.aclose()
         await left.wait()  # anyio 4.16 minds a cancellation at the moment when such a socket is closed
-        assert (
-            server.connections,
-            server.requests[0].line,
-            server.requests[0].headers["host"],
-        ) == (1, "POST /base/sse/chat HTTP/1.1", "agents.test")
+        assert server.connections == 1
+        assert server.requests[0].line == "POST /base/sse/chat HTTP/1.1"
+        assert server.requests[0].headers["host"] == "agents.test"
     path.unlink()
     transport = library.transport(unix_socket=str(path))
     error = await failure(plain(server_url="http://agents.test/base", transport=transport))
-    assert (type(error), error.outcome) == (errors.ConnectError, Outcome.NOT_SENT)
+    assert type(error) is errors.ConnectError
+    assert error.outcome is Outcome.NOT_SENT
     await transport.aclose()
 
 
@@ -1482,7 +1502,8 @@ async def test_its_own_life(library: Library) -> None:
         for _ in range(2):
             await transport.aclose()
         error = await failure(agent)
-        assert (type(error), error.outcome) == (errors.ClosedError, Outcome.NOT_SENT)
+        assert type(error) is errors.ClosedError
+        assert error.outcome is Outcome.NOT_SENT
         for clone in (pickle.loads(pickle.dumps(transport)), copy.deepcopy(transport), copy.copy(transport)):
             assert type(clone) is type(transport)
             await plain(server_url=server.url, transport=clone).ask("hi")
@@ -1534,7 +1555,8 @@ async def test_closed_while_a_run_is_open(library: Library) -> None:
             tasks.start_soon(read, run)
             await anyio.wait_all_tasks_blocked()
             await transport.aclose()
-        assert (server.connections, len(server.requests)) == (1, 1)
+        assert server.connections == 1
+        assert len(server.requests) == 1
 
 
 async def test_the_agent_is_left_while_a_run_is_open() -> None:
@@ -1548,7 +1570,8 @@ async def test_the_agent_is_left_while_a_run_is_open() -> None:
         with pytest.raises(errors.OxyError) as caught:
             await anext(run)
         assert caught.value.outcome is Outcome.STARTED
-        assert (server.connections, len(server.requests)) == (1, 1)
+        assert server.connections == 1
+        assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("travel", [pickle.dumps, copy.deepcopy, copy.copy])
@@ -1576,7 +1599,8 @@ async def test_one_transport_in_two_loops(library: Library) -> None:
         for backend in library.loops:
             assert await anyio.to_thread.run_sync(partial(anyio.run, elsewhere, backend=backend)) == "42"
         await agent.ask("hi")
-        assert (1 + len(library.loops), 2 + len(library.loops)) == (server.connections, len(server.requests))
+        assert server.connections == 1 + len(library.loops)
+        assert len(server.requests) == 2 + len(library.loops)
     await transport.aclose()
 
 
@@ -1650,7 +1674,8 @@ def test_aiohttp_under_trio() -> None:
         return error
 
     error = anyio.run(ask, backend="trio")
-    assert (type(error), error.outcome) == (errors.ConfigurationError, Outcome.NOT_SENT)
+    assert type(error) is errors.ConfigurationError
+    assert error.outcome is Outcome.NOT_SENT
     assert "HTTPXTransport" in str(error)
 
 

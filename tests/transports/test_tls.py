@@ -175,7 +175,8 @@ async def test_why_there_is_no_tls(transport: Callable[..., Transport], which: s
         url = f"https://{case.host}:{server.port}"
         error = await failure(transport(trust_env=False, verify=case.verify), url)
         assert server.requests == []
-    assert (type(error), error.retryable) == (errors.TLSError, False)
+    assert type(error) is errors.TLSError
+    assert error.retryable is False
     assert f"{case.host}:{server.port}" in str(error)
     assert case.shown in str(error)
 
@@ -205,7 +206,8 @@ async def test_a_handshake_that_never_ends(transport: Callable[..., Transport]) 
     async with serving(Conversation.client_left) as server:
         url = server.url.replace("http:", "https:")
         error = await failure(transport(trust_env=False, connect=0.1), url)
-    assert (type(error), error.retryable) == (errors.ConnectTimeoutError, True)
+    assert type(error) is errors.ConnectTimeoutError
+    assert error.retryable is True
     assert f" 127.0.0.1:{server.port} " in str(error)
 
 
@@ -216,14 +218,16 @@ async def test_refused(transport: Callable[..., Transport]) -> None:
     """A port where nobody listens is a ConnectError that names host and port; it may be tried again."""
     for scheme, host, port in [("http", "127.0.0.1", closed_port()), ("https", "localhost", closed_port())]:
         error = await failure(transport(trust_env=False), f"{scheme}://{host}:{port}")
-        assert (type(error), error.retryable) == (errors.ConnectError, True)
+        assert type(error) is errors.ConnectError
+        assert error.retryable is True
         assert str(error) == f"could not connect to {host}:{port}: Connection refused"
 
 
 async def test_no_such_host(transport: Callable[..., Transport]) -> None:
     """A name that nobody has (RFC 6761: `.invalid` never is one) is a ConnectError, at once."""
     error = await failure(transport(trust_env=False), "http://nobody.invalid")
-    assert (type(error), error.retryable) == (errors.ConnectError, True)
+    assert type(error) is errors.ConnectError
+    assert error.retryable is True
     assert str(error).startswith("could not connect to nobody.invalid:80: ")
 
 
@@ -231,10 +235,8 @@ async def test_no_unix_socket(transport: Callable[..., Transport], tmp_path: Pat
     """A Unix socket that is not there is a ConnectError that names its path."""
     path = tmp_path / "nothing"
     error = await failure(transport(unix_socket=str(path)), "http://agents.test")
-    assert (
-        type(error),
-        str(error),
-    ) == (errors.ConnectError, f"could not connect to unix:{path}: No such file or directory")
+    assert type(error) is errors.ConnectError
+    assert str(error) == f"could not connect to unix:{path}: No such file or directory"
 
 
 HOSTS: Final = {
