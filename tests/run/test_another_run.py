@@ -1,4 +1,4 @@
-"""What ends another run is never taken for the end of this one: the stream is somebody else's.
+"""Events of another run in the stream: they never end this run or become its result.
 
 Rule: time is virtual, and each run has a trace id of its own.
 """
@@ -24,7 +24,7 @@ THEIRS: Final = "theirs"
 
 
 def observation(category: Any, **more: Any) -> dict[str, Any]:
-    """What a callee gave, as real servers say it."""
+    """Return the observation message of a callee, as real servers send it."""
     content = {"node_id": "n", "caller": "user", "callee": "master", "output": "secret", **more}
     return {"type": "observation", "content": {**content, "caller_category": category, "callee_category": "agent"}}
 
@@ -56,7 +56,7 @@ WAYS: Final = ("run", "detached", "cluster")
 
 
 def at(way: str, *steps: Any) -> tuple[SSEOxyGent, FakeTransport]:
-    """An agent, whose remote says this of every run."""
+    """Return an agent whose remote sends these bytes for every run."""
     fake = FakeTransport({"/sse/chat": Reply(steps), "/async/trace": Reply(steps)})
     if way == "cluster":
         return SSEOxyGent(transport=Cluster([URL], transport=fake), timeouts=Timeouts(lookup=None)), fake
@@ -64,7 +64,7 @@ def at(way: str, *steps: Any) -> tuple[SSEOxyGent, FakeTransport]:
 
 
 def begun(agent: SSEOxyGent, way: str, trace_id: str, request: OxyRequest) -> Any:
-    """The run, or what attaches to it."""
+    """Start the run, or attach to it."""
     if way != "detached":
         return agent.stream(request.clone_with(current_trace_id=trace_id))
     handle = RunHandle(server_url=URL, trace_id=trace_id, remote_trace_id=trace_id, node_id="n")
@@ -74,7 +74,7 @@ def begun(agent: SSEOxyGent, way: str, trace_id: str, request: OxyRequest) -> An
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", FOREIGN)
 async def test_the_end_of_another_run(name: str, way: str) -> None:
-    """It is a typed error, nothing of it is taken, and nothing that follows; the run may be at work all the same."""
+    """The end of another run raises a typed error with outcome STARTED; nothing of it or after it becomes a result."""
     agent, fake = at(way, progress("p"), FOREIGN[name], delta("more"), answer("more"), close())
     trace_id, request = new_id(), OxyRequest(arguments={"query": "hi"})
     run = begun(agent, way, trace_id, request)
@@ -99,20 +99,20 @@ async def test_the_end_of_another_run(name: str, way: str) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ITS_OWN)
-async def test_what_says_nothing_of_another_run(name: str, way: str) -> None:
-    """An event that names no run, or may come from a run within this one, is as it was."""
+async def test_events_that_name_no_other_run(name: str, way: str) -> None:
+    """An event without a run's id, or from a call within this run, is handled as usual."""
     agent, _ = at(way, message(ITS_OWN[name]), answer("42"), close('{"current_trace_id": ' + "[" * 5000))
     async with begun(agent, way, new_id(), OxyRequest(arguments={"query": "hi"})) as run:
         assert (await run.final_response()).output == "42"
     assert len(run.partial.events) == 2
 
 
-async def test_its_own_id() -> None:
-    """What names this run by the id that the server was sent is this run's, also where that is not the caller's."""
+async def test_an_event_with_the_sent_trace_id() -> None:
+    """An event with the trace id that was sent belongs to this run, even if the caller's id differs."""
     trace_id = new_id()
 
     class Echo(FakeTransport):
-        """Answers with the id that it was sent."""
+        """Answers with the trace id of the request."""
 
         def _reply(self, path: str) -> Reply:
             sent = self.payloads[-1]["current_trace_id"]
@@ -127,8 +127,8 @@ async def test_its_own_id() -> None:
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-async def test_what_was_not_handed_out(name: str) -> None:
-    """A run that failed before takes nothing of another's that had come, and is not complete by its close event."""
+async def test_events_not_handed_out(name: str) -> None:
+    """A failed run keeps no events of another run, and that run's close event does not complete it."""
 
     async def fail(content: Any) -> None:
         raise RuntimeError
@@ -150,8 +150,8 @@ CAPTURED: Final = {
 
 
 @pytest.mark.parametrize("name", CAPTURED)
-async def test_what_real_servers_sent(name: str) -> None:
-    """The whole stream of a real server is that of its run, and of no other."""
+async def test_recordings_of_real_servers(name: str) -> None:
+    """The recorded stream of a real server belongs to its run only."""
     stream, trace_id = CAPTURED[name]
     asked: dict[str, Any] = {"arguments": {"query": "hi"}}
     agent = plain(server_url=f"https://{new_id()}.test".lower(), transport=FakeTransport.script(stream))
@@ -161,7 +161,7 @@ async def test_what_real_servers_sent(name: str) -> None:
         await agent.ask(OxyRequest(**asked, current_trace_id=new_id()))
 
 
-def test_most_captures_name_their_run() -> None:
-    """Real servers of all versions say whose an answer is."""
+def test_most_recordings_name_their_run() -> None:
+    """In the recordings of all server versions, most answers carry the id of their run."""
     assert len(CAPTURED) > 20
     assert {name.partition("_")[0] for name in CAPTURED} == {"v1.0.8", "v1.0.13", "v1.1.3"}

@@ -1,6 +1,6 @@
-"""One trace id at one server, whoever asks: a plain agent, a cluster that picks the server as its replica, or both.
+"""Trace ids at a server, shared by plain agents and clusters that use the server as a replica.
 
-Rule 1: a server is a script that says by which ids it was asked while others were in flight.
+Rule 1: a server is scripted and lists the trace ids of its requests.
 Rule 2: time is virtual.
 """
 
@@ -34,7 +34,7 @@ BUSY: Final = Reply(status=503, headers={"retry-after": "1"})
 
 
 class Servers:
-    """Servers by their URLs. Each run takes five seconds; its answer is the query, and the id it came under."""
+    """Servers by URL. Each run takes five seconds; its answer is the query and the trace id."""
 
     def __init__(self, **instead: Reply) -> None:
         self.instead = instead
@@ -68,11 +68,11 @@ class Servers:
             else:
                 yield HTTPResponse(200, {"content-type": "text/event-stream"}, self.answers(payload), request)
         finally:
-            if path == "/sse/chat":  # a detached run stays at work
+            if path == "/sse/chat":  # a detached run continues
                 self.flying.discard(key)
 
     async def answers(self, payload: dict[str, Any]) -> AsyncIterator[bytes]:
-        """The stream of a run."""
+        """Yield the stream of a run."""
         await anyio.sleep(5)
         trace_id = payload["current_trace_id"]
         said = f"{payload['query']} after {payload['from_trace_id']}"
@@ -80,27 +80,27 @@ class Servers:
         yield close()
 
     async def aclose(self) -> None:
-        """As `Transport.aclose`: nothing is open."""
+        """Do nothing: no connection is open."""
 
     @property
     def ids(self) -> list[str]:
-        """The ids that were sent."""
+        """Return the trace ids that were sent."""
         return [trace_id for _, _, trace_id in self.sent]
 
 
 async def pieces(*each: bytes) -> AsyncIterator[bytes]:
-    """A body."""
+    """Yield a body."""
     for piece in each:
         yield piece
 
 
 def at(servers: Servers, *urls: str, **options: Any) -> SSEOxyGent:
-    """An agent of a cluster of these replicas."""
+    """Return an agent with a cluster of these replicas."""
     return SSEOxyGent(transport=Cluster(urls, transport=servers, rng=float, **options), retry=Retry(attempts=1))
 
 
 def plain(servers: Servers, url: str = A) -> SSEOxyGent:
-    """An agent of one server."""
+    """Return an agent of one server."""
     return SSEOxyGent(server_url=url, transport=servers)
 
 
@@ -115,7 +115,7 @@ PAIRS: Final[dict[str, Callable[[Servers], tuple[SSEOxyGent, SSEOxyGent]]]] = {
 
 @pytest.mark.parametrize("who", PAIRS)
 async def test_two_runs_at_once(who: str) -> None:
-    """Each has its own answer, under an id of its own; the caller's word for both stays."""
+    """Two runs at once with one trace id have different ids at the server, and each gets its own answer."""
     servers, trace_id = Servers(), new_id()
     first, second = PAIRS[who](servers)
     async with first.stream("one", trace_id=trace_id) as one, second.stream("two", trace_id=trace_id) as two:
@@ -130,7 +130,7 @@ async def test_two_runs_at_once(who: str) -> None:
 
 @pytest.mark.parametrize("who", PAIRS)
 async def test_one_run_after_the_other(who: str) -> None:
-    """After a run that closed, the id is sent as it is; after one that did not, it is not sent there again."""
+    """After a clean end the id is sent again unchanged; after an unclean end it is replaced at that server."""
     servers, trace_id = Servers(), new_id()
     first, second = PAIRS[who](servers)
     await first.ask("one", trace_id=trace_id)
@@ -142,15 +142,15 @@ async def test_one_run_after_the_other(who: str) -> None:
 
 
 async def test_at_another_replica() -> None:
-    """What is in flight at one server is no matter at another."""
+    """A trace id in use at one server may be sent unchanged to another."""
     servers, trace_id = Servers(), new_id()
     async with plain(servers, B).stream("one", trace_id=trace_id):
         await at(servers, A).ask("two", trace_id=trace_id)
     assert servers.ids == [trace_id] * 2
 
 
-async def test_the_next_turn() -> None:
-    """A turn that follows names the one before as the replica knows it, in a cluster or not."""
+async def test_a_follow_up_turn() -> None:
+    """A follow-up turn refers to the first run by the id that the replica knows."""
     servers, trace_id = Servers(), new_id()
     ours = at(servers, A)
     async with plain(servers).stream("one", trace_id=trace_id):
@@ -162,7 +162,7 @@ async def test_the_next_turn() -> None:
 
 
 async def test_a_detached_run_of_a_cluster() -> None:
-    """It is known under the replica's URL, to who looks it up there and to who asks with its id."""
+    """A detached run of a cluster is known under its replica's URL, to `attach` and to `lookup`."""
     servers, trace_id = Servers(), new_id()
     async with plain(servers).stream("one", trace_id=trace_id):
         handle = await at(servers, A).start("two", trace_id=trace_id)
@@ -175,7 +175,7 @@ async def test_a_detached_run_of_a_cluster() -> None:
 
 
 async def test_a_failover() -> None:
-    """A replica that surely ran nothing keeps nothing: its id is free; the one that is heard has it."""
+    """A failover frees the id at a replica that did not run the request; the replica that answers keeps it."""
     servers, trace_id = Servers(a=BUSY), new_id()
     async with at(servers, A, B).stream("one", trace_id=trace_id):
         del servers.instead["a"]
@@ -191,7 +191,7 @@ async def test_a_failover() -> None:
 
 @pytest.mark.parametrize("error", [errors.ConnectError("refused"), errors.ConnectionLostError("lost")])
 async def test_a_run_that_failed(error: errors.OxyError) -> None:
-    """An id is sent again to a replica that was never reached, and not to one that may have taken the request."""
+    """An id is sent again to a replica that was never reached, and replaced at one that may have run the request."""
     servers, trace_id = Servers(a=Reply(before=error)), new_id()
     with pytest.raises(type(error)):
         await at(servers, A).ask("one", trace_id=trace_id)
@@ -201,7 +201,7 @@ async def test_a_run_that_failed(error: errors.OxyError) -> None:
 
 
 async def test_a_hedge() -> None:
-    """Each of two replicas is sent an id that is free there; the run's is that of the one that is heard."""
+    """With hedging each replica gets an id that is free there; the run has the id of the replica that is used."""
     servers, trace_id = Servers(a=Reply(before=Pause(math.inf))), new_id()
     ours = at(servers, A, B, hedge=Hedge(after=2))
     other = plain(servers, B).stream("one", trace_id=trace_id)
@@ -215,7 +215,7 @@ async def test_a_hedge() -> None:
 
 
 async def test_a_redirect_of_a_replica() -> None:
-    """The id that was claimed there is sent again, to where the replica says."""
+    """A redirect by a replica sends the same id to the new location."""
     trace_id = new_id()
     moved = FakeTransport(
         {
@@ -229,7 +229,7 @@ async def test_a_redirect_of_a_replica() -> None:
 
 
 class Compressing:
-    """A transport that makes something else of a payload."""
+    """A transport that changes the body, so that it is no payload any more."""
 
     def __init__(self, inner: Cluster) -> None:
         self.inner = inner
@@ -241,11 +241,11 @@ class Compressing:
             yield response
 
     async def aclose(self) -> None:
-        """As `Transport.aclose`."""
+        """Do nothing: no connection is open."""
 
 
 async def test_a_payload_that_cannot_be_changed() -> None:
-    """Where another id is needed and the body is no payload any more, nothing is sent, and nothing is claimed."""
+    """If the id must be replaced but the body cannot be changed, the request is not sent and no id is claimed."""
     servers, trace_id = Servers(), new_id()
     ours = SSEOxyGent(transport=Compressing(Cluster([A], transport=servers)))
     async with plain(servers).stream("one", trace_id=trace_id) as run:
@@ -258,8 +258,8 @@ async def test_a_payload_that_cannot_be_changed() -> None:
     assert servers.ids == [trace_id] * 2
 
 
-def test_a_request_that_was_sent_twice() -> None:
-    """A replica that refuses both frees the id once; each of the two had one of its own."""
+def test_a_hedge_at_one_replica() -> None:
+    """A hedged request that is refused twice by one replica frees both ids."""
     trace_id = new_id()
     first = TRACE_IDS.claim("", trace_id)
     claims = TraceIdClaims(first)

@@ -1,7 +1,7 @@
-"""Nothing waits forever: the clocks of a run and of a discovery, in virtual time.
+"""Time-outs of a run and of discovery, in virtual time.
 
-Rule 1: a clock that matters is the only one that could run out; the others are off.
-Rule 2: what comes without a pause between its pieces moves the clock itself: no scope gets a word in there.
+Rule 1: in each test only the time-out under test can expire; the others are off.
+Rule 2: a body without a pause between its chunks advances the clock itself, since no cancel scope can expire there.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ FOREVER: Final = pause(math.inf)
 OFF: Final = Timeouts(connect=None, silence=None, idle=None, total=None)
 END: Final = (answer("42"), close())
 DEAD: Final = (heartbeat(), pause(15)) * 1000
-"""A server whose task has died: it sends heartbeats for ever."""
+"""A server whose task has died: it sends heartbeats forever."""
 
 
 def clock(**seconds: float | None) -> Timeouts:
-    """These clocks, and no others."""
+    """Return these time-outs, with the others off."""
     return attrs.evolve(OFF, **seconds)
 
 
 @attrs.define
 class Timed:
-    """What became of a run, and when."""
+    """The result and the duration of a run."""
 
     result: Any
     events: int
@@ -87,7 +87,7 @@ async def timed(transport: FakeTransport, timeouts: Timeouts, **options: Any) ->
 SILENCE, IDLE, TOTAL = errors.SilenceTimeoutError, errors.IdleTimeoutError, errors.DeadlineExceededError
 
 RUNS: Final[dict[str, tuple[Timeouts, Sequence[Step], Any, int, float]]] = {
-    # which: (the clocks, what comes, the result, how many events, when)
+    # case: (the time-outs, the steps, the result, the number of events, the seconds)
     "silence counts from the first heartbeat on": (clock(silence=45), [pause(5000), *END], "42", 1, 5000),
     "silence": (clock(silence=45), [heartbeat(), FOREVER], SILENCE, 0, 45),
     "silence after an event": (clock(silence=45), [heartbeat(), progress(1), FOREVER], SILENCE, 1, 45),
@@ -118,10 +118,10 @@ RUNS: Final[dict[str, tuple[Timeouts, Sequence[Step], Any, int, float]]] = {
 
 
 @pytest.mark.parametrize("which", RUNS)
-async def test_clocks_of_a_run(which: str) -> None:
-    """`silence` counts from the first heartbeat, `idle` from the last event, `total` from the start; None is off."""
+async def test_timeouts_of_a_run(which: str) -> None:
+    """`silence` counts from the first heartbeat, `idle` from the last event, `total` from the start."""
     timeouts, steps, result, events, seconds = RUNS[which]
-    if which == "idle before legacy":  # what is not handed out is in `partial` only
+    if which == "idle before legacy":  # events that were not handed out are in `partial` only
         with pytest.raises(IDLE):
             await plain(server_url=URL, transport=FakeTransport.script(*steps), timeouts=timeouts).ask("hi")
         return
@@ -143,8 +143,8 @@ TIMEOUT_TEXTS: Final[dict[str, tuple[Outcome, Timeouts, Sequence[Step]]]] = {
 
 
 @pytest.mark.parametrize("said", TIMEOUT_TEXTS)
-async def test_texts(said: str) -> None:
-    """An error of a clock says which clock it was, and what is known of the run."""
+async def test_timeout_texts(said: str) -> None:
+    """The error of a time-out names the time-out and carries the outcome."""
     outcome, timeouts, steps = TIMEOUT_TEXTS[said]
     got = await timed(FakeTransport.script(*steps), timeouts)
     assert got.error is not None
@@ -171,7 +171,7 @@ TOTALS: Final[dict[str, tuple[dict[str, Reply], dict[str, Any], Outcome, int]]] 
 
 @pytest.mark.parametrize("name", TOTALS)
 async def test_total_is_one_deadline_over_all(name: str) -> None:
-    """`total` runs over discovery, opening and the stream; what was sent by then is known."""
+    """`total` covers discovery, opening and the stream; its error carries the outcome so far."""
     replies, options, outcome, runs = TOTALS[name]
     transport = FakeTransport(replies)
     got = await timed(transport, clock(total=25), **options)
@@ -183,8 +183,8 @@ async def test_total_is_one_deadline_over_all(name: str) -> None:
     assert all(request.context.deadline for request in transport.requests if request.method == "POST")
 
 
-async def test_a_refusal_is_known_before_the_deadline() -> None:
-    """A refusal whose body does not end is told in time: its status is more than that time was over."""
+async def test_a_refusal_without_an_end() -> None:
+    """A refusal whose body does not end raises its status error, not DeadlineExceededError."""
     transport = FakeTransport({"/sse/chat": Reply([b"no", FOREVER], status=500, before=pause(22))})
     got = await timed(transport, clock(total=25))
     assert isinstance(got.error, errors.ServerError)
@@ -192,19 +192,19 @@ async def test_a_refusal_is_known_before_the_deadline() -> None:
     assert got.seconds == 24.95
 
 
-async def test_wrappers_know_of_the_deadline() -> None:
-    """A request says when the call must be over; None if there is no such time."""
+async def test_the_deadline_of_a_request() -> None:
+    """The context of a request carries the deadline of the call, or None."""
     for timeouts, deadline in ((clock(total=25), anyio.current_time() + 25), (clock(total=None), None)):
         transport = FakeTransport.script(*END)
         await timed(transport, timeouts)
         assert [request.context.deadline for request in transport.requests] == [deadline]
 
 
-# -------------------------------------------------------------------------------------------------- The user's own time
+# ---------------------------------------------------------------------------------------------- Time spent in user code
 
 
-async def test_the_users_time_is_not_counted() -> None:
-    """While the user's code holds an event the clocks stand still, wherever that code is; `total` goes on."""
+async def test_time_in_user_code() -> None:
+    """`silence` and `idle` stand still while user code holds an event; `total` goes on."""
 
     async def slow(*anything: Any) -> None:
         await anyio.sleep(1000)
@@ -232,7 +232,7 @@ async def test_the_users_time_is_not_counted() -> None:
         assert anyio.current_time() - began >= 2000
         agent.timeouts = clock(total=2500)
         agent.transport = FakeTransport.script(*steps)
-        if place != "in the progress callback":  # the beginning and the end are all that it hears of this run
+        if place != "in the progress callback":  # it is called only at the beginning and the end of this run
             with pytest.raises(TOTAL) as caught:
                 async with agent.stream(request) as run:
                     async for event in run:
@@ -242,8 +242,8 @@ async def test_the_users_time_is_not_counted() -> None:
             assert (place, len(caught.value.partial.events)) == (place, 3)
 
 
-async def test_waiting_before_the_users_time_counts() -> None:
-    """The waits for one event add up, though pieces without an event and the user's time lie between them."""
+async def test_waits_for_one_event_add_up() -> None:
+    """The waits for one event add up, even with chunks that hold no event, or user code, between them."""
     steps: list[Step] = [progress(1), pause(20), heartbeat(), pause(9), heartbeat(), pause(9), heartbeat(), FOREVER]
     agent = plain(server_url=URL, transport=FakeTransport.script(*steps), timeouts=clock(idle=30))
     began = anyio.current_time()
@@ -258,7 +258,7 @@ async def test_waiting_before_the_users_time_counts() -> None:
 
 
 class Flooding(FakeTransport):
-    """A transport whose pieces are always there already: reading them never waits."""
+    """A transport whose chunks are always ready, so that reading never waits."""
 
     def __init__(self, path: str, next_piece: Callable[[int], bytes], reply: Reply) -> None:
         super().__init__({path: reply})
@@ -293,7 +293,7 @@ EVENTS: Final = {"events": progress(1), "two at a time": progress(1) + progress(
 
 @pytest.mark.parametrize("what", FLOODS)
 async def test_floods_end(what: str) -> None:
-    """What comes without a pause and is no event ends by `idle` and by `total`, and `silence` does not mind."""
+    """A flood without events ends by `idle` or `total`; `silence` does not expire."""
     for timeouts, error in ((clock(idle=10, silence=1), IDLE), (clock(total=10, silence=1), TOTAL)):
 
         def flood(number: int) -> bytes:
@@ -309,7 +309,7 @@ async def test_floods_end(what: str) -> None:
 
 @pytest.mark.parametrize("what", EVENTS)
 async def test_floods_of_events_end(what: str) -> None:
-    """Events that come without a pause end by `total`."""
+    """A flood of events ends by `total`."""
 
     def flood(number: int) -> bytes:
         advance(0.01)
@@ -320,7 +320,7 @@ async def test_floods_of_events_end(what: str) -> None:
 
 
 async def timed_events(transport: FakeTransport) -> float:
-    """When `total` ended a run of many events."""
+    """Return when `total` ended a run of many events."""
     began = anyio.current_time()
     agent = plain(server_url=URL, transport=transport, timeouts=clock(total=10))
     with pytest.raises(TOTAL):
@@ -329,8 +329,8 @@ async def timed_events(transport: FakeTransport) -> float:
 
 
 @pytest.mark.parametrize("what", [*FLOODS, *EVENTS])
-async def test_floods_hear_cancellation(what: str) -> None:
-    """What comes without a pause leaves a checkpoint at least every 64 pieces, so a cancellation gets through."""
+async def test_cancellation_during_a_flood(what: str) -> None:
+    """Reading a flood has a checkpoint at least every 64 chunks, so it can be cancelled."""
     scope = anyio.CancelScope()
 
     def flood(number: int) -> bytes:
@@ -352,7 +352,7 @@ ORG: Final = b'{"code": 200, "data": {"organization": {"name": "master"}}}'
 
 
 async def test_discovery_takes_30_seconds_in_all() -> None:
-    """`init` is over after 30 s: the headers, the bodies and all three documents together, also if they drip."""
+    """Discovery ends after 30 s in all, headers and bodies of the three documents together."""
     drip: list[Step] = [pause(1), b" "] * 1000
     cases: dict[str, tuple[dict[str, Reply], Any, float]] = {
         "headers": ({"/get_organization": Reply(before=FOREVER)}, TOTAL, 30),
@@ -377,7 +377,7 @@ async def test_discovery_takes_30_seconds_in_all() -> None:
 
 
 async def test_a_slow_discovery_does_not_stop_a_run() -> None:
-    """Where a run asks for its callee first and gets no answer, it goes on after 30 s."""
+    """A run whose discovery gets no answer goes on after 30 s."""
     transport = FakeTransport({"/get_organization": Reply(before=FOREVER), "/sse/chat": Reply(END)})
     got = await timed(transport, Timeouts(), callee="x")
     assert got.result == "42"
@@ -385,7 +385,7 @@ async def test_a_slow_discovery_does_not_stop_a_run() -> None:
 
 
 async def test_floods_in_a_discovery() -> None:
-    """A body that never waits and never ends is over after 30 s, and hears a cancellation before."""
+    """Discovery of a body without an end stops after 30 s and can be cancelled."""
 
     def slow(number: int) -> bytes:
         advance(0.01)

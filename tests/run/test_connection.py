@@ -12,7 +12,7 @@ from oxygent_client.transports import Context
 
 
 async def test_nothing_is_read_after_another_task_left() -> None:
-    """A reader that has not begun to wait when another task leaves the run does not begin to."""
+    """A reader that has not begun to wait does not read after another task has left the run."""
     connection = RunConnection(Context(), Limits())
     assert not connection.dismiss()
     with pytest.raises(errors.ClosedError):

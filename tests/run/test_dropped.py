@@ -1,6 +1,6 @@
-"""Runs that a program loses without leaving their blocks: they end as left, and hold nothing for ever.
+"""Runs that are garbage-collected while open: they end as left and release what they hold.
 
-Rule: time is virtual, and the loss is a real garbage collection.
+Rule: time is virtual; the garbage collection is real.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from oxygent_client import Event, Run
     from oxygent_client.telemetry import Notification
 
-# trio warns of each asynchronous generator that is garbage-collected, and a dropped run has some.
+# trio warns of each asynchronous generator that is garbage-collected, and a dropped run has some
 pytestmark: Final = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
 
 URL: Final = "https://remote.test"
@@ -43,7 +43,7 @@ ANSWER: Final = Reply((answer("42"), close()))
 
 @attrs.define
 class Ends:
-    """Notes how runs end."""
+    """Records how runs end."""
 
     ends: list[tuple[str, object]] = attrs.field(factory=list[tuple[str, object]])
 
@@ -54,22 +54,22 @@ class Ends:
 
 
 async def entered(run: Run) -> Run:
-    """A run whose first event was read."""
+    """Return a run whose first event was read."""
     await run.__aenter__()
     await anext(run)
     return run
 
 
 def agent_for(*replies: Reply, observers: tuple[Ends, ...] = ()) -> SSEOxyGent:
-    """An agent whose runs go like that, one after the other, and whose detached runs do not end."""
+    """Return an agent whose runs follow this script and whose detached runs do not end."""
     transport = FakeTransport(
         {"/sse/chat": replies, "/async/trace": [ENDLESS] * 5, "/async/chat": Reply.json({"code": 200, "data": {}})}
     )
     return plain(server_url=URL, transport=transport, observers=observers)
 
 
-async def test_observers_hear_of_it_in_the_event_loop() -> None:
-    """A run that was garbage-collected ended as left, without another run to notice it."""
+async def test_a_dropped_run_is_reported() -> None:
+    """A dropped run is reported as left in the event loop, without waiting for another run."""
     ends = Ends()
     agent = agent_for(ENDLESS, observers=(ends,))
     await entered(agent.stream("hi"))
@@ -78,8 +78,8 @@ async def test_observers_hear_of_it_in_the_event_loop() -> None:
     assert ends.ends == [("left", "started")]
 
 
-async def test_it_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """A warning names the run by its trace id."""
+async def test_a_dropped_run_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A warning with the run's trace id is logged."""
     agent = agent_for(ENDLESS)
     await entered(agent.stream("hi", trace_id="t"))
     gc.collect()
@@ -90,7 +90,7 @@ async def test_it_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("again", [True, False], ids=["the run", "the agent's statistics"])
 async def test_a_run_that_ended(again: bool) -> None:
-    """A run that ended in any other way ends once."""
+    """A run that ended before it was dropped ends once."""
     ends = Ends()
     agent = agent_for(ANSWER, ENDLESS, ANSWER, observers=(ends,))
     await agent.ask("hi")
@@ -106,7 +106,7 @@ async def test_a_run_that_ended(again: bool) -> None:
 
 
 async def test_statistics() -> None:
-    """A dropped run is not in flight, and nothing of it is buffered."""
+    """A dropped run is not in flight, and none of its data is buffered."""
     agent = agent_for(ENDLESS)
     await entered(agent.stream("hi"))
     gc.collect()
@@ -116,8 +116,8 @@ async def test_statistics() -> None:
     assert stats.buffered == 0
 
 
-async def test_its_id_is_not_in_flight() -> None:
-    """The id may be used again, and is not sent again as it is: nobody read the rest of the run."""
+async def test_the_trace_id_of_a_dropped_run() -> None:
+    """The trace id of a dropped run may be used again, but is replaced at the server."""
     agent = agent_for(ENDLESS, ANSWER)
     await entered(agent.stream("hi", trace_id="dropped"))
     gc.collect()
@@ -126,7 +126,7 @@ async def test_its_id_is_not_in_flight() -> None:
 
 
 async def test_another_reader_may_attach() -> None:
-    """A reader of a detached run that was dropped does not keep the next one away."""
+    """After the reader of a detached run was dropped, another reader may attach."""
     agent = agent_for()
     token = (await agent.start("hi")).to_token()
     await entered(agent.attach(token))
@@ -137,7 +137,7 @@ async def test_another_reader_may_attach() -> None:
 
 
 def test_a_loop_that_is_closed() -> None:
-    """A run that outlived its event loop is told of when the next one begins."""
+    """A run that outlived its closed event loop is reported when the next loop runs."""
     ends = Ends()
     agent = agent_for(ENDLESS, ANSWER, observers=(ends,))
     with asyncio.Runner() as runner:
@@ -150,11 +150,11 @@ def test_a_loop_that_is_closed() -> None:
 
 
 def test_a_loop_that_is_gone() -> None:
-    """Likewise where nothing is left of the loop."""
+    """A run that outlived its event loop object is reported when the next loop runs."""
 
     class Lost:
         def abandon(self) -> None:
-            """As of a run."""
+            """Counts calls of `abandon`, as a run has it."""
 
     async def begin(run: Lost) -> weakref.ref[asyncio.AbstractEventLoop]:
         watch(run, RunObservation(observers=(ends,)), Context(), OutcomeTracker())
@@ -170,7 +170,7 @@ def test_a_loop_that_is_gone() -> None:
 
 
 def test_a_reader_in_a_loop_that_was_closed() -> None:
-    """A task that was reading when its loop was closed, and is not cancelled, keeps nobody from reading on."""
+    """A reader that was pending when its loop was closed does not keep another reader out."""
 
     async def read() -> None:
         async with agent.attach(token) as run:
@@ -192,12 +192,12 @@ def test_a_reader_in_a_loop_that_was_closed() -> None:
     assert [end for end, _ in ends.ends] == ["left", "left"]
     assert agent.stats().in_flight == 0
     assert not reading.done()
-    with suppress(RuntimeError):  # a coroutine that waits for its connection to close; its loop never will
+    with suppress(RuntimeError):  # a coroutine that waits for its connection to close, in a loop that no longer runs
         reading.get_coro().close()
 
 
 def test_runs_of_the_parent_process() -> None:
-    """What a forked child inherits is not told of there."""
+    """Runs of the parent process are not reported in a forked child."""
     ends = Ends()
     runs = [asyncio.run(entered(agent_for(ENDLESS, observers=(ends,)).stream("hi")))]
     forget()
@@ -236,7 +236,7 @@ os._exit(0)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_forked_child() -> None:
-    """A child may read what its parent reads, begins its statistics at nothing, and ends none of its parent's runs."""
+    """A forked child may read its parent's runs, starts with empty statistics and ends no run of the parent."""
     said = subprocess.run(
         [sys.executable, "-c", FORK], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )

@@ -1,4 +1,4 @@
-"""What counts as the end of a run, in bytes alone: events come out once, in order, and nothing that came is lost."""
+"""The event buffer: the end of a run in bytes, events once and in order, and no event lost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Found = tuple[list[str], str]
 
 
 def read(buffer: EventBuffer, pieces: list[bytes]) -> Found:
-    """What a reader gets, and how it stands with the end: `closed`, `done` (perhaps), or `open`."""
+    """Return the events, and the state of the end: `closed`, `done` (perhaps) or `open`."""
     got: list[str] = []
     for piece in pieces:
         buffer.feed(piece)
@@ -43,14 +43,14 @@ ENDS: Final[list[tuple[Found, str]]] = [
     (([], "open"), BEAT * 3),
     (([], "open"), ""),
     ((["a"], "open"), A + "event: close\ndata: cut"),
-    # a stream that names no event
+    # streams without event names
     ((["a"], "done"), A + DONE),
     ((["a"], "done"), A + DONE + BEAT),
     ((["a"], "closed"), A + DONE + CLOSE),
     ((["a", "done", "a"], "open"), A + DONE + A),
     ((["done"], "done"), DONE + DONE),
     ((["done", "a"], "closed"), DONE + A + CLOSE),
-    # a stream that does
+    # streams with event names
     ((["a", "done"], "open"), NAMED + DONE),
     ((["a", "done"], "closed"), NAMED + DONE + CLOSE),
     ((["done", "a", "done"], "open"), DONE + NAMED + DONE),
@@ -60,7 +60,7 @@ ENDS: Final[list[tuple[Found, str]]] = [
 @pytest.mark.parametrize("size", [1, 7, 1000])
 @pytest.mark.parametrize(("expected", "text"), ENDS)
 def test_the_end(expected: Found, text: str, size: int) -> None:
-    """Only `close` is the end; where no event has a name, a bare `done` may be it, until another event follows."""
+    """Only `close` is the end; in a stream without event names a bare `done` may be, until another event follows."""
     data = text.encode()
     assert read(EventBuffer(Limits()), [data[start : start + size] for start in range(0, len(data), size)]) == expected
 
@@ -76,7 +76,7 @@ def test_the_end(expected: Found, text: str, size: int) -> None:
     ],
 )
 def test_the_rest(expected: list[str], is_closed: bool, text: str) -> None:
-    """Who stops reading is given all that came and was not handed out, up to the close event if that came too."""
+    """The rest of a run is its events not yet handed out, up to its close event."""
     buffer = EventBuffer(Limits())
     buffer.feed(text.encode())
     assert [sse_of(unread).data for unread in buffer.take_all()] == expected
@@ -85,7 +85,7 @@ def test_the_rest(expected: list[str], is_closed: bool, text: str) -> None:
 
 
 def test_done_was_the_end() -> None:
-    """Once it is clear that a bare `done` was the end, it is no event any more."""
+    """A bare `done` that was the end is not an event."""
     buffer = EventBuffer(Limits())
     assert read(buffer, [DONE.encode()]) == ([], "done")
     buffer.end()
@@ -94,7 +94,7 @@ def test_done_was_the_end() -> None:
 
 
 def test_too_large() -> None:
-    """What came before an event that is too large is handed out first, and the error comes each time after it."""
+    """Events before an event that is too large are handed out first; then each call raises the error."""
     buffer = EventBuffer(Limits(event_bytes=10))
     assert buffer.feed(b"data: a\n\ndata: b\n\ndata: " + b"c" * 20)
     assert [sse.data for sse in (buffer.take(), buffer.take()) if sse is not None] == ["a", "b"]
@@ -103,8 +103,8 @@ def test_too_large() -> None:
             buffer.take()
 
 
-def test_who_hears_of_events() -> None:
-    """Each event that comes from the wire is told of, once; what is put back is not."""
+def test_reported_events() -> None:
+    """Each event from the wire is reported once; an event that is put back is not reported again."""
     heard: list[str] = []
     buffer = EventBuffer(Limits(), lambda sse: heard.append(sse.data))
     assert buffer.feed(b"data: a\n\ndata: b\n\n")
@@ -114,8 +114,8 @@ def test_who_hears_of_events() -> None:
 
 @pytest.mark.parametrize("taken", [0, 1, 2, 3])
 @pytest.mark.parametrize(("expected", "text"), ENDS)
-def test_another_buffer(expected: Found, text: str, taken: int) -> None:
-    """What one reader leaves, another has first, and comes to the same end by it."""
+def test_events_left_to_another_reader(expected: Found, text: str, taken: int) -> None:
+    """Events that one reader leaves are read first by the next, which comes to the same end."""
     one, other = EventBuffer(Limits()), EventBuffer(Limits())
     one.feed(text.encode())
     got = [sse.data for _ in range(taken) if (sse := one.take()) is not None]
@@ -137,7 +137,7 @@ def test_another_buffer(expected: Found, text: str, taken: int) -> None:
     ],
 )
 def test_a_part_of_an_event(expected: bool, text: str) -> None:
-    """It is known whether a part of an event came; a part of a heartbeat is none."""
+    """The buffer knows whether it holds a part of an event; a part of a heartbeat does not count."""
     buffer = EventBuffer(Limits())
     buffer.feed(text.encode())
     assert buffer.is_within_event is expected
@@ -145,7 +145,7 @@ def test_a_part_of_an_event(expected: bool, text: str) -> None:
 
 @pytest.mark.parametrize(("expected", "text"), [(False, A + DONE), (True, A + CLOSE), (True, CLOSE + A), (False, "")])
 def test_no_more_bytes_are_needed(expected: bool, text: str) -> None:
-    """Once the close event came, whether it was handed out or not, and after an event that was too large."""
+    """No more bytes are needed after the close event, or after an event that was too large."""
     one, other = EventBuffer(Limits()), EventBuffer(Limits())
     one.feed(text.encode())
     assert one.is_complete is expected
@@ -158,7 +158,7 @@ def test_no_more_bytes_are_needed(expected: bool, text: str) -> None:
 
 
 def test_a_new_connection() -> None:
-    """Half an event is gone with its connection; what was complete stays."""
+    """A new connection drops half an event and keeps complete events."""
     buffer = EventBuffer(Limits())
     buffer.feed(b": ping\n\n: ping\n\ndata: a\n\ndata: half")
     assert buffer.heartbeats == 2
@@ -174,7 +174,7 @@ PARTS: Final = st.lists(st.sampled_from([A, NAMED, DONE, BEAT, CLOSE, "data: b\n
 
 @given(text=PARTS, cuts=st.lists(st.integers(0, 200), max_size=6), stop=st.integers(0, 12))
 def test_nothing_is_lost(text: str, cuts: list[int], stop: int) -> None:
-    """However the bytes are cut, and whenever the reader stops: it was handed, or is given, every event up to close."""
+    """For any chunks and any stop, each event up to `close` was handed out or is in the rest."""
     data = text.encode()
     marks = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
     pieces = [data[start:end] for start, end in itertools.pairwise(marks)]

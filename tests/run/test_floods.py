@@ -1,8 +1,8 @@
-"""A server that sends without end, as fast as one reads: the process stays small, the error comes, one may leave.
+"""Floods: a server that sends endlessly costs bounded memory, raises a typed error and can be left.
 
-Rule 1: server and client are processes of their own (`flood_server.py`, `flood_client.py`); what is looked at are the
-    numbers that the client prints.
-Rule 2: a number here is a promise, and what is measured is far from it: a slow machine proves nothing.
+Rule 1: server and client are processes of their own (`flood_server.py`, `flood_client.py`); tests check the numbers
+    that the client prints.
+Rule 2: the limits are promises far from the measured values, so that a slow machine does not fail a test.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ pytestmark = [
 
 MIB: Final = 1024 * 1024
 SPARE: Final = 16 * MIB
-"""What a process may grow by beside the limit."""
+"""Growth of a process beside the limit, in bytes."""
 PROMPT: Final = 1.0 if SIZE == "soak" else 5.0
 """Seconds within which an error is raised, or a block is left. The soak has the machine to itself."""
 LIMIT: Final = (16 if SIZE == "soak" else 4) * MIB
@@ -44,7 +44,7 @@ each_loop: Final = pytest.mark.parametrize("loop", LOOPS)
 
 
 def in_turn(cases: Iterable[str]) -> list[tuple[str, str]]:
-    """Each case on one loop, in turn; in the soak on every loop. The memory of a client hardly depends on its loop."""
+    """Run each case on one loop, in turn; in the soak on every loop. The client's memory hardly depends on its loop."""
     if SIZE == "soak":
         return [(case, loop) for case in cases for loop in LOOPS]
     return list(zip(cases, itertools.cycle(LOOPS)))
@@ -52,7 +52,7 @@ def in_turn(cases: Iterable[str]) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """Where the floods are."""
+    """The URL of the flood server."""
     command = [sys.executable, str(ROOT / "tests" / "support" / "flood_server.py"), "--seconds", "30"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdin is not None
@@ -60,11 +60,11 @@ def url() -> Iterator[str]:
         try:
             yield f"http://127.0.0.1:{int(server.stdout.readline())}"
         finally:
-            server.stdin.close()  # and it ends
+            server.stdin.close()  # so that it exits
 
 
 def measured(row: Row, url: str, flood: str, loop: str, **options: Any) -> Measured:
-    """What becomes of a client in this flood."""
+    """Return the client's numbers for this flood."""
     command = [sys.executable, "-m", "tests.support.flood_client", url, flood, loop, json.dumps(options)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -82,7 +82,7 @@ STREAM: Final = f"TooLargeError: the stream is larger than Limits.stream_bytes (
 NO_EVENT: Final = f"IdleTimeoutError: no event within Timeouts.idle ({IDLE:g} s)"
 
 ENDLESS: Final[dict[str, tuple[str, dict[str, Any], str, int]]] = {
-    # what never ends: (the flood, how the client is set, how it ends, the limit)
+    # case: (the flood, the client's options, the result, the limit)
     "a line": ("line", EVENT_BYTES, EVENT, LIMIT),
     "a line, after an event": ("named-line", EVENT_BYTES, EVENT, LIMIT),
     "a line, by its own limit": ("line", {"limits": {"line_bytes": LIMIT}, "marked": LIMIT}, LINE, LIMIT),
@@ -106,12 +106,12 @@ ENDLESS: Final[dict[str, tuple[str, dict[str, Any], str, int]]] = {
         LIMIT,
     ),
 }
-"""What a limit of 0 promises: of what comes nothing is kept at all."""
+"""Limits of 0 keep nothing of the stream."""
 
 
 @pytest.mark.parametrize(("what", "loop"), in_turn(ENDLESS))
-def test_what_never_ends(what: str, loop: str, url: str, row: Row) -> None:
-    """The typed error comes within a second of the limit's last byte, and the process grows by the limit and a bit."""
+def test_endless_streams(what: str, loop: str, url: str, row: Row) -> None:
+    """A flood raises its typed error within a second of the limit, and memory grows by little more than the limit."""
     flood, options, end, limit = ENDLESS[what]
     found = measured(row, url, flood, loop, **options)
     assert found.ends == [end]
@@ -122,11 +122,11 @@ def test_what_never_ends(what: str, loop: str, url: str, row: Row) -> None:
 
 @each_loop
 @pytest.mark.parametrize("flood", ["line", "event", "comment"])
-def test_again_and_again(flood: str, loop: str, url: str, row: Row) -> None:
-    """Whoever tries again and again, and fails each time, grows no further: what fails keeps nothing of the flood.
+def test_repeated_failures(flood: str, loop: str, url: str, row: Row) -> None:
+    """Repeated failures by a flood do not add up in memory.
 
-    A line that grows is moved at times, and then it is there twice; in a new process that costs nothing, in one that
-    had freed so large a piece before, it does (glibc, `M_MMAP_THRESHOLD`).
+    A line that grows is moved at times, and is then in memory twice. In a new process that costs nothing; in one
+    that had freed so large a block before, it does (glibc, `M_MMAP_THRESHOLD`).
     """
     found = measured(row, url, flood, loop, seconds=AGAIN, **EVENT_BYTES)
     assert found.ends == [EVENT]
@@ -138,7 +138,7 @@ def test_again_and_again(flood: str, loop: str, url: str, row: Row) -> None:
 
 NO_LIMIT: Final = {"event_bytes": None, "stream_bytes": None, "body_bytes": None}
 LEFT: Final = {
-    # the flood: is it a document
+    # the flood: whether it is a document
     "line": False,
     "event": False,
     "event-of-small-lines": False,
@@ -154,7 +154,7 @@ LEFT: Final = {
 
 @pytest.mark.parametrize(("flood", "loop"), in_turn(LEFT))
 def test_leaving_a_flood(flood: str, loop: str, url: str, row: Row) -> None:
-    """Cancellation is heard in the middle of a flood that no limit ends: the block is left within a second."""
+    """A flood that no limit ends is left within a second of a cancellation."""
     found = measured(row, url, flood, loop, cancel=0.2, discover=LEFT[flood], limits=NO_LIMIT)
     assert found.ends == ["cancelled"]
     assert found.received > MIB // 16
@@ -163,7 +163,7 @@ def test_leaving_a_flood(flood: str, loop: str, url: str, row: Row) -> None:
 
 
 BOMBS: Final[dict[str, tuple[str, bool, str, int]]] = {
-    # the bomb: (the flood, is it a document, how it ends, the limit); 64 KiB of a bomb are 64 MiB
+    # the bomb: (the flood, whether it is a document, the result, the limit); 64 KiB of a bomb are 64 MiB
     "a stream": (
         "gzip-stream",
         False,
@@ -195,7 +195,7 @@ BOMBS: Final[dict[str, tuple[str, bool, str, int]]] = {
 @each_loop
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_bombs(bomb: str, loop: str, url: str, row: Row) -> None:
-    """Limits count what is inflated: a bomb is a typed error at once, and the process stays small."""
+    """Limits count decompressed bytes: a compression bomb raises a typed error and costs bounded memory."""
     flood, document, end, limit = BOMBS[bomb]
     found = measured(row, url, flood, loop, discover=document)
     assert found.ends == [end]

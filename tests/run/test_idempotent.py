@@ -1,4 +1,4 @@
-"""A run that may be run twice: it is asked for again where it may have run, as another run, and nothing else is."""
+"""Retries of idempotent runs: a run that may have started is sent again as a new run, if it is idempotent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BAD: Final = Reply(status=502)
 CUT: Final = Reply([progress(1)])
 
 CASES: Final[dict[str, tuple[Any, Outcome, int, bool, list[Reply]]]] = {
-    # name: (what comes of it, the outcome, how often it is asked for, whether it is idempotent, the replies)
+    # name: (the result, the outcome, the number of requests, whether it is idempotent, the replies)
     "lost": (42, Outcome.COMPLETED, 2, True, [LOST, FINE]),
     "lost twice": (42, Outcome.COMPLETED, 3, True, [LOST, BAD, FINE]),
     "lost for good": (errors.ConnectionLostError, Outcome.UNKNOWN, 3, True, [LOST] * 5),
@@ -44,8 +44,8 @@ CASES: Final[dict[str, tuple[Any, Outcome, int, bool, list[Reply]]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_what_is_asked_for_again(name: str) -> None:
-    """Each time it is another run to the remote; once it may have run, no later refusal says that it did not."""
+async def test_retries_of_runs(name: str) -> None:
+    """Each attempt has its own trace id; after an attempt that may have run, the outcome is never NOT_SENT."""
     expected, outcome, times, idempotent, replies = CASES[name]
     transport = FakeTransport({"/sse/chat": replies})
     agent = SSEOxyGent(server_url=URL, transport=transport)
@@ -69,8 +69,8 @@ async def test_what_is_asked_for_again(name: str) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "retry"), [(0.0, Retry(attempts=1)), (0.2, Retry(base=50, cap=50))])
-async def test_when_it_is_not(seconds: float, retry: Retry) -> None:
-    """`Retry` says how often and when; no wait reaches the deadline."""
+async def test_attempts_and_delays(seconds: float, retry: Retry) -> None:
+    """`Retry` sets attempts and delays; no delay goes past the deadline."""
     transport = FakeTransport({"/sse/chat": [LOST, FINE]})
     agent = SSEOxyGent(server_url=URL, transport=transport, retry=retry, timeouts=Timeouts(total=0.2))
     began = anyio.current_time()
@@ -80,8 +80,8 @@ async def test_when_it_is_not(seconds: float, retry: Retry) -> None:
     assert seconds >= anyio.current_time() - began
 
 
-async def test_repeats_are_paid_for() -> None:
-    """They take from the budget that the repeats of a refusal take from: a broken remote is not stormed."""
+async def test_retry_budget() -> None:
+    """Retries of runs take from the same retry budget as retries of refused requests."""
     transport = FakeTransport({"/sse/chat": [LOST] * 9})
     retry, limit = Retry(attempts=3, budget=3), ConcurrencyLimit(1)
     agent = SSEOxyGent(server_url=URL, transport=transport, retry=retry, policies=(limit,))
@@ -92,7 +92,7 @@ async def test_repeats_are_paid_for() -> None:
 
 
 class GivesUp(Wrapper):
-    """A policy of somebody's own, which gives up on a run that the server has begun."""
+    """A policy of the user's that gives up on a run that the server has started."""
 
     kind: ClassVar[PolicyKind] = "rate"
 
@@ -105,8 +105,8 @@ class GivesUp(Wrapper):
             yield response
 
 
-async def test_what_the_record_has_shown_stays_known() -> None:
-    """A run that began, by its record, is no run that was not sent, though its repeat was refused."""
+async def test_a_refused_retry_after_a_record() -> None:
+    """A run that its record shows as started stays STARTED, even if its retry was refused."""
     transport = FakeTransport({"/sse/chat": [FINE, *[REFUSED] * 9], "/view": view("n", None, state=2)})
     request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id(), idempotent=True)
     agent = SSEOxyGent(server_url=URL, transport=GivesUp(transport))
@@ -117,9 +117,9 @@ async def test_what_the_record_has_shown_stays_known() -> None:
     assert caught.value.attempts == 3
 
 
-async def test_a_repeat_that_is_never_ready() -> None:
-    """When the time is over while a repeat is prepared, the error is the clock's, not that of the attempt before."""
-    refused = Reply(status=403)  # a failure is not cached: the next attempt asks again
+async def test_a_deadline_while_a_retry_is_prepared() -> None:
+    """If the deadline passes while a retry is prepared, the error is DeadlineExceededError."""
+    refused = Reply(status=403)  # a failure is not cached: the next attempt calls the provider again
     late = Reply(before=Pause(float("inf")))
     transport = FakeTransport({"/sse/chat": [BAD, FINE], "/get_organization": [refused, late]})
     agent = SSEOxyGent(
@@ -135,8 +135,8 @@ async def test_a_repeat_that_is_never_ready() -> None:
 
 
 @pytest.mark.parametrize(("expected", "first"), [(1, REFUSED), (1, BUSY), (2, CUT)])
-async def test_a_loop_of_your_own(expected: int, first: Reply) -> None:
-    """A request that is executed again has its id at the remote, unless it may have run: then it gets another one."""
+async def test_executing_a_request_again(expected: int, first: Reply) -> None:
+    """A request that is executed again keeps its trace id at the remote, unless it may have run."""
     request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id(), idempotent=True)
     transport = FakeTransport({"/sse/chat": [first, FINE]})
     agent = SSEOxyGent(server_url=URL, transport=transport, retry=Retry(attempts=1), timeouts=Timeouts(lookup=None))
@@ -147,13 +147,13 @@ async def test_a_loop_of_your_own(expected: int, first: Reply) -> None:
 
 
 def view(node_id: str, output: str | None, *, state: int = 3) -> Reply:
-    """The record of a run: that it is done (3), or that it is at work (2)."""
+    """Return the record of a finished run (3), or of one at work (2)."""
     node = {"node_id": node_id, "father_node_id": "", "call_stack": ["user"], "state": state, "output": output}
     return Reply.json({"code": 200, "message": "SUCCESS", "data": {"nodes": [node], "trace_id": "t"}})
 
 
-async def test_the_record_of_another_run_is_none_of_ours() -> None:
-    """The same request executed twice is two runs: what is stored of the first is not the answer of the second."""
+async def test_the_record_of_another_execution() -> None:
+    """The record of the first execution of a request is not the answer of the second."""
     request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id())
     transport = FakeTransport({"/sse/chat": [FINE, CUT], "/view": view("n", "old")})
     agent = SSEOxyGent(server_url=URL, transport=transport)
@@ -163,11 +163,11 @@ async def test_the_record_of_another_run_is_none_of_ours() -> None:
     assert first != second
     (asked,) = [each.path for each in transport.requests if each.method == "GET"]
     assert second in asked
-    assert again.extra.get("recovered")  # this remote says so of any id: a real one has only the new run under it
+    assert again.extra.get("recovered")  # for any id; a real one has only the new run under the new id
 
 
-async def test_a_read_that_was_called_off() -> None:
-    """Where `idle` must call off a read, and the connection is lost by that, the error says so."""
+async def test_a_read_that_idle_interrupts() -> None:
+    """If `idle` interrupts a read and the connection is lost, the error is IdleTimeoutError."""
     running = Reply.json(
         {"code": 200, "data": {"nodes": [{"node_id": "n", "father_node_id": "", "call_stack": [], "state": None}]}}
     )
@@ -178,7 +178,7 @@ async def test_a_read_that_was_called_off() -> None:
 
 
 async def test_total_while_events_wait() -> None:
-    """`total` runs while the program holds events that came in one piece."""
+    """`total` goes on while the program holds events that came in one chunk."""
 
     async def slow(content: object) -> None:
         await anyio.sleep(1)
@@ -199,8 +199,8 @@ async def test_total_while_events_wait() -> None:
 
 
 @pytest.mark.parametrize("hook", ["prepare_payload", "prepare_headers"])
-async def test_a_hook_that_raises(hook: str) -> None:
-    """What a user's hook raises before anything is sent is a HandlerError with it as the cause."""
+async def test_a_failing_hook(hook: str) -> None:
+    """An exception in a user's hook before anything is sent is a HandlerError with that cause."""
 
     def broken(self: object, oxy_request: OxyRequest) -> dict[str, Any]:
         raise KeyError("session")
@@ -212,8 +212,8 @@ async def test_a_hook_that_raises(hook: str) -> None:
     assert type(caught.value.__cause__) is KeyError
 
 
-async def test_an_answer_that_came_keeps_its_kind() -> None:
-    """A record holds texts; where the wire had brought the same answer, it is that which is given."""
+async def test_an_answer_keeps_its_type() -> None:
+    """Records hold texts; if the wire brought the same answer, its type is kept."""
     price = {"price": 42}
     transport = FakeTransport({"/sse/chat": Reply([answer(price)]), "/view": view("n", '{"price": 42}')})
     request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id())
@@ -222,8 +222,8 @@ async def test_an_answer_that_came_keeps_its_kind() -> None:
     assert response.extra["recovered"] is True
 
 
-async def test_another_answer_is_the_records() -> None:
-    """Where the record says something else than the wire had brought, it has the last word."""
+async def test_another_answer_in_the_record() -> None:
+    """If the record has another answer than the stream, the record's is used."""
     transport = FakeTransport({"/sse/chat": Reply([answer("on the way")]), "/view": view("n", "at the end")})
     request = OxyRequest(arguments={"query": "a"}, node_id="n", current_trace_id=new_id())
     response = await SSEOxyGent(server_url=URL, transport=transport).ask(request)
@@ -231,8 +231,8 @@ async def test_another_answer_is_the_records() -> None:
     assert response.extra["recovered"] is True
 
 
-async def test_a_redirect_of_ones_own() -> None:
-    """A `Redirect` among the policies stands in the place of the usual one."""
+async def test_a_redirect_policy() -> None:
+    """A `Redirect` among the policies replaces the default one."""
     away = Reply(status=307, headers={"location": "/elsewhere"})
     replies = {"/sse/chat": away, "/elsewhere": FINE}
     assert (await SSEOxyGent(server_url=URL, transport=FakeTransport(replies)).ask("hi")).output == 42

@@ -1,4 +1,4 @@
-"""What readers of detached runs leave unread is kept for the next reader, within bounds: the oldest goes first."""
+"""Events that a reader of a detached run leaves unread: kept for the next reader, the oldest dropped first."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ URL: Final = "http://localhost:8080"
 
 
 def events(data: Iterable[str]) -> list[Unread]:
-    """Events that say this."""
+    """Return events with these contents."""
     return [ServerSentEvent(data=each) for each in data]
 
 
 def taken(table: UnreadEvents, name: str, url: str = URL) -> tuple[str, int]:
-    """What was left of a run, and how many events were dropped."""
+    """Return what was left of a run, and the number of dropped events."""
     rest = table.take(url, name)
     return "".join(sse_of(unread).data for unread in rest.events), rest.dropped
 
 
-def test_what_is_put_is_taken_once() -> None:
-    """It is there for one reader, by whatever name of the server."""
+def test_leftovers_are_taken_once() -> None:
+    """Leftovers are taken once, under any spelling of the server's URL."""
     table = UnreadEvents()
     assert table.put(URL, "run", events("abc")) == 0
     assert taken(table, "other") == ("", 0)
@@ -37,8 +37,8 @@ def test_what_is_put_is_taken_once() -> None:
     assert taken(table, "run") == ("", 0)
 
 
-def test_what_was_lost_before_is_told() -> None:
-    """Events that could not be had are counted, also where none is kept; where nothing was left, nothing is noted."""
+def test_dropped_events_are_counted() -> None:
+    """Dropped events are counted even if none is kept; without leftovers nothing is noted."""
     table = UnreadEvents(runs=1)
     assert table.put(URL, "run", [], dropped=1) == 1
     assert table.put(URL, "complete", []) == 0
@@ -46,7 +46,7 @@ def test_what_was_lost_before_is_told() -> None:
 
 
 BOUNDS: Final[dict[str, tuple[UnreadEvents, list[int], list[tuple[str, int]]]]] = {
-    # name: (the table, how many were dropped as "abc", "de", "f" were put one after the other, what is taken then)
+    # name: (the bounds, the events dropped of "abc", "de" and "f" put one after the other, the leftovers)
     "all fits": (UnreadEvents(), [0, 0, 0], [("abc", 0), ("de", 0), ("f", 0)]),
     "runs": (UnreadEvents(runs=2), [0, 0, 0], [("", 0), ("de", 0), ("f", 0)]),
     "events": (UnreadEvents(events=4), [0, 0, 0], [("c", 2), ("de", 0), ("f", 0)]),
@@ -58,7 +58,7 @@ BOUNDS: Final[dict[str, tuple[UnreadEvents, list[int], list[tuple[str, int]]]]] 
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_bounds(name: str) -> None:
-    """The oldest events go first; who leaves is told how many of its own were not kept. What is taken makes room."""
+    """The oldest events are dropped first and counted for their own run; taking leftovers frees room."""
     table, dropped, rests = BOUNDS[name]
     table.forget()
     assert [table.put(URL, data, events(data)) for data in ("abc", "de", "f")] == dropped
@@ -67,15 +67,15 @@ def test_bounds(name: str) -> None:
     assert table._held_bytes == 0
 
 
-def test_all_is_forgotten() -> None:
-    """`forget_runs` forgets what was left, too."""
+def test_forget_runs() -> None:
+    """`forget_runs` drops all leftovers."""
     UNREAD_EVENTS.put(URL, "run", events("abc"))
     forget_runs()
     assert taken(UNREAD_EVENTS, "run") == ("", 0)
 
 
 def test_a_forked_child_has_none() -> None:
-    """What the parent keeps is the parent's: two would hand out the same events."""
+    """A forked child does not inherit leftovers, which would hand out the same events twice."""
     table = UnreadEvents()
     table.put(URL, "run", events("abc"))
     table._lock.acquire()

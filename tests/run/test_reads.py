@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @attrs.define
 class Chunks:
-    """Pieces, each after so many seconds; the last step may be an error."""
+    """Chunks, each after so many seconds; the last step may be an error."""
 
     steps: list[Any]
     read: int = 0
@@ -49,7 +49,7 @@ NEVER: Final = math.inf
 
 
 async def test_pieces_and_the_deadline() -> None:
-    """A piece that arrives in time is returned; at the deadline the read is interrupted, also after many in time."""
+    """A chunk that arrives in time is returned; at the deadline the read is interrupted."""
     reads, chunks = new_reads(), Chunks([9.0] * 50 + [11.0])
     got: list[bytes | None] = [await reads.read(chunks, anyio.current_time() + 10) for _ in range(51)]
     assert got[:50] == [b"%d" % number for number in range(1, 51)]
@@ -59,7 +59,7 @@ async def test_pieces_and_the_deadline() -> None:
 
 
 async def test_a_deadline_that_moves_earlier() -> None:
-    """A deadline before that of the last read counts."""
+    """A deadline earlier than the last read's is used."""
     reads, chunks = new_reads(), Chunks([1.0, NEVER])
     began = anyio.current_time()
     assert await reads.read(chunks, began + 100) == b"1"
@@ -69,7 +69,7 @@ async def test_a_deadline_that_moves_earlier() -> None:
 
 
 def test_a_deadline_in_the_past_on_uvloop() -> None:
-    """The handle of a time that has passed is no timer there; two reads in a row return what is there."""
+    """On uvloop a timer in the past has no handle; two reads in a row return the chunks that are ready."""
 
     async def read() -> list[bytes | None]:
         reads, chunks = new_reads(), BufferedChunks(b"1", b"2")
@@ -82,22 +82,22 @@ def test_a_deadline_in_the_past_on_uvloop() -> None:
 
 
 async def test_no_deadline() -> None:
-    """Without a deadline a read takes as long as it takes."""
+    """A read without a deadline waits as long as needed."""
     reads = new_reads()
     assert await reads.read(Chunks([10_000.0]), NEVER) == b"1"
     reads.close()
 
 
 async def test_an_error_of_the_read() -> None:
-    """What a read raises comes out."""
+    """An error of the read is raised."""
     reads = new_reads()
     with pytest.raises(StopAsyncIteration):
         await reads.read(Chunks([StopAsyncIteration()]), anyio.current_time() + 10)
     reads.close()
 
 
-async def test_the_time_between_two_reads_is_not_the_readers() -> None:
-    """A timer that fires while nothing is read interrupts nothing."""
+async def test_a_timer_between_two_reads() -> None:
+    """A timer that fires between two reads interrupts nothing."""
     reads, chunks = new_reads(), Chunks([1.0, 1.0])
     assert await reads.read(chunks, anyio.current_time() + 10) == b"1"
     await anyio.sleep(100)
@@ -105,8 +105,8 @@ async def test_the_time_between_two_reads_is_not_the_readers() -> None:
     reads.close()
 
 
-async def test_another_task_interrupts() -> None:
-    """`interrupt` ends the read of another task, and says whether there is one."""
+async def test_interrupt_by_another_task() -> None:
+    """`interrupt` ends the read of another task, and returns whether there was one."""
     reads, got = new_reads(), list[Any]()
 
     async def read() -> None:
@@ -123,7 +123,7 @@ async def test_another_task_interrupts() -> None:
 
 @pytest.mark.parametrize("seconds", [5.0, 10.0])
 async def test_a_scope_that_is_cancelled(seconds: float) -> None:
-    """A cancellation before the deadline, or at that very moment, is the caller's: it gets through."""
+    """A cancellation before or at the deadline is raised to the caller."""
     reads = new_reads()
     after = False
     with anyio.move_on_after(seconds) as scope:
@@ -139,7 +139,7 @@ async def test_a_scope_that_is_cancelled(seconds: float) -> None:
 
 
 async def test_a_check_that_extends() -> None:
-    """The read goes on while the check runs, and after it until the deadline that the check gave."""
+    """The read goes on during the check and then until the deadline that the check returned."""
     reads, checks = new_reads(), list[float]()
     began = anyio.current_time()
 
@@ -155,7 +155,7 @@ async def test_a_check_that_extends() -> None:
 
 
 async def test_a_check_that_interrupts() -> None:
-    """A check that gives no deadline interrupts the read."""
+    """A check that returns no deadline interrupts the read."""
     reads = new_reads()
     began = anyio.current_time()
 
@@ -168,7 +168,7 @@ async def test_a_check_that_interrupts() -> None:
 
 
 async def test_a_check_that_fails() -> None:
-    """What a check raises ends the read, unless a piece arrives at the same time."""
+    """An error of the check ends the read, unless a chunk arrives at the same time."""
     reads = new_reads()
 
     async def expired() -> float | None:
@@ -182,7 +182,7 @@ async def test_a_check_that_fails() -> None:
 
 @pytest.mark.parametrize("how", ["a piece", "an error", "a cancellation"])
 async def test_a_check_ends_with_its_read(how: str) -> None:
-    """When the read is over, so is its check: it is cancelled and was waited for."""
+    """A read that ends cancels its check and waits for it."""
     reads, ended = new_reads(), list[str]()
 
     async def expired() -> float | None:
@@ -212,18 +212,18 @@ async def test_a_check_ends_with_its_read(how: str) -> None:
     reads.close()
 
 
-# ------------------------------------------------------------------------------------------------------ asyncio's own
+# --------------------------------------------------------------------------------------------------------- asyncio only
 
 
 def on_asyncio(work: Any) -> Any:
-    """The result of a coroutine function in virtual time."""
+    """Run a coroutine function in virtual time on asyncio."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(work())
 
 
 @pytest.mark.parametrize("first", ["the cancellation", "the deadline"])
 def test_a_native_cancellation_that_meets_the_deadline(first: str) -> None:
-    """A task that is cancelled at the moment of the deadline is cancelled, whichever of the two comes first."""
+    """A task that is cancelled at the deadline is cancelled, whichever comes first."""
 
     async def work() -> tuple[bool, int]:
         reads = new_reads()
@@ -261,7 +261,7 @@ def test_a_native_cancellation_and_an_interruption_in_one_turn(first: str) -> No
 
 
 def test_an_armed_timer_holds_no_connection() -> None:
-    """After a read, its timer holds the check, and so the connection, no longer."""
+    """After a read its timer no longer holds the check or the connection."""
 
     class Check:
         async def __call__(self) -> float | None:
@@ -281,7 +281,7 @@ def test_an_armed_timer_holds_no_connection() -> None:
 
 
 def test_a_check_that_another_task_cancels() -> None:
-    """The deadline still holds: the next check is made at once."""
+    """If a task cancels the check, the deadline still holds and the next check follows at once."""
 
     async def work() -> tuple[bytes | None, int]:
         reads, loop, checks = new_reads(), asyncio.get_running_loop(), 0
@@ -305,7 +305,7 @@ def test_a_check_that_another_task_cancels() -> None:
 
 
 def test_an_interrupted_task_is_not_cancelled() -> None:
-    """After an interrupted read the task counts no request to cancel it: `asyncio.timeout` around it works."""
+    """After an interrupted read the task has no pending cancellation, so `asyncio.timeout` around it works."""
 
     async def work() -> list[Any]:
         reads, task = new_reads(), asyncio.current_task()
@@ -324,7 +324,7 @@ def test_an_interrupted_task_is_not_cancelled() -> None:
 
 
 def test_a_read_that_answers_a_cancellation_by_an_error() -> None:
-    """An error in the place of the cancellation comes out, and the task is not cancelled."""
+    """If a read raises an error in place of a cancellation, the error is raised and the task is not cancelled."""
 
     class Closing(Chunks):
         async def __anext__(self) -> bytes:
@@ -345,7 +345,7 @@ def test_a_read_that_answers_a_cancellation_by_an_error() -> None:
 
 
 def test_a_second_cancellation_while_a_check_ends() -> None:
-    """A native cancellation that arrives while the check ends is raised once it has ended."""
+    """A native cancellation that arrives while the check ends is raised after it has ended."""
 
     async def work() -> tuple[bool, list[str]]:
         reads, ended = new_reads(), list[str]()
@@ -371,7 +371,7 @@ def test_a_second_cancellation_while_a_check_ends() -> None:
 
 
 def test_no_timer_is_left() -> None:
-    """After `close` no timer of the reads is scheduled; between, there is one, however many reads there were."""
+    """Reads share one timer at most, and `close` cancels it."""
 
     async def work() -> list[int]:
         loop: Any = asyncio.get_running_loop()
@@ -391,14 +391,14 @@ def test_no_timer_is_left() -> None:
 
 
 async def test_the_clock() -> None:
-    """Each event loop has its clock, and its way to read."""
+    """Each event loop has its own clock and reader."""
     assert loop_clock()() == anyio.current_time()
     is_asyncio = isinstance(current_token().native_token, asyncio.AbstractEventLoop)
     assert isinstance(new_reads(), TimerReads) is is_asyncio
 
 
 def test_a_deadline_that_is_over_on_uvloop() -> None:
-    """On uvloop the handle of a timer that is due at once tells no time; the next read has a deadline all the same."""
+    """On uvloop the timer of a deadline that has passed has no time; the next read still has a deadline."""
 
     async def work() -> list[bytes | None]:
         reads, loop = new_reads(), asyncio.get_running_loop()

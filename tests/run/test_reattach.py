@@ -1,6 +1,6 @@
-"""How a reader comes back to a detached run: how long it pauses, when it asks for the record.
+"""Reconnecting to a detached run: the backoff, and when the record is checked.
 
-Rule: the state is pure, so a test is a list of what happened and what came of it.
+Rule: the state is pure, so a test is a list of inputs and the expected state.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from oxygent_client._run.reconnect import LAST_WORDS, LONGEST_PAUSE, ReconnectSt
 
 
 def event(name: str, *, retry: int | None = None) -> ServerSentEvent:
-    """An event: its id, and what it says, "1:a"; ":a" has no id."""
+    """Return an event "1:a" with id 1 and content "a"; ":a" has no id."""
     number, _, data = name.partition(":")
     return ServerSentEvent(id=number, data=data, retry=retry)
 
 
 PAUSES: Final[dict[str, tuple[list[float], list[int | None]]]] = {
-    # name: (the pauses of failures one after the other, the `retry:` of the events before)
+    # name: (the delays of successive failures, the `retry:` fields of the events before)
     "nothing said": ([1, 2, 4, 8, 16, 30, 30], [None]),
     "real servers": ([3, 6, 12, 24, 30, 30], [3000]),
     "the last word counts": ([0.5, 1, 2], [3000, 500, None]),
@@ -31,8 +31,8 @@ PAUSES: Final[dict[str, tuple[list[float], list[int | None]]]] = {
 
 
 @pytest.mark.parametrize("name", PAUSES)
-def test_pauses(name: str) -> None:
-    """The stream's `retry:` says how long to pause; failures double it, up to 30 s; an event sets it back."""
+def test_backoff(name: str) -> None:
+    """The stream's `retry:` sets the delay; failures double it up to 30 s, and an event resets it."""
     expected, retries = PAUSES[name]
     state = ReconnectState()
     for round_ in range(2):
@@ -44,12 +44,12 @@ def test_pauses(name: str) -> None:
 
 
 def due(state: ReconnectState) -> float | None:
-    """When the record is to be asked."""
+    """Return when the record is to be checked."""
     return state.check
 
 
 def test_checks() -> None:
-    """The record is asked 2 s after a connection without an event, then twice as late each time."""
+    """The record is checked 2 s after a connection without an event, then at doubling intervals."""
     state = ReconnectState()
     checks: list[float | None] = []
     for _ in range(4):
@@ -66,15 +66,15 @@ def test_checks() -> None:
     state.came_back(10.0)
     assert due(state) == 12
     state.heard(event("1:a"))
-    assert due(state) is None  # the queue speaks
+    assert due(state) is None  # an event arrived
 
 
 def test_a_check_that_a_break_prevents() -> None:
-    """Where connections do not last until the record is asked, it is asked as soon as there is one again."""
+    """If connections end before the record is checked, it is checked as soon as there is one again."""
     state = ReconnectState()
     for waited in (1.0, 1.5):
         state.broke()
-        assert due(state) is None  # without a connection there is nobody to be asked
+        assert due(state) is None  # no connection, so no check is due
         state.came_back(waited)
         assert due(state) == 2
     state.broke()
@@ -85,8 +85,8 @@ def test_a_check_that_a_break_prevents() -> None:
     assert due(state) == 18
 
 
-def test_the_last_words() -> None:
-    """Events that are on their way when the record says that it is over have a moment; an event gives them more."""
+def test_events_after_the_end_of_the_record() -> None:
+    """Events on their way when the record shows the end have a moment; each event extends it."""
     state = ReconnectState()
     assert not state.is_over(2.0)
     assert due(state) == 2.0 + LAST_WORDS

@@ -1,4 +1,4 @@
-"""What a run makes of the server's own record, where its stream leaves something open."""
+"""Recovery of a run by the server's record: cut streams, time-outs, and answers to confirm."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PINGS: Final = (heartbeat(), pause(15)) * 300
 
 
 def record(state: int | None, output: Any = None, **more: Any) -> Reply:
-    """What a server answers to `/view` whose run is in this state."""
+    """Return the body of `/view` for a run in this state."""
     root = {
         "node_id": "n",
         "caller": "user",
@@ -37,7 +37,7 @@ def record(state: int | None, output: Any = None, **more: Any) -> Reply:
 
 
 def view(*nodes: dict[str, Any]) -> Reply:
-    """A record with these nodes."""
+    """Return a record with these nodes."""
     return Reply.json({"code": 200, "message": "SUCCESS", "data": {"nodes": [*nodes], "trace_id": "t"}})
 
 
@@ -50,7 +50,7 @@ NO_RECORDS: Final = Reply.json({"detail": "Not Found"}, status=404)
 
 @attrs.frozen
 class Ended:
-    """How a run ended: its output or its error, and what is known of it."""
+    """The output or the error of a run, and its outcome."""
 
     what: Any
     outcome: Outcome
@@ -60,7 +60,7 @@ class Ended:
 
 
 async def end(*steps: Any, records: Reply | Iterable[Reply], before: Any = None, **options: Any) -> Ended:
-    """How a run with this stream ends at a server with these records."""
+    """Run this stream against a server with these records."""
     run_reply = Reply(steps, before=before) if not isinstance(before, Reply) else before
     transport = FakeTransport({"/sse/chat": run_reply, "/view": records})
     agent = SSEOxyGent(server_url=URL, transport=transport, **options)
@@ -89,7 +89,7 @@ UNKNOWN, STARTED, COMPLETED = Outcome.UNKNOWN, Outcome.STARTED, Outcome.COMPLETE
 LOST: Final = errors.ConnectionLostError("reset")
 
 CUTS: Final[dict[str, tuple[Ended, tuple[Any, ...], Any, Any]]] = {
-    # name: (how it ends, the stream, the records, what is in the place of the stream)
+    # name: (the result, the stream, the records, the steps in place of the stream)
     "finished": (Ended("42", COMPLETED, 1, 0, recovered=True), (progress(1),), DONE, None),
     "finished a moment later": (
         Ended("42", COMPLETED, 3, 0.15, recovered=True),
@@ -137,8 +137,8 @@ CUTS: Final[dict[str, tuple[Ended, tuple[Any, ...], Any, Any]]] = {
 
 
 @pytest.mark.parametrize("name", CUTS)
-async def test_a_cut(name: str) -> None:
-    """A run that was cut off has the answer, or the failure, that its record has; it is asked for a moment only."""
+async def test_a_cut_stream(name: str) -> None:
+    """A run that was cut has the answer or the failure of its record, which is checked for a short time only."""
     expected, steps, records, before = CUTS[name]
     assert await end(*steps, records=records, before=before) == expected
 
@@ -208,14 +208,14 @@ IDLES: Final[dict[str, tuple[Ended, tuple[Any, ...], Any, Timeouts]]] = {
 
 
 @pytest.mark.parametrize("name", IDLES)
-async def test_a_stream_without_events(name: str) -> None:
-    """When `idle` runs out, the record tells a run that is at work, since it moves, from one that is dead or over."""
+async def test_recovery_after_idle(name: str) -> None:
+    """After `idle` the record tells a run at work, which changes, from one that is dead or over."""
     expected, steps, records, timeouts = IDLES[name]
     assert await end(*steps, records=records, timeouts=timeouts) == expected
 
 
 NO_HEADERS: Final[dict[str, tuple[Ended, Any, Timeouts]]] = {
-    # name: (how it ends, the records, the clocks)
+    # name: (the result, the records, the time-outs)
     "no records": (Ended(IDLE, UNKNOWN, 1, 600), NO_RECORDS, Timeouts()),
     "no records, and no end to it": (Ended(IDLE, UNKNOWN, 1, 600), NO_RECORDS, Timeouts(total=None)),
     "records are not asked": (Ended(IDLE, UNKNOWN, 0, 600), DONE, Timeouts(total=None, lookup=None)),
@@ -230,19 +230,19 @@ NO_HEADERS: Final[dict[str, tuple[Ended, Any, Timeouts]]] = {
 
 @pytest.mark.parametrize("name", NO_HEADERS)
 async def test_a_response_without_headers(name: str) -> None:
-    """`idle` counts while the headers are missing, too: the connection is closed, and the record may know more."""
+    """`idle` also counts while headers are missing: the connection is closed and the record is checked."""
     expected, records, timeouts = NO_HEADERS[name]
     assert await end(records=records, before=FOREVER, timeouts=timeouts) == expected
 
 
 async def endless() -> str:
-    """A provider of tokens that takes its time."""
+    """A token provider that takes two seconds."""
     await anyio.sleep(50)
     return "token"
 
 
 SENT: Final[dict[str, tuple[float, list[Reply], dict[str, Any]]]] = {
-    # name: (after how many seconds idle ends it, what the requests are answered with, the agent's options)
+    # name: (the seconds until idle ends it, the replies, the agent's options)
     "at once": (10, [Reply(before=FOREVER)], {}),
     "after a token": (60, [Reply(before=FOREVER)], {"auth": BearerAuth(provider=endless)}),
     "after a refusal, and a pause": (
@@ -258,7 +258,7 @@ SENT: Final[dict[str, tuple[float, list[Reply], dict[str, Any]]]] = {
 
 @pytest.mark.parametrize("name", SENT)
 async def test_idle_counts_from_the_request(name: str) -> None:
-    """What comes before the request is sent (a token, another attempt, a pause) is not counted; what comes after is."""
+    """`idle` counts from the sending of the request: token refresh, earlier attempts and backoff do not count."""
     seconds, replies, options = SENT[name]
     transport = FakeTransport({"/sse/chat": replies})
     timeouts = Timeouts(idle=10, total=None, lookup=None)
@@ -271,7 +271,7 @@ async def test_idle_counts_from_the_request(name: str) -> None:
 
 
 async def test_idle_with_replicas() -> None:
-    """A cluster's replicas are asked one after the other, or two at a time; no headers end all of that by `idle`."""
+    """Replicas are tried in turn or hedged; without headers from any, `idle` ends the run."""
     for hedge in (None, Hedge(after=3)):
         fake = FakeTransport({"/sse/chat": Reply(before=FOREVER)})
         cluster = Cluster(["http://127.0.0.1:1", "http://127.0.0.1:2"], transport=fake, hedge=hedge)
@@ -285,13 +285,13 @@ async def test_idle_with_replicas() -> None:
         assert caught.value.outcome is UNKNOWN
 
 
-# ------------------------------------------------------------------------------------------ A run that has an answer
+# -------------------------------------------------------------------------------------------------- Runs with an answer
 
 BROKE: Final = "Error executing oxy master: it broke"
 UNCONFIRMED: Final = errors.UnconfirmedError
 
 CONFIRMED: Final[dict[str, tuple[Ended, Any, Any, Any, Timeouts]]] = {
-    # name: (how it ends, `confirm_state`, the answer, the records, the clocks)
+    # name: (the result, `confirm_state`, the answer, the records, the time-outs)
     "True, done": (Ended("1", COMPLETED, 1, 0), True, "1", DONE, Timeouts()),
     "True, failed": (Ended(AGENT, COMPLETED, 1, 0), True, "1", FAILED, Timeouts()),
     "True, cancelled": (Ended(AGENT, COMPLETED, 1, 0), True, "1", CANCELLED, Timeouts()),
@@ -347,19 +347,19 @@ CONFIRMED: Final[dict[str, tuple[Ended, Any, Any, Any, Timeouts]]] = {
 
 @pytest.mark.parametrize("name", CONFIRMED)
 async def test_an_answer_and_its_record(name: str) -> None:
-    """With True nothing counts that the record does not confirm; "auto" asks where the answer reads like a failure."""
+    """With True an answer counts only if the record confirms it; "auto" checks answers that look like a failure."""
     expected, confirm_state, output, records, timeouts = CONFIRMED[name]
     ended = await end(answer(output), close(), records=records, confirm_state=confirm_state, timeouts=timeouts)
     assert ended == expected
 
 
 async def test_auto_is_the_default() -> None:
-    """A failed agent of a server with records is an error without a word of configuration."""
+    """By default a failed agent of a server with records raises an error."""
     assert (await end(answer(BROKE), close(), records=FAILED)).what is AGENT
 
 
 async def test_an_answer_that_is_not_confirmed() -> None:
-    """The error has the answer, says that the run is over, and names the clock."""
+    """The error of an unconfirmed answer carries the answer and outcome COMPLETED, and names the time-out."""
     transport = FakeTransport({"/sse/chat": Reply((answer("1"), close())), "/view": RUNNING})
     agent = SSEOxyGent(server_url=URL, transport=transport, confirm_state=True, timeouts=Timeouts(confirm=2))
     with pytest.raises(errors.UnconfirmedError, match=r"Timeouts\.confirm") as caught:
@@ -370,8 +370,8 @@ async def test_an_answer_that_is_not_confirmed() -> None:
     assert not caught.value.retryable
 
 
-async def test_the_stream_is_let_go_before_the_record_is_waited_for() -> None:
-    """The stream is over when its record is asked for: its connection serves others meanwhile."""
+async def test_the_connection_is_released_before_the_check() -> None:
+    """The stream's connection is released before the record is checked."""
     transport = FakeTransport({"/sse/chat": Reply((answer("1"), close())), "/view": HANGING})
     agent = SSEOxyGent(server_url=URL, transport=transport, confirm_state=True)
     with anyio.move_on_after(1) as scope:
@@ -381,8 +381,8 @@ async def test_the_stream_is_let_go_before_the_record_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("value", ["yes", "", None, 1, 0, "AUTO", ["auto"]])
-def test_what_confirm_state_may_be(value: Any) -> None:
-    """Another value than True, False and "auto" is a ConfigurationError, also if it is assigned later."""
+def test_values_of_confirm_state(value: Any) -> None:
+    """A value other than True, False and "auto" raises ConfigurationError, at assignment too."""
     transport = FakeTransport.script(answer("1"), close())
     with pytest.raises(errors.ConfigurationError, match="confirm_state"):
         SSEOxyGent(server_url=URL, transport=transport, confirm_state=value)
@@ -410,8 +410,8 @@ FAILURE_TEXTS: Final = [
 
 
 @pytest.mark.parametrize("text", FAILURE_TEXTS)
-def test_what_reads_like_a_failure(text: str) -> None:
-    """Each text with which the framework answers for an oxy that failed; `tests/interop/test_states.py` shows them."""
+def test_answers_that_look_like_a_failure(text: str) -> None:
+    """The framework's texts for a failed oxy look like failures (see `tests/interop/test_states.py`)."""
     assert is_failure_text(text)
 
 
@@ -429,15 +429,15 @@ def test_what_reads_like_a_failure(text: str) -> None:
         ["Tool a not exists"],
     ],
 )
-def test_what_does_not_read_like_a_failure(output: Any) -> None:
-    """All else costs no question, texts that only mention a failure too."""
+def test_answers_that_do_not_look_like_a_failure(output: Any) -> None:
+    """Other answers are not checked, even if their text mentions a failure."""
     assert not is_failure_text(output)
 
 
-# ------------------------------------------------------------------------------------------ A run that has no answer
+# ----------------------------------------------------------------------------------------------- Runs without an answer
 
 UNANSWERED: Final[dict[str, tuple[Any, Outcome, Any, tuple[Any, ...], dict[str, Any]]]] = {
-    # name: (what becomes of it, what is known of it, the records, the stream, options)
+    # name: (the result, the outcome, the records, the stream, options)
     "done": ("42", COMPLETED, DONE, (close(),), {}),
     "done, and never confirmed": ("42", COMPLETED, DONE, (close(),), {"confirm_state": False}),
     "done, and always confirmed": ("42", COMPLETED, DONE, (close(),), {"confirm_state": True}),
@@ -462,7 +462,7 @@ UNANSWERED: Final[dict[str, tuple[Any, Outcome, Any, tuple[Any, ...], dict[str, 
 @pytest.mark.parametrize("how", ["ask", "attach"])
 @pytest.mark.parametrize("name", UNANSWERED)
 async def test_no_answer(name: str, how: str) -> None:
-    """Whether a run is listened to from its beginning or attached to, the record decides what its missing answer is."""
+    """For a run without an answer the record decides, whether it was streamed or attached to."""
     expected, outcome, records, steps, options = UNANSWERED[name]
     transport = FakeTransport({"/sse/chat": Reply(steps), "/async/trace": Reply(steps), "/view": records})
     agent = SSEOxyGent(server_url=URL, transport=transport, **options)
@@ -489,8 +489,8 @@ async def test_no_answer(name: str, how: str) -> None:
         (OxyState.COMPLETED, "fine", (answer("fine"), close()), DONE),
     ],
 )
-async def test_execute_says_how_it_ended(state: OxyState, output: str, steps: tuple[Any, ...], reply: Reply) -> None:
-    """`execute` gives the state of the record, and the agent's own words."""
+async def test_execute_returns_the_state(state: OxyState, output: str, steps: tuple[Any, ...], reply: Reply) -> None:
+    """`execute` returns the state of the record and the agent's own text."""
     transport = FakeTransport({"/sse/chat": Reply(steps), "/view": reply})
     agent = SSEOxyGent(server_url=URL, transport=transport, confirm_state=True)
     response = await agent.execute(REQUEST)
@@ -499,13 +499,13 @@ async def test_execute_says_how_it_ended(state: OxyState, output: str, steps: tu
 
 
 async def test_failure_detector() -> None:
-    """A detector of one's own makes a failure of an answer; what it raises is a HandlerError."""
+    """A failure detector turns an answer into a failure; its own exception is a HandlerError."""
 
     def broken(output: Any) -> bool:
         raise KeyError(output)
 
     def failed(output: Any) -> bool:
-        output.clear()  # what it gets is its own
+        output.clear()  # it gets its own copy
         return True
 
     def is_fine(output: Any) -> bool:
@@ -523,8 +523,8 @@ async def test_failure_detector() -> None:
     assert response.output == {"text": "Error executing oxy"}
 
 
-async def test_what_a_failure_says() -> None:
-    """The agent's own words stand in the error, and its output and state beside them; nothing of its input does."""
+async def test_the_error_of_a_failure() -> None:
+    """The error has the agent's text, output and state, but nothing of its input."""
     transport = FakeTransport({"/sse/chat": Reply((progress(1),)), "/view": record(4, "no\x1b[31m")})
     with pytest.raises(errors.RemoteAgentError) as caught:
         await SSEOxyGent(server_url=URL, transport=transport).ask(REQUEST)
@@ -538,7 +538,7 @@ async def test_what_a_failure_says() -> None:
 
 
 LOOKUPS: Final[dict[str, tuple[tuple[OxyState | None, Any] | None, int, float, Any, Timeouts]]] = {
-    # name: (state and output, looks, seconds, the records, the clocks)
+    # name: (state and output, number of checks, seconds, the records, the time-outs)
     "no records": (None, 1, 0, NO_RECORDS, Timeouts()),
     "not seen": (None, 4, 0.35, NOTHING, Timeouts()),
     "no connection": (None, 4, 0.35, Reply(before=LOST), Timeouts()),
@@ -564,7 +564,7 @@ LOOKUPS: Final[dict[str, tuple[tuple[OxyState | None, Any] | None, int, float, A
 
 @pytest.mark.parametrize("name", LOOKUPS)
 async def test_lookup(name: str) -> None:
-    """`lookup` gives what the server has stored, None where that is nothing, and looks again while there is no end."""
+    """`lookup` returns the stored record or None, and polls until the run has ended."""
     expected, looks, seconds, records, timeouts = LOOKUPS[name]
     agent = SSEOxyGent(
         server_url=URL,

@@ -1,4 +1,4 @@
-"""Errors that a server reports inside an event stream: what the program is told, and that it holds no secret."""
+"""Errors that a server reports inside an event stream: the raised errors, without secrets."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ REPORTED: Final[dict[str, tuple[Sequence[bytes], type[errors.OxyError], Outcome]
 
 
 async def failed(stream: Sequence[Any], **options: Any) -> errors.OxyError:
-    """The error of a run with this stream."""
+    """Return the error of a run with this stream."""
     agent = SSEOxyGent(
         server_url=URL, transport=FakeTransport.script(*stream), timeouts=Timeouts(lookup=None), **options
     )
@@ -67,8 +67,8 @@ async def failed(stream: Sequence[Any], **options: Any) -> errors.OxyError:
 
 
 @pytest.mark.parametrize(("stream", "cls", "outcome"), REPORTED.values(), ids=REPORTED)
-async def test_the_words_of_the_server(stream: Sequence[Any], cls: type[errors.OxyError], outcome: Outcome) -> None:
-    """They are in the text of the error, whose class says whether anything else came."""
+async def test_the_text_of_the_server(stream: Sequence[Any], cls: type[errors.OxyError], outcome: Outcome) -> None:
+    """The server's text is in the error's text; the class shows whether an event was received."""
     error = await failed(stream)
     assert type(error) is cls
     assert "model overloaded" in str(error)
@@ -76,7 +76,7 @@ async def test_the_words_of_the_server(stream: Sequence[Any], cls: type[errors.O
 
 
 async def test_the_code_of_an_envelope() -> None:
-    """It is an attribute of the error."""
+    """The code of the envelope is an attribute of the error."""
     error = await failed([message(BUSY)])
     assert isinstance(error, errors.EnvelopeError)
     assert error.code == 500
@@ -93,8 +93,8 @@ UNSAID: Final[dict[str, Sequence[bytes]]] = {
 
 
 @pytest.mark.parametrize("stream", UNSAID.values(), ids=UNSAID)
-async def test_what_is_no_error_of_the_server(stream: Sequence[bytes]) -> None:
-    """What was cut off in the middle, and what reports no error, is not quoted."""
+async def test_texts_that_are_not_quoted(stream: Sequence[bytes]) -> None:
+    """An event that was cut, or that reports no error, is not quoted."""
     error = await failed(stream)
     assert type(error) is errors.IncompleteStreamError
     assert "overloaded" not in str(error)
@@ -109,20 +109,20 @@ SAID: Final = {
 
 
 @pytest.mark.parametrize("said", SAID.values(), ids=SAID)
-async def test_what_was_sent_in_confidence(said: bytes) -> None:
-    """The words that are quoted do not hold what was sent in confidence."""
+async def test_quoted_texts_hold_no_secret(said: bytes) -> None:
+    """The quoted text holds no header or token of the request."""
     error = await failed([said], auth=BearerAuth("CANARY/7+q"))
     assert "no agent for [scrubbed]" in str(error)
 
 
 @pytest.mark.parametrize("said", [b"x" * 100_000, b'{"code": 1, "message": "%b"}' % (b"x" * 100_000)])
-async def test_words_are_bounded(said: bytes) -> None:
-    """However much a server says, the text of the error stays short."""
+async def test_quoted_texts_are_bounded(said: bytes) -> None:
+    """The text of an error stays short, however long the server's text is."""
     assert len(str(await failed([said]))) < 700
 
 
 async def test_an_answer_that_is_too_deep() -> None:
-    """It is an error that names the limit; what came is kept."""
+    """An answer that is nested too deep raises an error that names the limit; earlier events are kept."""
     error = await failed([progress(1), answer([[[]]]), close()], limits=Limits(depth=3))
     assert type(error) is errors.TooLargeError
     assert "Limits.depth (3)" in str(error)
@@ -132,14 +132,14 @@ async def test_an_answer_that_is_too_deep() -> None:
 
 
 async def test_an_answer_after_one_that_is_too_deep() -> None:
-    """The last answer is the output."""
+    """A later answer is the output, even if one before was nested too deep."""
     sent = [answer([[[]]]), answer("42"), close()]
     agent = SSEOxyGent(server_url=URL, transport=FakeTransport.script(*sent), limits=Limits(depth=3))
     assert (await agent.ask("hi")).output == "42"
 
 
 async def test_an_old_server_and_an_answer_that_is_too_deep() -> None:
-    """The bare `done` of an old server, after such an answer, is the end."""
+    """The bare `done` of an old server after an answer that is nested too deep is the end."""
     sent = [b'data: {"type": "answer", "content": [[[]]]}\n\n', b"data: done\n\n", pause(1000)]
     error = await failed(sent, limits=Limits(depth=3))
     assert type(error) is errors.TooLargeError
@@ -147,7 +147,7 @@ async def test_an_old_server_and_an_answer_that_is_too_deep() -> None:
 
 
 async def test_an_event_that_is_too_deep() -> None:
-    """It is a text with a problem, and the run goes on."""
+    """An event that is nested too deep is a text with a problem, and the run goes on."""
     agent = SSEOxyGent(
         server_url=URL,
         transport=FakeTransport.script(progress([[[[]]]]), answer("42"), close()),
@@ -168,7 +168,7 @@ def _refuses(message: Any) -> None:
 
 
 async def test_no_answer_and_a_message_that_is_too_deep() -> None:
-    """The answer may have been what could not be read."""
+    """Without another answer, a message that is nested too deep raises an error: it may have been the answer."""
     error = await failed([message([[[[]]]]), close()], limits=Limits(depth=3))
     assert type(error) is errors.NoAnswerError
     assert "Limits.depth (3)" in str(error)
@@ -176,8 +176,8 @@ async def test_no_answer_and_a_message_that_is_too_deep() -> None:
 
 # Measured code has fewer frames left, so the deep ones are left out of the session `coverage`.
 @pytest.mark.parametrize("frames", [1, 200, *(pytest.param(frames, marks=pytest.mark.slow) for frames in (500, 800))])
-async def test_a_program_that_is_nested_deep_itself(frames: int) -> None:
-    """What Python cannot read so deep in a program is an error of the package, or an event that says so."""
+async def test_a_deeply_nested_program(frames: int) -> None:
+    """A program that is deeply nested itself gets a typed error, or an event with a problem."""
     deep: Any = []
     for _ in range(395):
         deep = [deep]
@@ -202,8 +202,8 @@ async def test_a_program_that_is_nested_deep_itself(frames: int) -> None:
         assert json.dumps(output) == json.dumps(deep)
 
 
-def test_what_is_too_deep_to_be_shown() -> None:
-    """It has a text all the same."""
+def test_an_event_that_is_too_deep_to_format() -> None:
+    """An event that is too deep to be formatted has a text."""
     deep: Any = []
     for _ in range(100_000):
         deep = [deep]
@@ -211,7 +211,7 @@ def test_what_is_too_deep_to_be_shown() -> None:
 
 
 async def test_an_answer_with_a_long_integer() -> None:
-    """It is the answer, with the digits as a text, and its event says so."""
+    """An answer with a long integer is kept, with the digits as a text, and its event has a problem."""
     sent = b'data: {"type": "answer", "content": {"n": %b}}\n\n' % (b"9" * 5000)
     agent = SSEOxyGent(server_url=URL, transport=FakeTransport.script(sent, close()))
     async with agent.stream("hi") as run:
@@ -221,14 +221,14 @@ async def test_an_answer_with_a_long_integer() -> None:
 
 
 async def test_json_in_the_place_of_a_stream() -> None:
-    """What a server says in JSON of another shape is quoted, too."""
+    """JSON of another shape is quoted in the error."""
     transport = FakeTransport({"/sse/chat": Reply.json({"code": 200, "data": {}, "x": "not here"})})
     with pytest.raises(errors.NotAnEventStreamError, match="not here"):
         await SSEOxyGent(server_url=URL, transport=transport).ask("hi")
 
 
 LEFT: Final = {
-    # name: (the stream, what is left of it)
+    # name: (the stream, the quoted rest)
     "nothing": (b"", ("", "")),
     "events and comments": (b": 1\nid: 2\nretry: x\ndata: 3\n\n", ("", "")),
     "lines": (b"{\n  1: 2\n}\n\n", ("{\n  1: 2\n}\n", "")),
@@ -243,7 +243,7 @@ LEFT: Final = {
 
 @pytest.mark.parametrize(("stream", "left"), LEFT.values(), ids=LEFT)
 def test_leftovers(stream: bytes, left: tuple[str, str]) -> None:
-    """A decoder keeps the beginning of what became no event."""
+    """The decoder keeps the beginning of bytes that became no event."""
     decoder = Decoder()
     decoder.feed(stream)
     assert decoder.leftovers == left

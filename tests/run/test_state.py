@@ -22,7 +22,7 @@ NOTHING: Final = RunRecord(None, None, ())
 
 
 def record(state: OxyState | None = None) -> RunRecord:
-    """The record of a run with one call."""
+    """Return the record of a run with one call."""
     node = RunNode(
         node_id="n",
         caller="user",
@@ -37,7 +37,7 @@ def record(state: OxyState | None = None) -> RunRecord:
 
 
 def started(timeouts: Timeouts = OFF, *, attached: bool = False) -> RunState:
-    """A run that began at 100 and has a stream."""
+    """Return a run that began at 100 and has a stream."""
     state = RunState(timeouts, Limits(), attached=attached)
     state.start(100.0)
     state.request_sent(100.0)
@@ -46,7 +46,7 @@ def started(timeouts: Timeouts = OFF, *, attached: bool = False) -> RunState:
 
 
 def clean(text: str) -> str:
-    """Redacts nothing."""
+    """Redact nothing."""
     return text
 
 
@@ -54,7 +54,7 @@ def clean(text: str) -> str:
 
 
 def test_events_and_the_end() -> None:
-    """Events are given in their order, then what is needed; after the close event the run has ended."""
+    """Events are returned in order, then the need for data; after the close event the run has ended."""
     state = started()
     state.receive_data(progress(1) + progress(2), 101.0)
     first, second, third = (state.next_event(101.0) for _ in range(3))
@@ -80,7 +80,7 @@ def test_an_event_shows_that_the_run_started(data: bytes, outcome: Outcome, is_s
 
 
 def test_a_record_ends_the_run() -> None:
-    """Once a record has given the result, no event follows."""
+    """After a record has given the result, no event is returned."""
     state = started()
     state.receive_data(progress(1), 101.0)
     state.record = record(OxyState.COMPLETED)
@@ -88,7 +88,7 @@ def test_a_record_ends_the_run() -> None:
 
 
 def test_total() -> None:
-    """When `total` is over, no event is given, also if there are some."""
+    """After `total` no event is returned, even if some are buffered."""
     state = started(attrs.evolve(OFF, total=10))
     state.receive_data(progress(1), 101.0)
     with pytest.raises(errors.DeadlineExceededError):
@@ -98,7 +98,7 @@ def test_total() -> None:
 # ---------------------------------------------------------------------------------------------------------- Time-outs
 
 NEEDS: Final[dict[str, tuple[Timeouts, list[tuple[bytes, float]], NeedData]]] = {
-    # name: (time-outs, pieces and when they were received, what is needed at 120)
+    # name: (time-outs, chunks and when they were received, the state's need at 120)
     "all off": (OFF, [], NeedData(math.inf, "total")),
     "total": (attrs.evolve(OFF, total=50), [], NeedData(150, "total")),
     "idle counts waiting only": (attrs.evolve(OFF, idle=30), [(heartbeat(), 110.0)], NeedData(140, "idle")),
@@ -116,16 +116,16 @@ NEEDS: Final[dict[str, tuple[Timeouts, list[tuple[bytes, float]], NeedData]]] = 
 
 
 @pytest.mark.parametrize(("is_waiting", "deadline"), [(False, 140), (True, 130)], ids=["the program", "the decoder"])
-def test_whose_time_counts(is_waiting: bool, deadline: float) -> None:
-    """The time between two pieces counts for `idle` if the decoder took it, not if the program did."""
+def test_time_that_counts_for_idle(is_waiting: bool, deadline: float) -> None:
+    """The time between two chunks counts for `idle` if the decoder used it, not if the program did."""
     state = started(attrs.evolve(OFF, idle=30))
     state.receive_data(heartbeat(), 110.0)
     assert state.next_event(120.0, is_waiting=is_waiting) == NeedData(deadline, "idle")
 
 
 @pytest.mark.parametrize("name", NEEDS)
-def test_which_time_out_is_next(name: str) -> None:
-    """What is needed are bytes until the next time-out; time that the program spends on events does not count."""
+def test_the_next_time_out(name: str) -> None:
+    """The next time-out is the earliest; time that the program spends on events does not count."""
     timeouts, pieces, expected = NEEDS[name]
     state = started(timeouts)
     for piece, now in pieces:
@@ -137,7 +137,7 @@ def test_which_time_out_is_next(name: str) -> None:
 
 @pytest.mark.parametrize("how", ["an answer", "an answer that could not be read"])
 def test_a_bare_done_after_an_answer(how: str) -> None:
-    """After an answer a bare `done` is the end, unless an event follows within two seconds."""
+    """A bare `done` after an answer is the end unless an event follows within two seconds."""
     state = started()
     state.receive_data(DONE, 110.0)
     if how == "an answer":
@@ -159,8 +159,8 @@ FIRED: Final[dict[str, tuple[str, bool, Verdict | type[errors.OxyError]]]] = {
 
 
 @pytest.mark.parametrize("name", FIRED)
-def test_what_follows_a_time_out(name: str) -> None:
-    """Each time-out ends the run with its own error, or says what to do."""
+def test_each_time_out(name: str) -> None:
+    """Each time-out ends the run with its own error, or returns the next step."""
     clock, attached, expected = FIRED[name]
     state = started(Timeouts(), attached=attached)
     if isinstance(expected, Verdict):
@@ -174,14 +174,14 @@ def test_what_follows_a_time_out(name: str) -> None:
 
 
 def test_a_record_of_a_run_that_ended() -> None:
-    """A record with an end is the end."""
+    """A record of a run that ended ends the run."""
     state = started(Timeouts())
     assert state.receive_record("idle", record(OxyState.COMPLETED)) is Verdict.ENDED
     assert state.outcome is Outcome.STARTED
 
 
 def test_a_record_of_a_quiet_run() -> None:
-    """A run at work is waited for; if its record is the same at the next look, it is dead."""
+    """A quiet run at work is waited for; if its record is unchanged at the next check, it is dead."""
     state = started(Timeouts())
     assert state.receive_record("idle", record()) is Verdict.KEEP_READING
     with pytest.raises(errors.IdleTimeoutError):
@@ -189,7 +189,7 @@ def test_a_record_of_a_quiet_run() -> None:
 
 
 def test_an_event_between_two_looks() -> None:
-    """An event says that the run lives, whatever its record says."""
+    """An event between two checks shows that the run is alive, whatever its record shows."""
     state = started(Timeouts())
     assert state.receive_record("idle", record()) is Verdict.KEEP_READING
     state.receive_data(progress(1), 200.0)
@@ -198,7 +198,7 @@ def test_an_event_between_two_looks() -> None:
 
 @pytest.mark.parametrize("found", [None, NOTHING], ids=["no records", "no record of the run"])
 def test_no_record(found: RunRecord | None) -> None:
-    """A quiet run of which there is no record is given up."""
+    """A quiet run without a record is given up."""
     state = started(Timeouts())
     with pytest.raises(errors.IdleTimeoutError):
         state.receive_record("idle", found)
@@ -206,25 +206,25 @@ def test_no_record(found: RunRecord | None) -> None:
 
 
 def test_the_last_events_of_a_detached_run() -> None:
-    """A detached run whose record has an end is read on for a moment; at the second look it has ended."""
+    """A detached run whose record has ended is read for a moment, and has ended at the second check."""
     state = started(Timeouts(), attached=True)
     assert state.receive_record("record", record(OxyState.COMPLETED)) is Verdict.KEEP_READING
     assert state.receive_record("record", record(OxyState.COMPLETED)) is Verdict.ENDED
 
 
 def test_a_detached_run_that_goes_on() -> None:
-    """A record without an end doubles the time until the next look."""
+    """A record of a detached run that goes on doubles the time until the next check."""
     state = started(attrs.evolve(OFF, lookup=1.0), attached=True)
     assert state.next_event(100.0) == NeedData(102.0, "record")
     assert state.receive_record("record", record()) is Verdict.KEEP_READING
     assert state.next_event(100.0) == NeedData(104.0, "record")
 
 
-# ------------------------------------------------------------------------------------------------- The connection ends
+# -------------------------------------------------------------------------------------------------- The connection ends
 
 
 def test_an_end_without_a_close_event() -> None:
-    """A stream that ends before its close event was cut off; the error quotes how."""
+    """A stream that ends before its close event was cut; the error quotes the cause."""
     state = started()
     with pytest.raises(errors.IncompleteStreamError) as caught:
         state.receive_eof(errors.ConnectionLostError("reset"), 101.0, clean, was_interrupted=False)
@@ -234,7 +234,7 @@ def test_an_end_without_a_close_event() -> None:
 
 
 def test_an_end_after_a_bare_done() -> None:
-    """After a bare `done` the end of the stream is the end of the run."""
+    """The end of the stream after a bare `done` is the end of the run."""
     state = started()
     state.receive_data(DONE, 101.0)
     assert state.next_event(101.0) == NeedData(math.inf, "total")
@@ -242,14 +242,14 @@ def test_an_end_after_a_bare_done() -> None:
 
 
 def test_an_end_after_an_interrupted_read() -> None:
-    """The connection is lost by a read that was cancelled: what ended the run is the time-out."""
+    """A connection lost by an interrupted read is not the cause: the error is the time-out's."""
     state = started(Timeouts())
     with pytest.raises(errors.IdleTimeoutError):
         state.receive_eof(None, 101.0, clean, was_interrupted=True)
 
 
 def test_reconnecting() -> None:
-    """A detached run is connected again after a pause, without half an event; the record is looked up soon after."""
+    """A detached run reconnects after a delay, drops half an event and checks the record soon after."""
     state = started(attrs.evolve(OFF, lookup=1.0), attached=True)
     state.receive_data(progress(1) + b"data: half", 101.0)
     state.buffer.take()
@@ -263,7 +263,7 @@ def test_reconnecting() -> None:
 
 
 def test_a_detached_run_whose_end_is_lost() -> None:
-    """If nothing came since a connection broke, a quiet run's end is lost."""
+    """If no event came since the connection broke, the end of a quiet run is lost."""
     state = started(Timeouts(), attached=True)
     state.connection_lost(101.0)
     with pytest.raises(errors.IncompleteStreamError):
@@ -281,14 +281,14 @@ def test_a_detached_run_whose_end_is_lost() -> None:
     ids=["several after a wait", "several at once", "one", "events"],
 )
 def test_a_stream_that_was_held_back(seconds: float, pieces: bytes, expected: bool) -> None:
-    """Several heartbeats in one piece, after a wait for it, show that a proxy buffers the stream."""
+    """Several heartbeats in one chunk after a wait show that a proxy buffers the stream."""
     state = started()
     state.receive_data(pieces, 100.0 + seconds)
     assert state.was_held_back is expected
 
 
 def test_the_answer_is_part_of_the_state() -> None:
-    """Text and partial results are those of the received events."""
+    """The text and the partial result are those of the received events."""
     state = started()
     state.receive_data(delta("abc"), 101.0)
     sse = state.next_event(101.0)
@@ -298,7 +298,7 @@ def test_the_answer_is_part_of_the_state() -> None:
     assert state.partial.answer == "42"
 
 
-def test_how_it_ended() -> None:
-    """The end of a stream as a part of a sentence."""
+def test_the_description_of_the_end() -> None:
+    """The end of a stream is described as a part of a sentence."""
     assert how_it_ended(None) == "ended without its close event"
     assert "reset" in how_it_ended(errors.ConnectionLostError("reset"))

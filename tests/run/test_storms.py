@@ -1,9 +1,9 @@
-"""Calls that end early, streams that end all at once, streams that are cut: nothing twice, nothing lost, nothing left.
+"""Storms of deadlines, cancellations and cut streams: no run twice, no event lost, no resource left.
 
 Rule 1: in a storm, server and client are processes of their own (`storm_server.py`, `storm_client.py`); the client's
-    word is held against the server's log.
+    outcomes are compared with the server's log.
 Rule 2: a test adds its row to a table of docs/soak.md.
-Rule 3: what a cut stream held is what the slow decoder (`reference.py`) says of the bytes that were sent.
+Rule 3: the expected partial result of a cut stream is computed by the reference decoder (`reference.py`).
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ SIZES: Final[dict[str, dict[str, Any]]] = {
 HERE: Final = SIZES[SIZE]
 TRANSPORTS: Final = ("httpx", "httpx2", "aiohttp")
 HANGS: Final = 10.0
-"""Seconds after which a call whose time is over, or that was cancelled, hangs: a storm takes all that a machine has."""
+"""Seconds after which a call that timed out or was cancelled is taken to hang: a storm takes all that a machine has."""
 SOON: Final = 5.0
 """Seconds within which a hundred calls succeed after a storm."""
 ALIKE: Final = 1.05
-"""How much larger the process may be in the second round."""
+"""The allowed growth factor of the process in the second round."""
 
 each_transport: Final = pytest.mark.parametrize("transport", TRANSPORTS)
 each_loop: Final = pytest.mark.parametrize("loop", LOOPS)
@@ -55,7 +55,7 @@ each_loop: Final = pytest.mark.parametrize("loop", LOOPS)
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    """Where the runs are; its log is this test's alone."""
+    """The URL of the storm server, with a log for this test alone."""
     command = [
         sys.executable,
         str(ROOT / "tests" / "support" / "storm_server.py"),
@@ -68,11 +68,11 @@ def url() -> Iterator[str]:
         try:
             yield f"http://127.0.0.1:{int(server.stdout.readline())}"
         finally:
-            server.stdin.close()  # and it ends
+            server.stdin.close()  # so that it exits
 
 
 def weathered(storm: str, url: str, transport: str, loop: str, **options: Any) -> dict[str, Any]:
-    """What a storm left."""
+    """Return the client's report of a storm."""
     command = [sys.executable, "-m", "tests.support.storm_client", storm, url, transport, loop, json.dumps(options)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
@@ -83,7 +83,7 @@ def weathered(storm: str, url: str, transport: str, loop: str, **options: Any) -
 # ------------------------------------------------------------------------------------------------------------ Deadlines
 
 STARTED: Final[dict[str, set[int]]] = {
-    # what the client says: how often the server may have started the run
+    # reported outcome: how often the server may have started the run
     "NOT_SENT": {0},
     "REJECTED": {0},
     "UNKNOWN": {0, 1},
@@ -91,7 +91,7 @@ STARTED: Final[dict[str, set[int]]] = {
     "COMPLETED": {1},
 }
 SURE: Final = {
-    # what the client says of a call that has all the time it wants, or none at all
+    # the results of calls with no deadline, and with none left
     "quick": "COMPLETED",
     "cut": "STARTED",
     "refused": "REJECTED",
@@ -105,9 +105,9 @@ SURE: Final = {
 @each_loop
 @each_transport
 def test_a_storm_of_deadlines(transport: str, loop: str, url: str, row: Row) -> None:
-    """A call ends, with the right answer or a typed error, and its outcome is true by the server's log.
+    """Each call of a storm ends with the right answer or a typed error whose outcome agrees with the server's log.
 
-    Then it is calm: a hundred calls by the same agent succeed within five seconds, no run goes on, nothing is left.
+    Afterwards a hundred calls by the same agent succeed within five seconds, no run goes on, and no connection is left.
     """
     nobody = f"http://127.0.0.1:{closed_port()}"
     found = weathered("deadlines", url, transport, loop, calls=HERE["calls"], seed=1, nobody=nobody)
@@ -140,8 +140,8 @@ def test_a_storm_of_deadlines(transport: str, loop: str, url: str, row: Row) -> 
 @pytest.mark.table("crowds")
 @each_loop
 @each_transport
-def test_a_crowd_of_streams(transport: str, loop: str, url: str, row: Row) -> None:
-    """Many streams at a time, all cancelled at once, and once more: all runs stop, and the process grows no further."""
+def test_cancelling_many_streams(transport: str, loop: str, url: str, row: Row) -> None:
+    """Many streams that are cancelled at once all stop, and a second round does not grow the process."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     count = min(HERE["streams"], most - 100)
     found = weathered("streams", url, transport, loop, count=count, seconds=HERE["seconds"])
@@ -163,13 +163,13 @@ def test_a_crowd_of_streams(transport: str, loop: str, url: str, row: Row) -> No
 
 
 def framed(data: bytes, event: str = "message") -> bytes:
-    """One event, as a real server frames it."""
+    """Return one event as a real server sends it."""
     lines = b"".join(b"data: %b\r\n" % line for line in data.split(b"\n"))
     return b"id: 7\r\nevent: %b\r\n%bretry: 3000\r\n\r\n" % (event.encode(), lines)
 
 
 def piece(text: str) -> bytes:
-    """A piece of text; not all of it is ASCII."""
+    """Return a text delta that is not all ASCII."""
     message = {"type": "stream", "content": {"delta": text, "agent": "master", "node_id": "n"}}
     return framed(json.dumps(message, ensure_ascii=False).encode())
 
@@ -190,11 +190,11 @@ PARTS: Final = (
 )
 STREAM: Final = b"".join(PARTS)
 BOUNDS: Final = (Limits(), Limits(partial_events=3), Limits(partial_bytes=150))
-"""What of a stream is kept; a cut takes one after the other."""
+"""Parts of the stream that are kept; the cuts take them in turn."""
 
 
 def cut_points() -> list[int]:
-    """Where the stream is cut: around each bound of an event, and at random."""
+    """Return where the stream is cut: around each bound of an event, and at random."""
     if HERE["cuts"] is None:
         return list(range(len(STREAM) + 1))
     ends = [sum(map(len, PARTS[:number])) for number in range(len(PARTS) + 1)]
@@ -208,7 +208,7 @@ class Kept:
     """What a run knows of its stream when it is over."""
 
     events: list[tuple[str, str, str, Any]]
-    """Name, data and id of each, and its message."""
+    """Name, data and id of each event, and its message."""
     text: str
     answer: Any
     dropped: int
@@ -216,7 +216,7 @@ class Kept:
 
 
 def as_sent(data: str) -> Any:
-    """The message in an event's data."""
+    """Return the message in an event's data."""
     try:
         return json.loads(data)
     except ValueError:
@@ -224,7 +224,7 @@ def as_sent(data: str) -> Any:
 
 
 def promised(events: list[Dispatched], limits: Limits) -> Kept:
-    """What is to be kept of these events: by the words of the design, slowly."""
+    """Return what must be kept of these events, computed slowly by the rules of the design."""
     names = [each.event for each in events]
     closed = "close" in names
     known = events[: names.index("close")] if closed else events
@@ -247,7 +247,7 @@ def promised(events: list[Dispatched], limits: Limits) -> Kept:
 
 
 def begun(cut: int) -> bytes:
-    """The stream up to there, as one chunk."""
+    """Return the stream up to there, as one chunk."""
     return OK + (chunk(STREAM[:cut]) if cut else b"")
 
 
@@ -266,11 +266,11 @@ CUTS: Final[dict[str, tuple[Callable[[int], bytes], str]]] = {
 }
 AT_A_TIME: Final = 20
 IDLE: Final = 2.0
-"""Seconds after which a stream that hangs is given up: so long that each has received all, on a busy machine too."""
+"""Seconds after which a hanging stream is given up: long enough to receive all of it on a busy machine."""
 
 
 EVERY: Final = {"nothing more": 1 if HERE["cuts"] is None else 5}
-"""Where each cut takes its time, every fifth is made, but in a soak."""
+"""Take every fifth cut, and all in a soak."""
 
 
 @attrs.define
@@ -299,7 +299,7 @@ class Cutter:
 
 
 async def kept(url: str, transport: Transport, cut: int, cutter: Cutter, limits: Limits, events: int) -> Kept:
-    """What a run keeps of the stream that is cut there, of which it can read so many events."""
+    """Return what a run keeps of the stream that is cut there, after reading so many events."""
     timeouts = Timeouts(idle=IDLE, total=60)
     run = SSEOxyGent(server_url=f"{url}/{cut}", transport=transport, timeouts=timeouts, limits=limits).stream("hi")
     came: list[Event] = []
@@ -330,10 +330,10 @@ async def kept(url: str, transport: Transport, cut: int, cutter: Cutter, limits:
 @pytest.mark.table("cuts")
 @each_transport
 @pytest.mark.parametrize("kind", CUTS)
-async def test_nothing_received_is_lost(kind: str, transport: str, anyio_backend_name: str, row: Row) -> None:
-    """Wherever and however a stream is cut, `.partial` is what the server had sent, within its bounds.
+async def test_cut_streams(kind: str, transport: str, anyio_backend_name: str, row: Row) -> None:
+    """Wherever a stream is cut, `.partial` is what the server had sent, within its limits.
 
-    A reset takes from the kernel what the client has not yet read, so after one at once it is the beginning of that.
+    A reset discards what the client has not yet read from the kernel, so after an immediate one it is the beginning.
     """
     cutter = Cutter(kind)
     inner = transport_of(transport)

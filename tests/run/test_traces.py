@@ -1,4 +1,4 @@
-"""The registry of trace ids: no id is in flight twice at one server, and the caller keeps its own id of a run.
+"""The registry of trace ids: an id is sent unchanged only while it is free at its server.
 
 The oracle of the property is the rule itself: a set of ids that may not be sent.
 """
@@ -24,7 +24,7 @@ RENAMED: Final = re.compile(rf"t-[{ALPHABET}]{{12}}")
 
 
 def test_an_id_that_is_free() -> None:
-    """A free id is sent as it is, again after a run that closed, and to another server meanwhile."""
+    """A free id is sent unchanged, also after a clean end, and to another server meanwhile."""
     registry = TraceIdRegistry()
     first = registry.claim(A, "t")
     assert first.remote == "t"
@@ -35,7 +35,7 @@ def test_an_id_that_is_free() -> None:
 
 
 def test_one_server() -> None:
-    """A server is the same however its URL is spelled: `tests/core/test_identity.py`."""
+    """Different spellings of a URL are the same server (see `tests/core/test_identity.py`)."""
     registry = TraceIdRegistry()
     registry.claim("http://localhost:8082/p", "t")
     for same in ("http://LOCALHOST:8082/p/", "http://me:pw@127.0.0.1:8082/p", "http://[::1]:8082/p?key=1"):
@@ -44,7 +44,7 @@ def test_one_server() -> None:
 
 
 def test_an_id_in_flight() -> None:
-    """While a run has the id, the next one goes by another; the remote's name of it is remembered."""
+    """While an id is in use the next run gets another; the remote's id for it is remembered."""
     registry = TraceIdRegistry()
     registry.claim(A, "t")
     second, third = (registry.claim(A, "t").remote for _ in range(2))
@@ -56,7 +56,7 @@ def test_an_id_in_flight() -> None:
 
 
 def test_a_run_that_did_not_close() -> None:
-    """What such a run left at the server is never read: its id is not sent again, even after a run that closed."""
+    """After an unclean end the id is not sent again, even after a later clean end."""
     registry = TraceIdRegistry()
     registry.release(registry.claim(A, "t"), ran=True, closed=False)
     second = registry.claim(A, "t")
@@ -67,7 +67,7 @@ def test_a_run_that_did_not_close() -> None:
 
 
 def test_the_name_follows_the_last_run() -> None:
-    """A run that has its caller's id again is no longer known by another."""
+    """A run that is sent its caller's id again is no longer known by another id."""
     registry = TraceIdRegistry()
     first = registry.claim(A, "t")
     second = registry.claim(A, "t").remote
@@ -83,19 +83,19 @@ def test_the_name_follows_the_last_run() -> None:
         (True, True, True, "other"),
         (False, True, True, "n"),  # by what the server has stored, the two would be one
         (False, True, False, "other"),
-        (True, False, False, "n"),  # nothing of it is there
+        (True, False, False, "n"),  # the server has stored nothing of it
         (True, False, False, "other"),
     ],
 )
-def test_a_call_that_is_made_again(expected: bool, ran: bool, closed: bool, node_id: str) -> None:
-    """The id is sent as it is unless the server may have something left, or stored, of a run with this id and node."""
+def test_a_request_made_again(expected: bool, ran: bool, closed: bool, node_id: str) -> None:
+    """A request made again keeps its id unless the server may have data of a run with that id and node."""
     registry = TraceIdRegistry()
     registry.release(registry.claim(A, "t", "n"), ran=ran, closed=closed)
     assert (registry.claim(A, "t", node_id).remote == "t") == expected
 
 
-def test_what_is_forgotten() -> None:
-    """A registry that forgets is as new, and what is released afterwards changes nothing."""
+def test_reset() -> None:
+    """A registry that was reset is empty, and a later release changes nothing."""
     registry = TraceIdRegistry()
     running = registry.claim(A, "t", "n")
     registry.release(registry.claim(A, "t", "n"), ran=True, closed=False)
@@ -108,8 +108,8 @@ def test_what_is_forgotten() -> None:
     assert registry.claim(A, "t").remote == "t"
 
 
-def test_a_run_that_is_read() -> None:
-    """What somebody else began has one reader at a time; meanwhile its id is not sent."""
+def test_a_run_of_another_program() -> None:
+    """A run that another program started has one reader at a time, and its id is not sent meanwhile."""
     registry = TraceIdRegistry()
     held = registry.hold(A, "t")
     assert held is not None
@@ -120,7 +120,7 @@ def test_a_run_that_is_read() -> None:
 
 
 def test_the_table_is_bounded() -> None:
-    """Of each kind the newest are kept, so many; what is in flight is never forgotten."""
+    """Each table keeps its newest entries up to a limit; an id in flight is never dropped."""
     registry = TraceIdRegistry(size=3)
     for number in range(5):
         registry.release(registry.claim(A, f"t{number}"), ran=True, closed=False)
@@ -130,8 +130,8 @@ def test_the_table_is_bounded() -> None:
     assert registry.claim(A, "in flight").remote != "in flight"
 
 
-def test_what_is_used_again_is_new() -> None:
-    """An id that ended without a close once more is the newest again."""
+def test_an_id_used_again_is_the_newest() -> None:
+    """An id that ended uncleanly again is the newest entry again."""
     registry = TraceIdRegistry(size=2)
     for trace_id in ("a", "b", "a", "c"):
         held = registry.hold(A, trace_id)
@@ -143,7 +143,7 @@ def test_what_is_used_again_is_new() -> None:
 
 
 def test_a_claim_that_was_dropped() -> None:
-    """A claim that was garbage-collected is over: its id may be read again, and is not sent again."""
+    """A claim that was garbage-collected is released: its id may be read again but is replaced when sent."""
     registry = TraceIdRegistry()
     claim = registry.claim(A, "t", "n")
     dropped = weakref.ref(claim)
@@ -158,7 +158,7 @@ def test_a_claim_that_was_dropped() -> None:
 
 
 def test_dropped_claims_are_bounded() -> None:
-    """Of claims that were dropped, the newest are kept as those of runs that did not close."""
+    """The newest of the garbage-collected claims are kept among those that ended uncleanly."""
     registry = TraceIdRegistry(size=3)
     for number in range(50):
         registry.claim(A, f"t{number}")
@@ -168,7 +168,7 @@ def test_dropped_claims_are_bounded() -> None:
 
 
 def test_a_claim_that_is_released_late() -> None:
-    """A claim that is not the registry's any more, that of a forked process's parent, ends no other."""
+    """Releasing a claim that is no longer in the registry (of a forked process's parent) ends no other claim."""
     registry = TraceIdRegistry()
     before = registry.claim(A, "t", "n")
     registry.after_fork()
@@ -182,8 +182,8 @@ def test_a_claim_that_is_released_late() -> None:
     assert RENAMED.fullmatch(registry.claim(A, "t").remote)
 
 
-def test_a_fork_while_a_thread_asks() -> None:
-    """The child does not inherit a lock that another thread of its parent held."""
+def test_a_fork_while_a_thread_claims() -> None:
+    """A forked child does not inherit a lock that a thread of its parent held."""
     registry = TraceIdRegistry()
     registry._lock.acquire()
     registry.after_fork()
@@ -191,7 +191,7 @@ def test_a_fork_while_a_thread_asks() -> None:
 
 
 def test_threads() -> None:
-    """Threads that ask at the same moment never get the same id."""
+    """Threads that claim an id at the same time never get the same one."""
     registry = TraceIdRegistry()
     start = threading.Barrier(8)
     claimed: list[str] = []
@@ -209,14 +209,14 @@ def test_threads() -> None:
     assert claimed.count("t") == 1
 
 
-def test_the_ledger_of_the_process() -> None:
-    """There is one, of the documented size."""
+def test_the_registry_of_the_process() -> None:
+    """The process has one registry, of the documented size."""
     assert TRACE_IDS.size == 10_000
 
 
 @pytest.mark.parametrize("length", [0, 1, 12, 16, 22])
 def test_new_ids(length: int) -> None:
-    """An id has the length that is asked for, and signs that cannot be taken for another."""
+    """A new id has the requested length and no ambiguous characters."""
     drawn = [new_id(length) for _ in range(100)]
     assert {len(each) for each in drawn} == {length}
     assert {*"".join(drawn)} <= {*ALPHABET}
@@ -225,11 +225,11 @@ def test_new_ids(length: int) -> None:
 
 
 def test_the_usual_length() -> None:
-    """Ids are as long as those that servers draw."""
+    """New ids are as long as those of servers."""
     assert len(new_id()) == 16
 
 
-class Ledger(RuleBasedStateMachine):
+class RegistryMachine(RuleBasedStateMachine):
     """Runs that begin and end in any order."""
 
     def __init__(self) -> None:
@@ -241,7 +241,7 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(url=st.sampled_from([A, B]), trace_id=st.sampled_from(["t", "u"]))
     def begin(self, url: str, trace_id: str) -> None:
-        """A run begins: under the caller's id exactly if that is free."""
+        """Start a run: it gets the caller's id exactly if that is free."""
         claim = self.registry.claim(url, trace_id)
         key, remote = (url, trace_id), (url, claim.remote)
         running = {(other.base_url, other.remote) for other in self.running}
@@ -254,7 +254,7 @@ class Ledger(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(which=st.integers(0, 99), ran=st.booleans(), closed=st.booleans())
     def end(self, which: int, ran: bool, closed: bool) -> None:
-        """Some run ends, well or not, or was none."""
+        """End some run, cleanly or not, or as never sent."""
         claim = self.running.pop(which % len(self.running))
         self.registry.release(claim, ran=ran, closed=closed)
         if ran and not closed:
@@ -262,12 +262,12 @@ class Ledger(RuleBasedStateMachine):
 
     @invariant()
     def names_are_known(self) -> None:
-        """The remote's name of the last run of each id is known."""
+        """The remote's id of the last run of each id is known."""
         for (url, trace_id), remote in self.names.items():
             assert self.registry.remote_name(url, trace_id) == remote
 
 
-TestLedger = Ledger.TestCase
+TestLedger = RegistryMachine.TestCase
 TestLedger.__doc__ = (
     """Whatever begins and ends, no id is in flight twice, and none is sent to what a broken run left."""
 )

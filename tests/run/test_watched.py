@@ -1,4 +1,4 @@
-"""What is known of a run that is called off, or fails, before its response is there: whether any of it ever left."""
+"""The outcome of a run that was cancelled or failed before its response: whether its request was sent."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ BUSY: Final = Reply(status=429)
 DOWN: Final = Reply(before=errors.ConnectError("refused"))
 GOOD: Final = Reply((answer("42"), close()))
 PATIENT: Final = Retry(attempts=2, base=1e9, cap=1e9)
-"""Its wait is drawn, and so long that it is called off in it, or, where its end is known, not begun."""
+"""Its delay is random, and so long that the run is cancelled in it or, where its end is known, before it."""
 NOT_SENT, REJECTED, UNKNOWN = Outcome.NOT_SENT, Outcome.REJECTED, Outcome.UNKNOWN
 
 
 async def endless() -> str:
-    """A provider of tokens that gives none."""
+    """A token provider that never returns."""
     await anyio.sleep_forever()
     return ""
 
 
 def second() -> BearerAuth:
-    """A provider that gives one token, and no other."""
+    """A token provider that returns one token only."""
     given: list[str] = []
 
     async def provider() -> str:
@@ -47,7 +47,7 @@ def second() -> BearerAuth:
 
 
 CALLED_OFF: Final[dict[str, tuple[Outcome, int, Any, Callable[[], dict[str, Any]]]]] = {
-    # name: (the outcome, how many requests left, what each is answered with, the agent's options)
+    # name: (the outcome, the number of requests, the replies, the agent's options)
     "waiting for a token": (NOT_SENT, 0, GOOD, lambda: {"auth": BearerAuth(provider=endless)}),
     "waiting for another token": (REJECTED, 1, Reply(status=401), lambda: {"auth": second()}),
     "waiting for a slot": (NOT_SENT, 0, Reply((FOREVER,)), lambda: {"policies": (ConcurrencyLimit(1),)}),
@@ -67,8 +67,8 @@ CALLED_OFF: Final[dict[str, tuple[Outcome, int, Any, Callable[[], dict[str, Any]
 
 @pytest.mark.parametrize("how", ["total", "cancelled"])
 @pytest.mark.parametrize("name", CALLED_OFF)
-async def test_called_off(name: str, how: str) -> None:
-    """A run whose time is over, or that is cancelled, knows whether a request left, and how the last one ended."""
+async def test_cancelled(name: str, how: str) -> None:
+    """A run that timed out or was cancelled knows whether a request was sent, and how the last one ended."""
     expected, requests, replies, options = CALLED_OFF[name]
     timeouts = Timeouts(total=30 if how == "total" else None, lookup=None)
     transport = FakeTransport({"/sse/chat": replies})
@@ -111,7 +111,7 @@ FAILED: Final[dict[str, tuple[type[errors.OxyError], Outcome, Any]]] = {
 
 @pytest.mark.parametrize("name", FAILED)
 async def test_failed(name: str) -> None:
-    """A run that failed before an event knows no less than its error, and no more."""
+    """A run that failed before an event has exactly the outcome of its error."""
     expected, outcome, reply = FAILED[name]
     agent = SSEOxyGent(
         server_url=URL,
@@ -128,7 +128,7 @@ async def test_failed(name: str) -> None:
 
 
 async def test_closing() -> None:
-    """What it holds is closed with it."""
+    """Closing the run closes the connection it holds."""
     inner = FakeTransport({})
     await OutcomeTransport(inner).aclose()
     assert inner.closed
