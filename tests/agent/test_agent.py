@@ -1,7 +1,7 @@
-"""`SSEOxyGent` as a whole: how it is made, what it sends, what it answers, and how it travels.
+"""`SSEOxyGent`: construction, requests, results, subclasses, copies and transports.
 
-Rule 1: what the remote is asked is seen in the scripted transport, never inside the agent.
-Rule 2: the caller's objects are compared with deep copies that were made before.
+Rule 1: requests are checked at the scripted transport, never inside the agent.
+Rule 2: the caller's objects are compared with deep copies made before the call.
 """
 
 from __future__ import annotations
@@ -50,25 +50,25 @@ URL: Final = "https://remote.test"
 
 
 def remote(*steps: Any, **replies: Any) -> FakeTransport:
-    """A remote that answers, and knows what is named: `get_agents=Reply.json(...)`."""
+    """Return a remote that answers runs, and these documents: `get_agents=Reply.json(...)`."""
     run = Reply(steps or (answer("42"), close()))
     return FakeTransport({"/sse/chat": run, **{f"/{path}": reply for path, reply in replies.items()}})
 
 
 def made(transport: FakeTransport | None = None, **options: Any) -> tuple[SSEOxyGent, FakeTransport]:
-    """An agent, and its transport."""
+    """Return an agent and its transport."""
     transport = transport or remote()
     return SSEOxyGent(server_url=URL, transport=transport, **options), transport
 
 
 async def sent(request: OxyRequest | str = "hi", **options: Any) -> dict[str, Any]:
-    """The payload that an agent sends."""
+    """Return the payload that an agent sends."""
     agent, transport = made(**options)
     await agent.ask(request)
     return transport.payloads[0]
 
 
-# --------------------------------------------------------------------------------------------------------------- Making
+# --------------------------------------------------------------------------------------------------------- Construction
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ async def sent(request: OxyRequest | str = "hi", **options: Any) -> dict[str, An
 )
 @pytest.mark.parametrize("cls", [SSEOxyGent, RemoteAgent])
 def test_wrong_addresses(cls: type[RemoteAgent], url: str) -> None:
-    """Only an http or https URL with a host is an address; the error shows nothing of another one."""
+    """Only an http or https URL with a host is accepted; the error does not show another one."""
     with pytest.raises(errors.ConfigurationError) as caught:
         cls(server_url=url)
     assert str(caught.value) == "server_url must be an http:// or https:// URL with a host"
@@ -95,13 +95,13 @@ def test_wrong_addresses(cls: type[RemoteAgent], url: str) -> None:
 
 @pytest.mark.parametrize("cls", [SSEOxyGent, RemoteAgent])
 def test_no_address(cls: type[RemoteAgent]) -> None:
-    """Without an address the error names the setting, and the transport that needs none."""
+    """Without a URL the error names the setting, and the transport that needs none."""
     with pytest.raises(errors.ConfigurationError, match=r"^server_url .*Cluster"):
         cls(server_url="")
 
 
-def test_what_an_agent_is_made_of() -> None:
-    """Every argument but the URL is a keyword, and becomes the attribute of its name, with the documented default."""
+def test_constructor_arguments() -> None:
+    """Each argument but the URL is a keyword, and is the attribute of its name, with the documented default."""
     agent = SSEOxyGent(server_url=URL)
     assert agent.server_url == URL
     assert agent.name == "remote"
@@ -148,16 +148,16 @@ def test_what_an_agent_is_made_of() -> None:
 
 
 def test_repr_shows_no_secret() -> None:
-    """An agent shows its class, its name and its address without user information and query."""
+    """`repr` shows the class, the name and the URL without user information and query."""
     agent = SSEOxyGent(server_url="https://user:pw@remote.test/base?key=secret", headers={"authorization": "secret"})
     assert repr(agent) == "<SSEOxyGent 'remote' at https://remote.test/base>"
 
 
-# --------------------------------------------------------------------------------------------- Asking, and what is sent
+# --------------------------------------------------------------------------------------------------- Calls and payloads
 
 
 async def test_three_ways_to_ask() -> None:
-    """`ask`, `stream` and `execute` send the same; only what comes back differs."""
+    """`ask`, `stream` and `execute` send the same payload."""
     agent, transport = made()
     assert (await agent.ask("hi", trace_id="t1", arguments={"k": 1})).output == "42"
     async with agent.stream("hi", trace_id="t1", arguments={"k": 1}) as run:
@@ -177,8 +177,8 @@ async def test_three_ways_to_ask() -> None:
     assert {each.url for each in transport.requests} == {f"{URL}/sse/chat"}
 
 
-async def test_everything_that_one_may_say() -> None:
-    """What `ask` takes beside the query goes where its name says; the query wins over an argument of its name."""
+async def test_options_of_ask() -> None:
+    """Each option of `ask` is sent in its own place; the query wins over an argument `query`."""
     agent, transport = made()
     response = await agent.ask(
         "hi",
@@ -224,7 +224,7 @@ async def call_of(agent: SSEOxyGent, call: str, query: Any, **options: Any) -> N
 @CALLS
 @pytest.mark.parametrize("query", [None, 1, ["x"], {"query": "x"}, b"x"], ids=repr)
 async def test_wrong_queries(query: Any, call: str) -> None:
-    """A query that is no text is a ConfigurationError; nothing is sent."""
+    """A query that is not a str raises ConfigurationError, and nothing is sent."""
     agent, transport = made()
     with pytest.raises(errors.ConfigurationError, match=r"^query must be"):
         await call_of(agent, call, query)
@@ -233,7 +233,7 @@ async def test_wrong_queries(query: Any, call: str) -> None:
 
 @CALLS
 async def test_a_request_with_options_beside_it(call: str) -> None:
-    """A request has all fields itself: options beside it are a ConfigurationError; nothing is sent."""
+    """Options beside an OxyRequest raise ConfigurationError, and nothing is sent."""
     agent, transport = made()
     with pytest.raises(errors.ConfigurationError, match=r"^trace_id, group_id cannot be combined"):
         await call_of(agent, call, OxyRequest(), trace_id="t", group_id="g")
@@ -242,7 +242,7 @@ async def test_a_request_with_options_beside_it(call: str) -> None:
 
 @CALLS
 async def test_an_unknown_option(call: str) -> None:
-    """An unknown keyword is a TypeError, as for any function; nothing is sent."""
+    """An unknown keyword raises TypeError, and nothing is sent."""
     agent, transport = made()
     with pytest.raises(TypeError, match="idempotant"):
         await call_of(agent, call, "hi", idempotant=True)
@@ -260,7 +260,7 @@ WRONG_ARGUMENTS: Final[list[dict[str, Any]]] = [
 
 @pytest.mark.parametrize("arguments", WRONG_ARGUMENTS, ids=lambda arguments: next(iter(arguments)))
 async def test_wrong_arguments(arguments: dict[str, Any]) -> None:
-    """An argument that the protocol or JSON does not allow is a PayloadError that names it; nothing is sent."""
+    """An argument that the protocol or JSON does not allow raises PayloadError with its name; nothing is sent."""
     agent, transport = made()
     with pytest.raises(errors.PayloadError, match=repr(next(iter(arguments)))):
         await agent.execute(OxyRequest(arguments={"query": "x", **arguments}))
@@ -280,8 +280,8 @@ async def test_wrong_arguments(arguments: dict[str, Any]) -> None:
         ("idempotent must be ", {"idempotent": "no"}),
     ],
 )
-async def test_options_of_a_call_of_the_wrong_kind(said: str, fields: dict[str, Any], call: str) -> None:
-    """An option of a call with an invalid value is an error that names it, and does not show it; nothing is sent."""
+async def test_invalid_options_of_a_call(said: str, fields: dict[str, Any], call: str) -> None:
+    """An invalid option of a call raises an error with its name and without its value; nothing is sent."""
     agent, transport = made()
     with pytest.raises(errors.ConfigurationError) as caught:
         await call_of(agent, call, "hi", **fields)
@@ -292,7 +292,7 @@ async def test_options_of_a_call_of_the_wrong_kind(said: str, fields: dict[str, 
 
 @pytest.mark.parametrize("name", ["shared_data", "group_data"])
 async def test_data_is_shared_with_the_caller(name: str) -> None:
-    """What the agent's code writes into the data of a run is in the caller's own dictionary, empty or not."""
+    """Changes to a run's shared data by the agent's code are made in the caller's own dictionary, empty or not."""
 
     class Writing(SSEOxyGent):
         async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
@@ -334,8 +334,8 @@ WRONG_SETTINGS: Final[list[tuple[str, dict[str, Any]]]] = [
 
 
 @pytest.mark.parametrize(("said", "options"), WRONG_SETTINGS, ids=str)
-def test_settings_of_the_wrong_kind(said: str, options: dict[str, Any]) -> None:
-    """An invalid setting is refused when the agent is made; the error names it, and shows no value."""
+def test_invalid_settings(said: str, options: dict[str, Any]) -> None:
+    """An invalid setting is refused at construction; the error names it and does not show the value."""
     with pytest.raises(errors.ConfigurationError) as caught:
         SSEOxyGent(**cast("Any", {"server_url": URL, **options}))
     assert str(caught.value).startswith(f"SSEOxyGent.{said}")
@@ -343,8 +343,8 @@ def test_settings_of_the_wrong_kind(said: str, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("said", "options"), WRONG_SETTINGS, ids=str)
-def test_settings_that_are_assigned_later(said: str, options: dict[str, Any]) -> None:
-    """A late assignment is checked like an early one, and an invalid one changes nothing."""
+def test_assigning_settings(said: str, options: dict[str, Any]) -> None:
+    """An invalid assignment is refused and changes nothing."""
 
     class Mine(SSEOxyGent):
         """An agent of a user's class."""
@@ -361,7 +361,7 @@ def test_settings_that_are_assigned_later(said: str, options: dict[str, Any]) ->
 
 @pytest.mark.parametrize(("name", "default"), [("event_handlers", {}), ("headers", {}), ("schema", {})], ids=str)
 def test_none_is_the_default(name: str, default: object) -> None:
-    """None stands for the default, when the agent is made and later."""
+    """None stands for the default, at construction and at assignment."""
     agent = SSEOxyGent(URL, **cast("Any", {name: None}))
     assert getattr(agent, name) == default
     setattr(agent, name, None)
@@ -369,8 +369,8 @@ def test_none_is_the_default(name: str, default: object) -> None:
 
 
 @pytest.mark.parametrize("inbound", [[("a", "t0p-secret")], "t0p-secret", {1: "t0p-secret"}, {"a": 2}])
-async def test_inbound_headers_of_the_wrong_kind(inbound: Any) -> None:
-    """What is no mapping of texts in `shared_data["_headers"]` is named, and not shown."""
+async def test_invalid_inbound_headers(inbound: Any) -> None:
+    """Invalid inbound headers in `shared_data["_headers"]` are named in the error, without their values."""
     agent, transport = made()
     with pytest.raises(errors.ConfigurationError, match="_headers must be") as caught:
         await agent.ask("hi", shared_data={"_headers": inbound})
@@ -378,8 +378,8 @@ async def test_inbound_headers_of_the_wrong_kind(inbound: Any) -> None:
     assert transport.requests == []
 
 
-async def test_headers_that_a_hook_returns() -> None:
-    """A header that HTTP does not allow is an error of the configuration; nothing is sent."""
+async def test_invalid_headers_from_a_hook() -> None:
+    """A header from a hook that HTTP does not allow raises ConfigurationError; nothing is sent."""
 
     class Own(SSEOxyGent):
         def prepare_headers(self, oxy_request: OxyRequest) -> dict[str, str]:
@@ -392,14 +392,14 @@ async def test_headers_that_a_hook_returns() -> None:
 
 
 @pytest.mark.parametrize("token", [5, None, b"oxyrun1.x", ("oxyrun1.", "x")])
-def test_what_is_no_token(token: Any) -> None:
-    """Whoever gives `attach` something else is told what to give."""
+def test_invalid_tokens(token: Any) -> None:
+    """An argument of `attach` that is not a RunHandle or a token is refused with the expected types."""
     with pytest.raises(errors.ConfigurationError, match=r"^token must be "):
         made()[0].attach(token)
 
 
-def test_what_is_given_empty_is_kept() -> None:
-    """An empty dict stays the caller's, who may fill it later; so does a router that counts as false."""
+def test_empty_settings_are_kept() -> None:
+    """An empty dict given as a setting stays the caller's own object, and a falsy router is used."""
 
     class Falsy(EventRouter):
         def __len__(self) -> int:
@@ -411,8 +411,8 @@ def test_what_is_given_empty_is_kept() -> None:
 
 
 @pytest.mark.parametrize("way", ["itself", "pickle", "old pickle", "deepcopy", "copy"])
-async def test_the_clock_of_the_transport_is_read_when_it_is_made(way: str) -> None:
-    """`timeouts` that are assigned later reach the transport that the agent makes, and those of a copy its own."""
+async def test_timeouts_of_the_transport(way: str) -> None:
+    """`timeouts` assigned before the transport is made apply to it, also in a copy."""
     original = SSEOxyGent(server_url=URL)
     ways: dict[str, Callable[[Any], Any]] = {"copy": copy.copy, **COPIES}
     agent: SSEOxyGent = ways[way](original) if way in ways else original
@@ -422,8 +422,8 @@ async def test_the_clock_of_the_transport_is_read_when_it_is_made(way: str) -> N
         assert transport._connect == 0.5
 
 
-async def test_ids_are_drawn_where_there_are_none() -> None:
-    """Empty ids are drawn, each anew, in the manner of real servers; given ones stay."""
+async def test_new_ids() -> None:
+    """Empty ids are replaced by new random ones in the format of real servers; given ids are kept."""
     payloads = [await sent(), await sent()]
     for name, length in {"request_id": 22, "group_id": 16, "current_trace_id": 16, "node_id": 16}.items():
         values = [payload[name] for payload in payloads]
@@ -438,7 +438,7 @@ async def test_ids_are_drawn_where_there_are_none() -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 async def test_the_callers_request_is_not_changed(fails: bool) -> None:
-    """Whatever is done with it, a request that was passed in is afterwards what it was, stacks and data included."""
+    """A request of the caller's is unchanged after each kind of call, stacks and data included."""
     request = OxyRequest(
         arguments={"query": "x", "deep": {"list": [1]}},
         call_stack=["user", "boss"],
@@ -481,8 +481,8 @@ STACK_OPTIONS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("name", STACK_OPTIONS)
-async def test_a_clone_stands_on_both_stacks(name: str) -> None:
-    """What is executed has this agent on both stacks; what is sent has it not, unless it is meant to."""
+async def test_stacks(name: str) -> None:
+    """The executed request has this agent on both stacks; the payload does so only in the strategy "full"."""
     request = OxyRequest(
         arguments={"query": "x"}, call_stack=["user", "boss"], node_id_stack=["", "n1"], node_id="n2", caller="boss"
     )
@@ -502,7 +502,7 @@ async def test_a_clone_stands_on_both_stacks(name: str) -> None:
 
 
 async def test_execute_directly() -> None:
-    """`_execute` by itself pushes nothing, so the last stack entry stays unless it is this agent's."""
+    """`_execute` pushes nothing on the stack, so only an entry of this agent is removed."""
     for stack, expected in ((["user", "boss"], ["user", "boss"]), (["user", "me"], ["user"])):
         agent, transport = made(name="me")
         request = OxyRequest(arguments={"query": "x"}, call_stack=stack, node_id_stack=["", "n"])
@@ -512,28 +512,28 @@ async def test_execute_directly() -> None:
         assert transport.payloads[1]["call_stack"] == expected
 
 
-async def test_the_wire_always_asks_for_messages() -> None:
-    """A local request that wants no messages is sent as one that does, and as one of a user."""
+async def test_messages_are_always_requested() -> None:
+    """A request without messages is sent as one with messages, of a user."""
     payload = await sent(OxyRequest(arguments={"query": "x"}, is_send_message=False, caller_category="tool"))
     assert payload["is_send_message"] is True
     assert payload["caller_category"] == "user"
 
 
 class Prepared(SSEOxyGent):
-    """An agent that sets something in its payloads, or leaves something out."""
+    """An agent whose `prepare_payload` sets or removes fields."""
 
     changes: Mapping[str, Any] = MappingProxyType({})
     without: str = ""
 
     def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
-        """The usual payload, changed."""
+        """Return the default payload, changed."""
         payload = super().prepare_payload(oxy_request)
         payload.pop(self.without, None)
         return {**payload, **self.changes}
 
 
 BEFORE: Final[dict[str, tuple[Any, dict[str, Any], str]]] = {
-    # the turn before, as it is sent; what prepare_payload sets; what it leaves out
+    # the previous turn as sent; the fields that `prepare_payload` sets; the fields that it removes
     "the request's": ("asked", {}, ""),
     "set in the payload": ("mine", {"from_trace_id": "mine"}, ""),
     "emptied in the payload": ("", {"from_trace_id": ""}, ""),
@@ -543,16 +543,16 @@ BEFORE: Final[dict[str, tuple[Any, dict[str, Any], str]]] = {
 
 
 @pytest.mark.parametrize(("expected", "changes", "without"), BEFORE.values(), ids=BEFORE)
-async def test_the_turn_before(expected: Any, changes: dict[str, Any], without: str) -> None:
-    """What `prepare_payload` says of the turn before is sent; else what the call says."""
+async def test_previous_turn(expected: Any, changes: dict[str, Any], without: str) -> None:
+    """A previous turn set by `prepare_payload` is sent; otherwise the one of the call."""
     agent = Prepared(server_url=URL, transport=(transport := remote()))
     agent.changes, agent.without = changes, without
     await agent.ask("hi", from_trace_id="asked")
     assert transport.payloads[0]["from_trace_id"] == expected
 
 
-async def test_the_turn_before_has_another_name_at_the_remote() -> None:
-    """The caller's id of a turn stands for the remote's own, also where `prepare_payload` sets it."""
+async def test_previous_turn_with_another_id_at_the_remote() -> None:
+    """The caller's trace id of a previous turn is replaced by the remote's id, in `prepare_payload` too."""
     agent = Prepared(server_url="https://renaming.test", transport=(transport := remote()))
     for _ in range(2):
         await agent.ask(OxyRequest(arguments={"query": "x"}, current_trace_id="turn", node_id="n"))
@@ -578,7 +578,7 @@ RESTARTING: Final[dict[str, Call]] = {
 @pytest.mark.parametrize("call", RESTARTING.values(), ids=RESTARTING)
 @pytest.mark.parametrize("name", RESTART)
 async def test_a_restart_is_refused(name: str, call: Call) -> None:
-    """A request that asks for a restart would begin a whole new run, so nothing is sent."""
+    """A request for a restart is refused and nothing is sent: it would start a new run."""
     agent, transport = made(callee="master")
     fields: dict[str, Any] = {"arguments": {"query": "x"}, name: "x"}
     with pytest.raises(errors.PayloadError, match=name) as caught:
@@ -588,8 +588,8 @@ async def test_a_restart_is_refused(name: str, call: Call) -> None:
 
 
 @pytest.mark.parametrize("name", RESTART)
-async def test_a_restart_in_a_payload_of_ones_own(name: str) -> None:
-    """Likewise where `prepare_payload` asks for it."""
+async def test_a_restart_in_prepare_payload(name: str) -> None:
+    """A restart in the payload of `prepare_payload` is refused."""
     agent = Prepared(server_url=URL, transport=(transport := remote()))
     agent.changes = {name: "x"}
     with pytest.raises(errors.PayloadError, match=name):
@@ -598,7 +598,7 @@ async def test_a_restart_in_a_payload_of_ones_own(name: str) -> None:
 
 
 async def test_a_restart_of_a_local_function() -> None:
-    """A registry refuses it for every member, within a call too."""
+    """A registry refuses a restart for each member, within a call too."""
 
     async def boss(request: OxyRequest) -> OxyResponse:
         return await request.call(callee="worker", arguments={}, restart_node_id="n")
@@ -611,14 +611,14 @@ async def test_a_restart_of_a_local_function() -> None:
 
 
 async def test_argument_overrides() -> None:
-    """An argument may overwrite a protocol field that is named."""
+    """An argument may overwrite a protocol field that is listed."""
     payload = await sent(OxyRequest(arguments={"query": "x", "caller": "other"}), argument_overrides={"caller"})
     assert payload["caller"] == "other"
 
 
 @pytest.mark.parametrize("name", ["mas", "arguments", "current_trace_id", "call_stack", "node_id_stack"])
-async def test_fields_that_no_argument_overwrites(name: str) -> None:
-    """The fields that hold a run together cannot be overwritten."""
+async def test_fields_that_cannot_be_overwritten(name: str) -> None:
+    """The fields that identify a run cannot be overwritten."""
     with pytest.raises(errors.PayloadError, match=name):
         await sent(OxyRequest(arguments={"query": "x", name: "x"}), argument_overrides={name})
 
@@ -636,7 +636,7 @@ SHARES: Final[list[tuple[Any, dict[str, Any]]]] = [
 
 @pytest.mark.parametrize(("share", "expected"), SHARES, ids=["all", "none", "one", "missing", "empty", "headers"])
 async def test_share_data(share: Any, expected: dict[str, Any]) -> None:
-    """`share_data` selects the data that is sent; incoming headers never are."""
+    """`share_data` selects the data that is sent; inbound headers are never in it."""
     data = {"a": 1, "b": {"c": 2}, "_headers": {"authorization": "secret"}}
     agent, transport = made(share_data=share)
     await agent.ask(OxyRequest(arguments={"query": "x"}, shared_data=data, group_data=data))
@@ -649,10 +649,10 @@ async def test_share_data(share: Any, expected: dict[str, Any]) -> None:
 
 
 class OwnHeaders(SSEOxyGent):
-    """An agent that adds headers of its own."""
+    """An agent that adds its own headers."""
 
     def prepare_headers(self, oxy_request: OxyRequest) -> dict[str, str]:
-        """As the documentation has it."""
+        """Return the headers as the documentation does."""
         return {**super().prepare_headers(oxy_request), "X-Own": oxy_request.get_query(), "User-Agent": "me"}
 
 
@@ -683,7 +683,7 @@ PROTOCOL_HEADERS: Final = {
 
 @pytest.mark.parametrize(("cls", "options", "expected"), HEADERS.values(), ids=HEADERS)
 async def test_headers(cls: type[SSEOxyGent], options: dict[str, Any], expected: dict[str, str]) -> None:
-    """The protocol's headers win, the user's follow; of the incoming ones only the allowed are forwarded."""
+    """The protocol's headers win over the user's; only allowed inbound headers are forwarded."""
     inbound = {"Authorization": "inbound", "X-Request-Id": "7", "Cookie": "c", "Transfer-Encoding": "chunked"}
     request = OxyRequest(arguments={"query": "x"}, shared_data={"_headers": inbound})
     agent = cls(URL, transport=(transport := remote()), **options)
@@ -695,7 +695,7 @@ async def test_headers(cls: type[SSEOxyGent], options: dict[str, Any], expected:
 
 
 async def test_headers_of_a_get() -> None:
-    """A GET carries the same headers, but for those of a stream."""
+    """A GET has the same headers, except those of a stream."""
     agent, transport = made(headers={"X-A": "1"})
     await _init(agent)
     assert transport.requests[0].method == "GET"
@@ -720,7 +720,7 @@ async def _init(agent: SSEOxyGent) -> None:
     ids=["two lines", "a line end", "a space in a name", "no name", "a null"],
 )
 async def test_header_injection(headers: dict[str, str]) -> None:
-    """A header that HTTP does not allow is refused before anything is sent; its value is not shown."""
+    """A header that HTTP does not allow is refused before anything is sent, without its value in the error."""
     agent, transport = made(headers=headers)
     with pytest.raises(errors.ConfigurationError) as caught:
         await agent.ask("hi")
@@ -730,7 +730,7 @@ async def test_header_injection(headers: dict[str, str]) -> None:
 
 
 async def test_header_injection_by_a_forwarded_header() -> None:
-    """An incoming header is checked, too."""
+    """An inbound header that HTTP does not allow is refused too."""
     inbound = OxyRequest(arguments={"query": "x"}, shared_data={"_headers": {"x-a": "1\r\nx-evil: 1"}})
     agent, transport = made(forward_headers={"x-a"})
     with pytest.raises(errors.ConfigurationError):
@@ -738,7 +738,7 @@ async def test_header_injection_by_a_forwarded_header() -> None:
     assert transport.requests == []
 
 
-# ------------------------------------------------------------------------------------------------------ What comes back
+# --------------------------------------------------------------------------------------------------- Results and errors
 
 
 FAILURES: Final[dict[str, tuple[str, bool, int, Reply]]] = {
@@ -753,8 +753,8 @@ FAILURES: Final[dict[str, tuple[str, bool, int, Reply]]] = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
-async def test_execute_answers_where_ask_raises(name: str) -> None:
-    """`execute` makes a FAILED response of an error; `ask` and `stream` raise it."""
+async def test_execute_returns_errors_of_the_remote(name: str) -> None:
+    """`execute` returns a FAILED response for an error; `ask` and `stream` raise it."""
     outcome, retryable, attempts, reply = FAILURES[name]
     agent, _ = made(FakeTransport({"/sse/chat": reply}))
     response = await agent.execute(OxyRequest(arguments={"query": "x"}, current_trace_id="t"))
@@ -776,15 +776,15 @@ async def test_execute_answers_where_ask_raises(name: str) -> None:
     assert type(caught.value).__name__ == name
 
 
-async def test_execute_raises_an_error_of_the_configuration() -> None:
-    """A wrong configuration is no failure of the remote."""
+async def test_execute_raises_configuration_errors() -> None:
+    """`execute` raises a ConfigurationError."""
     agent, _ = made(FakeTransport({"/sse/chat": Reply(before=errors.InsecureTransportError("no"))}))
     with pytest.raises(errors.InsecureTransportError):
         await agent.execute(OxyRequest(arguments={"query": "x"}))
 
 
-async def test_the_base() -> None:
-    """`RemoteAgent` knows its address and how to execute; what that does is for its subclasses to say."""
+async def test_remote_agent() -> None:
+    """`RemoteAgent` has a URL and `execute`; `_execute` is left to subclasses."""
     base = RemoteAgent(server_url=URL, name="base", desc="d")
     await base.init()
     assert base.org == {}
@@ -802,13 +802,13 @@ async def test_the_base() -> None:
     assert response.output == "x"
 
 
-# ------------------------------------------------------------------------------------------ Subclasses say what is sent
+# ---------------------------------------------------------------------------------------- Subclasses change the payload
 
 
 THEIRS: Final = ["user", "master", "search"]
 OURS: Final = ["user", "boss", "me", "search"]
 STACKS: Final[dict[str, tuple[dict[str, Any], list[str] | None, list[str]]]] = {
-    # what is set on the agent, the stack that is sent, the stack in forwarded messages
+    # the attributes of the agent, the stack that is sent, the stack in forwarded messages
     "shared": ({}, ["user", "boss"], THEIRS),
     "not shared": ({"is_share_call_stack": False}, None, OURS),
     "set late": ({"call_stack_strategy": "none"}, None, OURS),
@@ -816,10 +816,8 @@ STACKS: Final[dict[str, tuple[dict[str, Any], list[str] | None, list[str]]]] = {
 
 
 @pytest.mark.parametrize(("changes", "stack", "forwarded"), STACKS.values(), ids=STACKS)
-async def test_stacks_are_rewritten_if_none_was_sent(
-    changes: dict[str, Any], stack: list[str] | None, forwarded: list[str]
-) -> None:
-    """Forwarded messages get the caller's stack exactly where the payload had none."""
+async def test_rewritten_stacks(changes: dict[str, Any], stack: list[str] | None, forwarded: list[str]) -> None:
+    """Forwarded messages get the caller's stack only if the payload had none."""
     request = OxyRequest(arguments={"query": "x"}, call_stack=["user", "boss"], node_id_stack=["", "n1"])
     transport = remote(
         tool_call("search"), observation("search", 1), tool_call("master", caller="user"), answer(1), close()
@@ -840,8 +838,8 @@ async def test_stacks_are_rewritten_if_none_was_sent(
     assert seen == [THEIRS, ["user", "master"]], "what was received is never changed"
 
 
-async def test_a_payload_of_ones_own_is_sealed() -> None:
-    """After an overridden `prepare_payload` the protocol's own fields are set all the same."""
+async def test_fields_after_prepare_payload() -> None:
+    """The protocol's own fields are set even after an overridden `prepare_payload`."""
 
     class Wild(SSEOxyGent):
         payload: Any = None
@@ -871,7 +869,7 @@ async def test_a_payload_of_ones_own_is_sealed() -> None:
         "original_payload": "",
         "shared_data": {},
     }
-    assert transport.payloads[0]["node_id"]  # by which the run is found in the server's record
+    assert transport.payloads[0]["node_id"]  # these identify the run in the server's record
     for wrong in cast("list[Any]", [None, [], "x", {1: 2}, {"x": object()}]):
         agent.payload = wrong
         with pytest.raises(errors.PayloadError):
@@ -891,12 +889,12 @@ class Handling(SSEOxyGent):
         self.event_handlers = {"progress": self.hear, "metrics": self.hear}
 
     async def hear(self, content: Any) -> None:
-        """Keep what came."""
+        """Append the value."""
         self.heard.append(content)
 
 
 class Brittle:
-    """What says in its own words that it cannot travel."""
+    """An object whose pickling fails with its own message."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise errors.ConfigurationError("Brittle stays at home")
@@ -910,8 +908,8 @@ COPIES: Final[dict[str, Callable[[Any], Any]]] = {
 
 
 @pytest.mark.parametrize("way", COPIES)
-async def test_configuration_travels(way: str) -> None:
-    """A pickled or copied agent is made like its original, works, and shares nothing live with it."""
+async def test_pickles_and_copies(way: str) -> None:
+    """A pickled or copied agent is configured like its original, works, and shares nothing live with it."""
     options: dict[str, Any] = {
         "name": "me",
         "desc": "d",
@@ -941,7 +939,7 @@ async def test_configuration_travels(way: str) -> None:
 
 
 async def test_a_shallow_copy() -> None:
-    """It has the same configuration, a literal secret too, and nothing live of its original."""
+    """A shallow copy has the same configuration, with literal secrets, and no live object of the original."""
     original = SSEOxyGent(server_url=URL, auth=BearerAuth("t0p-secret"), headers={}, policies=(ConcurrencyLimit(1),))
     async with original:
         clone = copy.copy(original)
@@ -957,14 +955,14 @@ async def test_a_shallow_copy() -> None:
             assert kept is not own
 
 
-def test_one_agent_is_pickled_in_several_threads() -> None:
-    """Threads that pickle one agent at once do not see each other's checks."""
+def test_pickling_in_several_threads() -> None:
+    """Threads that pickle one agent at the same time do not disturb each other."""
     agent = Handling(server_url=URL)
     both = threading.Barrier(2)
     failed: list[BaseException] = []
 
     class Meeting:
-        """Meets the other thread in the middle of the check."""
+        """Waits for the other thread in the middle of the check."""
 
         def __reduce__(self) -> tuple[Any, ...]:
             both.wait(10)
@@ -988,8 +986,8 @@ def test_one_agent_is_pickled_in_several_threads() -> None:
 
 
 @pytest.mark.parametrize("way", COPIES)
-async def test_handlers_of_ones_own_travel(way: str) -> None:
-    """Bound methods of the agent become those of the copy."""
+async def test_copies_of_method_handlers(way: str) -> None:
+    """Handlers that are bound methods of the agent become methods of the copy."""
     original = Handling(server_url=URL)
     clone = COPIES[way](original)
     clone.transport = remote(progress(1), answer(2), close())
@@ -999,7 +997,7 @@ async def test_handlers_of_ones_own_travel(way: str) -> None:
 
 
 def _local(*anything: Any) -> Any:
-    """A function that pickles; the one that it returns does not."""
+    """Return a function that cannot be pickled."""
 
     def local(*anything: Any) -> Any:
         return True
@@ -1008,7 +1006,7 @@ def _local(*anything: Any) -> Any:
 
 
 LIVE: Final[dict[str, tuple[str, list[str], Callable[[], dict[str, Any]]]]] = {
-    # the text of the error, the ways that fail, the settings
+    # the text in the error, the ways that fail, the settings
     "function": ("SSEOxyGent.event_filter is live", ["pickle", "old pickle"], lambda: {"event_filter": _local()}),
     "route": ("SSEOxyGent.router is live", ["pickle"], lambda: {"router": EventRouter({"x": _local()})}),
     "client": (
@@ -1022,8 +1020,8 @@ LIVE: Final[dict[str, tuple[str, list[str], Callable[[], dict[str, Any]]]]] = {
 
 
 @pytest.mark.parametrize(("name", "way"), [(name, way) for name, (_, ways, _) in LIVE.items() for way in ways])
-def test_what_cannot_travel_is_named(name: str, way: str) -> None:
-    """A live object or a local function is a ConfigurationError that names its attribute; the agent is not changed."""
+def test_settings_that_cannot_be_pickled(name: str, way: str) -> None:
+    """A live object or a local function raises ConfigurationError with its attribute; the agent is unchanged."""
     said, _, settings = LIVE[name]
     agent = SSEOxyGent(URL, **settings())
     before = {**vars(agent)}
@@ -1034,24 +1032,24 @@ def test_what_cannot_travel_is_named(name: str, way: str) -> None:
 
 
 async def _module_level(content: Any) -> None:
-    """A handler that pickles."""
+    """A handler that can be pickled."""
 
 
 class Locked:
-    """A handler that holds something live."""
+    """A handler that holds a live object."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
 
     async def __call__(self, content: Any) -> None:
-        """Hear nothing."""
+        """Do nothing."""
 
 
 # ----------------------------------------------------------------------------------------------------------- Transports
 
 
 class Lent(FakeTransport):
-    """A transport that an agent makes for itself; all that were made are kept."""
+    """A transport made by an agent; all of them are recorded."""
 
     made: Final[list[Lent]] = []
 
@@ -1061,22 +1059,22 @@ class Lent(FakeTransport):
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
-        """As `Transport.exchange`, but never after it was closed."""
+        """Fail if the transport was closed."""
         assert not self.closed
         async with super().exchange(request) as response:
             yield response
 
 
 def lending() -> SSEOxyGent:
-    """An agent whose own transports are fakes."""
+    """Return an agent whose own transports are fakes."""
     agent = SSEOxyGent(server_url=URL)
     agent._transports = TransportPool(Lent)
     Lent.made.clear()
     return agent
 
 
-async def test_whose_transport_is_used() -> None:
-    """Not entered, an agent opens and closes one per operation; entered, it keeps one, until the last block is left."""
+async def test_transports_of_an_agent() -> None:
+    """An agent that is not entered opens a transport for each operation; one that is entered keeps one."""
     agent = lending()
     await agent.ask("1")
     await agent.ask("2")
@@ -1097,7 +1095,7 @@ async def test_whose_transport_is_used() -> None:
 
 
 async def test_closing_an_agent() -> None:
-    """`aclose` closes what is kept, as often as one likes; after it the agent works like one that was not entered."""
+    """`aclose` may be called often; afterwards the agent works like one that was not entered."""
     agent = lending()
     async with agent:
         await agent.ask("1")
@@ -1109,7 +1107,7 @@ async def test_closing_an_agent() -> None:
 
 
 async def test_a_failed_operation_closes_its_transport() -> None:
-    """A transport of one operation is closed when that fails, is left early, or is cancelled."""
+    """The transport of one operation is closed when that fails, is left early or is cancelled."""
     agent = lending()
     with pytest.raises(errors.NotFoundError):
         await agent.init()
@@ -1123,7 +1121,7 @@ async def test_a_failed_operation_closes_its_transport() -> None:
 
 
 async def test_a_given_transport_is_never_closed() -> None:
-    """Who gave a transport closes it."""
+    """A transport that was given is not closed."""
     agent, transport = made()
     async with agent:
         await agent.ask("hi")
@@ -1134,7 +1132,7 @@ async def test_a_given_transport_is_never_closed() -> None:
 
 
 def test_one_agent_in_two_event_loops() -> None:
-    """One agent serves loops one after the other, of either kind, entered or not, with a callee to check or not."""
+    """One agent works in several event loops in turn, asyncio and trio, entered or not."""
     knows = Reply.json({"code": 200, "data": {"agents": [{"name": "x"}], "organization": {}}})
     transport = remote(get_organization=knows, get_agents=knows)
     agent = lending()
@@ -1156,7 +1154,7 @@ def test_one_agent_in_two_event_loops() -> None:
 
 
 async def test_one_agent_in_two_event_loops_at_once() -> None:
-    """A loop that leaves the agent closes its own connections, and not those of a loop that is still in it."""
+    """Leaving the agent in one event loop closes the connections of that loop only."""
     agent = lending()
 
     async def elsewhere() -> None:
@@ -1173,8 +1171,8 @@ async def test_one_agent_in_two_event_loops_at_once() -> None:
 
 
 @pytest.mark.parametrize(("desc", "expected"), [("", "theirs"), ("mine", "mine")])
-async def test_init_fills_in_what_is_empty(desc: str, expected: str) -> None:
-    """`init` keeps the organization, and takes the remote's description only where the agent has none."""
+async def test_init(desc: str, expected: str) -> None:
+    """`init` stores the organization, and the remote's description only if the agent has none."""
     org = Reply.json({"code": 200, "data": {"organization": {"name": "master"}}})
     about = Reply.json({"code": 200, "data": {"description": "theirs"}})
     agent, transport = made(remote(get_organization=org, get_description=about), desc=desc)

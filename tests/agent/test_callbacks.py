@@ -1,8 +1,7 @@
-"""The caller's own code in a run: filter, handlers, hooks, `send_message`, progress; and that each matters.
+"""User code in a run: filter, handlers, hooks, `send_message` and the progress callback.
 
-Rule 1: a check is a function of a class. `SSEOxyGent` passes them all.
-Rule 2: a mutant is that class with one thing wrong; the check that its row names must fail on it. A check that no
-    mutant fails shows nothing.
+Rule 1: a check is a function of an agent class, and `SSEOxyGent` passes all checks.
+Rule 2: a mutant is that class with one fault; the check in its row must fail on it. Each check fails on some mutant.
 """
 
 from __future__ import annotations
@@ -52,39 +51,39 @@ SCRIPT: Final = (
     observation("master", "42", caller="user"),
     close(),
 )
-"""A run with all that a remote may say: two steps of the root, two inner ones, six other messages, two answers."""
+"""A run with each kind of message: two steps of the root, two inner ones, six other messages, two answers."""
 FORWARDED: Final = ["tool_call", "progress", "metrics", "text", "list", "none", "observation", "stream"]
-"""What of it goes on to `send_message`."""
+"""The part of it that is forwarded to `send_message`."""
 ALL: Final = ["tool_call", *FORWARDED[:-2], "observation", "stream", "answer", "answer", "observation"]
 
 
 def kind(said: Any) -> str:
-    """What a message is, in one word."""
+    """Return a short label of a message."""
     if isinstance(said, dict):
         return str(cast("dict[str, Any]", said).get("type", "none"))
     return "text" if isinstance(said, str) else "list"
 
 
 class Log(list[Any]):
-    """What the caller's code heard, in its order."""
+    """Calls of user code, in order."""
 
     async def send(self, said: Any) -> None:
-        """A `send_message`."""
+        """Return a `send_message`."""
         self.append(("sent", kind(said)))
 
     async def handle(self, content: Any) -> None:
-        """A handler."""
+        """Return a handler."""
         self.append(("handled", content))
 
     def of(self, what: str) -> list[Any]:
-        """What one of them heard."""
+        """Return the calls of one of them."""
         return [heard for name, heard in self if name == what]
 
 
 async def run(
     cls: type[SSEOxyGent], log: Log, steps: Collection[Any] = SCRIPT, **options: Any
 ) -> tuple[list[Event], OxyResponse]:
-    """One run of `cls`; options that no constructor has are set on the agent after it was made."""
+    """Run `cls` once; options that are no constructor arguments are set on the agent afterwards."""
     late: dict[str, Any] = options.pop("late", {})
     request = OxyRequest(arguments={"query": "x"}, **options.pop("request", {}))
     cast("Any", request).send_message = options.pop("send", log.send)
@@ -96,7 +95,7 @@ async def run(
 
 
 async def fails(cls: type[SSEOxyGent], log: Log, **options: Any) -> errors.HandlerError:
-    """The error of a run that the caller's code ended."""
+    """Return the error of a run that user code ended."""
     try:
         await run(cls, log, **options)
     except errors.HandlerError as error:
@@ -108,7 +107,7 @@ async def fails(cls: type[SSEOxyGent], log: Log, **options: Any) -> errors.Handl
 
 
 async def filter_stops(cls: type[SSEOxyGent]) -> None:
-    """A false filter keeps an event from handler and `send_message`, and only from those; it sees every message."""
+    """A false filter keeps an event from its handler and `send_message` only; it sees each message."""
     log = Log()
     seen: list[str] = []
 
@@ -127,7 +126,7 @@ async def filter_stops(cls: type[SSEOxyGent]) -> None:
 
 
 async def handlers_hear(cls: type[SSEOxyGent]) -> None:
-    """A handler gets the content of its type, or the whole message where there is none, and replaces nothing."""
+    """A handler gets the content, or the whole message if there is none, and forwarding goes on."""
     log = Log()
     kinds = ("tool_call", "progress", "metrics", "answer", "observation", "none", "text", "stream")
     _, response = await run(cls, log, event_handlers=dict.fromkeys(kinds, log.handle))
@@ -143,7 +142,7 @@ async def handlers_hear(cls: type[SSEOxyGent]) -> None:
 
 
 async def in_order(cls: type[SSEOxyGent]) -> None:
-    """For each event: filter, handler, hook, forwarding, progress; then the next event."""
+    """The order for each event is filter, handler, hook, forwarding, progress."""
     log = Log()
 
     class Hooked(cls):  # type: ignore[misc, valid-type]  # the base is what varies
@@ -186,7 +185,7 @@ async def in_order(cls: type[SSEOxyGent]) -> None:
 
 
 async def hooks_are_called(cls: type[SSEOxyGent]) -> None:
-    """Each hook hears its messages with the request that is executed; answers have no hook."""
+    """Each hook gets its messages and the executed request; answers have no hook."""
     log = Log()
 
     class Hooked(cls):  # type: ignore[misc, valid-type]  # the base is what varies
@@ -206,7 +205,7 @@ async def hooks_are_called(cls: type[SSEOxyGent]) -> None:
 
 
 async def forwarding(cls: type[SSEOxyGent]) -> None:
-    """All but answers and the root's own steps go on to `send_message`, in order, one positional value each."""
+    """All but answers and the root's own steps are forwarded in order, as one positional value each."""
     log = Log()
     heard: list[tuple[Any, ...]] = []
 
@@ -220,7 +219,7 @@ async def forwarding(cls: type[SSEOxyGent]) -> None:
 
 
 async def sender_is_looked_up(cls: type[SSEOxyGent]) -> None:
-    """`send_message` is looked up for each message: one that is put in its place during the run gets the rest."""
+    """`send_message` is looked up for each message, so that one assigned during the run gets the rest."""
     first, second = Log(), Log()
 
     class Replacing(cls):  # type: ignore[misc, valid-type]  # the base is what varies
@@ -229,7 +228,7 @@ async def sender_is_looked_up(cls: type[SSEOxyGent]) -> None:
                 cast("Any", oxy_request).send_message = second.send
 
         async def handle_observation_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
-            oxy_request.__dict__.pop("send_message", None)  # the class's own again, which nobody hears
+            oxy_request.__dict__.pop("send_message", None)  # the class's own again, which is not observed
 
     await run(Replacing, first)
     assert first.of("sent") == FORWARDED[:3]
@@ -237,7 +236,7 @@ async def sender_is_looked_up(cls: type[SSEOxyGent]) -> None:
 
 
 async def sender_keywords(cls: type[SSEOxyGent]) -> None:
-    """The keywords `event`, `id` and `retry` are given to a `send_message` that takes them, and to no other."""
+    """The keywords `event`, `id` and `retry` are passed only to a `send_message` that accepts them."""
     heard: list[Any] = []
 
     async def plain(said: Any) -> None:
@@ -291,7 +290,7 @@ async def sender_keywords(cls: type[SSEOxyGent]) -> None:
 
 
 async def failures_are_blamed(cls: type[SSEOxyGent]) -> None:
-    """What the caller's code raises is a HandlerError that says where, with it as the cause; the run is closed."""
+    """An exception of user code is a HandlerError with the place and the cause; the run is closed."""
 
     def raising(*anything: Any) -> Any:
         raise ValueError("mine")
@@ -317,7 +316,7 @@ async def failures_are_blamed(cls: type[SSEOxyGent]) -> None:
 
 
 async def progress_is_told(cls: type[SSEOxyGent]) -> None:
-    """The progress callback hears the texts of the documentation, from the constructor or set later."""
+    """The progress callback gets the documented texts, whether from the constructor or set later."""
     told: list[str] = []
 
     async def tell(said: str) -> None:
@@ -345,7 +344,7 @@ def _nameless(kind: str) -> dict[str, Any]:
 
 
 async def copies_are_handed_out(cls: type[SSEOxyGent]) -> None:
-    """Whoever changes what he was given changes neither the event nor what the others get."""
+    """A change by one callback reaches neither the event nor the other callbacks."""
     log: list[Any] = []
 
     def spoil(said: Any) -> bool:
@@ -366,7 +365,7 @@ async def copies_are_handed_out(cls: type[SSEOxyGent]) -> None:
 
 
 async def late_attributes(cls: type[SSEOxyGent]) -> None:
-    """What a subclass assigns after `super().__init__()` counts, as what it overrides does."""
+    """Assignments and overrides of a subclass take effect after `super().__init__()`."""
     log = Log()
     late: dict[str, Any] = {
         "event_filter": lambda said: kind(said) == "metrics",  # pyright: ignore[reportUnknownLambdaType]  (a lambda cannot say its types)
@@ -408,7 +407,7 @@ CHECKS: Final = (
 
 @pytest.mark.parametrize("check", CHECKS)
 async def test_hooks(check: Callable[[type[SSEOxyGent]], Awaitable[None]]) -> None:
-    """`SSEOxyGent` does what each check says."""
+    """`SSEOxyGent` passes each check."""
     await check(SSEOxyGent)
 
 
@@ -416,7 +415,7 @@ async def test_hooks(check: Callable[[type[SSEOxyGent]], Awaitable[None]]) -> No
 
 
 def delivering(delivery: type[CallbackDispatcher]) -> type[SSEOxyGent]:
-    """An agent whose events are delivered otherwise."""
+    """Return an agent class with another dispatcher."""
 
     class Mutant(SSEOxyGent):
         def _run(self, request: OxyRequest) -> Run:
@@ -429,7 +428,7 @@ def delivering(delivery: type[CallbackDispatcher]) -> type[SSEOxyGent]:
 
 
 def ignoring(name: str, instead: Any) -> type[SSEOxyGent]:
-    """An agent on which an attribute always reads the same, whatever is assigned."""
+    """Return an agent class that ignores assignments to an attribute."""
 
     def read(agent: SSEOxyGent) -> Any:
         return instead
@@ -441,7 +440,7 @@ def ignoring(name: str, instead: Any) -> type[SSEOxyGent]:
 
 
 def deaf(name: str) -> type[SSEOxyGent]:
-    """An agent that never calls one of its hooks, whatever a subclass makes of it."""
+    """Return an agent class that never calls one of its hooks."""
     own = getattr(SSEOxyGent, name)
 
     class Mutant(SSEOxyGent):
@@ -456,12 +455,12 @@ def deaf(name: str) -> type[SSEOxyGent]:
 
 
 def hearing(heard: Any) -> type[SSEOxyGent]:
-    """An agent that hears each event by `heard(delivery, event, action)`."""
+    """Return an agent class that handles each event by `heard(delivery, event, action)`."""
     return delivering(type("Mutant", (CallbackDispatcher,), {"on_event": heard, "__slots__": ()}))
 
 
 async def filter_drops_nothing(self: CallbackDispatcher, event: Event, action: Action) -> None:
-    """Ask the filter, and go on whatever it says."""
+    """Call the filter and ignore its result."""
     if self.agent.event_filter is not None:
         self.agent.event_filter(event.message)
     await self._handle(event, action, event.message)
@@ -470,7 +469,7 @@ async def filter_drops_nothing(self: CallbackDispatcher, event: Event, action: A
 
 
 async def handler_replaces(self: CallbackDispatcher, event: Event, action: Action) -> None:
-    """A handler in the place of forwarding."""
+    """Call the handler in place of forwarding."""
     if (handler := self.agent.event_handlers.get(event.type or "")) is not None:
         await handler(event.message.get("content", event.message))
     else:
@@ -478,29 +477,29 @@ async def handler_replaces(self: CallbackDispatcher, event: Event, action: Actio
 
 
 async def forwards_first(self: CallbackDispatcher, event: Event, action: Action) -> None:
-    """Forwarding before the handler."""
+    """Forward before the handler."""
     if isinstance(action, Forward):
         await self._send(event, action.message)
     await CallbackDispatcher.on_event(self, event, SetAnswer(None))
 
 
 async def forwards_all(self: CallbackDispatcher, event: Event, action: Action) -> None:
-    """The root's steps too."""
+    """Forward the root's steps too."""
     await CallbackDispatcher.on_event(self, event, Forward(event.message))
 
 
 async def forwards_nothing(self: CallbackDispatcher, event: Event, action: Action) -> None:
-    """Nothing to `send_message`."""
+    """Forward nothing to `send_message`."""
     await self._handle(event, action, event.message)
 
 
 async def forwards_the_original(self: CallbackDispatcher, event: Event, action: Action) -> None:
-    """No copies for `send_message`."""
+    """Give the original to `send_message`, not a copy."""
     await CallbackDispatcher.on_event(self, event, Forward(event.message) if isinstance(action, Forward) else action)
 
 
 async def shows_the_original(self: CallbackDispatcher, event: Event, action: Action) -> None:
-    """No copies for filter and handlers."""
+    """Give the original to filter and handlers, not a copy."""
     if self.agent.event_filter is not None and not self.agent.event_filter(event.message):
         return
     await self._handle(event, action, event.message)
@@ -509,7 +508,7 @@ async def shows_the_original(self: CallbackDispatcher, event: Event, action: Act
 
 
 class WholeMessages(CallbackDispatcher):
-    """A handler always gets the whole message."""
+    """Handlers always get the whole message."""
 
     async def _handle(self, event: Event, action: Action, message: Any) -> None:
         await super()._handle(event, action, {**message, "content": message} if isinstance(message, dict) else message)
@@ -524,7 +523,7 @@ class Answers(CallbackDispatcher):
 
 
 class AnswersAreCustom(CallbackDispatcher):
-    """The custom hook hears answers."""
+    """The custom hook gets answers."""
 
     async def _handle(self, event: Event, action: Action, message: Any) -> None:
         await super()._handle(event, Forward(None), message)
@@ -534,7 +533,7 @@ class FirstSender(CallbackDispatcher):
     """`send_message` is looked up once."""
 
     async def opened(self) -> None:
-        """Keep what is there."""
+        """Keep the first value."""
         kept = self.request.send_message
         object.__setattr__(self, "request", _Keeping(self.request, kept))
 
@@ -549,24 +548,24 @@ class _Keeping:
 
 
 class NoKeywords(CallbackDispatcher):
-    """Nothing but the message for `send_message`."""
+    """`send_message` gets no keywords."""
 
     async def _send(self, event: Event, message: Any) -> None:
         await self.request.send_message(message)
 
 
 class AllKeywords(CallbackDispatcher):
-    """All keywords, whether it takes them or not."""
+    """`send_message` gets all keywords, accepted or not."""
 
     async def _send(self, event: Event, message: Any) -> None:
         await self.request.send_message(message, event=event.sse.event, id=event.sse.id, retry=event.sse.retry)
 
 
 class Raw(CallbackDispatcher):
-    """Nobody is blamed."""
+    """Exceptions of user code are not wrapped."""
 
     async def on_event(self, event: Event, action: Action) -> None:
-        """As `Listener.on_event`, and what is raised comes out as it is."""
+        """Dispatch without wrapping exceptions."""
         try:
             await super().on_event(event, action)
         except errors.HandlerError as error:
@@ -574,14 +573,14 @@ class Raw(CallbackDispatcher):
 
 
 class Quiet(CallbackDispatcher):
-    """No word of progress."""
+    """No progress is reported."""
 
     async def _say(self, text: str) -> None:
         pass
 
 
 class Early(SSEOxyGent):
-    """What is assigned late is not seen."""
+    """Later assignments are ignored."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in self.__dict__ or not name.startswith(("event_", "is_share")):
@@ -589,7 +588,7 @@ class Early(SSEOxyGent):
 
 
 MUTANTS: Final[Mapping[str, tuple[type[SSEOxyGent], str]]] = {
-    # what is wrong: (the class, the check that must fail)
+    # the fault: (the class, the check that must fail)
     "no filter": (ignoring("event_filter", None), "filter_stops"),
     "a filter that stops nothing": (hearing(filter_drops_nothing), "filter_stops"),
     "no handlers": (ignoring("event_handlers", {}), "handlers_hear"),
@@ -622,7 +621,7 @@ MUTANTS: Final[Mapping[str, tuple[type[SSEOxyGent], str]]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS)
 async def test_mutants(mutant: str) -> None:
-    """An agent with one thing wrong fails the check of that thing; one with nothing wrong passes them all."""
+    """An agent with one fault fails the check of that fault; one without passes all checks."""
     cls, fatal = MUTANTS[mutant]
     agent = cls(server_url=URL, transport=FakeTransport.script(*SCRIPT))
     assert (await agent.ask("hi")).output == "42", "it is an agent for all that"
@@ -636,16 +635,16 @@ async def test_mutants(mutant: str) -> None:
     assert fatal or not failed
 
 
-def test_every_check_kills() -> None:
-    """There is no check that all mutants pass."""
+def test_each_check_has_a_mutant() -> None:
+    """Each check fails on some mutant."""
     assert {check.__name__ for check in CHECKS} == {fatal for _, fatal in MUTANTS.values() if fatal}
 
 
-# ------------------------------------------------------------------------------------------------------- The rest of it
+# ---------------------------------------------------------------------------------------------------------- Other rules
 
 
-async def test_the_hooks_do_nothing_by_themselves() -> None:
-    """Left alone, the hooks may be called by anyone and change nothing."""
+async def test_default_hooks() -> None:
+    """The default hooks may be called by anyone and change nothing."""
     agent, request = SSEOxyGent(server_url=URL), OxyRequest()
     before = {**vars(agent)}
     await agent.handle_tool_call_event({}, request)
@@ -655,7 +654,7 @@ async def test_the_hooks_do_nothing_by_themselves() -> None:
 
 
 CALLED: Final[list[Any]] = []
-"""What the functions of the wrong kind were called with: nothing."""
+"""Calls of the invalid functions: none."""
 
 
 async def waits(*anything: Any) -> Any:
@@ -680,8 +679,8 @@ WRONG_SETTINGS: Final[dict[str, tuple[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", WRONG_SETTINGS)
-def test_a_function_of_the_wrong_kind_is_not_assigned(name: str) -> None:
-    """A function of the wrong kind is refused when the agent is made, and when it is assigned."""
+def test_functions_of_the_wrong_kind(name: str) -> None:
+    """A function of the wrong kind is refused at construction and at assignment."""
     attribute, value = WRONG_SETTINGS[name]
     with pytest.raises(errors.ConfigurationError, match=re.escape(f"SSEOxyGent.{name} must be ")):
         SSEOxyGent(server_url=URL, **{attribute: value})
@@ -691,13 +690,13 @@ def test_a_function_of_the_wrong_kind_is_not_assigned(name: str) -> None:
 
 
 def test_a_progress_callback_of_the_wrong_kind() -> None:
-    """The method that sets it refuses it, too."""
+    """`set_progress_callback` refuses a function of the wrong kind."""
     with pytest.raises(errors.ConfigurationError, match=r"progress_callback must be"):
         SSEOxyGent(server_url=URL).set_progress_callback(does)
 
 
 WRONG_HOOKS: Final[dict[str, tuple[str, Any]]] = {
-    # the name in the error: (the attribute, what is assigned to it, or put into it)
+    # the name in the error: (the attribute, the value assigned to it or put into it)
     "event_handlers['tool_call']": ("event_handlers", {"tool_call": does}),
     "schema['answer']": ("schema", {"answer": waits}),
     "handle_tool_call_event": ("handle_tool_call_event", does),
@@ -710,7 +709,7 @@ WRONG_HOOKS: Final[dict[str, tuple[str, Any]]] = {
 
 @pytest.mark.parametrize("name", WRONG_HOOKS)
 async def test_a_function_of_the_wrong_kind_before_a_run(name: str) -> None:
-    """A method that was replaced, or a member that was added to a mapping, is checked before anything is sent."""
+    """A replaced method, or a function added to a mapping, is checked before anything is sent."""
     attribute, value = WRONG_HOOKS[name]
     transport = FakeTransport.script(*SCRIPT)
     agent = SSEOxyGent(server_url=URL, transport=transport, event_handlers={}, schema={})
@@ -736,7 +735,7 @@ async def test_a_plain_send_message() -> None:
 
 
 async def test_a_plain_send_message_during_a_run() -> None:
-    """Assigned while the run goes on, it is refused before it is called; the error shows how far the run was."""
+    """A plain `send_message` assigned during a run is refused before it is called; the error has the outcome so far."""
     request = OxyRequest(arguments={"query": "x"})
     agent = SSEOxyGent(server_url=URL, transport=FakeTransport.script(progress(1), *SCRIPT))
     with pytest.raises(errors.ConfigurationError, match=r"^send_message must be ") as caught:
@@ -749,7 +748,7 @@ async def test_a_plain_send_message_during_a_run() -> None:
 
 
 async def test_a_plain_handler_during_a_run() -> None:
-    """Put into the mapping while the run goes on, it is refused before it is called."""
+    """A plain handler put into the mapping during a run is refused before it is called."""
     handlers: dict[str, Any] = {}
     agent = SSEOxyGent(server_url=URL, transport=FakeTransport.script(progress(1), *SCRIPT), event_handlers=handlers)
     with pytest.raises(errors.ConfigurationError, match=r"^event_handlers\['tool_call'\] must be ") as caught:
@@ -762,7 +761,7 @@ async def test_a_plain_handler_during_a_run() -> None:
 
 
 async def test_a_callable_without_a_signature() -> None:
-    """A `send_message` that tells nothing about itself gets the message alone."""
+    """A `send_message` without a signature gets the message alone."""
 
     class Opaque:
         __signature__ = "none"
@@ -777,7 +776,7 @@ async def test_a_callable_without_a_signature() -> None:
 
 
 async def test_a_request_that_wants_no_messages() -> None:
-    """The request's own `send_message` tells its host, unless the request says that it wants none."""
+    """The request's own `send_message` calls its host, unless the request asks for no messages."""
     heard: list[Any] = []
 
     class House:
@@ -794,8 +793,8 @@ async def test_a_request_that_wants_no_messages() -> None:
     assert heard == [("x", {"event": "message", "id": "7", "retry": None})]
 
 
-async def test_a_handler_that_is_not_waited_for() -> None:
-    """The next event comes when the caller's code is done with this one: nothing runs beside it."""
+async def test_handlers_run_one_at_a_time() -> None:
+    """The next event is handled only after user code has finished with this one."""
     running = 0
 
     async def slow(*anything: Any) -> None:
@@ -808,8 +807,8 @@ async def test_a_handler_that_is_not_waited_for() -> None:
     await run(SSEOxyGent, Log(), event_handlers={"progress": slow, "metrics": slow}, send=slow)
 
 
-def test_steps_are_what_the_checks_take_them_for() -> None:
-    """The script has its two pairs of steps."""
+def test_the_script_of_the_checks() -> None:
+    """The script has two pairs of root steps."""
     assert 2 == sum(b'"tool_call"' in step for step in SCRIPT) == sum(b'"observation"' in step for step in SCRIPT)
     assert issubclass(ToolCall, Event)
     assert issubclass(Observation, Event)

@@ -1,4 +1,4 @@
-"""What an agent does with its remote beside runs: each with the agent's policies, typed errors, and within 30 s."""
+"""Calls beside runs (lookup, feedback, upload, ...): the agent's policies, typed errors, 30 s at most."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OK: Final = Reply.json(
 ALIVE: Final = Reply.json({"alive": 1})
 
 CALLS: Final[dict[str, tuple[str, Reply, Callable[[SSEOxyGent], Awaitable[Any]]]]] = {
-    # name: (the path that it asks, a good answer, the call)
+    # name: (its path, a good answer, the call)
     "feedback": ("/feedback", OK, lambda agent: agent.feedback("channel", "yes")),
     "upload": ("/upload", OK, lambda agent: agent.upload("a.txt", b"text")),
     "check_alive": ("/check_alive", ALIVE, lambda agent: agent.check_alive()),
@@ -37,7 +37,7 @@ EACH: Final = pytest.mark.parametrize("name", CALLS)
 
 
 def rotating() -> BearerAuth:
-    """Gives a token that has expired at the server, then a good one."""
+    """Return a token that the server rejects, then a good one."""
     tokens = iter(["old", "new"])
 
     async def provider() -> str:
@@ -48,7 +48,7 @@ def rotating() -> BearerAuth:
 
 @EACH
 async def test_policies_are_in_force(name: str) -> None:
-    """A call bears the agent's headers and token; a 401 brings a new token, and does not end it."""
+    """A call carries the agent's headers and token; a 401 refreshes the token and the call is sent again."""
     path, good, call = CALLS[name]
     transport = FakeTransport({path: [Reply(status=401), good]})
     agent = SSEOxyGent(server_url=URL, transport=transport, auth=rotating(), headers={"x-tenant": "ours"})
@@ -62,10 +62,10 @@ async def test_policies_are_in_force(name: str) -> None:
 
 @EACH
 async def test_plain_http(name: str) -> None:
-    """A credential goes to no other machine unencrypted, whatever it is for."""
+    """A credential is not sent to another machine over plain http, by any call."""
     transport = FakeTransport({CALLS[name][0]: CALLS[name][1]})
     agent = SSEOxyGent(server_url="http://remote.test", transport=transport, auth=BearerAuth("token"))
-    if name == "lookup":  # it never raises: there is nothing to be had
+    if name == "lookup":  # it never raises: it returns None
         assert await agent.lookup("t") is None
     else:
         with pytest.raises(errors.InsecureTransportError):
@@ -75,7 +75,7 @@ async def test_plain_http(name: str) -> None:
 
 @EACH
 async def test_refused_connections(name: str) -> None:
-    """What surely did not arrive is sent again, feedback and files too."""
+    """A request that was not sent is retried, feedback and uploads too."""
     path, good, call = CALLS[name]
     transport = FakeTransport({path: [Reply(before=errors.ConnectError("refused")), good]})
     await call(SSEOxyGent(server_url=URL, transport=transport, retry=Retry(base=0)))
@@ -95,7 +95,7 @@ ERRORS: Final[dict[str, tuple[type[errors.OxyError], Outcome, Reply]]] = {
 @pytest.mark.parametrize("error", ERRORS)
 @EACH
 async def test_errors(name: str, error: str) -> None:
-    """Each error is typed, and none takes longer than 30 s, an upload not longer than a run; no record is None."""
+    """Each error is typed and raised within 30 s, for an upload within `total`; `lookup` returns None."""
     path, _, call = CALLS[name]
     expected, outcome, reply = ERRORS[error]
     agent = SSEOxyGent(
@@ -111,8 +111,8 @@ async def test_errors(name: str, error: str) -> None:
     assert anyio.current_time() - began <= (90 if name == "upload" else 30)
 
 
-async def test_nothing_waits_behind_runs() -> None:
-    """A limit counts runs: who wants to help one that is at work does not wait for its end."""
+async def test_calls_are_not_queued_behind_runs() -> None:
+    """A concurrency limit counts runs only: calls that help a run are not queued behind it."""
     toy = ToyRemote(default=Script([Work(10)], output="42"))
     agent = SSEOxyGent(server_url=URL, transport=ASGITransport(toy), policies=(ConcurrencyLimit(1),))
     async with agent.stream("?") as run:
@@ -122,14 +122,14 @@ async def test_nothing_waits_behind_runs() -> None:
         assert await agent.check_alive()
         record = await agent.lookup(run.trace_id)
         stored = await agent.upload("a b.txt", b"text")
-        assert anyio.current_time() - began < 0.75  # `lookup` looks again: a record may lag
+        assert anyio.current_time() - began < 0.75  # `lookup` polls: a record may lag
     assert (record and (record.state, len(record.nodes))) == (None, 1)
     assert toy.runs[0].feedback == ["go on"]
     assert toy.files == {stored: b"text"}
 
 
-async def test_lookup_by_the_callers_word() -> None:
-    """Of several runs of one trace id, the last is looked up; an unknown one has no record."""
+async def test_lookup_by_trace_id() -> None:
+    """`lookup` finds the last run of a trace id, and no record for an unknown one."""
     toy = ToyRemote(pace=0)
     agent = SSEOxyGent(server_url=URL, transport=ASGITransport(toy))
     for query in ("echo one", "echo two"):
@@ -141,8 +141,8 @@ async def test_lookup_by_the_callers_word() -> None:
     assert await agent.lookup("nothing") is None
 
 
-async def test_feedback_that_nobody_waits_for() -> None:
-    """A channel that is not open is an EnvelopeError: nothing was given; data that is no JSON never leaves."""
+async def test_feedback_to_a_closed_channel() -> None:
+    """Feedback to a channel that is not open raises EnvelopeError; data that is not JSON is not sent."""
     transport = ASGITransport(ToyRemote())
     agent = SSEOxyGent(server_url=URL, transport=transport)
     with pytest.raises(errors.EnvelopeError) as caught:
@@ -158,14 +158,14 @@ async def test_feedback_that_nobody_waits_for() -> None:
 
 
 async def test_a_long_upload() -> None:
-    """A file may take its time, without an end where no `total` is set."""
+    """An upload may take as long as `total`, or forever without it."""
     late = Reply([b'{"code": 200, "data": {', Pause(7200), b'"file_name": "f"}}'], headers={})
     agent = SSEOxyGent(server_url=URL, transport=FakeTransport({"/upload": late}), timeouts=Timeouts(total=None))
     assert await agent.upload("a.txt", b"") == "f"
 
 
-async def test_what_is_sent() -> None:
-    """Feedback is JSON under the remote's own name for the channel."""
+async def test_the_body_of_feedback() -> None:
+    """Feedback is JSON with the remote's own id of the channel."""
     transport = FakeTransport({"/feedback": OK})
     await SSEOxyGent(server_url=URL, transport=transport).feedback("channel", {"a": None})
     (sent,) = transport.requests
