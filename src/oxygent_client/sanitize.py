@@ -17,6 +17,7 @@ from oxygent_client._core.sent_secrets import SentSecrets
 from oxygent_client._core.text import escape_character, replace_unsafe
 
 __all__ = [
+    "SentSecrets",
     "chain",
     "escape_control_characters",
     "redact",

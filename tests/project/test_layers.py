@@ -92,6 +92,7 @@ ROOMS: Final[dict[str, Room]] = {
     "cli": room("cli cli.* __main__", f"{PUBLIC} profiles serve serve.openai", "anyio attrs rich typer", edge=True),
     "profiles": room("profiles profiles.*", PUBLIC, "attrs", edge=True),
     "pytest_plugin": room("pytest_plugin", PUBLIC, "anyio attrs pytest uvloop", edge=True),
+    "sync": room("sync sync.*", PUBLIC, "anyio attrs", edge=True),
     "integrations": room("integrations", PUBLIC, edge=True),
     "integrations.oxygent": room("integrations.oxygent", PUBLIC, "attrs oxygent pydantic", edge=True),
 }
@@ -291,6 +292,7 @@ REFUSED: Final = [
     ("serve._core.runs", "from oxygent_client._run.run import Run", "public names only"),
     ("serve.openai", "from oxygent_client.serve._core.runs import Runs", "public names only"),
     ("profiles", "import httpx", "library httpx"),
+    ("sync._run", "from oxygent_client._run.run import Run", "public names only"),
 ]
 
 ACCEPTED: Final = [

@@ -1,0 +1,166 @@
+"""`SyncRun`: an iterator over the events of one run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar, cast
+
+from oxygent_client import AnyEvent, Outcome, OxyResponse, Run
+from oxygent_client.errors import ClosedError, Partial
+from oxygent_client.sanitize import SentSecrets
+from oxygent_client.sync._mirror import blocking
+from oxygent_client.sync._portal import Block, Portal
+
+T = TypeVar("T")
+
+LEAVE_SECONDS: Final = 1.0
+"""How long the end of a `for` waits until the run is closed. The garbage collector may have caused it, while a lock is
+held that the closing needs; so it does not wait until it is closed."""
+_END: Final = object()
+
+
+class SyncRun:
+    """One run of a remote agent: `for event in agent.stream(query): ...`, perhaps in `with agent.stream(query) as run`.
+
+    Leaving the `for`, at any time, ends the run and closes its connection, which makes the remote stop: by `break`, by
+    an exception, or when the loop's generator is closed or garbage. Leaving the block does so, too, and waits for it.
+    Ctrl-C ends the run. `next(run)` returns a single event and leaves the run open.
+    """
+
+    _block: Block[Run] | None = None
+
+    def __init__(self, run: Run, portal: Callable[[], Portal]) -> None:
+        self._run = run
+        self._portal = portal
+
+    def _get_inner(self) -> Run:
+        return self._run
+
+    # --- what a reader may ask ---
+
+    @property
+    def trace_id(self) -> str:
+        """As `Run.trace_id`: your id of this run."""
+        return self._run.trace_id
+
+    @property
+    def remote_trace_id(self) -> str:
+        """As `Run.remote_trace_id`: the remote's id of this run."""
+        return self._run.remote_trace_id
+
+    @property
+    def outcome(self) -> Outcome:
+        """What is known of the run so far."""
+        return self._run.outcome
+
+    @property
+    def text(self) -> str:
+        """As `Run.text`."""
+        return self._run.text
+
+    @property
+    def sent(self) -> SentSecrets:
+        """The credentials that the run has sent, for `sanitize.without_credentials`."""
+        return self._run.sent
+
+    @property
+    def partial(self) -> Partial:
+        """What has been received so far, within `Limits.partial_events` and `Limits.partial_bytes`."""
+        return self._run.partial
+
+    @property
+    def response(self) -> OxyResponse:
+        """The response, once the events have come to their end.
+
+        Raises:
+            OxyError: the run failed; it is that error.
+            ClosedError: the run has not come to its end. Read all events first, or call `final_response()`.
+        """
+        return self._run.response
+
+    @blocking(Run.final_response)
+    def final_response(self) -> None:
+        """Read all events that are still to come, end the run and return its response."""
+
+    def _wait_for(self, function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        """Run an async function in the run's task, which ends the run, and wait for its result."""
+        try:
+            return self._do(function, *args)
+        finally:
+            self.close()
+
+    # --- the block ---
+
+    def __enter__(self) -> Self:
+        if self._block is not None:
+            raise ClosedError("a run is entered once; ask the agent for another", outcome=self.outcome)
+        self._enter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._block is not None:
+            self._block.leave(error)
+
+    def close(self) -> None:
+        """End the run and close its connection, which makes the remote stop; another thread may be reading."""
+        if self._block is not None:
+            self._block.leave()
+
+    def __del__(self) -> None:
+        if self._block is not None:
+            self._block.leave_soon()
+
+    def _enter(self) -> Block[Run]:
+        if self._block is None:
+            self._block = Block(self._portal(), self._run)
+            self._block.enter()
+        return self._block
+
+    # --- the events ---
+
+    def __iter__(self) -> Iterator[AnyEvent]:
+        return self._iterate(lambda: self._run)
+
+    def __next__(self) -> AnyEvent:
+        """Return the next event, without ending the run if it is not the last.
+
+        Raises:
+            StopIteration: the run has come to its end, and has a response.
+            OxyError: the run failed.
+            ClosedError: the run was left before.
+        """
+        event = self._do(anext, self._run, _END)
+        if event is _END:
+            raise StopIteration
+        return cast("AnyEvent", event)
+
+    def _iterate(self, source: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
+        """Iterate over `source()` in the run's task; whoever leaves the iteration ends the run."""
+        self._enter()
+        iterator = source()
+        try:
+            while (item := self._do(anext, iterator, _END)) is not _END:
+                yield item
+        except GeneratorExit:  # perhaps of the garbage collector
+            assert self._block is not None
+            self._block.leave_soon(LEAVE_SECONDS)
+            raise
+        except BaseException:
+            self.close()
+            raise
+        self.close()
+
+    def _do(self, function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        """Run an async function in the run's task, and wait for its result."""
+        block = self._enter()
+        if block.portal.is_over:  # perhaps in a parent process, whose connection must not be touched
+            raise block.portal.closed_error()
+        if block.is_over:  # the run knows how it ended
+            return self._portal().run(function, *args)
+        return block.do(function, *args)
+
+    def __repr__(self) -> str:
+        return f"<SyncRun {self.trace_id} {self.outcome}>"
