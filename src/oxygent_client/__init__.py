@@ -19,6 +19,7 @@ from oxygent_client._version import __version__
 if TYPE_CHECKING:
     from oxygent_client import errors
     from oxygent_client._agent.agent import SSEOxyGent
+    from oxygent_client._agent.conversation import Conversation, Turn
     from oxygent_client._agent.detached import RunHandle
     from oxygent_client._agent.remote_agent import RemoteAgent
     from oxygent_client._core.errors import Outcome, OxyError
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from oxygent_client._core.settings import CallOptions, Limits, Timeouts
     from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
     from oxygent_client._protocol.payload import build_payload
+    from oxygent_client._protocol.responses import Welcome
     from oxygent_client._protocol.router import EventRouter
     from oxygent_client._protocol.run_record import RunNode, RunRecord
     from oxygent_client._protocol.sse import Decoder
@@ -57,6 +59,7 @@ __all__ = [
     "BearerAuth",
     "CallOptions",
     "Cluster",
+    "Conversation",
     "Custom",
     "Decoder",
     "Event",
@@ -87,6 +90,8 @@ __all__ = [
     "Timeouts",
     "ToolCall",
     "Transport",
+    "Turn",
+    "Welcome",
     "__version__",
     "build_payload",
     "errors",
@@ -94,6 +99,10 @@ __all__ = [
 
 _HOMES = {
     "_agent.agent": ("SSEOxyGent",),
+    "_agent.conversation": (
+        "Conversation",
+        "Turn",
+    ),
     "_agent.detached": ("RunHandle",),
     "_agent.remote_agent": ("RemoteAgent",),
     "_core.errors": (
@@ -130,6 +139,7 @@ _HOMES = {
         "Transport",
     ),
     "_protocol.payload": ("build_payload",),
+    "_protocol.responses": ("Welcome",),
     "_protocol.router": ("EventRouter",),
     "_protocol.run_record": (
         "RunNode",

@@ -23,6 +23,7 @@ import attrs
 from oxygent_client._agent import rules
 from oxygent_client._agent.call_options import make_request, with_options
 from oxygent_client._agent.callbacks import AgentCallbacks, CallbackDispatcher
+from oxygent_client._agent.conversation import Conversation, ConversationAgent, start_conversation
 from oxygent_client._agent.detached import (
     AttachRequestBuilder,
     RunHandle,
@@ -32,11 +33,13 @@ from oxygent_client._agent.detached import (
 )
 from oxygent_client._agent.remote_agent import RemoteAgent, single_attempt
 from oxygent_client._agent.request_builder import RequestBuilder, lookup_request
+from oxygent_client._agent.restart import RestartRequestBuilder, check_restart_options
 from oxygent_client._agent.rules import EventFilter, EventHandler, ProgressCallback
 from oxygent_client._agent.transport_lease import TransportPool
 from oxygent_client._api import services
 from oxygent_client._api.discovery import DISCOVERY_SECONDS, RemoteCatalog
 from oxygent_client._api.records import RunRecord, look_until
+from oxygent_client._api.services import Rating
 from oxygent_client._core.errors import ConfigurationError
 from oxygent_client._core.ids import new_id
 from oxygent_client._core.requests import OxyRequest, OxyResponse
@@ -45,6 +48,7 @@ from oxygent_client._core.settings import CallOptions, ConfirmState, Limits, Tim
 from oxygent_client._core.transport import HTTPRequest, Transport
 from oxygent_client._core.validation import FLAG, NAMES, TEXTS
 from oxygent_client._protocol.payload import CallStackStrategy, build_payload
+from oxygent_client._protocol.responses import Welcome
 from oxygent_client._protocol.router import EventRouter
 from oxygent_client._protocol.schema import Schema
 from oxygent_client._run.abandoned import sweep
@@ -53,6 +57,7 @@ from oxygent_client._run.run import Run
 from oxygent_client._run.trace_ids import TRACE_IDS
 from oxygent_client._run.watched_transport import OutcomeTransport
 from oxygent_client.cluster import RunLocation, cluster_of, home_of
+from oxygent_client.cluster._cluster import home_of_turn
 from oxygent_client.policies import HTTPSOnly, Policies, Policy, Redirect, Retry, check_secure
 from oxygent_client.telemetry._observers import Observer
 from oxygent_client.telemetry._stats import Stats, StatsCollector
@@ -221,7 +226,8 @@ class SSEOxyGent(RemoteAgent):
             arguments: more arguments of the agent (any JSON).
             trace_id: your id of this run; generated if empty.
             from_trace_id: the trace id of the previous turn, for the memory of the remote.
-            group_id: your id of the conversation; generated if empty.
+            group_id: your id for runs that belong together, in the server's records; generated if empty. It gives no
+                memory: `from_trace_id` does, and `conversation` sets both.
             shared_data: data that all calls of the run read and write.
             group_data: data that all runs of the conversation read and write.
             idempotent: True allows that the remote runs twice, so that a request is repeated after more failures.
@@ -336,6 +342,50 @@ class SSEOxyGent(RemoteAgent):
         )
         return Run(self._run_config(request, handle.trace_id, build, attached_to=handle.remote_trace_id))
 
+    def conversation(self, token: str = "", *, group_id: str = "") -> Conversation:
+        """Start a conversation, whose turns remember those before: `async with agent.conversation() as chat`.
+
+        Over a `Cluster` all turns go to the replica that ran the first, unless `Cluster.shared_storage`.
+
+        Args:
+            token: the result of `Conversation.to_token`, to continue that conversation; empty for a new one.
+            group_id: your id of a new conversation; generated if empty.
+
+        Raises:
+            ConfigurationError: `token` is no token, or its conversation is at another server.
+        """
+        return start_conversation(cast("ConversationAgent", self), token, group_id)
+
+    def restart(
+        self, trace_id: str, node_id: str, *, output: str | None = None, request: OxyRequest | None = None
+    ) -> Run:
+        """Restart an earlier run from one of its calls: `async with agent.restart(...) as run: ...`.
+
+        It is a new run with the arguments of the earlier one. The server replays the calls of tools and models that had
+        ended before this call from its record, gives this call `output`, and runs everything after it again. The record
+        is read when the block is entered; nothing is sent unless it has the call.
+
+        Args:
+            trace_id: your id of the earlier run, or the server's.
+            node_id: the id of a call of a tool or model in it, as `lookup` and the events show it.
+            output: the output that the call gets instead; None runs the call again.
+            request: ids and `send_message` of the new run; its arguments are not used.
+
+        Raises:
+            UnknownNodeError: on entering the block: the record does not have the call, or it cannot be restarted.
+            ConfigurationError: an argument is invalid, or there are several servers, and this program started no such
+                run.
+        """
+        check_restart_options(trace_id=trace_id, node_id=node_id, output=output)
+        location = self._known_location("trace_id", trace_id)
+        build = RestartRequestBuilder(
+            build=self._request_builder(self.prepared(request or OxyRequest()), location.base_url),
+            reference_trace_id=location.remote_trace_id,
+            node_id=node_id,
+            output=output,
+        )
+        return Run(self._run_config(build.build.request, build.build.trace_id, build))
+
     @single_attempt
     async def _execute(self, oxy_request: OxyRequest) -> OxyResponse:
         async with self._run(oxy_request) as run:
@@ -349,11 +399,11 @@ class SSEOxyGent(RemoteAgent):
         build = self._request_builder(request)
         return Run(self._run_config(request, build.trace_id, build))
 
-    def _request_builder(self, request: OxyRequest) -> RequestBuilder:
+    def _request_builder(self, request: OxyRequest, base_url: str = "") -> RequestBuilder:
         return RequestBuilder(
             request=request,
             trace_id=str(request.current_trace_id or new_id()),
-            base_url=self.server_url,
+            base_url=base_url or self.server_url or home_of_turn(self.transport, request.from_trace_id or ""),
             name=self.name,
             callee=request.call_options.callee or self.callee,
             check_callee=self.check_callee,
@@ -366,7 +416,12 @@ class SSEOxyGent(RemoteAgent):
         )
 
     def _run_config(
-        self, request: OxyRequest, trace_id: str, build: RequestBuilder | AttachRequestBuilder, *, attached_to: str = ""
+        self,
+        request: OxyRequest,
+        trace_id: str,
+        build: RequestBuilder | RestartRequestBuilder | AttachRequestBuilder,
+        *,
+        attached_to: str = "",
     ) -> RunConfig:
         return RunConfig(
             request=request,
@@ -433,6 +488,7 @@ class SSEOxyGent(RemoteAgent):
                 self.limits,
                 until=anyio.current_time() + (self.timeouts.lookup or 0),
                 first_until=until,
+                with_arguments=True,
             )
         return record if record is not None and record.nodes else None
 
@@ -447,12 +503,39 @@ class SSEOxyGent(RemoteAgent):
             EnvelopeError: no run has such a channel; nothing was delivered.
             OxyError: the server could not be reached, or refused.
         """
-        if (location := self._location(channel_id)) is None:
-            raise ConfigurationError(
-                f"channel_id {channel_id[:100]!r} is unknown: this program started no such run in the cluster"
-            )
+        location = self._known_location("channel_id", channel_id)
         async with self._operation(location.base_url) as (transport, template, until):
             await services.feedback(transport, template, location.remote_trace_id, data, self.limits, until=until)
+
+    async def rate(self, trace_id: str, rating: Rating, comment: str = "") -> None:
+        """Rate the answer of a run, for the statistics of the server: `"like"` or `"dislike"`.
+
+        A run can be rated several times; each counts.
+
+        Args:
+            trace_id: your id of the run, or the server's.
+            rating: the rating.
+            comment: a text of at most 500 characters.
+
+        Raises:
+            ConfigurationError: an argument is invalid, or there are several servers, and this program started no such
+                run.
+            NotFoundError: the server's release has no ratings.
+            OxyError: the server could not be reached, or refused.
+        """
+        location = self._known_location("trace_id", trace_id)
+        async with self._operation(location.base_url) as (transport, template, until):
+            remote = location.remote_trace_id
+            await services.rate(transport, template, remote, rating, comment, self.limits, until=until)
+
+    async def welcome(self) -> Welcome:
+        """Read the server's welcome message and suggested first queries; both are empty at a server without them.
+
+        Raises:
+            OxyError: the server could not be reached, or its response is malformed.
+        """
+        async with self._operation() as (transport, template, until):
+            return await services.welcome(transport, template, self.limits, until=until)
 
     async def upload(self, name: str, content: bytes) -> str:
         """Store a file at the server and return the server's name of it, for the argument `attachments`.
@@ -470,6 +553,13 @@ class SSEOxyGent(RemoteAgent):
         """Return a snapshot of the statistics of this agent's runs; safe to call from any thread."""
         sweep()
         return self._stats.stats(self._transports if self.transport is None else self.transport)
+
+    def _known_location(self, argument: str, name: str) -> RunLocation:
+        if (location := self._location(name)) is None:
+            raise ConfigurationError(
+                f"{argument} {name[:100]!r} is unknown: this program started no such run in the cluster"
+            )
+        return location
 
     def _location(self, name: str) -> RunLocation | None:
         """The server of the last run with the caller's id `name`; None if that is an unknown replica of a cluster."""

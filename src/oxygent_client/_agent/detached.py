@@ -7,8 +7,6 @@ Rule 3: attaching needs no state of the program that started the run: names and 
 
 from __future__ import annotations
 
-import base64
-import json
 import math
 from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
@@ -18,6 +16,7 @@ import anyio
 import attrs
 
 from oxygent_client._agent.request_builder import PrepareHeaders, RequestBuilder, build_headers, lookup_request
+from oxygent_client._agent.tokens import decode_token, encode_token
 from oxygent_client._api import services
 from oxygent_client._api.records import look_until
 from oxygent_client._core.errors import ConfigurationError, DeadlineExceededError, Outcome, OxyError
@@ -76,7 +75,7 @@ class RunHandle:
         It holds no credentials. A program that has the token, and access to the server, can read the run's events;
         the server sends each event once.
         """
-        return PREFIX + base64.urlsafe_b64encode(json.dumps(attrs.astuple(self)).encode()).decode().rstrip("=")
+        return encode_token(PREFIX, attrs.astuple(self))
 
     @classmethod
     def from_token(cls, token: str) -> Self:
@@ -86,11 +85,7 @@ class RunHandle:
             ConfigurationError: `token` is no result of `to_token`.
         """
         try:
-            if not token.startswith(PREFIX):
-                raise ValueError
-            body = token.removeprefix(PREFIX)
-            fields: Any = json.loads(base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True))
-            *texts, stack, shared = cast("list[Any]", fields)
+            *texts, stack, shared = decode_token(PREFIX, token)
             if not isinstance(stack, list) or not isinstance(shared, bool):
                 raise TypeError
             stack = cast("list[Any]", stack)

@@ -8,7 +8,7 @@ Rule 2: the local name of an agent is sent as the callee only if a discovery sho
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import attrs
@@ -48,6 +48,8 @@ class RequestBuilder:
     catalog: RemoteCatalog
     prepare_payload: PreparePayload
     prepare_headers: PrepareHeaders
+    restart: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    """Fields that restart an earlier run of this server."""
 
     async def __call__(
         self, transport: Transport, remote_trace_id: str, deadline: float
@@ -73,7 +75,9 @@ class RequestBuilder:
         )
         if isinstance(before := payload["from_trace_id"], str):
             payload["from_trace_id"] = TRACE_IDS.remote_name(self.base_url, before)
-        # The server's record of the run is searched for this id.
+        payload |= self.restart
+        # The server's record of the run is searched for this id. A server of 1.1.3 restarts a run under the id that its
+        # first request had: then the record is that of the trace id.
         node_id = payload["node_id"] = str(payload.get("node_id") or request.node_id or new_id())
         stack = None if "call_stack" in payload else tuple(request.call_stack)
         names = NameMap(call_stack=stack, trace_id=self.trace_id, remote_trace_id=remote_trace_id)
@@ -83,7 +87,7 @@ class RequestBuilder:
             group_id=request.group_id,
             deadline=deadline if deadline < math.inf else None,
             idempotent=request.idempotent,
-            node_id=node_id,
+            node_id="" if self.restart else node_id,
             remote_trace_id=remote_trace_id,
         )
         headers = build_headers(self.prepare_headers, request) | STREAM_HEADERS

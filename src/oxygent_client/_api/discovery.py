@@ -18,7 +18,7 @@ from typing import Any, Final
 import anyio
 import attrs
 
-from oxygent_client._api.fetch import fetch_data
+from oxygent_client._api.fetch import MISSING, fetch_data
 from oxygent_client._core.errors import (
     ConnectError,
     DeadlineExceededError,
@@ -41,8 +41,6 @@ DISCOVERY_SECONDS: Final = 30.0
 """Time-out for all documents together: connections, headers and bodies."""
 NO_LIST_SECONDS: Final = 60.0
 """How long it is cached that a server has no `/get_agents`: an update may add it."""
-MISSING: Final = (404, 405, 410, 501)
-"""Statuses that mean that a server does not have a document; servers of 1.0.8 respond 404."""
 
 
 @attrs.frozen(kw_only=True)

@@ -21,6 +21,8 @@ from oxygent_client._protocol.responses import error_from_response, parse_envelo
 
 MARGIN: Final = 0.05
 """Seconds before the deadline of a call at which reading a refusal ends, so that its error is raised in time."""
+MISSING: Final = (404, 405, 410, 501)
+"""Statuses that mean that a server does not have a document; servers of 1.0.8 respond 404."""
 REFUSAL_SECONDS: Final = 5.0
 """Time-out for reading the body of a refusal."""
 

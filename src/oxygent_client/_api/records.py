@@ -1,7 +1,8 @@
 """Look up the record of a run that a server stored.
 
 Rule 1: a record is optional: an error while reading it is logged, and the result is None.
-Rule 2: arguments and inbound headers of a node may be secret: parsing drops them.
+Rule 2: a record holds secrets: inbound headers, settings of agents. Parsing drops them; it keeps the arguments of the
+    calls only for those who ask for them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from oxygent_client._protocol.endpoints import PATHS
 from oxygent_client._protocol.run_record import RunNode, RunRecord, parse_record
 from oxygent_client.cluster import home_of
 
-__all__ = ["RunNode", "RunRecord", "look_until"]
+__all__ = ["TRANSIENT", "RunNode", "RunRecord", "fetch_record", "look_until"]
 
 TRANSIENT: Final = (ConnectError, ConnectionLostError, RateLimitedError, ServerError)
 """Errors after which the record is requested again."""
@@ -41,6 +42,7 @@ async def look_until(
     until: float,
     first_until: float | None = None,
     node_id: str = "",
+    with_arguments: bool = False,
 ) -> RunRecord | None:
     """Poll the server's record of the run with the trace id `trace_id`; None if the server has no records.
 
@@ -60,7 +62,9 @@ async def look_until(
     pause, found = FIRST_PAUSE, None
     while True:
         try:
-            found = await _fetch_record(transport, template, trace_id, limits, first_until, node_id)
+            found = await fetch_record(
+                transport, template, trace_id, limits, until=first_until, node_id=node_id, with_arguments=with_arguments
+            )
         except TRANSIENT:
             pass
         except OxyError:
@@ -71,16 +75,29 @@ async def look_until(
         pause, first_until = min(2 * pause, LONGEST_PAUSE), until
 
 
-async def _fetch_record(
-    transport: Transport, template: HTTPRequest, trace_id: str, limits: Limits, until: float, node_id: str
+async def fetch_record(
+    transport: Transport,
+    template: HTTPRequest,
+    trace_id: str,
+    limits: Limits,
+    *,
+    until: float,
+    node_id: str = "",
+    with_arguments: bool = False,
 ) -> RunRecord:
+    """Fetch the record of a run once; the arguments are those of `look_until`.
+
+    Raises:
+        OxyError: the server has no records, cannot be reached, or its response is malformed.
+    """
     context = attrs.evolve(
         template.context, purpose="discover", trace_id=trace_id, deadline=until, idempotent=False, node_id=node_id
     )
     path = f"{PATHS['record']}?item_id={quote(trace_id, safe='', errors='surrogatepass')}"
     request = attrs.evolve(template, path=path, context=context)
     try:
-        return parse_record(await fetch_data(transport, request, limits, until=until), limits, node_id=node_id)
+        data = await fetch_data(transport, request, limits, until=until)
+        return parse_record(data, limits, node_id=node_id, with_arguments=with_arguments)
     except OxyError as error:
         log_event("debug", template.context, "no record of the run: %s", error)
         raise

@@ -1,4 +1,4 @@
-"""Other endpoints: feedback, file upload, health check, start of a detached run.
+"""Other endpoints: feedback, rating, welcome message, file upload, health check, start of a detached run.
 
 Rule 1: each function makes one exchange and reads the body within the limits. There is no retry here.
 Rule 2: an error inside an HTTP 200 is raised; its code sets the outcome, as a status would.
@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import attrs
 
-from oxygent_client._api.fetch import fetch_body, fetch_data
-from oxygent_client._core.errors import EnvelopeError, Outcome, PayloadError
+from oxygent_client._api.fetch import MISSING, fetch_body, fetch_data
+from oxygent_client._core.errors import ConfigurationError, EnvelopeError, Outcome, PayloadError, StatusError
 from oxygent_client._core.ids import new_id
 from oxygent_client._core.settings import Limits
 from oxygent_client._core.transport import HTTPRequest, Purpose, Transport
 from oxygent_client._protocol.endpoints import PATHS
 from oxygent_client._protocol.payload import encode
-from oxygent_client._protocol.responses import parse_alive, parse_stored_name
+from oxygent_client._protocol.responses import (
+    Welcome,
+    parse_alive,
+    parse_first_queries,
+    parse_stored_name,
+    parse_welcome_message,
+)
+
+Rating = Literal["like", "dislike"]
+LONGEST_COMMENT: Final = 500
+"""Characters of the comment of a rating that servers accept."""
 
 
 async def check_alive(transport: Transport, template: HTTPRequest, limits: Limits, *, until: float) -> bool:
@@ -74,6 +84,54 @@ async def upload(
     body = _multipart(boundary, name, content, content_type)
     request = _post(template, "upload", body, f"multipart/form-data; boundary={boundary}", until)
     return parse_stored_name(await _accepted(transport, request, limits, until))
+
+
+async def rate(
+    transport: Transport,
+    template: HTTPRequest,
+    trace_id: str,
+    rating: Rating,
+    comment: str,
+    limits: Limits,
+    *,
+    until: float,
+) -> None:
+    """Store a rating of a run, by the server's trace id. A server accepts ratings of runs that it does not have.
+
+    Raises:
+        ConfigurationError: `rating` is not one of the words, or `comment` is too long.
+        NotFoundError: the server's release has no ratings.
+        OxyError: the server could not be reached, or refused.
+    """
+    if rating not in get_args(Rating):
+        raise ConfigurationError(f"rating must be 'like' or 'dislike'; got {rating!r:.60}")
+    if len(comment) > LONGEST_COMMENT:
+        raise ConfigurationError(f"comment must have at most {LONGEST_COMMENT} characters; it has {len(comment)}")
+    fields = {"trace_id": trace_id, "rating_type": rating} | ({"comment": comment} if comment else {})
+    await _accepted(transport, _post(template, "rating", encode(fields), "application/json", until), limits, until)
+
+
+async def welcome(transport: Transport, template: HTTPRequest, limits: Limits, *, until: float) -> Welcome:
+    """Read the welcome message and the suggested queries; both are empty at a server without them.
+
+    Raises:
+        OxyError: the server could not be reached, or its response is malformed.
+    """
+    message = await _optional(transport, template, "welcome", limits, until)
+    queries = await _optional(transport, template, "first_query", limits, until)
+    return Welcome(parse_welcome_message(message), parse_first_queries(queries))
+
+
+async def _optional(
+    transport: Transport, template: HTTPRequest, service: str, limits: Limits, until: float
+) -> dict[str, Any]:
+    """The data of a document; empty if the server does not have it."""
+    try:
+        return await fetch_data(transport, attrs.evolve(template, path=PATHS[service]), limits, until=until)
+    except StatusError as error:
+        if error.status not in MISSING:
+            raise
+        return {}
 
 
 async def start(transport: Transport, request: HTTPRequest, limits: Limits, *, until: float) -> None:

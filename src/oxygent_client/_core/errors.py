@@ -5,7 +5,8 @@ OxyError(Exception)
 ├── ConfigurationError(ValueError)          the call is wrong; nothing was sent
 │   ├── InsecureTransportError
 │   ├── PayloadError
-│   └── UnknownCalleeError
+│   ├── UnknownCalleeError
+│   └── UnknownNodeError
 ├── ConnectError(ConnectionError)           no connection; nothing was sent         (ClientError is an alias)
 │   ├── TLSError
 │   └── ConnectTimeoutError                 an OxyTimeoutError too
@@ -86,6 +87,7 @@ __all__ = [
     "TooLargeError",
     "UnconfirmedError",
     "UnknownCalleeError",
+    "UnknownNodeError",
 ]
 
 
@@ -187,6 +189,14 @@ class PayloadError(ConfigurationError):
 
 class UnknownCalleeError(ConfigurationError):
     """The remote has no agent of the callee's name. Use one of the names in the text, or leave `callee` out."""
+
+
+class UnknownNodeError(ConfigurationError):
+    """The server's record has no such call, or the call cannot be restarted; the text has the reason.
+
+    A server that is asked to restart a call that it does not have never answers, or runs everything again. Use the ids
+    of `lookup`.
+    """
 
 
 # --- the connection ---------------------------------------------------------------------------------------------------

@@ -19,6 +19,9 @@ PATHS: Final = {
     "feedback": "/feedback",
     "alive": "/check_alive",
     "upload": "/upload",
+    "rating": "/rating",
+    "welcome": "/get_welcome_message",
+    "first_query": "/get_first_query",
 }
 
 HEADERS: Final = {"accept-encoding": "identity", "user-agent": f"oxygent-client/{__version__}"}

@@ -82,7 +82,9 @@ def check_restart(fields: Mapping[str, Any]) -> None:
     """
     for name in RESTART:
         if fields.get(name) not in ("", None):
-            raise PayloadError(f"{name} restarts an earlier run, but this call starts a new one: leave it empty")
+            raise PayloadError(
+                f"{name} restarts an earlier run, but this call starts a new one: leave it empty, or use `restart`"
+            )
 
 
 def build_payload(

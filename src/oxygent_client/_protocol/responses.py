@@ -35,12 +35,15 @@ from oxygent_client._protocol.messages import SAYS, as_text, is_content_type
 
 __all__ = [
     "KnownAgents",
+    "Welcome",
     "error_envelope",
     "error_from_response",
     "parse_alive",
     "parse_envelope",
+    "parse_first_queries",
     "parse_organization",
     "parse_stored_name",
+    "parse_welcome_message",
     "retry_after",
 ]
 
@@ -182,6 +185,29 @@ def parse_stored_name(data: dict[str, Any]) -> str:
     if not isinstance(name, str) or not name:
         raise MalformedResponseError("the response must have the `file_name` of the uploaded file")
     return name
+
+
+@attrs.frozen
+class Welcome:
+    """A server's greeting for a new conversation, for a chat window."""
+
+    message: str = ""
+    """The welcome message; empty without one."""
+    first_queries: tuple[str, ...] = ()
+    """Queries that the server suggests; empty without any."""
+
+
+def parse_welcome_message(data: dict[str, Any]) -> str:
+    """Parse the data of a `/get_welcome_message` envelope; empty without a message."""
+    message = data.get("welcome_message")
+    return message if isinstance(message, str) else ""
+
+
+def parse_first_queries(data: dict[str, Any]) -> tuple[str, ...]:
+    """Parse the data of a `/get_first_query` envelope: one query, or a list."""
+    given = data.get("first_query")
+    queries = cast("list[Any]", given) if isinstance(given, list) else [given]
+    return tuple(query for query in queries if isinstance(query, str) and query)
 
 
 def parse_organization(data: dict[str, Any], limits: Limits = Limits()) -> dict[str, Any]:

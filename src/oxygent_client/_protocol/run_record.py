@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, Final, cast
 
 import attrs
 
+from oxygent_client._core import json_codec
 from oxygent_client._core.errors import MalformedResponseError, TooLargeError
 from oxygent_client._core.events import OxyState
 from oxygent_client._core.settings import Limits
@@ -16,7 +18,7 @@ __all__ = ["RunNode", "RunRecord", "is_failure_text", "parse_record"]
 
 @attrs.frozen(kw_only=True)
 class RunNode:
-    """One call inside a run, as the server stored it. Its arguments and the inbound headers are not kept."""
+    """One call inside a run, as the server stored it. Inbound headers and settings of the callee are not kept."""
 
     node_id: str
     caller: str
@@ -31,6 +33,22 @@ class RunNode:
     """The final state; None if the call has not ended."""
     output: Any = attrs.field(repr=False)
     """The callee's output as the server stored it: a `str`. Real servers store other values as JSON."""
+    create_time: datetime | None = None
+    """Start of the call, in the server's own time zone; None if it is not known."""
+    update_time: datetime | None = None
+    """When the server stored the end of the call, in its own time zone; None if the call has not ended."""
+    arguments: dict[str, Any] = attrs.field(factory=dict[str, Any], repr=False, hash=False)
+    """The callee's arguments as the server stored them, with those that the framework adds. The server stores them at
+    the end of the call."""
+    input_md5: str = attrs.field(default="", repr=False)
+    """The server's digest of the arguments, by which a restart finds a call."""
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the call took, as the server stored it; None if it has not ended."""
+        if self.create_time is None or self.update_time is None:
+            return None
+        return (self.update_time - self.create_time).total_seconds()
 
 
 @attrs.frozen
@@ -45,6 +63,8 @@ class RunRecord:
     """All calls stored under the run's trace id, in the server's order."""
     fingerprint: int = attrs.field(default=0, eq=False, repr=False)
     """A number, in this process, that changes when a call starts, ends or is stored again."""
+    root: RunNode | None = attrs.field(default=None, eq=False, repr=False)
+    """The call of the run itself, one of `nodes`."""
 
     @property
     def has_begun(self) -> bool:
@@ -61,12 +81,20 @@ class RunRecord:
         """Whether the run has failed, was canceled or was skipped."""
         return self.state in (OxyState.FAILED, OxyState.CANCELED, OxyState.SKIPPED)
 
+    def find(self, node_id: str) -> RunNode | None:
+        """Return the call with this node id; None if the record does not have it."""
+        return next((node for node in self.nodes if node.node_id == node_id), None)
+
 
 STATES: Final[dict[int, OxyState]] = {state.value: state for state in OxyState}
 
 
-def parse_record(data: dict[str, Any], limits: Limits = Limits(), *, node_id: str = "") -> RunRecord:
+def parse_record(
+    data: dict[str, Any], limits: Limits = Limits(), *, node_id: str = "", with_arguments: bool = False
+) -> RunRecord:
     """Parse the data of a `/view` envelope: the run with the root `node_id`, or the latest run.
+
+    The arguments of the calls are read only `with_arguments`.
 
     Raises:
         MalformedResponseError: it is not a list of nodes with a root.
@@ -78,7 +106,7 @@ def parse_record(data: dict[str, Any], limits: Limits = Limits(), *, node_id: st
     rows = cast("list[Any]", rows)
     if len(rows) > limits.nodes:
         raise TooLargeError(f"the record has more nodes than Limits.nodes ({limits.nodes})")
-    nodes = tuple(_node(row) for row in rows)
+    nodes = tuple(_node(row, limits if with_arguments else None) for row in rows)
     known = {node.node_id for node in nodes}
     if not nodes or (node_id and node_id not in known):
         return RunRecord(None, None, ())
@@ -89,7 +117,7 @@ def parse_record(data: dict[str, Any], limits: Limits = Limits(), *, node_id: st
     # A call whose father is not stored yet looks like a root; its stack is longer than that of the real root.
     root = min(reversed(roots), key=lambda node: len(node.call_stack))
     states = [(node.node_id, node.state, *_times(row)) for node, row in zip(nodes, rows, strict=True)]
-    return RunRecord(root.state, root.output, nodes, hash(frozenset(states)))
+    return RunRecord(root.state, root.output, nodes, hash(frozenset(states)), root)
 
 
 def _times(row: dict[str, Any]) -> Iterator[str]:
@@ -97,7 +125,7 @@ def _times(row: dict[str, Any]) -> Iterator[str]:
     return (str(row.get(name))[:64] for name in ("create_time", "update_time"))
 
 
-def _node(row: Any) -> RunNode:
+def _node(row: Any, limits: Limits | None) -> RunNode:
     if not isinstance(row, dict):
         raise MalformedResponseError("a node of a record must be an object")
     fields = cast("dict[str, Any]", row)
@@ -117,7 +145,34 @@ def _node(row: Any) -> RunNode:
         else (),
         state=None if state is None else STATES[state],
         output=fields.get("output"),
+        create_time=_time(fields, "create_time"),
+        update_time=_time(fields, "update_time"),
+        arguments={} if limits is None else _arguments(fields.get("input"), limits),
+        input_md5=_text(fields, "input_md5"),
     )
+
+
+def _time(fields: dict[str, Any], name: str) -> datetime | None:
+    """A time as the server wrote it, such as `2026-11-28 14:07:54.884348000`; None if it is not one."""
+    try:
+        moment = datetime.fromisoformat(_text(fields, name))
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=None)
+
+
+def _arguments(stored: Any, limits: Limits) -> dict[str, Any]:
+    """The arguments in the `input` of a node, which also has the settings of the callee: an API key may be among them.
+
+    Real servers store it as JSON text. Empty if it is missing or malformed.
+    """
+    if isinstance(stored, str):
+        try:
+            stored = json_codec.loads(stored, depth=limits.depth)
+        except (ValueError, TooLargeError):
+            return {}
+    arguments = cast("dict[str, Any]", stored).get("arguments") if isinstance(stored, dict) else None
+    return cast("dict[str, Any]", arguments) if isinstance(arguments, dict) else {}
 
 
 def _text(fields: dict[str, Any], name: str) -> str:

@@ -49,7 +49,7 @@ from oxygent_client._core.transport import (
     find_wrapped,
     redact_url,
 )
-from oxygent_client._core.validation import number, one_of
+from oxygent_client._core.validation import FLAG, number, one_of
 from oxygent_client._protocol.endpoints import HEADERS, PATHS
 from oxygent_client._protocol.responses import error_from_response, parse_alive
 from oxygent_client.cluster._health import Health, ReplicaHealth, usable
@@ -209,6 +209,9 @@ class Cluster:
     """Hedging of idempotent calls; None disables it."""
     tries: int = attrs.field(default=5, kw_only=True, validator=number(ge=1))
     """How many replicas one exchange tries at most."""
+    shared_storage: bool = attrs.field(default=False, kw_only=True, validator=FLAG)
+    """Whether the replicas store their runs in one place (Elasticsearch), so that each remembers the turns of all. If
+    not, a run that continues another (`from_trace_id`) goes to the replica that has it, without failover."""
     rng: RandomSource = attrs.field(default=partial(uniform, 0.0, 1.0), kw_only=True, repr=False)
     """Source of random numbers from 0 to 1, without 1."""
     _loops: PerLoop[_LoopState] = attrs.field(factory=PerLoop[_LoopState], init=False, repr=False)
@@ -234,11 +237,15 @@ class Cluster:
         )
 
     def home_of(self, name: str) -> RunLocation | None:
-        """Look up the replica of the last run of this name (a trace id, or the caller's node id of the call).
+        """Look up the replica of the last run of this name (a trace id, also the server's, or the caller's node id).
 
         None if there was none, or it is no longer among the last 10,000. Thread-safe.
         """
         return self._locations.find(name)
+
+    def note_home(self, location: RunLocation) -> None:
+        """Remember the replica of a run of another process, under the server's trace id. Thread-safe."""
+        self._locations.note(location, location.remote_trace_id)
 
     async def check(self) -> dict[str, bool]:
         """Run a health check of every replica, all at once, and update their health; the results by URL.
@@ -470,7 +477,7 @@ class Cluster:
         context = request.context
         if context.purpose in RUNS:
             location = RunLocation(context.replica, context.remote_trace_id)
-            self._locations.note(location, context.trace_id, context.node_id)
+            self._locations.note(location, context.trace_id, context.node_id, context.remote_trace_id)
 
     def _record(self, replica: _ReplicaState, context: Context, *, succeeded: bool) -> None:
         """Update the health of a replica after a call, and log its ejection."""
@@ -495,6 +502,13 @@ def home_of(transport: object, name: str) -> RunLocation | None:
     """The location of the last run of this name, if `transport` is a cluster and knows it; else None."""
     cluster = cluster_of(transport)
     return None if cluster is None else cluster.home_of(name)
+
+
+def home_of_turn(transport: object, from_trace_id: str) -> str:
+    """The URL of the replica that must run the turn after this one; empty if any server may."""
+    cluster = cluster_of(transport)
+    location = cluster.home_of(from_trace_id) if cluster is not None and not cluster.shared_storage else None
+    return "" if location is None else location.base_url
 
 
 def servers_of(transport: object, base_url: str) -> frozenset[str]:
