@@ -109,6 +109,51 @@ def test_a_node() -> None:
     assert SECRET not in repr(found)
 
 
+TIMES: Final[dict[str, tuple[str, str, float | None]]] = {
+    "as stored": ("2026-11-28 14:07:54.884348000", "2026-11-28 14:07:55.134348000", 0.25),
+    "in another time zone": ("2026-11-28T14:07:54+02:00", "2026-11-28T14:07:55+02:00", 1.0),
+    "running": ("2026-11-28 14:07:54.884348000", "", None),
+    "nonsense": ("yesterday", "2026-11-28 14:07:54", None),
+}
+
+
+@pytest.mark.parametrize(("begun", "ended", "seconds"), TIMES.values(), ids=TIMES)
+def test_the_times_of_a_call(begun: str, ended: str, seconds: float | None) -> None:
+    """A call has the times that the server stored, and its length if both are known."""
+    row = node("r", create_time=begun, update_time=ended)
+    assert parse_record({"nodes": [row]}).nodes[0].seconds == seconds
+
+
+INPUTS: Final[dict[str, tuple[Any, dict[str, Any]]]] = {
+    "as stored": ('{"class_attr": {"api_key": "hunter2"}, "arguments": {"a": 1}}', {"a": 1}),
+    "an object": ({"arguments": {"a": 1}}, {"a": 1}),
+    "no arguments": ("{}", {}),
+    "of another type": ({"arguments": [1]}, {}),
+    "no JSON": ("nonsense", {}),
+    "too deep": ("[" * 10_000, {}),
+    "none": (None, {}),
+}
+
+
+@pytest.mark.parametrize(("stored", "expected"), INPUTS.values(), ids=INPUTS)
+def test_the_arguments_of_a_call(stored: Any, expected: dict[str, Any]) -> None:
+    """They are read for those who ask, and do not show; the settings of the callee are dropped."""
+    rows = {"nodes": [node("r", input=stored)]}
+    found = parse_record(rows, with_arguments=True)
+    assert found.nodes[0].arguments == expected
+    assert parse_record(rows).nodes[0].arguments == {}
+    assert SECRET not in f"{found!r} {attrs.asdict(found)}"
+    assert isinstance(hash(found.nodes[0]), int)
+
+
+def test_finding_a_call() -> None:
+    """By its node id; the root is the call of the run."""
+    found = parse_record({"nodes": [node("r"), under("t", "r")]})
+    assert found.find("t") == found.nodes[1]
+    assert found.find("another") is None
+    assert found.root == found.nodes[0]
+
+
 def test_a_node_of_little() -> None:
     """What a node lacks, or has in another type, is empty."""
     found = parse_record({"nodes": [{"node_id": "r", "caller": 7, "call_stack": "user"}]})

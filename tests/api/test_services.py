@@ -13,8 +13,8 @@ import anyio
 import attrs
 import pytest
 
-from oxygent_client import HTTPRequest, Limits, Outcome, errors
-from oxygent_client._api.services import check_alive, feedback, start, upload
+from oxygent_client import HTTPRequest, Limits, Outcome, SSEOxyGent, Welcome, errors
+from oxygent_client._api.services import check_alive, feedback, rate, start, upload, welcome
 from oxygent_client._core.transport import Context
 from oxygent_client.policies import APIKey, APIKeyTransport
 from oxygent_client.testing import FakeTransport, Reply, ToyRemote, pause
@@ -54,6 +54,16 @@ async def say(transport: Transport, data: Any = "yes") -> None:
 async def put(transport: Transport, name: str = "a.txt", content_type: str = "text/plain") -> str:
     """A call of `upload`."""
     return await upload(transport, PATTERN, name, b"\x00\r\n\xff", LIMITS, until=until(), content_type=content_type)
+
+
+async def like(transport: Transport, rating: Any = "like", comment: str = "") -> None:
+    """A call of `rate`."""
+    await rate(transport, PATTERN, "t-1", rating, comment, LIMITS, until=until())
+
+
+async def greet(transport: Transport) -> Welcome:
+    """A call of `welcome`."""
+    return await welcome(transport, PATTERN, LIMITS, until=until())
 
 
 async def begin(transport: Transport) -> None:
@@ -117,7 +127,61 @@ async def test_start() -> None:
     assert attrs.evolve(sent, context=RUN.context) == RUN
 
 
+@pytest.mark.parametrize(("comment", "more"), [("", {}), ("x" * 500, {"comment": "x" * 500})], ids=["none", "long"])
+async def test_rate(comment: str, more: dict[str, str]) -> None:
+    """One POST, with a comment if there is one; it must not be repeated."""
+    transport = FakeTransport({"/rating": OK})
+    await like(transport, "dislike", comment)
+    (sent,) = transport.requests
+    assert json.loads(sent.body) == {"trace_id": "t-1", "rating_type": "dislike", **more}
+    assert sent.context == Context(purpose="feedback", trace_id="t", deadline=until())
+
+
+def document(**data: Any) -> Reply:
+    """An envelope with this data."""
+    return Reply.json({"code": 200, "message": "SUCCESS", "data": data})
+
+
+NONE: Final = Reply.json({"detail": "Not Found"}, status=404)
+GREETINGS: Final[dict[str, tuple[Reply, Reply, Welcome]]] = {
+    "a text": (document(welcome_message="hi"), document(first_query="one"), Welcome("hi", ("one",))),
+    "a list": (
+        document(welcome_message="hi"),
+        document(first_query=["one", "", 7, "two"]),
+        Welcome("hi", ("one", "two")),
+    ),
+    "empty": (document(welcome_message=""), document(first_query=""), Welcome()),
+    "of another type": (document(welcome_message=7), document(first_query={"a": 1}), Welcome()),
+    "no such path": (NONE, NONE, Welcome()),
+}
+
+
+@pytest.mark.parametrize(("message", "queries", "expected"), GREETINGS.values(), ids=GREETINGS)
+async def test_welcome(message: Reply, queries: Reply, expected: Welcome) -> None:
+    """The message and the queries of a server; empty where it has none."""
+    transport = FakeTransport({"/get_welcome_message": message, "/get_first_query": queries})
+    assert await greet(transport) == expected
+
+
+@pytest.mark.parametrize("path", ["/get_welcome_message", "/get_first_query"])
+async def test_a_welcome_that_fails(path: str) -> None:
+    """A server that fails is an error."""
+    replies = {"/get_welcome_message": document(), "/get_first_query": document(), path: Reply.json({}, status=500)}
+    with pytest.raises(errors.ServerError):
+        await greet(FakeTransport(replies))
+
+
 # ---------------------------------------------------------------------------------------------- What must not be sent
+
+
+@pytest.mark.parametrize(("rating", "comment", "name"), [("best", "", "rating"), ("like", "x" * 501, "comment")])
+async def test_ratings_that_are_none(rating: str, comment: str, name: str) -> None:
+    """What no server accepts is refused before anything is sent."""
+    transport = FakeTransport({})
+    with pytest.raises(errors.ConfigurationError, match=name):
+        await like(transport, rating, comment)
+    assert transport.requests == []
+
 
 NAMES: Final = [
     "", ".", "..", 'a".txt', "a\r\n.txt", "a\n.txt", "a\0.txt", "a/b.txt", "../b.txt", "a\\b.txt", "a\x7f.txt", "\ud800"
@@ -167,6 +231,7 @@ CALLS: Final[dict[str, Callable[[Transport], Awaitable[object]]]] = {
     "/feedback": say,
     "/upload": put,
     "/async/chat": begin,
+    "/rating": like,
 }
 
 
@@ -198,7 +263,7 @@ INSTEAD: Final = [
 
 
 @pytest.mark.parametrize(("reply", "error", "outcome"), INSTEAD)
-@pytest.mark.parametrize("path", ["/feedback", "/upload", "/async/chat"])
+@pytest.mark.parametrize("path", ["/feedback", "/upload", "/async/chat", "/rating"])
 async def test_errors(path: str, reply: Reply, error: type[errors.OxyError], outcome: Outcome) -> None:
     """Whatever comes instead is typed, in time, says what is known of the request, and nothing is sent again."""
     transport = FakeTransport({path: reply})
@@ -279,3 +344,20 @@ async def test_the_toy() -> None:
     await anyio.sleep(60)
     with pytest.raises(errors.EnvelopeError):
         await say(transport)
+
+
+async def test_the_toy_and_the_agent() -> None:
+    """The agent greets and rates, by your trace id of the run."""
+    toy = ToyRemote(pace=0, welcome_message="hi", first_query=["one", "two"])
+    agent = SSEOxyGent(server_url="http://127.0.0.1:1", transport=ASGITransport(toy))
+    await agent.ask("echo one", trace_id="t")
+    assert await agent.welcome() == Welcome("hi", ("one", "two"))
+    await agent.rate("t", "like", "well done")
+    assert toy.ratings == [{"trace_id": "t", "rating_type": "like", "comment": "well done"}]
+
+
+async def test_a_rating_that_the_toy_refuses() -> None:
+    """As a real server does."""
+    request = HTTPRequest("POST", "http://127.0.0.1:1", "/rating", body=b"{}")
+    async with ASGITransport(ToyRemote()).exchange(request) as response:
+        assert response.status == 422

@@ -70,7 +70,7 @@ def test_what_the_picture_says_of_attributes() -> None:
 
 
 BUILTINS: Final[list[tuple[type[Exception], str]]] = [
-    (ValueError, "ConfigurationError InsecureTransportError PayloadError UnknownCalleeError"),
+    (ValueError, "ConfigurationError InsecureTransportError PayloadError UnknownCalleeError UnknownNodeError"),
     (ConnectionError, "ConnectError TLSError ConnectTimeoutError ConnectionLostError"),
     (
         TimeoutError,
@@ -187,7 +187,7 @@ def test_what_is_not_known(cls: type[OxyError]) -> None:
 
 DEFAULT_OUTCOMES: Final[dict[Outcome, str]] = {
     Outcome.NOT_SENT: """
-        ConfigurationError InsecureTransportError PayloadError UnknownCalleeError
+        ConfigurationError InsecureTransportError PayloadError UnknownCalleeError UnknownNodeError
         ConnectError TLSError ConnectTimeoutError NoHealthyReplicaError ClosedError
     """,
     Outcome.REJECTED: "RedirectError AuthenticationError PermissionDeniedError NotFoundError RateLimitedError",

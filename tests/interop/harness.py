@@ -49,7 +49,7 @@ _LOOK_AGAIN_SECONDS = 0.02
 class Record(TypedDict):
     """One fact from the server's own file; a run's facts share `run`."""
 
-    event: Literal["request", "started", "finished", "cancelled", "raised"]
+    event: Literal["request", "started", "finished", "cancelled", "raised", "tool"]
     time: float
     monotonic: float
     run: NotRequired[str]

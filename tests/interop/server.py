@@ -307,6 +307,19 @@ async def closed(request: Any) -> Any:
     return rest_of(request) or None
 
 
+async def total(request: Any) -> str:
+    """The sum of two numbers, by one tool, and shouted by another.
+
+    The 1.0 releases store the beginning of each call beside the run, and cannot read their local store meanwhile: a
+    restart that looks for a call just then does not find it.
+    """
+    a, b = map(int, rest_of(request).split())
+    await asyncio.sleep(0.3)
+    found = await output_of(request, "add", a=a, b=b)
+    await asyncio.sleep(0.3)
+    return str(await output_of(request, "shout", text=f"the sum is {found}"))
+
+
 SCENARIOS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "echo": echo,
     "tools": tools,
@@ -329,6 +342,7 @@ SCENARIOS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "steps": steps,
     "block": block,
     "closed": closed,
+    "total": total,
 }
 
 
@@ -390,6 +404,7 @@ def failing() -> list[Any]:
 
 async def add(a: int, b: int) -> int:
     """Add two integers."""
+    RECORDS.write("tool", agent="add", query=f"{a} {b}")
     return a + b
 
 

@@ -14,7 +14,7 @@ import anyio
 import pytest
 from attrs import define, field
 
-from oxygent_client import Custom, Decoder, ServerSentEvent, SSEOxyGent, Timeouts, errors
+from oxygent_client import Custom, Decoder, HTTPRequest, ServerSentEvent, SSEOxyGent, Timeouts, errors
 from oxygent_client.testing import ToyRemote
 from oxygent_client.testing.script import (
     SCRIPTS,
@@ -630,3 +630,30 @@ def test_repr() -> None:
     assert repr(ToyRemote()).startswith(
         "ToyRemote(dialect='1.1.3', description='Plans trips with flights and hotels', pace=1"
     )
+
+
+async def test_a_restart_of_an_unknown_call_hangs() -> None:
+    """As a real 1.1.3 does."""
+    toy = ToyRemote(pace=0)
+    payload = {"query": "tools", "restart_node_id": "another"}
+    request = HTTPRequest("POST", "http://127.0.0.1:1", "/sse/chat", body=json.dumps(payload).encode())
+    async with ASGITransport(toy).exchange(request) as response:
+        with anyio.move_on_after(0.05) as scope:
+            async for _ in response.chunks:
+                pass
+    assert scope.cancelled_caught
+    assert [run.messages for run in toy.runs] == [[]]
+
+
+async def test_the_oldest_dialect_restarts_without_a_word() -> None:
+    """It replaces the output, and sends no `re_run`."""
+    toy = ToyRemote(pace=0, dialect="1.0.8")
+    agent = client_of(toy)
+    first = await agent.ask("tools")
+    record = await agent.lookup(first.trace_id)
+    assert record is not None
+    node_id = next(node.node_id for node in record.nodes if node.callee == "search_flights")
+    async with agent.restart(first.trace_id, node_id, output="99") as run:
+        types = {event.type async for event in run}
+    assert run.response.output == "99 20 HELLO"
+    assert "re_run" not in types

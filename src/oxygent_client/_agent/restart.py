@@ -20,6 +20,7 @@ from oxygent_client._api.records import TRANSIENT, RunNode, RunRecord, fetch_rec
 from oxygent_client._core.errors import ConfigurationError, Outcome, OxyError, UnknownNodeError
 from oxygent_client._core.transport import HTTPRequest, Transport
 from oxygent_client._core.validation import TEXT, Rule, check_each, optional
+from oxygent_client._protocol.payload import PROTOCOL
 from oxygent_client._protocol.router import NameMap
 
 __all__ = ["RestartRequestBuilder", "check_restart_options"]
@@ -73,13 +74,16 @@ class RestartRequestBuilder:
             OxyError: the record could not be read.
         """
         record, node = await self._find(transport, deadline)
+        _check(record, node)
         root = _root_of(record, node)
         if root.state is None:
             raise UnknownNodeError("the record does not have the arguments of the run, which has not ended")
         fields = {"reference_trace_id": self.reference_trace_id, "restart_node_id": node.node_id}
         if self.output is not None:
             fields["restart_node_output"] = self.output
-        request = self.build.request.clone_with(arguments=root.arguments)
+        # A server stores the protocol fields that its release does not know as arguments.
+        arguments = {name: value for name, value in root.arguments.items() if name not in PROTOCOL}
+        request = self.build.request.clone_with(arguments=arguments)
         build = attrs.evolve(self.build, request=request, callee=root.callee, check_callee=False, restart=fields)
         return await build(transport, remote_trace_id, deadline)
 
@@ -93,7 +97,7 @@ class RestartRequestBuilder:
                 record = await fetch_record(
                     transport, template, self.reference_trace_id, build.limits, until=until, with_arguments=True
                 )
-                return record, self._find_in(record)
+                return record, self._ended(record)
             except OxyError as error:
                 error.outcome = Outcome.NOT_SENT  # of the run: only its record was asked for
                 is_late = anyio.current_time() + PAUSE >= start + LAG_SECONDS
@@ -101,26 +105,33 @@ class RestartRequestBuilder:
                     raise
             await anyio.sleep(PAUSE)
 
-    def _find_in(self, record: RunRecord) -> RunNode:
+    def _ended(self, record: RunRecord) -> RunNode:
         """The call to restart.
 
         Raises:
-            UnknownNodeError: the server would not find it, or would take another for it.
+            UnknownNodeError: the record does not have it, or not its end.
         """
-        shown = repr(self.node_id[:60])
         node = record.find(self.node_id)
-        if node is None:
-            raise UnknownNodeError(f"the server's record of the run has no call {shown}")
-        if node.node_type not in RESTARTABLE:
-            raise UnknownNodeError(f"{shown} is not a call of a tool or a model; servers restart from those only")
-        if node.update_time is None:
-            raise UnknownNodeError(f"the server's record does not have the end of the call {shown}")
-        same = [each.node_id for each in record.nodes if each.input_md5 == node.input_md5 and each is not node]
-        if same and node.input_md5:
-            raise UnknownNodeError(
-                f"the call {shown} has the same arguments as {same[0][:60]!r}; a server finds a call by its arguments"
-            )
-        return node
+        if node is not None and node.update_time is not None:
+            return node
+        what = "has no call" if node is None else "does not have the end of the call"
+        raise UnknownNodeError(f"the server's record of the run {what} {self.node_id[:60]!r}")
+
+
+def _check(record: RunRecord, node: RunNode) -> None:
+    """Refuse a call that the server would not find, or would take for another.
+
+    Raises:
+        UnknownNodeError: it is such a call.
+    """
+    shown = repr(node.node_id[:60])
+    if node.node_type not in RESTARTABLE:
+        raise UnknownNodeError(f"{shown} is not a call of a tool or a model; servers restart from those only")
+    same = [each.node_id for each in record.nodes if each.input_md5 == node.input_md5 and each is not node]
+    if same and node.input_md5:
+        raise UnknownNodeError(
+            f"the call {shown} has the same arguments as {same[0][:60]!r}; a server finds a call by its arguments"
+        )
 
 
 def _root_of(record: RunRecord, node: RunNode) -> RunNode:

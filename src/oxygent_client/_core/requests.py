@@ -88,7 +88,7 @@ class OxyRequest:
     request_id: str = ""
     """The caller's id of the request."""
     group_id: str = ""
-    """The id of the conversation: it joins the traces of several runs."""
+    """The id of a group of runs, such as a conversation, in the server's records. It gives no memory."""
     from_trace_id: str | None = ""
     """The trace id of the previous turn: the remote reads its memory from there."""
     current_trace_id: str | None = ""

@@ -17,6 +17,7 @@ from oxygent_client._core.errors import ConfigurationError, PayloadError
 from oxygent_client._core.requests import OxyRequest
 
 __all__ = [
+    "PROTOCOL",
     "RESTART",
     "CallStackStrategy",
     "build_payload",

@@ -62,7 +62,11 @@ class _Dialect:
     paths: frozenset[str]
 
 
-_PATHS = frozenset({"/sse/chat", "/get_organization", "/check_alive", "/view", "/async/chat", "/upload"})
+_PATHS = frozenset(
+    """
+    /sse/chat /get_organization /check_alive /view /async/chat /upload /get_welcome_message /get_first_query
+    """.split()
+)
 DIALECTS: Mapping[str, _Dialect] = {
     "1.1.3": _Dialect(
         named=True,
@@ -70,7 +74,7 @@ DIALECTS: Mapping[str, _Dialect] = {
         text_output=False,
         drops_falsy=False,
         checks_uploads=True,
-        paths=_PATHS | {"/get_description", "/get_agents", "/async/trace", "/feedback"},
+        paths=_PATHS | {"/get_description", "/get_agents", "/async/trace", "/feedback", "/rating"},
     ),
     "1.0.8": _Dialect(
         named=False, own_copies=False, text_output=True, drops_falsy=True, checks_uploads=False, paths=_PATHS
@@ -107,8 +111,13 @@ class _CallRecord:
     caller: str
     father: str
     query: Any
+    place: int
+    """The number of the call in its script, by which a restart finds it."""
+    start: float = 0.0
+    """In seconds of the script, like `end`."""
     output: Any = None
     state: int | None = None
+    end: float | None = None
 
 
 @frozen
@@ -163,7 +172,12 @@ class _Timeline:
     dialect: _Dialect
     categories: Mapping[str, str]
     ids: _Ids
+    restarted: int = 0
+    """The number of the call whose output is replaced, or that runs again; 0 for none."""
     entries: list[_Entry] = field(factory=list)
+    outputs: dict[str, list[Any]] = field(factory=dict[str, list[Any]])
+    """The outputs of the calls of each node."""
+    calls: int = 0
 
     def of(self, script: Script) -> tuple[Sequence[_Entry], Sequence[_Entry]]:
         """Return the entries to send, up to the end of the stream, and those to record, up to the server's end."""
@@ -187,18 +201,19 @@ class _Timeline:
         self, at: float, record: _CallRecord, category: str, script: Script | Call, *, lost: bool = False
     ) -> tuple[float, Any]:
         """Add one call from its start to its end, and return the time of its end and its output."""
+        record = evolve(record, start=at)
         arguments = {"query": record.query} if record.query else {}
         self._step(at, "tool_call", record, category, arguments=arguments)
         try:
             for step in script.steps:
                 at = self._play(step, at, record)
-            output, state = self._output(script.output), _COMPLETED
+            output, state = self._output(script.output, record), _COMPLETED
         except _RaisedError as error:
             at = error.at
             output, state = f"Error executing oxy {record.callee}: {error}", _FAILED
         if not lost:
             shown = _text(output) if self.dialect.text_output else output
-            record = evolve(record, output=output, state=state)
+            record = evolve(record, output=output, state=state, end=at)
             self._step(at, "observation", record, category, output=shown, current_trace_id=self.run.trace_id)
         return at, output
 
@@ -214,7 +229,9 @@ class _Timeline:
         self, callee: str, stack: tuple[str, ...], caller: str, father: str, query: Any, node_id: str = ""
     ) -> _CallRecord:
         category = self.categories.get(callee, "tool")
-        return _CallRecord(node_id or self.ids.new(), callee, category, (*stack, callee), caller, father, query)
+        node_id = node_id or self.ids.new()
+        self.calls += 1
+        return _CallRecord(node_id, callee, category, (*stack, callee), caller, father, query, self.calls)
 
     def _message(self, at: float, message: Any, record: _CallRecord | None = None) -> None:
         self.entries.append(_Entry(at, "message", message, record=record))
@@ -234,9 +251,21 @@ class _Timeline:
         }
         self._message(at, {"type": kind, "content": content}, record)
 
-    def _output(self, output: Any) -> Any:
-        words = {Words.ALL: self.run.query, Words.REST: self.run.query.partition(" ")[2]}
+    def _output(self, output: Any, node: _CallRecord) -> Any:
+        words: dict[Words, Any] = {
+            Words.ALL: self.run.query,
+            Words.REST: self.run.query.partition(" ")[2],
+            Words.MEMORY: [*self.run.turns, self.run.query],
+            Words.OUTPUTS: " ".join(map(_text, self.outputs.get(node.node_id, ()))),
+        }
         return words[output] if isinstance(output, Words) else output
+
+    def _restarted(self, at: float, call: Call) -> Call:
+        """Return the call that is restarted, with the output that the request gives it."""
+        if self.dialect.own_copies:
+            self._message(at, {"type": "re_run", "content": {}})
+        output = self.run.payload.get("restart_node_output")
+        return Call(call.callee, query=call.query, output=output) if output else call
 
     def _play(self, step: AgentStep, at: float, node: _CallRecord) -> float:
         """Add the entries of a step, and return the time of its end."""
@@ -244,7 +273,7 @@ class _Timeline:
             case Pause(seconds):
                 at += seconds
             case Say(message, event, own_id, retry):
-                self.entries.append(_Entry(at, "message", self._output(message), event, own_id, retry))
+                self.entries.append(_Entry(at, "message", self._output(message, node), event, own_id, retry))
             case Think(text):
                 self._message(at, {"type": "think", "content": text, "agent": node.callee})
             case Stream(text, seconds):
@@ -258,7 +287,9 @@ class _Timeline:
                 self._message(at, {"type": "stream_end", "content": {"delta": "", **agent}})
             case Call(callee):
                 record = self._record(callee, node.stack, node.callee, node.node_id, step.query)
-                at, _ = self._perform(at, record, node.category, step, lost=step.lost)
+                call = self._restarted(at, step) if record.place == self.restarted else step
+                at, output = self._perform(at, record, node.category, call, lost=step.lost)
+                self.outputs.setdefault(node.node_id, []).append(output)
             case Together(steps):
                 at = max((self._play(part, at, node) for part in steps), default=at)
             case Close(data):
@@ -316,6 +347,8 @@ class ToyRun:
     request_id: str
     payload: dict[str, Any] = field(repr=False)
     headers: dict[str, str] = field(repr=False)
+    turns: list[str] = field(factory=list, repr=False)
+    """The queries of the turns before it in the conversation (`from_trace_id`)."""
     state: Literal["started", "finished", "cancelled", "detached"] = "started"
     """How its stream ended; a detached run has no stream, and only `/view` shows its progress."""
     messages: list[Any] = field(factory=list, repr=False)
@@ -384,7 +417,7 @@ class ToyRemote:
     `/view`. `dialect` is the release to imitate, `1.1.3` or `1.0.8`.
 
     `runs` lists the runs in order, each with `query`, `callee`, `payload`, `headers`, the `messages` sent, and its
-    `state`: `started`, `finished`, `cancelled` or `detached`. `files` are the uploads, by name.
+    `state`: `started`, `finished`, `cancelled` or `detached`. `files` has the uploads by name, `ratings` those of runs.
     """
 
     dialect: str = field(default="1.1.3", kw_only=True, validator=in_(DIALECTS))
@@ -392,12 +425,15 @@ class ToyRemote:
     default: Script = field(default=TRIP, kw_only=True, repr=False)
     organization: Mapping[str, Any] = field(default=AGENTS, kw_only=True, repr=False)
     description: str = field(default="Plans trips with flights and hotels", kw_only=True)
+    welcome_message: str = field(default="", kw_only=True, repr=False)
+    first_query: str | list[str] = field(default="", kw_only=True, repr=False)
     pace: float = field(default=1.0, kw_only=True)
     heartbeat: float = field(default=15.0, kw_only=True)
     seed: int = field(default=0, kw_only=True)
     records: bool = field(default=True, kw_only=True)
     runs: list[ToyRun] = field(factory=list, init=False)
     files: dict[str, bytes] = field(factory=dict[str, bytes], init=False, repr=False)
+    ratings: list[dict[str, Any]] = field(factory=list[dict[str, Any]], init=False, repr=False)
     _progress: list[_Progress] = field(factory=list, init=False, repr=False)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -415,8 +451,11 @@ class ToyRemote:
             "/async/chat": self._start,
             "/async/trace": self._trace,
             "/feedback": self._feedback,
+            "/rating": self._rate,
         }
-        methods = ("GET", "POST") if path in handlers else ("POST",) if path == "/upload" else ("GET",)
+        methods = (
+            ("POST",) if path in ("/upload", "/rating") else ("GET", "POST") if path in handlers else ("GET",)
+        )
         if path not in DIALECTS[self.dialect].paths or (path == "/view" and not self.records):
             await _respond(send, 404, {"detail": "Not Found"})
         elif method not in methods:
@@ -447,6 +486,10 @@ class ToyRemote:
             }
         elif path == "/get_description":
             data = {"description": self.description}
+        elif path == "/get_welcome_message":
+            data = {"welcome_message": self.welcome_message}
+        elif path == "/get_first_query":
+            data = {"first_query": self.first_query}
         else:
             # Real servers report the type "agent" for tools too.
             data = {
@@ -532,6 +575,13 @@ class ToyRemote:
         else:
             await _respond(send, 200, {"code": 400, "message": "illegal channel_id", "data": {}})
 
+    async def _rate(self, payload: dict[str, Any], _: Message, __: Receive, send: Send) -> None:
+        if payload.get("rating_type") not in ("like", "dislike"):
+            await _respond(send, 422, _missing("body", "rating_type"))
+            return
+        self.ratings.append(payload)
+        await _respond(send, 200, _envelope({"rating_id": str(len(self.ratings))}))
+
     async def _upload(self, scope: Message, receive: Receive, send: Send) -> None:
         kind = dict(scope["headers"]).get(b"content-type", b"")
         boundary = b"--" + kind.partition(b"boundary=")[2]
@@ -573,13 +623,28 @@ class ToyRemote:
             request_id=str(payload.get("request_id") or ids.new()),
             payload=payload,
             headers={name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]},
+            turns=self._turns(payload.get("from_trace_id")),
         )
+
+    def _turns(self, trace_id: Any) -> list[str]:
+        """The queries of the conversation up to the run of this trace id."""
+        for run in reversed(self.runs):
+            if run.trace_id == trace_id:
+                return [*run.turns, run.query]
+        return []
+
+    def _restarted(self, node_id: str) -> int:
+        """The number of the call that a request restarts; 0 if no record has it."""
+        nodes = (progress.nodes().get(node_id) for progress in self._progress)
+        return next((record.place for record in nodes if record is not None), 0)
 
     def _timeline(self, run: ToyRun, ids: _Ids) -> tuple[Sequence[_Entry], Sequence[_Entry]]:
         categories = {str(node["name"]): str(node["type"]) for node in _flat(self.organization)}
-        if run.callee not in categories:
+        node_id = run.payload.get("restart_node_id")
+        restarted = self._restarted(str(node_id)) if node_id else 0
+        if run.callee not in categories or (node_id and not restarted):
             return [_Entry(0.0, "hang")], []
-        return _Timeline(run, DIALECTS[self.dialect], categories, ids).of(self._script(run))
+        return _Timeline(run, DIALECTS[self.dialect], categories, ids, restarted).of(self._script(run))
 
     def _script(self, run: ToyRun) -> Script:
         named = self.scripts.get(run.query.partition(" ")[0])
@@ -615,6 +680,7 @@ _STREAM_HEADERS = [
 def _view_node(run: ToyRun, record: _CallRecord) -> dict[str, Any]:
     """Return a node as a real server shows it, secrets included."""
     shared: dict[str, Any] = {**(run.payload.get("shared_data") or {}), "_headers": run.headers}
+    arguments = {"query": record.query} if record.query else {}
     return {
         "node_id": record.node_id,
         "node_type": record.category,
@@ -625,10 +691,18 @@ def _view_node(run: ToyRun, record: _CallRecord) -> dict[str, Any]:
         "father_node_id": record.father,
         "call_stack": list(record.stack),
         "shared_data": json.dumps(shared),
-        "input": json.dumps({"class_attr": {}, "arguments": {"query": record.query}}),
+        "input": json.dumps({"class_attr": {}, "arguments": arguments}),
+        "input_md5": hashlib.md5(json.dumps(arguments).encode(), usedforsecurity=False).hexdigest(),
         "output": None if record.state is None else _text(record.output),
         "state": record.state,
+        "create_time": _stored_time(record.start),
+        "update_time": None if record.end is None else _stored_time(record.end),
     }
+
+
+def _stored_time(at: float) -> str:
+    """A time as a real server stores it."""
+    return f"{_EPOCH + timedelta(seconds=at):%Y-%m-%d %H:%M:%S.%f}000"
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

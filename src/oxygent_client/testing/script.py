@@ -38,10 +38,16 @@ __all__ = [
 
 
 class Words(Enum):
-    """The words of the query that an output or a message repeats: all, or all but the first."""
+    """What an output or a message repeats."""
 
     ALL = "all"
+    """The query."""
     REST = "rest"
+    """The query without its first word."""
+    MEMORY = "memory"
+    """The queries of the conversation, from its first turn to this one."""
+    OUTPUTS = "outputs"
+    """The outputs of the agent's own calls, in one line. Only for an output."""
 
 
 @frozen
@@ -265,6 +271,7 @@ TRIP = Script(
 SCRIPTS: Mapping[str, Script] = {
     "trip": TRIP,
     "echo": Script(output=Words.REST),
+    "memory": Script(output=Words.MEMORY),
     "tools": Script(
         [
             Call("search_flights", query="2+3", output=5),
@@ -275,7 +282,7 @@ SCRIPTS: Mapping[str, Script] = {
                 ]
             ),
         ],
-        output="5 20 HELLO",
+        output=Words.OUTPUTS,
     ),
     "nested": Script(
         [

@@ -1,0 +1,137 @@
+"""Conversations, restarts, ratings and the welcome message of real servers."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import pytest
+
+from oxygent_client import Cluster, Custom, OxyState, SSEOxyGent, errors
+
+from .harness import PATIENT
+
+if TYPE_CHECKING:
+    from oxygent_client import RunRecord
+
+    from .harness import RemoteServer
+
+pytestmark = pytest.mark.anyio
+
+NUMBERS: Final = itertools.count(1)
+"""For queries that no other test asks."""
+BY_DEFAULT: Final = {"stored": "by default"}
+"""As a server stores that the tests have not set up otherwise: beside the run, unless the request forbids it."""
+
+
+async def test_a_turn_remembers_those_before(server: RemoteServer) -> None:
+    """The third turn knows the first two, at once, and a failed turn is not among them."""
+    async with SSEOxyGent(server_url=server.url, timeouts=PATIENT).conversation() as chat:
+        await chat.ask("echo my name is Ada", arguments=BY_DEFAULT)
+        with pytest.raises(errors.RemoteAgentError):
+            await chat.ask("raise", arguments=BY_DEFAULT)
+        async with chat.stream("echo I like tea", arguments=BY_DEFAULT) as run:
+            await run.final_response()
+        third = await chat.ask("memory", arguments=BY_DEFAULT)
+    assert third.output == {"asked": ["echo my name is Ada", "echo I like tea"], "answered": 2}
+
+
+async def test_a_token_and_a_branch(server: RemoteServer) -> None:
+    """Another client goes on from a token, reads the history from the records, and branches off."""
+    first = SSEOxyGent(server_url=server.url, timeouts=PATIENT)
+    chat = first.conversation()
+    await chat.ask("echo one")
+    await chat.ask("echo two")
+    async with SSEOxyGent(server_url=server.url, timeouts=PATIENT).conversation(chat.to_token()) as later:
+        history = await later.load_history()
+        branch = await later.branch(0).ask("memory")
+        whole = await later.ask("memory")
+    assert [(turn.query, turn.output) for turn in history] == [("echo one", "one"), ("echo two", "two")]
+    assert branch.output["asked"] == ["echo one"]
+    assert whole.output["asked"] == ["echo one", "echo two"]
+
+
+async def test_replicas_without_a_shared_storage(server: RemoteServer, newest: RemoteServer) -> None:
+    """All turns go to the replica that has the first."""
+    agent = SSEOxyGent(transport=Cluster([server.url, f"{newest.url}/bare"]), timeouts=PATIENT)
+    async with agent.conversation() as chat:
+        await chat.ask("echo one")
+        await chat.ask("echo two")
+        third = await chat.ask("memory")
+    assert third.output["asked"] == ["echo one", "echo two"]
+
+
+def call_of(record: RunRecord | None, callee: str) -> str:
+    """The node id of a call."""
+    assert record is not None
+    return next(node.node_id for node in record.nodes if node.callee == callee)
+
+
+async def test_a_restart(server: RemoteServer) -> None:
+    """The run answers with the replaced output, the tool did not run again, and what follows it did."""
+    numbers = f"40 {next(NUMBERS)}"
+    async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
+        first = await agent.ask(f"total {numbers}", arguments={"city": "Lisbon"})
+        record = await agent.lookup(first.trace_id)
+        before = len(server.records("tool", query=numbers))
+        async with agent.restart(first.trace_id, call_of(record, "add"), output="99") as run:
+            types = [event.type async for event in run if isinstance(event, Custom)]
+        again = await agent.lookup(run.trace_id)
+    assert before == 1
+    assert first.output == f"THE SUM IS {sum(map(int, numbers.split()))}"
+    assert run.response.output == "THE SUM IS 99"
+    assert len(server.records("tool", query=numbers)) == 1
+    assert types == (["re_run"] if server.version == "1.1.3" else [])
+    assert again is not None
+    assert again.state is OxyState.COMPLETED
+    assert again.output == "THE SUM IS 99"
+
+
+async def test_a_later_call_is_restarted(server: RemoteServer) -> None:
+    """Calls before it are replayed from the record."""
+    numbers = f"40 {next(NUMBERS)}"
+    async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
+        first = await agent.ask(f"total {numbers}")
+        record = await agent.lookup(first.trace_id)
+        async with agent.restart(first.trace_id, call_of(record, "shout"), output="hush") as run:
+            response = await run.final_response()
+    assert response.output == "hush"
+    assert len(server.records("tool", query=numbers)) == 1
+
+
+async def test_a_call_of_another_server(server: RemoteServer) -> None:
+    """It is an error within a second, and the server has nothing to do."""
+    async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
+        first = await agent.ask("echo one")
+        before = len(server.records("started"))
+        with anyio.fail_after(1), pytest.raises(errors.UnknownNodeError):
+            async with agent.restart(first.trace_id, "a-node-of-another-server", output="99"):
+                pass
+    assert len(server.records("started")) == before
+
+
+async def test_the_times_of_a_record(server: RemoteServer) -> None:
+    """Each call has its start, its end and its arguments."""
+    async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
+        first = await agent.ask("total 1 2")
+        record = await agent.lookup(first.trace_id)
+    assert record is not None
+    assert record.root is not None
+    assert record.root.arguments["query"] == "total 1 2"
+    assert {node.callee: node.arguments for node in record.nodes}["add"] == {"a": 1, "b": 2}
+    assert all(node.seconds is not None and node.seconds >= 0 for node in record.nodes)
+
+
+async def test_rating_and_welcome(server: RemoteServer) -> None:
+    """Where a release has them, a rating is stored; the welcome message is the framework's."""
+    async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
+        welcome = await agent.welcome()
+        first = await agent.ask("echo one")
+        if server.version == "1.0.8":
+            with pytest.raises(errors.NotFoundError):
+                await agent.rate(first.trace_id, "like")
+        else:
+            await agent.rate(first.trace_id, "like", "well done")
+    assert welcome.message.startswith("Hi, I")
+    assert welcome.first_queries == ()
