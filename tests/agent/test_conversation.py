@@ -69,15 +69,30 @@ async def test_what_is_sent() -> None:
     assert [first[name] for name in ("current_trace_id", "city", "group_data")] == ["t1", "Lisbon", {"b": 2}]
 
 
+@pytest.mark.parametrize("way", ["ask", "stream"])
+async def test_the_options_of_a_call(way: str) -> None:
+    """A turn takes the options that a call takes."""
+    toy = toy_remote()
+    chat = agent_of(toy).conversation()
+    if way == "ask":
+        await chat.ask("echo one", timeout=5, headers={"x-user": "ada"}, callee="flight_agent")
+    else:
+        async with chat.stream("echo one", timeout=5, headers={"x-user": "ada"}, callee="flight_agent") as run:
+            await run.final_response()
+    assert toy.runs[0].headers["x-user"] == "ada"
+    assert toy.runs[0].callee == "flight_agent"
+
+
 async def test_the_history() -> None:
     """A turn has its query, its answer and the server's trace id; a stream's turn is there once it has ended."""
     toy = toy_remote()
     chat = agent_of(toy).conversation()
     await chat.ask("echo one", trace_id="t1")
     async with chat.stream("echo two", trace_id="t2") as run:
-        assert len(chat.history) == 1
+        lengths = [len(chat.history)]
         await run.final_response()
-        assert len(chat.history) == 2
+        lengths.append(len(chat.history))
+    assert lengths == [1, 2]
     assert chat.history == (
         Turn(trace_id="t1", query="echo one", output="one"),
         Turn(trace_id="t2", query="echo two", output="two"),
@@ -332,7 +347,7 @@ async def test_a_token_of_a_cluster(replicas: Replicas) -> None:
     """A token leads to the replica, also in another process."""
     chat = SSEOxyGent(transport=Cluster(REPLICAS, transport=replicas)).conversation()
     await chat.ask("echo one")
-    later = SSEOxyGent(transport=Cluster(reversed(REPLICAS), transport=replicas)).conversation(chat.to_token())
+    later = SSEOxyGent(transport=Cluster(REPLICAS[::-1], transport=replicas)).conversation(chat.to_token())
     assert [turn.query for turn in await later.load_history()] == ["echo one"]
     assert await remembered(later) == ["echo one", "memory"]
 

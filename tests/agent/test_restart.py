@@ -12,7 +12,7 @@ from typing import Any, Final
 import anyio
 import pytest
 
-from oxygent_client import Cluster, Custom, Outcome, OxyRequest, SSEOxyGent, errors
+from oxygent_client import CallOptions, Cluster, Custom, Outcome, OxyRequest, SSEOxyGent, errors
 from oxygent_client.testing import FakeTransport, Reply, ToyRemote, answer, close, pause
 from oxygent_client.transports.asgi import ASGITransport
 from tests.support.virtual import anyio_backend as anyio_backend
@@ -75,6 +75,13 @@ async def test_the_fields() -> None:
         "restart_node_order": "",
     }
     assert [request.path for request in fake.requests] == ["/view?item_id=t0", "/sse/chat"]
+
+
+async def test_the_options_of_a_call() -> None:
+    """The headers of the call go with the record's request and with the run's."""
+    fake = server(view(ROOT, TOOL))
+    await restarted(fake, output="99", options=CallOptions(headers={"x-user": "ada"}))
+    assert [request.headers.get("x-user") for request in fake.requests] == ["ada", "ada"]
 
 
 async def test_without_an_output() -> None:

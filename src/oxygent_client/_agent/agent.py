@@ -357,7 +357,13 @@ class SSEOxyGent(RemoteAgent):
         return start_conversation(cast("ConversationAgent", self), token, group_id)
 
     def restart(
-        self, trace_id: str, node_id: str, *, output: str | None = None, request: OxyRequest | None = None
+        self,
+        trace_id: str,
+        node_id: str,
+        *,
+        output: str | None = None,
+        request: OxyRequest | None = None,
+        options: CallOptions | None = None,
     ) -> Run:
         """Restart an earlier run from one of its calls: `async with agent.restart(...) as run: ...`.
 
@@ -370,6 +376,7 @@ class SSEOxyGent(RemoteAgent):
             node_id: the id of a call of a tool or model in it, as `lookup` and the events show it.
             output: the output that the call gets instead; None runs the call again.
             request: ids and `send_message` of the new run; its arguments are not used.
+            options: time-outs and headers of this call alone; its callee is not used.
 
         Raises:
             UnknownNodeError: on entering the block: the record does not have the call, or it cannot be restarted.
@@ -379,7 +386,9 @@ class SSEOxyGent(RemoteAgent):
         check_restart_options(trace_id=trace_id, node_id=node_id, output=output)
         location = self._known_location("trace_id", trace_id)
         build = RestartRequestBuilder(
-            build=self._request_builder(self.prepared(request or OxyRequest()), location.base_url),
+            build=self._request_builder(
+                with_options(self.prepared(request or OxyRequest()), options or CallOptions()), location.base_url
+            ),
             reference_trace_id=location.remote_trace_id,
             node_id=node_id,
             output=output,

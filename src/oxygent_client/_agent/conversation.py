@@ -25,6 +25,7 @@ from oxygent_client._core.events import OxyState
 from oxygent_client._core.ids import new_id
 from oxygent_client._core.requests import OxyRequest, OxyResponse
 from oxygent_client._core.server_identity import server_identity
+from oxygent_client._core.settings import CallOptions, Timeouts
 from oxygent_client._core.transport import Transport
 from oxygent_client._core.validation import instance_of
 from oxygent_client._run.run import Run
@@ -45,8 +46,24 @@ class ConversationAgent(Protocol):
     def server_url(self) -> str: ...
     @property
     def transport(self) -> Transport | None: ...
-    async def ask(self, query: OxyRequest, /) -> OxyResponse: ...
-    def stream(self, query: OxyRequest, /) -> Run: ...
+    async def ask(
+        self,
+        query: OxyRequest,
+        /,
+        *,
+        timeout: float | Timeouts | None,  # noqa: ASYNC109  (as the agent's)
+        headers: Mapping[str, str] | None,
+        callee: str | None,
+    ) -> OxyResponse: ...
+    def stream(
+        self,
+        query: OxyRequest,
+        /,
+        *,
+        timeout: float | Timeouts | None,
+        headers: Mapping[str, str] | None,
+        callee: str | None,
+    ) -> Run: ...
     async def lookup(self, trace_id: str, /) -> RunRecord | None: ...
     async def __aenter__(self) -> Any: ...
     async def __aexit__(
@@ -101,11 +118,15 @@ class Conversation:
         shared_data: dict[str, Any] | None = None,
         group_data: dict[str, Any] | None = None,
         idempotent: bool = False,
+        timeout: float | Timeouts | None = None,  # noqa: ASYNC109  (as the agent's)
+        headers: Mapping[str, str] | None = None,
+        callee: str | None = None,
     ) -> OxyResponse:
         """Run the next turn and return its response, as `SSEOxyGent.ask` does.
 
         A failed turn is not part of the conversation: the next one follows the last good turn. The group, the previous
-        turn and `is_async_storage` of a request are set here.
+        turn and `is_async_storage` of a request are set here. Each agent has a memory of its own: another `callee` does
+        not remember the turns before.
 
         Raises:
             OxyError: the turn failed.
@@ -121,7 +142,7 @@ class Conversation:
         )
         self._is_asking = True
         try:
-            response = await self._agent.ask(request)
+            response = await self._agent.ask(request, timeout=timeout, headers=headers, callee=callee)
         finally:
             self._is_asking = False
         self._add(request, response)
@@ -136,6 +157,9 @@ class Conversation:
         shared_data: dict[str, Any] | None = None,
         group_data: dict[str, Any] | None = None,
         idempotent: bool = False,
+        timeout: float | Timeouts | None = None,
+        headers: Mapping[str, str] | None = None,
+        callee: str | None = None,
     ) -> AbstractAsyncContextManager[Run]:
         """Run the next turn and iterate over its events: `async with chat.stream(query) as run`; see `ask`.
 
@@ -143,6 +167,7 @@ class Conversation:
         """
         return self._stream(
             query,
+            CallOptions(timeout=timeout, headers=headers, callee=callee),
             arguments=arguments,
             trace_id=trace_id,
             shared_data=shared_data,
@@ -151,9 +176,9 @@ class Conversation:
         )
 
     @asynccontextmanager
-    async def _stream(self, query: str | OxyRequest, **options: Any) -> AsyncGenerator[Run, None]:
+    async def _stream(self, query: str | OxyRequest, call: CallOptions, **options: Any) -> AsyncGenerator[Run, None]:
         request = self._next(query, **options)
-        run = self._agent.stream(request)
+        run = self._agent.stream(request, timeout=call.timeout, headers=call.headers, callee=call.callee)
         self._streaming = own = (run, request)
         try:
             async with run:
