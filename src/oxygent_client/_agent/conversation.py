@@ -31,8 +31,6 @@ from oxygent_client._core.validation import instance_of
 from oxygent_client._run.run import Run
 from oxygent_client.cluster import RunLocation, cluster_of, home_of
 
-__all__ = ["Conversation", "Turn", "start_conversation"]
-
 PREFIX: Final = "oxychat1."
 TURNS_IN_TOKEN: Final = 200
 """How many of the last turns a token holds; it has some 20 characters for each."""

@@ -23,8 +23,6 @@ from oxygent_client._core.validation import TEXT, Rule, check_each, optional
 from oxygent_client._protocol.payload import PROTOCOL
 from oxygent_client._protocol.router import NameMap
 
-__all__ = ["RestartRequestBuilder", "check_restart_options"]
-
 LAG_SECONDS: Final = 0.5
 """How long a record may lag behind its run: until then a call that it does not have is looked up again."""
 PAUSE: Final = 0.1

@@ -9,8 +9,6 @@ import base64
 import json
 from typing import Any, cast
 
-__all__ = ["decode_token", "encode_token"]
-
 
 def encode_token(prefix: str, fields: object) -> str:
     """Return JSON as a token; `prefix` tells its kind and version."""

@@ -453,9 +453,7 @@ class ToyRemote:
             "/feedback": self._feedback,
             "/rating": self._rate,
         }
-        methods = (
-            ("POST",) if path in ("/upload", "/rating") else ("GET", "POST") if path in handlers else ("GET",)
-        )
+        methods = ("POST",) if path in ("/upload", "/rating") else ("GET", "POST") if path in handlers else ("GET",)
         if path not in DIALECTS[self.dialect].paths or (path == "/view" and not self.records):
             await _respond(send, 404, {"detail": "Not Found"})
         elif method not in methods:
