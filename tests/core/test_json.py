@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from typing import Any, Final, cast
@@ -11,7 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oxygent_client import errors
-from oxygent_client._core.json_codec import dumps, loads, read, text_member
+from oxygent_client._core.json_codec import PARSERS, Parser, dumps, loads, read, text_member
+
+
+@pytest.fixture(params=["json", "msgspec"])
+def parse(request: pytest.FixtureRequest) -> Parser:
+    """Each parser that a program may have."""
+    return parser(request.param)
+
+
+def parser(name: str) -> Parser:
+    """The parser of this library."""
+    if name not in PARSERS:
+        pytest.skip(f"needs {name}")
+    return PARSERS[name]
 
 
 def nested(depth: int, opening: str = "[", closing: str = "]") -> str:
@@ -37,14 +51,14 @@ READ: Final[list[tuple[Any, str]]] = [
 
 
 @pytest.mark.parametrize(("expected", "text"), READ)
-def test_reading(expected: Any, text: str) -> None:
+def test_reading(parse: Parser, expected: Any, text: str) -> None:
     """What real servers send is read, infinities too; brackets within strings are not depth."""
-    assert loads(text, depth=3) == expected
+    assert read(text, depth=3, parse=parse)[0] == expected
 
 
-def test_reading_nan() -> None:
+def test_reading_nan(parse: Parser) -> None:
     """NaN is no JSON, and comes all the same."""
-    assert math.isnan(loads("[NaN]", depth=1)[0])
+    assert math.isnan(read("[NaN]", depth=1, parse=parse)[0][0])
 
 
 NO_JSON: Final = [
@@ -68,10 +82,10 @@ NO_JSON: Final = [
 
 
 @pytest.mark.parametrize("text", NO_JSON)
-def test_what_is_no_json(text: str) -> None:
+def test_what_is_no_json(parse: Parser, text: str) -> None:
     """Whatever cannot be read is a ValueError, also with a number of 5,000 digits in it."""
     with pytest.raises(ValueError):  # noqa: PT011  (its texts are the library's)
-        loads(text, depth=3)
+        read(text, depth=3, parse=parse)
 
 
 LONG: Final = {
@@ -86,9 +100,9 @@ LONG: Final = {
 
 
 @pytest.mark.parametrize(("text", "value", "problems"), LONG.values(), ids=LONG)
-def test_integers_that_are_too_long(text: str, value: Any, problems: int) -> None:
+def test_integers_that_are_too_long(parse: Parser, text: str, value: Any, problems: int) -> None:
     """An integer of more digits than Python takes is kept as a text of its digits, and a problem says so."""
-    read_value, said = read(text, depth=3)
+    read_value, said = read(text, depth=3, parse=parse)
     assert read_value == value
     assert len(said) == problems
     assert all("digits" in each for each in said)
@@ -136,10 +150,10 @@ DEEP: Final = {
 
 
 @pytest.mark.parametrize(("depth", "text"), DEEP.values(), ids=DEEP)
-def test_what_is_too_deep(depth: int, text: str) -> None:
+def test_what_is_too_deep(parse: Parser, depth: int, text: str) -> None:
     """Nesting beyond the limit, or beyond what Python reads, is a TooLargeError and no RecursionError."""
     with pytest.raises(errors.TooLargeError, match="deeper than"):
-        loads(text, depth=depth)
+        read(text, depth=depth, parse=parse)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 128])
@@ -197,6 +211,50 @@ def test_any_text(text: str) -> None:
     else:
         with pytest.raises(errors.TooLargeError):
             loads(text, depth=2)
+
+
+NUMBERS: Final = st.from_regex(r"-?[0-9]{1,25}(\.[0-9]{1,25})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
+STRINGS: Final = st.text(st.characters(), max_size=8).map(json.dumps)
+ESCAPES: Final = st.sampled_from(
+    [r"\ud800", r"\udc00", r"\ud83d\ude00", r"\u0000", r"\/", r"\x", r"\u12", "\n", "\t", "\0"]
+)
+SCALARS: Final = (
+    NUMBERS
+    | STRINGS
+    | st.lists(ESCAPES, max_size=3).map(lambda parts: f'"{"".join(parts)}"')
+    | st.text(st.characters(), max_size=4).map(lambda text: json.dumps(text, ensure_ascii=False))
+    | st.sampled_from(["NaN", "-Infinity", "1e999", "-0", "-0.0", str(2**63), str(2**64), str(2**70), "9" * 5000, "01"])
+    | st.sampled_from(["null", "true", "nul", "", " ", "\ufeff", '"\ud800"', "[" * 500 + "]" * 500, "[" * 100_000])
+)
+TEXTS: Final[st.SearchStrategy[str]] = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4).map(lambda parts: f"[{', '.join(parts)}]")
+        | st.lists(st.tuples(st.sampled_from(['"a"', '"b"', '""']), inner), max_size=4).map(  # names come twice
+            lambda pairs: "{" + ",".join(f"{name}: {value}" for name, value in pairs) + "}"
+        )
+    ),
+    max_leaves=10,
+)
+
+
+def outcome(text: str, name: str) -> str:
+    """The value and the problems, or the class of the error."""
+    try:
+        return repr(read(text, depth=9, parse=parser(name)))
+    except (ValueError, errors.TooLargeError) as error:
+        return type(error).__name__
+
+
+@given(TEXTS | st.text(alphabet='[]{}"\\,:1.eE-u0 \n', max_size=20))
+def test_the_parsers_agree(text: str) -> None:
+    """With msgspec, each text is the same value or the same error as without, in the same order of members."""
+    assert outcome(text, "msgspec") == outcome(text, "json")
+
+
+def test_the_last_parser_is_used() -> None:
+    """Where msgspec is installed, it reads."""
+    assert inspect.signature(read).parameters["parse"].default is [*PARSERS.values()][-1]
 
 
 UNSENDABLE: Final[list[tuple[type[Exception], Any]]] = [

@@ -51,7 +51,7 @@ GROUND = "_core _core.bodies _core.ids _core.per_loop _core.tasks"
 
 ROOMS: Final[dict[str, Room]] = {
     # The ground: values and pure helpers. It never connects, draws random numbers or reads a clock.
-    "_core": room("_core _core.* _version", "", "attrs orjson", pure=True),
+    "_core": room("_core _core.* _version", "", "attrs msgspec", pure=True),
     # What the ground may not do itself, one thing each.
     "_core.ids": room("_core.ids"),
     "_core.bodies": room("_core.bodies", "_core", "anyio"),

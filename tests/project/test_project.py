@@ -30,6 +30,7 @@ MOST_PRAGMAS: Final = 10
 
 EXTRAS_ELSEWHERE: Final[dict[str, str]] = {
     # extra: the module that needs it, where that has another name
+    "fast": "json_codec",  # faster JSON for everything
     "pytest": "pytest_plugin",  # pytest's own convention; `pytest` is what it imports
 }
 

@@ -3,6 +3,8 @@
 Rule 1: received JSON may hold NaN and Infinity (real answers do), sent JSON may not.
 Rule 2: reading never ends in a `RecursionError`.
 Rule 3: no value is lost for its size: an integer of more digits than Python takes is kept as a text of its digits.
+Rule 4: msgspec (extra `[fast]`) reads JSON where it is installed. Whatever it refuses, `json` reads, or refuses in its
+    own words: so the results are the same, which a test shows.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Any, Final, cast
+from contextlib import suppress
+from typing import Any, Final, TypeAlias, cast
 
 from oxygent_client._core.errors import TooLargeError
 
@@ -43,36 +46,7 @@ def _is_deeper(value: Any, limit: int) -> bool:
 _CONTAINERS: Final[frozenset[type]] = frozenset({dict, list})
 
 
-def loads(text: str, *, depth: int) -> Any:
-    """Parse JSON.
-
-    Raises:
-        ValueError: `text` is not JSON.
-        TooLargeError: it is nested deeper than `depth`, or than Python can parse.
-    """
-    return read(text, depth=depth)[0]
-
-
-def read(text: str, *, depth: int) -> tuple[Any, tuple[str, ...]]:
-    """Parse JSON; returns the value and a list of problems: integers that were kept as text (rule 3).
-
-    Raises:
-        ValueError, TooLargeError: as for `loads`.
-    """
-    problems: tuple[str, ...] = ()
-    try:
-        try:
-            value = _parse(text)
-        except json.JSONDecodeError:
-            raise
-        except ValueError:  # an integer of more digits than Python takes; a function for each integer takes longer
-            value, problems = _with_long_integers(text)
-    except RecursionError as error:  # `depth` allows more than Python does, or the program is nested deep itself
-        raise TooLargeError("JSON is nested deeper than Python can read here") from error
-    if text.count("[") + text.count("{") > depth and _is_deeper(value, depth):
-        raise TooLargeError(f"JSON is nested deeper than Limits.depth ({depth})")
-    return value, problems
-
+Parser: TypeAlias = Callable[[str], Any]
 
 _scan: Final[Callable[[str, int], tuple[Any, int]]] = cast("Any", json.JSONDecoder()).scan_once
 """The scanner inside `json.loads`. To call it directly saves half of the time of a short message."""
@@ -84,6 +58,58 @@ def _parse(text: str) -> Any:
     except StopIteration:  # white space in front, or no JSON: `json.loads` knows which
         return json.loads(text)
     return value if end == len(text) else json.loads(text)
+
+
+def _first(decode: Parser, refusal: type[Exception]) -> Parser:
+    """A parser that asks `decode` first, and `json` about what that refuses: rule 4."""
+
+    def parse(text: str) -> Any:
+        try:
+            return decode(text)
+        except (refusal, ValueError, RecursionError):
+            return _parse(text)
+
+    return parse
+
+
+PARSERS: Final[dict[str, Parser]] = {"json": _parse}
+"""The parsers that are installed; the last is used."""
+with suppress(ImportError):
+    import msgspec
+
+    PARSERS["msgspec"] = _first(msgspec.json.Decoder().decode, msgspec.DecodeError)
+_PARSER: Final = [*PARSERS.values()][-1]
+
+
+def loads(text: str, *, depth: int) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: `text` is not JSON.
+        TooLargeError: it is nested deeper than `depth`, or than Python can parse.
+    """
+    return read(text, depth=depth)[0]
+
+
+def read(text: str, *, depth: int, parse: Parser = _PARSER) -> tuple[Any, tuple[str, ...]]:
+    """Parse JSON; returns the value and a list of problems: integers that were kept as text (rule 3).
+
+    Raises:
+        ValueError, TooLargeError: as for `loads`.
+    """
+    problems: tuple[str, ...] = ()
+    try:
+        try:
+            value = parse(text)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:  # an integer of more digits than Python takes; a function for each integer takes longer
+            value, problems = _with_long_integers(text)
+    except RecursionError as error:  # `depth` allows more than Python does, or the program is nested deep itself
+        raise TooLargeError("JSON is nested deeper than Python can read here") from error
+    if text.count("[") + text.count("{") > depth and _is_deeper(value, depth):
+        raise TooLargeError(f"JSON is nested deeper than Limits.depth ({depth})")
+    return value, problems
 
 
 def _with_long_integers(text: str) -> tuple[Any, tuple[str, ...]]:
