@@ -76,7 +76,9 @@ ROOMS: Final[dict[str, Room]] = {
     # One function an endpoint; it knows a transport, and no agent.
     "_api": room("_api _api.*", f"{GROUND} _protocol cluster", "anyio attrs"),
     # One run. It knows a transport, and no agent.
-    "_run": room("_run _run.*", f"{GROUND} _protocol telemetry policies cluster _api", "anyio attrs"),
+    "_run": room("_run _run.*", f"{GROUND} _protocol telemetry policies cluster _api _run.notebook", "anyio attrs"),
+    # A notebook has loaded IPython already.
+    "_run.notebook": room("_run.notebook", "_core _run telemetry", "attrs IPython"),
     "_agent": room("_agent _agent.*", f"{GROUND} _protocol {SIBLINGS} _api _run", "anyio attrs"),
     "testing": room("testing testing.*", f"{GROUND} _protocol _run", "anyio attrs uvicorn"),
     "errors": room("errors", "_core"),

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextvars
 import json
+import sys
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
@@ -49,10 +51,12 @@ from oxygent_client._protocol.messages import CLOSE, to_event, trace_id_of
 from oxygent_client._protocol.router import Action, Drop, copy_json
 from oxygent_client._protocol.schema import check
 from oxygent_client._run.abandoned import AbandonedWatch, watch
+from oxygent_client._run.call_tree import CallTree
 from oxygent_client._run.config import RunConfig
 from oxygent_client._run.connection import CLOSE_SECONDS, RunConnection
 from oxygent_client._run.event_buffer import Unread, sse_of
 from oxygent_client._run.event_reader import CHECKPOINT_EVERY, EventReader
+from oxygent_client._run.notebook import LiveDisplay, mime_bundle
 from oxygent_client._run.reads import loop_clock
 from oxygent_client._run.recovery import RecordRecovery
 from oxygent_client._run.reported_errors import error_content, no_answer_error
@@ -112,6 +116,10 @@ class Run:
         self._closed = False
         self._end_notified = False
         self._watch: AbandonedWatch | None = None
+        self._calls: CallTree | None = None
+        if "IPython" in sys.modules:  # the run may be shown
+            self._calls = CallTree()
+            config.observed.observers += (self._calls,)
 
     # --- what a reader may ask ---
 
@@ -595,6 +603,23 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.trace_id} {self.outcome}>"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """Return the run as text and HTML, for notebooks."""
+        state, result = "running" if self._opened else "not started", ""
+        if self._response is not None:
+            state, result = "completed", str(self._response.output)
+        elif isinstance(self._error, OxyError):
+            state, result = "failed", f"{type(self._error).__name__}: {self._error}"
+        elif self._closed:
+            state = "left"
+        tree = CallTree.of(self.partial.events) if self._calls is None else self._calls
+        return mime_bundle(f"Run {self.trace_id}: {state}", tree, result, self.sent, is_over=self._closed)
+
+    def _ipython_display_(self) -> None:
+        """Show the run in a notebook, and update what is shown until the run has ended."""
+        display = LiveDisplay(weakref.WeakMethod(self._repr_mimebundle_))
+        self._config.observed.observers += (display,)
 
 
 def _is_failure(detector: Callable[[Any], bool], output: Any) -> bool:

@@ -119,7 +119,7 @@ class SyncSSEOxyGent:
         ConfigurationError: a setting is invalid, also when it is assigned later.
     """
 
-    category = SSEOxyGent.category
+    category: str = SSEOxyGent.category
     _entered: int = 0
     """How many blocks of this agent are open."""
     _entered_in: Portal | None = None

@@ -164,3 +164,11 @@ class SyncRun:
 
     def __repr__(self) -> str:
         return f"<SyncRun {self.trace_id} {self.outcome}>"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """Return the run as text and HTML, for notebooks."""
+        return self._run._repr_mimebundle_(include, exclude)  # pyright: ignore[reportPrivateUsage]  (IPython's)
+
+    def _ipython_display_(self) -> None:
+        """Show the run in a notebook, and update what is shown until the run has ended."""
+        self._run._ipython_display_()  # pyright: ignore[reportPrivateUsage]  (IPython's)
