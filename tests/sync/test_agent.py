@@ -17,6 +17,7 @@ import pytest
 from oxygent_client import (
     AnyEvent,
     Cluster,
+    Observation,
     OxyRequest,
     OxyResponse,
     OxyState,
@@ -24,6 +25,7 @@ from oxygent_client import (
     RunRecord,
     SSEOxyGent,
     Timeouts,
+    ToolCall,
 )
 from oxygent_client.errors import ConfigurationError, HandlerError, StatusError
 from oxygent_client.sync import SyncRun, SyncSSEOxyGent, call, hold
@@ -372,8 +374,19 @@ def test_the_server(toy: ServedToy) -> None:
         assert toy.state_after_leaving() == "cancelled"
         assert toy.runs[-1].feedback == [{"data": "tool_call"}]
         assert agent.stats().runs == 2
+        agent.rate(response.trace_id, "like")
+        assert agent.welcome().message == ""
         assert agent.prepared(OxyRequest()).call_stack == ["user", "remote"]
         agent.close()
+
+
+def test_a_restart(toy: ServedToy) -> None:
+    """An earlier run is restarted from one of its calls."""
+    agent = SyncSSEOxyGent(toy.url)
+    run = agent.stream("tools")
+    (call_id,) = [event.node_id for event in run if isinstance(event, ToolCall) and event.callee == "search_flights"]
+    events = [*agent.restart(run.trace_id, call_id, output="99")]
+    assert next(event.output for event in events if isinstance(event, Observation)) == "99"
 
 
 def test_an_agent_whose_loop_ended() -> None:

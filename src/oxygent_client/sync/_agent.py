@@ -11,19 +11,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Final, Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 import attrs
 
 from oxygent_client import EventRouter, Limits, OxyRequest, Retry, Run, SSEOxyGent, Timeouts, Transport
 from oxygent_client.policies import Policy
 from oxygent_client.sanitize import SentSecrets
+from oxygent_client.sync._conversation import SyncConversation
 from oxygent_client.sync._mirror import PlainCallback, as_async, blocking, constructor, converting, plain, setting
 from oxygent_client.sync._portal import Portal, current_portal
 from oxygent_client.sync._run import SyncRun
 from oxygent_client.telemetry import Observer
-
-_EVENT_HOOKS: Final = ("handle_tool_call_event", "handle_observation_event", "_process_custom_event")
 
 
 @attrs.frozen
@@ -227,7 +226,7 @@ class SyncSSEOxyGent:
     def ask(self) -> None:
         """Run the remote and return its response."""
 
-    @converting(SSEOxyGent.stream, SyncRun)
+    @converting(SSEOxyGent.stream)
     def stream(self, *args: Any, **options: Any) -> SyncRun:
         """Run the remote and iterate over its events: `for event in agent.stream(query): ...`.
 
@@ -239,10 +238,20 @@ class SyncSSEOxyGent:
     def start(self) -> None:
         """Start a detached run, with the arguments of `ask`: it needs no connection; `attach` reads its events."""
 
-    @converting(SSEOxyGent.attach, SyncRun)
+    @converting(SSEOxyGent.attach)
     def attach(self, *args: Any, **options: Any) -> SyncRun:
         """Read the events of a detached run: `for event in agent.attach(token): ...`. Leaving does not stop the run."""
         return SyncRun(self._agent.attach(*args, **options), self._get_portal)
+
+    @converting(SSEOxyGent.conversation)
+    def conversation(self, *args: Any, **options: Any) -> SyncConversation:
+        """Start a conversation, or with a token continue one: `with agent.conversation() as chat: chat.ask(...)`."""
+        return SyncConversation(self._agent.conversation(*args, **options), self)
+
+    @converting(SSEOxyGent.restart)
+    def restart(self, *args: Any, **options: Any) -> SyncRun:
+        """Run again from one of a run's calls, with another output of that call."""
+        return SyncRun(self._agent.restart(*args, **options), self._get_portal)
 
     @plain(SSEOxyGent.prepared)
     def prepared(self) -> None:
@@ -274,6 +283,14 @@ class SyncSSEOxyGent:
     @blocking(SSEOxyGent.feedback)
     def feedback(self) -> None:
         """Send a running agent the input of a human that it waits for."""
+
+    @blocking(SSEOxyGent.rate)
+    def rate(self) -> None:
+        """Rate the answer of a run, for the statistics of the server: `"like"` or `"dislike"`."""
+
+    @blocking(SSEOxyGent.welcome)
+    def welcome(self) -> None:
+        """Return the server's welcome message and first query."""
 
     @blocking(SSEOxyGent.upload)
     def upload(self) -> None:

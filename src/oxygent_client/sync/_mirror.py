@@ -76,9 +76,9 @@ def constructor(
 
 
 def converting(
-    method: Callable[Concatenate[Any, P], Any], result: type[T]
+    method: Callable[Concatenate[Any, P], Any],
 ) -> Callable[[Callable[Concatenate[F, ...], T]], Callable[Concatenate[F, P], T]]:
-    """Give the decorated method, which returns `result`, the parameters of this one."""
+    """Give the decorated method, which has a result of its own, the parameters of this one."""
 
     def decorate(declared: Callable[Concatenate[F, ...], T]) -> Callable[Concatenate[F, P], T]:
         return cast("Callable[Concatenate[F, P], T]", _named(declared, declared, method))

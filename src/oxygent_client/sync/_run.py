@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
 
 from oxygent_client import AnyEvent, Outcome, OxyResponse, Run
 from oxygent_client.errors import ClosedError, Partial
 from oxygent_client.sanitize import SentSecrets
-from oxygent_client.sync._mirror import blocking
 from oxygent_client.sync._portal import Block, Portal
 
 T = TypeVar("T")
@@ -30,12 +30,17 @@ class SyncRun:
 
     _block: Block[Run] | None = None
 
-    def __init__(self, run: Run, portal: Callable[[], Portal]) -> None:
-        self._run = run
+    def __init__(self, manager: Run | AbstractAsyncContextManager[Run], portal: Callable[[], Portal]) -> None:
+        self._manager = manager
+        self._known = manager if isinstance(manager, Run) else None
         self._portal = portal
 
-    def _get_inner(self) -> Run:
-        return self._run
+    @property
+    def _run(self) -> Run:
+        """The asynchronous run. A turn of a conversation has none before it is entered."""
+        if self._known is None:
+            raise ClosedError("the run has not begun: iterate over it, or enter its block")
+        return self._known
 
     # --- what a reader may ask ---
 
@@ -79,14 +84,15 @@ class SyncRun:
         """
         return self._run.response
 
-    @blocking(Run.final_response)
-    def final_response(self) -> None:
-        """Read all events that are still to come, end the run and return its response."""
+    def final_response(self) -> OxyResponse:
+        """Read all events that are still to come, end the run and return its response.
 
-    def _wait_for(self, function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        """Run an async function in the run's task, which ends the run, and wait for its result."""
+        Raises:
+            OxyError: the run failed; it is that error.
+            ClosedError: the run was left, or cancelled, before its end.
+        """
         try:
-            return self._do(function, *args)
+            return cast("OxyResponse", self._do(lambda run: run.final_response()))
         finally:
             self.close()
 
@@ -115,14 +121,14 @@ class SyncRun:
 
     def _enter(self) -> Block[Run]:
         if self._block is None:
-            self._block = Block(self._portal(), self._run)
-            self._block.enter()
+            self._block = Block(self._portal(), self._manager)
+            self._known = self._block.enter()
         return self._block
 
     # --- the events ---
 
     def __iter__(self) -> Iterator[AnyEvent]:
-        return self._iterate(lambda: self._run)
+        return self._iterate(lambda run: run)
 
     def __next__(self) -> AnyEvent:
         """Return the next event, without ending the run if it is not the last.
@@ -132,38 +138,37 @@ class SyncRun:
             OxyError: the run failed.
             ClosedError: the run was left before.
         """
-        event = self._do(anext, self._run, _END)
+        event = self._do(lambda run: anext(run, _END))
         if event is _END:
             raise StopIteration
         return cast("AnyEvent", event)
 
-    def _iterate(self, source: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
-        """Iterate over `source()` in the run's task; whoever leaves the iteration ends the run."""
-        self._enter()
-        iterator = source()
+    def _iterate(self, source: Callable[[Run], AsyncIterator[T]]) -> Iterator[T]:
+        """Iterate over what `source` makes of the run, in the run's task; whoever leaves the iteration ends the run."""
+        block = self._enter()
+        iterator = source(self._run)
         try:
-            while (item := self._do(anext, iterator, _END)) is not _END:
+            while (item := self._do(lambda _: anext(iterator, _END))) is not _END:
                 yield item
         except GeneratorExit:  # perhaps of the garbage collector
-            assert self._block is not None
-            self._block.leave_soon(LEAVE_SECONDS)
+            block.leave_soon(LEAVE_SECONDS)
             raise
         except BaseException:
             self.close()
             raise
         self.close()
 
-    def _do(self, function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        """Run an async function in the run's task, and wait for its result."""
+    def _do(self, function: Callable[[Run], Awaitable[Any]]) -> Any:
+        """Run an async function of the run in the run's task, and wait for its result."""
         block = self._enter()
         if block.portal.is_over:  # perhaps in a parent process, whose connection must not be touched
             raise block.portal.closed_error()
         if block.is_over:  # the run knows how it ended
-            return self._portal().run(function, *args)
-        return block.do(function, *args)
+            return self._portal().run(function, self._run)
+        return block.do(function, self._run)
 
     def __repr__(self) -> str:
-        return f"<SyncRun {self.trace_id} {self.outcome}>"
+        return repr(self._known).replace("<Run", "<SyncRun") if self._known is not None else "<SyncRun>"
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         """Return the run as text and HTML, for notebooks."""

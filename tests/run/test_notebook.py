@@ -1,0 +1,176 @@
+"""A run in a notebook: the tree of its calls, as text and HTML, updated until the run's end."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from types import ModuleType
+from typing import Any, Final
+
+import pytest
+
+from oxygent_client import BearerAuth, Retry, SSEOxyGent
+from oxygent_client._run import call_tree, notebook
+from oxygent_client._run.call_tree import CallTree
+from oxygent_client.errors import StatusError
+from oxygent_client.sync import SyncSSEOxyGent
+from oxygent_client.testing import FakeTransport, Reply, answer, close, observation, progress, tool_call
+from tests.support.virtual import anyio_backend as anyio_backend
+
+URL: Final = "https://remote.test"
+HOSTILE: Final = "<script>alert(1)</script>\x1b[31m\u202e"
+STEPS: Final = (
+    tool_call("planner", call_stack=["user", "planner"], node_id="1"),
+    tool_call("search", call_stack=["user", "planner", "search"], node_id="2"),
+    progress("half"),
+    observation("search", 3, call_stack=["user", "planner", "search"], node_id="2"),
+    tool_call("lost", call_stack=["user", "planner", "lost"], node_id="3"),
+    observation("planner", "42", call_stack=["user", "planner"], node_id="1"),
+    observation("unknown", "42", call_stack=["user", "unknown"], node_id="9"),
+    answer("42"),
+    close(),
+)
+
+
+class Display:
+    """A fake of `IPython.display`, and its handle."""
+
+    def __init__(self) -> None:
+        self.shown: list[dict[str, str]] = []
+
+    def display(self, bundle: dict[str, str], *, raw: bool, display_id: bool) -> Display:
+        """Show a bundle, and return the handle."""
+        assert raw
+        assert display_id
+        self.shown.append(bundle)
+        return self
+
+    def update(self, bundle: dict[str, str], *, raw: bool) -> None:
+        """Show another bundle in its place."""
+        assert raw
+        self.shown.append(bundle)
+
+    @property
+    def titles(self) -> list[str]:
+        """The first lines, each once."""
+        return [*dict.fromkeys(bundle["text/plain"].partition("\n")[0] for bundle in self.shown)]
+
+
+@pytest.fixture
+def ipython(monkeypatch: pytest.MonkeyPatch) -> Display:
+    """A notebook that runs this program."""
+    shown, module = Display(), ModuleType("IPython.display")
+    module.display = shown.display  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  (made here)
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    return shown
+
+
+def agent(*steps: Any, **settings: Any) -> SSEOxyGent:
+    """An agent whose remote sends these steps."""
+    return SSEOxyGent(URL, transport=FakeTransport.script(*(steps or STEPS)), **settings)
+
+
+async def test_the_states_of_a_run() -> None:
+    """What is shown begins with the state of the run, and ends with its result."""
+    run = agent().stream("hi", trace_id="t")
+    assert run._repr_mimebundle_()["text/plain"] == "Run t: not started"
+    async with run:
+        await anext(run)
+        assert run._repr_mimebundle_()["text/plain"] == "Run t: running\n… planner"
+        await run.final_response()
+    assert run._repr_mimebundle_()["text/plain"].split("\n") == [
+        "Run t: completed",
+        "✓ planner",
+        "   ✓ search",
+        "   ✗ lost",
+        "42",
+    ]
+    async with agent().stream("hi", trace_id="t") as left:
+        pass
+    assert left._repr_mimebundle_()["text/plain"].startswith("Run t: left")
+
+
+async def test_a_run_that_failed() -> None:
+    """The error is shown, with its class."""
+    refused = SSEOxyGent(URL, transport=FakeTransport({"/sse/chat": Reply(status=500)}), retry=Retry(attempts=1))
+    run = refused.stream("hi", trace_id="t")
+    with pytest.raises(StatusError):
+        async with run:
+            pass
+    title, error = run._repr_mimebundle_()["text/plain"].split("\n", 1)
+    assert title == "Run t: failed"
+    assert error.startswith("ServerError: ")
+
+
+async def test_hostile_text_and_secrets() -> None:
+    """Markup and control characters are escaped, and credentials are redacted."""
+    steps = (tool_call(HOSTILE, node_id="1"), tool_call("t0p-secret", node_id="2"), answer(f"{HOSTILE} t0p-secret"))
+    async with agent(*steps, close(), auth=BearerAuth("t0p-secret")).stream("hi", trace_id="<b>") as run:
+        await run.final_response()
+    bundle = run._repr_mimebundle_()
+    for text in bundle.values():
+        assert "t0p-secret" not in text
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+    assert "<script" not in bundle["text/html"]
+    assert "&lt;script&gt;" in bundle["text/html"]
+    assert "Run &lt;b&gt;: completed" in bundle["text/html"]
+
+
+async def test_a_display_follows_its_run(ipython: Display) -> None:
+    """It is updated at the end of the run at the latest, whatever has been received meanwhile."""
+    run = agent().stream("hi", trace_id="t")
+    run._ipython_display_()
+    async with run:
+        async for _ in run:
+            pass
+    assert ipython.titles == ["Run t: not started", "Run t: completed"]
+
+
+async def test_a_display_is_updated_during_its_run(ipython: Display, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls and their ends are shown while the run goes on, a few times a second."""
+    monkeypatch.setattr(notebook, "REFRESH_SECONDS", 0.0)
+    run = agent().stream("hi", trace_id="t")
+    run._ipython_display_()
+    async with run:
+        await run.final_response()
+    assert ipython.titles == ["Run t: not started", "Run t: running", "Run t: completed"]
+    assert len(ipython.shown) == 8
+
+
+def test_a_synchronous_run(ipython: Display) -> None:
+    """It shows itself in the same way."""
+    run = SyncSSEOxyGent(URL, transport=FakeTransport.script(*STEPS)).stream("hi", trace_id="t")
+    run._ipython_display_()
+    assert [*run][-1].content == "42"
+    assert ipython.titles == ["Run t: not started", "Run t: completed"]
+    assert ipython.shown[-1] == run._repr_mimebundle_()
+
+
+async def test_a_display_does_not_keep_its_run(ipython: Display) -> None:
+    """A run that is dropped is shown no more."""
+    run = agent().stream("hi")
+    run._ipython_display_()
+    observed, context = run._config.observed, run._context
+    del run
+    gc.collect()
+    observed.note("ended", context, {})
+    assert len(ipython.shown) == 1
+
+
+def test_a_tree_is_bounded() -> None:
+    """Calls beyond a number are counted, and levels beyond a number are not indented."""
+    tree = CallTree.of(nested_calls(call_tree.MAX_CALLS + 3))
+    lines = [*tree.lines(is_over=False, shown=str)]
+    assert tree.hidden == 3
+    assert len(lines) == call_tree.MAX_CALLS
+    assert max(len(indent) for indent, _, _ in lines) == 3 * call_tree.MAX_DEPTH
+
+
+def nested_calls(number: int) -> list[Any]:
+    """So many calls, each within the one before."""
+    stacks = [["user", *map(str, range(depth + 1))] for depth in range(number)]
+    steps = [tool_call(stack[-1], call_stack=stack, node_id=stack[-1]) for stack in stacks]
+    run = SyncSSEOxyGent(URL, transport=FakeTransport.script(*steps, answer("1"), close())).stream("hi")
+    return [event for event in run if event.type == "tool_call"]
