@@ -102,6 +102,7 @@ ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
 NORMALLY_ON: Final[dict[str, tuple[str, ...]]] = {
     # "tests/test_x.py::test_y": the loops that it runs on unless the size is soak; each takes long on every loop
     "tests/testing/test_check_transport.py::test_a_broken_transport": ("asyncio",),
+    "tests/testing/test_check_transport_finds.py::test_a_broken_transport": ("asyncio",),
     "tests/testing/test_faults_loopback.py::test_the_wrappers_keep_the_promises": ("trio",),
     "tests/transports/test_fault_server.py::test_a_flood_of_headers_does_not_fill_the_memory": ("uvloop",),
     "tests/transports/test_fault_server.py::test_what_fills_the_memory_is_found": ("asyncio",),
@@ -297,9 +298,7 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
     """Hide, after each module, what its tests leave behind in caches and reports: a collection stays short."""
     yield
-    if nextitem is None or nextitem.path != item.path:
-        gc.collect()
-        gc.freeze()
+    gc.freeze()
 
 
 # -------------------------------------------------------------------------------------------------------------- Skips

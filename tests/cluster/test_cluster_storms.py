@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SIZES: Final = {
     # seeds, deaths in each group, calls that are spread afterwards
     "smoke": (1, 1, 50),
-    "normal": (3, 2, 100),
+    "normal": (2, 2, 100),
     "soak": (20, 20, 5000),
 }
 SEEDS, DEATHS, SPREAD = SIZES[SIZE]

@@ -39,14 +39,14 @@ def run(command: Sequence[str | Path], directory: Path, *, expected: int = 0) ->
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment that holds the built wheel with its extra `[pytest]`."""
     home = tmp_path_factory.mktemp("example")
-    run([sys.executable, "-m", "venv", home / "environment"], home)
+    run([sys.executable, "-m", "venv", "--without-pip", home / "environment"], home)
     python = home / "environment" / PYTHON
-    pip: list[str | Path] = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", python, "--quiet", "--disable-pip-version-check"]
     wheel = Path(os.environ.get("OXYGENT_CLIENT_WHEEL", ""))
     if not wheel.is_file():  # outside of nox
-        run([*pip, "wheel", "--no-deps", "--wheel-dir", home, ROOT], home)
+        run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", home, ROOT], home)
         (wheel,) = home.glob("*.whl")
-    run([*pip, "install", f"oxygent-client[pytest] @ {wheel.resolve().as_uri()}"], home)
+    run([*pip, "install", "--no-compile", f"oxygent-client[pytest] @ {wheel.resolve().as_uri()}"], home)
     return python
 
 

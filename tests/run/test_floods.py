@@ -36,7 +36,7 @@ SPARE: Final = 16 * MIB
 PROMPT: Final = 1.0 if SIZE == "soak" else 5.0
 """Seconds within which an error is raised, or a block is left. The soak has the machine to itself."""
 LIMIT: Final = (16 if SIZE == "soak" else 4) * MIB
-IDLE: Final = 10.0 if SIZE == "soak" else 1.0
+IDLE: Final = 10.0 if SIZE == "soak" else 0.5
 """Seconds of a flood that no limit ends."""
 AGAIN: Final = 10.0 if SIZE == "soak" else 1.0
 

@@ -57,7 +57,7 @@ def server() -> Iterator[FaultServer]:
 
 
 ALL_FAULTS_ON: Final = {"httpx": "trio", "httpx2": "asyncio", "aiohttp": "uvloop"}
-"""The loop on which each transport meets every fault; on the others every fifth, but in a soak."""
+"""The loop on which each transport meets every fault; on the others every tenth, but in a soak."""
 
 
 # An attempt to connect that is called off leaves its socket to the garbage collector, in httpcore on trio and uvloop;
@@ -71,7 +71,7 @@ async def test_each_fault_ends_as_the_table_says(
     transport: str, loop: str, server: FaultServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Error, outcome, time, requests, bytes, and the next call of the same agent; the server says nothing of it."""
-    faults = FAULTS if SIZE == "soak" or ALL_FAULTS_ON[transport] == loop else FAULTS[::5]
+    faults = FAULTS if SIZE == "soak" or ALL_FAULTS_ON[transport] == loop else FAULTS[::10]
     lines = await play_all(server, transport, faults)
     assert lines.keys() == {fault.name for fault in faults}
     assert "\n".join(wrong_of(transport, lines)) == ""
