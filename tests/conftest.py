@@ -18,6 +18,7 @@ import inspect
 import os
 import shutil
 import time
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -170,9 +171,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("anyio_backend", _loops(metafunc.definition.nodeid), indirect=True, scope="module")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out the tests whose parameter names, in ONE_LOOP, another loop than theirs."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option with which coverage is measured: measured code takes twice the time."""
+    parser.addoption("--one-loop", action="store_true", help="run each case on one of its event loops, in turn")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests whose parameter names, in ONE_LOOP, another loop than theirs; `--one-loop` leaves out more."""
     items[:] = [item for item in items if not _on_another_loop(item.nodeid)]
+    if config.getoption("one_loop"):
+        _keep_one_loop(items)
+
+
+def _keep_one_loop(items: list[pytest.Item]) -> None:
+    """Of the same case on several loops keep one; which one goes by the name of the case, so no loop is left out."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        loops = (f"{bound}{loop}{end}" for loop in (*LOOPS, UVLOOP) for bound in "[-" for end in "]-")
+        name = functools.reduce(lambda name, loop: name.replace(loop, loop[0] + loop[-1]), loops, item.nodeid)
+        cases.setdefault(name, []).append(item)
+    chosen = {id(case[zlib.crc32(name.encode()) % len(case)]) for name, case in cases.items()}
+    items[:] = [item for item in items if id(item) in chosen]
 
 
 def _on_another_loop(nodeid: str) -> bool:
