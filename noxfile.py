@@ -122,11 +122,11 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(tags=["full", "rest"])
 def coverage(session: nox.Session) -> None:
-    """The quick tests again, with full branch coverage: measured code takes twice the time."""
+    """The quick tests again, each case on one loop, with full branch coverage: measured code takes twice the time."""
     install_wheel(session, "test")
     session.run("coverage", "erase")
-    measured = {"COVERAGE_PROCESS_START": str(ROOT / "pyproject.toml")}
-    session.run("pytest", "--ignore=tests/interop", "-m", "not slow", *WORKERS, env=measured)
+    measured = {"COVERAGE_PROCESS_START": str(ROOT / "pyproject.toml"), "OXYGENT_CLIENT_SIZE": "smoke"}
+    session.run("pytest", "--ignore=tests/interop", "-m", "not slow", "--one-loop", *WORKERS, env=measured)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 

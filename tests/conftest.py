@@ -177,7 +177,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests whose parameter names, in ONE_LOOP, another loop than theirs; `--one-loop` leaves out more."""
+    """Leave out the tests whose parameter names, in ONE_LOOP, another loop than theirs; `--one-loop` does more."""
     items[:] = [item for item in items if not _on_another_loop(item.nodeid)]
     if config.getoption("one_loop"):
         _keep_one_loop(items)
