@@ -24,7 +24,7 @@ from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Final, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Final, Literal, TypeAlias, Union, cast, get_args, get_origin, get_type_hints
 
 import attrs
 
@@ -183,12 +183,8 @@ def _reference_refusal(name: str, value: Any) -> str:
 # --- one layer --------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class _Layer:
-    """The values of one source, checked: keys are dotted, `auth` is one value."""
-
-    values: Mapping[str, Any]
-    sources: Mapping[str, str]
+_Layer: TypeAlias = dict[str, tuple[Any, str]]
+"""The values of one source, checked, and the place of each: keys are dotted, `auth` is one value."""
 
 
 @attrs.frozen
@@ -199,8 +195,7 @@ class _Reader:
 
     def layer(self, given: Mapping[str, Any]) -> _Layer:
         """Make a layer of a table of a file, or of keyword arguments."""
-        values = dict(self._values(given))
-        return _Layer(values, {key: self.place(key) for key in values})
+        return {key: (value, self.place(key)) for key, value in self._values(given)}
 
     def _values(self, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         for key, value in given.items():
@@ -323,15 +318,13 @@ def _check_variables(environ: Mapping[str, str], referred: Collection[str]) -> N
                 raise ConfigurationError(f"the variable {variable}: unknown; known variables: {there}")
 
 
-def _referred(values: Iterable[Any]) -> Iterator[str]:
+def _referred(tables: Mapping[str, Any], depth: int = 4) -> Iterator[str]:
     """The variables that `auth` and `headers` name in these profiles, valid or not."""
-    level: list[tuple[str, Any]] = [("", value) for value in values]
-    for _ in range(4):  # a profile, `headers`, one header, `env`: deeper values are rejected anyway
-        members = [
-            member for _, value in level if isinstance(value, dict) for member in cast("dict[str, Any]", value).items()
-        ]
-        yield from (value for key, value in members if isinstance(value, str) and key.endswith("env"))
-        level = members
+    for key, value in tables.items():
+        if isinstance(value, str) and key.endswith("env"):
+            yield value
+        elif isinstance(value, dict) and depth:  # a profile, `headers`, one header: deeper values are rejected anyway
+            yield from _referred(cast("dict[str, Any]", value), depth - 1)
 
 
 def _user_file(environ: Mapping[str, str], platform: str = sys.platform) -> Path | None:
@@ -367,27 +360,23 @@ _LINE_OF_ERROR: Final = re.compile(r"\(at (?:line \d+, column \d+|end of documen
 _HEADER: Final = re.compile(r"\[([^\[\]]+)\]")
 
 
-def _content(path: Path) -> tuple[bytes, str]:
-    """The content of a file, or the reason why it is not used."""
+def _load(path: Path) -> tuple[str, dict[str, Any], str]:
+    """Text and tables of a file, or the reason why it is not used, without the text."""
+    user = os.geteuid() if hasattr(os, "geteuid") else None
     try:
         with path.open("rb") as file:
-            status = os.fstat(file.fileno())
+            because = _distrust(os.fstat(file.fileno()), user)
             data = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        return b"", f"cannot be read: {type(error).__name__}"
-    user = os.geteuid() if hasattr(os, "geteuid") else None
-    if because := _distrust(status, user):
-        return b"", f"{because}: take it over (chown, chmod o-w), or copy it"
-    return data, f"is larger than {_MOST_BYTES} bytes" if len(data) > _MOST_BYTES else ""
-
-
-def _document(data: bytes) -> tuple[str, dict[str, Any], str]:
-    """Text and tables of a file, or the reason why they cannot be read, without the text."""
-    try:
+        if because:
+            return "", {}, f"{because}: take it over (chown, chmod o-w), or copy it"
+        if len(data) > _MOST_BYTES:
+            return "", {}, f"is larger than {_MOST_BYTES} bytes"
         text = data.decode("utf-8-sig")
         if any(part.count(".") > _MOST_DOTS for part in re.split(r"[=,{\[\n]", text)):
             return "", {}, f"has a key of more than {_MOST_DOTS} parts"
         return text, tomllib.loads(text), ""
+    except OSError as error:
+        return "", {}, f"cannot be read: {type(error).__name__}"
     except UnicodeDecodeError:
         return "", {}, "is not UTF-8"
     except tomllib.TOMLDecodeError as error:
@@ -411,8 +400,7 @@ class _File:
     def read(cls, path: Path) -> _File:
         """The file at `path`."""
         # No error is raised where another is handled: that one would be its context, and holds the text.
-        data, because = _content(path)
-        text, document, because = _document(data) if not because else ("", {}, because)
+        text, document, because = _load(path)
         if because:
             raise ConfigurationError(f"the file {path.name!r} {because}")
         reader = _Reader(lambda _: path.name)
@@ -577,17 +565,18 @@ def load_profile(
     """
     given = path or environ.get(_PROFILES) or _user_file(environ)
     name = name or environ.get(_PROFILE) or ""
-    layers: list[_Layer] = []
+    merged: _Layer = {}
     referred: set[str] = set()
     if given is not None:
         file = _File.read(Path(given))
-        referred.update(_referred(file.profiles.values()))  # of the others, too: their secrets may be there as well
+        referred.update(_referred(file.profiles))  # of the others, too: their secrets may be there as well
         name = name or file.default
         if not name:
             raise ConfigurationError(
                 f"{file.name}: name a profile, since the file has no `default`; its profiles: {_listed(file.profiles)}"
             )
-        layers += file.layers(name)
+        for layer in file.layers(name):
+            merged |= layer
         _logger.info("using the profile %s of the file %a", _named(name), str(Path(given).absolute()))
     else:
         ignored = (
@@ -599,11 +588,7 @@ def load_profile(
             )
         if ignored:
             _logger.warning("no file of profiles is used: give path=, or set %s%s", _PROFILES, ignored)
-    layers += [_of_variables(environ), _of_arguments(overrides)]
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    for layer in layers:
-        values |= layer.values
-        sources |= layer.sources
-    _check_variables(environ, {*referred, *_referred([values])})
-    return Profile(name, values, sources)
+    merged |= _of_variables(environ) | _of_arguments(overrides)
+    values = {key: value for key, (value, _) in merged.items()}
+    _check_variables(environ, {*referred, *_referred(values)})
+    return Profile(name, values, {key: source for key, (_, source) in merged.items()})

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any
 
 from oxygent_client._core.errors import ConfigurationError
-from oxygent_client._core.redaction import SCRUBBED, scrub_json
+from oxygent_client._core.redaction import NO_KEYS, map_json, scrub_json
 from oxygent_client._core.sent_secrets import SentSecrets
 from oxygent_client._core.text import escape_character, replace_unsafe
 
@@ -35,7 +35,7 @@ def strip_control_characters(value: Any) -> Any:
     a heart, the non-joiner of Persian. Tabs and line feeds stay. If two keys of an object become equal, the one that
     was not changed stays.
     """
-    return _mapped(_strip, _strip, _NOTHING, value)
+    return map_json(_strip, _strip, NO_KEYS, value)
 
 
 def escape_control_characters(value: Any) -> Any:
@@ -43,7 +43,7 @@ def escape_control_characters(value: Any) -> Any:
 
     If two keys of an object become equal, the one that was not changed stays.
     """
-    return _mapped(_escape, _escape, _NOTHING, value)
+    return map_json(_escape, _escape, NO_KEYS, value)
 
 
 def redact(*keys: str) -> Callable[[Any], Any]:
@@ -52,7 +52,7 @@ def redact(*keys: str) -> Callable[[Any], Any]:
     Without keys, it replaces everything that looks secret: values by the names of their keys (`password`, `api_key`,
     ...), and credentials within texts. A value nested deeper than 128 levels is then replaced as a whole.
     """
-    return partial(_mapped, _same, _same, frozenset(key.casefold() for key in keys)) if keys else scrub_json
+    return partial(map_json, _same, _same, frozenset(key.casefold() for key in keys)) if keys else scrub_json
 
 
 def without_credentials(sent: SentSecrets) -> Callable[[Any], Any]:
@@ -61,7 +61,7 @@ def without_credentials(sent: SentSecrets) -> Callable[[Any], Any]:
     `sent` is `run.sent` or `agent.sent`. The secrets are found in every usual spelling; one of fewer than 8 characters
     stays, since it may be a part of any word. The result cannot be pickled: it holds the secrets.
     """
-    return partial(_mapped, sent.strip_text, sent.strip_text, _NOTHING)
+    return partial(map_json, sent.strip_text, sent.strip_text, NO_KEYS)
 
 
 def truncate(chars: int) -> Callable[[Any], Any]:
@@ -72,16 +72,12 @@ def truncate(chars: int) -> Callable[[Any], Any]:
     """
     if chars < 1:
         raise ConfigurationError("truncate: chars must be >= 1")
-    return partial(_mapped, partial(_cut, chars), _same, _NOTHING)
+    return partial(map_json, partial(_cut, chars), _same, NO_KEYS)
 
 
 def chain(*functions: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Apply several functions, in their order."""
     return partial(_chain, functions)
-
-
-_NOTHING: Final = frozenset[str]()
-"""No keys to redact."""
 
 
 def _strip(text: str) -> str:
@@ -104,37 +100,3 @@ def _chain(functions: tuple[Callable[[Any], Any], ...], value: Any) -> Any:
     for function in functions:
         value = function(value)
     return value
-
-
-def _mapped(text: Callable[[str], str], key: Callable[[str], str], redacted: frozenset[str], value: Any) -> Any:
-    """Apply `text` to the texts of a value and `key` to its keys; replace the values of the keys in `redacted`.
-
-    A loop, since a value may be nested deeper than Python's recursion limit.
-    """
-    root: list[Any] = [value]
-    waiting: list[Any] = [root]  # our copies of containers, whose members are still the originals
-    while waiting:
-        container = waiting.pop()
-        if isinstance(container, dict):
-            members: list[tuple[Any, Any]] = [*cast("dict[Any, Any]", container).items()]
-        else:
-            members = [*enumerate(cast("list[Any]", container))]
-        for at, item in members:
-            if isinstance(item, str):
-                container[at] = text(item)
-            elif isinstance(item, list):
-                container[at] = [*cast("list[Any]", item)]
-                waiting.append(container[at])
-            elif isinstance(item, dict):
-                container[at] = _map_keys(cast("dict[str, Any]", item), key, redacted)
-                waiting.append(container[at])
-    return root[0]
-
-
-def _map_keys(fields: dict[str, Any], key: Callable[[str], str], redacted: frozenset[str]) -> dict[str, Any]:
-    mapped: dict[str, Any] = {}
-    for name, item in fields.items():
-        new = key(name)
-        if new == name or new not in fields:
-            mapped[new] = SCRUBBED if name.casefold() in redacted else item
-    return mapped

@@ -88,6 +88,44 @@ def for_display(text: str, limit: int, clean: Redactor = scrub_text, *, lines: b
     return escape_text(clean(text[: max(limit, SEARCHED)]), limit, lines=lines)
 
 
+NO_KEYS: Final = frozenset[str]()
+"""For `map_json`: redact by no key."""
+
+
+def map_json(text: Callable[[str], str], key: Callable[[str], str], redacted: frozenset[str], value: Any) -> Any:
+    """Apply `text` to the texts of a JSON value and `key` to its keys; replace the values of the keys in `redacted`.
+
+    A loop, since a value may be nested deeper than Python's recursion limit.
+    """
+    root: list[Any] = [value]
+    waiting: list[Any] = [root]  # our copies of containers, whose members are still the originals
+    while waiting:
+        container = waiting.pop()
+        if isinstance(container, dict):
+            members: list[tuple[Any, Any]] = [*cast("dict[Any, Any]", container).items()]
+        else:
+            members = [*enumerate(cast("list[Any]", container))]
+        for at, item in members:
+            if isinstance(item, str):
+                container[at] = text(item)
+            elif isinstance(item, list):
+                container[at] = [*cast("list[Any]", item)]
+                waiting.append(container[at])
+            elif isinstance(item, dict):
+                container[at] = _map_keys(cast("dict[str, Any]", item), key, redacted)
+                waiting.append(container[at])
+    return root[0]
+
+
+def _map_keys(fields: dict[str, Any], key: Callable[[str], str], redacted: frozenset[str]) -> dict[str, Any]:
+    mapped: dict[str, Any] = {}
+    for name, item in fields.items():
+        new = key(name)
+        if new == name or new not in fields:
+            mapped[new] = SCRUBBED if name.casefold() in redacted else item
+    return mapped
+
+
 def _clean(value: Any, depth: int) -> Any:
     if not depth:
         raise RecursionError

@@ -18,6 +18,7 @@ import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeAlias, cast, get_args
 
@@ -27,14 +28,13 @@ import attrs
 from oxygent_client._core import errors
 from oxygent_client._core.errors import ConfigurationError, Outcome, OxyError
 from oxygent_client._core.per_loop import Closed
-from oxygent_client._core.redaction import SCRUBBED, scrub_json, scrub_text
+from oxygent_client._core.redaction import NO_KEYS, SCRUBBED, map_json, scrub_json, scrub_text
 from oxygent_client._core.spellings import SHORT, needles
 from oxygent_client._core.text import replace_unsafe
 from oxygent_client._core.transport import BufferedChunks, HTTPRequest, HTTPResponse, Purpose, Transport
 from oxygent_client._version import __version__
 from oxygent_client.testing._scrub import (
     Remove,
-    map_texts,
     remove_secrets,
     remove_texts,
     replace_in_body,
@@ -142,12 +142,13 @@ class Entry:
 
     def _without(self, remove: Remove) -> Entry:
         change, find_spans = remove
+        map_texts = partial(map_json, change, change, NO_KEYS)
         return attrs.evolve(
             _with_pieces(self, replace_in_body([piece.data for piece in self.pieces], find_spans)),
             path=change(self.path),
-            headers=map_texts(dict(self.headers), change),
-            payload=map_texts(self.payload, change),
-            response_headers=map_texts(dict(self.response_headers), change),
+            headers=map_texts(dict(self.headers)),
+            payload=map_texts(self.payload),
+            response_headers=map_texts(dict(self.response_headers)),
             end=_with_text(self.end, change),
         )
 

@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias, cast
+from typing import Final, TypeAlias
 from urllib.parse import parse_qsl
 
 from oxygent_client._core.redaction import KEPT_HEADERS, SCRUBBED, scrub_text
@@ -124,18 +124,6 @@ def remove_texts(texts: Sequence[str]) -> Remove:
         return text
 
     return remove, lambda data: [match.span() for match in pattern.finditer(data)] if texts else []
-
-
-def map_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """Return `value`, any JSON, with `change` applied to each text and key."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        fields = cast("dict[str, Any]", value)
-        return {change(key): map_texts(item, change) for key, item in fields.items()}
-    if isinstance(value, list):
-        return [map_texts(item, change) for item in cast("list[Any]", value)]
-    return value
 
 
 def replace_in_body(pieces: Sequence[bytes], find_spans: Callable[[bytes], Iterable[tuple[int, int]]]) -> list[bytes]:

@@ -17,7 +17,7 @@ import os
 import ssl
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -77,41 +77,29 @@ class Proxy:
         return f"{shown}:{parts.port or PORTS[parts.scheme]} ({self.source})"
 
 
-@attrs.frozen
-class _NoProxyEntry:
-    """One entry of `NO_PROXY`."""
+@functools.lru_cache(maxsize=256)
+def _is_included(entry: str, host: str, port: int | None) -> bool:
+    """Whether an entry of `NO_PROXY` includes `host` (in lower case, without a trailing dot) at `port`.
 
-    host: str
-    """In lower case, without a leading `*.` or `.`."""
-    port: int | None
-    network: IPv4Network | IPv6Network | None
-    """The entry, if it is an address or a network."""
-
-    @classmethod
-    def read(cls, entry: str) -> _NoProxyEntry:
-        """Parse `name`, `name:port`, `address`, `[address]:port` or `network`; a scheme in front is ignored."""
-        host, rest = entry.strip().lower().rpartition("://")[2], ""
-        if host.startswith("["):
-            host, _, rest = host[1:].partition("]")
-            if rest.startswith("/"):
-                host, rest = f"{host}{rest}", ""
-        elif host.count(":") == 1:
-            host, _, rest = host.partition(":")
-        port = rest.removeprefix(":")
-        network = None
-        with suppress(ValueError):
-            network = ip_network(host, strict=False)
-        # A port has at most five digits, and `int` refuses a few thousand.
-        return cls(host.removeprefix("*").strip("."), int(port[:6]) if port.isdecimal() else None, network)
-
-    def matches(self, host: str, port: int | None) -> bool:
-        """Whether the entry includes `host` (in lower case, without a trailing dot) at `port`."""
-        if not self.host or self.port not in (None, port):
-            return False
-        if self.network is not None:
-            address = address_of(host)
-            return address is not None and address in self.network
-        return host == self.host or host.endswith(f".{self.host}")
+    An entry is `name`, `name:port`, `address`, `[address]:port` or `network`; a scheme in front is ignored.
+    """
+    name, rest = entry.strip().lower().rpartition("://")[2], ""
+    if name.startswith("["):
+        name, _, rest = name[1:].partition("]")
+        if rest.startswith("/"):
+            name, rest = f"{name}{rest}", ""
+    elif name.count(":") == 1:
+        name, _, rest = name.partition(":")
+    digits = rest.removeprefix(":")
+    # A port has at most five digits, and `int` refuses a few thousand.
+    if digits.isdecimal() and int(digits[:6]) != port:
+        return False
+    with suppress(ValueError):
+        network = ip_network(name, strict=False)
+        address = address_of(host)
+        return address is not None and address in network
+    name = name.removeprefix("*").strip(".")
+    return bool(name) and (host == name or host.endswith(f".{name}"))
 
 
 def _never(_host: str) -> bool:
@@ -126,7 +114,8 @@ class Proxies:
     """The transport's argument `proxy`."""
     by_scheme: Mapping[str, tuple[str, str]] = attrs.field(factory=dict[str, tuple[str, str]], repr=False)
     """The environment's proxy and variable for each scheme; `all` is for the other schemes."""
-    no_proxy: tuple[_NoProxyEntry, ...] = ()
+    no_proxy: tuple[str, ...] = ()
+    """The entries of `NO_PROXY`."""
     is_bypassed: Callable[[str], object] = attrs.field(default=_never, repr=False)
     """Whether the system's own settings (macOS, Windows) exclude a host."""
     schemes: tuple[str, ...] = tuple(PORTS)
@@ -157,7 +146,7 @@ class Proxies:
         if any(entry.strip() == "*" for entry in entries):
             return cls()
         by_scheme = {key: (value, _variable(key)) for key, value in found.items() if value}
-        return cls(None, by_scheme, tuple(map(_NoProxyEntry.read, entries)), is_bypassed, schemes)
+        return cls(None, by_scheme, tuple(entries), is_bypassed, schemes)
 
     def find(self, url: str) -> Proxy | None:
         """Return the proxy for `url`; None if it is reached directly.
@@ -177,7 +166,7 @@ class Proxies:
         is_local = is_loopback(host) or host.endswith(".localhost")
         if given is None or is_local or self.is_bypassed(host):
             return None
-        if any(entry.matches(host, port) for entry in self.no_proxy):
+        if any(_is_included(entry, host, port) for entry in self.no_proxy):
             return None
         return Proxy.read(*given, self.schemes)
 
