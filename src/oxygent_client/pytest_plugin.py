@@ -34,7 +34,7 @@ import pytest
 
 if TYPE_CHECKING:
     from oxygent_client import Transport
-    from oxygent_client.testing import FakeTransport, Scrub, Step, ToyRemote
+    from oxygent_client.testing import FakeTransport, Scrub, ToyRemote
 
 __all__ = [
     "FakeFactory",
@@ -291,13 +291,9 @@ FakeFactory: TypeAlias = "Callable[..., FakeTransport]"
 @pytest.fixture
 def oxygent_fake() -> FakeFactory:
     """Return a function that makes scripted transports: `oxygent_fake(tool_call("search"), answer("42"), close())`."""
+    from oxygent_client.testing import FakeTransport
 
-    def fake(*steps: Step) -> FakeTransport:
-        from oxygent_client.testing import FakeTransport
-
-        return FakeTransport.script(*steps)
-
-    return fake
+    return FakeTransport.script
 
 
 # --- cassettes --------------------------------------------------------------------------------------------------------

@@ -78,6 +78,8 @@ KEPT: Final[dict[str, tuple[str, str, str]]] = {
     "too little of it": ("canary-secret", "you sent can", "you sent can"),
     "a part that is none": ("canary-secret", "a canary is a bird", "a canary is a bird"),
     "a long one that was cut": ("0123456789" * 10, f"<{'0123456789' * 4}...>", "<X...>"),
+    "a long one that was cut within an escape": ("01234/6789" * 10, "<" + "01234%2F6789" * 4 + "01234%2", "<X"),
+    "a long one of equal parts": ("0" * 40 + "1", "<" + "0" * 70, "<XX"),
     "a long one, not all ASCII": ("é" * 40, "<" + "é" * 30 + "è>", "<X>"),
     "twice": ("canary", "canarycanary", "XX"),
     "one in another": ("canary", "canary-one", "X-one"),

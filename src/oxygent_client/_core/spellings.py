@@ -179,19 +179,22 @@ def find(text: bytes, wanted: Needles) -> list[Span]:
 
 def _found(text: bytes, wanted: Needles) -> list[Span]:
     found = list[Span]()
+    whole = len(text) - len(_HALF.findall(text[-LONG:])[0])
     for needle in (*wanted.plain, *wanted.coded):
-        found += _each(text, needle)
+        found += _each(text, needle, whole)
     if wanted.alone is not None:
         found += [match.span() for match in wanted.alone.finditer(text)]
-    whole = text[: len(text) - len(_HALF.findall(text[-LONG:])[0])]
-    size = max((_cut_off(whole, needle) for needle in wanted.plain), default=0)
+    size = max((_cut_off(text[:whole], needle) for needle in wanted.plain), default=0)
     if size:
-        found.append((len(whole) - size, len(text)))
+        found.append((whole - size, len(text)))
     return found
 
 
-def _each(text: bytes, needle: bytes) -> Iterator[Span]:
-    """The positions of the needle, and of its beginning, as far as the text matches it."""
+def _each(text: bytes, needle: bytes, whole: int) -> Iterator[Span]:
+    """The positions of the needle, and of its beginning, as far as the text matches it.
+
+    A match that `whole` cut off, the length of the text without half an escape at its end, includes that half.
+    """
     begins = needle[:LONG]
     end = 0
     while (start := text.find(begins, end)) >= 0:
@@ -202,6 +205,8 @@ def _each(text: bytes, needle: bytes) -> Iterator[Span]:
             text[end : end + 1] == needle[end - start : end - start + 1] or _is_within(text, end)
         ):
             end += 1
+        if end == whole and end - start < len(needle):
+            end = len(text)
         yield start, end
 
 
@@ -211,32 +216,11 @@ def _is_within(text: bytes, at: int) -> bool:
 
 
 def _cut_off(text: bytes, needle: bytes) -> int:
-    """How many of the first bytes of a needle are the end of the text; 0 if fewer than PART."""
-    end = text[1 - len(needle) :]
-    if end.rfind(needle[:PART]) < 0:  # the usual case; the rest is slower
+    """How many of the first bytes of a needle, from PART to LONG, are the end of the text; `_each` finds more."""
+    if needle[:PART] not in text[-LONG:]:  # the usual case
         return 0
-    size = _overlap(needle, end)
-    return size if size >= PART else 0
-
-
-def _overlap(value: bytes, end: bytes) -> int:
-    """The length of the longest prefix of `value` that `end`, which is shorter, ends with.
-
-    The algorithm of Knuth, Morris and Pratt, in linear time.
-    """
-    borders = [0] * len(value)  # for each prefix of `value`: its longest proper prefix that is also its suffix
-    size = 0
-    for at in range(1, len(value)):
-        while size and value[at] != value[size]:
-            size = borders[size - 1]
-        size += value[at] == value[size]
-        borders[at] = size
-    size = 0
-    for character in end:
-        while size and character != value[size]:
-            size = borders[size - 1]
-        size += character == value[size]
-    return size
+    sizes = range(min(len(needle), LONG) - 1, PART - 1, -1)
+    return next((size for size in sizes if text.endswith(needle[:size])), 0)
 
 
 def _merged(spans: list[Span]) -> list[Span]:
