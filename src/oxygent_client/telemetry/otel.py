@@ -110,9 +110,7 @@ class _Trace:
     conversation: str
     server: Attributes
     calls: dict[bytes, _Call] = attrs.field(factory=dict[bytes, _Call])
-    """Open calls by the digest of their node id."""
-    open_at: dict[bytes, dict[bytes, _Call]] = attrs.field(factory=dict[bytes, dict[bytes, _Call]])
-    """Open calls by the digest of their call stack, in the order of their start."""
+    """Open calls by the digest of their node id, in the order of their start."""
     spans: int = 0
     names: set[str] = attrs.field(factory=set[str])
     over: int = 0
@@ -123,23 +121,8 @@ class _Trace:
 
         An event has only the caller's name, so of several open calls of that name the one that started last counts.
         """
-        callers = self.open_at.get(_digest(call.call_stack[:-1]))
-        return self.context if callers is None else next(reversed(callers.values())).context
-
-    def add(self, node: bytes, call: _Call) -> None:
-        """Add an open call."""
-        self.calls[node] = self.open_at.setdefault(call.stack, {})[node] = call
-        self.spans += 1
-
-    def pop(self, node: bytes) -> _Call | None:
-        """Remove and return the open call with this node id."""
-        call = self.calls.pop(node, None)
-        if call is not None:
-            same_stack = self.open_at[call.stack]
-            del same_stack[node]
-            if not same_stack:
-                del self.open_at[call.stack]
-        return call
+        stack = _digest(call.call_stack[:-1])
+        return next((each.context for each in reversed(self.calls.values()) if each.stack == stack), self.context)
 
     def limited_name(self, name: str) -> str:
         """The name, if the run has it or may have one more; otherwise empty."""
@@ -253,7 +236,7 @@ class OTelObserver:
         if call.caller_category == "user":  # the run itself, as the remote shows it
             return
         node = _digest([call.node_id])
-        before = run.pop(node)
+        before = run.calls.pop(node, None)
         if before is not None:  # a second start with the same node id
             before.span.end()
         if len(run.calls) >= MOST_CALLS or run.spans >= MOST_SPANS:
@@ -276,11 +259,12 @@ class OTelObserver:
             attributes["gen_ai.tool.call.arguments"] = _cut(sent.clean(_json(call.arguments)))
         context = run.parent(call)
         span = self._tracer.start_span(f"{operation} {name}".rstrip(), context, attributes=attributes)
-        run.add(node, _Call(span, trace.set_span_in_context(span, context), _digest(call.call_stack)))
+        run.calls[node] = _Call(span, trace.set_span_in_context(span, context), _digest(call.call_stack))
+        run.spans += 1
 
     def _observe(self, run: _Trace, notification: Notification) -> None:
         observation: Observation = notification.fields["event"]
-        call = run.pop(_digest([observation.node_id]))
+        call = run.calls.pop(_digest([observation.node_id]), None)
         if call is not None:
             if self._content:
                 result = _cut(notification.context.sent.clean(_json(observation.output)))
