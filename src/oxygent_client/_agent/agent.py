@@ -63,8 +63,6 @@ from oxygent_client.telemetry._observers import Observer
 from oxygent_client.telemetry._stats import Stats, StatsCollector
 from oxygent_client.transports.httpx import HTTPXTransport
 
-__all__ = ["SSEOxyGent"]
-
 
 def _url_by_position(cls: type[Any], fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
     """Undo what attrs before 25.4 does: there `kw_only=True` makes inherited fields keyword-only, too."""

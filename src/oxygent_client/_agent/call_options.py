@@ -10,8 +10,6 @@ from oxygent_client._core.requests import OxyRequest
 from oxygent_client._core.settings import CallOptions
 from oxygent_client._core.validation import DICT, FLAG, MAPPING, TEXT, Rule, check_each, optional
 
-__all__ = ["make_request", "with_options"]
-
 _RULES: Final[Mapping[str, Rule]] = {
     "arguments": optional(MAPPING),
     **dict.fromkeys(("trace_id", "from_trace_id", "group_id"), optional(TEXT)),

@@ -33,8 +33,6 @@ from oxygent_client._run.trace_claims import TraceIdClaims
 from oxygent_client._run.trace_ids import TRACE_IDS
 from oxygent_client.telemetry._observers import Observer, RunObservation
 
-__all__ = ["AttachRequestBuilder", "RunHandle", "attach_request", "home", "read_token", "start_detached"]
-
 START_SECONDS: Final = 30.0
 """Time for the server's confirmation that a detached run has started."""
 _TOKEN: Final = instance_of(str, "the str that handle.to_token() returns")

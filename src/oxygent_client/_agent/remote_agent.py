@@ -25,8 +25,6 @@ from oxygent_client._core.transport import redact_url
 from oxygent_client._core.validation import TEXT, instance_of, optional
 from oxygent_client._protocol.router import copy_json
 
-__all__ = ["RemoteAgent", "single_attempt"]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 _CHECKING: Final[ContextVar[frozenset[int]]] = ContextVar("_CHECKING", default=frozenset())

@@ -26,8 +26,6 @@ from oxygent_client._protocol.router import NameMap
 from oxygent_client._run.trace_ids import TRACE_IDS
 from oxygent_client.cluster import servers_of
 
-__all__ = ["PrepareHeaders", "PreparePayload", "RequestBuilder", "build_headers", "lookup_request"]
-
 PreparePayload = Callable[[OxyRequest], dict[str, Any]]
 PrepareHeaders = Callable[[OxyRequest], dict[str, str]]
 

@@ -27,35 +27,6 @@ from oxygent_client._protocol.router import EventRouter
 from oxygent_client._protocol.schema import Schema
 from oxygent_client.policies import HTTPSOnly, Policy, Retry
 
-__all__ = [
-    "CONFIRM_STATE",
-    "HANDLERS",
-    "INBOUND_HEADERS",
-    "LIMITS",
-    "OBSERVERS",
-    "OPTIONAL_ASYNC",
-    "OPTIONAL_PLAIN",
-    "OPTIONAL_POLICY",
-    "OPTIONAL_TEXT",
-    "POLICIES",
-    "RETRY",
-    "ROUTER",
-    "SCHEMA",
-    "SHARE_DATA",
-    "STRATEGY",
-    "TIMEOUTS",
-    "TRANSPORT",
-    "EventFilter",
-    "EventHandler",
-    "ProgressCallback",
-    "check_plaintext_hosts",
-    "check_server_url",
-    "handlers_or_empty",
-    "headers_or_empty",
-    "router_or_default",
-    "schema_or_empty",
-]
-
 EventFilter = Callable[[Any], bool]
 EventHandler = Callable[[Any], Awaitable[None]]
 ProgressCallback = Callable[[str], Awaitable[None]]

@@ -20,8 +20,6 @@ from oxygent_client._core.transport import Transport
 from oxygent_client.policies import Policy
 from oxygent_client.telemetry._stats import CountsConnections
 
-__all__ = ["TransportPool"]
-
 Chain: TypeAlias = tuple[Transport, tuple[Policy, ...], Transport]
 """A transport, policies, and the transport with these policies around it."""
 

@@ -17,8 +17,6 @@ from oxygent_client._core.errors import ConfigurationError, Outcome, OxyError, P
 from oxygent_client._core.events import OxyState
 from oxygent_client._core.settings import CallOptions
 
-__all__ = ["Host", "OxyRequest", "OxyResponse"]
-
 
 class Host(Protocol):
     """The program that a request belongs to (`OxyRequest.mas`): it calls other agents and shows messages."""

@@ -6,8 +6,6 @@ from typing import Final
 
 from oxygent_client._version import __version__
 
-__all__ = ["HEADERS", "PATHS", "STREAM_HEADERS"]
-
 PATHS: Final = {
     "run": "/sse/chat",
     "organization": "/get_organization",

@@ -16,17 +16,6 @@ from oxygent_client._core import json_codec
 from oxygent_client._core.errors import ConfigurationError, PayloadError
 from oxygent_client._core.requests import OxyRequest
 
-__all__ = [
-    "PROTOCOL",
-    "RESTART",
-    "CallStackStrategy",
-    "build_payload",
-    "check_arguments",
-    "check_restart",
-    "encode",
-    "finalize_payload",
-]
-
 CallStackStrategy = Literal["full", "partial", "none"]
 
 COMMON: Final = (

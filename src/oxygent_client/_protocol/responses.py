@@ -33,20 +33,6 @@ from oxygent_client._core.redaction import SEARCHED, Redactor, for_display, scru
 from oxygent_client._core.settings import Limits
 from oxygent_client._protocol.messages import SAYS, as_text, is_content_type
 
-__all__ = [
-    "KnownAgents",
-    "Welcome",
-    "error_envelope",
-    "error_from_response",
-    "parse_alive",
-    "parse_envelope",
-    "parse_first_queries",
-    "parse_organization",
-    "parse_stored_name",
-    "parse_welcome_message",
-    "retry_after",
-]
-
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 STATUS: Final[dict[int, type[StatusError]]] = {

@@ -17,8 +17,6 @@ from oxygent_client._core.events import Event
 from oxygent_client._core.redaction import SCRUBBED, SEARCHED, Redactor, for_display, is_secret, scrub_text
 from oxygent_client._protocol.router import copy_json
 
-__all__ = ["Schema", "Validator", "check"]
-
 E = TypeVar("E", bound=Event)
 Validator: TypeAlias = Callable[[Any], object]
 """Called with a message; raises ValueError or TypeError (pydantic's ValidationError is one) if it is invalid."""

@@ -22,8 +22,6 @@ from oxygent_client._core.transport import Context
 from oxygent_client._run.outcome import OutcomeTracker
 from oxygent_client.telemetry._observers import RunObservation
 
-__all__ = ["AbandonedWatch", "forget", "sweep", "watch"]
-
 
 class Abandonable(Protocol):
     """A run."""

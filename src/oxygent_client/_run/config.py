@@ -16,8 +16,6 @@ from oxygent_client._protocol.router import Action, EventRouter, NameMap
 from oxygent_client._protocol.schema import Schema, Validator
 from oxygent_client.telemetry._observers import RunObservation
 
-__all__ = ["Listener", "RunConfig"]
-
 
 class Listener(Protocol):
     """The program's callbacks during a run; what a listener raises ends the run."""

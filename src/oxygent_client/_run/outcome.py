@@ -10,8 +10,6 @@ from collections.abc import Callable
 
 from oxygent_client._core.errors import UNRUN, Outcome
 
-__all__ = ["OutcomeTracker"]
-
 
 class OutcomeTracker:
     """Tracks the outcome of a run; `OutcomeTracker(Outcome.STARTED)` is for a run that was started before."""

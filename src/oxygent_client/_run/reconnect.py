@@ -13,8 +13,6 @@ from typing import Final
 
 from oxygent_client._core.events import ServerSentEvent
 
-__all__ = ["ReconnectState"]
-
 FIRST_PAUSE: Final = 1.0
 """Seconds before coming back, unless the stream's `retry:` says otherwise; doubled with each failure."""
 SHORTEST_PAUSE: Final = 0.1

@@ -37,8 +37,6 @@ from oxygent_client._run.config import RunConfig
 from oxygent_client._run.connection import RunConnection
 from oxygent_client._run.state import RunState
 
-__all__ = ["RecordRecovery"]
-
 UNCLEAR: Final = (ConnectionLostError, RemoteProtocolError, ServerError, SilenceTimeoutError)
 """Errors after which the record may know more, but for those of:"""
 CLEAR: Final = (MalformedResponseError, TooLargeError)

@@ -17,8 +17,6 @@ from oxygent_client._protocol.messages import SAYS, as_text
 from oxygent_client._protocol.responses import error_envelope
 from oxygent_client._run.received import ReceivedEvents
 
-__all__ = ["early_end_error", "error_content", "no_answer_error"]
-
 SHOWN: Final = 500
 DEPTH: Final = 100
 

@@ -18,8 +18,6 @@ from oxygent_client._core.transport import HTTPRequest, redact_url
 from oxygent_client._protocol.payload import encode
 from oxygent_client._run.trace_ids import TRACE_IDS, TraceIdLease
 
-__all__ = ["TraceIdClaims"]
-
 DEPTH: Final = 10_000
 """How deep a payload of our own may be nested, which was written a moment before."""
 

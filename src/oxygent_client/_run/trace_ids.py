@@ -23,8 +23,6 @@ import attrs
 from oxygent_client._core.ids import new_id
 from oxygent_client._core.server_identity import server_identity
 
-__all__ = ["TRACE_IDS", "TraceIdLease", "TraceIdRegistry"]
-
 Key = tuple[str, str]
 K = TypeVar("K")
 V = TypeVar("V")

@@ -20,8 +20,6 @@ import attrs
 from oxygent_client._core.server_identity import server_identity
 from oxygent_client._run.event_buffer import Unread, sse_of
 
-__all__ = ["UNREAD_EVENTS", "UnreadEvents", "UnreadRun"]
-
 MIB: Final = 1024 * 1024
 
 

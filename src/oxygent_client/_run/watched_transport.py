@@ -19,8 +19,6 @@ from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Purpose, T
 from oxygent_client._protocol.responses import error_from_response
 from oxygent_client.cluster import cluster_of
 
-__all__ = ["OutcomeTransport"]
-
 STREAMS: Final[tuple[Purpose, ...]] = ("run", "attach")
 
 

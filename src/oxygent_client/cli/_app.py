@@ -47,8 +47,6 @@ from oxygent_client.serve import LOOPBACK, Adapter, ServeLimits, Service, serve_
 from oxygent_client.serve.openai import OpenAIAdapter
 from oxygent_client.testing import Cassette, CassetteError, Entry, RecordingTransport, ReplayTransport, ToyRemote, serve
 
-__all__ = ["app", "run"]
-
 QUESTION = "Plan a long weekend in Lisbon"
 
 

@@ -19,8 +19,6 @@ from oxygent_client.cli._error_advice import error_line
 from oxygent_client.cli._output import Display, RunSummary
 from oxygent_client.sanitize import without_credentials
 
-__all__ = ["run_query"]
-
 Redact = Callable[[Any], Any]
 
 

@@ -13,18 +13,6 @@ from attrs import frozen
 from oxygent_client import errors
 from oxygent_client.cli._terminal_text import line
 
-__all__ = [
-    "ADVICE",
-    "EXIT_CODES",
-    "INTERRUPTED",
-    "PIPE_CLOSED",
-    "UNEXPECTED",
-    "USAGE",
-    "Advice",
-    "advice_for",
-    "error_line",
-]
-
 UNEXPECTED, USAGE, UNREACHABLE, REFUSED, LATE, BROKEN, FAILED = range(1, 8)
 INTERRUPTED, PIPE_CLOSED = 130, 141  # as a shell reports SIGINT and SIGPIPE
 

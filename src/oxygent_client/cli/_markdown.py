@@ -21,8 +21,6 @@ from rich.text import Text
 
 from oxygent_client.cli._terminal_text import escaped
 
-__all__ = ["CELLS", "COLUMNS", "SPAN", "render_markdown"]
-
 SPAN: Final = 200
 """The longest text between two marks, in characters."""
 CELLS: Final = 1000

@@ -21,8 +21,6 @@ from oxygent_client.cli import _render
 from oxygent_client.cli._terminal_text import as_json, block, brief, indented, line
 from oxygent_client.cli._view import View
 
-__all__ = ["Display", "JSONDisplay", "LinesDisplay", "LiveDisplay", "RunSummary"]
-
 
 @frozen
 class RunSummary:

@@ -24,8 +24,6 @@ from oxygent_client.cli._markdown import render_markdown
 from oxygent_client.cli._terminal_text import block, brief, indented, line
 from oxygent_client.cli._view import Mark, TreeLine, View
 
-__all__ = ["MEMBERS", "FitHeight", "Guarded", "answer", "organization", "query", "summary", "tree"]
-
 # The longest text with a frame (characters, lines): a megabyte would take seconds.
 _FRAMED = 50_000
 _FRAMED_LINES = 2000

@@ -13,8 +13,6 @@ from typing import Any, cast
 
 from oxygent_client.sanitize import escape_control_characters
 
-__all__ = ["as_json", "block", "brief", "escaped", "indented", "line"]
-
 _SPACE = re.compile("[ \t\r\n]+")
 # Characters of a text that a line can show; longer texts are cut before they are escaped.
 _LINE = 1000

@@ -31,8 +31,6 @@ from oxygent_client import (
 )
 from oxygent_client.cli._terminal_text import brief, line
 
-__all__ = ["Mark", "Node", "Note", "TreeLine", "View"]
-
 MAX_PARTS = 2000
 """The number of calls and notes that are stored. A terminal shows fifty lines."""
 MAX_DEPTH = 40

@@ -17,8 +17,6 @@ from anyio.lowlevel import current_token
 
 from oxygent_client._core.tasks import wait_until_done
 
-__all__ = ["CLOSE_SECONDS", "cancel_once", "run_to_end"]
-
 CLOSE_SECONDS: Final = 2.0
 """Seconds that closing may block the caller; after that it is cancelled and no longer awaited."""
 

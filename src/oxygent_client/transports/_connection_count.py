@@ -16,8 +16,6 @@ from weakref import WeakKeyDictionary, ref
 
 from oxygent_client._core.per_loop import is_closed, this_loop
 
-__all__ = ["ConnectionCounter"]
-
 T = TypeVar("T")
 Use = Callable[[], object]
 """Return the object that identifies the connection in use; None once the connection is free again."""

@@ -36,8 +36,6 @@ from oxygent_client.transports._error_map import ErrorMap
 from oxygent_client.transports._library_log import our_records, redact_records
 from oxygent_client.transports._own_client import check_class, check_loop
 
-__all__ = ["KEEP_ALIVE_SECONDS", "HTTPBase", "LoopClients", "needs_tls"]
-
 KEEP_ALIVE_SECONDS: Final = 2.0
 """uvicorn closes idle connections after 5 s, and the outcome of a POST that meets the close is UNKNOWN."""
 

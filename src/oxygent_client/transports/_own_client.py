@@ -16,8 +16,6 @@ from weakref import WeakKeyDictionary, ref
 from oxygent_client._core.errors import ConfigurationError
 from oxygent_client._core.per_loop import this_loop
 
-__all__ = ["check_class", "check_loop"]
-
 ACCEPTED_BY: Final = {
     "httpx": "HTTPXTransport(client=...)",
     "httpx2": "HTTPX2Transport(client=...)",

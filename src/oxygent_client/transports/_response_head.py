@@ -13,8 +13,6 @@ from typing import Final
 
 from oxygent_client._core.errors import RemoteProtocolError
 
-__all__ = ["MAX_HEADERS", "MAX_HEADERS_BYTES", "MAX_VALUE_BYTES", "parse_head"]
-
 MAX_HEADERS: Final = 500
 """Headers of a response. A library may buffer that many headers of the maximum size before it returns them."""
 MAX_VALUE_BYTES: Final = 32 * 1024

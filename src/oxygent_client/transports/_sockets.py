@@ -9,8 +9,6 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-__all__ = ["shut_down"]
-
 
 def shut_down(view: Any) -> None:
     """Shut down a connection in both directions: the remote sees its end at once, and here it reads as closed.
