@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     )
     from oxygent_client._core.requests import OxyRequest, OxyResponse
     from oxygent_client._core.settings import CallOptions, Limits, Timeouts
+    from oxygent_client._core.trace import Trace, TraceCall
     from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
     from oxygent_client._protocol.payload import build_payload
     from oxygent_client._protocol.responses import Welcome
@@ -89,6 +90,8 @@ __all__ = [
     "Thought",
     "Timeouts",
     "ToolCall",
+    "Trace",
+    "TraceCall",
     "Transport",
     "Turn",
     "Welcome",
@@ -132,6 +135,10 @@ _HOMES = {
         "CallOptions",
         "Limits",
         "Timeouts",
+    ),
+    "_core.trace": (
+        "Trace",
+        "TraceCall",
     ),
     "_core.transport": (
         "HTTPRequest",

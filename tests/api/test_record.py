@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 from contextlib import suppress
 from typing import Any, Final
 
@@ -152,6 +153,92 @@ def test_finding_a_call() -> None:
     assert found.find("t") == found.nodes[1]
     assert found.find("another") is None
     assert found.root == found.nodes[0]
+
+
+def at(second: int, node_id: str, father: str = "", **fields: Any) -> dict[str, Any]:
+    """A call that began at this second and took one."""
+    times = {"create_time": f"2026-01-01 00:00:{second:02}", "update_time": f"2026-01-01 00:00:{second + 1:02}"}
+    return node(node_id, father, **{"callee": node_id, "state": 3, **times, **fields})
+
+
+TREES: Final[dict[str, tuple[list[dict[str, Any]], list[tuple[str, int | None, int]]]]] = {
+    "in the order of their starts": (
+        [at(0, "r"), at(5, "b", "r"), at(3, "a", "r"), at(4, "c", "a")],
+        [("r", None, 0), ("a", 0, 1), ("c", 1, 2), ("b", 0, 1)],
+    ),
+    "a father that began later": ([at(9, "r"), at(3, "a", "r")], [("r", None, 0), ("a", 0, 1)]),
+    "without times": (
+        [node("r", callee="r"), node("a", "r", callee="a"), at(1, "b", "r")],
+        [("r", None, 0), ("b", 0, 1), ("a", 0, 1)],
+    ),
+    "a father of the caller's": ([at(0, "r", "mine")], [("r", None, 0)]),
+    "a circle beside the root": (
+        [at(0, "r"), at(1, "a", "b"), at(2, "b", "a")],
+        [("r", None, 0), ("b", None, 0), ("a", 1, 1)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("nodes", "expected"), TREES.values(), ids=TREES)
+def test_the_trace_of_a_record(nodes: list[dict[str, Any]], expected: list[tuple[str, int | None, int]]) -> None:
+    """Each call is below its father, whatever the order of the nodes."""
+    trace = parse_record({"nodes": nodes, "trace_id": "t"}).trace()
+    assert [(call.name, call.parent, call.depth) for call in trace.calls] == expected
+
+
+FATES: Final[list[tuple[int | None, int | None, str, str]]] = [
+    # the states of the root and of its call; the status and the error of the call
+    (3, 3, "completed", ""),
+    (3, 4, "failed", "out"),
+    (7, 7, "canceled", "out"),
+    (3, 6, "skipped", "out"),
+    (3, None, "lost", ""),
+    (None, None, "running", ""),
+    (2, 5, "running", ""),
+    (3, 1, "lost", ""),
+]
+
+
+@pytest.mark.parametrize(("root", "call", "status", "error"), FATES)
+def test_the_status_of_a_call(root: int | None, call: int | None, status: str, error: str) -> None:
+    """By its state, and by whether the run is over."""
+    trace = parse_record({"nodes": [at(0, "r", state=root), at(1, "a", "r", state=call, output="out")]}).trace()
+    assert (trace.calls[1].status, trace.calls[1].error) == (status, error)
+
+
+def test_the_values_of_a_trace() -> None:
+    """Arguments and outputs are redacted; times are seconds since the run began."""
+    values = {"arguments": {"query": f"Bearer {'x' * 20}", "password": SECRET}}
+    row = at(2, "r", input=values, output=f"Bearer {'y' * 20}")
+    trace = parse_record({"nodes": [row], "trace_id": "t"}, with_arguments=True).trace()
+    (call,) = trace.calls
+    assert call.arguments == {"query": "Bearer [scrubbed]", "password": "[scrubbed]"}
+    assert (call.output, call.started, call.ended) == ("Bearer [scrubbed]", 0.0, 1.0)
+    assert (trace.remote_trace_id, trace.seconds, trace.output) == ("t", 1.0, "Bearer [scrubbed]")
+
+
+def test_arguments_that_are_too_deep_to_search() -> None:
+    """They are left out."""
+    deep = json.loads("[" * 200 + "]" * 200)
+    record = parse_record({"nodes": [at(0, "r", input={"arguments": {"a": deep}})]}, with_arguments=True)
+    assert record.trace().calls[0].arguments == {}
+
+
+def test_the_trace_of_no_run() -> None:
+    """A record without nodes has no calls."""
+    trace = NOTHING.trace()
+    assert (trace.calls, trace.status, trace.seconds) == ((), "lost", None)
+
+
+async def test_the_credentials_of_a_lookup() -> None:
+    """What the request for the record sent is redacted in its trace, and does not leave the process."""
+    headers = {"authorization": f"Bearer {SECRET}-42"}
+    template = HTTPRequest("GET", "http://remote.test", "", headers)
+    transport = FakeTransport({"/view": stored(at(0, "r", output=f"you sent {SECRET}-42"))})
+    record = await look_up(transport, template, "t", LIMITS, until=anyio.current_time() + 5)
+    assert record is not None
+    assert record.trace().output == "you sent [scrubbed]"
+    assert f"{SECRET}-42" in pickle.loads(pickle.dumps(record)).trace().output
 
 
 def test_a_node_of_little() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import pytest
 
-from oxygent_client import Cluster, Custom, OxyState, SSEOxyGent, errors
+from oxygent_client import Cluster, Custom, OxyState, SSEOxyGent, Trace, errors
 
 from .harness import PATIENT
 
@@ -121,6 +121,35 @@ async def test_the_times_of_a_record(server: RemoteServer) -> None:
     assert record.root.arguments["query"] == "total 1 2"
     assert {node.callee: node.arguments for node in record.nodes}["add"] == {"a": 1, "b": 2}
     assert all(node.seconds is not None and node.seconds >= 0 for node in record.nodes)
+
+
+async def test_a_trace(server: RemoteServer) -> None:
+    """The tree of the calls, the same from the events and from the record."""
+    async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
+        async with agent.stream("nested") as run:
+            response = await run.final_response()
+        record = await agent.lookup(run.trace_id)
+    assert record is not None
+    seen, stored = run.trace(), record.trace()
+    tree = [(call.depth, call.name, call.category, call.status) for call in seen.walk()]
+    assert tree == [(call.depth, call.name, call.category, call.status) for call in stored.walk()]
+    assert [name for _, name, _, _ in tree] == ["master", "middle_agent", "leaf_agent", "add"]
+    assert {status for _, _, _, status in tree} == {"completed"}
+    assert seen.output == response.output
+    assert Trace.from_json(stored.to_json()) == stored
+
+
+async def test_the_trace_of_a_tool_that_fails(server: RemoteServer) -> None:
+    """The record knows that a run has failed, which the events do not say."""
+    async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
+        run = agent.stream("raise")
+        with pytest.raises(errors.RemoteAgentError):
+            async with run:
+                await run.final_response()
+        record = await agent.lookup(run.trace_id)
+    assert record is not None
+    assert (run.trace().status, record.trace().status) == ("failed", "failed")
+    assert "scripted failure" in record.trace().error
 
 
 async def test_rating_and_welcome(server: RemoteServer) -> None:

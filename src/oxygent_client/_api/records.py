@@ -97,7 +97,8 @@ async def fetch_record(
     request = attrs.evolve(template, path=path, context=context)
     try:
         data = await fetch_data(transport, request, limits, until=until)
-        return parse_record(data, limits, node_id=node_id, with_arguments=with_arguments)
+        clean = request.context.sent.clean_json
+        return parse_record(data, limits, node_id=node_id, with_arguments=with_arguments, clean=clean)
     except OxyError as error:
         log_event("debug", template.context, "no record of the run: %s", error)
         raise

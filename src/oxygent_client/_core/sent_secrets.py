@@ -12,13 +12,13 @@ import base64
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
 import attrs
 
 from oxygent_client._core.errors import OxyError, StatusError
-from oxygent_client._core.redaction import KEPT_HEADERS, SCRUBBED, for_display, is_secret, scrub_text
+from oxygent_client._core.redaction import KEPT_HEADERS, SCRUBBED, for_display, is_secret, scrub_json, scrub_text
 from oxygent_client._core.spellings import Needles, needles, replaced
 
 PUBLIC_HEADERS: Final = KEPT_HEADERS | frozenset(
@@ -58,6 +58,12 @@ class SentSecrets:
             self._needles = needles(self.values())
         return scrub_text(replaced(text, self._needles, SCRUBBED))
 
+    def clean_json(self, value: Any) -> Any:
+        """Redact a JSON value of a remote, as `clean` a text: its texts and keys, and values with names of secrets."""
+        if self._needles is None:
+            self._needles = needles(self.values())
+        return scrub_json(_replaced(value, self._needles) if self._needles else value)
+
     def shown(self, text: object, limit: int, *, lines: bool = False) -> str:
         """Redact and escape a remote text for display, cut to `limit` characters."""
         return for_display(str(text), limit, self.clean, lines=lines)
@@ -85,6 +91,16 @@ class SentSecrets:
         for name, value, is_marked in [*self._noted]:
             found.update(_of_header(name, value, is_marked=is_marked) if name else _of_url(value))
         return found - {""}
+
+
+def _replaced(value: Any, wanted: Needles) -> Any:
+    """A JSON value without the secrets; it is nested no deeper than `Limits.depth`."""
+    if isinstance(value, str):
+        return replaced(value, wanted, SCRUBBED)
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {replaced(key, wanted, SCRUBBED): _replaced(item, wanted) for key, item in fields.items()}
+    return [_replaced(item, wanted) for item in cast("list[Any]", value)] if isinstance(value, list) else value
 
 
 def _of_url(url: str) -> Iterator[str]:

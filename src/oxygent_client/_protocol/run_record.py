@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, cast
 
@@ -11,7 +11,9 @@ import attrs
 from oxygent_client._core import json_codec
 from oxygent_client._core.errors import MalformedResponseError, TooLargeError
 from oxygent_client._core.events import OxyState
+from oxygent_client._core.redaction import scrub_json
 from oxygent_client._core.settings import Limits
+from oxygent_client._core.trace import CallStatus, Trace, TraceCall
 
 __all__ = ["RunNode", "RunRecord", "is_failure_text", "parse_record"]
 
@@ -65,6 +67,10 @@ class RunRecord:
     """A number, in this process, that changes when a call starts, ends or is stored again."""
     root: RunNode | None = attrs.field(default=None, eq=False, repr=False)
     """The call of the run itself, one of `nodes`."""
+    trace_id: str = attrs.field(default="", eq=False, repr=False)
+    """The server's trace id."""
+    _clean: Callable[[Any], Any] = attrs.field(default=scrub_json, eq=False, repr=False)
+    """Redacts the values of a trace."""
 
     @property
     def has_begun(self) -> bool:
@@ -85,16 +91,96 @@ class RunRecord:
         """Return the call with this node id; None if the record does not have it."""
         return next((node for node in self.nodes if node.node_id == node_id), None)
 
+    def trace(self) -> Trace:
+        """Return the calls of the run as a `Trace`, with times in seconds since the first of them began.
+
+        Each call is below its father, which the server names; a call that has not ended is `running`, or `lost` if the
+        run has ended.
+        """
+        begun = [node.create_time for node in self.nodes if node.create_time is not None]
+        began = min(begun, default=None)
+        calls: list[TraceCall] = []
+        places: dict[str, int] = {}
+        for node in _fathers_first(self.nodes):
+            parent = places.get(node.father_node_id)
+            places[node.node_id] = len(calls)
+            calls.append(self._call(node, began, parent, 0 if parent is None else calls[parent].depth + 1, len(calls)))
+        root = calls[places[self.root.node_id]] if self.root is not None else None
+        return Trace(
+            remote_trace_id=self.trace_id,
+            source="record",
+            began=began,
+            seconds=None if root is None else root.seconds,
+            status="lost" if root is None else root.status,
+            error="" if root is None else root.error,
+            output=None if root is None else root.output,
+            calls=tuple(calls),
+        )
+
+    def _call(self, node: RunNode, began: datetime | None, parent: int | None, depth: int, index: int) -> TraceCall:
+        status: CallStatus = STATUSES[node.state] if node.state is not None else "running"
+        if status == "running" and self.is_over:
+            status = "lost"
+        arguments, output = self._clean(node.arguments), self._clean(node.output)
+        return TraceCall(
+            index=index,
+            parent=parent,
+            depth=depth,
+            node_id=node.node_id,
+            name=self._clean(node.callee),
+            category=node.node_type,
+            status=status,
+            started=_since(began, node.create_time),
+            ended=_since(began, node.update_time),
+            arguments=cast("dict[str, Any]", arguments if isinstance(arguments, dict) else {}),
+            output=output,
+            error=str(output) if status in ("failed", "canceled", "skipped") else "",
+        )
+
+
+STATUSES: Final[Mapping[OxyState, CallStatus]] = {
+    OxyState.CREATED: "running",
+    OxyState.RUNNING: "running",
+    OxyState.PAUSED: "running",
+    OxyState.COMPLETED: "completed",
+    OxyState.FAILED: "failed",
+    OxyState.CANCELED: "canceled",
+    OxyState.SKIPPED: "skipped",
+}
+
+
+def _since(began: datetime | None, moment: datetime | None) -> float | None:
+    return None if began is None or moment is None else (moment - began).total_seconds()
+
+
+def _fathers_first(nodes: tuple[RunNode, ...]) -> Iterator[RunNode]:
+    """The nodes by the time of their start, but each after its father."""
+    known = {node.node_id: node for node in nodes}
+    seen = set[str]()
+    for node in sorted(nodes, key=lambda node: "~" if node.create_time is None else node.create_time.isoformat()):
+        line = list[RunNode]()
+        above: RunNode | None = node
+        while above is not None and above.node_id not in seen:  # a circle ends here, too
+            seen.add(above.node_id)
+            line.append(above)
+            above = known.get(above.father_node_id)
+        yield from reversed(line)
+
 
 STATES: Final[dict[int, OxyState]] = {state.value: state for state in OxyState}
 
 
 def parse_record(
-    data: dict[str, Any], limits: Limits = Limits(), *, node_id: str = "", with_arguments: bool = False
+    data: dict[str, Any],
+    limits: Limits = Limits(),
+    *,
+    node_id: str = "",
+    with_arguments: bool = False,
+    clean: Callable[[Any], Any] = scrub_json,
 ) -> RunRecord:
     """Parse the data of a `/view` envelope: the run with the root `node_id`, or the latest run.
 
-    The arguments of the calls are read only `with_arguments`.
+    The arguments of the calls are read only `with_arguments`. `clean` redacts the values of a trace of the record.
 
     Raises:
         MalformedResponseError: it is not a list of nodes with a root.
@@ -117,7 +203,7 @@ def parse_record(
     # A call whose father is not stored yet looks like a root; its stack is longer than that of the real root.
     root = min(reversed(roots), key=lambda node: len(node.call_stack))
     states = [(node.node_id, node.state, *_times(row)) for node, row in zip(nodes, rows, strict=True)]
-    return RunRecord(root.state, root.output, nodes, hash(frozenset(states)), root)
+    return RunRecord(root.state, root.output, nodes, hash(frozenset(states)), root, _text(data, "trace_id"), clean)
 
 
 def _times(row: dict[str, Any]) -> Iterator[str]:

@@ -46,6 +46,7 @@ from oxygent_client._core.events import (
 from oxygent_client._core.log import log_event
 from oxygent_client._core.requests import OxyResponse
 from oxygent_client._core.sent_secrets import SentSecrets
+from oxygent_client._core.trace import Trace
 from oxygent_client._core.transport import Context, redact_url
 from oxygent_client._protocol.messages import CLOSE, to_event, trace_id_of
 from oxygent_client._protocol.router import Action, Drop, copy_json
@@ -61,6 +62,7 @@ from oxygent_client._run.reads import loop_clock
 from oxygent_client._run.recovery import RecordRecovery
 from oxygent_client._run.reported_errors import error_content, no_answer_error
 from oxygent_client._run.state import Ended, NeedData, RunState
+from oxygent_client._run.trace import TRACED, TraceCollector, status_of
 from oxygent_client._run.trace_claims import TraceIdClaims
 from oxygent_client._run.trace_ids import TRACE_IDS
 from oxygent_client._run.unread_events import UNREAD_EVENTS
@@ -104,6 +106,7 @@ class Run:
             connection=self._connection,
             recovery=self._recovery,
         )
+        self._trace = TraceCollector()
         self._now: Callable[[], float] = anyio.current_time
         self._remote_trace_id = ""
         self._claims: TraceIdClaims | None = None  # while it holds that id
@@ -142,6 +145,32 @@ class Run:
     def text(self) -> str:
         """The text of all deltas so far."""
         return self._state.received.text
+
+    def trace(self) -> Trace:
+        """Return the calls of the run so far as a value: a tree with times, arguments, outputs and errors.
+
+        Times are those at which your program read the events. If the stream was cut and the server's record has the
+        end of the run, the calls are those of the record. For a run that this program did not read:
+        `(await agent.lookup(trace_id)).trace()`.
+        """
+        url = self._config.base_url or (self._connection.sent.base_url if self._connection.sent else "")
+        error, response, clean = self._error, self._response, self._context.sent.clean_json
+        return self._trace.trace(
+            now=self._now,
+            status=status_of(
+                response,
+                error,
+                is_left=self._connection.is_left or (self._closed and error is None),
+                is_detached=bool(self._config.attached_to),
+            ),
+            record=self._state.record,
+            clean=clean,
+            trace_id=self.trace_id,
+            remote_trace_id=self._remote_trace_id,
+            server_url=redact_url(url) if url else "",
+            output=None if response is None else clean(response.output),
+            error=str(error) if isinstance(error, OxyError) else "",
+        )
 
     @property
     def sent(self) -> SentSecrets:
@@ -193,6 +222,7 @@ class Run:
         self._opened = True
         self._now = self._reader.now = loop_clock()
         self._state.start(self._now())
+        self._trace.begin(self._now())
         url = self._config.base_url
         begun = {"request": request, "server_url": redact_url(url) if url else ""}
         self._watch = watch(self, self._config.observed, self._context, self._state.tracker)
@@ -415,6 +445,8 @@ class Run:
             raise HandlerError(f"the route of '{kind}' raised {type(error).__name__}") from error
         finally:
             self._state.received.note(event, action)
+            if event.__class__ in TRACED:
+                self._trace.note(event, self._now())
             self._config.observed.note_event(event, self._context)
         return action
 
@@ -567,6 +599,7 @@ class Run:
         """Tell the observers, once, that the run is over."""
         if not self._end_notified:
             self._end_notified = True
+            self._trace.end(self._now())
             assert self._watch is not None  # the block was entered
             self._watch.end()
             said = {"end": end, "error": error, "response": self._response, "outcome": str(self.outcome)}

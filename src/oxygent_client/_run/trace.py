@@ -1,0 +1,213 @@
+"""Collect the trace of a run from its events, within limits.
+
+Rule 1: a call is found by its node id. Its parent is the latest open call whose stack is that of the caller: events do
+    not name the parent's node, so two calls of one agent at once, with the same stack, cannot be told apart.
+Rule 2: bounded: MOST_CALLS calls and MOST_BYTES of data are kept, and linear, however many calls are open.
+Rule 3: values are kept as received, and redacted once, when a trace is first made of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final, cast
+
+import attrs
+
+from oxygent_client._core.errors import OxyError, RemoteAgentError
+from oxygent_client._core.events import Event, Observation, RemoteErrorEvent, ToolCall
+from oxygent_client._core.requests import OxyResponse
+from oxygent_client._core.trace import CallStatus, Trace, TraceCall
+from oxygent_client._protocol.messages import as_text
+from oxygent_client._protocol.run_record import STATUSES, RunRecord, is_failure_text
+
+TRACED: Final[frozenset[type[Event]]] = frozenset({ToolCall, Observation, RemoteErrorEvent})
+"""The classes of the events that a trace is made of."""
+MOST_CALLS: Final = 10_000
+MOST_BYTES: Final = 4 * 1024 * 1024
+"""Data of the events of calls, in characters, as the events have it."""
+
+
+@attrs.define(eq=False)
+class _Call:
+    """A call as its events tell of it."""
+
+    parent: int | None
+    depth: int
+    node_id: str
+    name: str
+    category: str
+    stack: tuple[str, ...]
+    arguments: dict[str, Any]
+    started: float | None
+    ended: float | None = None
+    output: Any = None
+    error: Any = ""
+    is_failed: bool = False
+    is_cut: bool = False
+    made: TraceCall | None = None
+    """The value of the call, until it changes again."""
+
+
+class TraceCollector:
+    """Takes the events of a run; `at` is the time of the event loop's clock."""
+
+    def __init__(self) -> None:
+        self.began: datetime | None = None
+        self.dropped = 0
+        self._start = 0.0
+        self._end: float | None = None
+        self._size = 0
+        self._calls: list[_Call] = []
+        self._by_id: dict[str, int] = {}
+        """The latest call of each node id."""
+        self._by_stack: dict[tuple[str, ...], dict[int, None]] = {}
+        """The open calls of each stack, the latest last."""
+        self._by_name: dict[str, dict[int, None]] = {}
+        """The open calls of each callee, the latest last."""
+
+    def begin(self, at: float) -> None:
+        """The run begins."""
+        self.began, self._start = datetime.now(UTC), at
+
+    def end(self, at: float) -> None:
+        """The run is over."""
+        self._end = at
+
+    def _seconds(self, now: Callable[[], float]) -> float | None:
+        """How long the run has taken, until now or until its end; None if it has not begun."""
+        return None if self.began is None else (now() if self._end is None else self._end) - self._start
+
+    def note(self, event: Event, at: float) -> None:
+        """Take an event of a class in TRACED."""
+        at -= self._start
+        if isinstance(event, ToolCall):
+            self._begin_call(event, at)
+        elif isinstance(event, Observation):
+            self._end_call(event, at)
+        else:
+            self._report(event)
+
+    def trace(
+        self,
+        *,
+        now: Callable[[], float],
+        status: CallStatus,
+        record: RunRecord | None,
+        clean: Callable[[Any], Any],
+        **fields: Any,
+    ) -> Trace:
+        """Return the trace so far, with values redacted by `clean`.
+
+        `record` is that of a run whose stream was cut: the calls are its calls then, with the arguments of the events.
+        """
+        values: dict[str, Any] = {"began": self.began, "seconds": self._seconds(now), "status": status, **fields}
+        if record is None:
+            made = [self._made(index, call, clean, status != "running") for index, call in enumerate(self._calls)]
+            return Trace(calls=tuple(made), dropped=self.dropped, **values)
+        stored = record.trace()
+        calls = [attrs.evolve(call, arguments=self._arguments(call.node_id, clean)) for call in stored.calls]
+        return attrs.evolve(stored, calls=tuple(calls), **values)
+
+    def _arguments(self, node_id: str, clean: Callable[[Any], Any]) -> dict[str, Any]:
+        index = self._by_id.get(node_id)
+        return {} if index is None else self._made(index, self._calls[index], clean, is_over=True).arguments
+
+    def _takes(self, event: Event) -> bool:
+        """Whether there is room for the data of `event`."""
+        size = self._size + len(event.sse.data)
+        if size > MOST_BYTES:
+            return False
+        self._size = size
+        return True
+
+    def _begin_call(self, event: ToolCall, at: float) -> None:
+        if len(self._calls) >= MOST_CALLS or not self._takes(event):
+            self.dropped += 1
+            return
+        self._add(event, event.arguments, at)
+
+    def _add(self, event: ToolCall | Observation, arguments: dict[str, Any], at: float | None) -> int:
+        stack, index = event.call_stack, len(self._calls)
+        above = _latest(self._by_stack.get(stack[:-1])) if stack else _latest(self._by_name.get(event.caller))
+        depth = 0 if above is None else self._calls[above].depth + 1
+        call = _Call(above, depth, event.node_id, event.callee, event.callee_category, stack, arguments, at)
+        self._calls.append(call)
+        self._by_id[call.node_id or f" {index}"] = index
+        self._by_stack.setdefault(stack, {})[index] = None
+        self._by_name.setdefault(call.name, {})[index] = None
+        return index
+
+    def _end_call(self, event: Observation, at: float) -> None:
+        fits = self._takes(event)
+        index = self._by_id.get(event.node_id)
+        if index is None:  # the start was not seen: the run was attached to, or the call was dropped
+            if not fits or self.dropped:
+                return
+            index = self._add(event, {}, None)
+        call = self._calls[index]
+        call.ended, call.is_cut, call.made = at, not fits, None
+        if fits:
+            call.output = event.output
+            if is_failure_text(call.output):
+                call.error, call.is_failed = call.output, True
+        self._by_stack.get(call.stack, {}).pop(index, None)
+        self._by_name.get(call.name, {}).pop(index, None)
+
+    def _report(self, event: Event) -> None:
+        """Note an error at the call that it names, by node id or agent; otherwise at the root."""
+        if not self._calls or not self._takes(event):
+            return
+        content = cast("dict[str, Any]", event.content if isinstance(event.content, dict) else {})
+        message = cast("dict[str, Any]", event.message if isinstance(event.message, dict) else {})
+        node_id, agent = content.get("node_id"), content.get("agent", message.get("agent"))
+        index = self._by_id.get(node_id) if isinstance(node_id, str) else None
+        if index is None and isinstance(agent, str):
+            index = _latest(self._by_name.get(agent))
+        call = self._calls[index or 0]
+        call.error, call.made = cast("Any", event.content), None
+
+    def _made(self, index: int, call: _Call, clean: Callable[[Any], Any], is_over: bool) -> TraceCall:
+        status: CallStatus = "lost" if is_over else "running"
+        if call.ended is not None:
+            status = "failed" if call.is_failed else "completed"
+        if call.made is None:
+            arguments = clean(call.arguments)
+            call.made = TraceCall(
+                index=index,
+                parent=call.parent,
+                depth=call.depth,
+                node_id=call.node_id,
+                name=clean(call.name),
+                category=call.category,
+                status=status,
+                started=call.started,
+                ended=call.ended,
+                arguments=cast("dict[str, Any]", arguments if isinstance(arguments, dict) else {}),
+                output=clean(call.output),
+                error=clean(as_text(call.error)),
+                is_cut=call.is_cut,
+            )
+        elif call.made.status != status:
+            call.made = attrs.evolve(call.made, status=status)
+        return call.made
+
+
+def _latest(calls: dict[int, None] | None) -> int | None:
+    """The latest of these open calls."""
+    return next(reversed(calls), None) if calls else None
+
+
+def status_of(
+    response: OxyResponse | None, error: BaseException | None, *, is_left: bool, is_detached: bool
+) -> CallStatus:
+    """How a run stands, by its response, its error, and whether its block was left."""
+    if response is not None:
+        return "completed"
+    if isinstance(error, RemoteAgentError) and error.state is not None:
+        return STATUSES[error.state]
+    if isinstance(error, OxyError) and not is_left:
+        return "failed"
+    if error is None and not is_left:
+        return "running"
+    return "lost" if is_detached else "canceled"
