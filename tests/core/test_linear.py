@@ -329,6 +329,11 @@ class Counted(dict[str, Any]):
         self.readers.append("seen")
         return super().keys()
 
+    def copy(self) -> dict[str, Any]:
+        """As of any dictionary."""
+        self.readers.append("seen")
+        return super().copy()
+
     def items(self) -> Any:
         """As of any dictionary."""
         self.readers.append("seen")
@@ -345,11 +350,11 @@ async def test_copies_for_whom_they_are(
     received.readers = made
     delivery = CallbackDispatcher(cast("Any", cls(server_url="https://remote.test", **options)), request_of())
 
-    def forwarded() -> Any:
+    def forwarded(_: Any) -> Any:
         made.append("heard")
         return {"type": "x"}
 
-    await delivery.on_event(Custom("x", 1, received), Forward.of(forwarded))
+    await delivery.on_event(Custom("x", 1, received), Forward(None, forwarded))
     assert [*dict.fromkeys(made)] == copies
 
 

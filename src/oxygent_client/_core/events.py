@@ -2,18 +2,26 @@
 
 Rule 1: an event is frozen. Its `message` is as received; nothing here or later changes it.
 Rule 2: this module needs nothing of the package, so that errors can hold events.
+Rule 3: each frozen class has its slots from a base class that is not frozen. `new_sse` and `new_event` set the fields of
+    an instance of that base and then make it one of the frozen class: attrs sets each field of a frozen instance by a
+    call, which takes three times as long.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
 import attrs
 
+_new: Final[Any] = object.__new__
+
+
+class _ServerSentEventSlots:
+    __slots__ = ("__weakref__", "data", "event", "id", "retry")
 
 @attrs.frozen
-class ServerSentEvent:
+class ServerSentEvent(_ServerSentEventSlots):
     """One event as the stream dispatched it. Source: the HTML standard, section 9.2.6."""
 
     event: str = "message"
@@ -26,17 +34,33 @@ class ServerSentEvent:
     """Milliseconds to wait before reconnecting, if this block said so."""
 
 
+def new_sse(event: str, data: str, id_: str, retry: int | None) -> ServerSentEvent:
+    """The same as `ServerSentEvent(...)`, in less time (rule 3)."""
+    sse: Any = _new(_ServerSentEventSlots)
+    sse.event = event
+    sse.data = data
+    sse.id = id_
+    sse.retry = retry
+    sse.__class__ = ServerSentEvent
+    frozen: ServerSentEvent = sse
+    return frozen
+
+
 # --- events -----------------------------------------------------------------------------------------------------------
 
 
 def _field(content: Any, name: str) -> str:
     """The text at `name` of an object from the wire; empty if it is missing or not text."""
-    value = cast("dict[str, Any]", content).get(name) if isinstance(content, dict) else None
+    value: Any = cast("dict[str, Any]", content).get(name) if isinstance(content, dict) else None
     return value if isinstance(value, str) else ""
 
 
+class _EventSlots:
+    __slots__ = ("__weakref__", "content", "message", "problems", "sse", "type")
+
+
 @attrs.frozen
-class Event:
+class Event(_EventSlots):
     """One message of a run, as the remote sent it. Its class tells its kind."""
 
     type: str | None
@@ -55,6 +79,24 @@ class Event:
     def __repr__(self) -> str:
         problems = f", problems={self.problems!r}" if self.problems else ""
         return f"{type(self).__name__}(type={self.type!r}, content={self.content!r}{problems})"
+
+
+E = TypeVar("E", bound=Event)
+
+
+def new_event(
+    cls: type[E], kind: str | None, content: Any, message: Any, sse: ServerSentEvent, problems: tuple[str, ...] = ()
+) -> E:
+    """The same as `cls(...)`, in less time (rule 3)."""
+    event: Any = _new(_EventSlots)
+    event.type = kind
+    event.content = content
+    event.message = message
+    event.sse = sse
+    event.problems = problems
+    event.__class__ = cls
+    frozen: E = event
+    return frozen
 
 
 class _Step(Event):
@@ -137,7 +179,8 @@ class TextDelta(Event):
     @property
     def text(self) -> str:
         """The piece; empty at the end of a text."""
-        return self.content if isinstance(self.content, str) else _field(self.content, "delta")
+        content = self.content
+        return content if isinstance(content, str) else _field(content, "delta")
 
     @property
     def agent(self) -> str:

@@ -21,6 +21,7 @@ from oxygent_client._core.events import (
     ServerSentEvent,
     Text,
     ToolCall,
+    new_event,
 )
 from oxygent_client._core.settings import Limits
 
@@ -51,15 +52,15 @@ def to_event(sse: ServerSentEvent, limits: Limits = Limits()) -> AnyEvent:
     except ValueError:
         return Text(None, sse.data, sse.data, sse)
     if not isinstance(message, dict):
-        return Custom(None, message, message, sse, problems=problems)
-    fields = cast("dict[str, Any]", message)
-    kind = fields.get("type")
-    kind = kind if isinstance(kind, str) else None
-    content = fields.get("content")
-    cls = EVENTS.get(kind or "", Custom)
+        return new_event(Custom, None, message, message, sse, problems)
+    fields: dict[str, Any] = message
+    kind, content = fields.get("type"), fields.get("content")
+    if not isinstance(kind, str):
+        return new_event(Custom, None, content, fields, sse, problems)
+    cls = EVENTS.get(kind, Custom)
     if (cls is ToolCall or cls is Observation) and not isinstance(content, dict):
         cls = Custom
-    return cls(kind, content, fields, sse, problems=problems)
+    return new_event(cls, kind, content, fields, sse, problems)
 
 
 def trace_id_of(event: Event) -> str:

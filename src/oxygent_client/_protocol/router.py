@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final, Self, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import attrs
 
@@ -44,22 +44,19 @@ class Forward:
 
     __slots__ = ("_make", "_message")
 
-    def __init__(self, message: Any) -> None:
-        self._make: Callable[[], Any] | None = None
-        self._message = message
+    def __init__(self, message: Any, make: Callable[[Any], Any] | None = None) -> None:
+        """Forward `message`; with `make`, what that makes of it when it is first looked at.
 
-    @classmethod
-    def of(cls, make: Callable[[], Any]) -> Self:
-        """The message that `make` makes when it is first looked at: to copy a large one costs as much as to read it."""
-        action = cls(None)
-        action._make = make
-        return action
+        To copy a large message costs as much as to read it.
+        """
+        self._make = make
+        self._message = message
 
     @property
     def message(self) -> Any:
         """What goes on."""
         if self._make is not None:
-            self._message, self._make = self._make(), None
+            self._message, self._make = self._make(self._message), None
         return self._message
 
     def __eq__(self, other: object) -> bool:
@@ -102,12 +99,12 @@ def inner_step(event: Event, link: NameMap) -> Action:
     step = cast("ToolCall | Observation", event)
     if "user" in (step.caller_category, step.callee_category):
         return Drop("the root of the remote's run")
-    return Forward.of(partial(_translated, event, link))
+    return Forward(event.message, partial(_translated, link))
 
 
-def _translated(event: Event, link: NameMap) -> Any:
+def _translated(link: NameMap, received: Any) -> Any:
     """A copy of the message of a step, in the caller's terms."""
-    message = copy_json(event.message)
+    message = copy_json(received)
     content = message["content"]
     if link.call_stack is not None and isinstance(content.get("call_stack"), list):
         # The remote's first two are its "user" and the agent that was called; both stand in the caller's stack.
@@ -119,7 +116,7 @@ def _translated(event: Event, link: NameMap) -> Any:
 
 def forward(event: Event, link: NameMap) -> Action:
     """Forward the message unchanged."""
-    return Forward.of(partial(copy_json, event.message))
+    return Forward(event.message, copy_json)
 
 
 ROUTES: Final[Mapping[str | None, Route]] = MappingProxyType(
@@ -163,13 +160,14 @@ class EventRouter:
 
     def route(self, event: Event, link: NameMap = NameMap()) -> Action:
         """Return the action for `event`."""
-        if isinstance(event, Text) and event.type is not None:
-            return Drop("an answer that could not be read")
         kind = event.type
+        if kind is not None and isinstance(event, Text):
+            return Drop("an answer that could not be read")
+        route = self._table.get(kind)
         # A malformed tool call is a Custom event that kept its type: no route that relies on the shape may get it.
-        is_malformed = kind in STEPS and not isinstance(event, ToolCall | Observation)
-        route = None if is_malformed else self._table.get(kind)
-        return (self._table[None] if route is None else route)(event, link)
+        if route is None or (kind in STEPS and not isinstance(event, ToolCall | Observation)):
+            route = self._table[None]
+        return route(event, link)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return EventRouter, (dict(self._table),)
@@ -187,20 +185,17 @@ def copy_json(value: Any) -> Any:
 
     A loop: a value may be nested deeper than functions may call each other.
     """
-    whole: list[Any] = [value]
-    waiting: list[Any] = [whole]  # containers of ours that hold what is still to be copied
-    while waiting:
-        place: Any = waiting.pop()
-        members: Iterable[tuple[Any, Any]] = enumerate(cast("list[Any]", place))
-        if isinstance(place, dict):
-            members = cast("dict[Any, Any]", place).items()
+    if not isinstance(value, _CONTAINERS):
+        return value
+    copied: Any = value.copy()
+    places: list[Any] = [copied]  # containers of ours; the members of the last ones are still to be copied
+    for place in places:
+        members: Iterable[tuple[Any, Any]] = place.items() if isinstance(place, dict) else enumerate(place)
         for at, member in members:
-            if isinstance(member, dict):
-                copied: Any = dict(cast("dict[str, Any]", member))
-            elif isinstance(member, list):
-                copied = list(cast("list[Any]", member))
-            else:
-                continue
-            place[at] = copied
-            waiting.append(copied)
-    return whole[0]
+            if isinstance(member, _CONTAINERS):
+                place[at] = own = member.copy()
+                places.append(own)
+    return copied
+
+
+_CONTAINERS: Final = (dict, list)

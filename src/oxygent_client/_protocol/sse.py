@@ -15,7 +15,7 @@ import math
 import re
 
 from oxygent_client._core.errors import TooLargeError
-from oxygent_client._core.events import ServerSentEvent
+from oxygent_client._core.events import ServerSentEvent, new_sse
 from oxygent_client._core.settings import Limits
 
 __all__ = ["Decoder"]
@@ -174,15 +174,15 @@ class Decoder:
         last_id, names_events = self._id, self.names_events
         append = events.append
         for id_, event, data, retry, comment, rest in _BLOCK.findall(text):
-            if rest:
+            if not data and (rest or comment):
+                if comment:
+                    self.comments += 1
+                    continue
                 if len(rest) < len(text):
                     piece = piece[end - len(rest.encode()) :]
                 self._id = self.last_event_id = last_id
                 self.names_events = names_events
                 return piece
-            if comment:
-                self.comments += 1
-                continue
             last_id = id_ or last_id
             if event:
                 names_events = True
@@ -191,7 +191,7 @@ class Decoder:
             milliseconds = None
             if retry:
                 milliseconds = self.reconnection_time = int(retry)
-            append(ServerSentEvent(event or "message", data, last_id, milliseconds))
+            append(new_sse(event or "message", data, last_id, milliseconds))
         self._id = self.last_event_id = last_id
         self.names_events = names_events
         return piece[end:]
@@ -259,7 +259,7 @@ class Decoder:
         self.last_event_id = self._id
         if self._data is not None:
             data = self._data.decode("utf-8", "replace")
-            events.append(ServerSentEvent(self._event or "message", data, self._id, self._retry))
+            events.append(new_sse(self._event or "message", data, self._id, self._retry))
             if not self.names_events:
                 self.unnamed_events += 1
         self._block_bytes = 0

@@ -50,20 +50,24 @@ class EventBuffer:
         self._limits = limits
         self._on_received = on_received
         self._decoder = Decoder(limits)
-        self._unread: deque[Unread] = deque()
-        self._done: ServerSentEvent | None = None
+        self._ready: deque[ServerSentEvent] = deque()
+        self._done: ServerSentEvent | None = None  # a bare `done` after the events that are ready
+        self._close: ServerSentEvent | None = None  # after them
         self._failure: TooLargeError | None = None
         self.is_closed = False
         """Whether the reader has reached the close event."""
-        self.closing: ServerSentEvent | None = None
-        """The close event, once it was reached."""
         self.is_complete = False
         """Whether no more bytes are needed: the close event was received, or an event was too large."""
 
     @property
+    def closing(self) -> ServerSentEvent | None:
+        """The close event, once it was reached."""
+        return self._close if self.is_closed else None
+
+    @property
     def holds_done(self) -> bool:
         """Whether all events were handed out but a bare `done`, which may be the end."""
-        return self._done is not None
+        return self._done is not None and not self._ready
 
     @property
     def heartbeats(self) -> int:
@@ -72,8 +76,8 @@ class EventBuffer:
 
     @property
     def holds_events(self) -> bool:
-        """Whether there are events that were not handed out."""
-        return bool(self._unread)
+        """Whether there are events, or the end, that were not handed out."""
+        return bool(self._ready) or self._close is not None
 
     @property
     def is_within_event(self) -> bool:
@@ -98,26 +102,39 @@ class EventBuffer:
         except TooLargeError as error:
             events, self._failure = [*error.events], error
             self.is_complete = True
-        # Whether a bare `done` may be the end depends on the names before it, not on those after it in the same piece.
-        unnamed = self._decoder.unnamed_events - before
+        if not events:
+            return False
         if self._on_received is not None:
             for sse in events:
                 self._on_received(sse)
-        for sse in events:
-            if sse.event == CLOSE:
-                self.is_complete = True
-        if unnamed:
-            self._unread.extend(MaybeEnd(sse) if sse.data == LEGACY_DONE else sse for sse in events[:unnamed])
-            self._unread.extend(events[unnamed:])
+        # Whether a bare `done` may be the end depends on the names before it, not on those after it in the same piece.
+        unnamed = self._decoder.unnamed_events - before
+        if unnamed or self._done is not None or self._close is not None or CLOSE in [sse.event for sse in events]:
+            for number, sse in enumerate(events):
+                self._add(MaybeEnd(sse) if number < unnamed and sse.data == LEGACY_DONE else sse)
         else:
-            self._unread.extend(events)
-        return bool(events)
+            self._ready.extend(events)
+        return True
 
     def put_back(self, events: Iterable[Unread]) -> None:
         """Add, before any bytes are fed, what `take_all` of another buffer returned."""
         for unread in events:
-            self.is_complete = self.is_complete or sse_of(unread).event == CLOSE
-            self._unread.append(unread)
+            self._add(unread)
+
+    def _add(self, unread: Unread) -> None:
+        if self._close is not None:
+            return
+        sse = sse_of(unread)
+        if sse.event == CLOSE:
+            self._close, self.is_complete = sse, True
+            return
+        if self._done is not None:  # it was not the end
+            self._ready.append(self._done)
+            self._done = None
+        if isinstance(unread, MaybeEnd):
+            self._done = sse
+        else:
+            self._ready.append(sse)
 
     def take(self) -> ServerSentEvent | None:
         """The next event; None at the end (`is_closed`), or if more bytes are needed.
@@ -125,32 +142,24 @@ class EventBuffer:
         Raises:
             TooLargeError: the next event is too large.
         """
-        while self._unread:
-            first = self._unread[0]
-            if isinstance(first, ServerSentEvent) and first.event == CLOSE:
-                self.is_closed, self.closing, self._done = True, first, None
-                return None
-            if self._done is not None:
-                said, self._done = self._done, None
-                return said
-            self._unread.popleft()
-            if isinstance(first, ServerSentEvent):
-                return first
-            self._done = first.sse
-        if self._failure is not None:
+        if self._ready:
+            return self._ready.popleft()
+        if self._close is not None:
+            self.is_closed, self._done = True, None
+        elif self._failure is not None:
             raise self._failure
         return None
 
     def take_all(self) -> list[Unread]:
         """All events that need no more bytes, up to the close event, which is included."""
-        found: list[Unread] = [MaybeEnd(self._done)] if self._done is not None else []
-        for unread in self._unread:
-            found.append(unread)
-            if sse_of(unread).event == CLOSE:
-                self.is_closed = True
-                break
-        self._unread.clear()
-        self._done = None
+        found: list[Unread] = [*self._ready]
+        if self._done is not None:
+            found.append(MaybeEnd(self._done))
+        if self._close is not None:
+            found.append(self._close)
+            self.is_closed = True
+        self._ready.clear()
+        self._done = self._close = None
         return found
 
     def end(self) -> None:

@@ -29,7 +29,7 @@ class ReceivedEvents:
         """The last error that the remote reported: by a message's type, or by the name of an event without a type."""
         self.problem = ""
         """Why the first of the messages that could not be read could not be."""
-        self._limits = limits
+        self._most_events, self._most_bytes = limits.partial_events, limits.partial_bytes
         self._events: deque[tuple[Event, int]] = deque()
         self._bytes = 0
         self._dropped = 0
@@ -40,22 +40,23 @@ class ReceivedEvents:
         """Add an event, and the action of the router."""
         if isinstance(action, SetAnswer):
             self.answer, self.unread = action, ""
+        sse, data = event.sse, event.sse.data
         if isinstance(event, TextDelta):
-            self._pieces.append(event.text)
-            if len(self._pieces) >= PIECES:
+            pieces = self._pieces
+            pieces.append(event.text)
+            if len(pieces) >= PIECES:
                 self._join()
-        elif isinstance(event, RemoteErrorEvent) or (event.sse.event == "error" and event.type is None):
+        elif isinstance(event, RemoteErrorEvent) or (sse.event == "error" and event.type is None):
             self.error = event
-        if isinstance(event, Text) and event.problems:
+        if event.problems and isinstance(event, Text):
             self.problem = self.problem or event.problems[0]
             if event.type == "answer":
                 self.answer, self.unread = None, event.problems[0]
-        data = event.sse.data
         size = len(data) if data.isascii() else len(data.encode())
         events = self._events
         events.append((event, size))
         self._bytes += size
-        while len(events) > self._limits.partial_events or self._bytes > self._limits.partial_bytes:
+        while len(events) > self._most_events or self._bytes > self._most_bytes:
             self._bytes -= events.popleft()[1]
             self._dropped += 1
 
