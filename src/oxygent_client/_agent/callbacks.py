@@ -10,8 +10,8 @@ Rule 4: an exception of the user's code becomes a `HandlerError`, with the excep
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol, cast
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol
 
 import attrs
 
@@ -59,20 +59,12 @@ class AgentCallbacks(Protocol):
         """Whether a hook was replaced."""
         ...
 
-    async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
-        """Handle a tool call."""
-        ...
-
-    async def handle_observation_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
-        """Handle an observation."""
-        ...
-
-    async def _process_custom_event(self, event_data: Any, oxy_request: OxyRequest) -> None:
-        """Handle another message."""
-        ...
-
 
 _METHODS: Final = ("handle_tool_call_event", "handle_observation_event", "_process_custom_event")
+_HANDLER: Final = user_code_errors("an event handler")
+_FILTER: Final = user_code_errors("the event filter")
+_SENDER: Final = user_code_errors("send_message")
+_SANITIZE: Final = user_code_errors("sanitize")
 _PREPARATIONS: Final = ("prepare_payload", "prepare_headers")
 
 
@@ -100,8 +92,15 @@ class CallbackDispatcher:
     _keywords: tuple[str, ...] = attrs.field(default=(), init=False)
     _checked: dict[str, object] = attrs.field(factory=dict[str, object], init=False)
     """Handlers that were checked; a check for each event would take too long."""
-    _is_hooked: bool = attrs.field(default=False, init=False)
-    """Whether the agent's class overrides a hook; looked at once in a run."""
+    _hooks: tuple[str, ...] = attrs.field(
+        default=attrs.Factory(lambda self: tuple(filter(self.agent.is_hooked, _METHODS)), takes_self=True), init=False
+    )
+    """The hooks that the agent's class overrides; looked up once in a run."""
+    _has_sender: bool = attrs.field(
+        default=attrs.Factory(lambda self: type(self.request).send_message is not _send_message, takes_self=True),
+        init=False,
+    )
+    """Whether the class of the request overrides `send_message`."""
 
     async def opened(self) -> None:
         """As `Listener.opened`.
@@ -110,7 +109,6 @@ class CallbackDispatcher:
             ConfigurationError: a function that is to be awaited is not async, or the other way round.
         """
         _check_hooks(self.agent)
-        self._is_hooked = any(map(self.agent.is_hooked, _METHODS))
         if self._is_forwarding():
             self._take_sender()
         await self._say("Starting remote execution...")
@@ -118,13 +116,13 @@ class CallbackDispatcher:
     def is_listening(self) -> bool:
         """As `Listener.is_listening`."""
         agent = self.agent
-        return (
-            self._is_hooked
-            or self._is_forwarding()
-            or bool(agent.event_handlers)
+        return bool(
+            self._hooks
+            or agent.event_handlers
             or agent.event_filter is not None
             or agent.sanitize is not None
             or agent.progress_callback is not None
+            or self._is_forwarding()
             or not vars(agent).keys().isdisjoint(_METHODS)
         )
 
@@ -133,7 +131,7 @@ class CallbackDispatcher:
         agent = self.agent
         message: Any = self._clean(copy_json(event.message)) if self._is_seen(event, action) else None
         if agent.event_filter is not None:
-            with user_code_errors("the event filter"):
+            with _FILTER:
                 if not agent.event_filter(message):
                     return
         await self._handle(event, action, message)
@@ -141,7 +139,7 @@ class CallbackDispatcher:
             if self._is_forwarding():
                 self._take_sender()
                 said = self._clean(action.message)
-                with user_code_errors("send_message"):
+                with _SENDER:
                     await self._send(event, said)
             if isinstance(event, ToolCall):
                 await self._say(f"Executing tool: {escape_text(event.callee, 200) or 'unknown'}")
@@ -159,11 +157,20 @@ class CallbackDispatcher:
             return True
         if event.type is not None and event.type in agent.event_handlers:
             return True
+        return self._hook(event, action) is not None
+
+    def _hook(self, event: Event, action: Action) -> Callable[[Any, OxyRequest], Awaitable[None]] | None:
+        """The hook for this event; None if it was not replaced, and so does nothing."""
         if isinstance(event, ToolCall):
-            return agent.is_hooked("handle_tool_call_event")
-        if isinstance(event, Observation):
-            return agent.is_hooked("handle_observation_event")
-        return not isinstance(action, SetAnswer) and agent.is_hooked("_process_custom_event")
+            name = "handle_tool_call_event"
+        elif isinstance(event, Observation):
+            name = "handle_observation_event"
+        elif isinstance(action, SetAnswer):
+            return None
+        else:
+            name = "_process_custom_event"
+        is_replaced = name in self._hooks or name in vars(self.agent)
+        return getattr(self.agent, name) if is_replaced else None
 
     def _is_forwarding(self) -> bool:
         """Whether `send_message` has an effect: it was replaced, or the request belongs to a program."""
@@ -171,30 +178,26 @@ class CallbackDispatcher:
         return (
             (request.mas is not None and request.is_send_message)
             or "send_message" in request.__dict__
-            or type(request).send_message is not OxyRequest.send_message
+            or self._has_sender
         )
 
     def _clean(self, message: Any) -> Any:
         sanitize = self.agent.sanitize
         if sanitize is None:
             return message
-        with user_code_errors("sanitize"):
+        with _SANITIZE:
             return sanitize(message)
 
     async def _handle(self, event: Event, action: Action, message: Any) -> None:
         agent = self.agent
         if event.type is not None and (handler := agent.event_handlers.get(event.type)) is not None:
             self._check_handler(event.type, handler)
-            with user_code_errors("an event handler"):
+            with _HANDLER:
                 await handler(_content(message))
-        with user_code_errors("an event handler"):
-            if isinstance(event, ToolCall):
-                await agent.handle_tool_call_event(message, self.request)
-            elif isinstance(event, Observation):
-                await agent.handle_observation_event(message, self.request)
-            elif not isinstance(action, SetAnswer):
-                process = agent._process_custom_event  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  (the documentation's)
-                await process(message, self.request)
+        hook = self._hook(event, action)
+        if hook is not None:
+            with _HANDLER:
+                await hook(message, self.request)
 
     def _take_sender(self) -> Callable[..., Any]:
         """Where messages go now."""
@@ -212,6 +215,9 @@ class CallbackDispatcher:
 
     async def _send(self, event: Event, message: Any) -> None:
         send = self._take_sender()
+        if not self._keywords:
+            await send(message)
+            return
         wire: dict[str, Any] = {"event": event.sse.event, "id": event.sse.id or None, "retry": event.sse.retry}
         await send(message, **{name: wire[name] for name in self._keywords})
 
@@ -225,9 +231,11 @@ class CallbackDispatcher:
 
 def _content(message: Any) -> Any:
     """The content of a message; the message itself if it has no content, or is no object any more."""
-    return cast("dict[str, Any]", message).get("content", message) if isinstance(message, dict) else message
+    fields: dict[str, Any] | None = message if isinstance(message, dict) else None
+    return message if fields is None else fields.get("content", message)
 
 
+_send_message: Final[Any] = OxyRequest.send_message
 WIRE_KEYWORDS: Final = ("event", "id", "retry")
 
 

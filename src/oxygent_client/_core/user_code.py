@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
-
 from oxygent_client._core.errors import HandlerError, Outcome, OxyError
 
 
-@contextmanager
-def user_code_errors(
-    function: str, outcome: Outcome | None = None, *, keep_oxy_errors: bool = False
-) -> Generator[None]:
-    """Raise a `HandlerError` for an exception of the user's `function`; the exception is its cause.
+class user_code_errors:  # noqa: N801  (used like a function; a generator would cost more than most handlers)
+    """Raise a `HandlerError` for an exception of the user's `function` in the block; the exception is its cause.
 
     With `keep_oxy_errors`, an `OxyError` is raised unchanged.
     """
-    try:
-        yield
-    except Exception as error:
-        if keep_oxy_errors and isinstance(error, OxyError):
-            raise
-        raise HandlerError(f"{function} raised {type(error).__name__}", outcome=outcome) from error
+
+    __slots__ = ("_function", "_keep_oxy_errors", "_outcome")
+
+    def __init__(self, function: str, outcome: Outcome | None = None, *, keep_oxy_errors: bool = False) -> None:
+        self._function = function
+        self._outcome = outcome
+        self._keep_oxy_errors = keep_oxy_errors
+
+    def __enter__(self) -> None:
+        """Nothing is to be done."""
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is None or not isinstance(error, Exception) or (self._keep_oxy_errors and isinstance(error, OxyError)):
+            return
+        raise HandlerError(f"{self._function} raised {type(error).__name__}", outcome=self._outcome) from error
