@@ -21,7 +21,7 @@ from oxygent_client import Cluster, Limits, OxyRequest, Retry, RunHandle, SSEOxy
 from oxygent_client.policies import RetryTransport
 from oxygent_client.telemetry import Quantiles
 from oxygent_client.telemetry._observers import RunObservation
-from oxygent_client.telemetry._stats import LONGEST, SHORTEST, StatsCollector, _Times
+from oxygent_client.telemetry._stats import LONGEST, SHORTEST, StatsCollector, _Times, after_fork
 from oxygent_client.testing import FakeTransport, Reply, answer, close, delta, pause
 from oxygent_client.transports import Context
 from tests.conftest import scaled
@@ -377,7 +377,7 @@ def test_a_keeper_of_another_process() -> None:
     keeper = StatsCollector()
     inherited = keeper.observed(())
     inherited.note("begun", Context(), {})
-    keeper._process = 0
+    after_fork()
     assert keeper.stats().runs == 0
     inherited.note("ended", Context(), {"end": "completed", "seconds": 1.0})
     assert keeper.stats().successes == 0

@@ -2,9 +2,9 @@
 
 Rule 1: an event is frozen. Its `message` is as received; nothing here or later changes it.
 Rule 2: this module needs nothing of the package, so that errors can hold events.
-Rule 3: each frozen class has its slots from a base class that is not frozen. `new_sse` and `new_event` set the fields of
-    an instance of that base and then make it one of the frozen class: attrs sets each field of a frozen instance by a
-    call, which takes three times as long.
+Rule 3: each frozen class has its slots from a base class that is not frozen. `new_sse` and `new_event` set the fields
+    of an instance of that base, and then make it one of the frozen class: attrs sets each field of a frozen instance by
+    a call, which takes three times as long.
 """
 
 from __future__ import annotations

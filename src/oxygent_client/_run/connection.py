@@ -9,7 +9,7 @@ Rule 4: closing is final, also while another task waits for bytes: its wait ends
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Generator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from typing import Final
 
@@ -52,8 +52,6 @@ class RunConnection:
         """The bytes of the stream; None before it is open."""
         self.is_left = False
         """Whether another task than the reader's has left the run."""
-        self.is_reading = False
-        """Whether a read was begun that gave no bytes: the connection may be lost by that."""
         self._reads: Reads | None = None
         self._wait: anyio.CancelScope | None = None  # the outermost
         self._is_closing = False
@@ -62,6 +60,20 @@ class RunConnection:
         self._leases = AsyncExitStack()
         self._exchange = AsyncExitStack()
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether a read was begun that gave no bytes: the connection may be lost by that."""
+        return self._reads is not None and self._reads.is_pending
+
+    def check_left(self) -> None:
+        """Refuse to go on if another task has left the run.
+
+        Raises:
+            ClosedError: one has.
+        """
+        if self.is_left:
+            raise ClosedError(LEFT)
+
     @contextmanager
     def waiting(self, deadline: float = math.inf) -> Generator[anyio.CancelScope]:
         """The scope of one wait, which ends at the deadline, or when another task leaves the run.
@@ -69,8 +81,7 @@ class RunConnection:
         Raises:
             ClosedError: the run was left before, or while the block waited.
         """
-        if self.is_left:
-            raise ClosedError(LEFT)
+        self.check_left()
         outer = self._wait
         with anyio.CancelScope(deadline=deadline) as scope:
             self._wait = outer or scope
@@ -102,7 +113,8 @@ class RunConnection:
         """
         assert self.transport is not None
         assert self.request is not None
-        self.is_reading = False
+        if self._reads is not None:
+            self._reads.is_pending = False
         response = await self._exchange.enter_async_context(self.transport.exchange(self.request))
         self.sent = response.request
         if response.status != 200 or not is_event_stream(response.headers.get("content-type", "")):
@@ -115,27 +127,20 @@ class RunConnection:
         self.chunks, self.headers = decompressed(response), response.headers
         return response.request
 
-    async def read(self, deadline: float, expired: Expired | None = None) -> bytes | None:
-        """The next bytes; None if the deadline interrupted the read.
+    def read(self, deadline: float, expired: Expired | None = None) -> Awaitable[bytes | None]:
+        """Await the next bytes; None if the read was interrupted, by the deadline or by another task that left the run.
 
         With `expired` the read goes on at the deadline, and `expired` gives the next one.
 
         Raises:
             StopAsyncIteration: the stream has ended.
-            OxyError: the connection was lost, or (`ClosedError`) another task left the run.
+            OxyError: the connection was lost, or (`ClosedError`) another task had left the run.
         """
-        if self.is_left:
-            raise ClosedError(LEFT)
+        self.check_left()
         assert self.chunks is not None
         if self._reads is None:
             self._reads = new_reads()
-        self.is_reading = True
-        piece = await self._reads.read(self.chunks, deadline, expired)
-        if piece is not None:
-            self.is_reading = False
-        elif self.is_left:
-            raise ClosedError(LEFT)
-        return piece
+        return self._reads.read(self.chunks, deadline, expired)
 
     def quoted(self, content: object) -> str:
         """A text of the remote's for an error: redacted and escaped."""
@@ -161,6 +166,7 @@ class RunConnection:
         """Close the connection, and give the transport back."""
         if self._reads is not None:
             self._reads.close()
+            self._reads = None  # it refers to the event loop
         try:
             await self._close(self._exchange, error)
         finally:  # a native cancellation passes the shield

@@ -33,6 +33,7 @@ from oxygent_client._run.config import RunConfig
 from oxygent_client._run.connection import RunConnection
 from oxygent_client._run.recovery import RecordRecovery
 from oxygent_client._run.state import ASKING, Ended, NeedData, RunState, Verdict, how_it_ended
+from oxygent_client.telemetry._observers import RunObservation
 
 __all__ = ["CHECKPOINT_EVERY", "EventReader"]
 
@@ -58,6 +59,9 @@ class EventReader:
     state: RunState
     connection: RunConnection
     recovery: RecordRecovery
+    observed: RunObservation = attrs.field(
+        default=attrs.Factory(lambda self: self.config.observed, takes_self=True), init=False
+    )
     now: Callable[[], float] = anyio.current_time
     """The clock of the event loop."""
     steps: int = attrs.field(default=0, init=False)
@@ -101,24 +105,31 @@ class EventReader:
         self.state.request_sent(self.now())
         sent = await self.connection.open()
         said = {"url": redact_url(sent.url), "seconds": self.now() - self.state.began}
-        self.config.observed.note("streaming", self.context, said)
+        self.observed.note("streaming", self.context, said)
 
-    async def next(self, step: NeedData) -> ServerSentEvent | None:
+    async def next(self, need: NeedData) -> ServerSentEvent | None:
         """Wait for the next event; None if the run has ended, by its stream or by its record.
 
         Raises:
             OxyError: the stream ended before the run, or a time-out fired.
         """
-        following: ServerSentEvent | NeedData | Ended = step
-        while not isinstance(following, ServerSentEvent):
-            if isinstance(following, Ended) or not await self._read(following):
-                self.state.buffer.end()
+        try:
+            while await self._read(need):
+                self.steps += 1
+                if self.steps >= CHECKPOINT_EVERY:
+                    await self.breathe()
+                step = self.state.next_event(self.now(), is_waiting=True)
+                if isinstance(step, ServerSentEvent):
+                    return step
+                if isinstance(step, Ended):
+                    break
+                need = step
+        except OxyError as error:
+            if await self.recovery.recovers(error):
                 return None
-            self.steps += 1
-            if self.steps >= CHECKPOINT_EVERY:
-                await self.breathe()
-            following = self.state.next_event(self.now(), is_waiting=True)
-        return following
+            raise
+        self.state.buffer.end()
+        return None
 
     # --- bytes ---
 
@@ -130,20 +141,22 @@ class EventReader:
                 await self.open()
                 return state.record is None
             raise connection.refusal or state.timeout_error("total")
-        self.config.observed.hold(state.buffer.held_bytes)
-        now = self.now()
-        if need.clock == "record" and need.deadline <= now:  # it was due while there was no connection
-            return await self._follow("record")
-        goes_on = need.clock in ASKING and need.deadline <= now + SOON and state.timeouts.lookup is not None
+        self.observed.hold(state.buffer.held_bytes)
+        expired = None
+        if need.clock in ASKING and need.deadline <= (now := self.now()) + SOON:
+            if need.clock == "record" and need.deadline <= now:  # it was due while there was no connection
+                return await self._follow("record")
+            expired = None if state.timeouts.lookup is None else self._look_up
         was_interrupted = connection.is_reading
         try:
-            piece = await connection.read(need.deadline, self._look_up if goes_on else None)
+            piece = await connection.read(need.deadline, expired)
         except (StopAsyncIteration, ConnectionLostError, RemoteProtocolError) as error:
             return await self._lost(error if isinstance(error, OxyError) else None, was_interrupted=was_interrupted)
         now = self.now()
         if state.record is not None:
             return False
         if piece is None:
+            connection.check_left()
             state.count(now)
             return await self._follow(state.need().clock)
         self._receive(piece, now)
@@ -153,7 +166,7 @@ class EventReader:
         return need.deadline > now or await self._follow(need.clock)
 
     def _receive(self, piece: bytes, now: float) -> None:
-        observed, state = self.config.observed, self.state
+        observed, state = self.observed, self.state
         if not observed.bytes:
             observed.note("first_byte", self.context, {"seconds": now - state.began})
         observed.bytes += len(piece)
@@ -175,7 +188,7 @@ class EventReader:
         chunks, now = self.connection.chunks, self.now()
         if chunks is None or self.connection.is_reading:
             return
-        observed, buffer = self.config.observed, self.state.buffer
+        observed, buffer = self.observed, self.state.buffer
         until, most = now + GATHER_SECONDS, observed.bytes + GATHER_BYTES
         with anyio.CancelScope(deadline=now + GATHER_PAUSE, shield=True) as scope:
             try:
@@ -230,7 +243,7 @@ class EventReader:
         """Connect to a detached run again; False if its record says that it has ended."""
         state, connection = self.state, self.connection
         state.drop_half_event()
-        self.config.observed.hold(0)
+        self.observed.hold(0)
         while True:
             await connection.disconnect()
             pause = uniform(0.5, 1) * state.connection_lost(self.now())

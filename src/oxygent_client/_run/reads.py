@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -25,11 +25,16 @@ from oxygent_client._core.tasks import plain_task_group, wait_until_done
 
 __all__ = ["Reads", "loop_clock", "new_reads"]
 
+TICK: Final = 0.001
+"""The resolution of uvloop's timers, in seconds. One that fires earlier than it is due would be armed for at once."""
 Expired: TypeAlias = Callable[[], Awaitable[float | None]]
 
 
 class Reads(Protocol):
     """The reads of one run, one after the other."""
+
+    is_pending: bool
+    """Whether a read was begun that gave no bytes: the connection may be lost by that."""
 
     async def read(self, chunks: AsyncIterator[bytes], deadline: float, expired: Expired | None = None) -> bytes | None:
         """The next piece; None if the read was interrupted, by the deadline or by `interrupt`."""
@@ -70,6 +75,7 @@ class TimerReads:
         self._requests = 0  # to cancel the reader, when its read began
         self._check: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
+        self.is_pending = False
 
     async def read(self, chunks: AsyncIterator[bytes], deadline: float, expired: Expired | None = None) -> bytes | None:
         """As `Reads.read`."""
@@ -78,10 +84,12 @@ class TimerReads:
         self._deadline, self._expired, self._is_interrupted, self._failure = deadline, expired, False, None
         self._requests = reader.cancelling()
         if self._timer is None or self._timer_at > deadline:
-            self._arm()
+            self._arm(deadline)
+        self.is_pending = True
         piece: bytes | None = None
         try:
             piece = await anext(chunks)
+            self.is_pending = False
         except asyncio.CancelledError:
             if not self._is_interrupted or reader.cancelling() > self._requests + 1:  # another request than ours
                 raise
@@ -111,10 +119,10 @@ class TimerReads:
             self._timer.cancel()
             self._timer = None
 
-    def _arm(self) -> None:
+    def _arm(self, at: float) -> None:
         self.close()
-        if self._deadline < math.inf:
-            self._timer, self._timer_at = self._loop.call_at(self._deadline, self._fire), self._deadline
+        if at < math.inf:
+            self._timer, self._timer_at = self._loop.call_at(at, self._fire), at
 
     def _fire(self) -> None:
         """The timer has fired; if nothing is read now, the next read arms it."""
@@ -131,8 +139,9 @@ class TimerReads:
         if reader is None or self._check is not None or self._is_interrupted:
             return
         waiter = getattr(reader, "_fut_waiter", None)
-        if self._loop.time() < self._deadline:
-            self._arm()
+        now = self._loop.time()
+        if now < self._deadline:
+            self._arm(max(self._deadline, now + TICK))
         elif waiter is not None and waiter.done():  # the read is about to go on
             self._loop.call_soon(self._look_at_deadline)
         elif self._expired is None:
@@ -154,7 +163,7 @@ class TimerReads:
             self.interrupt()
         else:
             self._deadline, self._check = deadline, None
-            self._arm()
+            self._arm(deadline)
 
     async def _end_check(self) -> None:
         """Cancel the check and wait for its end; a cancellation meanwhile is raised after that."""
@@ -171,10 +180,12 @@ class ScopeReads:
 
     def __init__(self) -> None:
         self._scope: anyio.CancelScope | None = None
+        self.is_pending = False
 
     async def read(self, chunks: AsyncIterator[bytes], deadline: float, expired: Expired | None = None) -> bytes | None:
         """As `Reads.read`."""
         piece: bytes | None = None
+        self.is_pending = True
         with anyio.CancelScope(deadline=math.inf if expired else deadline) as scope:
             self._scope = scope
             try:
@@ -184,6 +195,7 @@ class ScopeReads:
                     piece = await self._read_beside(chunks, deadline, expired)
             finally:
                 self._scope = None
+        self.is_pending = piece is None
         return piece
 
     async def _read_beside(self, chunks: AsyncIterator[bytes], deadline: float, expired: Expired) -> bytes | None:

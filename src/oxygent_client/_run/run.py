@@ -272,7 +272,9 @@ class Run:
                 )
                 http = self._claims.over(attrs.evolve(http, context=context))
                 connection.request = config.observed.add_headers(http)
-                if self._state.buffer.holds_events:  # those first; there may be no need to ask
+                if (
+                    self._state.buffer.holds_events or self._state.buffer.holds_done
+                ):  # those first; there may be no need to ask
                     return
                 try:
                     await self._reader.open(self._know_claim)
@@ -368,8 +370,8 @@ class Run:
             if reader.steps >= CHECKPOINT_EVERY:
                 await reader.breathe()
             step = self._state.next_event(self._now())
-            sse = step if isinstance(step, ServerSentEvent) else await self._wait_for_event(step)
-            if sse is None:
+            sse = await reader.next(step) if isinstance(step, NeedData) else step
+            if sse is None or isinstance(sse, Ended):
                 await self._finish()
             else:
                 event = self._event(sse)
@@ -399,21 +401,10 @@ class Run:
             raise StopAsyncIteration
         raise self._was_left("there are no more events")
 
-    async def _wait_for_event(self, step: NeedData | Ended) -> ServerSentEvent | None:
-        """The next event; None if the run has ended, by its stream or by its record."""
-        if isinstance(step, Ended):
-            return None
-        try:
-            return await self._reader.next(step)
-        except OxyError as error:
-            if await self._recovery.recovers(error):
-                return None
-            raise
-
     def _event(self, sse: ServerSentEvent) -> AnyEvent:
         config = self._config
         event = to_event(sse, config.limits)
-        cls = type(event)
+        cls = event.__class__
         if cls is Answer or cls is Observation:
             self._check_whose(event)
         elif cls is Custom and event.type in ("tool_call", "observation"):
@@ -604,6 +595,7 @@ class Run:
             self._watch.end()
             said = {"end": end, "error": error, "response": self._response, "outcome": str(self.outcome)}
             self._config.observed.note("ended", self._context, {**said, "seconds": self._seconds})
+            self._now = self._reader.now = anyio.current_time  # a run that is kept holds no event loop
 
     async def _close(self, error: BaseException | None, *, is_own: bool = True) -> None:
         """Let all go. An error of the block, which is not the run's own, says nothing of the connection."""

@@ -158,13 +158,14 @@ class RunState:
         """Bytes were received; `next_event` gives the events in them."""
         self.count(now)
         since, self._requested = self._since if self._requested is None else self._requested, None
-        beats = self.buffer.heartbeats
-        if self.buffer.feed(piece):
+        buffer = self.buffer
+        beats = buffer.heartbeats
+        if buffer.feed(piece):
             self.is_silent = False
             self._without_event = 0.0
             self._fingerprint = None
             self.tracker.know(Outcome.STARTED)
-        if self.buffer.heartbeats - beats > 1 and now - since > HELD_SECONDS:
+        if buffer.heartbeats - beats > 1 and now - since > HELD_SECONDS:
             # Several heartbeats at once, and not because the program did not read.
             self.was_held_back = True
         self._since = now

@@ -13,7 +13,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
 from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Protocol, runtime_checkable
@@ -126,7 +125,6 @@ class StatsCollector:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._process = os.getpid()
         self._lock = threading.RLock()  # the garbage collector may end a dropped run in the thread that holds it
         self._runs = 0
         self._live: WeakKeyDictionary[RunObservation, float] = WeakKeyDictionary()
@@ -139,6 +137,7 @@ class StatsCollector:
         self._retries = 0
         self._buffered = 0
         self._peak = 0
+        _COLLECTORS.add(self)
 
     def observed(self, observers: Iterable[Observer]) -> RunObservation:
         """Create the observation of a new run, with these observers and the statistics."""
@@ -148,17 +147,15 @@ class StatsCollector:
         """As `Observer.note`."""
         act = self._ACTS.get(notification.event)
         if act is not None:
-            with self._locked():
+            with self._lock:
                 act(self, notification)
 
-    def _locked(self) -> AbstractContextManager[object]:
-        """The lock; a new one in a forked child, since another thread may have held the parent's during the fork."""
-        if os.getpid() != self._process:
-            StatsCollector.__init__(self, self._clock)
-        return self._lock
+    def start_anew(self) -> None:
+        """Forget all runs; with a new lock, since another thread may have held the old one when the process forked."""
+        StatsCollector.__init__(self, self._clock)
 
     def _hold(self, run: RunObservation, size: int) -> None:
-        with self._locked():
+        with self._lock:
             self._buffered += size - run.buffered
             run.buffered = size
             self._peak = max(self._peak, self._buffered)
@@ -204,7 +201,7 @@ class StatsCollector:
         pool = find_wrapped(transport, CountsConnections)  # type: ignore[type-abstract]  # it is only looked for
         known = None if pool is None else pool.connections()
         connections, idle = (None, None) if known is None else known
-        with self._locked():
+        with self._lock:
             live = dict(self._live)
             self._buffered = sum(run.buffered for run in live)  # without runs that were dropped
             times = {name: each.quantiles() for name, each in self._times.items()}
@@ -230,3 +227,17 @@ class StatsCollector:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StatsCollector, ()
+
+
+_COLLECTORS: Final[WeakSet[StatsCollector]] = WeakSet()
+"""Those of this process."""
+
+
+def after_fork() -> None:
+    """Start the statistics of a forked child anew."""
+    for collector in [*_COLLECTORS]:
+        collector.start_anew()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch  (absent on Windows)
+    os.register_at_fork(after_in_child=after_fork)

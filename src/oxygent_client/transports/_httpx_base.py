@@ -166,8 +166,8 @@ class _Body:
         self.is_closed = False
         self._response = response
         self._context = context
-        self._errors = errors
-        self._url = url
+        self._ours = our_records()
+        self._mapped = errors.mapped(url, reading=True)
         connection: Any = response.stream
         for name in _TO_THE_CONNECTION:
             connection = getattr(connection, name, None)
@@ -182,7 +182,7 @@ class _Body:
         return self
 
     async def __anext__(self) -> bytes:
-        with our_records(), self._errors.mapped(self._url, reading=True):
+        with self._ours, self._mapped:
             try:
                 return await anext(self._raw)
             except StopAsyncIteration:

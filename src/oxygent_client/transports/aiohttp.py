@@ -197,7 +197,8 @@ class _Chunks:
 
     def __init__(self, response: aiohttp.ClientResponse, url: str) -> None:
         self._content: Any = response.content
-        self._url = url
+        self._ours = our_records()
+        self._mapped = ERRORS.mapped(url, reading=True)
         framed = response.headers.keys() & {"Content-Length", "Transfer-Encoding"}
         connection = None if framed else response.connection
         self._protocol = None if connection is None else connection.protocol
@@ -206,7 +207,7 @@ class _Chunks:
         return self
 
     async def __anext__(self) -> bytes:
-        with our_records(), ERRORS.mapped(self._url, reading=True):
+        with self._ours, self._mapped:
             piece: bytes
             try:
                 piece = await self._content.readany()
