@@ -153,14 +153,23 @@ class _NoChunks:
         raise StopAsyncIteration
 
 
+MOST_CHUNKS: Final = 64
+"""How many chunks are joined before other tasks run."""
+
+
 class _Body:
     """The chunks of a response over HTTP/1.1, with the library's errors mapped; closes the exchange.
+
+    The library passes each chunk through five generators, which takes several times as long as to parse it. So those
+    that its parser holds already are taken from there, and joined.
 
     A connection is reused only if no byte is known to follow the response. Any other is shut down first and then closed
     by the library, whose pool drops connections that the other side seems to have closed.
     """
 
-    def __init__(self, response: Any, context: Context, errors: ErrorMap, url: str) -> None:
+    def __init__(
+        self, response: Any, context: Context, errors: ErrorMap, url: str, parser_error: type[Exception]
+    ) -> None:
         self.stream: Any = response.extensions.get("network_stream")
         """httpcore's network stream; None if the user's own client has a transport without a network."""
         self.is_closed = False
@@ -176,6 +185,9 @@ class _Body:
         # where a hook of the user's client has read the body, for the error that it raises then.
         is_read = response.is_closed or response.is_stream_consumed
         self._raw: AsyncGenerator[bytes, None] = response.aiter_raw() if is_read else aiter(response.stream)
+        self._parser = None if is_read else getattr(connection, "_h11_state", None)
+        self._parser_error = parser_error
+        self._failure: Exception | None = None
         self._is_whole = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -183,13 +195,32 @@ class _Body:
 
     async def __anext__(self) -> bytes:
         with self._ours, self._mapped:
-            try:
-                return await anext(self._raw)
-            except StopAsyncIteration:
-                self._is_whole = True
-                if not self.is_closed:
-                    await run_to_end(self.aclose)
-                raise
+            if self._failure is not None:
+                raise self._failure
+            if not self._is_whole:
+                try:
+                    chunk = await anext(self._raw)
+                except StopAsyncIteration:
+                    self._is_whole = True
+                else:
+                    return chunk if self._parser is None else self._with_parsed(chunk)
+            if not self.is_closed:
+                await run_to_end(self.aclose)
+        raise StopAsyncIteration
+
+    def _with_parsed(self, chunk: bytes) -> bytes:
+        """Return `chunk` with the chunks after it that were received, and note the end of the body."""
+        chunks = [chunk]
+        try:
+            while len(chunks) < MOST_CHUNKS:
+                event = self._parser.next_event()
+                if (data := getattr(event, "data", None)) is None:  # more bytes are needed, or the body has ended
+                    self._is_whole = type(event).__name__ == "EndOfMessage"
+                    break
+                chunks.append(data)
+        except Exception as error:  # noqa: BLE001  (raised by the next read: the chunks before it come first)
+            self._failure = self._parser_error(str(error))
+        return b"".join(chunks) if len(chunks) > 1 else chunk
 
     async def aclose(self) -> None:
         """Close the exchange. The remote sees it at once, unless the connection is reused.
@@ -214,8 +245,7 @@ class _Body:
         h11 keeps bytes beyond the end, and would take them for the next response. A TLS connection may have read more
         than it has decrypted. Bytes that are still in the socket are seen by the pool.
         """
-        parser = getattr(self._connection, "_h11_state", None)
-        if parser is None or parser.trailing_data[0]:
+        if self._parser is None or self._parser.trailing_data[0]:
             return False
         tls = self.stream.get_extra_info("ssl_object")
         try:
@@ -387,7 +417,7 @@ class HTTPXBase(HTTPBase[ClientT]):
                     entering = self._send(library, self._open(client, request, options), request, trace)
                     status, lines, response = await cancel_once(entering)
                     if response is not None:
-                        body = _Body(response, request.context, self._errors, url)
+                        body = _Body(response, request.context, self._errors, url, self._library.RemoteProtocolError)
                     headers = parse_head(status, lines.multi_items())
                 if body is None or response is None:
                     yield HTTPResponse(status, headers, _NoChunks(), request)
