@@ -9,7 +9,7 @@ import asyncio
 import gc
 import math
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVarTuple
 
 import anyio
 import attrs
@@ -23,7 +23,8 @@ from tests.support.virtual import VirtualLoop
 from tests.support.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from contextvars import Context
 
 
 @attrs.define
@@ -395,6 +396,38 @@ async def test_the_clock() -> None:
     assert loop_clock()() == anyio.current_time()
     is_asyncio = isinstance(current_token().native_token, asyncio.AbstractEventLoop)
     assert isinstance(new_reads(), TimerReads) is is_asyncio
+
+
+Ts = TypeVarTuple("Ts")
+
+
+class EarlyLoop(asyncio.SelectorEventLoop):
+    """An event loop whose timers fire half a millisecond early, as those of uvloop may."""
+
+    armed = 0
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As of any event loop, and count."""
+        self.armed += 1
+        return super().call_at(when - 0.0005, callback, *args, context=context)
+
+
+def test_a_timer_that_fires_early() -> None:
+    """It is armed once more, not again and again until it is due, and the read ends no earlier than its deadline."""
+
+    async def work() -> tuple[bytes | None, bool]:
+        reads, loop = new_reads(), asyncio.get_running_loop()
+        deadline = loop.time() + 0.01
+        piece = await reads.read(Chunks([NEVER]), deadline)
+        return piece, loop.time() >= deadline
+
+    with asyncio.Runner(loop_factory=EarlyLoop) as runner:
+        loop = runner.get_loop()
+        assert runner.run(work()) == (None, True)
+        assert isinstance(loop, EarlyLoop)
+        assert loop.armed <= 4  # two of them are those of `Chunks`
 
 
 def test_a_deadline_that_is_over_on_uvloop() -> None:

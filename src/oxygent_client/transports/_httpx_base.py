@@ -185,7 +185,7 @@ class _Body:
         # where a hook of the user's client has read the body, for the error that it raises then.
         is_read = response.is_closed or response.is_stream_consumed
         self._raw: AsyncGenerator[bytes, None] = response.aiter_raw() if is_read else aiter(response.stream)
-        self._parser = None if is_read else getattr(connection, "_h11_state", None)
+        self._parser: Any = None if is_read else getattr(connection, "_h11_state", None)
         self._parser_error = parser_error
         self._failure: Exception | None = None
         self._is_whole = False
