@@ -20,6 +20,7 @@ _new: Final[Any] = object.__new__
 class _ServerSentEventSlots:
     __slots__ = ("__weakref__", "data", "event", "id", "retry")
 
+
 @attrs.frozen
 class ServerSentEvent(_ServerSentEventSlots):
     """One event as the stream dispatched it. Source: the HTML standard, section 9.2.6."""
