@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import attrs
 
@@ -61,6 +61,7 @@ class AgentCallbacks(Protocol):
 
 
 _METHODS: Final = ("handle_tool_call_event", "handle_observation_event", "_process_custom_event")
+_OWN_SENDER: Final = cast("Any", OxyRequest).send_message
 _HANDLER: Final = user_code_errors("an event handler")
 _FILTER: Final = user_code_errors("the event filter")
 _SENDER: Final = user_code_errors("send_message")
@@ -97,7 +98,9 @@ class CallbackDispatcher:
     )
     """The hooks that the agent's class overrides; looked up once in a run."""
     _has_sender: bool = attrs.field(
-        default=attrs.Factory(lambda self: type(self.request).send_message is not _send_message, takes_self=True),
+        default=attrs.Factory(
+            lambda self: cast("Any", type(self.request)).send_message is not _OWN_SENDER, takes_self=True
+        ),
         init=False,
     )
     """Whether the class of the request overrides `send_message`."""
@@ -231,11 +234,10 @@ class CallbackDispatcher:
 
 def _content(message: Any) -> Any:
     """The content of a message; the message itself if it has no content, or is no object any more."""
-    fields: dict[str, Any] | None = message if isinstance(message, dict) else None
-    return message if fields is None else fields.get("content", message)
+    fields: dict[str, Any] = message
+    return fields.get("content", fields) if isinstance(message, dict) else message
 
 
-_send_message: Final[Any] = OxyRequest.send_message
 WIRE_KEYWORDS: Final = ("event", "id", "retry")
 
 

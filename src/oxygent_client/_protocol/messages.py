@@ -51,9 +51,9 @@ def to_event(sse: ServerSentEvent, limits: Limits = Limits()) -> AnyEvent:
         return Text(kind, sse.data, sse.data, sse, problems=(str(error),))
     except ValueError:
         return Text(None, sse.data, sse.data, sse)
+    fields: dict[str, Any] = message
     if not isinstance(message, dict):
         return new_event(Custom, None, message, message, sse, problems)
-    fields: dict[str, Any] = message
     kind, content = fields.get("type"), fields.get("content")
     if not isinstance(kind, str):
         return new_event(Custom, None, content, fields, sse, problems)

@@ -190,7 +190,7 @@ def copy_json(value: Any) -> Any:
     copied: Any = value.copy()
     places: list[Any] = [copied]  # containers of ours; the members of the last ones are still to be copied
     for place in places:
-        members: Iterable[tuple[Any, Any]] = place.items() if isinstance(place, dict) else enumerate(place)
+        members: Iterable[tuple[Any, Any]] = place.items() if isinstance(place, _OBJECTS) else _numbered(place)
         for at, member in members:
             if isinstance(member, _CONTAINERS):
                 place[at] = own = member.copy()
@@ -198,4 +198,6 @@ def copy_json(value: Any) -> Any:
     return copied
 
 
-_CONTAINERS: Final = (dict, list)
+_OBJECTS: Final[Any] = dict
+_CONTAINERS: Final[Any] = (dict, list)
+_numbered: Final[Callable[[Any], Iterable[tuple[Any, Any]]]] = enumerate
