@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from oxygent_client._protocol.router import EventRouter
     from oxygent_client._protocol.run_record import RunNode, RunRecord
     from oxygent_client._protocol.sse import Decoder
+    from oxygent_client._run.answer_text import TextUpdate
     from oxygent_client._run.run import Run
+    from oxygent_client._run.texts import AgentText
     from oxygent_client.cluster import Cluster
     from oxygent_client.policies import BearerAuth, Retry
     from oxygent_client.registry import AgentRegistry
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgentRegistry",
+    "AgentText",
     "Answer",
     "AnyEvent",
     "BearerAuth",
@@ -87,6 +90,7 @@ __all__ = [
     "ServerSentEvent",
     "Text",
     "TextDelta",
+    "TextUpdate",
     "Thought",
     "Timeouts",
     "ToolCall",
@@ -153,7 +157,9 @@ _HOMES = {
         "RunRecord",
     ),
     "_protocol.sse": ("Decoder",),
+    "_run.answer_text": ("TextUpdate",),
     "_run.run": ("Run",),
+    "_run.texts": ("AgentText",),
     "cluster": ("Cluster",),
     "errors": ("errors",),
     "policies": (

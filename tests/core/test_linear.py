@@ -186,7 +186,7 @@ def test_the_text_after_each_delta() -> None:
         seen, length = ReceivedEvents(Limits()), 0
         for _ in range(count):
             seen.note(piece, SetAnswer(None))
-            length = len(seen.text)
+            length = len(seen.texts.text)
         assert length == 20 * count
 
     assert times_as_long(read, 10_000) < MOST
@@ -202,8 +202,8 @@ def test_the_text_is_whole(every: int) -> None:
         said += piece
         seen.note(delta(piece), SetAnswer(None))
         if number % every == 0:
-            kept.append((seen.text, said))
-    assert seen.text == said
+            kept.append((seen.texts.text, said))
+    assert seen.texts.text == said
     assert [text for text, _ in kept] == [expected for _, expected in kept]
 
 

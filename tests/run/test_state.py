@@ -294,7 +294,7 @@ def test_the_answer_is_part_of_the_state() -> None:
     sse = state.next_event(101.0)
     assert isinstance(sse, ServerSentEvent)
     state.received.note(to_event(sse), SetAnswer("42"))
-    assert state.text == "abc"
+    assert state.received.texts.text == "abc"
     assert state.partial.answer == "42"
 
 

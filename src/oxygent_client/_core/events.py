@@ -255,7 +255,7 @@ class Partial:
     events: tuple[Event, ...] = attrs.field(default=(), repr=lambda events: f"<{len(events)} events>")
     """The last events, in their order, within `Limits.partial_events` and `Limits.partial_bytes`."""
     text: str = attrs.field(default="", repr=lambda text: f"<{len(text)} characters>")
-    """The text of all deltas."""
+    """The texts of all deltas, one call after the other."""
     answer: Any = None
     """The content of the last answer; None where none came."""
     dropped: int = 0

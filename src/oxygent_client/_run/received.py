@@ -1,4 +1,4 @@
-"""Keep the answer, the text and the last events of a run, within limits.
+"""Keep the answer, the texts and the last events of a run, within limits.
 
 Rule: pure. Each event is noted once, in its order, and dropped events are counted.
 """
@@ -6,16 +6,13 @@ Rule: pure. Each event is noted once, in its order, and dropped events are count
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
 
-from oxygent_client._core.events import Event, Partial, RemoteErrorEvent, Text, TextDelta
+from oxygent_client._core.events import Event, Partial, RemoteErrorEvent, Text, TextDelta, ToolCall
 from oxygent_client._core.settings import Limits
 from oxygent_client._protocol.router import Action, SetAnswer
+from oxygent_client._run.texts import Texts
 
 __all__ = ["ReceivedEvents"]
-
-PIECES: Final = 256
-"""How many pieces of text are kept apart: each costs some 50 bytes beside its characters."""
 
 
 class ReceivedEvents:
@@ -33,8 +30,7 @@ class ReceivedEvents:
         self._events: deque[tuple[Event, int]] = deque()
         self._bytes = 0
         self._dropped = 0
-        self._text = ""
-        self._pieces: list[str] = []
+        self.texts = Texts()
 
     def note(self, event: Event, action: Action) -> None:
         """Add an event, and the action of the router."""
@@ -42,10 +38,9 @@ class ReceivedEvents:
             self.answer, self.unread = action, ""
         sse, data = event.sse, event.sse.data
         if isinstance(event, TextDelta):
-            pieces = self._pieces
-            pieces.append(event.text)
-            if len(pieces) >= PIECES:
-                self._join()
+            self.texts.add_delta(event)
+        elif isinstance(event, ToolCall):
+            self.texts.add_call(event)
         elif isinstance(event, RemoteErrorEvent) or (sse.event == "error" and event.type is None):
             self.error = event
         if event.problems and isinstance(event, Text):
@@ -80,25 +75,8 @@ class ReceivedEvents:
         return len(self._events) + self._dropped
 
     @property
-    def text(self) -> str:
-        """The text of all deltas."""
-        return self._join()
-
-    @property
     def partial(self) -> Partial:
         """The received events as a value."""
         answer = self.answer.output if self.answer else None
         events = tuple(event for event, _ in self._events)
-        return Partial(events=events, text=self.text, answer=answer, dropped=self._dropped)
-
-    def _join(self) -> str:
-        """Return the text, with the pieces received since the last call.
-
-        A string that only one name refers to grows in place (CPython): so a text that is looked at after each of its
-        pieces is not copied each time.
-        """
-        text, self._text = self._text, ""
-        text += "".join(self._pieces)
-        self._pieces.clear()
-        self._text = text
-        return text
+        return Partial(events=events, text=self.texts.text, answer=answer, dropped=self._dropped)

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, Literal, NoReturn, Self
 
 import anyio
 import attrs
@@ -48,6 +48,7 @@ from oxygent_client._core.requests import OxyResponse
 from oxygent_client._core.sent_secrets import SentSecrets
 from oxygent_client._core.trace import Trace
 from oxygent_client._core.transport import Context, redact_url
+from oxygent_client._core.validation import one_of
 from oxygent_client._protocol.messages import CLOSE, to_event, trace_id_of
 from oxygent_client._protocol.router import Action, Drop, copy_json
 from oxygent_client._protocol.schema import check
@@ -62,6 +63,8 @@ from oxygent_client._run.reads import loop_clock
 from oxygent_client._run.recovery import RecordRecovery
 from oxygent_client._run.reported_errors import error_content, no_answer_error
 from oxygent_client._run.state import Ended, NeedData, RunState
+from oxygent_client._run.text_updates import TextStream, TextUpdates
+from oxygent_client._run.texts import AgentText
 from oxygent_client._run.trace import TRACED, TraceCollector, status_of
 from oxygent_client._run.trace_claims import TraceIdClaims
 from oxygent_client._run.trace_ids import TRACE_IDS
@@ -74,6 +77,7 @@ NO_OUTPUT: Final = (None, "", "null")
 """What the record of a run holds as its output that gave none; "null" is how real servers store None."""
 ENDED_BADLY: Final = "_ended_badly"
 """Where a request keeps the error of its run."""
+HOLD: Final = one_of("shape", "step")
 FAILED_ROUTE: Final = Drop("its route failed")
 READER_SECONDS: Final = 2 * CLOSE_SECONDS
 """How long whoever leaves a run waits for another task, which reads it, to close the connection."""
@@ -143,8 +147,43 @@ class Run:
 
     @property
     def text(self) -> str:
-        """The text of all deltas so far."""
-        return self._state.received.text
+        """The answer's text so far; `str(response.output)` at the end."""
+        if self._response is not None:
+            return str(self._response.output)
+        return self._state.received.texts.answer.text
+
+    @property
+    def texts(self) -> tuple[AgentText, ...]:
+        """All text that agents have written so far, by call and agent, in the order in which the texts began."""
+        return self._state.received.texts.all
+
+    @property
+    def text_stream(self) -> TextStream:
+        """The answer's text in pieces, as it is written: `async for text in run.text_stream: ...`.
+
+        Joined, the pieces are `str(response.output)`. If a text that was shown turns out not to be the answer (a
+        preface before a tool call), the next piece begins with a blank line, and then the answer begins anew. Text of
+        other agents, and tool calls of a model, are not shown. An iterator begins with the text so far.
+
+        Raises:
+            OxyError: the run failed; it is raised while iterating.
+        """
+        return TextStream(self.text_updates())
+
+    def text_updates(self, *, hold: Literal["shape", "step"] = "shape") -> TextUpdates:
+        """The changes of the answer's text, as it is written: `async for update in run.text_updates(): ...`.
+
+        Args:
+            hold: "shape" holds back what may be a tool call by its shape, and shows prose at once: what turns out not
+                to be the answer is replaced by an update that `is_reset`. "step" holds back everything until the
+                answer is known: there is one update, at the end, and no reset.
+
+        Raises:
+            ConfigurationError: `hold` is neither.
+            OxyError: the run failed; it is raised while iterating.
+        """
+        HOLD.check("hold", hold)
+        return TextUpdates(self, self._state.received.texts, is_live=hold == "shape")
 
     def trace(self) -> Trace:
         """Return the calls of the run so far as a value: a tree with times, arguments, outputs and errors.

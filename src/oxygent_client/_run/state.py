@@ -114,11 +114,6 @@ class RunState:
         return self.tracker.outcome
 
     @property
-    def text(self) -> str:
-        """The text of all deltas so far."""
-        return self.received.text
-
-    @property
     def partial(self) -> Partial:
         """What was received so far, within limits."""
         return self.received.partial
