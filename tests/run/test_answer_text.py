@@ -313,14 +313,14 @@ def test_all_texts() -> None:
 
 @pytest.mark.parametrize("kind", ["call", "text", "end"])
 def test_messages_are_not_kept(kind: str) -> None:
-    """Where nobody looks at the texts, the parts of a bounded number of messages are held."""
+    """Where nobody looks at the texts, the contents of a bounded number of messages are held."""
     events: dict[str, ToolCall | TextDelta] = {
         "call": TOOL,
         "text": text("s1", "master", "a")[0],
         "end": text("s1", "master")[0],
     }
     event = events[kind]
-    part = event.content["call_stack"] if isinstance(event, ToolCall) else event.content
+    part = event.content
     before, texts = sys.getrefcount(part), Texts()
     for _ in range(1000):
         if isinstance(event, ToolCall):

@@ -16,8 +16,6 @@ from typing import Any, Final, NamedTuple, cast
 
 from oxygent_client._run.prose import ProseFilter
 
-__all__ = ["AnswerText", "Call", "GrowingText", "TextCursor", "TextUpdate"]
-
 PIECES: Final = 256
 """How many pieces of text are kept apart: each costs some 50 bytes beside its characters."""
 

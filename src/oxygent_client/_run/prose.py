@@ -15,8 +15,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
-__all__ = ["ProseFilter"]
-
 LOOK_AHEAD: Final = 64
 """Characters within which the shape of a text is recognized."""
 SUSPECT: Final = re.compile(r"[{\[<`]")

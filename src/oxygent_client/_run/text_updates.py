@@ -13,8 +13,6 @@ from oxygent_client._core.requests import OxyResponse
 from oxygent_client._run.answer_text import AnswerText, TextCursor, TextUpdate
 from oxygent_client._run.texts import Texts
 
-__all__ = ["TextStream", "TextUpdates"]
-
 
 class Events(Protocol):
     """A run."""

@@ -1,11 +1,14 @@
 """Keep the text that the agents of one run write, by call and agent, and follow the answer's text in it.
 
-Rule 1: pure. An event costs an append to a list; the list is worked off when it is long, or when a text is looked at.
+Rule 1: pure. A run whose texts are not looked at pays for a list, more or less: pieces are joined when the list is
+    long, and sorted when a text is looked at.
 Rule 2: a message is not kept: only the members that are needed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, Final, cast
 
 import attrs
@@ -13,10 +16,12 @@ import attrs
 from oxygent_client._core.events import TextDelta, ToolCall
 from oxygent_client._run.answer_text import AnswerText, Call, GrowingText
 
-__all__ = ["AgentText", "Texts"]
-
 BATCH: Final = 256
-"""How many events are worked off at once."""
+"""How many events are joined at once."""
+LOG: Final = 2048
+"""How many calls and joined pieces are kept unsorted: most runs have fewer, and nobody looks at their texts."""
+MEMBERS: Final = cast("Callable[[Any], tuple[Any, ...]]", itemgetter(*Call._fields))
+"""A quarter of the instructions that it takes to make a `Call`; that can wait."""
 
 
 @attrs.frozen
@@ -35,83 +40,103 @@ class Texts:
     """The texts of one run."""
 
     def __init__(self) -> None:
-        self._waiting: list[Any] = []  # contents of deltas, calls, and END after the content of an end
+        self._waiting: list[Any] = []  # contents of deltas, and calls
+        self._log: list[tuple[Any, ...]] = []  # calls and pieces
         self._texts: dict[tuple[str, str], GrowingText] = {}
         self._answer = AnswerText()
 
     def add_delta(self, event: TextDelta) -> None:
         """A piece of text was received."""
-        self._waiting.append(event.content)
-        if event.type == "stream_end":
-            self._waiting.append(END)
-        if len(self._waiting) >= BATCH:
-            self._work_off()
+        waiting = self._waiting
+        waiting.append(event.content)
+        if len(waiting) >= BATCH:
+            self._join()
 
     def add_call(self, event: ToolCall) -> None:
         """A call inside the remote starts."""
-        get = cast("dict[str, Any]", event.content).get
-        self._waiting.append(Call(*map(get, Call._fields)))
-        if len(self._waiting) >= BATCH:
-            self._work_off()
+        waiting = self._waiting
+        content: dict[str, Any] = event.content
+        try:
+            waiting.append(MEMBERS(content))
+        except KeyError:
+            waiting.append(tuple(map(content.get, Call._fields)))
+        if len(waiting) >= BATCH:
+            self._join()
 
     @property
     def answer(self) -> AnswerText:
         """The answer's text."""
-        self._work_off()
+        self._sort()
         return self._answer
 
     @property
     def all(self) -> tuple[AgentText, ...]:
         """The texts, in the order in which they began."""
-        self._work_off()
+        self._sort()
         return tuple(AgentText(agent, node, growing.text) for (node, agent), growing in self._texts.items())
 
     @property
     def text(self) -> str:
         """All texts, one after the other."""
-        self._work_off()
+        self._sort()
         return "".join(growing.text for growing in self._texts.values())
 
-    def _work_off(self) -> None:
-        if not self._waiting:
-            return
+    def _join(self) -> None:
+        """Join the pieces that follow each other in the same text."""
         waiting, self._waiting = self._waiting, []
-        key = ("", "")
-        pieces: list[str] = []  # in a row, of one key
+        log = self._log
+        node: Any = None
+        agent: Any = None
+        pieces: list[str] = []
         for entry in waiting:
-            if entry is END:
-                self._add(key, pieces)
-                self._answer.end_step(key[0])
-            elif type(entry) is Call:
-                self._add(key, pieces)
-                self._answer.add_call(entry)
+            if type(entry) is dict:
+                get = cast("dict[str, Any]", entry).get
+                text, of, by = get("delta"), get("node_id"), get("agent")
+            elif type(entry) is tuple:
+                if pieces:
+                    log.append((node, agent, "".join(pieces)))
+                    pieces.clear()
+                log.append(cast("tuple[Any, ...]", entry))
+                continue
             else:
-                of, text = _delta(entry)
-                if of != key:
-                    self._add(key, pieces)
-                    key = of
+                text, of, by = entry, None, None
+            if pieces and (of != node or by != agent):
+                log.append((node, agent, "".join(pieces)))
+                pieces.clear()
+            node, agent = of, by
+            if text and type(text) is str:
                 pieces.append(text)
-        self._add(key, pieces)
+            else:  # `stream_end` has an empty piece
+                if pieces:
+                    log.append((node, agent, "".join(pieces)))
+                    pieces.clear()
+                log.append((node, agent, ""))
+        if pieces:
+            log.append((node, agent, "".join(pieces)))
+        if len(log) >= LOG:
+            self._sort()
 
-    def _add(self, key: tuple[str, str], pieces: list[str]) -> None:
-        text = "".join(pieces)
-        pieces.clear()
-        if text:
-            growing = self._texts.get(key)
+    def _sort(self) -> None:
+        """Sort the texts by call and agent, and follow the answer in them."""
+        if self._waiting:
+            self._join()
+        log, self._log = self._log, []
+        for entry in log:
+            if len(entry) == len(Call._fields):
+                self._answer.add_call(Call(*entry))
+                continue
+            # The call and the agent, as received, and their text; it is empty where the text has ended.
+            node, agent, text = _name(entry[0]), _name(entry[1]), entry[2]
+            if not text:
+                self._answer.end_step(node)
+                continue
+            growing = self._texts.get((node, agent))
             if growing is None:
-                growing = self._texts[key] = GrowingText()
+                growing = self._texts[node, agent] = GrowingText()
             growing.append(text)
-            self._answer.add_piece(*key, text)
+            self._answer.add_piece(node, agent, text)
 
 
-END: Final = object()
-
-
-def _delta(content: Any) -> tuple[tuple[str, str], str]:
-    """The call and the agent of a piece of text, and the piece; empty where the remote does not tell."""
-    if not isinstance(content, dict):
-        return ("", ""), content if isinstance(content, str) else ""
-    get = cast("dict[str, Any]", content).get
-    node, agent, text = get("node_id"), get("agent"), get("delta")
-    key = node if isinstance(node, str) else "", agent if isinstance(agent, str) else ""
-    return key, text if isinstance(text, str) else ""
+def _name(value: Any) -> str:
+    """A name from the wire; empty where the remote does not tell."""
+    return value if isinstance(value, str) else ""
