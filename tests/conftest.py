@@ -82,13 +82,13 @@ ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
     "tests/testing/test_check_transport.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/transports/test_error_map.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/transports/test_fault_server.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
-    "tests/transports/test_fault_server.py::test_a_flood_of_headers_does_not_fill_the_memory": (
+    "tests/transports/test_fault_server.py::test_memory_in_a_flood_of_headers": (
         "asyncio",
         "what a library keeps of headers does not hang on the loop",
     ),
     "tests/testing/test_faults_loopback.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/transports/test_network_transports.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
-    "tests/transports/test_closing.py::test_two_clocks_that_strike_at_once": ("asyncio", "they are its own"),
+    "tests/transports/test_closing.py::test_two_time_outs_at_once": ("asyncio", "they are its own"),
     "tests/transports/test_library_log.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/transports/test_closing.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/transports/test_surplus.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
@@ -105,8 +105,8 @@ NORMALLY_ON: Final[dict[str, tuple[str, ...]]] = {
     "tests/testing/test_check_transport.py::test_a_broken_transport": ("asyncio",),
     "tests/testing/test_check_transport_finds.py::test_a_broken_transport": ("asyncio",),
     "tests/testing/test_faults_loopback.py::test_the_wrappers_keep_the_promises": ("trio",),
-    "tests/transports/test_fault_server.py::test_a_flood_of_headers_does_not_fill_the_memory": ("uvloop",),
-    "tests/transports/test_fault_server.py::test_what_fills_the_memory_is_found": ("asyncio",),
+    "tests/transports/test_fault_server.py::test_memory_in_a_flood_of_headers": ("uvloop",),
+    "tests/transports/test_fault_server.py::test_a_transport_that_buffers_a_flood_is_found": ("asyncio",),
 }
 
 REQUIRE_ALL: Final = os.environ.get("REQUIRE_ALL", "") not in {"", "0"}

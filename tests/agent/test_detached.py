@@ -1,7 +1,7 @@
-"""Detached runs: begun once, listened to by whoever has the token, and what becomes of them where a connection breaks.
+"""Detached runs: start, attach by a token, reconnect, recovery by the record, and leftovers.
 
-Rule 1: nothing here waits: time is virtual. A pause before coming back is drawn, so a test says between which two.
-Rule 2: servers are scripts, or the toy remote, whose queue loses what real servers lose.
+Rule 1: time is virtual. The backoff before a reconnect has jitter, so a test checks its range.
+Rule 2: servers are scripted, or the toy remote, whose queue loses events as real servers do.
 """
 
 from __future__ import annotations
@@ -83,14 +83,14 @@ HANDLES: Final = st.builds(
 
 @given(HANDLES)
 def test_a_token_is_the_handle(handle: RunHandle) -> None:
-    """A token gives back its handle, and can stand in a URL, a file name, a shell's line."""
+    """A token gives its handle back and is safe in a URL, a file name and a shell command."""
     token = handle.to_token()
     assert RunHandle.from_token(token) == handle
     assert re.fullmatch("[A-Za-z0-9._-]+", token)
 
 
 def token_of(value: Any) -> str:
-    """A token with this in the place of a handle."""
+    """Return a token with this text in place of the handle."""
     return "oxyrun1." + base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
 
 
@@ -106,13 +106,13 @@ def token_of(value: Any) -> str:
     )
 )
 def test_any_text_as_a_token(text: str) -> None:
-    """Any text at all is a handle, or a ConfigurationError."""
+    """Any text as a token is a handle or raises ConfigurationError."""
     with suppress(errors.ConfigurationError):
         assert isinstance(RunHandle.from_token(text), RunHandle)
 
 
-def test_what_is_no_text_is_no_token() -> None:
-    """Nor is what is no text at all."""
+def test_tokens_that_are_no_str() -> None:
+    """A value that is not a str raises ConfigurationError."""
     for odd in (5, None, b"oxyrun1.", RunHandle):
         with pytest.raises(errors.ConfigurationError):
             RunHandle.from_token(cast("Any", odd))
@@ -150,7 +150,7 @@ HOSTILE: Final[dict[str, str]] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_tokens(name: str) -> None:
-    """What is no token, or one of another server's, is a ConfigurationError, and nothing was sent."""
+    """An invalid token, or one of another server, raises ConfigurationError, and nothing is sent."""
     agent = SSEOxyGent(server_url=URL, transport=(transport := FakeTransport({})))
     with pytest.raises(errors.ConfigurationError) as caught:
         agent.attach(HOSTILE[name])
@@ -170,8 +170,8 @@ def test_hostile_tokens(name: str) -> None:
         ("http://localhost:8082", "http://127.0.0.1:8082"),
     ],
 )
-def test_one_server_is_one_server(ours: str, theirs: str) -> None:
-    """Who attaches may have another password than who began, and spell the URL otherwise."""
+def test_a_token_with_another_spelling_of_the_url(ours: str, theirs: str) -> None:
+    """A token is valid for another password and another spelling of the server's URL."""
     agent = SSEOxyGent(server_url=ours, transport=FakeTransport({}))
     assert repr(agent.attach(attrs.evolve(HANDLE, server_url=theirs).to_token())) == "<Run t started>"
 
@@ -186,7 +186,7 @@ UNKNOWN, REJECTED, NOT_SENT = Outcome.UNKNOWN, Outcome.REJECTED, Outcome.NOT_SEN
 
 @attrs.frozen
 class Begun:
-    """How a start ended: a handle, or an error and its outcome; what the server saw; how long it took."""
+    """The handle or the error of a start, its outcome, the requests and the duration."""
 
     what: Any
     outcome: Outcome | None = None
@@ -196,7 +196,7 @@ class Begun:
 
 
 async def begun(replies: Any, *, records: Any = NO_RECORDS, **options: Any) -> Begun:
-    """How a start ends at a server with these replies."""
+    """Start a run at a server with these replies."""
     transport = FakeTransport({"/async/chat": replies, "/view": records})
     options = {"retry": Retry(base=0), **options}
     agent = SSEOxyGent(server_url=URL, transport=transport, **options)
@@ -218,18 +218,18 @@ async def begun(replies: Any, *, records: Any = NO_RECORDS, **options: Any) -> B
 
 
 def envelope(code: Any) -> Reply:
-    """An error inside a 200."""
+    """Return an error envelope in a 200."""
     return Reply.json({"code": code, "message": "no", "data": {}})
 
 
 async def endless() -> str:
-    """A provider of tokens that gives none."""
+    """A token provider that never returns."""
     await anyio.sleep_forever()
     return ""
 
 
 STARTS: Final[dict[str, tuple[Begun, Any, Any, dict[str, Any]]]] = {
-    # name: (how it ends, what the server answers, its records, the agent's options)
+    # name: (the result, the replies, the records, the agent's options)
     "begun": (Begun(RunHandle), OK, NO_RECORDS, {}),
     "429": (Begun(RunHandle, posts=2), [Reply(status=429), OK], NO_RECORDS, {}),
     "429 for ever": (Begun(errors.RateLimitedError, REJECTED, 3), Reply(status=429), DONE, {}),
@@ -289,15 +289,15 @@ STARTS: Final[dict[str, tuple[Begun, Any, Any, dict[str, Any]]]] = {
 
 @pytest.mark.parametrize("name", STARTS)
 async def test_start(name: str) -> None:
-    """A run is begun once: again only where it surely was not; where that is open, the record says whether it was."""
+    """A start is retried only if it was surely not accepted; otherwise the record decides."""
     expected, replies, records, options = STARTS[name]
     found = await begun(replies, records=records, **options)
     assert attrs.evolve(found, seconds=round(found.seconds, 0 if found.seconds > 1 else 2)) == expected
 
 
-async def test_what_start_sends() -> None:
-    """The payload is a run's; nothing secret is in the token."""
-    name = new_id()  # what is in flight is remembered for the whole program
+async def test_the_payload_of_a_start() -> None:
+    """The payload is that of a run, and the token holds no secret."""
+    name = new_id()  # the ids in flight are shared by the whole process
     transport = FakeTransport({"/async/chat": OK})
     agent = SSEOxyGent(
         server_url=f"https://user:{SECRET}@remote.test/base?key={SECRET}",
@@ -328,8 +328,8 @@ async def test_what_start_sends() -> None:
     assert SECRET.encode() not in base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
 
 
-async def test_the_node_that_was_sent_is_the_node_that_is_looked_up() -> None:
-    """A subclass may send another node id; the record knows the run by that one."""
+async def test_a_node_id_of_a_subclass() -> None:
+    """A node id set by a subclass is the one that is looked up in the record."""
 
     class Own(SSEOxyGent):
         def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
@@ -338,8 +338,8 @@ async def test_the_node_that_was_sent_is_the_node_that_is_looked_up() -> None:
     assert (await Own(server_url=URL, transport=FakeTransport({"/async/chat": OK})).start("hi")).node_id == "own"
 
 
-async def test_an_unknown_callee_is_not_begun() -> None:
-    """A callee is looked for as for a run; what takes too long to say ends in time, and nothing was sent."""
+async def test_an_unknown_callee() -> None:
+    """The callee is checked before a start; a check that takes too long ends in time, and nothing is sent."""
     toy = ToyRemote()
     agent = SSEOxyGent(server_url=URL, transport=ASGITransport(toy), callee="nobody")
     with pytest.raises(errors.UnknownCalleeError):
@@ -354,8 +354,8 @@ async def test_an_unknown_callee_is_not_begun() -> None:
     assert caught.value.outcome == NOT_SENT
 
 
-async def test_a_start_that_never_left() -> None:
-    """Called off before anything was sent, it has left nothing at the server: its id is as good as new."""
+async def test_a_start_cancelled_before_it_was_sent() -> None:
+    """A start cancelled before anything was sent frees its trace id."""
 
     async def forever() -> str:
         await anyio.sleep_forever()
@@ -373,11 +373,11 @@ async def test_a_start_that_never_left() -> None:
     assert other != (await agent.start("hi", trace_id=other)).remote_trace_id
 
 
-# ------------------------------------------------------------------------------------------------ Attach, to a script
+# ------------------------------------------------------------------------------------------ Attach to a scripted server
 
 
 class Timed:
-    """A transport that notes when each request was made."""
+    """A transport that records the time of each request."""
 
     def __init__(self, inner: Transport) -> None:
         self.inner = inner
@@ -385,7 +385,7 @@ class Timed:
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
-        """As `Transport.exchange`. Reading that is cancelled is over, as it is with httpx."""
+        """Record the time. A cancelled read ends the stream, as with httpx."""
         self.times.append((request.path.partition("?")[0], anyio.current_time()))
         async with self.inner.exchange(request) as response, aclosing(_brittle(response.chunks)) as chunks:
             yield HTTPResponse(response.status, response.headers, chunks, response.request)
@@ -394,7 +394,7 @@ class Timed:
         """As `Transport.aclose`."""
 
     def at(self, path: str) -> list[float]:
-        """When it was asked."""
+        """Return the times of the requests to this path."""
         return [when for asked, when in self.times if asked == path]
 
 
@@ -405,7 +405,7 @@ async def _brittle(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
 
 @attrs.frozen
 class Heard:
-    """What came of an attachment."""
+    """The result of an attachment."""
 
     what: Any
     told: list[Any]
@@ -418,7 +418,7 @@ class Heard:
 
 
 async def attach(*replies: Any, records: Reply | Iterable[Reply] = NO_RECORDS, **options: Any) -> Heard:
-    """What comes of attaching to a server that answers in this way, one after the other."""
+    """Attach to a server with these replies, one after the other."""
     table = [reply if isinstance(reply, Reply) else Reply(reply) for reply in replies]
     fake = FakeTransport({"/async/trace": _then_forever(table), "/view": records})
     transport = Timed(fake)
@@ -447,14 +447,14 @@ async def attach(*replies: Any, records: Reply | Iterable[Reply] = NO_RECORDS, *
 
 
 def _then_forever(table: Sequence[Reply]) -> Iterable[Reply]:
-    """These replies, the last one for ever."""
+    """Return these replies, the last one repeated."""
     yield from table
     while True:
         yield table[-1]
 
 
 def say(number: int, retry: int | None = None) -> bytes:
-    """A numbered message."""
+    """Return a message with this number as its id."""
     return message({"type": "progress", "content": number}, id=f"id{number}", retry=retry)
 
 
@@ -463,7 +463,7 @@ END: Final = (ANSWER, close())
 STARTED, COMPLETED = Outcome.STARTED, Outcome.COMPLETED
 
 CUTS: Final[dict[str, tuple[list[Any], list[Any]]]] = {
-    # name: (what is told, the connections one after the other)
+    # name: (the events, the connections one after the other)
     "none": ([1, 2, "42"], [(say(1), say(2), *END)]),
     "a clean end": ([1, 2, "42"], [(say(1),), (say(2), *END)]),
     "a reset": ([1, 2, "42"], [(say(1), LOST), (say(2), *END)]),
@@ -490,7 +490,7 @@ CUTS: Final[dict[str, tuple[list[Any], list[Any]]]] = {
 
 @pytest.mark.parametrize("name", CUTS)
 async def test_cuts(name: str) -> None:
-    """After a break the reader comes back, and every event that the server sends is told: equal ones are several."""
+    """After a lost connection the reader reconnects and each event is handed out; equal events are kept."""
     told, connections = CUTS[name]
     heard = await attach(*connections)
     assert heard.what == "42"
@@ -500,7 +500,7 @@ async def test_cuts(name: str) -> None:
 
 
 async def test_a_cut_at_every_byte() -> None:
-    """Wherever a connection breaks, whole events are told; one that was cut is lost, and counted."""
+    """For a cut at any byte, complete events are handed out; an event that was cut is counted as dropped."""
     parts = [progress(1), progress(2), heartbeat(), answer("42")]
     for number, part in enumerate(parts):
         for place in range(1, len(part)):
@@ -512,7 +512,7 @@ async def test_a_cut_at_every_byte() -> None:
 
 
 PAUSES: Final[dict[str, tuple[list[float], list[Any]]]] = {
-    # name: (the longest pauses, the connections)
+    # name: (the longest delays, the connections)
     "by itself": ([1, 2, 4], [(progress(1),), (), Reply(before=LOST), END]),
     "as the stream says": ([3, 6], [(say(1, 3000),), Reply(status=503), END]),
     "an event sets it back": ([3, 6, 3], [(say(1, 3000),), (), (say(2),), END]),
@@ -522,8 +522,8 @@ PAUSES: Final[dict[str, tuple[list[float], list[Any]]]] = {
 
 
 @pytest.mark.parametrize("name", PAUSES)
-async def test_pauses(name: str) -> None:
-    """Before coming back, a reader pauses as long as `retry:` says, or half of it, or between; failures double that."""
+async def test_reconnect_delays(name: str) -> None:
+    """A reconnect waits between half of the delay and all of it; failures double the delay that `retry:` sets."""
     longest, connections = PAUSES[name]
     times = (await attach(*connections)).attached
     pauses = [after - before for before, after in pairwise(times)]
@@ -533,7 +533,7 @@ async def test_pauses(name: str) -> None:
 
 
 QUIET: Final[dict[str, tuple[Heard, list[Any], Any, Timeouts]]] = {
-    # name: (what comes of it, the connections, the records, the clocks)
+    # name: (the result, the connections, the records, the time-outs)
     "done": (Heard("42", [], COMPLETED, [0], [2, 3], 3, recovered=True), [PINGS], DONE, Timeouts()),
     "done, and not a byte": (
         Heard("42", [], COMPLETED, [0], [2, 3], 3, recovered=True),
@@ -568,7 +568,7 @@ QUIET: Final[dict[str, tuple[Heard, list[Any], Any, Timeouts]]] = {
         Timeouts(),
     ),
     "no records": (
-        Heard(errors.IdleTimeoutError, [], STARTED, [0], [2, 600], 600.1),  # what is on its way is taken in
+        Heard(errors.IdleTimeoutError, [], STARTED, [0], [2, 600], 600.1),  # events on their way are taken in
         [PINGS],
         NO_RECORDS,
         Timeouts(),
@@ -602,10 +602,10 @@ QUIET: Final[dict[str, tuple[Heard, list[Any], Any, Timeouts]]] = {
 
 @pytest.mark.parametrize("name", QUIET)
 async def test_a_quiet_stream(name: str) -> None:
-    """Where no event comes, the record is asked after 2 s, 4, 8 ...: it has the answer, or the run is waited for."""
+    """Without events the record is checked after 2 s, 4 s, 8 s, ...: it has the answer, or the run is waited for."""
     expected, connections, records, timeouts = QUIET[name]
     heard = await attach(*connections, records=records, timeouts=timeouts)
-    if name == "never seen":  # each time it is looked at four times: a record may be a moment late
+    if name == "never seen":  # each time it is looked up four times: a record may lag
         assert heard.looked[::4] == pytest.approx([2, 4, 8, 16, 32, 64, 128, 256, 512, 600], abs=4)
         assert 600 <= heard.seconds <= 604
         heard = attrs.evolve(heard, looked=[], seconds=600)
@@ -620,8 +620,8 @@ async def test_a_quiet_stream(name: str) -> None:
         ((600, 606), errors.IncompleteStreamError, NOTHING),
     ],
 )
-async def test_the_end_was_lost_with_the_connection(seconds: tuple[float, float], what: Any, records: Reply) -> None:
-    """What was on its way when a connection broke is gone; the record is asked once there is another one."""
+async def test_a_lost_end(seconds: tuple[float, float], what: Any, records: Reply) -> None:
+    """If the end was lost with a connection, the record is checked after the next connection."""
     heard = await attach((say(1), LOST), PINGS, records=records)
     assert heard.what == what
     assert heard.told == [1]
@@ -629,7 +629,7 @@ async def test_the_end_was_lost_with_the_connection(seconds: tuple[float, float]
 
 
 async def test_connections_that_do_not_last() -> None:
-    """Where every connection ends before 2 s are over, the record is asked all the same."""
+    """If every connection ends within 2 s, the record is checked all the same."""
     heard = await attach((heartbeat(), pause(0.5)), records=DONE)
     assert heard.what == "42"
     assert heard.recovered is True
@@ -637,8 +637,8 @@ async def test_connections_that_do_not_last() -> None:
 
 
 @pytest.mark.parametrize(("what", "records"), [("42", DONE), (errors.RemoteAgentError, FAILED)])
-async def test_the_record_is_there_and_the_stream_is_not(what: Any, records: Reply) -> None:
-    """Where the events are not to be had any more, `idle` asks the record, and it has the end."""
+async def test_a_record_without_a_stream(what: Any, records: Reply) -> None:
+    """If the events are no longer available, the record is checked after `idle` and has the answer."""
     heard = await attach((say(1),), Reply(status=502), records=records)
     assert heard.what == what
     assert heard.told == [1]
@@ -647,8 +647,8 @@ async def test_the_record_is_there_and_the_stream_is_not(what: Any, records: Rep
 
 
 @pytest.mark.parametrize(("looks", "idle"), [(29, 50), (24, 60), (2, 600)])
-async def test_a_connection_is_kept_while_the_record_is_asked(looks: int, idle: float) -> None:
-    """A run that was not detached would be stopped by the loss of its connection: reading goes on beside it."""
+async def test_the_connection_is_kept_during_record_checks(looks: int, idle: float) -> None:
+    """Reading goes on while the record is checked: losing the connection would stop a run that is not detached."""
     steps = (progress(1), *(heartbeat(), pause(15)) * 99, answer("42"), close())
     moving = [record(None, update_time=f"{n}") for n in range(looks)]
     transport = Timed(FakeTransport({"/sse/chat": Reply(steps), "/view": moving}))
@@ -659,7 +659,7 @@ async def test_a_connection_is_kept_while_the_record_is_asked(looks: int, idle: 
 
 
 async def test_a_slow_server_is_waited_for() -> None:
-    """A server that takes its time for the headers is not left for the record's sake."""
+    """A server that is slow with the headers is waited for in spite of a due record check."""
     heard = await attach((say(1),), Reply(END, before=Pause(20)), records=RUNNING)
     assert heard.what == "42"
     assert heard.told == [1, "42"]
@@ -667,7 +667,7 @@ async def test_a_slow_server_is_waited_for() -> None:
 
 
 ENDS: Final[dict[str, tuple[type[errors.OxyError], Any, float, float]]] = {
-    # name: (the error, what coming back meets, within which seconds it is raised)
+    # name: (the error, the replies to the reconnects, the range of seconds until it is raised)
     "401": (errors.AuthenticationError, Reply(status=401), 0, 1),
     "403": (errors.PermissionDeniedError, Reply(status=403), 0, 1),
     "404": (errors.NotFoundError, Reply(status=404), 0, 1),
@@ -680,8 +680,8 @@ ENDS: Final[dict[str, tuple[type[errors.OxyError], Any, float, float]]] = {
 
 
 @pytest.mark.parametrize("name", ENDS)
-async def test_what_ends_it(name: str) -> None:
-    """A refusal is raised at once; where nobody can be reached, `idle` ends it. What was heard is in `partial`."""
+async def test_reconnects_that_fail(name: str) -> None:
+    """A refusal is raised at once; if no server can be reached, `idle` ends the run. `partial` has the events."""
     expected, reply, least, most = ENDS[name]
     heard = await attach((say(1),), reply)
     assert heard.what == expected
@@ -693,7 +693,7 @@ async def test_what_ends_it(name: str) -> None:
 
 
 FIRSTS: Final[dict[str, tuple[Any, Outcome, Any, Any]]] = {
-    # name: (what comes of it, the outcome, what attaching meets at first, the records)
+    # name: (the result, the outcome, the replies to the first attachment, the records)
     "no connection": (errors.ConnectError, STARTED, Reply(before=errors.ConnectError("refused")), DONE),
     "401": (errors.AuthenticationError, STARTED, Reply(status=401), DONE),
     "404": (errors.NotFoundError, STARTED, Reply(status=404), DONE),
@@ -708,7 +708,7 @@ FIRSTS: Final[dict[str, tuple[Any, Outcome, Any, Any]]] = {
 
 @pytest.mark.parametrize("name", FIRSTS)
 async def test_the_first_attachment(name: str) -> None:
-    """The run has begun, so no error says that it has not."""
+    """The run was started, so no error of an attachment has outcome NOT_SENT."""
     expected, outcome, reply, records = FIRSTS[name]
     heard = await attach(reply, records=records, limits=Limits(event_bytes=1000))
     assert heard.what == expected
@@ -726,15 +726,15 @@ async def test_the_first_attachment(name: str) -> None:
     ids=["no records", "at work", "done", "failed"],
 )
 async def test_an_attachment_without_headers(what: Any, records: Reply) -> None:
-    """`idle` counts while the headers of the first attachment are missing, too."""
+    """`idle` counts while the headers of the first attachment are missing."""
     heard = await attach(Reply(before=FOREVER), records=records, timeouts=Timeouts(total=None))
     assert heard.what == what
     assert len(heard.attached) == 1
     assert heard.seconds == 600
 
 
-async def test_a_slot_is_waited_for() -> None:
-    """A limit counts attachments too; who waits in vain has an error that leaves the run's outcome as it is."""
+async def test_concurrency_limit() -> None:
+    """A concurrency limit counts attachments; an error while queued leaves the outcome STARTED."""
     transport = FakeTransport({"/async/trace": Reply((FOREVER,))})
     agent = SSEOxyGent(server_url=URL, transport=transport, policies=(ConcurrencyLimit(1),), timeouts=Timeouts(total=9))
     other = attrs.evolve(HANDLE, trace_id="o", remote_trace_id="o")
@@ -747,7 +747,7 @@ async def test_a_slot_is_waited_for() -> None:
 
 
 async def test_two_readers() -> None:
-    """Two would share the events: the second is told so, and has them when the first has left."""
+    """A second reader is refused while the first is attached, and gets the rest afterwards."""
     transport = FakeTransport({"/async/trace": [Reply((say(1), FOREVER)), Reply(END)]})
     agent, other = (SSEOxyGent(server_url=url, transport=transport) for url in (URL, URL + "/"))
     async with agent.attach(TOKEN) as run:
@@ -760,8 +760,8 @@ async def test_two_readers() -> None:
         assert (await run.final_response()).output == "42"
 
 
-async def test_a_handler_that_raises() -> None:
-    """What the user's code raises ends the attachment, not the run."""
+async def test_a_failing_handler() -> None:
+    """An exception of a user's handler ends the attachment, not the run."""
 
     async def broken(content: Any) -> None:
         raise KeyError(content)
@@ -793,7 +793,7 @@ WAITS: Final[dict[str, tuple[float, Sequence[Any], Any]]] = {
 
 @pytest.mark.parametrize("name", WAITS)
 async def test_cancellation(name: str) -> None:
-    """Whatever it waits for, a reader that is cancelled leaves at once, and nothing of it is left."""
+    """A reader that is cancelled leaves at once wherever it waits, and releases everything."""
     when, connections, records = WAITS[name]
     table = [reply if isinstance(reply, Reply) else Reply(reply) for reply in connections]
     transport = FakeTransport({"/async/trace": _then_forever(table), "/view": records})
@@ -810,8 +810,8 @@ async def test_cancellation(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in WAITS if name != "for headers"])
-async def test_left_by_another_task(name: str) -> None:
-    """Leaving is final, also while another task reads: it gets a ClosedError at once, and nobody attaches again."""
+async def test_leaving_by_another_task(name: str) -> None:
+    """If another task leaves the block, a waiting reader gets ClosedError at once and does not reconnect."""
     when, connections, records = WAITS[name]
     table = [reply if isinstance(reply, Reply) else Reply(reply) for reply in connections]
     transport = FakeTransport({"/async/trace": _then_forever(table), "/view": records})
@@ -834,7 +834,7 @@ async def test_left_by_another_task(name: str) -> None:
     assert run.outcome == STARTED
 
 
-# ----------------------------------------------------------------------------------------- Attach, to the toy remote
+# --------------------------------------------------------------------------------------------- Attach to the toy remote
 
 SCRIPT: Final = Script(
     [
@@ -850,7 +850,7 @@ SCRIPT: Final = Script(
 
 
 class Listening:
-    """An agent, and what it heard: the messages that go on to the caller's program."""
+    """An agent, and the messages it forwarded."""
 
     def __init__(self, toy: ToyRemote | Transport, **options: Any) -> None:
         transport = ASGITransport(toy) if isinstance(toy, ToyRemote) else toy
@@ -868,7 +868,7 @@ class Listening:
 
 
 def steady(events: Iterable[Any]) -> list[Any]:
-    """Messages without the ids that a remote draws anew for each run."""
+    """Return the messages without the ids that are new for each run."""
     drawn = ("node_id", "copied_node_id", "request_id")
     return [
         {
@@ -882,8 +882,8 @@ def steady(events: Iterable[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("share", [True, False])
-async def test_as_a_run(share: bool) -> None:
-    """From start to answer, in another program than the one that began: what a direct run forwards, stacks and all."""
+async def test_a_detached_run_forwards_like_a_direct_one(share: bool) -> None:
+    """A run started in one program and read in another forwards the same as a direct run, stacks included."""
     toy = ToyRemote(default=SCRIPT)
     request = OxyRequest(
         arguments={"query": "?"}, caller="local_master", call_stack=["user", "local_master"], current_trace_id="mine"
@@ -894,7 +894,7 @@ async def test_as_a_run(share: bool) -> None:
         output = run.response.output
     token = (await Listening(toy, is_share_call_stack=share, name="abroad").agent.start(request)).to_token()
     await anyio.sleep(2)
-    # Neither its name nor what it shares is in the other program's configuration: all is in the token.
+    # Neither the name nor the shared data is in the other program's configuration: both are in the token.
     later = Listening(toy)
     sent: list[Any] = []
     mine = OxyRequest()
@@ -902,7 +902,7 @@ async def test_as_a_run(share: bool) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    mine.__dict__["send_message"] = send  # as programs do, and type checkers do not like
+    mine.__dict__["send_message"] = send  # as programs do, though type checkers reject it
     async with later.agent.attach(token, request=mine) as run:
         again = [event async for event in run]
     assert later.forwarded == sent
@@ -916,8 +916,8 @@ async def test_as_a_run(share: bool) -> None:
     assert {"trace_id": "mine", "remote_trace_id": run.remote_trace_id} == run.response.extra
 
 
-async def test_two_runs_of_one_name() -> None:
-    """Two starts with one trace id are two runs: the token knows which, and the caller's word is on all it hears."""
+async def test_two_runs_with_one_trace_id() -> None:
+    """Two starts with one trace id are two runs; a token refers to one of them, and its events have the caller's id."""
     toy, name = ToyRemote(default=SCRIPT), new_id()
     first, second = [await Listening(toy).agent.start("?", trace_id=name) for _ in range(2)]
     assert first.trace_id == name
@@ -937,8 +937,8 @@ async def test_two_runs_of_one_name() -> None:
         assert [name] * 2 == named
 
 
-async def test_leaving_and_coming_back() -> None:
-    """Leaving the block, or being cancelled in it, leaves the run at work; the next reader goes on where it was."""
+async def test_leaving_and_attaching_again() -> None:
+    """A run goes on after its reader left or was cancelled, and the next reader continues where it was."""
     toy = ToyRemote(default=SCRIPT)
     agent = Listening(toy).agent
     token = (await agent.start("?")).to_token()
@@ -962,25 +962,25 @@ async def test_leaving_and_coming_back() -> None:
 
 
 LEFT_BY: Final[dict[str, Callable[[Run], Awaitable[None]]]] = {}
-"""How a reader that holds an event leaves."""
+"""Ways to leave for a reader that holds an event."""
 
 
 def leaving(leave: Callable[[Run], Awaitable[None]]) -> Callable[[Run], Awaitable[None]]:
-    """Put it into the table."""
+    """Add it to the table."""
     LEFT_BY[leave.__name__] = leave
     return leave
 
 
 @leaving
 async def by_break(run: Run) -> None:
-    """The block is left."""
+    """Leave the block by `break`."""
     async with run:
         await anext(run)
 
 
 @leaving
 async def by_an_error(run: Run) -> None:
-    """An exception of the user's own leaves it."""
+    """Leave by an exception of the user's own."""
     with pytest.raises(ZeroDivisionError):
         async with run:
             raise ZeroDivisionError(await anext(run))
@@ -988,7 +988,7 @@ async def by_an_error(run: Run) -> None:
 
 @leaving
 async def by_cancellation(run: Run) -> None:
-    """The task is cancelled while it holds the event."""
+    """Cancel the task while it holds the event."""
     with anyio.move_on_after(1):
         async with run:
             await anext(run)
@@ -997,7 +997,7 @@ async def by_cancellation(run: Run) -> None:
 
 @leaving
 async def by_total(run: Run) -> None:
-    """The time for all is over."""
+    """Let `total` expire."""
     with pytest.raises(errors.DeadlineExceededError):
         async with run:
             await anext(run)
@@ -1007,7 +1007,7 @@ async def by_total(run: Run) -> None:
 
 @leaving
 async def by_another_task(run: Run) -> None:
-    """The block is another task's, which leaves it before the reader asks again."""
+    """Leave the block in another task before the reader reads again."""
     async with run, anyio.create_task_group() as tasks:
         tasks.start_soon(anext, run)
     with pytest.raises(errors.ClosedError):
@@ -1024,8 +1024,8 @@ PIECES: Final[dict[str, tuple[Any, ...]]] = {
 
 @pytest.mark.parametrize("pieces", PIECES)
 @pytest.mark.parametrize("leave", LEFT_BY)
-async def test_what_was_received_is_kept(leave: str, pieces: str) -> None:
-    """What a reader received and did not hand out is handed out by the next one, first, in its order, and once."""
+async def test_leftovers_of_a_reader(leave: str, pieces: str) -> None:
+    """Events that a reader received and did not hand out are handed out first by the next one, in order and once."""
     steps = PIECES[pieces]
     transport = FakeTransport({"/async/trace": [Reply(steps), Reply((close(),))], "/view": NO_RECORDS})
     agent, other = (SSEOxyGent(server_url=url, transport=transport) for url in (URL, f"{URL}:443/"))
@@ -1039,13 +1039,13 @@ async def test_what_was_received_is_kept(leave: str, pieces: str) -> None:
     assert again.response.output == "42"
     assert run.partial.dropped == 0
     assert again.partial.dropped == 0
-    # Where the end was received, nothing is asked for.
+    # if the end was received, no request follows
     attached = [request.path for request in transport.requests]
     assert attached == ["/async/trace"] * (2 if pieces == "without its end" else 1)
 
 
-async def test_the_end_alone_is_kept() -> None:
-    """Where the answer was handed out and the end was not, the record has the output; nothing is attached to again."""
+async def test_only_the_end_is_left() -> None:
+    """If only the end was not handed out, the record has the output and no attachment follows."""
     transport = FakeTransport({"/async/trace": [Reply((ANSWER + close(), FOREVER))], "/view": DONE})
     agent = SSEOxyGent(server_url=URL, transport=transport)
     async with agent.attach(TOKEN) as run:
@@ -1055,8 +1055,8 @@ async def test_the_end_alone_is_kept() -> None:
     assert [request.path.partition("?")[0] for request in transport.requests] == ["/async/trace", "/view"]
 
 
-async def test_a_part_of_an_event_is_lost() -> None:
-    """Half an event cannot be kept: it is counted, for the reader that left and for the next one."""
+async def test_half_an_event_is_dropped() -> None:
+    """Half an event is not kept: it is counted as dropped, for both readers."""
     transport = FakeTransport({"/async/trace": [Reply((say(1) + say(2) + say(3)[:30], FOREVER)), Reply(END)]})
     agent = SSEOxyGent(server_url=URL, transport=transport)
     async with agent.attach(TOKEN) as left:
@@ -1067,8 +1067,8 @@ async def test_a_part_of_an_event_is_lost() -> None:
     assert run.partial.dropped == 1
 
 
-async def test_what_is_kept_is_of_one_run() -> None:
-    """Neither another run of the server nor the run of that id at another server gets it."""
+async def test_leftovers_belong_to_one_run() -> None:
+    """Leftovers are not handed out to another run of the server, or to the same id at another server."""
     transport = FakeTransport({"/async/trace": [Reply((say(1) + say(2), FOREVER)), *[Reply(END)] * 2]})
     agent = SSEOxyGent(server_url=URL, transport=transport)
     async with agent.attach(TOKEN) as run:
@@ -1082,8 +1082,8 @@ async def test_what_is_kept_is_of_one_run() -> None:
         assert (await anext(run)).content == 2
 
 
-async def test_no_connection_when_the_kept_ones_are_out() -> None:
-    """What was kept is handed out though the server is gone; then the error is that of a first attachment."""
+async def test_no_connection_after_the_leftovers() -> None:
+    """Leftovers are handed out even if the server is gone; then the error is that of a first attachment."""
     gone = Reply(before=errors.ConnectError("refused"))
     transport = FakeTransport({"/async/trace": [Reply((say(1) + say(2), FOREVER)), gone, Reply(before=FOREVER)]})
     agent = SSEOxyGent(server_url=URL, transport=transport, retry=Retry(attempts=1), timeouts=Timeouts(total=9))
@@ -1111,8 +1111,8 @@ async def test_no_connection_when_the_kept_ones_are_out() -> None:
     ],
     ids=["records", "no records", "total"],
 )
-async def test_no_headers_when_the_kept_ones_are_out(what: Any, records: Reply, total: float | None) -> None:
-    """Likewise where the server does not answer: `idle` asks the record, and `total` bounds that, too."""
+async def test_no_headers_after_the_leftovers(what: Any, records: Reply, total: float | None) -> None:
+    """If the server does not answer after the leftovers, the record is checked after `idle`, bounded by `total`."""
     replies = [Reply((say(1) + say(2), FOREVER)), Reply(before=FOREVER)]
     transport = FakeTransport({"/async/trace": replies, "/view": records})
     agent = SSEOxyGent(server_url=URL, transport=transport, timeouts=Timeouts(total=total))
@@ -1124,8 +1124,8 @@ async def test_no_headers_when_the_kept_ones_are_out(what: Any, records: Reply, 
             assert (await run.final_response()).output == what
 
 
-async def test_a_handler_had_its_event() -> None:
-    """The event whose handler failed was handed out; those behind it are kept."""
+async def test_an_event_whose_handler_failed() -> None:
+    """An event whose handler failed was handed out; the events behind it are kept."""
 
     async def picky(content: Any) -> None:
         if content == 2:
@@ -1143,7 +1143,7 @@ async def test_a_handler_had_its_event() -> None:
 
 
 def test_the_loop_of_a_reader_is_closed() -> None:
-    """What a reader had received whose event loop was closed is kept, too."""
+    """The events of a reader whose event loop was closed are kept."""
     transport = FakeTransport({"/async/trace": [Reply((say(1) + say(2), FOREVER)), Reply(END)]})
     agent = SSEOxyGent(server_url=URL, transport=transport)
 
@@ -1165,7 +1165,7 @@ def test_the_loop_of_a_reader_is_closed() -> None:
 
 
 async def test_an_endless_stream_is_left() -> None:
-    """A server that never pauses does not keep its reader: what is taken in has an end."""
+    """Leaving an endless stream stops reading after a limit."""
     flood = say(1) * 4000
     transport = FakeTransport({"/async/trace": Reply((flood,) * 1000)})
     agent = SSEOxyGent(server_url=URL, transport=transport)
@@ -1175,7 +1175,7 @@ async def test_an_endless_stream_is_left() -> None:
 
 
 class Cutting:
-    """A transport that breaks off each stream after so many pieces, the last of which it takes along."""
+    """A transport that cuts each stream after so many chunks and drops the last of them."""
 
     def __init__(self, inner: Transport, pieces: Callable[[], float]) -> None:
         self.inner = inner
@@ -1202,8 +1202,8 @@ class Cutting:
 
 
 @pytest.mark.parametrize("pieces", range(12))
-async def test_the_answer_comes_however_often_it_is_cut(pieces: int) -> None:
-    """What a dead connection took is lost, the end too; the record then has the answer, and the agent ran once."""
+async def test_many_cuts(pieces: int) -> None:
+    """However often the stream is cut, the record has the answer and the agent ran once."""
     toy = ToyRemote(default=SCRIPT)
     agent = Listening(Cutting(ASGITransport(toy), lambda: pieces)).agent
     token = (await agent.start("?")).to_token()
@@ -1216,7 +1216,7 @@ async def test_the_answer_comes_however_often_it_is_cut(pieces: int) -> None:
 
 
 async def test_without_records() -> None:
-    """Where the end was lost and there are no records, it is an error with what was seen."""
+    """If the end was lost and there are no records, an error is raised with the events so far."""
     toy = ToyRemote(default=SCRIPT, records=False)
     cuts = iter([10.0])
     agent = Listening(Cutting(ASGITransport(toy), lambda: next(cuts, float("inf")))).agent
@@ -1245,8 +1245,8 @@ ELSEWHERE: Final[dict[str, tuple[Any, Script, dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
-async def test_what_holds_for_runs_holds_here(name: str) -> None:
-    """States, detectors and answers are those of a run that was listened to from its beginning."""
+async def test_states_of_detached_runs(name: str) -> None:
+    """States, failure detectors and answers work as for a run that was streamed from its start."""
     expected, script, options = ELSEWHERE[name]
     agent = Listening(ToyRemote(default=script), **options).agent
     token = (await agent.start("?")).to_token()
@@ -1259,7 +1259,7 @@ async def test_what_holds_for_runs_holds_here(name: str) -> None:
 
 
 async def test_an_unknown_run() -> None:
-    """A token of a run that the server does not know (any more) is waited for until `idle`, and the error says so."""
+    """A run that the server does not know is waited for until `idle`, and the error names it."""
     agent = Listening(ToyRemote()).agent
     with pytest.raises(errors.IdleTimeoutError, match="no record of the run") as caught:
         async with agent.attach(TOKEN) as run:
@@ -1267,8 +1267,8 @@ async def test_an_unknown_run() -> None:
     assert caught.value.outcome is STARTED
 
 
-async def test_feedback_while_it_runs() -> None:
-    """An agent that asks the human is answered by the caller's word for the run."""
+async def test_feedback_to_a_detached_run() -> None:
+    """Feedback to a detached run goes by the caller's trace id."""
     toy, name = ToyRemote(default=SCRIPT), new_id()
     agent = Listening(toy).agent
     handles = [await agent.start("?", trace_id=name) for _ in range(2)]

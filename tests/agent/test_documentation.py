@@ -1,11 +1,11 @@
-"""Every code block of the OxyGent `SSEOxyGent` documentation runs, and what one sees of it is what it says.
+"""The code blocks of the OxyGent `SSEOxyGent` documentation run and have their documented effects.
 
-Rule 1: an effect is a function of the base class that the block's classes are made of; it asserts what a user sees:
-    what is printed and shown, what the server was sent, what comes back, how often it was asked.
-Rule 2: a block that cannot run as it stands is in the harness's EXCEPTIONS, and its effect shows that it cannot, and
-    the way that works.
+Rule 1: an effect is a function of the base class of the block's classes; it asserts what a user observes: the output,
+    the requests, the results and the number of attempts.
+Rule 2: a block that cannot run unchanged is in the harness's EXCEPTIONS; its effect shows that it fails, and the
+    way that works.
 Rule 3: a mutant of the base that ignores a hook fails the effects that its row names, and no other.
-Rule 4: the documentation's own bodies of `init` and `_execute`, pasted into a `RemoteAgent`, do as ours do.
+Rule 4: the documentation's own `init` and `_execute`, as methods of a `RemoteAgent`, behave as ours do.
 """
 
 from __future__ import annotations
@@ -64,26 +64,26 @@ if TYPE_CHECKING:
 
 NO_PYTHON: Final = {block for block, (raised, _) in EXCEPTIONS.items() if raised is SyntaxError}
 DIAGRAM: Final = "flow"
-"""The one block that is a drawing."""
+"""The block that is a drawing, not code."""
 
 MEMBERS: Final = ["flight_agent", "hotel_agent", "price_history", "add_up"]
 """Below the master of the toy remote."""
 
 
 def program(base: type[SSEOxyGent], *sites: tuple[str, ToyRemote | Transport], **names: Any) -> Program:
-    """A program whose agents find these at their URLs."""
+    """Return a program whose agents reach these remotes at their URLs."""
     there = {url: ASGITransport(site) if isinstance(site, ToyRemote) else site for url, site in sites}
     return Program(there, base, names)
 
 
 def refused(times: int, then: tuple[bytes, ...] = (answer("42"), close())) -> FakeTransport:
-    """A server to which the first connections cannot be made."""
+    """Return a server that refuses its first connections."""
     refusals = [Reply(before=errors.ConnectError("no connection")) for _ in range(times)]
     return FakeTransport({"/sse/chat": itertools.chain(refusals, itertools.repeat(Reply(then)))})
 
 
 def names_of(members: list[dict[str, Any]]) -> list[str]:
-    """The names of an organization's members."""
+    """Return the names of an organization's members."""
     return [member["name"] for member in members]
 
 
@@ -91,7 +91,7 @@ EFFECTS: Final[dict[str, Callable[[type[SSEOxyGent], str], Awaitable[None]]]] = 
 
 
 def effect(*blocks: str) -> Callable[[Any], Any]:
-    """The function below shows what these blocks do."""
+    """Register the function below as the effect of these blocks."""
 
     def noted(function: Any) -> Any:
         for block in blocks:
@@ -101,19 +101,19 @@ def effect(*blocks: str) -> Callable[[Any], Any]:
     return noted
 
 
-# ---------------------------------------------------------------------------------------------------- Making and asking
+# ----------------------------------------------------------------------------------------------- Construction and calls
 
 
 @effect("class_line")
 async def class_line(base: type[SSEOxyGent], block: str) -> None:
-    """What the line says of the class is so: it is a `RemoteAgent`."""
+    """As the line states, the class is a `RemoteAgent`."""
     assert BLOCKS[block] == "class SSEOxyGent(RemoteAgent)\n"
     assert issubclass(base, RemoteAgent)
 
 
 @effect("flow")
 async def flow(base: type[SSEOxyGent], block: str) -> None:
-    """A run is the one request of the drawing, and its events come back."""
+    """A run is the one request of the drawing, and its events are received."""
     made = program(base, ("http://remote.test", remote := toy()))
     agent = made.agent_class(server_url="http://remote.test")
     await made.execute(agent)
@@ -126,7 +126,7 @@ async def flow(base: type[SSEOxyGent], block: str) -> None:
 
 @effect("basic")
 async def basic(base: type[SSEOxyGent], block: str) -> None:
-    """The remote is given both arguments and the caller's stack, its steps are shown, and its answer comes back."""
+    """The remote gets both arguments and the caller's stack; its steps are shown and its answer is returned."""
     made = program(base, ("https://remote-oxygent.example.com", remote := toy(output="up")))
     response = (await made.run(block))["response"]
     (run,) = remote.runs
@@ -143,7 +143,7 @@ async def basic(base: type[SSEOxyGent], block: str) -> None:
 
 @effect("multi_service")
 async def multi_service(base: type[SSEOxyGent], block: str) -> None:
-    """The members of the remote are printed; it sees a plain user, and its steps are shown under the caller's stack."""
+    """The members of the remote are printed; it gets a plain user, and its steps are shown under the caller's stack."""
     made = program(base, ("https://enterprise-ai.company.com", remote := toy(output="done")))
     left = await made.run(block)
     (line,) = made.printed
@@ -166,7 +166,7 @@ async def multi_service(base: type[SSEOxyGent], block: str) -> None:
 
 @effect("class_definition")
 async def class_definition(base: type[SSEOxyGent], block: str) -> None:
-    """The agent is what it was given, and reaches its URL."""
+    """The agent has the given settings and reaches its URL."""
     made = program(base, ("https://remote-oxygent.example.com", toy()))
     agent = (await made.run(block))["sse_agent"]
     assert agent.name == "remote_assistant"
@@ -176,7 +176,7 @@ async def class_definition(base: type[SSEOxyGent], block: str) -> None:
 
 @effect("init_call", "practice_init")
 async def init_call(base: type[SSEOxyGent], block: str) -> None:
-    """`init` fetches what the comments say, and the agent knows the remote's capabilities then."""
+    """`init` fetches the documents that the comments name, so that the agent knows the remote's capabilities."""
     made = program(base, ("http://remote.test", toy()))
     agent = made.names["sse_agent"] = made.agent_class(server_url="http://remote.test")
     assert agent.get_org() == []
@@ -189,7 +189,7 @@ async def init_call(base: type[SSEOxyGent], block: str) -> None:
 
 @effect("remote_communication")
 async def remote_communication(base: type[SSEOxyGent], block: str) -> None:
-    """The organization is there, and requests are streamed as to any other agent."""
+    """The organization is known, and requests are streamed as to any other agent."""
     made = program(base, ("https://oxygent-instance.company.com", toy()))
     agent = (await made.run(block))["remote_assistant"]
     assert names_of(agent.get_org()) == MEMBERS
@@ -199,7 +199,7 @@ async def remote_communication(base: type[SSEOxyGent], block: str) -> None:
 
 @effect("multi_instance")
 async def multi_instance(base: type[SSEOxyGent], block: str) -> None:
-    """Two remotes are told apart by their names, and each answers for itself."""
+    """Two remotes have their own names and answers."""
     sites = [(f"https://{name}.company.com", toy(output=name)) for name in ("analytics", "research")]
     made = program(base, *sites)
     left = await made.run(block)
@@ -216,7 +216,7 @@ async def multi_instance(base: type[SSEOxyGent], block: str) -> None:
 
 @effect("load_balancing")
 async def load_balancing(base: type[SSEOxyGent], block: str) -> None:
-    """Made with its argument, the cluster leaves out who cannot be reached, and takes turns among the others."""
+    """With its argument, the cluster leaves out an unreachable replica and balances the load over the others."""
     urls = [f"https://node{number}.oxygent.com" for number in (1, 2, 3)]
     made = program(base, (urls[0], toy(output="one")), (urls[2], toy(output="three")))
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'server_urls'"):
@@ -239,7 +239,7 @@ async def load_balancing(base: type[SSEOxyGent], block: str) -> None:
 
 @effect("environments")
 async def environments(base: type[SSEOxyGent], block: str) -> None:
-    """An environment is a server and a way to share the stack; one that is unknown is refused."""
+    """An environment has a server and a way to share the stack; an unknown one is refused."""
     remotes = {url: toy() for url in ("http://localhost:8000", "https://oxygent.company.com")}
     made = program(base, *remotes.items())
     left = await made.run(block)
@@ -254,12 +254,12 @@ async def environments(base: type[SSEOxyGent], block: str) -> None:
         left["ConfigurableSSEAgent"](environment="moon")
 
 
-# ------------------------------------------------------------------------------------------------------------- Watching
+# -------------------------------------------------------------------------------------------------- Events and progress
 
 
 @effect("progress_monitoring")
 async def progress_monitoring(base: type[SSEOxyGent], block: str) -> None:
-    """The four texts are printed, each step is forwarded all the same, and the request is as it was."""
+    """The four texts are printed, each step is forwarded, and the request is unchanged."""
     made = program(base, ("https://slow-processing.example.com", toy()))
     agent = (await made.run(block))["progress_agent"]
     assert (await made.execute(agent)).output == "42"
@@ -274,7 +274,7 @@ async def progress_monitoring(base: type[SSEOxyGent], block: str) -> None:
 
 @effect("custom_events")
 async def custom_events(base: type[SSEOxyGent], block: str) -> None:
-    """The handlers that the class assigns are called with the contents, and nothing is kept from the front end."""
+    """The handlers that the class assigns get the contents, and all messages are forwarded."""
     said = {
         "custom_event": {"id": 7},
         "progress_update": {"progress": 45, "status": "working"},
@@ -289,7 +289,7 @@ async def custom_events(base: type[SSEOxyGent], block: str) -> None:
 
 @effect("event_filtering")
 async def event_filtering(base: type[SSEOxyGent], block: str) -> None:
-    """The filter keeps messages back, and the custom hook turns progress into a message of its own and logs errors."""
+    """The filter keeps messages back; the custom hook turns progress into its own message and logs errors."""
     remote = toy(*STEPS, Say({"type": "error", "content": "disk full"}), Say({"type": "secret", "content": 1}))
     made = program(base, ("http://remote.test", remote))
     logged: list[str] = []
@@ -315,7 +315,7 @@ async def event_filtering(base: type[SSEOxyGent], block: str) -> None:
 
 @effect("event_processing")
 async def event_processing(base: type[SSEOxyGent], block: str) -> None:
-    """The block, given a stream, calls the two hooks and finds the answer; our runs call the same in the same order."""
+    """With a stream, the block calls the two hooks and finds the answer; our runs call the same in the same order."""
     steps = (tool_call("search"), observation("search", 3), answer("first"), tool_call("add"), answer("42"))
     made = program(base, ("http://remote.test", FakeTransport.script(*steps, close())))
     heard: list[tuple[str, str]] = []
@@ -339,7 +339,7 @@ async def event_processing(base: type[SSEOxyGent], block: str) -> None:
 
 
 MESSAGES: Final[dict[str, tuple[type[Any], bool]]] = {
-    # block: (the event that it is, whether it is forwarded)
+    # block: (its event, whether it is forwarded)
     "message_answer": (Answer, False),
     "message_tool_call": (ToolCall, True),
     "message_observation": (Observation, True),
@@ -349,7 +349,7 @@ MESSAGES: Final[dict[str, tuple[type[Any], bool]]] = {
 
 @effect(*MESSAGES)
 async def messages(base: type[SSEOxyGent], block: str) -> None:
-    """The message, as a remote sends it, is the event of its kind, and goes on as it is unless it is the answer."""
+    """The message of a remote becomes its event, and is forwarded unchanged unless it is the answer."""
     kind, is_forwarded = MESSAGES[block]
     said = ast.literal_eval(BLOCKS[block])
     site = FakeTransport.script(message(said), answer("Final response content"), close())
@@ -365,7 +365,7 @@ async def messages(base: type[SSEOxyGent], block: str) -> None:
 
 @effect("filtering", "forwarding")
 async def filtering(base: type[SSEOxyGent], block: str) -> None:
-    """In the loop that it is taken from, the block forwards what we forward, and with the same stacks."""
+    """In the loop it is taken from, the block forwards what our runs forward, with the same stacks."""
     source = pasted("async def step(self, oxy_request, data):\n    for _ in [data]:", block, depth=2)
     sent = [
         tool_call("master", caller="user"),
@@ -388,12 +388,12 @@ async def filtering(base: type[SSEOxyGent], block: str) -> None:
         assert [each["content"]["call_stack"] for each in made.heard] == [stack, stack]
 
 
-# --------------------------------------------------------------------------------------------------------- What is sent
+# ------------------------------------------------------------------------------------------------- Payloads and headers
 
 
 @effect("stack_shared", "stack_independent", "practice_stacks")
 async def stacks(base: type[SSEOxyGent], block: str) -> None:
-    """What the comments say the remote receives is what it receives, and what they say of its messages is so."""
+    """The remote gets the stack that the comments state, and its messages have the stack that they state."""
     assert ast.parse(BLOCKS[block]).body == []
     for is_shared in (True, False):
         made = program(base, ("http://remote.test", remote := toy()))
@@ -415,13 +415,13 @@ async def stacks(base: type[SSEOxyGent], block: str) -> None:
 
 @effect("call_stack")
 async def call_stack(base: type[SSEOxyGent], block: str) -> None:
-    """The class's own payload is what is sent, and stacks are rewritten exactly where it told the remote of none."""
+    """The class's own payload is sent; stacks are rewritten exactly if the payload had none."""
     made = program(base, ("http://remote.test", remote := toy()))
     agent = (await made.run(block))["CallStackAwareSSEAgent"](server_url="http://remote.test", name="me")
     cases: list[tuple[str, bool, list[str] | None]] = [
-        # (the strategy, whether the stack is shared, what of it the remote receives)
+        # (the strategy, whether the stack is shared, the part of it that the remote gets)
         ("partial", True, LOCAL),
-        ("partial", False, [*LOCAL, "me"]),  # not what ours would do: the class is asked
+        ("partial", False, [*LOCAL, "me"]),  # the class's own payload, not ours
         ("full", True, [*LOCAL, "me"]),
         ("none", True, None),
     ]
@@ -440,7 +440,7 @@ async def call_stack(base: type[SSEOxyGent], block: str) -> None:
 
 @effect("authenticated")
 async def authenticated(base: type[SSEOxyGent], block: str) -> None:
-    """As it stands the class sends none of its headers, as its comment says; `prepare_headers` is where they go."""
+    """Unchanged, the class sends none of its headers, as its comment states; with `prepare_headers` it does."""
     url = "https://remote.example.com"
     made = program(base, (url, remote := toy()))
     as_it_stands = (await made.run(block))["AuthenticatedSSEAgent"]
@@ -461,7 +461,7 @@ async def authenticated(base: type[SSEOxyGent], block: str) -> None:
 
 @effect("secure")
 async def secure(base: type[SSEOxyGent], block: str) -> None:
-    """Anything but https is refused when the agent is made."""
+    """Only https is accepted at construction."""
     made = program(base, ("https://remote.example.com", toy()))
     cls = (await made.run(block))["SecureSSEAgent"]
     for wrong in ({"server_url": "http://remote.example.com"}, {}):
@@ -472,7 +472,7 @@ async def secure(base: type[SSEOxyGent], block: str) -> None:
 
 @effect("practice_https")
 async def practice_https(base: type[SSEOxyGent], block: str) -> None:
-    """The one is preferred, the other for development: `https_only` takes the first and refuses the second."""
+    """`https_only` accepts the preferred URL and refuses the one for development."""
     urls = [ast.literal_eval(each.value) for each in ast.parse(BLOCKS[block]).body if isinstance(each, ast.Assign)]
     left = await program(base).run(block)
     preferred, local = urls
@@ -483,11 +483,11 @@ async def practice_https(base: type[SSEOxyGent], block: str) -> None:
     assert base(server_url=local, https_only=True, plaintext_hosts={"localhost"}).server_url == local
 
 
-# -------------------------------------------------------------------------------------------------------- When it fails
+# ------------------------------------------------------------------------------------------------- Failures and retries
 
 
 RESILIENT: Final = {
-    # block: (its waits, what it says in the end)
+    # block: (its delays, its last text)
     "resilient_short": ([5.0, 5.0, 5.0], "SSE connection failed after 3 attempts: no connection"),
     "resilient_long": ([2.0, 4.0, 8.0], "Failed to connect to remote system after 3 attempts: no connection"),
 }
@@ -495,8 +495,8 @@ RESILIENT: Final = {
 
 @effect(*RESILIENT)
 async def resilient(base: type[SSEOxyGent], block: str) -> None:
-    """A refused connection is tried again after the waits of the class, and after the last there is its text."""
-    once: Any = Retry(attempts=1)  # the class's own loop is all that tries again
+    """A refused connection is retried after the delays of the class; after the last retry its text is printed."""
+    once: Any = Retry(attempts=1)  # only the class's own loop retries
     waits, gave_up = RESILIENT[block]
     for failures in (0, 2, 3, 9):
         site = refused(failures)
@@ -523,7 +523,7 @@ async def resilient(base: type[SSEOxyGent], block: str) -> None:
 
 @effect("practice_failures")
 async def practice_failures(base: type[SSEOxyGent], block: str) -> None:
-    """With a body the fallback is reached by `ask`; `execute` never raises for it, and answers FAILED."""
+    """With a body the fallback is reached by `ask`; `execute` returns FAILED instead of raising."""
     completed = BLOCKS[block] + "    print('fallback')\n"
     for source, printed in ((completed, []), (completed.replace(".execute(", ".ask("), ["fallback"])):
         made = program(base)
@@ -537,7 +537,7 @@ async def practice_failures(base: type[SSEOxyGent], block: str) -> None:
 
 @effect("monitored", "practice_monitoring")
 async def monitored(base: type[SSEOxyGent], block: str) -> None:
-    """The last line fails before a first call; after one that went well and one that failed it prints what it says."""
+    """The last line fails before a first call; after a success and a failure it prints the statistics."""
     url = "https://remote.example.com"
     site = FakeTransport({"/sse/chat": [Reply((answer("42"), close())), Reply((progress_only(),))]})
     made = program(base, (url, site))
@@ -551,7 +551,7 @@ async def monitored(base: type[SSEOxyGent], block: str) -> None:
     assert made.printed == ["Success rate: 50.0%"]
     stats = agent.get_connection_stats()
     assert tuple(stats[f"{kind}_requests"] for kind in ("total", "successful", "failed")) == (2, 1, 1)
-    own = agent.stats()  # what needs no class: "success rates, response times, and error patterns"
+    own = agent.stats()  # needs no class: "success rates, response times, and error patterns"
     assert own.runs == 2
     assert own.successes == 1
     assert dict(own.failures) == {"IncompleteStreamError": 1}
@@ -560,11 +560,11 @@ async def monitored(base: type[SSEOxyGent], block: str) -> None:
 
 
 def progress_only() -> bytes:
-    """A stream that is cut after one message."""
+    """Return a stream that is cut after one message."""
     return message({"type": "progress", "content": 1})
 
 
-# ----------------------------------------------------------------------------------------------- The blocks as they are
+# ----------------------------------------------------------------------------------------------------------- The blocks
 
 
 ELSEWHERE: Final = {
@@ -572,16 +572,16 @@ ELSEWHERE: Final = {
     "execute": "test_the_documented_execute",
     "error_recovery": "tests/agent/test_documentation_sockets.py",
 }
-"""Blocks whose effect is no function of our base class."""
+"""Blocks whose effect needs no base class."""
 
 
 def suffix(block: str) -> str:
-    """What the name of a block's file ends in: it says whether the block is Python on its own."""
+    """Return the suffix of a block's file: `.py` if the block is valid Python on its own."""
     return ".txt" if block in NO_PYTHON else ".py"
 
 
-def test_the_blocks_are_whole() -> None:
-    """Each block is as it was copied from the documentation, in a file of its own, and each has its effect."""
+def test_each_block_has_a_file_and_an_effect() -> None:
+    """Each block has its file, as copied from the documentation, and its effect."""
     files = {(path.parent.name, path.stem, path.suffix) for path in FILES}
     assert {(each["document"], each["name"], suffix(each["name"])) for each in INDEX} == files
     assert len(FILES) == len(BLOCKS)
@@ -592,20 +592,20 @@ def test_the_blocks_are_whole() -> None:
 
 @pytest.mark.parametrize("block", EFFECTS)
 async def test_effects(block: str) -> None:
-    """A block does what its effect says."""
+    """A block has its effect."""
     await EFFECTS[block](SSEOxyGent, block)
 
 
 def runs(block: str) -> str:
-    """How a block runs: as the table of the docs says it."""
+    """Return how a block runs, as in the table of the docs."""
     if block in EXCEPTIONS:
         return "a drawing" if block == DIAGRAM else "exception"
     return "with the header" if needs(block) else "unchanged"
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-async def test_what_is_no_python_is_an_exception(block: str) -> None:
-    """What does not compile is in the table of exceptions; without the header, what needs it has no name to go by."""
+async def test_blocks_that_are_not_valid_python(block: str) -> None:
+    """A block that does not compile is in the table of exceptions; without the header, names are undefined."""
     if block in NO_PYTHON:
         with pytest.raises(SyntaxError):
             needs(block)
@@ -614,25 +614,25 @@ async def test_what_is_no_python_is_an_exception(block: str) -> None:
     made.names = {"__name__": "documentation"}
     if not needs(block):
         await made.run(block)
-    elif block != "init":  # alone it is a function that nobody calls
+    elif block != "init":  # alone it is a function that is not called
         with pytest.raises(NameError):
             await made.run(block)
 
 
 PAGE: Final = ROOT / "docs" / "from-the-documentation.md"
 POINTS: Final[list[dict[str, str]]] = json.loads((HOME / "points.json").read_text(encoding="utf-8"))
-"""What else the documentation says, point for point: its document, its section, its words."""
+"""The other points of the documentation: document, section, text."""
 
 
 def table(head: str) -> list[list[str]]:
-    """The rows of the table below a heading of the page that says what is built in."""
+    """Return the rows of the table below a heading of the page that lists what is built in."""
     text = PAGE.read_text(encoding="utf-8").partition(f"\n## {head}\n")[2].partition("\n## ")[0]
     rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in text.splitlines() if line[:1] == "|"]
     return rows[2:]
 
 
 def test_the_table_of_blocks() -> None:
-    """The docs say of each block where it is, how it runs, what the header has to hold, and what shows what it does."""
+    """The docs list for each block its place, how it runs, the names in the header, and its effect."""
     documents = {each["name"]: each["document"] for each in INDEX}
     shown = ELSEWHERE | {block: function.__name__ for block, function in EFFECTS.items()}
     rows = {row[0]: row[1:] for row in table("The code blocks")}
@@ -649,7 +649,7 @@ def test_the_table_of_blocks() -> None:
 
 
 def test_the_tables_of_points() -> None:
-    """The docs have each point of both documents, in their order, and nothing else."""
+    """The docs list the points of both documents in their order, and no others."""
     for each in POINTS:
         each["heading"] = f"{each['section']} ({each['document']}er document)"
     for heading in {each["heading"] for each in POINTS}:
@@ -658,7 +658,7 @@ def test_the_tables_of_points() -> None:
 
 
 def found(name: str) -> bool:
-    """Whether the package has this: a name of its top, or of one of its modules, or what such a thing declares."""
+    """Return whether the package has this name at its top, in a module, or as a member."""
     thing: Any = oxygent_client
     for part in name.split("."):
         classes: tuple[type, ...] = getattr(thing, "__mro__", ())
@@ -673,13 +673,13 @@ def found(name: str) -> bool:
 
 @pytest.mark.parametrize(("expected", "name"), [(True, "SSEOxyGent.org"), (True, "testing.faults"), (False, "Run.none"),
                                                  (False, "none"), (False, "testing.none")])  # fmt: skip
-def test_what_is_missing_is_seen(expected: bool, name: str) -> None:
-    """The check below finds what it is there for."""
+def test_missing_names_are_found(expected: bool, name: str) -> None:
+    """The check below finds missing names."""
     assert found(name) == expected
 
 
 def linked(page: str, anchor: str) -> str:
-    """What stands where a link leads: a page, or what is below one of its headings.
+    """Return the text at a link: a page, or the section below a heading.
 
     Raises:
         KeyError: it has no such heading.
@@ -690,8 +690,8 @@ def linked(page: str, anchor: str) -> str:
     return below[anchor] if anchor else text
 
 
-def test_what_is_built_in_is_there() -> None:
-    """Each name in the tables is something of the package, and what the row links speaks of it."""
+def test_built_in_names_exist() -> None:
+    """Each name in the tables exists in the package, and the linked section mentions it."""
     rows = [row for each in POINTS for row in table(f"{each['section']} ({each['document']}er document)")]
     silent: list[tuple[str, str]] = []
     for point, built_in, links in rows:
@@ -703,8 +703,8 @@ def test_what_is_built_in_is_there() -> None:
     assert silent == []
 
 
-def test_the_modules_of_the_framework_go_again() -> None:
-    """The modules that stand in are there in the block, and what was there before is there after it."""
+def test_stand_in_modules_are_removed() -> None:
+    """The stand-in modules exist within the block only; earlier modules are restored after it."""
     before = {name for name in sys.modules if name.partition(".")[0] == "oxygent"}
     kept = sys.modules["oxygent"] = ModuleType("oxygent")
     try:
@@ -721,14 +721,14 @@ def test_the_modules_of_the_framework_go_again() -> None:
 
 
 class Unreplaced(CallbackDispatcher):
-    """A `send_message` that was put on the request is not asked; the class's own is."""
+    """Ignores a `send_message` that was assigned to the request, and uses the class's own."""
 
     async def _send(self, event: Any, message: Any) -> None:
         await type(self.request).send_message(self.request, message)
 
 
 MUTANTS: Final[Mapping[str, tuple[type[SSEOxyGent], frozenset[str]]]] = {
-    # what is ignored: (the base, the blocks whose effect fails, and no other's does: it is wrong in nothing else)
+    # what is ignored: (the base, the blocks whose effects fail; no others fail)
     "event_handlers": (ignoring("event_handlers", {}), frozenset({"custom_events"})),
     "event_filter": (ignoring("event_filter", None), frozenset({"event_filtering"})),
     "prepare_payload": (deaf("prepare_payload"), frozenset({"call_stack"})),
@@ -755,7 +755,7 @@ MUTANTS: Final[Mapping[str, tuple[type[SSEOxyGent], frozenset[str]]]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("ignored", MUTANTS)
 async def test_mutants(ignored: str) -> None:
-    """A base class that ignores one hook fails the effects of the blocks that live by it, and those alone."""
+    """A base class that ignores one hook fails the effects of the blocks that need it, and no others."""
     base, fatal = MUTANTS[ignored]
     failed: set[str] = set()
     for block, shows in EFFECTS.items():
@@ -766,11 +766,11 @@ async def test_mutants(ignored: str) -> None:
     assert fatal == failed
 
 
-# --------------------------------------------------------------------------------------- The documentation's own bodies
+# -------------------------------------------------------------------------------- The documentation's own method bodies
 
 
 def documented(**names: Any) -> Callable[..., Any]:
-    """A subclass of `RemoteAgent` whose body are the documentation's `init` and `_execute`, as they stand there."""
+    """Return a subclass of `RemoteAgent` with the documentation's `init` and `_execute`."""
     names |= {
         "RemoteAgent": RemoteAgent,
         "OxyRequest": OxyRequest,
@@ -785,14 +785,14 @@ def documented(**names: Any) -> Callable[..., Any]:
 
 
 def at_once(work: Coroutine[Any, Any, Any]) -> Any:
-    """What this comes to, which it does without waiting."""
+    """Run a coroutine that does not wait, and return its result."""
     with pytest.raises(StopIteration) as done:
         work.send(None)
     return done.value.value
 
 
 def by_the_documentation(stream: bytes, *, is_shared: bool) -> tuple[Any, list[Any], Session]:
-    """The answer that the documented body finds in a stream, what it forwards, and what it did to the server."""
+    """Return the answer that the documented body finds in a stream, the forwarded messages, and the requests."""
     session = Session(stream)
     aiohttp = SimpleNamespace(ClientSession=lambda: session)
     agent = documented(aiohttp=aiohttp)(server_url="http://remote.test", name="me")
@@ -810,7 +810,7 @@ def by_the_documentation(stream: bytes, *, is_shared: bool) -> tuple[Any, list[A
 
 
 NOT_DOCUMENTED: Final = {
-    # What the documentation's loop fails on, or ends at, though a real server sent it.
+    # Parts of recorded streams on which the documentation's loop fails or stops.
     "v1.1.3_close_early.sse": "closes with a word of its own",
     "v1.1.3_progress.sse": "a message without a type",
     "v1.1.3_strings.sse": "messages that are no objects",
@@ -823,7 +823,7 @@ EVENT_STREAMS: Final = {
 
 
 def is_documented(stream: bytes) -> bool:
-    """Whether each event, up to the end, is an object with a type, as the documentation has them."""
+    """Return whether each event up to the end is an object with a type, as in the documentation."""
     try:
         said = [json.loads(sse.data) for sse in Decoder().feed(stream) if sse.event != CLOSE]
     except ValueError:
@@ -835,7 +835,7 @@ STREAMS: Final = CAPTURED | {name: stream for name, stream in EVENT_STREAMS.item
 
 
 def compare(stream: bytes, *, is_shared: bool) -> None:
-    """Fails unless our router finds in a stream what the documentation's own body finds, and forwards the same."""
+    """Assert that our router finds the same answer in a stream as the documentation's body, and forwards the same."""
     output, forwarded, session = by_the_documentation(stream, is_shared=is_shared)
     link = NameMap(call_stack=None if is_shared else (*LOCAL, "me"))
     actions = [EventRouter().route(to_event(sse), link) for sse in Decoder().feed(stream) if sse.event != CLOSE]
@@ -847,12 +847,12 @@ def compare(stream: bytes, *, is_shared: bool) -> None:
 @pytest.mark.parametrize("is_shared", [True, False])
 @pytest.mark.parametrize("name", STREAMS)
 def test_the_documented_execute(name: str, is_shared: bool) -> None:
-    """On what real servers sent, and on each well-formed event stream, ours is what the documentation's body does."""
+    """On recorded and on well-formed streams, our agent and the documentation's body have the same result."""
     compare(STREAMS[name], is_shared=is_shared)
 
 
-def test_which_streams_are_well_formed() -> None:
-    """Event streams with typed messages are among them; those with other texts, or with objects of no type, are not."""
+def test_well_formed_streams() -> None:
+    """Streams of typed messages are well-formed; streams with other texts, or objects without a type, are not."""
     assert {"oxy-ping-first", "oxy-cut-before-blank-line"} < STREAMS.keys()
     assert not {"spec-multiline-data", "hx-u2028-in-data", "oxy-split-at-001"} & STREAMS.keys()
 
@@ -878,20 +878,20 @@ OTHER: Final[st.SearchStrategy[dict[str, Any]]] = st.fixed_dictionaries(
 
 @given(said=st.lists(STEP | OTHER), is_shared=st.booleans(), is_whole=st.booleans())
 def test_the_documented_execute_on_any_messages(said: list[Any], is_shared: bool, is_whole: bool) -> None:
-    """Whatever a remote says in the documented form, ours is what the documentation's own body does."""
+    """For any messages in the documented form, our agent and the documentation's body have the same result."""
     compare(b"".join(map(message, said)) + close() * is_whole, is_shared=is_shared)
 
 
 @pytest.mark.parametrize("file", NOT_DOCUMENTED)
-def test_where_the_documented_execute_ends(file: str) -> None:
-    """The recordings that are left out above are those that the documentation's body fails on."""
+def test_recordings_on_which_the_documented_execute_fails(file: str) -> None:
+    """On the recordings that are left out above, the documentation's body fails."""
     with pytest.raises((KeyError, TypeError, ValueError)):
         by_the_documentation((WIRE / file).read_bytes(), is_shared=True)
 
 
 @pytest.mark.parametrize("is_shared", [True, False])
 async def test_the_documented_payload(is_shared: bool) -> None:
-    """What the documentation's body posts is what we post, but for ids and what the protocol forbids us to send."""
+    """The documentation's body posts what we post, except ids and fields that the protocol forbids."""
     _, _, session = by_the_documentation(answer("42") + close(), is_shared=is_shared)
     ((url, theirs, headers),) = session.posted
     site = FakeTransport.script(answer("42"), close())
@@ -912,7 +912,7 @@ async def test_the_documented_payload(is_shared: bool) -> None:
 
 
 async def test_the_documented_init() -> None:
-    """The documentation's own body of `init` and ours learn the same organization, and show the same members."""
+    """The documentation's body of `init` and ours store the same organization and show the same members."""
     remote = toy()
     over = SimpleNamespace(AsyncClient=partial(httpx.AsyncClient, transport=httpx.ASGITransport(remote)))
     theirs = documented(httpx=over)(server_url="http://remote.test")

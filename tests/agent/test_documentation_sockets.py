@@ -1,7 +1,7 @@
-"""Blocks of the OxyGent `SSEOxyGent` documentation over real sockets: with aiohttp, and one truly unchanged.
+"""Blocks of the OxyGent `SSEOxyGent` documentation over real sockets: with aiohttp, and one unchanged.
 
-Rule: only loopback. The names of the documentation's servers are resolved by a proxy that the environment names, and
-    their certificates are of an authority that is made for the test.
+Rule: loopback only. A proxy from the environment resolves the names of the documentation's servers, and their
+    certificates are of an authority made for the test.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STREAM: Final = OK + b"".join(map(chunk, EVENTS)) + LAST
 
 @pytest.mark.parametrize("is_shared", [True, False])
 async def test_the_documented_execute_with_aiohttp(is_shared: bool) -> None:
-    """The documentation's body of `_execute`, with aiohttp itself and a server, finds and forwards what ours does."""
+    """The documentation's `_execute`, with aiohttp and a server, finds and forwards what our agent does."""
     async with serving(play(STREAM)) as server:
         theirs = documented(aiohttp=aiohttp)(server_url=server.url, name="me")
         theirs.is_share_call_stack = is_shared
@@ -61,7 +61,7 @@ async def test_the_documented_execute_with_aiohttp(is_shared: bool) -> None:
 
 
 ERRORS: Final[dict[str, tuple[str | None, float]]] = {
-    # what the server does: (what is logged, the total time-out; the block says an hour)
+    # the server's behaviour: (the logged line, the total time-out; the block has an hour)
     "answers": (None, 30.0),
     "is not there": ("SSE connection error: Cannot connect to host", 30.0),
     "never answers": ("SSE stream timeout", 0.1),
@@ -70,7 +70,7 @@ ERRORS: Final[dict[str, tuple[str | None, float]]] = {
 
 @pytest.mark.parametrize("server", ERRORS)
 async def test_error_recovery(server: str) -> None:
-    """The block logs a time-out and a connection that cannot be made, each by its own line, and a good stream not."""
+    """The block logs a time-out and a refused connection, each by its own line, and nothing for a good stream."""
     expected, within = ERRORS[server]
     hours: list[float] = []
 
@@ -93,7 +93,7 @@ async def test_error_recovery(server: str) -> None:
     assert [line[: len(expected or "")] for line in logged] == [expected] * (expected is not None)
 
 
-# --------------------------------------------------------------------------------------------------- Truly as it stands
+# ------------------------------------------------------------------------------------------------------------ Unchanged
 
 HOST: Final = "oxygent-instance.company.com"
 AS_IT_STANDS: Final = """
@@ -116,7 +116,7 @@ anyio.run(main, backend=sys.argv[1])
 
 
 def document(value: Any, status: str = "200 OK") -> bytes:
-    """A JSON document, as a server sends it."""
+    """Return a JSON document as a server sends it."""
     body = json.dumps(value).encode()
     head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     return head.encode() + body
@@ -130,7 +130,7 @@ ANSWERS: Final = {
 
 
 async def remote(conversation: Conversation) -> None:
-    """A server as the documentation's example expects it."""
+    """Serve as the documentation's example expects."""
     while (request := await conversation.request()) is not None:
         await conversation.send(
             ANSWERS.get(request.line.split()[1], document({"detail": "Not Found"}, "404 Not Found"))
@@ -138,7 +138,7 @@ async def remote(conversation: Conversation) -> None:
 
 
 async def test_unchanged_through_a_proxy(anyio_backend_name: str, tmp_path: Path) -> None:
-    """With its own URL over https the example finds the remote, and is answered: by way of the environment's proxy."""
+    """With its own https URL, unchanged, the example reaches the remote through the environment's proxy."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(HOST).configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
@@ -148,7 +148,7 @@ async def test_unchanged_through_a_proxy(anyio_backend_name: str, tmp_path: Path
     async with serving(remote, tls=context) as server:
 
         async def tunnel(conversation: Conversation) -> None:
-            """A proxy that knows one name."""
+            """A proxy that resolves one name."""
             if await conversation.request() is None:
                 return
             async with await anyio.connect_tcp("127.0.0.1", server.port) as there, anyio.create_task_group() as tasks:

@@ -1,10 +1,9 @@
-"""Every place where a text of the remote's is shown or stored: none shows what was sent, or what hides text.
+"""Redaction of remote texts: no error, log, notification, statistic or command shows a credential that came back.
 
-Rule 1: a remote gives back CANARY, in each spelling, wherever it may say something; the walk looks wherever a program
-    may.
-Rule 2: a new place is found by these tests: they list the errors, calls of the log, events of observers, and commands
-    that there are, and each must have its line here.
-Rule 3: what a program reads as data (an event, an answer, a record) holds what was received; `DATA` is all of it.
+Rule 1: a remote sends CANARY back in each spelling and place, and the walk checks each place that shows text.
+Rule 2: these tests list the errors, log calls, notifications and commands that exist; a new one must have its line
+    here.
+Rule 3: data that a program reads (an event, an answer, a record) is unchanged; `DATA` lists all of it.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from oxygent_client.testing._fake_transport import Step as Script
 
 CANARY: Final = "canary/7+q=z&9"
-"""With what spellings write in another way."""
+"""Texts that the spellings write in another way."""
 BASIC: Final = base64.b64encode(f"ada:{CANARY}".encode()).decode()
 SPELLINGS: Final[dict[str, Callable[[str], str]]] = {
     "as it is": str,
@@ -54,7 +53,7 @@ SPELLINGS: Final[dict[str, Callable[[str], str]]] = {
 
 
 async def request_id(_request: HTTPRequest) -> dict[str, str]:
-    """A credential in a header whose value may be shown otherwise."""
+    """A credential in a header that is not marked as secret."""
     return {"x-request-id": CANARY}
 
 
@@ -71,16 +70,16 @@ SENT: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "the query without a name": lambda: {"server_url": f"https://remote.test/?{quote(CANARY, safe='')}"},
 }
 HIDING: Final = "\x1b[8m\u202e\u2066\u200f\x07\x9b\u200b\u2060\ufeff\xad\u034f\u206a\U000e0041\ufe01\u3164"
-"""What hides a text, turns it, or is obeyed by a terminal."""
+"""Characters that hide text, change its direction, or control a terminal."""
 SAID: Final = HIDING.join(spell(CANARY) for spell in SPELLINGS.values())
-"""What the remote says: the canary in each spelling."""
+"""The remote's text: the canary in each spelling."""
 UNSAFE: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]"
 )
 
 
 def seen(texts: Iterator[str] | list[str]) -> list[str]:
-    """Those that show the canary in any spelling, or hold what is unsafe to show."""
+    """Return the texts that show the canary in any spelling, or hold unsafe characters."""
     marks = [spell(CANARY)[:12] for spell in SPELLINGS.values()]
     return [text for text in texts if any(mark in text for mark in marks) or UNSAFE.search(text)]
 
@@ -89,17 +88,17 @@ def seen(texts: Iterator[str] | list[str]) -> list[str]:
 
 
 def refuses(said: Any) -> None:
-    """A validator that quotes what it does not like."""
+    """A validator that quotes the value in its error."""
     raise ValueError(f"not expected: {said}")
 
 
 def stream(make: Callable[[str], dict[str, Any]], *rest: Script) -> Callable[[str], FakeTransport]:
-    """A remote whose first message holds the canary."""
+    """Return a remote whose first message holds the canary."""
     return lambda said: FakeTransport.script(message(make(said)), *rest)
 
 
 def reply(status: int, body: str, **headers: str) -> Callable[[str], FakeTransport]:
-    """A remote that answers a run with one body."""
+    """Return a remote that answers a run with one body."""
 
     def over(said: str) -> FakeTransport:
         head = {name.replace("_", "-"): value.replace("CANARY", said) for name, value in headers.items()}
@@ -109,7 +108,7 @@ def reply(status: int, body: str, **headers: str) -> Callable[[str], FakeTranspo
 
 
 def documents(**replies: Reply) -> FakeTransport:
-    """A remote with these documents, and no run."""
+    """Return a remote with these documents, and no run."""
     return FakeTransport({f"/{name}": each for name, each in replies.items()})
 
 
@@ -117,7 +116,7 @@ TREE: Final[dict[str, Any]] = {"organization": {"name": "master", "type": "agent
 FINE: Final = (answer("42"), close())
 STRICT: Final[dict[str, Any]] = {"strict": True, "schema": {None: refuses}}
 WALK: Final[dict[str, tuple[type[errors.OxyError] | None, Callable[[str], FakeTransport], dict[str, Any]]]] = {
-    # the error that the run ends with; the remote; what more the agent is given
+    # the error of the run; the remote; more options of the agent
     "a body": (errors.PermissionDeniedError, reply(403, "bad CANARY", content_type="text/plain"), {}),
     "a body that is cut": (errors.ServerError, reply(500, "x" * 9 + "CANARY" * 500, content_type="text/plain"), {}),
     "a redirect": (errors.RedirectError, reply(302, "CANARY", location="/CANARY"), {}),
@@ -165,13 +164,13 @@ WALK: Final[dict[str, tuple[type[errors.OxyError] | None, Callable[[str], FakeTr
     ),
 }  # fmt: skip
 DATA: Final = frozenset({"partial", "output", "events"})
-"""Attributes of errors that are data: what was received, as it was."""
+"""Attributes of errors that are data, as received."""
 NOTED: Final = frozenset({"event", "request", "response", "error"})
-"""Fields of what observers are told that are data; an error among them is looked at as an error."""
+"""Fields of notifications that are data; an error among them is checked as an error."""
 
 
 class Listening:
-    """An observer of everything."""
+    """An observer of all notifications."""
 
     wants_events = True
 
@@ -179,26 +178,26 @@ class Listening:
         self.told: list[Notification] = []
 
     def note(self, notification: Notification) -> None:
-        """Keep it."""
+        """Keep the notification."""
         self.told.append(notification)
 
 
 def shows(error: errors.OxyError) -> Iterator[str]:
-    """What an error shows of itself."""
+    """Return the texts of an error."""
     yield f"{error} {error!r}"
     yield from (f"{name} {value}" for name, value in vars(error).items() if name not in DATA)
 
 
 @pytest.mark.parametrize("sent", SENT.values(), ids=SENT)
 @pytest.mark.parametrize(("cls", "over", "more"), WALK.values(), ids=WALK)
-async def test_what_was_sent_is_shown_nowhere(
+async def test_no_credential_is_shown(
     cls: type[errors.OxyError] | None,
     over: Callable[[str], FakeTransport],
     more: dict[str, Any],
     sent: Callable[[], dict[str, Any]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """No error, record of a log, notification, statistic, `repr` or cassette shows a credential that came back."""
+    """No error, log record, notification, statistic, `repr` or cassette shows a credential that came back."""
     listening, cassette = Listening(), Cassette()
     transport = RecordingTransport(over(SAID), cassette)
     given: dict[str, Any] = {"server_url": "https://remote.test", **more, **sent()}
@@ -226,8 +225,8 @@ async def test_what_was_sent_is_shown_nowhere(
     assert seen(shown) == []
 
 
-async def test_the_walk_would_see_it() -> None:
-    """An event is data, and holds the canary and what hides text as they were sent."""
+async def test_the_walk_finds_the_canary() -> None:
+    """The walk finds the canary in an event, which is data."""
     transport = FakeTransport.script(message({"type": "note", "content": f"{CANARY}{HIDING}"}), *FINE)
     agent = SSEOxyGent(server_url="https://remote.test", transport=transport, auth=APIKey(CANARY))
     async with agent.stream(OxyRequest(arguments={"query": "q"})) as run:
@@ -237,7 +236,7 @@ async def test_the_walk_would_see_it() -> None:
 
 
 def spelt(text: str) -> str:
-    """The text in base64."""
+    """Return the text in base64."""
     return base64.b64encode(text.encode()).decode()
 
 
@@ -249,26 +248,26 @@ SAYS_NOTHING: Final = """
     AuthenticationError RateLimitedError RemoteProtocolError TooLargeError IncompleteStreamError HandlerError
     NoHealthyReplicaError ClosedError CassetteError RunNotFoundError
 """.split()
-"""Errors whose texts are of our own words alone, or of the classes that stand in WALK: the same code makes them."""
+"""Errors whose texts are constant, or are made by the same code as the classes in WALK."""
 
 
 def subclasses(cls: type[errors.OxyError]) -> Iterator[type[errors.OxyError]]:
-    """All of the package's."""
+    """Return all subclasses in the package."""
     for each in cls.__subclasses__():
         if each.__module__.startswith("oxygent_client"):
             yield each
             yield from subclasses(each)
 
 
-def test_each_error_has_its_line() -> None:
-    """A new class of error is walked, or is said to quote nothing."""
+def test_each_error_is_listed() -> None:
+    """Each class of error is in the walk, or listed as quoting nothing."""
     walked = {cls.__name__ for cls, _, _ in WALK.values() if cls is not None}
     assert {each.__name__ for each in subclasses(errors.OxyError)} - walked - {*SAYS_NOTHING} == set()
 
 
 SOURCE: Final = ROOT / "src" / "oxygent_client"
 WRITERS: Final[dict[str, tuple[str, ...]]] = {
-    # what writes or makes safe a text, and the modules that may call it; the others go through `tell` and `sent.shown`
+    # functions that write or escape a text, and the modules that may call them; others use `tell` and `sent.shown`
     "logger.log": ("_core/log.py",),
     "escape_text": (
         "_core/decompression.py", "_core/errors.py", "_core/log.py", "_core/redaction.py", "_agent/callbacks.py",
@@ -289,7 +288,7 @@ WRITERS: Final[dict[str, tuple[str, ...]]] = {
 
 @cache
 def calls() -> list[tuple[str, str]]:
-    """Each call in the package's modules but the command line: the module, and the called function."""
+    """Return each call in the package's modules except the command line: the module and the function."""
     return [*_calls()]
 
 
@@ -303,13 +302,13 @@ def _calls() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("called", WRITERS)
-def test_each_writer_has_its_line(called: str) -> None:
+def test_each_writer_is_listed(called: str) -> None:
     """A module that writes or shows a text in a new way is found."""
     assert {name for name, each in calls() if each == called} == {*WRITERS[called]}
 
 
-def test_each_notification_is_walked() -> None:
-    """The fields of what observers are told are data, or have gone through `tell`."""
+def test_each_notification_is_listed() -> None:
+    """Each field of a notification is data, or went through `tell`."""
     assert NOTED >= {"event", "request", "response", "error"}
     assert {*UNLOGGED} == {"begun", "streaming", "first_byte", "tool_call", "observation", "ended"}
     assert {*LEVELS} == {
@@ -322,7 +321,7 @@ def test_each_notification_is_walked() -> None:
 
 
 async def remote(scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
-    """A remote that gives back the key of each request wherever it says something."""
+    """Serve as a remote that sends the key of each request back wherever it can."""
     headers = {name.decode(): value.decode() for name, value in scope["headers"]}
     said = headers.get("authorization", headers["x-api-key"]).removeprefix("Bearer ") + HIDING
     stack = ["user", "master", said]
@@ -343,7 +342,7 @@ async def remote(scope: dict[str, Any], receive: Callable[..., Any], send: Calla
 
 
 COMMANDS: Final[dict[str, tuple[str, ...]]] = {
-    # a command that shows what a remote says, and its arguments behind the URL
+    # a command that shows texts of a remote, and its arguments behind the URL
     "ask": ("q",),
     "ask --json": ("q", "--json"),
     "record": ("q", "FILE"),
@@ -353,15 +352,15 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "tree --json": ("--json",),
 }
 ELSEWHERE: Final = {
-    # commands that show none of what is sent back: why
+    # commands that show no text of a remote: why
     "demo": "its remote is its own, and gets no credential",
     "toy": "it is a remote",
     "replay": "what it shows is a cassette; nothing is sent",
 }
 
 
-def test_each_command_has_its_line() -> None:
-    """A new command is walked, or says why it need not be."""
+def test_each_command_is_listed() -> None:
+    """Each command is in the walk, or listed with a reason."""
     from oxygent_client.cli._app import app
 
     names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
@@ -372,7 +371,7 @@ def test_each_command_has_its_line() -> None:
 def test_commands_show_no_credential(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither on the terminal, nor in the file that is kept."""
+    """No command shows a credential, in the terminal or in its file."""
     kept = tmp_path / "kept.json"
     arguments = [str(kept) if each == "FILE" else each for each in COMMANDS[command]]
     monkeypatch.setenv("CANARY_TOKEN", CANARY.replace("&", "/"))

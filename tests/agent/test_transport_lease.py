@@ -1,6 +1,6 @@
-"""Whose transport is used, and who closes it; one thing per event loop.
+"""The transport of an agent: one per operation, or one per event loop while the agent is entered.
 
-Rule: a transport is lent for one operation, and closed by whoever made it.
+Rule: a transport that the agent made is closed by the agent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Made(FakeTransport):
-    """A transport that remembers that it was made."""
+    """A transport that records its creation."""
 
     all: Final[list[Made]] = []
 
@@ -39,13 +39,13 @@ class Made(FakeTransport):
 
 @pytest.fixture
 def made() -> list[Made]:
-    """Every transport that this test made."""
+    """The transports that this test made."""
     Made.all.clear()
     return Made.all
 
 
 async def test_outside(made: list[Made]) -> None:
-    """Each operation has a transport of its own, which is closed after it, also when it failed."""
+    """Outside the block each operation has its own transport, which is closed afterwards, also on failure."""
     connections = TransportPool(Made)
     async with connections.lease(None) as first:
         async with connections.lease(None) as second:
@@ -58,7 +58,7 @@ async def test_outside(made: list[Made]) -> None:
 
 
 async def test_inside(made: list[Made]) -> None:
-    """Between the first `enter` and the last `leave` one transport is lent to all."""
+    """Between the first `enter` and the last `leave` all operations share one transport."""
     connections = TransportPool(Made)
     for _ in range(2):  # and again, with another
         connections.enter()
@@ -73,7 +73,7 @@ async def test_inside(made: list[Made]) -> None:
 
 
 async def test_given(made: list[Made]) -> None:
-    """A transport that was given is lent, in or out, and never closed; none is made then, but by entering."""
+    """A given transport is used inside and outside the block, and never closed."""
     connections, given = TransportPool(Made), FakeTransport({})
     async with connections.lease(given) as lent:
         assert lent is given
@@ -86,14 +86,14 @@ async def test_given(made: list[Made]) -> None:
 
 
 class Empty(Made):
-    """A transport that counts as false."""
+    """A transport with a false truth value."""
 
     def __len__(self) -> int:
         return 0
 
 
-async def test_what_is_given_is_used_whatever_it_is_worth(made: list[Made]) -> None:
-    """A transport that is false, given or kept, is a transport."""
+async def test_a_transport_with_a_false_truth_value(made: list[Made]) -> None:
+    """A transport with a false truth value is used, given or kept."""
     given = Empty()
     connections = TransportPool(Empty)
     async with connections.lease(given) as transport:
@@ -106,7 +106,7 @@ async def test_what_is_given_is_used_whatever_it_is_worth(made: list[Made]) -> N
 
 
 async def test_closing(made: list[Made]) -> None:
-    """`aclose` closes what is kept; leaving after it closes nothing twice."""
+    """`aclose` closes the kept transport; leaving the block afterwards closes nothing twice."""
     connections = TransportPool(Made)
     await connections.aclose()
     connections.enter()
@@ -125,8 +125,8 @@ COPIES: Final[dict[str, Callable[[TransportPool], TransportPool]]] = {
 
 
 @pytest.mark.parametrize("way", COPIES)
-async def test_copies_begin_anew(way: str, made: list[Made]) -> None:
-    """A copy keeps nothing, and what it makes is its own."""
+async def test_copies(way: str, made: list[Made]) -> None:
+    """A copy keeps no transport, and makes its own."""
     connections = TransportPool(Made)
     connections.enter()
     clone = COPIES[way](connections)
@@ -136,8 +136,8 @@ async def test_copies_begin_anew(way: str, made: list[Made]) -> None:
     assert [each.closed for each in made] == [True, True]
 
 
-async def test_entered_elsewhere(made: list[Made]) -> None:
-    """What another event loop entered is neither lent nor closed here."""
+async def test_entered_in_another_event_loop(made: list[Made]) -> None:
+    """A transport kept by another event loop is neither used nor closed in this one."""
     connections = TransportPool(Made)
 
     async def elsewhere() -> None:
@@ -156,7 +156,7 @@ async def test_entered_elsewhere(made: list[Made]) -> None:
 
 
 def test_per_loop() -> None:
-    """A value belongs to the loop that put it, and goes when its loop goes."""
+    """A value belongs to the event loop that stored it, and is dropped with that loop."""
     values: PerLoop[str] = PerLoop()
     seen: list[str | None] = []
 
@@ -174,7 +174,7 @@ def test_per_loop() -> None:
 
 
 async def test_a_chain_of_policies_is_built_once() -> None:
-    """Policies are wrapped around a transport once; again if they, or the transport, are others, or it is not kept."""
+    """The chain of policies is built once for a kept transport, and again if the policies or the transport change."""
     pool, given, other, built = TransportPool(Made), FakeTransport({}), FakeTransport({}), list[FakeTransport]()
 
     def chain(transport: Transport, policies: tuple[Policy, ...], lasting: Transport | None = given) -> Transport:

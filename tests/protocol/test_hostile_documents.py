@@ -1,7 +1,7 @@
-"""Documents and error responses of a remote that means harm: each ends typed, or does none, in bounded time.
+"""Hostile documents and error responses: each raises a typed error or does no harm, in bounded time.
 
-Rule 1: `init`, `get_org` and a run raise an `OxyError` or nothing, whatever bytes the remote answers.
-Rule 2: what an error says can be encoded, printed, logged and pickled, and is short.
+Rule 1: for any bytes of the remote, `init`, `get_org` and a run raise only `OxyError`.
+Rule 2: the text of an error can be encoded, printed, logged and pickled, and is short.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from oxygent_client.testing import FakeTransport, Reply, answer, close
 PATHS: Final[tuple[str, ...]] = ("/get_organization", "/get_description", "/get_agents")
 RUN: Final = Reply([answer("42"), close()])
 SOON: Final = 20.0
-"""Seconds, on any machine: what is quadratic takes minutes."""
+"""Seconds, on any machine: quadratic code takes minutes."""
 
 
 def wrapped(data: str) -> bytes:
-    """An envelope around JSON."""
+    """Return an envelope around JSON."""
     return f'{{"code": 200, "message": "SUCCESS", "data": {data}}}'.encode()
 
 
 def tree(inner: str) -> bytes:
-    """An organization with these members, as JSON."""
+    """Return an organization with these members, as JSON."""
     return wrapped(f'{{"organization": {{"name": "root", {inner}}}}}')
 
 
@@ -46,14 +46,14 @@ GOOD: Final = {
 
 
 def remote(documents: dict[str, bytes]) -> FakeTransport:
-    """A remote that runs, and answers these documents."""
+    """Return a remote that answers runs and these documents."""
     headers = {"content-type": "application/json"}
     replies = {path: Reply([body], headers=headers) for path, body in {**GOOD, **documents}.items()}
     return FakeTransport({"/sse/chat": RUN, **replies})
 
 
 def check_text(error: errors.OxyError) -> None:
-    """Nothing, if what the error says may be shown and can travel."""
+    """Assert that the text of the error is safe to show and can be pickled."""
     for text in (str(error), repr(error)):
         text.encode()
         assert len(text) < 3000
@@ -64,7 +64,7 @@ def check_text(error: errors.OxyError) -> None:
 async def initialised(
     documents: dict[str, bytes], limits: Limits = Limits()
 ) -> tuple[SSEOxyGent, errors.OxyError | None]:
-    """An agent after `init`, and the error there was; what it knows can be copied either way."""
+    """Return an agent after `init`, and the error if any; the agent can be copied and pickled."""
     agent = SSEOxyGent(server_url="http://remote.test", transport=remote(documents), limits=limits)
     error = None
     try:
@@ -81,7 +81,7 @@ async def initialised(
 MALFORMED, LARGE, ENVELOPE = errors.MalformedResponseError, errors.TooLargeError, errors.EnvelopeError
 
 ANYWHERE: Final[dict[str, tuple[bytes, type[errors.OxyError]]]] = {
-    # what each of the three documents may be: (its bytes, the error)
+    # the contents of each of the three documents: (its bytes, the error)
     "empty": (b"", MALFORMED),
     "blank": (b" \n", MALFORMED),
     "null": (b"null", MALFORMED),
@@ -119,13 +119,13 @@ ANYWHERE: Final[dict[str, tuple[bytes, type[errors.OxyError]]]] = {
     "too large": (b" " * 9_000_000, LARGE),
 }
 OPTIONAL: Final = {ENVELOPE}
-"""What a description, or a list of agents, may be without harm: a server may not have it."""
+"""Harmless contents of a description or an agent list: some servers do not have it."""
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("which", ANYWHERE)
 async def test_hostile_documents(which: str, path: str) -> None:
-    """Each is a typed error of `init`, or does no harm, and a run of the same agent goes on all the same."""
+    """A hostile document raises a typed error in `init` or does no harm, and the agent can still run."""
     body, expected = ANYWHERE[which]
     with anyio.fail_after(SOON):
         agent, error = await initialised({path: body})
@@ -165,7 +165,7 @@ TREES: Final[dict[str, tuple[bytes, type[errors.OxyError] | None]]] = {
 
 @pytest.mark.parametrize("which", TREES)
 async def test_hostile_organizations(which: str) -> None:
-    """Each is a typed error, or is copied and marked whole; who asks for a name gets an answer that may be shown."""
+    """A hostile organization raises a typed error, or is copied and marked whole, with names that are safe to show."""
     body, expected = TREES[which]
     with anyio.fail_after(SOON):
         agent, error = await initialised({"/get_organization": body})
@@ -178,7 +178,7 @@ async def test_hostile_organizations(which: str) -> None:
 
 
 async def test_the_deepest_organization() -> None:
-    """With the greatest depth that may be allowed, an organization is read, copied, marked and pickled."""
+    """An organization of the greatest depth allowed is read, copied, marked and pickled."""
     body = tree('"x": ' + "[" * 395 + "]" * 395 + ', "children": [{' + '"children": [{' * 190 + "}]" * 190 + "}]")
     agent, error = await initialised({"/get_organization": body}, Limits(depth=400))
     assert error is None
@@ -187,7 +187,7 @@ async def test_the_deepest_organization() -> None:
 
 
 LISTINGS: Final = {
-    # the data of `/get_agents`: whether it is a list that counts
+    # the data of `/get_agents`: whether it is a valid list
     '{"agents": null}': False,
     '{"agents": {}}': False,
     '{"agents": "abc"}': False,
@@ -200,7 +200,7 @@ LISTINGS: Final = {
 
 @pytest.mark.parametrize(("data", "is_list"), LISTINGS.items(), ids=range(len(LISTINGS)))
 async def test_hostile_listings(data: str, is_list: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """A callee that is in no list is an error that may be shown, whatever else is in the list."""
+    """A callee that is not listed raises an error that is safe to show, whatever the list holds."""
     transport = remote({"/get_agents": wrapped(data)})
     agent = SSEOxyGent(server_url="http://remote.test", transport=transport, callee="nobody")
     with anyio.fail_after(SOON), caplog.at_level(logging.DEBUG, "oxygent_client"):
@@ -215,7 +215,7 @@ async def test_hostile_listings(data: str, is_list: bool, caplog: pytest.LogCapt
 
 
 async def test_error_responses(caplog: pytest.LogCaptureFixture) -> None:
-    """An error that answers a run is typed, whatever its envelope holds; it may be shown, logged and pickled."""
+    """An error response to a run raises a typed error that is safe to show, log and pickle."""
     headers = {"content-type": "application/json"}
     for body, _ in ANYWHERE.values():
         transport = FakeTransport({"/sse/chat": Reply([body], headers=headers)})
@@ -242,7 +242,7 @@ CODES: Final[dict[str, int | None]] = {
 
 @pytest.mark.parametrize(("code", "expected"), CODES.items())
 def test_codes(code: str, expected: int | None) -> None:
-    """The `code` of an error is a whole number, or none at all; true is no 1."""
+    """The `code` of an error is an int or None; true is not 1."""
     with pytest.raises(ENVELOPE) as raised:
         parse_envelope(f'{{"code": {code}}}'.encode())
     assert raised.value.code == expected
@@ -250,8 +250,8 @@ def test_codes(code: str, expected: int | None) -> None:
 
 
 @pytest.mark.parametrize("code", ["200", "200.0", "2e2"])
-def test_true_is_no_200(code: str) -> None:
-    """Only the number 200 says that all is well, in each of its spellings."""
+def test_spellings_of_200(code: str) -> None:
+    """Each spelling of the number 200 means success."""
     assert parse_envelope(f'{{"code": {code}, "data": {{}}}}'.encode()) == {}
 
 
@@ -260,8 +260,8 @@ SHOWN: Final = r"\x1b[31m\x00\x9b\u202e\ud800 a\x0ab\x09c\x0d"
 
 
 @pytest.mark.parametrize("name", errors.__all__)
-def test_what_errors_say(name: str) -> None:
-    """Whatever text an error is given, what it says can be encoded and shown, in one line that is not too long."""
+def test_texts_of_errors(name: str) -> None:
+    """The text of an error can be encoded and shown, and is one line of bounded length."""
     cls: Any = getattr(errors, name)
     if not issubclass(cls, errors.OxyError):
         return
@@ -274,7 +274,7 @@ def test_what_errors_say(name: str) -> None:
     assert str(cls("日本 é 🎉")) == "日本 é 🎉"
 
 
-# ------------------------------------------------------------------------------------------------------ Anything at all
+# -------------------------------------------------------------------------------------------------- Arbitrary documents
 
 JSON: Final[st.SearchStrategy[Any]] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=())),
@@ -297,7 +297,7 @@ DOCUMENT: Final = (
 @example(b"\xff", b"\xff", b"\xff")
 @example(tree('"children": [{"name": "a", "children": [{}]}]'), GOOD["/get_description"], GOOD["/get_agents"])
 async def test_any_documents(tree_: bytes, description: bytes, listing: bytes) -> None:
-    """Whatever the three documents are, `init` ends with an `OxyError` or a value, and so does a call of a callee."""
+    """For any documents, `init` and a call of a callee return or raise an `OxyError`."""
     documents: dict[str, bytes] = dict(zip(PATHS, (tree_, description, listing), strict=True))
     await initialised(documents)
     agent = SSEOxyGent(server_url="http://remote.test", transport=remote(documents), callee="\ud800")
@@ -309,7 +309,7 @@ async def test_any_documents(tree_: bytes, description: bytes, listing: bytes) -
 
 @given(st.dictionaries(st.sampled_from(["organization", "agents", "children", "name"]), JSON))
 def test_any_data(data: dict[str, Any]) -> None:
-    """Whatever is in an envelope, the organization is a tree of objects whose names can be listed, or typed."""
+    """For any data in the envelope, the organization is a tree whose names can be listed, or a typed error."""
     try:
         root = parse_organization(data, Limits(nodes=50))
     except errors.OxyError as error:
@@ -321,7 +321,7 @@ def test_any_data(data: dict[str, Any]) -> None:
 
 
 def test_a_wide_organization_is_read_in_time() -> None:
-    """As many members as are allowed are read in time that grows with their number only."""
+    """The time to read an organization grows linearly with its members."""
     start = time.monotonic()
     for _ in range(3):
         root = parse_organization({"organization": {"children": [{"name": "x"}] * 99_999}})

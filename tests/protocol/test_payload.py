@@ -1,7 +1,7 @@
-"""The payload: what the framework's own client sent, but for what is named; and never what must not leave.
+"""The payload equals what the framework's own client sends, with listed exceptions, and holds no private data.
 
 Rule 1: the oracle is the recordings of real clients, `fixtures/wire/*_client_post_*.http`.
-Rule 2: where we send something else on purpose, the difference has a name and a row.
+Rule 2: each deliberate difference has a name and a row.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from tests.conftest import WIRE
 Payload = dict[str, Any]
 FIELDS: Final = {field.name for field in attrs.fields(OxyRequest)}
 
-# ------------------------------------------------------------------------------------------- What a real client sent
+# ----------------------------------------------------------------------------------------------------------- Recordings
 
 
 def recorded(file: str) -> Payload:
-    """The JSON object of a recorded POST."""
+    """Return the JSON object of a recorded POST."""
     _, _, body = (WIRE / file).read_bytes().partition(b"\r\n\r\n")
     payload: Payload = json.loads(body)
     return payload
 
 
 def request_of(payload: Payload, **more: Any) -> OxyRequest:
-    """The request that this payload came from: an agent `remote`, called by whoever stands in its call stack."""
+    """Return the request of this payload: an agent `remote`, called by the last entry of its call stack."""
     fields = {name: value for name, value in payload.items() if name in FIELDS} | more
     fields["call_stack"] = [*payload.get("call_stack", ["user", "local_master"]), "remote"]
     fields["node_id_stack"] = [*payload.get("node_id_stack", ["", "b7EmKjUkcU7545zV"]), payload["node_id"]]
@@ -62,12 +62,12 @@ each_recording: Final = pytest.mark.parametrize("file", RECORDINGS)
 
 
 def is_shared(file: str) -> bool:
-    """Whether the client that was recorded shared its call stack."""
+    """Return whether the recorded client shared its call stack."""
     return "share_True" in file
 
 
 def test_the_recordings() -> None:
-    """Both modes of both versions were recorded."""
+    """There are recordings of both modes and both versions."""
     assert [file.partition("_client_post_")[::2] for file in RECORDINGS] == [
         (version, f"share_{shared}.http") for version in ("v1.0.13", "v1.1.3") for shared in (False, True)
     ]
@@ -75,21 +75,21 @@ def test_the_recordings() -> None:
 
 @each_recording
 def test_the_payload_of_a_recording(file: str) -> None:
-    """From a recording's fields comes the recording's payload: the same keys, the same values."""
+    """The fields of a recording give the recording's payload."""
     expected = recorded(file)
     assert build_payload(request_of(expected), is_share_call_stack=is_shared(file)) == expected
 
 
 @each_recording
 def test_the_body_of_a_recording(file: str) -> None:
-    """A sealed and encoded payload is the recording's JSON again, if it is told the recording's ids."""
+    """A finalized and encoded payload with the recording's ids is the recording's JSON."""
     expected = recorded(file)
     payload = build_payload(request_of(expected), is_share_call_stack=is_shared(file))
     sealed = finalize_payload(payload, trace_id=expected["current_trace_id"], callee="remote", from_trace_id="")
     assert expected == sealed == json.loads(encode(sealed))
 
 
-# What we do differently on purpose: what the request holds, how it is sealed, and what of the recording's body changes.
+# Deliberate differences: the request's fields, the arguments of finalize_payload, the changes to the recorded body.
 ABSENT: Final = object()
 DELIBERATE: Final[dict[str, tuple[Payload, Payload, Payload]]] = {
     "the remote knows the run by a name of its own": ({}, {"trace_id": "other"}, {"current_trace_id": "other"}),
@@ -115,7 +115,7 @@ DELIBERATE: Final[dict[str, tuple[Payload, Payload, Payload]]] = {
 @pytest.mark.parametrize("file", RECORDINGS)
 @pytest.mark.parametrize(("fields", "sealing", "changed"), DELIBERATE.values(), ids=DELIBERATE)
 def test_deliberate_differences(file: str, fields: Payload, sealing: Payload, changed: Payload) -> None:
-    """What differs from the framework's client on purpose, and nothing else does."""
+    """The payload differs from the framework's only in the listed fields."""
     body = recorded(file)
     expected = {name: value for name, value in (body | changed).items() if value is not ABSENT}
     payload = build_payload(request_of(body, **fields), is_share_call_stack=is_shared(file))
@@ -125,17 +125,17 @@ def test_deliberate_differences(file: str, fields: Payload, sealing: Payload, ch
 
 
 def test_original_payload_belongs_to_a_restart() -> None:
-    """What 1.1.3 keeps for a restart is emptied, and not sent where it was not there."""
+    """`original_payload`, which 1.1.3 keeps for a restart, is emptied, and not added if it is missing."""
     given_ = build_payload(OxyRequest(original_payload="{}"))
     assert finalize_payload(given_, trace_id="t")["original_payload"] == ""
     assert "original_payload" not in finalize_payload(build_payload(OxyRequest()), trace_id="t")
 
 
-# ------------------------------------------------------------------------------------------------- The tables of names
+# ------------------------------------------------------------------------------------------------------ Tables of names
 
 
 def test_the_tables_of_names() -> None:
-    """Every field of a request that may leave is common, or known to some servers only; each name is in one table."""
+    """Each field of a request that may be sent is in exactly one table of names."""
     assert FIELDS - {"idempotent", "arguments"} == {*COMMON, *SOME_SERVERS, *LOCAL}
     assert len(COMMON) + len(SOME_SERVERS) + len(LOCAL) + 1 == len(PROTOCOL)
     assert NOT_OVERRIDABLE < PROTOCOL
@@ -144,7 +144,7 @@ def test_the_tables_of_names() -> None:
 
 @pytest.mark.parametrize("file", RECORDINGS)
 def test_the_tables_are_the_recordings(file: str) -> None:
-    """A recorded client sends every common field, and of the others those that its version has."""
+    """A recorded client sends each common field, and the others that its version has."""
     fields = set(recorded(file)) & FIELDS
     stacks: set[str] = set() if is_shared(file) else {"call_stack", "node_id_stack"}
     some = {"is_load_data_for_restart"} if "v1.0" in file else {*SOME_SERVERS} - {"is_load_data_for_restart"}
@@ -156,7 +156,7 @@ DEFAULTS: Final = {field.name: getattr(OxyRequest(), field.name) for field in at
 
 @pytest.mark.parametrize("name", SOME_SERVERS)
 def test_fields_of_some_servers(name: str) -> None:
-    """A field that a server might take for an argument is sent if it was given or is not the default, only then."""
+    """A field that a server may take for an argument is sent only if it was given or is not the default."""
     changed = OxyRequest()
     setattr(changed, name, "set later")
     assert DEFAULTS[name] == SOME_SERVERS[name]
@@ -166,7 +166,7 @@ def test_fields_of_some_servers(name: str) -> None:
     assert build_payload(changed)[name] == "set later"
 
 
-# ---------------------------------------------------------------------------------------------------------- The stacks
+# ---------------------------------------------------------------------------------------------------------- Call stacks
 
 STACK: Final = ["user", "local", "me"]
 NODES: Final = ["", "n1", "n2"]
@@ -174,7 +174,7 @@ FULL: Final = (STACK, NODES, "local")
 PARTIAL: Final = (STACK[:-1], NODES[:-1], "local")
 NONE: Final = (None, None, "user")
 STRATEGIES: Final[list[tuple[Any, CallStackStrategy | None, bool]]] = [
-    # what is expected of both stacks and the caller; the strategy; is_share_call_stack
+    # the expected stacks and caller; the strategy; is_share_call_stack
     (PARTIAL, None, True),
     (NONE, None, False),
     (FULL, "full", True),
@@ -189,7 +189,7 @@ STRATEGIES: Final[list[tuple[Any, CallStackStrategy | None, bool]]] = [
 @pytest.mark.parametrize("own", [{"name": "me"}, {}])
 @pytest.mark.parametrize(("expected", "strategy", "is_shared"), STRATEGIES)
 def test_strategies(expected: Any, strategy: CallStackStrategy | None, is_shared: bool, own: dict[str, str]) -> None:
-    """How much of the call stack the remote sees: a strategy's word counts, without one `is_share_call_stack`."""
+    """The strategy, or else `is_share_call_stack`, sets how much of the call stack the remote sees."""
     request = OxyRequest(caller="local", callee="me", call_stack=STACK, node_id_stack=NODES)
     payload = build_payload(request, call_stack_strategy=strategy, is_share_call_stack=is_shared, **own)
     assert (payload.get("call_stack"), payload.get("node_id_stack"), payload["caller"]) == expected
@@ -197,7 +197,7 @@ def test_strategies(expected: Any, strategy: CallStackStrategy | None, is_shared
 
 
 def test_an_unknown_strategy() -> None:
-    """A strategy that there is not is refused, with those that there are."""
+    """An unknown strategy is refused with a list of the known ones."""
     unknown: Any = "some"
     with pytest.raises(errors.PayloadError, match=r"call_stack_strategy .*'some'"):
         build_payload(OxyRequest(), call_stack_strategy=unknown)
@@ -213,7 +213,7 @@ OWN_ENTRY: Final[list[tuple[list[str], list[str], str | None, str | None]]] = [
     ([], ["me"], "me", ""),
     ([], [], "me", ""),
     (["user"], ["user"], "me", ""),
-    # Without a name it is the request's callee, and without that whoever came last but the user.
+    # Without a name the callee is used, and without that the last entry but the user.
     (["user"], ["user", "me"], None, "me"),
     (["user", "other"], ["user", "other"], None, "me"),
     (["user"], ["user", "anyone"], None, ""),
@@ -226,19 +226,19 @@ OWN_ENTRY: Final[list[tuple[list[str], list[str], str | None, str | None]]] = [
 def test_only_the_own_entry_is_dropped(
     expected: list[str], stack: list[str], name: str | None, callee: str | None
 ) -> None:
-    """The last entry of the stacks goes only if it is this agent's: a request that was not pushed keeps what it has."""
+    """The last entry of the stacks is dropped only if it is this agent's."""
     request = OxyRequest(callee=callee, call_stack=stack, node_id_stack=[f"n-{entry}" for entry in stack])
     payload = build_payload(request, name=name)
     assert payload["call_stack"] == expected
     assert payload["node_id_stack"] == [f"n-{entry}" for entry in expected]
 
 
-# ------------------------------------------------------------------------------------------------------- The arguments
+# ------------------------------------------------------------------------------------------------------------ Arguments
 
 
 @pytest.mark.parametrize("name", sorted(PROTOCOL))
-def test_an_argument_overwrites_no_field(name: str) -> None:
-    """An argument with a protocol field's name is refused; the text names it and not its value."""
+def test_an_argument_with_the_name_of_a_field(name: str) -> None:
+    """An argument with the name of a protocol field is refused; the error has the name and not the value."""
     request = OxyRequest(arguments={"query": "hi", name: "SECRET"})
     with pytest.raises(errors.PayloadError, match=f"'{name}'") as caught:
         build_payload(request)
@@ -248,37 +248,37 @@ def test_an_argument_overwrites_no_field(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(PROTOCOL - NOT_OVERRIDABLE))
 def test_an_override_that_is_allowed(name: str) -> None:
-    """A collision that is named in `argument_overrides` goes: the argument's value is in the payload."""
+    """An argument listed in `argument_overrides` replaces the field in the payload."""
     request = OxyRequest(arguments={name: "mine"})
     assert build_payload(request, argument_overrides={name})[name] == "mine"
 
 
 @pytest.mark.parametrize("name", sorted(NOT_OVERRIDABLE))
-def test_an_override_that_never_is_allowed(name: str) -> None:
-    """Some names no argument may have, allowed or not."""
+def test_names_that_cannot_be_overwritten(name: str) -> None:
+    """Some names cannot be overwritten, listed or not."""
     with pytest.raises(errors.PayloadError, match=f"'{name}'"):
         check_arguments({name: 1}, argument_overrides=PROTOCOL)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"query": "hi"}, {"Callee": 1}, {"call_stack ": 1}, {"": 1}])
-def test_arguments_that_are_no_field(arguments: Payload) -> None:
-    """Any other argument stands beside the fields, as it is."""
+def test_other_arguments(arguments: Payload) -> None:
+    """Other arguments are sent unchanged beside the fields."""
     payload = build_payload(OxyRequest(arguments=arguments))
     assert {name: payload[name] for name in arguments} == arguments
 
 
-# ---------------------------------------------------------------------------------------------------- What is no JSON
+# --------------------------------------------------------------------------------------------- Values that are not JSON
 
 
 def circular() -> dict[str, Any]:
-    """An object that holds itself."""
+    """Return an object that contains itself."""
     circle: dict[str, Any] = {}
     circle["SECRET"] = circle
     return circle
 
 
 def deep(levels: int) -> list[Any]:
-    """A list of lists of lists."""
+    """Return deeply nested lists."""
     value: list[Any] = ["SECRET"]
     for _ in range(levels):
         value = [value]
@@ -287,7 +287,7 @@ def deep(levels: int) -> list[Any]:
 
 @attrs.frozen
 class Uncopyable:
-    """What a deep copy cannot be made of."""
+    """An object that cannot be deep-copied."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Uncopyable:
         raise RuntimeError("SECRET")
@@ -314,8 +314,8 @@ each_no_json: Final = pytest.mark.parametrize(("value", "reason"), NO_JSON.value
 
 @each_no_json
 @pytest.mark.parametrize("is_inside", [False, True])
-def test_an_argument_that_is_no_json(value: Any, reason: str, is_inside: bool) -> None:
-    """What the wire cannot carry is an error that names the argument and the reason, and does not show the value."""
+def test_an_argument_that_is_not_json(value: Any, reason: str, is_inside: bool) -> None:
+    """A value that is not JSON raises an error with the argument's name and the reason, without the value."""
     request = OxyRequest(arguments={"query": "hi", "odd": [1, {"inner": value}] if is_inside else value, "fine": 1})
     with pytest.raises(errors.PayloadError, match=f"'odd' cannot be .*{reason}") as caught:
         encode(finalize_payload(build_payload(request), trace_id="t"))
@@ -323,8 +323,8 @@ def test_an_argument_that_is_no_json(value: Any, reason: str, is_inside: bool) -
 
 
 @each_no_json
-def test_an_encoded_value_that_is_no_json(value: Any, reason: str) -> None:
-    """The same holds where `prepare_payload` made the payload."""
+def test_a_payload_that_is_not_json(value: Any, reason: str) -> None:
+    """The same holds for a payload made by `prepare_payload`."""
     with pytest.raises(
         errors.PayloadError, match=f"'odd' cannot be JSON.*{reason.replace('copied', 'deep')}"
     ) as caught:
@@ -332,14 +332,14 @@ def test_an_encoded_value_that_is_no_json(value: Any, reason: str) -> None:
     assert "SECRET" not in str(caught.value)
 
 
-def test_a_text_is_no_collection_of_keys() -> None:
-    """`share_data="user"` is a slip: it would share what is called `u`, `s`, `e` or `r`."""
+def test_share_data_as_one_text() -> None:
+    """`share_data="user"` is refused: it would share the keys `u`, `s`, `e` and `r`."""
     with pytest.raises(errors.ConfigurationError, match="share_data must be"):
         finalize_payload({}, trace_id="t", share_data="user")
 
 
-def test_data_that_stays_at_home_may_be_anything() -> None:
-    """Live objects in the run's data are in nobody's way if they are not shared."""
+def test_data_that_is_not_shared() -> None:
+    """Data that is not shared may hold live objects."""
     request = OxyRequest(
         shared_data={"lock": threading.Lock(), "user": {"id": 7}}, group_data={"now": datetime.now(UTC)}
     )
@@ -350,16 +350,16 @@ def test_data_that_stays_at_home_may_be_anything() -> None:
 
 
 def test_encoding() -> None:
-    """JSON in UTF-8, without needless space."""
+    """The body is compact JSON in UTF-8."""
     assert encode({"query": "hello ü🚀", "n": [1, 2.5, None, True]}) == (
         '{"query":"hello ü🚀","n":[1,2.5,null,true]}'.encode()
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- Sealing
+# ----------------------------------------------------------------------------------------------------- finalize_payload
 
 SEALED: Final[list[tuple[Payload, Payload, Payload]]] = [
-    # expected beside what every payload has, the payload, how it is sealed
+    # expected beside the fields of every payload, the payload, the arguments
     ({}, {}, {}),
     ({"query": "hi"}, {"query": "hi", "mas": object(), "parallel_id": "p", "latest_node_ids": []}, {}),
     ({}, {"current_trace_id": "mine", "caller_category": "tool", "is_send_message": False, "callee": "local"}, {}),
@@ -383,8 +383,8 @@ SEALED: Final[list[tuple[Payload, Payload, Payload]]] = [
 
 
 @pytest.mark.parametrize(("expected", "payload", "sealing"), SEALED)
-def test_seal(expected: Payload, payload: Payload, sealing: Payload) -> None:
-    """A sealed payload has what the protocol needs and nothing that stays at home; the one passed in is as it was."""
+def test_finalize_payload(expected: Payload, payload: Payload, sealing: Payload) -> None:
+    """A finalized payload has all protocol fields and no private data; the argument is unchanged."""
     before = copy.copy(payload)
     always = {"current_trace_id": "t", "caller_category": "user", "is_send_message": True}
     assert finalize_payload(payload, trace_id="t", **sealing) == always | expected
@@ -392,16 +392,16 @@ def test_seal(expected: Payload, payload: Payload, sealing: Payload) -> None:
 
 
 @pytest.mark.parametrize("payload", [None, [], "text", 1, {1: "x"}, {None: 1}, [("query", "hi")]])
-def test_what_is_no_payload(payload: Any) -> None:
-    """What an override of `prepare_payload` returns must be a dictionary with names as keys."""
+def test_invalid_payloads(payload: Any) -> None:
+    """`prepare_payload` must return a dict with str keys."""
     with pytest.raises(errors.PayloadError, match="prepare_payload must return"):
         finalize_payload(payload, trace_id="t")
 
 
 @pytest.mark.parametrize("value", ["x", 0, False, ["x"]], ids=repr)
 @pytest.mark.parametrize("name", RESTART)
-def test_what_asks_for_a_restart(name: str, value: Any) -> None:
-    """A field of a restart is refused by its name: without it, the whole run would happen again."""
+def test_fields_of_a_restart(name: str, value: Any) -> None:
+    """A field of a restart is refused by its name: it would run the whole request again."""
     for check in (check_restart, partial(finalize_payload, trace_id="t")):
         with pytest.raises(errors.PayloadError, match=name):
             check({"query": "again", name: value})
@@ -440,10 +440,10 @@ SHARE: Final = st.booleans() | st.frozensets(st.text(max_size=4) | st.just("_hea
 
 
 @given(REQUESTS, STRATEGY, st.booleans(), st.none() | st.just("remote"), SHARE)
-def test_what_always_holds(
+def test_any_request(
     request: OxyRequest, strategy: CallStackStrategy | None, share: bool, callee: str | None, share_data: Any
 ) -> None:
-    """Of any request: the protocol's fields are there, what must not leave is not, the request stays as it was."""
+    """For any request, protocol fields are sent, private data is not, and the request is unchanged."""
     before = copy.deepcopy(request.__dict__)
 
     def sealed() -> Payload:
@@ -465,7 +465,7 @@ def test_what_always_holds(
     assert sealed() == payload
     assert json.loads(encode(payload)) == payload
     assert request.__dict__ == before
-    # And what is done to the payload is not done to the request.
+    # Changes to the payload do not change the request.
     for value in payload.values():
         if isinstance(value, list | dict):
             value.clear()

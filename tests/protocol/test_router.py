@@ -1,7 +1,7 @@
-"""The router: the documented action for every message, whatever it holds, and no event is changed by it.
+"""The router: the documented action for each message, for any JSON, without changing the event.
 
-Rule: any JSON is routed: no message makes the router fail. A second oracle, the documentation's own loop on what real
-    servers sent, is in `tests/agent/test_documentation.py`.
+Rule: no message makes the router fail. A second oracle, the documentation's own loop on recorded streams, is in
+    `tests/agent/test_documentation.py`.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ ROOT: Final = "the root of the remote's run"
 
 
 def event(message: Any) -> Event:
-    """The event that this message is."""
+    """Return the event of this message."""
     return to_event(ServerSentEvent(data=message if isinstance(message, str) else json.dumps(message)))
 
 
 def step(kind: str = "tool_call", **content: Any) -> dict[str, Any]:
-    """A message about an inner step."""
+    """Return a message about an inner step."""
     return {"type": kind, "content": {"caller_category": "agent", "callee_category": "tool"} | content}
 
 
 def rewritten(stack: Any, trace_id: Any = "theirs", link: NameMap = INDEPENDENT) -> Any:
-    """The stack and the trace id of a step, as they are forwarded."""
+    """Return the stack and the trace id of a step, as forwarded."""
     action = EventRouter().route(event(step(call_stack=stack, current_trace_id=trace_id)), link)
     assert isinstance(action, Forward)
     return action.message["content"]["call_stack"], action.message["content"]["current_trace_id"]
 
 
-# --------------------------------------------------------------------------------------------- The documented defaults
+# ------------------------------------------------------------------------------------------------------ Default actions
 
 ANSWERS: Final = ["text", "", None, False, 0, 3, {"a": [1]}, [1, {"b": 2}]]
 
 
 @pytest.mark.parametrize("content", ANSWERS)
 def test_an_answer_is_kept(content: Any) -> None:
-    """An answer's content is the output, any JSON; it is not forwarded."""
+    """The content of an answer, any JSON, is the output, and is not forwarded."""
     assert EventRouter().route(event({"type": "answer", "content": content}), INDEPENDENT) == SetAnswer(content)
 
 
 def test_an_answer_without_content() -> None:
-    """An agent can send an answer that says nothing."""
+    """An answer may have no content."""
     assert EventRouter().route(event({"type": "answer"})) == SetAnswer(None)
 
 
@@ -75,8 +75,8 @@ CATEGORIES: Final[list[tuple[Action | None, dict[str, Any]]]] = [
 
 @pytest.mark.parametrize("kind", ["tool_call", "observation"])
 @pytest.mark.parametrize(("expected", "content"), CATEGORIES)
-def test_the_root_is_dropped(expected: Action | None, content: dict[str, Any], kind: str) -> None:
-    """A step from or to the user is the caller's own to show; a category that is missing is not "user"."""
+def test_steps_of_the_root_are_dropped(expected: Action | None, content: dict[str, Any], kind: str) -> None:
+    """A step from or to the user is not forwarded; a missing category is not "user"."""
     message = {"type": kind, "content": content}
     assert (expected or Forward(message)) == EventRouter().route(event(message), SHARED)
 
@@ -97,18 +97,18 @@ STACKS: Final[list[tuple[Any, Any]]] = [
 
 @pytest.mark.parametrize(("expected", "stack"), STACKS)
 def test_stacks_in_independent_mode(expected: Any, stack: Any) -> None:
-    """The caller's stack stands for the remote's first two entries; what is no list is left alone."""
+    """The caller's stack replaces the first two entries of the remote's; a value that is not a list is unchanged."""
     assert rewritten(stack) == (expected, "mine")
 
 
 @pytest.mark.parametrize("stack", [stack for _, stack in STACKS])
 def test_stacks_in_shared_mode(stack: Any) -> None:
-    """A remote that was told of the caller's stack has it already: nothing is rewritten."""
+    """A remote that got the caller's stack sends it back, so nothing is rewritten."""
     assert rewritten(stack, "mine", SHARED) == (stack, "mine")
 
 
 def test_a_step_without_a_stack() -> None:
-    """No stack is made up."""
+    """A step without a stack gets none."""
     assert EventRouter().route(event(step()), INDEPENDENT) == Forward(step())
 
 
@@ -126,7 +126,7 @@ TRACES: Final[list[tuple[Any, Any, NameMap]]] = [
 
 @pytest.mark.parametrize(("expected", "trace_id", "link"), TRACES)
 def test_the_trace_id(expected: Any, trace_id: Any, link: NameMap) -> None:
-    """The remote's name of the run becomes the caller's; any other id is left alone, and none is added."""
+    """The remote's trace id of the run is replaced by the caller's; other ids are unchanged and none is added."""
     assert rewritten([], trace_id, link)[1] == expected
     assert EventRouter().route(event(step()), link) == Forward(step())
 
@@ -157,14 +157,14 @@ PASSED_ON: Final[list[Any]] = [
 
 @pytest.mark.parametrize("message", PASSED_ON)
 @pytest.mark.parametrize("link", [SHARED, INDEPENDENT])
-def test_everything_else_is_passed_on(message: Any, link: NameMap) -> None:
-    """What is neither answer nor step is forwarded as it is, also with names that mean something elsewhere."""
+def test_other_messages_are_forwarded(message: Any, link: NameMap) -> None:
+    """Other messages are forwarded unchanged, even if they have names with another meaning."""
     received = event(message)
     assert EventRouter().route(received, link) == Forward(received.message)
 
 
 def containers(value: Any) -> set[int]:
-    """The identities of all dictionaries and lists in a JSON value."""
+    """Return the identities of all dicts and lists in a JSON value."""
     if not isinstance(value, dict | list):
         return set()
     members = cast("dict[str, Any] | list[Any]", value)
@@ -173,21 +173,21 @@ def containers(value: Any) -> set[int]:
 
 
 def shares_a_container(one: Any, other: Any) -> bool:
-    """Whether two JSON values have a dictionary or a list in common."""
+    """Return whether two JSON values have a dict or a list in common."""
     return not containers(one).isdisjoint(containers(other))
 
 
 @pytest.mark.parametrize("kind", ["tool_call", "observation", "think", "metrics"])
-def test_what_is_forwarded_is_a_copy(kind: str) -> None:
-    """Nobody who changes a forwarded message changes the event, however deep."""
+def test_forwarded_messages_are_copies(kind: str) -> None:
+    """Changing a forwarded message does not change the event, however deep."""
     received = event(step(kind, arguments={"a": [{"b": [1]}]}, call_stack=["user", "x", "y"]))
     action = EventRouter().route(received, INDEPENDENT)
     assert isinstance(action, Forward)
     assert not shares_a_container(action.message, received.message)
 
 
-def test_every_known_type_has_its_line() -> None:
-    """Each type with a class of its own has a line in the table, and the line of all others is there."""
+def test_every_known_type_has_a_route() -> None:
+    """Each event class with a type has its route, and so do all other types."""
     assert {*EVENTS, None} == set(ROUTES)
 
 
@@ -195,12 +195,12 @@ def test_every_known_type_has_its_line() -> None:
 
 
 def drop(event: Event, link: NameMap) -> Action:
-    """A route of a user's own."""
+    """A route of the user's own."""
     return Drop("unwanted")
 
 
 def test_custom_routes() -> None:
-    """A table of one's own adds lines and replaces lines; the others stay, and the documented table does."""
+    """A custom table adds and replaces routes; the other routes and the default table are unchanged."""
     router = EventRouter({"metrics": drop, "think": drop})
     kinds: list[Any] = ["metrics", "think", "answer", "unknown", None]
     assert [type(router.route(event({"type": kind}))) for kind in kinds] == [Drop, Drop, SetAnswer, Forward, Forward]
@@ -209,8 +209,8 @@ def test_custom_routes() -> None:
     assert type(EventRouter({None: drop}).route(event("text"))) is Drop
 
 
-def test_a_route_for_steps_never_gets_a_malformed_one() -> None:
-    """A route of one's own for tool calls may rely on their shape: a malformed one goes by the line of all others."""
+def test_malformed_steps_and_custom_routes() -> None:
+    """A route for tool calls gets well-formed ones only; a malformed one takes the route of other types."""
     router = EventRouter({"tool_call": drop})
     malformed = event({"type": "tool_call", "content": None})
     assert [type(router.route(each)) for each in (event(step()), malformed)] == [Drop, Forward]
@@ -218,7 +218,7 @@ def test_a_route_for_steps_never_gets_a_malformed_one() -> None:
 
 
 def test_a_router_pickles() -> None:
-    """A router is its table: a copy routes alike, and its repr names the types."""
+    """A pickled router routes alike, and its repr lists the types."""
     router = EventRouter({"metrics": drop})
     for clone in (pickle.loads(pickle.dumps(router)), copy.deepcopy(router), copy.copy(router)):
         assert router.routes == clone.routes
@@ -227,7 +227,7 @@ def test_a_router_pickles() -> None:
 
 
 def test_a_table_is_read_only() -> None:
-    """A router's table cannot be changed behind its back."""
+    """The table of a router is read-only."""
     mine: dict[str | None, Route] = {"metrics": forward}
     router = EventRouter(mine)
     mine["metrics"] = drop
@@ -261,7 +261,7 @@ MESSAGES: Final[st.SearchStrategy[Any]] = st.one_of(
 
 @given(MESSAGES, st.sampled_from([INDEPENDENT, SHARED, NameMap()]))
 def test_any_message_is_routed(message: Any, link: NameMap) -> None:
-    """Any JSON has its action; the event is as it was, and what is forwarded differs from it in two fields at most."""
+    """Any JSON is routed, the event is unchanged, and a forwarded message differs in two fields at most."""
     received = to_event(ServerSentEvent(data=json.dumps(message)))
     before = copy.deepcopy(received)
     action = EventRouter().route(received, link)
@@ -278,7 +278,7 @@ def test_any_message_is_routed(message: Any, link: NameMap) -> None:
 
 @given(JSON)
 def test_copies_of_json(value: Any) -> None:
-    """A copy is equal, and has nothing in common that could be changed."""
+    """A copy of JSON is equal and shares no mutable value."""
     copied = copy_json(value)
     assert value == copied
     assert not shares_a_container(value, copied)
@@ -289,7 +289,7 @@ async def _late(event: Event, link: NameMap) -> Action:
 
 
 @pytest.mark.parametrize("route", [_late, None, "drop"])
-def test_a_route_of_the_wrong_kind(route: Any) -> None:
-    """A route is not awaited: an async one is refused where the router is made, as is what is no function."""
+def test_invalid_routes(route: Any) -> None:
+    """An async route, or one that is not callable, is refused at construction."""
     with pytest.raises(errors.ConfigurationError, match="the route of 'x' must be"):
         EventRouter({"x": route})

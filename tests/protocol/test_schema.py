@@ -1,4 +1,4 @@
-"""What a program expects of messages: what is wrong with one stands in the event's `problems`, or is an error."""
+"""Validation of messages: problems are listed in the event's `problems`, or raised as an error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def refuses(error: Exception) -> Callable[[Any], NoReturn]:
-    """A validator that finds each message wrong."""
+    """A validator that rejects each message."""
 
     def validate(said: Any) -> NoReturn:
         raise error
@@ -28,19 +28,19 @@ def refuses(error: Exception) -> Callable[[Any], NoReturn]:
 
 
 def accepts(said: Any) -> object:
-    """A validator that finds each message right, and gives something."""
+    """A validator that accepts each message and returns a value."""
     return {"ignored": said}
 
 
 class Rows(ValueError):
-    """As pydantic's: a list of what is wrong, and a text that quotes the message, cut in the middle."""
+    """An error like pydantic's: a list of problems, and a text that quotes a part of the message."""
 
     def __init__(self, *rows: tuple[tuple[str | int, ...], str]) -> None:
         super().__init__("input_value='CANA...', input_type=str")
         self._rows = rows
 
     def errors(self, *, include_url: bool, include_context: bool, include_input: bool) -> list[dict[str, Any]]:
-        """What is wrong."""
+        """Return the problems."""
         assert not any((include_url, include_context, include_input))
         return [{"loc": loc, "msg": text} for loc, text in self._rows]
 
@@ -49,15 +49,15 @@ NUMBERS: Final = refuses(Rows((("content", "value"), "no number"), (("content", 
 
 
 class Listed(ValueError):
-    """An error of another library with a method `errors` of its own."""
+    """An error of another library with a method `errors`."""
 
     def errors(self) -> list[str]:
-        """Something else than pydantic's."""
+        """Return something else than pydantic's."""
         return ["other"]
 
 
 def event(said: Any) -> Event:
-    """The event of a message."""
+    """Return the event of a message."""
     if isinstance(said, str):
         return Text(None, said, said)
     return Custom(said.get("type"), said.get("content"), said)
@@ -92,7 +92,7 @@ CHECKED: Final[list[tuple[tuple[str, ...], Any, dict[Any, Any]]]] = [
 
 @pytest.mark.parametrize(("expected", "said", "schema"), CHECKED, ids=range(len(CHECKED)))
 def test_problems(expected: tuple[str, ...], said: Any, schema: dict[Any, Any]) -> None:
-    """A validator of the message's type, or of None, says what is wrong; the text is safe to show."""
+    """The validator for the message's type, or for None, lists problems; their text is safe to show."""
     before = event(said)
     after = check(before, schema)
     assert after.problems == expected
@@ -102,14 +102,14 @@ def test_problems(expected: tuple[str, ...], said: Any, schema: dict[Any, Any]) 
     assert "CANARY" not in repr(after.problems)
 
 
-def test_how_many_problems() -> None:
-    """Their number is bounded."""
+def test_the_number_of_problems() -> None:
+    """The number of problems is bounded."""
     rows = Rows(*((("content", number), "no row") for number in range(1000)))
     assert len(check(event(METRICS), {"metrics": refuses(rows)}).problems) == 20
 
 
 def test_a_validator_of_pydantic() -> None:
-    """Its list of errors is taken: what it quotes of the message is left out."""
+    """The list of a pydantic error is used without the values that it quotes."""
     pydantic: Any = pytest.importorskip("pydantic")
     figures = pydantic.create_model("Figures", value=(int, ...), token=(int, 0))
     metrics = pydantic.create_model("Metrics", content=(figures, ...))
@@ -121,7 +121,7 @@ def test_a_validator_of_pydantic() -> None:
 
 
 def test_a_validator_gets_a_copy() -> None:
-    """What it does to it changes nothing."""
+    """A validator gets a copy: its changes do not reach the event."""
 
     def spoils(said: Any) -> None:
         said["content"]["value"] = 1
@@ -131,15 +131,15 @@ def test_a_validator_gets_a_copy() -> None:
     assert check(event(said), {"metrics": spoils}).message == {"type": "metrics", "content": {"value": "x"}}
 
 
-def test_what_else_a_validator_raises() -> None:
-    """A validator that fails on a message finds it wrong, and says no more: the text may hold anything."""
+def test_a_validator_that_fails() -> None:
+    """A validator that raises another error rejects the message, and the error's text is not shown."""
     assert check(event(METRICS), {"metrics": refuses(KeyError("CANARY"))}).problems == (
         "the validator raised KeyError",
     )
 
 
 def test_an_event_with_problems() -> None:
-    """It shows them, keeps them when it is pickled, and is the same event."""
+    """An event with problems shows them, keeps them when pickled, and is equal to its copy."""
     right = Answer("answer", "42", {"type": "answer", "content": "42"})
     wrong = attrs.evolve(right, problems=("odd",))
     assert repr(right) == "Answer(type='answer', content='42')"
@@ -153,7 +153,7 @@ def test_an_event_with_problems() -> None:
 
 
 def agent(schema: Any, *, strict: bool = False) -> SSEOxyGent:
-    """An agent whose remote sends a wrong message between others."""
+    """Return an agent whose remote sends an invalid message between valid ones."""
     steps = (text("hello"), message(METRICS), answer("42"), close())
     made = SSEOxyGent(server_url="http://remote.test", transport=FakeTransport.script(*steps))
     made.schema = schema
@@ -162,7 +162,7 @@ def agent(schema: Any, *, strict: bool = False) -> SSEOxyGent:
 
 
 async def test_a_run_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    """A message that is not valid is an event with problems, and one warning; the run comes to its end."""
+    """An invalid message is an event with problems and one warning, and the run goes on."""
     with caplog.at_level(logging.WARNING):
         async with agent({"metrics": NUMBERS, "answer": accepts}).stream("x") as run:
             events = [event async for event in run]
@@ -173,7 +173,7 @@ async def test_a_run_goes_on(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_a_strict_run_ends() -> None:
-    """With `strict` it is an error, which holds the event; nobody else hears of it."""
+    """With `strict` an invalid message raises an error that holds the event, which is not forwarded."""
     heard: list[Any] = []
 
     async def send(said: Any) -> None:
@@ -192,5 +192,5 @@ async def test_a_strict_run_ends() -> None:
 
 
 async def test_strict_without_problems() -> None:
-    """It changes nothing for messages that are valid."""
+    """`strict` changes nothing for valid messages."""
     assert (await agent({"metrics": accepts}, strict=True).ask("x")).output == "42"

@@ -1,8 +1,8 @@
-"""The decoder: the standard's events, however the bytes are cut, and never more of them than the limits allow.
+"""The SSE decoder: the standard's events for any chunks, within the limits.
 
-Rule 1: the oracle is `reference.py`, written from the standard; what servers really sent is `fixtures/wire`.
-Rule 2: how a stream is cut into pieces is a parameter, never an example.
-Rule 3: where another decoder differs, the difference has a name and a row.
+Rule 1: the oracle is `reference.py`, written from the standard; recordings of real servers are in `fixtures/wire`.
+Rule 2: the cutting of a stream into chunks is a parameter, never an example.
+Rule 3: each difference from another decoder has a name and a row.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 BOM: Final = b"\xef\xbb\xbf"
 
-# ------------------------------------------------------------------------------------------------- The ways of feeding
+# ------------------------------------------------------------------------------------------------------ Ways of feeding
 
 
 def whole(pieces: Sequence[bytes]) -> list[bytes]:
-    """All in one piece."""
+    """One chunk."""
     return [b"".join(pieces)]
 
 
 def single(pieces: Sequence[bytes]) -> list[bytes]:
-    """Byte by byte."""
+    """Chunks of one byte."""
     return [bytes([byte]) for byte in b"".join(pieces)]
 
 
 def own(pieces: Sequence[bytes]) -> list[bytes]:
-    """As they are."""
+    """The given chunks."""
     return [*pieces]
 
 
 def with_empty(pieces: Sequence[bytes]) -> list[bytes]:
-    """As they are, and an empty piece before, between and after them."""
+    """The given chunks, with an empty chunk before, between and after them."""
     return [b"", *(part for piece in pieces for part in (piece, b""))]
 
 
 def with_tail(pieces: Sequence[bytes]) -> list[bytes]:
-    """All but the last byte, then that."""
+    """Two chunks: all but the last byte, and the last byte."""
     stream = b"".join(pieces)
     return [stream[:-1], stream[-1:]]
 
@@ -67,7 +67,7 @@ WAYS: Final[list[Callable[[Sequence[bytes]], list[bytes]]]] = [whole, single, ow
 
 
 def cut(stream: bytes, sizes: Sequence[int]) -> list[bytes]:
-    """`stream` in pieces of these sizes, over and over; at 0 there is an empty piece."""
+    """Return `stream` in chunks of these sizes, repeated; 0 gives an empty chunk."""
     pieces: list[bytes] = []
     turn = start = 0
     while start < len(stream):
@@ -81,13 +81,13 @@ SIZES: Final = st.lists(st.integers(0, 40), min_size=1, max_size=6)
 
 
 def decoded(pieces: Iterable[bytes]) -> tuple[list[ServerSentEvent], Decoder]:
-    """The events of a stream that comes in these pieces, and the decoder after it."""
+    """Return the events of these chunks, and the decoder."""
     decoder = Decoder()
     return [event for piece in pieces for event in decoder.feed(piece)], decoder
 
 
 def interpretation(pieces: Iterable[bytes]) -> Interpretation:
-    """What the decoder says of the stream, in the reference's words."""
+    """Return the decoder's result in the form of the reference."""
     events, decoder = decoded(pieces)
     return Interpretation(
         [Dispatched(event.event, event.data, event.id, event.retry) for event in events],
@@ -103,7 +103,7 @@ def interpretation(pieces: Iterable[bytes]) -> Interpretation:
 
 @frozen
 class Case:
-    """One of `fixtures/conformance/cases.json`."""
+    """One case of `fixtures/conformance/cases.json`."""
 
     name: str
     pieces: list[bytes]
@@ -117,7 +117,7 @@ class Case:
 
 
 def read_case(row: dict[str, Any]) -> Case:
-    """A row of the file."""
+    """Return the case of a row."""
     return Case(
         row["name"],
         [base64.b64decode(piece) for piece in row["chunks_b64"]],
@@ -135,7 +135,7 @@ each_case: Final = pytest.mark.parametrize("case", CASES, ids=str)
 @each_case
 @pytest.mark.parametrize("way", WAYS)
 def test_conformance(case: Case, way: Callable[[Sequence[bytes]], list[bytes]]) -> None:
-    """Every case gives its events and leaves its end state, however it is cut."""
+    """Each case gives its events and its end state, for each way of feeding."""
     events, decoder = decoded(way(case.pieces))
     assert case.events == events
     assert case.end_state == (decoder.last_event_id, decoder.reconnection_time)
@@ -143,7 +143,7 @@ def test_conformance(case: Case, way: Callable[[Sequence[bytes]], list[bytes]]) 
 
 @each_case
 def test_promptness(case: Case) -> None:
-    """After each piece as many events are out as the eagerest decoder may give."""
+    """After each chunk, as many events are returned as the standard allows."""
     decoder = Decoder()
     out = [0]
     for piece in case.pieces:
@@ -154,25 +154,25 @@ def test_promptness(case: Case) -> None:
 
 @each_case
 def test_the_reference_conforms(case: Case) -> None:
-    """The oracle itself gives every case's events."""
+    """The reference gives the events of each case."""
     found = interpret(b"".join(case.pieces))
     assert [Dispatched(event.event, event.data, event.id, event.retry) for event in case.events] == found.events
     assert case.end_state == (found.last_event_id, found.reconnection_time)
 
 
-def test_no_charset_is_asked_for() -> None:
-    """Some cases come with a foreign charset, and their events are UTF-8 all the same: the decoder is never told."""
+def test_charset_is_ignored() -> None:
+    """Cases with another charset are decoded as UTF-8: the decoder ignores the charset."""
     foreign = [case.name for case in CASES if "charset" in case.content_type and "utf-8" not in case.content_type]
     assert foreign == ["wpt-format-utf-8"]
 
 
-# ------------------------------------------------------------------------------------------- What servers really sent
+# ----------------------------------------------------------------------------------------------------------- Recordings
 
 MANIFEST: Final[list[dict[str, Any]]] = json.loads((WIRE / "manifest.json").read_text(encoding="utf-8"))
 
 
 def recorded_events(recording: dict[str, Any]) -> list[ServerSentEvent]:
-    """The events of a recording. The manifest tells what each block says; an id stays until another comes."""
+    """Return the events of a recording as in the manifest; an id is valid until the next one."""
     events: list[ServerSentEvent] = []
     last_id = ""
     for block in recording["events"]:
@@ -189,7 +189,7 @@ LARGE: Final = "(the longest, one after the other)"
 
 
 def places(stream: bytes) -> list[int]:
-    """Where a stream is cut in two: everywhere if it is small, else within two bytes of each line end."""
+    """Return where to cut a stream: everywhere if it is small, else within two bytes of each line end."""
     if len(stream) < SMALL:
         return [*range(len(stream) + 1)]
     ends = [index for index, byte in enumerate(stream) if byte in b"\r\n"]
@@ -198,7 +198,7 @@ def places(stream: bytes) -> list[int]:
 
 
 def test_every_recording_is_in_the_manifest() -> None:
-    """No recorded stream is left out, and each has the bytes, events and comments that the manifest says."""
+    """The manifest has each recorded stream, with its bytes, events and comments."""
     assert {path.name for path in WIRE.glob("*.sse")} == set(RECORDINGS)
     for recording in MANIFEST:
         stream, events = RECORDINGS[recording["file"]]
@@ -216,7 +216,7 @@ def test_recordings(file: str, way: Callable[[Sequence[bytes]], list[bytes]]) ->
 
 
 def test_recordings_cut_in_two(capsys: pytest.CaptureFixture[str]) -> None:
-    """A recorded stream that comes in two pieces gives the same events, wherever it is cut."""
+    """A recorded stream in two chunks gives the same events, wherever it is cut."""
     streams = dict(RECORDINGS)
     # No recording is large, so one is made of the three longest. Each block in them has an id of its own.
     longest = sorted(RECORDINGS.values(), key=lambda recorded: len(recorded[0]))[-3:]
@@ -229,8 +229,8 @@ def test_recordings_cut_in_two(capsys: pytest.CaptureFixture[str]) -> None:
             assert found == expected, f"{file} cut at {place}"
             pairs += 1
     # Counted in another way. Small: a place before each byte, and the end. Large: six around each CRLF (two before it,
-    # two in it, two after it); of these a line of less than four bytes shares some with the line before, and the last
-    # is beyond the stream's end.
+    # two in it, two after it); lines of less than four bytes share some with the line before, and the last is beyond
+    # the stream's end.
     small = sum(recording["bytes"] + 1 for recording in MANIFEST)
     large_places = sum(min(6, len(line) + 2) for line in streams[LARGE][0].split(b"\r\n")[:-1]) - 1
     assert small + large_places == pairs
@@ -239,7 +239,7 @@ def test_recordings_cut_in_two(capsys: pytest.CaptureFixture[str]) -> None:
         sys.stdout.write(f"\n{pairs} pairs of a recording and a cut\n")
 
 
-# -------------------------------------------------------------------------------------------- Against the reference
+# ------------------------------------------------------------------------------------------------ The reference decoder
 
 TOKENS: Final = (
     *(
@@ -281,7 +281,7 @@ USUAL: Final = (
     *(b": ping\r\n\r\n", b":\n\n", b": ping\n", b"data:x\n\n", b"data: x\r\r", b"data: half"),
     *(b"data: x\nretry: 1234567890\n\n", b"retry: 5\n\n", b"\r\n", b"\n", b"\r", BOM),
 )
-"""Blocks as servers send them, and what is nearly one."""
+"""Blocks as servers send them, and near misses."""
 STREAMS: Final = st.one_of(
     st.lists(st.sampled_from(USUAL), max_size=12).map(b"".join),
     st.lists(st.sampled_from(TOKENS), max_size=40).map(b"".join),
@@ -297,15 +297,15 @@ STREAMS: Final = st.one_of(
 @example(BOM + b"data: x\r\n\r\ndata: \xe2\x80\xa8\r\r", [2, 1])
 @example(b"id: kept\ndata: x\n\nid: not yet\nretry: 5\n", [7])
 @example(b"data: x\n\nevent: y\ndata: y\n\n: ping\n\ndata:z\n\ndata: z\n\n", [100])
-def test_the_decoder_is_the_reference(stream: bytes, sizes: list[int]) -> None:
-    """Any bytes, cut anyhow, mean what the reference says: events, ids, reconnection time, comments."""
+def test_any_bytes(stream: bytes, sizes: list[int]) -> None:
+    """Any bytes in any chunks give the reference's events, ids, reconnection time and comments."""
     assert interpret(stream) == interpretation(cut(stream, sizes)) == interpretation([stream])
 
 
 @given(STREAMS, SIZES)
 @example(b"data: x\n\nevent\ndata: y\n\nevent: z\ndata: z\n\ndata: x\n\n", [0])
-def test_how_many_events_came_before_a_name(stream: bytes, sizes: list[int]) -> None:
-    """`unnamed_events` counts the events until a block names its own, however the stream is cut."""
+def test_unnamed_events(stream: bytes, sizes: list[int]) -> None:
+    """`unnamed_events` counts the events before the first block with a name."""
     slow, unnamed = Decoder(), 0
     for piece in single([stream]):
         events = slow.feed(piece)
@@ -313,36 +313,36 @@ def test_how_many_events_came_before_a_name(stream: bytes, sizes: list[int]) -> 
     assert unnamed == slow.unnamed_events == decoded(cut(stream, sizes))[1].unnamed_events
 
 
-def test_a_huge_piece() -> None:
-    """A piece of many internal slices is decoded like the same bytes in pieces, and a block may span the slices."""
+def test_a_huge_chunk() -> None:
+    """A chunk of many internal slices is decoded like small chunks, and a block may span slices."""
     stream = b"".join(b"data: %d\r\n\r\n" % number for number in range(20_000)) + b"data: " + b"x" * 200_000 + b"\n\n"
     expected = [ServerSentEvent(data=data) for data in [*map(str, range(20_000)), "x" * 200_000]]
     assert expected == decoded([stream])[0] == decoded(cut(stream, [1000, 7]))[0]
 
 
 def test_events_and_errors_are_values() -> None:
-    """An event pickles, and two of the same content are equal."""
+    """Events pickle, and events of the same content are equal."""
     (event,), _ = decoded([b"id: 1\nevent: x\nretry: 5\ndata: y\n\n"])
     assert ServerSentEvent("x", "y", "1", 5) == event == pickle.loads(pickle.dumps(event))
 
 
-# ------------------------------------------------------------------------------------------------- Against httpx-sse
+# ------------------------------------------------------------------------------------------------------------ httpx-sse
 
 
 def peer(stream: bytes, content_type: str = "text/event-stream") -> list[tuple[str, str, str, int | None]]:
-    """The events that httpx-sse sees."""
+    """Return the events of httpx-sse."""
     response = httpx.Response(200, headers={"content-type": content_type}, content=iter([stream]))
     return [(event.event, event.data, event.id, event.retry) for event in EventSource(response).iter_sse()]
 
 
 def ours(stream: bytes) -> list[tuple[str, str, str, int | None]]:
-    """The events that the decoder sees."""
+    """Return the events of our decoder."""
     return [(event.event, event.data, event.id, event.retry) for event in decoded([stream])[0]]
 
 
 PLAIN: Final = "text/event-stream"
 DIFFERENCES: Final[dict[str, tuple[bytes, str, list[str], list[str]]]] = {
-    # name: (stream, Content-Type, the data we see, the data httpx-sse sees)
+    # name: (stream, Content-Type, our data, the data of httpx-sse)
     "after one id, each heartbeat is an empty event": (
         b"id: 1\ndata: x\n\n: ping\n\n: ping\n\n",
         PLAIN,
@@ -355,7 +355,7 @@ DIFFERENCES: Final[dict[str, tuple[bytes, str, list[str], list[str]]]] = {
     "the charset is obeyed": (b"data: \xc3\xbc\n\n", f"{PLAIN}; charset=windows-1252", ["\xfc"], ["\xc3\xbc"]),
 }
 RETRIES: Final[dict[str, tuple[bytes, int | None, int | None]]] = {
-    # name: (the field's value, what we make of it, what httpx-sse makes of it)
+    # name: (the field's value, our retry, the retry of httpx-sse)
     "a sign": (b"+5", None, 5),
     "less than nothing": (b"-5", None, -5),
     "an underscore": (b"1_000", None, 1000),
@@ -367,21 +367,21 @@ RETRIES: Final[dict[str, tuple[bytes, int | None, int | None]]] = {
 
 @pytest.mark.parametrize(("stream", "content_type", "expected", "theirs"), DIFFERENCES.values(), ids=DIFFERENCES)
 def test_known_differences(stream: bytes, content_type: str, expected: list[str], theirs: list[str]) -> None:
-    """Where httpx-sse sees other events than we do, it is for a reason that has a name."""
+    """Each difference from the events of httpx-sse has a name."""
     assert expected == [data for _, data, _, _ in ours(stream)] == [event.data for event in interpret(stream).events]
     assert [data for _, data, _, _ in peer(stream, content_type)] == theirs
 
 
 @pytest.mark.parametrize(("value", "expected", "theirs"), RETRIES.values(), ids=RETRIES)
 def test_known_differences_of_retry(value: bytes, expected: int | None, theirs: int | None) -> None:
-    """What `int()` reads and what the standard calls a number are not the same."""
+    """httpx-sse reads `retry:` by `int()`, which accepts more than the standard."""
     stream = b"data: x\nretry: " + value + b"\n\n"
     assert ours(stream) == [("message", "x", "", expected)]
     assert peer(stream) == [("message", "x", "", theirs)]
 
 
 def test_a_known_difference_of_size() -> None:
-    """Nothing bounds a line of httpx-sse; ours is refused."""
+    """httpx-sse does not bound a line; our decoder does."""
     stream = b"data: " + b"x" * MIB + b"\n\n"
     assert [len(data) for _, data, _, _ in peer(stream)] == [MIB]
     with pytest.raises(errors.TooLargeError):
@@ -407,7 +407,7 @@ ENDS: Final = st.sampled_from(["\n", "\r", "\r\n"])
 
 @st.composite
 def well_behaved_streams(draw: st.DrawFn) -> bytes:
-    """A stream without the known differences: each block has data, and there is no byte order mark in front."""
+    """Streams without the known differences: each block has data, and there is no byte order mark."""
     text = ""
     for _ in range(draw(st.integers(0, 5))):
         fields = draw(st.lists(FIELDS, max_size=5))
@@ -419,15 +419,15 @@ def well_behaved_streams(draw: st.DrawFn) -> bytes:
 
 @given(well_behaved_streams(), SIZES)
 def test_agreement_with_httpx_sse(stream: bytes, sizes: list[int]) -> None:
-    """Without the named differences, httpx-sse sees what we see."""
+    """Without the known differences, httpx-sse gives our events."""
     assert peer(stream) == ours(stream) == [(e.event, e.data, e.id, e.retry) for e in decoded(cut(stream, sizes))[0]]
 
 
-# --------------------------------------------------------------------------------------------------- Against httpx2
+# --------------------------------------------------------------------------------------------------------------- httpx2
 
 
 def peer2(pieces: Iterable[bytes], content_type: str = PLAIN) -> Iterator[tuple[str, str, str, int | None]]:
-    """The events that httpx2 sees, one by one."""
+    """Yield the events of httpx2."""
     request = httpx2.Request("GET", "http://peer.test")  # its decoder names the request in an error
     response = httpx2.Response(200, headers={"content-type": content_type}, content=iter(pieces), request=request)
     for event in httpx2.EventSource(response):
@@ -435,7 +435,7 @@ def peer2(pieces: Iterable[bytes], content_type: str = PLAIN) -> Iterator[tuple[
 
 
 DIFFERENCES2: Final[dict[str, tuple[bytes, str, list[str], list[str]]]] = {
-    # name: (stream, Content-Type, the data we see, the data httpx2 sees)
+    # name: (stream, Content-Type, our data, the data of httpx2)
     "an id without data is an empty event": (b"id: 1\n\n: ping\n\n", PLAIN, [], [""]),
     "a name without data is an empty event": (b"event: x\n\n", PLAIN, [], [""]),
     "a retry without data is an empty event": (b"retry: 5\n\n", PLAIN, [], [""]),
@@ -449,21 +449,21 @@ DIFFERENCES2: Final[dict[str, tuple[bytes, str, list[str], list[str]]]] = {
 def test_known_differences_from_httpx2(
     stream: bytes, content_type: str, expected: list[str], theirs: list[str]
 ) -> None:
-    """Where httpx2 sees other events than we do, it is for a reason that has a name."""
+    """Each difference from the events of httpx2 has a name."""
     assert expected == [data for _, data, _, _ in ours(stream)] == [event.data for event in interpret(stream).events]
     assert [data for _, data, _, _ in peer2([stream], content_type)] == theirs
 
 
 @pytest.mark.parametrize(("value", "expected", "theirs"), RETRIES.values(), ids=RETRIES)
 def test_known_differences_of_retry_from_httpx2(value: bytes, expected: int | None, theirs: int | None) -> None:
-    """It asks `int()` too."""
+    """httpx2 reads `retry:` by `int()` too."""
     stream = b"data: x\nretry: " + value + b"\n\n"
     assert ours(stream) == [("message", "x", "", expected)]
     assert [*peer2([stream])] == [("message", "x", "", theirs)]
 
 
 SIZES2: Final[dict[str, tuple[bytes, bool, bool]]] = {
-    # name: (stream, do we refuse it under event_bytes=1 MiB, does httpx2, whose default that is)
+    # name: (stream, whether we refuse it under event_bytes=1 MiB, whether httpx2 does, whose default that is)
     "a line": (b"data: " + b"x" * MIB + b"\n\n", True, True),
     "comments": ((b":" + b"x" * (64 * KIB) + b"\n") * 17 + b"data: x\n\n", True, False),
     "line ends": (b"data\n" * (MIB // 5) + b"data\n\n", True, False),
@@ -472,7 +472,7 @@ SIZES2: Final[dict[str, tuple[bytes, bool, bool]]] = {
 
 @pytest.mark.parametrize(("stream", "we_refuse", "it_refuses"), SIZES2.values(), ids=SIZES2)
 def test_known_differences_of_size_from_httpx2(stream: bytes, we_refuse: bool, it_refuses: bool) -> None:
-    """It bounds an event, but counts neither comments nor line ends."""
+    """httpx2 bounds an event without counting comments and line ends."""
 
     def refuses(read: Callable[[], object], error: type[Exception]) -> bool:
         try:
@@ -488,7 +488,7 @@ def test_known_differences_of_size_from_httpx2(stream: bytes, we_refuse: bool, i
 
 
 def test_a_known_difference_of_promptness_from_httpx2() -> None:
-    """It holds a CR back until it knows what follows; our event is out with the CR of its blank line."""
+    """httpx2 holds a CR until the next byte; our event is returned with the CR of its blank line."""
     given_out: list[bytes] = []
 
     def pieces() -> Iterator[bytes]:
@@ -504,7 +504,7 @@ def test_a_known_difference_of_promptness_from_httpx2() -> None:
 
 @given(well_behaved_streams(), SIZES)
 def test_agreement_with_httpx2(stream: bytes, sizes: list[int]) -> None:
-    """Without the named differences, httpx2 sees what we see."""
+    """Without the known differences, httpx2 gives our events."""
     assert ours(stream) == [*peer2([stream])] == [*peer2(cut(stream, sizes))]
 
 
@@ -512,7 +512,7 @@ def test_agreement_with_httpx2(stream: bytes, sizes: list[int]) -> None:
 
 
 def fed(pieces: Iterable[bytes], limits: Limits) -> tuple[str, list[ServerSentEvent]]:
-    """How a stream ends under these limits, in the error's words, and all events that were seen of it."""
+    """Return the error's text under these limits, and all events before it."""
     decoder = Decoder(limits)
     events: list[ServerSentEvent] = []
     for piece in pieces:
@@ -523,7 +523,7 @@ def fed(pieces: Iterable[bytes], limits: Limits) -> tuple[str, list[ServerSentEv
     return "", events
 
 
-# 40 bytes, the line ends among them (each counts as one, a CRLF too), and the blank line not.
+# 40 bytes, with line ends (each counts as one, a CRLF too) and without the blank line.
 BLOCKS: Final = {
     "one line": b"data: " + b"x" * 33 + b"\n",
     "one line, CRLF": b"data: " + b"x" * 33 + b"\r\n",
@@ -543,7 +543,7 @@ BLOCKS: Final = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
 def test_event_bytes(block: bytes, way: Callable[[Sequence[bytes]], list[bytes]]) -> None:
-    """Every byte of a block counts, whatever it says: exactly the limit passes, one byte more does not."""
+    """Each byte of a block counts: the limit is allowed, one byte more is not."""
     stream = b"data: before\n\n" + block
     if block.endswith((b"\n", b"\r")):
         stream += b"\ndata: after\n\n"
@@ -560,7 +560,7 @@ def test_event_bytes(block: bytes, way: Callable[[Sequence[bytes]], list[bytes]]
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("start", [b"data: ", b":", b"what: ", b"what", b"id: ", BOM + b"data: "])
 def test_line_bytes(start: bytes, way: Callable[[Sequence[bytes]], list[bytes]]) -> None:
-    """A line's own bytes count, without its end and without a byte order mark."""
+    """The bytes of a line count without its end and without a byte order mark."""
     line = start.ljust(23 if start.startswith(BOM) else 20, b"x")
     stream = line + b"\r\n\r\ndata:y\n\n"
     assert ("", decoded([stream])[0]) == fed(way([stream]), Limits(line_bytes=20))
@@ -570,7 +570,7 @@ def test_line_bytes(start: bytes, way: Callable[[Sequence[bytes]], list[bytes]])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("tail", [b"", b"data: x", b": ping\n\n", b"\r\n" * 5, b"data: y\r\n\r"])
 def test_stream_bytes(tail: bytes, way: Callable[[Sequence[bytes]], list[bytes]]) -> None:
-    """Every byte of a stream counts, blank lines and byte order mark too; what came before the limit is not lost."""
+    """Each byte of a stream counts, with blank lines and the byte order mark; events before the limit are kept."""
     stream = BOM + b"data: x\n\n" + tail
     events = decoded([stream])[0]
     assert fed(way([stream]), Limits(stream_bytes=len(stream))) == ("", events)
@@ -586,10 +586,10 @@ MAYBE: Final = st.one_of(st.none(), st.integers(1, 60))
 @example(b"data: x\r\n\r\ndata", [9, 1], None, None, 9)
 @example(b"data:12345\n\n", [1], 10, 10, None)
 @example(b":1\ndata:12345\n\n", [1], 10, 12, 12)
-def test_limits_do_not_depend_on_the_pieces(
+def test_limits_do_not_depend_on_chunks(
     stream: bytes, sizes: list[int], line: int | None, event: int | None, all_: int | None
 ) -> None:
-    """However a stream is cut, it passes the same limit, and the same events are complete before that."""
+    """A stream passes the same limit, after the same events, however it is cut."""
     limits = Limits(line_bytes=line, event_bytes=event, stream_bytes=all_)
     said, events = fed([stream], limits)
     assert (said, events) == fed(cut(stream, sizes), limits) == fed(single([stream]), limits)
@@ -598,10 +598,10 @@ def test_limits_do_not_depend_on_the_pieces(
 
 
 @given(STREAMS, MAYBE, MAYBE, MAYBE)
-def test_limits_are_the_references(stream: bytes, line: int | None, event: int | None, all_: int | None) -> None:
-    """The limit that is passed is the reference's, and what was complete before that byte is what the reference saw."""
+def test_limits_of_the_reference(stream: bytes, line: int | None, event: int | None, all_: int | None) -> None:
+    """The limit is passed at the reference's byte, after the reference's events."""
     if BOM.startswith(stream[:2]) and not stream.startswith(BOM):
-        stream = b"\n" + stream  # half a byte order mark at the very end counts for nothing: it is no line yet
+        stream = b"\n" + stream  # half a byte order mark at the end counts for nothing: it is no line yet
     limits = Limits(line_bytes=line, event_bytes=event, stream_bytes=all_)
     found = passed(stream, limits)
     name, length = ("", len(stream)) if found is None else found
@@ -612,7 +612,7 @@ def test_limits_are_the_references(stream: bytes, line: int | None, event: int |
 
 
 def test_a_failed_decoder_stays_failed() -> None:
-    """After a limit was passed every call raises the same error, an empty piece too, and no event comes any more."""
+    """After a limit was passed each call raises the same error, even for an empty chunk."""
     decoder = Decoder(Limits(event_bytes=10))
     with pytest.raises(errors.TooLargeError) as first:
         decoder.feed(b"data: x\n\ndata: 12345\n\n")
@@ -627,7 +627,7 @@ def test_a_failed_decoder_stays_failed() -> None:
 
 PIECE: Final = 64 * KIB
 ENDLESS: Final = {
-    # name: (the limit, the first bytes, the piece that comes again and again); many objects are slow to trace
+    # name: (the limit, the first bytes, the chunk that is repeated); many objects are slow to trace
     "a line": (16 * MIB, b"data: ", b"x" * PIECE),
     "an event of lines": (16 * MIB, b"", b"data: " + b"x" * (PIECE - 7) + b"\n"),
     "an event of small lines": (2 * MIB, b"", b"data: x\n" * (PIECE // 8)),
@@ -641,7 +641,7 @@ ENDLESS: Final = {
 
 
 def traced(work: Callable[[], object]) -> int:
-    """By how many bytes the memory in use grew at most, while `work` was done."""
+    """Return the greatest growth of traced memory during `work`."""
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
@@ -655,7 +655,7 @@ def traced(work: Callable[[], object]) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize(("limit", "start", "piece"), ENDLESS.values(), ids=ENDLESS)
 def test_memory(limit: int, start: bytes, piece: bytes) -> None:
-    """What never ends is refused at the limit, and costs no more than that and 16 MiB; really, an eighth more."""
+    """An endless line, event or stream is refused at the limit, and costs no more memory than that and 16 MiB."""
     decoder = Decoder(Limits(event_bytes=limit))
 
     def feed_endlessly() -> None:
@@ -670,8 +670,8 @@ def test_memory(limit: int, start: bytes, piece: bytes) -> None:
 
 
 @pytest.mark.parametrize("piece", [b"x" * PIECE, b"\ndata: " + b"x" * PIECE], ids=["a line", "an event"])
-def test_a_failure_keeps_nothing(piece: bytes) -> None:
-    """Who keeps the error, and with it the decoder, does not keep what was refused."""
+def test_memory_after_a_failure(piece: bytes) -> None:
+    """The error does not keep the refused data, even through the decoder."""
     kept: list[errors.TooLargeError] = []
 
     def fail() -> int:
@@ -691,7 +691,7 @@ def test_a_failure_keeps_nothing(piece: bytes) -> None:
 
 @pytest.mark.parametrize("piece", [b": ping\r\n\r\n", b"id: 1\ndata: x\n\n", b"\n"])
 def test_memory_of_a_long_stream(piece: bytes) -> None:
-    """What was handed out is not kept: a stream of many small blocks costs what one costs."""
+    """Decoded events are not kept: a stream of many small blocks costs the memory of one."""
     decoder = Decoder(Limits(stream_bytes=None))
     many = piece * (PIECE // len(piece))
 

@@ -1,4 +1,4 @@
-"""The wire: what each message is, what each refusal is, and that no document of a server breaks anything but itself."""
+"""Messages, responses and documents: their classes and errors, for any bytes of a server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.conftest import WIRE
 
 
 def event(data: Any) -> Event:
-    """The event of this JSON, or of this text."""
+    """Return the event of this JSON or text."""
     return to_event(ServerSentEvent(data=data if isinstance(data, str) else json.dumps(data)))
 
 
@@ -89,7 +89,7 @@ MESSAGES: Final[list[tuple[type[Event], str | None, Any, str]]] = [
 
 @pytest.mark.parametrize(("cls", "kind", "content", "data"), MESSAGES)
 def test_messages(cls: type[Event], kind: str | None, content: Any, data: str) -> None:
-    """Each message is of the class that its type names; what is unknown, and what is no JSON, is not lost."""
+    """A message has the class of its type; unknown types, and text that is not JSON, are kept."""
     found = to_event(ServerSentEvent("name", data, "7", 5))
     assert type(found) is cls
     assert found.type == kind
@@ -99,14 +99,14 @@ def test_messages(cls: type[Event], kind: str | None, content: Any, data: str) -
 
 
 def test_not_a_number() -> None:
-    """A real answer may be NaN."""
+    """An answer may be NaN."""
     assert math.isnan(event('{"type": "answer", "content": NaN}').content)
 
 
 @pytest.mark.parametrize("kind", ["tool_call", "observation"])
 @pytest.mark.parametrize("content", ["text", None, [1], 3, False])
 def test_malformed_steps(kind: str, content: Any) -> None:
-    """A step whose content is no object is a custom message that kept its type."""
+    """A step whose content is not an object is a Custom event with its type."""
     found = event({"type": kind, "content": content, "secret": "SECRET"})
     assert type(found) is Custom
     assert found.type == kind
@@ -114,7 +114,7 @@ def test_malformed_steps(kind: str, content: Any) -> None:
 
 
 def test_a_message_that_is_too_deep() -> None:
-    """Depth is bounded, exactly; what is deeper is a text that says so."""
+    """A message over the depth limit is a text with a problem."""
     assert event("[" * 128 + "]" * 128).problems == ()
     deep = event("[" * 129 + "]" * 129)
     assert isinstance(deep, Text)
@@ -125,7 +125,7 @@ def test_a_message_that_is_too_deep() -> None:
 
 
 def test_an_answer_that_is_too_deep() -> None:
-    """It is known for an answer by its outermost object."""
+    """An answer over the depth limit is recognized by its outermost object."""
     deep = to_event(ServerSentEvent(data='{"content": [[]], "type": "answer"}'), Limits(depth=2))
     assert isinstance(deep, Text)
     assert deep.type == "answer"
@@ -133,7 +133,7 @@ def test_an_answer_that_is_too_deep() -> None:
 
 @pytest.mark.parametrize("kind", ["answer", "progress", "tool_call", "mine", None])
 def test_a_message_with_a_long_integer(kind: str | None) -> None:
-    """The message keeps its class and the digits; its problems say that they are a text."""
+    """A message with a long integer keeps its class and the digits as a text, with a problem."""
     found = event(json.dumps({"type": kind, "content": {"n": 0}}).replace("0", "9" * 5000))
     assert type(found) is EVENTS.get(str(kind), Custom)
     assert found.content == {"n": "9" * 5000}
@@ -141,7 +141,7 @@ def test_a_message_with_a_long_integer(kind: str | None) -> None:
 
 
 def test_every_type_has_a_class() -> None:
-    """The table of types holds what the documentation and real servers name."""
+    """Each type in the documentation and in recordings has a class."""
     assert {*EVENTS} == {"answer", "tool_call", "observation", "stream", "stream_end", "think", "progress", "error"}
 
 
@@ -158,7 +158,7 @@ KINDS: Final[dict[str, type[Event]]] = {
 
 
 def kind_of(data: str) -> type[Event]:
-    """The class that the message in a recorded block is of, by the plain reading of its JSON."""
+    """Return the class of the message in a recorded block, by its JSON."""
     try:
         message = json.loads(data)
     except ValueError:
@@ -169,7 +169,7 @@ def kind_of(data: str) -> type[Event]:
 
 @pytest.mark.parametrize("recording", MANIFEST, ids=lambda recording: recording["file"])
 def test_recorded_messages(recording: dict[str, Any]) -> None:
-    """Every message that a real server sent is of its class, and the answers are those that the manifest names."""
+    """Each recorded message has its class, and the answers are those of the manifest."""
     found = [to_event(sse) for sse in Decoder().feed((WIRE / recording["file"]).read_bytes()) if sse.event != CLOSE]
     blocks = [block for block in recording["events"] if block.get("event") != CLOSE]
     assert [kind_of(block["data"]) for block in blocks] == [type(each) for each in found]
@@ -193,11 +193,11 @@ CONTENT_TYPES: Final = [
 
 @pytest.mark.parametrize(("expected", "content_type"), CONTENT_TYPES)
 def test_content_types(expected: bool, content_type: str) -> None:
-    """An event stream is what says so, whatever its parameters."""
+    """The content type of an event stream may have parameters."""
     assert is_event_stream(content_type) == expected
 
 
-# ------------------------------------------------------------------------------------------------------------ Refusals
+# ------------------------------------------------------------------------------------------------------ Error responses
 
 DATE: Final = "Fri, 20 Nov 2026 09:00:00 GMT"
 WAITS: Final[list[tuple[float | None, dict[str, str]]]] = [
@@ -231,7 +231,7 @@ WAITS: Final[list[tuple[float | None, dict[str, str]]]] = [
 
 @pytest.mark.parametrize(("expected", "headers"), WAITS)
 def test_retry_after(expected: float | None, headers: dict[str, str]) -> None:
-    """Seconds are seconds, a date counts from the server's own; whatever else it is, it is nothing."""
+    """Retry-After is seconds, or a date by the server's clock; other values are ignored."""
     assert retry_after(headers) == expected
 
 
@@ -242,7 +242,7 @@ DATE_WORDS: Final = st.sampled_from(
 
 @given(st.lists(DATE_WORDS, max_size=8).map(" ".join) | st.text(max_size=30))
 def test_any_retry_after(value: str) -> None:
-    """No Retry-After makes trouble."""
+    """Any Retry-After gives seconds or None."""
     wait = retry_after({"retry-after": value, "date": DATE})
     assert wait is None or wait >= 0
 
@@ -251,7 +251,7 @@ UNKNOWN, REJECTED = Outcome.UNKNOWN, Outcome.REJECTED
 SOON: Final = {"retry-after": "5"}
 LATER: Final = {"retry-after": "Fri, 20 Nov 2026 09:00:07 GMT", "date": DATE}
 STATUSES: Final[list[tuple[type[errors.StatusError], Outcome, bool, float | None, int, dict[str, str]]]] = [
-    # expected class, outcome, retryable and seconds to wait; the status, the headers
+    # expected class, outcome, retryable and retry_after; the status, the headers
     (errors.StatusError, UNKNOWN, False, None, 100, {}),
     (errors.StatusError, UNKNOWN, False, None, 101, {}),
     (errors.StatusError, UNKNOWN, False, None, 204, {}),
@@ -291,7 +291,7 @@ def test_statuses(
     status: int,
     headers: dict[str, str],
 ) -> None:
-    """Each status is its error; only what surely ran nothing is REJECTED, and only that may be asked again."""
+    """Each status has its error; it is REJECTED and retryable only if the request surely did not run."""
     error = error_from_response(status, headers, b"why \xff")
     assert isinstance(error, errors.StatusError)
     assert type(error) is cls
@@ -322,8 +322,10 @@ NO_STREAMS: Final[list[tuple[type[errors.OxyError], str, dict[str, str], bytes]]
 
 
 @pytest.mark.parametrize(("cls", "said", "headers", "body"), NO_STREAMS)
-def test_a_200_that_is_no_stream(cls: type[errors.OxyError], said: str, headers: dict[str, str], body: bytes) -> None:
-    """A 200 without a stream is an error too: that of the envelope in it, else one that says what came instead."""
+def test_a_200_that_is_not_an_event_stream(
+    cls: type[errors.OxyError], said: str, headers: dict[str, str], body: bytes
+) -> None:
+    """A 200 that is not an event stream raises the error of its envelope, or NotAnEventStreamError."""
     error = error_from_response(200, headers, body)
     assert type(error) is cls
     assert error.outcome == UNKNOWN
@@ -337,7 +339,7 @@ def test_a_200_that_is_no_stream(cls: type[errors.OxyError], said: str, headers:
 
 
 def body(value: Any) -> bytes:
-    """JSON in UTF-8."""
+    """Return JSON in UTF-8."""
     return json.dumps(value).encode()
 
 
@@ -382,7 +384,7 @@ ENVELOPES: Final[list[tuple[Any, bytes]]] = [
 
 @pytest.mark.parametrize(("expected", "text"), ENVELOPES, ids=range(len(ENVELOPES)))
 def test_envelopes(expected: Any, text: bytes) -> None:
-    """An envelope gives its data, or a typed error, whatever the body is; a hostile text does not fill the error."""
+    """An envelope gives its data or a typed error for any body; the error's text is bounded."""
     if isinstance(expected, dict):
         assert parse_envelope(text) == expected
         return
@@ -397,19 +399,19 @@ CODES: Final[list[tuple[Any, bytes]]] = [(400, b"400"), (-1, b"-1"), (None, b'"4
 
 @pytest.mark.parametrize(("expected", "code"), CODES)
 def test_the_code_of_an_envelope(expected: int | None, code: bytes) -> None:
-    """An envelope's code is a number, or not known."""
+    """The code of an envelope is a number or None."""
     with pytest.raises(errors.EnvelopeError) as caught:
         parse_envelope(b'{"code": %b}' % code)
     assert caught.value.code == expected
 
 
 def node(*children: Any, **more: Any) -> dict[str, Any]:
-    """A node of an organization."""
+    """Return a node of an organization."""
     return {"name": "n", "children": [*children], **more}
 
 
 def chain(depth: int) -> dict[str, Any]:
-    """A node with a node with a node ..."""
+    """Return a node with nested nodes."""
     tree = node()
     for _ in range(depth):
         tree = node(tree)
@@ -418,7 +420,7 @@ def chain(depth: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", sorted(WIRE.glob("*get_organization.json")), ids=lambda path: path.name)
 def test_real_organizations(path: Any) -> None:
-    """What real servers say of themselves is read, also by a server that has no agent at all."""
+    """The organizations of real servers are read, also of a server without agents."""
     data = json.loads(path.read_bytes())["data"]
     root = parse_organization(parse_envelope(path.read_bytes()))
     assert data["organization"] == root
@@ -456,7 +458,7 @@ NO_ORGANIZATIONS: Final[list[tuple[type[errors.OxyError], Any]]] = [
 
 @pytest.mark.parametrize(("expected", "tree"), ORGANIZATIONS, ids=range(len(ORGANIZATIONS)))
 def test_organizations(expected: int, tree: Any) -> None:
-    """An organization is a tree of objects within the limit, however deep or wide it is."""
+    """An organization is a tree of objects within the limit, however deep or wide."""
     root = parse_organization({"organization": tree})
     assert root is tree
     assert sum(1 for _ in members(root)) == expected
@@ -464,7 +466,7 @@ def test_organizations(expected: int, tree: Any) -> None:
 
 @pytest.mark.parametrize(("expected", "tree"), NO_ORGANIZATIONS, ids=range(len(NO_ORGANIZATIONS)))
 def test_malformed_organizations(expected: type[errors.OxyError], tree: Any) -> None:
-    """A tree that is too large or malformed is a typed error."""
+    """A tree that is too large or malformed raises a typed error."""
     with pytest.raises(expected):
         parse_organization({"organization": tree})
 
@@ -475,8 +477,8 @@ def test_no_organization() -> None:
         parse_organization({})
 
 
-def test_exactly_as_many_members_as_allowed() -> None:
-    """The limit is the last count that is allowed."""
+def test_the_limit_of_members() -> None:
+    """The limit itself is allowed."""
     tree = node(node(), node(node()))
     assert parse_organization({"organization": tree}, Limits(nodes=4)) is tree
     with pytest.raises(errors.TooLargeError, match=r"Limits.nodes \(3\)"):
@@ -484,7 +486,7 @@ def test_exactly_as_many_members_as_allowed() -> None:
 
 
 def test_the_order_of_members() -> None:
-    """A tree is walked from its root, each node before its children, these from the first to the last."""
+    """A tree is walked from its root, each node before its children, in order."""
     tree = {"name": 1, "children": [{"name": 2, "children": [{"name": 3}]}, {"name": 4}]}
     assert [each["name"] for each in members(tree)] == [1, 2, 3, 4]
 
@@ -503,7 +505,7 @@ JSON: Final[st.SearchStrategy[Any]] = st.recursive(
 
 @given(JSON, JSON)
 def test_any_document(tree: Any, listing: Any) -> None:
-    """Any JSON in the place of a document is read, or is a RemoteProtocolError, and nothing else."""
+    """Any JSON as a document is read or raises RemoteProtocolError."""
     for text in (body(tree), body({"code": 200, "data": {"organization": tree, "agents": listing}})):
         try:
             data = parse_envelope(text)
@@ -513,11 +515,11 @@ def test_any_document(tree: Any, listing: Any) -> None:
         assert all(isinstance(name, str) for name in KnownAgents.read(root, data).names)
 
 
-# ----------------------------------------------------------------------------------------------- What there is at all
+# ---------------------------------------------------------------------------------------------------------------- Names
 
 TREE: Final[dict[str, Any]] = {"name": "master", "children": [{"name": "a"}, {"name": ""}, {"path": []}, {"name": 3}]}
 AGENTS: Final[list[tuple[set[str], bool, dict[str, Any], dict[str, Any] | None]]] = [
-    # expected names, and whether they are all; the organization, the data of /get_agents
+    # expected names, and whether they are complete; the organization, the data of /get_agents
     ({"master", "a"}, False, TREE, None),
     ({"master", "a"}, False, TREE, {}),
     ({"master", "a"}, False, TREE, {"agents": {"name": "b"}}),
@@ -531,13 +533,13 @@ AGENTS: Final[list[tuple[set[str], bool, dict[str, Any], dict[str, Any] | None]]
 
 @pytest.mark.parametrize(("names", "complete", "root", "listing"), AGENTS)
 def test_agents(names: set[str], complete: bool, root: dict[str, Any], listing: dict[str, Any] | None) -> None:
-    """The names are those of the tree and of the list; they are all only where there is a list."""
+    """The names are those of the tree and of the list; they are complete only with a list."""
     assert KnownAgents(frozenset(names), complete) == KnownAgents.read(root, listing)
 
 
 @pytest.mark.parametrize("version", ["v1.0.13", "v1.1.3"])
 def test_the_agents_of_real_servers(version: str) -> None:
-    """A real server's list names its tools and models too, and agents that its tree does not show."""
+    """The list of a real server also names tools, models and agents that its tree does not have."""
     root = parse_organization(parse_envelope((WIRE / f"{version}_get_organization.json").read_bytes()))
     listing = parse_envelope((WIRE / f"{version}_get_agents.json").read_bytes())
     found = KnownAgents.read(root, listing)

@@ -1,4 +1,4 @@
-"""What the transport over aiohttp adds to a connection, without a socket: when it reads, and when it is closed."""
+"""The connection of the transport over aiohttp, without a socket: pausing reads, and closing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @attrs.define
 class Fake:
-    """A transport of asyncio's that remembers what it was told."""
+    """A transport of asyncio's that records its calls."""
 
     told: list[str] = attrs.field(factory=list[str])
 
@@ -25,7 +25,7 @@ class Fake:
         return lambda *_: self.told.append(name)
 
     def get_extra_info(self, _: str) -> None:
-        """As that of a transport which knows nothing."""
+        """Return None, as a transport without information."""
 
 
 INTERIM = b"HTTP/1.1 103 Early Hints\r\n\r\n"
@@ -33,7 +33,7 @@ EMPTY = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 
 
 def played(play: Callable[[_Connection], Coroutine[Any, Any, None]]) -> list[str]:
-    """What a connection tells its transport while a request is answered."""
+    """Return the calls of a connection on its transport while a request is answered."""
 
     async def main() -> list[str]:
         fake: Any = Fake()
@@ -47,8 +47,8 @@ def played(play: Callable[[_Connection], Coroutine[Any, Any, None]]) -> list[str
     return asyncio.run(main())
 
 
-def test_interim_responses_leave_a_turn_to_others() -> None:
-    """Reading stops for a turn, and goes on; nothing is kept of them."""
+def test_interim_responses() -> None:
+    """After an interim response, reading pauses for one turn of the loop, and nothing of it is kept."""
 
     async def play(connection: _Connection) -> None:
         for _ in range(2):
@@ -60,7 +60,7 @@ def test_interim_responses_leave_a_turn_to_others() -> None:
 
 
 def test_closed_in_that_turn() -> None:
-    """A connection that was closed does not read on."""
+    """A connection that was closed in that turn does not resume reading."""
 
     async def play(connection: _Connection) -> None:
         connection.data_received(INTERIM)
@@ -73,8 +73,8 @@ def test_closed_in_that_turn() -> None:
 @pytest.mark.parametrize(
     ("behind", "expected"), [(b"", []), (b"\r\n", ["close"]), (b"x", ["close"])], ids=["nothing", "a line", "a byte"]
 )
-def test_behind_a_response(behind: bytes, expected: list[str]) -> None:
-    """What comes behind a response closes the connection; that nothing comes does not."""
+def test_data_after_a_response(behind: bytes, expected: list[str]) -> None:
+    """Data after a response closes the connection; an empty read does not."""
 
     async def play(connection: _Connection) -> None:
         connection.data_received(EMPTY)
@@ -84,8 +84,8 @@ def test_behind_a_response(behind: bytes, expected: list[str]) -> None:
     assert played(play) == expected
 
 
-def test_a_head_that_is_none() -> None:
-    """What follows a head that cannot be parsed is not parsed; the transport is closed."""
+def test_a_head_that_cannot_be_parsed() -> None:
+    """Data after a head that cannot be parsed is not parsed, and the transport is closed."""
 
     async def play(connection: _Connection) -> None:
         connection.data_received(b"nonsense\r\n\r\nnonsense")

@@ -1,7 +1,7 @@
-"""Leaving an application in this process, however the loop and its tasks are cancelled: real event loops, native tasks.
+"""Cancelling calls of an ASGI application: real event loops and native tasks.
 
-Rule: each test runs loops of its own, since it looks at what is left when they end. What can be shown in virtual time
-is in test_asgi_transport.py.
+Rule: each test runs its own loops, to check what is left when they end. Tests that can use virtual time are in
+test_asgi_transport.py.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.parametrize("loop", LOOPS)
 
 
 class Loop:
-    """Runs a coroutine in an event loop of its own, and keeps what the loop complains of."""
+    """Runs a coroutine in its own event loop, and keeps the loop's error reports."""
 
     def __init__(self, name: str) -> None:
         self.complaints: list[str] = []
@@ -58,7 +58,7 @@ async def started(send: Send) -> None:
 
 
 async def until(said: Callable[[], T]) -> T:
-    """What it says, once that is true."""
+    """Return the result of the condition once it is true."""
     async with asyncio.timeout(20):
         while not (found := said()):
             await checkpoint()
@@ -66,19 +66,19 @@ async def until(said: Callable[[], T]) -> T:
 
 
 async def sleeping(scope: Message, receive: Receive, send: Send) -> None:
-    """Begins a response, and is at work for ever."""
+    """Begins a response and then sleeps forever."""
     await started(send)
     await asyncio.Event().wait()
 
 
 def agent(app: Any, **options: Any) -> SSEOxyGent:
-    """An agent whose remote is `app`."""
+    """Return an agent whose remote is `app`."""
     return SSEOxyGent(server_url="http://app", transport=ASGITransport(app), timeouts=Timeouts(lookup=None, **options))
 
 
 @pytest.mark.parametrize("turns", range(8))
 def test_all_tasks_are_cancelled(loop: str, turns: int) -> None:
-    """A loop that ends cancels every task, in the first turn of a call or later: the call ends, and nothing is left."""
+    """An event loop that ends cancels all tasks: the call ends, and no task is left."""
     runs = Loop(loop)
 
     async def main() -> None:
@@ -97,7 +97,7 @@ def test_all_tasks_are_cancelled(loop: str, turns: int) -> None:
 
 
 def test_the_application_alone_is_cancelled(loop: str) -> None:
-    """Where only the application's task is cancelled before it began, the caller has an error."""
+    """If only the application's task is cancelled before it began, the caller gets an error."""
 
     async def main() -> None:
         others = asyncio.all_tasks()
@@ -113,7 +113,7 @@ def test_the_application_alone_is_cancelled(loop: str) -> None:
 
 
 def test_a_second_cancellation(loop: str) -> None:
-    """Cancelled again while it leaves, a call ends when the application has ended, and as cancelled."""
+    """A call that is cancelled again while it leaves ends when the application has ended, as cancelled."""
     runs, log = Loop(loop), list[str]()
 
     async def cleaning_up(scope: Message, receive: Receive, send: Send) -> None:
@@ -148,7 +148,7 @@ def test_a_second_cancellation(loop: str) -> None:
 
 
 def test_an_application_in_a_thread(loop: str) -> None:
-    """A thread cannot be cancelled: the call ends without it, long before it ends, and the loop stays usable."""
+    """A call ends without waiting for an application in a thread, and the loop can be used again."""
     runs, free = Loop(loop), threading.Event()
 
     async def in_a_thread(scope: Message, receive: Receive, send: Send) -> None:
@@ -167,7 +167,7 @@ def test_an_application_in_a_thread(loop: str) -> None:
 
 
 def test_a_background_task_at_the_end_of_the_loop(loop: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A loop that ends cancels what still runs: the log says that a response's task was among it."""
+    """A background task that is cancelled with its event loop is logged."""
     runs, ended = Loop(loop), list[str]()
     request = HTTPRequest("GET", "http://app", "/x")
 
@@ -183,7 +183,7 @@ def test_a_background_task_at_the_end_of_the_loop(loop: str, caplog: pytest.LogC
         with anyio.move_on_after(0.01):
             async with ASGITransport(app).exchange(request) as response:
                 assert [chunk async for chunk in response.chunks] == []
-        gc.collect()  # what only the loop knows would be garbage now
+        gc.collect()  # what only the loop referred to is garbage now
         await asyncio.sleep(0)
         assert ended == []
 
@@ -193,8 +193,8 @@ def test_a_background_task_at_the_end_of_the_loop(loop: str, caplog: pytest.LogC
     assert ["was cancelled" in record.message for record in caplog.records] == [False, True]
 
 
-def test_it_travels_as_its_arguments(loop: str) -> None:
-    """Tasks of applications that still run are no part of a copy."""
+def test_copies(loop: str) -> None:
+    """A copy has no tasks of running applications."""
 
     async def main() -> None:
         transport = ASGITransport(sleeping, root_path="/mounted")
@@ -206,7 +206,7 @@ def test_it_travels_as_its_arguments(loop: str) -> None:
 
 
 def test_an_application_that_ignores_its_cancellation(loop: str) -> None:
-    """One that takes every cancellation for a passing trouble does not hold its caller."""
+    """An application that ignores its cancellation does not hold its caller."""
     runs, stop = Loop(loop), list[bool]()
 
     async def stubborn(scope: Message, receive: Receive, send: Send) -> None:

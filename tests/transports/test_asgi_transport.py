@@ -1,7 +1,7 @@
-"""An application in this process as the remote: streaming for real, left for real.
+"""An ASGI application as the remote: streaming, cancellation and errors.
 
 Rule 1: the applications are written out here, as a framework would run them.
-Rule 2: when the block is left the application has ended, if it does so within 2 s; each notes its end.
+Rule 2: when the block is left the application has ended, if it does so within 2 s; each logs its end.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ HEADERS: Final = [(b"Content-Type", b"text/event-stream")]
 
 
 def start(status: int = 200, headers: Any = HEADERS) -> Message:
-    """The message with which a response begins."""
+    """Return the message that begins a response."""
     return {"type": "http.response.start", "status": status, "headers": headers}
 
 
 def part(body: bytes = b"", *, more: bool = True) -> Message:
-    """A piece of its body."""
+    """Return a chunk of the body."""
     return {"type": "http.response.body", "body": body, "more_body": more}
 
 
 def saying(*messages: Message | float | Exception | anyio.Event, log: list[Any] | None = None) -> App:
-    """An application that sends these, waits so many seconds or for an event, or raises; it notes what is done."""
+    """Return an application that sends these messages, waits for seconds or an event, or raises, and logs its steps."""
     done: list[Any] = [] if log is None else log
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -66,12 +66,12 @@ def saying(*messages: Message | float | Exception | anyio.Event, log: list[Any] 
 
 
 def request(method: str = "POST", path: str = "/sse/chat", body: bytes = b"{}", **headers: str) -> HTTPRequest:
-    """A request for an application."""
+    """Return a request for an application."""
     return HTTPRequest(method, URL, path, headers, body)
 
 
 async def read(app: App, **options: Any) -> tuple[int, list[bytes]]:
-    """Status and chunks of one exchange."""
+    """Return status and chunks of one exchange."""
     async with ASGITransport(app, **options).exchange(request()) as response:
         return response.status, [chunk async for chunk in response.chunks]
 
@@ -79,8 +79,8 @@ async def read(app: App, **options: Any) -> tuple[int, list[bytes]]:
 # ------------------------------------------------------------------------------------------------------------ Streaming
 
 
-async def test_it_streams() -> None:
-    """A chunk is there while the application is still at work on the next; empty ones are none."""
+async def test_streaming() -> None:
+    """A chunk is received while the application works on the next; empty chunks are skipped."""
     log: list[Any] = []
     seen = anyio.Event()
     app = saying(start(), part(b"1"), seen, part(), part(b"2"), part(b"3", more=False), log=log)
@@ -99,7 +99,7 @@ async def test_it_streams() -> None:
 
 
 async def test_headers_come_before_the_body() -> None:
-    """The block is entered when the headers are there, though no chunk is."""
+    """The block is entered after the headers, before the first chunk."""
     log: list[Any] = []
     async with ASGITransport(saying(start(201, []), math.inf, log=log)).exchange(request()) as response:
         assert response.status == 201
@@ -108,8 +108,8 @@ async def test_headers_come_before_the_body() -> None:
     assert log == [0, "ended"]
 
 
-async def test_a_slow_reader_makes_the_application_wait() -> None:
-    """What is not read is not sent: the application is never more than one chunk ahead."""
+async def test_backpressure() -> None:
+    """Backpressure: the application is never more than one chunk ahead of the reader."""
     log: list[Any] = []
     app = saying(start(), *[part(b"%d" % n) for n in range(1, 9)], part(more=False), log=log)
     async with ASGITransport(app).exchange(request()) as response:
@@ -119,8 +119,8 @@ async def test_a_slow_reader_makes_the_application_wait() -> None:
             assert await anext(response.chunks) == b"%d" % number
 
 
-async def test_what_an_application_may_leave_out() -> None:
-    """A body may be missing, `more_body` and the headers too; what is not of http is passed over."""
+async def test_optional_messages() -> None:
+    """The body, `more_body` and the headers may be missing; messages that are not of HTTP are ignored."""
     cases: list[tuple[list[bytes], list[Message]]] = [
         ([], [{"type": "http.response.start", "status": 200}, {"type": "http.response.body"}]),
         ([b"x"], [start(), {"type": "http.response.body", "body": b"x"}]),
@@ -134,7 +134,7 @@ async def test_what_an_application_may_leave_out() -> None:
 
 
 async def test_the_scope() -> None:
-    """The scope is that of the standard: path, query and headers as they would arrive over a network."""
+    """The scope follows the ASGI standard: path, query and headers as if received over a network."""
     got: list[Any] = []
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -185,8 +185,8 @@ async def test_the_scope() -> None:
     )
 
 
-async def test_it_runs_in_the_callers_context() -> None:
-    """An application sees the context variables of who asks, and changes only its own."""
+async def test_context_variables() -> None:
+    """An application sees the caller's context variables, and its changes are not seen by the caller."""
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
     seen: list[str] = []
 
@@ -214,7 +214,7 @@ LEFT_WHILE: Final[dict[str, tuple[Message | float, ...]]] = {
 
 @pytest.mark.parametrize("place", LEFT_WHILE)
 async def test_leaving_early(place: str) -> None:
-    """Leaving cancels the application, wherever it is, and the block ends when it has ended, last words included."""
+    """Leaving cancels the application wherever it is, and waits until it has ended."""
     steps = LEFT_WHILE[place]
     log: list[Any] = []
 
@@ -234,7 +234,7 @@ async def test_leaving_early(place: str) -> None:
 
 
 async def test_leaving_by_an_exception() -> None:
-    """The block's own exception comes out as it is; how the application takes its end is its own affair."""
+    """The block's own exception is raised unchanged, even if the application fails on cancellation."""
 
     async def sulking(scope: Message, receive: Receive, send: Send) -> None:
         try:
@@ -252,8 +252,8 @@ async def test_leaving_by_an_exception() -> None:
         pass
 
 
-async def test_the_application_is_told() -> None:
-    """Whoever listens hears `http.disconnect`, when the reader leaves and when the response is complete."""
+async def test_disconnect() -> None:
+    """`receive` returns `http.disconnect` when the reader leaves and when the response is complete."""
     told: list[Any] = []
 
     async def listening(scope: Message, receive: Receive, send: Send, steps: Any) -> None:
@@ -281,8 +281,8 @@ async def test_the_application_is_told() -> None:
     assert told == ["http.disconnect"] * 2
 
 
-async def test_sending_to_a_reader_who_has_left() -> None:
-    """Then `send` raises an OSError, as the standard has it, whether it waits already or is called later."""
+async def test_sending_after_the_reader_has_left() -> None:
+    """After the reader has left, `send` raises OSError, whether it was waiting or is called later."""
     raised: list[BaseException] = []
 
     async def stubborn(scope: Message, receive: Receive, send: Send) -> None:
@@ -300,7 +300,7 @@ async def test_sending_to_a_reader_who_has_left() -> None:
 
 
 async def test_a_background_task_is_waited_for() -> None:
-    """What an application does after its response has ended when the block is left, if it takes less than 2 s."""
+    """Leaving the block waits up to 2 s for a background task of the application."""
     log: list[Any] = []
     began = anyio.current_time()
     assert await read(saying(start(), part(b"1", more=False), 1.5, log=log)) == (200, [b"1"])
@@ -312,7 +312,7 @@ async def test_a_background_task_is_waited_for() -> None:
     ("patience", "waited"), [(math.inf, 2), (1, 1)], ids=["a caller with time", "a caller that is cancelled"]
 )
 async def test_a_long_background_task_runs_on(patience: float, waited: float, caplog: pytest.LogCaptureFixture) -> None:
-    """After 2 s, or when the caller is cancelled, the exchange goes on; the application is not cancelled."""
+    """After 2 s, or a cancellation of the caller, the exchange ends and the application goes on."""
     log: list[Any] = []
     began = anyio.current_time()
     with anyio.move_on_after(patience):
@@ -325,7 +325,7 @@ async def test_a_long_background_task_runs_on(patience: float, waited: float, ca
 
 
 async def test_a_background_task_of_an_answered_run() -> None:
-    """The run has its answer after 2 s at most, and the task runs to its end."""
+    """A run has its answer after 2 s at most, and the background task is completed."""
     log: list[Any] = []
     app = saying(start(), part(answer("42") + close(), more=False), 5.0, log=log)
     began = anyio.current_time()
@@ -336,25 +336,25 @@ async def test_a_background_task_of_an_answered_run() -> None:
 
 
 async def test_a_late_error_of_a_background_task_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody is there to whom it could be raised: the log has it, with its traceback."""
+    """An error of a background task after the exchange is logged with its traceback."""
     own = ValueError("own")
     assert await read(saying(start(), part(b"1", more=False), 5.0, own)) == (200, [b"1"])
     await anyio.sleep(10)
     assert [record.exc_info and record.exc_info[1] for record in caplog.records] == [None, own]
 
 
-# These do not end when they are cancelled; so each ends by itself, after 10 s.
+# These do not end when they are cancelled, so each ends by itself after 10 s.
 
 
 async def shielded(scope: Message, receive: Receive, send: Send) -> None:
-    """As one that waits for a thread: its cancellation waits, too."""
+    """An application that is shielded from cancellation, as one that waits for a thread."""
     await send(start())
     with anyio.CancelScope(shield=True):
         await anyio.sleep(10)
 
 
 async def swallowing(scope: Message, receive: Receive, send: Send) -> None:
-    """One that takes its cancellation for a passing trouble, once."""
+    """An application that swallows one cancellation."""
     await send(start())
     until = anyio.current_time() + 10
     try:
@@ -365,13 +365,13 @@ async def swallowing(scope: Message, receive: Receive, send: Send) -> None:
 
 
 async def mute(scope: Message, receive: Receive, send: Send) -> None:
-    """One that does not even begin a response."""
+    """An application that does not begin a response."""
     with anyio.CancelScope(shield=True):
         await anyio.sleep(10)
 
 
 async def failing_late(scope: Message, receive: Receive, send: Send) -> None:
-    """One that fails in the end."""
+    """An application that fails at its end."""
     await shielded(scope, receive, send)
     raise RuntimeError("late")
 
@@ -381,7 +381,7 @@ UNWILLING: Final = (shielded, swallowing, mute, failing_late)
 
 @pytest.mark.parametrize("app", UNWILLING)
 async def test_leaving_is_bounded(app: App, caplog: pytest.LogCaptureFixture) -> None:
-    """A call ends 2 s after its deadline at the latest, whatever the application does; a log record says so."""
+    """A call ends 2 s after its deadline at the latest, whatever the application does, with a log record."""
     began = anyio.current_time()
     with pytest.raises(errors.DeadlineExceededError):
         await agent(app, timeouts=Timeouts(total=0.5, lookup=None)).ask("hi")
@@ -401,7 +401,7 @@ async def test_cancelling_is_bounded(app: App) -> None:
 
 
 async def test_cancellation() -> None:
-    """A cancelled exchange cancels the application, before the headers and after; also one that has not begun."""
+    """Cancelling an exchange cancels the application, before the headers, after them, and before it has begun."""
     log: list[Any] = []
     cases: list[tuple[tuple[Message | float, ...], float, list[Any]]] = [
         ((math.inf,), 1, ["ended"]),
@@ -426,7 +426,7 @@ async def test_cancellation() -> None:
 
 
 async def test_errors_of_the_application() -> None:
-    """What the application raises comes out as the object that it is, whenever that was."""
+    """An exception of the application is raised unchanged, at any time."""
     own = ValueError("own")
     both = ExceptionGroup("both", [own])
     for error in (own, both):
@@ -434,32 +434,32 @@ async def test_errors_of_the_application() -> None:
             with pytest.raises(type(error)) as caught:
                 await read(saying(*steps, error))
             assert caught.value is error
-    # Raised while nobody reads: it is told in the end, unless the reader left before.
+    # Raised while nothing is read: it is raised at the end, unless the reader left before.
     with pytest.raises(ValueError, match="own"):
         async with ASGITransport(saying(start(), own)).exchange(request()):
             await anyio.sleep(1)
 
 
-async def test_an_application_that_just_ends() -> None:
-    """Without a response, or in the middle of one, that is an error of this package."""
+async def test_an_application_that_ends_early() -> None:
+    """An application that ends without a complete response raises an error of this package."""
     with pytest.raises(errors.RemoteProtocolError, match="without a response"):
         await read(saying())
     with pytest.raises(errors.ConnectionLostError, match="response"):
         await read(saying(start(), part(b"1")))
     async with ASGITransport(saying(start(), part(b"1", more=False))).exchange(request()) as response:
-        assert response.status == 200  # nobody is forced to read
+        assert response.status == 200  # the caller need not read
 
 
 # -------------------------------------------------------------------------------------------------------- With an agent
 
 
 def agent(app: App, **options: Any) -> SSEOxyGent:
-    """An agent whose remote is `app`."""
+    """Return an agent whose remote is `app`."""
     return SSEOxyGent(server_url=URL, transport=ASGITransport(app), **options)
 
 
 async def test_a_run() -> None:
-    """A run of an application is a run: complete, cut off, refused, timed out, left."""
+    """A run of an application can be complete, cut, refused, timed out or left."""
     own = KeyError("own")
     cases: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "complete": ("42", (start(), part(progress(1)), 5.0, part(answer("42") + close(), more=False))),
@@ -484,7 +484,7 @@ async def test_a_run() -> None:
 
 
 async def test_leaving_a_run() -> None:
-    """Leaving a run leaves the application, at once; the next run is not touched by it."""
+    """Leaving a run cancels the application at once; the next run is not affected."""
     log: list[Any] = []
     app = saying(start(), part(progress(1)), math.inf, log=log)
     async with agent(app).stream("hi") as run:
@@ -494,8 +494,8 @@ async def test_leaving_a_run() -> None:
     assert (await agent(saying(start(), part(answer("42") + close(), more=False))).ask("hi")).output == "42"
 
 
-async def test_many_at_once() -> None:
-    """Runs side by side are as many tasks of the application."""
+async def test_concurrent_runs() -> None:
+    """Concurrent runs are concurrent tasks of the application."""
     running = most = 0
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
@@ -515,8 +515,8 @@ async def test_many_at_once() -> None:
     assert round(anyio.current_time() - began, 3) == 1
 
 
-async def test_its_own_life() -> None:
-    """It keeps nothing open, is a Transport, and shows its application; closed, it stays closed."""
+async def test_closing() -> None:
+    """The transport keeps nothing open, shows its application in `repr`, and stays closed."""
     app = saying(start(), part(more=False))
     transport = ASGITransport(app)
     assert repr(transport) == f"ASGITransport({app!r})"

@@ -1,4 +1,4 @@
-"""What is opened and closed as a whole, in virtual time: however often the caller is cancelled, and for how long."""
+"""Opening and closing under repeated cancellation, in virtual time."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def on_asyncio(anyio_backend_name: str) -> bool:
-    """Whether a native cancellation can be asked for."""
+    """Return whether native cancellations are available."""
     return anyio_backend_name == "asyncio"
 
 
 async def test_the_result() -> None:
-    """What is not cancelled is as it would be without."""
+    """Without a cancellation the result is returned."""
 
     async def opened() -> int:
         await anyio.sleep(1)
@@ -34,7 +34,7 @@ async def test_the_result() -> None:
 
 @pytest.mark.parametrize("way", [cancel_once, run_to_end])
 async def test_an_error(way: Callable[..., Coroutine[object, object, object]]) -> None:
-    """An error comes out as it is."""
+    """An error is raised unchanged."""
     own = KeyError("own")
 
     async def fails() -> None:
@@ -47,7 +47,7 @@ async def test_an_error(way: Callable[..., Coroutine[object, object, object]]) -
 
 
 async def cancelled(work: Callable[[], Coroutine[object, object, object]], times: int, native: bool) -> float:
-    """Cancel `work` so many times, a second apart; how long it took after the first."""
+    """Cancel `work` so many times, a second apart; return the seconds from the first to the end."""
     if native:
         task = asyncio.ensure_future(work())
         await anyio.sleep(1)
@@ -66,8 +66,8 @@ async def cancelled(work: Callable[[], Coroutine[object, object, object]], times
 
 
 @pytest.mark.parametrize("times", [1, 2, 5])
-async def test_what_is_told_once(times: int, on_asyncio: bool) -> None:
-    """However often the caller is cancelled, the cleaning up after the first is not interrupted."""
+async def test_repeated_cancellation_while_opening(times: int, on_asyncio: bool) -> None:
+    """Further cancellations do not interrupt the cleaning up after the first."""
     told: list[str] = []
 
     async def opened() -> None:
@@ -83,8 +83,8 @@ async def test_what_is_told_once(times: int, on_asyncio: bool) -> None:
     assert told == ["told", "cleaned up"]
 
 
-async def test_an_error_while_it_is_told(on_asyncio: bool) -> None:
-    """The cancellation counts, not the error that it led to."""
+async def test_an_error_after_a_cancellation(on_asyncio: bool) -> None:
+    """A cancellation is raised even if it led to an error."""
 
     async def opened() -> None:
         try:
@@ -98,8 +98,8 @@ async def test_an_error_while_it_is_told(on_asyncio: bool) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2, 5])
-async def test_what_is_run_to_its_end(times: int, on_asyncio: bool) -> None:
-    """Closing is not interrupted, and the cancellation is raised when it is over."""
+async def test_cancellation_while_closing(times: int, on_asyncio: bool) -> None:
+    """Closing is not interrupted; the cancellation is raised after it."""
     done: list[float] = []
 
     async def closing() -> None:
@@ -114,8 +114,8 @@ async def test_what_is_run_to_its_end(times: int, on_asyncio: bool) -> None:
     assert len(done) == 1
 
 
-async def test_what_does_not_end() -> None:
-    """Closing that hangs is cancelled after 2 seconds, and keeps the caller no longer."""
+async def test_closing_that_hangs() -> None:
+    """Closing that hangs is cancelled after 2 seconds."""
     began = anyio.current_time()
     told = anyio.Event()
 
@@ -130,8 +130,8 @@ async def test_what_does_not_end() -> None:
     await told.wait()
 
 
-async def test_what_is_cancelled_by_itself() -> None:
-    """Closing whose task ends by a cancellation of its own cancels nobody else."""
+async def test_closing_that_cancels_itself() -> None:
+    """A closing task that cancels itself does not cancel its caller."""
 
     async def closing() -> None:
         with anyio.move_on_after(0.5):

@@ -1,7 +1,7 @@
-"""Leaving a run while it is cancelled again and again, over real sockets: the server sees the end, nothing stays open.
+"""Leaving a run under repeated cancellation, over real sockets: connections close and the server sees it.
 
-Rule: a native cancellation of asyncio passes the shields of anyio. Whatever it interrupts, the connection closes,
-and the cancellation goes on.
+Rule: a native cancellation of asyncio passes the shields of anyio. Wherever it interrupts, the connection closes, and
+the cancellation is raised.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def holding(begins: bool, left: list[int]) -> Callable[[Conversation], Awaitable[None]]:
-    """A server that never answers, or begins to, and counts the clients that have left."""
+    """A server that never answers, or only begins to, and counts the clients that have left."""
 
     async def handle(conversation: Conversation) -> None:
         await conversation.request()
@@ -49,7 +49,7 @@ def holding(begins: bool, left: list[int]) -> Callable[[Conversation], Awaitable
 
 
 async def until(said: Callable[[], bool]) -> None:
-    """Returns when it is so."""
+    """Wait until the condition is true."""
     with anyio.fail_after(SOON):
         while not said():  # noqa: ASYNC110  (nothing tells of it)
             await anyio.sleep(0.005)
@@ -61,7 +61,7 @@ async def cancelled_often(work: Awaitable[None], ready: anyio.Event, times: int,
         task = asyncio.ensure_future(work)
         with anyio.fail_after(SOON):
             await ready.wait()
-        await anyio.sleep(0.05)  # until the client waits: nothing tells of it
+        await anyio.sleep(0.05)  # until the client waits, which cannot be observed
         for _ in range(times):
             task.cancel()
             for _ in range(turns):
@@ -85,7 +85,7 @@ async def cancelled_often(work: Awaitable[None], ready: anyio.Event, times: int,
 
 
 def asyncio_runs() -> bool:
-    """Whether this loop is one of asyncio's."""
+    """Return whether this loop is one of asyncio's."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -102,8 +102,8 @@ TIMES: Final = pytest.mark.parametrize(
 
 @TIMES
 @pytest.mark.parametrize("begins", [True, False], ids=["reading", "waiting for headers"])
-async def test_a_transport_that_lasts(library: Library, begins: bool, times: int, turns: int) -> None:
-    """The server sees the client leave, and no connection is left, though the transport stays open."""
+async def test_a_transport_that_stays_open(library: Library, begins: bool, times: int, turns: int) -> None:
+    """A cancelled call closes its connection, though the transport stays open."""
     left: list[int] = []
     ready = anyio.Event()
     async with serving(holding(begins, left)) as server:
@@ -129,7 +129,7 @@ async def test_a_transport_that_lasts(library: Library, begins: bool, times: int
 
 @TIMES
 async def test_a_transport_of_the_agents_own(times: int, turns: int) -> None:
-    """It closes, too."""
+    """A cancelled call of an agent's own transport closes its connection."""
     left: list[int] = []
     ready = anyio.Event()
     async with serving(holding(True, left)) as server:
@@ -145,7 +145,7 @@ async def test_a_transport_of_the_agents_own(times: int, turns: int) -> None:
 
 @TIMES
 async def test_while_the_agent_is_left(times: int, turns: int) -> None:
-    """An agent whose block ends by cancellations closes what it kept."""
+    """An agent whose block ends by cancellations closes its transport."""
     left: list[int] = []
     ready = anyio.Event()
     async with serving(holding(True, left)) as server:
@@ -161,7 +161,7 @@ async def test_while_the_agent_is_left(times: int, turns: int) -> None:
 
 @TIMES
 async def test_over_tls(library: Library, times: int, turns: int, authority: trustme.CA) -> None:
-    """Likewise over TLS."""
+    """A cancelled call over TLS closes its connection."""
     left: list[int] = []
     ready = anyio.Event()
     tls: ssl.SSLContext = _server_side(authority.issue_cert("127.0.0.1"))
@@ -182,7 +182,7 @@ async def test_over_tls(library: Library, times: int, turns: int, authority: tru
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # aiohttp's
 async def test_a_request_that_the_server_does_not_read(library: Library) -> None:
-    """A request that is only half sent is left like any other: no unsent byte keeps the connection."""
+    """A request that is half sent is left like any other: unsent bytes do not keep the connection open."""
     here, left = anyio.Event(), anyio.Event()
 
     async def handle(_: Conversation) -> None:
@@ -202,8 +202,8 @@ async def test_a_request_that_the_server_does_not_read(library: Library) -> None
         await transport.aclose()
 
 
-async def test_two_clocks_that_strike_at_once(library: Library) -> None:
-    """A time-out within a time-out of the same length is a `TimeoutError`, and the server sees the client leave."""
+async def test_two_time_outs_at_once(library: Library) -> None:
+    """Two nested time-outs of the same length raise `TimeoutError`, and the connection closes."""
     left: list[int] = []
     async with serving(holding(True, left)) as server:
         transport: Any = library.transport(trust_env=False)
@@ -256,7 +256,7 @@ asyncio.run(main())
 @pytest.mark.slow  # it starts a process
 @pytest.mark.parametrize("name", ["httpx", "httpx2", "aiohttp"])
 def test_under_nest_asyncio(name: str) -> None:
-    """As in a notebook: a block that is left early is left, and the server sees it."""
+    """Leaving a block early closes the connection, under nest_asyncio too, as in a notebook."""
     done = subprocess.run([sys.executable, "-c", NESTED, name], capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout == "left\n", done.stderr
     assert done.stderr == ""

@@ -1,4 +1,4 @@
-"""The counting of a transport's connections, without a network: what is there, what is idle, what is forgotten."""
+"""Connection counts of a transport, without a network: open, idle and forgotten connections."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Socket:
         self.number = 3
 
     def fileno(self) -> int:
-        """As that of a socket."""
+        """Return -1 after `close`, like a socket."""
         return self.number
 
     def close(self) -> None:
-        """As that of a socket."""
+        """Close it, like a socket."""
         self.number = -1
 
 
@@ -42,8 +42,8 @@ class Socket:
         ((3, 1), [0, None]),
     ],
 )
-async def test_what_is_idle(expected: tuple[int, int], uses: list[int | None]) -> None:
-    """Exchanges may share a connection; one of which it is not known yet (None) has one for itself."""
+async def test_idle_connections(expected: tuple[int, int], uses: list[int | None]) -> None:
+    """Exchanges may share a connection; an exchange whose connection is not known yet (None) counts as one."""
     counted = ConnectionCounter(Socket.fileno, Socket.close)
     connections = [counted.add(Socket()) for _ in range(3)]
     with ExitStack() as exchanges:
@@ -55,8 +55,8 @@ async def test_what_is_idle(expected: tuple[int, int], uses: list[int | None]) -
     assert counted() == (3, 3)
 
 
-async def test_what_was_read_to_its_end() -> None:
-    """An exchange that has given its connection back occupies none, though its block goes on."""
+async def test_released_connections() -> None:
+    """An exchange that has released its connection occupies none, though its block goes on."""
     counted = ConnectionCounter(Socket.fileno, Socket.close)
     held: list[Socket | None] = [counted.add(Socket())]
     with counted.exchange() as occupies:
@@ -66,8 +66,8 @@ async def test_what_was_read_to_its_end() -> None:
         assert counted() == (1, 1)
 
 
-async def test_what_is_there() -> None:
-    """Open ones, each once, however often it was seen; what was closed or is gone is not."""
+async def test_open_connections() -> None:
+    """Each open connection is counted once; a connection that was closed or freed is not counted."""
     counted = ConnectionCounter(Socket.fileno, Socket.close)
     one, other, third = (counted.add(Socket()) for _ in range(3))
     counted.add(one)
@@ -80,7 +80,7 @@ async def test_what_is_there() -> None:
 
 
 async def test_a_copy() -> None:
-    """A copy begins at nothing."""
+    """A copy starts at zero."""
     counted = ConnectionCounter(Socket.fileno, Socket.close)
     kept = counted.add(Socket())
     for clone in (copy.copy(counted), copy.deepcopy(counted), pickle.loads(pickle.dumps(counted))):
@@ -89,8 +89,8 @@ async def test_a_copy() -> None:
         assert clone() == (1, 1)
 
 
-async def test_a_loop_that_goes_on() -> None:
-    """What belongs to a loop that is not closed stays open."""
+async def test_a_running_loop() -> None:
+    """Connections of a running event loop stay open."""
     counted = ConnectionCounter(Socket.fileno, Socket.close)
     kept = counted.add(Socket())
     counted.close_orphans()
@@ -98,7 +98,7 @@ async def test_a_loop_that_goes_on() -> None:
 
 
 def test_a_closed_loop() -> None:
-    """What a loop that was closed, or is gone, has left open is closed."""
+    """Connections left open by a closed or freed event loop are closed."""
     counted = ConnectionCounter(Socket.fileno, Socket.close)
 
     async def add() -> Socket:

@@ -1,4 +1,4 @@
-"""The environment's proxies and certificates, without a network: which proxy leads where, and what an error names."""
+"""Proxies and certificates from the environment, without a network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SET: Final = [
 
 
 def given(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
-    """Have these variables."""
+    """Set these variables."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
@@ -40,7 +40,7 @@ def given(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
 def test_the_variables(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], url: str, expected: str | None
 ) -> None:
-    """A scheme's own variable counts, else ALL_PROXY."""
+    """The variable of the scheme is used, or else ALL_PROXY."""
     given(monkeypatch, variables)
     found = Proxies.read(None, trust_env=True).find(url)
     assert (found and found.url) == expected
@@ -60,7 +60,7 @@ LOOPBACK: Final = [
 
 @pytest.mark.parametrize("url", LOOPBACK)
 def test_loopback_is_not_proxied(url: str) -> None:
-    """Whatever the environment says, and whether or not its proxy can be used."""
+    """Loopback is never proxied, for any environment, usable or not."""
     proxies = Proxies.read(None, trust_env=True, found={"all": "socks://127.0.0.1:9/", "http": PROXY, "https": PROXY})
     assert proxies.find(url) is None
 
@@ -103,14 +103,14 @@ EXCEPTED: Final = [
 
 
 @pytest.mark.parametrize(("no_proxy", "url", "expected"), EXCEPTED)
-def test_what_is_excepted(no_proxy: str, url: str, expected: bool) -> None:
-    """Names, addresses and networks of NO_PROXY; what is none of them matches nothing."""
+def test_no_proxy(no_proxy: str, url: str, expected: bool) -> None:
+    """NO_PROXY holds names, addresses and networks; other entries match nothing."""
     proxies = Proxies.read(None, trust_env=True, found={"all": PROXY, "no": no_proxy})
     assert (proxies.find(url) is None) == expected
 
 
 def test_the_settings_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no variable names a proxy, the system's own settings say what is excepted; they are the variables here."""
+    """If no variable names a proxy, the exceptions of the system's settings are used; here those are the variables."""
     proxies = Proxies.read(None, trust_env=True, found={"http": PROXY})
     monkeypatch.setenv("NO_PROXY", "a.test")
     assert proxies.find("http://a.test") is None
@@ -119,7 +119,7 @@ def test_the_settings_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was read stays, whatever becomes of the environment."""
+    """The environment is read once; later changes have no effect."""
     monkeypatch.setenv("HTTP_PROXY", PROXY)
     proxies = Proxies.read(None, trust_env=True)
     monkeypatch.delenv("HTTP_PROXY")
@@ -139,8 +139,8 @@ USELESS: Final = [
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
 @pytest.mark.parametrize("value", USELESS)
-def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, value: str, variable: str) -> None:
-    """It is an error where it is needed, which names the variable and no secret."""
+def test_an_unusable_proxy(monkeypatch: pytest.MonkeyPatch, value: str, variable: str) -> None:
+    """A proxy that cannot be used raises an error where it is needed, with the variable and without a secret."""
     monkeypatch.setenv(variable, value)
     with pytest.raises(errors.ConfigurationError, match=variable) as raised:
         Proxies.read(None, trust_env=True).find("http://a.test")
@@ -148,8 +148,8 @@ def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, value: str
 
 
 @pytest.mark.parametrize("value", USELESS)
-def test_an_argument_that_cannot_be_used(value: str) -> None:
-    """It is an error that names the argument and no secret."""
+def test_an_unusable_argument(value: str) -> None:
+    """An argument that cannot be used raises an error with its name and without a secret."""
     with pytest.raises(errors.ConfigurationError, match="proxy") as raised:
         Proxies.read(value, trust_env=True)
     assert "s3cret" not in str(raised.value)
@@ -157,13 +157,13 @@ def test_an_argument_that_cannot_be_used(value: str) -> None:
 
 @pytest.mark.parametrize("trust_env", [True, False])
 def test_without_the_environment(monkeypatch: pytest.MonkeyPatch, trust_env: bool) -> None:
-    """`trust_env=False` leaves it out."""
+    """`trust_env=False` ignores the environment."""
     monkeypatch.setenv("ALL_PROXY", PROXY)
     assert (Proxies.read(None, trust_env=trust_env).find("http://a.test") is not None) == trust_env
 
 
-def test_no_url() -> None:
-    """What is no URL leads nowhere."""
+def test_a_text_that_is_not_a_url() -> None:
+    """A text that is not a URL has no proxy."""
     with pytest.raises(errors.ConfigurationError, match="URL"):
         Proxies.read(None, trust_env=True, found={"all": PROXY}).find("http://[::1")
 
@@ -177,8 +177,8 @@ SHOWN: Final = [
 
 
 @pytest.mark.parametrize(("url", "expected"), SHOWN)
-def test_how_a_proxy_is_shown(url: str, expected: str) -> None:
-    """Host, port and where it comes from; no user information."""
+def test_the_text_of_a_proxy(url: str, expected: str) -> None:
+    """A proxy is shown with host, port and source, without user information."""
     found = Proxies.read(url, trust_env=True).find("http://a.test")
     assert str(found) == expected
     assert "s3cret" not in repr(found)
@@ -188,20 +188,20 @@ def test_how_a_proxy_is_shown(url: str, expected: str) -> None:
 
 
 def made() -> ssl.SSLContext:
-    """What is made of the environment."""
+    """Return the TLS context for the environment."""
     return ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE"))
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"])
-def test_a_file_that_is_not_there(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """The error names the variable."""
+def test_a_missing_file(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """A missing file raises an error with the variable."""
     monkeypatch.setenv(variable, "/nonexistent/file")
     with pytest.raises(errors.ConfigurationError, match=variable):
         trust(made, trust_env=True)
 
 
 def test_a_file_without_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The error names the variable, too."""
+    """A file without certificates raises an error with the variable."""
     (tmp_path / "empty.pem").touch()
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "empty.pem"))
     with pytest.raises(errors.ConfigurationError, match="SSL_CERT_FILE"):
@@ -209,7 +209,7 @@ def test_a_file_without_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_no_certificates_at_all() -> None:
-    """Where no variable is to blame, the error says what could not be read."""
+    """Without a variable, the error names the file that could not be read."""
 
     def nothing() -> ssl.SSLContext:
         raise FileNotFoundError
@@ -219,13 +219,13 @@ def test_no_certificates_at_all() -> None:
 
 
 def test_certificates_without_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`trust_env=False` does not look at what names certificates."""
+    """`trust_env=False` ignores the variables for certificates."""
     monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent/file")
     assert trust(ssl.create_default_context, trust_env=False).verify_mode is ssl.CERT_REQUIRED
 
 
 def test_a_context_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """One for each environment; a directory and a key log that can be used are used."""
+    """Each environment has one context; a directory and a writable key log are used."""
     first = trust(made, trust_env=True)
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
     monkeypatch.setenv(KEY_LOG, str(tmp_path / "keys"))
@@ -235,8 +235,8 @@ def test_a_context_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert second.keylog_filename == str(tmp_path / "keys")
 
 
-def test_a_context_that_trusts_nobody() -> None:
-    """It demands a certificate, and knows no authority."""
+def test_a_context_without_authorities() -> None:
+    """A context without authorities demands a certificate and trusts none."""
     assert no_trust().verify_mode is ssl.CERT_REQUIRED
     assert no_trust().get_ca_certs() == []
 
@@ -252,7 +252,7 @@ KEY_LOGS: Final = [
 def test_a_key_log_while_a_library_is_imported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str | None, expected: str | None
 ) -> None:
-    """One that cannot be written to is left out, and is there again afterwards."""
+    """A key log that cannot be written is unset during the import and restored afterwards."""
     value, expected = (each and each.format(tmp_path) for each in (value, expected))
     if value is not None:
         monkeypatch.setenv(KEY_LOG, value)

@@ -1,8 +1,8 @@
-"""Every exception that a library under a transport has, and the error that each transport makes of it.
+"""Each exception of the libraries below the transports, and the error that each transport raises for it.
 
-Rule 1: a class that a release of a library adds fails by its name, until it has its place in a table here.
-Rule 2: what is raised is raised by the library's own client, or where aiohttp's session would: nothing is patched.
-Rule 3: "nothing was sent" is said while a request is opened only, and never while a response is read.
+Rule 1: a class that a new release of a library adds fails by its name until a table here has it.
+Rule 2: exceptions are raised by the library's own client, or where aiohttp's session would: nothing is patched.
+Rule 3: the outcome is NOT_SENT only for errors while a request is opened, never while a response is read.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ if TYPE_CHECKING:
 SECRET_URL: Final = "https://user:secret@remote.test/?k=secret"
 REQUEST: Final = HTTPRequest("POST", SECRET_URL, "/sse/chat", body=b"{}", context=Context())
 
-# -------------------------------------------------------------------------------------------------- Who raises, and how
+# --------------------------------------------------------------------------------------------------- Raising exceptions
 
 
 class Raising:
-    """A transport of httpx or httpx2, or a session of aiohttp, in which an error comes up."""
+    """A transport of httpx or httpx2, or a session of aiohttp, that raises an exception at a given phase."""
 
     def __init__(self, library: Any, error: Exception, phase: str) -> None:
         self._library = library
@@ -68,28 +68,28 @@ class Raising:
             raise self._error
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """A body of one piece."""
+        """Yield a body of one chunk."""
         yield b": begun\n\n"
         self._raise_in("reading")
 
-    # --- what httpx asks of a transport, and of a body ---
+    # ----------------------------------------------------------------------- what httpx calls on a transport and a body ---
 
     async def handle_async_request(self, request: Any) -> Any:
-        """A response, if this is not where the error comes up."""
+        """Return a response, or raise if this is the phase."""
         self._raise_in("opening")
         headers = {"content-type": "text/event-stream"}
         return self._library.Response(200, headers=headers, stream=_body(self._library, self))
 
     async def leave(self) -> None:
-        """The end of a body."""
+        """End the body."""
         self._raise_in("leaving")
 
     async def aclose(self) -> None:
-        """The end of a client of httpx."""
+        """Close the client of httpx."""
         self._raise_in("closing")
 
     async def close(self) -> None:
-        """The end of a session of aiohttp."""
+        """Close the session of aiohttp."""
         self._raise_in("closing")
 
     async def __aenter__(self) -> Self:
@@ -98,13 +98,13 @@ class Raising:
     async def __aexit__(self, *_: object) -> None:
         pass
 
-    # --- what our transport asks of a session of aiohttp ---
+    # ----------------------------------------------------------------- what our transport calls on a session of aiohttp ---
 
     closed = False
     timeout = aiohttp.ClientTimeout()
 
     async def request(self, *_: object, **__: object) -> Any:
-        """A response, if this is not where the error comes up."""
+        """Return a response, or raise if this is the phase."""
         self._raise_in("opening")
         pieces = self.pieces()
 
@@ -125,7 +125,7 @@ def _nothing(_: int) -> bytes:
 
 
 def _body(library: Any, raising: Raising) -> Any:
-    """A stream of `library`'s own kind."""
+    """Return a stream of `library`'s own kind."""
 
     async def iterate(_: object) -> AsyncIterator[bytes]:
         async for piece in raising.pieces():
@@ -140,9 +140,9 @@ def _body(library: Any, raising: Raising) -> Any:
 CONFIGURATION, CONNECT, LATE = errors.ConfigurationError, errors.ConnectError, errors.ConnectTimeoutError
 LOST, PROTOCOL, TLS = errors.ConnectionLostError, errors.RemoteProtocolError, errors.TLSError
 UNFORESEEN: Final = None
-"""Stands for a class without a rule: a lost connection, of which the exception's text is not shown."""
+"""Stands for a class without a rule: a lost connection, without the exception's text."""
 Table: TypeAlias = "dict[type[errors.OxyError] | None, str]"
-"""Our class: names of the library's exceptions that it stands for."""
+"""Our error class: the names of the library's exceptions that it is raised for."""
 
 
 @attrs.frozen
@@ -154,10 +154,10 @@ class Library:
     transport: Callable[..., Transport]
     expected: Table
     secretive: str = ""
-    """Those of which the text is not told."""
+    """The exceptions whose text is not shown."""
 
     def client(self, error: Exception, phase: str) -> Any:
-        """A client, or a session, in which `error` comes up."""
+        """Return a client or session in which `error` is raised."""
         if self.module is aiohttp:
             return Raising(self.module, error, phase)
         base = type("Base", (Raising, self.module.AsyncBaseTransport), {})
@@ -165,7 +165,7 @@ class Library:
 
     @asynccontextmanager
     async def raising(self, error: Exception, phase: str) -> AsyncGenerator[Transport, None]:
-        """Our transport over it."""
+        """Return our transport over it."""
         async with self.client(error, phase) as client:
             yield self.transport(**{"session" if self.module is aiohttp else "client": client})
 
@@ -219,7 +219,7 @@ LIBRARIES: Final = {
 }
 
 BELOW: Final[dict[str, tuple[Any, Table]]] = {
-    # what lies below a library: (its namespace, likewise)
+    # libraries below: (the namespace, likewise)
     "ssl": (
         ssl,
         {
@@ -324,7 +324,7 @@ ELSEWHERE: Final[dict[str, str]] = {
     "h11.ProtocolError": "abstract: it refuses to be made",
     "socket._GiveupOnSendfile": "private to `socket.sendfile`, which nobody calls",
 }
-"""What cannot come out as an error of an exchange, and why."""
+"""Exceptions that cannot occur in an exchange, with the reason."""
 NOT_EVERYWHERE: Final = {
     "asyncio": "QueueShutDown",
     "aiohttp": (
@@ -338,7 +338,7 @@ NOT_EVERYWHERE: Final = {
     "hpack": "InvalidTableIndexError",
     "httpx": "SSEError",
 }
-"""What a release that is supported may lack; httpx has its SSEError from httpx-sse, if that was imported."""
+"""Classes that a supported release may lack; httpx has its SSEError from httpx-sse, if that was imported."""
 
 
 def _below(cls: type[BaseException]) -> Iterator[type[BaseException]]:
@@ -348,7 +348,7 @@ def _below(cls: type[BaseException]) -> Iterator[type[BaseException]]:
 
 
 def found(module: Any) -> dict[str, type[Exception]]:
-    """Every exception of a library, public or below one that is, by its name."""
+    """Return each exception of a library, public or below a public one, by its name."""
     package = module.__name__.partition(".")[0]
     known = [getattr(module, name) for name in dir(module)]
     public = [value for value in known if isinstance(value, type) and issubclass(value, BaseException)]
@@ -363,7 +363,7 @@ def found(module: Any) -> dict[str, type[Exception]]:
 
 
 def _named(module: Any) -> Iterator[type[BaseException]]:
-    """What is an exception of aiohttp's in this module."""
+    """Return the exceptions of aiohttp's in this module."""
     for name in dir(module):
         value = getattr(module, name)
         if isinstance(value, type) and issubclass(value, BaseException) and value.__module__.startswith("aiohttp"):
@@ -371,11 +371,11 @@ def _named(module: Any) -> Iterator[type[BaseException]]:
 
 
 def spread(table: Table) -> dict[str, type[errors.OxyError] | None]:
-    """A table by the names in it."""
+    """Return a table by the names in it."""
     return {name: expected for expected, names in table.items() for name in names.split()}
 
 
-# ---------------------------------------------------------------------------------------------------- How they are made
+# ---------------------------------------------------------------------------------------------------- Making exceptions
 
 _KEY: Final = SimpleNamespace(host="remote.test", port=443, is_ssl=True, ssl=True)
 _INFO: Final[Any] = aiohttp.RequestInfo(URL(SECRET_URL), "POST", CIMultiDictProxy(CIMultiDict[str]()), URL(SECRET_URL))
@@ -436,23 +436,23 @@ MAKE: Final[dict[str, Callable[[Any], Exception]]] = {
     **dict.fromkeys(["IncompleteRead", "RunFinishedError"], lambda cls: cls()),
     "BrokenWorkerInterpreter": lambda cls: cls(SimpleNamespace(formatted="secret", type=None, msg="secret")),
 }
-"""Those that cannot be made of a text; others are made of one."""
+"""How to make exceptions that take more than a text."""
 
 
 def made(name: str, cls: type[Exception], *, is_secret: bool) -> Exception:
-    """One of them; what is not told of it is a secret."""
+    """Return an exception of this class, with a secret as its text."""
     if issubclass(cls, ssl.SSLError) and cls.__module__ == "ssl":
         return cls(1, "why")
     make = MAKE.get(name)
     return make(cls) if make else cls("secret" if is_secret else "why")
 
 
-# ------------------------------------------------------------------------------------------------------------ The tests
+# ---------------------------------------------------------------------------------------------------------------- Tests
 
 
 @pytest.mark.parametrize("name", [*LIBRARIES, *BELOW])
-def test_every_class_has_its_place(name: str) -> None:
-    """No class of a library is without its line in a table, and no line without its class."""
+def test_every_class_is_listed(name: str) -> None:
+    """Each class of a library has its line in a table, and each line its class."""
     if name in LIBRARIES:
         module, table = LIBRARIES[name].module, LIBRARIES[name].expected
     else:
@@ -463,7 +463,7 @@ def test_every_class_has_its_place(name: str) -> None:
 
 
 async def outcome(library: Library, error: Exception, phase: str) -> errors.OxyError:
-    """What our transport makes of it."""
+    """Return the error that our transport raises."""
     with pytest.raises(errors.OxyError) as raised:
         async with library.raising(error, phase) as transport, transport.exchange(REQUEST) as response:
             assert phase == "reading"
@@ -481,8 +481,8 @@ def library(request: pytest.FixtureRequest) -> Library:
 
 @pytest.mark.parametrize("phase", ["opening", "reading"])
 @pytest.mark.parametrize("source", ["itself", *BELOW])
-async def test_what_comes_out(library: Library, source: str, phase: str) -> None:
-    """Each exception is an error of this package, with the outcome that is sure, and no secret in its text."""
+async def test_each_exception(library: Library, source: str, phase: str) -> None:
+    """Each exception becomes an error of this package, with a certain outcome and no secret in its text."""
     module, table = BELOW[source] if source != "itself" else (library.module, library.expected)
     classes = found(module)
     quiet = library.secretive.split() if source == "itself" else []
@@ -496,7 +496,7 @@ async def test_what_comes_out(library: Library, source: str, phase: str) -> None
         if phase == "reading" and expected.default_outcome is Outcome.NOT_SENT:
             expected = LOST
         if (name, phase, source) == ("InvalidURL", "opening", "itself") and library.name != "aiohttp":
-            expected = PROTOCOL  # the request's own URL is valid: so it is the `Location` of a redirect
+            expected = PROTOCOL  # the request's own URL is valid, so it is the `Location` of a redirect
         assert (source, name, type(ours)) == (source, name, expected)
         assert "secret" not in str(ours), (name, str(ours))
         is_shown = name not in MAKE and not is_secret and expected is not PROTOCOL
@@ -504,8 +504,8 @@ async def test_what_comes_out(library: Library, source: str, phase: str) -> None
 
 
 @pytest.mark.parametrize("phase", ["opening", "reading"])
-async def test_what_nobody_foresaw(library: Library, phase: str) -> None:
-    """A bug, of the library or of a hook, and a class of tomorrow: a lost connection; an `OxyError` stays itself."""
+async def test_unknown_exceptions(library: Library, phase: str) -> None:
+    """An unknown exception becomes ConnectionLostError with outcome UNKNOWN; an `OxyError` is unchanged."""
     tomorrow: Any = type("New", (getattr(library.module, "NetworkError", OSError),), {})
     cases: list[tuple[str, Exception]] = [
         (f"{library.name} failed: RecursionError", RecursionError("secret")),
@@ -530,7 +530,7 @@ async def test_what_nobody_foresaw(library: Library, phase: str) -> None:
 
 
 async def test_closing(library: Library) -> None:
-    """What goes wrong while a transport is closed is an error of this package, too; it is closed then."""
+    """An exception while the transport is closed becomes an error of this package, and the transport is closed."""
     theirs = OSError("why")
     transport: Any = library.transport()
     client = library.client(theirs, "closing")
@@ -542,8 +542,8 @@ async def test_closing(library: Library) -> None:
 
 
 @pytest.mark.parametrize("name", ["httpx", "httpx2"])
-async def test_leaving_hides_nothing(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """What goes wrong while an exchange is left is logged: the block's own error, or its cancellation, comes out."""
+async def test_exceptions_while_leaving(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception while an exchange is left is logged; the block's own error or cancellation is raised."""
     library = LIBRARIES[name]
     error = library.module.ReadError("secret")
     with caplog.at_level(logging.DEBUG, "oxygent_client"):
@@ -563,7 +563,7 @@ async def test_leaving_hides_nothing(name: str, caplog: pytest.LogCaptureFixture
     ] * 3
 
 
-# --------------------------------------------------------------------------------------------------- What a chain says
+# ----------------------------------------------------------------------------------------------------- Chains of causes
 
 ERROR_MAPS: Final[dict[str, ErrorMap]] = {
     "httpx": HTTPXTransport._errors,
@@ -572,28 +572,28 @@ ERROR_MAPS: Final[dict[str, ErrorMap]] = {
 
 
 def chain(*links: BaseException) -> Any:
-    """The first, with each of the others as the cause of the one before it."""
+    """Return the first error, each error caused by the next."""
     for outer, inner in itertools.pairwise(links):
         outer.__cause__ = inner
     return links[0]
 
 
 def certificate(said: str) -> ssl.SSLCertVerificationError:
-    """What OpenSSL says of a certificate."""
+    """Return an OpenSSL error about a certificate."""
     error = ssl.SSLCertVerificationError(1, "long text")
     error.verify_message = said
     return error
 
 
 def alert(reason: str) -> ssl.SSLError:
-    """What OpenSSL says of a handshake."""
+    """Return an OpenSSL error about a handshake."""
     error = ssl.SSLError(1, "long text")
     error.reason = reason
     return error
 
 
 def looped() -> OSError:
-    """An error that is its own cause."""
+    """Return an error that is its own cause."""
     error = OSError(111, "x")
     error.__cause__ = ValueError()
     error.__cause__.__context__ = error
@@ -602,7 +602,7 @@ def looped() -> OSError:
 
 REFUSED: Final = ConnectionRefusedError(111, "Connect call failed")
 BEHIND: Final[list[tuple[type[errors.OxyError], str, list[BaseException]]]] = [
-    # our class, the reason or the advice in its text, what is behind a ConnectError
+    # our class, the reason or the advice in its text, the causes of a ConnectError
     (CONNECT, "Connection refused", [OSError("All attempts failed"), REFUSED]),
     (CONNECT, "Connection refused", [OSError("all"), ExceptionGroup("all", [REFUSED, OSError(113, "x")])]),
     (CONNECT, "Name or service not known", [socket.gaierror(-2, "Name or service not known")]),
@@ -629,8 +629,10 @@ BEHIND: Final[list[tuple[type[errors.OxyError], str, list[BaseException]]]] = [
 
 @pytest.mark.parametrize("name", ERROR_MAPS)
 @pytest.mark.parametrize(("expected", "shown", "behind"), BEHIND)
-def test_what_is_behind(name: str, expected: type[errors.OxyError], shown: str, behind: list[BaseException]) -> None:
-    """A connection that was not made is one of TLS if one of its causes is; the text says why, and what to do."""
+def test_causes_of_connection_errors(
+    name: str, expected: type[errors.OxyError], shown: str, behind: list[BaseException]
+) -> None:
+    """A connection error with a TLS error among its causes is a TLSError; the text has the reason and advice."""
     theirs = chain(LIBRARIES[name].module.ConnectError("theirs"), *behind)
     ours = ERROR_MAPS[name](theirs, SECRET_URL)
     assert type(ours) is expected
@@ -653,15 +655,15 @@ PLACES: Final = {
 
 
 @pytest.mark.parametrize(("url", "place"), PLACES.items())
-def test_where_it_was_to_go(url: str, place: str) -> None:
-    """A connection that was not made names host and port, or the socket: no user information and no query."""
+def test_the_address_in_connection_errors(url: str, place: str) -> None:
+    """A connection error names host and port, or the socket, without user information and query."""
     ours = ERROR_MAPS["httpx"](chain(httpx.ConnectError("x"), ConnectionResetError(104, "x")), url)
     assert f" {place}" in f" {ours}"
     assert "secret" not in str(ours)
 
 
-def test_a_complaint_of_h2() -> None:
-    """To httpcore the request is to blame for what h2 finds in the server's frames: an agent may have run by then."""
+def test_protocol_errors_of_h2() -> None:
+    """A LocalProtocolError of h2 has outcome UNKNOWN: the agent may have run."""
     theirs = chain(httpx.LocalProtocolError("x"), httpcore.LocalProtocolError("x"), h2.exceptions.FrameTooLargeError())
     ours = ERROR_MAPS["httpx"](theirs, SECRET_URL)
     assert type(ours) is PROTOCOL
@@ -676,8 +678,8 @@ LOST_BY_THEIR_TEXT: Final = [
 
 
 @pytest.mark.parametrize("text", LOST_BY_THEIR_TEXT)
-def test_a_lost_connection_by_its_text(text: str) -> None:
-    """There is one class for a lost connection and for nonsense; the text tells which."""
+def test_lost_connections_and_protocol_errors(text: str) -> None:
+    """The text of a ServerDisconnected or protocol error decides between a lost connection and a protocol error."""
     ours = ERROR_MAPS["httpx"](httpx.RemoteProtocolError(text), SECRET_URL)
     assert type(ours) is LOST
     assert str(ours).endswith(f": {text.partition(' (')[0]}")
@@ -695,8 +697,8 @@ COMPLAINTS: Final = [
 
 
 @pytest.mark.parametrize(("reason", "text"), COMPLAINTS)
-def test_what_a_parser_quotes(reason: str, text: str) -> None:
-    """Of what a parser complains its reason is told, not what it quotes: it may be an echoed secret."""
+def test_parser_errors(reason: str, text: str) -> None:
+    """The text of a parser's error has the reason and not the quoted bytes, which may echo a secret."""
     ours = ERROR_MAPS["httpx"](httpx.RemoteProtocolError(text), SECRET_URL)
     assert type(ours) is PROTOCOL
     assert str(ours).endswith(f": {reason}")

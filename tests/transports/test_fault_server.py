@@ -1,7 +1,7 @@
 """The table of the fault server, over real sockets; and that each of its checks can fail.
 
-Rule 1: all faults of one transport are played at once, in one test, since most of their time is waiting.
-Rule 2: what the table cannot show, bytes that a library keeps to itself, is seen by the size of the process.
+Rule 1: all faults of one transport run at the same time in one test, since they mostly wait.
+Rule 2: bytes that a library buffers are not in the table; they are measured by the size of the process.
 """
 
 from __future__ import annotations
@@ -51,26 +51,26 @@ MIB: Final = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultServer]:
-    """A server of faults, in a thread: what it opens must not count as a test's."""
+    """A fault server in a thread, so that its sockets do not count as the test's."""
     with serving_faults() as server:
         yield server
 
 
 ALL_FAULTS_ON: Final = {"httpx": "trio", "httpx2": "asyncio", "aiohttp": "uvloop"}
-"""The loop on which each transport meets every fault; on the others every tenth, but in a soak."""
+"""The loop on which each transport meets every fault; on the others it meets every fifth, but in a soak all."""
 
 
-# An attempt to connect that is called off leaves its socket to the garbage collector, in httpcore on trio and uvloop;
-# that none stays open is looked at for every async test.
+# In httpcore on trio and uvloop, a cancelled connection attempt leaves its socket to the garbage collector; each async
+# test checks that none stays open.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning")
 @pytest.mark.filterwarnings("ignore:Exception ignored in. 'uvloop.loop:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:unclosed resource <TCPTransport:ResourceWarning")
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_each_fault_ends_as_the_table_says(
+async def test_each_fault(
     transport: str, loop: str, server: FaultServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Error, outcome, time, requests, bytes, and the next call of the same agent; the server says nothing of it."""
+    """Each fault ends with the error, outcome, time and requests of the table, and the agent's next call succeeds."""
     faults = FAULTS if SIZE == "soak" or ALL_FAULTS_ON[transport] == loop else FAULTS[::10]
     lines = await play_all(server, transport, faults)
     assert lines.keys() == {fault.name for fault in faults}
@@ -78,19 +78,19 @@ async def test_each_fault_ends_as_the_table_says(
     assert {"oxygent_client"} >= {record.name.partition(".")[0] for record in caplog.records if record.levelno > 20}
 
 
-def test_the_table_is_large_and_its_names_are_its_own() -> None:
-    """There are at least 60 faults, each has its own name, and the floods are among them."""
+def test_the_table() -> None:
+    """There are at least 60 faults with distinct names, the floods among them."""
     assert len(FAULTS) == len(BY_NAME) >= 60
     assert BY_NAME.keys() >= set(FLOODS)
     assert TRANSPORTS.keys() == LOOPS_OF.keys()
 
 
-def test_the_page_is_that_of_the_table() -> None:
-    """But for what each run measures anew; `python -m tests.support.fault_server` writes it."""
+def test_the_page_has_the_table() -> None:
+    """The page has the table, except the measured values; `python -m tests.support.fault_server` writes it."""
     assert stable(page({})) == stable(PAGE.read_text(encoding="utf-8"))
 
 
-# ----------------------------------------------------------------------------------------------- What the process holds
+# ------------------------------------------------------------------------------------------------ Memory of the process
 
 GROWTH: Final = 24 * MIB
 """For all floods at once, each with a connection, a client and a server's block: about 2 MiB for each."""
@@ -99,7 +99,7 @@ GROWTH: Final = 24 * MIB
 async def grown(
     server: FaultServer, transport: str, floods: tuple[str, ...] = FLOODS, make: Any = None, slower: float = 1.0
 ) -> int:
-    """By how many bytes the process was larger, at the most, while it met all floods at once."""
+    """Return the greatest growth of the process, in bytes, during all floods at once."""
     tracemalloc.start()
     try:
         await play_all(server, transport, [BY_NAME[name] for name in floods], make=make, slower=slower, again=False)
@@ -109,25 +109,25 @@ async def grown(
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_a_flood_of_headers_does_not_fill_the_memory(transport: str, server: FaultServer) -> None:
-    """What a library reads and does not hand over is bounded too."""
+async def test_memory_in_a_flood_of_headers(transport: str, server: FaultServer) -> None:
+    """The headers that a library reads and does not hand over are bounded."""
     assert GROWTH > await grown(server, transport)
 
 
 @attrs.define(eq=False)
 class Hoarder:
-    """A transport that keeps what comes to its first request, until that is more than it may be."""
+    """A transport that buffers the response to its first request up to a limit."""
 
     kept: list[bytes] = attrs.field(factory=list[bytes])
 
     @classmethod
     def made(cls, **_: object) -> Hoarder:
-        """One, whatever the options."""
+        """Return one, whatever the options."""
         return cls()
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
-        """Read, until it is told to stop."""
+        """Read until it is stopped."""
         if self.kept:
             raise errors.ClosedError("enough")
         async with await anyio.connect_tcp("127.0.0.1", urlsplit(request.url).port or 0) as stream:
@@ -135,18 +135,18 @@ class Hoarder:
             while sum(map(len, self.kept)) < 2 * GROWTH:
                 self.kept.append(await stream.receive(MIB))
         raise errors.ClosedError("enough")
-        yield  # type: ignore[unreachable]  # it is a generator all the same
+        yield  # type: ignore[unreachable]  # makes it a generator
 
     async def aclose(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing."""
 
 
-async def test_what_fills_the_memory_is_found(server: FaultServer) -> None:
-    """A transport that keeps a flood is seen by the size of the process."""
+async def test_a_transport_that_buffers_a_flood_is_found(server: FaultServer) -> None:
+    """A transport that buffers a flood is found by the size of the process."""
     assert await grown(server, "httpx", ("100 flood", "103 flood"), Hoarder.made, slower=100) > GROWTH
 
 
-# ------------------------------------------------------------------------------------------------------- What is judged
+# ----------------------------------------------------------------------------------------------------------- Judgements
 
 CLOSES: Final = BY_NAME["closes"]
 FINE: Final = Line(
@@ -186,8 +186,8 @@ STREAM: Final = LIMITS.stream_bytes or 0
         ("spoilt the next call: no", "closes", attrs.evolve(FINE, then="no")),
     ],
 )
-def test_what_is_wrong_with_a_line_is_said(wrong: str, name: str, line: Line) -> None:
-    """A false success, a wrong outcome, a second request, growth, and each clock: on its border and beyond it."""
+def test_each_fault_of_a_line_is_reported(wrong: str, name: str, line: Line) -> None:
+    """Each fault of a line is reported: false success, wrong outcome, second request, growth, and each time limit."""
     said = judged(BY_NAME[name], "httpx", line)
     assert wrong in "\n".join(said)
     assert bool(wrong) == bool(said)
@@ -202,7 +202,7 @@ class Wrapped:
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
-        """As the wrapped transport does it."""
+        """Use the wrapped transport."""
         async with self.inner.exchange(request) as response:
             yield response
 
@@ -212,11 +212,11 @@ class Wrapped:
 
 
 class Stubborn(Wrapped):
-    """It takes its time to leave, whatever it is told."""
+    """Leaves late, even when cancelled."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
-        """Leave late, but for the next call."""
+        """Leave late, except in the next call."""
         self.exchanges += 1
         try:
             async with super().exchange(request) as response:
@@ -228,11 +228,11 @@ class Stubborn(Wrapped):
 
 
 class Eager(Wrapped):
-    """It sends a request again that was lost."""
+    """Sends a lost request again."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
-        """Twice."""
+        """Send twice."""
         try:
             async with super().exchange(request):
                 pass
@@ -243,11 +243,11 @@ class Eager(Wrapped):
 
 
 class Spoilt(Wrapped):
-    """It is of no use after an error."""
+    """Fails after an error."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
-        """Once."""
+        """Work once."""
         self.exchanges += 1
         if self.exchanges > 1:
             raise errors.ClosedError("used up")
@@ -256,22 +256,22 @@ class Spoilt(Wrapped):
 
 
 class Steady(Metronome):
-    """It says that the machine is not busy, whatever it is: what is late is late then."""
+    """Reports a machine that is not busy, so that a late fault counts as late."""
 
     async def beat(self) -> None:
-        """Look at nothing."""
+        """Measure nothing."""
 
 
 BAD: Final[dict[type[Wrapped], str]] = {
     Stubborn: "httpx, closes: took ",
-    Eager: "httpx, closes: sent 3 POSTs",  # its next call, too, is sent twice
+    Eager: "httpx, closes: sent 3 POSTs",  # its next call is sent twice too
     Spoilt: "httpx, closes: spoilt the next call: ClosedError: used up",
 }
 
 
 @pytest.mark.parametrize("bad", BAD)
 async def test_a_bad_transport_is_found(bad: type[Wrapped], server: FaultServer) -> None:
-    """What is late, sends twice, or is spoilt is seen."""
+    """A transport that is late, sends twice or fails after an error is found."""
 
     def make(**options: Any) -> Wrapped:
         return bad(HTTPXTransport(**options))
@@ -290,8 +290,8 @@ async def test_a_bad_transport_is_found(bad: type[Wrapped], server: FaultServer)
         pytest.param(9, [1.0, *SLOWER], 1, id="always late"),
     ],
 )
-async def test_what_is_late_is_played_again(late: int, slower: list[float], wrong: int, server: FaultServer) -> None:
-    """A run that may lack time alone is played with longer clocks, until it is right or there is none."""
+async def test_late_faults_run_again(late: int, slower: list[float], wrong: int, server: FaultServer) -> None:
+    """A fault that may have failed for lack of time only is run again with longer time-outs, until it passes."""
     played: list[float] = []
 
     async def player(*_: object, slower: float, **__: object) -> Line:
@@ -304,7 +304,7 @@ async def test_what_is_late_is_played_again(late: int, slower: list[float], wron
 
 
 async def test_a_server_ends_with_its_block() -> None:
-    """A port is free again, though a client still hangs there."""
+    """The port of a server is free after its block, though a client still hangs there."""
     with serving_faults() as server, server.standing(BY_NAME["never answers"]) as stand:
         port = urlsplit(stand.url).port or 0
         stream = await anyio.connect_tcp("127.0.0.1", port)

@@ -1,4 +1,4 @@
-"""What httpx would tell or keep by itself, and must not: whole URLs in its log, and the cookies of another run."""
+"""Secrets of requests over httpx: no whole URLs in its log, and no cookies shared between runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WITH_COOKIE: Final = ANSWER.replace(b"\r\n", b"\r\nset-cookie: session=user-a\r\
 async def test_the_log_shows_no_secret(
     library: str, make: Callable[[], Transport], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The library logs each request with its URL: of ours it shows neither user information nor query."""
+    """The library's log has the URL of a request without user information and query."""
     async with serving(play(ANSWER)) as server:
         transport = make()
         with caplog.at_level(logging.DEBUG):
@@ -38,8 +38,8 @@ async def test_the_log_shows_no_secret(
         assert "CANARY" not in caplog.text
 
 
-async def test_the_log_of_others_stays_theirs(caplog: pytest.LogCaptureFixture) -> None:
-    """What the rest of the program asks by the library is logged as ever; odd records pass."""
+async def test_the_log_of_other_requests(caplog: pytest.LogCaptureFixture) -> None:
+    """Log records of other requests of the program are unchanged, odd records too."""
     async with serving(play(ANSWER)) as server:
         await SSEOxyGent(server_url=server.url).ask("hi")
         with caplog.at_level(logging.INFO, "httpx"):
@@ -49,8 +49,8 @@ async def test_the_log_of_others_stays_theirs(caplog: pytest.LogCaptureFixture) 
     assert "/?key=theirs" in caplog.text
 
 
-async def test_no_cookie_goes_from_run_to_run() -> None:
-    """An agent may serve many users: a cookie that one run was given is not sent by the next."""
+async def test_no_cookie_is_kept_between_runs() -> None:
+    """A cookie set in one run is not sent in the next: an agent may serve many users."""
     async with serving(play(WITH_COOKIE)) as server:
         transport = HTTPXTransport()
         agent = SSEOxyGent(server_url=server.url, transport=transport)

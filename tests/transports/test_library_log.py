@@ -1,4 +1,4 @@
-"""Records of the libraries' loggers about requests of this package: rewritten whole, and only those."""
+"""Log records of the HTTP libraries about requests of this package: redacted, and no other records."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TRANSPORTS: Final = pytest.mark.parametrize(
 
 
 def head(status: str, headers: str) -> bytes:
-    """The head of a response that repeats what it was sent."""
+    """Return a response head that echoes the request's secrets."""
     return f"HTTP/1.1 {status} {ECHO}\r\n{HEADERS}{headers}connection: close\r\n\r\n".encode("latin-1")
 
 
@@ -57,10 +57,10 @@ RESPONSES: Final = {
 
 @TRANSPORTS
 @pytest.mark.parametrize("response", RESPONSES)
-async def test_no_record_repeats_what_was_sent(
+async def test_no_record_holds_a_credential(
     make: Callable[[], Transport], response: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At every level, whatever the server says: no credential and no control character, in no attribute of a record."""
+    """At no level does a record hold a credential or a control character, whatever the server sends."""
     async with serving(play([RESPONSES[response], CLOSE])) as server:
         transport = make()
         url = server.url.replace("://", f"://ada:{CANARY}@") + f"/prefix?key={CANARY}"
@@ -74,8 +74,10 @@ async def test_no_record_repeats_what_was_sent(
 
 
 @pytest.mark.parametrize(("library", "make"), [("httpx", HTTPXTransport), ("httpx2", HTTPX2Transport)])
-async def test_what_stays(library: str, make: Callable[[], Transport], caplog: pytest.LogCaptureFixture) -> None:
-    """The line about a request says where it went and how it was answered, without the server's own words."""
+async def test_the_line_about_a_request(
+    library: str, make: Callable[[], Transport], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line about a request has its URL and status, without the server's own text."""
     async with serving(play(RESPONSES["a refusal"])) as server:
         transport = make()
         with caplog.at_level(logging.DEBUG), pytest.raises(errors.AuthenticationError):
@@ -89,7 +91,7 @@ async def test_what_stays(library: str, make: Callable[[], Transport], caplog: p
 
 PAIR: Final = f"[(b'x-echo', b'{CANARY}')]"
 REWRITTEN: Final = [
-    # the logger, the message, its arguments, what stays of it
+    # the logger, the message, its arguments, the redacted arguments
     ("httpcore.http11", "send_request_headers.started request=<Request [b'POST']>", (), None),
     ("httpcore.http11", "send_request_headers.complete", (), None),
     (
@@ -137,10 +139,10 @@ REWRITTEN: Final = [
 
 
 @pytest.mark.parametrize(("logger", "message", "args", "expected"), REWRITTEN)
-def test_what_stays_of_a_record(
+def test_redacted_records(
     logger: str, message: str, args: tuple[Any, ...], expected: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is known to be harmless stays, and nothing else; None: all of it."""
+    """Only values that are known to be harmless are kept; None keeps all."""
     for library in LOGGERS:
         redact_records(library)
     with caplog.at_level(logging.DEBUG), our_records():
@@ -152,8 +154,8 @@ def test_what_stays_of_a_record(
     assert CANARY not in caplog.text
 
 
-async def test_the_records_of_others_stay_theirs(caplog: pytest.LogCaptureFixture) -> None:
-    """What the rest of the program asks by the library is logged as ever."""
+async def test_records_about_other_requests(caplog: pytest.LogCaptureFixture) -> None:
+    """Records about other requests of the program are unchanged."""
     async with serving(play(RESPONSES["a stream"])) as server:
         await SSEOxyGent(server_url=server.url).ask("hi")
         with caplog.at_level(logging.INFO, "httpx"):
@@ -164,7 +166,7 @@ async def test_the_records_of_others_stay_theirs(caplog: pytest.LogCaptureFixtur
 
 
 def test_every_logger_of_the_libraries_is_known() -> None:
-    """A logger that a release of theirs brings is found here: it is in the table, or known to serve servers only."""
+    """A new logger of a library must be added to the table, or be listed as one of servers."""
     loaded = {
         httpx.__name__,
         httpx2.__name__,
@@ -186,7 +188,7 @@ def test_every_logger_of_the_libraries_is_known() -> None:
 
 
 def test_a_block_that_ends_in_another_context() -> None:
-    """A coroutine that is closed with its event loop, in another context than it began in, closes without an error."""
+    """A coroutine that is closed in another context than it began in closes without an error."""
 
     async def waits() -> None:
         with our_records():
@@ -199,7 +201,7 @@ def test_a_block_that_ends_in_another_context() -> None:
 
 
 class _Never:
-    """Is never there."""
+    """Waits forever."""
 
     def __await__(self) -> Any:
         yield

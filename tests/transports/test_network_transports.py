@@ -1,8 +1,8 @@
-"""The transports over httpx, httpx2 and aiohttp, over real sockets on loopback: one table of tests for them all.
+"""The transports over httpx, httpx2 and aiohttp, over real sockets on loopback: one table of tests for all.
 
-Rule 1: what the server saw counts: connections, requests, and the moment when the client left.
-Rule 2: no exception of a library comes out but as a cause.
-Rule 3: what one library does differently is a field of `Library`, or a test that names it.
+Rule 1: the server's log is checked: connections, requests, and when the client closed.
+Rule 2: an exception of a library is raised only as a cause.
+Rule 3: a difference of one library is a field of `Library`, or a test that names it.
 """
 
 from __future__ import annotations
@@ -62,40 +62,40 @@ if TYPE_CHECKING:
 ANSWER: Final = OK + chunk(answer("42")) + chunk(close()) + LAST
 BEGUN: Final = OK + chunk(progress(1))
 SOON: Final = 20.0
-"""Seconds within which what happens "at once" must have happened."""
+"""Seconds within which an immediate effect must have happened."""
 
 
 def document(body: bytes, status: str = "200 OK", headers: str = "") -> bytes:
-    """A response with a length."""
+    """Return a response with a length."""
     return f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n{headers}\r\n".encode() + body
 
 
-# -------------------------------------------------------------------------------------------------------- The libraries
+# ------------------------------------------------------------------------------------------------------------ Libraries
 
 
 @attrs.frozen
 class Library:
-    """What stands behind a transport, and what is its own about it."""
+    """A library below a transport, and its differences."""
 
     name: str
     transport: Callable[..., Transport]
     own: str
-    """The argument that takes a client of one's own."""
+    """The argument for a client of the user's own."""
     client: Callable[..., Any]
-    """Makes one, with `headers`, a short time for reading, and habits that must do no harm."""
+    """Returns one with `headers`, a short read time-out, and settings that must do no harm."""
     crowded: Callable[[], Any]
-    """Makes one that has one connection, and waits for it for 0.05 s."""
+    """Returns one that has one connection, and waits for it for 0.05 s."""
     module: Any
     sends: dict[str, str]
     """The headers that it adds."""
     loops: tuple[str, ...] = ("asyncio", "trio")
     watches: bool = False
-    """Whether it hears at once that the server closed a connection that is idle; else when it next has a request."""
+    """Whether it notices at once that the server closed an idle connection, or with its next request."""
     causes: dict[str, str] = attrs.field(factory=dict[str, str])
-    """Names of httpx, and what it calls the same."""
+    """Names of httpx, and its own names for the same."""
 
     def cause(self, name: str) -> type[BaseException]:
-        """Its class for what httpx calls `name`."""
+        """Return its class for the one that httpx calls `name`."""
         cls: type[BaseException] = getattr(self.module, self.causes.get(name, name))
         return cls
 
@@ -148,7 +148,7 @@ def library(request: pytest.FixtureRequest) -> Library:
 
 
 FAMILY: Final = pytest.mark.parametrize("library", ["httpx", "httpx2"], indirect=True)
-"""For what only these two have."""
+"""For tests of httpx and httpx2 only."""
 
 
 @asynccontextmanager
@@ -159,7 +159,7 @@ async def asking(
     tls: ssl.SSLContext | None = None,
     **options: Any,
 ) -> AsyncGenerator[tuple[SSEOxyGent, Server], None]:
-    """An agent, and the server it asks, with a transport of its own."""
+    """Yield an agent with its own transport, and its server."""
     transport = library.transport(trust_env=False, **options)
     async with serving(handle, tls=tls) as server:
         with anyio.fail_after(20):
@@ -168,7 +168,7 @@ async def asking(
 
 
 async def failure(agent: SSEOxyGent) -> errors.OxyError:
-    """The error of a run."""
+    """Return the error of a run."""
     try:
         await agent.ask("hi")
     except errors.OxyError as error:
@@ -177,7 +177,7 @@ async def failure(agent: SSEOxyGent) -> errors.OxyError:
 
 
 def causes(error: BaseException | None) -> list[type[BaseException]]:
-    """The classes of an error and of its causes."""
+    """Return the classes of an error and of its causes."""
     found: list[type[BaseException]] = []
     while error is not None:
         found.append(type(error))
@@ -185,11 +185,11 @@ def causes(error: BaseException | None) -> list[type[BaseException]]:
     return found
 
 
-# ---------------------------------------------------------------------------------------------------------- On the wire
+# -------------------------------------------------------------------------------------------------- Requests and bodies
 
 
-async def test_what_is_sent(library: Library) -> None:
-    """The request on the wire: one POST with its length, no compression wanted, and nothing of the context."""
+async def test_the_request_of_a_run(library: Library) -> None:
+    """A run is one POST with its length, no compression wanted, and nothing of the context."""
     async with asking(library, play(ANSWER)) as (agent, server):
         agent.headers = {"x-a": "1"}
         await agent.ask("é", trace_id="t", idempotent=True)
@@ -214,8 +214,8 @@ async def test_what_is_sent(library: Library) -> None:
     assert "idempotent" not in payload
 
 
-async def test_a_chunk_is_there_when_it_was_sent(library: Library) -> None:
-    """An event is handed out while the server still has the rest."""
+async def test_streaming(library: Library) -> None:
+    """An event is received while the server still has the rest."""
     seen = anyio.Event()
     runs = play([BEGUN, seen, chunk(answer("42")), chunk(close()), LAST])
     async with asking(library, runs) as (agent, _), agent.stream("hi") as run:
@@ -224,8 +224,8 @@ async def test_a_chunk_is_there_when_it_was_sent(library: Library) -> None:
         assert (await run.final_response()).output == "42"
 
 
-async def test_bodies_are_handed_over_raw(library: Library) -> None:
-    """A document is handed over as it came, also one that says that it is compressed; a run sends what it accepts."""
+async def test_raw_bodies(library: Library) -> None:
+    """Bodies are handed over as received, compressed or not; a run sends what it accepts."""
     raw = b"\x1f\x8b no gzip"
     reply = document(raw, headers="content-encoding: gzip\r\nX-Two: a\r\nx-two: b\r\n")
     async with asking(library, play(reply)) as (agent, server):
@@ -244,8 +244,8 @@ async def test_bodies_are_handed_over_raw(library: Library) -> None:
 # ---------------------------------------------------------------------------------------------------------- Connections
 
 
-async def test_five_calls_are_one_connection(library: Library) -> None:
-    """Calls after each other, and a discovery, use one connection."""
+async def test_keep_alive(library: Library) -> None:
+    """Successive calls, and discovery, use one connection."""
     organization = document(b'{"code": 200, "data": {"organization": {}}}')
     async with asking(library, play(*[ANSWER] * 5, organization)) as (agent, server):
         for _ in range(5):
@@ -256,7 +256,7 @@ async def test_five_calls_are_one_connection(library: Library) -> None:
 
 
 async def test_connections_of_an_agent() -> None:
-    """Without a transport of yours: inside the agent's block calls share a connection; outside, each has its own."""
+    """Inside the agent's block calls share a connection; outside, each has its own."""
     async with serving(play(ANSWER)) as server:
         agent = plain(server_url=server.url)
         async with agent:
@@ -269,8 +269,8 @@ async def test_connections_of_an_agent() -> None:
         assert server.connections == 3
 
 
-async def test_two_at_once(library: Library) -> None:
-    """Runs side by side have a connection each; a run never waits for another's."""
+async def test_concurrent_runs(library: Library) -> None:
+    """Concurrent runs have a connection each and do not wait for each other."""
     go = anyio.Event()
     runs = play([BEGUN, go, chunk(answer("42")), chunk(close()), LAST])
     async with asking(library, runs) as (agent, server), anyio.create_task_group() as tasks:
@@ -282,10 +282,10 @@ async def test_two_at_once(library: Library) -> None:
 
 
 async def test_a_kept_connection_that_the_server_closed(library: Library) -> None:
-    """A connection that the server has closed meanwhile is not used again; the next call has a new one."""
+    """A connection that the server has closed is not reused; the next call opens a new one."""
     async with asking(library, play([ANSWER, CLOSE], ANSWER)) as (agent, server):
         await agent.ask("hi")
-        await anyio.sleep(0.05)  # until the close is here: nothing tells of it
+        await anyio.sleep(0.05)  # until the server's close is received, which cannot be observed
         await agent.ask("hi")
     assert server.connections == 2
     assert len(server.requests) == 2
@@ -294,17 +294,17 @@ async def test_a_kept_connection_that_the_server_closed(library: Library) -> Non
 TELLING: Final = pytest.mark.parametrize(
     "library", [name for name in LIBRARIES if name != "aiohttp" or HAS_SOCKET_FACTORY], indirect=True
 )
-"""For what an aiohttp before 3.12 does not tell."""
+"""For counts that aiohttp before 3.12 does not have."""
 
 
 def counted(agent: SSEOxyGent) -> tuple[int | None, int | None]:
-    """How many connections there are, and how many are idle."""
+    """Return the numbers of open and of idle connections."""
     stats = agent.stats()
     return stats.connections, stats.idle_connections
 
 
 async def becomes(expected: tuple[int, int], agent: SSEOxyGent) -> None:
-    """Returns when so many are counted; a socket is closed in a later round of the event loop."""
+    """Wait for this count: a socket is closed in a later turn of the event loop."""
     with anyio.fail_after(SOON):
         while expected != counted(agent):  # noqa: ASYNC110  (nothing tells of it)
             await anyio.sleep(0.001)
@@ -312,7 +312,7 @@ async def becomes(expected: tuple[int, int], agent: SSEOxyGent) -> None:
 
 @TELLING
 async def test_connections_are_counted(library: Library) -> None:
-    """There are those whose sockets are open; idle are those that no exchange has, or one that was read to its end."""
+    """Connections with an open socket are counted; those without an exchange, or read to the end, are idle."""
     go = anyio.Event()
     async with asking(library, play([BEGUN, go, chunk(answer("42")), chunk(close()), LAST])) as (agent, server):
         assert counted(agent) == (0, 0)
@@ -335,8 +335,8 @@ async def test_connections_are_counted(library: Library) -> None:
 
 
 @TELLING
-async def test_a_connection_that_waits_for_headers_is_not_idle(library: Library) -> None:
-    """From the request on it is an exchange's. An answer that comes whole, with its headers, is counted like any."""
+async def test_connections_that_wait_for_headers_are_not_idle(library: Library) -> None:
+    """From the request on a connection belongs to its exchange, also if the response comes whole."""
     go = anyio.Event()
     async with asking(library, play(ANSWER, [go, ANSWER])) as (agent, server):
         await agent.ask("hi")
@@ -350,8 +350,8 @@ async def test_a_connection_that_waits_for_headers_is_not_idle(library: Library)
 
 
 @TELLING
-async def test_a_response_that_was_read_has_no_connection(library: Library) -> None:
-    """Nor has its exchange, though its block goes on: the library has the connection back."""
+async def test_a_response_releases_its_connection(library: Library) -> None:
+    """A response that was read to the end has released its connection, though its block goes on."""
     async with asking(library, play([BEGUN, chunk(answer("42")), LAST])) as (agent, server):
         request = HTTPRequest("POST", server.url, "/sse/chat")
         assert isinstance(agent.transport, Transport)
@@ -362,8 +362,8 @@ async def test_a_response_that_was_read_has_no_connection(library: Library) -> N
 
 
 @TELLING
-async def test_the_count_when_the_server_has_closed(library: Library) -> None:
-    """A connection that the server closed while it was idle is there until the library notices."""
+async def test_the_count_after_the_server_has_closed(library: Library) -> None:
+    """A connection that the server closed while idle is counted until the library notices."""
     go = anyio.Event()
     async with asking(library, play([ANSWER, go, CLOSE], ANSWER)) as (agent, server):
         await agent.ask("hi")
@@ -371,15 +371,15 @@ async def test_the_count_when_the_server_has_closed(library: Library) -> None:
         go.set()
         if library.watches:
             await becomes((0, 0), agent)
-        await anyio.sleep(0.05)  # until the close is here: nothing tells of it
+        await anyio.sleep(0.05)  # until the server's close is received, which cannot be observed
         assert ((0, 0) if library.watches else (1, 1)) == counted(agent)
         await agent.ask("hi")
         assert server.connections == 2
         assert counted(agent) == (1, 1)
 
 
-async def test_what_is_counted_is_not_kept(library: Library) -> None:
-    """A transport remembers nothing of connections that are gone."""
+async def test_closed_connections_are_freed(library: Library) -> None:
+    """A transport keeps no reference to closed connections."""
     async with asking(library, play([BEGUN, CLOSE])) as (agent, _):
         for _ in range(5):
             await failure(agent)
@@ -391,8 +391,8 @@ async def test_what_is_counted_is_not_kept(library: Library) -> None:
         assert transport._counter._uses == {}
 
 
-async def test_the_count_of_a_client_of_ones_own(library: Library) -> None:
-    """What made the client is the same to httpx and httpx2; a session of aiohttp's tells nothing."""
+async def test_the_count_of_a_users_client(library: Library) -> None:
+    """The connections of a user's httpx or httpx2 client are counted; those of an aiohttp session are not."""
     async with serving(play(ANSWER)) as server, library.client() as own:
         agent = plain(server_url=server.url, transport=library.transport(**{library.own: own}))
         await agent.ask("hi")
@@ -401,7 +401,7 @@ async def test_the_count_of_a_client_of_ones_own(library: Library) -> None:
 
 @FAMILY
 async def test_the_count_without_a_network(library: Library) -> None:
-    """A client that plays its answers has no connection, which is not none."""
+    """The count of a client without a network is None, not 0."""
 
     async def body() -> AsyncGenerator[bytes, None]:
         yield answer("42") + close()
@@ -415,8 +415,8 @@ async def test_the_count_without_a_network(library: Library) -> None:
         assert counted(agent) == (None, None)
 
 
-async def test_the_connections_that_an_agent_keeps() -> None:
-    """Those of the transport that an agent makes for itself are counted while it is entered, from any thread."""
+async def test_the_count_of_an_agent() -> None:
+    """The connections of an agent's own transport are counted while it is entered, from any thread."""
     async with serving(play(ANSWER)) as server:
         agent = plain(server_url=server.url)
         await agent.ask("hi")
@@ -428,8 +428,8 @@ async def test_the_connections_that_an_agent_keeps() -> None:
 
 
 @pytest.mark.slow
-async def test_a_kept_connection_grows_stale(library: Library) -> None:
-    """A connection is kept for 2 s at most, though the server would keep it longer."""
+async def test_keep_alive_expiry(library: Library) -> None:
+    """A connection is kept for 2 s at most, even if the server would keep it longer."""
     async with asking(library, play(ANSWER)) as (agent, server):
         await agent.ask("hi")
         await anyio.sleep(KEEP_ALIVE_SECONDS / 2)
@@ -440,8 +440,8 @@ async def test_a_kept_connection_grows_stale(library: Library) -> None:
         assert server.connections == 2
 
 
-async def test_a_run_that_was_left_gives_its_connection_up(library: Library) -> None:
-    """Leaving early, by whatever way, closes the socket at once: the server sees it."""
+async def test_leaving_early_closes_the_connection(library: Library) -> None:
+    """Leaving early, in any way, closes the socket at once, as the server sees."""
 
     async def by_break(agent: SSEOxyGent) -> None:
         async with agent.stream("hi") as run:
@@ -482,7 +482,7 @@ async def test_a_run_that_was_left_gives_its_connection_up(library: Library) -> 
 
 
 async def test_cancelled_before_the_headers(library: Library) -> None:
-    """A run that is cancelled while it waits for headers closes its socket, and the transport stays usable."""
+    """A run cancelled while it waits for headers closes its socket, and the transport can be used again."""
     seen, begun = anyio.Event(), anyio.Event()
     first = True
 
@@ -530,7 +530,7 @@ async def test_cancelled_before_the_headers(library: Library) -> None:
     ],
 )
 async def test_statuses(library: Library, status: str, expected: type[errors.OxyError], outcome: Outcome) -> None:
-    """A status is a typed error; nothing is tried again and no redirect is followed: the server sees one request."""
+    """A status is a typed error without retry or redirect: the server sees one request."""
     headers = "location: http://elsewhere.test/\r\nretry-after: 7\r\n"
     body = b"" if status.startswith("204") else b"the body"
     async with asking(library, play(document(body, status, headers))) as (agent, server):
@@ -544,11 +544,11 @@ async def test_statuses(library: Library, status: str, expected: type[errors.Oxy
         assert error.retry_after == 7.0
 
 
-# ---------------------------------------------------------------------------------------------------- What can go wrong
+# ------------------------------------------------------------------------------------------------------------- Failures
 
 
-async def test_nobody_listens(library: Library) -> None:
-    """A port where nobody listens is a ConnectError: nothing was sent, and it may be tried again."""
+async def test_connection_refused(library: Library) -> None:
+    """A port without a listener raises ConnectError with outcome NOT_SENT, and is retryable."""
     transport = library.transport(trust_env=False)
     agent = plain(server_url=f"http://user:secret@127.0.0.1:{closed_port()}/?k=secret", transport=transport)
     error = await failure(agent)
@@ -562,8 +562,8 @@ async def test_nobody_listens(library: Library) -> None:
     await transport.aclose()
 
 
-async def test_no_answer_to_connecting(library: Library) -> None:
-    """A listener whose queue is full does not answer: that is a ConnectTimeoutError, and nothing was sent."""
+async def test_connect_timeout(library: Library) -> None:
+    """A listener with a full queue raises ConnectTimeoutError with outcome NOT_SENT."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -589,8 +589,8 @@ async def test_no_answer_to_connecting(library: Library) -> None:
     assert f" {place} " in str(error)
 
 
-async def test_the_agents_time_to_connect() -> None:
-    """The default transport of an agent takes the agent's time to connect."""
+async def test_the_agents_connect_timeout() -> None:
+    """The default transport uses the agent's connect time-out."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -605,27 +605,26 @@ async def test_the_agents_time_to_connect() -> None:
 
 
 def handler(*steps: bytes, reset: bool = False) -> Callable[[Conversation], Awaitable[None]]:
-    """A server that reads a request, sends these bytes, and ends the connection."""
+    """Return a server that reads a request, sends these bytes, and ends the connection."""
 
     async def handle(conversation: Conversation) -> None:
         await conversation.request()
         for step in steps:
             await conversation.send(step)
         if reset:
-            await anyio.sleep(0.05)  # a reset that comes with the data takes them away
+            await anyio.sleep(0.05)  # a reset that arrives with the data discards it
             await conversation.reset()
 
     return handle
 
 
 UNFRAMED: Final = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
-"""The head of a stream that says neither its length nor that it comes in chunks."""
+"""The head of a stream with neither a length nor chunks."""
 LOST, PROTOCOL, CUT = errors.ConnectionLostError, errors.RemoteProtocolError, errors.IncompleteStreamError
 BROKEN: Final[
     dict[str, tuple[Callable[[Conversation], Awaitable[None]], list[type[BaseException]], str, str, Outcome]]
 ] = {
-    # what the server does: (the handler, the error and its causes, then the cause of httpx and of aiohttp, what is
-    # known of the run)
+    # server behaviour: (the handler, the error and its causes, then the cause of httpx and of aiohttp, the outcome)
     "closes before the headers": (
         handler(),
         [LOST],
@@ -702,7 +701,7 @@ BROKEN: Final[
 
 
 ECHOES: Final = [
-    # what the server sends; what is told of it by each library
+    # bytes of the server; the reason that each library gives
     ((b"HTTP/1.1 2x0 CANARY\r\n\r\n",), "status line"),
     ((b"HTTP/1.1 200 OK\r\nCANARY\r\n\r\n",), "header"),
     ((UNFRAMED[:-2] + b"content-length: CANARY\r\n\r\n",), "Content-Length"),
@@ -712,7 +711,7 @@ ECHOES: Final = [
 
 @pytest.mark.parametrize("what", BROKEN)
 async def test_broken_servers(library: Library, what: str) -> None:
-    """A connection that breaks is told from a server that speaks nonsense; the cause is the library's own error."""
+    """A broken connection is told from invalid HTTP; the cause is the library's own error."""
     handle, ours, of_httpx, of_aiohttp, outcome = BROKEN[what]
     async with asking(library, handle) as (agent, server):
         agent.server_url = f"http://user:secret@127.0.0.1:{server.port}?k=secret"
@@ -732,7 +731,7 @@ async def test_broken_servers(library: Library, what: str) -> None:
 
 @pytest.mark.parametrize("ends", [True, False])
 async def test_a_malformed_chunk_in_mid_stream(library: Library, *, ends: bool) -> None:
-    """A chunk whose size is none ends the run with a typed error, by our clocks where the library waits for ever.
+    """An invalid chunk size ends the run with a typed error, by a time-out if the library waits forever.
 
     aiohttp's parser, written in C, waits even when the server has closed the connection.
     """
@@ -762,7 +761,7 @@ async def test_a_malformed_chunk_in_mid_stream(library: Library, *, ends: bool) 
 
 @pytest.mark.parametrize("reset", [False, True])
 async def test_a_stream_until_the_connection_ends(library: Library, reset: bool) -> None:
-    """A stream without length and chunks is complete if its close event came, however the connection ends."""
+    """A stream without length and chunks is complete after its close event, however the connection ends."""
     async with asking(library, handler(UNFRAMED + answer("42") + close(), reset=reset)) as (agent, _):
         assert (await agent.ask("hi")).output == "42"
 
@@ -772,7 +771,7 @@ async def test_a_stream_until_the_connection_ends(library: Library, reset: bool)
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """A certificate authority of our own."""
+    """A certificate authority made for the tests."""
     return trustme.CA()
 
 
@@ -790,7 +789,7 @@ def _client_side(authority: trustme.CA) -> ssl.SSLContext:
 
 # httpx leaves the generator of a body that could not be sent: https://github.com/encode/httpx/issues/3686
 @pytest.mark.filterwarnings("ignore:Async generator 'httpx2?._content.ByteStream:ResourceWarning")
-async def test_a_client_certificate_that_is_wanted(library: Library, authority: trustme.CA) -> None:
+async def test_client_certificates(library: Library, authority: trustme.CA) -> None:
     """A server that refuses the client after the handshake is a lost connection; with the certificate it answers."""
     context = _server_side(authority.issue_cert("127.0.0.1"))
     authority.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
@@ -808,7 +807,7 @@ async def test_a_client_certificate_that_is_wanted(library: Library, authority: 
 
 
 async def test_requests_that_are_refused(library: Library) -> None:
-    """What cannot be sent is a ConfigurationError, and no value of a header is in its text."""
+    """A request that cannot be sent raises ConfigurationError without header values in its text."""
     async with asking(library, play(ANSWER)) as (agent, server):
         agent.headers = {"authorization": "Bearer secret "}
         error = await failure(agent)
@@ -820,11 +819,11 @@ async def test_requests_that_are_refused(library: Library) -> None:
         assert len(server.requests) == 1
 
 
-# ------------------------------------------------------------------------------------------------ A client of one's own
+# -------------------------------------------------------------------------------------------- Clients of the user's own
 
 
-async def test_a_client_of_ones_own(library: Library) -> None:
-    """It is used as it is and never closed; its redirects and its time for reading do no harm."""
+async def test_a_users_client(library: Library) -> None:
+    """A client of the user's is used as it is and never closed; its redirects and read time-out do no harm."""
     go = anyio.Event()
     slow: list[bytes | type[CLOSE] | anyio.Event] = [BEGUN, go, chunk(answer("42")), chunk(close()), LAST]
     redirect = document(b"", "307 Temporary", "location: http://elsewhere.test/\r\n")
@@ -834,7 +833,7 @@ async def test_a_client_of_ones_own(library: Library) -> None:
             assert repr(agent.transport) == f"{type(agent.transport).__name__}({library.own}=...)"
             async with agent.stream("hi") as run:
                 await anext(run)
-                await anyio.sleep(0.3)  # more than the client's own time for reading
+                await anyio.sleep(0.3)  # more than the client's own read time-out
                 go.set()
                 assert (await run.final_response()).output == "42"
             assert isinstance(await failure(agent), errors.RedirectError)
@@ -858,8 +857,8 @@ async def test_a_client_of_ones_own(library: Library) -> None:
     assert error.outcome is Outcome.NOT_SENT
 
 
-async def test_statuses_to_a_client_of_ones_own(library: Library) -> None:
-    """A status is handed over, also where a session is set to raise of it."""
+async def test_statuses_with_a_users_client(library: Library) -> None:
+    """A status is handed over, even if a session is set to raise it."""
     async with (
         library.client() as client,
         asking(library, play(document(b"no", "403 No")), **{library.own: client}) as (agent, _),
@@ -870,8 +869,8 @@ async def test_statuses_to_a_client_of_ones_own(library: Library) -> None:
 
 
 @FAMILY
-async def test_hooks_of_a_client_of_ones_own(library: Library) -> None:
-    """What a hook of the client makes of a response is an error of this package, without a secret in its text."""
+async def test_hooks_of_a_users_client(library: Library) -> None:
+    """An exception of a client's hook becomes an error of this package, without a secret in its text."""
 
     async def refuse(response: Any) -> None:
         response.raise_for_status()
@@ -895,8 +894,8 @@ async def test_hooks_of_a_client_of_ones_own(library: Library) -> None:
             assert "secret" not in f"{error} {error!r}"
 
 
-async def test_a_crowded_client_of_ones_own(library: Library) -> None:
-    """A client whose pool is full is a ConnectTimeoutError: nothing was sent."""
+async def test_a_full_pool_of_a_users_client(library: Library) -> None:
+    """A full pool of a user's client raises ConnectTimeoutError with outcome NOT_SENT."""
     async with (
         library.crowded() as client,
         asking(library, play([BEGUN, anyio.Event()]), **{library.own: client}) as (agent, server),
@@ -909,8 +908,8 @@ async def test_a_crowded_client_of_ones_own(library: Library) -> None:
         assert len(server.requests) == 1
 
 
-def test_arguments_that_do_not_go_together(library: Library) -> None:
-    """A client brings its own verify, proxy and Unix socket; and a proxy is not reached by a Unix socket."""
+def test_conflicting_arguments(library: Library) -> None:
+    """A client cannot be combined with verify, proxy or a Unix socket, nor a proxy with a Unix socket."""
     wrong: list[dict[str, Any]] = [{"verify": False}, {"proxy": "http://p.test"}, {"unix_socket": "/s"}]
     for options in wrong:
         with pytest.raises(errors.ConfigurationError, match="verify, proxy or unix_socket"):
@@ -923,12 +922,12 @@ def test_arguments_that_do_not_go_together(library: Library) -> None:
 
 
 async def test_proxies(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that is named is used, else that of the environment, unless the environment is left out."""
+    """The proxy argument is used, or else the environment's, unless the environment is ignored."""
     target = "http://remote.test:8000"
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     cases: list[tuple[dict[str, str], bool, bool, str]] = [
-        # (the environment, whether a proxy is named, whether the environment counts, who is asked)
+        # (the environment, whether a proxy is given, whether the environment is used, who gets the request)
         ({"HTTP_PROXY": "E"}, True, True, "named"),
         ({"HTTP_PROXY": "E"}, False, True, "environment"),
         ({"ALL_PROXY": "E"}, False, True, "environment"),
@@ -957,7 +956,7 @@ async def test_proxies(library: Library, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_a_proxy_that_refuses(library: Library) -> None:
-    """A proxy that makes no connection is a ConnectError: nothing was sent."""
+    """A proxy that refuses to connect raises ConnectError with outcome NOT_SENT."""
     async with serving(play(document(b"", "407 Pay"))) as proxy:
         transport = library.transport(proxy=proxy.url, trust_env=False)
         error = await failure(plain(server_url="https://remote.test?k=secret", transport=transport))
@@ -974,8 +973,8 @@ QUOTES: Final = f"no: ada:canarypw77, Basic {PROXY_BASIC}"
 
 @pytest.mark.parametrize("target", ["https://remote.test", "http://remote.test"], ids=["a tunnel", "plain http"])
 @pytest.mark.parametrize("status", ["407", "799"], ids=["a known status", "a status without a name"])
-async def test_a_proxy_that_repeats_its_password(library: Library, status: str, target: str) -> None:
-    """Neither its reason phrase nor its body brings what the proxy was sent into an error."""
+async def test_a_proxy_that_echoes_its_password(library: Library, status: str, target: str) -> None:
+    """Neither the reason phrase nor the body of a proxy brings its password into an error."""
     refusal = document(QUOTES.encode(), f"{status} {QUOTES}", "content-type: text/plain\r\nconnection: close\r\n")
     async with serving(play([refusal, CLOSE])) as proxy:
         url = proxy.url.replace("://", "://ada:canarypw77@")
@@ -989,8 +988,8 @@ async def test_a_proxy_that_repeats_its_password(library: Library, status: str, 
     assert PROXY_BASIC not in shown
 
 
-async def test_what_a_client_of_ones_own_adds(library: Library) -> None:
-    """A credential that only the client or session knows is taken out of what the server says, too."""
+async def test_credentials_of_a_users_client(library: Library) -> None:
+    """A credential known only to the client or session is redacted in the server's text too."""
     refusal = document(b"bad canarykey77, canarycookie77", "403 No", "content-type: text/plain\r\n")
     headers = {"x-api-key": "canarykey77", "cookie": "session=canarycookie77"}
     async with (
@@ -1003,8 +1002,8 @@ async def test_what_a_client_of_ones_own_adds(library: Library) -> None:
     assert error.body == "bad [scrubbed], [scrubbed]"
 
 
-async def test_the_proxy_of_a_client_of_ones_own(library: Library) -> None:
-    """What such a client sends to its own proxy is known, too."""
+async def test_the_proxy_of_a_users_client(library: Library) -> None:
+    """A credential that such a client sends to its own proxy is redacted."""
     refusal = document(QUOTES.encode(), f"407 {QUOTES}", "content-type: text/plain\r\nconnection: close\r\n")
     async with serving(play([refusal, CLOSE])) as proxy:
         url = proxy.url.replace("://", "://ada:canarypw77@")
@@ -1016,8 +1015,8 @@ async def test_the_proxy_of_a_client_of_ones_own(library: Library) -> None:
     assert error.body == "no: [scrubbed], [scrubbed]"
 
 
-async def test_a_proxy_that_is_none(library: Library) -> None:
-    """A proxy that is not there is a ConnectError, one that cannot be used a ConfigurationError; no secret is told."""
+async def test_missing_and_unusable_proxies(library: Library) -> None:
+    """A missing proxy raises ConnectError, an unusable one ConfigurationError, without a secret."""
     cases = {
         f"http://user:secret@127.0.0.1:{closed_port()}": errors.ConnectError,
         "ftp://user:secret@proxy.test": errors.ConfigurationError,
@@ -1039,11 +1038,11 @@ USELESS: Final = {
     "SSL_CERT_DIR": "/nonexistent/certs",
     "SSLKEYLOGFILE": "/nonexistent/keys.log",
 }
-"""Nothing of it is there."""
+"""Files that do not exist."""
 
 
 async def test_loopback_is_not_proxied(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment's proxy, usable or not, has nothing to do with a server on this machine, nor with its secrets."""
+    """The environment's proxy is not used for loopback, and its secrets are not sent there."""
     for name, value in USELESS.items():
         monkeypatch.setenv(name, value)
     transport = library.transport()
@@ -1058,7 +1057,7 @@ async def test_loopback_is_not_proxied(library: Library, monkeypatch: pytest.Mon
 async def test_certificates_that_cannot_be_read(
     library: Library, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """Where they are needed, the error names the variable; nothing was sent."""
+    """Unreadable certificates raise an error with the variable where they are needed; nothing is sent."""
     monkeypatch.setenv(variable, USELESS[variable])
     transport = library.transport()
     error = await failure(plain(server_url="https://remote.test", transport=transport))
@@ -1069,10 +1068,10 @@ async def test_certificates_that_cannot_be_read(
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
-async def test_a_proxy_of_the_environment_that_cannot_be_used(
+async def test_an_unusable_proxy_of_the_environment(
     library: Library, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """Where it is needed, the error names the variable; nothing was sent."""
+    """An unusable proxy in the environment raises an error with the variable where it is needed; nothing is sent."""
     monkeypatch.setenv(variable, "socks://s3cret@127.0.0.1:9/")
     transport = library.transport()
     error = await failure(plain(server_url="http://remote.test", transport=transport))
@@ -1084,10 +1083,10 @@ async def test_a_proxy_of_the_environment_that_cannot_be_used(
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("is_named", [True, False], ids=["named", "environment"])
-async def test_a_proxy_that_cannot_be_reached(
+async def test_an_unreachable_proxy(
     library: Library, monkeypatch: pytest.MonkeyPatch, scheme: str, is_named: bool
 ) -> None:
-    """The error says that it is the proxy, which one, and what names it."""
+    """The error of an unreachable proxy names the proxy and the setting."""
     port = closed_port()
     monkeypatch.setenv(f"{scheme}_proxy", f"http://user:s3cret@127.0.0.1:{port}")
     transport = library.transport(proxy=f"http://user:s3cret@127.0.0.1:{port}" if is_named else None)
@@ -1099,10 +1098,10 @@ async def test_a_proxy_that_cannot_be_reached(
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_the_proxy_of_an_own_client_that_cannot_be_reached(
+async def test_an_unreachable_proxy_of_a_users_client(
     library: Library, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
-    """It is called a proxy, although the client alone knows of it."""
+    """The error of an unreachable proxy calls it a proxy even if only the client knows of it."""
     monkeypatch.setenv(f"{scheme}_proxy", f"http://127.0.0.1:{closed_port()}")
     kind: Any = library.module.ClientSession if library.own == "session" else library.module.AsyncClient
     async with kind(trust_env=True) as client:
@@ -1115,7 +1114,7 @@ async def test_the_proxy_of_an_own_client_that_cannot_be_reached(
 
 
 async def test_a_proxy_whose_name_is_unknown(library: Library) -> None:
-    """It is the proxy's name that is not known, and not the server's."""
+    """An unknown host name is reported as the proxy's, not the server's."""
     transport = library.transport(proxy="http://proxy.invalid:3128")
     error = await failure(plain(server_url="https://remote.test", transport=transport))
     await transport.aclose()
@@ -1124,8 +1123,8 @@ async def test_a_proxy_whose_name_is_unknown(library: Library) -> None:
     assert "remote.test" not in str(error)
 
 
-async def test_a_proxy_that_takes_its_time(library: Library) -> None:
-    """What is not connected in time may be the proxy or the server: both are named."""
+async def test_connect_timeout_through_a_proxy(library: Library) -> None:
+    """A connect time-out through a proxy names both, proxy and server."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         port = listener.getsockname()[1]
         waiting = [socket.socket() for _ in range(4)]
@@ -1142,14 +1141,14 @@ async def test_a_proxy_that_takes_its_time(library: Library) -> None:
 
 
 ELSEWHERE: Final = "0.0.0.0"
-"""A host that is not known to be this machine, and is where a server on it can be reached."""
+"""A host name that is not known as loopback, but is where a server on it can be reached."""
 
 
 @asynccontextmanager
 async def behind(
     library: Library, proxy: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncGenerator[Transport, None]:
-    """A transport that sends to this proxy, which is named in one of three ways."""
+    """Return a transport over this proxy, which is set in one of three ways."""
     async with AsyncExitStack() as stack:
         options: dict[str, Any] = {"proxy": proxy}
         if how != "argument":
@@ -1176,10 +1175,10 @@ TOLD: Final = [
 
 @HOW
 @pytest.mark.parametrize(("url", "hosts", "is_seen"), TOLD)
-async def test_what_a_proxy_is_told(
+async def test_credentials_over_a_proxy(
     library: Library, monkeypatch: pytest.MonkeyPatch, url: str, hosts: tuple[str, ...], how: str, is_seen: bool
 ) -> None:
-    """A credential goes to a proxy in the clear only if the proxy is named in plaintext_hosts."""
+    """A credential is sent in the clear over a proxy only if the proxy is in plaintext_hosts."""
     failed: list[errors.InsecureTransportError] = []
     async with (
         serving(play(ANSWER)) as proxy,
@@ -1196,10 +1195,10 @@ async def test_what_a_proxy_is_told(
 
 
 @HOW
-async def test_a_proxy_may_be_told_what_is_no_secret(
+async def test_requests_without_a_credential_over_a_proxy(
     library: Library, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """Without a credential a proxy that is named leads to every server."""
+    """A request without a credential may be sent over any proxy."""
     async with (
         serving(play(ANSWER)) as proxy,
         behind(library, f"http://{ELSEWHERE}:{proxy.port}", how, monkeypatch) as transport,
@@ -1208,8 +1207,8 @@ async def test_a_proxy_may_be_told_what_is_no_secret(
     assert proxy.requests[0].line == "POST http://localhost:8082/sse/chat HTTP/1.1"
 
 
-async def test_a_proxy_on_this_machine_may_be_told(library: Library) -> None:
-    """What goes to loopback over a proxy on loopback stays on this machine."""
+async def test_credentials_over_a_loopback_proxy(library: Library) -> None:
+    """A request to loopback over a proxy on loopback may hold a credential."""
     async with serving(play(ANSWER)) as proxy:
         transport = library.transport(proxy=proxy.url)
         agent = plain(server_url="http://localhost:8082", transport=transport, auth=BearerAuth("s3cret"))
@@ -1217,7 +1216,7 @@ async def test_a_proxy_on_this_machine_may_be_told(library: Library) -> None:
         await transport.aclose()
 
 
-# ------------------------------------------------------------------------------------------------ Redirects to no URL
+# ------------------------------------------------------------------------------------------ Redirects to an invalid URL
 
 
 NO_URLS: Final = {
@@ -1239,8 +1238,8 @@ NO_URLS: Final = {
     ("status", "location"),
     [*((302, location) for location in NO_URLS), *((status, "no slash") for status in (301, 303, 307, 308))],
 )
-async def test_a_redirect_to_no_url(library: Library, status: int, location: str) -> None:
-    """The server has answered, so the error says that it refused, and `execute` answers as for every refusal."""
+async def test_a_redirect_to_an_invalid_url(library: Library, status: int, location: str) -> None:
+    """A redirect to an invalid URL is a refusal with outcome REJECTED, and `execute` returns it."""
     moved = f"HTTP/1.1 {status} X\r\nlocation: {NO_URLS[location]}\r\ncontent-length: 0\r\n\r\n".encode("latin-1")
     async with asking(library, play(moved)) as (agent, server):
         error = await failure(agent)
@@ -1252,7 +1251,7 @@ async def test_a_redirect_to_no_url(library: Library, status: int, location: str
 
 
 @FAMILY
-async def test_the_response_of_a_redirect_to_no_url(library: Library) -> None:
+async def test_the_response_of_a_redirect_to_an_invalid_url(library: Library) -> None:
     """A wrapper of the transport sees its status and headers, and an empty body."""
     moved = b"HTTP/1.1 302 X\r\nlocation: http:x\r\ncontent-length: 0\r\n\r\n"
     async with serving(play(moved)) as server:
@@ -1263,8 +1262,8 @@ async def test_the_response_of_a_redirect_to_no_url(library: Library) -> None:
         await transport.aclose()
 
 
-async def test_a_client_that_was_closed(library: Library) -> None:
-    """A client or session of the user's own that is closed is a `ClosedError`, and nothing is sent."""
+async def test_a_closed_client(library: Library) -> None:
+    """A closed client or session of the user's raises ClosedError, and nothing is sent."""
     client = library.client()
     await (client.aclose if hasattr(client, "aclose") else client.close)()
     transport = library.transport(**{library.own: client})
@@ -1274,8 +1273,8 @@ async def test_a_client_that_was_closed(library: Library) -> None:
 
 
 @FAMILY
-async def test_a_redirect_to_no_url_behind_a_proxy(library: Library) -> None:
-    """What counts is the server's response, and not the proxy's to CONNECT, which is no redirect."""
+async def test_a_redirect_to_an_invalid_url_behind_a_proxy(library: Library) -> None:
+    """The server's response decides, not the proxy's response to CONNECT, which is no redirect."""
     moved = b"HTTP/1.1 302 X\r\nlocation: http:x\r\ncontent-length: 0\r\n\r\n"
     async with serving(play(moved)) as proxy:
         transport = library.transport(proxy=proxy.url)
@@ -1289,8 +1288,8 @@ async def test_a_redirect_to_no_url_behind_a_proxy(library: Library) -> None:
 
 
 @pytest.mark.parametrize("location", ["http:x", "http://[::1"])
-async def test_a_redirect_to_no_url_without_a_network(location: str) -> None:
-    """A client without a network keeps such a response to itself: nothing says that the request was not sent."""
+async def test_a_redirect_to_an_invalid_url_without_a_network(location: str) -> None:
+    """A client without a network keeps such a response to itself, so the outcome is not NOT_SENT."""
     moved = httpx.Response(302, headers={"location": location})
     async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: moved)) as client:
         error = await failure(plain(server_url="http://remote.test", transport=HTTPXTransport(client=client)))
@@ -1304,8 +1303,8 @@ async def test_a_redirect_to_no_url_without_a_network(location: str) -> None:
 @pytest.mark.parametrize(
     "verify", [0, 1, 0.0, None, "", "no-such-file.pem", [], ssl.CERT_NONE, ssl.SSLContext, ("a", "b")], ids=repr
 )
-def test_what_verify_must_be(library: Library, verify: object) -> None:
-    """What is neither True, False nor a context is refused when the transport is made; nothing that is false counts."""
+def test_values_of_verify(library: Library, verify: object) -> None:
+    """`verify` must be True, False or an SSL context; other false values are refused."""
     with pytest.raises(errors.ConfigurationError, match="verify") as caught:
         library.transport(verify=verify)
     assert caught.value.outcome is Outcome.NOT_SENT
@@ -1330,14 +1329,14 @@ def _of_all() -> ssl.SSLContext:
 def test_without_verification(
     library: Library, verify: Callable[[], ssl.SSLContext | bool], shown: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """That certificates are not verified is a warning in the log, once for a transport, and stands in its repr."""
+    """Disabled verification is logged as a warning once for a transport, and shown in its repr."""
     transport = library.transport(verify=verify())
     assert repr(transport) == f"{type(transport).__name__}({shown})"
     told = [(record.levelname, shown in record.getMessage()) for record in caplog.records]
     assert [("WARNING", True)] * bool(shown) == told
 
 
-# ------------------------------------------------------------------------------------------------- Clients of one's own
+# ------------------------------------------------------------------------------------------- Clients of other libraries
 
 
 OTHERS: Final[dict[str, tuple[Any, str]]] = {
@@ -1350,7 +1349,7 @@ OTHERS: Final[dict[str, tuple[Any, str]]] = {
 @pytest.mark.parametrize("name", LIBRARIES)
 @pytest.mark.parametrize("other", OTHERS)
 async def test_a_client_of_another_library(name: str, other: str) -> None:
-    """It is refused when the transport is made, in words that name the class that is wanted and where this one goes."""
+    """It is refused at construction, with the expected class and the transport that takes this one."""
     library, (make, place) = LIBRARIES[name], OTHERS[other]
     async with make() as client:
         if name == other:
@@ -1370,15 +1369,15 @@ STRANGERS: Final = [
 
 
 @pytest.mark.parametrize("given", STRANGERS)
-def test_no_client_at_all(library: Library, given: object) -> None:
-    """What is none of the library's clients is refused when the transport is made."""
+def test_objects_that_are_not_clients(library: Library, given: object) -> None:
+    """An object that is not a client of the library is refused at construction."""
     with pytest.raises(errors.ConfigurationError, match=rf"{library.own} must be an instance of {library.name}\."):
         library.transport(**{library.own: given})
 
 
 @FAMILY
 async def test_a_client_without_a_network_that_refuses(library: Library) -> None:
-    """A status that is not 200 is handed over where there is no connection to end."""
+    """A status other than 200 is handed over even without a connection to close."""
 
     def refuse(_request: object) -> Any:
         return library.module.Response(404, content=b"no")
@@ -1389,7 +1388,7 @@ async def test_a_client_without_a_network_that_refuses(library: Library) -> None
 
 
 async def test_a_client_in_another_loop(library: Library) -> None:
-    """A client of the user's own belongs to the loop in which it is used first, over whatever transports."""
+    """A client of the user's belongs to the event loop of its first use, over all transports."""
     kind: Any = library.module.ClientSession if library.own == "session" else library.module.AsyncClient
     async with serving(play(ANSWER, ANSWER)) as server, kind() as client:
 
@@ -1408,19 +1407,19 @@ async def test_a_client_in_another_loop(library: Library) -> None:
         assert (await agent().ask("hi")).output == "42"
 
 
-def test_aiohttp_and_a_key_log_that_cannot_be_written_to() -> None:
-    """Aiohttp makes a context as it is imported; the transport can be imported all the same."""
+def test_aiohttp_with_an_unusable_key_log() -> None:
+    """aiohttp makes an SSL context at import; with an unusable key log the transport can still be imported."""
     environment = {**os.environ, "SSLKEYLOGFILE": "/nonexistent/keys.log"}
     command = [sys.executable, "-c", "import oxygent_client.transports.aiohttp as a; print(a.__name__)"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "oxygent_client.transports.aiohttp", done.stderr
 
 
-# ---------------------------------------------------------------------------------------------------- Loops that end
+# ------------------------------------------------------------------------------------------------- Event loops that end
 
 
 def run_and_close(ask: Callable[[], Coroutine[Any, Any, str]]) -> str:
-    """What `ask` answers in an event loop of asyncio that is closed, and nothing more."""
+    """Return the output of `ask` in a new event loop of asyncio that is only closed."""
     loop = asyncio.new_event_loop()
     try:
         return loop.run_until_complete(ask())
@@ -1441,10 +1440,10 @@ async def test_a_loop_that_ends(library: Library) -> None:
         assert transport.connections() == (0, 0)
 
 
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # such a loop leaves what is in it
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # such a loop leaves its tasks
 @pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")
-async def test_a_loop_that_is_closed_only(library: Library) -> None:
-    """The connections that such a loop leaves are closed when the transport begins in another."""
+async def test_a_loop_that_is_only_closed(library: Library) -> None:
+    """The connections of a loop that was only closed are closed when the transport is used in another."""
     transport: Any = library.transport()
     async with serving(play(ANSWER)) as server:
 
@@ -1459,11 +1458,11 @@ async def test_a_loop_that_is_closed_only(library: Library) -> None:
     gc.collect()
 
 
-# -------------------------------------------------------------------------------------------------------- Unix sockets
+# --------------------------------------------------------------------------------------------------------- Unix sockets
 
 
 async def test_a_unix_socket(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The socket is connected to in the place of the URL's host, which the server is told; no proxy is used."""
+    """The Unix socket is used in place of the URL's host, which stays the Host header; no proxy is used."""
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port()}")
     path = tmp_path / "s"
     replies, left = play(ANSWER), anyio.Event()
@@ -1479,7 +1478,7 @@ async def test_a_unix_socket(library: Library, tmp_path: Path, monkeypatch: pyte
             assert (await agent.ask("hi")).output == "42"
         assert ((None, None) if library.own == "session" else (1, 1)) == counted(agent)
         await transport.aclose()
-        await left.wait()  # anyio 4.16 minds a cancellation at the moment when such a socket is closed
+        await left.wait()  # anyio 4.16 raises if cancelled at the moment when such a socket is closed
         assert server.connections == 1
         assert server.requests[0].line == "POST /base/sse/chat HTTP/1.1"
         assert server.requests[0].headers["host"] == "agents.test"
@@ -1491,11 +1490,11 @@ async def test_a_unix_socket(library: Library, tmp_path: Path, monkeypatch: pyte
     await transport.aclose()
 
 
-# --------------------------------------------------------------------------------------------------------- Its own life
+# -------------------------------------------------------------------------------------------------- Closing and copying
 
 
-async def test_its_own_life(library: Library) -> None:
-    """It may be closed twice, does not open itself again, and travels as its configuration."""
+async def test_closing_and_copying(library: Library) -> None:
+    """A transport may be closed twice, does not open again, and is copied as its configuration."""
     transport: Any = library.transport(verify=False, connect=3, trust_env=False)
     assert repr(transport) == f"{type(transport).__name__}(verify=False)"
     async with serving(play(ANSWER)) as server:
@@ -1516,8 +1515,8 @@ async def test_its_own_life(library: Library) -> None:
         assert server.connections == 4
 
 
-async def test_what_a_reader_left_is_kept(library: Library) -> None:
-    """What the library and the system have received of a detached run when its reader leaves is for the next reader."""
+async def test_data_left_by_a_reader(library: Library) -> None:
+    """Data of a detached run that was received but not read when its reader leaves goes to the next reader."""
     stream = [OK + chunk(progress(0)), *(chunk(progress(number)) for number in range(1, 300)), chunk(close()), LAST]
     sent = anyio.Event()
 
@@ -1540,8 +1539,8 @@ async def test_what_a_reader_left_is_kept(library: Library) -> None:
         assert len(server.requests) == 1
 
 
-async def test_closed_while_a_run_is_open(library: Library) -> None:
-    """Who reads has an error, and nothing is opened for it any more: not even to ask for the record of the run."""
+async def test_closing_during_a_run(library: Library) -> None:
+    """Closing the transport during a run raises an error in the reader, and no request follows."""
     async with asking(library, play([BEGUN, anyio.Event()])) as (agent, server):
         agent.timeouts = Timeouts(total=15, lookup=5)
         transport = agent.transport
@@ -1561,8 +1560,8 @@ async def test_closed_while_a_run_is_open(library: Library) -> None:
         assert len(server.requests) == 1
 
 
-async def test_the_agent_is_left_while_a_run_is_open() -> None:
-    """Likewise where the agent closes the transport that it keeps."""
+async def test_leaving_the_agent_during_a_run() -> None:
+    """Leaving the agent during a run closes its transport, with the same effect."""
     run: Run | None = None
     async with serving(play([BEGUN, anyio.Event()])) as server:
         async with SSEOxyGent(server_url=server.url, timeouts=Timeouts(total=15, lookup=5)) as agent:
@@ -1577,8 +1576,8 @@ async def test_the_agent_is_left_while_a_run_is_open() -> None:
 
 
 @pytest.mark.parametrize("travel", [pickle.dumps, copy.deepcopy, copy.copy])
-def test_what_is_live_does_not_travel(library: Library, travel: Callable[[object], object]) -> None:
-    """A client of one's own, or a context of TLS, is live; that is said."""
+def test_live_objects_cannot_be_copied(library: Library, travel: Callable[[object], object]) -> None:
+    """A transport with a user's client or SSL context cannot be copied or pickled; the error names it."""
     own = SimpleNamespace(stream=None, request=None, is_closed=True, closed=True, timeout=None)
     cases: list[tuple[str, object]] = [(library.own, own), ("verify", ssl.create_default_context())]
     for name, value in cases:
@@ -1587,7 +1586,7 @@ def test_what_is_live_does_not_travel(library: Library, travel: Callable[[object
 
 
 async def test_one_transport_in_two_loops(library: Library) -> None:
-    """A transport that is used in several loops at once has connections of its own in each."""
+    """A transport used in several event loops at once has separate connections in each."""
     transport = library.transport(trust_env=False)
     async with serving(play(ANSWER)) as server:
         agent = plain(server_url=server.url, transport=transport)
@@ -1606,18 +1605,18 @@ async def test_one_transport_in_two_loops(library: Library) -> None:
     await transport.aclose()
 
 
-async def test_no_cookie_goes_from_run_to_run(library: Library) -> None:
-    """An agent may serve many users: a cookie that one run was given is not sent by the next."""
+async def test_no_cookie_is_kept_between_runs(library: Library) -> None:
+    """A cookie set in one run is not sent in the next: an agent may serve many users."""
     with_cookie = ANSWER.replace(b"\r\n", b"\r\nset-cookie: session=user-a\r\n", 1)
     async with asking(library, play(with_cookie)) as (agent, server):
-        agent.server_url = f"http://localhost:{server.port}"  # aiohttp's usual jar takes none of an address
+        agent.server_url = f"http://localhost:{server.port}"  # aiohttp's default cookie jar ignores IP addresses
         for _ in range(2):
             await agent.ask("hi")
     assert [request.headers.get("cookie") for request in server.requests] == [None, None]
 
 
 async def test_user_information_in_the_url(library: Library) -> None:
-    """It goes as basic credentials; a second credential beside it is refused, before anything is sent."""
+    """User information in the URL is sent as basic credentials; a second credential is refused before sending."""
     async with asking(library, play(ANSWER)) as (agent, server):
         agent.server_url = server.url.replace("://", "://ada:p%40ss@")
         assert (await agent.ask("hi")).output == "42"
@@ -1627,8 +1626,8 @@ async def test_user_information_in_the_url(library: Library) -> None:
 
 
 @pytest.mark.parametrize("end", [b"", b"zz\r\n", chunk(progress(3))[:-4]], ids=["cut", "nonsense", "cut in a chunk"])
-async def test_what_came_before_an_error(library: Library, end: bytes) -> None:
-    """A reader who is slow gets what came before the connection broke, and then the error."""
+async def test_data_before_an_error(library: Library, end: bytes) -> None:
+    """A slow reader gets the data received before the connection broke, and then the error."""
     go = anyio.Event()
     runs = play([BEGUN, go, chunk(progress(2)) + end, CLOSE])
     seen: list[object] = []
@@ -1637,12 +1636,12 @@ async def test_what_came_before_an_error(library: Library, end: bytes) -> None:
             async for event in run:
                 seen.append(event.type)
                 go.set()
-                await anyio.sleep(0.05)  # until it is broken: nothing tells of it
+                await anyio.sleep(0.05)  # until it is broken, which cannot be observed
     assert seen == ["progress", "progress"]
 
 
 async def test_no_echo_in_an_error(library: Library) -> None:
-    """What a server's nonsense quotes is not told: it may be a secret that was sent. What is wrong with it is."""
+    """An invalid response is described by its fault and not quoted: it may echo a secret."""
     for said, reason in ECHOES:
         async with asking(library, handler(*said)) as (agent, _):
             agent.auth = BearerAuth("CANARY-4711")
@@ -1652,7 +1651,7 @@ async def test_no_echo_in_an_error(library: Library) -> None:
 
 
 async def test_netrc_is_not_read(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No credentials of the machine's `.netrc` travel, though the environment counts."""
+    """Credentials in `.netrc` are not sent, even if the environment is used."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login user password secret\n", encoding="utf-8")
     netrc.chmod(0o600)
@@ -1667,7 +1666,7 @@ async def test_netrc_is_not_read(library: Library, tmp_path: Path, monkeypatch: 
 
 
 def test_aiohttp_under_trio() -> None:
-    """Under trio it is said what works there, since aiohttp knows asyncio alone; closing is no error."""
+    """Under trio the aiohttp transport raises an error that names the others; closing it is no error."""
 
     async def ask() -> errors.OxyError:
         transport = AiohttpTransport()
@@ -1681,7 +1680,7 @@ def test_aiohttp_under_trio() -> None:
     assert "HTTPXTransport" in str(error)
 
 
-# --------------------------------------------------------------------------------------------- What is not installed
+# ---------------------------------------------------------------------------------------------------- Missing libraries
 
 MISSING: Final = [("aiohttp", "AiohttpTransport"), ("httpx2", "HTTPX2Transport")]
 
@@ -1705,14 +1704,14 @@ except ImportError as error:
 
 @pytest.mark.parametrize(("name", "transport"), MISSING)
 def test_without_the_library(name: str, transport: str) -> None:
-    """A program without the library is told what to install; the rest of the package works."""
+    """Without the library the error names the extra to install; the rest of the package works."""
     done = subprocess.run([sys.executable, "-c", WITHOUT, name], capture_output=True, text=True, check=True)
     assert done.stdout == f"{transport} needs {name}: pip install 'oxygent-client[{name}]'\n"
 
 
 @pytest.mark.parametrize(("name", "transport"), MISSING)
 def test_without_the_library_in_this_process(name: str, transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Likewise where coverage sees it."""
+    """The same in this process, for coverage."""
     monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, f"oxygent_client.transports.{name}")
     with pytest.raises(ImportError, match=f"{transport} needs {name}: pip install"):

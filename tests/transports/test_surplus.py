@@ -1,4 +1,4 @@
-"""Bytes behind a complete response, over real sockets: a connection that has such serves no other request.
+"""Data after a complete response, over real sockets: its connection is not reused.
 
 Rule: the next run gets its own answer, over a connection of its own.
 """
@@ -45,14 +45,14 @@ SURPLUS: Final = {
     "much": b"x" * 300_000,
 }
 A_MOMENT: Final = 0.05
-"""Seconds after which what was sent is here: nothing tells of it."""
+"""Seconds until sent data has arrived, which cannot be observed."""
 
 every_surplus: Final = pytest.mark.parametrize("surplus", SURPLUS.values(), ids=SURPLUS)
 
 
 @every_surplus
 async def test_in_the_same_read(library: Library, surplus: bytes) -> None:
-    """What comes with the end of a stream is not taken for the next response."""
+    """Data that arrives with the end of a stream is not taken for the next response."""
     async with asking(library, play(ANSWER + surplus, ANSWER)) as (agent, server):
         outputs = [(await agent.ask("hi")).output for _ in range(3)]
         assert outputs == ["42"] * 3
@@ -62,7 +62,7 @@ async def test_in_the_same_read(library: Library, surplus: bytes) -> None:
 
 @every_surplus
 async def test_while_the_connection_is_idle(library: Library, surplus: bytes) -> None:
-    """Nor is what comes later, while the connection is kept."""
+    """Data that arrives later, while the connection is idle, is not taken for the next response."""
     go = anyio.Event()
     async with asking(library, play([ANSWER, go, surplus], ANSWER)) as (agent, server):
         first = (await agent.ask("hi")).output
@@ -85,11 +85,11 @@ DOCUMENTS: Final = {
     "an error": document(b"{}", "500 No"),
 }
 KEPT: Final = {"with a length", "empty", "in chunks", "with trailers"}
-"""Behind these a connection serves again on every transport."""
+"""After these, a connection is reused on each transport."""
 
 
 async def fetched(agent: Any, url: str) -> bytes:
-    """The body of a document."""
+    """Return the body of a document."""
     assert isinstance(agent.transport, Transport)
     request = HTTPRequest("GET", url, "/get_agents", context=Context(purpose="discover"))
     async with agent.transport.exchange(request) as response:
@@ -98,7 +98,7 @@ async def fetched(agent: Any, url: str) -> bytes:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 async def test_behind_a_document(library: Library, name: str) -> None:
-    """Whatever the status, and however its end is told."""
+    """Data after a document closes the connection, for each status and framing."""
     for surplus in (FORGED, b"\r\n", b"H"):
         async with asking(library, play(DOCUMENTS[name] + surplus, ANSWER)) as (agent, server):
             assert await fetched(agent, server.url) in (b"{}", b"")
@@ -108,7 +108,7 @@ async def test_behind_a_document(library: Library, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(KEPT))
 async def test_without_surplus(library: Library, name: str) -> None:
-    """A connection behind whose response nothing came serves again: what is looked at is there to be seen."""
+    """Without surplus data a connection is reused, so the tests above can fail."""
     async with asking(library, play(DOCUMENTS[name], ANSWER)) as (agent, server):
         await fetched(agent, server.url)
         assert (await agent.ask("hi")).output == "42"
@@ -116,7 +116,7 @@ async def test_without_surplus(library: Library, name: str) -> None:
 
 
 async def test_byte_by_byte(library: Library) -> None:
-    """The last byte of a response may come by itself."""
+    """The last byte of a response may arrive by itself."""
     pieces = [ANSWER[index : index + 1] for index in range(len(ANSWER))]
     async with asking(library, play([*pieces], ANSWER)) as (agent, server):
         outputs = [(await agent.ask("hi")).output for _ in range(2)]
@@ -128,7 +128,7 @@ async def test_byte_by_byte(library: Library) -> None:
 
 
 def in_one_piece(*records: bytes) -> Callable[[Conversation], Any]:
-    """A server that answers the first request with these records of TLS at once, all further ones with ANSWER."""
+    """Return a server that answers the first request with these TLS records at once, and later ones with ANSWER."""
     count = 0
 
     async def handle(conversation: Conversation) -> None:
@@ -152,7 +152,7 @@ RECORDS: Final = {
 
 @pytest.mark.parametrize("records", RECORDS.values(), ids=RECORDS)
 async def test_over_tls(library: Library, records: list[bytes], authority: trustme.CA) -> None:
-    """What was read of a TLS connection and not decrypted yet counts too."""
+    """Data of a TLS connection that was received and not yet decrypted counts too."""
     tls = _server_side(authority.issue_cert("127.0.0.1"))
     async with asking(library, in_one_piece(*records), tls=tls, verify=_client_side(authority)) as (agent, server):
         outputs = [(await agent.ask("hi")).output for _ in range(3)]
@@ -161,7 +161,7 @@ async def test_over_tls(library: Library, records: list[bytes], authority: trust
 
 
 async def test_tls_without_surplus(library: Library, authority: trustme.CA) -> None:
-    """A TLS connection serves again."""
+    """Without surplus data a TLS connection is reused."""
     tls = _server_side(authority.issue_cert("127.0.0.1"))
     async with asking(library, in_one_piece(ANSWER), tls=tls, verify=_client_side(authority)) as (agent, server):
         for _ in range(3):
@@ -169,9 +169,9 @@ async def test_tls_without_surplus(library: Library, authority: trustme.CA) -> N
         assert server.connections == 1
 
 
-@FAMILY  # asyncio's own TLS, below aiohttp, throws away what came before it
-async def test_a_tls_connection_that_was_broken(library: Library, authority: trustme.CA) -> None:
-    """What is no record of TLS, behind a response, ends the connection."""
+@FAMILY  # asyncio's own TLS, below aiohttp, discards the data before it
+async def test_data_that_is_no_tls_record(library: Library, authority: trustme.CA) -> None:
+    """Data after a response that is no TLS record closes the connection."""
     tls = _server_side(authority.issue_cert("127.0.0.1"))
     go = anyio.Event()
 
@@ -189,11 +189,11 @@ async def test_a_tls_connection_that_was_broken(library: Library, authority: tru
         assert server.connections == 2
 
 
-# ---------------------------------------------------------------------------------------------- A client of one's own
+# -------------------------------------------------------------------------------------------- Clients of the user's own
 
 
 def _wrapping(module: Any, **options: Any) -> Any:
-    """A transport of the library whose responses do not lead to their connection, and that may speak HTTP/2."""
+    """Return a transport of the library that hides its connections, and may speak HTTP/2."""
 
     class Stream(module.AsyncByteStream):  # type: ignore[misc]  # whose class is known when it runs
         def __init__(self, inner: Any) -> None:
@@ -223,8 +223,8 @@ def _wrapping(module: Any, **options: Any) -> Any:
 
 @FAMILY
 @pytest.mark.parametrize("surplus", [b"", FORGED], ids=["none", "a response"])
-async def test_a_connection_of_which_nothing_is_known(library: Library, surplus: bytes) -> None:
-    """Where the library's own connection is out of sight, none serves twice."""
+async def test_a_hidden_connection(library: Library, surplus: bytes) -> None:
+    """A connection of a client that hides it is not reused."""
     async with serving(play(ANSWER + surplus, ANSWER)) as server:
         async with library.module.AsyncClient(transport=_wrapping(library.module)) as own:
             agent = plain(server_url=server.url, transport=library.transport(client=own))
@@ -234,8 +234,8 @@ async def test_a_connection_of_which_nothing_is_known(library: Library, surplus:
 
 
 @FAMILY
-async def test_a_client_of_ones_own(library: Library) -> None:
-    """A client of one's own is looked after like one of ours."""
+async def test_a_users_client(library: Library) -> None:
+    """A connection of a user's client is checked like our own."""
     async with serving(play(ANSWER + FORGED, ANSWER)) as server, library.client() as own:
         agent = plain(server_url=server.url, transport=library.transport(client=own))
         outputs = [(await agent.ask("hi")).output for _ in range(3)]
@@ -248,7 +248,7 @@ async def test_a_client_of_ones_own(library: Library) -> None:
 
 @FAMILY
 async def test_a_client_that_offers_http2(library: Library, authority: trustme.CA) -> None:
-    """A client of one's own that offers HTTP/2 is refused before anything is sent, where it might be spoken."""
+    """A user's client that offers HTTP/2 is refused before anything is sent, where it might be used."""
     tls = _server_side(authority.issue_cert("127.0.0.1"))
     async with (
         serving(play(ANSWER), tls=tls) as secure,
@@ -271,7 +271,7 @@ HEADERS_FRAME: Final = b"\x00\x00\x01\x01\x04\x00\x00\x00\x01\x88"
 
 @FAMILY
 async def test_a_response_over_http2(library: Library, authority: trustme.CA) -> None:
-    """A response that comes over HTTP/2 all the same is refused, and its connection ended."""
+    """A response over HTTP/2 is refused, and its connection closed."""
     left = anyio.Event()
 
     async def handle(conversation: Conversation) -> None:
@@ -295,6 +295,6 @@ async def test_a_response_over_http2(library: Library, authority: trustme.CA) ->
 
 @FAMILY
 def test_http2(library: Library) -> None:
-    """A transport that is to speak HTTP/2 is refused at once: the setting is named."""
+    """The setting for HTTP/2 of a transport is refused at once, by its name."""
     with pytest.raises(errors.ConfigurationError, match="http2"):
         library.transport(http2=True)

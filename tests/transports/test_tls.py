@@ -1,7 +1,7 @@
-"""Why there is no connection, over real sockets on loopback: each reason has its class, its place and its words.
+"""Connection failures, over real sockets on loopback: the error class, address and reason of each.
 
-Rule 1: nothing was sent: the server saw no request, and the outcome says so.
-Rule 2: the text says where, why, and, for TLS, what to do.
+Rule 1: the server saw no request, and the outcome is NOT_SENT.
+Rule 2: the text has the address, the reason and, for TLS, advice.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ SOON: Final = 20.0
 
 @pytest.fixture(params=TRANSPORTS)
 def transport(request: pytest.FixtureRequest) -> Callable[..., Transport]:
-    """Each transport in turn; that of aiohttp on asyncio only (ONE_LOOP in conftest.py)."""
+    """Each transport in turn; aiohttp on asyncio only (ONE_LOOP in conftest.py)."""
     return TRANSPORTS[request.param]
 
 
 async def asked(transport: Transport, url: str) -> int:
-    """The status of a response."""
+    """Return the status of a response."""
     request = HTTPRequest("POST", url, "/sse/chat", body=b"{}", context=Context())
     try:
         with anyio.fail_after(SOON):
@@ -55,7 +55,7 @@ async def asked(transport: Transport, url: str) -> int:
 
 
 async def failure(transport: Transport, url: str) -> errors.OxyError:
-    """The error there is instead; nothing was sent, and no secret is told."""
+    """Return the error of a request; assert that nothing was sent and no secret is shown."""
     with pytest.raises(errors.OxyError) as raised:
         await asked(transport, url.replace("//", "//user:secret@") + "/?k=secret")
     assert raised.value.outcome is Outcome.NOT_SENT
@@ -67,7 +67,7 @@ async def failure(transport: Transport, url: str) -> errors.OxyError:
 
 
 def server_side(certificate: trustme.LeafCert, newest: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED) -> Any:
-    """A server's context with this certificate."""
+    """Return a server's context with this certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
     context.maximum_version = newest
@@ -75,7 +75,7 @@ def server_side(certificate: trustme.LeafCert, newest: ssl.TLSVersion = ssl.TLSV
 
 
 def client_side(*, is_trusting: bool = True, oldest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2) -> ssl.SSLContext:
-    """A client's context that trusts our authority."""
+    """Return a client's context that trusts the test's authority."""
     context = ssl.create_default_context()
     if is_trusting:
         AUTHORITY.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
@@ -84,7 +84,7 @@ def client_side(*, is_trusting: bool = True, oldest: ssl.TLSVersion = ssl.TLSVer
 
 
 def self_signed() -> ssl.SSLContext:
-    """A server's context whose certificate is that of an authority: signed by itself."""
+    """Return a server's context whose certificate is self-signed."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with AUTHORITY.cert_pem.tempfile() as certificate, AUTHORITY.private_key_pem.tempfile() as key:
         context.load_cert_chain(certificate, key)
@@ -93,7 +93,7 @@ def self_signed() -> ssl.SSLContext:
 
 @attrs.frozen
 class Case:
-    """A server, a client, and the reason or advice that the error shows."""
+    """A server, a client, and the reason or advice in the error."""
 
     shown: str
     tls: ssl.SSLContext | None = None
@@ -103,7 +103,7 @@ class Case:
 
 
 def saying(*steps: bytes, hears: bool = True, resets: bool = False) -> Callable[[Conversation], Awaitable[None]]:
-    """A server that hears what a client begins with, sends these bytes, and ends the connection."""
+    """Return a server that reads the first bytes of a client, sends these bytes, and ends the connection."""
 
     async def handle(conversation: Conversation) -> None:
         if hears:
@@ -116,7 +116,7 @@ def saying(*steps: bytes, hears: bool = True, resets: bool = False) -> Callable[
 
 
 async def plain(conversation: Conversation) -> None:
-    """A server that speaks HTTP, and no TLS."""
+    """Speak HTTP without TLS."""
     await conversation.some()
     await conversation.send(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
     await conversation.client_left()
@@ -168,8 +168,8 @@ CASES: Final[dict[str, Callable[[], Case]]] = {
 
 
 @pytest.mark.parametrize("which", CASES)
-async def test_why_there_is_no_tls(transport: Callable[..., Transport], which: str) -> None:
-    """A handshake that comes to nothing is a TLSError that says where, why and what to do; trying again is no use."""
+async def test_failed_handshakes(transport: Callable[..., Transport], which: str) -> None:
+    """A failed handshake raises TLSError with address, reason and advice, and is not retryable."""
     case = CASES[which]()
     async with serving(case.handle, tls=case.tls) as server:
         url = f"https://{case.host}:{server.port}"
@@ -182,7 +182,7 @@ async def test_why_there_is_no_tls(transport: Callable[..., Transport], which: s
 
 
 async def test_good_certificates(transport: Callable[..., Transport], tmp_path: Path) -> None:
-    """A good certificate is taken, by a context of one's own or a file's; or none is looked at."""
+    """A valid certificate is accepted, by a context or a file; without verification any is."""
     path = tmp_path / "authority.pem"
     path.write_bytes(AUTHORITY.cert_pem.bytes())
     of_a_file = ssl.create_default_context(cafile=str(path))
@@ -193,8 +193,8 @@ async def test_good_certificates(transport: Callable[..., Transport], tmp_path: 
             assert await asked(transport(trust_env=False, verify=verify), server.url) == 200
 
 
-async def test_a_version_that_is_too_old(transport: Callable[..., Transport]) -> None:
-    """A server that has no version of TLS in common with the client is a TLSError, in whatever words."""
+async def test_no_common_tls_version(transport: Callable[..., Transport]) -> None:
+    """A server without a common TLS version raises TLSError."""
     tls = server_side(AUTHORITY.issue_cert("127.0.0.1"), ssl.TLSVersion.TLSv1_2)
     async with serving(play(OK + LAST), tls=tls) as server:
         error = await failure(transport(trust_env=False, verify=client_side(oldest=ssl.TLSVersion.TLSv1_3)), server.url)
@@ -202,7 +202,7 @@ async def test_a_version_that_is_too_old(transport: Callable[..., Transport]) ->
 
 
 async def test_a_handshake_that_never_ends(transport: Callable[..., Transport]) -> None:
-    """A server that says nothing to the handshake is a ConnectTimeoutError: the time to connect is for TLS, too."""
+    """A server that does not answer the handshake raises ConnectTimeoutError: the connect time-out includes TLS."""
     async with serving(Conversation.client_left) as server:
         url = server.url.replace("http:", "https:")
         error = await failure(transport(trust_env=False, connect=0.1), url)
@@ -215,7 +215,7 @@ async def test_a_handshake_that_never_ends(transport: Callable[..., Transport]) 
 
 
 async def test_refused(transport: Callable[..., Transport]) -> None:
-    """A port where nobody listens is a ConnectError that names host and port; it may be tried again."""
+    """A port without a listener raises ConnectError with host and port, and is retryable."""
     for scheme, host, port in [("http", "127.0.0.1", closed_port()), ("https", "localhost", closed_port())]:
         error = await failure(transport(trust_env=False), f"{scheme}://{host}:{port}")
         assert type(error) is errors.ConnectError
@@ -224,7 +224,7 @@ async def test_refused(transport: Callable[..., Transport]) -> None:
 
 
 async def test_no_such_host(transport: Callable[..., Transport]) -> None:
-    """A name that nobody has (RFC 6761: `.invalid` never is one) is a ConnectError, at once."""
+    """An unknown host name (RFC 6761: `.invalid` never exists) raises ConnectError at once."""
     error = await failure(transport(trust_env=False), "http://nobody.invalid")
     assert type(error) is errors.ConnectError
     assert error.retryable is True
@@ -232,7 +232,7 @@ async def test_no_such_host(transport: Callable[..., Transport]) -> None:
 
 
 async def test_no_unix_socket(transport: Callable[..., Transport], tmp_path: Path) -> None:
-    """A Unix socket that is not there is a ConnectError that names its path."""
+    """A missing Unix socket raises ConnectError with its path."""
     path = tmp_path / "nothing"
     error = await failure(transport(unix_socket=str(path)), "http://agents.test")
     assert type(error) is errors.ConnectError
@@ -249,8 +249,8 @@ HOSTS: Final = {
 
 
 @pytest.mark.parametrize("which", HOSTS)
-async def test_names_that_are_none(transport: Callable[..., Transport], which: str) -> None:
-    """A host name that cannot be one is typed: what is wrong with the call, or a name that is not found."""
+async def test_invalid_host_names(transport: Callable[..., Transport], which: str) -> None:
+    """An invalid host name raises ConfigurationError, or ConnectError for a name that is not found."""
     error = await failure(transport(trust_env=False), HOSTS[which])
     assert type(error) in (errors.ConfigurationError, errors.ConnectError)
     assert str(error).encode()

@@ -1,7 +1,8 @@
-"""The same bytes to each network transport: one result, whatever the library behind it.
+"""The same bytes to each network transport give the same result, with listed differences.
 
 Rule 1: a line of SAME is one behaviour of all transports.
-Rule 2: a line of DIFFERENT is what a library does and cannot be told; docs/howto/choose-a-transport.md says so, too.
+Rule 2: a line of DIFFERENT is a difference of a library that cannot be removed; docs/howto/choose-a-transport.md has it
+    too.
 Sources: RFC 9112 (messages, framing), RFC 9110 (headers, status codes).
 """
 
@@ -42,33 +43,33 @@ SIZE: Final = len(BODY)
 
 
 def head(*lines: bytes, status: bytes = OK) -> bytes:
-    """The head of a response."""
+    """Return the head of a response."""
     return b"".join(line + b"\r\n" for line in (status, *lines)) + b"\r\n"
 
 
 def stream(*lines: bytes, status: bytes = OK, body: bytes = BODY, kind: bytes = STREAM) -> bytes:
-    """A whole stream, with its length."""
+    """Return a whole stream, with its length."""
     return head(kind, b"content-length: %d" % len(body), *lines, status=status) + body
 
 
 def framed(*lines: bytes, body: bytes = chunk(BODY) + LAST) -> bytes:
-    """A stream in chunks, unless its headers say otherwise."""
+    """Return a stream in chunks, unless its headers differ."""
     return head(STREAM, *lines) + body
 
 
 def many(count: int, value: bytes = b"1") -> list[bytes]:
-    """So many headers."""
+    """Return so many headers."""
     return [b"x-%d: %b" % (number, value) for number in range(count)]
 
 
 def sized(size: bytes) -> bytes:
-    """A chunk whose size is written so."""
+    """Return a chunk with this size line."""
     return size + b"\r\n" + BODY + b"\r\n" + LAST
 
 
 @attrs.frozen
 class Ended:
-    """How a run ended."""
+    """The result and outcome of a run."""
 
     output: Any = None
     error: type[errors.OxyError] | None = None
@@ -210,7 +211,7 @@ DIFFERENT: Final[dict[str, tuple[bytes, Ended, Ended]]] = {
 
 
 async def ended(make: Callable[..., Transport], sent: bytes) -> Ended:
-    """How a run ends whose server sends these bytes."""
+    """Return the result of a run whose server sends these bytes."""
     transport = make(trust_env=False)
     async with serving(play(sent)) as server:
         agent = plain(server_url=server.url, transport=transport, timeouts=Timeouts(total=15))
@@ -225,24 +226,24 @@ async def ended(make: Callable[..., Transport], sent: bytes) -> Ended:
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("case", SAME)
 async def test_the_same_bytes(case: str, transport: str) -> None:
-    """Whatever the library, a run ends in the same way."""
+    """A run has the same result over each library."""
     sent, expected = SAME[case]
     assert await ended(TRANSPORTS[transport], sent) == expected
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("case", DIFFERENT)
-async def test_what_a_library_cannot_be_told(case: str, transport: str) -> None:
-    """Where libraries differ, each keeps to what the page says; nothing is said of the run that is not known."""
+async def test_known_differences(case: str, transport: str) -> None:
+    """Where libraries differ, each does what the page states, and no outcome is better than known."""
     sent, usual, of_aiohttp = DIFFERENT[case]
     assert await ended(TRANSPORTS[transport], sent) == (of_aiohttp if transport == "aiohttp" else usual)
 
 
-# ------------------------------------------------------------------------------------------------------------ The head
+# ---------------------------------------------------------------------------------------------------------------- Heads
 
 
 def test_headers_of_one_name() -> None:
-    """Names are in lower case, and values of one name are joined in their order."""
+    """Header names are in lower case, and the values of one name are joined in order."""
     assert parse_head(200, [("X-A", "1"), ("b", "2"), ("x-a", "3")]) == {"x-a": "1, 3", "b": "2"}
 
 
@@ -255,14 +256,14 @@ BOUNDS: Final = {
 
 @pytest.mark.parametrize(("most", "more"), BOUNDS.values(), ids=BOUNDS)
 def test_bounds(most: list[tuple[str, str]], more: tuple[str, str]) -> None:
-    """As many and as large as the bounds say, and no more."""
+    """Heads up to the bounds in number and size are accepted, and no larger ones."""
     assert parse_head(200, most)
     with pytest.raises(errors.RemoteProtocolError):
         parse_head(200, [*most, more])
 
 
-def test_the_work_is_linear() -> None:
-    """Ten times the headers take about ten times the time."""
+def test_linear_time() -> None:
+    """The time to read headers grows linearly with their number."""
 
     def seconds(count: int) -> float:
         lines = [(f"x-{number}", "1") for number in range(count)]

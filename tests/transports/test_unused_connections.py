@@ -1,4 +1,4 @@
-"""A connection that was made for a request that is cancelled before it is sent."""
+"""A connection made for a request that is cancelled before it is sent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIBRARIES: Final = {"httpx": ("httpcore", HTTPXTransport), "httpx2": ("httpcore2
 
 @pytest.mark.parametrize("name", LIBRARIES)
 async def test_cancelled_between_connecting_and_sending(name: str, loop: str) -> None:
-    """The connection is closed at once, also for the pool, which drops it with its next request."""
+    """The connection is closed at once, and the pool drops it with its next request."""
     below, ours = LIBRARIES[name]
     library: Any = importlib.import_module(name)
     core: Any = importlib.import_module(below)
@@ -27,7 +27,7 @@ async def test_cancelled_between_connecting_and_sending(name: str, loop: str) ->
     closed = anyio.Event()
 
     class CancelsWhenConnected:
-        """A network backend; if it `cancels`, the next await after it has made a connection is cancelled."""
+        """A network backend; if it `cancels`, the next await after connecting is cancelled."""
 
         inner: Any = core.AnyIOBackend()
         cancels = False
@@ -53,7 +53,7 @@ async def test_cancelled_between_connecting_and_sending(name: str, loop: str) ->
     document = play(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
     async with serving(handle) as server, serving(document) as other, library.AsyncClient(transport=inner) as client:
         async with ours(client=client).exchange(HTTPRequest("GET", other.url, "/get_agents")) as response:
-            assert [chunk async for chunk in response.chunks] == [b"{}"]  # and its connection stays
+            assert [chunk async for chunk in response.chunks] == [b"{}"]  # and its connection stays open
         backend.cancels = True
         request = HTTPRequest("GET", server.url, "/get_agents")
         with scope:
