@@ -1,6 +1,6 @@
-"""An agent whose server a `Cluster` chooses: it finds each run again at the replica that the run went to.
+"""An agent with a `Cluster`: load balancing, failover, and calls that go to the replica of their run.
 
-Rule 1: a replica is a toy remote, or a script; its URL is one letter's, with credentials that nobody may show.
+Rule 1: a replica is a toy remote or scripted; its URL has one letter, and credentials that must not be shown.
 Rule 2: time is virtual.
 """
 
@@ -49,17 +49,17 @@ SCRIPTS: Final = {
 
 
 def url(letter: str) -> str:
-    """Where a replica is, for everybody's eyes."""
+    """Return the public URL of a replica."""
     return f"https://{letter}.example"
 
 
 def toy() -> ToyRemote:
-    """A replica that does what `SCRIPTS` say."""
+    """Return a replica that follows `SCRIPTS`."""
     return ToyRemote(scripts=SCRIPTS)
 
 
 class Replicas:
-    """Replicas by their letters: a toy remote, a transport, or the reply to every run."""
+    """Replicas by letter: a toy remote, a transport, or the reply to each run."""
 
     def __init__(self, **each: Any) -> None:
         self.each: dict[str, Transport] = {
@@ -70,7 +70,7 @@ class Replicas:
         self.lost: Any = None
 
     def asked(self, path: str) -> str:
-        """The letters of those who were asked for this, in their order."""
+        """Return the letters of the replicas that got a request for this path, in order."""
         return "".join(letter(request) for request in self.requests if request.path.startswith(path))
 
     @asynccontextmanager
@@ -85,30 +85,30 @@ class Replicas:
             yield response
 
     async def aclose(self) -> None:
-        """As `Transport.aclose`: nothing is open."""
+        """Do nothing: no connection is open."""
 
 
 def letter(request: HTTPRequest) -> str:
-    """Who is asked."""
+    """Return the letter of the request's replica."""
     return request.base_url.rpartition("@")[2][0]
 
 
 def cluster(replicas: Replicas) -> Cluster:
-    """A cluster of them all, which asks them one after the other, and as its second choice the first that is left."""
+    """Return a cluster of all, in order; the first that is left is the second choice."""
     return Cluster(replicas.urls, transport=replicas, rng=float)
 
 
 def agent(replicas: Replicas, **options: Any) -> SSEOxyGent:
-    """An agent of that cluster."""
+    """Return an agent with that cluster."""
     return SSEOxyGent(transport=cluster(replicas), **options)
 
 
 def down(outcome: type[errors.OxyError] = errors.ConnectError) -> FakeTransport:
-    """A replica with which no run begins."""
+    """Return a replica that runs nothing."""
     return FakeTransport({"/sse/chat": Reply(before=outcome("down")), "/async/chat": Reply(before=outcome("down"))})
 
 
-# ------------------------------------------------------------------------------------------------------ How it is made
+# --------------------------------------------------------------------------------------------------------- Construction
 
 A: Final = Cluster([url("a")], transport=FakeTransport({}))
 WRONG: Final[dict[str, dict[str, Any]]] = {
@@ -122,15 +122,15 @@ WRONG: Final[dict[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_one_of_the_two(name: str) -> None:
-    """A server, or a cluster that chooses one: not both, and not neither."""
+    """An agent takes a server URL or a cluster, not both and not neither."""
     with pytest.raises(errors.ConfigurationError):
         SSEOxyGent(**WRONG[name])
 
 
 @pytest.mark.parametrize("options", [{}, {"https_only": True}, {"plaintext_hosts": ["a.example"]}])
 @pytest.mark.parametrize("transport", [A, RetryTransport(A)])
-def test_it_is_a_value(transport: Any, options: Any) -> None:
-    """It has a repr without a secret, and pickles and copies, as other agents do."""
+def test_copies_and_repr(transport: Any, options: Any) -> None:
+    """An agent with a cluster has a repr without a secret, pickles and can be copied."""
     ours = SSEOxyGent(transport=transport, **options)
     theirs = Cluster([f"https://user:{SECRET}@a.example"])
     assert SECRET not in repr(SSEOxyGent(transport=theirs))
@@ -140,7 +140,7 @@ def test_it_is_a_value(transport: Any, options: Any) -> None:
 
 
 async def test_a_profile() -> None:
-    """A profile without a server makes an agent of a cluster; one with a server is one too many."""
+    """A profile without a server URL can be used with a cluster; one with a URL is refused."""
     replicas = Replicas(a=toy(), b=toy())
     ours = load_profile(environ={}).agent(transport=cluster(replicas))
     assert (await ours.ask("hi")).output == "hello"
@@ -148,11 +148,11 @@ async def test_a_profile() -> None:
         load_profile(environ={}, server_url=url("a")).agent(transport=cluster(replicas))
 
 
-# ------------------------------------------------------------------------------------------------------------ The runs
+# ----------------------------------------------------------------------------------------------------------------- Runs
 
 
 async def ended(ours: SSEOxyGent, how: str, query: str) -> Any:
-    """The output of a run that was asked for in this way."""
+    """Return the output of a run, called in this way."""
     if how == "ask":
         return (await ours.ask(query)).output
     if how == "execute":
@@ -164,7 +164,7 @@ async def ended(ours: SSEOxyGent, how: str, query: str) -> Any:
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("how", ["ask", "stream", "execute"])
 async def test_runs_are_spread(how: str, wrapped: bool) -> None:
-    """Each way to ask works, and the replicas take turns."""
+    """Runs of each kind are balanced over the replicas."""
     replicas = Replicas(a=toy(), b=toy())
     chosen: Transport = cluster(replicas)
     async with SSEOxyGent(transport=RetryTransport(chosen) if wrapped else chosen) as ours:
@@ -173,7 +173,7 @@ async def test_runs_are_spread(how: str, wrapped: bool) -> None:
 
 
 async def test_discovery() -> None:
-    """What one replica is, all are."""
+    """Discovery at one replica counts for all."""
     ours = agent(replicas := Replicas(a=toy(), b=toy()))
     await ours.init()
     assert ours.get_org()
@@ -186,7 +186,7 @@ async def test_discovery() -> None:
 BUSY: Final = FakeTransport({"/sse/chat": Reply(status=503, headers={"retry-after": "1"})})
 BROKEN: Final = FakeTransport({"/sse/chat": Reply(status=500)})
 FAILOVER: Final[dict[str, tuple[Any, str, FakeTransport]]] = {
-    # name: (what comes of it, who is asked, the first replica)
+    # name: (the result, the requested replicas, the first replica)
     "refused": ("hello", "ab", down()),
     "a bad certificate": ("hello", "ab", down(errors.TLSError)),
     "busy": ("hello", "ab", BUSY),
@@ -202,7 +202,7 @@ FAILOVER: Final[dict[str, tuple[Any, str, FakeTransport]]] = {
 
 @pytest.mark.parametrize("name", FAILOVER)
 async def test_failover(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Another is asked only where nothing ran; the error names the replica, and nothing shows a secret."""
+    """Failover goes to another replica only if the run surely did not start; the error names the replica."""
     expected, asked, first = FAILOVER[name]
     replicas = Replicas(a=first, b=toy())
     what: Any
@@ -222,8 +222,8 @@ async def test_failover(name: str, caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("name", ["lost", "broken", "cut", "silent"])
-async def test_who_fails_every_run_is_left_alone(name: str) -> None:
-    """Though it answers what is asked about each of them afterwards."""
+async def test_a_replica_that_fails_every_run_is_ejected(name: str) -> None:
+    """A replica that fails each run is ejected, even if it answers record checks."""
     failing: FakeTransport = FAILOVER[name][2]
     chosen = cluster(Replicas(a=failing, b=toy()))
     ours = SSEOxyGent(transport=chosen)
@@ -236,7 +236,7 @@ async def test_who_fails_every_run_is_left_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["refused", "busy", "lost", "broken"])
 async def test_an_idempotent_run(name: str) -> None:
-    """A run that may run twice is asked for at another where the first may have run it, under another id."""
+    """An idempotent run that may have started is retried at another replica, with another trace id."""
     first = FAILOVER[name][2]
     trace_id = new_id()
     replicas = Replicas(a=first, b=toy())
@@ -250,8 +250,8 @@ async def test_an_idempotent_run(name: str) -> None:
 @pytest.mark.parametrize(
     "error", [errors.IncompleteStreamError("of another run"), errors.SilenceTimeoutError("of another run")]
 )
-async def test_the_error_of_another_run(error: errors.OxyError) -> None:
-    """What the block of a run raises says nothing of the replica: it is left alone for failures of its own."""
+async def test_an_exception_of_user_code(error: errors.OxyError) -> None:
+    """An exception of the user's code in a run is no failure of its replica."""
     both = cluster(Replicas(a=toy()))
     for _ in range(3):
         with pytest.raises(type(error)):
@@ -260,8 +260,8 @@ async def test_the_error_of_another_run(error: errors.OxyError) -> None:
     assert [each.failures for each in await both.status()] == [0]
 
 
-async def test_nobody_is_there() -> None:
-    """Where none can be reached the default retry asks them all again, and says so."""
+async def test_no_replica_can_be_reached() -> None:
+    """If no replica can be reached the default retry tries all again, and the error has the attempts."""
     replicas = Replicas(a=down(), b=down())
     with pytest.raises(errors.ConnectError) as caught:
         await agent(replicas, retry=Retry(attempts=2)).ask("hi")
@@ -270,7 +270,7 @@ async def test_nobody_is_there() -> None:
 
 
 async def test_the_response_names_the_replica() -> None:
-    """Who asks for the events is told where the request went, without its secret."""
+    """The response names the replica of the request, without its secret."""
     seen: list[str] = []
 
     class Seen:
@@ -284,13 +284,13 @@ async def test_the_response_names_the_replica() -> None:
     assert [f"{url('a')}/sse/chat", f"{url('b')}/sse/chat"] == seen
 
 
-# ---------------------------------------------------------------------------------------------------------- The record
+# -------------------------------------------------------------------------------------------------------------- Records
 
 LOSES: Final = errors.ConnectionLostError("reset")
 
 
 class Cutting:
-    """A transport whose runs are lost, in the middle of the stream or before the headers; the server finishes them."""
+    """Loses each run, in its stream or before the headers; the server finishes them."""
 
     def __init__(self, remote: ToyRemote, *, before_headers: bool) -> None:
         self.inner_app = ASGITransport(remote)
@@ -309,7 +309,7 @@ class Cutting:
             yield type(response)(response.status, response.headers, _first(chunks), response.request)
 
     async def aclose(self) -> None:
-        """As `Transport.aclose`."""
+        """Do nothing: no connection is open."""
 
 
 async def _first(chunks: list[bytes]) -> AsyncGenerator[bytes, None]:
@@ -319,8 +319,8 @@ async def _first(chunks: list[bytes]) -> AsyncGenerator[bytes, None]:
 
 @pytest.mark.parametrize("idempotent", [False, True])
 @pytest.mark.parametrize("before_headers", [False, True])
-async def test_a_lost_run_is_found_where_it_ran(before_headers: bool, idempotent: bool) -> None:
-    """A run that is cut off, or whose answer never began, has its output from the record of its own replica."""
+async def test_recovery_at_the_replica_of_the_run(before_headers: bool, idempotent: bool) -> None:
+    """A run whose stream is cut or never begins is recovered from the record of its own replica."""
     cut = {letter: Cutting(toy(), before_headers=before_headers) for letter in "abc"}
     ours = agent(replicas := Replicas(**cut))
     for _ in "abc":
@@ -330,8 +330,8 @@ async def test_a_lost_run_is_found_where_it_ran(before_headers: bool, idempotent
     assert "abc" == replicas.asked("/sse/chat") == replicas.asked("/view")
 
 
-async def test_a_start_that_was_called_off_is_looked_for() -> None:
-    """Before any word of it came: of the replicas, the one that was asked is asked for its record, and no other."""
+async def test_recovery_of_a_cancelled_start() -> None:
+    """After a cancelled start only the replica that got the request is checked for a record."""
     hangs = {letter: FakeTransport({"/async/chat": Reply(before=FOREVER), "/view": NOTHING}) for letter in "ab"}
     ours = agent(replicas := Replicas(**hangs))
     with pytest.raises(errors.DeadlineExceededError) as caught:
@@ -339,7 +339,7 @@ async def test_a_start_that_was_called_off_is_looked_for() -> None:
     assert caught.value.outcome is Outcome.UNKNOWN
     assert replicas.asked("/async") == "a"
     assert {*replicas.asked("/view")} == {"a"}
-    # Nor for a run whose events were asked for in vain, when its clock runs out.
+    # The same for a run whose stream never began, when `idle` expires.
     silent = {letter: FakeTransport({"/sse/chat": Reply(before=FOREVER), "/view": NOTHING}) for letter in "ab"}
     ours = agent(replicas := Replicas(**silent), timeouts=Timeouts(total=5))
     with pytest.raises(errors.DeadlineExceededError) as caught:
@@ -349,8 +349,8 @@ async def test_a_start_that_was_called_off_is_looked_for() -> None:
     assert replicas.asked("/view") == ""
 
 
-async def test_what_is_known_of_a_run() -> None:
-    """`lookup` and `feedback` go to the replica that has the run; of one that nobody began here nobody knows where."""
+async def test_lookup_and_feedback() -> None:
+    """`lookup` and `feedback` go to the replica of the run; for a run that was not started here they raise an error."""
     remotes = {letter: toy() for letter in "ab"}
     ours = agent(replicas := Replicas(**remotes))
     await ours.ask("hi")
@@ -377,7 +377,7 @@ async def test_what_is_known_of_a_run() -> None:
 
 
 async def test_two_runs_with_one_trace_id() -> None:
-    """Two runs at once that the caller calls the same have two names at the remotes, wherever they go."""
+    """Two concurrent runs with one trace id have different ids at the remotes, at any replica."""
     trace_id = new_id()
     ours = agent(Replicas(a=toy(), b=toy()))
     async with ours.stream("slow", trace_id=trace_id) as one, ours.stream("hi", trace_id=trace_id) as two:
@@ -387,7 +387,7 @@ async def test_two_runs_with_one_trace_id() -> None:
 
 
 async def test_two_clusters_with_one_trace_id() -> None:
-    """Each knows its own run, by what that is called there, whichever came last."""
+    """Two clusters know their own runs by the ids at their replicas."""
     trace_id = new_id()
     agents = [agent(Replicas(a=toy(), b=toy())) for _ in range(2)]
     async with agents[0].stream("slow", trace_id=trace_id) as first:
@@ -397,13 +397,13 @@ async def test_two_clusters_with_one_trace_id() -> None:
     assert [record and record.output for record in records] == ["late", "hello"]
 
 
-# ------------------------------------------------------------------------------------------------------- Detached runs
+# -------------------------------------------------------------------------------------------------------- Detached runs
 
 
 @pytest.mark.parametrize("first", ["there", "down"])
 @pytest.mark.parametrize("who", ["who began it", "another of this cluster", "one of that server"])
-async def test_a_detached_run_stays_where_it_began(who: str, first: str) -> None:
-    """The handle names the replica; with its token any agent that can reach it hears the run, and no other is asked."""
+async def test_a_detached_run(who: str, first: str) -> None:
+    """The handle names the replica, and any agent with the token reads the run from that replica only."""
     replicas = Replicas(a=down() if first == "down" else toy(), b=toy(), c=toy())
     ours = agent(replicas)
     if first == "there":
@@ -421,7 +421,7 @@ async def test_a_detached_run_stays_where_it_began(who: str, first: str) -> None
 
 
 async def test_an_attachment_that_breaks() -> None:
-    """Who listens comes back to the same replica, and asks its record, though another process began the run."""
+    """After a lost connection the reader reconnects to the same replica, and checks its record."""
     queue = [Reply((progress(1), LOSES)), Reply((answer("42"), close()))]
     done = {"node_id": "n", "caller": "user", "callee": "master", "father_node_id": "", "call_stack": ["user"]}
     record = Reply.json(
@@ -436,8 +436,8 @@ async def test_an_attachment_that_breaks() -> None:
     assert replicas.asked("/view") == "b"
 
 
-async def test_a_run_at_a_stranger() -> None:
-    """The token of a run at a server that is no replica is a ConfigurationError, and nothing is sent."""
+async def test_a_token_of_another_server() -> None:
+    """A token of a server that is no replica raises ConfigurationError, and nothing is sent."""
     trace_id = new_id()
     token = RunHandle(server_url=url("z"), trace_id=trace_id, remote_trace_id=trace_id, node_id="n").to_token()
     replicas = Replicas(a=toy())
@@ -448,7 +448,7 @@ async def test_a_run_at_a_stranger() -> None:
 
 
 async def test_a_start_whose_answer_was_lost() -> None:
-    """Whether it began says the record of the replica that was asked; the handle names it."""
+    """If the response to a start was lost, the record of its replica is checked, and the handle names it."""
     remotes = {letter: toy() for letter in "ab"}
     ours = agent(replicas := Replicas(**remotes))
     await ours.ask("hi")
@@ -461,7 +461,7 @@ async def test_a_start_whose_answer_was_lost() -> None:
 
 
 async def finished(ours: SSEOxyGent, handle: RunHandle) -> Any:
-    """The response of a detached run."""
+    """Return the response of a detached run."""
     async with ours.attach(handle.to_token()) as run:
         return await run.final_response()
 
@@ -474,8 +474,8 @@ REFUSALS: Final[dict[str, tuple[type[errors.OxyError], Reply]]] = {
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-async def test_errors_of_what_is_no_run_name_the_replica(name: str) -> None:
-    """Of what `start`, `init` and `upload` raise, `server_url` is the replica's, without its secret."""
+async def test_errors_of_other_calls_name_the_replica(name: str) -> None:
+    """Errors of `start`, `init` and `upload` have the replica as `server_url`, without its secret."""
     expected, reply = REFUSALS[name]
     fake = FakeTransport(dict.fromkeys(("/async/chat", "/get_organization", "/upload"), reply))
     ours = agent(Replicas(a=fake), timeouts=Timeouts(lookup=None))
@@ -485,7 +485,7 @@ async def test_errors_of_what_is_no_run_name_the_replica(name: str) -> None:
         assert url("a") == caught.value.server_url
 
 
-# ------------------------------------------------------------------------------------------------- What goes over http
+# ----------------------------------------------------------------------------------------------------------- Plain http
 
 PLAIN: Final = "http://a.example"
 CREDENTIALS: Final[dict[str, dict[str, Any]]] = {
@@ -499,7 +499,7 @@ CREDENTIALS: Final[dict[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("name", CREDENTIALS)
 async def test_plain_http(name: str, wrapped: bool) -> None:
-    """What may not go over plain http goes to no such replica, unless its host is named."""
+    """A credential is sent to a replica over plain http only if its host is allowed."""
     transport = FakeTransport({"/sse/chat": Reply((answer("42"), close())), "/view": NOTHING})
     chosen: Transport = Cluster([PLAIN], transport=transport)
     chosen = RetryTransport(chosen) if wrapped else chosen
@@ -520,7 +520,7 @@ async def test_plain_http(name: str, wrapped: bool) -> None:
 
 @pytest.mark.parametrize("wrapped", [False, True])
 async def test_a_replica_behind_a_name(wrapped: bool) -> None:
-    """A name that may be sent anything over plain http is that for its addresses, in whatever is asked of them."""
+    """A host name that is allowed over plain http covers its resolved addresses, for each kind of request."""
 
     async def resolver(host: str, port: int) -> list[str]:
         return ["10.0.0.1"]

@@ -1,6 +1,6 @@
-"""The cluster as a transport, over scripted replicas: who is asked, who then, and what is remembered of it.
+"""The cluster as a transport, over scripted replicas: load balancing, failover, health checks and hedging.
 
-Rule 1: a replica is a `FakeTransport`; its URL is one letter's.
+Rule 1: a replica is a `FakeTransport`; its URL has one letter.
 Rule 2: time is virtual.
 """
 
@@ -47,17 +47,17 @@ HANGS: Final = Reply(before=Pause(1e6))
 
 
 def status(code: int) -> Reply:
-    """A response that is none of ours."""
+    """Return an error response."""
     return Reply((b"body",), status=code, headers={})
 
 
 def url(letter: str) -> str:
-    """Where a replica is."""
+    """Return the URL of a replica."""
     return f"https://{letter}.example"
 
 
 class Replicas:
-    """Replicas by their letters. Unless `several` may be open at a time, each exchange ends before the next begins."""
+    """Replicas by letter. Unless `several` may be open at a time, each exchange ends before the next begins."""
 
     def __init__(self, *, several: bool = False, **replies: Any) -> None:
         self.fakes = {
@@ -73,7 +73,7 @@ class Replicas:
 
     @property
     def asked(self) -> str:
-        """The letters of those who were asked, in their order."""
+        """Return the letters of the requested replicas, in order."""
         return "".join(request.base_url.removeprefix("https://")[0] for request in self.requests)
 
     @asynccontextmanager
@@ -94,21 +94,21 @@ class Replicas:
 
 
 def cluster(replicas: Replicas, **options: Any) -> Cluster:
-    """A cluster of them all, in their order."""
+    """Return a cluster of all, in order."""
     settings: dict[str, Any] = {"rng": float, **options}
     return Cluster([*replicas.fakes], transport=replicas, **settings)
 
 
 def run(base_url: str = "", **context: Any) -> HTTPRequest:
-    """A run; at any replica, unless one is named."""
+    """Return a run, at any replica unless one is named."""
     return HTTPRequest("POST", base_url, "/sse/chat", {"x-one": "1"}, b"body", context=Context(**context))
 
 
 async def ended(transport: Transport, request: HTTPRequest) -> str:
-    """The status and who gave it, or the error that came out."""
+    """Return the status and its replica, or the error."""
     try:
         async with transport.exchange(request) as response:
-            with anyio.fail_after(1):  # no scope of another's is open
+            with anyio.fail_after(1):  # no cancel scope of another is open
                 async for _ in response.chunks:
                     pass
             return f"{response.status} {response.request.base_url.removeprefix('https://')[0]}"
@@ -119,7 +119,7 @@ async def ended(transport: Transport, request: HTTPRequest) -> str:
 # ------------------------------------------------------------------------------------------------------------- Failover
 
 FAILOVER: Final[list[tuple[str, str, dict[str, Any], dict[str, Any]]]] = [
-    # how it ends, who is asked, what they do, the context
+    # the result, the requested replicas, the replies, the context
     ("200 a", "a", {"a": OK, "b": OK}, {}),
     ("200 b", "ab", {"a": REFUSED, "b": OK}, {}),
     ("200 b", "ab", {"a": NO_TLS, "b": OK}, {}),
@@ -136,19 +136,19 @@ FAILOVER: Final[list[tuple[str, str, dict[str, Any], dict[str, Any]]]] = [
     ("502 a", "a", {"a": status(502), "b": OK}, {}),
     ("503 a", "a", {"a": status(503), "b": OK}, {}),
     ("504 a", "a", {"a": status(504), "b": OK}, {}),
-    # another would say the same
+    # another replica would answer the same
     *((f"{code} a", "a", {"a": status(code), "b": OK}, {}) for code in (204, 307, 400, 401, 403, 404, 413)),
-    # an idempotent run is the run's own affair: it is asked for again as another one
+    # an idempotent run is retried as another run, not here
     ("ConnectionLostError", "a", {"a": LOST, "b": OK}, {"idempotent": True}),
     ("500 a", "a", {"a": status(500), "b": OK}, {"idempotent": True}),
-    # a repeat does no harm
+    # a repeated request does no harm
     ("200 b", "ab", {"a": LOST, "b": OK}, {"purpose": "discover"}),
     ("200 b", "ab", {"a": status(502), "b": OK}, {"purpose": "health"}),
     ("ConnectionLostError", "a", {"a": LOST, "b": OK}, {"purpose": "attach"}),
     ("ConnectionLostError", "a", {"a": LOST, "b": OK}, {"purpose": "feedback"}),
     ("401 a", "a", {"a": status(401), "b": OK}, {"idempotent": True}),
-    ("ConnectionLostError", "a", {"a": CUT, "b": OK}, {"idempotent": True}),  # its headers had come
-    # what is wrong with the call is wrong everywhere
+    ("ConnectionLostError", "a", {"a": CUT, "b": OK}, {"idempotent": True}),  # the headers had arrived
+    # an invalid request is invalid everywhere
     ("ConfigurationError", "a", {"a": Reply(before=errors.ConfigurationError("x")), "b": OK}, {}),
     ("ClosedError", "a", {"a": Reply(before=errors.ClosedError("x")), "b": OK}, {}),
 ]
@@ -156,7 +156,7 @@ FAILOVER: Final[list[tuple[str, str, dict[str, Any], dict[str, Any]]]] = [
 
 @pytest.mark.parametrize(("end", "asked", "replies", "context"), FAILOVER)
 async def test_failover(end: str, asked: str, replies: dict[str, Any], context: dict[str, Any]) -> None:
-    """Another is asked if the first surely ran nothing; each once, one after the other; the last word is handed on."""
+    """Failover tries each replica once, while the request surely did not run; the last result is handed on."""
     replicas = Replicas(**replies)
     assert await ended(cluster(replicas), run(**context)) == end
     assert replicas.asked == asked
@@ -174,13 +174,13 @@ BEHAVIOURS: Final = (*NOT_RUN, OK, LOST, GARBAGE, status(500), status(503), stat
     st.integers(1, 7),
     st.randoms(use_true_random=False),
 )
-async def test_whatever_they_do(listed: list[int], strategy: Strategy, tries: int, lots: random.Random) -> None:
-    """Nobody is asked twice; who ran nothing, and nobody else, is followed by another while there is one."""
+async def test_any_replies(listed: list[int], strategy: Strategy, tries: int, lots: random.Random) -> None:
+    """No replica is tried twice, and failover happens exactly if the request did not run and a replica is left."""
     behaviours: dict[str, Any] = dict(zip("abcdefg", (BEHAVIOURS[number] for number in listed), strict=False))
     replicas = Replicas(**behaviours)
     health = Health(failures=1, min_available=0)
     some = cluster(replicas, strategy=strategy, tries=tries, health=health, rng=lots.random)
-    for _ in range(4):  # those who failed are left alone by and by
+    for _ in range(4):  # replicas that fail are ejected in time
         replicas.requests.clear()
         end = await ended(some, run(group_id="g"))
         asked = replicas.asked
@@ -192,8 +192,8 @@ async def test_whatever_they_do(listed: list[int], strategy: Strategy, tries: in
         assert not any(each.in_flight for each in await some.status())
 
 
-async def test_how_many_are_tried() -> None:
-    """No more than `tries`; of the last error the attempts are known."""
+async def test_tries() -> None:
+    """At most `tries` replicas are tried; the last error has the number of attempts."""
     replicas = Replicas(a=REFUSED, b=REFUSED, c=REFUSED)
     with pytest.raises(errors.ConnectError) as caught:
         async with cluster(replicas, tries=2).exchange(run(attempt=4)):
@@ -202,8 +202,8 @@ async def test_how_many_are_tried() -> None:
     assert replicas.asked == "ab"
 
 
-async def test_who_is_left_alone_is_asked_last() -> None:
-    """No call fails that somebody could have served, and who serves is back."""
+async def test_an_ejected_replica_is_tried_last() -> None:
+    """An ejected replica is tried last, so that no call fails that it could serve; a success ends its ejection."""
     replicas = Replicas(a=[REFUSED, OK, OK], b=[OK, REFUSED, OK])
     both = cluster(replicas, health=Health(failures=1, slow_start=0))
     assert await ended(both, run()) == "200 b"
@@ -216,7 +216,7 @@ async def test_who_is_left_alone_is_asked_last() -> None:
 @pytest.mark.parametrize("idempotent", [False, True])
 @pytest.mark.parametrize("moment", range(12))
 async def test_cancelled_at_any_moment(moment: int, idempotent: bool) -> None:
-    """Whenever it is left, before or after headers, at the first or the next, one at a time or two: nothing stays."""
+    """A cancellation at any point of a failover or a hedge closes all exchanges."""
     slow = Reply((Pause(0.4), b"ok", Pause(0.4), b"ok"), before=Pause(1))
     replicas = Replicas(several=idempotent, a=attrs.evolve(BUSY, before=Pause(1)), b=slow, c=slow)
     three = cluster(replicas, hedge=Hedge(after=0.5))
@@ -231,17 +231,17 @@ async def test_cancelled_at_any_moment(moment: int, idempotent: bool) -> None:
 
 
 async def test_under_a_retry() -> None:
-    """When nobody takes it, a retry around the cluster asks all of them again."""
+    """If all replicas refuse, a retry around the cluster tries all of them again."""
     replicas = Replicas(a=[BUSY, BUSY], b=[BUSY, OK])
     assert await ended(RetryTransport(cluster(replicas), Retry(base=0.0)), run()) == "200 b"
     assert replicas.asked == "abb"
 
 
-# ------------------------------------------------------------------------------------------- One that the request names
+# ----------------------------------------------------------------------------------------- Requests for a named replica
 
 
-async def test_a_request_that_names_a_replica_goes_there() -> None:
-    """To it and to no other, whatever it says and how ill it is; a path of the same origin counts."""
+async def test_a_request_for_a_named_replica() -> None:
+    """A request for a named replica goes only there, even if it is ejected; another path of its origin counts."""
     replicas = Replicas(a=OK, b=REFUSED)
     both = cluster(replicas, health=Health(failures=1))
     replicas.fakes["https://b.example:443/moved"] = replicas.fakes[url("b")]
@@ -258,7 +258,7 @@ async def test_a_request_that_names_a_replica_goes_there() -> None:
 # --------------------------------------------------------------------------------------------------------------- Health
 
 COUNTED: Final[list[tuple[int, Reply]]] = [
-    # how many failures are counted after one such exchange
+    # failures counted after one such exchange
     (0, OK),
     (0, status(404)),
     (0, status(429)),
@@ -273,15 +273,15 @@ COUNTED: Final[list[tuple[int, Reply]]] = [
 
 
 @pytest.mark.parametrize(("failures", "reply"), COUNTED)
-async def test_what_counts(failures: int, reply: Reply) -> None:
-    """No connection, one that breaks, also within the stream, and 5xx speak against a replica; all else for it."""
+async def test_failures_that_count(failures: int, reply: Reply) -> None:
+    """No connection, a lost connection and 5xx count as failures; other results do not."""
     one = cluster(Replicas(a=reply))
     await ended(one, run())
     assert [(each.url, each.failures, each.in_flight) for each in await one.status()] == [(url("a"), failures, 0)]
 
 
-async def test_what_looks_something_up_is_a_check() -> None:
-    """It forgives no run that failed, and three in a row that fail themselves are enough."""
+async def test_other_requests_count_as_checks() -> None:
+    """A success of another request is a passed check: it clears no failures of runs; three that fail eject."""
     replicas = Replicas(a=[REFUSED, REFUSED, OK, OK, REFUSED], b=[REFUSED] * 3)
     three = Cluster([url(letter) for letter in "abc"], transport=replicas, health=Health(min_available=0))
     purposes: tuple[Purpose, ...] = ("run", "run", "discover", "health", "run")
@@ -293,7 +293,7 @@ async def test_what_looks_something_up_is_a_check() -> None:
 
 
 async def test_leaving_is_no_failure() -> None:
-    """An exchange that the caller leaves, before or after the headers, says nothing bad."""
+    """An exchange that the caller leaves counts as no failure."""
     replicas = Replicas(a=[OK, HANGS, OK])
     one = cluster(replicas)
     async with one.exchange(run()):
@@ -309,8 +309,8 @@ async def test_leaving_is_no_failure() -> None:
 
 
 @pytest.mark.parametrize("error", [errors.SilenceTimeoutError("no heartbeat"), errors.IncompleteStreamError("no end")])
-async def test_what_the_caller_finds_out(error: errors.OxyError) -> None:
-    """Heartbeats that stop, and a stream that ends without its end, are failures, though no connection broke."""
+async def test_failures_of_a_stream(error: errors.OxyError) -> None:
+    """Silence and an incomplete stream count as failures, though no connection broke."""
     one = cluster(Replicas(a=OK))
     with pytest.raises(type(error)):
         async with one.exchange(run()):
@@ -318,8 +318,8 @@ async def test_what_the_caller_finds_out(error: errors.OxyError) -> None:
     assert [each.failures for each in await one.status()] == [1]
 
 
-async def test_it_is_left_alone_and_comes_back() -> None:
-    """After three failures it is left alone for five seconds, and if it fails then, for twice as long."""
+async def test_ejection() -> None:
+    """Three failures in a row eject a replica for five seconds, and each later one for twice as long."""
     replicas = Replicas(a=REFUSED, b=OK)
     both = cluster(replicas, health=Health(slow_start=0, jitter=0))
     start, times = anyio.current_time(), list[float]()
@@ -328,17 +328,17 @@ async def test_it_is_left_alone_and_comes_back() -> None:
         times += [anyio.current_time() - start] * ("a" in replicas.asked)
         replicas.requests.clear()
         await anyio.sleep(1)
-    assert times == [0, 2, 4, 10, 21]  # left alone till 9, till 20, till 41
+    assert times == [0, 2, 4, 10, 21]  # ejected until 9, until 20, until 41
 
 
 CHI_SQUARE: Final = 18.47
-"""Four degrees of freedom: a fair lot is above it once in a thousand times (NIST, table 1.3.6.7.4)."""
+"""Four degrees of freedom: a fair draw exceeds it once in a thousand times (NIST, table 1.3.6.7.4)."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["round_robin", "least_in_flight", "random", "power_of_two"])
-async def test_after_recovery_all_share_alike(strategy: Strategy) -> None:
-    """When replicas that failed are back, 2,000 calls, 20 at a time, are spread within a tenth, or as by a fair lot."""
+async def test_balance_after_recovery(strategy: Strategy) -> None:
+    """After recovery, 2,000 calls, 20 at a time, are balanced within a tenth, or as by a fair draw."""
     replicas = Replicas(a=OK, b=REFUSED, c=OK, d=status(500), e=OK)
     five = cluster(replicas, strategy=strategy, rng=random.Random(1).random)
     for _ in range(100):
@@ -366,7 +366,7 @@ async def test_after_recovery_all_share_alike(strategy: Strategy) -> None:
         assert counts == pytest.approx([400] * 5, rel=0.1)
 
 
-# -------------------------------------------------------------------------------------------------------------- Checks
+# -------------------------------------------------------------------------------------------------------- Health checks
 
 ALIVE: Final[list[tuple[bool, Reply]]] = [
     (True, Reply.json({"alive": 1})),
@@ -383,8 +383,8 @@ ALIVE: Final[list[tuple[bool, Reply]]] = [
 
 
 @pytest.mark.parametrize(("lives", "reply"), ALIVE)
-async def test_check(lives: bool, reply: Reply) -> None:
-    """All are asked at a time, each for so long; less than 500 is alive, if it does not say otherwise."""
+async def test_health_check(lives: bool, reply: Reply) -> None:
+    """Replicas are checked concurrently, each with a time-out; a status below 500 is usually healthy."""
     replicas = Replicas(several=True, a=reply, b=Reply.json({"alive": 1}), c=HANGS)
     three = cluster(replicas, health=Health(failures=1, base=100, check_seconds=5, min_available=0))
     start = anyio.current_time()
@@ -394,8 +394,8 @@ async def test_check(lives: bool, reply: Reply) -> None:
     assert {(request.method, request.context.purpose) for request in replicas.requests} == {("GET", "health")}
 
 
-async def test_watching() -> None:
-    """While the block lasts all are asked again and again; afterwards nobody is. What the block raises comes out."""
+async def test_repeated_health_checks() -> None:
+    """Health checks repeat while the block is open; an exception of the block is raised."""
     replicas = Replicas(several=True, a=Reply.json({"alive": 1}), b=REFUSED)
     both = cluster(replicas, health=Health(failures=2))
     mine = KeyError()
@@ -417,8 +417,8 @@ async def test_watching() -> None:
 
 
 @pytest.mark.parametrize("ends", [SystemExit, KeyboardInterrupt])
-async def test_watching_and_the_end_of_the_program(ends: type[BaseException]) -> None:
-    """What ends the program comes out of the block as it is."""
+async def test_exit_during_health_checks(ends: type[BaseException]) -> None:
+    """A KeyboardInterrupt or SystemExit in the block is raised unchanged."""
     one = cluster(Replicas(a=Reply.json({"alive": 1})))
     with pytest.raises(ends):
         async with one.watching():
@@ -426,15 +426,15 @@ async def test_watching_and_the_end_of_the_program(ends: type[BaseException]) ->
             raise ends
 
 
-async def test_a_transport_that_raises_something_else() -> None:
-    """What a check of a transport of the user's own raises comes out as it is."""
+async def test_an_unexpected_exception_of_a_check() -> None:
+    """An unexpected exception of a user's transport in a check is raised unchanged."""
     one = cluster(Replicas(a=Reply(before=OSError("mine"))))
     with pytest.raises(OSError, match="mine"):
         await one.check()
 
 
-async def test_watching_comes_to_an_end() -> None:
-    """An error of a check is raised, not in a group, and the block is cancelled."""
+async def test_an_error_of_a_health_check() -> None:
+    """An error of a health check is raised, not in a group, and cancels the block."""
     there = cluster(Replicas(a=Reply.json({"alive": 1})))
     with pytest.raises(errors.InsecureTransportError):
         async with there.watching(every=1):
@@ -444,8 +444,8 @@ async def test_watching_comes_to_an_end() -> None:
 
 
 @pytest.mark.parametrize("every", [0, -1, math.nan, math.inf])
-async def test_a_pause_that_is_no_time(every: float) -> None:
-    """The pause between health checks is a finite number of seconds above 0."""
+async def test_invalid_intervals(every: float) -> None:
+    """The interval of health checks must be a finite number of seconds above 0."""
     with pytest.raises(errors.ConfigurationError, match="every"):
         async with cluster(Replicas()).watching(every=every):
             pass
@@ -453,7 +453,7 @@ async def test_a_pause_that_is_no_time(every: float) -> None:
 
 @pytest.mark.parametrize("how", ["calls", "checks"])
 async def test_an_ejection_is_logged(how: str, caplog: pytest.LogCaptureFixture) -> None:
-    """One record per ejection, with the number of failures and the seconds, whether calls or health checks failed."""
+    """Each ejection is logged once, with the failures and the seconds."""
     two = cluster(Replicas(several=True, a=REFUSED, b=Reply.json({"alive": 1})), health=Health(failures=2, jitter=0))
     with caplog.at_level(logging.WARNING, "oxygent_client"):
         for _ in range(4):
@@ -462,11 +462,11 @@ async def test_an_ejection_is_logged(how: str, caplog: pytest.LogCaptureFixture)
     assert re.findall(r"https://a.example|[\d.]+", text) == ["https://a.example", "2", "5.0"]
 
 
-# ---------------------------------------------------------------------------------------------------------- Membership
+# -------------------------------------------------------------------------------------------------------------- Members
 
 
 async def test_membership() -> None:
-    """Who stays keeps its state, who leaves may end what it does, who joins begins gently, nobody else is asked."""
+    """After an update, kept members keep their state, removed ones finish their calls, and new ones start slowly."""
     replicas = Replicas(several=True, a=REFUSED, b=OK, c=OK)
     some = cluster(replicas, health=Health(failures=1, base=1000, slow_start=10), strategy="least_in_flight")
     some.set_members([url("a"), url("b")])
@@ -482,8 +482,8 @@ async def test_membership() -> None:
         some.set_members([url("a"), Replica(url("a"))])
 
 
-async def test_who_joins_begins_gently() -> None:
-    """A newcomer has a tenth of its share at first, and all of it later; the first ones need no such care."""
+async def test_slow_start_of_new_members() -> None:
+    """Slow start: a new replica gets a tenth of its share at first; the first replicas get all of it."""
     replicas = Replicas(a=OK, b=OK)
     both = Cluster([url("a")], transport=replicas, health=Health(slow_start=10))
     await ended(both, run())
@@ -498,14 +498,14 @@ async def test_who_joins_begins_gently() -> None:
 
 
 class Names:
-    """A resolver whose answers a test says."""
+    """A resolver with scripted answers."""
 
     def __init__(self, *answers: list[str] | Exception) -> None:
         self.answers = list(answers)
         self.asked: list[tuple[str, int]] = []
 
     async def __call__(self, host: str, port: int) -> list[str]:
-        """The next answer; the last one is given again and again."""
+        """Return the next answer; the last one is repeated."""
         self.asked.append((host, port))
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         await anyio.sleep(1)
@@ -514,8 +514,8 @@ class Names:
         return answer
 
 
-async def test_names() -> None:
-    """A name is asked for again when it is time; an answer that fails, is empty or late changes nothing."""
+async def test_resolving_names() -> None:
+    """A name is resolved again after its interval; a failed, empty or late answer changes nothing."""
     names = Names(["10.0.0.1", "10.0.0.2", "10.0.0.1"], OSError("no"), [], ["10.0.0.2", "fd00::3"])
     fake = FakeTransport({"/sse/chat": OK})
     found = Cluster(
@@ -543,8 +543,8 @@ async def test_names() -> None:
     assert len(names.asked) == 4
 
 
-async def test_while_one_waits_for_an_answer() -> None:
-    """The others go on with what is known."""
+async def test_calls_while_a_name_is_resolved() -> None:
+    """While one call resolves the name, others use the known addresses."""
     asking, answered = anyio.Event(), anyio.Event()
     addresses = ["10.0.0.1"]
 
@@ -567,8 +567,8 @@ async def test_while_one_waits_for_an_answer() -> None:
     assert [each.url for each in await found.status()] == ["http://10.0.0.2", "http://10.0.0.3"]
 
 
-async def test_members_that_change_while_an_answer_is_waited_for() -> None:
-    """A call that waited goes to those who are members then; calls that went on meanwhile are still counted."""
+async def test_members_that_change_while_a_name_is_resolved() -> None:
+    """A call that waited for the resolver uses the new members; calls in flight are still counted."""
     answered = anyio.Event()
 
     async def resolver(host: str, port: int) -> list[str]:
@@ -588,8 +588,8 @@ async def test_members_that_change_while_an_answer_is_waited_for() -> None:
             assert [(each.url, each.in_flight) for each in await some.status()] == [(url("b"), 1)]
 
 
-async def test_an_answer_outlives_who_asked() -> None:
-    """Who waits for a second name and is cancelled leaves what the first has said to the next."""
+async def test_a_resolved_name_is_kept_after_cancellation() -> None:
+    """If a call is cancelled while it resolves a second name, the answer for the first is kept."""
     first, second = Names(["10.0.0.1"], ["10.0.0.2"]), Names(["10.1.0.1"])
     found = Cluster([DNS("http://a.svc", every=10, resolver=first), DNS("http://b.svc", every=10, resolver=second)])
     assert [each.url for each in await found.status()] == ["http://10.0.0.1", "http://10.1.0.1"]
@@ -614,7 +614,7 @@ UNRESOLVED: Final[list[tuple[str, Any]]] = [
 
 @pytest.mark.parametrize(("said", "answer"), UNRESOLVED)
 async def test_a_name_that_cannot_be_resolved(said: str, answer: Any) -> None:
-    """The cause says why, and the next call resolves the name again."""
+    """The error of a name that cannot be resolved has the cause, and the next call resolves it again."""
     names = Names(answer, ["10.0.0.1"])
     found = Cluster([DNS("http://agents.svc", resolver=names)], transport=FakeTransport({"/sse/chat": OK}))
     with pytest.raises(errors.NoHealthyReplicaError) as caught:
@@ -633,7 +633,7 @@ async def test_a_name_that_cannot_be_resolved(said: str, answer: Any) -> None:
 
 
 async def test_a_resolver_that_hangs() -> None:
-    """It is waited for five seconds."""
+    """A hanging resolver is waited for five seconds."""
 
     async def resolver(host: str, port: int) -> list[str]:
         await anyio.sleep_forever()
@@ -653,7 +653,7 @@ LATE_BUSY: Final = attrs.evolve(status(429), before=Pause(4))
 LATE_REFUSAL: Final = attrs.evolve(status(403), before=Pause(4))
 
 HEDGED: Final[list[tuple[str, float, str, dict[str, Reply], dict[str, Any]]]] = [
-    # how it ends, when, who is asked, what they do, the context
+    # the result, when, the requested replicas, the replies, the context
     ("200 a", 0, "a", {"a": OK, "b": OK}, {}),
     ("200 b", 2, "ab", {"a": SLOW, "b": OK}, {}),
     ("200 a", 9, "ab", {"a": SLOW, "b": SLOW}, {}),
@@ -661,7 +661,7 @@ HEDGED: Final[list[tuple[str, float, str, dict[str, Reply], dict[str, Any]]]] = 
     ("200 a", 9, "ab", {"a": SLOW, "b": REFUSED}, {}),
     ("200 a", 9, "ab", {"a": SLOW, "b": status(500)}, {}),
     ("200 a", 9, "ab", {"a": SLOW, "b": status(429)}, {}),
-    # of two refusals that one is handed on after which an agent may have run
+    # of two refusals, the one after which an agent may have run is handed on
     ("429 b", 4, "ab", {"a": LATE_BUSY, "b": status(429)}, {}),
     ("500 a", 4, "ab", {"a": LATE_FAULT, "b": status(429)}, {}),
     ("ConnectionLostError", 4, "abc", {"a": LATE_BUSY, "b": status(429), "c": LOST}, {}),
@@ -671,7 +671,7 @@ HEDGED: Final[list[tuple[str, float, str, dict[str, Reply], dict[str, Any]]]] = 
     ("200 b", 0, "ab", {"a": REFUSED, "b": OK}, {}),
     ("ConnectError", 0, "ab", {"a": REFUSED, "b": REFUSED}, {}),
     ("200 a", 9, "a", {"a": SLOW}, {}),
-    # a refusal of one says nothing of the other, which may have begun
+    # a refusal of one does not show whether the other began
     *(("200 a", 9, "ab", {"a": SLOW, "b": status(code)}, {}) for code in (204, 307, 401, 403, 404)),
     ("200 b", 11, "ab", {"a": LATE_REFUSAL, "b": SLOW}, {}),
     ("403 a", 4, "ab", {"a": LATE_REFUSAL, "b": REFUSED}, {}),
@@ -685,7 +685,7 @@ HEDGED: Final[list[tuple[str, float, str, dict[str, Reply], dict[str, Any]]]] = 
 
 @pytest.mark.parametrize(("end", "seconds", "asked", "replies", "context"), HEDGED)
 async def test_hedging(end: str, seconds: float, asked: str, replies: dict[str, Any], context: dict[str, Any]) -> None:
-    """A second is asked when the first has not begun to answer; the first to answer well is heard, the other left."""
+    """After a delay a second replica is tried; the first good response is used and the other exchange left."""
     replicas = Replicas(several=True, **replies)
     start = anyio.current_time()
     hedged = cluster(replicas, hedge=Hedge(after=2))
@@ -704,8 +704,8 @@ async def test_hedging(end: str, seconds: float, asked: str, replies: dict[str, 
     assert replicas.open == 0
 
 
-async def test_nobody_else_is_there_to_hedge(caplog: pytest.LogCaptureFixture) -> None:
-    """One replica alone is asked once, however early a second would be, and its error is the call's."""
+async def test_hedging_with_one_replica(caplog: pytest.LogCaptureFixture) -> None:
+    """With one replica there is no hedge, and its error is the call's."""
     replicas = Replicas(several=True, a=[REFUSED, LOST])
     with caplog.at_level(logging.INFO, "oxygent_client"):
         for error in ("ConnectError", "ConnectionLostError"):
@@ -714,8 +714,8 @@ async def test_nobody_else_is_there_to_hedge(caplog: pytest.LogCaptureFixture) -
     assert caplog.records == []
 
 
-async def test_a_hedge_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """The second attempt has a number of its own, and the log says which, and whose it is, without a secret."""
+async def test_a_hedge_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The hedge has its own attempt number, and is logged with the replica and without a secret."""
     replicas = Replicas(several=True, a=SLOW)
     secret = "https://user:s3cret@b.example?key=s3cret"
     replicas.fakes[secret] = FakeTransport({"/sse/chat": OK})
@@ -728,8 +728,8 @@ async def test_a_hedge_is_told(caplog: pytest.LogCaptureFixture) -> None:
     assert re.findall(r"https:\S+|[\d.]+", said.getMessage()) == ["2.0", "https://b.example"]
 
 
-async def test_a_hedged_call_is_cancelled() -> None:
-    """Both exchanges end; the cluster stays usable."""
+async def test_cancelling_a_hedged_call() -> None:
+    """A cancellation closes both exchanges, and the cluster can be used again."""
     replicas = Replicas(several=True, a=SLOW, b=SLOW)
     hedged = cluster(replicas, hedge=Hedge(after=2))
     for seconds in (1, 5):
@@ -741,8 +741,8 @@ async def test_a_hedged_call_is_cancelled() -> None:
     assert await ended(hedged, run(idempotent=True)) in {"200 a", "200 b"}
 
 
-async def test_two_answers_in_the_same_moment() -> None:
-    """One is handed on, the other is closed before that, and how it takes it is nobody's affair."""
+async def test_two_responses_at_once() -> None:
+    """Of two responses at once, one is used and the other closed before; an error in closing it is ignored."""
     moment = Reply((b"ok",), before=Pause(2))
     replicas = Replicas(several=True, a=attrs.evolve(moment, before=Pause(4)), b=moment)
     hedged = cluster(replicas, hedge=Hedge(after=2))
@@ -762,8 +762,8 @@ async def test_two_answers_in_the_same_moment() -> None:
     ],
     ids=["first", "second", "first, the second is down", "third"],
 )
-async def test_a_run_is_where_it_is_heard(home: str, replies: dict[str, Any]) -> None:
-    """The home of a hedged run is the replica that is heard, not the one that was asked last."""
+async def test_the_location_of_a_hedged_run(home: str, replies: dict[str, Any]) -> None:
+    """The location of a hedged run is the replica whose response is used."""
     hedged = cluster(Replicas(several=True, **replies), hedge=Hedge(after=2))
     known: dict[str, Any] = {"idempotent": True, "trace_id": "t", "node_id": "n", "remote_trace_id": "r"}
     async with hedged.exchange(run(**known)) as response:
@@ -774,7 +774,7 @@ async def test_a_run_is_where_it_is_heard(home: str, replies: dict[str, Any]) ->
 
 @pytest.mark.parametrize("location", ["/b/sse/chat/", "/moved/sse/chat"])
 async def test_two_replicas_of_one_host(location: str) -> None:
-    """A redirect is followed at the replica that sent it, though another has the same host: it is the run's home."""
+    """A redirect is followed at the replica that sent it, even if another has the same host."""
     host = "https://one.example"
     fake = FakeTransport({"/sse/chat": Reply(status=307, headers={"location": location}), location: OK})
     ours = Cluster([f"{host}/a", f"{host}/b"], transport=fake, rng=float)
@@ -799,7 +799,7 @@ async def test_two_replicas_of_one_host(location: str) -> None:
     ],
 )
 async def test_a_replica_by_another_spelling(replica: str, named: str) -> None:
-    """A request that names a replica in another spelling goes to it; of several at one host, by its path."""
+    """A request may name a replica in another spelling; of several at one host, the path decides."""
     urls = [f"https://one.example/{path}" for path in ("a", "b", "b/c")]
     fake = FakeTransport({"/sse/chat": OK})
     ours = Cluster([*urls, "http://127.0.0.1:1", "http://127.0.0.2:1"], transport=fake)
@@ -821,7 +821,7 @@ SECURE: Final[list[tuple[bool, str, HTTPSOnly]]] = [
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize(("may", "there", "policy"), SECURE)
 async def test_plain_http(may: bool, there: str, policy: HTTPSOnly, named: bool) -> None:
-    """What may go to a replica is judged by the replica's URL and the policy outside, before anything is sent."""
+    """The rules for plain http apply to the replica's URL, before anything is sent."""
     fake = FakeTransport({"/sse/chat": OK})
     transport = HTTPSOnlyTransport(Cluster([there], transport=fake), policy)
     request = attrs.evolve(run(there if named else ""), headers={"authorization": "Bearer s3cret"})
@@ -830,7 +830,7 @@ async def test_plain_http(may: bool, there: str, policy: HTTPSOnly, named: bool)
 
 
 async def test_plain_http_without_a_policy() -> None:
-    """A credential does not go over plain http, nor one that is only marked as one, nor with a check."""
+    """Without a policy no credential, not even a marked one, is sent over plain http, nor with a health check."""
     fake = FakeTransport({})
     one = Cluster(["http://a.example"], transport=fake)
     for request in (
@@ -853,8 +853,8 @@ async def test_plain_http_without_a_policy() -> None:
         ("localhost", "127.1", "Ins"),
     ],
 )
-async def test_where_a_name_leads(named: str, there: str, expected: str) -> None:
-    """A credential goes over plain http to this machine by the address that was looked up, whatever the name is."""
+async def test_plain_http_to_a_resolved_address(named: str, there: str, expected: str) -> None:
+    """A credential may be sent over plain http to a resolved loopback address, whatever its name is."""
     fake = FakeTransport({"/sse/chat": OK})
     found = Cluster([DNS(f"http://{named}:8082", resolver=Names([there]))], transport=fake)
     request = attrs.evolve(run(), headers={"authorization": "Bearer s3cret"})
@@ -862,8 +862,8 @@ async def test_where_a_name_leads(named: str, there: str, expected: str) -> None
     assert len(fake.requests) == (expected == "200")
 
 
-async def test_a_name_is_what_is_allowed() -> None:
-    """For replicas that a name stands for, the name counts, whatever their addresses; also when one is named."""
+async def test_plain_http_to_an_allowed_name() -> None:
+    """For replicas of a resolved name the allowed name counts, not their addresses."""
     fake = FakeTransport({"/sse/chat": OK})
     found = Cluster([DNS("http://agents.svc:8082", resolver=Names(["10.0.0.1"]))], transport=fake)
     request = attrs.evolve(run(), headers={"authorization": "Bearer s3cret"})
@@ -877,7 +877,7 @@ async def test_a_name_is_what_is_allowed() -> None:
 
 
 async def test_affinity() -> None:
-    """A group stays at one replica, and goes to the same other one while that is ill."""
+    """With affinity a group stays at one replica, and goes to one other while that is ejected."""
     replicas = Replicas(a=OK, b=OK, c=OK, d=OK)
     some = cluster(replicas, strategy="affinity")
     for _ in range(3):
@@ -904,8 +904,8 @@ WRONG: Final[list[tuple[str, Any, dict[str, Any]]]] = [
 
 
 @pytest.mark.parametrize(("said", "members", "options"), WRONG)
-def test_what_is_refused(said: str, members: Any, options: dict[str, Any]) -> None:
-    """An argument that is wrong is said to be."""
+def test_invalid_arguments(said: str, members: Any, options: dict[str, Any]) -> None:
+    """An invalid argument of a cluster raises an error with its name."""
     with pytest.raises(errors.ConfigurationError, match=said):
         Cluster(members, **options)
 
@@ -919,14 +919,14 @@ def test_what_is_refused(said: str, members: Any, options: dict[str, Any]) -> No
         ("Hedge.after", lambda: Hedge(-1)),
     ],
 )
-def test_what_values_refuse(said: str, make: Any) -> None:
-    """Likewise a member's."""
+def test_invalid_members(said: str, make: Any) -> None:
+    """An invalid argument of a member raises an error with its name."""
     with pytest.raises(errors.ConfigurationError, match=said):
         make()
 
 
-def test_nothing_secret_is_shown() -> None:
-    """Neither user information nor a query is in a repr."""
+def test_repr_shows_no_secret() -> None:
+    """Reprs show neither user information nor a query."""
     secret = "user:s3cret@a.example:81/p?key=s3cret"
     shown = repr(Cluster([f"https://{secret}", Replica(f"http://{secret}"), DNS(f"http://{secret}x")]))
     assert "s3cret" not in shown
@@ -934,8 +934,8 @@ def test_nothing_secret_is_shown() -> None:
     assert "DNS('http://a.example:81/p', every=30)" in shown
 
 
-async def test_it_travels() -> None:
-    """A copy has the configuration and nothing of what happened; closing it closes what it wraps."""
+async def test_copies() -> None:
+    """A copy has the configuration and no state; `aclose` closes the inner transport."""
     some = Cluster([url("a"), DNS("http://agents.svc")], strategy="random", hedge=Hedge(2), health=Health(failures=7))
     for other in (pickle.loads(pickle.dumps(some)), copy.deepcopy(some)):
         assert some.members == other.members
@@ -950,8 +950,8 @@ async def test_it_travels() -> None:
     assert replicas.closed == 1
 
 
-def test_two_loops() -> None:
-    """Each event loop knows for itself how the replicas are."""
+def test_two_event_loops() -> None:
+    """Each event loop has its own health state."""
     replicas = Replicas(a=REFUSED)
     one = cluster(replicas)
 

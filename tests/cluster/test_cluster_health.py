@@ -1,4 +1,4 @@
-"""How replicas are judged: who is left alone, for how long, and that never too many are."""
+"""Health of replicas: ejection, its duration, slow start, and the floor of replicas that stay in use."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ FRESH: Final = ReplicaHealth()
 
 
 def after(events: str, start: ReplicaHealth = FRESH) -> ReplicaHealth:
-    """A standing after these events, one each second from 0 on.
+    """Return the health after these events, one each second from 0 on.
 
-    f: a call failed, s: one went well; m: a check was missed, p: one was passed; a digit lets so many seconds pass.
+    f: a call failed, s: one succeeded; m: a check failed, p: one passed; a digit lets so many seconds pass.
     """
     now, standing = 0.0, start
     for event in events:
@@ -43,32 +43,32 @@ def after(events: str, start: ReplicaHealth = FRESH) -> ReplicaHealth:
 
 
 JUDGED: Final[list[tuple[float, str]]] = [
-    # until when it is left alone; after what
+    # until when it is ejected; the events
     (-math.inf, ""),
     (-math.inf, "ff"),
     (-math.inf, "ffsff"),
     (7.0, "fff"),
-    (7.0, "ffff"),  # what fails meanwhile had begun before
+    (7.0, "ffff"),  # calls that fail meanwhile had begun before
     (7.0, "mmm"),
     (-math.inf, "mmpmm"),
     (-math.inf, "fmfm"),  # runs and checks are counted apart
-    (18.0, "fff5f"),  # one failure more is enough: twice as long
+    (18.0, "fff5f"),  # one more failure is enough: twice as long
     (38.0, "fff5f9f"),
-    (3.0, "fffs"),  # it is back at once
+    (3.0, "fffs"),  # a success ends the ejection
     (3.0, "mmmp"),
-    (7.0, "fffp"),  # it lives, and its calls fail all the same
+    (7.0, "fffp"),  # checks pass, but calls still fail
     (-math.inf, "ffp"),
 ]
 
 
 @pytest.mark.parametrize(("until", "events"), JUDGED)
-def test_judged(until: float, events: str) -> None:
-    """Failures in a row have it left alone, longer each time; a success ends it."""
+def test_ejection(until: float, events: str) -> None:
+    """Failures in a row eject a replica, longer each time; a success ends the ejection."""
     assert after(events).until == until
 
 
-def test_a_check_counts_no_call() -> None:
-    """A check that is passed forgets missed checks; a call that went well forgets all."""
+def test_checks_and_calls() -> None:
+    """A passed check clears failed checks only; a successful call clears all."""
     assert after("ffmp").failures == 2
     assert after("ffmp").missed == 0
     assert after("ffms").failures == 0
@@ -81,8 +81,8 @@ def test_a_check_counts_no_call() -> None:
     ("seconds", "ejections", "lot"),
     [(5.0, 1, 0.0), (5.5, 1, 0.5), (10.0, 2, 0.0), (20.0, 3, 0.0), (30.0, 4, 0.0), (33.0, 99, 0.5), (30.0, 10**6, 0.0)],
 )
-def test_the_absence_grows(seconds: float, ejections: int, lot: float) -> None:
-    """It doubles up to `cap`, and the lot stretches it."""
+def test_the_duration_grows(seconds: float, ejections: int, lot: float) -> None:
+    """The duration doubles up to `cap`, plus jitter."""
     assert Health(base=5.0, cap=30.0, jitter=0.2).ejection_seconds(ejections, lot) == seconds
 
 
@@ -90,8 +90,8 @@ def test_the_absence_grows(seconds: float, ejections: int, lot: float) -> None:
     ("share", "now"),
     [(LEAST_SHARE, 6.0), (LEAST_SHARE, 7.0), (LEAST_SHARE, 7.5), (0.5, 12.0), (1.0, 17.0), (1.0, 1000.0)],
 )
-def test_it_comes_back_gently(share: float, now: float) -> None:
-    """Its share grows to the whole over `slow_start`; while it is away and asked all the same, it is the least."""
+def test_slow_start(share: float, now: float) -> None:
+    """Slow start: the share grows to the whole over `slow_start`; during ejection it is the least."""
     assert after("fff").share(HEALTH, now) == share
     assert after("").share(HEALTH, now) == 1
     assert tuple(after("fff").share(Health(slow_start=0), now) for now in (6.0, 7.0)) == (LEAST_SHARE, 1)
@@ -109,18 +109,18 @@ WRONG: Final[list[dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("fields", WRONG, ids=str)
-def test_what_is_refused(fields: dict[str, Any]) -> None:
-    """A number out of its range is an error that names the field."""
+def test_invalid_values(fields: dict[str, Any]) -> None:
+    """A number out of range raises an error with the field."""
     with pytest.raises(errors.ConfigurationError, match=f"Health.{next(iter(fields))} must be"):
         Health(**fields)
 
 
-def test_it_travels() -> None:
+def test_copies() -> None:
     """Health pickles and compares by content."""
     assert pickle.loads(pickle.dumps(HEALTH)) == HEALTH
 
 
-# ------------------------------------------------------------------------------------------------------------ The floor
+# ---------------------------------------------------------------------------------------------------------------- Floor
 
 STANDINGS: Final = st.builds(
     ReplicaHealth, failures=st.integers(0, 9), missed=st.integers(0, 9), until=st.floats(-100, 100, allow_nan=False)
@@ -128,8 +128,8 @@ STANDINGS: Final = st.builds(
 
 
 @given(st.lists(STANDINGS, max_size=12), st.floats(0, 1), st.floats(-100, 100))
-def test_never_more_are_left_alone_than_the_floor_allows(listed: list[ReplicaHealth], part: float, now: float) -> None:
-    """Who may be asked is a member; they are enough; nobody who is well is missing; who is spared is the least bad."""
+def test_floor(listed: list[ReplicaHealth], part: float, now: float) -> None:
+    """Enough replicas stay in use: all healthy ones, and of the others those with the fewest failures."""
     standings = {str(number): standing for number, standing in enumerate(listed)}
     able = usable(standings, Health(min_available=part), now)
     well = [name for name in standings if not standings[name].is_ejected(now)]
@@ -143,13 +143,13 @@ def test_never_more_are_left_alone_than_the_floor_allows(listed: list[ReplicaHea
 
 
 def in_a_row(events: list[str], counted: str, forgotten: str) -> int:
-    """How many of `counted` came since the last of `forgotten`."""
+    """Return the number of `counted` events since the last of `forgotten`."""
     since = itertools.takewhile(lambda event: event not in forgotten, reversed(events))
     return sum(event == counted for event in since)
 
 
 def slow_model(story: str) -> tuple[int, int, float, float]:
-    """Failures, missed checks, until when it is left alone and from when on it has its share: from the whole story."""
+    """Return failures, failed checks, the end of the ejection and of the slow start, computed from all events."""
     now, until, since, ejections, events = 0.0, -math.inf, -math.inf, 0, list[str]()
     for event in story:
         if event.isdigit():
@@ -167,15 +167,15 @@ def slow_model(story: str) -> tuple[int, int, float, float]:
 
 
 @given(st.text("fffmmmsp19", max_size=60))
-def test_as_a_slow_model_has_it(story: str) -> None:
-    """A standing, which knows only the last one, says what can be read from the whole story."""
+def test_slow_model(story: str) -> None:
+    """The health, which keeps only the last events, equals that of the slow model."""
     standing = after(story)
     assert slow_model(story) == (standing.failures, standing.missed, standing.until, standing.since)
 
 
 @given(st.text("fsmp123456789", max_size=60))
-def test_whatever_happens_a_success_brings_it_back(events: str) -> None:
-    """After any story one call that goes well has it asked again, and a story of successes has it never left alone."""
+def test_a_success_ends_any_ejection(events: str) -> None:
+    """After any events a successful call ends the ejection, and successes alone never eject."""
     standing = after(events).succeeded(1000.0)
     assert not standing.is_ejected(1000.0)
     assert standing.failures == 0

@@ -1,4 +1,4 @@
-"""Which replica has a run: the last of each name, so many, for this process alone."""
+"""Locations of runs: the replica of each trace id, bounded, for this process only."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ B: Final = RunLocation("http://b", "t-2")
     ids=["last", "n", "m", "none", "empty"],
 )
 def test_names(expected: RunLocation | None, name: str) -> None:
-    """A run is found by any of its names, and by one that two have had, the later."""
+    """A run is found by each of its ids; for an id of two runs, the later is found."""
     homes = RunLocations()
     homes.note(A, "t", "n")
     homes.note(B, "t", "m", "")
     assert homes.find(name) == expected
 
 
-def test_the_memory_is_bounded() -> None:
-    """The newest are kept; a name that is used again is new."""
+def test_bounded() -> None:
+    """The newest entries are kept; using an id again makes it the newest."""
     homes = RunLocations()
     for number in (*range(SIZE), 0, SIZE):
         homes.note(A, str(number))
@@ -36,7 +36,7 @@ def test_the_memory_is_bounded() -> None:
 
 
 def test_a_copy_is_empty() -> None:
-    """Another process has begun no runs."""
+    """A copy has no entries."""
     homes = RunLocations()
     homes.note(A, "t")
     assert pickle.loads(pickle.dumps(homes)).find("t") is None

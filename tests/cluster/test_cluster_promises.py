@@ -1,4 +1,4 @@
-"""The cluster on a real network: the promises of `Transport`, with and without hedging, and names of the system."""
+"""The cluster on a real network: the promises of `Transport`, with and without hedging, and the system's resolver."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 TWICE: Final = ("as_given", "once", "abandoned")
-"""What hedging is there to break: both exchanges may come. One that is left while it sends leaves a generator of its
-library to the garbage collector (the filter of warnings in pyproject.toml says which)."""
+"""The promises that hedging breaks: both exchanges may be sent. One that is left while it sends leaves a generator of
+its library to the garbage collector (the filter of warnings in pyproject.toml says which).
+"""
 
 
 class OfOneServer:
-    """Whatever server is asked, asked by a cluster of its own; a hedged one has it twice, under two names."""
+    """A transport that uses a cluster per server; with hedging it has each server twice, under two names."""
 
     def __init__(self, hedge: Hedge | None) -> None:
         self.inner = Cluster([], transport=HTTPXTransport(), hedge=hedge)
@@ -46,13 +47,13 @@ class OfOneServer:
     ("skipped", "hedge"), [((), None), (TWICE, Hedge(after=0.0))], ids=["one at a time", "hedged from the start"]
 )
 async def test_a_cluster_keeps_the_promises(skipped: tuple[str, ...], hedge: Hedge | None) -> None:
-    """Every promise is kept; of two exchanges at a time, that one is sent once is none."""
+    """The cluster keeps each promise; with hedging, all but that a request is sent once."""
     report = await check_transport(lambda _: OfOneServer(hedge), skip=skipped)
     assert report.names("kept") == tuple(check for check in TRANSPORT_PROMISES if check not in skipped)
 
 
-async def test_a_name_of_the_system() -> None:
-    """Without a resolver of yours the system's is asked: A and AAAA."""
+async def test_the_systems_resolver() -> None:
+    """Without a resolver the system's is used, for A and AAAA records."""
     port = closed_port()
     found = Cluster([DNS(f"http://localhost:{port}")])
     urls = {each.url for each in await found.status()}

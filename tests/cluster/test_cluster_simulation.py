@@ -1,4 +1,4 @@
-"""The simulation of a cluster: the picture and the tables in the docs are what it makes, and show what is said."""
+"""The simulation of a cluster: the chart and tables in the docs are its output, and show what the page states."""
 
 from __future__ import annotations
 
@@ -31,32 +31,32 @@ PARTS: Final = ("before", "failure", "after")
 
 
 WAYS: Final = MODEL["WAYS"] if SIZE == "soak" else MODEL["WAYS"][-1:]
-"""The soak simulates every strategy, which takes a minute; else the shortest is enough."""
+"""All strategies in the soak, which take a minute; otherwise the fastest."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS, ids=[way[0] for way in WAYS])
-def test_the_page_is_what_the_simulation_makes(way: tuple[Any, ...]) -> None:
-    """It has a seed and virtual time, so it makes the same rows whenever it is run."""
+def test_the_page_has_the_output(way: tuple[Any, ...]) -> None:
+    """The simulation is seeded and in virtual time, so that it gives the same rows each time."""
     for row in MODEL["rows"]([MODEL["simulate"](*way)]):
         assert f"| {' | '.join(row)} |" in PAGE
 
 
 def figures(*row: str) -> list[float]:
-    """The figures of the row that begins with these cells."""
+    """Return the figures of the row that begins with these cells."""
     found = re.search(rf"^\| {re.escape(' | '.join(row))} \| ([\d.% |]+) \|$", PAGE, re.MULTILINE)
     assert found is not None
     return [float(cell.removesuffix(" %")) for cell in found[1].split(" | ")]
 
 
 def busiest(strategy: str, part: str) -> float:
-    """How many calls the busiest has beside the mean."""
+    """Return the calls of the busiest replica over the mean."""
     return figures(strategy, part)[0]
 
 
 @pytest.mark.parametrize("strategy", OURS)
-def test_what_the_simulation_shows(strategy: str) -> None:
-    """Hardly a call fails where plain round robin fails by its share of the dead, and afterwards none."""
+def test_failed_calls(strategy: str) -> None:
+    """Hardly a call fails where plain round robin fails by the share of dead replicas, and later none."""
     *_, plain_refused, plain_failed = figures(PLAIN, "failure")
     *_, refused, failed = figures(strategy, "failure")
     assert 30 == plain_failed == plain_refused
@@ -67,7 +67,7 @@ def test_what_the_simulation_shows(strategy: str) -> None:
 
 @pytest.mark.parametrize("strategy", OURS)
 def test_recovery(strategy: str) -> None:
-    """No three seconds have 1 % of failed calls, where plain round robin fails for 30 s; who is back is asked again."""
+    """In at most three seconds 1 % of calls fail, with plain round robin for 30 s; recovered replicas are used."""
     plain_calm, plain_half, plain_last = figures(PLAIN)
     calm, half, last = figures(strategy)
     assert plain_calm == pytest.approx(30, abs=0.5)
@@ -80,14 +80,14 @@ def test_recovery(strategy: str) -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("strategy", BUSY_AWARE)
-def test_who_is_less_busy_is_asked(strategy: str, part: str) -> None:
-    """Strategies that look at what is in flight spread it better than plain round robin does, at any time."""
+def test_least_busy_strategies(strategy: str, part: str) -> None:
+    """Strategies that use the calls in flight balance them better than plain round robin."""
     assert busiest(strategy, part) < busiest(PLAIN, part) / 1.5
     assert busiest(strategy, "after") < busiest(strategy, "before") * 1.3
 
 
-def test_turns_and_lots_do_not_see_who_is_slow() -> None:
-    """Turns are as plain ones until something fails; calls that are not lost then stay with the slow, with lots too."""
+def test_slow_replicas() -> None:
+    """Round robin and random do not avoid slow replicas until calls fail."""
     assert figures(PLAIN, "before") == figures("`round_robin`", "before")
     for strategy in ("`round_robin`", "`random`"):
         for part in PARTS[1:]:
@@ -97,7 +97,7 @@ def test_turns_and_lots_do_not_see_who_is_slow() -> None:
     assert ours == pytest.approx(plain, rel=0.05)
 
 
-# ------------------------------------------------------------------------------------------------------ As in a cluster
+# ---------------------------------------------------------------------------------------------------------- The cluster
 
 WORLDS: Final = {
     "some fail": MODEL["World"](replicas=12, slow=2, dead=4, calls_per_second=6, dies=5, back=25, over=50),
@@ -106,7 +106,7 @@ WORLDS: Final = {
 
 
 class Replicas:
-    """The replicas of the model, as a transport; a header says how long a call takes."""
+    """The replicas of the model, as a transport; a header sets the duration of a call."""
 
     def __init__(self, world: Any, lots: Any) -> None:
         self.servers = MODEL["servers_of"](world)
@@ -133,15 +133,15 @@ class Replicas:
 
 
 async def nothing() -> AsyncIterator[bytes]:
-    """An empty body."""
+    """Yield an empty body."""
     for chunk in list[bytes]():
         yield chunk
 
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
-async def test_a_cluster_does_as_the_model_does(strategy: Strategy, world: str) -> None:
-    """A real `Cluster` asks the same replicas, in the same order; a call that nobody served was tried at five."""
+async def test_a_cluster_follows_the_model(strategy: Strategy, world: str) -> None:
+    """A real `Cluster` picks the same replicas in the same order; a failed call was tried at five."""
     model = MODEL["simulate"](strategy, strategy, WORLDS[world])
     lots, arrivals = MODEL["randoms"]()
     replicas = Replicas(WORLDS[world], lots)

@@ -1,9 +1,9 @@
-"""Five replicas under load, killed and told to end at random moments: nothing runs twice, nothing fails that need not.
+"""Five replicas under load, killed or stopped at random: no run twice, and no call fails that failover could save.
 
-Rule 1: each replica is a process of its own (`cluster_server.py`) and writes down every run that it begins.
-Rule 2: what the client says of a call is held against what the replicas wrote.
-Rule 3: two replicas are there at any time. So, with an agent's retry around the cluster, no call may fail that surely
-    ran nothing.
+Rule 1: each replica is a process of its own (`cluster_server.py`) and logs each run that it begins.
+Rule 2: the client's outcomes are compared with the replicas' logs.
+Rule 3: at least two replicas are up at any time. So, with an agent's retry around the cluster, no call fails that
+    surely did not run.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 
 SIZES: Final = {
-    # seeds, deaths in each group, calls that are spread afterwards
+    # seeds, deaths in each group, calls that are balanced afterwards
     "smoke": (1, 1, 50),
     "normal": (2, 2, 100),
     "soak": (20, 20, 5000),
 }
 SEEDS, DEATHS, SPREAD = SIZES[SIZE]
 TENDED: Final = ((0, 1), (2, 3), (4,))
-"""Of each group one at most is dead at a time."""
+"""At most one of each group is down at a time."""
 STRATEGIES: Final[tuple[Strategy, Strategy]] = ("round_robin", "least_in_flight")
 """Of even and of odd seeds."""
 CALLERS: Final = 12
@@ -50,7 +50,7 @@ HEALTH: Final = Health(failures=2, base=0.05, cap=0.2, slow_start=0)
 
 
 def own_port() -> int:
-    """A port that stays free while nobody listens: not one of those that the kernel gives to connections."""
+    """Return a port that stays free while unused: not one that the kernel gives to connections."""
     for port in random.sample(range(20_000, 30_000), 100):
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("127.0.0.1", port))
@@ -60,7 +60,7 @@ def own_port() -> int:
 
 @attrs.define
 class Process:
-    """A replica, which is started again and again at the same port, with the same log."""
+    """A replica that is started repeatedly at the same port, with the same log."""
 
     log: Path
     number: int
@@ -69,11 +69,11 @@ class Process:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Return its URL."""
         return f"http://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Returns when it listens."""
+        """Start it and wait until it listens."""
         program, told = ROOT / "tests" / "support" / "cluster_server.py", (self.port, self.log, self.number)
         command = [sys.executable, "-I", str(program), *map(str, told)]
         self.process = await anyio.open_process(command, stderr=None)
@@ -81,7 +81,7 @@ class Process:
         assert await BufferedByteReceiveStream(self.process.stdout).receive_until(b"\n", 20) == b"listening"
 
     async def end(self, number: signal.Signals) -> None:
-        """Returns when it is dead."""
+        """End it and wait until it has ended."""
         process, self.process = self.process, None
         if process is not None:
             process.send_signal(number)
@@ -91,7 +91,7 @@ class Process:
 
 @asynccontextmanager
 async def replicas(directory: Path) -> AsyncGenerator[list[Process]]:
-    """Five of them."""
+    """Five replicas."""
     five = [Process(directory / f"log {number}", number) for number in range(5)]
     try:
         async with anyio.create_task_group() as tasks:
@@ -105,7 +105,7 @@ async def replicas(directory: Path) -> AsyncGenerator[list[Process]]:
 
 
 async def call(agent: SSEOxyGent, nonce: str) -> str:
-    """How a run ended: "answer", or the outcome of its error."""
+    """Return the result of a run: "answer", or the outcome of its error."""
     try:
         response = await agent.ask(nonce)
     except OxyError as error:
@@ -115,7 +115,7 @@ async def call(agent: SSEOxyGent, nonce: str) -> str:
 
 
 def written(five: list[Process]) -> collections.Counter[str]:
-    """How often each run was begun, at whatever replica."""
+    """Return how often each run was begun, at any replica."""
     return collections.Counter(line for each in five for line in each.log.read_text().split())
 
 
@@ -123,7 +123,7 @@ def written(five: list[Process]) -> collections.Counter[str]:
 @pytest.mark.table("replicas")
 @pytest.mark.parametrize("seed", range(SEEDS))
 async def test_a_storm(seed: int, tmp_path: Path, anyio_backend_name: str, row: Callable[..., None]) -> None:
-    """Nothing is run twice, no call fails that surely ran nothing, and when the storm is over all share alike."""
+    """No run happens twice, no call fails that surely did not run, and afterwards the load is balanced."""
     strategy = STRATEGIES[seed % 2]
     lots, over = random.Random(seed), anyio.Event()
     ended, deaths = dict[str, str](), collections.Counter[str]()

@@ -1,4 +1,4 @@
-"""Behind real proxies: each event as it comes, nothing twice, and the end of a run at both ends."""
+"""Real proxies before the server: streaming, no request twice, and cancellation at both ends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SCRIPTS: Final = {
 
 @contextmanager
 def behind(name: str, directory: Path, servers: int = 2) -> Generator[tuple[str, list[ToyRemote]]]:
-    """The URL of a proxy, and the servers behind it."""
+    """Start a proxy; yield its URL and the servers behind it."""
     toys = [ToyRemote(scripts=SCRIPTS, default=SCRIPTS["slow"], heartbeat=0.4) for _ in range(servers)]
     with ExitStack() as stack:
         urls = [stack.enter_context(serving(toy)) for toy in toys]
@@ -44,13 +44,13 @@ def behind(name: str, directory: Path, servers: int = 2) -> Generator[tuple[str,
 
 
 def began(toys: list[ToyRemote]) -> int:
-    """How many runs the servers have seen."""
+    """Return the number of runs that the servers began."""
     return sum(len(toy.runs) for toy in toys)
 
 
 @pytest.mark.parametrize("name", PROPER)
-async def test_each_event_as_it_comes(name: str, tmp_path: Path) -> None:
-    """The first event is there long before the last, and nothing says that the stream was held back."""
+async def test_streaming(name: str, tmp_path: Path) -> None:
+    """The first event is received long before the last, and no buffering is reported."""
     with behind(name, tmp_path) as (url, toys):
         async with SSEOxyGent(server_url=url) as agent, agent.stream("slow") as run:
             await anext(run)
@@ -63,8 +63,8 @@ async def test_each_event_as_it_comes(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("nginx")
-async def test_a_proxy_that_buffers_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What a proxy holds back is seen by the heartbeats, and the warning says whose doing it is."""
+async def test_a_proxy_that_buffers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A proxy that buffers is detected by the heartbeats, and the warning names the cause."""
     with behind(BUFFERS, tmp_path) as (url, _), caplog.at_level(logging.WARNING, "oxygent_client"):
         async with SSEOxyGent(server_url=url) as agent:
             response = await agent.ask("slow")
@@ -76,8 +76,8 @@ async def test_a_proxy_that_buffers_is_named(tmp_path: Path, caplog: pytest.LogC
 
 
 @pytest.mark.parametrize("name", PROPER)
-async def test_a_server_that_cuts(name: str, tmp_path: Path) -> None:
-    """A stream that ends too early behind a proxy is an incomplete one, and is not asked for again."""
+async def test_a_server_that_ends_the_stream_early(name: str, tmp_path: Path) -> None:
+    """A stream that ends early behind a proxy is incomplete, and the run is not retried."""
     with behind(name, tmp_path) as (url, toys):
         with pytest.raises(errors.IncompleteStreamError) as caught:
             await SSEOxyGent(server_url=url, timeouts=Timeouts(lookup=None)).ask("cut")
@@ -86,8 +86,8 @@ async def test_a_server_that_cuts(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PROPER)
-async def test_a_server_that_leaves_before_it_answers(name: str, tmp_path: Path) -> None:
-    """A run that was handed to one server is not handed to the other: nobody knows whether it began."""
+async def test_a_server_that_closes_before_it_answers(name: str, tmp_path: Path) -> None:
+    """A run that was passed to one server is not passed to the other: it may have begun."""
     async with (
         servers.serving(servers.play([servers.CLOSE])) as one,
         servers.serving(servers.play([servers.CLOSE])) as two,
@@ -100,7 +100,7 @@ async def test_a_server_that_leaves_before_it_answers(name: str, tmp_path: Path)
 
 @pytest.mark.parametrize("name", PROPER)
 async def test_leaving_stops_the_run(name: str, tmp_path: Path) -> None:
-    """Who leaves the stream stops the run at the server behind the proxy."""
+    """Leaving the stream cancels the run at the server behind the proxy."""
     with behind(name, tmp_path) as (url, toys):
         async with SSEOxyGent(server_url=url).stream("long") as run:
             await anext(run)
@@ -112,7 +112,7 @@ async def test_leaving_stops_the_run(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", PROPER)
 async def test_a_server_that_is_down(name: str, tmp_path: Path) -> None:
-    """Of two servers one is down: the proxy asks the other, and each run is run once."""
+    """If one of two servers is down the proxy uses the other, and each run happens once."""
     toy = ToyRemote(scripts=SCRIPTS, pace=0)
     with serving(toy) as url, proxy(name, tmp_path, [f"http://127.0.0.1:{closed_port()}", url]) as front:
         async with SSEOxyGent(server_url=front) as agent:
@@ -123,7 +123,7 @@ async def test_a_server_that_is_down(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", PROPER)
 async def test_all_servers_are_down(name: str, tmp_path: Path) -> None:
-    """A proxy with nobody behind it: an error of the proxy's, of which nobody knows what it sent."""
+    """A proxy without a server answers 502 with outcome UNKNOWN."""
     nobody = [f"http://127.0.0.1:{closed_port()}"]
     with proxy(name, tmp_path, nobody) as front, pytest.raises(errors.ServerError) as caught:
         await SSEOxyGent(server_url=front).ask("hi")

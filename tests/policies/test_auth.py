@@ -1,4 +1,4 @@
-"""Credentials on the wire and nowhere else: bearer tokens and their 401, basic, API keys, headers of any kind."""
+"""Authentication policies: bearer tokens and token refresh, basic credentials, API keys and other headers."""
 
 from __future__ import annotations
 
@@ -58,29 +58,29 @@ SECRET: Final = "CANARY-s3cr3t"
 
 
 def remote(*replies: Reply) -> FakeTransport:
-    """A server that answers so, or always with 200."""
+    """Return a server with these replies, or with 200."""
     return FakeTransport({"/": replies or OK})
 
 
 def request(headers: Mapping[str, str] | None = None, deadline: float | None = None) -> HTTPRequest:
-    """A request as it comes from the agent."""
+    """Return a request as the agent sends it."""
     own = {"accept": "text/event-stream", **(headers or {})}
     return HTTPRequest("POST", "http://remote", "/", own, b"{}", context=Context(deadline=deadline))
 
 
 async def send(transport: Transport, headers: Mapping[str, str] | None = None, **more: Any) -> tuple[int, bytes]:
-    """The status and the body."""
+    """Return the status and the body."""
     async with transport.exchange(request(headers, **more)) as response:
         return response.status, b"".join([chunk async for chunk in response.chunks])
 
 
 def sent(inner: FakeTransport, name: str = "authorization") -> list[str | None]:
-    """This header of each request that was sent."""
+    """Return this header of each request."""
     return [each.headers.get(name) for each in inner.requests]
 
 
 def giving(*script: Any) -> Callable[[], Awaitable[Any]]:
-    """A provider that gives these one after the other; an exception is raised."""
+    """Return a provider of these values in turn; an exception is raised."""
     values = iter(script)
 
     async def provider() -> Any:
@@ -94,16 +94,16 @@ def giving(*script: Any) -> Callable[[], Awaitable[Any]]:
 
 
 async def a_token() -> str:
-    """A provider that travels: it stands in a module."""
+    """A provider that can be pickled: it is defined in a module."""
     return SECRET
 
 
 async def some_headers(request: HTTPRequest) -> dict[str, str]:
-    """Likewise."""
+    """Return headers, as a provider that can be pickled."""
     return {"X-Tenant": "acme", "x-size": str(len(request.body))}
 
 
-# --------------------------------------------------------------------------------------------------------- What is sent
+# -------------------------------------------------------------------------------------------------------- Added headers
 
 ADDED: Final[dict[str, tuple[Callable[[FakeTransport], HeadersTransport | BearerAuthTransport], dict[str, str]]]] = {
     "bearer": (lambda inner: BearerAuthTransport(inner, BearerAuth("t")), {"authorization": "Bearer t"}),
@@ -139,8 +139,8 @@ ADDED: Final[dict[str, tuple[Callable[[FakeTransport], HeadersTransport | Bearer
 
 
 @pytest.mark.parametrize("case", ADDED)
-async def test_what_is_added(case: str) -> None:
-    """A request gets the headers, marked as credentials, and is otherwise the same; closing closes the inner one."""
+async def test_added_headers(case: str) -> None:
+    """The headers are added and marked as credentials; `aclose` closes the inner transport."""
     make, added = ADDED[case]
     inner = remote()
     wrapper = make(inner)
@@ -154,7 +154,7 @@ async def test_what_is_added(case: str) -> None:
 
 @pytest.mark.parametrize("case", ADDED)
 async def test_user_information_in_the_url(case: str) -> None:
-    """HTTP libraries make an `authorization` of it: beside one of ours it is refused, and nothing is sent."""
+    """User information in the URL beside an authorization header is refused, and nothing is sent."""
     make, added = ADDED[case]
     inner = remote()
     asked = attrs.evolve(request(), base_url=f"https://ada:{SECRET}@remote")
@@ -171,8 +171,8 @@ async def test_user_information_in_the_url(case: str) -> None:
 
 
 @pytest.mark.parametrize("auth", [APIKey(SECRET, header="x-trips-key"), Headers(some_headers)])
-async def test_a_credential_under_a_name_of_its_own(auth: Policy) -> None:
-    """Whatever its header is called, it goes over plain http to this machine, and to no other."""
+async def test_a_credential_in_another_header(auth: Policy) -> None:
+    """A credential in any header is sent over plain http to loopback only."""
     inner = FakeTransport({"/sse/chat": Reply([answer("42"), close()])})
     away = SSEOxyGent(server_url="http://remote", transport=inner, auth=auth)
     with pytest.raises(InsecureTransportError, match="the header 'x-t") as caught:
@@ -183,8 +183,8 @@ async def test_a_credential_under_a_name_of_its_own(auth: Policy) -> None:
     assert (await here.ask("hi")).output == "42"
 
 
-async def test_a_server_that_repeats_a_key() -> None:
-    """What was marked is taken out of what a server says of it, though a header of that name may usually be told."""
+async def test_a_server_that_echoes_a_key() -> None:
+    """A marked credential is redacted in the server's text, even if a header of that name is usually shown."""
     inner = FakeTransport({"/sse/chat": Reply([f"unknown id {SECRET}".encode()], status=403)})
     agent = SSEOxyGent(server_url="https://remote", transport=inner, auth=APIKey(SECRET, header="x-request-id"))
     with pytest.raises(PermissionDeniedError) as caught:
@@ -203,14 +203,14 @@ OWN: Final = {
 
 @pytest.mark.parametrize("case", OWN)
 async def test_a_header_of_the_request_wins(case: str) -> None:
-    """What a request brings itself is sent as it is, and its 401 is handed on without asking anybody."""
+    """A header of the request itself is sent unchanged, and its 401 is handed on without a token refresh."""
     inner = remote(DENIED)
     assert await send(ADDED[case][0](inner), OWN[case]) == (401, b"who are you?")
     assert [request(OWN[case])] == inner.requests
 
 
-async def test_sources_outside_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A variable and a file are read for each request, so a secret that was replaced is seen."""
+async def test_external_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A variable or a file is read for each request, so that a rotated secret is used."""
     path = tmp_path / "secret"
     wrappers: list[Callable[[FakeTransport], Transport]] = [
         lambda inner: BearerAuthTransport(inner, BearerAuth.from_env(VARIABLE)),
@@ -231,12 +231,12 @@ async def test_sources_outside_the_program(monkeypatch: pytest.MonkeyPatch, tmp_
     assert [sent(inner) for inner in inners] == [bearer, bearer, basic, basic, key, key]
 
 
-# ------------------------------------------------------------------------------------------------------------- The 401
+# -------------------------------------------------------------------------------------------- Token refresh after a 401
 
 
 @attrs.frozen
 class Denial:
-    """What the provider gives, what the server answers, and what comes of it."""
+    """The tokens of the provider, the replies of the server, and the result."""
 
     given: tuple[Any, ...]
     replies: tuple[Reply, ...]
@@ -264,7 +264,7 @@ DENIALS: Final = {
 
 @pytest.mark.parametrize("case", DENIALS)
 async def test_a_token_that_is_refused(case: str) -> None:
-    """Another is asked for, once, and the request sent once more; a 401 that stays is handed on with its body."""
+    """After a 401 the token is refreshed once and the request sent again; a second 401 is handed on with its body."""
     denial = DENIALS[case]
     inner = remote(*denial.replies)
     assert await send(BearerAuthTransport(inner, BearerAuth(provider=giving(*denial.given)))) == denial.result
@@ -273,15 +273,15 @@ async def test_a_token_that_is_refused(case: str) -> None:
     assert len(inner.requests) == len(inner.left)
 
 
-async def test_a_literal_has_nothing_to_refresh() -> None:
-    """Its 401 is handed on, and nothing is sent twice."""
+async def test_a_refused_literal_token() -> None:
+    """The 401 for a literal token is handed on, and nothing is sent again."""
     inner = remote(DENIED)
     assert await send(BearerAuthTransport(inner, BearerAuth("t"))) == (401, b"who are you?")
     assert sent(inner) == ["Bearer t"]
 
 
-async def test_a_file_that_was_rotated_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A source outside is read again after a 401."""
+async def test_a_rotated_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token source outside the program is read again after a 401."""
     monkeypatch.setenv(VARIABLE, "one")
 
     def rotate(_request: HTTPRequest) -> None:
@@ -293,7 +293,7 @@ async def test_a_file_that_was_rotated_meanwhile(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_the_refused_exchange_is_left_first() -> None:
-    """Nothing is asked of the provider while an exchange is open."""
+    """The refused exchange is left before the token is refreshed."""
     inner = remote(DENIED, OK)
     open_exchanges: list[int] = []
 
@@ -317,14 +317,14 @@ class Unclean(FakeTransport):
             raise ConnectionLostError
 
 
-async def test_a_refused_exchange_that_ends_badly() -> None:
-    """How it ended matters to nobody: the request was refused, and is sent once more."""
+async def test_a_refused_exchange_that_fails_to_close() -> None:
+    """An error in leaving the refused exchange is ignored, and the request is sent again."""
     inner = Unclean({"/": [DENIED, OK]})
     assert (await send(BearerAuthTransport(inner, BearerAuth(provider=giving("one", "two")))))[0] == 200
 
 
-async def test_many_are_refused_at_once() -> None:
-    """All of an agent's chains share one refresh, whatever chain a request goes through."""
+async def test_concurrent_refusals() -> None:
+    """All chains of an agent share one token refresh."""
     policies, auth = Policies(), BearerAuth(provider=giving("one", "two"))
     inners = [remote(DENIED, OK) for _ in range(3)]
     async with anyio.create_task_group() as tasks:
@@ -344,7 +344,7 @@ FAILURES: Final[dict[str, tuple[Any, type[OxyError], str]]] = {
 
 @pytest.mark.parametrize("case", FAILURES)
 async def test_a_provider_that_fails(case: str) -> None:
-    """The error says that nothing was sent; after a 401, that the request was refused. Nothing ran either way."""
+    """A failed provider gives outcome NOT_SENT, or REJECTED after a 401."""
     given, cls, text = FAILURES[case]
     inner = remote(DENIED)
     auth = BearerAuthTransport(inner, BearerAuth(provider=giving(given, "one", given)))
@@ -358,7 +358,7 @@ async def test_a_provider_that_fails(case: str) -> None:
 
 @pytest.mark.parametrize("case", ["bearer", "basic", "key", "headers"])
 async def test_the_deadline(case: str) -> None:
-    """Waiting for a secret ends with the call's deadline, also where the caller keeps the same; nothing was sent."""
+    """Waiting for a token ends at the call's deadline with outcome NOT_SENT."""
 
     async def never(*_: object) -> Any:
         await anyio.sleep_forever()
@@ -381,7 +381,7 @@ async def test_the_deadline(case: str) -> None:
 
 
 async def test_the_deadline_after_a_refusal() -> None:
-    """A refused request that gets no other token in time was refused."""
+    """After a 401, a token refresh that passes the deadline has outcome REJECTED."""
 
     async def provider() -> str:
         await anyio.sleep(math.inf if inner.requests else 0)
@@ -394,7 +394,7 @@ async def test_the_deadline_after_a_refusal() -> None:
 
 
 async def test_cancellation() -> None:
-    """It passes through, before, in and after the first exchange; afterwards the transport is as good as new."""
+    """A cancellation before, in or after the first exchange is raised, and the transport can be used again."""
     inner = remote(attrs.evolve(DENIED, before=Pause(1)), attrs.evolve(DENIED, before=Pause(1)), OK)
     auth = BearerAuthTransport(inner, BearerAuth(provider=giving("zero", "one", "two", "three", "four")))
     for seconds in (0.5, 1.5, 1.5):
@@ -429,8 +429,8 @@ def _headers(given: Any) -> Callable[[HTTPRequest], Awaitable[Any]]:
 
 
 @pytest.mark.parametrize("case", PASSWORDS)
-async def test_what_cannot_be_sent(case: str) -> None:
-    """What a provider gives is checked before it is sent; the error is typed and shows no value."""
+async def test_invalid_values_of_a_provider(case: str) -> None:
+    """Values of a provider are checked before they are sent; the error is typed and shows no value."""
     make, text = PASSWORDS[case]
     inner = remote()
     with pytest.raises(ConfigurationError, match=text) as caught:
@@ -453,14 +453,14 @@ BROKEN: Final[dict[str, Callable[[], Policy]]] = {
 
 @pytest.mark.parametrize("case", BROKEN)
 async def test_other_providers_that_fail(case: str) -> None:
-    """They fail as a token provider does."""
+    """Providers of headers and credentials fail as a token provider does."""
     text = rf"provider of the {case.partition(' ')[0]}.*OSError"
     with pytest.raises(HandlerError, match=text) as caught:
         await send(Policies().wrap(remote(), BROKEN[case]()))
     assert caught.value.outcome is Outcome.NOT_SENT
 
 
-# ----------------------------------------------------------------------------------------------------------- The values
+# --------------------------------------------------------------------------------------------------------------- Values
 
 UNSET: Final[Any] = os.environ.get("OXYGENT_CLIENT_TEST_UNSET")
 WRONG: Final[dict[str, tuple[Callable[[], object], str]]] = {
@@ -484,7 +484,7 @@ WRONG: Final[dict[str, tuple[Callable[[], object], str]]] = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_values(case: str) -> None:
-    """A value that could never work is an error at once, and the error does not show it."""
+    """An invalid value raises an error at construction that does not show it."""
     make, text = WRONG[case]
     with pytest.raises(ConfigurationError, match=text) as caught:
         make()
@@ -508,7 +508,7 @@ LITERAL: Final = {"token", "password", "key"}
 
 @pytest.mark.parametrize("case", VALUES)
 def test_values(case: str) -> None:
-    """They compare by content, show no secret and copy within the process."""
+    """Policies compare by content, show no secret, and can be copied."""
     make, shown = VALUES[case]
     value = make()
     assert make() == value
@@ -522,7 +522,7 @@ def test_values(case: str) -> None:
 
 @pytest.mark.parametrize("case", sorted(LITERAL))
 def test_a_literal_secret_is_not_pickled(case: str) -> None:
-    """The error names the class, and does not show the secret."""
+    """Pickling a literal secret raises an error with the class and without the secret."""
     value = VALUES[case][0]()
     with pytest.raises(ConfigurationError, match=f"^{type(value).__name__} ") as caught:
         pickle.dumps(value)
@@ -531,20 +531,20 @@ def test_a_literal_secret_is_not_pickled(case: str) -> None:
 
 @pytest.mark.parametrize("case", sorted(VALUES.keys() - LITERAL))
 def test_a_source_is_pickled(case: str) -> None:
-    """A value that names where its secret is equals its copy."""
+    """A policy that names the source of its secret can be pickled."""
     value = VALUES[case][0]()
     assert pickle.loads(pickle.dumps(value)) == value
 
 
 def test_values_that_differ() -> None:
-    """Another source is another value."""
+    """Policies with different sources are not equal."""
     values = [make() for make, _ in VALUES.values()]
     values += [BearerAuth("other"), BearerAuth.from_env("U"), BearerAuth(provider=a_token, refresh_before=5)]
     assert len(values) == len({*values})
 
 
 def test_a_provider_shows_nothing() -> None:
-    """Of a provider only its name is shown: the repr of a partial would tell its arguments."""
+    """Only the name of a provider is shown: the repr of a partial would show its arguments."""
     assert repr(BearerAuth(provider=functools.partial(_told, SECRET))) == "BearerAuth(provider=partial)"
 
 
@@ -552,12 +552,12 @@ async def _told(secret: str) -> str:
     return secret
 
 
-# ----------------------------------------------------------------------------------------------------------- The agent
+# --------------------------------------------------------------------------------------------------------------- Agents
 
 
 @attrs.frozen
 class Ending:
-    """How a call of an agent with this provider, to a server that answers so, ends."""
+    """Return the error of an agent's call with this provider and these replies."""
 
     given: tuple[Any, ...]
     replies: tuple[Reply, ...]
@@ -579,7 +579,7 @@ ENDINGS: Final = {
 
 @pytest.mark.parametrize("case", ENDINGS)
 async def test_an_agent_with_a_token(case: str) -> None:
-    """The agent's error says what became of the run, and is not tried again."""
+    """The agent's error has the outcome of the run and is not retried."""
     ending = ENDINGS[case]
     inner = FakeTransport({"/sse/chat": ending.replies})
     auth = BearerAuth(provider=giving(*ending.given))
@@ -593,7 +593,7 @@ async def test_an_agent_with_a_token(case: str) -> None:
 
 
 async def test_an_agent_whose_provider_hangs() -> None:
-    """`Timeouts.total` ends it, and the error says that nothing was sent."""
+    """`Timeouts.total` ends a hanging provider with outcome NOT_SENT."""
     inner = FakeTransport({})
     agent = SSEOxyGent(
         server_url="http://localhost", transport=inner, auth=BearerAuth(provider=_never), timeouts=Timeouts(total=10)
@@ -604,11 +604,11 @@ async def test_an_agent_whose_provider_hangs() -> None:
     assert inner.requests == []
 
 
-# ----------------------------------------------------------------------------------------------------------- The canary
+# --------------------------------------------------------------------------------------------------------------- Canary
 
 
 async def test_no_secret_is_shown(caplog: pytest.LogCaptureFixture) -> None:
-    """Through success, 401, failures and reprs no secret is in a log, an error or a repr of ours."""
+    """In successful calls, 401s and failures no log, error or repr shows a secret."""
     caplog.set_level(logging.DEBUG, "oxygent_client")
     shown: list[str] = []
     stale = Token(SECRET, expires_in=61)

@@ -1,4 +1,4 @@
-"""The policies together: the one order and why, what is remembered, and that each wrapper is a transport."""
+"""Policies together: their order, shared state, and each wrapper as a transport."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ if TYPE_CHECKING:
 
 URL: Final = "https://remote.example"
 IN_PROCESS: Final = ("refused", "reset_unframed", "closes_kept", "connecting", "closing")
-"""Promises of a transport that can only be seen on a network."""
+"""Promises of a transport that can only be checked on a network."""
 GOOD: Final = Reply((b"x",))
 BUSY: Final = Reply(status=429, headers={})
 MOVED: Final = Reply(status=307, headers={"location": "/new"})
 
 
 async def no_headers(_: HTTPRequest) -> Mapping[str, str]:
-    """A provider that adds nothing."""
+    """Return no headers."""
     return {}
 
 
@@ -72,12 +72,12 @@ ONE_EACH: Final = [value for name, value in VALUES.items() if name not in {"Basi
 
 
 def run(base: str = URL, **said: Any) -> HTTPRequest:
-    """A run at this server."""
+    """Return a run at this server."""
     return HTTPRequest("POST", base, "/sse/chat", body=b"{}", context=Context(**said))
 
 
 async def met(transport: Transport, request: HTTPRequest | None = None) -> int:
-    """The status that is handed on."""
+    """Return the status that is handed on."""
     async with transport.exchange(request or run()) as response:
         async for _ in response.chunks:
             pass
@@ -85,12 +85,12 @@ async def met(transport: Transport, request: HTTPRequest | None = None) -> int:
 
 
 def pickled(value: Any) -> Any:
-    """What comes out of another process."""
+    """Return the copy made by pickling."""
     return pickle.loads(pickle.dumps(value))
 
 
 def chain(transport: Any) -> list[str]:
-    """The names of the classes, from the outside in."""
+    """Return the names of the wrappers, from the outside in."""
     names: list[str] = []
     while transport is not None:
         names.append(type(transport).__name__)
@@ -99,7 +99,7 @@ def chain(transport: Any) -> list[str]:
 
 
 class Noting(FakeTransport):
-    """Notes when it is asked."""
+    """A transport that records the times of its requests."""
 
     def __init__(self, replies: Mapping[str, Reply | Iterable[Reply]]) -> None:
         super().__init__(replies)
@@ -111,12 +111,12 @@ class Noting(FakeTransport):
         return super().exchange(request)
 
 
-# -------------------------------------------------------------------------------------------------- Each is a transport
+# ------------------------------------------------------------------------------------------------------------- Wrappers
 
 
 @each_value
 def test_each_is_a_policy(name: str) -> None:
-    """A value has its place in the order, compares by content, and its wrapper is named after it."""
+    """A policy has its place in the order, compares by content, and has a wrapper of its name."""
     value = VALUES[name]
     assert isinstance(value, Policy)
     assert value.kind in ORDER
@@ -133,11 +133,11 @@ def test_each_is_a_policy(name: str) -> None:
 
 
 async def test_each_keeps_the_promises_of_a_transport() -> None:
-    """All wrappers together around a transport that keeps them; and each that is no part of that chain."""
+    """All wrappers together, and each wrapper outside that chain, keep the promises of a transport."""
     chains: list[list[Any]] = [ONE_EACH, *([value] for value in VALUES.values() if value not in ONE_EACH)]
     for chosen in chains:
         follows = ["redirect"] * any(isinstance(value, Redirect) for value in chosen)
-        # A 401 that a token refresh follows is read on for a while before the next request.
+        # A 401 before a token refresh is drained for a while before the next request.
         follows += ["left_early"] * any(value.kind == "auth" for value in chosen)
 
         def make(peer: Peer, chosen: list[Any] = chosen) -> Transport:
@@ -147,18 +147,18 @@ async def test_each_keeps_the_promises_of_a_transport() -> None:
         assert {*report.names("skipped")} == {*IN_PROCESS, *follows}, str(report)
 
 
-# ------------------------------------------------------------------------------------------------------------ The order
+# ---------------------------------------------------------------------------------------------------------------- Order
 
 
 def test_the_order() -> None:
-    """Every kind has its place, once."""
+    """Each kind of policy has one place in the order."""
     assert sorted(get_args(PolicyKind)) == sorted(ORDER)
     assert {value.kind for value in VALUES.values()} == {*ORDER}
 
 
 @pytest.mark.parametrize("given", [ONE_EACH, ONE_EACH[::-1], ONE_EACH[3:] + ONE_EACH[:3]])
-def test_whatever_the_order_of_the_arguments(given: list[Any]) -> None:
-    """The chain is the same, from the outside in; what is not given is not in it."""
+def test_order_of_arguments(given: list[Any]) -> None:
+    """The chain does not depend on the order of the arguments, and has only the given policies."""
     whole = [
         "ConcurrencyLimitTransport",
         "RateLimitTransport",
@@ -175,7 +175,7 @@ def test_whatever_the_order_of_the_arguments(given: list[Any]) -> None:
 
 
 async def test_concurrency_stands_outside_the_rate() -> None:
-    """A run takes its turn when it has its slot: those that waited for slots begin no faster than the rate allows."""
+    """The rate limit is inside the concurrency limit: queued runs do not begin faster than the rate allows."""
     runs = [Reply((pause(11),)), Reply((pause(10),)), GOOD, GOOD]  # the first two end together
     noting = Noting({"/sse/chat": iter(runs)})
     transport = Policies().wrap(noting, RateLimit(1), ConcurrencyLimit(2))
@@ -187,7 +187,7 @@ async def test_concurrency_stands_outside_the_rate() -> None:
 
 
 async def test_concurrency_stands_outside_retry() -> None:
-    """A call that waits to be made again keeps its slot: a busy remote gets no more of others meanwhile."""
+    """Retries are inside the concurrency limit: a call keeps its slot during backoff."""
     noting = Noting({"/sse/chat": iter([Reply(status=429, headers={"retry-after": "9"}), GOOD, GOOD])})
     transport = Policies().wrap(noting, Retry(base=0), ConcurrencyLimit(1))
     async with anyio.create_task_group() as tasks:
@@ -198,7 +198,7 @@ async def test_concurrency_stands_outside_retry() -> None:
 
 
 async def test_the_rate_stands_outside_retry() -> None:
-    """What counts is the call: it is made again when its wait is over, and takes no turn from others."""
+    """Retries are inside the rate limit: a retry takes no turn."""
     noting = Noting({"/sse/chat": iter([Reply(status=429, headers={"retry-after": "2"}), GOOD, GOOD])})
     transport = Policies().wrap(noting, Retry(base=0), RateLimit(0.1))
     start = anyio.current_time()
@@ -207,7 +207,7 @@ async def test_the_rate_stands_outside_retry() -> None:
 
 
 async def test_retry_stands_outside_auth() -> None:
-    """A call that is made again asks for its credentials again: they may have changed in the meantime."""
+    """Authentication is inside retries: a retry asks for the credentials again."""
     given = iter(("one", "two"))
 
     async def provide(_: HTTPRequest) -> Mapping[str, str]:
@@ -219,7 +219,7 @@ async def test_retry_stands_outside_auth() -> None:
 
 
 async def test_auth_stands_outside_redirects() -> None:
-    """A call has its credentials wherever it is led, and a 401 there is one to it: the token is renewed as ever."""
+    """Redirects are inside authentication: a redirected call has credentials, and a 401 refreshes the token."""
     given = iter(("one", "two"))
 
     async def provide() -> str:
@@ -237,7 +237,7 @@ async def test_auth_stands_outside_redirects() -> None:
 
 
 async def test_redirects_stand_outside_https_only() -> None:
-    """Where a redirect leads is checked too: a credential that it put into the query does not go over plain http."""
+    """The https check is inside redirects: a credential in a redirect's query is not sent over plain http."""
     led = Reply(status=307, headers={"location": "/new?api_key=s3cret"})
     fake = FakeTransport({"/sse/chat": led, "/new": GOOD})
     transport = Policies().wrap(fake, HTTPSOnly(), Redirect())
@@ -248,7 +248,7 @@ async def test_redirects_stand_outside_https_only() -> None:
 
 
 async def test_https_only_stands_inside_auth() -> None:
-    """What is checked is what is sent: a credential that a policy added does not go over plain http."""
+    """The https check is inside authentication: a credential added by a policy is not sent over plain http."""
     fake = FakeTransport({"/sse/chat": GOOD})
     transport = Policies().wrap(fake, HTTPSOnly(), BearerAuth("token-1"))
     with pytest.raises(errors.InsecureTransportError):
@@ -256,12 +256,12 @@ async def test_https_only_stands_inside_auth() -> None:
     assert fake.requests == []
 
 
-# ------------------------------------------------------------------------------------------------------- Nothing twice
+# ------------------------------------------------------------------------------------------------------ No policy twice
 
 
 @each_value
-def test_what_the_transport_does_already(name: str) -> None:
-    """A kind that is in the transport's own chain is left out, however deep it is; a check is made all the same."""
+def test_kinds_of_the_transport(name: str) -> None:
+    """A kind in the transport's own chain is not added again, however deep it is, except a check."""
     value = VALUES[name]
     mine = value.wrap(FakeTransport({}), value.new_state())
     outer: Any = Redirect() if name != "Redirect" else Retry()
@@ -271,14 +271,14 @@ def test_what_the_transport_does_already(name: str) -> None:
 
 
 async def test_retries_are_not_multiplied() -> None:
-    """A transport that retries by itself is not retried."""
+    """A transport with its own retries is not retried."""
     fake = FakeTransport({"/sse/chat": BUSY})
     assert await met(Policies().wrap(RetryTransport(fake, Retry(attempts=2)), Retry(attempts=5))) == 429
     assert len(fake.requests) == 2
 
 
 async def test_a_check_is_never_left_out() -> None:
-    """A check of the transport's own, however lax, does not take the place of the agent's."""
+    """The agent's check is added even if the transport has one."""
     lax = HTTPSOnlyTransport(FakeTransport({"/sse/chat": GOOD}), HTTPSOnly(plaintext_hosts=("remote.example",)))
     with pytest.raises(errors.InsecureTransportError):
         await met(Policies().wrap(lax, HTTPSOnly(https_only=True)), run("http://remote.example"))
@@ -296,24 +296,24 @@ WRONG: Final[list[tuple[str, tuple[Any, ...]]]] = [
 
 
 @pytest.mark.parametrize(("text", "given"), WRONG)
-def test_what_cannot_be_composed(text: str, given: tuple[Any, ...]) -> None:
-    """Two of a kind, or what is no policy, is an error that says so without showing a secret."""
+def test_invalid_combinations(text: str, given: tuple[Any, ...]) -> None:
+    """Two policies of a kind, or a value that is no policy, raise an error without a secret."""
     with pytest.raises(errors.ConfigurationError, match=text) as caught:
         Policies().wrap(FakeTransport({}), *given)
     assert "-1" not in str(caught.value)
 
 
-def test_a_kind_of_ones_own() -> None:
-    """A policy of a kind that has no place is refused."""
+def test_an_unknown_kind() -> None:
+    """A policy of an unknown kind is refused."""
 
     @attrs.frozen
     class Mine:
-        """Not one of ours."""
+        """A policy with its own kind."""
 
         kind = "mine"
 
         def new_state(self) -> None:
-            """Nothing."""
+            """Return None."""
 
         def wrap(self, inner: Transport, _state: None) -> Transport:
             return inner
@@ -323,11 +323,11 @@ def test_a_kind_of_ones_own() -> None:
         Policies().wrap(FakeTransport({}), mine)
 
 
-# -------------------------------------------------------------------------------------------------------------- Memory
+# ---------------------------------------------------------------------------------------------------------------- State
 
 
 async def test_one_budget_for_all_chains() -> None:
-    """Chains that are built one after the other spend one budget, as long as the policy is equal."""
+    """Chains with equal policies share one retry budget."""
     kept, retry = Policies(), Retry(attempts=2, budget=3, base=0)
     fake = FakeTransport({"/sse/chat": BUSY})
     for _ in range(5):
@@ -338,7 +338,7 @@ async def test_one_budget_for_all_chains() -> None:
 
 
 async def test_one_set_of_slots_for_all_chains() -> None:
-    """A run through one chain holds the slot that a run through another waits for."""
+    """Chains with equal policies share their concurrency slots."""
     kept, limit = Policies(), ConcurrencyLimit(1)
     one, other = (kept.wrap(FakeTransport({"/sse/chat": GOOD}), limit) for _ in range(2))
     async with one.exchange(run()):
@@ -349,8 +349,8 @@ async def test_one_set_of_slots_for_all_chains() -> None:
 
 
 @pytest.mark.parametrize("make", [pickled, copy.deepcopy, copy.copy])
-async def test_a_copy_remembers_nothing(make: Callable[[Policies], Policies]) -> None:
-    """A copy begins anew, and what is used up there is not used up here."""
+async def test_a_copy_has_new_state(make: Callable[[Policies], Policies]) -> None:
+    """A copy starts with new state."""
     kept, retry = Policies(), Retry(attempts=2, budget=1, base=0)
     fake = FakeTransport({"/sse/chat": BUSY})
     await met(kept.wrap(fake, retry))
@@ -361,8 +361,8 @@ async def test_a_copy_remembers_nothing(make: Callable[[Policies], Policies]) ->
     assert len(fake.requests) == 5
 
 
-def test_memory_can_be_given() -> None:
-    """A wrapper that is made by hand has a memory of its own, or takes one to share."""
+def test_shared_state() -> None:
+    """A wrapper made by hand has its own state, or takes a shared one."""
     fake = FakeTransport({})
     budget = RetryBudget(1, 1)
     assert RetryTransport(fake, budget=budget).budget is budget

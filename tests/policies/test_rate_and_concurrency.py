@@ -1,4 +1,4 @@
-"""How many runs at a time and in a second: who waits, for how long, in which order, and what never waits."""
+"""Rate and concurrency limits: queueing, order, deadlines and cancellation."""
 
 from __future__ import annotations
 
@@ -32,39 +32,39 @@ LONG: Final = Reply((b"x", pause(10), b"y"))
 
 
 def about(**said: Any) -> HTTPRequest:
-    """A run of which this is known."""
+    """Return a run with this context."""
     return attrs.evolve(RUN, context=Context(**said))
 
 
 def named(name: str, **said: Any) -> HTTPRequest:
-    """A run by its trace id."""
+    """Return a run with this trace id."""
     return about(trace_id=name, **said)
 
 
 async def settled() -> None:
-    """Every task has come to where it waits, and no time has passed."""
+    """Wait until every task waits, without time passing."""
     for _ in range(10):
         await checkpoint()
 
 
 def pickled(value: Any) -> Any:
-    """What comes out of another process."""
+    """Return the copy made by pickling."""
     return pickle.loads(pickle.dumps(value))
 
 
 class Log:
-    """What happened when, since it was made."""
+    """Times of events since it was made."""
 
     def __init__(self) -> None:
         self.start = anyio.current_time()
         self.lines: list[tuple[float, str]] = []
 
     def note(self, what: str) -> None:
-        """Write it down."""
+        """Record the event."""
         self.lines.append((round(anyio.current_time() - self.start, 6), what))
 
     async def run(self, transport: Transport, request: HTTPRequest) -> None:
-        """Make a run, and note its beginning and its end."""
+        """Make a run, and record its beginning and its end."""
         name = request.context.trace_id
         try:
             async with transport.exchange(request) as response:
@@ -75,7 +75,7 @@ class Log:
             self.note(f"{name} {type(error).__name__} {error.outcome}")
 
     async def all(self, transport: Transport, requests: Iterable[HTTPRequest]) -> list[tuple[float, str]]:
-        """Make these runs at once, each a moment after the one before."""
+        """Make these runs concurrently, each started a moment after the one before."""
         async with anyio.create_task_group() as tasks:
             for request in requests:
                 tasks.start_soon(self.run, transport, request)
@@ -84,7 +84,7 @@ class Log:
 
 
 def remote(reply: Reply = LONG) -> FakeTransport:
-    """A remote that answers like this."""
+    """Return a remote with these replies."""
     return FakeTransport({"/sse/chat": reply})
 
 
@@ -94,14 +94,14 @@ LIMITERS: Final[list[Callable[[Transport], Any]]] = [
 ]
 each_limiter = pytest.mark.parametrize("limited", LIMITERS, ids=["concurrency", "rate"])
 
-# ----------------------------------------------------------------------------------------------------------- At a time
+# ---------------------------------------------------------------------------------------------------------- Concurrency
 
 
 @pytest.mark.parametrize(
     ("most", "begins"), [(1, [0, 10, 20, 30]), (2, [0, 0, 10, 10]), (3, [0, 0, 0, 10]), (9, [0] * 4)]
 )
-async def test_at_a_time(most: int, begins: list[float]) -> None:
-    """So many runs go on at a time; the next begins when one is left, first come, first served."""
+async def test_concurrency_limit(most: int, begins: list[float]) -> None:
+    """At most `limit` runs are in flight; the others are queued first in, first out."""
     fake = remote()
     transport = ConcurrencyLimitTransport(fake, ConcurrencyLimit(most))
     lines = await Log().all(transport, map(named, "abcd"))
@@ -110,8 +110,8 @@ async def test_at_a_time(most: int, begins: list[float]) -> None:
     assert len(fake.left) == 4
 
 
-async def test_a_slot_is_given_back() -> None:
-    """Whatever ends an exchange, its slot is free at once: its end, an error before or within it, a cancellation."""
+async def test_a_slot_is_released() -> None:
+    """A slot is free at once after the exchange ends, by its end, an error or a cancellation."""
     refused, hangs, stalls = Reply(before=errors.ConnectError("x")), Reply(before=pause(99)), Reply((pause(99),))
     replies = [Reply(), refused, Reply(), hangs, stalls, Reply()]
     fake = FakeTransport({"/sse/chat": iter(replies)})
@@ -134,7 +134,7 @@ async def test_a_slot_is_given_back() -> None:
 
 @pytest.mark.parametrize("at", [3, 10])
 async def test_a_cancelled_waiter_gives_no_slot_away(at: float) -> None:
-    """Who is cancelled while waiting, even in the moment when the slot becomes free, leaves it to the next."""
+    """A queued run that is cancelled leaves its slot to the next, even if the slot was just freed."""
     transport = ConcurrencyLimitTransport(remote(), ConcurrencyLimit(1))
     log = Log()
 
@@ -154,7 +154,7 @@ async def test_a_cancelled_waiter_gives_no_slot_away(at: float) -> None:
 
 
 async def test_no_slot_in_time() -> None:
-    """Waiting ends before the deadline, nothing was sent, and who waits longer still gets the slot."""
+    """Queueing ends before the deadline with outcome NOT_SENT; runs that wait longer still get the slot."""
     fake = remote()
     transport = ConcurrencyLimitTransport(fake, ConcurrencyLimit(1))
     log = Log()
@@ -165,10 +165,10 @@ async def test_no_slot_in_time() -> None:
     assert [sent.context.trace_id for sent in fake.requests] == ["a", "c"]
 
 
-# --------------------------------------------------------------------------------------------------------- In a second
+# ----------------------------------------------------------------------------------------------------------------- Rate
 
 RATES: Final[list[tuple[list[float], RateLimit, list[float]]]] = [
-    # when they begin, the limit, when they come
+    # when they begin, the limit, when they are sent
     ([0, 1, 2, 3], RateLimit(1), [0, 0, 0, 0]),
     ([0, 0.25, 0.5], RateLimit(4), [0, 0, 0]),
     ([0, 0, 0, 1, 2], RateLimit(1, burst=3), [0, 0, 0, 0, 0]),
@@ -179,8 +179,8 @@ RATES: Final[list[tuple[list[float], RateLimit, list[float]]]] = [
 
 
 @pytest.mark.parametrize(("begins", "limit", "comes"), RATES)
-async def test_in_a_second(begins: list[float], limit: RateLimit, comes: list[float]) -> None:
-    """So many begin in a second, and after a pause a burst of them at once."""
+async def test_rate_limit(begins: list[float], limit: RateLimit, comes: list[float]) -> None:
+    """At most `rate` runs begin per second, and after a pause a burst of them at once."""
     transport = RateLimitTransport(remote(), limit)
     log = Log()
 
@@ -195,8 +195,8 @@ async def test_in_a_second(begins: list[float], limit: RateLimit, comes: list[fl
     assert [when for when, _ in log.lines] == begins
 
 
-async def test_a_turn_that_comes_too_late() -> None:
-    """It is known, and said, at once; nothing was sent, no turn was taken, and those behind wait no longer for it."""
+async def test_a_turn_after_the_deadline() -> None:
+    """A turn after the deadline is refused at once with outcome NOT_SENT, and takes no turn from the next."""
     fake = remote()
     transport = RateLimitTransport(fake, RateLimit(0.1))
     log = Log()
@@ -207,7 +207,7 @@ async def test_a_turn_that_comes_too_late() -> None:
 
 
 async def test_a_cancelled_waiter_takes_no_turn() -> None:
-    """Whether it was the next or one behind, those after it come so much earlier."""
+    """A queued run that is cancelled takes no turn: those behind it begin earlier."""
     transport = RateLimitTransport(remote(), RateLimit(0.1))
     log = Log()
 
@@ -233,7 +233,7 @@ async def test_a_cancelled_waiter_takes_no_turn() -> None:
     st.lists(st.floats(0, 5), min_size=1, max_size=20),
 )
 def test_a_rate_is_kept(limit: RateLimit, gaps: list[float]) -> None:
-    """Whenever calls come: in any stretch of time there begin no more than the burst and what the time gives."""
+    """In any interval no more runs begin than the burst and the rate allow."""
     level = Level(limit)
     now, begun = 0.0, list[float]()
     for gap in gaps:
@@ -245,12 +245,12 @@ def test_a_rate_is_kept(limit: RateLimit, gaps: list[float]) -> None:
             assert last <= limit.burst + (end - start) * limit.per_second + 1e-6
 
 
-# ---------------------------------------------------------------------------------------------------------------- Both
+# ---------------------------------------------------------------------------------------------------------- Both limits
 
 
 @each_limiter
-async def test_what_is_counted(limited: Callable[[Transport], Any]) -> None:
-    """Runs and the attaching to them; what only looks something up waits for nobody."""
+async def test_requests_that_count(limited: Callable[[Transport], Any]) -> None:
+    """Runs and attachments count; other requests are never queued."""
     transport = limited(remote())
     lines = await Log().all(
         transport, [named(purpose, purpose=purpose) for purpose in ("run", "discover", "feedback", "health")]
@@ -263,7 +263,7 @@ async def test_what_is_counted(limited: Callable[[Transport], Any]) -> None:
 
 @each_limiter
 async def test_the_caller_waits_under_the_same_deadline(limited: Callable[[Transport], Any]) -> None:
-    """A caller's own scope with that deadline does not come first: what comes out says that nothing was sent."""
+    """With a cancel scope of the caller at the same deadline, the error is still NOT_SENT."""
     transport = limited(remote())
     deadline = anyio.current_time() + 5
     async with transport.exchange(RUN):
@@ -276,7 +276,7 @@ async def test_the_caller_waits_under_the_same_deadline(limited: Callable[[Trans
 
 @each_limiter
 async def test_no_scope_stays_open(limited: Callable[[Transport], Any]) -> None:
-    """A caller may enter within a scope of its own and leave outside of it; its deadline strikes nobody then."""
+    """A caller may enter within its own cancel scope and leave outside of it."""
     transport = limited(remote())
     deadline = anyio.current_time() + 5
     exchange = transport.exchange(about(deadline=deadline))
@@ -290,7 +290,7 @@ async def test_no_scope_stays_open(limited: Callable[[Transport], Any]) -> None:
 
 @each_limiter
 async def test_cancellation_passes_through(limited: Callable[[Transport], Any]) -> None:
-    """Who waits and is cancelled is gone at once, and has sent nothing."""
+    """A queued run that is cancelled ends at once and sends nothing."""
     fake = remote()
     transport = limited(fake)
     async with transport.exchange(RUN):
@@ -305,7 +305,7 @@ async def test_cancellation_passes_through(limited: Callable[[Transport], Any]) 
 
 @each_limiter
 async def test_closing(limited: Callable[[Transport], Any]) -> None:
-    """Closing it closes what it wraps."""
+    """`aclose` closes the inner transport."""
     fake = remote()
     transport = limited(fake)
     assert transport.inner is fake
@@ -315,7 +315,7 @@ async def test_closing(limited: Callable[[Transport], Any]) -> None:
 
 @each_limiter
 def test_each_loop_counts_for_itself(limited: Callable[[Transport], Any]) -> None:
-    """A run in one event loop does not hold up another loop, which might never let it go."""
+    """Limits count per event loop, so that no loop waits for another."""
     transport = limited(remote(Reply()))
 
     async def run(loops: list[str]) -> None:
@@ -335,7 +335,7 @@ def test_each_loop_counts_for_itself(limited: Callable[[Transport], Any]) -> Non
     ids=["concurrency", "rate"],
 )
 async def test_state_is_shared(limit: ConcurrencyLimit | RateLimit, make: Any, state: str) -> None:
-    """Two wrappers with one state count together; without one each counts by itself."""
+    """Wrappers with one state count together; without, each by itself."""
     shared = {state: limit.new_state()}
     one, other, alone = make(remote(), limit, **shared), make(remote(), limit, **shared), make(remote(), limit)
     log = Log()
@@ -346,7 +346,7 @@ async def test_state_is_shared(limit: ConcurrencyLimit | RateLimit, make: Any, s
     assert log.lines == [(0, "a began"), (0, "c began"), (10, "b began")]
 
 
-# -------------------------------------------------------------------------------------------------------------- Values
+# --------------------------------------------------------------------------------------------------------------- Values
 
 WRONG: Final[list[tuple[str, type[Any], dict[str, Any]]]] = [
     ("max", ConcurrencyLimit, {"max": 0}),
@@ -361,22 +361,22 @@ WRONG: Final[list[tuple[str, type[Any], dict[str, Any]]]] = [
 
 @pytest.mark.parametrize(("name", "cls", "fields"), WRONG, ids=str)
 def test_wrong_values(name: str, cls: type[Any], fields: dict[str, Any]) -> None:
-    """A number out of its range is an error that names it."""
+    """A number out of range raises an error with its name."""
     with pytest.raises(errors.ConfigurationError, match=rf"^{cls.__name__}\.{name} must be"):
         cls(**fields)
 
 
 @pytest.mark.parametrize("value", [ConcurrencyLimit(max=3), RateLimit(per_second=2, burst=3)])
 def test_a_value(value: Any) -> None:
-    """It compares by content, pickles, and says what it is."""
+    """Policies compare by content, pickle, and have a repr."""
     assert value == pickle.loads(pickle.dumps(value)) == copy.deepcopy(value)
     assert value not in (ConcurrencyLimit(1), RateLimit(1))
     assert "=3" in repr(value)
 
 
 @pytest.mark.parametrize("make", [pickled, copy.deepcopy])
-async def test_a_copy_of_a_memory_is_empty(make: Callable[[Any], Any]) -> None:
-    """In a copy all slots are free, and the bucket is full."""
+async def test_a_copied_state(make: Callable[[Any], Any]) -> None:
+    """A copied state has all slots free and a full bucket."""
     slots, bucket = Slots(1), Bucket(RateLimit(0.1))
     await slots.take(math.inf)
     await bucket.take(math.inf)

@@ -1,4 +1,4 @@
-"""Redirects: which are followed, with what, and where they go."""
+"""Redirects: which are followed, with which request, and to where."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OURS: Final = "http://user:s3cret@remote.example:8082"
 
 
 class Moved:
-    """A remote whose URLs are redirected by a table; what is not in it is a 200."""
+    """A remote with a table of redirects; other URLs are a 200."""
 
     def __init__(self, table: dict[str, str], status: int = 307) -> None:
         self.table = table
@@ -44,22 +44,22 @@ class Moved:
         self.left += 1
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
 
 def run(base: str = OURS) -> HTTPRequest:
-    """A run at this server."""
+    """Return a run at this server."""
     return HTTPRequest("POST", base, "/sse/chat", {"x-one": "1"}, b"body", context=Context(trace_id="t", attempt=2))
 
 
 async def ended(transport: Transport, request: HTTPRequest) -> tuple[int, str]:
-    """The status that is handed on, and where it came from."""
+    """Return the status that is handed on, and its URL."""
     async with transport.exchange(request) as response:
         return response.status, response.request.url
 
 
 FOLLOWED: Final[list[tuple[str, str, str]]] = [
-    # where it then goes, the base URL, the Location
+    # where the request is then sent, the base URL, the Location
     (f"{OURS}/sse/chat/", OURS, "http://remote.example:8082/sse/chat/"),
     (f"{OURS}/sse/chat/", OURS, "/sse/chat/"),
     (f"{OURS}/sse/other", OURS, "other"),
@@ -76,10 +76,10 @@ FOLLOWED: Final[list[tuple[str, str, str]]] = [
     ("https://remote.example:443/new", "https://remote.example:443", "https://remote.example/new"),
     ("http://REMOTE.example/new", "http://REMOTE.example", "http://remote.example/new"),
     ("http://[::1]:8082/new", "http://[::1]:8082", "http://[::1]:8082/new"),
-    # The same server by another name of the loopback: it is reached by the name that the user wrote.
+    # The same server by another loopback name: the request keeps the name in the user's URL.
     ("http://localhost:8082/new", "http://localhost:8082", "http://127.0.0.1:8082/new"),
     ("http://127.0.0.1:8082/new", "http://127.0.0.1:8082", "http://LOCALHOST:8082/new"),
-    # A prefix and a query of the base URL are part of what was asked for; the server says what becomes of them.
+    # A prefix and a query of the base URL were part of the request; the server decides about them.
     ("http://remote.example/pre/new", "http://remote.example/pre?key=1", "/pre/new"),
     ("http://remote.example/pre/sse/new?key=1", "http://remote.example/pre/?key=1", "new?key=1"),
     ("http://remote.example/pre", "http://remote.example/pre/", "/pre"),
@@ -93,8 +93,8 @@ FOLLOWED: Final[list[tuple[str, str, str]]] = [
 
 @pytest.mark.parametrize("status", [307, 308])
 @pytest.mark.parametrize(("expected", "base", "location"), FOLLOWED)
-async def test_followed(expected: str, base: str, location: str, status: int) -> None:
-    """The same origin: the same method, headers and body go there, and nothing is taken from it but path and query."""
+async def test_redirects_that_are_followed(expected: str, base: str, location: str, status: int) -> None:
+    """A redirect within the origin is followed with the same method, headers and body; only path and query change."""
     request = run(base)
     remote = Moved({request.url: location}, status)
     assert await ended(RedirectTransport(remote), request) == (200, expected)
@@ -178,8 +178,8 @@ HANDED_ON: Final[list[tuple[int, str, str]]] = [
 
 
 @pytest.mark.parametrize(("status", "base", "location"), HANDED_ON)
-async def test_handed_on(status: int, base: str, location: str) -> None:
-    """Another status, another origin, nonsense: the response comes as it is, still to be read; nothing more is sent."""
+async def test_redirects_that_are_handed_on(status: int, base: str, location: str) -> None:
+    """Other statuses, other origins and invalid Locations are handed on unread, and nothing more is sent."""
     request = run(base)
     remote = Moved({request.url: location}, status)
     async with RedirectTransport(remote).exchange(request) as response:
@@ -191,14 +191,14 @@ async def test_handed_on(status: int, base: str, location: str) -> None:
 
 
 async def test_the_path_of_every_hop_counts() -> None:
-    """The second redirect is judged by the path of the server's own URL, too, and not by that of the first."""
+    """The second redirect is checked against the path of the server's URL, not that of the first redirect."""
     base = "http://remote.example/pre"
     remote = Moved({f"{base}/sse/chat": "/pre/a/b", f"{base}/a/b": "/new"})
     assert await ended(RedirectTransport(remote), run(base)) == (307, f"{base}/a/b")
 
 
-async def test_a_dot_segment_is_no_segment() -> None:
-    """A path with an escaped dot segment is still below the path of the server's URL."""
+async def test_an_escaped_dot_segment() -> None:
+    """A path with an escaped dot segment is below the path of the server's URL."""
     base = "http://remote.example/pre"
     remote = Moved({f"{base}/sse/chat": "/pre/%2e/x"})
     assert await ended(RedirectTransport(remote), run(base)) == (200, f"{base}/%2e/x")
@@ -206,7 +206,7 @@ async def test_a_dot_segment_is_no_segment() -> None:
 
 @pytest.mark.parametrize("location", ["/new", "../../new", "http://remote.example/new"])
 async def test_any_path(location: str) -> None:
-    """With `any_path` the path of the server's URL is left, and never its origin."""
+    """With `any_path` a redirect may leave the path of the server's URL, never its origin."""
     base = "http://remote.example/pre"
     remote = Moved({f"{base}/sse/chat": location, "http://remote.example/new": "http://other.example/new"})
     assert await ended(RedirectTransport(remote, Redirect(any_path=True)), run(base)) == (
@@ -217,35 +217,35 @@ async def test_any_path(location: str) -> None:
 
 @pytest.mark.parametrize("any_path", [1, 0, None, "no"])
 def test_any_path_is_true_or_false(any_path: Any) -> None:
-    """Nothing else is taken for it."""
+    """`any_path` must be a bool."""
     with pytest.raises(errors.ConfigurationError, match=r"^Redirect\.any_path must be"):
         Redirect(any_path=any_path)
 
 
 async def test_without_a_location() -> None:
-    """A redirect that says not where is handed on."""
+    """A redirect without a Location is handed on."""
     fake = FakeTransport({"/sse/chat": Reply(status=307, headers={})})
     assert await ended(RedirectTransport(fake), run()) == (307, run().url)
 
 
 @pytest.mark.parametrize(("status", "sent", "hops"), [(307, 1, 0), (307, 2, 1), (307, 4, 3), (200, 5, 4), (200, 5, 9)])
 async def test_hops(status: int, sent: int, hops: int) -> None:
-    """So many in a row are followed; the one after them is handed on."""
+    """At most `hops` redirects in a row are followed; the next is handed on."""
     chain = [f"{OURS}/{name}" for name in ("sse/chat", "a", "b", "c", "d")]
     remote = Moved(dict(pairwise(chain)))
     assert await ended(RedirectTransport(remote, Redirect(hops=hops)), run()) == (status, chain[sent - 1])
     assert sent == len(remote.sent) == remote.left
 
 
-async def test_a_circle_ends() -> None:
+async def test_a_redirect_loop() -> None:
     """A redirect to itself is followed three times."""
     remote = Moved({run().url: "/sse/chat"})
     assert (await ended(RedirectTransport(remote), run()))[0] == 307
     assert len(remote.sent) == 4
 
 
-async def test_errors_come_out() -> None:
-    """What the wrapped transport raises comes out, from the second exchange too, and so does what the block raises."""
+async def test_errors() -> None:
+    """Errors of the inner transport and of the block are raised unchanged, in the second exchange too."""
     replies = {"/sse/chat": Reply(status=307, headers={"location": "/new"}), "/new": Reply(before=errors.TLSError("x"))}
     fake = FakeTransport(replies)
     with pytest.raises(errors.TLSError):
@@ -259,7 +259,7 @@ async def test_errors_come_out() -> None:
 
 
 async def test_closing() -> None:
-    """Closing it closes what it wraps."""
+    """`aclose` closes the inner transport."""
     fake = FakeTransport({})
     transport = RedirectTransport(fake)
     assert transport.inner == fake
@@ -270,13 +270,13 @@ async def test_closing() -> None:
 
 @pytest.mark.parametrize("hops", [-1, 1.5, True, None])
 def test_wrong_values(hops: Any) -> None:
-    """Hops are counted."""
+    """An invalid number of hops is refused."""
     with pytest.raises(errors.ConfigurationError, match=r"^Redirect\.hops must be"):
         Redirect(hops)
 
 
 def test_a_value() -> None:
-    """It compares by content and pickles."""
+    """Policies compare by content and pickle."""
     assert Redirect(hops=2) == Redirect(2) != Redirect()
     assert Redirect(2) == pickle.loads(pickle.dumps(Redirect(2))) == copy.deepcopy(Redirect(2))
     assert repr(Redirect(2)) == "Redirect(hops=2, any_path=False)"

@@ -1,6 +1,6 @@
-"""Retries: what is made again, after how long, how often, and what comes out when it is not.
+"""Retries: which requests are retried, the backoff, the budget, and the final result.
 
-Rule: time is virtual, and lots are drawn by the test.
+Rule: time is virtual, and the test sets the jitter.
 """
 
 from __future__ import annotations
@@ -37,43 +37,43 @@ GOOD: Final = Reply(STEPS)
 
 
 def highest(_low: float, high: float) -> float:
-    """The longest wait there can be."""
+    """Return the longest delay."""
     return high
 
 
 def refused(status: int, **headers: str) -> Reply:
-    """A refusal with these headers."""
+    """Return a refusal with these headers."""
     return Reply((b"no",), status=status, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
 
 def made(more: dict[str, Any]) -> dict[str, Any]:
-    """The longest waits, unless something else is said."""
+    """Return a policy with the longest delays, unless set."""
     return {"uniform": highest, **more}
 
 
 def fails(error: Exception) -> Reply:
-    """An error in the place of a response."""
+    """Return an error in place of a response."""
     return Reply(before=error)
 
 
 def pickled(value: Any) -> Any:
-    """What comes out of another process."""
+    """Return the copy made by pickling."""
     return pickle.loads(pickle.dumps(value))
 
 
 def retrying(replies: Iterable[Reply], retry: Retry = Retry(), **more: Any) -> tuple[FakeTransport, RetryTransport]:
-    """A remote that answers like this, and what makes calls to it again."""
+    """Return a remote with these replies, and a retrying wrapper of it."""
     fake = FakeTransport({"/sse/chat": iter([*replies])})
     return fake, RetryTransport(fake, retry, **made(more))
 
 
 def about(**said: Any) -> HTTPRequest:
-    """A run of which this is known."""
+    """Return a run with this context."""
     return attrs.evolve(RUN, context=Context(**said))
 
 
 async def met(transport: Transport, request: HTTPRequest = RUN) -> int | type[OxyError]:
-    """The status that is handed on, or the error that comes out."""
+    """Return the status that is handed on, or raise the error."""
     try:
         async with transport.exchange(request) as response:
             return response.status
@@ -81,11 +81,11 @@ async def met(transport: Transport, request: HTTPRequest = RUN) -> int | type[Ox
         return type(error)
 
 
-# ------------------------------------------------------------------------------------------------- What is made again
+# -------------------------------------------------------------------------------------------- Requests that are retried
 
 NOT_SENT: Final = Outcome.NOT_SENT
 REPEATED: Final[list[tuple[str, Reply, bool, bool]]] = [
-    # what it meets, the reply, whether that is repeated, and whether it is where the call is idempotent
+    # case, the reply, whether it is retried, and whether it is if idempotent
     ("refused", fails(errors.ConnectError("x")), True, True),
     ("no connection in time", fails(errors.ConnectTimeoutError("x")), True, True),
     ("no replica", fails(errors.NoHealthyReplicaError("x")), True, True),
@@ -119,8 +119,10 @@ REPEATED: Final[list[tuple[str, Reply, bool, bool]]] = [
 @pytest.mark.parametrize(
     ("reply", "is_repeated", "if_idempotent"), [row[1:] for row in REPEATED], ids=[row[0] for row in REPEATED]
 )
-async def test_what_is_repeated(reply: Reply, is_repeated: bool, if_idempotent: bool, idempotent: bool) -> None:
-    """What surely ran nothing and may pass; where the call may run twice, whatever may pass."""
+async def test_requests_that_are_retried(
+    reply: Reply, is_repeated: bool, if_idempotent: bool, idempotent: bool
+) -> None:
+    """A transient failure is retried if the request surely did not run, or may run twice."""
     fake, transport = retrying([reply, GOOD])
     expected = if_idempotent if idempotent else is_repeated
     found = await met(transport, about(idempotent=idempotent, purpose="attach" if idempotent else "run"))
@@ -129,7 +131,7 @@ async def test_what_is_repeated(reply: Reply, is_repeated: bool, if_idempotent: 
 
 
 async def test_each_error_class() -> None:
-    """No table beside the errors' own: whatever the class and the outcome, `retryable` and `transient` decide."""
+    """For each error class and outcome, `retryable` and `transient` decide about a retry."""
     classes = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, OxyError)]
     for cls in classes:
         for outcome in Outcome:
@@ -143,7 +145,7 @@ async def test_each_error_class() -> None:
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
 async def test_the_last_attempt_is_returned(attempts: int) -> None:
-    """After `attempts` the refusal is returned, and can still be read; an error has the number of attempts."""
+    """After `attempts` the last refusal is returned unread; an error has the number of attempts."""
     fake, transport = retrying([refused(429)] * 9, Retry(attempts=attempts))
     async with transport.exchange(RUN) as response:
         assert response.status == 429
@@ -164,7 +166,7 @@ async def met_or_raised(transport: Transport) -> None:
 
 
 async def test_attempts_are_numbered() -> None:
-    """Each request is the caller's, but for its number."""
+    """Each attempt is the caller's request with its own number."""
     fake, transport = retrying([refused(429), fails(errors.ConnectError("x")), GOOD])
     request = about(purpose="attach", trace_id="t", group_id="g", node_id="n", deadline=1e9)
     assert await met(transport, request) == 200
@@ -175,7 +177,7 @@ async def test_attempts_are_numbered() -> None:
 
 @pytest.mark.parametrize("error", [errors.ConnectError("the block's"), KeyError("the block's")])
 async def test_an_error_of_the_block(error: Exception) -> None:
-    """After the exchange was entered there is no retry: an error of the block is raised unchanged."""
+    """An error of the block, after the exchange was entered, is raised unchanged."""
     fake, transport = retrying([GOOD, GOOD])
     with pytest.raises(type(error)) as caught:
         async with transport.exchange(about(idempotent=True)):
@@ -185,7 +187,7 @@ async def test_an_error_of_the_block(error: Exception) -> None:
 
 
 async def test_a_body_that_breaks_off() -> None:
-    """A connection that breaks while the body is read is not a retry either."""
+    """A connection lost while the body is read is not retried."""
     fake, transport = retrying([Reply((errors.ConnectionLostError("cut"),)), GOOD])
     with pytest.raises(errors.ConnectionLostError):
         async with transport.exchange(about(idempotent=True)) as response:
@@ -193,17 +195,17 @@ async def test_a_body_that_breaks_off() -> None:
     assert len(fake.requests) == len(fake.left) == 1
 
 
-# -------------------------------------------------------------------------------------------------------------- Waits
+# -------------------------------------------------------------------------------------------------------------- Backoff
 
 
 async def waits(
     replies: Iterable[Reply], retry: Retry = Retry(), request: HTTPRequest = RUN, **more: Any
 ) -> list[float]:
-    """The seconds from each request to the next, and from the last to its end."""
+    """Return the seconds between requests, and from the last to its end."""
     times: list[float] = []
 
     class Timed(FakeTransport):
-        """Notes when it is asked."""
+        """A transport that records the times of its requests."""
 
         def exchange(self, request: HTTPRequest, /) -> Any:
             times.append(anyio.current_time())
@@ -217,7 +219,7 @@ async def waits(
 
 DATED: Final = {"date": "Wed, 21 Oct 2026 07:28:00 GMT", "retry_after": "Wed, 21 Oct 2026 07:28:09 GMT"}
 WAITS: Final[list[tuple[list[float], list[Reply], Retry]]] = [
-    # the waits at their longest, the replies before the good one, how
+    # the longest delays, the replies before the good one, the policy
     ([0], [], Retry()),
     ([0.5, 0], [refused(429)], Retry()),
     ([0.5, 0], [fails(errors.ConnectError("x"))], Retry()),
@@ -237,13 +239,13 @@ WAITS: Final[list[tuple[list[float], list[Reply], Retry]]] = [
 
 
 @pytest.mark.parametrize(("expected", "replies", "retry"), WAITS)
-async def test_waits(expected: list[float], replies: list[Reply], retry: Retry) -> None:
-    """Exponential up to the cap; as the server asks, and a little more; not at all where it asks for too much."""
+async def test_backoff(expected: list[float], replies: list[Reply], retry: Retry) -> None:
+    """Backoff is exponential up to the cap, follows Retry-After plus jitter, and gives up if that is too long."""
     assert await waits([*replies, GOOD], retry) == expected
 
 
 async def test_full_jitter() -> None:
-    """A wait is drawn from nothing to its longest; what the server asks for is never cut short."""
+    """Full jitter: a delay is between zero and its longest; Retry-After is never shortened."""
     drawn: list[tuple[float, float]] = []
 
     def lowest(low: float, high: float) -> float:
@@ -256,8 +258,8 @@ async def test_full_jitter() -> None:
     assert drawn == [(0.0, 0.5), (0.0, 1.0), (0.0, 0.5)]
 
 
-async def test_lots_are_drawn() -> None:
-    """Without a word the lots are chance's: a hundred callers who were refused together do not come back together."""
+async def test_jitter_is_random() -> None:
+    """By default the jitter is random: a hundred callers refused together do not retry together."""
     seconds = {
         (await waits([refused(429), GOOD], uniform=RetryTransport(FakeTransport({})).uniform))[0] for _ in range(100)
     }
@@ -266,8 +268,8 @@ async def test_lots_are_drawn() -> None:
     assert 0.4 < max(seconds) <= 0.5
 
 
-def test_a_wait_of_an_endless_retry() -> None:
-    """The ten thousandth wait is one more, and no number that is too large to count with."""
+def test_the_delay_of_an_endless_retry() -> None:
+    """The ten thousandth delay does not overflow."""
     assert Retry(attempts=10_001).wait(10_000, None, highest) == 8.0
 
 
@@ -277,8 +279,8 @@ def test_a_wait_of_an_endless_retry() -> None:
     st.none() | st.floats(0, 1e6),
     st.floats(0, 1),
 )
-def test_a_wait_is_bounded(retry: Retry, attempt: int, retry_after: float | None, lot: float) -> None:
-    """Whatever the numbers: within the cap, or from the server's wish to the wish and a little."""
+def test_delays_are_bounded(retry: Retry, attempt: int, retry_after: float | None, lot: float) -> None:
+    """A delay is within the cap, or within Retry-After and Retry-After plus jitter."""
     seconds = retry.wait(attempt, retry_after, lambda low, high: low + (high - low) * lot)
     if attempt >= retry.attempts or (retry_after is not None and retry_after > retry.retry_after_cap):
         assert seconds is None
@@ -290,7 +292,7 @@ def test_a_wait_is_bounded(retry: Retry, attempt: int, retry_after: float | None
 
 
 DEADLINES: Final[list[tuple[int, list[float], float, Reply]]] = [
-    # how often it is sent, after which waits it is over, the deadline, the reply to all but the last
+    # number of requests, when it ends, the deadline, the reply to all but the last
     (2, [2.5, 0], 2.6, refused(429, retry_after="2")),
     (1, [0], 2.5, refused(429, retry_after="2")),
     (1, [0], 2.4, refused(429, retry_after="2")),
@@ -301,15 +303,15 @@ DEADLINES: Final[list[tuple[int, list[float], float, Reply]]] = [
 
 
 @pytest.mark.parametrize(("sent", "expected", "deadline", "reply"), DEADLINES)
-async def test_no_wait_reaches_the_deadline(sent: int, expected: list[float], deadline: float, reply: Reply) -> None:
-    """A repeat that could only come too late is not waited for: what was met is handed on at once."""
+async def test_deadline(sent: int, expected: list[float], deadline: float, reply: Reply) -> None:
+    """A retry that would start after the deadline is not waited for: the last result is returned at once."""
     request = about(deadline=anyio.current_time() + deadline)
     assert await waits([reply, GOOD], request=request) == expected
     assert sent == len(expected)
 
 
-async def test_a_refusal_that_drips_leaves_time() -> None:
-    """Reading the rest of a refusal counts as waiting, and reaches no deadline either."""
+async def test_draining_a_slow_refusal() -> None:
+    """Draining a slow refusal counts as backoff and respects the deadline."""
     drip = Reply((b".", pause(math.inf)), status=429, headers={})
     assert await waits([drip, GOOD]) == [0.5, 0]
     assert await waits([drip, GOOD], Retry(base=0)) == [0.25, 0]
@@ -317,11 +319,11 @@ async def test_a_refusal_that_drips_leaves_time() -> None:
     assert await waits([drip, GOOD], Retry(base=0), near) == [0]
 
 
-# --------------------------------------------------------------------------------------- What is held, and what is not
+# ------------------------------------------------------------------------------------------------------------ Resources
 
 
-async def test_nothing_is_held_while_it_waits() -> None:
-    """The refusal is read a little, its exchange is left, and then the wait begins."""
+async def test_nothing_is_open_during_backoff() -> None:
+    """During backoff no exchange is open: the refusal is drained and its exchange left."""
     seen: list[str] = []
 
     async def read() -> None:
@@ -350,7 +352,7 @@ async def test_nothing_is_held_while_it_waits() -> None:
     ids=["limit in bytes", "broken connection", "limit in seconds", "all of it"],
 )
 async def test_a_refusal_is_drained(before: list[Any], chunks: int, expected: int) -> None:
-    """A refusal is read within limits in bytes and seconds before its connection is reused."""
+    """A refusal is drained within limits of bytes and seconds, so that its connection is reused."""
     pieces = Counter[str]()
 
     async def count() -> None:
@@ -363,11 +365,11 @@ async def test_a_refusal_is_drained(before: list[Any], chunks: int, expected: in
     assert len(fake.left) == 2
 
 
-async def test_an_exchange_that_ends_badly() -> None:
-    """How the exchange of a refusal ends matters to nobody any more."""
+async def test_an_exchange_that_fails_to_close() -> None:
+    """An error in leaving the exchange of a refusal is ignored."""
 
     class Breaks:
-        """A refusal whose end is an error, then a success."""
+        """A refusal whose exchange fails to close, then a success."""
 
         def __init__(self) -> None:
             self.sent = 0
@@ -381,7 +383,7 @@ async def test_an_exchange_that_ends_badly() -> None:
                 raise errors.ConnectionLostError("in leaving")
 
         async def aclose(self) -> None:
-            """Nothing to close."""
+            """Do nothing."""
 
     assert await met(RetryTransport(Breaks())) == 200
 
@@ -389,8 +391,8 @@ async def test_an_exchange_that_ends_badly() -> None:
 @pytest.mark.parametrize(
     "reply", [refused(429, retry_after="9"), fails(errors.ConnectError("x"))], ids=["Retry-After", "backoff"]
 )
-async def test_cancellation_while_it_waits(reply: Reply) -> None:
-    """It ends the wait at once, and nothing more is sent."""
+async def test_cancellation_during_backoff(reply: Reply) -> None:
+    """A cancellation ends the backoff at once, and nothing more is sent."""
     fake, transport = retrying([reply, GOOD], Retry(base=8))
     start = anyio.current_time()
     with anyio.move_on_after(1) as scope:
@@ -401,7 +403,7 @@ async def test_cancellation_while_it_waits(reply: Reply) -> None:
 
 
 async def test_no_scope_stays_open() -> None:
-    """The block may be left in another order than the caller's scopes: none of the retry's is open in it."""
+    """The block may be left in another order than the caller's cancel scopes."""
     fake, transport = retrying([refused(429), GOOD])
     exchange = transport.exchange(RUN)
     with anyio.CancelScope():
@@ -411,7 +413,7 @@ async def test_no_scope_stays_open() -> None:
 
 
 async def test_closing() -> None:
-    """Closing it closes what it wraps."""
+    """`aclose` closes the inner transport."""
     fake, transport = retrying([])
     assert transport.inner is fake
     await transport.aclose()
@@ -423,7 +425,7 @@ async def test_closing() -> None:
 
 @given(st.floats(0, 100), st.floats(0, 10), st.lists(st.booleans(), max_size=200))
 def test_a_budget(capacity: float, refill: float, calls: list[bool]) -> None:
-    """Never more repeats than it held and was given back; never more in it than it may hold; nothing taken by a no."""
+    """The budget is never overspent, never overfilled, and not charged for requests that are not retried."""
     budget = RetryBudget(capacity, refill)
     spent = earned = 0
     for is_success in calls:
@@ -441,7 +443,7 @@ def test_a_budget(capacity: float, refill: float, calls: list[bool]) -> None:
 
 
 async def test_a_budget_is_shared_and_refilled() -> None:
-    """Repeats of all who share it are paid for; without budget a refusal is handed on at once; successes refill it."""
+    """Requests that share a budget are charged together; without budget refusals are returned; successes refill it."""
     budget = RetryBudget(2, 0.5)
     busy = FakeTransport({"/sse/chat": refused(429)})
     one, other = (RetryTransport(busy, Retry(attempts=2), budget=budget, uniform=highest) for _ in range(2))
@@ -458,8 +460,8 @@ async def test_a_budget_is_shared_and_refilled() -> None:
     assert len(busy.requests) == 6 + 2 + 1
 
 
-async def test_what_is_not_repeated_costs_nothing() -> None:
-    """A last attempt, a wait that is too long, an error for good: none of them takes from the budget."""
+async def test_requests_that_are_not_retried_cost_no_budget() -> None:
+    """A last attempt, a delay that is too long and a permanent error cost no budget."""
     replies = [refused(404), refused(429, retry_after="99"), fails(errors.TLSError("x"))]
     _, transport = retrying(replies)
     for _ in replies:
@@ -469,7 +471,7 @@ async def test_what_is_not_repeated_costs_nothing() -> None:
 
 @pytest.mark.parametrize("reply", [refused(429), refused(503, retry_after="1"), fails(errors.ConnectError("x"))])
 async def test_a_storm(reply: Reply) -> None:
-    """Two hundred calls at once to a remote that refuses them all: it gets so many requests, and the budget's."""
+    """200 concurrent calls to a remote that refuses all send 200 requests plus the budget."""
     calls = scaled(200)
     busy = FakeTransport({"/sse/chat": reply})
     transport = RetryTransport(busy)
@@ -479,18 +481,18 @@ async def test_a_storm(reply: Reply) -> None:
     assert len(busy.requests) == len(busy.left) == calls + 10
 
 
-async def test_a_fault_that_passes() -> None:
-    """A remote that is up again is reached, and one repeat was all it took."""
+async def test_recovery_after_one_retry() -> None:
+    """A remote that recovers is reached, at the cost of one retry."""
     faulty = faults.refuse(FakeTransport.script(*STEPS))
     assert await met(RetryTransport(faulty)) == 200
     assert faulty.struck == 1
 
 
-# ----------------------------------------------------------------------------------------------------------------- Log
+# -------------------------------------------------------------------------------------------------------------- Logging
 
 
-async def test_a_record_for_each_repeat(caplog: pytest.LogCaptureFixture) -> None:
-    """Each repeat is told once, with what a filter wants to know; nothing else is, and no secret."""
+async def test_log_records(caplog: pytest.LogCaptureFixture) -> None:
+    """Each retry is logged once, with its fields and no secret."""
     _, transport = retrying([refused(429), fails(errors.ConnectError("x")), GOOD])
     with caplog.at_level(logging.DEBUG, "oxygent_client"):
         assert await met(transport, about(trace_id="t-1", node_id="n-1")) == 200
@@ -502,7 +504,7 @@ async def test_a_record_for_each_repeat(caplog: pytest.LogCaptureFixture) -> Non
     assert "s3cret" not in caplog.text
 
 
-# --------------------------------------------------------------------------------------------------------------- Value
+# --------------------------------------------------------------------------------------------------------------- Values
 
 WRONG: Final[list[dict[str, Any]]] = [
     {"attempts": 0},
@@ -523,13 +525,13 @@ WRONG: Final[list[dict[str, Any]]] = [
 
 @pytest.mark.parametrize("said", WRONG)
 def test_wrong_values(said: dict[str, Any]) -> None:
-    """A number out of its range is an error that names it."""
+    """A number out of range raises an error with its name."""
     with pytest.raises(errors.ConfigurationError, match=rf"^Retry\.{next(iter(said))} must be"):
         Retry(**said)
 
 
 def test_a_value() -> None:
-    """It compares by content, pickles, and says what it is."""
+    """Policies compare by content, pickle, and have a repr."""
     retry = Retry(attempts=5)
     assert retry == Retry(attempts=5) != Retry()
     assert retry == pickle.loads(pickle.dumps(retry)) == copy.deepcopy(retry)
@@ -539,7 +541,7 @@ def test_a_value() -> None:
 
 @pytest.mark.parametrize("make", [pickled, copy.deepcopy])
 def test_a_copy_of_a_wrapper(make: Any) -> None:
-    """It is a wrapper with the same value and a full budget, which draws lots of its own."""
+    """A copy of a wrapper has the same policy, a full budget and its own jitter."""
     budget = RetryBudget(3, 0.5)
     budget.spend()
     copied = make(RetryTransport(NOTHING, Retry(attempts=7), budget=budget))
@@ -557,7 +559,7 @@ class Nothing:
         raise NotImplementedError
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
 
 NOTHING: Final = Nothing()

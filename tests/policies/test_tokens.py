@@ -1,4 +1,4 @@
-"""Tokens: fresh, stale and ended; one asks and the others share; and where a secret may come from."""
+"""The token cache: expiry, background refresh, sharing between callers, and sources of secrets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GIVEN: Final = [Token("one", expires_in=100), Token("two", expires_in=100), Toke
 
 @attrs.define
 class Provider:
-    """Gives what the script says, after a while; an exception is raised."""
+    """Returns the tokens of a script, each after a while; an exception is raised."""
 
     script: list[Any]
     seconds: float = 1.0
@@ -42,23 +42,23 @@ class Provider:
         await anyio.sleep(self.seconds)
         if isinstance(given, BaseException):
             raise given
-        return given  # type: ignore[no-any-return]  # a script may hold nonsense, too
+        return given  # type: ignore[no-any-return]  # a script may hold invalid values, too
 
 
 @attrs.define
 class Asked:
-    """Callers of one cache, and what became of each."""
+    """Callers of one cache, and their results."""
 
     provider: Provider
     cache: TokenCache = attrs.field(factory=TokenCache)
     results: list[Any] = attrs.field(factory=list)
 
     async def once(self, refused: CachedToken | None = None) -> CachedToken:
-        """A token."""
+        """Return a token."""
         return await self.cache.token(self.provider, refresh_before=60, context=TRACE, refused=refused)
 
     async def note(self, refused: CachedToken | None = None) -> None:
-        """Note the token's value, or the error, and after how many seconds."""
+        """Record the token's value, or the error, and the seconds."""
         start = anyio.current_time()
         try:
             result: Any = (await self.once(refused)).value
@@ -68,7 +68,7 @@ class Asked:
 
 
 async def together(*callers: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Start them in their order, all at the same time."""
+    """Start these callers in order, at the same time."""
     async with anyio.create_task_group() as tasks:
         for caller in callers:
             tasks.start_soon(caller)
@@ -76,10 +76,10 @@ async def together(*callers: Callable[[], Coroutine[Any, Any, None]]) -> None:
                 await checkpoint()
 
 
-# ----------------------------------------------------------------------------------------------------------- Its times
+# --------------------------------------------------------------------------------------------------------------- Expiry
 
 LIVES: Final[dict[str, tuple[list[Any], list[tuple[float, str]]]]] = {
-    # what the provider gives, then when a token is wanted (seconds), and the one that is used
+    # the provider's tokens, then when a token is wanted (seconds), and the token that is used
     "no known end": (["one", "two"], [(0, "one"), (1e6, "one")]),
     "no end that is said": ([Token("one"), "two"], [(0, "one"), (1e6, "one")]),
     "fresh, then stale": (GIVEN, [(0, "one"), (39.5, "one"), (40, "two"), (79.5, "two"), (80, "three")]),
@@ -92,8 +92,8 @@ LIVES: Final[dict[str, tuple[list[Any], list[tuple[float, str]]]]] = {
 
 
 @pytest.mark.parametrize("life", LIVES)
-async def test_the_life_of_a_token(life: str) -> None:
-    """A token is used until 60 s before its end, counted from when it was asked for; a short one for half its life."""
+async def test_token_lifetime(life: str) -> None:
+    """A token is used until 60 s before its expiry, a short one for half its lifetime."""
     script, wanted = LIVES[life]
     asked = Asked(Provider(script))
     start = anyio.current_time()
@@ -103,7 +103,7 @@ async def test_the_life_of_a_token(life: str) -> None:
 
 
 async def test_stale() -> None:
-    """While one caller asks for the next, all others go on with the old token at once."""
+    """While one caller refreshes a stale token, the others use it."""
     asked = Asked(Provider([*GIVEN]))
     await asked.once()
     await anyio.sleep(50)
@@ -115,7 +115,7 @@ async def test_stale() -> None:
 
 
 async def test_a_refresh_that_fails(caplog: pytest.LogCaptureFixture) -> None:
-    """The old token is used until its end, with a warning that names the class and shows nothing; then it is over."""
+    """If the refresh fails, the old token is used until its expiry, with a warning that shows no secret."""
     failures = [OSError("CANARY"), ClosedError("CANARY"), OSError("CANARY")]
     asked = Asked(Provider([GIVEN[0], *failures, "four"]))
     await asked.once()
@@ -130,7 +130,7 @@ async def test_a_refresh_that_fails(caplog: pytest.LogCaptureFixture) -> None:
         (record.name, record.levelname, *(getattr(record, name) for name in ("event", "trace_id", "node_id")))
         for record in caplog.records
     } == {("oxygent_client", "WARNING", "warning", "t-1", "n-1")}
-    await anyio.sleep(46.5)  # it ends while the next is asked for
+    await anyio.sleep(46.5)  # it expires during the refresh
     with pytest.raises(HandlerError, match=r"token provider.*OSError"):
         await asked.once()
     assert (await asked.once()).value == "four"
@@ -140,8 +140,8 @@ async def test_a_refresh_that_fails(caplog: pytest.LogCaptureFixture) -> None:
 # ------------------------------------------------------------------------------------------------------------- Sharing
 
 
-async def test_all_wait_for_one() -> None:
-    """Without a token all wait for one refresh, and also those who come later share it; so after its end."""
+async def test_shared_refresh() -> None:
+    """Without a valid token all callers share one refresh, later ones too."""
     asked = Asked(Provider([*GIVEN]))
     for number, value in enumerate(("one", "two"), 1):
         await together(*[asked.note] * 5, lambda: _later(asked, 0.5))
@@ -156,8 +156,8 @@ async def _later(asked: Asked, seconds: float) -> None:
     await asked.note()
 
 
-async def test_all_share_the_failure() -> None:
-    """They share a failure too: each has an error of its own, with the same cause, and the next caller asks anew."""
+async def test_a_shared_failure() -> None:
+    """Callers that share a failed refresh each get their own error with the same cause; the next call tries again."""
     cause = OSError("CANARY")
     asked = Asked(Provider([cause, "two"]))
     await together(*[asked.note] * 3)
@@ -169,8 +169,8 @@ async def test_all_share_the_failure() -> None:
     assert (await asked.once()).value == "two"
 
 
-async def test_who_asks_is_cancelled() -> None:
-    """One who waits takes over: what the others wait for is not lost. Who only waits takes nothing along."""
+async def test_the_refreshing_caller_is_cancelled() -> None:
+    """If the refreshing caller is cancelled, a waiting caller takes over."""
     asked = Asked(Provider([*GIVEN]))
 
     async def impatient() -> None:
@@ -184,8 +184,8 @@ async def test_who_asks_is_cancelled() -> None:
     assert asked.results == [("one", 1)] * 2
 
 
-async def test_a_token_that_ends_before_its_waiter_wakes() -> None:
-    """Who wakes too late for the token that was waited for asks for another."""
+async def test_a_token_that_expires_before_its_waiter_wakes() -> None:
+    """A caller that wakes after the new token has expired refreshes again."""
     asked = Asked(Provider([*GIVEN]))
 
     async def asks() -> None:
@@ -197,7 +197,7 @@ async def test_a_token_that_ends_before_its_waiter_wakes() -> None:
 
 
 async def test_refused() -> None:
-    """A token that the server refused is forgotten: all wait for one refresh, those too who come meanwhile."""
+    """After a 401 the token is dropped, and all callers share one refresh."""
     asked = Asked(Provider(["one", "two", "two", "three"]))
     one = await asked.once()
     await together(lambda: asked.note(one), lambda: asked.note(one), asked.note)
@@ -207,10 +207,10 @@ async def test_refused() -> None:
     await asked.note(two)
     assert asked.results[-1] == ("two", 1)  # the provider has no other
     await asked.note(two)
-    assert asked.results[-1] == ("two", 0)  # and was asked since: not again
+    assert asked.results[-1] == ("two", 0)  # it was refreshed since: not again
 
 
-# ------------------------------------------------------------------------------------------------------- What is given
+# ------------------------------------------------------------------------------------------------- Values of a provider
 
 NO_TOKENS: Final[dict[str, Callable[[], Any]]] = {
     "empty": lambda: "",
@@ -226,8 +226,8 @@ NO_TOKENS: Final[dict[str, Callable[[], Any]]] = {
 
 
 @pytest.mark.parametrize("case", NO_TOKENS)
-async def test_what_is_no_token(case: str) -> None:
-    """It is a `ConfigurationError` that does not show it, also as a value."""
+async def test_invalid_tokens(case: str) -> None:
+    """An invalid token raises ConfigurationError without showing it."""
     value = NO_TOKENS[case]()
     with pytest.raises(ConfigurationError) as caught:
         await Asked(Provider([value])).once()
@@ -238,14 +238,14 @@ async def test_what_is_no_token(case: str) -> None:
 
 
 @pytest.mark.parametrize("seconds", ["60", float("nan")])
-def test_what_is_no_time(seconds: Any) -> None:
-    """Seconds are a number."""
+def test_invalid_lifetimes(seconds: Any) -> None:
+    """An invalid lifetime raises ConfigurationError."""
     with pytest.raises(ConfigurationError, match="expires_in"):
         Token("CANARY", expires_in=seconds)
 
 
 def test_a_token_shows_no_value() -> None:
-    """Neither the token nor what the cache hands out has it in its repr."""
+    """The reprs of the token and of the cached token do not show the value."""
     assert repr(Token("CANARY", expires_in=60)) == "Token(expires_in=60)"
     assert "CANARY" not in repr(CachedToken("CANARY"))
 
@@ -258,8 +258,8 @@ COPIES: Final[dict[str, Callable[[TokenCache], TokenCache]]] = {
 
 
 @pytest.mark.parametrize("way", COPIES)
-async def test_a_copied_cache_starts_anew(way: str) -> None:
-    """No token travels with it."""
+async def test_a_copied_cache(way: str) -> None:
+    """A copied cache has no token."""
     asked = Asked(Provider([*GIVEN]))
     await asked.once()
     asked.cache = COPIES[way](asked.cache)
@@ -267,18 +267,18 @@ async def test_a_copied_cache_starts_anew(way: str) -> None:
 
 
 def test_each_loop_has_its_own() -> None:
-    """A token is kept for the loop in which it was asked for, since its end is told by that loop's clock."""
+    """Each event loop has its own token, since each has its own clock."""
     asked = Asked(Provider([*GIVEN], seconds=0))
     for backend in ("asyncio", "trio"):
         anyio.run(asked.note, backend=backend)
     assert [value for value, _ in asked.results] == ["one", "two"]
 
 
-# ------------------------------------------------------------------------------------------------------- Other sources
+# ------------------------------------------------------------------------------------------------ Environment and files
 
 
 async def test_from_env(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable is read each time, without the space around it; a missing or empty one is named."""
+    """The variable is read each time and stripped; a missing or empty one is named in the error."""
     source = FromEnv("OXYGENT_CLIENT_TEST_TOKEN")
     for text in ("one", " two\n"):
         monkeypatch.setenv(source.name, text)
@@ -292,7 +292,7 @@ async def test_from_env(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_from_file(tmp_path: Path) -> None:
-    """The file is read each time, so that one that was rotated is seen."""
+    """The file is read each time, so that a rotated token is used."""
     path = tmp_path / "token"
     source = FromFile(str(path))
     for text in ("one\n", "two\r\n"):
@@ -308,8 +308,8 @@ NO_FILES: Final[dict[str, bytes]] = {
 
 
 @pytest.mark.parametrize("case", NO_FILES)
-async def test_what_is_no_secret_in_a_file(case: str, tmp_path: Path) -> None:
-    """The error names the file, and neither it nor what it drags along shows the content."""
+async def test_invalid_secrets_in_a_file(case: str, tmp_path: Path) -> None:
+    """The error names the file and does not show its content, nor do its causes."""
     path = tmp_path / "token"
     path.write_bytes(NO_FILES[case])
     with pytest.raises(ConfigurationError, match="file") as caught:
@@ -320,20 +320,20 @@ async def test_what_is_no_secret_in_a_file(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "why"), [("missing", "FileNotFoundError"), ("nul\0", "ValueError")])
-async def test_no_file(name: str, why: str, tmp_path: Path) -> None:
-    """A file that cannot be read is named, with the reason's class."""
+async def test_unreadable_files(name: str, why: str, tmp_path: Path) -> None:
+    """The error for an unreadable file names it and the class of the cause."""
     path = f"{tmp_path}/{name}"
     with pytest.raises(ConfigurationError, match=why) as caught:
         await FromFile(path)()
     assert repr(path) in str(caught.value)
 
 
-# ---------------------------------------------------------------------------------------------------------- Any timing
+# ----------------------------------------------------------------------------------------------------------- Any timing
 
 
 @attrs.frozen
 class Caller:
-    """Wants a token, perhaps not for long; perhaps the server refuses it, and another is wanted."""
+    """A caller that wants a token, perhaps within a time limit, and perhaps another one after a 401."""
 
     at: float
     patience: float
@@ -342,7 +342,7 @@ class Caller:
 
 @attrs.frozen
 class Giving:
-    """One answer of the provider: how long it takes, and how long the token lasts; None: it fails."""
+    """One response of the provider: how long it takes, and the token's lifetime; None: it fails."""
 
     seconds: float
     lasts: float | None
@@ -350,7 +350,7 @@ class Giving:
 
 @attrs.define
 class World:
-    """A cache with its provider and callers, and a model of it that knows only the last token and who is asked."""
+    """A cache with its provider and callers, and a model that knows only the last token and the refresh."""
 
     script: list[Giving]
     is_asked: bool = False
@@ -362,17 +362,17 @@ class World:
     cache: TokenCache = attrs.field(factory=TokenCache)
 
     def check(self, rule: str, *, holds: bool) -> None:
-        """Note a rule that does not hold."""
+        """Record a rule that is violated."""
         if not holds:
             self.broken.append(rule)
 
     @property
     def is_valid(self) -> bool:
-        """Whether there is a token that has not ended."""
+        """Return whether the last token is valid."""
         return bool(self.held) and anyio.current_time() < self.ends[self.held]
 
     async def provide(self) -> Token:
-        """Give the next token of the script, which is used again and again."""
+        """Return the next token of the script, which is repeated."""
         self.check("never asked twice at once", holds=not self.is_asked)
         giving = self.script[self.calls % len(self.script)]
         self.is_asked = True
@@ -391,7 +391,7 @@ class World:
             self.is_asked = False
 
     async def want(self, refused: CachedToken | None) -> CachedToken | None:
-        """A token, by the rules; None if there is none."""
+        """Return a token, by the rules, or None."""
         if refused is not None and refused.value == self.held:
             self.held = ""
         start, completed, others_ask = anyio.current_time(), self.completed, self.is_asked
@@ -409,7 +409,7 @@ class World:
         return issued
 
     async def call(self, caller: Caller, start: float) -> None:
-        """One caller's life."""
+        """Run one caller."""
         await anyio.sleep_until(start + caller.at)
         with anyio.move_on_after(caller.patience):
             issued = await self.want(None)
@@ -417,7 +417,7 @@ class World:
                 await self.want(issued)
 
 
-# The callers come at odd moments and the provider takes even ones, so that no two things happen at once.
+# Callers start at odd moments and the provider takes even ones, so that no two things happen at once.
 CALLERS: Final = st.builds(
     Caller,
     at=st.integers(0, 15).map(lambda number: number + 0.5),
@@ -430,8 +430,8 @@ GIVINGS: Final = st.builds(Giving, seconds=st.integers(1, 4), lasts=st.none() | 
 @given(callers=st.lists(CALLERS, min_size=1, max_size=12), script=st.lists(GIVINGS, min_size=1, max_size=4))
 @example(callers=[Caller(0.5, 9, is_refused=False)] * 3, script=[Giving(1, 9)])
 @example(callers=[Caller(0.5, 0.7, is_refused=False)] * 3, script=[Giving(4, 9)])
-async def test_whatever_the_timing(callers: list[Caller], script: list[Giving]) -> None:
-    """Callers, failures, refusals, cancellation: no token after its end, never two questions, one refresh for all."""
+async def test_any_timing(callers: list[Caller], script: list[Giving]) -> None:
+    """For any timing, no expired token is used, and there is one refresh at a time for all."""
     world = World(script)
     start = anyio.current_time()
     async with anyio.create_task_group() as tasks:

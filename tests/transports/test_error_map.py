@@ -72,7 +72,7 @@ class Raising:
         yield b": begun\n\n"
         self._raise_in("reading")
 
-    # ----------------------------------------------------------------------- what httpx calls on a transport and a body ---
+    # --- what httpx calls on a transport and a body ---
 
     async def handle_async_request(self, request: Any) -> Any:
         """Return a response, or raise if this is the phase."""
@@ -98,7 +98,7 @@ class Raising:
     async def __aexit__(self, *_: object) -> None:
         pass
 
-    # ----------------------------------------------------------------- what our transport calls on a session of aiohttp ---
+    # --- what our transport calls on a session of aiohttp ---
 
     closed = False
     timeout = aiohttp.ClientTimeout()

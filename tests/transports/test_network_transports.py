@@ -1408,7 +1408,7 @@ async def test_a_client_in_another_loop(library: Library) -> None:
 
 
 def test_aiohttp_with_an_unusable_key_log() -> None:
-    """aiohttp makes an SSL context at import; with an unusable key log the transport can still be imported."""
+    """The transport can be imported with an unusable key log, though aiohttp makes an SSL context at import."""
     environment = {**os.environ, "SSLKEYLOGFILE": "/nonexistent/keys.log"}
     command = [sys.executable, "-c", "import oxygent_client.transports.aiohttp as a; print(a.__name__)"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
