@@ -1,7 +1,7 @@
-"""What a remote is: organization, description, the names it knows; and whom a run is sent to (rule 7 of the contract).
+"""Discovery: organization, description and agent names, and the callee of a run (rule 7 of the contract).
 
-Rule 1: only the organization must be there, and nothing in it is trusted.
-Rule 2: the remote is asked once for a name that it has, and never for a plain call.
+Rule 1: only the organization is required, and nothing in it is trusted.
+Rule 2: a name that is known needs no further request, and a plain call none at all.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ORGANIZATION: Final = {
 
 
 def data(**members: Any) -> Reply:
-    """A server's envelope around `members`."""
+    """Return an envelope with these data."""
     return Reply.json({"code": 200, "message": "SUCCESS", "data": members})
 
 
@@ -52,12 +52,12 @@ ANSWER: Final = Reply([answer("42"), close()])
 
 
 def remote(replies: Mapping[str, Reply]) -> FakeTransport:
-    """A remote that runs, and says this of itself."""
+    """Return a remote that answers runs and these documents."""
     return FakeTransport({"/sse/chat": ANSWER, **{f"/{name}": reply for name, reply in replies.items()}})
 
 
 def paths(transport: FakeTransport) -> list[str]:
-    """What it was asked."""
+    """Return the paths of its requests."""
     return [request.path.removeprefix("/") for request in transport.requests]
 
 
@@ -68,7 +68,7 @@ ALL: Final = ["get_organization", "get_description", "get_agents"]
 
 
 async def test_init() -> None:
-    """`init` keeps the organization as it is, the description, and every name; the documents are asked for in order."""
+    """`init` stores the organization unchanged, the description and all names, with one request for each in order."""
     transport = remote({"get_organization": TREE, "get_description": data(description="plans"), "get_agents": LISTED})
     agent = plain(server_url=URL, transport=transport, headers={"x-a": "1"})
     await agent.init()
@@ -92,7 +92,7 @@ async def test_init() -> None:
 
 
 DOCUMENTS: Final[dict[str, tuple[dict[str, Reply], Any, str, int]]] = {
-    # what the remote says: (its documents, the error or None, the description, how many children)
+    # the remote's replies: (its documents, the error or None, the description, how many children)
     "organization only": ({"get_organization": TREE}, None, "", 2),
     "no agents (a real server)": (
         {
@@ -170,7 +170,7 @@ LIMITS: Final = Limits(nodes=99, depth=50, body_bytes=20_000)
 
 @pytest.mark.parametrize("which", DOCUMENTS)
 async def test_documents(which: str) -> None:
-    """What may be missing is missing; what is wrong is a typed error, and the agent stays as it was."""
+    """An optional document may be missing; an invalid one raises a typed error and leaves the agent unchanged."""
     documents, expected, description, children = DOCUMENTS[which]
     agent = plain(server_url=URL, transport=(transport := remote(documents)), limits=LIMITS)
     got = None
@@ -183,11 +183,11 @@ async def test_documents(which: str) -> None:
     assert agent.desc == description
     assert len(agent.get_org()) == children
     assert transport.requests == transport.left
-    if got is None:  # it runs, too
+    if got is None:  # it can still run
         assert (await agent.ask("hi")).output == "42"
 
 
-async def test_an_organization_without_end() -> None:
+async def test_a_large_organization() -> None:
     """A wide and deep organization within the limits is copied and marked whole."""
     tree: dict[str, Any] = {}
     for _ in range(40):
@@ -210,8 +210,8 @@ NO_NAME: Final = "organization"
 NO_WORD: Final = "discovery"
 
 CALLEES: Final[dict[str, tuple[Mapping[str, Reply], dict[str, Any], bool, Any, list[str], list[str]]]] = {
-    # which: (the documents, how the agent is made, whether `init` was called, whom the run is sent to or the error,
-    #         what is logged as a warning, what the remote is asked by two runs)
+    # case: (the documents, the agent's options, whether `init` was called, the callee of the run or the error, the
+    # logged warning, the requests of two runs)
     "local name, no init": (KNOWN, {"name": "search"}, False, None, [], []),
     "local name, shown": (KNOWN, {"name": "search"}, True, "search", [], []),
     "local name, listed": (KNOWN, {"name": "hidden"}, True, "hidden", [], []),
@@ -269,8 +269,8 @@ CALLEES: Final[dict[str, tuple[Mapping[str, Reply], dict[str, Any], bool, Any, l
 
 
 @pytest.mark.parametrize("which", CALLEES)
-async def test_whom_a_run_is_sent_to(which: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The local name only if a discovery showed it; an explicit callee unless the remote's own list lacks it."""
+async def test_the_callee_of_a_run(which: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The local name is the callee only if discovery found it; an explicit callee unless the remote's list lacks it."""
     documents, options, inits, expected, warnings, gets = CALLEES[which]
     transport = remote(documents)
     agent = plain(server_url=URL, transport=transport, **options)
@@ -311,14 +311,14 @@ async def test_whom_a_run_is_sent_to(which: str, caplog: pytest.LogCaptureFixtur
     ids=["some", "none", "many"],
 )
 async def test_an_unknown_callee(documents: Mapping[str, Reply], names: list[str]) -> None:
-    """The error names the callee, then up to ten agents of the remote."""
+    """The error has the callee, and up to ten agents of the remote."""
     with pytest.raises(errors.UnknownCalleeError) as caught:
         await plain(server_url=URL, transport=remote(documents), callee="nobody").ask("hi")
     assert re.findall(r"'([^']+)'", str(caught.value)) == ["nobody", *names]
 
 
-async def test_many_ask_once() -> None:
-    """Twenty runs at once that need to know their callee ask the remote once; the others wait for it."""
+async def test_concurrent_runs_share_discovery() -> None:
+    """Twenty concurrent runs that need discovery share one; the others wait for it."""
     slow = Reply(TREE.steps, before=pause(5))
     transport = remote({"get_organization": slow, "get_agents": LISTED})
     agent = plain(server_url=URL, transport=transport, callee="hidden")
@@ -329,8 +329,8 @@ async def test_many_ask_once() -> None:
     assert paths(transport)[3:].count("sse/chat") == 20
 
 
-async def test_a_cancelled_discovery_is_none() -> None:
-    """Who is cancelled while the remote is asked leaves the question to the next."""
+async def test_a_cancelled_discovery() -> None:
+    """If the run that does discovery is cancelled, a waiting run does it."""
     replies = [Reply(before=pause(math.inf)), TREE]
     transport = FakeTransport({"/get_organization": replies, "/get_agents": LISTED, "/sse/chat": ANSWER})
     agent = plain(server_url=URL, transport=transport, callee="hidden")
@@ -341,16 +341,16 @@ async def test_a_cancelled_discovery_is_none() -> None:
     assert paths(transport) == ["get_organization", *ALL, "sse/chat"]
 
 
-async def test_an_error_of_init_says_where() -> None:
-    """Which server did not answer stands in the error, without user information and query."""
+async def test_the_server_url_in_an_error() -> None:
+    """The error of `init` has the server's URL, without user information and query."""
     agent = plain(server_url="https://me:pw@h/p?key=1", transport=FakeTransport({}))
     with pytest.raises(errors.NotFoundError) as caught:
         await agent.init()
     assert caught.value.server_url == "https://h/p"
 
 
-async def test_init_asks_again() -> None:
-    """`init` always asks, and what it finds replaces what was known."""
+async def test_init_again() -> None:
+    """`init` always sends its requests, and their results replace the earlier ones."""
     replies = [TREE, data(organization={"name": "other"})]
     transport = FakeTransport({"/get_organization": replies, "/sse/chat": ANSWER})
     agent = plain(server_url=URL, transport=transport, name="other")
@@ -360,8 +360,8 @@ async def test_init_asks_again() -> None:
         assert transport.payloads[-1].get("callee") == callee
 
 
-def test_what_is_known_travels() -> None:
-    """A directory is copied and pickled with what it knows, and nothing live."""
+def test_copies() -> None:
+    """A catalog is copied and pickled with its content, without live objects."""
     directory, here = RemoteCatalog(), frozenset({URL})
     assert not directory.knows("x", here)
     agents = KnownAgents(frozenset({"x"}), complete=True)
@@ -375,11 +375,11 @@ def test_what_is_known_travels() -> None:
     assert RemoteInfo(organization={}, description="", agents=KnownAgents(frozenset(), complete=False)) == UNKNOWN
 
 
-# ------------------------------------------------------------------------------------------ Whose it is, and how long
+# --------------------------------------------------------------------------------------------------- Scope and lifetime
 
 HERE: Final = "http://localhost:8082/base"
 ELSEWHERE: Final[dict[str, tuple[dict[str, Any], str | None]]] = {
-    # what is assigned after `init`, whom a run is sent to then
+    # assignments after `init`, the callee of the next run
     "another port": ({"server_url": "http://localhost:8083/base"}, None),
     "another path": ({"server_url": "http://localhost:8082/other"}, None),
     "another address": ({"server_url": "http://127.0.0.2:8082/base"}, None),
@@ -391,7 +391,7 @@ ELSEWHERE: Final[dict[str, tuple[dict[str, Any], str | None]]] = {
 
 @pytest.mark.parametrize("which", ELSEWHERE)
 async def test_a_discovery_belongs_to_its_server(which: str) -> None:
-    """A name that one server showed is not sent to another, and again to the first."""
+    """A name found at one server is not sent to another, and is sent to the first again."""
     assigned, callee = ELSEWHERE[which]
     transport = remote(KNOWN)
     agent = plain(server_url=HERE, transport=transport, name="search")
@@ -406,7 +406,7 @@ async def test_a_discovery_belongs_to_its_server(which: str) -> None:
 
 
 async def test_the_members_of_a_cluster_change() -> None:
-    """What a cluster said is known while one of its members stays; others that come later were never asked."""
+    """The catalog of a cluster is valid while one of its members stays."""
     transport = remote(KNOWN)
     cluster = Cluster([HERE, "http://b"], transport=transport)
     agent = plain(transport=cluster, name="search")
@@ -420,7 +420,7 @@ async def test_the_members_of_a_cluster_change() -> None:
 
 
 async def test_an_explicit_callee_is_checked_at_each_server() -> None:
-    """After `server_url` changed, the next run asks the new server whom it knows."""
+    """After `server_url` changed, the next run does discovery at the new server."""
     transport = remote(KNOWN)
     agent = plain(server_url=HERE, transport=transport, callee="search")
     for url in (HERE, HERE, "http://b"):
@@ -430,7 +430,7 @@ async def test_an_explicit_callee_is_checked_at_each_server() -> None:
 
 
 PASSING: Final[dict[str, dict[str, list[Reply]]]] = {
-    # what the first run meets
+    # the replies to the first run
     "organization, 500": {"get_organization": [Reply(status=500)]},
     "organization, 404": {"get_organization": [Reply(status=404)]},
     "organization, too late": {"get_organization": [Reply(before=pause(math.inf))]},
@@ -442,8 +442,8 @@ PASSING: Final[dict[str, dict[str, list[Reply]]]] = {
 
 
 @pytest.mark.parametrize("which", PASSING)
-async def test_a_failure_is_not_remembered(which: str) -> None:
-    """After an answer that failed, the next run asks again, and learns that there is no such callee."""
+async def test_a_failure_is_not_cached(which: str) -> None:
+    """A failed discovery is not cached: the next run tries again."""
     documents = {"get_organization": [TREE], "get_agents": [LISTED], "get_description": [data(description="")] * 2}
     replies = {f"/{name}": [*PASSING[which].get(name, []), *there * 2] for name, there in documents.items()}
     agent = plain(server_url=URL, transport=FakeTransport({**replies, "/sse/chat": ANSWER}), callee="nobody")
@@ -452,8 +452,8 @@ async def test_a_failure_is_not_remembered(which: str) -> None:
         await agent.ask("hi")
 
 
-async def test_a_callee_that_comes_later() -> None:
-    """That a name is missing is not remembered: a run after it has come goes there."""
+async def test_a_callee_added_later() -> None:
+    """A missing name is not cached: a run after it was added is sent there."""
     transport = FakeTransport(
         {"/get_organization": TREE, "/get_agents": [data(agents=[]), LISTED], "/sse/chat": ANSWER}
     )
@@ -463,8 +463,8 @@ async def test_a_callee_that_comes_later() -> None:
     assert (await agent.ask("hi")).output == "42"
 
 
-async def test_what_is_known_holds_while_the_remote_fails() -> None:
-    """Where the remote cannot be asked again, the list that it gave before says who is missing."""
+async def test_a_list_is_used_while_the_remote_fails() -> None:
+    """If discovery cannot be repeated, the earlier list decides about a missing name."""
     transport = FakeTransport({"/get_organization": [TREE, Reply(status=500)], "/get_agents": LISTED})
     agent = plain(server_url=URL, transport=transport, callee="nobody")
     for _ in range(2):
@@ -472,8 +472,8 @@ async def test_what_is_known_holds_while_the_remote_fails() -> None:
             await agent.ask("hi")
 
 
-async def test_a_server_without_a_list_may_get_one() -> None:
-    """A server of an old version is asked for its list again after a minute, and not before."""
+async def test_a_server_without_a_list() -> None:
+    """A server without a list is asked for it again after a minute."""
     transport = FakeTransport(
         {"/get_organization": TREE, "/get_agents": [Reply(status=404), LISTED], "/sse/chat": ANSWER}
     )
@@ -486,11 +486,11 @@ async def test_a_server_without_a_list_may_get_one() -> None:
         await agent.ask("hi")
 
 
-# --------------------------------------------------------------------------------------------------- One asks for all
+# ----------------------------------------------------------------------------------------------------- Shared discovery
 
 
 async def asked_by(agent: SSEOxyGent, runs: int) -> list[tuple[errors.OxyError, float]]:
-    """The errors of so many runs at once, and when each came."""
+    """Return the errors of so many concurrent runs, and when each was raised."""
     began, came = anyio.current_time(), list[tuple[errors.OxyError, float]]()
 
     async def ask(number: int) -> None:
@@ -510,7 +510,7 @@ async def _after(seconds: float, what: Callable[[], Awaitable[None]]) -> None:
 
 
 async def test_a_failure_is_shared() -> None:
-    """All that wait for a remote which cannot be reached fail when one does, each by an error of its own."""
+    """Runs that share a failed discovery each get an error of their own."""
     transport = FakeTransport({"/get_organization": Reply([pause(3), errors.ConnectTimeoutError("no")])})
     came = await asked_by(plain(server_url=URL, transport=transport, callee="x"), 10)
     assert {seconds for _, seconds in came} == {3}
@@ -520,8 +520,8 @@ async def test_a_failure_is_shared() -> None:
     assert paths(transport) == ["get_organization"]
 
 
-async def test_the_one_that_asks_is_cancelled() -> None:
-    """The others neither fail nor hang: the next of them asks, and all have the answer."""
+async def test_the_discovering_run_is_cancelled() -> None:
+    """If the run that does discovery is cancelled, the next waiting run does it for all."""
     replies = [Reply(before=pause(math.inf)), TREE]
     transport = FakeTransport({"/get_organization": replies, "/get_agents": LISTED, "/sse/chat": ANSWER})
     agent = plain(server_url=URL, transport=transport, callee="hidden")
@@ -539,8 +539,8 @@ async def test_the_one_that_asks_is_cancelled() -> None:
     assert paths(transport).count("get_organization") == 2
 
 
-async def test_all_that_wait_are_cancelled() -> None:
-    """Whoever asks after the one before was cancelled is cancelled in time as well, and nothing is left of them."""
+async def test_all_waiting_runs_are_cancelled() -> None:
+    """Successive cancellations of the runs that do discovery take effect at once, and nothing is left."""
     replies = [*[Reply(before=pause(math.inf))] * 3, TREE]
     transport = FakeTransport({"/get_organization": replies, "/get_agents": LISTED, "/sse/chat": ANSWER})
     agent = plain(server_url=URL, transport=transport, callee="hidden")
@@ -555,15 +555,15 @@ async def test_all_that_wait_are_cancelled() -> None:
         for patience in (1, 2, 3):
             tasks.start_soon(ask, patience)
     assert ended == [1, 2, 3]
-    # Which of them asked is up to the event loop.
+    # The event loop decides which of them did it.
     for _ in range(3 - paths(transport).count("get_organization")):
         with anyio.move_on_after(1):
             await agent.ask("hi")
     assert (await agent.ask("hi")).output == "42"
 
 
-async def test_init_waits_for_the_one_that_asks() -> None:
-    """`init` takes what a run finds out at that moment; it does not ask beside it, nor wait for longer than it may."""
+async def test_init_shares_a_discovery() -> None:
+    """`init` shares a discovery in progress, and waits no longer than its time-out."""
     slow = Reply(TREE.steps, before=pause(5))
     transport = remote({"get_organization": slow, "get_agents": LISTED})
     agent = plain(server_url=URL, transport=transport, callee="hidden")
@@ -581,7 +581,7 @@ async def test_init_waits_for_the_one_that_asks() -> None:
     assert agent.org == ORGANIZATION
 
 
-# -------------------------------------------------------------------------------------------------------------- Clocks
+# ------------------------------------------------------------------------------------------------------------ Time-outs
 
 STALLING: Final[dict[str, Reply]] = {
     "headers": Reply(before=pause(math.inf)),
@@ -593,8 +593,8 @@ STALLING: Final[dict[str, Reply]] = {
 
 @pytest.mark.parametrize(("seconds", "total"), [(30.0, None), (30.0, 3600.0), (12.0, 12.0)])
 @pytest.mark.parametrize("stalls", STALLING)
-async def test_a_question_ends(stalls: str, seconds: float, total: float | None) -> None:
-    """What asks a server something lasts 30 s, or `Timeouts.total` if that is less, body and redirects included."""
+async def test_time_outs(stalls: str, seconds: float, total: float | None) -> None:
+    """A request of discovery ends after 30 s, or `Timeouts.total` if less, body and redirects included."""
     reply, there = STALLING[stalls], Reply(before=pause(math.inf))
     transport = FakeTransport({"/get_organization": reply, "/check_alive": reply, "/there": there})
     agent = plain(server_url="http://localhost", transport=transport, timeouts=Timeouts(total=total))

@@ -1,7 +1,7 @@
-"""What a server's own record says of a run (rule 16 of the contract), and that it keeps no secret of it.
+"""The server's record of a run (rule 16 of the contract): state, output and nodes, without secrets.
 
-Rule 1: a record that is odd is an error in `parse_record`, and nothing at all in `look_until`.
-Rule 2: nothing here waits: time is virtual.
+Rule 1: an invalid record is an error in `parse_record`, and None in `look_until`.
+Rule 2: time is virtual.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PATTERN: Final = HTTPRequest("GET", "http://remote.test/base?key=1", "", context
 
 
 def node(node_id: str, father: str = "", **fields: Any) -> dict[str, Any]:
-    """A node as a real server stores it, secrets included."""
+    """Return a node as a real server stores it, with secrets."""
     stored: dict[str, Any] = {
         "node_id": node_id,
         "caller": "user",
@@ -51,26 +51,26 @@ def node(node_id: str, father: str = "", **fields: Any) -> dict[str, Any]:
 
 
 def under(node_id: str, father: str, **fields: Any) -> dict[str, Any]:
-    """A node below another."""
+    """Return a node below another."""
     return node(node_id, father, call_stack=["user", "master", "tool"], **fields)
 
 
-# ------------------------------------------------------------------------------------------------------ What it says
+# -------------------------------------------------------------------------------------------------------------- Records
 
 RUNS: Final[list[tuple[list[dict[str, Any]], str, tuple[OxyState | None, Any]]]] = [
-    # the nodes, whose run is meant: its state and output
+    # the nodes, the node id of the run: its state and output
     ([], "", (None, None)),
     ([node("r")], "", (None, None)),
     ([node("r", state=3, output="hi")], "", (OxyState.COMPLETED, "hi")),
     ([node("r", state=4, output="Error")], "", (OxyState.FAILED, "Error")),
     ([node("r", state=7, output="cancelled")], "", (OxyState.CANCELED, "cancelled")),
     ([node("r", state=2)], "", (OxyState.RUNNING, None)),
-    # The caller has sent a father of its own.
+    # The caller sent a parent of its own.
     ([node("r", "mine", state=3, output="hi"), under("t", "r", state=4, output="no")], "", (OxyState.COMPLETED, "hi")),
-    # In any order; a call whose father is not stored yet is no root.
+    # In any order; a call whose parent is not stored yet is no root.
     ([under("t", "r", state=4), node("r", state=3, output="hi")], "", (OxyState.COMPLETED, "hi")),
     ([node("r"), under("t", "not yet", state=3, output="no")], "", (None, None)),
-    # Several runs in one trace: the latest, or the one that is meant.
+    # Several runs in one trace: the latest, or the one of the node id.
     ([node("a", state=3, output="old"), node("b")], "", (None, None)),
     ([node("a", state=3, output="old"), node("b")], "a", (OxyState.COMPLETED, "old")),
     ([node("a", state=3, output="old"), under("t", "a", state=4, output="in")], "t", (OxyState.FAILED, "in")),
@@ -78,8 +78,8 @@ RUNS: Final[list[tuple[list[dict[str, Any]], str, tuple[OxyState | None, Any]]]]
 
 
 @pytest.mark.parametrize(("nodes", "meant", "expected"), RUNS)
-def test_the_run(nodes: list[Any], meant: str, expected: tuple[OxyState | None, Any]) -> None:
-    """State and output are those of the root; every node is kept, in the server's order."""
+def test_state_and_output(nodes: list[Any], meant: str, expected: tuple[OxyState | None, Any]) -> None:
+    """State and output are those of the root, and all nodes are kept in order."""
     found = parse_record({"nodes": nodes, "trace_id": "t"}, node_id=meant)
     assert (*expected, [each["node_id"] for each in nodes]) == (
         found.state,
@@ -88,13 +88,13 @@ def test_the_run(nodes: list[Any], meant: str, expected: tuple[OxyState | None, 
     )
 
 
-def test_a_run_that_is_not_among_others() -> None:
-    """Another run of the same trace says nothing of the one that is meant."""
+def test_another_run_of_the_trace() -> None:
+    """Another run of the same trace is ignored."""
     assert parse_record({"nodes": [node("a", state=3, output="old")]}, node_id="b") == NOTHING
 
 
 def test_a_node() -> None:
-    """A node keeps what its call was, and no argument and no header."""
+    """A node keeps the data of its call without arguments and headers."""
     found = parse_record({"nodes": [node("r", "f", state=3, output={"a": SECRET}, call_stack=["user", 7, "master"])]})
     kept = RunNode(
         node_id="r",
@@ -241,8 +241,8 @@ async def test_the_credentials_of_a_lookup() -> None:
     assert f"{SECRET}-42" in pickle.loads(pickle.dumps(record)).trace().output
 
 
-def test_a_node_of_little() -> None:
-    """What a node lacks, or has in another type, is empty."""
+def test_missing_fields() -> None:
+    """Missing fields of a node, or those of another type, are empty."""
     found = parse_record({"nodes": [{"node_id": "r", "caller": 7, "call_stack": "user"}]})
     kept = RunNode(
         node_id="r", caller="", callee="", node_type="", father_node_id="", call_stack=(), state=None, output=None
@@ -250,7 +250,7 @@ def test_a_node_of_little() -> None:
     assert RunRecord(None, None, (kept,)) == found
 
 
-# --------------------------------------------------------------------------------------------------- What is no record
+# ------------------------------------------------------------------------------------------------------ Invalid records
 
 STATES: Final[list[Any]] = ["3", 3.0, float("nan"), True, [3], {}, 0, 8, -1, 10**4000]
 NONSENSE: Final[list[tuple[dict[str, Any], type[OxyError]]]] = [
@@ -270,15 +270,15 @@ NONSENSE: Final[list[tuple[dict[str, Any], type[OxyError]]]] = [
 
 
 @pytest.mark.parametrize(("data", "error"), NONSENSE)
-def test_nonsense(data: dict[str, Any], error: type[OxyError]) -> None:
-    """What is no record is a typed error, and its text holds nothing of the record."""
+def test_invalid_records(data: dict[str, Any], error: type[OxyError]) -> None:
+    """An invalid record raises a typed error without the record's text."""
     with pytest.raises(error) as caught:
         parse_record(data, Limits(nodes=10))
     assert SECRET not in str(caught.value)
 
 
 def test_many_nodes() -> None:
-    """As many nodes as the limit allows, each under the one before it, are read without recursion."""
+    """Nodes up to the limit, each below the one before, are read without recursion."""
     chain = [node(str(n), str(n - 1), state=3, output=n) for n in range(LIMITS.nodes)]
     assert parse_record({"nodes": chain}).output == 0
 
@@ -296,29 +296,29 @@ JSON: Final = st.recursive(
 
 
 @given(st.lists(JSON, max_size=5) | JSON, st.text(max_size=2))
-def test_anything(nodes: Any, meant: str) -> None:
-    """Whatever a server says is a record or a typed error."""
+def test_any_response(nodes: Any, meant: str) -> None:
+    """Any response is a record or raises a typed error."""
     body = json.dumps({"code": 200, "data": {"nodes": nodes}}).encode()
     with suppress(OxyError):
         assert isinstance(parse_record(parse_envelope(body), node_id=meant), RunRecord)
 
 
-# ----------------------------------------------------------------------------------------------------------- Asking it
+# ------------------------------------------------------------------------------------------------------------- Requests
 
 
 def stored(*nodes: dict[str, Any]) -> Reply:
-    """A server's `/view`."""
+    """Return a server with this `/view`."""
     return Reply.json({"code": 200, "message": "SUCCESS", "data": {"nodes": list(nodes), "trace_id": "t"}})
 
 
 async def look_up(*asked: Any, until: float, node_id: str = "") -> RunRecord | None:
-    """What one look at the record finds."""
+    """Return the result of one record check."""
     now = anyio.current_time()
     return await look_until(lambda _: True, *asked, until=now, first_until=until, node_id=node_id)
 
 
-async def test_the_question() -> None:
-    """One GET, for the trace id whatever is in it; it may be repeated, and must be over in time."""
+async def test_the_request() -> None:
+    """A record check is one GET for the trace id, idempotent and with a deadline."""
     transport = FakeTransport({"/view": stored(node("r", state=3, output="hi"))})
     until = anyio.current_time() + 5
     found = await look_up(transport, PATTERN, "a b&c=/ü\udc80", LIMITS, until=until, node_id="r")
@@ -335,7 +335,7 @@ async def test_the_question() -> None:
 
 
 async def test_a_server_without_this_run() -> None:
-    """A server that stores runs, and none of this one, says so."""
+    """A server that stores runs, but not this one, returns a record without state."""
     assert await look_up(FakeTransport({"/view": stored()}), PATTERN, "t", LIMITS, until=anyio.current_time() + 5) == (
         NOTHING
     )
@@ -362,8 +362,8 @@ SILENCES: Final = {
 
 
 @pytest.mark.parametrize("reply", SILENCES.values(), ids=SILENCES.keys())
-async def test_silence(reply: Reply, caplog: pytest.LogCaptureFixture) -> None:
-    """A server that cannot say is None, within the time it was given, and a line of the log that says why."""
+async def test_no_record(reply: Reply, caplog: pytest.LogCaptureFixture) -> None:
+    """If a server gives no record in time, the result is None and the reason is logged."""
     with caplog.at_level(logging.DEBUG, "oxygent_client"):
         start = anyio.current_time()
         assert await look_up(FakeTransport({"/view": reply}), PATTERN, "t", LIMITS, until=start + 5) is None
@@ -372,7 +372,7 @@ async def test_silence(reply: Reply, caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_cancellation() -> None:
-    """A caller that has no time left is not held up."""
+    """A record check can be cancelled."""
     with anyio.move_on_after(1) as scope:
         await look_up(
             FakeTransport({"/view": Reply([pause(60)])}), PATTERN, "t", LIMITS, until=anyio.current_time() + 5
@@ -380,11 +380,11 @@ async def test_cancellation() -> None:
     assert scope.cancelled_caught
 
 
-# -------------------------------------------------------------------------------------------------------- The toy's own
+# ------------------------------------------------------------------------------------------------------- The toy remote
 
 
 async def test_the_toy() -> None:
-    """The toy remote's record, of a run that goes on: running, then completed, with all that it called."""
+    """The toy remote's record of a run is first running, then completed, with all calls."""
     root = HTTPRequest("GET", "http://remote.test", "")
     transport = ASGITransport(ToyRemote())
     body = json.dumps({"query": "trip", "current_trace_id": "t", "node_id": "r", "shared_data": {"key": SECRET}})
@@ -403,8 +403,8 @@ async def test_the_toy() -> None:
 
 
 @pytest.mark.parametrize("transport", [FakeTransport({}), Cluster(["http://a.test"], transport=FakeTransport({}))])
-async def test_a_run_that_is_nowhere(transport: Transport) -> None:
-    """Of several servers none is asked for a run that nobody sent to one."""
+async def test_a_run_that_was_not_sent(transport: Transport) -> None:
+    """With several servers no record is requested for a run that was sent to none."""
     pattern, began = attrs.evolve(PATTERN, base_url=""), anyio.current_time()
     asked = await look_until(bool, transport, pattern, "t", LIMITS, until=began + 5, node_id="n")
     assert asked is None

@@ -1,7 +1,7 @@
-"""What a server does beside runs: feedback, files, health, and the start of a detached run.
+"""Calls beside runs: feedback, upload, check_alive, and the start of a detached run.
 
-Rule 1: what is sent is compared byte by byte; what real servers make of it is `tests/interop/test_records.py`'s to say.
-Rule 2: nothing here waits: time is virtual.
+Rule 1: requests are compared byte by byte; their effect at real servers is tested in `tests/interop/test_records.py`.
+Rule 2: time is virtual.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ OK: Final = Reply.json({"code": 200, "message": "SUCCESS", "data": {}})
 
 
 def until() -> float:
-    """When the call must be over."""
+    """Return the deadline of the call."""
     return anyio.current_time() + SECONDS
 
 
 async def alive(transport: Transport) -> bool:
-    """A call of `check_alive`."""
+    """Call `check_alive`."""
     return await check_alive(transport, PATTERN, LIMITS, until=until())
 
 
 async def say(transport: Transport, data: Any = "yes") -> None:
-    """A call of `feedback`."""
+    """Call `feedback`."""
     await feedback(transport, PATTERN, "channel", data, LIMITS, until=until())
 
 
 async def put(transport: Transport, name: str = "a.txt", content_type: str = "text/plain") -> str:
-    """A call of `upload`."""
+    """Call `upload`."""
     return await upload(transport, PATTERN, name, b"\x00\r\n\xff", LIMITS, until=until(), content_type=content_type)
 
 
@@ -67,16 +67,16 @@ async def greet(transport: Transport) -> Welcome:
 
 
 async def begin(transport: Transport) -> None:
-    """A call of `start`."""
+    """Call `start`."""
     await start(transport, RUN, LIMITS, until=until())
 
 
-# -------------------------------------------------------------------------------------------------------- What is sent
+# ------------------------------------------------------------------------------------------------------------- Requests
 
 
 @pytest.mark.parametrize("number", [1, 0])
 async def test_check_alive(number: int) -> None:
-    """One GET, which may be repeated; the answer is what the server says of itself."""
+    """`check_alive` is one idempotent GET, and returns the server's value."""
     transport = FakeTransport({"/check_alive": Reply.json({"alive": number})})
     assert await alive(transport) is bool(number)
     (sent,) = transport.requests
@@ -86,7 +86,7 @@ async def test_check_alive(number: int) -> None:
 
 @pytest.mark.parametrize("data", ["yes", {"a": [1, None, "ü"]}, 42, "", None, False, []])
 async def test_feedback(data: Any) -> None:
-    """One POST with the channel and the data, whatever JSON they are; it must not be repeated."""
+    """`feedback` is one POST of the channel and any JSON, not idempotent."""
     transport = FakeTransport({"/feedback": OK})
     await say(transport, data)
     (sent,) = transport.requests
@@ -97,7 +97,7 @@ async def test_feedback(data: Any) -> None:
 
 
 async def test_upload() -> None:
-    """One POST of a form with the file in it, under a boundary that nobody can foresee."""
+    """`upload` is one POST of a form with the file, under a random boundary."""
     transport = FakeTransport({"/upload": Reply.json({"code": 200, "data": {"file_name": "../static/1_ü b.txt"}})})
     boundaries: set[str] = set()
     for _ in range(2):
@@ -119,7 +119,7 @@ async def test_upload() -> None:
 
 
 async def test_start() -> None:
-    """The request is sent as it is, once, and says until when."""
+    """`start` sends the request once, with its deadline."""
     transport = FakeTransport({"/async/chat": OK})
     await begin(transport)
     (sent,) = transport.requests
@@ -171,7 +171,7 @@ async def test_a_welcome_that_fails(path: str) -> None:
         await greet(FakeTransport(replies))
 
 
-# ---------------------------------------------------------------------------------------------- What must not be sent
+# ---------------------------------------------------------------------------------------------------- Refused arguments
 
 
 @pytest.mark.parametrize(("rating", "comment", "name"), [("best", "", "rating"), ("like", "x" * 501, "comment")])
@@ -190,8 +190,8 @@ TYPES: Final = ["", "text", "text/plain\r\nx: y", "text/plain; a=\n", "text/ü",
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_names_that_are_none(name: str) -> None:
-    """A name that would end its header, or lead elsewhere, is refused before anything is sent."""
+async def test_invalid_names(name: str) -> None:
+    """A file name or channel with a line break or a path is refused before anything is sent."""
     transport = FakeTransport({})
     with pytest.raises(errors.PayloadError):
         await put(transport, name)
@@ -199,8 +199,8 @@ async def test_names_that_are_none(name: str) -> None:
 
 
 @pytest.mark.parametrize("content_type", TYPES)
-async def test_types_that_are_none(content_type: str) -> None:
-    """So is a content type that would end its header."""
+async def test_invalid_content_types(content_type: str) -> None:
+    """A content type with a line break is refused."""
     transport = FakeTransport({})
     with pytest.raises(errors.PayloadError):
         await put(transport, content_type=content_type)
@@ -208,23 +208,23 @@ async def test_types_that_are_none(content_type: str) -> None:
 
 
 @pytest.mark.parametrize("content_type", ["text/plain; charset=utf-8", "application/vnd.ms-excel", "image/svg+xml"])
-async def test_types(content_type: str) -> None:
-    """Real content types pass."""
+async def test_content_types(content_type: str) -> None:
+    """Valid content types are accepted."""
     transport = FakeTransport({"/upload": Reply.json({"code": 200, "data": {"file_name": "f"}})})
     assert await put(transport, content_type=content_type) == "f"
     assert f"\r\ncontent-type: {content_type}\r\n\r\n".encode() in transport.requests[0].body
 
 
 @pytest.mark.parametrize("data", [float("nan"), {1, 2}, "\ud800", object()])
-async def test_feedback_that_is_no_json(data: Any) -> None:
-    """What has no JSON is refused before anything is sent."""
+async def test_feedback_that_is_not_json(data: Any) -> None:
+    """A value that is not JSON is refused before anything is sent."""
     transport = FakeTransport({})
     with pytest.raises(errors.PayloadError, match="'data'"):
         await say(transport, data)
     assert transport.requests == []
 
 
-# ------------------------------------------------------------------------------------------------- What comes instead
+# --------------------------------------------------------------------------------------------------------------- Errors
 
 CALLS: Final[dict[str, Callable[[Transport], Awaitable[object]]]] = {
     "/check_alive": alive,
@@ -236,12 +236,12 @@ CALLS: Final[dict[str, Callable[[Transport], Awaitable[object]]]] = {
 
 
 def said(code: Any) -> Reply:
-    """An error inside an HTTP 200."""
+    """Return an error envelope in a 200."""
     return Reply.json({"code": code, "message": "illegal channel_id", "data": {}})
 
 
 INSTEAD: Final = [
-    # what the server answers: the error, and what became of the request
+    # the response of the server: the error, and the outcome
     (said(400), errors.EnvelopeError, Outcome.REJECTED),
     (said(401), errors.EnvelopeError, Outcome.REJECTED),
     (said(499), errors.EnvelopeError, Outcome.REJECTED),
@@ -265,7 +265,7 @@ INSTEAD: Final = [
 @pytest.mark.parametrize(("reply", "error", "outcome"), INSTEAD)
 @pytest.mark.parametrize("path", ["/feedback", "/upload", "/async/chat", "/rating"])
 async def test_errors(path: str, reply: Reply, error: type[errors.OxyError], outcome: Outcome) -> None:
-    """Whatever comes instead is typed, in time, says what is known of the request, and nothing is sent again."""
+    """Each error is typed, in time and with its outcome, and nothing is retried."""
     transport = FakeTransport({path: reply})
     late = until()
     with pytest.raises(error) as caught:
@@ -285,21 +285,21 @@ NOT_ALIVE: Final = [
 
 
 @pytest.mark.parametrize(("reply", "error"), NOT_ALIVE)
-async def test_no_sign_of_life(reply: Reply, error: type[errors.OxyError]) -> None:
-    """A server that cannot be asked, or says something else, is an error that says why."""
+async def test_check_alive_errors(reply: Reply, error: type[errors.OxyError]) -> None:
+    """If a server cannot be reached, or gives another response, the error has the reason."""
     with pytest.raises(error):
         await alive(FakeTransport({"/check_alive": reply}))
 
 
 @pytest.mark.parametrize("data", [{}, {"file_name": ""}, {"file_name": 7}, {"file_name": ["a"]}])
-async def test_a_file_without_a_name(data: dict[str, Any]) -> None:
-    """A server that does not say what the file is called now is no help."""
+async def test_a_response_without_a_file_name(data: dict[str, Any]) -> None:
+    """A response to an upload without the file's name is an error."""
     with pytest.raises(errors.MalformedResponseError):
         await put(FakeTransport({"/upload": Reply.json({"code": 200, "data": data})}))
 
 
 async def test_no_secret() -> None:
-    """Neither what is said nor what is uploaded shows in an error or in the request."""
+    """Neither feedback nor an upload is shown in an error or in the request's repr."""
     transport = FakeTransport({"/feedback": said(400)})
     with pytest.raises(errors.EnvelopeError) as caught:
         await say(transport, SECRET)
@@ -307,8 +307,8 @@ async def test_no_secret() -> None:
 
 
 @pytest.mark.parametrize("path", ["/feedback", "/upload", "/async/chat"])
-async def test_an_envelope_that_repeats_a_credential(path: str) -> None:
-    """What was sent as a credential is taken out of the error that a server makes of it."""
+async def test_an_envelope_that_echoes_a_credential(path: str) -> None:
+    """A credential is redacted in the error of an envelope."""
     repeats = Reply.json({"code": 401, "message": f"{SECRET}-42 is no key"})
     transport = APIKeyTransport(FakeTransport({path: repeats}), APIKey(f"{SECRET}-42"))
     with pytest.raises(errors.EnvelopeError, match=r"'\[scrubbed\] is no key'") as caught:
@@ -319,17 +319,17 @@ async def test_an_envelope_that_repeats_a_credential(path: str) -> None:
 
 @pytest.mark.parametrize("path", CALLS)
 async def test_cancellation(path: str) -> None:
-    """A caller that has no time left is not held up."""
+    """A call can be cancelled."""
     with anyio.move_on_after(1) as scope:
         await CALLS[path](FakeTransport({path: Reply([pause(60)])}))
     assert scope.cancelled_caught
 
 
-# -------------------------------------------------------------------------------------------------------- The toy's own
+# ------------------------------------------------------------------------------------------------------- The toy remote
 
 
 async def test_the_toy() -> None:
-    """The toy remote serves all of it: a run that is started takes feedback as long as it runs."""
+    """The toy remote serves these calls: a run that was started takes feedback while it runs."""
     toy = ToyRemote()
     transport = ASGITransport(toy)
     body = json.dumps({"query": "trip", "current_trace_id": "channel"}).encode()

@@ -69,7 +69,7 @@ def test_random(strategy: Strategy) -> None:
 
 
 def test_smooth() -> None:
-    """nginx's example of smooth weighted round robin: small weights are spread, and each round repeats."""
+    """Smooth weighted round robin, by nginx's example: small weights are spread, and each round repeats."""
     memory: dict[str, float] = {}
     assert "".join(smooth({"a": 5, "b": 1, "c": 1}, memory) for _ in range(7)) == "aabacaa"
     assert memory == {"a": 0, "b": 0, "c": 0}

@@ -1,4 +1,4 @@
-"""The errors: the tree that is drawn is the tree that there is; each pickles, and says what may be done next."""
+"""The error classes: the tree in the docstring, attributes, pickling, outcomes and `retryable`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CLASSES: Final[list[type[OxyError]]] = [
 NAMES: Final = {cls.__name__: cls for cls in CLASSES}  # an alias is no class of its own
 each_class: Final = pytest.mark.parametrize("cls", NAMES.values(), ids=NAMES)
 
-# ------------------------------------------------------------------------------------------------------------ The tree
+# ----------------------------------------------------------------------------------------------------------------- Tree
 
 LINE: Final = re.compile(r"(?P<indent>[│├└─ ]*)(?P<name>[A-Z]\w+)(\((?P<builtin>\w+)\))?(?P<note>.*)")
 
 
 def drawn() -> set[tuple[str, str]]:
-    """Pairs of a class and a base, as the docstring draws them: by indent, in parentheses, or `an X too`."""
+    """Return pairs of a class and a base from the drawing: by indent, in parentheses, or as `an X too`."""
     _, picture, _ = str(_errors.__doc__).split("```")
     pairs: set[tuple[str, str]] = set()
     above: list[str] = []
@@ -45,13 +45,13 @@ def drawn() -> set[tuple[str, str]]:
 
 
 def test_the_tree() -> None:
-    """The classes and their bases are those of the picture, and no other."""
+    """The classes and their bases are those of the drawing."""
     actual = {(cls.__name__, base.__name__) for cls in CLASSES for base in cls.__bases__}
     assert drawn() == actual
 
 
-def test_what_the_picture_says_of_attributes() -> None:
-    """An attribute that the picture names is one."""
+def test_attributes_in_the_drawing() -> None:
+    """The attributes named in the drawing exist."""
     made = {name: cls("x") for name, cls in NAMES.items()}
     named = [
         (line["name"], attribute)
@@ -82,12 +82,12 @@ BUILTINS: Final[list[tuple[type[Exception], str]]] = [
 
 @pytest.mark.parametrize(("builtin", "names"), BUILTINS)
 def test_builtin_bases(builtin: type[Exception], names: str) -> None:
-    """Who catches a built-in error catches these, and only these."""
+    """Each built-in base is the base of exactly these errors."""
     assert {*names.split()} == {cls.__name__ for cls in CLASSES if issubclass(cls, builtin)}
 
 
 def test_the_alias() -> None:
-    """What code for aiohttp catches is the error after which nothing was sent, and nothing else."""
+    """The class that code for aiohttp catches has outcome NOT_SENT."""
     assert errors.ClientError is errors.ConnectError
     assert {cls.__name__ for cls in CLASSES if issubclass(cls, errors.ClientError)} == {
         "ConnectError",
@@ -97,14 +97,14 @@ def test_the_alias() -> None:
 
 
 def test_the_public_names() -> None:
-    """`errors` shows every class, the alias and the outcomes, in order, and nothing else."""
+    """`errors` exports each class, the alias and the outcomes, in order, and nothing else."""
     assert sorted({*NAMES, "ClientError", "Outcome", "Partial"}) == sorted(errors.__all__) == errors.__all__
     shown = {name for name, value in vars(errors).items() if not name.startswith("_") and not inspect.ismodule(value)}
     assert shown == {*errors.__all__}
     assert all(getattr(errors, name) is getattr(_errors, name) for name in errors.__all__)
 
 
-# ---------------------------------------------------------------------------------------------------------- The values
+# --------------------------------------------------------------------------------------------------------------- Values
 
 EVENT: Final = Answer("answer", 1, {"type": "answer", "content": 1}, ServerSentEvent(data="{}"))
 KNOWN: Final[dict[str, Any]] = {
@@ -124,12 +124,12 @@ SAID: Final[dict[type[OxyError], dict[str, Any]]] = {
 
 
 def attributes_of(cls: type[OxyError]) -> dict[str, Any]:
-    """Something for every attribute that this class has."""
+    """Return a value for each attribute of this class."""
     return {name: value for base, more in SAID.items() if issubclass(cls, base) for name, value in more.items()}
 
 
 def pickled(error: OxyError) -> Any:
-    """What comes out of another process."""
+    """Return the copy made by pickling."""
     return pickle.loads(pickle.dumps(error))
 
 
@@ -138,8 +138,8 @@ COPIES: Final = [pickled, copy.copy, copy.deepcopy]
 
 @each_class
 @pytest.mark.parametrize("make", COPIES)
-def test_an_error_travels(cls: type[OxyError], make: Any) -> None:
-    """A copy, from another process too, is of the same class and says the same, attribute by attribute."""
+def test_copies(cls: type[OxyError], make: Any) -> None:
+    """A copy, also by pickling, has the same class, text and attributes."""
     known = attributes_of(cls)
     error = cls("it went wrong", **known)
     error.add_note("seen on a Tuesday")
@@ -155,15 +155,15 @@ def test_an_error_travels(cls: type[OxyError], make: Any) -> None:
 
 
 class Mine(errors.StatusError):
-    """A user's own, with an `__init__` of its own."""
+    """A user's error with its own `__init__`."""
 
     def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} {two}", status=one)
 
 
 @pytest.mark.parametrize("make", COPIES)
-def test_a_users_own_error_travels(make: Any) -> None:
-    """A subclass needs nothing special to pickle."""
+def test_copies_of_a_users_error(make: Any) -> None:
+    """A user's subclass can be pickled."""
     copied = make(Mine(418, 2))
     assert type(copied) is Mine
     assert str(copied) == "418 2"
@@ -171,8 +171,8 @@ def test_a_users_own_error_travels(make: Any) -> None:
 
 
 @each_class
-def test_what_is_not_known(cls: type[OxyError]) -> None:
-    """An error that is raised with a text alone has all its attributes, and they say nothing."""
+def test_default_attributes(cls: type[OxyError]) -> None:
+    """An error raised with a text alone has all attributes, with neutral values."""
     error = cls("why")
     blank = {"trace_id": "", "server_url": "", "attempts": 1, "partial": None, "status": 0, "body": "", "code": None}
     blank |= {"retry_after": None, "events": (), "state": None, "output": None}
@@ -183,7 +183,7 @@ def test_what_is_not_known(cls: type[OxyError]) -> None:
     assert isinstance(type(error).retryable, property)
 
 
-# ------------------------------------------------------------------------------------------------------- What is next
+# ------------------------------------------------------------------------------------------------- Outcomes and retries
 
 DEFAULT_OUTCOMES: Final[dict[Outcome, str]] = {
     Outcome.NOT_SENT: """
@@ -205,7 +205,7 @@ TRANSIENT: Final = """
 
 
 def test_default_outcomes() -> None:
-    """What an error says of the run if nobody says otherwise: a table of every class."""
+    """The default outcome of each class."""
     expected = {name: outcome for outcome, names in DEFAULT_OUTCOMES.items() for name in names.split()}
     assert {name: cls("x").outcome for name, cls in NAMES.items()} == expected
 
@@ -213,19 +213,19 @@ def test_default_outcomes() -> None:
 @each_class
 @pytest.mark.parametrize("outcome", Outcome)
 def test_retryable(cls: type[OxyError], outcome: Outcome) -> None:
-    """The same call may be made again after what passes, if the run surely did not start; never otherwise."""
+    """An error is retryable if it is transient and the run surely did not start."""
     expected = cls.__name__ in TRANSIENT and outcome in {Outcome.NOT_SENT, Outcome.REJECTED}
     assert cls("x", outcome=outcome).retryable == expected
 
 
-def test_outcomes_are_words() -> None:
-    """An outcome is its word, for logs and JSON."""
+def test_outcomes_are_str() -> None:
+    """An outcome is a str, for logs and JSON."""
     assert [f"{outcome}" for outcome in Outcome] == ["not_sent", "rejected", "unknown", "started", "completed"]
     assert [Outcome(word) for word in ("not_sent", "rejected", "unknown", "started", "completed")] == [*Outcome]
 
 
 def test_a_cause_is_kept() -> None:
-    """A library's exception stays visible as the cause, and is no part of what is pickled."""
+    """A library's exception is the cause, and is not pickled."""
 
     def translate() -> None:
         try:

@@ -1,4 +1,4 @@
-"""Plain http: what may go over it, and where to."""
+"""Rules for plain http: the allowed requests, hosts and proxies."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MAY: Final[list[tuple[str, dict[str, str], HTTPSOnly]]] = [
     ("http://gateway.internal", AUTH, STRICT),
 ]
 MUST_NOT: Final[list[tuple[str, str, dict[str, str], HTTPSOnly]]] = [
-    # what the text names, the URL, the headers, the policy
+    # a word of the error, the URL, the headers, the policy
     ("'remote.example'", "http://remote.example:8082/x", AUTH, ANYWHERE),
     ("the header 'Authorization'", "http://remote.example", {"Authorization": f"Basic {SECRET}"}, ANYWHERE),
     ("the header 'x-api-key'", "http://remote.example", {**PLAIN, "x-api-key": SECRET}, ANYWHERE),
@@ -75,7 +75,7 @@ MUST_NOT: Final[list[tuple[str, str, dict[str, str], HTTPSOnly]]] = [
             "api.gateway.internal",
             "gateway.internal.example",
             "internal",
-            # No library reads these for certain as this machine, and a name below `localhost` is anybody's.
+            # No library surely treats these as loopback, and a name below `localhost` may be any host's.
             "localhost.",
             "127.0.0.1.",
             "api.localhost",
@@ -111,8 +111,8 @@ MUST_NOT: Final[list[tuple[str, str, dict[str, str], HTTPSOnly]]] = [
 
 
 @pytest.mark.parametrize(("url", "headers", "policy"), MAY)
-async def test_what_may_go(url: str, headers: dict[str, str], policy: HTTPSOnly) -> None:
-    """Anything over https; nothing secret over http anywhere; secrets over http to this machine and to named hosts."""
+async def test_allowed_requests(url: str, headers: dict[str, str], policy: HTTPSOnly) -> None:
+    """Everything is allowed over https; over http credentials only to loopback and allowed hosts."""
     check_secure(url, headers, policy)
     fake = FakeTransport.script(b"x")
     request = HTTPRequest("POST", url, "/sse/chat", headers)
@@ -120,7 +120,7 @@ async def test_what_may_go(url: str, headers: dict[str, str], policy: HTTPSOnly)
         request = HTTPRequest("POST", url[:-5], "/sse/chat", headers)
     async with HTTPSOnlyTransport(fake, policy).exchange(request):
         pass
-    # The policy goes along: the transport below may send the request to a proxy.
+    # The policy is passed on: the transport below may use a proxy.
     assert fake.requests == [attrs.evolve(request, context=attrs.evolve(request.context, https_only=policy))]
 
 
@@ -151,21 +151,21 @@ MUST_NOT_BE_TOLD: Final = [
 
 
 @pytest.mark.parametrize(("url", "proxy", "policy"), MAY_BE_TOLD)
-def test_what_a_proxy_may_be_told(url: str, proxy: str, policy: PlaintextRules) -> None:
-    """A credential goes to a proxy over TLS, to one on this machine, to one that is named, or through it in TLS."""
+def test_allowed_proxies(url: str, proxy: str, policy: PlaintextRules) -> None:
+    """A credential may be sent to a proxy over TLS, on loopback, or allowed, or through it in TLS."""
     check_proxied(url, proxy, {"authorization": SECRET}, policy)
 
 
 @pytest.mark.parametrize(("url", "proxy", "policy"), MUST_NOT_BE_TOLD)
-def test_what_a_proxy_must_not_be_told(url: str, proxy: str, policy: PlaintextRules) -> None:
-    """It goes to no other; the error says to which, and what to do."""
+def test_refused_proxies(url: str, proxy: str, policy: PlaintextRules) -> None:
+    """A credential is not sent to another proxy; the error has the proxy and advice."""
     with pytest.raises(errors.InsecureTransportError, match=r"proxy .*plaintext_hosts") as caught:
         check_proxied(url, proxy, {"authorization": SECRET}, policy)
     assert SECRET not in str(caught.value)
 
 
 async def test_a_header_that_is_marked() -> None:
-    """It is a credential whatever it is called, in whatever case."""
+    """A marked header is a credential, whatever its name and case."""
     fake = FakeTransport({})
     context = Context(secret_headers=frozenset({"x-trips"}))
     with pytest.raises(errors.InsecureTransportError, match="the header 'X-Trips'"):
@@ -177,8 +177,8 @@ async def test_a_header_that_is_marked() -> None:
 
 
 @pytest.mark.parametrize(("named", "url", "headers", "policy"), MUST_NOT)
-async def test_what_must_not_go(named: str, url: str, headers: dict[str, str], policy: HTTPSOnly) -> None:
-    """It is refused before anything is sent, in words that say what to do and hold no secret."""
+async def test_refused_requests(named: str, url: str, headers: dict[str, str], policy: HTTPSOnly) -> None:
+    """A refused request is not sent; the error has advice and no secret."""
     fake = FakeTransport({})
     for attempt in (check_secure, None):
         with pytest.raises(errors.InsecureTransportError) as caught:
@@ -211,8 +211,8 @@ LOOKED_UP: Final = [
 
 
 @pytest.mark.parametrize(("url", "named", "policy", "may"), LOOKED_UP)
-def test_an_address_that_was_looked_up(url: str, named: str, policy: HTTPSOnly, may: bool) -> None:
-    """Whether it is this machine is judged by the address; the name counts only where plaintext_hosts has it."""
+def test_resolved_addresses(url: str, named: str, policy: HTTPSOnly, may: bool) -> None:
+    """Loopback is decided by the resolved address; the name counts only if it is in plaintext_hosts."""
     refused: list[errors.InsecureTransportError] = []
     try:
         check_secure(url, AUTH, policy, named=named)
@@ -222,8 +222,8 @@ def test_an_address_that_was_looked_up(url: str, named: str, policy: HTTPSOnly, 
     assert all(SECRET not in str(error) and "plaintext_hosts" in str(error) for error in refused)
 
 
-async def test_without_a_word() -> None:
-    """The wrapper needs no value: a credential does not go over http."""
+async def test_the_default_policy() -> None:
+    """Without a policy the default is used: no credential over plain http."""
     transport = HTTPSOnlyTransport(FakeTransport({"/": Reply()}))
     assert transport.policy == HTTPSOnly()
     with pytest.raises(errors.InsecureTransportError):
@@ -237,7 +237,7 @@ async def test_without_a_word() -> None:
 
 
 async def test_closing() -> None:
-    """Closing it closes what it wraps."""
+    """`aclose` closes the inner transport."""
     fake = FakeTransport({})
     transport = HTTPSOnlyTransport(fake)
     assert transport.inner is fake
@@ -261,13 +261,13 @@ WRONG: Final[list[Any]] = [
 
 @pytest.mark.parametrize("hosts", WRONG)
 def test_wrong_hosts(hosts: Any) -> None:
-    """A single string is not taken for its letters, and what can be no host's name is refused."""
+    """A str in place of a collection, and invalid host names, are refused."""
     with pytest.raises(errors.ConfigurationError, match="plaintext_hosts"):
         HTTPSOnly(plaintext_hosts=hosts)
 
 
 def test_a_value() -> None:
-    """It compares by content, however the names are written, and pickles."""
+    """Policies compare by content, for any spelling of the names, and pickle."""
     one = HTTPSOnly(plaintext_hosts=("b.example", "A.example"))
     assert one == HTTPSOnly(plaintext_hosts={"a.example.", "B.EXAMPLE"}) != HTTPSOnly()
     assert one == pickle.loads(pickle.dumps(one)) == copy.deepcopy(one)

@@ -1,4 +1,4 @@
-"""Which URLs name one server: the spellings of one are equal, and different servers stay apart."""
+"""Identity of servers: URLs that name one server are equal, and others differ."""
 
 from __future__ import annotations
 
@@ -63,39 +63,39 @@ OTHERS = [
 
 @pytest.mark.parametrize("name", ONE_SERVER)
 def test_one_server(name: str) -> None:
-    """Spellings of one server have one identity, and one address."""
+    """Spellings of one server have one identity and one address."""
     left, right = ONE_SERVER[name]
     assert server_identity(left) == server_identity(right)
     assert server_address(left) == server_address(right)
 
 
 @pytest.mark.parametrize("url", LOOPBACK)
-def test_this_machine(url: str) -> None:
-    """Every name of the loopback is one host."""
+def test_loopback(url: str) -> None:
+    """All names of loopback are one host."""
     assert server_identity(url) == "http://localhost:8082"
     assert url_origin(url) == ("http", "localhost", 8082)
 
 
 def test_addresses_of_the_loopback_stay_apart() -> None:
-    """Where two servers must not be taken for one, the addresses of the loopback are several."""
+    """For the address, the addresses of loopback differ."""
     assert len({server_address(f"http://{host}") for host in ("127.0.0.1", "127.0.0.2", "localhost", "[::1]")}) == 4
 
 
 @pytest.mark.parametrize("normal", [server_identity, server_address])
 def test_other_servers(normal: type[str]) -> None:
-    """Different servers have different identities; a normal form is its own."""
+    """Different servers have different identities, and a normal form is its own."""
     forms = [normal(url) for url in OTHERS]
     assert len({*forms}) == len(OTHERS)
     assert [normal(form) for form in forms[:-1]] == forms[:-1]
 
 
 def test_an_origin_goes_by_the_whole_name() -> None:
-    """A certificate is for one name: with the dot of the root at its end, it is another."""
+    """The origin keeps the root dot of a host name, since a certificate is for one name."""
     assert url_origin("http://a.example.") != url_origin("http://a.example")
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "http://a:99999"])
-def test_no_url(url: str) -> None:
-    """What is no URL has no identity."""
+def test_texts_that_are_not_urls(url: str) -> None:
+    """A text that is not a URL has no identity."""
     with pytest.raises(ValueError, match=r"."):
         server_identity(url)

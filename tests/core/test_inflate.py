@@ -1,4 +1,4 @@
-"""Content codings undone: any cut, any order, a bounded piece at a time; bytes that are wrong are an error."""
+"""Content decoding: any chunks and any order of codings, bounded chunks of output, and errors for corrupt data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PLAIN: Final = progress("é") + answer("42") + close()
 
 
 def raw(data: bytes) -> bytes:
-    """Deflate without the header of zlib, as some servers send it."""
+    """Return raw deflate, without the zlib header, as some servers send it."""
     squeeze = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return squeeze.compress(data) + squeeze.flush()
 
@@ -42,19 +42,19 @@ CODERS: Final[dict[str, Callable[[bytes], bytes]]] = {
 
 
 def coded(names: Sequence[str], data: bytes) -> bytes:
-    """`data` with these codings, the first one first."""
+    """Return `data` with these codings, the first one first."""
     for name in names:
         data = CODERS[name](data)
     return data
 
 
 def header(names: Sequence[str]) -> str:
-    """As it is said of them."""
+    """Return the header for these codings."""
     return ", ".join("deflate" if name == "raw deflate" else name for name in names)
 
 
 def undone(value: str, pieces: Iterable[bytes]) -> bytes:
-    """What `pieces` stand for."""
+    """Return the decoded bytes of `pieces`."""
     inflater = Decompressor(content_codings({"content-encoding": value}))
     made = b"".join(b"".join(inflater.feed(piece)) for piece in pieces)
     inflater.end()
@@ -76,14 +76,14 @@ CODINGS: Final = [
 @pytest.mark.parametrize("names", CODINGS, ids=", ".join)
 @pytest.mark.parametrize("size", [1, 2, 7, 1_000_000])
 def test_codings(names: list[str], size: int) -> None:
-    """Each coding, alone and after others, however it is cut."""
+    """Each coding is decoded, alone and combined, for any chunks."""
     body = coded(names, PLAIN)
     assert undone(header(names), [body[at : at + size] for at in range(0, len(body), size)]) == PLAIN
 
 
 @given(st.lists(st.sampled_from([*CODERS]), max_size=4), st.binary(max_size=500), st.lists(st.integers(0, 2000)))
 def test_any_cut(names: list[str], data: bytes, cuts: list[int]) -> None:
-    """However the bytes are cut, they stand for the same."""
+    """The decoded bytes do not depend on the chunks."""
     body = coded(names, data)
     at = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
     assert undone(header(names), [body[a:b] for a, b in itertools.pairwise(at)]) == data
@@ -102,14 +102,14 @@ VALUES: Final = {
 
 
 @pytest.mark.parametrize(("value", "expected"), VALUES.items())
-def test_what_is_said_of_a_body(value: str, expected: tuple[str, ...]) -> None:
-    """Names are in upper or lower case, and lists may hold nothing."""
+def test_content_encoding(value: str, expected: tuple[str, ...]) -> None:
+    """Codings are case-insensitive, and lists may have empty items."""
     assert content_codings({"content-encoding": value}) == expected
 
 
 @pytest.mark.parametrize("value", ["br", "zstd", "gzip, br", "compress", "gzip;q=1", "gzip, " * 5, "\x1b[2J" * 50])
-def test_what_cannot_be_undone(value: str) -> None:
-    """An unknown coding, and too many, are an error that is safe to show."""
+def test_unknown_codings(value: str) -> None:
+    """An unknown coding, and too many, raise an error that is safe to show."""
     with pytest.raises(errors.RemoteProtocolError) as caught:
         content_codings({"content-encoding": value})
     assert len(str(caught.value)) < 200
@@ -128,7 +128,7 @@ MEMBERS: Final = {
 @pytest.mark.parametrize("body", MEMBERS.values(), ids=MEMBERS)
 @pytest.mark.parametrize("size", [1, 1_000_000])
 def test_members(body: bytes, size: int) -> None:
-    """Several members of gzip after each other are one body; servers compress each event by itself."""
+    """Several gzip members are one body: some servers compress each event by itself."""
     assert undone("gzip", [body[at : at + size] for at in range(0, len(body), size)]) == b"ab"
 
 
@@ -148,14 +148,14 @@ CORRUPT: Final = {
 @pytest.mark.parametrize(("value", "body"), CORRUPT.values(), ids=CORRUPT)
 @pytest.mark.parametrize("size", [1, 1000])
 def test_corrupt(value: str, body: bytes, size: int) -> None:
-    """Bytes that are not of the coding are an error, at whichever piece."""
+    """Corrupt data raises an error, in any chunk."""
     with pytest.raises(errors.RemoteProtocolError):
         undone(value, [body[at : at + size] for at in range(0, len(body), size)])
 
 
 @pytest.mark.parametrize("names", CODINGS[:4], ids=", ".join)
 def test_truncated(names: list[str]) -> None:
-    """A body that ends too early is an error, wherever it ends; one that never began is empty."""
+    """A truncated body raises an error at any place; an empty body is empty."""
     body = coded(names, PLAIN)
     for size in range(1, len(body)):
         with pytest.raises(errors.RemoteProtocolError, match="incomplete"):
@@ -164,8 +164,8 @@ def test_truncated(names: list[str]) -> None:
 
 
 @pytest.mark.parametrize("names", CODINGS[:4], ids=", ".join)
-def test_at_once(names: list[str]) -> None:
-    """What was flushed comes out at once."""
+def test_flushed_data(names: list[str]) -> None:
+    """Flushed data is decoded at once."""
     bits = {"deflate": zlib.MAX_WBITS, "raw deflate": -zlib.MAX_WBITS}.get(names[0], 16 + zlib.MAX_WBITS)
     squeeze = zlib.compressobj(wbits=bits)
     inflater = Decompressor(content_codings({"content-encoding": header(names)}))
@@ -176,8 +176,8 @@ def test_at_once(names: list[str]) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])
-def test_pieces_are_bounded(times: int) -> None:
-    """A bomb comes out in small pieces, each made when it is asked for."""
+def test_chunks_are_bounded(times: int) -> None:
+    """A compression bomb is decoded in small chunks, each on demand."""
     bomb = coded(["gzip"] * times, bytes(64 * 1024 * 1024))
     tracemalloc.start()
     pieces = Decompressor(("gzip",) * times).feed(bomb)
@@ -188,13 +188,13 @@ def test_pieces_are_bounded(times: int) -> None:
     assert peak < 2 * 1024 * 1024
 
 
-# ----------------------------------------------------------------------------------------------------- Bodies and runs
+# --------------------------------------------------------------------------------------------------- Runs and documents
 
 REQUEST: Final = HTTPRequest("GET", URL, "/x", {})
 
 
 class Chunks:
-    """Pieces of a body, which are there already."""
+    """Chunks of a body that are ready."""
 
     def __init__(self, *pieces: bytes) -> None:
         self._pieces = iter(pieces)
@@ -208,8 +208,8 @@ class Chunks:
         raise StopAsyncIteration
 
 
-async def test_others_run_while_nothing_comes_out() -> None:
-    """A body that is all work and no result can be left."""
+async def test_cancellation_without_output() -> None:
+    """Decoding that gives no output can be cancelled."""
     empty = gzip.compress(b"") * 200
     response = HTTPResponse(200, {"content-encoding": "gzip"}, Chunks(*[empty] * 50), REQUEST)
     with anyio.CancelScope() as scope:
@@ -224,26 +224,26 @@ async def _cancels(scope: Any) -> None:
 
 
 def agent_of(reply: Reply, **options: Any) -> SSEOxyGent:
-    """An agent whose server answers so."""
+    """Return an agent with this reply."""
     transport = FakeTransport({"/sse/chat": reply})
     return SSEOxyGent(server_url=URL, transport=transport, timeouts=Timeouts(lookup=None, idle=50), **options)
 
 
 def packed(names: Sequence[str], *steps: Any) -> Reply:
-    """A stream of events, compressed."""
+    """Return a compressed stream of events."""
     return Reply(steps, headers={"content-type": "text/event-stream", "content-encoding": header(names)})
 
 
 @pytest.mark.parametrize("names", CODINGS, ids=", ".join)
 async def test_a_run(names: list[str]) -> None:
-    """A compressed stream is a stream."""
+    """A compressed event stream is decoded."""
     body = coded(names, PLAIN)
     run = await agent_of(packed(names, *[body[at : at + 5] for at in range(0, len(body), 5)])).ask("hi")
     assert run.output == "42"
 
 
-async def test_events_come_as_they_were_sent() -> None:
-    """An event that was flushed is there before the next one is sent."""
+async def test_flushed_events() -> None:
+    """A flushed event is received before the next one is sent."""
     squeeze = zlib.compressobj(wbits=31)
     first = squeeze.compress(progress(1)) + squeeze.flush(zlib.Z_SYNC_FLUSH)
     rest = squeeze.compress(answer(2) + close()) + squeeze.flush()
@@ -261,7 +261,7 @@ BROKEN: Final = {
 
 @pytest.mark.parametrize(("body", "cls"), BROKEN.values(), ids=BROKEN)
 async def test_a_broken_stream(body: bytes, cls: type[errors.OxyError]) -> None:
-    """What came before is kept."""
+    """The events before corrupt data are kept."""
     with pytest.raises(cls) as caught:
         await agent_of(packed(["gzip"], body)).ask("hi")
     assert caught.value.outcome is Outcome.STARTED
@@ -271,7 +271,7 @@ async def test_a_broken_stream(body: bytes, cls: type[errors.OxyError]) -> None:
 
 @pytest.mark.parametrize("limit", ["event_bytes", "stream_bytes", "line_bytes"])
 async def test_a_bomb(limit: str) -> None:
-    """The limits count decompressed bytes."""
+    """Limits count decompressed bytes."""
     limits = Limits(**{limit: 100_000})
     body = gzip.compress(progress(1) + b"data: " + bytes(10_000_000))
     with pytest.raises(errors.TooLargeError, match=limit):
@@ -279,8 +279,8 @@ async def test_a_bomb(limit: str) -> None:
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br"])
-async def test_a_coding_that_is_not_known(coding: str) -> None:
-    """The error says so, and that the run is at work."""
+async def test_a_run_with_an_unknown_coding(coding: str) -> None:
+    """An unknown coding raises an error with outcome STARTED."""
     reply = Reply([b"x"], headers={"content-type": "text/event-stream", "content-encoding": coding})
     with pytest.raises(errors.NotAnEventStreamError, match="the run has started") as caught:
         await agent_of(reply).ask("hi")
@@ -288,8 +288,8 @@ async def test_a_coding_that_is_not_known(coding: str) -> None:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "raw deflate"])
-async def test_a_refusal(coding: str) -> None:
-    """The body of an error is read, too."""
+async def test_the_body_of_an_error(coding: str) -> None:
+    """The compressed body of an error is read."""
     reply = Reply([coded([coding], b"model overloaded")], status=500, headers={"content-encoding": header([coding])})
     with pytest.raises(errors.ServerError) as caught:
         await agent_of(reply).ask("hi")
@@ -297,8 +297,8 @@ async def test_a_refusal(coding: str) -> None:
 
 
 @pytest.mark.parametrize(("coding", "body"), [("gzip", b"plain"), ("br", b"\x8b\x02\x80")])
-async def test_a_refusal_that_cannot_be_read(coding: str, body: bytes) -> None:
-    """The status is the error all the same."""
+async def test_a_corrupt_body_of_an_error(coding: str, body: bytes) -> None:
+    """If the body of an error is corrupt, its status is raised."""
     with pytest.raises(errors.ServerError) as caught:
         await agent_of(Reply([body], status=500, headers={"content-encoding": coding})).ask("hi")
     assert caught.value.body == ""
@@ -318,7 +318,7 @@ DOCUMENTS: Final[dict[str, tuple[str, bytes, type[errors.OxyError] | None]]] = {
 
 @pytest.mark.parametrize(("coding", "body", "cls"), DOCUMENTS.values(), ids=DOCUMENTS)
 async def test_documents(coding: str, body: bytes, cls: type[errors.OxyError] | None) -> None:
-    """A compressed document is a document; what is wrong with it is an error."""
+    """A compressed document is decoded, or raises an error."""
     reply = Reply([body], headers={"content-encoding": coding, "content-type": "application/json"})
     transport = FakeTransport({"/get_organization": reply, "/get_description": Reply.json({"code": 200, "data": {}})})
     agent = SSEOxyGent(server_url=URL, transport=transport, limits=Limits(body_bytes=100_000))

@@ -1,4 +1,4 @@
-"""JSON in and out: bounded in depth, strict where it is sent, lenient where it is received."""
+"""JSON: a depth limit, strict encoding, lenient decoding."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def parser(name: str) -> Parser:
 
 
 def nested(depth: int, opening: str = "[", closing: str = "]") -> str:
-    """Brackets, so many levels deep."""
+    """Return brackets nested so many levels deep."""
     return opening * depth + closing * depth
 
 
@@ -52,12 +52,12 @@ READ: Final[list[tuple[Any, str]]] = [
 
 @pytest.mark.parametrize(("expected", "text"), READ)
 def test_reading(parse: Parser, expected: Any, text: str) -> None:
-    """What real servers send is read, infinities too; brackets within strings are not depth."""
+    """JSON of real servers is decoded, with infinities; brackets in strings do not count for depth."""
     assert read(text, depth=3, parse=parse)[0] == expected
 
 
 def test_reading_nan(parse: Parser) -> None:
-    """NaN is no JSON, and comes all the same."""
+    """NaN is decoded."""
     assert math.isnan(read("[NaN]", depth=1, parse=parse)[0][0])
 
 
@@ -82,8 +82,8 @@ NO_JSON: Final = [
 
 
 @pytest.mark.parametrize("text", NO_JSON)
-def test_what_is_no_json(parse: Parser, text: str) -> None:
-    """Whatever cannot be read is a ValueError, also with a number of 5,000 digits in it."""
+def test_invalid_json(parse: Parser, text: str) -> None:
+    """Invalid JSON raises ValueError, even with a number of 5,000 digits."""
     with pytest.raises(ValueError):  # noqa: PT011  (its texts are the library's)
         read(text, depth=3, parse=parse)
 
@@ -101,7 +101,7 @@ LONG: Final = {
 
 @pytest.mark.parametrize(("text", "value", "problems"), LONG.values(), ids=LONG)
 def test_integers_that_are_too_long(parse: Parser, text: str, value: Any, problems: int) -> None:
-    """An integer of more digits than Python takes is kept as a text of its digits, and a problem says so."""
+    """An integer with more digits than Python converts is a str, with a problem."""
     read_value, said = read(text, depth=3, parse=parse)
     assert read_value == value
     assert len(said) == problems
@@ -109,7 +109,7 @@ def test_integers_that_are_too_long(parse: Parser, text: str, value: Any, proble
 
 
 MEMBERS: Final = {
-    # name: (the text, the member `type` of it)
+    # name: (the text, its member `type`)
     "before": ('{"type": "answer", "content": ' + nested(300) + "}", "answer"),
     "after": ('{"content": ' + nested(300) + ', "type": "answer"}', "answer"),
     "between": ('{"a": ' + nested(300) + ', "type": "answer", "b": ' + nested(300) + "}", "answer"),
@@ -129,8 +129,8 @@ MEMBERS: Final = {
 
 
 @pytest.mark.parametrize(("text", "expected"), MEMBERS.values(), ids=MEMBERS)
-def test_the_member_of_what_is_too_deep(text: str, expected: str | None) -> None:
-    """A member of the outermost object is found without reading what is nested below it."""
+def test_a_member_of_a_deep_object(text: str, expected: str | None) -> None:
+    """A member of the outermost object is found without decoding the values nested in it."""
     assert text_member(text, "type") == expected
 
 
@@ -150,20 +150,20 @@ DEEP: Final = {
 
 
 @pytest.mark.parametrize(("depth", "text"), DEEP.values(), ids=DEEP)
-def test_what_is_too_deep(parse: Parser, depth: int, text: str) -> None:
-    """Nesting beyond the limit, or beyond what Python reads, is a TooLargeError and no RecursionError."""
+def test_depth(parse: Parser, depth: int, text: str) -> None:
+    """Nesting over the limit, or over Python's own, raises TooLargeError and no RecursionError."""
     with pytest.raises(errors.TooLargeError, match="deeper than"):
         read(text, depth=depth, parse=parse)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 128])
 def test_exactly_at_the_limit(depth: int) -> None:
-    """As deep as the limit allows is not too deep."""
+    """Nesting up to the limit is allowed."""
     assert nested(depth) == dumps(loads(nested(depth), depth=depth)).decode()
 
 
-def test_side_by_side_is_not_deep() -> None:
-    """Many brackets are not deep brackets."""
+def test_brackets_side_by_side() -> None:
+    """Many brackets side by side are not deep."""
     assert len(loads("[" + "[]," * 10_000 + "[]]", depth=2)) == 10_001
 
 
@@ -175,7 +175,7 @@ JSON: Final[st.SearchStrategy[Any]] = st.recursive(
 
 
 def depth_of(value: Any) -> int:
-    """How deep a value is nested."""
+    """Return the depth of a value."""
     match value:
         case dict():
             return 1 + max(map(depth_of, cast("dict[str, Any]", value).values()), default=0)
@@ -186,8 +186,8 @@ def depth_of(value: Any) -> int:
 
 
 @given(JSON, st.booleans())
-def test_there_and_back(value: Any, is_ascii: bool) -> None:
-    """What is written is read again, by the standard library too; the depth that is counted is its own."""
+def test_round_trip(value: Any, is_ascii: bool) -> None:
+    """Encoded values are decoded to equal values, by the standard library too, and depth is counted correctly."""
     assert value == loads(dumps(value).decode(), depth=99) == json.loads(dumps(value))
     text = json.dumps(value, ensure_ascii=is_ascii)
     depth = depth_of(value)
@@ -199,7 +199,7 @@ def test_there_and_back(value: Any, is_ascii: bool) -> None:
 
 @given(st.text(alphabet='[]{}"\\a,:1 \n', max_size=30))
 def test_any_text(text: str) -> None:
-    """Any text is a value, or a ValueError or TooLargeError: the same as without the limit, but for depth."""
+    """Any text is decoded, or raises ValueError or TooLargeError, as without the limit except for depth."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -268,7 +268,7 @@ UNSENDABLE: Final[list[tuple[type[Exception], Any]]] = [
 
 
 @pytest.mark.parametrize(("expected", "value"), UNSENDABLE)
-def test_what_cannot_be_sent(expected: type[Exception], value: Any) -> None:
-    """What has no JSON is not sent in disguise."""
+def test_values_that_are_not_json(expected: type[Exception], value: Any) -> None:
+    """A value without JSON is refused."""
     with pytest.raises(expected):
         dumps(value)

@@ -1,7 +1,7 @@
-"""Work on what a remote sends, and on calls, grows as they do: four times as much takes about four times as long.
+"""Time and memory grow linearly with the data of a remote, and with the calls of a run.
 
-Rule 1: what can be counted is counted. A time is the processor's, the best of some, and what is quadratic would take
-    sixteen times as long: MOST is far from both.
+Rule 1: what can be counted is counted. A time is processor time, the best of several; quadratic code would take
+    sixteen times as long, and MOST is far from both.
 Rule 2: memory is what Python allocates.
 """
 
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MOST: Final = 9.0
-"""Times as long, for four times as much."""
+"""The greatest ratio of times for four times as much data."""
 ATTEMPTS: Final = 5
 FLOOR: Final = 0.002
-"""Seconds below which a clock says nothing."""
+"""Shorter times in seconds are not measured reliably."""
 SIZE: Final = 10_000
 
 
 def times_as_long(work: Callable[[int], object], size: int = SIZE) -> float:
-    """How many times as long four times as much takes: the least of some measurements, the first that is below MOST.
+    """Return the ratio of times for four times as much: the least of some measurements, the first below MOST.
 
     Other programs and the allocator make single measurements too long, but a quadratic one never short.
     """
@@ -59,7 +59,7 @@ def times_as_long(work: Callable[[int], object], size: int = SIZE) -> float:
         large = min(seconds(4 * size) for _ in range(2))
         return large / max(small, FLOOR)
 
-    gc.disable()  # a collection goes through all that the process holds
+    gc.disable()  # a collection visits all objects of the process
     try:
         ratios = [ratio()]
         while ratios[-1] >= MOST and len(ratios) < ATTEMPTS:
@@ -70,12 +70,12 @@ def times_as_long(work: Callable[[int], object], size: int = SIZE) -> float:
 
 
 def repeated(part: str, before: str = "") -> Callable[[int], str]:
-    """A text of so many characters."""
+    """Return a text of so many characters."""
     return lambda size: before + part * (size // len(part))
 
 
 def nested_texts(size: int) -> str:
-    """JSON in a text, in JSON in a text, and so on: of each level all is read again."""
+    """Return JSON in a text, in JSON in a text, and so on: each level is decoded again."""
     text = "x"
     while len(text) < size:
         text = json.dumps({"a": text, "b": "y" * (size // 20)})
@@ -83,7 +83,7 @@ def nested_texts(size: int) -> str:
 
 
 def sent() -> SentSecrets:
-    """What a request with secrets of all lengths carried."""
+    """Return what a request with secrets of all lengths has sent."""
     secrets = SentSecrets()
     headers = {"authorization": "Bearer eyJ-a.b.c://a", "cookie": "a=a.-a; b=aaaaaaaa", "x-acme": "%25%41" * 9}
     secrets.note("http://ada:pass@h?key=value", headers)
@@ -144,13 +144,13 @@ WORK: Final[dict[str, Callable[[str], object]]] = {
 @pytest.mark.parametrize("work", WORK.values(), ids=WORK)
 @pytest.mark.parametrize("make", TEXTS.values(), ids=TEXTS)
 def test_texts(make: Callable[[int], str], work: Callable[[str], object]) -> None:
-    """Whatever a remote writes, to clean it takes as long as the text is."""
+    """Redacting a text takes time in proportion to its length, for any text."""
     assert times_as_long(lambda size: work(make(size))) < MOST
 
 
 @pytest.mark.parametrize("part", ["ab", "a", "aab", "abc "])
 def test_long_secrets(part: str) -> None:
-    """A text that ends within a secret is compared with it once, however long both are."""
+    """A text that ends within a long secret is compared with it once."""
     texts = {times * SIZE: ((part * times * SIZE).encode(), needles([f"{part * times * SIZE}x"])) for times in (1, 4)}
     assert times_as_long(lambda size: find(*texts[size])) < MOST
 
@@ -164,22 +164,22 @@ DOCUMENTS: Final[dict[str, Callable[[int], str]]] = {
 
 @pytest.mark.parametrize("make", DOCUMENTS.values(), ids=DOCUMENTS)
 def test_the_depth_of_documents(make: Callable[[int], str]) -> None:
-    """To read JSON, and to know how deep it is nested, takes as long as it is."""
+    """Decoding JSON and counting its depth take time in proportion to its length."""
     assert times_as_long(lambda size: loads(make(size), depth=128)) < MOST
 
 
-# ------------------------------------------------------------------------------------------------------------- A run
+# ----------------------------------------------------------------------------------------------------------------- Runs
 
 
 def delta(text: str) -> TextDelta:
-    """A piece of text as it came."""
+    """Return a text delta as received."""
     content = {"delta": text, "agent": "a", "node_id": "n"}
     sent = {"type": "stream", "content": content}
     return TextDelta("stream", content, sent, ServerSentEvent(data=json.dumps(sent)))
 
 
 def test_the_text_after_each_delta() -> None:
-    """To look at the text after each of its pieces takes as long as to take them in."""
+    """Reading the text after each delta takes time in proportion to the deltas."""
     piece = delta("x" * 20)
 
     def read(count: int) -> None:
@@ -193,8 +193,8 @@ def test_the_text_after_each_delta() -> None:
 
 
 @pytest.mark.parametrize("every", [1, 7, 1000], ids=lambda every: f"every {every}")
-def test_the_text_is_whole(every: int) -> None:
-    """Whenever it is looked at, and whoever keeps what he saw, the text is that of all pieces so far."""
+def test_the_text_of_all_deltas(every: int) -> None:
+    """The text is that of all deltas so far, at any time, even if earlier texts are kept."""
     seen, kept = ReceivedEvents(Limits()), list[tuple[str, str]]()
     said = ""
     for number in range(1500):
@@ -208,7 +208,7 @@ def test_the_text_is_whole(every: int) -> None:
 
 
 def test_the_memory_of_deltas() -> None:
-    """A piece of text that is not among the last events costs its characters, and little more."""
+    """A delta that is no longer among the last events costs little more than its characters."""
     count, size = 20_000, 20
     seen = ReceivedEvents(Limits(partial_events=10))
     tracemalloc.start()
@@ -222,7 +222,7 @@ def test_the_memory_of_deltas() -> None:
 
 
 async def peak(agent: SSEOxyGent) -> int:
-    """The most bytes that are allocated at once while a run is read."""
+    """Return the peak of allocated bytes while a run is read."""
     tracemalloc.start()
     try:
         await agent.ask("hi")
@@ -232,19 +232,19 @@ async def peak(agent: SSEOxyGent) -> int:
 
 
 def agent_for(content: Any, **options: Any) -> SSEOxyGent:
-    """An agent whose remote sends one large message."""
+    """Return an agent whose remote sends one large message."""
     script = FakeTransport.script(message({"type": "x", "content": content}), answer("42"), close())
     return SSEOxyGent(server_url="https://remote.test", transport=script, **options)
 
 
 async def test_the_memory_of_a_large_text() -> None:
-    """An event of one large text takes a few times its size."""
+    """An event with one large text takes a few times its size."""
     size = 4_000_000
     assert await peak(agent_for("x" * size)) < 6 * size
 
 
 async def test_the_memory_of_a_large_document() -> None:
-    """A message that nobody gets is not copied, whatever it is made of."""
+    """A message without a receiver is not copied, whatever it contains."""
     content: list[list[int]] = [[] for _ in range(100_000)]
     tracemalloc.start()
     document = json.loads(json.dumps(content))
@@ -254,7 +254,7 @@ async def test_the_memory_of_a_large_document() -> None:
 
 
 class Filtering(SSEOxyGent):
-    """An agent whose hook looks at messages."""
+    """An agent whose hook gets messages."""
 
     async def _process_custom_event(self, event_data: Any, oxy_request: OxyRequest) -> None:
         assert event_data
@@ -269,38 +269,38 @@ async def send(said: Any) -> None:
 
 
 class Host:
-    """A program that hears of nothing."""
+    """A host that ignores all messages."""
 
     async def call(self, request: OxyRequest, /, **changes: Any) -> Any:
-        """As `Host.call`."""
+        """Fail."""
 
     async def send_message(self, request: OxyRequest, said: Any, /, **more: Any) -> None:
-        """As `Host.send_message`."""
+        """Do nothing."""
 
 
 class Speaking(OxyRequest):
-    """A request with a `send_message` of its class."""
+    """A request whose class has a `send_message`."""
 
     async def send_message(self, message: Any = None, *_: Any, **__: Any) -> None:
         assert message
 
 
 def replaced() -> OxyRequest:
-    """A request whose `send_message` was assigned."""
+    """Return a request whose `send_message` was assigned."""
     request = OxyRequest()
     vars(request)["send_message"] = send
     return request
 
 
 def borrowed() -> OxyRequest:
-    """A request that speaks through another one."""
+    """Return a request with the `send_message` of another."""
     request = OxyRequest()
     vars(request)["send_message"] = OxyRequest(mas=Host()).send_message
     return request
 
 
 LISTENERS: Final[dict[str, tuple[list[str], type[SSEOxyGent], dict[str, Any], Callable[[], OxyRequest]]]] = {
-    # which copies are made; the agent's class and options; the request
+    # the receivers of copies; the agent's class and options; the request
     "nobody": ([], SSEOxyGent, {}, OxyRequest),
     "a handler of another type": ([], SSEOxyGent, {"event_handlers": {"y": handle}}, OxyRequest),
     "a handler": (["seen"], SSEOxyGent, {"event_handlers": {"x": handle}}, OxyRequest),
@@ -316,7 +316,7 @@ LISTENERS: Final[dict[str, tuple[list[str], type[SSEOxyGent], dict[str, Any], Ca
 
 
 class Counted(dict[str, Any]):
-    """A message that notes who reads all of it."""
+    """A message that records who reads all of it."""
 
     readers: list[str]
 
@@ -325,7 +325,7 @@ class Counted(dict[str, Any]):
         return super().__iter__()
 
     def keys(self) -> Any:
-        """As of any dictionary."""
+        """Return the keys."""
         self.readers.append("seen")
         return super().keys()
 
@@ -335,16 +335,16 @@ class Counted(dict[str, Any]):
         return super().copy()
 
     def items(self) -> Any:
-        """As of any dictionary."""
+        """Return the items."""
         self.readers.append("seen")
         return super().items()
 
 
 @pytest.mark.parametrize(("copies", "cls", "options", "request_of"), LISTENERS.values(), ids=LISTENERS)
-async def test_copies_for_whom_they_are(
+async def test_copies_for_receivers(
     copies: list[str], cls: type[SSEOxyGent], options: dict[str, Any], request_of: Callable[[], OxyRequest]
 ) -> None:
-    """A message is copied for a function of the program that gets it, and for no other reason."""
+    """A message is copied only for functions of the program that receive it."""
     made: list[str] = []
     received = Counted({"type": "x", "content": 1})
     received.readers = made
@@ -359,7 +359,7 @@ async def test_copies_for_whom_they_are(
 
 
 async def test_hooks_of_steps() -> None:
-    """Which hook it is that gets the message goes by the event."""
+    """The type of the event decides which hook gets the message."""
 
     class OfCalls(SSEOxyGent):
         async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
@@ -385,7 +385,7 @@ async def test_hooks_of_steps() -> None:
 
 
 def test_a_forwarded_message_is_made_once() -> None:
-    """The message of a route is made when it is first looked at; two that say the same are equal."""
+    """A route's message is made when it is first used; equal routes give equal messages."""
     event = Custom("x", 1, {"type": "x", "content": [1]})
     action = EventRouter().route(event)
     assert isinstance(action, Forward)
@@ -398,12 +398,12 @@ def test_a_forwarded_message_is_made_once() -> None:
     assert repr(action) == "Forward(message={'type': 'x', 'content': [1]})"
 
 
-# ------------------------------------------------------------------------------------------------------------- Calls
+# ---------------------------------------------------------------------------------------------------------------- Calls
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["one after the other", "in one batch"])
 async def test_calls_in_a_loop(together: bool) -> None:
-    """A call is not given what its caller noted of the calls before it."""
+    """A call does not get what its caller stored about earlier calls."""
     given: list[int] = []
 
     async def tool(request: OxyRequest) -> int:
@@ -444,16 +444,16 @@ async def test_the_time_of_calls_in_a_loop() -> None:
     assert min(ratios) < MOST
 
 
-# ----------------------------------------------------------------------------------------------------------- Schemas
+# -------------------------------------------------------------------------------------------------------------- Schemas
 
 
 def refuse(said: Any) -> None:
-    """A validator that finds something, and quotes all of it."""
+    """A validator that rejects each message and quotes it."""
     raise ValueError(json.dumps(said))
 
 
 def test_many_secrets_in_a_message() -> None:
-    """What a validator says of a message with many secrets is not searched for each of them."""
+    """The text of a validator about a message with many secrets is not searched for each of them."""
 
     def work(size: int) -> None:
         check(Custom("x", None, [{"password": f"s{number}"} for number in range(size)]), {"x": refuse})
@@ -462,13 +462,13 @@ def test_many_secrets_in_a_message() -> None:
 
 
 def test_secrets_of_one_letter() -> None:
-    """The mark in the place of one secret is not searched for another: a text does not grow without bound."""
+    """The mark in place of one secret is not searched for another, so that a text does not grow without bound."""
     secrets = [{"password": letter} for letter in "scrubed[]"] * 20
     (problem,) = check(Custom("x", None, secrets), {"x": refuse}).problems
     assert len(problem) <= 300
 
 
-def test_a_secret_that_is_cut_off() -> None:
-    """Of a secret that is longer than what is shown, nothing is."""
+def test_a_secret_longer_than_the_text() -> None:
+    """No part of a secret longer than the shown text is shown."""
     (problem,) = check(Custom("x", None, [{"password": "CANARY" * 2000}]), {"x": refuse}).problems
     assert "CANARY" not in problem

@@ -1,6 +1,6 @@
-"""What is written to the log: which events, in which order, with which fields; and never a secret.
+"""Log records: events, their order and fields; never a secret.
 
-Rule: the zoo below is one of every kind of run. What holds for the log holds for each of its records.
+Rule: the table ZOO has one run of each kind, and the rules hold for each of its records.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ STREAM: Final = "/sse/chat"
 
 @attrs.frozen
 class Case:
-    """A run of the zoo."""
+    """A run of the table."""
 
     events: str
-    """What is written, by its names."""
+    """The names of its log events."""
     replies: dict[str, Any]
     options: dict[str, Any] = attrs.field(factory=dict[str, Any])
     call: Callable[[SSEOxyGent], Awaitable[Any]] | None = None
     ids: tuple[str, ...] = ("mine", "n")
-    """The trace id and the node id of the records; only the first, and empty, where the record belongs to no run."""
+    """The trace id and the node id of the records; only the first, and empty, for a record of no run."""
 
 
 def request() -> OxyRequest:
-    """A request that is full of secrets."""
+    """Return a request full of secrets."""
     return OxyRequest(
         arguments={"query": CANARY, "token": CANARY},
         current_trace_id="mine",
@@ -62,24 +62,24 @@ def request() -> OxyRequest:
 
 
 async def ask(agent: SSEOxyGent) -> Any:
-    """A run, read to its end."""
+    """Read a run to its end."""
     return await agent.ask(request())
 
 
 async def leave(agent: SSEOxyGent) -> None:
-    """A run that is left."""
+    """Leave a run."""
     async with agent.stream(request()) as run:
         await anext(run)
 
 
 async def listen(agent: SSEOxyGent) -> Any:
-    """A detached run that is listened to."""
+    """Read a detached run."""
     async with agent.attach(HANDLE.to_token()) as run:
         return await run.final_response()
 
 
 async def enter_broken(agent: SSEOxyGent) -> None:
-    """A run whose beginning the user's own code spoils, some time after the program's."""
+    """Run with user code that fails in the beginning, after the program's."""
 
     async def broken(text: str) -> None:
         raise KeyError(text)
@@ -90,14 +90,14 @@ async def enter_broken(agent: SSEOxyGent) -> None:
 
 
 async def twice(agent: SSEOxyGent) -> None:
-    """Two runs, one when the token has grown old."""
+    """Make two runs, the second with an old token."""
     await ask(agent)
     await anyio.sleep(90)
     await ask(agent)
 
 
 def failing() -> BearerAuth:
-    """A provider that gives one token, and then fails."""
+    """Return a provider of one token that then fails."""
     tokens = iter([Token(CANARY, expires_in=100)])
 
     async def provider() -> Token:
@@ -109,7 +109,7 @@ def failing() -> BearerAuth:
 
 
 def wrong(value: Any) -> None:
-    """A validator that nothing pleases."""
+    """A validator that rejects each message."""
     raise ValueError(f"password={CANARY} is wrong in {value}")
 
 
@@ -183,7 +183,7 @@ USUAL: Final = {*vars(logging.makeLogRecord({})), "message", "asctime"}
 
 
 async def written(name: str, caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """What a run of the zoo writes."""
+    """Return the log records of a run."""
     case = ZOO[name]
     given = {key: value() if key == "auth" else value for key, value in case.options.items()}
     options: dict[str, Any] = {"retry": Retry(attempts=1), "headers": {"x-api-key": CANARY}, **given}
@@ -203,8 +203,8 @@ async def written(name: str, caplog: pytest.LogCaptureFixture) -> list[logging.L
 
 
 @pytest.mark.parametrize("name", ZOO)
-async def test_the_zoo(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Each kind of run writes its events in order, each with the ids of the run, at its level, without a secret."""
+async def test_each_kind_of_run(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Each kind of run logs its events in order, with the run's ids and level, and without a secret."""
     records = await written(name, caplog)
     assert ZOO[name].events.split() == [vars(record)["event"] for record in records]
     rows = documented()
@@ -217,17 +217,17 @@ async def test_the_zoo(name: str, caplog: pytest.LogCaptureFixture) -> None:
         assert 1500 > len(record.getMessage())
 
 
-async def test_every_event_is_in_the_zoo() -> None:
-    """No event is written that no run above shows."""
+async def test_each_event_occurs() -> None:
+    """Each log event occurs in a run of the table."""
     assert {event for case in ZOO.values() for event in case.events.split()} == {*LEVELS}
 
 
 FORGED: Final = "mine\nWARNING: forged\r\x1b[2J\u202e\x00"
-"""An id, perhaps of a caller's request header, that would begin a line of its own."""
+"""An id, perhaps from a request header, that contains a line break."""
 
 
-async def test_an_id_forges_no_line(caplog: pytest.LogCaptureFixture) -> None:
-    """The ids of a run stand in one line of the log, whatever they hold, and the request has them as they are."""
+async def test_ids_with_line_breaks(caplog: pytest.LogCaptureFixture) -> None:
+    """The ids of a run are on one line of the log, and the request has them unchanged."""
     fake = FakeTransport({STREAM: GOOD})
     line = logging.Formatter("%(event)s %(trace_id)s %(node_id)s %(message)s")
     with caplog.at_level(logging.DEBUG, "oxygent_client"):
@@ -240,8 +240,8 @@ async def test_an_id_forges_no_line(caplog: pytest.LogCaptureFixture) -> None:
     assert json.loads(fake.requests[0].body)["current_trace_id"] == FORGED
 
 
-def test_each_text_of_a_record_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    """So are its fields, the values of its message and the texts of errors; numbers stay numbers."""
+def test_texts_with_line_breaks(caplog: pytest.LogCaptureFixture) -> None:
+    """Fields, message values and error texts are on one line too; numbers stay numbers."""
     context = Context(trace_id=FORGED, node_id=FORGED, group_id=FORGED)
     with caplog.at_level(logging.DEBUG, "oxygent_client"):
         log_event("record", context, "%s %s %d", FORGED, ValueError(FORGED * 1000), 7, state=FORGED, seconds=1.5)
@@ -281,7 +281,7 @@ async def test_the_last_record(name: str, caplog: pytest.LogCaptureFixture) -> N
 
 
 async def test_fields(caplog: pytest.LogCaptureFixture) -> None:
-    """Attempts count, and a status is the server's."""
+    """Records have the number of the attempt, and the server's status."""
     records = [vars(record) for record in await written("again, and then well", caplog)]
     assert [each["attempt"] for each in records if "attempt" in each] == [1, 2, 2, 3, 3]
     assert [each["status"] for each in records if "status" in each] == [429, 200]
@@ -289,7 +289,7 @@ async def test_fields(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_cancellation(caplog: pytest.LogCaptureFixture) -> None:
-    """A run that is cancelled is over, too."""
+    """A cancelled run has a last record."""
     agent = SSEOxyGent(server_url=URL, transport=FakeTransport.script(FOREVER), timeouts=Timeouts(total=None))
     with caplog.at_level(logging.DEBUG, "oxygent_client"), anyio.move_on_after(1):
         await agent.ask(request())
@@ -301,19 +301,19 @@ ROW: Final = re.compile(r"^\| `(\w+)` \| ([A-Z]+) \| (.*?) \|", re.MULTILINE)
 
 
 def documented() -> dict[str, tuple[str, set[str]]]:
-    """The table of the documentation: level and fields of each event."""
+    """Return the table of the documentation: level and fields of each event."""
     page = (ROOT / "docs" / "howto" / "log.md").read_text(encoding="utf-8")
     return {name: (level, {*re.findall(r"`(\w+)`", fields)}) for name, level, fields in ROW.findall(page)}
 
 
 def test_the_table() -> None:
-    """The documentation has every event, at its level."""
+    """The documentation has each event with its level."""
     expected = {name: logging.getLevelName(level) for name, level in LEVELS.items()}
     assert {name: level for name, (level, _) in documented().items()} == expected
 
 
 def test_nothing_at_import() -> None:
-    """Importing the package sets no handler and no level, and writes nothing."""
+    """Importing the package sets no handler and no level, and logs nothing."""
     program = """
 import logging
 import oxygent_client, oxygent_client.policies, oxygent_client.testing

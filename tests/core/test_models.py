@@ -1,4 +1,4 @@
-"""Requests, responses and events: the framework's names and values, and nothing that changes behind anyone's back."""
+"""Requests, responses and events: the framework's names and values, copies, and no shared mutable state."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ SHARED: Final = {"mas", "shared_data", "group_data"}
 
 @attrs.define
 class Program:
-    """A host that answers every call, and remembers what it is told."""
+    """A host that answers each call, and records the messages."""
 
     told: list[Any] = attrs.field(factory=list[Any])
 
     async def call(self, request: OxyRequest, /, **changes: Any) -> OxyResponse:
-        """As `Host.call`."""
+        """Answer the call."""
         self.told.append((request, changes))
         return OxyResponse(OxyState.COMPLETED, "called")
 
     async def send_message(
         self, request: OxyRequest, message: Any, /, *, event: str | None, id: str | None, retry: int | None
     ) -> None:
-        """As `Host.send_message`."""
+        """Record the message."""
         self.told.append((request, message, event, id, retry))
 
 
 def filled() -> OxyRequest:
-    """A request with something of its own in every field."""
+    """Return a request with a value in each field."""
     fields: dict[str, Any] = {name: f"its {name}" for name in FIELDS}
     fields.update({name: [name, "x"] for name in ("root_trace_ids", "call_stack", "node_id_stack", "pre_node_ids")})
     fields.update({name: {name: {"a": [1]}} for name in ("arguments", "shared_data", "group_data", "parallel_dict")})
@@ -82,7 +82,7 @@ DEFAULTS: Final[dict[str, Any]] = {
 
 
 def test_the_defaults() -> None:
-    """Every field has the framework's default, and no two requests have one in common that could be changed."""
+    """Each field has the framework's default, and requests share no mutable default."""
     one, other = OxyRequest(), OxyRequest()
     assert {name: getattr(one, name) for name in FIELDS} == DEFAULTS
     containers = [name for name in FIELDS if isinstance(getattr(one, name), list | dict)]
@@ -90,7 +90,7 @@ def test_the_defaults() -> None:
 
 
 def test_by_keyword_only() -> None:
-    """A field is given by its name, and there are no others."""
+    """Fields are keywords, and unknown ones are refused."""
     make: Any = OxyRequest
     with pytest.raises(TypeError):
         make("r")
@@ -99,14 +99,14 @@ def test_by_keyword_only() -> None:
 
 
 def test_identity() -> None:
-    """A request is a thing, not a value: two of the same fields are two."""
+    """Requests compare by identity."""
     assert OxyRequest() != OxyRequest()
     assert len({OxyRequest(), OxyRequest()}) == 2
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_clone(name: str) -> None:
-    """A clone has the same values; what the run shares is the same thing, everything else a copy of its own."""
+    """A clone has equal values; the run's shared objects are the same, all else is copied."""
     request = filled()
     clone = request.clone_with()
     ours, theirs = getattr(request, name), getattr(clone, name)
@@ -119,7 +119,7 @@ def test_a_clone(name: str) -> None:
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_clone_with_changes(name: str) -> None:
-    """A change is the clone's alone, and is the very value that was given."""
+    """A change of a clone is the given object, and does not affect the original."""
     request, value = filled(), object()
     before = dict(request.__dict__)
     clone = request.clone_with(**{name: value})
@@ -129,14 +129,14 @@ def test_a_clone_with_changes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["query", "send_message", "_given", "given", ""])
-def test_a_change_of_no_field(name: str) -> None:
-    """What is no field cannot be changed; the error names it."""
+def test_an_unknown_field(name: str) -> None:
+    """An unknown field is refused by its name."""
     with pytest.raises(AttributeError, match=f"'{name}'"):
         OxyRequest().clone_with(**{name: 1})
 
 
-def test_what_was_given() -> None:
-    """A request knows which fields were said, also where it was the default that was said; a clone knows more."""
+def test_given_fields() -> None:
+    """A request knows which fields were set, even to their defaults; a clone adds its changes."""
     request = OxyRequest(caller="user", arguments={})
     assert [set(), {"caller", "arguments"}] == [OxyRequest().given, request.given]
     assert request.clone_with(callee="x", caller="y").given == {"caller", "arguments", "callee"}
@@ -155,7 +155,7 @@ each_copy: Final = pytest.mark.parametrize("make", COPIES.values(), ids=COPIES)
 
 @each_copy
 def test_copies(make: Callable[[OxyRequest], OxyRequest]) -> None:
-    """A copy of whatever kind has every field, knows what was given, and is of the same class."""
+    """Each kind of copy has all fields, the set of given fields, and the same class."""
     request = filled()
     copied = make(request)
     assert type(copied) is OxyRequest
@@ -166,17 +166,17 @@ def test_copies(make: Callable[[OxyRequest], OxyRequest]) -> None:
 
 
 class Mine(OxyRequest):
-    """A user's own request."""
+    """A user's request class."""
 
 
 @each_copy
 def test_copies_of_a_subclass(make: Callable[[OxyRequest], OxyRequest]) -> None:
-    """A subclass stays what it is."""
+    """Copies have the user's class."""
     assert type(make(Mine(node_id="n"))) is Mine
 
 
-def test_a_clone_keeps_what_was_replaced() -> None:
-    """A `send_message` that was put on a request is its clone's too, and so is whatever else was put there."""
+def test_a_clone_keeps_assigned_attributes() -> None:
+    """A clone keeps a `send_message`, or another attribute, that was assigned to the request."""
     request = OxyRequest()
     mine: Any = object()
     request.send_message = mine
@@ -195,15 +195,15 @@ UNCOPYABLE: Final[list[tuple[str, dict[str, Any]]]] = [
 
 
 @pytest.mark.parametrize(("expected", "fields"), UNCOPYABLE)
-def test_what_cannot_be_copied(expected: str, fields: dict[str, Any]) -> None:
-    """A clone that cannot be made is a PayloadError that names the key and shows no value."""
+def test_arguments_that_cannot_be_copied(expected: str, fields: dict[str, Any]) -> None:
+    """A clone that cannot be made raises PayloadError with the key and without the value."""
     with pytest.raises(errors.PayloadError, match=f"'{expected}' cannot be copied") as caught:
         OxyRequest(**fields).clone_with()
     assert "SECRET" not in str(caught.value)
 
 
-def test_what_is_shared_may_be_anything() -> None:
-    """Live objects in the run's data are in no clone's way, and in no dump's."""
+def test_live_objects_in_shared_data() -> None:
+    """Live objects in the shared data prevent neither clones nor dumps."""
     lock = threading.Lock()
     request = OxyRequest(shared_data={"lock": lock, "list": [lock]})
     assert request.clone_with().shared_data is request.shared_data
@@ -214,7 +214,7 @@ def test_what_is_shared_may_be_anything() -> None:
 
 @pytest.mark.parametrize("name", sorted({*FIELDS} - {"idempotent"}))
 def test_model_dump(name: str) -> None:
-    """A dump has every field but our own, less those that are excluded; dictionaries and lists are copies."""
+    """A dump has each of the framework's fields, without excluded ones; dicts and lists are copies."""
     request = filled()
     rest = {*FIELDS} - {"idempotent"}
     assert request.model_dump().keys() == rest
@@ -228,8 +228,8 @@ def test_model_dump(name: str) -> None:
     assert not isinstance(value, list | dict) or value is not getattr(request, name)
 
 
-def test_a_dump_that_goes_in_circles() -> None:
-    """What holds itself has no dump; the error names its key."""
+def test_a_dump_of_a_circular_object() -> None:
+    """A dump of an object that contains itself raises an error with its key."""
     circle: dict[str, Any] = {}
     circle["circle"] = circle
     with pytest.raises(errors.PayloadError, match="'odd' cannot be copied"):
@@ -237,7 +237,7 @@ def test_a_dump_that_goes_in_circles() -> None:
 
 
 def test_the_repr_of_a_request() -> None:
-    """A repr shows the names of arguments and data, and none of their values."""
+    """A repr shows the names of arguments and data, and no values."""
     request = filled()
     request.arguments = {"query": "SECRET", "password": "SECRET"}
     request.shared_data = {"_headers": {"authorization": "SECRET"}}
@@ -251,15 +251,15 @@ def test_the_repr_of_a_request() -> None:
 
 
 def test_the_session_name() -> None:
-    """What the framework keys its memory by."""
+    """The session name is the key of the framework's memory."""
     assert OxyRequest(caller="a", callee="b").session_name == "a__b"
 
 
-# ------------------------------------------------------------------------------------------------ The program around it
+# ---------------------------------------------------------------------------------------------------------------- Hosts
 
 
 async def test_calling_another() -> None:
-    """A request calls through its host; without one it says so."""
+    """A request calls through its host; without one it raises an error."""
     host = Program()
     request = OxyRequest(mas=host)
     assert (await request.call(callee="x", arguments={"query": "hi"})).output == "called"
@@ -269,7 +269,7 @@ async def test_calling_another() -> None:
 
 
 async def test_sending_a_message() -> None:
-    """A message goes to the host with its event's name, id and retry; without a host, or unwanted, to nobody."""
+    """A message goes to the host with its event's name, id and retry, or nowhere."""
     host = Program()
     request = OxyRequest(mas=host)
     await request.send_message({"type": "x"})
@@ -289,7 +289,7 @@ async def test_sending_a_message() -> None:
 
 
 def test_the_query() -> None:
-    """The query stands in the arguments, that of the whole run in its data."""
+    """The query is in the arguments, that of the whole run in its data."""
     request = OxyRequest()
     assert request.get_query() == ""
     assert request.get_query(master_level=True) == ""
@@ -303,7 +303,7 @@ def test_the_query() -> None:
 
 @pytest.mark.parametrize(("level", "name"), [(False, "short_memory"), (True, "master_short_memory")])
 def test_the_short_memory(level: bool, name: str) -> None:
-    """Both short-term memories stand in the arguments."""
+    """Both short-term memories are in the arguments."""
     request = OxyRequest()
     assert request.has_short_memory(level) is False
     assert request.get_short_memory(level) == []
@@ -315,7 +315,7 @@ def test_the_short_memory(level: bool, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["request_id", "group_id"])
 def test_ids(name: str) -> None:
-    """An id is read and set by its methods as by its field."""
+    """An id can be read and set by its methods and by its field."""
     request = OxyRequest()
     getattr(request, f"set_{name}")("x")
     assert getattr(request, f"get_{name}")() == "x"
@@ -324,7 +324,7 @@ def test_ids(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["arguments", "shared_data", "group_data"])
 def test_data(name: str) -> None:
-    """Arguments and data are read, set and asked for by key; without a key there is all of it."""
+    """Arguments and data can be read, set and tested by key, or as a whole."""
     request = OxyRequest()
     has, get, put = (getattr(request, f"{verb}_{name}") for verb in ("has", "get", "set"))
     assert has("k") is False
@@ -342,14 +342,14 @@ def test_data(name: str) -> None:
 
 
 def test_states() -> None:
-    """The framework's seven states, and the documentation's other word for one."""
+    """There are the framework's seven states, and the alias of the documentation."""
     states = {"CREATED": 1, "RUNNING": 2, "COMPLETED": 3, "FAILED": 4, "PAUSED": 5, "SKIPPED": 6, "CANCELED": 7}
     assert {state.name: state.value for state in OxyState} == states
     assert OxyState["ERROR"] is OxyState.FAILED
 
 
 def test_responses() -> None:
-    """A response is equal by what came of the call, travels, and does not show the request."""
+    """Responses compare by their result, pickle, and have no request in their repr."""
     response = OxyResponse(OxyState.COMPLETED, {"a": 1}, {"trace_id": "t"}, OxyRequest(arguments={"query": "SECRET"}))
     assert response == OxyResponse(OxyState.COMPLETED, {"a": 1}, {"trace_id": "t"})
     assert response == pickle.loads(pickle.dumps(response)) == copy.deepcopy(response)
@@ -364,13 +364,13 @@ CLASSES: Final = [Answer, Custom, Observation, Progress, RemoteErrorEvent, Text,
 
 
 def made(cls: type[Event], content: Any) -> Any:
-    """An event of this class with this content."""
+    """Return an event of this class with this content."""
     return cls("x", content, {"type": "x", "content": content}, ServerSentEvent(data="SECRET", id="7"))
 
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_events(cls: type[Event]) -> None:
-    """An event is frozen and slotted, travels, compares by what was said, and does not show its message twice."""
+    """An event is frozen and slotted, pickles, compares by content, and shows its message once."""
     event = made(cls, {"a": 1})
     assert cls("x", {"a": 1}, {"type": "x", "content": {"a": 1}}) == event
     assert event != made(cls, {"a": 2})
@@ -383,7 +383,7 @@ def test_events(cls: type[Event]) -> None:
 
 
 def test_events_of_two_classes() -> None:
-    """The class of an event is a part of what it says."""
+    """Events of different classes are not equal."""
     assert made(ToolCall, {}) != made(Observation, {})
 
 
@@ -423,18 +423,18 @@ ACCESSORS: Final[list[tuple[dict[str, Any], type[Event], Any]]] = [
 
 @pytest.mark.parametrize(("expected", "cls", "content"), ACCESSORS)
 def test_accessors(expected: dict[str, Any], cls: type[Event], content: Any) -> None:
-    """What an event says by name is there, and of the kind that is said, whatever the remote sent."""
+    """An accessor returns a value of its type for any message of a remote."""
     event = made(cls, content)
     assert {name: getattr(event, name) for name in expected} == expected
 
 
 def test_texts() -> None:
-    """A text is its message."""
+    """A text event's text is its message."""
     assert Text(None, "hi", "hi").text == "hi"
 
 
 def test_partials() -> None:
-    """What is kept of a broken stream is a value; its repr shows how much there is."""
+    """A partial result is a value; its repr has its size."""
     partial = Partial(events=(made(Answer, 1),), text="secret", answer={"a": 1}, dropped=2)
     assert repr(partial) == "Partial(events=<1 events>, text=<6 characters>, answer={'a': 1}, dropped=2)"
     assert pickle.loads(pickle.dumps(partial)) == partial

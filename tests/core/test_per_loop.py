@@ -1,4 +1,4 @@
-"""Live things: one per event loop, and gone when the loop is."""
+"""Values per event loop: each loop has its own, and they are dropped with it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 
 class Thing:
-    """Something live, which refers to its loop as live objects do."""
+    """A live object that refers to its loop."""
 
     def __init__(self) -> None:
         self.closed = 0
         self.loop: object = None
 
     async def close(self) -> None:
-        """Close it, which takes a moment."""
+        """Close it, with a checkpoint."""
         await anyio.lowlevel.checkpoint()
         self.closed += 1
 
 
 async def test_one_loop() -> None:
-    """A loop has nothing, then what was put, then what was put last; what is taken is gone."""
+    """A loop has no value at first, then the last one put; a taken value is gone."""
     kept = PerLoop[Thing]()
     one, other = Thing(), Thing()
     assert kept.get() is None
@@ -48,21 +48,21 @@ async def test_one_loop() -> None:
 
 
 async def test_two_holders() -> None:
-    """Two holders have nothing in common."""
+    """Holders are independent."""
     one, other = PerLoop[Thing](), PerLoop[Thing]()
     one.put(Thing())
     assert other.get() is None
 
 
 def _pickled(kept: PerLoop[Thing]) -> PerLoop[Thing]:
-    """It, after a journey."""
+    """Return the copy made by pickling."""
     there: PerLoop[Thing] = pickle.loads(pickle.dumps(kept))
     return there
 
 
 @pytest.mark.parametrize("travel", [copy.copy, copy.deepcopy, _pickled])
-async def test_it_does_not_travel(travel: Callable[[PerLoop[Thing]], PerLoop[Thing]]) -> None:
-    """A copy is empty, and so is what was pickled; what it was made of keeps what it has."""
+async def test_copies(travel: Callable[[PerLoop[Thing]], PerLoop[Thing]]) -> None:
+    """A copied or pickled holder is empty, and its original is unchanged."""
     kept = PerLoop[Thing]()
     thing = kept.put(Thing())
     assert travel(kept).get() is None
@@ -74,7 +74,7 @@ SECOND: Final = [(first, second) for first in LOOPS for second in LOOPS]
 
 @pytest.mark.parametrize(("first", "second"), SECOND)
 def test_another_loop(first: str, second: str) -> None:
-    """What belongs to one loop is not seen by the next, and goes with its loop."""
+    """A value of one loop is not seen in the next, and is dropped with its loop."""
     kept = PerLoop[Thing]()
 
     async def put() -> weakref.ref[Thing]:
@@ -92,8 +92,8 @@ def test_another_loop(first: str, second: str) -> None:
 
 
 def test_without_a_loop() -> None:
-    """Without an event loop there is nothing to ask for."""
-    with pytest.raises(RuntimeError):  # which one is anyio's own business
+    """Without an event loop there is no value."""
+    with pytest.raises(RuntimeError):  # the exception is anyio's
         PerLoop[Thing]().get()
 
 
@@ -102,12 +102,12 @@ ENDS: Final = [
     pytest.param("asyncio", {"use_uvloop": True}, id="uvloop"),
     pytest.param("trio", {}, id="trio"),
 ]
-"""What runs an event loop to its end."""
+"""Runners that run an event loop to its end."""
 
 
 @pytest.mark.parametrize(("backend", "options"), ENDS)
 def test_closing_at_the_end(backend: str, options: dict[str, bool]) -> None:
-    """What is still there is closed while its loop runs, and forgotten; what was taken or replaced is not closed."""
+    """Values that are left are closed while their loop still runs; taken or replaced ones are not."""
     kept, other = PerLoop[Thing](), PerLoop[Thing]()
     there, taken, replaced = Thing(), Thing(), Thing()
 
@@ -126,8 +126,8 @@ def test_closing_at_the_end(backend: str, options: dict[str, bool]) -> None:
     }
 
 
-def test_a_holder_that_is_gone() -> None:
-    """A value goes with its holder; on asyncio it is closed then, too."""
+def test_a_dropped_holder() -> None:
+    """A value is dropped with its holder; on asyncio it is also closed."""
     thing = Thing()
 
     async def put() -> None:
@@ -141,8 +141,8 @@ def test_a_holder_that_is_gone() -> None:
     assert thing.closed == 1
 
 
-def test_a_holder_that_is_gone_at_the_end() -> None:
-    """What its holder left behind, held by something else, is closed at the end of the loop."""
+def test_a_value_that_outlives_its_holder() -> None:
+    """A value that outlives its holder is closed at the end of the loop."""
     thing = Thing()
 
     async def put() -> object:
@@ -157,7 +157,7 @@ def test_a_holder_that_is_gone_at_the_end() -> None:
 
 
 def test_a_closed_loop() -> None:
-    """What is left of a loop that was closed and no more can be asked for, once; it does not keep the loop."""
+    """The value of a closed loop can be taken once; it does not keep the loop alive."""
     kept, thing = PerLoop[Thing](), Thing()
 
     async def put() -> weakref.ref[object]:
@@ -177,7 +177,7 @@ def test_a_closed_loop() -> None:
 
 
 def test_another_closed_loop() -> None:
-    """A value of a loop that was closed is forgotten when another loop gets one."""
+    """The value of a closed loop is dropped when another loop gets one."""
     kept = PerLoop[Thing]()
 
     async def put() -> weakref.ref[Thing]:

@@ -1,4 +1,4 @@
-"""Which names are those of credentials, and which are not, however they are written."""
+"""Names of credentials, in every spelling, and names that only look alike."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ PLAIN: Final = """
 
 @pytest.mark.parametrize("name", SECRET)
 def test_names_of_secrets(name: str) -> None:
-    """In every way of writing them, and in Chinese."""
+    """Names of credentials are recognized in each spelling, and in Chinese."""
     assert is_secret_name(name)
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_names_of_other_things(name: str) -> None:
-    """That a name holds the letters of a secret's name makes it none."""
+    """A name that contains the letters of a credential's name is not one."""
     assert not is_secret_name(name)

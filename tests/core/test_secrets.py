@@ -1,7 +1,7 @@
-"""What is secret stays home: it is known by its name, taken out of what a server repeats, and shown nowhere.
+"""Redaction: names of secrets, redacted responses, and no secret in errors, reprs or logs.
 
-Rule 1: CANARY stands wherever a caller may put a secret; the walk looks for it wherever a program may look.
-Rule 2: what the walk looks through is first shown to hold something, so that it cannot pass by being empty.
+Rule 1: CANARY is in each place where a caller may put a secret; the walk looks for it in each place a program may read.
+Rule 2: the places of the walk are first shown to hold text, so that it cannot pass by being empty.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from oxygent_client import Transport
 
 CANARY: Final = "CANARY/7+q"
-"""As tokens have them: two characters that a URL, and one that an escape, writes in another way."""
+"""As tokens have them: two characters that a URL, and one that an escape, encodes."""
 IN_URL: Final = "CANARY%2F7%2Bq"
 LIMITS: Final = Limits()
 
@@ -52,13 +52,13 @@ PLAIN_HEADERS: Final = """
 
 @pytest.mark.parametrize("name", SECRET_HEADERS)
 def test_secret_headers(name: str) -> None:
-    """The names under which credentials travel are known."""
+    """The names of headers for credentials are recognized."""
     assert is_secret(name, "x")
 
 
 @pytest.mark.parametrize("name", PLAIN_HEADERS)
 def test_plain_headers(name: str) -> None:
-    """Other names are not taken for one."""
+    """Other names are not."""
     assert not is_secret(name, "x")
 
 
@@ -66,7 +66,7 @@ def test_plain_headers(name: str) -> None:
 
 
 def cleaned(text: str, url: str, headers: Mapping[str, str], marked: Collection[str] = ()) -> str:
-    """The text, after such a request."""
+    """Return the redacted text, after such a request."""
     sent = SentSecrets()
     sent.note(url, headers, marked)
     return sent.clean(text)
@@ -102,7 +102,7 @@ CLEANED: Final[list[tuple[str, str, dict[str, str], str]]] = [
 ]
 
 CUT: Final[dict[str, tuple[str, str]]] = {
-    # what is left; JSON that was cut off, or is none
+    # the redacted text; JSON that was cut, or is invalid
     "a secret": ('{"a": 1, "password": "[scrubbed]"', '{"a": 1, "password": "x", "b": 2'),
     "in single quotes": ("{'a': 1, 'password': \"[scrubbed]\"", "{'a': 1, 'password': 'x', 'b': 2"),
     "spaces": ('["password" :\n"[scrubbed]"', '["password" :\n"x'),
@@ -123,7 +123,7 @@ CUT: Final[dict[str, tuple[str, str]]] = {
 
 @pytest.mark.parametrize(("expected", "said"), CUT.values(), ids=CUT)
 def test_json_that_was_cut_off(expected: str, said: str) -> None:
-    """Of JSON that cannot be read, what stands before its first secret is left."""
+    """Invalid JSON is shown up to its first secret."""
     assert scrub_text(said) == expected
 
 
@@ -142,18 +142,18 @@ WEB_TOKENS: Final[dict[str, tuple[str, str]]] = {
 
 @pytest.mark.parametrize(("expected", "said"), WEB_TOKENS.values(), ids=WEB_TOKENS)
 def test_json_web_tokens(expected: str, said: str) -> None:
-    """What has the form of a JSON web token is taken out, wherever it stands."""
+    """A text in the form of a JSON web token is redacted anywhere."""
     assert scrub_text(said) == expected
 
 
 @pytest.mark.parametrize(("expected", "url", "headers", "said"), CLEANED)
-def test_what_was_sent_is_taken_out(expected: str, url: str, headers: dict[str, str], said: str) -> None:
-    """Whatever of a request's credentials a server repeats, in whatever spelling, and what looks like any."""
+def test_redaction_of_sent_credentials(expected: str, url: str, headers: dict[str, str], said: str) -> None:
+    """Credentials of the request are redacted in each spelling, and texts that look like credentials."""
     assert cleaned(said, url, headers) == expected
 
 
-def test_what_is_marked() -> None:
-    """A header that is marked is a credential, though those of its name may be told; short ones are only cleaned."""
+def test_marked_headers() -> None:
+    """A marked header is redacted, even if headers of its name are shown; short values only in part."""
     headers = {"X-Request-Id": CANARY, "host": "h", "x-pin": "4711"}
     assert cleaned(f"id {CANARY}", "http://h", headers) == f"id {CANARY}"
     assert cleaned(f"id {CANARY} at h", "http://h", headers, {"x-request-id"}) == "id [scrubbed] at h"
@@ -164,14 +164,14 @@ WIDE: Final = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min
 
 @given(secret=WIDE, before=st.text(max_size=20), after=st.text(max_size=20))
 @example(secret="((((((", before="", after="")
-def test_no_secret_is_left(secret: str, before: str, after: str) -> None:
-    """A secret that stands in a text is not in what is left of it, unless the mark in its place holds it."""
+def test_no_secret_remains(secret: str, before: str, after: str) -> None:
+    """A redacted text does not contain the secret, unless the mark in its place does."""
     left = cleaned(before + secret + after, "http://h", {"authorization": f"Bearer {secret}"})
     assert secret not in left.replace(SCRUBBED, "") or secret in before + after
 
 
 class Chunks:
-    """A body in one piece."""
+    """A body in one chunk."""
 
     def __init__(self, *pieces: bytes) -> None:
         self._pieces = iter(pieces)
@@ -187,7 +187,7 @@ class Chunks:
 
 
 def response(status: int, content_type: str, body: bytes, **more: Any) -> HTTPResponse:
-    """What a server answers to a request that carried secrets."""
+    """Return a server's response to a request with secrets."""
     sent = HTTPRequest(
         "POST",
         f"http://ada:{IN_URL}@h/?k={IN_URL}",
@@ -234,7 +234,7 @@ REFUSALS: Final[list[tuple[type[errors.OxyError], str, int, str, str]]] = [
 async def test_a_refusal_is_safe_to_show(
     cls: type[errors.OxyError], expected: str, status: int, content_type: str, body: str
 ) -> None:
-    """Neither its text nor its body repeats what was sent, or holds what a terminal would obey."""
+    """The text and body of a refusal hold no secret and no control character."""
     error = await read_error(response(status, content_type, body.encode()), LIMITS)
     assert type(error) is cls
     assert error.attempts == 3
@@ -243,7 +243,7 @@ async def test_a_refusal_is_safe_to_show(
 
 
 async def test_the_body_of_a_refusal_is_bounded() -> None:
-    """Also where what is unsafe in it takes more room than before, and where its end is within a secret."""
+    """The body of a refusal is bounded, also after escaping, and if it ends within a secret."""
     limits = Limits(error_body_bytes=20)
     for body in (b"\0" * 1000, b"fifteen letters CANARY/7+q"):
         error = await read_error(response(500, "text/plain", body), limits)
@@ -252,8 +252,8 @@ async def test_the_body_of_a_refusal_is_bounded() -> None:
         assert "CANA" not in error.body
 
 
-async def test_an_envelope_that_repeats_a_secret() -> None:
-    """What discovery is told in an envelope is cleaned by what was sent."""
+async def test_an_envelope_that_echoes_a_secret() -> None:
+    """The error of an envelope in discovery is redacted."""
     request = HTTPRequest("GET", "http://h", "/x", {"x-acme": CANARY})
     envelope = b'{"code": 403, "message": "not for CANARY/7+q"}'
     transport = FakeTransport({"/x": Reply([envelope])})
@@ -289,7 +289,7 @@ SHOWN: Final[list[tuple[str, str, bool]]] = [
 
 @pytest.mark.parametrize(("expected", "said", "lines"), SHOWN)
 def test_shown_texts(expected: str, said: str, lines: bool) -> None:
-    """What a terminal would obey, or a reader could not see, is spelled out; the rest stays."""
+    """Control characters and invisible characters are escaped; other text is unchanged."""
     assert escape_text(said, 30, lines=lines) == expected
 
 
@@ -297,8 +297,8 @@ def test_shown_texts(expected: str, said: str, lines: bool) -> None:
     st.text() | st.text("a1\u0645\u1820\u200c\u200d\u180e\ufe0f\u20e3\u2764\U0001f3f4\U000e0067\U000e007f\\"),
     st.integers(0, 50),
 )
-def test_a_shown_text_is_short_and_stays(said: str, limit: int) -> None:
-    """It keeps to its limit, can be written in any encoding of Unicode, and is not spelled out twice."""
+def test_shown_texts_are_bounded(said: str, limit: int) -> None:
+    """A shown text is bounded, can be encoded, and is not escaped twice."""
     shown = escape_text(said, limit)
     assert len(shown) <= limit
     assert shown.encode().decode() == escape_text(shown, limit)
@@ -308,12 +308,12 @@ def test_a_shown_text_is_short_and_stays(said: str, limit: int) -> None:
 
 URL: Final = f"http://ada:{IN_URL}@127.0.0.1:8082/base?key={IN_URL}"
 ECHO: Final = f"you sent {CANARY}, {IN_URL}, {base64.b64encode(f'ada:{CANARY}'.encode()).decode()}"
-"""What a server may say to a request; it saw all of it."""
+"""Texts with which a server may echo a request."""
 FINE: Final = (text("hello"), answer("42"), close())
 
 
 class Authorized:
-    """Adds a token, as a policy does; the agent knows nothing of it."""
+    """A wrapper that adds a token, like a policy, unknown to the agent."""
 
     def __init__(self, inner: Transport) -> None:
         self._inner = inner
@@ -328,18 +328,18 @@ class Authorized:
 
 
 def reply(status: int, body: str, content_type: str = "text/plain", **headers: str) -> FakeTransport:
-    """A server that answers everything with one response."""
+    """Return a server that gives one response to all requests."""
     said = Reply([body.encode()], status=status, headers={"content-type": content_type, **headers})
     return FakeTransport({"/sse/chat": said})
 
 
 def script(*steps: Any) -> FakeTransport:
-    """A server that streams."""
+    """Return a server of a stream."""
     return FakeTransport.script(*steps)
 
 
 WALK: Final[list[tuple[type[errors.OxyError] | None, Callable[[], Transport]]]] = [
-    # how the run ends; over what
+    # how the run ends; the remote
     (None, lambda: script(*FINE)),
     (errors.ConnectError, lambda: faults.refuse(script(*FINE), times=None)),
     (errors.ConnectionLostError, lambda: faults.lose_before_headers(script(*FINE))),
@@ -368,7 +368,7 @@ WALK: Final[list[tuple[type[errors.OxyError] | None, Callable[[], Transport]]]] 
 
 
 def agent_with_secrets(transport: Transport) -> SSEOxyGent:
-    """An agent that has a secret in every place that a caller may put one."""
+    """Return an agent with a secret in each setting."""
 
     async def boom(content: Any) -> None:
         raise RuntimeError("boom")
@@ -393,7 +393,7 @@ def _no_odd(said: Any) -> None:
 
 
 def asking() -> OxyRequest:
-    """A request with secrets in its arguments, its data, and the headers that it came with."""
+    """Return a request with secrets in its arguments, data and inbound headers."""
     inbound = {"authorization": CANARY, "x-forwarded-user": CANARY, "cookie": CANARY}
     return OxyRequest(
         arguments={"query": CANARY, "password": CANARY},
@@ -404,33 +404,33 @@ def asking() -> OxyRequest:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and those behind it; one by one, for a traceback quotes the lines of this file."""
+    """Yield the error and its causes one by one: a traceback quotes the lines of this file."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def shows(error: BaseException) -> Iterator[str]:
-    """All that a program may show of an error, of its causes, and of what it holds."""
+    """Return all texts of an error, its causes and its attributes."""
     for each in (*causes(error), pickle.loads(pickle.dumps(error))):
         yield str(each)
         yield repr(each)
-        yield repr(vars(each) if isinstance(each, errors.OxyError) else "")  # the causes are for others to keep clean
+        yield repr(vars(each) if isinstance(each, errors.OxyError) else "")  # the text of a foreign cause is not ours
     partial = getattr(error, "partial", None)
     yield repr(partial)
     yield repr(attrs.asdict(partial) if partial is not None else None)
 
 
 def logged(records: list[logging.LogRecord]) -> list[str]:
-    """All that a handler may write of the records."""
+    """Return all texts that a handler may write for the records."""
     return [f"{record.getMessage()} {vars(record)}" for record in records]
 
 
 @pytest.mark.parametrize(("cls", "over"), WALK, ids=range(len(WALK)))
-async def test_a_secret_is_shown_nowhere(
+async def test_no_secret_is_shown_in_runs(
     cls: type[errors.OxyError] | None, over: Callable[[], Transport], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However a run ends, no secret is in an error, in what it holds, in a `repr`, or in any log."""
+    """For each end of a run, no secret is in an error, its attributes, a `repr` or a log."""
     agent = agent_with_secrets(over())
     request = asking()
     shown: list[str] = [repr(agent), str(agent), repr(request)]
@@ -463,7 +463,7 @@ async def test_a_secret_is_shown_nowhere(
     ids=["status", "envelope", "no JSON", "no tree"],
 )
 async def test_discovery_shows_no_secret(over: Callable[[], Transport], caplog: pytest.LogCaptureFixture) -> None:
-    """Nor does asking what a remote is."""
+    """Discovery shows no secret."""
     with caplog.at_level(logging.DEBUG), pytest.raises(errors.OxyError) as caught:
         await agent_with_secrets(over()).init()
     assert [each for each in (*shows(caught.value), *logged(caplog.records)) if "CANARY" in each] == []
@@ -473,7 +473,7 @@ async def test_discovery_shows_no_secret(over: Callable[[], Transport], caplog: 
 async def test_a_refusal_over_a_network_shows_no_secret(
     make: Callable[[], Transport], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nor do the loggers of the libraries, when a real server repeats what it was sent."""
+    """The libraries' loggers show no secret if a real server echoes the request."""
     body = ECHO.encode()
     head = f"HTTP/1.1 401 Unauthorized\r\ncontent-type: text/plain\r\ncontent-length: {len(body)}\r\n\r\n"
     async with serving(play(head.encode() + body)) as server:
@@ -501,15 +501,15 @@ WRONG: Final[list[Callable[[], object]]] = [
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=range(len(WRONG)))
-def test_a_wrong_configuration_shows_no_secret(wrong: Callable[[], object]) -> None:
-    """What is refused before anything is sent is not repeated either."""
+def test_a_configuration_error_shows_no_secret(wrong: Callable[[], object]) -> None:
+    """A configuration error shows no secret."""
     with pytest.raises(errors.ConfigurationError) as caught:
         wrong()
     assert [each for each in shows(caught.value) if "CANARY" in each] == []
 
 
-async def test_the_walk_would_see_it() -> None:
-    """The server did get the secrets, and what it echoes as an event is an event: `partial` holds what came."""
+async def test_the_walk_finds_secrets() -> None:
+    """The server got the secrets, and an event keeps what it sent, also in `partial`."""
     transport = script(message(ECHO), close())
     with pytest.raises(errors.NoAnswerError) as caught:
         await agent_with_secrets(transport).ask(asking())
@@ -520,6 +520,6 @@ async def test_the_walk_would_see_it() -> None:
 
 
 def test_a_text_without_a_secret_is_the_same_object() -> None:
-    """Nothing is made anew for nothing."""
+    """A text without a secret is returned as the same object."""
     said = "nothing to hide"
     assert said is scrub_text(said)

@@ -1,4 +1,4 @@
-"""What a run has sent is known by one object, and does not come out of what is shown."""
+"""The secrets that a run has sent, collected in one object and redacted in each shown text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CANARY: Final = "canary/7+q9"
 
 CARRIED: Final[dict[str, tuple[str, Mapping[str, str], str, str]]] = {
-    # the URL and the headers of a request; what the server says; what is shown of that
+    # the URL and the headers of a request; the server's text; the shown text
     "a field of the query": ("https://h/?code=canary+x9z", {}, "no canary+x9z", "no [scrubbed]"),
     "a field of the query, read": ("https://h/?code=canary+x9z", {}, "no canary x9z", "no [scrubbed]"),
     "a field without =": ("https://h/?canarytoken", {}, "no canarytoken", "no [scrubbed]"),
@@ -37,29 +37,29 @@ CARRIED: Final[dict[str, tuple[str, Mapping[str, str], str, str]]] = {
 
 
 @pytest.mark.parametrize(("url", "headers", "said", "shown"), CARRIED.values(), ids=CARRIED)
-def test_what_a_request_carries(url: str, headers: Mapping[str, str], said: str, shown: str) -> None:
-    """A request notes all of it when it is made."""
+def test_secrets_of_a_request(url: str, headers: Mapping[str, str], said: str, shown: str) -> None:
+    """A request collects its secrets when it is made."""
     request = HTTPRequest("POST", url, "/sse/chat", headers)
     assert request.context.sent.shown(said, 80) == shown
 
 
 def test_a_request_made_of_another() -> None:
-    """What a policy adds, and what a redirect leaves out, is known to all that share the context."""
+    """Secrets added by a policy, or dropped by a redirect, are known to all requests with the context."""
     first = HTTPRequest("POST", "https://h/?code=canary-one", "/x")
     second = attrs.evolve(first, base_url="https://h", headers={"x-api-key": "canary-two"})
     assert second.context.sent is first.context.sent
     assert first.context.sent.clean("canary-one, canary-two") == "[scrubbed], [scrubbed]"
 
 
-def test_a_text_is_cleaned_before_it_is_cut() -> None:
-    """So a secret that begins within the limit is not shown by half."""
+def test_a_text_is_redacted_before_it_is_cut() -> None:
+    """A text is redacted before it is cut, so that no part of a secret is shown."""
     sent = SentSecrets()
     sent.note(headers={"x-api-key": CANARY})
     assert sent.shown(f"12345 {CANARY}\x1b", 10) == "12345 [scr"
 
 
-def test_our_own_words_stay() -> None:
-    """A text of our own keeps a word that happens to be a short secret, and loses a long one."""
+def test_our_own_texts() -> None:
+    """Our own texts keep a word that equals a short secret, and lose a long secret."""
     sent = SentSecrets()
     sent.note("https://server:canary-word@h")
     assert sent.strip_text("the server said canary-word") == "the server said [scrubbed]"
@@ -67,7 +67,7 @@ def test_our_own_words_stay() -> None:
 
 
 def test_texts_of_an_error() -> None:
-    """Its text and its body lose what was sent; another argument stays what it is."""
+    """The text and body of an error are redacted; other arguments are unchanged."""
     sent = SentSecrets()
     sent.note(headers={"x-api-key": CANARY})
     error = errors.StatusError(f"no {CANARY}", body=f"bad {CANARY}")
@@ -84,15 +84,15 @@ WAYS: Final[dict[str, Callable[[SentSecrets], SentSecrets]]] = {
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_no_secret_travels(way: Callable[[SentSecrets], SentSecrets]) -> None:
-    """Elsewhere nothing was sent."""
+def test_copies(way: Callable[[SentSecrets], SentSecrets]) -> None:
+    """A pickled copy has no secrets."""
     sent = SentSecrets()
     sent.note(headers={"x-api-key": CANARY})
     assert way(sent).values() == set()
 
 
 def test_records_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Texts and errors that are arguments or fields of a record lose what was sent; numbers stay numbers."""
+    """Texts and errors in the arguments or fields of a log record are redacted; numbers stay numbers."""
     context = Context()
     context.sent.note(headers={"x-api-key": CANARY})
     with caplog.at_level("DEBUG", logger=logger.name):

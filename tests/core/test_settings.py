@@ -1,4 +1,4 @@
-"""Settings: values that are checked when they are made, compare by content and pickle."""
+"""Settings: validated at construction, compared by content, pickled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MIB: Final = 1024 * 1024
 
 
 def test_the_defaults() -> None:
-    """The documented defaults, in seconds and bytes."""
+    """The defaults are the documented ones, in seconds and bytes."""
     assert attrs.asdict(Timeouts()) == {
         "connect": 10,
         "silence": 45,
@@ -48,15 +48,15 @@ def test_the_defaults() -> None:
 
 @pytest.mark.parametrize("value", [0, -1, -0.5, math.nan, -math.inf, "10", [1]])
 @pytest.mark.parametrize(("cls", "name"), FIELDS)
-def test_what_is_no_length(cls: type[Any], name: str, value: Any) -> None:
-    """Nothing but a number above zero is a time or a size; the error names the setting, and is a ValueError."""
+def test_invalid_values(cls: type[Any], name: str, value: Any) -> None:
+    """A time or size must be a number above zero; the error names the setting and is a ValueError."""
     with pytest.raises(errors.ConfigurationError, match=rf"^{cls.__name__}\.{name} must be") as caught:
         cls(**{name: value})
     assert isinstance(caught.value, ValueError)
 
 
-def test_the_deepest() -> None:
-    """JSON is copied by recursion, so there is a depth that no setting may pass; at that depth it is copied."""
+def test_maximum_depth() -> None:
+    """JSON is copied by recursion, so there is a maximum for the depth setting, at which copying works."""
     with pytest.raises(errors.ConfigurationError, match=r"^Limits\.depth must be .*400; got 401"):
         Limits(depth=401)
     deepest = json_codec.loads("[" * 400 + "]" * 400, depth=Limits(depth=400).depth)
@@ -64,8 +64,8 @@ def test_the_deepest() -> None:
 
 
 @pytest.mark.parametrize(("cls", "name"), FIELDS)
-def test_off(cls: type[Any], name: str) -> None:
-    """None switches a clock or a limit off, where its type says that it may be None."""
+def test_none(cls: type[Any], name: str) -> None:
+    """None turns a time-out or a limit off, where its type allows None."""
     if name in MAY_BE_OFF:
         assert getattr(cls(**{name: None}), name) is None
     else:
@@ -75,7 +75,7 @@ def test_off(cls: type[Any], name: str) -> None:
 
 @pytest.mark.parametrize(("cls", "name"), FIELDS)
 def test_values(cls: type[Any], name: str) -> None:
-    """A setting is frozen, compares by content, has its place in a dictionary, and travels."""
+    """Settings are frozen, compare by content, are hashable and pickle."""
     value = cls(**{name: 7})
     assert getattr(value, name) == 7
     assert {cls(**{name: 7}): 1} == {value: 1}
@@ -88,6 +88,6 @@ def test_values(cls: type[Any], name: str) -> None:
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_by_keyword_only(cls: type[Any]) -> None:
-    """A number without a name says nothing."""
+    """Settings take no positional arguments."""
     with pytest.raises(TypeError):
         cls(10)

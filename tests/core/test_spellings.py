@@ -1,4 +1,4 @@
-"""Secrets are found in every usual spelling, and nothing else is."""
+"""Secrets are found in each usual spelling, and other text is not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SECRET: Final = 'ca/na+ry="7é\\<&> q'
-"""With a character of each kind that some spelling escapes."""
+"""Contains a character of each kind that some spelling escapes."""
 
 SPELLINGS: Final[dict[str, Callable[[str], str]]] = {
     "as it is": str,
@@ -53,21 +53,21 @@ SPELLINGS: Final[dict[str, Callable[[str], str]]] = {
 @pytest.mark.parametrize("secret", [SECRET, "plain-secret-1", "密码🔑 of mine"], ids=["odd", "plain", "beyond ASCII"])
 @pytest.mark.parametrize("spelt", SPELLINGS.values(), ids=SPELLINGS)
 def test_every_usual_spelling(spelt: Callable[[str], str], secret: str) -> None:
-    """What a server writes in the place of a secret is found as a whole, and what stands around it stays."""
+    """A secret in any spelling is found as a whole, and the text around it is unchanged."""
     assert replaced(f"before <{spelt(secret)}> after", needles([secret]), "X").rstrip("=") == "before <X> after"
 
 
 @pytest.mark.parametrize("before", ["", "u", "us", "use"])
 @pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode], ids=["standard", "URLs"])
 def test_base64_of_more(encode: Callable[[bytes], bytes], before: str) -> None:
-    """In the base64 of a longer text the secret is found wherever it begins; of it stay a few bits at the ends."""
+    """A secret inside the base64 of a longer text is found at each offset, except a few bits at its ends."""
     text = encode(f"{before}:correct?horse>battery:more".encode()).decode()
     left = replaced(text, needles(["correct?horse>battery"]), "X")
     assert len(left.replace("X", "")) <= len(text) - 24
 
 
 KEPT: Final[dict[str, tuple[str, str, str]]] = {
-    # the secret, a text, what is left of it
+    # the secret, a text, the redacted text
     "a short one in a word": ("ada", "adamant", "adamant"),
     "a short one alone": ("ada", "ada, ada-b", "X, X-b"),
     "a short one beside a letter": ("ada", "éada ada", "éada X"),
@@ -90,27 +90,27 @@ KEPT: Final[dict[str, tuple[str, str, str]]] = {
 
 
 @pytest.mark.parametrize(("secret", "text", "left"), KEPT.values(), ids=KEPT)
-def test_what_is_left(secret: str, text: str, left: str) -> None:
-    """Only secrets go, and what may be a part of one at the end of a text."""
+def test_redacted_texts(secret: str, text: str, left: str) -> None:
+    """Only secrets, and a possible beginning of one at the end of a text, are redacted."""
     assert replaced(text, needles([secret]), "X") == left
 
 
 def test_overlapping_secrets_are_one() -> None:
-    """Where one secret holds another, one mark stands for both."""
+    """Overlapping secrets get one mark."""
     assert replaced("ada:canary-one", needles(["canary-one", "ada:canary-one", "canary"]), "X") == "X"
 
 
 @pytest.mark.parametrize(
     ("secrets", "short"), [((), True), (("",), True), (("ada",), False)], ids=["none", "empty", "short"]
 )
-def test_nothing_to_look_for(secrets: tuple[str, ...], short: bool) -> None:
-    """A text stays the very same object."""
+def test_a_text_without_secrets(secrets: tuple[str, ...], short: bool) -> None:
+    """A text without secrets is returned as the same object."""
     text = "ada was here"
     assert replaced(text, needles(secrets, short=short), "X") is text
 
 
 @given(st.binary(max_size=80))
 def test_spans_are_in_order(text: bytes) -> None:
-    """Whatever the bytes are, no two spans overlap, and none is empty."""
+    """For any bytes, spans are not empty and do not overlap."""
     spans = find(text, needles(["aaaaaa", "%41&#65;", "b"]))
     assert sorted({(start, end) for start, end in spans if start < end}) == spans

@@ -1,4 +1,4 @@
-"""Task groups whose error comes out as it is."""
+"""Task groups that raise an error unchanged, not in a group."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RAISED: Final = {
 
 @pytest.mark.parametrize("raised", RAISED.values(), ids=RAISED)
 async def test_in_the_block(raised: BaseException) -> None:
-    """What the block raises comes out as the same object, and its cause stays."""
+    """An exception of the block is raised as the same object with its cause."""
     raised.__cause__ = cause = OSError()
     with pytest.raises(type(raised)) as caught:
         async with plain_task_group() as tasks:
@@ -28,8 +28,8 @@ async def test_in_the_block(raised: BaseException) -> None:
     assert caught.value.__cause__ is cause
 
 
-async def test_a_group_of_the_program() -> None:
-    """A group that the block raises is one error: it comes out as one group, with what it held."""
+async def test_an_exception_group_of_the_block() -> None:
+    """An exception group of the block is raised as one group, unchanged."""
     raised = ValueError("mine")
     with pytest.raises(ExceptionGroup, match="mine") as caught:
         async with plain_task_group():
@@ -38,7 +38,7 @@ async def test_a_group_of_the_program() -> None:
 
 
 async def test_in_a_task() -> None:
-    """What a task raises comes out as it is, and the block is cancelled."""
+    """An exception of a task is raised unchanged, and cancels the block."""
     raised = ValueError("mine")
 
     async def fails() -> None:
@@ -51,8 +51,8 @@ async def test_in_a_task() -> None:
     assert caught.value is raised
 
 
-async def test_the_end_of_the_program_comes_first() -> None:
-    """Of several errors the one that ends the program comes out."""
+async def test_exit_comes_first() -> None:
+    """Of several exceptions, KeyboardInterrupt or SystemExit is raised."""
 
     async def fails() -> None:
         raise ValueError
@@ -67,7 +67,7 @@ async def test_the_end_of_the_program_comes_first() -> None:
 
 
 async def test_cancellation() -> None:
-    """Cancellation from outside passes through as it is."""
+    """A cancellation from outside is raised unchanged."""
     with anyio.CancelScope() as scope:
         async with plain_task_group() as tasks:
             tasks.start_soon(anyio.sleep_forever)
@@ -76,8 +76,8 @@ async def test_cancellation() -> None:
     assert scope.cancelled_caught
 
 
-async def test_at_its_end() -> None:
-    """A group that ends well raises nothing."""
+async def test_no_error() -> None:
+    """A task group without errors raises nothing."""
     ended: list[int] = []
 
     async def works() -> None:

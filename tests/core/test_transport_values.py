@@ -1,4 +1,4 @@
-"""What passes through a transport: URLs are joined and checked, and no secret is shown."""
+"""Requests and responses of a transport: URLs are joined and validated, and reprs show no secret."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ BAD = [
 
 @pytest.mark.parametrize("url", GOOD)
 def test_good_urls(url: str) -> None:
-    """An http or https URL with a host is one, whatever else it holds."""
+    """An http or https URL with a host is valid, with any other parts."""
     assert check_url(url) == url
 
 
 @pytest.mark.parametrize("url", BAD)
 def test_bad_urls(url: str) -> None:
-    """Everything else is refused before it is used, and the text does not repeat it: it may hold a password."""
+    """Other URLs are refused; the error does not show them, since they may hold a password."""
     with pytest.raises(errors.ConfigurationError) as caught:
         check_url(url)
     assert str(caught.value) == "server_url must be an http:// or https:// URL with a host"
@@ -114,7 +114,7 @@ JOINED = [
 
 @pytest.mark.parametrize(("expected", "base_url"), JOINED)
 def test_joined_urls(expected: str, base_url: str) -> None:
-    """A path goes behind the base URL's own, and the base URL's query stays at the end."""
+    """A path is appended to the base URL's path, before the base URL's query."""
     assert HTTPRequest("POST", base_url, "/sse/chat").url == expected
 
 
@@ -122,7 +122,7 @@ def test_joined_urls(expected: str, base_url: str) -> None:
 
 
 def test_a_request_is_frozen() -> None:
-    """A request cannot be changed, nor can its headers; who wants another makes one."""
+    """A request and its headers are immutable."""
     headers = {"accept": "text/event-stream"}
     request = HTTPRequest("POST", BASE, "/sse/chat", headers, b"{}")
     headers["accept"] = "changed"
@@ -138,7 +138,7 @@ def test_a_request_is_frozen() -> None:
 
 
 def test_the_defaults() -> None:
-    """A request carries nothing that was not said; it is of a run, without deadline, and not idempotent."""
+    """By default a request is a run without body, headers and deadline, and is not idempotent."""
     request = HTTPRequest("GET", BASE, "/")
     assert request.headers == {}
     assert request.body == b""
@@ -147,7 +147,7 @@ def test_the_defaults() -> None:
 
 
 def test_no_repr_shows_a_secret() -> None:
-    """Neither a request nor a response shows a body, a header, user information or a query."""
+    """Reprs of requests and responses show no body, header, user information or query."""
     url = "http://user:SECRET@127.0.0.1:8082/base?token=SECRET"
     context = Context(purpose="discover", trace_id="t")
     request = HTTPRequest("GET", url, "/x", {"authorization": "SECRET"}, b"SECRET", context=context)
@@ -176,13 +176,13 @@ BAD_HEADERS = [
 
 @pytest.mark.parametrize("headers", GOOD_HEADERS)
 def test_good_headers(headers: dict[str, str]) -> None:
-    """What HTTP allows in a header is taken as it is."""
+    """Header values that HTTP allows are unchanged."""
     assert HTTPRequest("GET", BASE, "/", headers).headers == headers
 
 
 @pytest.mark.parametrize("headers", BAD_HEADERS)
 def test_bad_headers(headers: dict[str, str]) -> None:
-    """A name or value that could begin another header is refused; the text does not show the value."""
+    """A name or value with a line break is refused, without the value in the error."""
     with pytest.raises(errors.ConfigurationError, match="header") as caught:
         HTTPRequest("GET", BASE, "/", headers)
     assert "SECRET" not in str(caught.value)
@@ -190,19 +190,19 @@ def test_bad_headers(headers: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("path", ["/a\r\nHost: evil", "/\n", "/\0", "/\x7f", "/\x85", "/\u2028", "/\udc80"])
 def test_bad_paths(path: str) -> None:
-    """A path that could begin another line is refused, whoever made it."""
+    """A path with a line break is refused."""
     with pytest.raises(errors.ConfigurationError, match="path"):
         HTTPRequest("GET", BASE, path)
 
 
-def test_what_is_a_transport() -> None:
-    """A transport is what has the two methods; nobody has to inherit."""
+def test_transports_by_structure() -> None:
+    """Any object with the two methods is a transport."""
     assert issubclass(FakeTransport, Transport)
     assert issubclass(ASGITransport, Transport)
     assert not isinstance(object(), Transport)
 
 
-def test_a_path_may_bring_a_query() -> None:
-    """It stands before the query of the base URL."""
+def test_a_path_with_a_query() -> None:
+    """A query in the path is put before the query of the base URL."""
     request = HTTPRequest("GET", "http://127.0.0.1/base?token=1", "/view?item_id=a%20b")
     assert request.url == "http://127.0.0.1/base/view?item_id=a%20b&token=1"

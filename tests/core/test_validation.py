@@ -1,4 +1,4 @@
-"""Rules for arguments; whether a function is async is told by its definition, since a call might do something."""
+"""Argument validation; async functions are recognized by their definition, without a call."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ async def waits(content: Any = None) -> None:
 
 
 def does(content: Any = None) -> None:
-    """A plain one."""
+    """A plain function."""
 
 
 async def yields() -> AsyncGenerator[int, None]:
-    """An async generator: a call gives nothing to await."""
+    """An async generator: a call returns nothing to await."""
     yield 1
 
 
@@ -57,7 +57,7 @@ def generates() -> Generator[None, None, None]:
 
 @functools.wraps(waits)
 def wraps(*given: Any) -> Any:
-    """A wrapper that gives what it wraps."""
+    """A wrapper that returns its argument."""
     return waits(*given)
 
 
@@ -90,7 +90,7 @@ class Does:
 
 
 class Awaited:
-    """A class whose objects are awaited."""
+    """A class whose objects are awaitable."""
 
     def __await__(self) -> Generator[None, None, None]:
         yield
@@ -112,7 +112,7 @@ ASYNC_FUNCTIONS: Final[dict[str, Any]] = {
 }
 HEARD: Final[list[Any]] = []
 PLAIN_FUNCTIONS: Final[dict[str, tuple[Any, str]]] = {
-    # name: (the function, what an error calls it)
+    # name: (the function, its description in an error)
     "a function": (does, "function 'does'"),
     "a lambda": (lambda content: None, "function '<lambda>'"),  # pyright: ignore[reportUnknownLambdaType]  (a lambda cannot say its types)
     "a partial": (functools.partial(does, 1), "function 'does'"),
@@ -127,8 +127,8 @@ PLAIN_FUNCTIONS: Final[dict[str, tuple[Any, str]]] = {
 
 
 @pytest.mark.parametrize("function", ASYNC_FUNCTIONS.values(), ids=ASYNC_FUNCTIONS)
-def test_what_is_async(function: Any) -> None:
-    """It is recognized behind partials, methods, objects and wrappers, and refused where nothing awaits it."""
+def test_async_functions(function: Any) -> None:
+    """An async function is recognized behind partials, methods and wrappers, and refused where it is not awaited."""
     assert is_async(function)
     check_async("mine", function)
     with pytest.raises(errors.ConfigurationError, match=r"^mine must be a plain function"):
@@ -136,8 +136,8 @@ def test_what_is_async(function: Any) -> None:
 
 
 @pytest.mark.parametrize(("function", "shown"), PLAIN_FUNCTIONS.values(), ids=PLAIN_FUNCTIONS)
-def test_what_is_plain(function: Any, shown: str) -> None:
-    """It is refused where it would be awaited, and the error says what it is."""
+def test_plain_functions(function: Any, shown: str) -> None:
+    """A plain function is refused where it would be awaited; the error describes it."""
     assert not is_async(function)
     check_plain("mine", function)
     with pytest.raises(errors.ConfigurationError) as caught:
@@ -146,8 +146,8 @@ def test_what_is_plain(function: Any, shown: str) -> None:
     assert str(caught.value).endswith(f"got {shown}")
 
 
-def test_what_is_no_function() -> None:
-    """What cannot be called is neither."""
+def test_objects_that_are_not_callable() -> None:
+    """An object that is not callable is neither."""
     with pytest.raises(errors.ConfigurationError, match="got int"):
         check_async("mine", 1)
     with pytest.raises(errors.ConfigurationError, match="got int"):
@@ -155,7 +155,7 @@ def test_what_is_no_function() -> None:
 
 
 class Unprintable:
-    """A value whose repr never comes."""
+    """A value whose repr never returns."""
 
     def __repr__(self) -> str:
         raise RecursionError
@@ -184,14 +184,14 @@ VALUES: Final[list[Any]] = [[Unprintable()], {"x": Unprintable()}, Unprintable()
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_a_value_is_not_shown(rule: Rule) -> None:
-    """No rule asks a value for its repr, which may be long, secret or endless."""
+    """No rule uses the repr of a value, which may be long, secret or endless."""
     with pytest.raises(errors.ConfigurationError, match=r"^mine must be .*; got Unprintable$"):
         rule.check("mine", Unprintable())
 
 
 @pytest.mark.parametrize("value", VALUES, ids=["list", "dict", "method", "digits"])
-def test_what_is_held_is_not_shown(value: Any) -> None:
-    """Nor a collection for that of its members."""
+def test_members_are_not_shown(value: Any) -> None:
+    """No rule uses the repr of a collection."""
     with pytest.raises(errors.ConfigurationError, match=r"^mine must be a str; got "):
         TEXT.check("mine", value)
     assert PLAIN.accepts(Unprintable().does)
@@ -216,11 +216,11 @@ NUMBERS: Final[list[tuple[Rule, Any, bool]]] = [
 
 @pytest.mark.parametrize(("rule", "value", "accepted"), NUMBERS, ids=range(len(NUMBERS)))
 def test_numbers(rule: Rule, value: Any, accepted: bool) -> None:
-    """A number is finite, and within its bounds."""
+    """A number must be finite and within its bounds."""
     assert rule.accepts(value) == accepted
 
 
 def test_a_refused_number_is_shown() -> None:
-    """It is no secret, and tells what is wrong."""
+    """The error of a refused number shows it."""
     with pytest.raises(errors.ConfigurationError, match=r"^pace must be a finite number > 0 and <= 1; got -0\.5$"):
         number(gt=0, le=1).check("pace", -0.5)
