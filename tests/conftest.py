@@ -1,7 +1,7 @@
-"""What all tests share: the event loops, the check for leaks, the fixtures on disk, and what is said of skipped tests.
+"""Shared by all tests: event loops, the check for leaks, fixtures on disk, and the report of skipped tests.
 
-Rule 1: an async test runs on asyncio and on trio; ONE_LOOP names the exceptions, each with its reason. The files in
-    ON_UVLOOP meet uvloop too, which is asyncio with transports and sockets of its own.
+Rule 1: an async test runs on asyncio and on trio; ONE_LOOP lists the exceptions with reasons. The files in ON_UVLOOP
+    run on uvloop too, which is asyncio with transports and sockets of its own.
 Rule 2: an async test leaves no task, no open file and no socket behind.
 Rule 3: a test does not depend on the tests before it.
 Rule 4: what is missing on a machine is a skip that is counted in the last line; with `REQUIRE_ALL=1` it is a failure.
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parent.parent
 FIXTURES: Final = ROOT / "tests" / "fixtures"
 WIRE: Final = FIXTURES / "wire"
-"""What real servers sent and what a real client sent; INDEX.md there says what is what."""
+"""Recordings of real servers and a real client; INDEX.md there describes them."""
 CONFORMANCE: Final = FIXTURES / "conformance" / "cases.json"
-"""Event streams, cut into pieces, with the events that the standard has for them."""
+"""Event streams in chunks, with the events that the standard has for them."""
 
 LOOPS: Final = ("asyncio", "trio")
 UVLOOP: Final = "uvloop"
-"""A loop of asyncio: what runs on asyncio alone runs on it too."""
+"""A loop of asyncio: tests that are limited to asyncio run on it too."""
 ON_UVLOOP: Final = frozenset(
     f"tests/{name}.py"
     for name in (
@@ -62,10 +62,10 @@ ON_UVLOOP: Final = frozenset(
         "transports/test_tls",
     )
 )
-"""The files that meet sockets. What stays in memory does not see which loop of asyncio it runs on."""
+"""The files that use sockets. Tests in memory do not depend on the kind of asyncio loop."""
 ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
-    # "tests/test_x.py", "tests/test_x.py::test_y", or "tests/test_x.py[z]" for one value of a parameter:
-    # (the only loop, why); "asyncio" stands for uvloop too
+    # "tests/test_x.py", "tests/test_x.py::test_y", or "tests/test_x.py[z]" for one value of a parameter: (the only
+    # loop, why); "asyncio" includes uvloop
     "tests/interop/test_drop_in.py": (
         "asyncio",
         "the framework knows asyncio alone, and the client here is a plain one",
@@ -101,7 +101,7 @@ ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
 }
 
 NORMALLY_ON: Final[dict[str, tuple[str, ...]]] = {
-    # "tests/test_x.py::test_y": the loops that it runs on unless the size is soak; each takes long on every loop
+    # "tests/test_x.py::test_y": its loops unless the size is soak; each takes long on every loop
     "tests/testing/test_check_transport.py::test_a_broken_transport": ("asyncio",),
     "tests/testing/test_check_transport_finds.py::test_a_broken_transport": ("asyncio",),
     "tests/testing/test_faults_loopback.py::test_the_wrappers_keep_the_promises": ("trio",),
@@ -116,33 +116,33 @@ SIZE: Final = os.environ.get("OXYGENT_CLIENT_SIZE", "normal")
 
 
 def scaled(number: int) -> int:
-    """`number` as it is for a normal run, less for smoke, more for soak; at least one."""
+    """Return `number` for a normal run, less for smoke, more for soak; at least one."""
     return max(1, round(number * _SIZES[SIZE]))
 
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # This worker is measured; what its tests start is not: it would be slow, and is here to be timed.
+    # This worker is measured; processes that its tests start are not: they would be slow, and are here to be timed.
     os.environ.pop("COVERAGE_PROCESS_START", None)
 
 TABLES: Final = pytest.StashKey[Tables]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have a place for what tests find, and leave out what the environment says of proxies and certificates."""
+    """Prepare the tables of results, and remove the environment variables for proxies and certificates."""
     config.stash[TABLES] = Tables()
-    for name in NETWORK:  # the servers of tests are on this machine, and what tests start is to find them, too
+    for name in NETWORK:  # the servers of tests are on this machine, for processes that tests start too
         os.environ.pop(name, None)
 
 
 @pytest.fixture
 def row(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Adds a row to the table of docs/soak.md that the test's mark names."""
+    """Add a row to the table of docs/soak.md that the test's mark names."""
     tables, test = request.config.stash[TABLES], request.node.nodeid
     tables.begun(test, request.node.get_closest_marker("table").args[0])
     return functools.partial(tables.add, test)
 
 
-# The normal run is the same every time; a soak looks for what is new.
+# The normal run is the same every time; a soak searches for new failures.
 settings.register_profile("sized", max_examples=scaled(100), deadline=None, derandomize=SIZE != "soak", database=None)
 settings.load_profile("sized")
 
@@ -151,7 +151,7 @@ settings.load_profile("sized")
 
 
 def _loops(nodeid: str) -> tuple[str, ...]:
-    """The loops that this test runs on."""
+    """Return the loops of this test."""
     file, test = nodeid.partition("::")[0], nodeid.partition("[")[0]
     loops: tuple[str, ...] = (*LOOPS, UVLOOP) if file in ON_UVLOOP else LOOPS
     if SIZE != "soak":
@@ -161,12 +161,12 @@ def _loops(nodeid: str) -> tuple[str, ...]:
 
 
 def _library(loop: str) -> str:
-    """Whose loop it is: asyncio's or trio's; what names no loop is returned as it is."""
+    """Return the library of a loop, asyncio or trio; other names are returned unchanged."""
     return "asyncio" if loop == UVLOOP else loop
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give every test that uses an event loop the loops it runs on."""
+    """Parametrize each test that uses an event loop with its loops."""
     if "anyio_backend" in metafunc.fixturenames:
         metafunc.parametrize("anyio_backend", _loops(metafunc.definition.nodeid), indirect=True, scope="module")
 
@@ -177,14 +177,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests whose parameter names, in ONE_LOOP, another loop than theirs; `--one-loop` does more."""
+    """Deselect the tests with a parameter that, by ONE_LOOP, has another loop; `--one-loop` keeps one loop a case."""
     items[:] = [item for item in items if not _on_another_loop(item.nodeid)]
     if config.getoption("one_loop"):
         _keep_one_loop(items)
 
 
 def _keep_one_loop(items: list[pytest.Item]) -> None:
-    """Of the same case on several loops keep one; which one goes by the name of the case, so no loop is left out."""
+    """Keep one loop of each case, chosen by the name of the case, so that each loop is used."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
         loops = (f"{bound}{loop}{end}" for loop in (*LOOPS, UVLOOP) for bound in "[-" for end in "]-")
@@ -195,7 +195,7 @@ def _keep_one_loop(items: list[pytest.Item]) -> None:
 
 
 def _on_another_loop(nodeid: str) -> bool:
-    """Whether a parameter of this test has one loop only, and it is not the test's."""
+    """Return whether a parameter of this test has one loop only, and it is not the test's."""
     file, _, test = nodeid.partition("::")
     values = test.partition("[")[2].removesuffix("]").split("-")
     only = {ONE_LOOP[key][0] for value in values if (key := f"{file}[{value}]") in ONE_LOOP}
@@ -204,7 +204,7 @@ def _on_another_loop(nodeid: str) -> bool:
 
 @pytest.fixture(scope="module")
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
-    """The event loop of an async test: asyncio, then trio, then uvloop where the file meets it."""
+    """The event loop of an async test: asyncio, then trio, then uvloop for files in ON_UVLOOP."""
     loop: str = request.param
     return _library(loop), {"use_uvloop": True} if loop == UVLOOP else {}
 
@@ -218,20 +218,20 @@ def loop(anyio_backend: tuple[str, dict[str, object]]) -> str:
 # -------------------------------------------------------------------------------------------------------------- Leaks
 
 _KEPT_BY_OTHERS: Final = ("anon_inode:", "pipe:", "/dev/")
-"""Descriptors that outlive a test rightly: an event loop that several tests share, the pipe to a server they share."""
+"""Descriptors that may outlive a test: an event loop that several tests share, the pipe to a server they share."""
 _CLOSING_SECONDS: Final = 20.0
-"""How long the other end of a closed connection, a server in a thread of ours, may need to notice."""
+"""Seconds that the other end of a closed connection, a server in a thread of ours, may need to notice."""
 
 
 def _open_descriptors() -> frozenset[str]:
-    """Names of all open descriptors: `socket:[inode]` or a path, since numbers are used again.
+    """Return the names of all open descriptors: `socket:[inode]` or a path, since numbers are reused.
 
     It runs three times for each async test; pathlib would take a millisecond more.
     """
     held: set[str] = set()
     try:
         numbers = os.listdir("/proc/self/fd")  # noqa: PTH208  (see above)
-    except OSError:  # not Linux: tasks are still looked at
+    except OSError:  # not Linux: tasks are still checked
         return frozenset()
     for number in numbers:
         try:
@@ -245,10 +245,10 @@ def _open_descriptors() -> frozenset[str]:
 
 @pytest.fixture
 def no_leaked_descriptors() -> Iterator[None]:
-    """Fail a test that leaves a file or a socket open; it is set up before the event loop, and looks after it."""
+    """Fail a test that leaves a file or a socket open; it is set up before the event loop, and checks after it."""
     before = _open_descriptors()
     yield
-    # What is garbage warns now, in the test that made it; pytest makes an error of it.
+    # Garbage warns now, in the test that made it; pytest makes an error of it.
     gc.collect()
     until = time.monotonic() + _CLOSING_SECONDS
     while any(name.startswith("socket:") for name in _open_descriptors() - before) and time.monotonic() < until:
@@ -258,7 +258,7 @@ def no_leaked_descriptors() -> Iterator[None]:
 
 
 _RUNNER: Final = "TestRunner."
-"""Where anyio's own tasks begin: its asyncio runner makes one for every step of a test."""
+"""The prefix of anyio's own tasks: its asyncio runner makes one for each step of a test."""
 
 
 def _asyncio_tasks() -> set[object]:
@@ -283,11 +283,11 @@ _TASKS: Final = {"asyncio": _asyncio_tasks, "trio": _trio_tasks}
 
 @pytest.fixture
 async def no_leaked_tasks(anyio_backend_name: str) -> AsyncIterator[None]:
-    """Fail a test that leaves a task running; it is the first in the event loop, and the last to look."""
+    """Fail a test that leaves a task running; it is set up first in the event loop, and checks last."""
     tasks = _TASKS[anyio_backend_name]
     before = tasks()
     yield
-    for _ in range(10):  # a task that was told to stop gets its turn
+    for _ in range(10):  # a task that was cancelled gets its turn
         if tasks() <= before:
             break
         await anyio.lowlevel.checkpoint()
@@ -296,12 +296,12 @@ async def no_leaked_tasks(anyio_backend_name: str) -> AsyncIterator[None]:
 
 
 def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: object) -> None:
-    """Give every async test an event loop, and have it looked after; descriptors are counted when the loop is gone."""
+    """Give each async test an event loop and the checks for leaks; descriptors are counted after the loop is closed."""
     hypothesis = getattr(obj, "hypothesis", None)
     if collector.istestfunction(obj, name) and inspect.iscoroutinefunction(getattr(hypothesis, "inner_test", obj)):
         watches = ["anyio_backend", "no_leaked_descriptors"]
-        # Each example of hypothesis has a loop of its own: hypothesis may end one by a BaseException, of which anyio's
-        # runner dies on asyncio. A fixture in the loop would make them share it.
+        # Each example of hypothesis has its own loop: hypothesis may end one by a BaseException, which breaks anyio's
+        # runner on asyncio. A fixture in the loop would make them share it.
         if hypothesis is None:
             watches.append("no_leaked_tasks")
         pytest.mark.usefixtures(*watches)(obj)
@@ -333,14 +333,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
-    """Why this was skipped."""
+    """Return the reason of a skip."""
     text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     return text.removeprefix("Skipped: ")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Make a skipped test a failed one where everything must be there, and note how each went."""
+    """Turn a skip into a failure with REQUIRE_ALL, and record the outcome."""
     report = yield
     if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome, report.longrepr = "failed", f"skipped, though REQUIRE_ALL is set: {_reason(report)}"
@@ -351,7 +351,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Likewise a skipped file."""
+    """Turn the skip of a file into a failure with REQUIRE_ALL."""
     report = yield
     if REQUIRE_ALL and report.skipped:
         report.outcome, report.longrepr = "failed", f"skipped, though REQUIRE_ALL is set: {_reason(report)}"
@@ -360,7 +360,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
-    """Say last of all what was not tested for want of something; a soak writes down what it found."""
+    """Report the skipped tests in the last line; a soak writes its tables."""
     yield
     if SIZE == "soak":
         session.config.stash[TABLES].write()

@@ -1,8 +1,8 @@
-"""The command `oxygent-client`: what it shows, what it says when something is wrong, and the number it exits with.
+"""The command `oxygent-client`: output, error messages and exit codes.
 
-Rule 1: the model of the picture is tested by tables, without a terminal; the picture by what rich makes of it.
-Rule 2: the commands talk to a toy remote on a port of this machine, as they would to any server.
-Rule 3: whatever a remote sends, no control character of it reaches the output.
+Rule 1: the model of the live view is tested by tables without a terminal, the view by the output of rich.
+Rule 2: the commands talk to a toy remote on a port of this machine.
+Rule 3: no control character of a remote reaches the output.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ from oxygent_client.testing import serve as serving
 from oxygent_client.testing.script import SCRIPTS, Call, Say, Script
 from oxygent_client.transports.asgi import ASGITransport
 
-# ------------------------------------------------------------------------------------------------------------ Safe text
+# ------------------------------------------------------------------------------------------------------------- Escaping
 
 UNSAFE: Final = [
-    # what came, what is shown
+    # the text, the shown text
     ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
     ("\x00\x07\x08\x7f", r"\x00\x07\x08\x7f"),
     ("\x9b2J\x85", r"\x9b2J\x85"),
@@ -82,7 +82,7 @@ UNSAFE: Final = [
 
 @pytest.mark.parametrize(("text", "shown"), UNSAFE)
 def test_escaping(text: str, shown: str) -> None:
-    """What could move the cursor, hide or reorder is spelled out; what is readable stays."""
+    """Control, invisible and bidirectional characters are escaped; readable text is unchanged."""
     assert shown == escaped(text) == line(text) == block(text)
     assert escaped(text).encode()
 
@@ -105,12 +105,12 @@ BRIEF: Final[list[tuple[Any, str]]] = [
 
 @pytest.mark.parametrize(("value", "shown"), BRIEF, ids=[repr(row[0])[:30] for row in BRIEF])
 def test_brief(value: Any, shown: str) -> None:
-    """Any value in one line, and not a long one."""
+    """A value is shown in one line of bounded length."""
     assert brief(value) == shown
 
 
 def test_block() -> None:
-    """A text keeps its lines; tabs are spaces, and a lone CR, which would write over the line, is spelled out."""
+    """A text keeps its lines; tabs become spaces, and a lone CR is escaped."""
     assert block("a\r\n\tb\rc\n") == "a\n    b\\x0dc\n"
 
 
@@ -124,16 +124,16 @@ JSON: Final[list[tuple[Any, str]]] = [
 
 @pytest.mark.parametrize(("value", "text"), JSON, ids=[row[1] for row in JSON])
 def test_as_json(value: Any, text: str) -> None:
-    """Every value is valid JSON in ASCII, even what JSON has no word for."""
+    """Each value is valid JSON in ASCII, even values that JSON lacks."""
     assert as_json(value) == text
     json.loads(text, parse_constant=pytest.fail)
 
 
-# ------------------------------------------------------------------------------------------------------------ The model
+# ---------------------------------------------------------------------------------------------------------------- Model
 
 
 def called(stack: str, query: str = "", *, node: str = "", **more: Any) -> Event:
-    """A tool call: the stack is a text, the node id the callee's name where none is given; tools begin with a `t`."""
+    """Return a tool call: the stack as a text, by default the callee as node id; tools begin with `t`."""
     names = stack.split()
     content = {
         "node_id": node or names[-1],
@@ -148,28 +148,28 @@ def called(stack: str, query: str = "", *, node: str = "", **more: Any) -> Event
 
 
 def returned(node: str, output: Any = "") -> Event:
-    """Its observation."""
+    """Return its observation."""
     content = {"node_id": node, "callee": node, "output": output}
     return Observation("observation", content, {"type": "observation", "content": content})
 
 
 def event(kind: type[Event], name: str | None, content: Any, **more: Any) -> Event:
-    """Any other event."""
+    """Return any other event."""
     return kind(name, content, {"type": name, "content": content, **more})
 
 
 def said(text: str) -> Event:
-    """A message that is plain text."""
+    """Return a message that is plain text."""
     return Text(None, text, text)
 
 
 def delta(text: str, **more: Any) -> Event:
-    """A piece of text."""
+    """Return a text delta."""
     return event(TextDelta, "stream", {"delta": text, **more})
 
 
 def outlined(view: View, at: float) -> list[str]:
-    """The tree as text: a space for each level, the mark, the name, the words, the seconds."""
+    """Return the tree as text: a space for each level, the mark, the name, the text, the seconds."""
     return [
         " ".join(
             part
@@ -187,7 +187,7 @@ def outlined(view: View, at: float) -> list[str]:
 
 
 VIEWS: Final[list[tuple[str, list[Event], list[str]]]] = [
-    # what it shows, the events (one a second), the tree one second after the last
+    # the shown tree, the events (one a second), the tree one second after the last
     ("nothing", [], []),
     ("a call that runs", [called("user a", "why")], ["running a 1s"]),
     (
@@ -298,7 +298,7 @@ VIEWS: Final[list[tuple[str, list[Event], list[str]]]] = [
 
 @pytest.mark.parametrize(("events", "shown"), [row[1:] for row in VIEWS], ids=[row[0] for row in VIEWS])
 def test_the_tree(events: list[Event], shown: list[str]) -> None:
-    """The tree shows who works for whom, since when, and what each said."""
+    """The tree shows the calls by caller, with their time and text."""
     view = View()
     for at, each in enumerate(events):
         view.see(each, at)
@@ -306,7 +306,7 @@ def test_the_tree(events: list[Event], shown: list[str]) -> None:
     assert view.events == len(events)
 
 
-BIG: Final = 10**400  # no float holds it
+BIG: Final = 10**400  # no float can hold it
 
 PROGRESS: Final[list[tuple[Any, str]]] = [
     ("a word", "a word"),
@@ -333,14 +333,14 @@ PROGRESS: Final[list[tuple[Any, str]]] = [
 
 @pytest.mark.parametrize(("content", "shown"), PROGRESS, ids=[str(row[0])[:40] for row in PROGRESS])
 def test_progress(content: Any, shown: str) -> None:
-    """Progress in the shapes that agents use is a share and words; any other shape is shown as it is."""
+    """Progress of known shapes is a share and a text; other shapes are shown unchanged."""
     view = View()
     view.see(event(Progress, "progress", content), 0)
     assert outlined(view, 0) == [f"progress {shown}"]
 
 
-def test_what_is_counted() -> None:
-    """Events and calls are counted, the root's text is joined, the last answer is kept."""
+def test_counts() -> None:
+    """Events and calls are counted, the root's text is joined, and the last answer is kept."""
     view = View("why")
     for each in [
         delta("ea"),
@@ -357,8 +357,8 @@ def test_what_is_counted() -> None:
     assert view.answered is True
 
 
-def test_what_never_came_back() -> None:
-    """When nothing more will come, a call that is open is marked, without a time."""
+def test_open_calls_at_the_end() -> None:
+    """At the end an open call is marked, without a time."""
     view = View()
     view.see(called("user a"), 0)
     view.closed = True
@@ -366,7 +366,7 @@ def test_what_never_came_back() -> None:
 
 
 def test_the_tree_is_bounded() -> None:
-    """A remote that never stops calling, in width or depth, or writing, fills neither memory nor stack."""
+    """Endless calls, in width or depth, and endless text use bounded memory and stack."""
     wide, deep = View(), View()
     for number in range(MAX_PARTS + 10):
         wide.see(called(f"user t{number}"), 0)
@@ -380,8 +380,8 @@ def test_the_tree_is_bounded() -> None:
     assert wide.text == "0123456789" * (MAX_TEXT // 10)
 
 
-def test_a_progress_that_is_not_kept() -> None:
-    """Where nothing more is kept, progress is counted like anything else."""
+def test_progress_in_a_full_view() -> None:
+    """When the view is full, progress is still counted."""
     view = View()
     for _ in range(MAX_PARTS):
         view.see(said("note"), 0)
@@ -402,8 +402,8 @@ HELD: Final[list[tuple[str, Callable[[int], list[Event]]]]] = [
 
 
 @pytest.mark.parametrize("events", [row[1] for row in HELD], ids=[row[0] for row in HELD])
-def test_what_a_view_holds(events: Callable[[int], list[Event]]) -> None:
-    """A view holds little of what comes, however long its ids, stacks and texts are."""
+def test_a_view_is_bounded(events: Callable[[int], list[Event]]) -> None:
+    """A view keeps a bounded part of long ids, stacks and texts."""
     view = View()
 
     def feed(number: int) -> None:
@@ -421,15 +421,15 @@ def test_what_a_view_holds(events: Callable[[int], list[Event]]) -> None:
 
 
 def test_an_inner_line_is_bounded() -> None:
-    """Of a line that an inner agent never ends, as much is kept as is shown."""
+    """Of an endless line of an inner agent only the shown part is kept."""
     view = View()
     for each in [called("user a"), called("user a b"), *[delta("0123456789" * 50, node_id="b")] * 10]:
         view.see(each, 0)
     assert len(view.nodes["1:b"].text) == MAX_LINE
 
 
-def test_an_event_is_not_compared_with_every_call() -> None:
-    """The call of an event is looked up: what that takes does not grow with the calls that are open."""
+def test_calls_are_looked_up_in_constant_time() -> None:
+    """The call of an event is looked up in constant time."""
     view = View()
     for number in range(MAX_PARTS):
         view.see(called("user a", node=f"n{number}"), 0)
@@ -444,11 +444,11 @@ def test_an_event_is_not_compared_with_every_call() -> None:
     assert len(steps) < MAX_PARTS / 4
 
 
-# ---------------------------------------------------------------------------------------------------------- The picture
+# ----------------------------------------------------------------------------------------------------------------- View
 
 
 def drawn(what: RenderableType, *, width: int = 40, height: int = 20, encoding: str = "utf-8") -> list[str]:
-    """The lines that a terminal shows, without styles and trailing spaces."""
+    """Return the lines on a terminal, without styles and trailing spaces."""
     out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     console = Console(file=out, width=width, height=height, force_terminal=True, color_system=None)
     console.print(what)
@@ -457,7 +457,7 @@ def drawn(what: RenderableType, *, width: int = 40, height: int = 20, encoding: 
 
 
 def example() -> View:
-    """A small conversation."""
+    """Return a small conversation."""
     view = View("why")
     for at, each in enumerate(
         [
@@ -501,15 +501,15 @@ def test_the_picture(encoding: str, picture: list[str]) -> None:
     assert [each.replace("…", ".") if encoding == "ascii" else each for each in shown] == picture
 
 
-def test_what_is_hidden_is_said() -> None:
-    """A picture that does not show all says how much is missing."""
+def test_hidden_lines() -> None:
+    """A view that does not show all has a line with the number of hidden lines."""
     view = example()
     view.hidden = 3
     assert drawn(tree(view, 5))[-1] == "and 3 more, not shown"
 
 
 def test_fitted() -> None:
-    """What is higher than the terminal keeps its first two lines and as many of the last as there is room for."""
+    """A view higher than the terminal keeps its first two lines and as many of the last as fit."""
     whole = "\n".join(f"line {n}" for n in range(10))
     assert drawn(FitHeight(whole, 10)) == whole.split("\n")
     assert drawn(FitHeight(whole, 5)) == ["line 0", "line 1", "   … 6 lines above", "line 8", "line 9"]
@@ -530,7 +530,7 @@ ANSWERS: Final[list[tuple[Any, str]]] = [
 
 @pytest.mark.parametrize(("content", "shown"), ANSWERS, ids=[repr(row[0])[:30] for row in ANSWERS])
 def test_the_answer(content: Any, shown: str) -> None:
-    """A text is Markdown, anything else JSON, something huge plain; nothing of it is markup or a control character."""
+    """A text is Markdown, other values JSON, huge ones plain, without markup and control characters of their own."""
     lines = drawn(answer(content, finished=True))
     assert any(shown in each for each in lines)
     assert all(each.isprintable() for each in lines)
@@ -556,7 +556,7 @@ MARKDOWN: Final[list[tuple[str, list[str]]]] = [
 
 @pytest.mark.parametrize(("text", "shown"), MARKDOWN, ids=[row[0][:20] for row in MARKDOWN])
 def test_markdown(text: str, shown: list[str]) -> None:
-    """Marks become styles, a fence keeps what stands in it, and nothing that was written is lost."""
+    """Markdown becomes styles, a code fence keeps its content, and no text is lost."""
     assert "\n".join(each.plain for each in render_markdown(text) if isinstance(each, Words)).split("\n") == shown
 
 
@@ -577,12 +577,12 @@ TABLES: Final[list[tuple[str, list[str]]]] = [
 
 @pytest.mark.parametrize(("text", "shown"), TABLES, ids=[row[0][:20] for row in TABLES])
 def test_tables(text: str, shown: list[str]) -> None:
-    """A table is drawn with its columns side by side; what is none, or is too wide for a terminal, stays as it is."""
+    """A table is drawn in columns; a text that is no table, or too wide, is unchanged."""
     assert drawn(Group(*render_markdown(text))) == shown
 
 
 def test_tables_are_bounded() -> None:
-    """Of many or long tables the first cells are drawn, and the rest stays as it was written."""
+    """Of many or long tables the first cells are drawn, and the rest is shown unchanged."""
     many = render_markdown("|a|\n|-|\n\n" * CELLS)
     long = render_markdown("|a|\n|-|\n" + "|x|\n" * CELLS)
     assert len(many) < 3 * CELLS
@@ -591,13 +591,13 @@ def test_tables_are_bounded() -> None:
 
 
 def test_the_last_lines_of_markdown() -> None:
-    """Of a long text its last lines are laid out, code as code."""
+    """Of a long text the last lines are drawn, code as code."""
     rows = render_markdown("```\n" + "**x**\n" * 10 + "```\n**y**", last=2)
     assert [str(each) for each in rows] == ["**x**", "y"]
 
 
 class EndlessLexer:
-    """What a package that is installed by chance gives for a lexer: it never gives its tokens."""
+    """A lexer of another installed package that never returns."""
 
     name = "Endless"
     aliases: ClassVar[list[str]] = ["endless"]
@@ -606,8 +606,8 @@ class EndlessLexer:
         raise AssertionError("a lexer was made")
 
 
-def test_no_language_chooses_what_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever language a fence names, also one that another package brings, its text is drawn as any other is."""
+def test_code_is_drawn_without_a_lexer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A code fence is drawn without a lexer, whatever its language."""
     info = tmp_path / "endless_lexer-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: endless-lexer\nVersion: 1\n")
@@ -622,7 +622,7 @@ def test_no_language_chooses_what_draws(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_no_lexer_is_loaded() -> None:
-    """To draw an answer does not so much as load what highlights code."""
+    """Drawing an answer does not import a syntax highlighter."""
     program = (
         "import sys; from rich.console import Console; from oxygent_client.cli._output import LiveDisplay;"
         "from oxygent_client.cli import _render; Console().print(_render.answer('```python\\nx = 1', finished=True));"
@@ -633,21 +633,21 @@ def test_no_lexer_is_loaded() -> None:
 
 
 class Broken:
-    """Something that begins to be drawn, and cannot be."""
+    """A renderable that fails."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield "half of it"
         raise OverflowError
 
 
-def test_what_cannot_be_drawn() -> None:
-    """A line says what is missing, and the rest is drawn."""
+def test_a_part_that_cannot_be_drawn() -> None:
+    """A line replaces the part that cannot be drawn, and the rest is drawn."""
     assert drawn(Guarded("the tree", Broken)) == ["the tree cannot be shown (OverflowError)"]
 
 
 @pytest.mark.parametrize(("size", "lines"), [(2, 4), (30_000, 1)])
 def test_long_json_is_not_indented(size: int, lines: int) -> None:
-    """JSON is indented for a person, unless it is long: what is nested deep would grow a hundredfold."""
+    """JSON is indented unless it is long: deeply nested JSON would grow a hundredfold."""
     assert indented([0] * size).count("\n") + 1 == lines
 
 
@@ -667,12 +667,12 @@ ORGANIZATIONS: Final[list[tuple[dict[str, Any], list[str]]]] = [
 
 @pytest.mark.parametrize(("document", "shown"), ORGANIZATIONS)
 def test_the_organization(document: dict[str, Any], shown: list[str]) -> None:
-    """Every member is a line with its type, whatever shape the document has."""
+    """Each member is a line with its type, for any shape of the document."""
     assert drawn(organization(document)) == shown
 
 
 def nested(levels: int) -> dict[str, Any]:
-    """An organization in which each member has one below it, and the last two."""
+    """Return an organization with one member in each member, and two in the last."""
     inner: dict[str, Any] = {"name": f"m{levels}", "children": [{"name": "t1"}, {"name": "t2"}]}
     for number in range(levels - 1, 0, -1):
         inner = {"name": f"m{number}", "children": [inner]}
@@ -680,7 +680,7 @@ def nested(levels: int) -> dict[str, Any]:
 
 
 def test_a_deep_organization() -> None:
-    """Members for whom there is no room further in are drawn all the same, each with its level."""
+    """Members too deep to be indented are drawn with their level."""
     assert drawn(organization(nested(4)), width=40) == [
         "m1",
         "└── m2",
@@ -692,7 +692,7 @@ def test_a_deep_organization() -> None:
 
 
 def test_a_narrow_organization() -> None:
-    """A name that is longer than the line goes on in the next."""
+    """A name that is longer than the line is wrapped."""
     document = {"name": "a", "children": [{"name": "b" * 10}, {"name": "c" * 10}]}
     assert drawn(organization(document), width=10) == [
         "a", "├── bbbbbb", "│   bbbb", "└── cccccc", "    cccc"
@@ -705,7 +705,7 @@ def test_an_organization_in_ascii() -> None:
 
 
 def test_a_large_organization() -> None:
-    """The first members are drawn; a line says how many more there are."""
+    """The first members are drawn, and a line has the number of the others."""
     document = {"name": "a", "children": [{"name": "n" * 1000}, *({"name": f"m{n}"} for n in range(MEMBERS + 5))]}
     shown = drawn(organization(document), width=200)
     assert len(shown) == MEMBERS + 1
@@ -713,16 +713,16 @@ def test_a_large_organization() -> None:
     assert shown[-1] == "and 7 more members, not shown; --json shows all"
 
 
-# ------------------------------------------------------------------------------------------------------------ The shows
+# ------------------------------------------------------------------------------------------------------- Output formats
 
 
 def outcome_of(output: Any) -> RunSummary:
-    """A run that went well."""
+    """Return a successful run."""
     return RunSummary(OxyResponse(state=OxyState.COMPLETED, output=output), "mine", "theirs")
 
 
 def test_live() -> None:
-    """The picture moves, the text grows below it, and the whole stays; a short terminal shows the end."""
+    """The live view moves, the text grows below it, and the final view stays; a short terminal shows the end."""
     out = io.StringIO()
     console = Console(file=out, width=50, height=12, force_terminal=True, color_system=None)
     show = LiveDisplay(console, "why")
@@ -740,11 +740,11 @@ def test_live() -> None:
         assert shown in moving
     for shown in ("note 0", "note 19", "the answer", "22 events · 1 calls · 4.0 s", "trace theirs"):
         assert shown in staying
-    assert "\x1b[?25h" in out.getvalue()  # the cursor is back
+    assert "\x1b[?25h" in out.getvalue()  # the cursor is visible again
 
 
 def test_live_that_failed() -> None:
-    """A run that broke off leaves what was seen: the calls that never came back, and the text so far."""
+    """A failed run leaves its view: open calls and the text so far."""
     out = io.StringIO()
     with LiveDisplay(Console(file=out, width=40), "why") as show:
         show.see(called("user a"), 0)
@@ -755,7 +755,7 @@ def test_live_that_failed() -> None:
 
 
 def test_a_frame_is_bounded() -> None:
-    """What is drawn again and again is as much as the terminal shows; the count of what is above is of all."""
+    """A frame is at most the terminal's height, with the number of lines above."""
     out = io.StringIO()
     console = Console(file=out, width=50, height=12, force_terminal=True, color_system=None)
     with LiveDisplay(console, "why") as show:
@@ -779,7 +779,7 @@ LINES: Final = [
 
 @pytest.mark.parametrize(("seen", "shown"), LINES, ids=[row[1] for row in LINES])
 def test_lines(seen: Event, shown: str) -> None:
-    """Without a terminal an event is one plain line."""
+    """Without a terminal each event is one plain line."""
     written: list[str] = []
     with LinesDisplay(written.append, "why\n?") as show:
         show.see(seen, 1.234)
@@ -789,7 +789,7 @@ def test_lines(seen: Event, shown: str) -> None:
 
 @pytest.mark.parametrize(("output", "shown"), [("a\n\x1b\n", "a\n\\x1b"), ({"b": None}, '{\n  "b": null\n}')])
 def test_the_last_lines(output: Any, shown: str) -> None:
-    """The answer comes as it is, and a line about the run."""
+    """The answer is shown unchanged, with a line about the run."""
     written: list[str] = []
     with LinesDisplay(written.append, "") as show:
         show.finish(outcome_of(output), 2)
@@ -797,7 +797,7 @@ def test_the_last_lines(output: Any, shown: str) -> None:
 
 
 def test_json_objects() -> None:
-    """For a program an event is one JSON object, whatever it holds, and the response the last."""
+    """With JSON output each event is one JSON object, and the response is the last."""
     written: list[str] = []
     with JSONDisplay(written.append) as show:
         show.see(event(Custom, "odd", [math.nan, "\ud800"]), 1.23456)
@@ -817,17 +817,17 @@ def test_json_objects() -> None:
     assert last["remote_trace_id"] == "theirs"
 
 
-# ----------------------------------------------------------------------------------------------------- The conversation
+# -------------------------------------------------------------------------------------------------------- Conversations
 
 
 def in_process(toy: ToyRemote) -> SSEOxyGent:
-    """An agent that talks to the toy without a network."""
+    """Return an agent that uses the toy in process."""
     return SSEOxyGent(server_url="http://toy", transport=ASGITransport(toy))
 
 
 @define
 class Leaving:
-    """A show whose reader leaves after some events."""
+    """An output whose reader leaves after some events."""
 
     events: int
     error: type[BaseException] = BrokenPipeError
@@ -845,26 +845,26 @@ class Leaving:
             raise self.error
 
     def tick(self, at: float) -> None:
-        """Nothing moves."""
+        """Do nothing."""
 
     def finish(self, summary: RunSummary, at: float) -> None:
-        """It never comes so far."""
+        """Fail."""
 
 
 class Stopping(Leaving):
-    """A show that is called off from outside at its first event."""
+    """An output that is cancelled at its first event."""
 
     def __init__(self, scope: anyio.CancelScope) -> None:
         super().__init__(1)
         self._scope = scope
 
     def see(self, event: Event, at: float) -> None:
-        """Be called off."""
+        """Cancel."""
         self._scope.cancel()
 
 
-async def test_nobody_reads_any_more() -> None:
-    """When what is shown can no longer be written, the remote run stops, and the error comes out as it was."""
+async def test_broken_pipe_during_a_run() -> None:
+    """A broken pipe stops the remote run, and the error is raised unchanged."""
     toy = ToyRemote(pace=0)
     with pytest.raises(BrokenPipeError):
         await run_query(in_process(toy), "slow", Leaving(3))
@@ -872,14 +872,14 @@ async def test_nobody_reads_any_more() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, OSError])
-async def test_what_a_show_raises(error: type[BaseException]) -> None:
-    """Whatever ends a conversation comes out as it was, and not in a group."""
+async def test_exceptions_of_the_output(error: type[BaseException]) -> None:
+    """An exception of the output is raised unchanged, not in a group."""
     with pytest.raises(error):
         await run_query(in_process(ToyRemote(pace=0)), "slow", Leaving(3, error))
 
 
 async def test_a_conversation_that_is_cancelled() -> None:
-    """It ends, and the remote run with it."""
+    """A cancelled conversation ends, and the remote run with it."""
     toy = ToyRemote(pace=0)
     with anyio.CancelScope() as scope:
         await run_query(in_process(toy), "slow", Stopping(scope))
@@ -889,7 +889,7 @@ async def test_a_conversation_that_is_cancelled() -> None:
 
 @define
 class Stumbling:
-    """A show that cannot show some of what happens."""
+    """An output that fails for some events."""
 
     error: Exception
     over: tuple[str, ...]
@@ -926,8 +926,8 @@ STUMBLES: Final[list[tuple[tuple[str, ...], str]]] = [
 
 
 @pytest.mark.parametrize(("over", "says"), STUMBLES, ids=["events", "answer", "picture", "nothing"])
-async def test_what_cannot_be_shown(over: tuple[str, ...], says: str) -> None:
-    """A run goes on when something of it cannot be shown; one line says so."""
+async def test_events_that_cannot_be_shown(over: tuple[str, ...], says: str) -> None:
+    """A run goes on when a part of it cannot be shown, with one line about it."""
     lines: list[str] = []
     show = Stumbling(OverflowError(), over)
     outcome = await run_query(in_process(ToyRemote(pace=0)), "echo hi", show, report=lines.append)
@@ -937,15 +937,15 @@ async def test_what_cannot_be_shown(over: tuple[str, ...], says: str) -> None:
 
 
 async def test_a_picture_that_can_no_longer_be_written() -> None:
-    """The error comes out as it was, and not as a group; the remote run stops."""
+    """An error in writing the live view is raised unchanged, not in a group, and stops the remote run."""
     toy = ToyRemote(pace=0)
     with pytest.raises(BrokenPipeError):
         await run_query(in_process(toy), "hang", Stumbling(BrokenPipeError(), ("tick",)))
     assert {run.state for run in toy.runs} <= {"cancelled"}
 
 
-def test_what_cannot_be_shown_is_said_on_stderr() -> None:
-    """The line is for a person, beside what is shown."""
+def test_the_line_about_events_that_cannot_be_shown() -> None:
+    """The line about a part that cannot be shown goes to stderr."""
     err = io.StringIO()
     with redirect_stderr(err):
         code = ask_with(in_process(ToyRemote(pace=0)), "echo hi", Stumbling(ValueError(), ("see",)))
@@ -954,12 +954,12 @@ def test_what_cannot_be_shown_is_said_on_stderr() -> None:
     assert "--json" in err.getvalue()
 
 
-# --------------------------------------------------------------------------------------------------------- The commands
+# ------------------------------------------------------------------------------------------------------------- Commands
 
 
 @define
 class Server:
-    """A toy remote on a port; a first path segment that is in TRICKS is answered by that trick instead."""
+    """A toy remote on a port; a first path segment in TRICKS selects another application."""
 
     toy: ToyRemote
     url: str = ""
@@ -997,7 +997,7 @@ LARGE = Script([Say(json.dumps({"type": "progress", "content": {"step": BIG, "of
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """A server that all tests of this file share."""
+    """A server for all tests of this file."""
     scripts = {**SCRIPTS, "sayings": ODD_SAYINGS, "number": Script([Call("add_up")], output={"n": 1}), "large": LARGE}
     served = Server(ToyRemote(pace=0, scripts=scripts))
     with serving(served) as url:
@@ -1007,7 +1007,7 @@ def server() -> Iterator[Server]:
 
 @define
 class Ran:
-    """What a command did."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -1015,7 +1015,7 @@ class Ran:
 
 
 def command(*argv: str) -> Ran:
-    """What the command line does, in this process, with no terminal."""
+    """Run the command line in this process, without a terminal."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         code = main(argv)
@@ -1023,7 +1023,7 @@ def command(*argv: str) -> Ran:
 
 
 def test_ask(server: Server) -> None:
-    """A question is answered: a line for each event, the answer, and what it took."""
+    """`ask` prints a line for each event, the answer and the duration."""
     ran = command("ask", server.url, "echo hello there")
     run = server.toy.runs[-1]
     assert ran.code == 0
@@ -1036,7 +1036,7 @@ def test_ask(server: Server) -> None:
 
 
 def test_ask_for_json(server: Server) -> None:
-    """With --json every line is a JSON object, the last the response, and nothing is lost."""
+    """With --json each line is a JSON object, the last the response, and nothing is lost."""
     ran = command("ask", server.url, "sayings", "--json")
     *events, last = (json.loads(each, parse_constant=pytest.fail) for each in ran.out.splitlines())
     assert ran.out.isascii()
@@ -1049,7 +1049,7 @@ def test_ask_for_json(server: Server) -> None:
 
 
 def test_ask_shows_no_control_characters(server: Server) -> None:
-    """Whatever the remote says, the output has only printable characters and line ends."""
+    """For any message of the remote, the output has only printable characters and line ends."""
     ran = command("ask", server.url, "sayings")
     assert ran.code == 0
     assert all(each.isprintable() for each in ran.out.split("\n"))
@@ -1059,7 +1059,7 @@ def test_ask_shows_no_control_characters(server: Server) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["lines", "json"])
 def test_ask_with_large_numbers(server: Server, options: tuple[str, ...]) -> None:
-    """Numbers that no float holds are shown, and the answer after them."""
+    """Numbers that no float can hold are shown, and the answer after them."""
     ran = command("ask", server.url, "large", *options)
     assert ran.code == 0
     assert ran.err == ""
@@ -1082,13 +1082,13 @@ OPTIONS: Final[list[tuple[list[str], Callable[[Any], Any], Any]]] = [
 
 @pytest.mark.parametrize(("options", "seen", "expected"), OPTIONS, ids=[" ".join(row[0]) for row in OPTIONS])
 def test_options(server: Server, options: list[str], seen: Callable[[Any], Any], expected: Any) -> None:
-    """Each option arrives at the server as it is meant."""
+    """Each option is sent to the server."""
     assert command("ask", server.url, "echo hi", *options).code == 0
     assert seen(server.toy.runs[-1]) == expected
 
 
 def test_credentials_from_elsewhere(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials come from environment variables, from a file, and from a profile."""
+    """Credentials are read from environment variables, a file and a profile."""
     monkeypatch.setenv("A_KEY", "one")
     monkeypatch.setenv("A_TOKEN", "two")
     monkeypatch.setenv("OXYGENT_PROFILES", str(tmp_path / "oxygent.toml"))
@@ -1105,7 +1105,7 @@ def test_credentials_from_elsewhere(server: Server, tmp_path: Path, monkeypatch:
 
 
 def test_a_file_of_headers_that_is_not_text(server: Server, tmp_path: Path) -> None:
-    """The error names the file, and nothing of what stands in it."""
+    """The error names the file of headers and shows nothing of its content."""
     (tmp_path / "headers").write_bytes(b"canary: \xff")
     ran = command("ask", server.url, "hi", "-H", f"@{tmp_path}/headers")
     assert ran.code == 2
@@ -1114,7 +1114,7 @@ def test_a_file_of_headers_that_is_not_text(server: Server, tmp_path: Path) -> N
 
 
 def test_a_file_that_is_not_a_cassette(server: Server, tmp_path: Path) -> None:
-    """It is refused before the agent runs; with --force it is replaced."""
+    """A file that is no cassette is refused before the run; with --force it is replaced."""
     path = tmp_path / "notes.txt"
     path.write_text("precious", encoding="utf-8")
     runs = len(server.toy.runs)
@@ -1128,7 +1128,7 @@ def test_a_file_that_is_not_a_cassette(server: Server, tmp_path: Path) -> None:
 
 
 def test_tree(server: Server) -> None:
-    """The organization is drawn with every member below whom it works for, or given as JSON."""
+    """The organization is drawn as a tree, or printed as JSON."""
     ran, as_data = command("tree", server.url), command("tree", server.url, "--json", "--timeout", "20")
     lines = ran.out.splitlines()
     assert ran.code == 0
@@ -1140,7 +1140,7 @@ def test_tree(server: Server) -> None:
 
 
 WRONG: Final = [
-    # the command line ({} is the server), the exit code, what the one line says
+    # the command line ({} is the server), the exit code, a word of the line
     ("ask {}/moved hi", 4, "redirect"),
     ("ask {}/login hi", 4, "--token-env VARIABLE"),
     ("ask {}/never hi", 4, "permission"),
@@ -1182,8 +1182,8 @@ WRONG: Final = [
 
 
 @pytest.mark.parametrize(("argv", "code", "says"), WRONG, ids=[row[0] for row in WRONG])
-def test_what_goes_wrong(server: Server, argv: str, code: int, says: str) -> None:
-    """What goes wrong is one line that says what to do, an exit code, and no traceback."""
+def test_error_messages(server: Server, argv: str, code: int, says: str) -> None:
+    """An error is one line with advice, and an exit code, without a traceback."""
     ran = command(*argv.format(server.url).split())
     assert (ran.code, ran.err.count("\n")) == (code, 1), ran.err
     assert ran.err.startswith("oxygent-client: ")
@@ -1192,7 +1192,7 @@ def test_what_goes_wrong(server: Server, argv: str, code: int, says: str) -> Non
 
 
 def test_record_and_replay(server: Server, tmp_path: Path) -> None:
-    """A recorded conversation is shown once more as it was, at any pace, and nothing is sent."""
+    """`replay` shows a recorded conversation unchanged, at any pace, and sends nothing."""
     path = tmp_path / "talk.cassette"
     asked = ("tools", str(path), "--header", "Authorization: Bearer canary", "--timeout", "30", "--json")
     recorded = command("record", server.url, *asked)
@@ -1218,7 +1218,7 @@ def test_record_and_replay(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_cassette_without_a_run(tmp_path: Path) -> None:
-    """Where nothing was asked there is nothing to show."""
+    """A cassette without a run is refused."""
     path = tmp_path / "talk.cassette"
     Cassette().save(path)
     ran = command("replay", str(path))
@@ -1227,15 +1227,15 @@ def test_a_cassette_without_a_run(tmp_path: Path) -> None:
 
 
 def test_record_a_callee(server: Server, tmp_path: Path) -> None:
-    """A callee is looked up in the remote, which is recorded too, and needs no looking up in a replay."""
+    """With a callee, discovery is recorded too, and a replay needs none."""
     path = tmp_path / "talk.cassette"
     assert command("record", server.url, "hi", str(path), "--callee", "read_reviews").code == 0
     assert "/get_agents" in path.read_text()
     assert command("replay", str(path)).code == 0
 
 
-def test_a_conversation_that_failed_is_kept(server: Server, tmp_path: Path) -> None:
-    """What went wrong is in the file, and goes wrong in the same way when it is replayed."""
+def test_recording_a_failure(server: Server, tmp_path: Path) -> None:
+    """A failed conversation is recorded, and its replay fails in the same way."""
     path = tmp_path / "talk.cassette"
     for query, says in (("cut", "may have run"), ("silent", "without an answer")):
         recorded, replayed = command("record", server.url, query, str(path)), command("replay", str(path))
@@ -1245,7 +1245,7 @@ def test_a_conversation_that_failed_is_kept(server: Server, tmp_path: Path) -> N
 
 
 def test_ctrl_c_while_recording(server: Server, tmp_path: Path) -> None:
-    """Ctrl-C keeps what came until then."""
+    """Ctrl-C keeps the recording so far."""
     path = tmp_path / "talk.cassette"
     before = len(server.toy.runs)
     with subprocess.Popen([*PROGRAM, "record", server.url, "hang", str(path)], stdout=subprocess.DEVNULL) as process:
@@ -1259,7 +1259,7 @@ def test_ctrl_c_while_recording(server: Server, tmp_path: Path) -> None:
 
 
 def test_debug(server: Server) -> None:
-    """With --debug the traceback stands above the line."""
+    """With --debug the traceback is printed before the line."""
     ran = command("ask", server.url, "cut", "--debug")
     assert ran.code == 6
     assert ran.err.split(":")[0] == "Traceback (most recent call last)"
@@ -1280,8 +1280,8 @@ ATTEMPTS: Final[list[tuple[BaseException, int, str]]] = [
 
 
 @pytest.mark.parametrize(("error", "code", "text"), ATTEMPTS, ids=[repr(row[0]) for row in ATTEMPTS])
-def test_attempt(error: BaseException, code: int, text: str) -> None:
-    """Whatever is raised becomes an exit code; Ctrl-C and a reader who left need no words."""
+def test_exit_codes(error: BaseException, code: int, text: str) -> None:
+    """Each exception becomes an exit code; Ctrl-C and a broken pipe print nothing."""
 
     def work() -> int:
         raise error
@@ -1298,8 +1298,8 @@ def test_attempt(error: BaseException, code: int, text: str) -> None:
         assert "Traceback (most recent call last)" in err.getvalue()
 
 
-def test_silence(tmp_path: Path) -> None:
-    """What is in a silenced stream's buffer goes nowhere."""
+def test_silenced_streams(tmp_path: Path) -> None:
+    """The buffer of a silenced stream is discarded."""
     path = tmp_path / "out"
     with path.open("w") as stream:
         stream.write("still in the buffer")
@@ -1307,8 +1307,8 @@ def test_silence(tmp_path: Path) -> None:
     assert path.read_text() == ""
 
 
-def test_every_error_has_a_remedy() -> None:
-    """Each class of error finds a line of its own kind, with a documented code; no line is out of reach."""
+def test_every_error_has_advice() -> None:
+    """Each class of error has advice and a documented exit code, and each advice can be reached."""
     classes = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.OxyError)]
     found = {advice_for(each.__new__(each)).error for each in classes}
     assert {remedy.error for remedy in ADVICE} == found
@@ -1317,7 +1317,7 @@ def test_every_error_has_a_remedy() -> None:
 
 
 class FailedAgent:
-    """An agent whose run ends with a response that says FAILED."""
+    """An agent whose response has the state FAILED."""
 
     sent = Context().sent
     remote_trace_id = trace_id = "trace"
@@ -1330,7 +1330,7 @@ class FailedAgent:
         pass
 
     def stream(self, _: str) -> Self:
-        """The run: itself."""
+        """Return the run itself."""
         return self
 
     def __aiter__(self) -> Self:
@@ -1341,13 +1341,13 @@ class FailedAgent:
 
 
 def test_a_failed_state() -> None:
-    """A run that came to its end and says FAILED is an exit code too."""
+    """A response with the state FAILED has an exit code."""
     agent: Any = FailedAgent()
     assert ask_with(agent, "", JSONDisplay(len)) == 7
 
 
-def test_an_output_that_lacks_characters() -> None:
-    """A stream that cannot hold a character gets its number instead."""
+def test_an_output_that_cannot_encode() -> None:
+    """A stream that cannot encode a character gets its escape."""
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     with redirect_stdout(out):
         main(["--version"])
@@ -1357,7 +1357,7 @@ def test_an_output_that_lacks_characters() -> None:
 
 
 def test_version_and_help() -> None:
-    """--version is the package's; --help names every exit code; nothing at all shows the help."""
+    """--version prints the package's version; --help lists each exit code; without arguments the help is shown."""
     assert command("--version").out == f"oxygent-client {oxygent_client.__version__}\n"
     ran = command("--help")
     assert ran.code == 0
@@ -1370,7 +1370,7 @@ def test_version_and_help() -> None:
 
 @pytest.mark.parametrize("dialect", ["1.1.3", "1.0.8"])
 def test_demo(tmp_path: Path, dialect: str) -> None:
-    """The demonstration runs to its end in either dialect; a picture of it can be kept."""
+    """The demonstration runs to its end in each dialect, and can be saved as a picture."""
     ran = command("demo", "--fast", "--dialect", dialect, "tools 1")
     assert ran.code == 0
     assert ran.err == ""
@@ -1393,13 +1393,13 @@ ENVIRONMENTS: Final = [
 
 @pytest.mark.parametrize(("name", "value"), ENVIRONMENTS)
 def test_demo_and_the_environment(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    """The demonstration talks to its own server, and does not look at the environment."""
+    """The demonstration ignores the environment."""
     monkeypatch.setenv(name, value)
     assert command("demo", "--fast", "tools 1").code == 0
 
 
 def test_toy(server: Server) -> None:
-    """The toy remote can be served for a while; a port that is taken is an error that says so."""
+    """The toy remote is served for a while; a port in use is an error."""
     ran = command("toy", "--port", "0", "--seconds", "0")
     assert ran.code == 0
     assert ran.err == ""
@@ -1412,7 +1412,7 @@ def test_toy(server: Server) -> None:
 
 
 def test_without_the_extra() -> None:
-    """Without typer there is one line that says how to get it; another module that is missing is a fault of ours."""
+    """Without typer one line has the install command; another missing module is raised."""
 
     def lacking(name: str) -> Callable[[], Any]:
         def load() -> Any:
@@ -1428,30 +1428,30 @@ def test_without_the_extra() -> None:
         main([], load=lacking("other"))
 
 
-# -------------------------------------------------------------------------------------------------- In its own process
+# ------------------------------------------------------------------------------------------------ In a separate process
 
 PROGRAM: Final = [sys.executable, "-m", "oxygent_client"]
 
 
-def test_the_module() -> None:
-    """`python -m oxygent_client` is the command: here it is given the tests' arguments, and knows none."""
+def test_python_m() -> None:
+    """`python -m oxygent_client` is the command; here it gets the arguments of pytest, and refuses them."""
     err = io.StringIO()
     with redirect_stderr(err), redirect_stdout(err), pytest.raises(SystemExit):
         # By its path: where the pytest plugin is installed, pytest's own importer has the package, not runpy's.
         path = Path(oxygent_client.__file__).with_name("__main__.py")
-        runpy.run_path(str(path), run_name="oxygent_client.__main__")  # coverage knows modules by their name
+        runpy.run_path(str(path), run_name="oxygent_client.__main__")  # coverage finds modules by their name
     assert "oxygent-client" in err.getvalue()
 
 
-def test_the_package_needs_no_typer() -> None:
-    """Neither the package nor the module of the command loads typer or rich by being imported."""
+def test_imports() -> None:
+    """Importing the package, or the command's module, imports neither typer nor rich."""
     program = "import sys, oxygent_client.cli; print({'typer', 'rich', 'uvicorn'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == "set()"
 
 
 def test_ctrl_c(server: Server) -> None:
-    """Ctrl-C stops the remote run and exits 130, without a traceback."""
+    """Ctrl-C stops the remote run and exits with 130, without a traceback."""
     before = len(server.toy.runs)
     with subprocess.Popen(
         [*PROGRAM, "ask", server.url, "hang"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -1464,8 +1464,8 @@ def test_ctrl_c(server: Server) -> None:
     assert wait_until(lambda: server.toy.runs[-1].state == "cancelled")
 
 
-def test_the_toy_answers_until_ctrl_c() -> None:
-    """What `toy` says is true: a remote answers there, and Ctrl-C ends it."""
+def test_toy_until_ctrl_c() -> None:
+    """`toy` serves a remote at the printed URL until Ctrl-C."""
     with subprocess.Popen([*PROGRAM, "toy", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         url = next(word for word in process.stdout.readline().decode().split() if word.startswith("http"))
@@ -1476,8 +1476,8 @@ def test_the_toy_answers_until_ctrl_c() -> None:
     assert err == b""
 
 
-def test_the_reader_leaves(server: Server) -> None:
-    """A reader who has seen enough ends the command and the remote run, without a traceback."""
+def test_broken_pipe(server: Server) -> None:
+    """A broken pipe ends the command and the remote run, without a traceback."""
     before = len(server.toy.runs)
     command_line = [*PROGRAM, "ask", server.url, "slow", "--json"]
     with subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -1492,7 +1492,7 @@ def test_the_reader_leaves(server: Server) -> None:
 
 
 def test_a_terminal_without_unicode(server: Server) -> None:
-    """Where the output cannot hold a character it is spelled out, and nothing fails."""
+    """An output that cannot encode a character gets its escape, and nothing fails."""
     done = subprocess.run(
         [*PROGRAM, "ask", server.url, "echo é🚀"],
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
@@ -1504,7 +1504,7 @@ def test_a_terminal_without_unicode(server: Server) -> None:
 
 
 def wait_until(fact: Callable[[], bool], seconds: float = 20.0) -> bool:
-    """Whether something that happens in another process came about."""
+    """Wait for a condition in another process, and return whether it became true."""
     until = time.monotonic() + seconds
     while not fact() and time.monotonic() < until:
         time.sleep(0.01)
@@ -1513,12 +1513,12 @@ def wait_until(fact: Callable[[], bool], seconds: float = 20.0) -> bool:
 
 @pytest.mark.parametrize("words", ["--help", "ask --help", "demo --help", "toy --help"])
 def test_flags_show_no_type(words: str) -> None:
-    """The help of a flag says what it does, not that it is a bool."""
+    """The help of a flag has its description, without the type bool."""
     shown = command(*words.split()).out
     assert "--help" in shown
     assert "bool" not in shown.lower()
 
 
 def test_every_event_class_has_its_row_in_the_view() -> None:
-    """A new event class needs a row in `HANDLERS` of `cli/_view`."""
+    """Each event class has a row in `HANDLERS` of `cli/_view`."""
     assert set(HANDLERS) == set(get_args(AnyEvent))

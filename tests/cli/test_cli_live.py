@@ -1,6 +1,6 @@
-"""The demonstration as it is drawn while time passes: how long it lasts, and what appears when.
+"""The demonstration over time: its duration, and when each part appears.
 
-Rule: time is virtual, so that this does not depend on how busy the machine is. The same on a terminal is in
+Rule: time is virtual, so that the test does not depend on the load of the machine. The same on a terminal is in
 test_demo_pty.py.
 """
 
@@ -27,24 +27,24 @@ FRAMES_A_SECOND: Final = 12
 
 
 class Film(io.StringIO):
-    """A terminal that notes what is written when, in virtual seconds since the first."""
+    """A terminal that records the time of each write, in virtual seconds since the first."""
 
     def __init__(self) -> None:
         super().__init__()
         self.frames: list[tuple[float, str]] = []
 
     def write(self, text: str, /) -> int:
-        """Note a picture, or what is written between two."""
+        """Record a frame, or a text between two frames."""
         self.frames.append((anyio.current_time(), text))
         return super().write(text)
 
     def first_seen(self, text: str) -> float:
-        """When a picture had this text for the first time."""
+        """Return when a frame first had this text."""
         return next(at for at, frame in self.frames if text in frame)
 
 
 async def filmed(pace: float) -> tuple[float, RunSummary, LiveDisplay, Film]:
-    """The demonstration: how long it took, how it ended, what was seen and drawn."""
+    """The demonstration: its duration, exit code, view and frames."""
     film = Film()
     show = LiveDisplay(Console(file=film, width=80, height=24, force_terminal=True), QUESTION)
     agent = SSEOxyGent(server_url="http://toy", transport=ASGITransport(ToyRemote(pace=pace)))
@@ -61,7 +61,7 @@ _DEMOS: Final[dict[str, Filmed]] = {}
 
 @pytest.fixture
 async def demo(anyio_backend_name: str) -> Filmed:
-    """The demonstration, played once for each loop."""
+    """The demonstration, run once for each loop."""
     if anyio_backend_name not in _DEMOS:
         _DEMOS[anyio_backend_name] = await filmed(1.0)
     return _DEMOS[anyio_backend_name]
@@ -74,27 +74,27 @@ async def test_every_event_is_shown(demo: Filmed) -> None:
     assert show.view.events == 72
 
 
-async def test_it_lasts(demo: Filmed) -> None:
-    """It lasts long enough to be followed and not so long as to bore."""
+async def test_duration(demo: Filmed) -> None:
+    """The demonstration lasts 5 to 15 seconds."""
     seconds, *_ = demo
     assert 5 <= seconds <= 15
 
 
-async def test_it_is_fast() -> None:
-    """It lasts a fifth of that with `--fast`."""
+async def test_fast() -> None:
+    """With `--fast` it lasts a fifth of that."""
     seconds, *_ = await filmed(0.2)
     assert 1 <= seconds <= 3
 
 
-async def test_it_is_drawn_again_and_again(demo: Filmed) -> None:
-    """Twelve pictures a second, whether something came or not."""
+async def test_frame_rate(demo: Filmed) -> None:
+    """Twelve frames a second are drawn, with and without events."""
     seconds, _, _, film = demo
     pictures = len({at for at, _ in film.frames})
     assert seconds * FRAMES_A_SECOND == pytest.approx(pictures, abs=2)
 
 
-async def test_what_happens_appears_when_it_happens(demo: Filmed) -> None:
-    """The events appear in their order, each at a time of its own, and not all at the end."""
+async def test_events_appear_in_time(demo: Filmed) -> None:
+    """The events appear in order, at different times."""
     *_, film = demo
     times = [film.first_seen(text) for text in APPEARING]
     assert sorted(times) == times

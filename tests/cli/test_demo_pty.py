@@ -1,7 +1,7 @@
-"""The demonstration as a person sees it: on a terminal, live.
+"""The demonstration on a real terminal.
 
-Rule 1: what is drawn is read as pictures, one after another: when each of them was drawn depends on how busy the
-    machine is. How long it all lasts, and what appears when, is in test_cli_live.py.
+Rule 1: the frames are tested in their order, not by their time, which depends on the load of the machine. Duration and
+    times are tested in test_cli_live.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pytest
 
 ROWS, COLUMNS = 24, 80
 
-# What the tree shows, in the order in which it happens; each appears when its event comes.
+# The texts of the tree, in their order; each appears when its event is received.
 APPEARING: Final = (
     "trip_planner",
     "A way there and a room",
@@ -44,7 +44,7 @@ _ERASED: Final = re.compile(r"\x1b\[1A\x1b\[2K")
 
 
 def watched(*argv: str) -> tuple[int, str]:
-    """The exit code of the command on a terminal of 80 by 24, and what it wrote."""
+    """Return the exit code of the command on a terminal of 80 by 24, and its output."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
@@ -60,7 +60,7 @@ def watched(*argv: str) -> tuple[int, str]:
             while data := os.read(ours, 65536):
                 seen.append(decoder.decode(data))
         except OSError as error:
-            if error.errno != errno.EIO:  # how Linux says that the other end was closed
+            if error.errno != errno.EIO:  # how Linux reports that the other end was closed
                 raise
         finally:
             os.close(ours)
@@ -69,22 +69,22 @@ def watched(*argv: str) -> tuple[int, str]:
 
 @pytest.fixture(scope="module")
 def demo() -> tuple[int, str]:
-    """One demonstration, in real time."""
+    """The demonstration, in real time."""
     return watched("demo")
 
 
 def pictures(text: str) -> list[str]:
-    """What was drawn, picture by picture, without styles: each begins by erasing the one before it."""
+    """Return the frames without styles: each begins by erasing the one before it."""
     return [_CONTROL.sub("", picture) for picture in _ERASED.split(text)]
 
 
 def first_seen(drawn: list[str], text: str) -> int:
-    """The number of the first picture with this text."""
+    """Return the number of the first frame with this text."""
     return next(number for number, picture in enumerate(drawn) if text in picture)
 
 
-def test_it_is_live(demo: tuple[int, str]) -> None:
-    """It ends well; its events appear in their order, in many different pictures, and not all at the end."""
+def test_live(demo: tuple[int, str]) -> None:
+    """It succeeds, and its events appear in order in different frames."""
     code, text = demo
     assert code == 0
     seen = [first_seen(pictures(text), each) for each in APPEARING]
@@ -92,8 +92,8 @@ def test_it_is_live(demo: tuple[int, str]) -> None:
     assert len({*seen}) >= 5
 
 
-def test_it_fits(demo: tuple[int, str]) -> None:
-    """No line is wider than the terminal, and the cursor is there again at the end."""
+def test_width(demo: tuple[int, str]) -> None:
+    """No line is wider than the terminal, and the cursor is visible at the end."""
     _, text = demo
     lines = re.split(r"[\r\n]+|\x1b\[\d*[AK]", re.sub(r"\x1b\[[\d;]*m|\x1b\[\?25.", "", text))
     assert max(len(each) for each in lines) <= COLUMNS
@@ -101,7 +101,7 @@ def test_it_fits(demo: tuple[int, str]) -> None:
 
 
 def test_fast() -> None:
-    """In a hurry it shows the same."""
+    """With `--fast` it shows the same."""
     code, text = watched("demo", "--fast")
     assert code == 0
     assert APPEARING[-1] in pictures(text)[-1]

@@ -1,6 +1,6 @@
-"""The example project, and all examples, as a user has them: a copy, in an environment of its own, with a built wheel.
+"""The example project and all examples, as a user runs them: copied, in a separate environment, with a built wheel.
 
-Rule: nothing of this tree is on its path; what it imports was installed.
+Rule: this tree is not on its path; its imports are installed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PYTHON: Final = "Scripts/python.exe" if sys.platform == "win32" else "bin/python
 
 
 def run(command: Sequence[str | Path], directory: Path, *, expected: int = 0) -> str:
-    """What the command prints; it must end as expected. Nothing of our own environment is in its way."""
+    """Return the output of the command; assert its exit code. Our own environment's settings are removed."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHON", "COV"))}
     done = subprocess.run(command, cwd=directory, env=kept, capture_output=True, text=True, check=False)
     assert done.returncode == expected, f"{command}\n{done.stdout}\n{done.stderr}"
@@ -37,7 +37,7 @@ def run(command: Sequence[str | Path], directory: Path, *, expected: int = 0) ->
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment that holds the built wheel with its extra `[pytest]`."""
+    """The interpreter of an environment that has the built wheel with its extra `[pytest]`."""
     home = tmp_path_factory.mktemp("example")
     run([sys.executable, "-m", "venv", "--without-pip", home / "environment"], home)
     python = home / "environment" / PYTHON
@@ -58,7 +58,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_it_passes_offline(python: Path, project: Path) -> None:
-    """Its tests pass with the network forbidden, on the cassette it was shipped with."""
+    """Its tests pass without a network, with its own cassette."""
     said = run([python, *PYTEST, "-rA"], project)
     assert "oxygent: network forbid, record none" in said
     assert len(re.findall(r"^PASSED ", said, re.MULTILINE)) == 3
@@ -68,8 +68,8 @@ def test_it_passes_offline(python: Path, project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_guard_is_on(python: Path, project: Path) -> None:
-    """A test added to it that calls out is refused, in words that name the address."""
+def test_the_network_guard(python: Path, project: Path) -> None:
+    """A test added to it that opens a connection is refused with the address."""
     (project / "tests" / "test_out.py").write_text(
         "import socket\n\n\ndef test_out():\n    socket.create_connection(('198.51.100.7', 443), 1)\n", encoding="utf-8"
     )
@@ -78,8 +78,8 @@ def test_the_guard_is_on(python: Path, project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_without_its_cassette_it_says_how_to_record(python: Path, project: Path) -> None:
-    """Who deletes the cassette is told how to make another."""
+def test_without_its_cassette(python: Path, project: Path) -> None:
+    """Without its cassette the error has the command to record one."""
     shutil.rmtree(project / "tests" / "cassettes")
     said = run([python, *PYTEST, "tests/test_trips.py"], project, expected=pytest.ExitCode.TESTS_FAILED)
     assert "pytest --oxygent-record=once 'tests/test_trips.py::test_a_trip_to_lisbon'" in said
@@ -87,21 +87,21 @@ def test_without_its_cassette_it_says_how_to_record(python: Path, project: Path)
 
 @pytest.mark.slow
 def test_all_examples_run_with_the_wheel(python: Path, tmp_path: Path) -> None:
-    """The one command runs everything: programs, code blocks, and this project."""
+    """One command runs all examples: programs, code blocks, and this project."""
     examples = shutil.copytree(EXAMPLE.parent, tmp_path / "examples", ignore=NOT_OURS)
     said = run([python, examples / "run_all.py"], tmp_path)
     assert re.fullmatch(r"(\d+) of \1 passed", said.splitlines()[-1])
 
 
-def test_it_is_small() -> None:
-    """No module is longer than a page."""
+def test_module_length() -> None:
+    """Each module has at most a page."""
     lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in EXAMPLE.rglob("*.py")}
     assert lengths
     assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
 
 
-def test_no_module_of_it_is_left_out() -> None:
-    """Its tests run every module: each is found by pytest, or imported by one that is."""
+def test_each_module_is_run() -> None:
+    """Each module is a test file or imported by one."""
     texts = {path.relative_to(EXAMPLE).as_posix(): path.read_text(encoding="utf-8") for path in EXAMPLE.rglob("*.py")}
     found = {name for name in texts if re.search(r"(^|/)(conftest|test_\w+)\.py$", name)}
     imported = set(re.findall(r"^(?:from|import) (\w+)", "\n".join(texts[name] for name in found), re.MULTILINE))

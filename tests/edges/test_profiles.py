@@ -1,7 +1,7 @@
-"""Profiles: what stands where, which of it wins, what is refused and with which words, and what an agent makes of it.
+"""Profiles: keys, sources and their precedence, error messages, and the agents they make.
 
-Rule 1: files are written for each case; variables are a dictionary, but for secrets, which are read from the process.
-Rule 2: what an agent sends is seen in its scripted transport.
+Rule 1: files are written for each case; variables are a dict, except for secrets, which are read from the environment.
+Rule 2: the requests of an agent are checked at its scripted transport.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ x-api-key = { env = "PROD_KEY" }
 def loaded(
     text: str | None = None, name: str | None = None, environ: Mapping[str, str] | None = None, **more: Any
 ) -> Profile:
-    """The profile of a file with this text."""
+    """Return the profile of a file with this text."""
     if text is None:
         return load_profile(name, environ=environ or {}, **more)
     with tempfile.TemporaryDirectory() as directory:
@@ -77,11 +77,11 @@ def loaded(
 
 
 def one(lines: str) -> str:
-    """A file with one profile of these lines; the first of them is the third of the file."""
+    """Return a file with one profile of these lines; the first of them is line 3."""
     return f'default = "p"\n[profiles.p]\n{lines}\n'
 
 
-# -------------------------------------------------------------------------------------------------------- What it makes
+# -------------------------------------------------------------------------------------------------------------- Options
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,13 @@ def one(lines: str) -> str:
     ],
     ids=["default", "named"],
 )
-def test_a_profile_has_what_it_extends(expected: dict[str, Any], name: str | None) -> None:
-    """A derived profile has all of its base, and its own over it."""
+def test_extends(expected: dict[str, Any], name: str | None) -> None:
+    """A profile has all options of the one that it extends, replaced by its own."""
     assert loaded(THREE, name).options() == expected
 
 
-def test_the_last_of_a_chain() -> None:
-    """Tables are joined key by key over the whole chain; credentials go as one."""
+def test_a_chain_of_profiles() -> None:
+    """Tables are merged by key along the chain; credentials are replaced as a whole."""
     profile = loaded(THREE, "prod")
     options = profile.options()
     assert options["is_share_call_stack"] is False
@@ -162,7 +162,7 @@ def test_the_last_of_a_chain() -> None:
         ({"headers": {"x-tenant": "acme"}}, 'headers = { x-tenant = "acme" }'),
     ],
 )
-def test_what_may_stand_in_a_file(expected: dict[str, Any], lines: str) -> None:
+def test_keys_of_a_file(expected: dict[str, Any], lines: str) -> None:
     """Each key becomes the argument of its name, as `SSEOxyGent` takes it."""
     assert loaded(one(lines)).options() == expected
 
@@ -193,15 +193,15 @@ def test_what_may_stand_in_a_file(expected: dict[str, Any], lines: str) -> None:
         ({}, {"OTHER": "x", "OXYGENT_URL": URL, "OXYGENT_SERVR_URL": "", "OXYGENT_HEADERS_X": ""}),
     ],
 )
-def test_what_variables_say(expected: dict[str, Any], environ: dict[str, str]) -> None:
-    """A variable is `OXYGENT_` and the key; an empty one says nothing; one that begins alike is not ours."""
+def test_variables(expected: dict[str, Any], environ: dict[str, str]) -> None:
+    """A variable is `OXYGENT_` and the key; an empty one is ignored, and so are other names with the prefix."""
     assert loaded(environ=environ).options() == expected
 
 
 @pytest.mark.parametrize("asked_for", ["p", "other"])
 @pytest.mark.parametrize("reference", ['auth.bearer_env = "{}"', 'headers.x-key.env = "{}"'])
-def test_a_variable_that_any_profile_names_is_known(asked_for: str, reference: str) -> None:
-    """What one profile names may be set while another is loaded; elsewhere the same variable is a misspelt one."""
+def test_variables_named_in_other_profiles(asked_for: str, reference: str) -> None:
+    """A variable named in any profile is accepted; otherwise it is taken for a misspelled one."""
     text = one(reference.format("OXYGENT_AUTH_BEARER") + "\n[profiles.other]")
     environ = {"OXYGENT_AUTH_BEARER": TOKEN}
     assert loaded(text, asked_for, environ).name == asked_for
@@ -209,8 +209,8 @@ def test_a_variable_that_any_profile_names_is_known(asked_for: str, reference: s
         loaded(one("[profiles.other]"), asked_for, environ)
 
 
-def test_what_arguments_say() -> None:
-    """Keyword arguments are the keys of a profile; None says nothing."""
+def test_arguments() -> None:
+    """Keyword arguments are the keys of a profile; None is ignored."""
     profile = loaded(
         THREE, "staging", callee=None, server_url=URL, timeouts={"connect": 2}, auth={}, headers={"X-Tenant": "globex"}
     )
@@ -229,11 +229,11 @@ LIVE: Final = frozenset(
     transport router event_handlers event_filter progress_callback policies sanitize schema failure_detector observers
     """.split()
 )
-"""Arguments that are code or live things: no file can hold them."""
+"""Arguments that are code or live objects, which a file cannot hold."""
 
 
-def test_every_argument_that_is_data_may_stand_in_a_profile() -> None:
-    """A new argument of `SSEOxyGent` gets its key, or stands in LIVE; so does every clock and limit."""
+def test_each_data_argument_has_a_key() -> None:
+    """Each data argument of `SSEOxyGent` and each time-out and limit has a key; the others are in LIVE."""
     keys = {*profiles._VARIABLES.values()}
     assert (
         inspect.signature(SSEOxyGent).parameters.keys() == {key.partition(".")[0] for key in keys} | {"headers"} | LIVE
@@ -246,13 +246,13 @@ PAGE: Final = (ROOT / "docs" / "howto" / "profiles.md").read_text(encoding="utf-
 
 
 def first_cells(head: str) -> str:
-    """The first column of the first table below a heading of the docs."""
+    """Return the first column of the first table below a heading of the docs."""
     rows = re.findall(r"^\|([^|]*)\|", PAGE.partition(f"\n## {head}\n")[2].partition("\n## ")[0], re.MULTILINE)
     return "\n".join(rows)
 
 
-def test_the_docs_have_every_key() -> None:
-    """The page names each key, and each way to name a secret, and no other."""
+def test_the_page_has_each_key() -> None:
+    """The page has exactly the keys, and the ways to refer to a secret."""
     tables = {*profiles._TABLES, "auth", "headers"}
     assert {key for key in profiles._KEYS if "." not in key} | tables == {*re.findall(r"`(\w+)`", first_cells("Keys"))}
     said = {*re.findall(r"\b\w+_(?:env|file|username)\b", first_cells("Secrets"))}
@@ -260,13 +260,13 @@ def test_the_docs_have_every_key() -> None:
 
 
 @pytest.mark.parametrize("name", ["base", "dev", "prod"])
-def test_the_file_of_the_docs(name: str) -> None:
-    """The file that the page begins with is one, and each of its profiles is as it should be."""
+def test_the_example_file_of_the_page(name: str) -> None:
+    """The example file of the page is valid, with the stated profiles."""
     (text,) = re.findall(r"^```toml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     assert loaded(text, name).options()["timeouts"] == Timeouts(idle=300, total=None)
 
 
-# ----------------------------------------------------------------------------------------------------------- Which wins
+# ----------------------------------------------------------------------------------------------------------- Precedence
 
 VALUES: Final[dict[str, st.SearchStrategy[Any]]] = {
     "name": st.sampled_from(["a", "b", "c", "d"]),
@@ -281,14 +281,14 @@ SOURCE: Final = st.fixed_dictionaries({}, optional=VALUES)
 
 
 def toml(values: Mapping[str, Any]) -> str:
-    """The lines that say `values`; JSON's texts, numbers, lists and booleans are TOML's."""
+    """Return TOML lines for `values`; texts, numbers, lists and booleans are written as in JSON."""
     flat = {f"auth.{key}": name for key, name in values.get("auth", {}).items()}
     flat |= {key: value for key, value in values.items() if key != "auth"}
     return "\n".join(f"{key} = {json.dumps(value)}" for key, value in flat.items())
 
 
 def variables(values: Mapping[str, Any]) -> dict[str, str]:
-    """The variables that say `values`."""
+    """Return the variables for `values`."""
     said: dict[str, str] = {}
     for key, value in values.items():
         name = f"OXYGENT_{key.upper().replace('.', '_')}"
@@ -300,7 +300,7 @@ def variables(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def keywords(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments that say `values`."""
+    """Return the keyword arguments for `values`."""
     said: dict[str, Any] = {}
     for key, value in values.items():
         table, _, name = key.rpartition(".")
@@ -309,10 +309,10 @@ def keywords(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @given(base=SOURCE, own=SOURCE, environ=SOURCE, arguments=SOURCE)
-def test_the_later_source_wins(
+def test_precedence(
     base: dict[str, Any], own: dict[str, Any], environ: dict[str, Any], arguments: dict[str, Any]
 ) -> None:
-    """Base, profile, variables, arguments: for each key by itself the last that says something counts, and is named."""
+    """For each key the last of base, profile, variables and arguments is used, and named in errors."""
     text = f'[profiles.base]\n{toml(base)}\n[profiles.own]\nextends = "base"\n{toml(own)}\n'
     more = keywords(arguments)
     agents_name = more.pop("name", None)  # as an argument of `load_profile` it is the profile's
@@ -341,13 +341,13 @@ def test_the_later_source_wins(
     ],
 )
 def test_which_profile(expected: str, name: str | None, environ: dict[str, str]) -> None:
-    """The one that is named, else that of the variable, else the file's default."""
+    """The profile is the named one, or the variable's, or the file's default."""
     assert loaded(THREE, name, environ).name == expected
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory, with files of profiles, and two configuration directories, with one each."""
+    """The current directory with files of profiles, and two configuration directories with one each."""
     places = [f"{name}.toml" for name in ("oxygent", "team", "mine")]
     places += [f"{directory}/oxygent-client/oxygent.toml" for directory in ("xdg", ".config")]
     for place in places:
@@ -372,7 +372,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ids=["argument", "variable", "xdg", "home", "named here", "variable here", "home without", "unnamed here"],
 )
 def test_which_file(folder: Path, path: str | None, variables: dict[str, str], taken: str | None) -> None:
-    """The file that is named, else that of the variable, else the user's own; never one that just lies here."""
+    """The file is the named one, or the variable's, or the user's; never one in the current directory."""
     environ = {name: str(folder / value) for name, value in variables.items()}
     assert load_profile(path=path, environ=environ).values.get("name") == taken
 
@@ -380,7 +380,7 @@ def test_which_file(folder: Path, path: str | None, variables: dict[str, str], t
 @pytest.mark.parametrize("name", ["HOME", "XDG_CONFIG_HOME"])
 @pytest.mark.usefixtures("folder")
 def test_a_relative_configuration_directory_is_ignored(name: str) -> None:
-    """A relative directory would be one in the current directory."""
+    """A relative configuration directory is ignored: it would be in the current directory."""
     assert load_profile(environ={name: "xdg" if name == "XDG_CONFIG_HOME" else "."}).values == {}
 
 
@@ -394,15 +394,15 @@ def test_a_relative_configuration_directory_is_ignored(name: str) -> None:
     ],
 )
 def test_the_configuration_directory_of_each_platform(tmp_path: Path, platform: str, variable: str, below: str) -> None:
-    """Each platform has a directory of its own; `XDG_CONFIG_HOME` counts on all of them."""
+    """Each platform has its own directory; `XDG_CONFIG_HOME` is used on all."""
     path = tmp_path / below / "oxygent-client" / "oxygent.toml"
     path.parent.mkdir(parents=True)
     path.touch()
     assert profiles._user_file({variable: str(tmp_path)}, platform) == path
 
 
-def test_the_log_says_which_file_was_taken(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """At INFO, with the whole path; a line feed in it is escaped."""
+def test_the_used_file_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The path of the used file is logged at INFO, with line breaks escaped."""
     caplog.set_level("INFO", "oxygent_client")
     path = (folder / "mine.toml").rename(folder / "mi\nne.toml")
     load_profile(path=path, environ={})
@@ -411,8 +411,8 @@ def test_the_log_says_which_file_was_taken(folder: Path, caplog: pytest.LogCaptu
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_file_that_is_not_taken_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """A file in the current directory that is not named is left alone with a warning, or with the error's hint."""
+def test_a_file_in_the_current_directory(caplog: pytest.LogCaptureFixture) -> None:
+    """An unnamed file in the current directory is ignored, with a warning or a hint in the error."""
     load_profile(environ={})
     assert [(each.levelname, "oxygent.toml" in each.getMessage()) for each in caplog.records] == [("WARNING", True)]
     with pytest.raises(errors.ConfigurationError, match=r"oxygent\.toml"):
@@ -420,7 +420,7 @@ def test_a_file_that_is_not_taken_is_told(caplog: pytest.LogCaptureFixture) -> N
 
 
 def status(user: int, mode: int) -> os.stat_result:
-    """The status of a file of this user."""
+    """Return the stat result of a file of this user."""
     return os.stat_result((mode, 0, 0, 1, user, 0, 0, 0, 0, 0))
 
 
@@ -438,19 +438,19 @@ def status(user: int, mode: int) -> os.stat_result:
     ],
     ids=["own", "of root", "foreign", "foreign to root", "for all", "of root for all", "pipe", "no owners"],
 )
-def test_whose_file_is_taken(owner: int, mode: int, user: int | None, refused: bool) -> None:
-    """A file is taken if only this user, root or this user's group can have written it."""
+def test_file_owners(owner: int, mode: int, user: int | None, refused: bool) -> None:
+    """A file is used if only this user, root or this user's group can write it."""
     assert bool(profiles._distrust(status(owner, mode), user)) is refused
 
 
-def test_a_file_that_everybody_may_write(folder: Path) -> None:
-    """It is refused, also where it is named."""
+def test_world_writable_files(folder: Path) -> None:
+    """A file that is world-writable is refused, even if it is named."""
     (folder / "mine.toml").chmod(0o666)
     with pytest.raises(errors.ConfigurationError, match="chmod"):
         load_profile(path="mine.toml", environ={})
 
 
-# ------------------------------------------------------------------------------------------------------- What is wrong
+# --------------------------------------------------------------------------------------------------------------- Errors
 
 
 @pytest.mark.parametrize(
@@ -529,8 +529,8 @@ def test_a_file_that_everybody_may_write(folder: Path) -> None:
         (": unknown profile 'p'; known profiles: 'q'", "[profiles.q]"),
     ],
 )
-def test_what_a_file_may_not_say(said: str, lines: str) -> None:
-    """The error says file, line, profile and key, and what would be right; it never shows a text that was given."""
+def test_invalid_keys_and_values(said: str, lines: str) -> None:
+    """The error has file, line, profile and key, and the expected type, and never a given text."""
     text = one(lines) if not said.startswith(": unknown profile") else f'default = "p"\n{lines}\n'
     with pytest.raises(errors.ConfigurationError) as caught:
         loaded(text)
@@ -558,8 +558,8 @@ def test_what_a_file_may_not_say(said: str, lines: str) -> None:
         ("no file with the profile 'prod': give path=, or set OXYGENT_PROFILES", None, "prod"),
     ],
 )
-def test_files_that_are_none(said: str, text: str | None, name: str | None) -> None:
-    """What is no file of profiles, or has not the one that was asked for, is an error that says so."""
+def test_invalid_files(said: str, text: str | None, name: str | None) -> None:
+    """An invalid file, or one without the requested profile, raises an error."""
     with pytest.raises(errors.ConfigurationError) as caught:
         loaded(text, name)
     assert said in str(caught.value)
@@ -609,7 +609,7 @@ DEEP: Final = 5000
     ],
 )  # fmt: skip
 def test_hostile_files(text: str) -> None:
-    """Whatever a file holds, the error is short, and shows no value and no key; no other exception is behind it."""
+    """For any file the error is short, shows no value and no key, and has no cause."""
     with pytest.raises(errors.ConfigurationError) as caught:
         loaded(text)
     behind: list[BaseException | None] = [caught.value, caught.value.__cause__, caught.value.__context__]
@@ -632,7 +632,7 @@ def test_hostile_files(text: str) -> None:
     ids=["number", "whole number", "5000 digits", "flag", "flag or auto"],
 )
 def test_the_error_for_a_variable_keeps_no_value(variable: str, value: str) -> None:
-    """Neither its text nor an exception behind it holds what the variable does."""
+    """Neither the error's text nor its cause shows the value of a variable."""
     with pytest.raises(errors.ConfigurationError) as caught:
         loaded(environ={variable: value})
     assert "4711" not in str(caught.value)
@@ -640,14 +640,14 @@ def test_the_error_for_a_variable_keeps_no_value(variable: str, value: str) -> N
 
 
 def test_many_headers_take_linear_time() -> None:
-    """Each value has the line where it stands; the file is read for that once."""
+    """Headers are mapped to their lines in linear time."""
     names = [f"x-{number}" for number in range(2000)]
     profile = loaded(one("[profiles.p.headers]\n" + "\n".join(f"{name} = 'a'" for name in names)))
     assert profile.sources["headers.x-1999"] == "oxygent.toml, line 2003, profile 'p'"
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    """A file that is not there, or no text, is named without its path; nothing of its bytes is shown."""
+def test_unreadable_files(tmp_path: Path) -> None:
+    """An unreadable or binary file is named without its directory, and none of its bytes is shown."""
     with pytest.raises(errors.ConfigurationError, match=r"^the file 'none.toml' cannot be read: FileNotFoundError$"):
         load_profile(path=tmp_path / "none.toml", environ={})
     (tmp_path / "bytes.toml").write_bytes(b"\xff")
@@ -683,7 +683,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("OXYGENT_SERVER_URL: server_url: holds a secret", {"OXYGENT_SERVER_URL": f"https://a:{TOKEN}@remote.test"}),
     ],
 )
-def test_what_variables_may_not_say(said: str, environ: dict[str, str]) -> None:
+def test_invalid_variables(said: str, environ: dict[str, str]) -> None:
     """The error names the variable, never its value."""
     with pytest.raises(errors.ConfigurationError) as caught:
         loaded(environ=environ)
@@ -703,7 +703,7 @@ def test_what_variables_may_not_say(said: str, environ: dict[str, str]) -> None:
         ("argument headers: headers: is a secret by its name", {"headers": {"cookie": TOKEN}}),
     ],
 )
-def test_what_arguments_may_not_say(said: str, arguments: dict[str, Any]) -> None:
+def test_invalid_arguments(said: str, arguments: dict[str, Any]) -> None:
     """The error names the argument, never its value."""
     with pytest.raises(errors.ConfigurationError) as caught:
         loaded(**arguments)
@@ -714,8 +714,8 @@ def test_what_arguments_may_not_say(said: str, arguments: dict[str, Any]) -> Non
 # --------------------------------------------------------------------------------------------------------------- Agents
 
 
-async def test_an_agent_sends_what_its_profile_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Secrets are read where the profile says, for each request, and nothing shows them."""
+async def test_an_agent_with_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secrets are read for each request from the source in the profile, and are not shown."""
     (tmp_path / "key").write_text("first-key", encoding="utf-8")
     monkeypatch.setenv("TRIPS_TOKEN", TOKEN)
     monkeypatch.setenv("TRIPS_ID", "id-7")
@@ -749,8 +749,8 @@ async def test_an_agent_sends_what_its_profile_names(tmp_path: Path, monkeypatch
     )
 
 
-async def test_several_keys_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Headers by reference go together also where there is no other credential."""
+async def test_several_headers_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several headers by reference can be used without a token."""
     monkeypatch.setenv("A", "first")
     monkeypatch.setenv("B", "second")
     transport = FakeTransport({"/sse/chat": Reply((answer("42"), close()))})
@@ -759,22 +759,22 @@ async def test_several_keys_without_a_token(monkeypatch: pytest.MonkeyPatch) -> 
     assert [transport.requests[0].headers[name] for name in ("x-a", "x-b")] == ["first", "second"]
 
 
-def test_a_profile_travels() -> None:
-    """Profile and agent pickle: where the secrets are travels, the secrets do not."""
+def test_copies() -> None:
+    """Profiles and agents pickle with the source of a secret, without the secret."""
     profile = loaded(THREE, "prod")
     assert pickle.loads(pickle.dumps(profile)) == profile
     assert profile.options() == pickle.loads(pickle.dumps(profile)).options()
     assert pickle.loads(pickle.dumps(profile.agent())).server_url == "https://oxygent.example"
 
 
-def test_an_agent_without_an_address() -> None:
-    """Without `server_url` there is no agent; the error says where it is to be put."""
+def test_an_agent_without_a_url() -> None:
+    """Without `server_url` the error has the places where it can be set."""
     with pytest.raises(errors.ConfigurationError, match=r"<Profile '': nothing> has no server_url"):
         loaded().agent()
 
 
 def test_a_subclass() -> None:
-    """The options are the arguments of any subclass."""
+    """The options are accepted by any subclass."""
 
     class Agent(SSEOxyGent):
         pass

@@ -1,8 +1,8 @@
-"""The pytest plugin: its fixtures, its options and its guard, each in a small project of its own.
+"""The pytest plugin: fixtures, options and the network guard, each in a small project.
 
 Rule 1: this file's own pytest does not load the plugin (`-p no:oxygent_client`); that of the projects finds it by
     itself.
-Rule 2: nothing here may reach a network, so the addresses are those that RFC 5737 and RFC 3849 give to documentation.
+Rule 2: no network is used: the addresses are those of RFC 5737 and RFC 3849 for documentation.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# pytester forgets what a project loads. What others would then load a second time is loaded here, before.
+# pytester removes the modules that a project loads; these are loaded here, so that others do not load them twice.
 for _name in ("httpcore", "uvicorn", "uvloop", "oxygent_client.transports.httpx", "oxygent_client.transports.asgi"):
     importlib.import_module(_name)
 
@@ -57,7 +57,7 @@ PROJECT: Final = """
             return "http://198.51.100.7"
         return request.getfixturevalue("toy_remote").url
 """
-"""A project whose remote says what stands in says.txt; without a recording to make it has none."""
+"""A project whose remote answers with the text of says.txt, or fails without it."""
 
 TALK: Final = """
     from pathlib import Path
@@ -78,7 +78,7 @@ CASSETTE: Final = "cassettes/test_talk/test_talk.json"
 
 @pytest.fixture(params=LOOPS)
 def talk(request: pytest.FixtureRequest, pytester: pytest.Pytester) -> pytest.Pytester:
-    """A project with one recorded talk, on each event loop."""
+    """A project with one recorded run on each event loop."""
     pytester.makeconftest(PROJECT)
     pytester.makepyfile(test_talk=TALK)
     for name, text in {"loop": request.param, "says": "one", "asks": "hello"}.items():
@@ -87,28 +87,28 @@ def talk(request: pytest.FixtureRequest, pytester: pytest.Pytester) -> pytest.Py
 
 
 def heard(project: pytest.Pytester) -> list[str]:
-    """What each run of the talk heard, events and answer."""
+    """Return the events and answers of each run."""
     return (project.path / "heard.txt").read_text(encoding="utf-8").splitlines()
 
 
 def run(project: pytest.Pytester, *arguments: str, **outcomes: int) -> pytest.RunResult:
-    """Run the tests of the project, which must end with these outcomes."""
+    """Run the tests of the project, and assert their outcomes."""
     result = project.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
     result.assert_outcomes(**outcomes)
     return result
 
 
-# ---------------------------------------------------------------------------------------------------------- Being there
+# --------------------------------------------------------------------------------------------------------- Installation
 
 
 def test_pytest_finds_it() -> None:
-    """The distribution names the plugin, so that nobody need load it."""
+    """The distribution has an entry point, so that pytest finds the plugin."""
     (found,) = importlib.metadata.entry_points(group="pytest11", name="oxygent_client")
     assert found.load() is pytest_plugin
 
 
-def test_it_is_inert(pytester: pytest.Pytester) -> None:
-    """A project that uses none of it has no guard and no line in its report, and loads no library for it."""
+def test_without_use(pytester: pytest.Pytester) -> None:
+    """A project that does not use it has no guard and no line in its report, and imports nothing for it."""
     pytester.makeconftest(
         """
         import sys
@@ -123,7 +123,7 @@ def test_it_is_inert(pytester: pytest.Pytester) -> None:
         """
     )
     pytester.makepyfile("def test_nothing():\n    pass")
-    # Those that others have installed may load what they like.
+    # Other installed plugins may import anything.
     others = [
         argument
         for point in importlib.metadata.entry_points(group="pytest11")
@@ -137,13 +137,13 @@ def test_it_is_inert(pytester: pytest.Pytester) -> None:
 
 
 def test_the_header(pytester: pytest.Pytester) -> None:
-    """What differs from the defaults is said before the first test."""
+    """Settings other than the defaults are in the header of the report."""
     pytester.makepyfile("def test_nothing():\n    pass")
     result = run(pytester, "--oxygent-no-network", "--oxygent-record=once", passed=1)
     result.stdout.fnmatch_lines(["oxygent: network forbid, record once"])
 
 
-# ------------------------------------------------------------------------------------------- One test after another
+# --------------------------------------------------------------------------------------------------- Isolation of tests
 
 ORDER: Final = """
     import anyio
@@ -185,17 +185,17 @@ ORDER: Final = """
 
 
 @pytest.mark.parametrize("first", ["answered", "cut", "dropped", "kept"])
-def test_the_order_of_tests(pytester: pytest.Pytester, first: str) -> None:
-    """A test under one trace id sees the same, whatever became of the run of a test before it under that id."""
+def test_isolation_of_tests(pytester: pytest.Pytester, first: str) -> None:
+    """A test is independent of the runs of earlier tests with the same trace id."""
     pytester.makepyfile(ORDER % [first, "answered", first, "answered"])
     run(pytester, "-p", "no:randomly", passed=4)
 
 
-# -------------------------------------------------------------------------------------------------------- Fake and toy
+# --------------------------------------------------------------------------------------------------------- Fake and toy
 
 
 def test_a_fake(pytester: pytest.Pytester) -> None:
-    """`oxygent_fake` makes as many scripted transports as a test needs."""
+    """`oxygent_fake` makes scripted transports."""
     pytester.makepyfile(
         """
         import pytest
@@ -215,7 +215,7 @@ def test_a_fake(pytester: pytest.Pytester) -> None:
 
 
 def test_a_toy_for_each_test(pytester: pytest.Pytester) -> None:
-    """`toy_remote` answers on a port, and its record holds the runs of one test only."""
+    """`toy_remote` is served on a port, and its record has the runs of one test only."""
     pytester.makepyfile(
         """
         import pytest
@@ -232,8 +232,8 @@ def test_a_toy_for_each_test(pytester: pytest.Pytester) -> None:
     run(pytester, "--oxygent-no-network", passed=2 * len(LOOPS))
 
 
-def test_a_toy_settles_when_its_runs_are_over() -> None:
-    """Who asks what became of a run waits until it is over, but not for ever."""
+def test_settle() -> None:
+    """`settle` waits until the runs have ended, up to a time-out."""
     toy = ToyRemote()
     served = ServedToy("http://127.0.0.1:1", toy)
     toy.runs.append(ToyRun(query="hang", trace_id="", callee="", request_id="", payload={}, headers={}))
@@ -245,7 +245,7 @@ def test_a_toy_settles_when_its_runs_are_over() -> None:
 
 
 def test_a_toy_needs_uvicorn(pytester: pytest.Pytester) -> None:
-    """Without uvicorn the error says what to install."""
+    """Without uvicorn the error names the extra to install."""
     pytester.makeconftest("import sys\nsys.modules['uvicorn'] = None")
     pytester.makepyfile("def test_toy(toy_remote):\n    pass")
     run(pytester, errors=1).stdout.fnmatch_lines(["*pip install 'oxygent-client?pytest?'*"])
@@ -254,8 +254,8 @@ def test_a_toy_needs_uvicorn(pytester: pytest.Pytester) -> None:
 # ----------------------------------------------------------------------------------------------------------- Cassettes
 
 
-def test_once_records_then_replays(talk: pytest.Pytester) -> None:
-    """What was recorded once is heard again offline, event by event, and is not recorded a second time."""
+def test_once(talk: pytest.Pytester) -> None:
+    """With `once` a run is recorded the first time, and then replayed offline."""
     run(talk, "--oxygent-record=once", passed=1)
     recorded = (talk.path / CASSETTE).read_bytes()
     run(talk, "--oxygent-network=strict", passed=1)
@@ -267,8 +267,8 @@ def test_once_records_then_replays(talk: pytest.Pytester) -> None:
     assert (talk.path / CASSETTE).read_bytes() == recorded
 
 
-def test_all_records_anew(talk: pytest.Pytester) -> None:
-    """`all` takes what the remote says today in the place of what it said."""
+def test_all(talk: pytest.Pytester) -> None:
+    """With `all` each run is recorded again."""
     run(talk, "--oxygent-record=once", passed=1)
     (talk.path / "says.txt").write_text("two", encoding="utf-8")
     run(talk, "--oxygent-record=all", passed=1)
@@ -279,8 +279,8 @@ def test_all_records_anew(talk: pytest.Pytester) -> None:
     assert replayed == two
 
 
-def test_a_failed_test_keeps_no_recording(talk: pytest.Pytester) -> None:
-    """A recording of what went wrong does not take the place of a good one, nor of none."""
+def test_a_failed_test_stores_no_recording(talk: pytest.Pytester) -> None:
+    """A failed test stores no recording, and keeps an existing one."""
     (talk.path / "says.txt").write_text("wrong", encoding="utf-8")
     run(talk, "--oxygent-record=once", failed=1)
     assert not (talk.path / CASSETTE).exists()
@@ -293,8 +293,8 @@ def test_a_failed_test_keeps_no_recording(talk: pytest.Pytester) -> None:
         (True, "the nearest recording differs in 'query'", "all"),
     ],
 )
-def test_none_refuses(talk: pytest.Pytester, recorded: bool, message: str, how: str) -> None:
-    """What was not recorded is refused, in words that say what is missing and how to record it."""
+def test_none(talk: pytest.Pytester, recorded: bool, message: str, how: str) -> None:
+    """With `none` a request without a recording is refused, with the command to record it."""
     if recorded:
         run(talk, "--oxygent-record=once", passed=1)
         (talk.path / "asks.txt").write_text("something else", encoding="utf-8")
@@ -305,8 +305,8 @@ def test_none_refuses(talk: pytest.Pytester, recorded: bool, message: str, how: 
     assert str(talk.path / CASSETTE) in said
 
 
-def test_its_parts_are_the_users(pytester: pytest.Pytester) -> None:
-    """A project's own path, scrubber and transport are used."""
+def test_project_settings(pytester: pytest.Pytester) -> None:
+    """The path, scrubber and transport of a project are used."""
     pytester.makepyfile(
         """
         from pathlib import Path
@@ -343,8 +343,8 @@ def test_its_parts_are_the_users(pytester: pytest.Pytester) -> None:
     run(pytester, passed=1)
 
 
-def test_what_a_recording_goes_through(pytester: pytest.Pytester) -> None:
-    """Both transports say what they are; to close them is allowed at any time."""
+def test_recording_transports(pytester: pytest.Pytester) -> None:
+    """The recording and replaying transports have a repr, and can be closed at any time."""
     pytester.makepyfile(
         """
         import pytest
@@ -374,15 +374,15 @@ LONG: Final = "x" * 300
     ],
 )
 def test_the_name_of_a_cassette(name: str, nodeid: str) -> None:
-    """It is the test's, as far as every file system takes it; a hash tells apart what would become the same."""
+    """The name of a cassette is the test's name in safe characters, with a hash against collisions."""
     assert pytest_plugin._file_name(nodeid) == name
 
 
-# ----------------------------------------------------------------------------------------------------------- The guard
+# -------------------------------------------------------------------------------------------------------- Network guard
 
 
 class Kind(NamedTuple):
-    """As much of a socket as the guard looks at."""
+    """The attributes of a socket that the guard uses."""
 
     family: int
 
@@ -430,24 +430,24 @@ AWAY: Final[list[tuple[str, tuple[Any, ...], str]]] = [
 
 
 @pytest.mark.parametrize(("event", "args"), [*HERE, *NO_ADDRESS])
-def test_what_the_guard_lets_pass(event: str, args: tuple[Any, ...]) -> None:
-    """This machine may be reached, and what reaches nobody is none of its business."""
+def test_calls_that_the_guard_allows(event: str, args: tuple[Any, ...]) -> None:
+    """The guard allows loopback, and calls that reach no other host."""
     guard = pytest_plugin._Guard()
     with guard.at("forbid"):
         guard(event, args)
 
 
 @pytest.mark.parametrize(("event", "args"), NO_ADDRESS)
-def test_what_the_strict_guard_lets_pass(event: str, args: tuple[Any, ...]) -> None:
-    """What reaches nobody passes at any level."""
+def test_calls_that_the_strict_guard_allows(event: str, args: tuple[Any, ...]) -> None:
+    """The strict guard allows calls that reach no host."""
     guard = pytest_plugin._Guard()
     with guard.at("strict"):
         guard(event, args)
 
 
 @pytest.mark.parametrize(("event", "args", "shown"), AWAY)
-def test_what_the_guard_refuses(event: str, args: tuple[Any, ...], shown: str) -> None:
-    """All else is refused, in words that name the address; with no test running it passes."""
+def test_calls_that_the_guard_refuses(event: str, args: tuple[Any, ...], shown: str) -> None:
+    """Other calls are refused with the address; outside of a test they are allowed."""
     guard = pytest_plugin._Guard()
     with guard.at("forbid"), pytest.raises(NetworkForbiddenError, match=re.escape(f"may not reach {shown} (")):
         guard(event, args)
@@ -455,8 +455,8 @@ def test_what_the_guard_refuses(event: str, args: tuple[Any, ...], shown: str) -
 
 
 @pytest.mark.parametrize(("event", "args"), [case for case in HERE if case[1][0] != ""])
-def test_what_the_strict_guard_refuses(event: str, args: tuple[Any, ...]) -> None:
-    """Not even this machine may be reached."""
+def test_calls_that_the_strict_guard_refuses(event: str, args: tuple[Any, ...]) -> None:
+    """The strict guard refuses loopback."""
     guard = pytest_plugin._Guard()
     with guard.at("strict"), pytest.raises(NetworkForbiddenError, match="oxygent_network = strict"):
         guard(event, args)
@@ -486,8 +486,8 @@ CONNECTING: Final = """
 """
 
 
-def test_the_guard_keeps_tests_at_home(pytester: pytest.Pytester) -> None:
-    """A public address is refused before the network is touched, the test is told so plainly, and loopback passes."""
+def test_the_guard_in_a_project(pytester: pytest.Pytester) -> None:
+    """A public address is refused before the network is used, and loopback is allowed."""
     pytester.makepyfile(CONNECTING)
     result = run(pytester, "--oxygent-no-network", failed=len(LOOPS), passed=2)
     result.stdout.fnmatch_lines(["E *NetworkForbiddenError: *may not reach 'agents.example.com' (*"])
@@ -504,22 +504,22 @@ def test_the_guard_keeps_tests_at_home(pytester: pytest.Pytester) -> None:
     ],
 )
 def test_the_levels(pytester: pytest.Pytester, ini: str, arguments: tuple[str, ...], outcomes: dict[str, int]) -> None:
-    """The ini file has a level, and the command line the last word."""
+    """The level is set in the ini file, or on the command line, which wins."""
     pytester.makeini(f"[pytest]\noxygent_network = {ini}")
     pytester.makepyfile(CONNECTING)
     run(pytester, "-k", "socket or machine", *arguments, **outcomes, deselected=len(LOOPS))
 
 
-def test_a_level_that_is_none(pytester: pytest.Pytester) -> None:
-    """A word that is no level is an error that names those there are."""
+def test_unknown_levels(pytester: pytest.Pytester) -> None:
+    """An unknown level raises an error with the known ones."""
     pytester.makeini("[pytest]\noxygent_network = sometimes")
     result = pytester.runpytest_inprocess()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*oxygent_network is 'sometimes': must be one of allow, forbid, strict"])
 
 
-def test_the_command_line_lifts_the_guard(pytester: pytest.Pytester) -> None:
-    """A project that forbids the network can record all the same."""
+def test_disabling_the_guard(pytester: pytest.Pytester) -> None:
+    """A project that forbids the network can be recorded with an option."""
     pytester.makeini("[pytest]\noxygent_network = forbid")
     pytester.makepyfile(
         """
@@ -530,8 +530,8 @@ def test_the_command_line_lifts_the_guard(pytester: pytest.Pytester) -> None:
     run(pytester, "--oxygent-network=allow", passed=1)
 
 
-def test_fixtures_are_guarded_and_collection_is_not(pytester: pytest.Pytester) -> None:
-    """The guard holds while a test is set up and torn down, and at no other time."""
+def test_when_the_guard_is_on(pytester: pytest.Pytester) -> None:
+    """The guard is on during setup, test and teardown, and off otherwise."""
     pytester.makepyfile(
         """
         import pytest
@@ -557,14 +557,14 @@ def test_fixtures_are_guarded_and_collection_is_not(pytester: pytest.Pytester) -
 
 @pytest.fixture
 def guarded() -> Iterator[None]:
-    """The real hook, at work for one test."""
+    """The guard's audit hook, on for one test."""
     pytest_plugin._install()
     with pytest_plugin._guard.at("forbid"):
         yield
 
 
 @pytest.mark.usefixtures("guarded")
-def test_no_datagram_leaves() -> None:
+def test_datagrams() -> None:
     """A datagram is refused before it is sent."""
     with socket.socket(type=socket.SOCK_DGRAM) as client:
         with pytest.raises(NetworkForbiddenError):
@@ -573,8 +573,8 @@ def test_no_datagram_leaves() -> None:
 
 
 @pytest.mark.usefixtures("guarded")
-def test_no_name_is_looked_up_by_address() -> None:
-    """To ask for the name of an address is to ask a server of names."""
+def test_reverse_lookups() -> None:
+    """A reverse lookup is refused, since it asks a DNS server."""
     with pytest.raises(NetworkForbiddenError):
         socket.getnameinfo((PUBLIC, 80), 0)
 
@@ -601,7 +601,7 @@ AWAY_BY_LOOP: Final[dict[str, LoopCall]] = {
 
 @pytest.fixture
 def fast() -> Iterator[asyncio.Runner]:
-    """A runner of uvloop, whose loop is there before the guard is."""
+    """A runner of uvloop whose loop was made before the guard."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.get_loop()
         yield runner
@@ -609,8 +609,8 @@ def fast() -> Iterator[asyncio.Runner]:
 
 @pytest.mark.parametrize("call", AWAY_BY_LOOP.values(), ids=AWAY_BY_LOOP)
 @pytest.mark.usefixtures("guarded")
-def test_uvloop_stays_at_home(fast: asyncio.Runner, call: LoopCall) -> None:
-    """It connects and looks up by libuv, which tells no audit hook; each way is refused before anything is sent."""
+def test_uvloop_is_guarded(fast: asyncio.Runner, call: LoopCall) -> None:
+    """Over uvloop, which raises no audit events, connections and lookups are refused before anything is sent."""
 
     async def go() -> None:
         with socket.socket() as client:
@@ -623,8 +623,8 @@ def test_uvloop_stays_at_home(fast: asyncio.Runner, call: LoopCall) -> None:
 
 
 @pytest.mark.usefixtures("guarded")
-def test_uvloop_reaches_this_machine(fast: asyncio.Runner) -> None:
-    """A server of this machine is reached over uvloop, by its address, by its name and by a socket."""
+def test_uvloop_and_loopback(fast: asyncio.Runner) -> None:
+    """Over uvloop loopback is allowed, by address, by name and by a socket."""
 
     async def go() -> int:
         loop = asyncio.get_running_loop()
@@ -644,7 +644,7 @@ def test_uvloop_reaches_this_machine(fast: asyncio.Runner) -> None:
 
 
 def test_uvloop_is_strict(fast: asyncio.Runner) -> None:
-    """`strict` forbids the sockets of Unix there, too, and with no guard all is as it was."""
+    """`strict` forbids Unix sockets over uvloop, and without a guard everything is allowed."""
     pytest_plugin._install()
 
     async def go() -> None:
@@ -656,13 +656,13 @@ def test_uvloop_is_strict(fast: asyncio.Runner) -> None:
         fast.run(go())
 
 
-# ------------------------------------------------------------------------------------------------------------- The docs
+# -------------------------------------------------------------------------------------------------------- Documentation
 
 BLOCK: Final = re.compile(r"^```py\n# (?P<name>[\w./]+)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
-def test_the_page_about_it(pytester: pytest.Pytester) -> None:
-    """The tests in docs/howto/pytest-plugin.md pass as they stand."""
+def test_the_page(pytester: pytest.Pytester) -> None:
+    """The tests in docs/howto/pytest-plugin.md pass unchanged."""
     page = (ROOT / "docs" / "howto" / "pytest-plugin.md").read_text(encoding="utf-8")
     files = {match["name"]: match["code"] for match in BLOCK.finditer(page)}
     assert "conftest.py" in files

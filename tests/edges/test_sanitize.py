@@ -1,4 +1,4 @@
-"""What an agent's `sanitize` makes of messages, the ready-made functions, and who hears the result."""
+"""Sanitizing of messages: the ready-made functions, and the receivers of the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.virtual import anyio_backend as anyio_backend
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# ------------------------------------------------------------------------------------------------------- The functions
+# ------------------------------------------------------------------------------------------------------------ Functions
 
 CASES: Final[list[tuple[Any, Callable[[Any], Any], Any]]] = [
     # expected; function, value
@@ -45,8 +45,8 @@ CASES: Final[list[tuple[Any, Callable[[Any], Any], Any]]] = [
 
 
 @pytest.mark.parametrize(("expected", "function", "value"), CASES, ids=range(len(CASES)))
-def test_what_each_does(expected: Any, function: Callable[[Any], Any], value: Any) -> None:
-    """Each changes what it is for, and nothing else; a copy of it does the same."""
+def test_each_function(expected: Any, function: Callable[[Any], Any], value: Any) -> None:
+    """Each function makes its own change only, and its copy does the same."""
     assert function(value) == expected
     assert pickle.loads(pickle.dumps(function))(value) == expected
 
@@ -74,7 +74,7 @@ HIDING: Final = {
     "not given out": "\u2065\ufff0\U000e0fff",
     "direction": "\u202e\u2066\u061c\u200f",
 }
-"""What is drawn as nothing, where it is not needed."""
+"""Invisible characters, where they are not needed."""
 NEEDED: Final = {
     "family": "\U0001f468\u200d\U0001f469\u200d\U0001f467",
     "heart": "\u2764\ufe0f",
@@ -93,19 +93,19 @@ NEEDED: Final = {
     "Mongolian": "\u1820\u180b\u1828\u180e\u1820",
     "Chinese": "\u4f60\u597d",
 }
-"""Invisible characters without which the text would be drawn as another one."""
+"""Invisible characters that are needed to draw the text."""
 
 
 @pytest.mark.parametrize("hiding", HIDING.values(), ids=HIDING)
-def test_what_hides_is_taken_out_or_spelled(hiding: str) -> None:
-    """In a text and in a key; each character is spelled by its number."""
+def test_hidden_characters(hiding: str) -> None:
+    """Hidden characters are removed from texts and keys; control characters are escaped by number."""
     assert strip_control_characters({f"a{hiding}b": f"a{hiding}b"}) == {"ab": "ab"}
     assert escape_control_characters(f"a{hiding}b") == f"a{''.join(map(escape_character, hiding))}b"
 
 
 @pytest.mark.parametrize("needed", NEEDED.values(), ids=NEEDED)
-def test_what_is_needed_stays(needed: str) -> None:
-    """Emoji and scripts are left whole, alone and within a text that has to be cleaned."""
+def test_needed_invisible_characters(needed: str) -> None:
+    """Emoji and scripts are unchanged, alone and within a text with hidden characters."""
     assert strip_control_characters(f"\u200b{needed}\u200b {needed}\u200b") == f"{needed} {needed}"
     assert escape_control_characters(needed) == needed
 
@@ -127,8 +127,8 @@ def test_what_is_needed_stays(needed: str) -> None:
         ("\u4f60\ufe00\U000e0100", "\u4f60"),
     ],
 )
-def test_what_only_looks_needed(said: str, left: str) -> None:
-    """An invisible character too many is taken out, also beside an emoji or a letter that may have one."""
+def test_superfluous_invisible_characters(said: str, left: str) -> None:
+    """A superfluous invisible character is removed, also next to an emoji or letter that may have one."""
     assert strip_control_characters(said) == left
 
 
@@ -167,8 +167,8 @@ FUNCTIONS: Final = {
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @given(value=JSON)
-def test_each_is_total_pure_and_idempotent(name: str, value: Any) -> None:
-    """Of any JSON each makes JSON, without changing it; what it made, it leaves."""
+def test_any_json(name: str, value: Any) -> None:
+    """For any JSON each function returns JSON, does not change its argument, and is idempotent."""
     function = FUNCTIONS[name]
     before = repr(value)
     once = function(value)
@@ -177,15 +177,15 @@ def test_each_is_total_pure_and_idempotent(name: str, value: Any) -> None:
 
 
 @given(value=JSON)
-def test_what_is_gone(value: Any) -> None:
-    """What is left has no unsafe character, no long text, and no value under a key that was named."""
+def test_the_result(value: Any) -> None:
+    """The result has no unsafe character, no long text, and no value under a named key."""
     assert "\\x1b" not in repr(strip_control_characters(value))
     assert all(len(each) <= 5 for each in texts(truncate(5)(value)))
     assert all(item == "[scrubbed]" for key, item in members(redact("ssn")(value)) if key == "ssn")
 
 
 def members(value: Any) -> list[tuple[Any, Any]]:
-    """Each key, or place, with what it holds, at every level."""
+    """Yield each key, or index, with its value, at each level."""
     if isinstance(value, dict):
         own: list[tuple[Any, Any]] = [*cast("dict[str, Any]", value).items()]
     else:
@@ -194,24 +194,24 @@ def members(value: Any) -> list[tuple[Any, Any]]:
 
 
 def texts(value: Any) -> list[str]:
-    """Each text in `value` that is no key."""
+    """Yield each text in `value` that is not a key."""
     return [item for _, item in members([value]) if isinstance(item, str)]
 
 
 def in_list(inner: Any) -> Any:
-    """One level."""
+    """Wrap in a list."""
     return [inner]
 
 
 def in_dict(inner: Any) -> Any:
-    """One level."""
+    """Wrap in a dict."""
     return {"a": inner}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("make", [in_list, in_dict])
-def test_no_depth_is_too_much(name: str, make: Callable[[Any], Any]) -> None:
-    """A message deeper than Python's own stack is no error."""
+def test_deep_messages(name: str, make: Callable[[Any], Any]) -> None:
+    """A message deeper than Python's stack raises no error."""
     value: Any = "\0"
     for _ in range(100_000):
         value = make(value)
@@ -220,13 +220,13 @@ def test_no_depth_is_too_much(name: str, make: Callable[[Any], Any]) -> None:
 
 
 @pytest.mark.parametrize("chars", [0, -1])
-def test_nothing_left_is_no_text(chars: int) -> None:
-    """A text cannot be cut to less than one character."""
+def test_minimum_length(chars: int) -> None:
+    """A maximum length below 1 is refused."""
     with pytest.raises(errors.ConfigurationError, match="truncate"):
         truncate(chars)
 
 
-# ----------------------------------------------------------------------------------------------------- Who hears of it
+# ------------------------------------------------------------------------------------------------------------ Receivers
 
 BAD: Final = "\x1b[31mred"
 SCRIPT: Final = (
@@ -240,10 +240,10 @@ SCRIPT: Final = (
 
 
 class Heard(SSEOxyGent):
-    """Notes all that the caller's own code is given, as one text each."""
+    """Records all values given to user code, as one text each."""
 
     def listen(self) -> OxyRequest:
-        """A request whose messages are noted too."""
+        """Return a request whose messages are recorded."""
         self.heard: list[Any] = []
         request = OxyRequest(arguments={"query": "x"})
 
@@ -271,15 +271,15 @@ class Heard(SSEOxyGent):
 
 
 async def run(sanitize: Callable[[Any], Any] | None, *steps: Step) -> tuple[list[Any], list[Event], Any]:
-    """What the caller's code heard, the events, and the output."""
+    """Return the values given to user code, the events, and the output."""
     agent = Heard(server_url="http://remote.test", transport=FakeTransport.script(*(steps or SCRIPT)))
     agent.sanitize = sanitize
     async with agent.stream(agent.listen()) as stream:
         return agent.heard, [event async for event in stream], stream.response.output
 
 
-async def test_all_of_the_program_hears_the_result() -> None:
-    """Filter, handlers, hooks and `send_message` get what `sanitize` made; events and the response are as received."""
+async def test_receivers() -> None:
+    """Filter, handlers, hooks and `send_message` get sanitized messages; events and the response are unchanged."""
     heard, events, output = await run(strip_control_characters)
     plain, same, _ = await run(None)
     assert [event.message for event in same] == [event.message for event in events]
@@ -287,19 +287,19 @@ async def test_all_of_the_program_hears_the_result() -> None:
     assert len(plain) == len(heard)
     assert sum("\x1b" in each for each in texts(plain)) > 10
     assert not any("\x1b" in each for each in texts(heard))
-    assert "Executing tool: \\x1b[31mred" in plain  # the callback's text is made to be shown, whatever `sanitize` is
+    assert "Executing tool: \\x1b[31mred" in plain  # the callback's text is safe to show with any `sanitize`
 
 
-async def test_sanitize_may_give_anything() -> None:
-    """A handler is given what it is."""
+async def test_any_result() -> None:
+    """A handler gets any value that `sanitize` returned."""
     heard, _, output = await run(lambda said: 7, message({"type": "metrics", "content": 1}), answer("42"), close())
-    # The message to filter, handler, hook and `send_message`; the answer to filter and handler.
+    # The message for filter, handler, hook and `send_message`; the answer for filter and handler.
     assert heard == ["Starting remote execution...", *[7] * 6, "Remote execution completed"]
     assert output == "42"
 
 
-async def test_what_sanitize_raises() -> None:
-    """It ends the run as any code of the caller's does; nothing was changed by then."""
+async def test_an_exception_of_sanitize() -> None:
+    """An exception of `sanitize` ends the run as that of other user code, and nothing was changed."""
 
     def broken(said: Any) -> Any:
         raise KeyError("boom")
@@ -311,8 +311,8 @@ async def test_what_sanitize_raises() -> None:
     assert caught.value.partial.events[0].content["callee"] == BAD
 
 
-async def test_a_sanitize_that_changes_its_argument_changes_no_event() -> None:
-    """What it gets is a copy."""
+async def test_the_event_is_not_changed() -> None:
+    """`sanitize` gets a copy of the message."""
 
     def spoils(said: Any) -> Any:
         if isinstance(said, dict):

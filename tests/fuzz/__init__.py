@@ -1,1 +1,1 @@
-"""What atheris tries; `nox -s fuzz` runs it."""
+"""Fuzzing with atheris; `nox -s fuzz` runs it."""

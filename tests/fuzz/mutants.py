@@ -1,4 +1,4 @@
-"""Decoders with one mistake each, which the target must find: those of others, and those that ours could have had."""
+"""Decoders with one mistake each that the target must find: known mistakes of others, and likely ones of ours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class UnicodeLines(Decoder):
 
 
 class CutLineEnds(Decoder):
-    """Takes a CRLF that comes in two pieces for two line ends."""
+    """Takes a CRLF in two chunks for two line ends."""
 
     def feed(self, piece: bytes, /) -> list[ServerSentEvent]:
         self._swallow_lf = False
@@ -26,7 +26,7 @@ class CutLineEnds(Decoder):
 
 
 class CutMarks(Decoder):
-    """Strips a byte order mark only if it comes in one piece."""
+    """Strips a byte order mark only if it is in one chunk."""
 
     def _without_mark(self, head: bytes) -> bytes:
         self._head = None
@@ -34,14 +34,14 @@ class CutMarks(Decoder):
 
 
 class CutCharacters(Decoder):
-    """Decodes each piece on its own."""
+    """Decodes each chunk on its own."""
 
     def feed(self, piece: bytes, /) -> list[ServerSentEvent]:
         return super().feed(piece.decode("utf-8", "replace").encode())
 
 
 class EagerIds(Decoder):
-    """Lets an id count before its blank line has come."""
+    """Applies an id before its blank line."""
 
     def _read(self, line: bytes, events: list[ServerSentEvent]) -> None:
         super()._read(line, events)
@@ -57,7 +57,7 @@ class ForgetfulIds(Decoder):
 
 
 class AnyNumber(Decoder):
-    """Takes for a `retry` whatever `int()` does."""
+    """Accepts any `retry` that `int()` does."""
 
     def _read(self, line: bytes, events: list[ServerSentEvent]) -> None:
         super()._read(line, events)
@@ -78,7 +78,7 @@ class FreeComments(Decoder):
 
 
 class OneByteMore(Decoder):
-    """Lets a block be one byte longer than it may be."""
+    """Allows a block to be one byte longer than its limit."""
 
     def __init__(self, limits: Limits = Limits()) -> None:
         super().__init__(limits)

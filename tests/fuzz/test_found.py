@@ -1,4 +1,4 @@
-"""What atheris once found, and what it begins with, tried again without atheris."""
+"""Inputs found by atheris, and the initial inputs, run again without atheris."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ INPUTS: Final = seeds() | found()
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_inputs(name: str) -> None:
-    """The decoder does with every kept input what the reference does."""
+    """The decoder and the reference agree on each kept input."""
     check(INPUTS[name])
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_mutants(mutant: str) -> None:
-    """The target is not blind: each mutant fails on the input that atheris found for it."""
+    """Each mutant fails on the input that atheris found for it."""
     with pytest.raises(AssertionError):
         check(found()[f"mutant-{mutant}"], MUTANTS[mutant])
 
 
 ATTEMPTS: Final = {
-    # the input: what it says
+    # the input: the decoded attempt
     b"": Attempt((), Limits(event_bytes=None, stream_bytes=None), b""),
     b"\x01\x02\x03": Attempt((), Limits(line_bytes=1, event_bytes=2, stream_bytes=12), b""),
     b"\x00\x00\x00\x02\x05": Attempt((5, 0), Limits(event_bytes=None, stream_bytes=None), b""),
@@ -39,8 +39,8 @@ ATTEMPTS: Final = {
 
 
 @pytest.mark.parametrize(("data", "attempt"), ATTEMPTS.items(), ids=repr)
-def test_every_input_says_something(data: bytes, attempt: Attempt) -> None:
-    """What is missing in an input is 0, which is off; a seed is written as it is read."""
+def test_decoding_inputs(data: bytes, attempt: Attempt) -> None:
+    """Missing bytes of an input are 0, which is off; an initial input is decoded to itself."""
     assert attempt == Attempt.read(data) == Attempt.read(attempt.write())
 
 
@@ -54,5 +54,5 @@ CUTS: Final[list[tuple[list[bytes], Sequence[int]]]] = [
 
 @pytest.mark.parametrize(("pieces", "sizes"), CUTS)
 def test_cuts(pieces: list[bytes], sizes: Sequence[int]) -> None:
-    """A stream is cut in these sizes over and over, and nothing is lost."""
+    """A stream is cut in these sizes, repeated, without loss."""
     assert cut(b"abcdef", sizes) == pieces

@@ -1,6 +1,6 @@
-"""The watch of conftest.py sees what it is there for: small tests, run by pytest in a process of their own.
+"""The checks of conftest.py find what they should: small tests, run by pytest in a separate process.
 
-Rule: what should fail must fail for the reason that its row names.
+Rule: a test that should fail must fail for the reason in its row.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def test_known():
 SKIPPED_FILE: Final = 'import pytest\npytest.skip("no sun", allow_module_level=True)\n'
 
 CASES: Final = {
-    # what is set: (which tests, outcomes, what the output says)
+    # the environment: (the tests, the outcomes, lines of the output)
     "": (
         "test",
         {"passed": 12, "errors": 8, "skipped": 3, "xfailed": 1},
@@ -95,7 +95,7 @@ CASES: Final = {
 
 @pytest.fixture
 def run_alone(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], pytest.RunResult]:
-    """Run some of the tests above under our configuration and conftest, with this one variable set."""
+    """Run some of the tests above with our configuration, conftest and this environment variable."""
 
     def run(variable: str, which: str) -> pytest.RunResult:
         tests = pytester.mkpydir("tests")
@@ -126,7 +126,7 @@ def test_the_watch(
     outcomes: dict[str, int],
     lines: list[str],
 ) -> None:
-    """What is left behind fails the test that left it; what is missing is counted, and fails where it must be there."""
+    """A leak fails its test; a missing program is a counted skip, or a failure with REQUIRE_ALL."""
     done = run_alone(variable, which)
     seen = done.parseoutcomes()
     assert {name: seen.get(name) for name in outcomes} == outcomes

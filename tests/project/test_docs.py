@@ -1,9 +1,9 @@
-"""README.md and docs/: their programs run as they stand, and what they say in tables and figures is what the code says.
+"""README.md and docs/: programs run unchanged, and tables and figures are those of the code.
 
-Rule 1: a block marked `python` is a whole program; a `text` block right after it is what it prints.
-Rule 2: the only thing that is changed is the port, which is the toy remote's own.
-Rule 3: what only the remote sees of a program is in SENT.
-Rule 4: a figure of the code that a page names is a line in FIGURES; a table of defaults, one in DEFAULTS.
+Rule 1: a block marked `python` is a whole program; a `text` block right after it is its output.
+Rule 2: only the port is changed, to that of the toy remote.
+Rule 3: requests of a program that only the remote sees are in SENT.
+Rule 4: a figure of the code on a page is a line in FIGURES; a table of defaults, one in DEFAULTS.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ DOCUMENTED_URL: Final = "http://127.0.0.1:8082"
 
 
 def programs() -> list[Any]:
-    """Each program, with the line it stands in as its name."""
+    """Return each program, named by its line."""
     found: list[Any] = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
@@ -72,7 +72,7 @@ def programs() -> list[Any]:
 
 @pytest.fixture(scope="module")
 def toy() -> Iterator[tuple[ToyRemote, str]]:
-    """A toy remote on a port of its own, and its URL."""
+    """A toy remote on its own port, and its URL."""
     remote = ToyRemote(pace=0)
     server = uvicorn.Server(uvicorn.Config(remote, log_level="error", lifespan="off"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -85,7 +85,7 @@ def toy() -> Iterator[tuple[ToyRemote, str]]:
 
 @pytest.fixture(autouse=True)
 def own_log() -> Iterator[None]:
-    """What a program makes of the log is over with it."""
+    """Restore the logging configuration after a program."""
     loggers = [logging.getLogger(name) for name in (None, "oxygent_client")]
     before = [(log.level, log.propagate, [*log.handlers]) for log in loggers]
     yield
@@ -96,9 +96,9 @@ def own_log() -> Iterator[None]:
 
 
 def printed_by(page: Path, line: int, code: str, url: str) -> str:
-    """What a program prints that stands there."""
+    """Return the output of a program of the page."""
     printed = io.StringIO()
-    # Padded, so that a traceback names the line of the page.
+    # Padded, so that a traceback has the line of the page.
     program = compile("\n" * (line - 1) + code.replace(DOCUMENTED_URL, url), str(page), "exec", dont_inherit=True)
     with contextlib.redirect_stdout(printed):
         exec(program, {"__name__": "__main__"})
@@ -106,10 +106,8 @@ def printed_by(page: Path, line: int, code: str, url: str) -> str:
 
 
 @pytest.mark.parametrize(("page", "line", "code", "output"), programs())
-def test_a_program_of_the_docs_runs_and_prints_what_stands_there(
-    page: Path, line: int, code: str, output: str | None, toy: tuple[ToyRemote, str]
-) -> None:
-    """What users copy works, and does what the page says."""
+def test_programs_of_the_docs(page: Path, line: int, code: str, output: str | None, toy: tuple[ToyRemote, str]) -> None:
+    """A program of the docs runs and prints the output on the page."""
     printed = printed_by(page, line, code, toy[1])
     if output is not None:
         assert output == printed
@@ -132,8 +130,8 @@ SENT: Final[dict[str, tuple[dict[str, str], ...]]] = {
 
 
 @pytest.mark.parametrize("words", SENT)
-def test_what_the_remote_is_sent(words: str, toy: tuple[ToyRemote, str]) -> None:
-    """A program that adds headers has them sent, with each of its runs."""
+def test_requests_of_a_program(words: str, toy: tuple[ToyRemote, str]) -> None:
+    """A program that adds headers sends them with each of its runs."""
     ((page, line, code, _),) = [each.values for each in programs() if words in each.values[2]]
     remote, url = toy
     before = len(remote.runs)
@@ -148,13 +146,13 @@ TIMES: Final = re.compile(r"\d\.\d\s?s|(?<=trace\s)\w+")
 
 
 def drawn(picture: Path) -> list[str]:
-    """The texts of a drawing, without what differs from run to run."""
+    """Return the texts of a drawing without varying parts."""
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", picture.read_text("utf-8"))
     return [TIMES.sub("", html.unescape(words)) for words in texts]
 
 
-def test_the_picture_of_the_demonstration_is_true(tmp_path: Path) -> None:
-    """What README shows is what the command draws."""
+def test_the_picture_of_the_demonstration(tmp_path: Path) -> None:
+    """The picture in the README is the output of the command."""
     path = tmp_path / "demo.svg"
     command = [sys.executable, "-m", "oxygent_client", "demo", "--fast", "--save-svg", str(path)]
     subprocess.run(command, check=True, capture_output=True)
@@ -164,33 +162,33 @@ def test_the_picture_of_the_demonstration_is_true(tmp_path: Path) -> None:
 
 
 def test_the_docs_hold_programs() -> None:
-    """The check above finds what it is to check."""
+    """The pages have programs, so that the test above is not empty."""
     assert {"README.md", "concepts.md", "tutorial.md"} <= {program.values[0].name for program in programs()}
 
 
-# ------------------------------------------------------------------------------------------------- Tables and figures
+# --------------------------------------------------------------------------------------------------- Tables and figures
 
 
 def page_text(name: str) -> str:
-    """A page, each of its line ends and runs of spaces as one space."""
+    """Return a page with each white space as one space."""
     return " ".join((ROOT / name).read_text("utf-8").split())
 
 
 def section(name: str, heading: str) -> str:
-    """The text between this heading of a page and the next one."""
+    """Return the text between this heading of a page and the next one."""
     text = "\n" + (ROOT / name).read_text("utf-8")
     assert f"\n{heading}\n" in text
     return re.split(r"^#+ ", text.partition(f"\n{heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def rows(name: str, heading: str) -> list[list[str]]:
-    """The cells of all tables between this heading of a page and the next one, without their heads."""
+    """Return the cells of all tables below this heading of a page, without their heads."""
     tables = re.findall(r"^\|[^\n]*\n\|[-:| ]+\n((?:\|[^\n]*\n)+)", section(name, heading), re.MULTILINE)
     return [[cell.strip() for cell in line.strip("| ").split(" | ")] for table in tables for line in table.splitlines()]
 
 
 def names(cell: str) -> list[str]:
-    """What stands in backquotes."""
+    """Return the texts in backquotes."""
     return re.findall(r"`([^`]+)`", cell)
 
 
@@ -203,7 +201,7 @@ DEFAULTS: Final[tuple[tuple[str, str, type[Any]], ...]] = (
 
 @pytest.mark.parametrize(("page", "heading", "cls"), DEFAULTS)
 def test_a_table_of_defaults(page: str, heading: str, cls: type[Any]) -> None:
-    """It has every field of the class, with its default."""
+    """The table has each field of the class with its default."""
     said = {
         name: float(value.split()[0])
         for fields, values, *_ in rows(page, heading)
@@ -244,13 +242,13 @@ FIGURES: Final = [
 
 @pytest.mark.parametrize(("page", "heading", "figure"), FIGURES)
 def test_a_figure(page: str, heading: str, figure: str) -> None:
-    """The section has the figure that the code has."""
+    """The section has the figure of the code."""
     text = " ".join(section(page, heading).split())
     assert re.search(rf"(?<![\w.,]){re.escape(figure)}", text)
 
 
 def test_the_table_of_message_types() -> None:
-    """It has each type that is known, the class of its event, and what the router makes of it."""
+    """The table has each message type with its event class and its route."""
     table = {kind: cells[1] for cells in rows("docs/concepts.md", "## Router") for kind in names(cells[0])}
     shown = {kind for kind in ROUTES if kind is not None}
     assert table.keys() == shown
@@ -260,7 +258,7 @@ def test_the_table_of_message_types() -> None:
 
 
 def test_the_order_of_the_policies() -> None:
-    """The page has a line for each kind, in the order in which they stand."""
+    """The page has a line for each kind of policy, in order."""
     text = (DOCS / "howto" / "retry-and-limit.md").read_text("utf-8").partition("## Order of policies")[2]
     policies = import_module("oxygent_client.policies")
     listed = [getattr(policies, name).kind for name in re.findall(r"^\d\. `(\w+)`", text, re.MULTILINE)]
@@ -295,14 +293,14 @@ def test_the_order_of_the_policies() -> None:
     ],
     ids=["stats", "toy", "commands", "extras", "strategies", "sessions"],
 )
-def test_a_table_names_all(page: str, heading: str, expected: set[str]) -> None:
-    """A table that stands for a whole has each of its parts, once, and no other."""
+def test_tables_are_complete(page: str, heading: str, expected: set[str]) -> None:
+    """A table has each item of its set once, and no other."""
     listed = [name.split()[0].strip('[]"') for cells in rows(page, heading) for name in names(cells[0])]
     assert sorted(listed) == sorted(expected)
 
 
-def test_the_layout_is_that_of_the_source() -> None:
-    """The page lists each module, with the first line of its docstring."""
+def test_the_layout() -> None:
+    """The page lists each module with the first line of its docstring."""
     source = ROOT / "src" / "oxygent_client"
     modules = {str(path.relative_to(source).with_suffix("")): path for path in source.rglob("*.py")}
     expected = {
@@ -313,8 +311,8 @@ def test_the_layout_is_that_of_the_source() -> None:
     assert {cells[0].strip("`"): cells[1] for cells in rows("docs/contributing.md", "## Layout")} == expected
 
 
-def test_the_common_changes_name_files() -> None:
-    """Each module and file that the page sends a contributor to exists."""
+def test_files_in_common_changes() -> None:
+    """The modules and files on the page for contributors exist."""
     text = page_text("docs/contributing.md").partition("## Common changes")[2].partition("## Layout")[0]
     paths = {name for name in names(text) if re.fullmatch(r"\w+(/[\w.]+)+", name)}
     assert len(paths) > 10
@@ -324,10 +322,10 @@ def test_the_common_changes_name_files() -> None:
     ] == []
 
 
-# ------------------------------------------------------------------------------------------------------ The reference
+# ------------------------------------------------------------------------------------------------------------ Reference
 
 ELSEWHERE: Final = {
-    # what the reference leaves to another page, or to pytest itself
+    # names that the reference leaves to another page, or to pytest
     "oxygent_client": {"__version__"},
     "oxygent_client.cli": {"main"},
     "oxygent_client.pytest_plugin": {
@@ -341,7 +339,7 @@ DIRECTIVE: Final = re.compile(r"^\.\. (\S+):: (\S+)\n((?:   :.*\n)*)", re.MULTIL
 
 
 def referred() -> Iterator[tuple[str, str]]:
-    """Each name of the reference, after its module."""
+    """Return the names in the reference by module."""
     for kind, target, options in DIRECTIVE.findall((DOCS / "reference.md").read_text("utf-8")):
         said = dict(re.findall(r":([\w-]+): *(.*)", options))
         if kind == "automodule":
@@ -357,8 +355,8 @@ def referred() -> Iterator[tuple[str, str]]:
             yield module_name, name
 
 
-def test_the_reference_has_every_public_name() -> None:
-    """What a public module lists is in the reference: there, or where the package lists the same thing."""
+def test_the_reference_is_complete() -> None:
+    """Each public name is in the reference, under its module or the package."""
     known = {*referred()}
     same = {id(getattr(import_module(module), name)) for module, name in known}
     assert [
@@ -372,15 +370,15 @@ def test_the_reference_has_every_public_name() -> None:
     ] == []
 
 
-def test_the_fixtures_are_on_their_page() -> None:
-    """What the reference leaves to the page of the plugin is there."""
+def test_the_page_of_the_fixtures() -> None:
+    """The fixtures that the reference leaves out are on the plugin's page."""
     page = page_text("docs/howto/pytest-plugin.md")
     fixtures = {name for name in ELSEWHERE["oxygent_client.pytest_plugin"] if not name.startswith("pytest_")}
     assert [name for name in sorted(fixtures) if name not in page] == []
 
 
 def test_links() -> None:
-    """A link to another file of the project leads to one; Sphinx looks at no page outside of docs."""
+    """Links to files of the project lead to files; Sphinx does not check pages outside of docs."""
     link = re.compile(r"\]\((?!https?://)([^)#\s]+)")
     assert [
         f"{page.relative_to(ROOT)}: {target}"

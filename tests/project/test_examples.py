@@ -1,8 +1,8 @@
-"""The examples of the documentation's fifteen use cases: each prints what it says, on both event loops.
+"""The examples of the documentation's fifteen use cases: each prints its documented output, on both event loops.
 
-Rule 1: an example is a program. The tests run its `main` with the toy remote that it brings, in virtual time, and the
-    one command for all that lies in docs/examples as a process.
-Rule 2: what it prints is in its docstring, and nowhere else; what of it only the remote sees is in SEEN.
+Rule 1: an example is a program. The tests run its `main` with its toy remote in virtual time, and the one command for
+    all of docs/examples in a process.
+Rule 2: its output is in its docstring only; what only the remote sees of it is in SEEN.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ INDEX: Final = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
 
 
 SEEN: Final[dict[str, tuple[Any, Callable[[list[ToyRun]], Any]]]] = {
-    # example: (what the remote was told, how to read it off its runs)
+    # example: (what the remote received, how to get it from its runs)
     "chat": (True, lambda runs: runs[1].payload["from_trace_id"] == runs[0].trace_id),
     "cloud": (["call 1", "call 2", "call 3"], lambda runs: [run.query.removeprefix("echo ") for run in runs]),
     "collaboration": (["trip-42"] * 3, lambda runs: [run.payload["group_id"] for run in runs]),
@@ -54,8 +54,8 @@ SEEN: Final[dict[str, tuple[Any, Callable[[list[ToyRun]], Any]]]] = {
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-async def test_each_prints_what_it_says(example: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its own toy remote, an example prints what stands in its docstring, word for word, and asks as it should."""
+async def test_output(example: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its toy remote an example prints the output in its docstring, and sends the expected requests."""
     monkeypatch.delenv("OXYGENT_URL", raising=False)
     monkeypatch.setenv("SEARCH_TOKEN", "t0p-secret")
     program = runpy.run_path(str(EXAMPLES[example]))
@@ -72,7 +72,7 @@ BLOCKS_RAN: Final = f"\n{len(BLOCKS)} blocks: {len(BLOCKS) - len(EXCEPTIONS)} ra
 
 
 def command(*words: str | Path, url: str | None = None) -> subprocess.CompletedProcess[str]:
-    """What a run of Python comes to; nothing of these tests' own settings is in its way."""
+    """Run Python without the settings of these tests, and return the result."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OXYGENT", "PYTEST", "PYTHON"))}
     environment = kept | ({"OXYGENT_URL": url} if url else {})
     return subprocess.run(
@@ -81,8 +81,8 @@ def command(*words: str | Path, url: str | None = None) -> subprocess.CompletedP
 
 
 @pytest.mark.slow
-def test_one_command_runs_them_all() -> None:
-    """The command of the docs runs all of docs/examples: programs, code blocks and the project; and all goes well."""
+def test_the_command() -> None:
+    """One command runs all of docs/examples: programs, code blocks and the project."""
     assert f"documentation's {len(BLOCKS)} code blocks" in INDEX
     (line,) = re.findall(r"^python .*$", INDEX, re.MULTILINE)
     done = command("-W", "error", *line.split()[1:])
@@ -105,8 +105,8 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 EXTRAS: Final = "aiohttp dotenv httpx2 mcp opentelemetry oxygent pytest rich typer uvicorn"
 
 
-def test_they_need_no_extra() -> None:
-    """They run where nothing is installed that an extra brings; the project, whose tests do, is skipped by its name."""
+def test_without_extras() -> None:
+    """The examples run without extras; the project, whose tests need one, is skipped by name."""
     done = command("-c", WITHOUT_EXTRAS, EXTRAS, RUN_ALL)
     last = f"{ENTRIES - 1} of {ENTRIES} passed; skipped: trip_service"
     assert done.returncode == 0
@@ -127,7 +127,7 @@ NOT_ANSWERED: Final = """async def bad(_): 1 / 0
 SSEOxyGent(server_url='https://remote.test', event_handlers={'progress': bad})"""
 UNKNOWN: Final = {"notes.txt": "x", "other/program.py": "print('x')"}
 COMMANDS: Final[dict[str, tuple[dict[str, str], int, str, str]]] = {
-    # what lies there: (its files, how many fail, what is said of one, what is said in the end)
+    # the directory: (its files, how many fail, a line about one, the last line)
     "programs": (PROGRAMS, 2, "ValueError", "1 of 3 passed; failed: lying.py raising.py"),
     "programs that end by themselves": (ENDING, 1, "--- bad.py", "1 of 2 passed; failed: bad.py"),
     "a block": ({"long/good.py": "await asyncio.sleep(0)"}, 0, "good: ran", "1 of 1 passed"),
@@ -145,7 +145,7 @@ COMMANDS: Final[dict[str, tuple[dict[str, str], int, str, str]]] = {
 
 
 def laid(directory: Path, files: dict[str, str]) -> Path:
-    """The command, in a directory with these files; a block lies where blocks do, with what runs it."""
+    """Lay out the command with these files; a block is put where blocks are, with its harness."""
     for name, text in {RUN_ALL.name: RUN_ALL.read_text(encoding="utf-8"), **files}.items():
         in_documentation = name.startswith(("long/", "new/"))
         path = directory / ("documentation" if in_documentation else "") / name
@@ -159,30 +159,30 @@ def laid(directory: Path, files: dict[str, str]) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("there", COMMANDS)
-def test_a_command_that_fails_says_so(there: str, tmp_path: Path) -> None:
-    """What fails, prints something else or is run by nobody is named, and the command ends badly."""
+def test_failures_of_the_command(there: str, tmp_path: Path) -> None:
+    """A file that fails, prints another output or is not run is named, and the exit code is 1."""
     files, failed, said, last = COMMANDS[there]
     done = command(laid(tmp_path, files))
     assert (done.returncode, done.stdout.splitlines()[-1]) == (failed, last), f"{done.stdout}\n{done.stderr}"
     assert said in done.stdout
 
 
-def test_with_a_server_of_ones_own(tmp_path: Path) -> None:
-    """A program may print what it likes then: that is said, and is no failure."""
+def test_with_a_users_server(tmp_path: Path) -> None:
+    """With a user's own server any output is accepted, with a note."""
     done = command(laid(tmp_path, PROGRAMS), url="http://127.0.0.1:1")
     last = "1 of 3 passed; printed something else: lying.py; failed: raising.py"
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == last
 
 
-def test_they_are_small() -> None:
+def test_length() -> None:
     """No example is longer than 40 lines."""
     lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in EXAMPLES.items()}
     assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
 
 
-def test_there_is_one_for_each_use_case() -> None:
-    """The documents' fifteen use cases, in their order, have an example each, which names its own at its top."""
+def test_each_use_case_has_an_example() -> None:
+    """Each of the fifteen use cases has an example with its name at the top, in order."""
     cases = [each["point"] for each in POINTS if each["section"] == "Common Use Cases"]
     assert len(cases) == 15
     rows = re.findall(r"^\| ([^|]+) \| \[(\w+)\.py\]\(examples/(\w+)\.py\) \|", INDEX, re.MULTILINE)

@@ -1,8 +1,8 @@
-"""Who may import whom: the table, and the proof that the source keeps to it.
+"""The layers: the table of allowed imports, and the check that the source keeps to it.
 
-Rule 1: every module stands in one room. A new module gets its line in ROOMS, or goes where a line has it already.
-Rule 2: an import counts wherever it stands: in a function, under TYPE_CHECKING, or spelled `import_module("...")`.
-Rule 3: what is allowed for type checkers alone stands in FOR_TYPES, with its reason.
+Rule 1: each module is in one room. A new module gets its line in ROOMS, or goes where a line has it already.
+Rule 2: an import counts wherever it is: in a function, under TYPE_CHECKING, or as `import_module("...")`.
+Rule 3: imports that are allowed for type checkers only are in FOR_TYPES, with the reason.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Room:
 
 
 def room(modules: str, rooms: str = "", libraries: str = "", *, pure: bool = False, edge: bool = False) -> Room:
-    """A line of ROOMS; a room's own modules may always import each other."""
+    """Return a line of ROOMS; the modules of a room may import each other."""
     return Room(tuple(modules.split()), frozenset(rooms.split()), frozenset(libraries.split()), pure, edge)
 
 
@@ -45,24 +45,24 @@ SIBLINGS = (
     " transports.httpx2"
 )
 PUBLIC = f"__init__ errors routing sanitize registry testing {SIBLINGS}"
-"""What has public names."""
+"""Modules with public names."""
 
 GROUND = "_core _core.bodies _core.ids _core.per_loop _core.tasks"
 
 ROOMS: Final[dict[str, Room]] = {
     # The ground: values and pure helpers. It never connects, draws random numbers or reads a clock.
     "_core": room("_core _core.* _version", "", "attrs msgspec", pure=True),
-    # What the ground may not do itself, one thing each.
+    # One exception for each of these.
     "_core.ids": room("_core.ids"),
     "_core.bodies": room("_core.bodies", "_core", "anyio"),
     "_core.tasks": room("_core.tasks", "", "anyio"),
-    # Where trio runs already, it keeps what is live in a variable of trio's.
+    # Where trio is imported already, it keeps live objects in a variable of trio's.
     "_core.per_loop": room("_core.per_loop", "_core", "anyio trio"),
     # Pieces 2 and 3: payload, events, router. Pure, too.
     "_protocol": room("_protocol _protocol.*", "_core", "attrs", pure=True),
-    # Piece 1: what moves bytes. No transport knows another.
+    # Piece 1: moves bytes. No transport imports another.
     "transports": room("transports transports.*", "_core _core.per_loop _core.tasks", "anyio attrs"),
-    # It asks trio which task it is in, where trio runs already; so trio is there.
+    # It asks trio for the current task if trio is imported already.
     "transports.asgi": room("transports.asgi", "_core _core.per_loop _core.tasks transports", "anyio trio"),
     "transports.httpx": room("transports.httpx", "_core transports", "httpx httpx_sse anyio attrs"),
     "transports.httpx2": room("transports.httpx2", "_core transports", "httpx2 anyio attrs"),
@@ -73,11 +73,11 @@ ROOMS: Final[dict[str, Room]] = {
     # Transports that wrap transports. A cluster balances `HTTPXTransport`, unless it is given another.
     "policies": room("policies policies.*", f"{GROUND} _protocol", "anyio attrs"),
     "cluster": room("cluster cluster.*", f"{GROUND} _protocol transports.httpx", "anyio attrs"),
-    # One function an endpoint; it knows a transport, and no agent.
+    # One function an endpoint; it uses a transport, and no agent.
     "_api": room("_api _api.*", f"{GROUND} _protocol cluster", "anyio attrs"),
-    # One run. It knows a transport, and no agent.
+    # One run. It uses a transport, and no agent.
     "_run": room("_run _run.*", f"{GROUND} _protocol telemetry policies cluster _api _run.notebook", "anyio attrs"),
-    # A notebook has loaded IPython already.
+    # IPython is loaded already in a notebook.
     "_run.notebook": room("_run.notebook", "_core _run telemetry", "attrs IPython"),
     "_agent": room("_agent _agent.*", f"{GROUND} _protocol {SIBLINGS} _api _run", "anyio attrs"),
     "testing": room("testing testing.*", f"{GROUND} _protocol _run", "anyio attrs uvicorn"),
@@ -85,9 +85,9 @@ ROOMS: Final[dict[str, Room]] = {
     "routing": room("routing", "_core _protocol"),
     "sanitize": room("sanitize", "_core", "attrs"),
     "registry": room("registry registry.*", f"{GROUND} _protocol", "anyio attrs"),
-    # Public names, each loaded when it is first used.
+    # Public names, each loaded on first use.
     "__init__": room("__init__", f"_core _protocol {SIBLINGS} testing errors registry _run _agent"),
-    # Edges: users of the package like any other, so only its public names and modules.
+    # Edges: users of the package like any other, so they import only its public names and modules.
     # The served side: what all protocols share, and a room for each protocol.
     "serve": room("serve serve._core serve._core.*", PUBLIC, "anyio attrs uvicorn", edge=True),
     "serve.openai": room("serve.openai serve._openai serve._openai.*", f"{PUBLIC} serve", "attrs", edge=True),
@@ -100,10 +100,10 @@ ROOMS: Final[dict[str, Room]] = {
 }
 
 FOR_TYPES: Final[dict[tuple[str, str], str]] = {
-    # (importing module, imported module or library): why the type checker must see it
+    # (importing module, imported module or library): why the type checker needs it
 }
 
-# What connects, waits, draws lots or reads a clock, or looks at the machine.
+# Modules that connect, wait, draw random numbers or read a clock, or look at the machine.
 IMPURE_MODULES: Final = frozenset(
     """
     asyncio concurrent http.client http.server multiprocessing os queue random sched secrets select selectors signal
@@ -111,15 +111,15 @@ IMPURE_MODULES: Final = frozenset(
     """.split()
 )
 IMPURE_CALLS: Final = frozenset({"now", "utcnow", "today"})
-"""Of `datetime` and `date`."""
+"""Methods of `datetime` and `date`."""
 
 
-# ------------------------------------------------------------------------------------------------------------- Reading
+# ------------------------------------------------------------------------------------------------------ Reading imports
 
 
 @dataclass(frozen=True)
 class Import:
-    """One import: a full dotted name, as far as it may name a module."""
+    """One import: a full dotted name, as far as it may be a module."""
 
     target: str
     line: int
@@ -127,7 +127,7 @@ class Import:
 
 
 def module_name(path: Path) -> str:
-    """`transports.httpx` for src/oxygent_client/transports/httpx.py; a package is named like its directory."""
+    """Return `transports.httpx` for src/oxygent_client/transports/httpx.py; a package has the name of its directory."""
     parts = path.relative_to(SOURCE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
@@ -136,12 +136,12 @@ MODULES: Final = {module_name(path): path for path in sorted(SOURCE.rglob("*.py"
 
 
 def is_type_checking(test: ast.expr) -> bool:
-    """Whether this condition is `TYPE_CHECKING`."""
+    """Return whether this condition is `TYPE_CHECKING`."""
     return ast.unparse(test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
 
 
 def imports_of(module: str, tree: ast.AST, *, for_types: bool = False) -> Iterator[Import]:
-    """Every import in the tree, wherever it stands."""
+    """Return each import in the tree, wherever it is."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and is_type_checking(node.test):
             for part in node.body:
@@ -155,7 +155,7 @@ def imports_of(module: str, tree: ast.AST, *, for_types: bool = False) -> Iterat
 
 
 def targets_of(module: str, node: ast.AST) -> list[str]:
-    """What this one statement or call imports."""
+    """Return the imports of this one statement or call."""
     match node:
         case ast.Import(names=names):
             return [alias.name for alias in names]
@@ -176,11 +176,11 @@ def targets_of(module: str, node: ast.AST) -> list[str]:
             return []
 
 
-# ------------------------------------------------------------------------------------------------------------- Judging
+# ----------------------------------------------------------------------------------------------------- Checking imports
 
 
 def room_of(module: str) -> str | None:
-    """The room in which this module stands: the line that names it, else the one that names its package with `.*`."""
+    """Return the room of this module: the line with its name, else the one with its package and `.*`."""
     for name, described in ROOMS.items():
         if module in described.modules:
             return name
@@ -191,7 +191,7 @@ def room_of(module: str) -> str | None:
 
 
 def own_module(target: str) -> str | None:
-    """The module of this package that an import loads last; None if it is not of this package."""
+    """Return the last module of this package that an import loads, or None."""
     parts = target.split(".")
     if parts[0] != PACKAGE:
         return None
@@ -203,7 +203,7 @@ def own_module(target: str) -> str | None:
 
 
 def complaint(module: str, home: Room, found: Import) -> str | None:
-    """What is wrong with this import, in words; None if nothing is."""
+    """Return a description of what is wrong with this import, or None."""
     target = own_module(found.target)
     imported = target or found.target.split(".")[0]
     if found.for_types and (module, imported) in FOR_TYPES:
@@ -226,7 +226,7 @@ def complaint(module: str, home: Room, found: Import) -> str | None:
 
 
 def findings(module: str, source: str) -> list[str]:
-    """Everything that this module does against the table."""
+    """Return all violations of this module."""
     name = room_of(module)
     if name is None:
         return [f"{module} stands in no room: give it a line in ROOMS of tests/project/test_layers.py"]
@@ -253,7 +253,7 @@ def findings(module: str, source: str) -> list[str]:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_source(module: str) -> None:
-    """Every module keeps to its room's line."""
+    """Each module keeps to its room's line."""
     assert findings(module, MODULES[module].read_text(encoding="utf-8")) == []
 
 
@@ -314,19 +314,19 @@ ACCEPTED: Final = [
 
 
 @pytest.mark.parametrize(("module", "source", "because"), REFUSED)
-def test_what_is_refused(module: str, source: str, because: str) -> None:
-    """The judge sees an import wherever it stands."""
+def test_violations_are_found(module: str, source: str, because: str) -> None:
+    """The check finds an import wherever it is."""
     assert because in "\n".join(findings(module, source))
 
 
 @pytest.mark.parametrize(("module", "source"), ACCEPTED)
-def test_what_is_accepted(module: str, source: str) -> None:
-    """The judge lets pass what the table allows."""
+def test_allowed_imports(module: str, source: str) -> None:
+    """The check accepts the imports that the table allows."""
     assert findings(module, source) == []
 
 
 def test_there_are_no_cycles() -> None:
-    """No module imports, by way of others, itself; imports for type checkers count."""
+    """No module imports itself by way of others; imports for type checkers count."""
     graph = {
         module: {
             own_module(found.target) or "" for found in imports_of(module, ast.parse(path.read_text(encoding="utf-8")))
@@ -338,7 +338,7 @@ def test_there_are_no_cycles() -> None:
 
 
 def cycle_in(graph: dict[str, set[str]]) -> list[str]:
-    """The names of one cycle; empty if there is none."""
+    """Return the names of one cycle, or an empty list."""
     done: set[str] = set()
     for start, imported in graph.items():
         trail: list[tuple[str, Iterator[str]]] = [(start, iter(sorted(imported)))]
@@ -358,12 +358,12 @@ def cycle_in(graph: dict[str, set[str]]) -> list[str]:
 
 
 def test_a_cycle_is_found() -> None:
-    """The judge of cycles finds one."""
+    """The check finds a cycle."""
     assert cycle_in({"a": {"b"}, "b": {"c", "d"}, "c": set(), "d": {"a"}}) == ["a", "b", "d"]
 
 
-def test_what_is_allowed_for_types_is_used() -> None:
-    """FOR_TYPES holds no line that the source no longer needs."""
+def test_imports_for_types_are_needed() -> None:
+    """Each line of FOR_TYPES is still needed."""
     used = {
         (module, own_module(found.target) or found.target.split(".")[0])
         for module, path in MODULES.items()

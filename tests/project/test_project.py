@@ -1,7 +1,7 @@
-"""What the project promises about itself: its shape, its exceptions, its names, and what it says nothing of.
+"""Rules about the project's files: layout, exceptions, dependencies, versions, and forbidden texts.
 
-Rule 1: an exception to a rule is a line in a table here, or a comment beside it that says why.
-Rule 2: what is looked at are the files of the project: those that git has, or would take.
+Rule 1: an exception to a rule is a line in a table here, or a comment beside it with a reason.
+Rule 2: the checked files are those of the project: those that git has, or would take.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ MOST_PRAGMAS: Final = 10
 EXTRAS_ELSEWHERE: Final[dict[str, str]] = {
     # extra: the module that needs it, where that has another name
     "fast": "json_codec",  # faster JSON for everything
-    "pytest": "pytest_plugin",  # pytest's own convention; `pytest` is what it imports
+    "pytest": "pytest_plugin",  # pytest's own convention; it imports `pytest`
 }
 
 DEPENDENCIES: Final = ["anyio", "attrs", "httpx", "httpx-sse"]
 
-# Each is written so that this file does not hold what it forbids.
+# Each is written so that this file does not contain it.
 FORBIDDEN: Final = {
     "a path of one machine": r"/[r]oot/|/[w]ork/(main|shared)|/[t]mp/dev\b|/[o]pt/(wheels|pypi)|/[h]ome/[a-z]",
     "a host of a package registry": r"[p]ythonhosted\.org|[p]ypi\.org|[n]pmjs\.(org|com)|[d]eb\.debian\.org",
@@ -46,7 +46,7 @@ FORBIDDEN: Final = {
 
 
 def project_files() -> list[Path]:
-    """Every file that git has or would take."""
+    """Return each file that git has or would take."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -56,30 +56,30 @@ def project_files() -> list[Path]:
 
 
 def project_table() -> dict[str, Any]:
-    """The `project` table of pyproject.toml."""
+    """Return the `project` table of pyproject.toml."""
     table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return table
 
 
 def text_of(path: Path) -> str:
-    """The file as text; bytes that are none become U+FFFD."""
+    """Return the file as text; invalid bytes become U+FFFD."""
     return path.read_text(encoding="utf-8", errors="replace")
 
 
 def comments(path: Path) -> list[tuple[int, str]]:
-    """The comments of a Python file, with their lines."""
+    """Yield the comments of a Python file, with their lines."""
     tokens = tokenize.generate_tokens(io.StringIO(text_of(path)).readline)
     return [(token.start[0], token.string) for token in tokens if token.type == tokenize.COMMENT]
 
 
 def test_the_top_level() -> None:
-    """Nothing lies around: a new thing at the top is a decision."""
+    """The files at the top level are listed here: a new one is a decision."""
     top = {path.relative_to(ROOT).parts[0] for path in project_files()}
     assert {name for name in top if not name.startswith(".")} == TOP_LEVEL
 
 
-def test_no_machine_is_named() -> None:
-    """No file names a path of one machine, a package registry or an index: it must work elsewhere too."""
+def test_forbidden_texts() -> None:
+    """No file has a path of one machine, a package registry or an index: it must work elsewhere too."""
     found = [
         f"{path.relative_to(ROOT)}: {what}: {match[0]}"
         for path in project_files()
@@ -99,13 +99,13 @@ def test_no_machine_is_named() -> None:
         ("a conflict that was not resolved", "x\n" + "<" * 7 + " HEAD"),
     ],
 )
-def test_the_forbidden_is_seen(what: str, text: str) -> None:
-    """The patterns above see what they are there for."""
+def test_the_patterns_of_forbidden_texts(what: str, text: str) -> None:
+    """The patterns above match what they should."""
     assert re.search(FORBIDDEN[what], text)
 
 
 def test_pragmas() -> None:
-    """Lines exempt from coverage are few, and each says why: `# pragma: no cover (why)`."""
+    """Lines without coverage are few, each with a reason: `# pragma: no cover (why)`."""
     pragmas = [
         (f"{path.relative_to(ROOT)}:{line}", text.partition("pragma:")[2].strip())
         for path in project_files()
@@ -118,8 +118,8 @@ def test_pragmas() -> None:
     assert [place for place, text in pragmas if not re.fullmatch(r"no (cover|branch)\W+\w.*", text)] == [], f"\n{table}"
 
 
-def test_lint_exceptions_say_why() -> None:
-    """`noqa`, `type: ignore` and `pyright: ignore` name the rule and give the reason in the same line."""
+def test_lint_exceptions_have_reasons() -> None:
+    """`noqa`, `type: ignore` and `pyright: ignore` have the rule and a reason in the same line."""
     marker = re.compile(r"# (?:noqa|type: ignore|pyright: ignore)\b")
     explained = re.compile(r"(?:noqa: [A-Z]+\d+(?:, ?[A-Z]+\d+)*|ignore\[[\w, -]+\])\s*(?:# |\()\s*\S")
     silent = [
@@ -133,49 +133,49 @@ def test_lint_exceptions_say_why() -> None:
 
 
 def test_the_dependencies() -> None:
-    """Four dependencies, each with a lower bound and no upper one; everything else is an extra."""
+    """There are four dependencies with a lower and no upper bound; everything else is an extra."""
     requirements = project_table()["dependencies"]
     assert [re.split(r"[<>=!~]", requirement)[0] for requirement in requirements] == DEPENDENCIES
     assert [requirement for requirement in requirements if not re.fullmatch(r"[\w-]+>=[\d.]+", requirement)] == []
 
 
 def test_an_extra_is_named_like_its_module() -> None:
-    """An extra stands for a module of the same name, so that a missing one can be named from the module."""
+    """An extra has the name of its module, so that the error for a missing one can name it."""
     names = {part for path in (ROOT / "src").rglob("*.py") for part in path.with_suffix("").parts}
     extras = project_table().get("optional-dependencies", {})
     assert [extra for extra in extras if EXTRAS_ELSEWHERE.get(extra, extra) not in names] == []
 
 
 def test_the_command() -> None:
-    """The console script names a function that is there."""
+    """The console script's function exists."""
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="oxygent-client")
     assert callable(script.load())
 
 
 def test_the_version() -> None:
-    """One version: the package's, the distribution's, and the newest in the changelog."""
+    """The package, the distribution and the newest changelog entry have one version."""
     changelog = text_of(ROOT / "docs" / "changelog.md")
     newest = re.search(r"^## \[(\d[^\]]*)\]", changelog, re.MULTILINE)
     assert newest is not None
     assert oxygent_client.__version__ == importlib.metadata.version("oxygent-client") == newest[1]
 
 
-def test_it_is_typed() -> None:
-    """The marker that tells type checkers to look is installed with the package."""
+def test_typing_marker() -> None:
+    """The marker for type checkers is installed with the package."""
     files = importlib.metadata.files("oxygent-client") or []
     editable = not any(file.name == "__init__.py" for file in files)
     assert editable or any(file.name == "py.typed" for file in files)
 
 
 def test_readme_and_ci_agree() -> None:
-    """The README has one command that tests it all, alone in its line; .ci/run reads it from there."""
+    """The README has one command that tests it all, on its own line; .ci/run reads it from there."""
     blocks = re.findall(r"^```[^\n]*\n(.*?)^```", text_of(ROOT / "README.md"), re.MULTILINE | re.DOTALL)
     commands = [line for block in blocks for line in block.splitlines() if "python -m nox" in line]
     assert commands == ["python -m pip install nox && python -m nox"]
 
 
-def test_the_fixtures_are_complete() -> None:
-    """Every capture that the manifest describes is there, byte for byte as long as it was."""
+def test_recordings_are_complete() -> None:
+    """Each recording in the manifest exists, with its length."""
     manifest: list[dict[str, Any]] = json.loads(text_of(FIXTURES / "wire" / "manifest.json"))
     assert manifest
     assert [

@@ -1,7 +1,7 @@
-"""What the package shows: `__all__` is all of it, each name comes when it is asked for, and each says what it is.
+"""Public names: `__all__` is complete, names are loaded lazily, and each has a docstring.
 
-Rule 1: a public module lists its names in `__all__`; what it defines beside them begins with an underscore.
-Rule 2: `import oxygent_client` loads no library that talks to a network.
+Rule 1: a public module lists its names in `__all__`; its other definitions begin with an underscore.
+Rule 2: `import oxygent_client` imports no network library.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from tests.conftest import ROOT
 if TYPE_CHECKING:
     from types import ModuleType
 
-# The names that users rely on: design and documentation name them, so none goes without a major release.
+# Names in the design and the documentation: removing one needs a major release.
 PROMISED: Final = """
     AgentRegistry Answer BearerAuth Cluster Custom Decoder Event EventRouter HTTPRequest HTTPResponse HTTPXTransport
     Limits Observation OxyError OxyRequest OxyResponse OxyState Progress RemoteAgent RemoteErrorEvent Retry SSEOxyGent
     ServerSentEvent Text TextDelta Timeouts ToolCall Transport __version__ build_payload errors
 """.split()
 LATER: Final[frozenset[str]] = frozenset()
-"""Promised, and not there yet; a name that is there must go from this list."""
+"""Promised names that do not exist yet."""
 
 NETWORK_LIBRARIES: Final = ("aiohttp", "anyio", "h11", "httpcore", "httpx", "httpx2", "httpx_sse", "trio", "uvicorn")
 
 
 def is_public(name: str) -> bool:
-    """No part of it begins with an underscore."""
+    """Return whether no part of it begins with an underscore."""
     return not any(part.startswith("_") for part in name.split("."))
 
 
 def public_modules() -> list[str]:
-    """The public modules of the package, itself first."""
+    """Return the public modules of the package, itself first."""
     below = pkgutil.walk_packages(oxygent_client.__path__, "oxygent_client.")
     names = ["oxygent_client", *(module.name for module in below if is_public(module.name))]
     return [name for name in names if name not in ELSEWHERE]
@@ -55,31 +55,31 @@ MODULES: Final = public_modules()
 
 
 def load(name: str) -> tuple[ModuleType, list[str]]:
-    """The module and the names it lists."""
+    """Return the module and the names it lists."""
     module = importlib.import_module(name)
     names: list[str] = getattr(module, "__all__", [])
     return module, names
 
 
-def test_the_package_shows_what_it_lists() -> None:
-    """`dir()` is `__all__` and what every module has."""
+def test_dir() -> None:
+    """`dir()` is `__all__` and the usual attributes of a module."""
     shown = {name for name in dir(oxygent_client) if not name.startswith("_")}
     assert {name for name in oxygent_client.__all__ if not name.startswith("_")} == shown
 
 
 def test_the_promised_names() -> None:
-    """Every promised name is there, or on the list of those that come later."""
+    """Each promised name exists, or is listed as missing."""
     assert sorted(set(PROMISED) - set(oxygent_client.__all__)) == sorted(LATER)
 
 
 @pytest.mark.parametrize("name", oxygent_client.__all__)
-def test_each_name_comes(name: str) -> None:
-    """A name that is listed can be had, and is the same thing every time."""
+def test_each_name_can_be_imported(name: str) -> None:
+    """A listed name can be imported, and is the same object each time."""
     assert getattr(oxygent_client, name) is getattr(oxygent_client, name)
 
 
-def test_type_checkers_see_the_same_names() -> None:
-    """What is loaded when it is asked for is imported for type checkers too, and nothing else is."""
+def test_names_for_type_checkers() -> None:
+    """Each lazily loaded name is imported for type checkers, and no other."""
     tree = ast.parse(inspect.getsource(oxygent_client))
     imported = {
         alias.asname or alias.name
@@ -93,28 +93,28 @@ def test_type_checkers_see_the_same_names() -> None:
 
 
 def test_an_unknown_name() -> None:
-    """A name that the package lacks is an AttributeError that says so."""
+    """An unknown name raises AttributeError with the name."""
     with pytest.raises(AttributeError, match=r"oxygent_client.*no_such_name"):
         getattr(oxygent_client, "no_such_name")  # noqa: B009  (a type checker would see the attribute)
 
 
 def test_star_import() -> None:
-    """`from oxygent_client import *` brings exactly the listed names."""
+    """`from oxygent_client import *` imports exactly the listed names."""
     namespace: dict[str, object] = {}
     exec("from oxygent_client import *", namespace)
     assert namespace.keys() - {"__builtins__"} == set(oxygent_client.__all__)
 
 
-def test_the_import_is_light() -> None:
-    """A fresh interpreter that imports the package, and asks what it shows, has loaded no library for a network."""
+def test_import_without_network_libraries() -> None:
+    """Importing the package, and its `dir()`, imports no network library in a new interpreter."""
     program = f"import sys, oxygent_client; dir(oxygent_client); print(*set({NETWORK_LIBRARIES}) & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_module_lists_what_it_shows(name: str) -> None:
-    """A public module has a docstring and `__all__`, whose names are there, each once."""
+def test_all_is_valid(name: str) -> None:
+    """A public module has a docstring and an `__all__` of existing names without duplicates."""
     module, names = load(name)
     assert module.__doc__
     assert len(names) == len(set(names))
@@ -122,8 +122,8 @@ def test_a_module_lists_what_it_shows(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_module_lists_all_it_defines(name: str) -> None:
-    """A class or function that a public module defines itself is in its `__all__`, or begins with an underscore."""
+def test_all_is_complete(name: str) -> None:
+    """A class or function defined in a public module is in its `__all__`, or begins with an underscore."""
     module, names = load(name)
     own = {
         shown
@@ -137,7 +137,7 @@ def test_a_module_lists_all_it_defines(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings(name: str) -> None:
-    """Every public class and function says what it is; the text that a dataclass makes of its fields does not count."""
+    """Each public class and function has a docstring; the one that dataclasses generate does not count."""
     module, names = load(name)
     values = {shown: getattr(module, shown) for shown in names}
     silent = [
@@ -150,7 +150,7 @@ def test_docstrings(name: str) -> None:
 
 
 BEFORE: Final[dict[str, list[str]]] = json.loads((ROOT / "tests" / "project" / "public_names.json").read_text("utf-8"))
-"""The names of each public module before the modules moved into folders."""
+"""The public names of each module before the modules were moved into folders."""
 MOVED: Final = {
     "oxygent_client": {"Answered", "Context", "Drop", "Forward", "Host", "Link", "Partial"},
     "oxygent_client.cluster": {"Home"},
@@ -161,8 +161,8 @@ MOVED: Final = {
 
 
 @pytest.mark.parametrize("name", BEFORE)
-def test_the_names_of_before(name: str) -> None:
-    """Every public name still imports; one that moved warns, with the line of the caller."""
+def test_old_names(name: str) -> None:
+    """Each old public name still imports; a moved one warns at the caller's line."""
     module = importlib.import_module(name)
     warned: set[str] = set()
     for shown in BEFORE[name]:

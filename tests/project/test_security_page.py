@@ -1,4 +1,4 @@
-"""Each promise of the page about security names the tests that hold it, and they exist."""
+"""The security page names existing tests for each promise."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ TESTS: Final = frozenset(
 
 @pytest.mark.parametrize("promise", PROMISES.values(), ids=PROMISES)
 def test_a_promise_names_its_tests(promise: str) -> None:
-    """At least one, and each is a test of this project."""
+    """A promise has at least one test, and each exists."""
     named = set(re.findall(r"`(test_\w+)`", promise))
     assert named != set()
     assert set() == named - TESTS
 
 
 def test_the_files_exist() -> None:
-    """So a reader finds the tests where the page says."""
+    """The test files on the page exist."""
     assert [path for path in re.findall(r"`(tests/[\w/]+\.py)`", PAGE) if not (ROOT / path).is_file()] == []

@@ -1,4 +1,4 @@
-"""The tables that a soak writes: in their place, as a whole, and with how the tests went."""
+"""The tables that a soak writes: place, rows and outcomes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def test_each_table_has_its_place(name: str) -> None:
     assert f"| {' | '.join(COLUMNS[name])} |" in shown
 
 
-def test_what_is_written(capsys: pytest.CaptureFixture[str]) -> None:
-    """The rows of all tests together, how those ended, and nothing of any other test."""
+def test_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    """The page has the rows of all tests together, and how those ended."""
     tables = Tables()
     for test in "abc":
         tables.begun(test, "cuts")
@@ -48,8 +48,8 @@ after
     assert capsys.readouterr().out == "| FIN | httpx | trio | 7 |\n| RST | httpx | trio | 0.12 |\n"
 
 
-def test_what_does_not_fit() -> None:
-    """A row of another length, and a page without the table's place, are no table."""
+def test_invalid_tables() -> None:
+    """A row of another length, or a page without the mark, raises an error."""
     with pytest.raises(AssertionError, match="cuts"):
         table("cuts", [("FIN",)])
     for page in ("", "<!-- cuts -->\n"):
@@ -57,6 +57,6 @@ def test_what_does_not_fit() -> None:
             placed(page, "cuts", "text")
 
 
-def test_what_is_said_of_here() -> None:
-    """The line names the day, the commit, the Python and the processors."""
+def test_environment() -> None:
+    """The line has the day, the commit, the Python version and the processors."""
     assert len(here().split(", ")) == 4

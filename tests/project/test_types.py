@@ -1,4 +1,4 @@
-"""Promises to type checkers: both read this file in the session `types`; as tests the functions run, too."""
+"""Promises to type checkers: both check this file in the session `types`; the functions run as tests too."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ EVENT_CLASSES: Final[tuple[type[Event], ...]] = get_args(AnyEvent)
 
 
 def name_of(event: AnyEvent) -> str:
-    """A `match` without a case for one of the classes would be an error in both type checkers."""
+    """Without a case for one of the classes, `match` would be an error in both type checkers."""
     match event:
         case Answer():
             assert_type(event.type, Literal["answer"])
@@ -71,7 +71,7 @@ def name_of(event: AnyEvent) -> str:
 
 
 async def test_the_events_of_a_run() -> None:
-    """A run hands out events of the union."""
+    """A run yields events of the union."""
     agent = SSEOxyGent(server_url="http://remote.test", transport=FakeTransport.script(progress(1), answer(2), close()))
     stream: Run = agent.stream("hi")
     async with stream as run:
@@ -79,7 +79,7 @@ async def test_the_events_of_a_run() -> None:
 
 
 async def test_a_sender_is_assigned() -> None:
-    """`send_message` is an attribute to which an async function is assigned, and a clone keeps it."""
+    """An async function can be assigned to `send_message`, and a clone keeps it."""
     heard: list[Any] = []
 
     async def mine(message: Any) -> None:
@@ -92,7 +92,7 @@ async def test_a_sender_is_assigned() -> None:
 
 
 def test_the_fields_of_a_request_are_shown() -> None:
-    """`help()` shows the fields of a request as keyword parameters, with their types and defaults."""
+    """`help()` shows the fields of a request as keyword parameters, with types and defaults."""
     parameters = inspect.signature(OxyRequest).parameters
     assert [*parameters] == [field.name for field in attrs.fields(OxyRequest)]
     assert str(parameters["idempotent"]) == "idempotent: 'bool' = False"

@@ -1,4 +1,4 @@
-"""Virtual time is time: it passes in order, costs nothing, and can be moved by hand."""
+"""Virtual time passes in order, costs nothing, and can be advanced by hand."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.support.virtual import advance
 from tests.support.virtual import anyio_backend as anyio_backend
 
 
-async def test_an_hour_costs_nothing() -> None:
-    """Sleepers wake in the order of their times, a deadline is kept to the second, and the wall clock hardly moves."""
+async def test_virtual_time() -> None:
+    """Sleeping tasks wake in order, a deadline is exact, and hardly any real time passes."""
     began, start = time.monotonic(), anyio.current_time()
     woken: list[tuple[str, float]] = []
 
@@ -31,8 +31,8 @@ async def test_an_hour_costs_nothing() -> None:
     assert time.monotonic() - began < 600
 
 
-async def test_moved_by_hand() -> None:
-    """Time that passes while nobody waits makes a deadline due; asyncio hears it at the second checkpoint."""
+async def test_advance() -> None:
+    """Advancing the clock expires a deadline; asyncio delivers it at the second checkpoint."""
     start = anyio.current_time()
     with anyio.move_on_after(10) as scope:
         advance(11)
@@ -44,6 +44,6 @@ async def test_moved_by_hand() -> None:
     assert scope.cancelled_caught
 
 
-async def test_other_threads_are_waited_for() -> None:
-    """Work in a thread comes back, though no timer is set."""
+async def test_threads() -> None:
+    """Work in a thread is waited for without a timer."""
     assert await anyio.to_thread.run_sync(lambda: 42) == 42

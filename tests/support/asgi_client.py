@@ -22,7 +22,7 @@ __all__ = ["Call", "request"]
 
 @attrs.define(eq=False)
 class Call:
-    """One request to an application, and what has been received of the response."""
+    """One request to an application, and the response so far."""
 
     app: ASGIApp
     method: str
@@ -39,7 +39,7 @@ class Call:
     left: anyio.Event = attrs.field(factory=anyio.Event)
     is_body_slow: bool = False
     is_broken: bool = False
-    """Whether `send` raises, as servers do once the client has left."""
+    """Whether `send` raises, as servers do once the client has closed."""
     _asked: int = 0
 
     async def __call__(self) -> Call:
@@ -80,24 +80,24 @@ class Call:
                 self.left.set()
 
     async def wait_for(self, text: str) -> None:
-        """Return when this text has been received."""
+        """Wait until this text was received."""
         while text not in self.text:
             self.on_piece = anyio.Event()
             await self.on_piece.wait()
 
     @property
     def text(self) -> str:
-        """The body of the response so far."""
+        """Return the body of the response so far."""
         return b"".join(self.pieces).decode()
 
     @property
     def document(self) -> Any:
-        """The body as JSON."""
+        """Return the body as JSON."""
         return json.loads(self.text)
 
     @property
     def events(self) -> list[Any]:
-        """The data of the events; those that are JSON decoded."""
+        """Return the data of the events; JSON is decoded."""
         data = [line.removeprefix("data: ") for line in self.text.splitlines() if line.startswith("data: ")]
         return [text if text == "[DONE]" else json.loads(text) for text in data]
 

@@ -1,9 +1,9 @@
-"""A replica for storms: it answers runs, refuses some, and writes on disk which of them it began.
+"""A replica for storms: it answers runs, refuses some, and logs on disk which of them it began.
 
-Rule 1: it knows nothing of the package, and runs in a process of its own, which is killed at any moment.
-Rule 2: a run is written down before anything of it is answered; the log outlives the process.
-Rule 3: each run is refused by one of the replicas, which it is says its NUMBER.
-Rule 4: told to end (SIGTERM) it listens no more and ends what it does; killed (SIGKILL) it is gone.
+Rule 1: it is independent of the package, and runs in a process of its own, which may be killed at any time.
+Rule 2: a run is logged before any response; the log outlives the process.
+Rule 3: each run is refused by one of the replicas, chosen by its NUMBER.
+Rule 4: on SIGTERM it stops listening and ends its runs; on SIGKILL it is gone.
 
 Usage: python tests/support/cluster_server.py PORT LOG NUMBER; prints a line when it listens, and ends with its
 standard input.
@@ -27,10 +27,10 @@ HEAD: Final = (
 LAST: Final = b"0\r\n\r\n"
 PIECES: Final = 3
 SECONDS: Final = 0.005
-"""Between two pieces of a stream."""
+"""Seconds between two chunks of a stream."""
 REFUSED: Final = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 0\r\ncontent-length: 0\r\n\r\n"
 SILENT_SECONDS: Final = 0.02
-"""Between the beginning of a run and the headers."""
+"""Seconds between the beginning of a run and the headers."""
 NOT_FOUND: Final = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
 
 STARTED: Final[list[int]] = []
@@ -42,20 +42,20 @@ BUSY: Final[set[asyncio.Task[None]]] = set()
 
 
 def event(data: str, name: str = "message") -> bytes:
-    """One event, as a chunk."""
+    """Return one event as a chunk."""
     framed = f"event: {name}\r\ndata: {data}\r\n\r\n".encode()
     return b"%x\r\n%b\r\n" % (len(framed), framed)
 
 
 async def run(nonce: str, writer: asyncio.StreamWriter) -> None:
-    """Write it down, and answer in pieces; a "quick" one is answered at once, and refused by nobody."""
+    """Log the run, and answer in chunks; a "quick" one is answered at once, and never refused."""
     quick = nonce.startswith("quick")
     if not quick and sum(nonce.encode()) % REPLICAS == int(sys.argv[3]):
         writer.write(REFUSED)
         await writer.drain()
         return
     os.write(STARTED[0], f"{nonce}\n".encode())
-    if not quick:  # killed now, it has run, and nothing has been heard of it
+    if not quick:  # if killed now, it has run, and no response was sent
         await asyncio.sleep(SILENT_SECONDS)
     writer.write(HEAD)
     for number in range(0 if quick else PIECES):
@@ -67,7 +67,7 @@ async def run(nonce: str, writer: asyncio.StreamWriter) -> None:
 
 
 async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Speak with one client."""
+    """Serve one client."""
     task = asyncio.current_task()
     assert task is not None
     with suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -87,7 +87,7 @@ async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 async def serve(port: int, log: str) -> None:
-    """Serve until told to end, or until there is nobody at standard input."""
+    """Serve until SIGTERM, or until standard input is closed."""
     STARTED.append(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT))
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, ENDING.set)

@@ -1,6 +1,6 @@
-"""The code blocks of the OxyGent `SSEOxyGent` documentation, as the tests look at them: whole, and what they lack.
+"""The code blocks of the OxyGent `SSEOxyGent` documentation, and the names that they lack.
 
-Rule: what runs a block lies beside the blocks, in docs/examples/documentation/harness.py; there is no other.
+Rule: the harness that runs a block is docs/examples/documentation/harness.py; there is no other.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from tests.conftest import FIXTURES
 
 HOME: Final = FIXTURES / "documentation"
 INDEX: Final[list[dict[str, Any]]] = json.loads((HOME / "blocks.json").read_text(encoding="utf-8"))
-"""Of each block its name, its document (the short or the long one), the line where it begins, and its digest."""
+"""The name, the document (the short or the long one), the first line and the digest of each block."""
 
 
 def digest(block: str) -> str:
-    """What tells whether a block is as it was copied."""
+    """Return the digest by which a changed block is found."""
     return hashlib.sha256(BLOCKS[block].encode()).hexdigest()
 
 
 def needs(block: str) -> set[str]:
-    """The names that a block uses and never imports or defines.
+    """Return the names that a block uses and never imports or defines.
 
     Raises:
-        SyntaxError: the block is no Python on its own.
+        SyntaxError: the block is not valid Python on its own.
     """
     ast.parse(BLOCKS[block])
     compile(BLOCKS[block], block, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
-    # As the body of a function, its own names are local; what is global there is what it lacks.
+    # In a function body its own names are local; the global ones are missing.
     waiting = [symtable.symtable(pasted("async def block():", block) + "\n    ...", block, "exec")]
     found: set[str] = set()
     while waiting:
@@ -45,4 +45,4 @@ def needs(block: str) -> set[str]:
         waiting += table.get_children()
         if table.get_type() != "module":
             found |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
-    return found - {*dir(builtins), "__class__"}  # the latter is what `super()` stands on
+    return found - {*dir(builtins), "__class__"}  # the latter is used by `super()`

@@ -1,6 +1,6 @@
-"""Each fault and what a run makes of it: the table of the tests, and of docs/faults.md.
+"""Each fault and the result of a run: the table of the tests and of docs/faults.md.
 
-Rule 1: a line says all that a caller may rely on, and holds over every transport.
+Rule 1: a line has everything a caller may rely on, and holds over each transport.
 Rule 2: `python -m tests.support.fault_cases` writes the page.
 """
 
@@ -30,46 +30,46 @@ __all__ = ["CASES", "PAGE", "QUERY", "SHORT", "Case", "Counted", "Ended", "page"
 
 PAGE: Final = ROOT / "docs" / "faults.md"
 QUERY: Final = "tools"
-"""What the toy remote is asked: nine events, the last of them the answer."""
+"""The query for the toy remote: nine events, the last of them the answer."""
 EVENTS: Final = 9
 ANSWER: Final = "5 20 HELLO"
 LIMITS: Final = Limits(event_bytes=64 * 1024, stream_bytes=96 * 1024)
-"""So that a flood is over soon."""
+"""So that a flood ends soon."""
 SHORT: Final = {"silence": 0.25, "idle": 0.5, "total": 0.5}
-"""The clocks where time is real, in seconds."""
+"""The time-outs over real sockets, in seconds."""
 
 
 @attrs.frozen
 class Case:
-    """A fault, and how a run that meets it ends."""
+    """A fault, and the result of a run with it."""
 
     make: Callable[[Transport], Faulty]
     error: type[errors.OxyError] | None
     outcome: Outcome
     events: int | None
-    """How many whole events came; None if there was no stream."""
+    """The number of complete events; None without a stream."""
     answer: str | None = None
-    """The last answer that came."""
+    """The last answer received."""
     clock: str | None = attrs.field(default=None, kw_only=True)
-    """Which of `Timeouts` ends the run."""
+    """The setting of `Timeouts` that ends the run."""
     requests: int = attrs.field(default=1, kw_only=True)
-    """How often the run was asked for."""
+    """The number of requests for the run."""
     note: str = attrs.field(default="", kw_only=True)
 
     @property
     def name(self) -> str:
-        """As it is called."""
+        """Its name."""
         return self.make(FakeTransport({})).fault.name
 
     @property
     def happens(self) -> str:
-        """What the library says of it."""
+        """The description in the library."""
         function: Any = getattr(self.make, "func", self.make)
         return (inspect.getdoc(function) or "").partition("\n")[0]
 
     @property
     def partial(self) -> str:
-        """What `error.partial` holds."""
+        """The content of `error.partial`."""
         if self.error is None:
             return ""
         if self.events is None:
@@ -79,7 +79,7 @@ class Case:
 
 
 def fine(make: Callable[[Transport], Faulty], note: str = "") -> Case:
-    """A fault that changes nothing."""
+    """Return a case of a fault that changes nothing."""
     return Case(make, None, Outcome.COMPLETED, EVENTS, ANSWER, note=note)
 
 
@@ -121,13 +121,13 @@ CASES: Final = (
     Case(partial(faults.hang_after, bytes=1000), errors.IdleTimeoutError, STARTED, 2, clock="idle"),
     Case(faults.heartbeats_only, errors.IdleTimeoutError, UNKNOWN, 0, clock="idle"),
     Case(faults.fall_silent, errors.SilenceTimeoutError, UNKNOWN, 0, clock="silence"),
-    # Too much.
+    # Too much data.
     Case(faults.endless_line, errors.TooLargeError, UNKNOWN, 0, note="Limits.event_bytes"),
     Case(faults.endless_event, errors.TooLargeError, UNKNOWN, 0, note="Limits.event_bytes"),
     Case(faults.endless_comments, errors.TooLargeError, UNKNOWN, 0, note="Limits.event_bytes"),
     Case(faults.endless_field, errors.TooLargeError, UNKNOWN, 0, note="Limits.event_bytes"),
     Case(faults.blank_lines, errors.TooLargeError, UNKNOWN, 0, note="Limits.stream_bytes"),
-    # Odd, and still right.
+    # Unusual but valid.
     fine(partial(faults.split_every, n=1)),
     fine(partial(faults.split_every, n=1000)),
     fine(faults.crlf_split),
@@ -142,7 +142,7 @@ CASES: Final = (
 
 @attrs.define(eq=False)
 class Counted:
-    """A transport that keeps what it was asked, and what was left again."""
+    """A transport that counts requests and left exchanges."""
 
     inner: Transport
     requests: list[HTTPRequest] = attrs.field(factory=list["HTTPRequest"])
@@ -150,7 +150,7 @@ class Counted:
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
-        """As the wrapped transport does it."""
+        """Use the wrapped transport."""
         self.requests.append(request)
         try:
             async with self.inner.exchange(request) as response:
@@ -165,7 +165,7 @@ class Counted:
 
 @attrs.frozen
 class Ended:
-    """How a run ended, as a line of the table says it."""
+    """The result of a run, as in a line of the table."""
 
     error: type[errors.OxyError] | None
     outcome: Outcome
@@ -175,12 +175,12 @@ class Ended:
 
 
 def expected(case: Case) -> Ended:
-    """How it must end."""
+    """Return the expected result."""
     return Ended(case.error, case.outcome, case.events, case.answer, case.requests)
 
 
 async def play(case: Case, inner: Transport, url: str, timeouts: Timeouts = Timeouts()) -> tuple[Ended, float]:
-    """How a run ends that meets the fault, and after how many seconds."""
+    """Return the result of a run with the fault, and its seconds."""
     counted = Counted(inner)
     agent = plain(server_url=url, transport=case.make(counted), timeouts=timeouts, limits=LIMITS)
     began = anyio.current_time()
@@ -206,12 +206,12 @@ async def play(case: Case, inner: Transport, url: str, timeouts: Timeouts = Time
 
 
 def allowed(case: Case, timeouts: Timeouts) -> tuple[float, float]:
-    """The least and the most seconds that it may take: its clock's, and a moment."""
+    """Return the least and the most seconds of the run: its time-out, and a margin."""
     clock: float = 0.0 if case.clock is None else getattr(timeouts, case.clock)
     return clock, clock + (1.0 if math.isclose(clock, 0.0) else 0.1 * clock)
 
 
-# ------------------------------------------------------------------------------------------------------------- The page
+# ----------------------------------------------------------------------------------------------------------------- Page
 
 HEAD: Final = """\
 # Faults in tests, and how a run ends
@@ -234,7 +234,7 @@ Each exchange was closed, and the request was sent once, or never in case of `NO
 
 
 def page() -> str:
-    """The page, as the table has it."""
+    """Return the page with the table."""
     lines: list[str] = []
     for case in CASES:
         ends = "its answer" if case.error is None else f"`{case.error.__name__}`"

@@ -1,8 +1,8 @@
-"""A client in a flood: what becomes of it, how much larger its process gets, and how long all that takes.
+"""A client in a flood: its result, the growth of its process, and the time it takes.
 
-Rule 1: each flood has a process of its own, since a process that was large once stays so.
-Rule 2: how large it gets is the kernel's own high-water mark, set back after a first run has loaded all there is.
-Rule 3: when a limit was reached is what a transport around ours sees, which counts the bytes that go by.
+Rule 1: each flood has a process of its own, since a process does not shrink again.
+Rule 2: the size is the kernel's high-water mark, reset after a first run has loaded everything.
+Rule 3: the time of a limit is taken by a transport around ours, which counts the bytes.
 
 Usage: python tests/support/flood_client.py URL FLOOD LOOP OPTIONS, the options as JSON (`Options`);
 prints `Measured` as JSON.
@@ -33,41 +33,41 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """How the client is set, and what it does."""
+    """The settings and the actions of the client."""
 
     limits: dict[str, Any] = attrs.field(factory=dict[str, Any])
     idle: float | None = None
     cancel: float | None = None
     """After so many seconds the block is left."""
     seconds: float = 0
-    """For how long it goes into the flood again and again; at least once."""
+    """For so many seconds the flood is entered again; at least once."""
     marked: int | None = None
-    """How many bytes of a body are the limit; the time is taken when they have come."""
+    """The limit in bytes of a body; the time is taken when they are received."""
     discover: bool = False
-    """Ask for the organization instead of a run."""
+    """Call discovery instead of a run."""
 
 
 @attrs.frozen(kw_only=True)
 class Measured:
-    """What became of it."""
+    """The results."""
 
     ends: list[str]
-    """The errors, each once: their classes and texts; "cancelled" for a block that was left."""
+    """The classes and texts of the errors, each once; "cancelled" for a block that was left."""
     rounds: int
     events: int
     received: int
-    """Bytes of bodies, as the transport gave them."""
+    """Bytes of bodies, as returned by the transport."""
     grown: int
-    """By how many bytes the process grew at most."""
+    """The growth of the process, in bytes."""
     seconds: float
-    """How long the longest round took."""
+    """Seconds of the longest round."""
     late: float | None
-    """The most seconds from the limit's last byte to the error, or from when it was to end; None if neither came."""
+    """The most seconds from the limit's last byte, or the planned end, to the error; None without either."""
 
 
 @attrs.define
 class Counting:
-    """A transport that counts the bytes of a body, and notes when there were `marked` of them."""
+    """A transport that counts the bytes of a body, and records when `marked` of them were received."""
 
     inner: HTTPXTransport
     marked: int | None = None
@@ -105,7 +105,7 @@ class Counted:
 
 
 def memory(name: str) -> int:
-    """`VmRSS`, what the process holds, or `VmHWM`, the most that it held, in bytes."""
+    """Return `VmRSS`, the size of the process, or `VmHWM`, its greatest size, in bytes."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     found = re.search(rf"^{name}:\s+(\d+) kB$", status, re.MULTILINE)
     assert found is not None
@@ -113,13 +113,13 @@ def memory(name: str) -> int:
 
 
 def set_high_water_mark_back() -> None:
-    """To what the process holds now. Source: `man 5 proc_pid_clear_refs`."""
+    """Reset the high-water mark. Source: `man 5 proc_pid_clear_refs`."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 @attrs.frozen
 class Round:
-    """How one run in a flood ended."""
+    """The result of one run in a flood."""
 
     end: str
     events: int
@@ -129,7 +129,7 @@ class Round:
 
 
 async def go_into(url: str, transport: Counting, options: Options) -> Round:
-    """One run, or one discovery."""
+    """Make one run, or one discovery."""
     transport.received, transport.marked, transport.reached = 0, options.marked, None
     timeouts = Timeouts(silence=None, idle=options.idle, total=60)
     limits = Limits(**options.limits)
@@ -157,7 +157,7 @@ async def go_into(url: str, transport: Counting, options: Options) -> Round:
 
 
 async def measure(url: str, flood: str, options: Options) -> Measured:
-    """Go into the flood, and say what became of it."""
+    """Enter the flood, and return the measurements."""
     transport = Counting(HTTPXTransport(trust_env=False))
     async with SSEOxyGent(server_url=f"{url}/answer", transport=transport) as agent:
         assert (await agent.ask("hi")).output == "42"
@@ -182,7 +182,7 @@ async def measure(url: str, flood: str, options: Options) -> Measured:
 
 
 def main() -> None:
-    """Read the command line, and print what was measured."""
+    """Read the command line, and print the measurements."""
     url, flood, loop, options = sys.argv[1:]
     measured = anyio.run(measure, url, flood, Options(**json.loads(options)), backend=loop)
     sys.stdout.write(json.dumps(attrs.asdict(measured)))

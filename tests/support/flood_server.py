@@ -1,7 +1,7 @@
-"""A server that never stops speaking: one flood for each path, as fast as the client reads.
+"""A server that sends endlessly: one flood for each path, as fast as the client reads.
 
-Rule 1: it knows nothing of the package, and runs in a process of its own, so that it slows nobody but by its bytes.
-Rule 2: a flood ends when the client leaves, or after `seconds`; then it breaks off.
+Rule 1: it is independent of the package, and runs in a process of its own, so that only its bytes cost the client time.
+Rule 2: a flood ends when the client closes, or is cut after `seconds`.
 
 Usage: python tests/support/flood_server.py [--seconds 10]; prints its port, and ends with its standard input.
 """
@@ -30,12 +30,12 @@ ANSWER: Final = b"data: %b\n\nevent: close\ndata: done\n\n" % json.dumps({"type"
 
 
 def filled(unit: bytes) -> bytes:
-    """About a piece of it."""
+    """Return about a chunk of it."""
     return unit * (PIECE // len(unit))
 
 
 FLOODS: Final[dict[str, tuple[bytes, bytes, bytes]]] = {
-    # the path's first part: (the head, the first bytes, the bytes that come again and again)
+    # the path's first part: (the head, the first bytes, the repeated bytes)
     "line": (HEAD % (EVENTS, b""), b"data: ", b"x" * PIECE),
     "named-line": (HEAD % (EVENTS, b""), b"event: x\ndata: y\n\ndata: ", b"x" * PIECE),
     "event": (HEAD % (EVENTS, b""), b"", filled(b"data: " + b"x" * 1000 + b"\n")),
@@ -60,7 +60,7 @@ FLOODS: Final[dict[str, tuple[bytes, bytes, bytes]]] = {
 
 
 def chunk(data: bytes) -> bytes:
-    """One chunk of a chunked body."""
+    """Return one chunk of a chunked body."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
@@ -70,7 +70,7 @@ def speak(client: socket.socket, seconds: float) -> None:
         asked = b""
         while b"\r\n\r\n" not in asked:
             asked += client.recv(PIECE) or b"\r\n\r\n"
-        # What is left unread when a connection is closed resets it.
+        # Unread data resets a connection when it is closed.
         length = re.search(rb"content-length: (\d+)", asked, re.IGNORECASE)
         while length and len(asked.partition(b"\r\n\r\n")[2]) < int(length[1]):
             asked += client.recv(PIECE) or bytes(int(length[1]))
@@ -86,7 +86,7 @@ def speak(client: socket.socket, seconds: float) -> None:
 
 
 def main() -> None:
-    """Serve until there is nobody at standard input."""
+    """Serve until standard input is closed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=10.0)
     seconds = parser.parse_args().seconds

@@ -1,6 +1,6 @@
-"""An agent for tests that look at one run and nothing around it.
+"""An agent for tests of a single run.
 
-Rule: it sends what it is told once, and asks for no record of it. What repeats and looks up has tests of its own.
+Rule: it sends a request once, and checks no record. Retries and record checks have their own tests.
 """
 
 from __future__ import annotations
@@ -15,5 +15,5 @@ __all__ = ["plain"]
 
 
 def plain(*, timeouts: Timeouts = Timeouts(), **options: Any) -> SSEOxyGent:
-    """An `SSEOxyGent` that asks once."""
+    """Return an `SSEOxyGent` without retries and record checks."""
     return SSEOxyGent(timeouts=attrs.evolve(timeouts, lookup=None), retry=Retry(attempts=1), **options)

@@ -1,7 +1,7 @@
-"""Real proxies on loopback, in front of servers of ours: nginx and HAProxy, each with a configuration in a directory.
+"""Real proxies on loopback, before servers of ours: nginx and HAProxy, each with a configuration in a directory.
 
 Rule 1: a proxy listens before its block begins, and is ended with it, by its process id.
-Rule 2: what stands in docs/howto/behind-a-proxy.md is what is run here: the configurations are read from that page.
+Rule 2: the configurations are read from docs/howto/behind-a-proxy.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["PROXIES", "proxy"]
 
 PAGE: Final = ROOT / "docs" / "howto" / "behind-a-proxy.md"
 SETTINGS: Final = dict(re.findall(r"```(nginx|haproxy)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL))
-"""The settings of the page, by the proxy they are for."""
+"""The settings of the page, by proxy."""
 LISTENS_SECONDS: Final = 10.0
 
 NGINX: Final = """\
@@ -48,7 +48,7 @@ http {{
 }}
 """
 BUFFERING: Final = "proxy_ignore_headers X-Accel-Buffering;\nproxy_buffering on;\n"
-"""nginx as it must not be: a real server forbids it to buffer, so that must be ignored first."""
+"""A wrong configuration of nginx: real servers send a header against buffering, which must be ignored first."""
 
 HAPROXY: Final = """\
 global
@@ -80,7 +80,7 @@ def _haproxy(directory: Path, port: int, servers: Sequence[str], settings: str) 
 
 
 PROXIES: Final = {
-    # name: (the program, how it is set up, its settings)
+    # name: (the program, its preparation, its settings)
     "nginx": ("nginx", _nginx, SETTINGS["nginx"]),
     "haproxy": ("haproxy", _haproxy, SETTINGS["haproxy"]),
     "nginx that buffers": ("nginx", _nginx, BUFFERING),
@@ -89,7 +89,7 @@ PROXIES: Final = {
 
 @contextmanager
 def proxy(name: str, directory: Path, urls: Sequence[str]) -> Generator[str]:
-    """The URL of a proxy in front of the servers at `urls`."""
+    """Yield the URL of a proxy before the servers at `urls`."""
     _, set_up, settings = PROXIES[name]
     port = closed_port()
     config, command = set_up(directory, port, [url.removeprefix("http://") for url in urls], settings)

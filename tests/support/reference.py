@@ -1,10 +1,10 @@
-"""The slow decoder: the standard's words, one after the other, over a whole text at once. The oracle of `test_sse.py`.
+"""The reference decoder: the standard's steps, one after the other, over a whole text. The oracle of `test_sse.py`.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation. Comments that begin
 with a section sign quote it.
 
-Rule 1: nothing here is clever, fast or shared with the package.
-Rule 2: where the standard leaves a choice, the choice is said: a retry beyond what `int()` reads is ignored.
+Rule 1: it is simple, slow, and shares nothing with the package.
+Rule 2: a choice that the standard leaves is documented: a retry beyond what `int()` reads is ignored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ASCII_DIGITS = "0123456789"
 
 @attrs.frozen
 class Dispatched:
-    """An event, and the id and the retry of its moment."""
+    """An event, with the id and the retry at that time."""
 
     event: str
     data: str
@@ -34,7 +34,7 @@ class Dispatched:
 
 @attrs.define
 class Interpretation:
-    """What a whole stream means."""
+    """The result of a whole stream."""
 
     events: list[Dispatched] = attrs.field(factory=list[Dispatched])
     last_event_id: str = ""
@@ -44,7 +44,7 @@ class Interpretation:
 
 
 def interpret(stream: bytes) -> Interpretation:
-    """What the standard makes of `stream` when it ends there."""
+    """Return the standard's interpretation of `stream`."""
     # § "Streams must be decoded using the UTF-8 decode algorithm." That strips one leading BOM.
     text = stream.decode("utf-8", "replace")
     text = text.removeprefix("\ufeff")
@@ -106,7 +106,7 @@ def interpret(stream: bytes) -> Interpretation:
 
 
 def lines_of(text: str) -> Iterator[str]:
-    """The lines that have an end.
+    """Return the lines that have an end.
 
     § "a U+000D CARRIAGE RETURN U+000A LINE FEED (CRLF) character pair, a single U+000A LINE FEED (LF) character not
     preceded by a U+000D CARRIAGE RETURN (CR) character, and a single U+000D CARRIAGE RETURN (CR) character not followed
@@ -122,7 +122,7 @@ def lines_of(text: str) -> Iterator[str]:
 
 
 def passed(stream: bytes, limits: Limits) -> tuple[str, int] | None:
-    """Which limit `stream` passes first, and with which byte (its index); None if it keeps to all of them.
+    """Return the limit that `stream` passes first and the index of the byte, or None.
 
     A line end counts as one byte of its block, however it is written; the blank line does not belong to its block. A
     byte order mark belongs to the stream only.

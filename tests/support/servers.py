@@ -1,8 +1,8 @@
-"""A raw server on loopback, in the test's own event loop: it plays bytes, and sees what a real one would see.
+"""A raw server on loopback, in the test's event loop: it sends scripted bytes, and records requests and closes.
 
-Rule 1: nothing here knows HTTP but for the end of a request; what is answered is bytes of the test's own.
-Rule 2: a server ends with its block, and so does every conversation it still has.
-Rule 3: time is real here, so what is waited for is an event, never a number of seconds.
+Rule 1: it knows nothing of HTTP but the end of a request; responses are bytes of the test's own.
+Rule 2: a server ends with its block, and so do its connections.
+Rule 3: time is real, so tests wait for events, not for seconds.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class CLOSE:
 
 
 def chunk(data: bytes) -> bytes:
-    """One chunk of a chunked body."""
+    """Return one chunk of a chunked body."""
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
 @attrs.frozen
 class Received:
-    """One request as it came."""
+    """One request as received."""
 
     line: str
     headers: dict[str, str]
@@ -53,14 +53,14 @@ class Received:
 
 @attrs.define
 class Conversation:
-    """One connection, as the server sees it."""
+    """One connection at the server."""
 
     _stream: anyio.abc.ByteStream
     _server: Server
     _kept: bytes = b""
 
     async def request(self) -> Received | None:
-        """The next request; None if the client has left."""
+        """Return the next request; None if the client has closed."""
         while b"\r\n\r\n" not in self._kept:
             if not await self._more():
                 return None
@@ -78,7 +78,7 @@ class Conversation:
         return received
 
     async def some(self) -> bytes:
-        """What comes next, whatever it is; empty if the client has left."""
+        """Return the next bytes; empty if the client has closed."""
         if not self._kept and not await self._more():
             return b""
         data, self._kept = self._kept, b""
@@ -92,20 +92,20 @@ class Conversation:
         return True
 
     async def send(self, data: bytes) -> None:
-        """Send, at once."""
+        """Send at once."""
         await self._stream.send(data)
 
     async def client_left(self) -> None:
-        """Returns when the client has closed the connection."""
+        """Wait until the client has closed the connection."""
         while await self._more():
             pass
 
     async def close(self) -> None:
-        """Close the connection as one does."""
+        """Close the connection in an orderly way."""
         await self._stream.aclose()
 
     async def reset(self) -> None:
-        """Close it with a reset."""
+        """Reset the connection."""
         raw = self._stream.extra(anyio.abc.SocketAttribute.raw_socket)
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await self._stream.aclose()
@@ -113,25 +113,25 @@ class Conversation:
 
 @attrs.define
 class Server:
-    """A server that is running."""
+    """A running server."""
 
     port: int = 0
     scheme: str = "http"
     connections: int = 0
-    """How many were made."""
+    """The number of connections."""
     requests: list[Received] = attrs.field(factory=list[Received])
-    """All requests, in their order."""
+    """All requests, in order."""
 
     _waited_for: dict[int, anyio.Event] = attrs.field(factory=dict[int, anyio.Event])
 
     def take(self, request: Received) -> None:
-        """Note a request."""
+        """Record a request."""
         self.requests.append(request)
         if (event := self._waited_for.get(len(self.requests))) is not None:
             event.set()
 
     async def have_come(self, requests: int) -> None:
-        """Returns when so many requests have come."""
+        """Wait until so many requests were received."""
         if len(self.requests) < requests:
             await self._waited_for.setdefault(requests, anyio.Event()).wait()
 
@@ -148,18 +148,18 @@ async def serving(
     tls: ssl.SSLContext | None = None,
     unix_socket: Path | None = None,
 ) -> AsyncGenerator[Server, None]:
-    """A server that has `handle` speak with each client."""
+    """Yield a server that runs `handle` for each connection."""
     server = Server(scheme="https" if tls else "http")
 
     async def converse(stream: anyio.abc.ByteStream) -> None:
         server.connections += 1
         async with stream:
-            # The client may leave while it is spoken to.
+            # The client may close at any time.
             with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, ssl.SSLError):
                 await handle(Conversation(stream, server))
 
     async def refused(error: BaseException, stream: anyio.abc.AnyByteStream) -> None:
-        """A handshake that came to nothing is the client's affair."""
+        """Ignore a failed handshake: the client's error is tested."""
         await anyio.aclose_forcefully(stream)
 
     plain: anyio.abc.Listener[anyio.abc.SocketStream]
@@ -179,7 +179,7 @@ async def serving(
 
 
 def play(*replies: bytes | list[bytes | type[CLOSE] | anyio.Event]) -> Callable[[Conversation], Awaitable[None]]:
-    """A handler that answers each request with the next of `replies`, and all further ones with the last.
+    """Return a handler that answers each request with the next of `replies`, and later ones with the last.
 
     A reply is bytes, or steps: bytes to send, an event to wait for, `CLOSE`. Requests are counted over all connections.
     """
@@ -203,7 +203,7 @@ def play(*replies: bytes | list[bytes | type[CLOSE] | anyio.Event]) -> Callable[
 
 
 def closed_port() -> int:
-    """A port of loopback where nobody listens."""
+    """Return a loopback port without a listener."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

@@ -1,7 +1,7 @@
-"""The tables of docs/soak.md: tests add rows as they go (`@pytest.mark.table`), and a soak writes them when it is over.
+"""The tables of docs/soak.md: tests add rows (`@pytest.mark.table`), and a soak writes them at its end.
 
-Rule 1: a table stands in the page between two marks. It is written as a whole, under a line that says when, of which
-    commit, and how the tests went that made it.
+Rule 1: a table is between two marks on the page. It is written as a whole, below a line with the day, the commit and
+    the outcomes of its tests.
 Rule 2: a run of another size prints its rows and writes nothing.
 """
 
@@ -40,21 +40,21 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
         *("most", "least share", "largest share"),
     ),
 }
-"""What each table holds."""
+"""The columns of each table."""
 
 
 def marks(name: str) -> tuple[str, str]:
-    """Between which lines a table stands."""
+    """Return the lines around a table."""
     return f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
 
 
 def cell(value: object) -> str:
-    """A value as it is shown."""
+    """Return a value as it is shown."""
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def table(name: str, rows: list[tuple[object, ...]]) -> str:
-    """The table in Markdown."""
+    """Return the table in Markdown."""
     columns = COLUMNS[name]
     assert {len(row) for row in rows} <= {len(columns)}, (name, rows)
     numbers = [all(isinstance(row[number], int | float) for row in rows) for number in range(len(columns))]
@@ -63,7 +63,7 @@ def table(name: str, rows: list[tuple[object, ...]]) -> str:
 
 
 def placed(page: str, name: str, text: str) -> str:
-    """The page with `text` in the table's place."""
+    """Return the page with `text` in the table's place."""
     start, end = marks(name)
     before, found, rest = page.partition(start)
     _, ended, after = rest.partition(end)
@@ -74,7 +74,7 @@ def placed(page: str, name: str, text: str) -> str:
 
 @attrs.define
 class Tables:
-    """What the tests of one run have found."""
+    """The rows of one test run."""
 
     _rows: dict[str, list[tuple[object, ...]]] = attrs.field(factory=lambda: collections.defaultdict(list), init=False)
     _tests: dict[str, str] = attrs.field(factory=dict[str, str], init=False)
@@ -84,22 +84,22 @@ class Tables:
     _seconds: collections.Counter[str] = attrs.field(factory=collections.Counter[str], init=False)
 
     def begun(self, test: str, name: str) -> None:
-        """From now on `test` adds rows to this table."""
+        """Register `test` as adding rows to this table."""
         self._tests[test] = name
 
     def add(self, test: str, *cells: object) -> None:
-        """A row that `test` has found."""
+        """Add a row of `test`."""
         self._rows[self._tests[test]].append(cells)
         sys.stdout.write(f"| {' | '.join(map(cell, cells))} |\n")
 
     def ended(self, test: str, outcome: str, seconds: float) -> None:
-        """How a test went."""
+        """Record the outcome of a test."""
         if test in self._tests:
             self._ended[self._tests[test]][outcome] += 1
             self._seconds[self._tests[test]] += round(seconds)
 
     def written(self, page: str, when: str) -> str:
-        """The page with all that was found."""
+        """Return the page with all rows."""
         for name, rows in self._rows.items():
             went = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self._ended[name].items()))
             page = placed(page, name, f"{when}; {went} in {self._seconds[name]} s.\n\n{table(name, rows)}")
@@ -112,7 +112,7 @@ class Tables:
 
 
 def here() -> str:
-    """When, what and where."""
+    """Return the day, the commit and the machine."""
     git = ["git", "-C", str(PAGE.parent), "describe", "--always", "--dirty", "--exclude", "*"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
     today = dt.datetime.now(dt.UTC).date()

@@ -1,8 +1,8 @@
-"""A client in a storm: many calls that end too soon, or many streams that end all at once, and what is left of them.
+"""A client in a storm: calls that end early, or streams that are cancelled all at once; and the resources left.
 
-Rule 1: each storm has a process of its own, so that what is held open, and how large it is, are the storm's alone.
-Rule 2: a plan is drawn by a generator with a seed; what happens is the scheduler's.
-Rule 3: what became of the runs is the server's to say, so it is asked: its log is an answer like any other.
+Rule 1: each storm has a process of its own, so that open resources and memory are those of the storm.
+Rule 2: the plan is drawn by a seeded generator; the rest depends on the scheduler.
+Rule 3: the state of the runs is read from the server's log, by a request like any other.
 
 Usage: python -m tests.support.storm_client STORM URL TRANSPORT LOOP OPTIONS, the options as JSON; prints the
 result as JSON.
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from oxygent_client import Transport
 
 WORKERS: Final = 100
-"""How many calls are made at a time."""
+"""The number of concurrent calls."""
 RIGHT_AFTER: Final = 100
-"""How many calls must succeed when the storm is over."""
+"""The number of calls that must succeed after the storm."""
 KEPT_SECONDS: Final = 2.1
-"""After so long a transport keeps no connection that was not used."""
+"""Seconds after which a transport drops unused connections."""
 SETTLED_SECONDS: Final = 20.0
-"""How long it is looked whether all is as before."""
+"""Seconds to wait until all resources are released."""
 
 
 def transport_of(name: str) -> Transport:
-    """A transport; only its own library is loaded."""
+    """Return a transport; only its own library is imported."""
     if name == "httpx2":
         from oxygent_client.transports.httpx2 import HTTPX2Transport
 
@@ -54,7 +54,7 @@ def transport_of(name: str) -> Transport:
 
 @attrs.frozen
 class Held:
-    """What this process holds."""
+    """The resources of this process."""
 
     tasks: int
     sockets: int
@@ -62,7 +62,7 @@ class Held:
 
 
 def held() -> Held:
-    """What it holds now."""
+    """Return the current resources."""
     names: list[str] = []
     for link in Path("/proc/self/fd").iterdir():
         try:
@@ -73,7 +73,7 @@ def held() -> Held:
 
 
 async def settled(before: Held, look: Callable[[], Awaitable[object]], pause: float) -> Held:
-    """What is held once it is as before, or at the last look."""
+    """Return the resources once they are as before, or at the end of the wait."""
     until = anyio.current_time() + SETTLED_SECONDS
     while True:
         await anyio.sleep(pause)
@@ -88,7 +88,7 @@ async def settled(before: Held, look: Callable[[], Awaitable[object]], pause: fl
 
 @attrs.frozen(kw_only=True)
 class Call:
-    """One call: what is asked, and how long one waits for it."""
+    """One call: its query and time-outs."""
 
     query: str
     total: float
@@ -97,12 +97,12 @@ class Call:
     events: int
     seconds: float
     there: bool
-    """False asks at an address where nobody is."""
+    """False for an address without a server."""
 
 
 @attrs.frozen(kw_only=True)
 class Ended:
-    """How it ended, as the client has it."""
+    """Its result at the client."""
 
     query: str
     end: str
@@ -114,29 +114,29 @@ class Ended:
 
 @attrs.frozen(kw_only=True)
 class Storm:
-    """What a storm of deadlines left."""
+    """The results of a storm of deadlines."""
 
     ended: list[Ended]
     log: dict[str, dict[str, int]]
     running: int
     seconds: float
-    """How long the storm took."""
+    """Seconds of the storm."""
     after: float
-    """How long the calls that had to succeed after it took, all together."""
+    """Seconds of the calls that had to succeed after it, together."""
     before: Held
     left: Held
 
 
 WORDS: Final = {"quick": 6, "slow": 6, "late": 3, "endless": 6, "cut": 3, "refused": 1, "busy": 1, "nobody": 1}
-"""How often, of all together."""
+"""The count of each, over all calls."""
 MANNERS: Final = {"ask": 4, "leave": 1, "cancel": 2}
 
 SURE: Final = {"quick": 30.0, "cut": 30.0, "refused": 30.0, "nobody": 30.0, "late": 0.05}
-"""Calls whose outcomes are known, each with its `total`; they are made when the storm is over."""
+"""Calls with known outcomes, each with its `total`; they are made after the storm."""
 
 
 def planned(calls: int, seed: int) -> Iterator[Call]:
-    """The calls of a storm."""
+    """Return the calls of a storm."""
     lots = random.Random(seed)
     for number in range(calls):
         (word,) = lots.choices([*WORDS], [*WORDS.values()])
@@ -179,7 +179,7 @@ async def make(agent: SSEOxyGent, call: Call) -> Ended:
 
 
 async def deadlines(url: str, transport: Transport, *, calls: int, seed: int, nobody: str) -> Storm:
-    """Calls that end too soon; then calls that must succeed."""
+    """Make calls that end early; then calls that must succeed."""
     agent = SSEOxyGent(server_url=url, transport=transport)
     plan = planned(calls, seed)
     elsewhere = SSEOxyGent(server_url=nobody, transport=transport)
@@ -208,7 +208,7 @@ async def deadlines(url: str, transport: Transport, *, calls: int, seed: int, no
         for word, total in SURE.items():
             call = Call(query=f"sure {word}", total=total, manner="ask", events=0, seconds=0.0, there=word != "nobody")
             group.start_soon(work, [call])
-    # The next call lets go of the connections that were kept too long.
+    # The next call closes the connections that were kept too long.
     left = await settled(before, lambda: agent.ask("census"), KEPT_SECONDS)
     census = (await agent.ask("census")).output
     log = (await agent.ask("log")).output
@@ -228,34 +228,34 @@ async def deadlines(url: str, transport: Transport, *, calls: int, seed: int, no
 
 @attrs.frozen(kw_only=True)
 class Round:
-    """Many streams, and what they left."""
+    """Many streams, and the resources left."""
 
     opening: float
     """Seconds until all had an event."""
     leaving: float
-    """Seconds from the cancellation until the last task was gone."""
+    """Seconds from the cancellation until the last task ended."""
     stopped: int
-    """How many runs the server was told to stop, in all rounds so far."""
+    """The number of runs that the server stopped, in all rounds so far."""
     stopping: float
-    """Seconds from the cancellation until the server said so."""
+    """Seconds from the cancellation until the server stopped them."""
     full: int
     """Bytes of the process with all streams open."""
     empty: int
     """Bytes of the process afterwards."""
     left: dict[str, int]
-    """What is held afterwards, as `Held`."""
+    """The resources afterwards, as `Held`."""
 
 
 @attrs.frozen(kw_only=True)
 class Streams:
-    """All rounds, and what was held before the first."""
+    """All rounds, and the resources before the first."""
 
     before: Held
     rounds: list[Round]
 
 
 async def streams(url: str, transport: Transport, *, count: int, seconds: float) -> Streams:
-    """Many streams at a time, all cancelled at once; twice, over one transport."""
+    """Open many streams and cancel all at once; twice, over one transport."""
     agent = SSEOxyGent(server_url=url, transport=transport)
     await agent.ask("census")
     before = held()
@@ -310,7 +310,7 @@ STORMS: Final[dict[str, Callable[..., Awaitable[Any]]]] = {"deadlines": deadline
 
 
 async def weather(storm: str, url: str, name: str, options: dict[str, Any]) -> Any:
-    """Go through it, and close the transport."""
+    """Run the storm, and close the transport."""
     transport = transport_of(name)
     try:
         return await STORMS[storm](url, transport, **options)
@@ -319,7 +319,7 @@ async def weather(storm: str, url: str, name: str, options: dict[str, Any]) -> A
 
 
 def main() -> None:
-    """Read the command line, and print what happened."""
+    """Read the command line, and print the results."""
     storm, url, transport, loop, options = sys.argv[1:]
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,8 +1,8 @@
-"""A server for storms: runs that are quick, slow, endless, refused or broken off, and a log of what became of each.
+"""A server for storms: runs that are quick, slow, endless, refused or cut, and a log of their states.
 
-Rule 1: it knows nothing of the package, and runs in a process of its own.
-Rule 2: the last word of a query says what its run does (RUNS); two words ask for the log itself (REPORTS).
-Rule 3: it listens while it speaks, so a run stops when its client leaves, and the log says so.
+Rule 1: it is independent of the package, and runs in a process of its own.
+Rule 2: the last word of a query selects its run (RUNS); two words return the log (REPORTS).
+Rule 3: it reads while it sends, so that a run stops when its client closes, and is logged.
 
 Usage: python tests/support/storm_server.py [--heartbeat 1]; prints its port, and ends with its standard input.
 """
@@ -37,16 +37,16 @@ Say: TypeAlias = Callable[[bytes], Awaitable[None]]
 
 
 OPTIONS: Final = argparse.Namespace()
-"""What the command line says."""
+"""The command line."""
 
 
 class BrokenOff(Exception):
-    """The run ends here, in the middle of its stream."""
+    """The run is cut here, in the middle of its stream."""
 
 
 @dataclasses.dataclass
 class Fate:
-    """What became of one query: how often it was asked, and how its runs went."""
+    """The requests and the runs of one query."""
 
     asked: int = 0
     refused: int = 0
@@ -54,44 +54,44 @@ class Fate:
     finished: int = 0
     broken: int = 0
     stopped: int = 0
-    """The client left."""
+    """The client closed."""
 
 
 LOG: Final[dict[str, Fate]] = collections.defaultdict(Fate)
 
 
 def word_of(query: str) -> str:
-    """The last word of it."""
+    """Return its last word."""
     return query.rsplit(maxsplit=1)[-1]
 
 
 def chunk(data: bytes) -> bytes:
-    """One chunk of a chunked body."""
+    """Return one chunk of a chunked body."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def event(message: dict[str, Any]) -> bytes:
-    """One event, as a chunk."""
+    """Return one event as a chunk."""
     return chunk(b"id: 1\r\nevent: message\r\ndata: %b\r\nretry: 3000\r\n\r\n" % json.dumps(message).encode())
 
 
 def answer(content: object) -> bytes:
-    """The answer, and the end of the stream."""
+    """Return the answer and the end of the stream."""
     return event({"type": "answer", "content": content}) + chunk(CLOSE) + LAST
 
 
 def delta(text: str) -> bytes:
-    """A piece of text."""
+    """Return a text delta."""
     return event({"type": "stream", "content": {"delta": text, "agent": "master", "node_id": "n"}})
 
 
 async def quick(query: str, say: Say) -> None:
-    """The answer at once."""
+    """Answer at once."""
     await say(OK + answer(query))
 
 
 async def slow(query: str, say: Say) -> None:
-    """The answer after a tenth of a second, with something to read meanwhile."""
+    """Answer after a tenth of a second, with events meanwhile."""
     await say(OK)
     for number in range(5):
         await say(delta(f"{number} "))
@@ -100,13 +100,13 @@ async def slow(query: str, say: Say) -> None:
 
 
 async def late(query: str, say: Say) -> None:
-    """Nothing for a while, not even a head."""
+    """Wait before the head."""
     await asyncio.sleep(0.15)
     await quick(query, say)
 
 
 async def endless(query: str, say: Say) -> None:
-    """An event, and heartbeats without end."""
+    """Send an event, and endless heartbeats."""
     await say(OK + delta(query))
     while True:
         await asyncio.sleep(OPTIONS.heartbeat)
@@ -114,7 +114,7 @@ async def endless(query: str, say: Say) -> None:
 
 
 async def cut(query: str, say: Say) -> None:
-    """Two events, and the connection is reset in the middle of the third."""
+    """Send two events, and reset the connection in the middle of the third."""
     await say(OK + delta(query) + delta(query) + delta(query)[:20])
     await asyncio.sleep(0.02)
     raise BrokenOff
@@ -122,11 +122,11 @@ async def cut(query: str, say: Say) -> None:
 
 RUNS: Final = {"quick": quick, "slow": slow, "late": late, "endless": endless, "cut": cut, "busy": quick}
 REFUSALS: Final = {"busy": 1, "refused": 1_000_000}
-"""How many times a query is refused before it is taken."""
+"""The number of refusals of a query before it is accepted."""
 
 
 def census() -> dict[str, int]:
-    """The log in sums."""
+    """Return the sums of the log."""
     sums: collections.Counter[str] = collections.Counter()
     for fate in LOG.values():
         sums.update(dataclasses.asdict(fate))
@@ -140,7 +140,7 @@ REPORTS: Final[dict[str, Callable[[], object]]] = {
 
 
 async def asked(reader: asyncio.StreamReader, begun: bytes) -> tuple[str, bytes]:
-    """The next request, of which `begun` has been read: its first line and its body."""
+    """Return the next request, of which `begun` has been read: its first line and its body."""
     head = begun + await reader.readuntil(b"\r\n\r\n")
     length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
     body = await reader.readexactly(int(length[1])) if length else b""
@@ -148,13 +148,13 @@ async def asked(reader: asyncio.StreamReader, begun: bytes) -> tuple[str, bytes]
 
 
 async def run(query: str, say: Say, reader: asyncio.StreamReader) -> bytes:
-    """Run it while the client is there; what has been read of the next request."""
+    """Run it while the client is connected; return what was read of the next request."""
     fate = LOG[query]
     fate.started += 1
     speaking = asyncio.ensure_future(RUNS[word_of(query)](query, say))
     listening = asyncio.ensure_future(reader.read(1))
     await asyncio.wait({speaking, listening}, return_when=asyncio.FIRST_COMPLETED)
-    # Whoever asks again has the answer: the run is at its end, though its task may not know yet.
+    # A client that asks again has the answer: the run is at its end, though its task may not know yet.
     begun = listening.result() if listening.done() and listening.exception() is None else b""
     if begun:
         await speaking
@@ -172,7 +172,7 @@ async def run(query: str, say: Say, reader: asyncio.StreamReader) -> bytes:
 
 
 async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Speak with one client."""
+    """Serve one client."""
 
     async def say(data: bytes) -> None:
         writer.write(data)
@@ -200,7 +200,7 @@ async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
             try:
                 begun = await run(query, say, reader)
             except BrokenOff:
-                if not writer.is_closing():  # the client may have left in this very moment
+                if not writer.is_closing():  # the client may have closed at this moment
                     raw = writer.get_extra_info("socket")
                     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 break
@@ -208,7 +208,7 @@ async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 async def serve() -> None:
-    """Serve until there is nobody at standard input."""
+    """Serve until standard input is closed."""
     server = await asyncio.start_server(converse, "127.0.0.1", 0, backlog=2048)
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()

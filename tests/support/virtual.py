@@ -22,23 +22,23 @@ __all__ = ["VirtualLoop", "advance", "anyio_backend"]
 
 
 class _Jumping(selectors.DefaultSelector):
-    """Waits for nothing that can be skipped."""
+    """A selector that skips waiting."""
 
     jump: Callable[[float], None]
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """What is ready now; if that is nothing, the clock is moved instead of waiting."""
+        """Return what is ready now; if nothing is, advance the clock instead of waiting."""
         ready = super().select(0)
         if ready or timeout == 0:
             return ready
-        if timeout is None:  # no timer at all: only another thread can help now
+        if timeout is None:  # no timer at all: only another thread can wake it
             return super().select(None)
         self.jump(timeout)
         return []
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """asyncio's own loop, with a clock that nobody waits for."""
+    """asyncio's own loop, with a virtual clock."""
 
     def __init__(self) -> None:
         self._virtual_now = 0.0
@@ -47,16 +47,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(selector)
 
     def time(self) -> float:
-        """The virtual time; it begins with 0."""
+        """Return the virtual time; it begins with 0."""
         return self._virtual_now
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the time."""
         self._virtual_now += seconds
 
 
 def advance(seconds: float) -> None:
-    """Let virtual time pass without a moment to hear of it, as when the event loop is busy."""
+    """Advance virtual time without a checkpoint, as when the event loop is busy."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:

@@ -1,6 +1,6 @@
-"""What observers are told of a run, in which order, and that none of them can disturb it.
+"""Observers of runs: the notifications, their order, and failing observers.
 
-Rule: time is virtual; every run is a script.
+Rule: time is virtual; every run is scripted.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CUT: Final = errors.ConnectionLostError("cut", outcome=errors.Outcome.STARTED)
 
 
 class Notes:
-    """An observer that keeps what it is told."""
+    """An observer that keeps its notifications."""
 
     wants_events: ClassVar[bool] = False
 
@@ -50,62 +50,62 @@ class Notes:
         self.told: list[Notification] = []
 
     def note(self, notification: Notification, /) -> None:
-        """As `Observer.note`."""
+        """Keep the notification."""
         self.told.append(notification)
 
     @property
     def names(self) -> list[str]:
-        """What happened."""
+        """Return the names of the notifications."""
         return [notification.event for notification in self.told]
 
     def fields(self, event: str) -> Mapping[str, Any]:
-        """Of the one notification of this name."""
+        """Return the fields of the one notification of this name."""
         (fields,) = (notification.fields for notification in self.told if notification.event == event)
         return fields
 
 
 class EventNotes(Notes):
-    """One that wants events, too."""
+    """An observer of events too."""
 
     wants_events: ClassVar[bool] = True
 
 
 class Marker(Notes):
-    """One that has something to tell the server."""
+    """An observer that adds headers."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         super().__init__()
         self._headers = headers
 
     def headers(self, run: RunObservation, /) -> Mapping[str, str]:
-        """As `Propagator.headers`."""
+        """Return the headers."""
         assert self.told[0].run is run
         return self._headers
 
 
 class Broken:
-    """One that raises, whatever it is asked."""
+    """An observer that always raises."""
 
     wants_events = True
 
     def note(self, notification: Notification, /) -> None:
-        """As `Observer.note`."""
+        """Raise."""
         raise RuntimeError(f"SECRET {notification.event}")
 
     def headers(self, run: RunObservation, /) -> Mapping[str, str]:
-        """As `Propagator.headers`."""
+        """Raise."""
         raise RuntimeError("SECRET headers")
 
 
 async def ask(agent: SSEOxyGent) -> Any:
-    """The output of a run, or the class of its error."""
+    """Return the output of a run, or the class of its error."""
     try:
         return (await agent.ask("hi")).output
     except errors.OxyError as error:
         return type(error).__name__
 
 
-# --------------------------------------------------------------------------------------------------- What they are told
+# -------------------------------------------------------------------------------------------------------- Notifications
 
 READ: Final = ("begun", "connect", "opened", "streaming", "first_byte", "first_event")
 
@@ -123,7 +123,7 @@ READ: Final = ("begun", "connect", "opened", "streaming", "first_byte", "first_e
     ids=["answer", "tool", "cut", "broken", "empty"],
 )  # fmt: skip
 async def test_the_order(expected: tuple[str, ...], steps: list[Any]) -> None:
-    """`begun` comes first, `ended` last, once; events only for who wants them."""
+    """`begun` is first and `ended` last, once each; events go only to observers that want them."""
     quiet, eager = Notes(), EventNotes()
     agent = plain(server_url=URL, transport=FakeTransport.script(*steps), observers=[quiet, eager])
     await ask(agent)
@@ -133,8 +133,8 @@ async def test_the_order(expected: tuple[str, ...], steps: list[Any]) -> None:
     assert set(eager.names) - {"connect", "opened", "first_event", "closed"} <= UNLOGGED.keys()
 
 
-async def test_what_is_told() -> None:
-    """Each notification has its fields; seconds count from the beginning, by the event loop's clock."""
+async def test_fields() -> None:
+    """Each notification has its fields; seconds count from the start by the event loop's clock."""
     notes = EventNotes()
     steps: list[Step] = [pause(1), b": hello\r\n\r\n", pause(1), tool_call("search"), pause(1), answer("42"), close()]
     transport = FakeTransport({"/sse/chat": Reply(steps, before=pause(2))})
@@ -170,7 +170,7 @@ async def test_what_is_told() -> None:
 
 
 async def test_retries() -> None:
-    """A repeat is told with what the log says of it, by the run it belongs to."""
+    """A retry is notified with the fields of its log record, in its own run."""
     notes = Notes()
     transport = FakeTransport({"/sse/chat": [Reply(before=REFUSED), Reply((answer("42"), close()))]})
     agent = SSEOxyGent(server_url=URL, transport=transport, retry=Retry(base=0), observers=[notes])
@@ -192,7 +192,7 @@ ODD: Final = Reply((b'data: {"type": "tool_call", "content": 1}\r\n\r\n', answer
         (("connect", "refused", "closed"), [Reply((b"no",), status=403)]),
         (
             (
-                *("connect", "debug", "record", "retry", "connect", "retry"),  # it has no record, and says so
+                *("connect", "debug", "record", "retry", "connect", "retry"),  # it has no record
                 *("connect", "opened", "first_event", "warning", "closed"),
             ),
             [LOST, Reply(before=REFUSED), ODD],
@@ -200,10 +200,10 @@ ODD: Final = Reply((b'data: {"type": "tool_call", "content": 1}\r\n\r\n', answer
     ],
     ids=["warning", "refused", "retries"],
 )
-async def test_the_log_and_the_observers_are_told_the_same(
+async def test_log_records_and_notifications(
     expected: tuple[str, ...], replies: list[Reply], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is logged of a run each observer is told, in the same order, by the same names and with the same fields."""
+    """The log records of a run and the notifications have the same order, names and fields."""
     notes = EventNotes()
     transport = FakeTransport({"/sse/chat": replies})
     agent = SSEOxyGent(server_url=URL, transport=transport, retry=Retry(base=0), observers=[notes])
@@ -229,7 +229,7 @@ async def leave_before(run: Run) -> None:
 
 
 async def stumble(run: Run) -> None:
-    """Let an error of one's own out of the block."""
+    """Leave by an exception of the user's own."""
     async with run:
         await anext(run)
         raise KeyError("mine")
@@ -242,14 +242,14 @@ async def cancel_read(run: Run) -> None:
 
 
 async def cancel_in_block(run: Run) -> None:
-    """Be cancelled while doing something else."""
+    """Be cancelled in the block."""
     with anyio.move_on_after(5):
         async with run:
             await anyio.sleep(100)
 
 
 async def run_to_end(run: Run) -> None:
-    """Read it all."""
+    """Read the run to its end."""
     async with run:
         async for _ in run:
             pass
@@ -268,7 +268,7 @@ async def run_to_end(run: Run) -> None:
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 async def test_ends(end: str, error: type[BaseException] | None, how: Callable[[Run], Any]) -> None:
-    """Every run that has begun ends once, however it ends."""
+    """Each run that began ends once, in any way."""
     notes = Notes()
     transport = FakeTransport.script(answer("42"), pause(10), close())
     agent = plain(server_url=URL, transport=transport, timeouts=Timeouts(idle=8), observers=[notes])
@@ -280,8 +280,8 @@ async def test_ends(end: str, error: type[BaseException] | None, how: Callable[[
     assert (fields["error"] is None) if error is None else isinstance(fields["error"], error)
 
 
-async def test_a_failure_that_is_found_after_the_end() -> None:
-    """What the failure detector finds is the end of the run: it did not complete."""
+async def test_a_detected_failure() -> None:
+    """A failure found by the failure detector is the end of the run."""
     notes = Notes()
     agent = plain(
         server_url=URL,
@@ -294,15 +294,15 @@ async def test_a_failure_that_is_found_after_the_end() -> None:
     assert type(notes.fields("ended")["error"]).__name__ == "RemoteAgentError"
 
 
-async def test_a_run_that_never_begins() -> None:
-    """A run that is not entered is told to nobody."""
+async def test_a_run_that_is_not_entered() -> None:
+    """A run that is not entered is not notified."""
     notes = Notes()
     plain(server_url=URL, transport=FakeTransport({}), observers=[notes]).stream("hi")
     assert notes.told == []
 
 
-async def test_a_request_that_may_have_run_is_no_run() -> None:
-    """Nor is one that is refused because it may have run."""
+async def test_a_request_that_may_have_run() -> None:
+    """A run that is refused because the request may have run before is not notified."""
     notes = Notes()
     agent = plain(server_url=URL, transport=FakeTransport.script(CUT), observers=[notes])
     request = agent.prepared(OxyRequest(arguments={"query": "hi"}))
@@ -312,8 +312,8 @@ async def test_a_request_that_may_have_run_is_no_run() -> None:
     assert 1 == notes.names.count("begun") == notes.names.count("ended")
 
 
-async def test_observers_may_be_set_late() -> None:
-    """What counts is the attribute when the run is asked for."""
+async def test_observers_set_later() -> None:
+    """The observers are those of the agent when the run is made."""
     notes = Notes()
     agent = plain(server_url=URL, transport=FakeTransport.script(answer("42"), close()))
     agent.observers = [notes]
@@ -321,11 +321,11 @@ async def test_observers_may_be_set_late() -> None:
     assert notes.names[-1] == "ended"
 
 
-# ----------------------------------------------------------------------------------------------------- What is buffered
+# ------------------------------------------------------------------------------------------------------- Buffered bytes
 
 
-async def test_what_is_buffered() -> None:
-    """Held is the last piece while its events are read, and what is there of an event that is not complete."""
+async def test_buffered_bytes() -> None:
+    """The buffered bytes are the last chunk while its events are read, and the part of an incomplete event."""
     whole, half = delta("a") + delta("b"), delta("c")
     run = plain(
         server_url=URL,
@@ -355,18 +355,18 @@ async def test_what_is_buffered() -> None:
     ids=["new", "over", "impossible", "none"],
 )
 async def test_headers(expected: dict[str, str | None], headers: dict[str, str]) -> None:
-    """What an observer has to tell the server is on the request, if it can be on one."""
+    """The headers of an observer are added to the request if they are valid."""
     transport = FakeTransport.script(answer("42"), close())
     agent = plain(server_url=URL, transport=transport, headers={"X-Own": "mine"}, observers=[Marker(headers)])
     assert await ask(agent) == "42"
     assert {name: transport.requests[0].headers.get(name) for name in expected} == expected
 
 
-# -------------------------------------------------------------------------------------------------------- Broken ones
+# ---------------------------------------------------------------------------------------------------- Failing observers
 
 
-async def test_a_broken_observer(caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged once for each run, without its words; the run and the other observers never notice."""
+async def test_a_failing_observer(caplog: pytest.LogCaptureFixture) -> None:
+    """A failing observer is logged once for each run, without its text; the run and other observers go on."""
     before, after = EventNotes(), EventNotes()
     agent = plain(
         server_url=URL,
@@ -382,8 +382,8 @@ async def test_a_broken_observer(caplog: pytest.LogCaptureFixture) -> None:
     assert "SECRET" not in caplog.text
 
 
-async def test_an_interrupt_is_no_fault_of_the_observer() -> None:
-    """What is no `Exception` is not held back."""
+async def test_an_interrupt_in_an_observer() -> None:
+    """An exception that is no `Exception` is raised."""
 
     class Interrupted:
         def note(self, notification: Notification, /) -> None:
@@ -395,7 +395,7 @@ async def test_an_interrupt_is_no_fault_of_the_observer() -> None:
 
 
 def test_a_request_is_itself() -> None:
-    """Who observes a request makes no other request of it."""
+    """A request is the same for a run with observers."""
     request = HTTPRequest("GET", URL, "")
     marked = RunObservation(observers=(Notes(),)).add_headers(request)
     assert request == marked

@@ -1,7 +1,7 @@
-"""Runs as spans and metrics, with the SDK's own exporters in memory.
+"""OpenTelemetry spans and metrics of runs, with the SDK's in-memory exporters.
 
-Rule 1: time is virtual; every run is a script, or the toy remote in process.
-Rule 2: nothing that was said is on a span unless it was asked for.
+Rule 1: time is virtual; every run is scripted, or the toy remote in process.
+Rule 2: spans hold no content unless it was enabled.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ TOKEN: Final = "t0p-secret-4711"
 
 
 class Spans:
-    """What was exported, by an SDK of its own."""
+    """The spans exported by an SDK instance."""
 
     def __init__(self, *, content: bool = False, exporter: SpanExporter | None = None, **options: Any) -> None:
         self.memory = InMemorySpanExporter()
@@ -88,17 +88,17 @@ class Spans:
         return span
 
     def named(self, name: str) -> ReadableSpan:
-        """The one span of that name."""
+        """Return the one span of that name."""
         (span,) = (span for span in self.ended if span.name == name)
         return span
 
     def tree(self) -> set[tuple[str, str | None]]:
-        """Each span by its name, and that of its parent."""
+        """Return the parent's name of each span."""
         names = {span.context.span_id: span.name for span in self.ended if span.context}
         return {(span.name, names.get(span.parent.span_id) if span.parent else None) for span in self.ended}
 
     def metrics(self) -> dict[str, list[Any]]:
-        """The data points of each metric."""
+        """Return the data points of each metric."""
         data: Any = self.reader.get_metrics_data()
         return {
             metric.name: [*metric.data.data_points]
@@ -109,25 +109,25 @@ class Spans:
 
 
 def agent_for(spans: Spans, *steps: Step, **options: Any) -> SSEOxyGent:
-    """An agent whose every run goes like that."""
+    """Return an agent whose runs follow this script."""
     given: dict[str, Any] = {"transport": FakeTransport.script(*steps), "server_url": URL, "name": "finder"}
     return plain(observers=[spans.observer], **(given | options))
 
 
 async def ask(agent: SSEOxyGent, **fields: Any) -> Any:
-    """The output of a run, or the class of its error."""
+    """Return the output of a run, or the class of its error."""
     try:
         return (await agent.ask("hi", **fields)).output
     except errors.OxyError as error:
         return type(error)
 
 
-# ------------------------------------------------------------------------------------------------------------- The run
+# ----------------------------------------------------------------------------------------------------------------- Runs
 
 
-@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # of trio, for each that is lost with a run
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # of trio, for generators of a dropped run
 async def test_a_dropped_run() -> None:
-    """The spans of a run that was garbage-collected end, and it is not active."""
+    """The spans of a run that was garbage-collected end, and it is not active any more."""
     spans = Spans()
     agent = agent_for(spans, tool_call("search"), pause(1000))
     run = agent.stream("hi")
@@ -142,7 +142,7 @@ async def test_a_dropped_run() -> None:
 
 
 async def test_a_forked_child() -> None:
-    """A run of the parent process is not active in its child, which exports no span of it."""
+    """A run of the parent process is not active in a forked child, which exports no span of it."""
     spans = Spans()
     async with agent_for(spans, tool_call("search"), answer("42"), close()).stream("hi") as run:
         await anext(run)
@@ -154,7 +154,7 @@ async def test_a_forked_child() -> None:
 
 
 async def test_the_span_of_a_run() -> None:
-    """A run is a span of a client, named after the agent, that says where and what, and nothing of what was said."""
+    """A run is a client span named after the agent, with server and operation, and without content."""
     spans = Spans()
     agent = agent_for(spans, answer("42"), close())
     assert await ask(agent, group_id="talk", trace_id="t-otel") == "42"
@@ -187,12 +187,12 @@ async def test_the_span_of_a_run() -> None:
     ],
 )
 def test_the_server(expected: dict[str, Any], url: str) -> None:
-    """Where a URL leads; the port that its scheme means where it names none."""
+    """The address and port of the server, by default the scheme's port."""
     assert otel._server(url) == expected
 
 
 async def test_the_span_ends_after_the_last_event() -> None:
-    """As long as the run goes on its span is open; it ends with the stream, not with the answer."""
+    """The span is open until the stream ends, also after the answer."""
     spans = Spans()
     more = anyio.Event()
     agent = agent_for(
@@ -225,7 +225,7 @@ async def test_the_span_ends_after_the_last_event() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 async def test_a_failure(expected: str, reply: Reply) -> None:
-    """The status of a failed run, and of the calls that it cut off, is an error, by its class and without its text."""
+    """The spans of a failed run and of its open calls have status ERROR with the class, without the text."""
     spans = Spans()
     transport = FakeTransport({"/sse/chat": reply})
     agent = agent_for(spans, transport=transport, timeouts=Timeouts(idle=5))
@@ -238,8 +238,8 @@ async def test_a_failure(expected: str, reply: Reply) -> None:
     assert CANARY not in "".join(span.to_json() for span in spans.ended)
 
 
-async def test_a_failure_that_is_found_after_the_end() -> None:
-    """What the failure detector finds fails the span, too."""
+async def test_a_detected_failure() -> None:
+    """A failure found by the failure detector fails the span."""
     spans = Spans()
     await ask(agent_for(spans, answer("no"), close(), failure_detector="no".__eq__))
     assert spans.run.status.description == "RemoteAgentError"
@@ -259,7 +259,7 @@ async def leave(run: Run) -> None:
 
 
 async def stumble(run: Run) -> None:
-    """Let an error of one's own out of the block."""
+    """Leave by an exception of the user's own."""
     async with run:
         await anext(run)
         raise KeyError(CANARY)
@@ -267,7 +267,7 @@ async def stumble(run: Run) -> None:
 
 @pytest.mark.parametrize("how", [cancel, leave, stumble])
 async def test_a_run_that_is_left(how: Callable[[Run], Any]) -> None:
-    """It ends its span and those of its calls, which did not fail."""
+    """A run that is left ends its spans, without status ERROR."""
     spans = Spans()
     agent = agent_for(spans, tool_call("search"), pause(60))
     with suppress(KeyError):
@@ -279,7 +279,7 @@ async def test_a_run_that_is_left(how: Callable[[Run], Any]) -> None:
 
 
 async def test_retries_are_events_of_the_span() -> None:
-    """A run that was asked for again is one span, with what happened to it as events."""
+    """A retried run is one span with its retries as events."""
     spans = Spans()
     transport = FakeTransport(
         {"/sse/chat": [Reply(before=errors.ConnectError(CANARY)), Reply((answer("42"), close()))]}
@@ -297,8 +297,8 @@ async def test_retries_are_events_of_the_span() -> None:
     assert [headers[0]] * 2 == headers
 
 
-async def test_a_second_replica_is_an_event_of_the_span() -> None:
-    """That a slow replica was not waited for alone is seen on the run's span."""
+async def test_hedging_is_an_event() -> None:
+    """Hedging is an event of the run's span."""
     spans = Spans()
     transport = FakeTransport({"/sse/chat": [Reply(before=Pause(60)), Reply((answer("42"), close()))]})
     cluster = Cluster(["https://a.example", "https://b.example"], transport=transport, hedge=Hedge(after=2))
@@ -310,11 +310,11 @@ async def test_a_second_replica_is_an_event_of_the_span() -> None:
     assert dict(event.attributes or {}) == attributes
 
 
-# ----------------------------------------------------------------------------------------------------------- The calls
+# ---------------------------------------------------------------------------------------------------------------- Calls
 
 
 def call(callee: str, node: str, *above: str, category: str = "agent") -> tuple[bytes, bytes]:
-    """A call within those `above`, and its end."""
+    """Return the messages of a call within those `above`, and of its end."""
     content = {
         "node_id": node,
         "caller": above[-1],
@@ -328,7 +328,7 @@ def call(callee: str, node: str, *above: str, category: str = "agent") -> tuple[
 
 
 def tool(callee: str, node: str, *above: str) -> tuple[bytes, bytes]:
-    """Likewise, of a tool."""
+    """Return the messages of a tool's call."""
     return call(callee, node, *above, category="tool")
 
 
@@ -368,7 +368,7 @@ RUN: Final = "invoke_agent finder"
     ids=["root", "one", "nested", "parallel", "caller-unseen", "caller-over", "no-observation", "no-call"],
 )
 async def test_the_spans_of_calls(expected: set[tuple[str, str]], steps: Sequence[bytes]) -> None:
-    """A call stands under its caller's, by the call stack; the root is the run itself."""
+    """The parent of a call is its caller by the call stack; the root's is the run."""
     spans = Spans()
     assert await ask(agent_for(spans, *steps, answer("42"), close())) == "42"
     assert spans.tree() == {(RUN, None), *expected}
@@ -377,7 +377,7 @@ async def test_the_spans_of_calls(expected: set[tuple[str, str]], steps: Sequenc
 
 
 async def test_calls_under_one_name() -> None:
-    """Calls are told apart by their node ids; of callers that share a name it is the last to have begun."""
+    """Calls are told apart by node id; of callers with one name the last is the parent."""
     spans = Spans()
     assert await ask(agent_for(spans, ROOT, A, A2, MUL, A_END, MUL_END, A2_END, answer("42"), close())) == "42"
     by_node = {
@@ -389,8 +389,8 @@ async def test_calls_under_one_name() -> None:
     assert [(span.attributes or {})["oxygent.node_id"] for span in spans.ended[:3]] == ["n1", "n4", "n5"]
 
 
-async def test_a_call_that_begins_anew() -> None:
-    """The second of the same node id is a span of its own, and the first is over."""
+async def test_a_repeated_node_id() -> None:
+    """A second call with the same node id ends the first and has its own span."""
     spans = Spans()
     assert await ask(agent_for(spans, ROOT, A, A, A_END, answer("42"), close())) == "42"
     assert [(span.name, RUN) for span in spans.ended[:2]] == [("invoke_agent a", RUN)] * 2
@@ -398,7 +398,7 @@ async def test_a_call_that_begins_anew() -> None:
 
 
 async def test_the_attributes_of_calls() -> None:
-    """A tool has its name and the id of its call, an agent its name."""
+    """A tool has its name and call id, an agent its name."""
     spans = Spans()
     await ask(agent_for(spans, ROOT, A, MUL, MUL_END, A_END, answer("42"), close()), group_id="talk")
     assert dict(spans.named("execute_tool mul").attributes or {}) == {
@@ -416,15 +416,15 @@ async def test_the_attributes_of_calls() -> None:
     }
 
 
-async def test_a_call_of_nobody() -> None:
-    """A name that is empty is no part of a span's name."""
+async def test_an_empty_name() -> None:
+    """An empty name is not part of a span's name."""
     spans = Spans()
     await ask(agent_for(spans, *tool("", "n1", "user", "master"), answer("42"), close()))
     assert spans.tree() == {(RUN, None), ("execute_tool", RUN)}
 
 
-async def test_a_remote_that_shows_too_many_calls() -> None:
-    """Beyond MOST_CALLS at a time a call has no span; a name is shown within bounds."""
+async def test_many_calls() -> None:
+    """Calls beyond MOST_CALLS at a time have no span, and names are bounded."""
     spans = Spans()
     steps = [tool("x" * 500 + "\x1b[31m", f"n{number}", "user", "master")[0] for number in range(MOST_CALLS + 5)]
     assert await ask(agent_for(spans, *steps, answer("42"), close())) == "42"
@@ -433,8 +433,8 @@ async def test_a_remote_that_shows_too_many_calls() -> None:
     assert (spans.run.attributes or {})["oxygent.calls_over_limit"] == 5
 
 
-async def test_a_remote_that_invents_names() -> None:
-    """Beyond MOST_NAMES a call has a span without its name, beyond MOST_SPANS none; both are counted."""
+async def test_many_names() -> None:
+    """Beyond MOST_NAMES a span has no name, and beyond MOST_SPANS there is none; both are counted."""
     spans = Spans()
     steps = [
         step for number in range(otel.MOST_SPANS + 7) for step in tool(f"tool{number}", f"n{number}", "user", "master")
@@ -446,8 +446,8 @@ async def test_a_remote_that_invents_names() -> None:
     assert (spans.run.attributes or {})["oxygent.calls_over_limit"] == otel.MOST_SPANS - otel.MOST_NAMES + 7
 
 
-async def test_a_name_that_is_known_stays_one() -> None:
-    """A remote with few names is cut off from none of them."""
+async def test_few_names() -> None:
+    """A remote with few names keeps all of them."""
     spans = Spans()
     steps = [step for number in range(300) for step in tool(f"tool{number % 50}", f"n{number}", "user", "master")]
     assert await ask(agent_for(spans, *steps, answer("42"), close())) == "42"
@@ -455,8 +455,8 @@ async def test_a_name_that_is_known_stays_one() -> None:
     assert "oxygent.calls_over_limit" not in (spans.run.attributes or {})
 
 
-async def test_open_calls_keep_little() -> None:
-    """Ids and stacks of any size are kept as digests: what an open call holds does not grow with them."""
+async def test_memory_of_open_calls() -> None:
+    """Open calls keep digests of ids and stacks, so that their memory is bounded."""
     spans = Spans()
     node, above = "n" * 1_000_000, [f"agent{number}" for number in range(10_000)]
     steps = [tool("inner", f"{number}{node}", *above)[0] for number in range(4)]
@@ -480,7 +480,7 @@ async def test_open_calls_keep_little() -> None:
 
 
 async def test_a_credential_that_comes_back() -> None:
-    """What was sent as a credential is on no span, in a name, an id or, with content, a text."""
+    """A credential that comes back is on no span, not in a name, an id or content."""
     spans = Spans(content=True)
     steps = tool(f"tool {TOKEN}", f"node {TOKEN}", "user", "master")
     said = message({"type": "tool_call", "content": {"callee": "t", "node_id": "m", "arguments": {"a": TOKEN}}})
@@ -491,7 +491,7 @@ async def test_a_credential_that_comes_back() -> None:
 
 
 async def test_content_is_cut() -> None:
-    """An attribute holds at most MOST_CONTENT characters, however much the remote says."""
+    """An attribute holds at most MOST_CONTENT characters."""
     spans = Spans(content=True)
     _, end = tool("t", "n1", "user", "master")
     begin = message(
@@ -503,7 +503,7 @@ async def test_content_is_cut() -> None:
 
 
 async def test_the_recording_of_a_real_server() -> None:
-    """Three agents and a tool, one within the other, as oxygent 1.1.3 showed them."""
+    """The spans of the recording of oxygent 1.1.3: three nested agents and a tool."""
     spans = Spans()
     recording = (WIRE / "v1.1.3_nested.sse").read_bytes()
     await ask(agent_for(spans, recording))
@@ -516,7 +516,7 @@ async def test_the_recording_of_a_real_server() -> None:
 
 
 async def test_the_toy_remote() -> None:
-    """Parallel agents with tools of their own, over a transport that streams."""
+    """The spans of parallel agents with tools, over a streaming transport."""
     spans = Spans()
     async with plain(
         server_url="http://127.0.0.1",
@@ -542,8 +542,8 @@ async def test_the_toy_remote() -> None:
 # ------------------------------------------------------------------------------------------------------------- Content
 
 
-async def test_content_is_on_the_spans_if_it_was_asked_for() -> None:
-    """The query, the answer, arguments and outputs, in the form of the conventions."""
+async def test_content() -> None:
+    """With content enabled, spans have query, answer, arguments and outputs by the semantic conventions."""
     spans = Spans(content=True)
     agent = agent_for(spans, ROOT, MUL, MUL_END, answer({"sum": 42}), close())
     await agent.ask("what?")
@@ -559,8 +559,8 @@ async def test_content_is_on_the_spans_if_it_was_asked_for() -> None:
     assert json.loads(str(mul["gen_ai.tool.call.result"])) == CANARY
 
 
-async def test_half_a_character_can_be_exported() -> None:
-    """What JSON may hold and no exporter takes is escaped, and means the same; all else stands as it is."""
+async def test_lone_surrogates() -> None:
+    """Lone surrogates are escaped for export; other text is unchanged."""
     spans = Spans(content=True)
     steps = [step.replace(b"HALF", rb"\ud83d") for step in (*tool("HALF", "HALF", "user", "master"), answer("é HALF"))]
     await ask(agent_for(spans, *steps, close()))
@@ -571,7 +571,7 @@ async def test_half_a_character_can_be_exported() -> None:
 
 
 async def test_the_text_of_an_error_is_content() -> None:
-    """It may quote the remote."""
+    """The text of an error is content: it may quote the remote."""
     spans = Spans(content=True)
     await ask(agent_for(spans, message({"type": "error", "content": CANARY}), close()))
     description = spans.run.status.description or ""
@@ -582,8 +582,8 @@ async def test_the_text_of_an_error_is_content() -> None:
 # --------------------------------------------------------------------------------------------------------- Propagation
 
 
-async def test_the_span_is_on_the_wire() -> None:
-    """`traceparent` names the run's own span, and the caller's baggage goes along, by the program's own propagators."""
+async def test_propagation() -> None:
+    """`traceparent` has the run's span, and the baggage is the caller's, by the configured propagators."""
     spans = Spans()
     transport = FakeTransport.script(answer("42"), close())
     agent = agent_for(spans, transport=transport)
@@ -601,7 +601,7 @@ async def test_the_span_is_on_the_wire() -> None:
 
 
 async def test_a_detached_run() -> None:
-    """What begins it has no span and names the caller's; who listens to it has a span like any other."""
+    """The start of a detached run has no span and propagates the caller's; its reader has one."""
     spans = Spans()
     begun = Reply.json({"code": 200, "message": "SUCCESS", "data": {}})
     transport = FakeTransport({"/async/chat": begun, "/async/trace": Reply((answer("42"), close()))})
@@ -619,7 +619,7 @@ async def test_a_detached_run() -> None:
 
 
 async def test_a_run_that_is_not_sampled() -> None:
-    """Its span is exported by nobody; the server is told so."""
+    """A run that is not sampled exports no span, and `traceparent` has the flag."""
     spans = Spans(sampler=ALWAYS_OFF)
     transport = FakeTransport.script(tool_call("search"), answer("42"), close())
     assert await ask(agent_for(spans, transport=transport)) == "42"
@@ -629,15 +629,15 @@ async def test_a_run_that_is_not_sampled() -> None:
 
 
 async def test_without_an_sdk() -> None:
-    """The API alone does nothing, and there is nothing to send."""
+    """With the API alone there is no span and no header."""
     transport = FakeTransport.script(tool_call("search"), answer("42"), close())
     agent = plain(server_url=URL, transport=transport, observers=[OTelObserver(trace.NoOpTracerProvider())])
     assert await ask(agent) == "42"
     assert "traceparent" not in transport.requests[0].headers
 
 
-async def test_the_parent_is_the_caller() -> None:
-    """The span that was current when the run was asked for, wherever it is entered and read; and it stays current."""
+async def test_the_parent() -> None:
+    """The parent is the current span when the run is made, and it stays current while the run is read."""
     spans = Spans()
     tracer = spans.provider.get_tracer("test")
     agent = agent_for(spans, tool_call("search"), observation("search", 1), answer("42"), close())
@@ -663,8 +663,8 @@ async def test_the_parent_is_the_caller() -> None:
     assert asked.get_span_context().trace_id == (spans.run.context or asked.get_span_context()).trace_id
 
 
-async def test_runs_at_once() -> None:
-    """Each run has its own spans, though one trace id and one set of node ids is used by all."""
+async def test_concurrent_runs() -> None:
+    """Concurrent runs have their own spans, even with one trace id and the same node ids."""
     spans = Spans()
     agent = agent_for(spans, ROOT, A, anyio.lowlevel.checkpoint, MUL, MUL_END, A_END, answer("42"), close())
     async with anyio.create_task_group() as group:
@@ -680,7 +680,7 @@ async def test_runs_at_once() -> None:
 
 
 async def test_metrics() -> None:
-    """How long runs took, and their first events, by server and error; how many are in flight."""
+    """Durations and times to the first event, by server and error, and the number of active runs."""
     spans = Spans()
     replies = [Reply((answer("42"), close())), Reply((answer("42"), close())), Reply((b"no",), status=403)]
     agent = agent_for(spans, transport=FakeTransport({"/sse/chat": replies}))
@@ -702,8 +702,8 @@ async def test_metrics() -> None:
     assert [otel.DURATION_BOUNDS] * 2 == [point.explicit_bounds for point in metrics[otel.DURATION]]
 
 
-def test_the_names_are_those_of_the_conventions() -> None:
-    """What is not our own is a name that the conventions have."""
+def test_semantic_conventions() -> None:
+    """All names but our own are from the semantic conventions."""
     draft = "opentelemetry.semconv._incubating"  # the conventions for generative AI are not stable
     drafts = [
         importlib.import_module(f"{draft}.{name}")
@@ -723,14 +723,14 @@ def test_the_names_are_those_of_the_conventions() -> None:
     assert set() == used - known
 
 
-# ------------------------------------------------------------------------------------------------------- What may break
+# ------------------------------------------------------------------------------------------------------------- Failures
 
 
 class Failing(SpanExporter):
-    """An exporter that raises."""
+    """An exporter that fails."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """As `SpanExporter.export`."""
+        """Raise."""
         raise OSError("the collector is gone")
 
 
@@ -738,20 +738,20 @@ class FailingProcessor(SimpleSpanProcessor):
     """A processor that raises where the SDK does not catch it."""
 
     def on_end(self, span: ReadableSpan) -> None:
-        """As `SpanProcessor.on_end`."""
+        """Raise."""
         super().on_end(span)
         raise OSError("the collector is gone")
 
 
 async def test_a_failing_exporter(caplog: pytest.LogCaptureFixture) -> None:
-    """A run does not notice."""
+    """A failing exporter does not affect the run."""
     spans = Spans(exporter=Failing())
     with caplog.at_level(logging.CRITICAL):
         assert await ask(agent_for(spans, ROOT, A, A_END, answer("42"), close())) == "42"
 
 
 async def test_a_failing_processor(caplog: pytest.LogCaptureFixture) -> None:
-    """Nor of this; all spans are ended, and the count of runs in flight comes back to nothing."""
+    """A failing processor does not affect the run; all spans end, and the number of active runs returns to zero."""
     spans = Spans()
     spans.provider.add_span_processor(FailingProcessor(InMemorySpanExporter()))
     with caplog.at_level(logging.WARNING, "oxygent_client"):
@@ -764,10 +764,10 @@ async def test_a_failing_processor(caplog: pytest.LogCaptureFixture) -> None:
 
 
 class FailingSampler(TracerProvider):
-    """A provider whose spans cannot be had."""
+    """A provider that cannot make spans."""
 
     def get_tracer(self, *arguments: Any, **options: Any) -> Any:
-        """As `TracerProvider.get_tracer`."""
+        """Return a tracer that fails."""
 
         class Tracer(trace.NoOpTracer):
             def start_span(self, *arguments: Any, **options: Any) -> Any:
@@ -776,8 +776,8 @@ class FailingSampler(TracerProvider):
         return Tracer()
 
 
-async def test_spans_that_cannot_be_had() -> None:
-    """A run without a span is told to nobody, and has no `traceparent`."""
+async def test_a_provider_that_fails() -> None:
+    """A run without a span goes on without `traceparent`."""
     transport = FakeTransport.script(ROOT, A, A_END, answer("42"), close())
     observer = OTelObserver(FailingSampler(shutdown_on_exit=False))
     assert await ask(plain(server_url=URL, transport=transport, observers=[observer])) == "42"
@@ -785,23 +785,23 @@ async def test_spans_that_cannot_be_had() -> None:
     assert observer.headers(RunObservation()) == {}
 
 
-# --------------------------------------------------------------------------------------------- Copies; not installed
+# ------------------------------------------------------------------------------------------- Copies and missing library
 
 
 def pickled(value: Any) -> Any:
-    """What comes out of another process."""
+    """Return the copy made by pickling."""
     return pickle.loads(pickle.dumps(value))
 
 
 def copied(value: Any) -> Any:
-    """A deep copy."""
+    """Return a deep copy."""
     return copy.deepcopy(value)
 
 
 @pytest.mark.parametrize("again", [copied, pickled])
 @pytest.mark.parametrize("content", [True, False])
 def test_a_copy(content: bool, again: Callable[[Any], Any]) -> None:
-    """An observer of the program's own providers travels as its configuration; one with providers does not."""
+    """An observer with the global providers is copied and pickled; one with its own providers is not."""
     agent = SSEOxyGent(server_url=URL, observers=[OTelObserver(content=content)])
     (observer,) = again(agent).observers
     assert repr(OTelObserver(content=content)) == repr(observer)
@@ -829,13 +829,13 @@ except ImportError as error:
 
 
 def test_without_opentelemetry() -> None:
-    """A program without it is told what to install; the statistics work."""
+    """Without opentelemetry the error names the extra to install, and the statistics work."""
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)
     assert done.stdout == "OTelObserver needs opentelemetry: pip install 'oxygent-client[otel]'\n"
 
 
 def test_without_opentelemetry_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Likewise where coverage sees it."""
+    """The same in this process, for coverage."""
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     monkeypatch.delitem(sys.modules, "oxygent_client.telemetry.otel")
     with pytest.raises(ImportError, match="OTelObserver needs opentelemetry: pip install"):

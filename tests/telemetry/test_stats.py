@@ -1,6 +1,6 @@
-"""What an agent counts of its runs, and how near its quantiles are.
+"""Statistics of an agent's runs: counts, quantiles of durations, and gauges.
 
-Rule: time is virtual; every run is a script.
+Rule: time is virtual; every run is scripted.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ FIELDS: Final = ("runs", "successes", "failures", "left", "in_flight", "events",
 
 
 def counts(stats: Stats) -> tuple[Any, ...]:
-    """The numbers of runs, events and retries."""
+    """Return the numbers of runs, events and retries."""
     return tuple(getattr(stats, name) for name in FIELDS)
 
 
 def agent_for(*replies: Reply, **options: Any) -> SSEOxyGent:
-    """An agent whose runs go like that, one after the other."""
+    """Return an agent whose runs follow these scripts, one after the other."""
     return plain(server_url=URL, transport=FakeTransport({"/sse/chat": replies}), **options)
 
 
 async def outcomes(agent: SSEOxyGent, times: int = 1) -> list[str]:
-    """How runs went: the output, or the class of the error."""
+    """Return the results of runs: the output, or the class of the error."""
     said: list[str] = []
     for _ in range(times):
         try:
@@ -58,11 +58,11 @@ async def outcomes(agent: SSEOxyGent, times: int = 1) -> list[str]:
     return said
 
 
-# -------------------------------------------------------------------------------------------------------------- Counts
+# --------------------------------------------------------------------------------------------------------------- Counts
 
 
-def test_nothing_yet() -> None:
-    """Before the first run there is nothing, and no time to show; outside of an event loop, too."""
+def test_before_the_first_run() -> None:
+    """Before the first run all counts are zero and durations are None, also without an event loop."""
     stats = SSEOxyGent(server_url=URL).stats()
     assert counts(stats) == (0, 0, {}, 0, 0, 0, 0)
     assert [stats.headers, stats.first_byte, stats.first_event, stats.end] == [NONE] * 4
@@ -72,8 +72,8 @@ def test_nothing_yet() -> None:
     assert stats.oldest == 0.0
 
 
-async def test_ends_are_counted_by_what_they_are() -> None:
-    """A response is a success, an error a failure by its class, and what was left is neither."""
+async def test_ends() -> None:
+    """A response is a success, an error a failure by its class, and a run that was left neither."""
     refused = Reply((b"no",), status=403)
     agent = agent_for(ANSWER, refused, Reply((answer("42"),)), refused, ANSWER, ANSWER)
     said = await outcomes(agent, 5)
@@ -88,16 +88,16 @@ async def test_ends_are_counted_by_what_they_are() -> None:
     assert counts(agent.stats()) == (6, 2, failures, 1, 0, 4, 0)
 
 
-async def test_retries_are_counted() -> None:
-    """A request that was sent again counts as one run, with a retry."""
+async def test_retries() -> None:
+    """A retried request counts as one run with a retry."""
     transport = FakeTransport({"/sse/chat": [Reply(before=errors.ConnectError("no")), ANSWER]})
     agent = SSEOxyGent(server_url=URL, transport=transport, retry=Retry(base=0))
     assert await outcomes(agent) == ["42"]
     assert counts(agent.stats()) == (1, 1, {}, 0, 0, 1, 1)
 
 
-async def test_attached_runs_count() -> None:
-    """So does a run that is only listened to; that it was begun is no run."""
+async def test_attached_runs() -> None:
+    """An attached run counts as a run; its start does not."""
     begun = Reply.json({"code": 200, "message": "SUCCESS", "data": {}})
     transport = FakeTransport({"/async/chat": begun, "/async/trace": ANSWER})
     agent = plain(server_url=URL, transport=transport)
@@ -108,16 +108,16 @@ async def test_attached_runs_count() -> None:
     assert counts(agent.stats()) == (1, 1, {}, 0, 0, 1, 0)
 
 
-# --------------------------------------------------------------------------------------------------------------- Times
+# ------------------------------------------------------------------------------------------------------------ Durations
 
 
 def near(seconds: float) -> Any:
-    """What a time is shown as, within the bound that is promised."""
+    """Return the approximate value within the promised error."""
     return pytest.approx(seconds, rel=0.05 + 1e-9)
 
 
-async def test_times() -> None:
-    """Times count from the beginning, up to the headers, the first byte, the first event and the end."""
+async def test_durations() -> None:
+    """Durations count from the start to the headers, the first byte, the first event and the end."""
     steps = (pause(2), b": hello\r\n\r\n", pause(4), delta("a"), pause(8), answer("42"), close())
     agent = agent_for(Reply(steps, before=pause(1)))
     await outcomes(agent)
@@ -127,8 +127,8 @@ async def test_times() -> None:
     assert all(each.p50 == each.p90 == each.p99 for each in shown)
 
 
-async def test_who_attaches_again_has_one_time_of_each() -> None:
-    """The headers of a later connection are not those of the run."""
+async def test_durations_after_a_reconnect() -> None:
+    """A run that reconnects has one duration of each kind."""
     cut = errors.ConnectionLostError("cut", outcome=errors.Outcome.STARTED)
     replies = [Reply((pause(1), delta("a"), pause(100), cut), before=pause(2)), Reply((answer("42"), close()))]
     agent = plain(server_url=URL, transport=FakeTransport({"/async/trace": replies}))
@@ -141,8 +141,8 @@ async def test_who_attaches_again_has_one_time_of_each() -> None:
     assert stats.end.count == 1
 
 
-async def test_what_was_left_has_no_time_to_its_end() -> None:
-    """That somebody left says nothing of how long runs take; a failure does."""
+async def test_durations_of_runs_that_were_left() -> None:
+    """A run that was left has no duration to its end; a failed one has."""
     agent = agent_for(ANSWER, Reply((pause(4),)))
     async with agent.stream("hi") as run:
         await anext(run)
@@ -155,8 +155,8 @@ async def test_what_was_left_has_no_time_to_its_end() -> None:
 
 
 @given(st.lists(st.floats(SHORTEST, LONGEST), min_size=1, max_size=200))
-def test_quantiles_are_near(seconds: list[float]) -> None:
-    """A quantile is the time of its rank, off by no more than is promised, however many there are."""
+def test_quantiles(seconds: list[float]) -> None:
+    """A quantile is the duration of its rank within the promised error, for any number of runs."""
     times = _Times()
     for each in seconds:
         times.add(each)
@@ -169,8 +169,8 @@ def test_quantiles_are_near(seconds: list[float]) -> None:
 
 
 @pytest.mark.parametrize(("shown", "seconds"), [(SHORTEST, 0.0), (SHORTEST, -1.0), (LONGEST, math.inf), (LONGEST, 1e9)])
-def test_times_out_of_bounds(shown: float, seconds: float) -> None:
-    """What is shorter or longer than can be told is counted at the bound."""
+def test_durations_out_of_bounds(shown: float, seconds: float) -> None:
+    """A duration outside the bounds counts as the bound."""
     times = _Times()
     times.add(seconds)
     assert Quantiles(1, *[near(shown)] * 3) == times.quantiles()
@@ -187,8 +187,8 @@ def test_quantiles_are_rounded() -> None:
 # -------------------------------------------------------------------------------------------------------------- Gauges
 
 
-async def test_bytes_and_what_is_buffered() -> None:
-    """Bytes count as they come, over all runs; the peak is of all runs at once."""
+async def test_bytes_and_buffered_bytes() -> None:
+    """Bytes are counted over all runs as received, and the peak is that of all runs together."""
     piece = delta("a") + delta("b")
     agent = agent_for(*[Reply((piece, answer("42"), close()))] * 3)
     async with agent.stream("hi") as one, agent.stream("hi") as other:
@@ -210,8 +210,8 @@ async def test_bytes_and_what_is_buffered() -> None:
     assert stats.buffered_peak == 2 * len(piece)
 
 
-async def test_an_event_in_pieces_is_buffered() -> None:
-    """Of an event that is not complete all is held; what is too large is held no longer."""
+async def test_an_incomplete_event_is_buffered() -> None:
+    """The part of an incomplete event is buffered; data over a limit is not."""
     agent = agent_for(Reply((b"data: " + b"x" * 500, b"y" * 500, b"z" * 500)), limits=Limits(event_bytes=1200))
     assert await outcomes(agent) == ["TooLargeError"]
     stats = agent.stats()
@@ -220,7 +220,7 @@ async def test_an_event_in_pieces_is_buffered() -> None:
 
 
 def test_the_oldest() -> None:
-    """The age of the run that was entered first, of those in flight."""
+    """The age of the oldest run in flight."""
     now = [100.0]
     keeper = StatsCollector(clock=lambda: now[0])
     runs = [keeper.observed(()) for _ in range(2)]
@@ -235,18 +235,18 @@ def test_the_oldest() -> None:
 
 
 class Counted(FakeTransport):
-    """A transport that can say what it keeps."""
+    """A transport with connection counts."""
 
     def connections(self) -> tuple[int, int]:
-        """As `Pool.connections`."""
+        """Return the counts."""
         return (5, 2)
 
 
 class Clueless(FakeTransport):
-    """One that could say, and does not know."""
+    """A transport whose counts are unknown."""
 
     def connections(self) -> None:
-        """As `Pool.connections`."""
+        """Return None."""
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ class Clueless(FakeTransport):
     ids=["tells", "wrapped", "clueless", "mute", "none"],
 )
 def test_connections(expected: tuple[int | None, int | None], transport: Transport | None) -> None:
-    """Those of the agent's transport, or of what it wraps, where it can say; None is no number."""
+    """The connections are those of the agent's transport or the one it wraps, or None."""
     stats = StatsCollector().stats(transport)
     assert (stats.connections, stats.idle_connections) == expected
 
@@ -269,8 +269,8 @@ def test_connections(expected: tuple[int | None, int | None], transport: Transpo
 # ------------------------------------------------------------------------------------------------- Snapshots and copies
 
 
-async def test_a_snapshot_stays_as_it_is() -> None:
-    """What is counted later is in a later one; nothing in it can be changed; it pickles."""
+async def test_snapshots() -> None:
+    """A snapshot is immutable, does not change later, and pickles."""
     agent = agent_for(ANSWER, Reply((b"no",), status=403))
     before = agent.stats()
     await outcomes(agent, 2)
@@ -285,18 +285,18 @@ async def test_a_snapshot_stays_as_it_is() -> None:
 
 
 def pickled(value: Any) -> Any:
-    """What comes out of another process."""
+    """Return the copy made by pickling."""
     return pickle.loads(pickle.dumps(value))
 
 
 def copied(value: Any) -> Any:
-    """A deep copy."""
+    """Return a deep copy."""
     return copy.deepcopy(value)
 
 
 @pytest.mark.parametrize("again", [copied, pickled])
-def test_a_copy_begins_at_nothing(again: Any) -> None:
-    """Each agent counts for itself; one that travelled has no runs behind it."""
+def test_a_copy(again: Any) -> None:
+    """A copied agent has its own counts, from zero."""
     agent = plain(server_url=URL)
     agent._stats.observed(()).note("begun", Context(), {})
     clone: SSEOxyGent = again(agent)
@@ -305,7 +305,7 @@ def test_a_copy_begins_at_nothing(again: Any) -> None:
 
 
 def test_threads() -> None:
-    """Runs of several threads are all counted, while others look; what they see adds up."""
+    """Runs in several threads are all counted, and concurrent snapshots are consistent."""
     keeper, each = StatsCollector(), scaled(300)
     seen: list[Stats] = []
 
@@ -332,8 +332,8 @@ def test_threads() -> None:
     assert 10 <= stats.buffered_peak <= 40
 
 
-async def test_agents_count_for_themselves() -> None:
-    """Two agents over one transport are two counts."""
+async def test_two_agents() -> None:
+    """Two agents over one transport count separately."""
     transport = FakeTransport({"/sse/chat": [ANSWER, ANSWER]})
     one, other = (plain(server_url=URL, transport=transport) for _ in range(2))
     await one.execute(OxyRequest(arguments={"query": "hi"}))
@@ -341,8 +341,8 @@ async def test_agents_count_for_themselves() -> None:
     assert other.stats().runs == 0
 
 
-async def test_a_cancelled_run_is_no_failure() -> None:
-    """It was left, and nothing of it is in flight or buffered."""
+async def test_a_cancelled_run() -> None:
+    """A cancelled run counts as left; nothing of it is in flight or buffered."""
     agent = agent_for(Reply((delta("a"), pause(100))))
     with anyio.move_on_after(1):
         await agent.ask("hi")
@@ -350,8 +350,8 @@ async def test_a_cancelled_run_is_no_failure() -> None:
     assert agent.stats().buffered == 0
 
 
-def test_a_run_that_was_dropped() -> None:
-    """A run that nobody ends was left when it is gone: nothing of it is in flight, buffered or in the next peak."""
+def test_a_dropped_run() -> None:
+    """A dropped run counts as left; nothing of it is in flight, buffered or in the next peak."""
     keeper = StatsCollector()
     dropped, other = keeper.observed(()), keeper.observed(())
     for run in (dropped, other):
@@ -372,8 +372,8 @@ def test_a_run_that_was_dropped() -> None:
     assert keeper.stats().buffered_peak == 20
 
 
-def test_a_keeper_of_another_process() -> None:
-    """In a forked child the counts begin at nothing, and the end of a run of the parent is not counted."""
+def test_a_forked_child() -> None:
+    """In a forked child counts start at zero, and the end of a parent's run is not counted."""
     keeper = StatsCollector()
     inherited = keeper.observed(())
     inherited.note("begun", Context(), {})
@@ -384,8 +384,8 @@ def test_a_keeper_of_another_process() -> None:
     assert keeper.stats().left == 0
 
 
-def test_a_run_that_the_collector_closes() -> None:
-    """It may do so at any moment, also in a thread that is counting: that one does not wait for itself."""
+def test_a_collection_while_counting() -> None:
+    """A run may be garbage-collected in a thread that is counting, without a deadlock."""
 
     def clock() -> float:
         other.hold(0)
@@ -402,8 +402,8 @@ def test_a_run_that_the_collector_closes() -> None:
     assert keeper.stats().buffered == 0
 
 
-def test_who_observes_nothing() -> None:
-    """A run that nobody counts may hold what it will."""
+def test_without_counts() -> None:
+    """A run without counts may buffer any number of bytes."""
     observed = RunObservation()
     observed.hold(5)
     assert observed.buffered == 5

@@ -1,7 +1,7 @@
-"""Cassettes: what was recorded is replayed, what was not is refused, and what is secret is not kept.
+"""Cassettes: recording and replaying, matching of requests, files, and scrubbing of secrets.
 
 Rule 1: time is virtual, so that a recording has its seconds and costs none.
-Rule 2: a canary is a word that must not be found; the tests look for it in all that a cassette could show.
+Rule 2: a canary is a word that must not be found; the tests look for it in each text of a cassette.
 """
 
 from __future__ import annotations
@@ -65,39 +65,39 @@ STREAM: Final = {"content-type": "text/event-stream"}
 
 
 async def seen(agent: SSEOxyGent, query: str | OxyRequest = "hi") -> tuple[Sequence[Event], Any]:
-    """The events of a run, and its output."""
+    """Return the events and the output of a run."""
     async with agent.stream(query) as run:
         events = [event async for event in run]
     return events, run.response.output
 
 
 def agent_on(transport: Transport, **options: Any) -> SSEOxyGent:
-    """An agent that uses this transport."""
+    """Return an agent that uses this transport."""
     return plain(server_url=URL, transport=transport, **options)
 
 
 def written(cassette: Cassette) -> list[dict[str, Any]]:
-    """The lines of its file, after the first."""
+    """Return the lines of its file after the first."""
     return [json.loads(line) for line in cassette.dumps().splitlines()[1:]]
 
 
 def request(path: str = "/sse/chat", payload: Any = None, *, method: str = "POST", purpose: Any = "run") -> HTTPRequest:
-    """A request as a program of one's own makes it."""
+    """Return a request made by hand."""
     body = b"" if payload is None else json.dumps(payload).encode()
     return HTTPRequest(method, URL, path, {}, body, context=Context(purpose=purpose))
 
 
 async def body_of(transport: Transport, asked: HTTPRequest) -> bytes:
-    """The body of a response."""
+    """Return the body of a response."""
     async with transport.exchange(asked) as response:
         return b"".join([piece async for piece in response.chunks])
 
 
-# ------------------------------------------------------------------------------------------------ Recorded and replayed
+# ---------------------------------------------------------------------------------------------- Recording and replaying
 
 
-async def test_a_conversation_comes_back(tmp_path: Path) -> None:
-    """From a file: the same events, the same answer, in order, with the documents of a discovery."""
+async def test_a_conversation(tmp_path: Path) -> None:
+    """A cassette from a file replays the same events, answers and discovery documents, in order."""
     path = tmp_path / "trip.cassette"
     cassette = Cassette()
     agent = agent_on(RecordingTransport(ASGITransport(ToyRemote(pace=0)), cassette), desc="")
@@ -125,8 +125,8 @@ async def test_a_conversation_comes_back(tmp_path: Path) -> None:
         await again.init()
 
 
-async def test_what_the_file_looks_like() -> None:
-    """A line says what it is, then come the exchanges: request, response, each piece with its seconds, the end."""
+async def test_file_format() -> None:
+    """The file has a header line, then each exchange: request, response, each chunk with its seconds, the end."""
     cassette = Cassette()
     fake = FakeTransport.script(pause(1.5), answer("é\x9b\u2028"), pause(0.25), close(), b"\xff")
     await agent_on(RecordingTransport(fake, cassette), headers={"x-tenant": "acme"}).ask("hi")
@@ -151,7 +151,7 @@ PACES: Final = [(0.0, [0, 0, 0]), (1.0, [1, 3, 3]), (0.5, [0.5, 1.5, 1.5]), (2.0
 
 @pytest.mark.parametrize(("pace", "times"), PACES)
 async def test_pace(pace: float, times: list[float]) -> None:
-    """At pace 0 nothing is waited for, at 1 each event comes when it came; a slow reader does not add up."""
+    """At pace 0 nothing is waited for, at 1 each event comes at its time; a slow reader does not add delays."""
     cassette = Cassette()
     reply = Reply([pause(0.5), progress(1), pause(2), progress(2), answer(3), close()], before=Pause(0.5))
     await agent_on(RecordingTransport(FakeTransport({"/sse/chat": reply}), cassette)).ask("hi")
@@ -168,14 +168,14 @@ async def test_pace(pace: float, times: list[float]) -> None:
 
 
 @pytest.mark.parametrize("pace", [-1, math.inf, math.nan])
-def test_a_pace_that_is_none(pace: float) -> None:
+def test_invalid_pace(pace: float) -> None:
     """A pace is a number from 0 on."""
     with pytest.raises(errors.ConfigurationError, match="pace"):
         ReplayTransport(Cassette(), pace=pace)
 
 
 FAILURES: Final[list[tuple[Callable[[Transport], Transport], type[errors.OxyError], str]]] = [
-    # what happens while it is recorded, what a run ends with, what it says
+    # what happens during the recording, the result of the run, a word of the error
     (faults.refuse, errors.ConnectError, "refused by a fault"),
     (faults.lose_before_headers, errors.ConnectionLostError, "reset by a fault"),
     (partial(faults.cut_after, bytes=1000), errors.IncompleteStreamError, "without its close event"),
@@ -187,10 +187,8 @@ FAILURES: Final[list[tuple[Callable[[Transport], Transport], type[errors.OxyErro
 
 
 @pytest.mark.parametrize(("fault", "error", "says"), FAILURES)
-async def test_failures_come_back(
-    fault: Callable[[Transport], Transport], error: type[errors.OxyError], says: str
-) -> None:
-    """What failed while it was recorded fails in the same way when it is replayed, however often that is."""
+async def test_failures(fault: Callable[[Transport], Transport], error: type[errors.OxyError], says: str) -> None:
+    """A recorded failure is replayed as the same error, each time."""
     cassette = Cassette()
     first = agent_on(RecordingTransport(fault(ASGITransport(ToyRemote(pace=0))), cassette))
     raised: list[errors.OxyError] = []
@@ -208,11 +206,11 @@ async def test_failures_come_back(
 
 
 class MyLostError(errors.ConnectionLostError):
-    """An error of a transport of one's own."""
+    """An error of a user's transport."""
 
 
-async def test_an_error_of_ones_own_comes_back_as_its_base() -> None:
-    """A class that only the program knows is replayed as the class of this package that it is."""
+async def test_a_users_error_class() -> None:
+    """An error of the program's own class is replayed as its base class in this package."""
     cassette = Cassette()
     recording = RecordingTransport(
         FakeTransport({"/sse/chat": Reply(before=MyLostError("token=abcdefgh", outcome=errors.Outcome.NOT_SENT))}),
@@ -227,8 +225,8 @@ async def test_an_error_of_ones_own_comes_back_as_its_base() -> None:
     assert str(caught.value) == f"token={SCRUBBED}"
 
 
-async def test_what_was_left_is_refused_at_its_end() -> None:
-    """A stream whose reader left comes back as far as it was read; beyond, there is nothing to replay."""
+async def test_a_stream_that_was_left() -> None:
+    """A stream that was left is replayed as far as it was read; reading on raises an error."""
     cassette = Cassette()
     recording = RecordingTransport(FakeTransport.script(progress(1), progress(2), answer(3), close()), cassette)
     async with agent_on(recording).stream("hi") as run:
@@ -242,8 +240,8 @@ async def test_what_was_left_is_refused_at_its_end() -> None:
     assert [event.content for event in events] == [1]
 
 
-async def test_what_never_answered_is_refused() -> None:
-    """Whoever left before the headers has no response on file; an error that is none of ours is not kept either."""
+async def test_an_exchange_without_response() -> None:
+    """An exchange without headers, or with a foreign error, is recorded without response, and its replay is refused."""
     cassette = Cassette()
     recording = RecordingTransport(faults.hang_before_headers(FakeTransport.script(), times=1), cassette)
     with anyio.move_on_after(3):
@@ -263,7 +261,7 @@ async def test_what_never_answered_is_refused() -> None:
 
 
 async def test_an_error_of_the_block_is_not_recorded() -> None:
-    """What the caller raises within an exchange is the caller's, even if it is an error of this package."""
+    """An exception of the caller's block is not recorded, even if it is an error of this package."""
     cassette = Cassette()
     error = errors.ClosedError("mine")
     with pytest.raises(errors.ClosedError) as caught:
@@ -274,7 +272,7 @@ async def test_an_error_of_the_block_is_not_recorded() -> None:
 
 
 async def test_exchanges_at_the_same_time() -> None:
-    """Exchanges stand in the order in which they began, whichever ended first; one that goes on is not there yet."""
+    """Concurrent exchanges are recorded in the order of their beginning, each once it has ended."""
     cassette = Cassette()
     script = {"/slow": Reply([pause(5), b"slow"]), "/fast": Reply([pause(1), b"fast"])}
     fake = FakeTransport(script)
@@ -292,8 +290,8 @@ async def test_exchanges_at_the_same_time() -> None:
     assert fake.closed
 
 
-async def test_a_cancelled_wait_loses_no_piece() -> None:
-    """Whoever gives up waiting for a piece and waits again gets that piece."""
+async def test_a_cancelled_wait() -> None:
+    """A chunk whose wait was cancelled is delivered to the next wait."""
     cassette = Cassette()
     await body_of(RecordingTransport(FakeTransport.script(pause(4), b"x"), cassette), request())
     async with ReplayTransport(cassette, pace=1).exchange(request()) as response:
@@ -303,22 +301,22 @@ async def test_a_cancelled_wait_loses_no_piece() -> None:
         assert [piece async for piece in response.chunks] == [b"x"]
 
 
-# ----------------------------------------------------------------------------------------------------- What is the same
+# ------------------------------------------------------------------------------------------------------------- Matching
 
 
 def entry(path: str = "/sse/chat", payload: Any = None, **more: Any) -> Entry:
-    """A recording, of a run unless said otherwise."""
+    """Return a recording, of a run by default."""
     known: dict[str, Any] = {"method": "POST", "purpose": "run", "status": 200, **more}
     return Entry(path=path, payload=payload, **known)
 
 
 def numbered(*payloads: Any) -> Cassette:
-    """Recordings of `/sse/chat`, whose bodies are their numbers."""
+    """Return recordings of `/sse/chat` with their numbers as bodies."""
     return Cassette(entry(payload=each, pieces=(Piece(0, str(n).encode()),)) for n, each in enumerate(payloads))
 
 
 async def test_equal_requests_are_used_up_in_order() -> None:
-    """Each recording answers once: the first that fits and is left."""
+    """Each recording is replayed once: the first unused one that matches."""
     cassette = numbered({"query": "a"}, {"query": "b"}, {"query": "a"})
     replay = ReplayTransport(cassette)
     asked = [await body_of(replay, request(payload={"query": query})) for query in ("b", "a", "a")]
@@ -329,7 +327,7 @@ async def test_equal_requests_are_used_up_in_order() -> None:
 
 
 SAME: Final[list[tuple[bool, Any, Any]]] = [
-    # whether it is the same, what was recorded, what is asked
+    # whether it matches, the recorded payload, the requested payload
     (True, {"query": "hi"}, {"query": "hi"}),
     (False, {"query": "hi"}, {"query": "ho"}),
     (True, {"query": "hi", "node_id": "1", "call_stack": ["u"]}, {"node_id": "2", "call_stack": ["u"], "query": "hi"}),
@@ -345,8 +343,8 @@ SAME: Final[list[tuple[bool, Any, Any]]] = [
 
 
 @pytest.mark.parametrize(("same", "recorded", "asked"), SAME)
-async def test_what_is_the_same_request(same: bool, recorded: Any, asked: Any) -> None:
-    """The payload counts, but for what is drawn by lot and what is scrubbed; unless it is not to be looked at."""
+async def test_matching(same: bool, recorded: Any, asked: Any) -> None:
+    """The payload must match except random and scrubbed values, unless matching ignores it."""
     cassette = Cassette()
     await body_of(RecordingTransport(FakeTransport.script(b"x"), cassette), request(payload=recorded))
     if same:
@@ -358,7 +356,7 @@ async def test_what_is_the_same_request(same: bool, recorded: Any, asked: Any) -
 
 
 REFUSED: Final[list[tuple[HTTPRequest, str]]] = [
-    # what is asked, what the error says
+    # the request, a word of the error
     (request("/get_agents", method="GET"), "GET /get_agents was not recorded; the cassette holds"),
     (request("/sse/chat", method="GET"), "GET /sse/chat was not recorded; the cassette holds"),
     (
@@ -376,8 +374,8 @@ REFUSED: Final[list[tuple[HTTPRequest, str]]] = [
 
 
 @pytest.mark.parametrize(("asked", "says"), REFUSED)
-async def test_what_was_not_recorded_is_refused(asked: HTTPRequest, says: str) -> None:
-    """The error says what was asked, and what there is; it is a ConfigurationError, and nothing was sent."""
+async def test_requests_without_a_recording(asked: HTTPRequest, says: str) -> None:
+    """A request without a recording raises ConfigurationError with the request and the recordings."""
     cassette = Cassette([entry(payload={"query": "hi"}), entry("/view?item_id=x", method="GET").scrubbed()])
     with pytest.raises(CassetteError) as caught:
         await body_of(ReplayTransport(cassette), asked)
@@ -388,8 +386,8 @@ async def test_what_was_not_recorded_is_refused(asked: HTTPRequest, says: str) -
     assert str(copy) == str(caught.value)
 
 
-async def test_a_refusal_is_short() -> None:
-    """However much a cassette holds, an error names some of it; an empty one holds nothing."""
+async def test_the_error_is_short() -> None:
+    """The error for a request without a recording lists a few recordings only."""
     many = Cassette(entry(f"/{number}") for number in range(14))
     for cassette, says in ((many, "POST /9 and 4 more"), (Cassette(), "the cassette holds nothing")):
         with pytest.raises(CassetteError) as caught:
@@ -397,8 +395,8 @@ async def test_a_refusal_is_short() -> None:
         assert str(caught.value).endswith(says)
 
 
-async def test_a_body_that_is_no_json() -> None:
-    """Of a body that cannot be read only its size is kept, and compared."""
+async def test_a_body_that_is_not_json() -> None:
+    """Of a body that is not JSON only the size is kept and compared."""
     asked = attrs.evolve(request(), body=b"canary")
     cassette = Cassette()
     await body_of(RecordingTransport(FakeTransport.script(b"x"), cassette), asked)
@@ -411,7 +409,7 @@ async def test_a_body_that_is_no_json() -> None:
     assert cassette.entries[1].payload == "100000 bytes that are no JSON"
 
 
-# ------------------------------------------------------------------------------------------------------------- The file
+# ---------------------------------------------------------------------------------------------------------------- Files
 
 HEAD: Final = '{"cassette": 1}'
 ASKED: Final = '{"request": "GET /a", "purpose": "run", "headers": {}, "payload": null}'
@@ -457,8 +455,8 @@ TEXTS: Final[list[tuple[str, str]]] = [
 
 
 @pytest.mark.parametrize(("content", "says"), TEXTS, ids=[str(number) for number in range(len(TEXTS))])
-def test_files_that_are_none(content: str, says: str, tmp_path: Path) -> None:
-    """A file that cannot be read is an error that names the file and the line."""
+def test_invalid_files(content: str, says: str, tmp_path: Path) -> None:
+    """An invalid file raises an error with its path and line."""
     with pytest.raises(CassetteError, match=says):
         Cassette.loads(content)
     path = tmp_path / "x.cassette"
@@ -467,8 +465,8 @@ def test_files_that_are_none(content: str, says: str, tmp_path: Path) -> None:
         Cassette.load(path)
 
 
-def test_files_that_are_not_there(tmp_path: Path) -> None:
-    """No file, no UTF-8, no directory: each is a CassetteError that says so."""
+def test_missing_files(tmp_path: Path) -> None:
+    """A missing file, invalid UTF-8 and a missing directory each raise CassetteError."""
     with pytest.raises(CassetteError, match="cannot be read: No such file"):
         Cassette.load(tmp_path / "nothing")
     (tmp_path / "binary").write_bytes(b"\xff")
@@ -479,14 +477,14 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(CassetteError, match="cannot be written"):
         Cassette().save(tmp_path / "binary" / "x")
     with pytest.raises(CassetteError, match="cannot be written"):
-        Cassette().save(tmp_path / ("x" * 250))  # the draft beside it has a name that is too long
+        Cassette().save(tmp_path / ("x" * 250))  # the temporary file beside it has a name that is too long
 
 
 @pytest.mark.parametrize(
     "content", [f"{HEAD}\ncanary", f"{HEAD}\n" + '{"request": "canary"}', "canary", '{"cassette": "canary"}'], ids=str
 )
 def test_an_error_shows_nothing_of_the_file(content: str, tmp_path: Path) -> None:
-    """What stands in a file that cannot be read is in no text of its error, nor in what the error comes from."""
+    """The error for an invalid file shows nothing of its content, nor do its causes."""
     path = tmp_path / "x"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(CassetteError) as caught:
@@ -497,8 +495,8 @@ def test_an_error_shows_nothing_of_the_file(content: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("before", "after"), [(None, 0o600), (0o600, 0o600), (0o640, 0o640), (0o644, 0o644)], ids=["new", *"ors"]
 )
-def test_who_may_read_a_file(before: int | None, after: int, tmp_path: Path) -> None:
-    """A new file is its owner's alone; one that was there keeps its mode."""
+def test_file_mode(before: int | None, after: int, tmp_path: Path) -> None:
+    """A new file is readable by its owner only; an existing one keeps its mode."""
     path = tmp_path / "x"
     if before is not None:
         numbered(1).save(path)
@@ -507,8 +505,8 @@ def test_who_may_read_a_file(before: int | None, after: int, tmp_path: Path) -> 
     assert stat.S_IMODE(path.stat().st_mode) == after
 
 
-def test_a_symbolic_link_stays(tmp_path: Path) -> None:
-    """The file is written that the link names."""
+def test_symbolic_links(tmp_path: Path) -> None:
+    """The target of a symbolic link is written."""
     link, target = tmp_path / "link", tmp_path / "target"
     link.symlink_to(target)
     numbered(1).save(link)
@@ -517,7 +515,7 @@ def test_a_symbolic_link_stays(tmp_path: Path) -> None:
 
 
 def test_files_that_are_not_replaced(tmp_path: Path) -> None:
-    """A file that is not a cassette is replaced by `force` alone; a pipe, a device and a directory never are."""
+    """A file that is no cassette is replaced with `force` only; a pipe, a device and a directory never are."""
     notes, pipe, empty = tmp_path / "notes", tmp_path / "pipe", tmp_path / "empty"
     notes.write_text("precious\n", encoding="utf-8")
     os.mkfifo(pipe)
@@ -532,8 +530,8 @@ def test_files_that_are_not_replaced(tmp_path: Path) -> None:
         assert [each.payload for each in Cassette.load(path).entries] == [1]
 
 
-def test_a_file_that_cannot_be_looked_at(tmp_path: Path) -> None:
-    """Links that lead in a circle, and a name that no system takes, are a CassetteError."""
+def test_impossible_paths(tmp_path: Path) -> None:
+    """A link loop and an impossible file name raise CassetteError."""
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     for path in (loop, tmp_path / ("x" * 300)):
@@ -541,8 +539,8 @@ def test_a_file_that_cannot_be_looked_at(tmp_path: Path) -> None:
             Cassette().save(path)
 
 
-def test_a_file_is_written_whole(tmp_path: Path) -> None:
-    """A file that is there is replaced in one step, and nothing else stays in its directory."""
+def test_atomic_writes(tmp_path: Path) -> None:
+    """An existing file is replaced atomically, and no other file stays in its directory."""
     path = tmp_path / "x.cassette"
     numbered(1, 2).save(path)
     numbered(3).save(path)
@@ -557,7 +555,7 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
 
 
 def test_an_empty_cassette() -> None:
-    """A cassette of nothing is a line."""
+    """An empty cassette is one line."""
     assert Cassette.loads(Cassette().dumps()).entries == ()
 
 
@@ -585,8 +583,8 @@ ANY_JSON: Final = st.recursive(
         max_size=3,
     )
 )
-def test_what_is_written_is_read(entries: list[Entry]) -> None:
-    """Whatever a cassette holds comes back from its text, which is printable, one line for each thing."""
+def test_round_trip(entries: list[Entry]) -> None:
+    """Any cassette is read back from its text, which is printable, one line for each item."""
     text = Cassette(entries).dumps()
     assert Cassette.loads(text).entries == tuple(entries)
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]", text)
@@ -622,13 +620,13 @@ KEYS: Final[list[tuple[bool, str, Any]]] = [
 
 @pytest.mark.parametrize(("secret", "key", "value"), KEYS)
 def test_keys_that_look_secret(secret: bool, key: str, value: Any) -> None:
-    """A key is secret by its words, however they are joined; under a token's a number is a count."""
+    """A key is secret by its words, in any spelling; a number under a token's key is a count."""
     assert is_secret(key, value) == secret
 
 
 S: Final = SCRUBBED
 STRINGS: Final[list[tuple[str, str]]] = [
-    # a text, what is left of it
+    # a text, the scrubbed text
     ("nothing to see", "nothing to see"),
     ("", ""),
     ("see https://ada:pw@host/x?y=1", f"see https://{S}@host/x?y=1"),
@@ -657,15 +655,15 @@ STRINGS: Final[list[tuple[str, str]]] = [
 
 @pytest.mark.parametrize(("before", "after"), STRINGS, ids=[str(number) for number in range(len(STRINGS))])
 def test_texts(before: str, after: str) -> None:
-    """What looks like a credential goes; JSON in a text is looked into; what holds nothing is the same text."""
+    """Texts that look like credentials are scrubbed, also in JSON in a text; other texts are unchanged."""
     assert scrub_text(before) == after
     assert scrub_text(after) == after, "what is scrubbed stays as it is"
     if before == after:
         assert scrub_text(before) is before
 
 
-def test_json_that_holds_nothing_is_the_same() -> None:
-    """Nothing is copied where nothing is taken away; else the rest stays."""
+def test_json_without_secrets() -> None:
+    """JSON without secrets is not copied; otherwise only the secrets are replaced."""
     clean = {"a": [1, {"b": None, "c": math.nan}], "d": "text"}
     assert scrub_json(clean) is clean
     assert scrub_json({"a": clean, "pwd": 1})["a"] is clean
@@ -680,12 +678,12 @@ PATHS: Final = [("/a", "/a"), ("/a?", "/a?"), ("/a?b=c&d=&e", f"/a?b={S}&d={S}&e
 
 @pytest.mark.parametrize(("before", "after"), PATHS)
 def test_paths(before: str, after: str) -> None:
-    """Of a query the names are kept."""
+    """Of a query only the names are kept."""
     assert scrub_path(before) == after
 
 
 BODIES: Final[list[tuple[dict[str, str], bytes, bytes]]] = [
-    # headers, the body, what is left of it
+    # headers, the body, the scrubbed body
     (STREAM, b'data: {"token": "x"}\r\n\r\n', b'data: {"token": "[scrubbed]"}\r\n\r\n'),
     (STREAM, b'data:{"token": "x"}\n\ndata: [1 ,2]\n\n', b'data:{"token": "[scrubbed]"}\n\ndata: [1 ,2]\n\n'),
     (STREAM, b'\xef\xbb\xbfdata: {"pwd": 1}\r\r', b'\xef\xbb\xbfdata: {"pwd": "[scrubbed]"}\r\r'),
@@ -706,15 +704,15 @@ BODIES: Final[list[tuple[dict[str, str], bytes, bytes]]] = [
 
 @pytest.mark.parametrize(("headers", "before", "after"), BODIES)
 def test_bodies(headers: dict[str, str], before: bytes, after: bytes) -> None:
-    """Events and documents are looked into, however they are cut; what needs no change is the same byte for byte."""
+    """Events and documents are scrubbed for any chunks; a body without secrets is unchanged byte for byte."""
     whole, single = scrub_body([before], headers), scrub_body([before[n : n + 1] for n in range(len(before))], headers)
     assert after == b"".join(whole) == b"".join(single)
     for cut in range(len(before)):
         assert b"".join(scrub_body([before[:cut], before[cut:]], headers)) == after
 
 
-def test_a_piece_keeps_its_place() -> None:
-    """What is taken out of a piece changes no other; what spans several becomes part of the first."""
+def test_scrubbed_chunks() -> None:
+    """Scrubbing one chunk does not change the others; a text over several chunks is moved to the first."""
     pieces = [b"data: 1\n\n", b'data: {"pwd"', b': "x"', b', "a": 1}\n\nda', b"ta: 2\n\n"]
     assert scrub_body(pieces, STREAM) == [
         b"data: 1\n\n", b'data: {"pwd": "[scrubbed]", "a": 1}', b"", b"\n\nda", b"ta: 2\n\n"
@@ -729,7 +727,7 @@ def test_a_piece_keeps_its_place() -> None:
 # ------------------------------------------------------------------------------------------------------------- Canaries
 
 PLACES: Final = {
-    # where a canary stands: True if it goes by rule
+    # where a canary is: True if it is scrubbed by default
     "header": True,
     "cookie": True,
     "query": True,
@@ -751,12 +749,12 @@ PLACES: Final = {
 
 
 def canary(place: str) -> str:
-    """A word that is found nowhere else."""
+    """Return a word that occurs nowhere else."""
     return f"canary{place.replace(' ', '')}7Q"
 
 
 def server() -> FakeTransport:
-    """A server that tells secrets."""
+    """A server that sends secrets."""
     headers = {**STREAM, "set-cookie": f"sid={canary('set-cookie')}", "x-internal": canary("response header")}
     tells = {"type": "progress", "content": {"token": canary("response secret"), "page": 1}}
     nested = {"type": "progress", "content": json.dumps({"env": {"API_KEY": canary("nested response secret")}})}
@@ -773,7 +771,7 @@ def server() -> FakeTransport:
 
 
 def asking(transport: Transport) -> SSEOxyGent:
-    """An agent that sends secrets."""
+    """Return an agent that sends secrets."""
     return plain(
         server_url=f"https://ada:{canary('userinfo')}@remote.test/base?key={canary('query')}",
         transport=transport,
@@ -791,7 +789,7 @@ QUESTION: Final = OxyRequest(
 
 
 def found_in(text: str) -> set[str]:
-    """The places whose canaries stand in `text`."""
+    """Return the places whose canaries are in `text`."""
     return {place for place in PLACES if canary(place) in text}
 
 
@@ -800,8 +798,8 @@ KEPT: Final = {place for place, by_rule in PLACES.items() if not by_rule}
 
 @pytest.mark.parametrize("removed", [False, True])
 async def test_canaries(removed: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Secrets by rule are in no file, repr, log or traceback; what is kept on purpose goes by `scrub=`."""
-    # Kept on purpose: an argument and shared data under keys that say nothing, and what the agent wrote.
+    """Default secrets are in no file, repr, log or traceback; the others are removed by `scrub=`."""
+    # Not scrubbed by default: an argument and shared data under ordinary keys, and the agent's answer.
     left = set[str]() if removed else KEPT
 
     def scrub(each: Entry) -> Entry:
@@ -838,15 +836,15 @@ async def test_canaries(removed: bool, tmp_path: Path, caplog: pytest.LogCapture
     with pytest.raises(CassetteError) as caught:
         await body_of(replay, request(f"/{'x'}?token={canary('query')}", {"query": "hi", "token": canary("header")}))
     shown += ["".join(traceback.format_exception(caught.value)), repr(loaded), repr(loaded.entries), caplog.text]
-    # A run's own error quotes what the transport said; that is the server's word, before any recording.
+    # The error of a run quotes the server's text, which is not from the recording.
     quoted = {"lost"}
     assert [found_in(each) - quoted for each in shown] == [set[str]()] * len(shown)
     assert found_in("".join(shown[2:])) == set()
 
 
 @pytest.mark.parametrize("header", ["x-trips", "server"])
-async def test_a_key_under_a_name_of_its_own(header: str) -> None:
-    """What an auth policy added goes by its mark, whatever its header is called, and wherever else it stands."""
+async def test_a_header_of_an_auth_policy(header: str) -> None:
+    """A header added by an auth policy is scrubbed by its mark, and its value wherever it occurs."""
     key = "canaryKEY7Q"
     said = answer(f"{key}!")
     transport = FakeTransport({"/sse/chat": Reply([said[:30], said[30:], close()], headers={**STREAM, "server": key})})
@@ -863,8 +861,8 @@ async def test_a_key_under_a_name_of_its_own(header: str) -> None:
     assert (await replayed.ask(f"who has {key}?")).output == "[scrubbed]!"
 
 
-async def test_scrubbing_changes_nothing_else() -> None:
-    """A run is replayed as it was, but for the values that went."""
+async def test_replaying_a_scrubbed_recording() -> None:
+    """A scrubbed recording is replayed with only the secret values replaced."""
     cassette = Cassette()
     events, output = await seen(asking(RecordingTransport(server(), cassette)), QUESTION.clone_with())
     again, answered = await seen(asking(ReplayTransport(cassette)), QUESTION.clone_with())
@@ -881,7 +879,7 @@ SPELLINGS: Final = ["Ada", "Ädá \U0001f600", 'quo"te', "back\\slash"]
 
 @pytest.mark.parametrize("name", SPELLINGS)
 async def test_without(name: str) -> None:
-    """`Entry.without` finds a text as it is and as JSON writes it, in every place, over pieces of any size."""
+    """`Entry.without` removes a text, plain and escaped in JSON, anywhere, over chunks of any size."""
 
     def scrub(each: Entry) -> Entry:
         return each.without(name)
@@ -908,13 +906,13 @@ SPELT: Final[dict[str, Callable[[str], str]]] = {
     "HTML entities": lambda text: "".join(f"&#{ord(letter)};" for letter in text),
     "base64": lambda text: base64.b64encode(text.encode()).decode(),
 }
-"""How a server may spell what it was sent."""
+"""Spellings in which a server may echo a credential."""
 
 
 @pytest.mark.parametrize("spelt", SPELT.values(), ids=SPELT)
 @pytest.mark.parametrize("size", [1, 7, 10_000], ids=["bytes", "pieces", "whole"])
-async def test_what_was_sent_is_not_kept(spelt: Callable[[str], str], size: int) -> None:
-    """Credentials of headers and of the URL go from events, comments and ids, however they are spelt and cut."""
+async def test_sent_credentials(spelt: Callable[[str], str], size: int) -> None:
+    """Credentials of headers and the URL are scrubbed from events, comments and ids, for any spelling and chunks."""
     key, password, code = "canary-key<1>", "canary-pass-2", "canary-code-3"
     secrets = [spelt(each) for each in (key, password, code)]
     stream = "".join(
@@ -938,13 +936,13 @@ async def test_what_was_sent_is_not_kept(spelt: Callable[[str], str], size: int)
 
 
 def test_without_nothing() -> None:
-    """Where there is no text to look for, nothing is changed."""
+    """Without texts to remove an entry is unchanged."""
     for each in numbered({"query": "a"}).entries:
         assert each == each.without() == each.without("")
 
 
-async def test_a_clock_does_not_disturb_a_recording() -> None:
-    """A run that timed out is on file as one that was left."""
+async def test_a_time_out_during_a_recording() -> None:
+    """A run that timed out is recorded as one that was left."""
     cassette = Cassette()
     recording = RecordingTransport(faults.hang_after(ASGITransport(ToyRemote(pace=0)), bytes=1000), cassette)
     with pytest.raises(errors.IdleTimeoutError):
@@ -956,11 +954,11 @@ async def test_a_clock_does_not_disturb_a_recording() -> None:
 
 
 def names(entries: Sequence[Entry]) -> list[str]:
-    """What a person sees of entries."""
+    """Return the reprs of entries."""
     return [repr(each) for each in entries]
 
 
 def test_reprs() -> None:
-    """An entry shows what was asked and how much came, and nothing of what was said."""
+    """An entry's repr has the request and the size of the response, and no content."""
     assert names(numbered({"query": "canary"}).entries) == ["<Entry POST /sse/chat run 200 1 pieces>"]
     assert repr(Piece(1.0, b"canary")) == "Piece(at=1.0)"

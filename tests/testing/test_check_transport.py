@@ -1,7 +1,7 @@
-"""`check_transport` over the transports of this package, what it says, and the server that it brings along.
+"""`check_transport`: the transports of this package, its report, and its server.
 
-Rule 1: a line of TRANSPORTS is a transport that keeps every promise, but for those that its last column names.
-Rule 2: what it finds wrong is in test_check_transport_finds.py; here is what takes a network.
+Rule 1: a line of TRANSPORTS is a transport that keeps each promise, except those in its last column.
+Rule 2: the faults it finds are in test_check_transport_finds.py; here are the tests that need a network.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 IN_PROCESS: Final = ("refused", "reset_unframed", "closes_kept", "connecting", "closing")
-"""What can only be seen on a network."""
+"""Promises that can only be checked on a network."""
 
 TRANSPORTS: Final[dict[str, tuple[Callable[[Peer], Transport], tuple[str, ...]]]] = {
     # name: (how one is made, the checks that do not apply to it)
@@ -55,7 +55,7 @@ TRANSPORTS: Final[dict[str, tuple[Callable[[Peer], Transport], tuple[str, ...]]]
 async def test_a_transport_keeps_its_promises(
     name: str, anyio_backend_name: str, request: pytest.FixtureRequest
 ) -> None:
-    """Every promise is kept, and exactly those checks are skipped that cannot apply."""
+    """Each promise is kept, and exactly the checks that do not apply are skipped."""
     make, skipped = TRANSPORTS[name]
     report = await check_transport(make)
     assert report.names("skipped") == skipped
@@ -71,7 +71,7 @@ async def test_a_transport_keeps_its_promises(
 
 
 class SaysLost(Wrapper):
-    """Does not tell a connection that was never made from one that broke."""
+    """Reports a failed connection attempt as a lost connection."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -87,7 +87,7 @@ class SaysLost(Wrapper):
 
 
 class TakesAnyEnd(Wrapper):
-    """Takes every end of the connection for the end of a body that says no other, as aiohttp 3.14 does."""
+    """Takes any end of the connection for the end of a body without framing, as aiohttp 3.14 does."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -104,7 +104,7 @@ class KeepsOpen(Wrapper):
 
 
 class ForgetsItsClient(Wrapper):
-    """Takes its client for closed before it is."""
+    """Forgets its client before it is closed."""
 
     async def aclose(self) -> None:
         inner, self.inner = self.inner, HTTPXTransport()
@@ -139,9 +139,9 @@ async def test_a_broken_transport(broken_checks: tuple[str, ...], broken: type[W
 
 
 class InATask(Wrapper):
-    """Has each exchange in a task of its own; one that `leaks` goes on when its caller is cancelled before the headers.
+    """Runs each exchange in a task; one that `leaks` goes on when its caller is cancelled before the headers.
 
-    So does what waits in a thread.
+    So does code that waits for a thread.
     """
 
     def __init__(self, inner: Transport, tasks: anyio.abc.TaskGroup, leaks: Callable[[HTTPRequest], bool]) -> None:
@@ -189,7 +189,7 @@ class InATask(Wrapper):
 
 OTHERS: Final = TRANSPORT_PROMISES.keys() - {"left_early", "cancelled", "connecting", "usable"}
 LEAKS: Final[dict[str, tuple[Callable[[HTTPRequest], bool], str, str]]] = {
-    # where it leaks: (is it there with this request, the broken promise, what is seen)
+    # where it leaks: (with this request, the broken promise, what is seen)
     "sending": (lambda sent: len(sent.body) > 1_000_000, "cancelled", "sent completely"),
     "before the headers": (
         lambda sent: sent.path == "/held" and len(sent.body) < 1000,
@@ -205,7 +205,7 @@ LEAKS: Final[dict[str, tuple[Callable[[HTTPRequest], bool], str, str]]] = {
 
 
 async def broken_by(leaks: Callable[[HTTPRequest], bool]) -> TransportReport:
-    """What the check says of the promises about leaving."""
+    """Return the report about the promises on leaving."""
     made: list[Transport] = []
     reports: list[TransportReport] = []
     async with anyio.create_task_group() as tasks:
@@ -225,16 +225,16 @@ async def broken_by(leaks: Callable[[HTTPRequest], bool]) -> TransportReport:
 
 
 @pytest.mark.parametrize("where", LEAKS)
-async def test_one_that_goes_on_when_it_is_cancelled(where: str) -> None:
-    """A transport that leaves its connection open when it is cancelled at one stage breaks that promise only."""
+async def test_leaks_when_cancelled(where: str) -> None:
+    """A transport that leaks its connection when cancelled at one stage breaks that promise only."""
     leaks, check, seen = LEAKS[where]
     report = await broken_by(leaks)
     assert report.names("broken") == (check,), str(report)
     assert seen in report.notes[check]
 
 
-async def test_one_that_does_not_go_on() -> None:
-    """The same, with no leak, keeps every promise."""
+async def test_no_leak() -> None:
+    """Without a leak it keeps each promise."""
     report = await broken_by(lambda _: False)
     assert report.names("broken") == (), str(report)
 
@@ -242,8 +242,8 @@ async def test_one_that_does_not_go_on() -> None:
 # --- what it says -----------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_skipped() -> None:
-    """A check is left out by its name, and the report says that you said so."""
+async def test_skipped_checks() -> None:
+    """A check can be skipped by its name, and the report lists it as skipped."""
     report = await check_transport(lambda peer: FakeTransport(peer.replies), skip={"redirect", "usable"})
     assert report.names("skipped") == (*IN_PROCESS[:2], "redirect", *IN_PROCESS[2:], "usable")
     assert "skip" in report.notes["redirect"]
@@ -251,8 +251,8 @@ async def test_what_is_skipped() -> None:
         await check_transport(lambda peer: FakeTransport(peer.replies), skip={"no_such_check", "live"})
 
 
-async def test_one_that_cannot_be_made() -> None:
-    """An unexpected exception fails the check that met it, and is a cause, so that its traceback is shown."""
+async def test_a_failing_factory() -> None:
+    """An unexpected exception fails the check and is a cause, so that its traceback is shown."""
 
     def make(_: Peer) -> Transport:
         raise RuntimeError("no such transport")
@@ -265,7 +265,7 @@ async def test_one_that_cannot_be_made() -> None:
 
 
 class Unenterable(Wrapper):
-    """Cannot be used at all."""
+    """Cannot be entered."""
 
     def exchange(self, request: HTTPRequest, /) -> Any:
         return Failing()
@@ -281,15 +281,15 @@ class Failing:
         raise RuntimeError("not entered")
 
 
-async def test_one_that_cannot_be_entered() -> None:
-    """The scope of the check `no_open_scope` is not blamed for what went wrong before it."""
+async def test_a_transport_that_cannot_be_entered() -> None:
+    """The check `no_open_scope` does not fail for an error before its scope."""
     with pytest.raises(TransportCheckError) as raised:
         await check_transport(lambda peer: Unenterable(FakeTransport(peer.replies)))
     assert raised.value.report.notes["no_open_scope"] == "entering ended with RuntimeError('no')"
 
 
 def test_the_report() -> None:
-    """It is a table, whose lines say what is promised, and where it is wanted what was seen; it can be sent about."""
+    """The report is a table of the promises, optionally with observations; it can be pickled."""
     report = TransportReport(
         {"live": "kept", "once": "broken", "refused": "skipped"}, {"once": "sent 2 times", "refused": "in process"}, 7
     )
@@ -309,7 +309,7 @@ def test_the_report() -> None:
 
 
 def test_the_page_lists_the_promises() -> None:
-    """docs/howto/write-a-transport.md has a line for each, in the words of the check."""
+    """docs/howto/write-a-transport.md has a line for each promise, with the text of the check."""
     page = (ROOT / "docs" / "howto" / "write-a-transport.md").read_text(encoding="utf-8")
     for name, promise in TRANSPORT_PROMISES.items():
         assert f"| `{name}` | {promise} |" in page
@@ -319,7 +319,7 @@ def test_the_page_lists_the_promises() -> None:
 
 
 async def converse(scenario: Scenario, *sent: bytes) -> tuple[bytes, Peer]:
-    """What the server answers to these pieces, until it hangs up, and what it saw."""
+    """Return the server's response to these chunks, until it closes, and the requests."""
     peer = Peer({"/path": scenario})
     received = b""
     async with anyio.create_task_group() as tasks:
@@ -349,8 +349,8 @@ HEAD: Final = b"POST /path HTTP/1.1\r\nHost: x\r\n"
         ((HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r", b"\nabc\r\n0\r\n", b"Trailer: yes\r\n\r\n"), b"abc"),
     ],
 )
-async def test_a_request_is_read(sent: tuple[bytes, ...], body: bytes) -> None:
-    """Whichever way a client sends its body, and in whichever pieces, the server has it."""
+async def test_requests(sent: tuple[bytes, ...], body: bytes) -> None:
+    """The server reads a request's body in each framing and any chunks."""
     received, peer = await converse(Scenario((b"yes",), framing="until closed"), *sent)
     (visit,) = peer.visits
     assert visit.method == "POST"
@@ -371,15 +371,15 @@ async def test_a_request_is_read(sent: tuple[bytes, ...], body: bytes) -> None:
         (),
     ],
 )
-async def test_what_is_no_request(sent: tuple[bytes, ...]) -> None:
-    """The server hangs up on what it cannot read, and counts nothing."""
+async def test_invalid_requests(sent: tuple[bytes, ...]) -> None:
+    """The server closes on an invalid request, and does not count it."""
     received, peer = await converse(Scenario((b"yes",)), *sent)
     assert received == b""
     assert peer.visits == []
 
 
-async def test_two_requests_in_a_row() -> None:
-    """A request that comes while another is answered is answered after it."""
+async def test_pipelined_requests() -> None:
+    """A request that arrives during a response is answered after it."""
     gate = anyio.Event()
     peer = Peer({"/path": Scenario((b"1", gate.wait, b"2"), framing="length")})
     answered = b"HTTP/1.1 200 Scenario\r\nContent-Length: 2\r\n\r\n12"

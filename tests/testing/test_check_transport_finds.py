@@ -1,8 +1,8 @@
-"""What `check_transport` finds wrong: a transport per promise that breaks it, and keeps all others.
+"""Faults that `check_transport` finds: for each promise a transport that breaks it and keeps all others.
 
-Rule 1: a broken transport is a good one with one fault, of the kind that is made.
-Rule 2: it is found by the check that is named for the promise, and by no other.
-Rule 3: all is in process, in virtual time; what needs a network is in test_check_transport.py.
+Rule 1: a broken transport is a good one with one realistic fault.
+Rule 2: it is found by the check of the promise, and by no other.
+Rule 3: all is in process and in virtual time; tests that need a network are in test_check_transport.py.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LOST: Final = (ConnectionLostError, RemoteProtocolError)
 
 
 class Wrapper:
-    """A transport that holds a transport, and changes nothing."""
+    """A transport that wraps another, unchanged."""
 
     def __init__(self, inner: Transport) -> None:
         self.inner = inner
@@ -68,7 +68,7 @@ class Pieces:
 
 
 class Reads(Wrapper):
-    """One that hands over other chunks."""
+    """A wrapper with other chunks."""
 
     def __init__(self, inner: Transport, pieces: type[Pieces]) -> None:
         super().__init__(inner)
@@ -84,7 +84,7 @@ class Reads(Wrapper):
 
 
 class LooksAhead(Pieces):
-    """Hands a chunk over when the next has come."""
+    """Returns each chunk only after the next has arrived."""
 
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         super().__init__(chunks)
@@ -103,14 +103,14 @@ class LooksAhead(Pieces):
 
 
 class ReadsLines(Pieces):
-    """Knows one end of a line."""
+    """Knows one kind of line end."""
 
     async def __anext__(self) -> bytes:
         return (await super().__anext__()).replace(b"\r\n", b"\n")
 
 
 class Unpacks(Wrapper):
-    """Undoes gzip."""
+    """Decompresses gzip."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -128,7 +128,7 @@ class Unpacks(Wrapper):
 
 
 class Drains(Wrapper):
-    """Reads the rest of the body before it leaves, however long that is."""
+    """Reads the rest of the body when left, however long it is."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -139,7 +139,7 @@ class Drains(Wrapper):
 
 
 class LingersOn(Wrapper):
-    """Leaves the exchange open when the caller's block fails, until it is closed itself."""
+    """Keeps the exchange open when the caller's block fails, until `aclose`."""
 
     def __init__(self, inner: Transport) -> None:
         super().__init__(inner)
@@ -167,7 +167,7 @@ class LingersOn(Wrapper):
 
 
 class Translates(Wrapper):
-    """Takes every error for one of the connection."""
+    """Turns each error into a connection error."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -195,7 +195,7 @@ class Groups(Wrapper):
 
 
 class Swallows(Wrapper):
-    """Takes the caller's errors for its own business."""
+    """Swallows the caller's exceptions."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -223,7 +223,7 @@ class Forgets(Pieces):
 
 
 class SaysUnsent(Wrapper):
-    """Takes a connection that broke before the headers for one that was never made."""
+    """Reports a connection lost before the headers as one that was never made."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -239,7 +239,7 @@ class SaysUnsent(Wrapper):
 
 
 class EndsWell(Pieces):
-    """Takes a broken body for a whole one."""
+    """Takes a broken body for a complete one."""
 
     async def __anext__(self) -> bytes:
         try:
@@ -249,7 +249,7 @@ class EndsWell(Pieces):
 
 
 class Raw(Pieces):
-    """Lets an error of its library out."""
+    """Raises an exception of its library."""
 
     async def __anext__(self) -> bytes:
         try:
@@ -259,7 +259,7 @@ class Raw(Pieces):
 
 
 class SaysNothingWasDone(Pieces):
-    """Promises that the request had no effect, when nobody knows."""
+    """Reports NOT_SENT when the request may have run."""
 
     async def __anext__(self) -> bytes:
         try:
@@ -269,7 +269,7 @@ class SaysNothingWasDone(Pieces):
 
 
 class Invents(Pieces):
-    """Fills up a body that broke off."""
+    """Fills up a body that was cut."""
 
     broken: Exception | None = None
 
@@ -300,7 +300,7 @@ class Changes(Wrapper):
 
 
 class ForgetsTheQuery(Changes):
-    """Joins base URL and path by hand."""
+    """Joins base URL and path by string concatenation."""
 
     @staticmethod
     def change(request: HTTPRequest) -> HTTPRequest:
@@ -308,7 +308,7 @@ class ForgetsTheQuery(Changes):
 
 
 class ForgetsAHeader(Changes):
-    """Knows which headers there are."""
+    """Sends known headers only."""
 
     @staticmethod
     def change(request: HTTPRequest) -> HTTPRequest:
@@ -316,7 +316,7 @@ class ForgetsAHeader(Changes):
 
 
 class CutsTheBody(Changes):
-    """Has room for so many bytes."""
+    """Cuts the body after so many bytes."""
 
     @staticmethod
     def change(request: HTTPRequest) -> HTTPRequest:
@@ -324,7 +324,7 @@ class CutsTheBody(Changes):
 
 
 class Mutates(Wrapper):
-    """Takes the caller's request for its own."""
+    """Changes the caller's request."""
 
     def exchange(self, request: HTTPRequest, /) -> AbstractAsyncContextManager[HTTPResponse]:
         object.__setattr__(request, "headers", {**request.headers, "x-seen": "yes"})
@@ -332,7 +332,7 @@ class Mutates(Wrapper):
 
 
 class SaysAnotherWasSent(Wrapper):
-    """Does not say what was really sent."""
+    """Does not return the request that was sent."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -363,7 +363,7 @@ class _OtherHeaders(Wrapper):
 
 
 class BothCases(Wrapper):
-    """Has each header twice."""
+    """Returns each header twice."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -373,16 +373,16 @@ class BothCases(Wrapper):
 
 
 class TitleCase(_OtherHeaders):
-    """Writes names as they are written in books."""
+    """Returns header names in title case."""
 
     @staticmethod
     def change(name: str, value: str) -> tuple[str, str]:
-        # What a redirect points to, and what a body is packed with, is looked for by other checks.
+        # Redirect targets and content codings are tested by other checks.
         return (name if name in ("location", "content-encoding") else name.title()), value
 
 
 class LowersValues(_OtherHeaders):
-    """Writes everything small."""
+    """Returns header values in lower case."""
 
     @staticmethod
     def change(name: str, value: str) -> tuple[str, str]:
@@ -390,7 +390,7 @@ class LowersValues(_OtherHeaders):
 
 
 class Raises(Wrapper):
-    """Takes an error status for an error of its own."""
+    """Raises an error for an error status."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -410,7 +410,7 @@ class Generalizes(Wrapper):
 
 
 class DropsErrorBodies(Wrapper):
-    """Thinks that nobody reads what a failing server says."""
+    """Drops the body of an error."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -419,7 +419,7 @@ class DropsErrorBodies(Wrapper):
 
 
 class Nothing:
-    """A body of no chunk."""
+    """An empty body."""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -445,7 +445,7 @@ class Follows(Wrapper):
 
 
 class FollowsInSecret(Wrapper):
-    """Looks where a redirect points to, and keeps it to itself."""
+    """Requests the target of a redirect, and drops the result."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -457,7 +457,7 @@ class FollowsInSecret(Wrapper):
 
 
 class HangsAtRedirects(Wrapper):
-    """Never comes back from a redirect."""
+    """Hangs at a redirect."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -468,7 +468,7 @@ class HangsAtRedirects(Wrapper):
 
 
 class TriesTwice(Wrapper):
-    """Tries once more when the connection broke before the headers."""
+    """Retries once when the connection was lost before the headers."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -490,7 +490,7 @@ class TriesTwice(Wrapper):
 
 
 class Mixes(Wrapper):
-    """Keeps what belongs to one exchange where all can reach it."""
+    """Shares the state of an exchange between exchanges."""
 
     latest = b""
 
@@ -501,7 +501,7 @@ class Mixes(Wrapper):
 
 
 class MixedPieces(Pieces):
-    """What came last, in whichever exchange."""
+    """Returns the last chunk of any exchange."""
 
     def __init__(self, mixes: Mixes, chunks: AsyncIterator[bytes]) -> None:
         super().__init__(chunks)
@@ -514,7 +514,7 @@ class MixedPieces(Pieces):
 
 
 class TakesTurns(Wrapper):
-    """Has one exchange after the other."""
+    """Allows one exchange at a time."""
 
     def __init__(self, inner: Transport) -> None:
         super().__init__(inner)
@@ -527,7 +527,7 @@ class TakesTurns(Wrapper):
 
 
 class OwnDeadline(Wrapper):
-    """Keeps a clock over the whole exchange."""
+    """Has a time-out over the whole exchange."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -549,7 +549,7 @@ class ClosesOnce(Wrapper):
 
 
 class NeverCloses(Wrapper):
-    """Is never done with closing."""
+    """Hangs in `aclose`."""
 
     async def aclose(self) -> None:
         await super().aclose()
@@ -580,7 +580,7 @@ class EndsWhenCancelled(Pieces):
 
 
 class SwallowsCancellation(Wrapper):
-    """Takes a cancellation for a way to leave."""
+    """Swallows a cancellation."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -592,7 +592,7 @@ class SwallowsCancellation(Wrapper):
 
 
 class LingersWhenCancelled(LingersOn):
-    """Leaves the exchange open when it is cancelled."""
+    """Keeps the exchange open when it is cancelled."""
 
     def __init__(self, inner: Transport) -> None:
         super().__init__(inner)
@@ -600,7 +600,7 @@ class LingersWhenCancelled(LingersOn):
 
 
 class LingersAtErrors(Wrapper):
-    """Leaves the exchange open when it is cancelled while it reads why it was refused."""
+    """Keeps the exchange open when it is cancelled while it reads the body of an error."""
 
     def __init__(self, inner: Transport) -> None:
         super().__init__(inner)
@@ -624,7 +624,7 @@ class LingersAtErrors(Wrapper):
 
 
 class HoldsOn(Wrapper):
-    """Does not let go for a minute."""
+    """Keeps the exchange for a minute after a cancellation."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -638,7 +638,7 @@ class HoldsOn(Wrapper):
 
 
 class Breaks(Wrapper):
-    """Is of no use once something happened."""
+    """Fails after some event."""
 
     broken = False
 
@@ -662,7 +662,7 @@ class Breaks(Wrapper):
 
 
 class BreaksByLoss(Breaks):
-    """Is of no use once a connection was lost."""
+    """Fails after a lost connection."""
 
     @staticmethod
     def by(error: BaseException) -> bool:
@@ -670,14 +670,14 @@ class BreaksByLoss(Breaks):
 
 
 class HangsByLoss(BreaksByLoss):
-    """Waits for ever once a connection was lost."""
+    """Hangs after a lost connection."""
 
     async def refuse(self) -> None:
         await anyio.sleep_forever()
 
 
 class AnswersByLoss(BreaksByLoss):
-    """Sends everything elsewhere once a connection was lost."""
+    """Sends all requests elsewhere after a lost connection."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -740,18 +740,18 @@ BROKEN: Final[list[tuple[str, type[Wrapper | Pieces], str]]] = [
 
 
 WITHOUT_WAITING: Final = (WrapsCancellation, EndsWhenCancelled, SwallowsCancellation)
-"""What is broken in these hides behind a transport that waits while it leaves: it hears of the cancellation again."""
+"""The faults of these are hidden by a transport that waits while it is left: it is cancelled again."""
 
 
 def inner(broken: type[Wrapper | Pieces], peer: Peer) -> Transport:
-    """The good transport in a broken one."""
+    """Return the good transport in a broken one."""
     return FakeTransport(peer.replies) if broken in WITHOUT_WAITING else ASGITransport(peer.app)
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.parametrize(("check", "broken", "seen"), BROKEN, ids=[broken.__name__ for _, broken, _ in BROKEN])
 async def test_a_broken_transport(check: str, broken: type[Wrapper | Pieces], seen: str) -> None:
-    """The broken promise is found, it is the only one, and the text says what was seen."""
+    """Exactly the broken promise is found, with an observation."""
     with pytest.raises(TransportCheckError) as raised:
         if issubclass(broken, Wrapper):
             await check_transport(lambda peer: broken(inner(broken, peer)))
@@ -765,7 +765,7 @@ async def test_a_broken_transport(check: str, broken: type[Wrapper | Pieces], se
 
 
 class LeavesAScopeOpen(Wrapper):
-    """Enters a scope and never leaves it."""
+    """Enters a cancel scope and never leaves it."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
@@ -774,8 +774,8 @@ class LeavesAScopeOpen(Wrapper):
             yield response
 
 
-async def test_one_that_spoils_its_tasks() -> None:
-    """Even what spoils every task that it is used in is reported, and spoils nothing else."""
+async def test_a_transport_that_breaks_its_tasks() -> None:
+    """A transport that breaks each of its tasks is reported, and other checks still run."""
     with pytest.raises(TransportCheckError) as raised:
         await check_transport(lambda peer: LeavesAScopeOpen(FakeTransport(peer.replies)))
     assert "no_open_scope" in raised.value.failed

@@ -1,6 +1,6 @@
-"""The scripted transport: it does what its script says, and keeps what it was asked.
+"""The scripted transport: replies by script, and recorded requests.
 
-Rule: what a test of a user's may rely on stands here.
+Rule: these are the features that tests of users may rely on.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ STREAM: Final = {"content-type": "text/event-stream; charset=utf-8"}
 
 
 def post(body: Any = None) -> HTTPRequest:
-    """A request for a run."""
+    """Return a request for a run."""
     return HTTPRequest("POST", URL, "/sse/chat", {}, json.dumps(body or {}).encode())
 
 
 def get(path: str) -> HTTPRequest:
-    """A request for a document."""
+    """Return a request for a document."""
     return HTTPRequest("GET", URL, path)
 
 
 async def reading(transport: FakeTransport, request: HTTPRequest) -> tuple[int, Mapping[str, str], list[Any], float]:
-    """Status, headers, chunks (an error in their place), and how long it took."""
+    """Return status, headers, chunks (or an error), and the duration."""
     began = anyio.current_time()
     chunks: list[Any] = []
     async with transport.exchange(request) as response:
@@ -64,7 +64,7 @@ async def reading(transport: FakeTransport, request: HTTPRequest) -> tuple[int, 
 
 LOST: Final = errors.ConnectionLostError("lost")
 REPLIES: Final[dict[str, tuple[Reply, int, Mapping[str, str], list[Any], float]]] = {
-    # what is scripted: (the reply, status, headers, chunks, seconds)
+    # case: (the reply, status, headers, chunks, seconds)
     "nothing": (Reply(), 200, STREAM, [], 0),
     "chunks": (Reply([b"a", b"", b"b"]), 200, STREAM, [b"a", b"", b"b"], 0),
     "waits": (Reply([pause(1), b"a", pause(2), pause(0.5)]), 200, STREAM, [b"a"], 3.5),
@@ -77,7 +77,7 @@ REPLIES: Final[dict[str, tuple[Reply, int, Mapping[str, str], list[Any], float]]
 
 @pytest.mark.parametrize("which", REPLIES)
 async def test_replies(which: str) -> None:
-    """A reply is given as it was scripted, as often as it is asked for."""
+    """A reply follows its script each time."""
     reply, *expected = REPLIES[which]
     transport = FakeTransport({"/sse/chat": reply})
     for count in (1, 2):
@@ -86,8 +86,8 @@ async def test_replies(which: str) -> None:
         assert len(transport.left) == count
 
 
-async def test_an_error_in_the_place_of_a_response() -> None:
-    """Such an error is raised on entering, and the exchange has been left."""
+async def test_a_scripted_error() -> None:
+    """A scripted error is raised on entering, and the exchange counts as left."""
     transport = FakeTransport({"/sse/chat": Reply(before=LOST)})
     with pytest.raises(errors.ConnectionLostError) as caught:
         await reading(transport, post())
@@ -96,8 +96,8 @@ async def test_an_error_in_the_place_of_a_response() -> None:
     assert len(transport.left) == 1
 
 
-async def test_replies_in_a_row() -> None:
-    """A list of replies is used up in its order; when there is none left, that is said."""
+async def test_lists_of_replies() -> None:
+    """A list of replies is used in order; after the last one an error is raised."""
     transport = FakeTransport({"/sse/chat": [Reply([b"1"]), Reply([b"2"])], "/x": Reply([b"x"])})
     assert [(await reading(transport, post()))[2] for _ in range(2)] == [[b"1"], [b"2"]]
     with pytest.raises(errors.ConfigurationError, match="no reply is left for /sse/chat"):
@@ -105,8 +105,8 @@ async def test_replies_in_a_row() -> None:
     assert (await reading(transport, get("/x")))[2] == [b"x"]
 
 
-async def test_paths_that_are_not_scripted() -> None:
-    """A path that is not in the table is a 404, as on a server."""
+async def test_other_paths() -> None:
+    """A path without a reply is a 404."""
     transport = FakeTransport.script(answer(1), close())
     status, headers, chunks, _ = await reading(transport, get("/get_organization"))
     assert status == 404
@@ -114,8 +114,8 @@ async def test_paths_that_are_not_scripted() -> None:
     assert chunks == [b'{"detail": "Not Found"}']
 
 
-async def test_what_is_kept() -> None:
-    """Requests are kept in the order they were sent, those that ended in the order they ended, payloads decoded."""
+async def test_recorded_requests() -> None:
+    """Requests are kept in the order of sending, and of their end, with decoded payloads."""
     transport = FakeTransport({"/sse/chat": Reply([pause(math.inf)]), "/x": Reply()})
     first, second, third = post({"n": 1}), get("/x"), post({"n": 2})
     async with transport.exchange(first):
@@ -136,8 +136,8 @@ async def test_what_is_kept() -> None:
     assert isinstance(transport, Transport)
 
 
-async def test_who_is_told_of_leaving() -> None:
-    """A reply's `left` is called with the request when its exchange has ended, once for each, however it ended."""
+async def test_on_close() -> None:
+    """A reply's `on_close` is called once with each request whose exchange has ended, however it ended."""
     told: list[HTTPRequest] = []
     replies = [
         Reply(on_close=told.append),
@@ -156,7 +156,7 @@ async def test_who_is_told_of_leaving() -> None:
     assert requests == told == transport.left
 
 
-async def test_waiting_for_ever() -> None:
+async def test_endless_pauses() -> None:
     """`pause(math.inf)` waits until the reader leaves, before the headers and between chunks."""
     for reply in (Reply(before=pause(math.inf)), Reply([pause(math.inf), b"never"])):
         transport = FakeTransport({"/sse/chat": reply})
@@ -166,8 +166,8 @@ async def test_waiting_for_ever() -> None:
         assert transport.requests == transport.left
 
 
-async def test_entering_hears_cancellation() -> None:
-    """Entering an exchange that does not wait is a checkpoint all the same."""
+async def test_entering_is_a_checkpoint() -> None:
+    """Entering an exchange without a pause is a checkpoint."""
     transport = FakeTransport({"/x": Reply()})
     with anyio.CancelScope() as scope:
         scope.cancel()
@@ -176,7 +176,7 @@ async def test_entering_hears_cancellation() -> None:
 
 
 BUILT: Final[dict[str, tuple[bytes, str, Any]]] = {
-    # which builder: (its bytes, the class of the event, what of it one would look at)
+    # builder: (its bytes, the class of the event, its content)
     "tool_call": (tool_call("search", {"query": "x"}), "ToolCall", ("search", "master", "agent", "tool")),
     "tool_call of the root": (tool_call("master", caller="user"), "ToolCall", ("master", "user", "user", "agent")),
     "observation": (observation("search", [1], caller="a"), "Observation", ("search", "a", "agent", "tool")),
@@ -191,7 +191,7 @@ BUILT: Final[dict[str, tuple[bytes, str, Any]]] = {
 
 @pytest.mark.parametrize("which", BUILT)
 def test_builders(which: str) -> None:
-    """A builder makes one event in one piece, with the bytes of a real server, that reads as what it was made from."""
+    """A builder makes one event with the bytes of a real server, which decodes to its arguments."""
     piece, cls, expected = BUILT[which]
     (sse,) = Decoder().feed(piece)
     event = to_event(sse)
@@ -205,7 +205,7 @@ def test_builders(which: str) -> None:
 
 
 def test_more_builders() -> None:
-    """Ids, names, retry times and stacks are there if they are given; a pause is a value; a heartbeat is no event."""
+    """Ids, names, retry times and stacks are optional; a pause is a value; a heartbeat is no event."""
     piece = message("x", event="own", id="7", retry=10)
     assert piece == b"id: 7\r\nevent: own\r\ndata: x\r\nretry: 10\r\n\r\n"
     assert close() == b"event: close\r\ndata: done\r\n\r\n"
@@ -224,7 +224,7 @@ def test_more_builders() -> None:
 
 
 async def test_with_an_agent() -> None:
-    """A script is a remote: without `close` its run was cut off."""
+    """A script is a remote: without `close` its run is cut."""
     whole = FakeTransport.script(tool_call("search"), answer("42"), close())
     assert (await SSEOxyGent(server_url=URL, transport=whole).ask("hi")).output == "42"
     with pytest.raises(errors.IncompleteStreamError):
@@ -232,8 +232,8 @@ async def test_with_an_agent() -> None:
     assert whole.payloads[0]["query"] == "hi"
 
 
-async def test_an_error_is_raised_anew_each_time() -> None:
-    """What one run writes into an error is not in the next one's; an error that is not ours is raised as it is."""
+async def test_scripted_errors_are_copied() -> None:
+    """A scripted error is copied for each run; a foreign exception is raised as it is."""
     scripted = errors.ConnectError("refused")
     own = OSError("own")
     agent = SSEOxyGent(server_url=URL, transport=FakeTransport({"/sse/chat": Reply(before=scripted)}))

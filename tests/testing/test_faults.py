@@ -1,8 +1,8 @@
-"""The fault library: each fault ends as the table says, on every transport in memory, in virtual time.
+"""The fault library: each fault ends as in the table, on each transport in memory, in virtual time.
 
-Rule 1: what a run makes of a fault is a line of tests/support/fault_cases.py; sockets are in
+Rule 1: the result of a run with a fault is a line of tests/support/fault_cases.py; tests over sockets are in
     tests/testing/test_faults_loopback.py.
-Rule 2: what a fault makes of a body is a plain generator, and tested as one.
+Rule 2: the change of a fault to a body is a plain generator, tested as one.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ REQUEST: Final = HTTPRequest("POST", URL, "/sse/chat", {}, b"{}")
 
 
 async def recorded() -> Cassette:
-    """A run of the toy remote."""
+    """A recorded run of the toy remote."""
     cassette = Cassette()
     recording = RecordingTransport(ASGITransport(ToyRemote(pace=0)), cassette)
     await SSEOxyGent(server_url=URL, transport=recording).ask(QUERY)
@@ -56,68 +56,68 @@ async def recorded() -> Cassette:
 
 
 async def in_process() -> Transport:
-    """The toy remote in this process."""
+    """Return the toy remote in this process."""
     return ASGITransport(ToyRemote(pace=0))
 
 
 async def scripted() -> Transport:
-    """What the toy remote says, as a script; it names no run, since it is played for another one."""
+    """Return the toy remote's events as a script, without the run's id, since it is used for another run."""
     (entry,) = (await recorded()).entries
     named, other = b'"current_trace_id"', b'"another_trace_id"'
     return FakeTransport.script(*(piece.data.replace(named, other) for piece in entry.pieces))
 
 
 async def replayed() -> Transport:
-    """What the toy remote said, from a cassette."""
+    """Return the toy remote's events from a cassette."""
     return ReplayTransport(await recorded())
 
 
 TRANSPORTS: Final[dict[str, Callable[[], Any]]] = {"fake": scripted, "asgi": in_process, "cassette": replayed}
 
 
-# ------------------------------------------------------------------------------------------------------------ The table
+# ---------------------------------------------------------------------------------------------------------------- Table
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-async def test_a_fault_ends_as_the_table_says(case: Case, transport: str) -> None:
-    """Error, outcome, what came until then, how often the run was asked for, and when it was over: as documented."""
+async def test_each_fault(case: Case, transport: str) -> None:
+    """The error, outcome, partial result, attempts and duration of each fault are those of the table."""
     ended, seconds = await play(case, await TRANSPORTS[transport](), URL)
     assert expected(case) == ended
     least, most = allowed(case, Timeouts())
     assert least <= seconds <= most
 
 
-def test_the_page_is_the_table() -> None:
-    """docs/faults.md is what `python -m tests.support.fault_cases` writes."""
+def test_the_page_has_the_table() -> None:
+    """docs/faults.md is the output of `python -m tests.support.fault_cases`."""
     assert page() == PAGE.read_text(encoding="utf-8")
 
 
-def test_every_fault_is_in_the_table() -> None:
-    """A fault that the library has, a line has too."""
+def test_each_fault_is_in_the_table() -> None:
+    """Each fault of the library has a line in the table."""
     functions = {name for name in faults.__all__ if name.islower()}
     assert {case.name.partition("(")[0] for case in CASES} == functions
     assert all(case.happens.endswith(".") for case in CASES)
 
 
-# ------------------------------------------------------------------------------------------------------ Whom it strikes
+# --------------------------------------------------------------------------------------------------- Affected exchanges
 
 
 async def pieces_of(transport: Transport, request: HTTPRequest = REQUEST) -> list[bytes]:
-    """What an exchange brings."""
+    """Return the chunks of an exchange."""
     async with transport.exchange(request) as response:
         return [piece async for piece in response.chunks]
 
 
 def asking(purpose: Any) -> HTTPRequest:
-    """A request with this purpose."""
+    """Return a request with this purpose."""
     return HTTPRequest("GET", URL, "/sse/chat", context=Context(purpose=purpose))
 
 
 async def test_purposes_and_times() -> None:
-    """A fault strikes runs, and attaching to one; other exchanges if it is told so; and as often as it is told."""
+    """A fault affects runs and attachments, or other purposes if set, as often as set."""
     cases: list[tuple[list[bool], list[str], dict[str, Any]]] = [
-        # which of the exchanges are struck, their purposes, what the fault was told
+        # which of the exchanges are affected, their purposes, the options of the fault
         ([True, True, False, False, False], ["run", "attach", "discover", "feedback", "health"], {}),
         ([False, True, True], ["run", "discover", "health"], {"purposes": ("discover", "health")}),
         ([True, False, False, False], ["run", "discover", "run", "attach"], {"times": 1}),
@@ -131,8 +131,8 @@ async def test_purposes_and_times() -> None:
         assert sum(struck) == faulty.struck
 
 
-async def test_refuse_strikes_once() -> None:
-    """A connection that could not be made can be made the next time, unless more was asked for; nothing was sent."""
+async def test_refuse() -> None:
+    """`refuse` affects one connection unless more are set, and nothing is sent."""
     cases: list[tuple[dict[str, Any], int]] = [({}, 1), ({"times": 2}, 2)]
     for told, calls in cases:
         fake = FakeTransport.script(b"x")
@@ -148,8 +148,8 @@ async def test_refuse_strikes_once() -> None:
         assert await pieces_of(faulty) == [b"x"]
 
 
-async def test_the_promises_of_the_wrapped_transport() -> None:
-    """The request is handed on as it is, an error of the block comes out as it is, closing closes the wrapped one."""
+async def test_the_wrapped_transport() -> None:
+    """The wrapped transport gets the request, an error of the block is raised unchanged, and `aclose` closes it."""
     fake = FakeTransport.script(b"one", b"two")
     faulty = faults.split_every(fake, 1)
     error = ZeroDivisionError()
@@ -163,8 +163,8 @@ async def test_the_promises_of_the_wrapped_transport() -> None:
     assert fake.closed
 
 
-async def test_a_wait_that_was_cancelled_is_not_over() -> None:
-    """Whoever gave up waiting and waits again, waits for the same: neither a hang nor a piece is lost."""
+async def test_a_cancelled_wait() -> None:
+    """After a cancelled wait, waiting again neither loses a chunk nor ends a hang."""
     gate = anyio.Event()
 
     def body() -> faults.Body:
@@ -190,8 +190,8 @@ async def test_a_wait_that_was_cancelled_is_not_over() -> None:
             assert scope.cancelled_caught
 
 
-async def test_faults_in_faults() -> None:
-    """A fault is a transport, so another can hold it."""
+async def test_nested_faults() -> None:
+    """A fault is a transport, so faults can be nested."""
     inner = faults.cut_after(FakeTransport.script(b"abcdef"), bytes=5)
     assert await pieces_of(faults.split_every(inner, 2)) == [b"ab", b"cd", b"e"]
     (piece,) = await pieces_of(faults.one_piece(faults.split_every(inner, 2)))
@@ -199,7 +199,7 @@ async def test_faults_in_faults() -> None:
 
 
 def test_values() -> None:
-    """A fault shows its name and no header's value; it pickles, as what it holds does."""
+    """A fault's repr has its name and no header values; it pickles with its transport."""
     faulty = faults.status(ASGITransport(ToyRemote()), 503, b"body", {"x-key": "secret"})
     assert "fault=status(503) with x-key" in repr(faulty)
     assert "secret" not in repr(faulty)
@@ -209,12 +209,12 @@ def test_values() -> None:
         assert fault.name == repr(fault) == repr(copy)
 
 
-# ----------------------------------------------------------------------------------------------------------- The bodies
+# --------------------------------------------------------------------------------------------------------------- Bodies
 
 E: Final = b"id: 1\r\nevent: message\r\ndata: 1\r\n\r\n"
 C: Final = close()
 BODIES: Final[list[tuple[Callable[[Transport], Faulty], Sequence[bytes], list[bytes]]]] = [
-    # the fault, what the real body is, what comes
+    # the fault, the real body, the changed body
     (lambda inner: faults.cut_after(inner, bytes=0), [b"abc"], []),
     (lambda inner: faults.cut_after(inner, bytes=2), [b"abc", b"d"], [b"ab"]),
     (lambda inner: faults.cut_after(inner, bytes=4), [b"abc", b"def"], [b"abc", b"d"]),
@@ -242,7 +242,7 @@ BODIES: Final[list[tuple[Callable[[Transport], Faulty], Sequence[bytes], list[by
 
 @pytest.mark.parametrize(("make", "real", "comes"), BODIES)
 async def test_bodies(make: Callable[[Transport], Faulty], real: Sequence[bytes], comes: list[bytes]) -> None:
-    """What comes of a body, piece by piece."""
+    """The chunks of a body with each fault."""
     assert await pieces_of(make(FakeTransport.script(*real))) == comes
 
 
@@ -262,7 +262,7 @@ HEADERS: Final[list[tuple[Callable[[Transport], Faulty], int, dict[str, str]]]] 
 
 @pytest.mark.parametrize(("make", "status", "headers"), HEADERS)
 async def test_heads(make: Callable[[Transport], Faulty], status: int, headers: dict[str, str]) -> None:
-    """The real status and headers stay, but for what the fault changes, and for the length, which is wrong now."""
+    """Status and headers are kept, except what the fault changes and the length."""
     real = {"content-type": "text/x", "x-real": "1", "content-length": "1"}
     fake = FakeTransport({"/sse/chat": Reply([b"x"], status=207, headers=real)})
     async with make(fake).exchange(REQUEST) as response:
@@ -271,7 +271,7 @@ async def test_heads(make: Callable[[Transport], Faulty], status: int, headers: 
 
 
 async def test_compressed_bodies() -> None:
-    """A compressed body can be read as it comes; a bomb holds a thousand times its size."""
+    """A compressed body can be decoded in order; a bomb grows a thousandfold."""
     pieces = await pieces_of(faults.gzip_body(FakeTransport.script(E, C)))
     inflate = zlib.decompressobj(wbits=31).decompress
     assert [inflate(piece) for piece in pieces] == [E, C]
@@ -284,7 +284,7 @@ async def test_compressed_bodies() -> None:
 
 
 async def test_steps_that_take_time() -> None:
-    """Heartbeats come every 15 s, a slow stream is late by so much for each piece, and what hangs hangs."""
+    """Heartbeats come every 15 s, a slow stream delays each chunk, and a hang never ends."""
     began = anyio.current_time()
     async with faults.heartbeats_only(FakeTransport.script()).exchange(REQUEST) as response:
         for _ in range(3):
@@ -299,7 +299,7 @@ async def test_steps_that_take_time() -> None:
 
 
 class Watching:
-    """A transport that notes what left its block."""
+    """A transport that records the exceptions of its blocks."""
 
     def __init__(self) -> None:
         self.left: list[type[BaseException] | None] = []
@@ -316,11 +316,11 @@ class Watching:
         self.left.append(None)
 
     async def aclose(self) -> None:
-        """There is nothing to close."""
+        """Do nothing."""
 
 
-async def test_what_the_wrapped_transport_sees() -> None:
-    """A fault before the headers leaves the real exchange with its error; one in the body leaves it in peace."""
+async def test_exceptions_in_the_wrapped_transport() -> None:
+    """A fault before the headers leaves the real exchange with its error; one in the body without."""
     watching = Watching()
     with pytest.raises(errors.ConnectionLostError):
         await pieces_of(faults.lose_before_headers(watching))

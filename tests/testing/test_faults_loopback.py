@@ -1,8 +1,8 @@
-"""Faults and cassettes over sockets: the same table, with shortened clocks, because here time is real.
+"""Faults and cassettes over sockets: the same table with shortened time-outs, since time is real.
 
-Rule 1: a transport that knows a library has its line in TRANSPORTS.
-Rule 2: what wraps a transport keeps what the transport promises.
-Rule 3: what a clock ends otherwise than it should is played again with a longer one: the machine may be busy.
+Rule 1: each transport over a library has its line in TRANSPORTS.
+Rule 2: a wrapper keeps the promises of the wrapped transport.
+Rule 3: a run with a wrong time-out is repeated with longer ones: the machine may be busy.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ TRANSPORTS: Final[dict[str, Callable[[], Transport]]] = {
     "aiohttp": AiohttpTransport,
 }
 SLOWER: Final = (1, 4, 16)
-"""By how much a clock is longer each time that a run is played."""
+"""Factors of the time-outs, one for each repetition."""
 A_MOMENT: Final = 5.0
-"""What a run may take beyond its clock, in seconds, on a machine that does other things as well."""
+"""Seconds that a run may take beyond its time-out on a busy machine."""
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """A toy remote on a port, once it answers: what its thread opens must not count as a test's."""
+    """The URL of a toy remote on a port, in a thread, so that its sockets do not count as the test's."""
     with serving(ToyRemote(pace=0)) as url:
         with urllib.request.urlopen(f"{url}/check_alive") as response:
             response.read()
@@ -60,8 +60,8 @@ def url() -> Iterator[str]:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-async def test_a_fault_ends_as_the_table_says(case: Case, transport: str, url: str) -> None:
-    """Over a socket, too: error, outcome, what came until then, how often the run was asked for, and in time."""
+async def test_each_fault(case: Case, transport: str, url: str) -> None:
+    """The error, outcome, partial result, attempts and duration of each fault over a socket are those of the table."""
     inner = TRANSPORTS[transport]()
     try:
         ended, seconds, least = await played(case, inner, url)
@@ -72,7 +72,7 @@ async def test_a_fault_ends_as_the_table_says(case: Case, transport: str, url: s
 
 
 async def played(case: Case, inner: Transport, url: str) -> tuple[Ended, float, float]:
-    """How the run ended, after how many seconds, and after how many at least it may."""
+    """Return the result of the run, its seconds, and its least seconds."""
     slower, *slowest = SLOWER
     while True:
         short = {} if case.clock is None else {case.clock: SHORT[case.clock] * slower}
@@ -85,7 +85,7 @@ async def played(case: Case, inner: Transport, url: str) -> tuple[Ended, float, 
 
 
 WRAPPERS: Final[dict[str, Callable[[Transport], Transport]]] = {
-    # which change nothing that a promise is about
+    # these change nothing that a promise is about
     "a fault that strikes": lambda inner: faults.split_every(inner, 1000),
     "a fault that does not": lambda inner: faults.garbage(inner, times=0),
     "a recording": lambda inner: RecordingTransport(inner, Cassette()),
@@ -94,17 +94,17 @@ WRAPPERS: Final[dict[str, Callable[[Transport], Transport]]] = {
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 async def test_the_wrappers_keep_the_promises(wrapper: str) -> None:
-    """Around a transport that keeps its promises, a fault and a recording keep them too."""
+    """A fault and a recording around a good transport keep its promises."""
     report = await check_transport(lambda _: WRAPPERS[wrapper](HTTPXTransport()))
     assert report.names("kept") == tuple(TRANSPORT_PROMISES)
 
 
 SENDS_NOTHING: Final = ("as_given", "left_early", "once")
-"""Promises about what the other side sees: a replay has none."""
+"""Promises about the other side, which a replay does not have."""
 
 
 def replay_of(peer: Peer) -> ReplayTransport:
-    """A cassette on which the replies of the check stand often enough, but for what its server would wait for."""
+    """Return a cassette with enough replies for the check, without the waits of its server."""
     entries: list[Entry] = []
     for path, reply in peer.replies.items():
         errors = [step for step in (reply.before, *reply.steps) if isinstance(step, OxyError)]
@@ -119,7 +119,7 @@ def replay_of(peer: Peer) -> ReplayTransport:
 
 
 async def test_a_replay_keeps_the_promises() -> None:
-    """A replay keeps all promises but those about another side, for there is none."""
-    # Nothing holds a response of a replay back until its reader has left.
+    """A replay keeps all promises except those about the other side."""
+    # No response of a replay waits until its reader has left.
     report = await check_transport(replay_of, skip=(*SENDS_NOTHING, "cancelled"))
     assert {"live", "exact", "status", "broken_head", "broken_body", "usable"} <= set(report.names("kept"))

@@ -1,7 +1,7 @@
 """The toy remote: the bytes of real servers, from a script, on both event loops.
 
-Rule 1: what real servers sent (`fixtures/wire`) is the measure; names, ids and times are the toy's own.
-Rule 2: nothing here waits: pauses are of pace 0, and where time is the question it is milliseconds.
+Rule 1: the oracle is recordings of real servers (`fixtures/wire`); names, ids and times are the toy's own.
+Rule 2: pauses have pace 0, or are milliseconds where time is tested.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from tests.conftest import WIRE
 
 Message = dict[str, Any]
 
-# --------------------------------------------------------------------------------------------------- Driving it by hand
+# ------------------------------------------------------------------------------------------------------- An ASGI client
 
 
 @define
 class Client:
-    """What stands at the other end of an ASGI application: keeps what was sent, leaves when it is told to."""
+    """An ASGI client: keeps the messages, and leaves when told to."""
 
     body: bytes = b"{}"
     pieces_in: int = 1
     leaves_after: float = math.inf
-    """So many messages are taken in, then the client leaves."""
+    """The number of messages after which the client leaves."""
     breaks: bool = False
-    """Whether leaving shows in `send` (an OSError) instead of in `receive`."""
+    """Whether leaving is seen by `send` (an OSError) instead of `receive`."""
     sent: list[Message] = field(factory=list[Message])
     left: anyio.Event = field(factory=anyio.Event)
 
     async def receive(self) -> Message:
-        """The request in its pieces, then nothing until the client has left."""
+        """Return the request in chunks, then wait until the client leaves."""
         if self.pieces_in:
             self.pieces_in -= 1
             half = len(self.body) // 2 if self.pieces_in else len(self.body)
@@ -64,7 +64,7 @@ class Client:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Any) -> None:
-        """Take a message in."""
+        """Keep a message."""
         if len(self.sent) >= self.leaves_after:
             if self.breaks:
                 raise OSError("the client has left")
@@ -80,12 +80,12 @@ class Client:
 
     @property
     def chunks(self) -> list[bytes]:
-        """The body, as it was cut."""
+        """The chunks of the body."""
         return [message["body"] for message in self.sent[1:]]
 
     @property
     def events(self) -> list[ServerSentEvent]:
-        """The body, as a client understands it."""
+        """The events of the body."""
         decoder = Decoder()
         return [event for chunk in self.chunks for event in decoder.feed(chunk)]
 
@@ -96,7 +96,7 @@ class Client:
 
     @property
     def messages(self) -> list[Any]:
-        """The data of every event but `close`, as JSON where it is JSON."""
+        """The data of each event but `close`, decoded if it is JSON."""
         return [_json_or_text(event.data) for event in self.events if event.event != "close"]
 
 
@@ -108,7 +108,7 @@ def _json_or_text(data: str) -> Any:
 
 
 async def request(toy: ToyRemote, method: str, path: str, client: Client, query_string: bytes = b"") -> Client:
-    """The client, after the toy has served one request of it."""
+    """Serve one request by the toy, and return the client."""
     scope: Message = {
         "type": "http",
         "method": method,
@@ -121,31 +121,31 @@ async def request(toy: ToyRemote, method: str, path: str, client: Client, query_
 
 
 async def chat(toy: ToyRemote, payload: Any) -> Client:
-    """The client, after one run that was asked for with `payload`."""
+    """Serve a run with this `payload`, and return the client."""
     return await request(toy, "POST", "/sse/chat", Client(json.dumps(payload).encode()))
 
 
 def captured(name: str) -> list[ServerSentEvent]:
-    """What a real server sent."""
+    """Return the bytes of a recording."""
     return Decoder().feed((WIRE / f"{name}.sse").read_bytes())
 
 
 def shape(value: Any) -> Any:
-    """What a message is made of, without its values: keys in their order, types of what is not an object."""
+    """Return the keys of a message in order, with types in place of values."""
     if isinstance(value, dict):
         return {key: shape(item) for key, item in cast("Message", value).items()}
     return type(value).__name__
 
 
 def outline(events: list[ServerSentEvent]) -> list[Any]:
-    """For every event its framing and the shape of its message."""
+    """Return the framing and the outline of the message of each event."""
     framing = [(event.event, len(event.id or ""), event.retry) for event in events]
     shapes = [shape(_json_or_text(event.data)) for event in events]
     ordered = [json.dumps(each, sort_keys=False) for each in shapes]
     return list(zip(framing, ordered, strict=True))
 
 
-# --------------------------------------------------------------------------------------------------------- The measure
+# ----------------------------------------------------------------------------------------------------------- Recordings
 
 MASTER_TOOLS = Script(
     [
@@ -179,7 +179,7 @@ MASTER: Final = {
 }
 
 MEASURES: Final = [
-    # (what a real server sent, its release, the same in the script language, the query)
+    # (the recording, its release, the same in the script language, the query)
     ("v1.1.3_tools", "1.1.3", MASTER_TOOLS, "tools"),
     ("v1.0.8_tools", "1.0.8", MASTER_TOOLS, "tools"),
     ("v1.1.3_nested", "1.1.3", MASTER_NESTED, "nested"),
@@ -192,8 +192,8 @@ MEASURES: Final = [
 
 
 @pytest.mark.parametrize(("name", "dialect", "script", "query"), MEASURES, ids=[row[0] for row in MEASURES])
-async def test_the_measure(name: str, dialect: str, script: Script, query: str) -> None:
-    """The same doings give the events of a real server: framing, keys in their order, types, and everything said."""
+async def test_recordings(name: str, dialect: str, script: Script, query: str) -> None:
+    """The same script gives the events of a real server: framing, keys in order, types and texts."""
     toy = ToyRemote(dialect=dialect, default=script, scripts={}, organization=MASTER, pace=0)
     client = await chat(toy, {"query": query})
     real = captured(name)
@@ -220,7 +220,7 @@ async def test_the_measure(name: str, dialect: str, script: Script, query: str) 
 
 
 async def test_deltas() -> None:
-    """A text comes as `stream` and one `stream_end`; the pieces together are the text, and keep its white space."""
+    """A text is sent as `stream` events and one `stream_end`; together they give the text with its white space."""
     text = "  # A title\n\nwords  and words\n"
     client = await chat(ToyRemote(default=Script([Stream(text, 1)]), pace=0), {})
     contents = [message for message in client.messages if message["type"].startswith("stream")]
@@ -239,7 +239,7 @@ CLOSING: Final = {
 
 @pytest.mark.parametrize("dialect", CLOSING)
 async def test_the_bytes(dialect: str) -> None:
-    """One event is one chunk, every line ends in CRLF, and the last is `close`."""
+    """Each event is one chunk with CRLF line ends, and the last is `close`."""
     client = await chat(ToyRemote(dialect=dialect, pace=0), {"query": "odd"})
     *chunks, closing, end = client.chunks
     assert end == b""
@@ -254,7 +254,7 @@ async def test_the_bytes(dialect: str) -> None:
 
 
 ODD: Final[list[tuple[Any, list[str], bool]]] = [
-    # (what an agent says, the data lines it becomes in 1.1.3, whether 1.0.8 sends it)
+    # (a message of an agent, its data lines in 1.1.3, whether 1.0.8 sends it)
     ("two\nlines", ["two", "lines"], True),
     ("a\r\nb\rc", ["a", "b", "c"], True),
     ("", [""], False),
@@ -269,8 +269,8 @@ ODD: Final[list[tuple[Any, list[str], bool]]] = [
 
 
 @pytest.mark.parametrize(("message", "lines", "in_old"), ODD, ids=[repr(row[0]) for row in ODD])
-async def test_what_agents_say(message: Any, lines: list[str], in_old: bool) -> None:
-    """Whatever an agent says arrives as real servers send it; the oldest drop what is falsy."""
+async def test_messages_of_agents(message: Any, lines: list[str], in_old: bool) -> None:
+    """A message of an agent is sent as by real servers; the oldest drops false values."""
     for dialect, is_sent in (("1.1.3", True), ("1.0.8", in_old)):
         client = await chat(ToyRemote(dialect=dialect, default=Script([Say(message)]), pace=0), {})
         data = "".join(f"data: {line}\r\n" for line in lines).encode()
@@ -278,7 +278,7 @@ async def test_what_agents_say(message: Any, lines: list[str], in_old: bool) -> 
 
 
 async def test_own_framing() -> None:
-    """An agent may choose the event name, the id and the retry of a message; 1.0.8 sends the message alone."""
+    """An agent may set the event name, id and retry of a message; 1.0.8 ignores them."""
     script = Script([Say("own", event="named", id="my-id-1", retry=1500)])
     new = (await chat(ToyRemote(default=script, pace=0), {})).chunks[1]
     old = (await chat(ToyRemote(dialect="1.0.8", default=script, pace=0), {})).chunks[1]
@@ -289,7 +289,7 @@ async def test_own_framing() -> None:
 # ------------------------------------------------------------------------------------------------------------ Requests
 
 TYPES: Final[list[tuple[Message, list[str] | None]]] = [
-    # (the payload, the types of the messages that come)
+    # (the payload, the types of the messages)
     ({"query": "echo hi"}, ["tool_call", "observation", "answer"]),
     ({"query": "echo hi", "caller_category": "agent"}, ["tool_call", "observation"]),
     ({"query": "echo hi", "is_send_message": False}, []),
@@ -301,8 +301,8 @@ TYPES: Final[list[tuple[Message, list[str] | None]]] = [
 
 
 @pytest.mark.parametrize(("payload", "types"), TYPES, ids=[str(row[0]) for row in TYPES])
-async def test_what_a_payload_chooses(payload: Message, types: list[str] | None) -> None:
-    """The first word of the query chooses the script; who asks, and for what, decides what is sent."""
+async def test_payloads(payload: Message, types: list[str] | None) -> None:
+    """The first word of the query selects the script; caller and callee decide which messages are sent."""
     client = await chat(ToyRemote(pace=0), payload)
     told = [message["type"] for message in client.objects]
     wanted = types if types is not None else [message["type"] for message in (await trip()).objects]
@@ -320,7 +320,7 @@ async def trip() -> Client:
 
 
 async def test_the_trip() -> None:
-    """The default script shows all there is: parallel, nested calls, thought, progress, text, error, heartbeat."""
+    """The default script has parallel and nested calls, thought, progress, text, error and heartbeat."""
     toy = ToyRemote(pace=0)
     client = await chat(toy, {"query": "Plan a trip"})
     messages = client.messages
@@ -336,15 +336,15 @@ async def test_the_trip() -> None:
 
 
 async def test_the_same_bytes() -> None:
-    """Two remotes of one seed send the same bytes, whatever the pace; another seed has other ids."""
+    """Remotes with one seed send the same bytes at any pace; another seed has other ids."""
     first, second = await trip(), await chat(ToyRemote(pace=1e-9), {"query": "Plan a trip"})
     other = await chat(ToyRemote(pace=0, seed=1), {"query": "Plan a trip"})
     assert first.chunks == second.chunks
     assert first.chunks[0] != other.chunks[0]
 
 
-async def test_what_the_client_gives() -> None:
-    """Ids, stack and caller are taken from the payload; the record keeps it and the headers."""
+async def test_ids_of_the_payload() -> None:
+    """Ids, stack and caller are taken from the payload; the record has it and the headers."""
     toy = ToyRemote(pace=0)
     payload = {
         "query": "echo hi",
@@ -382,21 +382,21 @@ CALLEES: Final = [
 
 @pytest.mark.parametrize(("callee", "category", "output"), CALLEES)
 async def test_callees(callee: str | None, category: str, output: str) -> None:
-    """Whoever is called by name does what it does in the default script; nobody in particular is the master."""
+    """A callee does its part of the default script; without a callee the master runs."""
     toy = ToyRemote(pace=0)
     messages = (await chat(toy, {"query": "?", "callee": callee})).messages
     assert messages[0]["content"]["callee_category"] == category
     assert messages[-1]["content"] == output
 
 
-async def test_a_callee_that_the_script_never_calls() -> None:
-    """A member of the organization that the script leaves out does what the master does."""
+async def test_a_callee_outside_the_script() -> None:
+    """A member of the organization that is not in the script acts as the master."""
     toy = ToyRemote(default=Script(output="the master's"), organization=MASTER, pace=0)
     assert (await chat(toy, {"query": "?", "callee": "leaf_agent"})).messages[-1]["content"] == "the master's"
 
 
 async def test_a_lost_call() -> None:
-    """A call may stay without observation; steps that begin together may be none."""
+    """A call may have no observation, and a parallel step may have no calls."""
     script = Script([Call("add", [Together([])], lost=True)])
     types = [message["type"] for message in (await chat(ToyRemote(default=script, pace=0), {})).messages]
     assert types == ["tool_call", "tool_call", "observation", "answer"]
@@ -406,8 +406,8 @@ ENDLESS: Final = [{"callee": "nobody"}, {"query": "hang"}, {"query": ["no", "tex
 
 
 @pytest.mark.parametrize("payload", ENDLESS, ids=str)
-async def test_what_never_ends(payload: Message) -> None:
-    """An unknown callee, a query that is no text, and a task that died have heartbeats for ever, and no close."""
+async def test_endless_runs(payload: Message) -> None:
+    """An unknown callee, a query that is not text, and a dead task give endless heartbeats without close."""
     client = Client(json.dumps(payload).encode(), leaves_after=8)
     toy = ToyRemote(heartbeat=0.001, pace=0)
     await request(toy, "POST", "/sse/chat", client)
@@ -419,7 +419,7 @@ async def test_what_never_ends(payload: Message) -> None:
 
 @pytest.mark.parametrize("breaks", [False, True])
 async def test_the_client_leaves(breaks: bool) -> None:
-    """The run stops where it is when the client leaves, however the server tells of it; the record says so."""
+    """A run stops when the client leaves, by either signal, and its record has it."""
     toy = ToyRemote(pace=0)
     client = Client(b'{"query": "slow"}', leaves_after=4, breaks=breaks)
     await request(toy, "POST", "/sse/chat", client)
@@ -429,7 +429,7 @@ async def test_the_client_leaves(breaks: bool) -> None:
 
 
 async def test_the_task_is_cancelled() -> None:
-    """A server that cancels the run finds it cancelled in the record too."""
+    """A run that the server cancels is cancelled in its record."""
     toy = ToyRemote()
     with anyio.move_on_after(0):
         await chat(toy, {"query": "hang"})
@@ -439,8 +439,8 @@ async def test_the_task_is_cancelled() -> None:
     assert {run.state for run in toy.runs} == {"cancelled"}
 
 
-async def test_pauses_take_time() -> None:
-    """The pace multiplies the pauses; the heartbeat is not paced."""
+async def test_pace() -> None:
+    """The pace scales the pauses, not the heartbeats."""
     toy = ToyRemote(default=Script([Pause(1), Ping(), Pause(1)]), pace=0.01, heartbeat=0.006)
     start = anyio.current_time()
     client = await chat(toy, {})
@@ -460,7 +460,7 @@ FIXTURES: Final = {
 
 @pytest.mark.parametrize(("path", "name"), FIXTURES.items())
 async def test_documents(path: str, name: str) -> None:
-    """The documents have the keys of a real server's, and the toy's own members."""
+    """The documents have the keys of a real server's, and the toy's members."""
     client = await request(ToyRemote(), "GET", path, Client())
     real, toys = json.loads((WIRE / f"v1.1.3_{name}.json").read_bytes()), json.loads(client.chunks[0])
     assert client.status == 200
@@ -476,7 +476,7 @@ async def test_documents(path: str, name: str) -> None:
 
 
 async def test_without_agents() -> None:
-    """A remote without agents has the organization that real ones have then."""
+    """A remote without agents has the same organization as a real one."""
     client = await request(ToyRemote(organization={}), "GET", "/get_organization", Client())
     assert json.loads((WIRE / "v1.1.3_noagent_get_organization.json").read_bytes()) == json.loads(client.chunks[0])
 
@@ -496,7 +496,7 @@ REFUSALS: Final = [
 
 @pytest.mark.parametrize(("method", "path", "dialect", "status"), REFUSALS)
 async def test_refusals(method: str, path: str, dialect: str, status: int) -> None:
-    """What a release does not have is a 404, and a wrong method a 405, both in JSON."""
+    """A path that a release lacks is a 404, and a wrong method a 405, both in JSON."""
     client = await request(ToyRemote(dialect=dialect), method, path, Client())
     assert client.status == status
     if status != 200:
@@ -509,7 +509,7 @@ BODIES: Final = [b"", b"{", b"[]", b'"x"', b"null", b'{"shared_data": null}', b"
 
 @pytest.mark.parametrize("body", BODIES)
 async def test_bad_bodies(body: bytes) -> None:
-    """What is no JSON object is a bare 500, as real servers have it; nothing runs."""
+    """A body that is not a JSON object is a bare 500, as with real servers, and nothing runs."""
     toy = ToyRemote()
     client = await request(toy, "POST", "/sse/chat", Client(body))
     assert client.status == 500
@@ -517,8 +517,8 @@ async def test_bad_bodies(body: bytes) -> None:
     assert toy.runs == []
 
 
-async def test_a_body_in_pieces_and_in_the_query_string() -> None:
-    """A payload may come in several pieces, or by GET; a GET without one runs an empty query."""
+async def test_body_in_chunks_and_by_get() -> None:
+    """A payload may come in several chunks, or by GET; a GET without one runs an empty query."""
     toy = ToyRemote(pace=0)
     pieces = await request(toy, "POST", "/sse/chat", Client(b'{"query": "echo in pieces"}', pieces_in=2))
     by_get = await request(toy, "GET", "/sse/chat", Client(), b"payload=%7B%22query%22%3A%20%22echo%20by%20get%22%7D")
@@ -527,7 +527,7 @@ async def test_a_body_in_pieces_and_in_the_query_string() -> None:
 
 
 async def test_the_lifespan() -> None:
-    """A server may start it up and shut it down."""
+    """The ASGI lifespan is supported."""
     events = iter(["lifespan.startup", "lifespan.shutdown"])
     sent: list[Any] = []
 
@@ -542,30 +542,30 @@ async def test_the_lifespan() -> None:
 
 
 def test_an_unknown_dialect() -> None:
-    """Only releases whose wire is known are spoken."""
+    """Only releases with a known protocol are accepted."""
     with pytest.raises(ValueError, match=r"1\.1\.3.*1\.0\.8"):
         ToyRemote(dialect="2")
 
 
 def test_scripts_compare() -> None:
-    """A script is data: it compares by what it says, and its steps may come from anything iterable."""
+    """Scripts compare by content, and take any iterable of steps."""
     steps: list[AgentStep] = [Pause(1), Ping(), Cut(), Hang(), Close(), Think("x")]
     assert Script(steps) == Script(iter(steps))
     assert Together(steps) == Together(tuple(steps))
     assert SCRIPTS["trip"] is TRIP
 
 
-# ------------------------------------------------------------------------------------------------------ With the client
+# ----------------------------------------------------------------------------------------------------------- The client
 
 
 def client_of(toy: ToyRemote, **options: Any) -> SSEOxyGent:
-    """An agent that talks to the toy in process."""
+    """Return an agent that uses the toy in process."""
     return SSEOxyGent(server_url="http://toy", transport=ASGITransport(toy), **options)
 
 
 @pytest.mark.parametrize("dialect", ["1.1.3", "1.0.8"])
 async def test_a_run_of_the_client(dialect: str) -> None:
-    """The client understands a run of either dialect: every message once, the text, the answer."""
+    """The client reads a run of each dialect: all messages, the text, the answer."""
     toy = ToyRemote(dialect=dialect, pace=0)
     async with client_of(toy) as agent, agent.stream("Plan a trip") as run:
         events = [event async for event in run]
@@ -576,7 +576,7 @@ async def test_a_run_of_the_client(dialect: str) -> None:
 
 
 async def test_odd_messages_reach_the_client() -> None:
-    """Nothing an agent says is lost on the way, and what it says with another type is no answer."""
+    """No message of an agent is lost, and messages of other types are no answer."""
     toy = ToyRemote(pace=0)
     async with client_of(toy) as agent, agent.stream("odd") as run:
         events = [event async for event in run]
@@ -597,7 +597,7 @@ ENDS: Final[list[tuple[str, type[Exception]]]] = [
 
 @pytest.mark.parametrize(("query", "error"), ENDS)
 async def test_ends_without_an_answer(query: str, error: type[Exception]) -> None:
-    """However a run fails to answer, the client has a name for it. With a record, a quiet run is waited for."""
+    """Each end without an answer has its own error; with a record, a quiet run is waited for."""
     toy = ToyRemote(pace=0, records=False)
     async with client_of(toy, timeouts=Timeouts(idle=0.05)) as agent:
         with pytest.raises(error):
@@ -605,7 +605,7 @@ async def test_ends_without_an_answer(query: str, error: type[Exception]) -> Non
 
 
 async def test_leaving_the_block() -> None:
-    """Leaving the client's block stops the run of the remote."""
+    """Leaving the client's block stops the run at the remote."""
     toy = ToyRemote(pace=0)
     async with client_of(toy) as agent, agent.stream("hang") as run:
         async for _ in run:
@@ -615,7 +615,7 @@ async def test_leaving_the_block() -> None:
 
 @pytest.mark.parametrize("dialect", ["1.1.3", "1.0.8"])
 async def test_discovery(dialect: str) -> None:
-    """The client finds the organization of either dialect, and the description where there is one."""
+    """The client discovers the organization of each dialect, and the description if there is one."""
     toy = ToyRemote(dialect=dialect)
     agent = client_of(toy)
     async with agent:
@@ -626,7 +626,7 @@ async def test_discovery(dialect: str) -> None:
 
 
 def test_repr() -> None:
-    """The repr says how it is set up, and leaves out its scripts."""
+    """The repr has the settings without the scripts."""
     assert repr(ToyRemote()).startswith(
         "ToyRemote(dialect='1.1.3', description='Plans trips with flights and hotels', pace=1"
     )

@@ -1,7 +1,7 @@
-"""The toy remote beside its streams: detached runs, the record of every run, feedback, files.
+"""The toy remote beside streams: detached runs, records, feedback and uploads.
 
-Rule 1: what has happened by now is worked out when somebody asks; so each test says when it asks.
-Rule 2: nothing here waits: time is virtual.
+Rule 1: the state is computed when it is requested, so each test sets when it requests it.
+Rule 2: time is virtual.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from tests.testing.test_toy import Client, Message, chat, request
 
 
 def toy(script: Script, **options: Any) -> ToyRemote:
-    """A remote that does only this."""
+    """Return a remote with one script."""
     return ToyRemote(default=script, **options)
 
 
 async def post(remote: ToyRemote, path: str, document: Any) -> Any:
-    """What comes back for a POST that is answered at once."""
+    """Return the response to a POST."""
     client = await request(remote, "POST", path, Client(json.dumps(document).encode()))
     return json.loads(client.chunks[0])
 
 
 async def start(remote: ToyRemote, **payload: Any) -> None:
-    """A detached run, `t`."""
+    """Start a detached run, `t`."""
     started = await post(remote, "/async/chat", {"current_trace_id": "t", **payload})
     assert started == {"code": 200, "message": "SUCCESS", "data": {}}
 
 
 async def read(remote: ToyRemote, seconds: float, trace_id: str = "t", **how: Any) -> Client:
-    """A client that reads a detached run for so long, then leaves."""
+    """Read a detached run for so long, then leave."""
     client = Client(json.dumps({"trace_id": trace_id, "timestamp": 0}).encode(), **how)
     async with anyio.create_task_group() as group:
         group.start_soon(request, remote, "POST", "/async/trace", client)
@@ -47,14 +47,14 @@ async def read(remote: ToyRemote, seconds: float, trace_id: str = "t", **how: An
 
 
 async def view(remote: ToyRemote, item_id: str = "t") -> list[Message]:
-    """The nodes of a run."""
+    """Return the nodes of a run."""
     client = await request(remote, "GET", "/view", Client(), f"item_id={quote(item_id)}".encode())
     nodes: list[Message] = json.loads(client.chunks[0])["data"]["nodes"]
     return nodes
 
 
 async def states(remote: ToyRemote) -> list[tuple[str, int | None, Any]]:
-    """Who has which state and output."""
+    """Return callee, state and output of each node."""
     return [(node["callee"], node["state"], node["output"]) for node in await view(remote)]
 
 
@@ -64,7 +64,7 @@ STEPS: Final = Script([step for n in range(10) for step in (Say(n + 1), Ping(), 
 
 
 async def test_the_stream() -> None:
-    """Read from its beginning, a detached run has the messages of an attached one, and ends with `close`."""
+    """A detached run that is read from its start has the messages of a direct one, and ends with `close`."""
     attached, detached = toy(STEPS), toy(STEPS)
     expected = await chat(attached, {"query": "?", "current_trace_id": "t"})
     await start(detached, query="?")
@@ -76,8 +76,8 @@ async def test_the_stream() -> None:
     assert len(detached.runs[0].messages) == 14
 
 
-async def test_leaving_and_coming_back() -> None:
-    """What came meanwhile is kept, and nothing is repeated; after `close` there are only heartbeats."""
+async def test_reading_again() -> None:
+    """Messages are queued while no client reads, and none is repeated; after `close` there are heartbeats only."""
     remote = toy(STEPS)
     await start(remote)
     clients: list[Client] = []
@@ -90,8 +90,8 @@ async def test_leaving_and_coming_back() -> None:
     assert [len(clients[4].chunks), clients[4].chunks[0].decode()[:6]] == [2, ": ping"]
 
 
-async def test_what_a_dead_client_took() -> None:
-    """A message that was written to a client that had left is lost, as it is with real servers."""
+async def test_a_message_to_a_client_that_left() -> None:
+    """A message written to a client that had left is lost, as with real servers."""
     remote = toy(STEPS)
     await start(remote)
     await anyio.sleep(5.5)
@@ -103,7 +103,7 @@ async def test_what_a_dead_client_took() -> None:
 
 
 async def test_two_readers() -> None:
-    """Two readers share the messages between them, and only one of them hears of the end."""
+    """Two readers share the messages, and only one of them gets the end."""
     remote = toy(STEPS)
     await start(remote)
     both: list[Client] = []
@@ -120,7 +120,7 @@ async def test_two_readers() -> None:
 
 
 async def test_the_queue() -> None:
-    """1,024 messages wait; older ones give way. An unread run keeps nothing but its time."""
+    """The queue holds 1,024 messages and drops the oldest; an unread run keeps only its time."""
     remote = toy(Script([Say(n + 1) for n in range(1500)]))
     await start(remote)
     client = await read(remote, 1)
@@ -131,7 +131,7 @@ async def test_the_queue() -> None:
 
 @pytest.mark.parametrize("trace_id", ["unknown", "attached"])
 async def test_nothing_to_read(trace_id: str) -> None:
-    """An unknown trace has heartbeats for ever."""
+    """An unknown trace gives endless heartbeats."""
     remote = ToyRemote(pace=0)
     await chat(remote, {"query": "echo hi", "current_trace_id": "attached"})
     client = await read(remote, 50, trace_id)
@@ -147,7 +147,7 @@ async def test_the_latest_run_is_read() -> None:
 
 
 async def test_a_detached_run_that_is_cut() -> None:
-    """The stream ends cleanly and without `close`."""
+    """A run that is cut ends the stream cleanly without `close`."""
     remote = toy(Script([Say(1), Cut()]))
     await start(remote)
     client = await read(remote, 1)
@@ -155,7 +155,7 @@ async def test_a_detached_run_that_is_cut() -> None:
 
 
 async def test_an_unknown_callee() -> None:
-    """A run of an unknown callee is taken on, and never says anything."""
+    """A run of an unknown callee is accepted, and sends nothing."""
     remote = ToyRemote(pace=0)
     await start(remote, callee="nobody")
     assert (await read(remote, 10)).chunks == []
@@ -172,7 +172,7 @@ NEEDS: Final = [
 
 @pytest.mark.parametrize(("path", "body"), NEEDS)
 async def test_bad_bodies(path: str, body: bytes) -> None:
-    """Without a JSON object, or what must be in it, a bare 500."""
+    """A body that is not JSON, or lacks required fields, is a bare 500."""
     client = await request(ToyRemote(), "POST", path, Client(body))
     assert client.status == 500
     assert client.chunks == [b"Internal Server Error"]
@@ -184,7 +184,7 @@ WORK: Final = Script([Call("flight_agent", [Pause(2)], query="q", output={"a": 1
 LOST: Final = [("trip_planner", None, None), ("price_history", None, None)]
 
 RECORDS: Final = [
-    # the script, when we look: who has which state and output
+    # the script, when it is looked up: callee, state and output
     (WORK, 1, [("trip_planner", None, None), ("flight_agent", None, None)]),
     (WORK, 3, [("trip_planner", None, None), ("flight_agent", 3, '{"a": 1}')]),
     (WORK, 5, [("trip_planner", 3, "done"), ("flight_agent", 3, '{"a": 1}')]),
@@ -194,7 +194,7 @@ RECORDS: Final = [
         1,
         [("trip_planner", 3, "42"), ("add_up", 4, "Error executing oxy add_up: scripted failure")],
     ),
-    # The agent that ended the stream itself still ends; a server that died writes nothing more.
+    # An agent that ended the stream itself still ends; a server that died stores nothing more.
     (Script([Close(), Pause(1)], output="later"), 1, [("trip_planner", 3, "later")]),
     (Script([Pause(1), Call("price_history", [Hang()])]), 9, LOST),
     (Script([Call("price_history", [Cut()])]), 9, LOST),
@@ -203,7 +203,7 @@ RECORDS: Final = [
 
 @pytest.mark.parametrize(("script", "seconds", "expected"), RECORDS)
 async def test_the_record(script: Script, seconds: float, expected: list[Any]) -> None:
-    """The record says of each call how it is, by now."""
+    """The record has the state of each call at that time."""
     remote = toy(script)
     await start(remote)
     await anyio.sleep(seconds)
@@ -211,7 +211,7 @@ async def test_the_record(script: Script, seconds: float, expected: list[Any]) -
 
 
 async def test_the_record_of_a_run_that_is_left() -> None:
-    """What had ended when the client left keeps its end; all else is cancelled, and stays so."""
+    """When the client leaves, ended calls keep their state; the others are cancelled."""
     remote = toy(Script([Call("add_up", [Pause(1)], output=5), Call("price_history", [Pause(5)])]))
     client = Client(b'{"current_trace_id": "t"}')
     async with anyio.create_task_group() as group:
@@ -228,7 +228,7 @@ async def test_the_record_of_a_run_that_is_left() -> None:
 
 
 async def test_a_node() -> None:
-    """A node joins those above and below it, and holds what a real one does: the arguments and the headers too."""
+    """A node has its parents and children, and the data of a real one: arguments and headers too."""
     remote = toy(Script([Call("add_up", query="1 + 1")]))
     payload = {"node_id": "r", "father_node_id": "f", "call_stack": ["user", "front"], "shared_data": {"key": 1}}
     await start(remote, query="sum", **payload)
@@ -247,7 +247,7 @@ async def test_a_node() -> None:
 
 
 async def test_two_runs_of_one_trace() -> None:
-    """Both are in the record, in their order; another trace is not."""
+    """The record has both runs in order; another trace is empty."""
     remote = ToyRemote(pace=0)
     for query in ("echo one", "echo two"):
         await chat(remote, {"query": query, "current_trace_id": "t"})
@@ -267,17 +267,17 @@ WITHOUT: Final[list[tuple[str, str, bytes, dict[str, Any], int]]] = [
 
 
 @pytest.mark.parametrize(("method", "path", "query", "options", "status"), WITHOUT)
-async def test_what_is_not_there(method: str, path: str, query: bytes, options: Any, status: int) -> None:
-    """A remote may have no records, and an old one has no way to read a detached run."""
+async def test_missing_features(method: str, path: str, query: bytes, options: Any, status: int) -> None:
+    """A remote may have no records, and an old one cannot read detached runs."""
     assert (await request(ToyRemote(**options), method, path, Client(), query)).status == status
 
 
-# ------------------------------------------------------------------------------------------------------------- Failing
+# ------------------------------------------------------------------------------------------------------------- Failures
 
 
 @pytest.mark.parametrize("dialect", ["1.1.3", "1.0.8"])
 async def test_an_agent_that_raises(dialect: str) -> None:
-    """On the wire it is a normal answer, with the framework's text; steps after it never come."""
+    """A failed agent sends a normal answer with the framework's text; no later steps are sent."""
     remote = toy(Script([Say("before"), Fail(), Say("after")], output="never"), dialect=dialect)
     client = await chat(remote, {"query": "?"})
     text = "Error executing oxy trip_planner: scripted failure"
@@ -290,23 +290,23 @@ async def test_an_agent_that_raises(dialect: str) -> None:
 
 
 async def test_a_part_that_raises() -> None:
-    """One of several calls that raises does not end the others."""
+    """If one of several calls fails, the others go on."""
     remote = toy(Script([Together([Call("add_up", [Fail("a")]), Call("price_history", output="b")])], output="both"))
     outputs = [each["content"]["output"] for each in (await chat(remote, {})).objects if each["type"] == "observation"]
     assert outputs == ["Error executing oxy add_up: a", "b", "both"]
 
 
-async def test_the_library_has_one() -> None:
-    """`raise` is a script of the toy's own library."""
+async def test_the_script_raise() -> None:
+    """`raise` is a script of the toy's library."""
     client = await chat(ToyRemote(pace=0), {"query": "raise"})
     assert client.messages[-1]["content"] == "Error executing oxy trip_planner: scripted failure"
 
 
-# -------------------------------------------------------------------------------------------------- Feedback and files
+# ------------------------------------------------------------------------------------------------- Feedback and uploads
 
 
 async def test_feedback() -> None:
-    """A run takes what the human says as long as it runs; its trace id is the channel."""
+    """A run accepts feedback while it runs; its trace id is the channel."""
     remote = toy(STEPS)
     refused: Message = {"code": 400, "message": "illegal channel_id", "data": {}}
     assert await post(remote, "/feedback", {"channel_id": "t", "data": "too soon"}) == refused
@@ -324,13 +324,13 @@ async def test_feedback() -> None:
 
 
 def form(name: str, *, field: str = "file") -> bytes:
-    """A form with one file."""
+    """Return a form with one file."""
     head = f'--b\r\ncontent-disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'
     return head.encode() + b"con\r\n--tent" + b"\r\n--b--\r\n"
 
 
 UPLOADS: Final = [
-    # the file's name, the dialect: the name it gets, or what is wrong
+    # the file's name, the dialect: the stored name, or the error
     ("a b#ü.TXT", "1.1.3", "../static/20260101000000_a_b_ü.txt"),
     ("a b#ü.TXT", "1.0.8", "../static/20260101000000_a b#ü.TXT"),
     ("x.exe", "1.0.8", "../static/20260101000000_x.exe"),
@@ -342,7 +342,7 @@ UPLOADS: Final = [
 
 @pytest.mark.parametrize(("name", "dialect", "expected"), UPLOADS)
 async def test_upload(name: str, dialect: str, expected: str) -> None:
-    """The newest release takes some kinds of files, under a harmless name; the oldest takes all as they are."""
+    """The newest release accepts some kinds of files under a safe name; the oldest accepts all unchanged."""
     remote = ToyRemote(dialect=dialect)
     client = await uploaded(remote, form(name))
     said = json.loads(client.chunks[0])
@@ -356,7 +356,7 @@ async def test_upload(name: str, dialect: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"nonsense", form("a.txt", field="other")])
-async def test_an_upload_of_nothing(body: bytes) -> None:
+async def test_an_upload_without_a_file(body: bytes) -> None:
     """A form without the file is a 422."""
     client = await uploaded(ToyRemote(), body)
     assert client.status == 422
@@ -364,7 +364,7 @@ async def test_an_upload_of_nothing(body: bytes) -> None:
 
 
 async def uploaded(remote: ToyRemote, body: bytes) -> Client:
-    """The client that has uploaded this."""
+    """Upload a file, and return the client."""
     client = Client(body)
     scope: Message = {
         "type": "http",

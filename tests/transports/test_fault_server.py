@@ -57,7 +57,7 @@ def server() -> Iterator[FaultServer]:
 
 
 ALL_FAULTS_ON: Final = {"httpx": "trio", "httpx2": "asyncio", "aiohttp": "uvloop"}
-"""The loop on which each transport meets every fault; on the others it meets every fifth, but in a soak all."""
+"""The loop on which each transport meets every fault; on the others it meets every tenth, but in a soak all."""
 
 
 # In httpcore on trio and uvloop, a cancelled connection attempt leaves its socket to the garbage collector; each async
@@ -67,9 +67,7 @@ ALL_FAULTS_ON: Final = {"httpx": "trio", "httpx2": "asyncio", "aiohttp": "uvloop
 @pytest.mark.filterwarnings("ignore:Exception ignored in. 'uvloop.loop:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:unclosed resource <TCPTransport:ResourceWarning")
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_each_fault(
-    transport: str, loop: str, server: FaultServer, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_each_fault(transport: str, loop: str, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
     """Each fault ends with the error, outcome, time and requests of the table, and the agent's next call succeeds."""
     faults = FAULTS if SIZE == "soak" or ALL_FAULTS_ON[transport] == loop else FAULTS[::10]
     lines = await play_all(server, transport, faults)
