@@ -38,6 +38,8 @@ SMOKE = (
     "project/test_public_names",
 )
 """The test files that meet what differs between versions of Python: event loops, sockets, JSON, typing, imports."""
+UNIT = ("--ignore=tests/interop", "--ignore=tests/clients")
+"""All tests but those with real servers and real clients."""
 WORKERS = ("-n", "3", "--dist", "worksteal")
 """Three: a small machine has two processors, and a third of the time is waiting."""
 
@@ -115,9 +117,9 @@ def types(session: nox.Session) -> None:
 
 @nox.session(tags=["full"])
 def tests(session: nox.Session) -> None:
-    """All tests but interop, on the Python that runs nox."""
+    """All tests but interop and clients, on the Python that runs nox."""
     install_wheel(session, "test")
-    session.run("pytest", "--ignore=tests/interop", *(session.posargs or WORKERS))
+    session.run("pytest", *UNIT, *(session.posargs or WORKERS))
 
 
 @nox.session(tags=["full", "rest"])
@@ -126,7 +128,7 @@ def coverage(session: nox.Session) -> None:
     install_wheel(session, "test")
     session.run("coverage", "erase")
     measured = {"COVERAGE_PROCESS_START": str(ROOT / "pyproject.toml"), "OXYGENT_CLIENT_SIZE": "smoke"}
-    session.run("pytest", "--ignore=tests/interop", "-m", "not slow", "--one-loop", *WORKERS, env=measured)
+    session.run("pytest", *UNIT, "-m", "not slow", "--one-loop", *WORKERS, env=measured)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 
@@ -135,7 +137,7 @@ def coverage(session: nox.Session) -> None:
 def quick(session: nox.Session) -> None:
     """The tests without the slow ones."""
     install_wheel(session, "test")
-    session.run("pytest", "--ignore=tests/interop", "-m", "not slow", *(session.posargs or WORKERS))
+    session.run("pytest", *UNIT, "-m", "not slow", *(session.posargs or WORKERS))
 
 
 @nox.session(python=[version for version in SUPPORTED if version != CURRENT], tags=["full", "rest"])
@@ -164,6 +166,17 @@ def interop(session: nox.Session) -> None:
     if not session.posargs:
         session.run("coverage", "combine", "--quiet", rules, env=measured)
         session.run("coverage", "report", rules, env=measured)
+
+
+@nox.session(tags=["full", "rest"])
+def clients(session: nox.Session) -> None:
+    """Real clients of the served agents, and other frameworks, each in an environment of its own.
+
+    tests/interop/environments.py installs them.
+    """
+    install_wheel(session, "test")
+    session.run("python", "-m", "tests.interop.environments", "openai-clients", "frameworks", "oxygent-1.1.3")
+    session.run("pytest", "tests/clients", *session.posargs)
 
 
 @nox.session(tags=["full", "rest"])
@@ -257,7 +270,7 @@ def lowest(session: nox.Session) -> None:
     # An SDK of OpenTelemetry has an API of its own version.
     session.install(*(requirement.replace(">=", "==") for requirement in requirements), "opentelemetry-sdk")
     session.env["OXYGENT_CLIENT_SIZE"] = "smoke"
-    session.run("pytest", "--ignore=tests/interop", "-m", "not slow", *session.posargs)
+    session.run("pytest", *UNIT, "-m", "not slow", *session.posargs)
 
 
 @nox.session(default=False)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from oxygent_client._agent.conversation import Conversation, Turn
     from oxygent_client._agent.detached import RunHandle
     from oxygent_client._agent.remote_agent import RemoteAgent
+    from oxygent_client._agent.tool import AgentTool
     from oxygent_client._core.errors import Outcome, OxyError
     from oxygent_client._core.events import (
         Answer,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentRegistry",
     "AgentText",
+    "AgentTool",
     "Answer",
     "AnyEvent",
     "BearerAuth",
@@ -112,6 +114,7 @@ _HOMES = {
     ),
     "_agent.detached": ("RunHandle",),
     "_agent.remote_agent": ("RemoteAgent",),
+    "_agent.tool": ("AgentTool",),
     "_core.errors": (
         "Outcome",
         "OxyError",

@@ -1,4 +1,4 @@
-"""A Python environment per OxyGent release, built once and kept.
+"""A Python environment per OxyGent release, and per group of other clients, built once and kept.
 
 Rule 1: an environment counts only when its marker exists, and the marker is written last and atomically; whatever was
         interrupted is thrown away and built again.
@@ -6,7 +6,7 @@ Rule 2: one process builds a release, the others wait for its lock; the system d
 Rule 3: nothing here imports OxyGent or our own package: the release lives only in its environment.
 Rule 4: `pip` finds packages by its own configuration; this file names no index.
 
-Usage: python -m tests.interop.environments (builds what is not there, all releases at once)
+Usage: python -m tests.interop.environments [NAME ...] (builds what is not there, all at once; by default all releases)
 """
 
 from __future__ import annotations
@@ -27,13 +27,24 @@ from tests.support.machine import AS_FOUND
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["RELEASES", "EnvironmentUnavailableError", "python_for"]
+__all__ = ["CLIENTS", "RELEASES", "EnvironmentUnavailableError", "python_for", "python_with"]
 
 # Newest of the 1.1 line, last of the 1.0 line, and the last release that spoke the legacy dialect (only `data:` lines).
 RELEASES = ("1.1.3", "1.0.13", "1.0.8")
 
 # None of these releases declares `dotenv`, and none works with mcp 2: it has no `streamablehttp_client`.
 _COMPANIONS = ("python-dotenv", "mcp<2")
+
+# What needs no framework, and so shares no environment with one.
+CLIENTS = {
+    # name: (what is installed, what must import then)
+    "openai-clients": (("openai", "litellm", "langchain-openai"), "openai, litellm, langchain_openai"),
+    "frameworks": (
+        # the frameworks, and what our own package needs
+        ("langgraph", "pydantic-ai-slim", "openai-agents", "anyio", "attrs", "httpx", "httpx-sse"),
+        "langgraph, pydantic_ai, agents, httpx_sse",
+    ),
+}
 
 _MARKER = "ready"
 
@@ -44,12 +55,22 @@ class EnvironmentUnavailableError(RuntimeError):
 
 def python_for(version: str) -> Path:
     """The interpreter of an environment that holds `oxygent==version`; built first if it is not there (minutes)."""
-    home = _cache() / f"oxygent-{version}-cp{sys.version_info.major}{sys.version_info.minor}"
+    # A release that does not import is not ready.
+    return _python_of(f"oxygent-{version}", (f"oxygent=={version}", *_COMPANIONS), "oxygent")
+
+
+def python_with(name: str) -> Path:
+    """The interpreter of an environment in `CLIENTS`; built first if it is not there (minutes)."""
+    return _python_of(name, *CLIENTS[name])
+
+
+def _python_of(name: str, requirements: tuple[str, ...], imported: str) -> Path:
+    home = _cache() / f"{name}-cp{sys.version_info.major}{sys.version_info.minor}"
     python = home / "bin" / "python"
     if not (home / _MARKER).exists():
         with _lock(home.with_name(home.name + ".lock")):
             if not (home / _MARKER).exists():  # built by someone else while we waited
-                _build(home, python, version)
+                _build(home, python, requirements, imported)
     return python
 
 
@@ -69,15 +90,14 @@ def _lock(path: Path) -> Generator[None]:
         yield
 
 
-def _build(home: Path, python: Path, version: str) -> None:
+def _build(home: Path, python: Path, requirements: tuple[str, ...], imported: str) -> None:
     shutil.rmtree(home, ignore_errors=True)
     log = home.with_name(home.name + ".log")
-    requirements = (f"oxygent=={version}", *_COMPANIONS)
     steps = (
         (sys.executable, "-m", "venv", str(home)),
         # Compiling all that is installed takes as long as installing it, and most is never imported.
         (str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", *requirements),
-        (str(python), "-c", "import oxygent"),  # a release that does not import is not ready
+        (str(python), "-c", f"import {imported}"),
     )
     with log.open("w", encoding="utf-8") as out:
         for step in steps:
@@ -92,12 +112,16 @@ def _build(home: Path, python: Path, version: str) -> None:
                 check=False,
             )
             if done.returncode:
-                raise EnvironmentUnavailableError(f"no environment for oxygent {version}: see {log}")
+                raise EnvironmentUnavailableError(f"no environment {home.name}: see {log}")
     unfinished = home / f"{_MARKER}.tmp"
     unfinished.write_text(json.dumps({"requirements": requirements, "python": sys.version}) + "\n", encoding="utf-8")
     unfinished.replace(home / _MARKER)
 
 
+def _build_named(name: str) -> Path:
+    return python_with(name) if name in CLIENTS else python_for(name.removeprefix("oxygent-"))
+
+
 if __name__ == "__main__":
     with ThreadPoolExecutor() as pool:
-        list(pool.map(python_for, RELEASES))
+        list(pool.map(_build_named, sys.argv[1:] or RELEASES))

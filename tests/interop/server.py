@@ -160,6 +160,14 @@ async def nested(request: Any) -> str:
     return f"master({await output_of(request, 'middle_agent', query='nested')})"
 
 
+async def both(request: Any) -> str:
+    """Two agents at once."""
+    outputs = await asyncio.gather(
+        output_of(request, "middle_agent", query="nested"), output_of(request, "other_agent", query="hello")
+    )
+    return " and ".join(outputs)
+
+
 async def middle(request: Any) -> str:
     """The second agent of `nested`."""
     return f"middle({await output_of(request, 'leaf_agent', query='leaf')})"
@@ -324,6 +332,7 @@ SCENARIOS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "echo": echo,
     "tools": tools,
     "nested": nested,
+    "both": both,
     "stream": stream,
     "strings": strings,
     "done": done,

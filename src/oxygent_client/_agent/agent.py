@@ -35,6 +35,7 @@ from oxygent_client._agent.remote_agent import RemoteAgent, single_attempt
 from oxygent_client._agent.request_builder import RequestBuilder, lookup_request
 from oxygent_client._agent.restart import RestartRequestBuilder, check_restart_options
 from oxygent_client._agent.rules import EventFilter, EventHandler, ProgressCallback
+from oxygent_client._agent.tool import AgentTool, make_tool
 from oxygent_client._agent.transport_lease import TransportPool
 from oxygent_client._api import services
 from oxygent_client._api.discovery import DISCOVERY_SECONDS, RemoteCatalog
@@ -555,6 +556,22 @@ class SSEOxyGent(RemoteAgent):
         """
         async with self._operation(seconds=math.inf) as (transport, template, until):
             return await services.upload(transport, template, name, content, self.limits, until=until)
+
+    def as_tool(self, *, name: str = "", description: str = "", callee: str | None = None) -> AgentTool:
+        """Return the agent as a tool for another framework, such as LangGraph, pydantic-ai or OpenAI Agents.
+
+        Args:
+            name: the name of the tool; by default that of `callee`, or of this agent. Other characters than letters,
+                digits, `_` and `-` become `_`.
+            description: what the agent does, for the model that chooses; by default `desc`, which `init` may fill in.
+            callee: the name of the agent that the remote runs; None is the agent's own setting.
+        """
+        return make_tool(
+            self,
+            name=name or callee or self.name,
+            description=description or ("" if callee else self.desc),
+            callee=callee,
+        )
 
     def stats(self) -> Stats:
         """Return a snapshot of the statistics of this agent's runs; safe to call from any thread."""

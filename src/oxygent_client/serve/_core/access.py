@@ -19,8 +19,6 @@ from oxygent_client.errors import ConfigurationError
 from oxygent_client.serve._core.exchange import Exchange
 from oxygent_client.serve._core.failures import Refused
 
-__all__ = ["LOOPBACK", "Access"]
-
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 """The names of this machine."""
 

@@ -17,8 +17,6 @@ import anyio.abc
 
 from oxygent_client.serve._core.failures import Refused
 
-__all__ = ["ASGIApp", "Exchange", "Message", "Receive", "Send", "check_declared", "limited", "read_body"]
-
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]

@@ -14,8 +14,6 @@ import attrs
 
 from oxygent_client import Outcome, OxyError, errors
 
-__all__ = ["MAY_HAVE_RUN", "Failure", "Refused", "failure_of"]
-
 MAY_HAVE_RUN: Final = 424
 """Failed Dependency: the status of a failed run that may have started. No common HTTP client retries it."""
 UNRUN: Final = (Outcome.NOT_SENT, Outcome.REJECTED)

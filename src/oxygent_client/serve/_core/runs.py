@@ -23,8 +23,6 @@ from oxygent_client.errors import ConfigurationError, OxyError
 from oxygent_client.sanitize import without_credentials
 from oxygent_client.serve._core.failures import MAY_HAVE_RUN, UNRUN, Refused
 
-__all__ = ["Runs", "ServeLimits", "ServedAgent"]
-
 _logger: Final = logging.getLogger("oxygent_client.serve")
 
 KNOWN_SECONDS: Final = 60.0
@@ -50,8 +48,9 @@ class ServeLimits:
     """Bytes of a request's body; a larger one is refused with status 413."""
     body_seconds: float = attrs.field(default=30.0, validator=_positive)
     """Seconds in which a request's body must arrive."""
-    run_seconds: float = attrs.field(default=600.0, validator=_positive)
-    """Seconds for one run; the agent's own `Timeouts.total` counts if it is less."""
+    run_seconds: float = attrs.field(default=570.0, validator=_positive)
+    """Seconds for one run; the agent's own `Timeouts.total` counts if it is less. OpenAI's clients give up after 600 s,
+    and then repeat the request: an error of this side comes first."""
 
 
 @attrs.frozen

@@ -16,8 +16,6 @@ from oxygent_client.serve._core.service import Service
 if TYPE_CHECKING:
     import uvicorn
 
-__all__ = ["make_server", "serve_forever"]
-
 CLOSE_SECONDS: Final = 2.0
 """How long the last responses get to be sent after their runs were stopped."""
 

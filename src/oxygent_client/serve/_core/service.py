@@ -33,8 +33,6 @@ from oxygent_client.serve._core.exchange import (
 from oxygent_client.serve._core.failures import INTERNAL, Failure, Refused, failure_of
 from oxygent_client.serve._core.runs import Runs, ServeLimits
 
-__all__ = ["Adapter", "Mount", "Route", "Service"]
-
 _logger: Final = logging.getLogger("oxygent_client.serve")
 
 HEALTH: Final = "/healthz"

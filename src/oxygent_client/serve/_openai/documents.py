@@ -18,8 +18,6 @@ from oxygent_client import Event, Thought, ToolCall
 from oxygent_client.serve import Failure, ServedAgent
 from oxygent_client.serve._openai.requests import CHAT_ID, RESPONSE_ID, Question
 
-__all__ = ["ChatDocuments", "ResponseDocuments", "error_document", "model_document", "reasoning_of", "text_of"]
-
 
 def text_of(output: Any) -> str:
     """Return the text of an answer: a str as it is, anything else as JSON."""

@@ -18,8 +18,6 @@ import attrs
 
 from oxygent_client.serve import Refused
 
-__all__ = ["CHAT_ID", "PREVIOUS", "RESPONSE_ID", "Question", "chat_question", "response_question"]
-
 CHAT_ID: Final = "chatcmpl-"
 RESPONSE_ID: Final = "resp_"
 """An id is this, and the remote's trace id."""

@@ -1,0 +1,1 @@
+"""Tests with the clients and frameworks of others, each in an environment of its own."""
