@@ -37,7 +37,8 @@ class _Call:
     node_id: str
     name: str
     category: str
-    stack: tuple[str, ...]
+    stack: int
+    """The hash of its stack: a stack may have a hundred thousand names."""
     arguments: dict[str, Any]
     started: float | None
     ended: float | None = None
@@ -61,8 +62,8 @@ class TraceCollector:
         self._calls: list[_Call] = []
         self._by_id: dict[str, int] = {}
         """The latest call of each node id."""
-        self._by_stack: dict[tuple[str, ...], dict[int, None]] = {}
-        """The open calls of each stack, the latest last."""
+        self._by_stack: dict[int, dict[int, None]] = {}
+        """The open calls of each stack, by its hash, the latest last."""
         self._by_name: dict[str, dict[int, None]] = {}
         """The open calls of each callee, the latest last."""
 
@@ -129,12 +130,13 @@ class TraceCollector:
 
     def _add(self, event: ToolCall | Observation, arguments: dict[str, Any], at: float | None) -> int:
         stack, index = event.call_stack, len(self._calls)
-        above = _latest(self._by_stack.get(stack[:-1])) if stack else _latest(self._by_name.get(event.caller))
+        above = _latest(self._by_stack.get(hash(stack[:-1])) if stack else self._by_name.get(event.caller))
+        key = hash(stack)
         depth = 0 if above is None else self._calls[above].depth + 1
-        call = _Call(above, depth, event.node_id, event.callee, event.callee_category, stack, arguments, at)
+        call = _Call(above, depth, event.node_id, event.callee, event.callee_category, key, arguments, at)
         self._calls.append(call)
         self._by_id[call.node_id or f" {index}"] = index
-        self._by_stack.setdefault(stack, {})[index] = None
+        self._by_stack.setdefault(key, {})[index] = None
         self._by_name.setdefault(call.name, {})[index] = None
         return index
 
