@@ -24,16 +24,15 @@ TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(scripts=S
 
 
 async def main() -> None:
-    """Continue the conversation by trace id; show calls as they happen, then the answer."""
-    agent, before = SSEOxyGent(server_url=URL, transport=TOY), ""
-    for said in ("tools", "memory"):
-        print(f"You: {said}")
-        async with agent.stream(said, group_id="my-chat", from_trace_id=before) as run:
-            async for event in run:
-                if isinstance(event, ToolCall) and event.caller != "user":
-                    print(f"  {event.caller} calls {event.callee}")
-        print(f"Remote: {run.response.output}")
-        before = run.trace_id
+    """Each turn remembers those before; show calls as they happen, then the answer."""
+    async with SSEOxyGent(server_url=URL, transport=TOY).conversation() as chat:
+        for said in ("tools", "memory"):
+            print(f"You: {said}")
+            async with chat.stream(said) as run:
+                async for event in run:
+                    if isinstance(event, ToolCall) and event.caller != "user":
+                        print(f"  {event.caller} calls {event.callee}")
+            print(f"Remote: {run.response.output}")
 
 
 if __name__ == "__main__":
