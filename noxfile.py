@@ -38,8 +38,8 @@ SMOKE = (
     "project/test_public_names",
 )
 """The test files that meet what differs between versions of Python: event loops, sockets, JSON, typing, imports."""
-UNIT = ("--ignore=tests/interop", "--ignore=tests/clients")
-"""All tests but those with real servers and real clients."""
+UNIT = ("--ignore=tests/interop", "--ignore=tests/clients", "--ignore=tests/recipes")
+"""All tests but those with real servers, real clients and other frameworks."""
 WORKERS = ("-n", "3", "--dist", "worksteal")
 """Three: a small machine has two processors, and a third of the time is waiting."""
 
@@ -180,6 +180,13 @@ def clients(session: nox.Session) -> None:
 
 
 @nox.session(tags=["full", "rest"])
+def recipes(session: nox.Session) -> None:
+    """A notebook in a Jupyter kernel, and the programs for Django, Flask and Celery."""
+    install_wheel(session, "test", "recipes")
+    session.run("pytest", "tests/recipes", *session.posargs)
+
+
+@nox.session(tags=["full", "rest"])
 def fuzz(session: nox.Session) -> None:
     """The decoder on whatever atheris thinks of, after its mutants, for 30 seconds; `-- --seconds 3600` for longer."""
     install_wheel(session, "fuzz")
@@ -278,4 +285,4 @@ def soak(session: nox.Session) -> None:
     """The same tests with large numbers; `-- tests/run/test_run.py` picks."""
     install_wheel(session, "test")
     session.env["OXYGENT_CLIENT_SIZE"] = "soak"
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "--ignore=tests/recipes", *session.posargs)

@@ -78,7 +78,7 @@ ROOMS: Final[dict[str, Room]] = {
     # One run. It uses a transport, and no agent.
     "_run": room("_run _run.*", f"{GROUND} _protocol telemetry policies cluster _api _run.notebook", "anyio attrs"),
     # IPython is loaded already in a notebook.
-    "_run.notebook": room("_run.notebook", "_core _run telemetry", "attrs IPython"),
+    "_run.notebook": room("_run.notebook", "_core _protocol telemetry", "attrs IPython"),
     "_agent": room("_agent _agent.*", f"{GROUND} _protocol {SIBLINGS} _api _run", "anyio attrs"),
     "testing": room("testing testing.*", f"{GROUND} _protocol _run", "anyio attrs uvicorn"),
     "errors": room("errors", "_core"),

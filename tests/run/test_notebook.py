@@ -10,8 +10,7 @@ from typing import Any, Final
 import pytest
 
 from oxygent_client import BearerAuth, Retry, SSEOxyGent
-from oxygent_client._run import call_tree, notebook
-from oxygent_client._run.call_tree import CallTree
+from oxygent_client._run import notebook
 from oxygent_client.errors import StatusError
 from oxygent_client.sync import SyncSSEOxyGent
 from oxygent_client.testing import FakeTransport, Reply, answer, close, observation, progress, tool_call
@@ -26,7 +25,6 @@ STEPS: Final = (
     observation("search", 3, call_stack=["user", "planner", "search"], node_id="2"),
     tool_call("lost", call_stack=["user", "planner", "lost"], node_id="3"),
     observation("planner", "42", call_stack=["user", "planner"], node_id="1"),
-    observation("unknown", "42", call_stack=["user", "unknown"], node_id="9"),
     answer("42"),
     close(),
 )
@@ -77,18 +75,18 @@ async def test_the_states_of_a_run() -> None:
     assert run._repr_mimebundle_()["text/plain"] == "Run t: not started"
     async with run:
         await anext(run)
-        assert run._repr_mimebundle_()["text/plain"] == "Run t: running\n… planner"
+        assert run._repr_mimebundle_()["text/plain"] == "Run t: running\n… planner()"
         await run.final_response()
     assert run._repr_mimebundle_()["text/plain"].split("\n") == [
         "Run t: completed",
-        "✓ planner",
-        "   ✓ search",
-        "   ✗ lost",
+        "✓ planner() 0.00 s",
+        "├─ ✓ search() 0.00 s → 3",
+        "└─ ? lost()",
         "42",
     ]
     async with agent().stream("hi", trace_id="t") as left:
         pass
-    assert left._repr_mimebundle_()["text/plain"].startswith("Run t: left")
+    assert left._repr_mimebundle_()["text/plain"].startswith("Run t: canceled")
 
 
 async def test_a_run_that_failed() -> None:
@@ -100,7 +98,7 @@ async def test_a_run_that_failed() -> None:
             pass
     title, error = run._repr_mimebundle_()["text/plain"].split("\n", 1)
     assert title == "Run t: failed"
-    assert error.startswith("ServerError: ")
+    assert "500" in error
 
 
 async def test_hostile_text_and_secrets() -> None:
@@ -136,7 +134,7 @@ async def test_a_display_is_updated_during_its_run(ipython: Display, monkeypatch
     async with run:
         await run.final_response()
     assert ipython.titles == ["Run t: not started", "Run t: running", "Run t: completed"]
-    assert len(ipython.shown) == 8
+    assert len(ipython.shown) == 7
 
 
 def test_a_synchronous_run(ipython: Display) -> None:
@@ -157,20 +155,3 @@ async def test_a_display_does_not_keep_its_run(ipython: Display) -> None:
     gc.collect()
     observed.note("ended", context, {})
     assert len(ipython.shown) == 1
-
-
-def test_a_tree_is_bounded() -> None:
-    """Calls beyond a number are counted, and levels beyond a number are not indented."""
-    tree = CallTree.of(nested_calls(call_tree.MAX_CALLS + 3))
-    lines = [*tree.lines(is_over=False, shown=str)]
-    assert tree.hidden == 3
-    assert len(lines) == call_tree.MAX_CALLS
-    assert max(len(indent) for indent, _, _ in lines) == 3 * call_tree.MAX_DEPTH
-
-
-def nested_calls(number: int) -> list[Any]:
-    """So many calls, each within the one before."""
-    stacks = [["user", *map(str, range(depth + 1))] for depth in range(number)]
-    steps = [tool_call(stack[-1], call_stack=stack, node_id=stack[-1]) for stack in stacks]
-    run = SyncSSEOxyGent(URL, transport=FakeTransport.script(*steps, answer("1"), close())).stream("hi")
-    return [event for event in run if event.type == "tool_call"]

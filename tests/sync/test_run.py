@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import gc
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, assert_type
 
 import pytest
 
-from oxygent_client import Answer, Outcome, Retry, Run
-from oxygent_client.errors import ClosedError, ConnectError, RemoteAgentError
+from oxygent_client import AgentText, Answer, Outcome, Retry, Run, TextUpdate
+from oxygent_client.errors import ClosedError, ConfigurationError, ConnectError, RemoteAgentError
 from oxygent_client.sync import SyncRun, SyncSSEOxyGent, call
-from oxygent_client.testing import FakeTransport, Reply, answer, close, delta, message, progress
+from oxygent_client.testing import FakeTransport, Reply, ToyRemote, answer, close, delta, message, progress
+from oxygent_client.transports.asgi import ASGITransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,26 @@ def test_the_events_of_a_run() -> None:
     assert run.outcome is Outcome.COMPLETED
     assert run.trace_id == run.remote_trace_id == "t"
     assert run.sent.values() == set()
+    assert run.trace().status == "completed"
     assert repr(run) == "<SyncRun t completed>"
+
+
+def test_the_text_of_the_answer() -> None:
+    """The pieces of the answer are iterated over, as they are written; leaving that ends the run, too."""
+    agent = SyncSSEOxyGent(URL, transport=ASGITransport(ToyRemote(pace=0)))
+    run = agent.stream("trip")
+    pieces = [assert_type(text, str) for text in run.text_stream]
+    assert len(pieces) > 1
+    assert "".join(pieces) == run.response.output == run.text
+    assert [assert_type(each, AgentText).text for each in run.texts][-1] == run.text
+    run = agent.stream("trip")
+    for update in run.text_updates(hold="shape"):
+        assert assert_type(update, TextUpdate).text == update.delta
+        break
+    with pytest.raises(ClosedError):
+        _ = run.response
+    with pytest.raises(ConfigurationError):
+        next(agent.stream("trip").text_updates(hold="no"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  (wrong on purpose)
 
 
 def test_a_run_that_ended_is_read_again() -> None:

@@ -1,6 +1,6 @@
 """Show a run in a notebook: the tree of its calls and its result, as text and HTML.
 
-Rule 1: remote text is redacted, escaped and cut before it is shown. The HTML has no script, style sheet or link.
+Rule 1: what is shown is the run's trace, which is redacted; it is escaped and cut. The HTML has no script or link.
 Rule 2: what is shown follows the run until its end, a few times a second.
 """
 
@@ -14,34 +14,37 @@ from typing import Any, ClassVar, Final
 
 import attrs
 
-from oxygent_client._core.sent_secrets import SentSecrets
-from oxygent_client._run.call_tree import CallTree
+from oxygent_client._core.text import escape_text
+from oxygent_client._core.trace import Trace
+from oxygent_client._protocol.messages import as_text
 from oxygent_client.telemetry._observers import Notification
 
+MAX_CALLS: Final = 500
+"""The number of calls that are shown."""
 MAX_TEXT: Final = 4000
 """The number of characters of a result."""
+MAX_LINE: Final = 200
 REFRESH_SECONDS: Final = 0.2
-_COLORS: Final = {"…": "#b58900", "✓": "#2aa198", "✗": "#dc322f"}
 
 
-def mime_bundle(title: str, tree: CallTree, result: str, sent: SentSecrets, *, is_over: bool) -> dict[str, str]:
+def mime_bundle(trace: Trace) -> dict[str, str]:
     """Return a run as text and as HTML, by MIME type."""
-    lines = [*tree.lines(is_over=is_over, shown=lambda name: sent.shown(name, MAX_TEXT) or "?")]
-    title = sent.shown(title, MAX_TEXT)
-    result = sent.shown(result, MAX_TEXT, lines=True)
-    more = [f"({tree.hidden} more calls)"] if tree.hidden else []
-    plain = [title, *(f"{indent}{mark} {name}" for indent, mark, name in lines), *more, *([result] if result else [])]
-    rich = [
-        f"<b>{html.escape(title)}</b>",
-        *(
-            f'{indent}<span style="color:{_COLORS[mark]}">{mark}</span> {html.escape(name)}'
-            for indent, mark, name in lines
-        ),
-        *more,
-    ]
-    body = "\n".join(rich)
-    tail = f'<pre style="white-space:pre-wrap">{html.escape(result)}</pre>' if result else ""
-    return {"text/plain": "\n".join(plain), "text/html": f"<div><pre>{body}</pre>{tail}</div>"}
+    status = "not started" if trace.status == "running" and trace.began is None else trace.status
+    title = escape_text(f"Run {trace.trace_id}: {status}", MAX_LINE)
+    tree = "\n".join(trace.to_tree().split("\n")[:MAX_CALLS])
+    result = escape_text(trace.error or _shown(trace.output), MAX_TEXT, lines=True)
+    return {
+        "text/plain": "\n".join(filter(None, (title, tree, result))),
+        "text/html": f"<div><b>{html.escape(title)}</b>{_pre(tree)}{_pre(result)}</div>",
+    }
+
+
+def _shown(output: Any) -> str:
+    return "" if output is None else as_text(output)
+
+
+def _pre(text: str) -> str:
+    return f'<pre style="white-space:pre-wrap">{html.escape(text)}</pre>' if text else ""
 
 
 @attrs.define(eq=False)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextvars
 import json
-import sys
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -53,7 +52,6 @@ from oxygent_client._protocol.messages import CLOSE, to_event, trace_id_of
 from oxygent_client._protocol.router import Action, Drop, copy_json
 from oxygent_client._protocol.schema import check
 from oxygent_client._run.abandoned import AbandonedWatch, watch
-from oxygent_client._run.call_tree import CallTree
 from oxygent_client._run.config import RunConfig
 from oxygent_client._run.connection import CLOSE_SECONDS, RunConnection
 from oxygent_client._run.event_buffer import Unread, sse_of
@@ -123,10 +121,6 @@ class Run:
         self._closed = False
         self._end_notified = False
         self._watch: AbandonedWatch | None = None
-        self._calls: CallTree | None = None
-        if "IPython" in sys.modules:  # the run may be shown
-            self._calls = CallTree()
-            config.observed.observers += (self._calls,)
 
     # --- what a reader may ask ---
 
@@ -670,15 +664,7 @@ class Run:
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         """Return the run as text and HTML, for notebooks."""
-        state, result = "running" if self._opened else "not started", ""
-        if self._response is not None:
-            state, result = "completed", str(self._response.output)
-        elif isinstance(self._error, OxyError):
-            state, result = "failed", f"{type(self._error).__name__}: {self._error}"
-        elif self._closed:
-            state = "left"
-        tree = CallTree.of(self.partial.events) if self._calls is None else self._calls
-        return mime_bundle(f"Run {self.trace_id}: {state}", tree, result, self.sent, is_over=self._closed)
+        return mime_bundle(self.trace())
 
     def _ipython_display_(self) -> None:
         """Show the run in a notebook, and update what is shown until the run has ended."""

@@ -77,11 +77,11 @@ def constructor(
 
 def converting(
     method: Callable[Concatenate[Any, P], Any],
-) -> Callable[[Callable[Concatenate[F, ...], T]], Callable[Concatenate[F, P], T]]:
+) -> Callable[[Callable[Concatenate[S, ...], T]], Callable[Concatenate[S, P], T]]:
     """Give the decorated method, which has a result of its own, the parameters of this one."""
 
-    def decorate(declared: Callable[Concatenate[F, ...], T]) -> Callable[Concatenate[F, P], T]:
-        return cast("Callable[Concatenate[F, P], T]", _named(declared, declared, method))
+    def decorate(declared: Callable[Concatenate[S, ...], T]) -> Callable[Concatenate[S, P], T]:
+        return cast("Callable[Concatenate[S, P], T]", _named(declared, declared, method))
 
     return decorate
 

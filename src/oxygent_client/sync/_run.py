@@ -7,9 +7,10 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
 
-from oxygent_client import AnyEvent, Outcome, OxyResponse, Run
+from oxygent_client import AgentText, AnyEvent, Outcome, OxyResponse, Run, TextUpdate, Trace
 from oxygent_client.errors import ClosedError, Partial
 from oxygent_client.sanitize import SentSecrets
+from oxygent_client.sync._mirror import converting
 from oxygent_client.sync._portal import Block, Portal
 
 T = TypeVar("T")
@@ -65,6 +66,27 @@ class SyncRun:
         return self._run.text
 
     @property
+    def texts(self) -> tuple[AgentText, ...]:
+        """All text that agents have written so far, by call and agent, in the order in which the texts began."""
+        return self._run.texts
+
+    @property
+    def text_stream(self) -> Iterator[str]:
+        """The answer's text in pieces, as it is written: `for text in run.text_stream: ...`; see `Run.text_stream`.
+
+        Leaving the `for` ends the run.
+        """
+        return self._iterate(lambda run: run.text_stream)
+
+    @converting(Run.text_updates)
+    def text_updates(self, *args: Any, **options: Any) -> Iterator[TextUpdate]:
+        """The changes of the answer's text, as it is written: `for update in run.text_updates(): ...`.
+
+        Leaving the `for` ends the run.
+        """
+        return self._iterate(lambda run: run.text_updates(*args, **options))
+
+    @property
     def sent(self) -> SentSecrets:
         """The credentials that the run has sent, for `sanitize.without_credentials`."""
         return self._run.sent
@@ -83,6 +105,10 @@ class SyncRun:
             ClosedError: the run has not come to its end. Read all events first, or call `final_response()`.
         """
         return self._run.response
+
+    def trace(self) -> Trace:
+        """Return the calls of the run so far as a value, with times, arguments, outputs and errors."""
+        return self._run.trace()
 
     def final_response(self) -> OxyResponse:
         """Read all events that are still to come, end the run and return its response.

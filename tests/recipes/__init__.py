@@ -1,0 +1,1 @@
+"""Tests that need web frameworks or a notebook; they have a session of their own."""
