@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from oxygent_client._protocol.run_record import RunNode, RunRecord
     from oxygent_client._protocol.sse import Decoder
     from oxygent_client._run.answer_text import TextUpdate
+    from oxygent_client._run.keepalive import Heartbeat
     from oxygent_client._run.run import Run
     from oxygent_client._run.texts import AgentText
     from oxygent_client.cluster import Cluster
@@ -73,6 +74,7 @@ __all__ = [
     "HTTPRequest",
     "HTTPResponse",
     "HTTPXTransport",
+    "Heartbeat",
     "Limits",
     "Observation",
     "Outcome",
@@ -161,6 +163,7 @@ _HOMES = {
     ),
     "_protocol.sse": ("Decoder",),
     "_run.answer_text": ("TextUpdate",),
+    "_run.keepalive": ("Heartbeat",),
     "_run.run": ("Run",),
     "_run.texts": ("AgentText",),
     "cluster": ("Cluster",),

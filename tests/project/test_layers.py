@@ -76,7 +76,11 @@ ROOMS: Final[dict[str, Room]] = {
     # One function an endpoint; it uses a transport, and no agent.
     "_api": room("_api _api.*", f"{GROUND} _protocol cluster", "anyio attrs"),
     # One run. It uses a transport, and no agent.
-    "_run": room("_run _run.*", f"{GROUND} _protocol telemetry policies cluster _api _run.notebook", "anyio attrs"),
+    "_run": room(
+        "_run _run.*", f"{GROUND} _protocol telemetry policies cluster _api _run.notebook _run.keepalive", "anyio attrs"
+    ),
+    # It starts a task outside of all task groups: with trio where trio runs already.
+    "_run.keepalive": room("_run.keepalive", f"{GROUND} _run", "anyio attrs trio"),
     # IPython is loaded already in a notebook.
     "_run.notebook": room("_run.notebook", "_core _protocol telemetry", "attrs IPython"),
     "_agent": room("_agent _agent.*", f"{GROUND} _protocol {SIBLINGS} _api _run", "anyio attrs"),
@@ -86,7 +90,7 @@ ROOMS: Final[dict[str, Room]] = {
     "sanitize": room("sanitize", "_core", "attrs"),
     "registry": room("registry registry.*", f"{GROUND} _protocol", "anyio attrs"),
     # Public names, each loaded on first use.
-    "__init__": room("__init__", f"_core _protocol {SIBLINGS} testing errors registry _run _agent"),
+    "__init__": room("__init__", f"_core _protocol {SIBLINGS} testing errors registry _run _run.keepalive _agent"),
     # Edges: users of the package like any other, so they import only its public names and modules.
     # The served side: what all protocols share, and a room for each protocol.
     "serve": room("serve serve._core serve._core.*", PUBLIC, "anyio attrs uvicorn", edge=True),

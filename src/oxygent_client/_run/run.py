@@ -16,7 +16,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, Literal, NoReturn, Self
+from typing import Any, Final, Literal, NoReturn, Self, overload
 
 import anyio
 import attrs
@@ -47,7 +47,7 @@ from oxygent_client._core.requests import OxyResponse
 from oxygent_client._core.sent_secrets import SentSecrets
 from oxygent_client._core.trace import Trace
 from oxygent_client._core.transport import Context, redact_url
-from oxygent_client._core.validation import one_of
+from oxygent_client._core.validation import number, one_of, optional
 from oxygent_client._protocol.messages import CLOSE, to_event, trace_id_of
 from oxygent_client._protocol.router import Action, Drop, copy_json
 from oxygent_client._protocol.schema import check
@@ -56,6 +56,7 @@ from oxygent_client._run.config import RunConfig
 from oxygent_client._run.connection import CLOSE_SECONDS, RunConnection
 from oxygent_client._run.event_buffer import Unread, sse_of
 from oxygent_client._run.event_reader import CHECKPOINT_EVERY, EventReader
+from oxygent_client._run.keepalive import EventsWithHeartbeats, Heartbeat, PatientReader, StillWaiting
 from oxygent_client._run.notebook import LiveDisplay, mime_bundle
 from oxygent_client._run.reads import loop_clock
 from oxygent_client._run.recovery import RecordRecovery
@@ -76,6 +77,7 @@ NO_OUTPUT: Final = (None, "", "null")
 ENDED_BADLY: Final = "_ended_badly"
 """Where a request keeps the error of its run."""
 HOLD: Final = one_of("shape", "step")
+KEEPALIVE: Final = optional(number(gt=0))
 FAILED_ROUTE: Final = Drop("its route failed")
 READER_SECONDS: Final = 2 * CLOSE_SECONDS
 """How long whoever leaves a run waits for another task, which reads it, to close the connection."""
@@ -115,6 +117,7 @@ class Run:
         self._attempts = 0
         self._response: OxyResponse | None = None
         self._error: BaseException | None = None
+        self._patient_reader: PatientReader | None = None  # once `events` was called
         self._opened = False
         self._reading = False
         self._read_over: anyio.Event | None = None  # once another task waits for that
@@ -274,6 +277,8 @@ class Run:
         try:
             if self._reading:
                 await self._dismiss_reader()
+            elif self._patient_reader is not None:
+                await self._patient_reader.cancel()
             try:
                 await self._keep_rest([])
             finally:
@@ -402,8 +407,11 @@ class Run:
             reader.steps += 1
             if reader.steps >= CHECKPOINT_EVERY:
                 await reader.breathe()
-            step = self._state.next_event(self._now())
-            sse = await reader.next(step) if isinstance(step, NeedData) else step
+            if self._patient_reader is None:
+                step = self._state.next_event(self._now())
+                sse = await reader.next(step) if isinstance(step, NeedData) else step
+            else:
+                sse = await self._patient_reader.next()
             if sse is None or isinstance(sse, Ended):
                 await self._finish()
             else:
@@ -415,6 +423,8 @@ class Run:
                 if listener.is_listening():
                     await listener.on_event(event, action)
                 return event
+        except StillWaiting:
+            raise
         except BaseException as error:
             await self._finish_with_error(error)
             raise
@@ -423,6 +433,26 @@ class Run:
             if self._read_over is not None:
                 self._read_over.set()
         raise StopAsyncIteration
+
+    @overload
+    def events(self, *, keepalive: None = None) -> AsyncIterator[AnyEvent]: ...
+    @overload
+    def events(self, *, keepalive: float) -> AsyncIterator[AnyEvent | Heartbeat]: ...
+    def events(self, *, keepalive: float | None = None) -> AsyncIterator[AnyEvent | Heartbeat]:
+        """The events, and with `keepalive` a `Heartbeat` whenever none was received for so many seconds.
+
+        Between two items the wait for the next event goes on, so that nothing is lost, and its time-outs run.
+
+        Raises:
+            ConfigurationError: `keepalive` is no number of seconds.
+            OxyError: the run failed; it is raised while iterating.
+        """
+        KEEPALIVE.check("keepalive", keepalive)
+        if keepalive is None:
+            return self
+        if self._patient_reader is None:
+            self._patient_reader = PatientReader(self._reader)
+        return EventsWithHeartbeats(self, self._patient_reader, keepalive)
 
     def _refuse_to_read(self) -> NoReturn:
         if not self._opened:

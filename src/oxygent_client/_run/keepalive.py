@@ -1,0 +1,174 @@
+"""Wait for the events of a run, and report from time to time that nothing was received.
+
+Rule 1: the wait goes on in a task of its own while the program has a `Heartbeat`: a read that was cancelled would have
+    lost its connection. Everything else (routing, callbacks, the end) stays in the task of the reader.
+Rule 2: the task ends before the connection is closed: when the reader is cancelled, or the block is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Generic, Protocol, Self, TypeVar
+
+import anyio
+import attrs
+
+from oxygent_client._core.events import AnyEvent, ServerSentEvent
+from oxygent_client._core.per_loop import this_loop
+from oxygent_client._core.tasks import wait_until_done
+from oxygent_client._run.event_reader import EventReader
+from oxygent_client._run.state import Ended, NeedData
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Heartbeat:
+    """No event was received for a while: an item of `Run.events(keepalive=...)`."""
+
+    seconds: float
+    """How long the program has waited for the next event so far."""
+    server_heartbeats: int
+    """How many heartbeats the server has sent since the last item. A server that works, or whose task has died, sends
+    one every 15 s; none for a longer time is a sign that the server cannot be reached."""
+
+
+class StillWaiting(Exception):
+    """No event was received in time; the wait goes on."""
+
+
+class Background(Generic[T]):
+    """A function that runs in a task of its own, outside of all task groups, while its caller does something else."""
+
+    def __init__(self, function: Callable[[], Awaitable[T]]) -> None:
+        self._function = function
+        self._ended = anyio.Event()
+        self._scope = anyio.CancelScope()
+        self._results: list[T] = []
+        self._error: Exception | None = None
+        self._task: asyncio.Task[None] | None = None  # None on trio
+        loop = this_loop()
+        if isinstance(loop, asyncio.AbstractEventLoop):
+            self._task = loop.create_task(self._run())
+            self._task.add_done_callback(lambda _: self._ended.set())  # it may be cancelled before its first step
+        else:
+            import trio  # it is running, so it is there
+
+            trio.lowlevel.spawn_system_task(self._run, context=contextvars.copy_context())
+
+    async def _run(self) -> None:
+        try:
+            with self._scope:
+                self._results.append(await self._function())
+        except Exception as error:  # noqa: BLE001  (raised in the caller's task)
+            self._error = error
+        finally:
+            self._ended.set()
+
+    async def has_ended(self, seconds: float) -> bool:
+        """Whether it ends within `seconds`."""
+        with anyio.move_on_after(seconds):
+            await self._ended.wait()
+        return self._ended.is_set()
+
+    def result(self) -> T:
+        """What the function returned; or its exception is raised."""
+        if self._error is not None:
+            raise self._error
+        return self._results[0]
+
+    async def cancel(self) -> None:
+        """Cancel it, and wait for its end, also if the caller is cancelled."""
+        self._scope.cancel()
+        if self._task is None:
+            with anyio.CancelScope(shield=True):
+                await self._ended.wait()
+        elif (cancelled := await wait_until_done(self._task)) is not None:
+            raise cancelled
+
+
+class PatientReader:
+    """Waits for the events of one run in the background."""
+
+    def __init__(self, reader: EventReader) -> None:
+        self.patience = math.inf
+        """How long `next` waits."""
+        self._reader = reader
+        self._background: Background[ServerSentEvent | None] | None = None
+        self._since = 0.0
+        self._heartbeats = 0
+
+    async def next(self) -> ServerSentEvent | Ended | None:
+        """As `EventReader.next`, from the beginning.
+
+        Raises:
+            StillWaiting: there was no event for `patience` seconds; the next call goes on.
+        """
+        reader = self._reader
+        if self._background is None:
+            step = reader.state.next_event(reader.now())
+            if not isinstance(step, NeedData):
+                return step
+            self._since, self._heartbeats = reader.now(), reader.state.buffer.heartbeats
+            self._background = Background(partial(reader.next, step))
+        try:
+            has_ended = await self._background.has_ended(self.patience)
+        except BaseException:
+            await self.cancel()
+            raise
+        if not has_ended:
+            raise StillWaiting
+        background, self._background = self._background, None
+        return background.result()
+
+    def heartbeat(self) -> Heartbeat:
+        """Report the wait so far."""
+        reader, before = self._reader, self._heartbeats
+        self._heartbeats = reader.state.buffer.heartbeats
+        # A new connection counts its own.
+        count = self._heartbeats - before if self._heartbeats >= before else self._heartbeats
+        return Heartbeat(reader.now() - self._since, count)
+
+    async def cancel(self) -> None:
+        """End the wait."""
+        background, self._background = self._background, None
+        if background is not None:
+            await background.cancel()
+
+
+class Events(Protocol):
+    """A run."""
+
+    async def __anext__(self) -> AnyEvent:
+        """Return the next event."""
+        ...
+
+
+class EventsWithHeartbeats:
+    """An iterator over the events of a run and the times without any; see `Run.events`."""
+
+    def __init__(self, events: Events, reader: PatientReader, keepalive: float) -> None:
+        self._events = events
+        self._reader = reader
+        self._keepalive = keepalive
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> AnyEvent | Heartbeat:
+        """Return the next event, or a `Heartbeat`.
+
+        Raises:
+            OxyError: as `Run.__anext__`.
+        """
+        self._reader.patience = self._keepalive
+        try:
+            return await self._events.__anext__()
+        except StillWaiting:
+            return self._reader.heartbeat()
+        finally:
+            self._reader.patience = math.inf
