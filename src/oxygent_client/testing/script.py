@@ -7,7 +7,7 @@ Rule 2: a scripted agent behaves like the framework's agents: a call has its ste
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any, TypeAlias
 
@@ -143,32 +143,6 @@ class Script:
 
 # ----------------------------------------------------------------------------------------------------- The trip planner
 
-AGENTS: Mapping[str, Any] = {
-    "name": "trip_planner",
-    "type": "agent",
-    "children": [
-        {
-            "name": "flight_agent",
-            "type": "agent",
-            "children": [{"name": "search_flights", "type": "tool"}, {"name": "baggage_rules", "type": "tool"}],
-        },
-        {
-            "name": "hotel_agent",
-            "type": "agent",
-            "children": [
-                {"name": "search_hotels", "type": "tool"},
-                {
-                    "name": "review_agent",
-                    "type": "agent",
-                    "children": [{"name": "read_reviews", "type": "tool"}],
-                },
-            ],
-        },
-        {"name": "price_history", "type": "tool"},
-        {"name": "add_up", "type": "tool"},
-    ],
-}
-
 _PLAN = """\
 ## Lisbon, Friday to Monday
 
@@ -267,6 +241,21 @@ TRIP = Script(
     ],
     output=_PLAN,
 )
+
+
+def _members(steps: Iterable[AgentStep]) -> Iterator[dict[str, Any]]:
+    """The agents and tools that these steps call, as nodes of an organization: an agent calls others, a tool none."""
+    for step in steps:
+        if isinstance(step, Together):
+            yield from _members(step.steps)
+        elif isinstance(step, Call):
+            below = [*_members(step.steps)]
+            children = {"children": below} if below else {}
+            yield {"name": step.callee, "type": "agent" if below else "tool", **children}
+
+
+AGENTS: Mapping[str, Any] = {"name": "trip_planner", "type": "agent", "children": [*_members(TRIP.steps)]}
+"""The organization of the trip planner."""
 
 SCRIPTS: Mapping[str, Script] = {
     "trip": TRIP,
