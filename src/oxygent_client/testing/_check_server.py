@@ -252,9 +252,10 @@ class Peer:
             await unread()
 
 
-async def _perform(scenario: Scenario, send: Send) -> None:
+async def _perform(scenario: Scenario, send: Send) -> Exception | None:
+    """Respond as an ASGI application; return the step that broke the response off, as an application does."""
     if isinstance(scenario.before, Exception):
-        return  # an application breaks the response off by returning early
+        return scenario.before
     if scenario.before is not None:
         await wait(scenario.before)
     # The specification requires names in lower case.
@@ -262,12 +263,13 @@ async def _perform(scenario: Scenario, send: Send) -> None:
     await send({"type": "http.response.start", "status": scenario.status, "headers": headers})
     for step in scenario.steps:
         if isinstance(step, Exception):
-            return
+            return step
         if isinstance(step, bytes):
             await send({"type": "http.response.body", "body": step, "more_body": True})
         else:
             await wait(step)
     await send({"type": "http.response.body"})
+    return None
 
 
 class _Connection:
@@ -308,10 +310,6 @@ class _Connection:
         return usable
 
     async def _respond(self, scenario: Scenario) -> bool:
-        if isinstance(scenario.before, Exception):
-            return self._break(scenario.before)
-        if scenario.before is not None:
-            await wait(scenario.before)
         headers = {**scenario.headers}
         bodiless = scenario.status in (204, 304)
         chunked = scenario.framing == "chunked" and not bodiless
@@ -322,22 +320,19 @@ class _Connection:
         elif not bodiless:
             headers["Content-Length"] = str(len(scenario.body) + any(isinstance(s, Exception) for s in scenario.steps))
         lines = [f"HTTP/1.1 {scenario.status} Scenario", *(f"{name}: {value}" for name, value in headers.items())]
-        await self._send("\r\n".join([*lines, "", ""]).encode())
-        for step in scenario.steps:
-            if isinstance(step, Exception):
-                return self._break(step)
-            if isinstance(step, bytes):
-                await self._send(b"%x\r\n%b\r\n" % (len(step), step) if chunked else step)
-            else:
-                await wait(step)
-        if chunked:
-            await self._send(b"0\r\n\r\n")
-        return scenario.framing != "until closed"
 
-    def _break(self, how: Exception) -> bool:
-        if how is RESET:
+        async def send(message: Message) -> None:
+            body = message.get("body", b"")
+            if message["type"] == "http.response.start":
+                body = "\r\n".join([*lines, "", ""]).encode()
+            elif chunked:
+                body = b"%x\r\n%b\r\n" % (len(body), body)  # without a body it is the last chunk
+            await self._send(body)
+
+        broken_by = await _perform(scenario, send)
+        if broken_by is RESET:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
-        return False
+        return broken_by is None and scenario.framing != "until closed"
 
     async def _cancel_on_disconnect(self, scope: anyio.CancelScope) -> None:
         with suppress(OSError):
