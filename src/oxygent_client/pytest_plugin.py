@@ -23,7 +23,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass  # not attrs: Rule 1
 from functools import cache, wraps
@@ -183,17 +183,6 @@ _NATIVE: Final = {
 """Methods of a loop, and the argument of each that is an address or the name of a host."""
 
 
-def _native_loops() -> Iterator[Any]:
-    """The loop classes that connect by libuv, or by Windows' completion ports, and not by Python's sockets."""
-    import asyncio
-
-    yield from filter(None, [getattr(asyncio, "ProactorEventLoop", None)])  # on Windows only
-    with suppress(ImportError):
-        import uvloop
-
-        yield uvloop.Loop
-
-
 def _guarded(method: Callable[..., Coroutine[Any, Any, Any]], name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
     """Return the method of a loop with the guard applied first."""
     import asyncio
@@ -215,9 +204,16 @@ def _guarded(method: Callable[..., Coroutine[Any, Any, Any]], name: str) -> Call
 
 @cache
 def _install() -> None:
-    """Install the hook, and wrap the loop classes, which affects existing loops too."""
+    """Install the hook, and wrap the loop classes that do not connect by Python's sockets; existing loops, too."""
+    import asyncio
+
     sys.addaudithook(_guard)
-    for loop in _native_loops():
+    loops: list[Any] = [getattr(asyncio, "ProactorEventLoop", None)]  # on Windows only
+    with suppress(ImportError):
+        import uvloop
+
+        loops.append(uvloop.Loop)
+    for loop in filter(None, loops):
         for name in _NATIVE:
             setattr(loop, name, _guarded(getattr(loop, name), name))
 
@@ -232,13 +228,11 @@ _REMOTE_FAMILIES: Final = frozenset(
 
 def _is_local(family: int | None, address: Any) -> bool:
     """Return whether an address is on this machine; what is not a tuple is the path of a Unix socket."""
-    return family not in _REMOTE_FAMILIES and (
-        not isinstance(address, tuple) or _is_local_host(cast("tuple[Any, ...]", address)[0])
-    )
-
-
-def _is_local_host(host: Any) -> bool:
-    """Return whether this is an address or the name of this machine."""
+    if family in _REMOTE_FAMILIES:
+        return False
+    if not isinstance(address, tuple):
+        return True
+    host = cast("tuple[Any, ...]", address)[0]
     name = host.decode("utf-8", "replace") if isinstance(host, bytes) else str(host or "localhost")
     try:
         ip = ipaddress.ip_address(name)
