@@ -505,7 +505,7 @@ class ToyRemote:
             async with anyio.create_task_group() as group:
                 group.start_soon(cancel_on_disconnect, receive, group.cancel_scope)
                 try:
-                    await self._stream(progress, send)
+                    await self._stream(progress, progress.start, send)
                     run.state = "finished"
                 except OSError:
                     pass  # raised by send() of a server when the client has left
@@ -537,16 +537,15 @@ class ToyRemote:
         async with anyio.create_task_group() as group:
             group.start_soon(cancel_on_disconnect, receive, group.cancel_scope)
             with suppress(OSError):
-                await self._stream(detached[-1] if detached else None, send)
+                await self._stream(detached[-1] if detached else None, anyio.current_time(), send)
             group.cancel_scope.cancel()
 
     def _of(self, trace_id: str) -> list[_Progress]:
         return [progress for progress in self._progress if progress.run.trace_id == trace_id]
 
-    async def _stream(self, progress: _Progress | None, send: Send) -> None:
-        """Send the unread and the following messages of a run, and heartbeats; without a run, heartbeats for ever."""
+    async def _stream(self, progress: _Progress | None, start: float, send: Send) -> None:
+        """Send the unread and following messages of a run, and heartbeats since `start`; without a run only those."""
         await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-        start = anyio.current_time()
         beat = start + self.heartbeat
         end = False
         while not end:
