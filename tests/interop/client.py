@@ -1,4 +1,4 @@
-"""A program as a user would start it in a terminal: it enters a run, says so, and stays until it is interrupted.
+"""A program as a user would start it in a terminal: it reads a run until it is interrupted.
 
 Usage: python client.py asyncio|trio SERVER_URL TRACE_ID
 """
@@ -14,7 +14,7 @@ from oxygent_client import Progress, SSEOxyGent
 
 
 async def stay(server_url: str, trace_id: str) -> None:
-    """Print "running" once the remote agent is at work, then read on."""
+    """Print "running" once the remote agent has sent an event, then read on."""
     async with SSEOxyGent(server_url=server_url) as agent, agent.stream("slow 30", trace_id=trace_id) as run:
         said = False
         async for event in run:

@@ -1,8 +1,8 @@
-"""Which release a test meets, and who starts and ends the servers.
+"""The releases of a test, and the lifetimes of servers.
 
-Rule 1: `server` is every release (the short list of behaviour), `newest` the newest alone (the full list).
-Rule 2: servers are shared by the tests of a session; a test that ends its server asks `start_server` for its own.
-Rule 3: a server starts when a test first asks for it, and ends with what asked for it, whatever the tests did.
+Rule 1: `server` is each release (the short list of behaviour), `newest` the newest only (the full list).
+Rule 2: servers are shared by the tests of a session; a test that ends its server uses `start_server` for its own.
+Rule 3: a server starts when a test first needs it, and ends with its fixture.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class _Servers:
         self._numbers = itertools.count(1)
 
     def start(self, version: str) -> RemoteServer:
-        """A server that nobody else uses."""
+        """Start a server for one user."""
         directory = self._factory.mktemp(f"oxygent-{version}-", numbered=True) / f"server-{next(self._numbers)}"
         return RemoteServer(version, directory)
 
     def shared(self, version: str) -> RemoteServer:
-        """The server of this release, started if it is not running."""
+        """Return the server of this release, started if it is not running."""
         if version not in self._running:
             self._running[version] = self.start(version)
         return self._running[version]
 
     def close(self) -> None:
-        """End them all."""
+        """End all of them."""
         for running in self._running.values():
             running.close()
 

@@ -1,8 +1,8 @@
-"""A line between a client and a real server that is cut at a moment of the test's choosing.
+"""A proxy between a client and a real server that cuts connections at chosen moments.
 
-Rule 1: a line knows bytes and seconds, no HTTP; what happens to which connection is data, a `Cut` for each in turn.
-Rule 2: connections beyond the cuts are passed on whole: what a client does next is what it would do.
-Rule 3: a line ends with its block, and so does every connection through it.
+Rule 1: it counts bytes and seconds, and knows no HTTP; each connection in turn has its `Cut`.
+Rule 2: connections beyond the cuts are passed on unchanged.
+Rule 3: a proxy ends with its block, and so do its connections.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ if TYPE_CHECKING:
 __all__ = ["BUSY", "Cut", "Line", "line"]
 
 BUSY: Final = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\nretry-after: 0\r\nconnection: close\r\n\r\n"
-"""What stands in the place of a server that has no time."""
+"""The response in place of a busy server's."""
 
 
 @attrs.frozen(kw_only=True)
 class Cut:
-    """When a connection is cut, by what comes first, and how."""
+    """When and how a connection is cut."""
 
     sent: float = math.inf
-    """After so many bytes of the client's were passed on."""
+    """After so many bytes from the client."""
     received: float = math.inf
-    """After so many bytes of the server's were."""
+    """After so many bytes from the server."""
     said: bytes = b""
-    """After these words of the server's, and `further` bytes."""
+    """After this text from the server, and `further` bytes."""
     further: int = 0
     seconds: float = math.inf
-    """After so much time."""
+    """After so many seconds."""
     reset: bool = False
-    """By a reset; else by an orderly end."""
+    """By a reset; otherwise by an orderly end."""
     deaf: bool = False
-    """Only the client's side: the server talks on, and nobody listens."""
+    """Only the client's side is closed: the server sends on."""
     instead: bytes = b""
-    """Not cut: the client is answered with this, and no server hears of it."""
+    """Not cut: the client gets this response, and the server no request."""
 
 
 class Line:
-    """A way to a server on loopback."""
+    """A proxy for a server on loopback."""
 
     def __init__(
         self, server_port: int, cuts: tuple[Cut, ...], tasks: anyio.abc.TaskGroup, held: socket.socket
     ) -> None:
         self.connections = 0
-        """How many were made."""
+        """The number of connections."""
         self.cut = 0
-        """How many of them were cut."""
+        """The number of cut connections."""
         self._server_port = server_port
         self._cuts = deque(cuts)
         self._tasks = tasks
@@ -65,11 +65,11 @@ class Line:
 
     @property
     def url(self) -> str:
-        """What a client calls `server_url`."""
+        """The `server_url` for clients."""
         return f"http://127.0.0.1:{self._port}"
 
     async def open(self) -> None:
-        """Take connections from now on; until then they are refused."""
+        """Accept connections from now on; before, they are refused."""
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=self._port)
 
         async def listen() -> None:
@@ -99,8 +99,8 @@ class Line:
 
 @asynccontextmanager
 async def line(server_port: int, *cuts: Cut, shut: bool = False) -> AsyncGenerator[Line, None]:
-    """A line to this server whose first connections suffer `cuts`, in turn; `shut`: not open yet."""
-    with socket.socket() as held:  # the port is ours, and refuses connections, as long as nobody listens
+    """Yield a proxy for this server whose first connections have these `cuts`; `shut`: not open yet."""
+    with socket.socket() as held:  # the port is taken, and refuses connections until it listens
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", 0))
         async with anyio.create_task_group() as tasks:
@@ -112,7 +112,7 @@ async def line(server_port: int, *cuts: Cut, shut: bool = False) -> AsyncGenerat
 
 
 async def _pass_on(client: anyio.abc.SocketStream, server: anyio.abc.SocketStream, cut: Cut) -> bool:
-    """Pass on what both say; True if the moment came, False if one of them has left before."""
+    """Pass on bytes in both directions; return True at the cut, False if one side closed before."""
     deadline = anyio.current_time() + cut.seconds
     came = False
 
@@ -136,7 +136,7 @@ async def _pass_on(client: anyio.abc.SocketStream, server: anyio.abc.SocketStrea
 
 @attrs.define
 class _Gate:
-    """Lets so many bytes through, or all up to certain words and some more."""
+    """Passes so many bytes, or all up to a text and some more."""
 
     _left: float
     _words: bytes = b""
@@ -148,7 +148,7 @@ class _Gate:
         return self._left <= 0
 
     def let_through(self, piece: bytes) -> bytes:
-        """As much of `piece` as may pass."""
+        """Return the part of `piece` that may pass."""
         if self._words:
             seen = self._before + piece
             begin = seen.find(self._words)
@@ -163,7 +163,7 @@ class _Gate:
 
 
 async def _answer(client: anyio.abc.SocketStream, answer: bytes) -> None:
-    """Hear a request to its end, and answer it."""
+    """Read a request to its end, and answer it."""
     heard = b""
     with suppress(anyio.BrokenResourceError):
         async for piece in client:

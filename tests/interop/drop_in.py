@@ -1,11 +1,11 @@
-"""What becomes of a local system's calls to a remote one, by the framework's own remote agent and by our drop-in.
+"""Calls of a local system to a remote one, by the framework's own remote agent and by our drop-in.
 
-Rule 1: a scenario is a line in SCENARIOS. It is played with either agent, and says in a few words what became of it.
-Rule 2: what is said hangs on nothing but the framework: no time, no number that differs from run to run.
-Rule 3: what never ends is watched for WATCHED seconds.
+Rule 1: a scenario is a line in SCENARIOS. It runs with either agent, and returns a short text as its result.
+Rule 2: a result depends on the framework only: it has no time, and no number that differs from run to run.
+Rule 3: a scenario that never ends is observed for WATCHED seconds.
 Rule 4: where the framework is right, both must send the front end the same messages; ids may differ, one to one.
 
-Usage: python -m tests.interop.drop_in > docs/drop-in.md      (plays everything with both: minutes)
+Usage: python -m tests.interop.drop_in > docs/drop-in.md      (runs everything with both: minutes)
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ if TYPE_CHECKING:
 __all__ = ["FLAGS", "SCENARIOS", "Kind", "World", "row", "runs", "said", "same_ids", "scripted", "surroundings"]
 
 Kind = Literal["builtin", "ours", "raises", "faulty", "transported", "loops", "twice", "documented"]
-"""The framework's own, ours, and six subclasses of ours that stand in `local_mas.py`."""
+"""The framework's own, ours, and six subclasses of ours in `local_mas.py`."""
 WATCHED: Final = 6.0
 HANGS: Final = f"hangs (watched {WATCHED:g} s)"
 DOES_NOT_START: Final = "the local system does not start"
 SOON: Final = 5.0
-"""Seconds; three repetitions, each after the 3 s that the server asks for, take longer."""
+"""Seconds; three repetitions, each after the 3 s that the server sets, take longer."""
 RETRIES: Final = {"retries": 5, "delay": 0.05}
-"""How often the framework calls an agent that raises."""
+"""The number of calls of a failing agent by the framework."""
 LIMIT: Final = 1.5
-"""Seconds that stand for the framework's 300; ours are shortened likewise."""
+"""Seconds in place of the framework's 300; ours are shortened likewise."""
 
 
-# --------------------------------------------------------------------------------------------------------- The systems
+# -------------------------------------------------------------------------------------------------------------- Systems
 
 
 class LocalSystem(RemoteServer):
@@ -82,14 +82,14 @@ class LocalSystem(RemoteServer):
 
 
 MEASURED: Final = "OXYGENT_CLIENT_COVERAGE"
-"""Names the file, if anybody wants to know how much of the drop-in is run: `nox -s interop` does."""
+"""The file for the coverage of the drop-in, if measured: `nox -s interop` does."""
 FLAGS: Final = ("-s", "-P", "-X", "utf8")
-"""Of a Python that shall see what `surroundings` shows it, and nothing of the user's."""
+"""For a Python that has the paths of `surroundings`, and none of the user's."""
 
 
 def surroundings(directory: Path) -> dict[str, str]:
-    """The environment of a program that imports our package and these tests beside a release of the framework."""
-    # Only our package, wherever it is installed: what lies beside it is of another environment.
+    """Return the environment of a program that imports our package, these tests and a release of the framework."""
+    # Only our package, wherever it is installed: other packages there are of another environment.
     path = directory / "path"
     path.mkdir()
     (path / "oxygent_client").symlink_to(Path(oxygent_client.__file__).parent)
@@ -102,7 +102,7 @@ def surroundings(directory: Path) -> dict[str, str]:
 
 
 class StartsOnce(LocalSystem):
-    """One that may rightly not start: it is not tried again."""
+    """One that may fail to start: it is not tried again."""
 
     def _answers(self) -> bool:
         if super()._answers():
@@ -117,16 +117,16 @@ class DoesNotStartError(Exception):
 
 @attrs.frozen
 class Heard:
-    """What a front end heard of one run."""
+    """The messages of one run at a front end."""
 
     messages: list[dict[str, Any]]
     """Event name, id, retry and data of each message."""
     ended: bool
-    """Whether it came to its end."""
+    """Whether it was complete."""
 
     @property
     def answer(self) -> Any:
-        """The last answer's content; None where there was none."""
+        """The content of the last answer, or None."""
         answers = [message["data"]["content"] for message in self.messages if _type(message["data"]) == "answer"]
         return answers[-1] if answers else None
 
@@ -137,7 +137,7 @@ def _type(data: Any) -> Any:
 
 @attrs.frozen
 class Played:
-    """What became of a scenario."""
+    """The result of a scenario."""
 
     verdict: str
     messages: list[dict[str, Any]] = attrs.field(factory=list[Any])
@@ -154,7 +154,7 @@ class World:
         self._numbers = itertools.count(1)
 
     def start(self, name: str, kind: type[RemoteServer] = RemoteServer, **spec: Any) -> RemoteServer:
-        """A system that nobody else uses."""
+        """Start a system for one user."""
         directory = self._directory / f"{name}-{next(self._numbers)}"
         self._own.append(kind(self.version, directory, **spec))
         return self._own[-1]
@@ -166,27 +166,27 @@ class World:
 
     @property
     def remote(self) -> RemoteServer:
-        """The remote system."""
+        """Return the remote system."""
         return self._shared("remote", RemoteServer)
 
     @property
     def local(self) -> RemoteServer:
-        """The local one, whose master calls whom the query names."""
+        """Return the local one, whose master calls the agent in the query."""
         return self._shared("local", LocalSystem)
 
     @property
     def hop(self) -> RemoteServer:
-        """Another one of that sort; its master is called `hop`."""
+        """Return another one of that kind; its master is called `hop`."""
         return self._shared("hop", LocalSystem, master="hop")
 
     @property
     def hasty(self) -> RemoteServer:
-        """A local one whose framework gives a run LIMIT seconds."""
+        """Return a local one whose framework gives a run LIMIT seconds."""
         return self._shared("hasty", LocalSystem, shortened=LIMIT)
 
     @property
     def agentless(self) -> RemoteServer:
-        """A remote system without agents."""
+        """Return a remote system without agents."""
         return self._shared("agentless", LocalSystem, master="")
 
     def close(self) -> None:
@@ -219,7 +219,7 @@ class World:
         within: float = WATCHED,
         headers: Mapping[str, str] | None = None,
     ) -> Heard:
-        """What a front end of the local system hears."""
+        """Return the messages of a run at a front end of the local system."""
         messages: list[dict[str, Any]] = []
         with anyio.move_on_after(within):
             async with (
@@ -246,22 +246,22 @@ def _client() -> httpx.AsyncClient:
 
 
 ID: Final = re.compile(r"(?<![\w-])[2-9A-HJ-NP-Za-km-z]{16}(?:[2-9A-HJ-NP-Za-km-z]{6})?(?![\w-])")
-"""What the framework draws: 16 characters, or 22 for a request."""
+"""Random ids of the framework: 16 characters, or 22 for a request."""
 
 
 def same_ids(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with each id replaced by its number in order of appearance."""
+    """Return the messages with each id replaced by its number in order of appearance."""
     numbers: dict[str, str] = {}
     text = ID.sub(lambda match: numbers.setdefault(match[0], f"id {len(numbers)}"), json.dumps(messages))
     renamed: list[dict[str, Any]] = json.loads(text)
     return renamed
 
 
-# ------------------------------------------------------------------------------------------------------- The scenarios
+# ------------------------------------------------------------------------------------------------------------ Scenarios
 
 
 def said(heard: Heard) -> str:
-    """What became of one call, in words."""
+    """Return the result of one call as a text."""
     if not heard.ended:
         return HANGS
     answer = heard.answer
@@ -272,19 +272,19 @@ def said(heard: Heard) -> str:
 
 
 def ran(count: int) -> str:
-    """How often the remote agent ran, in words."""
+    """Return how often the remote agent ran, as a text."""
     return {0: "it never ran", 1: "it ran once", 2: "it ran twice"}.get(count, f"it ran {count} times")
 
 
 def runs(remote: RemoteServer, since: int) -> int:
-    """How many agents began at the remote after so many records."""
+    """Return how many agents began at the remote after so many records."""
     return len(remote.records("started", since=since))
 
 
 def plain(
     query: str, *, only_ours: dict[str, Any] | None = None, **settings: Any
 ) -> Callable[[World, Kind], Awaitable[Played]]:
-    """A call that comes to its end."""
+    """A call that is completed."""
 
     async def scenario(world: World, kind: Kind) -> Played:
         own = only_ours or {}
@@ -304,7 +304,7 @@ async def two_hops(world: World, kind: Kind) -> Played:
 
 
 async def front_end_leaves(world: World, kind: Kind) -> Played:
-    """The front end leaves in mid-stream."""
+    """The front end closes in mid-stream."""
     await world.put(kind, world.remote.url)
     since = len(world.remote.records())
     async with anyio.create_task_group() as tasks:
@@ -316,7 +316,7 @@ async def front_end_leaves(world: World, kind: Kind) -> Played:
 
 
 async def time_runs_out(world: World, kind: Kind) -> Played:
-    """The framework waits no longer."""
+    """The framework's time-out expires."""
     await world.put(kind, world.remote.url, timeout=1.0)
     since = len(world.remote.records())
     heard = await world.ask("master slow 30")
@@ -325,7 +325,7 @@ async def time_runs_out(world: World, kind: Kind) -> Played:
 
 
 async def recorded(remote: RemoteServer, event: str, since: int) -> bool:
-    """Whether the remote has such a record within WATCHED seconds."""
+    """Return whether the remote has such a record within WATCHED seconds."""
     with anyio.move_on_after(WATCHED):
         while not remote.records(event, since=since):  # noqa: ASYNC110  (a file of another process)
             await anyio.sleep(0.02)
@@ -350,7 +350,7 @@ def ended_by(how: Literal["kill", "terminate"]) -> Callable[[World, Kind], Await
         async def end() -> None:
             nonlocal ended
             await remote.wait_for("started", within=10)
-            await anyio.sleep(0.3)  # some messages are there
+            await anyio.sleep(0.3)  # some messages were sent
             getattr(remote, how)()
             ended = time.monotonic()
 
@@ -382,8 +382,8 @@ async def parallel(world: World, kind: Kind) -> Played:
 
 
 async def longer(world: World, kind: Kind) -> Played:
-    """A run that sends messages for longer than the framework's limit."""
-    local = world.hasty if kind == "builtin" else world.local  # ours has clocks of its own
+    """A run that sends messages for longer than the framework's time-out."""
+    local = world.hasty if kind == "builtin" else world.local  # ours has its own time-outs
     own: dict[str, Any] = {} if kind == "builtin" else {"timeouts": {"idle": LIMIT, "total": 12 * LIMIT}}
     await world.put(kind, world.remote.url, into=local, **own)
     since = len(world.remote.records())
@@ -402,14 +402,14 @@ async def no_stream(world: World, kind: Kind) -> Played:
 
 
 def does_not_start(error: DoesNotStartError, words: str) -> Played:
-    """The verdict, if this is why."""
+    """Return the result, if this is why it does not start."""
     if words not in str(error):
         raise error
     return Played(DOES_NOT_START)
 
 
 async def down_at_start(world: World, kind: Kind) -> Played:
-    """The remote comes up only after the local system."""
+    """The remote starts after the local system."""
     async with line(world.remote.port, shut=True) as way:
         agent = {"kind": kind, "name": "master", "server_url": way.url, **RETRIES}
         try:
@@ -424,7 +424,7 @@ async def down_at_start(world: World, kind: Kind) -> Played:
 
 
 async def members(local: RemoteServer) -> list[Any]:
-    """What the local system shows below its one remote agent: what its `get_org` gives."""
+    """Return what the local system shows below its one remote agent: the result of its `get_org`."""
     async with _client() as client:
         organization = (await client.get(f"{local.url}/get_organization")).json()["data"]["organization"]
     (agent,) = organization["children"]
@@ -434,7 +434,7 @@ async def members(local: RemoteServer) -> list[Any]:
 
 
 async def without_agents(world: World, kind: Kind) -> Played:
-    """The remote system has no agent at all: it takes a run, and never says a word."""
+    """The remote system has no agent: it accepts a run, and never sends anything."""
     own: dict[str, Any] = {} if kind == "builtin" else {"timeouts": {"idle": LIMIT}}
     agent = {"kind": kind, "name": "master", "desc": "nobody", "server_url": world.agentless.url, **RETRIES, **own}
     try:
@@ -448,7 +448,7 @@ async def without_agents(world: World, kind: Kind) -> Played:
 
 
 async def several_servers(world: World, kind: Kind) -> Played:
-    """A `Cluster`, of which one server is down. The framework's own agent can have only one: that."""
+    """A `Cluster` with one server down. The framework's own agent can have only one server."""
     async with line(world.remote.port, shut=True) as way:
         where = (
             {"server_url": way.url} if kind == "builtin" else {"transport": {"members": [way.url, world.remote.url]}}
@@ -466,7 +466,7 @@ async def several_servers(world: World, kind: Kind) -> Played:
 async def cut_and_retries(world: World, kind: Kind) -> Played:
     """The connection is cut, once each time; the framework's `retries` is 5."""
     async with line(world.remote.port, *(Cut(said=b'"step": 3}') for _ in range(5))) as way:
-        # The first connections are those of the discovery, which holds no such words.
+        # The first connections are those of discovery, which do not contain this text.
         await world.put(kind, way.url)
         since = len(world.remote.records())
         heard = await world.ask("master slow 30", within=30)
@@ -489,13 +489,13 @@ REMOTE: Final[dict[str, Any]] = {
 
 
 def document(value: Any) -> bytes:
-    """A JSON response."""
+    """Return a JSON response."""
     body = json.dumps({"code": 200, "message": "SUCCESS", "data": value}).encode()
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
 def scripted(*messages: Any) -> Callable[[Conversation], Awaitable[None]]:
-    """A remote that answers every run with these messages."""
+    """Yield a remote that answers each run with these messages."""
     events = [f"event: message\r\ndata: {json.dumps(message)}\r\n\r\n" for message in messages]
     stream = OK + chunk("".join([*events, "event: close\r\ndata: done\r\n\r\n"]).encode()) + LAST
 
@@ -529,9 +529,9 @@ class Scenario:
 
     play: Callable[[World, Kind], Awaitable[Played]]
     right: str | None
-    """What must become of it with ours; None: the same messages as with the framework's own."""
+    """The expected result with ours; None: the same messages as with the framework's own."""
     builtin_is_quick: bool = True
-    """Whether the framework's own agent comes to its end within 3 s."""
+    """Whether the framework's own agent ends within 3 s."""
 
 
 SCENARIOS: Final[dict[str, Scenario]] = {
@@ -581,7 +581,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 }
 
 
-# ------------------------------------------------------------------------------------------------------------ The page
+# ----------------------------------------------------------------------------------------------------------------- Page
 
 HEAD: Final = """# Drop-in compared with the built-in class
 
@@ -599,7 +599,7 @@ scenarios of the built-in class only in the load tests.
 
 
 def row(name: str, builtin: Played, ours: Played) -> str:
-    """A line of the page."""
+    """Return a line of the page."""
     same = (
         "; equal messages"
         if SCENARIOS[name].right is None and same_ids(builtin.messages) == same_ids(ours.messages)
@@ -609,7 +609,7 @@ def row(name: str, builtin: Played, ours: Played) -> str:
 
 
 async def page(world: World) -> str:
-    """The whole page, as the run has it."""
+    """Return the whole page."""
     text = HEAD.format(version=world.version, date=dt.datetime.now(dt.UTC).date())
     for name, scenario in SCENARIOS.items():
         played: dict[Kind, Played] = {}

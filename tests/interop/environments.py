@@ -1,12 +1,12 @@
-"""A Python environment per OxyGent release, and per group of other clients, built once and kept.
+"""A Python environment for each OxyGent release, and for each group of other clients, built once and kept.
 
-Rule 1: an environment counts only when its marker exists, and the marker is written last and atomically; whatever was
-        interrupted is thrown away and built again.
-Rule 2: one process builds a release, the others wait for its lock; the system drops it when its holder dies.
-Rule 3: nothing here imports OxyGent or our own package: the release lives only in its environment.
+Rule 1: an environment is valid only with its marker, which is written last and atomically; an interrupted one is
+        removed and built again.
+Rule 2: one process builds a release, the others wait for its lock, which the system releases with its holder.
+Rule 3: nothing here imports OxyGent or our own package: a release is in its environment only.
 Rule 4: `pip` finds packages by its own configuration; this file names no index.
 
-Usage: python -m tests.interop.environments [NAME ...] (builds what is not there, all at once; by default all releases)
+Usage: python -m tests.interop.environments [NAME ...] (builds missing ones, all at once; by default all releases)
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class EnvironmentUnavailableError(RuntimeError):
 
 
 def python_for(version: str) -> Path:
-    """The interpreter of an environment that holds `oxygent==version`; built first if it is not there (minutes)."""
+    """Return the interpreter of an environment with `oxygent==version`; built first if it is missing (minutes)."""
     # A release that does not import is not ready.
     return _python_of(f"oxygent-{version}", (f"oxygent=={version}", *_COMPANIONS), "oxygent")
 
 
 def python_with(name: str) -> Path:
-    """The interpreter of an environment in `CLIENTS`; built first if it is not there (minutes)."""
+    """Return the interpreter of an environment in `CLIENTS`; built first if it is missing (minutes)."""
     return _python_of(name, *CLIENTS[name])
 
 
@@ -69,13 +69,13 @@ def _python_of(name: str, requirements: tuple[str, ...], imported: str) -> Path:
     python = home / "bin" / "python"
     if not (home / _MARKER).exists():
         with _lock(home.with_name(home.name + ".lock")):
-            if not (home / _MARKER).exists():  # built by someone else while we waited
+            if not (home / _MARKER).exists():  # another process built it meanwhile
                 _build(home, python, requirements, imported)
     return python
 
 
 def _cache() -> Path:
-    """Where environments are kept: `OXYGENT_CLIENT_CACHE`, or the user's cache directory."""
+    """Return the directory of environments: `OXYGENT_CLIENT_CACHE`, or the user's cache directory."""
     if chosen := os.environ.get("OXYGENT_CLIENT_CACHE"):
         return Path(chosen) / "oxygent-client" / "interop"
     base = os.environ.get("XDG_CACHE_HOME")
@@ -95,7 +95,7 @@ def _build(home: Path, python: Path, requirements: tuple[str, ...], imported: st
     log = home.with_name(home.name + ".log")
     steps = (
         (sys.executable, "-m", "venv", str(home)),
-        # Compiling all that is installed takes as long as installing it, and most is never imported.
+        # Compiling all files takes as long as installing them, and most are never imported.
         (str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", *requirements),
         (str(python), "-c", f"import {imported}"),
     )

@@ -1,9 +1,9 @@
-"""A real OxyGent server as a thing the tests hold: start it, read its own records, end it.
+"""A real OxyGent server for tests: start it, read its records, end it.
 
-Rule 1: a server is a process of its own with a directory, a port and a log of its own, so that workers never meet.
-Rule 2: only processes started here are ever signalled, by the handle that started them.
-Rule 3: ready means that the process that was started answers itself; any other process on that port does not count.
-Rule 4: nothing sleeps for a fixed time: whatever is waited for is looked at until it is there or its time is up.
+Rule 1: a server is a process with its own directory, port and log, so that parallel tests do not share one.
+Rule 2: only processes started here are signalled, by their handle.
+Rule 3: a server is ready when the started process answers; another process on that port does not count.
+Rule 4: nothing sleeps for a fixed time: conditions are polled up to a time-out.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from .environments import python_for
 __all__ = ["PATIENT", "RECORDED", "UNRECORDED", "Record", "RemoteServer", "free_port", "unrecorded"]
 
 PATIENT = Timeouts(idle=20.0, total=60.0)
-"""For runs that should come to their end: a server that never ends one fails its test, and does not stop the others."""
+"""For complete runs: a server that never ends one fails its test, and does not block the others."""
 RECORDED = attrs.evolve(PATIENT, lookup=20.0)
 """For runs whose record has their end: on a busy machine it may come later than the default waits for it."""
 
 UNRECORDED: Final[dict[str, tuple[str, str]]] = {
-    # how it is that there is no record: (the agent that is asked, the path under which the server is reached)
+    # why there is no record: (the agent, the path under which the server is reached)
     "nothing stored": ("unstored_agent", ""),
     "nothing shown": ("master", "/bare"),
 }
@@ -47,7 +47,7 @@ _LOOK_AGAIN_SECONDS = 0.02
 
 
 class Record(TypedDict):
-    """One fact from the server's own file; a run's facts share `run`."""
+    """One entry of the server's own file; the entries of a run share `run`."""
 
     event: Literal["request", "started", "finished", "cancelled", "raised", "tool"]
     time: float
@@ -63,10 +63,10 @@ class Record(TypedDict):
 
 
 class RemoteServer:
-    """A running server of one release; `close()` ends it and everything it left behind."""
+    """A running server of one release; `close()` ends it and its processes."""
 
     def __init__(self, version: str, directory: Path, *arguments: str) -> None:
-        """Start it in `directory` (made, and removed by `close()`); returns when it answers."""
+        """Start it in `directory` (made, and removed by `close()`), and wait until it answers."""
         self.version = version
         self._arguments = arguments
         self.directory = directory
@@ -85,7 +85,7 @@ class RemoteServer:
 
     @property
     def url(self) -> str:
-        """What a client calls `server_url`."""
+        """The `server_url` for clients."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
@@ -94,7 +94,7 @@ class RemoteServer:
         return self._process.pid
 
     def records(self, event: str = "", *, query: str = "", trace_id: str = "", since: int = 0) -> list[Record]:
-        """What the server wrote so far, in order; optionally of one kind, one query, one run, after so many lines."""
+        """Return the records so far, in order; optionally of one kind, one query, one run, after so many lines."""
         found: list[Record] = []
         with self._records_path.open(encoding="utf-8") as file:
             for line in list(file)[since:]:
@@ -111,7 +111,7 @@ class RemoteServer:
         return found
 
     async def wait_for(self, event: str, *, within: float, query: str = "", trace_id: str = "") -> Record:
-        """The first such record, as soon as it is there; AssertionError with what is there instead when time is up."""
+        """Return the first such record as soon as it exists; raise AssertionError with the others after a time-out."""
         deadline = time.monotonic() + within
         while not (found := self.records(event, query=query, trace_id=trace_id)):
             if time.monotonic() > deadline:
@@ -123,23 +123,23 @@ class RemoteServer:
         return found[0]
 
     def kill(self) -> None:
-        """SIGKILL: the process is gone when this returns."""
+        """Send SIGKILL, and wait for the end of the process."""
         self._process.kill()
         self._process.wait()
 
     def start_again(self) -> None:
-        """Start it at the same port and with the same store, after `kill`; returns when it answers."""
+        """Start it at the same port and with the same store, after `kill`, and wait until it answers."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process = self._spawn(python_for(self.version))
         assert self._answers(), f"oxygent {self.version} did not start again: see {self.log_path}"
 
     def terminate(self) -> None:
-        """SIGTERM: asks the process to stop; does not wait for it."""
+        """Send SIGTERM, without waiting."""
         self._process.send_signal(signal.SIGTERM)
 
     def close(self) -> None:
-        """End the process, politely first, and remove its directory; its log and records stay with the test run."""
+        """End the process, first by SIGTERM, and remove its directory; log and records are kept with the test run."""
         if self._process.poll() is None:
             self.terminate()
             try:
@@ -151,7 +151,7 @@ class RemoteServer:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _spawn(self, python: Path) -> subprocess.Popen[bytes]:
-        # -I: neither our package, nor the directory of the tests, nor a user's site may reach into the release.
+        # -I: neither our package, nor the directory of the tests, nor a user's site is on the path of the release.
         command = [
             str(python),
             "-I",
@@ -175,10 +175,10 @@ class RemoteServer:
                 command,
                 cwd=self.directory,
                 env=kept,
-                stdin=subprocess.PIPE,  # never written to: the server ends when it closes, whatever became of us
+                stdin=subprocess.PIPE,  # never written to: the server ends when it is closed, even if we were killed
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for the tests, which then close their servers
+                start_new_session=True,  # Ctrl-C is for the tests, which then end their servers
             )
 
     def _answers(self) -> bool:
@@ -192,13 +192,13 @@ class RemoteServer:
 
 
 def unrecorded(kind: str, url: str, **options: Any) -> SSEOxyGent:
-    """An agent of whose runs at this server no record is to be had."""
+    """Return an agent for whose runs this server shows no record."""
     callee, path = UNRECORDED[kind]
     return SSEOxyGent(server_url=url + path, callee=callee, check_callee=False, **options)
 
 
 def free_port() -> int:
-    """A loopback port that nobody used a moment ago."""
+    """Return a loopback port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return cast("int", probe.getsockname()[1])

@@ -1,10 +1,10 @@
-"""A real local multi-agent system whose agents are elsewhere: the framework's own remote agents, and our drop-in.
+"""A real local multi-agent system with remote agents: the framework's own, and our drop-in.
 
-Rule 1: runs inside the environment of one OxyGent release; of ours it imports what the tests were given.
-Rule 2: `POST /interop/agent` puts a remote agent into the running system, over one of the same name.
-Rule 3: a query says whom to call and with what: `NAME QUERY`, or `NAME QUERY | QUERY | ...` for all at once. The answer
-        is the state and the output of each call.
-Rule 4: it lives no longer than its standard input.
+Rule 1: it runs inside the environment of one OxyGent release; of ours it imports what the tests give it.
+Rule 2: `POST /interop/agent` puts a remote agent into the running system, replacing one of the same name.
+Rule 3: a query names the callee and its query: `NAME QUERY`, or `NAME QUERY | QUERY | ...` for several at once. The
+        answer is the state and the output of each call.
+Rule 4: it ends when its standard input is closed.
 
 Usage: python -m tests.interop.local_mas --port PORT --spec JSON      (the working directory becomes its store)
 """
@@ -33,7 +33,7 @@ from tests.interop.server import (
 
 
 class Raises(SSEOxyGent):
-    """A subclass with a fault of its own, behind the run: the framework calls it again."""
+    """A subclass that fails after the run: the framework calls it again."""
 
     async def _execute(self, oxy_request: Any) -> Any:
         response = await super()._execute(oxy_request)
@@ -41,39 +41,39 @@ class Raises(SSEOxyGent):
 
 
 class Faulty(SSEOxyGent):
-    """A subclass with a fault of its own, before the run."""
+    """A subclass that fails before the run."""
 
     def prepare_payload(self, oxy_request: Any) -> dict[str, Any]:
-        """Raises."""
+        """Raise."""
         raise KeyError("mine")
 
 
 class Strange:
-    """A transport of the user's own, with a fault."""
+    """A user's transport that fails."""
 
     def __init__(self) -> None:
         self._inner = HTTPXTransport()
 
     def exchange(self, request: HTTPRequest, /) -> AbstractAsyncContextManager[HTTPResponse]:
-        """Raises for a run."""
+        """Raise for a run."""
         if request.context.purpose == "run":
             raise KeyError("mine")
         return self._inner.exchange(request)
 
     async def aclose(self) -> None:
-        """As the one inside."""
+        """Close the wrapped transport."""
         await self._inner.aclose()
 
 
 class Transported(SSEOxyGent):
-    """A subclass whose transport has a fault."""
+    """A subclass whose transport fails."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs, transport=Strange())
 
 
 class Loops(SSEOxyGent):
-    """A subclass that asks again until it has an answer."""
+    """A subclass that retries until it has an answer."""
 
     async def _execute(self, oxy_request: Any) -> Any:
         response: Any = None
@@ -85,7 +85,7 @@ class Loops(SSEOxyGent):
 
 
 class Twice(SSEOxyGent):
-    """A subclass that wants two runs, and takes the second one's answer."""
+    """A subclass that makes two runs, and returns the second answer."""
 
     async def _execute(self, oxy_request: Any) -> Any:
         await super()._execute(oxy_request)
@@ -93,7 +93,7 @@ class Twice(SSEOxyGent):
 
 
 class Documented(SSEOxyGent):
-    """A subclass in the manner of the framework's documentation: what it needs is assigned after `super().__init__`."""
+    """A subclass as in the framework's documentation: its attributes are assigned after `super().__init__`."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -106,34 +106,34 @@ class Documented(SSEOxyGent):
         self.set_progress_callback(self.note)
 
     async def note(self, text: str) -> None:
-        """Keep a word of progress."""
+        """Keep a progress text."""
         self.noted.append(text)
 
     async def handle_metrics(self, event_data: Any) -> None:
-        """Keep what a handler gets."""
+        """Keep the arguments of a handler."""
         self.noted.append(f"metrics {event_data}")
 
     def clean(self, message: Any) -> Any:
-        """Mark what goes out."""
+        """Mark forwarded messages."""
         return {**message, "clean": True}
 
     def is_wanted(self, message: Any) -> bool:
-        """Filter."""
+        """Filter events."""
         return bool(message["type"] != "noise")
 
     def prepare_payload(self, oxy_request: Any) -> dict[str, Any]:
-        """As the documentation has it."""
+        """Change the payload as in the documentation."""
         payload: dict[str, Any] = oxy_request.model_dump(exclude={"mas", "parallel_id", "latest_node_ids"})
         payload.update(payload.pop("arguments"), mine=1)
         del payload["call_stack"], payload["node_id_stack"]
         return payload
 
     def prepare_headers(self, oxy_request: Any) -> dict[str, str]:
-        """One more."""
+        """Add a header."""
         return {**super().prepare_headers(oxy_request), "x-api-key": self.api_key}
 
     async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: Any) -> None:
-        """Keep what a hook gets: the framework's own request."""
+        """Keep the arguments of a hook: the framework's own request."""
         self.noted.append(f"tool call of {event_data['content']['callee']} for {oxy_request.get_query()}")
 
     async def _process_custom_event(self, event_data: Any, oxy_request: Any) -> None:
@@ -156,23 +156,23 @@ KINDS: dict[str, Any] = {
     "documented": Documented,
 }
 VALUES: dict[str, Any] = {"timeouts": Timeouts, "retry": Retry, "transport": Cluster}
-"""Settings that are no JSON, by what makes them."""
+"""Settings that are not JSON, by name."""
 
 
 def remote_agent(spec: dict[str, Any]) -> Any:
-    """The remote agent that `spec` describes: `kind`, and the keywords of the agent."""
+    """Return the remote agent for `spec`: `kind`, and the keywords of the agent."""
     settings = {key: VALUES[key](**value) if key in VALUES else value for key, value in spec.items() if key != "kind"}
     return KINDS[spec["kind"]](**settings)
 
 
 def shorten(seconds: float) -> None:
-    """The time that the framework's own agent gives a run, which is 300 s and no setting of its own."""
+    """Shorten the framework's time-out for a run, which is 300 s and no setting."""
     aiohttp: Any = importlib.import_module("aiohttp")
     aiohttp.client.DEFAULT_TIMEOUT = aiohttp.ClientTimeout(total=seconds)
 
 
 async def entry(request: Any) -> Any:
-    """Calls the agent that the query names."""
+    """Call the agent in the query."""
     name, _, queries = request.get_query().partition(" ")
 
     async def call(query: str) -> dict[str, Any]:
@@ -184,7 +184,7 @@ async def entry(request: Any) -> Any:
 
 
 def management(system: list[Any], master: str) -> Any:
-    """The route by which agents come into the system."""
+    """Add the route that puts agents into the system."""
 
     async def add(spec: dict[str, Any]) -> dict[str, Any]:
         mas = system[0]
@@ -207,7 +207,7 @@ def management(system: list[Any], master: str) -> Any:
 
 
 async def serve(port: int, spec: dict[str, Any]) -> None:
-    """Start the framework and its own web service; returns when the service was told to stop."""
+    """Start the framework and its web service, and wait until it is stopped."""
     system: list[Any] = []
     master = spec["master"]
     space = [language_model()]

@@ -1,6 +1,6 @@
-"""A language model with a script, as OpenAI's interface has it: a tool call of a ReAct agent as JSON, then the answer.
+"""A scripted language model with OpenAI's API: a tool call of a ReAct agent as JSON, then the answer.
 
-It streams by pieces of four characters, on a port of its own, in a thread.
+It streams chunks of four characters, on its own port, in a thread.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Model(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a request is no news."""
+        """Log nothing."""
 
 
 def _chunk(kind: str, choice: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _chunk(kind: str, choice: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def served_model() -> Generator[str]:
-    """The base URL of the model, while the block lasts."""
+    """Serve, and yield the base URL of the model."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Model) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()

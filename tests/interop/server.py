@@ -1,13 +1,13 @@
 """A scripted multi-agent OxyGent server: real framework, real web service, no language model.
 
-Rule 1: runs inside the environment of one OxyGent release (see `environments.py`); it imports nothing of ours.
-Rule 2: what a run does is chosen by the first word of its query, a line in SCENARIOS. Nothing is random.
-Rule 3: every run writes its own record, one JSON line per fact, when it happens: tests believe the agent, not the wire.
-Rule 4: what differs between releases stands in the part "Releases" and nowhere else.
-Rule 5: it lives no longer than its standard input: when the tests die, so does it.
+Rule 1: it runs inside the environment of one OxyGent release (see `environments.py`), and imports nothing of ours.
+Rule 2: the first word of a query selects a line in SCENARIOS. Nothing is random.
+Rule 3: each run writes records, one JSON line each, when things happen: tests trust the agent, not the stream.
+Rule 4: differences between releases are in the part "Releases" only.
+Rule 5: it ends when its standard input is closed, so it does not outlive the tests.
 
 Usage: python server.py --port PORT --records FILE [--model URL]      (the working directory becomes its store)
-With `--model`, its master is a `ReActAgent` of the framework, whose language model is asked at that URL and streams.
+With `--model`, its master is a `ReActAgent` of the framework that uses the language model at that URL and streams.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 # ---------------------------------------------------------------------------------------------------------- Releases
-# `Any`, since what these modules hold differs by release and is not there where types are checked.
+# `Any`, since the contents of these modules differ by release and are missing where types are checked.
 
 fastapi: Any = importlib.import_module("fastapi")
 oxygent: Any = importlib.import_module("oxygent")
@@ -38,14 +38,14 @@ RELEASE = version("oxygent")
 
 
 def language_model(name: str = "default_llm", **options: Any) -> Any:
-    """Every agent must name a language model, though none of ours asks it; 1.0.8 has no mock to offer."""
+    """Return a language model, which each agent must have, though none of ours uses it; 1.0.8 has no mock."""
     if hasattr(oxy, "MockLLM"):
         return oxy.MockLLM(name=name, **options)
     return oxy.HttpLLM(name=name, api_key="none", base_url="http://127.0.0.1:9", model_name="none", **options)
 
 
 async def send_named(request: Any, message: Any, **fields: Any) -> None:
-    """Send with an event name, id or retry of its own; 1.0.8 knows none of them and sends the message alone."""
+    """Send with its own event name, id or retry; 1.0.8 supports none of them and sends the message only."""
     if RELEASE == "1.0.8":
         await request.send_message(message)
     else:
@@ -56,13 +56,13 @@ async def send_named(request: Any, message: Any, **fields: Any) -> None:
 
 
 class Records:
-    """An append-only file of JSON lines; one write per line, so readers never see half of one."""
+    """An append-only file of JSON lines; one write per line, so that readers never get a part of one."""
 
     def __init__(self) -> None:
         self._file = -1
 
     def open(self, path: str) -> None:
-        """Where they go from now on."""
+        """Open the file."""
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def write(self, event: str, **facts: Any) -> None:
@@ -75,7 +75,7 @@ RECORDS = Records()
 
 
 def recorded(scenario: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
-    """The same workflow, which tells the records when it starts and how it ends."""
+    """Return the same workflow with records of its start and end."""
 
     async def run(request: Any) -> Any:
         facts = {
@@ -100,7 +100,7 @@ def recorded(scenario: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Await
 
 
 class RecordConnections:
-    """ASGI middleware that only looks: which connection (the peer's port) each request came by."""
+    """ASGI middleware that records the connection (the peer's port) of each request."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -113,7 +113,7 @@ class RecordConnections:
 
 
 class ShowNoRecords:
-    """ASGI middleware: under `/bare` stands the same server, as one that shows nobody what it has stored."""
+    """ASGI middleware: `/bare` is the same server without the paths of records."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -131,22 +131,22 @@ class ShowNoRecords:
 
 
 async def output_of(request: Any, callee: str, **arguments: Any) -> Any:
-    """What another member answers."""
+    """Return the answer of another member."""
     return (await request.call(callee=callee, arguments=arguments)).output
 
 
 def rest_of(request: Any) -> str:
-    """The query without its first word."""
+    """Return the query without its first word."""
     return str(request.get_query().partition(" ")[2])
 
 
 async def echo(request: Any) -> str:
-    """Answers the rest of the query."""
+    """Answer the rest of the query."""
     return rest_of(request)
 
 
 async def tools(request: Any) -> str:
-    """One tool, then two at once; the second of the two is the first to finish."""
+    """Call one tool, then two at once; the second of the two finishes first."""
     first = await output_of(request, "add", a=2, b=3)
     product, upper = await asyncio.gather(
         output_of(request, "multiply", a=first, b=4),
@@ -174,13 +174,13 @@ async def middle(request: Any) -> str:
 
 
 async def leaf(request: Any) -> str:
-    """The third agent of `nested`: asks a tool."""
+    """The third agent of `nested`: calls a tool."""
     await request.send_message({"type": "progress", "content": {"from": "leaf"}})
     return f"leaf({await output_of(request, 'add', a=40, b=2)})"
 
 
 async def stream(request: Any) -> str:
-    """Text in deltas: the rest of the query is a JSON list of them."""
+    """Send text deltas: the rest of the query is a JSON list of them."""
     deltas = json.loads(rest_of(request))
     content = {"agent": request.callee, "node_id": request.node_id}
     for delta in deltas:
@@ -190,7 +190,7 @@ async def stream(request: Any) -> str:
 
 
 async def strings(request: Any) -> str:
-    """Sends each member of a JSON list, whatever it is, as a message of its own."""
+    """Send each member of a JSON list as a message of its own."""
     messages = json.loads(rest_of(request))
     for message in messages:
         await request.send_message(message)
@@ -198,7 +198,7 @@ async def strings(request: Any) -> str:
 
 
 async def done(request: Any) -> str:
-    """Says what the framework itself says at the end, waits (seconds), and goes on."""
+    """Send the text with which the framework ends a stream, wait (seconds), and go on."""
     await request.send_message("done")
     await asyncio.sleep(float(rest_of(request) or 0))
     for step in range(3):
@@ -208,19 +208,19 @@ async def done(request: Any) -> str:
 
 
 async def fail(request: Any) -> str:
-    """Raises, as an agent with a fault of its own would."""
+    """Raise, as a failing agent would."""
     await request.send_message({"type": "progress", "content": {"step": "before the failure"}})
     raise ValueError("scripted failure")
 
 
 async def big(request: Any) -> str:
-    """An answer of so many bytes, numbered throughout."""
+    """Answer with so many bytes, numbered throughout."""
     size = int(rest_of(request))
     return "".join(f"{n:07d} " for n in range(size // 8 + 1))[:size]
 
 
 async def progress(request: Any) -> str:
-    """Messages of a type that the framework does not define, without type, and with framing of their own."""
+    """Send messages of a type unknown to the framework, without type, and with their own framing."""
     for step in range(3):
         await request.send_message({"type": "progress", "content": {"step": step, "of": 3}})
     await request.send_message({"no": "type"})
@@ -231,13 +231,13 @@ async def progress(request: Any) -> str:
 
 
 async def think(request: Any) -> str:
-    """A thought, as the framework's own agents send it."""
+    """Send a thought, as the framework's own agents do."""
     await request.send_message({"type": "think", "content": "let me see", "agent": request.callee})
     return "thought"
 
 
 async def memory(request: Any) -> dict[str, Any]:
-    """Answers with the earlier turns that the framework gave this run."""
+    """Answer with the earlier turns that the framework gave this run."""
     turns = [(entry["role"], entry["content"]) for entry in request.get_short_memory()]
     return {
         "asked": [text for role, text in turns if role == "user"],
@@ -246,7 +246,7 @@ async def memory(request: Any) -> dict[str, Any]:
 
 
 async def slow(request: Any) -> str:
-    """A message every 0.05 s for so many seconds."""
+    """Send a message every 0.05 s for so many seconds."""
     for step in range(round(float(rest_of(request)) / 0.05)):
         await request.send_message({"type": "progress", "content": {"step": step}})
         await asyncio.sleep(0.05)
@@ -254,20 +254,20 @@ async def slow(request: Any) -> str:
 
 
 async def quiet(request: Any) -> str:
-    """Nothing for so many seconds."""
+    """Send nothing for so many seconds."""
     await asyncio.sleep(float(rest_of(request)))
     return "quiet"
 
 
 async def human(request: Any) -> list[Any]:
-    """Asks the human, and answers with all that was said until the human had nothing to say; 1.0.8 cannot ask."""
+    """Ask the human until there is no more feedback, and answer with all of it; 1.0.8 cannot ask."""
     channel = rest_of(request) or None
     await request.send_message({"type": "asked", "content": channel})
     return [said async for said in request.get_feedback_stream(channel)]
 
 
 async def tagged(request: Any) -> str:
-    """Numbered messages with a tag, then the tag."""
+    """Send numbered messages with a tag, then the tag."""
     tag, count = rest_of(request).split()
     for n in range(int(count)):
         await request.send_message({"type": "progress", "content": {"tag": tag, "n": n}})
@@ -285,32 +285,32 @@ async def paced(request: Any) -> str:
 
 
 async def stopped(request: Any) -> str:
-    """Is stopped by the server itself; 1.0.8 cannot do that."""
+    """Be stopped by the server itself; 1.0.8 cannot do that."""
     await request.break_task()
     await asyncio.sleep(30)
     return "not stopped"
 
 
 async def unsendable(_: Any) -> Any:
-    """Dies of its output, which the framework can neither store nor send: the stream stays open for ever."""
+    """Return an output that the framework can neither store nor send: the stream stays open forever."""
     return {(1, 2): 3}
 
 
 async def steps(request: Any) -> str:
-    """So many calls, each of half a second, of an agent that says nothing."""
+    """Make so many calls, each of half a second, of an agent that sends nothing."""
     for _ in range(int(rest_of(request))):
         await output_of(request, "mute_agent", query="work")
     return "steps"
 
 
 async def block(request: Any) -> str:
-    """Stalls the whole server for so many seconds."""
+    """Block the whole server for so many seconds."""
     time.sleep(float(rest_of(request).partition(" ")[0]))  # noqa: ASYNC251  (that is what it is for)
     return "blocked"
 
 
 async def closed(request: Any) -> Any:
-    """Ends its stream itself, and gives the rest of the query all the same; 1.0.8 cannot do that."""
+    """End its stream itself, and return the rest of the query afterwards; 1.0.8 cannot do that."""
     await request.send_message("done", event="close")
     return rest_of(request) or None
 
@@ -356,36 +356,36 @@ SCENARIOS: dict[str, Callable[[Any], Awaitable[Any]]] = {
 
 
 async def master(request: Any) -> Any:
-    """The scenario that the query names."""
+    """Run the scenario in the query."""
     return await SCENARIOS[request.get_query().partition(" ")[0]](request)
 
 
 async def other(request: Any) -> str:
-    """A second agent that may be called by name: says who it is."""
+    """A second agent that can be called by name: answers with its name."""
     return f"{request.callee} heard {request.get_query()}"
 
 
-# ---------------------------------------------------------------------------------------------------------- Failures
+# ------------------------------------------------------------------------------------------------------------- Failures
 
 
 async def raises(_: Any) -> Any:
-    """Fails."""
+    """Fail."""
     raise ValueError("scripted failure")
 
 
 async def relay(request: Any) -> Any:
-    """Answers with the response of the callee that the query names, its state too."""
+    """Answer with the response of the callee in the query, with its state."""
     return await request.call(callee=request.get_query(), arguments={"query": "relayed"})
 
 
 async def half_a_second(_: Any) -> str:
-    """Works for a while."""
+    """Work for half a second."""
     await asyncio.sleep(0.5)
     return "worked"
 
 
 def failing() -> list[Any]:
-    """What fails in the ways that the framework has a text for, and an agent that passes such texts on."""
+    """Members that fail in the ways that the framework has a text for, and an agent that returns such texts."""
     return [
         oxy.WorkflowAgent(
             name="relay_agent",
@@ -408,7 +408,7 @@ def failing() -> list[Any]:
     ]
 
 
-# -------------------------------------------------------------------------------------------------------------- Life
+# ----------------------------------------------------------------------------------------------------- Tools and agents
 
 
 async def add(a: int, b: int) -> int:
@@ -418,19 +418,19 @@ async def add(a: int, b: int) -> int:
 
 
 async def multiply(a: int, b: int) -> int:
-    """Multiply two integers, taking its time."""
+    """Multiply two integers, slowly."""
     await asyncio.sleep(0.3)
     return a * b
 
 
 async def shout(text: str) -> str:
-    """Upper-case a text, in less time."""
+    """Upper-case a text, faster."""
     await asyncio.sleep(0.1)
     return text.upper()
 
 
 def hub() -> Any:
-    """The tools."""
+    """Return the tools."""
     functions = oxy.FunctionHub(name="tool_hub", timeout=60)
     for function in (add, multiply, shout):
         functions.tool(description=function.__doc__)(function)
@@ -438,7 +438,7 @@ def hub() -> Any:
 
 
 def agents() -> list[Any]:
-    """The organization: a master with two agents below it, and two agents beside it."""
+    """Return the organization: a master with two agents below it, and two agents beside it."""
     return [
         oxy.WorkflowAgent(
             name="master",
@@ -451,7 +451,7 @@ def agents() -> list[Any]:
         oxy.WorkflowAgent(name="middle_agent", desc="Asks the leaf", sub_agents=["leaf_agent"], func_workflow=middle),
         oxy.WorkflowAgent(name="leaf_agent", desc="Asks a tool", tools=["tool_hub"], func_workflow=leaf),
         oxy.WorkflowAgent(name="other_agent", desc="Says who it is", func_workflow=recorded(other)),
-        # What the framework stores is switched off agent by agent.
+        # The framework's storage is switched off agent by agent.
         oxy.WorkflowAgent(
             name="unstored_agent", desc="As the master, unstored", is_save_data=False, func_workflow=recorded(master)
         ),
@@ -459,12 +459,12 @@ def agents() -> list[Any]:
 
 
 async def add_tool(a: int, b: int) -> int:
-    """Adds two numbers."""
+    """Add two numbers."""
     return a + b
 
 
 def react(model_url: str) -> list[Any]:
-    """Another organization: an agent that thinks, calls a tool and answers, by a model that streams."""
+    """Return another organization: an agent that thinks, calls a tool and answers, by a streaming model."""
     tools = oxy.FunctionHub(name="math_tools", timeout=60)
     tools.tool(description=add_tool.__doc__)(add_tool)
     model = oxy.HttpLLM(
@@ -478,7 +478,7 @@ def react(model_url: str) -> list[Any]:
 
 
 def identity() -> Any:
-    """One route more: which process answers, so that the tests know that they talk to the one they started."""
+    """Add a route that returns the process id, so that the tests know which process answers."""
 
     def who() -> dict[str, Any]:
         return {"pid": os.getpid(), "release": RELEASE}
@@ -489,7 +489,7 @@ def identity() -> Any:
 
 
 def end_with_standard_input() -> None:
-    """Rule 5: the pipe of a parent that died, in whatever way, ends here."""
+    """Rule 5: exit when the parent's pipe is closed."""
 
     def wait() -> None:
         sys.stdin.buffer.read()
@@ -509,13 +509,13 @@ def stored_before_answered(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def come_back(message: dict[str, Any], request: Any) -> dict[str, Any]:
-    """Have every message of a run whose argument `retry` says so say when to come back, in milliseconds."""
+    """Send `retry` in each message of a run whose argument of that name has it, in milliseconds."""
     retry = request.arguments.get("retry")
     return message if retry is None else {**message, "retry": retry}
 
 
 async def serve(port: int, model_url: str | None) -> None:
-    """Start the framework and its own web service; returns when the service was told to stop."""
+    """Start the framework and its web service, and wait until it is stopped."""
     space = react(model_url) if model_url else [language_model(), hub(), *agents(), *failing()]
     hooks = {} if RELEASE == "1.0.8" else {"func_process_message": come_back}
     async with oxygent.MAS(
@@ -538,7 +538,7 @@ def main() -> None:
     options = parser.parse_args()
     RECORDS.open(options.records)
     Config.set_server_auto_open_webpage(False)
-    # The messages of a busy run would fill the log; what goes wrong is a warning or worse.
+    # The messages of a busy run would fill the log; errors are logged as warnings or higher.
     Config.set_log_level_root("WARNING")
     Config.set_server_log_level("WARNING")
     end_with_standard_input()

@@ -1,4 +1,4 @@
-"""Whatever ends a call here ends the run there, within a second, by the agent's own record."""
+"""Each way of ending a call cancels the run at a real server within a second, by the agent's record."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WITHIN_SECONDS = 1.0
 
 
 async def assert_stopped(server: RemoteServer, trace_id: str, since: float) -> None:
-    """The run started once, and was cancelled within a second of `since` (the system's monotonic clock)."""
+    """Assert that the run started once, and was cancelled within a second of `since` (the system's monotonic clock)."""
     record = await server.wait_for("cancelled", trace_id=trace_id, within=5.0)
     assert record["monotonic"] - since <= WITHIN_SECONDS
     assert [r["event"] for r in server.records(trace_id=trace_id)] == ["started", "cancelled"]
@@ -35,12 +35,12 @@ async def assert_stopped(server: RemoteServer, trace_id: str, since: float) -> N
 
 @pytest.fixture
 def trace_id() -> str:
-    """An id by which the server's records find this test's run."""
+    """Return an id by which the server's records have this test's run."""
     return uuid.uuid4().hex
 
 
 async def test_leaving_the_block(server: RemoteServer, trace_id: str) -> None:
-    """`break` inside the block, and the run is over."""
+    """`break` inside the block cancels the run."""
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         async with agent.stream("slow 30", trace_id=trace_id) as run:
             async for event in run:
@@ -51,7 +51,7 @@ async def test_leaving_the_block(server: RemoteServer, trace_id: str) -> None:
 
 
 async def test_an_error_in_the_block(newest: RemoteServer, trace_id: str) -> None:
-    """The user's own error leaves the block as it is, and ends the run."""
+    """An exception of the user leaves the block unchanged, and cancels the run."""
     async with SSEOxyGent(server_url=newest.url, timeouts=PATIENT) as agent:
         left = 0.0
         with pytest.raises(KeyError, match="mine"):
@@ -64,7 +64,7 @@ async def test_an_error_in_the_block(newest: RemoteServer, trace_id: str) -> Non
 
 
 async def test_leaving_before_the_first_event(newest: RemoteServer, trace_id: str) -> None:
-    """A block that reads nothing leaves no run behind."""
+    """Leaving the block without reading cancels the run."""
     async with SSEOxyGent(server_url=newest.url, timeouts=PATIENT) as agent:
         async with agent.stream("quiet 30", trace_id=trace_id):
             await newest.wait_for("started", trace_id=trace_id, within=5.0)
@@ -74,7 +74,7 @@ async def test_leaving_before_the_first_event(newest: RemoteServer, trace_id: st
 
 @pytest.mark.parametrize("query", ["slow 30", "quiet 30"])
 async def test_cancelling_the_task(newest: RemoteServer, trace_id: str, query: str) -> None:
-    """A cancel scope around `ask` ends the run, busy or silent; the cancellation arrives as itself."""
+    """A cancel scope around `ask` cancels the run, busy or silent, and raises the cancellation."""
     async with SSEOxyGent(server_url=newest.url, timeouts=PATIENT) as agent:
         cancelled = 0.0
         async with anyio.create_task_group() as tasks:
@@ -87,7 +87,7 @@ async def test_cancelling_the_task(newest: RemoteServer, trace_id: str, query: s
 
 
 async def test_a_scope_around_the_block(newest: RemoteServer, trace_id: str) -> None:
-    """A scope cancelled while the reader holds an event ends the run."""
+    """A scope cancelled while the reader holds an event cancels the run."""
     async with SSEOxyGent(server_url=newest.url, timeouts=PATIENT) as agent:
         cancelled = 0.0
         with anyio.CancelScope() as scope:
@@ -108,23 +108,21 @@ async def test_a_scope_around_the_block(newest: RemoteServer, trace_id: str) -> 
         ("quiet 30", Timeouts(idle=0.7, lookup=None), errors.IdleTimeoutError),
     ],
 )
-async def test_out_of_time(
+async def test_time_outs(
     newest: RemoteServer, trace_id: str, query: str, timeouts: Timeouts, error: type[errors.OxyError]
 ) -> None:
-    """A deadline and an idle timeout say so by their own error, and end the run."""
+    """The total and the idle time-out raise their own errors, and cancel the run."""
     async with SSEOxyGent(server_url=newest.url, timeouts=timeouts) as agent:
         with pytest.raises(error):
             await agent.ask(query, trace_id=trace_id)
         await assert_stopped(newest, trace_id, time.monotonic())
 
 
-async def test_the_client_is_interrupted(
-    newest: RemoteServer, trace_id: str, anyio_backend_name: str, tmp_path: Path
-) -> None:
-    """Ctrl-C in a program that reads a stream: the program ends by that signal, quietly, and so does the run."""
+async def test_ctrl_c(newest: RemoteServer, trace_id: str, anyio_backend_name: str, tmp_path: Path) -> None:
+    """Ctrl-C in a program that reads a stream ends the program by that signal, quietly, and cancels the run."""
     log = tmp_path / "stderr"
     script = str(Path(__file__).with_name("client.py"))
-    # Warnings are errors, but for the generators that httpx leaves behind (as in pyproject.toml).
+    # Warnings are errors, except for generators that httpx leaves behind (as in pyproject.toml).
     options = ["-W", "error", "-W", "ignore:Async generator 'http:ResourceWarning"]
     command = [sys.executable, *options, script, anyio_backend_name, newest.url, trace_id]
     with log.open("wb") as err:

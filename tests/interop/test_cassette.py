@@ -1,4 +1,4 @@
-"""A conversation with a real server, on file, is the conversation: on either event loop, whichever recorded it."""
+"""A recorded conversation with a real server replays on either event loop."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CANARY = "canary7Q"
 
 
 async def talk(transport: Transport, url: str) -> tuple[list[list[Any]], list[Any], dict[str, Any]]:
-    """The events and the answer of each question, and what discovery found."""
+    """Return the events and the answers, and the result of discovery."""
     agent = SSEOxyGent(
         server_url=url,
         transport=transport,
@@ -56,7 +56,7 @@ async def talk(transport: Transport, url: str) -> tuple[list[list[Any]], list[An
 
 @pytest.mark.parametrize("recorder", LOOPS)
 def test_a_conversation_replays(server: RemoteServer, recorder: str, tmp_path: Path) -> None:
-    """Recorded on one loop, it replays on both to equal events and equal answers, and holds no secret."""
+    """A recording of one loop replays on both to equal events and answers, and holds no secret."""
     path = tmp_path / "talk.cassette"
     cassette = Cassette()
     recording = RecordingTransport(HTTPXTransport(), cassette)

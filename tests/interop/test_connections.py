@@ -1,4 +1,4 @@
-"""How connections to a real server are used: again while fresh, and never when the server may have closed them."""
+"""Connections to a real server: reused while fresh, and never when the server may have closed them."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-# uvicorn closes an idle connection after 5 s, so spacings reach from none to beyond it.
+# uvicorn closes an idle connection after 5 s, so the pauses reach from none to beyond it.
 LONGEST_SPACING_SECONDS = 6.0
-# They share the waits: the mean spacing is 3 s, so that one user would take two minutes for 40 calls.
+# They share the pauses: the mean is 3 s, so that one user would take two minutes for 40 calls.
 USERS = 4
-# The number of calls times this; the spacings stay spread from 0 to 6 s.
+# The number of calls times this; the pauses stay spread from 0 to 6 s.
 CALLS = max(3, round(40 * float(os.environ.get("OXYGENT_CLIENT_INTEROP_SPACING", "1"))))
 
 
 def runs_by_connection(server: RemoteServer, since: int) -> list[int]:
-    """The client's port of every run that was asked for since then."""
+    """Return the client's port of each run since then."""
     return [r["peer"] for r in server.records("request", since=since) if r.get("path") == "/sse/chat" and "peer" in r]
 
 
-async def test_five_calls_one_connection(server: RemoteServer) -> None:
-    """Inside `async with agent`, calls one after the other share a connection."""
+async def test_keep_alive(server: RemoteServer) -> None:
+    """Inside `async with agent`, successive calls share a connection."""
     before = len(server.records())
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         for n in range(5):
@@ -44,8 +44,8 @@ async def test_five_calls_one_connection(server: RemoteServer) -> None:
     assert len(set(ports)) == 1
 
 
-async def test_a_stream_read_to_its_end_gives_its_connection_back(newest: RemoteServer) -> None:
-    """The same holds for streams of hundreds of events."""
+async def test_a_complete_stream_releases_its_connection(newest: RemoteServer) -> None:
+    """A stream of hundreds of events that was read to its end releases its connection."""
     before = len(newest.records())
     async with SSEOxyGent(server_url=newest.url, timeouts=PATIENT) as agent:
         for _ in range(5):
@@ -58,8 +58,8 @@ async def test_a_stream_read_to_its_end_gives_its_connection_back(newest: Remote
     assert len(set(ports)) == 1
 
 
-async def test_calls_at_any_distance(newest: RemoteServer) -> None:
-    """Calls spaced from 0 to 6 s all succeed, each runs once: no stale connection is met."""
+async def test_calls_with_any_pause(newest: RemoteServer) -> None:
+    """Calls with pauses from 0 to 6 s all succeed, and each runs once: no stale connection is used."""
     spacings = [LONGEST_SPACING_SECONDS * n / (CALLS - 1) for n in range(CALLS)]
     mark = uuid.uuid4().hex
 

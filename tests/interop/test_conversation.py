@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 NUMBERS: Final = itertools.count(1)
-"""For queries that no other test asks."""
+"""For queries that are not used in another test."""
 BY_DEFAULT: Final = {"stored": "by default"}
-"""As a server stores that the tests have not set up otherwise: beside the run, unless the request forbids it."""
+"""As servers store by default: beside the run, unless the request forbids it."""
 
 
 async def test_a_turn_remembers_those_before(server: RemoteServer) -> None:
@@ -63,7 +63,7 @@ async def test_replicas_without_a_shared_storage(server: RemoteServer, newest: R
 
 
 def call_of(record: RunRecord | None, callee: str) -> str:
-    """The node id of a call."""
+    """Return the node id of a call."""
     assert record is not None
     return next(node.node_id for node in record.nodes if node.callee == callee)
 

@@ -1,8 +1,8 @@
-"""Runs whose connection is cut at a random moment: what the client says of them, held against the agent's own record.
+"""Runs whose connection is cut at a random moment: the client's outcome agrees with the agent's record.
 
-Rule 1: every run goes through a line of its own (`cuts.py`), with everything about the client as it is by default but
-    its clocks; every moment has its turn, and how exactly it is cut is drawn by lot.
-Rule 2: the lots are the same each time, but in a soak; what went wrong is shown with its cut, which is all there is.
+Rule 1: each run goes through its own proxy (`cuts.py`), with a default client except for its time-outs; each moment is
+    used in turn, and the exact cut is random.
+Rule 2: the random numbers are the same each time, but in a soak; a failure is shown with its cut.
 Rule 3: a test adds its rows to a table of docs/soak.md.
 """
 
@@ -40,7 +40,7 @@ AT_A_TIME: Final = 25
 """A real server has one event loop; more at once would measure that."""
 
 ALLOWED: Final[dict[Outcome, set[int]]] = {
-    # what the client says: how often the agent may have run
+    # the client's outcome: how often the agent may have run
     Outcome.NOT_SENT: {0},
     Outcome.REJECTED: {0},
     Outcome.UNKNOWN: {0, 1},
@@ -72,12 +72,12 @@ MOMENTS: Final[dict[str, Callable[[Lot], tuple[Cut, ...]]]] = {
     "never": lambda lot: (),
 }
 SHUT: Final = {"refused": None, "refused at first": 0.1}
-"""Moments at which nobody listens, and after how many seconds somebody does."""
+"""Moments at which the port is closed, and the seconds after which it opens."""
 
 
 @attrs.define
 class Shot:
-    """One run, how it was cut, and what became of it."""
+    """One run, how it was cut, and its result."""
 
     moment: str
     cuts: tuple[Cut, ...]
@@ -91,7 +91,7 @@ class Shot:
 
     @property
     def is_well(self) -> bool:
-        """Whether what the client says is so: rule 2 of the design, and no answer that is none."""
+        """Return whether the outcome is true (rule 2 of the design), and an answer right."""
         answered = self.outcome is Outcome.COMPLETED
         right = self.output == (self.query.split()[1] if answered else None)
         return self.ran in ALLOWED[self.outcome] and right and answered is not bool(self.error)
@@ -100,7 +100,7 @@ class Shot:
 def shots(
     moments: dict[str, Callable[[Lot], tuple[Cut, ...]]], loop: str, *, kinds: tuple[str, ...], length: int
 ) -> list[Shot]:
-    """So many runs as this size has, each with its cuts; their scenarios are `kinds`, with `length` messages."""
+    """Return as many runs as this size has, with their cuts; the scenarios are `kinds`, with `length` messages."""
     lot = Lot(f"{loop} {time.time_ns() if SIZE == 'soak' else 0}")
     names = [*moments]
     made: list[Shot] = []
@@ -112,7 +112,7 @@ def shots(
 
 
 async def all_of(fired: list[Shot], server: RemoteServer, fire: Callable[[Shot], Any]) -> None:
-    """Fire them, many at a time, and count at the server what ran."""
+    """Make them, many at a time, and count the runs at the server."""
     limiter = anyio.CapacityLimiter(AT_A_TIME)
 
     async def one(shot: Shot) -> None:
@@ -123,20 +123,20 @@ async def all_of(fired: list[Shot], server: RemoteServer, fire: Callable[[Shot],
         for shot in fired:
             tasks.start_soon(one, shot)
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
-        await agent.ask("echo")  # whatever reached the server before this is under way, or over
+        await agent.ask("echo")  # all requests that reached the server have started, or ended
     ran = collections.Counter(record.get("query") for record in server.records("started"))
     for shot in fired:
         shot.ran = ran[shot.query]
 
 
 def check(fired: list[Shot], *outcomes: Outcome) -> None:
-    """Nothing went wrong; if `outcomes` are given, they are the only ones."""
+    """Assert that each is right, and that its outcome is among `outcomes`, if given."""
     wrong = [shot for shot in fired if not shot.is_well or shot.outcome not in (outcomes or Outcome)]
     assert not wrong, "\n".join(map(repr, wrong))
 
 
 def rows(row: Row, fired: list[Shot], loop: str) -> None:
-    """Add what became of them to the table, a row for each moment."""
+    """Add the results to the table, a row for each moment."""
     for moment in dict.fromkeys(shot.moment for shot in fired):
         those = [shot for shot in fired if shot.moment == moment]
         outcomes = collections.Counter(shot.outcome for shot in those)
@@ -149,8 +149,8 @@ def rows(row: Row, fired: list[Shot], loop: str) -> None:
 
 
 @pytest.mark.table("real cuts")
-async def test_runs_that_are_cut(newest: RemoteServer, anyio_backend_name: str, row: Row) -> None:
-    """No agent runs twice, none that the client says has not run has, and an answer is the answer."""
+async def test_cut_runs(newest: RemoteServer, anyio_backend_name: str, row: Row) -> None:
+    """No agent runs twice, none ran with outcome NOT_SENT or REJECTED, and each answer is right."""
 
     async def fire(shot: Shot) -> None:
         async with line(newest.port, *shot.cuts, shut=shot.moment in SHUT) as way:
@@ -181,7 +181,7 @@ async def test_runs_that_are_cut(newest: RemoteServer, anyio_backend_name: str, 
 
 
 async def open_later(open_: Callable[[], Any], seconds: float) -> None:
-    """Open a line that was shut."""
+    """Open a proxy that was shut."""
     await anyio.sleep(seconds)
     await open_()
 
@@ -189,14 +189,14 @@ async def open_later(open_: Callable[[], Any], seconds: float) -> None:
 # ------------------------------------------------------------------------------------------------------- Detached runs
 
 SHORT: Final = Timeouts(idle=4.0, total=60.0)
-"""A line that is half dead takes events with it, the last one too; then `idle` is when the record is asked."""
+"""A half-closed connection loses events, the last one too; then the record is checked after `idle`."""
 
 RETRY: Final = 3000 if SIZE == "soak" else 50
-"""Milliseconds after which the server lets its listeners come back; 3,000 is what a real one says of itself."""
+"""Milliseconds of the server's `retry:` field; real ones send 3,000."""
 
 
 def one_cut(lot: Lot) -> Cut:
-    """A cut of a connection over which events come, or a record."""
+    """A cut of a connection for events, or for a record."""
     return lot.choice(
         (
             Cut(sent=lot.randrange(500)),
@@ -211,9 +211,9 @@ def one_cut(lot: Lot) -> Cut:
 
 
 DETACHED: Final[dict[str, Callable[[Lot], tuple[Cut, ...]]]] = {
-    # The first connection is the one by which the run is begun, all others those of who listens.
+    # The first connection is that of the start, all others those of the reader.
     "never": lambda lot: (),
-    # The second is then the one by which the record is asked whether it began: without it nobody could say.
+    # The second is then that of the record check for the start: without it the outcome would be unknown.
     "the response to `start`": lambda lot: (Cut(received=lot.randrange(100)), Cut(), one_cut(lot)),
     "before the first event": lambda lot: (Cut(), Cut(received=lot.randrange(200)), one_cut(lot)),
     "in mid-stream": lambda lot: (Cut(), *(Cut(received=lot.randrange(200, 3000)) for _ in range(3))),
@@ -223,14 +223,14 @@ DETACHED: Final[dict[str, Callable[[Lot], tuple[Cut, ...]]]] = {
 
 
 async def heard(agent: SSEOxyGent, token: str) -> tuple[Run, list[int]]:
-    """A run that was listened to, and the numbers that it told."""
+    """Return a run that was read, and the numbers of its messages."""
     async with agent.attach(token) as run:
         return run, [event.content["n"] async for event in run if isinstance(event, Progress)]
 
 
 @pytest.mark.table("detached")
-async def test_detached_runs_that_are_cut(newest: RemoteServer, anyio_backend_name: str, row: Row) -> None:
-    """Whoever comes back to a detached run gets its answer, and no message twice, however often the line is cut."""
+async def test_cut_detached_runs(newest: RemoteServer, anyio_backend_name: str, row: Row) -> None:
+    """However often the connection is cut, a reader of a detached run gets its answer, and no message twice."""
 
     async def fire(shot: Shot) -> None:
         async with line(newest.port, *shot.cuts) as way:
@@ -242,7 +242,7 @@ async def test_detached_runs_that_are_cut(newest: RemoteServer, anyio_backend_na
                 except errors.ConnectionLostError as error:
                     if error.partial is not None:
                         raise
-                    # Each of its three tries to attach at all was cut; the token is good for more.
+                    # Each of its three attempts to attach was cut; the token can be used again.
                     run, told = await heard(listener, handle.to_token())
             except errors.OxyError as error:
                 shot.error, shot.outcome = repr(error), error.outcome

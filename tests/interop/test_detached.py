@@ -1,4 +1,4 @@
-"""Detached runs at real servers: begun by one agent, heard by another, and what is left of one whose end was lost."""
+"""Detached runs at real servers: started by one agent, read by another, and a lost end."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ pytestmark = pytest.mark.anyio
 with_detached_runs = pytest.mark.parametrize("server", RELEASES[:2], indirect=True)  # 1.0.8 has none to listen to
 STARTED: Final = errors.Outcome.STARTED
 SOON: Final = {"retry": 50}
-"""What an agent is asked that lets its listeners come back soon; a real server says 3,000 ms of itself."""
+"""Arguments with which the server sets a short `retry:`; the default is 3,000 ms."""
 LOST: Final = Cut(said=b'"type": "answer"')
-"""The answer and the close event after it are written to a connection that is gone."""
+"""The answer and the close event are written to a lost connection."""
 
 
 def steps(events: Sequence[Event]) -> list[Any]:
-    """The numbers of the messages among `events`."""
+    """Return the numbers of the messages among `events`."""
     return [event.content["n"] for event in events if isinstance(event, Progress)]
 
 
 @with_detached_runs
-async def test_another_agent_listens(server: RemoteServer) -> None:
-    """All that was kept since the run began, and the answer, for whoever has the token."""
+async def test_another_agent_reads(server: RemoteServer) -> None:
+    """Any agent with the token gets all events since the start, and the answer."""
     tag = uuid.uuid4().hex
     handle = await SSEOxyGent(server_url=server.url, timeouts=PATIENT).start(f"tagged {tag} 5")
     await server.wait_for("finished", query=f"tagged {tag} 5", within=10.0)
@@ -52,8 +52,8 @@ async def test_another_agent_listens(server: RemoteServer) -> None:
 
 
 @with_detached_runs
-async def test_leaving_and_coming_back(server: RemoteServer) -> None:
-    """Leaving leaves the run at work; who comes back hears the rest, but for what was on its way."""
+async def test_leaving_and_attaching_again(server: RemoteServer) -> None:
+    """The run goes on after its reader left, and the next reader gets the rest, except events in transit."""
     query = f"paced {uuid.uuid4().hex} 15"
     agent = SSEOxyGent(server_url=server.url, timeouts=PATIENT)
     token = (await agent.start(query)).to_token()
@@ -74,8 +74,8 @@ async def test_leaving_and_coming_back(server: RemoteServer) -> None:
 
 
 @with_detached_runs
-async def test_an_end_that_was_lost(server: RemoteServer) -> None:
-    """The answer that went down with a connection comes from the record, though nothing more is ever said."""
+async def test_a_lost_end(server: RemoteServer) -> None:
+    """An answer lost with a connection is recovered from the record."""
     query = f"tagged {uuid.uuid4().hex} 5"
     async with line(server.port, Cut(), LOST) as way:
         agent = SSEOxyGent(server_url=way.url, timeouts=PATIENT)
@@ -97,7 +97,7 @@ without_records = pytest.mark.parametrize("kind", UNRECORDED)
 
 @without_records
 async def test_a_cut_without_records(newest: RemoteServer, kind: str) -> None:
-    """A cut in mid-stream needs no record: the server keeps what it has not sent."""
+    """A cut in mid-stream needs no record: the server keeps unsent events."""
     tag = uuid.uuid4().hex
     async with line(newest.port, Cut(), Cut(said=b'"n": 5}')) as way:
         agent = unrecorded(kind, way.url, timeouts=PATIENT)
@@ -113,8 +113,8 @@ async def test_a_cut_without_records(newest: RemoteServer, kind: str) -> None:
 
 
 @without_records
-async def test_an_end_that_was_lost_without_records(newest: RemoteServer, kind: str) -> None:
-    """Nobody has the answer any more: the stream is incomplete, and what was seen of it is there."""
+async def test_a_lost_end_without_records(newest: RemoteServer, kind: str) -> None:
+    """A lost answer without records raises IncompleteStreamError with the events so far."""
     seen: list[Event] = []
     async with line(newest.port, Cut(), LOST) as way:
         agent = unrecorded(kind, way.url, timeouts=Timeouts(idle=2.0, total=30.0))

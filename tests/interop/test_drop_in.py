@@ -1,8 +1,8 @@
-"""Our drop-in in the real framework, beside the framework's own remote agent; the table is `docs/drop-in.md`.
+"""Our drop-in in the real framework, compared with the framework's own remote agent; the table is `docs/drop-in.md`.
 
-Rule 1: ours plays every scenario; the framework's own plays those that it ends soon, and in a soak all.
-Rule 2: what becomes of ours stands in SCENARIOS, and of the framework's own on the page, as an earlier run had it.
-Rule 3: an older release plays the short list.
+Rule 1: ours runs each scenario; the framework's own those that it ends soon, and in a soak all.
+Rule 2: the expected result of ours is in SCENARIOS, that of the framework's own on the page, from an earlier run.
+Rule 3: an older release runs the short list.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SHORT: Final = (
     "a cut, and the framework's `retries=5`",
     "the front end's credentials",
 )
-"""What the older release plays."""
+"""The scenarios of the older release."""
 
 
 @pytest.fixture(scope="module")
@@ -67,24 +67,24 @@ def worlds(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
 
 @pytest.fixture
 def world(worlds: Callable[[str], World]) -> World:
-    """The newest release's."""
+    """The newest release's world."""
     return worlds(RELEASES[0])
 
 
 def rows() -> dict[str, str]:
-    """The lines of the page, by scenario."""
+    """Return the lines of the page, by scenario."""
     lines = PAGE.read_text(encoding="utf-8").splitlines(keepends=True)
     return {line.split(" | ")[0].removeprefix("| "): line for line in lines if re.match(r"\| (?!scenario)", line)}
 
 
-def test_the_page_has_every_scenario() -> None:
-    """The page is of these scenarios, in their order."""
+def test_the_page() -> None:
+    """The page has each scenario, in order."""
     assert [*rows()] == [*SCENARIOS]
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_scenario(world: World, name: str) -> None:
-    """Ours does what is right; where that is what the framework's own does, the front end hears the same of both."""
+    """Ours has the expected result; where that is the framework's own, the front end gets the same messages."""
     scenario = SCENARIOS[name]
     ours = await scenario.play(world, "ours")
     if scenario.right is not None:
@@ -120,7 +120,7 @@ async def test_an_older_release(worlds: Callable[[str], World]) -> None:
 
 
 async def connections(there: World) -> int:
-    """How many connections three calls take: one where the system ends what its agents keep, else one each."""
+    """Return the number of connections of three calls: one if the system closes its agents, else one each."""
     await there.put("ours", there.remote.url)
     since = len(there.remote.records())
     for _ in range(3):
@@ -134,23 +134,23 @@ async def connections(there: World) -> int:
     [
         ("faulty", Cut(), "FAILED", 0),
         ("transported", Cut(), "FAILED", 0),
-        # The framework calls each again, `retries` times in all, since a subclass raises.
+        # The framework calls each again, `retries` times in all, since a subclass fails.
         ("raises", Cut(), "FAILED", 1),
         ("raises", Cut(said=b'"step": 3}'), "FAILED", 1),
         # A subclass calls ours again itself.
         ("loops", Cut(said=b'"step": 3}'), "FAILED", 1),
         ("loops", Cut(), "COMPLETED", 1),
-        # A subclass wants two runs: nothing was repeated that may have run.
+        # A subclass makes two runs: no run that may have run is repeated.
         ("twice", Cut(), "COMPLETED", 2),
     ],
 )
 async def test_a_subclass_with_faults(world: World, kind: Kind, cut: Cut, state: str, count: int) -> None:
-    """Whatever is called again, and by whom: the remote agent runs once; what raises before it fails the call."""
+    """However it is called again, the remote agent runs once; a failure before the run fails the call."""
     assert await faults(world, kind, cut) == (state, count)
 
 
 async def faults(there: World, kind: Kind, cut: Cut) -> tuple[str, int]:
-    """What a call comes to whose connections are cut like this, and how often the remote agent ran."""
+    """Return the result of a call with these cuts, and how often the remote agent ran."""
     async with line(there.remote.port, *[cut] * 9) as way:
         await there.put(kind, way.url)
         since = len(there.remote.records())
@@ -160,8 +160,8 @@ async def faults(there: World, kind: Kind, cut: Cut) -> tuple[str, int]:
     return heard.answer["state"], runs(there.remote, since)
 
 
-async def test_a_subclass_that_repeats_what_was_refused(world: World) -> None:
-    """What surely ran nothing may be called again: the discovery and the first run are refused, the second is not."""
+async def test_a_subclass_that_repeats_refused_calls(world: World) -> None:
+    """A call that surely did not run may be made again: discovery and the first run are refused, the second is not."""
     busy = Cut(instead=BUSY)
     async with line(world.remote.port, busy, busy, shut=True) as way:
         await world.put("loops", way.url, retry={"attempts": 1})
@@ -173,7 +173,7 @@ async def test_a_subclass_that_repeats_what_was_refused(world: World) -> None:
 
 
 async def test_a_subclass_of_the_documentation(world: World) -> None:
-    """What a subclass assigns after `super().__init__` counts, and its hooks get the framework's own request."""
+    """Assignments of a subclass after `super().__init__` take effect, and its hooks get the framework's own request."""
     step = {"node_id": "n", "caller": "a", "callee": "t", "caller_category": "agent", "callee_category": "tool"}
     messages: list[dict[str, Any]] = [
         {"type": "tool_call", "content": {**step, "call_stack": ["user", "a", "t"], "arguments": {}}},
@@ -275,7 +275,7 @@ print(json.dumps(asyncio.run(main())))
 
 @pytest.mark.parametrize(("version", "kept"), [(RELEASES[0], 1), (OLDER, 0)])
 async def test_facts(tmp_path: Path, version: str, kept: int) -> None:
-    """What a system keeps open ends with it, it stores no secret of ours; what is refused, and what a copy is."""
+    """A system closes our connections at its end and stores none of our secrets; refused settings, and copies."""
     async with serving(scripted({"type": "answer", "content": "hello"})) as server:
         printed = await run_program(version, tmp_path, FACTS, server.url)
 
@@ -291,7 +291,7 @@ async def test_facts(tmp_path: Path, version: str, kept: int) -> None:
         "no address": ["ConfigurationError", False],
         "two addresses": ["ConfigurationError", False],
         "send_message replaced": ["ValueError", False],
-        "copies": [[1, 2, {}]] * 3,  # each asks its own hooks, and has settings of its own
+        "copies": [[1, 2, {}]] * 3,  # each calls its own hooks, and has its own settings
         "no such attribute": ["AttributeError", False],
     }
 
@@ -316,7 +316,7 @@ print(json.dumps({
 
 @pytest.mark.parametrize("version", RELEASES[:2])
 async def test_shape(tmp_path: Path, version: str) -> None:
-    """The fields are the built-in's and one more, `server_url` may be missing; of private names `_execute` is used."""
+    """The fields are the built-in's and one more, `server_url` is optional; of private names `_execute` is used."""
     shape = json.loads((await run_program(version, tmp_path, SHAPE)).splitlines()[-1])
     builtin, ours = shape["builtin"], shape["ours"]
 
@@ -330,7 +330,7 @@ async def test_shape(tmp_path: Path, version: str) -> None:
 
 
 def private_names(source: str) -> set[str]:
-    """The names with an underscore that a module defines, uses or spells, but for Python's own."""
+    """Return the names with an underscore that a module defines, uses or contains, except Python's own."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         match node:

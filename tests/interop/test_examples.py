@@ -1,10 +1,9 @@
-"""The examples of the documentation's fifteen use cases, and its own code blocks, against a real server.
+"""The examples of the documentation's fifteen use cases, and its code blocks, against a real server.
 
-Rule 1: an example is told of the server by `OXYGENT_URL` alone; that of the cluster gets it under three names. What it
-    prints is what its docstring says, in which the names of the toy remote's agents and tools stand for those of the
-    server's.
-Rule 2: a block of the documentation runs as it stands; the URLs in it lead to the server. NOT_HERE has those that do
-    not run, each with its reason.
+Rule 1: an example gets the server by `OXYGENT_URL` only; that of the cluster gets it under three names. Its output is
+    that of its docstring, with the server's agents and tools in place of the toy remote's.
+Rule 2: a block of the documentation runs unchanged; its URLs lead to the server. NOT_HERE has those that do not run,
+    with reasons.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ pytestmark = pytest.mark.anyio
 ALL: Final[dict[str, Any]] = runpy.run_path(str(ROOT / "docs" / "examples" / "run_all.py"))
 EXAMPLES: Final[dict[str, Path]] = {path.stem: path for path in ALL["EXAMPLES"]}
 NAMES: Final = {
-    # what the toy remote says: what the server says
+    # the toy remote's name: the server's
     "trip_planner": "master",
     "search_flights": "add",
     "search_hotels": "multiply",
@@ -53,8 +52,8 @@ NAMES: Final = {
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-async def test_each_prints_what_it_says(newest: RemoteServer, example: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An example that is given a real server does with it what it does with the toy."""
+async def test_output(newest: RemoteServer, example: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An example does the same with a real server as with the toy."""
     hosts = ("127.0.0.1", "localhost") if example == "cloud" else ("127.0.0.1",)
     monkeypatch.setenv("OXYGENT_URL", ",".join(newest.url.replace("127.0.0.1", host) for host in hosts))
     monkeypatch.setenv("SEARCH_TOKEN", "t0p-secret")
@@ -67,7 +66,7 @@ async def test_each_prints_what_it_says(newest: RemoteServer, example: str, monk
 
 @attrs.define
 class Leading:
-    """A transport on which every URL leads to one server."""
+    """A transport on which each URL leads to one server."""
 
     url: str
     inner: HTTPXTransport
@@ -101,7 +100,7 @@ MAKING: Final[dict[str, int]] = {
 
 @pytest.mark.parametrize("block", MAKING)
 async def test_the_agents_of_the_documentation(newest: RemoteServer, block: str) -> None:
-    """Each agent that a block makes is answered by a real server, and shows what its tools do, in the right place."""
+    """Each agent of a block is answered by a real server, and its tools' steps are in the right place."""
     server = Leading(newest.url, HTTPXTransport())
     made = Program(dict.fromkeys(re.findall(r'"(https?://[^"]+)"', BLOCKS[block]), server))
     try:
@@ -124,14 +123,14 @@ async def test_the_agents_of_the_documentation(newest: RemoteServer, block: str)
 
 REMOTE: Final = "https://remote.test"
 MEMBERS: Final = {"middle_agent", "other_agent", "mute_agent", "add", "multiply", "shout"}
-"""Below the server's master."""
+"""An agent below the server's master."""
 
 SHOWN: Final[dict[str, Callable[[Leading], Awaitable[None]]]] = {}
-"""What other blocks do with a real server."""
+"""The effects of other blocks with a real server."""
 
 
 def shows(*blocks: str) -> Callable[[Any], Any]:
-    """The function below shows what these blocks do."""
+    """Register the function below as the effect of these blocks."""
 
     def noted(function: Any) -> Any:
         for block in blocks:
@@ -142,13 +141,13 @@ def shows(*blocks: str) -> Callable[[Any], Any]:
 
 
 def sends(*messages: dict[str, Any]) -> str:
-    """The query for which the server's agent sends these."""
+    """Return the query for which the server's agent sends these messages."""
     return f"strings {json.dumps(messages)}"
 
 
 @shows("init_call", "practice_init")
 async def init_call(server: Leading) -> None:
-    """The server's organization is known then."""
+    """The server's organization is known afterwards."""
     for block in ("init_call", "practice_init"):
         made = Program({REMOTE: server})
         agent = made.names["sse_agent"] = made.agent_class(server_url=REMOTE)
@@ -159,7 +158,7 @@ async def init_call(server: Leading) -> None:
 
 @shows("load_balancing")
 async def load_balancing(server: Leading) -> None:
-    """Those that can be reached take turns; the block's own last lines lack an argument."""
+    """Reachable replicas are used in turn; the block's own last lines lack an argument."""
     urls = re.findall(r'"(https://[^"]+)"', BLOCKS["load_balancing"])
     made = Program({urls[0]: server, urls[2]: server})
     with pytest.raises(TypeError, match="missing 1 required positional argument"):
@@ -177,7 +176,7 @@ async def load_balancing(server: Leading) -> None:
 
 @shows("call_stack")
 async def call_stack(server: Leading) -> None:
-    """Whatever the class tells the server of the stack, what comes back stands in the right place."""
+    """For each strategy of the class, the steps of the remote are in the right place."""
     made = Program({REMOTE: server})
     agent = (await made.run("call_stack"))["CallStackAwareSSEAgent"](server_url=REMOTE, name="me")
     for strategy, stack in (("partial", LOCAL), ("full", [*LOCAL, "me"]), ("none", [*LOCAL, "me"])):
@@ -190,7 +189,7 @@ async def call_stack(server: Leading) -> None:
 
 @shows("event_filtering")
 async def event_filtering(server: Leading) -> None:
-    """The filter keeps a message back; the hook makes one of progress, and logs the error."""
+    """The filter keeps a message back; the hook turns one into progress, and logs the error."""
     logged: list[str] = []
     made = Program({REMOTE: server}, names={"logger": SimpleNamespace(error=logged.append)})
     cls = (await made.run("event_filtering"))["CustomEventSSEAgent"]
@@ -203,7 +202,7 @@ async def event_filtering(server: Leading) -> None:
 
 @shows("custom_events")
 async def custom_events(server: Leading) -> None:
-    """Each of the three handlers prints what the server's agent sent, and the front end sees it too."""
+    """Each of the three handlers prints the agent's message, and the front end gets it too."""
     made = Program({"https://custom-oxygent.example.com": server})
     agent = (await made.run("custom_events"))["custom_agent"]
     said = [
@@ -218,7 +217,7 @@ async def custom_events(server: Leading) -> None:
 
 @shows("authenticated")
 async def authenticated(server: Leading) -> None:
-    """The class is answered, and sends no key; with `prepare_headers` it does, and is answered as well."""
+    """The class is answered, and sends no key; with `prepare_headers` it sends one, and is answered as well."""
     made = Program({REMOTE: server})
     as_it_stands = (await made.run("authenticated"))["AuthenticatedSSEAgent"]
 
@@ -244,7 +243,7 @@ async def secure(server: Leading) -> None:
 
 @shows("init", "execute")
 async def bodies(server: Leading) -> None:
-    """The documentation's own bodies, with httpx and aiohttp themselves, learn, forward and answer what ours do."""
+    """The documentation's own method bodies, with httpx and aiohttp, have the same results as ours."""
     over = SimpleNamespace(AsyncClient=partial(httpx.AsyncClient, trust_env=False))
     theirs = documented(httpx=over, aiohttp=aiohttp)(server_url=server.url, name="master")  # another name hangs
     for is_shared in (True, False):
@@ -263,7 +262,7 @@ async def bodies(server: Leading) -> None:
 
 @pytest.mark.parametrize("block", SHOWN)
 async def test_other_blocks(newest: RemoteServer, block: str) -> None:
-    """A block that makes no agent of its own, or whose agent waits for certain messages, does what it says."""
+    """A block without its own agent, or whose agent waits for certain messages, has its effect."""
     server = Leading(newest.url, HTTPXTransport())
     try:
         await SHOWN[block](server)
@@ -294,6 +293,6 @@ NOT_HERE: Final[dict[str, str]] = {
 }
 
 
-def test_no_block_is_forgotten() -> None:
-    """Each block runs here in one of two ways, or there is a reason."""
+def test_all_blocks() -> None:
+    """Each block runs here in one of two ways, or has a reason."""
     assert sorted(BLOCKS) == sorted([*MAKING, *SHOWN, *NOT_HERE])

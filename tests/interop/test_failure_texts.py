@@ -1,4 +1,4 @@
-"""What the framework answers for an oxy that failed: the table by which `confirm_state="auto"` knows when to ask."""
+"""The framework's answers for a failed oxy: the table by which `confirm_state="auto"` checks the record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 TOLD: Final[list[tuple[str, str, OxyState, tuple[str, ...]]]] = [
-    # the callee whose response is the agent's own; what the agent answers then; its state; in which releases
+    # the callee whose response is the agent's own; the agent's answer; its state; the releases
     ("nobody", "Tool nobody not exists", OxyState.FAILED, RELEASES),
     ("other_agent", "No permission for tool: other_agent", OxyState.SKIPPED, RELEASES),
     ("late_agent", "Executing tool late_agent timed out", OxyState.FAILED, RELEASES),
@@ -44,8 +44,8 @@ TOLD: Final[list[tuple[str, str, OxyState, tuple[str, ...]]]] = [
     ],
     indirect=["server"],
 )
-async def test_what_a_failure_says(server: RemoteServer, callee: str, text: str, state: OxyState) -> None:
-    """An agent that passes on a failure answers with a text of the table, and its record has the state."""
+async def test_texts(server: RemoteServer, callee: str, text: str, state: OxyState) -> None:
+    """An agent that returns a failure answers with a text of the table, and its record has the state."""
     async with SSEOxyGent(server_url=server.url, callee="relay_agent", check_callee=False, timeouts=RECORDED) as agent:
         with pytest.raises(errors.RemoteAgentError) as caught:
             await agent.ask(callee)
@@ -75,14 +75,14 @@ SOURCES: Final[dict[tuple[str, str], tuple[str, tuple[str, ...]]]] = {
 }
 
 
-def test_each_text_has_its_source() -> None:
-    """The table of texts holds what is shown here, and nothing else."""
+def test_the_table() -> None:
+    """The table of texts has exactly those of these tests."""
     assert {*SOURCES} == {*FAILURES}
 
 
 @pytest.mark.parametrize(("begin", "end"), FAILURES)
-def test_where_a_text_stands(begin: str, end: str) -> None:
-    """Each release that is named has the text in its source, those too that no scenario brings about."""
+def test_sources(begin: str, end: str) -> None:
+    """Each named release has the text in its source, also if no scenario produces it."""
     module, releases = SOURCES[begin, end]
     for release in releases:
         library = python_for(release).parent.parent / "lib" / f"python3.{sys.version_info.minor}"

@@ -1,4 +1,4 @@
-"""What goes wrong at a real server, and what the caller is told: never a success that was none."""
+"""Failures at a real server: the caller's error, and never a false success."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_an_agent_that_raises(server: RemoteServer) -> None:
-    """On the wire it is a normal answer, and the record knows better; the framework ran it twice, we asked once."""
+    """A failed agent sends a normal answer, and its record has FAILED; the framework ran it twice for one request."""
     trace = uuid.uuid4().hex
     before = len(server.records())
     async with SSEOxyGent(server_url=server.url, timeouts=RECORDED) as agent:
@@ -36,7 +36,7 @@ async def test_an_agent_that_raises(server: RemoteServer) -> None:
 
 
 async def test_an_unknown_callee(server: RemoteServer) -> None:
-    """A callee that the server's list of agents lacks is refused before a run is asked for; 1.0.8 has no such list."""
+    """A callee that the server's list lacks is refused before a run is sent; 1.0.8 has no such list."""
     before = len(server.records())
     async with SSEOxyGent(server_url=server.url, callee="nobody", timeouts=Timeouts(idle=1.0)) as agent:
         if server.version == "1.0.8":
@@ -51,7 +51,7 @@ async def test_an_unknown_callee(server: RemoteServer) -> None:
 
 
 async def test_an_unknown_callee_unchecked(server: RemoteServer) -> None:
-    """Such a run never starts and its stream stays open for ever: the idle timeout ends the wait."""
+    """Unchecked, such a run never starts and its stream stays open: the idle time-out ends it."""
     async with SSEOxyGent(
         server_url=server.url, callee="nobody", check_callee=False, timeouts=Timeouts(idle=1.0)
     ) as agent:
@@ -60,7 +60,7 @@ async def test_an_unknown_callee_unchecked(server: RemoteServer) -> None:
 
 
 async def test_a_named_callee(server: RemoteServer) -> None:
-    """A callee that the server knows answers in the master's place."""
+    """A callee that the server knows answers in place of the master."""
     async with SSEOxyGent(server_url=server.url, callee="other_agent", timeouts=PATIENT) as agent:
         response = await agent.ask("who?")
 
@@ -72,7 +72,7 @@ async def test_a_named_callee(server: RemoteServer) -> None:
 async def test_a_server_that_dies_in_mid_stream(
     start_server: Callable[[str], RemoteServer], version: str, end: str
 ) -> None:
-    """Killed or asked to stop, by a cut or by a clean end without `close`: never COMPLETED, and what came is kept."""
+    """A run whose server is killed or stopped, without a `close` event, is not COMPLETED, and its events are kept."""
     server = start_server(version)
     seen: list[object] = []
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent, agent.stream("slow 30") as run:
@@ -94,7 +94,7 @@ async def test_a_server_that_dies_in_mid_stream(
 
 
 async def test_a_server_that_dies_fails_execute(start_server: Callable[[str], RemoteServer]) -> None:
-    """`ask` raises what the stream raises."""
+    """`ask` raises the error that the stream raises."""
     server = start_server(RELEASES[0])
 
     async def stop(_: object) -> None:

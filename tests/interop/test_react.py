@@ -1,7 +1,7 @@
-"""The programs of README.md and the tutorial, and the chat, at a real `ReActAgent` whose language model streams.
+"""The programs of README.md and the tutorial, and the chat, at a real `ReActAgent` with a streaming language model.
 
-Rule 1: what they print shows the calls as they happen, and the answer once: no JSON of the model's, no text in pieces.
-Rule 2: a program runs as it stands, in a process of its own; only the server's address is another.
+Rule 1: the output shows the calls as they happen, and the answer once: no JSON of the model, no text in chunks.
+Rule 2: a program runs unchanged in a separate process, except for the server's address.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ PROGRAMS: Final = {
     "chat.py": CHAT.read_text(encoding="utf-8"),
 }
 CALLS: Final = ("master_agent", "default_llm", "add_tool", "default_llm")
-"""Who is called, in this order."""
+"""The callees, in order."""
 PRINTED: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
-    # program: (how often it asks, the callees that it shows)
+    # program: (the number of its queries, the callees that it shows)
     "README.md:1": (1, CALLS),
     "tutorial.md:1": (1, ()),
     "tutorial.md:2": (1, CALLS),
@@ -58,14 +58,14 @@ def react(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         server.close()
 
 
-def test_no_program_is_forgotten() -> None:
-    """Each program that asks a server is a line in the table."""
+def test_all_programs() -> None:
+    """Each program that uses a server is a line in the table."""
     assert PROGRAMS.keys() == PRINTED.keys()
 
 
 @pytest.mark.parametrize("program", PRINTED)
-def test_a_program_shows_the_calls_and_the_answer_once(react: RemoteServer, program: str) -> None:
-    """What a newcomer runs against an agent of the framework prints what is meant for a reader, and nothing else."""
+def test_output(react: RemoteServer, program: str) -> None:
+    """A program run against an agent of the framework prints the calls and the answer once."""
     asked, callees = PRINTED[program]
     code = PROGRAMS[program].replace(DOCUMENTED_URL, react.url)
     done = subprocess.run(
@@ -83,8 +83,8 @@ def test_a_program_shows_the_calls_and_the_answer_once(react: RemoteServer, prog
     assert ANSWER in done.stdout.splitlines()[-1]
 
 
-async def test_what_its_model_writes(react: RemoteServer) -> None:
-    """The pieces of text hold the tool call as well as the answer: so a program shows the answer."""
+async def test_text_deltas(react: RemoteServer) -> None:
+    """The text deltas contain the tool call and the answer, so that a program shows only the answer event."""
     async with SSEOxyGent(server_url=react.url, timeouts=PATIENT).stream("What is 40 plus 2?") as run:
         pieces = [event.text async for event in run if isinstance(event, TextDelta)]
     assert "tool_name" in "".join(pieces)

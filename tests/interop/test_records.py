@@ -1,4 +1,4 @@
-"""What real servers have stored of a run, and what they do beside runs: records, feedback, files, health."""
+"""Records and services of real servers: records, feedback, uploads, health."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 LIMITS = Limits()
 PATIENT = 30.0
-"""Seconds for whatever must come; nothing here should need them."""
+"""Seconds for anything to happen; none should be needed."""
 
 
 class Asking:
@@ -38,19 +38,19 @@ class Asking:
         self.until = anyio.current_time() + PATIENT
 
     def run(self, kind: str, query: str, trace_id: str, **fields: Any) -> HTTPRequest:
-        """The POST of a run, attached ("run") or detached ("start")."""
+        """Return the POST of a run, attached ("run") or detached ("start")."""
         payload = {"query": query, "current_trace_id": trace_id, "is_send_message": True, **fields}
         headers = {"content-type": "application/json"}
         return HTTPRequest("POST", self.server.url, PATHS[kind], headers, json.dumps(payload).encode())
 
     async def stream(self, query: str, trace_id: str, **fields: Any) -> None:
-        """An attached run, to its end."""
+        """Read an attached run to its end."""
         await fetch_body(self.transport, self.run("run", query, trace_id, **fields), LIMITS, until=self.until)
 
     async def record(
         self, trace_id: str, is_there: Callable[[RunRecord], bool] = lambda _: True, node_id: str = ""
     ) -> RunRecord:
-        """The record, as soon as it says what is waited for.
+        """Return the record once it fulfils the condition.
 
         Servers store it beside the run, and while the 1.0 releases write their store they may be unable to read it.
         """
@@ -66,7 +66,7 @@ class Asking:
 
 @asynccontextmanager
 async def asking(server: RemoteServer) -> AsyncGenerator[Asking]:
-    """A transport for this server, closed afterwards."""
+    """Yield a transport for this server, closed afterwards."""
     transport = HTTPXTransport()
     try:
         yield Asking(server, transport)
@@ -75,7 +75,7 @@ async def asking(server: RemoteServer) -> AsyncGenerator[Asking]:
 
 
 def ended(record: RunRecord) -> bool:
-    """Whether the run is over."""
+    """Return whether the run is over."""
     return record.state is not None
 
 
@@ -89,8 +89,8 @@ STATES = [
 
 
 @pytest.mark.parametrize(("query", "state", "output"), STATES)
-async def test_a_run_that_ended(server: RemoteServer, query: str, state: OxyState, output: str) -> None:
-    """The record says how a run ended, also where the wire does not; it holds the JSON of an output that is no text."""
+async def test_an_ended_run(server: RemoteServer, query: str, state: OxyState, output: str) -> None:
+    """The record has the state of a run, even if the stream has not; it has JSON of an output that is not text."""
     trace = uuid.uuid4().hex
     async with asking(server) as ask:
         await ask.stream(query, trace)
@@ -101,7 +101,7 @@ async def test_a_run_that_ended(server: RemoteServer, query: str, state: OxyStat
 
 
 async def test_the_nodes(server: RemoteServer) -> None:
-    """Every call has its node. The root's id and father are those that the caller sent."""
+    """Each call has its node. The root's id and parent are those that the caller sent."""
     trace, node = uuid.uuid4().hex, uuid.uuid4().hex
     async with asking(server) as ask:
         await ask.stream("nested", trace, node_id=node, father_node_id="mine", call_stack=["user", "front"])
@@ -118,8 +118,8 @@ async def test_the_nodes(server: RemoteServer) -> None:
     assert record.nodes[0].node_id == node
 
 
-async def test_two_runs_of_one_trace(server: RemoteServer) -> None:
-    """One trace id may cover several runs: the latest speaks, unless another is named."""
+async def test_two_runs_with_one_trace_id(server: RemoteServer) -> None:
+    """One trace id may have several runs: the latest is used, unless another is named."""
     trace, first, second = (uuid.uuid4().hex for _ in range(3))
     async with asking(server) as ask:
         for node, query in ((first, "echo one"), (second, "echo two")):
@@ -130,7 +130,7 @@ async def test_two_runs_of_one_trace(server: RemoteServer) -> None:
 
 
 async def test_a_run_that_is_left(server: RemoteServer) -> None:
-    """While it runs, it has nodes and no state; left by its client, it is CANCELED, and so is what it had called."""
+    """A run in progress has nodes and no state; after its client left, it and its calls are CANCELED."""
     trace = uuid.uuid4().hex
     async with asking(server) as ask:
         async with ask.transport.exchange(ask.run("run", "quiet 30", trace)):
@@ -143,8 +143,8 @@ async def test_a_run_that_is_left(server: RemoteServer) -> None:
 
 
 @pytest.mark.parametrize("callee", [None, "nobody"])
-async def test_a_run_that_never_was(server: RemoteServer, callee: str | None) -> None:
-    """Neither an unknown trace nor an unknown callee leaves a node; such a detached run is taken on all the same."""
+async def test_unknown_runs(server: RemoteServer, callee: str | None) -> None:
+    """Neither an unknown trace nor an unknown callee has a node; such a detached run is accepted."""
     trace = uuid.uuid4().hex
     async with asking(server) as ask:
         if callee is not None:
@@ -156,7 +156,7 @@ async def test_a_run_that_never_was(server: RemoteServer, callee: str | None) ->
 
 
 async def test_a_detached_run(server: RemoteServer) -> None:
-    """A detached run goes on without us, and its record has the answer."""
+    """A detached run goes on without a reader, and its record has the answer."""
     trace = uuid.uuid4().hex
     async with asking(server) as ask:
         await start(ask.transport, ask.run("start", "echo later", trace), LIMITS, until=ask.until)
@@ -166,7 +166,7 @@ async def test_a_detached_run(server: RemoteServer) -> None:
 
 
 async def test_a_start_that_fails(server: RemoteServer) -> None:
-    """A server that fails to read the request is an error, and a run may have started for all we know."""
+    """A server that fails to read the request raises an error with outcome UNKNOWN."""
     async with asking(server) as ask:
         bad = HTTPRequest("POST", server.url, PATHS["start"], body=b"nonsense")
         with pytest.raises(errors.ServerError) as caught:
@@ -175,7 +175,7 @@ async def test_a_start_that_fails(server: RemoteServer) -> None:
 
 
 async def test_feedback(server: RemoteServer) -> None:
-    """An agent that asks the human hears all that is said, until nothing is said; then its channel is gone."""
+    """An agent that asks the human gets all feedback until it is empty; then its channel is closed."""
     trace = uuid.uuid4().hex
     async with asking(server) as ask:
         if server.version == "1.0.8":
@@ -187,7 +187,7 @@ async def test_feedback(server: RemoteServer) -> None:
         for said in ("yes", {"a": [1, "ü"]}, ""):
             await _say_when_asked(ask, trace, said)
         record = await ask.record(trace, ended)
-        # The server writes the record before it closes the channel.
+        # The server stores the record before it closes the channel.
         with pytest.raises(errors.EnvelopeError) as caught:
             while anyio.current_time() < ask.until:
                 await feedback(ask.transport, ask.pattern, trace, "too late", LIMITS, until=ask.until)
@@ -199,7 +199,7 @@ async def test_feedback(server: RemoteServer) -> None:
 
 
 async def _say_when_asked(ask: Asking, channel: str, said: Any) -> None:
-    """Give feedback, again as long as the agent has not opened the channel."""
+    """Give feedback, repeatedly until the agent has opened the channel."""
     while True:
         try:
             return await feedback(ask.transport, ask.pattern, channel, said, LIMITS, until=ask.until)
@@ -210,7 +210,7 @@ async def _say_when_asked(ask: Asking, channel: str, said: Any) -> None:
 
 
 async def test_alive(server: RemoteServer) -> None:
-    """A server says that it is alive."""
+    """A server reports that it is alive."""
     async with asking(server) as ask:
         assert await check_alive(ask.transport, ask.pattern, LIMITS, until=ask.until)
 
@@ -219,7 +219,7 @@ CONTENT = bytes(range(256)) * 300 + b"\r\n--boundary--\r\n"
 
 
 async def test_upload(server: RemoteServer) -> None:
-    """A file arrives byte by byte, under a name that the server makes of ours."""
+    """A file arrives byte by byte, under a name that the server derives from ours."""
     async with asking(server) as ask:
         name = await upload(
             ask.transport, ask.pattern, "a b#ü.txt", CONTENT, LIMITS, until=ask.until, content_type="text/plain"
@@ -230,8 +230,8 @@ async def test_upload(server: RemoteServer) -> None:
     assert stored.read_bytes() == CONTENT
 
 
-async def test_a_file_that_is_not_taken(newest: RemoteServer) -> None:
-    """The newest release takes some kinds of files only."""
+async def test_a_refused_file(newest: RemoteServer) -> None:
+    """The newest release accepts some kinds of files only."""
     async with asking(newest) as ask:
         with pytest.raises(errors.StatusError, match="400") as caught:
             await upload(ask.transport, ask.pattern, "a.exe", b"", LIMITS, until=ask.until)

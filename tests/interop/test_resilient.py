@@ -1,7 +1,7 @@
-"""The two `ResilientSSEAgent` classes of the OxyGent `SSEOxyGent` documentation, their own lines unchanged.
+"""The two `ResilientSSEAgent` classes of the OxyGent `SSEOxyGent` documentation, unchanged.
 
-Rule 1: a class is read from the file of its block of the documentation; the names it never imports are in HEADER.
-Rule 2: what counts is how often the server's agent ran, by its own record, and how often it was asked.
+Rule 1: a class is read from the file of its block of the documentation; names that it does not import are in HEADER.
+Rule 2: the server's record has how often its agent ran, and the transport how often a run was requested.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ BLOCKS: Final = ("resilient_short", "resilient_long")
 CLASSES: Final[dict[str, type[SSEOxyGent]]] = {
     path.stem: runpy.run_path(str(path), HEADER)["ResilientSSEAgent"] for path in FILES if path.stem in BLOCKS
 }
-# The class's own loop is all that makes a call again; then the agent's policy does so within each turn of it, too.
+# The class's own loop retries, and so does the agent's policy within each of its turns.
 RETRIES: Final = {"once": Retry(attempts=1), "by default": Retry()}
 
 each_class = pytest.mark.parametrize("block", BLOCKS)
@@ -60,7 +60,7 @@ each_retry = pytest.mark.parametrize("retry", RETRIES)
 
 
 class Asked:
-    """One of the classes, to be asked once, and what the server saw of that."""
+    """One of the classes, called once, and what the server saw."""
 
     def __init__(self, server: RemoteServer, block: str, query: str, **options: Any) -> None:
         self._server = server
@@ -70,11 +70,11 @@ class Asked:
         self._agent = CLASSES[block](**given)
 
     async def response(self) -> OxyResponse:
-        """What `execute` gives."""
+        """Return the response of `execute`."""
         return await self._agent.execute(OxyRequest(arguments={"query": self._query}))
 
     def seen(self) -> tuple[int, int]:
-        """How often the server was asked for a run, and how often its agent ran."""
+        """Return how often a run was requested, and how often the agent ran."""
         new: list[Record] = self._server.records(since=self._before)
         posts = sum(record.get("path") == "/sse/chat" for record in new)
         return posts, sum(record["event"] == "started" for record in new)
@@ -82,7 +82,7 @@ class Asked:
 
 @attrs.define
 class Knocking:
-    """A transport before whose third exchange somebody opens the door."""
+    """A transport that opens the server before its third exchange."""
 
     inner: HTTPXTransport
     open: Callable[[], Awaitable[None]]
@@ -104,8 +104,8 @@ class Knocking:
 
 @each_class
 @each_retry
-async def test_refused_twice(newest: RemoteServer, block: str, retry: str) -> None:
-    """Nobody listens, twice; then one run, and its answer."""
+async def test_two_refused_connections(newest: RemoteServer, block: str, retry: str) -> None:
+    """After two refused connections there is one run, and its answer."""
     async with line(newest.port, shut=True) as way:
         knocking = Knocking(HTTPXTransport(), way.open)
         asked = Asked(newest, block, "echo hello", server_url=way.url, transport=knocking, retry=RETRIES[retry])
@@ -123,8 +123,8 @@ async def test_refused_twice(newest: RemoteServer, block: str, retry: str) -> No
 @each_class
 @each_retry
 @pytest.mark.parametrize("reset", [False, True])
-async def test_cut_in_mid_stream(newest: RemoteServer, block: str, retry: str, *, reset: bool) -> None:
-    """The run that was cut was the only one: the class hears of no connection that it could make again."""
+async def test_a_cut_run(newest: RemoteServer, block: str, retry: str, *, reset: bool) -> None:
+    """A run that is cut is not repeated: the class gets no connection error."""
     async with line(newest.port, Cut(said=b'"step": 3}', reset=reset)) as way:
         asked = Asked(newest, block, "slow 30", server_url=way.url, retry=RETRIES[retry])
         response = await asked.response()
@@ -141,11 +141,11 @@ async def test_cut_in_mid_stream(newest: RemoteServer, block: str, retry: str, *
     ("path", "timeouts"),
     [
         ("/bare", Timeouts(idle=0.4)),
-        ("", Timeouts(idle=0.4, total=0.9)),  # the server's record says that it is at work: it is waited for
+        ("", Timeouts(idle=0.4, total=0.9)),  # the server's record shows it at work: it is waited for
     ],
 )
 async def test_idle(newest: RemoteServer, block: str, retry: str, path: str, timeouts: Timeouts) -> None:
-    """A run that says nothing is given up in time, and asked for once."""
+    """A run without events is given up in time, and requested once."""
     asked = Asked(newest, block, "quiet 30", server_url=newest.url + path, timeouts=timeouts, retry=RETRIES[retry])
     response = await asked.response()
 

@@ -1,4 +1,4 @@
-"""What a run may hold and remember: an answer of a megabyte, three turns, twenty callers with one trace id."""
+"""Large and concurrent runs, and turns: an answer of a megabyte, three turns, twenty callers with one trace id."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_an_answer_of_a_megabyte(start_server: Callable[[str], RemoteServer]) -> None:
-    """One event of a megabyte arrives whole."""
-    # A server of its own: the framework's local store writes all it holds at every change, which slows its neighbours.
+    """One event of a megabyte is received whole."""
+    # A server of its own: the framework's local store writes all its content at every change, which slows other tests.
     server = start_server(RELEASES[0])
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         response = await agent.ask("big 1000000")
@@ -32,7 +32,7 @@ async def test_an_answer_of_a_megabyte(start_server: Callable[[str], RemoteServe
 
 
 async def test_three_turns(server: RemoteServer) -> None:
-    """Each turn names the one before it, and the third knows what was said in the first two."""
+    """Each turn refers to the one before it, and the third has the memory of the first two."""
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         first = await agent.ask("echo my name is Ada")
         second = await agent.ask("echo I like tea", from_trace_id=first.extra["remote_trace_id"])
@@ -45,7 +45,7 @@ async def test_three_turns(server: RemoteServer) -> None:
 
 @pytest.mark.parametrize("way", ["stream", "ask", "execute"])
 async def test_twenty_callers_with_one_trace_id(server: RemoteServer, way: str) -> None:
-    """The server keys its queue by trace id; still each caller gets its own messages and answer, and no other's."""
+    """The server keys its queue by trace id; still each caller gets its own messages and answer only."""
     same = f"same-{uuid.uuid4().hex}"
     outputs: dict[str, object] = {}
     heard: dict[str, list[tuple[str, int]]] = {}
@@ -81,7 +81,7 @@ async def test_twenty_callers_with_one_trace_id(server: RemoteServer, way: str) 
 
 @pytest.mark.parametrize("other", ["cluster", "localhost"])
 async def test_two_agents_with_one_trace_id(server: RemoteServer, other: str) -> None:
-    """Two agents that reach one server in different ways each get their own answer, also under one trace id."""
+    """Two agents that reach one server by different URLs each get their own answer with one trace id."""
     plain = SSEOxyGent(server_url=server.url, timeouts=PATIENT)
     ways = {
         "cluster": SSEOxyGent(transport=Cluster([server.url]), timeouts=PATIENT),

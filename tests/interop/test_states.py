@@ -1,4 +1,4 @@
-"""What the wire of a real server does not say and its record does: how a run ended, and whether it ever began."""
+"""States of runs that only the server's record shows: failures, lost answers, and runs in progress."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.anyio,
-    # 1.0.8 has no way to stop a run, and is asked for its records in `test_records.py`.
+    # 1.0.8 has no way to stop a run, and its records are tested in `test_records.py`.
     pytest.mark.parametrize("server", RELEASES[:2], indirect=True),
 ]
 
@@ -32,15 +32,15 @@ STARTED: Final = errors.Outcome.STARTED
 
 
 def failure(agent: str) -> str:
-    """What real servers answer when `agent` raises."""
+    """Return the answer of real servers when `agent` fails."""
     return f"Error executing oxy {agent}: scripted failure"
 
 
-# ------------------------------------------------------------------------------------------------------ How a run ended
+# --------------------------------------------------------------------------------------------------------------- States
 
 
 async def both_ways(agent: SSEOxyGent, query: str) -> tuple[OxyResponse, errors.OxyError]:
-    """What `execute` gives and what `ask` raises, of a run each, at the same time."""
+    """Return the response of `execute` and the error of `ask`, of concurrent runs."""
     given: list[Any] = []
 
     async def execute() -> None:
@@ -66,10 +66,10 @@ async def both_ways(agent: SSEOxyGent, query: str) -> tuple[OxyResponse, errors.
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"confirm_state": True}], ids=["auto", "always"])
-async def test_a_run_that_failed(
+async def test_a_failed_run(
     server: RemoteServer, state: OxyState, output: str, query: str, options: dict[str, Any]
 ) -> None:
-    """The state is the record's, and the output the agent's own words."""
+    """The state is the record's, and the output the agent's own text."""
     async with SSEOxyGent(server_url=server.url, timeouts=RECORDED, **options) as agent:
         response, error = await both_ways(agent, query)
 
@@ -82,8 +82,8 @@ async def test_a_run_that_failed(
     assert output in str(error)
 
 
-async def test_a_run_that_failed_at_a_server_that_stalls(server: RemoteServer) -> None:
-    """A blocking agent beside the run keeps the server from showing the record; the look-up goes on until it can."""
+async def test_a_failed_run_at_a_blocked_server(server: RemoteServer) -> None:
+    """While a blocking agent delays the record, the record check is repeated."""
     stall = f"block 1.5 {uuid.uuid4().hex}"
     ended: tuple[OxyState | None, str] | None = None
     async with (
@@ -101,8 +101,8 @@ async def test_a_run_that_failed_at_a_server_that_stalls(server: RemoteServer) -
     assert (OxyState.FAILED, failure("master")) == ended
 
 
-async def test_a_run_that_never_fails_costs_no_question(server: RemoteServer) -> None:
-    """The answer of a run that went well is asked about by nobody."""
+async def test_a_successful_run_is_not_checked(server: RemoteServer) -> None:
+    """The answer of a successful run is not checked."""
     before = len(server.records())
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         await agent.ask("echo fine")
@@ -112,10 +112,8 @@ async def test_a_run_that_never_fails_costs_no_question(server: RemoteServer) ->
 
 @pytest.mark.parametrize("attached", [False, True], ids=["ask", "attach"])
 @pytest.mark.parametrize(("query", "expected"), [("closed 42", "42"), ("closed", errors.NoAnswerError)])
-async def test_a_run_that_closes_its_stream_itself(
-    server: RemoteServer, query: str, expected: Any, attached: bool
-) -> None:
-    """The answer that never came is the record's, if it has one, whoever listens."""
+async def test_a_run_that_ends_its_stream(server: RemoteServer, query: str, expected: Any, attached: bool) -> None:
+    """An answer that was not sent is taken from the record, if it has one, for attached and detached runs."""
     async with SSEOxyGent(server_url=server.url, timeouts=RECORDED) as agent:
         run = agent.attach((await agent.start(query)).to_token()) if attached else agent.stream(query)
         found: Any
@@ -129,8 +127,8 @@ async def test_a_run_that_closes_its_stream_itself(
 
 
 @pytest.mark.parametrize("stored", ["before", "by default"])
-async def test_a_look_right_after_the_answer(server: RemoteServer, stored: str) -> None:
-    """The record that `lookup` gives has the end of the run, though it may lag behind the answer."""
+async def test_lookup_after_the_answer(server: RemoteServer, stored: str) -> None:
+    """`lookup` waits for the end of the run in the record, which may lag behind the answer."""
     states: list[OxyState | None] = []
     async with SSEOxyGent(server_url=server.url, timeouts=RECORDED) as agent:
         for n in range(20):
@@ -142,8 +140,8 @@ async def test_a_look_right_after_the_answer(server: RemoteServer, stored: str) 
     assert states == [OxyState.COMPLETED] * 20
 
 
-async def test_a_look_at_a_run_that_is_at_work(server: RemoteServer) -> None:
-    """A run that has no end yet is not waited for longer than `Timeouts.lookup`."""
+async def test_lookup_of_a_run_in_progress(server: RemoteServer) -> None:
+    """`lookup` of a run in progress takes at most `Timeouts.lookup`."""
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent, agent.stream("quiet 30") as run:
         await anext(run)
         began = time.monotonic()
@@ -155,8 +153,8 @@ async def test_a_look_at_a_run_that_is_at_work(server: RemoteServer) -> None:
     assert seconds < 10 * (Timeouts().lookup or 0)
 
 
-async def test_a_run_that_did_not_fail(server: RemoteServer) -> None:
-    """With `confirm_state` a run that went well has gone well."""
+async def test_confirm_state_of_a_successful_run(server: RemoteServer) -> None:
+    """With `confirm_state` a successful run is a success."""
     async with SSEOxyGent(server_url=server.url, confirm_state=True, timeouts=PATIENT) as agent:
         response = await agent.ask("tools")
 
@@ -166,8 +164,8 @@ async def test_a_run_that_did_not_fail(server: RemoteServer) -> None:
 
 
 @pytest.mark.parametrize("cut", [Cut(said=b'"type": "answer"'), Cut(said=b"event: close", reset=True)])
-async def test_a_run_that_was_cut_after_its_end(server: RemoteServer, cut: Cut) -> None:
-    """What was lost on its way is in the record: the answer, and that it was one."""
+async def test_a_cut_after_the_end(server: RemoteServer, cut: Cut) -> None:
+    """An answer lost by a cut is recovered from the record, with its state."""
     query = f"echo {uuid.uuid4().hex}"
     async with line(server.port, cut) as way:
         response = await SSEOxyGent(server_url=way.url, timeouts=RECORDED).ask(query)
@@ -179,8 +177,8 @@ async def test_a_run_that_was_cut_after_its_end(server: RemoteServer, cut: Cut) 
     assert len(server.records("started", query=query)) == 1
 
 
-async def test_a_run_that_failed_and_was_cut(server: RemoteServer) -> None:
-    """A failure that the wire would not have told is told by the record that was asked for the answer."""
+async def test_a_cut_failed_run(server: RemoteServer) -> None:
+    """A failure that the stream does not show is found by the record check after a cut."""
     async with line(server.port, Cut(said=b'"type": "answer"')) as way:
         with pytest.raises(errors.RemoteAgentError) as caught:
             await SSEOxyGent(server_url=way.url, timeouts=RECORDED).ask("raise")
@@ -189,11 +187,11 @@ async def test_a_run_that_failed_and_was_cut(server: RemoteServer) -> None:
     assert caught.value.output == failure("master")
 
 
-# ---------------------------------------------------------------------------------------------- Whether it is under way
+# ----------------------------------------------------------------------------------------------------- Runs in progress
 
 
-async def test_a_run_that_never_began(server: RemoteServer) -> None:
-    """An unknown callee is known at the first look at the idle clock; that it never began is not said."""
+async def test_an_unknown_callee(server: RemoteServer) -> None:
+    """A run of an unknown callee ends at the first check after `idle`, with outcome STARTED."""
     began = time.monotonic()
     agent = SSEOxyGent(server_url=server.url, callee="nobody", check_callee=False, timeouts=IMPATIENT)
     with pytest.raises(errors.IdleTimeoutError, match="no record of the run"):
@@ -202,16 +200,16 @@ async def test_a_run_that_never_began(server: RemoteServer) -> None:
     assert time.monotonic() - began < 0.6 + 2.0
 
 
-async def test_a_run_that_is_quiet(server: RemoteServer) -> None:
-    """A run that is at work is waited for, when the idle clock runs out."""
+async def test_a_quiet_run(server: RemoteServer) -> None:
+    """A quiet run at work is waited for when `idle` expires."""
     response = await SSEOxyGent(server_url=server.url, timeouts=WAITING).ask("quiet 1.5")
 
     assert response.state is OxyState.COMPLETED
     assert response.output == "quiet"
 
 
-async def test_a_run_that_is_quiet_and_moves(server: RemoteServer) -> None:
-    """A run whose record moves is waited for, however often the idle clock runs out."""
+async def test_a_quiet_run_whose_record_changes(server: RemoteServer) -> None:
+    """A run whose record changes is waited for, however often `idle` expires."""
     response = await SSEOxyGent(server_url=server.url, timeouts=WAITING).ask("steps 7")
 
     assert response.state is OxyState.COMPLETED
@@ -219,8 +217,8 @@ async def test_a_run_that_is_quiet_and_moves(server: RemoteServer) -> None:
 
 
 @pytest.mark.parametrize("attached", [False, True], ids=["ask", "attach"])
-async def test_a_run_that_died(server: RemoteServer, attached: bool) -> None:
-    """The record of a run that died says for ever that it has no end; it does not move, and `idle` ends it."""
+async def test_a_dead_run(server: RemoteServer, attached: bool) -> None:
+    """The record of a dead run has no end and does not change: `idle` ends it."""
     agent = SSEOxyGent(server_url=server.url, timeouts=WAITING)
     run = agent.attach((await agent.start("unsendable")).to_token()) if attached else agent.stream("unsendable")
     began = time.monotonic()
@@ -232,8 +230,8 @@ async def test_a_run_that_died(server: RemoteServer, attached: bool) -> None:
     assert time.monotonic() - began < 20
 
 
-async def test_a_server_that_was_killed(start_server: Callable[[str], RemoteServer], server: RemoteServer) -> None:
-    """A detached run whose server was killed and came back with its store ends at `idle`, not at `total`."""
+async def test_a_killed_server(start_server: Callable[[str], RemoteServer], server: RemoteServer) -> None:
+    """A detached run whose server was killed and restarted with its store ends at `idle`, not at `total`."""
     own = start_server(server.version)
     async with SSEOxyGent(server_url=own.url, timeouts=WAITING) as agent:
         handle = await agent.start("quiet 60")
@@ -256,7 +254,7 @@ without_records = pytest.mark.parametrize("kind", UNRECORDED)
 
 
 async def test_a_failure_without_records(server: RemoteServer) -> None:
-    """Nobody says that the agent failed, so its words are an answer."""
+    """Without records a failed agent's text is the answer."""
     answers: dict[str, OxyResponse] = {}
 
     async def ask(kind: str) -> None:
@@ -272,8 +270,8 @@ async def test_a_failure_without_records(server: RemoteServer) -> None:
 
 
 @without_records
-async def test_certainty_without_records(server: RemoteServer, kind: str) -> None:
-    """An answer that no record can confirm is an error with `confirm_state=True`, and the answer is in it."""
+async def test_confirm_state_without_records(server: RemoteServer, kind: str) -> None:
+    """With `confirm_state=True` and no record an error is raised, which carries the answer."""
     agent = unrecorded(kind, server.url, confirm_state=True, timeouts=Timeouts(confirm=1))
     with pytest.raises(errors.UnconfirmedError) as caught:
         await agent.ask("echo sure?")
@@ -284,8 +282,8 @@ async def test_certainty_without_records(server: RemoteServer, kind: str) -> Non
 
 
 @without_records
-async def test_silence_without_records(server: RemoteServer, kind: str) -> None:
-    """Nobody says that the agent is at work, so `idle` ends it, and is not said to be more than it is."""
+async def test_a_quiet_run_without_records(server: RemoteServer, kind: str) -> None:
+    """Without records `idle` ends a quiet run with the outcome so far."""
     with pytest.raises(errors.IdleTimeoutError) as caught:
         await unrecorded(kind, server.url, timeouts=IMPATIENT).ask("quiet 30")
 
@@ -295,7 +293,7 @@ async def test_silence_without_records(server: RemoteServer, kind: str) -> None:
 
 @without_records
 async def test_a_cut_without_records(server: RemoteServer, kind: str) -> None:
-    """What was seen is all there is, and it is all there."""
+    """Without records a cut run raises an error with all events so far."""
     seen: list[Any] = []
     async with line(server.port, Cut(said=b'"step": 5}', further=40)) as way:
         agent = unrecorded(kind, way.url, timeouts=PATIENT)

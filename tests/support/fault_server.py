@@ -1,12 +1,12 @@
-"""A server that does wrong, one way for each line of a table, and what runs over real sockets make of it.
+"""A server with faults, one for each line of a table, and the results of runs over real sockets.
 
-Rule 1: a fault is data: what is sent, when, and how a run that meets it must end. A step is bytes, or what a server can
-    do beside sending.
-Rule 2: each fault has a port of its own, which serves properly as soon as it is told to: the same agent must find it.
-Rule 3: the server lives in a thread with an event loop of its own, so it serves clients of every loop. It ends with its
-    block, and says nothing.
-Rule 4: `judged` alone says what is wrong with a line. What may be wrong for want of time is played again, alone and
-    with longer clocks; and what a busy machine took from a run, as it was measured beside it, is allowed for.
+Rule 1: a fault is data: the bytes and times of the response, and the expected result of a run. A step is bytes, or
+    another action of a server.
+Rule 2: each fault has its own port, which serves properly as soon as it is told to: the same agent's next call uses it.
+Rule 3: the server runs in a thread with its own event loop, so it serves clients of each loop. It ends with its block,
+    and logs nothing.
+Rule 4: only `judged` decides what is wrong with a line. A line that may be wrong for lack of time is run again, alone
+    and with longer time-outs; time that a busy machine took from a run is measured beside it, and allowed for.
 Rule 5: `python -m tests.support.fault_server` writes the page.
 """
 
@@ -76,36 +76,36 @@ TRANSPORTS: Final[dict[str, Callable[..., Transport]]] = {
 }
 LOOPS_OF: Final = {"httpx": ("asyncio", "trio"), "httpx2": ("asyncio", "trio"), "aiohttp": ("asyncio",)}
 SHORT: Final = {"connect": 0.8, "silence": 0.3, "idle": 0.5, "total": 0.6}
-"""The one clock that a fault is to meet, in seconds; the others stay as they are."""
+"""The time-out under test in seconds; the others keep their defaults."""
 SOON: Final = Retry(base=0.05)
-"""A call that was refused is made again, as always, but soon."""
+"""A refused call is retried as by default, but soon."""
 AT_WORK: Final = 3.0
-"""What a run that comes to its answer may take, in seconds: some read 10,000 events, and the tests watch every line."""
+"""Seconds that a complete run may take: some read 10,000 events, and the tests trace each line."""
 A_MOMENT: Final = 1.0
-"""What a run may take beyond its clock, in seconds."""
+"""Seconds that a run may take beyond its time-out."""
 SLOWER: Final = (1.0, 4.0, 16.0)
-"""By how much the clock of a fault is longer each time that it is played again: what is wrong stays wrong."""
+"""Factors of the time-out, one for each repetition: a wrong line stays wrong."""
 A_BEAT: Final = 0.01
-"""Seconds between two looks at how late this process is served."""
+"""Seconds between two measurements of the delay of this process."""
 A_LAG: Final = 0.05
-"""Seconds of that within one run, after which the machine counts as busy."""
+"""Seconds of delay within one run, after which the machine counts as busy."""
 LAGS: Final = 2.0
-"""How much of what was lost so is allowed for: its server loses as much."""
+"""The factor of the delay that is allowed for: its server is delayed as much."""
 A_TICK: Final = 0.02
-"""By how much two clocks may differ."""
+"""Seconds by which two clocks may differ."""
 PATIENCE: Final = 20.0
-"""Seconds for the next call, which nothing hinders but the others that are played meanwhile."""
+"""Seconds for the next call, which only other faults at the same time can delay."""
 HANGS: Final = 5.0
 """Seconds after which a run counts as hanging."""
 LIMITS: Final = Limits(event_bytes=64 * 1024, stream_bytes=256 * 1024, body_bytes=64 * 1024, partial_bytes=64 * 1024)
 PIECE: Final = 1024 * 1024
-"""The most that a transport hands over at once: aiohttp was seen to give 768 KiB."""
+"""The largest chunk of a transport: aiohttp was seen to return 768 KiB."""
 POSTS: Final = {Outcome.NOT_SENT: 0, Outcome.REJECTED: 8}
-"""How many may be read completely where no agent ran; more were a storm, though each was refused."""
+"""The most requests that may be read completely where no agent ran; more would be a storm of refusals."""
 AT_ONCE: Final = 16
-"""How many faults are played at once."""
+"""The number of faults at the same time."""
 
-# ------------------------------------------------------------------------------------------------------------ The steps
+# ---------------------------------------------------------------------------------------------------------------- Steps
 
 Step: TypeAlias = "bytes | Callable[[Conversation], Awaitable[None]]"
 BLOCK: Final = 16 * 1024
@@ -122,22 +122,22 @@ async def reset(conversation: Conversation) -> None:
 
 
 async def hang(conversation: Conversation) -> None:
-    """Do nothing until the client has left."""
+    """Do nothing until the client has closed."""
     await conversation.client_left()
 
 
 async def pause(_: Conversation) -> None:
-    """Give the client the time to read what was sent before."""
+    """Give the client the time to read the bytes sent before."""
     await anyio.sleep(0.15)
 
 
 async def read_some(conversation: Conversation) -> None:
-    """Take what comes first, whatever it is."""
+    """Read the first bytes."""
     await conversation.some()
 
 
 def flood(unit: bytes) -> Step:
-    """Send it again and again, at full speed, until the client has left."""
+    """Send it repeatedly, at full speed, until the client has closed."""
     block = unit * max(1, BLOCK // len(unit))
 
     async def forever(conversation: Conversation) -> None:
@@ -148,7 +148,7 @@ def flood(unit: bytes) -> Step:
 
 
 def drip(unit: bytes, seconds: float = 0.05, size: int = 1) -> Step:
-    """Send it again and again, so many bytes at a time, with pauses, until the client has left."""
+    """Send it repeatedly, so many bytes at a time, with pauses, until the client has closed."""
 
     async def forever(conversation: Conversation) -> None:
         while True:
@@ -159,7 +159,7 @@ def drip(unit: bytes, seconds: float = 0.05, size: int = 1) -> Step:
     return forever
 
 
-# ------------------------------------------------------------------------------------------------------------ The bytes
+# ---------------------------------------------------------------------------------------------------------------- Bytes
 
 ANSWER: Final = "42"
 BEGUN: Final = progress(1)
@@ -172,36 +172,36 @@ GOOD: Final = OK + chunk(WHOLE) + LAST
 BOMB: Final = gzip.compress(bytes(64 * 1024 * 1024))
 """64 KiB."""
 ELSEWHERE: Final = "/elsewhere"
-"""A path where a server does right."""
+"""A path with a proper response."""
 HTML: Final = b"<!doctype html><title>Sign in</title>"
 
 
 def head(*lines: bytes, status: bytes = b"200 OK") -> bytes:
-    """The head of a response."""
+    """Return the head of a response."""
     return b"\r\n".join((b"HTTP/1.1 " + status, *lines, b"", b""))
 
 
 def document(body: bytes, *lines: bytes, status: bytes = b"200 OK") -> bytes:
-    """A response with a length."""
+    """Return a response with a length."""
     return head(*lines, b"content-length: %d" % len(body), status=status) + body
 
 
 def stream(data: bytes, *lines: bytes) -> bytes:
-    """A stream of events with a length."""
+    """Return a stream of events with a length."""
     return document(data, SSE, *lines)
 
 
 def message(json: bytes) -> bytes:
-    """An event, with JSON as it stands."""
+    """Return an event with this JSON."""
     return b"data: " + json + b"\n\n"
 
 
 def deflated(data: bytes) -> bytes:
-    """As `content-encoding: deflate` has it."""
+    """Return the bytes as in `content-encoding: deflate`."""
     return zlib.compress(data)
 
 
-# ----------------------------------------------------------------------------------------------------------- The faults
+# --------------------------------------------------------------------------------------------------------------- Faults
 
 UNKNOWN, STARTED, COMPLETED = Outcome.UNKNOWN, Outcome.STARTED, Outcome.COMPLETED
 NOT_SENT, REJECTED = Outcome.NOT_SENT, Outcome.REJECTED
@@ -217,96 +217,96 @@ End: TypeAlias = "tuple[type[errors.OxyError] | None, Outcome]"
 FINE: Final[End] = (None, COMPLETED)
 BROKEN: Final[tuple[End, ...]] = ((errors.RemoteProtocolError, Outcome.UNKNOWN),)
 DEAF: Final[tuple[End, ...]] = ((errors.IdleTimeoutError, Outcome.STARTED),)
-"""aiohttp skips the extension of a chunk, however long it is."""
+"""aiohttp ignores the extension of a chunk, however long it is."""
 
 
 @attrs.frozen
 class Fault:
-    """What a server does, and how a run that meets it must end."""
+    """The behaviour of a server, and the expected result of a run."""
 
     name: str
     does: str
-    """What the server does, for the page."""
+    """The behaviour, for the page."""
     steps: tuple[Step, ...]
     error: type[errors.OxyError] | None
     outcome: Outcome
     clock: Literal["connect", "silence", "idle", "total"] | None = None
-    """Which of `Timeouts` ends the run."""
+    """The setting of `Timeouts` that ends the run."""
     but: Mapping[str, tuple[End, ...]] = attrs.field(factory=dict[str, "tuple[End, ...]"], kw_only=True)
-    """How it may end over a transport whose library sees it otherwise."""
+    """The result over transports whose library differs."""
     also: tuple[End, ...] = attrs.field(default=(), kw_only=True)
-    """Other ends that are as right, where it hangs on what the client sees first."""
+    """Other results that are right too, depending on what the client sees first."""
     before: bool = attrs.field(default=False, kw_only=True)
     """The server does not wait for a request."""
     everywhere: bool = attrs.field(default=False, kw_only=True)
-    """A GET meets the same; else it is answered with 404."""
+    """A GET gets the same response; otherwise a 404."""
     door: Literal["open", "closed", "full"] = attrs.field(default="open", kw_only=True)
-    """Whether a client comes in: the port may have no listener, or one with no room."""
+    """Whether a connection is accepted: the port may have no listener, or one with a full queue."""
     tls: str | None = attrs.field(default=None, kw_only=True)
-    """The name of the server's certificate where the URL is https; `none`: the server speaks no TLS."""
+    """The name of the server's certificate for an https URL; `none`: the server speaks no TLS."""
     most: str = attrs.field(default="stream_bytes", kw_only=True)
-    """Which of `Limits` bounds what is taken from the transport."""
+    """The setting of `Limits` that bounds the bytes taken from the transport."""
     posts: int = attrs.field(default=1, kw_only=True)
-    """How many requests may be read completely, where an agent may have run."""
+    """The number of requests that may be read completely, where an agent may have run."""
 
     @property
     def usual(self) -> tuple[End, ...]:
-        """How a run may end."""
+        """Return the possible results of a run."""
         return ((self.error, self.outcome), *self.also)
 
     def ends(self, transport: str) -> tuple[End, ...]:
-        """How a run over this transport may end."""
+        """Return the possible results over this transport."""
         return self.but.get(transport, self.usual)
 
     def clock_over(self, transport: str) -> str | None:
-        """The clock that ends the run over this transport; None if it ends by itself."""
+        """Return the time-out that ends the run over this transport, or None."""
         by_clock = any(error and issubclass(error, TimeoutError) for error, _ in self.ends(transport))
-        # A refusal is made known shortly before the deadline, so it bounds that too.
+        # A refusal is raised shortly before the deadline, so it bounds that too.
         return self.clock if by_clock or self.clock == "total" else None
 
 
 def fine(name: str, does: str, *steps: Step, **more: Any) -> Fault:
-    """Odd, and still right."""
+    """Return an unusual but valid response."""
     return Fault(name, does, steps, None, COMPLETED, **more)
 
 
 def whole(name: str, does: str, data: bytes, *lines: bytes, **more: Any) -> Fault:
-    """A stream with a length that is odd, and still right."""
+    """Return an unusual but valid stream with a length."""
     return fine(name, does, stream(data, *lines), **more)
 
 
 def broken(name: str, does: str, *steps: Step, **more: Any) -> Fault:
-    """What is no HTTP."""
+    """Return an invalid response."""
     return Fault(name, does, steps, PROTOCOL, UNKNOWN, **more)
 
 
 def late(name: str, does: str, *steps: Step, **more: Any) -> Fault:
-    """What only the deadline ends."""
+    """Return a fault that only the deadline ends."""
     return Fault(name, does, steps, LATE, UNKNOWN, "total", **more)
 
 
 def status(line: bytes, error: type[errors.OxyError], outcome: Outcome, *lines: bytes, **more: Any) -> Fault:
-    """A refusal with a short text."""
+    """Return a refusal with a short text."""
     name = more.pop("name", line.partition(b" ")[0].decode())
     does = more.pop("does", f"answers {line.decode()}")
     return Fault(name, does, (document(b"no", *lines, status=line),), error, outcome, **more)
 
 
 def redirect(line: bytes, location: bytes, name: str, does: str, **more: Any) -> Fault:
-    """A redirect that is not followed."""
+    """Return a redirect that is not followed."""
     lines = (b"location: " + location,) if location else ()
     return status(line, errors.RedirectError, REJECTED, *lines, name=name, does=does, **more)
 
 
 def coded(coding: bytes, body: bytes, error: type[errors.OxyError] | None = None, name: str = "") -> Fault:
-    """A stream that is compressed, which was not asked for; with an error, by what nobody here can undo."""
+    """Return a compressed stream that was not requested; with an error, in an unknown coding."""
     name = name or coding.decode()
     steps = (document(body, SSE, b"content-encoding: " + coding),)
     return Fault(f"encoding {name}", f"sends the stream as {name}", steps, error, STARTED if error else COMPLETED)
 
 
 def tls(name: str, does: str, kind: str, *steps: Step, **more: Any) -> Fault:
-    """A handshake that fails: nothing is sent, and trying again is no use."""
+    """Return a failed handshake: nothing is sent, and the error is not retryable."""
     return Fault(name, does, steps, errors.TLSError, NOT_SENT, tls=kind, before=True, **more)
 
 
@@ -880,15 +880,15 @@ FLOODS: Final = (
     "endless trailers",
     "endless trailers, and complete",
 )
-"""Those whose bytes are taken in by a library, and never handed over: only the size of the process shows them."""
+"""Faults whose bytes a library buffers and does not hand over: only the size of the process shows them."""
 
 
-# ----------------------------------------------------------------------------------------------------------- The server
+# --------------------------------------------------------------------------------------------------------------- Server
 
 
 @attrs.define(eq=False)
 class Stand:
-    """One port: it does wrong until it is told to serve properly."""
+    """One port: it has a fault until it is told to serve properly."""
 
     fault: Fault
     _server: FaultServer
@@ -897,7 +897,7 @@ class Stand:
     _tasks: anyio.abc.TaskGroup | None = None
     _listener: anyio.abc.Listener[anyio.abc.SocketStream] | None = None
     _sockets: list[socket.socket] = attrs.field(factory=list[socket.socket])
-    """Those that keep a port closed, or full."""
+    """Sockets that keep a port closed, or full."""
 
     @property
     def url(self) -> str:
@@ -905,11 +905,11 @@ class Stand:
         return f"http{'s' if self.fault.tls else ''}://127.0.0.1:{self._seen.port}"
 
     def count(self, method: str) -> int:
-        """How many requests of this method it has read completely."""
+        """Return how many requests of this method it has read completely."""
         return sum(request.line.startswith(f"{method} ") for request in [*self._seen.requests])
 
     def serve_properly(self) -> None:
-        """From now on."""
+        """Serve properly from now on."""
         self._server.portal.call(self._serve_properly)
 
     async def _serve_properly(self) -> None:
@@ -918,13 +918,14 @@ class Stand:
             await self._listen(self._seen.port)
         assert self._listener is not None
         if self.fault.door != "open":
-            # Room at once: else the next call's first try is dropped, and the second comes a second later.
+            # Make room at once: otherwise the next call's first attempt is dropped, and the second comes a second
+            # later.
             self._listener.extra(anyio.abc.SocketAttribute.raw_socket).listen(100)
             self._accept()
             self._empty()
 
     async def open(self, tasks: anyio.abc.TaskGroup) -> None:
-        """Let in whom the fault lets in, and serve them in `tasks`."""
+        """Accept connections, if the fault does, and serve them in `tasks`."""
         self._tasks = tasks
         match self.fault.door:
             case "open":
@@ -937,7 +938,7 @@ class Stand:
                     self._sockets.append(guest)
                     guest.setblocking(False)
                     guest.connect_ex(("127.0.0.1", self._seen.port))
-            case "closed":  # taken, so that nobody else listens there
+            case "closed":  # taken, so that no other process listens there
                 taken = socket.socket()
                 self._sockets.append(taken)
                 taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -958,14 +959,14 @@ class Stand:
             each.close()
 
     async def aclose(self) -> None:
-        """Let the port go."""
+        """Close the port."""
         self._empty()
         if self._listener is not None:
             await self._listener.aclose()
 
     async def _converse(self, stream: anyio.abc.ByteStream) -> None:
         async with stream:
-            # The client may leave at any moment, and a handshake may fail: that is what it is here for.
+            # The client may close at any time, and a handshake may fail: both are tested.
             with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError):
                 await self._speak(stream)
 
@@ -997,17 +998,17 @@ class Stand:
 
 @attrs.frozen
 class FaultServer:
-    """Opens a port for each fault, in a thread of its own."""
+    """Opens a port for each fault, in its own thread."""
 
     portal: BlockingPortal
     contexts: Mapping[str, ssl.SSLContext]
-    """By the name of the certificate."""
+    """The TLS contexts, by the name of the certificate."""
     trust: ssl.SSLContext
-    """What a client trusts."""
+    """The authority that a client trusts."""
 
     @contextmanager
     def standing(self, fault: Fault) -> Generator[Stand]:
-        """A port that does this wrong; it ends with the block, and so does every conversation it still has."""
+        """Yield a port with this fault; it ends with the block, and so do its connections."""
         with self.portal.wrap_async_context_manager(self._standing(fault)) as stand:
             yield stand
 
@@ -1024,7 +1025,7 @@ class FaultServer:
 
 
 def _server_side(pem: bytes) -> ssl.SSLContext:
-    """A server's context, from a key and its certificates."""
+    """Return a server's context for a key and its certificates."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "server.pem"
@@ -1055,7 +1056,7 @@ def _contexts(authority: trustme.CA) -> dict[str, ssl.SSLContext]:
 
 @contextmanager
 def serving_faults() -> Generator[FaultServer]:
-    """A server of faults, until the block ends."""
+    """Yield a server of faults."""
     authority = trustme.CA()
     trust = ssl.create_default_context()
     authority.configure_trust(trust)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
@@ -1063,12 +1064,12 @@ def serving_faults() -> Generator[FaultServer]:
         yield FaultServer(portal, _contexts(authority), trust)
 
 
-# ------------------------------------------------------------------------------------------------------------- The runs
+# ----------------------------------------------------------------------------------------------------------------- Runs
 
 
 @attrs.define(eq=False)
 class Tally:
-    """A transport that counts the bytes that are taken from it, and the exchanges that are open."""
+    """A transport that counts the bytes taken from it, and the open exchanges."""
 
     inner: Transport
     taken: int = 0
@@ -1076,7 +1077,7 @@ class Tally:
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
-        """As the wrapped transport does it."""
+        """Use the wrapped transport."""
         self.open += 1
         try:
             async with self.inner.exchange(request) as response:
@@ -1105,37 +1106,37 @@ class _Counted:
 
 @attrs.frozen(kw_only=True)
 class Line:
-    """What became of a run that met a fault."""
+    """The result of a run with a fault."""
 
     error: type[BaseException] | None
-    """None if it gave its answer; `TimeoutError` if it hung."""
+    """None for an answer; `TimeoutError` if it hung."""
     outcome: Outcome
     seconds: float
     posts: int
-    """Requests that the server read completely; the next call's is not counted."""
+    """Requests that the server read completely, without the next call's."""
     gets: int
     taken: int
-    """Bytes of bodies that were taken from the transport."""
+    """Bytes of bodies taken from the transport."""
     held: int
-    """Bytes of those that the error, or the run, still holds."""
+    """Bytes that the error, or the run, still holds."""
     left_open: int = 0
     """Exchanges that were not left."""
     then: str = ""
-    """What was wrong with the next call of the same agent."""
+    """The failure of the same agent's next call."""
     slower: float = 1.0
-    """By how much the clock of the fault was longer."""
+    """The factor of the fault's time-out."""
     lag: float = 0.0
-    """Seconds that this process was served too late meanwhile."""
+    """Seconds of delay of this process during the run."""
 
 
 @attrs.define(eq=False)
 class Metronome:
-    """Adds up by how much it is woken too late: so much is everything else, too."""
+    """Adds up the delay of its wake-ups, which other tasks have too."""
 
     lag: float = 0.0
 
     async def beat(self) -> None:
-        """Until it is cancelled."""
+        """Measure until it is cancelled."""
         while True:
             before = anyio.current_time()
             await anyio.sleep(A_BEAT)
@@ -1143,9 +1144,9 @@ class Metronome:
 
 
 def agent_for(fault: Fault, transport: str, url: str, tally: Tally, slower: float = 1.0) -> SSEOxyGent:
-    """An agent with the usual clocks, but for the one that the fault is to meet.
+    """Return an agent with default time-outs except the one under test.
 
-    A call that could not connect in time is not made again: it would wait each time.
+    A call that could not connect in time is not retried: it would wait each time.
     """
     clock = fault.clock_over(transport)
     return SSEOxyGent(
@@ -1158,7 +1159,7 @@ def agent_for(fault: Fault, transport: str, url: str, tally: Tally, slower: floa
 
 
 def _held(error: errors.OxyError | None, partial: Any) -> int:
-    """What is still held of the bytes that came."""
+    """Return the received bytes that are still held."""
     body = getattr(error, "body", "")
     return len(body.encode()) + len(partial.text.encode()) + sum(len(e.sse.data.encode()) for e in partial.events)
 
@@ -1172,7 +1173,7 @@ async def play(
     metronome: Metronome,
     slower: float = 1.0,
 ) -> Line:
-    """What becomes of a run that meets the fault, over a transport that `make` makes, and of the next."""
+    """Return the result of a run with the fault, over a transport made by `make`, and of the next call."""
     with server.standing(fault) as stand:
         connect = SHORT["connect"] * slower if fault.clock == "connect" else 10.0
         tally = Tally(make(verify=server.trust, connect=connect, trust_env=False))
@@ -1191,7 +1192,7 @@ async def play(
 
 
 async def _first(agent: SSEOxyGent, tally: Tally, hangs: float) -> Line:
-    """The run that meets the fault."""
+    """Make the run with the fault."""
     run, error, began = agent.stream("hi"), None, anyio.current_time()
     with anyio.move_on_after(hangs) as hung:
         try:
@@ -1213,7 +1214,7 @@ async def _first(agent: SSEOxyGent, tally: Tally, hangs: float) -> Line:
 
 
 async def _next(agent: SSEOxyGent) -> str:
-    """What was wrong with the next call; empty if it was answered."""
+    """Make the next call; return its failure, or an empty text."""
     try:
         output = (await agent.ask("hi again")).output
     except errors.OxyError as error:
@@ -1228,7 +1229,7 @@ def _called(error: type[BaseException] | None, clock: str | None = None) -> str:
 
 
 def is_late(fault: Fault, transport: str, line: Line) -> bool:
-    """Whether it took longer than its clock, and a moment, and what the machine took."""
+    """Return whether it took longer than its time-out, a margin and the delay of the machine."""
     clock = fault.clock_over(transport)
     at_work = any(error is None for error, _ in fault.ends(transport))
     allowed = (SHORT[clock] * line.slower if clock else 0.0) + A_MOMENT + (AT_WORK if at_work else 0.0)
@@ -1236,19 +1237,19 @@ def is_late(fault: Fault, transport: str, line: Line) -> bool:
 
 
 def is_early(fault: Fault, line: Line) -> bool:
-    """Whether a clock is said to have ended it that had not run out."""
+    """Return whether a time-out ended it early."""
     by_clock = line.error is not None and issubclass(line.error, TimeoutError)
     return by_clock and line.seconds < (SHORT[fault.clock] if fault.clock else HANGS) * line.slower - A_TICK
 
 
 def may_lack_time(fault: Fault, transport: str, line: Line) -> bool:
-    """Whether it may be wrong because the machine was busy: which was so, or a clock ended the run, or none did."""
+    """Return whether it may be wrong because the machine was busy."""
     by_clock = line.error is not None and issubclass(line.error, TimeoutError)
     return bool(judged(fault, transport, line)) and (by_clock or line.lag > A_LAG or is_late(fault, transport, line))
 
 
 def judged(fault: Fault, transport: str, line: Line) -> list[str]:
-    """What is wrong with a line; empty if nothing is."""
+    """Return the failures of a line, or an empty text."""
     ends = fault.ends(transport)
     most: int = getattr(LIMITS, fault.most) + PIECE
     checks = {
@@ -1264,7 +1265,7 @@ def judged(fault: Fault, transport: str, line: Line) -> list[str]:
 
 
 def wrong_of(transport: str, lines: Mapping[str, Line]) -> list[str]:
-    """What is wrong with the lines of this transport."""
+    """Return the failures of the lines of this transport."""
     return [
         f"{transport}, {fault.name}: {wrong}"
         for fault in FAULTS
@@ -1284,7 +1285,7 @@ async def play_all(
     again: bool = True,
     player: Callable[..., Awaitable[Line]] = play,
 ) -> dict[str, Line]:
-    """The lines of all faults, by their names: some at a time, and what may lack time `again`, alone.
+    """Return the lines of all faults by name: some at a time, and those that may lack time `again`, alone.
 
     `make` replaces the transport of that name, and `player` replaces `play`.
     """
@@ -1310,7 +1311,7 @@ async def play_all(
     return lines
 
 
-# ------------------------------------------------------------------------------------------------------------- The page
+# ----------------------------------------------------------------------------------------------------------------- Page
 
 HEAD: Final = """\
 # Server faults, and how a run ends
@@ -1331,7 +1332,7 @@ cell.
 """
 COLUMNS: Final = ("Fault", "What the server does", "The run ends with", "`outcome`", *TRANSPORTS)
 STABLE: Final = 4
-"""How many columns, from the left, no run changes."""
+"""The number of columns, from the left, that are the same in each run."""
 
 
 def _stable_cells(fault: Fault) -> tuple[str, ...]:
@@ -1343,7 +1344,7 @@ def _stable_cells(fault: Fault) -> tuple[str, ...]:
 
 
 def _ways(ends: Sequence[End], clock: str | None) -> tuple[str, str]:
-    """The errors and the outcomes, each once, as the page has them."""
+    """Return the errors and the outcomes, each once, as on the page."""
     errors_of = {_called(error, clock): None for error, _ in ends}
     return " or ".join(errors_of), " or ".join({f"`{outcome.name}`": None for _, outcome in ends})
 
@@ -1356,13 +1357,13 @@ def _cell(fault: Fault, transport: str, lines: Sequence[Line]) -> str:
 
 
 def stable(text: str) -> list[list[str]]:
-    """The columns of a page that no run changes, row by row."""
+    """Return the columns of a page that are the same in each run, row by row."""
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines() if row.startswith("|")]
     return [row[:STABLE] for row in rows]
 
 
 def page(results: Mapping[str, Sequence[Mapping[str, Line]]]) -> str:
-    """The page; `results` are the lines of each transport, once for each loop. Without any, the stable columns."""
+    """Return the page; `results` are the lines of each transport for each loop. Without any, the stable columns."""
     facts: dict[str, Any] = {
         "faults": len(FAULTS),
         "date": datetime.now(UTC).date(),
@@ -1380,10 +1381,10 @@ def page(results: Mapping[str, Sequence[Mapping[str, Line]]]) -> str:
 
 
 def main() -> None:
-    """Run all, and write the page.
+    """Run all faults, and write the page.
 
     Raises:
-        SystemExit: a line is not as it must be.
+        SystemExit: a line is wrong.
     """
     results: dict[str, list[dict[str, Line]]] = {}
     wrong: list[str] = []
