@@ -41,9 +41,15 @@ class ConversationAgent(Protocol):
     """The parts of an agent that a conversation uses."""
 
     @property
-    def server_url(self) -> str: ...
+    def server_url(self) -> str:
+        """As `SSEOxyGent.server_url`."""
+        ...
+
     @property
-    def transport(self) -> Transport | None: ...
+    def transport(self) -> Transport | None:
+        """As `SSEOxyGent.transport`."""
+        ...
+
     async def ask(
         self,
         query: OxyRequest,
@@ -52,7 +58,10 @@ class ConversationAgent(Protocol):
         timeout: float | Timeouts | None,  # noqa: ASYNC109  (as the agent's)
         headers: Mapping[str, str] | None,
         callee: str | None,
-    ) -> OxyResponse: ...
+    ) -> OxyResponse:
+        """As `SSEOxyGent.ask`."""
+        ...
+
     def stream(
         self,
         query: OxyRequest,
@@ -61,12 +70,23 @@ class ConversationAgent(Protocol):
         timeout: float | Timeouts | None,
         headers: Mapping[str, str] | None,
         callee: str | None,
-    ) -> Run: ...
-    async def lookup(self, trace_id: str, /) -> RunRecord | None: ...
-    async def __aenter__(self) -> Any: ...
+    ) -> Run:
+        """As `SSEOxyGent.stream`."""
+        ...
+
+    async def lookup(self, trace_id: str, /) -> RunRecord | None:
+        """As `SSEOxyGent.lookup`."""
+        ...
+
+    async def __aenter__(self) -> Any:
+        """Enter the block of the agent."""
+        ...
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        """Leave the block of the agent."""
+        ...
 
 
 @attrs.frozen(kw_only=True)

@@ -3,7 +3,8 @@
 Rule 1: a call is found by its node id. Its parent is the latest open call whose stack is that of the caller: events do
     not name the parent's node, so two calls of one agent at once, with the same stack, cannot be told apart.
 Rule 2: bounded: MOST_CALLS calls and MOST_BYTES of data are kept, and linear, however many calls are open.
-Rule 3: values are kept as received, and redacted once, when a trace is first made of them.
+Rule 3: an event costs little until a trace is made, or until many wait.
+Rule 4: values are kept as received, and redacted once, when a trace is first made of them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ TRACED: Final[frozenset[type[Event]]] = frozenset({ToolCall, Observation, Remote
 MOST_CALLS: Final = 10_000
 MOST_BYTES: Final = 4 * 1024 * 1024
 """Data of the events of calls, in characters, as the events have it."""
+MOST_WAITING: Final = 512
+"""Events that wait. Most runs have fewer, and no trace is made of them."""
+MOST_WAITING_BYTES: Final = 256 * 1024
+"""Their data, in characters."""
 
 
 @attrs.define(eq=False)
@@ -59,6 +64,8 @@ class TraceCollector:
         self._start = 0.0
         self._end: float | None = None
         self._size = 0
+        self._waiting: list[tuple[Event, float]] = []
+        self._waiting_size = 0
         self._calls: list[_Call] = []
         self._by_id: dict[str, int] = {}
         """The latest call of each node id."""
@@ -80,8 +87,20 @@ class TraceCollector:
         return None if self.began is None else (now() if self._end is None else self._end) - self._start
 
     def note(self, event: Event, at: float) -> None:
-        """Take an event of a class in TRACED."""
-        at -= self._start
+        """Take an event of a class in TRACED. It waits until a trace is made, or until there are many."""
+        waiting = self._waiting
+        waiting.append((event, at))
+        self._waiting_size += len(event.sse.data)
+        if len(waiting) >= MOST_WAITING or self._waiting_size >= MOST_WAITING_BYTES:
+            self._sort()
+
+    def _sort(self) -> None:
+        """Assign the waiting events to their calls."""
+        waiting, self._waiting, self._waiting_size = self._waiting, [], 0
+        for event, at in waiting:
+            self._assign(event, at - self._start)
+
+    def _assign(self, event: Event, at: float) -> None:
         if isinstance(event, ToolCall):
             self._begin_call(event, at)
         elif isinstance(event, Observation):
@@ -102,6 +121,7 @@ class TraceCollector:
 
         `record` is that of a run whose stream was cut: the calls are its calls then, with the arguments of the events.
         """
+        self._sort()
         values: dict[str, Any] = {"began": self.began, "seconds": self._seconds(now), "status": status, **fields}
         if record is None:
             made = [self._made(index, call, clean, status != "running") for index, call in enumerate(self._calls)]
