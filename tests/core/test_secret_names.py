@@ -58,3 +58,9 @@ def test_names_of_secrets(name: str) -> None:
 def test_names_of_other_things(name: str) -> None:
     """A name that contains the letters of a credential's name is not one."""
     assert not is_secret_name(name)
+
+
+def test_a_name_that_is_not_remembered() -> None:
+    """A name that is too long to be remembered counts by the same rules."""
+    assert is_secret_name("x" * 100 + "_password")
+    assert not is_secret_name("x" * 100)

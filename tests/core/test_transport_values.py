@@ -8,6 +8,7 @@ import attrs
 import pytest
 
 from oxygent_client import HTTPRequest, HTTPResponse, Transport, errors
+from oxygent_client._core.sent_secrets import SentSecrets
 from oxygent_client._core.transport import check_url, redact_url
 from oxygent_client.testing import FakeTransport
 from oxygent_client.transports import Context
@@ -206,3 +207,22 @@ def test_a_path_with_a_query() -> None:
     """A query in the path is put before the query of the base URL."""
     request = HTTPRequest("GET", "http://127.0.0.1/base?token=1", "/view?item_id=a%20b")
     assert request.url == "http://127.0.0.1/base/view?item_id=a%20b&token=1"
+
+
+def test_with_context() -> None:
+    """A request with another context is as `attrs.evolve` makes it, and the secrets of its headers are known there."""
+    request = HTTPRequest(
+        "POST", "https://a", "/b?c=d", {"x-api-key": "the-api-key"}, b"{}", context=Context(attempt=1)
+    )
+    sent = SentSecrets()
+    changed = request.with_context(attempt=2, sent=sent)
+    assert changed == attrs.evolve(request, context=attrs.evolve(request.context, attempt=2))
+    assert changed.url == "https://a/b?c=d"
+    assert request.context.attempt == 1
+    assert "the-api-key" in sent.values()
+
+
+def test_with_context_knows_its_fields() -> None:
+    """A name that no context has is an error."""
+    with pytest.raises(AttributeError):
+        HTTPRequest("GET", "https://a", "").with_context(attempts=2)

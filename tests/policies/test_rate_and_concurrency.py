@@ -16,7 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oxygent_client import HTTPRequest, Transport, errors
-from oxygent_client.policies import ConcurrencyLimit, ConcurrencyLimitTransport, RateLimit, RateLimitTransport
+from oxygent_client.policies import (
+    ConcurrencyLimit,
+    ConcurrencyLimitTransport,
+    RateLimit,
+    RateLimitTransport,
+    Retry,
+    RetryTransport,
+)
 from oxygent_client.policies._limits import Bucket, Level, Slots
 from oxygent_client.testing import FakeTransport, Reply, pause
 from oxygent_client.transports import Context
@@ -108,6 +115,14 @@ async def test_concurrency_limit(most: int, begins: list[float]) -> None:
     # Those that are let in at the same moment may come in any order.
     assert [(when, f"{name} began") for when, name in zip(begins, "abcd", strict=True)] == sorted(lines)
     assert len(fake.left) == 4
+
+
+async def test_a_slot_is_held_over_retries() -> None:
+    """A run that is retried keeps its slot during the backoff, though the exchange before it is closed."""
+    fake = FakeTransport({"/sse/chat": iter([Reply(status=429, headers={}), LONG, LONG])})
+    retrying = RetryTransport(fake, Retry(base=4), uniform=lambda _low, high: high)
+    lines = await Log().all(ConcurrencyLimitTransport(retrying, ConcurrencyLimit(1)), map(named, "ab"))
+    assert lines == [(4, "a began"), (14, "b began")]
 
 
 async def test_a_slot_is_released() -> None:

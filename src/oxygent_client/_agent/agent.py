@@ -13,9 +13,9 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import lru_cache, partial
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Final, Self, cast
 
 import anyio
 import attrs
@@ -63,6 +63,14 @@ from oxygent_client.policies import HTTPSOnly, Policies, Policy, Redirect, Retry
 from oxygent_client.telemetry._observers import Observer
 from oxygent_client.telemetry._stats import Stats, StatsCollector
 from oxygent_client.transports.httpx import HTTPXTransport
+
+_REDIRECT: Final = Redirect()
+
+
+@lru_cache(maxsize=64)
+def _https_only(https_only: bool, plaintext_hosts: tuple[str, ...]) -> HTTPSOnly:
+    """The policy of these settings, which each call needs."""
+    return HTTPSOnly(https_only=https_only, plaintext_hosts=plaintext_hosts)
 
 
 def _url_by_position(cls: type[Any], fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
@@ -612,7 +620,7 @@ class SSEOxyGent(RemoteAgent):
             if self.auth is not None:
                 policies.append(self.auth)
             if not any(isinstance(policy, Redirect) for policy in self.policies):
-                policies.append(Redirect())
+                policies.append(_REDIRECT)
             wrap = self._policies.wrap
             yield self._transports.chain(
                 transport, tuple(policies), lambda: wrap(OutcomeTransport(transport), *policies), given=self.transport
@@ -620,7 +628,7 @@ class SSEOxyGent(RemoteAgent):
 
     @property
     def _https_only(self) -> HTTPSOnly:
-        return HTTPSOnly(https_only=self.https_only, plaintext_hosts=self.plaintext_hosts)
+        return _https_only(self.https_only, tuple(self.plaintext_hosts))
 
     def _make_transport(self) -> Transport:
         """Make a transport of the agent's own, by its present settings."""

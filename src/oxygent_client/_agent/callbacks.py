@@ -79,7 +79,7 @@ def _check_hooks(agent: AgentCallbacks) -> None:
     SCHEMA.check("schema", agent.schema)
     for name in filter(agent.is_hooked, _METHODS):
         check_async(name, getattr(agent, name))
-    for name in _PREPARATIONS:
+    for name in filter(agent.is_hooked, _PREPARATIONS):
         check_plain(name, getattr(agent, name))
 
 

@@ -71,7 +71,7 @@ class RequestBuilder:
             from_trace_id=request.from_trace_id or "",
             share_data=self.share_data,
         )
-        if isinstance(before := payload["from_trace_id"], str):
+        if isinstance(before := payload["from_trace_id"], str) and before:
             payload["from_trace_id"] = TRACE_IDS.remote_name(self.base_url, before)
         payload |= self.restart
         # The server's record of the run is searched for this id. A server of 1.1.3 restarts a run under the id that its

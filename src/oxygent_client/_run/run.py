@@ -301,14 +301,13 @@ class Run:
             while True:
                 http, connection.names = await config.prepare(transport, self._remote_trace_id, self._state.deadline)
                 assert self._claims is not None
-                context = attrs.evolve(
-                    http.context,
+                http = http.with_context(
                     attempt=self._attempts + 1,
                     sent=self._context.sent,
                     observed=config.observed,
                     outcome=self._state.tracker,
                 )
-                http = self._claims.over(attrs.evolve(http, context=context))
+                http = self._claims.over(http)
                 connection.request = config.observed.add_headers(http)
                 if (
                     self._state.buffer.holds_events or self._state.buffer.holds_done

@@ -37,7 +37,7 @@ class TraceIdClaims:
         """Return the request to send: for a cluster, with these reservations in its context."""
         if request.base_url:
             return request
-        return attrs.evolve(request, context=attrs.evolve(request.context, claims=self))
+        return request.with_context(claims=self)
 
     def assign(self, request: HTTPRequest) -> HTTPRequest:
         """Return `request` for `context.replica`, with an id that is free there.

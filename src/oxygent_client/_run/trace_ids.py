@@ -40,7 +40,7 @@ class TraceIdLease:
     node_id: str = ""
     """The caller's own node of the call."""
     server: str = attrs.field(
-        default=attrs.Factory(lambda self: server_identity(self.base_url), takes_self=True), init=False, repr=False
+        default=attrs.Factory(lambda self: server_identity(self.base_url), takes_self=True), repr=False
     )
     """Return the key of a server, the same for every spelling of its URL."""
 
@@ -129,7 +129,7 @@ class TraceIdRegistry:
         key, remote = (server, wanted), wanted
         if key in self._in_flight or key in self._soiled or _call(server, trace_id, node_id) in self._calls:
             remote = f"{trace_id}-{new_id(12)}"
-        return self._hold(TraceIdLease(base_url, remote, trace_id, node_id))
+        return self._hold(TraceIdLease(base_url, remote, trace_id, node_id, server))
 
     def _name(self, claim: TraceIdLease, remote: str) -> None:
         key = claim.server, claim.trace_id

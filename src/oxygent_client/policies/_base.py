@@ -67,8 +67,14 @@ class Wrapper:
             yield await self._respond(stack, request)
 
     async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
-        """Return the response for the caller; `stack` holds its exchange."""
-        return await stack.enter_async_context(self.inner.exchange(request))
+        """Return the response for the caller; `stack` holds its exchange.
+
+        Wrappers share one stack, so one that goes on after an error closes it first.
+        """
+        inner = self.inner
+        if isinstance(inner, Wrapper) and type(inner).exchange is Wrapper.exchange:
+            return await inner._respond(stack, request)  # noqa: SLF001  (of this class)
+        return await stack.enter_async_context(inner.exchange(request))
 
     async def aclose(self) -> None:
         """As `Transport.aclose`: closes the wrapped transport."""

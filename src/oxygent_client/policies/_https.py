@@ -45,7 +45,7 @@ class HTTPSOnlyTransport(Wrapper):
     policy: HTTPSOnly = attrs.field(factory=HTTPSOnly)
 
     async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
-        request = attrs.evolve(request, context=attrs.evolve(request.context, https_only=self.policy))
+        request = request.with_context(https_only=self.policy)
         if request.base_url and not getattr(self.inner, "checks_secure", False):
             check_secure(request.url, request.headers, self.policy, marked=request.context.secret_headers)
         return await super()._respond(stack, request)

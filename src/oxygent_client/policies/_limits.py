@@ -92,7 +92,8 @@ class ConcurrencyLimitTransport(Wrapper):
     async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
         if request.context.purpose in COUNTED:
             stack.callback((await self.slots.take(wait_deadline(request.context))).release)
-        return await super()._respond(stack, request)
+        # A stack of its own for what is within, since that may be closed, and asked again, while the slot is held.
+        return await stack.enter_async_context(self.inner.exchange(request))
 
 
 # --- rate limit -------------------------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ class RetryTransport(Wrapper):
             attempt += 1
             sent = request
             if attempt != request.context.attempt:
-                sent = attrs.evolve(request, context=attrs.evolve(request.context, attempt=attempt))
+                sent = request.with_context(attempt=attempt)
             try:
                 response = await super()._respond(stack, sent)
             except OxyError as error:
@@ -147,6 +147,7 @@ class RetryTransport(Wrapper):
                 retry_at = self._retry_at(error, sent.context)
                 if retry_at is None:
                     raise
+                await close_quietly(stack)
             else:
                 if response.status == 200:
                     if sent.context.purpose in COUNTED:
