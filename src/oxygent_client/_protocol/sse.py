@@ -117,8 +117,11 @@ class Decoder:
             raise self._failure
         events: list[ServerSentEvent] = []
         try:
-            for start in range(0, len(piece), _SLICE):
-                self._take(piece[start : start + _SLICE] if len(piece) > _SLICE else piece, events)
+            if len(piece) <= _SLICE:
+                self._take(piece, events)
+            else:
+                for start in range(0, len(piece), _SLICE):
+                    self._take(piece[start : start + _SLICE], events)
         except TooLargeError as error:
             error.events = tuple(events)
             self._failure = error

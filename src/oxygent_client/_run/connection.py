@@ -138,7 +138,8 @@ class RunConnection:
             StopAsyncIteration: the stream has ended.
             OxyError: the connection was lost, or (`ClosedError`) another task had left the run.
         """
-        self.check_left()
+        if self.is_left:
+            self.check_left()
         assert self.chunks is not None
         if self._reads is None:
             self._reads = new_reads()

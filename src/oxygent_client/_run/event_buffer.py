@@ -56,6 +56,8 @@ class EventBuffer:
         self._failure: TooLargeError | None = None
         self.is_closed = False
         """Whether the reader has reached the close event."""
+        self.heartbeats = 0
+        """How many comments were received on this connection."""
         self.is_complete = False
         """Whether no more bytes are needed: the close event was received, or an event was too large."""
 
@@ -68,11 +70,6 @@ class EventBuffer:
     def holds_done(self) -> bool:
         """Whether all events were handed out but a bare `done`, which may be the end."""
         return self._done is not None and not self._ready
-
-    @property
-    def heartbeats(self) -> int:
-        """How many comments were received on this connection."""
-        return self._decoder.comments
 
     @property
     def holds_events(self) -> bool:
@@ -96,19 +93,21 @@ class EventBuffer:
 
     def feed(self, piece: bytes) -> bool:
         """Decode bytes; returns whether they completed an event."""
-        before = self._decoder.unnamed_events
+        decoder = self._decoder
+        before = decoder.unnamed_events
         try:
-            events = self._decoder.feed(piece)
+            events = decoder.feed(piece)
         except TooLargeError as error:
             events, self._failure = [*error.events], error
             self.is_complete = True
+        self.heartbeats = decoder.comments
         if not events:
             return False
         if self._on_received is not None:
             for sse in events:
                 self._on_received(sse)
         # Whether a bare `done` may be the end depends on the names before it, not on those after it in the same piece.
-        unnamed = self._decoder.unnamed_events - before
+        unnamed = decoder.unnamed_events - before
         if unnamed or self._done is not None or self._close is not None or CLOSE in [sse.event for sse in events]:
             for number, sse in enumerate(events):
                 self._add(MaybeEnd(sse) if number < unnamed and sse.data == LEGACY_DONE else sse)
@@ -168,4 +167,5 @@ class EventBuffer:
 
     def start_anew(self) -> None:
         """The connection is gone, and half an event with it."""
+        self.heartbeats = 0
         self._decoder = Decoder(self._limits)

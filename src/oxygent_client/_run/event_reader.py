@@ -107,18 +107,20 @@ class EventReader:
         said = {"url": redact_url(sent.url), "seconds": self.now() - self.state.began}
         self.observed.note("streaming", self.context, said)
 
-    async def next(self, need: NeedData) -> ServerSentEvent | None:
-        """Wait for the next event; None if the run has ended, by its stream or by its record.
+    async def next(self, need: NeedData, now: float) -> ServerSentEvent | None:
+        """Wait for the next event from `now` on; None if the run has ended, by its stream or by its record.
 
         Raises:
             OxyError: the stream ended before the run, or a time-out fired.
         """
         try:
-            while await self._read(need):
+            while (read := await self._read(need, now)) is not None:
+                now = read
                 self.steps += 1
                 if self.steps >= CHECKPOINT_EVERY:
                     await self.breathe()
-                step = self.state.next_event(self.now(), is_waiting=True)
+                    now = self.now()
+                step = self.state.next_event(now, is_waiting=True)
                 if isinstance(step, ServerSentEvent):
                     return step
                 if isinstance(step, Ended):
@@ -133,37 +135,40 @@ class EventReader:
 
     # --- bytes ---
 
-    async def _read(self, need: NeedData) -> bool:
-        """Wait for bytes and decode them; False if the run has ended."""
+    async def _read(self, need: NeedData, now: float) -> float | None:
+        """Wait for bytes and decode them; return the time, or None if the run has ended."""
         state, connection = self.state, self.connection
         if connection.chunks is None:  # all that was kept of a detached run is handed out
             with connection.waiting(state.deadline):
                 await self.open()
-                return state.record is None
+                return None if state.record is not None else self.now()
             raise connection.refusal or state.timeout_error("total")
         self.observed.hold(state.buffer.held_bytes)
         expired = None
-        if need.clock in ASKING and need.deadline <= (now := self.now()) + SOON:
+        if need.clock in ASKING and need.deadline <= now + SOON:
             if need.clock == "record" and need.deadline <= now:  # it was due while there was no connection
-                return await self._follow("record")
+                return self.now() if await self._follow("record") else None
             expired = None if state.timeouts.lookup is None else self._look_up
         was_interrupted = connection.is_reading
         try:
             piece = await connection.read(need.deadline, expired)
         except (StopAsyncIteration, ConnectionLostError, RemoteProtocolError) as error:
-            return await self._lost(error if isinstance(error, OxyError) else None, was_interrupted=was_interrupted)
+            lost = error if isinstance(error, OxyError) else None
+            return self.now() if await self._lost(lost, was_interrupted=was_interrupted) else None
         now = self.now()
         if state.record is not None:
-            return False
+            return None
         if piece is None:
             connection.check_left()
             state.count(now)
-            return await self._follow(state.need().clock)
+            return self.now() if await self._follow(state.need().clock) else None
         self._receive(piece, now)
         if state.buffer.holds_events:  # `next_event` looks at `total`, and no other time-out fires then
-            return True
+            return now
         need = state.need()
-        return need.deadline > now or await self._follow(need.clock)
+        if need.deadline > now:
+            return now
+        return self.now() if await self._follow(need.clock) else None
 
     def _receive(self, piece: bytes, now: float) -> None:
         observed, state = self.observed, self.state

@@ -110,11 +110,12 @@ class PatientReader:
         """
         reader = self._reader
         if self._background is None:
-            step = reader.state.next_event(reader.now())
+            now = reader.now()
+            step = reader.state.next_event(now)
             if not isinstance(step, NeedData):
                 return step
             self._since, self._heartbeats = reader.now(), reader.state.buffer.heartbeats
-            self._background = Background(partial(reader.next, step))
+            self._background = Background(partial(reader.next, step, now))
         try:
             has_ended = await self._background.has_ended(self.patience)
         except BaseException:

@@ -79,7 +79,7 @@ class TimerReads:
 
     async def read(self, chunks: AsyncIterator[bytes], deadline: float, expired: Expired | None = None) -> bytes | None:
         """As `Reads.read`."""
-        reader = self._reader = asyncio.current_task()
+        reader = self._reader = asyncio.current_task(self._loop)
         assert reader is not None
         self._deadline, self._expired, self._is_interrupted, self._failure = deadline, expired, False, None
         self._requests = reader.cancelling()

@@ -7,8 +7,17 @@ from __future__ import annotations
 
 from collections import deque
 
-from oxygent_client._core.events import Event, Partial, RemoteErrorEvent, Text, TextDelta, ToolCall
+from oxygent_client._core.events import (
+    Event,
+    Partial,
+    RemoteErrorEvent,
+    ServerSentEvent,
+    Text,
+    TextDelta,
+    ToolCall,
+)
 from oxygent_client._core.settings import Limits
+from oxygent_client._protocol.messages import to_event
 from oxygent_client._protocol.router import Action, SetAnswer
 from oxygent_client._run.texts import Texts
 
@@ -26,8 +35,11 @@ class ReceivedEvents:
         """The last error that the remote reported: by a message's type, or by the name of an event without a type."""
         self.problem = ""
         """Why the first of the messages that could not be read could not be."""
+        self._limits = limits
         self._most_events, self._most_bytes = limits.partial_events, limits.partial_bytes
-        self._events: deque[tuple[Event, int]] = deque()
+        # Events are made again when they are looked at: to keep what was parsed takes several times the memory, and
+        # fresh memory takes as much time as to parse. Problems may be those of a schema, which is not asked twice.
+        self._events: deque[ServerSentEvent | Event] = deque()
         self._bytes = 0
         self._dropped = 0
         self.texts = Texts()
@@ -47,13 +59,17 @@ class ReceivedEvents:
             self.problem = self.problem or event.problems[0]
             if event.type == "answer":
                 self.answer, self.unread = None, event.problems[0]
-        size = len(data) if data.isascii() else len(data.encode())
         events = self._events
-        events.append((event, size))
-        self._bytes += size
+        events.append(event if event.problems else sse)
+        self._bytes += len(data) if data.isascii() else len(data.encode())
         while len(events) > self._most_events or self._bytes > self._most_bytes:
-            self._bytes -= events.popleft()[1]
+            oldest = events.popleft()
+            data = (oldest.sse if isinstance(oldest, Event) else oldest).data
+            self._bytes -= len(data) if data.isascii() else len(data.encode())
             self._dropped += 1
+
+    def _event(self, kept: ServerSentEvent | Event) -> Event:
+        return kept if isinstance(kept, Event) else to_event(kept, self._limits)
 
     def drop(self, count: int) -> None:
         """Count events that were received and are lost."""
@@ -67,7 +83,7 @@ class ReceivedEvents:
     @property
     def last(self) -> Event | None:
         """The last event; None before the first."""
-        return self._events[-1][0] if self._events else None
+        return self._event(self._events[-1]) if self._events else None
 
     @property
     def count(self) -> int:
@@ -78,5 +94,5 @@ class ReceivedEvents:
     def partial(self) -> Partial:
         """The received events as a value."""
         answer = self.answer.output if self.answer else None
-        events = tuple(event for event, _ in self._events)
+        events = tuple(map(self._event, self._events))
         return Partial(events=events, text=self.texts.text, answer=answer, dropped=self._dropped)

@@ -407,8 +407,9 @@ class Run:
             if reader.steps >= CHECKPOINT_EVERY:
                 await reader.breathe()
             if self._patient_reader is None:
-                step = self._state.next_event(self._now())
-                sse = await reader.next(step) if isinstance(step, NeedData) else step
+                now = self._now()
+                step = self._state.next_event(now)
+                sse = await reader.next(step, now) if isinstance(step, NeedData) else step
             else:
                 sse = await self._patient_reader.next()
             if sse is None or isinstance(sse, Ended):

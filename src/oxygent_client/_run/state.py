@@ -151,7 +151,8 @@ class RunState:
 
     def receive_data(self, piece: bytes, now: float) -> None:
         """Bytes were received; `next_event` gives the events in them."""
-        self.count(now)
+        self._without_event += now - self._counted
+        self._counted = now
         since, self._requested = self._since if self._requested is None else self._requested, None
         buffer = self.buffer
         beats = buffer.heartbeats
