@@ -114,7 +114,7 @@ class PatientReader:
             step = reader.state.next_event(now)
             if not isinstance(step, NeedData):
                 return step
-            self._since, self._heartbeats = reader.now(), reader.state.buffer.heartbeats
+            self._since, self._heartbeats = now, reader.state.buffer.heartbeats
             self._background = Background(partial(reader.next, step, now))
         try:
             has_ended = await self._background.has_ended(self.patience)
