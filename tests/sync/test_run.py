@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_type
 import pytest
 
 from oxygent_client import AgentText, Answer, Outcome, Retry, Run, TextUpdate
-from oxygent_client.errors import ClosedError, ConfigurationError, ConnectError, RemoteAgentError
+from oxygent_client.errors import ClosedError, ConfigurationError, ConnectError, HandlerError, RemoteAgentError
 from oxygent_client.sync import SyncRun, SyncSSEOxyGent, call
 from oxygent_client.testing import FakeTransport, Reply, ToyRemote, answer, close, delta, message, progress
 from oxygent_client.transports.asgi import ASGITransport
@@ -172,6 +172,27 @@ def test_leaving_cancels_the_remote(toy: ServedToy, leave: Callable[[SyncRun], N
         _ = run.response
     with pytest.raises(ClosedError):
         next(run)
+
+
+def test_a_handler_that_uses_its_run(toy: ServedToy) -> None:
+    """It may end the run, but not read it: it would wait for itself."""
+
+    def read(content: Any) -> None:
+        next(run)
+
+    def end(content: Any) -> None:
+        run.close()
+
+    agent = SyncSSEOxyGent(toy.url, event_handlers={"tool_call": read})
+    run = agent.stream("hang")
+    with pytest.raises(HandlerError) as caught:
+        next(run)
+    assert isinstance(caught.value.__cause__, ConfigurationError)
+    agent.event_handlers = {"tool_call": end}
+    run = agent.stream("hang")
+    with pytest.raises(ClosedError):
+        next(run)
+    assert toy.state_after_leaving() == "cancelled"
 
 
 def test_a_dropped_run_cancels_the_remote(toy: ServedToy) -> None:

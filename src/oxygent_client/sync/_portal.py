@@ -320,6 +320,8 @@ class Block(Generic[T]):
         self._cancel = self._cancellation.cancel
         self._current: Call[Any] | None = None
         """What is being done in the block."""
+        self._users: set[int] = set()
+        """The threads that wait for something to be done."""
         self._is_open = False
         self._leaving: list[Waiter[bool]] = []
         self._error: BaseException | None = None
@@ -342,8 +344,15 @@ class Block(Generic[T]):
 
         An interruption leaves the block.
         """
+        this = threading.get_ident()
+        if this in self._users:
+            raise ConfigurationError("a callback cannot read the run that waits for it; return from it first")
         call: Call[Any] = Call(partial(function, *args))
-        return self.portal.perform(call, partial(self.portal.post, self._put, call), self._cancel)
+        self._users.add(this)
+        try:
+            return self.portal.perform(call, partial(self.portal.post, self._put, call), self._cancel)
+        finally:
+            self._users.discard(this)
 
     def leave(self, error: BaseException | None = None) -> bool:
         """Leave the block and wait until that is done; return whether the block suppresses `error`."""
