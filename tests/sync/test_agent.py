@@ -380,6 +380,15 @@ def test_the_server(toy: ServedToy) -> None:
         agent.close()
 
 
+def test_a_tool(toy: ServedToy) -> None:
+    """The tool of an agent asks over the agent's own connections."""
+    with SyncSSEOxyGent(toy.url, name="toy") as agent:
+        tool = agent.as_tool(callee="trip_planner")
+        assert tool.ask_sync("echo 42") == "42"
+        assert tool.ask_sync.__name__ == tool.name == "trip_planner"
+        assert agent.stats().connections == 1
+
+
 def test_a_restart(toy: ServedToy) -> None:
     """An earlier run is restarted from one of its calls."""
     agent = SyncSSEOxyGent(toy.url)

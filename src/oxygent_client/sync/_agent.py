@@ -9,13 +9,14 @@ Rule 3: handlers, `send_message`, `progress_callback` and the hooks may be plain
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 
 import attrs
 
-from oxygent_client import EventRouter, Limits, OxyRequest, Retry, Run, SSEOxyGent, Timeouts, Transport
+from oxygent_client import AgentTool, EventRouter, Limits, OxyRequest, Retry, Run, SSEOxyGent, Timeouts, Transport
 from oxygent_client.policies import Policy
 from oxygent_client.sanitize import SentSecrets
 from oxygent_client.sync._conversation import SyncConversation
@@ -295,6 +296,17 @@ class SyncSSEOxyGent:
     @blocking(SSEOxyGent.upload)
     def upload(self) -> None:
         """Store a file at the server and return the server's name of it, for the argument `attachments`."""
+
+    @converting(SSEOxyGent.as_tool)
+    def as_tool(self, *args: Any, **options: Any) -> AgentTool:
+        """Return the agent as a tool for another framework; its `ask_sync` uses the connections of this agent."""
+        tool = self._agent.as_tool(*args, **options)
+
+        @functools.wraps(tool.ask_sync)
+        def ask_sync(query: str) -> str:
+            return cast("str", self._wait_for(tool.ask, query))
+
+        return attrs.evolve(tool, ask_sync=ask_sync)
 
     @plain(SSEOxyGent.stats)
     def stats(self) -> None:
