@@ -1,10 +1,7 @@
-"""Chat Applications: a conversation of several turns that the remote remembers.
+"""Chat Applications: a conversation of several turns that the remote remembers; answers appear while they are written.
 
 Prints:
     You: tools
-      trip_planner calls search_flights
-      trip_planner calls search_hotels
-      trip_planner calls add_up
     Remote: 5 20 HELLO
     You: memory
     Remote: {'asked': ['tools'], 'answered': 1}
@@ -14,7 +11,7 @@ import os
 
 import anyio
 
-from oxygent_client import SSEOxyGent, ToolCall
+from oxygent_client import SSEOxyGent
 from oxygent_client.testing import ToyRemote, script
 from oxygent_client.transports.asgi import ASGITransport
 
@@ -24,15 +21,14 @@ TOY = None if "OXYGENT_URL" in os.environ else ASGITransport(ToyRemote(scripts=S
 
 
 async def main() -> None:
-    """Each turn remembers those before; show calls as they happen, then the answer."""
+    """Each turn remembers those before; show each answer while it is written."""
     async with SSEOxyGent(server_url=URL, transport=TOY).conversation() as chat:
         for said in ("tools", "memory"):
-            print(f"You: {said}")
+            print(f"You: {said}\nRemote: ", end="")
             async with chat.stream(said) as run:
-                async for event in run:
-                    if isinstance(event, ToolCall) and event.caller != "user":
-                        print(f"  {event.caller} calls {event.callee}")
-            print(f"Remote: {run.response.output}")
+                async for text in run.text_stream:
+                    print(text, end="", flush=True)
+            print()
 
 
 if __name__ == "__main__":

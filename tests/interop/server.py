@@ -470,11 +470,34 @@ def react(model_url: str) -> list[Any]:
     model = oxy.HttpLLM(
         name="default_llm", api_key="none", base_url=model_url, model_name="none", llm_params={"stream": True}
     )
+    whole = oxy.HttpLLM(
+        name="whole_llm", api_key="none", base_url=model_url, model_name="none", llm_params={"stream": False}
+    )
     return [
         model,
+        whole,
         tools,
         oxy.ReActAgent(name="master_agent", is_master=True, llm_model="default_llm", tools=["math_tools"]),
+        oxy.ReActAgent(name="whole_agent", desc="Does not stream", llm_model="whole_llm", tools=["math_tools"]),
+        oxy.ChatAgent(name="poet_agent", desc="Writes", llm_model="default_llm"),
+        oxy.ChatAgent(name="critic_agent", desc="Judges", llm_model="default_llm"),
+        oxy.WorkflowAgent(
+            name="editor_agent",
+            desc="Has two agents write at the same time, then writes",
+            llm_model="default_llm",
+            sub_agents=["poet_agent", "critic_agent"],
+            func_workflow=edited,
+        ),
     ]
+
+
+async def edited(request: Any) -> Any:
+    """Two agents that stream at the same time; then the agent's own model."""
+    await asyncio.gather(
+        output_of(request, "poet_agent", query="verse please"),
+        output_of(request, "critic_agent", query="review please"),
+    )
+    return await output_of(request, "default_llm", messages=[{"role": "user", "content": "summary please"}])
 
 
 def identity() -> Any:
