@@ -501,15 +501,17 @@ async def test_stacks(name: str) -> None:
     assert payload["caller_category"] == "user"
 
 
-async def test_execute_directly() -> None:
+@pytest.mark.parametrize("name", ["_execute", "_get_base_execution_logic"])
+@pytest.mark.parametrize(
+    ("stack", "expected"),
+    [(["user", "boss"], ["user", "boss"]), (["user", "me"], ["user"])],
+    ids=["another agent last", "this agent last"],
+)
+async def test_execute_directly(stack: list[str], expected: list[str], name: str) -> None:
     """`_execute` pushes nothing on the stack, so only an entry of this agent is removed."""
-    for stack, expected in ((["user", "boss"], ["user", "boss"]), (["user", "me"], ["user"])):
-        agent, transport = made(name="me")
-        request = OxyRequest(arguments={"query": "x"}, call_stack=stack, node_id_stack=["", "n"])
-        await agent._execute(request)
-        assert transport.payloads[0]["call_stack"] == expected
-        await agent._get_base_execution_logic(request)
-        assert transport.payloads[1]["call_stack"] == expected
+    agent, transport = made(name="me")
+    await getattr(agent, name)(OxyRequest(arguments={"query": "x"}, call_stack=stack, node_id_stack=["", "n"]))
+    assert transport.payloads[0]["call_stack"] == expected
 
 
 async def test_messages_are_always_requested() -> None:

@@ -34,6 +34,8 @@ CALLS: Final[dict[str, tuple[str, Reply, Callable[[SSEOxyGent], Awaitable[Any]]]
     "start": ("/async/chat", OK, lambda agent: agent.start("hi")),
 }
 EACH: Final = pytest.mark.parametrize("name", CALLS)
+RAISING: Final = pytest.mark.parametrize("name", [name for name in CALLS if name != "lookup"])
+"""`lookup` does not raise: a run whose record cannot be read has none."""
 
 
 def rotating() -> BearerAuth:
@@ -60,16 +62,21 @@ async def test_policies_are_in_force(name: str) -> None:
     assert len(transport.left) == 2
 
 
-@EACH
+@RAISING
 async def test_plain_http(name: str) -> None:
     """A credential is not sent to another machine over plain http, by any call."""
     transport = FakeTransport({CALLS[name][0]: CALLS[name][1]})
     agent = SSEOxyGent(server_url="http://remote.test", transport=transport, auth=BearerAuth("token"))
-    if name == "lookup":  # it never raises: it returns None
-        assert await agent.lookup("t") is None
-    else:
-        with pytest.raises(errors.InsecureTransportError):
-            await CALLS[name][2](agent)
+    with pytest.raises(errors.InsecureTransportError):
+        await CALLS[name][2](agent)
+    assert transport.requests == []
+
+
+async def test_lookup_over_plain_http() -> None:
+    """A credential is not sent to another machine over plain http; the lookup returns None."""
+    transport = FakeTransport({"/view": OK})
+    agent = SSEOxyGent(server_url="http://remote.test", transport=transport, auth=BearerAuth("token"))
+    assert await agent.lookup("t") is None
     assert transport.requests == []
 
 
@@ -92,23 +99,31 @@ ERRORS: Final[dict[str, tuple[type[errors.OxyError], Outcome, Reply]]] = {
 }
 
 
+def failing(path: str, reply: Reply) -> SSEOxyGent:
+    """Return an agent without retries whose remote gives this reply."""
+    transport = FakeTransport({path: reply})
+    return SSEOxyGent(server_url=URL, transport=transport, retry=Retry(attempts=1), timeouts=Timeouts(total=90))
+
+
 @pytest.mark.parametrize("error", ERRORS)
-@EACH
+@RAISING
 async def test_errors(name: str, error: str) -> None:
-    """Each error is typed and raised within 30 s, for an upload within `total`; `lookup` returns None."""
+    """Each error is typed and raised within 30 s, for an upload within `total`."""
     path, _, call = CALLS[name]
     expected, outcome, reply = ERRORS[error]
-    agent = SSEOxyGent(
-        server_url=URL, transport=FakeTransport({path: reply}), retry=Retry(attempts=1), timeouts=Timeouts(total=90)
-    )
     began = anyio.current_time()
-    if name == "lookup":
-        assert await agent.lookup("t") is None
-    else:
-        with pytest.raises(expected) as caught:
-            await call(agent)
-        assert caught.value.outcome is outcome
+    with pytest.raises(expected) as caught:
+        await call(failing(path, reply))
+    assert caught.value.outcome is outcome
     assert anyio.current_time() - began <= (90 if name == "upload" else 30)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+async def test_errors_of_lookup(error: str) -> None:
+    """A lookup that fails returns None within 30 s."""
+    began = anyio.current_time()
+    assert await failing("/view", ERRORS[error][2]).lookup("t") is None
+    assert anyio.current_time() - began <= 30
 
 
 async def test_calls_are_not_queued_behind_runs() -> None:

@@ -348,7 +348,7 @@ def private_names(source: str) -> set[str]:
     ["self._semaphore", "def _semaphore(self): ...", "async def _semaphore(self): ...", "getattr(self, '_semaphore')"],
 )
 def test_private_names(source: str) -> None:
-    """Whatever is done with such a name, it is found."""
+    """A private name is found in each kind of use."""
     assert private_names(source) == {"_semaphore"}
 
 
@@ -417,7 +417,7 @@ print(json.dumps(asyncio.run(main())))
 
 @pytest.mark.parametrize("version", RELEASES[:2])
 async def test_attempts_and_records(tmp_path: Path, version: str) -> None:
-    """The user's `func_interceptor` is asked before each attempt, one run is made, and records say of which call."""
+    """The user's `func_interceptor` is called before each attempt, one run is made, and records have the call."""
     async with serving(scripted({"type": "answer", "content": "hello"})) as server:
         printed = await run_program(version, tmp_path, ATTEMPTS, server.url)
 
@@ -429,7 +429,7 @@ async def test_attempts_and_records(tmp_path: Path, version: str) -> None:
         "the drop-in's own": [
             ["warning", "", "", "nobody"],  # the start of the system
             ["warning", "the trace", "the node", "faulty"],
-            ["warning", "", "", "nobody"],  # asked again
+            ["warning", "", "", "nobody"],  # called again
             ["warning", "the trace", "the node", "nobody"],
         ],
     }
@@ -475,7 +475,7 @@ print(json.dumps(asyncio.run(main())))
 
 @pytest.mark.parametrize("version", RELEASES)
 async def test_a_restart_of_the_local_run(tmp_path: Path, version: str) -> None:
-    """The ids of a local run are not sent, and a warning names them; what a subclass sets itself is refused."""
+    """The ids of a local run are not sent, with a warning; those that a subclass sets are refused."""
     printed = await run_program(version, tmp_path, RESTARTS)
     assert json.loads(printed.splitlines()[-1]) == {
         "SSEOxyGent": ["COMPLETED", ["", "", ""], 1, "n0"],
@@ -485,14 +485,14 @@ async def test_a_restart_of_the_local_run(tmp_path: Path, version: str) -> None:
 
 
 async def test_without_the_framework(tmp_path: Path) -> None:
-    """The import says what is missing, and how to get it."""
+    """Without the framework the import error has the package to install."""
     program = "import sys; sys.modules['oxygent'] = None\nimport oxygent_client.integrations.oxygent"
     with pytest.raises(AssertionError, match=r"ImportError: the drop-in needs oxygent: pip install 'oxygent-client\["):
         await run_program(RELEASES[0], tmp_path, program)
 
 
 async def test_the_programs_of_the_page(tmp_path: Path) -> None:
-    """What users copy works: the first program prints the answer, also with what the others add."""
+    """The programs of the page work: the first prints the answer, also with the changes of the others."""
     program, several, subclass = re.findall(
         r"^```py\n(.*?)^```", HOWTO.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
@@ -509,7 +509,7 @@ async def test_the_programs_of_the_page(tmp_path: Path) -> None:
         for which, text in programs.items():
             home = tmp_path / which
             home.mkdir()
-            used = text.replace("http://127.0.0.1:8082", server.url).replace(":8083", ":1")  # where nobody listens
+            used = text.replace("http://127.0.0.1:8082", server.url).replace(":8083", ":1")  # no server is there
             printed = await run_program(RELEASES[0], home, used)
             assert printed.splitlines()[-1] == "No."
 
@@ -518,15 +518,15 @@ async def test_the_programs_of_the_page(tmp_path: Path) -> None:
 
 
 async def run_program(version: str, directory: Path, program: str, *arguments: str) -> str:
-    """What a program prints in the environment of this release."""
+    """Return the output of a program in the environment of this release."""
     command = [str(python_for(version)), *FLAGS, "-c", program, *arguments]
     done = await anyio.run_process(command, cwd=directory, env=surroundings(directory), check=False)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
 
 
-async def test_a_remote_that_is_slow_to_say_what_it_is(world: World) -> None:
-    """The start of the system waits `start_seconds`, and the first call as long again; then it is made all the same."""
+async def test_slow_discovery(world: World) -> None:
+    """The start of the system waits `start_seconds`, and the first call as long again; then the run is sent anyway."""
     answer = scripted({"type": "answer", "content": "hello"})
     slow = anyio.Event()
 
@@ -556,6 +556,6 @@ class Again:
         self.send = conversation.send
 
     async def request(self) -> Any:
-        """The next request."""
+        """Return the next request."""
         request, self._request = self._request, None
         return request or await self._conversation.request()

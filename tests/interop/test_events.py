@@ -1,4 +1,4 @@
-"""What a real server says arrives as events: all of it, typed, in order and unchanged."""
+"""Messages of a real server are received as events: complete, typed, in order and unchanged."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-# What Python's `splitlines` takes for a line end and the standard does not, a NUL, and a BOM in the middle.
+# Line ends of Python's `splitlines` that are none in the standard, a NUL, and a BOM in the middle.
 ODD = "a\u2028b\u2029c\x85d\x00e\ufefff\x0bg\x0ch\x1ci"
 
-# What an agent sends, and what arrives: (sent, type of event, content).
-# Only \r\n, \r and \n are line ends, and their kind is lost on the wire.
+# (the message of an agent, the type of the event, its content)
+# Only \r\n, \r and \n are line ends, and their kind is not sent.
 MESSAGES: tuple[tuple[object, type[Event], object], ...] = (
     ("plain text", Text, "plain text"),
     ("two\nlines", Text, "two\nlines"),
@@ -62,7 +62,7 @@ MESSAGES: tuple[tuple[object, type[Event], object], ...] = (
     ("null", Custom, None),
     ('"x"', Custom, "x"),
     (float("nan"), Custom, float("nan")),
-    # What is false is sent like anything else, but 1.0.8 drops it.
+    # False values are sent like any other, but 1.0.8 drops them.
     (None, Text, ""),
     ("", Text, ""),
     (0, Custom, 0),
@@ -70,7 +70,7 @@ MESSAGES: tuple[tuple[object, type[Event], object], ...] = (
     ([], Custom, []),
 )
 
-# Objects: they arrive as `message`, whole; a type that is no string is no type.
+# Objects are received as `message`, whole; a type that is not a str is no type.
 OBJECTS: tuple[dict[str, Any], ...] = (
     {"no": "type"},
     {"type": "house_style", "content": {"deep": [1, {"er": None}]}},
@@ -83,14 +83,14 @@ OBJECTS: tuple[dict[str, Any], ...] = (
 
 
 async def events_of(agent: SSEOxyGent, query: str) -> tuple[Sequence[Event], OxyResponse]:
-    """Every event of one run, and its response."""
+    """Return each event of one run, and its response."""
     async with agent.stream(query) as run:
         events = [event async for event in run]
     return events, run.response
 
 
 def steps(events: Sequence[Event]) -> list[tuple[str, str]]:
-    """The tool calls and observations, as (kind, callee)."""
+    """Return the tool calls and observations, as (kind, callee)."""
     return [
         ("call" if isinstance(e, ToolCall) else "seen", e.callee)
         for e in events
@@ -99,7 +99,7 @@ def steps(events: Sequence[Event]) -> list[tuple[str, str]]:
 
 
 async def test_nested_calls(server: RemoteServer) -> None:
-    """Agent, agent, agent, tool, each asked by the one before: every step arrives, in order, with its call stack."""
+    """The steps of nested agents and a tool are received in order, with their call stacks."""
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         events, response = await events_of(agent, "nested")
 
@@ -120,12 +120,12 @@ async def test_nested_calls(server: RemoteServer) -> None:
 @pytest.mark.parametrize(
     ("share", "above"),
     [
-        (True, ["user", "front", "master"]),  # the remote was told who called, and put itself below
-        (False, ["user", "front", "remote"]),  # the remote was told nothing: what it says is put below its local name
+        (True, ["user", "front", "master"]),  # the remote got the caller, and appended itself
+        (False, ["user", "front", "remote"]),  # the remote got no caller: its steps are below its local name
     ],
 )
 async def test_forwarded_steps(server: RemoteServer, share: bool, above: list[str]) -> None:
-    """What is forwarded stands in the caller's own call stack; the root of the remote's run is not forwarded."""
+    """Forwarded steps have the caller's own call stack; the root step of the remote's run is not forwarded."""
     forwarded: list[dict[str, Any]] = []
 
     async def send_message(message: dict[str, Any]) -> None:
@@ -146,7 +146,7 @@ async def test_forwarded_steps(server: RemoteServer, share: bool, above: list[st
 
 
 async def test_parallel_calls(server: RemoteServer) -> None:
-    """Two tools at once: both calls come before either observation, which come as they finish and pair by node id."""
+    """Of two parallel tools both calls are received before the observations, which pair by node id."""
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         events, response = await events_of(agent, "tools")
 
@@ -170,7 +170,7 @@ async def test_parallel_calls(server: RemoteServer) -> None:
 
 
 async def test_text_deltas(server: RemoteServer) -> None:
-    """The deltas joined are the run's text and the answer, whatever characters they hold."""
+    """The deltas joined are the run's text and the answer, for any characters."""
     deltas = ["Hello ", "你", "好", " 🦀", "👩\u200d💻", "\u2028", " ", "end\n", ODD]
     async with (
         SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent,
@@ -188,12 +188,12 @@ async def test_text_deltas(server: RemoteServer) -> None:
 
 
 async def test_messages_that_are_no_objects(server: RemoteServer) -> None:
-    """Text stays text, JSON that is no object is a custom event without type; nothing is lost, doubled or changed."""
+    """Text is a text event, and JSON that is no object a Custom event without type; none is lost or changed."""
     sent = [message for message, _, _ in MESSAGES]
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         events, response = await events_of(agent, f"strings {json.dumps(sent)}")
 
-    # By their representation, which tells True from 1 and finds NaN equal to itself.
+    # By their repr, which tells True from 1 and finds NaN equal to itself.
     found = [(type(e).__name__, e.type, repr(e.content)) for e in events if isinstance(e, Text | Custom)]
     kept = [row for row in MESSAGES if row[0] or server.version != "1.0.8"]
     assert [(name, content) for name, _, content in found] == [
@@ -204,7 +204,7 @@ async def test_messages_that_are_no_objects(server: RemoteServer) -> None:
 
 
 async def test_messages_that_are_objects(server: RemoteServer) -> None:
-    """An object that the framework does not define arrives whole."""
+    """An object with a type unknown to the framework is received whole."""
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         events, _ = await events_of(agent, f"strings {json.dumps(OBJECTS)}")
 
@@ -212,8 +212,8 @@ async def test_messages_that_are_objects(server: RemoteServer) -> None:
     assert [repr(e.message) for e in custom] == [repr(message) for message in OBJECTS]
 
 
-async def test_odd_characters_go_there_and_back(server: RemoteServer) -> None:
-    """A query with a NUL, a BOM and every false line end comes back as the answer, exactly."""
+async def test_odd_characters(server: RemoteServer) -> None:
+    """A query with a NUL, a BOM and each false line end is returned unchanged in the answer."""
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         response = await agent.ask(f"echo {ODD}")
 
@@ -229,18 +229,18 @@ async def test_odd_characters_go_there_and_back(server: RemoteServer) -> None:
         ("think", Thought, {"type": "think", "content": "let me see", "agent": "master"}),
     ],
 )
-async def test_kinds_of_message(server: RemoteServer, query: str, kind: type[Event], message: dict[str, Any]) -> None:
-    """A message arrives as the event of its type, and `message` is what was sent."""
+async def test_types_of_messages(server: RemoteServer, query: str, kind: type[Event], message: dict[str, Any]) -> None:
+    """A message is received as the event of its type, with `message` as sent."""
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         events, _ = await events_of(agent, query)
 
     assert message in [e.message for e in events if isinstance(e, kind)]
 
 
-async def test_an_agent_may_say_done(server: RemoteServer) -> None:
-    """The word that ends a stream ends nothing when an agent says it: later messages and the answer still arrive."""
-    # Where events have names, `done` means nothing, however long the agent is silent after it. The legacy dialect names
-    # no event before the last, so there a silence of 2 s would make it the end.
+async def test_done_as_a_text(server: RemoteServer) -> None:
+    """A `done` text of an agent does not end the run: later messages and the answer are received."""
+    # In a stream with event names `done` means nothing, however long the agent is silent after it. The legacy dialect
+    # names no event before the last, so that a silence of 2 s there would make it the end.
     pause = 0.5 if server.version == "1.0.8" else 2.5
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         events, response = await events_of(agent, f"done {pause}")

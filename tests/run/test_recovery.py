@@ -270,19 +270,19 @@ async def test_idle_counts_from_the_request(name: str) -> None:
     assert transport.left == transport.requests
 
 
-async def test_idle_with_replicas() -> None:
+@pytest.mark.parametrize(("hedge", "requests"), [(None, 1), (Hedge(after=3), 2)], ids=["in turn", "hedged"])
+async def test_idle_with_replicas(hedge: Hedge | None, requests: int) -> None:
     """Replicas are tried in turn or hedged; without headers from any, `idle` ends the run."""
-    for hedge in (None, Hedge(after=3)):
-        fake = FakeTransport({"/sse/chat": Reply(before=FOREVER)})
-        cluster = Cluster(["http://127.0.0.1:1", "http://127.0.0.1:2"], transport=fake, hedge=hedge)
-        timeouts = Timeouts(idle=10, total=None, lookup=None)
-        agent = SSEOxyGent(transport=cluster, timeouts=timeouts)
-        began = anyio.current_time()
-        with pytest.raises(errors.IdleTimeoutError) as caught:
-            await agent.ask(OxyRequest(arguments={"query": "hi"}, idempotent=hedge is not None))
-        assert anyio.current_time() - began == pytest.approx(10)
-        assert len(fake.left) == len(fake.requests) == (1 if hedge is None else 2)
-        assert caught.value.outcome is UNKNOWN
+    fake = FakeTransport({"/sse/chat": Reply(before=FOREVER)})
+    cluster = Cluster(["http://127.0.0.1:1", "http://127.0.0.1:2"], transport=fake, hedge=hedge)
+    timeouts = Timeouts(idle=10, total=None, lookup=None)
+    agent = SSEOxyGent(transport=cluster, timeouts=timeouts)
+    began = anyio.current_time()
+    with pytest.raises(errors.IdleTimeoutError) as caught:
+        await agent.ask(OxyRequest(arguments={"query": "hi"}, idempotent=hedge is not None))
+    assert anyio.current_time() - began == pytest.approx(10)
+    assert len(fake.left) == len(fake.requests) == requests
+    assert caught.value.outcome is UNKNOWN
 
 
 # -------------------------------------------------------------------------------------------------- Runs with an answer

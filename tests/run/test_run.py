@@ -520,16 +520,20 @@ async def test_partial_result_includes_events_not_handed_out(name: str) -> None:
     assert len(played.events) == 1
 
 
-async def test_legacy_done_in_the_partial_result() -> None:
+@pytest.mark.parametrize(
+    ("steps", "result", "events"),
+    [
+        ([DONE, FOREVER], errors.IdleTimeoutError, [("Text", "done")]),
+        ([DONE], errors.NoAnswerError, []),
+        ([DONE, close()], errors.NoAnswerError, []),
+    ],
+    ids=["a time-out", "the end of the stream", "close"],
+)
+async def test_legacy_done_in_the_partial_result(steps: Sequence[Step], result: Any, events: list[Any]) -> None:
     """A legacy `done` is kept as an event if the run fails, and is no event if it ended the run."""
-    failed = await play(FakeTransport.script(DONE, FOREVER), timeouts=Timeouts(idle=1))
-    assert failed.result == errors.IdleTimeoutError
-    assert shown(failed.run.partial.events) == [("Text", "done")]
-    ends: list[Sequence[Step]] = [[DONE], [DONE, close()]]
-    for steps in ends:
-        ended = await play(FakeTransport.script(*steps))
-        assert ended.result == errors.NoAnswerError
-        assert shown(ended.run.partial.events) == []
+    played = await play(FakeTransport.script(*steps), timeouts=Timeouts(idle=1))
+    assert played.result == result
+    assert shown(played.run.partial.events) == events
 
 
 LARGE: Final = message("x" * 5000)
@@ -1134,24 +1138,26 @@ async def test_the_same_request_again(how: str, idempotent: bool) -> None:
         assert len(transport.requests) == 1
 
 
-async def test_the_same_request_again_after_cancellation() -> None:
+@pytest.mark.parametrize(
+    ("steps", "outcome"), [((), Outcome.UNKNOWN), ((progress(1),), Outcome.STARTED)], ids=["no event", "an event"]
+)
+async def test_the_same_request_again_after_cancellation(steps: Sequence[Step], outcome: Outcome) -> None:
     """Executing a request again whose run was cancelled raises IncompleteStreamError."""
-    for steps, outcome in (((), Outcome.UNKNOWN), ((progress(1),), Outcome.STARTED)):
-        transport = FakeTransport.script(*steps, FOREVER)
-        agent = plain(server_url=URL, transport=transport)
-        request = agent.prepared(OxyRequest(arguments={"query": "hi"}))
-        with anyio.move_on_after(1) as scope:
-            await once(agent, request)
-        assert scope.cancelled_caught
-        with pytest.raises(errors.IncompleteStreamError, match="left before its end") as caught:
-            await once(agent, request)
-        error = caught.value
-        assert error.outcome == outcome
-        assert error.server_url == SHOWN
-        assert error.trace_id == request.current_trace_id
-        assert error.partial is not None
-        assert len(error.partial.events) == len(steps)
-        assert len(transport.requests) == 1
+    transport = FakeTransport.script(*steps, FOREVER)
+    agent = plain(server_url=URL, transport=transport)
+    request = agent.prepared(OxyRequest(arguments={"query": "hi"}))
+    with anyio.move_on_after(1) as scope:
+        await once(agent, request)
+    assert scope.cancelled_caught
+    with pytest.raises(errors.IncompleteStreamError, match="left before its end") as caught:
+        await once(agent, request)
+    error = caught.value
+    assert error.outcome == outcome
+    assert error.server_url == SHOWN
+    assert error.trace_id == request.current_trace_id
+    assert error.partial is not None
+    assert len(error.partial.events) == len(steps)
+    assert len(transport.requests) == 1
 
 
 async def test_executing_twice() -> None:
@@ -1168,7 +1174,12 @@ async def test_executing_twice() -> None:
     assert [(await once(well, prepared)).output for _ in range(2)] == [1, 1]
 
 
-async def test_a_retry_loop_in_a_subclass() -> None:
+@pytest.mark.parametrize(
+    ("reply", "sent"),
+    [(Reply([progress(1)]), 1), (Reply(before=errors.ConnectError()), 3)],
+    ids=["started", "not sent"],
+)
+async def test_a_retry_loop_in_a_subclass(reply: Reply, sent: int) -> None:
     """A retry loop in a subclass sends a run once if it may have started, and three times if it did not."""
 
     class Stubborn(SSEOxyGent):
@@ -1176,15 +1187,14 @@ async def test_a_retry_loop_in_a_subclass() -> None:
             for _ in range(2):
                 try:
                     return await super()._execute(oxy_request)
-                except Exception:  # noqa: BLE001  (what a stubborn program does)
+                except Exception:  # noqa: BLE001  (as a careless program does)
                     await anyio.sleep(1)
             return await super()._execute(oxy_request)
 
-    for reply, sent in ((Reply([progress(1)]), 1), (Reply(before=errors.ConnectError()), 3)):
-        transport = FakeTransport({"/sse/chat": reply})
-        with pytest.raises(errors.OxyError):
-            await Stubborn(server_url=URL, transport=transport, retry=Retry(attempts=1)).ask("hi")
-        assert len(transport.payloads) == sent
+    transport = FakeTransport({"/sse/chat": reply})
+    with pytest.raises(errors.OxyError):
+        await Stubborn(server_url=URL, transport=transport, retry=Retry(attempts=1)).ask("hi")
+    assert len(transport.payloads) == sent
 
 
 # ------------------------------------------------------------------------------------------------------------ Trace ids

@@ -156,14 +156,18 @@ async def test_on_close() -> None:
     assert requests == told == transport.left
 
 
-async def test_endless_pauses() -> None:
+@pytest.mark.parametrize(
+    "reply",
+    [Reply(before=pause(math.inf)), Reply([pause(math.inf), b"never"])],
+    ids=["before the headers", "before a chunk"],
+)
+async def test_endless_pauses(reply: Reply) -> None:
     """`pause(math.inf)` waits until the reader leaves, before the headers and between chunks."""
-    for reply in (Reply(before=pause(math.inf)), Reply([pause(math.inf), b"never"])):
-        transport = FakeTransport({"/sse/chat": reply})
-        with anyio.move_on_after(10**5) as scope:
-            await reading(transport, post())
-        assert scope.cancelled_caught
-        assert transport.requests == transport.left
+    transport = FakeTransport({"/sse/chat": reply})
+    with anyio.move_on_after(10**5) as scope:
+        await reading(transport, post())
+    assert scope.cancelled_caught
+    assert transport.requests == transport.left
 
 
 async def test_entering_is_a_checkpoint() -> None:

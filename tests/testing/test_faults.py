@@ -114,38 +114,38 @@ def asking(purpose: Any) -> HTTPRequest:
     return HTTPRequest("GET", URL, "/sse/chat", context=Context(purpose=purpose))
 
 
-async def test_purposes_and_times() -> None:
+AFFECTED: Final[dict[str, tuple[list[bool], list[str], dict[str, Any]]]] = {
+    # case: (which of the exchanges are affected, their purposes, the options of the fault)
+    "defaults": ([True, True, False, False, False], ["run", "attach", "discover", "feedback", "health"], {}),
+    "purposes": ([False, True, True], ["run", "discover", "health"], {"purposes": ("discover", "health")}),
+    "once": ([True, False, False, False], ["run", "discover", "run", "attach"], {"times": 1}),
+    "twice": ([True, False, True, False], ["run", "discover", "run", "run"], {"times": 2}),
+    "never": ([False], ["run"], {"times": 0}),
+}
+
+
+@pytest.mark.parametrize(("affected", "purposes", "options"), AFFECTED.values(), ids=AFFECTED)
+async def test_purposes_and_times(affected: list[bool], purposes: list[str], options: dict[str, Any]) -> None:
     """A fault affects runs and attachments, or other purposes if set, as often as set."""
-    cases: list[tuple[list[bool], list[str], dict[str, Any]]] = [
-        # which of the exchanges are affected, their purposes, the options of the fault
-        ([True, True, False, False, False], ["run", "attach", "discover", "feedback", "health"], {}),
-        ([False, True, True], ["run", "discover", "health"], {"purposes": ("discover", "health")}),
-        ([True, False, False, False], ["run", "discover", "run", "attach"], {"times": 1}),
-        ([True, False, True, False], ["run", "discover", "run", "run"], {"times": 2}),
-        ([False], ["run"], {"times": 0}),
-    ]
-    for struck, purposes, told in cases:
-        faulty = faults.empty_body(FakeTransport.script(b"x"), **told)
-        seen = [await pieces_of(faulty, asking(purpose)) == [] for purpose in purposes]
-        assert struck == seen
-        assert sum(struck) == faulty.struck
+    faulty = faults.empty_body(FakeTransport.script(b"x"), **options)
+    assert [await pieces_of(faulty, asking(purpose)) == [] for purpose in purposes] == affected
+    assert faulty.struck == sum(affected)
 
 
-async def test_refuse() -> None:
+@pytest.mark.parametrize(("options", "calls"), [({}, 1), ({"times": 2}, 2)], ids=["default", "twice"])
+async def test_refuse(options: dict[str, Any], calls: int) -> None:
     """`refuse` affects one connection unless more are set, and nothing is sent."""
-    cases: list[tuple[dict[str, Any], int]] = [({}, 1), ({"times": 2}, 2)]
-    for told, calls in cases:
-        fake = FakeTransport.script(b"x")
-        faulty = faults.refuse(fake, **told)
-        raised: list[errors.ConnectError] = []
-        for _ in range(calls):
-            with pytest.raises(errors.ConnectError) as caught:
-                await pieces_of(faulty)
-            raised.append(caught.value)
-        assert [error.outcome for error in raised] == [errors.Outcome.NOT_SENT] * calls
-        assert len(set(map(id, raised))) == calls, "an error is raised once: a run writes into it"
-        assert fake.requests == []
-        assert await pieces_of(faulty) == [b"x"]
+    fake = FakeTransport.script(b"x")
+    faulty = faults.refuse(fake, **options)
+    raised: list[errors.ConnectError] = []
+    for _ in range(calls):
+        with pytest.raises(errors.ConnectError) as caught:
+            await pieces_of(faulty)
+        raised.append(caught.value)
+    assert [error.outcome for error in raised] == [errors.Outcome.NOT_SENT] * calls
+    assert len(set(map(id, raised))) == calls, "an error is raised once: a run writes into it"
+    assert fake.requests == []
+    assert await pieces_of(faulty) == [b"x"]
 
 
 async def test_the_wrapped_transport() -> None:

@@ -119,15 +119,20 @@ async def test_backpressure() -> None:
             assert await anext(response.chunks) == b"%d" % number
 
 
-async def test_optional_messages() -> None:
+OPTIONAL: Final[dict[str, tuple[list[bytes], list[Message]]]] = {
+    "no headers and no body": ([], [{"type": "http.response.start", "status": 200}, {"type": "http.response.body"}]),
+    "no more_body": ([b"x"], [start(), {"type": "http.response.body", "body": b"x"}]),
+    "another message": (
+        [b"x"],
+        [start(), {"type": "http.response.debug"}, part(bytearray(b"x")), part(memoryview(b""), more=False)],  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  (ASGI applications send such things)
+    ),
+}
+
+
+@pytest.mark.parametrize(("chunks", "messages"), OPTIONAL.values(), ids=OPTIONAL)
+async def test_optional_messages(chunks: list[bytes], messages: list[Message]) -> None:
     """The body, `more_body` and the headers may be missing; messages that are not of HTTP are ignored."""
-    cases: list[tuple[list[bytes], list[Message]]] = [
-        ([], [{"type": "http.response.start", "status": 200}, {"type": "http.response.body"}]),
-        ([b"x"], [start(), {"type": "http.response.body", "body": b"x"}]),
-        ([b"x"], [start(), {"type": "http.response.debug"}, part(bytearray(b"x")), part(memoryview(b""), more=False)]),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  (ASGI applications send such things)
-    ]
-    for chunks, messages in cases:
-        assert await read(saying(*messages)) == (200, chunks)
+    assert await read(saying(*messages)) == (200, chunks)
 
 
 # ---------------------------------------------------------------------------------------------------------------- Scope

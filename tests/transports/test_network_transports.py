@@ -868,30 +868,33 @@ async def test_statuses_with_a_users_client(library: Library) -> None:
     assert error.outcome is Outcome.REJECTED
 
 
+async def _refuse(response: Any) -> None:
+    response.raise_for_status()
+
+
+async def _read(response: Any) -> None:
+    await response.aread()
+
+
 @FAMILY
-async def test_hooks_of_a_users_client(library: Library) -> None:
+@pytest.mark.parametrize(
+    ("hook", "reply", "expected"),
+    [(_refuse, document(b"", "401 Who"), PROTOCOL), (_read, ANSWER, CUT)],
+    ids=["raises for a status", "reads the body"],
+)
+async def test_hooks_of_a_users_client(
+    library: Library, hook: Any, reply: bytes, expected: type[errors.OxyError]
+) -> None:
     """An exception of a client's hook becomes an error of this package, without a secret in its text."""
-
-    async def refuse(response: Any) -> None:
-        response.raise_for_status()
-
-    async def read(response: Any) -> None:
-        await response.aread()
-
-    cases: list[tuple[Any, bytes, type[errors.OxyError]]] = [
-        (refuse, document(b"", "401 Who"), PROTOCOL),
-        (read, ANSWER, CUT),
-    ]
-    for hook, reply, expected in cases:
-        async with (
-            library.module.AsyncClient(event_hooks={"response": [hook]}, trust_env=False) as client,
-            asking(library, play(reply), client=client) as (agent, server),
-        ):
-            agent.server_url = f"http://user:secret@127.0.0.1:{server.port}/?k=secret"
-            error = await failure(agent)
-            assert type(error) is expected
-            assert error.outcome is Outcome.UNKNOWN
-            assert "secret" not in f"{error} {error!r}"
+    async with (
+        library.module.AsyncClient(event_hooks={"response": [hook]}, trust_env=False) as client,
+        asking(library, play(reply), client=client) as (agent, server),
+    ):
+        agent.server_url = f"http://user:secret@127.0.0.1:{server.port}/?k=secret"
+        error = await failure(agent)
+        assert type(error) is expected
+        assert error.outcome is Outcome.UNKNOWN
+        assert "secret" not in f"{error} {error!r}"
 
 
 async def test_a_full_pool_of_a_users_client(library: Library) -> None:
@@ -921,38 +924,44 @@ def test_conflicting_arguments(library: Library) -> None:
 # -------------------------------------------------------------------------------------------------------------- Proxies
 
 
-async def test_proxies(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+PROXIES: Final[dict[str, tuple[dict[str, str], bool, bool, str]]] = {
+    # case: (the environment, whether a proxy is given, whether the environment is used, the server of the request)
+    "the argument": ({"HTTP_PROXY": "E"}, True, True, "named"),
+    "HTTP_PROXY": ({"HTTP_PROXY": "E"}, False, True, "environment"),
+    "ALL_PROXY": ({"ALL_PROXY": "E"}, False, True, "environment"),
+    "NO_PROXY": ({"ALL_PROXY": "E", "NO_PROXY": "127.0.0.1"}, False, True, "direct"),
+    "without the environment": ({"HTTP_PROXY": "E"}, False, False, "direct"),
+    "none": ({}, False, True, "direct"),
+}
+
+
+@pytest.mark.parametrize(("environment", "is_named", "trust_env", "expected"), PROXIES.values(), ids=PROXIES)
+async def test_proxies(
+    library: Library,
+    environment: dict[str, str],
+    is_named: bool,
+    trust_env: bool,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The proxy argument is used, or else the environment's, unless the environment is ignored."""
     target = "http://remote.test:8000"
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    cases: list[tuple[dict[str, str], bool, bool, str]] = [
-        # (the environment, whether a proxy is given, whether the environment is used, who gets the request)
-        ({"HTTP_PROXY": "E"}, True, True, "named"),
-        ({"HTTP_PROXY": "E"}, False, True, "environment"),
-        ({"ALL_PROXY": "E"}, False, True, "environment"),
-        ({"ALL_PROXY": "E", "NO_PROXY": "127.0.0.1"}, False, True, "direct"),
-        ({"HTTP_PROXY": "E"}, False, False, "direct"),
-        ({}, False, True, "direct"),
-    ]
-    for environment, is_named, trust_env, expected in cases:
-        async with serving(play(ANSWER)) as named, serving(play(ANSWER)) as other, serving(play(ANSWER)) as direct:
-            servers = {"named": named, "environment": other, "direct": direct}
-            with monkeypatch.context() as patch:
-                for name, value in environment.items():
-                    patch.setenv(name, other.url if value == "E" else value)
-                proxy = named.url.replace("//", "//user:secret@") if is_named else None
-                transport = library.transport(proxy=proxy, trust_env=trust_env)
-                url = direct.url if expected == "direct" else target
-                assert (await plain(server_url=url, transport=transport).ask("hi")).output == "42"
-                await transport.aclose()
-        assert {name: int(name == expected) for name in servers} == {
-            name: len(server.requests) for name, server in servers.items()
-        }
-        (request,) = servers[expected].requests
-        path = "/sse/chat" if expected == "direct" else f"{target}/sse/chat"
-        assert request.line == f"POST {path} HTTP/1.1"
-        assert is_named == ("proxy-authorization" in request.headers)
+    async with serving(play(ANSWER)) as named, serving(play(ANSWER)) as other, serving(play(ANSWER)) as direct:
+        servers = {"named": named, "environment": other, "direct": direct}
+        for name, value in environment.items():
+            monkeypatch.setenv(name, other.url if value == "E" else value)
+        proxy = named.url.replace("//", "//user:secret@") if is_named else None
+        transport = library.transport(proxy=proxy, trust_env=trust_env)
+        url = direct.url if expected == "direct" else target
+        assert (await plain(server_url=url, transport=transport).ask("hi")).output == "42"
+        await transport.aclose()
+    assert [name for name, server in servers.items() for _ in server.requests] == [expected]
+    (request,) = servers[expected].requests
+    path = "/sse/chat" if expected == "direct" else f"{target}/sse/chat"
+    assert request.line == f"POST {path} HTTP/1.1"
+    assert ("proxy-authorization" in request.headers) == is_named
 
 
 async def test_a_proxy_that_refuses(library: Library) -> None:
@@ -1015,19 +1024,23 @@ async def test_the_proxy_of_a_users_client(library: Library) -> None:
     assert error.body == "no: [scrubbed], [scrubbed]"
 
 
-async def test_missing_and_unusable_proxies(library: Library) -> None:
+@pytest.mark.parametrize(
+    ("proxy", "expected"),
+    [
+        ("http://user:secret@127.0.0.1:{port}", errors.ConnectError),
+        ("ftp://user:secret@proxy.test", errors.ConfigurationError),
+        ("socks5://user:secret@proxy.test", errors.ConfigurationError),
+    ],
+    ids=["missing", "ftp", "socks5"],
+)
+async def test_missing_and_unusable_proxies(library: Library, proxy: str, expected: type[errors.OxyError]) -> None:
     """A missing proxy raises ConnectError, an unusable one ConfigurationError, without a secret."""
-    cases = {
-        f"http://user:secret@127.0.0.1:{closed_port()}": errors.ConnectError,
-        "ftp://user:secret@proxy.test": errors.ConfigurationError,
-        "socks5://user:secret@proxy.test": errors.ConfigurationError,
-    }
-    for proxy, expected in cases.items():
-        transport = library.transport(proxy=proxy, trust_env=False)
-        error = await failure(plain(server_url="http://remote.test", transport=transport))
-        await transport.aclose()
-        assert (proxy, type(error), error.outcome) == (proxy, expected, Outcome.NOT_SENT)
-        assert "secret" not in f"{error} {error!r} {transport!r}"
+    transport = library.transport(proxy=proxy.format(port=closed_port()), trust_env=False)
+    error = await failure(plain(server_url="http://remote.test", transport=transport))
+    await transport.aclose()
+    assert type(error) is expected
+    assert error.outcome is Outcome.NOT_SENT
+    assert "secret" not in f"{error} {error!r} {transport!r}"
 
 
 USELESS: Final = {
