@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_type
 
 import pytest
 
-from oxygent_client import AgentText, Answer, Outcome, Retry, Run, TextUpdate
+from oxygent_client import AgentText, Answer, AnyEvent, Heartbeat, Outcome, Retry, Run, TextUpdate
 from oxygent_client.errors import ClosedError, ConfigurationError, ConnectError, HandlerError, RemoteAgentError
 from oxygent_client.sync import SyncRun, SyncSSEOxyGent, call
 from oxygent_client.testing import FakeTransport, Reply, ToyRemote, answer, close, delta, message, progress
@@ -57,6 +57,16 @@ def test_the_text_of_the_answer() -> None:
         _ = run.response
     with pytest.raises(ConfigurationError):
         next(agent.stream("trip").text_updates(hold="no"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  (wrong on purpose)
+
+
+def test_heartbeats(toy: ServedToy) -> None:
+    """With `keepalive`, a quiet remote is no quiet `for`; without it, the events are those of a plain `for`."""
+    for event in SyncSSEOxyGent(toy.url).stream("hang").events(keepalive=0.01):
+        if isinstance(event, Heartbeat):
+            break
+    assert toy.state_after_leaving() == "cancelled"
+    events = scripted(answer("42"), close()).stream("hi").events()
+    assert [assert_type(event, AnyEvent).content for event in events] == ["42"]
 
 
 def test_a_run_that_ended_is_read_again() -> None:

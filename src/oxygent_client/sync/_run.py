@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, cast
+from typing import Any, Final, Self, TypeVar, cast, overload
 
-from oxygent_client import AgentText, AnyEvent, Outcome, OxyResponse, Run, TextUpdate, Trace
+from oxygent_client import AgentText, AnyEvent, Heartbeat, Outcome, OxyResponse, Run, TextUpdate, Trace
 from oxygent_client.errors import ClosedError, Partial
 from oxygent_client.sanitize import SentSecrets
 from oxygent_client.sync._mirror import converting
@@ -155,6 +155,22 @@ class SyncRun:
 
     def __iter__(self) -> Iterator[AnyEvent]:
         return self._iterate(lambda run: run)
+
+    @overload
+    def events(self, *, keepalive: None = None) -> Iterator[AnyEvent]: ...
+    @overload
+    def events(self, *, keepalive: float) -> Iterator[AnyEvent | Heartbeat]: ...
+    def events(self, *, keepalive: float | None = None) -> Iterator[AnyEvent | Heartbeat]:
+        """The events, and with `keepalive` a `Heartbeat` whenever none was received for so many seconds.
+
+        Leaving the `for` ends the run.
+
+        Raises:
+            ConfigurationError: `keepalive` is no number of seconds.
+            OxyError: the run failed.
+        """
+        # The overloads of `Run.events` have no form that takes both.
+        return self._iterate(lambda run: run if keepalive is None else run.events(keepalive=keepalive))
 
     def __next__(self) -> AnyEvent:
         """Return the next event, without ending the run if it is not the last.
