@@ -281,6 +281,13 @@ def lowest(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Measure speed and memory, and write docs/performance.md; `-- --scale 0.05 --no-write` for a quick look."""
+    install_wheel(session, "bench")
+    session.run("python", "-m", "benchmarks.bench", *session.posargs)
+
+
+@nox.session(default=False)
 def soak(session: nox.Session) -> None:
     """The same tests with large numbers; `-- tests/run/test_run.py` picks."""
     install_wheel(session, "test")

@@ -27,7 +27,7 @@ from tests.support.machine import AS_FOUND
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["CLIENTS", "RELEASES", "EnvironmentUnavailableError", "python_for", "python_with"]
+__all__ = ["CLIENTS", "RELEASES", "EnvironmentUnavailableError", "built_python", "python_for", "python_with"]
 
 # Newest of the 1.1 line, last of the 1.0 line, and the last release that spoke the legacy dialect (only `data:` lines).
 RELEASES = ("1.1.3", "1.0.13", "1.0.8")
@@ -64,8 +64,18 @@ def python_with(name: str) -> Path:
     return _python_of(name, *CLIENTS[name])
 
 
+def built_python(version: str) -> Path | None:
+    """The interpreter of the environment of this release; None if it was not built."""
+    home = _home(f"oxygent-{version}")
+    return home / "bin" / "python" if (home / _MARKER).exists() else None
+
+
+def _home(name: str) -> Path:
+    return _cache() / f"{name}-cp{sys.version_info.major}{sys.version_info.minor}"
+
+
 def _python_of(name: str, requirements: tuple[str, ...], imported: str) -> Path:
-    home = _cache() / f"{name}-cp{sys.version_info.major}{sys.version_info.minor}"
+    home = _home(name)
     python = home / "bin" / "python"
     if not (home / _MARKER).exists():
         with _lock(home.with_name(home.name + ".lock")):
