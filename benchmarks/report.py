@@ -56,7 +56,8 @@ def cell(table: Table, loop: str, client: str, column: str) -> str:
     if base == client:
         return found
     times = ratios(table, loop, client, base, column)
-    return f"{found} (**{statistics.median(times):.2f}x**, {min(times):.2f} to {max(times):.2f})"
+    spread = f", {min(times):.2f} to {max(times):.2f}" if len(times) > 1 else ""
+    return f"{found} (**{statistics.median(times):.2f}x**{spread})"
 
 
 def names_of(table: Table, loop: str) -> list[str]:

@@ -110,7 +110,7 @@ class Worker:
     async def paced(self, streams: int, rate: int, seconds: float) -> float:
         """Microseconds per event of so many streams with `rate` events a second each."""
         events = round(rate * seconds)
-        each = query(events=events, every=1 / rate, wait=streams)
+        each, start = query(events=events, every=1 / rate, wait=streams), 0.0
         async with anyio.create_task_group() as group:
             for _ in range(streams):
                 group.start_soon(self.read, each)
@@ -137,6 +137,7 @@ class Worker:
 
     async def idle(self, streams: int, seconds: float = 0) -> dict[str, float]:
         """Memory of idle streams, CPU time of opening them, and of `seconds` with heartbeats."""
+        found = dict[str, float]()
         async with anyio.create_task_group() as group:
 
             async def open_more(number: int, begun: int) -> None:
@@ -151,13 +152,13 @@ class Worker:
             await open_more(warm, 0)
             before, start = resident(), time.process_time()
             await open_more(streams, warm)
-            open_us = (time.process_time() - start) / streams * 1e6
-            kib = (resident() - before) / streams / 1024
+            found["open_us"] = (time.process_time() - start) / streams * 1e6
+            found["kib"] = (resident() - before) / streams / 1024
             start = time.process_time()
-            lag = await longest_wait(partial(anyio.sleep, seconds))
-            held = (time.process_time() - start) / seconds if seconds else 0.0
+            found["lag"] = await longest_wait(partial(anyio.sleep, seconds))
+            found["cpu_share"] = (time.process_time() - start) / seconds if seconds else 0.0
             group.cancel_scope.cancel()
-        return {"kib": kib, "open_us": open_us, "cpu_share": held, "lag": lag}
+        return found
 
     async def large(self, size: int) -> dict[str, float]:
         """Peak memory of one event, in times of its size, and the longest wait of the event loop meanwhile."""

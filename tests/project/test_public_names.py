@@ -112,6 +112,23 @@ def test_import_without_network_libraries() -> None:
     assert done.stdout.split() == []
 
 
+NOT_LOADED: Final = {
+    # a program: modules that it does not load
+    "import oxygent_client": {"anyio", "attr", "asyncio", "httpx", "json", "logging", "ssl"},
+    "from oxygent_client import errors, OxyResponse": {"anyio", "asyncio", "httpx", "ssl"},
+    "from oxygent_client import SSEOxyGent, Cluster, Retry, BearerAuth": {"httpx", "httpcore", "httpx_sse", "aiohttp"},
+    "from oxygent_client.transports.aiohttp import AiohttpTransport": {"httpx", "httpcore", "httpx_sse"},
+}
+
+
+@pytest.mark.parametrize(("program", "unwanted"), NOT_LOADED.items(), ids=NOT_LOADED)
+def test_what_an_import_loads(program: str, unwanted: set[str]) -> None:
+    """What a program does not use, an import does not load: that is most of the time of an import."""
+    shown = f"import sys; {program}; print(*{unwanted} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_all_is_valid(name: str) -> None:
     """A public module has a docstring and an `__all__` of existing names without duplicates."""

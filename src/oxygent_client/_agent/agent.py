@@ -62,7 +62,17 @@ from oxygent_client.cluster._cluster import home_of_turn
 from oxygent_client.policies import HTTPSOnly, Policies, Policy, Redirect, Retry, check_secure
 from oxygent_client.telemetry._observers import Observer
 from oxygent_client.telemetry._stats import Stats, StatsCollector
-from oxygent_client.transports.httpx import HTTPXTransport
+
+
+def _own_transport() -> Callable[..., Transport]:
+    """The class of an agent's own transport.
+
+    It is imported as soon as an agent needs it: other agents load no httpx, and no call waits for the import.
+    """
+    from oxygent_client.transports.httpx import HTTPXTransport
+
+    return HTTPXTransport
+
 
 _REDIRECT: Final = Redirect()
 
@@ -159,6 +169,8 @@ class SSEOxyGent(RemoteAgent):
     )
 
     def _check_together(self) -> None:
+        if self.transport is None:
+            _own_transport()
         if cluster_of(self.transport) is None:
             super()._check_together()
             check_secure(self.server_url, {}, self._https_only)
@@ -632,7 +644,7 @@ class SSEOxyGent(RemoteAgent):
 
     def _make_transport(self) -> Transport:
         """Make a transport of the agent's own, by its present settings."""
-        return HTTPXTransport(connect=self.timeouts.connect)
+        return _own_transport()(connect=self.timeouts.connect)
 
     async def __aenter__(self) -> Self:
         self._transports.enter()

@@ -9,6 +9,7 @@ Rule 3: escaping twice gives the same result as once: no sequence that is kept b
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Final
@@ -58,8 +59,6 @@ _NEEDED: Final = "|".join(
         f"[{_JOINING}](?:\u200d|\u200c(?=[{_JOINING}]))",
     )
 )
-_IN_A_BLOCK: Final = re.compile(f"({_NEEDED})|{_UNSAFE}")
-_IN_A_LINE: Final = re.compile(f"({_NEEDED})|[\t\n{_CONTROLS}{_IGNORABLE}]")
 _UNSAFE_CHARACTER: Final = re.compile(_UNSAFE)
 _NEEDS_BEFORE: Final = re.compile(
     "[\u180b-\u180f\u200c\u200d\ufe0e\ufe0f\U000e0030-\U000e0039\U000e0061-\U000e007a\U000e007f]+\\Z"
@@ -68,6 +67,12 @@ _NEEDS_BEFORE: Final = re.compile(
 
 _NUMBER: Final = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 _LONGEST: Final = len("\\Uffffffff")
+
+
+@functools.cache
+def _pattern(*, lines: bool) -> re.Pattern[str]:
+    """Characters to escape, and sequences to keep; compiled when a text is shown, since that takes milliseconds."""
+    return re.compile(f"({_NEEDED})|{_UNSAFE}" if lines else f"({_NEEDED})|[\t\n{_CONTROLS}{_IGNORABLE}]")
 
 
 def escape_character(character: str) -> str:
@@ -79,7 +84,7 @@ def escape_character(character: str) -> str:
 def replace_unsafe(text: str, by: Callable[[str], str]) -> str:
     """Replace each unsafe character with `by(character)`; tabs and line feeds stay."""
     # The search for sequences is slower; most texts have nothing that is unsafe.
-    return _replaced(text, by, _IN_A_BLOCK) if _UNSAFE_CHARACTER.search(text) else text
+    return _replaced(text, by, _pattern(lines=True)) if _UNSAFE_CHARACTER.search(text) else text
 
 
 def _replaced(text: str, by: Callable[[str], str], pattern: re.Pattern[str]) -> str:
@@ -88,7 +93,7 @@ def _replaced(text: str, by: Callable[[str], str], pattern: re.Pattern[str]) -> 
 
 def escape_text(text: str, limit: int, *, lines: bool = False) -> str:
     """Escape unsafe characters; the result has at most `limit` characters, in one line (with `lines`, in several)."""
-    shown = _replaced(text[: limit + _LONGEST], escape_character, _IN_A_BLOCK if lines else _IN_A_LINE)
+    shown = _replaced(text[: limit + _LONGEST], escape_character, _pattern(lines=lines))
     for number in _NUMBER.finditer(shown, max(0, limit - _LONGEST), limit + _LONGEST):
         if number.start() < limit < number.end():
             return shown[: number.start()]  # half an escape would be another text

@@ -56,7 +56,6 @@ from oxygent_client.cluster._health import Health, ReplicaHealth, usable
 from oxygent_client.cluster._members import DNS, Member, ResolvedReplica, as_members, resolve_members
 from oxygent_client.cluster._run_locations import RunLocation, RunLocations
 from oxygent_client.cluster._strategies import STRATEGIES, Candidate, RandomSource, Strategy, pick
-from oxygent_client.transports.httpx import HTTPXTransport
 
 FAULTS: Final = (ConnectError, ConnectionLostError, RemoteProtocolError)
 """Errors that count as failures of a replica, as a status of 500 and more does."""
@@ -184,6 +183,13 @@ class _WatchedChunks(AsyncIterator[bytes]):
             raise
 
 
+def _default_transport() -> Transport:
+    """An `HTTPXTransport`, imported when it is needed: a program that uses another loads no httpx."""
+    from oxygent_client.transports.httpx import HTTPXTransport
+
+    return HTTPXTransport()
+
+
 @attrs.define(eq=False)
 class Cluster:
     """Load balancing and failover over replicas that run the same agents, as one transport.
@@ -201,7 +207,7 @@ class Cluster:
     members: tuple[Member, ...] = attrs.field(converter=as_members)
     strategy: Strategy = attrs.field(default="round_robin", kw_only=True, validator=one_of(*STRATEGIES))
     """How the next replica is picked."""
-    inner: Transport = attrs.field(factory=HTTPXTransport, alias="transport", kw_only=True)
+    inner: Transport = attrs.field(factory=_default_transport, alias="transport", kw_only=True)
     """The transport to each replica; an `HTTPXTransport` by default."""
     health: Health = attrs.field(factory=Health, kw_only=True)
     """When replicas are ejected, and how they return."""
