@@ -1,7 +1,7 @@
-"""Options of one call: its time-outs, its headers and its callee, over those of the agent.
+"""Options of one call: time-outs, headers and callee, which replace those of the agent.
 
-Rule 1: every method that calls the remote takes them, by name or as `CallOptions`; they are gone with the call.
-Rule 2: the scripted transport shows what was sent.
+Rule 1: each method that calls the remote takes them, by name or as `CallOptions`, for that call only.
+Rule 2: requests are checked at the scripted transport.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def run_requests(transport: FakeTransport) -> list[Any]:
 
 @EACH_CALL
 async def test_the_headers_of_a_call(call: Callable[..., Awaitable[None]]) -> None:
-    """They win over those of the agent and over its `auth`, and the next call does not have them."""
+    """Headers of a call win over those of the agent and its `auth`; the next call does not have them."""
     transport = remote()
     agent = SSEOxyGent(
         URL, transport=transport, headers={"x-tenant": "none", "x-more": "1"}, auth=BearerAuth("service")
@@ -87,7 +87,7 @@ async def test_the_headers_of_a_call(call: Callable[..., Awaitable[None]]) -> No
 
 @EACH_CALL
 async def test_the_callee_of_a_call(call: Callable[..., Awaitable[None]]) -> None:
-    """It replaces that of the agent for this call."""
+    """The callee of a call replaces that of the agent."""
     transport = remote()
     agent = SSEOxyGent(URL, transport=transport)
     await call(agent, callee="planner")
@@ -96,7 +96,7 @@ async def test_the_callee_of_a_call(call: Callable[..., Awaitable[None]]) -> Non
 
 
 async def test_an_unknown_callee_of_a_call() -> None:
-    """It is looked up like that of an agent: a real server would never answer."""
+    """The callee of a call is checked like that of an agent: a real server would never answer for an unknown one."""
     with pytest.raises(errors.UnknownCalleeError):
         await SSEOxyGent(URL, transport=remote()).ask("hi", callee="nobody")
 
@@ -109,21 +109,21 @@ async def test_an_unknown_callee_of_a_call() -> None:
     ],
 )
 async def test_the_time_out_of_a_call(limit: float | Timeouts, error: type[errors.OxyError]) -> None:
-    """A call ends by its own time-out; the agent's is longer."""
+    """A call ends by its own time-out, even if the agent's is longer."""
     agent = SSEOxyGent(URL, transport=remote(pause(math.inf)), timeouts=Timeouts(total=90, lookup=None))
     with pytest.raises(error):
         await agent.ask("hi", timeout=limit)
 
 
 async def test_the_time_out_of_a_detached_start() -> None:
-    """Starting a run is bounded, too."""
+    """The time-out of a call also bounds the start of a detached run."""
     transport = FakeTransport({"/async/chat": Reply((pause(math.inf),))})
     with pytest.raises(errors.DeadlineExceededError):
         await SSEOxyGent(URL, transport=transport).start("hi", timeout=2)
 
 
 async def test_the_record_is_read_with_the_headers_of_the_call() -> None:
-    """A server that checks a user's credentials checks them for the record of the run, too."""
+    """The record check has the headers of the call, since a server may check a user's credentials there too."""
     transport = FakeTransport(
         {"/sse/chat": Reply((close(),)), "/view": Reply.json({"code": 200, "data": {"nodes": []}})}
     )
@@ -134,7 +134,7 @@ async def test_the_record_is_read_with_the_headers_of_the_call() -> None:
 
 
 async def test_a_hook_sees_the_options() -> None:
-    """The request that hooks get shows them."""
+    """Hooks see the options in the request."""
     seen: list[CallOptions] = []
 
     class Seen(SSEOxyGent):
@@ -147,7 +147,7 @@ async def test_a_hook_sees_the_options() -> None:
 
 
 async def test_another_agent_does_not_get_them() -> None:
-    """A hook may pass its request on to another agent: the credentials are not meant for that."""
+    """The options are not sent to another agent that a hook passes the request to: they may be credentials."""
     there = remote()
     other = SSEOxyGent("https://other.test", transport=there)
 
@@ -160,7 +160,7 @@ async def test_another_agent_does_not_get_them() -> None:
 
 
 async def test_an_override_may_execute_a_clone() -> None:
-    """A subclass that changes the request by a clone keeps the options of the call."""
+    """A subclass that clones the request keeps the options of the call."""
     transport = remote()
 
     class Louder(SSEOxyGent):
@@ -182,23 +182,23 @@ async def test_an_override_may_execute_a_clone() -> None:
     ],
 )
 def test_an_invalid_option(name: str, value: Any) -> None:
-    """It is an error that names it before anything is sent."""
+    """An invalid option raises an error with its name before anything is sent."""
     with pytest.raises(errors.ConfigurationError, match=name):
         SSEOxyGent(URL, transport=remote()).stream("hi", **{name: value})
 
 
 async def test_execute_takes_call_options_only() -> None:
-    """A dict is refused by the name of the argument."""
+    """A dict in place of CallOptions is refused with the name of the argument."""
     with pytest.raises(errors.ConfigurationError, match="options"):
         await SSEOxyGent(URL, transport=remote()).execute(OxyRequest(), options={"timeout": 5})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def test_execute_takes_a_request_only() -> None:
-    """A text is refused, and the error says what to give."""
+    """A str in place of a request is refused with the expected type."""
     with pytest.raises(errors.ConfigurationError, match="OxyRequest"):
         await SSEOxyGent(URL, transport=remote()).execute("hi")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def test_the_repr_shows_no_values_of_headers() -> None:
-    """They may be credentials."""
+    """The repr shows no header values, which may be credentials."""
     assert "alice" not in repr(CallOptions(headers=OF_ALICE))

@@ -1,7 +1,7 @@
-"""Conversations: each turn follows the last good one, also after a failure, in another process and over a cluster.
+"""Conversations: each turn follows the last successful one, also after a failure, by a token, and over a cluster.
 
-Rule 1: the toy remote remembers the turns of a chain, and answers "memory" with the queries of it.
-Rule 2: nothing here waits: time is virtual.
+Rule 1: the toy remote has the memory of a chain of turns, and answers "memory" with its queries.
+Rule 2: time is virtual.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def toy_remote(**options: Any) -> ToyRemote:
 
 
 async def remembered(chat: Conversation) -> Any:
-    """The queries that the server remembers; it is a turn of its own."""
+    """Return the queries in the server's memory, by a turn of its own."""
     return (await chat.ask("memory")).output
 
 
@@ -47,7 +47,7 @@ async def remembered(chat: Conversation) -> Any:
 
 
 async def test_each_turn_follows_the_one_before() -> None:
-    """The third turn remembers the first two, whether they were asked or streamed."""
+    """The third turn has the memory of the first two, asked or streamed."""
     toy = toy_remote()
     async with agent_of(toy).conversation() as chat:
         await chat.ask("echo one")
@@ -57,7 +57,7 @@ async def test_each_turn_follows_the_one_before() -> None:
 
 
 async def test_what_is_sent() -> None:
-    """All turns have one group, name the turn before, and are stored before they are answered."""
+    """All turns have one group and the id of the previous turn, and are stored before they are answered."""
     toy = toy_remote()
     chat = agent_of(toy).conversation(group_id="g")
     await chat.ask("echo one", trace_id="t1", arguments={"city": "Lisbon"}, shared_data={"a": 1}, group_data={"b": 2})
@@ -84,7 +84,7 @@ async def test_the_options_of_a_call(way: str) -> None:
 
 
 async def test_the_history() -> None:
-    """A turn has its query, its answer and the server's trace id; a stream's turn is there once it has ended."""
+    """A turn has its query, its answer and the server's trace id; a streamed one exists once it has ended."""
     toy = toy_remote()
     chat = agent_of(toy).conversation()
     await chat.ask("echo one", trace_id="t1")
@@ -102,7 +102,7 @@ async def test_the_history() -> None:
 
 @pytest.mark.parametrize("failure", ["raise", "silent", "cut"])
 async def test_a_failed_turn_does_not_break_the_chain(failure: str) -> None:
-    """The next turn follows the last good one."""
+    """After a failed turn the next one follows the last successful turn."""
     chat = agent_of(toy_remote()).conversation()
     await chat.ask("echo one")
     with pytest.raises(errors.OxyError):
@@ -114,7 +114,7 @@ async def test_a_failed_turn_does_not_break_the_chain(failure: str) -> None:
 
 
 async def test_a_failure_that_is_caught_within_the_block() -> None:
-    """The conversation goes on at once."""
+    """After a failure that is caught within the block the conversation goes on."""
     chat = agent_of(toy_remote()).conversation()
     async with chat.stream("silent") as run:
         with pytest.raises(errors.NoAnswerError):
@@ -123,7 +123,7 @@ async def test_a_failure_that_is_caught_within_the_block() -> None:
 
 
 async def test_a_turn_that_is_left_is_dropped() -> None:
-    """A block that is left before the run's end leaves no turn."""
+    """A block that is left before the run's end adds no turn."""
     chat = agent_of(toy_remote()).conversation()
     async with chat.stream("slow") as run:
         async for _ in run:
@@ -133,7 +133,7 @@ async def test_a_turn_that_is_left_is_dropped() -> None:
 
 
 async def test_an_execute_of_a_subclass() -> None:
-    """A response that is a failure is no turn; one without a trace id is known by that of its request."""
+    """A failed response adds no turn; one without a trace id has that of its request."""
 
     class Own(SSEOxyGent):
         async def _execute(self, oxy_request: OxyRequest) -> OxyResponse:
@@ -147,7 +147,7 @@ async def test_an_execute_of_a_subclass() -> None:
 
 
 async def test_one_turn_at_a_time() -> None:
-    """A second turn during a stream is refused, and goes after its end."""
+    """A second turn during a stream is refused; after its end it is accepted."""
     chat = agent_of(toy_remote()).conversation()
     async with chat.stream("echo one") as run:
         with pytest.raises(errors.ConfigurationError, match="one turn"):
@@ -174,7 +174,7 @@ async def test_one_turn_at_a_time_while_it_is_asked() -> None:
 
 
 async def test_a_trace_id_of_an_earlier_turn() -> None:
-    """It is refused: the server would overwrite that turn."""
+    """The trace id of an earlier turn is refused: the server would overwrite that turn."""
     chat = agent_of(toy_remote()).conversation()
     await chat.ask("echo one", trace_id="t")
     with pytest.raises(errors.ConfigurationError, match="trace_id"):
@@ -186,7 +186,7 @@ async def test_a_trace_id_of_an_earlier_turn() -> None:
 
 @pytest.mark.parametrize(("turn", "expected"), [(0, ["echo 0"]), (-2, ["echo 0", "echo 1"]), (2, None)])
 async def test_a_branch(turn: int, expected: list[str] | None) -> None:
-    """A branch remembers the turns up to the given one, and leaves the conversation as it is."""
+    """A branch has the turns up to the given one, and does not change the conversation."""
     chat = agent_of(toy_remote()).conversation()
     for number in range(3):
         await chat.ask(f"echo {number}")
@@ -209,7 +209,7 @@ async def test_no_such_turn(turn: int | Turn) -> None:
 
 
 async def test_a_token_continues_the_conversation() -> None:
-    """Another agent, as in another process, goes on from the token; the records have the queries and answers."""
+    """Another agent, in another process, continues from the token; the records have the queries and answers."""
     toy = toy_remote()
     chat = agent_of(toy).conversation(group_id="g")
     await chat.ask("echo one")
@@ -224,7 +224,7 @@ async def test_a_token_continues_the_conversation() -> None:
 
 
 async def test_a_history_without_records() -> None:
-    """A server without records leaves the turns as they are."""
+    """Without records the turns have no query and answer."""
     toy = toy_remote(records=False)
     chat = agent_of(toy).conversation()
     await chat.ask("echo one")
@@ -234,7 +234,7 @@ async def test_a_history_without_records() -> None:
 
 @pytest.mark.parametrize("arguments", [{"arguments": {"query": 7}}, {}], ids=["another type", "no arguments"])
 async def test_a_record_without_a_query(arguments: dict[str, Any]) -> None:
-    """The query stays None."""
+    """Without a query in the record the query is None."""
     node = {"node_id": "r", "state": 3, "output": "one", "input": arguments}
     fake = FakeTransport({"/view": Reply.json({"code": 200, "data": {"nodes": [node]}})})
     token = Conversation(SSEOxyGent(server_url=URL), "g", (Turn(trace_id="t"),)).to_token()
@@ -243,14 +243,14 @@ async def test_a_record_without_a_query(arguments: dict[str, Any]) -> None:
 
 
 async def test_a_token_without_turns() -> None:
-    """It holds the group alone."""
+    """The token of a conversation without turns has the group only."""
     chat = agent_of(toy_remote()).conversation(group_id="g")
     later = agent_of(toy_remote()).conversation(chat.to_token())
     assert (later.group_id, later.history) == ("g", ())
 
 
 async def test_a_token_holds_the_last_turns() -> None:
-    """Long conversations have short tokens: the oldest turns are left out."""
+    """The token of a long conversation leaves out the oldest turns."""
     turns = tuple(Turn(trace_id=str(number), query="secret", output="secret") for number in range(201))
     agent = SSEOxyGent(server_url="http://user:secret@127.0.0.1:1/?key=secret")
     token = Conversation(agent, "g", turns).to_token()
@@ -282,7 +282,7 @@ def token_of(*fields: object) -> str:
     ],
 )
 def test_no_token(token: Any) -> None:
-    """What is no token, or one of another server, is refused."""
+    """An invalid token, or one of another server, is refused."""
     with pytest.raises(errors.ConfigurationError, match="token"):
         SSEOxyGent(server_url=URL).conversation(token)
 
@@ -298,7 +298,7 @@ def test_any_text(text: str) -> None:
 
 
 def test_a_group_beside_a_token() -> None:
-    """The token has one."""
+    """A group beside a token is refused: the token has one."""
     agent = SSEOxyGent(server_url=URL)
     with pytest.raises(errors.ConfigurationError, match="group_id"):
         agent.conversation(agent.conversation().to_token(), group_id="g")
@@ -324,7 +324,7 @@ class Replicas:
         """There is nothing to close."""
 
     def asked(self) -> list[int]:
-        """How many runs each replica had."""
+        """Return the number of runs of each replica."""
         return [len(toy.runs) for toy in self.toys.values()]
 
 
@@ -335,7 +335,7 @@ def replicas() -> Replicas:
 
 
 async def test_all_turns_go_to_the_replica_of_the_first(replicas: Replicas) -> None:
-    """Replicas without a shared storage know only their own turns."""
+    """Without a shared storage all turns go to the replica of the first."""
     chat = SSEOxyGent(transport=Cluster(REPLICAS, transport=replicas)).conversation()
     for number in range(3):
         await chat.ask(f"echo {number}")
@@ -353,7 +353,7 @@ async def test_a_token_of_a_cluster(replicas: Replicas) -> None:
 
 
 async def test_a_replica_that_is_down(replicas: Replicas) -> None:
-    """The turn is an error that says that nothing ran: another replica would answer without the memory."""
+    """If its replica is down a turn raises an error with outcome NOT_SENT: other replicas lack the memory."""
     chat = SSEOxyGent(transport=Cluster(REPLICAS, transport=replicas)).conversation()
     await chat.ask("echo one")
     replicas.down.add(next(url for url, toy in replicas.toys.items() if toy.runs))
@@ -374,7 +374,7 @@ async def test_a_shared_storage(replicas: Replicas) -> None:
 
 
 async def test_a_token_of_a_cluster_without_turns(replicas: Replicas) -> None:
-    """Its conversation has no home yet."""
+    """A token without turns is bound to no replica."""
     agent = SSEOxyGent(transport=Cluster(REPLICAS, transport=replicas))
     later = agent.conversation(agent.conversation(group_id="g").to_token())
     assert (await later.ask("echo one")).output == "one"
@@ -388,7 +388,7 @@ async def test_a_conversation_of_a_forgotten_replica() -> None:
 
 
 async def test_from_trace_id_by_hand(replicas: Replicas) -> None:
-    """A request that names its previous turn goes to its replica too, by the caller's trace id or the server's."""
+    """A request with a previous turn goes to its replica, by the caller's trace id or the server's."""
     agent = SSEOxyGent(transport=Cluster(REPLICAS, transport=replicas))
     first = await agent.ask("echo one")
     second = await agent.ask("memory", from_trace_id=first.remote_trace_id)
@@ -398,7 +398,7 @@ async def test_from_trace_id_by_hand(replicas: Replicas) -> None:
 
 
 async def test_the_block_holds_the_connections() -> None:
-    """The agent's transport is open as long as the block."""
+    """The agent's transport is open during the block."""
     fake = FakeTransport({"/sse/chat": Reply((answer("hi"), close()))})
     async with SSEOxyGent(server_url=URL, transport=fake).conversation() as chat:
         assert (await chat.ask("hi")).output == "hi"

@@ -1,7 +1,7 @@
-"""Restarts: the server's record is read first, and what a server could not restart is never sent.
+"""Restarts: the record is read first, and a restart that the server cannot do is not sent.
 
-Rule 1: the toy remote restarts as a real 1.1.3 does; what real servers make of it is in tests/interop.
-Rule 2: nothing here waits: time is virtual.
+Rule 1: the toy remote restarts as a real 1.1.3 does; real servers are tested in tests/interop.
+Rule 2: time is virtual.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TIME: Final = "2026-11-28 14:07:54.884348000"
 
 
 def node(node_id: str, father: str = "", **fields: Any) -> dict[str, Any]:
-    """A call of a tool as a real server stores it, or without a father the root."""
+    """Return a call of a tool as a real server stores it, or the root."""
     stored: dict[str, Any] = {
         "node_id": node_id,
         "callee": "add" if father else "master",
@@ -40,28 +40,28 @@ def node(node_id: str, father: str = "", **fields: Any) -> dict[str, Any]:
 
 
 def view(*nodes: dict[str, Any]) -> Reply:
-    """A record."""
+    """Return a record."""
     return Reply.json({"code": 200, "data": {"nodes": list(nodes)}})
 
 
 def server(*records: Reply) -> FakeTransport:
-    """A server with these records, one for each request, the last for all others."""
+    """Return a server with these records, one for each request, the last repeated."""
     views = itertools.chain(records, itertools.repeat(records[-1]))
     return FakeTransport({"/view": views, "/sse/chat": Reply((answer("done"), close()))})
 
 
 async def restarted(fake: FakeTransport, node_id: str = "tool", **options: Any) -> Any:
-    """The answer of a restarted run."""
+    """Return the answer of a restarted run."""
     agent = SSEOxyGent(server_url=URL, transport=fake)
     async with agent.restart("t0", node_id, **options) as run:
         return (await run.final_response()).output
 
 
-# ------------------------------------------------------------------------------------------------------ What is sent
+# ------------------------------------------------------------------------------------------------------------- Requests
 
 
 async def test_the_fields() -> None:
-    """The payload names the run, the call and its output, and has the callee and the arguments of the run."""
+    """The payload has the ids of the run and the call, the output, and the run's callee and arguments."""
     fake = server(view(node("root"), node("tool", "root")))
     assert await restarted(fake, output="99", request=OxyRequest(current_trace_id="t1", arguments={"x": 1})) == "done"
     (payload,) = fake.payloads
@@ -78,14 +78,14 @@ async def test_the_fields() -> None:
 
 
 async def test_the_options_of_a_call() -> None:
-    """The headers of the call go with the record's request and with the run's."""
+    """The headers of the call are sent with the record's request and with the run."""
     fake = server(view(ROOT, TOOL))
     await restarted(fake, output="99", options=CallOptions(headers={"x-user": "ada"}))
     assert [request.headers.get("x-user") for request in fake.requests] == ["ada", "ada"]
 
 
 async def test_without_an_output() -> None:
-    """The call runs again: no output is sent."""
+    """Without an output the call runs again: no output is sent."""
     fake = server(view(node("root"), node("tool", "root", node_type="llm")))
     await restarted(fake)
     assert fake.payloads[0]["restart_node_output"] == ""
@@ -101,13 +101,13 @@ async def test_the_root_of_the_call() -> None:
 
 
 async def test_a_circle() -> None:
-    """A record whose calls lead around in a circle ends, too."""
+    """A record whose parent ids form a circle is handled."""
     fake = server(view(node("root"), node("tool", "b"), node("b", "tool", node_type="agent")))
     assert await restarted(fake) == "done"
 
 
 async def test_a_record_that_lags() -> None:
-    """The record is read again for a moment, until it has the end of the call."""
+    """The record is polled for a moment until it has the end of the call."""
     root = node("root")
     running = node("tool", "root", state=None, update_time=None)
     fake = server(view(), view(root), view(root, running), Reply.json({}, status=500), view(root, node("tool", "root")))
@@ -115,7 +115,7 @@ async def test_a_record_that_lags() -> None:
 
 
 async def test_the_toy() -> None:
-    """Events and answer of a restarted run: the output is the given one."""
+    """The events and the answer of a restarted run have the given output."""
     toy = ToyRemote(pace=0)
     agent = SSEOxyGent(server_url=URL, transport=ASGITransport(toy))
     first = await agent.ask("tools")
@@ -130,7 +130,7 @@ async def test_the_toy() -> None:
         assert (await again.final_response()).output == "5 20 HELLO"
 
 
-# -------------------------------------------------------------------------------------------------- What is refused
+# ----------------------------------------------------------------------------------------------------- Refused restarts
 
 ROOT: Final = node("root")
 TOOL: Final = node("tool", "root")
@@ -147,7 +147,7 @@ REFUSED: Final[dict[str, tuple[list[dict[str, Any]], str]]] = {
 
 @pytest.mark.parametrize(("nodes", "word"), REFUSED.values(), ids=REFUSED)
 async def test_refused(nodes: list[dict[str, Any]], word: str) -> None:
-    """What a server could not restart is an error within a second, and nothing was sent."""
+    """A restart that the server cannot do raises an error within a second, and nothing is sent."""
     fake = server(view(*nodes))
     start = anyio.current_time()
     with pytest.raises(errors.UnknownNodeError, match=word) as caught:
@@ -158,7 +158,7 @@ async def test_refused(nodes: list[dict[str, Any]], word: str) -> None:
 
 
 async def test_calls_without_a_digest() -> None:
-    """A server that shows no digests restarts all the same."""
+    """A server without digests can restart."""
     fake = server(view(ROOT, node("tool", "root", input_md5=None), node("b", "root", input_md5=None)))
     assert await restarted(fake) == "done"
 
@@ -174,7 +174,7 @@ RECORDLESS: Final[dict[str, tuple[Reply, type[errors.OxyError]]]] = {
 
 @pytest.mark.parametrize(("reply", "error"), RECORDLESS.values(), ids=RECORDLESS)
 async def test_no_record(reply: Reply, error: type[errors.OxyError]) -> None:
-    """Without a record nothing is sent, and the error says why."""
+    """Without a record nothing is sent, and the error has the reason."""
     fake = server(reply)
     with pytest.raises(error) as caught:
         await restarted(fake)
@@ -193,13 +193,13 @@ async def test_no_record(reply: Reply, error: type[errors.OxyError]) -> None:
     ],
 )
 def test_arguments(arguments: tuple[Any, Any, Any], name: str) -> None:
-    """An argument that cannot be right is refused at once."""
+    """An invalid argument is refused at once."""
     trace_id, node_id, output = arguments
     with pytest.raises(errors.ConfigurationError, match=name):
         SSEOxyGent(server_url=URL).restart(trace_id, node_id, output=output)
 
 
-# -------------------------------------------------------------------------------------------------------- Elsewhere
+# --------------------------------------------------------------------------------------------- Clusters and cut streams
 
 
 async def test_over_a_cluster() -> None:
@@ -216,7 +216,7 @@ async def test_over_a_cluster() -> None:
 
 
 async def test_a_restart_whose_stream_is_cut() -> None:
-    """The answer comes from the record of the new run, whatever node id the server gave its root."""
+    """The answer is recovered from the record of the new run, for any node id of its root."""
     replies = iter([view(ROOT, TOOL), view(node("root", output="from the record"))])
     fake = FakeTransport({"/view": replies, "/sse/chat": Reply((answer("early"),))})
     assert await restarted(fake, output="99") == "from the record"

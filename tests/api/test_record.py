@@ -120,7 +120,7 @@ TIMES: Final[dict[str, tuple[str, str, float | None]]] = {
 
 @pytest.mark.parametrize(("begun", "ended", "seconds"), TIMES.values(), ids=TIMES)
 def test_the_times_of_a_call(begun: str, ended: str, seconds: float | None) -> None:
-    """A call has the times that the server stored, and its length if both are known."""
+    """A call has the stored times, and its duration if both are known."""
     row = node("r", create_time=begun, update_time=ended)
     assert parse_record({"nodes": [row]}).nodes[0].seconds == seconds
 
@@ -138,7 +138,7 @@ INPUTS: Final[dict[str, tuple[Any, dict[str, Any]]]] = {
 
 @pytest.mark.parametrize(("stored", "expected"), INPUTS.values(), ids=INPUTS)
 def test_the_arguments_of_a_call(stored: Any, expected: dict[str, Any]) -> None:
-    """They are read for those who ask, and do not show; the settings of the callee are dropped."""
+    """The arguments of a call are read on request and not shown; the settings of the callee are dropped."""
     rows = {"nodes": [node("r", input=stored)]}
     found = parse_record(rows, with_arguments=True)
     assert found.nodes[0].arguments == expected
@@ -148,7 +148,7 @@ def test_the_arguments_of_a_call(stored: Any, expected: dict[str, Any]) -> None:
 
 
 def test_finding_a_call() -> None:
-    """By its node id; the root is the call of the run."""
+    """A call is found by its node id; the root is the call of the run."""
     found = parse_record({"nodes": [node("r"), under("t", "r")]})
     assert found.find("t") == found.nodes[1]
     assert found.find("another") is None
@@ -156,7 +156,7 @@ def test_finding_a_call() -> None:
 
 
 def at(second: int, node_id: str, father: str = "", **fields: Any) -> dict[str, Any]:
-    """A call that began at this second and took one."""
+    """Return a call that began at this second and took one."""
     times = {"create_time": f"2026-01-01 00:00:{second:02}", "update_time": f"2026-01-01 00:00:{second + 1:02}"}
     return node(node_id, father, **{"callee": node_id, "state": 3, **times, **fields})
 
@@ -181,7 +181,7 @@ TREES: Final[dict[str, tuple[list[dict[str, Any]], list[tuple[str, int | None, i
 
 @pytest.mark.parametrize(("nodes", "expected"), TREES.values(), ids=TREES)
 def test_the_trace_of_a_record(nodes: list[dict[str, Any]], expected: list[tuple[str, int | None, int]]) -> None:
-    """Each call is below its father, whatever the order of the nodes."""
+    """Each call is below its parent, for any order of the nodes."""
     trace = parse_record({"nodes": nodes, "trace_id": "t"}).trace()
     assert [(call.name, call.parent, call.depth) for call in trace.calls] == expected
 
@@ -201,7 +201,7 @@ FATES: Final[list[tuple[int | None, int | None, str, str]]] = [
 
 @pytest.mark.parametrize(("root", "call", "status", "error"), FATES)
 def test_the_status_of_a_call(root: int | None, call: int | None, status: str, error: str) -> None:
-    """By its state, and by whether the run is over."""
+    """The status of a call depends on its state, and on whether the run is over."""
     trace = parse_record({"nodes": [at(0, "r", state=root), at(1, "a", "r", state=call, output="out")]}).trace()
     assert (trace.calls[1].status, trace.calls[1].error) == (status, error)
 
@@ -218,7 +218,7 @@ def test_the_values_of_a_trace() -> None:
 
 
 def test_arguments_that_are_too_deep_to_search() -> None:
-    """They are left out."""
+    """Arguments that are too deep to search are left out of the trace."""
     deep = json.loads("[" * 200 + "]" * 200)
     record = parse_record({"nodes": [at(0, "r", input={"arguments": {"a": deep}})]}, with_arguments=True)
     assert record.trace().calls[0].arguments == {}
@@ -231,7 +231,7 @@ def test_the_trace_of_no_run() -> None:
 
 
 async def test_the_credentials_of_a_lookup() -> None:
-    """What the request for the record sent is redacted in its trace, and does not leave the process."""
+    """The secrets of the record's request are redacted in its trace, and are not pickled."""
     headers = {"authorization": f"Bearer {SECRET}-42"}
     template = HTTPRequest("GET", "http://remote.test", "", headers)
     transport = FakeTransport({"/view": stored(at(0, "r", output=f"you sent {SECRET}-42"))})

@@ -57,12 +57,12 @@ async def put(transport: Transport, name: str = "a.txt", content_type: str = "te
 
 
 async def like(transport: Transport, rating: Any = "like", comment: str = "") -> None:
-    """A call of `rate`."""
+    """Call `rate`."""
     await rate(transport, PATTERN, "t-1", rating, comment, LIMITS, until=until())
 
 
 async def greet(transport: Transport) -> Welcome:
-    """A call of `welcome`."""
+    """Call `welcome`."""
     return await welcome(transport, PATTERN, LIMITS, until=until())
 
 
@@ -129,7 +129,7 @@ async def test_start() -> None:
 
 @pytest.mark.parametrize(("comment", "more"), [("", {}), ("x" * 500, {"comment": "x" * 500})], ids=["none", "long"])
 async def test_rate(comment: str, more: dict[str, str]) -> None:
-    """One POST, with a comment if there is one; it must not be repeated."""
+    """`rate` is one POST, with a comment if given, not idempotent."""
     transport = FakeTransport({"/rating": OK})
     await like(transport, "dislike", comment)
     (sent,) = transport.requests
@@ -138,7 +138,7 @@ async def test_rate(comment: str, more: dict[str, str]) -> None:
 
 
 def document(**data: Any) -> Reply:
-    """An envelope with this data."""
+    """Return an envelope with these data."""
     return Reply.json({"code": 200, "message": "SUCCESS", "data": data})
 
 
@@ -158,14 +158,14 @@ GREETINGS: Final[dict[str, tuple[Reply, Reply, Welcome]]] = {
 
 @pytest.mark.parametrize(("message", "queries", "expected"), GREETINGS.values(), ids=GREETINGS)
 async def test_welcome(message: Reply, queries: Reply, expected: Welcome) -> None:
-    """The message and the queries of a server; empty where it has none."""
+    """`welcome` returns the message and the queries of a server, or empty values."""
     transport = FakeTransport({"/get_welcome_message": message, "/get_first_query": queries})
     assert await greet(transport) == expected
 
 
 @pytest.mark.parametrize("path", ["/get_welcome_message", "/get_first_query"])
 async def test_a_welcome_that_fails(path: str) -> None:
-    """A server that fails is an error."""
+    """An error of the server is raised."""
     replies = {"/get_welcome_message": document(), "/get_first_query": document(), path: Reply.json({}, status=500)}
     with pytest.raises(errors.ServerError):
         await greet(FakeTransport(replies))
@@ -176,7 +176,7 @@ async def test_a_welcome_that_fails(path: str) -> None:
 
 @pytest.mark.parametrize(("rating", "comment", "name"), [("best", "", "rating"), ("like", "x" * 501, "comment")])
 async def test_ratings_that_are_none(rating: str, comment: str, name: str) -> None:
-    """What no server accepts is refused before anything is sent."""
+    """An invalid rating or comment is refused before anything is sent."""
     transport = FakeTransport({})
     with pytest.raises(errors.ConfigurationError, match=name):
         await like(transport, rating, comment)
@@ -347,7 +347,7 @@ async def test_the_toy() -> None:
 
 
 async def test_the_toy_and_the_agent() -> None:
-    """The agent greets and rates, by your trace id of the run."""
+    """The agent's `welcome` and `rate` work with the toy; a rating has the caller's trace id."""
     toy = ToyRemote(pace=0, welcome_message="hi", first_query=["one", "two"])
     agent = SSEOxyGent(server_url="http://127.0.0.1:1", transport=ASGITransport(toy))
     await agent.ask("echo one", trace_id="t")
@@ -357,7 +357,7 @@ async def test_the_toy_and_the_agent() -> None:
 
 
 async def test_a_rating_that_the_toy_refuses() -> None:
-    """As a real server does."""
+    """The toy refuses a rating as a real server does."""
     request = HTTPRequest("POST", "http://127.0.0.1:1", "/rating", body=b"{}")
     async with ASGITransport(ToyRemote()).exchange(request) as response:
         assert response.status == 422

@@ -1,4 +1,4 @@
-"""The command `serve`: what it refuses, and what it serves until Ctrl-C."""
+"""The command `serve`: refused options, and serving until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Lines(io.StringIO):
 
 @pytest.mark.parametrize(("options", "name"), REFUSED)
 def test_what_is_refused(options: list[str], name: str) -> None:
-    """A wrong option is an error that names it, and nothing is served."""
+    """An invalid option raises an error with its name, and nothing is served."""
     err = io.StringIO()
     with redirect_stderr(err):
         code = main(["serve", URL, *options])
@@ -55,7 +55,7 @@ def test_what_is_refused(options: list[str], name: str) -> None:
 
 
 def get(url: str, token: str = "") -> Any:
-    """The document of a URL; of an error its status."""
+    """Return the document of a URL, or the status of an error."""
     request = urllib.request.Request(url, headers={"authorization": f"Bearer {token}"} if token else {})
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as reply:
@@ -66,7 +66,7 @@ def get(url: str, token: str = "") -> Any:
 
 
 HOSTS: Final[list[Any]] = [
-    # options, a token, the words on stderr
+    # options, a token, the texts on stderr
     pytest.param([], "", "GET /v1/models 200", id="loopback"),
     pytest.param(["--host", "0.0.0.0", "--token-env", "SERVE_TOKEN"], "t0ken", "TLS", id="all"),
 ]
@@ -74,7 +74,7 @@ HOSTS: Final[list[Any]] = [
 
 @pytest.mark.parametrize(("options", "token", "words"), HOSTS)
 def test_it_serves_until_ctrl_c(options: list[str], token: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The agents of the remote are there; where others can connect, there is a warning, and a token is needed."""
+    """The remote's agents are served; on other than loopback there is a warning, and a token is needed."""
     monkeypatch.setenv("SERVE_TOKEN", "t0ken")
     found: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""`Trace` as a value: the tree, JSON and back, and drawings that are safe with hostile text."""
+"""`Trace` as a value: the tree, JSON round trips, and drawings that are safe with hostile text."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TRACE: Final = Trace(
 
 
 def test_the_tree() -> None:
-    """Roots, children, and a walk from the top down."""
+    """The trace has roots, children, and a walk from the top."""
     assert TRACE.roots == (ROOT,)
     assert TRACE.children(ROOT) == (TOOL, BROKEN)
     assert TRACE.children(BROKEN) == ()
@@ -57,13 +57,13 @@ def test_the_tree() -> None:
 
 @pytest.mark.parametrize(("call", "seconds"), [(TOOL, 0.5), (INNER, None), (attrs.evolve(TOOL, started=None), None)])
 def test_the_length_of_a_call(call: TraceCall, seconds: float | None) -> None:
-    """Known if its start and end are."""
+    """The duration of a call is known if its start and end are."""
     assert call.seconds == seconds
 
 
 @pytest.mark.parametrize("indent", [None, 2])
 def test_json_and_back(indent: int | None) -> None:
-    """The text has all of the trace, and is ASCII; so has a pickle."""
+    """The JSON has all of the trace and is ASCII; a pickle is equal too."""
     text = TRACE.to_json(indent=indent)
     assert text.isascii()
     assert Trace.from_json(text) == TRACE
@@ -73,13 +73,13 @@ def test_json_and_back(indent: int | None) -> None:
 
 @pytest.mark.parametrize("began", [None, datetime(2026, 1, 1)], ids=["none", "of a record"])  # noqa: DTZ001  (a record has none)
 def test_other_times(began: datetime | None) -> None:
-    """A record has no time zone; an unopened run has no time."""
+    """The start time of a record has no time zone, and that of an unopened run is None."""
     trace = attrs.evolve(TRACE, began=began, seconds=None, source="record")
     assert Trace.from_json(trace.to_json()) == trace
 
 
 def test_numbers_that_json_does_not_have() -> None:
-    """They become texts, wherever they are."""
+    """Numbers that JSON lacks become texts."""
     trace = attrs.evolve(TRACE, output={"a": [math.nan, -math.inf, 1.5, "x"]})
     assert Trace.from_json(trace.to_json()).output == {"a": ["nan", "-inf", 1.5, "x"]}
 
@@ -113,7 +113,7 @@ BAD: Final[dict[str, str]] = {
 
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD)
 def test_what_is_no_trace(text: str) -> None:
-    """It is a typed error."""
+    """An invalid text raises a typed error."""
     with pytest.raises(errors.ConfigurationError, match="trace"):
         Trace.from_json(text)
 
@@ -127,7 +127,7 @@ JSON: Final = st.recursive(
 
 @given(st.sampled_from([*DOCUMENT]), JSON)
 def test_any_member(name: str, value: Any) -> None:
-    """Whatever a member is, the text is a trace or a typed error."""
+    """With any value as a member, the text is read or raises a typed error."""
     with suppress(errors.ConfigurationError):
         assert isinstance(Trace.from_json(json.dumps({**DOCUMENT, name: value})), Trace)
 
@@ -154,12 +154,12 @@ flowchart TD
 
 
 def test_a_tree_for_a_terminal() -> None:
-    """A line for each call."""
+    """The tree has a line for each call."""
     assert TRACE.to_tree() == TREE
 
 
 def test_a_flow_chart() -> None:
-    """A node for each call, and an edge to it."""
+    """The flow chart has a node for each call, and an edge to it."""
     assert TRACE.to_mermaid() == MERMAID
 
 
@@ -167,7 +167,7 @@ HOSTILE: Final = '\x1b[2J"]; click c0 "javascript:alert(1)" <script>\n\u202e`{}|
 
 
 def test_hostile_text() -> None:
-    """Nothing of the remote controls a terminal or ends a label."""
+    """No text of the remote controls the terminal or ends a label."""
     call = attrs.evolve(TOOL, index=0, parent=None, name=HOSTILE, arguments={HOSTILE: HOSTILE}, error=HOSTILE)
     trace = attrs.evolve(TRACE, calls=(call,))
     tree, chart = trace.to_tree(), trace.to_mermaid()
@@ -178,13 +178,13 @@ def test_hostile_text() -> None:
 
 
 def chain(length: int) -> Trace:
-    """Calls, each below the one before."""
+    """Return calls, each below the one before."""
     calls = (TraceCall(index=n, parent=n - 1 if n else None, depth=n, name=f"a{n}") for n in range(length))
     return Trace(calls=tuple(calls), dropped=5)
 
 
 def test_a_deep_trace() -> None:
-    """Drawings are bounded, and nothing recurses."""
+    """Drawings are bounded and not recursive."""
     trace = chain(5000)
     tree = trace.to_tree().splitlines()
     assert len(tree) == 42
@@ -194,13 +194,13 @@ def test_a_deep_trace() -> None:
 
 
 def test_long_text() -> None:
-    """A line is cut."""
+    """A long line is cut."""
     call = attrs.evolve(TOOL, index=0, parent=None, arguments={"query": "x" * 10_000})
     assert "…)" in attrs.evolve(TRACE, calls=(call,)).to_tree()
     assert len(attrs.evolve(TRACE, calls=(call,)).to_tree()) < 200
 
 
 def test_an_empty_trace() -> None:
-    """A run without calls has an empty tree."""
+    """The tree of a run without calls is empty."""
     assert Trace().to_tree() == ""
     assert Trace().roots == ()

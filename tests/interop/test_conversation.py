@@ -26,7 +26,7 @@ BY_DEFAULT: Final = {"stored": "by default"}
 
 
 async def test_a_turn_remembers_those_before(server: RemoteServer) -> None:
-    """The third turn knows the first two, at once, and a failed turn is not among them."""
+    """The third turn has the memory of the first two, and a failed turn is not in it."""
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT).conversation() as chat:
         await chat.ask("echo my name is Ada", arguments=BY_DEFAULT)
         with pytest.raises(errors.RemoteAgentError):
@@ -38,7 +38,7 @@ async def test_a_turn_remembers_those_before(server: RemoteServer) -> None:
 
 
 async def test_a_token_and_a_branch(server: RemoteServer) -> None:
-    """Another client goes on from a token, reads the history from the records, and branches off."""
+    """Another client continues from a token, reads the history from the records, and makes a branch."""
     first = SSEOxyGent(server_url=server.url, timeouts=PATIENT)
     chat = first.conversation()
     await chat.ask("echo one")
@@ -53,7 +53,7 @@ async def test_a_token_and_a_branch(server: RemoteServer) -> None:
 
 
 async def test_replicas_without_a_shared_storage(server: RemoteServer, newest: RemoteServer) -> None:
-    """All turns go to the replica that has the first."""
+    """All turns go to the replica of the first."""
     agent = SSEOxyGent(transport=Cluster([server.url, f"{newest.url}/bare"]), timeouts=PATIENT)
     async with agent.conversation() as chat:
         await chat.ask("echo one")
@@ -69,7 +69,7 @@ def call_of(record: RunRecord | None, callee: str) -> str:
 
 
 async def test_a_restart(server: RemoteServer) -> None:
-    """The run answers with the replaced output, the tool did not run again, and what follows it did."""
+    """The answer has the replaced output; the tool did not run again, but the calls after it did."""
     numbers = f"40 {next(NUMBERS)}"
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         first = await agent.ask(f"total {numbers}", arguments={"city": "Lisbon"})
@@ -89,7 +89,7 @@ async def test_a_restart(server: RemoteServer) -> None:
 
 
 async def test_a_later_call_is_restarted(server: RemoteServer) -> None:
-    """Calls before it are replayed from the record."""
+    """Calls before the restarted one are replayed from the record."""
     numbers = f"40 {next(NUMBERS)}"
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         first = await agent.ask(f"total {numbers}")
@@ -101,7 +101,7 @@ async def test_a_later_call_is_restarted(server: RemoteServer) -> None:
 
 
 async def test_a_call_of_another_server(server: RemoteServer) -> None:
-    """It is an error within a second, and the server has nothing to do."""
+    """A call of another server raises an error within a second, and nothing runs."""
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         first = await agent.ask("echo one")
         before = len(server.records("started"))
@@ -112,7 +112,7 @@ async def test_a_call_of_another_server(server: RemoteServer) -> None:
 
 
 async def test_the_times_of_a_record(server: RemoteServer) -> None:
-    """Each call has its start, its end and its arguments."""
+    """Each call in the record has its start, its end and its arguments."""
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         first = await agent.ask("total 1 2")
         record = await agent.lookup(first.trace_id)
@@ -124,7 +124,7 @@ async def test_the_times_of_a_record(server: RemoteServer) -> None:
 
 
 async def test_a_trace(server: RemoteServer) -> None:
-    """The tree of the calls, the same from the events and from the record."""
+    """The tree of calls is the same from the events and from the record."""
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         async with agent.stream("nested") as run:
             response = await run.final_response()
@@ -140,7 +140,7 @@ async def test_a_trace(server: RemoteServer) -> None:
 
 
 async def test_the_trace_of_a_tool_that_fails(server: RemoteServer) -> None:
-    """The record knows that a run has failed, which the events do not say."""
+    """The trace from the record has the failure that the events do not show."""
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         run = agent.stream("raise")
         with pytest.raises(errors.RemoteAgentError):
@@ -153,7 +153,7 @@ async def test_the_trace_of_a_tool_that_fails(server: RemoteServer) -> None:
 
 
 async def test_rating_and_welcome(server: RemoteServer) -> None:
-    """Where a release has them, a rating is stored; the welcome message is the framework's."""
+    """A rating is stored, in releases with ratings; the welcome message is the framework's."""
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         welcome = await agent.welcome()
         first = await agent.ask("echo one")

@@ -1,7 +1,7 @@
-"""The answer's text while it is written: whose text it is, which step is shown, and what the output changes.
+"""The answer's text while it is written: the agent's own text, its steps, and the final output.
 
-Rule 1: a row is a list of events, and the updates that follow from them; a rule of the module is a test of its own.
-Rule 2: what holds for one order of the pieces holds for all: any interleaving of what several agents write.
+Rule 1: a row is a list of events and the updates that follow; a rule of the module is a test of its own.
+Rule 2: the rules hold for any order of the deltas of several agents.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CHOICE: Final = '{"tool_name": "add_tool", "arguments": {"a": 40, "b": 2}}'
 
 
 def call(node: Any, *stack: str, category: str = "agent", of: str | None = None, **changes: Any) -> ToolCall:
-    """A call, by the names from the user down to the callee."""
+    """Return a call, with the names from the user down to the callee."""
     content: dict[str, Any] = {
         "node_id": node,
         "caller": stack[-2],
@@ -40,12 +40,12 @@ def call(node: Any, *stack: str, category: str = "agent", of: str | None = None,
 
 
 def llm(node: str, *stack: str) -> ToolCall:
-    """A call of a model by the agent at the end of the stack."""
+    """Return a call of a model by the last agent of the stack."""
     return call(node, *stack, "model", category="llm")
 
 
 def text(node: Any, agent: Any, *pieces: Any) -> list[TextDelta]:
-    """Pieces of text, and the end of it."""
+    """Return text deltas, and the end of the text."""
     names = {name: value for name, value in (("node_id", node), ("agent", agent)) if value is not None}
     deltas = [TextDelta("stream", {"delta": piece, **names}, None) for piece in pieces]
     return [*deltas, TextDelta("stream_end", {"delta": "", **names}, None)]
@@ -62,7 +62,7 @@ Events = list[ToolCall | TextDelta]
 
 
 def follow(events: Sequence[ToolCall | TextDelta], output: str | None = None) -> list[TextUpdate]:
-    """The updates after each event, and at the end."""
+    """Return the updates after each event, and at the end."""
     texts, cursor = Texts(), TextCursor()
     updates: list[TextUpdate | None] = []
     for event in events:
@@ -79,7 +79,7 @@ def follow(events: Sequence[ToolCall | TextDelta], output: str | None = None) ->
 
 
 def replay(updates: Sequence[TextUpdate]) -> str:
-    """The text that somebody has who follows the updates."""
+    """Return the text after these updates."""
     whole = ""
     for update in updates:
         whole = update.delta if update.is_reset else whole + update.delta
@@ -87,7 +87,7 @@ def replay(updates: Sequence[TextUpdate]) -> str:
     return whole
 
 
-# ----------------------------------------------------------------------------------------------------------- Whose text
+# ------------------------------------------------------------------------------------------------------- Text of agents
 
 LIVE: Final[dict[str, tuple[Events, list[str]]]] = {
     # the events, and the deltas that are shown while they are received
@@ -140,7 +140,7 @@ LIVE: Final[dict[str, tuple[Events, list[str]]]] = {
 
 @pytest.mark.parametrize(("events", "deltas"), LIVE.values(), ids=LIVE)
 def test_whose_text_is_shown(events: Events, deltas: list[str]) -> None:
-    """The text of the agent that the run calls is shown at once, and no other."""
+    """The text of the called agent is shown at once, and no other text."""
     assert [update.delta for update in follow(events)] == deltas
 
 
@@ -240,7 +240,7 @@ RUNS: Final[dict[str, tuple[Events, str, list[TextUpdate]]]] = {
 
 @pytest.mark.parametrize(("events", "output", "updates"), RUNS.values(), ids=RUNS)
 def test_the_updates_of_a_run(events: Events, output: str, updates: list[TextUpdate]) -> None:
-    """The steps of the agent are shown as they are written, and at the end stands the output."""
+    """The steps of the agent are shown as they are written, and at the end its output."""
     assert follow(events, output) == updates
 
 
@@ -254,7 +254,7 @@ PATHS: Final = st.sampled_from(
 
 @st.composite
 def writers(draw: st.DrawFn) -> tuple[Events, dict[str, str]]:
-    """Agents that write at the same time, in any order; and each model's whole text, by its call."""
+    """Agents that write concurrently, in any order; and the whole text of each model, by call."""
     queues: list[Events] = []
     whole: dict[str, str] = {}
     for number in range(draw(st.integers(1, 4))):
@@ -273,7 +273,7 @@ def writers(draw: st.DrawFn) -> tuple[Events, dict[str, str]]:
 
 @given(writers(), st.integers(0, 4))
 def test_every_interleaving(written: tuple[Events, dict[str, str]], which: int) -> None:
-    """Whatever the order: only text of the agent is shown, and those who follow the updates end with the output."""
+    """For any order only the agent's text is shown, and the updates end with the output."""
     events, whole = written
     output = [*whole.values(), "something else"][min(which, len(whole))]
     updates = follow(events)
@@ -284,7 +284,7 @@ def test_every_interleaving(written: tuple[Events, dict[str, str]], which: int) 
 
 @given(writers())
 def test_batches_change_nothing(written: tuple[Events, dict[str, str]]) -> None:
-    """A text that is looked at only at the end is the same as one that is looked at after each event."""
+    """A text read only at the end is equal to one read after each event."""
     texts = Texts()
     for event in written[0]:
         if isinstance(event, ToolCall):
@@ -298,7 +298,7 @@ def test_batches_change_nothing(written: tuple[Events, dict[str, str]]) -> None:
 
 
 def test_all_texts() -> None:
-    """They stand by call and agent, in the order in which they begin; choices of tools and other agents' too."""
+    """All texts are listed by call and agent, in the order of their start, tool calls and other agents' texts too."""
     texts = Texts()
     pieces = [*text("s1", "master", CHOICE), *text("v", "poet", "Roses ")[:1], *text("s2", "master", "42")]
     for event in [*pieces, *text("v", "poet", "are red"), *text("e", "empty", "")]:
@@ -313,7 +313,7 @@ def test_all_texts() -> None:
 
 @pytest.mark.parametrize("kind", ["call", "text", "end"])
 def test_messages_are_not_kept(kind: str) -> None:
-    """Where nobody looks at the texts, the contents of a bounded number of messages are held."""
+    """While the texts are not read, the contents of a bounded number of messages are kept."""
     events: dict[str, ToolCall | TextDelta] = {
         "call": TOOL,
         "text": text("s1", "master", "a")[0],
@@ -332,7 +332,7 @@ def test_messages_are_not_kept(kind: str) -> None:
 
 @pytest.mark.parametrize("looks", [False, True], ids=["deltas alone", "each whole text"])
 def test_linear_time(looks: bool) -> None:
-    """A long text costs no more for each piece than a short one."""
+    """The time for each delta does not grow with the text."""
 
     def read(count: int) -> None:
         texts, cursor = Texts(), TextCursor()
@@ -349,7 +349,7 @@ def test_linear_time(looks: bool) -> None:
 
 
 def test_an_update_is_a_value() -> None:
-    """It compares, hashes and pickles by what it holds, also if its text was not looked at yet."""
+    """An update compares, hashes and pickles by its content, also before its text was read."""
     [first, second] = follow([ROOT, *text("r", "master", "a", "b")])
     assert second == TextUpdate("b", "ab")
     assert pickle.loads(pickle.dumps(second)) == second

@@ -44,13 +44,13 @@ class Display:
         return self
 
     def update(self, bundle: dict[str, str], *, raw: bool) -> None:
-        """Show another bundle in its place."""
+        """Replace the bundle."""
         assert raw
         self.shown.append(bundle)
 
     @property
     def titles(self) -> list[str]:
-        """The first lines, each once."""
+        """Return the first lines, each once."""
         return [*dict.fromkeys(bundle["text/plain"].partition("\n")[0] for bundle in self.shown)]
 
 
@@ -65,12 +65,12 @@ def ipython(monkeypatch: pytest.MonkeyPatch) -> Display:
 
 
 def agent(*steps: Any, **settings: Any) -> SSEOxyGent:
-    """An agent whose remote sends these steps."""
+    """Return an agent whose remote sends these steps."""
     return SSEOxyGent(URL, transport=FakeTransport.script(*(steps or STEPS)), **settings)
 
 
 async def test_the_states_of_a_run() -> None:
-    """What is shown begins with the state of the run, and ends with its result."""
+    """The display shows the state of the run, and at the end its result."""
     run = agent().stream("hi", trace_id="t")
     assert run._repr_mimebundle_()["text/plain"] == "Run t: not started"
     async with run:
@@ -90,7 +90,7 @@ async def test_the_states_of_a_run() -> None:
 
 
 async def test_a_run_that_failed() -> None:
-    """The error is shown, with its class."""
+    """The display shows the error with its class."""
     refused = SSEOxyGent(URL, transport=FakeTransport({"/sse/chat": Reply(status=500)}), retry=Retry(attempts=1))
     run = refused.stream("hi", trace_id="t")
     with pytest.raises(StatusError):
@@ -117,7 +117,7 @@ async def test_hostile_text_and_secrets() -> None:
 
 
 async def test_a_display_follows_its_run(ipython: Display) -> None:
-    """It is updated at the end of the run at the latest, whatever has been received meanwhile."""
+    """The display is updated at the end of the run, after any events."""
     run = agent().stream("hi", trace_id="t")
     run._ipython_display_()
     async with run:
@@ -127,7 +127,7 @@ async def test_a_display_follows_its_run(ipython: Display) -> None:
 
 
 async def test_a_display_is_updated_during_its_run(ipython: Display, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls and their ends are shown while the run goes on, a few times a second."""
+    """Calls and their ends are shown during the run, a few times a second."""
     monkeypatch.setattr(notebook, "REFRESH_SECONDS", 0.0)
     run = agent().stream("hi", trace_id="t")
     run._ipython_display_()
@@ -138,7 +138,7 @@ async def test_a_display_is_updated_during_its_run(ipython: Display, monkeypatch
 
 
 def test_a_synchronous_run(ipython: Display) -> None:
-    """It shows itself in the same way."""
+    """A synchronous run has the same display."""
     run = SyncSSEOxyGent(URL, transport=FakeTransport.script(*STEPS)).stream("hi", trace_id="t")
     run._ipython_display_()
     assert [*run][-1].content == "42"
@@ -147,7 +147,7 @@ def test_a_synchronous_run(ipython: Display) -> None:
 
 
 async def test_a_display_does_not_keep_its_run(ipython: Display) -> None:
-    """A run that is dropped is shown no more."""
+    """A display does not keep a dropped run alive."""
     run = agent().stream("hi")
     run._ipython_display_()
     observed, context = run._config.observed, run._context

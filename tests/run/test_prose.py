@@ -1,6 +1,6 @@
-"""The filter that shows a model's prose, and holds back what may be a tool call or a thought.
+"""The filter of a model's prose, which holds back possible tool calls and thoughts.
 
-Rule 1: a row is a whole text and the part of it that is shown; how the text is cut into pieces changes nothing.
+Rule 1: a row is a whole text and its shown part, for any chunks.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
 }
 
 UNKNOWN: Final[dict[str, tuple[str, str]]] = {
-    # what may still become something else: (the text, what is shown)
+    # incomplete texts: (the text, the shown part)
     "a brace": ("a {", "a"),
     "a bracket": ("a [ ", "a"),
     "the beginning of a tag": ("a <to", "a"),
@@ -81,7 +81,7 @@ UNKNOWN: Final[dict[str, tuple[str, str]]] = {
 
 
 def shown(pieces: list[str]) -> str:
-    """What is shown of a text in pieces."""
+    """Return the shown part of a text in chunks."""
     each = ProseFilter()
     return "".join(each.feed(piece) for piece in pieces)
 
@@ -89,25 +89,25 @@ def shown(pieces: list[str]) -> str:
 @pytest.mark.parametrize(("text", "expected"), TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("size", [1, 4, 1000])
 def test_a_text(text: str, expected: str, size: int) -> None:
-    """Prose is shown, and the rest is held back, whatever the size of the pieces."""
+    """Prose is shown and the rest held back, for chunks of any size."""
     assert shown([text[at : at + size] for at in range(0, len(text), size)]) == expected
 
 
 @pytest.mark.parametrize(("text", "expected"), UNKNOWN.values(), ids=UNKNOWN)
 def test_a_text_that_goes_on(text: str, expected: str) -> None:
-    """A character that may begin a tool call waits for those that follow."""
+    """A character that may begin a tool call is held back until the next ones."""
     assert shown([text]) == expected
 
 
 def test_prose_is_shown_at_once() -> None:
-    """A piece is shown before the next one is there; white space waits for what follows it."""
+    """A chunk is shown before the next one is received; white space is held back until the next text."""
     each = ProseFilter()
     assert [each.feed(piece) for piece in ["The ", "sum", " is", " 42."]] == ["The", " sum", " is", " 42."]
 
 
 @given(st.text(alphabet='ab {}[]<>`"\n/' + "think"), st.lists(st.integers(1, 5)))
 def test_the_cuts_change_nothing(text: str, sizes: list[int]) -> None:
-    """However a text is cut into pieces, the same is shown; without a thought it is a part of the text."""
+    """The shown text does not depend on the chunks, and without a thought is a part of the text."""
     pieces: list[str] = []
     rest = text
     for size in sizes:
@@ -120,7 +120,7 @@ def test_the_cuts_change_nothing(text: str, sizes: list[int]) -> None:
 
 @pytest.mark.parametrize("piece", ["a", " ", "{", "<", "`", "``` ", "[", "<think>", "a <b"])
 def test_linear_time(piece: str) -> None:
-    """A text that is all of one suspicious piece takes no longer for each than a short one."""
+    """The time for each chunk of a suspicious text does not grow with the text."""
 
     def filter_text(count: int) -> None:
         each = ProseFilter()

@@ -1,6 +1,6 @@
-"""A run's answer as text: in pieces while it is written, as updates, and so far.
+"""A run's answer as text: deltas while it is written, updates, and the text so far.
 
-Rule 1: every run here is a script; time is virtual, so when a piece is shown is a number.
+Rule 1: every run is scripted and time is virtual, so the time of each delta is exact.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHOICE: Final = '{"tool_name": "add_tool", "arguments": {}}'
 
 
 def call(node: str, *stack: str, category: str = "agent") -> Step:
-    """A call, by the names from the user down to the callee."""
+    """Return a call, with the names from the user down to the callee."""
     content = {
         "node_id": node,
         "caller": stack[-2],
@@ -38,7 +38,7 @@ def call(node: str, *stack: str, category: str = "agent") -> Step:
 
 
 def piece(node: str, agent: str, text: str) -> Step:
-    """A piece of text."""
+    """Return a text delta."""
     return message({"type": "stream", "content": {"delta": text, "node_id": node, "agent": agent}})
 
 
@@ -59,12 +59,12 @@ REACT: Final = (
 
 
 def stream(*steps: Step, **options: Any) -> Run:
-    """A run with this script."""
+    """Return a run with this script."""
     return plain(server_url="https://remote.test", transport=FakeTransport.script(*steps), **options).stream("hi")
 
 
 async def timed(run: Run) -> list[tuple[float, str]]:
-    """The pieces of a run's answer, each with the second in which it was shown."""
+    """Return the deltas of a run's answer, each with its second."""
     began = anyio.current_time()
     async with run:
         return [(anyio.current_time() - began, text) async for text in run.text_stream]
@@ -85,7 +85,7 @@ async def timed(run: Run) -> list[tuple[float, str]]:
     ],
 )
 async def test_the_pieces_of_an_answer(steps: tuple[Step, ...], pieces: list[tuple[float, str]]) -> None:
-    """They are shown when they are received; what they lack of the answer follows at the end."""
+    """Deltas are shown when they are received; the missing rest of the answer follows at the end."""
     assert await timed(stream(*steps)) == pieces
 
 
@@ -99,20 +99,20 @@ async def test_the_pieces_of_an_answer(steps: tuple[Step, ...], pieces: list[tup
     ],
 )
 async def test_the_updates_of_an_answer(hold: Any, updates: list[TextUpdate]) -> None:
-    """By their shape prefaces are shown and replaced; by steps nothing is shown that must be replaced."""
+    """With `shape` prefaces are shown and replaced; with `steps` no text is shown that must be replaced."""
     async with stream(*REACT, answer("42"), close()) as run:
         assert [update async for update in run.text_updates(hold=hold)] == updates
 
 
 async def test_an_unknown_hold() -> None:
-    """It is an error that names the argument."""
+    """An invalid `hold` raises an error with its name."""
     async with stream(answer("42"), close()) as run:
         with pytest.raises(errors.ConfigurationError, match="hold"):
             run.text_updates(hold="word")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def test_a_second_iterator() -> None:
-    """It begins with the text so far, and goes on where the run is."""
+    """A second iterator begins with the text so far."""
     async with stream(*SUM, answer("Forty-two."), close()) as run:
         async for text in run.text_stream:
             assert text == "Forty"
@@ -122,14 +122,14 @@ async def test_a_second_iterator() -> None:
 
 @pytest.mark.parametrize("hold", ["shape", "step"])
 async def test_an_iterator_after_the_end(hold: Any) -> None:
-    """Whoever has read the events can have the text too."""
+    """After the events were read the text is still available."""
     async with stream(*REACT, answer("42"), close()) as run:
         await run.final_response()
         assert [update.text async for update in run.text_updates(hold=hold)][-1] == "42"
 
 
 async def test_the_end_is_the_end() -> None:
-    """An iterator that has ended stays so, and the response is there."""
+    """An exhausted iterator stays so, and the response is available."""
     async with stream(*SUM, answer("Forty-two."), close()) as run:
         pieces = run.text_stream
         assert [text async for text in pieces] == ["Forty", "-two."]
@@ -138,7 +138,7 @@ async def test_the_end_is_the_end() -> None:
 
 
 async def test_a_run_that_fails() -> None:
-    """Its error is raised after the pieces; the text so far stays."""
+    """The error of a run is raised after the deltas, and the text so far is kept."""
     shown: list[str] = []
 
     async def show(pieces: AsyncIterator[str]) -> None:
@@ -153,7 +153,7 @@ async def test_a_run_that_fails() -> None:
 
 
 async def test_a_failure_text_is_not_shown() -> None:
-    """An answer that turns out to be a failure is an error, and no text."""
+    """An answer that is a failure raises an error, and none of its text is shown."""
     async with stream(ROOT, answer("oops"), close(), failure_detector="oops".__eq__) as run:
         with pytest.raises(errors.RemoteAgentError):
             await anext(run.text_stream)
@@ -161,7 +161,7 @@ async def test_a_failure_text_is_not_shown() -> None:
 
 
 async def test_the_text_so_far() -> None:
-    """Between two events it is what is known of the answer; at the end it is the answer."""
+    """Between two events it is the known part of the answer, at the end the answer."""
     async with stream(*REACT, answer("42!"), close()) as run:
         assert [run.text async for _ in run] == [
             "",
@@ -177,14 +177,14 @@ async def test_the_text_so_far() -> None:
 
 
 async def test_the_text_of_an_answer_that_is_no_text() -> None:
-    """It is what `str` makes of it."""
+    """The text of an answer that is not a str is its `str`."""
     async with stream(ROOT, answer([1, None]), close()) as run:
         await run.final_response()
     assert run.text == "[1, None]"
 
 
 async def test_all_texts() -> None:
-    """What agents and models write is there, too: by call and agent."""
+    """The texts of all agents and models are available by call and agent."""
     async with stream(*REACT, answer("42"), close()) as run:
         await run.final_response()
     assert run.texts == (
@@ -195,7 +195,7 @@ async def test_all_texts() -> None:
 
 
 async def test_the_hooks_run() -> None:
-    """A program that reads the text has its handlers called, and its messages forwarded."""
+    """Handlers are called and messages forwarded while the text is read."""
     seen: list[Any] = []
 
     async def handle(content: Any) -> None:

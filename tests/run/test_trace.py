@@ -1,6 +1,6 @@
-"""`Run.trace`: the calls of a run from its events, or from the record where the stream was cut.
+"""`Run.trace`: the calls of a run from its events, or from the record after a cut.
 
-Rule 1: nothing here waits: time is virtual.
+Rule 1: time is virtual.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ URL: Final = "http://127.0.0.1:1"
 
 
 def step(kind: str, node_id: str, stack: list[str] | None = None, **content: Any) -> bytes:
-    """A message about a call."""
+    """Return a message about a call."""
     callee = content.pop("callee", stack[-1] if stack else "")
     caller = content.pop("caller", stack[-2] if stack else "")
     more = {} if stack is None else {"call_stack": stack}
@@ -37,22 +37,22 @@ def step(kind: str, node_id: str, stack: list[str] | None = None, **content: Any
 
 
 def called(node_id: str, *stack: str, **content: Any) -> bytes:
-    """The start of a call."""
+    """Return the start of a call."""
     return step("tool_call", node_id, [*stack], **content)
 
 
 def returned(node_id: str, *stack: str, output: Any = "done") -> bytes:
-    """The end of a call."""
+    """Return the end of a call."""
     return step("observation", node_id, [*stack], output=output)
 
 
 def agent_of(*steps: Any, **options: Any) -> SSEOxyGent:
-    """An agent of a server that sends these steps."""
+    """Return an agent whose server sends these steps."""
     return SSEOxyGent(server_url=URL, transport=FakeTransport({"/sse/chat": Reply(steps)}), **options)
 
 
 async def traced(*steps: Any, **options: Any) -> Trace:
-    """The trace of a run with these steps, and an answer."""
+    """Return the trace of a run with these steps, and an answer."""
     async with agent_of(*steps, answer("hi"), close(), **options).stream("hi") as run:
         await run.final_response()
     return run.trace()
@@ -62,7 +62,7 @@ async def traced(*steps: Any, **options: Any) -> Trace:
 
 
 async def test_a_run() -> None:
-    """Each call of the demo, below its caller, with its times, arguments and output; the same as in the record."""
+    """Each call of the demo is below its caller, with times, arguments and output, as in the record."""
     agent = SSEOxyGent(server_url=URL, transport=ASGITransport(ToyRemote()))
     before = datetime.now(UTC)
     async with agent.stream("trip", trace_id="t") as run:
@@ -83,7 +83,7 @@ async def test_a_run() -> None:
 
 
 async def test_a_run_in_progress() -> None:
-    """A call without an end is running, and lost once the run is over; before the block there is nothing."""
+    """A call without an end is running, and lost once the run is over; before the block there is none."""
     agent = agent_of(called("r", "user", "master"), pause(2), answer("hi"), close())
     run = agent.stream("hi")
     traces = [run.trace()]
@@ -98,7 +98,7 @@ async def test_a_run_in_progress() -> None:
     assert [trace.seconds for trace in [*traces, run.trace()]] == [None, 0.0, 2.0, 2.0]
 
 
-# ---------------------------------------------------------------------------------------------------- Which parent
+# -------------------------------------------------------------------------------------------------------------- Parents
 
 NESTED: Final[dict[str, tuple[list[bytes], list[int | None]]]] = {
     "by their stacks": (
@@ -147,7 +147,7 @@ async def test_parents(steps: list[bytes], parents: list[int | None]) -> None:
 
 
 async def test_a_node_id_that_comes_again() -> None:
-    """The end belongs to the latest call with the id."""
+    """The end belongs to the latest call with the node id."""
     trace = await traced(called("r", "user", "m"), called("r", "user", "m"), returned("r", "user", "m"))
     assert [call.status for call in trace.calls] == ["lost", "completed"]
 
@@ -173,14 +173,14 @@ REPORTS: Final[dict[str, tuple[dict[str, Any], list[str]]]] = {
 
 @pytest.mark.parametrize(("fields", "expected"), REPORTS.values(), ids=REPORTS)
 async def test_reported_errors(fields: dict[str, Any], expected: list[str]) -> None:
-    """An error that the remote reports stands at the call that it names, otherwise at the root."""
+    """A reported error is at the call that it names, otherwise at the root."""
     calls = [called("r", "user", "m"), called("a", "user", "m", "a"), called("b", "user", "m", "b")]
     trace = await traced(*calls, message({"type": "error", **fields}))
     assert [call.error for call in trace.calls] == expected
 
 
 async def test_an_error_before_the_first_call() -> None:
-    """There is no call to put it at."""
+    """An error before the first call is at no call."""
     assert (await traced(message({"type": "error", "content": "late"}))).calls == ()
 
 
@@ -193,7 +193,7 @@ ENDS: Final[dict[str, tuple[tuple[Any, ...], CallStatus]]] = {
 
 @pytest.mark.parametrize(("steps", "status"), ENDS.values(), ids=ENDS)
 async def test_a_run_that_fails(steps: tuple[Any, ...], status: str) -> None:
-    """The trace has what was seen, and the error."""
+    """The trace of a failed run has its calls so far, and the error."""
     run = agent_of(called("r", "user", "m"), *steps).stream("hi")
     with pytest.raises(errors.OxyError) as caught:
         async with run:
@@ -203,7 +203,7 @@ async def test_a_run_that_fails(steps: tuple[Any, ...], status: str) -> None:
 
 
 async def test_a_run_that_is_left() -> None:
-    """Leaving the block cancels the remote run."""
+    """The trace of a run that was left shows it as cancelled."""
     async with agent_of(called("r", "user", "m"), pause(60)).stream("hi") as run:
         await anext(run)
     assert run.trace().status == "canceled"
@@ -223,7 +223,7 @@ STATUSES: Final[list[tuple[BaseException | None, bool, bool, CallStatus]]] = [
 
 @pytest.mark.parametrize(("error", "is_left", "is_detached", "expected"), STATUSES)
 def test_the_status_of_a_run(error: OxyError | None, is_left: bool, is_detached: bool, expected: str) -> None:
-    """By its error, and whether its block was left."""
+    """The status of a run depends on its error, and on whether its block was left."""
     response: OxyResponse | None = None
     assert status_of(response, error, is_left=is_left, is_detached=is_detached) == expected
 
@@ -232,7 +232,7 @@ def test_the_status_of_a_run(error: OxyError | None, is_left: bool, is_detached:
 
 
 async def test_a_recovered_run() -> None:
-    """The calls are those of the record, with the arguments that the events had."""
+    """The calls of a recovered run are those of the record, with the arguments from the events."""
     root = {"node_id": "n", "callee": "master", "call_stack": ["user", "master"], "state": 3, "output": "hi"}
     tool = {"node_id": "a", "callee": "add", "father_node_id": "n", "state": 3, "output": "42"}
     times = {"create_time": "2026-01-01 00:00:00", "update_time": "2026-01-01 00:00:02"}
@@ -257,7 +257,7 @@ async def test_a_recovered_run() -> None:
 
 
 async def test_secrets() -> None:
-    """Credentials that were sent, and members with the names of secrets, are redacted."""
+    """Sent credentials, and members with names of secrets, are redacted."""
     token = "t0p-secret-token"
     repeats = {"echo": [f"you sent {token}"], token: 1, "password": "hunter2", "n": 7}
     trace = await traced(
@@ -268,7 +268,7 @@ async def test_secrets() -> None:
 
 
 async def test_arguments_that_are_too_deep_to_search() -> None:
-    """They are left out."""
+    """Arguments that are too deep to search are left out."""
     deep: Any = []
     for _ in range(200):
         deep = [deep]
@@ -277,12 +277,12 @@ async def test_arguments_that_are_too_deep_to_search() -> None:
 
 
 def event(kind: type[Event], type_: str, size: int, **content: Any) -> Event:
-    """An event whose data have so many characters."""
+    """Return an event with data of so many characters."""
     return kind(type_, content, {"type": type_, "content": content}, ServerSentEvent(data="x" * size))
 
 
 def test_too_many_calls() -> None:
-    """Calls beyond the limit are counted, and their ends are no new calls."""
+    """Calls over the limit are counted, and their ends are no new calls."""
     collector = TraceCollector()
     collector.begin(0.0)
     for number in range(MOST_CALLS + 2):
@@ -295,7 +295,7 @@ def test_too_many_calls() -> None:
 
 
 def test_too_much_data() -> None:
-    """An output that does not fit is left out; its call says so. A call or an error that does not fit is dropped."""
+    """An output over the limit is left out with a mark; a call or an error over the limit is dropped."""
     collector = TraceCollector()
     collector.begin(0.0)
     collector.note(event(ToolCall, "tool_call", 10, node_id="a"), 1.0)
@@ -311,7 +311,7 @@ def test_too_much_data() -> None:
 
 
 def test_values_are_made_once() -> None:
-    """A trace that is made again takes the calls that did not change as they are."""
+    """Calls that did not change are reused in the next trace."""
     collector, cleaned = TraceCollector(), list[Any]()
 
     def clean(value: Any) -> Any:
@@ -332,7 +332,7 @@ def test_values_are_made_once() -> None:
 
 
 async def test_a_run_of_an_agent_without_a_url() -> None:
-    """The server of the trace is the one that was asked."""
+    """The server of the trace is the one that got the request."""
 
     def of(run: Run) -> str:
         return run.trace().server_url

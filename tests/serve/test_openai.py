@@ -1,4 +1,4 @@
-"""OpenAI's API: requests, answers, streams and errors, byte for byte as its clients read them.
+"""OpenAI's API: requests, responses, streams and errors, byte for byte as its clients expect them.
 
 Rule: time is virtual; the remote is a toy in the same process. Real clients are in tests/interop.
 """
@@ -47,20 +47,20 @@ class Site:
     toy: ToyRemote
 
     async def ask(self, path: str, query: Any, *, headers: dict[str, str] | None = None, **members: Any) -> Call:
-        """Ask it by one of the two paths."""
+        """Send a request by one of the two paths."""
         asked = {"messages": [{"role": "user", "content": query}]} if path == CHAT else {"input": query}
         return await request(self.service, "POST", path, {"model": "trip_planner", **asked, **members}, **headers or {})
 
 
 def site(reasoning: bool = False, **options: Any) -> Site:
-    """A service of a toy, whose clock stands still."""
+    """Yield a service of a toy, with a fixed clock."""
     toy = ToyRemote(scripts=SCRIPTS)
     agent = SSEOxyGent(server_url=REMOTE, transport=ASGITransport(toy), **options)
     return Site(Service(agent, [OpenAIAdapter(reasoning, clock=lambda: 1700000000.5)]), toy)
 
 
 def of_one_agent(*steps: Step) -> FakeTransport:
-    """A remote with the agent `x`, which sends these steps."""
+    """Return a remote with the agent `x`, which sends these steps."""
     organization = {"id_dict": {}, "organization": {"name": "x", "type": "agent"}}
     return FakeTransport(
         {
@@ -72,7 +72,7 @@ def of_one_agent(*steps: Step) -> FakeTransport:
 
 
 def text_of(path: str, reply: Call) -> str:
-    """The text of a whole answer."""
+    """Return the text of a whole response."""
     if path == CHAT:
         return str(reply.document["choices"][0]["message"]["content"])
     return str(reply.document["output"][-1]["content"][0]["text"])
@@ -82,7 +82,7 @@ def text_of(path: str, reply: Call) -> str:
 
 
 async def test_the_models() -> None:
-    """They are the agents."""
+    """The models are the agents."""
     reply = await request(site().service, "GET", "/v1/models")
     assert reply.document["object"] == "list"
     assert [model["id"] for model in reply.document["data"]] == [
@@ -94,7 +94,7 @@ async def test_the_models() -> None:
 
 
 async def test_a_model() -> None:
-    """An agent by its name."""
+    """A model is an agent by its name."""
     reply = await request(site().service, "GET", "/v1/models/hotel_agent")
     assert reply.document == {
         "id": "hotel_agent",
@@ -107,7 +107,7 @@ async def test_a_model() -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_an_unknown_model(path: str) -> None:
-    """It is OpenAI's own error, and nothing runs."""
+    """An unknown model is OpenAI's own error, and nothing runs."""
     here = site()
     listed = await request(here.service, "GET", "/v1/models/gpt-5")
     asked = await here.ask(path, "echo", model="gpt-5")
@@ -116,11 +116,11 @@ async def test_an_unknown_model(path: str) -> None:
     assert here.toy.runs == []
 
 
-# ------------------------------------------------------------------------------------------------------- Whole answers
+# ------------------------------------------------------------------------------------------------------ Whole responses
 
 
 async def test_a_chat_completion() -> None:
-    """The answer as the content, once, and no usage, since none is known."""
+    """A chat completion has the answer as its content, and no usage, which is unknown."""
     here = site()
     reply = await here.ask(CHAT, "echo")
     trace_id = here.toy.runs[0].trace_id
@@ -143,7 +143,7 @@ async def test_a_chat_completion() -> None:
 
 
 async def test_a_response() -> None:
-    """The answer as the only item of the output."""
+    """A response has the answer as its only output item."""
     here = site()
     reply = await here.ask(RESPONSES, "echo", instructions="be brief")
     trace_id = here.toy.runs[0].trace_id
@@ -169,13 +169,13 @@ async def test_a_response() -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_an_answer_that_is_no_text(path: str) -> None:
-    """It is the JSON of it."""
+    """An answer that is not text is sent as JSON."""
     reply = await site().ask(path, "json")
     assert text_of(path, reply) == '{"sum": 42, "ö": null}'
 
 
 async def test_the_reasoning() -> None:
-    """Thoughts, and calls inside the remote, if they are asked for."""
+    """Thoughts, and calls inside the remote, are sent on request."""
     lines = "hm\ntrip_planner calls search_flights: BER to LIS\ntrip_planner calls add_up\n"
     here = site(reasoning=True)
     chat = await here.ask(CHAT, "think")
@@ -186,14 +186,14 @@ async def test_the_reasoning() -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_no_reasoning(path: str) -> None:
-    """By default they stay here."""
+    """By default no reasoning is sent."""
     reply = await site().ask(path, "think")
     assert "search_flights" not in reply.text
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 async def test_a_credential_in_an_answer(streamed: bool) -> None:
-    """What the remote repeats of the gateway's credentials does not reach a client."""
+    """Credentials of the gateway that the remote echoes are redacted."""
     secret = "s3cret-of-the-gateway"
     transport = of_one_agent(answer(f"you sent {secret}"), close())
     agent = SSEOxyGent(server_url=REMOTE, transport=transport, auth=BearerAuth(secret))
@@ -209,13 +209,13 @@ MESSAGES: Final = {"messages": [{"role": "user", "content": "hi"}]}
 
 
 def deltas(reply: Call) -> list[Any]:
-    """The delta and the end of each chunk that has a choice."""
+    """Return the delta and the finish reason of each chunk with a choice."""
     chunks = [event for event in reply.events if event != "[DONE]" and event["choices"]]
     return [(chunk["choices"][0]["delta"], chunk["choices"][0]["finish_reason"]) for chunk in chunks]
 
 
 async def test_a_streamed_chat_completion() -> None:
-    """The role, the reasoning, the content, the reason of the end, and the mark of the end."""
+    """A streamed chat completion has the role, the reasoning, the content, the finish reason and `[DONE]`."""
     here = site(reasoning=True)
     reply = await here.ask(CHAT, "think", stream=True)
     assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -237,14 +237,14 @@ async def test_a_streamed_chat_completion() -> None:
     ("options", "count"), [({"include_usage": True}, 1), ({"include_usage": False}, 0), ({}, 0), (None, 0)]
 )
 async def test_the_usage_of_a_stream(options: Any, count: int) -> None:
-    """Who asks for it gets the chunk, in which it is null."""
+    """The usage chunk is sent on request, with null."""
     reply = await site().ask(CHAT, "echo", stream=True, stream_options=options)
     last = [event for event in reply.events[:-1] if not event["choices"]]
     assert [chunk["usage"] for chunk in last] == [None] * count
 
 
 async def test_a_streamed_response() -> None:
-    """The events in OpenAI's order, numbered, and in the end the response as a whole."""
+    """A streamed response has OpenAI's events in order, numbered, and at the end the whole response."""
     here = site(reasoning=True)
     reply = await here.ask(RESPONSES, "think", stream=True)
     whole = await here.ask(RESPONSES, "think")
@@ -262,7 +262,7 @@ async def test_a_streamed_response() -> None:
 
 
 async def test_a_streamed_response_without_reasoning() -> None:
-    """It has one item."""
+    """A streamed response without reasoning has one item."""
     reply = await site().ask(RESPONSES, "echo", stream=True)
     items = [event["output_index"] for event in reply.events if event["type"] == "response.output_item.added"]
     assert items == [0]
@@ -273,7 +273,7 @@ async def test_a_streamed_response_without_reasoning() -> None:
 
 
 async def test_history_by_messages() -> None:
-    """The messages before the last are the memory of the run, in the framework's own shape."""
+    """The earlier messages are the memory of the run, in the framework's format."""
     here = site()
     messages = [
         {"role": "developer", "content": "be brief"},
@@ -292,7 +292,7 @@ async def test_history_by_messages() -> None:
 
 
 async def test_history_by_items() -> None:
-    """As the items of an earlier response come back: its reasoning is left out."""
+    """Items of an earlier response are accepted as memory, without its reasoning."""
     here = site()
     items: list[Any] = [
         {"role": "user", "content": "one"},
@@ -305,7 +305,7 @@ async def test_history_by_items() -> None:
 
 
 async def test_a_first_turn_has_no_history() -> None:
-    """So that the remote's own memory is not replaced by an empty one."""
+    """A first turn sends no memory, so that the remote's own is not replaced by an empty one."""
     here = site()
     await here.ask(CHAT, "echo")
     assert "short_memory" not in here.toy.runs[0].payload
@@ -313,7 +313,7 @@ async def test_a_first_turn_has_no_history() -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_memory_of_the_remote(path: str) -> None:
-    """Where the previous response is named, the remote continues from its trace, and only the new query is sent."""
+    """With a previous response the remote continues from its trace, and only the new query is sent."""
     here = site()
     first = (await here.ask(path, "echo")).document["id"]
     if path == CHAT:
@@ -334,7 +334,7 @@ async def test_memory_of_the_remote(path: str) -> None:
 
 @pytest.mark.parametrize("given", ["resp_", "abc", "resp_\n", f"chatcmpl-{'x' * 201}"])
 async def test_an_id_that_is_none(given: str) -> None:
-    """What cannot be the id of a response of ours is unknown."""
+    """An id that is not one of ours is unknown."""
     here = site()
     reply = await here.ask(RESPONSES, "echo", previous_response_id=given)
     assert (reply.status, reply.document["error"]["code"]) == (404, "previous_response_not_found")
@@ -345,7 +345,7 @@ async def test_an_id_that_is_none(given: str) -> None:
 
 USER: Final = {"role": "user", "content": "echo"}
 REFUSED: Final[list[Any]] = [
-    # path, members, the member that the error names
+    # path, members, the member in the error
     (CHAT, {"model": None}, "model"),
     (CHAT, {"model": ""}, "model"),
     (CHAT, {"model": 1}, "model"),
@@ -375,7 +375,7 @@ REFUSED: Final[list[Any]] = [
 
 @pytest.mark.parametrize(("path", "members", "param"), REFUSED, ids=[f"{row[2]}-{n}" for n, row in enumerate(REFUSED)])
 async def test_a_request_that_is_refused(path: str, members: dict[str, Any], param: str) -> None:
-    """What is invalid, or no agent can do, is an error that names the member; nothing runs."""
+    """An invalid or unsupported request is refused with the member's name, and nothing runs."""
     here = site()
     reply = await here.ask(path, "echo", **members)
     assert (reply.status, reply.document["error"]["param"]) == (400, param)
@@ -385,7 +385,7 @@ async def test_a_request_that_is_refused(path: str, members: dict[str, Any], par
 
 
 async def test_members_that_tune_a_model() -> None:
-    """They are ignored."""
+    """Sampling parameters are ignored."""
     tuned: dict[str, Any] = {
         "temperature": 0.1,
         "max_tokens": 5,
@@ -404,7 +404,7 @@ async def test_members_that_tune_a_model() -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_a_failing_agent(path: str) -> None:
-    """Its text is the message; the status and a header say that the same request would run it again."""
+    """A failed agent's text is the message; the status and a header show that a retry would run it again."""
     here = site()
     reply = await here.ask(path, "raise")
     assert reply.status == 424
@@ -422,7 +422,7 @@ async def test_a_failing_agent(path: str) -> None:
 
 
 async def test_a_remote_that_cannot_be_reached() -> None:
-    """Nothing ran, so a client may retry; the error names no server."""
+    """If the remote cannot be reached the client may retry, since nothing ran; the error names no server."""
     transport = FakeTransport(
         {"/get_organization": Reply(before=ConnectError("no connection to https://remote.test: refused"))}
     )
@@ -434,7 +434,7 @@ async def test_a_remote_that_cannot_be_reached() -> None:
 
 
 async def test_a_chat_completion_that_is_cut() -> None:
-    """The stream has the error as its last event, and no mark of the end."""
+    """A cut chat completion ends with the error and without `[DONE]`."""
     reply = await site().ask(CHAT, "cut", stream=True)
     assert reply.status == 200
     assert reply.events[-1]["error"]["code"] == "cut"
@@ -443,7 +443,7 @@ async def test_a_chat_completion_that_is_cut() -> None:
 
 
 async def test_a_response_that_is_cut() -> None:
-    """The stream has OpenAI's event, and one that makes its clients raise."""
+    """A cut response ends with OpenAI's error event, and one that makes its clients raise."""
     reply = await site().ask(RESPONSES, "cut", stream=True)
     failed, error = reply.events[-2:]
     assert (failed["type"], failed["response"]["status"]) == ("response.failed", "failed")
@@ -452,14 +452,14 @@ async def test_a_response_that_is_cut() -> None:
 
 
 async def test_a_token() -> None:
-    """It is the `api_key` of OpenAI's clients; its error has their shape."""
+    """The token is the `api_key` of OpenAI's clients; its error has their format."""
     agent = SSEOxyGent(server_url=REMOTE, transport=ASGITransport(ToyRemote()))
     reply = await request(create_app(agent, token="t0ken"), "GET", "/v1/models", authorization="Bearer other")
     assert (reply.status, reply.document["error"]["type"]) == (401, "authentication_error")
 
 
 async def test_too_many_runs() -> None:
-    """A client may retry, for nothing ran."""
+    """With too many runs the client may retry, since nothing ran."""
     agent = SSEOxyGent(server_url=REMOTE, transport=ASGITransport(ToyRemote(scripts=SCRIPTS)))
     here = Site(create_app(agent, limits=ServeLimits(runs=1)), ToyRemote())
     async with anyio.create_task_group() as group:
@@ -475,7 +475,7 @@ async def test_too_many_runs() -> None:
 
 
 async def test_many_calls_at_once() -> None:
-    """Each of many concurrent calls has its own answer, streamed or not."""
+    """Concurrent calls, streamed or not, each get their own answer."""
     toy = ToyRemote(scripts={}, default=Script([Pause(1)], output=Words.ALL))
     service = create_app(SSEOxyGent(server_url=REMOTE, transport=ASGITransport(toy)))
     answers: dict[str, str] = {}

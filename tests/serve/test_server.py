@@ -1,4 +1,4 @@
-"""A service on a port: it serves until a signal, and lets what is running end.
+"""A service on a port: serving until a signal, and the grace period for running requests.
 
 Rule: a thread plays the clients, since signals are for the main thread, in which the server runs.
 """
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 
 
 def interrupt() -> None:
-    """What Ctrl-C does."""
+    """Send SIGINT, as Ctrl-C does."""
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def unserved() -> Service:
-    """A service whose remote does not matter."""
+    """Return a service for tests that do not use its remote."""
     return create_app(SSEOxyGent(server_url="http://remote.test"))
 
 
 def ignore(_: str) -> None:
-    """A start that nobody waits for."""
+    """Ignore the start of the server."""
 
 
 def opened(url: str, query: str, *, streamed: bool = False) -> Any:
-    """A response of the service, whose body is still to be read."""
+    """Return a response of the service with an unread body."""
     asked = {"model": "trip_planner", "stream": streamed, "messages": [{"role": "user", "content": query}]}
     request = urllib.request.Request(
         f"{url}/v1/chat/completions", json.dumps(asked).encode(), {"content-type": "application/json"}
@@ -65,7 +65,7 @@ def served(service: Service, client: Callable[[str], None], **options: Any) -> N
 
 
 def test_it_serves_until_a_signal() -> None:
-    """On a port of the system's choice, whose URL it tells."""
+    """The service listens on a free port, and reports its URL."""
     found: list[Any] = []
 
     def client(url: str) -> None:
@@ -84,7 +84,7 @@ def test_it_serves_until_a_signal() -> None:
     ("grace", "end"), [(20.0, '"finish_reason": "stop"'), (0.0, '"code": "stopping"')], ids=["in-time", "too-late"]
 )
 def test_a_signal_during_a_run(grace: float, end: str) -> None:
-    """A run that ends within the grace period is served to its end; the client of another gets an error."""
+    """A run that ends within the grace period is completed; the client of another gets an error."""
     toy = ToyRemote(scripts={"short": Script([Pause(0.5)], output="x"), "long": Script([Hang()])})
     found: list[str] = []
 
@@ -105,7 +105,7 @@ def test_a_signal_during_a_run(grace: float, end: str) -> None:
 
 
 def test_a_port_that_is_taken() -> None:
-    """It is an error that names the port."""
+    """A port in use raises an error with the port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError, match=str(port)):
@@ -116,7 +116,7 @@ def test_a_port_that_is_taken() -> None:
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
 def test_an_address_of_ipv6() -> None:
-    """Its URL has brackets."""
+    """The URL of an IPv6 address has brackets."""
     found: list[str] = []
 
     def start(url: str) -> None:
@@ -129,7 +129,7 @@ def test_an_address_of_ipv6() -> None:
 
 
 def test_without_uvicorn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error tells what to install."""
+    """Without uvicorn the error names the extra to install."""
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(ConfigurationError, match=r"oxygent-client\[openai\]"):
         serve_forever(unserved(), host="127.0.0.1", port=0, on_start=ignore)

@@ -1,6 +1,6 @@
-"""The served side without a protocol of its own: access, limits, health, leaving, stopping, the log.
+"""The service without a protocol: access, limits, health, cancellation, shutdown and logging.
 
-Rule: time is virtual; the remote is a toy in the same process, and the clients are, too.
+Rule: time is virtual; the remote is a toy in the same process, and so are the clients.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ REMOTE: Final = "http://remote.test"
 
 @attrs.define(eq=False)
 class Plain:
-    """A protocol whose requests are `{"query": ..., "agent": ...}`, and whose answers stand in an object."""
+    """A protocol whose requests are `{"query": ..., "agent": ...}`, and whose responses are objects."""
 
     log: list[str] = attrs.field(factory=list[str])
 
     def routes(self, runs: Runs) -> Sequence[Route | Mount]:
-        """One route for a whole answer, one for a stream, and some for what may go wrong."""
+        """Return routes for a whole response, for a stream, and for errors."""
 
         async def ask(exchange: Exchange) -> None:
             asked = exchange.json()
@@ -73,12 +73,12 @@ class Plain:
         )
 
     def error_document(self, failure: Failure) -> Any:
-        """The members of a failure."""
+        """Return the members of a failure."""
         return {"code": failure.code, "message": failure.message, "outcome": str(failure.outcome)}
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Note its begin and its end."""
+        """Record its beginning and its end."""
         self.log.append("begin")
         yield
         self.log.append("end")
@@ -92,12 +92,12 @@ class Site:
     toy: ToyRemote
 
     async def ask(self, query: str, **headers: str) -> Call:
-        """Ask it."""
+        """Send a request."""
         return await request(self.service, "POST", "/ask", {"query": query}, **headers)
 
 
 def site(*, agent: dict[str, Any] | None = None, toy: dict[str, Any] | None = None, **options: Any) -> Site:
-    """A service of a toy."""
+    """Yield a service of a toy."""
     remote = ToyRemote(**(toy or {}))
     served = SSEOxyGent(server_url=REMOTE, transport=ASGITransport(remote), **(agent or {}))
     return Site(Service(served, [Plain()], **options), remote)
@@ -107,7 +107,7 @@ def site(*, agent: dict[str, Any] | None = None, toy: dict[str, Any] | None = No
 
 
 async def test_an_answer() -> None:
-    """A request runs the agent once, and its slot is free again afterwards."""
+    """A request runs the agent once, and its slot is free afterwards."""
     here = site()
     reply = await here.ask("echo hello")
     assert reply.document == {"answer": "hello", "running": 0}
@@ -115,7 +115,7 @@ async def test_an_answer() -> None:
 
 
 async def test_an_answer_of_an_agent_by_name() -> None:
-    """A name of the organization reaches that agent; the master's name leaves the choice to the remote."""
+    """A name of the organization selects that agent; with the master's name the remote chooses."""
     here = site()
     replies = [
         await request(here.service, "POST", "/ask", {"query": "echo x", "agent": name})
@@ -127,7 +127,7 @@ async def test_an_answer_of_an_agent_by_name() -> None:
 
 @pytest.mark.parametrize("name", ["search_flights", "nobody"], ids=["tool", "unknown"])
 async def test_what_is_no_agent_is_not_called(name: str) -> None:
-    """Tools of the remote, and names that it does not have, are refused before anything runs."""
+    """Tools of the remote, and unknown names, are refused before anything runs."""
     here = site()
     reply = await request(here.service, "POST", "/ask", {"query": "echo x", "agent": name})
     assert (reply.status, reply.document["code"]) == (404, "agent_not_found")
@@ -135,7 +135,7 @@ async def test_what_is_no_agent_is_not_called(name: str) -> None:
 
 
 async def test_the_agents() -> None:
-    """The master and the agents below it, each once, with their descriptions; the tools are not listed."""
+    """The agents are the master and the agents below it, each once, with descriptions and without tools."""
     here = site()
     agents = await here.service.runs.agents()
     assert [agent.name for agent in agents] == ["trip_planner", "flight_agent", "hotel_agent", "review_agent"]
@@ -144,7 +144,7 @@ async def test_the_agents() -> None:
 
 
 async def test_an_agent_with_a_callee_serves_that_one_only() -> None:
-    """What its owner restricted stays restricted."""
+    """An agent with a callee serves that callee only."""
     here = site(agent={"callee": "flight_agent"})
     assert [agent.name for agent in await here.service.runs.agents()] == ["flight_agent"]
     reply = await here.ask("echo x")
@@ -153,13 +153,13 @@ async def test_an_agent_with_a_callee_serves_that_one_only() -> None:
 
 
 async def test_a_remote_without_agents() -> None:
-    """It is listed under the local name."""
+    """A remote without agents is listed under the local name."""
     here = site(toy={"organization": {}})
     assert [agent.name for agent in await here.service.runs.agents()] == ["remote"]
 
 
 async def test_the_organization_is_read_again() -> None:
-    """It is kept for a minute, and a failure is not kept."""
+    """The organization is cached for a minute, and a failure is not cached."""
     shape = {"code": 200, "message": "", "data": {"id_dict": {}, "organization": {"name": "one", "type": "agent"}}}
     transport = FakeTransport(
         {
@@ -177,7 +177,7 @@ async def test_the_organization_is_read_again() -> None:
 
 
 async def test_a_cluster() -> None:
-    """The agent may be a cluster: requests are balanced over its replicas."""
+    """With a cluster as the agent, requests are balanced over its replicas."""
     toys = {f"http://{name}.test": ToyRemote() for name in "ab"}
     transports = {url: ASGITransport(toy) for url, toy in toys.items()}
     by_host = Cluster([*toys], transport=_ByServer(transports), strategy="round_robin")
@@ -189,20 +189,20 @@ async def test_a_cluster() -> None:
 
 @attrs.frozen
 class _ByServer:
-    """A transport to several applications."""
+    """A transport to several applications, by URL."""
 
     transports: dict[str, ASGITransport]
 
     def exchange(self, request: Any, /) -> AbstractAsyncContextManager[Any]:
-        """Send it to the application of that URL."""
+        """Send the request to the application of its URL."""
         return self.transports[request.base_url].exchange(request)
 
     async def aclose(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
 async def test_only_allowed_headers_are_forwarded() -> None:
-    """Of the inbound headers the remote gets those in `forward_headers`; the rest stays here."""
+    """Only the inbound headers in `forward_headers` are sent to the remote."""
     here = site(
         agent={
             "forward_headers": ["X-Tenant"],
@@ -247,7 +247,7 @@ PLACES: Final[list[Any]] = [
 
 @pytest.mark.parametrize(("options", "headers", "status"), PLACES)
 async def test_who_may_ask(options: dict[str, Any], headers: dict[str, str], status: int) -> None:
-    """A page of another origin, a rebound name and a client without the token are refused before anything runs."""
+    """Another origin, a rebound host name and a missing token are refused before anything runs."""
     here = site(**options)
     reply = await here.ask("echo x", **headers)
     assert reply.status == status
@@ -255,7 +255,7 @@ async def test_who_may_ask(options: dict[str, Any], headers: dict[str, str], sta
 
 
 async def test_the_headers_of_cors() -> None:
-    """A listed page may read the response; a refusal is readable for it, too."""
+    """A listed origin may read the response, and a refusal too."""
     here = site(cors=[ORIGIN], token="t0ken")
     reply = await here.ask("echo x", origin=ORIGIN)
     assert reply.status == 401
@@ -265,7 +265,7 @@ async def test_the_headers_of_cors() -> None:
 
 
 async def test_a_preflight_request() -> None:
-    """It needs no token, and allows the headers that the page asks for."""
+    """A preflight request needs no token, and allows the requested headers."""
     here = site(cors=["*"], token="t0ken")
     asked = {"origin": ORIGIN, "access_control_request_method": "POST", "access_control_request_headers": "x-stainless"}
     reply = await request(here.service, "OPTIONS", "/ask", **asked)
@@ -275,7 +275,7 @@ async def test_a_preflight_request() -> None:
 
 
 WRONG: Final[list[Any]] = [
-    # options, the setting that the error names
+    # options, the setting in the error
     pytest.param({"token": "with space"}, "token", id="token-with-space"),
     pytest.param({"token": "t\xf6ken"}, "token", id="token-not-ascii"),
     pytest.param({"cors": ORIGIN}, "cors", id="cors-is-a-str"),
@@ -285,7 +285,7 @@ WRONG: Final[list[Any]] = [
 
 @pytest.mark.parametrize(("options", "name"), WRONG)
 def test_wrong_options(options: dict[str, Any], name: str) -> None:
-    """A wrong option is an error that names it."""
+    """An invalid option raises an error with its name."""
     with pytest.raises(ConfigurationError, match=name):
         site(**options)
 
@@ -293,13 +293,13 @@ def test_wrong_options(options: dict[str, Any], name: str) -> None:
 @pytest.mark.parametrize("name", ["runs", "body_bytes", "body_seconds", "run_seconds"])
 @pytest.mark.parametrize("value", [0, -1, math.inf, math.nan, True, "5"])
 def test_wrong_limits(name: str, value: Any) -> None:
-    """A limit is a positive number."""
+    """A limit must be a positive number."""
     with pytest.raises(ConfigurationError, match=name):
         ServeLimits(**{name: value})
 
 
 def test_two_protocols_with_one_path() -> None:
-    """They cannot be served together."""
+    """Two protocols with one path are refused."""
     with pytest.raises(ConfigurationError, match="/ask"):
         Service(SSEOxyGent(server_url=REMOTE), [Plain(), Plain()])
 
@@ -321,13 +321,13 @@ ROUTES: Final[list[Any]] = [
 
 @pytest.mark.parametrize(("method", "path", "status"), ROUTES)
 async def test_a_route(method: str, path: str, status: int) -> None:
-    """Each path has its handler; a method that it lacks is 405."""
+    """Each path has its handler; another method is a 405."""
     reply = await request(site().service, method, path)
     assert reply.status == status
 
 
 async def test_an_unexpected_error_shows_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Its text goes to the log, not to the client."""
+    """The text of an unexpected error is logged and not sent to the client."""
     reply = await request(site().service, "GET", "/raises")
     assert reply.document["code"] == "internal_error"
     assert "a secret" not in reply.text
@@ -335,7 +335,7 @@ async def test_an_unexpected_error_shows_nothing(caplog: pytest.LogCaptureFixtur
 
 
 async def test_a_mounted_application() -> None:
-    """It gets the request, and its response the headers of CORS; the limit of the body holds for it, too."""
+    """A mounted application gets the request within the body limit, and its response the CORS headers."""
     here = site(cors=[ORIGIN], limits=ServeLimits(body_bytes=10))
     reply = await request(here.service, "POST", "/mounted", b"body", origin=ORIGIN)
     assert reply.text == "/mountedbody"
@@ -346,13 +346,13 @@ async def test_a_mounted_application() -> None:
 
 
 async def test_the_service_below_another_application() -> None:
-    """Its paths are those below the place where it is mounted."""
+    """Below another application, paths are relative to its mount."""
     reply = await Call(site().service, "GET", "/empty", root_path="/agents")()
     assert reply.status == 204
 
 
 async def test_a_websocket_is_refused() -> None:
-    """There are none."""
+    """WebSocket connections are refused."""
     sent: list[Any] = []
 
     async def receive() -> MutableMapping[str, Any]:
@@ -375,28 +375,28 @@ BODIES: Final[list[Any]] = [
 
 @pytest.mark.parametrize(("body", "status", "code"), BODIES)
 async def test_a_body_that_is_refused(body: bytes, status: int, code: str) -> None:
-    """What is no JSON object, or too large, is an error of the client's."""
+    """A body that is not a JSON object, or too large, is a client error."""
     reply = await request(site(limits=ServeLimits(body_bytes=90_000)).service, "POST", "/ask", body)
     assert (reply.status, reply.document["code"]) == (status, code)
 
 
 @pytest.mark.parametrize("length", ["90001", "9" * 5000], ids=["more", "a-long-number"])
 async def test_a_declared_length_is_refused_at_once(length: str) -> None:
-    """Nothing of the body is read."""
+    """A declared length over the limit is refused without reading the body."""
     here = site(limits=ServeLimits(body_bytes=90_000))
     call = Call(here.service, "POST", "/ask", given={"content-length": length}, is_body_slow=True)
     assert (await call()).status == 413
 
 
 async def test_a_body_that_does_not_come() -> None:
-    """A client that sends no body is refused when its time is up."""
+    """A client that sends no body is refused after a time-out."""
     began = anyio.current_time()
     reply = await Call(site().service, "POST", "/ask", is_body_slow=True)()
     assert (reply.status, anyio.current_time() - began) == (408, 30.0)
 
 
 async def test_a_client_that_leaves_before_its_body() -> None:
-    """Nothing runs, and there is no response."""
+    """If the client leaves before its body is complete, no agent runs and no response is sent."""
     call = Call(site().service, "POST", "/ask", is_body_slow=True)
     call.left.set()
     assert (await call()).status == 0
@@ -406,7 +406,7 @@ async def test_a_client_that_leaves_before_its_body() -> None:
 
 
 async def test_too_many_runs() -> None:
-    """One run more than the limit is refused at once, may be retried, and does not run; a slot becomes free again."""
+    """A run over the limit is refused at once as retryable, and its slot becomes free again."""
     here = site(limits=ServeLimits(runs=2))
     async with anyio.create_task_group() as group:
         for _ in range(2):
@@ -424,7 +424,7 @@ async def test_too_many_runs() -> None:
     ("own", "limit", "seconds"), [(None, 5, 5), (3.0, 5, 3), (9.0, 5, 5)], ids=["limit", "own", "both"]
 )
 async def test_a_run_that_takes_too_long(own: float | None, limit: float, seconds: float) -> None:
-    """It ends at the limit, or at the agent's own deadline if that is earlier, and is not to be retried."""
+    """A run ends at the time limit, or at the agent's own deadline, and is not retryable."""
     here = site(agent={"timeouts": Timeouts(total=own)}, limits=ServeLimits(run_seconds=limit))
     began = anyio.current_time()
     reply = await here.ask("slow")
@@ -434,12 +434,12 @@ async def test_a_run_that_takes_too_long(own: float | None, limit: float, second
     assert here.toy.runs[0].state == "cancelled"
 
 
-# ------------------------------------------------------------------------------------------------------------- Leaving
+# --------------------------------------------------------------------------------------------------------- Cancellation
 
 
 @pytest.mark.parametrize("path", ["/ask", "/stream"])
 async def test_a_client_that_leaves(path: str) -> None:
-    """The run is stopped at the remote at once."""
+    """When the client leaves, the remote run is stopped at once."""
     here = site()
     call = Call(here.service, "POST", path, b'{"query": "slow"}')
     began = anyio.current_time()
@@ -454,7 +454,7 @@ async def test_a_client_that_leaves(path: str) -> None:
 
 
 async def test_a_server_that_raises_when_the_client_has_left() -> None:
-    """As some servers do, on `send`: the run is stopped as well."""
+    """If `send` raises after the client has left, as with some servers, the run is stopped too."""
     here = site()
     call = Call(here.service, "POST", "/stream", b'{"query": "slow"}')
     async with anyio.create_task_group() as group:
@@ -465,7 +465,7 @@ async def test_a_server_that_raises_when_the_client_has_left() -> None:
 
 
 async def test_heartbeats() -> None:
-    """A stream without events has a comment each 15 s, counted from the last event; none follows its end."""
+    """A stream has a comment after each 15 s without events, and none after its end."""
     here = site(toy={"scripts": {"quiet": Script([Pause(20), Say("a"), Pause(40)], output="x")}})
     call = Call(here.service, "POST", "/stream", b'{"query": "quiet"}')
     await call()
@@ -474,7 +474,7 @@ async def test_heartbeats() -> None:
 
 
 async def test_heartbeats_to_a_client_that_has_left() -> None:
-    """They end without an error, before the server reports that the client has left."""
+    """Heartbeats after the client has left end without an error, before the server reports it."""
     here = site(toy={"scripts": {"quiet": Script([Pause(40)], output="x")}})
     call = Call(here.service, "POST", "/stream", b'{"query": "quiet"}')
     async with anyio.create_task_group() as group:
@@ -486,11 +486,11 @@ async def test_heartbeats_to_a_client_that_has_left() -> None:
     assert here.toy.runs[0].state == "cancelled"
 
 
-# ------------------------------------------------------------------------------------------------------------ Stopping
+# ------------------------------------------------------------------------------------------------------------- Shutdown
 
 
 async def test_stopping_lets_runs_end() -> None:
-    """New runs are refused, and those that are running get their time."""
+    """During shutdown new runs are refused, and running ones get the grace period."""
     here = site()
     replies: list[Call] = []
     async with anyio.create_task_group() as group:
@@ -509,7 +509,7 @@ async def test_stopping_lets_runs_end() -> None:
 
 
 async def test_stopping_ends_runs() -> None:
-    """After the grace period a run is stopped at the remote, and its client is told that it may have run."""
+    """After the grace period a run is stopped, and its client is told that it may have run."""
     here = site()
     replies: list[Call] = []
     async with anyio.create_task_group() as group:
@@ -530,7 +530,7 @@ async def test_stopping_ends_runs() -> None:
 
 
 async def test_stopping_before_a_run_was_sent() -> None:
-    """Then it surely did not run, and may be retried."""
+    """A run that was not sent before the shutdown is retryable."""
     released = anyio.Event()
     transport = FakeTransport({"/get_organization": Reply(steps=[released.wait])})
     service = Service(SSEOxyGent(server_url=REMOTE, transport=transport), [Plain()])
@@ -547,7 +547,7 @@ async def test_stopping_before_a_run_was_sent() -> None:
 
 
 async def test_the_lifespan() -> None:
-    """A server that runs the lifespan has connections kept and protocols running in between."""
+    """The ASGI lifespan keeps connections open and runs the protocols' tasks."""
     plain = Plain()
 
     class Noted(SSEOxyGent):
@@ -575,14 +575,14 @@ async def test_the_lifespan() -> None:
 
 
 async def test_health_needs_no_token() -> None:
-    """A probe has none."""
+    """Health needs no token."""
     here = site(token="t0ken")
     assert (await request(here.service, "GET", "/healthz")).document == {"status": "ok"}
     assert (await request(here.service, "GET", "/readyz")).document == {"status": "ready"}
 
 
 async def test_readiness() -> None:
-    """It is the remote's health, which is asked for at most each 2 s; a service that stops is not ready."""
+    """Readiness is the remote's health, checked every 2 s at most; a service in shutdown is not ready."""
     alive = [Reply.json({"alive": 1}), Reply.json({}, status=403), Reply.json({"alive": 1})]
     transport = FakeTransport({"/check_alive": alive})
     service = Service(SSEOxyGent(server_url=REMOTE, transport=transport), [Plain()])
@@ -595,11 +595,11 @@ async def test_readiness() -> None:
     assert (await request(service, "GET", "/readyz")).status == 503
 
 
-# ----------------------------------------------------------------------------------------------------------------- Log
+# -------------------------------------------------------------------------------------------------------------- Logging
 
 
 async def test_the_access_log(caplog: pytest.LogCaptureFixture) -> None:
-    """It has method, route and status, and nothing of the request's contents."""
+    """The access log has method, route and status, and no content of the request."""
     caplog.set_level(logging.INFO, "oxygent_client.serve")
     here = site(token="t0ken-of-the-server")
     await here.ask("echo of a secret", authorization="Bearer t0ken-of-the-server")
@@ -620,7 +620,7 @@ async def test_the_access_log(caplog: pytest.LogCaptureFixture) -> None:
 # -------------------------------------------------------------------------------------------------------------- Errors
 
 FAILURES: Final[list[Any]] = [
-    # error, status, code, whether it may be retried
+    # error, status, code, whether it is retryable
     (errors.ConnectError("refused at 10.0.0.1"), 503, "unreachable", True),
     (errors.TLSError("self-signed"), 503, "unreachable", False),
     (errors.NoHealthyReplicaError("none"), 503, "unreachable", True),
@@ -647,7 +647,7 @@ FAILURES: Final[list[Any]] = [
     ("error", "status", "code", "retryable"), FAILURES, ids=[f"{type(row[0]).__name__}-{row[1]}" for row in FAILURES]
 )
 def test_a_failure(error: OxyError, status: int, code: str, retryable: bool) -> None:
-    """An error whose run may have started has a status that no client retries."""
+    """An error of a run that may have started has a status that clients do not retry."""
     failure = failure_of(error)
     assert (failure.status, failure.code, failure.retryable) == (status, code, retryable)
     assert failure.headers["x-should-retry"] == ("true" if retryable else "false")
@@ -655,7 +655,7 @@ def test_a_failure(error: OxyError, status: int, code: str, retryable: bool) -> 
 
 @pytest.mark.parametrize("row", FAILURES, ids=[f"{type(row[0]).__name__}-{row[1]}" for row in FAILURES])
 def test_the_text_of_a_failure(row: Any) -> None:
-    """Only the text of an agent's own failure and of an invalid argument is shown to clients."""
+    """Only the texts of an agent's failure and of an invalid argument are shown to clients."""
     error: OxyError = row[0]
     shown = failure_of(error).message == str(error)
     assert shown == isinstance(error, errors.RemoteAgentError | errors.PayloadError)
@@ -663,19 +663,19 @@ def test_the_text_of_a_failure(row: Any) -> None:
 
 @pytest.mark.parametrize(("seconds", "shown"), [(7.0, "7"), (0.2, "1")])
 def test_when_to_retry(seconds: float, shown: str) -> None:
-    """The header has whole seconds, at least one."""
+    """The Retry-After header has whole seconds, at least one."""
     failure = failure_of(errors.RateLimitedError(status=429, retry_after=seconds, trace_id="t"))
     assert failure.headers["retry-after"] == shown
     assert failure.headers["x-request-id"] == "t"
 
 
 def test_a_refusal_is_its_own_failure() -> None:
-    """What is refused here has the failure that it was made with."""
+    """A refusal by the service keeps its own failure."""
     assert failure_of(Refused(400, "wrong", "it is wrong", param="x")).param == "x"
 
 
 async def test_an_error_in_a_stream_that_its_protocol_leaves() -> None:
-    """The response stays incomplete, so that its client sees that it is cut."""
+    """If a protocol leaves a stream at an error, the response stays incomplete, so that the client sees the cut."""
     call = Call(site().service, "POST", "/stream", b'{"query": "raise"}')
     await call()
     assert (call.status, call.is_complete) == (200, False)

@@ -1,4 +1,4 @@
-"""A toy server in a thread, and a loop that runs before a test counts descriptors."""
+"""A toy server in a thread, and an event loop that is started before descriptors are counted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LEFT_SECONDS = 1.0
-"""How soon a remote must notice that its run was left."""
+"""Seconds within which a remote must notice that its run was left."""
 
 
 class ServedToy(ToyRemote):
@@ -23,7 +23,7 @@ class ServedToy(ToyRemote):
     url = ""
 
     def state_after_leaving(self) -> str:
-        """The state of the last run, once it has ended or `LEFT_SECONDS` have passed."""
+        """Return the state of the last run, once it has ended or `LEFT_SECONDS` have passed."""
         until = time.monotonic() + LEFT_SECONDS
         while self.runs[-1].state == "started" and time.monotonic() < until:
             time.sleep(0.002)

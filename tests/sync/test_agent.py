@@ -48,7 +48,7 @@ STEPS: Final = (
 
 
 def scripted(*steps: Any, **settings: Any) -> SyncSSEOxyGent:
-    """An agent whose remote sends these steps."""
+    """Return an agent whose remote sends these steps."""
     return SyncSSEOxyGent(URL, transport=FakeTransport.script(*(steps or STEPS)), **settings)
 
 
@@ -58,7 +58,7 @@ WITHOUT: Final = {
     "aclose": "close",
     "is_hooked": "asked by a run, which belongs to the asynchronous agent",
 }
-"""Public names of the asynchronous class that the synchronous one does without, and why."""
+"""Public names of the asynchronous class that the synchronous one lacks, with reasons."""
 NAMES: Final = sorted(
     {name for name in (*dir(SSEOxyGent), *attrs.fields_dict(SSEOxyGent)) if not name.startswith("_")} - WITHOUT.keys()
 )
@@ -93,7 +93,7 @@ def test_the_type_of_a_setting(name: str) -> None:
 
 
 def test_the_constructor() -> None:
-    """It has the parameters of the asynchronous class, with their defaults, and no others."""
+    """The constructor has the parameters of the asynchronous class, with their defaults."""
     expected = inspect.signature(SSEOxyGent).parameters
     parameters = inspect.signature(SyncSSEOxyGent).parameters
     assert {name: each.default for name, each in parameters.items()} == {
@@ -119,7 +119,7 @@ def test_types() -> None:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_setting_is_that_of_the_agent(name: str) -> None:
-    """It is read and assigned under its own name."""
+    """A setting is read and assigned under its own name."""
     agent = scripted()
     value = getattr(agent, name)
     setattr(agent, name, value)
@@ -127,7 +127,7 @@ def test_a_setting_is_that_of_the_agent(name: str) -> None:
 
 
 def test_a_wrong_setting() -> None:
-    """It is an error that names the setting, in the constructor and later."""
+    """An invalid setting raises an error with its name, in the constructor and at assignment."""
     with pytest.raises(ConfigurationError, match="timeouts"):
         SyncSSEOxyGent(URL, timeouts=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     agent = scripted()
@@ -140,7 +140,7 @@ def test_a_wrong_setting() -> None:
 
 
 def test_an_agent_of_before() -> None:
-    """An asynchronous agent gets a face, with its own handlers and hooks."""
+    """`from_async` wraps an asynchronous agent, with its own handlers and hooks."""
     heard: list[Any] = []
 
     async def hear(content: Any) -> None:
@@ -162,7 +162,7 @@ def test_an_agent_of_before() -> None:
 
 
 def test_copies_and_pickles() -> None:
-    """A copy has settings of its own, and the hooks of its own class; what is open stays with the original."""
+    """A copy has its own settings and the hooks of its class; open connections stay with the original."""
     with Hooked(URL, timeouts=Timeouts(total=5)) as agent:
         for clone in (copy.copy(agent), copy.deepcopy(agent), pickle.loads(pickle.dumps(agent))):
             clone.timeouts = Timeouts(total=9)
@@ -178,7 +178,7 @@ def test_copies_and_pickles() -> None:
 
 
 class Hooked(SyncSSEOxyGent):
-    """Overrides each hook with a plain function."""
+    """An agent with plain functions as hooks."""
 
     extra = "1"
 
@@ -198,12 +198,12 @@ class Hooked(SyncSSEOxyGent):
         self.heard("custom")
 
     def heard(self, kind: str) -> None:
-        """Note a message and the thread of its hook."""
+        """Record a message and the thread of its hook."""
         self.__dict__.setdefault("log", []).append((kind, threading.current_thread()))
 
 
 def test_hooks() -> None:
-    """The hooks of a subclass may be plain functions; those for messages run in the calling thread."""
+    """Hooks of a subclass may be plain functions; those for messages run in the calling thread."""
     transport = FakeTransport.script(*STEPS)
     agent = Hooked(URL, transport=transport, headers={"x-a": "b"})
     agent.ask("hi")
@@ -215,7 +215,7 @@ def test_hooks() -> None:
 
 
 def test_no_hooks() -> None:
-    """The hooks of the class itself do nothing."""
+    """The default hooks do nothing."""
     agent, request = scripted(), OxyRequest()
     agent.handle_tool_call_event({}, request)
     agent.handle_observation_event({}, request)
@@ -224,7 +224,7 @@ def test_no_hooks() -> None:
 
 
 def test_plain_callbacks() -> None:
-    """Handlers, `send_message` and the progress callback may be plain; they run in the calling thread."""
+    """Handlers, `send_message` and the progress callback may be plain, and run in the calling thread."""
     heard: list[tuple[str, Any, threading.Thread]] = []
 
     def note(kind: str) -> Callable[[Any], None]:
@@ -250,22 +250,22 @@ def test_plain_callbacks() -> None:
 
 
 class Forwarding(OxyRequest):
-    """A request whose class replaces `send_message` by a plain function."""
+    """A request whose class has a plain `send_message`."""
 
     def send_message(self, message: Any, event: str | None = None) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Note a message and its event."""
+        """Record a message and its event."""
         self.shared_data.setdefault("heard", []).append((message, event))
 
 
 def test_a_request_that_is_attached(toy: ServedToy) -> None:
-    """The messages of a detached run go to a plain `send_message`, with the keywords that it takes."""
+    """The messages of a detached run are forwarded to a plain `send_message`, with the keywords that it accepts."""
     agent, request = SyncSSEOxyGent(toy.url), Forwarding()
     agent.attach(agent.start("tools").to_token(), request=request).final_response()
     assert {event for _, event in request.shared_data["heard"]} == {"message"}
 
 
 def test_async_callbacks() -> None:
-    """An async handler runs in the event loop, where the agent itself cannot be used: it would wait for itself."""
+    """An async handler runs in the event loop, where using the agent is an error: it would wait for itself."""
     agent = scripted()
     threads: list[threading.Thread] = []
 
@@ -285,7 +285,7 @@ def test_async_callbacks() -> None:
 
 
 def test_what_a_plain_callback_returns() -> None:
-    """An awaitable is awaited: a partial or a lambda may stand for an async function."""
+    """An awaitable returned by a plain callback is awaited, such as that of a partial or a lambda."""
     heard: list[Any] = []
 
     async def hear(content: Any) -> None:
@@ -297,7 +297,7 @@ def test_what_a_plain_callback_returns() -> None:
 
 
 def test_a_callback_that_raises() -> None:
-    """It ends the run with a `HandlerError`, as in the asynchronous class."""
+    """An exception in a callback ends the run with a `HandlerError`, as in the asynchronous class."""
 
     def fail(content: Any) -> None:
         raise ZeroDivisionError
@@ -308,7 +308,7 @@ def test_a_callback_that_raises() -> None:
 
 
 def test_a_callback_that_uses_the_agent() -> None:
-    """A plain handler may ask the same agent."""
+    """A plain handler may use the same agent."""
     agent = scripted()
     outputs: list[Any] = []
 
@@ -322,7 +322,7 @@ def test_a_callback_that_uses_the_agent() -> None:
 
 
 def test_set_progress_callback() -> None:
-    """As in the asynchronous class, a subclass that replaces this method reports progress itself."""
+    """As in the asynchronous class, a subclass that overrides this method reports progress itself."""
     said: list[str] = []
 
     class Reporting(SyncSSEOxyGent):
@@ -345,7 +345,7 @@ def test_set_progress_callback() -> None:
 
 
 def test_execute() -> None:
-    """A failure is a response; `ask` raises it."""
+    """`execute` returns a failure as a response; `ask` raises it."""
     refused = FakeTransport({"/sse/chat": Reply(status=400)})
     agent = SyncSSEOxyGent(URL, transport=refused)
     response = agent.execute(OxyRequest(arguments={"query": "hi"}))
@@ -399,7 +399,7 @@ def test_a_restart(toy: ServedToy) -> None:
 
 
 def test_an_agent_whose_loop_ended() -> None:
-    """Leaving the block closes nothing, since the connections went with the loop."""
+    """After its event loop has ended, leaving the block closes nothing: the connections ended with the loop."""
     agent = scripted()
     agent.__enter__()
     agent._entered_in = None
@@ -408,7 +408,7 @@ def test_an_agent_whose_loop_ended() -> None:
 
 
 def test_a_cluster(toy: ServedToy) -> None:
-    """A cluster is a transport as ever; its own functions are called in the loop of the agents."""
+    """A cluster can be the transport; its own functions are called by `sync.call`."""
     cluster = Cluster([toy.url])
     with hold(cluster.watching(every=60)):
         assert SyncSSEOxyGent(transport=cluster).ask("echo 42").output == "42"
@@ -420,7 +420,7 @@ def test_a_cluster(toy: ServedToy) -> None:
 
 
 def test_threads_share_an_agent(toy: ServedToy) -> None:
-    """Many threads use one agent at once: each gets its own answer, and its handlers run in it."""
+    """Threads share an agent: each gets its own answers, and its handlers run in it."""
     threads = scaled(32)
     together = threading.Barrier(threads)
     mistakes: list[Any] = []
@@ -446,7 +446,7 @@ def test_threads_share_an_agent(toy: ServedToy) -> None:
 
 
 async def test_under_a_running_loop(toy: ServedToy) -> None:
-    """A program whose thread runs an event loop, asyncio's or trio's, may use the agent; it blocks meanwhile."""
+    """A thread that runs an event loop, asyncio's or trio's, may use the agent, which blocks the loop."""
     with SyncSSEOxyGent(toy.url) as agent:
         assert agent.ask("echo 42").output == "42"
         for _ in agent.stream("slow"):

@@ -1,4 +1,4 @@
-"""The thread of the event loop: interruption, fork, exit, and its end."""
+"""The thread of the event loop: interruption, fork, exit, and failure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def sigint() -> None:
-    """Let SIGINT raise KeyboardInterrupt, whatever started the tests."""
+    """Let SIGINT raise KeyboardInterrupt, however the tests were started."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -53,7 +53,7 @@ def interrupt_soon() -> None:
 
 @pytest.mark.usefixtures("sigint")
 def test_ctrl_c_while_a_stream_waits(toy: ServedToy) -> None:
-    """It is raised in the `for`, and the remote is cancelled before."""
+    """Ctrl-C is raised in the `for`, after the remote run was cancelled."""
     seen: list[AnyEvent] = []
     with pytest.raises(KeyboardInterrupt):
         for event in SyncSSEOxyGent(toy.url).stream("hang"):
@@ -65,7 +65,7 @@ def test_ctrl_c_while_a_stream_waits(toy: ServedToy) -> None:
 
 @pytest.mark.usefixtures("sigint")
 def test_ctrl_c_while_an_answer_is_waited_for(toy: ServedToy) -> None:
-    """It cancels the call of any method."""
+    """Ctrl-C cancels the call of any method."""
     interrupt_soon()
     with pytest.raises(KeyboardInterrupt):
         SyncSSEOxyGent(toy.url).ask("hang")
@@ -73,7 +73,7 @@ def test_ctrl_c_while_an_answer_is_waited_for(toy: ServedToy) -> None:
 
 
 def test_an_interruption_in_a_callback(toy: ServedToy) -> None:
-    """An exception that is no `Exception`, raised by a plain handler, is raised as it is, and ends the call."""
+    """A KeyboardInterrupt raised by a plain handler is raised unchanged, and ends the call."""
 
     def leave(content: Any) -> None:
         raise SystemExit(3)
@@ -84,7 +84,7 @@ def test_an_interruption_in_a_callback(toy: ServedToy) -> None:
 
 
 def test_callbacks_after_an_interruption() -> None:
-    """A callback that waits for its turn is not run any more."""
+    """A callback that is queued when the call is interrupted is not run."""
     ran: list[int] = []
 
     def leave() -> None:
@@ -102,7 +102,7 @@ def test_callbacks_after_an_interruption() -> None:
 
 @pytest.mark.usefixtures("sigint")
 def test_ctrl_c_before_a_block_is_entered() -> None:
-    """A block that waits in `__aenter__` is cancelled, too."""
+    """Ctrl-C cancels a block that waits in `__aenter__`."""
 
     @asynccontextmanager
     async def never() -> AsyncGenerator[None]:
@@ -119,7 +119,7 @@ def test_ctrl_c_before_a_block_is_entered() -> None:
 
 @asynccontextmanager
 async def suppressing(log: list[str]) -> AsyncGenerator[int]:
-    """A block that holds a task group, and suppresses a ValueError."""
+    """A block with a task group that suppresses a ValueError."""
     try:
         async with anyio.create_task_group():
             yield 42
@@ -130,7 +130,7 @@ async def suppressing(log: list[str]) -> AsyncGenerator[int]:
 
 
 def test_a_block() -> None:
-    """It is entered and left in one task, so that it may hold a task group."""
+    """A block is entered and left in one task, so that it may hold a task group."""
     log: list[str] = []
     with hold(suppressing(log)) as value:
         assert value == 42
@@ -146,7 +146,7 @@ def test_a_block_that_suppresses_an_exception() -> None:
 
 
 def test_an_exception_of_a_block() -> None:
-    """What leaving raises is raised; an exception of the `with` block that is not suppressed stays the same."""
+    """An exception in leaving is raised; one of the `with` block that is not suppressed is raised unchanged."""
 
     @asynccontextmanager
     async def failing() -> AsyncGenerator[None]:
@@ -160,7 +160,7 @@ def test_an_exception_of_a_block() -> None:
 
 
 def test_a_block_that_is_left_twice() -> None:
-    """Threads may leave it and use it at once: what comes later finds it left."""
+    """Threads may use and leave a block concurrently: later uses raise an error."""
     block = Block(current_portal(), suppressing([]))
     block.enter()
 
@@ -190,13 +190,13 @@ async def wait_for(condition: Callable[[], bool]) -> None:
 
 
 async def end_the_loop() -> None:
-    """Stop the event loop as no program should."""
+    """Stop the event loop, as no program should."""
     asyncio.get_running_loop().stop()
     await anyio.sleep_forever()
 
 
 def test_the_end_of_the_loop(toy: ServedToy) -> None:
-    """All calls and runs fail at once, and the next call begins anew; an open agent is open in the new loop."""
+    """If the event loop ends, all calls and runs fail at once, and the next call starts a new one."""
     with SyncSSEOxyGent(toy.url) as agent:
         run, before = agent.stream("hang"), current_portal()
         next(run)
@@ -218,7 +218,7 @@ def test_the_end_of_the_loop(toy: ServedToy) -> None:
 
 
 def test_the_exit_of_a_process() -> None:
-    """What is open is closed; then there is no portal."""
+    """At exit open connections are closed, and the portal is gone."""
     process = Process()
     process.exit()
     with pytest.raises(ClosedError):
@@ -232,7 +232,7 @@ def test_the_exit_of_a_process() -> None:
 
 
 def test_a_forked_process() -> None:
-    """It leaves the portal of its parent alone, and starts another."""
+    """A forked child does not use its parent's portal, and starts another."""
     process = Process()
     process.forget()
     before = process.portal()
@@ -248,7 +248,7 @@ def test_a_forked_process() -> None:
 
 
 def test_a_loop_that_was_stopped() -> None:
-    """Its calls are errors with the reason, also before its thread has ended."""
+    """Calls after the loop was stopped raise an error with the reason, also before its thread has ended."""
     portal = Portal()
     portal.stop("that is enough", 5)
     for portal.is_over in (True, False):
@@ -259,7 +259,7 @@ def test_a_loop_that_was_stopped() -> None:
 
 
 def test_a_loop_that_broke() -> None:
-    """Its call has the exception as its cause."""
+    """A call whose loop fails raises an error with the exception as its cause."""
     portal = Portal()
     with pytest.raises(ClosedError) as caught:
         portal.run(end_the_loop)
@@ -267,14 +267,14 @@ def test_a_loop_that_broke() -> None:
 
 
 class NoThread(threading.Thread):
-    """A thread that the system refuses to start."""
+    """A thread that cannot be started."""
 
     def start(self) -> None:
         raise RuntimeError("can't start new thread")
 
 
 def test_a_thread_that_cannot_start() -> None:
-    """The first call is an error with the reason as its cause."""
+    """If the thread cannot be started the first call raises an error with the cause."""
     process = Process(lambda: Portal(NoThread))
     with pytest.raises(ClosedError) as caught:
         process.portal()
@@ -282,7 +282,7 @@ def test_a_thread_that_cannot_start() -> None:
 
 
 async def test_a_cancellation_before_the_task_begins() -> None:
-    """The scope is entered cancelled."""
+    """A call that is cancelled before its task begins is entered cancelled."""
     cancellation = Cancellation()
     cancellation.cancel()
     with cancellation.scope() as scope:
@@ -291,14 +291,14 @@ async def test_a_cancellation_before_the_task_begins() -> None:
 
 
 async def test_a_callback_without_a_call() -> None:
-    """A plain callback outside of any call, or after its end, runs in a worker thread."""
+    """A plain callback outside of a call, or after its end, runs in a worker thread."""
     thread = await in_calling_thread(threading.current_thread)
     assert thread is not threading.current_thread()
     assert await PlainCallback(int)("42") == 42
 
 
 def test_a_callback_after_its_call() -> None:
-    """A task that outlives the call that started it does not wait for its thread."""
+    """A callback of a task that outlives its call does not wait for the calling thread."""
     threads: list[threading.Thread] = []
     done = threading.Event()
 
@@ -326,7 +326,7 @@ from oxygent_client.errors import ClosedError
 agent = SyncSSEOxyGent(sys.argv[1])
 """
 PROGRAMS: Final = {
-    # name: program, what it prints
+    # name: program, its output
     "exit": (
         """
         import atexit
@@ -414,7 +414,7 @@ PROGRAMS: Final = {
 
 @pytest.mark.parametrize(("program", "printed"), PROGRAMS.values(), ids=PROGRAMS)
 def test_a_program(toy: ServedToy, program: str, printed: str) -> None:
-    """Each ends soon, with what it prints, and leaves no run at the remote."""
+    """Each program ends soon with its output, and leaves no run at the remote."""
     code = HEAD + textwrap.dedent(program)
     command = [sys.executable, "-u", "-W", "ignore::DeprecationWarning", "-c", code, toy.url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -430,7 +430,7 @@ for event in agent.stream("hang"):
 
 
 def test_ctrl_c_ends_a_program(toy: ServedToy) -> None:
-    """Without any code for it, Ctrl-C ends the program at once, and cancels the remote."""
+    """Ctrl-C ends a program at once without extra code, and cancels the remote run."""
     command = [sys.executable, "-c", HEAD + INTERRUPTED, toy.url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr.rstrip().endswith("KeyboardInterrupt")

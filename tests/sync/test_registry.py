@@ -1,4 +1,4 @@
-"""`SyncAgentRegistry`, and what else of the package a program without `async` may use."""
+"""`SyncAgentRegistry`, and other parts of the package for programs without `async`."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from tests.sync.conftest import ServedToy
 
 WITHOUT: Final = {"send_message": "called by requests, which belong to the asynchronous registry"}
-"""Public names of the asynchronous class that the synchronous one does without, and why."""
+"""Public names of the asynchronous class that the synchronous one lacks, with reasons."""
 
 
 def remote(name: str = "remote") -> SyncSSEOxyGent:
-    """A remote that answers 42."""
+    """Return a remote that answers 42."""
     return SyncSSEOxyGent("http://remote.test", name=name, transport=FakeTransport.script(answer("42"), close()))
 
 
 def test_the_names() -> None:
-    """The synchronous registry has each public name of the asynchronous one, and its parameters."""
+    """The synchronous registry has each public name of the asynchronous one, with its parameters."""
     names = {name for name in (*dir(AgentRegistry), *vars(AgentRegistry())) if not name.startswith("_")}
     assert [name for name in sorted(names - WITHOUT.keys()) if not hasattr(SyncAgentRegistry, name)] == []
     expected = inspect.signature(AgentRegistry).parameters
@@ -38,7 +38,7 @@ def test_the_names() -> None:
 
 
 def test_members() -> None:
-    """Agents and plain functions call each other; a function runs in the calling thread."""
+    """Agents and plain functions call each other; a plain function runs in the calling thread."""
     threads: list[threading.Thread] = []
 
     def double(number: int) -> int:
@@ -87,13 +87,13 @@ def test_messages_and_fallbacks() -> None:
 
 @pytest.mark.parametrize("member", [3, int, "x"])
 def test_what_is_no_member(member: Any) -> None:
-    """It is an error, as in the asynchronous registry."""
+    """An invalid member is refused, as in the asynchronous registry."""
     with pytest.raises(ConfigurationError):
         SyncAgentRegistry(member)
 
 
 def test_a_registry_whose_loop_ended(toy: ServedToy) -> None:
-    """Leaving the block closes nothing, since the connections went with the loop."""
+    """After its event loop has ended, leaving the block closes nothing: the connections ended with the loop."""
     registry = SyncAgentRegistry(SyncSSEOxyGent(toy.url))
     registry.__enter__()
     other = Process()

@@ -1,4 +1,4 @@
-"""`SyncRun`: iteration, and each way of leaving it."""
+"""`SyncRun`: iteration, and each way to leave it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ URL: Final = "http://remote.test"
 
 
 def scripted(*steps: Any) -> SyncSSEOxyGent:
-    """An agent whose remote sends these steps."""
+    """Return an agent whose remote sends these steps."""
     return SyncSSEOxyGent(URL, transport=FakeTransport.script(*steps))
 
 
 def test_the_events_of_a_run() -> None:
-    """A plain `for` gets all events; after it the response is there."""
+    """A plain `for` yields all events; afterwards the response is available."""
     run = scripted(progress(1), delta("4"), delta("2"), answer("42"), close()).stream("hi", trace_id="t")
     assert [event.type for event in run] == ["progress", "stream", "stream", "answer"]
     assert run.response.output == "42"
@@ -70,7 +70,7 @@ def test_heartbeats(toy: ServedToy) -> None:
 
 
 def test_a_run_that_ended_is_read_again() -> None:
-    """It has no more events, and keeps its response."""
+    """Iterating again over a complete run gives no events, and the response is kept."""
     run = scripted(answer("42"), close()).stream("hi")
     assert len([*run]) == 1
     assert [*run] == []
@@ -87,7 +87,7 @@ def test_single_events() -> None:
 
 
 def test_a_block() -> None:
-    """A run is entered once, by whatever comes first."""
+    """A run is entered once, by its first use."""
     with scripted(answer("42"), close()).stream("hi") as run:
         assert isinstance(next(run), Answer)
         with pytest.raises(ClosedError), run:
@@ -97,9 +97,9 @@ def test_a_block() -> None:
 
 
 def test_a_block_that_is_not_read() -> None:
-    """Leaving it is all that is needed."""
+    """Leaving a block that was not read is allowed."""
     run = scripted(answer("42"), close()).stream("hi")
-    run.close()  # nothing is open yet
+    run.close()  # no connection is open yet
     run.__exit__(None, None, None)
     with run:
         pass
@@ -136,7 +136,7 @@ def thrown(run: SyncRun) -> None:
 
 
 def collected(run: SyncRun) -> None:
-    """Lose the generator in a cycle, which is collected in the thread of the loop."""
+    """Drop the generator in a reference cycle, which is collected in the thread of the loop."""
     cycle: list[Any] = [iter(run)]
     next(cycle[0])
     cycle.append(cycle)
@@ -155,7 +155,7 @@ def left(run: SyncRun) -> None:
 
 
 def left_by_an_exception(run: SyncRun) -> None:
-    """Leave the block by an exception, which is raised as it is."""
+    """Leave the block by an exception, which is raised unchanged."""
     error = ValueError("mine")
     with pytest.raises(ValueError, match="mine") as caught, run:
         raise error
@@ -174,7 +174,7 @@ LEAVING: Final = (broken, raised, closed, thrown, collected, left, left_by_an_ex
 
 @pytest.mark.parametrize("leave", LEAVING)
 def test_leaving_cancels_the_remote(toy: ServedToy, leave: Callable[[SyncRun], None]) -> None:
-    """The remote stops within a second, and the run never looks complete."""
+    """The remote stops within a second after each way to leave, and the run never looks complete."""
     run = SyncSSEOxyGent(toy.url).stream("slow")
     leave(run)
     assert toy.state_after_leaving() == "cancelled"
@@ -206,7 +206,7 @@ def test_a_handler_that_uses_its_run(toy: ServedToy) -> None:
 
 
 def test_a_dropped_run_cancels_the_remote(toy: ServedToy) -> None:
-    """A run that is garbage is left, too."""
+    """A dropped run cancels the remote run."""
     run = SyncSSEOxyGent(toy.url).stream("slow")
     next(run)
     del run
@@ -214,7 +214,7 @@ def test_a_dropped_run_cancels_the_remote(toy: ServedToy) -> None:
 
 
 def test_a_run_that_is_closed_by_another_thread(toy: ServedToy) -> None:
-    """Its reader gets an error, and does not wait on."""
+    """If another thread closes the run its reader gets an error at once."""
     run = SyncSSEOxyGent(toy.url).stream("hang")
     assert next(run).type == "tool_call"
     closing = threading.Timer(0.05, run.close)
@@ -226,7 +226,7 @@ def test_a_run_that_is_closed_by_another_thread(toy: ServedToy) -> None:
 
 
 def test_a_run_that_fails() -> None:
-    """The error is raised in the `for`, and again by `response`."""
+    """The error of a run is raised in the `for`, and again by `response`."""
     run = scripted(message({"type": "error", "content": "no"}), close()).stream("hi")
     with pytest.raises(RemoteAgentError) as caught:
         list(run)
@@ -236,7 +236,7 @@ def test_a_run_that_fails() -> None:
 
 
 def test_a_run_that_cannot_begin() -> None:
-    """The error is raised where the run is entered; after it the run is closed."""
+    """If entering a run fails the error is raised there, and the run is closed."""
     transport = FakeTransport({"/sse/chat": Reply(before=ConnectError("no"))})
     run = SyncSSEOxyGent(URL, transport=transport, retry=Retry(attempts=1)).stream("hi")
     with pytest.raises(ConnectError):
@@ -246,7 +246,7 @@ def test_a_run_that_cannot_begin() -> None:
 
 
 def test_a_detached_run_goes_on(toy: ServedToy) -> None:
-    """Leaving a run that was attached to does not stop it; another program reads on."""
+    """Leaving an attached run does not stop it, and another program can read on."""
     agent = SyncSSEOxyGent(toy.url)
     token = agent.start("echo again").to_token()
     for _ in agent.attach(token):
@@ -257,7 +257,7 @@ def test_a_detached_run_goes_on(toy: ServedToy) -> None:
 SAME: Final = {
     "abandon": "called when an event loop was closed, by the package itself",
 }
-"""Public names of the asynchronous class that the synchronous one does without, and why."""
+"""Public names of the asynchronous class that the synchronous one lacks, with reasons."""
 
 
 def test_the_names_of_a_run() -> None:
