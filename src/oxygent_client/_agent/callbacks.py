@@ -24,8 +24,6 @@ from oxygent_client._core.validation import check_async, check_plain
 from oxygent_client._protocol.router import Action, Forward, SetAnswer, copy_json
 from oxygent_client._protocol.schema import Schema
 
-__all__ = ["AgentCallbacks", "CallbackDispatcher"]
-
 
 class AgentCallbacks(Protocol):
     """The callbacks of an agent; each is looked up when it is called."""

@@ -17,8 +17,6 @@ from typing import Any, Final, TypeAlias, cast
 
 from oxygent_client._core.errors import TooLargeError
 
-__all__ = ["dumps", "loads", "read", "text_member"]
-
 _TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]|[^"\[\]{}]+', re.DOTALL)
 _MOST_TOKENS = 100_000
 """How much of a text that is nested too deep is looked at for what it is."""

@@ -25,8 +25,6 @@ from oxygent_client._core.events import (
 )
 from oxygent_client._core.settings import Limits
 
-__all__ = ["CLOSE", "LEGACY_DONE", "SAYS", "as_text", "is_content_type", "is_event_stream", "to_event", "trace_id_of"]
-
 CLOSE: Final = "close"
 """The name of the event that ends a stream, whatever its data. Nothing else does."""
 LEGACY_DONE: Final = "done"

@@ -17,8 +17,6 @@ import attrs
 from oxygent_client._core.events import Event, Observation, Text, ToolCall
 from oxygent_client._core.validation import check_plain
 
-__all__ = ["Action", "Drop", "EventRouter", "Forward", "NameMap", "Route", "SetAnswer", "copy_json"]
-
 
 @attrs.frozen(kw_only=True)
 class NameMap:

@@ -18,8 +18,6 @@ from oxygent_client._core.errors import TooLargeError
 from oxygent_client._core.events import ServerSentEvent, new_sse
 from oxygent_client._core.settings import Limits
 
-__all__ = ["Decoder"]
-
 _BOM = b"\xef\xbb\xbf"
 _BLOCK = re.compile(
     r"(?:id: ([^\0\r\n]++)\r?\n)?+"

@@ -27,8 +27,6 @@ from oxygent_client._protocol.responses import error_from_response
 from oxygent_client._protocol.router import NameMap
 from oxygent_client._run.reads import Expired, Reads, new_reads
 
-__all__ = ["CLOSE_SECONDS", "RunConnection"]
-
 CLOSE_SECONDS: Final = 2.0
 LEFT: Final = "the run was left by another task"
 

@@ -21,8 +21,6 @@ from oxygent_client._core.settings import Limits
 from oxygent_client._protocol.messages import CLOSE, LEGACY_DONE
 from oxygent_client._protocol.sse import Decoder
 
-__all__ = ["EventBuffer", "MaybeEnd", "Unread", "sse_of"]
-
 
 @attrs.frozen
 class MaybeEnd:

@@ -35,8 +35,6 @@ from oxygent_client._run.recovery import RecordRecovery
 from oxygent_client._run.state import ASKING, Ended, NeedData, RunState, Verdict, how_it_ended
 from oxygent_client.telemetry._observers import RunObservation
 
-__all__ = ["CHECKPOINT_EVERY", "EventReader"]
-
 CHECKPOINT_EVERY: Final = 64
 GATHER_PAUSE: Final = 0.1
 GATHER_SECONDS: Final = 1.0

@@ -23,8 +23,6 @@ from anyio.lowlevel import checkpoint
 from oxygent_client._core.per_loop import this_loop
 from oxygent_client._core.tasks import plain_task_group, wait_until_done
 
-__all__ = ["Reads", "loop_clock", "new_reads"]
-
 TICK: Final = 0.001
 """The resolution of uvloop's timers, in seconds. One that fires earlier than it is due would be armed for at once."""
 Expired: TypeAlias = Callable[[], Awaitable[float | None]]

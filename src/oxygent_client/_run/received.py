@@ -21,8 +21,6 @@ from oxygent_client._protocol.messages import to_event
 from oxygent_client._protocol.router import Action, SetAnswer
 from oxygent_client._run.texts import Texts
 
-__all__ = ["ReceivedEvents"]
-
 
 class ReceivedEvents:
     """The events that were received so far."""

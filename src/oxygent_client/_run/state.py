@@ -37,8 +37,6 @@ from oxygent_client._run.received import ReceivedEvents
 from oxygent_client._run.reconnect import ReconnectState
 from oxygent_client._run.reported_errors import early_end_error
 
-__all__ = ["ASKING", "LEGACY_SILENCE", "Ended", "NeedData", "RunState", "Step", "Verdict"]
-
 LEGACY_SILENCE: Final = 2.0
 """Seconds without an event after which a bare `data: done`, after an answer, was the end."""
 HELD_SECONDS: Final = 1.0

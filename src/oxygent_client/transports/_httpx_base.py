@@ -46,8 +46,6 @@ from oxygent_client.transports._library_log import our_records
 from oxygent_client.transports._response_head import parse_head
 from oxygent_client.transports._sockets import shut_down
 
-__all__ = ["HTTPXBase", "error_map"]
-
 KEEP_ALIVE_CONNECTIONS: Final = 20
 OK: Final = 200
 REDIRECT: Final = 3

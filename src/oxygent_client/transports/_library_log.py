@@ -26,8 +26,6 @@ from oxygent_client._core.redaction import SCRUBBED
 from oxygent_client._core.text import escape_text
 from oxygent_client._core.transport import redact_url
 
-__all__ = ["LOGGERS", "our_records", "redact_records"]
-
 _HTTPCORE: Final = ("connection", "http11", "http2", "proxy", "socks")
 _HPACK: Final = ("hpack.hpack", "hpack.table")
 LOGGERS: Final[Mapping[str, tuple[str, ...]]] = {
