@@ -15,7 +15,7 @@ from oxygent_client import BearerAuth, SSEOxyGent
 from oxygent_client.errors import ConnectError
 from oxygent_client.serve import ServeLimits, Service
 from oxygent_client.serve.openai import OpenAIAdapter, create_app
-from oxygent_client.testing import FakeTransport, Reply, Step, ToyRemote, answer, close
+from oxygent_client.testing import FakeTransport, Reply, Step, ToyRemote, answer, close, delta, tool_call
 from oxygent_client.testing.script import Call as Calls
 from oxygent_client.testing.script import Cut, Pause, Script, Think, Words
 from oxygent_client.transports.asgi import ASGITransport
@@ -231,6 +231,59 @@ async def test_a_streamed_chat_completion() -> None:
     assert {event["id"] for event in reply.events[:-1]} == {f"chatcmpl-{here.toy.runs[0].trace_id}"}
     assert reply.events[-1] == "[DONE]"
     assert reply.is_complete
+
+
+def written(*pieces: str, output: str) -> FakeTransport:
+    """A remote whose agent writes a preface, calls a tool, and then writes these pieces."""
+    return of_one_agent(
+        tool_call("x", caller="user", node_id="1"),
+        delta("Let me look", agent="x", node_id="2"),
+        delta(" that up.", agent="x", node_id="2"),
+        tool_call("search", {"query": "Nara"}, caller="x"),
+        *(delta(piece, agent="x", node_id="3") for piece in pieces),
+        answer(output),
+        close(),
+    )
+
+
+WRITTEN: Final[list[Any]] = [
+    # the pieces after the preface, the output, the contents that are sent
+    pytest.param(("Nara has", " deer."), "Nara has deer.", ["\n\nNara has", " deer."], id="as-written"),
+    pytest.param(('{"tool_name": ', '"y"}'), "Nara", ["\n\nNara"], id="tool-call-as-json"),
+    pytest.param((), "Let me look that up.", [], id="the-preface-is-the-answer"),
+    pytest.param((), "Let me look that up. Deer.", [" Deer."], id="the-preface-begins-the-answer"),
+]
+
+
+@pytest.mark.parametrize(("pieces", "output", "sent"), WRITTEN)
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_text_as_it_is_written(path: str, pieces: tuple[str, ...], output: str, sent: list[str]) -> None:
+    """The prose of the agent at once; the answer after a blank line, if something else was sent before."""
+    service = create_app(SSEOxyGent(server_url=REMOTE, transport=written(*pieces, output=output)))
+    reply = await Site(service, ToyRemote()).ask(path, "hi", model="x", stream=True)
+    if path == CHAT:
+        found = [each["content"] for each, _ in deltas(reply) if each.get("content")]
+    else:
+        found = [event["delta"] for event in reply.events if event["type"] == "response.output_text.delta"]
+        assert reply.events[-1]["response"]["output"][0]["content"][0]["text"] == "".join(found)
+    assert found == ["Let me look", " that up.", *sent]
+
+
+async def test_a_long_text() -> None:
+    """After the first 65,536 characters, pieces are sent together, so that a text takes linear time."""
+    pieces = ["x" * 4096] * 200
+    service = create_app(SSEOxyGent(server_url=REMOTE, transport=written(*pieces, output="".join(pieces))))
+    reply = await Site(service, ToyRemote()).ask(CHAT, "hi", model="x", stream=True)
+    contents = [each["content"] for each, _ in deltas(reply) if each.get("content")]
+    assert "".join(contents) == "Let me look that up.\n\n" + "".join(pieces)
+    assert len(contents) < 30
+
+
+async def test_an_empty_answer() -> None:
+    """It is a text, too."""
+    service = create_app(SSEOxyGent(server_url=REMOTE, transport=of_one_agent(answer(""), close())))
+    reply = await Site(service, ToyRemote()).ask(RESPONSES, "hi", model="x", stream=True)
+    assert reply.events[-1]["response"]["output"][0]["content"][0]["text"] == ""
 
 
 @pytest.mark.parametrize(

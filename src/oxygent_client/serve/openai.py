@@ -1,7 +1,7 @@
 """Serve a remote agent by OpenAI's API: chat completions, responses, models (extra `[openai]`).
 
-Rule 1: the content is the answer of the agent, once. Thoughts and calls inside the remote are `reasoning_content`, if
-    `reasoning` is set.
+Rule 1: the content is the answer of the agent, once, streamed as it is written; other agents' texts and tool calls of
+    models are not part of it. Thoughts and calls inside the remote are `reasoning_content`, if `reasoning` is set.
 Rule 2: every error tells by `x-should-retry` whether OpenAI's clients retry: only if the agent surely did not run.
 Rule 3: a stream begins when the remote has accepted the run, so that a refusal is a status. A later error is an event
     of the stream, and there is no `[DONE]`.
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import attrs
 
-from oxygent_client import OxyError, Run, SSEOxyGent
+from oxygent_client import OxyError, Run, SSEOxyGent, TextDelta
 from oxygent_client.sanitize import without_credentials
 from oxygent_client.serve import Exchange, Failure, Mount, Refused, Route, Runs, ServeLimits, Service, failure_of
 from oxygent_client.serve._openai.documents import (
@@ -32,6 +32,10 @@ from oxygent_client.serve._openai.requests import Question, chat_question, respo
 __all__ = ["OpenAIAdapter", "create_app"]
 
 MODELS: Final = "/v1/models"
+OFTEN: Final = 65_536
+"""Up to so many characters, each piece of a text is sent at once;"""
+SELDOM: Final = 64
+"""then so many together."""
 
 
 @attrs.frozen
@@ -85,6 +89,27 @@ def create_app(
         ConfigurationError: an argument is invalid.
     """
     return Service(agent, [OpenAIAdapter(reasoning)], token=token, cors=cors, hosts=hosts, limits=limits)
+
+
+@attrs.define
+class _ShownText:
+    """The part of a growing text that a client has."""
+
+    text: str = ""
+    _looks: int = 0
+
+    def is_due(self) -> bool:
+        """Whether to look at the text after one more piece: a look takes time in proportion to the whole text."""
+        self._looks += 1
+        return len(self.text) < OFTEN or self._looks % SELDOM == 0
+
+    def show(self, text: str) -> str:
+        """Return what to send, so that the client has `text`: after a blank line, if what it has is not a part of it.
+
+        A client cannot take back what it has. That happens if a model writes a preface before a tool call.
+        """
+        before, self.text = self.text, text
+        return text[len(before) :] if text.startswith(before) else f"\n\n{text}"
 
 
 @attrs.frozen
@@ -150,20 +175,23 @@ class _API:
 
     async def _read(self, run: Run, take: Callable[[str, str], Awaitable[None]]) -> None:
         """Read the run, and have `take` get each piece of its `reasoning` and of its `text`."""
-        clean = without_credentials(run.sent)
+        clean, shown = without_credentials(run.sent), _ShownText()
         async for event in run:
             if self.reasoning and (thought := reasoning_of(event)):
                 await take("reasoning", clean(thought))
-        await take("text", clean(text_of(run.response.output)))
+            if isinstance(event, TextDelta) and shown.is_due() and (piece := shown.show(run.text)):
+                await take("text", clean(piece))
+        if (piece := shown.show(text_of(run.response.output))) or not shown.text:
+            await take("text", clean(piece))
+
+    async def _read_whole(self, run: Run) -> tuple[str, str]:
+        """Read the run, and return its text and its reasoning."""
+        clean = without_credentials(run.sent)
+        thoughts = [reasoning_of(event) async for event in run]
+        return clean(text_of(run.response.output)), clean("".join(thoughts)) if self.reasoning else ""
 
     async def _respond(self, exchange: Exchange, run: Run, documents: ChatDocuments | ResponseDocuments) -> None:
-        pieces: dict[str, list[str]] = {"reasoning": [], "text": []}
-
-        async def take(kind: str, piece: str) -> None:
-            pieces[kind].append(piece)
-
-        await self._read(run, take)
-        text, reasoning = ("".join(pieces[kind]) for kind in ("text", "reasoning"))
+        text, reasoning = await self._read_whole(run)
         await exchange.respond(200, documents.whole(text, reasoning), {"x-request-id": run.trace_id})
 
     async def _stream_chat(self, exchange: Exchange, run: Run, documents: ChatDocuments) -> None:
