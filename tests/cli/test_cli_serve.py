@@ -66,14 +66,16 @@ def get(url: str, token: str = "") -> Any:
 
 
 HOSTS: Final[list[Any]] = [
-    # options, a token, the texts on stderr
-    pytest.param([], "", "GET /v1/models 200", id="loopback"),
-    pytest.param(["--host", "0.0.0.0", "--token-env", "SERVE_TOKEN"], "t0ken", "TLS", id="all"),
+    # options, a token, the texts on stderr, the signal, the exit code
+    pytest.param([], "", "GET /v1/models 200", signal.SIGINT, 130, id="loopback"),
+    pytest.param(["--host", "0.0.0.0", "--token-env", "SERVE_TOKEN"], "t0ken", "TLS", signal.SIGTERM, 0, id="all"),
 ]
 
 
-@pytest.mark.parametrize(("options", "token", "words"), HOSTS)
-def test_it_serves_until_ctrl_c(options: list[str], token: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("options", "token", "words", "ending", "exit_code"), HOSTS)
+def test_it_serves_until_a_signal(
+    options: list[str], token: str, words: str, ending: signal.Signals, exit_code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The remote's agents are served; on other than loopback there is a warning, and a token is needed."""
     monkeypatch.setenv("SERVE_TOKEN", "t0ken")
     found: list[Any] = []
@@ -83,13 +85,13 @@ def test_it_serves_until_ctrl_c(options: list[str], token: str, words: str, monk
             url = f"http://127.0.0.1:{line.partition(' (')[0].rpartition(':')[2]}"
             found.extend([get(f"{url}/v1/models", token), get(f"{url}/v1/models", "wrong")])
         finally:
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident or 0, ending)
 
     out, err = _Lines(client), io.StringIO()
     with serve(ToyRemote()) as remote, redirect_stdout(out), redirect_stderr(err):
         code = main(["serve", remote, "--openai", "--port", "0", *options])
     out.threads[0].join()
-    assert code == 130
+    assert code == exit_code
     assert found[0]["data"][0]["id"] == "trip_planner"
     assert (found[1] == 401) == bool(token)
     assert words in err.getvalue()

@@ -6,6 +6,7 @@ Rule 2: what is still running then is stopped at the remote, and its client gets
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -53,9 +54,10 @@ def make_server(service: Service, *, grace: float) -> uvicorn.Server:
 def serve_forever(
     service: Service, *, host: str, port: int, grace: float = 30.0, on_start: Callable[[str], None]
 ) -> None:
-    """Serve until SIGINT or SIGTERM; `on_start` gets the URL.
+    """Serve until SIGINT or SIGTERM, in the main thread; `on_start` gets the URL.
 
     Raises:
+        KeyboardInterrupt: SIGINT ended it. After SIGTERM it returns.
         ConfigurationError: the address is not available, or uvicorn is not installed.
     """
     server = make_server(service, grace=grace)
@@ -67,4 +69,12 @@ def serve_forever(
     with listener:
         shown = f"[{host}]" if ":" in host else host
         on_start(f"http://{shown}:{listener.getsockname()[1]}")
-        server.run(sockets=[listener])
+
+        def stop(*_: object) -> None:  # uvicorn raises a signal again when it has stopped
+            server.should_exit = True
+
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            server.run(sockets=[listener])
+        finally:
+            signal.signal(signal.SIGTERM, before)
