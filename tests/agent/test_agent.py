@@ -93,6 +93,13 @@ def test_wrong_addresses(cls: type[RemoteAgent], url: str) -> None:
     assert str(caught.value) == "server_url must be an http:// or https:// URL with a host"
 
 
+@pytest.mark.parametrize("url", ["http://remote.test/sse/chat", "https://remote.test/base/sse/chat/?a=b"])
+def test_the_address_of_runs(url: str) -> None:
+    """The URL of runs is no base URL; the error shows what is too much."""
+    with pytest.raises(errors.ConfigurationError, match=r"server_url .*base URL.* /sse/chat"):
+        SSEOxyGent(url)
+
+
 @pytest.mark.parametrize("cls", [SSEOxyGent, RemoteAgent])
 def test_no_address(cls: type[RemoteAgent]) -> None:
     """Without a URL the error names the setting, and the transport that needs none."""

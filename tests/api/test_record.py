@@ -88,6 +88,22 @@ def test_state_and_output(nodes: list[Any], meant: str, expected: tuple[OxyState
     )
 
 
+@pytest.mark.parametrize(
+    ("record", "shown"),
+    [
+        pytest.param(NOTHING, "<RunRecord no end, 0 calls: none>", id="no record"),
+        pytest.param(
+            parse_record({"nodes": [node("r", state=3)] + [under(f"t{n}", "r", callee="tool") for n in range(5)]}),
+            "<RunRecord COMPLETED, 6 calls: master, tool, tool, tool, tool, and 1 more>",
+            id="many calls",
+        ),
+    ],
+)
+def test_repr(record: RunRecord, shown: str) -> None:
+    """The repr has the state and the callees; it shows no output and no argument."""
+    assert repr(record) == shown
+
+
 def test_another_run_of_the_trace() -> None:
     """Another run of the same trace is ignored."""
     assert parse_record({"nodes": [node("a", state=3, output="old")]}, node_id="b") == NOTHING

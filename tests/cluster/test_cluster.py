@@ -96,7 +96,9 @@ class Replicas:
 def cluster(replicas: Replicas, **options: Any) -> Cluster:
     """Return a cluster of all, in order."""
     settings: dict[str, Any] = {"rng": float, **options}
-    return Cluster([*replicas.fakes], transport=replicas, **settings)
+    some = Cluster([*replicas.fakes] or [url("a")], transport=replicas, **settings)
+    some.set_members([*replicas.fakes])  # perhaps none
+    return some
 
 
 def run(base_url: str = "", **context: Any) -> HTTPRequest:
@@ -480,6 +482,12 @@ async def test_membership() -> None:
     assert await ended(some, run()) == "NoHealthyReplicaError"
     with pytest.raises(errors.ConfigurationError, match="twice"):
         some.set_members([url("a"), Replica(url("a"))])
+
+
+def test_no_members() -> None:
+    """A cluster without members is an error that says what to give."""
+    with pytest.raises(errors.ConfigurationError, match=r"members .*http://"):
+        Cluster([])
 
 
 async def test_slow_start_of_new_members() -> None:

@@ -9,6 +9,7 @@ import copy
 import gc
 import math
 import pickle
+import re
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -86,6 +87,36 @@ async def test_ends() -> None:
     assert said == ["42", "PermissionDeniedError", "IncompleteStreamError", "PermissionDeniedError", "42"]
     failures = {"PermissionDeniedError": 2, "IncompleteStreamError": 1}
     assert counts(agent.stats()) == (6, 2, failures, 1, 0, 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("replies", "shown"),
+    [
+        pytest.param((), r"<Stats: 0 runs, 0 successes>", id="none"),
+        pytest.param(
+            (ANSWER, ANSWER), r"<Stats: 2 runs, 2 successes, first event after .*, end after .*>", id="answers"
+        ),
+        pytest.param(
+            (Reply((b"no",), status=403),),
+            r"<Stats: 1 runs, 0 successes, 1 failures \(PermissionDeniedError 1\), end after .*>",
+            id="a failure",
+        ),
+    ],
+)
+async def test_repr(replies: tuple[Reply, ...], shown: str) -> None:
+    """The repr has the counts and durations that a reader looks for first."""
+    agent = agent_for(*replies)
+    await outcomes(agent, len(replies))
+    assert re.fullmatch(shown, repr(agent.stats()))
+
+
+async def test_repr_of_open_runs() -> None:
+    """Runs that were left, and those in flight, are counted in the repr."""
+    agent = agent_for(ANSWER, ANSWER)
+    async with agent.stream("hi"):
+        pass
+    async with agent.stream("hi"):
+        assert "1 left, 1 in flight" in repr(agent.stats())
 
 
 async def test_retries() -> None:

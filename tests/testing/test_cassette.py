@@ -386,6 +386,14 @@ async def test_requests_without_a_recording(asked: HTTPRequest, says: str) -> No
     assert str(copy) == str(caught.value)
 
 
+async def test_the_error_has_lines() -> None:
+    """The advice is a line of its own, and a line break of the request is escaped."""
+    replay = ReplayTransport(Cassette(), advice="Record it again.")
+    with pytest.raises(CassetteError) as caught:
+        await body_of(replay, request(payload={"query": "a\nb"}))
+    assert str(caught.value).split("\n")[1:] == ["Record it again."]
+
+
 async def test_the_error_is_short() -> None:
     """The error for a request without a recording lists a few recordings only."""
     many = Cassette(entry(f"/{number}") for number in range(14))

@@ -121,6 +121,8 @@ class OxyError(Exception):
     """
 
     default_outcome = Outcome.UNKNOWN
+    has_lines = False
+    """Whether the text of the error may have several lines; it is one line otherwise."""
     transient = False
     """True if the cause may pass by waiting. An error is retryable if it is transient and the run did not start."""
 
@@ -145,7 +147,7 @@ class OxyError(Exception):
         attempts: int = 1,
         partial: Partial | None = None,
     ) -> None:
-        super().__init__(escape_text(message, TEXT))
+        super().__init__(escape_text(message, TEXT, lines=self.has_lines))
         self.outcome = self.default_outcome if outcome is None else outcome
         self.trace_id = trace_id
         self.server_url = server_url

@@ -23,12 +23,16 @@ from oxygent_client._core.sent_secrets import SentSecrets
 Purpose = Literal["run", "discover", "attach", "feedback", "health"]
 
 
+_STREAM_PATH = "/sse/chat"
+"""The path of runs, which is added to the base URL."""
+
+
 def check_url(url: str) -> str:
     """Return `url` if it can be a server's base URL.
 
     Raises:
         ConfigurationError: it is not http or https, has no host, or has a character that URL parsers read differently:
-            a space, a backslash, a second `@` before the host, or one that is not printable.
+            a space, a backslash, a second `@` before the host, or one that is not printable; or it is the URL of runs.
     """
     try:
         parts = urlsplit(url)
@@ -38,6 +42,8 @@ def check_url(url: str) -> str:
         well_formed = False
     if not well_formed or " " in url or "\\" in url or not url.isprintable():
         raise ConfigurationError("server_url must be an http:// or https:// URL with a host")
+    if urlsplit(url).path.rstrip("/").endswith(_STREAM_PATH):
+        raise ConfigurationError(f"server_url must be the base URL of the server, without {_STREAM_PATH} at its end")
     return url
 
 

@@ -13,9 +13,14 @@ from oxygent_client._core.errors import MalformedResponseError, TooLargeError
 from oxygent_client._core.events import OxyState
 from oxygent_client._core.redaction import scrub_json
 from oxygent_client._core.settings import Limits
+from oxygent_client._core.text import escape_text
 from oxygent_client._core.trace import CallStatus, Trace, TraceCall
 
 __all__ = ["RunNode", "RunRecord", "is_failure_text", "parse_record"]
+
+SHOWN: Final = 60
+SHOWN_CALLS: Final = 5
+"""Characters of a name, and names, that the repr of a record shows."""
 
 
 @attrs.frozen(kw_only=True)
@@ -53,7 +58,7 @@ class RunNode:
         return (self.update_time - self.create_time).total_seconds()
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class RunRecord:
     """The record that a server stores of a run."""
 
@@ -86,6 +91,12 @@ class RunRecord:
     def is_failure(self) -> bool:
         """Whether the run has failed, was canceled or was skipped."""
         return self.state in (OxyState.FAILED, OxyState.CANCELED, OxyState.SKIPPED)
+
+    def __repr__(self) -> str:
+        state = "no end" if self.state is None else self.state.name
+        names = [escape_text(node.callee, SHOWN) for node in self.nodes[:SHOWN_CALLS]]
+        more = [f"and {len(self.nodes) - SHOWN_CALLS} more"] if len(self.nodes) > SHOWN_CALLS else []
+        return f"<RunRecord {state}, {len(self.nodes)} calls: {', '.join([*names, *more]) or 'none'}>"
 
     def find(self, node_id: str) -> RunNode | None:
         """Return the call with this node id; None if the record does not have it."""

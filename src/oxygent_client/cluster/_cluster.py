@@ -198,7 +198,7 @@ class Cluster:
     replica. `HTTPResponse.request` has the URL of the replica that responded.
 
     Raises:
-        ConfigurationError: an argument is wrong, or a replica is given twice.
+        ConfigurationError: an argument is wrong, there is no member, or a replica is given twice.
     """
 
     checks_secure: ClassVar[bool] = True
@@ -223,13 +223,17 @@ class Cluster:
     _loops: PerLoop[_LoopState] = attrs.field(factory=PerLoop[_LoopState], init=False, repr=False)
     _locations: RunLocations = attrs.field(factory=RunLocations, init=False, repr=False)
 
+    def __attrs_post_init__(self) -> None:
+        if not self.members:
+            raise ConfigurationError('members is empty: give the URLs of the replicas, Cluster(["http://...", ...])')
+
     # --- membership and health checks ---
 
     def set_members(self, given: Collection[str | Member]) -> None:
         """Replace the members. Replicas that stay keep their state; open exchanges with others go on to their end.
 
         Raises:
-            ConfigurationError: as for the class.
+            ConfigurationError: a member is wrong, or given twice.
         """
         self.members = as_members(given)
 

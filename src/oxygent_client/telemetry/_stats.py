@@ -55,7 +55,7 @@ def _frozen(failures: Mapping[str, int]) -> Mapping[str, int]:
     return MappingProxyType(dict(failures))
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class Stats:
     """Statistics of an agent's runs at one moment. A run counts once its block is entered; attached runs count too."""
 
@@ -93,6 +93,16 @@ class Stats:
     """Connections of the agent's transport, busy and idle; None if unknown (see `CountsConnections`)."""
     idle_connections: int | None
     """Idle connections among them."""
+
+    def __repr__(self) -> str:
+        parts = [f"{self.runs} runs", f"{self.successes} successes"]
+        if self.failures:
+            names = ", ".join(f"{name} {count}" for name, count in self.failures.items())
+            parts.append(f"{sum(self.failures.values())} failures ({names})")
+        parts += [f"{count} {name}" for name, count in (("left", self.left), ("in flight", self.in_flight)) if count]
+        times = (("first event", self.first_event), ("end", self.end))
+        parts += [f"{name} after {of.p50:g} s (p99 {of.p99:g} s)" for name, of in times if of.p50 and of.p99]
+        return f"<Stats: {', '.join(parts)}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(Stats, **{**attrs.asdict(self, recurse=False), "failures": dict(self.failures)}), ()

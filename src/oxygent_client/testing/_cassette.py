@@ -62,6 +62,8 @@ SHOWN: Final = 10
 class CassetteError(ConfigurationError):
     """A cassette lacks the request, or cannot be read or written. Record it again, or send a recorded request."""
 
+    has_lines = True
+
 
 # --- values -----------------------------------------------------------------------------------------------------------
 
