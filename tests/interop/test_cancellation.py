@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from oxygent_client import Progress, SSEOxyGent, Timeouts, errors
+from oxygent_client import Progress, SSEOxyGent, Timeouts, errors, sync
 
 from .harness import PATIENT
 
@@ -47,6 +48,24 @@ async def test_leaving_the_block(server: RemoteServer, trace_id: str) -> None:
                 if isinstance(event, Progress):
                     break
             left = time.monotonic()
+        await assert_stopped(server, trace_id, left)
+
+
+@pytest.fixture(scope="module")
+def synchronous_loop() -> None:
+    """Start the event loop of synchronous agents, whose sockets outlive each test."""
+    sync.call(anyio.lowlevel.checkpoint)
+
+
+@pytest.mark.usefixtures("synchronous_loop")
+async def test_leaving_a_synchronous_loop(server: RemoteServer, trace_id: str) -> None:
+    """`break` in a plain `for` cancels the run."""
+    left = 0.0
+    with sync.SyncSSEOxyGent(server.url, timeouts=PATIENT) as agent:
+        for event in agent.stream("slow 30", trace_id=trace_id):
+            if isinstance(event, Progress):
+                left = time.monotonic()
+                break
         await assert_stopped(server, trace_id, left)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 import threading
+import time
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -110,7 +111,7 @@ def test_interrupting_a_cell(notebook: Notebook, toy: ServedToy) -> None:
 
     def interrupt() -> None:
         while len(toy.runs) == before:
-            pass
+            time.sleep(0.01)
         notebook.client.km.provisioner.process.send_signal(signal.SIGINT)
 
     stopping = threading.Thread(target=interrupt)

@@ -22,6 +22,7 @@ def toy() -> Iterator[ServedToy]:
     """A toy server that writes an answer in two seconds."""
     remote = ServedToy(pace=0.5)
     with serve(remote) as remote.url:
+        remote.measure()
         yield remote
 
 

@@ -46,7 +46,7 @@ def sigint() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def interrupt_soon() -> None:
+def interrupt_soon(_: object = None) -> None:
     """Send SIGINT to this process while the main thread waits."""
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
 
@@ -66,9 +66,9 @@ def test_ctrl_c_while_a_stream_waits(toy: ServedToy) -> None:
 @pytest.mark.usefixtures("sigint")
 def test_ctrl_c_while_an_answer_is_waited_for(toy: ServedToy) -> None:
     """Ctrl-C cancels the call of any method."""
-    interrupt_soon()
+    agent = SyncSSEOxyGent(toy.url, event_handlers={"tool_call": interrupt_soon})
     with pytest.raises(KeyboardInterrupt):
-        SyncSSEOxyGent(toy.url).ask("hang")
+        agent.ask("hang")
     assert toy.state_after_leaving() == "cancelled"
 
 
@@ -200,10 +200,16 @@ def test_the_end_of_the_loop(toy: ServedToy) -> None:
     with SyncSSEOxyGent(toy.url) as agent:
         run, before = agent.stream("hang"), current_portal()
         next(run)
+        asked = threading.Event()
+
+        def note(content: Any) -> None:
+            asked.set()
+
+        agent.event_handlers = {"tool_call": note}
         waiting = threading.Thread(target=pytest.raises, args=(ClosedError, agent.ask, "hang"))
         waiting.start()
-        while len(toy.runs) < 2 or toy.runs[-1].query != "hang":
-            pass
+        assert asked.wait(10)
+        agent.event_handlers = {}
         with pytest.raises(ClosedError) as caught:
             call(end_the_loop)
         assert isinstance(caught.value.__cause__, RuntimeError)
