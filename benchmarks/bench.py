@@ -10,6 +10,7 @@ import datetime as dt
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -42,6 +43,15 @@ PLAN: Final = (
     *(("trio", name, SOME) for name in ("bare httpx", "httpx", "bare httpx2", "httpx2")),
     *(("trio", name, SOME) for name in ("bare in process", "in process")),
 )
+
+PROGRAMS: Final = {
+    "pass": ("-c", "pass"),
+    "import oxygent_client": ("-c", "import oxygent_client"),
+    "import httpx": ("-c", "import httpx"),
+    "from oxygent_client import SSEOxyGent": ("-c", "from oxygent_client import SSEOxyGent"),
+    "... SSEOxyGent, HTTPXTransport": ("-c", "from oxygent_client import SSEOxyGent, HTTPXTransport"),
+    "oxygent-client --help": ("-m", "oxygent_client", "--help"),
+}
 
 
 class Bench:
@@ -123,6 +133,20 @@ class Bench:
                     ratios[each].append(seconds / taken["ours"] if each != "ours" else seconds / len(pieces) * 1e6)
             found[name] = {each: statistics.median(values) for each, values in ratios.items()}
         return found
+
+    def imports(self) -> dict[str, tuple[float, float, float]]:
+        """CPU milliseconds of starting a program, and their ratios to an empty one and to one that imports httpx."""
+        self.say("imports")
+        times = defaultdict[str, list[float]](list)
+        for _ in range(2 * self.rounds):
+            for name, arguments in PROGRAMS.items():
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True)
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                times[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        least, httpx = (statistics.median(times[name]) for name in ("pass", "import httpx"))
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        return {name: (taken * 1000, taken / least, taken / httpx) for name, taken in medians.items()}
 
     def curves(self) -> report.Curves:
         """How time and memory grow with the number of streams, the size of an event, and the number of calls."""
@@ -206,10 +230,11 @@ def main() -> None:
     with server() as bench.url, tempfile.TemporaryDirectory() as bench.directory:
         table = bench.table()
         peers = bench.decoders()
+        imports = bench.imports()
         curves = None if chosen.no_curves else bench.curves()
     bench.say("done")
     said = f"{environment()}; medians of {chosen.rounds} rounds"
-    text = report.tables(table, peers, curves, said)
+    text = report.tables(table, peers, imports, curves, said)
     print(text)
     if not chosen.no_write:
         report.write(ROOT, text, table, curves)

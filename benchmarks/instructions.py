@@ -225,10 +225,10 @@ def work() -> None:
 # --- the measurement --------------------------------------------------------------------------------------------------
 
 
-def measure() -> dict[str, float]:
+def measure(valgrind: str) -> dict[str, float]:
     """Instructions of each piece of work, in times of the reference."""
     with tempfile.TemporaryDirectory() as directory:
-        tool = ("valgrind", "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={os.devnull}")
+        tool = (valgrind, "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={os.devnull}")
         program = (sys.executable, "-m", "benchmarks.instructions", "--work")
         done = subprocess.run(
             (*tool, f"--log-file={directory}/%p", *program),
@@ -283,10 +283,11 @@ def main() -> None:
     if chosen.work:
         work()
         return
-    if shutil.which("valgrind") is None:
+    valgrind = shutil.which("valgrind")
+    if valgrind is None:
         raise SystemExit("needs valgrind")
     stored: dict[str, dict[str, float]] = json.loads(STORED.read_text()) if STORED.exists() else {}
-    figures = measure()
+    figures = measure(valgrind)
     wrong = compare(figures, stored.get(MINOR, {}))
     if chosen.record:
         STORED.write_text(json.dumps({**stored, MINOR: figures}, indent=2, sort_keys=True) + "\n")

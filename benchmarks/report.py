@@ -158,7 +158,19 @@ def peers(found: dict[str, dict[str, float]]) -> list[str]:
     return rows(("the decoder alone, CPU time of a piece; others in times of ours", *names), body)
 
 
-def tables(table: Table, decoders: dict[str, dict[str, float]], curves: Curves | None, said: str) -> str:
+def programs(found: dict[str, tuple[float, float, float]]) -> list[str]:
+    """The times of starting programs."""
+    header = ("starting a program", "CPU, ms", "in times of `pass`", "in times of `import httpx`")
+    return rows(header, [(f"`{name}`", number(ms), f"{a:.1f}x", f"{b:.2f}x") for name, (ms, a, b) in found.items()])
+
+
+def tables(
+    table: Table,
+    decoders: dict[str, dict[str, float]],
+    imports: dict[str, tuple[float, float, float]],
+    curves: Curves | None,
+    said: str,
+) -> str:
     """All tables, as Markdown."""
     lines = [
         f"{said}. In brackets: in times of the bare client of the same library in the same round, the median and the",
@@ -167,6 +179,7 @@ def tables(table: Table, decoders: dict[str, dict[str, float]], curves: Curves |
         *loops(table),
         *beside_builtin(table),
         *peers(decoders),
+        *programs(imports),
         *(growth(curves) if curves else []),
     ]
     return "\n".join(lines)
