@@ -50,7 +50,7 @@ from oxygent_client import (
 )
 from oxygent_client._core.transport import Context
 from oxygent_client.cli import main
-from oxygent_client.cli._app import ask_with, attempt, silence
+from oxygent_client.cli._app import MAX_RUNS, ask_with, attempt, silence
 from oxygent_client.cli._ask import run_query
 from oxygent_client.cli._error_advice import ADVICE, EXIT_CODES, advice_for, error_line
 from oxygent_client.cli._markdown import CELLS, COLUMNS, render_markdown
@@ -58,6 +58,7 @@ from oxygent_client.cli._output import JSONDisplay, LinesDisplay, LiveDisplay, R
 from oxygent_client.cli._render import MEMBERS, FitHeight, Guarded, answer, organization, tree
 from oxygent_client.cli._terminal_text import as_json, block, brief, escaped, indented, line
 from oxygent_client.cli._view import HANDLERS, MAX_DEPTH, MAX_LINE, MAX_PARTS, MAX_TEXT, View
+from oxygent_client.serve import ServeLimits
 from oxygent_client.testing import Cassette, ToyRemote
 from oxygent_client.testing import serve as serving
 from oxygent_client.testing.script import SCRIPTS, Call, Say, Script
@@ -1441,6 +1442,18 @@ def test_python_m() -> None:
         path = Path(oxygent_client.__file__).with_name("__main__.py")
         runpy.run_path(str(path), run_name="oxygent_client.__main__")  # coverage finds modules by their name
     assert "oxygent-client" in err.getvalue()
+
+
+def test_the_help_loads_no_agent() -> None:
+    """`--help` shows at once: agents, servers and event loops are loaded by the commands that need them."""
+    program = "import sys, oxygent_client.cli._app; print(*{'anyio', 'asyncio', 'httpx', 'ssl'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_the_number_of_runs_of_a_served_agent() -> None:
+    """The option's default is that of the limits, which are not loaded for the help."""
+    assert ServeLimits().runs == MAX_RUNS
 
 
 def test_imports() -> None:

@@ -1,7 +1,8 @@
 """Command-line options and exit codes.
 
 Rule 1: a command converts its options, runs one task and returns; a `Display` shows the run.
-Rule 2: an error is one line on stderr with advice (`_error_advice`), and a traceback only with --debug.
+Rule 2: a command imports what it alone needs, since agents, servers and event loops take longer to load than `--help`.
+Rule 3: an error is one line on stderr with advice (`_error_advice`), and a traceback only with --debug.
 """
 
 from __future__ import annotations
@@ -17,17 +18,15 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TextIO, cast
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
-import anyio
 import attrs
 import typer
 from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
 import oxygent_client
-from oxygent_client import BearerAuth, HTTPXTransport, OxyRequest, OxyState, SSEOxyGent, Timeouts, errors
-from oxygent_client.cli._ask import run_query
+from oxygent_client import OxyRequest, OxyState, Timeouts, errors
 from oxygent_client.cli._error_advice import (
     EXIT_CODES,
     INTERRUPTED,
@@ -41,12 +40,15 @@ from oxygent_client.cli._error_advice import FAILED as AGENT_FAILED
 from oxygent_client.cli._output import Display, JSONDisplay, LinesDisplay, LiveDisplay, RunSummary
 from oxygent_client.cli._render import organization
 from oxygent_client.cli._terminal_text import as_json
-from oxygent_client.profiles import load_profile
 from oxygent_client.sanitize import without_credentials
-from oxygent_client.serve import LOOPBACK, Adapter, ServeLimits, Service, serve_forever
-from oxygent_client.serve.openai import OpenAIAdapter
-from oxygent_client.testing import Cassette, CassetteError, Entry, RecordingTransport, ReplayTransport, ToyRemote, serve
 
+if TYPE_CHECKING:
+    from oxygent_client import SSEOxyGent
+    from oxygent_client.serve import Adapter
+    from oxygent_client.testing import Entry
+
+MAX_RUNS = 500
+"""As in `ServeLimits`."""
 QUESTION = "Plan a long weekend in Lisbon"
 
 
@@ -142,6 +144,9 @@ def demo(
     """Show a demo run of a small multi-agent system on this machine."""
 
     def work() -> int:
+        from oxygent_client import HTTPXTransport, SSEOxyGent
+        from oxygent_client.testing import ToyRemote, serve
+
         toy = ToyRemote(dialect=dialect.value, pace=0.2 if fast else 1.0)
         with serve(toy) as url:
             display = _display(query, as_json=False, live=save_svg is not None)
@@ -172,6 +177,8 @@ def ask(
     """Send a query to a server and show the run."""
 
     def work() -> int:
+        from oxygent_client import SSEOxyGent
+
         settings = _settings(url, profile, _headers(header, header_env), token_env, timeout)
         settings |= {"callee": callee, "is_share_call_stack": share}
         agent = SSEOxyGent(**settings)
@@ -201,6 +208,9 @@ def record(
     """Send a query, show the run and record it to a file, without secrets."""
 
     def work() -> int:
+        from oxygent_client import HTTPXTransport, SSEOxyGent
+        from oxygent_client.testing import Cassette, RecordingTransport
+
         Cassette.check_path(file, force=force)  # before the agent runs
         settings = _settings(url, profile, _headers(header, header_env), token_env, timeout)
         cassette = Cassette()
@@ -225,6 +235,9 @@ def replay(
     """Show a recorded run again, without a server."""
 
     def work() -> int:
+        from oxygent_client import SSEOxyGent
+        from oxygent_client.testing import Cassette, CassetteError, ReplayTransport
+
         cassette = Cassette.load(file)
         runs = [entry for entry in cassette.entries if entry.purpose == "run"]
         if not runs:
@@ -252,6 +265,10 @@ def tree(
     """Show the agents and tools of a server as a tree."""
 
     def work() -> int:
+        import anyio
+
+        from oxygent_client import SSEOxyGent
+
         agent = SSEOxyGent(**_settings(url, profile, _headers(header, header_env), token_env, timeout))
         return _show_organization(anyio.run(_discover, agent), json=json)
 
@@ -275,6 +292,8 @@ def toy(
     """Serve a toy remote on this machine, to try things out."""
 
     def work() -> int:
+        from oxygent_client.testing import ToyRemote, serve
+
         with serve(ToyRemote(dialect=dialect.value, pace=pace), port) as url:
             _write(f"toy remote at {url} (press Ctrl-C to stop)\n")
             threading.Event().wait(seconds)
@@ -307,7 +326,7 @@ def serve_agent(
         list[str] | None,
         typer.Option(help="An origin of pages whose requests are accepted. Can be repeated.", metavar="ORIGIN"),
     ] = None,
-    max_runs: Annotated[int, typer.Option(help="Concurrent runs.", min=1, metavar="N")] = ServeLimits().runs,
+    max_runs: Annotated[int, typer.Option(help="Concurrent runs.", min=1, metavar="N")] = MAX_RUNS,
     timeout: Seconds = None,
     grace: Annotated[
         float, typer.Option(help="Seconds that runs get to end after Ctrl-C or SIGTERM.", min=0.0, metavar="SECONDS")
@@ -323,6 +342,10 @@ def serve_agent(
     """
 
     def work() -> int:
+        from oxygent_client import SSEOxyGent
+        from oxygent_client.serve import LOOPBACK, ServeLimits, Service, serve_forever
+        from oxygent_client.serve.openai import OpenAIAdapter
+
         adapters: list[Adapter] = [OpenAIAdapter(reasoning)] if openai else []
         if not adapters:
             raise errors.ConfigurationError("serve needs a protocol: --openai")
@@ -396,6 +419,9 @@ def ask_with(
     agent: SSEOxyGent, query: str | OxyRequest, display: Display, close: Callable[[], Awaitable[None]] = _nothing
 ) -> int:
     """Run a query and return the exit code; afterwards `close` is called in the same event loop."""
+    import anyio
+
+    from oxygent_client.cli._ask import run_query
 
     async def ask() -> RunSummary:
         try:
@@ -466,12 +492,16 @@ def _settings(
     url: str, profile: str | None, headers: Mapping[str, str], token_env: str | None, timeout: float | None
 ) -> dict[str, Any]:
     """Return the arguments of the agent: those of the profile, overridden by the command line."""
-    settings: dict[str, Any] = {} if profile is None else load_profile(profile).options()
+    settings: dict[str, Any] = {}
+    if profile is not None:
+        from oxygent_client.profiles import load_profile
+
+        settings = load_profile(profile).options()
     settings["server_url"] = url
     if headers:
         settings["headers"] = {**settings.get("headers", {}), **headers}
     if token_env is not None:
-        settings["auth"] = BearerAuth(_variable("--token-env", token_env))
+        settings["auth"] = oxygent_client.BearerAuth(_variable("--token-env", token_env))
     if timeout is not None:
         settings["timeouts"] = attrs.evolve(settings.get("timeouts", Timeouts()), total=timeout)
     return settings
