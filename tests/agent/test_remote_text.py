@@ -356,6 +356,7 @@ ELSEWHERE: Final = {
     "demo": "its remote is its own, and gets no credential",
     "toy": "it is a remote",
     "replay": "what it shows is a cassette; nothing is sent",
+    "serve": "texts of the remote go to its clients, redacted (tests/serve/test_openai.py)",
 }
 
 

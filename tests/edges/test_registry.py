@@ -370,8 +370,8 @@ def test_name_and_description_of_a_function() -> None:
     """Name and description of a function are its own unless given; one without a request parameter is a tool."""
     functions = (Function(echo), Function(add, by_name=True), Function(add, name="sum", desc="sums"))
     assert [(function.name, function.desc, function.category) for function in functions] == [
-        ("echo", "Gives the query back.", "agent"),
-        ("add", "Adds.", "tool"),
+        ("echo", "Return the query.", "agent"),
+        ("add", "Add.", "tool"),
         ("sum", "sums", "agent"),
     ]
 
@@ -1058,8 +1058,8 @@ async def test_the_organization() -> None:
     """The organization is one tree, with the remotes' members below their agents after `init`; it is a copy."""
     registry = AgentRegistry(echo, Function(add, by_name=True), Sage(), brain()[0], name="office")
     members: list[dict[str, Any]] = [
-        {"name": "echo", "type": "agent", "desc": "Gives the query back."},
-        {"name": "add", "type": "tool", "desc": "Adds."},
+        {"name": "echo", "type": "agent", "desc": "Return the query."},
+        {"name": "add", "type": "tool", "desc": "Add."},
         {"name": "sage", "type": "agent"},
     ]
     remote: dict[str, Any] = {"name": "brain", "type": "agent", "children": []}
