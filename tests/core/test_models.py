@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 import pytest
@@ -26,6 +26,7 @@ from oxygent_client import (
     ToolCall,
     errors,
 )
+from oxygent_client._core.events import new_event, new_sse
 from oxygent_client.errors import Partial
 
 if TYPE_CHECKING:
@@ -380,6 +381,20 @@ def test_events(cls: type[Event]) -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         event.content = 1
     assert not hasattr(event, "__dict__")
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_events_that_are_made_quickly(cls: type[Event]) -> None:
+    """`new_sse` and `new_event` make the same, frozen, as the constructors."""
+    sse = new_sse("message", "SECRET", "7", None)
+    event = new_event(cls, "x", {"a": 1}, {"type": "x", "content": {"a": 1}}, sse, ("bad",))
+    assert sse == ServerSentEvent(data="SECRET", id="7")
+    assert event == made(cls, {"a": 1})
+    assert type(event) is cls
+    assert pickle.loads(pickle.dumps(event)).problems == ("bad",)
+    assert attrs.evolve(event, problems=()).sse is sse
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        cast("Any", event).content = 1
 
 
 def test_events_of_two_classes() -> None:

@@ -1343,6 +1343,24 @@ def test_pauses_are_values() -> None:
 
 
 @pytest.mark.parametrize("is_left", [False, True])
+def test_a_kept_run_holds_no_event_loop(is_left: bool) -> None:
+    """A run that has ended, or was left, and is kept does not keep its event loop."""
+
+    async def work() -> tuple[Any, weakref.ref[asyncio.AbstractEventLoop]]:
+        transport = FakeTransport.script(progress(1), answer("42"), close())
+        async with SSEOxyGent(server_url="http://remote.test", transport=transport).stream("hi") as run:
+            await anext(run)
+            if not is_left:
+                await run.final_response()
+        return run, weakref.ref(asyncio.get_running_loop())
+
+    run, loop = asyncio.run(work())
+    gc.collect()
+    assert loop() is None
+    assert run.remote_trace_id
+
+
+@pytest.mark.parametrize("is_left", [False, True])
 async def test_no_reference_cycle(is_left: bool) -> None:
     """A run that ended or was left is freed without the garbage collector: it is in no reference cycle."""
     gc.disable()

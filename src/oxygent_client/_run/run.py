@@ -61,7 +61,7 @@ from oxygent_client._run.notebook import LiveDisplay, mime_bundle
 from oxygent_client._run.reads import loop_clock
 from oxygent_client._run.recovery import RecordRecovery
 from oxygent_client._run.reported_errors import error_content, no_answer_error
-from oxygent_client._run.state import Ended, NeedData, RunState
+from oxygent_client._run.state import NeedData, RunState
 from oxygent_client._run.text_updates import TextStream, TextUpdates
 from oxygent_client._run.texts import AgentText
 from oxygent_client._run.trace import TRACED, TraceCollector, status_of
@@ -412,9 +412,7 @@ class Run:
                 sse = await reader.next(step, now) if isinstance(step, NeedData) else step
             else:
                 sse = await self._patient_reader.next()
-            if sse is None or isinstance(sse, Ended):
-                await self._finish()
-            else:
+            if isinstance(sse, ServerSentEvent):
                 event = self._event(sse)
                 action = self._route(event)
                 if event.problems:
@@ -423,6 +421,7 @@ class Run:
                 if listener.is_listening():
                     await listener.on_event(event, action)
                 return event
+            await self._finish()
         except StillWaiting:
             raise
         except BaseException as error:
