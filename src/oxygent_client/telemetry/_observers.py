@@ -64,6 +64,10 @@ class Propagator(Protocol):
         ...
 
 
+CALLS: Final = (ToolCall, Observation)
+"""The events that observers with `wants_events` get."""
+
+
 def _hold(run: RunObservation, size: int) -> None:
     """Set `buffered` of a run without statistics."""
     run.buffered = size
@@ -92,7 +96,7 @@ class RunObservation:
     def note_event(self, event: Event, context: Context) -> None:
         """Count a received event, and notify the observers with `wants_events` of calls."""
         self.events += 1
-        if isinstance(event, ToolCall | Observation):
+        if isinstance(event, CALLS):
             listeners = [each for each in self.observers if getattr(each, "wants_events", False)]
             self._notify(listeners, Notification(event.type, self, context, {"event": event}))
 
