@@ -341,7 +341,7 @@ def test_progress(content: Any, shown: str) -> None:
 
 
 def test_counts() -> None:
-    """Events and calls are counted, the root's text is joined, and the last answer is kept."""
+    """Events and calls are counted, and the last answer is kept."""
     view = View("why")
     for each in [
         delta("ea"),
@@ -353,7 +353,6 @@ def test_counts() -> None:
         view.see(each, 0)
     assert view.events == 5
     assert view.calls == 1
-    assert view.text == "early"
     assert view.answer == 2
     assert view.answered is True
 
@@ -376,8 +375,7 @@ def test_the_tree_is_bounded() -> None:
     assert wide.hidden == 10
     assert max(len(each.guide) for each in deep.lines(0)) == MAX_DEPTH
     assert deep.hidden > 0
-    for _ in range(100):
-        wide.see(delta("0123456789" * 100), 0)
+    wide.show_text("0123456789" * MAX_TEXT)
     assert wide.text == "0123456789" * (MAX_TEXT // 10)
 
 
@@ -730,7 +728,7 @@ def test_live() -> None:
     with show:
         show.see(called("user a"), 0)
         show.tick(1)
-        show.see(delta("the **ans", node_id="a"), 1)
+        show.show_text("the **ans")
         show.tick(2)
         for number in range(20):
             show.see(said(f"note {number}"), 2)
@@ -739,7 +737,7 @@ def test_live() -> None:
     moving, staying = out.getvalue().rsplit("▌ why", 1)
     for shown in ("⠹ a", "the **ans", "lines above"):
         assert shown in moving
-    for shown in ("note 0", "note 19", "the answer", "22 events · 1 calls · 4.0 s", "trace theirs"):
+    for shown in ("note 0", "note 19", "the answer", "21 events · 1 calls · 4.0 s", "trace theirs"):
         assert shown in staying
     assert "\x1b[?25h" in out.getvalue()  # the cursor is visible again
 
@@ -749,7 +747,7 @@ def test_live_that_failed() -> None:
     out = io.StringIO()
     with LiveDisplay(Console(file=out, width=40), "why") as show:
         show.see(called("user a"), 0)
-        show.see(delta("half an ans"), 1)
+        show.show_text("half an ans")
     assert "○ a" in out.getvalue()
     assert "half an ans" in out.getvalue()
     assert "answer" not in out.getvalue()
@@ -784,6 +782,7 @@ def test_lines(seen: Event, shown: str) -> None:
     written: list[str] = []
     with LinesDisplay(written.append, "why\n?") as show:
         show.see(seen, 1.234)
+        show.show_text("because")
         show.tick(2)
     assert written == ["question  why ?\n", f"   1.23s  {shown}\n"]
 
@@ -844,6 +843,9 @@ class Leaving:
         self.events -= 1
         if not self.events:
             raise self.error
+
+    def show_text(self, text: str) -> None:
+        """Do nothing."""
 
     def tick(self, at: float) -> None:
         """Do nothing."""
@@ -906,6 +908,9 @@ class Stumbling:
     def see(self, event: Event, at: float) -> None:
         self._step("see")
 
+    def show_text(self, text: str) -> None:
+        self._step("text")
+
     def tick(self, at: float) -> None:
         self.ticked += 1
         self._step("tick")
@@ -922,11 +927,12 @@ STUMBLES: Final[list[tuple[tuple[str, ...], str]]] = [
     (("see",), "an event of the class ToolCall (OverflowError), and 2 more"),
     (("finish",), "the answer (OverflowError)."),
     (("tick",), "the picture (OverflowError)"),
+    (("text",), "the text (OverflowError)"),
     ((), ""),
 ]
 
 
-@pytest.mark.parametrize(("over", "says"), STUMBLES, ids=["events", "answer", "picture", "nothing"])
+@pytest.mark.parametrize(("over", "says"), STUMBLES, ids=["events", "answer", "picture", "text", "nothing"])
 async def test_events_that_cannot_be_shown(over: tuple[str, ...], says: str) -> None:
     """A run goes on when a part of it cannot be shown, with one line about it."""
     lines: list[str] = []
@@ -1322,6 +1328,7 @@ class FailedAgent:
 
     sent = Context().sent
     remote_trace_id = trace_id = "trace"
+    text = ""
     response = OxyResponse(state=OxyState.FAILED, output="")
 
     async def __aenter__(self) -> Self:

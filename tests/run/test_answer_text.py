@@ -322,7 +322,7 @@ def test_messages_are_not_kept(kind: str) -> None:
     event = events[kind]
     part = event.content
     before, texts = sys.getrefcount(part), Texts()
-    for _ in range(1000):
+    for _ in range(3000):
         if isinstance(event, ToolCall):
             texts.add_call(event)
         else:

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 from attrs import define, evolve, field
 
-from oxygent_client import Event, OxyRequest, SSEOxyGent
+from oxygent_client import Event, OxyRequest, Run, SSEOxyGent
 from oxygent_client.cli._error_advice import error_line
 from oxygent_client.cli._output import Display, RunSummary
 from oxygent_client.sanitize import without_credentials
@@ -39,6 +39,9 @@ class _SafeDisplay:
     def see(self, event: Event, at: float) -> None:
         shown = f"an event of the class {type(event).__name__}"
         self._try(shown, lambda: self.display.see(_redacted(event, self.redact), at))
+
+    def show_text(self, text: str) -> None:
+        self._try("the text", lambda: self.display.show_text(self.redact(text)))
 
     def tick(self, at: float) -> None:
         self._try("the picture", lambda: self.display.tick(at))
@@ -92,11 +95,14 @@ async def run_query(
     failed: list[BaseException] = []
     summary: RunSummary | None = None
     safe = _SafeDisplay(display)
+    under_way: list[Run] = []
 
     async def tick(seconds: float) -> None:
         try:
             while True:
                 began = clock()
+                for each in under_way:
+                    safe.show_text(each.text)
                 safe.tick(began - start)
                 # Drawing takes at most half of the time.
                 await anyio.sleep(max(seconds, clock() - began))
@@ -112,8 +118,12 @@ async def run_query(
                 try:
                     async with agent, agent.stream(query) as run:
                         safe.redact = without_credentials(run.sent)
-                        async for event in run:
-                            safe.see(event, clock() - start)
+                        under_way.append(run)
+                        try:
+                            async for event in run:
+                                safe.see(event, clock() - start)
+                        finally:
+                            safe.show_text(run.text)
                     summary = RunSummary(run.response, run.trace_id, run.remote_trace_id)
                     safe.finish(summary, clock() - start)
                 except anyio.get_cancelled_exc_class():

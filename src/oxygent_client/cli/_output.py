@@ -47,6 +47,10 @@ class Display(Protocol):
         """Show an event."""
         ...
 
+    def show_text(self, text: str) -> None:
+        """Take the answer's text so far."""
+        ...
+
     def tick(self, at: float) -> None:
         """Update the display to the present time."""
         ...
@@ -89,6 +93,9 @@ class LiveDisplay:
     def see(self, event: Event, at: float) -> None:
         self.view.see(event, at)
         self._at = at
+
+    def show_text(self, text: str) -> None:
+        self.view.show_text(text)
 
     def tick(self, at: float) -> None:
         self._at = at
@@ -148,6 +155,9 @@ class _PlainDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
+        pass
+
+    def show_text(self, text: str) -> None:
         pass
 
     def tick(self, at: float) -> None:

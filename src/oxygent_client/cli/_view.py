@@ -137,7 +137,7 @@ class View:
     hidden: int = 0
     """The number of calls and notes that were not stored (rule 4)."""
     text: str = ""
-    """The last MAX_TEXT characters of the root's text."""
+    """The last MAX_TEXT characters of the answer's text so far."""
     answer: Any = None
     answered: bool = False
     closed: bool = False
@@ -154,6 +154,10 @@ class View:
         """Take an event that was received `at` seconds after the query."""
         self.events += 1
         HANDLERS.get(type(event), _other)(self, event, at)
+
+    def show_text(self, text: str) -> None:
+        """Take the answer's text so far."""
+        self.text = text[-MAX_TEXT:]
 
     def lines(self, at: float) -> Iterator[TreeLine]:
         """Return the tree, top down, at `at` seconds after the query."""
@@ -261,9 +265,7 @@ def _answered(view: View, event: Answer, _: float) -> None:
 
 def _wrote(view: View, event: TextDelta, _: float) -> None:
     owner = view.owner(event)
-    if owner is None or owner is view.root:
-        view.text = (view.text + event.text)[-MAX_TEXT:]
-    else:
+    if owner is not None and owner is not view.root:  # the text of the root is shown below the tree
         # Only the current line of an inner agent's text is shown.
         owner.text = (owner.text + event.text).rstrip("\n").rpartition("\n")[2][:MAX_LINE]
 
