@@ -322,8 +322,8 @@ def test_any_data(data: dict[str, Any]) -> None:
 
 def test_a_wide_organization_is_read_in_time() -> None:
     """The time to read an organization grows linearly with its members."""
-    start = time.monotonic()
+    start = time.process_time()
     for _ in range(3):
         root = parse_organization({"organization": {"children": [{"name": "x"}] * 99_999}})
         assert len(KnownAgents.read(root, None).names) == 1
-    assert time.monotonic() - start < SOON
+    assert time.process_time() - start < SOON

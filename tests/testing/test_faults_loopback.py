@@ -45,7 +45,7 @@ TRANSPORTS: Final[dict[str, Callable[[], Transport]]] = {
 }
 SLOWER: Final = (1, 4, 16)
 """Factors of the time-outs, one for each repetition."""
-A_MOMENT: Final = 5.0
+A_MOMENT: Final = 30.0
 """Seconds that a run may take beyond its time-out on a busy machine."""
 
 

@@ -6,6 +6,7 @@ Rule 2: bytes that a library buffers are not in the table; they are measured by 
 
 from __future__ import annotations
 
+import asyncio
 import tracemalloc
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +17,7 @@ import attrs
 import pytest
 
 from oxygent_client import HTTPXTransport, Outcome, errors
-from tests.conftest import SIZE
+from tests.conftest import SIZE, UVLOOP
 from tests.support.fault_server import (
     A_MOMENT,
     FAULTS,
@@ -41,7 +42,7 @@ from tests.support.fault_server import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
     from oxygent_client import HTTPRequest, HTTPResponse, Transport
 
@@ -54,6 +55,23 @@ def server() -> Iterator[FaultServer]:
     """A fault server in a thread, so that its sockets do not count as the test's."""
     with serving_faults() as server:
         yield server
+
+
+@pytest.fixture
+async def writes_after_abort(loop: str) -> AsyncIterator[None]:
+    """Let uvloop write, at times, to a TLS connection that it has aborted itself: its loop reports an error then."""
+    running = asyncio.get_running_loop() if loop == UVLOOP else None
+    report = running and running.get_exception_handler()
+
+    def handle(of: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if report and "the handler is closed" not in str(context.get("exception")):
+            report(of, context)
+
+    if running:
+        running.set_exception_handler(handle)
+    yield
+    if running:
+        running.set_exception_handler(report)
 
 
 ALL_FAULTS_ON: Final = {"httpx": "trio", "httpx2": "asyncio", "aiohttp": "uvloop"}

@@ -12,6 +12,7 @@ import functools
 import gc
 import gzip
 import itertools
+import math
 import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -476,8 +477,12 @@ async def concurrent(bench: Bench) -> None:
         async with transport.exchange(request) as response:
             body = await anext(response.chunks)
             started.append(request.path)
+            scope.deadline = (
+                anyio.current_time() + PATIENTLY
+            )  # as long as one after the other starts, they are waited for
             if len(started) == AT_ONCE:
                 all_started.set()
+                scope.deadline = math.inf
             bodies[request.path] = body + b"".join([piece async for piece in response.chunks])
 
     async with bench.open(scenarios) as (transport, peer):
