@@ -60,18 +60,20 @@ def server() -> Iterator[FaultServer]:
 @pytest.fixture
 async def writes_after_abort(loop: str) -> AsyncIterator[None]:
     """Let uvloop write, at times, to a TLS connection that it has aborted itself: its loop reports an error then."""
-    running = asyncio.get_running_loop() if loop == UVLOOP else None
-    report = running and running.get_exception_handler()
+    if loop != UVLOOP:
+        yield
+        return
+    running = asyncio.get_running_loop()
+    report = running.get_exception_handler()
+    assert report is not None
 
     def handle(of: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if report and "the handler is closed" not in str(context.get("exception")):
+        if "the handler is closed" not in str(context.get("exception")):
             report(of, context)
 
-    if running:
-        running.set_exception_handler(handle)
+    running.set_exception_handler(handle)
     yield
-    if running:
-        running.set_exception_handler(report)
+    running.set_exception_handler(report)
 
 
 ALL_FAULTS_ON: Final = {"httpx": "trio", "httpx2": "asyncio", "aiohttp": "uvloop"}
