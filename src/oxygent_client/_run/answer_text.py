@@ -20,6 +20,10 @@ PIECES: Final = 256
 """How many pieces of text are kept apart: each costs some 50 bytes beside its characters."""
 
 
+MOST_CALLS: Final = 10_000
+"""Of how many calls it is known whose text is written within them. Text within later ones is that of no known agent."""
+
+
 class Call(NamedTuple):
     """The members of a tool call that tell whose text is written within it: any JSON, as received."""
 
@@ -196,7 +200,7 @@ class AnswerText:
             self.shown = GrowingText()
 
     def _know(self, call: Call, *, is_own: bool) -> None:
-        if isinstance(call.node_id, str) and call.node_id:
+        if isinstance(call.node_id, str) and call.node_id and len(self._nodes) < MOST_CALLS:
             self._nodes[call.node_id] = is_own
 
     def _calls(self, agent: Call, call: Call) -> bool:

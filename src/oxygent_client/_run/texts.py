@@ -7,6 +7,7 @@ Rule 2: a message is not kept: only the members that are needed.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from operator import itemgetter
 from typing import Any, Final, cast
@@ -20,6 +21,14 @@ BATCH: Final = 256
 """How many events are joined at once."""
 LOG: Final = 2048
 """How many calls and joined pieces are kept unsorted: most runs have fewer, and nobody looks at their texts."""
+LARGE: Final = 4096
+"""Characters of an event's data above which its members are cut at once: what waits, and the log, have a bound."""
+MOST_TEXTS: Final = 10_000
+"""How many texts are kept apart. Text of more calls than that is joined to one without names."""
+NAME_LENGTH: Final = 256
+"""Characters of a name; of a longer one its beginning and its digest are kept."""
+STACK_DEPTH: Final = 64
+"""Names of a call stack; a longer stack is not kept, and the caller's name decides."""
 MEMBERS: Final = cast("Callable[[Any], tuple[Any, ...]]", itemgetter(*Call._fields))
 """A quarter of the instructions that it takes to make a `Call`; that can wait."""
 
@@ -48,7 +57,11 @@ class Texts:
     def add_delta(self, event: TextDelta) -> None:
         """A piece of text was received."""
         waiting = self._waiting
-        waiting.append(event.content)
+        content: Any = event.content
+        if len(event.sse.data) > LARGE and type(content) is dict:
+            get = cast("dict[str, Any]", content).get
+            content = {"delta": get("delta"), "node_id": _name(get("node_id")), "agent": _name(get("agent"))}
+        waiting.append(content)
         if len(waiting) >= BATCH:
             self._join()
 
@@ -57,9 +70,10 @@ class Texts:
         waiting = self._waiting
         content: dict[str, Any] = event.content
         try:
-            waiting.append(MEMBERS(content))
+            members = MEMBERS(content)
         except KeyError:
-            waiting.append(tuple(map(content.get, Call._fields)))
+            members = tuple(map(content.get, Call._fields))
+        waiting.append(members if len(event.sse.data) <= LARGE else tuple(map(_bounded, members)))
         if len(waiting) >= BATCH:
             self._join()
 
@@ -123,20 +137,35 @@ class Texts:
         log, self._log = self._log, []
         for entry in log:
             if len(entry) == len(Call._fields):
-                self._answer.add_call(Call(*entry))
+                self._answer.add_call(Call(*map(_bounded, entry)))
                 continue
             # The call and the agent, as received, and their text; it is empty where the text has ended.
             node, agent, text = _name(entry[0]), _name(entry[1]), entry[2]
             if not text:
                 self._answer.end_step(node)
                 continue
-            growing = self._texts.get((node, agent))
+            key = (node, agent)
+            growing = self._texts.get(key)
             if growing is None:
-                growing = self._texts[node, agent] = GrowingText()
+                key = key if len(self._texts) < MOST_TEXTS else ("", "")
+                growing = self._texts.setdefault(key, GrowingText())
             growing.append(text)
             self._answer.add_piece(node, agent, text)
 
 
 def _name(value: Any) -> str:
-    """A name from the wire; empty where the remote does not tell."""
-    return value if isinstance(value, str) else ""
+    """Return a name from the wire, cut if it is long; empty where the remote does not tell."""
+    if not isinstance(value, str):
+        return ""
+    if len(value) <= NAME_LENGTH:
+        return value
+    digest = hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"{value[: NAME_LENGTH // 2]}...{digest}"
+
+
+def _bounded(value: Any) -> Any:
+    """Return a member of a call as it is needed: a name, or a stack of names."""
+    if not isinstance(value, list):
+        return _name(value)
+    stack = cast("list[Any]", value)
+    return [*map(_name, stack)] if len(stack) <= STACK_DEPTH else None

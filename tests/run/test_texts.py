@@ -1,0 +1,98 @@
+"""The texts of a run are bounded in what they keep beside the text itself."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from typing import Any
+
+import pytest
+
+from oxygent_client import TextDelta, ToolCall
+from oxygent_client._core.events import ServerSentEvent
+from oxygent_client._run import answer_text
+from oxygent_client._run.texts import MOST_TEXTS, NAME_LENGTH, Texts
+
+LONG = "N" * 100_000
+
+
+def sent(kind: str, content: Any) -> tuple[Any, ...]:
+    """The arguments of an event with this content."""
+    message = {"type": kind, "content": content}
+    return kind, content, message, ServerSentEvent(data=json.dumps(message))
+
+
+def delta(text: str, node: str = "n", agent: str = "a", **more: Any) -> TextDelta:
+    """A piece of text."""
+    return TextDelta(*sent("stream", {"delta": text, "node_id": node, "agent": agent, **more}))
+
+
+def call(node: str, **more: Any) -> ToolCall:
+    """A call inside the remote."""
+    names = {"caller": "boss", "callee": "tool", "caller_category": "agent", "callee_category": "tool"}
+    return ToolCall(*sent("tool_call", {"node_id": node, **names, "call_stack": ["user", "boss", "tool"], **more}))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        lambda number: call(f"{number}{LONG}"),
+        lambda number: call(f"{number}", call_stack=[f"{number}-{index}" for index in range(10_000)]),
+        lambda number: call(f"{number}", arguments={"query": f"{number}{LONG}"}),
+        lambda number: delta("", f"{number}{LONG}"),
+        lambda number: delta("x", f"{number}", note=f"{number}{LONG}"),
+        lambda number: delta("x", f"{number}", f"{number}{LONG}"),
+    ],
+    ids=["call ids", "stacks", "arguments", "ids of pieces", "notes", "agents"],
+)
+def test_large_members_are_not_kept(event: Any) -> None:
+    """A call or a piece with large members costs a hundredth of them."""
+    texts, count = Texts(), 200
+    tracemalloc.start()
+    try:
+        for number in range(count):
+            one = event(number)
+            texts.add_call(one) if isinstance(one, ToolCall) else texts.add_delta(one)
+        del one
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held / count < len(LONG) / 50
+
+
+@pytest.mark.parametrize("is_large", [False, True], ids=["among small events", "in a large event"])
+def test_a_long_name_is_cut(is_large: bool) -> None:
+    """A piece belongs to the call of its long id, whether the event that names the id is large or small."""
+    node = "N" * (2 * NAME_LENGTH)
+    note = LONG if is_large else ""
+    texts = Texts()
+    user = {"caller": "user", "caller_category": "user", "callee": "boss", "callee_category": "agent"}
+    texts.add_call(call(node, **user, call_stack=["user", "boss"], note=note))
+    texts.add_delta(delta("hello", node, "boss"))
+    (text,) = texts.all
+    assert texts.answer.text == "hello"
+    assert text.node_id.startswith("N" * 100)
+    assert len(text.node_id) <= NAME_LENGTH
+
+
+def test_more_texts_than_are_kept_apart() -> None:
+    """Text of the calls beyond the bound is joined to one text without names: nothing is lost."""
+    texts = Texts()
+    for number in range(MOST_TEXTS + 3):
+        texts.add_delta(delta("x", f"{number}"))
+    assert len(texts.all) == MOST_TEXTS + 1
+    assert (texts.all[-1].node_id, texts.all[-1].agent, texts.all[-1].text) == ("", "", "xxx")
+    assert len(texts.text) == MOST_TEXTS + 3
+
+
+def test_more_calls_than_are_known() -> None:
+    """It is not known whose text is written within the calls beyond the bound: it is not shown as the answer."""
+    texts = Texts()
+    user = {"caller": "user", "caller_category": "user", "callee": "boss", "callee_category": "agent"}
+    texts.add_call(call("root", **user, call_stack=["user", "boss"]))
+    for number in range(answer_text.MOST_CALLS):
+        texts.add_call(call(f"{number}"))
+    texts.add_call(call("late", callee_category="llm"))
+    texts.add_delta(delta("hello", "late", "tool"))
+    assert texts.answer.text == ""
+    assert texts.text == "hello"
