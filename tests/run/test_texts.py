@@ -47,7 +47,7 @@ def call(node: str, **more: Any) -> ToolCall:
 )
 def test_large_members_are_not_kept(event: Any) -> None:
     """A call or a piece with large members costs a hundredth of them."""
-    texts, count = Texts(), 200
+    texts, count = Texts(), 40
     tracemalloc.start()
     try:
         for number in range(count):
