@@ -33,6 +33,14 @@ def call(node: str, **more: Any) -> ToolCall:
     return ToolCall(*sent("tool_call", {"node_id": node, **names, "call_stack": ["user", "boss", "tool"], **more}))
 
 
+def add(texts: Texts, event: TextDelta | ToolCall) -> None:
+    """Add an event, and keep no name of it."""
+    if isinstance(event, ToolCall):
+        texts.add_call(event)
+    else:
+        texts.add_delta(event)
+
+
 @pytest.mark.parametrize(
     "event",
     [
@@ -51,9 +59,7 @@ def test_large_members_are_not_kept(event: Any) -> None:
     tracemalloc.start()
     try:
         for number in range(count):
-            one = event(number)
-            texts.add_call(one) if isinstance(one, ToolCall) else texts.add_delta(one)
-        del one
+            add(texts, event(number))
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
