@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -13,7 +13,10 @@ from oxygent_client._core.events import ServerSentEvent
 from oxygent_client._run import answer_text
 from oxygent_client._run.texts import MOST_TEXTS, NAME_LENGTH, Texts
 
-LONG = "N" * 100_000
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LONG: Final = "N" * 100_000
 
 
 def sent(kind: str, content: Any) -> tuple[Any, ...]:
@@ -41,19 +44,19 @@ def add(texts: Texts, event: TextDelta | ToolCall) -> None:
         texts.add_delta(event)
 
 
-@pytest.mark.parametrize(
-    "event",
-    [
-        lambda number: call(f"{number}{LONG}"),
-        lambda number: call(f"{number}", call_stack=[f"{number}-{index}" for index in range(10_000)]),
-        lambda number: call(f"{number}", arguments={"query": f"{number}{LONG}"}),
-        lambda number: delta("", f"{number}{LONG}"),
-        lambda number: delta("x", f"{number}", note=f"{number}{LONG}"),
-        lambda number: delta("x", f"{number}", f"{number}{LONG}"),
-    ],
-    ids=["call ids", "stacks", "arguments", "ids of pieces", "notes", "agents"],
-)
-def test_large_members_are_not_kept(event: Any) -> None:
+LARGE: Final[dict[str, Callable[[int], TextDelta | ToolCall]]] = {
+    # what is large: the event of this number
+    "call ids": lambda number: call(f"{number}{LONG}"),
+    "stacks": lambda number: call(f"{number}", call_stack=[f"{number}-{index}" for index in range(10_000)]),
+    "arguments": lambda number: call(f"{number}", arguments={"query": f"{number}{LONG}"}),
+    "ids of pieces": lambda number: delta("", f"{number}{LONG}"),
+    "notes": lambda number: delta("x", f"{number}", note=f"{number}{LONG}"),
+    "agents": lambda number: delta("x", f"{number}", f"{number}{LONG}"),
+}
+
+
+@pytest.mark.parametrize("event", LARGE.values(), ids=LARGE)
+def test_large_members_are_not_kept(event: Callable[[int], TextDelta | ToolCall]) -> None:
     """A call or a piece with large members costs a hundredth of them."""
     texts, count = Texts(), 40
     tracemalloc.start()
