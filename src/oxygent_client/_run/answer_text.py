@@ -41,7 +41,7 @@ class GrowingText:
     __slots__ = ("_joined", "_pieces", "length")
 
     def __init__(self) -> None:
-        self.length = 0
+        self.length: int = 0
         """Its characters."""
         self._joined = ""
         self._pieces: list[str] = []
@@ -128,7 +128,7 @@ class AnswerText:
     """The text of the answer of one run so far."""
 
     def __init__(self) -> None:
-        self.shown = GrowingText()
+        self.shown: GrowingText = GrowingText()
         """The text so far; another object after each reset."""
         self._agent: Call | None = None
         """The call of the agent that the run calls."""
