@@ -11,7 +11,7 @@ import anyio
 import attrs
 import pytest
 
-from oxygent_client import BearerAuth, SSEOxyGent
+from oxygent_client import BearerAuth, Cluster, SSEOxyGent
 from oxygent_client.errors import ConnectError
 from oxygent_client.serve import ServeLimits, Service
 from oxygent_client.serve.openai import OpenAIAdapter, create_app
@@ -19,7 +19,7 @@ from oxygent_client.testing import FakeTransport, Reply, Step, ToyRemote, answer
 from oxygent_client.testing.script import Call as Calls
 from oxygent_client.testing.script import Cut, Pause, Script, Think, Words
 from oxygent_client.transports.asgi import ASGITransport
-from tests.support.asgi_client import Call, request
+from tests.support.asgi_client import ByServer, Call, request
 from tests.support.virtual import anyio_backend as anyio_backend
 
 REMOTE: Final = "https://remote.test"
@@ -383,6 +383,17 @@ async def test_memory_of_the_remote(path: str) -> None:
     assert after.payload["from_trace_id"] == before.trace_id
     assert after.query == "short\n\nnew"
     assert "short_memory" not in after.payload
+
+
+async def test_memory_in_a_cluster() -> None:
+    """A request that names its previous response goes to the replica that has the memory."""
+    toys = {f"https://{name}.test": ToyRemote(scripts=SCRIPTS) for name in "ab"}
+    transport = ByServer({url: ASGITransport(toy) for url, toy in toys.items()})
+    here = Site(create_app(SSEOxyGent(transport=Cluster([*toys], transport=transport))), ToyRemote())
+    first = (await here.ask(RESPONSES, "echo")).document["id"]
+    for _ in range(3):
+        await here.ask(RESPONSES, "echo", previous_response_id=first)
+    assert sorted(len(toy.runs) for toy in toys.values()) == [0, 4]
 
 
 @pytest.mark.parametrize("given", ["resp_", "abc", "resp_\n", f"chatcmpl-{'x' * 201}"])

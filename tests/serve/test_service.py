@@ -20,12 +20,11 @@ from oxygent_client.serve import Exchange, Failure, Mount, Refused, Route, Runs,
 from oxygent_client.testing import FakeTransport, Reply, ToyRemote
 from oxygent_client.testing.script import Pause, Say, Script
 from oxygent_client.transports.asgi import ASGITransport
-from tests.support.asgi_client import Call, request
+from tests.support.asgi_client import ByServer, Call, request
 from tests.support.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, MutableMapping, Sequence
-    from contextlib import AbstractAsyncContextManager
 
 REMOTE: Final = "http://remote.test"
 
@@ -180,25 +179,11 @@ async def test_a_cluster() -> None:
     """With a cluster as the agent, requests are balanced over its replicas."""
     toys = {f"http://{name}.test": ToyRemote() for name in "ab"}
     transports = {url: ASGITransport(toy) for url, toy in toys.items()}
-    by_host = Cluster([*toys], transport=_ByServer(transports), strategy="round_robin")
+    by_host = Cluster([*toys], transport=ByServer(transports), strategy="round_robin")
     service = Service(SSEOxyGent(transport=by_host), [Plain()])
     for _ in range(4):
         assert (await request(service, "POST", "/ask", {"query": "echo x"})).document["answer"] == "x"
     assert [len(toy.runs) for toy in toys.values()] == [2, 2]
-
-
-@attrs.frozen
-class _ByServer:
-    """A transport to several applications, by URL."""
-
-    transports: dict[str, ASGITransport]
-
-    def exchange(self, request: Any, /) -> AbstractAsyncContextManager[Any]:
-        """Send the request to the application of its URL."""
-        return self.transports[request.base_url].exchange(request)
-
-    async def aclose(self) -> None:
-        """Do nothing."""
 
 
 async def test_only_allowed_headers_are_forwarded() -> None:

@@ -14,10 +14,26 @@ import attrs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
+    from contextlib import AbstractAsyncContextManager
 
     from oxygent_client.serve import ASGIApp
+    from oxygent_client.transports.asgi import ASGITransport
 
-__all__ = ["Call", "request"]
+__all__ = ["ByServer", "Call", "request"]
+
+
+@attrs.frozen
+class ByServer:
+    """A transport to several applications, by URL."""
+
+    transports: dict[str, ASGITransport]
+
+    def exchange(self, request: Any, /) -> AbstractAsyncContextManager[Any]:
+        """Send the request to the application of its URL."""
+        return self.transports[request.base_url].exchange(request)
+
+    async def aclose(self) -> None:
+        """Do nothing."""
 
 
 @attrs.define(eq=False)

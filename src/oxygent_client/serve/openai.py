@@ -1,7 +1,7 @@
 """Serve a remote agent by OpenAI's API: chat completions, responses, models (extra `[openai]`).
 
-Rule 1: the content is the answer of the agent, once, streamed as it is written; other agents' texts and tool calls of
-    models are not part of it. Thoughts and calls inside the remote are `reasoning_content`, if `reasoning` is set.
+Rule 1: the content is the answer of the agent, once, streamed while it is written, without other agents' texts and
+    tool calls of models. Thoughts and calls inside the remote are `reasoning_content`, if `reasoning` is set.
 Rule 2: every error tells by `x-should-retry` whether OpenAI's clients retry: only if the agent surely did not run.
 Rule 3: a stream begins when the remote has accepted the run, so that a refusal is a status. A later error is an event
     of the stream, and there is no `[DONE]`.

@@ -39,7 +39,7 @@ def _check_origins(_: object, __: object, origins: Collection[str]) -> None:
 
 @attrs.frozen(kw_only=True)
 class Access:
-    """Who may send requests."""
+    """The checks that a request must pass."""
 
     token: str = attrs.field(default="", repr=False, validator=_check_token)
     """The bearer token that every client must send; empty for none."""

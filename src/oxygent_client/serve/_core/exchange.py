@@ -63,7 +63,7 @@ class Exchange:
         """Return the body as a JSON object.
 
         Raises:
-            Refused: it is none.
+            Refused: the body is not a JSON object.
         """
         try:
             document = json.loads(self.body)
@@ -92,7 +92,7 @@ class Exchange:
         self.group.start_soon(self._beat)
 
     async def send_event(self, data: Any, event: str = "") -> None:
-        """Send an event: `data` as JSON, or as it is if it is a str."""
+        """Send an event: `data` as JSON, or unchanged if it is a str."""
         text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
         name = f"event: {event}\n" if event else ""
         await self._send_piece(f"{name}data: {text}\n\n".encode("utf-8", "replace"))

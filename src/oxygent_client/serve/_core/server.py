@@ -1,7 +1,7 @@
 """Run a service on a port until a signal ends it.
 
 Rule 1: SIGINT and SIGTERM stop it gracefully: no new connections, no new runs, and `grace` seconds for those that run.
-Rule 2: what is still running then is stopped at the remote, and its client gets an error.
+Rule 2: runs that are still active then are stopped at the remote, and their clients get an error.
 """
 
 from __future__ import annotations

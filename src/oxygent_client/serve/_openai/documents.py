@@ -20,7 +20,7 @@ from oxygent_client.serve._openai.requests import CHAT_ID, RESPONSE_ID, Question
 
 
 def text_of(output: Any) -> str:
-    """Return the text of an answer: a str as it is, anything else as JSON."""
+    """Return the text of an answer: a str unchanged, anything else as JSON."""
     return output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
 
 
@@ -89,7 +89,7 @@ class ChatDocuments:
         return {**self._head, "object": "chat.completion.chunk", "choices": [choice], "usage": None}
 
     def usage(self) -> dict[str, Any]:
-        """Return the last chunk, for those who asked for the usage."""
+        """Return the last chunk of a request with `include_usage`."""
         return {**self.chunk({}), "choices": []}
 
 
