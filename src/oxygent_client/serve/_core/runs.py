@@ -66,7 +66,7 @@ class Runs:
 
     def __init__(self, agent: SSEOxyGent, limits: ServeLimits) -> None:
         self.limits = limits
-        self.stopping = False
+        self.stopping: bool = False
         self._agent = agent
         self._known: tuple[ServedAgent, ...] = ()
         self._known_until = 0.0

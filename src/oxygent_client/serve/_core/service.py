@@ -97,7 +97,7 @@ class Service:
         hosts: Sequence[str] | None = None,
         limits: ServeLimits | None = None,
     ) -> None:
-        self.runs = Runs(agent, limits or ServeLimits())
+        self.runs: Runs = Runs(agent, limits or ServeLimits())
         self._access = Access(token=token, origins=cors, hosts=hosts)
         self._adapters = tuple(adapters)
         self._routes: list[tuple[Route | Mount, Adapter]] = []
