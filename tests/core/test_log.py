@@ -18,7 +18,7 @@ import attrs
 import pytest
 
 from oxygent_client import OxyRequest, RunHandle, SSEOxyGent, Timeouts, errors
-from oxygent_client._core.log import LEVELS, log_event
+from oxygent_client._core.log import LEVELS, describe_request, log_event
 from oxygent_client.cluster import Cluster, Hedge
 from oxygent_client.policies import BearerAuth, Retry, Token
 from oxygent_client.testing import FakeTransport, Pause, Reply, answer, close, heartbeat, message, pause, progress
@@ -328,3 +328,21 @@ assert logging.getLogger("oxygent_client").propagate
     assert done.returncode == 0
     assert done.stdout == b""
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("context", "base_url", "expected"),
+    [
+        pytest.param(
+            Context(purpose="run", trace_id="t"),
+            "http://a:b@x.test/base?c=d",
+            "run t at http://x.test/base",
+            id="a run",
+        ),
+        pytest.param(Context(purpose="discover"), "http://x.test", "discover at http://x.test", id="a lookup"),
+        pytest.param(Context(purpose="run", trace_id="t"), "", "run t", id="a cluster"),
+    ],
+)
+def test_a_request_in_a_record(context: Context, base_url: str, expected: str) -> None:
+    """Purpose, run and server are named, without the secrets of the URL."""
+    assert describe_request(context, base_url) == expected

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from oxygent_client._core.text import escape_text
-from oxygent_client._core.transport import Context
+from oxygent_client._core.transport import Context, redact_url
 
 logger: Final = logging.getLogger("oxygent_client")
 
@@ -41,6 +41,11 @@ def _redacted(value: object, context: Context) -> object:
     if not isinstance(value, str | BaseException):
         return value
     return escape_text(context.sent.strip_text(str(value)), VALUE_LENGTH)
+
+
+def describe_request(context: Context, base_url: str) -> str:
+    """The purpose of a request, its run and its server, for the text of a record; a cluster names no server."""
+    return " ".join(filter(None, (context.purpose, context.trace_id, base_url and f"at {redact_url(base_url)}")))
 
 
 def log_event(

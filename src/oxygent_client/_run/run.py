@@ -340,7 +340,7 @@ class Run:
             return None
         policy = find_retry(self._connection.transport)
         context = attrs.evolve(self._context, attempt=self._attempts, deadline=self._state.deadline)
-        return policy.retry_at(error, context) if policy is not None else None
+        return policy.retry_at(error, context, self._config.base_url) if policy is not None else None
 
     async def _prepare_again(self, when: float) -> None:
         """The run is another one then, so it gets an id of its own at the remote (`oxygent_client._run.trace_ids`)."""

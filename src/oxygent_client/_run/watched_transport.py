@@ -13,7 +13,7 @@ from typing import Final
 import attrs
 
 from oxygent_client._core.errors import Outcome, OxyError
-from oxygent_client._core.log import log_event
+from oxygent_client._core.log import describe_request, log_event
 from oxygent_client._core.settings import Limits
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Purpose, Transport, redact_url
 from oxygent_client._protocol.responses import error_from_response
@@ -54,7 +54,8 @@ class OutcomeTransport:
                     log_event("opened", context, "the response has begun", status=response.status)
                 else:
                     report(error_from_response(response.status, response.headers, b"", Limits()).outcome)
-                    log_event("refused", context, "refused with status %d", response.status, status=response.status)
+                    shown = describe_request(context, request.base_url)
+                    log_event("refused", context, "%s: status %d", shown, response.status, status=response.status)
                 yield response
         except OxyError as error:
             if not entered:

@@ -24,7 +24,7 @@ import attrs
 from oxygent_client._core.bodies import DRAIN_SECONDS, close_quietly, drain
 from oxygent_client._core.errors import OxyError, StatusError
 from oxygent_client._core.ids import uniform
-from oxygent_client._core.log import log_event
+from oxygent_client._core.log import describe_request, log_event
 from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, Transport, find_wrapped
 from oxygent_client._core.validation import integer, number
 from oxygent_client._protocol.responses import error_from_response
@@ -144,7 +144,7 @@ class RetryTransport(Wrapper):
                 response = await super()._respond(stack, sent)
             except OxyError as error:
                 error.attempts = attempt
-                retry_at = self._retry_at(error, sent.context)
+                retry_at = self._retry_at(error, sent)
                 if retry_at is None:
                     raise
                 await close_quietly(stack)
@@ -153,7 +153,7 @@ class RetryTransport(Wrapper):
                     if sent.context.purpose in COUNTED:
                         self.budget.earn()
                     return response
-                retry_at = self._retry_at(error_from_response(response.status, response.headers, b""), sent.context)
+                retry_at = self._retry_at(error_from_response(response.status, response.headers, b""), sent)
                 if retry_at is None:
                     return response
                 await drain(response.chunks)
@@ -163,12 +163,15 @@ class RetryTransport(Wrapper):
     def _is_paid(self, context: Context) -> bool:
         return context.purpose not in COUNTED or self.budget.spend()
 
-    def _retry_at(self, error: OxyError, context: Context) -> float | None:
+    def _retry_at(self, error: OxyError, request: HTTPRequest) -> float | None:
         # Sent again under one trace id, a run would find what the first attempt left; the run itself repeats those.
+        context = request.context
         harmless = context.idempotent and context.purpose != "run"
-        return self.retry_at(error, context) if (error.transient if harmless else error.retryable) else None
+        if not (error.transient if harmless else error.retryable):
+            return None
+        return self.retry_at(error, context, request.base_url)
 
-    def retry_at(self, error: OxyError, context: Context) -> float | None:
+    def retry_at(self, error: OxyError, context: Context, base_url: str) -> float | None:
         """When to repeat a call that may be repeated, by the event loop's clock; None if no retry is left."""
         retry_after = error.retry_after if isinstance(error, StatusError) else None
         seconds = self.retry.wait(context.attempt, retry_after, self.uniform)
@@ -180,6 +183,7 @@ class RetryTransport(Wrapper):
         if now + max(seconds, DRAIN_SECONDS) >= deadline or not self._is_paid(context):
             return None
         reason, attempt = type(error).__name__, context.attempt + 1
-        text = "%s; attempt %d follows in %.2f s"
-        log_event("retry", context, text, reason, attempt, seconds, attempt=attempt, seconds=seconds, reason=reason)
+        fields: dict[str, Any] = {"attempt": attempt, "seconds": seconds, "reason": reason}
+        shown = describe_request(context, base_url)
+        log_event("retry", context, "%s: %s; attempt %d follows in %.2f s", shown, reason, attempt, seconds, **fields)
         return now + seconds
