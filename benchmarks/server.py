@@ -75,7 +75,7 @@ class Server:
                 fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
                 body = await reader.readexactly(int(fields[b"content-length"]))
                 await self._respond(json.loads(json.loads(body)["query"]), reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, RuntimeError):  # uvloop's, of a connection that is closed
             writer.close()
 
     async def _respond(
@@ -100,8 +100,10 @@ class Server:
         left = asyncio.ensure_future(reader.read(1))
         while not left.done():
             await asyncio.wait([left], timeout=HEARTBEAT_SECONDS)
-            writer.write(chunk(HEARTBEAT))
+            if not left.done():
+                writer.write(chunk(HEARTBEAT))
         self.waiting -= 1
+        left.exception()  # the client left, one way or the other
         raise ConnectionError
 
     async def _paced(self, writer: asyncio.StreamWriter, *, events: int, every: float, wait: int) -> None:
