@@ -246,7 +246,7 @@ SAYS_NOTHING: Final = """
     ConfigurationError InsecureTransportError PayloadError ConnectError TLSError ConnectTimeoutError ConnectionLostError
     OxyTimeoutError SilenceTimeoutError IdleTimeoutError DeadlineExceededError UnconfirmedError StatusError
     AuthenticationError RateLimitedError RemoteProtocolError TooLargeError IncompleteStreamError HandlerError
-    NoHealthyReplicaError ClosedError CassetteError RunNotFoundError
+    NoHealthyReplicaError ClosedError CassetteError RunNotFoundError UnknownNodeError
 """.split()
 """Errors whose texts are constant, or are made by the same code as the classes in WALK."""
 
@@ -272,6 +272,7 @@ WRITERS: Final[dict[str, tuple[str, ...]]] = {
     "escape_text": (
         "_core/decompression.py", "_core/errors.py", "_core/log.py", "_core/redaction.py", "_agent/callbacks.py",
         "transports/_library_log.py",
+        "_core/trace.py", "_protocol/run_record.py", "_run/notebook.py",  # of data that a program looks at itself
     ),
     "for_display": (
         "_core/sent_secrets.py", "_protocol/responses.py", "_protocol/schema.py", "_run/reported_errors.py",

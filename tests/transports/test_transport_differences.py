@@ -269,10 +269,10 @@ def test_linear_time() -> None:
         lines = [(f"x-{number}", "1") for number in range(count)]
         best = 1e9
         for _ in range(5):
-            began = time.perf_counter()
+            began = time.process_time()
             with pytest.raises(errors.RemoteProtocolError):
                 parse_head(200, lines)
-            best = min(best, time.perf_counter() - began)
+            best = min(best, time.process_time() - began)
         return best
 
     assert seconds(20_000) < 40 * seconds(2000)
