@@ -26,7 +26,7 @@ class OfOneServer:
     """A transport that uses a cluster per server; with hedging it has each server twice, under two names."""
 
     def __init__(self, hedge: Hedge | None) -> None:
-        self.inner = Cluster([], transport=HTTPXTransport(), hedge=hedge)
+        self.inner = Cluster(["http://127.0.0.1:1"], transport=HTTPXTransport(), hedge=hedge)
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:

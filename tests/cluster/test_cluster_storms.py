@@ -127,7 +127,8 @@ async def test_a_storm(seed: int, tmp_path: Path, anyio_backend_name: str, row: 
     strategy = STRATEGIES[seed % 2]
     lots, over = random.Random(seed), anyio.Event()
     ended, deaths = dict[str, str](), collections.Counter[str]()
-    cluster = Cluster([], transport=HTTPXTransport(trust_env=False), strategy=strategy, health=HEALTH, rng=lots.random)
+    inner, later = HTTPXTransport(trust_env=False), ["http://127.0.0.1:1"]  # set_members follows
+    cluster = Cluster(later, transport=inner, strategy=strategy, health=HEALTH, rng=lots.random)
 
     agent = SSEOxyGent(transport=cluster, retry=Retry(attempts=5, base=0.05))
 
