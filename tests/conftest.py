@@ -105,6 +105,7 @@ NORMALLY_ON: Final[dict[str, tuple[str, ...]]] = {
     # "tests/test_x.py::test_y": its loops unless the size is soak; each takes long on every loop
     "tests/testing/test_check_transport.py::test_a_broken_transport": ("asyncio",),
     "tests/testing/test_check_transport_finds.py::test_a_broken_transport": ("trio",),
+    "tests/testing/test_faults_loopback.py::test_each_fault": ("trio", "uvloop"),
     "tests/testing/test_faults_loopback.py::test_the_wrappers_keep_the_promises": ("trio",),
     "tests/transports/test_fault_server.py::test_memory_in_a_flood_of_headers": ("uvloop",),
     "tests/transports/test_fault_server.py::test_a_transport_that_buffers_a_flood_is_found": ("asyncio",),

@@ -40,8 +40,6 @@ IDLE: Final = 10.0 if SIZE == "soak" else 0.5
 """Seconds of a flood that no limit ends."""
 AGAIN: Final = 10.0 if SIZE == "soak" else 1.0
 
-each_loop: Final = pytest.mark.parametrize("loop", LOOPS)
-
 
 def in_turn(cases: Iterable[str]) -> list[tuple[str, str]]:
     """Run each case on one loop, in turn; in the soak on every loop. The client's memory hardly depends on its loop."""
@@ -120,8 +118,7 @@ def test_endless_streams(what: str, loop: str, url: str, row: Row) -> None:
     assert found.grown < limit + SPARE
 
 
-@each_loop
-@pytest.mark.parametrize("flood", ["line", "event", "comment"])
+@pytest.mark.parametrize(("flood", "loop"), in_turn(["line", "event", "comment"]))
 def test_repeated_failures(flood: str, loop: str, url: str, row: Row) -> None:
     """Repeated failures by a flood do not add up in memory.
 
@@ -192,8 +189,7 @@ BOMBS: Final[dict[str, tuple[str, bool, str, int]]] = {
 }
 
 
-@each_loop
-@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.parametrize(("bomb", "loop"), in_turn(BOMBS))
 def test_bombs(bomb: str, loop: str, url: str, row: Row) -> None:
     """Limits count decompressed bytes: a compression bomb raises a typed error and costs bounded memory."""
     flood, document, end, limit = BOMBS[bomb]
