@@ -276,7 +276,7 @@ class Conversation:
         """Return the conversation as a text of letters, digits, `.`, `-` and `_`, for `SSEOxyGent.conversation`.
 
         It holds the server's URL without user information and query, the ids of the last 200 turns and no credential,
-        query or answer. It is not signed: whoever has it, and access to the server, can continue the conversation.
+        query or answer. It is not signed: anyone with it and with access to the server can continue the conversation.
         """
         turns = [turn.trace_id for turn in self.history[-TURNS_IN_TOKEN:]]
         location = home_of(self._agent.transport, turns[-1]) if turns else None

@@ -88,7 +88,7 @@ def _headers(value: Any) -> Any:
 
 @attrs.frozen(kw_only=True)
 class CallOptions:
-    """Settings of one call, over those of the agent; what is not given stays as the agent has it."""
+    """Settings of one call, over those of the agent; the others stay as the agent has them."""
 
     timeout: float | Timeouts | None = attrs.field(
         default=None,

@@ -54,7 +54,7 @@ class LiveDisplay:
     wants_events: ClassVar[bool] = True
 
     _bundle: Callable[[], Callable[[], Mapping[str, str]] | None]
-    """A weak reference to the method that returns what is shown: the run refers to its observers."""
+    """A weak reference to the method that returns the display: the run refers to its observers."""
     _update: Callable[..., object] = attrs.field(init=False)
     _shown_at: float = attrs.field(factory=time.monotonic, init=False)
 

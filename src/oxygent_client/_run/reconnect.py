@@ -1,7 +1,7 @@
 """Decide when and how to reconnect to a detached run.
 
 Rule 1: pure; it waits for nothing and reads no clock. Seconds are seconds without an event.
-Rule 2: a real server hands out each event once, and an id is the agent's own: so what comes after a break is new, also
+Rule 2: a real server hands out each event once, and an id is the agent's own: so each event after a break is new, also
     where it has the id, the name and the data of an event before.
 Rule 3: what was on its way when a connection broke is lost for good, the end of the run too. So over each connection
     the server's record is asked, first soon, then more and more rarely, until an event shows that the queue speaks.

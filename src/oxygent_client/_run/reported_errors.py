@@ -1,7 +1,7 @@
 """Errors that a server reports inside an event stream.
 
 Rule 1: pure. The server's own words are in the error's text: without secrets, bounded, and safe to show.
-Rule 2: an error envelope that is all that came is an `EnvelopeError`, as it is where it comes instead of a stream.
+Rule 2: an error envelope with nothing beside it is an `EnvelopeError`, like one in the place of a stream.
     After other events the run is one that was cut off, or that gave no answer.
 """
 

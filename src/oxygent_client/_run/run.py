@@ -156,7 +156,7 @@ class Run:
 
     @property
     def text_stream(self) -> TextStream:
-        """The answer's text in pieces, as it is written: `async for text in run.text_stream: ...`.
+        """The answer's text in pieces, while it is written: `async for text in run.text_stream: ...`.
 
         Joined, the pieces are `str(response.output)`. If a text that was shown turns out not to be the answer (a
         preface before a tool call), the next piece begins with a blank line, and then the answer begins anew. Text of
@@ -168,7 +168,7 @@ class Run:
         return TextStream(self.text_updates())
 
     def text_updates(self, *, hold: Literal["shape", "step"] = "shape") -> TextUpdates:
-        """The changes of the answer's text, as it is written: `async for update in run.text_updates(): ...`.
+        """The changes of the answer's text, while it is written: `async for update in run.text_updates(): ...`.
 
         Args:
             hold: "shape" holds back what may be a tool call by its shape, and shows prose at once: what turns out not
@@ -696,7 +696,7 @@ class Run:
         return mime_bundle(self.trace())
 
     def _ipython_display_(self) -> None:
-        """Show the run in a notebook, and update what is shown until the run has ended."""
+        """Show the run in a notebook, and update the display until the run has ended."""
         display = LiveDisplay(weakref.WeakMethod(self._repr_mimebundle_))
         self._config.observed.observers += (display,)
 

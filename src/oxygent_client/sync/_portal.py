@@ -126,7 +126,7 @@ class Call(Waiter[T]):
     async def execute(self) -> None:
         """Run the function, and hand its result to the waiting thread.
 
-        A cancellation that is not of this call passes through; whoever cancelled hands over an error.
+        A cancellation that is not of this call passes through; the canceller hands over an error.
         """
         token = _CALL.set(self)
         try:
@@ -294,7 +294,7 @@ class Portal:
         return error
 
     def stop(self, why: str, seconds: float) -> None:
-        """End the loop, and wait at most `seconds` for it: what is open is cancelled and closed."""
+        """End the loop, and wait at most `seconds` for it: open runs are cancelled and closed."""
         self._why = why
         with suppress(ClosedError):
             self.post(self._stop.set)
@@ -466,7 +466,7 @@ class Process:
             self._portal = None
 
     def exit(self) -> None:
-        """Close what is open, and refuse to open more."""
+        """Close open runs, and refuse to open more."""
         self._is_exiting = True
         if self._portal is not None:
             self._portal.stop("the interpreter is exiting", EXIT_SECONDS)

@@ -72,7 +72,7 @@ class SyncRun:
 
     @property
     def text_stream(self) -> Iterator[str]:
-        """The answer's text in pieces, as it is written: `for text in run.text_stream: ...`; see `Run.text_stream`.
+        """The answer's text in pieces, while it is written: `for text in run.text_stream: ...`; see `Run.text_stream`.
 
         Leaving the `for` ends the run.
         """
@@ -80,7 +80,7 @@ class SyncRun:
 
     @converting(Run.text_updates)
     def text_updates(self, *args: Any, **options: Any) -> Iterator[TextUpdate]:
-        """The changes of the answer's text, as it is written: `for update in run.text_updates(): ...`.
+        """The changes of the answer's text, while it is written: `for update in run.text_updates(): ...`.
 
         Leaving the `for` ends the run.
         """
@@ -186,7 +186,7 @@ class SyncRun:
         return cast("AnyEvent", event)
 
     def _iterate(self, source: Callable[[Run], AsyncIterator[T]]) -> Iterator[T]:
-        """Iterate over what `source` makes of the run, in the run's task; whoever leaves the iteration ends the run."""
+        """Iterate over what `source` makes of the run, in the run's task; leaving the iteration ends the run."""
         block = self._enter()
         iterator = source(self._run)
         try:
@@ -217,5 +217,5 @@ class SyncRun:
         return self._run._repr_mimebundle_(include, exclude)  # pyright: ignore[reportPrivateUsage]  (IPython's)
 
     def _ipython_display_(self) -> None:
-        """Show the run in a notebook, and update what is shown until the run has ended."""
+        """Show the run in a notebook, and update the display until the run has ended."""
         self._run._ipython_display_()  # pyright: ignore[reportPrivateUsage]  (IPython's)
