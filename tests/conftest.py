@@ -101,6 +101,9 @@ ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
     "tests/transports/test_tls.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
 }
 
+BY_LOOP: Final = frozenset({"tests/transports/test_cancellation.py"})
+"""The files whose subject has code of its own for each loop: `--one-loop` leaves them whole."""
+
 NORMALLY_ON: Final[dict[str, tuple[str, ...]]] = {
     # "tests/test_x.py::test_y": its loops unless the size is soak; each takes long on every loop
     "tests/testing/test_check_transport.py::test_a_broken_transport": ("asyncio",),

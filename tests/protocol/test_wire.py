@@ -103,6 +103,23 @@ def test_not_a_number() -> None:
     assert math.isnan(event('{"type": "answer", "content": NaN}').content)
 
 
+@pytest.mark.parametrize(
+    ("message", "text", "agent"),
+    [
+        ({"content": "hm", "agent": "a"}, "hm", "a"),
+        ({"content": "hm"}, "hm", ""),
+        ({"content": {"x": 1}, "agent": 7}, "", ""),
+    ],
+    ids=["as usual", "without an agent", "of other types"],
+)
+def test_thoughts(message: dict[str, Any], text: str, agent: str) -> None:
+    """A thought has its text and its agent; each is empty where the remote sends none."""
+    found = event({"type": "think", **message})
+    assert isinstance(found, Thought)
+    assert found.text == text
+    assert found.agent == agent
+
+
 @pytest.mark.parametrize("kind", ["tool_call", "observation"])
 @pytest.mark.parametrize("content", ["text", None, [1], 3, False])
 def test_malformed_steps(kind: str, content: Any) -> None:

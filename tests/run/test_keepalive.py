@@ -65,6 +65,16 @@ async def test_events_without_heartbeats() -> None:
         assert [brief(item) async for item in run.events()] == [1, 2, "42"]
 
 
+async def test_events_in_one_piece() -> None:
+    """Events that were received together are returned together; the period may change in between."""
+    run, _ = stream(progress(1) + progress(2), pause(20), answer("42"), close())
+    async with run:
+        first = await anext(aiter(run.events(keepalive=15)))
+        items = [brief(item) async for item in run.events(keepalive=8)]
+    assert brief(first) == 1
+    assert items == [2, Heartbeat(8, 0), Heartbeat(16, 0), "42"]
+
+
 @pytest.mark.parametrize("keepalive", [0, -1, "15", math.nan])
 def test_an_invalid_period(keepalive: Any) -> None:
     """It is an error that names the argument."""

@@ -6,6 +6,7 @@ Rule: a thread plays the clients, since signals are for the main thread, in whic
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import sys
@@ -102,6 +103,30 @@ def test_a_signal_during_a_run(grace: float, end: str) -> None:
         served(create_app(SSEOxyGent(server_url=remote)), client, grace=grace)
     assert end in found[0]
     assert toy.runs[0].state == ("finished" if grace else "cancelled")
+
+
+def test_sigterm() -> None:
+    """SIGTERM ends the server, which then returns; the handler of before is installed again."""
+    threads: list[threading.Thread] = []
+    found: list[int] = []
+
+    def client(url: str) -> None:
+        try:
+            with opened(url, "echo hi") as reply:  # so the server has its handlers
+                found.append(reply.status)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def start(url: str) -> None:
+        threads.append(threading.Thread(target=client, args=(url,)))
+        threads[0].start()
+
+    before = signal.getsignal(signal.SIGTERM)
+    with serve(ToyRemote()) as remote:
+        serve_forever(create_app(SSEOxyGent(server_url=remote)), host="127.0.0.1", port=0, on_start=start)
+    threads[0].join()
+    assert found == [200]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_port_that_is_taken() -> None:

@@ -444,7 +444,7 @@ async def test_pace() -> None:
     toy = ToyRemote(default=Script([Pause(1), Ping(), Pause(1)]), pace=0.01, heartbeat=0.006)
     start = anyio.current_time()
     client = await chat(toy, {})
-    assert anyio.current_time() - start >= 0.02
+    assert anyio.current_time() - start >= 0.019  # a clock of uvloop has milliseconds
     assert 4 == toy.runs[0].pings == sum(chunk.startswith(b":") for chunk in client.chunks)
 
 

@@ -263,6 +263,7 @@ WITHOUT: Final[list[tuple[str, str, bytes, dict[str, Any], int]]] = [
     ("POST", "/async/trace", b"", {"dialect": "1.0.8"}, 404),
     ("POST", "/feedback", b"", {"dialect": "1.0.8"}, 404),
     ("GET", "/upload", b"", {}, 405),
+    ("POST", "/rating", b"", {}, 422),
 ]
 
 
