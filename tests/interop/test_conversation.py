@@ -78,10 +78,9 @@ async def test_a_restart(server: RemoteServer) -> None:
         async with agent.restart(first.trace_id, call_of(record, "add"), output="99") as run:
             types = [event.type async for event in run if isinstance(event, Custom)]
         again = await agent.lookup(run.trace_id)
-    assert before == 1
     assert first.output == f"THE SUM IS {sum(map(int, numbers.split()))}"
     assert run.response.output == "THE SUM IS 99"
-    assert len(server.records("tool", query=numbers)) == 1
+    assert len(server.records("tool", query=numbers)) == before  # 1.0.13 may try a tool several times by itself
     assert types == (["re_run"] if server.version == "1.1.3" else [])
     assert again is not None
     assert again.state is OxyState.COMPLETED
@@ -94,10 +93,11 @@ async def test_a_later_call_is_restarted(server: RemoteServer) -> None:
     async with SSEOxyGent(server_url=server.url, timeouts=PATIENT) as agent:
         first = await agent.ask(f"total {numbers}")
         record = await agent.lookup(first.trace_id)
+        before = len(server.records("tool", query=numbers))
         async with agent.restart(first.trace_id, call_of(record, "shout"), output="hush") as run:
             response = await run.final_response()
     assert response.output == "hush"
-    assert len(server.records("tool", query=numbers)) == 1
+    assert len(server.records("tool", query=numbers)) == before
 
 
 async def test_a_call_of_another_server(server: RemoteServer) -> None:

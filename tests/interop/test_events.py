@@ -180,7 +180,7 @@ async def test_text_deltas(server: RemoteServer) -> None:
         async for event in run:
             if isinstance(event, TextDelta):
                 pieces.append(event.text)
-                assert run.text == "".join(pieces)
+                assert "".join(each.text for each in run.texts) == "".join(pieces)
 
     assert [piece for piece in pieces if piece] == deltas
     assert run.text == "".join(deltas)
