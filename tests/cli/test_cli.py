@@ -753,6 +753,20 @@ def test_live_that_failed() -> None:
     assert "answer" not in out.getvalue()
 
 
+def test_live_draft() -> None:
+    """Until the answer's text is known, the current line of the root's text is shown in its place, as plain text."""
+    out = io.StringIO()
+    with LiveDisplay(Console(file=out, width=40, force_terminal=True, color_system=None), "why") as show:
+        show.see(delta("```python\n<!-- dra"), 0)
+        show.see(delta("ft"), 0)
+        show.tick(1)
+        show.show_text("known")
+        show.tick(2)
+    drafted, known = out.getvalue().split("<!-- draft")
+    assert "python" not in drafted
+    assert "known" in known
+
+
 def test_a_frame_is_bounded() -> None:
     """A frame is at most the terminal's height, with the number of lines above."""
     out = io.StringIO()

@@ -123,6 +123,8 @@ class LiveDisplay:
             parts += [blank, answer, _render.summary(view, at, summary.remote_trace_id)]
         elif view.text:
             parts += [blank, _render.Guarded("the text", lambda: _render.answer(view.text, finished=False, last=last))]
+        elif view.draft:
+            parts += [blank, RichText(line(view.draft), style="dim", no_wrap=True, overflow="ellipsis")]
         return Group(*parts)
 
 

@@ -138,6 +138,8 @@ class View:
     """The number of calls and notes that were not stored (rule 4)."""
     text: str = ""
     """The last MAX_TEXT characters of the answer's text so far."""
+    draft: str = ""
+    """The current line of text that the root, or no known call, writes: of the answer none may be known yet."""
     answer: Any = None
     answered: bool = False
     closed: bool = False
@@ -265,9 +267,15 @@ def _answered(view: View, event: Answer, _: float) -> None:
 
 def _wrote(view: View, event: TextDelta, _: float) -> None:
     owner = view.owner(event)
-    if owner is not None and owner is not view.root:  # the text of the root is shown below the tree
-        # Only the current line of an inner agent's text is shown.
-        owner.text = (owner.text + event.text).rstrip("\n").rpartition("\n")[2][:MAX_LINE]
+    if owner is None or owner is view.root:  # its text is shown below the tree
+        view.draft = _current_line(view.draft, event.text)
+    else:
+        owner.text = _current_line(owner.text, event.text)
+
+
+def _current_line(before: str, piece: str) -> str:
+    """Return the line that is being written; the rest of an agent's text is not shown."""
+    return (before + piece).rstrip("\n").rpartition("\n")[2][:MAX_LINE]
 
 
 def _progressed(view: View, event: Progress, _: float) -> None:
