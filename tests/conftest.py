@@ -192,6 +192,9 @@ def _keep_one_loop(items: list[pytest.Item]) -> None:
     """Keep one loop of each case, chosen by the name of the case, so that each loop is used."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
+        if item.nodeid.partition("::")[0] in BY_LOOP:
+            cases[item.nodeid] = [item]
+            continue
         loops = (f"{bound}{loop}{end}" for loop in (*LOOPS, UVLOOP) for bound in "[-" for end in "]-")
         name = functools.reduce(lambda name, loop: name.replace(loop, loop[0] + loop[-1]), loops, item.nodeid)
         cases.setdefault(name, []).append(item)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from oxygent_client.errors import ConfigurationError
@@ -73,8 +74,6 @@ def serve_forever(
         def stop(*_: object) -> None:  # uvicorn raises a signal again when it has stopped
             server.should_exit = True
 
-        before = signal.signal(signal.SIGTERM, stop)
-        try:
+        with ExitStack() as handlers:
+            handlers.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, stop))
             server.run(sockets=[listener])
-        finally:
-            signal.signal(signal.SIGTERM, before)
