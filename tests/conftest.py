@@ -192,14 +192,21 @@ def _keep_one_loop(items: list[pytest.Item]) -> None:
     """Keep one loop of each case, chosen by the name of the case, so that each loop is used."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.nodeid.partition("::")[0] in BY_LOOP:
-            cases[item.nodeid] = [item]
-            continue
-        loops = (f"{bound}{loop}{end}" for loop in (*LOOPS, UVLOOP) for bound in "[-" for end in "]-")
-        name = functools.reduce(lambda name, loop: name.replace(loop, loop[0] + loop[-1]), loops, item.nodeid)
-        cases.setdefault(name, []).append(item)
+        cases.setdefault(_case(item), []).append(item)
     chosen = {id(case[zlib.crc32(name.encode()) % len(case)]) for name, case in cases.items()}
     items[:] = [item for item in items if id(item) in chosen]
+
+
+def _case(item: pytest.Item) -> str:
+    """Return the name of a test and its parameters, without its loop."""
+    test, _, values = item.nodeid.partition("[")
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and values else {}
+    loop = str(parameters.get("anyio_backend", parameters.get("loop", "")))
+    parts = values.removesuffix("]").split("-") if loop else []
+    if loop not in parts or test.partition("::")[0] in BY_LOOP:
+        return item.nodeid
+    parts[parts.index(loop)] = ""
+    return f"{test}[{'-'.join(parts)}]"
 
 
 def _on_another_loop(nodeid: str) -> bool:

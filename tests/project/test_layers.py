@@ -55,15 +55,15 @@ ROOMS: Final[dict[str, Room]] = {
     # One exception for each of these.
     "_core.ids": room("_core.ids"),
     "_core.bodies": room("_core.bodies", "_core", "anyio"),
-    "_core.tasks": room("_core.tasks", "", "anyio"),
+    # It starts tasks outside of all task groups: with trio where trio runs already.
+    "_core.tasks": room("_core.tasks", "", "anyio trio"),
     # Where trio is imported already, it keeps live objects in a variable of trio's.
     "_core.per_loop": room("_core.per_loop", "_core", "anyio trio"),
     # Pieces 2 and 3: payload, events, router. Pure, too.
     "_protocol": room("_protocol _protocol.*", "_core", "attrs", pure=True),
     # Piece 1: moves bytes. No transport imports another.
     "transports": room("transports transports.*", "_core _core.per_loop _core.tasks", "anyio attrs"),
-    # It asks trio for the current task if trio is imported already.
-    "transports.asgi": room("transports.asgi", "_core _core.per_loop _core.tasks transports", "anyio trio"),
+    "transports.asgi": room("transports.asgi", "_core _core.per_loop _core.tasks transports", "anyio"),
     "transports.httpx": room("transports.httpx", "_core transports", "httpx httpx_sse anyio attrs"),
     "transports.httpx2": room("transports.httpx2", "_core transports", "httpx2 anyio attrs"),
     # A URL of aiohttp's is one of yarl.
@@ -76,11 +76,7 @@ ROOMS: Final[dict[str, Room]] = {
     # One function an endpoint; it uses a transport, and no agent.
     "_api": room("_api _api.*", f"{GROUND} _protocol cluster", "anyio attrs"),
     # One run. It uses a transport, and no agent.
-    "_run": room(
-        "_run _run.*", f"{GROUND} _protocol telemetry policies cluster _api _run.notebook _run.keepalive", "anyio attrs"
-    ),
-    # It starts a task outside of all task groups: with trio where trio runs already.
-    "_run.keepalive": room("_run.keepalive", f"{GROUND} _run", "anyio attrs trio"),
+    "_run": room("_run _run.*", f"{GROUND} _protocol telemetry policies cluster _api _run.notebook", "anyio attrs"),
     # IPython is loaded already in a notebook.
     "_run.notebook": room("_run.notebook", "_core _protocol telemetry", "attrs IPython"),
     "_agent": room("_agent _agent.*", f"{GROUND} _protocol {SIBLINGS} _api _run", "anyio attrs"),
@@ -90,7 +86,7 @@ ROOMS: Final[dict[str, Room]] = {
     "sanitize": room("sanitize", "_core", "attrs"),
     "registry": room("registry registry.*", f"{GROUND} _protocol", "anyio attrs"),
     # Public names, each loaded on first use.
-    "__init__": room("__init__", f"_core _protocol {SIBLINGS} testing errors registry _run _run.keepalive _agent"),
+    "__init__": room("__init__", f"_core _protocol {SIBLINGS} testing errors registry _run _agent"),
     # Edges: users of the package like any other, so they import only its public names and modules.
     # The served side: what all protocols share, and a room for each protocol.
     "serve": room("serve serve._core serve._core.*", PUBLIC, "anyio attrs uvicorn", edge=True),

@@ -474,16 +474,17 @@ async def test_heartbeats_to_a_client_that_has_left() -> None:
 # ------------------------------------------------------------------------------------------------------------- Shutdown
 
 
+async def ask_slowly(here: Site, replies: list[Call]) -> None:
+    """Add the reply to a slow run."""
+    replies.append(await here.ask("slow"))
+
+
 async def test_stopping_lets_runs_end() -> None:
     """During shutdown new runs are refused, and running ones get the grace period."""
     here = site()
     replies: list[Call] = []
     async with anyio.create_task_group() as group:
-
-        async def ask() -> None:
-            replies.append(await here.ask("slow"))
-
-        group.start_soon(ask)
+        group.start_soon(ask_slowly, here, replies)
         await anyio.sleep(1)
         group.start_soon(here.service.stop, 60.0)
         await anyio.sleep(1)
@@ -498,11 +499,7 @@ async def test_stopping_ends_runs() -> None:
     here = site()
     replies: list[Call] = []
     async with anyio.create_task_group() as group:
-
-        async def ask() -> None:
-            replies.append(await here.ask("slow"))
-
-        group.start_soon(ask)
+        group.start_soon(ask_slowly, here, replies)
         await anyio.sleep(1)
         await here.service.stop(2.0)
     (reply,) = replies

@@ -1,4 +1,4 @@
-"""Task groups that raise a single error unwrapped, and a wait for a task that no cancellation ends.
+"""Task groups that raise a single error unwrapped, tasks outside of them, and a wait that no cancellation ends.
 
 anyio's task group raises an exception group, even for one error. `except SomeError` would not catch it, and a program
 would end with a traceback after `SystemExit` or Ctrl-C.
@@ -7,13 +7,15 @@ would end with a traceback after `SystemExit` or Ctrl-C.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.lowlevel import current_token
 
 
 @asynccontextmanager
@@ -27,6 +29,19 @@ async def plain_task_group() -> AsyncGenerator[TaskGroup, None]:
         found = next((error for error in group.exceptions if not isinstance(error, Exception)), group.exceptions[0])
     if found is not None:  # outside of the `except`, so that the group is not its context
         raise found
+
+
+def spawn(function: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None] | None:
+    """Run `function` in a task outside all task groups; it must not raise an `Exception`.
+
+    Returns the task on asyncio, which keeps a weak reference only, and None on trio.
+    """
+    if isinstance(loop := current_token().native_token, asyncio.AbstractEventLoop):
+        return loop.create_task(function())
+    import trio  # it is running, so it is installed
+
+    trio.lowlevel.spawn_system_task(function, context=contextvars.copy_context())
+    return None
 
 
 async def wait_until_done(task: asyncio.Task[Any], seconds: float = math.inf) -> asyncio.CancelledError | None:

@@ -7,19 +7,16 @@ Rule 2: the task ends before the connection is closed: when the reader is cancel
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 import anyio
 import attrs
 
 from oxygent_client._core.events import AnyEvent, ServerSentEvent
-from oxygent_client._core.per_loop import this_loop
-from oxygent_client._core.tasks import wait_until_done
+from oxygent_client._core.tasks import spawn, wait_until_done
 from oxygent_client._run.event_reader import EventReader
 from oxygent_client._run.state import Ended, NeedData
 
@@ -50,15 +47,9 @@ class Background(Generic[T]):
         self._scope = anyio.CancelScope()
         self._results: list[T] = []
         self._error: Exception | None = None
-        self._task: asyncio.Task[None] | None = None  # None on trio
-        loop = this_loop()
-        if isinstance(loop, asyncio.AbstractEventLoop):
-            self._task = loop.create_task(self._run())
+        self._task = spawn(self._run)
+        if self._task is not None:
             self._task.add_done_callback(lambda _: self._ended.set())  # it may be cancelled before its first step
-        else:
-            import trio  # it is running, so it is there
-
-            trio.lowlevel.spawn_system_task(self._run, context=contextvars.copy_context())
 
     async def _run(self) -> None:
         try:
@@ -141,18 +132,10 @@ class PatientReader:
             await background.cancel()
 
 
-class Events(Protocol):
-    """A run."""
-
-    async def __anext__(self) -> AnyEvent:
-        """Return the next event."""
-        ...
-
-
 class EventsWithHeartbeats:
     """An iterator over the events of a run and the times without any; see `Run.events`."""
 
-    def __init__(self, events: Events, reader: PatientReader, keepalive: float) -> None:
+    def __init__(self, events: AsyncIterator[AnyEvent], reader: PatientReader, keepalive: float) -> None:
         self._events = events
         self._reader = reader
         self._keepalive = keepalive
@@ -168,7 +151,7 @@ class EventsWithHeartbeats:
         """
         self._reader.patience = self._keepalive
         try:
-            return await self._events.__anext__()
+            return await anext(self._events)
         except StillWaiting:
             return self._reader.heartbeat()
         finally:

@@ -33,9 +33,9 @@ __all__ = ["OpenAIAdapter", "create_app"]
 
 MODELS: Final = "/v1/models"
 OFTEN: Final = 65_536
-"""Up to so many characters, each piece of a text is sent at once;"""
+"""The length of a text, in characters, up to which each of its pieces is sent at once."""
 SELDOM: Final = 64
-"""then so many together."""
+"""How many pieces of a longer text are sent together."""
 
 
 @attrs.frozen

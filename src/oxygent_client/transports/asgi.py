@@ -11,19 +11,17 @@ Rule 4: an exception of the application is raised unchanged, so that a test show
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import anyio
-from anyio.lowlevel import current_token
 
 from oxygent_client._core.errors import ConnectionLostError, RemoteProtocolError
 from oxygent_client._core.log import log_event
 from oxygent_client._core.per_loop import Closed, PerLoop
-from oxygent_client._core.tasks import wait_until_done
+from oxygent_client._core.tasks import spawn, wait_until_done
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse
 from oxygent_client.transports._response_head import parse_head
 
@@ -102,16 +100,12 @@ class _ApplicationCall(AsyncIterator[bytes]):
 
         On asyncio `tasks` holds the task until it is done.
         """
-        if isinstance(loop := current_token().native_token, asyncio.AbstractEventLoop):
+        self._task = spawn(self._run)
+        if self._task is not None:
             kept = tasks.get() or tasks.put(set())
-            self._task = loop.create_task(self._run())
             kept.add(self._task)
             self._task.add_done_callback(kept.discard)
             self._task.add_done_callback(self._end)  # a task cancelled before its first step runs no `finally`
-        else:
-            import trio  # only where trio is running already
-
-            trio.lowlevel.spawn_system_task(self._run, context=contextvars.copy_context())
 
     async def _run(self) -> None:
         try:
