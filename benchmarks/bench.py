@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parent.parent
 BUILTIN: Final = "OxyGent 1.1.3"
-ALL: Final = ("idle", "burst", "batch", "paced", "calls")
+ALL: Final = ("idle", "burst", "batch", "calls", "paced")
+"""Paced streams are last: a pool that then holds 200 connections makes each call of httpx several times as slow."""
 SOME: Final = ("burst", "batch", "calls")
 HEARD: Final = ("burst", "batch")
 PLAN: Final = (
