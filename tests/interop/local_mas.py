@@ -136,6 +136,10 @@ class Documented(SSEOxyGent):
         """Keep the arguments of a hook: the framework's own request."""
         self.noted.append(f"tool call of {event_data['content']['callee']} for {oxy_request.get_query()}")
 
+    async def handle_observation_event(self, event_data: dict[str, Any], oxy_request: Any) -> None:
+        """Keep the arguments of a hook: the framework's own request."""
+        self.noted.append(f"output {event_data['content']['output']} for {oxy_request.get_query()}")
+
     async def _process_custom_event(self, event_data: Any, oxy_request: Any) -> None:
         self.noted.append(f"custom {event_data['type']}")
 

@@ -177,6 +177,7 @@ async def test_a_subclass_of_the_documentation(world: World) -> None:
     step = {"node_id": "n", "caller": "a", "callee": "t", "caller_category": "agent", "callee_category": "tool"}
     messages: list[dict[str, Any]] = [
         {"type": "tool_call", "content": {**step, "call_stack": ["user", "a", "t"], "arguments": {}}},
+        {"type": "observation", "content": {**step, "call_stack": ["user", "a", "t"], "output": "42"}},
         {"type": "noise", "content": 1},
         {"type": "metrics", "content": {"tokens": 5}},
         {"type": "answer", "content": "hello"},
@@ -194,6 +195,8 @@ async def test_a_subclass_of_the_documentation(world: World) -> None:
             "Starting remote execution...",
             "tool call of t for what",
             "Executing tool: t",
+            "output 42 for what",
+            "Tool execution completed",
             "metrics {'tokens': 5}",
             "custom metrics",
             "Remote execution completed",
@@ -205,7 +208,7 @@ async def test_a_subclass_of_the_documentation(world: World) -> None:
     assert payload["is_send_message"] is True
     assert "call_stack" not in payload
     forwarded = [message["data"] for message in heard.messages if message["data"].get("type") in {"noise", "metrics"}]
-    assert [{**messages[2], "clean": True}] == forwarded
+    assert [{**messages[3], "clean": True}] == forwarded
 
 
 FACTS: Final = """

@@ -2,7 +2,8 @@
 
 Rule 1: pure, without a terminal or a clock: each event comes with its time, in seconds since the query was sent.
 Rule 2: every event class has a line in HANDLERS.
-Rule 3: the texts of a TreeLine are safe to show and have no line breaks; `View.text`, `draft` and `answer` are as received.
+Rule 3: the texts of a TreeLine are safe to show and have no line breaks; `View.text`, `draft` and `answer` are as
+received.
 Rule 4: bounded memory. Calls and notes beyond MAX_PARTS are only counted. Long ids and stacks are stored as digests;
 texts are cut to a line.
 Rule 5: linear time. The call of an event is found by look-ups, however many calls are open.
