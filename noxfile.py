@@ -214,6 +214,7 @@ def docs(session: nox.Session) -> None:
     install_wheel(session, "docs")
     pages = Path(session.create_tmp()).resolve() / "html"
     session.run("sphinx-build", "--fail-on-warning", "--keep-going", "--quiet", "docs", str(pages))
+    session.run("python", "-m", "tests.project.site_search", str(pages))
     session.log(f"the pages are in {pages.relative_to(ROOT)}")
 
 
