@@ -104,6 +104,14 @@ async def test_the_updates_of_an_answer(hold: Any, updates: list[TextUpdate]) ->
         assert [update async for update in run.text_updates(hold=hold)] == updates
 
 
+async def test_updates_beside_the_events() -> None:
+    """A program that reads the events itself takes what they have changed."""
+    async with stream(*SUM, answer("Forty-two."), close()) as run:
+        updates = run.text_updates()
+        taken = [updates.take() async for _ in run]
+    assert [update.delta for update in taken if update is not None] == ["Forty", "-two."]
+
+
 async def test_an_unknown_hold() -> None:
     """An invalid `hold` raises an error with its name."""
     async with stream(answer("42"), close()) as run:

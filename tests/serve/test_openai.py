@@ -11,10 +11,10 @@ import anyio
 import attrs
 import pytest
 
-from oxygent_client import BearerAuth, Cluster, SSEOxyGent
+from oxygent_client import BearerAuth, Cluster, SSEOxyGent, TextUpdate
 from oxygent_client.errors import ConnectError
 from oxygent_client.serve import ServeLimits, Service
-from oxygent_client.serve.openai import OpenAIAdapter, create_app
+from oxygent_client.serve.openai import OpenAIAdapter, _ShownText, create_app
 from oxygent_client.testing import FakeTransport, Reply, Step, ToyRemote, answer, close, delta, tool_call
 from oxygent_client.testing.script import Call as Calls
 from oxygent_client.testing.script import Cut, Pause, Script, Think, Words
@@ -270,13 +270,28 @@ async def test_a_text_as_it_is_written(path: str, pieces: tuple[str, ...], outpu
 
 
 async def test_a_long_text() -> None:
-    """After the first 65,536 characters, pieces are sent together, so that a text takes linear time."""
+    """Each piece of a long text is sent at once."""
     pieces = ["x" * 4096] * 200
     service = create_app(SSEOxyGent(server_url=REMOTE, transport=written(*pieces, output="".join(pieces))))
     reply = await Site(service, ToyRemote()).ask(CHAT, "hi", model="x", stream=True)
     contents = [each["content"] for each, _ in deltas(reply) if each.get("content")]
     assert "".join(contents) == "Let me look that up.\n\n" + "".join(pieces)
-    assert len(contents) < 30
+    assert len(contents) == 2 + len(pieces)
+
+
+@pytest.mark.parametrize("count", [100, 400])
+def test_the_work_for_a_text(count: int) -> None:
+    """While a text grows, only its new pieces are looked at: the work for it is linear."""
+    looked = list[int]()
+
+    def text() -> str:
+        looked.append(10 * count)
+        return "x" * looked[-1]
+
+    shown = _ShownText()
+    sent = [shown.add(TextUpdate("x" * 10, text)) for _ in range(count)]
+    assert sum(map(len, sent)) + sum(looked) == 10 * count
+    assert shown.finish("x" * 10 * count) is None
 
 
 async def test_an_empty_answer() -> None:

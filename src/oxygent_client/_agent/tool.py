@@ -17,7 +17,7 @@ import anyio
 import anyio.lowlevel
 import attrs
 
-from oxygent_client._core.errors import UNRUN, OxyError
+from oxygent_client._core.errors import OxyError
 from oxygent_client._core.requests import OxyResponse
 
 NAME: Final = 64
@@ -51,7 +51,7 @@ class AgentTool:
     @staticmethod
     def error_text(error: OxyError) -> str:
         """Return the text of an error for a language model: whether the agent ran, and whether to call it again."""
-        if error.outcome not in UNRUN:
+        if error.outcome.may_have_run:
             return f"The call failed: {error}. The agent may have run: do not repeat the call."
         if error.retryable:
             return f"The call failed: {error}. The agent did not run; the call can be repeated later."

@@ -109,9 +109,10 @@ class Outcome(enum.StrEnum):
     COMPLETED = "completed"
     """The run ended."""
 
-
-UNRUN: Final = (Outcome.NOT_SENT, Outcome.REJECTED)
-"""The outcomes of a run that surely did not start."""
+    @property
+    def may_have_run(self) -> bool:
+        """Whether an agent may have run; if not, the run surely did not start."""
+        return self not in {Outcome.NOT_SENT, Outcome.REJECTED}
 
 
 class OxyError(Exception):
@@ -157,7 +158,7 @@ class OxyError(Exception):
     @property
     def retryable(self) -> bool:
         """True if the same call may be retried soon: surely no agent ran, and the cause may pass."""
-        return self.transient and self.outcome in UNRUN
+        return self.transient and not self.outcome.may_have_run
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The default calls the class with `args` alone; subclasses have further parameters.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from oxygent_client._core.errors import UNRUN, Outcome
+from oxygent_client._core.errors import Outcome
 
 
 class OutcomeTracker:
@@ -29,7 +29,7 @@ class OutcomeTracker:
     @property
     def has_run(self) -> bool:
         """Whether the run has started, or may have."""
-        return self.outcome not in UNRUN
+        return self.outcome.may_have_run
 
     def __call__(self, outcome: Outcome) -> None:
         """Report the outcome of a request: UNKNOWN when it is sent, and its outcome if it failed."""

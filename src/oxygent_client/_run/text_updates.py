@@ -47,8 +47,7 @@ class TextUpdates:
             OxyError: the run failed.
         """
         while True:
-            answer = self._at_the_end if self._live_texts is None else self._live_texts.answer
-            if (update := self._cursor.take(answer)) is not None:
+            if (update := self.take()) is not None:
                 return update
             if self._is_over:
                 raise StopAsyncIteration
@@ -56,7 +55,15 @@ class TextUpdates:
                 await self._events.__anext__()
             except StopAsyncIteration:
                 self._is_over = True
-                answer.finish(str(self._events.response.output))
+                self._answer.finish(str(self._events.response.output))
+
+    def take(self) -> TextUpdate | None:
+        """Return the next change that the events so far have made, or None; for programs that read the events."""
+        return self._cursor.take(self._answer)
+
+    @property
+    def _answer(self) -> AnswerText:
+        return self._at_the_end if self._live_texts is None else self._live_texts.answer
 
 
 class TextStream:

@@ -22,7 +22,6 @@ import attrs
 
 from oxygent_client._core.bodies import close_quietly, decompressed, read_all
 from oxygent_client._core.errors import (
-    UNRUN,
     ConfigurationError,
     ConnectError,
     ConnectionLostError,
@@ -464,7 +463,7 @@ class Cluster:
             try:
                 response = await stack.enter_async_context(self.inner.exchange(request))
             except OxyError as error:
-                if claims is not None and error.outcome in UNRUN:
+                if claims is not None and not error.outcome.may_have_run:
                     claims.discard(request)
                 if isinstance(error, FAULTS):
                     error.server_url = redact_url(replica.url)

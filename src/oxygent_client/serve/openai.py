@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import attrs
 
-from oxygent_client import OxyError, Run, SSEOxyGent, TextDelta
+from oxygent_client import OxyError, Run, SSEOxyGent, TextDelta, TextUpdate
 from oxygent_client.sanitize import without_credentials
 from oxygent_client.serve import Exchange, Failure, Mount, Refused, Route, Runs, ServeLimits, Service, failure_of
 from oxygent_client.serve._openai.documents import (
@@ -32,10 +32,6 @@ from oxygent_client.serve._openai.requests import Question, chat_question, respo
 __all__ = ["OpenAIAdapter", "create_app"]
 
 MODELS: Final = "/v1/models"
-OFTEN: Final = 65_536
-"""The length of a text, in characters, up to which each of its pieces is sent at once."""
-SELDOM: Final = 64
-"""How many pieces of a longer text are sent together."""
 
 
 @attrs.frozen
@@ -91,25 +87,25 @@ def create_app(
     return Service(agent, [OpenAIAdapter(reasoning)], token=token, cors=cors, hosts=hosts, limits=limits)
 
 
-@attrs.define
 class _ShownText:
-    """The part of a growing text that a client has."""
+    """The text that a client has: it cannot take back a part, so an answer that replaces one follows a blank line."""
 
-    text: str = ""
-    _looks: int = 0
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
 
-    def is_due(self) -> bool:
-        """Whether to look at the text after one more piece: a look takes time in proportion to the whole text."""
-        self._looks += 1
-        return len(self.text) < OFTEN or self._looks % SELDOM == 0
+    def add(self, update: TextUpdate) -> str:
+        """Return what to send after an update."""
+        if update.is_reset:  # a model wrote a preface before a tool call
+            self._pieces.clear()
+        self._pieces.append(update.delta)
+        return f"\n\n{update.delta}" if update.is_reset else update.delta
 
-    def show(self, text: str) -> str:
-        """Return what to send, so that the client has `text`: after a blank line, if what it has is not a part of it.
-
-        A client cannot take back what it has. That happens if a model writes a preface before a tool call.
-        """
-        before, self.text = self.text, text
-        return text[len(before) :] if text.startswith(before) else f"\n\n{text}"
+    def finish(self, text: str) -> str | None:
+        """Return what is missing of the whole text; None if nothing is."""
+        before = "".join(self._pieces)
+        if before:
+            return text[len(before) :] or None if text.startswith(before) else f"\n\n{text}"
+        return text
 
 
 @attrs.frozen
@@ -175,13 +171,13 @@ class _API:
 
     async def _read(self, run: Run, take: Callable[[str, str], Awaitable[None]]) -> None:
         """Read the run, and have `take` get each piece of its `reasoning` and of its `text`."""
-        clean, shown = without_credentials(run.sent), _ShownText()
+        clean, shown, updates = without_credentials(run.sent), _ShownText(), run.text_updates()
         async for event in run:
             if self.reasoning and (thought := reasoning_of(event)):
                 await take("reasoning", clean(thought))
-            if isinstance(event, TextDelta) and shown.is_due() and (piece := shown.show(run.text)):
-                await take("text", clean(piece))
-        if (piece := shown.show(text_of(run.response.output))) or not shown.text:
+            if isinstance(event, TextDelta) and (update := updates.take()) is not None:
+                await take("text", clean(shown.add(update)))
+        if (piece := shown.finish(text_of(run.response.output))) is not None:
             await take("text", clean(piece))
 
     async def _read_whole(self, run: Run) -> tuple[str, str]:

@@ -16,7 +16,6 @@ from oxygent_client import Outcome, OxyError, errors
 
 MAY_HAVE_RUN: Final = 424
 """Failed Dependency: the status of a failed run that may have started. No common HTTP client retries it."""
-UNRUN: Final = (Outcome.NOT_SENT, Outcome.REJECTED)
 
 
 @attrs.frozen(kw_only=True)
@@ -113,7 +112,7 @@ def failure_of(error: OxyError | Refused) -> Failure:
         return error.failure
     row = next(row for row in _ROWS if isinstance(error, row.error))
     return Failure(
-        status=row.status if error.outcome in UNRUN else MAY_HAVE_RUN,
+        status=MAY_HAVE_RUN if error.outcome.may_have_run else row.status,
         code=row.code,
         message=row.text or str(error),
         outcome=error.outcome,

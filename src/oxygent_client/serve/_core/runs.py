@@ -21,7 +21,7 @@ import attrs
 from oxygent_client import Outcome, Run, SSEOxyGent
 from oxygent_client.errors import ConfigurationError, OxyError
 from oxygent_client.sanitize import without_credentials
-from oxygent_client.serve._core.failures import MAY_HAVE_RUN, UNRUN, Refused
+from oxygent_client.serve._core.failures import MAY_HAVE_RUN, Refused
 
 _logger: Final = logging.getLogger("oxygent_client.serve")
 
@@ -159,9 +159,9 @@ class Runs:
             refused = Refused(503, "stopping", "the server is stopping")
             refused.failure = attrs.evolve(
                 refused.failure,
-                status=503 if outcome in UNRUN else MAY_HAVE_RUN,
+                status=MAY_HAVE_RUN if outcome.may_have_run else 503,
                 outcome=outcome,
-                retryable=outcome in UNRUN,
+                retryable=not outcome.may_have_run,
                 trace_id=trace_id,
             )
             raise refused
