@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from oxygent_client._agent.agent import SSEOxyGent
     from oxygent_client._agent.conversation import Conversation, Turn
     from oxygent_client._agent.detached import RunHandle
+    from oxygent_client._agent.query_map import QueryResult, QueryResults
     from oxygent_client._agent.remote_agent import RemoteAgent
     from oxygent_client._agent.tool import AgentTool
     from oxygent_client._core.errors import Outcome, OxyError
@@ -83,6 +84,8 @@ __all__ = [
     "OxyResponse",
     "OxyState",
     "Progress",
+    "QueryResult",
+    "QueryResults",
     "RemoteAgent",
     "RemoteErrorEvent",
     "Retry",
@@ -115,6 +118,10 @@ _HOMES = {
         "Turn",
     ),
     "_agent.detached": ("RunHandle",),
+    "_agent.query_map": (
+        "QueryResult",
+        "QueryResults",
+    ),
     "_agent.remote_agent": ("RemoteAgent",),
     "_agent.tool": ("AgentTool",),
     "_core.errors": (

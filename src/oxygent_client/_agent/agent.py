@@ -11,7 +11,7 @@ Rule 4: each operation borrows a transport with the agent's policies around it, 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import lru_cache, partial
 from types import TracebackType
@@ -31,6 +31,7 @@ from oxygent_client._agent.detached import (
     read_token,
     start_detached,
 )
+from oxygent_client._agent.query_map import DEFAULT_LIMIT, QueryResults
 from oxygent_client._agent.remote_agent import RemoteAgent, single_attempt
 from oxygent_client._agent.request_builder import RequestBuilder, lookup_request
 from oxygent_client._agent.restart import RestartRequestBuilder, check_restart_options
@@ -336,6 +337,40 @@ class SSEOxyGent(RemoteAgent):
         build = self._request_builder(with_options(self.prepared(request), options))
         timeouts = options.timeouts(self.timeouts)
         return await start_detached(build, self._lease, timeouts=timeouts, observers=self.observers)
+
+    def map(
+        self,
+        queries: Iterable[str | OxyRequest] | AsyncIterable[str | OxyRequest],
+        *,
+        limit: int = DEFAULT_LIMIT,
+        ordered: bool = True,
+        timeout: float | Timeouts | None = None,
+        headers: Mapping[str, str] | None = None,
+        callee: str | None = None,
+    ) -> QueryResults:
+        """Run many queries, at most `limit` at a time.
+
+        `async with agent.map(queries, limit=8) as results: async for result in results: ...`
+
+        Each result has the query and its response or error: a query that fails does not stop the others. Queries are
+        read as they are needed: at most `limit` are in progress, or have a result that you have not read. Leaving the
+        block cancels the runs in progress.
+
+        Args:
+            queries: an iterable, or async iterable, of queries and requests. A plain iterable must not block.
+            limit: how many runs are in progress at a time.
+            ordered: True gives the results in the order of the queries, like `map` of Python; one slow run then holds
+                back those after it. False gives each result as soon as its run ends.
+            timeout: seconds for each call, or all its time-outs, as for `ask`.
+            headers: headers of each call, over those of the agent.
+            callee: the name of the agent that the remote runs; None: that of the agent.
+
+        Raises:
+            ConfigurationError: an argument is invalid.
+        """
+        CallOptions(timeout=timeout, headers=headers, callee=callee)  # raises before the first query
+        ask = partial(self.ask, timeout=timeout, headers=headers, callee=callee)
+        return QueryResults(ask, queries, limit=limit, ordered=ordered)
 
     def attach(self, token: str, *, request: OxyRequest | None = None) -> Run:
         """Read the events of a detached run: `async with agent.attach(token) as run: ...`.

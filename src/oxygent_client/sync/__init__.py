@@ -16,10 +16,11 @@ from typing import ParamSpec, TypeVar
 from oxygent_client.sync._agent import SyncSSEOxyGent
 from oxygent_client.sync._conversation import SyncConversation
 from oxygent_client.sync._portal import Block, current_portal
+from oxygent_client.sync._query_map import SyncQueryResults
 from oxygent_client.sync._registry import SyncAgentRegistry
 from oxygent_client.sync._run import SyncRun
 
-__all__ = ["SyncAgentRegistry", "SyncConversation", "SyncRun", "SyncSSEOxyGent", "call", "hold"]
+__all__ = ["SyncAgentRegistry", "SyncConversation", "SyncQueryResults", "SyncRun", "SyncSSEOxyGent", "call", "hold"]
 
 P = ParamSpec("P")
 T = TypeVar("T")

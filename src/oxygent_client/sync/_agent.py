@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 
@@ -22,6 +23,7 @@ from oxygent_client.sanitize import SentSecrets
 from oxygent_client.sync._conversation import SyncConversation
 from oxygent_client.sync._mirror import PlainCallback, as_async, blocking, constructor, converting, plain, setting
 from oxygent_client.sync._portal import Portal, current_portal
+from oxygent_client.sync._query_map import SyncQueryResults
 from oxygent_client.sync._run import SyncRun
 from oxygent_client.telemetry import Observer
 
@@ -238,6 +240,24 @@ class SyncSSEOxyGent:
     @blocking(SSEOxyGent.start)
     def start(self) -> None:
         """Start a detached run, with the arguments of `ask`: it needs no connection; `attach` reads its events."""
+
+    @converting(SSEOxyGent.map)
+    def map(self, queries: Any, **options: Any) -> SyncQueryResults:
+        """Run many queries, at most `limit` at a time: `for result in agent.map(queries, limit=8): ...`.
+
+        Each result has the query and its response or error: a query that fails does not stop the others. Leaving the
+        `for` cancels the runs in progress.
+
+        Args:
+            queries: an iterable of queries and requests, read in the calling thread; it may block. An async iterable
+                is read in the event loop.
+            limit: how many runs are in progress at a time.
+            ordered: True gives the results in the order of the queries, False as soon as their runs end.
+            timeout: seconds for each call, or all its time-outs, as for `ask`.
+            headers: headers of each call, over those of the agent.
+            callee: the name of the agent that the remote runs; None: that of the agent.
+        """
+        return SyncQueryResults(partial(self._agent.map, **options), queries, self._get_portal)
 
     @converting(SSEOxyGent.attach)
     def attach(self, *args: Any, **options: Any) -> SyncRun:
