@@ -1,4 +1,4 @@
-"""Ask one question and show the run while it streams.
+"""Show a run while it streams.
 
 Rule 1: leaving for any reason leaves the stream's block, so that the remote run stops too.
 Rule 2: an event that cannot be shown does not end the run; one line reports it at the end. A failed write does.
@@ -7,16 +7,16 @@ Rule 3: credentials of the request are redacted, since others see the terminal a
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import anyio
 from attrs import define, evolve, field
 
-from oxygent_client import Event, OxyRequest, Run, SSEOxyGent
-from oxygent_client.cli._error_advice import error_line
-from oxygent_client.cli._output import Display, RunSummary
+from oxygent_client import Event, OxyRequest, OxyState, Run, SSEOxyGent
+from oxygent_client.cli._error_advice import FAILED, error_line
+from oxygent_client.cli._output import Display, RunSummary, write_error
 from oxygent_client.sanitize import without_credentials
 
 Redact = Callable[[Any], Any]
@@ -71,8 +71,28 @@ class _SafeDisplay:
         return error_line(f"cannot show {self.first_failure}{more}", "Use --json to see what was received.")
 
 
-def _print_error(text: str) -> None:
-    sys.stderr.write(text)
+async def _nothing() -> None:
+    pass
+
+
+def ask_with(
+    agent: SSEOxyGent, query: str | OxyRequest, display: Display, close: Callable[[], Awaitable[None]] = _nothing
+) -> int:
+    """Run a query and return the exit code; afterwards `close` is called in the same event loop."""
+
+    async def ask() -> RunSummary:
+        try:
+            return await run_query(agent, query, display)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await close()
+
+    return exit_code(anyio.run(ask))
+
+
+def exit_code(summary: RunSummary) -> int:
+    """Return the exit code of a run that has a response."""
+    return 0 if summary.response.state is OxyState.COMPLETED else FAILED
 
 
 async def run_query(
@@ -81,14 +101,26 @@ async def run_query(
     display: Display,
     *,
     clock: Callable[[], float] = anyio.current_time,
-    report: Callable[[str], object] = _print_error,
+    report: Callable[[str], object] = write_error,
 ) -> RunSummary:
-    """Send a query, show every event, and return a summary of the run.
+    """Send a query, show every event, and return a summary of the run: see `show_run`."""
+    return await show_run(agent, lambda: agent.stream(query), display, clock=clock, report=report)
+
+
+async def show_run(
+    agent: SSEOxyGent,
+    open_run: Callable[[], AbstractAsyncContextManager[Run]],
+    display: Display,
+    *,
+    clock: Callable[[], float] = anyio.current_time,
+    report: Callable[[str], object] = write_error,
+) -> RunSummary:
+    """Show every event of a run of this agent, and return a summary.
 
     `report` receives one line about events that could not be shown.
 
     Raises:
-        OxyError: as `agent.stream`; the events until then were shown.
+        OxyError: the run failed; the events until then were shown.
         OSError: the output can no longer be written.
     """
     start = clock()
@@ -116,7 +148,7 @@ async def run_query(
                 if display.interval is not None:
                     group.start_soon(tick, display.interval)
                 try:
-                    async with agent, agent.stream(query) as run:
+                    async with agent, open_run() as run:
                         safe.redact = without_credentials(run.sent)
                         under_way.append(run)
                         try:

@@ -76,4 +76,4 @@ def advice_for(error: errors.OxyError) -> Advice:
 def error_line(text: str, advice: str) -> str:
     """Return the line to print for an error."""
     shown = line(text) or "no reason given"
-    return f"oxygent-client: {shown}{'' if shown.endswith(('.', '!', '?')) else '.'} {advice}\n"
+    return f"oxygent-client: {shown}{'' if shown.endswith(('.', '!', '?')) else '.'} {advice}".rstrip() + "\n"

@@ -1,12 +1,14 @@
-"""Output formats: live view, plain lines, JSON lines.
+"""Output formats: live view, plain lines, the answer alone, JSON lines.
 
 Rule 1: a Display receives events and their times; it never waits.
 Rule 2: a Display is a context manager: however its block ends, the terminal is restored, and the output stays.
+Rule 3: a stdout that is no terminal gets the answer alone, and stderr the rest.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
@@ -18,7 +20,8 @@ from rich.text import Text as RichText
 
 from oxygent_client import Event, Observation, OxyResponse, Text, TextDelta, ToolCall
 from oxygent_client.cli import _render
-from oxygent_client.cli._terminal_text import as_json, block, brief, indented, line
+from oxygent_client.cli._options import write
+from oxygent_client.cli._terminal_text import as_json, brief, escaped, line
 from oxygent_client.cli._view import View
 
 
@@ -62,10 +65,14 @@ class Display(Protocol):
 
 @define
 class LiveDisplay:
-    """A live tree of the calls with the text below it; the final state stays on the terminal."""
+    """A live tree of the calls with the text below it; the final state stays on the terminal.
+
+    With `write_answer`, the final answer goes there instead.
+    """
 
     console: Console
     query: str
+    write_answer: Callable[[str], object] | None = None
     interval: ClassVar[float | None] = 1 / 12
     view: View = field(init=False)
     closing: RenderableType = field(init=False, default="")
@@ -106,6 +113,8 @@ class LiveDisplay:
 
     def finish(self, summary: RunSummary, at: float) -> None:
         self._at, self._summary = at, summary
+        if self.write_answer is not None:
+            self.write_answer(bare(summary.response.output))
 
     def _picture(self, last: int | None = None) -> RenderableType:
         """Return the whole display; with `last`, only so many last lines of the tree and of the text."""
@@ -119,13 +128,20 @@ class LiveDisplay:
         ]
         if summary is not None:
             output = summary.response.output
-            answer = _render.Guarded("the answer", lambda: _render.answer(output, finished=True))
-            parts += [blank, answer, _render.summary(view, at, summary.remote_trace_id)]
+            if self.write_answer is None:
+                parts += [blank, _render.Guarded("the answer", lambda: _render.answer(output, finished=True))]
+            parts.append(_render.summary(view, at, summary.remote_trace_id))
         elif view.text:
             parts += [blank, _render.Guarded("the text", lambda: _render.answer(view.text, finished=False, last=last))]
         elif view.draft:
             parts += [blank, RichText(line(view.draft), style="dim", no_wrap=True, overflow="ellipsis")]
         return Group(*parts)
+
+
+def bare(output: Any) -> str:
+    """Return an answer for a pipe: a `str` with its lines, any other value as one line of JSON."""
+    text = escaped(output.replace("\r\n", "\n")).rstrip("\n") if isinstance(output, str) else as_json(output)
+    return f"{text}\n"
 
 
 _DESCRIPTIONS: Mapping[type[Event], Callable[[Any], tuple[str, str, str]]] = {
@@ -168,10 +184,11 @@ class _PlainDisplay:
 
 @define
 class LinesDisplay(_PlainDisplay):
-    """One plain line for each event, then the answer: for pipes, files and logs."""
+    """One plain line for each event, for pipes, files and logs; the answer goes to `write_answer`."""
 
     write: Callable[[str], object]
     query: str
+    write_answer: Callable[[str], object]
     events: int = field(init=False, default=0)
     calls: int = field(init=False, default=0)
 
@@ -185,11 +202,22 @@ class LinesDisplay(_PlainDisplay):
         self.write(f"{at:7.2f}s  {describe(event)}".rstrip() + "\n")
 
     def finish(self, summary: RunSummary, at: float) -> None:
-        output = summary.response.output
-        text = output if isinstance(output, str) else indented(output)
-        self.write(f"\n{block(text).rstrip()}\n\n")
+        self.write_answer(bare(summary.response.output))
         facts = f"{self.events} events, {self.calls} calls, {at:.1f} s"
         self.write(f"{facts}, trace {line(summary.remote_trace_id)}\n")
+
+
+@define
+class AnswerDisplay(_PlainDisplay):
+    """The answer alone."""
+
+    write: Callable[[str], object]
+
+    def see(self, event: Event, at: float) -> None:
+        pass
+
+    def finish(self, summary: RunSummary, at: float) -> None:
+        self.write(bare(summary.response.output))
 
 
 @define
@@ -221,3 +249,26 @@ class JSONDisplay(_PlainDisplay):
 
     def _write(self, **facts: Any) -> None:
         self.write(as_json(facts) + "\n")
+
+
+def make_display(query: str, *, as_json: bool = False, quiet: bool = False, live: bool = False) -> Display:
+    """Return the display for the streams of this process; `live` is a live view in any case."""
+    if as_json:
+        return JSONDisplay(write)
+    if quiet:
+        return AnswerDisplay(write)
+    out, err = Console(), Console(stderr=True)
+    if live or _is_live(out):
+        return LiveDisplay(out, query)
+    if _is_live(err) and not out.is_terminal:
+        return LiveDisplay(err, query, write)
+    return LinesDisplay(write_error, query, write)
+
+
+def write_error(text: str) -> None:
+    """Write to stderr."""
+    sys.stderr.write(text)
+
+
+def _is_live(console: Console) -> bool:
+    return console.is_terminal and not console.is_dumb_terminal

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import math
 import re
 from bisect import bisect_right
@@ -28,6 +29,7 @@ import anyio
 from attrs import define, evolve, field, frozen
 from attrs.validators import in_
 
+from oxygent_client._core.text import escape_text
 from oxygent_client.testing._asgi import Message, Receive, Send, cancel_on_disconnect, read_body
 from oxygent_client.testing.script import (
     AGENTS,
@@ -48,6 +50,9 @@ from oxygent_client.testing.script import (
     Together,
     Words,
 )
+
+_logger: Final = logging.getLogger("oxygent_client.testing.toy")
+_LOGGED: Final = 200  # characters of a query in the log
 
 # ---------------------------------------------------------------------------------------------------- Releases, framing
 
@@ -514,6 +519,7 @@ class ToyRemote:
             if run.state == "started":
                 run.state = "cancelled"
                 progress.stopped = anyio.current_time()
+            _log(run, run.state)
 
     async def _start(self, payload: dict[str, Any], scope: Message, _: Receive, send: Send) -> None:
         progress = self._begin(payload, scope)
@@ -527,6 +533,7 @@ class ToyRemote:
         progress = _Progress(run, *self._timeline(run, ids), anyio.current_time(), self.pace)
         self.runs.append(run)
         self._progress.append(progress)
+        _log(run, "asked", run.query)
         return progress
 
     async def _trace(self, payload: dict[str, Any], _: Message, receive: Receive, send: Send) -> None:
@@ -568,6 +575,7 @@ class ToyRemote:
         running = [progress.run for progress in self._of(channel) if progress.running()]
         if running:
             running[-1].feedback.append(payload.get("data"))
+            _log(running[-1], "feedback", json.dumps(payload.get("data")))
             await _respond(send, 200, _envelope({}))
         else:
             await _respond(send, 200, {"code": 400, "message": "illegal channel_id", "data": {}})
@@ -653,6 +661,12 @@ class ToyRemote:
             if call.callee == run.callee
         )
         return next(own, self.default)
+
+
+def _log(run: ToyRun, happened: str, text: str = "") -> None:
+    """Log a line about a run. Text of clients is escaped, since the log may go to a terminal."""
+    shown = [escape_text(each, _LOGGED) for each in (run.trace_id, f"{happened} {text}".rstrip())]
+    _logger.info("run %s: %s", *shown)
 
 
 _UPLOADS: Final = frozenset(".txt .jpg .jpeg .png .mp4 .xlsx .xls .doc .docx .pdf .csv .tsv .ods .py .md .json".split())
