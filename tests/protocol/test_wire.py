@@ -27,6 +27,8 @@ from oxygent_client import (
     ToolCall,
     errors,
 )
+from oxygent_client._core.redaction import KEPT_HEADERS
+from oxygent_client._protocol.endpoints import HEADERS, STREAM_HEADERS
 from oxygent_client._protocol.messages import CLOSE, EVENTS, is_event_stream, to_event
 from oxygent_client._protocol.responses import (
     KnownAgents,
@@ -212,6 +214,12 @@ CONTENT_TYPES: Final = [
 def test_content_types(expected: bool, content_type: str) -> None:
     """The content type of an event stream may have parameters."""
     assert is_event_stream(content_type) == expected
+
+
+@pytest.mark.parametrize("name", [*HEADERS, *STREAM_HEADERS])
+def test_our_headers_are_public(name: str) -> None:
+    """The value of a header of ours is not taken for a credential, so a response that contains it is shown."""
+    assert name in KEPT_HEADERS
 
 
 # ------------------------------------------------------------------------------------------------------ Error responses

@@ -15,6 +15,7 @@ import pytest
 from attrs import define, field
 
 from oxygent_client import Custom, Decoder, HTTPRequest, ServerSentEvent, SSEOxyGent, Timeouts, errors
+from oxygent_client._protocol.endpoints import PATHS
 from oxygent_client.testing import ToyRemote
 from oxygent_client.testing.script import (
     SCRIPTS,
@@ -473,6 +474,14 @@ async def test_documents(path: str, name: str) -> None:
         assert leaf["path"] == ["trip_planner", "hotel_agent", "review_agent", "read_reviews"]
     if name == "get_agents":
         assert list(real["data"]["agents"][0]) == list(toys["data"]["agents"][0])
+
+
+@pytest.mark.parametrize("path", PATHS.values())
+async def test_each_path_of_the_client(path: str) -> None:
+    """The toy knows each path that the client uses, and has a response for it."""
+    client = await request(ToyRemote(pace=0), "GET", path, Client())
+    assert client.status != 404
+    assert client.chunks
 
 
 async def test_without_agents() -> None:

@@ -478,30 +478,27 @@ class ToyRemote:
             await _respond(send, 200, self._document(path))
 
     def _document(self, path: str) -> dict[str, Any]:
-        nodes = list(_flat(self.organization))
-        agents = [str(node["name"]) for node in nodes if node["type"] == "agent"]
         if path == "/check_alive":
             return {"alive": 1}
-        if path == "/get_organization":
-            data: dict[str, Any] = {
+        nodes = list(_flat(self.organization))
+        agents = [str(node["name"]) for node in nodes if node["type"] == "agent"]
+        documents: dict[str, dict[str, Any]] = {
+            "/get_organization": {
                 "id_dict": {name: number for number, name in enumerate(agents)},
                 "organization": _with_paths(self.organization),
-            }
-        elif path == "/get_description":
-            data = {"description": self.description}
-        elif path == "/get_welcome_message":
-            data = {"welcome_message": self.welcome_message}
-        elif path == "/get_first_query":
-            data = {"first_query": self.first_query}
-        else:
-            # Real servers report the type "agent" for tools too.
-            data = {
+            },
+            "/get_description": {"description": self.description},
+            "/get_welcome_message": {"welcome_message": self.welcome_message},
+            "/get_first_query": {"first_query": self.first_query},
+            "/get_agents": {
+                # Real servers report the type "agent" for tools too.
                 "agents": [
                     {"name": node["name"], "desc": "", "type": "agent", "class_name": "Toy", "path": [node["name"]]}
                     for node in nodes
                 ]
-            }
-        return _envelope(data)
+            },
+        }
+        return _envelope(documents[path])
 
     async def _chat(self, payload: dict[str, Any], scope: Message, receive: Receive, send: Send) -> None:
         progress = self._begin(payload, scope)
