@@ -357,6 +357,9 @@ ELSEWHERE: Final = {
     "demo": "its remote is its own, and gets no credential",
     "toy": "it is a remote",
     "replay": "what it shows is a cassette; nothing is sent",
+    "start": "it shows the ids of its run",
+    "watch": "its display is that of ask",
+    "lookup": "a trace is redacted when it is made (tests/cli/test_detached.py)",
     "serve": "texts of the remote go to its clients, redacted (tests/serve/test_openai.py)",
 }
 

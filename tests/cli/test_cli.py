@@ -64,6 +64,7 @@ from oxygent_client.testing import Cassette, ToyRemote
 from oxygent_client.testing import serve as serving
 from oxygent_client.testing.script import SCRIPTS, Call, Say, Script
 from oxygent_client.transports.asgi import ASGITransport
+from tests.support.command_line import Ran, command
 
 # ------------------------------------------------------------------------------------------------------------- Escaping
 
@@ -776,7 +777,7 @@ def test_a_frame_is_bounded() -> None:
         for number in range(MAX_PARTS):
             show.see(said(f"note {number}"), 0)
         show.tick(1)
-    assert f"{MAX_PARTS - 8} lines above" in out.getvalue()
+    assert f"{MAX_PARTS - 7} lines above" in out.getvalue()
 
 
 LINES: Final = [
@@ -1057,23 +1058,6 @@ def server() -> Iterator[Server]:
     with serving(served) as url:
         served.url = url
         yield served
-
-
-@define
-class Ran:
-    """The result of a command."""
-
-    code: int
-    out: str
-    err: str
-
-
-def command(*argv: str) -> Ran:
-    """Run the command line in this process, without a terminal."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main(argv)
-    return Ran(code, out.getvalue(), err.getvalue())
 
 
 def test_ask(server: Server) -> None:

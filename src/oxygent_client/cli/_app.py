@@ -21,6 +21,7 @@ import typer
 
 import oxygent_client
 from oxygent_client import OxyRequest, errors
+from oxygent_client.cli import _detached
 from oxygent_client.cli._error_advice import EXIT_CODES, USAGE, error_line
 from oxygent_client.cli._options import (
     PROGRAM,
@@ -360,6 +361,12 @@ def serve_agent(
         return 0
 
     return attempt(work, debug=debug)
+
+
+# Commands in modules of their own.
+app.command(cls=Command)(_detached.start)
+app.command(cls=Command)(_detached.watch)
+app.command(cls=Command)(_detached.lookup)
 
 
 @contextmanager

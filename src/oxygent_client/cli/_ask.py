@@ -16,7 +16,8 @@ from attrs import define, evolve, field
 
 from oxygent_client import Event, OxyRequest, OxyState, Run, SSEOxyGent
 from oxygent_client.cli._error_advice import FAILED, error_line
-from oxygent_client.cli._output import Display, RunSummary, write_error
+from oxygent_client.cli._options import write_error
+from oxygent_client.cli._output import Display, RunSummary
 from oxygent_client.sanitize import without_credentials
 
 Redact = Callable[[Any], Any]

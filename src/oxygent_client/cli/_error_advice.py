@@ -14,6 +14,7 @@ from oxygent_client import errors
 from oxygent_client.cli._terminal_text import line
 
 UNEXPECTED, USAGE, UNREACHABLE, REFUSED, LATE, BROKEN, FAILED = range(1, 8)
+NOT_ENDED = 75  # EX_TEMPFAIL of sysexits.h: try again later
 INTERRUPTED, PIPE_CLOSED = 130, 141  # as a shell reports SIGINT and SIGPIPE
 
 EXIT_CODES: Sequence[tuple[int, str]] = (
@@ -25,7 +26,8 @@ EXIT_CODES: Sequence[tuple[int, str]] = (
     (LATE, "time-out"),
     (BROKEN, "the event stream broke or is invalid"),
     (FAILED, "the remote agent failed or gave no answer"),
-    (INTERRUPTED, "interrupted (Ctrl-C); the remote run is stopped too"),
+    (NOT_ENDED, "the run has not ended yet (`lookup`)"),
+    (INTERRUPTED, "interrupted (Ctrl-C); the remote run is stopped too, unless it is detached"),
     (PIPE_CLOSED, "broken pipe: the reader of the output has closed it"),
 )
 

@@ -244,6 +244,11 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
+def write_error(text: str) -> None:
+    """Write to stderr."""
+    sys.stderr.write(text)
+
+
 def silence(stream: TextIO) -> None:
     """Discard what is still in the stream's buffer, which would raise again at exit.
 

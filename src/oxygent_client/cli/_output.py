@@ -8,7 +8,6 @@ Rule 3: a stdout that is no terminal gets the answer alone, and stderr the rest.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
@@ -20,7 +19,7 @@ from rich.text import Text as RichText
 
 from oxygent_client import Event, Observation, OxyResponse, Text, TextDelta, ToolCall
 from oxygent_client.cli import _render
-from oxygent_client.cli._options import write
+from oxygent_client.cli._options import write, write_error
 from oxygent_client.cli._terminal_text import as_json, brief, escaped, line
 from oxygent_client.cli._view import View
 
@@ -106,10 +105,12 @@ class LiveDisplay:
 
     def tick(self, at: float) -> None:
         self._at = at
-        # One line less than the terminal has, for the cursor.
-        height = max(self.console.height - 1, 4)
+        # Two lines less than the terminal has. The cursor waits in an empty line of its own: the terminal writes ^C
+        # there, which would otherwise begin another line, so that the first one would not be erased.
+        height = max(self.console.height - 2, 4)
         above = max(self.view.kept - height, 0) + max(self.view.text.count("\n") - height, 0)
-        self._live.update(_render.FitHeight(self._picture(height), height, above), refresh=True)
+        frame = _render.FitHeight(self._picture(height), height, above)
+        self._live.update(Group(frame, RichText("")), refresh=True)
 
     def finish(self, summary: RunSummary, at: float) -> None:
         self._at, self._summary = at, summary
@@ -263,11 +264,6 @@ def make_display(query: str, *, as_json: bool = False, quiet: bool = False, live
     if _is_live(err) and not out.is_terminal:
         return LiveDisplay(err, query, write)
     return LinesDisplay(write_error, query, write)
-
-
-def write_error(text: str) -> None:
-    """Write to stderr."""
-    sys.stderr.write(text)
 
 
 def _is_live(console: Console) -> bool:

@@ -1,0 +1,195 @@
+"""Commands for detached runs: start one, watch it, look up its record.
+
+Rule 1: `start` prints a token, which has the server and the ids of the run; `watch` needs nothing else.
+Rule 2: leaving `watch` leaves the run alone.
+Rule 3: a token is no reason to send credentials: they are those of the command line, or of a profile of its server.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from oxygent_client import errors
+from oxygent_client.cli._error_advice import FAILED, NOT_ENDED, error_line
+from oxygent_client.cli._options import (
+    AsJSON,
+    Callee,
+    Debug,
+    Headers,
+    HeaderVariables,
+    ProfileName,
+    Quiet,
+    Seconds,
+    TokenVariable,
+    UrlAndQuery,
+    agent_settings,
+    attempt,
+    read_query,
+    split_url,
+    write,
+    write_error,
+)
+from oxygent_client.cli._terminal_text import as_json, line
+
+if TYPE_CHECKING:
+    from oxygent_client import RunHandle, RunRecord, SSEOxyGent, Trace
+
+
+def start(
+    words: UrlAndQuery,
+    *,
+    callee: Callee = None,
+    timeout: Seconds = None,
+    header: Headers = None,
+    header_env: HeaderVariables = None,
+    token_env: TokenVariable = None,
+    profile: ProfileName = None,
+    json: AsJSON = False,
+    debug: Debug = False,
+) -> int:
+    """Start a detached run, which needs no connection, and print its token for `watch`."""
+
+    def work() -> int:
+        import anyio
+
+        from oxygent_client import SSEOxyGent
+
+        url, (query,) = split_url(words, "QUERY")
+        settings = agent_settings(
+            url, profile=profile, header=header, header_env=header_env, token_env=token_env, timeout=timeout
+        )
+        agent = SSEOxyGent(**settings, callee=callee)
+        handle = anyio.run(_start, agent, read_query(query))
+        token = handle.to_token()
+        if json:
+            ids = {"trace_id": handle.trace_id, "remote_trace_id": handle.remote_trace_id}
+            write(as_json({"kind": "started", "token": token, **ids, "server_url": handle.server_url}) + "\n")
+        else:
+            write_error(f"started the run {line(handle.trace_id)}; pass this token to `oxygent-client watch`:\n")
+            write(f"{token}\n")
+        return 0
+
+    return attempt(work, debug=debug, as_json=json)
+
+
+async def _start(agent: SSEOxyGent, query: str) -> RunHandle:
+    async with agent:
+        return await agent.start(query)
+
+
+def watch(
+    token: Annotated[str, typer.Argument(help="The token that `start` has printed.", show_default=False)],
+    *,
+    timeout: Seconds = None,
+    quiet: Quiet = False,
+    header: Headers = None,
+    header_env: HeaderVariables = None,
+    token_env: TokenVariable = None,
+    profile: ProfileName = None,
+    json: AsJSON = False,
+    debug: Debug = False,
+) -> int:
+    """Show a detached run until its end. Ctrl-C leaves it alone, and a later `watch` goes on from there.
+
+    The server sends each event once: the events of an earlier `watch` are not shown again.
+    """
+
+    def work() -> int:
+        import anyio
+
+        from oxygent_client import RunHandle, SSEOxyGent
+        from oxygent_client.cli._ask import exit_code, show_run
+        from oxygent_client.cli._output import make_display
+
+        handle = RunHandle.from_token(token)
+        settings = _settings(
+            None, handle, profile, header=header, header_env=header_env, token_env=token_env, timeout=timeout
+        )
+        agent = SSEOxyGent(**settings)
+        display = make_display(f"watch {handle.trace_id}", as_json=json, quiet=quiet)
+        return exit_code(anyio.run(show_run, agent, lambda: agent.attach(token), display))
+
+    return attempt(work, debug=debug, as_json=json, stopped="stopped watching; the run goes on")
+
+
+def lookup(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            help="URL: as for `ask`. RUN: the trace id of a run, or the token of a detached one, which has the URL.",
+            metavar="[URL] RUN",
+            show_default=False,
+        ),
+    ],
+    *,
+    timeout: Seconds = None,
+    quiet: Quiet = False,
+    header: Headers = None,
+    header_env: HeaderVariables = None,
+    token_env: TokenVariable = None,
+    profile: ProfileName = None,
+    json: AsJSON = False,
+    debug: Debug = False,
+) -> int:
+    """Show the server's record of a run: its calls and its answer. With --json, the trace as JSON."""
+
+    def work() -> int:
+        import anyio
+
+        from oxygent_client import SSEOxyGent
+
+        url, (run,) = split_url(words, "RUN")
+        handle = _handle(run)
+        settings = _settings(
+            url, handle, profile, header=header, header_env=header_env, token_env=token_env, timeout=timeout
+        )
+        record = anyio.run(_look_up, SSEOxyGent(**settings), run if handle is None else handle.remote_trace_id)
+        trace = record.trace()
+        if json:
+            write(f"{trace.to_json()}\n")
+        else:
+            _show(trace, quiet=quiet)
+        return {"completed": 0, "running": NOT_ENDED}.get(trace.status, FAILED)
+
+    return attempt(work, debug=debug, as_json=json)
+
+
+def _handle(run: str) -> RunHandle | None:
+    """Return the handle of a token, or None for a trace id."""
+    from oxygent_client import RunHandle
+
+    try:
+        return RunHandle.from_token(run)
+    except errors.ConfigurationError:
+        return None
+
+
+def _settings(url: str | None, handle: RunHandle | None, profile: str | None, **options: Any) -> dict[str, Any]:
+    """Return the arguments of the agent; the server is that of the token, unless another is named."""
+    if url is None and profile is None and handle is not None:
+        url = handle.server_url
+    return agent_settings(url, profile=profile, **options)
+
+
+async def _look_up(agent: SSEOxyGent, trace_id: str) -> RunRecord:
+    async with agent:
+        record = await agent.lookup(trace_id)
+        if record is None:
+            await agent.check_alive()  # a server that does not answer has an error of its own
+            raise errors.ConfigurationError("the server has no record of this run")
+        return record
+
+
+def _show(trace: Trace, *, quiet: bool) -> None:
+    from oxygent_client.cli._output import bare
+
+    if not quiet:
+        write_error(f"{trace.to_tree()}\n")
+    if trace.status == "completed":
+        write(bare(trace.output))
+    elif trace.status == "running":
+        write_error(error_line("the run has not ended yet", "Look again later."))
+    else:
+        write_error(error_line(trace.error or f"the run is {trace.status}", "See the server's log."))

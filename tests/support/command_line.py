@@ -1,0 +1,117 @@
+"""Run the command line: in this process, or as a program on a terminal of its own."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import fcntl
+import io
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, Final
+
+from attrs import define
+
+from oxygent_client.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+PATIENCE: Final = 60.0
+"""Seconds until a text must be there; the machine may be busy."""
+_OWN_TERMINAL: Final = """
+import os, sys
+os.close(os.open(os.ttyname(0), os.O_RDWR))
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+"""Makes the terminal that of this session (a leader that opens one gets it), and becomes the program."""
+
+
+@define
+class Ran:
+    """The result of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+def command(*argv: str) -> Ran:
+    """Run the command line in this process, without a terminal."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main(argv)
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+@define
+class Terminal:
+    """A program on a terminal, as a user sees and uses it."""
+
+    process: subprocess.Popen[bytes]
+    ours: int
+    text: str = ""
+    """All that was written, control characters included."""
+
+    def press(self, keys: str) -> None:
+        """Press keys: CR for Enter, ETX for Ctrl-C."""
+        os.write(self.ours, keys.encode())
+
+    def read_until(self, text: str, *, after: str = "") -> None:
+        """Read until the terminal shows `text`, after the last `after`; raise AssertionError with all that it shows."""
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        until = time.monotonic() + PATIENCE
+        while text not in self.text[self.text.rfind(after) + len(after) if after else 0 :]:
+            ready, _, _ = select.select([self.ours], [], [], max(until - time.monotonic(), 0))
+            assert ready, f"the terminal does not show {text!r}, but {self.text!r}"
+            data = self._read()
+            assert data, f"the program has ended without {text!r}: {self.text!r}"
+            self.text += decoder.decode(data)
+
+    def wait(self) -> int:
+        """Read to the end of the program, and return its exit code."""
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        while data := self._read():
+            self.text += decoder.decode(data)
+        return self.process.wait(PATIENCE)
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self.ours, 65536)
+        except OSError as error:
+            if error.errno != errno.EIO:  # how Linux reports that the other end was closed
+                raise
+            return b""
+
+
+@contextmanager
+def on_terminal(*argv: str, rows: int = 24, columns: int = 80) -> Generator[Terminal]:
+    """Run the command line on a terminal of its own, which sends it a signal for Ctrl-C."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    environment = {**os.environ, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
+    for name in ("NO_COLOR", "COLUMNS", "LINES"):
+        environment.pop(name, None)
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _OWN_TERMINAL, "-m", "oxygent_client", *argv],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        os.close(theirs)
+        try:
+            yield Terminal(process, ours)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            os.close(ours)
