@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from oxygent_client._agent.query_map import QueryResult, QueryResults
     from oxygent_client._agent.remote_agent import RemoteAgent
     from oxygent_client._agent.tool import AgentTool
+    from oxygent_client._core.call_tree import TraceCall
     from oxygent_client._core.errors import Outcome, OxyError
     from oxygent_client._core.events import (
         Answer,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     )
     from oxygent_client._core.requests import OxyRequest, OxyResponse
     from oxygent_client._core.settings import CallOptions, Limits, Timeouts
-    from oxygent_client._core.trace import Trace, TraceCall
+    from oxygent_client._core.trace import Trace
     from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
     from oxygent_client._protocol.payload import build_payload
     from oxygent_client._protocol.responses import Welcome
@@ -124,6 +125,7 @@ _HOMES = {
     ),
     "_agent.remote_agent": ("RemoteAgent",),
     "_agent.tool": ("AgentTool",),
+    "_core.call_tree": ("TraceCall",),
     "_core.errors": (
         "Outcome",
         "OxyError",
@@ -152,10 +154,7 @@ _HOMES = {
         "Limits",
         "Timeouts",
     ),
-    "_core.trace": (
-        "Trace",
-        "TraceCall",
-    ),
+    "_core.trace": ("Trace",),
     "_core.transport": (
         "HTTPRequest",
         "HTTPResponse",

@@ -272,7 +272,8 @@ WRITERS: Final[dict[str, tuple[str, ...]]] = {
     "escape_text": (
         "_core/decompression.py", "_core/errors.py", "_core/log.py", "_core/redaction.py", "_agent/callbacks.py",
         "transports/_library_log.py",
-        "_core/trace.py", "_protocol/run_record.py", "_run/notebook.py",  # of data that a program looks at itself
+        # of data that a program looks at itself
+        "_core/report.py", "_core/trace.py", "_protocol/run_record.py", "_run/notebook.py",
     ),
     "for_display": (
         "_core/sent_secrets.py", "_protocol/responses.py", "_protocol/schema.py", "_run/reported_errors.py",

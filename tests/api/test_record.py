@@ -250,10 +250,12 @@ async def test_the_credentials_of_a_lookup() -> None:
     """The secrets of the record's request are redacted in its trace, and are not pickled."""
     headers = {"authorization": f"Bearer {SECRET}-42"}
     template = HTTPRequest("GET", "http://remote.test", "", headers)
-    transport = FakeTransport({"/view": stored(at(0, "r", output=f"you sent {SECRET}-42"))})
+    node = at(0, f"r-{SECRET}-42", output=f"you sent {SECRET}-42", node_type=f"{SECRET}-42")
+    transport = FakeTransport({"/view": stored(node)})
     record = await look_up(transport, template, "t", LIMITS, until=anyio.current_time() + 5)
     assert record is not None
     assert record.trace().output == "you sent [scrubbed]"
+    assert f"{SECRET}-42" not in record.trace().report()
     assert f"{SECRET}-42" in pickle.loads(pickle.dumps(record)).trace().output
 
 

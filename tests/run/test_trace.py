@@ -22,7 +22,7 @@ from tests.support.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
     from oxygent_client import OxyError, OxyResponse, Run
-    from oxygent_client._core.trace import CallStatus
+    from oxygent_client._core.call_tree import CallStatus
 
 URL: Final = "http://127.0.0.1:1"
 
@@ -265,6 +265,16 @@ async def test_secrets() -> None:
     )
     shown = {"echo": ["you sent [scrubbed]"], "[scrubbed]": 1, "password": "[scrubbed]", "n": 7}
     assert (trace.calls[0].arguments, trace.calls[0].output) == (shown, shown)
+
+
+async def test_secrets_of_a_report() -> None:
+    """No credential that was sent is in the report, wherever the server repeats it."""
+    token = "t0p-secret-token"
+    steps = called(f"n-{token}", "user", token, arguments={token: token}, callee_category=token), answer(token), close()
+    async with agent_of(*steps, auth=BearerAuth(token)).stream("hi") as run:
+        await run.final_response()
+    assert token not in run.report()
+    assert "n-[scrubbed]" in run.report()
 
 
 async def test_arguments_that_are_too_deep_to_search() -> None:

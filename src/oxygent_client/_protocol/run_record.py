@@ -9,12 +9,13 @@ from typing import Any, Final, cast
 import attrs
 
 from oxygent_client._core import json_codec
+from oxygent_client._core.call_tree import CallStatus, TraceCall
 from oxygent_client._core.errors import MalformedResponseError, TooLargeError
 from oxygent_client._core.events import OxyState
 from oxygent_client._core.redaction import scrub_json
 from oxygent_client._core.settings import Limits
 from oxygent_client._core.text import escape_text
-from oxygent_client._core.trace import CallStatus, Trace, TraceCall
+from oxygent_client._core.trace import Trace
 
 __all__ = ["RunNode", "RunRecord", "is_failure_text", "parse_record"]
 
@@ -118,7 +119,7 @@ class RunRecord:
             calls.append(self._call(node, began, parent, 0 if parent is None else calls[parent].depth + 1, len(calls)))
         root = calls[places[self.root.node_id]] if self.root is not None else None
         return Trace(
-            remote_trace_id=self.trace_id,
+            remote_trace_id=self._clean(self.trace_id),
             source="record",
             began=began,
             seconds=None if root is None else root.seconds,
@@ -137,9 +138,9 @@ class RunRecord:
             index=index,
             parent=parent,
             depth=depth,
-            node_id=node.node_id,
+            node_id=self._clean(node.node_id),
             name=self._clean(node.callee),
-            category=node.node_type,
+            category=self._clean(node.node_type),
             status=status,
             started=_since(began, node.create_time),
             ended=_since(began, node.update_time),

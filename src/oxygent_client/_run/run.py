@@ -208,6 +208,10 @@ class Run:
             error=str(error) if isinstance(error, OxyError) else "",
         )
 
+    def report(self) -> str:
+        """Return a page of HTML for people, with the calls of the run so far; see `Trace.report`."""
+        return self.trace().report()
+
     @property
     def sent(self) -> SentSecrets:
         """What the run has sent in confidence, for `sanitize.without_credentials`."""

@@ -15,10 +15,11 @@ from typing import Any, Final, cast
 
 import attrs
 
+from oxygent_client._core.call_tree import CallStatus, TraceCall
 from oxygent_client._core.errors import OxyError, RemoteAgentError
 from oxygent_client._core.events import Event, Observation, RemoteErrorEvent, ToolCall
 from oxygent_client._core.requests import OxyResponse
-from oxygent_client._core.trace import CallStatus, Trace, TraceCall
+from oxygent_client._core.trace import Trace
 from oxygent_client._protocol.messages import as_text
 from oxygent_client._protocol.run_record import STATUSES, RunRecord, is_failure_text
 
@@ -199,9 +200,9 @@ class TraceCollector:
                 index=index,
                 parent=call.parent,
                 depth=call.depth,
-                node_id=call.node_id,
+                node_id=clean(call.node_id),
                 name=clean(call.name),
-                category=call.category,
+                category=clean(call.category),
                 status=status,
                 started=call.started,
                 ended=call.ended,

@@ -110,6 +110,10 @@ class SyncRun:
         """Return the calls of the run so far as a value, with times, arguments, outputs and errors."""
         return self._run.trace()
 
+    def report(self) -> str:
+        """Return a page of HTML for people, with the calls of the run so far; see `Trace.report`."""
+        return self._run.report()
+
     def final_response(self) -> OxyResponse:
         """Read all events that are still to come, end the run and return its response.
 
