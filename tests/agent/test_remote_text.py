@@ -355,6 +355,7 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
 }
 ELSEWHERE: Final = {
     # commands that show no text of a remote: why
+    "batch": "results go to a file, redacted (tests/cli/test_batch.py)",
     "demo": "its remote is its own, and gets no credential",
     "toy": "it is a remote",
     "replay": "what it shows is a cassette; nothing is sent",

@@ -35,6 +35,7 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
         *("cut", "loop", "runs", "not sent", "rejected", "unknown", "started", "completed"),
         *("recovered", "ran", "most"),
     ),
+    "batch": ("queries", "kills", "in progress at a kill", "completed", "unknown", "ran", "most"),
     "replicas": (
         *("strategy", "seed", "loop", "SIGKILL", "SIGTERM", "calls", "answered", "started", "unknown", "ran"),
         *("most", "least share", "largest share"),

@@ -22,7 +22,7 @@ import typer
 import oxygent_client
 from oxygent_client import OxyRequest, errors
 from oxygent_client.cli import _detached
-from oxygent_client.cli._error_advice import EXIT_CODES, USAGE, error_line
+from oxygent_client.cli._error_advice import EXIT_CODES, FAILED, USAGE, error_line
 from oxygent_client.cli._options import (
     PROGRAM,
     AsJSON,
@@ -260,6 +260,62 @@ def tree(
         return _show_organization(anyio.run(_discover, SSEOxyGent(**settings)), json=json)
 
     return attempt(work, debug=debug, as_json=json)
+
+
+@app.command(cls=Command)
+def batch(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            help="URL: as for `ask`. FILE: one query a line, as a JSON string, or as an object with `query`, and"
+            " perhaps `id` and `arguments`.",
+            metavar="[URL] FILE",
+            show_default=False,
+        ),
+    ],
+    *,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The file to which results are appended, one JSON object a line (default: FILE.results.jsonl). Its"
+            " journal, by which a batch is resumed, is beside it.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="Runs at a time.", min=1, metavar="N")] = 8,
+    callee: Callee = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="Time limit in seconds for each query.", min=0.001)
+    ] = None,
+    header: Headers = None,
+    header_env: HeaderVariables = None,
+    token_env: TokenVariable = None,
+    profile: ProfileName = None,
+    debug: Debug = False,
+) -> int:
+    """Run many queries as detached runs. After Ctrl-C or a crash, the same command resumes; no query runs twice."""
+
+    def work() -> int:
+        from rich.console import Console
+
+        from oxygent_client import SSEOxyGent
+        from oxygent_client.cli._batch import run_batch
+        from oxygent_client.cli._batch_files import read_items
+
+        url, (name,) = split_url(words, "FILE")
+        settings = agent_settings(
+            url, profile=profile, header=header, header_env=header_env, token_env=token_env, timeout=timeout
+        )
+        settings |= {"callee": callee}
+        agent = SSEOxyGent(**settings)
+        results = output or Path(f"{name}.results.jsonl")
+        is_complete = run_batch(agent, read_items(Path(name)), results, concurrency, Console(stderr=True))
+        return 0 if is_complete else FAILED
+
+    return attempt(work, debug=debug, stopped="stopped; the runs in progress go on at the server")
 
 
 @app.command(cls=Command)
