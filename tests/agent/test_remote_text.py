@@ -362,6 +362,7 @@ ELSEWHERE: Final = {
     "start": "it shows the ids of its run",
     "watch": "its display is that of ask",
     "lookup": "a trace is redacted when it is made (tests/cli/test_detached.py)",
+    "report": "its page is that of a redacted trace, and redacts it again (tests/core/test_report.py)",
     "serve": "texts of the remote go to its clients, redacted (tests/serve/test_openai.py)",
 }
 

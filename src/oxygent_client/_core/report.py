@@ -62,8 +62,8 @@ def _template() -> tuple[Template, dict[str, str]]:
 
 
 def render(tree: CallTree) -> str:
-    """Return the page."""
-    return _Page(tree).page()
+    """Return the page, in ASCII: no encoding breaks it."""
+    return _Page(tree).page().encode("ascii", "xmlcharrefreplace").decode()
 
 
 def _text(text: str, limit: int = MAX_NAME) -> str:

@@ -21,7 +21,7 @@ import typer
 
 import oxygent_client
 from oxygent_client import OxyRequest, errors
-from oxygent_client.cli import _detached
+from oxygent_client.cli import _detached, _report
 from oxygent_client.cli._error_advice import EXIT_CODES, FAILED, USAGE, error_line
 from oxygent_client.cli._options import (
     PROGRAM,
@@ -423,6 +423,7 @@ def serve_agent(
 app.command(cls=Command)(_detached.start)
 app.command(cls=Command)(_detached.watch)
 app.command(cls=Command)(_detached.lookup)
+app.command(cls=Command)(_report.report)
 
 
 @contextmanager

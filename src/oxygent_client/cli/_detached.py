@@ -7,6 +7,7 @@ Rule 3: a token is no reason to send credentials: they are those of the command 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -136,17 +137,9 @@ def lookup(
     """Show the server's record of a run: its calls and its answer. With --json, the trace as JSON."""
 
     def work() -> int:
-        import anyio
-
-        from oxygent_client import SSEOxyGent
-
-        url, (run,) = split_url(words, "RUN")
-        handle = _handle(run)
-        settings = _settings(
-            url, handle, profile, header=header, header_env=header_env, token_env=token_env, timeout=timeout
+        trace = trace_of_record(
+            words, profile, header=header, header_env=header_env, token_env=token_env, timeout=timeout
         )
-        record = anyio.run(_look_up, SSEOxyGent(**settings), run if handle is None else handle.remote_trace_id)
-        trace = record.trace()
         if json:
             write(f"{trace.to_json()}\n")
         else:
@@ -154,6 +147,23 @@ def lookup(
         return {"completed": 0, "running": NOT_ENDED}.get(trace.status, FAILED)
 
     return attempt(work, debug=debug, as_json=json)
+
+
+def trace_of_record(words: Sequence[str], profile: str | None, **options: Any) -> Trace:
+    """Return the trace of the server's record of a run, for the arguments `[URL] RUN`.
+
+    Raises:
+        OxyError: the server has no record of the run, or cannot be reached.
+    """
+    import anyio
+
+    from oxygent_client import SSEOxyGent
+
+    url, (run,) = split_url(words, "RUN")
+    handle = _handle(run)
+    settings = _settings(url, handle, profile, **options)
+    record = anyio.run(_look_up, SSEOxyGent(**settings), run if handle is None else handle.remote_trace_id)
+    return record.trace()
 
 
 def _handle(run: str) -> RunHandle | None:

@@ -31,8 +31,10 @@ from oxygent_client._core.per_loop import Closed
 from oxygent_client._core.redaction import NO_KEYS, SCRUBBED, map_json, scrub_json, scrub_text
 from oxygent_client._core.spellings import SHORT, needles
 from oxygent_client._core.text import replace_unsafe
+from oxygent_client._core.trace import Trace
 from oxygent_client._core.transport import BufferedChunks, HTTPRequest, HTTPResponse, Purpose, Transport
 from oxygent_client._version import __version__
+from oxygent_client.testing._recorded_trace import recorded_trace
 from oxygent_client.testing._scrub import (
     Remove,
     remove_secrets,
@@ -137,6 +139,20 @@ class Entry:
         fields = cast("dict[str, Any]", self.payload) if isinstance(self.payload, dict) else {}
         query = fields.get("query", "")
         return query if isinstance(query, str) else json.dumps(query)
+
+    def trace(self) -> Trace:
+        """Return the calls of a recorded run as a value, with the recorded times."""
+        trace_id = _trace_id(self)
+        end = self.end
+        return recorded_trace(
+            [(piece.at, piece.data) for piece in self.pieces],
+            ended_at=self.ended_at,
+            status=self.status,
+            failure=end.text if isinstance(end, Failure) else "",
+            is_left=end == "left",
+            trace_id=trace_id,
+            remote_trace_id=trace_id,
+        )
 
     def without(self, *texts: str) -> Entry:
         """Return this entry with each of these texts replaced everywhere, also across pieces."""
