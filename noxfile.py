@@ -28,7 +28,7 @@ STRICT = bool(os.environ.get("CI") or os.environ.get("REQUIRE_ALL"))
 CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
 SUPPORTED = nox.project.python_versions(PROJECT)
 """The versions that the classifiers name."""
-TESTED_EXTRAS = "aiohttp,cli,fast,httpx2,otel,pytest"
+TESTED_EXTRAS = "aiohttp,cli,fast,httpx2,mcp,otel,pytest"
 """What the tests of the session `tests` need beside the wheel; a heavy extra gets a session of its own name."""
 SMOKE = (
     *("core/test_models", "protocol/test_payload", "protocol/test_sse", "api/test_discovery", "run/test_run"),
@@ -251,6 +251,7 @@ EXTRAS = {
     "cli": "oxygent_client.cli",
     "fast": "oxygent_client._core.json_codec",
     "httpx2": "oxygent_client.transports.httpx2",
+    "mcp": "oxygent_client.serve.mcp",
     "openai": "oxygent_client.serve.openai",
     "otel": "oxygent_client.telemetry.otel",
     "oxygent": "oxygent_client.integrations.oxygent",

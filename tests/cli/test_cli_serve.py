@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -13,16 +15,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+import oxygent_client.serve
 from oxygent_client.cli import main
 from oxygent_client.testing import ToyRemote, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 URL: Final = "http://remote.test"
 REFUSED: Final[list[Any]] = [
     # the command line after the URL, the option that the error names
     pytest.param([], "--openai", id="no-protocol"),
+    pytest.param(["--mcp-stdio", "--openai"], "--mcp-stdio", id="stdio-and-port"),
     pytest.param(["--openai", "--host", "0.0.0.0"], "--token-env", id="no-token"),
     pytest.param(["--openai", "--token-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE", id="no-variable"),
     pytest.param(["--openai", "--cors", "example.com"], "cors", id="no-origin"),
@@ -65,9 +69,56 @@ def get(url: str, token: str = "") -> Any:
             return error.code
 
 
+@pytest.mark.parametrize("option", ["--mcp", "--mcp-stdio"])
+def test_without_the_package(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package `mcp`, the error names the extra."""
+    monkeypatch.setitem(sys.modules, "oxygent_client.serve.mcp", None)
+    monkeypatch.delattr(oxygent_client.serve, "mcp", raising=False)
+    err = io.StringIO()
+    with redirect_stderr(err):
+        code = main(["serve", URL, option])
+    assert code == 2
+    assert "[mcp]" in err.getvalue()
+
+
+def lines_of(stream: int) -> Iterator[Any]:
+    """Return the documents in the lines of a pipe."""
+    with os.fdopen(stream, encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def test_mcp_by_standard_input_and_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server answers line by line until its input ends, and prints nothing else to standard output."""
+    (for_server, to_server), (from_server, for_client) = os.pipe(), os.pipe()
+    said: list[Any] = []
+
+    def client() -> None:
+        with os.fdopen(to_server, "w", encoding="utf-8") as sends:
+            replies = lines_of(from_server)
+            hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+            call = {"name": "trip_planner", "arguments": {"query": "raise"}}
+            for number, (method, params) in enumerate({"initialize": hello, "tools/call": call}.items()):
+                document = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+                print(json.dumps(document), file=sends, flush=True)
+                said.append(next(replies))
+        said.extend(replies)
+
+    thread = threading.Thread(target=client)
+    with serve(ToyRemote()) as remote, os.fdopen(for_server) as stdin, os.fdopen(for_client, "w") as stdout:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        monkeypatch.setattr(sys, "stdout", stdout)
+        thread.start()
+        code = main(["serve", remote, "--mcp-stdio", "--master-only"])
+    thread.join()
+    assert code == 0
+    assert [reply["id"] for reply in said] == [0, 1]
+    assert said[1]["result"]["isError"]
+
+
 HOSTS: Final[list[Any]] = [
     # options, a token, the texts on stderr, the signal, the exit code
-    pytest.param([], "", "GET /v1/models 200", signal.SIGINT, 130, id="loopback"),
+    pytest.param(["--mcp"], "", "GET /v1/models 200", signal.SIGINT, 130, id="loopback"),
     pytest.param(["--host", "0.0.0.0", "--token-env", "SERVE_TOKEN"], "t0ken", "TLS", signal.SIGTERM, 0, id="all"),
 ]
 

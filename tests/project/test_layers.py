@@ -91,7 +91,10 @@ ROOMS: Final[dict[str, Room]] = {
     # The served side: what all protocols share, and a room for each protocol.
     "serve": room("serve serve._core serve._core.*", PUBLIC, "anyio attrs uvicorn", edge=True),
     "serve.openai": room("serve.openai serve._openai serve._openai.*", f"{PUBLIC} serve", "attrs", edge=True),
-    "cli": room("cli cli.* __main__", f"{PUBLIC} profiles serve serve.openai", "anyio attrs rich typer", edge=True),
+    "serve.mcp": room("serve.mcp serve._mcp serve._mcp.*", f"{PUBLIC} serve", "anyio attrs mcp mcp_types", edge=True),
+    "cli": room(
+        "cli cli.* __main__", f"{PUBLIC} profiles serve serve.openai serve.mcp", "anyio attrs rich typer", edge=True
+    ),
     "profiles": room("profiles profiles.*", PUBLIC, "attrs", edge=True),
     "pytest_plugin": room("pytest_plugin", PUBLIC, "anyio attrs pytest uvloop", edge=True),
     "sync": room("sync sync.*", PUBLIC, "anyio attrs", edge=True),

@@ -17,7 +17,7 @@ import pytest
 from oxygent_client import BearerAuth, Cluster, Outcome, OxyError, SSEOxyGent, Timeouts, errors
 from oxygent_client.errors import ConfigurationError
 from oxygent_client.serve import Exchange, Failure, Mount, Refused, Route, Runs, ServeLimits, Service, failure_of
-from oxygent_client.testing import FakeTransport, Reply, ToyRemote
+from oxygent_client.testing import FakeTransport, Reply, ToyRemote, answer, close
 from oxygent_client.testing.script import Pause, Say, Script
 from oxygent_client.transports.asgi import ASGITransport
 from tests.support.asgi_client import ByServer, Call, request
@@ -380,6 +380,22 @@ async def test_a_body_that_does_not_come() -> None:
     assert (reply.status, anyio.current_time() - began) == (408, 30.0)
 
 
+async def test_a_body_in_pieces() -> None:
+    """A body may arrive in pieces, which count together."""
+    here, pieces = site(limits=ServeLimits(body_bytes=60)), [b'{"query": ', b'"echo hello"}', b" " * 50]
+    given = iter([{"type": "http.request", "body": piece, "more_body": True} for piece in pieces])
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return next(given)
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    await here.service({"type": "http", "method": "POST", "path": "/ask", "headers": []}, receive, send)
+    assert sent[0]["status"] == 413
+
+
 async def test_a_client_that_leaves_before_its_body() -> None:
     """If the client leaves before its body is complete, no agent runs and no response is sent."""
     call = Call(site().service, "POST", "/ask", is_body_slow=True)
@@ -469,6 +485,30 @@ async def test_heartbeats_to_a_client_that_has_left() -> None:
         await anyio.sleep(20)
         call.left.set()
     assert here.toy.runs[0].state == "cancelled"
+
+
+# ------------------------------------------------------------------------------------------------------------- Feedback
+
+WAITS: Final[list[Any]] = [
+    # the replies before the agent waits, the data, whether it was delivered, the requests
+    pytest.param(0, "yes", True, 1, id="waits-already"),
+    pytest.param(3, "yes", True, 4, id="waits-soon"),
+    pytest.param(99, "yes", False, 21, id="never-waits"),
+    pytest.param(99, "", False, 1, id="the-end-is-not-repeated"),
+]
+
+
+@pytest.mark.parametrize(("replies", "data", "is_delivered", "requests"), WAITS)
+async def test_feedback(replies: int, data: str, is_delivered: bool, requests: int) -> None:
+    """Feedback is repeated for 5 s until the agent waits for it: its question may come first."""
+    unknown = Reply.json({"code": 400, "message": "illegal channel_id", "data": {}})
+    done = Reply.json({"code": 200, "message": "", "data": {}})
+    transport = FakeTransport({"/feedback": [*[unknown] * replies, done], "/sse/chat": Reply([answer("x"), close()])})
+    runs = Runs(SSEOxyGent(server_url=REMOTE, transport=transport), ServeLimits())
+    async with runs.stream("x") as run:
+        await run.final_response()
+        assert await runs.feedback(run, data) == is_delivered
+    assert len([each for each in transport.requests if each.path == "/feedback"]) == requests
 
 
 # ------------------------------------------------------------------------------------------------------------- Shutdown

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -50,9 +51,11 @@ from oxygent_client.cli._terminal_text import as_json
 from oxygent_client.sanitize import without_credentials
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from oxygent_client import SSEOxyGent
     from oxygent_client.cli._output import Display
-    from oxygent_client.serve import Adapter
+    from oxygent_client.serve import Adapter, ServeLimits
     from oxygent_client.testing import Entry
 
 MAX_RUNS = 500
@@ -351,7 +354,14 @@ def serve_agent(
     *,
     openai: Annotated[bool, typer.Option("--openai", help="Serve OpenAI's API below /v1.")] = False,
     reasoning: Annotated[
-        bool, typer.Option("--reasoning", help="Send thoughts and calls inside the remote as reasoning.")
+        bool, typer.Option("--reasoning", help="OpenAI: send thoughts and calls inside the remote as reasoning.")
+    ] = False,
+    mcp: Annotated[bool, typer.Option("--mcp", help="Serve MCP at /mcp: each agent is a tool.")] = False,
+    mcp_stdio: Annotated[
+        bool, typer.Option("--mcp-stdio", help="Serve MCP by standard input and output, without a port.")
+    ] = False,
+    master_only: Annotated[
+        bool, typer.Option("--master-only", help="MCP: the server's master is the only tool.")
     ] = False,
     host: Annotated[
         str, typer.Option(help="The address to listen on; any other than this machine's needs --token-env.")
@@ -387,17 +397,19 @@ def serve_agent(
     def work() -> int:
         from oxygent_client import SSEOxyGent
         from oxygent_client.serve import LOOPBACK, ServeLimits, Service, serve_forever
-        from oxygent_client.serve.openai import OpenAIAdapter
 
-        adapters: list[Adapter] = [OpenAIAdapter(reasoning)] if openai else []
-        if not adapters:
-            raise errors.ConfigurationError("serve needs a protocol: --openai")
+        limits = ServeLimits(runs=max_runs, run_seconds=timeout or ServeLimits().run_seconds)
+        adapters = _adapters(openai=openai, reasoning=reasoning, mcp=mcp, master_only=master_only)
+        if mcp_stdio == bool(adapters):
+            raise errors.ConfigurationError("serve needs --mcp-stdio alone, or protocols on a port: --openai, --mcp")
+        agent = SSEOxyGent(**agent_settings(url, profile=profile, header=header, header_env=header_env))
+        if mcp_stdio:
+            return _serve_stdio(agent, limits, master_only=master_only)
         is_local = host in LOOPBACK
         if not is_local and token_env is None:
             raise errors.ConfigurationError(f"--host {host} is not this machine alone, and needs --token-env VARIABLE")
-        limits = ServeLimits(runs=max_runs, run_seconds=timeout or ServeLimits().run_seconds)
         service = Service(
-            SSEOxyGent(**agent_settings(url, profile=profile, header=header, header_env=header_env)),
+            agent,
             adapters,
             token="" if token_env is None else variable("--token-env", token_env),
             cors=cors or (),
@@ -424,6 +436,36 @@ app.command(cls=Command)(_detached.start)
 app.command(cls=Command)(_detached.watch)
 app.command(cls=Command)(_detached.lookup)
 app.command(cls=Command)(_report.report)
+
+
+def _adapters(*, openai: bool, reasoning: bool, mcp: bool, master_only: bool) -> list[Adapter]:
+    """Return the protocols on the port."""
+    from oxygent_client.serve.openai import OpenAIAdapter
+
+    adapters: list[Adapter] = [OpenAIAdapter(reasoning)] if openai else []
+    if mcp:
+        adapters.append(_mcp().MCPAdapter(master_only))
+    return adapters
+
+
+def _mcp() -> ModuleType:
+    try:
+        from oxygent_client.serve import mcp
+    except ImportError as missing:
+        raise errors.ConfigurationError("this needs the package mcp: pip install 'oxygent-client[mcp]'") from missing
+    return mcp
+
+
+def _serve_stdio(agent: SSEOxyGent, limits: ServeLimits, *, master_only: bool) -> int:
+    """Serve MCP by standard input and output; what else is printed goes to stderr."""
+    import anyio
+
+    mcp = _mcp()
+    # A thread that reads standard input does not notice KeyboardInterrupt: Ctrl-C ends the process as SIGTERM does.
+    with ExitStack() as handlers, _log_to_stderr("serve"):
+        handlers.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_DFL))
+        anyio.run(mcp.serve_stdio, mcp.create_server(agent, master_only=master_only, limits=limits))
+    return 0
 
 
 @contextmanager

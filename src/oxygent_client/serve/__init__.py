@@ -1,17 +1,19 @@
 """Serve a remote agent to clients of other protocols.
 
-`oxygent_client.serve.openai` serves OpenAI's API. Another protocol is an `Adapter`: its routes, and the shape of its
-errors; a `Service` does the rest.
+`oxygent_client.serve.openai` serves OpenAI's API, `oxygent_client.serve.mcp` the Model Context Protocol. Another
+protocol is an `Adapter`: its routes, and the shape of its errors; a `Service` does the rest.
 """
 
 from oxygent_client.serve._core.access import LOOPBACK
 from oxygent_client.serve._core.exchange import ASGIApp, Exchange
-from oxygent_client.serve._core.failures import Failure, Refused, failure_of
+from oxygent_client.serve._core.failures import INTERNAL, Failure, Refused, failure_of
 from oxygent_client.serve._core.runs import Runs, ServedAgent, ServeLimits
 from oxygent_client.serve._core.server import serve_forever
 from oxygent_client.serve._core.service import Adapter, Mount, Route, Service
+from oxygent_client.serve._core.texts import call_of, text_of
 
 __all__ = [
+    "INTERNAL",
     "LOOPBACK",
     "ASGIApp",
     "Adapter",
@@ -24,6 +26,8 @@ __all__ = [
     "ServeLimits",
     "ServedAgent",
     "Service",
+    "call_of",
     "failure_of",
     "serve_forever",
+    "text_of",
 ]

@@ -18,14 +18,24 @@ import attrs
 
 from oxygent_client import OxyError, Run, SSEOxyGent, TextDelta, TextUpdate
 from oxygent_client.sanitize import without_credentials
-from oxygent_client.serve import Exchange, Failure, Mount, Refused, Route, Runs, ServeLimits, Service, failure_of
+from oxygent_client.serve import (
+    Exchange,
+    Failure,
+    Mount,
+    Refused,
+    Route,
+    Runs,
+    ServeLimits,
+    Service,
+    failure_of,
+    text_of,
+)
 from oxygent_client.serve._openai.documents import (
     ChatDocuments,
     ResponseDocuments,
     error_document,
     model_document,
     reasoning_of,
-    text_of,
 )
 from oxygent_client.serve._openai.requests import Question, chat_question, response_question
 

@@ -64,7 +64,7 @@ class Access:
             exchange.response_headers.update(
                 {
                     "access-control-allow-origin": "*" if "*" in self.origins else origin,
-                    "access-control-expose-headers": "x-request-id, retry-after",
+                    "access-control-expose-headers": "x-request-id, retry-after, mcp-session-id",
                     "vary": "origin",
                 }
             )

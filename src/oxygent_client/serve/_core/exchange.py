@@ -8,6 +8,7 @@ Rule 2: an event is one `send`. A heartbeat, a comment, follows after each 15 s 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any, Final, TypeAlias, cast
@@ -125,13 +126,19 @@ class Exchange:
             await self.send({"type": "http.response.body", "body": piece, "more_body": True})
 
 
-def limited(receive: Receive, most: int) -> Receive:
-    """Return a `receive` that refuses a body of more than `most` bytes."""
-    received = 0
+def limited(receive: Receive, most: int, seconds: float) -> Receive:
+    """Return a `receive` that refuses a body of more than `most` bytes, and one that takes longer than `seconds`."""
+    received, until = 0, anyio.current_time() + seconds
 
     async def counted() -> Message:
-        nonlocal received
-        message = await receive()
+        nonlocal received, until
+        message: Message = {}
+        with anyio.CancelScope(deadline=until) as scope:
+            message = await receive()
+        if scope.cancelled_caught:
+            raise Refused(408, "body_timeout", f"the body must arrive within {seconds:g} s")
+        if not message.get("more_body", False):
+            until = math.inf  # what follows is the end of the connection
         received += len(message.get("body", b""))
         if received > most:
             raise Refused(413, "body_too_large", f"the body must have at most {most} bytes")
@@ -154,15 +161,12 @@ async def read_body(exchange: Exchange, receive: Receive, most: int, seconds: fl
         Refused: it is too large, or takes too long.
     """
     check_declared(exchange, most)
-    receive, pieces, more = limited(receive, most), list[bytes](), True
-    with anyio.move_on_after(seconds) as scope:
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return False
-            pieces.append(message.get("body", b""))
-            more = bool(message.get("more_body", False))
-    if scope.cancelled_caught:
-        raise Refused(408, "body_timeout", f"the body must arrive within {seconds:g} s")
+    receive, pieces, more = limited(receive, most, seconds), list[bytes](), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return False
+        pieces.append(message.get("body", b""))
+        more = bool(message.get("more_body", False))
     exchange.body = b"".join(pieces)
     return True

@@ -19,7 +19,7 @@ import anyio
 import attrs
 
 from oxygent_client import Outcome, Run, SSEOxyGent
-from oxygent_client.errors import ConfigurationError, OxyError
+from oxygent_client.errors import ConfigurationError, EnvelopeError, OxyError
 from oxygent_client.sanitize import without_credentials
 from oxygent_client.serve._core.failures import MAY_HAVE_RUN, Refused
 
@@ -29,6 +29,9 @@ KNOWN_SECONDS: Final = 60.0
 """How long an organization is kept before it is read again."""
 READY_SECONDS: Final = 2.0
 """How long the result of a health check is kept: a flood of probes does not reach the remote."""
+FEEDBACK_SECONDS: Final = 5.0
+"""How long an agent gets to wait for the input that it has asked for."""
+FEEDBACK_PAUSE: Final = 0.25
 MOST_AGENTS: Final = 1000
 """More agents of an organization are not listed."""
 
@@ -165,6 +168,25 @@ class Runs:
                 trace_id=trace_id,
             )
             raise refused
+
+    async def feedback(self, run: Run, data: Any) -> bool:
+        """Send the agent of a run the input of a human; False if no agent waits for it within 5 s.
+
+        Empty data is the last that the agent gets.
+
+        Raises:
+            OxyError: the remote could not be reached, or refused.
+        """
+        until = anyio.current_time() + FEEDBACK_SECONDS
+        while True:
+            try:
+                await self._agent.feedback(run.trace_id, data)
+            except EnvelopeError:  # the agent announces its question before it waits
+                if not data or anyio.current_time() >= until:
+                    return False
+                await anyio.sleep(FEEDBACK_PAUSE)
+            else:
+                return True
 
     async def stop(self, grace: float) -> None:
         """Refuse new runs, wait up to `grace` seconds for those that are running, then stop them."""

@@ -210,8 +210,9 @@ class Service:
                 message = {**message, "headers": [*message.get("headers", ()), *own]}
             await exchange.send(message)
 
-        check_declared(exchange, self.runs.limits.body_bytes)
-        await mount.app(scope, limited(receive, self.runs.limits.body_bytes), send)
+        limits = self.runs.limits
+        check_declared(exchange, limits.body_bytes)
+        await mount.app(scope, limited(receive, limits.body_bytes, limits.body_seconds), send)
 
     async def _respond_health(self, exchange: Exchange) -> None:
         if exchange.path == HEALTH:

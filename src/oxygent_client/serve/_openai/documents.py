@@ -8,31 +8,20 @@ Source: https://platform.openai.com/docs/api-reference (chat, responses, models)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import attrs
 
-from oxygent_client import Event, Thought, ToolCall
-from oxygent_client.serve import Failure, ServedAgent
+from oxygent_client import Event, Thought
+from oxygent_client.serve import Failure, ServedAgent, call_of
 from oxygent_client.serve._openai.requests import CHAT_ID, RESPONSE_ID, Question
-
-
-def text_of(output: Any) -> str:
-    """Return the text of an answer: a str unchanged, anything else as JSON."""
-    return output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
 
 
 def reasoning_of(event: Event) -> str:
     """Return the line of a thought or of a call inside the remote; empty for other events."""
-    if isinstance(event, ToolCall):
-        if event.caller_category == "user":  # the run itself
-            return ""
-        arguments = event.arguments
-        shown = arguments.get("query") if [*arguments] == ["query"] else arguments
-        return f"{event.caller} calls {event.callee}{f': {text_of(shown)}' if shown else ''}\n"
-    return f"{event.text}\n" if isinstance(event, Thought) else ""
+    text = event.text if isinstance(event, Thought) else call_of(event)
+    return f"{text}\n" if text else ""
 
 
 _TYPES: Final = ((401, "authentication_error"), (429, "rate_limit_error"), (500, "server_error"))
