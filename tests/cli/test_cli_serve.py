@@ -69,16 +69,16 @@ def get(url: str, token: str = "") -> Any:
             return error.code
 
 
-@pytest.mark.parametrize("option", ["--mcp", "--mcp-stdio"])
-def test_without_the_package(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the package `mcp`, the error names the extra."""
-    monkeypatch.setitem(sys.modules, "oxygent_client.serve.mcp", None)
-    monkeypatch.delattr(oxygent_client.serve, "mcp", raising=False)
+@pytest.mark.parametrize(("option", "extra"), [("--mcp", "mcp"), ("--mcp-stdio", "mcp"), ("--a2a", "a2a")])
+def test_without_the_package(option: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package of a protocol, the error names the extra."""
+    monkeypatch.setitem(sys.modules, f"oxygent_client.serve.{extra}", None)
+    monkeypatch.delattr(oxygent_client.serve, extra, raising=False)
     err = io.StringIO()
     with redirect_stderr(err):
         code = main(["serve", URL, option])
     assert code == 2
-    assert "[mcp]" in err.getvalue()
+    assert f"[{extra}]" in err.getvalue()
 
 
 def lines_of(stream: int) -> Iterator[Any]:

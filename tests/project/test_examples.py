@@ -102,7 +102,7 @@ import runpy, sys
 sys.modules.update(dict.fromkeys(sys.argv.pop(1).split()))
 runpy.run_path(sys.argv[1], run_name="__main__")
 """
-EXTRAS: Final = "aiohttp dotenv httpx2 mcp opentelemetry oxygent pytest rich typer uvicorn"
+EXTRAS: Final = "a2a aiohttp dotenv httpx2 mcp opentelemetry oxygent pytest rich typer uvicorn"
 
 
 def test_without_extras() -> None:

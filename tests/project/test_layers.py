@@ -92,8 +92,12 @@ ROOMS: Final[dict[str, Room]] = {
     "serve": room("serve serve._core serve._core.*", PUBLIC, "anyio attrs uvicorn", edge=True),
     "serve.openai": room("serve.openai serve._openai serve._openai.*", f"{PUBLIC} serve", "attrs", edge=True),
     "serve.mcp": room("serve.mcp serve._mcp serve._mcp.*", f"{PUBLIC} serve", "anyio attrs mcp mcp_types", edge=True),
+    "serve.a2a": room("serve.a2a serve._a2a serve._a2a.*", f"{PUBLIC} serve", "anyio attrs a2a google", edge=True),
     "cli": room(
-        "cli cli.* __main__", f"{PUBLIC} profiles serve serve.openai serve.mcp", "anyio attrs rich typer", edge=True
+        "cli cli.* __main__",
+        f"{PUBLIC} profiles serve serve.openai serve.mcp serve.a2a",
+        "anyio attrs rich typer",
+        edge=True,
     ),
     "profiles": room("profiles profiles.*", PUBLIC, "attrs", edge=True),
     "pytest_plugin": room("pytest_plugin", PUBLIC, "anyio attrs pytest uvloop", edge=True),

@@ -363,6 +363,11 @@ def serve_agent(
     master_only: Annotated[
         bool, typer.Option("--master-only", help="MCP: the server's master is the only tool.")
     ] = False,
+    a2a: Annotated[bool, typer.Option("--a2a", help="Serve A2A at /a2a, with the agent card.")] = False,
+    public_url: Annotated[
+        str,
+        typer.Option(help="A2A: the URL of this server in its card (default: that of each request).", metavar="URL"),
+    ] = "",
     host: Annotated[
         str, typer.Option(help="The address to listen on; any other than this machine's needs --token-env.")
     ] = "127.0.0.1",
@@ -400,8 +405,10 @@ def serve_agent(
 
         limits = ServeLimits(runs=max_runs, run_seconds=timeout or ServeLimits().run_seconds)
         adapters = _adapters(openai=openai, reasoning=reasoning, mcp=mcp, master_only=master_only)
+        if a2a:
+            adapters.append(_a2a().A2AAdapter(public_url, needs_token=token_env is not None))
         if mcp_stdio == bool(adapters):
-            raise errors.ConfigurationError("serve needs --mcp-stdio alone, or protocols on a port: --openai, --mcp")
+            raise errors.ConfigurationError("serve needs --mcp-stdio alone, or protocols: --openai, --mcp, --a2a")
         agent = SSEOxyGent(**agent_settings(url, profile=profile, header=header, header_env=header_env))
         if mcp_stdio:
             return _serve_stdio(agent, limits, master_only=master_only)
@@ -454,6 +461,14 @@ def _mcp() -> ModuleType:
     except ImportError as missing:
         raise errors.ConfigurationError("this needs the package mcp: pip install 'oxygent-client[mcp]'") from missing
     return mcp
+
+
+def _a2a() -> ModuleType:
+    try:
+        from oxygent_client.serve import a2a
+    except ImportError as missing:
+        raise errors.ConfigurationError("this needs a2a-sdk: pip install 'oxygent-client[a2a]'") from missing
+    return a2a
 
 
 def _serve_stdio(agent: SSEOxyGent, limits: ServeLimits, *, master_only: bool) -> int:

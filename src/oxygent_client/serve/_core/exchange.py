@@ -38,6 +38,8 @@ class Exchange:
     """The request's method."""
     path: str
     """The request's path, below the place where the application is mounted."""
+    base_url: str
+    """The URL of that place, as the client calls it; behind a proxy, as the proxy does."""
     headers: Mapping[str, str]
     """The request's headers, with names in lower case."""
     body: bytes = b""
@@ -55,6 +57,8 @@ class Exchange:
         self.method = scope["method"]
         self.path = scope["path"].removeprefix(scope.get("root_path", ""))
         self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        place = f"{self.headers.get('host', '')}{scope.get('root_path', '')}"
+        self.base_url = f"{scope.get('scheme', 'http')}://{place}"
         self.response_headers: dict[str, str] = {}
         self.send = send
         self._sending = anyio.Lock()

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, Final, cast
 
 import anyio
 import attrs
 
-from oxygent_client import Outcome, Run, SSEOxyGent
+from oxygent_client import Conversation, Outcome, Run, SSEOxyGent
 from oxygent_client.errors import ConfigurationError, EnvelopeError, OxyError
 from oxygent_client.sanitize import without_credentials
 from oxygent_client.serve._core.failures import MAY_HAVE_RUN, Refused
@@ -122,6 +122,7 @@ class Runs:
         arguments: Mapping[str, Any] | None = None,
         from_trace_id: str = "",
         group_id: str = "",
+        conversation: Conversation | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[Run]:
         """Run an agent; the block has its `Run`.
@@ -132,6 +133,7 @@ class Runs:
             arguments: more arguments of the agent.
             from_trace_id: the remote's trace id of the previous turn.
             group_id: the id of the conversation.
+            conversation: a conversation whose next turn it is, instead of the two before.
             headers: the headers of the inbound request, of which those in `forward_headers` are sent.
 
         Raises:
@@ -141,23 +143,28 @@ class Runs:
         outcome, trace_id = Outcome.NOT_SENT, ""
         with self._slot() as scope:
             total, most = self._agent.timeouts.total, self.limits.run_seconds
-            run = self._agent.stream(
-                query,
-                arguments=arguments,
-                from_trace_id=from_trace_id,
-                group_id=group_id,
-                shared_data=self._forwarded(headers or {}),
-                timeout=most if total is None else min(total, most),
-                callee=await self._callee(agent),
-            )
+            options: dict[str, Any] = {
+                "arguments": arguments,
+                "shared_data": self._forwarded(headers or {}),
+                "timeout": most if total is None else min(total, most),
+                "callee": await self._callee(agent),
+            }
+            run: Run | None = None
+            opened: AbstractAsyncContextManager[Run]
+            if conversation is None:
+                opened = run = self._agent.stream(query, from_trace_id=from_trace_id, group_id=group_id, **options)
+            else:
+                opened = conversation.stream(query, **options)
+                outcome = Outcome.UNKNOWN  # it does not show its run before the remote has accepted it
             try:
-                async with run:
+                async with opened as run:
                     yield run
             except OxyError as error:
                 _logger.warning("%s: %s (%s)", type(error).__name__, error, error.outcome)
                 raise
             finally:
-                outcome, trace_id = run.outcome, run.trace_id
+                if run is not None:
+                    outcome, trace_id = run.outcome, run.trace_id
         if scope.cancelled_caught:
             refused = Refused(503, "stopping", "the server is stopping")
             refused.failure = attrs.evolve(
@@ -187,6 +194,10 @@ class Runs:
                 await anyio.sleep(FEEDBACK_PAUSE)
             else:
                 return True
+
+    def conversation(self, token: str = "") -> Conversation:
+        """Start a conversation, or continue that of a token; see `SSEOxyGent.conversation`."""
+        return self._agent.conversation(token)
 
     async def stop(self, grace: float) -> None:
         """Refuse new runs, wait up to `grace` seconds for those that are running, then stop them."""

@@ -1,0 +1,151 @@
+"""Calls of JSON-RPC: from an inbound request to the package's request handler, and its result or events back.
+
+Rule 1: a response is a part of the exchange, with the limits, heartbeats and cancellation of all protocols. So the
+    package's own endpoint is not used: at SIGTERM it cuts all streams, whatever time the server gives them.
+Rule 2: a stream that ends before its task, since the client reads too slowly, ends with an error that says it.
+Rule 3: tasks are found by their id only. They are not listed, since all clients are one user.
+
+Source: https://a2a-protocol.org/v1.0.0/specification/ (JSON-RPC binding)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any, Final
+
+import attrs
+from a2a.server.context import ServerCallContext
+from a2a.server.request_handlers import RequestHandler, build_error_response
+from a2a.types import (
+    CancelTaskRequest,
+    GetTaskRequest,
+    SendMessageRequest,
+    SendMessageResponse,
+    SubscribeToTaskRequest,
+    Task,
+    TaskStatusUpdateEvent,
+)
+from a2a.utils.constants import PROTOCOL_VERSION_1_0
+from a2a.utils.errors import (
+    A2AError,
+    InternalError,
+    InvalidParamsError,
+    InvalidRequestError,
+    MethodNotFoundError,
+    PushNotificationNotSupportedError,
+    UnsupportedOperationError,
+)
+from a2a.utils.proto_utils import to_stream_response
+from a2a.utils.version_validator import validate_version
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+
+from oxygent_client.serve import Exchange
+from oxygent_client.serve._a2a.store import ENDED
+
+_REQUESTS: Final[Mapping[str, type[Any]]] = {
+    "SendMessage": SendMessageRequest,
+    "SendStreamingMessage": SendMessageRequest,
+    "SubscribeToTask": SubscribeToTaskRequest,
+    "GetTask": GetTaskRequest,
+    "CancelTask": CancelTaskRequest,
+}
+_UNSUPPORTED: Final[Mapping[str, type[A2AError]]] = {
+    "ListTasks": UnsupportedOperationError,
+    "GetExtendedAgentCard": UnsupportedOperationError,
+    "CreateTaskPushNotificationConfig": PushNotificationNotSupportedError,
+    "GetTaskPushNotificationConfig": PushNotificationNotSupportedError,
+    "ListTaskPushNotificationConfigs": PushNotificationNotSupportedError,
+    "DeleteTaskPushNotificationConfig": PushNotificationNotSupportedError,
+}
+
+
+async def answer_call(exchange: Exchange, handler: RequestHandler) -> None:
+    """Answer one call.
+
+    Raises:
+        Refused: the body is not a JSON object.
+    """
+    document = exchange.json()
+    given = document.get("id")
+    number = given if isinstance(given, str | int) and not isinstance(given, bool) else None
+    try:
+        call = _read_call(document)
+        context = ServerCallContext(state={"headers": dict(exchange.headers)})
+        if call.is_streamed:
+            await _stream(exchange, number, await _open(call, handler, context))
+        else:
+            await exchange.respond(200, _result(number, await _ask(call, handler, context)))
+    except A2AError as error:
+        if exchange.status:
+            await exchange.send_event(build_error_response(number, error))
+            await exchange.end_stream()
+        else:
+            await exchange.respond(200, build_error_response(number, error))
+
+
+@attrs.frozen
+class _Call:
+    """One call."""
+
+    method: str
+    request: Any
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether its result is a stream."""
+        return self.method in ("SendStreamingMessage", "SubscribeToTask")
+
+
+def _read_call(document: Mapping[str, Any]) -> _Call:
+    method = document.get("method")
+    if document.get("jsonrpc") != "2.0" or not isinstance(method, str):
+        raise InvalidRequestError("the body must be a request of JSON-RPC 2.0")
+    if method in _UNSUPPORTED:
+        raise _UNSUPPORTED[method]
+    if method not in _REQUESTS:
+        raise MethodNotFoundError
+    try:
+        request = ParseDict(document.get("params", {}), _REQUESTS[method](), ignore_unknown_fields=True)
+    except (ParseError, TypeError, AttributeError) as error:
+        raise InvalidParamsError from error
+    return _Call(method, request)
+
+
+def _result(number: str | int | None, result: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": number, "result": MessageToDict(result)}
+
+
+@validate_version(PROTOCOL_VERSION_1_0)
+async def _ask(call: _Call, handler: RequestHandler, context: ServerCallContext) -> Any:
+    """Return the result of a call."""
+    if call.method == "GetTask":
+        return await handler.on_get_task(call.request, context)
+    if call.method == "CancelTask":
+        return await handler.on_cancel_task(call.request, context)
+    result = await handler.on_message_send(call.request, context)
+    assert isinstance(result, Task)  # ours are tasks, never messages
+    return SendMessageResponse(task=result)
+
+
+@validate_version(PROTOCOL_VERSION_1_0)
+async def _open(call: _Call, handler: RequestHandler, context: ServerCallContext) -> AsyncGenerator[Any]:
+    """Return the events of a call."""
+    is_new = call.method == "SendStreamingMessage"
+    method: Any = handler.on_message_send_stream if is_new else handler.on_subscribe_to_task
+    events: AsyncGenerator[Any] = method(call.request, context)
+    return events
+
+
+async def _stream(exchange: Exchange, number: str | int | None, events: AsyncGenerator[Any]) -> None:
+    """Send the events of a task up to its end."""
+    is_ended = False
+    async with aclosing(events):
+        async for event in events:  # an error before the first is a plain response
+            if not exchange.status:
+                await exchange.start_stream()
+            await exchange.send_event(_result(number, to_stream_response(event)))
+            is_ended = isinstance(event, Task | TaskStatusUpdateEvent) and event.status.state in ENDED
+    if not is_ended:
+        raise InternalError("the stream was dropped, since it was read too slowly: subscribe to the task again")
+    await exchange.end_stream()
