@@ -37,7 +37,7 @@ from oxygent_client._agent.request_builder import RequestBuilder, lookup_request
 from oxygent_client._agent.restart import RestartRequestBuilder, check_restart_options
 from oxygent_client._agent.rules import EventFilter, EventHandler, ProgressCallback
 from oxygent_client._agent.tool import AgentTool, make_tool
-from oxygent_client._agent.transport_lease import TransportPool
+from oxygent_client._agent.transport_lease import TransportLease, TransportPool
 from oxygent_client._api import services
 from oxygent_client._api.discovery import DISCOVERY_SECONDS, RemoteCatalog
 from oxygent_client._api.records import RunRecord, look_until
@@ -212,7 +212,7 @@ class SSEOxyGent(RemoteAgent):
 
     def is_hooked(self, name: str) -> bool:
         """Whether a subclass, or an assignment, replaced a method."""
-        return getattr(getattr(self, name), "__func__", None) is not getattr(SSEOxyGent, name)
+        return name in self.__dict__ or getattr(type(self), name) is not getattr(SSEOxyGent, name)
 
     def set_progress_callback(self, callback: ProgressCallback | None) -> None:
         """Set `progress_callback`; None disables it.
@@ -659,19 +659,19 @@ class SSEOxyGent(RemoteAgent):
 
     # --- the transport ---
 
-    @asynccontextmanager
-    async def _lease(self) -> AsyncGenerator[Transport, None]:
+    def _lease(self) -> TransportLease:
         """Borrow a transport for one operation, with the agent's policies around it."""
-        async with self._transports.lease(self.transport) as transport:
-            policies: list[Policy] = [self.retry, self._https_only, *self.policies]
-            if self.auth is not None:
-                policies.append(self.auth)
-            if not any(isinstance(policy, Redirect) for policy in self.policies):
-                policies.append(_REDIRECT)
-            wrap = self._policies.wrap
-            yield self._transports.chain(
-                transport, tuple(policies), lambda: wrap(OutcomeTransport(transport), *policies), given=self.transport
-            )
+        lease = self._transports.lease(self.transport)
+        transport, wrap = lease.transport, self._policies.wrap
+        policies: list[Policy] = [self.retry, self._https_only, *self.policies]
+        if self.auth is not None:
+            policies.append(self.auth)
+        if not any(isinstance(policy, Redirect) for policy in self.policies):
+            policies.append(_REDIRECT)
+        lease.transport = self._transports.chain(
+            transport, tuple(policies), lambda: wrap(OutcomeTransport(transport), *policies), given=self.transport
+        )
+        return lease
 
     @property
     def _https_only(self) -> HTTPSOnly:

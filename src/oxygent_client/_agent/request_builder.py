@@ -93,8 +93,9 @@ class RequestBuilder:
 
     async def _callee(self, transport: Transport, deadline: float) -> str | None:
         if self.callee is None:
-            servers = servers_of(transport, self.base_url)
-            return self.name if self.catalog.knows(self.name, servers) else None
+            catalog = self.catalog
+            is_known = catalog.entry is not None and catalog.knows(self.name, servers_of(transport, self.base_url))
+            return self.name if is_known else None
         if self.check_callee:
             template = lookup_request(self.prepare_headers, self.request, self.base_url)
             await self.catalog.require(self.callee, transport, template, self.limits, until=deadline)

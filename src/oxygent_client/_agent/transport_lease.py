@@ -9,8 +9,7 @@ Rule 4: policies are wrapped around a transport once, until one of them changes.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import TypeAlias
 
 import attrs
@@ -24,6 +23,23 @@ Chain: TypeAlias = tuple[Transport, tuple[Policy, ...], Transport]
 """A transport, policies, and the transport with these policies around it."""
 
 
+@attrs.define(eq=False)
+class TransportLease:
+    """A transport for the time of the block."""
+
+    transport: Transport
+    """The transport; with policies around it, once they are set."""
+    temporary: Transport | None = None
+    """The transport that is closed after the block; None if it stays."""
+
+    async def __aenter__(self) -> Transport:
+        return self.transport
+
+    async def __aexit__(self, *error: object) -> None:
+        if self.temporary is not None:
+            await self.temporary.aclose()
+
+
 @attrs.define
 class TransportPool:
     """The transports of one agent. Pickled or copied, it starts anew."""
@@ -33,16 +49,13 @@ class TransportPool:
     _chains: PerLoop[Chain] = attrs.field(factory=PerLoop[Chain], init=False)
     _entered: PerLoop[int] = attrs.field(factory=PerLoop[int], init=False)
 
-    @asynccontextmanager
-    async def lease(self, given: Transport | None) -> AsyncGenerator[Transport, None]:
+    def lease(self, given: Transport | None) -> TransportLease:
         """A transport for one operation."""
         lasting = self._kept.get() if given is None else given
-        transport = self._make() if lasting is None else lasting
-        try:
-            yield transport
-        finally:
-            if lasting is None:
-                await transport.aclose()
+        if lasting is not None:
+            return TransportLease(lasting)
+        own = self._make()
+        return TransportLease(own, own)
 
     def chain(
         self,

@@ -58,12 +58,6 @@ async def drain(chunks: AsyncIterator[bytes], *, deadline: float = math.inf) -> 
     await read_up_to(chunks, DRAIN_BYTES, deadline=min(anyio.current_time() + DRAIN_SECONDS, deadline))
 
 
-async def skip_rest(chunks: AsyncIterator[bytes]) -> None:
-    """Read what `drain` reads; the caller limits the time."""
-    with suppress(OxyError):
-        await _fill(bytearray(), chunks, DRAIN_BYTES - 1)
-
-
 async def close_quietly(exchange: AsyncExitStack) -> None:
     """Close an exchange whose response is not used; an error while closing does not matter."""
     with suppress(OxyError):

@@ -86,8 +86,7 @@ def check_secure(
     advice = "use https://, or name the host in plaintext_hosts"
     if policy.https_only:
         raise InsecureTransportError(f"{shown} is not https, and https_only is set: {advice}")
-    secret = _secret(parts, headers, marked)
-    if secret and not _is_local(parts):
+    if not _is_local(parts) and (secret := _secret(parts, headers, marked)):
         raise InsecureTransportError(f"{secret} would go to {shown} over plain http: {advice}")
 
 

@@ -35,6 +35,11 @@ class Host(Protocol):
 
 def _containers(value: Any) -> Any:
     """`value` with new dictionaries and lists all the way down; their other members are shared."""
+    kind = value.__class__
+    if (kind is list and _ATOMS.issuperset(map(type, value))) or (
+        kind is dict and _ATOMS.issuperset(map(type, value.values()))
+    ):
+        return value.copy()
     if isinstance(value, dict):
         return {key: _containers(member) for key, member in cast("dict[Any, Any]", value).items()}
     if isinstance(value, list):
@@ -182,14 +187,16 @@ class OxyRequest:
             if name not in fields:
                 raise AttributeError(f"{type(self).__name__} has no field {name!r}")
         clone = type(self).__new__(type(self))
+        own = clone.__dict__
         for name, value in self.__dict__.items():
-            if name in fields and value.__class__ not in _ATOMS and name not in _SHARED and name not in changes:
-                clone.__dict__[name] = _copied(name, value, _clone)
-            elif not name.startswith("_"):
-                clone.__dict__[name] = value
-        clone.__dict__.update(changes, _given=self.given | set(changes))
+            if value.__class__ in _ATOMS or name in changes or name in _SHARED or name not in fields:
+                if not name.startswith("_"):
+                    own[name] = value
+            else:
+                own[name] = _copied(name, value, _clone)
+        own.update(changes, _given=self.given.union(changes))
         if "_call_options" in self.__dict__:
-            clone.__dict__["_call_options"] = self.call_options
+            own["_call_options"] = self.call_options
         return clone
 
     def __copy__(self) -> Self:
@@ -206,11 +213,12 @@ class OxyRequest:
         """
         left_out = {*exclude, *_OWN}
         cls: Any = type(self)
-        fields = {name: getattr(self, name) for name in _field_names(cls) if name not in left_out}
-        return {
-            name: value if value.__class__ in _ATOMS else _copied(name, value, _containers)
-            for name, value in fields.items()
-        }
+        fields: dict[str, Any] = {}
+        for name in _field_names(cls):
+            if name not in left_out:
+                value = getattr(self, name)
+                fields[name] = value if value.__class__ in _ATOMS else _copied(name, value, _containers)
+        return fields
 
     # --- the program around it ---
 

@@ -58,10 +58,12 @@ def _port(parts: SplitResult) -> int | None:
     return parts.port or PORTS.get(parts.scheme)
 
 
+@functools.lru_cache(maxsize=256)  # a call asks for its server a few times; these parts hold no secret
 def _joined(scheme: str, host: str, port: int | None, path: str) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{_path(path)}"
 
 
+@functools.lru_cache(maxsize=256)
 def _host(host: str) -> str:
     """A name in lower case and ASCII, or an IP address in its shortest form."""
     if (address := address_of(host)) is not None:

@@ -47,8 +47,14 @@ def check_url(url: str) -> str:
     return url
 
 
+_WITHOUT_SECRETS = re.compile(r"https?://[0-9A-Za-z.-]+(?::[0-9]+)?(?:/[0-9A-Za-z._~%/-]*)?")
+"""The usual form of a URL, which has no secret parts."""
+
+
 def redact_url(url: str) -> str:
     """Remove the secret parts of a URL: only scheme, host, port and path stay."""
+    if _WITHOUT_SECRETS.fullmatch(url):
+        return url
     parts = urlsplit(url)
     return urlunsplit(SplitResult(parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 

@@ -100,13 +100,11 @@ def build_payload(
     """
     check_arguments(request.arguments, argument_overrides)
     strategy = call_stack_strategy or ("partial" if is_share_call_stack else "none")
-    fields = request.model_dump(exclude=LOCAL)
-    arguments = fields.pop("arguments")
-    payload = {
-        field: value
-        for field, value in fields.items()
-        if field not in SOME_SERVERS or field in request.given or value != SOME_SERVERS[field]
-    }
+    payload = request.model_dump(exclude=LOCAL)
+    arguments, given = payload.pop("arguments"), request.given
+    for field, default in SOME_SERVERS.items():
+        if field not in given and payload[field] == default:
+            del payload[field]
     payload["caller_category"] = "user"
     if strategy == "none":
         del payload["call_stack"], payload["node_id_stack"]
@@ -145,11 +143,13 @@ def finalize_payload(
     """
     if isinstance(share_data, str):  # it would be a collection of letters
         raise ConfigurationError("share_data must be True, False, or a collection of keys; got str")
-    if not isinstance(cast("Any", payload), dict) or not all(
-        isinstance(key, str) for key in cast("dict[Any, Any]", payload)
+    if not isinstance(cast("Any", payload), dict) or not (
+        {*map(type, payload)} == {str} or all(isinstance(key, str) for key in cast("dict[Any, Any]", payload))
     ):
         raise PayloadError("prepare_payload must return a dictionary with str keys")
-    final = {key: value for key, value in payload.items() if key not in LOCAL}
+    final = dict(payload)
+    for field in LOCAL:
+        final.pop(field, None)
     check_restart(final)
     if final.get(LOCAL_COPY):
         final[LOCAL_COPY] = ""

@@ -15,9 +15,8 @@ from collections import deque
 from contextlib import suppress
 from typing import Any, Final, Protocol, cast
 
-from anyio.lowlevel import current_token
-
 from oxygent_client._core.log import log_event
+from oxygent_client._core.per_loop import this_loop
 from oxygent_client._core.transport import Context
 from oxygent_client._run.outcome import OutcomeTracker
 from oxygent_client.telemetry._observers import RunObservation
@@ -59,7 +58,7 @@ def watch(run: Abandonable, observed: RunObservation, context: Context, tracker:
     _end_with_their_loops()
     each = AbandonedWatch(run, _lose)
     each.observed, each.context, each.tracker = observed, context, tracker
-    each.began, each.loop = time.monotonic(), weakref.ref(current_token().native_token)
+    each.began, each.loop = time.monotonic(), weakref.ref(this_loop())
     _WATCHED.setdefault(each.loop, set()).add(each)
     return each
 

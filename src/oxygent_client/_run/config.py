@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 import attrs
@@ -15,6 +14,23 @@ from oxygent_client._core.transport import HTTPRequest, Transport
 from oxygent_client._protocol.router import Action, EventRouter, NameMap
 from oxygent_client._protocol.schema import Schema, Validator
 from oxygent_client.telemetry._observers import RunObservation
+
+
+class Lease(Protocol):
+    """A context manager: a transport for the time of a run."""
+
+    @property
+    def temporary(self) -> Transport | None:
+        """What leaving the block closes; None if leaving does nothing."""
+        ...
+
+    async def __aenter__(self) -> Transport:
+        """Return the transport."""
+        ...
+
+    async def __aexit__(self, *error: object) -> None:
+        """Give the transport back."""
+        ...
 
 
 class Listener(Protocol):
@@ -46,7 +62,7 @@ class RunConfig:
     trace_id: str
     """The caller's trace id."""
     base_url: str
-    lease: Callable[[], AbstractAsyncContextManager[Transport]]
+    lease: Callable[[], Lease]
     """Opens a transport for the time of the run; it reports to `Context.outcome`."""
     prepare: Callable[[Transport, str, float], Awaitable[tuple[HTTPRequest, NameMap]]]
     """Builds the request and its `NameMap`, from a transport, the run's id at the server and the deadline (`math.inf`

@@ -9,14 +9,16 @@ Rule 4: closing is final, also while another task waits for bytes: its wait ends
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Generator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, suppress
+from types import TracebackType
 from typing import Final
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from oxygent_client._api.fetch import read_error
-from oxygent_client._core.bodies import DRAIN_SECONDS, decompressed, skip_rest
+from oxygent_client._core.bodies import DRAIN_BYTES, DRAIN_SECONDS, decompressed
 from oxygent_client._core.decompression import content_codings
 from oxygent_client._core.errors import ClosedError, NotAnEventStreamError, Outcome, OxyError, RemoteProtocolError
 from oxygent_client._core.log import log_event
@@ -25,7 +27,9 @@ from oxygent_client._core.transport import Context, HTTPRequest, Transport
 from oxygent_client._protocol.messages import as_text, is_event_stream
 from oxygent_client._protocol.responses import error_from_response
 from oxygent_client._protocol.router import NameMap
-from oxygent_client._run.reads import Expired, Reads, new_reads
+from oxygent_client._run.config import Lease
+from oxygent_client._run.reads import Expired, Reads, loop_clock, new_reads
+from oxygent_client.policies._base import respond
 
 CLOSE_SECONDS: Final = 2.0
 LEFT: Final = "the run was left by another task"
@@ -50,14 +54,15 @@ class RunConnection:
         """The bytes of the stream; None before it is open."""
         self.is_left = False
         """Whether another task than the reader's has left the run."""
+        self.wait: anyio.CancelScope | None = None
+        """The outermost scope of a wait."""
         self._reads: Reads | None = None
-        self._wait: anyio.CancelScope | None = None  # the outermost
         self._is_closing = False
-        self._is_open = False
         self._context = context
         self._limits = limits
-        self._leases = AsyncExitStack()
-        self._exchange = AsyncExitStack()
+        self._lease: Lease | None = None
+        self._exchange: AsyncExitStack | None = None  # while the connection is open
+        self._now: Callable[[], float] = anyio.current_time
 
     @property
     def is_reading(self) -> bool:
@@ -73,35 +78,27 @@ class RunConnection:
         if self.is_left:
             raise ClosedError(LEFT)
 
-    @contextmanager
-    def waiting(self, deadline: float = math.inf) -> Generator[anyio.CancelScope]:
+    def waiting(self, deadline: float = math.inf) -> _Waiting:
         """The scope of one wait, which ends at the deadline, or when another task leaves the run.
 
         Raises:
             ClosedError: the run was left before, or while the block waited.
         """
         self.check_left()
-        outer = self._wait
-        with anyio.CancelScope(deadline=deadline) as scope:
-            self._wait = outer or scope
-            try:
-                yield scope
-            finally:
-                self._wait = outer
-        if scope.cancelled_caught and self.is_left:
-            raise ClosedError(LEFT)
+        return _Waiting(self, deadline)
 
     def dismiss(self) -> bool:
         """End the wait of another task, for good; returns whether one waits, or is closing the connection."""
         self.is_left = True
         is_reading = self._reads is not None and self._reads.interrupt()
-        if self._wait is not None:
-            self._wait.cancel()
-        return is_reading or self._wait is not None or self._is_closing
+        if self.wait is not None:
+            self.wait.cancel()
+        return is_reading or self.wait is not None or self._is_closing
 
-    async def acquire(self, lease: AbstractAsyncContextManager[Transport]) -> Transport:
+    async def acquire(self, lease: Lease) -> Transport:
         """Acquire a transport until `close`."""
-        self.transport = await self._leases.enter_async_context(lease)
+        self.transport = await lease.__aenter__()
+        self._lease, self._now = lease, loop_clock()
         return self.transport
 
     async def open(self) -> HTTPRequest:
@@ -114,8 +111,13 @@ class RunConnection:
         assert self.request is not None
         if self._reads is not None:
             self._reads.is_pending = False
-        self._is_open = True
-        response = await self._exchange.enter_async_context(self.transport.exchange(self.request))
+        stack = self._exchange = AsyncExitStack()
+        try:
+            response = await respond(self.transport, stack, self.request)
+        except BaseException as error:
+            self._exchange = None
+            await stack.__aexit__(type(error), error, error.__traceback__)
+            raise
         self.sent = response.request
         if response.status != 200 or not is_event_stream(response.headers.get("content-type", "")):
             self.refusal = error_from_response(response.status, response.headers, b"", self._limits)
@@ -155,32 +157,66 @@ class RunConnection:
         """Read what little is left, so that the connection can serve again."""
         if self.chunks is None:  # all was received before
             return
-        with self.waiting(min(anyio.current_time() + DRAIN_SECONDS, deadline)):
-            await skip_rest(self.chunks)
+        until, left = min(self._now() + DRAIN_SECONDS, deadline), DRAIN_BYTES
+        with suppress(OxyError, StopAsyncIteration):
+            while left > 0 and (piece := await self.read(until)) is not None:
+                left -= len(piece)
+                await checkpoint()
+        self.check_left()
 
     async def disconnect(self) -> None:
         """Close the connection; the transport stays."""
         self.refusal = None
-        self._is_open = False
-        await self._close(self._exchange, None)
+        stack, self._exchange = self._exchange, None
+        if stack is not None:
+            await self._close(stack, None)
 
     async def close(self, error: BaseException | None) -> None:
         """Close the connection, and give the transport back."""
         if self._reads is not None:
             self._reads.close()
-            self._reads = None  # it refers to the event loop
+        self._reads, self._now = None, anyio.current_time  # they refer to the event loop
+        stack, self._exchange = self._exchange, None
+        lease, self._lease = self._lease, None
         try:
-            if self._is_open:
-                await self._close(self._exchange, error)
+            if stack is not None:
+                await self._close(stack, error)
         finally:  # a native cancellation passes the shield
-            await self._close(self._leases, error)
+            if lease is not None and lease.temporary is not None:
+                await self._close(lease, error)
 
-    async def _close(self, stack: AsyncExitStack, error: BaseException | None) -> None:
+    async def _close(self, block: AsyncExitStack | Lease, error: BaseException | None) -> None:
         self._is_closing = True
-        with anyio.CancelScope(shield=True, deadline=anyio.current_time() + CLOSE_SECONDS):
+        with anyio.CancelScope(shield=True, deadline=self._now() + CLOSE_SECONDS):
             try:
-                await stack.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)
+                await block.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)
             except OxyError as failure:
                 log_event("debug", self._context, "closing failed: %s", failure)
             finally:
                 self._is_closing = False
+
+
+class _Waiting:
+    """A scope that another task can cancel by leaving the run."""
+
+    __slots__ = ("_connection", "_outer", "_scope")
+
+    def __init__(self, connection: RunConnection, deadline: float) -> None:
+        self._connection = connection
+        self._outer = connection.wait
+        self._scope = anyio.CancelScope(deadline=deadline)
+
+    def __enter__(self) -> anyio.CancelScope:
+        scope = self._scope.__enter__()
+        self._connection.wait = self._outer or scope
+        return scope
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        connection = self._connection
+        connection.wait = self._outer
+        is_ended = bool(self._scope.__exit__(kind, error, traceback))
+        if connection.is_left and self._scope.cancelled_caught:
+            raise ClosedError(LEFT)
+        return is_ended

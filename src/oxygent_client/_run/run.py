@@ -376,7 +376,8 @@ class Run:
     def _know_id(self, remote_trace_id: str) -> None:
         """The remote knows the run by this id, which may be another than was meant."""
         self._remote_trace_id = remote_trace_id
-        self._connection.names = attrs.evolve(self._connection.names, remote_trace_id=remote_trace_id)
+        if self._connection.names.remote_trace_id != remote_trace_id:
+            self._connection.names = attrs.evolve(self._connection.names, remote_trace_id=remote_trace_id)
 
     def abandon(self) -> None:
         """End the run without closing its connection, which is gone with its event loop."""

@@ -52,10 +52,8 @@ class StatelessPolicy:
 
 
 @attrs.define(eq=False)
-class Wrapper:
+class Layer:
     """A transport around a transport. A subclass overrides `exchange`, or `_respond`."""
-
-    kind: ClassVar[PolicyKind]
 
     inner: Transport
     """The wrapped transport."""
@@ -69,16 +67,27 @@ class Wrapper:
     async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
         """Return the response for the caller; `stack` holds its exchange.
 
-        Wrappers share one stack, so one that goes on after an error closes it first.
+        Layers share one stack, so one that goes on after an error closes it first.
         """
-        inner = self.inner
-        if isinstance(inner, Wrapper) and type(inner).exchange is Wrapper.exchange:
-            return await inner._respond(stack, request)  # noqa: SLF001  (of this class)
-        return await stack.enter_async_context(inner.exchange(request))
+        return await respond(self.inner, stack, request)
 
     async def aclose(self) -> None:
         """As `Transport.aclose`: closes the wrapped transport."""
         await self.inner.aclose()
+
+
+@attrs.define(eq=False)
+class Wrapper(Layer):
+    """The transport that applies a policy."""
+
+    kind: ClassVar[PolicyKind]
+
+
+async def respond(transport: Transport, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
+    """Enter an exchange of `transport` on `stack`; layers of transports share the stack, which is faster."""
+    if isinstance(transport, Layer) and type(transport).exchange is Layer.exchange:
+        return await transport._respond(stack, request)  # noqa: SLF001  (of this module)
+    return await stack.enter_async_context(transport.exchange(request))
 
 
 def wait_deadline(context: Context) -> float:

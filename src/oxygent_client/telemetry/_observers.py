@@ -90,8 +90,12 @@ class RunObservation:
     _has_failed: bool = attrs.field(default=False, init=False, repr=False)
 
     def note(self, event: str, context: Context, fields: Mapping[str, Any]) -> None:
-        """Notify all observers."""
-        self._notify(self.observers, Notification(event, self, context, fields))
+        """Notify all observers; those with `wants_only` of these alone."""
+        observers = [
+            each for each in self.observers if (only := getattr(each, "wants_only", None)) is None or event in only
+        ]
+        if observers:
+            self._notify(observers, Notification(event, self, context, fields))
 
     def note_event(self, event: Event, context: Context) -> None:
         """Count a received event, and notify the observers with `wants_events` of calls."""

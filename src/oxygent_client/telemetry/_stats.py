@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Protocol, runtime_checkable
@@ -155,10 +155,8 @@ class StatsCollector:
 
     def note(self, notification: Notification, /) -> None:
         """As `Observer.note`."""
-        act = self._ACTS.get(notification.event)
-        if act is not None:
-            with self._lock:
-                act(self, notification)
+        with self._lock:
+            self._ACTS[notification.event](self, notification)
 
     def start_anew(self) -> None:
         """Forget all runs; with a new lock, since another thread may have held the old one when the process forked."""
@@ -205,6 +203,9 @@ class StatsCollector:
         "retry": _retry,
         "ended": _end,
     }
+
+    wants_only: ClassVar[Collection[str]] = _ACTS
+    """The events that are counted."""
 
     def stats(self, transport: object = None) -> Stats:
         """The statistics so far."""

@@ -13,8 +13,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 import anyio
-from anyio.lowlevel import current_token
 
+from oxygent_client._core.per_loop import this_loop
 from oxygent_client._core.tasks import wait_until_done
 
 CLOSE_SECONDS: Final = 2.0
@@ -52,7 +52,7 @@ async def run_to_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def _is_asyncio() -> bool:
-    return isinstance(current_token().native_token, asyncio.AbstractEventLoop)
+    return isinstance(this_loop(), asyncio.AbstractEventLoop)
 
 
 async def _wait_or_cancel(task: asyncio.Task[Any]) -> asyncio.CancelledError | None:
