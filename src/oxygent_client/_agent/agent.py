@@ -21,7 +21,7 @@ import anyio
 import attrs
 
 from oxygent_client._agent import rules
-from oxygent_client._agent.call_options import make_request, with_options
+from oxygent_client._agent.call_options import make_options, make_request, with_options
 from oxygent_client._agent.callbacks import AgentCallbacks, CallbackDispatcher
 from oxygent_client._agent.conversation import Conversation, ConversationAgent, start_conversation
 from oxygent_client._agent.detached import (
@@ -268,7 +268,7 @@ class SSEOxyGent(RemoteAgent):
             group_data=group_data,
             idempotent=idempotent,
         )
-        options = CallOptions(timeout=timeout, headers=headers, callee=callee)
+        options = make_options(timeout=timeout, headers=headers, callee=callee)
         return await self._execute(with_options(self.prepared(request), options))
 
     def stream(
@@ -300,7 +300,7 @@ class SSEOxyGent(RemoteAgent):
             group_data=group_data,
             idempotent=idempotent,
         )
-        options = CallOptions(timeout=timeout, headers=headers, callee=callee)
+        options = make_options(timeout=timeout, headers=headers, callee=callee)
         return self._run(with_options(self.prepared(request), options))
 
     async def start(
@@ -333,7 +333,7 @@ class SSEOxyGent(RemoteAgent):
             group_data=group_data,
             idempotent=idempotent,
         )
-        options = CallOptions(timeout=timeout, headers=headers, callee=callee)
+        options = make_options(timeout=timeout, headers=headers, callee=callee)
         build = self._request_builder(with_options(self.prepared(request), options))
         timeouts = options.timeouts(self.timeouts)
         return await start_detached(build, self._lease, timeouts=timeouts, observers=self.observers)

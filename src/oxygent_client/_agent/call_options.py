@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 
 from oxygent_client._core.errors import ConfigurationError
 from oxygent_client._core.requests import OxyRequest
-from oxygent_client._core.settings import CallOptions
+from oxygent_client._core.settings import CallOptions, Timeouts
 from oxygent_client._core.validation import DICT, FLAG, MAPPING, TEXT, Rule, check_each, optional
 
 _RULES: Final[Mapping[str, Rule]] = {
@@ -16,7 +16,13 @@ _RULES: Final[Mapping[str, Rule]] = {
     **dict.fromkeys(("shared_data", "group_data"), optional(DICT)),
     "idempotent": FLAG,
 }
-_DEFAULTS: Final = (None, "", False)
+_DEFAULTS: Final[Mapping[str, object]] = {
+    **dict.fromkeys(("arguments", "shared_data", "group_data")),
+    **dict.fromkeys(("trace_id", "from_trace_id", "group_id"), ""),
+    "idempotent": False,
+}
+_EMPTY: Final = (None, "", False)
+_NO_OPTIONS: Final = CallOptions()
 
 
 def make_request(query: str | OxyRequest, **options: Any) -> OxyRequest:
@@ -25,8 +31,9 @@ def make_request(query: str | OxyRequest, **options: Any) -> OxyRequest:
     Raises:
         ConfigurationError: the query or an option is invalid, or a request has options beside it.
     """
-    check_each(options, _RULES)
-    given = {name: value for name, value in options.items() if value not in _DEFAULTS}
+    given = {name: value for name, value in options.items() if value is not _DEFAULTS[name]}
+    check_each(given, _RULES)
+    given = {name: value for name, value in given.items() if value not in _EMPTY}
     if isinstance(query, OxyRequest):
         if given:
             raise ConfigurationError(
@@ -37,6 +44,19 @@ def make_request(query: str | OxyRequest, **options: Any) -> OxyRequest:
         raise ConfigurationError("query must be a str or an OxyRequest")
     arguments = {**given.pop("arguments", {}), "query": query}
     return OxyRequest(arguments=arguments, current_trace_id=given.pop("trace_id", ""), **given)
+
+
+def make_options(
+    *, timeout: float | Timeouts | None, headers: Mapping[str, str] | None, callee: str | None
+) -> CallOptions:
+    """The options of a call; mostly there are none.
+
+    Raises:
+        ConfigurationError: one is invalid.
+    """
+    if timeout is None and headers is None and callee is None:
+        return _NO_OPTIONS
+    return CallOptions(timeout=timeout, headers=headers, callee=callee)
 
 
 def with_options(request: OxyRequest, options: CallOptions) -> OxyRequest:

@@ -38,7 +38,10 @@ def content_codings(headers: Mapping[str, str]) -> tuple[str, ...]:
     Raises:
         RemoteProtocolError: a coding is not supported (`br`, `zstd`), or there are more than MOST_CODINGS.
     """
-    named = [name.strip() for name in headers.get("content-encoding", "").split(",")]
+    given = headers.get("content-encoding", "")
+    if not given:
+        return ()
+    named = [name.strip() for name in given.split(",")]
     named = [name for name in named if name.lower() not in PLAIN]
     unknown = next((name for name in named if name.lower() not in NAMES), None)
     if unknown is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from itertools import accumulate
 from typing import Final
 
 ALPHABET: Final = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
@@ -15,6 +16,12 @@ _CHARACTERS: Final = bytes(ord(ALPHABET[byte % len(ALPHABET)]) for byte in range
 def new_id(length: int = 16) -> str:
     """A random id; 16 characters are 93 bits."""
     return secrets.token_bytes(length).translate(_CHARACTERS).decode()
+
+
+def new_ids(*lengths: int) -> list[str]:
+    """Random ids of these lengths, by one draw of entropy."""
+    drawn = new_id(sum(lengths))
+    return [drawn[end - length : end] for length, end in zip(lengths, accumulate(lengths), strict=True)]
 
 
 def uniform(low: float, high: float) -> float:

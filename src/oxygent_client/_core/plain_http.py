@@ -10,6 +10,7 @@ Rule 4: a request is refused before anything is sent; the error names the host a
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv6Address
@@ -132,6 +133,7 @@ def _is_local(url: SplitResult) -> bool:
     return bool(_AUTHORITY.fullmatch(url.netloc.rpartition("@")[2])) and is_loopback(url.hostname or "")
 
 
+@functools.lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether this host name or address, in lower case, is loopback in its usual form."""
     address = None if "%" in host else address_of(host)  # a zone names an interface

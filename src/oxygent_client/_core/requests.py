@@ -49,6 +49,7 @@ def _containers(value: Any) -> Any:
 
 _ATOMS: Final[frozenset[type]] = frozenset({str, int, float, bool, type(None)})
 """Classes of values that need no copy."""
+_CONTAINERS: Final[frozenset[type]] = frozenset({list, dict})
 
 
 def _clone(value: Any) -> Any:
@@ -192,6 +193,8 @@ class OxyRequest:
             if value.__class__ in _ATOMS or name in changes or name in _SHARED or name not in fields:
                 if not name.startswith("_"):
                     own[name] = value
+            elif not value and value.__class__ in _CONTAINERS:
+                own[name] = value.__class__()
             else:
                 own[name] = _copied(name, value, _clone)
         own.update(changes, _given=self.given.union(changes))
@@ -217,7 +220,12 @@ class OxyRequest:
         for name in _field_names(cls):
             if name not in left_out:
                 value = getattr(self, name)
-                fields[name] = value if value.__class__ in _ATOMS else _copied(name, value, _containers)
+                if value.__class__ in _ATOMS:
+                    fields[name] = value
+                elif not value and value.__class__ in _CONTAINERS:
+                    fields[name] = value.__class__()
+                else:
+                    fields[name] = _copied(name, value, _containers)
         return fields
 
     # --- the program around it ---

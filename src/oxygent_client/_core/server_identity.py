@@ -27,8 +27,14 @@ def server_identity(url: str) -> str:
     Raises:
         ValueError: it is not a URL.
     """
-    scheme, host, port = url_origin(url)
-    return _joined(scheme, host.removesuffix("."), port, urlsplit(url).path)
+    parts = urlsplit(url)
+    return _identity(parts.scheme, parts.netloc.rpartition("@")[2], parts.path)
+
+
+@functools.lru_cache(maxsize=256)  # a call asks for its server a few times; these parts hold no secret
+def _identity(scheme: str, netloc: str, path: str) -> str:
+    scheme, host, port = _origin(SplitResult(scheme, netloc, "", "", ""))
+    return _joined(scheme, host.removesuffix("."), port, path)
 
 
 def server_address(url: str) -> str:
@@ -49,7 +55,10 @@ def url_origin(url: str) -> tuple[str, str, int | None]:
     Raises:
         ValueError: it is not a URL.
     """
-    parts = urlsplit(url)
+    return _origin(urlsplit(url))
+
+
+def _origin(parts: SplitResult) -> tuple[str, str, int | None]:
     host = _host(parts.hostname or "")
     return parts.scheme, LOOPBACK if _is_loopback(host) else host, _port(parts)
 
@@ -58,12 +67,10 @@ def _port(parts: SplitResult) -> int | None:
     return parts.port or PORTS.get(parts.scheme)
 
 
-@functools.lru_cache(maxsize=256)  # a call asks for its server a few times; these parts hold no secret
 def _joined(scheme: str, host: str, port: int | None, path: str) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{_path(path)}"
 
 
-@functools.lru_cache(maxsize=256)
 def _host(host: str) -> str:
     """A name in lower case and ASCII, or an IP address in its shortest form."""
     if (address := address_of(host)) is not None:

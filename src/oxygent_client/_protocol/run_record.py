@@ -302,10 +302,12 @@ FAILURES: Final[tuple[tuple[str, str], ...]] = (
 The texts of an agent's own `friendly_error_text`, an interceptor or a failing tool can be anything, and are not listed.
 """
 
+_BEGINNINGS: Final = tuple(begin for begin, _ in FAILURES)
+
 
 def is_failure_text(output: object) -> bool:
     """Whether an answer reads like a failure text of the framework. Only the record tells it from a genuine answer."""
-    if not isinstance(output, str):
+    if not isinstance(output, str) or not output.startswith(_BEGINNINGS):
         return False
     return any(
         len(output) >= len(begin) + len(end) and output.startswith(begin) and output.endswith(end)

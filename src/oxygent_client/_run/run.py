@@ -658,8 +658,9 @@ class Run:
         if not self._end_notified:
             self._end_notified = True
             self._trace.end(self._now())
-            assert self._watch is not None  # the block was entered
-            self._watch.end()
+            watched, self._watch = self._watch, None
+            assert watched is not None  # the block was entered
+            watched.end()
             said = {"end": end, "error": error, "response": self._response, "outcome": str(self.outcome)}
             self._config.observed.note("ended", self._context, {**said, "seconds": self._seconds})
             self._now = self._reader.now = anyio.current_time  # a run that is kept holds no event loop

@@ -83,6 +83,8 @@ class RunObservation:
     """Bytes of its stream received."""
     events: int = attrs.field(default=0, init=False)
     """Messages received."""
+    has_headers: bool = attrs.field(default=False, init=False)
+    """Whether response headers of an event stream were received."""
     buffered: int = attrs.field(default=0, init=False)
     """Bytes buffered: of an incomplete event, and of the last chunk until all of its events were read."""
     _holds: Callable[[RunObservation, int], None] = attrs.field(default=_hold, repr=False, alias="holds")

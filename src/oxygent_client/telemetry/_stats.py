@@ -138,7 +138,6 @@ class StatsCollector:
         self._lock = threading.RLock()  # the garbage collector may end a dropped run in the thread that holds it
         self._runs = 0
         self._live: WeakKeyDictionary[RunObservation, float] = WeakKeyDictionary()
-        self._answered: WeakSet[RunObservation] = WeakSet()
         self._successes = 0
         self._failures: Counter[str] = Counter()
         self._times = {name: _Times() for name in ("streaming", "first_byte", "first_event", "ended")}
@@ -173,8 +172,8 @@ class StatsCollector:
         self._live[notification.run] = self._clock()
 
     def _answer(self, notification: Notification) -> None:
-        if notification.run not in self._answered:  # a reconnect brings headers again
-            self._answered.add(notification.run)
+        if not notification.run.has_headers:  # a reconnect brings headers again
+            notification.run.has_headers = True
             self._time(notification)
 
     def _time(self, notification: Notification) -> None:
