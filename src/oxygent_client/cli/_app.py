@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 import oxygent_client
-from oxygent_client import OxyRequest, errors
+from oxygent_client import errors
 from oxygent_client.cli import _detached, _report
 from oxygent_client.cli._error_advice import EXIT_CODES, FAILED, USAGE, error_line
 from oxygent_client.cli._options import (
@@ -47,13 +47,11 @@ from oxygent_client.cli._options import (
     variable,
     write,
 )
-from oxygent_client.cli._terminal_text import as_json
-from oxygent_client.sanitize import without_credentials
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from oxygent_client import SSEOxyGent
+    from oxygent_client import OxyRequest, SSEOxyGent
     from oxygent_client.cli._output import Display
     from oxygent_client.serve import Adapter, ServeLimits
     from oxygent_client.testing import Entry
@@ -63,15 +61,15 @@ MAX_RUNS = 500
 QUESTION = "Plan a long weekend in Lisbon"
 
 
-_codes = "\n".join(f"- **{code}** {meaning}" for code, meaning in EXIT_CODES)
+_codes = "\n".join(f"  {code:3} {meaning}" for code, meaning in EXIT_CODES)
 app = typer.Typer(
     cls=Group,
     help="Talk to a remote OxyGent multi-agent system.",
-    epilog=f"Exit codes:\n\n{_codes}",
+    epilog=f"\b\nExit codes:\n{_codes}",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
 )
 
 
@@ -498,6 +496,8 @@ def _log_to_stderr(name: str) -> Generator[None]:
 
 
 async def _discover(agent: SSEOxyGent) -> dict[str, Any]:
+    from oxygent_client.sanitize import without_credentials
+
     async with agent:
         await agent.init()
         organization: dict[str, Any] = without_credentials(agent.sent)(agent.org)
@@ -506,6 +506,8 @@ async def _discover(agent: SSEOxyGent) -> dict[str, Any]:
 
 def _show_organization(document: Mapping[str, Any], *, json: bool) -> int:
     if json:
+        from oxygent_client.cli._terminal_text import as_json
+
         write(as_json(document) + "\n")
     else:
         from rich.console import Console
@@ -518,6 +520,8 @@ def _show_organization(document: Mapping[str, Any], *, json: bool) -> int:
 
 def _recorded_request(entry: Entry) -> OxyRequest:
     """Return the recorded request, with its node id, by which a recorded lookup of the run is found."""
+    from oxygent_client import OxyRequest
+
     payload = cast("dict[str, Any]", entry.payload) if isinstance(entry.payload, dict) else {}
     return OxyRequest(arguments={"query": entry.query}, node_id=str(payload.get("node_id", "")))
 

@@ -32,7 +32,6 @@ from oxygent_client.cli._options import (
     write,
     write_error,
 )
-from oxygent_client.cli._terminal_text import as_json, line
 
 if TYPE_CHECKING:
     from oxygent_client import RunHandle, RunRecord, SSEOxyGent, Trace
@@ -56,6 +55,7 @@ def start(
         import anyio
 
         from oxygent_client import SSEOxyGent
+        from oxygent_client.cli._terminal_text import as_json, line
 
         url, (query,) = split_url(words, "QUERY")
         settings = agent_settings(

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from attrs import frozen
 
 from oxygent_client import errors
-from oxygent_client.cli._terminal_text import line
 
 UNEXPECTED, USAGE, UNREACHABLE, REFUSED, LATE, BROKEN, FAILED = range(1, 8)
 NOT_ENDED = 75  # EX_TEMPFAIL of sysexits.h: try again later
@@ -77,5 +76,7 @@ def advice_for(error: errors.OxyError) -> Advice:
 
 def error_line(text: str, advice: str) -> str:
     """Return the line to print for an error."""
+    from oxygent_client.cli._terminal_text import line
+
     shown = line(text) or "no reason given"
     return f"oxygent-client: {shown}{'' if shown.endswith(('.', '!', '?')) else '.'} {advice}".rstrip() + "\n"

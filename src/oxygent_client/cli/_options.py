@@ -17,14 +17,12 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Final, TextIO
 
-import attrs
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 import oxygent_client
-from oxygent_client import Timeouts, errors
+from oxygent_client import errors
 from oxygent_client.cli._error_advice import INTERRUPTED, PIPE_CLOSED, UNEXPECTED, advice_for, error_line
-from oxygent_client.cli._terminal_text import as_json as json_line
 
 PROGRAM: Final = "oxygent-client"
 _COMMAND: Final = ContextVar("_COMMAND", default=PROGRAM)
@@ -188,7 +186,9 @@ def agent_settings(
     if token_env is not None:
         settings["auth"] = oxygent_client.BearerAuth(variable("--token-env", token_env))
     if timeout is not None:
-        settings["timeouts"] = attrs.evolve(settings.get("timeouts", Timeouts()), total=timeout)
+        import attrs
+
+        settings["timeouts"] = attrs.evolve(settings.get("timeouts", oxygent_client.Timeouts()), total=timeout)
     return settings
 
 
@@ -277,6 +277,8 @@ def attempt(
             failed = error
         message, advice, code = _explained(failed, stopped)
         if as_json:
+            from oxygent_client.cli._terminal_text import as_json as json_line
+
             write(json_line(_end(failed, message, code)) + "\n")
     except BrokenPipeError:
         silence(sys.stdout)

@@ -20,7 +20,6 @@ from oxygent_client.cli._options import (
     attempt,
     write,
 )
-from oxygent_client.cli._terminal_text import line
 
 if TYPE_CHECKING:
     from oxygent_client import Trace
@@ -82,6 +81,7 @@ def report(
 def _trace_of_file(path: Path, number: int | None) -> Trace:
     """Return the trace in a file: JSON of a trace, or run `number` of a cassette."""
     from oxygent_client import Trace
+    from oxygent_client.cli._terminal_text import line
     from oxygent_client.testing import Cassette
 
     text = path.read_text(encoding="utf-8", errors="replace")
