@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
-from typing import Any, Final, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Literal, Protocol, TypeVar, cast, runtime_checkable
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import attrs
@@ -65,8 +65,8 @@ _VALUE = re.compile(r"(?:[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)?")  # no spa
 
 def _frozen(headers: Mapping[str, str]) -> Mapping[str, str]:
     for name, value in headers.items():
-        given: object = value  # `prepare_headers` of a subclass may return anything
-        if not isinstance(given, str) or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+        is_str = isinstance(cast("Any", value), str)  # `prepare_headers` of a subclass may return anything
+        if not is_str or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
             raise ConfigurationError(f"the header {name[:60]!r} has a name or a value that HTTP does not allow")
     return MappingProxyType(dict(headers))
 

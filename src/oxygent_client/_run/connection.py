@@ -29,7 +29,7 @@ from oxygent_client._protocol.responses import error_from_response
 from oxygent_client._protocol.router import NameMap
 from oxygent_client._run.config import Lease
 from oxygent_client._run.reads import Expired, Reads, loop_clock, new_reads
-from oxygent_client.policies._base import respond
+from oxygent_client.policies._base import Layer
 
 CLOSE_SECONDS: Final = 2.0
 LEFT: Final = "the run was left by another task"
@@ -113,7 +113,7 @@ class RunConnection:
             self._reads.is_pending = False
         stack = self._exchange = AsyncExitStack()
         try:
-            response = await respond(self.transport, stack, self.request)
+            response = await Layer.respond(self.transport, stack, self.request)
         except BaseException as error:
             self._exchange = None
             await stack.__aexit__(type(error), error, error.__traceback__)

@@ -69,7 +69,14 @@ class Layer:
 
         Layers share one stack, so one that goes on after an error closes it first.
         """
-        return await respond(self.inner, stack, request)
+        return await Layer.respond(self.inner, stack, request)
+
+    @staticmethod
+    async def respond(transport: Transport, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
+        """Enter an exchange of `transport` on `stack`, which its layers share: that is faster than one for each."""
+        if isinstance(transport, Layer) and type(transport).exchange is Layer.exchange:
+            return await transport._respond(stack, request)  # noqa: SLF001  (of this class)
+        return await stack.enter_async_context(transport.exchange(request))
 
     async def aclose(self) -> None:
         """As `Transport.aclose`: closes the wrapped transport."""
@@ -81,13 +88,6 @@ class Wrapper(Layer):
     """The transport that applies a policy."""
 
     kind: ClassVar[PolicyKind]
-
-
-async def respond(transport: Transport, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
-    """Enter an exchange of `transport` on `stack`; layers of transports share the stack, which is faster."""
-    if isinstance(transport, Layer) and type(transport).exchange is Layer.exchange:
-        return await transport._respond(stack, request)  # noqa: SLF001  (of this module)
-    return await stack.enter_async_context(transport.exchange(request))
 
 
 def wait_deadline(context: Context) -> float:
