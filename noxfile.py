@@ -175,7 +175,9 @@ def clients(session: nox.Session) -> None:
     tests/interop/environments.py installs them, which takes minutes: so it is no part of `.ci/run`.
     """
     install_wheel(session, "test")
-    session.run("python", "-m", "tests.interop.environments", "openai-clients", "frameworks", "oxygent-1.1.3")
+    session.run(
+        "python", "-m", "tests.interop.environments", "a2a-clients", "openai-clients", "frameworks", "oxygent-1.1.3"
+    )
     session.run("pytest", "tests/clients", *session.posargs)
 
 

@@ -1,0 +1,129 @@
+"""A client of A2A, asked for tasks: a program for the environment that has it.
+
+Rule 1: it imports nothing of ours. The client is used as its documentation shows.
+Rule 2: a task is a line of JSON on standard input, its result a line on standard output.
+
+Usage: python drive_a2a.py URL, in an environment with a2a-sdk
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import sys
+import time
+from typing import Any
+
+client_module: Any = importlib.import_module("a2a.client")
+helpers: Any = importlib.import_module("a2a.helpers")
+types: Any = importlib.import_module("a2a.types")
+# `Any`, since this program is for another environment than that in which types are checked.
+
+URL = sys.argv[1]
+
+
+def _client(*, streaming: bool) -> Any:
+    return client_module.create_client(URL, client_module.ClientConfig(streaming=streaming))
+
+
+def _request(query: str, context: str) -> Any:
+    message = helpers.new_text_message(query, role=types.Role.ROLE_USER, context_id=context or None)
+    return types.SendMessageRequest(message=message)
+
+
+def _facts(task: Any) -> dict[str, Any]:
+    return {
+        "id": task.id,
+        "context": task.context_id,
+        "state": types.TaskState.Name(task.status.state).removeprefix("TASK_STATE_"),
+        "status": helpers.get_message_text(task.status.message),
+        "outcome": dict(task.metadata).get("outcome"),
+        "texts": [helpers.get_artifact_text(artifact) for artifact in task.artifacts],
+    }
+
+
+async def send(query: str, context: str = "") -> dict[str, Any]:
+    """Send a message, and wait for its task."""
+    async with await _client(streaming=False) as client:
+        (event,) = [event async for event in client.send_message(_request(query, context))]
+        return _facts(event.task)
+
+
+async def stream(query: str, context: str = "") -> dict[str, Any]:
+    """Send a message, and put its task together from the events."""
+    async with await _client(streaming=True) as client:
+        shown: dict[str, str] = {}
+        state, status, task_id, calls = "", "", "", list[str]()
+        async for event in client.send_message(_request(query, context)):
+            if event.HasField("task"):
+                task_id = event.task.id
+            elif event.HasField("artifact_update"):
+                update = event.artifact_update
+                before = shown.get(update.artifact.artifact_id, "") if update.append else ""
+                shown[update.artifact.artifact_id] = before + helpers.get_artifact_text(update.artifact)
+            else:
+                state = types.TaskState.Name(event.status_update.status.state).removeprefix("TASK_STATE_")
+                status = helpers.get_message_text(event.status_update.status.message)
+                calls += [status] if state == "WORKING" and status else []
+        stored = _facts(await client.get_task(types.GetTaskRequest(id=task_id)))
+        assert stored["texts"] == [*shown.values()]
+        assert (stored["state"], stored["status"]) == (state, status)
+        return {**stored, "calls": calls}
+
+
+async def cancel(query: str) -> dict[str, Any]:
+    """Cancel a task once the next line on standard input says so; the states of its stream."""
+    async with await _client(streaming=True) as client:
+        events, states = client.send_message(_request(query, "")), list[str]()
+        task_id = (await anext(events)).task.id
+
+        async def read() -> None:
+            async for event in events:
+                states.append(types.TaskState.Name(event.status_update.status.state).removeprefix("TASK_STATE_"))
+
+        reading = asyncio.create_task(read())
+        await asyncio.to_thread(sys.stdin.readline)
+        now = time.time()
+        task = await client.cancel_task(types.CancelTaskRequest(id=task_id))
+        await reading
+        return {**_facts(task), "states": states, "time": now}
+
+
+async def subscribe(query: str) -> dict[str, Any]:
+    """Leave a stream after its first status, subscribe to the task, and read to its end."""
+    async with await _client(streaming=True) as client:
+        events = client.send_message(_request(query, ""))
+        task_id = (await anext(events)).task.id
+        await anext(events)
+        await events.aclose()
+    async with await _client(streaming=True) as client:
+        async for event in client.subscribe(types.SubscribeToTaskRequest(id=task_id)):
+            del event
+        return _facts(await client.get_task(types.GetTaskRequest(id=task_id)))
+
+
+async def card() -> dict[str, Any]:
+    """Read the card."""
+    async with importlib.import_module("httpx").AsyncClient() as http:
+        found = await client_module.A2ACardResolver(http, URL).get_agent_card()
+        return {"name": found.name, "skills": [skill.id for skill in found.skills]}
+
+
+WAYS = {each.__name__: each for each in (send, stream, cancel, subscribe, card)}
+
+
+def main() -> None:
+    """Do what is asked for, one task after another."""
+    while line := sys.stdin.readline():
+        task = json.loads(line)
+        try:
+            result = asyncio.run(WAYS[task.pop("way")](**task))
+        except Exception as error:  # noqa: BLE001  (it is the result)
+            result = {"error": type(error).__name__, "text": str(error)}
+        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

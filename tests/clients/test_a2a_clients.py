@@ -1,0 +1,220 @@
+"""A real client of A2A against a served agent: a toy, a real server, and a real agent with a model.
+
+Rule 1: for each target, one process does all tasks, once; a test looks at one fact of each.
+Rule 2: how often an agent ran is counted at the remote, never by what a client says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio.from_thread
+import attrs
+import pytest
+
+from oxygent_client import OxyState, SSEOxyGent
+from oxygent_client.serve.a2a import create_app
+from oxygent_client.testing import ToyRemote, serve
+from oxygent_client.testing.script import Call, Cut, Pause, Say, Script, Together, Words
+from tests.interop.cuts import Cut as LineCut
+from tests.interop.cuts import line
+from tests.interop.environments import RELEASES, python_with
+from tests.interop.harness import RemoteServer
+from tests.interop.model import ANSWER, served_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DRIVER: Final = Path(__file__).with_name("drive_a2a.py")
+WAYS: Final = ("send", "stream")
+CUT: Final = "CUT-HERE"
+QUERIES: Final = {
+    # the name of the fact: the query; it names its way, so that runs can be counted
+    "answer": "echo hello {way}.",
+    "both": "both {way}.",
+    "failing": "raise {way}.",
+    "cut": f"paced {CUT}-{{way}}. 100",
+}
+SCRIPTS: Final = {
+    "echo": Script(output=Words.REST),
+    "both": Script(
+        [Together([Call("flight_agent", [Pause(0.2)], output="a"), Call("hotel_agent", output="b")])], output="a and b"
+    ),
+    "raise": ToyRemote().scripts["raise"],
+    "paced": Script([Say({"type": "progress", "content": 1}), Cut()]),
+    "quiet": Script([Pause(30)], output="quiet"),
+    "soon": Script([Pause(0.5)], output="soon"),
+}
+
+
+@attrs.define(eq=False)
+class Target:
+    """A served agent, and what its remote knows of its runs."""
+
+    url: str
+    remote: ToyRemote | RemoteServer
+    facts: tuple[str, ...] = tuple(QUERIES)
+    _results: dict[tuple[str, str], dict[str, Any]] = attrs.field(factory=dict[tuple[str, str], dict[str, Any]])
+
+    @property
+    def command(self) -> list[str]:
+        """The command line of the client."""
+        return [str(python_with("a2a-clients")), "-I", str(DRIVER), self.url]
+
+    def drive(self, *tasks: dict[str, Any]) -> list[dict[str, Any]]:
+        """What the client makes of these tasks."""
+        done = subprocess.run(
+            self.command,
+            input="".join(json.dumps(task) + "\n" for task in tasks),
+            env={"PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        return [json.loads(each) for each in done.stdout.splitlines()]
+
+    def result(self, way: str, fact: str) -> dict[str, Any]:
+        """What the client made of one task; the first time, of all tasks, which share a process."""
+        if not self._results:
+            asked = {
+                (each, fact): {"way": each, "query": QUERIES[fact].format(way=each)}
+                for each in WAYS
+                for fact in self.facts
+            }
+            self._results.update(zip(asked, self.drive(*asked.values()), strict=True))
+        return self._results[way, fact]
+
+    def trace_ids(self, query: str) -> set[str]:
+        """The runs with such a query."""
+        if isinstance(self.remote, ToyRemote):
+            return {run.trace_id for run in self.remote.runs if query in run.query}
+        return {each.get("trace_id", "") for each in self.remote.records("started") if query in each.get("query", "")}
+
+
+@pytest.fixture(scope="module")
+def toy() -> Iterator[Target]:
+    """A toy."""
+    remote = ToyRemote(scripts=SCRIPTS)
+    with serve(remote) as url, serve(create_app(SSEOxyGent(url))) as at:
+        yield Target(at, remote)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """A real server, by a line that is cut where a query says so."""
+    server = RemoteServer(RELEASES[0], tmp_path_factory.mktemp("clients") / "server")
+    with anyio.from_thread.start_blocking_portal() as portal, ExitStack() as stack:
+        stack.callback(server.close)
+        cuts = [LineCut(said=CUT.encode())] * 1000
+        way = stack.enter_context(portal.wrap_async_context_manager(line(server.port, *cuts)))
+        yield Target(stack.enter_context(serve(create_app(SSEOxyGent(way.url)))), server)
+
+
+@pytest.fixture(params=["toy", "real"])
+def target(request: pytest.FixtureRequest) -> Target:
+    """Each of the two."""
+    found: Target = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
+def react(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """A real agent that thinks, calls a tool and answers, by a model that streams."""
+    with served_model() as model, ExitStack() as stack:
+        server = RemoteServer(RELEASES[0], tmp_path_factory.mktemp("react") / "server", "--model", model)
+        stack.callback(server.close)
+        url = stack.enter_context(serve(create_app(SSEOxyGent(server.url))))
+        yield Target(url, server, ("answer",))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_answer(target: Target, way: str) -> None:
+    """It is the agent's, once, and the agent ran once."""
+    result = target.result(way, "answer")
+    assert (result["state"], result["texts"]) == ("COMPLETED", [f"hello {way}."])
+    assert len(target.trace_ids(f"echo hello {way}.")) == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_agents_at_once(target: Target, way: str) -> None:
+    """The answer is the master's."""
+    expected = "a and b" if isinstance(target.remote, ToyRemote) else "middle(leaf(42)) and other_agent heard hello"
+    assert target.result(way, "both")["texts"] == [expected]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_failing_agent(target: Target, way: str) -> None:
+    """Its task fails with the text of the failure, and it ran once."""
+    result = target.result(way, "failing")
+    assert result["state"] == "FAILED"
+    assert "scripted failure" in result["status"]
+    assert len(target.trace_ids(f"raise {way}.")) == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_that_is_cut(target: Target, way: str) -> None:
+    """Its task fails, and has the outcome; the agent ran once. The real one is cut before its first event."""
+    result = target.result(way, "cut")
+    expected = "started" if isinstance(target.remote, ToyRemote) else "unknown"
+    assert (result["state"], result["outcome"]) == ("FAILED", expected)
+    assert len(target.trace_ids(f"{CUT}-{way}.")) == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_agent_with_a_model(react: Target, way: str) -> None:
+    """The answer is the text of the last model call alone: no JSON of a tool call, nothing twice."""
+    result = react.result(way, "answer")
+    assert (result["state"], result["texts"]) == ("COMPLETED", [ANSWER])
+
+
+def test_how_often_it_ran(react: Target) -> None:
+    """One message of a client is one run at the remote."""
+    react.result(WAYS[0], "answer")
+    assert isinstance(react.remote, RemoteServer)
+    assert len([each for each in react.remote.records("request") if each.get("path") == "/sse/chat"]) == len(WAYS)
+
+
+def test_two_turns(real: Target) -> None:
+    """A context is a conversation: the agent remembers the turn before."""
+    (before,) = real.drive({"way": "send", "query": "echo first"})
+    (after,) = real.drive({"way": "stream", "query": "memory", "context": before["context"]})
+    assert [json.loads(text) for text in after["texts"]] == [{"asked": ["echo first"], "answered": 1}]
+
+
+def test_a_client_that_cancels(real: Target) -> None:
+    """The run is cancelled at the remote within 2 s, and the stream of its task ends so."""
+    assert isinstance(real.remote, RemoteServer)
+    query = "quiet 30"
+    with subprocess.Popen(real.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps({"way": "cancel", "query": query}) + "\n")
+        process.stdin.flush()
+        anyio.run(partial(real.remote.wait_for, "started", within=60.0, query=query))
+        result = json.loads(process.communicate("\n")[0])
+    assert (result["state"], result["states"][-1]) == ("CANCELED", "CANCELED")
+    found = anyio.run(partial(real.remote.wait_for, "cancelled", within=10.0, query=query))
+    assert found["time"] - result["time"] < 2.0
+    record = anyio.run(SSEOxyGent(real.remote.url).lookup, found.get("trace_id", ""))
+    assert record is not None
+    assert record.state is OxyState.CANCELED
+
+
+def test_a_client_that_comes_back(toy: Target) -> None:
+    """A client that left, and subscribes to its task, has the answer; the agent ran once."""
+    (result,) = toy.drive({"way": "subscribe", "query": "soon"})
+    assert (result["state"], result["texts"]) == ("COMPLETED", ["soon"])
+    assert len(toy.trace_ids("soon")) == 1
+
+
+def test_the_card(target: Target) -> None:
+    """It has a skill for each agent, the master first."""
+    (result,) = target.drive({"way": "card"})
+    assert result["skills"][0] == result["name"]
+    assert len(result["skills"]) > 1
