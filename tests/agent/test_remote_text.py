@@ -356,6 +356,7 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
 ELSEWHERE: Final = {
     # commands that show no text of a remote: why
     "batch": "results go to a file, redacted (tests/cli/test_batch.py)",
+    "doctor": "it shows names and errors, redacted (tests/cli/test_doctor.py)",
     "demo": "its remote is its own, and gets no credential",
     "toy": "it is a remote",
     "replay": "what it shows is a cassette; nothing is sent",

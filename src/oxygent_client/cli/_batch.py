@@ -24,6 +24,7 @@ from rich.text import Text
 
 from oxygent_client import Outcome, OxyRequest, RunHandle, SSEOxyGent
 from oxygent_client.cli._batch_files import FINAL, Attempt, BatchFiles, Item
+from oxygent_client.cli._options import shown_url
 from oxygent_client.errors import OxyError
 from oxygent_client.sanitize import without_credentials
 
@@ -164,8 +165,7 @@ def run_batch(agent: SSEOxyGent, items: Sequence[Item], output: Path, concurrenc
         OxyError: the batch cannot be run, or was stopped.
         OSError: a result cannot be written.
     """
-    server_url = RunHandle(server_url=agent.server_url, trace_id="", remote_trace_id="", node_id="").server_url
-    with BatchFiles(output, server_url) as files:
+    with BatchFiles(output, shown_url(agent.server_url)) as files:
         work = files.to_do(items)
         progress = Progress(
             BarColumn(),

@@ -12,7 +12,7 @@ from attrs import frozen
 
 from oxygent_client import errors
 
-UNEXPECTED, USAGE, UNREACHABLE, REFUSED, LATE, BROKEN, FAILED = range(1, 8)
+UNEXPECTED, USAGE, UNREACHABLE, REFUSED, LATE, BROKEN, FAILED, UNHEALTHY = range(1, 9)
 NOT_ENDED = 75  # EX_TEMPFAIL of sysexits.h: try again later
 INTERRUPTED, PIPE_CLOSED = 130, 141  # as a shell reports SIGINT and SIGPIPE
 
@@ -25,6 +25,7 @@ EXIT_CODES: Sequence[tuple[int, str]] = (
     (LATE, "time-out"),
     (BROKEN, "the event stream broke or is invalid"),
     (FAILED, "the remote agent failed or gave no answer"),
+    (UNHEALTHY, "`doctor` found an error"),
     (NOT_ENDED, "the run has not ended yet (`lookup`)"),
     (INTERRUPTED, "interrupted (Ctrl-C); the remote run is stopped too, unless it is detached"),
     (PIPE_CLOSED, "broken pipe: the reader of the output has closed it"),

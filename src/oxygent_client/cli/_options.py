@@ -192,6 +192,13 @@ def agent_settings(
     return settings
 
 
+def shown_url(server_url: str) -> str:
+    """Return the URL of a server without user information, query and trailing slash."""
+    from oxygent_client import RunHandle
+
+    return RunHandle(server_url=server_url, trace_id="", remote_trace_id="", node_id="").server_url
+
+
 def _headers(given: Sequence[str] | None, variables: Sequence[str] | None) -> dict[str, str]:
     """Return the headers of `--header` and `--header-env`. Errors show no value, which may be secret."""
     headers: dict[str, str] = {}

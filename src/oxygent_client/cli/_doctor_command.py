@@ -1,0 +1,110 @@
+"""The command `doctor`: options and output of a diagnosis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from oxygent_client.cli._error_advice import UNHEALTHY
+from oxygent_client.cli._options import (
+    AsJSON,
+    Callee,
+    Debug,
+    Headers,
+    HeaderVariables,
+    ProfileName,
+    TokenVariable,
+    Url,
+    agent_settings,
+    attempt,
+    write,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from oxygent_client.cli._doctor import Diagnosis
+
+
+def doctor(
+    url: Url = None,
+    *,
+    query: Annotated[
+        str | None,
+        typer.Option(
+            "--query", help="Run the agent with this query, to measure heartbeats and buffering.", metavar="TEXT"
+        ),
+    ] = None,
+    callee: Callee = None,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            help="Time limit in seconds for each request; a run gets three times as much without an event.",
+            min=0.001,
+            metavar="SECONDS",
+        ),
+    ] = 10.0,
+    header: Headers = None,
+    header_env: HeaderVariables = None,
+    token_env: TokenVariable = None,
+    profile: ProfileName = None,
+    json: AsJSON = False,
+    debug: Debug = False,
+) -> int:
+    """Diagnose the connection to a server: each problem has a code and a remedy. Runs no agent without --query."""
+
+    def work() -> int:
+        import anyio
+
+        from oxygent_client import HTTPXTransport
+        from oxygent_client.cli._doctor import Doctor
+
+        settings = agent_settings(url, profile=profile, header=header, header_env=header_env, token_env=token_env)
+        doctor = Doctor(
+            settings=settings | {"callee": callee},
+            make_transport=lambda seconds: HTTPXTransport(connect=seconds),
+            query=query,
+            seconds=timeout,
+        )
+        return _show(anyio.run(doctor.examine), json=json)
+
+    return attempt(work, debug=debug, as_json=json)
+
+
+def _show(diagnosis: Diagnosis, *, json: bool) -> int:
+    """Print a diagnosis, and return the exit code."""
+    from oxygent_client.cli._terminal_text import as_json
+
+    if json:
+        write(as_json(document(diagnosis)) + "\n")
+    else:
+        write("".join(f"{each}\n" for each in lines_of(diagnosis)))
+    return 0 if diagnosis.is_healthy else UNHEALTHY
+
+
+def document(diagnosis: Diagnosis) -> dict[str, object]:
+    """Return a diagnosis for --json."""
+    return {
+        "kind": "diagnosis",
+        "server_url": diagnosis.server_url,
+        "healthy": diagnosis.is_healthy,
+        "facts": diagnosis.facts,
+        "findings": [finding.as_dict() for finding in diagnosis.findings],
+    }
+
+
+def lines_of(diagnosis: Diagnosis) -> Iterator[str]:
+    """Return a diagnosis as lines of text: what was seen, the findings, the result."""
+    from oxygent_client.cli._terminal_text import line
+
+    facts = {"server": diagnosis.server_url, **diagnosis.facts}
+    width = max(map(len, facts))
+    for name, fact in facts.items():
+        yield f"{name:{width}}  {line(fact)}"
+    for finding in diagnosis.findings:
+        yield f"\n{finding.code}  {finding.meaning}"
+        if finding.detail:
+            yield f"  {line(finding.detail)}"
+        yield f"  {finding.remedy}"
+    yield "\nhealthy" if diagnosis.is_healthy else "\nnot healthy"
