@@ -348,7 +348,12 @@ async def test_the_request() -> None:
     assert sent.url == "http://remote.test/base/view?item_id=a%20b%26c%3D%2F%C3%BC%ED%B2%80&key=1"
     assert sent.body == b""
     assert sent.context == Context(
-        purpose="discover", trace_id="a b&c=/ü\udc80", deadline=until, idempotent=False, node_id="r"
+        purpose="discover",
+        trace_id="a b&c=/ü\udc80",
+        deadline=until,
+        idempotent=False,
+        node_id="r",
+        server_url=PATTERN.base_url,
     )
 
 
@@ -386,7 +391,8 @@ async def test_no_record(reply: Reply, caplog: pytest.LogCaptureFixture) -> None
         start = anyio.current_time()
         assert await look_up(FakeTransport({"/view": reply}), PATTERN, "t", LIMITS, until=start + 5) is None
     assert anyio.current_time() <= start + 5
-    assert [line.getMessage().partition(":")[0] for line in caplog.records] == ["no record of the run"]
+    assert [vars(line)["event"] for line in caplog.records] == ["debug"]
+    assert caplog.records[0].getMessage().startswith("discover t at http://remote.test/base: ")
 
 
 async def test_cancellation() -> None:

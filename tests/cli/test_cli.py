@@ -1688,7 +1688,7 @@ def test_shell_completion() -> None:
     """The shell completes the names of commands."""
     asked = {"_OXYGENT_CLIENT_COMPLETE": "complete_bash", "COMP_WORDS": "oxygent-client re", "COMP_CWORD": "1"}
     done = subprocess.run(PROGRAM, env={**os.environ, **asked}, capture_output=True, text=True, check=True, timeout=30)
-    assert done.stdout.split() == ["record", "replay"]
+    assert done.stdout.split() == ["record", "replay", "report"]
 
 
 def test_every_event_class_has_its_row_in_the_view() -> None:

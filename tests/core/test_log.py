@@ -177,8 +177,9 @@ ZOO: Final[dict[str, Case]] = {
         {"hedge": Hedge(after=2)},
         call=lambda agent: agent.ask(request().clone_with(idempotent=True)),
     ),
-    "looked up": Case("debug", {"/view": ENVELOPE}, call=lambda agent: agent.lookup("mine"), ids=("",)),
+    "looked up": Case("debug", {"/view": ENVELOPE}, call=lambda agent: agent.lookup("mine"), ids=("mine",)),
 }
+COMMON: Final = {"event", "trace_id", "node_id", "purpose", "server_url"}
 USUAL: Final = {*vars(logging.makeLogRecord({})), "message", "asctime"}
 
 
@@ -210,7 +211,9 @@ async def test_each_kind_of_run(name: str, caplog: pytest.LogCaptureFixture) -> 
     rows = documented()
     for record in records:
         fields = vars(record)
-        assert rows[fields["event"]] == (record.levelname, {*fields} - USUAL - {"event", "trace_id", "node_id"})
+        assert rows[fields["event"]] == (record.levelname, {*fields} - USUAL - COMMON)
+        assert record.getMessage().startswith(f"{fields['purpose']} {fields['trace_id']}".strip())
+        assert fields["server_url"] in record.getMessage()
         assert (fields["trace_id"], fields["node_id"])[: len(ZOO[name].ids)] == ZOO[name].ids
         shown = [record.getMessage(), *(str(value) for key, value in fields.items() if key not in ("args", "msg"))]
         assert [text for text in shown if CANARY in text or "\x1b" in text] == []
@@ -331,18 +334,21 @@ assert logging.getLogger("oxygent_client").propagate
 
 
 @pytest.mark.parametrize(
-    ("context", "base_url", "expected"),
+    ("context", "expected"),
     [
         pytest.param(
-            Context(purpose="run", trace_id="t"),
-            "http://a:b@x.test/base?c=d",
+            Context(purpose="run", trace_id="t", server_url="http://a:b@x.test/base?c=d"),
             "run t at http://x.test/base",
             id="a run",
         ),
-        pytest.param(Context(purpose="discover"), "http://x.test", "discover at http://x.test", id="a lookup"),
-        pytest.param(Context(purpose="run", trace_id="t"), "", "run t", id="a cluster"),
+        pytest.param(
+            Context(purpose="discover", server_url="http://x.test"), "discover at http://x.test", id="a lookup"
+        ),
+        pytest.param(Context(purpose="run", trace_id="t"), "run t", id="a cluster"),
+        pytest.param(Context(trace_id="t", replica="http://a:b@r.test"), "run t at http://r.test", id="a replica"),
+        pytest.param(Context(), "", id="no request"),
     ],
 )
-def test_a_request_in_a_record(context: Context, base_url: str, expected: str) -> None:
+def test_a_request_in_a_record(context: Context, expected: str) -> None:
     """Purpose, run and server are named, without the secrets of the URL."""
-    assert describe_request(context, base_url) == expected
+    assert describe_request(context) == expected

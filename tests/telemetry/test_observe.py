@@ -377,7 +377,7 @@ async def test_a_failing_observer(caplog: pytest.LogCaptureFixture) -> None:
         assert [await ask(agent), await ask(agent)] == ["42", "42"]
     assert before.names == after.names
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert said == ["Broken raised RuntimeError; the run goes on"] * 2
+    assert ["Broken raised RuntimeError" in text for text in said] == [True, True]
     assert all(hasattr(record, name) for record in caplog.records for name in ("event", "trace_id", "node_id"))
     assert "SECRET" not in caplog.text
 

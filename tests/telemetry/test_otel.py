@@ -758,9 +758,8 @@ async def test_a_failing_processor(caplog: pytest.LogCaptureFixture) -> None:
         assert await ask(agent_for(spans, ROOT, A, B, answer("42"), close())) == "42"
     assert spans.tree() == {(RUN, None), ("invoke_agent a", RUN), ("invoke_agent b", "invoke_agent a")}
     assert [point.value for point in spans.metrics()[otel.ACTIVE]] == [0]
-    assert [record.getMessage() for record in caplog.records if record.name == "oxygent_client"] == [
-        "OTelObserver raised OSError; the run goes on"
-    ]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "oxygent_client"]
+    assert "OTelObserver raised OSError" in said
 
 
 class FailingSampler(TracerProvider):

@@ -559,7 +559,7 @@ async def test_exceptions_while_leaving(name: str, caplog: pytest.LogCaptureFixt
                     await anyio.sleep_forever()
             assert scope.cancelled_caught
     assert [record.getMessage() for record in caplog.records if record.name.startswith("oxygent_client")] == [
-        "closing failed: ReadError"
+        "closing the connection failed: ReadError"
     ] * 3
 
 

@@ -117,6 +117,7 @@ class AttachRequestBuilder:
             trace_id=handle.trace_id,
             group_id=handle.group_id,
             node_id=handle.node_id,
+            server_url=self.base_url,
             remote_trace_id=remote_trace_id,
             deadline=deadline if deadline < math.inf else None,
             idempotent=True,

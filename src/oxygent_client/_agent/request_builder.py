@@ -86,6 +86,7 @@ class RequestBuilder:
             deadline=deadline if deadline < math.inf else None,
             idempotent=request.idempotent,
             node_id="" if self.restart else node_id,
+            server_url=self.base_url,
             remote_trace_id=remote_trace_id,
         )
         headers = build_headers(self.prepare_headers, request) | STREAM_HEADERS
@@ -109,6 +110,7 @@ def lookup_request(prepare_headers: PrepareHeaders, request: OxyRequest, base_ur
         trace_id=str(request.current_trace_id),
         group_id=request.group_id,
         node_id=request.node_id or "",
+        server_url=base_url,
         idempotent=True,
     )
     return HTTPRequest("GET", base_url, "", build_headers(prepare_headers, request), context=context)

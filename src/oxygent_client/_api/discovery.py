@@ -200,5 +200,5 @@ async def _optional(
     try:
         return await data(path), False
     except (StatusError, EnvelopeError) as error:
-        log_event("debug", template.context, "%s: %s", path, error)
+        log_event("debug", template.context, "reading %s failed: %s", path, error)
         return None, isinstance(error, StatusError) and error.status in MISSING

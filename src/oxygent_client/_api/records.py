@@ -91,7 +91,13 @@ async def fetch_record(
         OxyError: the server has no records, cannot be reached, or its response is malformed.
     """
     context = attrs.evolve(
-        template.context, purpose="discover", trace_id=trace_id, deadline=until, idempotent=False, node_id=node_id
+        template.context,
+        purpose="discover",
+        trace_id=trace_id,
+        deadline=until,
+        idempotent=False,
+        node_id=node_id,
+        server_url=template.base_url,
     )
     path = f"{PATHS['record']}?item_id={quote(trace_id, safe='', errors='surrogatepass')}"
     request = attrs.evolve(template, path=path, context=context)
@@ -100,5 +106,5 @@ async def fetch_record(
         clean = request.context.sent.clean_json
         return parse_record(data, limits, node_id=node_id, with_arguments=with_arguments, clean=clean)
     except OxyError as error:
-        log_event("debug", template.context, "no record of the run: %s", error)
+        log_event("debug", context, "reading the record of the run failed: %s", error)
         raise

@@ -1,6 +1,7 @@
 """Log records, each with a stable event name.
 
-Rule 1: every record has the attributes `event`, `trace_id` and `node_id`, for formatters and filters.
+Rule 1: every record has the attributes `event`, `trace_id`, `node_id`, `purpose` and `server_url`, for formatters and
+    filters; its text begins with purpose, run and server, as far as they are known.
 Rule 2: no record holds a secret: URLs have no user information and no query, remote text is redacted.
 Rule 3: every text in a record, also its attributes, is one line without control characters, since formatters write ids
     unchanged.
@@ -43,9 +44,15 @@ def _redacted(value: object, context: Context) -> object:
     return escape_text(context.sent.strip_text(str(value)), VALUE_LENGTH)
 
 
-def describe_request(context: Context, base_url: str) -> str:
-    """The purpose of a request, its run and its server, for the text of a record; a cluster names no server."""
-    return " ".join(filter(None, (context.purpose, context.trace_id, base_url and f"at {redact_url(base_url)}")))
+def describe_request(context: Context) -> str:
+    """The purpose of a request, its run and its server, for the text of a record; empty if it belongs to neither.
+
+    The server is not known while a cluster has not picked one.
+    """
+    url = redact_url(context.replica or context.server_url)
+    if not context.trace_id and not url:
+        return ""
+    return " ".join(filter(None, (context.purpose, context.trace_id, url and f"at {url}")))
 
 
 def log_event(
@@ -56,8 +63,18 @@ def log_event(
     Secrets that were sent are redacted from all texts, also from errors; each text becomes one line.
     """
     if logger.isEnabledFor(LEVELS[event]):
-        extra = {"event": event, "trace_id": context.trace_id, "node_id": context.node_id, **fields}
+        request = describe_request(context)
+        extra = {
+            "event": event,
+            "trace_id": context.trace_id,
+            "node_id": context.node_id,
+            "purpose": context.purpose if request else "",
+            "server_url": redact_url(context.replica or context.server_url),
+            **fields,
+        }
         redacted = {name: _redacted(value, context) for name, value in extra.items()}
+        if request:
+            text, args = f"%s: {text}", (request, *args)
         logger.log(LEVELS[event], text, *(_redacted(each, context) for each in args), exc_info=cause, extra=redacted)
     if context.observed is not None:
         context.observed.note(event, context, fields)

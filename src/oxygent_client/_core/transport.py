@@ -132,6 +132,8 @@ class Context:
     """True if it may be sent twice: nothing runs, or the caller allows that the agent runs twice."""
     node_id: str = ""
     """The caller's node id of the call, for logs and traces."""
+    server_url: str = attrs.field(default="", repr=False)
+    """URL of the server, for logs; empty if a `Cluster` picks the server."""
     attempt: int = 1
     """Number of this attempt. A wrapper that repeats a request increments it."""
     secret_headers: frozenset[str] = frozenset()

@@ -191,7 +191,7 @@ class RunConnection:
             try:
                 await block.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)
             except OxyError as failure:
-                log_event("debug", self._context, "closing failed: %s", failure)
+                log_event("debug", self._context, "closing the connection failed: %s", failure)
             finally:
                 self._is_closing = False
 

@@ -177,7 +177,7 @@ class EventReader:
         was_silent, was_held_back = state.is_silent, state.was_held_back
         state.receive_data(piece, now)
         if was_silent and not state.is_silent:
-            log_event("first_event", self.context, "the first event came", seconds=now - state.began)
+            log_event("first_event", self.context, "received the first event", seconds=now - state.began)
         if state.was_held_back and not was_held_back:
             headers = self.connection.headers
             who = self.context.sent.shown(headers.get("via") or headers.get("server", "unknown server"), 60)
@@ -202,7 +202,7 @@ class EventReader:
                     now = self.now()
                     scope.deadline = min(now + GATHER_PAUSE, until)
             except Exception as error:  # noqa: BLE001  (whatever a transport raises: the run is left)
-                log_event("debug", self.context, "nothing more could be read: %s", type(error).__name__)
+                log_event("debug", self.context, "reading the rest of the stream failed: %s", type(error).__name__)
 
     # --- time-outs ---
 
@@ -251,7 +251,7 @@ class EventReader:
             await connection.disconnect()
             pause = uniform(0.5, 1) * state.connection_lost(self.now())
             need = state.need()
-            log_event("reattach", self.context, "the stream %s; attaching again", how, seconds=pause)
+            log_event("reattach", self.context, "the stream %s; reconnecting in %.2f s", how, pause, seconds=pause)
             with connection.waiting(need.deadline):
                 try:
                     await anyio.sleep(pause)

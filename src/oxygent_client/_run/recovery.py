@@ -67,6 +67,7 @@ class RecordRecovery:
         # A trace id may cover several runs; which is meant says the node that the payload named.
         node_id = asked.context.node_id
         request = self._config.record_request()
+        record: RunRecord | None = None
         with self._connection.waiting():
             record = await look_until(
                 enough,
@@ -80,8 +81,8 @@ class RecordRecovery:
                 until=min(anyio.current_time() + patience, self._state.deadline),
                 node_id=node_id,
             )
-        said = "nothing" if record is None else record.state and record.state.name
-        log_event("record", asked.context, "the record of the run says %s", said, state=said)
+        state = "nothing" if record is None else record.state and record.state.name
+        log_event("record", asked.context, "state in the server's record: %s", state, state=state)
         return record
 
     async def ending(self, answer: SetAnswer | None) -> RunRecord | None:

@@ -97,6 +97,7 @@ class Run:
             trace_id=config.trace_id,
             group_id=config.request.group_id,
             node_id=config.request.node_id or "",
+            server_url=config.base_url,
             observed=config.observed,
         )
         self._caller = contextvars.copy_context()  # of the code that starts the run: its traces belong there
@@ -344,7 +345,7 @@ class Run:
             return None
         policy = find_retry(self._connection.transport)
         context = attrs.evolve(self._context, attempt=self._attempts, deadline=self._state.deadline)
-        return policy.retry_at(error, context, self._config.base_url) if policy is not None else None
+        return policy.retry_at(error, context) if policy is not None else None
 
     async def _prepare_again(self, when: float) -> None:
         """The run is another one then, so it gets an id of its own at the remote (`oxygent_client._run.trace_ids`)."""
@@ -678,7 +679,7 @@ class Run:
         log_event(
             "closed",
             self._context,
-            "%s: %s",
+            "closed (%s), outcome %s",
             reason,
             self.outcome,
             reason=reason,

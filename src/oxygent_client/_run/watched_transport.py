@@ -11,9 +11,9 @@ from contextlib import AsyncExitStack
 import attrs
 
 from oxygent_client._core.errors import Outcome, OxyError
-from oxygent_client._core.log import describe_request, log_event
+from oxygent_client._core.log import log_event
 from oxygent_client._core.settings import Limits
-from oxygent_client._core.transport import HTTPRequest, HTTPResponse, redact_url
+from oxygent_client._core.transport import HTTPRequest, HTTPResponse
 from oxygent_client._protocol.responses import error_from_response
 from oxygent_client.cluster import cluster_of
 from oxygent_client.policies._base import COUNTED, Layer
@@ -33,7 +33,8 @@ class OutcomeTransport(Layer):
         report = context.outcome
         if report is None or context.purpose not in COUNTED:
             return await super()._respond(stack, request)
-        log_event("connect", context, "%s %s", request.method, redact_url(request.url), attempt=context.attempt)
+        path = request.path.partition("?")[0]
+        log_event("connect", context, "sending %s %s", request.method, path, attempt=context.attempt)
         report(Outcome.UNKNOWN)
         report.waits(True)
         try:
@@ -44,9 +45,8 @@ class OutcomeTransport(Layer):
         finally:
             report.waits(False)
         if response.status == 200:
-            log_event("opened", context, "the response has begun", status=response.status)
+            log_event("opened", context, "received the response headers", status=response.status)
         else:
             report(error_from_response(response.status, response.headers, b"", Limits()).outcome)
-            shown = describe_request(context, request.base_url)
-            log_event("refused", context, "%s: status %d", shown, response.status, status=response.status)
+            log_event("refused", context, "status %d", response.status, status=response.status)
         return response

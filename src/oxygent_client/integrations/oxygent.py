@@ -316,13 +316,20 @@ class SSEOxyGent(RemoteAgent):
         return await SSEOxyGent._execute(self, oxy_request)
 
     def _warn(
-        self, text: str, oxy_request: schemas.OxyRequest | None = None, cause: BaseException | None = None
+        self,
+        text: str,
+        oxy_request: schemas.OxyRequest | None = None,
+        cause: BaseException | None = None,
+        server_url: str = "",
     ) -> None:
         """Log `text`, with the attributes that all records of this logger have."""
         trace_id, node_id = (oxy_request.current_trace_id, oxy_request.node_id) if oxy_request else (None, None)
         # The ids are the framework's caller's: as they stand in a line of a log, nothing in them begins another.
         ids = {"trace_id": _in_a_line(trace_id or ""), "node_id": _in_a_line(node_id or "")}
-        logger.warning("%s: %s", self.name, _in_a_line(text), exc_info=cause, extra={"event": "warning", **ids})
+        purpose = "discover" if oxy_request is None else "run"
+        extra = {"event": "warning", **ids, "purpose": purpose, "server_url": _in_a_line(server_url)}
+        shown = " ".join(filter(None, (purpose, ids["trace_id"], server_url and f"at {extra['server_url']}")))
+        logger.warning("%s: %s: %s", self.name, shown, _in_a_line(text), exc_info=cause, extra=extra)
 
     def _failed(
         self, error: OxyError, oxy_request: schemas.OxyRequest, cause: BaseException | None = None
@@ -330,7 +337,7 @@ class SSEOxyGent(RemoteAgent):
         """The framework's response for `error`."""
         if cause is None and isinstance(error, HandlerError):
             cause = error.__cause__
-        self._warn(str(error), oxy_request, cause)  # only the user's own faults have a traceback
+        self._warn(str(error), oxy_request, cause, error.server_url)  # only the user's own faults have a traceback
         return _response(OxyResponse.failed(error, str(oxy_request.current_trace_id)))
 
 

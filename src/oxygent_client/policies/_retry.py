@@ -24,7 +24,7 @@ import attrs
 from oxygent_client._core.bodies import DRAIN_SECONDS, close_quietly, drain
 from oxygent_client._core.errors import OxyError, StatusError
 from oxygent_client._core.ids import uniform
-from oxygent_client._core.log import describe_request, log_event
+from oxygent_client._core.log import log_event
 from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, Transport, find_wrapped
 from oxygent_client._core.validation import integer, number
 from oxygent_client._protocol.responses import error_from_response
@@ -169,9 +169,9 @@ class RetryTransport(Wrapper):
         harmless = context.idempotent and context.purpose != "run"
         if not (error.transient if harmless else error.retryable):
             return None
-        return self.retry_at(error, context, request.base_url)
+        return self.retry_at(error, context)
 
-    def retry_at(self, error: OxyError, context: Context, base_url: str) -> float | None:
+    def retry_at(self, error: OxyError, context: Context) -> float | None:
         """When to repeat a call that may be repeated, by the event loop's clock; None if no retry is left."""
         retry_after = error.retry_after if isinstance(error, StatusError) else None
         seconds = self.retry.wait(context.attempt, retry_after, self.uniform)
@@ -184,6 +184,5 @@ class RetryTransport(Wrapper):
             return None
         reason, attempt = type(error).__name__, context.attempt + 1
         fields: dict[str, Any] = {"attempt": attempt, "seconds": seconds, "reason": reason}
-        shown = describe_request(context, base_url)
-        log_event("retry", context, "%s: %s; attempt %d follows in %.2f s", shown, reason, attempt, seconds, **fields)
+        log_event("retry", context, "%s; attempt %d follows in %.2f s", reason, attempt, seconds, **fields)
         return now + seconds

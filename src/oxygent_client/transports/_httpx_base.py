@@ -108,7 +108,7 @@ async def _close_quietly(close: Callable[[], Awaitable[object]], context: Contex
     try:
         await close()
     except Exception as failure:  # noqa: BLE001  (closing goes on, whatever fails)
-        log_event("debug", context, "closing failed: %s", type(failure).__name__)
+        log_event("debug", context, "closing the connection failed: %s", type(failure).__name__)
 
 
 async def _enter(stack: AsyncExitStack, block: AbstractAsyncContextManager[T], context: Context) -> T:
