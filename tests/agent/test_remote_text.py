@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import base64
 import html
+import io
 import json
 import logging
 import re
@@ -349,6 +350,7 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "ask --json": ("q", "--json"),
     "record": ("q", "FILE"),
     "ask --token-env": ("q", "--token-env", "CANARY_TOKEN"),
+    "chat": (),
     "tree --token-env": ("--token-env", "CANARY_TOKEN"),
     "tree": (),
     "tree --json": ("--json",),
@@ -383,6 +385,7 @@ def test_commands_show_no_credential(
     """No command shows a credential, in the terminal or in its file."""
     kept = tmp_path / "kept.json"
     arguments = [str(kept) if each == "FILE" else each for each in COMMANDS[command]]
+    monkeypatch.setattr("sys.stdin", io.StringIO("q\n/tree\n"))
     monkeypatch.setenv("CANARY_TOKEN", CANARY.replace("&", "/"))
     with serving(remote) as url:
         code = main([command.split(maxsplit=1)[0], url, *arguments, "-H", f"x-api-key: {CANARY}"])

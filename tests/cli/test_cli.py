@@ -1130,6 +1130,25 @@ def test_confirm(server: Server) -> None:
     assert command("ask", server.url, "echo hi", "--confirm", "-q").out == "hi\n"
 
 
+class TerminalOutput(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        """Return True."""
+        return True
+
+
+def test_ask_with_stderr_alone_on_a_terminal(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The live view goes to the terminal, and the answer to the pipe."""
+    monkeypatch.setenv("TERM", "xterm")
+    out, err = io.StringIO(), TerminalOutput()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main(["ask", server.url, "echo hello"])
+    assert code == 0
+    assert out.getvalue() == "hello\n"
+    assert "▌" in err.getvalue()
+
+
 def test_ask_for_json(server: Server) -> None:
     """With --json each line is a JSON object, the last the response, and nothing is lost."""
     ran = command("ask", server.url, "sayings", "--json")
@@ -1686,9 +1705,9 @@ def test_flags_show_no_type(words: list[str]) -> None:
 
 def test_shell_completion() -> None:
     """The shell completes the names of commands."""
-    asked = {"_OXYGENT_CLIENT_COMPLETE": "complete_bash", "COMP_WORDS": "oxygent-client re", "COMP_CWORD": "1"}
+    asked = {"_OXYGENT_CLIENT_COMPLETE": "complete_bash", "COMP_WORDS": "oxygent-client loo", "COMP_CWORD": "1"}
     done = subprocess.run(PROGRAM, env={**os.environ, **asked}, capture_output=True, text=True, check=True, timeout=30)
-    assert done.stdout.split() == ["record", "replay", "report"]
+    assert done.stdout.split() == ["lookup"]
 
 
 def test_every_event_class_has_its_row_in_the_view() -> None:

@@ -14,11 +14,10 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Final
 
-from attrs import define
+from attrs import define, field
 
 from oxygent_client.cli import main
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 PATIENCE: Final = 60.0
-"""Seconds until a text must be there; the machine may be busy."""
+"""Seconds without a text; the machine may be busy."""
 _OWN_TERMINAL: Final = """
 import os, sys
 os.close(os.open(os.ttyname(0), os.O_RDWR))
@@ -60,30 +59,31 @@ class Terminal:
     ours: int
     text: str = ""
     """All that was written, control characters included."""
+    _place: int = 0
+    """The end of the text that was waited for last."""
+    _decoder: codecs.IncrementalDecoder = field(factory=codecs.getincrementaldecoder("utf-8"))
 
     def press(self, keys: str) -> None:
         """Press keys: CR for Enter, ETX for Ctrl-C."""
         os.write(self.ours, keys.encode())
 
-    def read_until(self, text: str, *, after: str = "") -> None:
-        """Read until the terminal shows `text`, after the last `after`; raise AssertionError with all that it shows."""
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        until = time.monotonic() + PATIENCE
-        while text not in self.text[self.text.rfind(after) + len(after) if after else 0 :]:
-            ready, _, _ = select.select([self.ours], [], [], max(until - time.monotonic(), 0))
-            assert ready, f"the terminal does not show {text!r}, but {self.text!r}"
+    def read_until(self, text: str) -> None:
+        """Read until the terminal shows `text`, after the one before; raise AssertionError with all that it shows."""
+        while text not in self.text[self._place :]:
             data = self._read()
             assert data, f"the program has ended without {text!r}: {self.text!r}"
-            self.text += decoder.decode(data)
+            self.text += self._decoder.decode(data)
+        self._place = self.text.index(text, self._place) + len(text)
 
     def wait(self) -> int:
         """Read to the end of the program, and return its exit code."""
-        decoder = codecs.getincrementaldecoder("utf-8")()
         while data := self._read():
-            self.text += decoder.decode(data)
+            self.text += self._decoder.decode(data)
         return self.process.wait(PATIENCE)
 
     def _read(self) -> bytes:
+        ready, _, _ = select.select([self.ours], [], [], PATIENCE)
+        assert ready, f"the terminal shows nothing more than {self.text!r}"
         try:
             return os.read(self.ours, 65536)
         except OSError as error:

@@ -22,7 +22,7 @@ import typer
 
 import oxygent_client
 from oxygent_client import errors
-from oxygent_client.cli import _detached, _doctor_command, _report
+from oxygent_client.cli import _chat, _detached, _doctor_command, _report
 from oxygent_client.cli._error_advice import EXIT_CODES, FAILED, USAGE, error_line
 from oxygent_client.cli._options import (
     PROGRAM,
@@ -438,6 +438,7 @@ def serve_agent(
 
 # Commands in modules of their own.
 app.command(cls=Command)(_doctor_command.doctor)
+app.command(cls=Command)(_chat.chat)
 app.command(cls=Command)(_detached.start)
 app.command(cls=Command)(_detached.watch)
 app.command(cls=Command)(_detached.lookup)

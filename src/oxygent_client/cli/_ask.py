@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 from attrs import define, evolve, field
 
-from oxygent_client import Event, OxyRequest, OxyState, Run, SSEOxyGent
+from oxygent_client import Event, Heartbeat, OxyRequest, OxyState, Run, SSEOxyGent
 from oxygent_client.cli._error_advice import FAILED, error_line
 from oxygent_client.cli._options import write_error
 from oxygent_client.cli._output import Display, RunSummary
@@ -115,10 +115,12 @@ async def show_run(
     *,
     clock: Callable[[], float] = anyio.current_time,
     report: Callable[[str], object] = write_error,
+    note: Callable[[Event | Heartbeat, Run], Awaitable[None]] | None = None,
 ) -> RunSummary:
     """Show every event of a run of this agent, and return a summary.
 
-    `report` receives one line about events that could not be shown.
+    `report` receives one line about events that could not be shown. `note` is called with each event after it was
+    shown, and with a heartbeat whenever there was none for a second.
 
     Raises:
         OxyError: the run failed; the events until then were shown.
@@ -153,8 +155,11 @@ async def show_run(
                         safe.redact = without_credentials(run.sent)
                         under_way.append(run)
                         try:
-                            async for event in run:
-                                safe.see(event, clock() - start)
+                            async for event in run if note is None else run.events(keepalive=1.0):
+                                if isinstance(event, Event):
+                                    safe.see(event, clock() - start)
+                                if note is not None:
+                                    await note(event, run)
                         finally:
                             safe.show_text(run.text)
                     summary = RunSummary(run.response, run.trace_id, run.remote_trace_id)

@@ -55,22 +55,13 @@ def start(
         import anyio
 
         from oxygent_client import SSEOxyGent
-        from oxygent_client.cli._terminal_text import as_json, line
 
         url, (query,) = split_url(words, "QUERY")
         settings = agent_settings(
             url, profile=profile, header=header, header_env=header_env, token_env=token_env, timeout=timeout
         )
         agent = SSEOxyGent(**settings, callee=callee)
-        handle = anyio.run(_start, agent, read_query(query))
-        token = handle.to_token()
-        if json:
-            ids = {"trace_id": handle.trace_id, "remote_trace_id": handle.remote_trace_id}
-            write(as_json({"kind": "started", "token": token, **ids, "server_url": handle.server_url}) + "\n")
-        else:
-            write_error(f"started the run {line(handle.trace_id)}; pass this token to `oxygent-client watch`:\n")
-            write(f"{token}\n")
-        return 0
+        return _show_handle(anyio.run(_start, agent, read_query(query)), json=json)
 
     return attempt(work, debug=debug, as_json=json)
 
@@ -78,6 +69,19 @@ def start(
 async def _start(agent: SSEOxyGent, query: str) -> RunHandle:
     async with agent:
         return await agent.start(query)
+
+
+def _show_handle(handle: RunHandle, *, json: bool) -> int:
+    from oxygent_client.cli._terminal_text import as_json, line
+
+    token = handle.to_token()
+    if json:
+        ids = {"trace_id": handle.trace_id, "remote_trace_id": handle.remote_trace_id}
+        write(as_json({"kind": "started", "token": token, **ids, "server_url": handle.server_url}) + "\n")
+    else:
+        write_error(f"started the run {line(handle.trace_id)}; pass this token to `oxygent-client watch`:\n")
+        write(f"{token}\n")
+    return 0
 
 
 def watch(
@@ -140,11 +144,7 @@ def lookup(
         trace = trace_of_record(
             words, profile, header=header, header_env=header_env, token_env=token_env, timeout=timeout
         )
-        if json:
-            write(f"{trace.to_json()}\n")
-        else:
-            _show(trace, quiet=quiet)
-        return {"completed": 0, "running": NOT_ENDED}.get(trace.status, FAILED)
+        return _show(trace, json=json, quiet=quiet)
 
     return attempt(work, debug=debug, as_json=json)
 
@@ -162,8 +162,8 @@ def trace_of_record(words: Sequence[str], profile: str | None, **options: Any) -
     url, (run,) = split_url(words, "RUN")
     handle = _handle(run)
     settings = _settings(url, handle, profile, **options)
-    record = anyio.run(_look_up, SSEOxyGent(**settings), run if handle is None else handle.remote_trace_id)
-    return record.trace()
+    trace_id = run if handle is None else handle.remote_trace_id
+    return anyio.run(_look_up, SSEOxyGent(**settings), trace_id).trace()
 
 
 def _handle(run: str) -> RunHandle | None:
@@ -192,9 +192,12 @@ async def _look_up(agent: SSEOxyGent, trace_id: str) -> RunRecord:
         return record
 
 
-def _show(trace: Trace, *, quiet: bool) -> None:
+def _show(trace: Trace, *, json: bool, quiet: bool) -> int:
     from oxygent_client.cli._output import bare
 
+    if json:
+        write(f"{trace.to_json()}\n")
+        return _exit_code(trace)
     if not quiet:
         write_error(f"{trace.to_tree()}\n")
     if trace.status == "completed":
@@ -203,3 +206,8 @@ def _show(trace: Trace, *, quiet: bool) -> None:
         write_error(error_line("the run has not ended yet", "Look again later."))
     else:
         write_error(error_line(trace.error or f"the run is {trace.status}", "See the server's log."))
+    return _exit_code(trace)
+
+
+def _exit_code(trace: Trace) -> int:
+    return {"completed": 0, "running": NOT_ENDED}.get(trace.status, FAILED)

@@ -8,7 +8,8 @@ Rule 3: a stdout that is no terminal gets the answer alone, and stderr the rest.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
 
@@ -66,12 +67,13 @@ class Display(Protocol):
 class LiveDisplay:
     """A live tree of the calls with the text below it; the final state stays on the terminal.
 
-    With `write_answer`, the final answer goes there instead.
+    With `write_answer`, the final answer goes there instead. Of a turn of a chat the answer alone stays.
     """
 
     console: Console
     query: str
     write_answer: Callable[[str], object] | None = None
+    is_turn: bool = False
     interval: ClassVar[float | None] = 1 / 12
     view: View = field(init=False)
     closing: RenderableType = field(init=False, default="")
@@ -82,7 +84,14 @@ class LiveDisplay:
     def __attrs_post_init__(self) -> None:
         self.view = View(self.query)
         # No automatic refresh: rich's thread would read the view while an event changes it.
-        self._live = Live(console=self.console, auto_refresh=False, transient=True, vertical_overflow="crop")
+        # An answer that goes elsewhere must not be redirected into the view.
+        self._live = Live(
+            console=self.console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=self.write_answer is None,
+            vertical_overflow="crop",
+        )
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -95,6 +104,15 @@ class LiveDisplay:
         self.view.closed = True
         self.closing = self._picture()
         self.console.print(self.closing, crop=False)  # the terminal breaks long lines
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """A block in which the view is off the terminal, so that a line can be read."""
+        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live.start()
 
     def see(self, event: Event, at: float) -> None:
         self.view.see(event, at)
@@ -122,21 +140,23 @@ class LiveDisplay:
         view, at, summary = self.view, self._at, self._summary
         ascii_only = self.console.options.ascii_only
         blank = RichText("")
-        parts: list[RenderableType] = [
-            _render.query(self.query),
-            blank,
-            _render.Guarded("the tree of calls", lambda: _render.tree(view, at, ascii_only=ascii_only, last=last)),
-        ]
+        above: list[RenderableType] = []
+        if not self.is_turn or last is not None:
+            tree = _render.Guarded(
+                "the tree of calls", lambda: _render.tree(view, at, ascii_only=ascii_only, last=last)
+            )
+            above = [_render.query(self.query), blank, tree]
+        below: list[RenderableType] = []
         if summary is not None:
             output = summary.response.output
             if self.write_answer is None:
-                parts += [blank, _render.Guarded("the answer", lambda: _render.answer(output, finished=True))]
-            parts.append(_render.summary(view, at, summary.remote_trace_id))
+                below.append(_render.Guarded("the answer", lambda: _render.answer(output, finished=True)))
+            below.append(_render.summary(view, at, summary.remote_trace_id))
         elif view.text:
-            parts += [blank, _render.Guarded("the text", lambda: _render.answer(view.text, finished=False, last=last))]
+            below.append(_render.Guarded("the text", lambda: _render.answer(view.text, finished=False, last=last)))
         elif view.draft:
-            parts += [blank, RichText(line(view.draft), style="dim", no_wrap=True, overflow="ellipsis")]
-        return Group(*parts)
+            below.append(RichText(line(view.draft), style="dim", no_wrap=True, overflow="ellipsis"))
+        return Group(*above, *([blank] if above and below else []), *below)
 
 
 def bare(output: Any) -> str:
@@ -259,12 +279,13 @@ def make_display(query: str, *, as_json: bool = False, quiet: bool = False, live
     if quiet:
         return AnswerDisplay(write)
     out, err = Console(), Console(stderr=True)
-    if live or _is_live(out):
+    if live or is_live(out):
         return LiveDisplay(out, query)
-    if _is_live(err) and not out.is_terminal:
+    if is_live(err) and not out.is_terminal:
         return LiveDisplay(err, query, write)
     return LinesDisplay(write_error, query, write)
 
 
-def _is_live(console: Console) -> bool:
+def is_live(console: Console) -> bool:
+    """Whether the console can show a live view."""
     return console.is_terminal and not console.is_dumb_terminal
