@@ -175,9 +175,7 @@ def clients(session: nox.Session) -> None:
     tests/interop/environments.py installs them, which takes minutes: so it is no part of `.ci/run`.
     """
     install_wheel(session, "test")
-    session.run(
-        "python", "-m", "tests.interop.environments", "a2a-clients", "openai-clients", "frameworks", "oxygent-1.1.3"
-    )
+    session.run("python", "-m", "tests.interop.environments", "a2a", "openai-clients", "frameworks", "oxygent-1.1.3")
     session.run("pytest", "tests/clients", *session.posargs)
 
 

@@ -1,9 +1,9 @@
-"""A client of A2A, asked for tasks: a program for the environment that has it.
+"""Clients of A2A, asked for tasks: a program for the environment that has them.
 
-Rule 1: it imports nothing of ours. The client is used as its documentation shows.
+Rule 1: it imports nothing of ours. A client is used as its documentation shows.
 Rule 2: a task is a line of JSON on standard input, its result a line on standard output.
 
-Usage: python drive_a2a.py URL, in an environment with a2a-sdk
+Usage: python drive_a2a.py URL, in an environment with a2a-sdk and google-adk
 """
 
 from __future__ import annotations
@@ -91,16 +91,41 @@ async def cancel(query: str) -> dict[str, Any]:
 
 
 async def subscribe(query: str) -> dict[str, Any]:
-    """Leave a stream after its first status, subscribe to the task, and read to its end."""
+    """Leave a stream after its first status, subscribe to the task, cancel it then, and read to its end."""
     async with await _client(streaming=True) as client:
         events = client.send_message(_request(query, ""))
         task_id = (await anext(events)).task.id
         await anext(events)
         await events.aclose()
     async with await _client(streaming=True) as client:
-        async for event in client.subscribe(types.SubscribeToTaskRequest(id=task_id)):
-            del event
-        return _facts(await client.get_task(types.GetTaskRequest(id=task_id)))
+        events, states = client.subscribe(types.SubscribeToTaskRequest(id=task_id)), list[str]()
+        async for event in events:
+            state = (event.task if event.HasField("task") else event.status_update).status.state
+            states.append(types.TaskState.Name(state).removeprefix("TASK_STATE_"))
+            if len(states) == 1:
+                await client.cancel_task(types.CancelTaskRequest(id=task_id))
+        return {"states": states}
+
+
+async def adk(query: str, second: str = "") -> dict[str, Any]:
+    """Google ADK: an agent that is remote, asked in one session."""
+    remote: Any = importlib.import_module("google.adk.agents.remote_a2a_agent").RemoteA2aAgent
+    runners: Any = importlib.import_module("google.adk.runners")
+    genai: Any = importlib.import_module("google.genai.types")
+    agent = remote(name="remote", agent_card=f"{URL}/.well-known/agent-card.json")
+    runner = runners.InMemoryRunner(agent=agent, app_name="test")
+    session = await runner.session_service.create_session(app_name="test", user_id="user")
+    texts, errors = list[str](), list[str]()
+    for each in filter(None, (query, second)):
+        message = genai.Content(role="user", parts=[genai.Part(text=each)])
+        last = ""
+        async for event in runner.run_async(user_id="user", session_id=session.id, new_message=message):
+            errors += [event.error_message] if event.error_message else []
+            if event.is_final_response() and event.content is not None:
+                last = "".join(part.text or "" for part in event.content.parts if not part.thought) or last
+        texts.append(last)
+    await runner.close()
+    return {"texts": texts, "errors": errors}
 
 
 async def card() -> dict[str, Any]:
@@ -110,7 +135,7 @@ async def card() -> dict[str, Any]:
         return {"name": found.name, "skills": [skill.id for skill in found.skills]}
 
 
-WAYS = {each.__name__: each for each in (send, stream, cancel, subscribe, card)}
+WAYS = {each.__name__: each for each in (send, stream, cancel, subscribe, adk, card)}
 
 
 def main() -> None:

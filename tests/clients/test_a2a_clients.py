@@ -1,4 +1,6 @@
-"""A real client of A2A against a served agent: a toy, a real server, and a real agent with a model.
+"""Real clients of A2A against a served agent: a toy, a real server, and a real agent with a model.
+
+The clients are that of the package a2a-sdk, and Google ADK.
 
 Rule 1: for each target, one process does all tasks, once; a test looks at one fact of each.
 Rule 2: how often an agent ran is counted at the remote, never by what a client says.
@@ -48,8 +50,8 @@ SCRIPTS: Final = {
     ),
     "raise": ToyRemote().scripts["raise"],
     "paced": Script([Say({"type": "progress", "content": 1}), Cut()]),
+    "memory": Script(output=Words.MEMORY),
     "quiet": Script([Pause(30)], output="quiet"),
-    "soon": Script([Pause(0.5)], output="soon"),
 }
 
 
@@ -65,7 +67,7 @@ class Target:
     @property
     def command(self) -> list[str]:
         """The command line of the client."""
-        return [str(python_with("a2a-clients")), "-I", str(DRIVER), self.url]
+        return [str(python_with("a2a")), "-I", str(DRIVER), self.url]
 
     def drive(self, *tasks: dict[str, Any]) -> list[dict[str, Any]]:
         """What the client makes of these tasks."""
@@ -90,6 +92,10 @@ class Target:
             }
             self._results.update(zip(asked, self.drive(*asked.values()), strict=True))
         return self._results[way, fact]
+
+    def memory_of(self, query: str) -> Any:
+        """What the agent answers to `memory` after this query."""
+        return [query, "memory"] if isinstance(self.remote, ToyRemote) else {"asked": [query], "answered": 1}
 
     def trace_ids(self, query: str) -> set[str]:
         """The runs with such a query."""
@@ -181,11 +187,11 @@ def test_how_often_it_ran(react: Target) -> None:
     assert len([each for each in react.remote.records("request") if each.get("path") == "/sse/chat"]) == len(WAYS)
 
 
-def test_two_turns(real: Target) -> None:
+def test_two_turns(target: Target) -> None:
     """A context is a conversation: the agent remembers the turn before."""
-    (before,) = real.drive({"way": "send", "query": "echo first"})
-    (after,) = real.drive({"way": "stream", "query": "memory", "context": before["context"]})
-    assert [json.loads(text) for text in after["texts"]] == [{"asked": ["echo first"], "answered": 1}]
+    (before,) = target.drive({"way": "send", "query": "echo first"})
+    (after,) = target.drive({"way": "stream", "query": "memory", "context": before["context"]})
+    assert [json.loads(text) for text in after["texts"]] == [target.memory_of("echo first")]
 
 
 def test_a_client_that_cancels(real: Target) -> None:
@@ -207,10 +213,25 @@ def test_a_client_that_cancels(real: Target) -> None:
 
 
 def test_a_client_that_comes_back(toy: Target) -> None:
-    """A client that left, and subscribes to its task, has the answer; the agent ran once."""
-    (result,) = toy.drive({"way": "subscribe", "query": "soon"})
-    assert (result["state"], result["texts"]) == ("COMPLETED", ["soon"])
-    assert len(toy.trace_ids("soon")) == 1
+    """A client that left, and subscribes to its task, has its state and its further events; the agent ran once."""
+    (result,) = toy.drive({"way": "subscribe", "query": "quiet back"})
+    assert result == {"states": ["WORKING", "CANCELED"]}
+    assert len(toy.trace_ids("quiet back")) == 1
+
+
+def test_google_adk(target: Target) -> None:
+    """An agent of Google ADK that is remote has the answers, remembers the turn before, and ran once a turn."""
+    (result,) = target.drive({"way": "adk", "query": "echo adk.", "second": "memory"})
+    assert result["texts"][0] == "adk."
+    assert json.loads(result["texts"][1]) == target.memory_of("echo adk.")
+    assert result["errors"] == []
+    assert len(target.trace_ids("echo adk.")) == 1
+
+
+def test_google_adk_with_a_model(react: Target) -> None:
+    """Its last event has the whole answer, though it came in pieces."""
+    (result,) = react.drive({"way": "adk", "query": "echo hello adk."})
+    assert result["texts"] == [ANSWER]
 
 
 def test_the_card(target: Target) -> None:

@@ -38,7 +38,7 @@ _COMPANIONS = ("python-dotenv", "mcp<2")
 # What needs no framework, and so shares no environment with one.
 CLIENTS = {
     # name: (what is installed, what must import then)
-    "a2a-clients": (("a2a-sdk",), "a2a.client"),
+    "a2a": (("google-adk[a2a]",), "a2a.client, google.adk.agents.remote_a2a_agent"),
     "openai-clients": (("openai", "litellm", "langchain-openai"), "openai, litellm, langchain_openai"),
     "frameworks": (
         # the frameworks, and what our own package needs

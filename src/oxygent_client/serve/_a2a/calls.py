@@ -2,7 +2,7 @@
 
 Rule 1: a response is a part of the exchange, with the limits, heartbeats and cancellation of all protocols. So the
     package's own endpoint is not used: at SIGTERM it cuts all streams, whatever time the server gives them.
-Rule 2: a stream that ends before its task, since the client reads too slowly, ends with an error that says it.
+Rule 2: a stream that ends before its task, since the client reads too slowly, ends with an error that gives the reason.
 Rule 3: tasks are found by their id only. They are not listed, since all clients are one user.
 
 Source: https://a2a-protocol.org/v1.0.0/specification/ (JSON-RPC binding)

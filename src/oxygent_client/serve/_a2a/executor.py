@@ -1,7 +1,8 @@
 """Run an agent for a task of A2A, and send its events.
 
 Rule 1: the answer is one artifact. It is sent in pieces while it is written; where a model takes a text back, the next
-    piece replaces the artifact. Calls inside the remote are status updates; thoughts stay here.
+    piece replaces the artifact. So does the last, which has the whole text: Google ADK keeps that one only.
+    Calls inside the remote are status updates; thoughts stay here.
 Rule 2: a task is completed only if its run is. Every other end is a state of its own, with the code, the outcome and
     the trace id, after all text that was received.
 Rule 3: a context is a conversation: a task has the memory of the good ones before it, one task at a time.
@@ -111,11 +112,9 @@ class _TaskRun:
     updater: TaskUpdater
     scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
     ended: anyio.Event = attrs.field(factory=anyio.Event, init=False)
-    _artifact: _Artifact = attrs.field(init=False)
+    _is_answering: bool = attrs.field(default=False, init=False)
+    """Whether a piece of the answer was sent."""
     _calls: int = attrs.field(default=0, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._artifact = _Artifact(self.updater)
 
     async def run(self) -> None:
         with self.scope:
@@ -162,10 +161,10 @@ class _TaskRun:
                 error = raised
             ended.cancel()
         if error is None:
-            await self._artifact.finish(clean(text_of(run.response.output)))
+            await self._send_answer(clean(text_of(run.response.output)), is_last=True)
         else:
             if run.text:
-                await self._artifact.finish(clean(run.text))
+                await self._send_answer(clean(run.text), is_last=True)
             raise error
 
     async def _send_calls(self, run: Run, clean: Callable[[Any], Any]) -> None:
@@ -179,33 +178,15 @@ class _TaskRun:
         with ended:
             while True:
                 if (update := updates.take()) is not None:
-                    await self._artifact.send(clean(update.delta), is_new=update.is_reset)
+                    await self._send_answer(clean(update.delta), append=self._is_answering and not update.is_reset)
                 await anyio.sleep(PIECE_SECONDS)
+
+    async def _send_answer(self, text: str, *, append: bool = False, is_last: bool = False) -> None:
+        await self.updater.add_artifact(text_parts(text), ARTIFACT, ARTIFACT, append=append, last_chunk=is_last)
+        self._is_answering = True
 
     async def _fail(self, failure: Failure, *, is_refused: bool = False) -> None:
         message = self.updater.new_agent_message(text_parts(failure.message), failure_metadata(failure))
         is_rejected = is_refused and not failure.outcome.may_have_run
         state = TaskState.TASK_STATE_REJECTED if is_rejected else TaskState.TASK_STATE_FAILED
         await self.updater.update_status(state, message, metadata=failure_metadata(failure))
-
-
-class _Artifact:
-    """The answer, as far as it was sent."""
-
-    def __init__(self, updater: TaskUpdater) -> None:
-        self._updater = updater
-        self._pieces: list[str] = []
-
-    async def send(self, piece: str, *, is_new: bool = False, is_last: bool = False) -> None:
-        """Send a piece; `is_new` replaces what was sent before."""
-        is_appended = bool(self._pieces) and not is_new
-        await self._updater.add_artifact(text_parts(piece), ARTIFACT, ARTIFACT, append=is_appended, last_chunk=is_last)
-        if not is_appended:
-            self._pieces.clear()
-        self._pieces.append(piece)
-
-    async def finish(self, text: str) -> None:
-        """Send what is missing of the whole text, as the last piece."""
-        before = "".join(self._pieces)
-        is_new = not text.startswith(before)
-        await self.send(text if is_new else text[len(before) :], is_new=is_new, is_last=True)

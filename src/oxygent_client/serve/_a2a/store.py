@@ -1,7 +1,7 @@
 """Keep tasks in memory, within limits.
 
-Rule 1: the pieces of an artifact become one part as they come, so that whoever asks for the task gets the whole text,
-    and copying a task, which the package does for each event, does not grow with the number of pieces.
+Rule 1: the pieces of an artifact are joined to one part when they are saved: a stored task has the whole text, and the
+    cost of copying it, which the package does for each event, does not grow with the number of pieces.
 Rule 2: finished tasks are kept up to a number and up to a total size; the oldest go first. Running ones always are.
 """
 
