@@ -1,7 +1,6 @@
 """Collect the trace of a run from its events, within limits.
 
-Rule 1: a call is found by its node id. Its parent is the latest open call whose stack is that of the caller: events do
-    not name the parent's node, so two calls of one agent at once, with the same stack, cannot be told apart.
+Rule 1: a call is found by its node id, and its parent by its stack (`_core/open_calls`).
 Rule 2: bounded: MOST_CALLS calls and MOST_BYTES of data are kept, and linear, however many calls are open.
 Rule 3: an event costs little until a trace is made, or until many wait.
 Rule 4: values are kept as received, and redacted once, when a trace is first made of them.
@@ -18,6 +17,7 @@ import attrs
 from oxygent_client._core.call_tree import CallStatus, TraceCall
 from oxygent_client._core.errors import OxyError, RemoteAgentError
 from oxygent_client._core.events import Event, Observation, RemoteErrorEvent, ToolCall
+from oxygent_client._core.open_calls import OpenCalls
 from oxygent_client._core.requests import OxyResponse
 from oxygent_client._core.trace import Trace
 from oxygent_client._protocol.messages import as_text
@@ -43,8 +43,6 @@ class _Call:
     node_id: str
     name: str
     category: str
-    stack: int
-    """The hash of its stack: a stack may have a hundred thousand names."""
     arguments: dict[str, Any]
     started: float | None
     ended: float | None = None
@@ -68,12 +66,8 @@ class TraceCollector:
         self._waiting: list[tuple[Event, float]] = []
         self._waiting_size = 0
         self._calls: list[_Call] = []
-        self._by_id: dict[str, int] = {}
-        """The latest call of each node id."""
-        self._by_stack: dict[int, dict[int, None]] = {}
-        """The open calls of each stack, by its hash, the latest last."""
-        self._by_name: dict[str, dict[int, None]] = {}
-        """The open calls of each callee, the latest last."""
+        self._places: OpenCalls[int] = OpenCalls()
+        """The places of the calls in the list."""
 
     def begin(self, at: float) -> None:
         """The run begins."""
@@ -132,7 +126,7 @@ class TraceCollector:
         return attrs.evolve(stored, calls=tuple(calls), **values)
 
     def _arguments(self, node_id: str, clean: Callable[[Any], Any]) -> dict[str, Any]:
-        index = self._by_id.get(node_id)
+        index = self._places.find(node_id)
         return {} if index is None else self._made(index, self._calls[index], clean, is_over=True).arguments
 
     def _takes(self, event: Event) -> bool:
@@ -150,20 +144,15 @@ class TraceCollector:
         self._add(event, event.arguments, at)
 
     def _add(self, event: ToolCall | Observation, arguments: dict[str, Any], at: float | None) -> int:
-        stack, index = event.call_stack, len(self._calls)
-        above = _latest(self._by_stack.get(hash(stack[:-1])) if stack else self._by_name.get(event.caller))
-        key = hash(stack)
+        index, above = len(self._calls), self._places.caller_of(event)
         depth = 0 if above is None else self._calls[above].depth + 1
-        call = _Call(above, depth, event.node_id, event.callee, event.callee_category, key, arguments, at)
-        self._calls.append(call)
-        self._by_id[call.node_id or f" {index}"] = index
-        self._by_stack.setdefault(key, {})[index] = None
-        self._by_name.setdefault(call.name, {})[index] = None
+        self._calls.append(_Call(above, depth, event.node_id, event.callee, event.callee_category, arguments, at))
+        self._places.begin(event, index)
         return index
 
     def _end_call(self, event: Observation, at: float) -> None:
         fits = self._takes(event)
-        index = self._by_id.get(event.node_id)
+        index = self._places.find(event.node_id)
         if index is None:  # the start was not seen: the run was attached to, or the call was dropped
             if not fits or self.dropped:
                 return
@@ -174,21 +163,14 @@ class TraceCollector:
             call.output = event.output
             if is_failure_text(call.output):
                 call.error, call.is_failed = call.output, True
-        self._by_stack.get(call.stack, {}).pop(index, None)
-        self._by_name.get(call.name, {}).pop(index, None)
+        self._places.end(event.node_id)
 
     def _report(self, event: Event) -> None:
         """Note an error at the call that it names, by node id or agent; otherwise at the root."""
         if not self._calls or not self._takes(event):
             return
-        content = cast("dict[str, Any]", event.content if isinstance(event.content, dict) else {})
-        message = cast("dict[str, Any]", event.message if isinstance(event.message, dict) else {})
-        node_id, agent = content.get("node_id"), content.get("agent", message.get("agent"))
-        index = self._by_id.get(node_id) if isinstance(node_id, str) else None
-        if index is None and isinstance(agent, str):
-            index = _latest(self._by_name.get(agent))
-        call = self._calls[index or 0]
-        call.error, call.made = cast("Any", event.content), None
+        call = self._calls[self._places.subject_of(event) or 0]
+        call.error, call.made = event.content, None
 
     def _made(self, index: int, call: _Call, clean: Callable[[Any], Any], is_over: bool) -> TraceCall:
         status: CallStatus = "lost" if is_over else "running"
@@ -214,11 +196,6 @@ class TraceCollector:
         elif call.made.status != status:
             call.made = attrs.evolve(call.made, status=status)
         return call.made
-
-
-def _latest(calls: dict[int, None] | None) -> int | None:
-    """The latest of these open calls."""
-    return next(reversed(calls), None) if calls else None
 
 
 def status_of(

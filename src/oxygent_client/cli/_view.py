@@ -4,16 +4,14 @@ Rule 1: pure, without a terminal or a clock: each event comes with its time, in 
 Rule 2: every event class has a line in HANDLERS.
 Rule 3: the texts of a TreeLine are safe to show and have no line breaks; `View.text`, `draft` and `answer` are as
 received.
-Rule 4: bounded memory. Calls and notes beyond MAX_PARTS are only counted. Long ids and stacks are stored as digests;
-texts are cut to a line.
-Rule 5: linear time. The call of an event is found by look-ups, however many calls are open.
+Rule 4: bounded memory. Calls and notes beyond MAX_PARTS are only counted; texts are cut to a line.
+Rule 5: linear time. The call of an event is found by look-ups (`OpenCalls`), however many calls are open.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from hashlib import blake2b
 from typing import Any, Literal, TypeAlias, cast
 
 from attrs import define, field, frozen
@@ -31,6 +29,7 @@ from oxygent_client import (
     ToolCall,
 )
 from oxygent_client.cli._terminal_text import brief, line
+from oxygent_client.telemetry import OpenCalls
 
 MAX_PARTS = 2000
 """The number of calls and notes that are stored. A terminal shows fifty lines."""
@@ -43,7 +42,6 @@ MAX_TEXT = 8000
 """Characters stored of a growing text, which is rendered repeatedly."""
 MAX_LINE = 1000
 """Characters stored of the line that an inner agent writes."""
-_SHORT = 64  # the longest key that is not a digest (characters)
 
 
 @frozen
@@ -67,11 +65,8 @@ class Parts:
 class Node:
     """A call: the callee, its arguments, start, result, and all parts below it."""
 
-    key: str
     name: str
     category: str
-    stack: str
-    """The key of its call stack."""
     arguments: str
     started: float
     depth: int = 0
@@ -92,14 +87,6 @@ class TreeLine:
     text: str = ""
     seconds: float | None = None
     share: float | None = None
-
-
-def _key(*names: str) -> str:
-    """Return a short text that identifies these names."""
-    text = "".join(f"{len(name)}:{name}" for name in names)
-    if len(text) <= _SHORT:
-        return text
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _number(value: Any) -> bool:
@@ -146,12 +133,10 @@ class View:
     closed: bool = False
     """Whether the run has ended: a call that is still open was lost."""
     top: Parts = field(factory=Parts, init=False)
-    nodes: dict[str, Node] = field(factory=dict[str, Node], init=False)
+    nodes: OpenCalls[Node] = field(factory=OpenCalls["Node"], init=False)
+    root: Node | None = field(default=None, init=False)
+    """The first call; None before it was received."""
     kept: int = field(default=0, init=False)
-    _named: dict[str, dict[str, Node]] = field(factory=dict[str, dict[str, Node]], init=False)
-    """The open calls, by name and key, the latest last."""
-    _stacked: dict[str, dict[str, Node]] = field(factory=dict[str, dict[str, Node]], init=False)
-    """The open calls, by the key of their stack and by key."""
 
     def see(self, event: Event, at: float) -> None:
         """Take an event that was received `at` seconds after the query."""
@@ -167,53 +152,18 @@ class View:
         for part in self.top.shown:
             yield from self._lines(part, (), at)
 
-    @property
-    def root(self) -> Node | None:
-        """The first call; None before it was received."""
-        return next(iter(self.nodes.values()), None)
-
-    def named(self, name: str) -> Node | None:
-        """Return the latest open call with this name."""
-        return next(reversed(self._named.get(name, {}).values()), None)
-
-    def stacked(self, stack: str) -> Node | None:
-        """Return the latest open call with this stack key."""
-        return next(reversed(self._stacked.get(stack, {}).values()), None)
-
-    def find(self, node_id: Any) -> Node | None:
-        """Return the call with this node id."""
-        return self.nodes.get(_key(node_id)) if isinstance(node_id, str) else None
-
     def owner(self, event: Event) -> Node | None:
         """Return the call of an event: by node id, else the latest open call of its agent, else the root."""
-        content = cast("dict[str, Any]", event.content) if isinstance(event.content, dict) else {}
-        message = cast("dict[str, Any]", event.message) if isinstance(event.message, dict) else {}
-        agent = content.get("agent", message.get("agent"))
-        named = self.named(line(agent)) if isinstance(agent, str) else None
-        return self.find(content.get("node_id")) or named or self.root
+        return self.nodes.subject_of(event) or self.root
 
-    def keep(self, part: Node | Note, parent: Node | None) -> None:
-        """Append a part below `parent`, or at the top; beyond the limits, only count it."""
+    def keep(self, part: Node | Note, parent: Node | None) -> bool:
+        """Append a part below `parent`, or at the top; beyond the limits, only count it and return False."""
         if self.kept >= MAX_PARTS or (parent is not None and parent.depth >= MAX_DEPTH):
             self.hidden += 1
-            return
+            return False
         self.kept += 1
         (self.top if parent is None else parent.parts).shown.append(part)
-        if isinstance(part, Node):
-            self._open(part)
-
-    def close(self, node: Node) -> None:
-        """Remove a call from the open calls."""
-        for known in (self._named.get(node.name, {}), self._stacked.get(node.stack, {})):
-            known.pop(node.key, None)
-
-    def _open(self, node: Node) -> None:
-        again = self.nodes.get(node.key)
-        if again is not None:  # two calls with one id: the later one replaces the first
-            self.close(again)
-        self.nodes[node.key] = node
-        self._named.setdefault(node.name, {})[node.key] = node
-        self._stacked.setdefault(node.stack, {})[node.key] = node
+        return True
 
     def _lines(self, part: Node | Note, guide: tuple[bool, ...], at: float) -> Iterator[TreeLine]:
         if isinstance(part, Note):
@@ -241,25 +191,24 @@ def _note(view: View, event: Event, note: Note) -> None:
 
 def _called(view: View, event: ToolCall, at: float) -> None:
     view.calls += 1
-    stack = event.call_stack
-    above = view.stacked(_key(*stack[:-1])) if stack else view.named(line(event.caller))
+    above = view.nodes.caller_of(event)
     node = Node(
-        key=_key(event.node_id) if event.node_id else f"#{view.calls}",
         name=line(event.callee),
         category=line(event.callee_category),
-        stack=_key(*stack),
         arguments=brief(event.arguments),
         started=at,
         depth=0 if above is None else above.depth + 1,
     )
-    view.keep(node, above)
+    if view.keep(node, above):
+        view.nodes.begin(event, node)
+        view.root = view.root or node
 
 
 def _returned(view: View, event: Observation, at: float) -> None:
-    node = view.find(event.node_id)
+    node = view.nodes.find(event.node_id)
     if node is not None:
         node.ended, node.result, node.text = at, brief(event.output), ""
-        view.close(node)
+        view.nodes.end(event.node_id)
 
 
 def _answered(view: View, event: Answer, _: float) -> None:
@@ -287,10 +236,8 @@ def _progressed(view: View, event: Progress, _: float) -> None:
     if parts.progress is not None:
         parts.shown[parts.progress] = note  # only the latest progress is shown
         return
-    place = len(parts.shown)
-    view.keep(note, owner)
-    if len(parts.shown) > place:
-        parts.progress = place
+    if view.keep(note, owner):
+        parts.progress = len(parts.shown) - 1
 
 
 def _failed(view: View, event: RemoteErrorEvent, _: float) -> None:

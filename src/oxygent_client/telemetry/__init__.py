@@ -4,10 +4,20 @@
 """
 
 from oxygent_client._core.deprecation import ModuleGetattr, moved_names
+from oxygent_client._core.open_calls import OpenCalls
 from oxygent_client.telemetry._observers import Notification, Observer, Propagator, RunObservation
 from oxygent_client.telemetry._stats import CountsConnections, Quantiles, Stats
 
-__all__ = ["CountsConnections", "Notification", "Observer", "Propagator", "Quantiles", "RunObservation", "Stats"]
+__all__ = [
+    "CountsConnections",
+    "Notification",
+    "Observer",
+    "OpenCalls",
+    "Propagator",
+    "Quantiles",
+    "RunObservation",
+    "Stats",
+]
 
 __getattr__: ModuleGetattr = moved_names(
     __name__,

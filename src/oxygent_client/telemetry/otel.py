@@ -5,17 +5,16 @@ Rule 1: names follow the conventions for generative AI (https://github.com/open-
 Rule 2: queries, arguments and outputs are on spans only with `content=True`; an error is shown by its class.
 Rule 3: a span starts when the block is entered, and ends with the run, however it ends.
 Rule 4: the remote controls the number and the names of its calls. A run has at most MOST_CALLS open spans, MOST_SPANS
-    spans and MOST_NAMES names; open calls are stored as digests, and texts are cut. One attribute counts the calls
+    spans and MOST_NAMES names; open calls are stored by hashes, and texts are cut. One attribute counts the calls
     beyond these limits. No attribute of a metric is controlled by the remote.
 Rule 5: secrets that were sent are redacted from remote texts on spans.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
@@ -31,6 +30,7 @@ from opentelemetry.context import Context as OTelContext
 
 from oxygent_client._core.errors import ConfigurationError
 from oxygent_client._core.events import Observation, ToolCall
+from oxygent_client._core.open_calls import OpenCalls
 from oxygent_client._core.requests import OxyRequest
 from oxygent_client._core.server_identity import PORTS
 from oxygent_client._version import __version__
@@ -79,23 +79,12 @@ def _cut(text: str) -> str:
     return text if len(text) <= MOST_CONTENT else f"{text[:MOST_CONTENT]}…"
 
 
-def _digest(names: Iterable[str]) -> bytes:
-    """A digest of these names, of fixed size."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in names:
-        data = name.encode(errors="surrogatepass")
-        digest.update(b"%d:" % len(data))
-        digest.update(data)
-    return digest.digest()
-
-
 @attrs.define
 class _Call:
     """An open call inside the remote."""
 
     span: trace.Span
     context: OTelContext
-    stack: bytes
 
 
 @attrs.define
@@ -109,20 +98,16 @@ class _Trace:
     """Attributes of the metric of runs in flight."""
     conversation: str
     server: Attributes
-    calls: dict[bytes, _Call] = attrs.field(factory=dict[bytes, _Call])
-    """Open calls by the digest of their node id, in the order of their start."""
+    calls: OpenCalls[_Call] = attrs.field(factory=OpenCalls["_Call"])
     spans: int = 0
     names: set[str] = attrs.field(factory=set[str])
     over: int = 0
     """Number of calls beyond the limits: without a span, or without a name."""
 
     def parent(self, call: ToolCall) -> OTelContext:
-        """The parent context of a call: of its caller's span, if that is open, otherwise of the run.
-
-        An event has only the caller's name, so of several open calls of that name the one that started last counts.
-        """
-        stack = _digest(call.call_stack[:-1])
-        return next((each.context for each in reversed(self.calls.values()) if each.stack == stack), self.context)
+        """The parent context of a call: of its caller's span, if that is open, otherwise of the run."""
+        caller = self.calls.caller_of(call)
+        return self.context if caller is None else caller.context
 
     def limited_name(self, name: str) -> str:
         """The name, if the run has it or may have one more; otherwise empty."""
@@ -235,8 +220,7 @@ class OTelObserver:
         call: ToolCall = notification.fields["event"]
         if call.caller_category == "user":  # the run itself, as the remote shows it
             return
-        node = _digest([call.node_id])
-        before = run.calls.pop(node, None)
+        before = run.calls.forget(call.node_id)
         if before is not None:  # a second start with the same node id
             before.span.end()
         if len(run.calls) >= MOST_CALLS or run.spans >= MOST_SPANS:
@@ -259,12 +243,12 @@ class OTelObserver:
             attributes["gen_ai.tool.call.arguments"] = _cut(sent.clean(_json(call.arguments)))
         context = run.parent(call)
         span = self._tracer.start_span(f"{operation} {name}".rstrip(), context, attributes=attributes)
-        run.calls[node] = _Call(span, trace.set_span_in_context(span, context), _digest(call.call_stack))
+        run.calls.begin(call, _Call(span, trace.set_span_in_context(span, context)))
         run.spans += 1
 
     def _observe(self, run: _Trace, notification: Notification) -> None:
         observation: Observation = notification.fields["event"]
-        call = run.calls.pop(_digest([observation.node_id]), None)
+        call = run.calls.forget(observation.node_id)
         if call is not None:
             if self._content:
                 result = _cut(notification.context.sent.clean(_json(observation.output)))
@@ -290,7 +274,7 @@ class OTelObserver:
             if fields["end"] == "failed":
                 measured["error.type"] = type(error).__name__
                 self._fail(run.span, error)
-            for call in run.calls.values():
+            for call in run.calls:
                 last.callback(call.span.end)
                 if fields["end"] == "failed":
                     self._fail(call.span, error)
