@@ -20,7 +20,7 @@ import shutil
 import time
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio.lowlevel
 import pytest
@@ -32,7 +32,7 @@ from tests.support.machine import NETWORK
 from tests.support.soak import Tables
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Iterator
+    from collections.abc import Awaitable, Callable, Generator, Iterator
 
 ROOT: Final = Path(__file__).parent.parent
 FIXTURES: Final = ROOT / "tests" / "fixtures"
@@ -108,11 +108,37 @@ BY_LOOP: Final = frozenset({"tests/transports/test_cancellation.py"})
 NORMALLY_ON: Final[dict[str, tuple[str, ...]]] = {
     # "tests/test_x.py::test_y": its loops unless the size is soak; each takes long on every loop
     "tests/testing/test_check_transport.py::test_a_broken_transport": ("asyncio",),
-    "tests/testing/test_check_transport_finds.py::test_a_broken_transport": ("trio",),
-    "tests/testing/test_faults_loopback.py::test_each_fault": ("trio", "uvloop"),
     "tests/testing/test_faults_loopback.py::test_the_wrappers_keep_the_promises": ("trio",),
     "tests/transports/test_fault_server.py::test_memory_in_a_flood_of_headers": ("uvloop",),
     "tests/transports/test_fault_server.py::test_a_transport_that_buffers_a_flood_is_found": ("asyncio",),
+}
+
+IN_TURN: Final[dict[str, str]] = {
+    # "tests/test_x.py" or "tests/test_x.py::test_y": the subject of its long table, which does not depend on the loop.
+    # Each case runs on one of its loops, in turn, so that each loop is used; in a soak on all of them.
+    "tests/agent/test_callbacks.py::test_mutants": "faulty base classes",
+    "tests/agent/test_remote_text.py::test_no_credential_is_shown": "texts",
+    "tests/cluster/test_cluster.py::test_balance_after_recovery": "the arithmetic of strategies",
+    "tests/cluster/test_cluster_promises.py::test_a_cluster_keeps_the_promises": "as those of its transport",
+    "tests/cluster/test_cluster_storms.py": "processes that are killed",
+    "tests/cluster/test_cluster_simulation.py::test_a_cluster_follows_the_model": "the arithmetic of strategies",
+    "tests/protocol/test_hostile_documents.py": "documents",
+    "tests/run/test_floods.py": "the memory of a process; loops are compared by its soak",
+    "tests/run/test_run.py::test_byte_by_byte": "recordings, cut",
+    "tests/run/test_run.py::test_chunk_boundaries": "recordings, cut",
+    "tests/run/test_run.py::test_terminal_contract": "recordings",
+    "tests/run/test_storms.py": "how servers end a stream, and numbers of calls",
+    "tests/run/test_texts.py::test_large_members_are_not_kept": "memory",
+    "tests/testing/test_check_transport_finds.py::test_a_broken_transport": "faulty transports",
+    "tests/testing/test_faults.py::test_each_fault": "faults in memory, made by our own code",
+    "tests/testing/test_faults_loopback.py::test_each_fault": "the same faults over a socket",
+    "tests/transports/test_error_map.py::test_each_exception": "classes of exceptions",
+    "tests/transports/test_error_map.py::test_unknown_exceptions": "classes of exceptions",
+    "tests/transports/test_network_transports.py::test_a_redirect_to_an_invalid_url": "what libraries read in a URL",
+    "tests/transports/test_network_transports.py::test_broken_servers": "what libraries read in a response",
+    "tests/transports/test_network_transports.py::test_credentials_over_a_proxy": "settings",
+    "tests/transports/test_network_transports.py::test_statuses": "what libraries read in a response",
+    "tests/transports/test_surplus.py::test_behind_a_document": "what libraries read in a response",
 }
 
 REQUIRE_ALL: Final = os.environ.get("REQUIRE_ALL", "") not in {"", "0"}
@@ -183,17 +209,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests with a parameter that, by ONE_LOOP, has another loop; `--one-loop` keeps one loop a case."""
+    """Deselect the tests with a parameter that, by ONE_LOOP, has another loop; keep one loop a case where it is enough.
+
+    It is enough for the tests in IN_TURN, and with `--one-loop` for all.
+    """
     items[:] = [item for item in items if not _on_another_loop(item.nodeid)]
-    if config.getoption("one_loop"):
-        _keep_one_loop(items)
+    _keep_one_loop(items, of_all=bool(config.getoption("one_loop")))
 
 
-def _keep_one_loop(items: list[pytest.Item]) -> None:
+def _is_in_turn(item: pytest.Item) -> bool:
+    """Return whether a case of this test runs on one of its loops."""
+    test = item.nodeid.partition("[")[0]
+    return SIZE != "soak" and not {test, test.partition("::")[0]}.isdisjoint(IN_TURN)
+
+
+def _keep_one_loop(items: list[pytest.Item], *, of_all: bool) -> None:
     """Keep one loop of each case, chosen by the name of the case, so that each loop is used."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
-        cases.setdefault(_case(item), []).append(item)
+        cases.setdefault(_case(item) if of_all or _is_in_turn(item) else item.nodeid, []).append(item)
     chosen = {id(case[zlib.crc32(name.encode()) % len(case)]) for name, case in cases.items()}
     items[:] = [item for item in items if id(item) in chosen]
 
@@ -242,7 +276,7 @@ _CLOSING_SECONDS: Final = 20.0
 def _open_descriptors() -> frozenset[str]:
     """Return the names of all open descriptors: `socket:[inode]` or a path, since numbers are reused.
 
-    It runs three times for each async test; pathlib would take a millisecond more.
+    It runs twice for each async test; pathlib would take a millisecond more.
     """
     held: set[str] = set()
     try:
@@ -267,9 +301,10 @@ def no_leaked_descriptors() -> Iterator[None]:
     # Garbage warns now, in the test that made it; pytest makes an error of it.
     gc.collect()
     until = time.monotonic() + _CLOSING_SECONDS
-    while any(name.startswith("socket:") for name in _open_descriptors() - before) and time.monotonic() < until:
+    while (left := _open_descriptors() - before) and time.monotonic() < until:
+        if not any(name.startswith("socket:") for name in left):
+            break
         time.sleep(0.01)
-    left = _open_descriptors() - before
     assert not left, f"left open: {sorted(left)}"
 
 
@@ -297,30 +332,44 @@ def _trio_tasks() -> set[object]:
 _TASKS: Final = {"asyncio": _asyncio_tasks, "trio": _trio_tasks}
 
 
-@pytest.fixture
-async def no_leaked_tasks(anyio_backend_name: str) -> AsyncIterator[None]:
-    """Fail a test that leaves a task running; it is set up first in the event loop, and checks last."""
-    tasks = _TASKS[anyio_backend_name]
-    before = tasks()
-    yield
-    for _ in range(10):  # a task that was cancelled gets its turn
-        if tasks() <= before:
-            break
-        await anyio.lowlevel.checkpoint()
-    left = tasks() - before
-    assert not left, f"left running: {left}"
+def _without_leaks(
+    test: Callable[..., Awaitable[None]], tasks: Callable[[], set[object]]
+) -> Callable[..., Awaitable[None]]:
+    """Wrap an async test: it fails if it leaves a task running."""
+
+    @functools.wraps(test)
+    async def checked(**arguments: object) -> None:
+        __tracebackhide__ = True
+        before = tasks()
+        await test(**arguments)
+        for _ in range(10):  # a task that was cancelled gets its turn
+            if tasks() <= before:
+                break
+            await anyio.lowlevel.checkpoint()
+        left = tasks() - before
+        assert not left, f"left running: {left}"
+
+    return checked
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Check each async test for tasks that it leaves.
+
+    Not with hypothesis: each example has its own loop, since hypothesis may end one by a BaseException, which breaks
+    anyio's runner on asyncio.
+    """
+    if inspect.iscoroutinefunction(pyfuncitem.obj):
+        backend: Any = pyfuncitem.funcargs["anyio_backend"]
+        pyfuncitem.obj = _without_leaks(pyfuncitem.obj, _TASKS[backend[0]])
+    return (yield)
 
 
 def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: object) -> None:
-    """Give each async test an event loop and the checks for leaks; descriptors are counted after the loop is closed."""
+    """Give each async test an event loop, and count the descriptors after it is closed."""
     hypothesis = getattr(obj, "hypothesis", None)
     if collector.istestfunction(obj, name) and inspect.iscoroutinefunction(getattr(hypothesis, "inner_test", obj)):
-        watches = ["anyio_backend", "no_leaked_descriptors"]
-        # Each example of hypothesis has its own loop: hypothesis may end one by a BaseException, which breaks anyio's
-        # runner on asyncio. A fixture in the loop would make them share it.
-        if hypothesis is None:
-            watches.append("no_leaked_tasks")
-        pytest.mark.usefixtures(*watches)(obj)
+        pytest.mark.usefixtures("anyio_backend", "no_leaked_descriptors")(obj)
 
 
 def pytest_collection_finish() -> None:
@@ -363,6 +412,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.when == "call":
         item.config.stash[TABLES].ended(item.nodeid, report.outcome, report.duration)
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable(report: object) -> Generator[None, dict[str, Any] | None, dict[str, Any] | None]:
+    """Shorten what pytest-xdist sends of a passed test: to pack and unpack the rest takes half a millisecond."""
+    data = yield
+    if data is not None and isinstance(report, pytest.TestReport) and report.passed:
+        data |= {"keywords": {}, "sections": []}
+    return data
 
 
 @pytest.hookimpl(wrapper=True)

@@ -65,7 +65,7 @@ CASES: Final = {
     # the environment: (the tests, the outcomes, lines of the output)
     "": (
         "test",
-        {"passed": 12, "errors": 8, "skipped": 3, "xfailed": 1},
+        {"passed": 10, "failed": 2, "errors": 6, "skipped": 3, "xfailed": 1},
         [
             "PASSED *::test_clean[[]asyncio[]]",
             "PASSED *::test_clean[[]trio[]]",
@@ -75,8 +75,8 @@ CASES: Final = {
             "ERROR *::test_file_kept[[]trio[]] - *left open: *a-file*",
             "ERROR *::test_socket_forgotten[[]asyncio[]] - *PytestUnraisableExceptionWarning*socket*",
             "ERROR *::test_socket_forgotten[[]trio[]] - *PytestUnraisableExceptionWarning*socket*",
-            "ERROR *::test_task_kept[[]asyncio[]] - *left running: *sleep*",
-            "ERROR *::test_task_kept[[]trio[]] - *left running: *sleep_forever*",
+            "FAILED *::test_task_kept[[]asyncio[]] - *left running: *sleep*",
+            "FAILED *::test_task_kept[[]trio[]] - *left running: *sleep_forever*",
             "skipped for want of something: 3 (needs no-such-program: 1, no sun: 1, no weather: 1)",
         ],
     ),

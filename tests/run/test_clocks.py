@@ -126,10 +126,17 @@ async def test_timeouts_of_a_run(which: str) -> None:
     assert got.seconds == seconds
 
 
-TIMEOUT_TEXTS: Final[dict[str, tuple[Outcome, Timeouts, Sequence[Step]]]] = {
-    "not a byte within Timeouts.silence (45 s)": (Outcome.UNKNOWN, clock(silence=45), [heartbeat(), FOREVER]),
-    "no event within Timeouts.idle (0.5 s)": (Outcome.STARTED, clock(idle=0.5), [progress(1), FOREVER]),
-    "the call did not come to its end within Timeouts.total (3600 s)": (
+TIMEOUT_TEXTS: Final[dict[str, tuple[type[errors.OxyError], Outcome, Timeouts, Sequence[Step]]]] = {
+    # the named setting and its value: (class, outcome, time-outs, script)
+    "Timeouts.silence (45 s)": (
+        errors.SilenceTimeoutError,
+        Outcome.UNKNOWN,
+        clock(silence=45),
+        [heartbeat(), FOREVER],
+    ),
+    "Timeouts.idle (0.5 s)": (errors.IdleTimeoutError, Outcome.STARTED, clock(idle=0.5), [progress(1), FOREVER]),
+    "Timeouts.total (3600 s)": (
+        errors.DeadlineExceededError,
         Outcome.STARTED,
         clock(total=3600.0),
         [progress(1), FOREVER],
@@ -137,16 +144,16 @@ TIMEOUT_TEXTS: Final[dict[str, tuple[Outcome, Timeouts, Sequence[Step]]]] = {
 }
 
 
-@pytest.mark.parametrize("said", TIMEOUT_TEXTS)
-async def test_timeout_texts(said: str) -> None:
-    """The error of a time-out names the time-out and carries the outcome."""
-    outcome, timeouts, steps = TIMEOUT_TEXTS[said]
-    got = await timed(FakeTransport.script(*steps), timeouts)
-    assert got.error is not None
-    assert str(got.error) == said
-    assert got.error.outcome == outcome
-    assert isinstance(got.error, TimeoutError)
-    assert not got.error.retryable
+@pytest.mark.parametrize("setting", TIMEOUT_TEXTS)
+async def test_timeout_texts(setting: str) -> None:
+    """The error of a time-out names the setting with its value, and carries the outcome."""
+    cls, outcome, timeouts, steps = TIMEOUT_TEXTS[setting]
+    error = (await timed(FakeTransport.script(*steps), timeouts)).error
+    assert isinstance(error, TimeoutError)
+    assert type(error) is cls
+    assert setting in str(error)
+    assert error.outcome is outcome
+    assert not error.retryable
 
 
 SLOW_ORG: Final = Reply([pause(20), b'{"code": 200, "data": {"organization": {}}}'])

@@ -7,7 +7,6 @@ Rule 2: the limits are promises far from the measured values, so that a slow mac
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from tests.conftest import LOOPS, ROOT, SIZE, scaled
 from tests.support.flood_client import Measured
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     Row = Callable[..., None]
 
@@ -41,11 +40,7 @@ IDLE: Final = 10.0 if SIZE == "soak" else 0.5
 AGAIN: Final = 10.0 if SIZE == "soak" else 1.0
 
 
-def in_turn(cases: Iterable[str]) -> list[tuple[str, str]]:
-    """Run each case on one loop, in turn; in the soak on every loop. The client's memory hardly depends on its loop."""
-    if SIZE == "soak":
-        return [(case, loop) for case in cases for loop in LOOPS]
-    return list(zip(cases, itertools.cycle(LOOPS)))
+each_loop: Final = pytest.mark.parametrize("loop", LOOPS)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +102,8 @@ ENDLESS: Final[dict[str, tuple[str, dict[str, Any], str, int]]] = {
 """Limits of 0 keep nothing of the stream."""
 
 
-@pytest.mark.parametrize(("what", "loop"), in_turn(ENDLESS))
+@each_loop
+@pytest.mark.parametrize("what", ENDLESS)
 def test_endless_streams(what: str, loop: str, url: str, row: Row) -> None:
     """A flood raises its typed error within a second of the limit, and memory grows by little more than the limit."""
     flood, options, end, limit = ENDLESS[what]
@@ -118,7 +114,8 @@ def test_endless_streams(what: str, loop: str, url: str, row: Row) -> None:
     assert found.grown < limit + SPARE
 
 
-@pytest.mark.parametrize(("flood", "loop"), in_turn(["line", "event", "comment"]))
+@each_loop
+@pytest.mark.parametrize("flood", ["line", "event", "comment"])
 def test_repeated_failures(flood: str, loop: str, url: str, row: Row) -> None:
     """Repeated failures by a flood do not add up in memory.
 
@@ -149,7 +146,8 @@ LEFT: Final = {
 }
 
 
-@pytest.mark.parametrize(("flood", "loop"), in_turn(LEFT))
+@each_loop
+@pytest.mark.parametrize("flood", LEFT)
 def test_leaving_a_flood(flood: str, loop: str, url: str, row: Row) -> None:
     """A flood that no limit ends is left within a second of a cancellation."""
     found = measured(row, url, flood, loop, cancel=0.2, discover=LEFT[flood], limits=NO_LIMIT)
@@ -189,7 +187,8 @@ BOMBS: Final[dict[str, tuple[str, bool, str, int]]] = {
 }
 
 
-@pytest.mark.parametrize(("bomb", "loop"), in_turn(BOMBS))
+@each_loop
+@pytest.mark.parametrize("bomb", BOMBS)
 def test_bombs(bomb: str, loop: str, url: str, row: Row) -> None:
     """Limits count decompressed bytes: a compression bomb raises a typed error and costs bounded memory."""
     flood, document, end, limit = BOMBS[bomb]

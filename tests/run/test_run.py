@@ -245,26 +245,35 @@ async def test_user_time_does_not_end_a_legacy_run() -> None:
     assert shown(seen) == [("Answer", "42"), ("Text", "done"), ("Text", "more")]
 
 
-ERROR_TEXTS: Final[dict[str, tuple[type[BaseException] | None, Sequence[Step]]]] = {
-    "the stream ended without its close event: the run was cut off": (None, [progress(1)]),
-    "the stream broke off (reset): the run was cut off": (
+NOTHING: Final = type(None)
+ERROR_TEXTS: Final[dict[str, tuple[type[errors.OxyError], str, type[object], Sequence[Step]]]] = {
+    # name: (class, what its text shows, class of its cause, script)
+    "no end": (errors.IncompleteStreamError, "close", NOTHING, [progress(1)]),
+    "a loss": (
+        errors.IncompleteStreamError,
+        "reset",
         errors.ConnectionLostError,
         [progress(1), errors.ConnectionLostError("reset")],
     ),
-    "the stream closed as it should and held no answer": (None, [close()]),
-    "the remote agent reported an error: no tool": (None, [ERROR, close()]),
-    "the remote agent reported an error: {'a': 1}": (None, [message({"type": "error", "content": {"a": 1}}), close()]),
+    "no answer": (errors.NoAnswerError, "answer", NOTHING, [close()]),
+    "a reported text": (errors.RemoteAgentError, "no tool", NOTHING, [ERROR, close()]),
+    "a reported object": (
+        errors.RemoteAgentError,
+        "{'a': 1}",
+        NOTHING,
+        [message({"type": "error", "content": {"a": 1}}), close()],
+    ),
 }
 
 
-@pytest.mark.parametrize("said", ERROR_TEXTS)
-async def test_error_texts(said: str) -> None:
-    """The text of an error is one sentence, and its cause is the transport's error."""
-    cause, steps = ERROR_TEXTS[said]
+@pytest.mark.parametrize(("cls", "shown", "cause", "steps"), ERROR_TEXTS.values(), ids=ERROR_TEXTS)
+async def test_error_texts(cls: type[errors.OxyError], shown: str, cause: type[object], steps: Sequence[Step]) -> None:
+    """The text of an error shows what the server or the connection reported, and its cause is the transport's error."""
     error = (await play(FakeTransport.script(*steps))).error
     assert error is not None
-    assert str(error) == said
-    assert (type(error.__cause__) if error.__cause__ else None) == cause
+    assert type(error) is cls
+    assert shown in str(error)
+    assert type(error.__cause__) is cause
 
 
 # ----------------------------------------------------------------------------------------------------- Results of a run

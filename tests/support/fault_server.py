@@ -37,6 +37,7 @@ from oxygent_client.transports.aiohttp import AiohttpTransport
 from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.conftest import ROOT
 from tests.support.servers import LAST, OK, Conversation, Server, chunk
+from tests.support.tls import client_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
@@ -1058,8 +1059,7 @@ def _contexts(authority: trustme.CA) -> dict[str, ssl.SSLContext]:
 def serving_faults() -> Generator[FaultServer]:
     """Yield a server of faults."""
     authority = trustme.CA()
-    trust = ssl.create_default_context()
-    authority.configure_trust(trust)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
+    trust = client_context(authority)
     with start_blocking_portal() as portal:
         yield FaultServer(portal, _contexts(authority), trust)
 

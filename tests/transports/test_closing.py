@@ -17,22 +17,17 @@ import pytest
 from oxygent_client import Timeouts
 from tests.support.plain import plain
 from tests.support.servers import Conversation, serving
+from tests.support.tls import client_context, server_context
 from tests.transports.test_network_transports import (
     BEGUN,
     SOON,
     Library,
-    _client_side,
-    _server_side,
     becomes,
 )
-from tests.transports.test_network_transports import authority as authority
 from tests.transports.test_network_transports import library as library
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Awaitable, Callable
-
-    import trustme
 
 
 def holding(begins: bool, left: list[int]) -> Callable[[Conversation], Awaitable[None]]:
@@ -160,13 +155,12 @@ async def test_while_the_agent_is_left(times: int, turns: int) -> None:
 
 
 @TIMES
-async def test_over_tls(library: Library, times: int, turns: int, authority: trustme.CA) -> None:
+async def test_over_tls(library: Library, times: int, turns: int) -> None:
     """A cancelled call over TLS closes its connection."""
     left: list[int] = []
     ready = anyio.Event()
-    tls: ssl.SSLContext = _server_side(authority.issue_cert("127.0.0.1"))
-    async with serving(holding(True, left), tls=tls) as server:
-        transport: Any = library.transport(trust_env=False, verify=_client_side(authority))
+    async with serving(holding(True, left), tls=server_context()) as server:
+        transport: Any = library.transport(trust_env=False, verify=client_context())
         agent = plain(server_url=server.url, transport=transport)
 
         async def call() -> None:
@@ -228,6 +222,7 @@ import anyio
 import nest_asyncio
 from oxygent_client import SSEOxyGent
 from tests.support.servers import serving
+from tests.support.tls import client_context, server_context
 from tests.transports.test_closing import holding, until
 from tests.transports.test_network_transports import LIBRARIES
 

@@ -12,6 +12,7 @@ from oxygent_client import HTTPXTransport, SSEOxyGent
 from oxygent_client.testing import answer, close
 from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.support.servers import LAST, OK, chunk, play, serving
+from tests.support.tls import NO_AUTHORITY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,7 @@ async def test_the_log_of_other_requests(caplog: pytest.LogCaptureFixture) -> No
     async with serving(play(ANSWER)) as server:
         await SSEOxyGent(server_url=server.url).ask("hi")
         with caplog.at_level(logging.INFO, "httpx"):
-            async with httpx.AsyncClient() as client:
+            async with httpx.AsyncClient(verify=NO_AUTHORITY) as client:
                 await client.get(f"{server.url}/?key=theirs")
             logging.getLogger("httpx").info("%(a)s", {"a": 1})
     assert "/?key=theirs" in caplog.text

@@ -21,6 +21,7 @@ from oxygent_client.transports._library_log import LOGGERS, our_records, redact_
 from oxygent_client.transports.aiohttp import AiohttpTransport
 from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.support.servers import CLOSE, LAST, chunk, play, serving
+from tests.support.tls import NO_AUTHORITY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -159,7 +160,7 @@ async def test_records_about_other_requests(caplog: pytest.LogCaptureFixture) ->
     async with serving(play(RESPONSES["a stream"])) as server:
         await SSEOxyGent(server_url=server.url).ask("hi")
         with caplog.at_level(logging.INFO, "httpx"):
-            async with httpx.AsyncClient() as client:
+            async with httpx.AsyncClient(verify=NO_AUTHORITY) as client:
                 await client.get(f"{server.url}/?key=theirs")
     assert "/?key=theirs" in caplog.text
     assert CANARY in caplog.text

@@ -30,7 +30,6 @@ import attrs
 import httpx
 import httpx2
 import pytest
-import trustme
 
 from oxygent_client import (
     BearerAuth,
@@ -52,6 +51,7 @@ from oxygent_client.transports.aiohttp import HAS_SOCKET_FACTORY, AiohttpTranspo
 from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.support.plain import plain
 from tests.support.servers import CLOSE, LAST, OK, Conversation, Server, chunk, closed_port, play, serving
+from tests.support.tls import AUTHORITY, NO_AUTHORITY, client_context, server_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -81,6 +81,8 @@ class Library:
     transport: Callable[..., Transport]
     own: str
     """The argument for a client of the user's own."""
+    bare: Callable[..., Any]
+    """Returns one with the settings of the library, which trusts no authority."""
     client: Callable[..., Any]
     """Returns one with `headers`, a short read time-out, and settings that must do no harm."""
     crowded: Callable[[], Any]
@@ -101,12 +103,14 @@ class Library:
 
 
 def _of_httpx(module: Any, transport: Callable[..., Transport]) -> Library:
+    bare = partial(module.AsyncClient, verify=NO_AUTHORITY)
     return Library(
         name=module.__name__,
         transport=transport,
         own="client",
-        client=partial(module.AsyncClient, timeout=0.1, follow_redirects=True, trust_env=False),
-        crowded=lambda: module.AsyncClient(
+        bare=bare,
+        client=partial(bare, timeout=0.1, follow_redirects=True, trust_env=False),
+        crowded=lambda: bare(
             limits=module.Limits(max_connections=1), timeout=module.Timeout(None, pool=0.05), trust_env=False
         ),
         module=module,
@@ -121,6 +125,7 @@ LIBRARIES: Final = {
         name="aiohttp",
         transport=AiohttpTransport,
         own="session",
+        bare=aiohttp.ClientSession,
         client=partial(
             aiohttp.ClientSession,
             timeout=aiohttp.ClientTimeout(total=0.1, sock_read=0.1),
@@ -769,39 +774,21 @@ async def test_a_stream_until_the_connection_ends(library: Library, reset: bool)
 # ------------------------------------------------------------------------------------------------------------------ TLS
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    """A certificate authority made for the tests."""
-    return trustme.CA()
-
-
-def _server_side(certificate: trustme.LeafCert) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate.configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
-    return context
-
-
-def _client_side(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
-    return context
-
-
 # httpx leaves the generator of a body that could not be sent: https://github.com/encode/httpx/issues/3686
 @pytest.mark.filterwarnings("ignore:Async generator 'httpx2?._content.ByteStream:ResourceWarning")
-async def test_client_certificates(library: Library, authority: trustme.CA) -> None:
+async def test_client_certificates(library: Library) -> None:
     """A server that refuses the client after the handshake is a lost connection; with the certificate it answers."""
-    context = _server_side(authority.issue_cert("127.0.0.1"))
-    authority.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
+    context = server_context()
+    AUTHORITY.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
     context.verify_mode = ssl.CERT_REQUIRED
-    async with asking(library, play(ANSWER), tls=context, verify=_client_side(authority)) as (agent, server):
+    async with asking(library, play(ANSWER), tls=context, verify=client_context()) as (agent, server):
         for _ in range(5):
             error = await failure(agent)
             assert type(error) is LOST
             assert error.outcome is Outcome.UNKNOWN
             assert server.requests == []
-    client_side = _client_side(authority)
-    authority.issue_cert("client.test").configure_cert(client_side)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
+    client_side = client_context()
+    AUTHORITY.issue_cert("client.test").configure_cert(client_side)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
     async with asking(library, play(ANSWER), tls=context, verify=client_side) as (agent, server):
         assert (await agent.ask("hi")).output == "42"
 
@@ -887,7 +874,7 @@ async def test_hooks_of_a_users_client(
 ) -> None:
     """An exception of a client's hook becomes an error of this package, without a secret in its text."""
     async with (
-        library.module.AsyncClient(event_hooks={"response": [hook]}, trust_env=False) as client,
+        library.bare(event_hooks={"response": [hook]}, trust_env=False) as client,
         asking(library, play(reply), client=client) as (agent, server),
     ):
         agent.server_url = f"http://user:secret@127.0.0.1:{server.port}/?k=secret"
@@ -1116,8 +1103,7 @@ async def test_an_unreachable_proxy_of_a_users_client(
 ) -> None:
     """The error of an unreachable proxy calls it a proxy even if only the client knows of it."""
     monkeypatch.setenv(f"{scheme}_proxy", f"http://127.0.0.1:{closed_port()}")
-    kind: Any = library.module.ClientSession if library.own == "session" else library.module.AsyncClient
-    async with kind(trust_env=True) as client:
+    async with library.bare(trust_env=True) as client:
         error = await failure(
             plain(server_url=f"{scheme}://remote.test", transport=library.transport(**{library.own: client}))
         )
@@ -1168,8 +1154,7 @@ async def behind(
             if how == "environment":
                 monkeypatch.setenv("HTTP_PROXY", proxy)
                 options = {"trust_env": True}
-            kind: Any = library.module.ClientSession if library.own == "session" else library.module.AsyncClient
-            options = {library.own: await stack.enter_async_context(kind(**options))}
+            options = {library.own: await stack.enter_async_context(library.bare(**options))}
         transport = library.transport(**options)
         yield transport
         await transport.aclose()
@@ -1324,7 +1309,7 @@ def test_values_of_verify(library: Library, verify: object) -> None:
 
 
 def _of_all() -> ssl.SSLContext:
-    context = ssl.create_default_context()
+    context = client_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
@@ -1334,7 +1319,7 @@ def _of_all() -> ssl.SSLContext:
     ("verify", "shown"),
     [
         pytest.param(lambda: True, "", id="True"),
-        pytest.param(ssl.create_default_context, "", id="a context that verifies"),
+        pytest.param(client_context, "", id="a context that verifies"),
         pytest.param(lambda: False, "verify=False", id="False"),
         pytest.param(_of_all, "verify=CERT_NONE", id="a context that does not"),
     ],
@@ -1402,8 +1387,7 @@ async def test_a_client_without_a_network_that_refuses(library: Library) -> None
 
 async def test_a_client_in_another_loop(library: Library) -> None:
     """A client of the user's belongs to the event loop of its first use, over all transports."""
-    kind: Any = library.module.ClientSession if library.own == "session" else library.module.AsyncClient
-    async with serving(play(ANSWER, ANSWER)) as server, kind() as client:
+    async with serving(play(ANSWER, ANSWER)) as server, library.bare() as client:
 
         def agent() -> SSEOxyGent:
             return plain(server_url=server.url, transport=library.transport(**{library.own: client}))
@@ -1588,14 +1572,18 @@ async def test_leaving_the_agent_during_a_run() -> None:
         assert len(server.requests) == 1
 
 
+CLOSED: Final = SimpleNamespace(stream=None, request=None, is_closed=True, closed=True, timeout=None)
+
+
 @pytest.mark.parametrize("travel", [pickle.dumps, copy.deepcopy, copy.copy])
-def test_live_objects_cannot_be_copied(library: Library, travel: Callable[[object], object]) -> None:
+@pytest.mark.parametrize(("argument", "value"), [("own", CLOSED), ("verify", NO_AUTHORITY)], ids=["own", "verify"])
+def test_live_objects_cannot_be_copied(
+    library: Library, argument: str, value: object, travel: Callable[[object], object]
+) -> None:
     """A transport with a user's client or SSL context cannot be copied or pickled; the error names it."""
-    own = SimpleNamespace(stream=None, request=None, is_closed=True, closed=True, timeout=None)
-    cases: list[tuple[str, object]] = [(library.own, own), ("verify", ssl.create_default_context())]
-    for name, value in cases:
-        with pytest.raises(errors.ConfigurationError, match=f"`{name}` is live"):
-            travel(library.transport(**{name: value}))
+    name = {"own": library.own}.get(argument, argument)
+    with pytest.raises(errors.ConfigurationError, match=f"`{name}`"):
+        travel(library.transport(**{name: value}))
 
 
 async def test_one_transport_in_two_loops(library: Library) -> None:

@@ -16,23 +16,19 @@ from oxygent_client.testing import answer, close
 from oxygent_client.transports import Context
 from tests.support.plain import plain
 from tests.support.servers import LAST, OK, Conversation, chunk, play, serving
+from tests.support.tls import client_context, server_context
 from tests.transports.test_network_transports import (
     ANSWER,
     FAMILY,
     Library,
-    _client_side,
-    _server_side,
     asking,
     document,
     failure,
 )
-from tests.transports.test_network_transports import authority as authority
 from tests.transports.test_network_transports import library as library
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import trustme
 
 FORGED: Final = OK + chunk(answer("FORGED")) + chunk(close()) + LAST
 SURPLUS: Final = {
@@ -96,14 +92,14 @@ async def fetched(agent: Any, url: str) -> bytes:
         return b"".join([piece async for piece in response.chunks])
 
 
+@pytest.mark.parametrize("surplus", [FORGED, b"\r\n", b"H"], ids=["a response", "a line break", "a byte"])
 @pytest.mark.parametrize("name", DOCUMENTS)
-async def test_behind_a_document(library: Library, name: str) -> None:
+async def test_behind_a_document(library: Library, name: str, surplus: bytes) -> None:
     """Data after a document closes the connection, for each status and framing."""
-    for surplus in (FORGED, b"\r\n", b"H"):
-        async with asking(library, play(DOCUMENTS[name] + surplus, ANSWER)) as (agent, server):
-            assert await fetched(agent, server.url) in (b"{}", b"")
-            assert (await agent.ask("hi")).output == "42"
-            assert server.connections == 2
+    async with asking(library, play(DOCUMENTS[name] + surplus, ANSWER)) as (agent, server):
+        assert await fetched(agent, server.url) in (b"{}", b"")
+        assert (await agent.ask("hi")).output == "42"
+        assert server.connections == 2
 
 
 @pytest.mark.parametrize("name", sorted(KEPT))
@@ -151,28 +147,28 @@ RECORDS: Final = {
 
 
 @pytest.mark.parametrize("records", RECORDS.values(), ids=RECORDS)
-async def test_over_tls(library: Library, records: list[bytes], authority: trustme.CA) -> None:
+async def test_over_tls(library: Library, records: list[bytes]) -> None:
     """Data of a TLS connection that was received and not yet decrypted counts too."""
-    tls = _server_side(authority.issue_cert("127.0.0.1"))
-    async with asking(library, in_one_piece(*records), tls=tls, verify=_client_side(authority)) as (agent, server):
+    async with asking(library, in_one_piece(*records), tls=server_context(), verify=client_context()) as (
+        agent,
+        server,
+    ):
         outputs = [(await agent.ask("hi")).output for _ in range(3)]
         assert outputs == ["42"] * 3
         assert server.connections == 2
 
 
-async def test_tls_without_surplus(library: Library, authority: trustme.CA) -> None:
+async def test_tls_without_surplus(library: Library) -> None:
     """Without surplus data a TLS connection is reused."""
-    tls = _server_side(authority.issue_cert("127.0.0.1"))
-    async with asking(library, in_one_piece(ANSWER), tls=tls, verify=_client_side(authority)) as (agent, server):
+    async with asking(library, in_one_piece(ANSWER), tls=server_context(), verify=client_context()) as (agent, server):
         for _ in range(3):
             await agent.ask("hi")
         assert server.connections == 1
 
 
 @FAMILY  # asyncio's own TLS, below aiohttp, discards the data before it
-async def test_data_that_is_no_tls_record(library: Library, authority: trustme.CA) -> None:
+async def test_data_that_is_no_tls_record(library: Library) -> None:
     """Data after a response that is no TLS record closes the connection."""
-    tls = _server_side(authority.issue_cert("127.0.0.1"))
     go = anyio.Event()
 
     async def handle(conversation: Conversation) -> None:
@@ -183,7 +179,7 @@ async def test_data_that_is_no_tls_record(library: Library, authority: trustme.C
             go.set()
             await secure.transport_stream.send(secure._write_bio.read() + nonsense)
 
-    async with asking(library, handle, tls=tls, verify=_client_side(authority)) as (agent, server):
+    async with asking(library, handle, tls=server_context(), verify=client_context()) as (agent, server):
         outputs = [(await agent.ask("hi")).output for _ in range(2)]
         assert outputs == ["42"] * 2
         assert server.connections == 2
@@ -226,7 +222,7 @@ def _wrapping(module: Any, **options: Any) -> Any:
 async def test_a_hidden_connection(library: Library, surplus: bytes) -> None:
     """A connection of a client that hides it is not reused."""
     async with serving(play(ANSWER + surplus, ANSWER)) as server:
-        async with library.module.AsyncClient(transport=_wrapping(library.module)) as own:
+        async with library.bare(transport=_wrapping(library.module)) as own:
             agent = plain(server_url=server.url, transport=library.transport(client=own))
             outputs = [(await agent.ask("hi")).output for _ in range(2)]
         assert outputs == ["42"] * 2
@@ -247,13 +243,12 @@ async def test_a_users_client(library: Library) -> None:
 
 
 @FAMILY
-async def test_a_client_that_offers_http2(library: Library, authority: trustme.CA) -> None:
+async def test_a_client_that_offers_http2(library: Library) -> None:
     """A user's client that offers HTTP/2 is refused before anything is sent, where it might be used."""
-    tls = _server_side(authority.issue_cert("127.0.0.1"))
     async with (
-        serving(play(ANSWER), tls=tls) as secure,
+        serving(play(ANSWER), tls=server_context()) as secure,
         serving(play(ANSWER)) as server,
-        library.module.AsyncClient(http2=True, verify=_client_side(authority), trust_env=False) as own,
+        library.module.AsyncClient(http2=True, verify=client_context(), trust_env=False) as own,
     ):
         transport = library.transport(client=own)
         error = await failure(plain(server_url=secure.url, transport=transport))
@@ -270,7 +265,7 @@ HEADERS_FRAME: Final = b"\x00\x00\x01\x01\x04\x00\x00\x00\x01\x88"
 
 
 @FAMILY
-async def test_a_response_over_http2(library: Library, authority: trustme.CA) -> None:
+async def test_a_response_over_http2(library: Library) -> None:
     """A response over HTTP/2 is refused, and its connection closed."""
     left = anyio.Event()
 
@@ -282,10 +277,10 @@ async def test_a_response_over_http2(library: Library, authority: trustme.CA) ->
         await conversation.client_left()
         left.set()
 
-    tls = _server_side(authority.issue_cert("127.0.0.1"))
+    tls = server_context()
     tls.set_alpn_protocols(["h2"])
-    wrapped = _wrapping(library.module, http2=True, verify=_client_side(authority))
-    async with serving(handle, tls=tls) as server, library.module.AsyncClient(transport=wrapped) as own:
+    wrapped = _wrapping(library.module, http2=True, verify=client_context())
+    async with serving(handle, tls=tls) as server, library.bare(transport=wrapped) as own:
         error = await failure(plain(server_url=server.url, transport=library.transport(client=own)))
         assert type(error) is errors.ConfigurationError
         assert error.outcome is Outcome.UNKNOWN

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import ssl
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import attrs
 import pytest
-import trustme
 
 from oxygent_client import HTTPRequest, HTTPXTransport, Outcome, errors
 from oxygent_client.transports import Context
 from oxygent_client.transports.aiohttp import AiohttpTransport
 from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.support.servers import LAST, OK, Conversation, closed_port, play, serving
+from tests.support.tls import AUTHORITY, client_context, server_context
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,7 +32,6 @@ TRANSPORTS: Final[dict[str, Callable[..., Transport]]] = {
     "httpx2": HTTPX2Transport,
     "aiohttp": AiohttpTransport,
 }
-AUTHORITY: Final = trustme.CA()
 SOON: Final = 20.0
 """Seconds within which a connection is made or has failed."""
 
@@ -64,23 +63,6 @@ async def failure(transport: Transport, url: str) -> errors.OxyError:
 
 
 # ------------------------------------------------------------------------------------------------------- The handshake
-
-
-def server_side(certificate: trustme.LeafCert, newest: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED) -> Any:
-    """Return a server's context with this certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate.configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
-    context.maximum_version = newest
-    return context
-
-
-def client_side(*, is_trusting: bool = True, oldest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2) -> ssl.SSLContext:
-    """Return a client's context that trusts the test's authority."""
-    context = ssl.create_default_context()
-    if is_trusting:
-        AUTHORITY.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]  (trustme types it by another package)
-    context.minimum_version = oldest
-    return context
 
 
 def self_signed() -> ssl.SSLContext:
@@ -126,34 +108,34 @@ CUT: Final = "version of TLS"
 CASES: Final[dict[str, Callable[[], Case]]] = {
     "unknown issuer": lambda: Case(
         "`verify`",
-        server_side(AUTHORITY.issue_cert("127.0.0.1")),
+        server_context(),
     ),
     "self-signed": lambda: Case("`verify`", self_signed()),
     "expired": lambda: Case(
         "certificate has expired",
-        server_side(AUTHORITY.issue_cert("127.0.0.1", not_after=datetime(2020, 1, 1, tzinfo=UTC))),
-        client_side(),
+        server_context(AUTHORITY.issue_cert("127.0.0.1", not_after=datetime(2020, 1, 1, tzinfo=UTC))),
+        client_context(),
     ),
     "not yet valid": lambda: Case(
         "certificate is not yet valid",
-        server_side(
+        server_context(
             AUTHORITY.issue_cert(
                 "127.0.0.1",
                 not_before=datetime(2098, 1, 1, tzinfo=UTC),
                 not_after=datetime(2099, 1, 1, tzinfo=UTC),
             )
         ),
-        client_side(),
+        client_context(),
     ),
     "another address": lambda: Case(
         "host name",
-        server_side(AUTHORITY.issue_cert("other.test")),
-        client_side(),
+        server_context(AUTHORITY.issue_cert("other.test")),
+        client_context(),
     ),
     "another name": lambda: Case(
         "host name",
-        server_side(AUTHORITY.issue_cert("other.test")),
-        client_side(),
+        server_context(AUTHORITY.issue_cert("other.test")),
+        client_context(),
         host="localhost",
     ),
     "plain HTTP": lambda: Case(
@@ -181,23 +163,25 @@ async def test_failed_handshakes(transport: Callable[..., Transport], which: str
     assert case.shown in str(error)
 
 
-async def test_good_certificates(transport: Callable[..., Transport], tmp_path: Path) -> None:
+def of_a_file() -> ssl.SSLContext:
+    """Return a context that trusts what is in a file."""
+    with AUTHORITY.cert_pem.tempfile() as path:
+        return ssl.create_default_context(cafile=path)
+
+
+@pytest.mark.parametrize("verify", [client_context(), of_a_file(), False], ids=["a context", "a file", "unverified"])
+async def test_good_certificates(transport: Callable[..., Transport], verify: ssl.SSLContext | bool) -> None:
     """A valid certificate is accepted, by a context or a file; without verification any is."""
-    path = tmp_path / "authority.pem"
-    path.write_bytes(AUTHORITY.cert_pem.bytes())
-    of_a_file = ssl.create_default_context(cafile=str(path))
-    tls = server_side(AUTHORITY.issue_cert("127.0.0.1"))
-    async with serving(play(OK + LAST), tls=tls) as server:
-        verifies: list[ssl.SSLContext | bool] = [client_side(), of_a_file, False]
-        for verify in verifies:
-            assert await asked(transport(trust_env=False, verify=verify), server.url) == 200
+    async with serving(play(OK + LAST), tls=server_context()) as server:
+        assert await asked(transport(trust_env=False, verify=verify), server.url) == 200
 
 
 async def test_no_common_tls_version(transport: Callable[..., Transport]) -> None:
     """A server without a common TLS version raises TLSError."""
-    tls = server_side(AUTHORITY.issue_cert("127.0.0.1"), ssl.TLSVersion.TLSv1_2)
+    tls, verify = server_context(), client_context()
+    tls.maximum_version, verify.minimum_version = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
     async with serving(play(OK + LAST), tls=tls) as server:
-        error = await failure(transport(trust_env=False, verify=client_side(oldest=ssl.TLSVersion.TLSv1_3)), server.url)
+        error = await failure(transport(trust_env=False, verify=verify), server.url)
     assert type(error) is errors.TLSError
 
 
@@ -214,13 +198,15 @@ async def test_a_handshake_that_never_ends(transport: Callable[..., Transport]) 
 # ------------------------------------------------------------------------------------------------- Before the handshake
 
 
-async def test_refused(transport: Callable[..., Transport]) -> None:
+@pytest.mark.parametrize(("scheme", "host"), [("http", "127.0.0.1"), ("https", "localhost")])
+async def test_refused(transport: Callable[..., Transport], scheme: str, host: str) -> None:
     """A port without a listener raises ConnectError with host and port, and is retryable."""
-    for scheme, host, port in [("http", "127.0.0.1", closed_port()), ("https", "localhost", closed_port())]:
-        error = await failure(transport(trust_env=False), f"{scheme}://{host}:{port}")
-        assert type(error) is errors.ConnectError
-        assert error.retryable is True
-        assert str(error) == f"could not connect to {host}:{port}: Connection refused"
+    address = f"{host}:{closed_port()}"
+    error = await failure(transport(trust_env=False), f"{scheme}://{address}")
+    assert type(error) is errors.ConnectError
+    assert error.retryable is True
+    assert address in str(error)
+    assert "Connection refused" in str(error)
 
 
 async def test_no_such_host(transport: Callable[..., Transport]) -> None:
