@@ -10,6 +10,7 @@ Rule 3: what is missing is an error where `CI` or `REQUIRE_ALL` is set, and a vi
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -62,6 +63,18 @@ def show_pyenv_versions() -> None:
 
 
 show_pyenv_versions()
+
+
+def share_environment(*sessions: str) -> None:
+    """Let these sessions use the environment of `tests` once it is there: they install the same."""
+    home = ROOT / ".nox"
+    if (home / "tests" / "pyvenv.cfg").exists():
+        for name in sessions:
+            with contextlib.suppress(OSError):  # it has one of its own, or the system has no such links
+                (home / name).symlink_to("tests", target_is_directory=True)
+
+
+share_environment("coverage", "interop", "quick")
 
 
 @functools.cache

@@ -32,7 +32,7 @@ pytestmark = [
 MIB: Final = 1024 * 1024
 SPARE: Final = 16 * MIB
 """Growth of a process beside the limit, in bytes."""
-PROMPT: Final = 1.0 if SIZE == "soak" else 5.0
+PROMPT: Final = 1.0 if SIZE == "soak" else 20.0
 """Seconds within which an error is raised, or a block is left. The soak has the machine to itself."""
 LIMIT: Final = (16 if SIZE == "soak" else 4) * MIB
 IDLE: Final = 10.0 if SIZE == "soak" else 0.5

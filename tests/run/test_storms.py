@@ -42,9 +42,10 @@ SIZES: Final[dict[str, dict[str, Any]]] = {
 }
 HERE: Final = SIZES[SIZE]
 TRANSPORTS: Final = ("httpx", "httpx2", "aiohttp")
-HANGS: Final = 10.0
-"""Seconds after which a call that timed out or was cancelled is taken to hang: a storm takes all that a machine has."""
-SOON: Final = 5.0
+# The soak has the machine to itself; otherwise a storm shares it with other tests.
+HANGS: Final = 10.0 if SIZE == "soak" else 30.0
+"""Seconds after which a call that timed out or was cancelled is taken to hang."""
+SOON: Final = 5.0 if SIZE == "soak" else 30.0
 """Seconds within which a hundred calls succeed after a storm."""
 ALIKE: Final = 1.05
 """The allowed growth factor of the process in the second round."""
@@ -107,7 +108,7 @@ SURE: Final = {
 def test_a_storm_of_deadlines(transport: str, loop: str, url: str, row: Row) -> None:
     """Each call of a storm ends with the right answer or a typed error whose outcome agrees with the server's log.
 
-    Afterwards a hundred calls by the same agent succeed within five seconds, no run goes on, and no connection is left.
+    Afterwards a hundred calls by the same agent succeed soon, no run goes on, and no connection is left.
     """
     nobody = f"http://127.0.0.1:{closed_port()}"
     found = weathered("deadlines", url, transport, loop, calls=HERE["calls"], seed=1, nobody=nobody)

@@ -399,6 +399,6 @@ async def test_pipelined_requests() -> None:
             while len(received) < 2 * len(answered):
                 received += await stream.receive()
             assert 2 * answered == received
-        assert await peer.all_disconnected(until=anyio.current_time() + 5)
+        assert await peer.all_disconnected(until=anyio.current_time() + 20)
         assert [visit.path for visit in peer.visits] == ["/path", "/path"]
         await peer.stop()

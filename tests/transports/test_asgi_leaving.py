@@ -180,9 +180,10 @@ def test_a_background_task_at_the_end_of_the_loop(loop: str, caplog: pytest.LogC
             ended.append("ended")
 
     async def main() -> None:
-        with anyio.move_on_after(0.01):
+        with anyio.CancelScope() as scope:
             async with ASGITransport(app).exchange(request) as response:
                 assert [chunk async for chunk in response.chunks] == []
+                scope.deadline = anyio.current_time() + 0.01  # leaving waits for the application
         gc.collect()  # what only the loop referred to is garbage now
         await asyncio.sleep(0)
         assert ended == []

@@ -20,6 +20,7 @@ from tests.support.tls import client_context, server_context
 from tests.transports.test_network_transports import (
     ANSWER,
     FAMILY,
+    SOON,
     Library,
     asking,
     document,
@@ -284,7 +285,7 @@ async def test_a_response_over_http2(library: Library) -> None:
         error = await failure(plain(server_url=server.url, transport=library.transport(client=own)))
         assert type(error) is errors.ConfigurationError
         assert error.outcome is Outcome.UNKNOWN
-        with anyio.fail_after(2):
+        with anyio.fail_after(SOON):
             await left.wait()
 
 

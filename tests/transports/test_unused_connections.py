@@ -62,6 +62,6 @@ async def test_cancelled_between_connecting_and_sending(name: str, loop: str) ->
                     pytest.fail("the request was sent")
             except asyncio.CancelledError:
                 pass
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             await closed.wait()
         assert [each.is_idle() for each in pool.connections if not each.is_closed()] == [True]
