@@ -30,6 +30,8 @@ from tests.support.virtual import anyio_backend as anyio_backend
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
 
+    from oxygent_client.transports import Purpose
+
 URL: Final = "http://user:s3cret@remote.example:8082/?key=s3cret"
 RUN: Final = HTTPRequest("POST", URL, "/sse/chat", body=b"{}")
 STEPS: Final = (answer("42"), close())
@@ -130,17 +132,18 @@ async def test_requests_that_are_retried(
     assert len(fake.requests) == len(fake.left) == 1 + expected
 
 
-async def test_each_error_class() -> None:
+CLASSES: Final = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, OxyError)]
+
+
+@pytest.mark.parametrize(
+    ("purpose", "idempotent", "decisive"), [("run", False, "retryable"), ("attach", True, "transient")]
+)
+async def test_each_error_class(purpose: Purpose, idempotent: bool, decisive: str) -> None:
     """For each error class and outcome, `retryable` and `transient` decide about a retry."""
-    classes = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, OxyError)]
-    for cls in classes:
-        for outcome in Outcome:
-            for idempotent in (False, True):
-                error = cls("x", outcome=outcome)
-                _, transport = retrying([fails(error), GOOD])
-                expected = error.transient if idempotent else error.retryable
-                purpose = "attach" if idempotent else "run"
-                assert (await met(transport, about(idempotent=idempotent, purpose=purpose)) == 200) == expected
+    raised = [cls("x", outcome=outcome) for cls in CLASSES for outcome in Outcome]
+    request = about(idempotent=idempotent, purpose=purpose)
+    retried = [error for error in raised if await met(retrying([fails(error), GOOD])[1], request) == 200]
+    assert retried == [error for error in raised if getattr(error, decisive)]
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])

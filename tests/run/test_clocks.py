@@ -301,20 +301,23 @@ FLOODS: Final = {
 EVENTS: Final = {"events": progress(1), "two at a time": progress(1) + progress(2), "texts": text("x")}
 
 
+@pytest.mark.parametrize(
+    ("timeouts", "error"),
+    [(clock(idle=10, silence=1), IDLE), (clock(total=10, silence=1), TOTAL)],
+    ids=["idle", "total"],
+)
 @pytest.mark.parametrize("what", FLOODS)
-async def test_floods_end(what: str) -> None:
+async def test_floods_end(what: str, timeouts: Timeouts, error: type[errors.OxyError]) -> None:
     """A flood without events ends by `idle` or `total`; `silence` does not expire."""
-    for timeouts, error in ((clock(idle=10, silence=1), IDLE), (clock(total=10, silence=1), TOTAL)):
 
-        def flood(number: int) -> bytes:
-            advance(0.01)
-            return FLOODS[what]
+    def flood(number: int) -> bytes:
+        advance(0.01)
+        return FLOODS[what]
 
-        transport = Flooding("/sse/chat", flood, Reply())
-        got = await timed(transport, timeouts)
-        assert got.result == error
-        assert got.events == 0
-        assert round(got.seconds) == 10
+    got = await timed(Flooding("/sse/chat", flood, Reply()), timeouts)
+    assert got.result == error
+    assert got.events == 0
+    assert round(got.seconds) == 10
 
 
 @pytest.mark.parametrize("what", EVENTS)
@@ -361,29 +364,34 @@ async def test_cancellation_during_a_flood(what: str) -> None:
 ORG: Final = b'{"code": 200, "data": {"organization": {"name": "master"}}}'
 
 
-async def test_discovery_takes_30_seconds_in_all() -> None:
+DRIP: Final[list[Step]] = [pause(1), b" "] * 1000
+DISCOVERIES: Final[dict[str, tuple[dict[str, Reply], type[errors.OxyError] | None, float]]] = {
+    # name: (replies, the error, after so many seconds)
+    "headers": ({"/get_organization": Reply(before=FOREVER)}, TOTAL, 30),
+    "body": ({"/get_organization": Reply([b"{", FOREVER])}, TOTAL, 30),
+    "dripping": ({"/get_organization": Reply(DRIP)}, TOTAL, 30),
+    "just in time": ({"/get_organization": Reply([*DRIP[:40], ORG], before=pause(9))}, None, 29),
+    "the second": ({"/get_organization": Reply([pause(20), ORG]), "/get_description": Reply(DRIP)}, TOTAL, 30),
+    "the third": ({"/get_organization": Reply([pause(20), ORG]), "/get_agents": Reply(before=FOREVER)}, TOTAL, 30),
+    "a refusal's body": ({"/get_organization": Reply(DRIP, status=500)}, errors.ServerError, 5),
+}
+
+
+@pytest.mark.parametrize("what", DISCOVERIES)
+async def test_discovery_takes_30_seconds_in_all(what: str) -> None:
     """Discovery ends after 30 s in all, headers and bodies of the three documents together."""
-    drip: list[Step] = [pause(1), b" "] * 1000
-    cases: dict[str, tuple[dict[str, Reply], Any, float]] = {
-        "headers": ({"/get_organization": Reply(before=FOREVER)}, TOTAL, 30),
-        "body": ({"/get_organization": Reply([b"{", FOREVER])}, TOTAL, 30),
-        "dripping": ({"/get_organization": Reply(drip)}, TOTAL, 30),
-        "just in time": ({"/get_organization": Reply([*drip[:40], ORG], before=pause(9))}, None, 29),
-        "the second": ({"/get_organization": Reply([pause(20), ORG]), "/get_description": Reply(drip)}, TOTAL, 30),
-        "the third": ({"/get_organization": Reply([pause(20), ORG]), "/get_agents": Reply(before=FOREVER)}, TOTAL, 30),
-        "a refusal's body": ({"/get_organization": Reply(drip, status=500)}, errors.ServerError, 5),
-    }
-    for name, (replies, expected, seconds) in cases.items():
-        transport = FakeTransport(replies)
-        agent = plain(server_url=URL, transport=transport)
-        began = anyio.current_time()
-        got = None
-        try:
-            await agent.init()
-        except errors.OxyError as error:
-            got = type(error)
-        assert (name, got, round(anyio.current_time() - began, 2)) == (name, expected, seconds)
-        assert transport.requests == transport.left
+    replies, expected, seconds = DISCOVERIES[what]
+    transport = FakeTransport(replies)
+    agent = plain(server_url=URL, transport=transport)
+    began = anyio.current_time()
+    got = None
+    try:
+        await agent.init()
+    except errors.OxyError as error:
+        got = type(error)
+    assert got == expected
+    assert anyio.current_time() - began == pytest.approx(seconds, abs=0.01)
+    assert transport.requests == transport.left
 
 
 async def test_a_slow_discovery_does_not_stop_a_run() -> None:

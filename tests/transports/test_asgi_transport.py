@@ -430,18 +430,29 @@ async def test_cancellation() -> None:
 # --------------------------------------------------------------------------------------------------------------- Errors
 
 
-async def test_errors_of_the_application() -> None:
+STAGES: Final[dict[str, tuple[Any, ...]]] = {
+    "at once": (),
+    "after the head": (start(),),
+    "in the body": (start(), part(b"1")),
+    "after the body": (start(), part(b"1", more=False)),
+}
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("own"), ExceptionGroup("both", [ValueError("own")])], ids=["one", "a group"]
+)
+@pytest.mark.parametrize("steps", STAGES.values(), ids=STAGES)
+async def test_errors_of_the_application(steps: tuple[Any, ...], error: Exception) -> None:
     """An exception of the application is raised unchanged, at any time."""
-    own = ValueError("own")
-    both = ExceptionGroup("both", [own])
-    for error in (own, both):
-        for steps in ((), (start(),), (start(), part(b"1")), (start(), part(b"1", more=False))):
-            with pytest.raises(type(error)) as caught:
-                await read(saying(*steps, error))
-            assert caught.value is error
-    # Raised while nothing is read: it is raised at the end, unless the reader left before.
+    with pytest.raises(type(error)) as caught:
+        await read(saying(*steps, error))
+    assert caught.value is error
+
+
+async def test_an_error_while_nothing_is_read() -> None:
+    """An exception of the application while nothing is read is raised at the end."""
     with pytest.raises(ValueError, match="own"):
-        async with ASGITransport(saying(start(), own)).exchange(request()):
+        async with ASGITransport(saying(start(), ValueError("own"))).exchange(request()):
             await anyio.sleep(1)
 
 
@@ -463,29 +474,33 @@ def agent(app: App, **options: Any) -> SSEOxyGent:
     return SSEOxyGent(server_url=URL, transport=ASGITransport(app), **options)
 
 
-async def test_a_run() -> None:
+OWN: Final = KeyError("own")
+RUNS: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
+    # name: (output or error, steps of the application)
+    "complete": ("42", (start(), part(progress(1)), 5.0, part(answer("42") + close(), more=False))),
+    "close, and goes on": ("42", (start(), part(answer("42")), part(close()), math.inf)),
+    "cut": (errors.IncompleteStreamError, (start(), part(progress(1), more=False))),
+    "ends in the middle": (errors.IncompleteStreamError, (start(), part(progress(1)))),
+    "no response": (errors.RemoteProtocolError, ()),
+    "refused": (errors.AuthenticationError, (start(401), part(b"who?", more=False))),
+    "idle": (errors.IdleTimeoutError, (start(), part(progress(1)), math.inf)),
+    "opening": (errors.IdleTimeoutError, (math.inf,)),
+    "its own error": (KeyError, (start(), part(progress(1)), OWN)),
+}
+
+
+@pytest.mark.parametrize(("expected", "steps"), RUNS.values(), ids=RUNS)
+async def test_a_run(expected: Any, steps: tuple[Any, ...]) -> None:
     """A run of an application can be complete, cut, refused, timed out or left."""
-    own = KeyError("own")
-    cases: dict[str, tuple[Any, tuple[Any, ...]]] = {
-        "complete": ("42", (start(), part(progress(1)), 5.0, part(answer("42") + close(), more=False))),
-        "close, and goes on": ("42", (start(), part(answer("42")), part(close()), math.inf)),
-        "cut": (errors.IncompleteStreamError, (start(), part(progress(1), more=False))),
-        "ends in the middle": (errors.IncompleteStreamError, (start(), part(progress(1)))),
-        "no response": (errors.RemoteProtocolError, ()),
-        "refused": (errors.AuthenticationError, (start(401), part(b"who?", more=False))),
-        "idle": (errors.IdleTimeoutError, (start(), part(progress(1)), math.inf)),
-        "opening": (errors.IdleTimeoutError, (math.inf,)),
-        "its own error": (KeyError, (start(), part(progress(1)), own)),
-    }
-    for name, (expected, steps) in cases.items():
-        log: list[Any] = []
-        got: Any = None
-        try:
-            got = (await agent(saying(*steps, log=log), timeouts=Timeouts(idle=20, total=100)).ask("hi")).output
-        except (errors.OxyError, KeyError) as error:
-            got = type(error)
-        assert (name, got, log[-1]) == (name, expected, "ended")
-    assert own.__context__ is None
+    log: list[Any] = []
+    got: Any = None
+    try:
+        got = (await agent(saying(*steps, log=log), timeouts=Timeouts(idle=20, total=100)).ask("hi")).output
+    except (errors.OxyError, KeyError) as error:
+        got = type(error)
+    assert got == expected
+    assert log[-1] == "ended"
+    assert OWN.__context__ is None
 
 
 async def test_leaving_a_run() -> None:

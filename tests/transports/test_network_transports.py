@@ -1641,14 +1641,14 @@ async def test_data_before_an_error(library: Library, end: bytes) -> None:
     assert seen == ["progress", "progress"]
 
 
-async def test_no_echo_in_an_error(library: Library) -> None:
+@pytest.mark.parametrize(("said", "reason"), ECHOES, ids=[reason for _, reason in ECHOES])
+async def test_no_echo_in_an_error(library: Library, said: tuple[bytes, ...], reason: str) -> None:
     """An invalid response is described by its fault and not quoted: it may echo a secret."""
-    for said, reason in ECHOES:
-        async with asking(library, handler(*said)) as (agent, _):
-            agent.auth = BearerAuth("CANARY-4711")
-            error = await failure(agent)
-        assert "CANARY" not in f"{error} {error.__cause__ if isinstance(error, CUT) else None}"
-        assert reason in str(error)
+    async with asking(library, handler(*said)) as (agent, _):
+        agent.auth = BearerAuth("CANARY-4711")
+        error = await failure(agent)
+    assert "CANARY" not in f"{error} {error.__cause__ if isinstance(error, CUT) else None}"
+    assert reason in str(error)
 
 
 async def test_netrc_is_not_read(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
