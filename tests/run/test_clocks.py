@@ -149,10 +149,11 @@ async def test_timeout_texts(setting: str) -> None:
     """The error of a time-out names the setting with its value, and carries the outcome."""
     cls, outcome, timeouts, steps = TIMEOUT_TEXTS[setting]
     error = (await timed(FakeTransport.script(*steps), timeouts)).error
-    assert isinstance(error, TimeoutError)
+    assert error is not None
     assert type(error) is cls
     assert setting in str(error)
     assert error.outcome is outcome
+    assert isinstance(error, TimeoutError)
     assert not error.retryable
 
 
