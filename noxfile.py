@@ -188,7 +188,8 @@ def clients(session: nox.Session) -> None:
     tests/interop/environments.py installs them, which takes minutes: so it is no part of `.ci/run`.
     """
     install_wheel(session, "test")
-    session.run("python", "-m", "tests.interop.environments", "a2a", "openai-clients", "frameworks", "oxygent-1.1.3")
+    names = ("a2a", "openai-clients", "frameworks", "ray", "oxygent-1.1.3")
+    session.run("python", "-m", "tests.interop.environments", *names)
     session.run("pytest", "tests/clients", *session.posargs)
 
 
@@ -270,6 +271,7 @@ EXTRAS = {
     "otel": "oxygent_client.telemetry.otel",
     "oxygent": "oxygent_client.integrations.oxygent",
     "pytest": "oxygent_client.pytest_plugin",
+    "ray": "oxygent_client.integrations.ray",
 }
 
 

@@ -40,6 +40,7 @@ CLIENTS = {
     # name: (what is installed, what must import then)
     "a2a": (("google-adk[a2a]",), "a2a.client, google.adk.agents.remote_a2a_agent"),
     "openai-clients": (("openai", "litellm", "langchain-openai"), "openai, litellm, langchain_openai"),
+    "ray": (("ray[data]", "anyio", "attrs", "httpx", "httpx-sse"), "ray.data, pyarrow, httpx_sse"),
     "frameworks": (
         # the frameworks, and what our own package needs
         ("langgraph", "pydantic-ai-slim", "openai-agents", "anyio", "attrs", "httpx", "httpx-sse"),

@@ -103,6 +103,7 @@ ROOMS: Final[dict[str, Room]] = {
     "pytest_plugin": room("pytest_plugin", PUBLIC, "anyio attrs pytest uvloop", edge=True),
     "sync": room("sync sync.*", PUBLIC, "anyio attrs", edge=True),
     "integrations": room("integrations", PUBLIC, edge=True),
+    "integrations.ray": room("integrations.ray", f"{PUBLIC} sync", "anyio", edge=True),
     "integrations.oxygent": room("integrations.oxygent", PUBLIC, "attrs oxygent pydantic", edge=True),
 }
 
