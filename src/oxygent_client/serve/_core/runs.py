@@ -160,7 +160,8 @@ class Runs:
                 async with opened as run:
                     yield run
             except OxyError as error:
-                _logger.warning("%s: %s (%s)", type(error).__name__, error, error.outcome)
+                kind, server = type(error).__name__, error.server_url or "no server"
+                _logger.warning("run %s at %s: %s: %s (%s)", error.trace_id, server, kind, error, error.outcome)
                 raise
             finally:
                 if run is not None:
