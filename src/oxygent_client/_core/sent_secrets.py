@@ -33,8 +33,8 @@ SHORTEST_IN_OUR_TEXT: Final = 8
 class SentSecrets:
     """The secrets that one run or exchange has sent. Costs little until a text is shown."""
 
-    _noted: dict[tuple[str, str, bool], None] = attrs.field(factory=dict[tuple[str, str, bool], None], init=False)
-    """Name, value, and whether the header is marked as a credential; a URL has an empty name."""
+    _noted: dict[tuple[str, str], None] = attrs.field(factory=dict[tuple[str, str], None], init=False)
+    """Name and value of headers that may hold a secret; a URL has an empty name."""
     _needles: Needles | None = attrs.field(default=None, init=False)
     """For remote texts."""
     _own_needles: Needles | None = attrs.field(default=None, init=False)
@@ -46,9 +46,11 @@ class SentSecrets:
         `marked` are the lower-case names of headers that hold a credential, whatever their name.
         """
         known = len(self._noted)
-        self._noted["", url, False] = None
+        self._noted["", url] = None
         for name, value in headers.items():
-            self._noted[name.lower(), value, name.lower() in marked] = None
+            key = name.lower()
+            if key not in PUBLIC_HEADERS or key in marked:
+                self._noted[key, value] = None
         if len(self._noted) > known:
             self._needles = self._own_needles = None
 
@@ -88,8 +90,8 @@ class SentSecrets:
     def values(self) -> set[str]:
         """All secrets as sent, and their parts; not in other spellings."""
         found = set[str]()
-        for name, value, is_marked in [*self._noted]:
-            found.update(_of_header(name, value, is_marked=is_marked) if name else _of_url(value))
+        for name, value in [*self._noted]:
+            found.update(_of_header(name, value) if name else _of_url(value))
         return found - {""}
 
 
@@ -116,9 +118,7 @@ def _of_url(url: str) -> Iterator[str]:
             yield value if equals else name
 
 
-def _of_header(name: str, value: str, *, is_marked: bool) -> Iterator[str]:
-    if name in PUBLIC_HEADERS and not is_marked:
-        return
+def _of_header(name: str, value: str) -> Iterator[str]:
     yield value
     scheme, _, given = value.partition(" ")
     yield given

@@ -9,9 +9,8 @@ Rule 5: connections that a closed event loop left open are closed by `close_orph
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import Generic, Self, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 from oxygent_client._core.per_loop import is_closed, this_loop
@@ -19,6 +18,29 @@ from oxygent_client._core.per_loop import is_closed, this_loop
 T = TypeVar("T")
 Use = Callable[[], object]
 """Return the object that identifies the connection in use; None once the connection is free again."""
+
+
+class _Exchange:
+    """A context manager; the block calls it once it knows which connection is in use, since exchanges may share one."""
+
+    __slots__ = ("_uses",)
+
+    def __init__(self, uses: dict[object, Use]) -> None:
+        self._uses = uses
+
+    def __enter__(self) -> Self:
+        self._uses[self] = self._itself
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self._uses[self]
+
+    def __call__(self, use: Use) -> None:
+        """Note how to find the connection."""
+        self._uses[self] = use
+
+    def _itself(self) -> object:
+        return self
 
 
 class ConnectionCounter(Generic[T]):
@@ -48,18 +70,9 @@ class ConnectionCounter(Generic[T]):
     def _alive(self) -> list[T]:
         return [connection for each in self._known.keyrefs() if (connection := each()) is not None]
 
-    @contextmanager
-    def exchange(self) -> Generator[Callable[[Use], None]]:
-        """Count an exchange as using a connection.
-
-        The block calls the yielded function once it knows which connection, since exchanges may share one.
-        """
-        this = object()
-        self._uses[this] = lambda: this
-        try:
-            yield lambda use: self._uses.update({this: use})
-        finally:
-            del self._uses[this]
+    def exchange(self) -> _Exchange:
+        """Count an exchange as using a connection, in the block."""
+        return _Exchange(self._uses)
 
     def __call__(self) -> tuple[int, int]:
         """Return the number of open connections, and how many of them are idle."""
