@@ -78,7 +78,7 @@ def check_secure(
     """
     parts = urlsplit(url)
     host = _host(parts.hostname or "")
-    name = _host(urlsplit(named).hostname or "")
+    name = _host(urlsplit(named).hostname or "") if named else ""
     if parts.scheme == "https" or host in policy.plaintext_hosts or name in policy.plaintext_hosts:
         return
     shown = repr(parts.hostname or "this address")
