@@ -17,11 +17,13 @@ import contextvars
 import os
 import queue
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from functools import partial
 from inspect import isawaitable
-from typing import Any, Final, Generic, TypeVar, cast
+from types import TracebackType
+from typing import Any, Final, Generic, Self, TypeVar, cast
 
 import anyio
 import anyio.to_thread
@@ -431,6 +433,69 @@ class Block(Generic[T]):
 
 def _left() -> ClosedError:
     return ClosedError("the block was left")
+
+
+LEAVE_SECONDS: Final = 1.0
+"""How long the end of a `for` waits until the block is left. The garbage collector may have caused it, while a lock is
+held that the leaving needs; so it does not wait until that is done."""
+
+
+class BlockOwner(ABC, Generic[T]):
+    """An object with a block, which it enters once, by `with` or by its first use, and leaves when it is garbage."""
+
+    _block: Block[T] | None = None
+
+    def __init__(self, manager: AbstractAsyncContextManager[T], portal: Callable[[], Portal]) -> None:
+        self._manager = manager
+        self._portal = portal
+
+    @abstractmethod
+    def _entered_twice(self) -> ClosedError:
+        """Return the error for a second `with`."""
+
+    def __enter__(self) -> Self:
+        if self._block is not None:
+            raise self._entered_twice()
+        self._enter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._block is not None:
+            self._block.leave(error)
+
+    def close(self) -> None:
+        """Cancel what is in progress, which makes the remote stop; another thread may be reading."""
+        if self._block is not None:
+            self._block.leave()
+
+    def __del__(self) -> None:
+        if self._block is not None:
+            self._block.leave_soon()
+
+    def _enter(self) -> Block[T]:
+        if self._block is None:
+            self._block = Block(self._portal(), self._manager)
+            self._on_enter(self._block.enter())
+        return self._block
+
+    def _on_enter(self, value: T, /) -> None:
+        """Take the value of the block."""
+
+    def _each(self, take: Callable[[], Any], end: object) -> Iterator[Any]:
+        """Yield what `take` returns until that is `end`; the end of the iteration, whatever it is, leaves the block."""
+        block = self._enter()
+        try:
+            while (item := take()) is not end:
+                yield item
+        except GeneratorExit:  # perhaps of the garbage collector
+            block.leave_soon(LEAVE_SECONDS)
+            raise
+        except BaseException:
+            self.close()
+            raise
+        self.close()
 
 
 @attrs.define(eq=False)

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Any, Final, cast
 
 from oxygent_client import OxyRequest, QueryResult, QueryResults
 from oxygent_client.errors import ClosedError
-from oxygent_client.sync._portal import Block, Portal
-from oxygent_client.sync._run import LEAVE_SECONDS
+from oxygent_client.sync._portal import Block, BlockOwner, Portal
 
 Query = str | OxyRequest
 
@@ -35,14 +33,12 @@ class _Feed(AsyncIterator[Query]):
         return cast("Query", query)
 
 
-class SyncQueryResults:
+class SyncQueryResults(BlockOwner[QueryResults]):
     """The results of many queries: `for result in agent.map(queries, limit=8): ...`.
 
     Leaving the `for`, at any time, cancels the runs in progress, which makes the remote stop. So does leaving
     `with agent.map(queries) as results`, or `close`.
     """
-
-    _block: Block[QueryResults] | None = None
 
     def __init__(
         self,
@@ -51,48 +47,20 @@ class SyncQueryResults:
         portal: Callable[[], Portal],
     ) -> None:
         self._feed = _Feed()
-        self._portal = portal
         is_fed = isinstance(cast("Any", queries), Iterable) and not isinstance(queries, str | bytes)
         self._queries = iter(cast("Iterable[Query]", queries)) if is_fed else None
         self._results = map_queries(self._feed if is_fed else queries)
+        super().__init__(self._results, portal)
         self._has_all = self._queries is None
         self._begun = 0
         self._read = 0
         self._input_error: Exception | None = None
 
-    def __enter__(self) -> Self:
-        if self._block is not None:
-            raise ClosedError("the results of a map are entered once; call map again")
-        self._enter()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._block is not None:
-            self._block.leave(error)
-
-    def close(self) -> None:
-        """Cancel the runs in progress."""
-        if self._block is not None:
-            self._block.leave()
-
-    def __del__(self) -> None:
-        if self._block is not None:
-            self._block.leave_soon()
+    def _entered_twice(self) -> ClosedError:
+        return ClosedError("the results of a map are entered once; call map again")
 
     def __iter__(self) -> Iterator[QueryResult]:
-        block = self._enter()
-        try:
-            while (result := next(self, None)) is not None:
-                yield result
-        except GeneratorExit:  # perhaps of the garbage collector
-            block.leave_soon(LEAVE_SECONDS)
-            raise
-        except BaseException:
-            self.close()
-            raise
-        self.close()
+        return self._each(lambda: next(self, None), None)
 
     def __next__(self) -> QueryResult:
         """Return the next result.
@@ -126,9 +94,3 @@ class SyncQueryResults:
         if self._queries is None and not self._has_all:
             self._has_all = True
             block.do(self._feed.put, _END)
-
-    def _enter(self) -> Block[QueryResults]:
-        if self._block is None:
-            self._block = Block(self._portal(), self._results)
-            self._block.enter()
-        return self._block

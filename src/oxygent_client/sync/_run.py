@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar, cast, overload
+from typing import Any, Final, TypeVar, cast, overload
 
 from oxygent_client import AgentText, AnyEvent, Heartbeat, Outcome, OxyResponse, Run, TextUpdate, Trace
 from oxygent_client.errors import ClosedError, Partial
 from oxygent_client.sanitize import SentSecrets
 from oxygent_client.sync._mirror import converting
-from oxygent_client.sync._portal import Block, Portal
+from oxygent_client.sync._portal import BlockOwner, Portal
 
 T = TypeVar("T")
 
-LEAVE_SECONDS: Final = 1.0
-"""How long the end of a `for` waits until the run is closed. The garbage collector may have caused it, while a lock is
-held that the closing needs; so it does not wait until it is closed."""
 _END: Final = object()
 
 
-class SyncRun:
+class SyncRun(BlockOwner[Run]):
     """One run of a remote agent: `for event in agent.stream(query): ...`, perhaps in `with agent.stream(query) as run`.
 
     Leaving the `for`, at any time, ends the run and closes its connection, which makes the remote stop: by `break`, by
@@ -29,12 +25,9 @@ class SyncRun:
     Ctrl-C ends the run. `next(run)` returns a single event and leaves the run open.
     """
 
-    _block: Block[Run] | None = None
-
     def __init__(self, manager: Run | AbstractAsyncContextManager[Run], portal: Callable[[], Portal]) -> None:
-        self._manager = manager
+        super().__init__(manager, portal)
         self._known = manager if isinstance(manager, Run) else None
-        self._portal = portal
 
     @property
     def _run(self) -> Run:
@@ -128,32 +121,11 @@ class SyncRun:
 
     # --- the block ---
 
-    def __enter__(self) -> Self:
-        if self._block is not None:
-            raise ClosedError("a run is entered once; ask the agent for another", outcome=self.outcome)
-        self._enter()
-        return self
+    def _entered_twice(self) -> ClosedError:
+        return ClosedError("a run is entered once; ask the agent for another", outcome=self.outcome)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._block is not None:
-            self._block.leave(error)
-
-    def close(self) -> None:
-        """End the run and close its connection, which makes the remote stop; another thread may be reading."""
-        if self._block is not None:
-            self._block.leave()
-
-    def __del__(self) -> None:
-        if self._block is not None:
-            self._block.leave_soon()
-
-    def _enter(self) -> Block[Run]:
-        if self._block is None:
-            self._block = Block(self._portal(), self._manager)
-            self._known = self._block.enter()
-        return self._block
+    def _on_enter(self, value: Run, /) -> None:
+        self._known = value
 
     # --- the events ---
 
@@ -191,18 +163,9 @@ class SyncRun:
 
     def _iterate(self, source: Callable[[Run], AsyncIterator[T]]) -> Iterator[T]:
         """Iterate over what `source` makes of the run, in the run's task; leaving the iteration ends the run."""
-        block = self._enter()
+        self._enter()
         iterator = source(self._run)
-        try:
-            while (item := self._do(lambda _: anext(iterator, _END))) is not _END:
-                yield item
-        except GeneratorExit:  # perhaps of the garbage collector
-            block.leave_soon(LEAVE_SECONDS)
-            raise
-        except BaseException:
-            self.close()
-            raise
-        self.close()
+        yield from self._each(lambda: self._do(lambda _: anext(iterator, _END)), _END)
 
     def _do(self, function: Callable[[Run], Awaitable[Any]]) -> Any:
         """Run an async function of the run in the run's task, and wait for its result."""
