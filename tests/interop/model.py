@@ -30,6 +30,7 @@ SCRIPTS: Final[dict[str, tuple[str, str]]] = {
     "verse": ("Roses are red, violets are blue.", ""),
     "review": ("It rhymes, and it does not scan.", ""),
     "summary": ("The critic is right.", ""),
+    "recall": ("First you said: {first}", ""),
 }
 GATE_SECONDS: Final = 30.0
 
@@ -43,7 +44,8 @@ class _Model(BaseHTTPRequestHandler):
         has_result = "Tool [add_tool]" in json.dumps(body["messages"])
         asked = [each["content"].partition(" ")[0] for each in body["messages"] if each["role"] == "user"]
         script = next((SCRIPTS[word] for word in reversed(asked) if word in SCRIPTS), (json.dumps(TOOL_CALL), ANSWER))
-        text = script[has_result]
+        first = next(each["content"] for each in body["messages"] if each["role"] == "user")
+        text = script[has_result].replace("{first}", first)
         if body.get("stream"):
             self._stream([text[start : start + 4] for start in range(0, len(text), 4)])
         else:

@@ -21,6 +21,7 @@ import pytest
 from oxygent_client import SSEOxyGent, TextDelta, TextUpdate
 from tests.conftest import ROOT
 from tests.project.test_docs import BLOCK, DOCUMENTED_URL
+from tests.support.command_line import on_terminal
 
 from .harness import PATIENT, RemoteServer
 from .model import ANSWER, PREFACE, served_model
@@ -211,3 +212,30 @@ async def test_text_deltas(react: RemoteServer) -> None:
     assert "tool_name" in "".join(pieces)
     assert "".join(pieces).endswith(ANSWER)
     assert run.text == ANSWER
+
+
+def test_the_chat_command(react: RemoteServer, gate: threading.Event) -> None:
+    """The answer is shown while it is written; Ctrl-C cancels it; the agent remembers the turn before."""
+    with on_terminal("chat", react.url) as terminal:
+        terminal.read_until("you> ")
+        terminal.press("What is 40 plus 2?\r")
+        terminal.read_until(ANSWER)
+        terminal.read_until("you> ")
+        terminal.press("/tree\r")
+        terminal.read_until("add_tool")
+        terminal.read_until("you> ")
+        gate.clear()
+        try:
+            terminal.press("What is 40 plus 2, again?\r")
+            terminal.read_until(ANSWER[:16])
+            terminal.press("\x03")
+            terminal.read_until("stopped")
+        finally:
+            gate.set()
+        terminal.read_until("you> ")
+        terminal.press("recall please\r")
+        terminal.read_until("First you said: What is 40 plus 2?")
+        terminal.read_until("you> ")
+        terminal.press("\x04")
+        code = terminal.wait()
+    assert code == 0
