@@ -21,6 +21,7 @@ types: Any = importlib.import_module("a2a.types")
 # `Any`, since this program is for another environment than that in which types are checked.
 
 URL = sys.argv[1]
+_UNLIMITED: Any = importlib.import_module("httpx").Limits(max_connections=None)
 
 
 def _client(*, streaming: bool) -> Any:
@@ -107,6 +108,23 @@ async def subscribe(query: str) -> dict[str, Any]:
         return {"states": states}
 
 
+async def storm(count: int) -> dict[str, Any]:
+    """Send many messages at once, every other one streamed; the queries whose answers are not their own."""
+    async with importlib.import_module("httpx").AsyncClient(timeout=120, limits=_UNLIMITED) as http:
+        made = [client_module.ClientConfig(streaming=streaming, httpx_client=http) for streaming in (False, True)]
+        clients = [await client_module.create_client(URL, config) for config in made]
+
+        async def one(number: int) -> list[str]:
+            events = clients[number % 2].send_message(_request(f"echo storm {number}", ""))
+            responses = [event async for event in events]
+            task = responses[0].task if number % 2 == 0 else None
+            artifact = responses[-2].artifact_update.artifact if task is None else task.artifacts[0]
+            return [f"storm {number}", helpers.get_artifact_text(artifact)]
+
+        answers = await asyncio.gather(*(one(number) for number in range(count)))
+        return {"wrong": [each for each in answers if each[1] != each[0]], "count": len(answers)}
+
+
 async def adk(query: str, second: str = "") -> dict[str, Any]:
     """Google ADK: an agent that is remote, asked in one session."""
     remote: Any = importlib.import_module("google.adk.agents.remote_a2a_agent").RemoteA2aAgent
@@ -135,7 +153,7 @@ async def card() -> dict[str, Any]:
         return {"name": found.name, "skills": [skill.id for skill in found.skills]}
 
 
-WAYS = {each.__name__: each for each in (send, stream, cancel, subscribe, adk, card)}
+WAYS = {each.__name__: each for each in (send, stream, cancel, subscribe, storm, adk, card)}
 
 
 def main() -> None:

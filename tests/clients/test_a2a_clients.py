@@ -24,6 +24,7 @@ from oxygent_client import OxyState, SSEOxyGent
 from oxygent_client.serve.a2a import create_app
 from oxygent_client.testing import ToyRemote, serve
 from oxygent_client.testing.script import Call, Cut, Pause, Say, Script, Together, Words
+from tests.conftest import scaled
 from tests.interop.cuts import Cut as LineCut
 from tests.interop.cuts import line
 from tests.interop.environments import RELEASES, python_with
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 DRIVER: Final = Path(__file__).with_name("drive_a2a.py")
 WAYS: Final = ("send", "stream")
+MESSAGES: Final = scaled(200)
 CUT: Final = "CUT-HERE"
 QUERIES: Final = {
     # the name of the fact: the query; it names its way, so that runs can be counted
@@ -217,6 +219,13 @@ def test_a_client_that_comes_back(toy: Target) -> None:
     (result,) = toy.drive({"way": "subscribe", "query": "quiet back"})
     assert result == {"states": ["WORKING", "CANCELED"]}
     assert len(toy.trace_ids("quiet back")) == 1
+
+
+def test_many_messages_at_once(target: Target) -> None:
+    """Each has its own answer, and is one run."""
+    (result,) = target.drive({"way": "storm", "count": MESSAGES})
+    assert result == {"wrong": [], "count": MESSAGES}
+    assert len(target.trace_ids("echo storm")) == MESSAGES
 
 
 def test_google_adk(target: Target) -> None:
