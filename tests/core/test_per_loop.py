@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import anyio.lowlevel
 import pytest
+import trio
 
 from oxygent_client._core.per_loop import PerLoop, _store, this_loop
 from tests.conftest import LOOPS
@@ -189,3 +190,22 @@ def test_another_closed_loop() -> None:
     anyio.run(put)
     gc.collect()
     assert thing() is None
+
+
+def test_the_loop_of_a_guest() -> None:
+    """In a trio that runs as a guest of asyncio's loop, the running loop is trio's."""
+
+    async def guest() -> bool:
+        return this_loop() is trio.lowlevel.current_trio_token()
+
+    async def host() -> bool:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[bool] = loop.create_future()
+        trio.lowlevel.start_guest_run(
+            guest,
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            done_callback=lambda outcome: done.set_result(outcome.unwrap()),
+        )
+        return await done
+
+    assert asyncio.run(host()) is True
