@@ -39,8 +39,8 @@ SMOKE = (
     "project/test_public_names",
 )
 """The test files that meet what differs between versions of Python: event loops, sockets, JSON, typing, imports."""
-UNIT = ("--ignore=tests/interop", "--ignore=tests/clients", "--ignore=tests/recipes")
-"""All tests but those with real servers, real clients and other frameworks."""
+UNIT = ("--ignore=tests/interop", "--ignore=tests/clients", "--ignore=tests/recipes", "--ignore=tests/browser")
+"""All tests but those with real servers, real clients, other frameworks and a browser."""
 UNMEASURED = tuple(
     f"--ignore=tests/{name}.py"
     for name in ("core/test_linear", "project/test_layers", "project/test_project", "project/test_security_page")
@@ -288,6 +288,13 @@ def alone(session: nox.Session) -> None:
 
 for extra in EXTRAS:
     nox.session(name=extra, default=False)(alone)
+
+
+@nox.session(default=False)
+def browser(session: nox.Session) -> None:
+    """The page of a report in a real Chromium (Debian's package `chromium`)."""
+    install_wheel(session, "test")
+    session.run("pytest", "tests/browser", *session.posargs)
 
 
 @nox.session(default=False)
