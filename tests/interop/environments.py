@@ -40,6 +40,9 @@ CLIENTS = {
     # name: (what is installed, what must import then)
     "a2a": (("google-adk[a2a]",), "a2a.client, google.adk.agents.remote_a2a_agent"),
     "openai-clients": (("openai", "litellm", "langchain-openai"), "openai, litellm, langchain_openai"),
+    # The two lines of releases of the package `mcp`.
+    "mcp-1": (("mcp<2",), "mcp.client.streamable_http"),
+    "mcp-2": (("mcp>=2.3",), "mcp.client.client"),
     "ray": (("ray[data]", "anyio", "attrs", "httpx", "httpx-sse"), "ray.data, pyarrow, httpx_sse"),
     "frameworks": (
         # the frameworks, and what our own package needs

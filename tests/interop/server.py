@@ -266,6 +266,12 @@ async def human(request: Any) -> list[Any]:
     return [said async for said in request.get_feedback_stream(channel)]
 
 
+async def feedback(request: Any) -> list[Any]:
+    """As `human`, by the type of message for which a served agent asks the user of its client."""
+    await request.send_message({"type": "feedback", "content": "May I?"})
+    return [said async for said in request.get_feedback_stream()]
+
+
 async def tagged(request: Any) -> str:
     """Send numbered messages with a tag, then the tag."""
     tag, count = rest_of(request).split()
@@ -344,6 +350,7 @@ SCENARIOS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "slow": slow,
     "quiet": quiet,
     "human": human,
+    "feedback": feedback,
     "tagged": tagged,
     "paced": paced,
     "stopped": stopped,

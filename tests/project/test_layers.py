@@ -91,7 +91,9 @@ ROOMS: Final[dict[str, Room]] = {
     # The served side: what all protocols share, and a room for each protocol.
     "serve": room("serve serve._core serve._core.*", PUBLIC, "anyio attrs uvicorn", edge=True),
     "serve.openai": room("serve.openai serve._openai serve._openai.*", f"{PUBLIC} serve", "attrs", edge=True),
-    "serve.mcp": room("serve.mcp serve._mcp serve._mcp.*", f"{PUBLIC} serve", "anyio attrs mcp mcp_types", edge=True),
+    "serve.mcp": room(
+        "serve.mcp serve._mcp serve._mcp.*", f"{PUBLIC} serve", "anyio attrs mcp mcp_types sse_starlette", edge=True
+    ),
     "serve.a2a": room("serve.a2a serve._a2a serve._a2a.*", f"{PUBLIC} serve", "anyio attrs a2a google", edge=True),
     "cli": room(
         "cli cli.* __main__",

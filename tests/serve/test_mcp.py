@@ -423,9 +423,10 @@ async def test_feedback(reply: types.ElicitResult | types.ErrorData, feedback: l
 
 @each_era
 async def test_a_client_that_cannot_ask(era: Era) -> None:
-    """If the client has no way to ask its user, nothing is sent: somebody else may answer the agent."""
+    """If the client has no way to ask its user, it gets the question as progress: others may answer the agent."""
     here = site()
     result = await here.ask("ask", era)
+    assert here.progress[0][0] == f'{MASTER} asks: {{"may I": true}}'
     assert here.toy.runs[0].feedback == []
     assert text_of(result) == "done"
 

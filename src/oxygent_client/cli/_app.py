@@ -451,6 +451,7 @@ def _adapters(*, openai: bool, reasoning: bool, mcp: bool, master_only: bool) ->
 
     adapters: list[Adapter] = [OpenAIAdapter(reasoning)] if openai else []
     if mcp:
+        _mcp().let_calls_end()
         adapters.append(_mcp().MCPAdapter(master_only))
     return adapters
 

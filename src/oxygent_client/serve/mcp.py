@@ -21,6 +21,7 @@ from mcp.server import Server, ServerRequestContext
 from mcp.server.stdio import stdio_server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
+from sse_starlette.sse import AppStatus
 
 from oxygent_client import AnyEvent, OxyError, Run, SSEOxyGent, __version__
 from oxygent_client.errors import ConfigurationError
@@ -50,7 +51,7 @@ from oxygent_client.serve._mcp.documents import (
     tool,
 )
 
-__all__ = ["MCPAdapter", "create_app", "create_server", "serve_stdio"]
+__all__ = ["MCPAdapter", "create_app", "create_server", "let_calls_end", "serve_stdio"]
 
 PROGRESS_SECONDS: Final = 15.0
 """The longest time without progress."""
@@ -141,6 +142,14 @@ def create_server(
     adapter = MCPAdapter(master_only, progress_seconds)
     runs = Runs(agent, limits or ServeLimits())
     return _server(runs, adapter.master_only, adapter.progress_seconds, runs.open)
+
+
+def let_calls_end() -> None:
+    """Let calls end in the time that `serve_forever` gives them after a signal, for the whole process.
+
+    Else the library ends its streams of events at once when uvicorn receives a signal.
+    """
+    AppStatus.enable_automatic_graceful_drain = False
 
 
 async def serve_stdio(server: Server[None]) -> None:
@@ -312,8 +321,11 @@ class _Call:
     async def _report(self, run: Run, event: AnyEvent, clean: Callable[[Any], Any]) -> None:
         if call := call_of(event):
             await self.progress.send(line(clean(call)))
-        elif event.type == "feedback" and self._can_ask:
-            await self._ask(run, line(clean(text_of(event.content))))
+        elif event.type == "feedback":
+            question = line(clean(text_of(event.content)))
+            await self.progress.send(f"{line(self.agent)} asks: {question}")
+            if self._can_ask:
+                await self._ask(run, question)
 
     @property
     def _can_ask(self) -> bool:

@@ -20,7 +20,7 @@ def serve(app: Any, port: int = 0) -> Generator[str]:
     """Run an ASGI application under uvicorn, in a thread of its own, and yield its URL.
 
     Args:
-        app: an ASGI 3 application, such as `ToyRemote()`. Its lifespan is not run.
+        app: an ASGI 3 application, such as `ToyRemote()`; its lifespan is run, if it has one.
         port: the port on 127.0.0.1; 0 chooses a free one.
 
     Raises:
@@ -39,7 +39,7 @@ def serve(app: Any, port: int = 0) -> Generator[str]:
     with listening as listener:
         # No log: the terminal belongs to the block. One second is enough for streams that are no longer read.
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
+            app, log_config=None, access_log=False, lifespan="auto", ws="none", timeout_graceful_shutdown=1
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
