@@ -321,6 +321,18 @@ async def test_a_lost_confirmation(tmp_path: Path, toy: ToyRemote) -> None:
     assert len(toy.runs) == 1
 
 
+async def test_a_server_of_an_old_release(tmp_path: Path) -> None:
+    """A server without events of detached runs has the results in its records."""
+    toy = ToyRemote(scripts=SLOW, dialect="1.0.8")
+    items = [Item(1, "slow one"), Item(2, "raise")]
+    with files(tmp_path) as killed:
+        killed.begin(Item(3, "echo"))
+    statuses = await run(tmp_path, agent_of(toy), *items, Item(3, "echo"))
+    assert sorted(statuses) == ["completed", "failed", "unknown"]
+    assert {line["id"]: line.get("output") for line in lines(tmp_path)} == {1: "one", 2: None, 3: None}
+    assert sorted(run.query for run in toy.runs) == ["raise", "slow one"]
+
+
 async def test_a_server_that_goes_down(tmp_path: Path, toy: ToyRemote) -> None:
     """A batch ends after a number of queries without a result; the next one runs those that surely did not run."""
     items = [Item(number, f"echo {number}") for number in range(12)]

@@ -89,3 +89,15 @@ def test_a_batch_that_is_killed(start_server: Callable[[str], RemoteServer], tmp
         line["query"].split()[1] for line in lines if line["status"] == "completed"
     ]
     assert process.returncode == (7 if unknown else 0), log
+
+
+@pytest.mark.parametrize("server", ["1.0.8"], indirect=True)
+def test_an_old_server(server: RemoteServer, tmp_path: Path) -> None:
+    """At a server without events of detached runs, the answers are those of its records."""
+    file = tmp_path / "queries.jsonl"
+    file.write_text("".join(json.dumps(f"tagged old-{number} 1") + "\n" for number in range(12)))
+    process = started(server, file)
+    _, log = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, log
+    assert {line["output"] for line in results(tmp_path / "results.jsonl")} == {f"old-{number}" for number in range(12)}
+    assert len([record for record in server.records("started") if "old-" in record.get("query", "")]) == 12

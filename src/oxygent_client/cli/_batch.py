@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from oxygent_client import Outcome, OxyRequest, RunHandle, SSEOxyGent
+from oxygent_client import Outcome, OxyRequest, RunHandle, RunRecord, SSEOxyGent
 from oxygent_client.cli._batch_files import FINAL, Attempt, BatchFiles, Item
 from oxygent_client.cli._options import shown_url
-from oxygent_client.errors import OxyError
+from oxygent_client.errors import NotFoundError, OxyError, RemoteAgentError
 from oxygent_client.sanitize import without_credentials
 
 STATUSES: Final[Mapping[Outcome, str]] = {
@@ -38,6 +38,8 @@ STATUSES: Final[Mapping[Outcome, str]] = {
 """The status of a query by the outcome of its error."""
 STOP_AFTER: Final = 20
 """New queries in a row without a result that end a batch."""
+POLL_SECONDS: Final = 0.5
+"""Pause between two requests for a record."""
 DOUBT_SECONDS: Final = 10.0
 """How long to wait for a sign of a run that the server's record does not have: records may lag behind."""
 
@@ -138,15 +140,37 @@ class Batch:
             node_id=attempt.node_id,
             call_stack=("user", self.agent.name),
         )
-        async with self.agent.attach(handle.to_token()) as run:
-            with anyio.move_on_after(doubt) as scope:
-                await anext(run, None)
-            if scope.cancelled_caught:
-                raise OxyError("the server shows no sign of the run; it may not have started")
-            response = await run.final_response()
-            output = without_credentials(run.sent)(response.output)
+        try:
+            async with self.agent.attach(handle.to_token()) as run:
+                with anyio.move_on_after(doubt) as scope:
+                    await anext(run, None)
+                if scope.cancelled_caught:
+                    raise OxyError("the server shows no sign of the run; it may not have started")
+                response = await run.final_response()
+                output = without_credentials(run.sent)(response.output)
+        except NotFoundError:  # releases before 1.0.13 have no events of detached runs
+            return await self._poll(attempt, self.agent.timeouts.total if doubt is None else doubt)
         recovered = {"recovered": True} if response.recovered else {}
         return {"status": "completed", "output": output, **recovered}
+
+    async def _finished(self, attempt: Attempt) -> RunRecord | None:
+        record = await self.agent.lookup(attempt.trace_id)
+        return record if record is not None and record.is_over else None
+
+    async def _poll(self, attempt: Attempt, seconds: float | None) -> dict[str, Any]:
+        """Read the result of a run from the server's record, within so many seconds.
+
+        Raises:
+            OxyError: the run failed, or the record does not have its end.
+        """
+        with anyio.move_on_after(seconds):
+            while (record := await self._finished(attempt)) is None:  # noqa: ASYNC110  (it is at the server)
+                await anyio.sleep(POLL_SECONDS)
+            trace = record.trace()
+            if record.is_failure:
+                raise RemoteAgentError(trace.error)
+            return {"status": "completed", "output": trace.output, "recovered": True}
+        raise OxyError("the server's record does not have the end of the run")
 
 
 class _Rate(ProgressColumn):
@@ -182,13 +206,16 @@ def run_batch(agent: SSEOxyGent, items: Sequence[Item], output: Path, concurrenc
             failures[status] += 1
             progress.update(task, advance=1, failures=failures.total() - failures["completed"])
 
+        async def run() -> bool:
+            await Batch(agent, files, show).run(work, concurrency)
+            return all(files.status(item) == "completed" for item in items)
+
         try:
             with progress if console.is_terminal else nullcontext():
-                anyio.run(Batch(agent, files, show).run, work, concurrency)
+                return anyio.run(run)
         finally:
             statuses = Counter(files.status(item) for item in items)
             console.print(_summary(statuses, output), highlight=False, soft_wrap=True, markup=False)
-        return statuses.keys() <= {"completed"}
 
 
 LABELS: Final[Mapping[str, str]] = {
