@@ -351,6 +351,7 @@ def test_the_live_view_at_a_question() -> None:
     run = session(asking(ASKS, *DONE), "go", "yes", make_display=display)
     moving, _, staying = out.getvalue().rpartition("\x1b[?25h")
     assert moving.count("\x1b[?25h") == 1
+    assert "\x1b[1A" not in moving.split("\x1b[?25l")[2].partition("\n")[0]  # what was read is not erased
     assert "▌" not in staying
     assert "42" in staying
     assert run.said[0].startswith("the agent asks")

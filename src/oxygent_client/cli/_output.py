@@ -83,9 +83,12 @@ class LiveDisplay:
 
     def __attrs_post_init__(self) -> None:
         self.view = View(self.query)
+        self._live = self._new_live()
+
+    def _new_live(self) -> Live:
         # No automatic refresh: rich's thread would read the view while an event changes it.
         # An answer that goes elsewhere must not be redirected into the view.
-        self._live = Live(
+        return Live(
             console=self.console,
             auto_refresh=False,
             transient=True,
@@ -112,6 +115,7 @@ class LiveDisplay:
         try:
             yield
         finally:
+            self._live = self._new_live()  # the one before would erase as many lines as it had drawn
             self._live.start()
 
     def see(self, event: Event, at: float) -> None:
