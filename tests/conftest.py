@@ -117,11 +117,13 @@ IN_TURN: Final[dict[str, str]] = {
     # "tests/test_x.py" or "tests/test_x.py::test_y": the subject of its long table, which does not depend on the loop.
     # Each case runs on one of its loops, in turn, so that each loop is used; in a soak on all of them.
     "tests/agent/test_callbacks.py::test_mutants": "faulty base classes",
+    "tests/agent/test_detached.py::test_a_cut_at_every_byte": "recordings, cut",
     "tests/agent/test_remote_text.py::test_no_credential_is_shown": "texts",
     "tests/cluster/test_cluster.py::test_balance_after_recovery": "the arithmetic of strategies",
     "tests/cluster/test_cluster_promises.py::test_a_cluster_keeps_the_promises": "as those of its transport",
     "tests/cluster/test_cluster_storms.py": "processes that are killed",
     "tests/cluster/test_cluster_simulation.py::test_a_cluster_follows_the_model": "the arithmetic of strategies",
+    "tests/policies/test_policies.py::test_each_keeps_the_promises_of_a_transport": "as those of its transport",
     "tests/protocol/test_hostile_documents.py": "documents",
     "tests/run/test_floods.py": "the memory of a process; loops are compared by its soak",
     "tests/run/test_run.py::test_byte_by_byte": "recordings, cut",
@@ -129,6 +131,7 @@ IN_TURN: Final[dict[str, str]] = {
     "tests/run/test_run.py::test_terminal_contract": "recordings",
     "tests/run/test_storms.py": "how servers end a stream, and numbers of calls",
     "tests/run/test_texts.py::test_large_members_are_not_kept": "memory",
+    "tests/telemetry/test_otel.py::test_many_names": "memory",
     "tests/testing/test_check_transport_finds.py::test_a_broken_transport": "faulty transports",
     "tests/testing/test_faults.py::test_each_fault": "faults in memory, made by our own code",
     "tests/testing/test_faults_loopback.py::test_each_fault": "the same faults over a socket",

@@ -630,10 +630,10 @@ ENDLESS: Final = {
     # name: (the limit, the first bytes, the chunk that is repeated); many objects are slow to trace
     "a line": (16 * MIB, b"data: ", b"x" * PIECE),
     "an event of lines": (16 * MIB, b"", b"data: " + b"x" * (PIECE - 7) + b"\n"),
-    "an event of small lines": (2 * MIB, b"", b"data: x\n" * (PIECE // 8)),
-    "an event of empty lines": (2 * MIB, b"", b"data\n" * (PIECE // 5)),
+    "an event of small lines": (MIB, b"", b"data: x\n" * (PIECE // 8)),
+    "an event of empty lines": (MIB, b"", b"data\n" * (PIECE // 5)),
     "a comment": (16 * MIB, b": ", b"x" * PIECE),
-    "comments": (2 * MIB, b"", b": ping\n" * (PIECE // 7)),
+    "comments": (MIB, b"", b": ping\n" * (PIECE // 7)),
     "an unknown field": (16 * MIB, b"what: ", b"x" * PIECE),
     "a name": (16 * MIB, b"event: ", b"x" * PIECE),
     "a byte order mark and then a line": (16 * MIB, BOM, b"x" * PIECE),
