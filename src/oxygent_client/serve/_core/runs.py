@@ -164,8 +164,7 @@ class Runs:
                 _logger.warning("run %s at %s: %s: %s (%s)", error.trace_id, server, kind, error, error.outcome)
                 raise
             finally:
-                if run is not None:
-                    outcome, trace_id = run.outcome, run.trace_id
+                outcome, trace_id = (outcome, trace_id) if run is None else (run.outcome, run.trace_id)
         if scope.cancelled_caught:
             refused = Refused(503, "stopping", "the server is stopping")
             refused.failure = attrs.evolve(
