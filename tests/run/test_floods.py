@@ -159,10 +159,9 @@ LEFT: Final = {
 @each_loop
 @pytest.mark.parametrize("flood", LEFT)
 def test_leaving_a_flood(flood: str, loop: str, url: str, row: Row) -> None:
-    """A flood that no limit ends is left within a second of a cancellation."""
-    found = measured(row, url, flood, loop, cancel=0.2, discover=LEFT[flood], limits=NO_LIMIT)
+    """A flood that no limit ends is left soon after a cancellation."""
+    found = measured(row, url, flood, loop, cancel=MIB // 4, discover=LEFT[flood], limits=NO_LIMIT)
     assert found.ends == ["cancelled"]
-    assert found.received > MIB // 16
     assert found.late is not None
     assert found.late < PROMPT
 

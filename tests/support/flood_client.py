@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import re
 import sys
 import time
@@ -37,8 +36,8 @@ class Options:
 
     limits: dict[str, Any] = attrs.field(factory=dict[str, Any])
     idle: float | None = None
-    cancel: float | None = None
-    """After so many seconds the block is left."""
+    cancel: int | None = None
+    """After so many bytes of a body the block is left."""
     seconds: float = 0
     """For so many seconds the flood is entered again; at least once."""
     marked: int | None = None
@@ -62,17 +61,21 @@ class Measured:
     seconds: float
     """Seconds of the longest round."""
     late: float | None
-    """The most seconds from the limit's last byte, or the planned end, to the error; None without either."""
+    """The most seconds from the limit's last byte, the byte that cancels, or `idle` to the end; None without these."""
 
 
 @attrs.define
 class Counting:
-    """A transport that counts the bytes of a body, and records when `marked` of them were received."""
+    """A transport that counts the bytes of a body, and records when `marked` of them were received.
+
+    It cancels `scope` then, if it has one.
+    """
 
     inner: HTTPXTransport
     marked: int | None = None
     received: int = 0
     reached: float | None = None
+    scope: anyio.CancelScope | None = None
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
@@ -101,6 +104,8 @@ class Counted:
         counting.received += len(piece)
         if counting.marked is not None and counting.reached is None and counting.received >= counting.marked:
             counting.reached = time.monotonic()
+            if counting.scope is not None:
+                counting.scope.cancel()
         return piece
 
 
@@ -130,14 +135,16 @@ class Round:
 
 async def go_into(url: str, transport: Counting, options: Options) -> Round:
     """Make one run, or one discovery."""
-    transport.received, transport.marked, transport.reached = 0, options.marked, None
+    marked = options.marked if options.cancel is None else options.cancel
+    transport.received, transport.marked, transport.reached = 0, marked, None
     timeouts = Timeouts(silence=None, idle=options.idle, total=60)
     limits = Limits(**options.limits)
     agent = SSEOxyGent(server_url=url, transport=transport, timeouts=timeouts, limits=limits, retry=Retry(attempts=1))
     end = ""
     events = 0
     began = time.monotonic()
-    with anyio.move_on_after(math.inf if options.cancel is None else options.cancel) as scope:
+    with anyio.CancelScope() as scope:
+        transport.scope = None if options.cancel is None else scope
         try:
             if options.discover:
                 await agent.init()
@@ -148,11 +155,9 @@ async def go_into(url: str, transport: Counting, options: Options) -> Round:
         except errors.OxyError as error:
             end = f"{type(error).__name__}: {error}"
     ended = time.monotonic()
-    since = transport.reached
+    since = transport.reached if options.idle is None else began + options.idle
     if scope.cancelled_caught:
         end = "cancelled"
-    for seconds in (options.cancel, options.idle):
-        since = since if seconds is None else began + seconds
     return Round(end, events, transport.received, ended - began, None if since is None else ended - since)
 
 
