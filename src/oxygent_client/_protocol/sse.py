@@ -20,17 +20,14 @@ from oxygent_client._core.settings import Limits
 
 _BOM = b"\xef\xbb\xbf"
 _BLOCK = re.compile(
-    r"(?:id: ([^\0\r\n]++)\r?\n)?+"
-    r"(?:event: ([^\r\n]++)\r?\n)?+"
-    r"data: ([^\r\n]*+)\r?\n"
-    r"(?:retry: ([0-9]{1,9}+)\r?\n)?+"
-    r"\r?\n"
-    r"|(:)[^\r\n]*+\r?\n\r?\n"
+    r"(?:id: (.++)\n)?+(?:event: (.++)\n)?+data: (.*+)\n(?:retry: ([0-9]{1,9}+)\n)?+\n"
+    r"|(:).*+\n\n"
     r"|([\s\S]++)"
 )
 """A block as real servers send it, a heartbeat, or else all the rest: so matches follow each other without a gap.
 
-Nothing in it backtracks further than to the beginning of a block.
+Lines end with LF. Nothing in it backtracks further than to the beginning of a block, and `.` is found several times as
+fast as a set of characters.
 """
 _SLICE = 64 * 1024
 """How many bytes are cut into lines at a time, so that a huge piece does not become a huge list."""
@@ -66,6 +63,7 @@ class Decoder:
         self._limits = limits
         self._line_limit = math.inf if limits.line_bytes is None else limits.line_bytes
         self._event_limit = math.inf if limits.event_bytes is None else limits.event_bytes
+        self._stream_limit = math.inf if limits.stream_bytes is None else limits.stream_bytes
         self._fast_limit = min(self._line_limit, self._event_limit)
         self._stream_bytes = 0
         self._head: bytes | None = b""  # what may still become a byte order mark; None once that is settled
@@ -129,12 +127,10 @@ class Decoder:
         return events
 
     def _take(self, piece: bytes, events: list[ServerSentEvent]) -> None:
-        limit = self._limits.stream_bytes
-        over = limit is not None and self._stream_bytes + len(piece) > limit
-        if over:
-            assert limit is not None
-            piece = piece[: limit - self._stream_bytes]
         self._stream_bytes += len(piece)
+        over = self._stream_bytes - self._stream_limit
+        if over > 0:
+            piece = piece[: -int(over)]
         if self._head is not None:
             piece = self._without_mark(self._head + piece)
         if self._swallow_lf and piece:
@@ -145,8 +141,8 @@ class Decoder:
             piece = self._take_usual(piece, events)
         if piece:
             self._cut(piece, events)
-        if over:
-            raise TooLargeError(f"the stream is larger than Limits.stream_bytes ({limit})")
+        if over > 0:
+            raise TooLargeError(f"the stream is larger than Limits.stream_bytes ({self._stream_limit})")
 
     def _without_mark(self, head: bytes) -> bytes:
         """The stream's first bytes without a byte order mark; empty until it is ruled in or out."""
@@ -167,23 +163,27 @@ class Decoder:
                 return piece
             self._cut(piece[:blank], events)
             piece = piece[blank:]
-        end = piece.rfind(b"\n") + 1
+        if piece[-1:] == b"\n":
+            rest = b""
+        else:
+            end = piece.rfind(b"\n") + 1
+            piece, rest = piece[:end], piece[end:]
+        lines = piece.replace(b"\r", b"")
+        if len(piece) - len(lines) != piece.count(b"\r\n") or 0 in lines:  # a CR alone ends a line, too
+            return piece + rest
         try:
-            text = piece[:end].decode()
+            text = lines.decode()
         except UnicodeDecodeError:
-            return piece
+            return piece + rest
         last_id, names_events = self._id, self.names_events
         append = events.append
-        for id_, event, data, retry, comment, rest in _BLOCK.findall(text):
-            if not data and (rest or comment):
+        for id_, event, data, retry, comment, other in _BLOCK.findall(text):
+            if not data and (other or comment):
                 if comment:
                     self.comments += 1
                     continue
-                if len(rest) < len(text):
-                    piece = piece[end - len(rest.encode()) :]
-                self._id = self.last_event_id = last_id
-                self.names_events = names_events
-                return piece
+                rest = other.encode() + rest
+                break
             last_id = id_ or last_id
             if event:
                 names_events = True
@@ -195,7 +195,7 @@ class Decoder:
             append(new_sse(event or "message", data, last_id, milliseconds))
         self._id = self.last_event_id = last_id
         self.names_events = names_events
-        return piece[end:]
+        return rest
 
     def _cut(self, piece: bytes, events: list[ServerSentEvent]) -> None:
         # bytes.splitlines ends a line at LF, CR and CRLF only; str.splitlines would break JSON at U+2028.
