@@ -29,7 +29,7 @@ from oxygent_client import (
 )
 from oxygent_client._core.redaction import KEPT_HEADERS
 from oxygent_client._protocol.endpoints import HEADERS, STREAM_HEADERS
-from oxygent_client._protocol.messages import CLOSE, EVENTS, is_event_stream, to_event
+from oxygent_client._protocol.messages import CLOSE, EVENTS, is_event_stream, to_event, unusual_event
 from oxygent_client._protocol.responses import (
     KnownAgents,
     error_from_response,
@@ -120,6 +120,26 @@ def test_thoughts(message: dict[str, Any], text: str, agent: str) -> None:
     assert isinstance(found, Thought)
     assert found.text == text
     assert found.agent == agent
+
+
+WIRE_JSON: Final = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.sampled_from([*EVENTS]),
+    lambda members: (
+        st.lists(members, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "content", "x"]), members, max_size=3)
+        | st.fixed_dictionaries({"type": st.sampled_from([*EVENTS]), "content": members})
+    ),
+    max_leaves=8,
+)
+
+
+@given(WIRE_JSON.map(json.dumps) | st.text(max_size=9), st.integers(1, 4))
+def test_usual_and_unusual_messages(data: str, depth: int) -> None:
+    """A message of the usual shape becomes the event that the general path makes of it."""
+    sse, limits = ServerSentEvent("name", data, "7", 5), Limits(depth=depth)
+    found, expected = to_event(sse, limits), unusual_event(sse, depth)
+    assert found == expected
+    assert found.problems == expected.problems
 
 
 @pytest.mark.parametrize("kind", ["tool_call", "observation"])

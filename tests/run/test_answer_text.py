@@ -66,10 +66,7 @@ def follow(events: Sequence[ToolCall | TextDelta], output: str | None = None) ->
     texts, cursor = Texts(), TextCursor()
     updates: list[TextUpdate | None] = []
     for event in events:
-        if isinstance(event, ToolCall):
-            texts.add_call(event)
-        else:
-            texts.add_delta(event)
+        texts.add([event])
         updates.append(cursor.take(texts.answer))
     if output is not None:
         texts.answer.finish(output)
@@ -287,10 +284,7 @@ def test_batches_change_nothing(written: tuple[Events, dict[str, str]]) -> None:
     """A text read only at the end is equal to one read after each event."""
     texts = Texts()
     for event in written[0]:
-        if isinstance(event, ToolCall):
-            texts.add_call(event)
-        else:
-            texts.add_delta(event)
+        texts.add([event])
     assert texts.answer.text == replay(follow(written[0]))
 
 
@@ -302,7 +296,7 @@ def test_all_texts() -> None:
     texts = Texts()
     pieces = [*text("s1", "master", CHOICE), *text("v", "poet", "Roses ")[:1], *text("s2", "master", "42")]
     for event in [*pieces, *text("v", "poet", "are red"), *text("e", "empty", "")]:
-        texts.add_delta(event)
+        texts.add([event])
     assert texts.all == (
         AgentText("master", "s1", CHOICE),
         AgentText("poet", "v", "Roses are red"),
@@ -323,10 +317,7 @@ def test_messages_are_not_kept(kind: str) -> None:
     part = event.content
     before, texts = sys.getrefcount(part), Texts()
     for _ in range(3000):
-        if isinstance(event, ToolCall):
-            texts.add_call(event)
-        else:
-            texts.add_delta(event)
+        texts.add([event])
     assert sys.getrefcount(part) - before < 300
 
 
@@ -337,9 +328,9 @@ def test_linear_time(looks: bool) -> None:
     def read(count: int) -> None:
         texts, cursor = Texts(), TextCursor()
         [piece, _] = text("r", "master", "some text ")
-        texts.add_call(ROOT)
+        texts.add([ROOT])
         for _ in range(count):
-            texts.add_delta(piece)
+            texts.add([piece])
             update = cursor.take(texts.answer)
             assert update is not None
             assert (update.text if looks else update.delta).endswith("text")

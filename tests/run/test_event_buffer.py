@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oxygent_client import Limits, errors
 from oxygent_client._core.events import ServerSentEvent
 from oxygent_client._protocol.sse import Decoder
-from oxygent_client._run.event_buffer import EventBuffer, sse_of
+from oxygent_client._run.event_buffer import LARGE, EventBuffer, sse_of
 
 CLOSE: Final = "event: close\ndata: done\n\n"
 DONE: Final = "data: done\n\n"
@@ -189,3 +189,28 @@ def test_nothing_is_lost(text: str, cuts: list[int], stop: int) -> None:
     got += [sse for sse in map(sse_of, buffer.take_all()) if sse.event != "close"]
     is_done = expected and got == expected[:-1] and buffer.is_closed and expected[-1].data == "done"
     assert got == expected or is_done
+
+
+def test_events_that_are_taken_together() -> None:
+    """The events of small pieces are taken together, up to a number, and can be given back; large ones are not."""
+    buffer = EventBuffer(Limits())
+    buffer.feed((A * 5).encode())
+    assert len(buffer.take_more(3)) == 3
+    rest = buffer.take_more(3)
+    assert len(rest) == 2
+    buffer.give_back(reversed(rest))
+    assert buffer.take_more(3) == rest
+    buffer.feed(b"data: " + b"x" * LARGE + b"\n\n")
+    buffer.feed(A.encode())
+    assert buffer.take_more(3) == []
+    assert [len(sse_of(unread).data) for unread in buffer.take_all()] == [LARGE, 1]
+    buffer.feed(A.encode())
+    assert [sse.data for sse in buffer.take_more(3)] == ["a"]
+
+
+def test_events_that_were_put_back_are_taken_one_by_one() -> None:
+    """Events that were kept for another reader may be large."""
+    buffer = EventBuffer(Limits())
+    buffer.put_back([ServerSentEvent(data="a"), ServerSentEvent(data="b")])
+    assert buffer.take_more(3) == []
+    assert buffer.take() == ServerSentEvent(data="a")

@@ -36,14 +36,6 @@ def call(node: str, **more: Any) -> ToolCall:
     return ToolCall(*sent("tool_call", {"node_id": node, **names, "call_stack": ["user", "boss", "tool"], **more}))
 
 
-def add(texts: Texts, event: TextDelta | ToolCall) -> None:
-    """Add an event, and keep no name of it."""
-    if isinstance(event, ToolCall):
-        texts.add_call(event)
-    else:
-        texts.add_delta(event)
-
-
 LARGE: Final[dict[str, Callable[[int], TextDelta | ToolCall]]] = {
     # what is large: the event of this number
     "call ids": lambda number: call(f"{number}{LONG}"),
@@ -62,7 +54,7 @@ def test_large_members_are_not_kept(event: Callable[[int], TextDelta | ToolCall]
     tracemalloc.start()
     try:
         for number in range(count):
-            add(texts, event(number))
+            texts.add([event(number)])
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -76,8 +68,8 @@ def test_a_long_name_is_cut(is_large: bool) -> None:
     note = LONG if is_large else ""
     texts = Texts()
     user = {"caller": "user", "caller_category": "user", "callee": "boss", "callee_category": "agent"}
-    texts.add_call(call(node, **user, call_stack=["user", "boss"], note=note))
-    texts.add_delta(delta("hello", node, "boss"))
+    texts.add([call(node, **user, call_stack=["user", "boss"], note=note)])
+    texts.add([delta("hello", node, "boss")])
     (text,) = texts.all
     assert texts.answer.text == "hello"
     assert text.node_id.startswith("N" * 100)
@@ -88,7 +80,7 @@ def test_more_texts_than_are_kept_apart() -> None:
     """Text of the calls beyond the bound is joined to one text without names: nothing is lost."""
     texts = Texts()
     for number in range(MOST_TEXTS + 3):
-        texts.add_delta(delta("x", f"{number}"))
+        texts.add([delta("x", f"{number}")])
     assert len(texts.all) == MOST_TEXTS + 1
     assert (texts.all[-1].node_id, texts.all[-1].agent, texts.all[-1].text) == ("", "", "xxx")
     assert len(texts.text) == MOST_TEXTS + 3
@@ -98,10 +90,10 @@ def test_more_calls_than_are_known() -> None:
     """It is not known whose text is written within the calls beyond the bound: it is not shown as the answer."""
     texts = Texts()
     user = {"caller": "user", "caller_category": "user", "callee": "boss", "callee_category": "agent"}
-    texts.add_call(call("root", **user, call_stack=["user", "boss"]))
+    texts.add([call("root", **user, call_stack=["user", "boss"])])
     for number in range(answer_text.MOST_CALLS):
-        texts.add_call(call(f"{number}"))
-    texts.add_call(call("late", callee_category="llm"))
-    texts.add_delta(delta("hello", "late", "tool"))
+        texts.add([call(f"{number}")])
+    texts.add([call("late", callee_category="llm")])
+    texts.add([delta("hello", "late", "tool")])
     assert texts.answer.text == ""
     assert texts.text == "hello"

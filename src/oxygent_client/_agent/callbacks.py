@@ -95,6 +95,14 @@ class CallbackDispatcher:
         default=attrs.Factory(lambda self: tuple(filter(self.agent.is_hooked, _METHODS)), takes_self=True), init=False
     )
     """The hooks that the agent's class overrides; looked up once in a run."""
+    _assigned: dict[str, Any] = attrs.field(
+        default=attrs.Factory(lambda self: vars(self.agent), takes_self=True), init=False, repr=False
+    )
+    """What was assigned to the agent itself."""
+    _sent: dict[str, Any] = attrs.field(
+        default=attrs.Factory(lambda self: vars(self.request), takes_self=True), init=False, repr=False
+    )
+    """What was assigned to the request itself."""
     _has_sender: bool = attrs.field(
         default=attrs.Factory(
             lambda self: cast("Any", type(self.request)).send_message is not _OWN_SENDER, takes_self=True
@@ -114,18 +122,24 @@ class CallbackDispatcher:
             self._take_sender()
         await self._say("Starting remote execution...")
 
-    def is_listening(self) -> bool:
-        """As `Listener.is_listening`."""
+    def hears(self, event: Event) -> bool:
+        """As `Listener.hears`."""
         agent = self.agent
-        return bool(
-            self._hooks
-            or agent.event_handlers
+        if (
+            (agent.event_handlers and event.type in agent.event_handlers)
             or agent.event_filter is not None
             or agent.sanitize is not None
-            or agent.progress_callback is not None
-            or self._is_forwarding()
-            or not vars(agent).keys().isdisjoint(_METHODS)
-        )
+            or self._hooks
+            or self._has_sender
+            or "send_message" in self._sent
+            or self.request.mas is not None
+        ):
+            return True
+        if isinstance(event, ToolCall):
+            return agent.progress_callback is not None or "handle_tool_call_event" in self._assigned
+        if isinstance(event, Observation):
+            return agent.progress_callback is not None or "handle_observation_event" in self._assigned
+        return "_process_custom_event" in self._assigned
 
     async def on_event(self, event: Event, action: Action) -> None:
         """As `Listener.on_event`."""

@@ -6,7 +6,7 @@ Rule: unknown is not wrong: it becomes `Custom` or `Text`, and nothing is lost.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast, get_args, get_type_hints
 
 from oxygent_client._core import json_codec
@@ -42,21 +42,46 @@ def to_event(sse: ServerSentEvent, limits: Limits = Limits()) -> AnyEvent:
     JSON that is nested deeper than `limits.depth` is a `Text` whose `problems` say so; where it is an answer all the
     same, its type is `answer`.
     """
+    return to_events((sse,), limits)[0]
+
+
+def to_events(received: Iterable[ServerSentEvent], limits: Limits = Limits()) -> list[AnyEvent]:
+    """The typed events in `received`, each as `to_event` gives it."""
+    depth, read = limits.depth, json_codec.read
+    events: list[AnyEvent] = []
+    for sse in received:
+        data = sse.data
+        try:
+            message, problems = read(data, depth)
+            kind, content = message["type"], message["content"]
+            cls = EVENTS[kind]
+        except (LookupError, TypeError, ValueError, TooLargeError):
+            events.append(unusual_event(sse, depth))
+            continue
+        if (cls is ToolCall or cls is Observation) and type(content) is not dict:
+            cls = Custom
+        events.append(new_event(cls, kind, content, message, sse, problems))
+    return events
+
+
+def unusual_event(sse: ServerSentEvent, depth: int) -> AnyEvent:
+    """As `to_event`, for any message: one without a known type, or without content, too."""
+    data = sse.data
     try:
-        message, problems = json_codec.read(sse.data, depth=limits.depth)
+        message, problems = json_codec.read(data, depth)
     except TooLargeError as error:
-        kind = "answer" if json_codec.text_member(sse.data, "type") == "answer" else None
-        return Text(kind, sse.data, sse.data, sse, problems=(str(error),))
+        kind = "answer" if json_codec.text_member(data, "type") == "answer" else None
+        return Text(kind, data, data, sse, problems=(str(error),))
     except ValueError:
-        return Text(None, sse.data, sse.data, sse)
-    fields: dict[str, Any] = message
-    if not isinstance(message, dict):
+        return Text(None, data, data, sse)
+    if type(message) is not dict:
         return new_event(Custom, None, message, message, sse, problems)
+    fields = cast("dict[str, Any]", message)
     kind, content = fields.get("type"), fields.get("content")
-    if not isinstance(kind, str):
+    if type(kind) is not str:
         return new_event(Custom, None, content, fields, sse, problems)
     cls = EVENTS.get(kind, Custom)
-    if (cls is ToolCall or cls is Observation) and not isinstance(content, dict):
+    if (cls is ToolCall or cls is Observation) and type(content) is not dict:
         cls = Custom
     return new_event(cls, kind, content, fields, sse, problems)
 

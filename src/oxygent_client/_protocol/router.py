@@ -174,6 +174,11 @@ class EventRouter:
         return f"EventRouter({[*self._table]})"
 
 
+def forwards(router: EventRouter, kinds: Iterable[str]) -> bool:
+    """Whether all that `router` does with messages of these types is to forward them, or not."""
+    return type(router) is EventRouter and all(router.routes.get(kind) in (forward, inner_step) for kind in kinds)
+
+
 STEPS: Final = ("tool_call", "observation")
 """Types of messages whose content is an object."""
 

@@ -40,7 +40,7 @@ class Listener(Protocol):
         """The run is about to be requested."""
         ...
 
-    def is_listening(self) -> bool:
+    def hears(self, event: Event) -> bool:
         """Whether `on_event` would do anything. It is asked for each event: callbacks may be assigned during a run."""
         ...
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import attrs
 
@@ -20,6 +20,9 @@ from oxygent_client._core.events import ServerSentEvent
 from oxygent_client._core.settings import Limits
 from oxygent_client._protocol.messages import CLOSE, LEGACY_DONE
 from oxygent_client._protocol.sse import Decoder
+
+LARGE: Final = 256 * 1024
+"""Bytes of a piece whose events are taken one by one: what is made of them is several times as large."""
 
 
 @attrs.frozen
@@ -52,6 +55,8 @@ class EventBuffer:
         self._done: ServerSentEvent | None = None  # a bare `done` after the events that are ready
         self._close: ServerSentEvent | None = None  # after them
         self._failure: TooLargeError | None = None
+        self.may_be_large = False
+        """Whether the events that are ready may be too large to be taken at once."""
         self.is_closed = False
         """Whether the reader has reached the close event."""
         self.heartbeats = 0
@@ -101,20 +106,29 @@ class EventBuffer:
         self.heartbeats = decoder.comments
         if not events:
             return False
+        if len(piece) > LARGE:
+            self.may_be_large = True
+        elif self.may_be_large and not self._ready:
+            self.may_be_large = False
         if self._on_received is not None:
             for sse in events:
                 self._on_received(sse)
         # Whether a bare `done` may be the end depends on the names before it, not on those after it in the same piece.
         unnamed = decoder.unnamed_events - before
-        if unnamed or self._done is not None or self._close is not None or CLOSE in [sse.event for sse in events]:
-            for number, sse in enumerate(events):
-                self._add(MaybeEnd(sse) if number < unnamed and sse.data == LEGACY_DONE else sse)
-        else:
-            self._ready.extend(events)
+        if not unnamed and self._done is None and self._close is None:
+            for sse in events:
+                if sse.event == CLOSE:
+                    break
+            else:
+                self._ready += events
+                return True
+        for number, sse in enumerate(events):
+            self._add(MaybeEnd(sse) if number < unnamed and sse.data == LEGACY_DONE else sse)
         return True
 
     def put_back(self, events: Iterable[Unread]) -> None:
         """Add, before any bytes are fed, what `take_all` of another buffer returned."""
+        self.may_be_large = True
         for unread in events:
             self._add(unread)
 
@@ -146,6 +160,21 @@ class EventBuffer:
         elif self._failure is not None:
             raise self._failure
         return None
+
+    def take_more(self, most: int) -> list[ServerSentEvent]:
+        """The events that follow one that was taken, at most `most`; none if they may be large."""
+        ready = self._ready
+        if not ready or self.may_be_large:
+            return []
+        if len(ready) > most:
+            return [ready.popleft() for _ in range(most)]
+        taken = [*ready]
+        ready.clear()
+        return taken
+
+    def give_back(self, events: Iterable[ServerSentEvent]) -> None:
+        """Put events that were taken, the last one first, in front of the others."""
+        self._ready.extendleft(events)
 
     def take_all(self) -> list[Unread]:
         """All events that need no more bytes, up to the close event, which is included."""

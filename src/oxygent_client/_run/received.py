@@ -1,25 +1,34 @@
 """Keep the answer, the texts and the last events of a run, within limits.
 
-Rule: pure. Each event is noted once, in its order, and dropped events are counted.
+Rule 1: pure. Each event is noted once, in its order, and dropped events are counted.
+Rule 2: what only a reader of `texts` or `partial` needs waits until it is read, or until many events wait.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Callable
+from typing import Final
 
 from oxygent_client._core.events import (
     Event,
     Partial,
+    Progress,
     RemoteErrorEvent,
     ServerSentEvent,
     Text,
     TextDelta,
-    ToolCall,
+    Thought,
 )
 from oxygent_client._core.settings import Limits
 from oxygent_client._protocol.messages import to_event
 from oxygent_client._protocol.router import Action, SetAnswer
 from oxygent_client._run.texts import Texts
+
+PLAIN: Final[frozenset[type[Event]]] = frozenset({Progress, TextDelta, Thought})
+"""The classes of events that only `texts` and `partial` take note of."""
+MOST_WAITING: Final = 64
+MOST_BYTES: Final = 64 * 1024
+"""How many events wait, and bytes of the stream: what was made of them takes several times the memory."""
 
 
 class ReceivedEvents:
@@ -37,34 +46,58 @@ class ReceivedEvents:
         self._most_events, self._most_bytes = limits.partial_events, limits.partial_bytes
         # Events are made again when they are looked at: to keep what was parsed takes several times the memory, and
         # fresh memory takes as much time as to parse. Problems may be those of a schema, which is not asked twice.
-        self._events: deque[ServerSentEvent | Event] = deque()
-        self._bytes = 0
+        self._events: list[ServerSentEvent | Event] = []
+        self._size = 0
+        """Characters of these events."""
         self._dropped = 0
-        self.texts = Texts()
+        self._texts = Texts()
+        self._waiting: list[Event] = []
+        self._settled_at = 0  # bytes of the stream
+        self.note_plain: Final[Callable[[Event], None]] = self._waiting.append
+        """Add an event of a class in PLAIN that has no problems; `settle` is to be called soon after."""
 
     def note(self, event: Event, action: Action) -> None:
         """Add an event, and the action of the router."""
         if isinstance(action, SetAnswer):
             self.answer, self.unread = action, ""
-        sse, data = event.sse, event.sse.data
-        if isinstance(event, TextDelta):
-            self.texts.add_delta(event)
-        elif isinstance(event, ToolCall):
-            self.texts.add_call(event)
-        elif isinstance(event, RemoteErrorEvent) or (sse.event == "error" and event.type is None):
+        if event.__class__ is RemoteErrorEvent or (event.sse.event == "error" and event.type is None):
             self.error = event
-        if event.problems and isinstance(event, Text):
+        if event.problems and event.__class__ is Text:
             self.problem = self.problem or event.problems[0]
             if event.type == "answer":
                 self.answer, self.unread = None, event.problems[0]
-        events = self._events
-        events.append(event if event.problems else sse)
-        self._bytes += len(data) if data.isascii() else len(data.encode())
-        while len(events) > self._most_events or self._bytes > self._most_bytes:
-            oldest = events.popleft()
-            data = (oldest.sse if isinstance(oldest, Event) else oldest).data
-            self._bytes -= len(data) if data.isascii() else len(data.encode())
-            self._dropped += 1
+        self._waiting.append(event)
+        if len(self._waiting) >= MOST_WAITING:
+            self.settle()
+
+    def settle_some(self, received: int, *, may_be_large: bool) -> None:
+        """Settle what many events, or large ones, wait for; `received` are the bytes of the stream so far."""
+        if len(self._waiting) >= MOST_WAITING or received - self._settled_at > MOST_BYTES or may_be_large:
+            self._settled_at = received
+            self.settle()
+
+    def settle(self) -> None:
+        """Add the waiting events to the texts and to the log."""
+        waiting = self._waiting
+        self._texts.add(waiting)
+        self._events += [event if event.problems else event.sse for event in waiting]
+        self._size += sum([len(event.sse.data) for event in waiting])
+        waiting.clear()
+        if len(self._events) >= 2 * self._most_events or self._size >= 2 * self._most_bytes:
+            self._trim()
+
+    def _trim(self) -> None:
+        """Drop the oldest events beyond the limits. It is done for many at once: to count bytes takes time."""
+        events, left = self._events, self._most_bytes
+        first = len(events)
+        while first and len(events) - first < self._most_events:
+            size = len(_sse(events[first - 1]).data.encode())
+            if size > left:
+                break
+            first, left = first - 1, left - size
+        del events[:first]
+        self._dropped += first
+        self._size = self._most_bytes - left
 
     def _event(self, kept: ServerSentEvent | Event) -> Event:
         return kept if isinstance(kept, Event) else to_event(kept, self._limits)
@@ -74,6 +107,12 @@ class ReceivedEvents:
         self._dropped += count
 
     @property
+    def texts(self) -> Texts:
+        """The texts of the agents."""
+        self.settle()
+        return self._texts
+
+    @property
     def has_answer(self) -> bool:
         """Whether an answer was received, even if it could not be read."""
         return self.answer is not None or bool(self.unread)
@@ -81,16 +120,23 @@ class ReceivedEvents:
     @property
     def last(self) -> Event | None:
         """The last event; None before the first."""
+        self.settle()
         return self._event(self._events[-1]) if self._events else None
 
     @property
     def count(self) -> int:
         """The number of received events."""
-        return len(self._events) + self._dropped
+        return len(self._events) + len(self._waiting) + self._dropped
 
     @property
     def partial(self) -> Partial:
         """The received events as a value."""
+        self.settle()
+        self._trim()
         answer = self.answer.output if self.answer else None
         events = tuple(map(self._event, self._events))
-        return Partial(events=events, text=self.texts.text, answer=answer, dropped=self._dropped)
+        return Partial(events=events, text=self._texts.text, answer=answer, dropped=self._dropped)
+
+
+def _sse(kept: ServerSentEvent | Event) -> ServerSentEvent:
+    return kept.sse if isinstance(kept, Event) else kept

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextvars
 import json
 import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
@@ -41,6 +42,7 @@ from oxygent_client._core.events import (
     OxyState,
     Partial,
     ServerSentEvent,
+    ToolCall,
 )
 from oxygent_client._core.log import log_event
 from oxygent_client._core.requests import OxyResponse
@@ -48,8 +50,8 @@ from oxygent_client._core.sent_secrets import SentSecrets
 from oxygent_client._core.trace import Trace
 from oxygent_client._core.transport import Context, redact_url
 from oxygent_client._core.validation import number, one_of, optional
-from oxygent_client._protocol.messages import CLOSE, to_event, trace_id_of
-from oxygent_client._protocol.router import Action, Drop, copy_json
+from oxygent_client._protocol.messages import CLOSE, EVENTS, to_event, to_events, trace_id_of
+from oxygent_client._protocol.router import Action, Drop, copy_json, forwards
 from oxygent_client._protocol.schema import check
 from oxygent_client._run.abandoned import AbandonedWatch, watch
 from oxygent_client._run.config import RunConfig
@@ -59,6 +61,7 @@ from oxygent_client._run.event_reader import CHECKPOINT_EVERY, EventReader
 from oxygent_client._run.keepalive import EventsWithHeartbeats, Heartbeat, PatientReader, StillWaiting
 from oxygent_client._run.notebook import LiveDisplay, mime_bundle
 from oxygent_client._run.reads import loop_clock
+from oxygent_client._run.received import PLAIN
 from oxygent_client._run.recovery import RecordRecovery
 from oxygent_client._run.reported_errors import error_content, no_answer_error
 from oxygent_client._run.state import NeedData, RunState
@@ -78,7 +81,10 @@ ENDED_BADLY: Final = "_ended_badly"
 """Where a request keeps the error of its run."""
 HOLD: Final = one_of("shape", "step")
 KEEPALIVE: Final = optional(number(gt=0))
-FAILED_ROUTE: Final = Drop("its route failed")
+FORWARDED: Final = PLAIN | {Observation, ToolCall}
+FORWARDED_TYPES: Final = frozenset(kind for kind, cls in EVENTS.items() if cls in FORWARDED)
+NONE: Final = frozenset[type[Event]]()
+NO_ROUTE: Final = Drop("its route failed, or the program does not listen")
 READER_SECONDS: Final = 2 * CLOSE_SECONDS
 """How long whoever leaves a run waits for another task, which reads it, to close the connection."""
 
@@ -111,6 +117,13 @@ class Run:
             connection=self._connection,
             recovery=self._recovery,
         )
+        self._ahead: deque[AnyEvent] = deque()
+        """Events that were taken from the buffer ahead of the reader."""
+        self._forwarded = FORWARDED if forwards(config.router, FORWARDED_TYPES) else NONE
+        """Classes of the events whose routes matter only if the program listens."""
+        self._plain = self._unrouted = PLAIN & self._forwarded
+        self._hears = config.listener.hears
+        self._note_plain = self._state.received.note_plain
         self._trace = TraceCollector()
         self._now: Callable[[], float] = anyio.current_time
         self._remote_trace_id = ""
@@ -181,7 +194,7 @@ class Run:
             OxyError: the run failed; it is raised while iterating.
         """
         HOLD.check("hold", hold)
-        return TextUpdates(self, self._state.received.texts, is_live=hold == "shape")
+        return TextUpdates(self, self._state.received, is_live=hold == "shape")
 
     def trace(self) -> Trace:
         """Return the calls of the run so far as a value: a tree with times, arguments, outputs and errors.
@@ -382,6 +395,7 @@ class Run:
 
     def abandon(self) -> None:
         """End the run without closing its connection, which is gone with its event loop."""
+        self._give_back()
         self._set_aside()
         self._closed = True
         self._release()
@@ -406,26 +420,25 @@ class Run:
         """
         if self._reading or self._closed or not self._opened:
             self._refuse_to_read()
+        ahead = self._ahead
         self._reading = True
         try:
-            reader = self._reader
-            reader.steps += 1
-            if reader.steps >= CHECKPOINT_EVERY:
-                await reader.breathe()
-            if self._patient_reader is None:
-                now = self._now()
-                step = self._state.next_event(now)
-                sse = await reader.next(step, now) if isinstance(step, NeedData) else step
-            else:
-                sse = await self._patient_reader.next()
-            if isinstance(sse, ServerSentEvent):
-                event = self._event(sse)
-                action = self._route(event)
+            if not ahead:
+                await self._take_ahead()
+            elif self._now() >= self._state.deadline:
+                raise self._state.timeout_error("total")
+            if ahead:
+                event = ahead.popleft()
+                is_heard = self._hears(event)
+                if event.__class__ in self._plain and not (is_heard or event.problems):
+                    self._note_plain(event)
+                    return event
+                event = self._checked(event)
+                action = self._route(event, is_heard=is_heard)
                 if event.problems:
                     self._report_problems(event)
-                listener = self._config.listener
-                if listener.is_listening():
-                    await listener.on_event(event, action)
+                if is_heard:
+                    await self._config.listener.on_event(event, action)
                 return event
             await self._finish()
         except StillWaiting:
@@ -438,6 +451,37 @@ class Run:
             if self._read_over is not None:
                 self._read_over.set()
         raise StopAsyncIteration
+
+    async def _take_ahead(self) -> None:
+        """Wait for the next event, and take what was received with it ahead; nothing at the end of the run.
+
+        There is a checkpoint at least every CHECKPOINT_EVERY events, and pieces.
+        """
+        reader, state, observed = self._reader, self._state, self._config.observed
+        state.received.settle_some(observed.bytes, may_be_large=state.buffer.may_be_large)
+        reader.steps += 1
+        if reader.steps >= CHECKPOINT_EVERY:
+            await reader.breathe()
+        if self._patient_reader is None:
+            now = self._now()
+            step = state.next_event(now)
+            sse = await reader.next(step, now) if isinstance(step, NeedData) else step
+        else:
+            sse = await self._patient_reader.next()
+        if not isinstance(sse, ServerSentEvent):
+            return
+        taken = [sse, *state.buffer.take_more(CHECKPOINT_EVERY - reader.steps)]
+        reader.steps += len(taken) - 1
+        observed.events += len(taken)
+        config = self._config
+        self._plain = NONE if config.schema else self._unrouted
+        self._ahead += to_events(taken, config.limits)
+
+    def _give_back(self) -> None:
+        """Put events that were taken ahead back into the buffer."""
+        self._config.observed.events -= len(self._ahead)
+        self._state.buffer.give_back(event.sse for event in reversed(self._ahead))
+        self._ahead.clear()
 
     @overload
     def events(self, *, keepalive: None = None) -> AsyncIterator[AnyEvent]: ...
@@ -469,9 +513,13 @@ class Run:
             raise StopAsyncIteration
         raise self._was_left("there are no more events")
 
-    def _event(self, sse: ServerSentEvent) -> AnyEvent:
+    def _checked(self, event: AnyEvent) -> AnyEvent:
+        """Check an event that is about to be handed out; with what its schema finds.
+
+        Raises:
+            MalformedResponseError: it ends another run.
+        """
         config = self._config
-        event = to_event(sse, config.limits)
         cls = event.__class__
         if cls is Answer or cls is Observation:
             self._check_whose(event)
@@ -494,11 +542,12 @@ class Run:
         shown = self._context.sent.shown(named, 100)
         raise MalformedResponseError(f"the server sent what ends another run, of the trace id '{shown}'")
 
-    def _route(self, event: Event) -> Action:
+    def _route(self, event: Event, *, is_heard: bool = True) -> Action:
         """What the router makes of `event`, which has been received."""
-        action: Action = FAILED_ROUTE
+        action: Action = NO_ROUTE
         try:
-            action = self._config.router.route(event, self._connection.names)
+            if is_heard or event.__class__ not in self._forwarded:
+                action = self._config.router.route(event, self._connection.names)
         except Exception as error:  # a route may be the user's own
             kind = self._context.sent.shown(event.type, 200)
             raise HandlerError(f"the route of '{kind}' raised {type(error).__name__}") from error
@@ -571,6 +620,7 @@ class Run:
         """Note how the run failed, complete the error, and close."""
         self._error = error
         tracker, sent = self._state.tracker, self._connection.sent
+        self._give_back()
         rest = self._state.buffer.take_all()
         self._route_rest(rest)
         if self._state.is_astray:  # what came is no sign of this run
@@ -601,6 +651,7 @@ class Run:
 
     async def _keep_rest(self, rest: list[Unread]) -> None:
         """Keep what was received of a detached run and not handed out for its next reader in this program."""
+        self._give_back()
         self._state.buffer.put_back(rest)
         try:
             if self._leaves_something:
@@ -652,7 +703,8 @@ class Run:
                 if sse.event == CLOSE:
                     self._check_whose(to_event(sse, self._config.limits))
                     break
-                self._route(self._event(sse))
+                self._config.observed.events += 1
+                self._route(self._checked(to_event(sse, self._config.limits)))
 
     def _notify_end(self, end: str, error: BaseException | None) -> None:
         """Tell the observers, once, that the run is over."""

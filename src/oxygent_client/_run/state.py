@@ -155,10 +155,11 @@ class RunState:
         buffer = self.buffer
         beats = buffer.heartbeats
         if buffer.feed(piece):
-            self.is_silent = False
+            if self.is_silent:
+                self.is_silent = False
+                self.tracker.know(Outcome.STARTED)
             self._without_event = 0.0
             self._fingerprint = None
-            self.tracker.know(Outcome.STARTED)
         if buffer.heartbeats - beats > 1 and now - since > HELD_SECONDS:
             # Several heartbeats at once, and not because the program did not read.
             self.was_held_back = True

@@ -11,7 +11,7 @@ from typing import Protocol, Self
 from oxygent_client._core.events import AnyEvent
 from oxygent_client._core.requests import OxyResponse
 from oxygent_client._run.answer_text import AnswerText, TextCursor, TextUpdate
-from oxygent_client._run.texts import Texts
+from oxygent_client._run.received import ReceivedEvents
 
 
 class Events(Protocol):
@@ -30,9 +30,9 @@ class Events(Protocol):
 class TextUpdates:
     """An iterator over the changes of the answer's text; see `Run.text_updates`."""
 
-    def __init__(self, events: Events, texts: Texts, *, is_live: bool) -> None:
+    def __init__(self, events: Events, received: ReceivedEvents, *, is_live: bool) -> None:
         self._events = events
-        self._live_texts = texts if is_live else None
+        self._live_events = received if is_live else None
         self._at_the_end = AnswerText()
         self._cursor = TextCursor()
         self._is_over = False
@@ -63,7 +63,7 @@ class TextUpdates:
 
     @property
     def _answer(self) -> AnswerText:
-        return self._at_the_end if self._live_texts is None else self._live_texts.answer
+        return self._at_the_end if self._live_events is None else self._live_events.texts.answer
 
 
 class TextStream:

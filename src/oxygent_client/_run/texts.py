@@ -1,28 +1,26 @@
 """Keep the text that the agents of one run write, by call and agent, and follow the answer's text in it.
 
-Rule 1: pure. A run whose texts are not looked at pays for a list, more or less: pieces are joined when the list is
-    long, and sorted when a text is looked at.
+Rule 1: pure. A run whose texts are not looked at pays for a list, more or less: the pieces of many events are joined at
+    once, and sorted when a text is looked at.
 Rule 2: a message is not kept: only the members that are needed.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import itemgetter
 from typing import Any, Final, cast
 
 import attrs
 
-from oxygent_client._core.events import TextDelta, ToolCall
+from oxygent_client._core.events import Event, TextDelta, ToolCall
 from oxygent_client._run.answer_text import AnswerText, Call, GrowingText
 
-BATCH: Final = 256
-"""How many events are joined at once."""
 LOG: Final = 2048
 """How many calls and joined pieces are kept unsorted: most runs have fewer, and nobody looks at their texts."""
 LARGE: Final = 4096
-"""Characters of an event's data above which its members are cut at once: what waits, and the log, have a bound."""
+"""Characters of an event's data above which its members are cut at once: the log has a bound."""
 MOST_TEXTS: Final = 10_000
 """How many texts are kept apart. Text of more calls than that is joined to one without names."""
 NAME_LENGTH: Final = 256
@@ -31,6 +29,7 @@ STACK_DEPTH: Final = 64
 """Names of a call stack; a longer stack is not kept, and the caller's name decides."""
 MEMBERS: Final = cast("Callable[[Any], tuple[Any, ...]]", itemgetter(*Call._fields))
 """A quarter of the instructions that it takes to make a `Call`; that can wait."""
+PIECE: Final = cast("Callable[[Any], tuple[Any, Any, Any]]", itemgetter("delta", "node_id", "agent"))
 
 
 @attrs.frozen
@@ -49,33 +48,44 @@ class Texts:
     """The texts of one run."""
 
     def __init__(self) -> None:
-        self._waiting: list[Any] = []  # contents of deltas, and calls
         self._log: list[tuple[Any, ...]] = []  # calls and pieces
         self._texts: dict[tuple[str, str], GrowingText] = {}
         self._answer = AnswerText()
 
-    def add_delta(self, event: TextDelta) -> None:
-        """A piece of text was received."""
-        waiting = self._waiting
-        content: Any = event.content
-        if len(event.sse.data) > LARGE and type(content) is dict:
-            get = cast("dict[str, Any]", content).get
-            content = {"delta": get("delta"), "node_id": _name(get("node_id")), "agent": _name(get("agent"))}
-        waiting.append(content)
-        if len(waiting) >= BATCH:
-            self._join()
-
-    def add_call(self, event: ToolCall) -> None:
-        """A call inside the remote starts."""
-        waiting = self._waiting
-        content: dict[str, Any] = event.content
-        try:
-            members = MEMBERS(content)
-        except KeyError:
-            members = tuple(map(content.get, Call._fields))
-        waiting.append(members if len(event.sse.data) <= LARGE else tuple(map(_bounded, members)))
-        if len(waiting) >= BATCH:
-            self._join()
+    def add(self, events: Iterable[Event]) -> None:
+        """Events were received: join the pieces of text that follow each other in the same text."""
+        log = self._log
+        node: Any = None
+        agent: Any = None
+        pieces: list[str] = []
+        for event in events:
+            cls = event.__class__
+            if cls is TextDelta:
+                content: Any = event.content
+                try:
+                    text, of, by = PIECE(content)
+                except (KeyError, TypeError):  # a text alone, or some members
+                    text, of, by = _piece(content)
+                if len(event.sse.data) > LARGE:
+                    of, by = _name(of), _name(by)
+                is_text = bool(text) and type(text) is str  # `stream_end` has an empty piece
+                if pieces and not (is_text and of == node and by == agent):
+                    log.append((node, agent, "".join(pieces)))
+                    pieces.clear()
+                node, agent = of, by
+                if is_text:
+                    pieces.append(text)
+                else:
+                    log.append((node, agent, ""))
+            elif cls is ToolCall:
+                if pieces:
+                    log.append((node, agent, "".join(pieces)))
+                    pieces.clear()
+                log.append(_call(event))
+        if pieces:
+            log.append((node, agent, "".join(pieces)))
+        if len(log) >= LOG:
+            self._sort()
 
     @property
     def answer(self) -> AnswerText:
@@ -95,45 +105,8 @@ class Texts:
         self._sort()
         return "".join(growing.text for growing in self._texts.values())
 
-    def _join(self) -> None:
-        """Join the pieces that follow each other in the same text."""
-        waiting, self._waiting = self._waiting, []
-        log = self._log
-        node: Any = None
-        agent: Any = None
-        pieces: list[str] = []
-        for entry in waiting:
-            if type(entry) is dict:
-                get = cast("dict[str, Any]", entry).get
-                text, of, by = get("delta"), get("node_id"), get("agent")
-            elif type(entry) is tuple:
-                if pieces:
-                    log.append((node, agent, "".join(pieces)))
-                    pieces.clear()
-                log.append(cast("tuple[Any, ...]", entry))
-                continue
-            else:
-                text, of, by = entry, None, None
-            if pieces and (of != node or by != agent):
-                log.append((node, agent, "".join(pieces)))
-                pieces.clear()
-            node, agent = of, by
-            if text and type(text) is str:
-                pieces.append(text)
-            else:  # `stream_end` has an empty piece
-                if pieces:
-                    log.append((node, agent, "".join(pieces)))
-                    pieces.clear()
-                log.append((node, agent, ""))
-        if pieces:
-            log.append((node, agent, "".join(pieces)))
-        if len(log) >= LOG:
-            self._sort()
-
     def _sort(self) -> None:
         """Sort the texts by call and agent, and follow the answer in them."""
-        if self._waiting:
-            self._join()
         log, self._log = self._log, []
         for entry in log:
             if len(entry) == len(Call._fields):
@@ -151,6 +124,24 @@ class Texts:
                 growing = self._texts.setdefault(key, GrowingText())
             growing.append(text)
             self._answer.add_piece(node, agent, text)
+
+
+def _piece(content: Any) -> tuple[Any, Any, Any]:
+    """Return the text of a delta, its call and its agent, where a member may be missing."""
+    if type(content) is not dict:
+        return content, None, None
+    get = cast("dict[str, Any]", content).get
+    return get("delta"), get("node_id"), get("agent")
+
+
+def _call(event: Event) -> tuple[Any, ...]:
+    """Return the members of a tool call as received; those of a large event are cut."""
+    content: dict[str, Any] = event.content
+    try:
+        members = MEMBERS(content)
+    except KeyError:
+        members = tuple(map(content.get, Call._fields))
+    return members if len(event.sse.data) <= LARGE else tuple(map(_bounded, members))
 
 
 def _name(value: Any) -> str:

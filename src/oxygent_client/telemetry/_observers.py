@@ -68,6 +68,10 @@ CALLS: Final = (ToolCall, Observation)
 """The events that observers with `wants_events` get."""
 
 
+def _wants_events(observer: Observer) -> bool:
+    return bool(getattr(observer, "wants_events", False))
+
+
 def _hold(run: RunObservation, size: int) -> None:
     """Set `buffered` of a run without statistics."""
     run.buffered = size
@@ -100,10 +104,8 @@ class RunObservation:
             self._notify(observers, Notification(event, self, context, fields))
 
     def note_event(self, event: Event, context: Context) -> None:
-        """Count a received event, and notify the observers with `wants_events` of calls."""
-        self.events += 1
-        if isinstance(event, CALLS):
-            listeners = [each for each in self.observers if getattr(each, "wants_events", False)]
+        """Notify the observers with `wants_events` of a call."""
+        if isinstance(event, CALLS) and (listeners := [*filter(_wants_events, self.observers)]):
             self._notify(listeners, Notification(event.type, self, context, {"event": event}))
 
     def hold(self, size: int) -> None:

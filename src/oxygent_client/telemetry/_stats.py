@@ -163,9 +163,10 @@ class StatsCollector:
 
     def _hold(self, run: RunObservation, size: int) -> None:
         with self._lock:
-            self._buffered += size - run.buffered
+            held = self._buffered = self._buffered + size - run.buffered
             run.buffered = size
-            self._peak = max(self._peak, self._buffered)
+            if held > self._peak:  # noqa: PLR1730  (it is done for each piece of bytes: a call would take longer)
+                self._peak = held
 
     def _begin(self, notification: Notification) -> None:
         self._runs += 1
