@@ -95,13 +95,9 @@ class CallbackDispatcher:
         default=attrs.Factory(lambda self: tuple(filter(self.agent.is_hooked, _METHODS)), takes_self=True), init=False
     )
     """The hooks that the agent's class overrides; looked up once in a run."""
-    _assigned: dict[str, Any] = attrs.field(
-        default=attrs.Factory(lambda self: vars(self.agent), takes_self=True), init=False, repr=False
-    )
+    _assigned: dict[str, Any] = attrs.field(init=False, repr=False)
     """What was assigned to the agent itself."""
-    _sent: dict[str, Any] = attrs.field(
-        default=attrs.Factory(lambda self: vars(self.request), takes_self=True), init=False, repr=False
-    )
+    _sent: dict[str, Any] = attrs.field(init=False, repr=False)
     """What was assigned to the request itself."""
     _has_sender: bool = attrs.field(
         default=attrs.Factory(
@@ -110,6 +106,13 @@ class CallbackDispatcher:
         init=False,
     )
     """Whether the class of the request overrides `send_message`."""
+    _is_replaced: bool = attrs.field(
+        default=attrs.Factory(lambda self: bool(self._hooks) or self._has_sender, takes_self=True), init=False
+    )
+    """Whether a class replaces a hook or `send_message`."""
+
+    def __attrs_post_init__(self) -> None:
+        self._assigned, self._sent = vars(self.agent), vars(self.request)
 
     async def opened(self) -> None:
         """As `Listener.opened`.
@@ -129,8 +132,7 @@ class CallbackDispatcher:
             (agent.event_handlers and event.type in agent.event_handlers)
             or agent.event_filter is not None
             or agent.sanitize is not None
-            or self._hooks
-            or self._has_sender
+            or self._is_replaced
             or "send_message" in self._sent
             or self.request.mas is not None
         ):
@@ -184,7 +186,7 @@ class CallbackDispatcher:
             return None
         else:
             name = "_process_custom_event"
-        is_replaced = name in self._hooks or name in vars(self.agent)
+        is_replaced = name in self._hooks or name in self._assigned
         return getattr(self.agent, name) if is_replaced else None
 
     def _is_forwarding(self) -> bool:
@@ -204,9 +206,10 @@ class CallbackDispatcher:
             return sanitize(message)
 
     async def _handle(self, event: Event, action: Action, message: Any) -> None:
-        agent = self.agent
-        if event.type is not None and (handler := agent.event_handlers.get(event.type)) is not None:
-            self._check_handler(event.type, handler)
+        kind = event.type
+        if kind is not None and (handler := self.agent.event_handlers.get(kind)) is not None:
+            if self._checked.get(kind) is not handler:
+                self._check_handler(kind, handler)
             with _HANDLER:
                 await handler(_content(message))
         hook = self._hook(event, action)
@@ -224,9 +227,8 @@ class CallbackDispatcher:
 
     def _check_handler(self, kind: str, handler: EventHandler) -> None:
         """Check a handler once: it may have been added to the mapping a moment ago."""
-        if self._checked.get(kind) is not handler:
-            check_async(f"event_handlers[{kind[:100]!r}]", handler)
-            self._checked[kind] = handler
+        check_async(f"event_handlers[{kind[:100]!r}]", handler)
+        self._checked[kind] = handler
 
     async def _send(self, event: Event, message: Any) -> None:
         send = self._take_sender()

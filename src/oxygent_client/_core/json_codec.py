@@ -71,12 +71,13 @@ def _first(decode: Parser, refusal: type[Exception]) -> Parser:
 
 
 PARSERS: Final[dict[str, Parser]] = {"json": _parse}
-"""The parsers that are installed; the last is used."""
+"""The parsers that are installed."""
 with suppress(ImportError):
     import msgspec
 
     PARSERS["msgspec"] = _first(msgspec.json.Decoder().decode, msgspec.DecodeError)
-_PARSER: Final = [*PARSERS.values()][-1]
+PARSER: Final = [*PARSERS.values()][-1]
+"""The one that is used."""
 
 
 def loads(text: str, *, depth: int) -> Any:
@@ -89,7 +90,7 @@ def loads(text: str, *, depth: int) -> Any:
     return read(text, depth)[0]
 
 
-def read(text: str, depth: int, parse: Parser = _PARSER) -> tuple[Any, tuple[str, ...]]:
+def read(text: str, depth: int, parse: Parser = PARSER) -> tuple[Any, tuple[str, ...]]:
     """Parse JSON; returns the value and a list of problems: integers that were kept as text (rule 3).
 
     Raises:

@@ -47,15 +47,16 @@ def to_event(sse: ServerSentEvent, limits: Limits = Limits()) -> AnyEvent:
 
 def to_events(received: Iterable[ServerSentEvent], limits: Limits = Limits()) -> list[AnyEvent]:
     """The typed events in `received`, each as `to_event` gives it."""
-    depth, read = limits.depth, json_codec.read
+    depth, parse, read = limits.depth, json_codec.PARSER, json_codec.read
+    short = 2 * depth  # in a text of so many characters JSON is not too deep
     events: list[AnyEvent] = []
     for sse in received:
         data = sse.data
         try:
-            message, problems = read(data, depth)
+            message, problems = (parse(data), ()) if len(data) <= short else read(data, depth)
             kind, content = message["type"], message["content"]
             cls = EVENTS[kind]
-        except (LookupError, TypeError, ValueError, TooLargeError):
+        except (LookupError, TypeError, ValueError, RecursionError, TooLargeError):
             events.append(unusual_event(sse, depth))
             continue
         if (cls is ToolCall or cls is Observation) and type(content) is not dict:

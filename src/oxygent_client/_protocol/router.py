@@ -195,7 +195,7 @@ def copy_json(value: Any) -> Any:
     for place in places:
         members: Iterable[tuple[Any, Any]] = place.items() if isinstance(place, _OBJECTS) else _numbered(place)
         for at, member in members:
-            if isinstance(member, _CONTAINERS):
+            if member.__class__ is not str and isinstance(member, _CONTAINERS):
                 place[at] = own = member.copy()
                 places.append(own)
     return copied

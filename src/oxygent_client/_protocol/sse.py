@@ -19,6 +19,7 @@ from oxygent_client._core.events import ServerSentEvent, new_sse
 from oxygent_client._core.settings import Limits
 
 _BOM = b"\xef\xbb\xbf"
+_LF, _CR = b"\n\r"
 _BLOCK = re.compile(
     r"(?:id: (.++)\n)?+(?:event: (.++)\n)?+data: (.*+)\n(?:retry: ([0-9]{1,9}+)\n)?+\n"
     r"|(:).*+\n\n"
@@ -137,10 +138,13 @@ class Decoder:
             self._swallow_lf = False
             if piece[:1] == b"\n":
                 piece = piece[1:]
-        if piece and len(piece) <= self._fast_limit:
-            piece = self._take_usual(piece, events)
-        if piece:
-            self._cut(piece, events)
+        if self._line and _LF not in piece and _CR not in piece:
+            self._grow(piece)
+        elif piece:
+            if len(piece) <= self._fast_limit:
+                piece = self._take_usual(piece, events)
+            if piece:
+                self._cut(piece, events)
         if over > 0:
             raise TooLargeError(f"the stream is larger than Limits.stream_bytes ({self._stream_limit})")
 
@@ -177,6 +181,7 @@ class Decoder:
             return piece + rest
         last_id, names_events = self._id, self.names_events
         append = events.append
+        said, number = "", 0
         for id_, event, data, retry, comment, other in _BLOCK.findall(text):
             if not data and (other or comment):
                 if comment:
@@ -191,7 +196,9 @@ class Decoder:
                 self.unnamed_events += 1
             milliseconds = None
             if retry:
-                milliseconds = self.reconnection_time = int(retry)
+                if retry != said:
+                    said, number = retry, int(retry)
+                milliseconds = self.reconnection_time = number
             append(new_sse(event or "message", data, last_id, milliseconds))
         self._id = self.last_event_id = last_id
         self.names_events = names_events
@@ -213,10 +220,14 @@ class Decoder:
             for line in lines:
                 self._read(line, events)
         if rest:
-            self._line += rest
-            size = len(self._line)
-            if size > self._line_limit or self._block_bytes + size > self._event_limit:
-                raise self._too_large(size)
+            self._grow(rest)
+
+    def _grow(self, piece: bytes) -> None:
+        """Add to the line that has no end yet."""
+        self._line += piece
+        size = len(self._line)
+        if size > self._line_limit or self._block_bytes + size > self._event_limit:
+            raise self._too_large(size)
 
     def _too_large(self, line_bytes: int) -> TooLargeError:
         """The error for the limit that was passed first: that does not depend on the pieces."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -56,7 +57,9 @@ def new_reads() -> Reads:
 def loop_clock() -> Callable[[], float]:
     """The clock of the running event loop."""
     loop = this_loop()
-    return loop.time if isinstance(loop, asyncio.AbstractEventLoop) else anyio.current_time
+    if not isinstance(loop, asyncio.AbstractEventLoop):
+        return anyio.current_time
+    return time.monotonic if type(loop).time is asyncio.BaseEventLoop.time else loop.time  # which calls it
 
 
 class TimerReads:

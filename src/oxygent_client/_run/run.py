@@ -430,15 +430,9 @@ class Run:
             if ahead:
                 event = ahead.popleft()
                 is_heard = self._hears(event)
-                if event.__class__ in self._plain and not (is_heard or event.problems):
-                    self._note_plain(event)
-                    return event
-                event = self._checked(event)
-                action = self._route(event, is_heard=is_heard)
-                if event.problems:
-                    self._report_problems(event)
-                if is_heard:
-                    await self._config.listener.on_event(event, action)
+                if is_heard or event.problems or event.__class__ not in self._plain:
+                    return await self._hand_out(event, is_heard)
+                self._note_plain(event)
                 return event
             await self._finish()
         except StillWaiting:
@@ -451,6 +445,16 @@ class Run:
             if self._read_over is not None:
                 self._read_over.set()
         raise StopAsyncIteration
+
+    async def _hand_out(self, event: AnyEvent, is_heard: bool) -> AnyEvent:
+        """Do what an event demands before the reader gets it; return it, with what its schema finds."""
+        event = self._checked(event)
+        action = self._route(event, is_heard=is_heard)
+        if event.problems:
+            self._report_problems(event)
+        if is_heard:
+            await self._config.listener.on_event(event, action)
+        return event
 
     async def _take_ahead(self) -> None:
         """Wait for the next event, and take what was received with it ahead; nothing at the end of the run.

@@ -68,14 +68,16 @@ class Texts:
                     text, of, by = _piece(content)
                 if len(event.sse.data) > LARGE:
                     of, by = _name(of), _name(by)
-                is_text = bool(text) and type(text) is str  # `stream_end` has an empty piece
-                if pieces and not (is_text and of == node and by == agent):
+                if of == node and by == agent and text and text.__class__ is str:
+                    pieces.append(text)
+                    continue
+                if pieces:
                     log.append((node, agent, "".join(pieces)))
                     pieces.clear()
                 node, agent = of, by
-                if is_text:
+                if text and text.__class__ is str:
                     pieces.append(text)
-                else:
+                else:  # `stream_end` has an empty piece
                     log.append((node, agent, ""))
             elif cls is ToolCall:
                 if pieces:
