@@ -37,9 +37,10 @@ class _SafeDisplay:
     failures: int = 0
     first_failure: str = ""
 
-    def see(self, event: Event, at: float) -> None:
-        shown = f"an event of the class {type(event).__name__}"
-        self._try(shown, lambda: self.display.see(_redacted(event, self.redact), at))
+    def see(self, event: Event | Heartbeat, at: float) -> None:
+        if isinstance(event, Event):
+            shown = f"an event of the class {type(event).__name__}"
+            self._try(shown, lambda: self.display.see(_redacted(event, self.redact), at))
 
     def show_text(self, text: str) -> None:
         self._try("the text", lambda: self.display.show_text(self.redact(text)))
@@ -156,8 +157,7 @@ async def show_run(
                         under_way.append(run)
                         try:
                             async for event in run if note is None else run.events(keepalive=1.0):
-                                if isinstance(event, Event):
-                                    safe.see(event, clock() - start)
+                                safe.see(event, clock() - start)
                                 if note is not None:
                                     await note(event, run)
                         finally:

@@ -141,10 +141,8 @@ def lookup(
     """Show the server's record of a run: its calls and its answer. With --json, the trace as JSON."""
 
     def work() -> int:
-        trace = trace_of_record(
-            words, profile, header=header, header_env=header_env, token_env=token_env, timeout=timeout
-        )
-        return _show(trace, json=json, quiet=quiet)
+        connection = {"header": header, "header_env": header_env, "token_env": token_env, "timeout": timeout}
+        return _show(trace_of_record(words, profile, **connection), json=json, quiet=quiet)
 
     return attempt(work, debug=debug, as_json=json)
 
