@@ -18,8 +18,9 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 RELEASE, URL, COMMAND = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-READ_SECONDS = 5.0
-"""How long a client waits for the next bytes over HTTP; 300 s by default."""
+READ_SECONDS = {"call": 5.0}
+"""How long the client of a task waits for the next bytes over HTTP; else as by default."""
+DEFAULT_READ_SECONDS = 300.0
 # `Any`, since the libraries are not there where types are checked.
 
 
@@ -29,26 +30,26 @@ async def _elicit(_: Any, params: Any) -> Any:
     return types.ElicitResult(action="accept", content={"answer": f"{params.message} yes"})
 
 
-async def _session_1(stack: AsyncExitStack, way: str) -> Any:
+async def _session_1(stack: AsyncExitStack, way: str, seconds: float) -> Any:
     mcp = importlib.import_module("mcp")
     if way == "stdio-legacy":
         parameters = mcp.StdioServerParameters(command=COMMAND[0], args=COMMAND[1:])
         streams = await stack.enter_async_context(mcp.stdio_client(parameters))
     else:
         client = importlib.import_module("mcp.client.streamable_http").streamablehttp_client
-        streams = await stack.enter_async_context(client(URL, sse_read_timeout=READ_SECONDS))
+        streams = await stack.enter_async_context(client(URL, sse_read_timeout=seconds))
     session = await stack.enter_async_context(mcp.ClientSession(*streams[:2], elicitation_callback=_elicit))
     await session.initialize()
     return session
 
 
-async def _session_2(stack: AsyncExitStack, way: str) -> Any:
+async def _session_2(stack: AsyncExitStack, way: str, seconds: float) -> Any:
     mcp, httpx2 = importlib.import_module("mcp"), importlib.import_module("httpx2")
     transport, _, era = way.partition("-")
     if transport == "stdio":
         server = mcp.StdioServerParameters(command=COMMAND[0], args=COMMAND[1:])
     else:
-        http = httpx2.AsyncClient(timeout=httpx2.Timeout(30, read=READ_SECONDS))
+        http = httpx2.AsyncClient(timeout=httpx2.Timeout(30, read=seconds))
         http = await stack.enter_async_context(http)
         server = importlib.import_module("mcp.client.streamable_http").streamable_http_client(URL, http_client=http)
     mode = "legacy" if era == "legacy" else "auto"
@@ -102,7 +103,8 @@ async def main() -> None:
             task = json.loads(line)
             way = task["way"]
             if way not in sessions:
-                sessions[way] = await SESSIONS[RELEASE](stack, way)
+                seconds = READ_SECONDS.get(task["task"], DEFAULT_READ_SECONDS)
+                sessions[way] = await SESSIONS[RELEASE](stack, way, seconds)
             result = await TASKS[task["task"]](sessions[way], task["tool"], task["arguments"])
             sys.stdout.write(json.dumps(result) + "\n")
             sys.stdout.flush()
