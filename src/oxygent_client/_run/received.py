@@ -36,11 +36,11 @@ class ReceivedEvents:
 
     def __init__(self, limits: Limits) -> None:
         self.answer: SetAnswer | None = None
-        self.unread = ""
+        self.unread: str = ""
         """Why the last answer could not be read; empty if it could."""
         self.error: Event | None = None
         """The last error that the remote reported: by a message's type, or by the name of an event without a type."""
-        self.problem = ""
+        self.problem: str = ""
         """Why the first of the messages that could not be read could not be."""
         self._limits = limits
         self._most_events, self._most_bytes = limits.partial_events, limits.partial_bytes
