@@ -81,10 +81,30 @@ def test_a_run_in_progress() -> None:
 
 def test_a_server_that_is_down() -> None:
     """A row whose query surely did not run says so."""
-    transport = FakeTransport({"/async/chat": Reply(before=ConnectError("no connection"))})
+    view = Reply.json({"code": 200, "data": {"nodes": []}})
+    transport = FakeTransport({"/view": view, "/async/chat": Reply(before=ConnectError("no connection"))})
     done = AskAgent(URL, job="j", transport=transport, retry=Retry(attempts=1))(batch_of("echo 1"))
     assert done["status"] == ["not_run"]
     assert done["error"] == ["no connection"]
+
+
+UNREADABLE: Final = {
+    "no connection": Reply(before=ConnectError("no connection")),
+    "server error": Reply(status=503),
+    "no records": Reply(status=404),
+    "not JSON": Reply([b"<html>"]),
+}
+
+
+@pytest.mark.parametrize("view", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_record_that_cannot_be_read(view: Reply) -> None:
+    """A row whose record cannot be read is not run: a worker that died may have run it."""
+    transport = FakeTransport({"/view": view, "/async/chat": Reply.json({"code": 200, "data": {}})})
+    settings: dict[str, Any] = {"retry": Retry(attempts=1), "timeouts": Timeouts(lookup=0.01)}
+    done = AskAgent(URL, job="j", transport=transport, **settings)(batch_of("echo 1"))
+    assert done["status"] == ["unknown"]
+    assert done["error"] != [""]
+    assert {request.path.partition("?")[0] for request in transport.requests} == {"/view"}
 
 
 def test_credentials(toy: ToyRemote) -> None:

@@ -534,11 +534,16 @@ class SSEOxyGent(RemoteAgent):
         async with self._operation() as (transport, template, until):
             return await services.check_alive(transport, template, self.limits, until=until)
 
-    async def lookup(self, trace_id: str) -> RunRecord | None:
+    async def lookup(self, trace_id: str, *, must_read: bool = False) -> RunRecord | None:
         """Return the server's record of the last run with your id `trace_id`.
 
         A record may lag behind its run: while it does not show the end of the run, it is read again, for at most
         `Timeouts.lookup`. None if the server has no such record, keeps no records, or cannot be reached.
+
+        With `must_read`, None means only that the server has no such record: that a run never began is known then.
+
+        Raises:
+            OxyError: with `must_read`, the server keeps no records or cannot be reached, or its answer is malformed.
         """
         if (location := self._location(trace_id)) is None:
             return None
@@ -552,6 +557,7 @@ class SSEOxyGent(RemoteAgent):
                 until=anyio.current_time() + (self.timeouts.lookup or 0),
                 first_until=until,
                 with_arguments=True,
+                must_read=must_read,
             )
         return record if record is not None and record.nodes else None
 

@@ -1,12 +1,13 @@
 """Look up the record of a run that a server stored.
 
-Rule 1: a record is optional: an error while reading it is logged, and the result is None.
+Rule 1: a record is optional: an error while reading it is logged, and the result is None, unless `must_read` is set.
 Rule 2: a record holds secrets: inbound headers, settings of agents. Parsing drops them; it keeps the arguments of the
     calls only for those who ask for them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import quote
@@ -43,6 +44,7 @@ async def look_until(
     first_until: float | None = None,
     node_id: str = "",
     with_arguments: bool = False,
+    must_read: bool = False,
 ) -> RunRecord | None:
     """Poll the server's record of the run with the trace id `trace_id`; None if the server has no records.
 
@@ -53,6 +55,9 @@ async def look_until(
     A record may lag behind its run, and servers of 1.0 sometimes respond 500 while they store others. With a cluster,
     the replica of this node's run is asked, for its trace id there. `first_until` is the deadline of the first
     response, if that is later.
+
+    Raises:
+        OxyError: with `must_read`, the server has no records, cannot be reached, or its response is malformed.
     """
     first_until = until if first_until is None else first_until
     if not template.base_url:
@@ -60,16 +65,19 @@ async def look_until(
             return None
         template, trace_id = attrs.evolve(template, base_url=location.base_url), location.remote_trace_id
     pause, found = FIRST_PAUSE, None
+    failure: OxyError | None = None
     while True:
         try:
             found = await fetch_record(
                 transport, template, trace_id, limits, until=first_until, node_id=node_id, with_arguments=with_arguments
             )
-        except TRANSIENT:
-            pass
-        except OxyError:
-            return found
+        except TRANSIENT as error:
+            failure = error
+        except OxyError as error:
+            failure, until = error, -math.inf
         if (found is not None and enough(found)) or anyio.current_time() + pause >= until:
+            if must_read and found is None and failure is not None:
+                raise failure
             return found
         await anyio.sleep(pause)
         pause, first_until = min(2 * pause, LONGEST_PAUSE), until

@@ -1,7 +1,8 @@
 """`AskAgent`: answer the queries of a Ray dataset, on as many machines as the cluster has (extra `[ray]`).
 
 Rule 1: Ray repeats the work of a worker that died. So the trace id of a run follows from the job, the id of the row and
-    the query, and a run that the server has a record of is not started again.
+    the query, and a run that the server has a record of is not started again. A row whose record
+    cannot be read is `unknown`, and is not run.
 Rule 2: a row that fails has a status and an error; it does not end the pipeline.
 Rule 3: credentials that a run sent are redacted in its row.
 """
@@ -87,7 +88,10 @@ class AskAgent:
         request = OxyRequest(arguments={"query": query}, current_trace_id=trace_id, node_id=trace_id[:16])
         row = {"status": "completed", "output": "", "error": "", "trace_id": trace_id}
         try:
-            record = await self._agent.lookup(trace_id)
+            record = await self._agent.lookup(trace_id, must_read=True)
+        except OxyError as error:  # a worker that died may have started the run, whatever its outcome
+            return row | {"status": "unknown", "error": str(error)}
+        try:
             if record is not None and record.is_over:
                 return row | _of_record(record)
             return row | {"output": await self._run(request, is_new=record is None)}
