@@ -17,11 +17,12 @@ import attrs
 import mcp_types as types
 import pytest
 from mcp import Client, MCPError
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from sse_starlette.sse import AppStatus
 
 from oxygent_client import BearerAuth, SSEOxyGent
 from oxygent_client.errors import ConfigurationError, ConnectError
-from oxygent_client.serve import ServedAgent, ServeLimits, Service
+from oxygent_client.serve import ASGIApp, ServedAgent, ServeLimits, Service
 from oxygent_client.serve._mcp.documents import NAME_LENGTH, named_tools, tool
 from oxygent_client.serve.mcp import MCPAdapter, create_app, create_server
 from oxygent_client.testing import FakeTransport, Reply, ToyRemote, answer, close
@@ -33,6 +34,7 @@ from tests.support.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from contextlib import AbstractAsyncContextManager
 
     from mcp.server import Server
 
@@ -448,18 +450,23 @@ def served(**options: Any) -> tuple[Service, ToyRemote]:
 
 
 @asynccontextmanager
-async def running(app: Service) -> AsyncGenerator[None]:
-    """Run the application; then end the task with which sse-starlette waits for uvicorn's end, as long as the loop.
+async def ended(running: AbstractAsyncContextManager[None]) -> AsyncGenerator[None]:
+    """Run an application; then end the task with which sse-starlette waits for uvicorn's end, as long as the loop.
 
     Its streams end at once in a process where uvicorn has ever received a signal, as in another test.
     """
     AppStatus.should_exit = False
-    async with app.running():
+    async with running:
         yield
     with suppress(RuntimeError):  # there is none on trio
         for task in asyncio.all_tasks():
             if getattr(task.get_coro(), "__name__", "") == "_shutdown_watcher":
                 task.cancel()
+
+
+def running(app: Service) -> AbstractAsyncContextManager[None]:
+    """Run the application."""
+    return ended(app.running())
 
 
 def modern(query: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -469,7 +476,7 @@ def modern(query: str) -> tuple[dict[str, Any], dict[str, str]]:
     return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}, {**ACCEPT, **headers}
 
 
-async def legacy(app: Service) -> dict[str, str]:
+async def legacy(app: ASGIApp) -> dict[str, str]:
     """Begin a session, and return its headers."""
     params: dict[str, Any] = {
         "protocolVersion": "2025-11-25",
@@ -482,7 +489,7 @@ async def legacy(app: Service) -> dict[str, str]:
     return headers
 
 
-async def call(app: Service, era: Era, query: str) -> Call:
+async def call(app: ASGIApp, era: Era, query: str) -> Call:
     """Return a call of the master that was not yet sent."""
     document, headers = modern(query)
     if era == "legacy":
@@ -496,7 +503,7 @@ def encoded(document: Any) -> bytes:
     return json.dumps(document).encode()
 
 
-async def post(app: Service, document: Any, headers: dict[str, str]) -> Call:
+async def post(app: ASGIApp, document: Any, headers: dict[str, str]) -> Call:
     """Send a document, and return the complete response."""
     return await Call(app, "POST", "/mcp", encoded(document), headers)()
 
@@ -519,6 +526,16 @@ async def test_http(era: Era) -> None:
     assert result_of(reply)["structuredContent"]["answer"] == "hello"
     assert toy.runs[0].headers["x-tenant"] == "acme"
     assert "cookie" not in toy.runs[0].headers
+
+
+@each_era
+async def test_another_http_server(era: Era) -> None:
+    """A server may be run by the package's own HTTP application."""
+    here = site()
+    manager = StreamableHTTPSessionManager(here.server)
+    async with ended(manager.run()):
+        reply = await (await call(manager.handle_request, era, "echo hello"))()
+    assert result_of(reply)["structuredContent"]["answer"] == "hello"
 
 
 @each_era

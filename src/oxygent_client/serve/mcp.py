@@ -238,10 +238,12 @@ class _Tools:
             raise MCPError(types.INVALID_PARAMS, "there is no such tool")
         progress = _Progress(context, self.progress_seconds, line(agent.name))
         call = _Call(self.runs, context, progress, agent.name, params.arguments or {})
+        # Under an HTTP application that is not ours, only the package knows whether the client has left.
+        left = None if context.request is None else context.request.scope.get(_LEFT)
         async with anyio.create_task_group() as group:
             group.start_soon(progress.beat)
-            if context.request is not None:
-                group.start_soon(_cancel_when, context.request.scope[_LEFT], group.cancel_scope)
+            if left is not None:
+                group.start_soon(_cancel_when, left, group.cancel_scope)
             await call.run()
             group.cancel_scope.cancel()
         return call.result
