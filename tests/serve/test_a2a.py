@@ -36,6 +36,8 @@ from tests.support.virtual import anyio_backend as anyio_backend
 REMOTE: Final = "https://remote.test"
 CARD: Final = "/.well-known/agent-card.json"
 VERSION: Final = {"a2a-version": "1.0"}
+UNSUPPORTED: Final = -32004
+UNKNOWN_TASK: Final = -32001
 SCRIPTS: Final = {
     **ToyRemote().scripts,
     "json": Script(output={"sum": 42, "ö": None}),
@@ -479,6 +481,24 @@ async def test_one_task_at_a_time() -> None:
         assert task["metadata"]["code"] == "context_busy"
     assert shown(reply)[-1] == "COMPLETED"
     assert len(here.toy.runs) == 1
+
+
+@pytest.mark.parametrize("method", ["SendMessage", "SendStreamingMessage"])
+async def test_a_message_to_a_task(method: str) -> None:
+    """A message to a task, running or not, is an error, and runs nothing; the task goes on."""
+    here = site()
+    first = here.streamed("slow", context="c")
+    more = send("echo x", method=method, context="c")
+    async with anyio.create_task_group() as group:
+        group.start_soon(first)
+        await first.wait_for("WORKING")
+        more["params"]["message"]["taskId"] = first.events[0]["result"]["task"]["id"]
+        assert (await here.call(more)).document["error"]["code"] == UNSUPPORTED
+    assert shown(first)[-1] == "COMPLETED"
+    assert (await here.call(more)).document["error"]["code"] == UNSUPPORTED
+    more["params"]["message"]["taskId"] = "nope"
+    assert (await here.call(more)).document["error"]["code"] == UNKNOWN_TASK
+    assert [run.query for run in here.toy.runs] == ["slow"]
 
 
 async def test_old_conversations_are_forgotten() -> None:

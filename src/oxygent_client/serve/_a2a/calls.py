@@ -4,6 +4,8 @@ Rule 1: a response is a part of the exchange, with the limits, heartbeats and ca
     package's own endpoint is not used: at SIGTERM it cuts all streams, whatever time the server gives them.
 Rule 2: a stream that ends before its task, since the client reads too slowly, ends with an error that gives the reason.
 Rule 3: tasks are found by their id only. They are not listed, since all clients are one user.
+Rule 4: a message is a task of its own. The package would answer a message to a running task with the result of that
+    task, and then run its query for no client.
 
 Source: https://a2a-protocol.org/v1.0.0/specification/ (JSON-RPC binding)
 """
@@ -72,6 +74,7 @@ async def answer_call(exchange: Exchange, handler: RequestHandler) -> None:
     try:
         call = _read_call(document)
         context = ServerCallContext(state={"headers": dict(exchange.headers)})
+        await _check_is_new(call, handler, context)
         if call.is_streamed:
             await _stream(exchange, number, await _open(call, handler, context))
         else:
@@ -110,6 +113,17 @@ def _read_call(document: Mapping[str, Any]) -> _Call:
     except (ParseError, TypeError, AttributeError) as error:
         raise InvalidParamsError from error
     return _Call(method, request)
+
+
+async def _check_is_new(call: _Call, handler: RequestHandler, context: ServerCallContext) -> None:
+    """Refuse a message to an earlier task.
+
+    Raises:
+        A2AError: there is no such task, or it takes no message.
+    """
+    if _REQUESTS[call.method] is SendMessageRequest and (task_id := call.request.message.task_id):
+        await handler.on_get_task(GetTaskRequest(id=task_id), context)
+        raise UnsupportedOperationError("a task takes one message: send the next with its contextId, without its id")
 
 
 def _result(number: str | int | None, result: Any) -> dict[str, Any]:
