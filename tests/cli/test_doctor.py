@@ -94,6 +94,30 @@ async def test_a_short_run() -> None:
     assert "too short" in diagnosis.facts["buffering"]
 
 
+def moved(path: str, reply: Reply) -> dict[str, Reply]:
+    """Return a redirect from a path to one below `/v2`, and the reply there."""
+    return {path: Reply(status=307, headers={"location": f"/v2{path}"}), f"/v2{path}": reply}
+
+
+async def test_redirects_that_are_followed() -> None:
+    """What is measured is the response at the end of a redirect within the server."""
+    replies = {
+        **moved("/get_agents", Reply.json({"code": 200, "data": {"agents": [{"name": "moved"}]}})),
+        **moved("/view", Reply.json({"code": 200, "data": {"nodes": []}})),
+        **moved("/sse/chat", Reply((pause(5), message("1"), pause(5), answer("42"), close()))),
+    }
+    diagnosis = await diagnosed(Replaced(replies), query="any")
+    assert codes(diagnosis) == []
+    assert diagnosis.facts["agents"].endswith(", moved")
+    assert diagnosis.facts["records"] == "yes"
+    assert diagnosis.facts["buffering"] == "no"
+
+
+async def test_a_redirect_to_no_url() -> None:
+    """A redirect that is none ends the diagnosis with its code."""
+    assert codes(await diagnosed(Replaced(page(307, location="http://[")))) == ["E-REDIRECT"]
+
+
 # ----------------------------------------------------------------------------------------------------------- Each fault
 
 

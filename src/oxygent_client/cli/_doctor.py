@@ -15,7 +15,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any, Final, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
 import anyio
@@ -106,18 +106,26 @@ class Exchange:
 
 @define
 class Recorder:
-    """A transport that records when the bytes of the latest response of each path were received."""
+    """A transport that records when the bytes of the latest response of each path were received.
+
+    A redirect that is followed counts for the path that redirects.
+    """
 
     inner: Transport
     seen: dict[str, Exchange] = field(factory=dict[str, Exchange])
+    _redirected: dict[str, str] = field(factory=dict[str, str])
+    """The path of the request that was redirected, by the path that comes next."""
 
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
         """As `Transport.exchange`."""
-        path = request.path.partition("?")[0]
+        path = self._redirected.pop(urlsplit(request.url).path, request.path.partition("?")[0])
         seen = self.seen[path] = Exchange(anyio.current_time())
         async with self.inner.exchange(request) as response:
             seen.status = response.status
+            if response.status in (307, 308):
+                with suppress(ValueError):  # not a URL
+                    self._redirected[urlsplit(urljoin(request.url, response.headers.get("location", ""))).path] = path
             async with aclosing(self._recorded(response.chunks, seen, keeps_body=path == LIST)) as chunks:
                 yield attrs.evolve(response, chunks=chunks)
 
