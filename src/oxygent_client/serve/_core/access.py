@@ -11,7 +11,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Collection
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import attrs
 
@@ -55,7 +55,7 @@ class Access:
             Refused: one of them is not accepted.
         """
         host = exchange.headers.get("host", "")
-        if self.hosts is not None and urlsplit(f"//{host}").hostname not in self.hosts:
+        if self.hosts is not None and _parts(f"//{host}").hostname not in self.hosts:
             raise Refused(403, "host_not_allowed", "this server is not called by that host name")
         origin = exchange.headers.get("origin")
         if origin is None:
@@ -68,7 +68,7 @@ class Access:
                     "vary": "origin",
                 }
             )
-        elif self.hosts is None or urlsplit(origin).netloc != host:
+        elif self.hosts is None or _parts(origin).netloc != host:
             raise Refused(403, "origin_not_allowed", "requests from pages of this origin are not accepted")
 
     def check_token(self, exchange: Exchange) -> None:
@@ -82,6 +82,14 @@ class Access:
             kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), self.token.encode())
         ):
             raise Refused(401, "invalid_token", "the bearer token is missing or wrong")
+
+
+def _parts(url: str) -> SplitResult:
+    """The parts of a URL; of what is none, those of the empty one, which no rule accepts."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 def preflight_headers(exchange: Exchange) -> dict[str, str] | None:
