@@ -167,6 +167,7 @@ DIALOGS: Final[list[Any]] = [
     pytest.param(["echo one", "/rate good"], "like or dislike", id="no such rating"),
     pytest.param(["echo one", "/rate like " + "x" * 501], "comment", id="an error of the library"),
     pytest.param(["/save"], "cannot write", id="no file to save to"),
+    pytest.param(["/save \0"], "cannot write", id="a name that no file has"),
 ]
 
 
@@ -195,6 +196,7 @@ PASTS: Final[list[Any]] = [
     pytest.param(["echo one", "fail", "/retry", "memory"], ["echo one", "memory"], id="retry of a failed turn"),
     pytest.param(["echo one", "echo two", "/branch 1", "memory"], ["echo one", "memory"], id="branch"),
     pytest.param(["echo one", "/branch 0", "memory"], ["memory"], id="a new beginning"),
+    pytest.param(["echo one", "echo two", "memory", "/branch 1", "/retry"], ["echo one", "memory"], id="both"),
 ]
 
 

@@ -229,7 +229,7 @@ class Chat:
         if not self._query:
             self.say("no turn yet\n")
             return
-        self._go_back(self._before)
+        self._go_back(min(self._before, len(self.conversation.history)))  # /branch may have gone further back
         self._turn(self._query)
 
     def branch(self, argument: str) -> None:
@@ -255,7 +255,7 @@ class Chat:
                 return
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                 file.write(f"{self.conversation.to_token()}\n")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # of a file that is no text, or of a name with a NUL
             self.say(f"/save FILE: cannot write {line(argument)!r} ({type(error).__name__})\n")
         else:
             self.say(f"saved; go on with: oxygent-client chat --resume {line(argument)}\n")
