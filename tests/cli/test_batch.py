@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -172,6 +173,43 @@ def test_files_of_something_else(tmp_path: Path, what: str) -> None:
         pass
     assert (tmp_path / "results.jsonl.journal").read_text() == journal
     assert (tmp_path / "results.jsonl").read_text() == results
+
+
+def test_an_id_as_a_number_and_as_a_text(tmp_path: Path) -> None:
+    """A query whose id was the number of its line is the same query with that number as a text."""
+    with files(tmp_path) as before:
+        before.finish(finished(before.begin(ITEM), "completed"))
+        before.begin(Item("2", "two"))
+    with files(tmp_path) as after:
+        left = after.to_do([Item("1", ITEM.query), Item(2, "two")])
+    assert [(item.id, attempt is None) for item, attempt in left] == [(2, False)]
+
+
+def test_who_may_read_the_files(tmp_path: Path) -> None:
+    """Results and journal are for this user alone."""
+    with files(tmp_path):
+        assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+            "results.jsonl": 0o600,
+            "results.jsonl.journal": 0o600,
+        }
+
+
+def test_outputs_are_not_kept(tmp_path: Path) -> None:
+    """Outputs take no memory, neither those of this batch nor those of an earlier one."""
+    output, count = "x" * 10_000, 300
+    items = [Item(number, "q") for number in range(count)]
+    tracemalloc.start()
+    try:
+        with files(tmp_path) as before:
+            for item in items:
+                before.finish(finished(before.begin(item), "completed") | {"output": output + str(item.id)})
+            assert tracemalloc.get_traced_memory()[0] < count * len(output) / 2
+        tracemalloc.reset_peak()
+        with files(tmp_path) as after:
+            assert after.to_do(items) == []
+            assert tracemalloc.get_traced_memory()[1] < count * len(output) / 2
+    finally:
+        tracemalloc.stop()
 
 
 def test_two_batches_at_once(tmp_path: Path) -> None:

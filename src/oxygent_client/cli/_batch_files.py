@@ -4,7 +4,9 @@ Rule 1: the journal gets the trace id of a run, and is flushed to the disk, befo
     that may have started is in the journal.
 Rule 2: a line that a crash cut off is removed: nothing was requested for it, or the server has its result.
 Rule 3: one process at a time: the journal is locked while a batch runs.
-Rule 4: the journal names its server and a digest of each query. Another server, or another query with the same id, is
+Rule 4: of the results only the statuses are kept in memory: outputs may be large.
+Rule 5: the files are readable by this user alone.
+Rule 6: the journal names its server and a digest of each query. Another server, or another query with the same id, is
     an error before anything is sent.
 """
 
@@ -14,7 +16,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -36,7 +38,7 @@ class Item:
     """One query of a batch."""
 
     id: str | int
-    """The id in the file, or the number of the line."""
+    """The id in the file, or the number of the line. 1 and "1" are the same."""
     query: str
     arguments: Mapping[str, Any] = field(factory=dict[str, Any])
 
@@ -55,6 +57,18 @@ class Attempt:
     digest: str
     trace_id: str
     node_id: str
+
+
+@frozen
+class _Result:
+    """What is kept of a result."""
+
+    status: str
+    trace_id: str
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> Self:
+        return cls(str(line.get("status", "")), str(line.get("trace_id", "")))
 
 
 def read_items(path: Path) -> list[Item]:
@@ -111,7 +125,7 @@ class LineFile:
         self.path = path
         self._file: IO[bytes]
         try:
-            self._file = path.open("a+b")
+            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+b")
         except OSError as error:
             raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -129,18 +143,20 @@ class LineFile:
             except BlockingIOError as error:
                 raise ConfigurationError(f"another batch uses {self.path}; wait for its end") from error
 
-    def read(self) -> list[dict[str, Any]]:
-        """Return the objects of all complete lines, and remove a line that was cut off.
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Iterate over the objects of all complete lines, and remove a line that was cut off.
 
         Raises:
             ConfigurationError: a complete line is no object.
         """
         self._file.seek(0)
-        *lines, torn = self._file.read().split(b"\n")
-        values = [self._object(number, line) for number, line in enumerate(lines, 1)]
-        if torn:
-            self._file.truncate(sum(len(line) + 1 for line in lines))
-        return values
+        size = 0
+        for number, line in enumerate(self._file, 1):
+            if not line.endswith(b"\n"):
+                self._file.truncate(size)
+                return
+            size += len(line)
+            yield self._object(number, line)
 
     def _object(self, number: int, line: bytes) -> dict[str, Any]:
         value = _json(f"{self.path}, line {number}", line)
@@ -183,7 +199,7 @@ class BatchFiles:
 
     def _open(self) -> None:
         self._journal.lock()
-        head, *lines = self._journal.read() or [{}]
+        head, *lines = [*self._journal.read()] or [{}]
         path = self._journal.path
         if head and head.get("oxygent_client_batch") != VERSION:
             raise ConfigurationError(f"{path} is no journal of this release; use another --output")
@@ -195,10 +211,10 @@ class BatchFiles:
             raise ConfigurationError(f"{path} is no journal of this release; use another --output") from error
         if not head and self._output_path.exists() and self._output_path.stat().st_size:
             raise ConfigurationError(f"{self._output_path} exists, and has no journal; use another --output")
-        self._attempts = {attempt.id: attempt for attempt in attempts}
+        self._attempts = {str(attempt.id): attempt for attempt in attempts}
         self._output = LineFile(self._output_path)
         try:
-            self._results: dict[Any, Mapping[str, Any]] = {line.get("id"): line for line in self._output.read()}
+            self._results = {str(line.get("id")): _Result.of(line) for line in self._output.read()}
         except BaseException:
             self._output.close()
             raise
@@ -213,14 +229,14 @@ class BatchFiles:
         """
         left: list[tuple[Item, Attempt | None]] = []
         for item in items:
-            attempt, status = self._attempts.get(item.id), self.status(item)
+            attempt, status = self._attempts.get(str(item.id)), self.status(item)
             if attempt is not None and attempt.digest != item.digest:
                 raise ConfigurationError(
                     f"the journal has another query with the id {str(item.id)[:100]!r}; use another --output"
                 )
             if status == "not_run" and attempt is not None:
                 # A journal with a later attempt is that of a batch which ended before its result.
-                is_last = self._results[item.id].get("trace_id") == attempt.trace_id
+                is_last = self._results[str(item.id)].trace_id == attempt.trace_id
                 attempt = None if is_last else attempt
             if status not in FINAL:
                 left.append((item, attempt))
@@ -236,8 +252,9 @@ class BatchFiles:
     def finish(self, result: Mapping[str, Any]) -> None:
         """Append a result."""
         self._output.append(result)
-        self._results[result["id"]] = result
+        self._results[str(result["id"])] = _Result.of(result)
 
     def status(self, item: Item) -> str:
         """Return the status of the last result of a query; empty if it has none."""
-        return str(self._results.get(item.id, {}).get("status", ""))
+        found = self._results.get(str(item.id))
+        return "" if found is None else found.status
