@@ -157,6 +157,25 @@ async def test_a_remote_without_agents() -> None:
     assert [agent.name for agent in await here.service.runs.agents()] == ["remote"]
 
 
+async def test_a_remote_that_hangs() -> None:
+    """Requests that wait for a reading of the organization fail with it, and do not begin another."""
+    transport = FakeTransport({"/get_organization": Reply((), before=Pause(1000))})
+    runs = Runs(SSEOxyGent(server_url=REMOTE, transport=transport, timeouts=Timeouts(total=10)), ServeLimits())
+    failed = list[str]()
+
+    async def ask() -> None:
+        with pytest.raises(errors.DeadlineExceededError) as caught:
+            await runs.agents()
+        failed.append(f"{caught.value}")
+
+    began = anyio.current_time()
+    async with anyio.create_task_group() as group:
+        for _ in range(5):
+            group.start_soon(ask)
+    assert anyio.current_time() - began == pytest.approx(10)
+    assert len(failed) == 5
+
+
 async def test_the_organization_is_read_again() -> None:
     """The organization is cached for a minute, and a failure is not cached."""
     shape = {"code": 200, "message": "", "data": {"id_dict": {}, "organization": {"name": "one", "type": "agent"}}}

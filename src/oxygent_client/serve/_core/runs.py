@@ -76,6 +76,10 @@ class Runs:
         self._ready = False
         self._ready_until = 0.0
         self._asking = anyio.Lock()
+        self._failures = 0
+        """How often the remote could not be asked for its agents."""
+        self._failure: OxyError | None = None
+        """The last such error. All requests that waited get it: else each would wait for a time-out of its own."""
         self._scopes: set[anyio.CancelScope] = set()
         self._idle: anyio.Event | None = None
 
@@ -96,9 +100,17 @@ class Runs:
         Raises:
             OxyError: the remote could not be asked.
         """
+        failures = self._failures
         async with self._asking:
+            if self._failure is not None and self._failures > failures:  # while it waited
+                raise self._failure
             if not self._known or anyio.current_time() >= self._known_until:
-                self._known = await self._discover()
+                try:
+                    self._known = await self._discover()
+                except OxyError as error:
+                    self._failures += 1
+                    self._failure = error
+                    raise
                 self._known_until = anyio.current_time() + KNOWN_SECONDS
             return self._known
 
