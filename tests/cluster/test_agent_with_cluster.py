@@ -370,6 +370,8 @@ async def test_lookup_and_feedback() -> None:
     assert replicas.asked("/view") == "bbbbb"
     assert replicas.asked("/feedback") == "b"
     assert await ours.lookup(new_id()) is None
+    with pytest.raises(errors.ConfigurationError, match="trace_id"):
+        await ours.lookup(new_id(), must_read=True)
     with pytest.raises(errors.ConfigurationError, match="channel_id"):
         await ours.feedback(new_id(), 1)
     assert replicas.asked("/view") == "bbbbb"

@@ -543,9 +543,11 @@ class SSEOxyGent(RemoteAgent):
         With `must_read`, None means only that the server has no such record: that a run never began is known then.
 
         Raises:
+            ConfigurationError: with `must_read`, there are several servers, and this program started no such run.
             OxyError: with `must_read`, the server keeps no records or cannot be reached, or its answer is malformed.
         """
-        if (location := self._location(trace_id)) is None:
+        location = self._known_location("trace_id", trace_id) if must_read else self._location(trace_id)
+        if location is None:
             return None
         async with self._operation(location.base_url) as (transport, template, until):
             record = await look_until(
