@@ -760,6 +760,21 @@ async def test_a_plain_handler_during_a_run() -> None:
     assert CALLED == []
 
 
+async def test_handlers_without_regard_to_case() -> None:
+    """A mapping of handlers is asked for types only: one that takes nothing but text is enough."""
+
+    class AnyCase(dict[str, Any]):
+        def __contains__(self, key: Any) -> bool:
+            return super().__contains__(key.upper())
+
+        def get(self, key: str, default: Any = None) -> Any:
+            return super().get(key.upper(), default)
+
+    log = Log()
+    await run(SSEOxyGent, log, event_handlers=AnyCase(METRICS=log.handle))
+    assert log.of("handled") == [{"type": "metrics", "value": 2}]
+
+
 async def test_a_callable_without_a_signature() -> None:
     """A `send_message` without a signature gets the message alone."""
 

@@ -127,9 +127,9 @@ class CallbackDispatcher:
 
     def hears(self, event: Event) -> bool:
         """As `Listener.hears`."""
-        agent = self.agent
+        agent, kind = self.agent, event.type
         if (
-            (agent.event_handlers and event.type in agent.event_handlers)
+            (agent.event_handlers and kind is not None and kind in agent.event_handlers)
             or agent.event_filter is not None
             or agent.sanitize is not None
             or self._is_replaced
