@@ -398,6 +398,25 @@ async def test_the_clock() -> None:
     assert isinstance(new_reads(), TimerReads) is is_asyncio
 
 
+@pytest.mark.parametrize("is_for_all", [False, True])
+def test_a_clock_of_the_users_own(is_for_all: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that was assigned to the event loop or its class, as some fake clocks are, is the clock of its runs."""
+
+    def fixed(*_: object) -> float:
+        return 42.0
+
+    async def work() -> float:
+        target = asyncio.BaseEventLoop if is_for_all else asyncio.get_running_loop()
+        monkeypatch.setattr(target, "time", fixed)
+        return loop_clock()()
+
+    loop = asyncio.new_event_loop()
+    try:
+        assert loop.run_until_complete(work()) == 42
+    finally:
+        loop.close()
+
+
 Ts = TypeVarTuple("Ts")
 
 

@@ -26,6 +26,7 @@ from oxygent_client._core.tasks import plain_task_group, wait_until_done
 
 TICK: Final = 0.001
 """The resolution of uvloop's timers, in seconds. One that fires earlier than it is due would be armed for at once."""
+_USUAL_TIME: Final = asyncio.BaseEventLoop.time
 Expired: TypeAlias = Callable[[], Awaitable[float | None]]
 
 
@@ -59,7 +60,7 @@ def loop_clock() -> Callable[[], float]:
     loop = this_loop()
     if not isinstance(loop, asyncio.AbstractEventLoop):
         return anyio.current_time
-    return time.monotonic if type(loop).time is asyncio.BaseEventLoop.time else loop.time  # which calls it
+    return time.monotonic if getattr(loop.time, "__func__", None) is _USUAL_TIME else loop.time  # which calls it
 
 
 class TimerReads:
