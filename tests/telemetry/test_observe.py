@@ -9,6 +9,7 @@ import logging
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
+from unittest.mock import MagicMock, Mock
 
 import anyio
 import attrs
@@ -131,6 +132,15 @@ async def test_the_order(expected: tuple[str, ...], steps: list[Any]) -> None:
     assert [name for name in expected if name not in ("tool_call", "observation")] == quiet.names
     assert len({notification.run for notification in quiet.told + eager.told}) == 1
     assert set(eager.names) - {"connect", "opened", "first_event", "closed"} <= UNLOGGED.keys()
+
+
+@pytest.mark.parametrize("mock", [Mock, MagicMock])
+async def test_a_mock(mock: type[Mock]) -> None:
+    """A mock, which has every attribute, can be an observer."""
+    observer = mock()
+    agent = plain(server_url=URL, transport=FakeTransport.script(answer("42"), close()), observers=[observer])
+    assert await ask(agent) == "42"
+    assert [call.args[0].event for call in observer.note.call_args_list] == [*READ, "closed", "ended"]
 
 
 async def test_fields() -> None:

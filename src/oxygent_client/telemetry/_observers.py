@@ -96,9 +96,12 @@ class RunObservation:
     _has_failed: bool = attrs.field(default=False, init=False, repr=False)
 
     def note(self, event: str, context: Context, fields: Mapping[str, Any]) -> None:
-        """Notify all observers; those with `wants_only` of these alone."""
+        """Notify all observers; those whose class has `wants_only` of these alone."""
+        # A mock, or a proxy of another object, has every attribute; its class does not.
         observers = [
-            each for each in self.observers if (only := getattr(each, "wants_only", None)) is None or event in only
+            each
+            for each in self.observers
+            if (only := getattr(type(each), "wants_only", None)) is None or event in only
         ]
         if observers:
             self._notify(observers, Notification(event, self, context, fields))
