@@ -12,7 +12,7 @@ import math
 import threading
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import pytest
@@ -34,6 +34,9 @@ from oxygent_client._protocol.payload import (
     finalize_payload,
 )
 from tests.conftest import WIRE
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 Payload = dict[str, Any]
 FIELDS: Final = {field.name for field in attrs.fields(OxyRequest)}
@@ -164,6 +167,16 @@ def test_fields_of_some_servers(name: str) -> None:
     assert build_payload(OxyRequest(**{name: SOME_SERVERS[name]}))[name] == SOME_SERVERS[name]
     assert build_payload(OxyRequest().clone_with(**{name: SOME_SERVERS[name]}))[name] == SOME_SERVERS[name]
     assert build_payload(changed)[name] == "set later"
+
+
+def test_a_request_that_leaves_fields_out() -> None:
+    """A subclass may leave such fields out of its dump."""
+
+    class Short(OxyRequest):
+        def model_dump(self, *, exclude: Collection[str] = ()) -> Payload:
+            return super().model_dump(exclude={*exclude, *SOME_SERVERS})
+
+    assert build_payload(Short(arguments={"query": "x"})) == build_payload(OxyRequest(arguments={"query": "x"}))
 
 
 # ---------------------------------------------------------------------------------------------------------- Call stacks

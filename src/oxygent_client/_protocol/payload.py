@@ -103,8 +103,8 @@ def build_payload(
     payload = request.model_dump(exclude=LOCAL)
     arguments, given = payload.pop("arguments"), request.given
     for field, default in SOME_SERVERS.items():
-        if field not in given and payload[field] == default:
-            del payload[field]
+        if field not in given and payload.get(field) == default:
+            payload.pop(field, None)  # a subclass may leave it out
     payload["caller_category"] = "user"
     if strategy == "none":
         del payload["call_stack"], payload["node_id_stack"]
