@@ -6,12 +6,17 @@ import asyncio
 import copy
 import gc
 import pickle
+import weakref
 from contextlib import ExitStack
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 
 from oxygent_client.transports._connection_count import ConnectionCounter
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
 
 
 class Socket:
@@ -113,3 +118,30 @@ def test_a_closed_loop() -> None:
     counted.close_orphans()
     assert kept.number == -1
     assert other.number == -1
+
+
+def test_an_exchange_of_a_closed_loop() -> None:
+    """An exchange whose block a closed event loop never left occupies no connection, and keeps none."""
+    counted = ConnectionCounter(Socket.fileno, Socket.close)
+    seen: list[weakref.ref[Socket]] = []
+
+    async def exchange() -> AsyncGenerator[None, None]:
+        connection = counted.add(Socket())
+        seen.append(weakref.ref(connection))
+        with counted.exchange() as occupies:
+            occupies(lambda: connection)
+            yield
+
+    async def begin() -> AsyncGenerator[None, None]:
+        begun = exchange()
+        await anext(begun)
+        return begun
+
+    loop = asyncio.new_event_loop()
+    begun = loop.run_until_complete(begin())
+    assert counted() == (1, 0)
+    loop.close()
+    del begun
+    gc.collect()
+    assert [each() for each in seen] == [None]
+    assert counted() == (0, 0)

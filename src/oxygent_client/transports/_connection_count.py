@@ -23,24 +23,26 @@ Use = Callable[[], object]
 class _Exchange:
     """A context manager; the block calls it once it knows which connection is in use, since exchanges may share one."""
 
-    __slots__ = ("_uses",)
+    __slots__ = ("_key", "_uses")
 
     def __init__(self, uses: dict[object, Use]) -> None:
         self._uses = uses
+        self._key = object()  # not this object, which the dictionary would keep
 
     def __enter__(self) -> Self:
-        self._uses[self] = self._itself
+        key = self._key
+        self._uses[key] = lambda: key
         return self
 
     def __exit__(self, *_: object) -> None:
-        del self._uses[self]
+        self._uses.pop(self._key, None)
+
+    def __del__(self) -> None:
+        self._uses.pop(self._key, None)  # an event loop that was closed meanwhile never leaves the block
 
     def __call__(self, use: Use) -> None:
         """Note how to find the connection."""
-        self._uses[self] = use
-
-    def _itself(self) -> object:
-        return self
+        self._uses[self._key] = use
 
 
 class ConnectionCounter(Generic[T]):
