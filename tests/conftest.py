@@ -17,6 +17,7 @@ import gc
 import inspect
 import os
 import shutil
+import signal
 import time
 import zlib
 from pathlib import Path
@@ -163,8 +164,10 @@ TABLES: Final = pytest.StashKey[Tables]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Prepare the tables of results, and remove the environment variables for proxies and certificates."""
+    """Prepare the tables of results and the process: its signals, and the variables for proxies and certificates."""
     config.stash[TABLES] = Tables()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; programs of tests get Ctrl-C
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in NETWORK:  # the servers of tests are on this machine, for processes that tests start too
         os.environ.pop(name, None)
 
