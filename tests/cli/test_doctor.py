@@ -127,6 +127,11 @@ def page(status: int, body: bytes = b"<html>", **headers: str) -> dict[str, Repl
     return {"/check_alive": reply}
 
 
+def late(status: int) -> dict[str, Reply]:
+    """Return a run whose response is a page after 15 s."""
+    return {"/sse/chat": Reply((b"<html>",), status=status, headers={"content-type": "text/html"}, before=pause(15))}
+
+
 def raising(error: errors.OxyError) -> Reply:
     """Return a reply that raises the error itself, with its cause."""
 
@@ -155,6 +160,7 @@ def a_proxy(url: str) -> str:
 EMPTY: Final = Reply.json({"code": 200, "data": {"id_dict": {}, "organization": {"path": [""]}}})
 NO_LIST: Final = Reply.json({"code": 200, "data": {"agents": [5]}})
 ALIVE: Final = Reply.json({"alive": 1})
+ONCE: Final = {"settings": {"retry": Retry(attempts=1)}}
 IN_ONE_PIECE: Final = Reply((tool_call("master", caller="user") + answer("42") + close(),), before=pause(5))
 FAULTS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     # the fault: (what differs from a healthy server, the only code)
@@ -187,6 +193,9 @@ FAULTS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "no answer": ({"replies": {}, "query": "close"}, "E-NO-ANSWER"),
     "failed agent": ({"replies": {}, "query": "fail"}, "E-AGENT-FAILED"),
     "no stream": ({"replies": {"/sse/chat": Reply.json({})}, "query": "q"}, "E-NOT-OXYGENT"),
+    "504 of a proxy for the run": ({"replies": late(504), "query": "q", **ONCE}, "E-SERVER"),
+    "401 for the run": ({"replies": late(401), "query": "q"}, "E-CREDENTIALS"),
+    "HTML of a proxy for the run": ({"replies": late(200), "query": "q"}, "E-NOT-OXYGENT"),
     "no connection for the run": (
         {"replies": {"/sse/chat": Reply(before=errors.ConnectError("x"))}, "query": "q"},
         "E-CONNECT",

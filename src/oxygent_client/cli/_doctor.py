@@ -57,6 +57,8 @@ BY_CERTIFICATE: Final[Mapping[int, str]] = {
     **dict.fromkeys((62, 64), "E-TLS-HOST"),
 }
 """The code by OpenSSL's reason why a certificate is not accepted. Source: x509_vfy.h."""
+NO_STREAM: Final = (errors.StatusError, errors.NotAnEventStreamError, errors.EnvelopeError)
+"""Errors of a response that is not a stream of events: its time tells nothing about buffering."""
 OTHER_SCHEME: Final[Mapping[str, tuple[str, str]]] = {"http": ("https", "E-NEEDS-TLS"), "https": ("http", "E-NO-TLS")}
 """The scheme that a port may speak instead, and the code if it does."""
 
@@ -281,6 +283,9 @@ class Doctor:
         """
         agent.timeouts = Timeouts(connect=self.seconds, idle=3 * self.seconds, total=12 * self.seconds, lookup=0.01)
         held_back, failure, is_quick = await self._measure(agent, query)
+        if isinstance(failure, NO_STREAM):
+            diagnosis.facts["heartbeats"] = diagnosis.facts["buffering"] = "not measured: the response was no stream"
+            raise failure
         seen = recorder.seen.get("/sse/chat", Exchange(0.0))
         period = seen.period
         diagnosis.facts["heartbeats"] = "fewer than two in this run" if period is None else f"every {period:.1f} s"
