@@ -143,6 +143,19 @@ def test_ctrl_c_in_a_turn() -> None:
     assert len(run.user.prompts) == 3
 
 
+def test_ctrl_c_in_a_command() -> None:
+    """Ctrl-C ends a command that takes long, and the chat goes on."""
+
+    async def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    remote = FakeTransport({"/sse/chat": [Reply(DONE)] * 2, "/rating": Reply(before=interrupt)})
+    run = session(remote, "one", "/rate like", "two", "/history")
+    assert run.answers == ["42\n", "42\n"]
+    assert "stopped\n" in run.said
+    assert "  2  two\n" in run.said
+
+
 def test_ctrl_c_without_a_terminal() -> None:
     """Without a terminal, Ctrl-C ends the chat as it ends any program."""
     with pytest.raises(KeyboardInterrupt):

@@ -2,7 +2,7 @@
 
 Rule 1: a line is a turn, or a command that begins with `/`. Lines are read between turns, and when an agent asks for
     feedback; at other times nothing reads stdin.
-Rule 2: Ctrl-C cancels the remote run of a turn and keeps the conversation; at the prompt it leaves.
+Rule 2: Ctrl-C cancels the remote run of a turn, or ends a command, and keeps the conversation; at the prompt it leaves.
 Rule 3: each turn has an event loop of its own: a conversation is ids only, and input blocks no loop.
 Rule 4: OxyGent has no event for a question to the user. An event is one if its type is in ASKING or named by
     `--ask-type`, or if its content has a `channel_id`.
@@ -124,17 +124,16 @@ class Chat:
         self._run = self._question = None
         self._display = self.make_display(query)
         turn = partial(show_run, self.agent, self._stream, self._display, note=self._note)
+        self._try(lambda: anyio.run(turn), "stopped; the remote run is cancelled\n")
+
+    def _try(self, work: Callable[[], object], stopped: str = "stopped\n") -> None:
+        """Run `work`, and say its error; on a terminal Ctrl-C ends the work alone."""
         try:
-            self._try(lambda: anyio.run(turn))
+            work()
         except KeyboardInterrupt:
             if not self.is_terminal:
                 raise
-            self.say("stopped; the remote run is cancelled\n")
-
-    def _try(self, work: Callable[[], object]) -> None:
-        """Run `work`, and say its error."""
-        try:
-            work()
+            self.say(stopped)
         except errors.OxyError as error:
             advice = advice_for(error)
             self.code = self.code or advice.code
