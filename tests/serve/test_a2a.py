@@ -7,6 +7,7 @@ tests/clients.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncGenerator
 from typing import Any, Final
 
@@ -260,6 +261,30 @@ async def test_a_stream() -> None:
         ("thought", False, True),
         "COMPLETED",
     ]
+
+
+NO_UNICODE: Final = {
+    # what the remote sends: the text of the task
+    "answer": ([rb'{"type": "answer", "content": "a\ud800b"}'], "a?b"),
+    "JSON": ([rb'{"type": "answer", "content": {"\ud800": 1}}'], '{"?": 1}'),
+    "piece": ([rb'{"type": "stream", "content": {"delta": "\ud800", "agent": "x"}}'], "?"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_UNICODE)
+async def test_texts_that_are_no_unicode(kind: str) -> None:
+    """Lone surrogates, which cannot be sent, are replaced; the run is told as it ended."""
+    messages, text = NO_UNICODE[kind]
+    here = of_one_agent(*(b"data: " + each + b"\r\n\r\n" for each in messages), pause(1), close())
+    task = await here.task("q")
+    assert text_of(task) == [text]
+    assert task["metadata"].get("code") == ("no_answer" if kind == "piece" else None)
+
+
+def test_a_name_that_is_no_unicode() -> None:
+    """The card has names with replaced surrogates."""
+    card = agent_card((ServedAgent("a\ud800"),), "/", needs_token=False)
+    assert [card.name, card.skills[0].id] == ["a?", "a?"]
 
 
 async def test_pieces() -> None:
@@ -522,6 +547,7 @@ INVALID: Final[list[Any]] = [
     pytest.param(call("SendMessage", {"message": 5}), -32602, id="wrong-type"),
     pytest.param(call("SendMessage", 5), -32602, id="no-params"),
     pytest.param(call("SendMessage", {}), -32602, id="no-message"),
+    pytest.param(send("echo x", metadata={"x": math.inf}), -32602, id="infinite-number"),
     pytest.param(call("GetTask", {"id": "nope"}), -32001, id="unknown-task"),
     pytest.param(call("ListTasks", {}), -32004, id="list"),
     pytest.param(call("CreateTaskPushNotificationConfig", {}), -32003, id="push"),

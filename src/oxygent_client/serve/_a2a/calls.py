@@ -40,7 +40,7 @@ from a2a.utils.errors import (
 )
 from a2a.utils.proto_utils import to_stream_response
 from a2a.utils.version_validator import validate_version
-from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from google.protobuf.json_format import Error, MessageToDict, ParseDict
 
 from oxygent_client.serve import Exchange
 from oxygent_client.serve._a2a.store import ENDED
@@ -110,7 +110,8 @@ def _read_call(document: Mapping[str, Any]) -> _Call:
         raise MethodNotFoundError
     try:
         request = ParseDict(document.get("params", {}), _REQUESTS[method](), ignore_unknown_fields=True)
-    except (ParseError, TypeError, AttributeError) as error:
+        MessageToDict(request)  # a task has its message: infinite numbers could not be sent with it
+    except (Error, TypeError, AttributeError) as error:
         raise InvalidParamsError from error
     return _Call(method, request)
 

@@ -1,6 +1,7 @@
 """Build the agent card and the messages of A2A, and read the message of a client. Pure.
 
-Rule: texts of the remote in a card or in a status are bounded, and have no hidden characters.
+Rule 1: texts of the remote in a card or in a status are bounded, and have no hidden characters.
+Rule 2: a lone surrogate, which a text of the protocol cannot have, becomes `?`.
 
 Source: https://a2a-protocol.org/v1.0.0/specification/
 """
@@ -47,12 +48,16 @@ def _description(text: str) -> str:
     return str(strip_control_characters(text[:_DESCRIPTION]))
 
 
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
 def agent_card(agents: Sequence[ServedAgent], url: str, *, needs_token: bool) -> AgentCard:
     """Return the card of a server: its first agent, and a skill for each agent."""
     first = agents[0]
     card = AgentCard(
-        name=first.name,
-        description=_description(first.description) or f"The OxyGent agent {first.name}",
+        name=_encodable(first.name),
+        description=_description(first.description) or f"The OxyGent agent {_encodable(first.name)}",
         version=__version__,
         supported_interfaces=[AgentInterface(url=url, protocol_binding="JSONRPC", protocol_version="1.0")],
         capabilities=AgentCapabilities(streaming=True, push_notifications=False),
@@ -60,12 +65,13 @@ def agent_card(agents: Sequence[ServedAgent], url: str, *, needs_token: bool) ->
         default_output_modes=[TEXT],
         skills=[
             AgentSkill(
-                id=agent.name,
-                name=agent.name,
-                description=_description(agent.description) or f"The OxyGent agent {agent.name}",
+                id=name,
+                name=name,
+                description=_description(agent.description) or f"The OxyGent agent {name}",
                 tags=["oxygent"],
             )
             for agent in agents
+            for name in (_encodable(agent.name),)
         ],
     )
     if needs_token:
@@ -102,7 +108,7 @@ def question_of(message: Message) -> Question:
 
 def text_parts(text: str) -> list[Part]:
     """Return the parts of an artifact or of a message with this text."""
-    return [Part(text=text, media_type=TEXT)]
+    return [Part(text=_encodable(text), media_type=TEXT)]
 
 
 def failure_metadata(failure: Failure) -> dict[str, Any]:
