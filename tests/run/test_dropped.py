@@ -22,6 +22,7 @@ import pytest
 from oxygent_client import SSEOxyGent
 from oxygent_client._run.abandoned import forget, sweep, watch
 from oxygent_client._run.outcome import OutcomeTracker
+from oxygent_client.policies import ConcurrencyLimit
 from oxygent_client.telemetry._observers import RunObservation
 from oxygent_client.testing import FakeTransport, Reply, answer, close, pause, tool_call
 from oxygent_client.transports import Context
@@ -123,6 +124,16 @@ async def test_the_trace_id_of_a_dropped_run() -> None:
     gc.collect()
     response = await agent.ask("hi", trace_id="dropped")
     assert response.extra["remote_trace_id"].startswith("dropped-")
+
+
+async def test_the_slot_of_a_dropped_run() -> None:
+    """A dropped run frees the slot of a concurrency limit, once its generators are closed."""
+    agent = agent_for(ENDLESS, ANSWER)
+    agent.policies = (ConcurrencyLimit(1),)
+    await entered(agent.stream("hi"))
+    gc.collect()
+    response = await agent.ask("hi", timeout=10)
+    assert response.output == "42"
 
 
 async def test_another_reader_may_attach() -> None:

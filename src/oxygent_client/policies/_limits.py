@@ -9,7 +9,8 @@ Rule 4: each event loop counts by itself.
 from __future__ import annotations
 
 import math
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, ClassVar
 
 import anyio
@@ -69,6 +70,19 @@ class Slots:
             f"no slot was free before the deadline (ConcurrencyLimit.max={self._max})", outcome=Outcome.NOT_SENT
         )
 
+    @asynccontextmanager
+    async def held(self, deadline: float) -> AsyncGenerator[None, None]:
+        """Hold a slot in the block. A generator is closed, and so frees its slot, also when a run is dropped.
+
+        Raises:
+            DeadlineExceededError: no slot was free before `deadline`.
+        """
+        slot = await self.take(deadline)
+        try:
+            yield
+        finally:
+            slot.release()
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Slots, (self._max,)
 
@@ -91,7 +105,7 @@ class ConcurrencyLimitTransport(Wrapper):
 
     async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
         if request.context.purpose in COUNTED:
-            stack.callback((await self.slots.take(wait_deadline(request.context))).release)
+            await stack.enter_async_context(self.slots.held(wait_deadline(request.context)))
         # A stack of its own for what is within, since that may be closed, and asked again, while the slot is held.
         return await stack.enter_async_context(self.inner.exchange(request))
 
