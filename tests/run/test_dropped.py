@@ -31,7 +31,10 @@ from tests.support.plain import plain
 from tests.support.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
-    from oxygent_client import Event, Run
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
+
+    from oxygent_client import Event, HTTPRequest, HTTPResponse, Run
     from oxygent_client.telemetry import Notification
 
 # trio warns of each asynchronous generator that is garbage-collected, and a dropped run has some
@@ -134,6 +137,47 @@ async def test_the_slot_of_a_dropped_run() -> None:
     gc.collect()
     response = await agent.ask("hi", timeout=10)
     assert response.output == "42"
+
+
+@attrs.define
+class Classic:
+    """A transport whose exchanges are no generators."""
+
+    inner: FakeTransport
+    left: int = 0
+
+    def exchange(self, request: HTTPRequest, /) -> ClassicExchange:
+        """As `Transport.exchange`."""
+        return ClassicExchange(self, self.inner.exchange(request))
+
+    async def aclose(self) -> None:
+        """As `Transport.aclose`."""
+
+
+@attrs.define
+class ClassicExchange:
+    """One of its exchanges."""
+
+    transport: Classic
+    inner: AbstractAsyncContextManager[HTTPResponse]
+
+    async def __aenter__(self) -> HTTPResponse:
+        return await self.inner.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        self.transport.left += 1
+        return await self.inner.__aexit__(kind, error, traceback)
+
+
+async def test_any_exchange_of_a_dropped_run() -> None:
+    """The exchange of a dropped run is left, though it is no generator."""
+    transport = Classic(FakeTransport({"/sse/chat": ENDLESS}))
+    await entered(plain(server_url=URL, transport=transport).stream("hi"))
+    gc.collect()
+    await anyio.sleep(0.1)
+    assert transport.left == 1
 
 
 async def test_another_reader_may_attach() -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, runtime_checkable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import attrs
 
@@ -51,6 +51,18 @@ class StatelessPolicy:
         """No state."""
 
 
+@asynccontextmanager
+async def _in_a_generator(
+    exchange: AbstractAsyncContextManager[HTTPResponse],
+) -> AsyncGenerator[HTTPResponse, None]:
+    """An exchange that is left also when its run is dropped: event loops close generators, and no other object."""
+    async with exchange as response:
+        yield response
+
+
+_OF_A_GENERATOR: Final = type(_in_a_generator(cast("Any", None)))
+
+
 @attrs.define(eq=False)
 class Layer:
     """A transport around a transport. A subclass overrides `exchange`, or `_respond`."""
@@ -76,7 +88,10 @@ class Layer:
         """Enter an exchange of `transport` on `stack`, which its layers share: that is faster than one for each."""
         if isinstance(transport, Layer) and type(transport).exchange is Layer.exchange:
             return await transport._respond(stack, request)  # noqa: SLF001  (of this class)
-        return await stack.enter_async_context(transport.exchange(request))
+        exchange = transport.exchange(request)
+        if type(exchange) is not _OF_A_GENERATOR:
+            exchange = _in_a_generator(exchange)
+        return await stack.enter_async_context(exchange)
 
     async def aclose(self) -> None:
         """As `Transport.aclose`: closes the wrapped transport."""
