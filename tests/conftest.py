@@ -103,8 +103,13 @@ ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
     "tests/transports/test_tls.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
 }
 
-BY_LOOP: Final = frozenset({"tests/transports/test_cancellation.py"})
-"""The files whose subject has code of its own for each loop: `--one-loop` leaves them whole."""
+BY_LOOP: Final = frozenset(
+    {
+        "tests/transports/test_cancellation.py",
+        "tests/testing/test_check_transport_finds.py::test_a_transport_that_breaks_its_tasks",
+    }
+)
+"""The files and tests whose subject has code of its own for each loop: `--one-loop` leaves them whole."""
 
 NORMALLY_ON: Final[dict[str, tuple[str, ...]]] = {
     # "tests/test_x.py::test_y": its loops unless the size is soak; each takes long on every loop
@@ -244,7 +249,7 @@ def _case(item: pytest.Item) -> str:
     parameters = item.callspec.params if isinstance(item, pytest.Function) and values else {}
     loop = str(parameters.get("anyio_backend", parameters.get("loop", "")))
     parts = values.removesuffix("]").split("-") if loop else []
-    if loop not in parts or test.partition("::")[0] in BY_LOOP:
+    if loop not in parts or not {test, test.partition("::")[0]}.isdisjoint(BY_LOOP):
         return item.nodeid
     parts[parts.index(loop)] = ""
     return f"{test}[{'-'.join(parts)}]"

@@ -42,6 +42,15 @@ def rewritten(stack: Any, trace_id: Any = "theirs", link: NameMap = INDEPENDENT)
     return action.message["content"]["call_stack"], action.message["content"]["current_trace_id"]
 
 
+def test_a_forwarded_message_is_a_value() -> None:
+    """Actions with the same message are equal, have the same hash and representation, and can be pickled."""
+    made = Forward("text", str.upper)
+    assert made == Forward("TEXT")
+    assert hash(made) == hash(Forward("TEXT"))
+    assert repr(made) == "Forward(message='TEXT')"
+    assert pickle.loads(pickle.dumps(made)) == made
+
+
 # ------------------------------------------------------------------------------------------------------ Default actions
 
 ANSWERS: Final = ["text", "", None, False, 0, 3, {"a": [1]}, [1, {"b": 2}]]

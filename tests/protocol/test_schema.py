@@ -108,6 +108,14 @@ def test_the_number_of_problems() -> None:
     assert len(check(event(METRICS), {"metrics": refuses(rows)}).problems) == 20
 
 
+def test_too_many_secrets() -> None:
+    """The text of a problem is not shown if the message has more secrets than are searched for."""
+    said = [{"token": f"CANARY{number}"} for number in range(101)]
+    schema: dict[Any, Any] = {None: refuses(ValueError("no CANARY7"))}
+    after = check(Custom(None, said, {"content": said}), schema)
+    assert after.problems == ("invalid (details are not shown: the message has too many secrets)",)
+
+
 def test_a_validator_of_pydantic() -> None:
     """The list of a pydantic error is used without the values that it quotes."""
     pydantic: Any = pytest.importorskip("pydantic")

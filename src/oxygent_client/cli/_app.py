@@ -313,8 +313,7 @@ def batch(
         settings |= {"callee": callee}
         agent = SSEOxyGent(**settings)
         results = output or Path(f"{name}.results.jsonl")
-        is_complete = run_batch(agent, read_items(Path(name)), results, concurrency, Console(stderr=True))
-        return 0 if is_complete else FAILED
+        return 0 if run_batch(agent, read_items(Path(name)), results, concurrency, Console(stderr=True)) else FAILED
 
     return attempt(work, debug=debug, stopped="stopped; the runs in progress go on at the server")
 
@@ -397,7 +396,7 @@ def serve_agent(
     Credentials for the remote come from --profile, --header or --header-env.
     """
 
-    def work() -> int:
+    def work() -> None:
         from oxygent_client import SSEOxyGent
         from oxygent_client.serve import LOOPBACK, ServeLimits, Service, serve_forever
 
@@ -409,29 +408,31 @@ def serve_agent(
             raise errors.ConfigurationError("serve needs --mcp-stdio alone, or protocols: --openai, --mcp, --a2a")
         agent = SSEOxyGent(**agent_settings(url, profile=profile, header=header, header_env=header_env))
         if mcp_stdio:
-            return _serve_stdio(agent, limits, master_only=master_only)
-        is_local = host in LOOPBACK
-        if not is_local and token_env is None:
-            raise errors.ConfigurationError(f"--host {host} is not this machine alone, and needs --token-env VARIABLE")
-        service = Service(
-            agent,
-            adapters,
-            token="" if token_env is None else variable("--token-env", token_env),
-            cors=cors or (),
-            hosts=sorted(LOOPBACK) if is_local else None,
-            limits=limits,
-        )
-        if not is_local:
-            sys.stderr.write("warning: other machines can connect, without encryption: put a TLS proxy in front\n")
-        with _log_to_stderr("serve"):
-            serve_forever(
-                service,
-                host=host,
-                port=port,
-                grace=grace,
-                on_start=lambda at: write(f"serving at {at} (press Ctrl-C to stop)\n"),
+            _serve_stdio(agent, limits, master_only=master_only)
+        else:
+            is_local = host in LOOPBACK
+            if not is_local and token_env is None:
+                raise errors.ConfigurationError(
+                    f"--host {host} is not this machine alone, and needs --token-env VARIABLE"
+                )
+            service = Service(
+                agent,
+                adapters,
+                token="" if token_env is None else variable("--token-env", token_env),
+                cors=cors or (),
+                hosts=sorted(LOOPBACK) if is_local else None,
+                limits=limits,
             )
-        return 0
+            if not is_local:
+                sys.stderr.write("warning: other machines can connect, without encryption: put a TLS proxy in front\n")
+            with _log_to_stderr("serve"):
+                serve_forever(
+                    service,
+                    host=host,
+                    port=port,
+                    grace=grace,
+                    on_start=lambda at: write(f"serving at {at} (press Ctrl-C to stop)\n"),
+                )
 
     return attempt(work, debug=debug)
 
@@ -472,7 +473,7 @@ def _a2a() -> ModuleType:
     return a2a
 
 
-def _serve_stdio(agent: SSEOxyGent, limits: ServeLimits, *, master_only: bool) -> int:
+def _serve_stdio(agent: SSEOxyGent, limits: ServeLimits, *, master_only: bool) -> None:
     """Serve MCP by standard input and output; what else is printed goes to stderr."""
     import anyio
 
@@ -481,7 +482,6 @@ def _serve_stdio(agent: SSEOxyGent, limits: ServeLimits, *, master_only: bool) -
     with ExitStack() as handlers, _log_to_stderr("serve"):
         handlers.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_DFL))
         anyio.run(mcp.serve_stdio, mcp.create_server(agent, master_only=master_only, limits=limits))
-    return 0
 
 
 @contextmanager

@@ -267,17 +267,17 @@ def silence(stream: TextIO) -> None:
 
 
 def attempt(
-    work: Callable[[], int],
+    work: Callable[[], int | None],
     *,
     debug: bool,
     as_json: bool = False,
     stopped: str = "stopped",
     silence: Callable[[TextIO], None] = silence,
 ) -> int:
-    """Run `work` and return its exit code, or that of its error; `stopped` is said after Ctrl-C."""
+    """Run `work` and return its exit code (None: 0), or that of its error; `stopped` is said after Ctrl-C."""
     try:
         try:
-            return work()
+            return work() or 0
         except BrokenPipeError:
             raise
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (the command reports every error)
