@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 
-from tests.support.command_line import on_terminal
+from tests.support.command_line import Terminal, on_terminal
 
 if TYPE_CHECKING:
     from .conftest import _Servers
     from .harness import RemoteServer
 
 PROMPT = "you> "
+
+
+def cancel(terminal: Terminal, server: RemoteServer) -> dict[str, Any]:
+    """Ask a question, press Ctrl-C when the agent works on it, and return the server's entry of its end."""
+    terminal.press("quiet 61\r")
+    anyio.run(lambda: server.wait_for("started", query="quiet 61", within=20))
+    terminal.press("\x03")
+    terminal.read_until("stopped")
+    entry = anyio.run(lambda: server.wait_for("cancelled", query="quiet 61", within=10))
+    terminal.read_until(PROMPT)
+    return entry
 
 
 def test_memory_and_cancellation(server: RemoteServer) -> None:
@@ -23,17 +34,15 @@ def test_memory_and_cancellation(server: RemoteServer) -> None:
         terminal.press("echo my name is Ada\r")
         terminal.read_until("trace")
         terminal.read_until(PROMPT)
-        terminal.press("quiet 61\r")
-        anyio.run(lambda: server.wait_for("started", query="quiet 61", within=20))
-        terminal.press("\x03")
-        terminal.read_until("stopped")
-        cancelled = anyio.run(lambda: server.wait_for("cancelled", query="quiet 61", within=10))
-        terminal.read_until(PROMPT)
         terminal.press("memory\r")
         terminal.read_until('"answered": 1')
         terminal.read_until(PROMPT)
+        cancelled = cancel(terminal, server)
+        terminal.press("echo still here\r")
+        terminal.read_until("trace")
+        terminal.read_until(PROMPT)
         terminal.press("/history\r")
-        terminal.read_until("  2  memory")
+        terminal.read_until("  3  echo still here")
         terminal.press("/quit\r")
         code = terminal.wait()
     assert code == 0

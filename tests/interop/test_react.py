@@ -224,6 +224,9 @@ def test_the_chat_command(react: RemoteServer, gate: threading.Event) -> None:
         terminal.press("/tree\r")
         terminal.read_until("add_tool")
         terminal.read_until("you> ")
+        terminal.press("recall please\r")
+        terminal.read_until("First you said: What is 40 plus 2?")
+        terminal.read_until("you> ")
         gate.clear()
         try:
             terminal.press("What is 40 plus 2, again?\r")
@@ -233,8 +236,8 @@ def test_the_chat_command(react: RemoteServer, gate: threading.Event) -> None:
         finally:
             gate.set()
         terminal.read_until("you> ")
-        terminal.press("recall please\r")
-        terminal.read_until("First you said: What is 40 plus 2?")
+        terminal.press("What is 40 plus 2?\r")
+        terminal.read_until(ANSWER)
         terminal.read_until("you> ")
         terminal.press("\x04")
         code = terminal.wait()
