@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import pytest
@@ -11,12 +11,12 @@ from tests.support.command_line import Terminal, on_terminal
 
 if TYPE_CHECKING:
     from .conftest import _Servers
-    from .harness import RemoteServer
+    from .harness import Record, RemoteServer
 
 PROMPT = "you> "
 
 
-def cancel(terminal: Terminal, server: RemoteServer) -> dict[str, Any]:
+def cancel(terminal: Terminal, server: RemoteServer) -> Record:
     """Ask a question, press Ctrl-C when the agent works on it, and return the server's entry of its end."""
     terminal.press("quiet 61\r")
     anyio.run(lambda: server.wait_for("started", query="quiet 61", within=20))
