@@ -46,8 +46,8 @@ UNMEASURED = tuple(
     for name in ("core/test_linear", "project/test_layers", "project/test_project", "project/test_security_page")
 )
 """These measure times or read files: for lines of the package that are run, others are needed anyway."""
-WORKERS = ("-n", "4", "--dist", "worksteal")
-"""Four: a small machine has two processors, and more than half of the time is waiting."""
+WORKERS = ("-n", "3", "--dist", "worksteal")
+"""Three: a small machine has two processors, and a third of the time is waiting."""
 
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "tests"]
