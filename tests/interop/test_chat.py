@@ -66,6 +66,7 @@ def test_feedback(servers: _Servers, version: str) -> None:
         terminal.read_until(PROMPT)
         terminal.press("/rate like\r")
         terminal.read_until("thank you")
+        terminal.read_until(PROMPT)  # before it, the terminal is not in the mode in which Ctrl-D is seen
         terminal.press("\x04")
         code = terminal.wait()
     assert code == 0
