@@ -118,8 +118,15 @@ def test_mcp_by_standard_input_and_output(monkeypatch: pytest.MonkeyPatch) -> No
 
 HOSTS: Final[list[Any]] = [
     # options, a token, the texts on stderr, the signal, the exit code
-    pytest.param(["--mcp", "--a2a"], "", "GET /v1/models 200", signal.SIGINT, 130, id="loopback"),
-    pytest.param(["--host", "0.0.0.0", "--token-env", "SERVE_TOKEN"], "t0ken", "TLS", signal.SIGTERM, 0, id="all"),
+    pytest.param(["--mcp", "--a2a", "--relay"], "", "GET /v1/models 200", signal.SIGINT, 130, id="loopback"),
+    pytest.param(
+        ["--host", "0.0.0.0", "--token-env", "SERVE_TOKEN", "--relay", "--relay-grace", "5"],
+        "t0ken",
+        "TLS",
+        signal.SIGTERM,
+        0,
+        id="all",
+    ),
 ]
 
 

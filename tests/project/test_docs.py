@@ -38,6 +38,7 @@ from oxygent_client._run.state import LEGACY_SILENCE
 from oxygent_client.cli._app import app
 from oxygent_client.cluster import Health, Strategy
 from oxygent_client.policies import ORDER, Redirect
+from oxygent_client.serve.relay import RelayLimits
 from oxygent_client.telemetry import Stats
 from oxygent_client.telemetry.otel import MOST_CALLS
 from oxygent_client.testing import ToyRemote
@@ -235,6 +236,13 @@ FIGURES: Final = [
     ("docs/howto/observe.md", "## OpenTelemetry", f"{MOST_CALLS:,} calls"),
     ("docs/howto/retry-and-limit.md", "## Retry budget", f"{WORDS[Retry().budget]} retries"),
     ("docs/howto/retry-and-limit.md", "## Order of policies", f"{WORDS[Redirect().hops]} hops"),
+    ("docs/howto/serve.md", "## Relay for browsers", f"last {RelayLimits().buffer_events:,} events"),
+    ("docs/howto/serve.md", "## Relay for browsers", f"up to {RelayLimits().buffer_bytes // 1024**2} MiB"),
+    ("docs/howto/serve.md", "## Relay for browsers", f"goes on for {RelayLimits().grace_seconds:g} s"),
+    ("docs/howto/serve.md", "## Relay for browsers", f"nothing for {RelayLimits().send_seconds:g} s"),
+    ("docs/howto/serve.md", "## Relay for browsers", f"viewed for {RelayLimits().finished_seconds / 60:g} minutes"),
+    ("docs/howto/serve.md", "## Relay for browsers", f"the last {RelayLimits().finished_runs}"),
+    ("docs/howto/serve.md", "## Relay for browsers", f"one run ({RelayLimits().viewers})"),
     ("docs/tutorial.md", "## Handle errors", f"{WORDS[Retry().attempts]} attempts"),
     ("docs/wire.md", "# The wire protocol", f"{KEEP_ALIVE_SECONDS:g} s"),
 ]

@@ -95,9 +95,10 @@ ROOMS: Final[dict[str, Room]] = {
         "serve.mcp serve._mcp serve._mcp.*", f"{PUBLIC} serve", "anyio attrs mcp mcp_types sse_starlette", edge=True
     ),
     "serve.a2a": room("serve.a2a serve._a2a serve._a2a.*", f"{PUBLIC} serve", "anyio attrs a2a google", edge=True),
+    "serve.relay": room("serve.relay serve._relay serve._relay.*", f"{PUBLIC} serve", "anyio attrs", edge=True),
     "cli": room(
         "cli cli.* __main__",
-        f"{PUBLIC} profiles serve serve.openai serve.mcp serve.a2a",
+        f"{PUBLIC} profiles serve serve.openai serve.mcp serve.a2a serve.relay",
         "anyio attrs rich typer",
         edge=True,
     ),

@@ -365,6 +365,13 @@ def serve_agent(
         str,
         typer.Option(help="A2A: the URL of this server in its card (default: that of each request).", metavar="URL"),
     ] = "",
+    relay: Annotated[
+        bool, typer.Option("--relay", help="Serve the server's messages at /relay, for browsers.")
+    ] = False,
+    relay_grace: Annotated[
+        float | None,
+        typer.Option(help="Relay: seconds that a run goes on without viewers.", min=0.0, metavar="SECONDS"),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="The address to listen on; any other than this machine's needs --token-env.")
     ] = "127.0.0.1",
@@ -404,8 +411,12 @@ def serve_agent(
         adapters = _adapters(openai=openai, reasoning=reasoning, mcp=mcp, master_only=master_only)
         if a2a:
             adapters.append(_a2a().A2AAdapter(public_url, needs_token=token_env is not None))
+        if relay:
+            adapters.append(_relay(relay_grace))
         if mcp_stdio == bool(adapters):
-            raise errors.ConfigurationError("serve needs --mcp-stdio alone, or protocols: --openai, --mcp, --a2a")
+            raise errors.ConfigurationError(
+                "serve needs --mcp-stdio alone, or protocols: --openai, --mcp, --a2a, --relay"
+            )
         agent = SSEOxyGent(**agent_settings(url, profile=profile, header=header, header_env=header_env))
         if mcp_stdio:
             _serve_stdio(agent, limits, master_only=master_only)
@@ -471,6 +482,12 @@ def _a2a() -> ModuleType:
     except ImportError as missing:
         raise errors.ConfigurationError("this needs a2a-sdk: pip install 'oxygent-client[a2a]'") from missing
     return a2a
+
+
+def _relay(grace: float | None) -> Adapter:
+    from oxygent_client.serve.relay import RelayAdapter, RelayLimits
+
+    return RelayAdapter(RelayLimits() if grace is None else RelayLimits(grace_seconds=grace))
 
 
 def _serve_stdio(agent: SSEOxyGent, limits: ServeLimits, *, master_only: bool) -> None:

@@ -100,7 +100,13 @@ class Exchange:
         """Send an event: `data` as JSON, or unchanged if it is a str."""
         text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
         name = f"event: {event}\n" if event else ""
-        await self._send_piece(f"{name}data: {text}\n\n".encode("utf-8", "replace"))
+        await self.send_piece(f"{name}data: {text}\n\n".encode("utf-8", "replace"))
+
+    async def send_piece(self, piece: bytes) -> None:
+        """Send bytes of the stream: events or comments, each complete."""
+        async with self._sending:
+            self._sent_at = anyio.current_time()
+            await self.send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def end_stream(self) -> None:
         """Complete the stream."""
@@ -112,7 +118,7 @@ class Exchange:
             while True:  # until the end of the handler
                 await anyio.sleep_until(self._sent_at + HEARTBEAT)
                 if not self.is_finished and anyio.current_time() >= self._sent_at + HEARTBEAT:
-                    await self._send_piece(b": heartbeat\n\n")
+                    await self.send_piece(b": heartbeat\n\n")
 
     async def _start(self, status: int, own: Mapping[str, str], headers: Mapping[str, str] | None) -> None:
         self.status = status
@@ -123,11 +129,6 @@ class Exchange:
     async def _finish(self, body: bytes) -> None:
         self.is_finished = True
         await self.send({"type": "http.response.body", "body": body})
-
-    async def _send_piece(self, piece: bytes) -> None:
-        async with self._sending:
-            self._sent_at = anyio.current_time()
-            await self.send({"type": "http.response.body", "body": piece, "more_body": True})
 
 
 def limited(receive: Receive, most: int, seconds: float) -> Receive:

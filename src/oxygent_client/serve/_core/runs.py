@@ -11,7 +11,7 @@ Rule 4: leaving a run, in whatever way, stops it at the remote.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, Final, cast
 
@@ -20,7 +20,7 @@ import attrs
 
 from oxygent_client import Conversation, Outcome, Run, SSEOxyGent
 from oxygent_client.errors import ConfigurationError, EnvelopeError, OxyError
-from oxygent_client.sanitize import without_credentials
+from oxygent_client.sanitize import chain, without_credentials
 from oxygent_client.serve._core.failures import MAY_HAVE_RUN, Refused
 
 _logger: Final = logging.getLogger("oxygent_client.serve")
@@ -206,6 +206,11 @@ class Runs:
                 await anyio.sleep(FEEDBACK_PAUSE)
             else:
                 return True
+
+    def redactor(self, run: Run) -> Callable[[Any], Any]:
+        """Return what messages of a run pass to a client: the agent's `sanitize`, and the removal of credentials."""
+        clean, own = without_credentials(run.sent), self._agent.sanitize
+        return clean if own is None else chain(own, clean)
 
     def conversation(self, token: str = "") -> Conversation:
         """Start a conversation, or continue that of a token; see `SSEOxyGent.conversation`."""

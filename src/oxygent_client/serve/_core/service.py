@@ -50,6 +50,8 @@ class Route:
     method: str
     path: str
     handler: Callable[[Exchange], Awaitable[None]]
+    needs_token: bool = True
+    """Whether a token is needed, if the service has one; without, the path itself has a secret."""
 
     def matches(self, path: str) -> bool:
         """Whether it is the route of this path."""
@@ -175,7 +177,8 @@ class Service:
         elif exchange.path in (HEALTH, READY):
             await self._respond_health(exchange)
         else:
-            self._access.check_token(exchange)
+            if found is None or not isinstance(found[0], Route) or found[0].needs_token:
+                self._access.check_token(exchange)
             if found is None:
                 raise Refused(404, "not_found", "there is no such path")
             route, _ = found

@@ -1,0 +1,124 @@
+"""Run an agent for the viewers of one relayed run.
+
+Rule 1: a run goes on while it has viewers, and for `grace_seconds` without one; then it is stopped at the remote.
+Rule 2: no viewer slows a run. Before an event drops another that a viewer has not taken, the viewers get their turn
+    `PAUSES` times; they get no time of the clock.
+Rule 3: each way in which a run can end is an event of its own; so is a failure of the relay itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import anyio
+import anyio.lowlevel
+import attrs
+
+from oxygent_client import Outcome, OxyError, Run
+from oxygent_client.serve import INTERNAL, Failure, Refused, Runs, failure_of
+from oxygent_client.serve._relay.documents import (
+    Question,
+    cancelled_end,
+    completed_end,
+    failed_end,
+    json_bytes,
+)
+from oxygent_client.serve._relay.event_log import EventLog, Viewer
+
+PAUSES: Final = 2
+"""One more than a viewer that waits needs to get its turn, on trio too."""
+
+STOPPING: Final = Failure(status=424, code="stopping", message="the server is stopping", outcome=Outcome.UNKNOWN)
+
+_logger: Final = logging.getLogger("oxygent_client.serve")
+
+
+@attrs.define(eq=False)
+class RelayRun:
+    """One run, its events and its viewers."""
+
+    id: str
+    runs: Runs
+    log: EventLog
+    grace: float
+    """Seconds for which it goes on without viewers."""
+    trace_id: str = attrs.field(default="", init=False)
+    """The remote's trace id, once the remote has accepted the run."""
+    error: Exception | None = attrs.field(default=None, init=False)
+    """The error of a run that the remote has not accepted."""
+    opened: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    """Set once the remote has accepted the run, or `error` is set."""
+    ended: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    _scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
+    _changed: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    """Set when there is another event, and then made anew."""
+    _run: Run | None = attrs.field(default=None, init=False)
+    _is_stopped: bool = attrs.field(default=False, init=False)
+
+    async def execute(self, question: Question, headers: Mapping[str, str]) -> None:
+        """Run the agent up to its end."""
+        end = failed_end(STOPPING)
+        try:
+            with self._scope:
+                end = await self._relay(question, headers)
+            if self._scope.cancelled_caught:
+                end = self._cancelled_end()
+        except (OxyError, Refused) as error:
+            self.error, end = error, failed_end(failure_of(error))
+        except Exception as error:
+            _logger.exception("a relayed run failed")
+            self.error, end = error, failed_end(INTERNAL)
+        finally:
+            self.log.end(json_bytes(end))
+            self._notify()
+            self.opened.set()
+            self.ended.set()
+
+    def stop(self) -> None:
+        """Stop the run at the remote; `ended` is set when it has ended."""
+        self._is_stopped = True
+        self._scope.cancel()
+
+    def join(self, seen: int) -> Viewer:
+        """Add a viewer that has seen the events up to this number."""
+        self._scope.deadline = math.inf
+        return self.log.join(seen)
+
+    def leave(self, viewer: Viewer) -> None:
+        """Remove a viewer; after the last one, the grace period begins."""
+        self.log.leave(viewer)
+        if not self.log.viewers:
+            self._scope.deadline = anyio.current_time() + self.grace
+
+    async def wait(self) -> None:
+        """Wait for another event."""
+        await self._changed.wait()
+
+    async def _relay(self, question: Question, headers: Mapping[str, str]) -> Any:
+        """Add the events of the run; return its end."""
+        async with self.runs.stream(
+            question.query, agent=question.agent, from_trace_id=question.context, headers=headers
+        ) as run:
+            self._run, self.trace_id = run, run.remote_trace_id
+            self._scope.deadline = anyio.current_time() + self.grace
+            self.opened.set()
+            clean = self.runs.redactor(run)
+            async for event in run:
+                data = json_bytes(clean(event.message))
+                for _ in range(PAUSES):
+                    if self.log.must_pause(data):
+                        await anyio.lowlevel.checkpoint()
+                self.log.add(data)
+                self._notify()
+            return completed_end(clean(run.response.output), run.remote_trace_id)
+
+    def _cancelled_end(self) -> Any:
+        outcome = Outcome.UNKNOWN if self._run is None else self._run.outcome
+        return cancelled_end("stopped" if self._is_stopped else "no_viewers", outcome, self.trace_id)
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()

@@ -1,0 +1,42 @@
+"""Find runs by their ids, and forget finished ones. Pure.
+
+Rule 1: a finished run is kept for a time, and the last ones up to a number. Running ones always are.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+R = TypeVar("R")
+
+
+class RunTable(Generic[R]):
+    """Runs by their ids; the time is an argument."""
+
+    def __init__(self, finished: int, seconds: float) -> None:
+        self._most = finished
+        self._seconds = seconds
+        self._runs: dict[str, R] = {}
+        self._until: dict[str, float] = {}
+        """How long each finished run is kept, the oldest first."""
+
+    def add(self, key: str, run: R) -> None:
+        """Add a run."""
+        self._runs[key] = run
+
+    def find(self, key: str, now: float) -> R | None:
+        """Return a run; None if there is none, or none any longer."""
+        self._forget(now)
+        return self._runs.get(key)
+
+    def finish(self, key: str, now: float) -> None:
+        """Note that a run has finished."""
+        self._until[key] = now + self._seconds
+        self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        while self._until:
+            oldest, until = next(iter(self._until.items()))
+            if until > now and len(self._until) <= self._most:
+                break
+            del self._until[oldest], self._runs[oldest]
