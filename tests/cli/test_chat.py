@@ -16,7 +16,7 @@ import pytest
 from attrs import define, field
 from rich.console import Console
 
-from oxygent_client import Answer, Custom, Event, SSEOxyGent
+from oxygent_client import Answer, Custom, Event, SSEOxyGent, TraceCall
 from oxygent_client.cli import main
 from oxygent_client.cli._chat import _reader
 from oxygent_client.cli._chat_session import ANSWER, COMMANDS, MORE, PROMPT, Chat, Question, question_of
@@ -128,7 +128,7 @@ def interrupted(error: type[BaseException]) -> Callable[[str], Display]:
     """Return a maker of displays that raise an exception at the first event."""
 
     class Interrupted(AnswerDisplay):
-        def see(self, event: Event, at: float) -> None:
+        def see(self, event: Event, at: float, call: TraceCall | None = None) -> None:
             raise error
 
     return lambda _: Interrupted(len)

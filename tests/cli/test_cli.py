@@ -46,9 +46,13 @@ from oxygent_client import (
     TextDelta,
     Thought,
     ToolCall,
+    Trace,
+    TraceCall,
     errors,
 )
+from oxygent_client._core.call_tree import CallStatus
 from oxygent_client._core.transport import Context
+from oxygent_client._run.trace import TRACED, TraceCollector
 from oxygent_client.cli import main
 from oxygent_client.cli._app import MAX_RUNS, app
 from oxygent_client.cli._ask import ask_with, run_query
@@ -171,13 +175,38 @@ def delta(text: str, **more: Any) -> Event:
     return event(TextDelta, "stream", {"delta": text, **more})
 
 
-def outlined(view: View, at: float) -> list[str]:
+def unchanged(value: Any) -> Any:
+    """Redact nothing."""
+    return value
+
+
+class Followed:
+    """A view that gets events with their calls, and the trace of them, as from a run."""
+
+    def __init__(self, view: View | None = None) -> None:
+        self.view = View("why") if view is None else view
+        self.collector = TraceCollector()
+        self.collector.begin(0)
+
+    def see(self, event: Event, at: float = 0) -> None:
+        """Pass an event."""
+        if type(event) in TRACED:
+            self.collector.note(event, at)
+        self.view.see(event, self.collector.call_of(event, unchanged))
+
+    def at(self, seconds: float, status: CallStatus = "running") -> View:
+        """Pass the trace at this time, and return the view."""
+        self.view.show_trace(self.collector.trace(now=lambda: seconds, status=status, record=None, clean=unchanged))
+        return self.view
+
+
+def outlined(view: View) -> list[str]:
     """Return the tree as text: a space for each level, the mark, the name, the text, the seconds."""
     return [
         " ".join(
             part
             for part in (
-                " " * len(each.guide) + each.mark,
+                " " * (len(each.branches) // 3) + each.mark,
                 each.name,
                 each.text,
                 "" if each.share is None else f"{each.share:.0%}",
@@ -185,7 +214,7 @@ def outlined(view: View, at: float) -> list[str]:
             )
             if part
         )
-        for each in view.lines(at)
+        for each in view.lines()
     ]
 
 
@@ -196,24 +225,29 @@ VIEWS: Final[list[tuple[str, list[Event], list[str]]]] = [
     (
         "what an inner call was asked while it runs, and what it told when it is over",
         [called("user a"), called("user a t1", "asked"), called("user a t2", "asked"), returned("t2", {"told": 1})],
-        ["running a 4s", " running t1 asked 3s", ' done t2 {"told": 1} 1s'],
+        ["running a 4s", " running t1 asked 3s", ' completed t2 {"told": 1} 1s'],
     ),
     (
         "no output of the root: it is the answer",
         [called("user a"), returned("a", "the answer"), event(Answer, "answer", "the answer")],
-        ["done a 1s"],
+        ["completed a 1s"],
     ),
     (
         "nested calls below the youngest open call of their stack",
         [called("user a"), called("user a b"), called("user a b", node="b2"), called("user a b t"), returned("b2")],
-        ["running a 5s", " running b 4s", " done b 2s", "  running t 2s"],
+        ["running a 5s", " running b 4s", " completed b 2s", "  running t 2s"],
     ),
     (
         "a call without a stack, below its caller",
         [called("user a"), called("x a t", call_stack=None), called("x y t", call_stack=None, node="t2")],
         ["running a 3s", " running t 2s", "running t 1s"],
     ),
-    ("an observation of nobody", [returned("x")], []),
+    ("a call whose start was not seen", [returned("x")], ["completed x"]),
+    (
+        "the error of a call that failed",
+        [called("user a"), called("user a t"), returned("t", "Error executing tool t")],
+        ["running a 3s", " failed t Error executing tool t 1s"],
+    ),
     (
         "a call without a node id",
         [called("x a"), called("y t", node_id="")],
@@ -262,7 +296,7 @@ VIEWS: Final[list[tuple[str, list[Event], list[str]]]] = [
             said("note"),
             returned("x", "c's"),
         ],
-        ["running a 5s", " running b 4s", " done c c's 2s", " text note"],
+        ["running a 5s", " running b 4s", " completed c c's 2s", " text note"],
     ),
     (
         "calls by the whole of their long ids",
@@ -273,7 +307,7 @@ VIEWS: Final[list[tuple[str, list[Event], list[str]]]] = [
             returned("x" * 200 + "1", "b's"),
             event(Thought, "think", "hm", node_id="x" * 200 + "2"),
         ],
-        ["running a 5s", " done b b's 2s", " running c 3s", " think hm"],
+        ["running a 5s", " completed b b's 2s", " running c 3s", " think hm"],
     ),
     (
         "calls by the whole of their long stacks",
@@ -302,11 +336,11 @@ VIEWS: Final[list[tuple[str, list[Event], list[str]]]] = [
 @pytest.mark.parametrize(("events", "shown"), [row[1:] for row in VIEWS], ids=[row[0] for row in VIEWS])
 def test_the_tree(events: list[Event], shown: list[str]) -> None:
     """The tree shows the calls by caller, with their time and text."""
-    view = View()
+    run = Followed()
     for at, each in enumerate(events):
-        view.see(each, at)
-    assert outlined(view, len(events)) == shown
-    assert view.events == len(events)
+        run.see(each, at)
+    assert outlined(run.at(len(events))) == shown
+    assert run.view.events == len(events)
 
 
 BIG: Final = 10**400  # no float can hold it
@@ -337,14 +371,14 @@ PROGRESS: Final[list[tuple[Any, str]]] = [
 @pytest.mark.parametrize(("content", "shown"), PROGRESS, ids=[str(row[0])[:40] for row in PROGRESS])
 def test_progress(content: Any, shown: str) -> None:
     """Progress of known shapes is a share and a text; other shapes are shown unchanged."""
-    view = View()
-    view.see(event(Progress, "progress", content), 0)
-    assert outlined(view, 0) == [f"progress {shown}"]
+    run = Followed()
+    run.see(event(Progress, "progress", content))
+    assert outlined(run.at(0)) == [f"progress {shown}"]
 
 
 def test_counts() -> None:
-    """Events and calls are counted, and the last answer is kept."""
-    view = View("why")
+    """Events and calls are counted."""
+    run = Followed()
     for each in [
         delta("ea"),
         called("user a"),
@@ -352,30 +386,55 @@ def test_counts() -> None:
         event(Answer, "answer", 1),
         event(Answer, "answer", 2),
     ]:
-        view.see(each, 0)
-    assert view.events == 5
-    assert view.calls == 1
-    assert view.answer == 2
-    assert view.answered is True
+        run.see(each)
+    assert run.view.events == 5
+    assert run.view.calls == 1
 
 
 def test_open_calls_at_the_end() -> None:
     """At the end an open call is marked, without a time."""
-    view = View()
-    view.see(called("user a"), 0)
-    view.closed = True
-    assert outlined(view, 1) == ["lost a"]
+    run = Followed()
+    run.see(called("user a"))
+    assert outlined(run.at(1, "canceled")) == ["lost a"]
+
+
+def test_calls_that_the_trace_does_not_have() -> None:
+    """A call that the trace has dropped, or does not have yet, is not drawn."""
+    run = Followed()
+    run.see(called("user a"))
+    dropped = View()
+    dropped.see(returned("b"), None)
+    assert outlined(run.view) == []
+    assert outlined(dropped) == []
+
+
+def test_the_calls_of_a_record() -> None:
+    """Once the calls are those of the server's record, notes are below the same calls, or at the top."""
+    run = Followed()
+    for each in [said("early"), called("user a"), called("user a b"), called("user a c")]:
+        run.see(each)
+    for name in "bc":
+        run.see(event(Thought, "think", name, agent=name))
+    calls = (
+        TraceCall(index=0, name="a", node_id="a", status="completed"),
+        TraceCall(index=1, name="d", node_id="d", parent=0, depth=1, status="completed", ended=2, output="d's"),
+        TraceCall(index=2, name="b", node_id="b", parent=0, depth=1, status="failed", error="no"),
+    )
+    view = run.at(1)
+    view.show_trace(Trace(calls=calls, source="record", status="completed"))
+    assert outlined(view) == ["completed a", " completed d d's", " failed b no", "  think b", "text early", "think c"]
 
 
 def test_the_tree_is_bounded() -> None:
     """Endless calls, in width or depth, and endless text use bounded memory and stack."""
-    wide, deep = View(), View()
+    of_wide, of_deep = Followed(), Followed()
     for number in range(MAX_PARTS + 10):
-        wide.see(called(f"user t{number}"), 0)
-        deep.see(called(" ".join(f"a{n}" for n in range(min(number, 100) + 1)), node=f"n{number}"), 0)
-    assert len(list(wide.lines(0))) == MAX_PARTS
+        of_wide.see(called(f"user t{number}"))
+        of_deep.see(called(" ".join(f"a{n}" for n in range(min(number, 100) + 1)), node=f"n{number}"))
+    wide, deep = of_wide.at(0), of_deep.at(0)
+    assert len(list(wide.lines())) == MAX_PARTS
     assert wide.hidden == 10
-    assert max(len(each.guide) for each in deep.lines(0)) == MAX_DEPTH
+    assert max(len(each.branches) // 3 for each in deep.lines()) == MAX_DEPTH
     assert deep.hidden > 0
     wide.show_text("0123456789" * MAX_TEXT)
     assert wide.text == "0123456789" * (MAX_TEXT // 10)
@@ -383,12 +442,12 @@ def test_the_tree_is_bounded() -> None:
 
 def test_progress_in_a_full_view() -> None:
     """When the view is full, progress is still counted."""
-    view = View()
+    run = Followed()
     for _ in range(MAX_PARTS):
-        view.see(said("note"), 0)
-    view.see(event(Progress, "progress", "soon"), 0)
-    view.see(event(Progress, "progress", "sooner"), 0)
-    assert view.hidden == 2
+        run.see(said("note"))
+    run.see(event(Progress, "progress", "soon"))
+    run.see(event(Progress, "progress", "sooner"))
+    assert run.view.hidden == 2
 
 
 HELD: Final[list[tuple[str, Callable[[int], list[Event]]]]] = [
@@ -406,10 +465,11 @@ HELD: Final[list[tuple[str, Callable[[int], list[Event]]]]] = [
 def test_a_view_is_bounded(events: Callable[[int], list[Event]]) -> None:
     """A view keeps a bounded part of long ids, stacks and texts."""
     view = View()
+    call = TraceCall(index=1)
 
     def feed(number: int) -> None:
         for each in events(number):
-            view.see(each, 0)
+            view.see(each, call)
 
     tracemalloc.start()
     try:
@@ -423,23 +483,32 @@ def test_a_view_is_bounded(events: Callable[[int], list[Event]]) -> None:
 
 def test_an_inner_line_is_bounded() -> None:
     """Of an endless line of an inner agent only the shown part is kept."""
-    view = View()
+    run = Followed()
     for each in [called("user a"), called("user a b"), *[delta("0123456789" * 50, node_id="b")] * 10]:
-        view.see(each, 0)
-    assert len([*view.nodes][1].text) == MAX_LINE
+        run.see(each)
+    assert len(run.view.texts[1]) == MAX_LINE
+
+
+def test_the_lines_of_many_inner_agents_are_bounded() -> None:
+    """Of calls that do not fit into the view no line is kept."""
+    run = Followed()
+    for number in range(MAX_PARTS + 10):
+        run.see(called("user a", node=f"n{number}"))
+        run.see(delta("x", node_id=f"n{number}"))
+    assert len(run.view.texts) == MAX_PARTS
 
 
 def test_calls_are_looked_up_in_constant_time() -> None:
     """The call of an event is looked up in constant time."""
-    view = View()
+    run = Followed()
     for number in range(MAX_PARTS):
-        view.see(called("user a", node=f"n{number}"), 0)
+        run.see(called("user a", node=f"n{number}"))
     steps: list[str] = []
     sys.setprofile(lambda _frame, what, _function: steps.append(what))
     try:
-        view.see(delta("x", agent="nobody"), 0)
-        view.see(called("nobody x"), 0)
-        view.see(returned("n7"), 0)
+        run.see(delta("x", agent="nobody"))
+        run.see(called("nobody x"))
+        run.see(returned("n7"))
     finally:
         sys.setprofile(None)
     assert len(steps) < MAX_PARTS / 4
@@ -459,7 +528,7 @@ def drawn(what: RenderableType, *, width: int = 40, height: int = 20, encoding: 
 
 def example() -> View:
     """Return a small conversation."""
-    view = View("why")
+    run = Followed()
     for at, each in enumerate(
         [
             called("user a"),
@@ -469,8 +538,8 @@ def example() -> View:
             event(Progress, "progress", {"step": 1, "of": 2}),
         ]
     ):
-        view.see(each, at)
-    return view
+        run.see(each, at)
+    return run.at(5)
 
 
 PICTURES: Final = [
@@ -728,7 +797,9 @@ def test_live() -> None:
     console = Console(file=out, width=50, height=12, force_terminal=True, color_system=None)
     show = LiveDisplay(console, "why")
     with show:
-        show.see(called("user a"), 0)
+        run = Followed(show.view)
+        run.see(called("user a"))
+        run.at(1)
         show.tick(1)
         show.show_text("the **ans")
         show.tick(2)
@@ -748,9 +819,11 @@ def test_live_that_failed() -> None:
     """A failed run leaves its view: open calls and the text so far."""
     out = io.StringIO()
     with LiveDisplay(Console(file=out, width=40), "why") as show:
-        show.see(called("user a"), 0)
+        run = Followed(show.view)
+        run.see(called("user a"))
+        run.at(1, "failed")
         show.show_text("half an ans")
-    assert "○ a" in out.getvalue()
+    assert "? a" in out.getvalue()
     assert "half an ans" in out.getvalue()
     assert "answer" not in out.getvalue()
 
@@ -887,12 +960,15 @@ class Leaving:
     def __exit__(self, *args: object) -> None:
         pass
 
-    def see(self, event: Event, at: float) -> None:  # it looks at nothing
+    def see(self, event: Event, at: float, call: TraceCall | None = None) -> None:  # it looks at nothing
         self.events -= 1
         if not self.events:
             raise self.error
 
     def show_text(self, text: str) -> None:
+        """Do nothing."""
+
+    def show_trace(self, trace: Trace) -> None:
         """Do nothing."""
 
     def tick(self, at: float) -> None:
@@ -909,7 +985,7 @@ class Stopping(Leaving):
         super().__init__(1)
         self._scope = scope
 
-    def see(self, event: Event, at: float) -> None:
+    def see(self, event: Event, at: float, call: TraceCall | None = None) -> None:
         """Cancel."""
         self._scope.cancel()
 
@@ -953,11 +1029,14 @@ class Stumbling:
     def __exit__(self, *args: object) -> None:
         pass
 
-    def see(self, event: Event, at: float) -> None:
+    def see(self, event: Event, at: float, call: TraceCall | None = None) -> None:
         self._step("see")
 
     def show_text(self, text: str) -> None:
         self._step("text")
+
+    def show_trace(self, trace: Trace) -> None:
+        self._step("trace")
 
     def tick(self, at: float) -> None:
         self.ticked += 1

@@ -74,6 +74,14 @@ async def test_every_event_is_shown(demo: Filmed) -> None:
     assert show.view.events == 72
 
 
+async def test_the_calls_are_those_of_the_trace(demo: Filmed) -> None:
+    """At the end the tree has the calls of the run's trace, each with its time there."""
+    *_, show, _ = demo
+    calls = [(line.name, line.seconds) for line in show.view.lines() if line.name]
+    assert calls == [(call.name, call.seconds) for call in show.view.trace.walk()]
+    assert show.view.trace.status == "completed"
+
+
 async def test_duration(demo: Filmed) -> None:
     """The demonstration lasts 5 to 15 seconds."""
     seconds, *_ = demo

@@ -158,6 +158,20 @@ def test_a_tree_for_a_terminal() -> None:
     assert TRACE.to_tree() == TREE
 
 
+def test_an_outline_with_notes() -> None:
+    """Notes stand between the calls, with branches of their own; nothing is below a note, or beyond the last level."""
+    below: dict[int | None, list[TraceCall | str]] = {None: [ROOT, "top"], 0: ["note", TOOL], 1: [INNER, "last"]}
+    assert [f"{branches}{part if isinstance(part, str) else part.name}" for branches, part in TRACE.outline(below)] == [
+        "master",
+        "├─ note",
+        "└─ add",
+        "   ├─ carry",
+        "   └─ last",
+        "top",
+    ]
+    assert [part for _, part in TRACE.outline(below, levels=1)] == [ROOT, "top"]
+
+
 def test_a_flow_chart() -> None:
     """The flow chart has a node for each call, and an edge to it."""
     assert TRACE.to_mermaid() == MERMAID

@@ -341,6 +341,32 @@ def test_values_are_made_once() -> None:
     assert over.calls[0].status == "lost"
 
 
+async def test_the_call_of_an_event() -> None:
+    """A step's call is its own, also without a node id; other events name theirs by node id or agent."""
+    steps = (
+        called("", "user", "m"),
+        called("a", "user", "m", "tool"),
+        message({"type": "think", "content": "hm", "agent": "m"}),
+        message({"type": "progress", "content": {"node_id": "a", "step": 1}}),
+        returned("a", "user", "m", "tool", output="t0p-secret"),
+        message({"type": "progress", "content": {"agent": "nobody"}}),
+    )
+    agent = agent_of(*steps, answer("hi"), close(), auth=BearerAuth("t0p-secret"))
+    async with agent.stream("hi") as run:
+        calls = [run.call_of(event) async for event in run]
+    assert [None if call is None else (call.name, call.status) for call in calls] == [
+        ("m", "running"),
+        ("tool", "running"),
+        ("m", "running"),
+        ("tool", "running"),
+        ("tool", "completed"),
+        None,
+        None,
+    ]
+    assert calls[4] is run.trace().calls[1]
+    assert "t0p-secret" not in run.trace().to_json()
+
+
 async def test_a_run_of_an_agent_without_a_url() -> None:
     """The server of the trace is the one that got the request."""
 

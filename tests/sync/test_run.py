@@ -38,6 +38,7 @@ def test_the_events_of_a_run() -> None:
     assert run.trace_id == run.remote_trace_id == "t"
     assert run.sent.values() == set()
     assert run.trace().status == "completed"
+    assert run.call_of(run.partial.events[0]) is None
     assert "completed" in run.report()
     assert repr(run) == "<SyncRun t completed>"
 

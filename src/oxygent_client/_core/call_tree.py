@@ -5,15 +5,20 @@ Rule 1: the calls are a flat tuple, each after its parent, so that nothing here 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import attrs
 
 CallStatus: TypeAlias = Literal["running", "completed", "failed", "canceled", "skipped", "lost"]
 """How a call or a run stands; `lost`: it is over, and its end was not seen."""
 Source: TypeAlias = Literal["events", "record"]
+
+N = TypeVar("N")
+
+DRAWN_LEVELS: Final = 40
+"""Levels of the tree that are drawn; 80 columns have no room for more."""
 
 MARKS: Final[Mapping[CallStatus, str]] = {
     "running": "…",
@@ -59,6 +64,16 @@ class TraceCall:
     def seconds(self) -> float | None:
         """How long it took; None if its start or end was not seen."""
         return None if self.started is None or self.ended is None else self.ended - self.started
+
+    @property
+    def mark(self) -> str:
+        """The character for its status: `✓`, `✗`, ..."""
+        return MARKS[self.status]
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether it ended without an output of its own; `error` has the reason."""
+        return self.status in ("failed", "canceled", "skipped")
 
 
 def _children(calls: tuple[TraceCall, ...]) -> dict[int | None, list[TraceCall]]:
@@ -112,3 +127,27 @@ class CallTree:
             call = waiting.pop()
             yield call
             waiting.extend(reversed(self._below.get(call.index, ())))
+
+    def outline(
+        self, parts: Mapping[int | None, Sequence[TraceCall | N]] | None = None, *, levels: int = DRAWN_LEVELS
+    ) -> Iterator[tuple[str, TraceCall | N]]:
+        """Iterate over the lines of a drawn tree: the branches before a call, such as `│  └─ `, and the call.
+
+        With `parts`, these stand below each call (None: at the top): calls, and notes of your own between them.
+        Deeper levels are left out.
+        """
+        below = self._below if parts is None else parts
+        waiting: list[tuple[str, str, TraceCall | N, int]] = [
+            ("", "", part, 1) for part in reversed(below.get(None, ()))
+        ]
+        while waiting:
+            above, branch, part, level = waiting.pop()
+            yield above + branch, part
+            if isinstance(part, TraceCall) and level < levels:
+                above += _BELOW[branch]
+                inner = reversed(below.get(part.index, ()))
+                waiting.extend((above, "├─ " if place else "└─ ", each, level + 1) for place, each in enumerate(inner))
+
+
+_BELOW: Final[Mapping[str, str]] = {"": "", "├─ ": "│  ", "└─ ": "   "}
+"""The branches before what stands below a line, by the line's own."""

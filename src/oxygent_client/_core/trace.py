@@ -14,7 +14,7 @@ from typing import Any, Final, Self, cast, get_args
 import attrs
 
 from oxygent_client._core import json_codec
-from oxygent_client._core.call_tree import MARKS, CallStatus, CallTree, Source, TraceCall
+from oxygent_client._core.call_tree import CallStatus, CallTree, Source, TraceCall
 from oxygent_client._core.errors import ConfigurationError, TooLargeError
 from oxygent_client._core.report import render
 from oxygent_client._core.text import escape_text
@@ -22,8 +22,6 @@ from oxygent_client._core.text import escape_text
 VERSION: Final = 1
 DEEPEST: Final = 1000
 """Levels of nested JSON that `from_json` reads; received JSON has at most 400."""
-DRAWN_DEPTH: Final = 40
-"""Levels of the tree that are drawn; 80 columns have no room for more."""
 DRAWN_CALLS: Final = 300
 """Calls in a Mermaid diagram, which draws 500 edges at most."""
 LINE: Final = 160
@@ -86,21 +84,8 @@ class Trace(CallTree):
 
         Calls deeper than 40 levels are only counted.
         """
-        lines: list[str] = []
-        last: list[bool] = []
-        hidden = 0
-        for call in self.walk():
-            if call.depth >= DRAWN_DEPTH:
-                hidden += 1
-                continue
-            siblings = self._below[call.parent]
-            del last[call.depth :]
-            last.append(call is siblings[-1])
-            branches = "".join("   " if each else "│  " for each in last[1:-1])
-            if call.depth:
-                branches += "└─ " if last[-1] else "├─ "
-            lines.append(branches + _line(call))
-        for count, what in ((hidden, "deeper"), (self.dropped, "more")):
+        lines = [branches + _line(call) for branches, call in self.outline()]
+        for count, what in ((len(self.calls) - len(lines), "deeper"), (self.dropped, "more")):
             if count:
                 lines.append(f"({count} {what} calls)")
         return "\n".join(lines)
@@ -193,11 +178,12 @@ def _line(call: TraceCall) -> str:
     shown = escape_text(arguments, LINE // 2)
     if len(shown) < len(arguments):
         shown = f"{shown[:-1]}…"
-    text = f"{MARKS[call.status]} {escape_text(call.name, LINE // 2)}({shown})"
+    text = f"{call.mark} {escape_text(call.name, LINE // 2)}({shown})"
     if call.seconds is not None:
         text += f" {call.seconds:.2f} s"
-    is_failed = call.status in ("failed", "canceled", "skipped")
-    if call.ended is not None and call.parent is not None and not is_failed:  # the output of the root is the answer
+    if (
+        call.ended is not None and call.parent is not None and not call.is_failed
+    ):  # the output of the root is the answer
         text += f" → {_json(call.output)}"
     if call.error:
         text += f" ! {call.error}"

@@ -22,6 +22,7 @@ from typing import Any, Final, Literal, NoReturn, Self, overload
 import anyio
 import attrs
 
+from oxygent_client._core.call_tree import TraceCall
 from oxygent_client._core.errors import (
     ClosedError,
     ConfigurationError,
@@ -221,6 +222,14 @@ class Run:
             output=None if response is None else clean(response.output),
             error=str(error) if isinstance(error, OxyError) else "",
         )
+
+    def call_of(self, event: Event) -> TraceCall | None:
+        """Return the call that an event of this run is about, as `trace()` has it; None if it is not known.
+
+        That of a tool call or an observation is its own; other events name theirs by node id or agent. It costs the
+        same for each event, however many calls there are.
+        """
+        return self._trace.call_of(event, self._context.sent.clean_json)
 
     def report(self) -> str:
         """Return a page of HTML for people, with the calls of the run so far; see `Trace.report`."""

@@ -68,6 +68,8 @@ class TraceCollector:
         self._calls: list[_Call] = []
         self._places: OpenCalls[int] = OpenCalls()
         """The places of the calls in the list."""
+        self._latest: tuple[Event | None, int] = None, 0
+        """The latest event that began a call, and the call's place: the event may have no node id."""
 
     def begin(self, at: float) -> None:
         """The run begins."""
@@ -125,6 +127,18 @@ class TraceCollector:
         calls = [attrs.evolve(call, arguments=self._arguments(call.node_id, clean)) for call in stored.calls]
         return attrs.evolve(stored, calls=tuple(calls), **values)
 
+    def call_of(self, event: Event, clean: Callable[[Any], Any]) -> TraceCall | None:
+        """Return the call that an event is about: its own, or the one that a message names; None if it is not known."""
+        self._sort()
+        latest, index = self._latest
+        if event is latest:
+            place: int | None = index
+        elif isinstance(event, ToolCall | Observation):
+            place = self._places.find(event.node_id)
+        else:
+            place = self._places.subject_of(event)
+        return None if place is None else self._made(place, self._calls[place], clean, self._end is not None)
+
     def _arguments(self, node_id: str, clean: Callable[[Any], Any]) -> dict[str, Any]:
         index = self._places.find(node_id)
         return {} if index is None else self._made(index, self._calls[index], clean, is_over=True).arguments
@@ -148,6 +162,7 @@ class TraceCollector:
         depth = 0 if above is None else self._calls[above].depth + 1
         self._calls.append(_Call(above, depth, event.node_id, event.callee, event.callee_category, arguments, at))
         self._places.begin(event, index)
+        self._latest = event, index
         return index
 
     def _end_call(self, event: Observation, at: float) -> None:

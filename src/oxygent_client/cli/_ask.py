@@ -37,13 +37,15 @@ class _SafeDisplay:
     failures: int = 0
     first_failure: str = ""
 
-    def see(self, event: Event | Heartbeat, at: float) -> None:
+    def see(self, event: Event | Heartbeat, at: float, run: Run) -> None:
         if isinstance(event, Event):
             shown = f"an event of the class {type(event).__name__}"
-            self._try(shown, lambda: self.display.see(_redacted(event, self.redact), at))
+            self._try(shown, lambda: self.display.see(_redacted(event, self.redact), at, run.call_of(event)))
 
-    def show_text(self, text: str) -> None:
-        self._try("the text", lambda: self.display.show_text(self.redact(text)))
+    def show_progress(self, run: Run) -> None:
+        """Show the answer's text and the calls so far."""
+        self._try("the text", lambda: self.display.show_text(self.redact(run.text)))
+        self._try("the calls", lambda: self.display.show_trace(run.trace()))
 
     def tick(self, at: float) -> None:
         self._try("the picture", lambda: self.display.tick(at))
@@ -138,7 +140,7 @@ async def show_run(
             while True:
                 began = clock()
                 for each in under_way:
-                    safe.show_text(each.text)
+                    safe.show_progress(each)
                 safe.tick(began - start)
                 # Drawing takes at most half of the time.
                 await anyio.sleep(max(seconds, clock() - began))
@@ -148,27 +150,28 @@ async def show_run(
 
     try:
         with display:
-            async with anyio.create_task_group() as group:
-                if display.interval is not None:
-                    group.start_soon(tick, display.interval)
-                try:
-                    async with agent, open_run() as run:
-                        safe.redact = without_credentials(run.sent)
-                        under_way.append(run)
-                        try:
+            try:
+                async with anyio.create_task_group() as group:
+                    if display.interval is not None:
+                        group.start_soon(tick, display.interval)
+                    try:
+                        async with agent, open_run() as run:
+                            safe.redact = without_credentials(run.sent)
+                            under_way.append(run)
                             async for event in run if note is None else run.events(keepalive=1.0):
-                                safe.see(event, clock() - start)
+                                safe.see(event, clock() - start, run)
                                 if note is not None:
                                     await note(event, run)
-                        finally:
-                            safe.show_text(run.text)
-                    summary = RunSummary(run.response, run.trace_id, run.remote_trace_id)
-                    safe.finish(summary, clock() - start)
-                except anyio.get_cancelled_exc_class():
-                    raise
-                except BaseException as error:  # noqa: BLE001  (raised below, also Ctrl-C: a task group would wrap it)
-                    failed.append(error)
-                group.cancel_scope.cancel()
+                        summary = RunSummary(run.response, run.trace_id, run.remote_trace_id)
+                        safe.finish(summary, clock() - start)
+                    except anyio.get_cancelled_exc_class():
+                        raise
+                    except BaseException as error:  # noqa: BLE001  (raised below, also Ctrl-C: a task group would wrap it)
+                        failed.append(error)
+                    group.cancel_scope.cancel()
+            finally:
+                for each in under_way:
+                    safe.show_progress(each)
             if failed:
                 raise failed[0]
     finally:

@@ -18,7 +18,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text as RichText
 
-from oxygent_client import Event, Observation, OxyResponse, Text, TextDelta, ToolCall
+from oxygent_client import Event, Observation, OxyResponse, Text, TextDelta, ToolCall, Trace, TraceCall
 from oxygent_client.cli import _render
 from oxygent_client.cli._options import write, write_error
 from oxygent_client.cli._terminal_text import as_json, brief, escaped, line
@@ -46,12 +46,16 @@ class Display(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
 
-    def see(self, event: Event, at: float) -> None:
-        """Show an event."""
+    def see(self, event: Event, at: float, call: TraceCall | None = None) -> None:
+        """Show an event, which is about this call of the run's trace."""
         ...
 
     def show_text(self, text: str) -> None:
         """Take the answer's text so far."""
+        ...
+
+    def show_trace(self, trace: Trace) -> None:
+        """Take the calls so far."""
         ...
 
     def tick(self, at: float) -> None:
@@ -104,7 +108,6 @@ class LiveDisplay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         self._live.stop()
-        self.view.closed = True
         self.closing = self._picture()
         self.console.print(self.closing, crop=False)  # the terminal breaks long lines
 
@@ -118,19 +121,22 @@ class LiveDisplay:
             self._live = self._new_live()  # the one before would erase as many lines as it had drawn
             self._live.start()
 
-    def see(self, event: Event, at: float) -> None:
-        self.view.see(event, at)
+    def see(self, event: Event, at: float, call: TraceCall | None = None) -> None:
+        self.view.see(event, call)
         self._at = at
 
     def show_text(self, text: str) -> None:
         self.view.show_text(text)
+
+    def show_trace(self, trace: Trace) -> None:
+        self.view.show_trace(trace)
 
     def tick(self, at: float) -> None:
         self._at = at
         # Two lines less than the terminal has. The cursor waits in an empty line of its own: the terminal writes ^C
         # there, which would otherwise begin another line, so that the first one would not be erased.
         height = max(self.console.height - 2, 4)
-        above = max(self.view.kept - height, 0) + max(self.view.text.count("\n") - height, 0)
+        above = max(len(self.view.parts) - height, 0) + max(self.view.text.count("\n") - height, 0)
         frame = _render.FitHeight(self._picture(height), height, above)
         self._live.update(Group(frame, RichText("")), refresh=True)
 
@@ -203,6 +209,9 @@ class _PlainDisplay:
     def show_text(self, text: str) -> None:
         pass
 
+    def show_trace(self, trace: Trace) -> None:
+        pass
+
     def tick(self, at: float) -> None:
         pass
 
@@ -221,7 +230,7 @@ class LinesDisplay(_PlainDisplay):
         self.write(f"question  {line(self.query)}\n")
         return self
 
-    def see(self, event: Event, at: float) -> None:
+    def see(self, event: Event, at: float, call: TraceCall | None = None) -> None:
         self.events += 1
         self.calls += isinstance(event, ToolCall)
         self.write(f"{at:7.2f}s  {describe(event)}".rstrip() + "\n")
@@ -238,7 +247,7 @@ class AnswerDisplay(_PlainDisplay):
 
     write: Callable[[str], object]
 
-    def see(self, event: Event, at: float) -> None:
+    def see(self, event: Event, at: float, call: TraceCall | None = None) -> None:
         pass
 
     def finish(self, summary: RunSummary, at: float) -> None:
@@ -251,7 +260,7 @@ class JSONDisplay(_PlainDisplay):
 
     write: Callable[[str], object]
 
-    def see(self, event: Event, at: float) -> None:
+    def see(self, event: Event, at: float, call: TraceCall | None = None) -> None:
         self._write(
             kind="event",
             at=round(at, 3),

@@ -36,24 +36,25 @@ _FRAMES_PER_SECOND = 12
 
 @frozen
 class _Style:
-    glyph: str
-    ascii: str
     style: str
     text: str  # the style of the text after it
+    glyph: str = ""  # of a note; that of a call is its `mark`
 
 
 STYLES: Mapping[Mark, _Style] = {
-    "running": _Style("", "", "cyan", "dim"),
-    "done": _Style("✓", "+", "green", "dim"),
-    "lost": _Style("○", "o", "yellow", "dim"),
-    "think": _Style("✻", "*", "magenta", "italic dim"),
-    "progress": _Style("▸", ">", "blue", "blue"),
-    "text": _Style("»", ">", "blue", ""),
-    "error": _Style("!", "!", "bold yellow", "yellow"),
-    "other": _Style("·", "-", "dim", "dim"),
+    "running": _Style("cyan", "dim"),
+    "completed": _Style("green", "dim"),
+    "failed": _Style("red", "red"),
+    "canceled": _Style("yellow", "yellow"),
+    "skipped": _Style("dim", "dim"),
+    "lost": _Style("yellow", "dim"),
+    "think": _Style("magenta", "italic dim", "✻"),
+    "progress": _Style("blue", "blue", "▸"),
+    "text": _Style("blue", "", "»"),
+    "error": _Style("bold yellow", "yellow", "!"),
+    "other": _Style("dim", "dim", "·"),
 }
-# Guides for the levels above, and for the line's own level, without and with following siblings.
-_GUIDES = {False: ("   ", "│  ", "└─ ", "├─ "), True: ("   ", "|  ", "`- ", "|- ")}
+_ASCII = str.maketrans("✓✗✻▸»·│├└─", "+x*>>-||`-")
 
 
 @frozen
@@ -124,23 +125,20 @@ class _Rows:
 
 def tree(view: View, at: float, *, ascii_only: bool = False, last: int | None = None) -> RenderableType:
     """Render the calls and notes so far, each with its time at the right edge; with `last`, only so many last lines."""
-    rows = _Rows(deque(view.lines(at), last), at, ascii_only)
-    return Group(rows, Text(f"and {view.hidden} more, not shown", "dim")) if view.hidden else rows
+    rows = _Rows(deque(view.lines(), last), at, ascii_only)
+    hidden = view.hidden + view.trace.dropped
+    return Group(rows, Text(f"and {hidden} more, not shown", "dim")) if hidden else rows
 
 
 def _line(shown: TreeLine, at: float, *, ascii_only: bool) -> Text:
-    blank, through, last, more = _GUIDES[ascii_only]
-    text = Text()
-    for follows in shown.guide[:-1]:
-        text.append(through if follows else blank, "bright_black")
-    for follows in shown.guide[-1:]:
-        text.append(more if follows else last, "bright_black")
     style = STYLES[shown.mark]
-    glyph = style.ascii if ascii_only else style.glyph
+    branches, glyph = shown.branches, shown.glyph or style.glyph
+    if ascii_only:
+        branches, glyph = branches.translate(_ASCII), glyph.translate(_ASCII)
     if shown.mark == "running":
         frames = "-\\|/" if ascii_only else _SPINNER
         glyph = frames[int(at * _FRAMES_PER_SECOND) % len(frames)]
-    text.append(f"{glyph} ", style.style)
+    text = Text.assemble((branches, "bright_black"), (f"{glyph} ", style.style))
     if shown.name:
         text.append(shown.name, "bold" if shown.category == "agent" else "")
         text.append("  " if shown.text else "")

@@ -1,11 +1,12 @@
-"""State of the live view: a tree of agents built from events.
+"""State of the live view: the calls of the run's trace, with notes about what the agents say.
 
-Rule 1: pure, without a terminal or a clock: each event comes with its time, in seconds since the query was sent.
+Rule 1: pure, without a terminal or a clock. Calls, with their times, errors and ends, are those of the trace
+    (`show_trace`); what a trace does not have is taken from the events (`see`): notes, and the lines being written.
 Rule 2: every event class has a line in HANDLERS.
 Rule 3: the texts of a TreeLine are safe to show and have no line breaks; `View.text`, `draft` and `answer` are as
 received.
 Rule 4: bounded memory. Calls and notes beyond MAX_PARTS are only counted; texts are cut to a line.
-Rule 5: linear time. The call of an event is found by look-ups (`OpenCalls`), however many calls are open.
+Rule 5: linear time. An event comes with its call, and the text of a call is made once for each of its values.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias, cast
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from oxygent_client import (
     Answer,
@@ -27,61 +28,46 @@ from oxygent_client import (
     TextDelta,
     Thought,
     ToolCall,
+    Trace,
+    TraceCall,
 )
 from oxygent_client.cli._terminal_text import brief, line
-from oxygent_client.telemetry import OpenCalls
 
 MAX_PARTS = 2000
-"""The number of calls and notes that are stored. A terminal shows fifty lines."""
-MAX_DEPTH = 40
-"""The number of levels that are shown. 80 columns have no room for more."""
-
-Mark: TypeAlias = Literal["running", "done", "lost", "think", "progress", "text", "error", "other"]
-"""The kind of a line: a call that is running, done, or lost (it never returned); or the kind of a note."""
+"""The number of calls and notes that are shown. A terminal shows fifty lines."""
 MAX_TEXT = 8000
 """Characters stored of a growing text, which is rendered repeatedly."""
 MAX_LINE = 1000
 """Characters stored of the line that an inner agent writes."""
 
+MAX_DEPTH = 40
+"""The number of levels below the top that are shown. 80 columns have no room for more."""
+
+Mark: TypeAlias = Literal[
+    "running", "completed", "failed", "canceled", "skipped", "lost", "think", "progress", "text", "error", "other"
+]
+"""The kind of a line: how a call stands, or the kind of a note."""
+
 
 @frozen
 class Note:
-    """A message of an agent. `share` is the completed share of its work, 0 to 1, if known."""
+    """A message of an agent."""
 
+    call: int | None
+    """The place of its call in the trace; None at the top."""
     mark: Mark
     text: str
     share: float | None = None
-
-
-@define(eq=False)
-class Parts:
-    """The parts below a call, or at the top, in order; and the index of the progress note."""
-
-    shown: list[Node | Note] = field(factory=list["Node | Note"])
-    progress: int | None = None
-
-
-@define(eq=False)
-class Node:
-    """A call: the callee, its arguments, start, result, and all parts below it."""
-
-    name: str
-    category: str
-    arguments: str
-    started: float
-    depth: int = 0
-    ended: float | None = None
-    result: str = ""
-    text: str = ""
-    parts: Parts = field(factory=Parts)
+    """The completed share of the agent's work, 0 to 1, if known."""
 
 
 @frozen
 class TreeLine:
-    """One line of the tree; `guide` tells for each level above whether siblings follow (innermost last)."""
+    """One line of the tree: its branches, and what stands there."""
 
-    guide: tuple[bool, ...]
+    branches: str
     mark: Mark
+    glyph: str = ""
     name: str = ""
     category: str = ""
     text: str = ""
@@ -117,110 +103,129 @@ def _share(content: Any) -> tuple[float | None, str]:
 
 @define
 class View:
-    """The state of a run. `see` takes each event; `lines` returns the tree at a given time."""
+    """The state of a run. `see` takes each event, `show_trace` the calls; `lines` returns the tree."""
 
     query: str = ""
     events: int = 0
     calls: int = 0
     hidden: int = 0
-    """The number of calls and notes that were not stored (rule 4)."""
+    """The number of calls and notes that are not shown (rule 4)."""
     text: str = ""
     """The last MAX_TEXT characters of the answer's text so far."""
     draft: str = ""
     """The current line of text that the root, or no known call, writes: of the answer none may be known yet."""
-    answer: Any = None
-    answered: bool = False
-    closed: bool = False
-    """Whether the run has ended: a call that is still open was lost."""
-    top: Parts = field(factory=Parts, init=False)
-    nodes: OpenCalls[Node] = field(factory=OpenCalls["Node"], init=False)
-    root: Node | None = field(default=None, init=False)
+    trace: Trace = field(factory=Trace, init=False)
+    """The calls so far."""
+    parts: list[int | Note] = field(factory=list["int | Note"], init=False)
+    """What is shown, in the order in which it began: the places of calls in the trace, and notes."""
+    texts: dict[int, str] = field(factory=dict[int, str], init=False)
+    """The line that each open call below the root writes, by the call's place."""
+    root: TraceCall | None = field(default=None, init=False)
     """The first call; None before it was received."""
-    kept: int = field(default=0, init=False)
+    _begun: int = field(default=0, init=False)
+    """The number of calls in the trace so far."""
+    _progress: dict[int | None, int] = field(factory=dict["int | None", int], init=False)
+    """For each call the place of its progress in `parts`."""
+    _briefs: dict[int, tuple[TraceCall, str]] = field(factory=dict[int, tuple[TraceCall, str]], init=False)
 
-    def see(self, event: Event, at: float) -> None:
-        """Take an event that was received `at` seconds after the query."""
+    def see(self, event: Event, call: TraceCall | None) -> None:
+        """Take an event, and the call that it is about."""
         self.events += 1
-        HANDLERS.get(type(event), _other)(self, event, at)
+        if call is not None and call.index >= self._begun:
+            self._begun = call.index + 1
+            self.root = self.root or call
+            self._keep(call.index, call.depth)
+        HANDLERS.get(type(event), _other)(self, event, call or self.root)
 
     def show_text(self, text: str) -> None:
         """Take the answer's text so far."""
         self.text = text[-MAX_TEXT:]
 
-    def lines(self, at: float) -> Iterator[TreeLine]:
-        """Return the tree, top down, at `at` seconds after the query."""
-        for part in self.top.shown:
-            yield from self._lines(part, (), at)
+    def show_trace(self, trace: Trace) -> None:
+        """Take the calls so far."""
+        if trace.source != self.trace.source:  # the stream was cut, and the calls are those of the server's record
+            self._replace_calls(trace)
+        self.trace = trace
 
-    def owner(self, event: Event) -> Node | None:
-        """Return the call of an event: by node id, else the latest open call of its agent, else the root."""
-        return self.nodes.subject_of(event) or self.root
+    def _replace_calls(self, trace: Trace) -> None:
+        places = {call.node_id: call.index for call in trace.calls}
+        owners = [places.get(call.node_id) for call in self.trace.calls]
+        notes = [part for part in self.parts if isinstance(part, Note)]
+        self.parts = []
+        for call in trace.calls:
+            self._keep(call.index, call.depth)
+        for note in notes:
+            self._keep(note if note.call is None else evolve(note, call=owners[note.call]), 0)
 
-    def keep(self, part: Node | Note, parent: Node | None) -> bool:
-        """Append a part below `parent`, or at the top; beyond the limits, only count it and return False."""
-        if self.kept >= MAX_PARTS or (parent is not None and parent.depth >= MAX_DEPTH):
+    def lines(self) -> Iterator[TreeLine]:
+        """Return the tree, top down, at the time of the trace."""
+        calls = self.trace.calls
+        below: dict[int | None, list[TraceCall | Note]] = {}
+        for part in self.parts:
+            if isinstance(part, Note):
+                below.setdefault(part.call, []).append(part)
+            elif part < len(calls):
+                below.setdefault(calls[part].parent, []).append(calls[part])
+        for branches, shown in self.trace.outline(below, levels=MAX_DEPTH + 1):
+            if isinstance(shown, Note):
+                yield TreeLine(branches, shown.mark, text=shown.text, share=shown.share)
+            else:
+                yield self._line(branches, shown)
+
+    def note(self, call: TraceCall | None, mark: Mark, text: str, share: float | None = None) -> None:
+        """Take a note of a call. Of its progress only the latest is shown."""
+        note = Note(None if call is None else call.index, mark, text, share)
+        place = self._progress.get(note.call) if mark == "progress" else None
+        if place is not None:
+            self.parts[place] = note
+        elif self._keep(note, 0 if call is None else call.depth + 1) and mark == "progress":
+            self._progress[note.call] = len(self.parts) - 1
+
+    def _keep(self, part: int | Note, depth: int) -> bool:
+        """Append a part; beyond the limits, only count it and return False."""
+        if len(self.parts) >= MAX_PARTS or depth > MAX_DEPTH:
             self.hidden += 1
             return False
-        self.kept += 1
-        (self.top if parent is None else parent.parts).shown.append(part)
+        self.parts.append(part)
         return True
 
-    def _lines(self, part: Node | Note, guide: tuple[bool, ...], at: float) -> Iterator[TreeLine]:
-        if isinstance(part, Note):
-            yield TreeLine(guide, part.mark, text=part.text, share=part.share)
-            return
-        root = part is self.root
-        if part.ended is not None:
-            mark: Mark = "done"
-            text = "" if root else part.result  # the root's result is the answer, which is shown separately
-        else:
-            mark = "lost" if self.closed else "running"
-            text = line(part.text) or ("" if root else part.arguments)
-        seconds = None if mark == "lost" else (at if part.ended is None else part.ended) - part.started
-        yield TreeLine(guide, mark, part.name, part.category, text, seconds)
-        for place, inner in enumerate(part.parts.shown):
-            yield from self._lines(inner, (*guide, place < len(part.parts.shown) - 1), at)
+    def _line(self, branches: str, call: TraceCall) -> TreeLine:
+        end = self.trace.seconds if call.status == "running" else call.ended
+        seconds = None if end is None or call.started is None else end - call.started
+        text = line(self.texts.get(call.index, "")) or self._brief(call)
+        return TreeLine(branches, call.status, call.mark, line(call.name), line(call.category), text, seconds)
+
+    def _brief(self, call: TraceCall) -> str:
+        """Return the text of a call: its error or output, or its arguments until it has ended."""
+        known, text = self._briefs.get(call.index, (None, ""))
+        if known is not call:
+            text = brief(call.error if call.is_failed else call.output if call.ended is not None else call.arguments)
+            text = text if call.is_failed or call.parent is not None else ""  # query and answer are shown separately
+            self._briefs[call.index] = call, text
+        return text
 
 
 # --- handlers of the event classes --------------------------------------------------------------------------
 
 
-def _note(view: View, event: Event, note: Note) -> None:
-    view.keep(note, view.owner(event))
-
-
-def _called(view: View, event: ToolCall, at: float) -> None:
+def _called(view: View, _event: ToolCall, _call: TraceCall | None) -> None:
     view.calls += 1
-    above = view.nodes.caller_of(event)
-    node = Node(
-        name=line(event.callee),
-        category=line(event.callee_category),
-        arguments=brief(event.arguments),
-        started=at,
-        depth=0 if above is None else above.depth + 1,
-    )
-    if view.keep(node, above):
-        view.nodes.begin(event, node)
-        view.root = view.root or node
 
 
-def _returned(view: View, event: Observation, at: float) -> None:
-    node = view.nodes.find(event.node_id)
-    if node is not None:
-        node.ended, node.result, node.text = at, brief(event.output), ""
-        view.nodes.end(event.node_id)
+def _returned(view: View, _event: Observation, call: TraceCall | None) -> None:
+    if call is not None:
+        view.texts.pop(call.index, None)
 
 
-def _answered(view: View, event: Answer, _: float) -> None:
-    view.answer, view.answered = event.content, True
+def _answered(_view: View, _event: Answer, _call: TraceCall | None) -> None:
+    """The answer is shown separately."""
 
 
-def _wrote(view: View, event: TextDelta, _: float) -> None:
-    owner = view.owner(event)
-    if owner is None or owner is view.root:  # its text is shown below the tree
+def _wrote(view: View, event: TextDelta, call: TraceCall | None) -> None:
+    if call is None or call.index == 0:  # its text is shown below the tree
         view.draft = _current_line(view.draft, event.text)
-    else:
-        owner.text = _current_line(owner.text, event.text)
+    elif call.index in view.texts or len(view.texts) < MAX_PARTS:
+        view.texts[call.index] = _current_line(view.texts.get(call.index, ""), event.text)
 
 
 def _current_line(before: str, piece: str) -> str:
@@ -228,36 +233,29 @@ def _current_line(before: str, piece: str) -> str:
     return (before + piece).rstrip("\n").rpartition("\n")[2][:MAX_LINE]
 
 
-def _progressed(view: View, event: Progress, _: float) -> None:
+def _progressed(view: View, event: Progress, call: TraceCall | None) -> None:
     share, words = _share(event.content)
-    note = Note("progress", words, share)
-    owner = view.owner(event)
-    parts = view.top if owner is None else owner.parts
-    if parts.progress is not None:
-        parts.shown[parts.progress] = note  # only the latest progress is shown
-        return
-    if view.keep(note, owner):
-        parts.progress = len(parts.shown) - 1
+    view.note(call, "progress", words, share)
 
 
-def _failed(view: View, event: RemoteErrorEvent, _: float) -> None:
-    _note(view, event, Note("error", brief(event.content)))
+def _failed(view: View, event: RemoteErrorEvent, call: TraceCall | None) -> None:
+    view.note(call, "error", brief(event.content))
 
 
-def _said(view: View, event: Text, _: float) -> None:
-    _note(view, event, Note("text", line(event.text)))
+def _said(view: View, event: Text, call: TraceCall | None) -> None:
+    view.note(call, "text", line(event.text))
 
 
-def _thought(view: View, event: Thought, _: float) -> None:
-    _note(view, event, Note("think", brief(event.content)))
+def _thought(view: View, event: Thought, call: TraceCall | None) -> None:
+    view.note(call, "think", brief(event.content))
 
 
-def _other(view: View, event: Event, _: float) -> None:
+def _other(view: View, event: Event, call: TraceCall | None) -> None:
     kind = "" if event.type is None else f"{line(event.type)} "
-    _note(view, event, Note("other", f"{kind}{brief(event.content)}"))
+    view.note(call, "other", f"{kind}{brief(event.content)}")
 
 
-HANDLERS: Mapping[type[Event], Callable[[View, Any, float], None]] = {
+HANDLERS: Mapping[type[Event], Callable[[View, Any, TraceCall | None], None]] = {
     ToolCall: _called,
     Observation: _returned,
     Answer: _answered,

@@ -6,7 +6,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, TypeVar, cast, overload
 
-from oxygent_client import AgentText, AnyEvent, Heartbeat, Outcome, OxyResponse, Run, TextUpdate, Trace
+from oxygent_client import (
+    AgentText,
+    AnyEvent,
+    Event,
+    Heartbeat,
+    Outcome,
+    OxyResponse,
+    Run,
+    TextUpdate,
+    Trace,
+    TraceCall,
+)
 from oxygent_client.errors import ClosedError, Partial
 from oxygent_client.sanitize import SentSecrets
 from oxygent_client.sync._mirror import converting
@@ -102,6 +113,10 @@ class SyncRun(BlockOwner[Run]):
     def trace(self) -> Trace:
         """Return the calls of the run so far as a value, with times, arguments, outputs and errors."""
         return self._run.trace()
+
+    def call_of(self, event: Event) -> TraceCall | None:
+        """Return the call that an event of this run is about, as `trace()` has it; None if it is not known."""
+        return self._run.call_of(event)
 
     def report(self) -> str:
         """Return a page of HTML for people, with the calls of the run so far; see `Trace.report`."""
