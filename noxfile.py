@@ -29,7 +29,7 @@ STRICT = bool(os.environ.get("CI") or os.environ.get("REQUIRE_ALL"))
 CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
 SUPPORTED = nox.project.python_versions(PROJECT)
 """The versions that the classifiers name."""
-TESTED_EXTRAS = "a2a,aiohttp,cli,fast,httpx2,mcp,otel,pytest"
+TESTED_EXTRAS = "a2a,agui,aiohttp,cli,fast,httpx2,mcp,otel,pytest"
 """What the tests of the session `tests` need beside the wheel; a heavy extra gets a session of its own name."""
 SMOKE = (
     *("core/test_models", "protocol/test_payload", "protocol/test_sse", "api/test_discovery", "run/test_run"),
@@ -267,6 +267,7 @@ print("oxygent-client", oxygent_client.__version__, "imports with its own depend
 EXTRAS = {
     # extra: the module that it is for
     "a2a": "oxygent_client.serve.a2a",
+    "agui": "oxygent_client.serve.agui",
     "aiohttp": "oxygent_client.transports.aiohttp",
     "cli": "oxygent_client.cli",
     "fast": "oxygent_client._core.json_codec",

@@ -96,9 +96,12 @@ ROOMS: Final[dict[str, Room]] = {
     ),
     "serve.a2a": room("serve.a2a serve._a2a serve._a2a.*", f"{PUBLIC} serve", "anyio attrs a2a google", edge=True),
     "serve.relay": room("serve.relay serve._relay serve._relay.*", f"{PUBLIC} serve", "anyio attrs", edge=True),
+    "serve.agui": room(
+        "serve.agui serve._agui serve._agui.*", f"{PUBLIC} serve", "anyio attrs ag_ui pydantic", edge=True
+    ),
     "cli": room(
         "cli cli.* __main__",
-        f"{PUBLIC} profiles serve serve.openai serve.mcp serve.a2a serve.relay",
+        f"{PUBLIC} profiles serve serve.openai serve.mcp serve.a2a serve.agui serve.relay",
         "anyio attrs rich typer",
         edge=True,
     ),

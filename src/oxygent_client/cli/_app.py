@@ -351,7 +351,7 @@ def serve_agent(
     *,
     openai: Annotated[bool, typer.Option("--openai", help="Serve OpenAI's API below /v1.")] = False,
     reasoning: Annotated[
-        bool, typer.Option("--reasoning", help="OpenAI: send thoughts and calls inside the remote as reasoning.")
+        bool, typer.Option("--reasoning", help="OpenAI, AG-UI: send thoughts and calls inside the remote as reasoning.")
     ] = False,
     mcp: Annotated[bool, typer.Option("--mcp", help="Serve MCP at /mcp: each agent is a tool.")] = False,
     mcp_stdio: Annotated[
@@ -372,6 +372,7 @@ def serve_agent(
         float | None,
         typer.Option(help="Relay: seconds that a run goes on without viewers.", min=0.0, metavar="SECONDS"),
     ] = None,
+    agui: Annotated[bool, typer.Option("--agui", help="Serve AG-UI at /agui.")] = False,
     host: Annotated[
         str, typer.Option(help="The address to listen on; any other than this machine's needs --token-env.")
     ] = "127.0.0.1",
@@ -413,9 +414,11 @@ def serve_agent(
             adapters.append(_a2a().A2AAdapter(public_url, needs_token=token_env is not None))
         if relay:
             adapters.append(_relay(relay_grace))
+        if agui:
+            adapters.append(_agui().AGUIAdapter(reasoning))
         if mcp_stdio == bool(adapters):
             raise errors.ConfigurationError(
-                "serve needs --mcp-stdio alone, or protocols: --openai, --mcp, --a2a, --relay"
+                "serve needs --mcp-stdio alone, or protocols: --openai, --mcp, --a2a, --agui, --relay"
             )
         agent = SSEOxyGent(**agent_settings(url, profile=profile, header=header, header_env=header_env))
         if mcp_stdio:
@@ -488,6 +491,14 @@ def _relay(grace: float | None) -> Adapter:
     from oxygent_client.serve.relay import RelayAdapter, RelayLimits
 
     return RelayAdapter(RelayLimits() if grace is None else RelayLimits(grace_seconds=grace))
+
+
+def _agui() -> ModuleType:
+    try:
+        from oxygent_client.serve import agui
+    except ImportError as missing:
+        raise errors.ConfigurationError("this needs ag-ui-protocol: pip install 'oxygent-client[agui]'") from missing
+    return agui
 
 
 def _serve_stdio(agent: SSEOxyGent, limits: ServeLimits, *, master_only: bool) -> None:

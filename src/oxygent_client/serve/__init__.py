@@ -1,8 +1,9 @@
 """Serve a remote agent to clients of other protocols.
 
 `oxygent_client.serve.openai` serves OpenAI's API, `oxygent_client.serve.mcp` the Model Context Protocol,
-`oxygent_client.serve.a2a` the Agent2Agent protocol; `oxygent_client.serve.relay` relays messages to browsers. Another
-protocol is an `Adapter`: its routes, and the shape of its errors; a `Service` does the rest.
+`oxygent_client.serve.a2a` the Agent2Agent protocol, `oxygent_client.serve.agui` AG-UI, the protocol of user interfaces;
+`oxygent_client.serve.relay` relays messages to browsers. Another protocol is an `Adapter`: its routes, and the shape of
+its errors; a `Service` does the rest.
 """
 
 from oxygent_client.serve._core.access import LOOPBACK

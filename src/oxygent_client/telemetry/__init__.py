@@ -5,6 +5,7 @@
 
 from oxygent_client._core.deprecation import ModuleGetattr, moved_names
 from oxygent_client._core.open_calls import OpenCalls
+from oxygent_client._protocol.run_record import is_failure_text
 from oxygent_client.telemetry._observers import Notification, Observer, Propagator, RunObservation
 from oxygent_client.telemetry._stats import CountsConnections, Quantiles, Stats
 
@@ -17,6 +18,7 @@ __all__ = [
     "Quantiles",
     "RunObservation",
     "Stats",
+    "is_failure_text",
 ]
 
 __getattr__: ModuleGetattr = moved_names(

@@ -1,0 +1,141 @@
+"""Serve a remote agent by AG-UI, the Agent User Interaction protocol (extra `[agui]`).
+
+Rule 1: a request is one run, streamed: the answer's text once, the calls inside the remote, and how the run ended.
+Rule 2: an agent that asks the user ends the response with an interrupt; its run waits for the answer, for some minutes.
+Rule 3: the history of the client counts; where the remote has the same in its memory, only the query is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final
+
+import anyio
+import anyio.abc
+import attrs
+
+from oxygent_client import SSEOxyGent
+from oxygent_client.errors import ConfigurationError
+from oxygent_client.serve import Exchange, Failure, Mount, Route, Runs, ServeLimits, Service
+from oxygent_client.serve._agui.requests import run_input
+from oxygent_client.serve._agui.session import Interrupts, RunSession
+from oxygent_client.serve._agui.threads import Threads
+
+__all__ = ["AGUIAdapter", "create_app"]
+
+PATH: Final = "/agui"
+"""The path of the default agent; another one is below it, by its name."""
+ANSWER_SECONDS: Final = 300.0
+"""How long an agent waits for the answer of the user."""
+CLOSE_SECONDS: Final = 1.0
+"""How long the last responses get to be sent when the service ends."""
+
+
+def _check_seconds(_: object, __: object, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ConfigurationError("answer_seconds must be a positive number")
+
+
+@attrs.define(eq=False)
+class AGUIAdapter:
+    """AG-UI over HTTP and server-sent events, for one `Service`."""
+
+    reasoning: bool = False
+    """Whether thoughts are sent as reasoning."""
+    answer_seconds: float = attrs.field(default=ANSWER_SECONDS, validator=_check_seconds)
+    """How long an agent waits for the answer of the user."""
+    _endpoint: _Endpoint | None = attrs.field(default=None, init=False)
+
+    def routes(self, runs: Runs) -> Sequence[Route | Mount]:
+        """Return the endpoint of each agent."""
+        self._endpoint = _Endpoint(runs, Threads(runs), self.reasoning, self.answer_seconds)
+        return (Route("POST", PATH, self._endpoint.run), Route("POST", f"{PATH}/*", self._endpoint.run))
+
+    def error_document(self, failure: Failure) -> Any:
+        """Return the members of an error: the protocol names none."""
+        return {
+            "code": failure.code,
+            "message": failure.message,
+            "param": failure.param or None,
+            "outcome": str(failure.outcome),
+            "retryable": failure.retryable,
+            "trace_id": failure.trace_id or None,
+        }
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Return a block that hosts the runs."""
+        assert self._endpoint is not None  # a service asks for the routes first
+        return self._endpoint.running()
+
+
+@attrs.define(eq=False)
+class _Endpoint:
+    """The handler, and the tasks of the runs."""
+
+    runs: Runs
+    threads: Threads
+    reasoning: bool
+    answer_seconds: float
+    _interrupts: Interrupts = attrs.field(factory=Interrupts, init=False)
+    _group: anyio.abc.TaskGroup | None = attrs.field(default=None, init=False)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        async with anyio.create_task_group() as group:
+            self._group = group
+            try:
+                yield
+            finally:
+                self._group = None
+                group.cancel_scope.deadline = anyio.current_time() + CLOSE_SECONDS
+
+    async def run(self, exchange: Exchange) -> None:
+        if self._group is None:
+            raise RuntimeError("the service is not running: enter `app.running()` in the lifespan of your application")
+        asked = run_input(exchange.json())
+        if asked.answers:
+            session, answer = self._interrupts.take(asked)
+            session.resume(asked, exchange, answer)
+        else:
+            self._interrupts.check_answered(asked)
+            session = RunSession(
+                self.runs,
+                self.threads,
+                self._interrupts,
+                asked,
+                exchange,
+                agent=exchange.path.removeprefix(PATH).removeprefix("/"),
+                reasoning=self.reasoning,
+                answer_seconds=self.answer_seconds,
+            )
+            self._group.start_soon(session.host)
+        await session.respond()
+
+
+def create_app(
+    agent: SSEOxyGent,
+    *,
+    reasoning: bool = False,
+    answer_seconds: float = ANSWER_SECONDS,
+    token: str = "",
+    cors: Sequence[str] = (),
+    hosts: Sequence[str] | None = None,
+    limits: ServeLimits | None = None,
+) -> Service:
+    """Return an ASGI application that serves the agent by AG-UI, at `/agui`.
+
+    Args:
+        agent: the agent.
+        reasoning: whether thoughts are sent as reasoning.
+        answer_seconds: how long an agent that asks waits for the answer of the user.
+        token: the bearer token that clients must send; empty for none.
+        cors: the origins of pages whose requests are accepted; `*` accepts all.
+        hosts: the host names under which the application may be called; None accepts all.
+        limits: the limits; None for the default ones.
+
+    Raises:
+        ConfigurationError: an argument is invalid.
+    """
+    adapter = AGUIAdapter(reasoning, answer_seconds)
+    return Service(agent, [adapter], token=token, cors=cors, hosts=hosts, limits=limits)
