@@ -11,25 +11,20 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio.from_thread
 import attrs
 import pytest
 
-from oxygent_client import OxyState, SSEOxyGent
+from oxygent_client import SSEOxyGent
 from oxygent_client.serve.a2a import create_app
 from oxygent_client.testing import ToyRemote, serve
 from oxygent_client.testing.script import Call, Cut, Pause, Say, Script, Together, Words
+from tests.clients.remotes import CUT, Remote, cut_server, react_server
 from tests.conftest import scaled
-from tests.interop.cuts import Cut as LineCut
-from tests.interop.cuts import line
-from tests.interop.environments import RELEASES, python_with
-from tests.interop.harness import RemoteServer
-from tests.interop.model import ANSWER, served_model
+from tests.interop.environments import python_with
+from tests.interop.model import ANSWER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +32,6 @@ if TYPE_CHECKING:
 DRIVER: Final = Path(__file__).with_name("drive_a2a.py")
 WAYS: Final = ("send", "stream")
 MESSAGES: Final = scaled(200)
-CUT: Final = "CUT-HERE"
 QUERIES: Final = {
     # the name of the fact: the query; it names its way, so that runs can be counted
     "answer": "echo hello {way}.",
@@ -62,7 +56,7 @@ class Target:
     """A served agent, and what its remote knows of its runs."""
 
     url: str
-    remote: ToyRemote | RemoteServer
+    remote: Remote
     facts: tuple[str, ...] = tuple(QUERIES)
     _results: dict[tuple[str, str], dict[str, Any]] = attrs.field(factory=dict[tuple[str, str], dict[str, Any]])
 
@@ -97,13 +91,7 @@ class Target:
 
     def memory_of(self, query: str) -> Any:
         """What the agent answers to `memory` after this query."""
-        return [query, "memory"] if isinstance(self.remote, ToyRemote) else {"asked": [query], "answered": 1}
-
-    def trace_ids(self, query: str) -> set[str]:
-        """The runs with such a query."""
-        if isinstance(self.remote, ToyRemote):
-            return {run.trace_id for run in self.remote.runs if query in run.query}
-        return {each.get("trace_id", "") for each in self.remote.records("started") if query in each.get("query", "")}
+        return [query, "memory"] if self.remote.is_toy else {"asked": [query], "answered": 1}
 
 
 @pytest.fixture(scope="module")
@@ -111,18 +99,17 @@ def toy() -> Iterator[Target]:
     """A toy."""
     remote = ToyRemote(scripts=SCRIPTS)
     with serve(remote) as url, serve(create_app(SSEOxyGent(url))) as at:
-        yield Target(at, remote)
+        yield Target(at, Remote(remote))
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """A real server, by a line that is cut where a query says so."""
-    server = RemoteServer(RELEASES[0], tmp_path_factory.mktemp("clients") / "server")
-    with anyio.from_thread.start_blocking_portal() as portal, ExitStack() as stack:
-        stack.callback(server.close)
-        cuts = [LineCut(said=CUT.encode())] * 1000
-        way = stack.enter_context(portal.wrap_async_context_manager(line(server.port, *cuts)))
-        yield Target(stack.enter_context(serve(create_app(SSEOxyGent(way.url)))), server)
+    with (
+        cut_server(tmp_path_factory.mktemp("clients") / "server") as (url, remote),
+        serve(create_app(SSEOxyGent(url))) as at,
+    ):
+        yield Target(at, remote)
 
 
 @pytest.fixture(params=["toy", "real"])
@@ -135,11 +122,11 @@ def target(request: pytest.FixtureRequest) -> Target:
 @pytest.fixture(scope="module")
 def react(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """A real agent that thinks, calls a tool and answers, by a model that streams."""
-    with served_model() as model, ExitStack() as stack:
-        server = RemoteServer(RELEASES[0], tmp_path_factory.mktemp("react") / "server", "--model", model)
-        stack.callback(server.close)
-        url = stack.enter_context(serve(create_app(SSEOxyGent(server.url))))
-        yield Target(url, server, ("answer",))
+    with (
+        react_server(tmp_path_factory.mktemp("react") / "server") as (url, remote),
+        serve(create_app(SSEOxyGent(url))) as at,
+    ):
+        yield Target(at, remote, ("answer",))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -147,13 +134,13 @@ def test_an_answer(target: Target, way: str) -> None:
     """It is the agent's, once, and the agent ran once."""
     result = target.result(way, "answer")
     assert (result["state"], result["texts"]) == ("COMPLETED", [f"hello {way}."])
-    assert len(target.trace_ids(f"echo hello {way}.")) == 1
+    assert len(target.remote.trace_ids(f"echo hello {way}.")) == 1
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_two_agents_at_once(target: Target, way: str) -> None:
     """The answer is the master's."""
-    expected = "a and b" if isinstance(target.remote, ToyRemote) else "middle(leaf(42)) and other_agent heard hello"
+    expected = "a and b" if target.remote.is_toy else "middle(leaf(42)) and other_agent heard hello"
     assert target.result(way, "both")["texts"] == [expected]
 
 
@@ -163,16 +150,16 @@ def test_a_failing_agent(target: Target, way: str) -> None:
     result = target.result(way, "failing")
     assert result["state"] == "FAILED"
     assert "scripted failure" in result["status"]
-    assert len(target.trace_ids(f"raise {way}.")) == 1
+    assert len(target.remote.trace_ids(f"raise {way}.")) == 1
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_that_is_cut(target: Target, way: str) -> None:
     """Its task fails, and has the outcome; the agent ran once. The real one is cut before its first event."""
     result = target.result(way, "cut")
-    expected = "started" if isinstance(target.remote, ToyRemote) else "unknown"
+    expected = "started" if target.remote.is_toy else "unknown"
     assert (result["state"], result["outcome"]) == ("FAILED", expected)
-    assert len(target.trace_ids(f"{CUT}-{way}.")) == 1
+    assert len(target.remote.trace_ids(f"{CUT}-{way}.")) == 1
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -185,8 +172,7 @@ def test_an_agent_with_a_model(react: Target, way: str) -> None:
 def test_how_often_it_ran(react: Target) -> None:
     """One message of a client is one run at the remote."""
     react.result(WAYS[0], "answer")
-    assert isinstance(react.remote, RemoteServer)
-    assert len([each for each in react.remote.records("request") if each.get("path") == "/sse/chat"]) == len(WAYS)
+    assert react.remote.requests == len(WAYS)
 
 
 def test_two_turns(target: Target) -> None:
@@ -198,34 +184,29 @@ def test_two_turns(target: Target) -> None:
 
 def test_a_client_that_cancels(real: Target) -> None:
     """The run is cancelled at the remote within 2 s, and the stream of its task ends so."""
-    assert isinstance(real.remote, RemoteServer)
     query = "quiet 30"
     with subprocess.Popen(real.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         process.stdin.write(json.dumps({"way": "cancel", "query": query}) + "\n")
         process.stdin.flush()
-        anyio.run(partial(real.remote.wait_for, "started", within=60.0, query=query))
+        real.remote.wait_for_start(query)
         result = json.loads(process.communicate("\n")[0])
     assert (result["state"], result["states"][-1]) == ("CANCELED", "CANCELED")
-    found = anyio.run(partial(real.remote.wait_for, "cancelled", within=10.0, query=query))
-    assert found["time"] - result["time"] < 2.0
-    record = anyio.run(SSEOxyGent(real.remote.url).lookup, found.get("trace_id", ""))
-    assert record is not None
-    assert record.state is OxyState.CANCELED
+    real.remote.check_cancelled(query, result["time"])
 
 
 def test_a_client_that_comes_back(toy: Target) -> None:
     """A client that left, and subscribes to its task, has its state and its further events; the agent ran once."""
     (result,) = toy.drive({"way": "subscribe", "query": "quiet back"})
     assert result == {"states": ["WORKING", "CANCELED"]}
-    assert len(toy.trace_ids("quiet back")) == 1
+    assert len(toy.remote.trace_ids("quiet back")) == 1
 
 
 def test_many_messages_at_once(target: Target) -> None:
     """Each has its own answer, and is one run."""
     (result,) = target.drive({"way": "storm", "count": MESSAGES})
     assert result == {"wrong": [], "count": MESSAGES}
-    assert len(target.trace_ids("echo storm")) == MESSAGES
+    assert len(target.remote.trace_ids("echo storm")) == MESSAGES
 
 
 def test_google_adk(target: Target) -> None:
@@ -234,7 +215,7 @@ def test_google_adk(target: Target) -> None:
     assert result["texts"][0] == "adk."
     assert json.loads(result["texts"][1]) == target.memory_of("echo adk.")
     assert result["errors"] == []
-    assert len(target.trace_ids("echo adk.")) == 1
+    assert len(target.remote.trace_ids("echo adk.")) == 1
 
 
 def test_google_adk_with_a_model(react: Target) -> None:

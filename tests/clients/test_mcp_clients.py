@@ -11,25 +11,21 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio.from_thread
 import attrs
 import pytest
 
-from oxygent_client import OxyState, SSEOxyGent
+from oxygent_client import SSEOxyGent
 from oxygent_client.serve.mcp import create_app
 from oxygent_client.testing import ToyRemote, serve
 from oxygent_client.testing.script import Cut, Pause, Say, Script, Words
+from tests.clients.remotes import CUT, Remote, cut_server, react_server
 from tests.conftest import scaled
-from tests.interop.cuts import Cut as LineCut
-from tests.interop.cuts import line
-from tests.interop.environments import RELEASES, python_with
-from tests.interop.harness import RemoteServer
-from tests.interop.model import ANSWER, served_model
+from tests.interop.environments import python_with
+from tests.interop.model import ANSWER
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -42,7 +38,6 @@ WAYS: Final = {
 }
 EACH: Final = [pytest.param(release, way, id=f"{release}-{way}") for release, ways in WAYS.items() for way in ways]
 CALLS: Final = scaled(200)
-CUT: Final = "CUT-HERE"
 SCRIPTS: Final = {
     "echo": Script(output=Words.REST),
     "memory": Script(output="{}"),
@@ -57,12 +52,12 @@ NEEDS: Final = {"quiet": "http", "feedback": "legacy"}
 ENVIRONMENT: Final = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
 
 
-def queries_of(way: str) -> dict[str, str]:
-    """The queries by the name of the fact; each names its way, so it is counted."""
+def queries_of(client: str) -> dict[str, str]:
+    """The queries by the name of the fact; each names its client, a release and a way, so it is counted."""
     return {
-        "answer": f"echo hello {way}.",
-        "failing": f"raise {way}.",
-        "cut": f"paced {CUT}-{way}. 100",
+        "answer": f"echo hello {client}.",
+        "failing": f"raise {client}.",
+        "cut": f"paced {CUT}-{client}. 100",
         "quiet": "quiet 8",
         "feedback": "feedback",
     }
@@ -77,7 +72,7 @@ class Target:
     url: str
     """The URL of the remote, for a command that serves it on standard input."""
     tool: str
-    remote: ToyRemote | RemoteServer
+    remote: Remote
     facts: tuple[str, ...] = ("answer", "failing", "cut", "feedback")
     _results: dict[tuple[str, str, str], dict[str, Any]] = attrs.field(
         factory=dict[tuple[str, str, str], dict[str, Any]]
@@ -114,17 +109,11 @@ class Target:
             tasks = {
                 (release, each, name): self.task(each, {"query": query})
                 for each in WAYS[release]
-                for name, query in queries_of(each).items()
+                for name, query in queries_of(f"{release}-{each}").items()
                 if name in self.facts and NEEDS.get(name, "") in each
             }
             self._results.update(zip(tasks, self.drive(release, *tasks.values()), strict=True))
         return self._results[release, way, fact]
-
-    def trace_ids(self, query: str) -> set[str]:
-        """The runs with such a query; an agent of the framework that raises begins twice in one run."""
-        if isinstance(self.remote, ToyRemote):
-            return {run.trace_id for run in self.remote.runs if query in run.query}
-        return {each.get("trace_id", "") for each in self.remote.records("started") if query in each.get("query", "")}
 
 
 def served(url: str) -> Any:
@@ -137,18 +126,14 @@ def toy() -> Iterator[Target]:
     """A toy."""
     remote = ToyRemote(scripts=SCRIPTS)
     with serve(remote) as url, served(url) as at:
-        yield Target(at, url, "trip_planner", remote, ("answer", "failing", "cut", "quiet", "feedback"))
+        yield Target(at, url, "trip_planner", Remote(remote), ("answer", "failing", "cut", "quiet", "feedback"))
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """A real server, by a line that is cut where a query says so."""
-    server = RemoteServer(RELEASES[0], tmp_path_factory.mktemp("clients") / "server")
-    with anyio.from_thread.start_blocking_portal() as portal, ExitStack() as stack:
-        stack.callback(server.close)
-        cuts = [LineCut(said=CUT.encode())] * 10_000
-        way = stack.enter_context(portal.wrap_async_context_manager(line(server.port, *cuts)))
-        yield Target(stack.enter_context(served(way.url)), way.url, "master", server)
+    with cut_server(tmp_path_factory.mktemp("clients") / "server") as (url, remote), served(url) as at:
+        yield Target(at, url, "master", remote)
 
 
 @pytest.fixture(params=["toy", "real"])
@@ -161,19 +146,21 @@ def target(request: pytest.FixtureRequest) -> Target:
 @pytest.fixture(scope="module")
 def react(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """A real agent that thinks, calls a tool and answers, by a model that streams."""
-    with served_model() as model, ExitStack() as stack:
-        server = RemoteServer(RELEASES[0], tmp_path_factory.mktemp("react") / "server", "--model", model)
-        stack.callback(server.close)
-        yield Target(stack.enter_context(served(server.url)), server.url, "master_agent", server, ("answer",))
+    with react_server(tmp_path_factory.mktemp("react") / "server") as (url, remote), served(url) as at:
+        yield Target(at, url, "master_agent", remote, ("answer",))
 
 
 @pytest.mark.parametrize(("release", "way"), EACH)
 def test_an_answer(target: Target, release: str, way: str) -> None:
     """It is the agent's, as text and in the structure, and the agent ran once."""
     result = target.result(release, way, "answer")
-    runs = target.trace_ids(f"echo hello {way}.")
-    assert result["text"] == f"hello {way}."
-    assert result["structuredContent"] == {"answer": f"hello {way}.", "trace_id": min(runs), "outcome": "completed"}
+    runs = target.remote.trace_ids(f"echo hello {release}-{way}.")
+    assert result["text"] == f"hello {release}-{way}."
+    assert result["structuredContent"] == {
+        "answer": f"hello {release}-{way}.",
+        "trace_id": min(runs),
+        "outcome": "completed",
+    }
     assert len(runs) == 1
 
 
@@ -183,7 +170,7 @@ def test_a_failing_agent(target: Target, release: str, way: str) -> None:
     result = target.result(release, way, "failing")
     assert result["isError"]
     assert "scripted failure" in result["text"]
-    assert len(target.trace_ids(f"raise {way}.")) == 1
+    assert len(target.remote.trace_ids(f"raise {release}-{way}.")) == 1
 
 
 @pytest.mark.parametrize(("release", "way"), EACH)
@@ -192,7 +179,7 @@ def test_a_run_that_is_cut(target: Target, release: str, way: str) -> None:
     result = target.result(release, way, "cut")
     assert result["isError"]
     assert result["structuredContent"]["outcome"] in {"unknown", "started"}
-    assert len(target.trace_ids(f"{CUT}-{way}.")) == 1
+    assert len(target.remote.trace_ids(f"{CUT}-{release}-{way}.")) == 1
 
 
 @pytest.mark.parametrize(("release", "way"), [each for each in EACH if "http" in str(each.id)])
@@ -221,8 +208,7 @@ def test_how_often_it_ran(react: Target) -> None:
     """One call of a client is one run at the remote."""
     for release, ways in WAYS.items():
         react.result(release, ways[0], "answer")
-    assert isinstance(react.remote, RemoteServer)
-    assert len([each for each in react.remote.records("request") if each.get("path") == "/sse/chat"]) == len(EACH)
+    assert react.remote.requests == len(EACH)
 
 
 @pytest.mark.parametrize(("release", "way"), [("1", "http-legacy"), ("2", "http-modern")])
@@ -234,20 +220,9 @@ def test_a_second_turn(real: Target, release: str, way: str) -> None:
     assert second["structuredContent"]["answer"] == {"asked": ["echo first"], "answered": 1}
 
 
-def check_cancelled(real: Target, query: str, left_at: float) -> None:
-    """Check that the run was cancelled at the remote within 2 s."""
-    assert isinstance(real.remote, RemoteServer)
-    found = anyio.run(partial(real.remote.wait_for, "cancelled", within=10.0, query=query))
-    assert found["time"] - left_at < 2.0
-    record = anyio.run(SSEOxyGent(real.remote.url).lookup, found.get("trace_id", ""))
-    assert record is not None
-    assert record.state is OxyState.CANCELED
-
-
 @contextmanager
 def waiting(real: Target, release: str, way: str, query: str, task: str = "leave") -> Generator[subprocess.Popen[str]]:
     """A client whose call has started at the remote."""
-    assert isinstance(real.remote, RemoteServer)
     with subprocess.Popen(
         real.command(release), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT, text=True
     ) as process:
@@ -259,7 +234,7 @@ def waiting(real: Target, release: str, way: str, query: str, task: str = "leave
         process.stdout.readline()
         process.stdin.write(json.dumps(real.task(way, {"query": query}, task)) + "\n")
         process.stdin.flush()
-        anyio.run(partial(real.remote.wait_for, "started", within=60.0, query=query))
+        real.remote.wait_for_start(query)
         yield process
 
 
@@ -269,7 +244,7 @@ def test_a_call_that_is_cancelled(real: Target, way: str) -> None:
     query = f"quiet {30 + WAYS['2'].index(way)}"
     with waiting(real, "2", way, query) as process:
         result = json.loads(process.communicate("\n")[0])
-    check_cancelled(real, query, result["time"])
+    real.remote.check_cancelled(query, result["time"])
 
 
 @pytest.mark.parametrize(("release", "way"), EACH)
@@ -279,7 +254,7 @@ def test_a_client_that_is_killed(real: Target, release: str, way: str) -> None:
     with waiting(real, release, way, query) as process:
         process.kill()
         left_at = time.time()
-    check_cancelled(real, query, left_at)
+    real.remote.check_cancelled(query, left_at)
 
 
 @pytest.mark.parametrize(("release", "way"), [("1", "http-legacy"), ("2", "http-modern")])
@@ -308,7 +283,7 @@ def test_many_calls_at_once(target: Target, release: str, way: str) -> None:
     queries = [f"echo storm {release} {way} {number}" for number in range(CALLS)]
     (result,) = target.drive(release, target.task(way, queries, "storm"))
     assert result == {"wrong": [], "count": CALLS}
-    assert len(target.trace_ids(f"echo storm {release} {way}")) == CALLS
+    assert len(target.remote.trace_ids(f"echo storm {release} {way}")) == CALLS
 
 
 @pytest.mark.parametrize("release", WAYS)

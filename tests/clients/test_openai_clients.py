@@ -9,25 +9,20 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio.from_thread
 import attrs
 import pytest
 
-from oxygent_client import OxyState, SSEOxyGent
+from oxygent_client import SSEOxyGent
 from oxygent_client.serve.openai import create_app
 from oxygent_client.testing import ToyRemote, serve
 from oxygent_client.testing.script import Call, Cut, Pause, Say, Script, Together, Words
+from tests.clients.remotes import CUT, Remote, cut_server, react_server
 from tests.conftest import scaled
-from tests.interop.cuts import Cut as LineCut
-from tests.interop.cuts import line
-from tests.interop.environments import RELEASES, python_with
-from tests.interop.harness import RemoteServer
-from tests.interop.model import ANSWER, served_model
+from tests.interop.environments import python_with
+from tests.interop.model import ANSWER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +34,6 @@ WAYS: Final = (
 )
 """Functions of the driver, one a client and a kind of call."""
 CALLS: Final = scaled(200)
-CUT: Final = "CUT-HERE"
 TWO: Final = Script(
     [Together([Call("flight_agent", [Pause(0.2)], output="a"), Call("hotel_agent", output="b")])], output="a and b"
 )
@@ -76,7 +70,7 @@ class Target:
 
     url: str
     model: str
-    remote: ToyRemote | RemoteServer
+    remote: Remote
     facts: tuple[str, ...] = ("answer", "both", "turns", "failing", "cut")
     _results: dict[tuple[str, str], dict[str, Any]] = attrs.field(factory=dict[tuple[str, str], dict[str, Any]])
 
@@ -105,30 +99,23 @@ class Target:
             self._results.update(zip(tasks, self.drive(*tasks.values()), strict=True))
         return self._results[way, fact]
 
-    def trace_ids(self, query: str) -> set[str]:
-        """The runs with such a query; an agent of the framework that raises begins twice in one run."""
-        if isinstance(self.remote, ToyRemote):
-            return {run.trace_id for run in self.remote.runs if query in run.query}
-        return {each.get("trace_id", "") for each in self.remote.records("started") if query in each.get("query", "")}
-
 
 @pytest.fixture(scope="module")
 def toy() -> Iterator[Target]:
     """A toy."""
     remote = ToyRemote(scripts=SCRIPTS)
     with serve(remote) as url, serve(create_app(SSEOxyGent(url))) as at:
-        yield Target(at, "trip_planner", remote)
+        yield Target(at, "trip_planner", Remote(remote))
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """A real server, by a line that is cut where a query says so."""
-    server = RemoteServer(RELEASES[0], tmp_path_factory.mktemp("clients") / "server")
-    with anyio.from_thread.start_blocking_portal() as portal, ExitStack() as stack:
-        stack.callback(server.close)
-        cuts = [LineCut(said=CUT.encode())] * 10_000
-        way = stack.enter_context(portal.wrap_async_context_manager(line(server.port, *cuts)))
-        yield Target(stack.enter_context(serve(create_app(SSEOxyGent(way.url)))), "master", server)
+    with (
+        cut_server(tmp_path_factory.mktemp("clients") / "server") as (url, remote),
+        serve(create_app(SSEOxyGent(url))) as at,
+    ):
+        yield Target(at, "master", remote)
 
 
 @pytest.fixture(params=["toy", "real"])
@@ -141,24 +128,24 @@ def target(request: pytest.FixtureRequest) -> Target:
 @pytest.fixture(scope="module")
 def react(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """A real agent that thinks, calls a tool and answers, by a model that streams."""
-    with served_model() as model, ExitStack() as stack:
-        server = RemoteServer(RELEASES[0], tmp_path_factory.mktemp("react") / "server", "--model", model)
-        stack.callback(server.close)
-        url = stack.enter_context(serve(create_app(SSEOxyGent(server.url))))
-        yield Target(url, "master_agent", server, ("answer",))
+    with (
+        react_server(tmp_path_factory.mktemp("react") / "server") as (url, remote),
+        serve(create_app(SSEOxyGent(url))) as at,
+    ):
+        yield Target(at, "master_agent", remote, ("answer",))
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_an_answer(target: Target, way: str) -> None:
     """It is the agent's, once, and the agent ran once."""
     assert target.result(way, "answer")["text"] == f"hello {way}."
-    assert len(target.trace_ids(f"echo hello {way}.")) == 1
+    assert len(target.remote.trace_ids(f"echo hello {way}.")) == 1
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_two_agents_at_once(target: Target, way: str) -> None:
     """The answer is the master's."""
-    expected = "a and b" if isinstance(target.remote, ToyRemote) else "middle(leaf(42)) and other_agent heard hello"
+    expected = "a and b" if target.remote.is_toy else "middle(leaf(42)) and other_agent heard hello"
     assert target.result(way, "both")["text"] == expected
 
 
@@ -166,8 +153,8 @@ def test_two_agents_at_once(target: Target, way: str) -> None:
 def test_a_second_turn(target: Target, way: str) -> None:
     """The messages before the query are the memory of the agent."""
     text = target.result(way, "turns")["text"]
-    if isinstance(target.remote, ToyRemote):
-        (run,) = (run for run in target.remote.runs if run.query == f"memory {way}.")
+    if isinstance(target.remote.system, ToyRemote):
+        (run,) = (run for run in target.remote.system.runs if run.query == f"memory {way}.")
         assert [each["content"] for each in run.payload["short_memory"]] == ["echo first", "first"]
     else:
         assert json.loads(text) == {"asked": ["echo first"], "answered": 1}
@@ -179,7 +166,7 @@ def test_a_failing_agent(target: Target, way: str) -> None:
     result = target.result(way, "failing")
     assert "scripted failure" in result["text"]
     assert "error" in result
-    assert len(target.trace_ids(f"raise {way}.")) == 1
+    assert len(target.remote.trace_ids(f"raise {way}.")) == 1
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -187,7 +174,7 @@ def test_a_run_that_is_cut(target: Target, way: str) -> None:
     """It is an error, and the default retries of the client did not run it again."""
     result = target.result(way, "cut")
     assert "error" in result
-    assert len(target.trace_ids(f"{CUT}-{way}.")) == 1
+    assert len(target.remote.trace_ids(f"{CUT}-{way}.")) == 1
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -199,8 +186,7 @@ def test_an_agent_with_a_model(react: Target, way: str) -> None:
 def test_how_often_it_ran(react: Target) -> None:
     """One request of a client is one run at the remote."""
     react.result(WAYS[0], "answer")
-    assert isinstance(react.remote, RemoteServer)
-    assert len([each for each in react.remote.records("request") if each.get("path") == "/sse/chat"]) == len(WAYS)
+    assert react.remote.requests == len(WAYS)
 
 
 @pytest.mark.parametrize(
@@ -220,18 +206,13 @@ def test_the_memory_of_the_remote(real: Target, first: str, second: str, name: s
 @pytest.mark.parametrize(("way", "query"), [("leave", "quiet 30"), ("leave_plain", "quiet 30.0")])
 def test_a_client_that_leaves(real: Target, way: str, query: str) -> None:
     """The run is cancelled at the remote within 2 s."""
-    assert isinstance(real.remote, RemoteServer)
     with subprocess.Popen(real.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         process.stdin.write(json.dumps({"way": way, "messages": [user(query)]}) + "\n")
         process.stdin.flush()
-        anyio.run(partial(real.remote.wait_for, "started", within=60.0, query=query))
+        real.remote.wait_for_start(query)
         result = json.loads(process.communicate("\n")[0])
-    found = anyio.run(partial(real.remote.wait_for, "cancelled", within=10.0, query=query))
-    assert found["time"] - result["time"] < 2.0
-    record = anyio.run(SSEOxyGent(real.remote.url).lookup, found.get("trace_id", ""))
-    assert record is not None
-    assert record.state is OxyState.CANCELED
+    real.remote.check_cancelled(query, result["time"])
 
 
 def test_many_calls_at_once(target: Target) -> None:
@@ -239,7 +220,7 @@ def test_many_calls_at_once(target: Target) -> None:
     messages = [user(f"echo storm {number}") for number in range(CALLS)]
     (result,) = target.drive({"way": "storm", "messages": messages})
     assert result == {"wrong": [], "count": CALLS}
-    assert len(target.trace_ids("echo storm")) == CALLS
+    assert len(target.remote.trace_ids("echo storm")) == CALLS
 
 
 def test_the_models(target: Target) -> None:

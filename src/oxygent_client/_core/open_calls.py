@@ -82,10 +82,10 @@ class OpenCalls(Generic[T]):
         """Return the call that a message names: by its node id, else the latest open call of its agent."""
         content = cast("dict[str, Any]", event.content if isinstance(event.content, dict) else {})
         message = cast("dict[str, Any]", event.message if isinstance(event.message, dict) else {})
+        if (found := self.find(content.get("node_id"))) is not None:
+            return found
         agent = content.get("agent", message.get("agent"))
-        named = _latest(self._by_name.get(hash(agent))) if isinstance(agent, str) else None
-        found = self.find(content.get("node_id"))
-        return named if found is None else found
+        return _latest(self._by_name.get(hash(agent))) if isinstance(agent, str) else None
 
     def __len__(self) -> int:
         """The number of open calls."""

@@ -102,7 +102,7 @@ def _has_stream(entry: Entry) -> bool:
 
 
 def _save(page: str, path: Path, *, force: bool) -> None:
-    """Write a file that its owner only can read."""
+    """Write a file. A new one is readable by its owner only; an existing one keeps its mode."""
     flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL)
     try:
         with os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
