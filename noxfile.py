@@ -10,6 +10,7 @@ Rule 3: what is missing is an error where `CI` or `REQUIRE_ALL` is set, and a vi
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import itertools
@@ -17,6 +18,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -70,23 +72,28 @@ def show_pyenv_versions() -> None:
 show_pyenv_versions()
 
 
-def share_environment(*sessions: str) -> None:
-    """Let these sessions use the environment of `tests` once it is there: they install the same."""
+os.environ.setdefault("PIP_COMPILE", "0")  # it takes as long as installing, and most files are never imported
+SHARED = ("types", "tests", "coverage", "interop", "quick")
+"""Sessions that install nearly the same: the first that runs makes the environment, the others use it."""
+
+
+def share_environment() -> None:
+    """Link the environments of SHARED to the one that is there."""
     home = ROOT / ".nox"
-    if (home / "tests" / "pyvenv.cfg").exists():
-        for name in sessions:
-            with contextlib.suppress(OSError):  # it has one of its own, or the system has no such links
-                (home / name).symlink_to("tests", target_is_directory=True)
+    made = [name for name in SHARED if (home / name / "pyvenv.cfg").exists()]
+    for name in SHARED if made else ():
+        with contextlib.suppress(OSError):  # it has one of its own, or the system has no such links
+            (home / name).symlink_to(made[0], target_is_directory=True)
 
 
-share_environment("coverage", "interop", "quick")
+share_environment()
 
 
 @functools.cache
 def built_wheel(cache: Path) -> Path:
-    """The wheel of this tree, built once for all sessions of a run."""
-    directory = cache.resolve() / "wheel"
-    shutil.rmtree(directory, ignore_errors=True)
+    """The wheel of this tree, built once for all sessions of a run; two runs at once build one each."""
+    directory = Path(tempfile.mkdtemp(prefix="wheel-", dir=cache.resolve()))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     # The interpreter that runs nox has pip: it installed nox.
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(directory), str(ROOT)]
     subprocess.run(command, check=True)
@@ -103,6 +110,7 @@ def install_wheel(session: nox.Session, *groups: str) -> None:
     )
     # An environment that is used again holds an older wheel of the same version.
     session.install("--force-reinstall", "--no-deps", str(wheel))
+    share_environment()
     session.env["PYTHONPATH"] = ""  # Rule 1
     # Tests start many processes: what one has compiled, the others need not, whatever a machine prefers.
     session.env["PYTHONDONTWRITEBYTECODE"] = ""
@@ -120,7 +128,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(tags=["full"])
 def types(session: nox.Session) -> None:
     """Both type checkers, strict, over everything; and whether all public names have complete types."""
-    session.install("--editable", f".[{TESTED_EXTRAS}]", *nox.project.dependency_groups(PROJECT, "types"))
+    install_wheel(session, "types")
     stubs = {"PYTHONPATH": str(ROOT / "tests" / "stubs")}
     complete = ("basedpyright", "--verifytypes", "oxygent_client", "--ignoreexternal")
     with ThreadPoolExecutor() as pool:  # each uses one processor
@@ -140,7 +148,7 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *UNIT, *(session.posargs or WORKERS))
 
 
-@nox.session(tags=["full", "rest"])
+@nox.session(tags=["full", "rest", "long"])
 def coverage(session: nox.Session) -> None:
     """The quick tests again, each case on one loop, with full branch coverage: measured code takes twice the time."""
     install_wheel(session, "test")
@@ -158,7 +166,7 @@ def quick(session: nox.Session) -> None:
     session.run("pytest", *UNIT, "-m", "not slow", *(session.posargs or WORKERS))
 
 
-@nox.session(python=[version for version in SUPPORTED if version != CURRENT], tags=["full", "rest"])
+@nox.session(python=[version for version in SUPPORTED if version != CURRENT], tags=["full", "rest", "short"])
 def smoke(session: nox.Session) -> None:
     """A part of the tests, and of that the quick ones, on the other supported versions of Python."""
     install_wheel(session, "test")
@@ -167,7 +175,7 @@ def smoke(session: nox.Session) -> None:
     session.run("pytest", "-m", "not slow", "--one-loop", *chosen)
 
 
-@nox.session(tags=["full", "rest"])
+@nox.session(tags=["full", "rest", "long"])
 def interop(session: nox.Session) -> None:
     """The tests against real OxyGent servers, with full branch coverage of the drop-in, which runs inside them.
 
@@ -198,14 +206,14 @@ def clients(session: nox.Session) -> None:
     session.run("pytest", "tests/clients", *session.posargs)
 
 
-@nox.session(tags=["full", "rest"])
+@nox.session(tags=["full", "rest", "short"])
 def recipes(session: nox.Session) -> None:
     """A notebook in a Jupyter kernel, and the programs for Django, Flask and Celery."""
     install_wheel(session, "test", "recipes")
     session.run("pytest", "tests/recipes", *session.posargs)
 
 
-@nox.session(tags=["full", "rest"])
+@nox.session(tags=["full", "rest", "short"])
 def fuzz(session: nox.Session) -> None:
     """The decoder on whatever atheris thinks of, after its mutants, for 30 seconds; `-- --seconds 3600` for longer."""
     install_wheel(session, "fuzz")
@@ -217,7 +225,7 @@ def fuzz(session: nox.Session) -> None:
 HAS_ATHERIS = "import importlib.util; print('yes' if importlib.util.find_spec('atheris') else '', end='')"
 
 
-@nox.session(tags=["full", "rest"])
+@nox.session(tags=["full", "rest", "short"])
 def instructions(session: nox.Session) -> None:
     """Instruction counts beside the stored ones, on the Python that runs nox; `-- --record` stores them."""
     if shutil.which("valgrind") is None:
@@ -227,7 +235,7 @@ def instructions(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.instructions", *session.posargs, env={"PYTHONPATH": ""})
 
 
-@nox.session(tags=["full", "rest"])
+@nox.session(tags=["full", "rest", "short"])
 def docs(session: nox.Session) -> None:
     """The documentation as pages; a warning is an error. Their programs are run by tests/project/test_docs.py."""
     install_wheel(session, "docs")
@@ -237,7 +245,7 @@ def docs(session: nox.Session) -> None:
     session.log(f"the pages are in {pages.relative_to(ROOT)}")
 
 
-@nox.session(tags=["full", "rest"])
+@nox.session(tags=["full", "rest", "short"])
 def build(session: nox.Session) -> None:
     """Both distributions can be built, and the wheel alone is enough to import the package and to run the command."""
     session.install(*nox.project.dependency_groups(PROJECT, "build"))
