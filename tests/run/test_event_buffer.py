@@ -192,7 +192,7 @@ def test_nothing_is_lost(text: str, cuts: list[int], stop: int) -> None:
 
 
 def test_events_that_are_taken_together() -> None:
-    """The events of small pieces are taken together, up to a number, and can be given back; large ones are not."""
+    """The next events are taken together, up to a number, and can be given back."""
     buffer = EventBuffer(Limits())
     buffer.feed((A * 5).encode())
     assert len(buffer.take_more(3)) == 3
@@ -200,17 +200,39 @@ def test_events_that_are_taken_together() -> None:
     assert len(rest) == 2
     buffer.give_back(reversed(rest))
     assert buffer.take_more(3) == rest
-    buffer.feed(b"data: " + b"x" * LARGE + b"\n\n")
-    buffer.feed(A.encode())
-    assert buffer.take_more(3) == []
-    assert [len(sse_of(unread).data) for unread in buffer.take_all()] == [LARGE, 1]
-    buffer.feed(A.encode())
-    assert [sse.data for sse in buffer.take_more(3)] == ["a"]
 
 
-def test_events_that_were_put_back_are_taken_one_by_one() -> None:
-    """Events that were kept for another reader may be large."""
+BIG: Final = "data: " + "x" * (LARGE + 1) + "\n\n"
+
+
+@pytest.mark.parametrize(
+    ("piece", "taken"),
+    [
+        pytest.param(A * LARGE, 64, id="small_events"),
+        pytest.param(BIG + A, 0, id="a_large_event"),
+        pytest.param(A * 2 + BIG + A, 2, id="up_to_a_large_event"),
+        pytest.param(("data: " + "x" * (LARGE // 4) + "\n\n") * 10, 4, id="small_ones_that_are_large_together"),
+    ],
+)
+def test_events_of_a_large_piece(piece: str, taken: int) -> None:
+    """Of a large piece, as many events are taken together as are small together."""
     buffer = EventBuffer(Limits())
-    buffer.put_back([ServerSentEvent(data="a"), ServerSentEvent(data="b")])
-    assert buffer.take_more(3) == []
-    assert buffer.take() == ServerSentEvent(data="a")
+    buffer.feed(piece.encode())
+    assert len(buffer.take_more(64)) == taken
+
+
+def test_events_after_a_large_piece() -> None:
+    """Events that are received after a large piece are taken together again, once its events are handed out."""
+    buffer = EventBuffer(Limits())
+    buffer.feed(BIG.encode())
+    assert buffer.take() is not None
+    buffer.feed((A * 2).encode())
+    assert not buffer.may_be_large
+    assert len(buffer.take_more(64)) == 2
+
+
+def test_large_events_that_were_put_back() -> None:
+    """Events that were kept for another reader may be large: these are not taken together."""
+    buffer = EventBuffer(Limits())
+    buffer.put_back([ServerSentEvent(data="a"), ServerSentEvent(data="x" * (LARGE + 1))])
+    assert len(buffer.take_more(3)) == 1

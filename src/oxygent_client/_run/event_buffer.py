@@ -22,7 +22,7 @@ from oxygent_client._protocol.messages import CLOSE, LEGACY_DONE
 from oxygent_client._protocol.sse import Decoder
 
 LARGE: Final = 256 * 1024
-"""Bytes of a piece whose events are taken one by one: what is made of them is several times as large."""
+"""Bytes of events that are taken together at most: what is made of them is several times as large."""
 
 
 @attrs.frozen
@@ -56,7 +56,7 @@ class EventBuffer:
         self._close: ServerSentEvent | None = None  # after them
         self._failure: TooLargeError | None = None
         self.may_be_large = False
-        """Whether the events that are ready may be too large to be taken at once."""
+        """Whether the ready events were received in a large piece, and so may be too large to be taken at once."""
         self.is_closed = False
         """Whether the reader has reached the close event."""
         self.heartbeats = 0
@@ -162,15 +162,24 @@ class EventBuffer:
         return None
 
     def take_more(self, most: int) -> list[ServerSentEvent]:
-        """The events that follow one that was taken, at most `most`; none if they may be large."""
+        """The events that follow one that was taken, at most `most`; large ones are not taken."""
         ready = self._ready
-        if not ready or self.may_be_large:
-            return []
+        if self.may_be_large:
+            most = self._count_small(most)
         if len(ready) > most:
             return [ready.popleft() for _ in range(most)]
         taken = [*ready]
         ready.clear()
         return taken
+
+    def _count_small(self, most: int) -> int:
+        """Count the next events that are small together, at most `most`."""
+        left = LARGE
+        for number, sse in enumerate(self._ready):
+            left -= len(sse.data)
+            if left < 0 or number == most:
+                return number
+        return len(self._ready)
 
     def give_back(self, events: Iterable[ServerSentEvent]) -> None:
         """Put events that were taken, the last one first, in front of the others."""
