@@ -1186,6 +1186,25 @@ def test_the_server_of_a_command(
     assert ran == Ran(0, "hi\n", "")
 
 
+CALLEES: Final[dict[str, tuple[tuple[str, ...], str]]] = {
+    # the command line, the called agent
+    "of the profile": (("ask", "echo hi"), "trip_planner"),
+    "of a detached run": (("start", "echo hi"), "trip_planner"),
+    "of the option": (("ask", "echo hi", "--callee", "hotel_agent"), "hotel_agent"),
+}
+
+
+@pytest.mark.parametrize(("words", "callee"), CALLEES.values(), ids=CALLEES)
+def test_the_callee_of_a_command(
+    server: Server, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], callee: str
+) -> None:
+    """The called agent is that of the option, else that of the profile or its variable."""
+    monkeypatch.setenv("OXYGENT_SERVER_URL", server.url)
+    monkeypatch.setenv("OXYGENT_CALLEE", "trip_planner")
+    assert command(*words).code == 0
+    assert server.toy.runs[-1].callee == callee
+
+
 def test_a_query_on_stdin(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The query `-` is the text of stdin."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("echo two\nlines\n"))

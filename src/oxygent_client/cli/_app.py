@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -30,6 +31,7 @@ from oxygent_client.cli._options import (
     Callee,
     Command,
     Confirm,
+    Connection,
     Debug,
     Group,
     Headers,
@@ -37,11 +39,10 @@ from oxygent_client.cli._options import (
     ProfileName,
     Quiet,
     Seconds,
-    TokenVariable,
     Url,
     UrlAndQuery,
-    agent_settings,
     attempt,
+    command,
     read_query,
     split_url,
     variable,
@@ -91,72 +92,61 @@ def _options(
 
 
 @app.command(cls=Command)
+@command
 def demo(
     query: Annotated[str, typer.Argument(help="The query for the agent.")] = QUESTION,
     *,
     fast: Annotated[bool, typer.Option("--fast", help="Run five times as fast.")] = False,
     dialect: Annotated[Dialect, typer.Option(help="The OxyGent release to imitate.")] = Dialect.NEW,
-    debug: Debug = False,
     save_svg: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> int:
     """Show a demo run of a small multi-agent system on this machine."""
+    from oxygent_client import HTTPXTransport, SSEOxyGent
+    from oxygent_client.cli._ask import ask_with
+    from oxygent_client.cli._output import make_display
+    from oxygent_client.testing import ToyRemote, serve
 
-    def work() -> int:
-        from oxygent_client import HTTPXTransport, SSEOxyGent
-        from oxygent_client.cli._ask import ask_with
-        from oxygent_client.cli._output import make_display
-        from oxygent_client.testing import ToyRemote, serve
-
-        toy = ToyRemote(dialect=dialect.value, pace=0.2 if fast else 1.0)
-        with serve(toy) as url:
-            display = make_display(query, live=save_svg is not None)
-            transport = HTTPXTransport(trust_env=False)  # the environment's proxies are for other machines
-            agent = SSEOxyGent(server_url=url, transport=transport)
-            return _save_svg(display, save_svg, ask_with(agent, query, display, transport.aclose))
-
-    return attempt(work, debug=debug)
+    toy = ToyRemote(dialect=dialect.value, pace=0.2 if fast else 1.0)
+    with serve(toy) as url:
+        display = make_display(query, live=save_svg is not None)
+        transport = HTTPXTransport(trust_env=False)  # the environment's proxies are for other machines
+        agent = SSEOxyGent(server_url=url, transport=transport)
+        return _save_svg(display, save_svg, ask_with(agent, query, display, transport.aclose))
 
 
 @app.command(cls=Command)
+@command
 def ask(
     words: UrlAndQuery,
     *,
     callee: Callee = None,
     timeout: Seconds = None,
-    share: Annotated[bool, typer.Option("--share/--independent", help="Send the call stack, or not.")] = True,
+    share: Annotated[
+        bool | None,
+        typer.Option("--share/--independent", help="Send the call stack, or not (default: send it)."),
+    ] = None,
     confirm: Confirm = False,
     quiet: Quiet = False,
-    header: Headers = None,
-    header_env: HeaderVariables = None,
-    token_env: TokenVariable = None,
-    profile: ProfileName = None,
+    connection: Connection,
     json: AsJSON = False,
-    debug: Debug = False,
 ) -> int:
     """Send a query to a server and show the run.
 
     On a terminal, a live view. Else stdout gets the answer alone, and stderr a line for each event.
     """
+    from oxygent_client.cli._ask import ask_with
+    from oxygent_client.cli._output import make_display
 
-    def work() -> int:
-        from oxygent_client import SSEOxyGent
-        from oxygent_client.cli._ask import ask_with
-        from oxygent_client.cli._output import make_display
-
-        url, (query,) = split_url(words, "QUERY")
-        settings = agent_settings(
-            url, profile=profile, header=header, header_env=header_env, token_env=token_env, timeout=timeout
-        )
-        settings |= {"callee": callee, "is_share_call_stack": share}
-        if confirm:
-            settings["confirm_state"] = True
-        query = read_query(query)
-        return ask_with(SSEOxyGent(**settings), query, make_display(query, as_json=json, quiet=quiet))
-
-    return attempt(work, debug=debug, as_json=json)
+    url, (query,) = split_url(words, "QUERY")
+    agent = connection.agent(
+        url, timeout=timeout, callee=callee, is_share_call_stack=share, confirm_state=confirm or None
+    )
+    query = read_query(query)
+    return ask_with(agent, query, make_display(query, as_json=json, quiet=quiet))
 
 
 @app.command(cls=Command)
+@command
 def record(
     words: Annotated[
         list[str],
@@ -167,103 +157,76 @@ def record(
     *,
     callee: Callee = None,
     timeout: Seconds = None,
-    header: Headers = None,
-    header_env: HeaderVariables = None,
-    token_env: TokenVariable = None,
-    profile: ProfileName = None,
+    connection: Connection,
     quiet: Quiet = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     json: AsJSON = False,
-    debug: Debug = False,
 ) -> int:
     """Send a query, show the run and record it to a file, without secrets."""
+    from oxygent_client import HTTPXTransport
+    from oxygent_client.cli._ask import ask_with
+    from oxygent_client.cli._output import make_display
+    from oxygent_client.testing import Cassette, RecordingTransport
 
-    def work() -> int:
-        from oxygent_client import HTTPXTransport, SSEOxyGent
-        from oxygent_client.cli._ask import ask_with
-        from oxygent_client.cli._output import make_display
-        from oxygent_client.testing import Cassette, RecordingTransport
-
-        url, (query, name) = split_url(words, "QUERY", "FILE")
-        file = Path(name)
-        Cassette.check_path(file, force=force)  # before the agent runs
-        if file.exists() and not force:
-            raise errors.ConfigurationError(f"the file {name!r} exists; use --force to replace it")
-        settings = agent_settings(
-            url, profile=profile, header=header, header_env=header_env, token_env=token_env, timeout=timeout
-        )
-        query = read_query(query)
-        cassette = Cassette()
-        transport = RecordingTransport(HTTPXTransport(), cassette)
-        settings |= {"callee": callee, "transport": transport}
-        agent = SSEOxyGent(**settings)
-        with ExitStack() as at_the_end:
-            at_the_end.callback(cassette.save, file, force=force)  # failed runs are saved too
-            return ask_with(agent, query, make_display(query, as_json=json, quiet=quiet), transport.aclose)
-
-    return attempt(work, debug=debug, as_json=json)
+    url, (query, name) = split_url(words, "QUERY", "FILE")
+    file = Path(name)
+    Cassette.check_path(file, force=force)  # before the agent runs
+    if file.exists() and not force:
+        raise errors.ConfigurationError(f"the file {name!r} exists; use --force to replace it")
+    cassette = Cassette()
+    transport = RecordingTransport(HTTPXTransport(), cassette)
+    agent = connection.agent(url, timeout=timeout, callee=callee, transport=transport)
+    query = read_query(query)
+    with ExitStack() as at_the_end:
+        at_the_end.callback(cassette.save, file, force=force)  # failed runs are saved too
+        return ask_with(agent, query, make_display(query, as_json=json, quiet=quiet), transport.aclose)
 
 
 @app.command(cls=Command)
+@command
 def replay(
     file: Annotated[Path, typer.Argument(help="The recording to replay.", show_default=False)],
     *,
     pace: Annotated[float, typer.Option(help="Factor for the recorded pauses; 0 does not wait.", min=0.0)] = 1.0,
     quiet: Quiet = False,
     json: AsJSON = False,
-    debug: Debug = False,
 ) -> int:
     """Show a recorded run again, without a server."""
+    from oxygent_client import SSEOxyGent
+    from oxygent_client.cli._ask import ask_with
+    from oxygent_client.cli._output import make_display
+    from oxygent_client.testing import Cassette, CassetteError, ReplayTransport
 
-    def work() -> int:
-        from oxygent_client import SSEOxyGent
-        from oxygent_client.cli._ask import ask_with
-        from oxygent_client.cli._output import make_display
-        from oxygent_client.testing import Cassette, CassetteError, ReplayTransport
-
-        cassette = Cassette.load(file)
-        runs = [entry for entry in cassette.entries if entry.purpose == "run"]
-        if not runs:
-            raise CassetteError(f"the cassette {file} holds no run")
-        agent = SSEOxyGent(
-            server_url="http://recorded", transport=ReplayTransport(cassette, pace=pace, match_payload=False)
-        )
-        return max(
-            ask_with(agent, _recorded_request(entry), make_display(entry.query, as_json=json, quiet=quiet))
-            for entry in runs
-        )
-
-    return attempt(work, debug=debug, as_json=json)
+    cassette = Cassette.load(file)
+    runs = [entry for entry in cassette.entries if entry.purpose == "run"]
+    if not runs:
+        raise CassetteError(f"the cassette {file} holds no run")
+    agent = SSEOxyGent(
+        server_url="http://recorded", transport=ReplayTransport(cassette, pace=pace, match_payload=False)
+    )
+    return max(
+        ask_with(agent, _recorded_request(entry), make_display(entry.query, as_json=json, quiet=quiet))
+        for entry in runs
+    )
 
 
 @app.command(cls=Command)
+@command
 def tree(
     url: Url = None,
     *,
-    header: Headers = None,
-    header_env: HeaderVariables = None,
-    token_env: TokenVariable = None,
-    profile: ProfileName = None,
+    connection: Connection,
     timeout: Seconds = None,
     json: AsJSON = False,
-    debug: Debug = False,
 ) -> int:
     """Show the agents and tools of a server as a tree."""
+    import anyio
 
-    def work() -> int:
-        import anyio
-
-        from oxygent_client import SSEOxyGent
-
-        settings = agent_settings(
-            url, profile=profile, header=header, header_env=header_env, token_env=token_env, timeout=timeout
-        )
-        return _show_organization(anyio.run(_discover, SSEOxyGent(**settings)), json=json)
-
-    return attempt(work, debug=debug, as_json=json)
+    return _show_organization(anyio.run(_discover, connection.agent(url, timeout=timeout)), json=json)
 
 
 @app.command(cls=Command)
+@partial(command, stopped="stopped; the runs in progress go on at the server")
 def batch(
     words: Annotated[
         list[str],
@@ -291,34 +254,22 @@ def batch(
     timeout: Annotated[
         float | None, typer.Option("--timeout", help="Time limit in seconds for each query.", min=0.001)
     ] = None,
-    header: Headers = None,
-    header_env: HeaderVariables = None,
-    token_env: TokenVariable = None,
-    profile: ProfileName = None,
-    debug: Debug = False,
+    connection: Connection,
 ) -> int:
     """Run many queries as detached runs. After Ctrl-C or a crash, the same command resumes; no query runs twice."""
+    from rich.console import Console
 
-    def work() -> int:
-        from rich.console import Console
+    from oxygent_client.cli._batch import run_batch
+    from oxygent_client.cli._batch_files import read_items
 
-        from oxygent_client import SSEOxyGent
-        from oxygent_client.cli._batch import run_batch
-        from oxygent_client.cli._batch_files import read_items
-
-        url, (name,) = split_url(words, "FILE")
-        settings = agent_settings(
-            url, profile=profile, header=header, header_env=header_env, token_env=token_env, timeout=timeout
-        )
-        settings |= {"callee": callee}
-        agent = SSEOxyGent(**settings)
-        results = output or Path(f"{name}.results.jsonl")
-        return 0 if run_batch(agent, read_items(Path(name)), results, concurrency, Console(stderr=True)) else FAILED
-
-    return attempt(work, debug=debug, stopped="stopped; the runs in progress go on at the server")
+    url, (name,) = split_url(words, "FILE")
+    agent = connection.agent(url, timeout=timeout, callee=callee)
+    results = output or Path(f"{name}.results.jsonl")
+    return 0 if run_batch(agent, read_items(Path(name)), results, concurrency, Console(stderr=True)) else FAILED
 
 
 @app.command(cls=Command)
+@command
 def toy(
     *,
     port: Annotated[int, typer.Option(help="The port; 0 chooses a free one.", min=0, max=65535)] = 8082,
@@ -330,19 +281,14 @@ def toy(
             help="Stop after N seconds (default: run until Ctrl-C).", min=0.0, metavar="N", show_default=False
         ),
     ] = None,
-    debug: Debug = False,
 ) -> int:
     """Serve a toy remote on this machine, to try things out. Its log, on stderr, has a line for each run."""
+    from oxygent_client.testing import ToyRemote, serve
 
-    def work() -> int:
-        from oxygent_client.testing import ToyRemote, serve
-
-        with serve(ToyRemote(dialect=dialect.value, pace=pace), port) as url, _log_to_stderr("testing.toy"):
-            write(f"toy remote at {url} (press Ctrl-C to stop)\n")
-            threading.Event().wait(seconds)
-        return 0
-
-    return attempt(work, debug=debug)
+    with serve(ToyRemote(dialect=dialect.value, pace=pace), port) as url, _log_to_stderr("testing.toy"):
+        write(f"toy remote at {url} (press Ctrl-C to stop)\n")
+        threading.Event().wait(seconds)
+    return 0
 
 
 @app.command("serve", cls=Command)
@@ -405,7 +351,6 @@ def serve_agent(
     """
 
     def work() -> None:
-        from oxygent_client import SSEOxyGent
         from oxygent_client.serve import LOOPBACK, ServeLimits, Service, serve_forever
 
         limits = ServeLimits(runs=max_runs, run_seconds=timeout or ServeLimits().run_seconds)
@@ -420,7 +365,7 @@ def serve_agent(
             raise errors.ConfigurationError(
                 "serve needs --mcp-stdio alone, or protocols: --openai, --mcp, --a2a, --agui, --relay"
             )
-        agent = SSEOxyGent(**agent_settings(url, profile=profile, header=header, header_env=header_env))
+        agent = Connection(header, header_env, profile=profile).agent(url)
         if mcp_stdio:
             _serve_stdio(agent, limits, master_only=master_only)
         else:
@@ -452,12 +397,15 @@ def serve_agent(
 
 
 # Commands in modules of their own.
-app.command(cls=Command)(_doctor_command.doctor)
-app.command(cls=Command)(_chat.chat)
-app.command(cls=Command)(_detached.start)
-app.command(cls=Command)(_detached.watch)
-app.command(cls=Command)(_detached.lookup)
-app.command(cls=Command)(_report.report)
+for _function in (
+    _doctor_command.doctor,
+    _chat.chat,
+    _detached.start,
+    _detached.watch,
+    _detached.lookup,
+    _report.report,
+):
+    app.command(cls=Command)(_function)
 
 
 def _adapters(*, openai: bool, reasoning: bool, mcp: bool, master_only: bool) -> list[Adapter]:

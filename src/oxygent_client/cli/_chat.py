@@ -15,14 +15,9 @@ import typer
 from oxygent_client import errors
 from oxygent_client.cli._options import (
     Callee,
-    Debug,
-    Headers,
-    HeaderVariables,
-    ProfileName,
-    TokenVariable,
+    Connection,
     Url,
-    agent_settings,
-    attempt,
+    command,
     write,
     write_error,
 )
@@ -32,6 +27,7 @@ if TYPE_CHECKING:
     from oxygent_client.cli._output import Display
 
 
+@command
 def chat(
     url: Url = None,
     *,
@@ -49,40 +45,28 @@ def chat(
     timeout: Annotated[
         float | None, typer.Option(help="Time limit in seconds for each turn.", min=0.001, metavar="SECONDS")
     ] = None,
-    header: Headers = None,
-    header_env: HeaderVariables = None,
-    token_env: TokenVariable = None,
-    profile: ProfileName = None,
-    debug: Debug = False,
+    connection: Connection,
 ) -> int:
     """Have a conversation with a remote agent, which remembers the turns before.
 
     A line is a turn; /help shows the commands. Ctrl-C cancels a run, and at the prompt leaves.
     """
+    import anyio
 
-    def work() -> int:
-        import anyio
+    from oxygent_client.cli._chat_session import ASKING, Chat
+    from oxygent_client.cli._terminal_text import block
+    from oxygent_client.sanitize import without_credentials
 
-        from oxygent_client import SSEOxyGent
-        from oxygent_client.cli._chat_session import ASKING, Chat
-        from oxygent_client.cli._terminal_text import block
-        from oxygent_client.sanitize import without_credentials
-
-        settings = agent_settings(
-            url, profile=profile, header=header, header_env=header_env, token_env=token_env, timeout=timeout
-        )
-        agent = SSEOxyGent(**settings, callee=callee)
-        conversation = agent.conversation("" if resume is None else _saved(resume))
-        is_terminal = sys.stdin.isatty()
-        if resume is not None:
-            write_error(anyio.run(_load, agent, conversation))
-        elif is_terminal:
-            welcome = without_credentials(agent.sent)(_texts(anyio.run(_welcome, agent)))
-            write_error("".join(f"{block(each)}\n" for each in welcome))
-        types = ASKING | frozenset(ask_type or ())
-        return Chat(agent, conversation, _reader(), _display, write_error, is_terminal, types).run()
-
-    return attempt(work, debug=debug)
+    agent = connection.agent(url, timeout=timeout, callee=callee)
+    conversation = agent.conversation("" if resume is None else _saved(resume))
+    is_terminal = sys.stdin.isatty()
+    if resume is not None:
+        write_error(anyio.run(_load, agent, conversation))
+    elif is_terminal:
+        welcome = without_credentials(agent.sent)(_texts(anyio.run(_welcome, agent)))
+        write_error("".join(f"{block(each)}\n" for each in welcome))
+    types = ASKING | frozenset(ask_type or ())
+    return Chat(agent, conversation, _reader(), _display, write_error, is_terminal, types).run()
 
 
 def _saved(path: Path) -> str:

@@ -8,7 +8,8 @@ Rule 3: a token is no reason to send credentials: they are those of the command 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,16 +18,11 @@ from oxygent_client.cli._error_advice import FAILED, NOT_ENDED, error_line
 from oxygent_client.cli._options import (
     AsJSON,
     Callee,
-    Debug,
-    Headers,
-    HeaderVariables,
-    ProfileName,
+    Connection,
     Quiet,
     Seconds,
-    TokenVariable,
     UrlAndQuery,
-    agent_settings,
-    attempt,
+    command,
     read_query,
     split_url,
     write,
@@ -37,33 +33,21 @@ if TYPE_CHECKING:
     from oxygent_client import RunHandle, RunRecord, SSEOxyGent, Trace
 
 
+@command
 def start(
     words: UrlAndQuery,
     *,
     callee: Callee = None,
     timeout: Seconds = None,
-    header: Headers = None,
-    header_env: HeaderVariables = None,
-    token_env: TokenVariable = None,
-    profile: ProfileName = None,
+    connection: Connection,
     json: AsJSON = False,
-    debug: Debug = False,
 ) -> int:
     """Start a detached run, which needs no connection, and print its token for `watch`."""
+    import anyio
 
-    def work() -> int:
-        import anyio
-
-        from oxygent_client import SSEOxyGent
-
-        url, (query,) = split_url(words, "QUERY")
-        settings = agent_settings(
-            url, profile=profile, header=header, header_env=header_env, token_env=token_env, timeout=timeout
-        )
-        agent = SSEOxyGent(**settings, callee=callee)
-        return _show_handle(anyio.run(_start, agent, read_query(query)), json=json)
-
-    return attempt(work, debug=debug, as_json=json)
+    url, (query,) = split_url(words, "QUERY")
+    agent = connection.agent(url, timeout=timeout, callee=callee)
+    return _show_handle(anyio.run(_start, agent, read_query(query)), json=json)
 
 
 async def _start(agent: SSEOxyGent, query: str) -> RunHandle:
@@ -84,41 +68,32 @@ def _show_handle(handle: RunHandle, *, json: bool) -> int:
     return 0
 
 
+@partial(command, stopped="stopped watching; the run goes on")
 def watch(
     token: Annotated[str, typer.Argument(help="The token that `start` has printed.", show_default=False)],
     *,
     timeout: Seconds = None,
     quiet: Quiet = False,
-    header: Headers = None,
-    header_env: HeaderVariables = None,
-    token_env: TokenVariable = None,
-    profile: ProfileName = None,
+    connection: Connection,
     json: AsJSON = False,
-    debug: Debug = False,
 ) -> int:
     """Show a detached run until its end. Ctrl-C leaves it alone, and a later `watch` goes on from there.
 
     The server sends each event once: the events of an earlier `watch` are not shown again.
     """
+    import anyio
 
-    def work() -> int:
-        import anyio
+    from oxygent_client import RunHandle
+    from oxygent_client.cli._ask import exit_code, show_run
+    from oxygent_client.cli._output import make_display
 
-        from oxygent_client import RunHandle, SSEOxyGent
-        from oxygent_client.cli._ask import exit_code, show_run
-        from oxygent_client.cli._output import make_display
-
-        handle = RunHandle.from_token(token)
-        settings = _settings(
-            None, handle, profile, header=header, header_env=header_env, token_env=token_env, timeout=timeout
-        )
-        agent = SSEOxyGent(**settings)
-        display = make_display(f"watch {handle.trace_id}", as_json=json, quiet=quiet)
-        return exit_code(anyio.run(show_run, agent, lambda: agent.attach(token), display))
-
-    return attempt(work, debug=debug, as_json=json, stopped="stopped watching; the run goes on")
+    handle = RunHandle.from_token(token)
+    agent = _agent(None, handle, connection, timeout)
+    display = make_display(f"watch {handle.trace_id}", as_json=json, quiet=quiet)
+    return exit_code(anyio.run(show_run, agent, lambda: agent.attach(token), display))
 
 
+@command
 def lookup(
     words: Annotated[
         list[str],
@@ -131,23 +106,14 @@ def lookup(
     *,
     timeout: Seconds = None,
     quiet: Quiet = False,
-    header: Headers = None,
-    header_env: HeaderVariables = None,
-    token_env: TokenVariable = None,
-    profile: ProfileName = None,
+    connection: Connection,
     json: AsJSON = False,
-    debug: Debug = False,
 ) -> int:
     """Show the server's record of a run: its calls and its answer. With --json, the trace as JSON."""
-
-    def work() -> int:
-        connection = {"header": header, "header_env": header_env, "token_env": token_env, "timeout": timeout}
-        return _show(trace_of_record(words, profile, **connection), json=json, quiet=quiet)
-
-    return attempt(work, debug=debug, as_json=json)
+    return _show(trace_of_record(words, connection, timeout), json=json, quiet=quiet)
 
 
-def trace_of_record(words: Sequence[str], profile: str | None, **options: Any) -> Trace:
+def trace_of_record(words: Sequence[str], connection: Connection, timeout: float | None) -> Trace:
     """Return the trace of the server's record of a run, for the arguments `[URL] RUN`.
 
     Raises:
@@ -155,13 +121,10 @@ def trace_of_record(words: Sequence[str], profile: str | None, **options: Any) -
     """
     import anyio
 
-    from oxygent_client import SSEOxyGent
-
     url, (run,) = split_url(words, "RUN")
     handle = _handle(run)
-    settings = _settings(url, handle, profile, **options)
     trace_id = run if handle is None else handle.remote_trace_id
-    return anyio.run(_look_up, SSEOxyGent(**settings), trace_id).trace()
+    return anyio.run(_look_up, _agent(url, handle, connection, timeout), trace_id).trace()
 
 
 def _handle(run: str) -> RunHandle | None:
@@ -174,11 +137,11 @@ def _handle(run: str) -> RunHandle | None:
         return None
 
 
-def _settings(url: str | None, handle: RunHandle | None, profile: str | None, **options: Any) -> dict[str, Any]:
-    """Return the arguments of the agent; the server is that of the token, unless another is named."""
-    if url is None and profile is None and handle is not None:
+def _agent(url: str | None, handle: RunHandle | None, connection: Connection, timeout: float | None) -> SSEOxyGent:
+    """Return the agent; the server is that of the token, unless another is named."""
+    if url is None and connection.profile is None and handle is not None:
         url = handle.server_url
-    return agent_settings(url, profile=profile, **options)
+    return connection.agent(url, timeout=timeout)
 
 
 async def _look_up(agent: SSEOxyGent, trace_id: str) -> RunRecord:

@@ -10,14 +10,9 @@ from oxygent_client.cli._error_advice import UNHEALTHY
 from oxygent_client.cli._options import (
     AsJSON,
     Callee,
-    Debug,
-    Headers,
-    HeaderVariables,
-    ProfileName,
-    TokenVariable,
+    Connection,
     Url,
-    agent_settings,
-    attempt,
+    command,
     write,
 )
 
@@ -27,6 +22,7 @@ if TYPE_CHECKING:
     from oxygent_client.cli._doctor import Diagnosis
 
 
+@command
 def doctor(
     url: Url = None,
     *,
@@ -45,31 +41,22 @@ def doctor(
             metavar="SECONDS",
         ),
     ] = 10.0,
-    header: Headers = None,
-    header_env: HeaderVariables = None,
-    token_env: TokenVariable = None,
-    profile: ProfileName = None,
+    connection: Connection,
     json: AsJSON = False,
-    debug: Debug = False,
 ) -> int:
     """Diagnose the connection to a server: each problem has a code and a remedy. Runs no agent without --query."""
+    import anyio
 
-    def work() -> int:
-        import anyio
+    from oxygent_client import HTTPXTransport
+    from oxygent_client.cli._doctor import Doctor
 
-        from oxygent_client import HTTPXTransport
-        from oxygent_client.cli._doctor import Doctor
-
-        settings = agent_settings(url, profile=profile, header=header, header_env=header_env, token_env=token_env)
-        doctor = Doctor(
-            settings=settings | {"callee": callee},
-            make_transport=lambda seconds: HTTPXTransport(connect=seconds),
-            query=query,
-            seconds=timeout,
-        )
-        return _show(anyio.run(doctor.examine), json=json)
-
-    return attempt(work, debug=debug, as_json=json)
+    doctor = Doctor(
+        settings=connection.settings(url, callee=callee),
+        make_transport=lambda seconds: HTTPXTransport(connect=seconds),
+        query=query,
+        seconds=timeout,
+    )
+    return _show(anyio.run(doctor.examine), json=json)
 
 
 def _show(diagnosis: Diagnosis, *, json: bool) -> int:

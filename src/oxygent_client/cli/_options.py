@@ -8,6 +8,8 @@ Rule 2: without a URL as argument, server and settings are those of a profile an
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import re
 import sys
@@ -15,7 +17,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, Final, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TextIO, cast, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -23,6 +25,9 @@ from typer.core import TyperCommand, TyperGroup
 import oxygent_client
 from oxygent_client import errors
 from oxygent_client.cli._error_advice import INTERRUPTED, PIPE_CLOSED, UNEXPECTED, advice_for, error_line
+
+if TYPE_CHECKING:
+    from oxygent_client import SSEOxyGent
 
 PROGRAM: Final = "oxygent-client"
 _COMMAND: Final = ContextVar("_COMMAND", default=PROGRAM)
@@ -158,38 +163,50 @@ def read_query(text: str, read: Callable[[], str] | None = None) -> str:
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def agent_settings(
-    url: str | None,
-    *,
-    profile: str | None,
-    header: Sequence[str] | None = None,
-    header_env: Sequence[str] | None = None,
-    token_env: str | None = None,
-    timeout: float | None = None,
-) -> dict[str, Any]:
-    """Return the arguments of the agent: those of the profile, overridden by the command line.
+class Connection(NamedTuple):
+    """The options about the server that commands share: credentials and a profile."""
 
-    Raises:
-        ConfigurationError: an option is invalid, or there is no URL.
-    """
-    settings: dict[str, Any] = {}
-    if profile is not None or url is None:
-        from oxygent_client.profiles import load_profile
+    header: Headers = None
+    header_env: HeaderVariables = None
+    token_env: TokenVariable = None
+    profile: ProfileName = None
 
-        settings = load_profile(profile).options()
-    if url is not None:
-        settings["server_url"] = url if "://" in url else f"http://{url}"
-    elif "server_url" not in settings:
-        raise errors.ConfigurationError("there is no server: pass its URL, set OXYGENT_SERVER_URL, or use --profile")
-    if headers := _headers(header, header_env):
-        settings["headers"] = {**settings.get("headers", {}), **headers}
-    if token_env is not None:
-        settings["auth"] = oxygent_client.BearerAuth(variable("--token-env", token_env))
-    if timeout is not None:
-        import attrs
+    def settings(self, url: str | None, *, timeout: float | None = None, **settings: Any) -> dict[str, Any]:
+        """Return the arguments of the agent: those of the profile, overridden by the command line.
 
-        settings["timeouts"] = attrs.evolve(settings.get("timeouts", oxygent_client.Timeouts()), total=timeout)
-    return settings
+        Raises:
+            ConfigurationError: an option is invalid, or there is no URL.
+        """
+        found: dict[str, Any] = {}
+        if self.profile is not None or url is None:
+            from oxygent_client.profiles import load_profile
+
+            found = load_profile(self.profile).options()
+        if url is not None:
+            found["server_url"] = url if "://" in url else f"http://{url}"
+        elif "server_url" not in found:
+            raise errors.ConfigurationError(
+                "there is no server: pass its URL, set OXYGENT_SERVER_URL, or use --profile"
+            )
+        if headers := _headers(self.header, self.header_env):
+            found["headers"] = {**found.get("headers", {}), **headers}
+        if self.token_env is not None:
+            found["auth"] = oxygent_client.BearerAuth(variable("--token-env", self.token_env))
+        if timeout is not None:
+            import attrs
+
+            found["timeouts"] = attrs.evolve(found.get("timeouts", oxygent_client.Timeouts()), total=timeout)
+        return found | {name: value for name, value in settings.items() if value is not None}
+
+    def agent(self, url: str | None, *, timeout: float | None = None, **settings: Any) -> SSEOxyGent:
+        """Return an agent with the settings of `settings`."""
+        return oxygent_client.SSEOxyGent(**self.settings(url, timeout=timeout, **settings))
+
+
+_CONNECTION: Final = tuple(
+    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
+    for name, hint in get_type_hints(Connection, include_extras=True).items()
+)
 
 
 def shown_url(server_url: str) -> str:
@@ -294,6 +311,28 @@ def attempt(
         traceback.print_exception(failed)
     sys.stderr.write(error_line(message, advice))
     return code
+
+
+def command(function: Callable[..., int | None], *, stopped: str = "stopped") -> Callable[..., int]:
+    """Make a command of a function: `attempt` reports its errors, and --debug shows their tracebacks.
+
+    Its options are the parameters of the function; for `connection`, those of `Connection`.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    is_connected = "connection" in signature.parameters
+
+    def run(*, debug: bool, **given: Any) -> int:
+        if is_connected:
+            given["connection"] = Connection(**{each.name: given.pop(each.name) for each in _CONNECTION})
+        return attempt(lambda: function(**given), debug=debug, as_json=given.get("json", False), stopped=stopped)
+
+    parameters: list[inspect.Parameter] = []
+    for each in signature.parameters.values():
+        parameters += _CONNECTION if each.name == "connection" else (each,)
+    debug = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
+    of_command: Any = functools.update_wrapper(run, function)
+    of_command.__signature__ = signature.replace(parameters=[*parameters, debug])
+    return cast("Callable[..., int]", of_command)
 
 
 def _explained(failed: BaseException, stopped: str) -> tuple[str, str, int]:

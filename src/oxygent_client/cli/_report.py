@@ -11,13 +11,9 @@ import typer
 from oxygent_client import errors
 from oxygent_client.cli._detached import trace_of_record
 from oxygent_client.cli._options import (
-    Debug,
-    Headers,
-    HeaderVariables,
-    ProfileName,
+    Connection,
     Seconds,
-    TokenVariable,
-    attempt,
+    command,
     write,
 )
 
@@ -29,6 +25,7 @@ SHOWN = 10
 """Runs of a cassette that an error names."""
 
 
+@command
 def report(
     words: Annotated[
         list[str],
@@ -50,32 +47,22 @@ def report(
         typer.Option("--run", help="Which run of a recording, counted from 1.", min=1, metavar="N", show_default=False),
     ] = None,
     timeout: Seconds = None,
-    header: Headers = None,
-    header_env: HeaderVariables = None,
-    token_env: TokenVariable = None,
-    profile: ProfileName = None,
-    debug: Debug = False,
+    connection: Connection,
 ) -> int:
     """Make a page of HTML about a run: its calls, a timeline, arguments, outputs and errors.
 
     The page needs no network. It is as confidential as the run.
     """
-
-    def work() -> int:
-        if len(words) == 1 and Path(words[0]).is_file():
-            trace = _trace_of_file(Path(words[0]), run)
-        else:
-            trace = trace_of_record(
-                words, profile, header=header, header_env=header_env, token_env=token_env, timeout=timeout
-            )
-        page = trace.report()
-        if output is None:
-            write(page)
-        else:
-            _save(page, output, force=force)
-        return 0
-
-    return attempt(work, debug=debug)
+    if len(words) == 1 and Path(words[0]).is_file():
+        trace = _trace_of_file(Path(words[0]), run)
+    else:
+        trace = trace_of_record(words, connection, timeout)
+    page = trace.report()
+    if output is None:
+        write(page)
+    else:
+        _save(page, output, force=force)
+    return 0
 
 
 def _trace_of_file(path: Path, number: int | None) -> Trace:
