@@ -1,10 +1,10 @@
-"""A Python environment for each OxyGent release, and for each group of other clients, built once and kept.
+"""An environment for each OxyGent release, and for each group of other clients, built once and kept.
 
 Rule 1: an environment is valid only with its marker, which is written last and atomically; an interrupted one is
         removed and built again.
 Rule 2: one process builds a release, the others wait for its lock, which the system releases with its holder.
 Rule 3: nothing here imports OxyGent or our own package: a release is in its environment only.
-Rule 4: `pip` finds packages by its own configuration; this file names no index.
+Rule 4: `pip` and `npm` find packages by their own configuration; this file names no index.
 
 Usage: python -m tests.interop.environments [NAME ...] (builds missing ones, all at once; by default all releases)
 """
@@ -27,7 +27,16 @@ from tests.support.machine import AS_FOUND
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["CLIENTS", "RELEASES", "EnvironmentUnavailableError", "built_python", "python_for", "python_with"]
+__all__ = [
+    "CLIENTS",
+    "NODE_CLIENTS",
+    "RELEASES",
+    "EnvironmentUnavailableError",
+    "built_python",
+    "node_home_with",
+    "python_for",
+    "python_with",
+]
 
 # Newest of the 1.1 line, last of the 1.0 line, and the last release that spoke the legacy dialect (only `data:` lines).
 RELEASES = ("1.1.3", "1.0.13", "1.0.8")
@@ -51,6 +60,11 @@ CLIENTS = {
     ),
 }
 
+NODE_CLIENTS = {
+    # name: (what is installed, what must load then)
+    "ag-ui": (("@ag-ui/client@1",), "@ag-ui/client"),
+}
+
 _MARKER = "ready"
 
 
@@ -69,6 +83,16 @@ def python_with(name: str) -> Path:
     return _python_of(name, *CLIENTS[name])
 
 
+def node_home_with(name: str) -> Path:
+    """Return the directory of an environment of node in `NODE_CLIENTS`; built first if it is missing."""
+    packages, loaded = NODE_CLIENTS[name]
+    home = _cache() / f"{name}-node"
+    load = f"require(require.resolve({json.dumps(loaded)}, {{paths: [{json.dumps(str(home))}]}}))"
+    install = ("npm", "install", "--no-audit", "--no-fund", "--prefix", str(home), *packages)
+    _ensure(home, (install, ("node", "-e", load)), packages)
+    return home
+
+
 def built_python(version: str) -> Path | None:
     """The interpreter of the environment of this release; None if it was not built."""
     home = _home(f"oxygent-{version}")
@@ -82,11 +106,22 @@ def _home(name: str) -> Path:
 def _python_of(name: str, requirements: tuple[str, ...], imported: str) -> Path:
     home = _home(name)
     python = home / "bin" / "python"
+    steps = (
+        (sys.executable, "-m", "venv", str(home)),
+        # Compiling all files takes as long as installing them, and most are never imported.
+        (str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", *requirements),
+        (str(python), "-c", f"import {imported}"),
+    )
+    _ensure(home, steps, requirements)
+    return python
+
+
+def _ensure(home: Path, steps: tuple[tuple[str, ...], ...], requirements: tuple[str, ...]) -> None:
+    """Build an environment, unless it is there."""
     if not (home / _MARKER).exists():
         with _lock(home.with_name(home.name + ".lock")):
             if not (home / _MARKER).exists():  # another process built it meanwhile
-                _build(home, python, requirements, imported)
-    return python
+                _build(home, steps, requirements)
 
 
 def _cache() -> Path:
@@ -105,15 +140,9 @@ def _lock(path: Path) -> Generator[None]:
         yield
 
 
-def _build(home: Path, python: Path, requirements: tuple[str, ...], imported: str) -> None:
+def _build(home: Path, steps: tuple[tuple[str, ...], ...], requirements: tuple[str, ...]) -> None:
     shutil.rmtree(home, ignore_errors=True)
     log = home.with_name(home.name + ".log")
-    steps = (
-        (sys.executable, "-m", "venv", str(home)),
-        # Compiling all files takes as long as installing them, and most are never imported.
-        (str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", *requirements),
-        (str(python), "-c", f"import {imported}"),
-    )
     with log.open("w", encoding="utf-8") as out:
         for step in steps:
             print("$", *step, file=out, flush=True)
@@ -134,6 +163,8 @@ def _build(home: Path, python: Path, requirements: tuple[str, ...], imported: st
 
 
 def _build_named(name: str) -> Path:
+    if name in NODE_CLIENTS:
+        return node_home_with(name)
     return python_with(name) if name in CLIENTS else python_for(name.removeprefix("oxygent-"))
 
 

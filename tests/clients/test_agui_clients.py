@@ -1,0 +1,245 @@
+"""A real client of AG-UI on node against a served agent: a toy, a real server, and a real agent with a model.
+
+Rule 1: the client verifies the types and the order of all events, so a run without an error is one that it accepts.
+Rule 2: how often an agent ran is counted at the remote, never by what the client says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio.from_thread
+import attrs
+import pytest
+
+from oxygent_client import OxyState, SSEOxyGent
+from oxygent_client.serve.agui import create_app
+from oxygent_client.testing import ToyRemote, serve
+from oxygent_client.testing.script import Call, Cut, Pause, Say, Script, Together, Words
+from tests.conftest import scaled
+from tests.interop.cuts import Cut as LineCut
+from tests.interop.cuts import line
+from tests.interop.environments import RELEASES, node_home_with
+from tests.interop.harness import RemoteServer
+from tests.interop.model import ANSWER, PREFACE, served_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.needs("node")
+
+DRIVER: Final = Path(__file__).with_name("drive_agui.mjs")
+RUNS: Final = scaled(200)
+CUT: Final = "CUT-HERE"
+QUERIES: Final = {
+    # the name of the fact: the query
+    "answer": "echo hello you.",
+    "both": "both of you.",
+    "failing": "raise it.",
+    "cut": f"paced {CUT}-x. 100",
+}
+SCRIPTS: Final = {
+    "echo": Script(output=Words.REST),
+    "both": Script(
+        [
+            Together(
+                [
+                    Call("flight_agent", [Pause(0.2), Call("search_flights", output=5)], output="a"),
+                    Call("hotel_agent", output="b"),
+                ]
+            )
+        ],
+        output="a and b",
+    ),
+    "raise": ToyRemote().scripts["raise"],
+    "paced": Script([Say({"type": "progress", "content": 1}), Cut()]),
+    "memory": Script(output=Words.MEMORY),
+    "feedback": Script([Say({"type": "feedback", "content": "May I?"}), Pause(1)], output=["yes"]),
+}
+
+
+@attrs.define(eq=False)
+class Target:
+    """A served agent, and what its remote knows of its runs."""
+
+    url: str
+    remote: ToyRemote | RemoteServer
+    _results: dict[str, dict[str, Any]] = attrs.field(factory=dict[str, dict[str, Any]])
+
+    @property
+    def command(self) -> list[str]:
+        """The command line of the client."""
+        return ["node", str(DRIVER), str(node_home_with("ag-ui")), f"{self.url}/agui"]
+
+    def drive(self, *tasks: dict[str, Any]) -> list[dict[str, Any]]:
+        """What the client makes of these tasks."""
+        done = subprocess.run(
+            self.command,
+            input="".join(json.dumps(task) + "\n" for task in tasks),
+            env={"PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        return [json.loads(each) for each in done.stdout.splitlines()]
+
+    def turns(self, *queries: str) -> list[dict[str, Any]]:
+        """What the client makes of the turns of one thread."""
+        (result,) = self.drive({"way": "turns", "queries": queries})
+        found: list[dict[str, Any]] = result["results"]
+        return found
+
+    def result(self, fact: str) -> dict[str, Any]:
+        """What the client made of one query; the first time, of all of them, which share a process."""
+        if not self._results:
+            done = self.drive(*({"way": "turns", "queries": [query]} for query in QUERIES.values()))
+            self._results.update(zip(QUERIES, (each["results"][0] for each in done), strict=True))
+        return self._results[fact]
+
+    def trace_ids(self, query: str) -> set[str]:
+        """The runs with such a query."""
+        if isinstance(self.remote, ToyRemote):
+            return {run.trace_id for run in self.remote.runs if query in run.query}
+        return {each.get("trace_id", "") for each in self.remote.records("started") if query in each.get("query", "")}
+
+
+@pytest.fixture(scope="module")
+def toy() -> Iterator[Target]:
+    """A toy."""
+    remote = ToyRemote(scripts=SCRIPTS)
+    with serve(remote) as url, serve(create_app(SSEOxyGent(url))) as at:
+        yield Target(at, remote)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """A real server, by a line that is cut where a query says so."""
+    server = RemoteServer(RELEASES[0], tmp_path_factory.mktemp("clients") / "server")
+    with anyio.from_thread.start_blocking_portal() as portal, ExitStack() as stack:
+        stack.callback(server.close)
+        cuts = [LineCut(said=CUT.encode())] * 1000
+        way = stack.enter_context(portal.wrap_async_context_manager(line(server.port, *cuts)))
+        yield Target(stack.enter_context(serve(create_app(SSEOxyGent(way.url)))), server)
+
+
+@pytest.fixture(params=["toy", "real"])
+def target(request: pytest.FixtureRequest) -> Target:
+    """Each of the two."""
+    found: Target = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
+def react(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """A real agent that thinks, calls a tool and answers, by a model that streams."""
+    with served_model() as model, ExitStack() as stack:
+        server = RemoteServer(RELEASES[0], tmp_path_factory.mktemp("react") / "server", "--model", model)
+        stack.callback(server.close)
+        url = stack.enter_context(serve(create_app(SSEOxyGent(server.url), reasoning=True)))
+        yield Target(url, server)
+
+
+def test_an_answer(target: Target) -> None:
+    """It is the agent's, once, and the agent ran once."""
+    result = target.result("answer")
+    assert (result["texts"], result["result"], result["outcome"]) == (["hello you."], "hello you.", "success")
+    (trace_id,) = target.trace_ids("echo hello you.")
+    assert result["trace"]["trace_id"] == trace_id
+
+
+def test_two_agents_at_once(target: Target) -> None:
+    """Both are sub-agents, and the answer is the master's."""
+    is_toy = isinstance(target.remote, ToyRemote)
+    result = target.result("both")
+    assert result["texts"] == ["a and b" if is_toy else "middle(leaf(42)) and other_agent heard hello"]
+    agents = ["flight_agent", "hotel_agent"] if is_toy else ["leaf_agent", "middle_agent", "other_agent"]
+    assert sorted(result["agents"]) == agents
+    assert (result["tools"], result["results"]) == ((["search_flights"], ["5"]) if is_toy else (["add"], ["42"]))
+
+
+def test_a_failing_agent(target: Target) -> None:
+    """Its run is an error with the text of the failure, and it ran once."""
+    result = target.result("failing")
+    assert (result["code"], result["outcome"]) == ("agent_failed", "completed")
+    assert "scripted failure" in result["message"]
+    assert len(target.trace_ids("raise it.")) == 1
+
+
+def test_a_run_that_is_cut(target: Target) -> None:
+    """Its run is an error with the outcome, and the agent ran once. The real one is cut before its first event."""
+    result = target.result("cut")
+    assert (result["code"], result["events"][-1]) == ("cut", "RUN_ERROR")
+    assert result["outcome"] == ("started" if isinstance(target.remote, ToyRemote) else "unknown")
+    assert len(target.trace_ids(f"{CUT}-x.")) == 1
+
+
+def test_two_turns(target: Target) -> None:
+    """A thread is a conversation: the agent remembers the turn before."""
+    _, second = target.turns("echo first", "memory")
+    remembered = json.loads(second["texts"][0])
+    is_toy = isinstance(target.remote, ToyRemote)
+    assert remembered == (["echo first", "memory"] if is_toy else {"asked": ["echo first"], "answered": 1})
+
+
+def test_a_turn_of_another_client(real: Target) -> None:
+    """Without a thread of this server, the history of the client is the memory of the agent."""
+    messages = [
+        {"id": "1", "role": "user", "content": "echo first"},
+        {"id": "2", "role": "assistant", "content": "first"},
+    ]
+    (result,) = real.drive({"way": "history", "messages": messages, "query": "memory"})
+    assert json.loads(result["texts"][0]) == {"asked": ["echo first"], "answered": 1}
+
+
+def test_an_agent_that_asks(target: Target) -> None:
+    """The client gets an interrupt, and its answer continues the same run."""
+    (result,) = target.drive({"way": "answers", "query": "feedback please", "answers": ["yes"]})
+    asked, answered = result["results"]
+    assert (asked["outcome"], answered["outcome"]) == ("interrupt", "success")
+    assert answered["result"] == ["yes"]
+    assert len(target.trace_ids("feedback please")) == 1
+
+
+def test_an_agent_with_a_model(react: Target) -> None:
+    """The answer is the text of the last model call alone: no JSON of a tool call, nothing twice."""
+    (result,) = react.turns("What is 40 plus 2?")
+    assert result["texts"] == [ANSWER]
+    assert (result["tools"], result["results"]) == (["add_tool"], ["42"])
+    assert result["events"].count("TEXT_MESSAGE_CONTENT") > 3
+
+
+def test_a_preface_of_a_model(react: Target) -> None:
+    """What the model writes before its tool call is a message before the answer."""
+    (result,) = react.turns("preface please")
+    assert result["texts"] == [PREFACE, ANSWER]
+
+
+def test_a_client_that_leaves(real: Target) -> None:
+    """The run is cancelled at the remote within 2 s."""
+    assert isinstance(real.remote, RemoteServer)
+    query = "quiet 30"
+    with subprocess.Popen(real.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps({"way": "leave", "query": query}) + "\n")
+        process.stdin.flush()
+        anyio.run(partial(real.remote.wait_for, "started", within=60.0, query=query))
+        result = json.loads(process.communicate("\n")[0])
+    found = anyio.run(partial(real.remote.wait_for, "cancelled", within=10.0, query=query))
+    assert found["time"] - result["time"] < 2.0
+    record = anyio.run(SSEOxyGent(real.remote.url).lookup, found.get("trace_id", ""))
+    assert record is not None
+    assert record.state is OxyState.CANCELED
+
+
+def test_many_runs_at_once(target: Target) -> None:
+    """Each has its own answer, and is one run."""
+    (result,) = target.drive({"way": "storm", "count": RUNS})
+    assert result == {"wrong": [], "count": RUNS}
+    assert len(target.trace_ids("echo storm")) == RUNS
