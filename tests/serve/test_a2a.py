@@ -6,6 +6,7 @@ tests/clients.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import AsyncGenerator
@@ -17,7 +18,8 @@ import pytest
 from a2a.server.agent_execution import RequestContext
 from a2a.server.context import ServerCallContext
 from a2a.server.request_handlers import DefaultRequestHandler
-from a2a.types import Artifact, Part, Task, TaskState, TaskStatus
+from a2a.types import Artifact, Message, Part, Task, TaskState, TaskStatus
+from a2a.utils.errors import InternalError
 
 from oxygent_client import BearerAuth, Conversation, SSEOxyGent
 from oxygent_client.errors import ConnectError
@@ -25,6 +27,7 @@ from oxygent_client.serve import ASGIApp, Exchange, Runs, ServedAgent, ServeLimi
 from oxygent_client.serve._a2a.calls import answer_call
 from oxygent_client.serve._a2a.documents import agent_card
 from oxygent_client.serve._a2a.executor import RunExecutor
+from oxygent_client.serve._a2a.sent_messages import RANDOM, SentMessages
 from oxygent_client.serve._a2a.store import BoundedTaskStore
 from oxygent_client.serve.a2a import create_app
 from oxygent_client.testing import FakeTransport, Reply, Step, ToyRemote, answer, close, delta, pause, tool_call
@@ -39,6 +42,7 @@ CARD: Final = "/.well-known/agent-card.json"
 VERSION: Final = {"a2a-version": "1.0"}
 UNSUPPORTED: Final = -32004
 UNKNOWN_TASK: Final = -32001
+NUMBERS: Final = itertools.count()
 SCRIPTS: Final = {
     **ToyRemote().scripts,
     "json": Script(output={"sum": 42, "ö": None}),
@@ -50,8 +54,9 @@ SCRIPTS: Final = {
 
 
 def send(text: str, *, method: str = "SendMessage", parts: Any = None, context: str = "", **params: Any) -> Any:
-    """Return the call that sends a message."""
-    message = {"messageId": "m1", "role": "ROLE_USER", "parts": parts or [{"text": text}], "contextId": context}
+    """Return the call that sends a message; each has an id of its own, if it is given none."""
+    number = params.pop("message_id", "") or f"message {next(NUMBERS)}"
+    message = {"messageId": number, "role": "ROLE_USER", "parts": parts or [{"text": text}], "contextId": context}
     message["metadata"] = params.pop("metadata", {})
     return call(method, {"message": message, **params})
 
@@ -109,12 +114,13 @@ def handler_of(executor: RunExecutor) -> DefaultRequestHandler:
 
 def endpoint(handler: Any) -> ASGIApp:
     """Return an application whose calls go to a handler of the package, or to one like it."""
+    messages = SentMessages()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         exchange = Exchange(scope, send)
         exchange.body = (await receive())["body"]
         async with anyio.create_task_group() as exchange.group:
-            await answer_call(exchange, handler)
+            await answer_call(exchange, handler, messages)
             exchange.group.cancel_scope.cancel()
 
     return app
@@ -535,6 +541,131 @@ async def test_old_conversations_are_forgotten() -> None:
     for context in ("a", "b", "a", "c", "b", "a"):
         await here.task("echo x", context=context)
     assert links(here) == [None, None, 0, None, None, None]
+
+
+# ------------------------------------------------------------------------------------------------- Repeated messages
+
+AGAIN: Final[list[Any]] = [
+    # the context of both messages, their id, whether the second is the first one again
+    pytest.param("c", "m1", True, id="context"),
+    pytest.param("", "x" * RANDOM, True, id="random-id"),
+    pytest.param("", "m1", False, id="no-context"),
+]
+
+
+@pytest.mark.parametrize(("context", "message_id", "is_same"), AGAIN)
+async def test_a_message_that_is_sent_again(context: str, message_id: str, is_same: bool) -> None:
+    """A message with the id and the context of an earlier one has its task, and runs nothing."""
+    here = site()
+    first, second = [await here.task("echo x", context=context, message_id=message_id) for _ in range(2)]
+    assert (second["id"] == first["id"]) == is_same
+    assert text_of(second) == ["x"]
+    assert len(here.toy.runs) == (1 if is_same else 2)
+
+
+async def test_another_context_or_id() -> None:
+    """The same id in another context, and another id in the same context, are new messages."""
+    here = site()
+    for context, message_id in (("c", "1"), ("d", "1"), ("c", "2")):
+        await here.task("echo x", context=context, message_id=message_id)
+    assert len(here.toy.runs) == 3
+
+
+@pytest.mark.parametrize("method", ["SendMessage", "SendStreamingMessage"])
+async def test_a_message_that_is_sent_again_while_it_runs(method: str) -> None:
+    """A message that is sent again while its task runs gets the task up to its end; the agent runs once."""
+    here = site()
+    first = here.streamed("slow", context="c", message_id="1")
+    body = json.dumps(send("slow", method=method, context="c", message_id="1")).encode()
+    second = Call(here.service, "POST", "/a2a", body, VERSION)
+    async with anyio.create_task_group() as group:
+        group.start_soon(first)
+        group.start_soon(second)
+    task_id = first.events[0]["result"]["task"]["id"]
+    if method == "SendMessage":
+        assert second.document["result"]["task"]["id"] == task_id
+        assert second.document["result"]["task"]["status"]["state"] == "TASK_STATE_COMPLETED"
+    else:
+        assert second.events[0]["result"]["task"]["id"] == task_id
+        assert shown(second)[-1] == "COMPLETED"
+    assert len(here.toy.runs) == 1
+
+
+async def test_a_message_that_is_sent_again_and_does_not_wait() -> None:
+    """With `returnImmediately`, the response has the task as it is."""
+    here = site()
+    first = here.streamed("slow", context="c", message_id="1")
+    async with anyio.create_task_group() as group:
+        group.start_soon(first)
+        await first.wait_for("WORKING")
+        options = {"configuration": {"returnImmediately": True}}
+        task = await here.task("slow", context="c", message_id="1", **options)
+        assert task["status"]["state"] == "TASK_STATE_WORKING"
+        assert anyio.current_time() < 2
+    assert len(here.toy.runs) == 1
+
+
+async def test_a_finished_task_as_a_stream() -> None:
+    """The stream of a message that is sent again after its end has the finished task."""
+    here = site()
+    await here.task("echo x", context="c", message_id="1")
+    reply = await here.streamed("echo x", context="c", message_id="1")()
+    assert shown(reply) == ["COMPLETED"]
+    assert len(here.toy.runs) == 1
+
+
+async def test_a_message_that_did_not_run() -> None:
+    """A message that was rejected before anything ran can be sent again, and then runs."""
+    here = site(limits=ServeLimits(runs=1))
+    async with anyio.create_task_group() as group:
+        group.start_soon(here.streamed("slow"))
+        await anyio.sleep(1)
+        rejected = await here.task("echo x", context="c", message_id="1")
+        assert rejected["metadata"]["code"] == "too_many_runs"
+    again = await here.task("echo x", context="c", message_id="1")
+    assert again["status"]["state"] == "TASK_STATE_COMPLETED"
+    assert again["id"] != rejected["id"]
+
+
+async def test_a_message_that_was_invalid() -> None:
+    """A message whose call was an error has no task, and is not remembered."""
+    here = site()
+    history = {"configuration": {"historyLength": -1}}
+    refused = await here.call(send("echo x", context="c", message_id="1", **history))
+    assert refused.document["error"]["code"] == -32602
+    assert (await here.task("echo x", context="c", message_id="1"))["status"]["state"] == "TASK_STATE_COMPLETED"
+
+
+@attrs.define(eq=False)
+class _Fails:
+    """A handler that has an error for each message, after a second."""
+
+    count: int = 0
+
+    async def on_message_send(self, *_: object) -> Any:
+        """Raise an error."""
+        self.count += 1
+        await anyio.sleep(1)
+        raise InternalError
+
+
+async def test_a_message_without_a_task_that_is_sent_again() -> None:
+    """A message that is sent again before the first has failed without a task is tried itself."""
+    handler = _Fails()
+    here = Site(endpoint(handler), ToyRemote())
+    async with anyio.create_task_group() as group:
+        for _ in range(2):
+            group.start_soon(here.call, send("x", context="c", message_id="1"))
+    assert handler.count == 2
+
+
+def test_old_messages_are_forgotten() -> None:
+    """The last messages are remembered."""
+    messages = SentMessages(2)
+    sent = [Message(message_id=str(number), context_id="c") for number in range(3)]
+    for message in sent:
+        messages.add(message)
+    assert [messages.find(message) is not None for message in sent] == [False, True, True]
 
 
 # --------------------------------------------------------------------------------------------------------------- Calls

@@ -23,6 +23,7 @@ from oxygent_client.serve import Exchange, Failure, Mount, Route, Runs, ServedAg
 from oxygent_client.serve._a2a.calls import answer_call
 from oxygent_client.serve._a2a.documents import agent_card, failure_metadata
 from oxygent_client.serve._a2a.executor import RunExecutor
+from oxygent_client.serve._a2a.sent_messages import SentMessages
 from oxygent_client.serve._a2a.store import BoundedTaskStore
 
 __all__ = ["A2AAdapter", "create_app"]
@@ -43,6 +44,7 @@ class A2AAdapter:
     """Whether the card says that clients need a bearer token."""
     _runs: Runs | None = attrs.field(default=None, init=False)
     _handler: DefaultRequestHandler | None = attrs.field(default=None, init=False)
+    _messages: SentMessages = attrs.field(factory=SentMessages, init=False)
     _calls: int = attrs.field(default=0, init=False)
     _idle: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     """Set when no call is left."""
@@ -86,12 +88,13 @@ class A2AAdapter:
         assert self._runs is not None  # as above
         if self._handler is None:
             card = agent_card((ServedAgent("any"),), PATH, needs_token=False)  # for its capabilities
+            self._messages = SentMessages()  # of its tasks
             self._handler = DefaultRequestHandler(RunExecutor(self._runs), BoundedTaskStore(), card)
         if not self._calls:
             self._idle = anyio.Event()
         self._calls += 1
         try:
-            await answer_call(exchange, self._handler)
+            await answer_call(exchange, self._handler, self._messages)
         finally:
             self._calls -= 1
             if not self._calls:

@@ -7,6 +7,8 @@ Rule 3: tasks are found by their id only. They are not listed, since all clients
 Rule 4: a message is a task of its own. The package would answer a message to a running task with the result of that
     task, and then run its query for no client.
 
+Rule 5: a message that is sent again gets the task that it has, and runs nothing.
+
 Source: https://a2a-protocol.org/v1.0.0/specification/ (JSON-RPC binding)
 """
 
@@ -43,6 +45,7 @@ from a2a.utils.version_validator import validate_version
 from google.protobuf.json_format import Error, MessageToDict, ParseDict
 
 from oxygent_client.serve import Exchange
+from oxygent_client.serve._a2a.sent_messages import SENT, SentMessages
 from oxygent_client.serve._a2a.store import ENDED
 
 _REQUESTS: Final[Mapping[str, type[Any]]] = {
@@ -62,7 +65,7 @@ _UNSUPPORTED: Final[Mapping[str, type[A2AError]]] = {
 }
 
 
-async def answer_call(exchange: Exchange, handler: RequestHandler) -> None:
+async def answer_call(exchange: Exchange, handler: RequestHandler, messages: SentMessages) -> None:
     """Answer one call.
 
     Raises:
@@ -71,10 +74,11 @@ async def answer_call(exchange: Exchange, handler: RequestHandler) -> None:
     document = exchange.json()
     given = document.get("id")
     number = given if isinstance(given, str | int) and not isinstance(given, bool) else None
+    context = ServerCallContext(state={"headers": dict(exchange.headers)})
     try:
         call = _read_call(document)
-        context = ServerCallContext(state={"headers": dict(exchange.headers)})
         await _check_is_new(call, handler, context)
+        call = await _remembered(call, messages, context)
         if call.is_streamed:
             await _stream(exchange, number, await _open(call, handler, context))
         else:
@@ -85,6 +89,9 @@ async def answer_call(exchange: Exchange, handler: RequestHandler) -> None:
             await exchange.end_stream()
         else:
             await exchange.respond(200, build_error_response(number, error))
+    finally:
+        if (sent := context.state.get(SENT)) is not None:
+            sent.end()
 
 
 @attrs.frozen
@@ -93,6 +100,8 @@ class _Call:
 
     method: str
     request: Any
+    task_id: str = ""
+    """The task of the message, if it was sent before."""
 
     @property
     def is_streamed(self) -> bool:
@@ -127,6 +136,18 @@ async def _check_is_new(call: _Call, handler: RequestHandler, context: ServerCal
         raise UnsupportedOperationError("a task takes one message: send the next with its contextId, without its id")
 
 
+async def _remembered(call: _Call, messages: SentMessages, context: ServerCallContext) -> _Call:
+    """Return the call with the task of its message, if that was sent before; a new message is remembered."""
+    if _REQUESTS[call.method] is not SendMessageRequest:
+        return call
+    while (sent := messages.find(call.request.message)) is not None:
+        await sent.is_known.wait()
+        if sent.task_id:
+            return attrs.evolve(call, task_id=sent.task_id)
+    context.state[SENT] = messages.add(call.request.message)
+    return call
+
+
 def _result(number: str | int | None, result: Any) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": number, "result": MessageToDict(result)}
 
@@ -138,6 +159,12 @@ async def _ask(call: _Call, handler: RequestHandler, context: ServerCallContext)
         return await handler.on_get_task(call.request, context)
     if call.method == "CancelTask":
         return await handler.on_cancel_task(call.request, context)
+    if call.task_id:
+        if not call.request.configuration.return_immediately:
+            async with aclosing(_again(call, handler, context)) as events:
+                async for _ in events:
+                    pass
+        return SendMessageResponse(task=await handler.on_get_task(GetTaskRequest(id=call.task_id), context))
     result = await handler.on_message_send(call.request, context)
     assert isinstance(result, Task)  # ours are tasks, never messages
     return SendMessageResponse(task=result)
@@ -146,10 +173,21 @@ async def _ask(call: _Call, handler: RequestHandler, context: ServerCallContext)
 @validate_version(PROTOCOL_VERSION_1_0)
 async def _open(call: _Call, handler: RequestHandler, context: ServerCallContext) -> AsyncGenerator[Any]:
     """Return the events of a call."""
+    if call.task_id:
+        return _again(call, handler, context)
     is_new = call.method == "SendStreamingMessage"
     method: Any = handler.on_message_send_stream if is_new else handler.on_subscribe_to_task
     events: AsyncGenerator[Any] = method(call.request, context)
     return events
+
+
+async def _again(call: _Call, handler: RequestHandler, context: ServerCallContext) -> AsyncGenerator[Any]:
+    """Yield the task of a message that was sent before, and its events from then on."""
+    try:
+        async for event in handler.on_subscribe_to_task(SubscribeToTaskRequest(id=call.task_id), context):
+            yield event
+    except UnsupportedOperationError:  # it has ended
+        yield await handler.on_get_task(GetTaskRequest(id=call.task_id), context)
 
 
 async def _stream(exchange: Exchange, number: str | int | None, events: AsyncGenerator[Any]) -> None:

@@ -27,6 +27,7 @@ from oxygent_client import Conversation, OxyError, Run
 from oxygent_client.sanitize import without_credentials
 from oxygent_client.serve import INTERNAL, Failure, Refused, Runs, call_of, failure_of, text_of
 from oxygent_client.serve._a2a.documents import failure_metadata, line, question_of, text_parts
+from oxygent_client.serve._a2a.sent_messages import SENT
 
 _logger: Final = logging.getLogger("oxygent_client.serve")
 
@@ -187,6 +188,9 @@ class _TaskRun:
 
     async def _fail(self, failure: Failure, *, is_refused: bool = False) -> None:
         message = self.updater.new_agent_message(text_parts(failure.message), failure_metadata(failure))
+        sent = self.context.call_context.state.get(SENT)
+        if sent is not None and not failure.outcome.may_have_run:
+            sent.forget()
         is_rejected = is_refused and not failure.outcome.may_have_run
         state = TaskState.TASK_STATE_REJECTED if is_rejected else TaskState.TASK_STATE_FAILED
         await self.updater.update_status(state, message, metadata=failure_metadata(failure))

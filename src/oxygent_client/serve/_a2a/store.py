@@ -13,6 +13,8 @@ from a2a.server.context import ServerCallContext
 from a2a.server.tasks import InMemoryTaskStore
 from a2a.types import Task, TaskState
 
+from oxygent_client.serve._a2a.sent_messages import SENT
+
 TASKS: Final = 1000
 """The finished tasks that are kept."""
 TASKS_BYTES: Final = 64 * 1024 * 1024
@@ -45,6 +47,8 @@ class BoundedTaskStore(InMemoryTaskStore):
                 artifact.parts[0].text = "".join(part.text for part in artifact.parts)
                 del artifact.parts[1:]
         await super().save(task, context)
+        if (sent := context.state.get(SENT)) is not None:
+            sent.begin(task.id)
         if task.status.state in ENDED:
             self._ended[task.id] = task.ByteSize()
             while len(self._ended) > self._most_tasks or sum(self._ended.values()) > self._most_bytes:

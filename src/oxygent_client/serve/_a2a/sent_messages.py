@@ -1,0 +1,83 @@
+"""Remember which message became which task, so that a message that is sent again does not run again.
+
+Rule 1: a message was sent before if an earlier one had the same id and the same context. A message without a context
+    begins its own; it counts only if its id is so long that it is random, since two clients may both begin with `1`.
+Rule 2: a message whose agent surely did not run is forgotten: a client may send it again.
+Rule 3: the last messages are remembered, up to a number.
+
+Source: https://a2a-protocol.org/v1.0.0/specification/ ("Agents may utilize the messageId to detect duplicate messages")
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final, TypeAlias
+
+import anyio
+import attrs
+from a2a.types import Message
+
+MESSAGES: Final = 10_000
+"""The messages that are remembered."""
+RANDOM: Final = 16
+"""Characters of an id that is random."""
+SENT: Final = "oxygent_client.sent"
+"""The key in the state of a call: its `SentMessage`."""
+_Key: TypeAlias = tuple[str, str]
+
+
+class SentMessages:
+    """The messages that were sent to one server."""
+
+    def __init__(self, most: int = MESSAGES) -> None:
+        self._most = most
+        self._sent: OrderedDict[_Key, SentMessage] = OrderedDict()
+
+    def find(self, message: Message) -> SentMessage | None:
+        """Return the earlier message that this one repeats; None if it is new."""
+        return self._sent.get(_key(message))
+
+    def add(self, message: Message) -> SentMessage:
+        """Remember a new message."""
+        sent = SentMessage(self, _key(message))
+        if message.context_id or len(message.message_id) >= RANDOM:
+            self._sent[sent.key] = sent
+            if len(self._sent) > self._most:
+                self._sent.popitem(last=False)
+        return sent
+
+    def forget(self, sent: SentMessage) -> None:
+        """Forget a message."""
+        if self._sent.get(sent.key) is sent:
+            del self._sent[sent.key]
+
+
+@attrs.define(eq=False)
+class SentMessage:
+    """A message, and its task."""
+
+    messages: SentMessages
+    key: _Key
+    task_id: str = ""
+    """The id of its task; empty until the task can be found, and if there is none."""
+    is_known: anyio.Event = attrs.field(factory=anyio.Event, init=False)
+    """Set when the task can be found, or there is none."""
+
+    def begin(self, task_id: str) -> None:
+        """Note the task, which can be found now."""
+        self.task_id = task_id
+        self.is_known.set()
+
+    def end(self) -> None:
+        """Note that the call of the message has ended: without a task it is forgotten."""
+        if not self.task_id:
+            self.forget()
+        self.is_known.set()
+
+    def forget(self) -> None:
+        """Forget the message, since nothing ran."""
+        self.messages.forget(self)
+
+
+def _key(message: Message) -> _Key:
+    return message.context_id, message.message_id
