@@ -18,6 +18,7 @@ import mcp_types as types
 import pytest
 from mcp import Client, MCPError
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.shared.message import SessionMessage
 from sse_starlette.sse import AppStatus
 
 from oxygent_client import BearerAuth, SSEOxyGent
@@ -551,6 +552,73 @@ async def test_a_client_that_leaves(era: Era) -> None:
         await anyio.sleep(0.1)
         assert toy.runs[0].state == "cancelled"
         assert app.runs.running == 0
+
+
+async def test_an_id_that_is_used_twice() -> None:
+    """A second call with the id of one that runs is refused; the first gets its result; then the id is free."""
+    app, toy = served()
+    async with running(app), anyio.create_task_group() as group:
+        first = await call(app, "legacy", "quiet")
+        group.start_soon(first)
+        await anyio.sleep(1)
+        second = await Call(app, "POST", "/mcp", first.body, first.given)()
+        assert second.status == 409
+        assert second.document["error"]["data"]["code"] == "id_in_use"
+        await anyio.sleep(100)
+        assert result_of(first)["structuredContent"]["answer"] == "late"
+        third = await Call(app, "POST", "/mcp", first.body, first.given)()
+        assert result_of(third)["structuredContent"]["answer"] == "late"
+    assert len(toy.runs) == 2
+
+
+async def test_an_id_of_two_sessions() -> None:
+    """Sessions, and requests without one, may use the same id."""
+    app, toy = served()
+    async with running(app), anyio.create_task_group() as group:
+        for era in (*MODES, *MODES):
+            group.start_soon(await call(app, era, "quiet"))
+    assert len(toy.runs) == 4
+
+
+async def test_an_id_that_is_used_twice_by_a_pipe() -> None:
+    """On a connection that is not HTTP, a second call with the id of one that runs is an error, and runs nothing."""
+    here = site()
+    to_server, incoming = anyio.create_memory_object_stream[Any](9)
+    outgoing, from_server = anyio.create_memory_object_stream[Any](9)
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+    calls = {"name": MASTER, "arguments": {"query": "quiet"}}
+    async with to_server, incoming, outgoing, from_server, anyio.create_task_group() as group:
+        group.start_soon(here.server.run, incoming, outgoing, here.server.create_initialization_options())
+        for number, method, params in (
+            (0, "initialize", hello),
+            (1, "tools/call", calls),
+            (1, "tools/call", calls),
+            ("1", "tools/call", calls),
+        ):
+            request = types.JSONRPCRequest(jsonrpc="2.0", id=number, method=method, params=params)
+            await to_server.send(SessionMessage(request))
+        replies = [(await from_server.receive()).message for _ in range(4)]
+        assert [type(reply).__name__ for reply in replies] == [
+            "JSONRPCResponse",
+            "JSONRPCError",
+            "JSONRPCError",
+            "JSONRPCResponse",
+        ]
+        assert replies[1].error.code == types.INVALID_REQUEST
+        group.cancel_scope.cancel()
+    assert len(here.toy.runs) == 1
+
+
+BODIES: Final = [b"", b"[", b"[]", b'{"id": 1, "result": {}}', b'{"jsonrpc": "2.0", "method": "notifications/x"}']
+
+
+@pytest.mark.parametrize("body", BODIES)
+async def test_bodies_that_are_no_request(body: bytes) -> None:
+    """What is not a request reaches the library as it was sent."""
+    app, _ = served()
+    async with running(app):
+        reply = await Call(app, "POST", "/mcp", body, await legacy(app))()
+    assert reply.status in (202, 400)
 
 
 @each_era

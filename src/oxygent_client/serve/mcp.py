@@ -4,15 +4,24 @@ Rule 1: a failed run is a result with `isError`, never an error of the protocol,
 Rule 2: a client that asks for progress gets it at least every 15 s, also before the first event: many clients give a
     silent call up after 60 s.
 Rule 3: a client that cancels a call, or leaves, stops the run at the remote. A stream that broke cannot be resumed.
-Rule 4: of an agent's events the client gets its calls, as progress; thoughts stay here.
+Rule 4: two calls of a session never have the same id at the same time; the second is an error of the protocol.
+Rule 5: of an agent's events the client gets its calls, as progress; thoughts stay here.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import Any, Final, TypeAlias
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
+from typing import Any, Final, TypeAlias, cast
 
 import anyio
 import attrs
@@ -59,8 +68,12 @@ PATH: Final = "/mcp"
 _LEFT: Final = "oxygent_client.left"
 """The key in the scope of a request: an event, set when the response has ended."""
 
+_IN_USE: Final = "a request with this id is running in this session"
+
 _logger: Final = logging.getLogger("oxygent_client.serve")
-Context: TypeAlias = ServerRequestContext[Any, Any]
+_Calls: TypeAlias = set[tuple[str, str]]
+"""The calls that are running: session and id. All HTTP sessions share one; any other connection has its own."""
+Context: TypeAlias = ServerRequestContext[_Calls, Any]
 
 
 def _check_seconds(_: object, __: object, value: float) -> None:
@@ -127,7 +140,7 @@ def create_server(
     master_only: bool = False,
     progress_seconds: float = PROGRESS_SECONDS,
     limits: ServeLimits | None = None,
-) -> Server[None]:
+) -> Server[Any]:
     """Return a server of the package `mcp`, to be run over any transport of that package.
 
     Args:
@@ -152,7 +165,7 @@ def let_calls_end() -> None:
     AppStatus.enable_automatic_graceful_drain = False
 
 
-async def serve_stdio(server: Server[None]) -> None:
+async def serve_stdio(server: Server[Any]) -> None:
     """Serve by standard input and standard output until the input ends; what else is printed goes to standard error."""
     async with stdio_server() as (incoming, outgoing):
         await server.run(incoming, outgoing, server.create_initialization_options())
@@ -162,15 +175,12 @@ def _server(
     runs: Runs,
     master_only: bool,
     progress_seconds: float,
-    opened: Callable[[], AbstractAsyncContextManager[None]] | None = None,
-) -> Server[None]:
+    opened: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+) -> Server[Any]:
     @asynccontextmanager
-    async def lifespan(_: Server[None]) -> AsyncGenerator[None]:
-        if opened is None:
-            yield
-        else:
-            async with opened():
-                yield
+    async def lifespan(_: Server[Any]) -> AsyncGenerator[_Calls]:
+        async with opened():
+            yield set()
 
     def input_schema(_: str) -> dict[str, Any]:
         return INPUT_SCHEMA
@@ -189,10 +199,11 @@ def _server(
 class _Endpoint:
     """The ASGI application of streamable HTTP."""
 
-    def __init__(self, server: Server[None], limits: ServeLimits) -> None:
+    def __init__(self, server: Server[Any], limits: ServeLimits) -> None:
         self._server = server
         self._limits = limits
         self._app: ASGIApp | None = None
+        self._requests: _Calls = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -208,10 +219,50 @@ class _Endpoint:
         if self._app is None:
             raise RuntimeError("the service is not running: enter `app.running()` in the lifespan of your application")
         left = anyio.Event()
+        alone: AbstractContextManager[None] = nullcontext()
+        session = dict(scope["headers"]).get(b"mcp-session-id", b"").decode("latin-1")
+        if (
+            session and scope["method"] == "POST"
+        ):  # for a second request, the library would drop the stream of the first
+            number, receive = await _read_number(receive)
+            if number:
+                alone = _alone(self._requests, (session, number), Refused(409, "id_in_use", _IN_USE))
         try:
-            await self._app({**scope, _LEFT: left}, receive, send)
+            with alone:
+                await self._app({**scope, _LEFT: left}, receive, send)
         finally:  # the library goes on with the call, in a task of its session
             left.set()
+
+
+async def _read_number(receive: Any) -> tuple[str, Any]:
+    """Read a body; return the id of the request in it, empty if it is none, and a `receive` that has the body again."""
+    body, message = b"", {"more_body": True}
+    while message.get("more_body"):
+        message = await receive()
+        body += message.get("body", b"")
+    whole = [{**message, "body": body}]
+
+    async def again() -> Any:
+        return whole.pop() if whole else await receive()
+
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        document = None
+    fields = cast("dict[str, Any]", document) if isinstance(document, dict) else {}
+    return str(fields["id"]) if {"method", "id"} <= fields.keys() else "", again
+
+
+@contextmanager
+def _alone(calls: _Calls, key: tuple[str, str], refusal: Exception) -> Generator[None]:
+    """Keep a call in the set of those that run while the block lasts; raise `refusal` if it is there already."""
+    if key in calls:
+        raise refusal
+    calls.add(key)
+    try:
+        yield
+    finally:
+        calls.remove(key)
 
 
 @attrs.frozen
@@ -240,12 +291,17 @@ class _Tools:
         call = _Call(self.runs, context, progress, agent.name, params.arguments or {})
         # Under an HTTP application that is not ours, only the package knows whether the client has left.
         left = None if context.request is None else context.request.scope.get(_LEFT)
-        async with anyio.create_task_group() as group:
-            group.start_soon(progress.beat)
-            if left is not None:
-                group.start_soon(_cancel_when, left, group.cancel_scope)
-            await call.run()
-            group.cancel_scope.cancel()
+        # A request without a session, of a modern client, is a session of its own.
+        request = context.request
+        session = "" if request is None else request.headers.get("mcp-session-id", f"of {id(context)}")
+        key = session, str(context.request_id)
+        with _alone(context.lifespan_context, key, MCPError(types.INVALID_REQUEST, _IN_USE)):
+            async with anyio.create_task_group() as group:
+                group.start_soon(progress.beat)
+                if left is not None:
+                    group.start_soon(_cancel_when, left, group.cancel_scope)
+                await call.run()
+                group.cancel_scope.cancel()
         return call.result
 
     async def _tools(self) -> dict[str, Any]:
