@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -172,6 +172,10 @@ BAD_HEADERS = [
     {"x": "SECRET\x7f"},
     {"x": "SECRET "},
     {"x": "\tSECRET"},
+    {"x": "SECRET\nevil\n1"},
+    {"a\nb\nc": "d"},
+    {"a": "b", "x": 5},
+    {5: "a"},
 ]
 
 
@@ -182,7 +186,7 @@ def test_good_headers(headers: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("headers", BAD_HEADERS)
-def test_bad_headers(headers: dict[str, str]) -> None:
+def test_bad_headers(headers: Any) -> None:
     """A name or value with a line break is refused, without the value in the error."""
     with pytest.raises(errors.ConfigurationError, match="header") as caught:
         HTTPRequest("GET", BASE, "/", headers)
@@ -220,6 +224,24 @@ def test_with_context() -> None:
     assert changed.url == "https://a/b?c=d"
     assert request.context.attempt == 1
     assert "the-api-key" in sent.values()
+
+
+@pytest.mark.parametrize("cls", [Context, HTTPRequest])
+def test_each_field_has_a_slot(cls: type[Any]) -> None:
+    """The slots of a frozen class are its fields, so that a copy without attrs copies them all."""
+    slots = {*vars(cls.__mro__[1])["__slots__"]} - {"__weakref__"}
+    assert slots == {field.name for field in attrs.fields(cls)}
+
+
+def test_a_changed_context_has_all_fields() -> None:
+    """A context with changes has the value of each other field."""
+    names = [field.name for field in attrs.fields(Context)]
+    context = Context(**cast("Any", {name: object() for name in names}))
+    changed = context.changed(attempt=2)
+    assert {name: getattr(changed, name) for name in names} == {
+        **{name: getattr(context, name) for name in names},
+        "attempt": 2,
+    }
 
 
 def test_with_context_knows_its_fields() -> None:

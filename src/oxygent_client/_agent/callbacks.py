@@ -13,8 +13,6 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol, cast
 
-import attrs
-
 from oxygent_client._agent.rules import HANDLERS, SCHEMA, EventFilter, EventHandler, ProgressCallback
 from oxygent_client._core.events import Event, Observation, ToolCall
 from oxygent_client._core.requests import OxyRequest
@@ -67,52 +65,42 @@ _SANITIZE: Final = user_code_errors("sanitize")
 _PREPARATIONS: Final = ("prepare_payload", "prepare_headers")
 
 
-def _check_hooks(agent: AgentCallbacks) -> None:
-    """Check what no assignment of a setting checks: members of mappings, and methods that were overridden.
-
-    Raises:
-        ConfigurationError: a function that is awaited is not async, or the other way round; the text names it.
-    """
-    HANDLERS.check("event_handlers", agent.event_handlers)
-    SCHEMA.check("schema", agent.schema)
-    for name in filter(agent.is_hooked, _METHODS):
-        check_async(name, getattr(agent, name))
-    for name in filter(agent.is_hooked, _PREPARATIONS):
-        check_plain(name, getattr(agent, name))
-
-
-@attrs.define
 class CallbackDispatcher:
     """Calls the callbacks of one agent during one run."""
 
-    agent: AgentCallbacks
-    request: OxyRequest
-    _sender: Callable[..., Any] | None = attrs.field(default=None, init=False)
-    _keywords: tuple[str, ...] = attrs.field(default=(), init=False)
-    _checked: dict[str, object] = attrs.field(factory=dict[str, object], init=False)
-    """Handlers that were checked; a check for each event would take too long."""
-    _hooks: tuple[str, ...] = attrs.field(
-        default=attrs.Factory(lambda self: tuple(filter(self.agent.is_hooked, _METHODS)), takes_self=True), init=False
+    __slots__ = (
+        *("_assigned", "_checked", "_has_sender", "_hooks", "_is_replaced", "_keywords", "_sender", "_sent"),
+        *("agent", "request"),
     )
-    """The hooks that the agent's class overrides; looked up once in a run."""
-    _assigned: dict[str, Any] = attrs.field(init=False, repr=False)
-    """What was assigned to the agent itself."""
-    _sent: dict[str, Any] = attrs.field(init=False, repr=False)
-    """What was assigned to the request itself."""
-    _has_sender: bool = attrs.field(
-        default=attrs.Factory(
-            lambda self: cast("Any", type(self.request)).send_message is not _OWN_SENDER, takes_self=True
-        ),
-        init=False,
-    )
-    """Whether the class of the request overrides `send_message`."""
-    _is_replaced: bool = attrs.field(
-        default=attrs.Factory(lambda self: bool(self._hooks) or self._has_sender, takes_self=True), init=False
-    )
-    """Whether a class replaces a hook or `send_message`."""
 
-    def __attrs_post_init__(self) -> None:
-        self._assigned, self._sent = vars(self.agent), vars(self.request)
+    def __init__(self, agent: AgentCallbacks, request: OxyRequest) -> None:
+        self.agent: Final = agent
+        self.request: Final = request
+        self._assigned: dict[str, Any] = vars(agent)  # what was assigned to the agent itself
+        self._sent: dict[str, Any] = vars(request)
+        self._sender: Callable[..., Any] | None = None
+        self._keywords: tuple[str, ...] = ()
+        # Handlers that were checked; a check for each event would take too long.
+        self._checked: dict[str, object] | None = None
+        # The hooks that the agent's class overrides; looked up once in a run.
+        self._hooks = tuple(filter(agent.is_hooked, _METHODS))
+        self._has_sender = cast("Any", type(request)).send_message is not _OWN_SENDER
+        self._is_replaced = bool(self._hooks) or self._has_sender
+
+    def _check_hooks(self) -> None:
+        """Check what no assignment of a setting checks: members of mappings, and methods that were overridden.
+
+        Raises:
+            ConfigurationError: a function that is awaited is not async, or the other way round; the text names it.
+        """
+        agent = self.agent
+        HANDLERS.check("event_handlers", agent.event_handlers)
+        SCHEMA.check("schema", agent.schema)
+        for name in _METHODS:
+            if name in self._hooks or name in self._assigned:
+                check_async(name, getattr(agent, name))
+        for name in filter(agent.is_hooked, _PREPARATIONS):
+            check_plain(name, getattr(agent, name))
 
     async def opened(self) -> None:
         """As `Listener.opened`.
@@ -120,7 +108,7 @@ class CallbackDispatcher:
         Raises:
             ConfigurationError: a function that is to be awaited is not async, or the other way round.
         """
-        _check_hooks(self.agent)
+        self._check_hooks()
         if self._is_forwarding():
             self._take_sender()
         await self._say("Starting remote execution...")
@@ -208,7 +196,7 @@ class CallbackDispatcher:
     async def _handle(self, event: Event, action: Action, message: Any) -> None:
         kind = event.type
         if kind is not None and (handler := self.agent.event_handlers.get(kind)) is not None:
-            if self._checked.get(kind) is not handler:
+            if self._checked is None or self._checked.get(kind) is not handler:
                 self._check_handler(kind, handler)
             with _HANDLER:
                 await handler(_content(message))
@@ -228,7 +216,7 @@ class CallbackDispatcher:
     def _check_handler(self, kind: str, handler: EventHandler) -> None:
         """Check a handler once: it may have been added to the mapping a moment ago."""
         check_async(f"event_handlers[{kind[:100]!r}]", handler)
-        self._checked[kind] = handler
+        self._checked = {**(self._checked or {}), kind: handler}
 
     async def _send(self, event: Event, message: Any) -> None:
         send = self._take_sender()

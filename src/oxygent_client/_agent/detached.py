@@ -105,23 +105,12 @@ class AttachRequestBuilder:
     base_url: str
     prepare_headers: PrepareHeaders
 
-    async def __call__(
-        self, transport: Transport, remote_trace_id: str, deadline: float
-    ) -> tuple[HTTPRequest, NameMap]:
+    async def __call__(self, transport: Transport, context: Context) -> tuple[HTTPRequest, NameMap]:
         """Return the POST that asks for the events, and the translation of the names in them."""
-        handle = self.handle
+        handle, remote_trace_id = self.handle, context.remote_trace_id
         stack = None if handle.is_share_call_stack else handle.call_stack
         names = NameMap(call_stack=stack, trace_id=handle.trace_id, remote_trace_id=remote_trace_id)
-        context = Context(
-            purpose="attach",
-            trace_id=handle.trace_id,
-            group_id=handle.group_id,
-            node_id=handle.node_id,
-            server_url=self.base_url,
-            remote_trace_id=remote_trace_id,
-            deadline=deadline if deadline < math.inf else None,
-            idempotent=True,
-        )
+        context = context.changed(group_id=handle.group_id, node_id=handle.node_id, idempotent=True)
         # The server requires a time stamp, and does not use it.
         body = encode({"trace_id": remote_trace_id, "timestamp": 0})
         headers = build_headers(self.prepare_headers, self.request) | STREAM_HEADERS
@@ -204,13 +193,20 @@ async def _start(
     sent: tuple[HTTPRequest, NameMap] | None = None
     try:
         with anyio.CancelScope(deadline=until):
-            http, names = await build(transport, claims.remote, until)
+            context = Context(
+                trace_id=build.trace_id,
+                group_id=build.request.group_id,
+                server_url=build.base_url,
+                remote_trace_id=claims.remote,
+                deadline=until,
+                outcome=outcome,
+            )
+            http, names = await build(transport, context)
             http = claims.over(http)
             http = attrs.evolve(
                 http,
                 path=PATHS["start"],
                 headers={**http.headers, "accept": "application/json"},
-                context=attrs.evolve(http.context, outcome=outcome),
             )
             http = RunObservation(observers=tuple(observers)).add_headers(http)
             sent = http, names

@@ -30,9 +30,12 @@ PreparePayload = Callable[[OxyRequest], dict[str, Any]]
 PrepareHeaders = Callable[[OxyRequest], dict[str, str]]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True, eq=False)
 class RequestBuilder:
-    """Builds the request of one run, by the settings that the agent has when the run is created."""
+    """Builds the request of one run, by the settings that the agent has when the run is created.
+
+    It does not change; it is not frozen, since attrs sets each field of a frozen instance by a call.
+    """
 
     request: OxyRequest
     trace_id: str
@@ -49,19 +52,19 @@ class RequestBuilder:
     restart: Mapping[str, str] = attrs.field(factory=dict[str, str])
     """Fields that restart an earlier run of this server."""
 
-    async def __call__(
-        self, transport: Transport, remote_trace_id: str, deadline: float
-    ) -> tuple[HTTPRequest, NameMap]:
+    async def __call__(self, transport: Transport, context: Context) -> tuple[HTTPRequest, NameMap]:
         """Return the POST that starts the run, and the translation of the names in its messages.
+
+        `context` is that of the run: it has the run's id at the server, and the deadline.
 
         Raises:
             PayloadError: the request cannot become a payload.
             UnknownCalleeError: the remote does not have the callee.
         """
-        request = self.request
+        request, remote_trace_id = self.request, context.remote_trace_id
         check_arguments(request.arguments, self.argument_overrides)
         check_restart({name: getattr(request, name) for name in RESTART})
-        callee = await self._callee(transport, deadline)
+        callee = await self._callee(transport, math.inf if context.deadline is None else context.deadline)
         with user_code_errors("prepare_payload", Outcome.NOT_SENT, keep_oxy_errors=True):
             payload = self.prepare_payload(request)
         payload = finalize_payload(
@@ -79,16 +82,7 @@ class RequestBuilder:
         node_id = payload["node_id"] = str(payload.get("node_id") or request.node_id or new_id())
         stack = None if "call_stack" in payload else tuple(request.call_stack)
         names = NameMap(call_stack=stack, trace_id=self.trace_id, remote_trace_id=remote_trace_id)
-        context = Context(
-            purpose="run",
-            trace_id=self.trace_id,
-            group_id=request.group_id,
-            deadline=deadline if deadline < math.inf else None,
-            idempotent=request.idempotent,
-            node_id="" if self.restart else node_id,
-            server_url=self.base_url,
-            remote_trace_id=remote_trace_id,
-        )
+        context = context.changed(idempotent=request.idempotent, node_id="" if self.restart else node_id)
         headers = build_headers(self.prepare_headers, request) | STREAM_HEADERS
         return HTTPRequest("POST", self.base_url, PATHS["run"], headers, encode(payload), context=context), names
 

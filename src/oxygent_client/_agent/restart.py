@@ -8,6 +8,7 @@ Rule 2: a server finds a call by the digest of its arguments, and only calls of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from oxygent_client._agent.request_builder import RequestBuilder, lookup_request
 from oxygent_client._api.discovery import DISCOVERY_SECONDS
 from oxygent_client._api.records import TRANSIENT, RunNode, RunRecord, fetch_record
 from oxygent_client._core.errors import ConfigurationError, Outcome, OxyError, UnknownNodeError
-from oxygent_client._core.transport import HTTPRequest, Transport
+from oxygent_client._core.transport import Context, HTTPRequest, Transport
 from oxygent_client._core.validation import TEXT, Rule, check_each, optional
 from oxygent_client._protocol.payload import PROTOCOL
 from oxygent_client._protocol.router import NameMap
@@ -62,16 +63,14 @@ class RestartRequestBuilder:
         """The URL of the server that has the earlier run."""
         return self.build.base_url
 
-    async def __call__(
-        self, transport: Transport, remote_trace_id: str, deadline: float
-    ) -> tuple[HTTPRequest, NameMap]:
+    async def __call__(self, transport: Transport, context: Context) -> tuple[HTTPRequest, NameMap]:
         """Return the POST that restarts the run, and the translation of the names in its messages.
 
         Raises:
             UnknownNodeError: the server's record does not have the call, or the call cannot be restarted.
             OxyError: the record could not be read.
         """
-        record, node = await self._find(transport, deadline)
+        record, node = await self._find(transport, math.inf if context.deadline is None else context.deadline)
         _check(record, node)
         root = _root_of(record, node)
         if root.state is None:
@@ -83,7 +82,7 @@ class RestartRequestBuilder:
         arguments = {name: value for name, value in root.arguments.items() if name not in PROTOCOL}
         request = self.build.request.clone_with(arguments=arguments)
         build = attrs.evolve(self.build, request=request, callee=root.callee, check_callee=False, restart=fields)
-        return await build(transport, remote_trace_id, deadline)
+        return await build(transport, context)
 
     async def _find(self, transport: Transport, deadline: float) -> tuple[RunRecord, RunNode]:
         build = self.build

@@ -63,9 +63,18 @@ def _clone(value: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=64)
-def _field_names(cls: type[Any]) -> dict[str, None]:
-    """The names of the fields of a class of requests, in their order."""
-    return {field.name: None for field in attrs.fields(cls)}
+def _field_names(cls: type[Any]) -> frozenset[str]:
+    """The names of the fields of a class of requests."""
+    return frozenset(field.name for field in attrs.fields(cls))
+
+
+def _copy_containers(fields: dict[str, Any], kept: Collection[str], make: Callable[[Any], Any]) -> None:
+    """Put copies in the place of the values that are no atoms, but for the names in `kept`."""
+    for name in [name for name, value in fields.items() if type(value) not in _ATOMS]:
+        if name not in kept:
+            value = fields[name]
+            is_empty = not value and value.__class__ in _CONTAINERS
+            fields[name] = value.__class__() if is_empty else _copied(name, value, make)
 
 
 def _copied(name: str, value: Any, make: Callable[[Any], Any]) -> Any:
@@ -184,25 +193,23 @@ class OxyRequest:
         """
         cls: Any = type(self)
         fields = _field_names(cls)
-        for name in changes:
-            if name not in fields:
-                raise AttributeError(f"{type(self).__name__} has no field {name!r}")
-        clone = type(self).__new__(type(self))
-        own: dict[str, Any] = {}  # of this size, it takes half the memory of one that a class shares
-        for name, value in self.__dict__.items():
-            if value.__class__ in _ATOMS or name in changes or name in _SHARED or name not in fields:
-                if not name.startswith("_"):
-                    own[name] = value
-            elif not value and value.__class__ in _CONTAINERS:
-                own[name] = value.__class__()
-            else:
-                own[name] = _copied(name, value, _clone)
-        before: tuple[str, ...] = self.__dict__["_given"]
-        own.update(changes, _given=(*before, *(name for name in changes if name not in before)))
+        if not fields.issuperset(changes):
+            raise AttributeError(f"{cls.__name__} has no field {min(changes.keys() - fields)!r}")
+        own = self.__dict__.copy()
+        before: tuple[str, ...] = own.pop("_given")
+        kept = {*_SHARED, *changes}
+        if not fields.issuperset(own):
+            for name in own.keys() - fields:
+                kept.add(name)
+                if name.startswith("_"):
+                    del own[name]
+        _copy_containers(own, kept, _clone)
+        own.update(changes, _given=(*before, *[name for name in changes if name not in before]))
+        clone = cls.__new__(cls)
         if "_call_options" in self.__dict__:
             own["_call_options"] = self.call_options
         clone.__dict__ = own
-        return clone
+        return cast("Self", clone)
 
     def __copy__(self) -> Self:
         return self.clone_with()
@@ -216,18 +223,16 @@ class OxyRequest:
         Raises:
             PayloadError: a value is nested too deep, or contains itself; the text names its key.
         """
-        left_out = {*exclude, *_OWN}
-        cls: Any = type(self)
-        fields: dict[str, Any] = {}
-        for name in _field_names(cls):
-            if name not in left_out:
-                value = getattr(self, name)
-                if value.__class__ in _ATOMS:
-                    fields[name] = value
-                elif not value and value.__class__ in _CONTAINERS:
-                    fields[name] = value.__class__()
-                else:
-                    fields[name] = _copied(name, value, _containers)
+        names, left_out = _field_names(cast("Any", type(self))), {*exclude, *_OWN}
+        fields = self.__dict__.copy()
+        for name in ("_given", *left_out):
+            fields.pop(name, None)
+        if not names.issuperset(fields):
+            for name in fields.keys() - names:
+                del fields[name]
+        if len(fields) + len(names & left_out) < len(names):  # a subclass has fields in slots
+            fields.update((name, getattr(self, name)) for name in names - fields.keys() - left_out)
+        _copy_containers(fields, (), _containers)
         return fields
 
     # --- the program around it ---

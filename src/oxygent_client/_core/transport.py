@@ -3,6 +3,8 @@
 Rule 1: a `Transport` moves bytes; retry, authentication and the like are transports that wrap a transport.
 Rule 2: requests and their contexts are frozen; a wrapper that changes one creates a new one.
 Rule 3: no repr shows a body, the value of a header, user information or a query.
+Rule 4: the frozen classes have their slots from base classes that are not frozen, as in `_core/events`: a copy takes a
+    fifth of the time.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from itertools import chain
 from types import MappingProxyType
-from typing import Any, Final, Literal, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Final, Literal, Protocol, TypeVar, runtime_checkable
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import attrs
@@ -59,16 +62,29 @@ def redact_url(url: str) -> str:
     return urlunsplit(SplitResult(parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE = re.compile(r"(?:[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)?")  # no space at either end: RFC 9110, section 5.5
+_HEADER = re.compile(
+    r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+    r"\n(?:[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)?"  # no space at either end: RFC 9110, section 5.5
+)
+"""A name and a value, which have no line feed."""
+_HEADERS = re.compile(rf"(?:{_HEADER.pattern}\n)*+")
 
 
 def _frozen(headers: Mapping[str, str]) -> Mapping[str, str]:
-    for name, value in headers.items():
-        is_str = isinstance(cast("Any", value), str)  # `prepare_headers` of a subclass may return anything
-        if not is_str or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-            raise ConfigurationError(f"the header {name[:60]!r} has a name or a value that HTTP does not allow")
-    return MappingProxyType(dict(headers))
+    own = dict(headers)
+    try:
+        lines = "\n".join([*chain.from_iterable(own.items()), ""])
+        is_valid = lines.count("\n") == 2 * len(own) and _HEADERS.fullmatch(lines)
+    except TypeError:  # `prepare_headers` of a subclass may return anything
+        is_valid = None
+    if not is_valid:
+        name = next(name for name, value in own.items() if not _is_header(name, value))
+        raise ConfigurationError(f"the header {str(name)[:60]!r} has a name or a value that HTTP does not allow")
+    return MappingProxyType(own)
+
+
+def _is_header(name: Any, value: Any) -> bool:
+    return isinstance(name, str) and isinstance(value, str) and bool(_HEADER.fullmatch(f"{name}\n{value}"))
 
 
 def _printable(instance: object, attribute: object, path: str) -> None:
@@ -113,8 +129,25 @@ class OutcomeListener(Protocol):
         ...
 
 
+class _ContextSlots:
+    __slots__ = (
+        *(
+            "__weakref__",
+            "attempt",
+            "claims",
+            "deadline",
+            "group_id",
+            "https_only",
+            "idempotent",
+            "node_id",
+            "observed",
+        ),
+        *("outcome", "purpose", "remote_trace_id", "replica", "secret_headers", "sent", "server_url", "trace_id"),
+    )
+
+
 @attrs.frozen(kw_only=True)
-class Context:
+class Context(_ContextSlots):
     """Information about a request that wrappers may use. It is not sent."""
 
     purpose: Purpose = "run"
@@ -153,9 +186,42 @@ class Context:
     outcome: OutcomeListener | None = attrs.field(default=None, repr=False, eq=False)
     """Tracks the outcome of the run. A wrapper passes it on."""
 
+    def changed(self, **changes: Any) -> Context:
+        """Return this context with other values, in a fifth of the time of `attrs.evolve`."""
+        made: Any = _ContextSlots()
+        made.attempt = self.attempt
+        made.claims = self.claims
+        made.deadline = self.deadline
+        made.group_id = self.group_id
+        made.https_only = self.https_only
+        made.idempotent = self.idempotent
+        made.node_id = self.node_id
+        made.observed = self.observed
+        made.outcome = self.outcome
+        made.purpose = self.purpose
+        made.remote_trace_id = self.remote_trace_id
+        made.replica = self.replica
+        made.secret_headers = self.secret_headers
+        made.sent = self.sent
+        made.server_url = self.server_url
+        made.trace_id = self.trace_id
+        for name, value in changes.items():
+            setattr(made, name, value)
+        made.__class__ = Context
+        context: Context = made
+        return context
+
+
+NO_CONTEXT: Final = Context()
+"""All defaults, to be `changed`; give each change a `sent` of its own."""
+
+
+class _HTTPRequestSlots:
+    __slots__ = ("__weakref__", "_url", "base_url", "body", "context", "headers", "method", "path")
+
 
 @attrs.frozen
-class HTTPRequest:
+class HTTPRequest(_HTTPRequestSlots):
     """One HTTP request, before it is sent.
 
     Raises:
@@ -191,11 +257,12 @@ class HTTPRequest:
 
         In a tenth of the time of `attrs.evolve`, which checks all headers again.
         """
-        context = _copy(self.context, _CONTEXT_FIELDS)
-        for name, value in changes.items():
-            _set(context, name, value)
-        request = _copy(self, _REQUEST_FIELDS)
-        _set(request, "context", context)
+        made: Any = _HTTPRequestSlots()
+        made.method, made.base_url, made.path = self.method, self.base_url, self.path
+        made.headers, made.body, made._url = self.headers, self.body, self._url  # noqa: SLF001  (of this class)
+        context = made.context = self.context.changed(**changes)
+        made.__class__ = HTTPRequest
+        request: HTTPRequest = made
         if context.sent is not self.context.sent:
             context.sent.note(self.base_url, self.headers, context.secret_headers)
         return request
@@ -205,18 +272,7 @@ class HTTPRequest:
 
 
 T = TypeVar("T")
-V = TypeVar("V")
 _set: Final = object.__setattr__
-_CONTEXT_FIELDS: Final = tuple(field.name for field in attrs.fields(Context))
-_REQUEST_FIELDS: Final = tuple(field.name for field in attrs.fields(HTTPRequest))
-
-
-def _copy(value: V, names: tuple[str, ...]) -> V:
-    """A copy of a frozen value with these fields."""
-    made = object.__new__(type(value))
-    for name in names:
-        _set(made, name, getattr(value, name))
-    return made
 
 
 @attrs.frozen

@@ -150,6 +150,8 @@ class EventRouter:
             check_plain(f"the route of {name!r}", route)
             table[name] = route
         self._table = table
+        self.forwarding = frozenset(name for name, route in table.items() if route in (forward, inner_step))
+        """The types whose messages are forwarded, or not, by the documented routes."""
 
     @property
     def routes(self) -> Mapping[str | None, Route]:
@@ -176,7 +178,7 @@ class EventRouter:
 
 def forwards(router: EventRouter, kinds: Iterable[str]) -> bool:
     """Whether all that `router` does with messages of these types is to forward them, or not."""
-    return type(router) is EventRouter and all(router.routes.get(kind) in (forward, inner_step) for kind in kinds)
+    return type(router) is EventRouter and router.forwarding.issuperset(kinds)
 
 
 STEPS: Final = ("tool_call", "observation")

@@ -10,7 +10,7 @@ import attrs
 from oxygent_client._core.events import Event
 from oxygent_client._core.requests import OxyRequest
 from oxygent_client._core.settings import ConfirmState, Limits, Timeouts
-from oxygent_client._core.transport import HTTPRequest, Transport
+from oxygent_client._core.transport import Context, HTTPRequest, Transport
 from oxygent_client._protocol.router import Action, EventRouter, NameMap
 from oxygent_client._protocol.schema import Schema, Validator
 from oxygent_client.telemetry._observers import RunObservation
@@ -53,9 +53,12 @@ class Listener(Protocol):
         ...
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True, eq=False)
 class RunConfig:
-    """Everything that a run needs."""
+    """Everything that a run needs.
+
+    It does not change; it is not frozen, since attrs sets each field of a frozen instance by a call.
+    """
 
     request: OxyRequest
     """The request; only the error of its run is stored in it."""
@@ -64,9 +67,9 @@ class RunConfig:
     base_url: str
     lease: Callable[[], Lease]
     """Opens a transport for the time of the run; it reports to `Context.outcome`."""
-    prepare: Callable[[Transport, str, float], Awaitable[tuple[HTTPRequest, NameMap]]]
-    """Builds the request and its `NameMap`, from a transport, the run's id at the server and the deadline (`math.inf`
-    for none)."""
+    prepare: Callable[[Transport, Context], Awaitable[tuple[HTTPRequest, NameMap]]]
+    """Builds the request and its `NameMap`, from a transport and the context of the request so far: with the run's id
+    at the server and the deadline."""
     router: EventRouter
     listener: Listener
     timeouts: Timeouts

@@ -32,6 +32,7 @@ from oxygent_client._run.reads import Expired, Reads, loop_clock, new_reads
 from oxygent_client.policies._base import Layer
 
 CLOSE_SECONDS: Final = 2.0
+NO_NAMES: Final = NameMap()
 LEFT: Final = "the run was left by another task"
 
 
@@ -43,7 +44,7 @@ class RunConnection:
         """Acquired for the time of the run."""
         self.request: HTTPRequest | None = None
         """The request for the stream."""
-        self.names = NameMap()
+        self.names = NO_NAMES
         """How names of the remote translate."""
         self.sent: HTTPRequest | None = None
         """The request as it was sent, with what the policies added."""

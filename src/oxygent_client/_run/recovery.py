@@ -47,7 +47,7 @@ def _is_over(record: RunRecord) -> bool:
     return record.is_over
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class RecordRecovery:
     """Looks up the record of one run."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextvars
 import json
+import math
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -49,7 +50,7 @@ from oxygent_client._core.log import log_event
 from oxygent_client._core.requests import OxyResponse
 from oxygent_client._core.sent_secrets import SentSecrets
 from oxygent_client._core.trace import Trace
-from oxygent_client._core.transport import Context, redact_url
+from oxygent_client._core.transport import NO_CONTEXT, redact_url
 from oxygent_client._core.validation import number, one_of, optional
 from oxygent_client._protocol.messages import CLOSE, EVENTS, to_event, to_events, trace_id_of
 from oxygent_client._protocol.router import Action, Drop, copy_json, forwards
@@ -99,16 +100,18 @@ class Run:
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
-        self._context = Context(
+        self._state = RunState(config.timeouts, config.limits, attached=bool(config.attached_to))
+        self._context = NO_CONTEXT.changed(
             purpose="attach" if config.attached_to else "run",
             trace_id=config.trace_id,
             group_id=config.request.group_id,
             node_id=config.request.node_id or "",
             server_url=config.base_url,
+            sent=SentSecrets(),
             observed=config.observed,
+            outcome=self._state.tracker,
         )
         self._caller = contextvars.copy_context()  # of the code that starts the run: its traces belong there
-        self._state = RunState(config.timeouts, config.limits, attached=bool(config.attached_to))
         self._connection = RunConnection(self._context, config.limits)
         self._recovery = RecordRecovery(config, self._connection, self._state)
         self._reader = EventReader(
@@ -326,14 +329,14 @@ class Run:
         with connection.waiting(self._state.deadline):
             transport = await connection.acquire(config.lease())
             while True:
-                http, connection.names = await config.prepare(transport, self._remote_trace_id, self._state.deadline)
-                assert self._claims is not None
-                http = http.with_context(
+                deadline = self._state.deadline
+                context = self._context.changed(
+                    remote_trace_id=self._remote_trace_id,
+                    deadline=deadline if deadline < math.inf else None,
                     attempt=self._attempts + 1,
-                    sent=self._context.sent,
-                    observed=config.observed,
-                    outcome=self._state.tracker,
                 )
+                http, connection.names = await config.prepare(transport, context)
+                assert self._claims is not None
                 http = self._claims.over(http)
                 connection.request = config.observed.add_headers(http)
                 if (
@@ -738,7 +741,8 @@ class Run:
         self._closed = True
         observed, inbox = self._config.observed, self._state.buffer
         observed.hold(0)
-        inbox.start_anew()  # who keeps the error of a run keeps the run, but not half an event
+        if inbox.is_within_event or inbox.held_bytes:
+            inbox.start_anew()  # who keeps the error of a run keeps the run, but not half an event
         self._release()
         reason = type(error).__name__ if error else "its end" if inbox.is_closed or self._state.record else "left"
         log_event(

@@ -50,7 +50,7 @@ class Texts:
     def __init__(self) -> None:
         self._log: list[tuple[Any, ...]] = []  # calls and pieces
         self._texts: dict[tuple[str, str], GrowingText] = {}
-        self._answer = AnswerText()
+        self._answer: AnswerText | None = None  # until a text is looked at
 
     def add(self, events: Iterable[Event]) -> None:
         """Events were received: join the pieces of text that follow each other in the same text."""
@@ -92,8 +92,7 @@ class Texts:
     @property
     def answer(self) -> AnswerText:
         """The answer's text."""
-        self._sort()
-        return self._answer
+        return self._sort()
 
     @property
     def all(self) -> tuple[AgentText, ...]:
@@ -107,17 +106,18 @@ class Texts:
         self._sort()
         return "".join(growing.text for growing in self._texts.values())
 
-    def _sort(self) -> None:
-        """Sort the texts by call and agent, and follow the answer in them."""
+    def _sort(self) -> AnswerText:
+        """Sort the texts by call and agent, and follow the answer in them; return that."""
         log, self._log = self._log, []
+        answer = self._answer = self._answer or AnswerText()
         for entry in log:
             if len(entry) == len(Call._fields):
-                self._answer.add_call(Call(*map(_bounded, entry)))
+                answer.add_call(Call(*map(_bounded, entry)))
                 continue
             # The call and the agent, as received, and their text; it is empty where the text has ended.
             node, agent, text = _name(entry[0]), _name(entry[1]), entry[2]
             if not text:
-                self._answer.end_step(node)
+                answer.end_step(node)
                 continue
             key = (node, agent)
             growing = self._texts.get(key)
@@ -125,7 +125,8 @@ class Texts:
                 key = key if len(self._texts) < MOST_TEXTS else ("", "")
                 growing = self._texts.setdefault(key, GrowingText())
             growing.append(text)
-            self._answer.add_piece(node, agent, text)
+            answer.add_piece(node, agent, text)
+        return answer
 
 
 def _piece(content: Any) -> tuple[Any, Any, Any]:

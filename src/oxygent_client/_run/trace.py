@@ -66,10 +66,16 @@ class TraceCollector:
         self._waiting: list[tuple[Event, float]] = []
         self._waiting_size = 0
         self._calls: list[_Call] = []
-        self._places: OpenCalls[int] = OpenCalls()
-        """The places of the calls in the list."""
+        self._places: OpenCalls[int] | None = None  # until events are assigned to their calls
         self._latest: tuple[Event | None, int] = None, 0
         """The latest event that began a call, and the call's place: the event may have no node id."""
+
+    @property
+    def _open_calls(self) -> OpenCalls[int]:
+        """The places of the calls in the list."""
+        if self._places is None:
+            self._places = OpenCalls()
+        return self._places
 
     def begin(self, at: float) -> None:
         """The run begins."""
@@ -134,13 +140,13 @@ class TraceCollector:
         if event is latest:
             place: int | None = index
         elif isinstance(event, ToolCall | Observation):
-            place = self._places.find(event.node_id)
+            place = self._open_calls.find(event.node_id)
         else:
-            place = self._places.subject_of(event)
+            place = self._open_calls.subject_of(event)
         return None if place is None else self._made(place, self._calls[place], clean, self._end is not None)
 
     def _arguments(self, node_id: str, clean: Callable[[Any], Any]) -> dict[str, Any]:
-        index = self._places.find(node_id)
+        index = self._open_calls.find(node_id)
         return {} if index is None else self._made(index, self._calls[index], clean, is_over=True).arguments
 
     def _takes(self, event: Event) -> bool:
@@ -158,16 +164,16 @@ class TraceCollector:
         self._add(event, event.arguments, at)
 
     def _add(self, event: ToolCall | Observation, arguments: dict[str, Any], at: float | None) -> int:
-        index, above = len(self._calls), self._places.caller_of(event)
+        index, above = len(self._calls), self._open_calls.caller_of(event)
         depth = 0 if above is None else self._calls[above].depth + 1
         self._calls.append(_Call(above, depth, event.node_id, event.callee, event.callee_category, arguments, at))
-        self._places.begin(event, index)
+        self._open_calls.begin(event, index)
         self._latest = event, index
         return index
 
     def _end_call(self, event: Observation, at: float) -> None:
         fits = self._takes(event)
-        index = self._places.find(event.node_id)
+        index = self._open_calls.find(event.node_id)
         if index is None:  # the start was not seen: the run was attached to, or the call was dropped
             if not fits or self.dropped:
                 return
@@ -178,13 +184,13 @@ class TraceCollector:
             call.output = event.output
             if is_failure_text(call.output):
                 call.error, call.is_failed = call.output, True
-        self._places.end(event.node_id)
+        self._open_calls.end(event.node_id)
 
     def _report(self, event: Event) -> None:
         """Note an error at the call that it names, by node id or agent; otherwise at the root."""
         if not self._calls or not self._takes(event):
             return
-        call = self._calls[self._places.subject_of(event) or 0]
+        call = self._calls[self._open_calls.subject_of(event) or 0]
         call.error, call.made = event.content, None
 
     def _made(self, index: int, call: _Call, clean: Callable[[Any], Any], is_over: bool) -> TraceCall:

@@ -7,7 +7,7 @@ Rule 3: a run without observers costs little: bytes and events are only counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, Protocol
 
 import attrs
@@ -27,8 +27,12 @@ UNLOGGED: Final[Mapping[str, str]] = {
 """Events for observers that are not logged, with their fields. Seconds are since `begun`."""
 
 
+class _NotificationSlots:
+    __slots__ = ("__weakref__", "context", "event", "fields", "run")
+
+
 @attrs.frozen
-class Notification:
+class Notification(_NotificationSlots):
     """One event in the life of a run."""
 
     event: str
@@ -40,6 +44,15 @@ class Notification:
     """Context of the request."""
     fields: Mapping[str, Any] = attrs.field(repr=lambda fields: repr([*fields]))
     """Fields of the event, by name: the attributes of the log record."""
+
+
+def new_notification(event: str, run: RunObservation, context: Context, fields: Mapping[str, Any]) -> Notification:
+    """The same as `Notification(...)`, in less time (`_core/events`, rule 3)."""
+    made: Any = _NotificationSlots()
+    made.event, made.run, made.context, made.fields = event, run, context, fields
+    made.__class__ = Notification
+    notification: Notification = made
+    return notification
 
 
 class Observer(Protocol):
@@ -97,19 +110,20 @@ class RunObservation:
 
     def note(self, event: str, context: Context, fields: Mapping[str, Any]) -> None:
         """Notify all observers; those whose class has `wants_only` of these alone."""
-        # A mock, or a proxy of another object, has every attribute; its class does not.
-        observers = [
-            each
-            for each in self.observers
-            if (only := getattr(type(each), "wants_only", None)) is None or event in only
-        ]
-        if observers:
-            self._notify(observers, Notification(event, self, context, fields))
+        notification: Notification | None = None
+        for observer in self.observers:
+            # A mock, or a proxy of another object, has every attribute; its class does not.
+            only: Collection[str] | None = getattr(type(observer), "wants_only", None)
+            if only is None or event in only:
+                notification = notification or new_notification(event, self, context, fields)
+                self._notify(observer, notification)
 
     def note_event(self, event: Event, context: Context) -> None:
         """Notify the observers with `wants_events` of a call."""
         if isinstance(event, CALLS) and (listeners := [*filter(_wants_events, self.observers)]):
-            self._notify(listeners, Notification(event.type, self, context, {"event": event}))
+            notification = new_notification(event.type, self, context, {"event": event})
+            for observer in listeners:
+                self._notify(observer, notification)
 
     def hold(self, size: int) -> None:
         """Set the number of buffered bytes."""
@@ -128,12 +142,11 @@ class RunObservation:
                     self._report(observer, error, request.context)
         return request
 
-    def _notify(self, observers: Iterable[Observer], notification: Notification) -> None:
-        for observer in observers:
-            try:
-                observer.note(notification)
-            except Exception as error:  # noqa: BLE001  (rule 1)
-                self._report(observer, error, notification.context)
+    def _notify(self, observer: Observer, notification: Notification) -> None:
+        try:
+            observer.note(notification)
+        except Exception as error:  # noqa: BLE001  (rule 1)
+            self._report(observer, error, notification.context)
 
     def _report(self, observer: Observer, error: Exception, context: Context) -> None:
         """Log the first exception of an observer: only its class, since its text may hold anything."""
