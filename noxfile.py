@@ -301,7 +301,7 @@ for extra in EXTRAS:
 
 @nox.session(default=False)
 def browser(session: nox.Session) -> None:
-    """The page of a report in a real Chromium (Debian's package `chromium`)."""
+    """The page of a report and that of `serve --ui` in a real Chromium (Debian's package `chromium`)."""
     install_wheel(session, "test")
     session.run("pytest", "tests/browser", *session.posargs)
 

@@ -21,6 +21,8 @@ OPTIONS: Final = """
     --headless --no-sandbox --disable-gpu --disable-quic --disable-background-networking --disable-component-update
     --disable-sync --no-first-run --remote-debugging-pipe
 """.split()
+KEYS: Final = {"Enter": "\r"}
+"""Keys with a name that write a character."""
 PROBLEMS: Final = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
 
 
@@ -57,15 +59,17 @@ class Tab:
         read: dict[str, Any] = json.loads(message)
         return read
 
-    def open(self, url: str) -> None:
-        """Open a page in another tab, without a network, and wait until it is loaded."""
+    def open(self, url: str, *, is_offline: bool = True) -> None:
+        """Open a page in another tab, without a network unless it is served, and wait until it is loaded."""
         self._session = ""
         self.events.clear()
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        self.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
+        if is_offline:
+            limits = {"latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+            self.call("Network.emulateNetworkConditions", offline=True, **limits)
         self.call("Page.navigate", url=url)
         while "Page.loadEventFired" not in [each.get("method") for each in self.events]:
             self.events.append(self._next())
@@ -76,9 +80,16 @@ class Tab:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
+    def wait_for(self, condition: str) -> None:
+        """Wait until a condition holds in the page."""
+        look = f"() => ({condition}) ? done() : requestAnimationFrame(look)"
+        script = f"new Promise((done) => {{ const look = {look}; look(); }})"
+        result = self.call("Runtime.evaluate", expression=script, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+
     def press(self, key: str) -> None:
         """Press a key."""
-        text = {"text": key} if len(key) == 1 else {}
+        text = {"text": KEYS.get(key, key)} if len(key) == 1 or key in KEYS else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 

@@ -70,7 +70,7 @@ def get(url: str, token: str = "") -> Any:
 
 
 @pytest.mark.parametrize(
-    ("option", "extra"), [("--mcp", "mcp"), ("--mcp-stdio", "mcp"), ("--a2a", "a2a"), ("--agui", "agui")]
+    ("option", "extra"), [("--mcp", "mcp"), ("--mcp-stdio", "mcp"), ("--a2a", "a2a"), ("--ui", "agui")]
 )
 def test_without_the_package(option: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the package of a protocol, the error names the extra."""
@@ -120,7 +120,7 @@ def test_mcp_by_standard_input_and_output(monkeypatch: pytest.MonkeyPatch) -> No
 
 HOSTS: Final[list[Any]] = [
     # options, a token, the texts on stderr, the signal, the exit code
-    pytest.param(["--mcp", "--a2a", "--agui", "--relay"], "", "GET /v1/models 200", signal.SIGINT, 130, id="loopback"),
+    pytest.param(["--mcp", "--a2a", "--ui", "--relay"], "", "GET /v1/models 200", signal.SIGINT, 130, id="loopback"),
     pytest.param(
         ["--host", "0.0.0.0", "--token-env", "SERVE_TOKEN", "--relay", "--relay-grace", "5"],
         "t0ken",

@@ -8,6 +8,8 @@ Rule 2: each stream that a test reads passes `checked`: the types of the package
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 from contextlib import asynccontextmanager
@@ -19,10 +21,11 @@ import pytest
 from ag_ui.core import Event
 from pydantic import TypeAdapter
 
-from oxygent_client import BearerAuth, SSEOxyGent
+from oxygent_client import BearerAuth, SSEOxyGent, Trace
 from oxygent_client.errors import ConfigurationError, ConnectError
-from oxygent_client.serve import ServeLimits
+from oxygent_client.serve import Exchange, Refused, ServeLimits
 from oxygent_client.serve._agui.events import MOST_CALLS, TEXT
+from oxygent_client.serve._agui.page import Page
 from oxygent_client.serve._agui.requests import run_input
 from oxygent_client.serve._agui.threads import Threads
 from oxygent_client.serve.agui import create_app
@@ -778,3 +781,88 @@ async def test_a_question_for_an_older_client() -> None:
         events = await here.events(given("ask", protocolVersion=None))
     assert [each["value"] for each in of_type(events, "CUSTOM")] == ["May I?"]
     assert text_of(events) == ["asked"]
+
+
+# ------------------------------------------------------------------------------------------------------------ The page
+
+
+async def test_the_page() -> None:
+    """The page needs no token; its policy allows its own script and style only, and those of a report."""
+    async with site(page=True, token="t0ken") as here:
+        reply = await Call(here.service, "GET", "/")()
+    policy = reply.headers["content-security-policy"]
+    assert reply.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for each in (reply.text, Trace().report()):
+        for name in ("style", "script"):
+            code = each.partition(f"<{name}>")[2].partition(f"</{name}>")[0]
+            digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+            assert f"'sha256-{digest}'" in policy
+    assert "http" not in reply.text.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize("path", ["/agui/agents", "/agui/reports/x"])
+async def test_what_the_page_reads_needs_the_token(path: str) -> None:
+    """What the page reads needs the token."""
+    async with site(page=True, token="t0ken") as here:
+        assert (await Call(here.service, "GET", path)()).status == 401
+
+
+async def test_the_agents_of_the_page() -> None:
+    """The page gets the agents with their descriptions."""
+    async with site(page=True, hosts=["testserver"]) as here:
+        reply = await Call(here.service, "GET", "/agui/agents")()
+    assert reply.document[0] == {"name": "trip_planner", "description": "Plans trips with flights and hotels"}
+    assert [each["name"] for each in reply.document[1:]] == ["flight_agent", "hotel_agent", "review_agent"]
+
+
+@pytest.mark.parametrize("query", ["team", "cut"])
+async def test_a_report(query: str) -> None:
+    """A run has a report, which names no server; a run of another program has none."""
+    async with site(page=True, hosts=["testserver"]) as here:
+        await here.events(given(query))
+        reply = await Call(here.service, "GET", f"/agui/reports/{here.toy.runs[0].trace_id}")()
+        unknown = await Call(here.service, "GET", "/agui/reports/other")()
+    assert reply.status == 200
+    assert "trip_planner" in reply.text
+    assert "remote.test" not in reply.text
+    assert (unknown.status, unknown.document["code"]) == (404, "not_found")
+
+
+async def test_old_reports() -> None:
+    """The last runs are kept for their reports."""
+    async with site(page=True, hosts=["testserver"]) as here:
+        page = Page(here.service.runs, most=1)
+        runs = [SSEOxyGent(server_url=REMOTE, transport=ASGITransport(here.toy)).stream("echo x") for _ in range(2)]
+        for run in runs:
+            async with run:
+                page.keep(run)
+        replies = [f"/agui/reports/{run.remote_trace_id}" for run in runs]
+        exchanges = [_Recorded(path) for path in replies]
+        with pytest.raises(Refused):
+            await page.report(exchanges[0])
+        await page.report(exchanges[1])
+    assert exchanges[1].status == 200
+
+
+class _Recorded(Exchange):
+    """A request whose response goes nowhere."""
+
+    def __init__(self, path: str) -> None:
+        async def send(_: Any) -> None:
+            await anyio.lowlevel.checkpoint()
+
+        super().__init__({"method": "GET", "path": path, "headers": []}, send)
+
+
+def test_a_page_that_could_not_be_used() -> None:
+    """Without the names of the server, and without a token, requests of the page would be refused."""
+    with pytest.raises(ConfigurationError, match="hosts"):
+        create_app(SSEOxyGent(server_url=REMOTE), page=True)
+
+
+async def test_without_the_page() -> None:
+    """Without the option there is no page."""
+    async with site() as here:
+        assert (await Call(here.service, "GET", "/")()).status == 404

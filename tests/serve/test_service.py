@@ -232,6 +232,16 @@ PLACES: Final[list[Any]] = [
     pytest.param({}, {"origin": ORIGIN}, 403, id="origin-not-listed"),
     pytest.param({}, {"origin": "http://testserver"}, 403, id="own-origin-but-hosts-unknown"),
     pytest.param({"hosts": ["testserver"]}, {"origin": "http://testserver"}, 200, id="own-origin"),
+    pytest.param({"token": "t0ken"}, {"origin": "http://testserver"}, 401, id="own-origin-without-the-token"),
+    pytest.param(
+        {"token": "t0ken"},
+        {"origin": "http://testserver", "authorization": "Bearer t0ken"},
+        200,
+        id="own-origin-with-the-token",
+    ),
+    pytest.param(
+        {"token": "t0ken"}, {"origin": "http://evil.test", "authorization": "Bearer t0ken"}, 403, id="another-origin"
+    ),
     pytest.param({"hosts": ["testserver"]}, {"origin": "http://evil.test"}, 403, id="another-page"),
     pytest.param({"hosts": ["localhost"]}, {}, 403, id="rebound-name"),
     pytest.param({"hosts": ["localhost"]}, {"host": "localhost:8000"}, 200, id="port-does-not-count"),

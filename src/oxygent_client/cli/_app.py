@@ -319,6 +319,7 @@ def serve_agent(
         typer.Option(help="Relay: seconds that a run goes on without viewers.", min=0.0, metavar="SECONDS"),
     ] = None,
     agui: Annotated[bool, typer.Option("--agui", help="Serve AG-UI at /agui.")] = False,
+    ui: Annotated[bool, typer.Option("--ui", help="Serve a page for browsers at /, with --agui.")] = False,
     host: Annotated[
         str, typer.Option(help="The address to listen on; any other than this machine's needs --token-env.")
     ] = "127.0.0.1",
@@ -359,11 +360,11 @@ def serve_agent(
             adapters.append(_a2a().A2AAdapter(public_url, needs_token=token_env is not None))
         if relay:
             adapters.append(_relay(relay_grace))
-        if agui:
-            adapters.append(_agui().AGUIAdapter(reasoning))
+        if agui or ui:
+            adapters.append(_agui().AGUIAdapter(reasoning, page=ui))
         if mcp_stdio == bool(adapters):
             raise errors.ConfigurationError(
-                "serve needs --mcp-stdio alone, or protocols: --openai, --mcp, --a2a, --agui, --relay"
+                "serve needs --mcp-stdio alone, or protocols: --openai, --mcp, --a2a, --agui, --ui, --relay"
             )
         agent = Connection(header, header_env, profile=profile).agent(url)
         if mcp_stdio:

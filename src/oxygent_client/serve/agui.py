@@ -18,6 +18,7 @@ import attrs
 from oxygent_client import SSEOxyGent
 from oxygent_client.errors import ConfigurationError
 from oxygent_client.serve import Exchange, Failure, Mount, Route, Runs, ServeLimits, Service
+from oxygent_client.serve._agui.page import AGENTS, PAGE, REPORTS, Page
 from oxygent_client.serve._agui.requests import run_input
 from oxygent_client.serve._agui.session import Interrupts, RunSession
 from oxygent_client.serve._agui.threads import Threads
@@ -45,12 +46,23 @@ class AGUIAdapter:
     """Whether thoughts are sent as reasoning."""
     answer_seconds: float = attrs.field(default=ANSWER_SECONDS, validator=_check_seconds)
     """How long an agent waits for the answer of the user."""
+    page: bool = False
+    """Whether there is a page for browsers at `/`."""
     _endpoint: _Endpoint | None = attrs.field(default=None, init=False)
 
     def routes(self, runs: Runs) -> Sequence[Route | Mount]:
-        """Return the endpoint of each agent."""
-        self._endpoint = _Endpoint(runs, Threads(runs), self.reasoning, self.answer_seconds)
-        return (Route("POST", PATH, self._endpoint.run), Route("POST", f"{PATH}/*", self._endpoint.run))
+        """Return the endpoint of each agent, and what the page needs."""
+        page = Page(runs) if self.page else None
+        self._endpoint = _Endpoint(runs, Threads(runs), self.reasoning, self.answer_seconds, page)
+        routes = (Route("POST", PATH, self._endpoint.run), Route("POST", f"{PATH}/*", self._endpoint.run))
+        if page is None:
+            return routes
+        return (
+            *routes,
+            Route("GET", PAGE, page.page, needs_token=False),
+            Route("GET", AGENTS, page.agents),
+            Route("GET", f"{REPORTS}/*", page.report),
+        )
 
     def error_document(self, failure: Failure) -> Any:
         """Return the members of an error: the protocol names none."""
@@ -77,6 +89,7 @@ class _Endpoint:
     threads: Threads
     reasoning: bool
     answer_seconds: float
+    page: Page | None
     _interrupts: Interrupts = attrs.field(factory=Interrupts, init=False)
     _group: anyio.abc.TaskGroup | None = attrs.field(default=None, init=False)
 
@@ -108,6 +121,7 @@ class _Endpoint:
                 agent=exchange.path.removeprefix(PATH).removeprefix("/"),
                 reasoning=self.reasoning,
                 answer_seconds=self.answer_seconds,
+                on_begin=None if self.page is None else self.page.keep,
             )
             self._group.start_soon(session.host)
         await session.respond()
@@ -118,6 +132,7 @@ def create_app(
     *,
     reasoning: bool = False,
     answer_seconds: float = ANSWER_SECONDS,
+    page: bool = False,
     token: str = "",
     cors: Sequence[str] = (),
     hosts: Sequence[str] | None = None,
@@ -129,6 +144,7 @@ def create_app(
         agent: the agent.
         reasoning: whether thoughts are sent as reasoning.
         answer_seconds: how long an agent that asks waits for the answer of the user.
+        page: whether there is a page for browsers at `/`. It needs `hosts` or a token.
         token: the bearer token that clients must send; empty for none.
         cors: the origins of pages whose requests are accepted; `*` accepts all.
         hosts: the host names under which the application may be called; None accepts all.
@@ -137,5 +153,7 @@ def create_app(
     Raises:
         ConfigurationError: an argument is invalid.
     """
-    adapter = AGUIAdapter(reasoning, answer_seconds)
+    if page and hosts is None and not token:
+        raise ConfigurationError("page needs hosts or a token: else its requests are refused, as those of any page are")
+    adapter = AGUIAdapter(reasoning, answer_seconds, page)
     return Service(agent, [adapter], token=token, cors=cors, hosts=hosts, limits=limits)

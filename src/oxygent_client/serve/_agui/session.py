@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -77,6 +78,8 @@ class RunSession:
     agent: str = ""
     reasoning: bool = False
     answer_seconds: float = 300.0
+    on_begin: Callable[[Run], None] | None = None
+    """Gets the run at its beginning."""
     _scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
     _events: RunEvents | None = attrs.field(default=None, init=False)
     _run: Run | None = attrs.field(default=None, init=False)
@@ -144,6 +147,8 @@ class RunSession:
             **memory,
         ) as run:
             self._run = run
+            if self.on_begin is not None:
+                self.on_begin(run)
             self._events = events = RunEvents(
                 self.asked, run.remote_trace_id, without_credentials(run.sent), self.reasoning
             )

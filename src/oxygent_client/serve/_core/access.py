@@ -1,7 +1,8 @@
 """Access checks of inbound requests: host, origin, token; and the headers of CORS.
 
 Rule 1: a browser names the page that sends a request in `Origin`. Only listed origins are accepted, and, where `hosts`
-    is given, pages of this server itself. Without this rule any page that a user visits could call a local agent.
+    or a token is given, pages of this server itself. Without this rule any page that a user visits could call a local
+    agent; without `hosts`, it could be a page of this server by DNS rebinding, which has no token.
 Rule 2: `hosts` lists the names under which the server is called. Any other name is refused, which stops DNS rebinding.
 Rule 3: a token is compared in constant time. Health checks need none.
 """
@@ -68,7 +69,7 @@ class Access:
                     "vary": "origin",
                 }
             )
-        elif self.hosts is None or _parts(origin).netloc != host:
+        elif (self.hosts is None and not self.token) or _parts(origin).netloc != host:
             raise Refused(403, "origin_not_allowed", "requests from pages of this origin are not accepted")
 
     def check_token(self, exchange: Exchange) -> None:

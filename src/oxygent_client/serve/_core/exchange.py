@@ -84,6 +84,12 @@ class Exchange:
         await self._start(status, {"content-type": "application/json", "content-length": str(len(body))}, headers)
         await self._finish(body)
 
+    async def respond_page(self, page: str, headers: Mapping[str, str] | None = None) -> None:
+        """Send the whole response: a page of HTML."""
+        body = page.encode("utf-8", "replace")
+        await self._start(200, {"content-type": "text/html; charset=utf-8", "content-length": str(len(body))}, headers)
+        await self._finish(body)
+
     async def respond_empty(self, status: int, headers: Mapping[str, str] | None = None) -> None:
         """Send a response without a body."""
         await self._start(status, {}, headers)

@@ -51,7 +51,7 @@ class Route:
     path: str
     handler: Callable[[Exchange], Awaitable[None]]
     needs_token: bool = True
-    """Whether a token is needed, if the service has one; without, the path itself has a secret."""
+    """Whether a token is needed, if the service has one; without, the path has a secret, or the response has none."""
 
     def matches(self, path: str) -> bool:
         """Whether it is the route of this path."""

@@ -1,0 +1,285 @@
+"""The page of `serve --ui` in a real Chromium, over a toy: chat, calls, report, stop, questions of the agent.
+
+Rule: the page asks for nothing but its own server, and the console stays empty.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from oxygent_client import SSEOxyGent
+from oxygent_client.serve.agui import create_app
+from oxygent_client.testing import ToyRemote, serve
+from oxygent_client.testing.script import Call, Cut, Pause, Say, Script, Stream, Think, Together, Words
+from tests.browser.chromium import Tab, chromium
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.needs("chromium")
+
+HOSTILE: Final = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">\u202e"
+SCRIPTS: Final = {
+    "echo": Script(output=Words.REST),
+    "memory": Script(output=Words.MEMORY),
+    "trip": Script(
+        [
+            Think("A way there and a room."),
+            Together(
+                [
+                    Call(
+                        "flight_agent",
+                        [Call("search_flights", query="BER to LIS", output="TP 533 at 08:25, 142 euros")],
+                        query="Berlin to Lisbon",
+                        output="TP 533",
+                    ),
+                    Call(
+                        "hotel_agent",
+                        [Call("search_hotels", query="Alfama", output="3 fit the budget")],
+                        output="Error executing oxy hotel_agent: no room",
+                    ),
+                ]
+            ),
+            Stream("Fly at 08:25, stay with friends in Alfama.\n\n1. Friday: tram 28\n2. Saturday: Belém", 0.1),
+        ],
+        output="Fly at 08:25, stay with friends in Alfama.\n\n1. Friday: tram 28\n2. Saturday: Belém",
+    ),
+    "hostile": Script(
+        [Call(HOSTILE, query=HOSTILE, output=HOSTILE), Say({"type": "feedback", "content": HOSTILE}), Pause(0.3)],
+        output=HOSTILE,
+    ),
+    "slow": Script([Call("flight_agent", [Pause(60)], query="wait")], output="late"),
+    "cut": Script([Stream("Half of the", 0.1), Pause(0.1), Cut()]),
+    "ask": Script([Say({"type": "feedback", "content": "Book it?"}), Pause(0.5)], output="booked"),
+}
+TEXTS: Final = "[...document.querySelectorAll('article.agent:last-of-type .text')].map((each) => each.textContent)"
+STATUS: Final = "document.getElementById('status').textContent"
+FOCUS: Final = "document.activeElement.id"
+SHOTS: Final = os.environ.get("OXYGENT_CLIENT_SHOTS", "")
+"""A directory for screenshots; none are made without it."""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    """A browser."""
+    with chromium(tmp_path_factory.mktemp("browser")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def toy() -> ToyRemote:
+    """The remote."""
+    return ToyRemote(scripts=SCRIPTS)
+
+
+@pytest.fixture
+def tab(browser: Tab, toy: ToyRemote) -> Iterator[Tab]:
+    """A tab with the page."""
+    with serve(toy) as remote, serve(create_app(SSEOxyGent(remote), page=True, reasoning=True, hosts=HOSTS)) as url:
+        browser.open(url, is_offline=False)
+        browser.wait_for("document.title === 'trip_planner'")
+        yield browser
+        assert browser.problems == []
+        assert {each for each in browser.requests if not each.startswith((url, "data:,"))} <= {"about:srcdoc"}
+
+
+HOSTS: Final = ("127.0.0.1",)
+
+
+def shoot(tab: Tab, name: str) -> None:
+    """Take a screenshot, if a directory for them is given."""
+    if SHOTS:
+        data = tab.call("Page.captureScreenshot", format="png")["data"]
+        (Path(SHOTS) / f"{name}.png").write_bytes(base64.b64decode(data))
+
+
+def ask(tab: Tab, query: str) -> None:
+    """Send a message by the keyboard."""
+    tab.run("document.getElementById('query').focus()")
+    tab.call("Input.insertText", text=query)
+    tab.press("Enter")
+
+
+def finish(tab: Tab, query: str, status: str = "Done.") -> None:
+    """Send a message, and wait for the end of its run."""
+    ask(tab, query)
+    tab.wait_for(f"{STATUS} === '{status}'")
+
+
+def test_a_chat(tab: Tab, toy: ToyRemote) -> None:
+    """Answers are shown, and the second turn has the memory of the first."""
+    assert tab.run(FOCUS) == "query"
+    finish(tab, "echo hello")
+    assert tab.run(TEXTS) == ["hello"]
+    finish(tab, "memory")
+    assert tab.run(TEXTS) == ['["echo hello", "memory"]']
+    assert tab.run("document.querySelectorAll('article').length") == 4
+    assert [run.query for run in toy.runs] == ["echo hello", "memory"]
+    assert tab.run(FOCUS) == "query"
+
+
+def test_the_calls(tab: Tab) -> None:
+    """The calls are a tree, with their state in words for screen readers; thoughts are apart from the answer."""
+    finish(tab, "trip please")
+    lines = tab.run(
+        "[...document.querySelectorAll('#tree summary')].map((each) => [each.querySelector('.name').textContent,"
+        " each.querySelector('.kind').textContent, each.querySelector('.gone').textContent].join(' '))"
+    )
+    assert lines == [
+        "flight_agent agent done",
+        "search_flights tool done",
+        "hotel_agent agent failed",
+        "search_hotels tool done",
+    ]
+    assert tab.run("document.querySelector('#tree > li > ul .name').textContent") == "search_flights"
+    tab.run("document.querySelectorAll('#tree details').forEach((each) => { each.open = true; })")
+    assert "142 euros" in tab.run("document.getElementById('tree').textContent")
+    assert tab.run("document.querySelector('.thoughts .text').textContent") == "A way there and a room."
+    tab.call("Emulation.setDeviceMetricsOverride", width=1200, height=760, deviceScaleFactor=1, mobile=False)
+    for scheme in ("light", "dark"):
+        tab.prefer(scheme)
+        shoot(tab, scheme)
+    tab.call("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=1, mobile=True)
+    shoot(tab, "narrow")
+    assert tab.run("document.documentElement.scrollWidth") <= 360
+    tab.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_the_report(tab: Tab) -> None:
+    """The report of the run is shown in a frame of its own, with its style and script."""
+    finish(tab, "trip please")
+    tab.call("Emulation.setDeviceMetricsOverride", width=1200, height=900, deviceScaleFactor=1, mobile=False)
+    tab.run("document.getElementById('frame').addEventListener('load', () => { window.isLoaded = true; })")
+    tab.run("document.getElementById('report').click()")
+    tab.wait_for("window.isLoaded && document.getElementById('dialog').open")
+    shoot(tab, "report")
+    tab.call("Emulation.clearDeviceMetricsOverride")
+    report = tab.run("document.getElementById('frame').srcdoc")
+    assert "search_flights" in report
+    assert "127.0.0.1" not in report
+    tab.run("document.getElementById('close').click()")
+    assert tab.run("document.getElementById('dialog').open") is False
+
+
+@pytest.mark.parametrize("way", ["button", "key"])
+def test_stop(way: str, tab: Tab, toy: ToyRemote) -> None:
+    """The button and the Escape key stop the run at the remote."""
+    ask(tab, "slow")
+    tab.wait_for("document.querySelector('#tree summary')")
+    if way == "key":
+        tab.press("Escape")
+    else:
+        tab.run("document.getElementById('stop').click()")
+    tab.wait_for(f"{STATUS} === 'Stopped.'")
+    for _ in range(1000):
+        if toy.runs[0].state != "started":
+            break
+        tab.run("new Promise((done) => setTimeout(done, 5))")
+    assert toy.runs[0].state == "cancelled"
+    assert tab.run("document.querySelector('#tree .gone').textContent") == "lost"
+    finish(tab, "echo again")
+    assert tab.run(TEXTS) == ["again"]
+
+
+@pytest.mark.parametrize(("way", "feedback"), [("answer", ["yes", ""]), ("decline", [""])])
+def test_a_question_of_the_agent(way: str, feedback: list[str], tab: Tab, toy: ToyRemote) -> None:
+    """A question of the agent has a field for the answer, with the focus; the run goes on with it."""
+    ask(tab, "ask")
+    tab.wait_for(f"{FOCUS} === 'answer'")
+    assert "Book it?" in tab.run("document.querySelector('.ask').textContent")
+    if way == "answer":
+        tab.call("Input.insertText", text="yes")
+        tab.press("Enter")
+    else:
+        tab.run("document.getElementById('decline').click()")
+    tab.wait_for(f"{STATUS} === 'Done.'")
+    assert tab.run(TEXTS) == ["booked"]
+    assert toy.runs[0].feedback == feedback
+    assert tab.run(FOCUS) == "query"
+
+
+def test_a_failure(tab: Tab) -> None:
+    """A run that is cut is an alert that says whether the agent ran, after the text so far."""
+    finish(tab, "cut", "The run failed.")
+    assert tab.run(TEXTS) == ["Half of the"]
+    alert = tab.run("document.querySelector('[role=alert]').textContent")
+    assert "the run was cut off" in alert
+    assert "may have run" in alert
+    shoot(tab, "error")
+
+
+def test_hostile_texts(tab: Tab) -> None:
+    """Text of a remote stays text, wherever it is shown."""
+    ask(tab, "hostile")
+    tab.wait_for(f"{FOCUS} === 'answer'")
+    tab.call("Input.insertText", text="<b>no</b>")
+    tab.press("Enter")
+    tab.wait_for(f"{STATUS} === 'Done.'")
+    tab.run("document.querySelectorAll('#tree details').forEach((each) => { each.open = true; })")
+    shoot(tab, "hostile")
+    shown = HOSTILE.replace("\u202e", "\\u202e")
+    assert tab.run(TEXTS) == [shown]
+    assert shown in tab.run("document.getElementById('tree').textContent")
+    assert tab.run("document.querySelectorAll('img, b').length") == 0
+    assert tab.run("document.scripts.length") == 1
+    assert tab.run("document.title") == "trip_planner"
+
+
+def test_other_agents(tab: Tab, toy: ToyRemote) -> None:
+    """The list has the agents of the organization; another one is another conversation."""
+    options = tab.run("[...document.getElementById('agent').options].map((each) => each.value)")
+    assert options == ["trip_planner", "flight_agent", "hotel_agent", "review_agent"]
+    finish(tab, "echo one")
+    tab.run("document.getElementById('agent').value = 'flight_agent'")
+    tab.run("document.getElementById('agent').dispatchEvent(new Event('change'))")
+    assert tab.run("document.querySelectorAll('article').length") == 0
+    finish(tab, "echo two")
+    assert [run.payload.get("callee") for run in toy.runs] == [None, "flight_agent"]
+
+
+def test_names_for_screen_readers(tab: Tab) -> None:
+    """All controls have names, messages are in a live region, and the order of the focus is that of the page."""
+    finish(tab, "trip please")
+    nodes = tab.call("Accessibility.getFullAXTree")["nodes"]
+    found: dict[str, list[str]] = {}
+    for node in nodes:
+        if not node.get("ignored"):
+            found.setdefault(node["role"]["value"], []).append(node.get("name", {}).get("value", ""))
+    assert found["textbox"] == ["Your message (Enter sends, Shift+Enter is a new line)"]
+    assert {"Report", "New conversation", "Send"} <= {*found["button"]}
+    assert found["combobox"] == ["Agent"]
+    assert found["log"] == ["Messages"]
+    assert found["complementary"] == ["Calls of the run"]
+    assert "" not in [name for role in ("button", "textbox", "combobox") for name in found[role]]
+    (log,) = [each for each in nodes if each.get("role", {}).get("value") == "log"]
+    assert {"name": "live", "value": {"type": "token", "value": "polite"}} in log["properties"]
+    assert tab.run("document.querySelector('article.agent').getAttribute('aria-busy')") == "false"
+    order = tab.run(
+        "[...document.querySelectorAll('select, button, textarea, #log, summary')]"
+        ".filter((each) => each.checkVisibility() && !each.disabled && !each.closest('dialog'))"
+        ".map((each) => each.id || 'call')"
+    )
+    assert order == ["agent", "report", "new", "log", "call", "query", "send", "call", "call", "call", "call"]
+    assert tab.run("[...document.querySelectorAll('[tabindex]')].every((each) => each.tabIndex <= 0)") is True
+
+
+def test_a_server_with_a_token(browser: Tab, toy: ToyRemote) -> None:
+    """The page asks for the token, and is of no use without it."""
+    with serve(toy) as remote, serve(create_app(SSEOxyGent(remote), page=True, token="t0ken")) as url:
+        browser.open(url, is_offline=False)
+        browser.wait_for(f"{FOCUS} === 'token'")
+        browser.call("Input.insertText", text="wrong")
+        browser.press("Enter")
+        browser.wait_for(f"{STATUS} === 'This server needs an access token.'")
+        browser.run("document.getElementById('token').value = ''")
+        browser.call("Input.insertText", text="t0ken")
+        browser.press("Enter")
+        browser.wait_for("document.title === 'trip_planner'")
+        assert browser.run("document.getElementById('login').hidden") is True
+        finish(browser, "echo hello")
+        assert browser.run(TEXTS) == ["hello"]
