@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, assert_type
 
 import pytest
 
-from oxygent_client import QueryResult
+from oxygent_client import QueryResult, QueryResults, SSEOxyGent
 from oxygent_client.errors import ClosedError, ConfigurationError
 from oxygent_client.sync import SyncQueryResults, SyncSSEOxyGent
+from oxygent_client.sync._portal import current_portal
 from oxygent_client.testing import ToyRemote
 from oxygent_client.transports.asgi import ASGITransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from types import TracebackType
 
     from tests.sync.conftest import ServedToy
 
@@ -115,6 +118,51 @@ def test_a_block(agent: SyncSSEOxyGent) -> None:
             pass
     with pytest.raises(ClosedError):
         next(results)
+
+
+class Counted(QueryResults):
+    """Results that count how often their block is left."""
+
+    left = 0
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.left += 1
+        await super().__aexit__(kind, error, traceback)
+
+
+def test_threads_that_share_the_results() -> None:
+    """Each result goes to one thread; both threads come to the end, and the block is left once."""
+    agent = SSEOxyGent(URL, transport=ASGITransport(ToyRemote(pace=0)))
+    made: list[Counted] = []
+
+    def map_queries(queries: Any) -> Counted:
+        made.append(Counted(agent.ask, queries, limit=2, ordered=False))
+        return made[0]
+
+    results = SyncQueryResults(map_queries, (f"echo {number}" for number in range(20)), current_portal)
+    both_have_one = threading.Barrier(2)
+
+    def read() -> list[Any]:
+        found: list[Any] = []
+        for result in results:
+            found.append(result.index)
+            if len(found) == 1:
+                both_have_one.wait(60)
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.submit(read), pool.submit(read)
+    assert sorted([*first.result(), *second.result()]) == [*range(20)]
+    assert made[0].left == 1
+
+
+def test_the_end_is_the_end(agent: SyncSSEOxyGent) -> None:
+    """After the last result there is none, also for a thread that asks later."""
+    results = agent.map(["echo 1"])
+    assert outputs(results) == ["1"]
+    assert [*results] == []
 
 
 @pytest.mark.parametrize("queries", ["a text", 5], ids=["a text", "no iterable"])

@@ -49,7 +49,8 @@ class Trace(CallTree):
         try:
             return json.dumps(document, indent=indent, allow_nan=False)
         except ValueError:
-            return json.dumps(_finite(document), indent=indent, allow_nan=False)
+            finite = json.loads(json.dumps(document), parse_constant=lambda name: str(float(name)))
+            return json.dumps(finite, indent=indent)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -159,15 +160,6 @@ def _call(fields: Any, before: list[TraceCall]) -> TraceCall:
         output=fields["output"],
         is_cut=_read(fields, "is_cut", bool),
     )
-
-
-def _finite(value: Any) -> Any:
-    """`value` with a text in place of each number that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in cast("dict[str, Any]", value).items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in cast("list[Any]", value)]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -32,7 +34,6 @@ from oxygent_client.cli._options import (
     Command,
     Confirm,
     Connection,
-    Debug,
     Group,
     Headers,
     HeaderVariables,
@@ -41,7 +42,6 @@ from oxygent_client.cli._options import (
     Seconds,
     Url,
     UrlAndQuery,
-    attempt,
     command,
     read_query,
     split_url,
@@ -50,8 +50,6 @@ from oxygent_client.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from oxygent_client import OxyRequest, SSEOxyGent
     from oxygent_client.cli._output import Display
     from oxygent_client.serve import Adapter, ServeLimits
@@ -59,6 +57,12 @@ if TYPE_CHECKING:
 
 MAX_RUNS = 500
 """As in `ServeLimits`."""
+EXTRAS: Mapping[str, tuple[str, Callable[[], ModuleType]]] = {
+    "mcp": ("the package mcp", lambda: import_module("oxygent_client.serve.mcp")),
+    "a2a": ("a2a-sdk", lambda: import_module("oxygent_client.serve.a2a")),
+    "agui": ("ag-ui-protocol", lambda: import_module("oxygent_client.serve.agui")),
+}
+"""The library of each extra that serves a protocol, and our module over it."""
 QUESTION = "Plan a long weekend in Lisbon"
 
 
@@ -292,6 +296,7 @@ def toy(
 
 
 @app.command("serve", cls=Command)
+@command
 def serve_agent(
     url: Url = None,
     *,
@@ -344,57 +349,50 @@ def serve_agent(
     header: Headers = None,
     header_env: HeaderVariables = None,
     profile: ProfileName = None,
-    debug: Debug = False,
-) -> int:
+) -> None:
     """Serve a remote agent to clients of other protocols, several on one port.
 
     Credentials for the remote come from --profile, --header or --header-env.
     """
+    from oxygent_client.serve import LOOPBACK, ServeLimits, Service, serve_forever
 
-    def work() -> None:
-        from oxygent_client.serve import LOOPBACK, ServeLimits, Service, serve_forever
-
-        limits = ServeLimits(runs=max_runs, run_seconds=timeout or ServeLimits().run_seconds)
-        adapters = _adapters(openai=openai, reasoning=reasoning, mcp=mcp, master_only=master_only)
-        if a2a:
-            adapters.append(_a2a().A2AAdapter(public_url, needs_token=token_env is not None))
-        if relay:
-            adapters.append(_relay(relay_grace))
-        if agui or ui:
-            adapters.append(_agui().AGUIAdapter(reasoning, page=ui))
-        if mcp_stdio == bool(adapters):
-            raise errors.ConfigurationError(
-                "serve needs --mcp-stdio alone, or protocols: --openai, --mcp, --a2a, --agui, --ui, --relay"
+    limits = ServeLimits(runs=max_runs, run_seconds=timeout or ServeLimits().run_seconds)
+    adapters = _adapters(openai=openai, reasoning=reasoning, mcp=mcp, master_only=master_only)
+    if a2a:
+        adapters.append(_extra("a2a").A2AAdapter(public_url, needs_token=token_env is not None))
+    if relay:
+        adapters.append(_relay(relay_grace))
+    if agui or ui:
+        adapters.append(_extra("agui").AGUIAdapter(reasoning, page=ui))
+    if mcp_stdio == bool(adapters):
+        raise errors.ConfigurationError(
+            "serve needs --mcp-stdio alone, or protocols: --openai, --mcp, --a2a, --agui, --ui, --relay"
+        )
+    agent = Connection(header, header_env, profile=profile).agent(url)
+    if mcp_stdio:
+        _serve_stdio(agent, limits, master_only=master_only)
+    else:
+        is_local = host in LOOPBACK
+        if not is_local and token_env is None:
+            raise errors.ConfigurationError(f"--host {host} is not this machine alone, and needs --token-env VARIABLE")
+        service = Service(
+            agent,
+            adapters,
+            token="" if token_env is None else variable("--token-env", token_env),
+            cors=cors or (),
+            hosts=sorted(LOOPBACK) if is_local else None,
+            limits=limits,
+        )
+        if not is_local:
+            sys.stderr.write("warning: other machines can connect, without encryption: put a TLS proxy in front\n")
+        with _log_to_stderr("serve"):
+            serve_forever(
+                service,
+                host=host,
+                port=port,
+                grace=grace,
+                on_start=lambda at: write(f"serving at {at} (press Ctrl-C to stop)\n"),
             )
-        agent = Connection(header, header_env, profile=profile).agent(url)
-        if mcp_stdio:
-            _serve_stdio(agent, limits, master_only=master_only)
-        else:
-            is_local = host in LOOPBACK
-            if not is_local and token_env is None:
-                raise errors.ConfigurationError(
-                    f"--host {host} is not this machine alone, and needs --token-env VARIABLE"
-                )
-            service = Service(
-                agent,
-                adapters,
-                token="" if token_env is None else variable("--token-env", token_env),
-                cors=cors or (),
-                hosts=sorted(LOOPBACK) if is_local else None,
-                limits=limits,
-            )
-            if not is_local:
-                sys.stderr.write("warning: other machines can connect, without encryption: put a TLS proxy in front\n")
-            with _log_to_stderr("serve"):
-                serve_forever(
-                    service,
-                    host=host,
-                    port=port,
-                    grace=grace,
-                    on_start=lambda at: write(f"serving at {at} (press Ctrl-C to stop)\n"),
-                )
-
-    return attempt(work, debug=debug)
 
 
 # Commands in modules of their own.
@@ -415,25 +413,19 @@ def _adapters(*, openai: bool, reasoning: bool, mcp: bool, master_only: bool) ->
 
     adapters: list[Adapter] = [OpenAIAdapter(reasoning)] if openai else []
     if mcp:
-        _mcp().let_calls_end()
-        adapters.append(_mcp().MCPAdapter(master_only))
+        module = _extra("mcp")
+        module.let_calls_end()
+        adapters.append(module.MCPAdapter(master_only))
     return adapters
 
 
-def _mcp() -> ModuleType:
+def _extra(name: str) -> ModuleType:
+    """Return the module of a protocol."""
+    library, load = EXTRAS[name]
     try:
-        from oxygent_client.serve import mcp
+        return load()
     except ImportError as missing:
-        raise errors.ConfigurationError("this needs the package mcp: pip install 'oxygent-client[mcp]'") from missing
-    return mcp
-
-
-def _a2a() -> ModuleType:
-    try:
-        from oxygent_client.serve import a2a
-    except ImportError as missing:
-        raise errors.ConfigurationError("this needs a2a-sdk: pip install 'oxygent-client[a2a]'") from missing
-    return a2a
+        raise errors.ConfigurationError(f"this needs {library}: pip install 'oxygent-client[{name}]'") from missing
 
 
 def _relay(grace: float | None) -> Adapter:
@@ -442,19 +434,11 @@ def _relay(grace: float | None) -> Adapter:
     return RelayAdapter(RelayLimits() if grace is None else RelayLimits(grace_seconds=grace))
 
 
-def _agui() -> ModuleType:
-    try:
-        from oxygent_client.serve import agui
-    except ImportError as missing:
-        raise errors.ConfigurationError("this needs ag-ui-protocol: pip install 'oxygent-client[agui]'") from missing
-    return agui
-
-
 def _serve_stdio(agent: SSEOxyGent, limits: ServeLimits, *, master_only: bool) -> None:
     """Serve MCP by standard input and output; what else is printed goes to stderr."""
     import anyio
 
-    mcp = _mcp()
+    mcp = _extra("mcp")
     # A thread that reads standard input does not notice KeyboardInterrupt: Ctrl-C ends the process as SIGTERM does.
     with ExitStack() as handlers, _log_to_stderr("serve"):
         handlers.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_DFL))

@@ -7,7 +7,6 @@ Rule 2: readable text is unchanged, in every script and with every emoji.
 from __future__ import annotations
 
 import json
-import math
 import re
 from typing import Any, cast
 
@@ -51,16 +50,9 @@ def indented(value: Any) -> str:
     return text if len(text) > _INDENTED else json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in cast("dict[str, Any]", value).items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in cast("list[Any]", value)]
-    return value
-
-
 def as_json(value: Any) -> str:
     """Return the value as one line of valid ASCII JSON; NaN and infinities, which JSON lacks, become strings."""
-    return json.dumps(_finite(value), allow_nan=False)
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(json.loads(json.dumps(value), parse_constant=str))

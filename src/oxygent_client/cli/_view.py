@@ -207,6 +207,8 @@ class View:
 
 # --- handlers of the event classes --------------------------------------------------------------------------
 
+Handler: TypeAlias = Callable[[View, Any, "TraceCall | None"], None]
+
 
 def _called(view: View, _event: ToolCall, _call: TraceCall | None) -> None:
     view.calls += 1
@@ -233,36 +235,31 @@ def _current_line(before: str, piece: str) -> str:
     return (before + piece).rstrip("\n").rpartition("\n")[2][:MAX_LINE]
 
 
+def _noting(mark: Mark, text: Callable[[Any], str]) -> Handler:
+    """Return a handler that takes an event as a note."""
+
+    def handle(view: View, event: Event, call: TraceCall | None) -> None:
+        view.note(call, mark, text(event))
+
+    return handle
+
+
 def _progressed(view: View, event: Progress, call: TraceCall | None) -> None:
     share, words = _share(event.content)
     view.note(call, "progress", words, share)
 
 
-def _failed(view: View, event: RemoteErrorEvent, call: TraceCall | None) -> None:
-    view.note(call, "error", brief(event.content))
-
-
-def _said(view: View, event: Text, call: TraceCall | None) -> None:
-    view.note(call, "text", line(event.text))
-
-
-def _thought(view: View, event: Thought, call: TraceCall | None) -> None:
-    view.note(call, "think", brief(event.content))
-
-
-def _other(view: View, event: Event, call: TraceCall | None) -> None:
-    kind = "" if event.type is None else f"{line(event.type)} "
-    view.note(call, "other", f"{kind}{brief(event.content)}")
-
-
-HANDLERS: Mapping[type[Event], Callable[[View, Any, TraceCall | None], None]] = {
+_other: Handler = _noting(
+    "other", lambda event: f"{line(event.type)} {brief(event.content)}" if event.type else brief(event.content)
+)
+HANDLERS: Mapping[type[Event], Handler] = {
     ToolCall: _called,
     Observation: _returned,
     Answer: _answered,
     TextDelta: _wrote,
     Progress: _progressed,
-    RemoteErrorEvent: _failed,
-    Text: _said,
-    Thought: _thought,
+    RemoteErrorEvent: _noting("error", lambda event: brief(event.content)),
+    Text: _noting("text", lambda event: line(event.text)),
+    Thought: _noting("think", lambda event: brief(event.content)),
     Custom: _other,
 }

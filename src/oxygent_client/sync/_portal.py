@@ -448,6 +448,7 @@ class BlockOwner(ABC, Generic[T]):
     def __init__(self, manager: AbstractAsyncContextManager[T], portal: Callable[[], Portal]) -> None:
         self._manager = manager
         self._portal = portal
+        self._entering = threading.Lock()
 
     @abstractmethod
     def _entered_twice(self) -> ClosedError:
@@ -475,10 +476,12 @@ class BlockOwner(ABC, Generic[T]):
             self._block.leave_soon()
 
     def _enter(self) -> Block[T]:
-        if self._block is None:
-            self._block = Block(self._portal(), self._manager)
-            self._on_enter(self._block.enter())
-        return self._block
+        with self._entering:  # threads may share the object
+            is_first = self._block is None
+            block = self._block = self._block or Block(self._portal(), self._manager)
+        if is_first:
+            self._on_enter(block.enter())
+        return block
 
     def _on_enter(self, value: T, /) -> None:
         """Take the value of the block."""
