@@ -480,8 +480,7 @@ def test_a_user_at_a_terminal(url: str, remote: ToyRemote) -> None:
         terminal.press("memory\r")
         terminal.read_until("trace")
         terminal.read_until(PROMPT)
-        terminal.press("\x03")
-        code = terminal.wait()
+        code = terminal.leave_prompt()
     first, second, third = remote.runs[-3:]
     assert code == 0
     assert [each.state for each in (first, second, third)] == ["finished", "cancelled", "finished"]

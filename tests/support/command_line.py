@@ -81,6 +81,20 @@ class Terminal:
             self.text += self._decoder.decode(data)
         return self.process.wait(PATIENCE)
 
+    def leave_prompt(self) -> int:
+        """Press Ctrl-C at a prompt until the program ends, and return its exit code.
+
+        CPython's `input` shows the prompt before it looks for signals: on a busy machine one that arrives between is
+        noticed with the next key.
+        """
+        self.press("\x03")
+        while self.process.poll() is None:
+            if select.select([self.ours], [], [], 2.0)[0]:
+                self.text += self._decoder.decode(self._read())
+            else:
+                self.press("\x03")
+        return self.wait()
+
     def _read(self) -> bytes:
         ready, _, _ = select.select([self.ours], [], [], PATIENCE)
         assert ready, f"the terminal shows nothing more than {self.text!r}"
