@@ -208,6 +208,7 @@ async def deadlines(url: str, transport: Transport, *, calls: int, seed: int, no
         for word, total in SURE.items():
             call = Call(query=f"sure {word}", total=total, manner="ask", events=0, seconds=0.0, there=word != "nobody")
             group.start_soon(work, [call])
+    agent.timeouts = Timeouts(total=30)
     # The next call closes the connections that were kept too long.
     left = await settled(before, lambda: agent.ask("census"), KEPT_SECONDS)
     census = (await agent.ask("census")).output
