@@ -283,3 +283,17 @@ def test_a_server_with_a_token(browser: Tab, toy: ToyRemote) -> None:
         assert browser.run("document.getElementById('login').hidden") is True
         finish(browser, "echo hello")
         assert browser.run(TEXTS) == ["hello"]
+
+
+def test_a_server_that_ends(browser: Tab, toy: ToyRemote) -> None:
+    """If the server ends during a run, the page says that the agent may have run, and a report that it is gone."""
+    with serve(toy) as remote:
+        with serve(create_app(SSEOxyGent(remote), page=True, hosts=HOSTS)) as url:
+            browser.open(url, is_offline=False)
+            browser.wait_for("document.title === 'trip_planner'")
+            ask(browser, "slow")
+            browser.wait_for("document.querySelector('#tree summary')")
+        browser.wait_for("document.querySelector('[role=alert]')")
+        assert "may have run" in browser.run("document.querySelector('[role=alert]').textContent")
+        browser.run("document.getElementById('report').click()")
+        browser.wait_for(f"{STATUS}.startsWith('There is no report')")

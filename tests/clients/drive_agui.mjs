@@ -26,7 +26,7 @@ async function run(agent, query, parameters = {}) {
       if (event.type === "TOOL_CALL_RESULT") seen.results.push(event.content);
       if (event.type === "RUN_FINISHED") Object.assign(seen, { outcome: event.outcome?.type, result: event.result });
       if (event.type === "RUN_ERROR") {
-        Object.assign(seen, { code: event.code, message: event.message, ...event.metadata.oxygent });
+        Object.assign(seen, { code: event.code, message: event.message, ...event.metadata?.oxygent });
       };
     },
   };

@@ -70,12 +70,14 @@ class Target:
 
     url: str
     remote: ToyRemote | RemoteServer
+    client: str = "ag-ui"
+    """The environment of the client."""
     _results: dict[str, dict[str, Any]] = attrs.field(factory=dict[str, dict[str, Any]])
 
     @property
     def command(self) -> list[str]:
         """The command line of the client."""
-        return ["node", str(DRIVER), str(node_home_with("ag-ui")), f"{self.url}/agui"]
+        return ["node", str(DRIVER), str(node_home_with(self.client)), f"{self.url}/agui"]
 
     def drive(self, *tasks: dict[str, Any]) -> list[dict[str, Any]]:
         """What the client makes of these tasks."""
@@ -236,6 +238,15 @@ def test_a_client_that_leaves(real: Target) -> None:
     record = anyio.run(SSEOxyGent(real.remote.url).lookup, found.get("trace_id", ""))
     assert record is not None
     assert record.state is OxyState.CANCELED
+
+
+@pytest.mark.parametrize(
+    ("query", "text"), [("both of you.", "a and b"), ("feedback please", '["yes"]')], ids=["agents", "question"]
+)
+def test_a_client_of_an_older_protocol(toy: Target, query: str, text: str) -> None:
+    """It gets no event that it does not know, at which it would fail."""
+    (result,) = attrs.evolve(toy, client="ag-ui-0").turns(query)
+    assert (result["texts"], result["events"][-1]) == ([text], "RUN_FINISHED")
 
 
 def test_many_runs_at_once(target: Target) -> None:

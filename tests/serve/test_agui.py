@@ -374,6 +374,17 @@ async def test_calls_without_an_end() -> None:
     assert [each["content"] for each in of_type(events, "TOOL_CALL_RESULT")] == [""]
 
 
+async def test_a_call_that_begins_again() -> None:
+    """A sub-agent that begins again with the same id is another one; the first is closed."""
+    fields = {"caller": "x", "caller_category": "agent", "callee": "y", "callee_category": "agent", "node_id": "2"}
+    begin = message({"type": "tool_call", "content": {**fields, "call_stack": ["user", "x", "y"]}})
+    async with of_one_agent(tool_call("x", caller="user", node_id="1"), begin, begin, answer("ok"), close()) as here:
+        events = await here.events(given("x"))
+    ids = [each["subagentRunId"] for each in of_type(events, "SUBAGENT_STARTED")]
+    assert len({*ids}) == 2
+    assert [each["subagentRunId"] for each in of_type(events, "SUBAGENT_ERROR")] == ids
+
+
 async def test_texts_of_the_remote() -> None:
     """Names are bounded lines without hidden characters; lone surrogates are replaced."""
     name = "evil\u202e\n" + "x" * 300
@@ -768,10 +779,12 @@ async def test_a_failure_after_an_answer() -> None:
 
 
 async def test_stopping_while_an_agent_waits() -> None:
-    """A run that waits for an answer is stopped with the service."""
+    """A run that waits for an answer is stopped with the service, at once: no answer can come any more."""
     async with site() as here:
         await here.events(given("ask"))
-        await here.service.stop()
+        began = anyio.current_time()
+        await here.service.stop(grace=30)
+        assert anyio.current_time() - began < 1
     assert here.toy.runs[0].state == "cancelled"
 
 

@@ -133,6 +133,10 @@ class RunEvents:
         if self._reported >= MOST_CALLS:
             return []
         self._reported += 1
+        before = self._calls.end(message.node_id)  # of the same id: its end will not be seen
+        return [*(self._give_up(before) if before is not None else ()), *self._begin_call(message)]
+
+    def _begin_call(self, message: ToolCall) -> list[Document]:
         above = self._calls.caller_of(message)
         name = short(self.clean(message.callee))
         if "user" in (message.caller_category, message.caller_category or message.caller):
@@ -166,6 +170,16 @@ class RunEvents:
         if is_failure_text(output):
             return [event("SUBAGENT_ERROR", subagentRunId=call.id, message=text, code="agent_failed")]
         return [event("SUBAGENT_FINISHED", subagentRunId=call.id, result=text)]
+
+    def _give_up(self, call: _Call) -> list[Document]:
+        """Return the events that close a call whose end was not seen."""
+        if call.kind == "tool":
+            return [self._tool_result(call, "")]
+        if call.step:
+            return self._end_step(call)
+        if call.kind == "agent":
+            return [event("SUBAGENT_ERROR", subagentRunId=call.id, message="its end was not seen", code="lost")]
+        return []
 
     def _start_agent(self, call: _Call) -> list[Document]:
         return [
@@ -260,12 +274,7 @@ class RunEvents:
         output = run.response.output
         ended: list[Document] = [*self._write_rest(text_of(output)), *self._end_message()]
         for call in self._calls:
-            if call.kind == "tool":
-                ended.append(self._tool_result(call, ""))
-            elif call.step:
-                ended += self._end_step(call)
-            elif call.kind == "agent":
-                ended.append(event("SUBAGENT_ERROR", subagentRunId=call.id, message="its end was not seen"))
+            ended += self._give_up(call)
         return [*ended, self._state(run.trace()), self._finished({"type": "success"}, result=self.clean(output))]
 
     def interrupt(self, question: Event, interrupt_id: str, expires_at: str) -> list[Document]:

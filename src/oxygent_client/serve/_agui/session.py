@@ -179,8 +179,7 @@ class RunSession:
         try:
             await self._end(events.interrupt(question, interrupt_id, until.isoformat(timespec="seconds")))
             self._responded.set()
-            with anyio.move_on_after(self.answer_seconds):
-                await self._answered.wait()
+            await self._wait_for_answer()
         finally:
             self.interrupts.remove(interrupt_id)
         if self._answer is None:
@@ -192,6 +191,19 @@ class RunSession:
         await self._begin(events.begin())
         for data in [answer.data, ""] if answer.data else [""]:
             await self.runs.feedback(run, data)
+
+    async def _wait_for_answer(self) -> None:
+        """Wait until there is an answer; no longer than `answer_seconds`, or until the service stops."""
+        async with anyio.create_task_group() as group:
+
+            async def wait_for(event: anyio.Event) -> None:
+                await event.wait()
+                group.cancel_scope.cancel()
+
+            group.start_soon(wait_for, self._answered)
+            group.start_soon(wait_for, self.runs.on_stop)
+            await anyio.sleep(self.answer_seconds)
+            group.cancel_scope.cancel()
 
     async def _begin(self, events: list[Document]) -> None:
         assert self._run is not None  # it has begun

@@ -70,6 +70,8 @@ class Runs:
     def __init__(self, agent: SSEOxyGent, limits: ServeLimits) -> None:
         self.limits = limits
         self.stopping: bool = False
+        self.on_stop: anyio.Event = anyio.Event()
+        """Set when `stopping` is: runs that wait for something need not go on waiting."""
         self._agent = agent
         self._known: tuple[ServedAgent, ...] = ()
         self._known_until = 0.0
@@ -219,6 +221,7 @@ class Runs:
     async def stop(self, grace: float) -> None:
         """Refuse new runs, wait up to `grace` seconds for those that are running, then stop them."""
         self.stopping = True
+        self.on_stop.set()
         self._idle = anyio.Event()
         if self._scopes:
             with anyio.move_on_after(grace):
