@@ -120,6 +120,9 @@ ERRORS: Final = ErrorMap(
 
 END_OF_HEAD: Final = b"\r\n\r\n"
 INTERIM: Final = {*range(100, 200)} - {101}
+MAY_BE_ZERO: Final = (b"0", b" ", b"\t")
+"""How the size of a last chunk begins; aiohttp's parser in Python strips it."""
+LAST_CHUNKS: Final = tuple(b"\n" + each for each in MAY_BE_ZERO)
 
 
 class _Connection(ResponseHandler):
@@ -132,11 +135,15 @@ class _Connection(ResponseHandler):
     _is_idle = False
     """Whether the response has ended, and the next request has not begun."""
     _awaits_head = True
+    _may_end = False
+    """Whether the response may end with the next byte: it has no chunks, or what may be the last one has begun."""
+    _line_begins = False
+    """Whether the byte received last was a line feed."""
     _body: aiohttp.StreamReader | None = None
 
     def set_response_params(self, **params: Any) -> None:
         """Note that a request begins."""
-        self._is_idle, self._awaits_head = False, True
+        self._is_idle, self._awaits_head, self._may_end = False, True, False
         super().set_response_params(**params)
 
     def feed_data(self, data: tuple[Any, aiohttp.StreamReader], size: int = 0) -> None:
@@ -147,6 +154,7 @@ class _Connection(ResponseHandler):
         message, body = data
         if message.code not in INTERIM:
             self._awaits_head, self._body = False, body
+            self._may_end = self._may_end or not message.chunked
             super().feed_data(data, size)
             body.on_eof(self._ended)
 
@@ -163,13 +171,17 @@ class _Connection(ResponseHandler):
     def data_received(self, data: bytes) -> None:
         """Parse received bytes in pieces, to see whether the response ended before the last of them.
 
-        The head is a piece of its own: otherwise invalid bytes after a response would lose the whole response.
+        The head is a piece of its own: otherwise invalid bytes after a response would lose the whole response. Where
+        the response cannot end, all is one piece: to parse costs more than to look for the beginning of a last chunk.
         """
-        head = data.find(END_OF_HEAD) + len(END_OF_HEAD) if self._awaits_head and END_OF_HEAD in data else 0
-        for end in (head, -1):
-            if not self._is_idle and data[:end] and data[end:]:
-                super().data_received(data[:end])
-                data = data[end:]
+        if self._awaits_head and (head := data.find(END_OF_HEAD) + len(END_OF_HEAD)) >= len(END_OF_HEAD):
+            data, self._line_begins = self._parse_until(head, data), True
+        if not self._may_end:
+            begins = self._line_begins and data.startswith(MAY_BE_ZERO)
+            self._may_end = begins or any(each in data for each in LAST_CHUNKS)
+        self._line_begins = data.endswith(b"\n")
+        if self._may_end or self._awaits_head:
+            data = self._parse_until(-1, data)
         if not self._is_idle:
             if self.exception() is None:
                 super().data_received(data)
@@ -180,6 +192,13 @@ class _Connection(ResponseHandler):
             # uvloop reads up to 8 MB at once: a flood of interim responses would delay all time-outs for seconds.
             self.transport.pause_reading()
             self._loop.call_soon(self._read_on)
+
+    def _parse_until(self, end: int, data: bytes) -> bytes:
+        """Parse a part of `data`, unless the response has ended or nothing would be left; return the rest."""
+        if self._is_idle or not data[:end] or not data[end:]:
+            return data
+        super().data_received(data[:end])
+        return data[end:]
 
     def _read_on(self) -> None:
         if self.transport is not None:
