@@ -328,6 +328,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def serve_load(session: nox.Session) -> None:
+    """Measure a served agent with many streams, and write its part of docs/performance.md; `-- --no-write`: print."""
+    install_wheel(session, "bench")
+    session.run("python", "-m", "benchmarks.serve_load", *session.posargs)
+
+
+@nox.session(default=False)
 def soak(session: nox.Session) -> None:
     """The same tests with large numbers; `-- tests/run/test_run.py` picks."""
     install_wheel(session, "test")

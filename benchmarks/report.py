@@ -188,11 +188,15 @@ def tables(
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
+def replace_between(page: Path, begin: str, end: str, text: str) -> None:
+    """Replace what a page has between two marks."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    page.write_text(f"{before}{begin}\n\n{text.rstrip()}\n\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
 def write(root: Path, text: str, table: Table, curves: Curves | None) -> None:
     """Write the page and its pictures."""
-    page = root / "docs" / "performance.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n\n{text.rstrip()}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    replace_between(root / "docs" / "performance.md", BEGIN, END, text)
     assets = root / "docs" / "assets"
     draw_ratios(assets / "performance.svg", table)
     if curves:

@@ -1,8 +1,9 @@
 """A server on loopback that streams what the query of a request asks for; it runs in a process of its own.
 
 The query is a JSON object: `events` in chunks of `per`, each with `size` characters of text; a chunk every `every`
-seconds, once `wait` such streams are open; or `idle`: one event, then a heartbeat every 15 seconds. `GET /open`
-responds with the number of streams that are idle or wait.
+seconds, once `wait` such streams are open, after the call of the agent itself if `root`; or `idle`: one event, then a
+heartbeat every 15 seconds. `GET /open` responds with the number of streams that are idle or wait, any other GET with
+the organization and the description of one agent.
 
 Usage: python -m benchmarks.server (prints a port; it ends with its standard input)
 """
@@ -24,8 +25,30 @@ HEAD: Final = (
 )
 HEARTBEAT: Final = b": ping - 2026-11-20 09:27:10.682690+00:00\r\n\r\n"
 HEARTBEAT_SECONDS: Final = 15.0
+AGENT: Final = json.dumps(
+    {
+        "code": 200,
+        "message": "",
+        "data": {"id_dict": {}, "organization": {"name": "master", "type": "agent"}, "description": ""},
+    }
+).encode()
 WRITES: Final = 64
 """How many chunks are written before the event loop runs."""
+
+
+ROOT: Final = {
+    "type": "tool_call",
+    "content": {
+        "node_id": "xQ3kz7Wm2bHc9TpA",
+        "caller": "user",
+        "callee": "master",
+        "caller_category": "user",
+        "callee_category": "agent",
+        "call_stack": ["user", "master"],
+        "arguments": {"query": "..."},
+    },
+}
+"""The call of the agent itself, with which a real run begins."""
 
 
 def framed(number: int, message: object, name: str = "message") -> bytes:
@@ -69,7 +92,7 @@ class Server:
             while True:
                 head = await reader.readuntil(BLANK)
                 if head.startswith(b"GET"):
-                    body = b"%d" % self.waiting
+                    body = b"%d" % self.waiting if head.startswith(b"GET /open") else AGENT
                     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
                     continue
                 fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
@@ -106,7 +129,11 @@ class Server:
         left.exception()  # the client left, one way or the other
         raise ConnectionError
 
-    async def _paced(self, writer: asyncio.StreamWriter, *, events: int, every: float, wait: int) -> None:
+    async def _paced(
+        self, writer: asyncio.StreamWriter, *, events: int, every: float, wait: int, root: bool = False
+    ) -> None:
+        if root:
+            writer.write(chunk(framed(0, ROOT)))
         self.waiting += 1
         started = self.started
         if self.waiting == wait:  # the next ones wait for each other again

@@ -24,6 +24,8 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 HEARTBEAT: Final = 15.0
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=False).encode
+"""As `json.dumps`, which makes an encoder for each call."""
 _STREAM: Final = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-store",
@@ -61,7 +63,7 @@ class Exchange:
         self.base_url = f"{scope.get('scheme', 'http')}://{place}"
         self.response_headers: dict[str, str] = {}
         self.send = send
-        self._sending = anyio.Lock()
+        self._sending = anyio.Lock(fast_acquire=True)  # without it, each event waits for a turn of the event loop
         self._sent_at = 0.0
 
     def json(self) -> dict[str, Any]:
@@ -104,7 +106,7 @@ class Exchange:
 
     async def send_event(self, data: Any, event: str = "") -> None:
         """Send an event: `data` as JSON, or unchanged if it is a str."""
-        text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+        text = data if isinstance(data, str) else _ENCODE(data)
         name = f"event: {event}\n" if event else ""
         await self.send_piece(f"{name}data: {text}\n\n".encode("utf-8", "replace"))
 
