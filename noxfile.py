@@ -201,7 +201,18 @@ def clients(session: nox.Session) -> None:
     tests/interop/environments.py installs them, which takes minutes: so it is no part of `.ci/run`.
     """
     install_wheel(session, "test")
-    names = ("a2a", "ag-ui", "ag-ui-0", "openai-clients", "mcp-1", "mcp-2", "frameworks", "ray", "oxygent-1.1.3")
+    names = (
+        "a2a",
+        "ag-ui",
+        "ag-ui-0",
+        "openai-clients",
+        "mcp-1",
+        "mcp-2",
+        "mcp-sdk",
+        "frameworks",
+        "ray",
+        "oxygent-1.1.3",
+    )
     session.run("python", "-m", "tests.interop.environments", *names)
     session.run("pytest", "tests/clients", *session.posargs)
 

@@ -1,6 +1,7 @@
 """Real clients of MCP against a served agent: a toy, a real server, and a real agent with a model.
 
-Rule 1: for each target and release of the client, one process does all tasks, once; a test looks at one fact of each.
+Rule 1: for each target and client, one in Python of each release and one on node, one process does all tasks, once; a
+    test looks at one fact of each.
 Rule 2: how often an agent ran is counted at the remote, never by what a client says.
 """
 
@@ -24,19 +25,35 @@ from oxygent_client.testing import ToyRemote, serve
 from oxygent_client.testing.script import Cut, Pause, Say, Script, Words
 from tests.clients.remotes import CUT, Remote, cut_server, react_server
 from tests.conftest import scaled
-from tests.interop.environments import python_with
+from tests.interop.environments import node_home_with, python_with
 from tests.interop.model import ANSWER
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 DRIVER: Final = Path(__file__).with_name("drive_mcp.py")
+NODE_DRIVER: Final = Path(__file__).with_name("drive_mcp.mjs")
 WAYS: Final = {
-    # a release of the client, and how it connects
+    # a release of the client in Python, or the one on node, and how it connects
     "1": ("http-legacy", "stdio-legacy"),
     "2": ("http-legacy", "http-modern", "stdio-legacy", "stdio-modern"),
+    "node": ("http-legacy", "stdio-legacy"),
 }
-EACH: Final = [pytest.param(release, way, id=f"{release}-{way}") for release, ways in WAYS.items() for way in ways]
+
+
+def case(release: str, way: str) -> Any:
+    """A row of a table of clients."""
+    marks = [pytest.mark.needs("node")] if release == "node" else []
+    return pytest.param(release, way, id=f"{release}-{way}", marks=marks)
+
+
+def seconds_of(seconds: int, release: str) -> str:
+    """A query for a run of so many seconds and a fraction, which tells the client."""
+    return f"quiet {seconds}.{[*WAYS].index(release) + 1}"
+
+
+EACH: Final = [case(release, way) for release, ways in WAYS.items() for way in ways]
+SERVED: Final = [case("1", "http-legacy"), case("2", "http-modern"), case("node", "http-legacy")]
 CALLS: Final = scaled(200)
 SCRIPTS: Final = {
     "echo": Script(output=Words.REST),
@@ -80,9 +97,10 @@ class Target:
 
     def command(self, release: str) -> list[str]:
         """The command line of the clients."""
-        server = [*COMMAND, "serve", self.url, "--mcp-stdio"]
-        python = str(python_with(f"mcp-{release}"))
-        return [python, "-I", str(DRIVER), release, f"{self.served}/mcp", json.dumps(server)]
+        places = (f"{self.served}/mcp", json.dumps([*COMMAND, "serve", self.url, "--mcp-stdio"]))
+        if release == "node":
+            return ["node", str(NODE_DRIVER), str(node_home_with("mcp-sdk")), *places]
+        return [str(python_with(f"mcp-{release}")), "-I", str(DRIVER), release, *places]
 
     def task(self, way: str, arguments: Any, task: str = "call") -> dict[str, Any]:
         """A task for the clients."""
@@ -204,6 +222,7 @@ def test_an_agent_with_a_model(react: Target, release: str, way: str) -> None:
     assert [text for text in result["progress"] if "calls add_tool" in text] != []
 
 
+@pytest.mark.needs("node")
 def test_how_often_it_ran(react: Target) -> None:
     """One call of a client is one run at the remote."""
     for release, ways in WAYS.items():
@@ -211,7 +230,7 @@ def test_how_often_it_ran(react: Target) -> None:
     assert react.remote.requests == len(EACH)
 
 
-@pytest.mark.parametrize(("release", "way"), [("1", "http-legacy"), ("2", "http-modern")])
+@pytest.mark.parametrize(("release", "way"), [*SERVED, case("node", "stdio-legacy")])
 def test_a_second_turn(real: Target, release: str, way: str) -> None:
     """The trace id of a result continues its conversation."""
     (first,) = real.drive(release, real.task(way, {"query": "echo first"}))
@@ -238,11 +257,11 @@ def waiting(real: Target, release: str, way: str, query: str, task: str = "leave
         yield process
 
 
-@pytest.mark.parametrize("way", WAYS["2"])
-def test_a_call_that_is_cancelled(real: Target, way: str) -> None:
+@pytest.mark.parametrize(("release", "way"), [case(release, way) for release in ("2", "node") for way in WAYS[release]])
+def test_a_call_that_is_cancelled(real: Target, release: str, way: str) -> None:
     """A cancelled call stops the run at the remote; clients of release 1 do not report it."""
-    query = f"quiet {30 + WAYS['2'].index(way)}"
-    with waiting(real, "2", way, query) as process:
+    query = seconds_of(30 + WAYS[release].index(way), release)
+    with waiting(real, release, way, query) as process:
         result = json.loads(process.communicate("\n")[0])
     real.remote.check_cancelled(query, result["time"])
 
@@ -250,17 +269,17 @@ def test_a_call_that_is_cancelled(real: Target, way: str) -> None:
 @pytest.mark.parametrize(("release", "way"), EACH)
 def test_a_client_that_is_killed(real: Target, release: str, way: str) -> None:
     """The run of a client that is killed is cancelled at the remote."""
-    query = f"quiet {40 + WAYS[release].index(way)}.{release}"
+    query = seconds_of(40 + WAYS[release].index(way), release)
     with waiting(real, release, way, query) as process:
         process.kill()
         left_at = time.time()
     real.remote.check_cancelled(query, left_at)
 
 
-@pytest.mark.parametrize(("release", "way"), [("1", "http-legacy"), ("2", "http-modern")])
+@pytest.mark.parametrize(("release", "way"), SERVED)
 def test_a_server_that_is_stopped(real: Target, release: str, way: str) -> None:
     """A call that runs when the server receives SIGTERM gets its result."""
-    query = f"quiet 3.{release}"
+    query = seconds_of(3, release)
     with subprocess.Popen(
         [*COMMAND, "serve", real.url, "--mcp", "--port", "0"], stdout=subprocess.PIPE, env=ENVIRONMENT, text=True
     ) as server:
@@ -274,7 +293,7 @@ def test_a_server_that_is_stopped(real: Target, release: str, way: str) -> None:
     assert server.returncode == 0
 
 
-STORMS: Final = [("1", "http-legacy"), ("2", "http-modern"), ("2", "stdio-legacy")]
+STORMS: Final = [*SERVED, case("2", "stdio-legacy")]
 
 
 @pytest.mark.parametrize(("release", "way"), STORMS)
@@ -286,9 +305,9 @@ def test_many_calls_at_once(target: Target, release: str, way: str) -> None:
     assert len(target.remote.trace_ids(f"echo storm {release} {way}")) == CALLS
 
 
-@pytest.mark.parametrize("release", WAYS)
-def test_the_tools(target: Target, release: str) -> None:
+@pytest.mark.parametrize(("release", "way"), [case(release, ways[0]) for release, ways in WAYS.items()])
+def test_the_tools(target: Target, release: str, way: str) -> None:
     """They are the agents."""
-    (result,) = target.drive(release, target.task(WAYS[release][0], {}, "tools"))
+    (result,) = target.drive(release, target.task(way, {}, "tools"))
     assert result["tools"][0] == target.tool
     assert len(result["tools"]) > 1

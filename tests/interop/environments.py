@@ -64,6 +64,7 @@ NODE_CLIENTS = {
     # name: (what is installed, what must load then)
     "ag-ui": (("@ag-ui/client@1",), "@ag-ui/client"),
     "ag-ui-0": (("@ag-ui/client@0.0.42",), "@ag-ui/client"),  # before AG-UI 1.0: unknown events are errors
+    "mcp-sdk": (("@modelcontextprotocol/sdk@1",), "@modelcontextprotocol/sdk/client/index.js"),
 }
 
 _MARKER = "ready"
