@@ -114,22 +114,13 @@ __all__ = [
 
 _HOMES = {
     "_agent.agent": ("SSEOxyGent",),
-    "_agent.conversation": (
-        "Conversation",
-        "Turn",
-    ),
+    "_agent.conversation": ("Conversation", "Turn"),
     "_agent.detached": ("RunHandle",),
-    "_agent.query_map": (
-        "QueryResult",
-        "QueryResults",
-    ),
+    "_agent.query_map": ("QueryResult", "QueryResults"),
     "_agent.remote_agent": ("RemoteAgent",),
     "_agent.tool": ("AgentTool",),
     "_core.call_tree": ("TraceCall",),
-    "_core.errors": (
-        "Outcome",
-        "OxyError",
-    ),
+    "_core.errors": ("Outcome", "OxyError"),
     "_core.events": (
         "Answer",
         "AnyEvent",
@@ -145,28 +136,14 @@ _HOMES = {
         "ToolCall",
         "ServerSentEvent",
     ),
-    "_core.requests": (
-        "OxyRequest",
-        "OxyResponse",
-    ),
-    "_core.settings": (
-        "CallOptions",
-        "Limits",
-        "Timeouts",
-    ),
+    "_core.requests": ("OxyRequest", "OxyResponse"),
+    "_core.settings": ("CallOptions", "Limits", "Timeouts"),
     "_core.trace": ("Trace",),
-    "_core.transport": (
-        "HTTPRequest",
-        "HTTPResponse",
-        "Transport",
-    ),
+    "_core.transport": ("HTTPRequest", "HTTPResponse", "Transport"),
     "_protocol.payload": ("build_payload",),
     "_protocol.responses": ("Welcome",),
     "_protocol.router": ("EventRouter",),
-    "_protocol.run_record": (
-        "RunNode",
-        "RunRecord",
-    ),
+    "_protocol.run_record": ("RunNode", "RunRecord"),
     "_protocol.sse": ("Decoder",),
     "_run.answer_text": ("TextUpdate",),
     "_run.keepalive": ("Heartbeat",),
@@ -174,10 +151,7 @@ _HOMES = {
     "_run.texts": ("AgentText",),
     "cluster": ("Cluster",),
     "errors": ("errors",),
-    "policies": (
-        "BearerAuth",
-        "Retry",
-    ),
+    "policies": ("BearerAuth", "Retry"),
     "registry": ("AgentRegistry",),
     "transports.httpx": ("HTTPXTransport",),
 }

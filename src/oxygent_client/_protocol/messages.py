@@ -10,19 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast, get_args, get_type_hints
 
 from oxygent_client._core import json_codec
-from oxygent_client._core.errors import (
-    TooLargeError,
-)
-from oxygent_client._core.events import (
-    AnyEvent,
-    Custom,
-    Event,
-    Observation,
-    ServerSentEvent,
-    Text,
-    ToolCall,
-    new_event,
-)
+from oxygent_client._core.errors import TooLargeError
+from oxygent_client._core.events import AnyEvent, Custom, Event, Observation, ServerSentEvent, Text, ToolCall, new_event
 from oxygent_client._core.settings import Limits
 
 CLOSE: Final = "close"

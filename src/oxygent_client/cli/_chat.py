@@ -13,14 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oxygent_client import errors
-from oxygent_client.cli._options import (
-    Callee,
-    Connection,
-    Url,
-    command,
-    write,
-    write_error,
-)
+from oxygent_client.cli._options import Callee, Connection, Url, command, write, write_error
 
 if TYPE_CHECKING:
     from oxygent_client import Conversation, SSEOxyGent, Welcome

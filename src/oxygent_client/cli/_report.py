@@ -10,12 +10,7 @@ import typer
 
 from oxygent_client import errors
 from oxygent_client.cli._detached import trace_of_record
-from oxygent_client.cli._options import (
-    Connection,
-    Seconds,
-    command,
-    write,
-)
+from oxygent_client.cli._options import Connection, Seconds, command, write
 
 if TYPE_CHECKING:
     from oxygent_client import Trace

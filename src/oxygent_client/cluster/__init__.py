@@ -22,7 +22,4 @@ __all__ = [
     "servers_of",
 ]
 
-__getattr__: ModuleGetattr = moved_names(
-    __name__,
-    {"Home": "oxygent_client.cluster:RunLocation"},
-)
+__getattr__: ModuleGetattr = moved_names(__name__, {"Home": "oxygent_client.cluster:RunLocation"})

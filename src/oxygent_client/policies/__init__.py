@@ -57,7 +57,4 @@ __all__ = [
     "check_secure",
 ]
 
-__getattr__: ModuleGetattr = moved_names(
-    __name__,
-    {"Kind": "oxygent_client.policies:PolicyKind"},
-)
+__getattr__: ModuleGetattr = moved_names(__name__, {"Kind": "oxygent_client.policies:PolicyKind"})

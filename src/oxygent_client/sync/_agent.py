@@ -66,16 +66,10 @@ class _Agent(SSEOxyGent):
     """The asynchronous agent of a face, whose hooks are those of the face."""
 
     event_handlers: Mapping[str, Callable[[Any], Awaitable[None]]] = attrs.field(
-        default=None,
-        converter=_async_handlers,
-        validator=_validator("event_handlers"),
-        kw_only=True,
+        default=None, converter=_async_handlers, validator=_validator("event_handlers"), kw_only=True
     )
     progress_callback: Callable[[str], Awaitable[None]] | None = attrs.field(
-        default=None,
-        converter=_async_callback,
-        validator=_validator("progress_callback"),
-        kw_only=True,
+        default=None, converter=_async_callback, validator=_validator("progress_callback"), kw_only=True
     )
     _face: SyncSSEOxyGent = attrs.field(init=False)
 
