@@ -443,8 +443,20 @@ async def test_new_ids() -> None:
     assert payload["current_trace_id"] == "7"
 
 
+class Greedy(SSEOxyGent):
+    """An agent that changes its payload."""
+
+    def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
+        """Change lists of the payload."""
+        payload = super().prepare_payload(oxy_request)
+        payload["deep"]["list"].append(2)
+        payload["call_stack"].append("more")
+        return payload
+
+
+@pytest.mark.parametrize("cls", [SSEOxyGent, Greedy])
 @pytest.mark.parametrize("fails", [False, True])
-async def test_the_callers_request_is_not_changed(fails: bool) -> None:
+async def test_the_callers_request_is_not_changed(fails: bool, cls: type[SSEOxyGent]) -> None:
     """A request of the caller's is unchanged after each kind of call, stacks and data included."""
     request = OxyRequest(
         arguments={"query": "x", "deep": {"list": [1]}},
@@ -458,22 +470,13 @@ async def test_the_callers_request_is_not_changed(fails: bool) -> None:
     )
     before = copy.deepcopy(vars(request))
     steps = () if fails else (tool_call("search"), answer({"a": 1}), close())
-
-    class Greedy(SSEOxyGent):
-        def prepare_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
-            payload = super().prepare_payload(oxy_request)
-            payload["deep"]["list"].append(2)
-            payload["call_stack"].append("more")
-            return payload
-
-    for cls in (SSEOxyGent, Greedy):
-        agent = cls(server_url=URL, transport=remote(*(steps or (progress(1),))), callee="x", name="me")
-        await agent.execute(request)
-        with pytest.raises(errors.OxyError) if fails else nullcontext():
-            await agent.ask(request)
-        async with agent.stream(request) as run:
-            await anext(run)
-        assert vars(request) == before
+    agent = cls(server_url=URL, transport=remote(*(steps or (progress(1),))), callee="x", name="me")
+    await agent.execute(request)
+    with pytest.raises(errors.OxyError) if fails else nullcontext():
+        await agent.ask(request)
+    async with agent.stream(request) as run:
+        await anext(run)
+    assert vars(request) == before
 
 
 STACK_OPTIONS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {

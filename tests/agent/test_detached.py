@@ -12,7 +12,7 @@ import json
 import re
 from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import attrs
@@ -111,11 +111,11 @@ def test_any_text_as_a_token(text: str) -> None:
         assert isinstance(RunHandle.from_token(text), RunHandle)
 
 
-def test_tokens_that_are_no_str() -> None:
+@pytest.mark.parametrize("odd", [5, None, b"oxyrun1.", RunHandle], ids=["int", "none", "bytes", "class"])
+def test_tokens_that_are_no_str(odd: Any) -> None:
     """A value that is not a str raises ConfigurationError."""
-    for odd in (5, None, b"oxyrun1.", RunHandle):
-        with pytest.raises(errors.ConfigurationError):
-            RunHandle.from_token(cast("Any", odd))
+    with pytest.raises(errors.ConfigurationError):
+        RunHandle.from_token(odd)
 
 
 FIELDS: Final[list[Any]] = [URL, "t", "t", "n", "", ["user"], True]

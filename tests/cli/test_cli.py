@@ -1492,15 +1492,15 @@ def test_record_a_callee(server: Server, tmp_path: Path) -> None:
     assert command("replay", str(path)).code == 0
 
 
-def test_recording_a_failure(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("query", "says"), [("cut", "may have run"), ("silent", "without an answer")])
+def test_recording_a_failure(server: Server, tmp_path: Path, query: str, says: str) -> None:
     """A failed conversation is recorded, and its replay fails in the same way."""
     path = tmp_path / "talk.cassette"
-    for query, says in (("cut", "may have run"), ("silent", "without an answer")):
-        recorded = command("record", server.url, query, str(path), "--force")
-        replayed = command("replay", str(path))
-        assert recorded.code == replayed.code != 0
-        assert says in recorded.err
-        assert recorded.err.splitlines()[-1] == replayed.err.splitlines()[-1]
+    recorded = command("record", server.url, query, str(path))
+    replayed = command("replay", str(path))
+    assert recorded.code == replayed.code != 0
+    assert says in recorded.err
+    assert recorded.err.splitlines()[-1] == replayed.err.splitlines()[-1]
 
 
 def test_ctrl_c_while_recording(server: Server, tmp_path: Path) -> None:
@@ -1616,6 +1616,13 @@ def test_an_output_that_cannot_encode() -> None:
     assert out.buffer.getvalue().endswith(b"\\xe9")
 
 
+@pytest.mark.parametrize("name", ["demo", "ask", "record", "replay", "tree", "toy", "serve"])
+def test_the_help_of_a_command(name: str) -> None:
+    """The help lists each command, and each command has a help."""
+    assert name in command("--help").out
+    assert command(name, "--help").code == 0
+
+
 def test_version_and_help() -> None:
     """--version prints the package's version; --help lists each exit code; without arguments the help is shown."""
     assert command("--version").out == f"oxygent-client {oxygent_client.__version__}\n"
@@ -1623,9 +1630,6 @@ def test_version_and_help() -> None:
     assert ran.code == 0
     for code, _ in EXIT_CODES:
         assert f" {code} " in ran.out
-    for name in ("demo", "ask", "record", "replay", "tree", "toy", "serve"):
-        assert name in ran.out
-        assert command(name, "--help").code == 0
 
 
 @pytest.mark.parametrize("dialect", ["1.1.3", "1.0.8"])

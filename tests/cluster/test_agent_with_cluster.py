@@ -34,7 +34,7 @@ from oxygent_client.transports.asgi import ASGITransport
 from tests.support.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from oxygent_client import HTTPRequest, HTTPResponse, Transport
     from oxygent_client.telemetry import Notification
@@ -475,16 +475,25 @@ REFUSALS: Final[dict[str, tuple[type[errors.OxyError], Reply]]] = {
 }
 
 
+OTHER_CALLS: Final[dict[str, Callable[[SSEOxyGent], Awaitable[object]]]] = {
+    "init": lambda agent: agent.init(),
+    "start": lambda agent: agent.start("hi"),
+    "upload": lambda agent: agent.upload("a.txt", b""),
+}
+
+
+@pytest.mark.parametrize("call", OTHER_CALLS.values(), ids=OTHER_CALLS)
 @pytest.mark.parametrize("name", REFUSALS)
-async def test_errors_of_other_calls_name_the_replica(name: str) -> None:
+async def test_errors_of_other_calls_name_the_replica(
+    name: str, call: Callable[[SSEOxyGent], Awaitable[object]]
+) -> None:
     """Errors of `start`, `init` and `upload` have the replica as `server_url`, without its secret."""
     expected, reply = REFUSALS[name]
     fake = FakeTransport(dict.fromkeys(("/async/chat", "/get_organization", "/upload"), reply))
     ours = agent(Replicas(a=fake), timeouts=Timeouts(lookup=None))
-    for call in (ours.init, lambda: ours.start("hi"), lambda: ours.upload("a.txt", b"")):
-        with pytest.raises(expected) as caught:
-            await call()
-        assert url("a") == caught.value.server_url
+    with pytest.raises(expected) as caught:
+        await call(ours)
+    assert caught.value.server_url == url("a")
 
 
 # ----------------------------------------------------------------------------------------------------------- Plain http

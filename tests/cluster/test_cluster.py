@@ -30,7 +30,7 @@ from oxygent_client.transports import Context
 from tests.support.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from oxygent_client._core.transport import Purpose
     from oxygent_client.cluster import Strategy
@@ -837,15 +837,18 @@ async def test_plain_http(may: bool, there: str, policy: HTTPSOnly, named: bool)
     assert int(may) == len(fake.requests)
 
 
-async def test_plain_http_without_a_policy() -> None:
-    """Without a policy no credential, not even a marked one, is sent over plain http, nor with a health check."""
+@pytest.mark.parametrize("name", ["authorization", "x-mine"], ids=["by its name", "marked"])
+async def test_plain_http_without_a_policy(name: str) -> None:
+    """Without a policy no credential, not even a marked one, is sent over plain http."""
     fake = FakeTransport({})
-    one = Cluster(["http://a.example"], transport=fake)
-    for request in (
-        attrs.evolve(run(), headers={"authorization": "s3cret"}),
-        attrs.evolve(run(secret_headers=frozenset({"x-mine"})), headers={"x-mine": "s3cret"}),
-    ):
-        assert await ended(one, request) == "InsecureTransportError"
+    request = attrs.evolve(run(secret_headers=frozenset({"x-mine"})), headers={name: "s3cret"})
+    assert await ended(Cluster(["http://a.example"], transport=fake), request) == "InsecureTransportError"
+    assert fake.requests == []
+
+
+async def test_a_health_check_over_plain_http() -> None:
+    """Without a policy no credential is sent with a health check over plain http."""
+    fake = FakeTransport({})
     with pytest.raises(errors.InsecureTransportError):
         await Cluster(["http://user:s3cret@a.example"], transport=fake).check()
     assert fake.requests == []
@@ -942,14 +945,25 @@ def test_repr_shows_no_secret() -> None:
     assert "DNS('http://a.example:81/p', every=30)" in shown
 
 
-async def test_copies() -> None:
-    """A copy has the configuration and no state; `aclose` closes the inner transport."""
+COPIES: Final[dict[str, Callable[[Cluster], Cluster]]] = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda some: pickle.loads(pickle.dumps(some)),
+}
+
+
+@pytest.mark.parametrize("clone", COPIES.values(), ids=COPIES)
+def test_a_copy_has_the_configuration(clone: Callable[[Cluster], Cluster]) -> None:
+    """A copy has the members and settings of its cluster."""
     some = Cluster([url("a"), DNS("http://agents.svc")], strategy="random", hedge=Hedge(2), health=Health(failures=7))
-    for other in (pickle.loads(pickle.dumps(some)), copy.deepcopy(some)):
-        assert some.members == other.members
-        assert other.strategy == "random"
-        assert some.hedge == other.hedge
-        assert some.health == other.health
+    other = clone(some)
+    assert other.members == some.members
+    assert other.strategy == "random"
+    assert other.hedge == some.hedge
+    assert other.health == some.health
+
+
+async def test_closing() -> None:
+    """`aclose` closes the inner transport."""
     replicas = Replicas(a=REFUSED)
     one = cluster(replicas)
     await ended(one, run())

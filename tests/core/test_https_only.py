@@ -176,23 +176,25 @@ async def test_a_header_that_is_marked() -> None:
     assert fake.requests == []
 
 
+@pytest.mark.parametrize("is_early", [True, False], ids=["checked", "sent"])
 @pytest.mark.parametrize(("named", "url", "headers", "policy"), MUST_NOT)
-async def test_refused_requests(named: str, url: str, headers: dict[str, str], policy: HTTPSOnly) -> None:
+async def test_refused_requests(
+    named: str, url: str, headers: dict[str, str], policy: HTTPSOnly, is_early: bool
+) -> None:
     """A refused request is not sent; the error has advice and no secret."""
     fake = FakeTransport({})
-    for attempt in (check_secure, None):
-        with pytest.raises(errors.InsecureTransportError) as caught:
-            if attempt:
-                check_secure(url, headers, policy)
-            async with HTTPSOnlyTransport(fake, policy).exchange(HTTPRequest("POST", url, "", headers)):
-                pass
-        text = str(caught.value)
-        assert named in text
-        assert "https://" in text
-        assert "plaintext_hosts" in text
-        assert SECRET not in text
-        assert caught.value.outcome is errors.Outcome.NOT_SENT
-        assert not caught.value.retryable
+    with pytest.raises(errors.InsecureTransportError) as caught:
+        if is_early:
+            check_secure(url, headers, policy)
+        async with HTTPSOnlyTransport(fake, policy).exchange(HTTPRequest("POST", url, "", headers)):
+            pass
+    text = str(caught.value)
+    assert named in text
+    assert "https://" in text
+    assert "plaintext_hosts" in text
+    assert SECRET not in text
+    assert caught.value.outcome is errors.Outcome.NOT_SENT
+    assert not caught.value.retryable
     assert fake.requests == []
 
 

@@ -176,15 +176,23 @@ def test_copies_of_a_subclass(make: Callable[[OxyRequest], OxyRequest]) -> None:
     assert type(make(Mine(node_id="n"))) is Mine
 
 
-def test_a_clone_keeps_assigned_attributes() -> None:
+CLONES: Final[dict[str, Callable[[OxyRequest], OxyRequest]]] = {
+    "clone_with": lambda request: request.clone_with(),
+    "clone_with fields": lambda request: request.clone_with(callee="x"),
+    "deepcopy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("make", CLONES.values(), ids=CLONES)
+def test_a_clone_keeps_assigned_attributes(make: Callable[[OxyRequest], OxyRequest]) -> None:
     """A clone keeps a `send_message`, or another attribute, that was assigned to the request."""
     request = OxyRequest()
     mine: Any = object()
     request.send_message = mine
     vars(request)["extra"] = mine
-    for clone in (request.clone_with(), request.clone_with(callee="x"), copy.deepcopy(request)):
-        assert clone.send_message is mine
-        assert vars(clone)["extra"] is mine
+    clone = make(request)
+    assert clone.send_message is mine
+    assert vars(clone)["extra"] is mine
 
 
 UNCOPYABLE: Final[list[tuple[str, dict[str, Any]]]] = [

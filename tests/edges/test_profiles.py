@@ -233,13 +233,17 @@ LIVE: Final = frozenset(
 
 
 def test_each_data_argument_has_a_key() -> None:
-    """Each data argument of `SSEOxyGent` and each time-out and limit has a key; the others are in LIVE."""
+    """Each data argument of `SSEOxyGent` has a key; the others are in LIVE."""
     keys = {*profiles._VARIABLES.values()}
     assert (
         inspect.signature(SSEOxyGent).parameters.keys() == {key.partition(".")[0] for key in keys} | {"headers"} | LIVE
     )
-    for table, cls in (("timeouts", Timeouts), ("limits", Limits), ("retry", Retry)):
-        assert {f"{table}.{field.name}" for field in attrs.fields(cls)} <= keys
+
+
+@pytest.mark.parametrize(("table", "cls"), [("timeouts", Timeouts), ("limits", Limits), ("retry", Retry)])
+def test_each_field_of_a_table_has_a_key(table: str, cls: type[Any]) -> None:
+    """Each time-out, limit and setting of retries has a key."""
+    assert {f"{table}.{field.name}" for field in attrs.fields(cls)} <= {*profiles._VARIABLES.values()}
 
 
 PAGE: Final = (ROOT / "docs" / "howto" / "profiles.md").read_text(encoding="utf-8")

@@ -587,16 +587,16 @@ async def test_arguments_that_do_not_fit() -> None:
         ("idempotent must be True or False", {"idempotent": 1}),
     ],
 )
-async def test_invalid_arguments_of_call(said: str, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("is_inside", [False, True], ids=["from outside", "within a member"])
+async def test_invalid_arguments_of_call(said: str, changes: dict[str, Any], is_inside: bool) -> None:
     """Invalid arguments of `call` are refused at once, from outside and within a member."""
     sage = Sage()
     registry = AgentRegistry(sage)
-    for call in (
-        functools.partial(registry.call, "sage"),
-        functools.partial(OxyRequest(mas=registry).call, callee="sage"),
-    ):
-        with pytest.raises(errors.ConfigurationError, match=said):
-            await call(**changes)
+    with pytest.raises(errors.ConfigurationError, match=said):
+        if is_inside:
+            await OxyRequest(mas=registry).call(callee="sage", **changes)
+        else:
+            await registry.call("sage", **changes)
     assert sage.noted == []
 
 

@@ -367,11 +367,19 @@ def test_shared_state() -> None:
     budget = RetryBudget(1, 1)
     assert RetryTransport(fake, budget=budget).budget is budget
     assert RetryTransport(fake).budget is not RetryTransport(fake).budget
-    for made in (
-        ConcurrencyLimitTransport(fake, ConcurrencyLimit(1)),
-        RateLimitTransport(fake, RateLimit(1)),
-        BearerAuthTransport(fake, BearerAuth("token-1")),
-        RedirectTransport(fake),
-        HTTPSOnlyTransport(fake),
-    ):
-        assert made.inner is fake
+
+
+BY_HAND: Final[list[Callable[[FakeTransport], Any]]] = [
+    lambda fake: ConcurrencyLimitTransport(fake, ConcurrencyLimit(1)),
+    lambda fake: RateLimitTransport(fake, RateLimit(1)),
+    lambda fake: BearerAuthTransport(fake, BearerAuth("token-1")),
+    RedirectTransport,
+    HTTPSOnlyTransport,
+]
+
+
+@pytest.mark.parametrize("make", BY_HAND, ids=["concurrency", "rate", "auth", "redirect", "https-only"])
+def test_a_wrapper_made_by_hand(make: Callable[[FakeTransport], Any]) -> None:
+    """A wrapper made by hand wraps the transport that it is given."""
+    fake = FakeTransport({})
+    assert make(fake).inner is fake

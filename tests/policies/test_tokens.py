@@ -278,15 +278,20 @@ def test_each_loop_has_its_own() -> None:
 
 
 async def test_from_env(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable is read each time and stripped; a missing or empty one is named in the error."""
+    """The variable is read each time, and stripped."""
     source = FromEnv("OXYGENT_CLIENT_TEST_TOKEN")
-    for text in ("one", " two\n"):
-        monkeypatch.setenv(source.name, text)
-        assert await source() == text.strip()
-    monkeypatch.setenv(source.name, " ")
-    with pytest.raises(ConfigurationError, match="OXYGENT_CLIENT_TEST_TOKEN"):
-        await source()
-    monkeypatch.delenv(source.name)
+    monkeypatch.setenv(source.name, "one")
+    assert await source() == "one"
+    monkeypatch.setenv(source.name, " two\n")
+    assert await source() == "two"
+
+
+@pytest.mark.parametrize("value", [None, "", " "], ids=["missing", "empty", "blank"])
+async def test_from_env_without_a_secret(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+    """A missing or empty variable is named in the error."""
+    source = FromEnv("OXYGENT_CLIENT_TEST_TOKEN")
+    if value is not None:
+        monkeypatch.setenv(source.name, value)
     with pytest.raises(ConfigurationError, match="OXYGENT_CLIENT_TEST_TOKEN"):
         await source()
 

@@ -48,13 +48,17 @@ after
     assert capsys.readouterr().out == "| FIN | httpx | trio | 7 |\n| RST | httpx | trio | 0.12 |\n"
 
 
-def test_invalid_tables() -> None:
-    """A row of another length, or a page without the mark, raises an error."""
+def test_an_invalid_table() -> None:
+    """A row of another length raises an error."""
     with pytest.raises(AssertionError, match="cuts"):
         table("cuts", [("FIN",)])
-    for page in ("", "<!-- cuts -->\n"):
-        with pytest.raises(AssertionError, match="no place"):
-            placed(page, "cuts", "text")
+
+
+@pytest.mark.parametrize("page", ["", "<!-- cuts -->\n"], ids=["empty", "without an end"])
+def test_a_page_without_the_mark(page: str) -> None:
+    """A page without the mark raises an error."""
+    with pytest.raises(AssertionError, match="no place"):
+        placed(page, "cuts", "text")
 
 
 def test_environment() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 from hypothesis import given
@@ -18,6 +18,9 @@ from hypothesis import strategies as st
 from oxygent_client import Custom, Event, EventRouter, ServerSentEvent, errors
 from oxygent_client._protocol.messages import EVENTS, to_event
 from oxygent_client._protocol.router import ROUTES, Action, Drop, Forward, NameMap, Route, SetAnswer, copy_json, forward
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LOCAL: Final = ("user", "local", "me")
 INDEPENDENT: Final = NameMap(call_stack=LOCAL, trace_id="mine", remote_trace_id="theirs")
@@ -226,11 +229,23 @@ def test_malformed_steps_and_custom_routes() -> None:
     assert isinstance(malformed, Custom)
 
 
-def test_a_router_pickles() -> None:
-    """A pickled router routes alike, and its repr lists the types."""
+COPIES: Final[dict[str, Callable[[EventRouter], EventRouter]]] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda router: pickle.loads(pickle.dumps(router)),
+}
+
+
+@pytest.mark.parametrize("clone", COPIES.values(), ids=COPIES)
+def test_a_copy_of_a_router(clone: Callable[[EventRouter], EventRouter]) -> None:
+    """A copy of a router routes alike."""
     router = EventRouter({"metrics": drop})
-    for clone in (pickle.loads(pickle.dumps(router)), copy.deepcopy(router), copy.copy(router)):
-        assert router.routes == clone.routes
+    assert clone(router).routes == router.routes
+
+
+def test_the_repr_of_a_router() -> None:
+    """The repr lists the types."""
+    router = EventRouter({"metrics": drop})
     assert repr(router) == f"EventRouter({[*ROUTES, 'metrics']})"
     assert dict(router.routes) == {**ROUTES, "metrics": drop}
 

@@ -611,16 +611,16 @@ def test_limits_of_the_reference(stream: bytes, line: int | None, event: int | N
     assert [event.data for event in interpret(stream[:length]).events] == [event.data for event in events]
 
 
-def test_a_failed_decoder_stays_failed() -> None:
+@pytest.mark.parametrize("piece", [b"", b"\n\n", b"data: y\n\n"], ids=["empty", "blank lines", "an event"])
+def test_a_failed_decoder_stays_failed(piece: bytes) -> None:
     """After a limit was passed each call raises the same error, even for an empty chunk."""
     decoder = Decoder(Limits(event_bytes=10))
     with pytest.raises(errors.TooLargeError) as first:
         decoder.feed(b"data: x\n\ndata: 12345\n\n")
     assert first.value.events == (ServerSentEvent(data="x"),)
-    for piece in (b"", b"\n\n", b"data: y\n\n"):
-        with pytest.raises(errors.TooLargeError) as again:
-            decoder.feed(piece)
-        assert again.value is first.value
+    with pytest.raises(errors.TooLargeError) as again:
+        decoder.feed(piece)
+    assert again.value is first.value
 
 
 # -------------------------------------------------------------------------------------------------------------- Memory

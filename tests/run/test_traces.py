@@ -34,12 +34,20 @@ def test_an_id_that_is_free() -> None:
     assert registry.remote_name(A, "t") == "t"
 
 
-def test_one_server() -> None:
+@pytest.mark.parametrize(
+    "same", ["http://LOCALHOST:8082/p/", "http://me:pw@127.0.0.1:8082/p", "http://[::1]:8082/p?key=1"]
+)
+def test_one_server(same: str) -> None:
     """Different spellings of a URL are the same server (see `tests/core/test_identity.py`)."""
     registry = TraceIdRegistry()
     registry.claim("http://localhost:8082/p", "t")
-    for same in ("http://LOCALHOST:8082/p/", "http://me:pw@127.0.0.1:8082/p", "http://[::1]:8082/p?key=1"):
-        assert RENAMED.fullmatch(registry.claim(same, "t").remote)
+    assert RENAMED.fullmatch(registry.claim(same, "t").remote)
+
+
+def test_another_path() -> None:
+    """Another path is another server."""
+    registry = TraceIdRegistry()
+    registry.claim("http://localhost:8082/p", "t")
     assert registry.claim("http://localhost:8082/prefix", "t").remote == "t"
 
 

@@ -253,15 +253,16 @@ def test_a_forked_process() -> None:
         portal.stop("the test is over", 5)
 
 
-def test_a_loop_that_was_stopped() -> None:
+@pytest.mark.parametrize("is_over", [True, False], ids=["ended", "ending"])
+def test_a_loop_that_was_stopped(is_over: bool) -> None:
     """Calls after the loop was stopped raise an error with the reason, also before its thread has ended."""
     portal = Portal()
     portal.stop("that is enough", 5)
-    for portal.is_over in (True, False):
-        with pytest.raises(ClosedError, match="that is enough"):
-            portal.run(anyio.sleep, 0)
-        with pytest.raises(ClosedError, match="that is enough"):
-            portal.post(print)
+    portal.is_over = is_over
+    with pytest.raises(ClosedError, match="that is enough"):
+        portal.run(anyio.sleep, 0)
+    with pytest.raises(ClosedError, match="that is enough"):
+        portal.post(print)
 
 
 def test_a_loop_that_broke() -> None:

@@ -522,29 +522,39 @@ def test_symbolic_links(tmp_path: Path) -> None:
     assert [each.payload for each in Cassette.load(target).entries] == [1]
 
 
-def test_files_that_are_not_replaced(tmp_path: Path) -> None:
-    """A file that is no cassette is replaced with `force` only; a pipe, a device and a directory never are."""
-    notes, pipe, empty = tmp_path / "notes", tmp_path / "pipe", tmp_path / "empty"
-    notes.write_text("precious\n", encoding="utf-8")
-    os.mkfifo(pipe)
-    empty.touch()
-    for path, force in ((notes, False), (pipe, True), (Path(os.devnull), True), (tmp_path, True)):
-        with pytest.raises(CassetteError, match=re.escape(str(path))):
-            numbered(1).save(path, force=force)
-    assert notes.read_text(encoding="utf-8") == "precious\n"
-    assert stat.S_ISFIFO(pipe.stat().st_mode)
-    for path, force in ((notes, True), (empty, False)):
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A directory with a text, a pipe, an empty file and a loop of links."""
+    (tmp_path / "notes").write_text("precious\n", encoding="utf-8")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("name", "force"), [("notes", False), ("pipe", True), (os.devnull, True), (".", True)])
+def test_files_that_are_not_replaced(files: Path, name: str, force: bool) -> None:
+    """A file that is no cassette is not replaced without `force`; a pipe, a device and a directory never are."""
+    path = files / name
+    before = path.stat()
+    with pytest.raises(CassetteError, match=re.escape(str(path))):
         numbered(1).save(path, force=force)
-        assert [each.payload for each in Cassette.load(path).entries] == [1]
+    assert (files / "notes").read_text(encoding="utf-8") == "precious\n"
+    assert path.stat().st_mode == before.st_mode
 
 
-def test_impossible_paths(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "force"), [("notes", True), ("empty", False)])
+def test_files_that_are_replaced(files: Path, name: str, force: bool) -> None:
+    """An empty file is replaced, and with `force` one that is no cassette."""
+    numbered(1).save(files / name, force=force)
+    assert [each.payload for each in Cassette.load(files / name).entries] == [1]
+
+
+@pytest.mark.parametrize("name", ["loop", "x" * 300], ids=["a loop of links", "a long name"])
+def test_impossible_paths(files: Path, name: str) -> None:
     """A link loop and an impossible file name raise CassetteError."""
-    loop = tmp_path / "loop"
-    loop.symlink_to(loop)
-    for path in (loop, tmp_path / ("x" * 300)):
-        with pytest.raises(CassetteError, match="cannot be written"):
-            Cassette().save(path)
+    with pytest.raises(CassetteError, match="cannot be written"):
+        Cassette().save(files / name)
 
 
 def test_atomic_writes(tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ import pickle
 import weakref
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from oxygent_client.transports._connection_count import ConnectionCounter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
 
 class Socket:
@@ -84,14 +84,22 @@ async def test_open_connections() -> None:
     assert counted() == (1, 1)
 
 
-async def test_a_copy() -> None:
+COPIES: Final[dict[str, Callable[[Any], Any]]] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda counted: pickle.loads(pickle.dumps(counted)),
+}
+
+
+@pytest.mark.parametrize("make", COPIES.values(), ids=COPIES)
+async def test_a_copy(make: Callable[[Any], Any]) -> None:
     """A copy starts at zero."""
     counted = ConnectionCounter(Socket.fileno, Socket.close)
     kept = counted.add(Socket())
-    for clone in (copy.copy(counted), copy.deepcopy(counted), pickle.loads(pickle.dumps(counted))):
-        assert clone() == (0, 0)
-        clone.add(kept)
-        assert clone() == (1, 1)
+    clone = make(counted)
+    assert clone() == (0, 0)
+    clone.add(kept)
+    assert clone() == (1, 1)
 
 
 async def test_a_running_loop() -> None:
