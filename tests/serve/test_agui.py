@@ -778,12 +778,13 @@ async def test_a_failure_after_an_answer() -> None:
     assert second[-1]["code"] == "cut"
 
 
-async def test_stopping_while_an_agent_waits() -> None:
+@pytest.mark.parametrize("grace", [0, 30])
+async def test_stopping_while_an_agent_waits(grace: float) -> None:
     """A run that waits for an answer is stopped with the service, at once: no answer can come any more."""
     async with site() as here:
         await here.events(given("ask"))
         began = anyio.current_time()
-        await here.service.stop(grace=30)
+        await here.service.stop(grace)
         assert anyio.current_time() - began < 1
     assert here.toy.runs[0].state == "cancelled"
 
