@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 import math
+import random
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -90,7 +91,8 @@ def checked(events: list[Any]) -> list[Any]:
     for each in events:
         EVENTS.validate_python(each)
     assert events[0]["type"] == "RUN_STARTED"
-    opened: set[Any] = set()
+    opened: dict[Any, Any] = {}
+    announced: set[str] = set()
     for number, each in enumerate(events[1:], 1):
         kind, _, place = each["type"].rpartition("_")
         key = next(
@@ -98,16 +100,19 @@ def checked(events: list[Any]) -> list[Any]:
         )
         if kind in ("SUBAGENT", "STEP"):
             key = each["subagentRunId" if kind == "SUBAGENT" else "stepName"]
+        if kind == "SUBAGENT" and place == "STARTED":
+            assert each.get("parentSubagentRunId", "") in {*announced, ""}
+            announced.add(key)
         if place in ("START", "STARTED"):
             assert (kind, key) not in opened
-            opened.add((kind, key))
+            opened[kind, key] = each.get("subagentRunId")
         elif place in ("CONTENT", "ARGS"):
             assert (kind, key) in opened
         elif place in ("END", "FINISHED", "ERROR") and kind != "RUN":
-            opened.remove((kind, key))
+            assert opened.pop((kind, key)) == each.get("subagentRunId")
         elif kind == "RUN":
             assert number == len(events) - 1
-            assert each["type"] == "RUN_ERROR" or opened == set()
+            assert each["type"] == "RUN_ERROR" or opened == {}
     return events
 
 
@@ -167,7 +172,7 @@ async def site(agent: dict[str, Any] | None = None, **options: Any) -> AsyncGene
 @asynccontextmanager
 async def of_one_agent(*steps: Any, **options: Any) -> AsyncGenerator[Site]:
     """Serve an agent that sends these steps."""
-    remote = FakeTransport({"/sse/chat": Reply(steps), "/feedback": [Reply.json({"code": 200, "data": {}})] * 2})
+    remote = FakeTransport({"/sse/chat": Reply(steps), "/feedback": [Reply.json({"code": 200, "data": {}})] * 200})
     service = create_app(SSEOxyGent(server_url=REMOTE, transport=remote), **options)
     async with service.running():
         yield Site(service, ToyRemote())
@@ -383,6 +388,32 @@ async def test_a_call_that_begins_again() -> None:
     ids = [each["subagentRunId"] for each in of_type(events, "SUBAGENT_STARTED")]
     assert len({*ids}) == 2
     assert [each["subagentRunId"] for each in of_type(events, "SUBAGENT_ERROR")] == ids
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_any_calls(seed: int) -> None:
+    """Whatever calls, ends, texts and questions a remote sends, the events are in an order that the protocol allows."""
+    draw = random.Random(seed)
+
+    def sent() -> bytes:
+        kind = draw.choice(("tool_call", "tool_call", "observation", "stream", "think", "feedback"))
+        content = {
+            "node_id": draw.choice(("1", "2", "3", "")),
+            "caller": draw.choice("xyz"),
+            "callee": draw.choice("xyz"),
+            "caller_category": draw.choice(("user", "agent", "agent", "")),
+            "callee_category": draw.choice(("agent", "agent", "llm", "tool", None)),
+            "call_stack": draw.choice((["user", "x"], ["user", "x", "y"], ["user", "x", "y", "z"], None)),
+            "output": draw.choice(("ok", math.inf, "Error executing oxy y: boom")),
+            "delta": draw.choice(("hello ", "world")),
+        }
+        return message({"type": kind, "content": "hm" if kind in ("think", "feedback") else content})
+
+    async with of_one_agent(*(sent() for _ in range(60)), answer("hello world"), close(), reasoning=True) as here:
+        events = await here.events(given("x"))
+        while events[-1]["outcome"]["type"] == "interrupt":
+            events = await here.events(answered(events, payload="yes"))
+    assert events[-1]["outcome"] == {"type": "success"}
 
 
 async def test_texts_of_the_remote() -> None:

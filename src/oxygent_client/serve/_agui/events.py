@@ -96,6 +96,8 @@ class RunEvents:
     _reported: int = attrs.field(default=0, init=False)
     _steps: set[str] = attrs.field(factory=set[str], init=False)
     """The open steps."""
+    _announced: set[str] = attrs.field(factory=set[str], init=False)
+    """The sub-agents that were announced in the current run of AG-UI: only those may be named as parents."""
     _suspended: list[_Call] = attrs.field(factory=list[_Call], init=False)
     _message: str = attrs.field(default="", init=False)
     """The id of the message with the text so far; empty before the first."""
@@ -115,6 +117,7 @@ class RunEvents:
             protocolVersion=PROTOCOL_VERSION if self.asked.is_current else None,
         )
         resumed, self._suspended = self._suspended, []
+        self._announced.clear()
         return [started, self._state(), *(each for call in resumed for each in self._start_agent(call))]
 
     # --- calls ---
@@ -182,13 +185,14 @@ class RunEvents:
         return []
 
     def _start_agent(self, call: _Call) -> list[Document]:
+        self._announced.add(call.id)
         return [
             event(
                 "SUBAGENT_STARTED",
                 subagentRunId=call.id,
                 name=call.name,
                 description=call.about or None,
-                parentSubagentRunId=call.owner,
+                parentSubagentRunId=call.owner if call.owner in self._announced else None,
             )
         ]
 
