@@ -12,7 +12,7 @@ const [home, url] = process.argv.slice(2);
 const { HttpAgent } = createRequire(`${home}/package.json`)("@ag-ui/client");
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
-// One run of an agent: what came of it, and the facts of its events.
+// One run of an agent: its texts, its end, and facts of its events.
 async function run(agent, query, parameters = {}) {
   if (query !== null) agent.addMessage({ id: crypto.randomUUID(), role: "user", content: query });
   const seen = { events: [], agents: [], tools: [], results: [], suspended: 0 };
