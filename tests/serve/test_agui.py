@@ -809,6 +809,18 @@ async def test_a_failure_after_an_answer() -> None:
     assert second[-1]["code"] == "cut"
 
 
+async def test_a_client_that_leaves_with_its_answer(caplog: pytest.LogCaptureFixture) -> None:
+    """A client that leaves as soon as it has answered stops the run, without an error."""
+    async with site() as here:
+        call = here.call(answered(await here.events(given("ask")), payload="yes"))
+        call.left.set()
+        await call()
+        await anyio.sleep(0.1)
+        assert here.toy.runs[0].state == "cancelled"
+        assert here.service.runs.running == 0
+    assert "failed" not in caplog.text
+
+
 @pytest.mark.parametrize("grace", [0, 30])
 async def test_stopping_while_an_agent_waits(grace: float) -> None:
     """A run that waits for an answer is stopped with the service, at once: no answer can come any more."""
