@@ -591,6 +591,19 @@ async def test_a_message_that_is_sent_again_while_it_runs(method: str) -> None:
     assert len(here.toy.runs) == 1
 
 
+@pytest.mark.parametrize("method", ["SendMessage", "SendStreamingMessage"])
+async def test_a_message_whose_client_left_at_once(method: str) -> None:
+    """A message is found when it is sent again, even if its client left before its task began."""
+    here = site()
+    message = send("echo x", method=method, context="c")
+    first = Call(here.service, "POST", "/a2a", json.dumps(message).encode(), VERSION)
+    first.left.set()
+    await first()
+    task = (await here.call({**message, "method": "SendMessage"})).document["result"]["task"]
+    assert task["status"]["state"] == "TASK_STATE_COMPLETED"
+    assert len(here.toy.runs) == 1
+
+
 async def test_a_message_that_is_sent_again_and_does_not_wait() -> None:
     """With `returnImmediately`, the response has the task as it is."""
     here = site()
@@ -659,12 +672,12 @@ async def test_a_message_without_a_task_that_is_sent_again() -> None:
     assert handler.count == 2
 
 
-def test_old_messages_are_forgotten() -> None:
+async def test_old_messages_are_forgotten() -> None:
     """The last messages are remembered."""
     messages = SentMessages(2)
     sent = [Message(message_id=str(number), context_id="c") for number in range(3)]
     for message in sent:
-        messages.add(message)
+        messages.add(message, anyio.CancelScope())
     assert [messages.find(message) is not None for message in sent] == [False, True, True]
 
 

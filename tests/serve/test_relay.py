@@ -531,6 +531,16 @@ async def test_finished_runs_are_forgotten() -> None:
         assert (await here.view(run)).call.status == 404
 
 
+async def test_refused_runs_take_no_place_of_finished_ones() -> None:
+    """A run that the relay or the remote refuses is not kept, so it drops no finished run."""
+    async with site(finished_runs=1) as here:
+        run = await here.start("echo x")
+        await here.view(run)
+        for _ in range(2):
+            assert (await here.post({"query": "echo y", "agent": "nobody"})).status == 404
+        assert (await here.view(run)).end["output"] == "x"
+
+
 # -------------------------------------------------------------------------------------------------------------- Access
 
 

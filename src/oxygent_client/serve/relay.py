@@ -122,7 +122,10 @@ class RelayAdapter:
         try:
             await run.execute(question, headers)
         finally:
-            self._known.finish(run.id, anyio.current_time())
+            if run.trace_id:
+                self._known.finish(run.id, anyio.current_time())
+            else:  # no client has the id of a run that was refused
+                self._known.remove(run.id)
 
     async def _view(self, exchange: Exchange) -> None:
         run, limits = self._find(exchange), self._limits

@@ -18,6 +18,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
+import anyio
 import attrs
 from a2a.server.context import ServerCallContext
 from a2a.server.request_handlers import RequestHandler, build_error_response
@@ -76,13 +77,14 @@ async def answer_call(exchange: Exchange, handler: RequestHandler, messages: Sen
     number = given if isinstance(given, str | int) and not isinstance(given, bool) else None
     context = ServerCallContext(state={"headers": dict(exchange.headers)})
     try:
-        call = _read_call(document)
-        await _check_is_new(call, handler, context)
-        call = await _remembered(call, messages, context)
-        if call.is_streamed:
-            await _stream(exchange, number, await _open(call, handler, context))
-        else:
-            await exchange.respond(200, _result(number, await _ask(call, handler, context)))
+        with anyio.CancelScope() as scope:
+            call = _read_call(document)
+            await _check_is_new(call, handler, context)
+            call = await _remembered(call, messages, context, scope)
+            if call.is_streamed:
+                await _stream(exchange, number, await _open(call, handler, context))
+            else:
+                await exchange.respond(200, _result(number, await _ask(call, handler, context)))
     except A2AError as error:
         if exchange.status:
             await exchange.send_event(build_error_response(number, error))
@@ -136,7 +138,9 @@ async def _check_is_new(call: _Call, handler: RequestHandler, context: ServerCal
         raise UnsupportedOperationError("a task takes one message: send the next with its contextId, without its id")
 
 
-async def _remembered(call: _Call, messages: SentMessages, context: ServerCallContext) -> _Call:
+async def _remembered(
+    call: _Call, messages: SentMessages, context: ServerCallContext, scope: anyio.CancelScope
+) -> _Call:
     """Return the call with the task of its message, if that was sent before; a new message is remembered."""
     if _REQUESTS[call.method] is not SendMessageRequest:
         return call
@@ -144,7 +148,7 @@ async def _remembered(call: _Call, messages: SentMessages, context: ServerCallCo
         await sent.is_known.wait()
         if sent.task_id:
             return attrs.evolve(call, task_id=sent.task_id)
-    context.state[SENT] = messages.add(call.request.message)
+    context.state[SENT] = messages.add(call.request.message, scope)
     return call
 
 

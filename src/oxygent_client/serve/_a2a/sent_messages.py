@@ -3,7 +3,9 @@
 Rule 1: a message was sent before if an earlier one had the same id and the same context. A message without a context
     begins its own; it counts only if its id is so long that it is random, since two clients may both begin with `1`.
 Rule 2: a message whose agent surely did not run is forgotten: a client may send it again.
-Rule 3: the last messages are remembered, up to a number.
+Rule 3: a client that leaves does not cancel the call of its message before the task is known: the agent may run, and
+    the message that is sent again must find the task.
+Rule 4: the last messages are remembered, up to a number.
 
 Source: https://a2a-protocol.org/v1.0.0/specification/ ("Agents may utilize the messageId to detect duplicate messages")
 """
@@ -37,9 +39,10 @@ class SentMessages:
         """Return the earlier message that this one repeats; None if it is new."""
         return self._sent.get(_key(message))
 
-    def add(self, message: Message) -> SentMessage:
-        """Remember a new message."""
-        sent = SentMessage(self, _key(message))
+    def add(self, message: Message, call: anyio.CancelScope) -> SentMessage:
+        """Remember a new message. Its call is not cancelled before its task is known."""
+        call.shield = True
+        sent = SentMessage(self, _key(message), call)
         if message.context_id or len(message.message_id) >= RANDOM:
             self._sent[sent.key] = sent
             if len(self._sent) > self._most:
@@ -58,6 +61,8 @@ class SentMessage:
 
     messages: SentMessages
     key: _Key
+    call: anyio.CancelScope
+    """The scope of its call."""
     task_id: str = ""
     """The id of its task; empty until the task can be found, and if there is none."""
     is_known: anyio.Event = attrs.field(factory=anyio.Event, init=False)
@@ -66,17 +71,21 @@ class SentMessage:
     def begin(self, task_id: str) -> None:
         """Note the task, which can be found now."""
         self.task_id = task_id
-        self.is_known.set()
+        self._know()
 
     def end(self) -> None:
         """Note that the call of the message has ended: without a task it is forgotten."""
         if not self.task_id:
             self.forget()
-        self.is_known.set()
+        self._know()
 
     def forget(self) -> None:
         """Forget the message, since nothing ran."""
         self.messages.forget(self)
+
+    def _know(self) -> None:
+        self.is_known.set()
+        self.call.shield = False
 
 
 def _key(message: Message) -> _Key:

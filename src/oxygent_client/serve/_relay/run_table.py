@@ -24,6 +24,10 @@ class RunTable(Generic[R]):
         """Add a run."""
         self._runs[key] = run
 
+    def remove(self, key: str) -> None:
+        """Remove a run that has not finished."""
+        del self._runs[key]
+
     def find(self, key: str, now: float) -> R | None:
         """Return a run; None if there is none, or none any longer."""
         self._forget(now)
