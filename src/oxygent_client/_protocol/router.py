@@ -150,7 +150,9 @@ class EventRouter:
             check_plain(f"the route of {name!r}", route)
             table[name] = route
         self._table = table
-        self.forwarding = frozenset(name for name, route in table.items() if route in (forward, inner_step))
+        self.forwarding: frozenset[str | None] = frozenset(
+            name for name, route in table.items() if route in (forward, inner_step)
+        )
         """The types whose messages are forwarded, or not, by the documented routes."""
 
     @property

@@ -126,7 +126,10 @@ class View:
     """The number of calls in the trace so far."""
     _progress: dict[int | None, int] = field(factory=dict["int | None", int], init=False)
     """For each call the place of its progress in `parts`."""
-    _briefs: dict[int, tuple[TraceCall, str]] = field(factory=dict[int, tuple[TraceCall, str]], init=False)
+    _shown: dict[int, tuple[TraceCall, str, str, str]] = field(
+        factory=dict[int, "tuple[TraceCall, str, str, str]"], init=False
+    )
+    """Name, category and text of each call, as they were last."""
 
     def see(self, event: Event, call: TraceCall | None) -> None:
         """Take an event, and the call that it is about."""
@@ -192,17 +195,20 @@ class View:
     def _line(self, branches: str, call: TraceCall) -> TreeLine:
         end = self.trace.seconds if call.status == "running" else call.ended
         seconds = None if end is None or call.started is None else end - call.started
-        text = line(self.texts.get(call.index, "")) or self._brief(call)
-        return TreeLine(branches, call.status, call.mark, line(call.name), line(call.category), text, seconds)
+        shown = self._shown.get(call.index)
+        if shown is None or shown[0] is not call:
+            shown = self._shown[call.index] = call, line(call.name), line(call.category), _text(call)
+        _, name, category, text = shown
+        if call.index in self.texts:
+            text = line(self.texts[call.index]) or text
+        return TreeLine(branches, call.status, call.mark, name, category, text, seconds)
 
-    def _brief(self, call: TraceCall) -> str:
-        """Return the text of a call: its error or output, or its arguments until it has ended."""
-        known, text = self._briefs.get(call.index, (None, ""))
-        if known is not call:
-            text = brief(call.error if call.is_failed else call.output if call.ended is not None else call.arguments)
-            text = text if call.is_failed or call.parent is not None else ""  # query and answer are shown separately
-            self._briefs[call.index] = call, text
-        return text
+
+def _text(call: TraceCall) -> str:
+    """Return the text of a call: its error or output, or its arguments until it has ended."""
+    if call.parent is None and not call.is_failed:
+        return ""  # the query and the answer are shown separately
+    return brief(call.error if call.is_failed else call.output if call.ended is not None else call.arguments)
 
 
 # --- handlers of the event classes --------------------------------------------------------------------------
