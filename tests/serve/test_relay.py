@@ -504,12 +504,24 @@ async def test_an_agent_and_a_context() -> None:
 
 async def test_a_run_that_the_remote_refuses() -> None:
     """A run that was not accepted is an error of the POST, with its status, and has no id."""
-    service = create_app(SSEOxyGent(server_url=REMOTE, transport=FakeTransport.script(ConnectError("refused"))))
+    remote = FakeTransport({"/sse/chat": Reply(before=ConnectError("refused"))})
+    service = create_app(SSEOxyGent(server_url=REMOTE, transport=remote))
     async with service.running():
         reply = await request(service, "POST", "/relay", {"query": "x"})
     assert reply.status == 503
     assert reply.document["error"]["code"] == "unreachable"
     assert reply.headers["x-should-retry"] == "true"
+
+
+async def test_a_run_that_fails_at_once() -> None:
+    """A run that was accepted and fails at once has an id, and its end says how it ended."""
+    service = create_app(SSEOxyGent(server_url=REMOTE, transport=FakeTransport.script(close())))
+    async with service.running():
+        reply = await request(service, "POST", "/relay", {"query": "x"})
+        browser = Browser(Call(service, "GET", f"/relay/{reply.document['id']}"))
+        await browser.call()
+    assert reply.status == 201
+    assert browser.end["code"] == "no_answer"
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])

@@ -106,14 +106,12 @@ class RelayAdapter:
         log = EventLog(limits.buffer_events, limits.buffer_bytes)
         run = RelayRun(secrets.token_urlsafe(16), self._runs, log, limits.grace_seconds)
         self._group.start_soon(self._execute, run, question, exchange.headers)
-        is_open = False
         try:
             await run.opened.wait()
-            is_open = run.error is None
         finally:
-            if not is_open:  # the client has left, and nobody knows the id
+            if not run.trace_id:  # the client has left, and nobody knows the id
                 run.stop()
-        if run.error is not None:
+        if run.error is not None and not run.trace_id:
             raise run.error
         await exchange.respond(201, {"id": run.id, "trace_id": run.trace_id}, {"location": f"relay/{run.id}"})
 

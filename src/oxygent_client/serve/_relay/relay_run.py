@@ -48,9 +48,9 @@ class RelayRun:
     trace_id: str = attrs.field(default="", init=False)
     """The remote's trace id, once the remote has accepted the run."""
     error: Exception | None = attrs.field(default=None, init=False)
-    """The error of a run that the remote has not accepted."""
+    """The error that ended it."""
     opened: anyio.Event = attrs.field(factory=anyio.Event, init=False)
-    """Set once the remote has accepted the run, or `error` is set."""
+    """Set once the remote has accepted the run, or it has ended without that."""
     ended: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     _scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
     _changed: anyio.Event = attrs.field(factory=anyio.Event, init=False)
