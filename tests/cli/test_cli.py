@@ -184,7 +184,7 @@ class Followed:
     """A view that gets events with their calls, and the trace of them, as from a run."""
 
     def __init__(self, view: View | None = None) -> None:
-        self.view = View("why") if view is None else view
+        self.view = View() if view is None else view
         self.collector = TraceCollector()
         self.collector.begin(0)
 

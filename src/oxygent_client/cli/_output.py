@@ -79,14 +79,13 @@ class LiveDisplay:
     write_answer: Callable[[str], object] | None = None
     is_turn: bool = False
     interval: ClassVar[float | None] = 1 / 12
-    view: View = field(init=False)
+    view: View = field(factory=View, init=False)
     closing: RenderableType = field(init=False, default="")
     _live: Live = field(init=False)
     _at: float = field(init=False, default=0.0)
     _summary: RunSummary | None = field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
-        self.view = View(self.query)
         self._live = self._new_live()
 
     def _new_live(self) -> Live:

@@ -105,7 +105,6 @@ def _share(content: Any) -> tuple[float | None, str]:
 class View:
     """The state of a run. `see` takes each event, `show_trace` the calls; `lines` returns the tree."""
 
-    query: str = ""
     events: int = 0
     calls: int = 0
     hidden: int = 0
