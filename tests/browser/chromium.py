@@ -21,6 +21,8 @@ OPTIONS: Final = """
     --headless --no-sandbox --disable-gpu --disable-quic --disable-background-networking --disable-component-update
     --disable-sync --no-first-run --remote-debugging-pipe
 """.split()
+NAMES: Final = "--host-resolver-rules=MAP *.test 127.0.0.1"
+"""Names of this machine, which a browser takes for another."""
 KEYS: Final = {"Enter": "\r"}
 """Keys with a name that write a character."""
 PROBLEMS: Final = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
@@ -120,7 +122,7 @@ def chromium(profile: Path) -> Generator[Tab]:
         os.fdopen(ours_out, "wb", buffering=0) as to,
         os.fdopen(ours_in, "rb", buffering=0) as from_,
         subprocess.Popen(
-            [*command, *OPTIONS, f"--user-data-dir={profile}"],
+            [*command, *OPTIONS, NAMES, f"--user-data-dir={profile}"],
             pass_fds=(theirs_in, theirs_out),
             stderr=subprocess.DEVNULL,
         ) as process,

@@ -285,6 +285,16 @@ def test_a_server_with_a_token(browser: Tab, toy: ToyRemote) -> None:
         assert browser.run(TEXTS) == ["hello"]
 
 
+def test_a_server_on_another_machine(browser: Tab, toy: ToyRemote) -> None:
+    """The page works by plain http under any name, where a browser offers less than to a page of this machine."""
+    with serve(toy) as remote, serve(create_app(SSEOxyGent(remote), page=True, hosts=["agents.test"])) as url:
+        browser.open(url.replace("127.0.0.1", "agents.test"), is_offline=False)
+        browser.wait_for("document.title === 'trip_planner'")
+        assert not browser.run("window.isSecureContext")
+        finish(browser, "echo hello")
+        assert browser.run(TEXTS) == ["hello"]
+
+
 def test_a_server_that_ends(browser: Tab, toy: ToyRemote) -> None:
     """If the server ends during a run, the page says that the agent may have run, and a report that it is gone."""
     with serve(toy) as remote:

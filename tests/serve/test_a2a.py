@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import math
 from collections.abc import AsyncGenerator
 from typing import Any, Final
@@ -682,6 +683,16 @@ async def test_old_messages_are_forgotten() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- Calls
+
+
+async def test_tokens_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """No log, the package's neither, shows the headers of a request."""
+    caplog.set_level(logging.DEBUG)
+    here = site(token="inbound-secret")
+    await here.call(send("echo x"), authorization="Bearer inbound-secret", x_user="user-secret")
+    assert len(here.toy.runs) == 1
+    assert "secret" not in caplog.text
+
 
 INVALID: Final[list[Any]] = [
     # the call, the code of JSON-RPC

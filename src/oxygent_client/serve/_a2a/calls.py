@@ -66,6 +66,13 @@ _UNSUPPORTED: Final[Mapping[str, type[A2AError]]] = {
 }
 
 
+class InboundHeaders(dict[str, str]):
+    """The headers of a request. The package logs the repr of all that it gets: this one has names only."""
+
+    def __repr__(self) -> str:
+        return f"headers {', '.join(self)}"
+
+
 async def answer_call(exchange: Exchange, handler: RequestHandler, messages: SentMessages) -> None:
     """Answer one call.
 
@@ -75,7 +82,7 @@ async def answer_call(exchange: Exchange, handler: RequestHandler, messages: Sen
     document = exchange.json()
     given = document.get("id")
     number = given if isinstance(given, str | int) and not isinstance(given, bool) else None
-    context = ServerCallContext(state={"headers": dict(exchange.headers)})
+    context = ServerCallContext(state={"headers": InboundHeaders(exchange.headers)})
     try:
         with anyio.CancelScope() as scope:
             call = _read_call(document)
