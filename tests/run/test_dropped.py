@@ -19,7 +19,7 @@ import anyio
 import attrs
 import pytest
 
-from oxygent_client import SSEOxyGent
+from oxygent_client import Heartbeat, SSEOxyGent
 from oxygent_client._run.abandoned import forget, sweep, watch
 from oxygent_client._run.outcome import OutcomeTracker
 from oxygent_client.policies import ConcurrencyLimit
@@ -177,6 +177,19 @@ async def test_any_exchange_of_a_dropped_run() -> None:
     await entered(plain(server_url=URL, transport=transport).stream("hi"))
     gc.collect()
     await anyio.sleep(0.1)
+    assert transport.left == 1
+
+
+async def test_a_run_dropped_after_a_heartbeat() -> None:
+    """A run that is dropped while it waits in the background ends at once, and its exchange is left."""
+    ends, transport = Ends(), Classic(FakeTransport({"/sse/chat": ENDLESS}))
+    run = await entered(plain(server_url=URL, transport=transport, observers=(ends,)).stream("hi"))
+    item = await anext(run.events(keepalive=5))
+    del run
+    gc.collect()
+    await anyio.sleep(0.1)
+    assert isinstance(item, Heartbeat)
+    assert ends.ends == [("left", "started")]
     assert transport.left == 1
 
 

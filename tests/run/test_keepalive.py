@@ -47,6 +47,7 @@ def brief(item: AnyEvent | Heartbeat) -> Any:
         pytest.param(PINGS, [Heartbeat(15, 1), Heartbeat(30, 2), "42"], id="a server with heartbeats"),
         pytest.param((pause(14), answer("42"), close()), ["42"], id="a quick agent"),
         pytest.param((answer("42"), pause(20), close()), ["42", Heartbeat(15, 0)], id="a late end"),
+        pytest.param((b"".join(map(progress, range(200))), answer("42"), close()), [*range(200), "42"], id="a flood"),
     ],
 )
 async def test_the_items(steps: tuple[Step, ...], items: list[Any]) -> None:

@@ -331,6 +331,15 @@ async def test_observers_set_later() -> None:
     assert notes.names[-1] == "ended"
 
 
+async def test_the_number_of_events() -> None:
+    """Events that were received and not handed out yet are not counted."""
+    run = plain(
+        server_url=URL, transport=FakeTransport.script(delta("a") + delta("b") + answer("42") + close())
+    ).stream("hi")
+    async with run:
+        assert [run._config.observed.events async for _ in run] == [1, 2, 3]
+
+
 # ------------------------------------------------------------------------------------------------------- Buffered bytes
 
 

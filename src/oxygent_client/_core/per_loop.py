@@ -51,6 +51,14 @@ def is_closed(loop: object) -> bool:
     return isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed()
 
 
+def call_soon(loop: object, function: Callable[[], object]) -> None:
+    """Call `function` in this event loop soon; from any thread. Nothing happens if the loop is closed or gone."""
+    soon: Any = getattr(loop, "call_soon_threadsafe", None) or getattr(loop, "run_sync_soon", None)
+    if soon is not None:
+        with suppress(RuntimeError):  # the loop is closed
+            soon(function)
+
+
 class _Kept(Generic[T]):
     """A value, and the generator that closes it at the end of its loop."""
 

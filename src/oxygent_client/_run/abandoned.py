@@ -12,11 +12,10 @@ import os
 import time
 import weakref
 from collections import deque
-from contextlib import suppress
 from typing import Any, Final, Protocol, cast
 
 from oxygent_client._core.log import log_event
-from oxygent_client._core.per_loop import this_loop
+from oxygent_client._core.per_loop import call_soon, this_loop
 from oxygent_client._core.transport import Context
 from oxygent_client._run.outcome import OutcomeTracker
 from oxygent_client.telemetry._observers import RunObservation
@@ -94,11 +93,7 @@ def _lose(ref: weakref.ref[Any]) -> None:
         return
     watched.discard(lost)
     _LOST.append(lost)
-    loop = lost.loop()
-    soon = getattr(loop, "call_soon_threadsafe", None) or getattr(loop, "run_sync_soon", None)
-    if soon is not None:
-        with suppress(RuntimeError):  # the loop is closed
-            soon(sweep)
+    call_soon(lost.loop(), sweep)
 
 
 def forget() -> None:

@@ -70,6 +70,11 @@ class RunConnection:
         """Whether a read was begun that gave no bytes: the connection may be lost by that."""
         return self._reads is not None and self._reads.is_pending
 
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether a read before the last one had given no bytes."""
+        return self._reads is not None and self._reads.was_pending
+
     def check_left(self) -> None:
         """Refuse to go on if another task has left the run.
 

@@ -52,7 +52,8 @@ class EventBuffer:
         self._on_received = on_received
         self._decoder = Decoder(limits)
         self._ready: deque[ServerSentEvent] = deque()
-        self._done: ServerSentEvent | None = None  # a bare `done` after the events that are ready
+        self.done: ServerSentEvent | None = None
+        """A bare `done` after the events that are ready: the end, or an event."""
         self._close: ServerSentEvent | None = None  # after them
         self._failure: TooLargeError | None = None
         self.may_be_large = False
@@ -72,7 +73,7 @@ class EventBuffer:
     @property
     def holds_done(self) -> bool:
         """Whether all events were handed out but a bare `done`, which may be the end."""
-        return self._done is not None and not self._ready
+        return self.done is not None and not self._ready
 
     @property
     def holds_events(self) -> bool:
@@ -115,7 +116,7 @@ class EventBuffer:
                 self._on_received(sse)
         # Whether a bare `done` may be the end depends on the names before it, not on those after it in the same piece.
         unnamed = decoder.unnamed_events - before
-        if not unnamed and self._done is None and self._close is None:
+        if not unnamed and self.done is None and self._close is None:
             for sse in events:
                 if sse.event == CLOSE:
                     break
@@ -139,11 +140,11 @@ class EventBuffer:
         if sse.event == CLOSE:
             self._close, self.is_complete = sse, True
             return
-        if self._done is not None:  # it was not the end
-            self._ready.append(self._done)
-            self._done = None
+        if self.done is not None:  # it was not the end
+            self._ready.append(self.done)
+            self.done = None
         if isinstance(unread, MaybeEnd):
-            self._done = sse
+            self.done = sse
         else:
             self._ready.append(sse)
 
@@ -156,7 +157,7 @@ class EventBuffer:
         if self._ready:
             return self._ready.popleft()
         if self._close is not None:
-            self.is_closed, self._done = True, None
+            self.is_closed, self.done = True, None
         elif self._failure is not None:
             raise self._failure
         return None
@@ -188,18 +189,18 @@ class EventBuffer:
     def take_all(self) -> list[Unread]:
         """All events that need no more bytes, up to the close event, which is included."""
         found: list[Unread] = [*self._ready]
-        if self._done is not None:
-            found.append(MaybeEnd(self._done))
+        if self.done is not None:
+            found.append(MaybeEnd(self.done))
         if self._close is not None:
             found.append(self._close)
             self.is_closed = True
         self._ready.clear()
-        self._done = self._close = None
+        self.done = self._close = None
         return found
 
     def end(self) -> None:
         """Nothing more will be received: a bare `done` was the end."""
-        self._done = None
+        self.done = None
 
     def start_anew(self) -> None:
         """The connection is gone, and half an event with it."""

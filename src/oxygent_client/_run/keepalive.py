@@ -2,22 +2,23 @@
 
 Rule 1: the wait goes on in a task of its own while the program has a `Heartbeat`: a read that was cancelled would have
     lost its connection. Everything else (routing, callbacks, the end) stays in the task of the reader.
-Rule 2: the task ends before the connection is closed: when the reader is cancelled, or the block is left.
+Rule 2: the task ends before the connection is closed: when the reader is cancelled, the block is left, or the run is
+    dropped.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
 from typing import Generic, Self, TypeVar
 
 import anyio
 import attrs
 
 from oxygent_client._core.events import AnyEvent, ServerSentEvent
+from oxygent_client._core.per_loop import call_soon, this_loop
 from oxygent_client._core.tasks import spawn, wait_until_done
-from oxygent_client._run.event_reader import EventReader
+from oxygent_client._run.event_reader import CHECKPOINT_EVERY, EventReader
 from oxygent_client._run.state import Ended, NeedData
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class Background(Generic[T]):
         self._function = function
         self._ended = anyio.Event()
         self._scope = anyio.CancelScope()
+        self._loop = this_loop()
         self._results: list[T] = []
         self._error: Exception | None = None
         self._task = spawn(self._run)
@@ -72,6 +74,10 @@ class Background(Generic[T]):
             raise self._error
         return self._results[0]
 
+    def drop(self) -> None:
+        """Cancel it from any thread, without waiting for its end."""
+        call_soon(self._loop, self._scope.cancel)
+
     async def cancel(self) -> None:
         """Cancel it, and wait for its end, also if the caller is cancelled."""
         self._scope.cancel()
@@ -94,19 +100,22 @@ class PatientReader:
         self._heartbeats = 0
 
     async def next(self) -> ServerSentEvent | Ended | None:
-        """As `EventReader.next`, from the beginning.
+        """As `EventReader.next`.
 
         Raises:
             StillWaiting: there was no event for `patience` seconds; the next call goes on.
         """
         reader = self._reader
         if self._background is None:
+            reader.steps += 1
+            if reader.steps >= CHECKPOINT_EVERY:
+                await reader.breathe()
             now = reader.now()
             step = reader.state.next_event(now)
             if not isinstance(step, NeedData):
                 return step
             self._since, self._heartbeats = now, reader.state.buffer.heartbeats
-            self._background = Background(partial(reader.next, step, now))
+            self._background = Background(reader.next)
         try:
             has_ended = await self._background.has_ended(self.patience)
         except BaseException:
@@ -124,6 +133,10 @@ class PatientReader:
         # A new connection counts its own.
         count = self._heartbeats - before if self._heartbeats >= before else self._heartbeats
         return Heartbeat(reader.now() - self._since, count)
+
+    def __del__(self) -> None:
+        if self._background is not None:  # the run was dropped: nobody else would end the read
+            self._background.drop()
 
     async def cancel(self) -> None:
         """End the wait."""

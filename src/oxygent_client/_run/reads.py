@@ -35,6 +35,8 @@ class Reads(Protocol):
 
     is_pending: bool
     """Whether a read was begun that gave no bytes: the connection may be lost by that."""
+    was_pending: bool
+    """As `is_pending`, before the last read."""
 
     async def read(self, chunks: AsyncIterator[bytes], deadline: float, expired: Expired | None = None) -> bytes | None:
         """The next piece; None if the read was interrupted, by the deadline or by `interrupt`."""
@@ -77,7 +79,7 @@ class TimerReads:
         self._requests = 0  # to cancel the reader, when its read began
         self._check: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
-        self.is_pending = False
+        self.is_pending = self.was_pending = False
 
     async def read(self, chunks: AsyncIterator[bytes], deadline: float, expired: Expired | None = None) -> bytes | None:
         """As `Reads.read`."""
@@ -87,7 +89,7 @@ class TimerReads:
         self._requests = reader.cancelling()
         if self._timer is None or self._timer_at > deadline:
             self._arm(deadline)
-        self.is_pending = True
+        self.was_pending, self.is_pending = self.is_pending, True
         piece: bytes | None = None
         try:
             piece = await anext(chunks)
@@ -182,12 +184,12 @@ class ScopeReads:
 
     def __init__(self) -> None:
         self._scope: anyio.CancelScope | None = None
-        self.is_pending = False
+        self.is_pending = self.was_pending = False
 
     async def read(self, chunks: AsyncIterator[bytes], deadline: float, expired: Expired | None = None) -> bytes | None:
         """As `Reads.read`."""
         piece: bytes | None = None
-        self.is_pending = True
+        self.was_pending, self.is_pending = self.is_pending, True
         with anyio.CancelScope(deadline=math.inf if expired else deadline) as scope:
             self._scope = scope
             try:

@@ -51,9 +51,10 @@ class ReceivedEvents:
         """Characters of these events."""
         self._dropped = 0
         self._texts = Texts()
-        self._waiting: list[Event] = []
-        self._settled_at = 0  # bytes of the stream
-        self.note_plain: Final[Callable[[Event], None]] = self._waiting.append
+        self.waiting: Final[list[Event]] = []
+        self.settle_at = MOST_BYTES
+        """With so many bytes of the stream, or `MOST_WAITING` events `waiting`, `settle_some` is to be called."""
+        self.note_plain: Final[Callable[[Event], None]] = self.waiting.append
         """Add an event of a class in PLAIN that has no problems; `settle` is to be called soon after."""
 
     def note(self, event: Event, action: Action) -> None:
@@ -66,19 +67,18 @@ class ReceivedEvents:
             self.problem = self.problem or event.problems[0]
             if event.type == "answer":
                 self.answer, self.unread = None, event.problems[0]
-        self._waiting.append(event)
-        if len(self._waiting) >= MOST_WAITING:
+        self.waiting.append(event)
+        if len(self.waiting) >= MOST_WAITING:
             self.settle()
 
-    def settle_some(self, received: int, *, may_be_large: bool) -> None:
+    def settle_some(self, received: int) -> None:
         """Settle what many events, or large ones, wait for; `received` are the bytes of the stream so far."""
-        if len(self._waiting) >= MOST_WAITING or received - self._settled_at > MOST_BYTES or may_be_large:
-            self._settled_at = received
-            self.settle()
+        self.settle_at = received + MOST_BYTES
+        self.settle()
 
     def settle(self) -> None:
         """Add the waiting events to the texts and to the log."""
-        waiting = self._waiting
+        waiting = self.waiting
         self._texts.add(waiting)
         self._events += [event if event.problems else event.sse for event in waiting]
         self._size += sum([len(event.sse.data) for event in waiting])
@@ -126,7 +126,7 @@ class ReceivedEvents:
     @property
     def count(self) -> int:
         """The number of received events."""
-        return len(self._events) + len(self._waiting) + self._dropped
+        return len(self._events) + len(self.waiting) + self._dropped
 
     @property
     def partial(self) -> Partial:

@@ -15,7 +15,7 @@ import json
 import math
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Literal, NoReturn, Self, overload
@@ -63,10 +63,10 @@ from oxygent_client._run.event_reader import CHECKPOINT_EVERY, EventReader
 from oxygent_client._run.keepalive import EventsWithHeartbeats, Heartbeat, PatientReader, StillWaiting
 from oxygent_client._run.notebook import LiveDisplay, mime_bundle
 from oxygent_client._run.reads import loop_clock
-from oxygent_client._run.received import PLAIN
+from oxygent_client._run.received import MOST_WAITING, PLAIN
 from oxygent_client._run.recovery import RecordRecovery
 from oxygent_client._run.reported_errors import error_content, no_answer_error
-from oxygent_client._run.state import NeedData, RunState
+from oxygent_client._run.state import Ended, RunState
 from oxygent_client._run.text_updates import TextStream, TextUpdates
 from oxygent_client._run.texts import AgentText
 from oxygent_client._run.trace import TRACED, TraceCollector, status_of
@@ -123,11 +123,12 @@ class Run:
         )
         self._ahead: deque[AnyEvent] = deque()
         """Events that were taken from the buffer ahead of the reader."""
+        config.observed.ahead = self._ahead
         self._forwarded = FORWARDED if forwards(config.router, FORWARDED_TYPES) else NONE
         """Classes of the events whose routes matter only if the program listens."""
         self._plain = self._unrouted = PLAIN & self._forwarded
         self._hears = config.listener.hears
-        self._note_plain = self._state.received.note_plain
+        self._note_plain, self._waiting = self._state.received.note_plain, self._state.received.waiting
         self._trace = TraceCollector()
         self._now: Callable[[], float] = anyio.current_time
         self._remote_trace_id = ""
@@ -436,7 +437,7 @@ class Run:
         self._reading = True
         try:
             if not ahead:
-                await self._take_ahead()
+                self._take(await self._next())
             elif self._now() >= self._state.deadline:
                 raise self._state.timeout_error("total")
             if ahead:
@@ -468,34 +469,27 @@ class Run:
             await self._config.listener.on_event(event, action)
         return event
 
-    async def _take_ahead(self) -> None:
-        """Wait for the next event, and take what was received with it ahead; nothing at the end of the run.
+    def _next(self) -> Awaitable[ServerSentEvent | Ended | None]:
+        """Await the next event."""
+        state, received = self._state, self._config.observed.bytes
+        if len(self._waiting) >= MOST_WAITING or received > state.received.settle_at or state.buffer.may_be_large:
+            state.received.settle_some(received)
+        return (self._patient_reader or self._reader).next()
 
-        There is a checkpoint at least every CHECKPOINT_EVERY events, and pieces.
-        """
-        reader, state, observed = self._reader, self._state, self._config.observed
-        state.received.settle_some(observed.bytes, may_be_large=state.buffer.may_be_large)
-        reader.steps += 1
-        if reader.steps >= CHECKPOINT_EVERY:
-            await reader.breathe()
-        if self._patient_reader is None:
-            now = self._now()
-            step = state.next_event(now)
-            sse = await reader.next(step, now) if isinstance(step, NeedData) else step
-        else:
-            sse = await self._patient_reader.next()
+    def _take(self, sse: ServerSentEvent | Ended | None) -> None:
+        """Take an event, and what was received with it, ahead; nothing at the end of the run."""
         if not isinstance(sse, ServerSentEvent):
             return
-        taken = [sse, *state.buffer.take_more(CHECKPOINT_EVERY - reader.steps)]
+        reader, config = self._reader, self._config
+        taken = [sse, *self._state.buffer.take_more(CHECKPOINT_EVERY - reader.steps)]
         reader.steps += len(taken) - 1
-        observed.events += len(taken)
-        config = self._config
+        config.observed.taken += len(taken)
         self._plain = NONE if config.schema else self._unrouted
         self._ahead += to_events(taken, config.limits)
 
     def _give_back(self) -> None:
         """Put events that were taken ahead back into the buffer."""
-        self._config.observed.events -= len(self._ahead)
+        self._config.observed.taken -= len(self._ahead)
         self._state.buffer.give_back(event.sse for event in reversed(self._ahead))
         self._ahead.clear()
 
@@ -719,7 +713,7 @@ class Run:
                 if sse.event == CLOSE:
                     self._check_whose(to_event(sse, self._config.limits))
                     break
-                self._config.observed.events += 1
+                self._config.observed.taken += 1
                 self._route(self._checked(to_event(sse, self._config.limits)))
 
     def _notify_end(self, end: str, error: BaseException | None) -> None:

@@ -7,7 +7,7 @@ Rule 3: a run without observers costs little: bytes and events are only counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sized
 from typing import Any, Final, Protocol
 
 import attrs
@@ -98,15 +98,21 @@ class RunObservation:
     """They get the notifications."""
     bytes: int = attrs.field(default=0, init=False)
     """Bytes of its stream received."""
-    events: int = attrs.field(default=0, init=False)
-    """Messages received."""
+    taken: int = attrs.field(default=0, init=False, repr=False)
+    """Messages received, with those that are `ahead` of the reader."""
+    ahead: Sized = attrs.field(default=(), init=False, repr=False)
     has_headers: bool = attrs.field(default=False, init=False)
     """Whether response headers of an event stream were received."""
     buffered: int = attrs.field(default=0, init=False)
     """Bytes buffered: of an incomplete event, and of the last chunk until all of its events were read."""
-    _holds: Callable[[RunObservation, int], None] = attrs.field(default=_hold, repr=False, alias="holds")
+    holds: Callable[[RunObservation, int], None] = attrs.field(default=_hold, repr=False)
     """Sets `buffered`."""
     _has_failed: bool = attrs.field(default=False, init=False, repr=False)
+
+    @property
+    def events(self) -> int:
+        """Messages received."""
+        return self.taken - len(self.ahead)
 
     def note(self, event: str, context: Context, fields: Mapping[str, Any]) -> None:
         """Notify all observers; those whose class has `wants_only` of these alone."""
@@ -128,7 +134,7 @@ class RunObservation:
     def hold(self, size: int) -> None:
         """Set the number of buffered bytes."""
         if size != self.buffered:
-            self._holds(self, size)
+            self.holds(self, size)
 
     def add_headers(self, request: HTTPRequest) -> HTTPRequest:
         """Add the observers' headers to `request`."""
