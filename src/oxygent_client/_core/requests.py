@@ -230,8 +230,6 @@ class OxyRequest:
         if not names.issuperset(fields):
             for name in fields.keys() - names:
                 del fields[name]
-        if len(fields) + len(names & left_out) < len(names):  # a subclass has fields in slots
-            fields.update((name, getattr(self, name)) for name in names - fields.keys() - left_out)
         _copy_containers(fields, (), _containers)
         return fields
 

@@ -9,8 +9,7 @@ Rule 4: what is too large ends the stream, after the events before it.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
 import attrs
@@ -51,7 +50,9 @@ class EventBuffer:
         self._limits = limits
         self._on_received = on_received
         self._decoder = Decoder(limits)
-        self._ready: deque[ServerSentEvent] = deque()
+        # Handed out from `_next` on, and empty once all are: an empty deque takes 760 bytes of each idle run.
+        self._ready: list[ServerSentEvent] = []
+        self._next = 0
         self.done: ServerSentEvent | None = None
         """A bare `done` after the events that are ready: the end, or an event."""
         self._close: ServerSentEvent | None = None  # after them
@@ -155,7 +156,11 @@ class EventBuffer:
             TooLargeError: the next event is too large.
         """
         if self._ready:
-            return self._ready.popleft()
+            sse = self._ready[self._next]
+            self._next += 1
+            if self._next == len(self._ready):
+                self._start_over()
+            return sse
         if self._close is not None:
             self.is_closed, self.done = True, None
         elif self._failure is not None:
@@ -164,37 +169,35 @@ class EventBuffer:
 
     def take_more(self, most: int) -> list[ServerSentEvent]:
         """The events that follow one that was taken, at most `most`; large ones are not taken."""
-        ready = self._ready
+        if not self._ready:
+            return []
+        taken = self._ready[self._next : self._next + most]
         if self.may_be_large:
-            most = self._count_small(most)
-        if len(ready) > most:
-            return [ready.popleft() for _ in range(most)]
-        taken = [*ready]
-        ready.clear()
+            del taken[_count_small(taken) :]
+        self._next += len(taken)
+        if self._next == len(self._ready):
+            self._start_over()
         return taken
 
-    def _count_small(self, most: int) -> int:
-        """Count the next events that are small together, at most `most`."""
-        left = LARGE
-        for number, sse in enumerate(self._ready):
-            left -= len(sse.data)
-            if left < 0 or number == most:
-                return number
-        return len(self._ready)
+    def _start_over(self) -> None:
+        """No event is ready."""
+        self._ready.clear()
+        self._next = 0
 
     def give_back(self, events: Iterable[ServerSentEvent]) -> None:
         """Put events that were taken, the last one first, in front of the others."""
-        self._ready.extendleft(events)
+        self._ready[: self._next] = [*events][::-1]
+        self._next = 0
 
     def take_all(self) -> list[Unread]:
         """All events that need no more bytes, up to the close event, which is included."""
-        found: list[Unread] = [*self._ready]
+        found: list[Unread] = [*self._ready[self._next :]]
         if self.done is not None:
             found.append(MaybeEnd(self.done))
         if self._close is not None:
             found.append(self._close)
             self.is_closed = True
-        self._ready.clear()
+        self._start_over()
         self.done = self._close = None
         return found
 
@@ -206,3 +209,13 @@ class EventBuffer:
         """The connection is gone, and half an event with it."""
         self.heartbeats = 0
         self._decoder = Decoder(self._limits)
+
+
+def _count_small(events: Sequence[ServerSentEvent]) -> int:
+    """Count the first events that are small together."""
+    left = LARGE
+    for number, sse in enumerate(events):
+        left -= len(sse.data)
+        if left < 0:
+            return number
+    return len(events)

@@ -14,7 +14,6 @@ import contextvars
 import json
 import math
 import weakref
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
@@ -121,8 +120,8 @@ class Run:
             connection=self._connection,
             recovery=self._recovery,
         )
-        self._ahead: deque[AnyEvent] = deque()
-        """Events that were taken from the buffer ahead of the reader."""
+        self._ahead: list[AnyEvent] = []
+        """Events that were taken from the buffer ahead of the reader, the next one last."""
         config.observed.ahead = self._ahead
         self._forwarded = FORWARDED if forwards(config.router, FORWARDED_TYPES) else NONE
         """Classes of the events whose routes matter only if the program listens."""
@@ -441,7 +440,7 @@ class Run:
             elif self._now() >= self._state.deadline:
                 raise self._state.timeout_error("total")
             if ahead:
-                event = ahead.popleft()
+                event = ahead.pop()
                 is_heard = self._hears(event)
                 if is_heard or event.problems or event.__class__ not in self._plain:
                     return await self._hand_out(event, is_heard)
@@ -485,12 +484,12 @@ class Run:
         reader.steps += len(taken) - 1
         config.observed.taken += len(taken)
         self._plain = NONE if config.schema else self._unrouted
-        self._ahead += to_events(taken, config.limits)
+        self._ahead += reversed(to_events(taken, config.limits))
 
     def _give_back(self) -> None:
         """Put events that were taken ahead back into the buffer."""
         self._config.observed.taken -= len(self._ahead)
-        self._state.buffer.give_back(event.sse for event in reversed(self._ahead))
+        self._state.buffer.give_back(event.sse for event in self._ahead)
         self._ahead.clear()
 
     @overload
