@@ -163,11 +163,11 @@ class StatsCollector:
 
     def _hold(self, run: RunObservation, size: int) -> None:
         lock = self._lock
-        lock.acquire()  # it is done for each piece of bytes: `with` would take three times as long, and `max` a call
+        lock.acquire()  # it is done for each piece of bytes: `with` takes three times as long
         try:
             held = self._buffered = self._buffered + size - run.buffered
             run.buffered = size
-            if held > self._peak:  # noqa: PLR1730
+            if held > self._peak:  # noqa: PLR1730  (`max` is a call)
                 self._peak = held
         finally:
             lock.release()
