@@ -198,7 +198,7 @@ def interop(session: nox.Session) -> None:
 def clients(session: nox.Session) -> None:
     """Real clients of the served agents, and other frameworks, each in an environment of its own.
 
-    tests/interop/environments.py installs them, which takes minutes: so it is no part of `.ci/run`.
+    tests/interop/environments.py installs them, which takes minutes: `.ci/run` has only `clients_of_toys`.
     """
     install_wheel(session, "test")
     names = (
@@ -215,6 +215,15 @@ def clients(session: nox.Session) -> None:
     )
     session.run("python", "-m", "tests.interop.environments", *names)
     session.run("pytest", "tests/clients", *session.posargs)
+
+
+@nox.session(tags=["rest", "short"])
+def clients_of_toys(session: nox.Session) -> None:
+    """A part of `clients`: the clients in Python, one by one, against agents of toys."""
+    install_wheel(session, "test")
+    session.run("python", "-m", "tests.interop.environments", "a2a", "openai-clients", "mcp-1", "mcp-2")
+    chosen = session.posargs or ("-k", "toy and not node and not agui and not many", *WORKERS)
+    session.run("pytest", "tests/clients", *chosen)
 
 
 @nox.session(tags=["full", "rest", "short"])
