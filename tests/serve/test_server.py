@@ -5,6 +5,7 @@ Rule: a thread plays the clients, since signals are for the main thread, in whic
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -12,13 +13,15 @@ import socket
 import sys
 import threading
 import urllib.request
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+import attrs
 import pytest
 
 from oxygent_client import SSEOxyGent
 from oxygent_client.errors import ConfigurationError
 from oxygent_client.serve import serve_forever
+from oxygent_client.serve._core.server import TICKS, make_server
 from oxygent_client.serve.openai import create_app
 from oxygent_client.testing import ToyRemote, serve
 from oxygent_client.testing.script import Hang, Pause, Script
@@ -103,6 +106,51 @@ def test_a_signal_during_a_run(grace: float, end: str) -> None:
         served(create_app(SSEOxyGent(server_url=remote)), client, grace=grace)
     assert end in found[0]
     assert toy.runs[0].state == ("finished" if grace else "cancelled")
+
+
+@attrs.define(eq=False)
+class Stuck:
+    """A connection, which is its own transport, with the bytes that are left at each look."""
+
+    sizes: list[int]
+    closing: bool = True
+    is_cut: bool = False
+
+    @property
+    def transport(self) -> Stuck:
+        """Return itself."""
+        return self
+
+    def is_closing(self) -> bool:
+        """Whether it is to be closed."""
+        return self.closing
+
+    def get_write_buffer_size(self) -> int:
+        """Return the bytes that are left."""
+        return self.sizes.pop(0)
+
+    def abort(self) -> None:
+        """Note that it was cut."""
+        self.is_cut = True
+
+
+CONNECTIONS: Final[list[Any]] = [
+    # the connection, whether it is cut
+    pytest.param(Stuck([9, 9]), True, id="takes-nothing"),
+    pytest.param(Stuck([9, 5]), False, id="takes-something"),
+    pytest.param(Stuck([], closing=False), False, id="in-use"),
+]
+
+
+@pytest.mark.parametrize(("connection", "is_cut"), CONNECTIONS)
+def test_clients_that_do_not_read(connection: Stuck, is_cut: bool) -> None:
+    """A connection that is to be closed is cut if its client takes nothing of what is left between two looks."""
+    server: Any = make_server(unserved(), grace=0)
+    server.config.load()
+    server.server_state.connections.add(connection)
+    for counter in (0, TICKS - 1, TICKS):
+        asyncio.run(server.on_tick(counter))
+    assert connection.is_cut == is_cut
 
 
 def test_sigterm() -> None:

@@ -2,15 +2,17 @@
 
 Rule 1: SIGINT and SIGTERM stop it gracefully: no new connections, no new runs, and `grace` seconds for those that run.
 Rule 2: runs that are still active then are stopped at the remote, and their clients get an error.
+Rule 3: a connection that is to be closed, to a client that does not read what is left to be sent, is cut.
 """
 
 from __future__ import annotations
 
+import math
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from oxygent_client.errors import ConfigurationError
 from oxygent_client.serve._core.service import Service
@@ -20,6 +22,25 @@ if TYPE_CHECKING:
 
 CLOSE_SECONDS: Final = 2.0
 """How long the last responses get to be sent after their runs were stopped."""
+
+TICKS: Final = 300
+"""How often uvicorn ticks, ten times a second, in the time that a client gets to take more of what is left for it."""
+
+
+def cut_stuck(connections: Iterable[Any], before: Mapping[Any, float]) -> dict[Any, float]:
+    """Cut the connections that are closing and have as many bytes left to be sent as `before`.
+
+    Return the others that are closing, with their bytes.
+    """
+    closing = dict[Any, float]()
+    for each in connections:
+        if each.transport.is_closing():
+            left = each.transport.get_write_buffer_size()
+            if left < before.get(each, math.inf):
+                closing[each] = left
+            else:
+                each.transport.abort()
+    return closing
 
 
 def make_server(service: Service, *, grace: float) -> uvicorn.Server:
@@ -34,6 +55,13 @@ def make_server(service: Service, *, grace: float) -> uvicorn.Server:
         raise ConfigurationError("serving needs uvicorn: pip install 'oxygent-client[openai]'") from missing
 
     class Server(uvicorn.Server):
+        closing: Mapping[Any, float] = {}
+
+        async def on_tick(self, counter: int) -> bool:
+            if counter % TICKS == 0:
+                self.closing = cut_stuck([*self.server_state.connections], self.closing)
+            return await super().on_tick(counter)
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             for listener in self.servers:
                 listener.close()
