@@ -342,6 +342,13 @@ async def test_a_route(method: str, path: str, status: int) -> None:
     assert reply.status == status
 
 
+async def test_another_method() -> None:
+    """The response to another method names those of the path."""
+    reply = await request(site().service, "GET", "/ask")
+    assert reply.headers["allow"] == "POST"
+    assert "POST" in reply.document["message"]
+
+
 async def test_an_unexpected_error_shows_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """The text of an unexpected error is logged and not sent to the client."""
     reply = await request(site().service, "GET", "/raises")

@@ -185,7 +185,9 @@ class Service:
             if isinstance(route, Mount):
                 await self._pass_on(exchange, route, scope, receive)
             elif route.method != exchange.method:
-                raise Refused(405, "method_not_allowed", f"the method must be {route.method}")
+                methods = [_method(each) for each, _ in self._routes if each.matches(exchange.path)]
+                exchange.response_headers["allow"] = allowed = ", ".join(dict.fromkeys(methods))
+                raise Refused(405, "method_not_allowed", f"the method must be one of {allowed}")
             else:
                 await self._run_handler(exchange, route, receive)
 
