@@ -23,6 +23,7 @@ ENDS: Final = {
 }
 LENGTH: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n{ }\n"
 RESPONSES: Final = {name: OK + BODY + end for name, end in ENDS.items()} | {
+    "a line before the last chunk": OK + chunk(b"a\n") + b"0\r\n\r\n",
     "no chunk but the last": OK + b"0\r\n\r\n",
     "a length": LENGTH,
     "no content": b"HTTP/1.1 204 No\r\n\r\n",
@@ -60,7 +61,10 @@ def loop_without_network() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def after(loop: asyncio.AbstractEventLoop, *pieces: bytes) -> tuple[bool, bool]:
-    """Return whether the response has ended, and whether the connection is open, after these reads."""
+    """Return whether the response has ended, and whether the connection is open, after these reads.
+
+    After each, aiohttp reads on, which it does by a read of nothing.
+    """
     wire, connection = Wire(), _Connection(loop)
     connection.connection_made(wire)
     parameters: dict[str, Any] = {"timer": None, "read_until_eof": True}
@@ -68,6 +72,7 @@ def after(loop: asyncio.AbstractEventLoop, *pieces: bytes) -> tuple[bool, bool]:
     for piece in pieces:
         if wire.is_open:
             connection.data_received(piece)
+            connection.data_received(b"")
     return connection._is_idle, wire.is_open
 
 

@@ -182,7 +182,8 @@ class _Connection(ResponseHandler):
         if not self._may_end:
             begins = self._line_begins and data.startswith(MAY_BE_ZERO)
             self._may_end = begins or any(each in data for each in LAST_CHUNKS)
-        self._line_begins = data.endswith(b"\n")
+        if data:  # aiohttp itself calls with none, when it reads on after a pause
+            self._line_begins = data.endswith(b"\n")
         if self._may_end or self._awaits_head:
             data = self._parse_until(-1, data)
         if not self._is_idle:
