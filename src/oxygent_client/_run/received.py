@@ -52,7 +52,7 @@ class ReceivedEvents:
         self._dropped = 0
         self._texts = Texts()
         self.waiting: Final[list[Event]] = []
-        self.settle_at = MOST_BYTES
+        self.settle_at: int = MOST_BYTES
         """With so many bytes of the stream, or `MOST_WAITING` events `waiting`, `settle_some` is to be called."""
         self.note_plain: Final[Callable[[Event], None]] = self.waiting.append
         """Add an event of a class in PLAIN that has no problems; `settle` is to be called soon after."""
