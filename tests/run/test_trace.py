@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
 
 import anyio
 import pytest
@@ -302,6 +303,19 @@ def test_too_many_calls() -> None:
     trace = collector.trace(now=lambda: 3.0, status="running", record=None, clean=lambda value: value)
     assert (len(trace.calls), trace.dropped) == (MOST_CALLS, 2)
     assert {call.status for call in trace.calls} == {"completed"}
+
+
+def test_events_are_not_kept() -> None:
+    """An event that is assigned to its call is not kept: it may be several times as large as its text."""
+    collector = TraceCollector()
+    collector.begin(0.0)
+    begins = event(ToolCall, "tool_call", 1, node_id="a")
+    kept = ref(begins)
+    collector.note(begins, 1.0)
+    called = collector.call_of(begins, lambda value: value)
+    del begins
+    assert called is not None
+    assert kept() is None
 
 
 def test_too_much_data() -> None:

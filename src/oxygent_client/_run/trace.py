@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, cast
+from weakref import ref
 
 import attrs
 
@@ -54,6 +55,9 @@ class _Call:
     """The value of the call, until it changes again."""
 
 
+NO_EVENT: Final[tuple[Callable[[], Event | None], int]] = (lambda: None, 0)
+
+
 class TraceCollector:
     """Takes the events of a run; `at` is the time of the event loop's clock."""
 
@@ -67,7 +71,7 @@ class TraceCollector:
         self._waiting_size = 0
         self._calls: list[_Call] = []
         self._places: OpenCalls[int] | None = None  # until events are assigned to their calls
-        self._latest: tuple[Event | None, int] = None, 0
+        self._latest = NO_EVENT
         """The latest event that began a call, and the call's place: the event may have no node id."""
 
     @property
@@ -137,7 +141,7 @@ class TraceCollector:
         """Return the call that an event is about: its own, or the one that a message names; None if it is not known."""
         self._sort()
         latest, index = self._latest
-        if event is latest:
+        if event is latest():
             place: int | None = index
         elif isinstance(event, ToolCall | Observation):
             place = self._open_calls.find(event.node_id)
@@ -168,7 +172,7 @@ class TraceCollector:
         depth = 0 if above is None else self._calls[above].depth + 1
         self._calls.append(_Call(above, depth, event.node_id, event.callee, event.callee_category, arguments, at))
         self._open_calls.begin(event, index)
-        self._latest = event, index
+        self._latest = ref(event), index  # weak: an event may be several times as large as its text
         return index
 
     def _end_call(self, event: Observation, at: float) -> None:
