@@ -168,9 +168,10 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def quick(session: nox.Session) -> None:
-    """The tests without the slow ones."""
+    """The tests without the slow ones, each case on one of its loops in turn, with small numbers."""
     install_wheel(session, "test")
-    session.run("pytest", *UNIT, "-m", "not slow", *(session.posargs or WORKERS))
+    session.env["OXYGENT_CLIENT_SIZE"] = "smoke"
+    session.run("pytest", *UNIT, "-m", "not slow", *(session.posargs or ("--one-loop", *WORKERS)))
 
 
 @nox.session(python=[version for version in SUPPORTED if version != CURRENT], tags=["full", "rest", "short"])
