@@ -1,107 +1,94 @@
-"""The protocol of aiohttp's connections, without a network: it sees bytes after a response wherever reads end."""
+"""The connection of the transport over aiohttp, without a socket: pausing reads, and closing."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+import aiohttp
+import attrs
 import pytest
 
 from oxygent_client.transports.aiohttp import _Connection
-from tests.support.servers import OK, chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-BODY: Final = chunk(b"data: a\r\n\r\n") + chunk(b"0\n0")
-ENDS: Final = {
-    "an empty chunk": b"0\r\n\r\n",
-    "zeros": b"0000\r\n\r\n",
-    "an extension": b"0;a=b\r\n\r\n",
-    "a trailer": b"0\r\nx-a: 1\r\n\r\n",
-}
-LENGTH: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n{ }\n"
-RESPONSES: Final = {name: OK + BODY + end for name, end in ENDS.items()} | {
-    "a line before the last chunk": OK + chunk(b"a\n") + b"0\r\n\r\n",
-    "no chunk but the last": OK + b"0\r\n\r\n",
-    "a length": LENGTH,
-    "no content": b"HTTP/1.1 204 No\r\n\r\n",
-    "an interim response": b"HTTP/1.1 100 Continue\r\n\r\n" + LENGTH,
-}
+    from collections.abc import Callable, Coroutine
 
 
-class Wire(asyncio.Transport):
-    """A connection that only notes whether it was closed."""
+@attrs.define
+class Fake:
+    """A transport of asyncio's that records its calls."""
 
-    is_open = True
+    told: list[str] = attrs.field(factory=list[str])
 
-    def close(self) -> None:
-        """Close it."""
-        self.is_open = False
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: self.told.append(name)
 
-    abort = close
-
-    def is_closing(self) -> bool:
-        """Whether it is closed."""
-        return not self.is_open
-
-    def pause_reading(self) -> None:
-        """Do nothing."""
-
-    resume_reading = pause_reading
+    def get_extra_info(self, _: str) -> None:
+        """Return None, as a transport without information."""
 
 
-@pytest.fixture
-def loop_without_network() -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop that never runs."""
-    loop = asyncio.new_event_loop()
-    yield loop
-    loop.close()
+INTERIM = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+EMPTY = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 
 
-def after(loop: asyncio.AbstractEventLoop, *pieces: bytes) -> tuple[bool, bool]:
-    """Return whether the response has ended, and whether the connection is open, after these reads.
+def played(play: Callable[[_Connection], Coroutine[Any, Any, None]]) -> list[str]:
+    """Return the calls of a connection on its transport while a request is answered."""
 
-    After each, aiohttp reads on, which it does by a read of nothing.
-    """
-    wire, connection = Wire(), _Connection(loop)
-    connection.connection_made(wire)
-    parameters: dict[str, Any] = {"timer": None, "read_until_eof": True}
-    connection.set_response_params(**parameters)
-    for piece in pieces:
-        if wire.is_open:
-            connection.data_received(piece)
-            connection.data_received(b"")
-    return connection._is_idle, wire.is_open
+    async def main() -> list[str]:
+        fake: Any = Fake()
+        connection = _Connection(loop=asyncio.get_running_loop())
+        connection.connection_made(fake)
+        connection.set_response_params(timer=aiohttp.helpers.TimerNoop())
+        await play(connection)
+        told: list[str] = fake.told
+        return told
 
-
-def all_reads(data: bytes) -> Iterator[list[bytes]]:
-    """Return the data in one read, in two and three around each pair of places, and byte by byte."""
-    ends = [*range(len(data) + 1)]
-    yield [data]
-    yield [data[at : at + 1] for at in range(len(data))]
-    for cut, width in itertools.product(ends, (0, 1, 2)):
-        yield [piece for piece in (data[:cut], data[cut : cut + width], data[cut + width :]) if piece]
+    return asyncio.run(main())
 
 
-@pytest.mark.parametrize("response", RESPONSES.values(), ids=RESPONSES)
-def test_a_response(loop_without_network: asyncio.AbstractEventLoop, response: bytes) -> None:
-    """A response ends with its last byte, and its connection stays open."""
-    found = {after(loop_without_network, *reads) for reads in all_reads(response)}
-    assert found == {(True, True)}
+def test_interim_responses() -> None:
+    """After an interim response, reading pauses for one turn of the loop, and nothing of it is kept."""
+
+    async def play(connection: _Connection) -> None:
+        for _ in range(2):
+            connection.data_received(INTERIM * 100)
+            await asyncio.sleep(0)
+        assert len(connection) == 0
+
+    assert played(play) == ["pause_reading", "resume_reading"] * 2
 
 
-@pytest.mark.parametrize("response", RESPONSES.values(), ids=RESPONSES)
-def test_before_its_end(loop_without_network: asyncio.AbstractEventLoop, response: bytes) -> None:
-    """A response has not ended one byte before its last."""
-    found = {after(loop_without_network, *reads) for reads in all_reads(response[:-1])}
-    assert found == {(False, True)}
+def test_closed_in_that_turn() -> None:
+    """A connection that was closed in that turn does not resume reading."""
+
+    async def play(connection: _Connection) -> None:
+        connection.data_received(INTERIM)
+        connection.close()
+        await asyncio.sleep(0)
+
+    assert played(play) == ["pause_reading", "abort", "close"]
 
 
-@pytest.mark.parametrize("surplus", [b"\r\n", b"H", OK], ids=["a line break", "a byte", "a response"])
-@pytest.mark.parametrize("response", RESPONSES.values(), ids=RESPONSES)
-def test_surplus(loop_without_network: asyncio.AbstractEventLoop, response: bytes, surplus: bytes) -> None:
-    """A byte after a response closes the connection."""
-    found = {after(loop_without_network, *reads) for reads in all_reads(response + surplus)}
-    assert found == {(True, False)}
+@pytest.mark.parametrize(
+    ("behind", "expected"), [(b"", []), (b"\r\n", ["close"]), (b"x", ["close"])], ids=["nothing", "a line", "a byte"]
+)
+def test_data_after_a_response(behind: bytes, expected: list[str]) -> None:
+    """Data after a response closes the connection; an empty read does not."""
+
+    async def play(connection: _Connection) -> None:
+        connection.data_received(EMPTY)
+        connection.data_received(behind)
+        assert len(connection) == 1
+
+    assert played(play) == expected
+
+
+def test_a_head_that_cannot_be_parsed() -> None:
+    """Data after a head that cannot be parsed is not parsed, and the transport is closed."""
+
+    async def play(connection: _Connection) -> None:
+        connection.data_received(b"nonsense\r\n\r\nnonsense")
+        assert connection.exception() is not None
+
+    assert "close" in played(play)
