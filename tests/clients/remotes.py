@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio.from_thread
 import attrs
@@ -17,10 +20,26 @@ from tests.interop.harness import RemoteServer
 from tests.interop.model import served_model
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
 CUT: Final = "CUT-HERE"
+
+
+def drive(command: Sequence[str], *tasks: dict[str, Any], **environment: str) -> list[dict[str, Any]]:
+    """Return what a driver, a program with a client, makes of these tasks: a line of JSON each."""
+    done = subprocess.run(
+        command,
+        input="".join(json.dumps(task) + "\n" for task in tasks),
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    found = [json.loads(each) for each in done.stdout.splitlines() if each.startswith("{")]
+    assert (done.returncode, len(found)) == (0, len(tasks)), done.stderr
+    return found
 
 
 @attrs.frozen

@@ -9,7 +9,6 @@ Rule 2: how often an agent ran is counted at the remote, never by what a client 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +20,7 @@ from oxygent_client import SSEOxyGent
 from oxygent_client.serve.a2a import create_app
 from oxygent_client.testing import ToyRemote, serve
 from oxygent_client.testing.script import Call, Cut, Pause, Say, Script, Together, Words
-from tests.clients.remotes import CUT, Remote, cut_server, react_server
+from tests.clients.remotes import CUT, Remote, cut_server, drive, react_server
 from tests.conftest import scaled
 from tests.interop.environments import python_with
 from tests.interop.model import ANSWER
@@ -67,16 +66,7 @@ class Target:
 
     def drive(self, *tasks: dict[str, Any]) -> list[dict[str, Any]]:
         """What the client makes of these tasks."""
-        done = subprocess.run(
-            self.command,
-            input="".join(json.dumps(task) + "\n" for task in tasks),
-            env={"PATH": os.environ["PATH"]},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        return [json.loads(each) for each in done.stdout.splitlines()]
+        return drive(self.command, *tasks)
 
     def result(self, way: str, fact: str) -> dict[str, Any]:
         """What the client made of one task; the first time, of all tasks, which share a process."""
@@ -110,13 +100,6 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         serve(create_app(SSEOxyGent(url))) as at,
     ):
         yield Target(at, remote)
-
-
-@pytest.fixture(params=["toy", "real"])
-def target(request: pytest.FixtureRequest) -> Target:
-    """Each of the two."""
-    found: Target = request.getfixturevalue(request.param)
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -7,27 +7,21 @@ Rule 2: how often an agent ran is counted at the remote, never by what the clien
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio.from_thread
 import attrs
 import pytest
 
-from oxygent_client import OxyState, SSEOxyGent
+from oxygent_client import SSEOxyGent
 from oxygent_client.serve.agui import create_app
 from oxygent_client.testing import ToyRemote, serve
 from oxygent_client.testing.script import Call, Cut, Pause, Say, Script, Together, Words
+from tests.clients.remotes import CUT, Remote, cut_server, drive, react_server
 from tests.conftest import scaled
-from tests.interop.cuts import Cut as LineCut
-from tests.interop.cuts import line
-from tests.interop.environments import RELEASES, node_home_with
-from tests.interop.harness import RemoteServer
-from tests.interop.model import ANSWER, PREFACE, served_model
+from tests.interop.environments import node_home_with
+from tests.interop.model import ANSWER, PREFACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +30,6 @@ pytestmark = pytest.mark.needs("node")
 
 DRIVER: Final = Path(__file__).with_name("drive_agui.mjs")
 RUNS: Final = scaled(200)
-CUT: Final = "CUT-HERE"
 QUERIES: Final = {
     # the name of the fact: the query
     "answer": "echo hello you.",
@@ -69,7 +62,7 @@ class Target:
     """A served agent, and what its remote knows of its runs."""
 
     url: str
-    remote: ToyRemote | RemoteServer
+    remote: Remote
     client: str = "ag-ui"
     """The environment of the client."""
     _results: dict[str, dict[str, Any]] = attrs.field(factory=dict[str, dict[str, Any]])
@@ -81,16 +74,7 @@ class Target:
 
     def drive(self, *tasks: dict[str, Any]) -> list[dict[str, Any]]:
         """What the client makes of these tasks."""
-        done = subprocess.run(
-            self.command,
-            input="".join(json.dumps(task) + "\n" for task in tasks),
-            env={"PATH": os.environ["PATH"]},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        return [json.loads(each) for each in done.stdout.splitlines()]
+        return drive(self.command, *tasks)
 
     def turns(self, *queries: str) -> list[dict[str, Any]]:
         """What the client makes of the turns of one thread."""
@@ -105,60 +89,46 @@ class Target:
             self._results.update(zip(QUERIES, (each["results"][0] for each in done), strict=True))
         return self._results[fact]
 
-    def trace_ids(self, query: str) -> set[str]:
-        """The runs with such a query."""
-        if isinstance(self.remote, ToyRemote):
-            return {run.trace_id for run in self.remote.runs if query in run.query}
-        return {each.get("trace_id", "") for each in self.remote.records("started") if query in each.get("query", "")}
-
 
 @pytest.fixture(scope="module")
 def toy() -> Iterator[Target]:
     """A toy."""
     remote = ToyRemote(scripts=SCRIPTS)
     with serve(remote) as url, serve(create_app(SSEOxyGent(url))) as at:
-        yield Target(at, remote)
+        yield Target(at, Remote(remote))
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """A real server, by a line that is cut where a query says so."""
-    server = RemoteServer(RELEASES[0], tmp_path_factory.mktemp("clients") / "server")
-    with anyio.from_thread.start_blocking_portal() as portal, ExitStack() as stack:
-        stack.callback(server.close)
-        cuts = [LineCut(said=CUT.encode())] * 1000
-        way = stack.enter_context(portal.wrap_async_context_manager(line(server.port, *cuts)))
-        yield Target(stack.enter_context(serve(create_app(SSEOxyGent(way.url)))), server)
-
-
-@pytest.fixture(params=["toy", "real"])
-def target(request: pytest.FixtureRequest) -> Target:
-    """Each of the two."""
-    found: Target = request.getfixturevalue(request.param)
-    return found
+    with (
+        cut_server(tmp_path_factory.mktemp("clients") / "server") as (url, remote),
+        serve(create_app(SSEOxyGent(url))) as at,
+    ):
+        yield Target(at, remote)
 
 
 @pytest.fixture(scope="module")
 def react(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """A real agent that thinks, calls a tool and answers, by a model that streams."""
-    with served_model() as model, ExitStack() as stack:
-        server = RemoteServer(RELEASES[0], tmp_path_factory.mktemp("react") / "server", "--model", model)
-        stack.callback(server.close)
-        url = stack.enter_context(serve(create_app(SSEOxyGent(server.url), reasoning=True)))
-        yield Target(url, server)
+    with (
+        react_server(tmp_path_factory.mktemp("react") / "server") as (url, remote),
+        serve(create_app(SSEOxyGent(url), reasoning=True)) as at,
+    ):
+        yield Target(at, remote)
 
 
 def test_an_answer(target: Target) -> None:
     """It is the agent's, once, and the agent ran once."""
     result = target.result("answer")
     assert (result["texts"], result["result"], result["outcome"]) == (["hello you."], "hello you.", "success")
-    (trace_id,) = target.trace_ids("echo hello you.")
+    (trace_id,) = target.remote.trace_ids("echo hello you.")
     assert result["trace"]["trace_id"] == trace_id
 
 
 def test_two_agents_at_once(target: Target) -> None:
     """Both are sub-agents, and the answer is the master's."""
-    is_toy = isinstance(target.remote, ToyRemote)
+    is_toy = target.remote.is_toy
     result = target.result("both")
     assert result["texts"] == ["a and b" if is_toy else "middle(leaf(42)) and other_agent heard hello"]
     agents = ["flight_agent", "hotel_agent"] if is_toy else ["leaf_agent", "middle_agent", "other_agent"]
@@ -171,22 +141,22 @@ def test_a_failing_agent(target: Target) -> None:
     result = target.result("failing")
     assert (result["code"], result["outcome"]) == ("agent_failed", "completed")
     assert "scripted failure" in result["message"]
-    assert len(target.trace_ids("raise it.")) == 1
+    assert len(target.remote.trace_ids("raise it.")) == 1
 
 
 def test_a_run_that_is_cut(target: Target) -> None:
     """Its run is an error with the outcome, and the agent ran once. The real one is cut before its first event."""
     result = target.result("cut")
     assert (result["code"], result["events"][-1]) == ("cut", "RUN_ERROR")
-    assert result["outcome"] == ("started" if isinstance(target.remote, ToyRemote) else "unknown")
-    assert len(target.trace_ids(f"{CUT}-x.")) == 1
+    assert result["outcome"] == ("started" if target.remote.is_toy else "unknown")
+    assert len(target.remote.trace_ids(f"{CUT}-x.")) == 1
 
 
 def test_two_turns(target: Target) -> None:
     """A thread is a conversation: the agent remembers the turn before."""
     _, second = target.turns("echo first", "memory")
     remembered = json.loads(second["texts"][0])
-    is_toy = isinstance(target.remote, ToyRemote)
+    is_toy = target.remote.is_toy
     assert remembered == (["echo first", "memory"] if is_toy else {"asked": ["echo first"], "answered": 1})
 
 
@@ -206,7 +176,7 @@ def test_an_agent_that_asks(target: Target) -> None:
     asked, answered = result["results"]
     assert (asked["outcome"], answered["outcome"]) == ("interrupt", "success")
     assert answered["result"] == ["yes"]
-    assert len(target.trace_ids("feedback please")) == 1
+    assert len(target.remote.trace_ids("feedback please")) == 1
 
 
 def test_an_agent_with_a_model(react: Target) -> None:
@@ -225,19 +195,14 @@ def test_a_preface_of_a_model(react: Target) -> None:
 
 def test_a_client_that_leaves(real: Target) -> None:
     """The run is cancelled at the remote within 2 s."""
-    assert isinstance(real.remote, RemoteServer)
     query = "quiet 30"
     with subprocess.Popen(real.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         process.stdin.write(json.dumps({"way": "leave", "query": query}) + "\n")
         process.stdin.flush()
-        anyio.run(partial(real.remote.wait_for, "started", within=60.0, query=query))
+        real.remote.wait_for_start(query)
         result = json.loads(process.communicate("\n")[0])
-    found = anyio.run(partial(real.remote.wait_for, "cancelled", within=10.0, query=query))
-    assert found["time"] - result["time"] < 2.0
-    record = anyio.run(SSEOxyGent(real.remote.url).lookup, found.get("trace_id", ""))
-    assert record is not None
-    assert record.state is OxyState.CANCELED
+    real.remote.check_cancelled(query, result["time"])
 
 
 @pytest.mark.parametrize(
@@ -253,4 +218,4 @@ def test_many_runs_at_once(target: Target) -> None:
     """Each has its own answer, and is one run."""
     (result,) = target.drive({"way": "storm", "count": RUNS})
     assert result == {"wrong": [], "count": RUNS}
-    assert len(target.trace_ids("echo storm")) == RUNS
+    assert len(target.remote.trace_ids("echo storm")) == RUNS

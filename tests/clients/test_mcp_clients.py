@@ -23,7 +23,7 @@ from oxygent_client import SSEOxyGent
 from oxygent_client.serve.mcp import create_app
 from oxygent_client.testing import ToyRemote, serve
 from oxygent_client.testing.script import Cut, Pause, Say, Script, Words
-from tests.clients.remotes import CUT, Remote, cut_server, react_server
+from tests.clients.remotes import CUT, Remote, cut_server, drive, react_server
 from tests.conftest import scaled
 from tests.interop.environments import node_home_with, python_with
 from tests.interop.model import ANSWER
@@ -108,18 +108,7 @@ class Target:
 
     def drive(self, release: str, *tasks: dict[str, Any]) -> list[dict[str, Any]]:
         """What the clients make of these tasks."""
-        done = subprocess.run(
-            self.command(release),
-            input="".join(json.dumps(task) + "\n" for task in tasks),
-            env=ENVIRONMENT,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        found = [json.loads(each) for each in done.stdout.splitlines()]
-        assert len(found) == len(tasks), done.stderr
-        return found
+        return drive(self.command(release), *tasks, **ENVIRONMENT)
 
     def result(self, release: str, way: str, fact: str) -> dict[str, Any]:
         """What a client made of one task; the first time, of all tasks of its release, which share a process."""
@@ -152,13 +141,6 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """A real server, by a line that is cut where a query says so."""
     with cut_server(tmp_path_factory.mktemp("clients") / "server") as (url, remote), served(url) as at:
         yield Target(at, url, "master", remote)
-
-
-@pytest.fixture(params=["toy", "real"])
-def target(request: pytest.FixtureRequest) -> Target:
-    """Each of the two."""
-    found: Target = request.getfixturevalue(request.param)
-    return found
 
 
 @pytest.fixture(scope="module")

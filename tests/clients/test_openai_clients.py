@@ -7,7 +7,6 @@ Rule 2: how often an agent ran is counted at the remote, never by what a client 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +18,7 @@ from oxygent_client import SSEOxyGent
 from oxygent_client.serve.openai import create_app
 from oxygent_client.testing import ToyRemote, serve
 from oxygent_client.testing.script import Call, Cut, Pause, Say, Script, Together, Words
-from tests.clients.remotes import CUT, Remote, cut_server, react_server
+from tests.clients.remotes import CUT, Remote, cut_server, drive, react_server
 from tests.conftest import scaled
 from tests.interop.environments import python_with
 from tests.interop.model import ANSWER
@@ -81,16 +80,7 @@ class Target:
 
     def drive(self, *tasks: dict[str, Any]) -> list[dict[str, Any]]:
         """What the clients make of these tasks."""
-        done = subprocess.run(
-            self.command,
-            input="".join(json.dumps(task) + "\n" for task in tasks),
-            env={"PATH": os.environ["PATH"], "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=True,
-        )
-        return [json.loads(each) for each in done.stdout.splitlines() if each.startswith("{")]
+        return drive(self.command, *tasks, LITELLM_LOCAL_MODEL_COST_MAP="True", LITELLM_LOG="ERROR")
 
     def result(self, way: str, fact: str) -> dict[str, Any]:
         """What a client made of one task; the first time, of all tasks of all clients, which share a process."""
@@ -116,13 +106,6 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         serve(create_app(SSEOxyGent(url))) as at,
     ):
         yield Target(at, "master", remote)
-
-
-@pytest.fixture(params=["toy", "real"])
-def target(request: pytest.FixtureRequest) -> Target:
-    """Each of the two."""
-    found: Target = request.getfixturevalue(request.param)
-    return found
 
 
 @pytest.fixture(scope="module")
