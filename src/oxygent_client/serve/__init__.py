@@ -9,14 +9,15 @@ its errors; a `Service` does the rest.
 from oxygent_client.serve._core.access import LOOPBACK
 from oxygent_client.serve._core.exchange import ASGIApp, Exchange
 from oxygent_client.serve._core.failures import INTERNAL, Failure, Refused, failure_of
-from oxygent_client.serve._core.runs import Runs, ServedAgent, ServeLimits
+from oxygent_client.serve._core.runs import Runs, ServedAgent, ServeLimits, positive
 from oxygent_client.serve._core.server import serve_forever
 from oxygent_client.serve._core.service import Adapter, Mount, Route, Service
-from oxygent_client.serve._core.texts import call_of, text_of
+from oxygent_client.serve._core.texts import ROLES, call_of, text_of
 
 __all__ = [
     "INTERNAL",
     "LOOPBACK",
+    "ROLES",
     "ASGIApp",
     "Adapter",
     "Exchange",
@@ -30,6 +31,7 @@ __all__ = [
     "Service",
     "call_of",
     "failure_of",
+    "positive",
     "serve_forever",
     "text_of",
 ]

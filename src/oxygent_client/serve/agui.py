@@ -17,7 +17,7 @@ import attrs
 
 from oxygent_client import SSEOxyGent
 from oxygent_client.errors import ConfigurationError
-from oxygent_client.serve import Exchange, Failure, Mount, Route, Runs, ServeLimits, Service
+from oxygent_client.serve import Exchange, Failure, Mount, Route, Runs, ServeLimits, Service, positive
 from oxygent_client.serve._agui.page import AGENTS, PAGE, REPORTS, Page
 from oxygent_client.serve._agui.requests import run_input
 from oxygent_client.serve._agui.session import Interrupts, RunSession
@@ -33,18 +33,13 @@ CLOSE_SECONDS: Final = 1.0
 """How long the last responses get to be sent when the service ends."""
 
 
-def _check_seconds(_: object, __: object, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise ConfigurationError("answer_seconds must be a positive number")
-
-
 @attrs.define(eq=False)
 class AGUIAdapter:
     """AG-UI over HTTP and server-sent events, for one `Service`."""
 
     reasoning: bool = False
     """Whether thoughts are sent as reasoning."""
-    answer_seconds: float = attrs.field(default=ANSWER_SECONDS, validator=_check_seconds)
+    answer_seconds: float = attrs.field(default=ANSWER_SECONDS, validator=positive)
     """How long an agent waits for the answer of the user."""
     page: bool = False
     """Whether there is a page for browsers at `/`."""

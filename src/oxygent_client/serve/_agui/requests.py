@@ -19,16 +19,10 @@ import attrs
 from ag_ui.core import RunAgentInput
 from pydantic import ValidationError
 
-from oxygent_client.serve import Refused
+from oxygent_client.serve import ROLES, Refused
 
 ID_LENGTH: Final = 200
 """Characters of the id of a thread or of a run."""
-_ROLES: Final[Mapping[str, str]] = {
-    "user": "user",
-    "assistant": "assistant",
-    "system": "system",
-    "developer": "system",
-}
 
 
 @attrs.frozen(kw_only=True)
@@ -116,7 +110,7 @@ def run_input(document: Mapping[str, Any]) -> RunInput:
 
 def _message(message: Any) -> dict[str, str]:
     """The role and the text of a message; the text is empty if it is none for an agent."""
-    role = _ROLES.get(message.role, "")
+    role = ROLES.get(message.role, "")
     content = message.content if role else None
     if isinstance(content, list):
         content = "\n".join(part.text for part in cast("list[Any]", content) if part.type == "text")

@@ -36,7 +36,12 @@ MOST_AGENTS: Final = 1000
 """More agents of an organization are not listed."""
 
 
-def _positive(_: object, field: attrs.Attribute[Any], value: Any) -> None:
+def positive(_: object, field: attrs.Attribute[Any], value: Any) -> None:
+    """Accept a positive number as a setting.
+
+    Raises:
+        ConfigurationError: the value is something else; the text names the setting.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise ConfigurationError(f"{field.name} must be a positive number")
 
@@ -45,13 +50,13 @@ def _positive(_: object, field: attrs.Attribute[Any], value: Any) -> None:
 class ServeLimits:
     """Limits of a served agent."""
 
-    runs: int = attrs.field(default=500, validator=_positive)
+    runs: int = attrs.field(default=500, validator=positive)
     """Concurrent runs; one more is refused with status 429."""
-    body_bytes: int = attrs.field(default=4 * 1024 * 1024, validator=_positive)
+    body_bytes: int = attrs.field(default=4 * 1024 * 1024, validator=positive)
     """Bytes of a request's body; a larger one is refused with status 413."""
-    body_seconds: float = attrs.field(default=30.0, validator=_positive)
+    body_seconds: float = attrs.field(default=30.0, validator=positive)
     """Seconds in which a request's body must arrive."""
-    run_seconds: float = attrs.field(default=570.0, validator=_positive)
+    run_seconds: float = attrs.field(default=570.0, validator=positive)
     """Seconds for one run; the agent's own `Timeouts.total` counts if it is less. OpenAI's clients give up after 600 s,
     and then repeat the request: an error of this side comes first."""
 

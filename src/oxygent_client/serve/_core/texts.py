@@ -1,11 +1,15 @@
-"""Texts for clients: of an answer, and of a call inside the remote. Pure."""
+"""Texts for clients: of an answer, and of a call inside the remote; the roles of their messages. Pure."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from oxygent_client import Event, ToolCall
+
+ROLES: Final[Mapping[str, str]] = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
+"""The roles of a client's messages, and those of the agent's memory."""
 
 
 def text_of(output: Any) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 
 import attrs
 
-from oxygent_client.serve import Refused
+from oxygent_client.serve import ROLES, Refused
 
 CHAT_ID: Final = "chatcmpl-"
 RESPONSE_ID: Final = "resp_"
@@ -118,14 +118,6 @@ def _content(content: Any, param: str) -> str:
     return "".join(texts)
 
 
-_ROLES: Final[Mapping[str, str]] = {
-    "user": "user",
-    "assistant": "assistant",
-    "system": "system",
-    "developer": "system",
-}
-
-
 def _messages(messages: Any, param: str) -> list[dict[str, str]]:
     if not isinstance(messages, list) or not messages:
         raise _refuse(param, f"{param} must be a list with at least one message")
@@ -135,9 +127,9 @@ def _messages(messages: Any, param: str) -> list[dict[str, str]]:
         fields = cast("dict[str, Any]", message) if isinstance(message, dict) else {}
         if fields.get("type") == "reasoning":  # of a response of ours, sent back
             continue
-        role = _ROLES.get(str(fields.get("role")))
+        role = ROLES.get(str(fields.get("role")))
         if role is None or fields.get("type", "message") != "message":
-            raise _refuse(f"{place}.role", f"{place}.role must be one of {', '.join(_ROLES)}")
+            raise _refuse(f"{place}.role", f"{place}.role must be one of {', '.join(ROLES)}")
         found.append({"role": role, "content": _content(fields.get("content"), f"{place}.content")})
     if not found or found[-1]["role"] != "user":
         raise _refuse(param, f"the last of {param} must be a message of the user")
