@@ -173,9 +173,8 @@ def _line(call: TraceCall) -> str:
     text = f"{call.mark} {escape_text(call.name, LINE // 2)}({shown})"
     if call.seconds is not None:
         text += f" {call.seconds:.2f} s"
-    if (
-        call.ended is not None and call.parent is not None and not call.is_failed
-    ):  # the output of the root is the answer
+    # The output of the root is the answer.
+    if call.ended is not None and call.parent is not None and not call.is_failed:
         text += f" → {_json(call.output)}"
     if call.error:
         text += f" ! {call.error}"
