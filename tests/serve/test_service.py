@@ -739,3 +739,17 @@ async def test_an_error_in_a_stream_that_its_protocol_leaves() -> None:
     call = Call(site().service, "POST", "/stream", b'{"query": "raise"}')
     await call()
     assert (call.status, call.is_complete) == (200, False)
+
+
+def test_sanitize_gets_a_copy() -> None:
+    """A `sanitize` that changes its argument does not change the message of the run."""
+
+    def hide(message: Any) -> Any:
+        message["content"] = "hidden"
+        return message
+
+    agent = SSEOxyGent(server_url="http://127.0.0.1:1", sanitize=hide)
+    message = {"type": "progress", "content": {"step": 1}}
+    shown = Runs(agent, ServeLimits()).redactor(agent.stream("hi"))(message)
+    assert shown == {"type": "progress", "content": "hidden"}
+    assert message == {"type": "progress", "content": {"step": 1}}

@@ -10,6 +10,7 @@ Rule 4: leaving a run, in whatever way, stops it at the remote.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -215,9 +216,12 @@ class Runs:
                 return True
 
     def redactor(self, run: Run) -> Callable[[Any], Any]:
-        """Return what messages of a run pass to a client: the agent's `sanitize`, and the removal of credentials."""
+        """Return what messages of a run pass to a client: the agent's `sanitize`, and the removal of credentials.
+
+        `sanitize` gets a copy, since it may change its argument.
+        """
         clean, own = without_credentials(run.sent), self._agent.sanitize
-        return clean if own is None else chain(own, clean)
+        return clean if own is None else chain(_copy, own, clean)
 
     def conversation(self, token: str = "") -> Conversation:
         """Start a conversation, or continue that of a token; see `SSEOxyGent.conversation`."""
@@ -278,3 +282,8 @@ class Runs:
         allowed = {name.lower() for name in self._agent.forward_headers}
         forwarded = {name: value for name, value in headers.items() if name.lower() in allowed}
         return {"_headers": forwarded} if forwarded else None
+
+
+def _copy(value: Any) -> Any:
+    """A copy of a JSON value."""
+    return json.loads(json.dumps(value))
