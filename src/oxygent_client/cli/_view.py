@@ -4,7 +4,7 @@ Rule 1: pure, without a terminal or a clock. Calls, with their times, errors and
     (`show_trace`); what a trace does not have is taken from the events (`see`): notes, and the lines being written.
 Rule 2: every event class has a line in HANDLERS.
 Rule 3: the texts of a TreeLine are safe to show and have no line breaks; `View.text`, `draft` and `answer` are as
-received.
+    received.
 Rule 4: bounded memory. Calls and notes beyond MAX_PARTS are only counted; texts are cut to a line.
 Rule 5: linear time. An event comes with its call, and the text of a call is made once for each of its values.
 """
