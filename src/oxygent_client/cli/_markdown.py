@@ -1,9 +1,9 @@
 """Render Markdown for a terminal in linear time.
 
 Rule 1: linear time. Each line is parsed by itself, and the text between two marks has at most SPAN characters. Tables
-have at most CELLS cells per text; further tables are shown unformatted.
+    have at most CELLS cells per text; further tables are shown unformatted.
 Rule 2: no lexer. Code is shown unhighlighted, since rich's own renderer lets the remote choose a Pygments lexer, and
-some lexers take exponential time.
+    some lexers take exponential time.
 Rule 3: a link is shown with its URL, and an entity as its character, escaped like all text.
 """
 

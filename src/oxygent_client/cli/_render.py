@@ -4,7 +4,7 @@ Rule 1: no state and no clock: equal views at equal times render equally.
 Rule 2: remote text is never rich markup: it is a Text, or rendered by `_markdown`, and never chooses a lexer.
 Rule 3: each line of the tree is one line of the terminal; long ones end with an ellipsis.
 Rule 4: bounded. The live display renders no more than the terminal shows; text too long for a frame is printed
-unchanged; omitted lines are counted.
+    unchanged; omitted lines are counted.
 """
 
 from __future__ import annotations
