@@ -179,7 +179,7 @@ def test_stop(way: str, tab: Tab, toy: ToyRemote) -> None:
     for _ in range(1000):
         if toy.runs[0].state != "started":
             break
-        tab.run("new Promise((done) => setTimeout(done, 5))")
+        tab.call("Runtime.evaluate", expression="new Promise((done) => setTimeout(done, 5))", awaitPromise=True)
     assert toy.runs[0].state == "cancelled"
     assert tab.run("document.querySelector('#tree .gone').textContent") == "lost"
     finish(tab, "echo again")

@@ -674,12 +674,14 @@ async def test_a_message_without_a_task_that_is_sent_again() -> None:
 
 
 async def test_old_messages_are_forgotten() -> None:
-    """The last messages are remembered."""
+    """The last messages are remembered, and those whose calls have not ended."""
     messages = SentMessages(2)
-    sent = [Message(message_id=str(number), context_id="c") for number in range(3)]
-    for message in sent:
-        messages.add(message, anyio.CancelScope())
-    assert [messages.find(message) is not None for message in sent] == [False, True, True]
+    sent = [Message(message_id=str(number), context_id="c") for number in range(4)]
+    added = [messages.add(message, anyio.CancelScope()) for message in sent]
+    for each in added[1:]:
+        each.begin("task")
+        each.end()
+    assert [messages.find(message) is not None for message in sent] == [True, False, True, True]
 
 
 # --------------------------------------------------------------------------------------------------------------- Calls

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import math
 import random
@@ -116,12 +117,15 @@ def checked(events: list[Any]) -> list[Any]:
     return events
 
 
+NUMBERS: Final = itertools.count()
+
+
 def given(text: str, *, history: list[Any] | None = None, thread: str = "t", **members: Any) -> dict[str, Any]:
-    """Return a run input whose last message is this text."""
+    """Return a run input whose last message is this text, with a run id of its own."""
     messages = [*(history or []), {"id": "m", "role": "user", "content": text}]
     usual: dict[str, Any] = {
         "threadId": thread,
-        "runId": "r",
+        "runId": f"r{next(NUMBERS)}",
         "protocolVersion": "1.0",
         "state": {},
         "messages": messages,
@@ -204,7 +208,7 @@ def of_type(events: list[Any], kind: str) -> list[Any]:
 async def test_a_stream() -> None:
     """The events of a run: its ids, the state of the client with facts of the run, the answer once, and the outcome."""
     async with site() as here:
-        reply = await here.call(given("echo hello", state={"own": 1}))()
+        reply = await here.call(given("echo hello", state={"own": 1}, runId="r"))()
     trace_id = here.toy.runs[0].trace_id
     assert reply.headers["x-request-id"] == trace_id
     begin, state, *message, last_state, end = checked(reply.events)
@@ -504,13 +508,16 @@ async def test_unexpected_errors(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_a_client_that_leaves() -> None:
-    """When the client leaves, the run is stopped at the remote at once."""
+    """When the client has left and does not come back, the run is stopped at the remote."""
     async with site() as here, anyio.create_task_group() as group:
         call = here.call(given("slow"))
         group.start_soon(call)
         await call.wait_for("add_up")
         call.left.set()
-        await anyio.sleep(0.1)
+        await anyio.sleep(0.9)
+        before = here.toy.runs[0].state
+        await anyio.sleep(0.2)
+        assert before == "started"
         assert here.toy.runs[0].state == "cancelled"
         assert here.service.runs.running == 0
 
@@ -815,7 +822,7 @@ async def test_a_client_that_leaves_with_its_answer(caplog: pytest.LogCaptureFix
         call = here.call(answered(await here.events(given("ask")), payload="yes"))
         call.left.set()
         await call()
-        await anyio.sleep(0.1)
+        await anyio.sleep(1.1)
         assert here.toy.runs[0].state == "cancelled"
         assert here.service.runs.running == 0
     assert "failed" not in caplog.text

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from oxygent_client import BearerAuth, Run, SSEOxyGent
 from oxygent_client.errors import ConfigurationError, ConnectError
 from oxygent_client.sanitize import redact
-from oxygent_client.serve import Runs, ServeLimits, Service
+from oxygent_client.serve import Audience, Runs, RunTable, ServeLimits, Service, Viewer
+from oxygent_client.serve._core.piece_log import PIECE
 from oxygent_client.serve._relay.documents import RETRY, Question, frame, json_bytes
-from oxygent_client.serve._relay.event_log import FRAME, PIECE, EventLog, Viewer
+from oxygent_client.serve._relay.event_log import FRAME, EventLog
 from oxygent_client.serve._relay.relay_run import RelayRun
-from oxygent_client.serve._relay.run_table import RunTable
 from oxygent_client.serve.relay import RelayLimits, create_app
 from oxygent_client.testing import FakeTransport, Reply, ToyRemote, answer, close
 from oxygent_client.testing.script import Cut, Fail, Pause, Say, Script
@@ -421,7 +421,8 @@ async def test_an_unexpected_error(caplog: pytest.LogCaptureFixture) -> None:
     """An unexpected error ends the run without its text, which is logged."""
     remote = FakeTransport({"/sse/chat": Reply([answer("x"), close()])})
     log = EventLog(10, 1000)
-    run = RelayRun("1", _BrokenRuns(SSEOxyGent(server_url=REMOTE, transport=remote), ServeLimits()), log, 30)
+    runs = _BrokenRuns(SSEOxyGent(server_url=REMOTE, transport=remote), ServeLimits())
+    run = RelayRun("1", runs, Audience(log, 30))
     await run.execute(Question("x"), {})
     (end,) = log.after(0)
     assert b"internal_error" in end

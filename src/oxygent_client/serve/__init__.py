@@ -7,11 +7,15 @@ its errors; a `Service` does the rest.
 """
 
 from oxygent_client.serve._core.access import LOOPBACK
+from oxygent_client.serve._core.audience import Audience
 from oxygent_client.serve._core.exchange import ASGIApp, Exchange
 from oxygent_client.serve._core.failures import INTERNAL, Failure, Refused, failure_of
+from oxygent_client.serve._core.piece_log import PieceLog, Viewer
+from oxygent_client.serve._core.run_table import RunTable
 from oxygent_client.serve._core.runs import Runs, ServedAgent, ServeLimits, positive
 from oxygent_client.serve._core.server import serve_forever
 from oxygent_client.serve._core.service import Adapter, Mount, Route, Service
+from oxygent_client.serve._core.shared_responses import SharedResponses
 from oxygent_client.serve._core.texts import ROLES, call_of, text_of
 
 __all__ = [
@@ -20,15 +24,20 @@ __all__ = [
     "ROLES",
     "ASGIApp",
     "Adapter",
+    "Audience",
     "Exchange",
     "Failure",
     "Mount",
+    "PieceLog",
     "Refused",
     "Route",
+    "RunTable",
     "Runs",
     "ServeLimits",
     "ServedAgent",
     "Service",
+    "SharedResponses",
+    "Viewer",
     "call_of",
     "failure_of",
     "positive",

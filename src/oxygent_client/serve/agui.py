@@ -3,12 +3,14 @@
 Rule 1: a request is one run, streamed: the answer's text once, the calls inside the remote, and how the run ended.
 Rule 2: an agent that asks the user ends the response with an interrupt; its run waits for the answer, for some minutes.
 Rule 3: the history of the client counts; where the remote has the same in its memory, only the query is sent.
+Rule 4: the ids of thread and run name a run: a request that is sent again gets the events of that run, from the first.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -17,9 +19,19 @@ import attrs
 
 from oxygent_client import SSEOxyGent
 from oxygent_client.errors import ConfigurationError
-from oxygent_client.serve import Exchange, Failure, Mount, Route, Runs, ServeLimits, Service, positive
+from oxygent_client.serve import (
+    Exchange,
+    Failure,
+    Mount,
+    Route,
+    Runs,
+    ServeLimits,
+    Service,
+    SharedResponses,
+    positive,
+)
 from oxygent_client.serve._agui.page import AGENTS, PAGE, REPORTS, Page
-from oxygent_client.serve._agui.requests import run_input
+from oxygent_client.serve._agui.requests import RunInput, run_input
 from oxygent_client.serve._agui.session import Interrupts, RunSession
 from oxygent_client.serve._agui.threads import Threads
 
@@ -48,7 +60,8 @@ class AGUIAdapter:
     def routes(self, runs: Runs) -> Sequence[Route | Mount]:
         """Return the endpoint of each agent, and what the page needs."""
         page = Page(runs) if self.page else None
-        self._endpoint = _Endpoint(runs, Threads(runs), self.reasoning, self.answer_seconds, page)
+        responses = SharedResponses(runs.limits.return_seconds)
+        self._endpoint = _Endpoint(runs, Threads(runs), responses, self.reasoning, self.answer_seconds, page)
         routes = (Route("POST", PATH, self._endpoint.run), Route("POST", f"{PATH}/*", self._endpoint.run))
         if page is None:
             return routes
@@ -82,6 +95,7 @@ class _Endpoint:
 
     runs: Runs
     threads: Threads
+    responses: SharedResponses
     reasoning: bool
     answer_seconds: float
     page: Page | None
@@ -93,15 +107,23 @@ class _Endpoint:
         async with anyio.create_task_group() as group:
             self._group = group
             try:
-                yield
+                async with self.responses.running():
+                    yield
             finally:
                 self._group = None
                 group.cancel_scope.deadline = anyio.current_time() + CLOSE_SECONDS
 
     async def run(self, exchange: Exchange) -> None:
-        if self._group is None:
-            raise RuntimeError("the service is not running: enter `app.running()` in the lifespan of your application")
         asked = run_input(exchange.json())
+        agent = exchange.path.removeprefix(PATH).removeprefix("/")
+        content = self.runs.digest(
+            [agent, asked.query, [attrs.astuple(each) for each in asked.answers]], exchange.headers
+        )
+        key = (asked.thread_id, asked.run_id)
+        await self.responses.respond(exchange, key, content, partial(self._run, asked, agent))
+
+    async def _run(self, asked: RunInput, agent: str, exchange: Exchange) -> None:
+        assert self._group is not None  # responses are made in it
         if asked.answers:
             session, answer = self._interrupts.take(asked)
             session.resume(asked, exchange, answer)
@@ -113,7 +135,7 @@ class _Endpoint:
                 self._interrupts,
                 asked,
                 exchange,
-                agent=exchange.path.removeprefix(PATH).removeprefix("/"),
+                agent=agent,
                 reasoning=self.reasoning,
                 answer_seconds=self.answer_seconds,
                 on_begin=None if self.page is None else self.page.keep,

@@ -3,7 +3,8 @@
 Rule 1: the content is the answer of the agent, once, streamed while it is written, without other agents' texts and
     tool calls of models. Thoughts and calls inside the remote are `reasoning_content`, if `reasoning` is set.
 Rule 2: every error tells by `x-should-retry` whether OpenAI's clients retry: only if the agent surely did not run.
-Rule 3: a stream begins when the remote has accepted the run, so that a refusal is a status. A later error is an event
+Rule 3: a request with an `Idempotency-Key` runs an agent once: sent again, it gets the same response.
+Rule 4: a stream begins when the remote has accepted the run, so that a refusal is a status. A later error is an event
     of the stream, and there is no `[DONE]`.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import attrs
@@ -27,6 +28,7 @@ from oxygent_client.serve import (
     Runs,
     ServeLimits,
     Service,
+    SharedResponses,
     failure_of,
     text_of,
 )
@@ -42,9 +44,12 @@ from oxygent_client.serve._openai.requests import Question, chat_question, respo
 __all__ = ["OpenAIAdapter", "create_app"]
 
 MODELS: Final = "/v1/models"
+KEY: Final = "idempotency-key"
+KEY_LENGTH: Final = 255
+"""Characters of a key."""
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class OpenAIAdapter:
     """The protocol of OpenAI's API, for a `Service`."""
 
@@ -52,10 +57,12 @@ class OpenAIAdapter:
     """Whether thoughts and calls inside the remote are sent as reasoning."""
     clock: Callable[[], float] = time.time
     """The time that `created` of a response has."""
+    _responses: SharedResponses | None = attrs.field(default=None, init=False)
 
     def routes(self, runs: Runs) -> Sequence[Route | Mount]:
         """Return the routes of the API."""
-        api = _API(runs, self.reasoning, self.clock)
+        self._responses = SharedResponses(runs.limits.return_seconds)
+        api = _API(runs, self._responses, self.reasoning, self.clock)
         return (
             Route("GET", MODELS, api.models),
             Route("GET", f"{MODELS}/*", api.model),
@@ -68,8 +75,9 @@ class OpenAIAdapter:
         return error_document(failure)
 
     def running(self) -> AbstractAsyncContextManager[None]:
-        """Return a block without effect."""
-        return nullcontext()
+        """Return a block that hosts the responses to requests with an `Idempotency-Key`."""
+        assert self._responses is not None  # a service asks for the routes first
+        return self._responses.running()
 
 
 def create_app(
@@ -123,6 +131,7 @@ class _API:
     """The handlers."""
 
     runs: Runs
+    shared: SharedResponses
     reasoning: bool
     clock: Callable[[], float]
 
@@ -139,6 +148,22 @@ class _API:
         raise Refused(404, "model_not_found", "there is no such model; see /v1/models", param="model")
 
     async def chat(self, exchange: Exchange) -> None:
+        await self._once(exchange, self._chat)
+
+    async def responses(self, exchange: Exchange) -> None:
+        await self._once(exchange, self._response)
+
+    async def _once(self, exchange: Exchange, handler: Callable[[Exchange], Awaitable[None]]) -> None:
+        key = exchange.headers.get(KEY, "")
+        if len(key) > KEY_LENGTH:
+            raise Refused(400, "invalid_value", f"the key may have at most {KEY_LENGTH} characters", param=KEY)
+        if key and self.shared.is_running:
+            content = self.runs.digest([exchange.path, exchange.json()], exchange.headers)
+            await self.shared.respond(exchange, key, content, handler)
+        else:
+            await handler(exchange)
+
+    async def _chat(self, exchange: Exchange) -> None:
         question = chat_question(exchange.json(), exchange.headers)
         try:
             async with self._stream(exchange, question) as run:
@@ -153,7 +178,7 @@ class _API:
             await exchange.send_event(error_document(failure_of(error)))
             await exchange.end_stream()
 
-    async def responses(self, exchange: Exchange) -> None:
+    async def _response(self, exchange: Exchange) -> None:
         question = response_question(exchange.json())
         documents = ResponseDocuments(question, "", 0)
         try:

@@ -21,11 +21,21 @@ import attrs
 
 from oxygent_client import SSEOxyGent
 from oxygent_client.errors import ConfigurationError
-from oxygent_client.serve import Exchange, Failure, Refused, Route, Runs, ServeLimits, Service
+from oxygent_client.serve import (
+    Audience,
+    Exchange,
+    Failure,
+    Refused,
+    Route,
+    Runs,
+    RunTable,
+    ServeLimits,
+    Service,
+    Viewer,
+)
 from oxygent_client.serve._relay.documents import RETRY, Question, error_document, last_seen, question_of
-from oxygent_client.serve._relay.event_log import EventLog, Viewer
+from oxygent_client.serve._relay.event_log import EventLog
 from oxygent_client.serve._relay.relay_run import RelayRun
-from oxygent_client.serve._relay.run_table import RunTable
 
 __all__ = ["RelayAdapter", "RelayLimits", "create_app"]
 
@@ -103,8 +113,8 @@ class RelayAdapter:
         if self._group is None:
             raise RuntimeError("the service is not running: enter `app.running()` in the lifespan of your application")
         question, limits = question_of(exchange.json()), self._limits
-        log = EventLog(limits.buffer_events, limits.buffer_bytes)
-        run = RelayRun(secrets.token_urlsafe(16), self._runs, log, limits.grace_seconds)
+        audience = Audience(EventLog(limits.buffer_events, limits.buffer_bytes), limits.grace_seconds)
+        run = RelayRun(secrets.token_urlsafe(16), self._runs, audience)
         self._group.start_soon(self._execute, run, question, exchange.headers)
         try:
             await run.opened.wait()
@@ -133,19 +143,19 @@ class RelayAdapter:
             return
         if len(run.log.viewers) >= limits.viewers:
             raise Refused(429, "too_many_viewers", f"{limits.viewers} viewers are connected", retry_after=1.0)
-        viewer = run.join(seen)
+        viewer = run.audience.join(seen)
         try:
             await exchange.start_stream()
             await exchange.send_piece(RETRY)
             await self._send(exchange, run, viewer)
             await exchange.end_stream()
         finally:
-            run.leave(viewer)
+            run.audience.leave(viewer)
 
     async def _send(self, exchange: Exchange, run: RelayRun, viewer: Viewer) -> None:
         while not viewer.is_over:
             if not (piece := viewer.take()):
-                await run.wait()
+                await run.audience.wait()
                 continue
             try:
                 with anyio.fail_after(self._limits.send_seconds):

@@ -5,19 +5,21 @@ Rule 1: a message was sent before if an earlier one had the same id and the same
 Rule 2: a message whose agent surely did not run is forgotten: a client may send it again.
 Rule 3: a client that leaves does not cancel the call of its message before the task is known: the agent may run, and
     the message that is sent again must find the task.
-Rule 4: the last messages are remembered, up to a number.
+Rule 4: the last messages are remembered, up to a number, and those whose calls have not ended.
 
 Source: https://a2a-protocol.org/v1.0.0/specification/ ("Agents may utilize the messageId to detect duplicate messages")
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import math
 from typing import Final, TypeAlias
 
 import anyio
 import attrs
 from a2a.types import Message
+
+from oxygent_client.serve import RunTable
 
 MESSAGES: Final = 10_000
 """The messages that are remembered."""
@@ -32,27 +34,32 @@ class SentMessages:
     """The messages that were sent to one server."""
 
     def __init__(self, most: int = MESSAGES) -> None:
-        self._most = most
-        self._sent: OrderedDict[_Key, SentMessage] = OrderedDict()
+        self._sent = RunTable[SentMessage](most, math.inf)
 
     def find(self, message: Message) -> SentMessage | None:
         """Return the earlier message that this one repeats; None if it is new."""
-        return self._sent.get(_key(message))
+        return self._sent.find(_key(message), 0.0)
 
     def add(self, message: Message, call: anyio.CancelScope) -> SentMessage:
         """Remember a new message. Its call is not cancelled before its task is known."""
         call.shield = True
         sent = SentMessage(self, _key(message), call)
         if message.context_id or len(message.message_id) >= RANDOM:
-            self._sent[sent.key] = sent
-            if len(self._sent) > self._most:
-                self._sent.popitem(last=False)
+            self._sent.add(sent.key, sent)
         return sent
+
+    def finish(self, sent: SentMessage) -> None:
+        """Note that the call of a message has ended."""
+        if self._is_known(sent):
+            self._sent.finish(sent.key, 0.0)
 
     def forget(self, sent: SentMessage) -> None:
         """Forget a message."""
-        if self._sent.get(sent.key) is sent:
-            del self._sent[sent.key]
+        if self._is_known(sent):
+            self._sent.remove(sent.key)
+
+    def _is_known(self, sent: SentMessage) -> bool:
+        return self._sent.find(sent.key, 0.0) is sent
 
 
 @attrs.define(eq=False)
@@ -75,7 +82,9 @@ class SentMessage:
 
     def end(self) -> None:
         """Note that the call of the message has ended: without a task it is forgotten."""
-        if not self.task_id:
+        if self.task_id:
+            self.messages.finish(self)
+        else:
             self.forget()
         self._know()
 

@@ -7,6 +7,7 @@ Rule 2: an event is one `send`. A heartbeat, a comment, follows after each 15 s 
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -53,7 +54,7 @@ class Exchange:
     is_left: bool = False
     """Whether the client left before that."""
     group: anyio.abc.TaskGroup | None = None
-    """The tasks of the exchange, which end with its handler."""
+    """The tasks of the exchange, which end with its handler; None if its response is recorded."""
 
     def __init__(self, scope: Message, send: Send) -> None:
         self.method = scope["method"]
@@ -100,9 +101,23 @@ class Exchange:
     async def start_stream(self, headers: Mapping[str, str] | None = None) -> None:
         """Begin a stream of events."""
         await self._start(200, _STREAM, headers)
-        self._sent_at = anyio.current_time()
-        assert self.group is not None  # handlers run in it
-        self.group.start_soon(self._beat)
+        self._start_beating()
+
+    def recorded(self, send: Send) -> Exchange:
+        """Return an exchange for the same request, whose response goes to `send` without heartbeats."""
+        recorded = copy.copy(self)
+        recorded.response_headers = {}
+        recorded.send = send
+        recorded.group = None
+        recorded._sending = anyio.Lock(fast_acquire=True)  # noqa: SLF001  (of its own class)
+        return recorded
+
+    async def start_recorded(self, head: Message) -> None:
+        """Begin a response that begins as a recorded one did."""
+        own = {name.decode("latin-1"): value.decode("latin-1") for name, value in head["headers"]}
+        await self._start(head["status"], own, None)
+        if own.get("content-type") == _STREAM["content-type"]:
+            self._start_beating()
 
     async def send_event(self, data: Any, event: str = "") -> None:
         """Send an event: `data` as JSON, or unchanged if it is a str."""
@@ -120,6 +135,11 @@ class Exchange:
         """Complete the stream."""
         async with self._sending:
             await self._finish(b"")
+
+    def _start_beating(self) -> None:
+        self._sent_at = anyio.current_time()
+        if self.group is not None:
+            self.group.start_soon(self._beat)
 
     async def _beat(self) -> None:
         with suppress(OSError):  # the client has left, and `receive` reports it, too

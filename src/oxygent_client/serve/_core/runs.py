@@ -10,6 +10,7 @@ Rule 4: leaving a run, in whatever way, stops it at the remote.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
@@ -60,6 +61,9 @@ class ServeLimits:
     run_seconds: float = attrs.field(default=570.0, validator=positive)
     """Seconds for one run; the agent's own `Timeouts.total` counts if it is less. OpenAI's clients give up after 600 s,
     and then repeat the request: an error of this side comes first."""
+    return_seconds: float = attrs.field(default=1.0, validator=positive)
+    """Seconds for which a run goes on after its client has left, if the same request can continue it: see
+    `SharedResponses`."""
 
 
 @attrs.frozen
@@ -222,6 +226,11 @@ class Runs:
         """
         clean, own = without_credentials(run.sent), self._agent.sanitize
         return clean if own is None else chain(_copy, own, clean)
+
+    def digest(self, asked: Any, headers: Mapping[str, str]) -> str:
+        """Return a hash of what a request asks, JSON, with its headers that are sent: the same if it is sent again."""
+        text = json.dumps([asked, self._forwarded(headers)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def conversation(self, token: str = "") -> Conversation:
         """Start a conversation, or continue that of a token; see `SSEOxyGent.conversation`."""

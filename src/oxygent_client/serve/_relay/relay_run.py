@@ -9,7 +9,6 @@ Rule 3: each way in which a run can end is an event of its own; so is a failure 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ import anyio.lowlevel
 import attrs
 
 from oxygent_client import Outcome, OxyError, Run
-from oxygent_client.serve import INTERNAL, Failure, Refused, Runs, failure_of
+from oxygent_client.serve import INTERNAL, Audience, Failure, Refused, Runs, failure_of
 from oxygent_client.serve._relay.documents import (
     Question,
     cancelled_end,
@@ -26,7 +25,7 @@ from oxygent_client.serve._relay.documents import (
     failed_end,
     json_bytes,
 )
-from oxygent_client.serve._relay.event_log import EventLog, Viewer
+from oxygent_client.serve._relay.event_log import EventLog
 
 PAUSES: Final = 2
 """One more than a viewer that waits needs to get its turn, on trio too."""
@@ -42,9 +41,8 @@ class RelayRun:
 
     id: str
     runs: Runs
-    log: EventLog
-    grace: float
-    """Seconds for which it goes on without viewers."""
+    audience: Audience[EventLog]
+    """Its events and its viewers."""
     trace_id: str = attrs.field(default="", init=False)
     """The remote's trace id, once the remote has accepted the run."""
     error: Exception | None = attrs.field(default=None, init=False)
@@ -52,9 +50,6 @@ class RelayRun:
     opened: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     """Set once the remote has accepted the run, or it has ended without that."""
     ended: anyio.Event = attrs.field(factory=anyio.Event, init=False)
-    _scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope, init=False)
-    _changed: anyio.Event = attrs.field(factory=anyio.Event, init=False)
-    """Set when there is another event, and then made anew."""
     _run: Run | None = attrs.field(default=None, init=False)
     _is_stopped: bool = attrs.field(default=False, init=False)
 
@@ -62,9 +57,9 @@ class RelayRun:
         """Run the agent up to its end."""
         end = failed_end(STOPPING)
         try:
-            with self._scope:
+            with self.audience.scope:
                 end = await self._relay(question, headers)
-            if self._scope.cancelled_caught:
+            if self.audience.scope.cancelled_caught:
                 end = self._cancelled_end()
         except (OxyError, Refused) as error:
             self.error, end = error, failed_end(failure_of(error))
@@ -73,29 +68,19 @@ class RelayRun:
             self.error, end = error, failed_end(INTERNAL)
         finally:
             self.log.end(json_bytes(end))
-            self._notify()
+            self.audience.notify()
             self.opened.set()
             self.ended.set()
 
     def stop(self) -> None:
         """Stop the run at the remote; `ended` is set when it has ended."""
         self._is_stopped = True
-        self._scope.cancel()
+        self.audience.scope.cancel()
 
-    def join(self, seen: int) -> Viewer:
-        """Add a viewer that has seen the events up to this number."""
-        self._scope.deadline = math.inf
-        return self.log.join(seen)
-
-    def leave(self, viewer: Viewer) -> None:
-        """Remove a viewer; after the last one, the grace period begins."""
-        self.log.leave(viewer)
-        if not self.log.viewers:
-            self._scope.deadline = anyio.current_time() + self.grace
-
-    async def wait(self) -> None:
-        """Wait for another event."""
-        await self._changed.wait()
+    @property
+    def log(self) -> EventLog:
+        """Its events."""
+        return self.audience.log
 
     async def _relay(self, question: Question, headers: Mapping[str, str]) -> Any:
         """Add the events of the run; return its end."""
@@ -103,7 +88,7 @@ class RelayRun:
             question.query, agent=question.agent, from_trace_id=question.context, headers=headers
         ) as run:
             self._run, self.trace_id = run, run.remote_trace_id
-            self._scope.deadline = anyio.current_time() + self.grace
+            self.audience.wait_for_viewers()
             self.opened.set()
             clean = self.runs.redactor(run)
             async for event in run:
@@ -112,13 +97,9 @@ class RelayRun:
                     if self.log.must_pause(data):
                         await anyio.lowlevel.checkpoint()
                 self.log.add(data)
-                self._notify()
+                self.audience.notify()
             return completed_end(clean(run.response.output), run.remote_trace_id)
 
     def _cancelled_end(self) -> Any:
         outcome = Outcome.UNKNOWN if self._run is None else self._run.outcome
         return cancelled_end("stopped" if self._is_stopped else "no_viewers", outcome, self.trace_id)
-
-    def _notify(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
