@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from typing import Final
 
 import anyio
@@ -56,12 +56,6 @@ async def _fill(body: bytearray, chunks: AsyncIterator[bytes], limit: float) -> 
 async def drain(chunks: AsyncIterator[bytes], *, deadline: float = math.inf) -> None:
     """Read the rest of a body that is not used, briefly, so that its connection can be reused."""
     await read_up_to(chunks, DRAIN_BYTES, deadline=min(anyio.current_time() + DRAIN_SECONDS, deadline))
-
-
-async def close_quietly(exchange: AsyncExitStack) -> None:
-    """Close an exchange whose response is not used; an error while closing does not matter."""
-    with suppress(OxyError):
-        await exchange.aclose()
 
 
 def decompressed(response: HTTPResponse) -> AsyncIterator[bytes]:

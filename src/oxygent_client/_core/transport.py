@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from itertools import chain
-from types import MappingProxyType
-from typing import Any, Final, Literal, Protocol, TypeVar, runtime_checkable
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Literal, Protocol, Self, TypeVar, runtime_checkable
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import attrs
 
-from oxygent_client._core.errors import ConfigurationError, Outcome
+from oxygent_client._core.errors import ConfigurationError, Outcome, OxyError
 from oxygent_client._core.plain_http import PlaintextRules
 from oxygent_client._core.sent_secrets import SentSecrets
 
@@ -289,6 +289,38 @@ class HTTPResponse:
 
     def __repr__(self) -> str:
         return f"<HTTPResponse {self.status} to {self.request!r}>"
+
+
+class OpenExchange:
+    """Holds the open exchange of a request: one at most, of several that follow each other.
+
+    Each idle stream has one; an `AsyncExitStack` would take ten times the memory.
+    """
+
+    __slots__ = ("_block",)
+
+    def __init__(self) -> None:
+        self._block: AbstractAsyncContextManager[HTTPResponse] | None = None
+
+    async def enter(self, block: AbstractAsyncContextManager[HTTPResponse]) -> HTTPResponse:
+        """Enter an exchange; the one before was closed."""
+        response = await block.__aenter__()
+        self._block = block
+        return response
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        block, self._block = self._block, None
+        return None if block is None else await block.__aexit__(kind, error, traceback)
+
+    async def close_quietly(self) -> None:
+        """Close an exchange whose response is not used; an error while closing does not matter."""
+        with suppress(OxyError):
+            await self.__aexit__(None, None, None)
 
 
 class BufferedChunks(AsyncIterator[bytes]):

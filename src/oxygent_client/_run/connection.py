@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
@@ -23,7 +23,7 @@ from oxygent_client._core.decompression import content_codings
 from oxygent_client._core.errors import ClosedError, NotAnEventStreamError, Outcome, OxyError, RemoteProtocolError
 from oxygent_client._core.log import log_event
 from oxygent_client._core.settings import Limits
-from oxygent_client._core.transport import Context, HTTPRequest, Transport
+from oxygent_client._core.transport import Context, HTTPRequest, OpenExchange, Transport
 from oxygent_client._protocol.messages import as_text, is_event_stream
 from oxygent_client._protocol.responses import error_from_response
 from oxygent_client._protocol.router import NameMap
@@ -62,7 +62,7 @@ class RunConnection:
         self._context = context
         self._limits = limits
         self._lease: Lease | None = None
-        self._exchange: AsyncExitStack | None = None  # while the connection is open
+        self._exchange: OpenExchange | None = None  # while the connection is open
         self._now: Callable[[], float] = anyio.current_time
 
     @property
@@ -117,12 +117,12 @@ class RunConnection:
         assert self.request is not None
         if self._reads is not None:
             self._reads.is_pending = False
-        stack = self._exchange = AsyncExitStack()
+        exchange = self._exchange = OpenExchange()
         try:
-            response = await Layer.respond(self.transport, stack, self.request)
+            response = await Layer.respond(self.transport, exchange, self.request)
         except BaseException as error:
             self._exchange = None
-            await stack.__aexit__(type(error), error, error.__traceback__)
+            await exchange.__aexit__(type(error), error, error.__traceback__)
             raise
         self.sent = response.request
         if response.status != 200 or not is_event_stream(response.headers.get("content-type", "")):
@@ -174,25 +174,25 @@ class RunConnection:
     async def disconnect(self) -> None:
         """Close the connection; the transport stays."""
         self.refusal = None
-        stack, self._exchange = self._exchange, None
-        if stack is not None:
-            await self._close(stack, None)
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            await self._close(exchange, None)
 
     async def close(self, error: BaseException | None) -> None:
         """Close the connection, and give the transport back."""
         if self._reads is not None:
             self._reads.close()
         self._reads, self._now = None, anyio.current_time  # they refer to the event loop
-        stack, self._exchange = self._exchange, None
+        exchange, self._exchange = self._exchange, None
         lease, self._lease = self._lease, None
         try:
-            if stack is not None:
-                await self._close(stack, error)
+            if exchange is not None:
+                await self._close(exchange, error)
         finally:  # a native cancellation passes the shield
             if lease is not None and lease.temporary is not None:
                 await self._close(lease, error)
 
-    async def _close(self, block: AsyncExitStack | Lease, error: BaseException | None) -> None:
+    async def _close(self, block: OpenExchange | Lease, error: BaseException | None) -> None:
         self._is_closing = True
         with anyio.CancelScope(shield=True, deadline=self._now() + CLOSE_SECONDS):
             try:

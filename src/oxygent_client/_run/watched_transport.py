@@ -6,14 +6,12 @@ whether a request was sent.
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
-
 import attrs
 
 from oxygent_client._core.errors import Outcome, OxyError
 from oxygent_client._core.log import log_event
 from oxygent_client._core.settings import Limits
-from oxygent_client._core.transport import HTTPRequest, HTTPResponse
+from oxygent_client._core.transport import HTTPRequest, HTTPResponse, OpenExchange
 from oxygent_client._protocol.responses import error_from_response
 from oxygent_client.cluster import cluster_of
 from oxygent_client.policies._base import COUNTED, Layer
@@ -28,17 +26,17 @@ class OutcomeTransport(Layer):
         """Whether the inner transport itself checks what is sent over plain http (`policies.HTTPSOnlyTransport`)."""
         return cluster_of(self.inner) is not None
 
-    async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
+    async def _respond(self, exchange: OpenExchange, request: HTTPRequest) -> HTTPResponse:
         context = request.context
         report = context.outcome
         if report is None or context.purpose not in COUNTED:
-            return await super()._respond(stack, request)
+            return await super()._respond(exchange, request)
         path = request.path.partition("?")[0]
         log_event("connect", context, "sending %s %s", request.method, path, attempt=context.attempt)
         report(Outcome.UNKNOWN)
         report.waits(True)
         try:
-            response = await super()._respond(stack, request)
+            response = await super()._respond(exchange, request)
         except OxyError as error:
             report(error.outcome)
             raise

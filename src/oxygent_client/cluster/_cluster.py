@@ -20,7 +20,7 @@ from typing import ClassVar, Final
 import anyio
 import attrs
 
-from oxygent_client._core.bodies import close_quietly, decompressed, read_all
+from oxygent_client._core.bodies import decompressed, read_all
 from oxygent_client._core.errors import (
     ConfigurationError,
     ConnectError,
@@ -43,6 +43,7 @@ from oxygent_client._core.transport import (
     Context,
     HTTPRequest,
     HTTPResponse,
+    OpenExchange,
     Purpose,
     Transport,
     find_wrapped,
@@ -327,7 +328,9 @@ class Cluster:
             else:
                 tried: dict[str, int] = {}
                 first = self._next(state, request.context, tried)
-                response = await self._failover(stack, state, request, tried, first)
+                response = await self._failover(
+                    await stack.enter_async_context(OpenExchange()), state, request, tried, first
+                )
             self._note_location(response.request)  # with hedging: of the exchange that won
             if (claims := _claims(response.request)) is not None:
                 claims.confirm(response.request)
@@ -371,13 +374,13 @@ class Cluster:
 
     async def _failover(
         self,
-        stack: AsyncExitStack,
+        exchange: OpenExchange,
         state: _LoopState,
         request: HTTPRequest,
         tried: dict[str, int],
         replica: _ReplicaState | None,
     ) -> HTTPResponse:
-        """The response for the caller, of `replica` or of another after failover; the stack holds its exchange."""
+        """The response for the caller, of `replica` or of another after failover; `exchange` holds its exchange."""
         if replica is None:
             raise NoHealthyReplicaError("the cluster has no replica") from state.dns_error
         while True:
@@ -387,7 +390,7 @@ class Cluster:
             error: OxyError
             response = None
             try:
-                response = await stack.enter_async_context(self._exchange_with(replica, sent))
+                response = await exchange.enter(self._exchange_with(replica, sent))
                 if response.status == 200:
                     return response
                 error = error_from_response(response.status, response.headers, b"")
@@ -399,7 +402,7 @@ class Cluster:
                 if response is None:
                     raise error
                 return response
-            await close_quietly(stack)
+            await exchange.close_quietly()
             reason, url, text = type(error).__name__, redact_url(following.url), "%s; failover to %s"
             log_event("retry", context, text, reason, url, attempt=attempt + 1, seconds=0.0, reason=reason)
             replica = following
@@ -411,11 +414,11 @@ class Cluster:
         # The task group ends in here. An exchange may be left in another task than it was entered in, since no
         # transport leaves a cancel scope or a task group open between the two.
         tried: dict[str, int] = {}
-        responses: list[tuple[AsyncExitStack, HTTPResponse]] = []
+        responses: list[tuple[OpenExchange, HTTPResponse]] = []
         errors: list[Exception] = []
         over = anyio.Event()
 
-        async def ask(own: AsyncExitStack, replica: _ReplicaState | None) -> None:
+        async def ask(own: OpenExchange, replica: _ReplicaState | None) -> None:
             try:
                 response = await self._failover(own, state, request, tried, replica)
             except Exception as error:  # noqa: BLE001  (the task group would wrap it in a group)
@@ -428,7 +431,7 @@ class Cluster:
 
         async with plain_task_group() as tasks:
             first = self._next(state, request.context, tried)
-            tasks.start_soon(ask, await stack.enter_async_context(AsyncExitStack()), first)
+            tasks.start_soon(ask, await stack.enter_async_context(OpenExchange()), first)
             with anyio.move_on_after(hedge.after):
                 await over.wait()
             second = None if over.is_set() else self._next(state, request.context, tried)
@@ -437,14 +440,14 @@ class Cluster:
                 context, text = attrs.evolve(request.context, attempt=attempt), "no headers after %.1f s; hedging to %s"
                 url, seconds = redact_url(second.url), hedge.after
                 log_event("hedge", context, text, seconds, url, attempt=attempt, seconds=seconds)
-                tasks.start_soon(ask, await stack.enter_async_context(AsyncExitStack()), second)
+                tasks.start_soon(ask, await stack.enter_async_context(OpenExchange()), second)
         # An outcome that says that nothing ran must hold for both.
         unsure = [error for error in errors if isinstance(error, OxyError) and error.outcome is Outcome.UNKNOWN]
         responses.sort(key=lambda each: (each[1].status != 200, _ran_nothing(each[1])))
         winner = None if not responses or (unsure and _ran_nothing(responses[0][1])) else responses[0]
         for each in responses:
             if each is not winner:
-                await close_quietly(each[0])
+                await each[0].close_quietly()
         if winner is None:
             raise (unsure or errors)[0]
         return winner[1]

@@ -12,16 +12,15 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
 from typing import Any, ClassVar, Final, Self, TypeAlias, TypeVar, cast
 from urllib.parse import urlsplit
 
 import anyio
 import attrs
 
-from oxygent_client._core.bodies import close_quietly, decompressed, read_up_to
+from oxygent_client._core.bodies import decompressed, read_up_to
 from oxygent_client._core.errors import ConfigurationError, DeadlineExceededError, Outcome, OxyError
-from oxygent_client._core.transport import BufferedChunks, HTTPRequest, HTTPResponse, Transport
+from oxygent_client._core.transport import BufferedChunks, HTTPRequest, HTTPResponse, OpenExchange, Transport
 from oxygent_client._core.validation import number
 from oxygent_client.policies._base import PolicyKind, StatelessPolicy, Wrapper, wait_deadline
 from oxygent_client.policies._tokens import (
@@ -289,20 +288,20 @@ class BearerAuthTransport(Wrapper):
     memory: TokenCache = attrs.field(factory=TokenCache, kw_only=True, repr=False)
     """The token cache. Its own, unless you pass one to share."""
 
-    async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
+    async def _respond(self, exchange: OpenExchange, request: HTTPRequest) -> HTTPResponse:
         if "authorization" in {name.lower() for name in request.headers}:
-            return await super()._respond(stack, request)
+            return await super()._respond(exchange, request)
         token = await _before_deadline(request, self._token(request), Outcome.NOT_SENT)
-        response = await super()._respond(stack, _with_token(request, token))
+        response = await super()._respond(exchange, _with_token(request, token))
         if response.status != 401:
             return response
         body = await read_up_to(decompressed(response), REFUSAL_BYTES, deadline=anyio.current_time() + REFUSAL_SECONDS)
-        await close_quietly(stack)
+        await exchange.close_quietly()
         refreshed = await _before_deadline(request, self._token(request, refused=token), Outcome.REJECTED)
         if refreshed.value == token.value:
             return attrs.evolve(response, chunks=BufferedChunks(body))
         again = attrs.evolve(request, context=attrs.evolve(request.context, attempt=request.context.attempt + 1))
-        return await super()._respond(stack, _with_token(again, refreshed))
+        return await super()._respond(exchange, _with_token(again, refreshed))
 
     async def _token(self, request: HTTPRequest, refused: CachedToken | None = None) -> CachedToken:
         auth = self.auth
@@ -339,11 +338,11 @@ class HeadersTransport(Wrapper):
 
     auth: Headers | BasicAuth | APIKey
 
-    async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
+    async def _respond(self, exchange: OpenExchange, request: HTTPRequest) -> HTTPResponse:
         headers = _check_names(await _before_deadline(request, self.auth.headers(request), Outcome.NOT_SENT))
         own = {name.lower() for name in request.headers}
         added = {name: value for name, value in headers.items() if name not in own}
-        return await super()._respond(stack, _with_credentials(request, added))
+        return await super()._respond(exchange, _with_credentials(request, added))
 
 
 @attrs.define(eq=False)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import attrs
 
-from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, Purpose, Transport
+from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, OpenExchange, Purpose, Transport
 
 PolicyKind: TypeAlias = Literal["concurrency", "rate", "retry", "auth", "redirect", "https-only"]
 """What a policy is about. A chain has at most one of each kind; `ORDER` is their order."""
@@ -73,25 +73,25 @@ class Layer:
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
         """As `Transport.exchange`; entering it may take several exchanges, one after the other."""
-        async with AsyncExitStack() as stack:
-            yield await self._respond(stack, request)
+        async with OpenExchange() as exchange:
+            yield await self._respond(exchange, request)
 
-    async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
-        """Return the response for the caller; `stack` holds its exchange.
+    async def _respond(self, exchange: OpenExchange, request: HTTPRequest) -> HTTPResponse:
+        """Return the response for the caller; `exchange` holds its exchange.
 
-        Layers share one stack, so one that goes on after an error closes it first.
+        Layers share it, so one that goes on after an error closes it first.
         """
-        return await Layer.respond(self.inner, stack, request)
+        return await Layer.respond(self.inner, exchange, request)
 
     @staticmethod
-    async def respond(transport: Transport, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
-        """Enter an exchange of `transport` on `stack`, which its layers share: that is faster than one for each."""
+    async def respond(transport: Transport, exchange: OpenExchange, request: HTTPRequest) -> HTTPResponse:
+        """Enter an exchange of `transport`; its layers share `exchange`, which is faster than one for each."""
         if isinstance(transport, Layer) and type(transport).exchange is Layer.exchange:
-            return await transport._respond(stack, request)  # noqa: SLF001  (of this class)
-        exchange = transport.exchange(request)
-        if type(exchange) is not _OF_A_GENERATOR:
-            exchange = _in_a_generator(exchange)
-        return await stack.enter_async_context(exchange)
+            return await transport._respond(exchange, request)  # noqa: SLF001  (of this class)
+        entered = transport.exchange(request)
+        if type(entered) is not _OF_A_GENERATOR:
+            entered = _in_a_generator(entered)
+        return await exchange.enter(entered)
 
     async def aclose(self) -> None:
         """As `Transport.aclose`: closes the wrapped transport."""

@@ -7,13 +7,12 @@ Rule: the check is made on the request to be sent. A transport that chooses the 
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from typing import ClassVar
 
 import attrs
 
 from oxygent_client._core.plain_http import PlaintextRules, check_secure
-from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
+from oxygent_client._core.transport import HTTPRequest, HTTPResponse, OpenExchange, Transport
 from oxygent_client.policies._base import PolicyKind, StatelessPolicy, Wrapper
 
 
@@ -44,8 +43,8 @@ class HTTPSOnlyTransport(Wrapper):
 
     policy: HTTPSOnly = attrs.field(factory=HTTPSOnly)
 
-    async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
+    async def _respond(self, exchange: OpenExchange, request: HTTPRequest) -> HTTPResponse:
         request = request.with_context(https_only=self.policy)
         if request.base_url and not getattr(self.inner, "checks_secure", False):
             check_secure(request.url, request.headers, self.policy, marked=request.context.secret_headers)
-        return await super()._respond(stack, request)
+        return await super()._respond(exchange, request)

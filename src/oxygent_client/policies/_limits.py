@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, ClassVar
 
 import anyio
@@ -18,7 +18,7 @@ import attrs
 
 from oxygent_client._core.errors import DeadlineExceededError, Outcome
 from oxygent_client._core.per_loop import PerLoop
-from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
+from oxygent_client._core.transport import HTTPRequest, HTTPResponse, OpenExchange, Transport
 from oxygent_client._core.validation import integer, number
 from oxygent_client.policies._base import COUNTED, PolicyKind, Wrapper, wait_deadline
 
@@ -103,11 +103,13 @@ class ConcurrencyLimitTransport(Wrapper):
     )
     """Its own, unless you pass slots to share."""
 
-    async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
-        if request.context.purpose in COUNTED:
-            await stack.enter_async_context(self.slots.held(wait_deadline(request.context)))
-        # A stack of its own for what is within, since that may be closed, and asked again, while the slot is held.
-        return await stack.enter_async_context(self.inner.exchange(request))
+    @asynccontextmanager
+    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+        """As `Transport.exchange`."""
+        is_counted = request.context.purpose in COUNTED
+        slot = self.slots.held(wait_deadline(request.context)) if is_counted else nullcontext()
+        async with slot, self.inner.exchange(request) as response:
+            yield response
 
 
 # --- rate limit -------------------------------------------------------------------------------------------------------
@@ -203,7 +205,7 @@ class RateLimitTransport(Wrapper):
     )
     """Its own, unless you pass a bucket to share."""
 
-    async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
+    async def _respond(self, exchange: OpenExchange, request: HTTPRequest) -> HTTPResponse:
         if request.context.purpose in COUNTED:
             await self.bucket.take(wait_deadline(request.context))
-        return await super()._respond(stack, request)
+        return await super()._respond(exchange, request)

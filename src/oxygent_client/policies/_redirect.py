@@ -11,15 +11,14 @@ Rule 3: a redirect that is not followed is returned unchanged.
 from __future__ import annotations
 
 import re
-from contextlib import AsyncExitStack
 from typing import ClassVar, Final
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 import attrs
 
-from oxygent_client._core.bodies import close_quietly, drain
+from oxygent_client._core.bodies import drain
 from oxygent_client._core.server_identity import url_origin
-from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
+from oxygent_client._core.transport import HTTPRequest, HTTPResponse, OpenExchange, Transport
 from oxygent_client._core.validation import FLAG, integer
 from oxygent_client.policies._base import PolicyKind, StatelessPolicy, Wrapper
 
@@ -62,16 +61,16 @@ class RedirectTransport(Wrapper):
 
     redirect: Redirect = attrs.field(factory=Redirect)
 
-    async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
-        response = await super()._respond(stack, request)
+    async def _respond(self, exchange: OpenExchange, request: HTTPRequest) -> HTTPResponse:
+        response = await super()._respond(exchange, request)
         base_path = "" if self.redirect.any_path else urlsplit(response.request.base_url).path
         for _ in range(self.redirect.hops):
             following = redirected(response, base_path)
             if following is None:
                 break
             await drain(response.chunks)
-            await close_quietly(stack)
-            response = await super()._respond(stack, following)
+            await exchange.close_quietly()
+            response = await super()._respond(exchange, following)
         return response
 
 

@@ -15,17 +15,16 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
 import anyio
 import attrs
 
-from oxygent_client._core.bodies import DRAIN_SECONDS, close_quietly, drain
+from oxygent_client._core.bodies import DRAIN_SECONDS, drain
 from oxygent_client._core.errors import OxyError, StatusError
 from oxygent_client._core.ids import uniform
 from oxygent_client._core.log import log_event
-from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, Transport, find_wrapped
+from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, OpenExchange, Transport, find_wrapped
 from oxygent_client._core.validation import integer, number
 from oxygent_client._protocol.responses import error_from_response
 from oxygent_client.policies._base import COUNTED, PolicyKind, Wrapper
@@ -133,7 +132,7 @@ class RetryTransport(Wrapper):
     uniform: Callable[[float, float], float] = attrs.field(default=uniform, kw_only=True, repr=False)
     """Source of the jitter: a random number between two."""
 
-    async def _respond(self, stack: AsyncExitStack, request: HTTPRequest) -> HTTPResponse:
+    async def _respond(self, exchange: OpenExchange, request: HTTPRequest) -> HTTPResponse:
         attempt = request.context.attempt - 1  # an outer wrapper may have made attempts already
         while True:
             attempt += 1
@@ -141,13 +140,13 @@ class RetryTransport(Wrapper):
             if attempt != request.context.attempt:
                 sent = request.with_context(attempt=attempt)
             try:
-                response = await super()._respond(stack, sent)
+                response = await super()._respond(exchange, sent)
             except OxyError as error:
                 error.attempts = attempt
                 retry_at = self._retry_at(error, sent)
                 if retry_at is None:
                     raise
-                await close_quietly(stack)
+                await exchange.close_quietly()
             else:
                 if response.status == 200:
                     if sent.context.purpose in COUNTED:
@@ -157,7 +156,7 @@ class RetryTransport(Wrapper):
                 if retry_at is None:
                     return response
                 await drain(response.chunks)
-                await close_quietly(stack)
+                await exchange.close_quietly()
             await anyio.sleep_until(retry_at)
 
     def _is_paid(self, context: Context) -> bool:
