@@ -82,6 +82,7 @@ ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
     "tests/agent/test_documentation_sockets.py::test_the_documented_execute_with_aiohttp": ("asyncio", "aiohttp does"),
     "tests/run/test_keepalive.py::test_a_second_cancellation": ("asyncio", "trio cancels by scopes alone"),
     "tests/serve/test_a2a.py": ("asyncio", "the package a2a-sdk knows asyncio alone"),
+    "tests/serve/test_bridges.py": ("asyncio", "likewise"),
     "tests/testing/test_check_transport.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/transports/test_error_map.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),
     "tests/transports/test_fault_server.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),

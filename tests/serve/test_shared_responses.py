@@ -15,7 +15,7 @@ import pytest
 
 from oxygent_client import HTTPRequest, HTTPResponse, Outcome, Retry, SSEOxyGent
 from oxygent_client.errors import ConnectError
-from oxygent_client.serve import Exchange, Refused, Service, SharedResponses
+from oxygent_client.serve import Exchange, PieceLog, Refused, Service, SharedResponses
 from oxygent_client.serve.agui import AGUIAdapter
 from oxygent_client.serve.openai import OpenAIAdapter
 from oxygent_client.testing import ToyRemote
@@ -319,6 +319,17 @@ async def test_a_slower_reader_is_cut_off() -> None:
     assert len(quick.received) == 40 * 100 * 1024
     assert len(errors) == 1
     assert not slow.is_finished
+
+
+def test_a_reader_whose_beginning_is_gone() -> None:
+    """A reader that has taken nothing when the first pieces are dropped is cut off."""
+    log = PieceLog(1, 100)
+    viewer = log.join()
+    log.append(b"a")
+    log.append(b"b")
+    assert viewer.take() == b""
+    assert viewer.is_dropped
+    assert viewer.is_over
 
 
 async def test_a_response_that_is_too_long_to_be_repeated() -> None:

@@ -11,7 +11,6 @@ Rule 5: of an agent's events the client gets its calls, as progress; thoughts st
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -32,7 +31,7 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
 from sse_starlette.sse import AppStatus
 
-from oxygent_client import AnyEvent, OxyError, Run, SSEOxyGent, __version__
+from oxygent_client import AnyEvent, Run, SSEOxyGent, __version__
 from oxygent_client.errors import ConfigurationError
 from oxygent_client.sanitize import without_credentials
 from oxygent_client.serve import (
@@ -70,7 +69,6 @@ _LEFT: Final = "oxygent_client.left"
 
 _IN_USE: Final = "a request with this id is running in this session"
 
-_logger: Final = logging.getLogger("oxygent_client.serve")
 _Calls: TypeAlias = set[tuple[str, str]]
 """The calls that are running: session and id. All HTTP sessions share one; any other connection has its own."""
 Context: TypeAlias = ServerRequestContext[_Calls, Any]
@@ -276,14 +274,14 @@ class _Tools:
     async def list_tools(self, _: Context, __: Any) -> types.ListToolsResult:
         try:
             found = await self._tools()
-        except OxyError as error:
+        except Exception as error:
             raise MCPError(types.INTERNAL_ERROR, failure_of(error).message) from error
         return types.ListToolsResult(tools=[tool(name, agent) for name, agent in found.items()])
 
     async def call_tool(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
         try:
             agent = (await self._tools()).get(params.name)
-        except OxyError as error:
+        except Exception as error:  # noqa: BLE001  (the result)
             return failure_result(failure_of(error))
         if agent is None:
             raise MCPError(types.INVALID_PARAMS, "there is no such tool")
@@ -364,11 +362,8 @@ class _Call:
                 async for event in run:
                     await self._report(run, event, clean)
                 self.result = answer_result(clean(run.response.output), run.remote_trace_id)
-        except (OxyError, Refused) as error:
+        except Exception as error:  # noqa: BLE001  (the result)
             self.result = failure_result(failure_of(error), *self._received)
-        except Exception:
-            _logger.exception("a call of a tool failed")
-            self.result = failure_result(INTERNAL, *self._received)
 
     @property
     def _received(self) -> tuple[str, str]:

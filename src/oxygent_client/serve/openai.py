@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import attrs
 
-from oxygent_client import OxyError, Run, SSEOxyGent, TextDelta, TextUpdate
+from oxygent_client import Run, SSEOxyGent, TextDelta, TextUpdate
 from oxygent_client.sanitize import without_credentials
 from oxygent_client.serve import (
     Exchange,
@@ -172,8 +172,8 @@ class _API:
                     await self._stream_chat(exchange, run, documents)
                 else:
                     await self._respond(exchange, run, documents)
-        except (OxyError, Refused) as error:
-            if not exchange.status:
+        except Exception as error:
+            if not exchange.status or exchange.is_left:
                 raise
             await exchange.send_event(error_document(failure_of(error)))
             await exchange.end_stream()
@@ -188,8 +188,8 @@ class _API:
                     await self._stream_response(exchange, run, documents)
                 else:
                     await self._respond(exchange, run, documents)
-        except (OxyError, Refused) as error:
-            if not exchange.status:
+        except Exception as error:
+            if not exchange.status or exchange.is_left:
                 raise
             for event in documents.failed(failure_of(error)):
                 await exchange.send_event(event, event["type"])

@@ -160,7 +160,8 @@ class RelayAdapter:
             try:
                 with anyio.fail_after(self._limits.send_seconds):
                     await exchange.send_piece(piece)
-            except TimeoutError:  # an OSError: the service counts the client as one that has left
+            except TimeoutError:
+                exchange.is_left = True  # the service counts it as a client that has left
                 _logger.warning("run %s: a viewer was dropped: it did not read", run.trace_id)
                 raise
         if viewer.is_dropped:

@@ -11,7 +11,6 @@ Rule 4: a client that leaves does not stop its task, as the protocol demands; on
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
@@ -23,13 +22,11 @@ from a2a.server.events import EventQueue
 from a2a.server.tasks import TaskUpdater
 from a2a.types import Task, TaskState, TaskStatus
 
-from oxygent_client import Conversation, OxyError, Run
+from oxygent_client import Conversation, Run
 from oxygent_client.sanitize import without_credentials
-from oxygent_client.serve import INTERNAL, Failure, Refused, Runs, call_of, failure_of, text_of
+from oxygent_client.serve import Failure, Refused, Runs, call_of, failure_of, text_of
 from oxygent_client.serve._a2a.documents import failure_metadata, line, question_of, text_parts
 from oxygent_client.serve._a2a.sent_messages import SENT
-
-_logger: Final = logging.getLogger("oxygent_client.serve")
 
 PIECE_SECONDS: Final = 0.05
 """The shortest time between two pieces of an artifact."""
@@ -121,11 +118,8 @@ class _TaskRun:
         with self.scope:
             try:
                 await self._run()
-            except (OxyError, Refused) as error:
+            except Exception as error:  # noqa: BLE001  (the end of the task)
                 await self._fail(failure_of(error), is_refused=isinstance(error, Refused))
-            except Exception:
-                _logger.exception("a task failed")
-                await self._fail(INTERNAL)
         if self.scope.cancelled_caught:
             await self.updater.cancel()
 

@@ -18,9 +18,9 @@ from typing import Any, Final
 import anyio
 import attrs
 
-from oxygent_client import AnyEvent, OxyError, Run, TextDelta
+from oxygent_client import AnyEvent, Run, TextDelta
 from oxygent_client.sanitize import without_credentials
-from oxygent_client.serve import INTERNAL, Exchange, Refused, Runs, failure_of
+from oxygent_client.serve import Exchange, Refused, Runs, failure_of
 from oxygent_client.serve._agui.events import Document, RunEvents, join
 from oxygent_client.serve._agui.requests import Answer, RunInput
 from oxygent_client.serve._agui.threads import Threads
@@ -100,8 +100,7 @@ class RunSession:
         """Wait until the response to the request is complete.
 
         Raises:
-            OxyError: the run failed before the response had begun.
-            Refused: likewise.
+            Exception: the run failed before the response had begun.
         """
         responded = self._responded
         try:
@@ -130,8 +129,6 @@ class RunSession:
                     await self._host()
                 except Exception as error:  # noqa: BLE001  (it is the response, or its end)
                     await self._fail(error)
-        except OSError:  # raised by `send` when the client has left
-            self.exchange.is_left = True
         finally:
             self._responded.set()
 
@@ -215,16 +212,10 @@ class RunSession:
         await self.exchange.end_stream()
 
     async def _fail(self, error: Exception) -> None:
-        failure = INTERNAL
-        if isinstance(error, OxyError | Refused):
-            failure = failure_of(error)
-        elif isinstance(error, OSError):
-            raise error
-        elif self.exchange.status:
-            _logger.error("a run failed", exc_info=error)
         if not self.exchange.status:
             self._error = error
-        elif not self.exchange.is_finished:  # else it waits for an answer, and no request for its end
+            return
+        failure = failure_of(error)
+        if not self.exchange.is_finished:  # else it waits for an answer, and no request for its end
             assert self._events is not None  # the response has begun
-            assert self._run is not None
             await self._end(self._events.fail(failure, self._run))

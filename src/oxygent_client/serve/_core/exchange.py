@@ -63,9 +63,21 @@ class Exchange:
         place = f"{self.headers.get('host', '')}{scope.get('root_path', '')}"
         self.base_url = f"{scope.get('scheme', 'http')}://{place}"
         self.response_headers: dict[str, str] = {}
-        self.send = send
+        self._send = send
         self._sending = anyio.Lock(fast_acquire=True)  # without it, each event waits for a turn of the event loop
         self._sent_at = 0.0
+
+    async def send(self, message: Message) -> None:
+        """Send a message of ASGI.
+
+        Raises:
+            OSError: the client has left.
+        """
+        try:
+            await self._send(message)
+        except OSError:
+            self.is_left = True
+            raise
 
     def json(self) -> dict[str, Any]:
         """Return the body as a JSON object.
@@ -107,9 +119,9 @@ class Exchange:
         """Return an exchange for the same request, whose response goes to `send` without heartbeats."""
         recorded = copy.copy(self)
         recorded.response_headers = {}
-        recorded.send = send
+        recorded._send = send  # noqa: SLF001  (of its own class)
+        recorded._sending = anyio.Lock(fast_acquire=True)  # noqa: SLF001  (likewise)
         recorded.group = None
-        recorded._sending = anyio.Lock(fast_acquire=True)  # noqa: SLF001  (of its own class)
         return recorded
 
     async def start_recorded(self, head: Message) -> None:

@@ -4,15 +4,20 @@ Rule 1: if the agent may have run, the status is 424, which HTTP clients do not 
     the agent twice.
 Rule 2: a text for a client names no server, path or setting of this side. Only the text of an agent's own failure, and
     of an invalid argument, is passed on; the log has the rest.
+Rule 3: any other exception, such as a fault of this program or of a hook, is an error of its request alone: its client
+    is told of an unexpected error, and the log has the exception.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 import attrs
 
 from oxygent_client import Outcome, OxyError, errors
+
+_logger: Final = logging.getLogger("oxygent_client.serve")
 
 MAY_HAVE_RUN: Final = 424
 """Failed Dependency: the status of a failed run that may have started. No common HTTP client retries it."""
@@ -106,10 +111,15 @@ INTERNAL: Final = Failure(
 )
 
 
-def failure_of(error: OxyError | Refused) -> Failure:
-    """Return what a client is told about an error."""
+def failure_of(error: Exception) -> Failure:
+    """Return what a client is told about an error. One that is not expected is logged."""
     if isinstance(error, Refused):
         return error.failure
+    if not isinstance(error, OxyError):
+        _logger.error("unexpected error", exc_info=error)
+        return INTERNAL
+    if isinstance(error, errors.HandlerError):
+        _logger.error("run %s: a hook failed", error.trace_id, exc_info=error)
     row = next(row for row in _ROWS if isinstance(error, row.error))
     return Failure(
         status=MAY_HAVE_RUN if error.outcome.may_have_run else row.status,

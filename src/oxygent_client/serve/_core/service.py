@@ -2,8 +2,8 @@
 
 Rule 1: a request passes, in this order: host and origin, health checks, token, route, body limit, handler.
 Rule 2: when the client leaves, the handler is cancelled, and with it the run.
-Rule 3: a handler raises `Refused` or an `OxyError` before its response begins; the protocol's `error_document` puts it
-    into its shape. Any other exception is logged, and its text is not sent.
+Rule 3: a handler raises an error before its response begins; the protocol's `error_document` puts it into its shape. Of
+    an exception that is no `Refused` and no `OxyError` the text is not sent; it is logged.
 Rule 4: the access log has method, route, status and time; no query, no body, no header.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 import anyio
 import attrs
 
-from oxygent_client import OxyError, SSEOxyGent
+from oxygent_client import SSEOxyGent
 from oxygent_client.errors import ConfigurationError
 from oxygent_client.serve._core.access import Access, preflight_headers
 from oxygent_client.serve._core.exchange import (
@@ -30,7 +30,7 @@ from oxygent_client.serve._core.exchange import (
     limited,
     read_body,
 )
-from oxygent_client.serve._core.failures import INTERNAL, Failure, Refused, failure_of
+from oxygent_client.serve._core.failures import Failure, Refused, failure_of
 from oxygent_client.serve._core.runs import Runs, ServeLimits
 
 _logger: Final = logging.getLogger("oxygent_client.serve")
@@ -150,13 +150,9 @@ class Service:
         try:
             try:
                 await self._handle(exchange, scope, receive, found)
-            except (OxyError, Refused) as error:
-                await self._fail(exchange, error, found)
-            except OSError:  # raised by `send` when the client has left
-                exchange.is_left = True
-            except Exception:
-                _logger.exception("%s %s failed", exchange.method, shown)
-                await self._fail(exchange, None, found)
+            except Exception as error:  # noqa: BLE001  (the response, or its end)
+                if not exchange.is_left:
+                    await self._fail(exchange, error, found)
         finally:
             seconds = anyio.current_time() - begun
             status = LEFT if exchange.is_left or not exchange.status else exchange.status
@@ -226,12 +222,10 @@ class Service:
             ready = await self.runs.is_ready()
             await exchange.respond(200 if ready else 503, {"status": "ready" if ready else "not ready"})
 
-    async def _fail(
-        self, exchange: Exchange, error: OxyError | Refused | None, found: tuple[Route | Mount, Adapter] | None
-    ) -> None:
+    async def _fail(self, exchange: Exchange, error: Exception, found: tuple[Route | Mount, Adapter] | None) -> None:
+        failure = failure_of(error)
         if exchange.status:  # too late for a response of its own: without its end, the client sees that it is cut
             return
-        failure = INTERNAL if error is None else failure_of(error)
         adapter = self._adapters[0] if found is None else found[1]
         await exchange.respond(failure.status, adapter.error_document(failure), failure.headers)
 

@@ -189,4 +189,5 @@ class _Shared:
             elif not viewer.is_over:
                 await self._audience.wait()
         if viewer.is_dropped:
-            raise BrokenPipeError  # the service counts the client as one that has left
+            exchange.is_left = True  # the service counts it as a client that has left
+            raise BrokenPipeError

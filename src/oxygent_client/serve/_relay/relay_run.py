@@ -8,7 +8,6 @@ Rule 3: each way in which a run can end is an event of its own; so is a failure 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -16,8 +15,8 @@ import anyio
 import anyio.lowlevel
 import attrs
 
-from oxygent_client import Outcome, OxyError, Run
-from oxygent_client.serve import INTERNAL, Audience, Failure, Refused, Runs, failure_of
+from oxygent_client import Outcome, Run
+from oxygent_client.serve import Audience, Failure, Runs, failure_of
 from oxygent_client.serve._relay.documents import (
     Question,
     cancelled_end,
@@ -31,8 +30,6 @@ PAUSES: Final = 2
 """One more than a viewer that waits needs to get its turn, on trio too."""
 
 STOPPING: Final = Failure(status=424, code="stopping", message="the server is stopping", outcome=Outcome.UNKNOWN)
-
-_logger: Final = logging.getLogger("oxygent_client.serve")
 
 
 @attrs.define(eq=False)
@@ -61,11 +58,8 @@ class RelayRun:
                 end = await self._relay(question, headers)
             if self.audience.scope.cancelled_caught:
                 end = self._cancelled_end()
-        except (OxyError, Refused) as error:
+        except Exception as error:  # noqa: BLE001  (the end of the run, for its viewers)
             self.error, end = error, failed_end(failure_of(error))
-        except Exception as error:
-            _logger.exception("a relayed run failed")
-            self.error, end = error, failed_end(INTERNAL)
         finally:
             self.log.end(json_bytes(end))
             self.audience.notify()

@@ -1,0 +1,191 @@
+"""What all protocols promise alike, each asked over HTTP: errors of hooks, and the `sanitize` of the agent.
+
+Rule: time is virtual; the remote is a toy in the same process, and so are the clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import attrs
+import pytest
+from sse_starlette.sse import AppStatus
+
+from oxygent_client import SSEOxyGent
+from oxygent_client.serve import Service
+from oxygent_client.serve.a2a import A2AAdapter
+from oxygent_client.serve.agui import AGUIAdapter
+from oxygent_client.serve.mcp import MCPAdapter
+from oxygent_client.serve.openai import OpenAIAdapter
+from oxygent_client.serve.relay import RelayAdapter
+from oxygent_client.testing import ToyRemote
+from oxygent_client.testing.script import Pause, Say, Script
+from oxygent_client.transports.asgi import ASGITransport
+from tests.support.asgi_client import Call
+from tests.support.virtual import anyio_backend as anyio_backend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Coroutine
+
+REMOTE: Final = "https://remote.test"
+MASTER: Final = "trip_planner"
+SCRIPTS: Final = {
+    **ToyRemote().scripts,
+    "step": Script([Pause(1), Say({"type": "progress", "content": "step"}), Pause(1)], output="done"),
+}
+
+
+@attrs.define(eq=False)
+class Site:
+    """A service of all protocols, and the toy that it serves."""
+
+    service: Service
+    toy: ToyRemote
+
+    async def post(self, path: str, document: Any, **headers: str) -> str:
+        """Send a document, and return the whole body of the response."""
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        return (await Call(self.service, "POST", path, json.dumps(document).encode(), given)()).text
+
+
+@asynccontextmanager
+async def site(kind: type[SSEOxyGent] = SSEOxyGent, **options: Any) -> AsyncGenerator[Site]:
+    """Serve a toy by all protocols while the block lasts."""
+    toy = ToyRemote(scripts=SCRIPTS)
+    agent = kind(server_url=REMOTE, transport=ASGITransport(toy), **options)
+    adapters: list[Any] = [
+        OpenAIAdapter(reasoning=True),
+        AGUIAdapter(reasoning=True),
+        MCPAdapter(),
+        A2AAdapter(),
+        RelayAdapter(),
+    ]
+    service = Service(agent, adapters)
+    AppStatus.should_exit = False
+    async with service.running():
+        yield Site(service, toy)
+    with suppress(RuntimeError):  # on trio; a task of sse-starlette waits for uvicorn's end, as long as the loop
+        for task in asyncio.all_tasks():
+            if getattr(task.get_coro(), "__name__", "") == "_shutdown_watcher":
+                task.cancel()
+
+
+# ----------------------------------------------------------------------------------- One question by each protocol
+
+
+def chat(*, is_streamed: bool) -> Callable[[Site, str], Coroutine[Any, Any, str]]:
+    """Return a client of chat completions."""
+
+    async def ask(here: Site, query: str) -> str:
+        body = {"model": MASTER, "stream": is_streamed, "messages": [{"role": "user", "content": query}]}
+        return await here.post("/v1/chat/completions", body)
+
+    return ask
+
+
+async def responses(here: Site, query: str) -> str:
+    """Ask by the API of responses."""
+    return await here.post("/v1/responses", {"model": MASTER, "stream": True, "input": query})
+
+
+async def agui(here: Site, query: str) -> str:
+    """Ask by AG-UI."""
+    messages = [{"id": "m", "role": "user", "content": query}]
+    body = {"threadId": "t", "runId": f"r {query}", "protocolVersion": "1.0", "messages": messages}
+    return await here.post("/agui", body)
+
+
+async def mcp(here: Site, query: str) -> str:
+    """Ask by MCP."""
+    meta: dict[str, Any] = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+        "progressToken": 1,
+    }
+    params: dict[str, Any] = {"name": MASTER, "arguments": {"query": query}, "_meta": meta}
+    headers = {"mcp_protocol_version": "2026-07-28", "mcp_method": "tools/call", "mcp_name": MASTER}
+    document: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    kinds = {"accept": "application/json, text/event-stream", "content_type": "application/json"}
+    return await here.post("/mcp", document, **kinds, **headers)
+
+
+async def a2a(here: Site, query: str) -> str:
+    """Ask by A2A."""
+    message = {"messageId": f"message {query}", "role": "ROLE_USER", "parts": [{"text": query}]}
+    document = {"jsonrpc": "2.0", "id": "7", "method": "SendStreamingMessage", "params": {"message": message}}
+    return await here.post("/a2a", document, a2a_version="1.0")
+
+
+async def relay(here: Site, query: str) -> str:
+    """Start a run at the relay, and view it."""
+    started = await here.post("/relay", {"query": query})
+    run = json.loads(started).get("id", "none")
+    return started + (await Call(here.service, "GET", f"/relay/{run}")()).text
+
+
+BRIDGES: Final[dict[str, Callable[[Site, str], Coroutine[Any, Any, str]]]] = {
+    "chat": chat(is_streamed=False),
+    "chat-stream": chat(is_streamed=True),
+    "responses": responses,
+    "agui": agui,
+    "mcp": mcp,
+    "a2a": a2a,
+    "relay": relay,
+}
+each_bridge: Final = pytest.mark.parametrize("bridge", BRIDGES)
+
+
+# ------------------------------------------------------------------------------------------------------ Errors of hooks
+
+
+def fail_at_step(message: Any) -> Any:
+    """Fail at one message of a run, as a hook with a fault does."""
+    if message.get("type") == "progress":
+        raise OSError("a secret of the program")
+    return message
+
+
+HOOKS: Final[list[Any]] = [
+    pytest.param({"sanitize": fail_at_step}, id="sanitize"),
+    pytest.param({"event_filter": fail_at_step}, id="filter"),
+]
+
+
+@each_bridge
+@pytest.mark.parametrize("options", HOOKS)
+async def test_a_hook_that_raises(bridge: str, options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    """A hook that raises ends its run with an error of the protocol; its text is logged, and other runs go on."""
+    async with site(**options) as here, anyio.create_task_group() as group:
+        group.start_soon(BRIDGES[bridge], here, "echo other")
+        failed = await BRIDGES[bridge](here, "step")
+        assert "the run failed" in failed
+        assert "a secret" not in failed
+        assert "a secret of the program" in caplog.text
+        assert "hello" in await BRIDGES[bridge](here, "echo hello")
+        assert [run.query for run in here.toy.runs].count("step") == 1
+
+
+class _Broken(SSEOxyGent):
+    """An agent with a fault that no rule of the package foresees."""
+
+    def conversation(self, token: str = "", **options: Any) -> Any:
+        """Raise an error that is no `OxyError`, and looks like one of a connection."""
+        raise ConnectionResetError("a secret of the program")
+
+    def stream(self, *_: Any, **__: Any) -> Any:
+        """Raise such an error."""
+        raise ConnectionResetError("a secret of the program")
+
+
+@each_bridge
+async def test_a_fault(bridge: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An error before the run is one of its request alone, and is not taken for a client that has left."""
+    async with site(_Broken) as here:
+        failed = [await BRIDGES[bridge](here, query) for query in ("one", "two")]
+    assert ["internal_error" in each for each in failed] == [True, True]
+    assert "a secret" not in "".join(failed)
+    assert caplog.text.count("ConnectionResetError: a secret of the program") >= 2
