@@ -37,7 +37,7 @@ def played(play: Callable[[_Connection], Coroutine[Any, Any, None]]) -> list[str
 
     async def main() -> list[str]:
         fake: Any = Fake()
-        connection = _Connection(loop=asyncio.get_running_loop())
+        connection = _Connection(loop=asyncio.get_running_loop(), memory=memoryview(b""))
         connection.connection_made(fake)
         connection.set_response_params(timer=aiohttp.helpers.TimerNoop())
         await play(connection)
@@ -82,6 +82,26 @@ def test_data_after_a_response(behind: bytes, expected: list[str]) -> None:
         assert len(connection) == 1
 
     assert played(play) == expected
+
+
+def test_connections_that_read_into_the_same_memory() -> None:
+    """What one connection reads does not change what another has read into the same memory before."""
+
+    async def main() -> list[bytes]:
+        memory = memoryview(bytearray(100))
+        bodies = list[aiohttp.StreamReader]()
+        for text in (b"one", b"two"):
+            fake: Any = Fake()
+            connection = _Connection(asyncio.get_running_loop(), memory)
+            connection.connection_made(fake)
+            connection.set_response_params(timer=aiohttp.helpers.TimerNoop(), read_until_eof=True)
+            received = b"HTTP/1.1 200 OK\r\n\r\n" + text
+            connection.get_buffer(-1)[: len(received)] = received
+            connection.buffer_updated(len(received))
+            bodies.append((await connection.read())[1])
+        return [await body.readany() for body in bodies]
+
+    assert asyncio.run(main()) == [b"one", b"two"]
 
 
 def test_a_head_that_cannot_be_parsed() -> None:

@@ -65,7 +65,7 @@ def after(loop: asyncio.AbstractEventLoop, *pieces: bytes) -> tuple[bool, bool]:
 
     After each, aiohttp reads on, which it does by a read of nothing.
     """
-    wire, connection = Wire(), _Connection(loop)
+    wire, connection = Wire(), _Connection(loop, memoryview(b""))
     connection.connection_made(wire)
     parameters: dict[str, Any] = {"timer": None, "read_until_eof": True}
     connection.set_response_params(**parameters)
