@@ -171,7 +171,8 @@ def quick(session: nox.Session) -> None:
     """The tests without the slow ones, each case on one of its loops in turn, with small numbers."""
     install_wheel(session, "test")
     session.env["OXYGENT_CLIENT_SIZE"] = "smoke"
-    session.run("pytest", *UNIT, "-m", "not slow", *(session.posargs or ("--one-loop", *WORKERS)))
+    chosen = session.posargs or ("--one-loop", *WORKERS)
+    session.run("pytest", *UNIT, "-m", "not slow and not seconds", *chosen)
 
 
 @nox.session(python=[version for version in SUPPORTED if version != CURRENT], tags=["full", "rest", "short"])

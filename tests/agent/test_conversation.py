@@ -287,6 +287,7 @@ def test_no_token(token: Any) -> None:
         SSEOxyGent(server_url=URL).conversation(token)
 
 
+@pytest.mark.seconds
 @given(st.text(max_size=40))
 def test_any_text(text: str) -> None:
     """Any text is a conversation or a typed error."""

@@ -137,6 +137,7 @@ async def remote(conversation: Conversation) -> None:
         )
 
 
+@pytest.mark.seconds
 async def test_unchanged_through_a_proxy(anyio_backend_name: str, tmp_path: Path) -> None:
     """With its own https URL, unchanged, the example reaches the remote through the environment's proxy."""
     authority = trustme.CA()

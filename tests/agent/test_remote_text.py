@@ -189,6 +189,7 @@ def shows(error: errors.OxyError) -> Iterator[str]:
     yield from (f"{name} {value}" for name, value in vars(error).items() if name not in DATA)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("sent", SENT.values(), ids=SENT)
 @pytest.mark.parametrize(("cls", "over", "more"), WALK.values(), ids=WALK)
 async def test_no_credential_is_shown(
@@ -378,6 +379,7 @@ def test_each_command_is_listed() -> None:
     assert {each.split(maxsplit=1)[0] for each in COMMANDS} | ELSEWHERE.keys() == names
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_show_no_credential(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -295,6 +295,7 @@ def test_invalid_records(data: dict[str, Any], error: type[OxyError]) -> None:
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.seconds
 def test_many_nodes() -> None:
     """Nodes up to the limit, each below the one before, are read without recursion."""
     chain = [node(str(n), str(n - 1), state=3, output=n) for n in range(LIMITS.nodes)]

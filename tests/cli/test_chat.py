@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from oxygent_client import Transport
     from oxygent_client.cli._output import Display
 
+pytestmark = pytest.mark.seconds
+
 GRANTED: Final = Reply.json({"code": 200, "message": "SUCCESS", "data": {}})
 NO_CHANNEL: Final = Reply.json({"code": 400, "message": "illegal channel_id", "data": {}})
 ASKS: Final = message({"type": "ask", "content": {"question": "go \x1b on?"}})

@@ -461,6 +461,7 @@ HELD: Final[list[tuple[str, Callable[[int], list[Event]]]]] = [
 ]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("events", [row[1] for row in HELD], ids=[row[0] for row in HELD])
 def test_a_view_is_bounded(events: Callable[[int], list[Event]]) -> None:
     """A view keeps a bounded part of long ids, stacks and texts."""
@@ -1503,6 +1504,7 @@ def test_recording_a_failure(server: Server, tmp_path: Path, query: str, says: s
     assert recorded.err.splitlines()[-1] == replayed.err.splitlines()[-1]
 
 
+@pytest.mark.seconds
 def test_ctrl_c_while_recording(server: Server, tmp_path: Path) -> None:
     """Ctrl-C keeps the recording so far."""
     path = tmp_path / "talk.cassette"
@@ -1654,6 +1656,7 @@ ENVIRONMENTS: Final = [
 ]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("name", "value"), ENVIRONMENTS)
 def test_demo_and_the_environment(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """The demonstration ignores the environment."""
@@ -1729,6 +1732,7 @@ def test_imports() -> None:
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.seconds
 def test_ctrl_c(server: Server) -> None:
     """Ctrl-C stops the remote run and exits with 130, without a traceback."""
     before = len(server.toy.runs)
@@ -1744,6 +1748,7 @@ def test_ctrl_c(server: Server) -> None:
     assert wait_until(lambda: server.toy.runs[-1].state == "cancelled")
 
 
+@pytest.mark.seconds
 def test_toy_until_ctrl_c() -> None:
     """`toy` serves a remote at the printed URL until Ctrl-C, and logs its runs."""
     with subprocess.Popen([*PROGRAM, "toy", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -1759,6 +1764,7 @@ def test_toy_until_ctrl_c() -> None:
     assert stopped == "oxygent-client: stopped."
 
 
+@pytest.mark.seconds
 def test_broken_pipe(server: Server) -> None:
     """A broken pipe ends the command and the remote run, without a traceback."""
     before = len(server.toy.runs)

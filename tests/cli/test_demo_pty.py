@@ -20,6 +20,8 @@ from typing import Final
 
 import pytest
 
+pytestmark = pytest.mark.seconds
+
 ROWS, COLUMNS = 24, 80
 
 # The texts of the tree, in their order; each appears when its event is received.

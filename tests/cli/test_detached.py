@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.seconds
+
 HANGS: Final = Script([Stream("working on"), Hang()])
 CANARY: Final = "sk-canary-0123456789"
 

@@ -20,6 +20,8 @@ from tests.support.servers import LAST, OK, closed_port, play, serving
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.seconds
+
 AUTHORITY: Final = trustme.CA()
 PAST: Final = datetime(2020, 1, 1, tzinfo=UTC)
 

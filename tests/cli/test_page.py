@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.seconds
+
 PAGE: Final = (ROOT / "docs" / "howto" / "command-line.md").read_text(encoding="utf-8")
 SESSIONS: Final = re.findall(r"^```console\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 DOCUMENTED_URL: Final = "http://127.0.0.1:8082"

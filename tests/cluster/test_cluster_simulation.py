@@ -138,6 +138,7 @@ async def nothing() -> AsyncIterator[bytes]:
         yield chunk
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
 async def test_a_cluster_follows_the_model(strategy: Strategy, world: str) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
+pytestmark = pytest.mark.seconds
+
 PROPER: Final = [
     pytest.param(name, marks=pytest.mark.needs(PROXIES[name][0]), id=name) for name in ("nginx", "haproxy")
 ]

@@ -207,6 +207,7 @@ def test_the_text_of_all_deltas(every: int) -> None:
     assert [text for text, _ in kept] == [expected for _, expected in kept]
 
 
+@pytest.mark.seconds
 def test_the_memory_of_deltas() -> None:
     """A delta that is no longer among the last events costs little more than its characters."""
     count, size = 20_000, 20

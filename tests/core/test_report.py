@@ -181,6 +181,7 @@ def test_a_long_value() -> None:
     assert page_of(output=[[[[0]] * 100] * 10] * 3).all("pre")[0].count("\n") == 0
 
 
+@pytest.mark.seconds
 def test_many_texts() -> None:
     """All texts together are bounded."""
     calls = tuple(call(n, output="x" * MAX_TEXT) for n in range(MAX_TEXTS // MAX_TEXT + 2))

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.seconds
+
 # pytester removes the modules that a project loads; these are loaded here, so that others do not load them twice.
 for _name in ("httpcore", "uvicorn", "uvloop", "oxygent_client.transports.httpx", "oxygent_client.transports.asgi"):
     importlib.import_module(_name)

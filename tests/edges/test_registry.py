@@ -1012,6 +1012,7 @@ async def test_a_block_that_was_not_entered_here() -> None:
         await AgentRegistry(echo).__aexit__(None, None, None)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_one_registry_in_two_loops(backend: str) -> None:
     """Event loops share the configuration, and each opens and closes its own members."""

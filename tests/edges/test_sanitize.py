@@ -208,6 +208,7 @@ def in_dict(inner: Any) -> Any:
     return {"a": inner}
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("make", [in_list, in_dict])
 def test_deep_messages(name: str, make: Callable[[Any], Any]) -> None:

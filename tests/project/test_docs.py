@@ -106,6 +106,7 @@ def printed_by(page: Path, line: int, code: str, url: str) -> str:
     return printed.getvalue()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("page", "line", "code", "output"), programs())
 def test_programs_of_the_docs(page: Path, line: int, code: str, output: str | None, toy: tuple[ToyRemote, str]) -> None:
     """A program of the docs runs and prints the output on the page."""
@@ -152,6 +153,7 @@ def drawn(picture: Path) -> list[str]:
     return [TIMES.sub("", html.unescape(words)) for words in texts]
 
 
+@pytest.mark.seconds
 def test_the_picture_of_the_demonstration(tmp_path: Path) -> None:
     """The picture in the README is the output of the command."""
     path = tmp_path / "demo.svg"

@@ -105,6 +105,7 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 EXTRAS: Final = "a2a aiohttp dotenv httpx2 mcp opentelemetry oxygent pytest rich typer uvicorn"
 
 
+@pytest.mark.seconds
 def test_without_extras() -> None:
     """The examples run without extras; the project, whose tests need one, is skipped by name."""
     done = command("-c", WITHOUT_EXTRAS, EXTRAS, RUN_ALL)

@@ -339,6 +339,7 @@ def test_allowed_imports(module: str, source: str) -> None:
     assert findings(module, source) == []
 
 
+@pytest.mark.seconds
 def test_there_are_no_cycles() -> None:
     """No module imports itself by way of others; imports for type checkers count."""
     graph = {
@@ -376,6 +377,7 @@ def test_a_cycle_is_found() -> None:
     assert cycle_in({"a": {"b"}, "b": {"c", "d"}, "c": set(), "d": {"a"}}) == ["a", "b", "d"]
 
 
+@pytest.mark.seconds
 def test_imports_for_types_are_needed() -> None:
     """Each line of FOR_TYPES is still needed."""
     used = {

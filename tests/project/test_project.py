@@ -104,6 +104,7 @@ def test_the_patterns_of_forbidden_texts(what: str, text: str) -> None:
     assert re.search(FORBIDDEN[what], text)
 
 
+@pytest.mark.seconds
 def test_pragmas() -> None:
     """Lines without coverage are few, each with a reason: `# pragma: no cover (why)`."""
     pragmas = [
@@ -118,6 +119,7 @@ def test_pragmas() -> None:
     assert [place for place, text in pragmas if not re.fullmatch(r"no (cover|branch)\W+\w.*", text)] == [], f"\n{table}"
 
 
+@pytest.mark.seconds
 def test_lint_exceptions_have_reasons() -> None:
     """`noqa`, `type: ignore` and `pyright: ignore` have the rule and a reason in the same line."""
     marker = re.compile(r"# (?:noqa|type: ignore|pyright: ignore)\b")

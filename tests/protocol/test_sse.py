@@ -215,6 +215,7 @@ def test_recordings(file: str, way: Callable[[Sequence[bytes]], list[bytes]]) ->
     assert decoded(way([stream]))[0] == expected
 
 
+@pytest.mark.seconds
 def test_recordings_cut_in_two(capsys: pytest.CaptureFixture[str]) -> None:
     """A recorded stream in two chunks gives the same events, wherever it is cut."""
     streams = dict(RECORDINGS)

@@ -302,6 +302,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_forked_child() -> None:
     """A forked child may read its parent's runs, starts with empty statistics and ends no run of the parent."""

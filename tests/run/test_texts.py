@@ -47,6 +47,7 @@ LARGE: Final[dict[str, Callable[[int], TextDelta | ToolCall]]] = {
 }
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("event", LARGE.values(), ids=LARGE)
 def test_large_members_are_not_kept(event: Callable[[int], TextDelta | ToolCall]) -> None:
     """A call or a piece with large members costs a hundredth of them."""

@@ -419,6 +419,7 @@ PROGRAMS: Final = {
 }
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("program", "printed"), PROGRAMS.values(), ids=PROGRAMS)
 def test_a_program(toy: ServedToy, program: str, printed: str) -> None:
     """Each program ends soon with its output, and leaves no run at the remote."""
@@ -436,6 +437,7 @@ for event in agent.stream("hang"):
 """
 
 
+@pytest.mark.seconds
 def test_ctrl_c_ends_a_program(toy: ServedToy) -> None:
     """Ctrl-C ends a program at once without extra code, and cancels the remote run."""
     command = [sys.executable, "-c", HEAD + INTERRUPTED, toy.url]

@@ -423,6 +423,7 @@ async def test_an_empty_name() -> None:
     assert spans.tree() == {(RUN, None), ("execute_tool", RUN)}
 
 
+@pytest.mark.seconds
 async def test_many_calls() -> None:
     """Calls beyond MOST_CALLS at a time have no span, and names are bounded."""
     spans = Spans()
@@ -433,6 +434,7 @@ async def test_many_calls() -> None:
     assert (spans.run.attributes or {})["oxygent.calls_over_limit"] == 5
 
 
+@pytest.mark.seconds
 async def test_many_names() -> None:
     """Beyond MOST_NAMES a span has no name, and beyond MOST_SPANS there is none; both are counted."""
     spans = Spans()

@@ -37,6 +37,8 @@ from tests.testing.test_check_transport_finds import EndsWell, Wrapper
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+pytestmark = pytest.mark.seconds
+
 IN_PROCESS: Final = ("refused", "reset_unframed", "closes_kept", "connecting", "closing")
 """Promises that can only be checked on a network."""
 

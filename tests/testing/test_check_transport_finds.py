@@ -748,6 +748,7 @@ def inner(broken: type[Wrapper | Pieces], peer: Peer) -> Transport:
     return FakeTransport(peer.replies) if broken in WITHOUT_WAITING else ASGITransport(peer.app)
 
 
+@pytest.mark.seconds
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.parametrize(("check", "broken", "seen"), BROKEN, ids=[broken.__name__ for _, broken, _ in BROKEN])
 async def test_a_broken_transport(check: str, broken: type[Wrapper | Pieces], seen: str) -> None:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from oxygent_client import Transport
     from oxygent_client.testing import End
 
+pytestmark = pytest.mark.seconds
+
 TRANSPORTS: Final[dict[str, Callable[[], Transport]]] = {
     "httpx": HTTPXTransport,
     "httpx2": HTTPX2Transport,

@@ -147,6 +147,7 @@ def test_a_second_cancellation(loop: str) -> None:
     assert runs.complaints == []
 
 
+@pytest.mark.seconds
 def test_an_application_in_a_thread(loop: str) -> None:
     """A call ends without waiting for an application in a thread, and the loop can be used again."""
     runs, free = Loop(loop), threading.Event()
@@ -206,6 +207,7 @@ def test_copies(loop: str) -> None:
     Loop(loop).run(main())
 
 
+@pytest.mark.seconds
 def test_an_application_that_ignores_its_cancellation(loop: str) -> None:
     """An application that ignores its cancellation does not hold its caller."""
     runs, stop = Loop(loop), list[bool]()

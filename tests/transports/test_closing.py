@@ -95,6 +95,7 @@ TIMES: Final = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.seconds
 @TIMES
 @pytest.mark.parametrize("begins", [True, False], ids=["reading", "waiting for headers"])
 async def test_a_transport_that_stays_open(library: Library, begins: bool, times: int, turns: int) -> None:

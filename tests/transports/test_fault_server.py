@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
     from oxygent_client import HTTPRequest, HTTPResponse, Transport
 
+pytestmark = pytest.mark.seconds
+
 BY_NAME: Final = {fault.name: fault for fault in FAULTS}
 MIB: Final = 1024 * 1024
 

@@ -56,6 +56,7 @@ RESPONSES: Final = {
 }
 
 
+@pytest.mark.seconds
 @TRANSPORTS
 @pytest.mark.parametrize("response", RESPONSES)
 async def test_no_record_holds_a_credential(

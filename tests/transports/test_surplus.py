@@ -57,6 +57,7 @@ async def test_in_the_same_read(library: Library, surplus: bytes) -> None:
         assert len(server.requests) == 3
 
 
+@pytest.mark.seconds
 @every_surplus
 async def test_while_the_connection_is_idle(library: Library, surplus: bytes) -> None:
     """Data that arrives later, while the connection is idle, is not taken for the next response."""

@@ -223,6 +223,7 @@ async def ended(make: Callable[..., Transport], sent: bytes) -> Ended:
             await transport.aclose()
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("case", SAME)
 async def test_the_same_bytes(case: str, transport: str) -> None:
