@@ -45,9 +45,13 @@ UNIT = ("--ignore=tests/interop", "--ignore=tests/clients", "--ignore=tests/reci
 """All tests but those with real servers, real clients, other frameworks and a browser."""
 UNMEASURED = tuple(
     f"--ignore=tests/{name}.py"
-    for name in ("core/test_linear", "project/test_layers", "project/test_project", "project/test_security_page")
+    for name in (
+        *("cli/test_demo_pty", "cli/test_doctor_network", "cli/test_page", "cluster/test_proxies", "core/test_linear"),
+        *("project/test_docs", "project/test_examples", "project/test_layers", "project/test_project"),
+        *("project/test_security_page", "testing/test_faults_loopback"),
+    )
 )
-"""These measure times or read files: for lines of the package that are run, others are needed anyway."""
+"""These measure times, read files or start programs: for lines of the package that are run, others are needed anyway."""
 WORKERS = ("-n", "3", "--dist", "worksteal")
 """Three: a small machine has two processors, and a third of the time is waiting."""
 
