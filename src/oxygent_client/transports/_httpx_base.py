@@ -153,26 +153,29 @@ class _NoChunks:
 
 MOST_CHUNKS: Final = 64
 """How many chunks are joined before other tasks run."""
+READ_BYTES: Final = 64 * 1024
+NEEDS_BYTES: Final = "NEED_DATA"
+"""The name of the parser's event that asks for more bytes."""
 
 
 class _Body:
     """The chunks of a response over HTTP/1.1, with the library's errors mapped; closes the exchange.
 
-    The library passes each chunk through five generators, which takes several times as long as to parse it. So those
-    that its parser holds already are taken from there, and joined.
+    The library passes each chunk through five generators, which takes several times as long as to parse it, and asyncio
+    makes a task for each generator that is left before its end. So the bytes are read from the library's network stream
+    and given to its parser here, and the chunks that the parser has are joined.
 
     A connection is reused only if no byte is known to follow the response. Any other is shut down first and then closed
     by the library, whose pool drops connections that the other side seems to have closed.
     """
 
-    def __init__(
-        self, response: Any, context: Context, errors: ErrorMap, url: str, parser_error: type[Exception]
-    ) -> None:
+    def __init__(self, response: Any, context: Context, errors: ErrorMap, url: str, library: Any) -> None:
         self.stream: Any = response.extensions.get("network_stream")
         """httpcore's network stream; None if the user's own client has a transport without a network."""
         self.is_closed = False
         self._response = response
         self._context = context
+        self._library = library
         self._ours = our_records()
         self._mapped = errors.mapped(url, reading=True)
         connection: Any = response.stream
@@ -182,9 +185,10 @@ class _Body:
         # `aiter_raw` returns a connection to the pool before it is known whether it can be reused. It is still used
         # where a hook of the user's client has read the body, for the error that it raises then.
         is_read = response.is_closed or response.is_stream_consumed
-        self._raw: AsyncGenerator[bytes, None] = response.aiter_raw() if is_read else aiter(response.stream)
         self._parser: Any = None if is_read else getattr(connection, "_h11_state", None)
-        self._parser_error = parser_error
+        self._raw: AsyncGenerator[bytes, None] | None = None
+        if self._parser is None:
+            self._raw = response.aiter_raw() if is_read else aiter(response.stream)
         self._failure: Exception | None = None
         self._is_whole = False
 
@@ -195,30 +199,41 @@ class _Body:
         with self._ours, self._mapped:
             if self._failure is not None:
                 raise self._failure
-            if not self._is_whole:
-                try:
-                    chunk = await anext(self._raw)
-                except StopAsyncIteration:
-                    self._is_whole = True
-                else:
-                    return chunk if self._parser is None else self._with_parsed(chunk)
+            if self._raw is not None:
+                async for chunk in self._raw:
+                    return chunk
+                self._is_whole = True
+            while not self._is_whole:
+                if chunks := self._parsed():
+                    return b"".join(chunks) if len(chunks) > 1 else chunks[0]
+                if not self._is_whole:
+                    self._parser.receive_data(await self._read())
             if not self.is_closed:
                 await run_to_end(self.aclose)
         raise StopAsyncIteration
 
-    def _with_parsed(self, chunk: bytes) -> bytes:
-        """Return `chunk` with the chunks after it that were received, and note the end of the body."""
-        chunks = [chunk]
+    def _parsed(self) -> list[bytes]:
+        """Return the chunks that the parser has, and note the end of the body."""
+        chunks: list[bytes] = []
         try:
             while len(chunks) < MOST_CHUNKS:
                 event = self._parser.next_event()
-                if (data := getattr(event, "data", None)) is None:  # more bytes are needed, or the body has ended
-                    self._is_whole = type(event).__name__ == "EndOfMessage"
+                if (data := getattr(event, "data", None)) is None:
+                    self._is_whole = type(event).__name__ != NEEDS_BYTES
                     break
                 chunks.append(data)
-        except Exception as error:  # noqa: BLE001  (raised by the next read: the chunks before it come first)
-            self._failure = self._parser_error(str(error))
-        return b"".join(chunks) if len(chunks) > 1 else chunk
+        except Exception as error:
+            self._failure = self._library.RemoteProtocolError(str(error))
+            if not chunks:
+                raise self._failure from error
+        return chunks
+
+    async def _read(self) -> bytes:
+        try:
+            piece: bytes = await self.stream.read(READ_BYTES)
+        except Exception as error:
+            raise self._library.ReadError(str(error)) from error
+        return piece
 
     async def aclose(self) -> None:
         """Close the exchange. The remote sees it at once, unless the connection is reused.
@@ -232,7 +247,8 @@ class _Body:
             shut_down(stream.get_extra_info("socket"))
         # In this order closing the library's generators does nothing and does not wait.
         await _close_quietly(self._response.aclose, self._context)
-        await _close_quietly(self._raw.aclose, self._context)
+        if self._raw is not None:
+            await _close_quietly(self._raw.aclose, self._context)
         if stream is not None:  # a second cancellation may have kept the library from it
             await _close_quietly((self._connection or stream).aclose, self._context)
         self.is_closed = True
@@ -415,7 +431,7 @@ class HTTPXBase(HTTPBase[ClientT]):
                     entering = self._send(library, self._open(client, request, options), request, trace)
                     status, lines, response = await cancel_once(entering)
                     if response is not None:
-                        body = _Body(response, request.context, self._errors, url, self._library.RemoteProtocolError)
+                        body = _Body(response, request.context, self._errors, url, self._library)
                     headers = parse_head(status, lines.multi_items())
                 if body is None or response is None:
                     yield HTTPResponse(status, headers, _NoChunks(), request)
