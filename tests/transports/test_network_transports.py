@@ -260,6 +260,22 @@ async def test_keep_alive(library: Library) -> None:
         assert len(server.requests) == 8
 
 
+@pytest.mark.parametrize(
+    "reply", [ANSWER, [BEGUN, chunk(answer("42")), chunk(close()), LAST]], ids=["at once", "in parts"]
+)
+async def test_no_generator_is_left(library: Library, reply: Any, request: pytest.FixtureRequest) -> None:
+    """A call leaves no generator to the garbage collector: asyncio would make a task to close each."""
+    left: list[str] = []
+    async with asking(library, play(reply)) as (agent, _):
+        hooks = sys.get_asyncgen_hooks()
+        request.addfinalizer(lambda: sys.set_asyncgen_hooks(*hooks))
+        sys.set_asyncgen_hooks(finalizer=lambda generator: left.append(generator.__qualname__))
+        await agent.ask("hi")
+        gc.collect()
+        sys.set_asyncgen_hooks(*hooks)
+    assert left == []
+
+
 async def test_connections_of_an_agent() -> None:
     """Inside the agent's block calls share a connection; outside, each has its own."""
     async with serving(play(ANSWER)) as server:
