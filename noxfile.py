@@ -51,7 +51,7 @@ UNMEASURED = tuple(
         *("project/test_security_page", "testing/test_faults_loopback"),
     )
 )
-"""These measure times, read files or start programs: for lines of the package that are run, others are needed anyway."""
+"""These measure times, read files or start programs: for lines of the package that run, others are needed anyway."""
 WORKERS = ("-n", "3", "--dist", "worksteal")
 """Three: a small machine has two processors, and a third of the time is waiting."""
 
