@@ -269,7 +269,7 @@ async def test_no_generator_is_left(library: Library, reply: Any, request: pytes
     async with asking(library, play(reply)) as (agent, _):
         hooks = sys.get_asyncgen_hooks()
         request.addfinalizer(lambda: sys.set_asyncgen_hooks(*hooks))
-        sys.set_asyncgen_hooks(finalizer=lambda generator: left.append(generator.__qualname__))
+        sys.set_asyncgen_hooks(finalizer=lambda generator: left.append(repr(generator)))
         await agent.ask("hi")
         gc.collect()
         sys.set_asyncgen_hooks(*hooks)
