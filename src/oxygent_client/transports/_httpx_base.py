@@ -223,9 +223,10 @@ class _Body:
                     break
                 chunks.append(data)
         except Exception as error:
-            self._failure = self._library.RemoteProtocolError(str(error))
+            failure: Exception = self._library.RemoteProtocolError(str(error))
             if not chunks:
-                raise self._failure from error
+                raise failure from error
+            self._failure = failure  # raised by the next read: the chunks before it come first
         return chunks
 
     async def _read(self) -> bytes:
