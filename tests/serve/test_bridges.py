@@ -16,6 +16,7 @@ import pytest
 from sse_starlette.sse import AppStatus
 
 from oxygent_client import SSEOxyGent
+from oxygent_client.sanitize import redact
 from oxygent_client.serve import Service
 from oxygent_client.serve.a2a import A2AAdapter
 from oxygent_client.serve.agui import AGUIAdapter
@@ -23,7 +24,8 @@ from oxygent_client.serve.mcp import MCPAdapter
 from oxygent_client.serve.openai import OpenAIAdapter
 from oxygent_client.serve.relay import RelayAdapter
 from oxygent_client.testing import ToyRemote
-from oxygent_client.testing.script import Pause, Say, Script
+from oxygent_client.testing.script import Call as Calls
+from oxygent_client.testing.script import Cut, Fail, Pause, Say, Script, Stream, Think
 from oxygent_client.transports.asgi import ASGITransport
 from tests.support.asgi_client import Call
 from tests.support.virtual import anyio_backend as anyio_backend
@@ -35,6 +37,25 @@ REMOTE: Final = "https://remote.test"
 MASTER: Final = "trip_planner"
 SCRIPTS: Final = {
     **ToyRemote().scripts,
+    "words": Script(
+        [
+            Think("zanzibar, then"),
+            Calls(
+                "flight_agent",
+                [Calls("search_flights", query="to zanzibar", output="zanzibar at 8"), Think("zanzibar")],
+                query="fly to zanzibar",
+                output="Error executing oxy flight_agent: no zanzibar",
+            ),
+            Stream("Fly to zanzibar at 8.", 1),
+            Say({"type": "progress", "content": "zanzibar"}),
+        ],
+        output="Fly to zanzibar at 8. Or stay in zanzibar.",
+    ),
+    "words_asked": Script([Say({"type": "feedback", "content": "zanzibar?"}), Pause(1)], output={"to": "zanzibar"}),
+    "words_fail": Script([Fail("no way to zanzibar")]),
+    "words_cut": Script([Stream("Fly to zanzibar at", 1), Pause(1), Cut()]),
+    "keys": Script([Calls("search", output={"place": "zanzibar"})], output={"place": "zanzibar"}),
+    "half": Script([Stream("Half of", 1), Say({"type": "progress", "content": "step"}), Pause(1)], output="done"),
     "step": Script([Pause(1), Say({"type": "progress", "content": "step"}), Pause(1)], output="done"),
 }
 
@@ -59,7 +80,7 @@ async def site(kind: type[SSEOxyGent] = SSEOxyGent, **options: Any) -> AsyncGene
     agent = kind(server_url=REMOTE, transport=ASGITransport(toy), **options)
     adapters: list[Any] = [
         OpenAIAdapter(reasoning=True),
-        AGUIAdapter(reasoning=True),
+        AGUIAdapter(reasoning=True, page=True),
         MCPAdapter(),
         A2AAdapter(),
         RelayAdapter(),
@@ -169,6 +190,29 @@ async def test_a_hook_that_raises(bridge: str, options: dict[str, Any], caplog: 
         assert [run.query for run in here.toy.runs].count("step") == 1
 
 
+class _FailsFromStep:
+    """A `sanitize` that fails from one message of a run on."""
+
+    has_begun = False
+
+    def __call__(self, message: Any) -> Any:
+        """Fail, or return the message."""
+        self.has_begun |= message.get("type") == "progress"
+        if self.has_begun:
+            raise ValueError("a secret of the program")
+        return message
+
+
+@each_bridge
+async def test_a_hook_that_goes_on_raising(bridge: str) -> None:
+    """A hook that also fails at what is sent of a failed run takes that away, and not the error."""
+    async with site(sanitize=_FailsFromStep()) as here:
+        failed = await BRIDGES[bridge](here, "half")
+        assert "the run failed" in failed
+        assert "a secret" not in failed
+        assert (await Call(here.service, "GET", "/healthz")()).status == 200
+
+
 class _Broken(SSEOxyGent):
     """An agent with a fault that no rule of the package foresees."""
 
@@ -189,3 +233,45 @@ async def test_a_fault(bridge: str, caplog: pytest.LogCaptureFixture) -> None:
     assert ["internal_error" in each for each in failed] == [True, True]
     assert "a secret" not in "".join(failed)
     assert caplog.text.count("ConnectionResetError: a secret of the program") >= 2
+
+
+# ------------------------------------------------------------------------------------------------------------ Sanitize
+
+WORD: Final = "zanzibar"
+
+
+def replace(message: Any) -> Any:
+    """Replace the word, in a message only."""
+    assert "type" in message
+    return json.loads(json.dumps(message).replace(WORD, "[gone]"))
+
+
+SANITIZERS: Final[list[Any]] = [
+    # `sanitize`, the query, what the client gets
+    pytest.param(replace, "words", "[gone]", id="calls-and-text"),
+    pytest.param(replace, "words_asked", "[gone]", id="question"),
+    pytest.param(replace, "words_fail", "[gone]", id="failure"),
+    pytest.param(replace, "words_cut", "cut", id="cut"),
+    pytest.param(redact("place"), "keys", "[scrubbed]", id="keys"),
+]
+
+
+@each_bridge
+@pytest.mark.parametrize(("sanitize", "query", "shown"), SANITIZERS)
+async def test_sanitize(bridge: str, sanitize: Any, query: str, shown: str) -> None:
+    """What `sanitize` removes is nowhere in the bytes that a client gets."""
+    async with site(sanitize=sanitize) as here:
+        received = await BRIDGES[bridge](here, query)
+    assert shown in received
+    assert WORD not in received
+
+
+@pytest.mark.parametrize("query", ["words", "keys"])
+async def test_sanitize_of_a_report(query: str) -> None:
+    """So is it nowhere in the report of a run."""
+    async with site(sanitize=replace) as here:
+        await agui(here, query)
+        reply = await Call(here.service, "GET", f"/agui/reports/{here.toy.runs[0].trace_id}")()
+    assert reply.status == 200
+    assert "[gone]" in reply.text
+    assert WORD not in reply.text

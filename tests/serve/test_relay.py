@@ -412,7 +412,7 @@ async def test_failed_runs(query: str, state: str, code: str, outcome: str) -> N
 class _BrokenRuns(Runs):
     """Runs with a fault."""
 
-    def redactor(self, run: Run) -> Any:
+    def outbound(self, run: Run) -> Any:
         """Raise an error whose text is not for clients."""
         raise ValueError("a secret of the program")
 

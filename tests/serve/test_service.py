@@ -14,9 +14,33 @@ import anyio
 import attrs
 import pytest
 
-from oxygent_client import BearerAuth, Cluster, Outcome, OxyError, SSEOxyGent, Timeouts, errors
+from oxygent_client import (
+    BearerAuth,
+    Cluster,
+    Custom,
+    Event,
+    Outcome,
+    OxyError,
+    SSEOxyGent,
+    Timeouts,
+    ToolCall,
+    Trace,
+    TraceCall,
+    errors,
+)
 from oxygent_client.errors import ConfigurationError
-from oxygent_client.serve import Exchange, Failure, Mount, Refused, Route, Runs, ServeLimits, Service, failure_of
+from oxygent_client.serve import (
+    Exchange,
+    Failure,
+    Mount,
+    Outbound,
+    Refused,
+    Route,
+    Runs,
+    ServeLimits,
+    Service,
+    failure_of,
+)
 from oxygent_client.testing import FakeTransport, Reply, ToyRemote, answer, close
 from oxygent_client.testing.script import Pause, Say, Script
 from oxygent_client.transports.asgi import ASGITransport
@@ -24,7 +48,7 @@ from tests.support.asgi_client import ByServer, Call, request
 from tests.support.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, MutableMapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, MutableMapping, Sequence
 
 REMOTE: Final = "http://remote.test"
 
@@ -741,15 +765,77 @@ async def test_an_error_in_a_stream_that_its_protocol_leaves() -> None:
     assert (call.status, call.is_complete) == (200, False)
 
 
+def hide(message: Any) -> Any:
+    """Change a message in place, as some do."""
+    message["content"] = "hidden"
+    return message
+
+
+def returning(value: Any) -> Callable[[Any], Any]:
+    """Return a `sanitize` that returns this."""
+
+    def sanitize(_: Any) -> Any:
+        return value
+
+    return sanitize
+
+
+def outbound(sanitize: Any) -> Outbound:
+    """Return what an agent with this `sanitize` sends."""
+    agent = SSEOxyGent(server_url="http://127.0.0.1:1", sanitize=sanitize)
+    return Runs(agent, ServeLimits()).outbound(agent.stream("hi"))
+
+
 def test_sanitize_gets_a_copy() -> None:
     """A `sanitize` that changes its argument does not change the message of the run."""
-
-    def hide(message: Any) -> Any:
-        message["content"] = "hidden"
-        return message
-
-    agent = SSEOxyGent(server_url="http://127.0.0.1:1", sanitize=hide)
     message = {"type": "progress", "content": {"step": 1}}
-    shown = Runs(agent, ServeLimits()).redactor(agent.stream("hi"))(message)
-    assert shown == {"type": "progress", "content": "hidden"}
+    assert outbound(hide).message(message) == {"type": "progress", "content": "hidden"}
     assert message == {"type": "progress", "content": {"step": 1}}
+
+
+SHOWN: Final[list[Any]] = [
+    # what `sanitize` returns for the message of a call; the type, content and class of the event that a client gets
+    pytest.param(
+        {"type": "tool_call", "content": {"callee": "x"}}, "tool_call", {"callee": "x"}, ToolCall, id="cleaned"
+    ),
+    pytest.param({"type": "tool_call", "content": "gone"}, "tool_call", "gone", Custom, id="no-call"),
+    pytest.param({"type": "other", "content": {}}, "other", {}, Custom, id="another-type"),
+    pytest.param({"type": 5}, None, None, Custom, id="no-type"),
+    pytest.param("gone", None, "gone", Custom, id="text"),
+    pytest.param(None, None, None, Custom, id="nothing"),
+]
+
+
+@pytest.mark.parametrize(("returned", "kind", "content", "expected"), SHOWN)
+def test_a_sanitized_event(returned: Any, kind: str | None, content: Any, expected: type[Event]) -> None:
+    """An event is what `sanitize` makes of its message: a call only if that is one."""
+    received = {"type": "tool_call", "content": {"callee": "secret"}}
+    event = outbound(returning(returned)).event(ToolCall("tool_call", received["content"], received))
+    assert (event.type, event.content, type(event)) == (kind, content, expected)
+
+
+@pytest.mark.parametrize("returned", [None, "gone", {"type": "x"}, {"content": 5}])
+def test_what_is_no_text_any_more(returned: Any) -> None:
+    """Where `sanitize` returns no message of the kind, there is nothing of it."""
+    sent = outbound(returning(returned))
+    assert sent.text("secret") == ""
+    assert sent.error("secret") == ""
+    (call,) = sent.trace(Trace(calls=(TraceCall(index=0, name="secret", arguments={"a": "secret"}),))).calls
+    assert (call.name, call.arguments, call.output) == ("", {}, None)
+
+
+def test_without_sanitize() -> None:
+    """Without a `sanitize`, events and traces are those of the run."""
+    sent, event, trace = outbound(None), Custom("x", 1, {"type": "x"}), Trace()
+    assert sent.event(event) is event
+    assert sent.trace(trace) is trace
+    assert (sent.text("a"), sent.error("b"), sent.output({"c": 1})) == ("a", "b", {"c": 1})
+
+
+def test_a_failure_that_cannot_be_sanitized(caplog: pytest.LogCaptureFixture) -> None:
+    """If `sanitize` fails at the text of a failure, the client gets none of it."""
+    agent = SSEOxyGent(server_url="http://127.0.0.1:1", sanitize=lambda message: message["no such member"])
+    failure = Runs(agent, ServeLimits()).failure_of(errors.RemoteAgentError("secret", outcome=Outcome.COMPLETED))
+    assert (failure.code, failure.outcome) == ("agent_failed", Outcome.COMPLETED)
+    assert "secret" not in failure.message
+    assert "no such member" in caplog.text

@@ -10,6 +10,7 @@ from oxygent_client.serve._core.access import LOOPBACK
 from oxygent_client.serve._core.audience import Audience
 from oxygent_client.serve._core.exchange import ASGIApp, Exchange
 from oxygent_client.serve._core.failures import INTERNAL, Failure, Refused, failure_of
+from oxygent_client.serve._core.outbound import Outbound
 from oxygent_client.serve._core.piece_log import PieceLog, Viewer
 from oxygent_client.serve._core.run_table import RunTable
 from oxygent_client.serve._core.runs import Runs, ServedAgent, ServeLimits, positive
@@ -28,6 +29,7 @@ __all__ = [
     "Exchange",
     "Failure",
     "Mount",
+    "Outbound",
     "PieceLog",
     "Refused",
     "Route",

@@ -33,18 +33,17 @@ from sse_starlette.sse import AppStatus
 
 from oxygent_client import AnyEvent, Run, SSEOxyGent, __version__
 from oxygent_client.errors import ConfigurationError
-from oxygent_client.sanitize import without_credentials
 from oxygent_client.serve import (
     INTERNAL,
     ASGIApp,
     Failure,
     Mount,
+    Outbound,
     Refused,
     Runs,
     ServeLimits,
     Service,
     call_of,
-    failure_of,
     text_of,
 )
 from oxygent_client.serve._mcp.documents import (
@@ -275,14 +274,14 @@ class _Tools:
         try:
             found = await self._tools()
         except Exception as error:
-            raise MCPError(types.INTERNAL_ERROR, failure_of(error).message) from error
+            raise MCPError(types.INTERNAL_ERROR, self.runs.failure_of(error).message) from error
         return types.ListToolsResult(tools=[tool(name, agent) for name, agent in found.items()])
 
     async def call_tool(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
         try:
             agent = (await self._tools()).get(params.name)
         except Exception as error:  # noqa: BLE001  (the result)
-            return failure_result(failure_of(error))
+            return failure_result(self.runs.failure_of(error))
         if agent is None:
             raise MCPError(types.INVALID_PARAMS, "there is no such tool")
         progress = _Progress(context, self.progress_seconds, line(agent.name))
@@ -358,24 +357,25 @@ class _Call:
                 from_trace_id=question.context,
                 headers=None if request is None else request.headers,
             ) as run:
-                self._run, clean = run, without_credentials(run.sent)
+                self._run, outbound = run, self.runs.outbound(run)
                 async for event in run:
-                    await self._report(run, event, clean)
-                self.result = answer_result(clean(run.response.output), run.remote_trace_id)
+                    await self._report(run, event, outbound)
+                self.result = answer_result(outbound.output(run.response.output), run.remote_trace_id)
         except Exception as error:  # noqa: BLE001  (the result)
-            self.result = failure_result(failure_of(error), *self._received)
+            self.result = failure_result(self.runs.failure_of(error), *self._received)
 
     @property
     def _received(self) -> tuple[str, str]:
         """The text of the answer so far, and the trace id."""
         run = self._run
-        return ("", "") if run is None else (without_credentials(run.sent)(run.text), run.remote_trace_id)
+        return ("", "") if run is None else (self.runs.outbound(run).received(run.text), run.remote_trace_id)
 
-    async def _report(self, run: Run, event: AnyEvent, clean: Callable[[Any], Any]) -> None:
-        if call := call_of(event):
-            await self.progress.send(line(clean(call)))
+    async def _report(self, run: Run, event: AnyEvent, outbound: Outbound) -> None:
+        shown = outbound.event(event)
+        if call := call_of(shown):
+            await self.progress.send(line(outbound.value(call)))
         elif event.type == "feedback":
-            question = line(clean(text_of(event.content)))
+            question = line(outbound.value(text_of(shown.content)))
             await self.progress.send(f"{line(self.agent)} asks: {question}")
             if self._can_ask:
                 await self._ask(run, question)

@@ -18,7 +18,6 @@ from typing import Any, Final
 import attrs
 
 from oxygent_client import Run, SSEOxyGent, TextDelta, TextUpdate
-from oxygent_client.sanitize import without_credentials
 from oxygent_client.serve import (
     Exchange,
     Failure,
@@ -29,7 +28,6 @@ from oxygent_client.serve import (
     ServeLimits,
     Service,
     SharedResponses,
-    failure_of,
     text_of,
 )
 from oxygent_client.serve._openai.documents import (
@@ -175,7 +173,7 @@ class _API:
         except Exception as error:
             if not exchange.status or exchange.is_left:
                 raise
-            await exchange.send_event(error_document(failure_of(error)))
+            await exchange.send_event(error_document(self.runs.failure_of(error)))
             await exchange.end_stream()
 
     async def _response(self, exchange: Exchange) -> None:
@@ -191,7 +189,7 @@ class _API:
         except Exception as error:
             if not exchange.status or exchange.is_left:
                 raise
-            for event in documents.failed(failure_of(error)):
+            for event in documents.failed(self.runs.failure_of(error)):
                 await exchange.send_event(event, event["type"])
             await exchange.end_stream()
 
@@ -206,20 +204,24 @@ class _API:
 
     async def _read(self, run: Run, take: Callable[[str, str], Awaitable[None]]) -> None:
         """Read the run, and have `take` get each piece of its `reasoning` and of its `text`."""
-        clean, shown, updates = without_credentials(run.sent), _ShownText(), run.text_updates()
+        outbound, shown, updates = self.runs.outbound(run), _ShownText(), run.text_updates()
         async for event in run:
-            if self.reasoning and (thought := reasoning_of(event)):
-                await take("reasoning", clean(thought))
+            if self.reasoning and (thought := reasoning_of(outbound.event(event))):
+                await take("reasoning", outbound.value(thought))
             if isinstance(event, TextDelta) and (update := updates.take()) is not None:
-                await take("text", clean(shown.add(update)))
-        if (piece := shown.finish(text_of(run.response.output))) is not None:
-            await take("text", clean(piece))
+                await take("text", outbound.text(shown.add(update)))
+        output = run.response.output
+        piece = shown.finish(text_of(output))
+        if piece == text_of(output):
+            await take("text", text_of(outbound.output(output)))
+        elif piece is not None:
+            await take("text", outbound.text(piece))
 
     async def _read_whole(self, run: Run) -> tuple[str, str]:
         """Read the run, and return its text and its reasoning."""
-        clean = without_credentials(run.sent)
-        thoughts = [reasoning_of(event) async for event in run]
-        return clean(text_of(run.response.output)), clean("".join(thoughts)) if self.reasoning else ""
+        outbound = self.runs.outbound(run)
+        thoughts = [reasoning_of(outbound.event(event)) if self.reasoning else "" async for event in run]
+        return text_of(outbound.output(run.response.output)), outbound.value("".join(thoughts))
 
     async def _respond(self, exchange: Exchange, run: Run, documents: ChatDocuments | ResponseDocuments) -> None:
         text, reasoning = await self._read_whole(run)

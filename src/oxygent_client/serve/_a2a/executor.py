@@ -12,8 +12,7 @@ Rule 4: a client that leaves does not stop its task, as the protocol demands; on
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import attrs
@@ -23,8 +22,7 @@ from a2a.server.tasks import TaskUpdater
 from a2a.types import Task, TaskState, TaskStatus
 
 from oxygent_client import Conversation, Run
-from oxygent_client.sanitize import without_credentials
-from oxygent_client.serve import Failure, Refused, Runs, call_of, failure_of, text_of
+from oxygent_client.serve import Failure, Outbound, Refused, Runs, call_of, text_of
 from oxygent_client.serve._a2a.documents import failure_metadata, line, question_of, text_parts
 from oxygent_client.serve._a2a.sent_messages import SENT
 
@@ -119,7 +117,7 @@ class _TaskRun:
             try:
                 await self._run()
             except Exception as error:  # noqa: BLE001  (the end of the task)
-                await self._fail(failure_of(error), is_refused=isinstance(error, Refused))
+                await self._fail(self.runs.failure_of(error), is_refused=isinstance(error, Refused))
         if self.scope.cancelled_caught:
             await self.updater.cancel()
 
@@ -146,34 +144,37 @@ class _TaskRun:
 
     async def _read(self, run: Run) -> None:
         """Send what the run has, up to its end."""
-        clean, ended = without_credentials(run.sent), anyio.CancelScope()
+        outbound, ended = self.runs.outbound(run), anyio.CancelScope()
         error: Exception | None = None
         async with anyio.create_task_group() as group:
-            group.start_soon(self._send_pieces, run, clean, ended)
+            group.start_soon(self._send_pieces, run, outbound, ended)
             try:
-                await self._send_calls(run, clean)
+                await self._send_calls(run, outbound)
             except Exception as raised:  # noqa: BLE001  (it leaves the group unwrapped, below)
                 error = raised
             ended.cancel()
         if error is None:
-            await self._send_answer(clean(text_of(run.response.output)), is_last=True)
+            await self._send_answer(text_of(outbound.output(run.response.output)), is_last=True)
         else:
             if run.text:
-                await self._send_answer(clean(run.text), is_last=True)
+                await self._send_answer(outbound.received(run.text), is_last=True)
             raise error
 
-    async def _send_calls(self, run: Run, clean: Callable[[Any], Any]) -> None:
+    async def _send_calls(self, run: Run, outbound: Outbound) -> None:
         async for event in run:
-            if self._calls < MOST_CALLS and (call := call_of(event)):
+            if self._calls < MOST_CALLS and (call := call_of(outbound.event(event))):
                 self._calls += 1
-                await self.updater.start_work(self.updater.new_agent_message(text_parts(line(clean(call)))))
+                said = text_parts(line(outbound.value(call)))
+                await self.updater.start_work(self.updater.new_agent_message(said))
 
-    async def _send_pieces(self, run: Run, clean: Callable[[Any], Any], ended: anyio.CancelScope) -> None:
+    async def _send_pieces(self, run: Run, outbound: Outbound, ended: anyio.CancelScope) -> None:
         updates = run.text_updates()
         with ended:
             while True:
                 if (update := updates.take()) is not None:
-                    await self._send_answer(clean(update.delta), append=self._is_answering and not update.is_reset)
+                    await self._send_answer(
+                        outbound.text(update.delta), append=self._is_answering and not update.is_reset
+                    )
                 await anyio.sleep(PIECE_SECONDS)
 
     async def _send_answer(self, text: str, *, append: bool = False, is_last: bool = False) -> None:

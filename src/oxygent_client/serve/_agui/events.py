@@ -16,7 +16,7 @@ Source: https://docs.ag-ui.com/spec/1.0/events
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Literal, cast
 
 import attrs
@@ -24,7 +24,7 @@ from ag_ui.core import PROTOCOL_VERSION
 
 from oxygent_client import Event, Observation, Run, TextUpdate, Thought, ToolCall, Trace
 from oxygent_client.sanitize import strip_control_characters
-from oxygent_client.serve import Failure, text_of
+from oxygent_client.serve import Failure, Outbound, text_of
 from oxygent_client.serve._agui.requests import RunInput
 from oxygent_client.telemetry import OpenCalls, is_failure_text
 
@@ -87,8 +87,8 @@ class RunEvents:
     asked: RunInput
     """The input of the current run of AG-UI."""
     trace_id: str
-    clean: Callable[[Any], Any]
-    """Removes credentials from what the remote sends."""
+    outbound: Outbound
+    """What of the run goes to the client. Events have passed its `event`."""
     reasoning: bool = False
     """Whether thoughts are sent."""
     _number: int = attrs.field(default=0, init=False)
@@ -141,7 +141,7 @@ class RunEvents:
 
     def _begin_call(self, message: ToolCall) -> list[Document]:
         above = self._calls.caller_of(message)
-        name = short(self.clean(message.callee))
+        name = short(self.outbound.value(message.callee))
         if "user" in (message.caller_category, message.caller_category or message.caller):
             self._calls.begin(message, _Call("root", "", name))
             return []
@@ -151,9 +151,9 @@ class RunEvents:
         call = _Call(kind, self._new_id(), name, agent)
         self._calls.begin(message, call)
         if kind == "tool":
-            return self._start_tool(call, self.clean(message.arguments))
+            return self._start_tool(call, self.outbound.value(message.arguments))
         if kind == "agent":
-            call.about = short(text_of(self.clean(message.arguments.get("query", ""))))
+            call.about = short(text_of(self.outbound.value(message.arguments.get("query", ""))))
         if kind == "agent" and self.asked.is_current:
             return self._start_agent(call)
         return self._start_step(call)
@@ -162,7 +162,7 @@ class RunEvents:
         call = self._calls.end(message.node_id)
         if call is None or call.kind == "root":
             return []
-        output = self.clean(message.output)
+        output = self.outbound.value(message.output)
         text = cut(text_of(output))
         if call.kind == "tool":
             return [self._tool_result(call, text)]
@@ -233,7 +233,7 @@ class RunEvents:
         return [
             event("REASONING_START", **span),
             event("REASONING_MESSAGE_START", role="reasoning", **span),
-            event("REASONING_MESSAGE_CONTENT", delta=self.clean(message.text), **span),
+            event("REASONING_MESSAGE_CONTENT", delta=self.outbound.value(message.text), **span),
             event("REASONING_MESSAGE_END", **span),
             event("REASONING_END", **span),
         ]
@@ -242,9 +242,9 @@ class RunEvents:
 
     def write(self, update: TextUpdate) -> list[Document]:
         """Return the events for a change of the answer's text."""
-        return self._write(update.delta, is_new=update.is_reset)
+        return self._write(update.delta, self.outbound.text(update.delta), is_new=update.is_reset)
 
-    def _write(self, delta: str, *, is_new: bool) -> list[Document]:
+    def _write(self, delta: str, sent: str, *, is_new: bool) -> list[Document]:
         events = self._end_message() if is_new else []
         if is_new or not self._message:
             self._message = self._new_id()
@@ -254,16 +254,19 @@ class RunEvents:
             events.append(event("TEXT_MESSAGE_START", messageId=self._message, role="assistant"))
         if delta:
             self._shown.append(delta)
-            events.append(event("TEXT_MESSAGE_CONTENT", messageId=self._message, delta=self.clean(delta)))
+        if sent:
+            events.append(event("TEXT_MESSAGE_CONTENT", messageId=self._message, delta=sent))
         return events
 
-    def _write_rest(self, text: str) -> list[Document]:
-        """Return the events for what is missing of the whole text."""
-        before = "".join(self._shown)
+    def _write_rest(self, output: Any, cleaned: Any) -> list[Document]:
+        """Return the events for what is missing of the answer's text."""
+        text, before = text_of(output), "".join(self._shown)
         if self._message and text == before:
             return []
-        is_new = not text.startswith(before)
-        return self._write(text if is_new else text[len(before) :], is_new=is_new)
+        if before and text.startswith(before):
+            rest = text[len(before) :]
+            return self._write(rest, self.outbound.text(rest), is_new=False)
+        return self._write(text, text_of(cleaned), is_new=bool(before))
 
     def _end_message(self) -> list[Document]:
         if not self._is_writing:
@@ -276,10 +279,11 @@ class RunEvents:
     def finish(self, run: Run) -> list[Document]:
         """Return the last events of a run with an answer."""
         output = run.response.output
-        ended: list[Document] = [*self._write_rest(text_of(output)), *self._end_message()]
+        cleaned = self.outbound.output(output)
+        ended: list[Document] = [*self._write_rest(output, cleaned), *self._end_message()]
         for call in self._calls:
             ended += self._give_up(call)
-        return [*ended, self._state(run.trace()), self._finished({"type": "success"}, result=self.clean(output))]
+        return [*ended, self._state(run.trace()), self._finished({"type": "success"}, result=cleaned)]
 
     def interrupt(self, question: Event, interrupt_id: str, expires_at: str) -> list[Document]:
         """Return the last events of a run of AG-UI whose agent asks the user."""
@@ -297,7 +301,7 @@ class RunEvents:
         interrupt = {
             "id": interrupt_id,
             "reason": "input_required",
-            "message": cut(text_of(self.clean(question.content))),
+            "message": cut(text_of(self.outbound.value(question.content))),
             "responseSchema": {"type": "string"},
             "expiresAt": expires_at,
             **({} if within is None else {"subagentRunId": within}),
@@ -306,7 +310,7 @@ class RunEvents:
 
     def ask(self, question: Event) -> list[Document]:
         """Return the events for a question of an agent, for a client that does not know interrupts."""
-        return [event("CUSTOM", name=f"{KEY}.feedback", value=cut(text_of(self.clean(question.content))))]
+        return [event("CUSTOM", name=f"{KEY}.feedback", value=cut(text_of(self.outbound.value(question.content))))]
 
     def fail(self, failure: Failure, run: Run | None = None) -> list[Document]:
         """Return the last events of a run that failed."""
@@ -324,7 +328,8 @@ class RunEvents:
         own = cast("Document", state) if isinstance(state, dict) else {}
         facts: Document = {"trace_id": self.trace_id}
         if trace is not None:
-            facts |= {"status": trace.status, "seconds": trace.seconds, "calls": _tree(trace)}
+            shown = self.outbound.trace(attrs.evolve(trace, calls=trace.calls[:MOST_CALLS]))
+            facts |= {"status": trace.status, "seconds": trace.seconds, "calls": _tree(shown)}
         return event("STATE_SNAPSHOT", snapshot={**own, KEY: facts})
 
     def _new_id(self) -> str:
@@ -342,7 +347,7 @@ def _tree(trace: Trace) -> list[Document]:
             "status": call.status,
             "seconds": call.seconds,
         }
-        for call in trace.calls[:MOST_CALLS]
+        for call in trace.calls
     ]
 
 

@@ -19,8 +19,7 @@ import anyio
 import attrs
 
 from oxygent_client import AnyEvent, Run, TextDelta
-from oxygent_client.sanitize import without_credentials
-from oxygent_client.serve import Exchange, Refused, Runs, failure_of
+from oxygent_client.serve import Exchange, Outbound, Refused, Runs
 from oxygent_client.serve._agui.events import Document, RunEvents, join
 from oxygent_client.serve._agui.requests import Answer, RunInput
 from oxygent_client.serve._agui.threads import Threads
@@ -146,22 +145,22 @@ class RunSession:
             self._run = run
             if self.on_begin is not None:
                 self.on_begin(run)
-            self._events = events = RunEvents(
-                self.asked, run.remote_trace_id, without_credentials(run.sent), self.reasoning
-            )
+            outbound = self.runs.outbound(run)
+            self._events = events = RunEvents(self.asked, run.remote_trace_id, outbound, self.reasoning)
             await self._begin(events.begin())
-            await self._read(run, events)
+            await self._read(run, events, outbound)
             if conversation is not None:
                 self.threads.remember(self.asked, self.agent, conversation)
             await self._end(events.finish(run))
 
-    async def _read(self, run: Run, events: RunEvents) -> None:
+    async def _read(self, run: Run, events: RunEvents, outbound: Outbound) -> None:
         updates = run.text_updates()
-        async for event in run:
+        async for received in run:
+            event = outbound.event(received)
             sent = events.take(event)
-            if isinstance(event, TextDelta) and (update := updates.take()) is not None:
+            if isinstance(received, TextDelta) and (update := updates.take()) is not None:
                 sent = events.write(update)
-            elif event.type == "feedback":
+            elif received.type == "feedback":
                 sent = [] if events.asked.is_current else events.ask(event)
                 if events.asked.is_current:
                     await self._interrupt(run, events, event)
@@ -215,7 +214,12 @@ class RunSession:
         if not self.exchange.status:
             self._error = error
             return
-        failure = failure_of(error)
+        failure = self.runs.failure_of(error)
         if not self.exchange.is_finished:  # else it waits for an answer, and no request for its end
             assert self._events is not None  # the response has begun
-            await self._end(self._events.fail(failure, self._run))
+            try:
+                ended = self._events.fail(failure, self._run)
+            except Exception as raised:  # noqa: BLE001  (`sanitize` fails, which may be why: no state, then)
+                self.runs.failure_of(raised)
+                ended = self._events.fail(failure)
+            await self._end(ended)

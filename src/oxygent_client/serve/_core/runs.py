@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, Final, cast
 
@@ -21,9 +21,10 @@ import anyio
 import attrs
 
 from oxygent_client import Conversation, Outcome, Run, SSEOxyGent
-from oxygent_client.errors import ConfigurationError, EnvelopeError, OxyError
-from oxygent_client.sanitize import chain, without_credentials
-from oxygent_client.serve._core.failures import MAY_HAVE_RUN, Refused
+from oxygent_client.errors import ConfigurationError, EnvelopeError, OxyError, RemoteAgentError
+from oxygent_client.sanitize import without_credentials
+from oxygent_client.serve._core.failures import MAY_HAVE_RUN, Failure, Refused, failure_of
+from oxygent_client.serve._core.outbound import Outbound
 
 _logger: Final = logging.getLogger("oxygent_client.serve")
 
@@ -219,13 +220,19 @@ class Runs:
             else:
                 return True
 
-    def redactor(self, run: Run) -> Callable[[Any], Any]:
-        """Return what messages of a run pass to a client: the agent's `sanitize`, and the removal of credentials.
+    def outbound(self, run: Run) -> Outbound:
+        """Return what messages of a run pass to a client."""
+        return Outbound(self._agent.sanitize, without_credentials(run.sent))
 
-        `sanitize` gets a copy, since it may change its argument.
-        """
-        clean, own = without_credentials(run.sent), self._agent.sanitize
-        return clean if own is None else chain(_copy, own, clean)
+    def failure_of(self, error: Exception) -> Failure:
+        """Return what a client is told about an error. The text of an agent's failure passes `sanitize`."""
+        failure = failure_of(error)
+        if not isinstance(error, RemoteAgentError):
+            return failure
+        try:
+            return attrs.evolve(failure, message=Outbound(self._agent.sanitize, _same).error(failure.message))
+        except Exception as raised:  # noqa: BLE001  (it is logged)
+            return attrs.evolve(failure, message=failure_of(raised).message)
 
     def digest(self, asked: Any, headers: Mapping[str, str]) -> str:
         """Return a hash of what a request asks, JSON, with its headers that are sent: the same if it is sent again."""
@@ -293,6 +300,5 @@ class Runs:
         return {"_headers": forwarded} if forwarded else None
 
 
-def _copy(value: Any) -> Any:
-    """A copy of a JSON value."""
-    return json.loads(json.dumps(value))
+def _same(value: Any) -> Any:
+    return value

@@ -30,7 +30,7 @@ from oxygent_client.serve._core.exchange import (
     limited,
     read_body,
 )
-from oxygent_client.serve._core.failures import Failure, Refused, failure_of
+from oxygent_client.serve._core.failures import Failure, Refused
 from oxygent_client.serve._core.runs import Runs, ServeLimits
 
 _logger: Final = logging.getLogger("oxygent_client.serve")
@@ -223,7 +223,7 @@ class Service:
             await exchange.respond(200 if ready else 503, {"status": "ready" if ready else "not ready"})
 
     async def _fail(self, exchange: Exchange, error: Exception, found: tuple[Route | Mount, Adapter] | None) -> None:
-        failure = failure_of(error)
+        failure = self.runs.failure_of(error)
         if exchange.status:  # too late for a response of its own: without its end, the client sees that it is cut
             return
         adapter = self._adapters[0] if found is None else found[1]

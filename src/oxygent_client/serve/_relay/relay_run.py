@@ -16,7 +16,7 @@ import anyio.lowlevel
 import attrs
 
 from oxygent_client import Outcome, Run
-from oxygent_client.serve import Audience, Failure, Runs, failure_of
+from oxygent_client.serve import Audience, Failure, Runs
 from oxygent_client.serve._relay.documents import (
     Question,
     cancelled_end,
@@ -59,7 +59,7 @@ class RelayRun:
             if self.audience.scope.cancelled_caught:
                 end = self._cancelled_end()
         except Exception as error:  # noqa: BLE001  (the end of the run, for its viewers)
-            self.error, end = error, failed_end(failure_of(error))
+            self.error, end = error, failed_end(self.runs.failure_of(error))
         finally:
             self.log.end(json_bytes(end))
             self.audience.notify()
@@ -84,15 +84,15 @@ class RelayRun:
             self._run, self.trace_id = run, run.remote_trace_id
             self.audience.wait_for_viewers()
             self.opened.set()
-            clean = self.runs.redactor(run)
+            outbound = self.runs.outbound(run)
             async for event in run:
-                data = json_bytes(clean(event.message))
+                data = json_bytes(outbound.message(event.message))
                 for _ in range(PAUSES):
                     if self.log.must_pause(data):
                         await anyio.lowlevel.checkpoint()
                 self.log.add(data)
                 self.audience.notify()
-            return completed_end(clean(run.response.output), run.remote_trace_id)
+            return completed_end(outbound.output(run.response.output), run.remote_trace_id)
 
     def _cancelled_end(self) -> Any:
         outcome = Outcome.UNKNOWN if self._run is None else self._run.outcome
