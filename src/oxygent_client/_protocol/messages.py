@@ -105,6 +105,8 @@ def is_event_stream(content_type: str) -> bool:
 
 def is_content_type(content_type: str, expected: str) -> bool:
     """Whether a Content-Type header names the type `expected`, whatever its parameters."""
+    if "," not in content_type and '"' not in content_type:
+        return content_type.partition(";")[0].strip().lower() == expected
     parts = (part.partition(";")[0].strip().lower() for part in _QUOTED.sub("", content_type).split(","))
     return {part for part in parts if part} == {expected}
 

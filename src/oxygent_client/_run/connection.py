@@ -29,6 +29,7 @@ from oxygent_client._protocol.responses import error_from_response
 from oxygent_client._protocol.router import NameMap
 from oxygent_client._run.config import Lease
 from oxygent_client._run.reads import Expired, Reads, loop_clock, new_reads
+from oxygent_client._run.waits import Scope, Timer, new_scope, new_timer
 from oxygent_client.policies._base import Layer
 
 CLOSE_SECONDS: Final = 2.0
@@ -55,8 +56,9 @@ class RunConnection:
         """The bytes of the stream; None before it is open."""
         self.is_left = False
         """Whether another task than the reader's has left the run."""
-        self.wait: anyio.CancelScope | None = None
+        self.wait: Scope | None = None
         """The outermost scope of a wait."""
+        self._timer: Timer | None = None
         self._reads: Reads | None = None
         self._is_closing = False
         self._context = context
@@ -84,14 +86,20 @@ class RunConnection:
         if self.is_left:
             raise ClosedError(LEFT)
 
-    def waiting(self, deadline: float = math.inf) -> _Waiting:
+    def waiting(self, deadline: float = math.inf, *, soonest: float = math.inf) -> _Waiting:
         """The scope of one wait, which ends at the deadline, or when another task leaves the run.
+
+        If deadlines within it will be earlier, `soonest` is the first of them: then the timer is armed only once.
 
         Raises:
             ClosedError: the run was left before, or while the block waited.
         """
         self.check_left()
-        return _Waiting(self, deadline)
+        if self._timer is None:
+            self._timer = new_timer()
+        if self._timer is not None:
+            self._timer.arm(soonest)
+        return _Waiting(self, new_scope(self._timer, deadline))
 
     def dismiss(self) -> bool:
         """End the wait of another task, for good; returns whether one waits, or is closing the connection."""
@@ -148,7 +156,7 @@ class RunConnection:
             self.check_left()
         assert self.chunks is not None
         if self._reads is None:
-            self._reads = new_reads()
+            self._reads = new_reads(self._timer)
         return self._reads.read(self.chunks, deadline, expired)
 
     def quoted(self, content: object) -> str:
@@ -182,7 +190,9 @@ class RunConnection:
         """Close the connection, and give the transport back."""
         if self._reads is not None:
             self._reads.close()
-        self._reads, self._now = None, anyio.current_time  # they refer to the event loop
+        if self._timer is not None:
+            self._timer.disarm()
+        self._reads, self._timer, self._now = None, None, anyio.current_time  # they refer to the event loop
         exchange, self._exchange = self._exchange, None
         lease, self._lease = self._lease, None
         try:
@@ -194,13 +204,20 @@ class RunConnection:
 
     async def _close(self, block: OpenExchange | Lease, error: BaseException | None) -> None:
         self._is_closing = True
-        with anyio.CancelScope(shield=True, deadline=self._now() + CLOSE_SECONDS):
-            try:
-                await block.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)
-            except OxyError as failure:
-                log_event("debug", self._context, "closing the connection failed: %s", failure)
-            finally:
-                self._is_closing = False
+        try:
+            if isinstance(block, OpenExchange) and Layer.closes_safely(self.transport):
+                await self._leave(block, error)
+            else:
+                with anyio.CancelScope(shield=True, deadline=self._now() + CLOSE_SECONDS):
+                    await self._leave(block, error)
+        finally:
+            self._is_closing = False
+
+    async def _leave(self, block: OpenExchange | Lease, error: BaseException | None) -> None:
+        try:
+            await block.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)
+        except OxyError as failure:
+            log_event("debug", self._context, "closing the connection failed: %s", failure)
 
 
 class _Waiting:
@@ -208,12 +225,12 @@ class _Waiting:
 
     __slots__ = ("_connection", "_outer", "_scope")
 
-    def __init__(self, connection: RunConnection, deadline: float) -> None:
+    def __init__(self, connection: RunConnection, scope: Scope) -> None:
         self._connection = connection
         self._outer = connection.wait
-        self._scope = anyio.CancelScope(deadline=deadline)
+        self._scope = scope
 
-    def __enter__(self) -> anyio.CancelScope:
+    def __enter__(self) -> Scope:
         scope = self._scope.__enter__()
         self._connection.wait = self._outer or scope
         return scope

@@ -1,8 +1,7 @@
 """Read from a connection until a deadline, with one timer per run.
 
 A cancel scope for each read costs as much as the reading itself on asyncio, and a task group several times that. So on
-asyncio a timer stays armed over many reads: when it fires too early, because its deadline has moved meanwhile, it arms
-itself again.
+asyncio the timer of the run (`oxygent_client._run.waits`) stays armed over many reads.
 
 Rule 1: a cancellation from outside is never swallowed, also if it meets the deadline: `uncancel` tells them apart.
 Rule 2: bytes that arrive at the very moment of the deadline come first.
@@ -23,9 +22,8 @@ from anyio.lowlevel import checkpoint
 
 from oxygent_client._core.per_loop import this_loop
 from oxygent_client._core.tasks import plain_task_group, wait_until_done
+from oxygent_client._run.waits import TICK, Timer, new_timer
 
-TICK: Final = 0.001
-"""The resolution of uvloop's timers, in seconds. One that fires earlier than it is due would be armed for at once."""
 _USUAL_TIME: Final = asyncio.BaseEventLoop.time
 Expired: TypeAlias = Callable[[], Awaitable[float | None]]
 
@@ -51,10 +49,10 @@ class Reads(Protocol):
         ...
 
 
-def new_reads() -> Reads:
-    """For the running event loop."""
-    loop = this_loop()
-    return TimerReads(loop) if isinstance(loop, asyncio.AbstractEventLoop) else ScopeReads()
+def new_reads(timer: Timer | None = None) -> Reads:
+    """For the running event loop, with the timer of the run if it has one."""
+    timer = timer or new_timer()
+    return ScopeReads() if timer is None else TimerReads(timer)
 
 
 def loop_clock() -> Callable[[], float]:
@@ -68,10 +66,10 @@ def loop_clock() -> Callable[[], float]:
 class TimerReads:
     """On asyncio."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = math.inf  # uvloop's handle of a time that has passed does not tell
+    def __init__(self, timer: Timer) -> None:
+        self._loop = timer.loop
+        self._timer = timer
+        timer.sleepers.append(self)
         self._deadline = math.inf
         self._expired: Expired | None = None
         self._reader: asyncio.Task[Any] | None = None
@@ -87,8 +85,8 @@ class TimerReads:
         assert reader is not None
         self._deadline, self._expired, self._is_interrupted, self._failure = deadline, expired, False, None
         self._requests = reader.cancelling()
-        if self._timer is None or self._timer_at > deadline:
-            self._arm(deadline)
+        if deadline < self._timer.at:
+            self._timer.arm(deadline)
         self.was_pending, self.is_pending = self.is_pending, True
         piece: bytes | None = None
         try:
@@ -119,18 +117,11 @@ class TimerReads:
 
     def close(self) -> None:
         """As `Reads.close`."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.sleepers.remove(self)
+        self._timer.disarm()
 
-    def _arm(self, at: float) -> None:
-        self.close()
-        if at < math.inf:
-            self._timer, self._timer_at = self._loop.call_at(at, self._fire), at
-
-    def _fire(self) -> None:
-        """The timer has fired; if nothing is read now, the next read arms it."""
-        self._timer = None
+    def look(self) -> None:
+        """As `Sleeper.look`; if nothing is read now, the next read arms the timer."""
         if self._expired is None:
             self._look_at_deadline()
         else:
@@ -145,7 +136,7 @@ class TimerReads:
         waiter = getattr(reader, "_fut_waiter", None)
         now = self._loop.time()
         if now < self._deadline:
-            self._arm(max(self._deadline, now + TICK))
+            self._timer.arm(max(self._deadline, now + TICK))
         elif waiter is not None and waiter.done():  # the read is about to go on
             self._loop.call_soon(self._look_at_deadline)
         elif self._expired is None:
@@ -167,7 +158,7 @@ class TimerReads:
             self.interrupt()
         else:
             self._deadline, self._check = deadline, None
-            self._arm(deadline)
+            self._timer.arm(deadline)
 
     async def _end_check(self) -> None:
         """Cancel the check and wait for its end; a cancellation meanwhile is raised after that."""

@@ -326,7 +326,8 @@ class Run:
     async def _open(self) -> None:
         config, connection = self._config, self._connection
         self._claim_id()
-        with connection.waiting(self._state.deadline):
+        idle = self._state.timeouts.idle
+        with connection.waiting(self._state.deadline, soonest=math.inf if idle is None else self._now() + idle):
             transport = await connection.acquire(config.lease())
             while True:
                 deadline = self._state.deadline

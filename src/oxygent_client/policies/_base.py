@@ -9,7 +9,7 @@ Rule 2: what a policy keeps between calls (a retry budget, a token, free slots) 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -76,22 +76,32 @@ class Layer:
         async with OpenExchange() as exchange:
             yield await self._respond(exchange, request)
 
-    async def _respond(self, exchange: OpenExchange, request: HTTPRequest) -> HTTPResponse:
-        """Return the response for the caller; `exchange` holds its exchange.
+    def _respond(self, exchange: OpenExchange, request: HTTPRequest) -> Awaitable[HTTPResponse]:
+        """Await the response for the caller; `exchange` holds its exchange.
 
         Layers share it, so one that goes on after an error closes it first.
         """
-        return await Layer.respond(self.inner, exchange, request)
+        return Layer.respond(self.inner, exchange, request)
 
     @staticmethod
-    async def respond(transport: Transport, exchange: OpenExchange, request: HTTPRequest) -> HTTPResponse:
-        """Enter an exchange of `transport`; its layers share `exchange`, which is faster than one for each."""
+    def respond(transport: Transport, exchange: OpenExchange, request: HTTPRequest) -> Awaitable[HTTPResponse]:
+        """Enter an exchange of `transport`; its layers share `exchange`, which is faster than one for each.
+
+        It is no coroutine, so that each layer takes one and not three.
+        """
         if isinstance(transport, Layer) and type(transport).exchange is Layer.exchange:
-            return await transport._respond(exchange, request)  # noqa: SLF001  (of this class)
+            return transport._respond(exchange, request)  # noqa: SLF001  (of this class)
         entered = transport.exchange(request)
         if type(entered) is not _OF_A_GENERATOR:
             entered = _in_a_generator(entered)
-        return await exchange.enter(entered)
+        return exchange.enter(entered)
+
+    @staticmethod
+    def closes_safely(transport: object) -> bool:
+        """Whether leaving an exchange that was entered by `respond` is shielded and bounded by its transport itself."""
+        while isinstance(transport, Layer) and type(transport).exchange is Layer.exchange:
+            transport = transport.inner
+        return getattr(getattr(type(transport), "exchange", None), "closes_safely", False) is True
 
     async def aclose(self) -> None:
         """As `Transport.aclose`: closes the wrapped transport."""

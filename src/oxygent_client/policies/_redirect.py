@@ -63,6 +63,8 @@ class RedirectTransport(Wrapper):
 
     async def _respond(self, exchange: OpenExchange, request: HTTPRequest) -> HTTPResponse:
         response = await super()._respond(exchange, request)
+        if response.status not in FOLLOWED:
+            return response
         base_path = "" if self.redirect.any_path else urlsplit(response.request.base_url).path
         for _ in range(self.redirect.hops):
             following = redirected(response, base_path)

@@ -13,7 +13,7 @@ import abc
 import copy
 import functools
 import ssl
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
@@ -40,6 +40,16 @@ KEEP_ALIVE_SECONDS: Final = 2.0
 """uvicorn closes idle connections after 5 s, and the outcome of a POST that meets the close is UNKNOWN."""
 
 ClientT = TypeVar("ClientT")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def closes_safely(exchange: F) -> F:
+    """Mark an `exchange`: leaving it waits for nothing, or is bounded and shielded from cancellation by the transport.
+
+    An override has no mark.
+    """
+    exchange.__dict__["closes_safely"] = True
+    return exchange
 
 
 @attrs.define(eq=False)

@@ -41,7 +41,7 @@ from oxygent_client.transports._error_map import (
     reason,
     standard_phrase,
 )
-from oxygent_client.transports._http_base import KEEP_ALIVE_SECONDS, HTTPBase
+from oxygent_client.transports._http_base import KEEP_ALIVE_SECONDS, HTTPBase, closes_safely
 from oxygent_client.transports._library_log import our_records
 from oxygent_client.transports._response_head import parse_head
 from oxygent_client.transports._sockets import shut_down
@@ -401,6 +401,7 @@ class HTTPXBase(HTTPBase[ClientT]):
             raise ConfigurationError(_NO_HTTP2.format(type(self).__name__))
         self._has_no_network = False  # true of some clients of the user's own
 
+    @closes_safely
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
         """As `Transport.exchange`."""

@@ -50,7 +50,7 @@ from oxygent_client.transports._error_map import (
     reason,
     standard_phrase,
 )
-from oxygent_client.transports._http_base import KEEP_ALIVE_SECONDS, HTTPBase, needs_tls
+from oxygent_client.transports._http_base import KEEP_ALIVE_SECONDS, HTTPBase, closes_safely, needs_tls
 from oxygent_client.transports._library_log import our_records
 from oxygent_client.transports._response_head import MAX_HEADERS, MAX_VALUE_BYTES, parse_head
 
@@ -336,6 +336,7 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
             counter=ConnectionCounter(socket.socket.fileno, socket.socket.close),
         )
 
+    @closes_safely
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
         """As `Transport.exchange`.

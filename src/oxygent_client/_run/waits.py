@@ -1,0 +1,138 @@
+"""Wait until a deadline, with one timer for all waits of a run.
+
+On asyncio a cancel scope of anyio with a deadline takes as long as encoding a payload. So a run has one timer there,
+which stays armed: when it fires too early, because a deadline was moved or a wait has ended, it arms itself again.
+
+Rule 1: a cancellation from outside is never swallowed, also if it meets the deadline: `uncancel` tells them apart.
+Rule 2: a wait that is about to end when its deadline passes is not interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from types import TracebackType
+from typing import Any, Final, Protocol, Self, TypeAlias
+
+import anyio
+
+from oxygent_client._core.per_loop import this_loop
+
+TICK: Final = 0.001
+"""The resolution of uvloop's timers, in seconds. One that fires earlier than it is due would be armed for at once."""
+
+
+class Sleeper(Protocol):
+    """Has a deadline."""
+
+    def look(self) -> None:
+        """Look at the deadline, and arm the timer if it has not passed."""
+        ...
+
+
+class Timer:
+    """The timer of one run, on asyncio."""
+
+    __slots__ = ("_handle", "at", "loop", "sleepers")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.at = math.inf
+        """When it fires; uvloop's handle of a time that has passed does not tell."""
+        self.sleepers: list[Sleeper] = []
+        """They look at their deadlines when it fires."""
+        self._handle: asyncio.TimerHandle | None = None
+
+    def arm(self, at: float) -> None:
+        """Fire at this time, or earlier."""
+        if at < self.at:
+            self.disarm()
+            self._handle, self.at = self.loop.call_at(at, self._fire), at
+
+    def disarm(self) -> None:
+        """Do not fire."""
+        if self._handle is not None:
+            self._handle.cancel()
+        self._handle, self.at = None, math.inf
+
+    def _fire(self) -> None:
+        self._handle, self.at = None, math.inf
+        for each in [*self.sleepers]:
+            each.look()
+
+
+def new_timer() -> Timer | None:
+    """The timer of a run in the running event loop; None on trio, whose cancel scopes are cheap."""
+    loop = this_loop()
+    return Timer(loop) if isinstance(loop, asyncio.AbstractEventLoop) else None
+
+
+class TimedScope:
+    """A block on asyncio, as `asyncio.timeout`, by the timer of its run."""
+
+    __slots__ = ("_deadline", "_is_cancelled", "_requests", "_task", "_timer", "cancelled_caught")
+
+    def __init__(self, timer: Timer, deadline: float) -> None:
+        self._timer = timer
+        self._deadline = deadline
+        self._task: asyncio.Task[Any] | None = None  # within the block
+        self._requests = 0  # to cancel the task, when the block began
+        self._is_cancelled = False
+        self.cancelled_caught = False
+
+    @property
+    def deadline(self) -> float:
+        """When the block is interrupted, by the clock of the event loop."""
+        return self._deadline
+
+    @deadline.setter
+    def deadline(self, at: float) -> None:
+        self._deadline = at
+        self._timer.arm(at)
+
+    def __enter__(self) -> Self:
+        task = self._task = asyncio.current_task(self._timer.loop)
+        assert task is not None
+        self._requests = task.cancelling()
+        self._timer.sleepers.append(self)
+        self._timer.arm(self._deadline)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        task, self._task = self._task, None
+        self._timer.sleepers.remove(self)
+        if not self._is_cancelled:
+            return False
+        assert task is not None
+        is_only_ours = task.uncancel() <= self._requests
+        self.cancelled_caught = is_only_ours and isinstance(error, asyncio.CancelledError)
+        return self.cancelled_caught
+
+    def cancel(self) -> None:
+        """Interrupt the block."""
+        if self._task is not None and not self._is_cancelled:
+            self._is_cancelled = True
+            self._task.cancel()
+
+    def look(self) -> None:
+        """As `Sleeper.look`."""
+        if self._task is None:  # the block has ended
+            return
+        now, waiter = self._timer.loop.time(), getattr(self._task, "_fut_waiter", None)
+        if now < self._deadline:
+            self._timer.arm(max(self._deadline, now + TICK))
+        elif waiter is not None and waiter.done():  # rule 2
+            self._timer.loop.call_soon(self.look)
+        else:
+            self.cancel()
+
+
+Scope: TypeAlias = anyio.CancelScope | TimedScope
+"""A block that ends at its `deadline`, which can be moved, or when it is cancelled; `cancelled_caught` tells."""
+
+
+def new_scope(timer: Timer | None, deadline: float) -> Scope:
+    """A block that ends at the deadline."""
+    return anyio.CancelScope(deadline=deadline) if timer is None else TimedScope(timer, deadline)
