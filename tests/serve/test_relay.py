@@ -25,7 +25,7 @@ from oxygent_client.serve._relay.documents import RETRY, Question, frame, json_b
 from oxygent_client.serve._relay.event_log import FRAME, EventLog
 from oxygent_client.serve._relay.relay_run import RelayRun
 from oxygent_client.serve.relay import RelayLimits, create_app
-from oxygent_client.testing import FakeTransport, Reply, ToyRemote, answer, close
+from oxygent_client.testing import FakeTransport, Reply, ToyRemote, answer, close, message, pause
 from oxygent_client.testing.script import Cut, Fail, Pause, Say, Script
 from oxygent_client.transports.asgi import ASGITransport
 from tests.support.asgi_client import Call, request
@@ -42,6 +42,7 @@ SCRIPTS: Final = {
     "burst": Script([Pause(1), *(Say({"step": number}) for number in range(200))], output="done"),
     "large": Script([Pause(1), *(Say("x" * 40_000) for _ in range(50))], output="done"),
     "cut": Script([Pause(1), Cut()]),
+    "ask": Script([Pause(1), Say({"type": "feedback", "content": "May I?"}), Pause(1)], output="asked"),
     "fail": Script([Pause(1), Fail()]),
     "quiet": Script([Pause(40)], output="x"),
     "json": Script([Say({"value": math.nan})], output={"a": [math.inf, 1]}),
@@ -381,6 +382,85 @@ async def test_leaving_before_the_run_is_accepted() -> None:
         await anyio.sleep(1)
         assert service.runs.running == 0
     assert call.status == 0
+
+
+# ----------------------------------------------------------------------------------------------- Agents that ask
+
+ANSWERS: Final[list[Any]] = [
+    # the body, what the agent gets
+    pytest.param({"answer": "yes"}, ["yes", ""], id="text"),
+    pytest.param({"answer": {"ok": True}}, [{"ok": True}, ""], id="json"),
+    pytest.param({"answer": ""}, [""], id="empty"),
+    pytest.param({}, [""], id="none"),
+]
+
+
+@pytest.mark.parametrize(("document", "feedback"), ANSWERS)
+async def test_an_answer(document: Any, feedback: list[Any]) -> None:
+    """A viewer answers an agent that asks, also where a token is set: the id is enough. The run goes on with it."""
+    token = "Bearer t0ken"
+    async with site(token="t0ken") as here:
+        run = (await here.post({"query": "ask"}, authorization=token)).document["id"]
+        browser = here.browser(run)
+        async with anyio.create_task_group() as group:
+            group.start_soon(browser.call)
+            await browser.call.wait_for('"feedback"')
+            reply = await request(here.service, "POST", f"/relay/{run}/feedback", document)
+            assert (reply.status, reply.text) == (204, "")
+        assert browser.end["output"] == "asked"
+        assert here.toy.runs[0].feedback == feedback
+
+
+async def test_who_answers_first() -> None:
+    """A question takes one answer; a second one, and one to an agent that does not ask, are errors."""
+    async with site() as here:
+        run = await here.start("ask")
+        path, given = f"/relay/{run}/feedback", {"answer": "yes"}
+        early = await request(here.service, "POST", path, given)
+        await anyio.sleep(1.5)
+        replies = [await request(here.service, "POST", path, given) for _ in range(2)]
+        await here.view(run)
+        late = await request(here.service, "POST", path, given)
+        assert [each.status for each in (early, *replies, late)] == [409, 204, 409, 409]
+        assert late.document["error"]["code"] == "no_question"
+        assert here.toy.runs[0].feedback == ["yes", ""]
+
+
+async def test_a_question_that_nobody_waits_for() -> None:
+    """An agent that says it asks, and does not wait, gets no answer, and the viewer is told so."""
+    steps = (message({"type": "feedback", "content": "May I?"}), pause(60), answer("late"), close())
+    refused = Reply.json({"code": 500, "data": None, "message": "no such channel"})
+    remote = FakeTransport({"/sse/chat": Reply(steps), "/feedback": refused})
+    service = create_app(SSEOxyGent(server_url=REMOTE, transport=remote))
+    async with service.running():
+        run = (await request(service, "POST", "/relay", {"query": "x"})).document["id"]
+        await anyio.sleep(1)
+        reply = await request(service, "POST", f"/relay/{run}/feedback", {"answer": "yes"})
+    assert (reply.status, reply.document["error"]["code"]) == (409, "no_question")
+
+
+REFUSED: Final[list[Any]] = [
+    # the path below that of the run, the body, the status, the code
+    pytest.param("feedback", {"data": "x"}, 400, "unsupported_value", id="member"),
+    pytest.param("feedback", b"[]", 400, "invalid_json", id="no-object"),
+    pytest.param("other", {}, 404, "not_found", id="path"),
+    pytest.param("x/feedback", {}, 404, "not_found", id="longer-path"),
+]
+
+
+@pytest.mark.parametrize(("path", "document", "status", "code"), REFUSED)
+async def test_refused_answers(path: str, document: Any, status: int, code: str) -> None:
+    """An invalid answer is refused."""
+    async with site() as here:
+        reply = await request(here.service, "POST", f"/relay/{await here.start('ask')}/{path}", document)
+        assert (reply.status, reply.document["error"]["code"]) == (status, code)
+
+
+async def test_an_answer_to_an_unknown_run() -> None:
+    """The id of the run is the permission to answer."""
+    async with site() as here:
+        reply = await request(here.service, "POST", "/relay/nope/feedback", {"answer": "yes"})
+        assert (reply.status, reply.document["error"]["code"]) == (404, "run_not_found")
 
 
 # ---------------------------------------------------------------------------------------------------------------- Ends

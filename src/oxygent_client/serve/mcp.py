@@ -392,5 +392,4 @@ class _Call:
         with anyio.move_on_after(self.runs.limits.run_seconds), suppress(MCPError):
             reply = await self.context.session.elicit_form(question, FEEDBACK_SCHEMA, self.context.request_id)
             answer = str((reply.content or {}).get("answer") or "")
-        for data in dict.fromkeys((answer, "")):
-            await self.runs.feedback(run, data)
+        await self.runs.answer(run, answer)

@@ -2,7 +2,8 @@
 
 Rule 1: a run is started by a POST, which returns its id, and viewed by any number of GETs, as the `EventSource` of a
     browser sends them.
-Rule 2: the id of a run is a secret, since `EventSource` can send no token: who has it can view the run.
+Rule 2: the id of a run is a secret, since `EventSource` can send no token: who has it can view the run, and answer an
+    agent that asks.
 Rule 3: a viewer gets all events from the one that it asks for, or is told which are missing and why.
 Rule 4: messages are as the remote sent them, calls and thoughts included, without credentials.
 """
@@ -33,13 +34,15 @@ from oxygent_client.serve import (
     Service,
     Viewer,
 )
-from oxygent_client.serve._relay.documents import RETRY, Question, error_document, last_seen, question_of
+from oxygent_client.serve._relay.documents import RETRY, Question, answer_of, error_document, last_seen, question_of
 from oxygent_client.serve._relay.event_log import EventLog
 from oxygent_client.serve._relay.relay_run import RelayRun
 
 __all__ = ["RelayAdapter", "RelayLimits", "create_app"]
 
 PATH: Final = "/relay"
+FEEDBACK: Final = "feedback"
+"""The path of answers, below that of a run."""
 
 _logger: Final = logging.getLogger("oxygent_client.serve")
 
@@ -87,6 +90,7 @@ class RelayAdapter:
         return (
             Route("POST", PATH, self._start),
             Route("GET", f"{PATH}/*", self._view, needs_token=False),
+            Route("POST", f"{PATH}/*", self._answer, needs_token=False),
             Route("DELETE", f"{PATH}/*", self._stop),
         )
 
@@ -136,7 +140,7 @@ class RelayAdapter:
                 self._known.remove(run.id)
 
     async def _view(self, exchange: Exchange) -> None:
-        run, limits = self._find(exchange), self._limits
+        run, limits = self._find(_id(exchange)), self._limits
         seen = last_seen(exchange.headers, run.log.last)
         if run.log.is_ended and seen == run.log.last:
             await exchange.respond_empty(204)  # after which a browser does not connect again
@@ -167,18 +171,31 @@ class RelayAdapter:
         if viewer.is_dropped:
             _logger.warning("run %s: a viewer was dropped: it read too slowly", run.trace_id)
 
+    async def _answer(self, exchange: Exchange) -> None:
+        run_id, _, rest = exchange.path.removeprefix(f"{PATH}/").partition("/")
+        if rest != FEEDBACK:
+            raise Refused(404, "not_found", "there is no such path")
+        data = answer_of(exchange.json())
+        if not await self._find(run_id).answer(data):
+            raise Refused(409, "no_question", "no agent of this run waits for an answer")
+        await exchange.respond_empty(204)
+
     async def _stop(self, exchange: Exchange) -> None:
-        run = self._find(exchange)
+        run = self._find(_id(exchange))
         run.stop()
         await run.ended.wait()
         await exchange.respond_empty(204)
 
-    def _find(self, exchange: Exchange) -> RelayRun:
-        run = self._known.find(exchange.path.removeprefix(f"{PATH}/"), anyio.current_time())
+    def _find(self, run_id: str) -> RelayRun:
+        run = self._known.find(run_id, anyio.current_time())
         if run is None:
             kept = f"finished runs are kept for {self._limits.finished_seconds:g} s"
             raise Refused(404, "run_not_found", f"there is no such run: {kept}")
         return run
+
+
+def _id(exchange: Exchange) -> str:
+    return exchange.path.removeprefix(f"{PATH}/")
 
 
 def create_app(

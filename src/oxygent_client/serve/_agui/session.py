@@ -185,8 +185,7 @@ class RunSession:
         assert self._answer is not None
         answer, self._answer = self._answer, None
         await self._begin(events.begin())
-        for data in [answer.data, ""] if answer.data else [""]:
-            await self.runs.feedback(run, data)
+        await self.runs.answer(run, answer.data)
 
     async def _wait_for_answer(self) -> None:
         """Wait until there is an answer; no longer than `answer_seconds`, or until the service stops."""

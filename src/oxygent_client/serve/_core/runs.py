@@ -220,6 +220,15 @@ class Runs:
             else:
                 return True
 
+    async def answer(self, run: Run, data: Any) -> bool:
+        """Answer an agent that asks, and tell it that it is all; False if no agent waits. Empty data is no answer.
+
+        Raises:
+            OxyError: as `feedback`.
+        """
+        found = [await self.feedback(run, each) for each in ([data, ""] if data else [""])]
+        return found[0]
+
     def outbound(self, run: Run) -> Outbound:
         """Return what messages of a run pass to a client."""
         return Outbound(self._agent.sanitize, without_credentials(run.sent))

@@ -3,7 +3,7 @@
 Rule 1: the data of each event is JSON that a browser reads: `NaN` and infinite numbers, which a remote may send, are
     null, and a lone surrogate is `?`.
 Rule 2: messages of the remote are unnamed events, so that a remote cannot send an event of the relay.
-Rule 3: a request has the members in `MEMBERS` and no others.
+Rule 3: a request has the members in `MEMBERS` and no others, and an answer has `ANSWER` only.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -25,6 +25,7 @@ DROPPED: Final = "dropped"
 RETRY_MILLISECONDS: Final = 1000
 """How long a browser waits before it connects again."""
 MEMBERS: Final = ("query", "agent", "context")
+ANSWER: Final = "answer"
 _CONTEXT_CHARACTERS: Final = 200
 _OWN_END: Final = frozenset({"agent_failed", "no_answer"})
 """The codes of runs that came to their end and have no answer."""
@@ -111,6 +112,18 @@ def question_of(document: Mapping[str, Any]) -> Question:
     if len(given["context"]) > _CONTEXT_CHARACTERS or not given["context"].isprintable():
         raise _invalid("context", "context must be the trace_id of an earlier run")
     return Question(**given)
+
+
+def answer_of(document: Mapping[str, Any]) -> Any:
+    """Read the body of an answer to an agent that asks: any JSON; empty if there is none.
+
+    Raises:
+        Refused: it is invalid.
+    """
+    for name in document:
+        if name != ANSWER:
+            raise _invalid(name[:100], f"the body may have {ANSWER} only", "unsupported_value")
+    return document.get(ANSWER)
 
 
 def last_seen(headers: Mapping[str, str], newest: int) -> int:

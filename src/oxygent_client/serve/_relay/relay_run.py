@@ -3,7 +3,8 @@
 Rule 1: a run goes on while it has viewers, and for `grace_seconds` without one; then it is stopped at the remote.
 Rule 2: no viewer slows a run. Before an event drops another that a viewer has not taken, the viewers get their turn
     `PAUSES` times; they get no time of the clock.
-Rule 3: each way in which a run can end is an event of its own; so is a failure of the relay itself.
+Rule 3: each question of an agent takes one answer, from whichever viewer answers first.
+Rule 4: each way in which a run can end is an event of its own; so is a failure of the relay itself.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class RelayRun:
     """Set once the remote has accepted the run, or it has ended without that."""
     ended: anyio.Event = attrs.field(factory=anyio.Event, init=False)
     _run: Run | None = attrs.field(default=None, init=False)
+    _questions: int = attrs.field(default=0, init=False)
+    """The questions of agents that no viewer has answered."""
     _is_stopped: bool = attrs.field(default=False, init=False)
 
     async def execute(self, question: Question, headers: Mapping[str, str]) -> None:
@@ -71,6 +74,17 @@ class RelayRun:
         self._is_stopped = True
         self.audience.scope.cancel()
 
+    async def answer(self, data: Any) -> bool:
+        """Answer an agent that asks; False if none does.
+
+        Raises:
+            OxyError: the remote could not be reached, or refused.
+        """
+        if self._run is None or self.ended.is_set() or not self._questions:
+            return False
+        self._questions -= 1
+        return await self.runs.answer(self._run, data)
+
     @property
     def log(self) -> EventLog:
         """Its events."""
@@ -91,6 +105,7 @@ class RelayRun:
                     if self.log.must_pause(data):
                         await anyio.lowlevel.checkpoint()
                 self.log.add(data)
+                self._questions += event.type == "feedback"
                 self.audience.notify()
             return completed_end(outbound.output(run.response.output), run.remote_trace_id)
 
