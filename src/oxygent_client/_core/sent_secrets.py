@@ -46,7 +46,8 @@ class SentSecrets:
         `marked` are the lower-case names of headers that hold a credential, whatever their name.
         """
         known = len(self._noted)
-        self._noted["", url] = None
+        if "@" in url or "?" in url:  # no other part of a URL is secret
+            self._noted["", url] = None
         for name, value in headers.items():
             key = name.lower()
             if key not in PUBLIC_HEADERS or key in marked:

@@ -317,10 +317,14 @@ class OpenExchange:
         block, self._block = self._block, None
         return None if block is None else await block.__aexit__(kind, error, traceback)
 
+    async def aclose(self) -> None:
+        """Close the open exchange, if there is one."""
+        await self.__aexit__(None, None, None)
+
     async def close_quietly(self) -> None:
         """Close an exchange whose response is not used; an error while closing does not matter."""
         with suppress(OxyError):
-            await self.__aexit__(None, None, None)
+            await self.aclose()
 
 
 class BufferedChunks(AsyncIterator[bytes]):

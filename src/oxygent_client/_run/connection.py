@@ -9,7 +9,7 @@ Rule 4: closing is final, also while another task waits for bytes: its wait ends
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Final
@@ -44,14 +44,19 @@ class RunConnection:
         self.transport: Transport | None = None
         """Acquired for the time of the run."""
         self.request: HTTPRequest | None = None
-        """The request for the stream."""
+        """The request for the stream. That of a run is dropped when it is sent, since its body may be large."""
+        self.asked = context
+        """The context of that request."""
         self.names = NO_NAMES
         """How names of the remote translate."""
-        self.sent: HTTPRequest | None = None
-        """The request as it was sent, with what the policies added."""
+        self.sent: Context | None = None
+        """The context of the request as it was sent, with what the policies added."""
+        self.sent_to = ""
+        """The URL of the server that it was sent to."""
         self.refusal: OxyError | None = None
         """The error that the status tells of, while its body is not read yet."""
-        self.headers: Mapping[str, str] = {}
+        self.answered_by = ""
+        """The proxy or the server that the response names."""
         self.chunks: AsyncIterator[bytes] | None = None
         """The bytes of the stream; None before it is open."""
         self.is_left = False
@@ -122,17 +127,20 @@ class RunConnection:
             OxyError: the response is not an event stream.
         """
         assert self.transport is not None
-        assert self.request is not None
+        request = self.request
+        assert request is not None
+        if self.asked.purpose == "run":
+            self.request = None
         if self._reads is not None:
             self._reads.is_pending = False
         exchange = self._exchange = OpenExchange()
         try:
-            response = await Layer.respond(self.transport, exchange, self.request)
+            response = await Layer.respond(self.transport, exchange, request)
         except BaseException as error:
             self._exchange = None
             await exchange.__aexit__(type(error), error, error.__traceback__)
             raise
-        self.sent = response.request
+        self.sent, self.sent_to = response.request.context, response.request.base_url
         if response.status != 200 or not is_event_stream(response.headers.get("content-type", "")):
             self.refusal = error_from_response(response.status, response.headers, b"", self._limits)
             raise await read_error(response, self._limits)
@@ -140,7 +148,8 @@ class RunConnection:
             content_codings(response.headers)
         except RemoteProtocolError as error:
             raise NotAnEventStreamError(f"{error}; the run has started", outcome=Outcome.STARTED) from error
-        self.chunks, self.headers = decompressed(response), response.headers
+        self.chunks = decompressed(response)
+        self.answered_by = response.headers.get("via") or response.headers.get("server", "unknown server")
         return response.request
 
     def read(self, deadline: float, expired: Expired | None = None) -> Awaitable[bytes | None]:

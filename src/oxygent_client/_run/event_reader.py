@@ -184,8 +184,7 @@ class EventReader:
             if news == "first_event":
                 log_event("first_event", self.context, "received the first event", seconds=now - state.began)
             else:
-                headers = self.connection.headers
-                who = self.context.sent.shown(headers.get("via") or headers.get("server", "unknown server"), 60)
+                who = self.context.sent.shown(self.connection.answered_by, 60)
                 text = "a proxy buffers the stream: it was held back (answered by: %s)"
                 log_event("warning", self.context, text, who)
 

@@ -50,7 +50,7 @@ class ReceivedEvents:
         self._size = 0
         """Characters of these events."""
         self._dropped = 0
-        self._texts = Texts()
+        self._texts: Texts | None = None  # until events are settled
         self.waiting: Final[list[Event]] = []
         self.settle_at: int = MOST_BYTES
         """With so many bytes of the stream, or `MOST_WAITING` events `waiting`, `settle_some` is to be called."""
@@ -76,15 +76,17 @@ class ReceivedEvents:
         self.settle_at = received + MOST_BYTES
         self.settle()
 
-    def settle(self) -> None:
-        """Add the waiting events to the texts and to the log."""
+    def settle(self) -> Texts:
+        """Add the waiting events to the texts, which are returned, and to the log."""
         waiting = self.waiting
-        self._texts.add(waiting)
+        texts = self._texts = self._texts or Texts()
+        texts.add(waiting)
         self._events += [event if event.problems else event.sse for event in waiting]
         self._size += sum([len(event.sse.data) for event in waiting])
         waiting.clear()
         if len(self._events) >= 2 * self._most_events or self._size >= 2 * self._most_bytes:
             self._trim()
+        return texts
 
     def _trim(self) -> None:
         """Drop the oldest events beyond the limits. It is done for many at once: to count bytes takes time."""
@@ -109,8 +111,7 @@ class ReceivedEvents:
     @property
     def texts(self) -> Texts:
         """The texts of the agents."""
-        self.settle()
-        return self._texts
+        return self.settle()
 
     @property
     def has_answer(self) -> bool:
@@ -131,11 +132,11 @@ class ReceivedEvents:
     @property
     def partial(self) -> Partial:
         """The received events as a value."""
-        self.settle()
+        texts = self.settle()
         self._trim()
         answer = self.answer.output if self.answer else None
         events = tuple(map(self._event, self._events))
-        return Partial(events=events, text=self._texts.text, answer=answer, dropped=self._dropped)
+        return Partial(events=events, text=texts.text, answer=answer, dropped=self._dropped)
 
 
 def _sse(kept: ServerSentEvent | Event) -> ServerSentEvent:

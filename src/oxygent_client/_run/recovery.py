@@ -61,11 +61,10 @@ class RecordRecovery:
         return None if patience is None else await self._poll(enough, patience)
 
     async def _poll(self, enough: Callable[[RunRecord], bool], patience: float) -> RunRecord | None:
-        transport, asked = self._connection.transport, self._connection.request
+        transport, asked = self._connection.transport, self._connection.asked
         assert transport is not None
-        assert asked is not None
         # A trace id may cover several runs; which is meant says the node that the payload named.
-        node_id = asked.context.node_id
+        node_id = asked.node_id
         request = self._config.record_request()
         record: RunRecord | None = None
         with self._connection.waiting():
@@ -74,7 +73,7 @@ class RecordRecovery:
                 transport,
                 attrs.evolve(
                     request,
-                    context=attrs.evolve(request.context, observed=self._config.observed, sent=asked.context.sent),
+                    context=attrs.evolve(request.context, observed=self._config.observed, sent=asked.sent),
                 ),
                 self._connection.names.remote_trace_id,
                 self._config.limits,
@@ -82,7 +81,7 @@ class RecordRecovery:
                 node_id=node_id,
             )
         state = "nothing" if record is None else record.state and record.state.name
-        log_event("record", asked.context, "state in the server's record: %s", state, state=state)
+        log_event("record", asked, "state in the server's record: %s", state, state=state)
         return record
 
     async def ending(self, answer: SetAnswer | None) -> RunRecord | None:

@@ -125,7 +125,7 @@ class Run:
         config.observed.ahead = self._ahead
         self._forwarded = FORWARDED if forwards(config.router, FORWARDED_TYPES) else NONE
         """Classes of the events whose routes matter only if the program listens."""
-        self._plain = self._unrouted = PLAIN & self._forwarded
+        self._plain = self._unrouted = PLAIN if self._forwarded else NONE
         self._hears = config.listener.hears
         self._note_plain, self._waiting = self._state.received.note_plain, self._state.received.waiting
         self._trace = TraceCollector()
@@ -207,7 +207,7 @@ class Run:
         end of the run, the calls are those of the record. For a run that this program did not read:
         `(await agent.lookup(trace_id)).trace()`.
         """
-        url = self._config.base_url or (self._connection.sent.base_url if self._connection.sent else "")
+        url = self._config.base_url or self._connection.sent_to
         error, response, clean = self._error, self._response, self._context.sent.clean_json
         return self._trace.trace(
             now=self._now,
@@ -293,6 +293,7 @@ class Run:
         begun = {"request": request, "server_url": redact_url(url) if url else ""}
         self._watch = watch(self, self._config.observed, self._context, self._state.tracker)
         self._caller.run(self._config.observed.note, "begun", self._context, begun)
+        del self._caller  # and all that its variables hold
         try:
             await self._config.listener.opened()
             await self._open()
@@ -339,7 +340,8 @@ class Run:
                 http, connection.names = await config.prepare(transport, context)
                 assert self._claims is not None
                 http = self._claims.over(http)
-                connection.request = config.observed.add_headers(http)
+                request = connection.request = config.observed.add_headers(http)
+                connection.asked = request.context
                 if (
                     self._state.buffer.holds_events or self._state.buffer.holds_done
                 ):  # those first; there may be no need to ask
@@ -355,8 +357,8 @@ class Run:
                         raise
                 else:
                     # The transport says what was really sent: a recording goes by the id that was recorded.
-                    if connection.sent is not None and connection.sent.context.remote_trace_id:
-                        self._know_id(connection.sent.context.remote_trace_id)
+                    if connection.sent is not None and connection.sent.remote_trace_id:
+                        self._know_id(connection.sent.remote_trace_id)
                     else:
                         self._know_claim()
                     return
@@ -642,10 +644,10 @@ class Run:
         if tracker.outcome is Outcome.UNKNOWN:
             tracker(known.outcome)
         known.outcome = tracker.outcome
-        known.attempts = max(known.attempts, self._attempts, sent.context.attempt if sent else 1)
+        known.attempts = max(known.attempts, self._attempts, sent.attempt if sent else 1)
         self._context.sent.strip_error(known)
         known.trace_id = self.trace_id
-        known.server_url = known.server_url or redact_url(self._config.base_url or (sent.base_url if sent else ""))
+        known.server_url = known.server_url or redact_url(self._config.base_url or self._connection.sent_to)
         if tracker.has_run:
             self._config.request.__dict__[ENDED_BADLY] = known
         is_left = self._connection.is_left or not isinstance(error, Exception)

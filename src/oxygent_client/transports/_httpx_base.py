@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -28,7 +28,7 @@ from oxygent_client._core.errors import (
     RemoteProtocolError,
 )
 from oxygent_client._core.log import log_event
-from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse
+from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, OpenExchange
 from oxygent_client.transports._cancellation import cancel_once, run_to_end
 from oxygent_client.transports._connection_count import ConnectionCounter
 from oxygent_client.transports._environment import PORTS, Proxy, check_proxied_request, no_trust, trust
@@ -51,7 +51,6 @@ OK: Final = 200
 REDIRECT: Final = 3
 """The class of the redirect statuses."""
 
-T = TypeVar("T")
 ClientT = TypeVar("ClientT")
 
 
@@ -111,15 +110,12 @@ async def _close_quietly(close: Callable[[], Awaitable[object]], context: Contex
         log_event("debug", context, "closing the connection failed: %s", type(failure).__name__)
 
 
-async def _enter(stack: AsyncExitStack, block: AbstractAsyncContextManager[T], context: Context) -> T:
-    """Enter `block` and return its value; `stack` will leave it quietly."""
-    value = await block.__aenter__()
-
-    async def leave(*exc_info: Any) -> None:
-        await _close_quietly(functools.partial(block.__aexit__, *exc_info), context)
-
-    stack.push_async_exit(leave)
-    return value
+async def _leave(library: OpenExchange, body: _Body | None, trace: _Trace, client: Any, context: Context) -> None:
+    """Close an exchange that may have been left before its end, and the connection that was made for it."""
+    if body is not None:
+        await body.aclose()
+    await _close_quietly(library.aclose, context)
+    await _close_quietly(functools.partial(trace.close_unused, client), context)
 
 
 def _fileno(stream: Any) -> int:
@@ -191,6 +187,10 @@ class _Body:
             self._raw = response.aiter_raw() if is_read else aiter(response.stream)
         self._failure: Exception | None = None
         self._is_whole = False
+
+    def connection(self) -> object:
+        """Return the network stream in use; None once it is free again."""
+        return None if self._response.is_closed else self.stream
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -410,63 +410,49 @@ class HTTPXBase(HTTPBase[ClientT]):
         trace = _Trace() if self._own is None else _OwnClientTrace(self._library, request)
         if request.url.startswith("https:") and _offers_http2(client):
             raise ConfigurationError(_NO_HTTP2.format(type(self).__name__))
-        own = client.timeout
-        options: dict[str, Any] = {
-            "headers": dict(request.headers),
-            "content": request.body,
-            "timeout": self._library.Timeout(None, connect=own.connect, write=own.write, pool=own.pool),
-            "follow_redirects": False,
-            "extensions": {"trace": trace},
-        }
-        library = AsyncExitStack()
-        body: _Body | None = None
-
-        async def leave() -> None:
-            if body is not None:
-                await body.aclose()
-            await library.aclose()
-            await _close_quietly(functools.partial(trace.close_unused, client), request.context)
-
+        library, body, context = OpenExchange(), None, request.context
         with self._counter.exchange() as use:
             try:
                 with our_records(), self._errors.mapped(url, proxy=proxy or trace):
-                    entering = self._send(library, self._open(client, request, options), request, trace)
-                    status, lines, response = await cancel_once(entering)
+                    status, lines, response = await cancel_once(self._send(library, client, request, trace))
                     if response is not None:
-                        body = _Body(response, request.context, self._errors, url, self._library)
+                        body = _Body(response, context, self._errors, url, self._library)
                     headers = parse_head(status, lines.multi_items())
-                if body is None or response is None:
-                    yield HTTPResponse(status, headers, _NoChunks(), request)
-                    return
-                if body.stream is None:
-                    self._has_no_network = True
-                else:
-                    stream = self._counter.add(body.stream)
-                    use(lambda: None if response.is_closed else stream)
-                if response.http_version == "HTTP/2":
-                    raise ConfigurationError(_NO_HTTP2.format(type(self).__name__), outcome=Outcome.UNKNOWN)
-                yield HTTPResponse(status, headers, body, request)
+                answer = [HTTPResponse(status, headers, _NoChunks() if body is None else body, request)]
+                if body is not None and response is not None:
+                    if body.stream is None:
+                        self._has_no_network = True
+                    else:
+                        self._counter.add(body.stream)
+                        use(body.connection)
+                    if response.http_version == "HTTP/2":
+                        raise ConfigurationError(_NO_HTTP2.format(type(self).__name__), outcome=Outcome.UNKNOWN)
+                del request, headers, lines, response  # an idle stream holds only what it still needs
+                yield answer.pop()
             finally:
                 with our_records():
                     if body is not None and body.is_closed:
-                        await library.aclose()  # without waiting
+                        await _close_quietly(library.aclose, context)  # without waiting
                     else:
-                        await run_to_end(leave)
+                        await run_to_end(functools.partial(_leave, library, body, trace, client, context))
 
     async def _send(
-        self,
-        stack: AsyncExitStack,
-        block: AbstractAsyncContextManager[Any],
-        request: HTTPRequest,
-        trace: _Trace,
+        self, exchange: OpenExchange, client: Any, request: HTTPRequest, trace: _Trace
     ) -> tuple[int, Any, Any]:
         """Enter the library's block, and return status, headers and the library's response.
 
         The response is None if it was a redirect whose `Location` is not a URL: the library has discarded it.
         """
-        library = self._library
+        library, own = self._library, client.timeout
+        options: dict[str, Any] = {
+            "headers": dict(request.headers),
+            "content": request.body,
+            "timeout": library.Timeout(None, connect=own.connect, write=own.write, pool=own.pool),
+            "follow_redirects": False,
+            "extensions": {"trace": trace},
+        }
         try:
-            response = await _enter(stack, block, request.context)
+            entered: Any = await exchange.enter(self._open(client, request, options))
         except (library.InvalidURL, library.RemoteProtocolError) as error:
             status, headers = trace.head
             if status // 100 == REDIRECT:
@@ -476,10 +462,11 @@ class HTTPXBase(HTTPBase[ClientT]):
                 # A client without a network has no trace.
                 raise RemoteProtocolError(f"{NOT_HTTP}: the Location of a redirect is not a URL") from error
             raise
+        response: Any = getattr(entered, "response", entered)  # httpx-sse wraps it
         return response.status_code, response.headers, response
 
     def _open(self, client: Any, request: HTTPRequest, options: dict[str, Any]) -> AbstractAsyncContextManager[Any]:
-        """Return the library's context manager of the response."""
+        """Return the library's context manager of the response, or of an object with the attribute `response`."""
         block: AbstractAsyncContextManager[Any] = client.stream(request.method, request.url, **options)
         return block
 

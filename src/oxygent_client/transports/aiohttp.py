@@ -233,11 +233,16 @@ class _Chunks:
     """The chunks of a response."""
 
     def __init__(self, response: aiohttp.ClientResponse, url: str) -> None:
+        self._response = response
         self._content: Any = response.content
         self._url = url
         framed = response.headers.keys() & {"Content-Length", "Transfer-Encoding"}
         connection = None if framed else response.connection
         self._protocol = None if connection is None else connection.protocol
+
+    def connection(self) -> object:
+        """Return the connection in use; None once it is free again."""
+        return self._response.connection
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -369,12 +374,15 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
                     ssl=self._tls_context(request, proxy),
                     timeout=aiohttp.ClientTimeout(connect=own.connect, sock_connect=own.sock_connect),
                 )
-            use(lambda: response.connection)
+            chunks = _Chunks(response, url)
+            use(chunks.connection)
             # These include the headers of a session, of its cookies, and for its proxy.
             request.context.sent.note(headers=response.request_info.headers, marked=request.context.secret_headers)
             try:
                 headers = parse_head(response.status, response.headers.items())
-                yield HTTPResponse(response.status, headers, _Chunks(response, url), request)
+                answer = [HTTPResponse(response.status, headers, chunks, request)]
+                del request, data, headers  # an idle stream holds no body, which may be large
+                yield answer.pop()
             finally:
                 # Does nothing after the end of the body: the connection is back in the pool already.
                 with our_records():

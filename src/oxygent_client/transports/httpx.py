@@ -5,8 +5,7 @@ The code shared with httpx2 is in `_httpx_base`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar
 
 import httpx
@@ -39,13 +38,7 @@ class HTTPXTransport(HTTPXBase[httpx.AsyncClient]):
     _library: ClassVar[Any] = httpx
     _errors: ClassVar[ErrorMap] = error_map(httpx)
 
-    @asynccontextmanager
-    async def _open(
-        self, client: Any, request: HTTPRequest, options: dict[str, Any]
-    ) -> AsyncGenerator[httpx.Response, None]:
+    def _open(self, client: Any, request: HTTPRequest, options: dict[str, Any]) -> AbstractAsyncContextManager[Any]:
         if request.context.purpose in ("run", "attach"):
-            async with aconnect_sse(client, request.method, request.url, **options) as source:
-                yield source.response
-        else:
-            async with super()._open(client, request, options) as response:
-                yield response
+            return aconnect_sse(client, request.method, request.url, **options)
+        return super()._open(client, request, options)
