@@ -161,7 +161,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(tags=["full", "rest", "long"])
 def coverage(session: nox.Session) -> None:
-    """The quick tests again, each case on one loop, with full branch coverage: measured code takes twice the time."""
+    """The tests that are not slow, each case on one loop, with full branch coverage: measured code takes twice the time."""
     install_wheel(session, "test")
     session.run("coverage", "erase")
     measured = {"COVERAGE_PROCESS_START": str(ROOT / "pyproject.toml"), "OXYGENT_CLIENT_SIZE": "smoke"}
@@ -172,7 +172,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def quick(session: nox.Session) -> None:
-    """The tests without the slow ones, each case on one of its loops in turn, with small numbers."""
+    """The tests that are not marked `slow` or `seconds`, each case on one of its loops in turn, with small numbers."""
     install_wheel(session, "test")
     session.env["OXYGENT_CLIENT_SIZE"] = "smoke"
     chosen = session.posargs or ("--one-loop", *WORKERS)
@@ -341,7 +341,7 @@ def browser(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def lowest(session: nox.Session) -> None:
-    """The quick tests on the lower bounds of the dependencies."""
+    """The tests that are not slow, on the lower bounds of the dependencies."""
     install_wheel(session, "test")
     table = PROJECT["project"]
     tested = [extra for extra in TESTED_EXTRAS.split(",") if extra != "a2a"]  # a2a-sdk needs a newer httpx than we do
