@@ -161,7 +161,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(tags=["full", "rest", "long"])
 def coverage(session: nox.Session) -> None:
-    """The tests that are not slow, each case on one loop, with full branch coverage: measured code takes twice the time."""
+    """The tests that are not slow, each case on one loop, with full branch coverage, which takes twice the time."""
     install_wheel(session, "test")
     session.run("coverage", "erase")
     measured = {"COVERAGE_PROCESS_START": str(ROOT / "pyproject.toml"), "OXYGENT_CLIENT_SIZE": "smoke"}
