@@ -90,6 +90,18 @@ async def test_cancel_by_another_task() -> None:
     assert block.cancelled_caught
 
 
+async def test_cancel_by_its_own_task() -> None:
+    """`cancel` in the block itself interrupts it where it waits next, and nothing after the block."""
+    with scope(NEVER) as block:
+        block.cancel()
+        await anyio.sleep(NEVER)
+    assert block.cancelled_caught
+    with scope(NEVER) as block:
+        block.cancel()
+    await anyio.sleep(1)
+    assert not block.cancelled_caught
+
+
 @pytest.mark.parametrize("seconds", [3, 5], ids=["before the deadline", "at the deadline"])
 async def test_a_cancellation_from_outside(seconds: float) -> None:
     """A cancellation from outside is not swallowed, also at the moment of the deadline."""

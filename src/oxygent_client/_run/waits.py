@@ -111,10 +111,15 @@ class TimedScope:
         return self.cancelled_caught
 
     def cancel(self) -> None:
-        """Interrupt the block."""
-        if self._task is not None and not self._is_cancelled:
+        """Interrupt the block where it waits next."""
+        task = self._task
+        if task is None or self._is_cancelled:
+            return
+        if asyncio.current_task() is task:  # what it waits for after the block would be interrupted, if it ends first
+            self._timer.loop.call_soon(self.cancel)
+        else:
             self._is_cancelled = True
-            self._task.cancel()
+            task.cancel()
 
     def look(self) -> None:
         """As `Sleeper.look`."""
