@@ -41,7 +41,7 @@ from oxygent_client.transports._error_map import (
     reason,
     standard_phrase,
 )
-from oxygent_client.transports._http_base import KEEP_ALIVE_SECONDS, HTTPBase, closes_safely
+from oxygent_client.transports._http_base import KEEP_ALIVE_SECONDS, HTTPBase, closes_safely, needs_tls
 from oxygent_client.transports._library_log import our_records
 from oxygent_client.transports._response_head import parse_head
 from oxygent_client.transports._sockets import shut_down
@@ -168,6 +168,8 @@ class _Body:
     def __init__(self, response: Any, context: Context, errors: ErrorMap, url: str, library: Any) -> None:
         self.stream: Any = response.extensions.get("network_stream")
         """httpcore's network stream; None if the user's own client has a transport without a network."""
+        self.may_use_tls = True
+        """Whether the connection may be one with TLS; to ask the library takes as long as to parse the response."""
         self.is_closed = False
         self._response = response
         self._context = context
@@ -262,7 +264,7 @@ class _Body:
         """
         if self._parser is None or self._parser.trailing_data[0]:
             return False
-        tls = self.stream.get_extra_info("ssl_object")
+        tls = self.stream.get_extra_info("ssl_object") if self.may_use_tls else None
         try:
             return tls is None or tls.read(1) is None  # it returns bytes, or none at the end
         except ssl.SSLError as error:
@@ -417,6 +419,7 @@ class HTTPXBase(HTTPBase[ClientT]):
                     status, lines, response = await cancel_once(self._send(library, client, request, trace))
                     if response is not None:
                         body = _Body(response, context, self._errors, url, self._library)
+                        body.may_use_tls = self._own is not None or needs_tls(request, proxy)
                     headers = parse_head(status, lines.multi_items())
                 answer = [HTTPResponse(status, headers, _NoChunks() if body is None else body, request)]
                 if body is not None and response is not None:
