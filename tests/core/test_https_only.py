@@ -164,6 +164,19 @@ def test_refused_proxies(url: str, proxy: str, policy: PlaintextRules) -> None:
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize("before", ["http://remote.example", "http://localhost"], ids=["plain", "with a credential"])
+async def test_a_request_after_another(before: str) -> None:
+    """A request is refused although one before it was sent to the same server, or to another."""
+    transport = HTTPSOnlyTransport(FakeTransport.script(b"x"))
+    headers = AUTH if "localhost" in before else {}
+    for _ in range(2):
+        async with transport.exchange(HTTPRequest("GET", before, "/", headers)):
+            pass
+    with pytest.raises(errors.InsecureTransportError):
+        async with transport.exchange(HTTPRequest("GET", "http://remote.example", "/", AUTH)):
+            pass
+
+
 async def test_a_header_that_is_marked() -> None:
     """A marked header is a credential, whatever its name and case."""
     fake = FakeTransport({})

@@ -28,6 +28,7 @@ from oxygent_client._protocol.payload import (
     RESTART,
     SOME_SERVERS,
     CallStackStrategy,
+    build_shared_payload,
     check_arguments,
     check_restart,
     encode,
@@ -169,14 +170,36 @@ def test_fields_of_some_servers(name: str) -> None:
     assert build_payload(changed)[name] == "set later"
 
 
+class Short(OxyRequest):
+    """A request without the fields that only some servers know."""
+
+    def model_dump(self, *, exclude: Collection[str] = ()) -> Payload:
+        """Leave them out."""
+        return super().model_dump(exclude={*exclude, *SOME_SERVERS})
+
+
 def test_a_request_that_leaves_fields_out() -> None:
     """A subclass may leave such fields out of its dump."""
-
-    class Short(OxyRequest):
-        def model_dump(self, *, exclude: Collection[str] = ()) -> Payload:
-            return super().model_dump(exclude={*exclude, *SOME_SERVERS})
-
     assert build_payload(Short(arguments={"query": "x"})) == build_payload(OxyRequest(arguments={"query": "x"}))
+
+
+@pytest.mark.parametrize("cls", [OxyRequest, Short])
+def test_a_payload_that_shares_containers(cls: type[OxyRequest]) -> None:
+    """A payload that is encoded at once equals one with copies, also of a subclass that overrides `model_dump`."""
+    request = cls(arguments={"query": "x"}, shared_data={"a": [1]}, call_stack=["user", "me"])
+    settings: dict[str, Any] = {
+        "name": "me",
+        "is_share_call_stack": True,
+        "call_stack_strategy": None,
+        "argument_overrides": (),
+    }
+    assert build_shared_payload(request, **settings) == build_payload(request, **settings)
+
+
+def test_shared_containers_are_not_copied() -> None:
+    """The containers of the request itself are encoded, since to copy them takes time."""
+    request = OxyRequest(shared_data={"a": [1]})
+    assert request.shared_fields()["shared_data"] is request.shared_data
 
 
 # ---------------------------------------------------------------------------------------------------------- Call stacks

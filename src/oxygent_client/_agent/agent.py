@@ -49,7 +49,7 @@ from oxygent_client._core.sent_secrets import SentSecrets
 from oxygent_client._core.settings import CallOptions, ConfirmState, Limits, Timeouts
 from oxygent_client._core.transport import HTTPRequest, Transport
 from oxygent_client._core.validation import FLAG, NAMES, TEXTS
-from oxygent_client._protocol.payload import CallStackStrategy, build_payload
+from oxygent_client._protocol.payload import CallStackStrategy, build_payload, build_shared_payload
 from oxygent_client._protocol.responses import Welcome
 from oxygent_client._protocol.router import EventRouter
 from oxygent_client._protocol.schema import Schema
@@ -194,9 +194,21 @@ class SSEOxyGent(RemoteAgent):
             argument_overrides=self.argument_overrides,
         )
 
+    def _shared_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
+        """As `prepare_payload`, for a payload that is encoded at once."""
+        return build_shared_payload(
+            oxy_request,
+            name=self.name,
+            is_share_call_stack=self.is_share_call_stack,
+            call_stack_strategy=self.call_stack_strategy,
+            argument_overrides=self.argument_overrides,
+        )
+
     def prepare_headers(self, oxy_request: OxyRequest) -> dict[str, str]:
         """Build the headers of a request, without those of the protocol. Override it to add headers."""
         inbound: dict[str, str] = oxy_request.get_shared_data("_headers") or {}
+        if not inbound:
+            return {**self.headers}
         rules.INBOUND_HEADERS.check("_headers", inbound)
         allowed = {name.lower() for name in self.forward_headers}
         return {**{name: value for name, value in inbound.items() if name.lower() in allowed}, **self.headers}
@@ -474,7 +486,7 @@ class SSEOxyGent(RemoteAgent):
             share_data=self.share_data,
             limits=self.limits,
             catalog=self._catalog,
-            prepare_payload=self.prepare_payload,
+            prepare_payload=self.prepare_payload if self.is_hooked("prepare_payload") else self._shared_payload,
             prepare_headers=self.prepare_headers,
         )
 

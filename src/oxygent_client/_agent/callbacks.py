@@ -94,8 +94,10 @@ class CallbackDispatcher:
             ConfigurationError: a function that is awaited is not async, or the other way round; the text names it.
         """
         agent = self.agent
-        HANDLERS.check("event_handlers", agent.event_handlers)
-        SCHEMA.check("schema", agent.schema)
+        if agent.event_handlers:
+            HANDLERS.check("event_handlers", agent.event_handlers)
+        if agent.schema:
+            SCHEMA.check("schema", agent.schema)
         for name in _METHODS:
             if name in self._hooks or name in self._assigned:
                 check_async(name, getattr(agent, name))

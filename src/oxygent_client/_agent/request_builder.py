@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -21,13 +21,16 @@ from oxygent_client._core.settings import Limits
 from oxygent_client._core.transport import Context, HTTPRequest, Transport
 from oxygent_client._core.user_code import user_code_errors
 from oxygent_client._protocol.endpoints import HEADERS, PATHS, STREAM_HEADERS
-from oxygent_client._protocol.payload import RESTART, check_arguments, check_restart, encode, finalize_payload
+from oxygent_client._protocol.payload import check_arguments, check_restart, encode, finalize_payload
 from oxygent_client._protocol.router import NameMap
 from oxygent_client._run.trace_ids import TRACE_IDS
 from oxygent_client.cluster import servers_of
 
 PreparePayload = Callable[[OxyRequest], dict[str, Any]]
 PrepareHeaders = Callable[[OxyRequest], dict[str, str]]
+_PAYLOAD_ERRORS: Final = user_code_errors("prepare_payload", Outcome.NOT_SENT, keep_oxy_errors=True)
+_HEADERS_ERRORS: Final = user_code_errors("prepare_headers", Outcome.NOT_SENT, keep_oxy_errors=True)
+_NO_FIELDS: Final[Mapping[str, str]] = {}
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -49,7 +52,7 @@ class RequestBuilder:
     catalog: RemoteCatalog
     prepare_payload: PreparePayload
     prepare_headers: PrepareHeaders
-    restart: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    restart: Mapping[str, str] = _NO_FIELDS
     """Fields that restart an earlier run of this server."""
 
     async def __call__(self, transport: Transport, context: Context) -> tuple[HTTPRequest, NameMap]:
@@ -63,9 +66,9 @@ class RequestBuilder:
         """
         request, remote_trace_id = self.request, context.remote_trace_id
         check_arguments(request.arguments, self.argument_overrides)
-        check_restart({name: getattr(request, name) for name in RESTART})
+        check_restart(vars(request))
         callee = await self._callee(transport, math.inf if context.deadline is None else context.deadline)
-        with user_code_errors("prepare_payload", Outcome.NOT_SENT, keep_oxy_errors=True):
+        with _PAYLOAD_ERRORS:
             payload = self.prepare_payload(request)
         payload = finalize_payload(
             payload,
@@ -112,7 +115,8 @@ def lookup_request(prepare_headers: PrepareHeaders, request: OxyRequest, base_ur
 
 def build_headers(prepare_headers: PrepareHeaders, request: OxyRequest) -> dict[str, str]:
     """Return the headers of a request: the agent's own, over them those of the call and of the protocol."""
-    with user_code_errors("prepare_headers", Outcome.NOT_SENT, keep_oxy_errors=True):
+    with _HEADERS_ERRORS:
         own = {name.lower(): value for name, value in prepare_headers(request).items()}
-    own.update({name.lower(): value for name, value in request.call_options.headers.items()})
+    if request.call_options.headers:
+        own.update({name.lower(): value for name, value in request.call_options.headers.items()})
     return {**HEADERS, **own, "accept-encoding": HEADERS["accept-encoding"]}

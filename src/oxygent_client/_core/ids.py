@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from itertools import accumulate
 from typing import Final
 
 ALPHABET: Final = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
@@ -20,8 +19,12 @@ def new_id(length: int = 16) -> str:
 
 def new_ids(*lengths: int) -> list[str]:
     """Random ids of these lengths, by one draw of entropy."""
-    drawn = new_id(sum(lengths))
-    return [drawn[end - length : end] for length, end in zip(lengths, accumulate(lengths), strict=True)]
+    drawn, start = new_id(sum(lengths)), 0
+    ids: list[str] = []
+    for length in lengths:
+        ids.append(drawn[start : start + length])
+        start += length
+    return ids
 
 
 def uniform(low: float, high: float) -> float:

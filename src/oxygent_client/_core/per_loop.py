@@ -39,8 +39,9 @@ _NAME: Final = "_oxygent_client_live"
 def this_loop() -> object:
     """The running event loop: asyncio's loop, or trio's token."""
     try:
-        if asyncio.current_task() is not None:  # in a fifth of the time that anyio takes to find out
-            return asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        if asyncio.current_task(loop) is not None:  # in a fifth of the time that anyio takes to find out
+            return loop
     except RuntimeError:
         pass
     return current_token().native_token

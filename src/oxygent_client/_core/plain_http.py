@@ -91,6 +91,13 @@ def check_secure(
         raise InsecureTransportError(f"{secret} would go to {shown} over plain http: {advice}")
 
 
+def may_hold_credentials(url: str, policy: PlaintextRules) -> bool:
+    """Whether `check_secure` accepts any headers with this URL."""
+    parts = urlsplit(url)
+    is_named = _host(parts.hostname or "") in policy.plaintext_hosts
+    return parts.scheme == "https" or is_named or (not policy.https_only and _is_local(parts))
+
+
 def check_proxied(
     url: str, proxy: str, headers: Mapping[str, str], policy: PlaintextRules, *, marked: Collection[str] = frozenset()
 ) -> None:

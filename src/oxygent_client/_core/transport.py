@@ -246,10 +246,7 @@ class HTTPRequest(_HTTPRequestSlots):
     def url(self) -> str:
         """The URL to send to: the base URL's path, then `path`; the query of `path`, then that of the base URL."""
         if not self._url:
-            base = urlsplit(self.base_url)
-            path, _, query = self.path.partition("?")
-            query = "&".join(part for part in (query, base.query) if part)
-            _set(self, "_url", urlunsplit(base._replace(path=base.path.rstrip("/") + path, query=query, fragment="")))
+            _set(self, "_url", _joined(self.base_url, self.path))
         return self._url
 
     def with_context(self, **changes: Any) -> HTTPRequest:
@@ -273,6 +270,15 @@ class HTTPRequest(_HTTPRequestSlots):
 
 T = TypeVar("T")
 _set: Final = object.__setattr__
+
+
+def _joined(base_url: str, below: str) -> str:
+    if below.startswith("/") and "?" not in below and _WITHOUT_SECRETS.fullmatch(base_url):
+        return base_url.rstrip("/") + below  # the same as what follows, which takes ten times as long
+    base = urlsplit(base_url)
+    path, _, query = below.partition("?")
+    query = "&".join(part for part in (query, base.query) if part)
+    return urlunsplit(base._replace(path=base.path.rstrip("/") + path, query=query, fragment=""))
 
 
 @attrs.frozen

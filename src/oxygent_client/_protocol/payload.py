@@ -9,7 +9,7 @@ Rule 4: the functions do not change their arguments.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, Literal, cast
 
 from oxygent_client._core import json_codec
@@ -98,9 +98,39 @@ def build_payload(
     Raises:
         PayloadError: an argument has the name of a protocol field, or the strategy is unknown.
     """
+    return _payload(
+        request, request.model_dump(exclude=LOCAL), name, is_share_call_stack, call_stack_strategy, argument_overrides
+    )
+
+
+def build_shared_payload(
+    request: OxyRequest,
+    *,
+    name: str | None,
+    is_share_call_stack: bool,
+    call_stack_strategy: CallStackStrategy | None,
+    argument_overrides: Collection[str],
+) -> dict[str, Any]:
+    """As `build_payload`, with the containers of `request` in the place of copies: nobody may change them.
+
+    Raises:
+        PayloadError: as for `build_payload`.
+    """
+    is_usual = type(request).model_dump is OxyRequest.model_dump
+    fields = request.shared_fields(LOCAL) if is_usual else request.model_dump(exclude=LOCAL)
+    return _payload(request, fields, name, is_share_call_stack, call_stack_strategy, argument_overrides)
+
+
+def _payload(
+    request: OxyRequest,
+    payload: dict[str, Any],
+    name: str | None,
+    is_share_call_stack: bool,
+    call_stack_strategy: CallStackStrategy | None,
+    argument_overrides: Collection[str],
+) -> dict[str, Any]:
     check_arguments(request.arguments, argument_overrides)
     strategy = call_stack_strategy or ("partial" if is_share_call_stack else "none")
-    payload = request.model_dump(exclude=LOCAL)
     arguments, given = payload.pop("arguments"), request.given
     for field, default in SOME_SERVERS.items():
         if field not in given and payload.get(field) == default:
@@ -143,11 +173,9 @@ def finalize_payload(
     """
     if isinstance(share_data, str):  # it would be a collection of letters
         raise ConfigurationError("share_data must be True, False, or a collection of keys; got str")
-    if not isinstance(cast("Any", payload), dict) or not (
-        {*map(type, payload)} == {str} or all(isinstance(key, str) for key in cast("dict[Any, Any]", payload))
-    ):
+    if not isinstance(cast("Any", payload), dict) or not _are_texts(payload):
         raise PayloadError("prepare_payload must return a dictionary with str keys")
-    final = dict(payload)
+    final = payload.copy() if type(payload) is dict else dict(payload)  # to copy a plain one takes a fifth of the time
     for field in LOCAL:
         final.pop(field, None)
     check_restart(final)
@@ -166,6 +194,14 @@ def finalize_payload(
         if field in final:
             final[field] = _shared(final[field], share_data)
     return final
+
+
+def _are_texts(keys: Iterable[Any]) -> bool:
+    try:
+        "".join(keys)  # in a tenth of the time of a loop
+    except TypeError:
+        return False
+    return True
 
 
 def _shared(data: Any, share_data: bool | Collection[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import attrs
 
-from oxygent_client._core.plain_http import PlaintextRules, check_secure
+from oxygent_client._core.plain_http import PlaintextRules, check_secure, may_hold_credentials
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse, OpenExchange, Transport
 from oxygent_client.policies._base import PolicyKind, StatelessPolicy, Wrapper
 
@@ -42,9 +42,14 @@ class HTTPSOnlyTransport(Wrapper):
     kind: ClassVar[PolicyKind] = "https-only"
 
     policy: HTTPSOnly = attrs.field(factory=HTTPSOnly)
+    _checked: str = attrs.field(default="", init=False, repr=False)
+    """The URL of the last request, if credentials may be sent to it."""
 
     async def _respond(self, exchange: OpenExchange, request: HTTPRequest) -> HTTPResponse:
-        request = request.with_context(https_only=self.policy)
-        if request.base_url and not getattr(self.inner, "checks_secure", False):
-            check_secure(request.url, request.headers, self.policy, marked=request.context.secret_headers)
+        if request.context.https_only is not self.policy:
+            request = request.with_context(https_only=self.policy)
+        url = request.url if request.base_url else ""
+        if url and url != self._checked and not getattr(self.inner, "checks_secure", False):
+            check_secure(url, request.headers, self.policy, marked=request.context.secret_headers)
+            self._checked = url if may_hold_credentials(url, self.policy) else ""
         return await super()._respond(exchange, request)
