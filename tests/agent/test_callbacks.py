@@ -525,8 +525,8 @@ class Answers(CallbackDispatcher):
 class AnswersAreCustom(CallbackDispatcher):
     """The custom hook gets answers."""
 
-    async def _handle(self, event: Event, action: Action, message: Any) -> None:
-        await super()._handle(event, Forward(None), message)
+    def _hook(self, event: Event, action: Action) -> Any:
+        return super()._hook(event, Forward(None))
 
 
 class FirstSender(CallbackDispatcher):

@@ -17,7 +17,7 @@ from oxygent_client._agent.rules import HANDLERS, SCHEMA, EventFilter, EventHand
 from oxygent_client._core.events import Event, Observation, ToolCall
 from oxygent_client._core.requests import OxyRequest
 from oxygent_client._core.text import escape_text
-from oxygent_client._core.user_code import user_code_errors
+from oxygent_client._core.user_code import user_code_error, user_code_errors
 from oxygent_client._core.validation import check_async, check_plain
 from oxygent_client._protocol.router import Action, Forward, SetAnswer, copy_json
 from oxygent_client._protocol.schema import Schema
@@ -56,11 +56,15 @@ class AgentCallbacks(Protocol):
         ...
 
 
-_METHODS: Final = ("handle_tool_call_event", "handle_observation_event", "_process_custom_event")
+_HOOKS: Final[Mapping[type[Event], str]] = {
+    ToolCall: "handle_tool_call_event",
+    Observation: "handle_observation_event",
+}
+"""The hook of each class of events; all others but answers have `_CUSTOM`."""
+_CUSTOM: Final = "_process_custom_event"
+_METHODS: Final = (*_HOOKS.values(), _CUSTOM)
 _OWN_SENDER: Final = cast("Any", OxyRequest).send_message
-_HANDLER: Final = user_code_errors("an event handler")
 _FILTER: Final = user_code_errors("the event filter")
-_SENDER: Final = user_code_errors("send_message")
 _SANITIZE: Final = user_code_errors("sanitize")
 _PREPARATIONS: Final = ("prepare_payload", "prepare_headers")
 
@@ -127,57 +131,48 @@ class CallbackDispatcher:
             or self.request.mas is not None
         ):
             return True
-        if isinstance(event, ToolCall):
-            return agent.progress_callback is not None or "handle_tool_call_event" in self._assigned
-        if isinstance(event, Observation):
-            return agent.progress_callback is not None or "handle_observation_event" in self._assigned
-        return "_process_custom_event" in self._assigned
+        name = _HOOKS.get(event.__class__, _CUSTOM)
+        return name in self._assigned or (name is not _CUSTOM and agent.progress_callback is not None)
 
     async def on_event(self, event: Event, action: Action) -> None:
         """As `Listener.on_event`."""
-        agent = self.agent
-        message: Any = self._clean(copy_json(event.message)) if self._is_seen(event, action) else None
-        if agent.event_filter is not None:
-            with _FILTER:
-                if not agent.event_filter(message):
-                    return
-        await self._handle(event, action, message)
+        agent, kind = self.agent, event.type
+        if (
+            agent.event_filter is not None
+            or agent.sanitize is not None
+            or (kind is not None and kind in agent.event_handlers)
+            or self._hook(event, action) is not None
+        ):  # otherwise no function of the program gets the message, and a large one need not be copied
+            message = self._clean(copy_json(event.message))
+            if agent.event_filter is not None:
+                with _FILTER:
+                    if not agent.event_filter(message):
+                        return
+            await self._handle(event, action, message)
         if isinstance(action, Forward):
             if self._is_forwarding():
-                self._take_sender()
-                said = self._clean(action.message)
-                with _SENDER:
-                    await self._send(event, said)
-            if isinstance(event, ToolCall):
-                await self._say(f"Executing tool: {escape_text(event.callee, 200) or 'unknown'}")
-            elif isinstance(event, Observation):
-                await self._say("Tool execution completed")
+                await self._send(event, self._clean(action.message))
+            if event.__class__ in _HOOKS and agent.progress_callback is not None:
+                await self._say_step(event)
+
+    async def _say_step(self, event: Event) -> None:
+        """Report a call, or its end, to the progress callback."""
+        if isinstance(event, ToolCall):
+            await self._say(f"Executing tool: {escape_text(event.callee, 200) or 'unknown'}")
+        else:
+            await self._say("Tool execution completed")
 
     async def completed(self) -> None:
         """As `Listener.completed`."""
         await self._say("Remote execution completed")
 
-    def _is_seen(self, event: Event, action: Action) -> bool:
-        """Whether a function of the program gets the message; for none, a large one need not be copied."""
-        agent = self.agent
-        if agent.event_filter is not None or agent.sanitize is not None:
-            return True
-        if event.type is not None and event.type in agent.event_handlers:
-            return True
-        return self._hook(event, action) is not None
-
     def _hook(self, event: Event, action: Action) -> Callable[[Any, OxyRequest], Awaitable[None]] | None:
         """The hook for this event; None if it was not replaced, and so does nothing."""
-        if isinstance(event, ToolCall):
-            name = "handle_tool_call_event"
-        elif isinstance(event, Observation):
-            name = "handle_observation_event"
-        elif isinstance(action, SetAnswer):
+        name = _HOOKS.get(event.__class__, _CUSTOM)
+        if not (name in self._assigned or name in self._hooks) or (name is _CUSTOM and isinstance(action, SetAnswer)):
             return None
-        else:
-            name = "_process_custom_event"
-        is_replaced = name in self._hooks or name in self._assigned
-        return getattr(self.agent, name) if is_replaced else None
+        hook: Callable[[Any, OxyRequest], Awaitable[None]] = getattr(self.agent, name)
+        return hook
 
     def _is_forwarding(self) -> bool:
         """Whether `send_message` has an effect: it was replaced, or the request belongs to a program."""
@@ -195,18 +190,6 @@ class CallbackDispatcher:
         with _SANITIZE:
             return sanitize(message)
 
-    async def _handle(self, event: Event, action: Action, message: Any) -> None:
-        kind = event.type
-        if kind is not None and (handler := self.agent.event_handlers.get(kind)) is not None:
-            if self._checked is None or self._checked.get(kind) is not handler:
-                self._check_handler(kind, handler)
-            with _HANDLER:
-                await handler(_content(message))
-        hook = self._hook(event, action)
-        if hook is not None:
-            with _HANDLER:
-                await hook(message, self.request)
-
     def _take_sender(self) -> Callable[..., Any]:
         """Where messages go now."""
         send = self.request.send_message
@@ -220,13 +203,30 @@ class CallbackDispatcher:
         check_async(f"event_handlers[{kind[:100]!r}]", handler)
         self._checked = {**(self._checked or {}), kind: handler}
 
+    async def _handle(self, event: Event, action: Action, message: Any) -> None:
+        kind = event.type
+        handler = None if kind is None else self.agent.event_handlers.get(kind)
+        if kind is not None and handler is not None and (self._checked or {}).get(kind) is not handler:
+            self._check_handler(kind, handler)
+        try:  # a context manager would cost as much as most handlers
+            if handler is not None:
+                await handler(_content(message))
+            hook = self._hook(event, action)
+            if hook is not None:
+                await hook(message, self.request)
+        except Exception as error:
+            raise user_code_error("an event handler", error) from error
+
     async def _send(self, event: Event, message: Any) -> None:
         send = self._take_sender()
-        if not self._keywords:
-            await send(message)
-            return
-        wire: dict[str, Any] = {"event": event.sse.event, "id": event.sse.id or None, "retry": event.sse.retry}
-        await send(message, **{name: wire[name] for name in self._keywords})
+        try:
+            if not self._keywords:
+                await send(message)
+                return
+            wire: dict[str, Any] = {"event": event.sse.event, "id": event.sse.id or None, "retry": event.sse.retry}
+            await send(message, **{name: wire[name] for name in self._keywords})
+        except Exception as error:
+            raise user_code_error("send_message", error) from error
 
     async def _say(self, text: str) -> None:
         callback = self.agent.progress_callback

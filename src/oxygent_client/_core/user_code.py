@@ -24,4 +24,9 @@ class user_code_errors:  # noqa: N801  (used like a function; a generator would 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is None or not isinstance(error, Exception) or (self._keep_oxy_errors and isinstance(error, OxyError)):
             return
-        raise HandlerError(f"{self._function} raised {type(error).__name__}", outcome=self._outcome) from error
+        raise user_code_error(self._function, error, self._outcome) from error
+
+
+def user_code_error(function: str, error: Exception, outcome: Outcome | None = None) -> HandlerError:
+    """Return the error for an exception of the user's `function`; raise it from `error`."""
+    return HandlerError(f"{function} raised {type(error).__name__}", outcome=outcome)

@@ -162,12 +162,12 @@ class EventRouter:
 
     def route(self, event: Event, link: NameMap = NameMap()) -> Action:
         """Return the action for `event`."""
-        kind = event.type
-        if kind is not None and isinstance(event, Text):
+        kind, cls = event.type, event.__class__
+        if cls is Text and kind is not None:
             return Drop("an answer that could not be read")
         route = self._table.get(kind)
         # A malformed tool call is a Custom event that kept its type: no route that relies on the shape may get it.
-        if route is None or (kind in STEPS and not isinstance(event, ToolCall | Observation)):
+        if route is None or (kind in STEPS and cls is not ToolCall and cls is not Observation):
             route = self._table[None]
         return route(event, link)
 
@@ -183,7 +183,7 @@ def forwards(router: EventRouter, kinds: Iterable[str]) -> bool:
     return type(router) is EventRouter and router.forwarding.issuperset(kinds)
 
 
-STEPS: Final = ("tool_call", "observation")
+STEPS: Final = frozenset({"tool_call", "observation"})
 """Types of messages whose content is an object."""
 
 

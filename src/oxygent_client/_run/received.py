@@ -7,7 +7,7 @@ Rule 2: what only a reader of `texts` or `partial` needs waits until it is read,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from oxygent_client._core.events import (
     Event,
@@ -59,11 +59,12 @@ class ReceivedEvents:
 
     def note(self, event: Event, action: Action) -> None:
         """Add an event, and the action of the router."""
-        if isinstance(action, SetAnswer):
-            self.answer, self.unread = action, ""
-        if event.__class__ is RemoteErrorEvent or (event.sse.event == "error" and event.type is None):
+        cls = event.__class__
+        if action.__class__ is SetAnswer:
+            self.answer, self.unread = cast("SetAnswer", action), ""
+        if cls is RemoteErrorEvent or (event.type is None and event.sse.event == "error"):
             self.error = event
-        if event.problems and event.__class__ is Text:
+        if event.problems and cls is Text:
             self.problem = self.problem or event.problems[0]
             if event.type == "answer":
                 self.answer, self.unread = None, event.problems[0]

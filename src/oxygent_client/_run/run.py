@@ -446,7 +446,13 @@ class Run:
                 event = ahead.pop()
                 is_heard = self._hears(event)
                 if is_heard or event.problems or event.__class__ not in self._plain:
-                    return await self._hand_out(event, is_heard)
+                    event = self._checked(event)
+                    action = self._route(event, is_heard=is_heard)
+                    if event.problems:
+                        self._report_problems(event)
+                    if is_heard:
+                        await self._config.listener.on_event(event, action)
+                    return event
                 self._note_plain(event)
                 return event
             await self._finish()
@@ -460,16 +466,6 @@ class Run:
             if self._read_over is not None:
                 self._read_over.set()
         raise StopAsyncIteration
-
-    async def _hand_out(self, event: AnyEvent, is_heard: bool) -> AnyEvent:
-        """Do what an event demands before the reader gets it; return it, with what its schema finds."""
-        event = self._checked(event)
-        action = self._route(event, is_heard=is_heard)
-        if event.problems:
-            self._report_problems(event)
-        if is_heard:
-            await self._config.listener.on_event(event, action)
-        return event
 
     def _next(self) -> Awaitable[ServerSentEvent | Ended | None]:
         """Await the next event."""
@@ -567,7 +563,7 @@ class Run:
             self._state.received.note(event, action)
             if event.__class__ in TRACED:
                 self._trace.note(event, self._now())
-            self._config.observed.note_event(event, self._context)
+                self._config.observed.note_event(event, self._context)
         return action
 
     def _report_problems(self, event: Event) -> None:
