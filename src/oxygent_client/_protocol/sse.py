@@ -65,7 +65,7 @@ class Decoder:
         self._line_limit = math.inf if limits.line_bytes is None else limits.line_bytes
         self._event_limit = math.inf if limits.event_bytes is None else limits.event_bytes
         self._stream_limit = math.inf if limits.stream_bytes is None else limits.stream_bytes
-        self._fast_limit = min(self._line_limit, self._event_limit)
+        self._most_usual = min(self._line_limit, self._event_limit, _SLICE)
         self._stream_bytes = 0
         self._head: bytes | None = b""  # what may still become a byte order mark; None once that is settled
         self._swallow_lf = False  # the last byte was the CR of a line end
@@ -78,6 +78,7 @@ class Decoder:
         self._data: bytes | bytearray | None = None
         self._id = ""  # not reset between blocks: the standard's "last event ID buffer"
         self._retry: int | None = None
+        self._retry_text = ""  # what `reconnection_time` was read from; empty if it is not known
 
     @property
     def held_bytes(self) -> int:
@@ -113,12 +114,15 @@ class Decoder:
         if self._failure is not None:
             raise self._failure
         events: list[ServerSentEvent] = []
+        size = len(piece)
+        self._stream_bytes += size
         try:
-            if len(piece) <= _SLICE:
+            if size > self._most_usual or self._stream_bytes > self._stream_limit:
+                self._take_large(piece, events)
+            elif self._block_bytes or self._line or self._swallow_lf or self._head is not None:
                 self._take(piece, events)
-            else:
-                for start in range(0, len(piece), _SLICE):
-                    self._take(piece[start : start + _SLICE], events)
+            elif rest := self._take_blocks(piece, events):
+                self._cut(rest, events)
         except TooLargeError as error:
             error.events = tuple(events)
             self._failure = error
@@ -127,26 +131,38 @@ class Decoder:
             raise error.with_traceback(None) from None
         return events
 
-    def _take(self, piece: bytes, events: list[ServerSentEvent]) -> None:
-        self._stream_bytes += len(piece)
+    def _take_large(self, piece: bytes, events: list[ServerSentEvent]) -> None:
+        """Take a piece that may pass a limit, or is too large to be cut into lines at once."""
         over = self._stream_bytes - self._stream_limit
         if over > 0:
             piece = piece[: -int(over)]
-        if self._head is not None:
-            piece = self._without_mark(self._head + piece)
-        if self._swallow_lf and piece:
-            self._swallow_lf = False
-            if piece[:1] == b"\n":
-                piece = piece[1:]
-        if self._line and _LF not in piece and _CR not in piece:
-            self._grow(piece)
-        elif piece:
-            if len(piece) <= self._fast_limit:
-                piece = self._take_usual(piece, events)
-            if piece:
-                self._cut(piece, events)
+        for start in range(0, len(piece), _SLICE):
+            self._take(piece[start : start + _SLICE], events)
         if over > 0:
             raise TooLargeError(f"the stream is larger than Limits.stream_bytes ({self._stream_limit})")
+
+    def _take(self, piece: bytes, events: list[ServerSentEvent]) -> None:
+        """Take a piece that may begin anywhere, and has at most _SLICE bytes."""
+        if self._line:
+            if _LF not in piece and _CR not in piece:
+                self._grow(piece)
+                return
+        elif self._swallow_lf and piece:
+            self._swallow_lf = False
+            piece = piece.removeprefix(b"\n")
+        elif self._head is not None:
+            piece = self._without_mark(self._head + piece)
+        if len(piece) <= self._most_usual:
+            if self._line or self._block_bytes:  # a block has begun: it ends with the first blank line
+                blank = piece.find(b"\n\r\n") + 3
+                if blank < 3 and (blank := piece.find(b"\n\n") + 2) < 2:
+                    blank = len(piece)
+                if blank:
+                    self._cut(piece[:blank], events)
+                piece = piece[blank:]
+            piece = piece and self._take_blocks(piece, events)
+        if piece:
+            self._cut(piece, events)
 
     def _without_mark(self, head: bytes) -> bytes:
         """The stream's first bytes without a byte order mark; empty until it is ruled in or out."""
@@ -156,17 +172,11 @@ class Decoder:
         self._head = None
         return head.removeprefix(_BOM)
 
-    def _take_usual(self, piece: bytes, events: list[ServerSentEvent]) -> bytes:
-        """Take the blocks of the usual shape, and those before the first blank line; return the rest of `piece`.
+    def _take_blocks(self, piece: bytes, events: list[ServerSentEvent]) -> bytes:
+        """Take the first blocks of the usual shape, of a piece that begins with a block; return the rest of it.
 
         The piece is smaller than the limits, so no block that lies in it passes one.
         """
-        if self._line or self._block_bytes:  # a block has begun
-            blank = piece.find(b"\n\r\n") + 3
-            if blank < 3 and (blank := piece.find(b"\n\n") + 2) < 2:
-                return piece
-            self._cut(piece[:blank], events)
-            piece = piece[blank:]
         if piece[-1:] == b"\n":
             rest = b""
         else:
@@ -181,7 +191,6 @@ class Decoder:
             return piece + rest
         last_id, names_events = self._id, self.names_events
         append = events.append
-        said, number = "", 0
         for id_, event, data, retry, comment, other in _BLOCK.findall(text):
             if not data and (other or comment):
                 if comment:
@@ -196,9 +205,9 @@ class Decoder:
                 self.unnamed_events += 1
             milliseconds = None
             if retry:
-                if retry != said:
-                    said, number = retry, int(retry)
-                milliseconds = self.reconnection_time = number
+                if retry != self._retry_text:
+                    self._retry_text, self.reconnection_time = retry, int(retry)
+                milliseconds = self.reconnection_time
             append(new_sse(event or "message", data, last_id, milliseconds))
         self._id = self.last_event_id = last_id
         self.names_events = names_events
@@ -264,6 +273,7 @@ class Decoder:
                 self._id = value.decode("utf-8", "replace")
         elif name == b"retry" and value.isdigit() and len(digits := value.lstrip(b"0")) <= _RETRY_DIGITS:
             self._retry = self.reconnection_time = int(digits or b"0")
+            self._retry_text = ""
         elif name != b"retry" and len(self._stray) < _STRAY:
             self._stray += line[: _STRAY - len(self._stray)] + b"\n"
 
