@@ -178,6 +178,20 @@ async def test_headers_that_reach_the_agent() -> None:
         assert (await other()).status == 409
 
 
+async def test_attaching_only() -> None:
+    """With a header, a request gets the response to an earlier one, or an error, and nothing runs."""
+    async with site() as here:
+        unknown = here.call("agui", "echo one")
+        unknown.given = {"x-attach-only": "1"}
+        await unknown()
+        assert (unknown.status, unknown.document["code"]) == (404, "not_known")
+        assert here.toy.runs == []
+        first = await here.call("agui", "echo one")()
+        second = here.call("agui", "echo one")
+        second.given = {"x-attach-only": "1"}
+        assert (await second()).text == first.text
+
+
 async def test_an_answer_to_an_interrupt() -> None:
     """The request that answers an interrupt may be sent again, too: the agent gets one answer."""
     async with site() as here:

@@ -5,7 +5,8 @@ Rule 1: a request was sent before if an earlier one had the same key. It gets th
 Rule 2: a response is made by a task of its own. It goes on while it has readers, and for a short time without one, in
     which a client whose connection broke can come back; then the run is stopped.
 Rule 3: a request whose agent surely did not run is forgotten: it may be sent again.
-Rule 4: bounded: the last finished responses are kept for some minutes. The first pieces of a long response are dropped;
+Rule 4: a request with the header `x-attach-only` runs nothing, if there was no earlier one.
+Rule 5: bounded: the last finished responses are kept for some minutes. The first pieces of a long response are dropped;
     then it cannot be repeated. A response waits for its quickest reader; a slower one is cut off if it is too slow.
 """
 
@@ -26,6 +27,8 @@ from oxygent_client.serve._core.failures import MAY_HAVE_RUN, Refused, failure_o
 from oxygent_client.serve._core.piece_log import PieceLog
 from oxygent_client.serve._core.run_table import RunTable
 
+ATTACH: Final = "x-attach-only"
+"""The header of a request that gets the response to an earlier one, or an error, and never runs an agent."""
 RESPONSES: Final = 100
 """The finished responses that are kept."""
 SECONDS: Final = 300.0
@@ -88,6 +91,8 @@ class SharedResponses:
             raise RuntimeError("the service is not running: enter `app.running()` in the lifespan of your application")
         shared = self._known.find(key, anyio.current_time())
         if shared is None:
+            if ATTACH in exchange.headers:
+                raise _refuse("not_known", "there is no such run: it is over, and no longer kept", 404)
             shared = _Shared(content, self._return_seconds)
             self._known.add(key, shared)
             self._group.start_soon(self._make, key, shared, exchange.recorded(shared.take), handler)
