@@ -99,7 +99,11 @@ def test_before_its_end(loop_without_network: asyncio.AbstractEventLoop, respons
     assert found == {(False, True)}
 
 
-@pytest.mark.parametrize("surplus", [b"\r\n", b"H", OK], ids=["a line break", "a byte", "a response"])
+@pytest.mark.parametrize(
+    "surplus",
+    [b"\r\n", b"H", OK, b"\0\xff\0\0"],
+    ids=["a line break", "a byte", "a response", "invalid bytes"],
+)
 @pytest.mark.parametrize("response", RESPONSES.values(), ids=RESPONSES)
 def test_surplus(loop_without_network: asyncio.AbstractEventLoop, response: bytes, surplus: bytes) -> None:
     """A byte after a response closes the connection."""

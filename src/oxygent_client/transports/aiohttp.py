@@ -119,6 +119,8 @@ ERRORS: Final = ErrorMap(
 
 
 END_OF_HEAD: Final = b"\r\n\r\n"
+KEPT: Final = len(END_OF_HEAD) - 1
+"""So many bytes of a read may be the beginning of the end of a head."""
 INTERIM: Final = {*range(100, 200)} - {101}
 MAY_BE_ZERO: Final = (b"0", b" ", b"\t")
 """How the size of a last chunk begins; aiohttp's parser in Python strips it."""
@@ -138,7 +140,7 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
     """
 
     # In its dictionary, which is full, they would take 800 bytes.
-    __slots__ = ("_awaits_head", "_body", "_is_idle", "_line_begins", "_may_end", "_memory")
+    __slots__ = ("_awaits_head", "_body", "_is_idle", "_last", "_may_end", "_memory")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, memory: memoryview) -> None:
         super().__init__(loop)
@@ -147,7 +149,7 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
         self._awaits_head = True
         # Whether the response may end with the next byte: it has no chunks, or what may be the last one has begun.
         self._may_end = False
-        self._line_begins = False  # whether the byte received last was a line feed
+        self._last = b""  # the KEPT bytes that were received last
         self._body: aiohttp.StreamReader | None = None
 
     def set_response_params(self, **params: Any) -> None:
@@ -188,16 +190,16 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse received bytes in pieces, to see whether the response ended before the last of them.
 
-        The head is a piece of its own: otherwise invalid bytes after a response would lose the whole response. Where
+        Each head is a piece of its own: otherwise invalid bytes after a response would lose the whole response. Where
         the response cannot end, all is one piece: to parse costs more than to look for the beginning of a last chunk.
         """
-        if self._awaits_head and (head := data.find(END_OF_HEAD) + len(END_OF_HEAD)) >= len(END_OF_HEAD):
-            data, self._line_begins = self._parse_until(head, data), True
+        if self._awaits_head:
+            data = self._parse_heads(data)
         if not self._may_end:
-            begins = self._line_begins and data.startswith(MAY_BE_ZERO)
+            begins = self._last.endswith(b"\n") and data.startswith(MAY_BE_ZERO)
             self._may_end = begins or b"\n0" in data or b"\n " in data or b"\n\t" in data
         if data:  # aiohttp itself calls with none, when it reads on after a pause
-            self._line_begins = data.endswith(b"\n")
+            self._last = data[-KEPT:] if len(data) >= KEPT else (self._last + data)[-KEPT:]
         if self._may_end or self._awaits_head:
             data = self._parse_until(-1, data)
         if not self._is_idle:
@@ -210,6 +212,17 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
             # uvloop reads up to 8 MB at once: a flood of interim responses would delay all time-outs for seconds.
             self.transport.pause_reading()
             self._loop.call_soon(self._read_on)
+
+    def _parse_heads(self, data: bytes) -> bytes:
+        """Parse the heads that end in `data`, unless nothing would be left; return the rest."""
+        received, start = self._last + data, len(self._last)
+        while self._awaits_head:
+            end = received.find(END_OF_HEAD, max(start - len(self._last), 0)) + len(END_OF_HEAD)
+            if not start < end < len(received):
+                break
+            super().data_received(received[start:end])
+            start, self._last = end, b"\n"
+        return received[start:]
 
     def _parse_until(self, end: int, data: bytes) -> bytes:
         """Parse a part of `data`, unless the response has ended or nothing would be left; return the rest."""
