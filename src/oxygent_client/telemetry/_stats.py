@@ -26,8 +26,6 @@ from oxygent_client.telemetry._observers import Notification, Observer, RunObser
 SHORTEST: Final = 1e-6
 LONGEST: Final = 1e6
 """Seconds; times outside of these limits count as the limits."""
-MOST_WAITING: Final = 256
-"""How many durations wait to be rounded, which takes longer than all else that is done for one."""
 
 
 @attrs.frozen
@@ -115,21 +113,13 @@ class _Times:
 
     def __init__(self) -> None:
         self._counts: Counter[float] = Counter()
-        self._waiting: list[float] = []
 
     def add(self, seconds: float) -> None:
-        """Count a duration; it is rounded when somebody asks, or when many wait."""
-        self._waiting.append(seconds)
-        if len(self._waiting) >= MOST_WAITING:
-            self._settle()
-
-    def _settle(self) -> None:
-        self._counts.update([float(f"{min(max(seconds, SHORTEST), LONGEST):.1e}") for seconds in self._waiting])
-        self._waiting.clear()
+        """Count a duration."""
+        self._counts[float(f"{min(max(seconds, SHORTEST), LONGEST):.1e}")] += 1
 
     def quantiles(self) -> Quantiles:
         """The quantiles so far."""
-        self._settle()
         total = self._counts.total()
         found: list[float] = []
         passed = 0
