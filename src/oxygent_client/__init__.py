@@ -12,11 +12,13 @@ Rule: names are imported when they are first used, so that `import oxygent_clien
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from oxygent_client._version import __version__
 
+TYPE_CHECKING = False  # of `typing`, which takes longer to load than the rest
 if TYPE_CHECKING:
+    from typing import Any
+
     from oxygent_client import errors
     from oxygent_client._agent.agent import SSEOxyGent
     from oxygent_client._agent.conversation import Conversation, Turn
@@ -169,7 +171,7 @@ _MOVED = {
 """Names that were public here, and where they are now."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     for home, names in _HOMES.items():
         if name in names:
             module = import_module(f"oxygent_client.{home}")

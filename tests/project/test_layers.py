@@ -225,7 +225,9 @@ def complaint(module: str, home: Room, found: Import) -> str | None:
     if target is None:
         if found.target == "(computed)":
             return (
-                None if module in {"__init__", "_core.deprecation"} else "imports a computed name: nobody can see which"
+                None
+                if module in {"__init__", "_core.deprecation", "_core.lazy_names"}
+                else "imports a computed name: nobody can see which"
             )
         if imported in sys.stdlib_module_names:
             impure = home.pure and any(f"{found.target}.".startswith(f"{name}.") for name in IMPURE_MODULES)

@@ -61,10 +61,20 @@ def load(name: str) -> tuple[ModuleType, list[str]]:
     return module, names
 
 
-def test_dir() -> None:
+LAZY: Final = {
+    # a package that loads its names when they are first used: names that it loads at once
+    "oxygent_client": {"__version__"},
+    "oxygent_client.cluster": set[str](),
+    "oxygent_client.policies": {"check_secure"},
+}
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_dir(name: str) -> None:
     """`dir()` is `__all__` and the usual attributes of a module."""
-    shown = {name for name in dir(oxygent_client) if not name.startswith("_")}
-    assert {name for name in oxygent_client.__all__ if not name.startswith("_")} == shown
+    module, names = load(name)
+    shown = {each for each in dir(module) if not each.startswith("_")}
+    assert shown == {each for each in names if not each.startswith("_")}
 
 
 def test_the_promised_names() -> None:
@@ -78,9 +88,11 @@ def test_each_name_can_be_imported(name: str) -> None:
     assert getattr(oxygent_client, name) is getattr(oxygent_client, name)
 
 
-def test_names_for_type_checkers() -> None:
+@pytest.mark.parametrize(("name", "at_once"), LAZY.items(), ids=LAZY)
+def test_names_for_type_checkers(name: str, at_once: set[str]) -> None:
     """Each lazily loaded name is imported for type checkers, and no other."""
-    tree = ast.parse(inspect.getsource(oxygent_client))
+    module, names = load(name)
+    tree = ast.parse(inspect.getsource(module))
     imported = {
         alias.asname or alias.name
         for block in tree.body
@@ -89,7 +101,7 @@ def test_names_for_type_checkers() -> None:
         if isinstance(node, ast.ImportFrom) and node.module != "typing"
         for alias in node.names
     }
-    assert set(oxygent_client.__all__) - {"__version__"} == imported
+    assert imported == set(names) - at_once
 
 
 def test_an_unknown_name() -> None:
@@ -112,11 +124,17 @@ def test_import_without_network_libraries() -> None:
     assert done.stdout.split() == []
 
 
+AGENT: Final = "from oxygent_client import SSEOxyGent"
 NOT_LOADED: Final = {
-    # a program: modules that it does not load
-    "import oxygent_client": {"anyio", "attr", "asyncio", "httpx", "json", "logging", "ssl"},
-    "from oxygent_client import errors, OxyResponse": {"anyio", "asyncio", "httpx", "ssl"},
-    "from oxygent_client import SSEOxyGent, Cluster, Retry, BearerAuth": {"httpx", "httpcore", "httpx_sse", "aiohttp"},
+    # a program: modules that it does not load; those of this package without its name
+    "import oxygent_client": {"_core", "typing", "anyio", "attr", "asyncio", "httpx", "json", "logging", "ssl"},
+    "from oxygent_client import errors, OxyResponse": {"_agent", "anyio", "asyncio", "httpx", "ssl"},
+    AGENT: {
+        *("cluster._cluster", "policies._auth", "policies._limits", "policies._tokens", "transports", "testing"),
+        *("_core.report", "_run.notebook", "profiles", "registry", "sync", "serve", "cli"),
+    },
+    f"{AGENT}, Cluster, Retry, BearerAuth": {"httpx", "httpcore", "httpx_sse", "aiohttp"},
+    f"{AGENT}; SSEOxyGent(server_url='http://127.0.0.1')": {"cluster._cluster", "policies._auth", "policies._tokens"},
     "from oxygent_client.transports.aiohttp import AiohttpTransport": {"httpx", "httpcore", "httpx_sse"},
 }
 
@@ -124,7 +142,8 @@ NOT_LOADED: Final = {
 @pytest.mark.parametrize(("program", "unwanted"), NOT_LOADED.items(), ids=NOT_LOADED)
 def test_what_an_import_loads(program: str, unwanted: set[str]) -> None:
     """What a program does not use, an import does not load: that is most of the time of an import."""
-    shown = f"import sys; {program}; print(*{unwanted} & set(sys.modules))"
+    names = unwanted | {f"oxygent_client.{name}" for name in unwanted}
+    shown = f"import sys; before = {{*sys.modules}}; {program}; print(*{names} & set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 

@@ -44,6 +44,7 @@ from oxygent_client._api.records import RunRecord, look_until
 from oxygent_client._api.services import Rating
 from oxygent_client._core.errors import ConfigurationError
 from oxygent_client._core.ids import new_id
+from oxygent_client._core.plain_http import check_secure
 from oxygent_client._core.requests import OxyRequest, OxyResponse
 from oxygent_client._core.sent_secrets import SentSecrets
 from oxygent_client._core.settings import CallOptions, ConfirmState, Limits, Timeouts
@@ -58,9 +59,13 @@ from oxygent_client._run.config import RunConfig
 from oxygent_client._run.run import Run
 from oxygent_client._run.trace_ids import TRACE_IDS
 from oxygent_client._run.watched_transport import OutcomeTransport
-from oxygent_client.cluster import RunLocation, cluster_of, home_of
-from oxygent_client.cluster._cluster import home_of_turn
-from oxygent_client.policies import HTTPSOnly, Policies, Policy, Redirect, Retry, check_secure
+from oxygent_client.cluster._lookup import cluster_of, home_of, home_of_turn
+from oxygent_client.cluster._run_locations import RunLocation
+from oxygent_client.policies._base import Policy
+from oxygent_client.policies._chain import Policies
+from oxygent_client.policies._https import HTTPSOnly
+from oxygent_client.policies._redirect import Redirect
+from oxygent_client.policies._retry import Retry
 from oxygent_client.telemetry._observers import Observer
 from oxygent_client.telemetry._stats import Stats, StatsCollector
 

@@ -29,7 +29,8 @@ from oxygent_client._core.settings import CallOptions, Timeouts
 from oxygent_client._core.transport import Transport
 from oxygent_client._core.validation import instance_of
 from oxygent_client._run.run import Run
-from oxygent_client.cluster import RunLocation, cluster_of, home_of
+from oxygent_client.cluster._lookup import cluster_of, home_of
+from oxygent_client.cluster._run_locations import RunLocation
 
 PREFIX: Final = "oxychat1."
 TURNS_IN_TOKEN: Final = 200

@@ -24,7 +24,7 @@ from oxygent_client._protocol.endpoints import HEADERS, PATHS, STREAM_HEADERS
 from oxygent_client._protocol.payload import check_arguments, check_restart, encode, finalize_payload
 from oxygent_client._protocol.router import NameMap
 from oxygent_client._run.trace_ids import TRACE_IDS
-from oxygent_client.cluster import servers_of
+from oxygent_client.cluster._lookup import servers_of
 
 PreparePayload = Callable[[OxyRequest], dict[str, Any]]
 PrepareHeaders = Callable[[OxyRequest], dict[str, str]]

@@ -25,7 +25,9 @@ from oxygent_client._core.validation import (
 )
 from oxygent_client._protocol.router import EventRouter
 from oxygent_client._protocol.schema import Schema
-from oxygent_client.policies import HTTPSOnly, Policy, Retry
+from oxygent_client.policies._base import Policy
+from oxygent_client.policies._https import HTTPSOnly
+from oxygent_client.policies._retry import Retry
 
 EventFilter = Callable[[Any], bool]
 EventHandler = Callable[[Any], Awaitable[None]]

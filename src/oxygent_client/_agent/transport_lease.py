@@ -16,7 +16,7 @@ import attrs
 
 from oxygent_client._core.per_loop import PerLoop
 from oxygent_client._core.transport import Transport
-from oxygent_client.policies import Policy
+from oxygent_client.policies._base import Policy
 from oxygent_client.telemetry._stats import CountsConnections
 
 Chain: TypeAlias = tuple[Transport, tuple[Policy, ...], Transport]

@@ -35,7 +35,7 @@ from oxygent_client._core.settings import Limits
 from oxygent_client._core.transport import HTTPRequest, Transport, redact_url
 from oxygent_client._protocol.endpoints import PATHS
 from oxygent_client._protocol.responses import KnownAgents, parse_organization
-from oxygent_client.cluster import servers_of
+from oxygent_client.cluster._lookup import servers_of
 
 DISCOVERY_SECONDS: Final = 30.0
 """Time-out for all documents together: connections, headers and bodies."""

@@ -22,7 +22,7 @@ from oxygent_client._core.settings import Limits
 from oxygent_client._core.transport import HTTPRequest, Transport
 from oxygent_client._protocol.endpoints import PATHS
 from oxygent_client._protocol.run_record import RunNode, RunRecord, parse_record
-from oxygent_client.cluster import home_of
+from oxygent_client.cluster._lookup import home_of
 
 __all__ = ["TRANSIENT", "RunNode", "RunRecord", "fetch_record", "look_until"]
 

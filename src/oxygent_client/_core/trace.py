@@ -16,7 +16,6 @@ import attrs
 from oxygent_client._core import json_codec
 from oxygent_client._core.call_tree import CallStatus, CallTree, Source, TraceCall
 from oxygent_client._core.errors import ConfigurationError, TooLargeError
-from oxygent_client._core.report import render
 from oxygent_client._core.text import escape_text
 
 VERSION: Final = 1
@@ -112,6 +111,8 @@ class Trace(CallTree):
         It is one file that needs no other, and no network. It shows the first 2,000 calls; a long text is cut, and the
         page tells how much is left out. Text of the remote is escaped, and runs nothing. Credentials are redacted.
         """
+        from oxygent_client._core.report import render
+
         return render(self)
 
 

@@ -60,7 +60,6 @@ from oxygent_client._run.connection import CLOSE_SECONDS, RunConnection
 from oxygent_client._run.event_buffer import Unread, sse_of
 from oxygent_client._run.event_reader import CHECKPOINT_EVERY, EventReader
 from oxygent_client._run.keepalive import EventsWithHeartbeats, Heartbeat, PatientReader, StillWaiting
-from oxygent_client._run.notebook import LiveDisplay, mime_bundle
 from oxygent_client._run.reads import loop_clock
 from oxygent_client._run.received import MOST_WAITING, PLAIN
 from oxygent_client._run.recovery import RecordRecovery
@@ -761,10 +760,14 @@ class Run:
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         """Return the run as text and HTML, for notebooks."""
+        from oxygent_client._run.notebook import mime_bundle
+
         return mime_bundle(self.trace())
 
     def _ipython_display_(self) -> None:
         """Show the run in a notebook, and update the display until the run has ended."""
+        from oxygent_client._run.notebook import LiveDisplay
+
         display = LiveDisplay(weakref.WeakMethod(self._repr_mimebundle_))
         self._config.observed.observers += (display,)
 

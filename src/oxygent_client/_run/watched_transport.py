@@ -13,7 +13,7 @@ from oxygent_client._core.log import log_event
 from oxygent_client._core.settings import Limits
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse, OpenExchange
 from oxygent_client._protocol.responses import error_from_response
-from oxygent_client.cluster import cluster_of
+from oxygent_client.cluster._lookup import cluster_of
 from oxygent_client.policies._base import COUNTED, Layer
 
 

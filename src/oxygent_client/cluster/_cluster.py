@@ -46,7 +46,6 @@ from oxygent_client._core.transport import (
     OpenExchange,
     Purpose,
     Transport,
-    find_wrapped,
     redact_url,
 )
 from oxygent_client._core.validation import FLAG, number, one_of
@@ -503,31 +502,6 @@ class Cluster:
         if after.ejections > before.ejections:
             text, failures = "%s failed %d times in a row; it is ejected for %.1f s", max(after.failures, after.missed)
             log_event("warning", context, text, redact_url(replica.url), failures, after.until - now)
-
-
-def cluster_of(transport: object) -> Cluster | None:
-    """The cluster that a transport is, or wraps; None without a cluster."""
-    return find_wrapped(transport, Cluster)
-
-
-def home_of(transport: object, name: str) -> RunLocation | None:
-    """The location of the last run of this name, if `transport` is a cluster and knows it; else None."""
-    cluster = cluster_of(transport)
-    return None if cluster is None else cluster.home_of(name)
-
-
-def home_of_turn(transport: object, from_trace_id: str) -> str:
-    """The URL of the replica that must run the turn after this one; empty if any server may."""
-    cluster = cluster_of(transport)
-    location = cluster.home_of(from_trace_id) if cluster is not None and not cluster.shared_storage else None
-    return "" if location is None else location.base_url
-
-
-def servers_of(transport: object, base_url: str) -> frozenset[str]:
-    """The normalised address of the server at `base_url`; if that is empty, those of the cluster's members."""
-    cluster = None if base_url else cluster_of(transport)
-    urls = [base_url] if cluster is None else [each.url for each in cluster.members]
-    return frozenset(map(server_address, urls))
 
 
 def _claims(request: HTTPRequest) -> Claiming | None:
