@@ -56,7 +56,8 @@ from oxygent_client._run.trace import TRACED, TraceCollector
 from oxygent_client.cli import main
 from oxygent_client.cli._app import MAX_RUNS, app
 from oxygent_client.cli._ask import ask_with, run_query
-from oxygent_client.cli._error_advice import ADVICE, EXIT_CODES, advice_for, error_line
+from oxygent_client.cli._error_advice import ADVICE, advice_for
+from oxygent_client.cli._exit_codes import EXIT_CODES, error_line
 from oxygent_client.cli._markdown import CELLS, COLUMNS, render_markdown
 from oxygent_client.cli._options import attempt, read_query, silence
 from oxygent_client.cli._output import AnswerDisplay, JSONDisplay, LinesDisplay, LiveDisplay, RunSummary, bare
@@ -1715,7 +1716,7 @@ def test_the_help_loads_no_agent() -> None:
         "import sys; from oxygent_client.cli import main; main(['--help']);"
         " print('loaded:', *set(sys.argv[1:]) & set(sys.modules))"
     )
-    heavy = ["anyio", "asyncio", "httpx", "ssl", "rich", "oxygent_client.sanitize", "oxygent_client._core.settings"]
+    heavy = ["anyio", "asyncio", "attr", "httpx", "ssl", "rich", "oxygent_client._core", "oxygent_client.errors"]
     done = subprocess.run([sys.executable, "-c", program, *heavy], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "loaded:"
 

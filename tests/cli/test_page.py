@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from oxygent_client.cli._error_advice import EXIT_CODES
+from oxygent_client.cli._exit_codes import EXIT_CODES
 from oxygent_client.testing import ToyRemote, serve
 from tests.conftest import ROOT
 

@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 import oxygent_client
-from oxygent_client import errors
 from oxygent_client.cli import _chat, _detached, _doctor_command, _report
-from oxygent_client.cli._error_advice import EXIT_CODES, FAILED, USAGE, error_line
+from oxygent_client.cli._exit_codes import EXIT_CODES, FAILED, USAGE, error_line
 from oxygent_client.cli._options import (
     PROGRAM,
     AsJSON,
@@ -176,7 +175,7 @@ def record(
     file = Path(name)
     Cassette.check_path(file, force=force)  # before the agent runs
     if file.exists() and not force:
-        raise errors.ConfigurationError(f"the file {name!r} exists; use --force to replace it")
+        raise oxygent_client.errors.ConfigurationError(f"the file {name!r} exists; use --force to replace it")
     cassette = Cassette()
     transport = RecordingTransport(HTTPXTransport(), cassette)
     agent = connection.agent(url, timeout=timeout, callee=callee, transport=transport)
@@ -365,7 +364,7 @@ def serve_agent(
     if agui or ui:
         adapters.append(_extra("agui").AGUIAdapter(reasoning, page=ui))
     if mcp_stdio == bool(adapters):
-        raise errors.ConfigurationError(
+        raise oxygent_client.errors.ConfigurationError(
             "serve needs --mcp-stdio alone, or protocols: --openai, --mcp, --a2a, --agui, --ui, --relay"
         )
     agent = Connection(header, header_env, profile=profile).agent(url)
@@ -374,7 +373,9 @@ def serve_agent(
     else:
         is_local = host in LOOPBACK
         if not is_local and token_env is None:
-            raise errors.ConfigurationError(f"--host {host} is not this machine alone, and needs --token-env VARIABLE")
+            raise oxygent_client.errors.ConfigurationError(
+                f"--host {host} is not this machine alone, and needs --token-env VARIABLE"
+            )
         service = Service(
             agent,
             adapters,
@@ -425,7 +426,9 @@ def _extra(name: str) -> ModuleType:
     try:
         return load()
     except ImportError as missing:
-        raise errors.ConfigurationError(f"this needs {library}: pip install 'oxygent-client[{name}]'") from missing
+        raise oxygent_client.errors.ConfigurationError(
+            f"this needs {library}: pip install 'oxygent-client[{name}]'"
+        ) from missing
 
 
 def _relay(grace: float | None) -> Adapter:

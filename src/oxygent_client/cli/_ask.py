@@ -15,7 +15,7 @@ import anyio
 from attrs import define, evolve, field
 
 from oxygent_client import Event, Heartbeat, OxyRequest, OxyState, Run, SSEOxyGent
-from oxygent_client.cli._error_advice import FAILED, error_line
+from oxygent_client.cli._exit_codes import FAILED, error_line
 from oxygent_client.cli._options import write_error
 from oxygent_client.cli._output import Display, RunSummary
 from oxygent_client.sanitize import without_credentials

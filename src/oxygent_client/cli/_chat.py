@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oxygent_client import errors
+import oxygent_client
 from oxygent_client.cli._options import Callee, Connection, Url, command, write, write_error
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ def _saved(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise errors.ConfigurationError(f"--resume: {path} cannot be read ({type(error).__name__})") from error
+        raise oxygent_client.errors.ConfigurationError(
+            f"--resume: {path} cannot be read ({type(error).__name__})"
+        ) from error
 
 
 async def _load(agent: SSEOxyGent, conversation: Conversation) -> str:

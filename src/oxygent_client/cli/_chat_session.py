@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from attrs import define, field, frozen
 
 from oxygent_client import Custom, errors
-from oxygent_client.cli._error_advice import advice_for, error_line
+from oxygent_client.cli._error_advice import advice_for
+from oxygent_client.cli._exit_codes import error_line
 from oxygent_client.cli._terminal_text import block, line
 from oxygent_client.sanitize import without_credentials
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oxygent_client import errors
-from oxygent_client.cli._error_advice import FAILED, NOT_ENDED, error_line
+import oxygent_client
+from oxygent_client.cli._exit_codes import FAILED, NOT_ENDED, error_line
 from oxygent_client.cli._options import (
     AsJSON,
     Callee,
@@ -133,7 +133,7 @@ def _handle(run: str) -> RunHandle | None:
 
     try:
         return RunHandle.from_token(run)
-    except errors.ConfigurationError:
+    except oxygent_client.errors.ConfigurationError:
         return None
 
 
@@ -149,7 +149,7 @@ async def _look_up(agent: SSEOxyGent, trace_id: str) -> RunRecord:
         record = await agent.lookup(trace_id)
         if record is None:
             await agent.check_alive()  # a server that does not answer has an error of its own
-            raise errors.ConfigurationError("the server has no record of this run")
+            raise oxygent_client.errors.ConfigurationError("the server has no record of this run")
         return record
 
 

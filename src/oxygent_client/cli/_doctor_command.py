@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oxygent_client.cli._error_advice import UNHEALTHY
+from oxygent_client.cli._exit_codes import UNHEALTHY
 from oxygent_client.cli._options import AsJSON, Callee, Connection, Url, command, write
 
 if TYPE_CHECKING:

@@ -1,7 +1,6 @@
-"""Explain errors on the command line: one line with advice, and an exit code.
+"""Advice for errors on the command line, and their exit codes.
 
-Rule 1: every error class of `oxygent_client.errors` has a line in ADVICE; the first match counts.
-Rule 2: exit codes are documented (`oxygent-client --help`) and do not change.
+Rule: every error class of `oxygent_client.errors` has a line in ADVICE; the first match counts.
 """
 
 from __future__ import annotations
@@ -11,25 +10,7 @@ from collections.abc import Sequence
 from attrs import frozen
 
 from oxygent_client import errors
-
-UNEXPECTED, USAGE, UNREACHABLE, REFUSED, LATE, BROKEN, FAILED, UNHEALTHY = range(1, 9)
-NOT_ENDED = 75  # EX_TEMPFAIL of sysexits.h: try again later
-INTERRUPTED, PIPE_CLOSED = 130, 141  # as a shell reports SIGINT and SIGPIPE
-
-EXIT_CODES: Sequence[tuple[int, str]] = (
-    (0, "the run completed"),
-    (UNEXPECTED, "unexpected error"),
-    (USAGE, "invalid command, option or configuration"),
-    (UNREACHABLE, "no connection to the server"),
-    (REFUSED, "the server refused the request"),
-    (LATE, "time-out"),
-    (BROKEN, "the event stream broke or is invalid"),
-    (FAILED, "the remote agent failed or gave no answer"),
-    (UNHEALTHY, "`doctor` found an error"),
-    (NOT_ENDED, "the run has not ended yet (`lookup`)"),
-    (INTERRUPTED, "interrupted (Ctrl-C); the remote run is stopped too, unless it is detached"),
-    (PIPE_CLOSED, "broken pipe: the reader of the output has closed it"),
-)
+from oxygent_client.cli._exit_codes import BROKEN, FAILED, LATE, REFUSED, UNEXPECTED, UNREACHABLE, USAGE
 
 
 @frozen
@@ -73,11 +54,3 @@ ADVICE: Sequence[Advice] = (
 def advice_for(error: errors.OxyError) -> Advice:
     """Return the first line of the table that matches the error."""
     return next(advice for advice in ADVICE if isinstance(error, advice.error))
-
-
-def error_line(text: str, advice: str) -> str:
-    """Return the line to print for an error."""
-    from oxygent_client.cli._terminal_text import line
-
-    shown = line(text) or "no reason given"
-    return f"oxygent-client: {shown}{'' if shown.endswith(('.', '!', '?')) else '.'} {advice}".rstrip() + "\n"

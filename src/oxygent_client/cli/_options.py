@@ -23,8 +23,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import oxygent_client
-from oxygent_client import errors
-from oxygent_client.cli._error_advice import INTERRUPTED, PIPE_CLOSED, UNEXPECTED, advice_for, error_line
+from oxygent_client.cli._exit_codes import INTERRUPTED, PIPE_CLOSED, UNEXPECTED, error_line
 
 if TYPE_CHECKING:
     from oxygent_client import SSEOxyGent
@@ -135,7 +134,7 @@ def split_url(words: Sequence[str], *names: str) -> tuple[str | None, list[str]]
     is_lone_url = url is None and _is_url(words[0])
     if len(rest) != len(names) or is_lone_url:
         given = "; a query of several words needs quotes" if len(rest) > len(names) else ""
-        raise errors.ConfigurationError(f"the arguments must be [URL] {' '.join(names)}{given}")
+        raise oxygent_client.errors.ConfigurationError(f"the arguments must be [URL] {' '.join(names)}{given}")
     return url, rest
 
 
@@ -156,7 +155,7 @@ def read_query(text: str, read: Callable[[], str] | None = None) -> str:
     except UnicodeDecodeError:
         query = ""
     if not query:
-        raise errors.ConfigurationError("QUERY is -, and stdin holds no text")
+        raise oxygent_client.errors.ConfigurationError("QUERY is -, and stdin holds no text")
     return query
 
 
@@ -185,7 +184,7 @@ class Connection(NamedTuple):
         if url is not None:
             found["server_url"] = url if "://" in url else f"http://{url}"
         elif "server_url" not in found:
-            raise errors.ConfigurationError(
+            raise oxygent_client.errors.ConfigurationError(
                 "there is no server: pass its URL, set OXYGENT_SERVER_URL, or use --profile"
             )
         if headers := _headers(self.header, self.header_env):
@@ -223,12 +222,14 @@ def _headers(given: Sequence[str] | None, variables: Sequence[str] | None) -> di
         for line in _lines_of(Path(header[1:])) if header.startswith("@") else [header]:
             name, colon, value = line.partition(":")
             if not colon or not name.strip():
-                raise errors.ConfigurationError("--header must be 'Name: value', or @FILE with one header per line")
+                raise oxygent_client.errors.ConfigurationError(
+                    "--header must be 'Name: value', or @FILE with one header per line"
+                )
             headers[name.strip()] = value.strip()
     for each in variables or ():
         name, equals, of = each.partition("=")
         if not equals or not name.strip():
-            raise errors.ConfigurationError("--header-env must be NAME=VARIABLE")
+            raise oxygent_client.errors.ConfigurationError("--header-env must be NAME=VARIABLE")
         headers[name.strip()] = variable("--header-env", of)
     return headers
 
@@ -243,7 +244,7 @@ def _lines_of(path: Path) -> list[str]:
     except UnicodeDecodeError:
         text, why = "", "it is not UTF-8"
     if why:
-        raise errors.ConfigurationError(f"--header: the file {str(path)!r} cannot be read: {why}")
+        raise oxygent_client.errors.ConfigurationError(f"--header: the file {str(path)!r} cannot be read: {why}")
     return [line for line in text.split("\n") if line.strip()]
 
 
@@ -255,7 +256,7 @@ def variable(option: str, name: str) -> str:
     """
     value = os.environ.get(name, "")
     if not value:
-        raise errors.ConfigurationError(f"{option}: the environment variable {name!r} is not set")
+        raise oxygent_client.errors.ConfigurationError(f"{option}: the environment variable {name!r} is not set")
     return value
 
 
@@ -339,7 +340,9 @@ def _explained(failed: BaseException, stopped: str) -> tuple[str, str, int]:
     """Return the message, the advice and the exit code of an error."""
     if isinstance(failed, KeyboardInterrupt):
         return stopped, "", INTERRUPTED
-    if isinstance(failed, errors.OxyError):
+    if isinstance(failed, oxygent_client.errors.OxyError):
+        from oxygent_client.cli._error_advice import advice_for
+
         advice = advice_for(failed)
         return str(failed), advice.text.replace(f"{PROGRAM} COMMAND", _COMMAND.get()), advice.code
     return f"{type(failed).__name__}: {failed}", "Use --debug to see the traceback.", UNEXPECTED
@@ -347,5 +350,9 @@ def _explained(failed: BaseException, stopped: str) -> tuple[str, str, int]:
 
 def _end(failed: BaseException, message: str, code: int) -> Mapping[str, Any]:
     """Return the last object of --json for a run that has no response."""
-    known = {"outcome": failed.outcome.name, "trace_id": failed.trace_id} if isinstance(failed, errors.OxyError) else {}
+    known = (
+        {"outcome": failed.outcome.name, "trace_id": failed.trace_id}
+        if isinstance(failed, oxygent_client.errors.OxyError)
+        else {}
+    )
     return {"kind": "error", "error": type(failed).__name__, "message": message, "exit_code": code, **known}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oxygent_client import errors
+import oxygent_client
 from oxygent_client.cli._detached import trace_of_record
 from oxygent_client.cli._options import Connection, Seconds, command, write
 
@@ -74,7 +74,9 @@ def _trace_of_file(path: Path, number: int | None) -> Trace:
         number = 1
     if number is None or number > len(runs):
         names = ", ".join(f"{place} {line(entry.query)[:60]!r}" for place, entry in enumerate(runs[:SHOWN], start=1))
-        raise errors.ConfigurationError(f"--run must be the number of a run of {path}: {names or 'it holds none'}")
+        raise oxygent_client.errors.ConfigurationError(
+            f"--run must be the number of a run of {path}: {names or 'it holds none'}"
+        )
     return runs[number - 1].trace()
 
 
@@ -90,6 +92,10 @@ def _save(page: str, path: Path, *, force: bool) -> None:
         with os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
             file.write(page)
     except FileExistsError as error:
-        raise errors.ConfigurationError(f"--output: the file {path} exists; use --force to replace it") from error
+        raise oxygent_client.errors.ConfigurationError(
+            f"--output: the file {path} exists; use --force to replace it"
+        ) from error
     except OSError as error:
-        raise errors.ConfigurationError(f"--output: the file {path} cannot be written: {error.strerror}") from error
+        raise oxygent_client.errors.ConfigurationError(
+            f"--output: the file {path} cannot be written: {error.strerror}"
+        ) from error
