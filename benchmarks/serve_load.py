@@ -2,9 +2,9 @@
 
 Usage: nox -s serve_load     (or: python -m benchmarks.serve_load [--streams 500] [--rounds 3] [--calls 10000])
 
-Rule 1: each gateway is a process of its own: ours is `oxygent-client serve --openai`, or its application with another
-    transport; a bare one is a starlette application, which passes on the bytes of the same server by the same HTTP
-    library. All run under uvicorn. Rounds are interleaved.
+Rule 1: each gateway is a process of its own: ours is `oxygent-client serve` with `--openai` or `--agui`, or its
+    application with another transport; a bare one is a starlette application, which passes on the bytes of the same
+    server by the same HTTP library. All run under uvicorn. Rounds are interleaved.
 Rule 2: a figure is CPU time of the gateway's process, or its resident memory, read from outside.
 Rule 3: each stream is counted and must be complete.
 """
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from collections import defaultdict
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -37,7 +38,16 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
 BARE: Final = "bare "
-GATEWAYS: Final = ("bare httpx", "httpx", "bare aiohttp", "aiohttp")
+GATEWAYS: Final = {
+    "bare httpx": "bare httpx",
+    "httpx": "ours, OpenAI's API, httpx",
+    "agui httpx": "ours, AG-UI, httpx",
+    "bare aiohttp": "bare aiohttp",
+    "aiohttp": "ours, OpenAI's API, aiohttp",
+    "agui aiohttp": "ours, AG-UI, aiohttp",
+}
+"""The names of the gateways, and what the table shows of them."""
+AGUI: Final = "agui "
 EVENTS: Final = 40
 SECONDS: Final = 0.25
 """Between two events of a stream."""
@@ -50,6 +60,7 @@ COLUMNS: Final = {
 }
 BEGIN: Final = "<!-- made by benchmarks/serve_load.py -->"
 END: Final = "<!-- end of the tables of serve_load -->"
+ENDS: Final = (b"data: [DONE]\n\n", b'data: "done"\r\nretry: 3000\r\n\r\n')
 TICK: Final = os.sysconf("SC_CLK_TCK")
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -112,16 +123,17 @@ def run_bare(library: str, url: str) -> None:
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def run_ours(url: str, streams: int) -> None:
+def run_ours(name: str, url: str, streams: int) -> None:
     """Serve an agent over aiohttp, for which the command has no option."""
     from oxygent_client import SSEOxyGent
     from oxygent_client.serve import ServeLimits, serve_forever
+    from oxygent_client.serve.agui import create_app as create_agui
     from oxygent_client.serve.openai import create_app
     from oxygent_client.transports.aiohttp import AiohttpTransport
 
     logging.basicConfig(level=logging.INFO)
     agent = SSEOxyGent(url, transport=AiohttpTransport())
-    service = create_app(agent, limits=ServeLimits(runs=streams))
+    service = (create_agui if name.startswith(AGUI) else create_app)(agent, limits=ServeLimits(runs=streams))
     serve_forever(service, host="127.0.0.1", port=0, on_start=lambda at: print(f"serving at {at} ", flush=True))
 
 
@@ -149,6 +161,9 @@ class Gateway:
         if self.name.startswith(BARE):
             return f"{self.url}/relay", {"query": query}
         messages = [{"role": "user", "content": query}]
+        if self.name.startswith(AGUI):
+            ids = {"threadId": uuid.uuid4().hex, "runId": uuid.uuid4().hex, "protocolVersion": "1.0"}
+            return f"{self.url}/agui", {**ids, "messages": [{"id": "1", **messages[0]}]}
         return f"{self.url}/v1/chat/completions", {"model": "master", "stream": True, "messages": messages}
 
 
@@ -156,8 +171,9 @@ class Gateway:
 def gateway(name: str, remote: str, streams: int) -> Generator[Gateway]:
     """Run a gateway."""
     own = [sys.executable, "-m", "benchmarks.serve_load", "--gateway", name, remote, "--streams", str(streams)]
-    command = [sys.executable, "-m", "oxygent_client", "serve", remote, "--openai", "--port", "0"]
-    command = [*command, "--max-runs", str(streams)] if name == "httpx" else own
+    protocol = "--agui" if name.startswith(AGUI) else "--openai"
+    command = [sys.executable, "-m", "oxygent_client", "serve", remote, protocol, "--port", "0"]
+    command = [*command, "--max-runs", str(streams)] if name in ("httpx", "agui httpx") else own
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         try:
@@ -176,7 +192,8 @@ async def read(session: Any, there: Gateway, query: str) -> int:
     async with session.post(url, json=body) as response:
         async for piece in response.content.iter_any():
             data += piece
-    is_complete = data.endswith((b"data: [DONE]\n\n", b'data: "done"\r\nretry: 3000\r\n\r\n'))
+    *_, last = data.rstrip().split(b"\n\n")
+    is_complete = data.endswith(ENDS) or last.startswith(b'data: {"type": "RUN_FINISHED"')
     if not is_complete or b"42" not in data:
         raise SystemExit(f"{there.name}: a stream was not complete: {data[-300:]!r}")
     return data.count(b"data: ")
@@ -248,7 +265,8 @@ def cell(found: dict[tuple[str, str], list[float]], name: str, column: str) -> s
     shown = report.number(statistics.median(values))
     if name.startswith(BARE):
         return shown
-    ratios = [value / bare for value, bare in zip(values, found[f"{BARE}{name}", column], strict=True)]
+    base = f"{BARE}{name.removeprefix(AGUI)}"
+    ratios = [value / bare for value, bare in zip(values, found[base, column], strict=True)]
     return f"{shown} (**{statistics.median(ratios):.2f}x**, {min(ratios):.2f} to {max(ratios):.2f})"
 
 
@@ -256,10 +274,7 @@ def tables(
     found: dict[tuple[str, str], list[float]], growth: list[tuple[int, float, float]], streams: int, said: str
 ) -> str:
     """Return the tables, as Markdown."""
-    body = [
-        (name if name.startswith(BARE) else f"ours, {name}", *(cell(found, name, column) for column in COLUMNS))
-        for name in GATEWAYS
-    ]
+    body = [(shown, *(cell(found, name, column) for column in COLUMNS)) for name, shown in GATEWAYS.items()]
     memory = [(f"{number:,}", f"{mib:.1f}", report.number(us)) for number, mib, us in growth]
     lines = [
         f"{said}. {streams} streams at once, {EVENTS} events each, {1 / SECONDS:g} a second. In brackets: in times of",
@@ -286,7 +301,7 @@ def main() -> None:
         if name.startswith(BARE):
             run_bare(name.removeprefix(BARE), remote)
         else:
-            run_ours(remote, chosen.streams)
+            run_ours(name, remote, chosen.streams)
         return
     began, found = time.monotonic(), defaultdict[tuple[str, str], list[float]](list)
     busy = os.getloadavg()[0]

@@ -765,6 +765,37 @@ async def test_an_error_in_a_stream_that_its_protocol_leaves() -> None:
     assert (call.status, call.is_complete) == (200, False)
 
 
+class _Blocked(Call):
+    """A client that takes a heartbeat only after some time."""
+
+    async def _send(self, message: Any) -> None:
+        if message.get("body", b"").startswith(b": heartbeat"):
+            await anyio.sleep(5)
+        await super()._send(message)
+
+
+@pytest.mark.parametrize("has_event", [True, False], ids=["event", "end"])
+async def test_what_follows_while_a_heartbeat_is_sent(has_event: bool) -> None:
+    """Two parts of a stream are not sent at the same time: what follows waits for the heartbeat."""
+
+    class Waits(Plain):
+        def routes(self, runs: Runs) -> Sequence[Route | Mount]:
+            return (Route("GET", "/waits", self.waits),)
+
+        async def waits(self, exchange: Exchange) -> None:
+            await exchange.start_stream()
+            await anyio.sleep(16)
+            if has_event:
+                await exchange.send_event("late")
+            await exchange.end_stream()
+
+    service = Service(SSEOxyGent(server_url=REMOTE, transport=ASGITransport(ToyRemote())), [Waits()])
+    began = anyio.current_time()
+    call = await _Blocked(service, "GET", "/waits")()
+    assert call.text == (": heartbeat\n\ndata: late\n\n" if has_event else ": heartbeat\n\n")
+    assert anyio.current_time() - began == pytest.approx(20)
+
+
 def hide(message: Any) -> Any:
     """Change a message in place, as some do."""
     message["content"] = "hidden"

@@ -42,6 +42,8 @@ from oxygent_client.serve._openai.requests import Question, chat_question, respo
 __all__ = ["OpenAIAdapter", "create_app"]
 
 MODELS: Final = "/v1/models"
+DELTAS: Final = {"text": "content", "reasoning": "reasoning_content"}
+"""The members of a delta of a chat completion, by the kinds of pieces."""
 KEY: Final = "idempotency-key"
 KEY_LENGTH: Final = 255
 """Characters of a key."""
@@ -231,9 +233,10 @@ class _API:
         await exchange.start_stream({"x-request-id": run.trace_id})
         await exchange.send_event(documents.chunk({"role": "assistant", "content": ""}))
 
+        frames = {kind: documents.frame(name) for kind, name in DELTAS.items()}
+
         async def take(kind: str, piece: str) -> None:
-            name = "content" if kind == "text" else "reasoning_content"
-            await exchange.send_event(documents.chunk({name: piece}))
+            await exchange.send_event(frames[kind](piece))
 
         await self._read(run, take)
         await exchange.send_event(documents.chunk({}, "stop"))

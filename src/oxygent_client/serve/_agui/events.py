@@ -351,10 +351,14 @@ def _tree(trace: Trace) -> list[Document]:
     ]
 
 
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+"""As `json.dumps`, which makes an encoder for each call."""
+
+
 def to_json(document: Document) -> str:
     """Return an event as JSON: NaN and infinite numbers become texts, since JSON has none."""
     try:
-        return json.dumps(document, ensure_ascii=False, allow_nan=False)
+        return _ENCODE(document)
     except ValueError:
         return json.dumps(_finite(document), ensure_ascii=False)
 

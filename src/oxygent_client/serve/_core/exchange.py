@@ -25,6 +25,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 HEARTBEAT: Final = 15.0
+BEAT: Final = b": heartbeat\n\n"
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False).encode
 """As `json.dumps`, which makes an encoder for each call."""
 _STREAM: Final = {
@@ -64,7 +65,9 @@ class Exchange:
         self.base_url = f"{scope.get('scheme', 'http')}://{place}"
         self.response_headers: dict[str, str] = {}
         self._send = send
-        self._sending = anyio.Lock(fast_acquire=True)  # without it, each event waits for a turn of the event loop
+        self._is_sending = False
+        self._beat_sent: anyio.Event | None = None
+        """Set when the heartbeat that is being sent is; None while none is."""
         self._sent_at = 0.0
 
     async def send(self, message: Message) -> None:
@@ -120,7 +123,6 @@ class Exchange:
         recorded = copy.copy(self)
         recorded.response_headers = {}
         recorded._send = send  # noqa: SLF001  (of its own class)
-        recorded._sending = anyio.Lock(fast_acquire=True)  # noqa: SLF001  (likewise)
         recorded.group = None
         return recorded
 
@@ -139,26 +141,41 @@ class Exchange:
 
     async def send_piece(self, piece: bytes) -> None:
         """Send bytes of the stream: events or comments, each complete."""
-        async with self._sending:
-            self._sent_at = anyio.current_time()
+        if self._beat_sent is not None:
+            await self._beat_sent.wait()
+        self._is_sending = True
+        try:
             await self.send({"type": "http.response.body", "body": piece, "more_body": True})
+        finally:
+            self._is_sending = False
+        if self.group is not None:  # else there are no heartbeats
+            self._sent_at = anyio.current_time()
 
     async def end_stream(self) -> None:
         """Complete the stream."""
-        async with self._sending:
-            await self._finish(b"")
+        if self._beat_sent is not None:
+            await self._beat_sent.wait()
+        await self._finish(b"")
 
     def _start_beating(self) -> None:
-        self._sent_at = anyio.current_time()
         if self.group is not None:
+            self._sent_at = anyio.current_time()
             self.group.start_soon(self._beat)
 
     async def _beat(self) -> None:
         with suppress(OSError):  # the client has left, and `receive` reports it, too
             while True:  # until the end of the handler
                 await anyio.sleep_until(self._sent_at + HEARTBEAT)
-                if not self.is_finished and anyio.current_time() >= self._sent_at + HEARTBEAT:
-                    await self.send_piece(b": heartbeat\n\n")
+                if self._is_sending or self.is_finished:  # a client that takes nothing needs no more
+                    self._sent_at = anyio.current_time()
+                elif anyio.current_time() >= self._sent_at + HEARTBEAT:
+                    self._beat_sent = anyio.Event()
+                    try:
+                        await self.send({"type": "http.response.body", "body": BEAT, "more_body": True})
+                    finally:
+                        self._beat_sent.set()
+                        self._beat_sent = None
+                    self._sent_at = anyio.current_time()
 
     async def _start(self, status: int, own: Mapping[str, str], headers: Mapping[str, str] | None) -> None:
         self.status = status

@@ -45,7 +45,9 @@ class Outbound:
 
     def text(self, piece: str) -> str:
         """Return a piece of the answer's text."""
-        content = self._content({"type": "stream", "content": {"delta": piece}}, {"delta": piece})
+        if self._sanitize is None:
+            return str(self.value(piece))
+        content = self._content({"type": "stream", "content": {"delta": piece}}, None)
         delta = cast("dict[str, Any]", content).get("delta") if isinstance(content, dict) else content
         return self.value(delta) if isinstance(delta, str) else ""
 

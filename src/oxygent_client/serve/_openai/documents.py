@@ -8,7 +8,8 @@ Source: https://platform.openai.com/docs/api-reference (chat, responses, models)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import attrs
@@ -24,6 +25,8 @@ def reasoning_of(event: Event) -> str:
     return f"{text}\n" if text else ""
 
 
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=False).encode
+_MARK: Final = "\0"
 _TYPES: Final = ((401, "authentication_error"), (429, "rate_limit_error"), (500, "server_error"))
 
 
@@ -76,6 +79,15 @@ class ChatDocuments:
         """Return one chunk of the stream."""
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return {**self._head, "object": "chat.completion.chunk", "choices": [choice], "usage": None}
+
+    def frame(self, name: str) -> Callable[[str], str]:
+        """Return a function that encodes the chunk with this member of the delta: only its text differs each time."""
+        before, _, after = _ENCODE(self.chunk({name: _MARK})).rpartition(_ENCODE(_MARK))
+
+        def encode(text: str) -> str:
+            return f"{before}{_ENCODE(text)}{after}"
+
+        return encode
 
     def usage(self) -> dict[str, Any]:
         """Return the last chunk of a request with `include_usage`."""
