@@ -54,6 +54,8 @@ class Decoder:
     """True once a block named its event. Servers of 1.0.8 and older name none but the last."""
     unnamed_events: int
     """How many events came before that."""
+    held_bytes: int
+    """How many bytes are held of an event that is not complete."""
 
     def __init__(self, limits: Limits = Limits()) -> None:
         self.last_event_id = ""
@@ -61,6 +63,7 @@ class Decoder:
         self.comments = 0
         self.names_events = False
         self.unnamed_events = 0
+        self.held_bytes = 0
         self._limits = limits
         self._line_limit = math.inf if limits.line_bytes is None else limits.line_bytes
         self._event_limit = math.inf if limits.event_bytes is None else limits.event_bytes
@@ -79,11 +82,6 @@ class Decoder:
         self._id = ""  # not reset between blocks: the standard's "last event ID buffer"
         self._retry: int | None = None
         self._retry_text = ""  # what `reconnection_time` was read from; empty if it is not known
-
-    @property
-    def held_bytes(self) -> int:
-        """How many bytes are held of an event that is not complete."""
-        return len(self._line) + len(self._data or b"")
 
     @property
     def leftovers(self) -> tuple[str, str]:
@@ -123,12 +121,15 @@ class Decoder:
                 self._take(piece, events)
             elif rest := self._take_blocks(piece, events):
                 self._cut(rest, events)
+            else:
+                return events
         except TooLargeError as error:
             error.events = tuple(events)
             self._failure = error
             # Who keeps the error keeps its traceback, and this: a decoder and its failure hold each other.
-            self._line, self._data = bytearray(), None
+            self._line, self._data, self.held_bytes = bytearray(), None, 0
             raise error.with_traceback(None) from None
+        self.held_bytes = len(self._line) + len(self._data or b"")
         return events
 
     def _take_large(self, piece: bytes, events: list[ServerSentEvent]) -> None:

@@ -50,9 +50,9 @@ class EventBuffer:
         self._limits = limits
         self._on_received = on_received
         self._decoder = Decoder(limits)
-        # Handed out from `_next` on, and empty once all are: an empty deque takes 760 bytes of each idle run.
-        self._ready: list[ServerSentEvent] = []
-        self._next = 0
+        self.ready: list[ServerSentEvent] = []
+        """Empty once all were handed out; until then some of the first ones were."""
+        self._next = 0  # from here on they were not: an empty deque takes 760 bytes of each idle run
         self.done: ServerSentEvent | None = None
         """A bare `done` after the events that are ready: the end, or an event."""
         self._close: ServerSentEvent | None = None  # after them
@@ -63,6 +63,8 @@ class EventBuffer:
         """Whether the reader has reached the close event."""
         self.heartbeats = 0
         """How many comments were received on this connection."""
+        self.held_bytes = 0
+        """The bytes of an event that is not complete."""
         self.is_complete = False
         """Whether no more bytes are needed: the close event was received, or an event was too large."""
 
@@ -74,22 +76,17 @@ class EventBuffer:
     @property
     def holds_done(self) -> bool:
         """Whether all events were handed out but a bare `done`, which may be the end."""
-        return self.done is not None and not self._ready
+        return self.done is not None and not self.ready
 
     @property
     def holds_events(self) -> bool:
         """Whether there are events, or the end, that were not handed out."""
-        return bool(self._ready) or self._close is not None
+        return bool(self.ready) or self._close is not None
 
     @property
     def is_within_event(self) -> bool:
         """Whether a part of an event was received, without its end."""
         return self._decoder.is_within_event
-
-    @property
-    def held_bytes(self) -> int:
-        """The bytes of an event that is not complete."""
-        return self._decoder.held_bytes
 
     @property
     def leftovers(self) -> tuple[str, str]:
@@ -105,12 +102,12 @@ class EventBuffer:
         except TooLargeError as error:
             events, self._failure = [*error.events], error
             self.is_complete = True
-        self.heartbeats = decoder.comments
+        self.heartbeats, self.held_bytes = decoder.comments, decoder.held_bytes
         if not events:
             return False
         if len(piece) > LARGE:
             self.may_be_large = True
-        elif self.may_be_large and not self._ready:
+        elif self.may_be_large and not self.ready:
             self.may_be_large = False
         if self._on_received is not None:
             for sse in events:
@@ -122,7 +119,7 @@ class EventBuffer:
                 if sse.event == CLOSE:
                     break
             else:
-                self._ready += events
+                self.ready += events
                 return True
         for number, sse in enumerate(events):
             self._add(MaybeEnd(sse) if number < unnamed and sse.data == LEGACY_DONE else sse)
@@ -142,12 +139,12 @@ class EventBuffer:
             self._close, self.is_complete = sse, True
             return
         if self.done is not None:  # it was not the end
-            self._ready.append(self.done)
+            self.ready.append(self.done)
             self.done = None
         if isinstance(unread, MaybeEnd):
             self.done = sse
         else:
-            self._ready.append(sse)
+            self.ready.append(sse)
 
     def take(self) -> ServerSentEvent | None:
         """The next event; None at the end (`is_closed`), or if more bytes are needed.
@@ -155,11 +152,13 @@ class EventBuffer:
         Raises:
             TooLargeError: the next event is too large.
         """
-        if self._ready:
-            sse = self._ready[self._next]
+        ready = self.ready
+        if ready:
+            sse = ready[self._next]
             self._next += 1
-            if self._next == len(self._ready):
-                self._start_over()
+            if self._next == len(ready):
+                ready.clear()
+                self._next = 0
             return sse
         if self._close is not None:
             self.is_closed, self.done = True, None
@@ -169,29 +168,27 @@ class EventBuffer:
 
     def take_more(self, most: int) -> list[ServerSentEvent]:
         """The events that follow one that was taken, at most `most`; large ones are not taken."""
-        if not self._ready:
-            return []
-        taken = self._ready[self._next : self._next + most]
+        taken = self.ready[self._next : self._next + most]
         if self.may_be_large:
             del taken[_count_small(taken) :]
         self._next += len(taken)
-        if self._next == len(self._ready):
+        if self._next == len(self.ready):
             self._start_over()
         return taken
 
     def _start_over(self) -> None:
         """No event is ready."""
-        self._ready.clear()
+        self.ready.clear()
         self._next = 0
 
     def give_back(self, events: Iterable[ServerSentEvent]) -> None:
         """Put events that were taken, the last one first, in front of the others."""
-        self._ready[: self._next] = [*events][::-1]
+        self.ready[: self._next] = [*events][::-1]
         self._next = 0
 
     def take_all(self) -> list[Unread]:
         """All events that need no more bytes, up to the close event, which is included."""
-        found: list[Unread] = [*self._ready[self._next :]]
+        found: list[Unread] = [*self.ready[self._next :]]
         if self.done is not None:
             found.append(MaybeEnd(self.done))
         if self._close is not None:
@@ -207,7 +204,7 @@ class EventBuffer:
 
     def start_anew(self) -> None:
         """The connection is gone, and half an event with it."""
-        self.heartbeats = 0
+        self.heartbeats = self.held_bytes = 0
         self._decoder = Decoder(self._limits)
 
 

@@ -124,19 +124,19 @@ class EventReader:
                     return step
                 if type(step) is not NeedData:
                     break
-                is_waiting = True
+                is_waiting, deadline, clock = True, step.deadline, step.clock
                 if connection.chunks is None:  # all that was kept of a detached run is handed out
                     goes_on = await self._connect()
-                elif step.deadline <= now and (has_piece or step.clock == "record"):
+                elif deadline <= now and (has_piece or clock == "record"):
                     # There was no event in the piece; or it was due while there was no connection.
-                    goes_on = await self._follow(step.clock)
+                    goes_on = await self._follow(clock)
                 else:
-                    is_asking = step.deadline <= now + SOON and step.clock in ASKING
+                    is_asking = deadline <= now + SOON and clock in ASKING
                     expired = self._look_up if is_asking and state.timeouts.lookup is not None else None
                     if observed.buffered != (held := buffer.held_bytes):
                         observed.holds(observed, held)
                     try:
-                        piece = await connection.read(step.deadline, expired)
+                        piece = await connection.read(deadline, expired)
                     except (StopAsyncIteration, ConnectionLostError, RemoteProtocolError) as error:
                         goes_on = await self._lost(error)
                     else:

@@ -14,7 +14,7 @@ import contextvars
 import json
 import math
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Literal, NoReturn, Self, overload
@@ -435,14 +435,23 @@ class Run:
         if self._reading or self._closed or not self._opened:
             self._refuse_to_read()
         ahead = self._ahead
+        event: AnyEvent | None
         self._reading = True
         try:
-            if not ahead:
-                self._take(await self._next())
-            elif self._now() >= self._state.deadline:
-                raise self._state.timeout_error("total")
             if ahead:
+                if self._now() >= self._state.deadline:
+                    raise self._state.timeout_error("total")
                 event = ahead.pop()
+            else:
+                state, received = self._state, self._config.observed.bytes
+                if (
+                    len(self._waiting) >= MOST_WAITING
+                    or received > state.received.settle_at
+                    or state.buffer.may_be_large
+                ):
+                    state.received.settle_some(received)
+                event = self._take(await (self._patient_reader or self._reader).next())
+            if event is not None:
                 is_heard = self._hears(event)
                 if is_heard or event.problems or event.__class__ not in self._plain:
                     event = self._checked(event)
@@ -466,23 +475,20 @@ class Run:
                 self._read_over.set()
         raise StopAsyncIteration
 
-    def _next(self) -> Awaitable[ServerSentEvent | Ended | None]:
-        """Await the next event."""
-        state, received = self._state, self._config.observed.bytes
-        if len(self._waiting) >= MOST_WAITING or received > state.received.settle_at or state.buffer.may_be_large:
-            state.received.settle_some(received)
-        return (self._patient_reader or self._reader).next()
-
-    def _take(self, sse: ServerSentEvent | Ended | None) -> None:
-        """Take an event, and what was received with it, ahead; nothing at the end of the run."""
-        if not isinstance(sse, ServerSentEvent):
-            return
-        reader, config = self._reader, self._config
-        taken = [sse, *self._state.buffer.take_more(CHECKPOINT_EVERY - reader.steps)]
-        reader.steps += len(taken) - 1
+    def _take(self, sse: ServerSentEvent | Ended | None) -> AnyEvent | None:
+        """Take an event, and what was received with it ahead; return it, or None at the end of the run."""
+        if type(sse) is not ServerSentEvent:
+            return None
+        buffer, config, taken = self._state.buffer, self._config, [sse]
+        if buffer.ready:
+            taken += buffer.take_more(CHECKPOINT_EVERY - self._reader.steps)
+            self._reader.steps += len(taken) - 1
         config.observed.taken += len(taken)
         self._plain = NONE if config.schema else self._unrouted
-        self._ahead += reversed(to_events(taken, config.limits))
+        events = to_events(taken, config.limits)
+        if len(events) > 1:
+            self._ahead += events[:0:-1]
+        return events[0]
 
     def _give_back(self) -> None:
         """Put events that were taken ahead back into the buffer."""

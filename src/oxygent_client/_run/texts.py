@@ -66,14 +66,14 @@ class Texts:
                     text, of, by = PIECE(content)
                 except (KeyError, TypeError):  # a text alone, or some members
                     text, of, by = _piece(content)
-                if len(event.sse.data) > LARGE:
-                    of, by = _name(of), _name(by)
                 if of == node and by == agent and text and text.__class__ is str:
                     pieces.append(text)
                     continue
                 if pieces:
                     log.append((node, agent, "".join(pieces)))
                     pieces.clear()
+                if len(event.sse.data) > LARGE:
+                    of, by = _name(of), _name(by)
                 node, agent = of, by
                 if text and text.__class__ is str:
                     pieces.append(text)
