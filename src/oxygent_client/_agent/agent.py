@@ -515,7 +515,6 @@ class SSEOxyGent(RemoteAgent):
             ),  # to pyright a field with a converter is no property
             timeouts=request.call_options.timeouts(self.timeouts),
             limits=self.limits,
-            record_request=partial(lookup_request, self.prepare_headers, request, build.base_url),
             confirm_state=self.confirm_state,
             failure_detector=self.failure_detector,
             schema=self.schema,

@@ -116,6 +116,10 @@ class AttachRequestBuilder:
         headers = build_headers(self.prepare_headers, self.request) | STREAM_HEADERS
         return HTTPRequest("POST", self.base_url, PATHS["attach"], headers, body, context=context), names
 
+    def record_request(self) -> HTTPRequest:
+        """As `RequestBuilder.record_request`."""
+        return lookup_request(self.prepare_headers, self.request, self.base_url)
+
 
 def read_token(token: str, server_url: str) -> RunHandle:
     """Return the handle of a token, for an agent of the server at `server_url`; empty is any server.

@@ -89,6 +89,10 @@ class RequestBuilder:
         headers = build_headers(self.prepare_headers, request) | STREAM_HEADERS
         return HTTPRequest("POST", self.base_url, PATHS["run"], headers, encode(payload), context=context), names
 
+    def record_request(self) -> HTTPRequest:
+        """Return the GET request for the server's record of the run."""
+        return lookup_request(self.prepare_headers, self.request, self.base_url)
+
     async def _callee(self, transport: Transport, deadline: float) -> str | None:
         if self.callee is None:
             catalog = self.catalog

@@ -15,7 +15,7 @@ from typing import Any, Final
 import anyio
 import attrs
 
-from oxygent_client._agent.request_builder import RequestBuilder, lookup_request
+from oxygent_client._agent.request_builder import RequestBuilder
 from oxygent_client._api.discovery import DISCOVERY_SECONDS
 from oxygent_client._api.records import TRANSIENT, RunNode, RunRecord, fetch_record
 from oxygent_client._core.errors import ConfigurationError, Outcome, OxyError, UnknownNodeError
@@ -84,9 +84,13 @@ class RestartRequestBuilder:
         build = attrs.evolve(self.build, request=request, callee=root.callee, check_callee=False, restart=fields)
         return await build(transport, context)
 
+    def record_request(self) -> HTTPRequest:
+        """As `RequestBuilder.record_request`."""
+        return self.build.record_request()
+
     async def _find(self, transport: Transport, deadline: float) -> tuple[RunRecord, RunNode]:
         build = self.build
-        template = lookup_request(build.prepare_headers, build.request, build.base_url)
+        template = build.record_request()
         start = anyio.current_time()
         until = min(deadline, start + DISCOVERY_SECONDS)
         while True:

@@ -8,7 +8,6 @@ Rule 3: a secret of fewer than SHORT characters is found only as a whole word, s
 from __future__ import annotations
 
 import base64
-import html
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -149,6 +148,8 @@ def _decode(text: bytes) -> _Layer | None:
 def _decode_escape(escape: bytes) -> bytes:
     """Decode one escape; never empty."""
     if escape.startswith(b"&"):
+        import html  # whose table of names takes long to load
+
         return html.unescape(escape.decode()).encode("utf-8", "surrogatepass") or escape
     if escape[:2] == b"\\u":
         units = b"".join(int(unit, 16).to_bytes(2, "big") for unit in escape.split(b"\\u")[1:])

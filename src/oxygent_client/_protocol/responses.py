@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -59,6 +58,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _date(value: str) -> datetime | None:
+    from email.utils import parsedate_to_datetime  # which few responses need, and takes long to load
+
     try:
         moment = parsedate_to_datetime(value)
     except (ValueError, OverflowError):  # the latter for numbers beyond C's

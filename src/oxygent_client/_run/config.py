@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import attrs
@@ -30,6 +30,21 @@ class Lease(Protocol):
 
     async def __aexit__(self, *error: object) -> None:
         """Give the transport back."""
+        ...
+
+
+class RequestSource(Protocol):
+    """Builds the requests of one run."""
+
+    async def __call__(self, transport: Transport, context: Context) -> tuple[HTTPRequest, NameMap]:
+        """Return the request for the stream and its `NameMap`.
+
+        `context` is that of the request so far: with the run's id at the server and the deadline.
+        """
+        ...
+
+    def record_request(self) -> HTTPRequest:
+        """Return the GET request for the server's record of the run."""
         ...
 
 
@@ -67,15 +82,12 @@ class RunConfig:
     base_url: str
     lease: Callable[[], Lease]
     """Opens a transport for the time of the run; it reports to `Context.outcome`."""
-    prepare: Callable[[Transport, Context], Awaitable[tuple[HTTPRequest, NameMap]]]
-    """Builds the request and its `NameMap`, from a transport and the context of the request so far: with the run's id
-    at the server and the deadline."""
+    prepare: RequestSource
+    """Builds the requests of the run."""
     router: EventRouter
     listener: Listener
     timeouts: Timeouts
     limits: Limits
-    record_request: Callable[[], HTTPRequest]
-    """Builds the GET request for the server's record of the run."""
     confirm_state: ConfirmState = "auto"
     """When the record is looked up although the run has an answer."""
     failure_detector: Callable[[Any], bool] | None = None

@@ -65,7 +65,7 @@ class RecordRecovery:
         assert transport is not None
         # A trace id may cover several runs; which is meant says the node that the payload named.
         node_id = asked.node_id
-        request = self._config.record_request()
+        request = self._config.prepare.record_request()
         record: RunRecord | None = None
         with self._connection.waiting():
             record = await look_until(

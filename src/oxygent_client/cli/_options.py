@@ -333,6 +333,8 @@ def command(function: Callable[..., int | None], *, stopped: str = "stopped") ->
     debug = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
     of_command: Any = functools.update_wrapper(run, function)
     of_command.__signature__ = signature.replace(parameters=[*parameters, debug])
+    # As they were evaluated above: typer evaluates what is text, several times.
+    of_command.__annotations__ = {each.name: each.annotation for each in (*parameters, debug)}
     return cast("Callable[..., int]", of_command)
 
 

@@ -394,7 +394,7 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
             try:
                 headers = parse_head(response.status, response.headers.items())
                 answer = [HTTPResponse(response.status, headers, chunks, request)]
-                del request, data, headers  # an idle stream holds no body, which may be large
+                del request, data, length, headers  # an idle stream holds no body, which may be large
                 yield answer.pop()
             finally:
                 # Does nothing after the end of the body: the connection is back in the pool already.
