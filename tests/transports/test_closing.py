@@ -7,6 +7,7 @@ the cancellation is raised.
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import pytest
 
-from oxygent_client import Timeouts
+from oxygent_client import HTTPRequest, Timeouts
 from tests.support.plain import plain
 from tests.support.servers import Conversation, serving
 from tests.support.tls import client_context, server_context
@@ -256,3 +257,14 @@ def test_under_nest_asyncio(name: str) -> None:
     done = subprocess.run([sys.executable, "-c", NESTED, name], capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout == "left\n", done.stderr
     assert done.stderr == ""
+
+
+async def test_an_open_stream_keeps_no_request(library: Library) -> None:
+    """While a run waits for events, its request is not kept: its body may be large."""
+    async with serving(holding(begins=True, left=[])) as server:
+        transport: Any = library.transport(trust_env=False)
+        async with plain(server_url=server.url, transport=transport).stream("hi") as run:
+            requests = [each for each in gc.get_objects() if type(each) is HTTPRequest]
+            kept = [each for each in requests if each.context.trace_id == run.trace_id]
+        await transport.aclose()
+    assert kept == []
