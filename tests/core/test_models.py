@@ -118,6 +118,17 @@ def test_a_clone(name: str) -> None:
         assert ours[name] is not theirs[name]
 
 
+def test_a_clone_of_unusual_values() -> None:
+    """A container in a field that mostly holds a text is copied, too; an attribute that was deleted stays so."""
+    odd: Any = {"a": [1]}
+    request = OxyRequest(caller=odd)
+    del request.father_node_id
+    clone = request.clone_with()
+    assert clone.caller == odd
+    assert clone.caller is not odd
+    assert "father_node_id" not in vars(clone)
+
+
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_clone_with_changes(name: str) -> None:
     """A change of a clone is the given object, and does not affect the original."""

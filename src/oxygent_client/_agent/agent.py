@@ -229,7 +229,8 @@ class SSEOxyGent(RemoteAgent):
 
     def is_hooked(self, name: str) -> bool:
         """Whether a subclass, or an assignment, replaced a method."""
-        return name in self.__dict__ or getattr(type(self), name) is not getattr(SSEOxyGent, name)
+        cls = type(self)
+        return name in self.__dict__ or (cls is not SSEOxyGent and getattr(cls, name) is not getattr(SSEOxyGent, name))
 
     def set_progress_callback(self, callback: ProgressCallback | None) -> None:
         """Set `progress_callback`; None disables it.
@@ -491,6 +492,7 @@ class SSEOxyGent(RemoteAgent):
             share_data=self.share_data,
             limits=self.limits,
             catalog=self._catalog,
+            https_only=self._https_only,
             prepare_payload=self.prepare_payload if self.is_hooked("prepare_payload") else self._shared_payload,
             prepare_headers=self.prepare_headers,
         )
@@ -690,7 +692,7 @@ class SSEOxyGent(RemoteAgent):
         policies: list[Policy] = [self.retry, self._https_only, *self.policies]
         if self.auth is not None:
             policies.append(self.auth)
-        if not any(isinstance(policy, Redirect) for policy in self.policies):
+        if not self.policies or not any(isinstance(policy, Redirect) for policy in self.policies):
             policies.append(_REDIRECT)
         lease.transport = self._transports.chain(
             transport, tuple(policies), lambda: wrap(OutcomeTransport(transport), *policies), given=self.transport

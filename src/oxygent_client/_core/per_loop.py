@@ -175,13 +175,14 @@ class Closed:
 
     def __init__(self) -> None:
         self._loops: PerLoop[bool] = PerLoop()
+        self._is_noted = False  # in any event loop
 
     def __reduce__(self) -> tuple[type[Closed], tuple[()]]:
         return type(self), ()
 
     def note(self) -> None:
         """Note that the object is closed in the running loop."""
-        self._loops.put(True)
+        self._is_noted = self._loops.put(True)
 
     def check(self, owner: object) -> None:
         """Refuse to use a closed object.
@@ -189,5 +190,5 @@ class Closed:
         Raises:
             ClosedError: it was closed in this event loop. Nothing was sent; create a new one.
         """
-        if self._loops.get():
+        if self._is_noted and self._loops.get():
             raise ClosedError(f"this {type(owner).__name__} was closed in this event loop; create a new one")

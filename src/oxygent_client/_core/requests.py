@@ -75,7 +75,10 @@ class _Layout:
 
     def to_copy(self, fields: dict[str, Any]) -> Iterable[str]:
         """The names of the fields of a request, its `__dict__`, whose values may be no atoms."""
-        return self.containers if _ATOMS.issuperset(map(type, self.others(fields))) else fields
+        try:
+            return self.containers if _ATOMS.issuperset(map(type, self.others(fields))) else [*fields]
+        except KeyError:  # an attribute was deleted
+            return [*fields]
 
 
 @functools.lru_cache(maxsize=64)
@@ -91,11 +94,11 @@ def _copy_containers(
     fields: dict[str, Any], names: Iterable[str], kept: Collection[str], make: Callable[[Any], Any]
 ) -> None:
     """Put copies in the place of the values of `names` that are no atoms, but for those in `kept`."""
-    for name in [name for name in names if type(fields[name]) not in _ATOMS]:
-        if name not in kept:
-            value = fields[name]
-            is_empty = not value and value.__class__ in _CONTAINERS
-            fields[name] = value.__class__() if is_empty else _copied(name, value, make)
+    for name in names:
+        value = fields.get(name)
+        kind: Any = value.__class__
+        if kind not in _ATOMS and name not in kept:
+            fields[name] = kind() if not value and kind in _CONTAINERS else _copied(name, value, make)
 
 
 def _copied(name: str, value: Any, make: Callable[[Any], Any]) -> Any:
@@ -194,7 +197,7 @@ class OxyRequest:
     @property
     def given(self) -> frozenset[str]:
         """The names of the fields that the constructor or `clone_with` got."""
-        return frozenset(self.__dict__["_given"])
+        return cast("frozenset[str]", self.__dict__["_given"])
 
     @property
     def call_options(self) -> CallOptions:
@@ -221,16 +224,17 @@ class OxyRequest:
         if not fields.issuperset(changes):
             raise AttributeError(f"{cls.__name__} has no field {min(changes.keys() - fields)!r}")
         own = self.__dict__.copy()
-        before: tuple[str, ...] = own.pop("_given")
+        before: frozenset[str] = own.pop("_given")
         kept = {*_SHARED, *changes}
-        if not fields.issuperset(own):
+        if len(own) != len(fields):
             for name in own.keys() - fields:
                 kept.add(name)
                 if name.startswith("_"):
                     del own[name]
         _copy_containers(own, layout.to_copy(own), kept, _clone)
-        own.update(changes, _given=(*before, *[name for name in changes if name not in before]))
-        clone = cls.__new__(cls)
+        own.update(changes)
+        own["_given"] = before.union(changes)
+        clone = object.__new__(cls)
         if "_call_options" in self.__dict__:
             own["_call_options"] = self.call_options
         clone.__dict__ = own
@@ -249,7 +253,7 @@ class OxyRequest:
             PayloadError: a value is nested too deep, or contains itself; the text names its key.
         """
         fields = self.shared_fields(exclude)
-        _copy_containers(fields, [*fields], (), _containers)
+        _copy_containers(fields, _layout(cast("Any", type(self))).to_copy(self.__dict__), (), _containers)
         return fields
 
     def shared_fields(self, exclude: Collection[str] = ()) -> dict[str, Any]:
@@ -286,7 +290,7 @@ class OxyRequest:
         def __new__(cls, *args: Any, **fields: Any) -> Self:
             """Remember the names of the given fields, for `build_payload`; type checkers see `__init__` alone."""
             request = super().__new__(cls)
-            request.__dict__ = {"_given": tuple(fields)}
+            request.__dict__ = {"_given": frozenset(fields)}
             return request
 
         async def send_message(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
@@ -29,11 +29,15 @@ SHORTEST_IN_OUR_TEXT: Final = 8
 """A shorter secret, in characters, stays in our own texts: it may be an ordinary word there."""
 
 
+_nothing: Final[Callable[[], dict[tuple[str, str], None]]] = dict
+"""A call of `dict` with the types takes ten times as long."""
+
+
 @attrs.define(eq=False, repr=False)
 class SentSecrets:
     """The secrets that one run or exchange has sent. Costs little until a text is shown."""
 
-    _noted: dict[tuple[str, str], None] = attrs.field(factory=dict[tuple[str, str], None], init=False)
+    _noted: dict[tuple[str, str], None] = attrs.field(factory=_nothing, init=False)
     """Name and value of headers that may hold a secret; a URL has an empty name."""
     _needles: Needles | None = attrs.field(default=None, init=False)
     """For remote texts."""
@@ -48,10 +52,11 @@ class SentSecrets:
         known = len(self._noted)
         if "@" in url or "?" in url:  # no other part of a URL is secret
             self._noted["", url] = None
-        for name, value in headers.items():
-            key = name.lower()
-            if key not in PUBLIC_HEADERS or key in marked:
-                self._noted[key, value] = None
+        if marked or not PUBLIC_HEADERS.issuperset(headers):
+            for name, value in headers.items():
+                key = name.lower()
+                if key not in PUBLIC_HEADERS or key in marked:
+                    self._noted[key, value] = None
         if len(self._noted) > known:
             self._needles = self._own_needles = None
 

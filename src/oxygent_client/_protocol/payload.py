@@ -192,7 +192,8 @@ def finalize_payload(
         final["callee"] = callee
     for field in ("shared_data", "group_data"):
         if field in final:
-            final[field] = _shared(final[field], share_data)
+            data = final[field]
+            final[field] = _shared(data, share_data) if data else {}
     return final
 
 

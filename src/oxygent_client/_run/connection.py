@@ -28,7 +28,7 @@ from oxygent_client._protocol.messages import as_text, is_event_stream
 from oxygent_client._protocol.responses import error_from_response
 from oxygent_client._protocol.router import NameMap
 from oxygent_client._run.config import Lease
-from oxygent_client._run.reads import Expired, Reads, loop_clock, new_reads
+from oxygent_client._run.reads import Expired, Reads, new_reads
 from oxygent_client._run.waits import Scope, Timer, new_scope, new_timer
 from oxygent_client.policies._base import Layer
 
@@ -114,10 +114,10 @@ class RunConnection:
             self.wait.cancel()
         return is_reading or self.wait is not None or self._is_closing
 
-    async def acquire(self, lease: Lease) -> Transport:
-        """Acquire a transport until `close`."""
+    async def acquire(self, lease: Lease, now: Callable[[], float]) -> Transport:
+        """Acquire a transport until `close`; `now` is the clock of the event loop."""
         self.transport = await lease.__aenter__()
-        self._lease, self._now = lease, loop_clock()
+        self._lease, self._now = lease, now
         return self.transport
 
     async def open(self) -> HTTPRequest:
@@ -178,7 +178,8 @@ class RunConnection:
 
     async def drain(self, deadline: float) -> None:
         """Read what little is left, so that the connection can serve again."""
-        if self.chunks is None:  # all was received before
+        if self.chunks is None or getattr(self.chunks, "is_over", False) is True:  # all was received before
+            self.check_left()
             return
         until, left = min(self._now() + DRAIN_SECONDS, deadline), DRAIN_BYTES
         with suppress(OxyError, StopAsyncIteration):

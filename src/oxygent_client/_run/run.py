@@ -309,10 +309,11 @@ class Run:
                 await self._dismiss_reader()
             elif self._patient_reader is not None:
                 await self._patient_reader.cancel()
-            try:
-                await self._keep_rest([])
-            finally:
-                await self._close(error, is_own=False)
+            if not self._closed:
+                try:
+                    await self._keep_rest([])
+                finally:
+                    await self._close(error, is_own=False)
         finally:
             self._notify_end("left", error)
 
@@ -328,7 +329,7 @@ class Run:
         self._claim_id()
         idle = self._state.timeouts.idle
         with connection.waiting(self._state.deadline, soonest=math.inf if idle is None else self._now() + idle):
-            transport = await connection.acquire(config.lease())
+            transport = await connection.acquire(config.lease(), self._now)
             while True:
                 deadline = self._state.deadline
                 context = self._context.changed(
@@ -581,8 +582,9 @@ class Run:
 
     async def _finish(self) -> None:
         """The run is complete: close the connection, and make the response."""
-        if self._state.buffer.closing is not None:
-            self._check_whose(to_event(self._state.buffer.closing, self._config.limits))
+        closing = self._state.buffer.closing
+        if closing is not None and closing.data.lstrip().startswith("{"):  # anything else than an object names no run
+            self._check_whose(to_event(closing, self._config.limits))
         self._state.tracker.know(Outcome.COMPLETED)
         config = self._config
         extra: dict[str, Any] = {"trace_id": self.trace_id, "remote_trace_id": self._remote_trace_id}

@@ -8,7 +8,7 @@ Rule 3: a run without observers costs little: bytes and events are only counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sized
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import attrs
 
@@ -77,6 +77,17 @@ class Propagator(Protocol):
         ...
 
 
+class RunCounter(Protocol):
+    """Counts the runs of an agent, for its statistics; it needs no notifications, which take longer than to count."""
+
+    counted: ClassVar[Collection[str]]
+    """The events that it counts."""
+
+    def count(self, event: str, run: RunObservation, context: Context, fields: Mapping[str, Any], /) -> None:
+        """Count one of these events."""
+        ...
+
+
 CALLS: Final = (ToolCall, Observation)
 """The events that observers with `wants_events` get."""
 
@@ -96,6 +107,8 @@ class RunObservation:
 
     observers: tuple[Observer, ...] = attrs.field(default=(), repr=False)
     """They get the notifications."""
+    counter: RunCounter | None = attrs.field(default=None, repr=False)
+    """Counts the run."""
     bytes: int = attrs.field(default=0, init=False)
     """Bytes of its stream received."""
     taken: int = attrs.field(default=0, init=False, repr=False)
@@ -115,13 +128,13 @@ class RunObservation:
         return self.taken - len(self.ahead)
 
     def note(self, event: str, context: Context, fields: Mapping[str, Any]) -> None:
-        """Notify all observers; those whose class has `wants_only` of these alone."""
-        notification: Notification | None = None
-        for observer in self.observers:
-            # A mock, or a proxy of another object, has every attribute; its class does not.
-            only: Collection[str] | None = getattr(type(observer), "wants_only", None)
-            if only is None or event in only:
-                notification = notification or new_notification(event, self, context, fields)
+        """Count an event, and notify all observers."""
+        counter = self.counter
+        if counter is not None and event in counter.counted:
+            counter.count(event, self, context, fields)
+        if self.observers:
+            notification = new_notification(event, self, context, fields)
+            for observer in self.observers:
                 self._notify(observer, notification)
 
     def note_event(self, event: Event, context: Context) -> None:

@@ -20,8 +20,8 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import attrs
 
-from oxygent_client._core.transport import find_wrapped
-from oxygent_client.telemetry._observers import Notification, Observer, RunObservation
+from oxygent_client._core.transport import Context, find_wrapped
+from oxygent_client.telemetry._observers import Observer, RunObservation
 
 SHORTEST: Final = 1e-6
 LONGEST: Final = 1e6
@@ -150,12 +150,12 @@ class StatsCollector:
 
     def observed(self, observers: Iterable[Observer]) -> RunObservation:
         """Create the observation of a new run, with these observers and the statistics."""
-        return RunObservation(observers=(self, *observers), holds=self._hold)
+        return RunObservation(observers=tuple(observers), counter=self, holds=self._hold)
 
-    def note(self, notification: Notification, /) -> None:
-        """As `Observer.note`."""
+    def count(self, event: str, run: RunObservation, context: Context, fields: Mapping[str, Any], /) -> None:
+        """As `RunCounter.count`."""
         with self._lock:
-            self._ACTS[notification.event](self, notification)
+            self._ACTS[event](self, run, context, fields)
 
     def start_anew(self) -> None:
         """Forget all runs; with a new lock, since another thread may have held the old one when the process forked."""
@@ -172,44 +172,47 @@ class StatsCollector:
         finally:
             lock.release()
 
-    def _begin(self, notification: Notification) -> None:
+    def _begin(self, run: RunObservation, context: Context, fields: Mapping[str, Any]) -> None:
         self._runs += 1
-        self._live[notification.run] = self._clock()
+        self._live[run] = self._clock()
 
-    def _answer(self, notification: Notification) -> None:
-        if not notification.run.has_headers:  # a reconnect brings headers again
-            notification.run.has_headers = True
-            self._time(notification)
+    def _headers(self, run: RunObservation, context: Context, fields: Mapping[str, Any]) -> None:
+        if not run.has_headers:  # a reconnect brings headers again
+            run.has_headers = True
+            self._times["streaming"].add(fields["seconds"])
 
-    def _time(self, notification: Notification) -> None:
-        self._times[notification.event].add(notification.fields["seconds"])
+    def _first_byte(self, run: RunObservation, context: Context, fields: Mapping[str, Any]) -> None:
+        self._times["first_byte"].add(fields["seconds"])
 
-    def _retry(self, notification: Notification) -> None:
-        self._retries += notification.context.purpose != "discover"  # requests for a record may be retried, too
+    def _first_event(self, run: RunObservation, context: Context, fields: Mapping[str, Any]) -> None:
+        self._times["first_event"].add(fields["seconds"])
 
-    def _end(self, notification: Notification) -> None:
-        run, end = notification.run, notification.fields["end"]
+    def _retry(self, run: RunObservation, context: Context, fields: Mapping[str, Any]) -> None:
+        self._retries += context.purpose != "discover"  # requests for a record may be retried, too
+
+    def _end(self, run: RunObservation, context: Context, fields: Mapping[str, Any]) -> None:
         if self._live.pop(run, None) is None:  # it began in the parent process, before a fork
             return
+        end = fields["end"]
         self._bytes += run.bytes
         self._events += run.events
         self._successes += end == "completed"
         if end == "failed":
-            self._failures[type(notification.fields["error"]).__name__] += 1
+            self._failures[type(fields["error"]).__name__] += 1
         if end != "left":
-            self._time(notification)
+            self._times["ended"].add(fields["seconds"])
 
-    _ACTS: ClassVar[Mapping[str, Callable[[Any, Notification], None]]] = {
+    _ACTS: ClassVar[Mapping[str, Callable[[Any, RunObservation, Context, Mapping[str, Any]], None]]] = {
         "begun": _begin,
-        "streaming": _answer,
-        "first_byte": _time,
-        "first_event": _time,
+        "streaming": _headers,
+        "first_byte": _first_byte,
+        "first_event": _first_event,
         "retry": _retry,
         "ended": _end,
     }
 
-    wants_only: ClassVar[Collection[str]] = _ACTS
-    """The events that are counted."""
+    counted: ClassVar[Collection[str]] = _ACTS
+    """As `RunCounter.counted`."""
 
     def stats(self, transport: object = None) -> Stats:
         """The statistics so far."""

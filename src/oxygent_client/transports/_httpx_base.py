@@ -194,6 +194,11 @@ class _Body:
         """Return the network stream in use; None once it is free again."""
         return None if self._response.is_closed else self.stream
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the body was read to its end."""
+        return self._is_whole and self._failure is None
+
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 

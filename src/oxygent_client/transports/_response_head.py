@@ -29,16 +29,24 @@ def parse_head(status: int, lines: Iterable[tuple[str, str]]) -> dict[str, str]:
         RemoteProtocolError: the response is an interim one, has a transfer coding other than `chunked`, or its headers
             are too large or too many.
     """
-    values: dict[str, list[str]] = {}
+    headers: dict[str, str] = {}
+    repeated: dict[str, list[str]] = {}
     count = size = largest = 0
     for name, value in lines:
-        count, size, largest = count + 1, size + len(name) + len(value), max(largest, len(value))
-        values.setdefault(name.lower(), []).append(value)
+        key, length = name.lower(), len(value)
+        count, size = count + 1, size + len(name) + length
+        if length > largest:  # noqa: PLR1730  (`max` is a call)
+            largest = length
+        if key in headers:
+            repeated.setdefault(key, [headers[key]]).append(value)
+        else:
+            headers[key] = value
     if count > MAX_HEADERS or size > MAX_HEADERS_BYTES or largest > MAX_VALUE_BYTES:
         raise RemoteProtocolError(f"the response headers exceed the limit: {count} headers, {size} bytes")
     if status < FIRST_FINAL_STATUS:
         raise RemoteProtocolError(f"the server sent an unexpected interim response ({status})")
-    headers = {name: ", ".join(parts) for name, parts in values.items()}
+    for name, parts in repeated.items():
+        headers[name] = ", ".join(parts)
     if headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
         raise RemoteProtocolError("the response has an unsupported transfer coding; only `chunked` is supported")
     return headers

@@ -8,6 +8,7 @@ Rule 2: aiohttp's `trust_env` would send credentials of `.netrc`, over http too;
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import socket
 import ssl
@@ -249,13 +250,18 @@ class _Chunks:
         self._response = response
         self._content: Any = response.content
         self._url = url
-        framed = response.headers.keys() & {"Content-Length", "Transfer-Encoding"}
-        connection = None if framed else response.connection
+        is_framed = "Transfer-Encoding" in response.headers or "Content-Length" in response.headers
+        connection = None if is_framed else response.connection
         self._protocol = None if connection is None else connection.protocol
 
     def connection(self) -> object:
         """Return the connection in use; None once it is free again."""
         return self._response.connection
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the body was read to its end."""
+        return bool(self._content.at_eof())
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -278,6 +284,12 @@ class _Chunks:
             with ERRORS.mapped(self._url, reading=True):
                 raise lost
         raise StopAsyncIteration
+
+
+@functools.lru_cache(maxsize=16)
+def _connect_timeout(connect: float | None, sock_connect: float | None) -> aiohttp.ClientTimeout:
+    """Return the time-outs of a request: those to connect alone."""
+    return aiohttp.ClientTimeout(connect=connect, sock_connect=sock_connect)
 
 
 def _socket(counter: ConnectionCounter[socket.socket], address: Any) -> socket.socket:
@@ -365,7 +377,6 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
         if not isinstance(this_loop(), asyncio.AbstractEventLoop):
             raise ConfigurationError("AiohttpTransport runs on asyncio only; use HTTPXTransport on trio")
         session, proxy, url = self._start(request)
-        own = session.timeout
         data: object = request.body or None
         length: dict[str, str] = {}
         if len(request.body) > UPLOAD_BYTES:
@@ -385,12 +396,13 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
                     **_HEAD_LIMITS,
                     proxy=None if proxy is None else proxy.url,
                     ssl=self._tls_context(request, proxy),
-                    timeout=aiohttp.ClientTimeout(connect=own.connect, sock_connect=own.sock_connect),
+                    timeout=_connect_timeout(session.timeout.connect, session.timeout.sock_connect),
                 )
             chunks = _Chunks(response, url)
             use(chunks.connection)
-            # These include the headers of a session, of its cookies, and for its proxy.
-            request.context.sent.note(headers=response.request_info.headers, marked=request.context.secret_headers)
+            if self._own is not None or proxy is not None:
+                # These include the headers of a session, of its cookies, and for its proxy.
+                request.context.sent.note(headers=response.request_info.headers, marked=request.context.secret_headers)
             try:
                 headers = parse_head(response.status, response.headers.items())
                 answer = [HTTPResponse(response.status, headers, chunks, request)]
