@@ -66,7 +66,11 @@ class Conversation:
                 return None
         head, _, rest = self._kept.partition(b"\r\n\r\n")
         line, *lines = head.decode("latin-1").split("\r\n")
-        headers = {name.lower(): value for name, _, value in (each.partition(": ") for each in lines)}
+        headers: dict[str, str] = {}
+        for each in lines:
+            name, _, value = each.partition(": ")
+            before = headers.get(name.lower())
+            headers[name.lower()] = value if before is None else f"{before}, {value}"
         length = int(headers.get("content-length", "0"))
         self._kept = rest
         while len(self._kept) < length:

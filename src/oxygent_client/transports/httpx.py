@@ -6,7 +6,7 @@ The code shared with httpx2 is in `_httpx_base`.
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import httpx
 from httpx_sse import aconnect_sse
@@ -16,6 +16,10 @@ from oxygent_client.transports._error_map import ErrorMap
 from oxygent_client.transports._httpx_base import HTTPXBase, error_map
 
 __all__ = ["HTTPXTransport"]
+
+
+ADDED: Final = {"accept": "text/event-stream", "cache-control": "no-store"}.items()
+"""Headers that httpx-sse adds to those that it is given: they would be sent twice."""
 
 
 class HTTPXTransport(HTTPXBase[httpx.AsyncClient]):
@@ -40,5 +44,7 @@ class HTTPXTransport(HTTPXBase[httpx.AsyncClient]):
 
     def _open(self, client: Any, request: HTTPRequest, options: dict[str, Any]) -> AbstractAsyncContextManager[Any]:
         if request.context.purpose in ("run", "attach"):
+            given: dict[str, str] = options["headers"]
+            options["headers"] = {name: value for name, value in given.items() if (name, value) not in ADDED}
             return aconnect_sse(client, request.method, request.url, **options)
         return super()._open(client, request, options)
