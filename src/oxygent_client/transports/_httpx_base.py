@@ -174,7 +174,6 @@ class _Body:
         self._response = response
         self._context = context
         self._library = library
-        self._ours = our_records()
         self._mapped = errors.mapped(url, reading=True)
         connection: Any = response.stream
         for name in _TO_THE_CONNECTION:
@@ -203,12 +202,13 @@ class _Body:
         return self
 
     async def __anext__(self) -> bytes:
-        with self._ours, self._mapped:
+        with self._mapped:
             if self._failure is not None:
                 raise self._failure
             if self._raw is not None:
-                async for chunk in self._raw:
-                    return chunk
+                with our_records():
+                    async for chunk in self._raw:
+                        return chunk
                 self._is_whole = True
             while not self._is_whole:
                 if chunks := self._parsed():
@@ -216,7 +216,8 @@ class _Body:
                 if not self._is_whole:
                     self._parser.receive_data(await self._read())
             if not self.is_closed:
-                await run_to_end(self.aclose)
+                with our_records():
+                    await run_to_end(self.aclose)
         raise StopAsyncIteration
 
     def _parsed(self) -> list[bytes]:
