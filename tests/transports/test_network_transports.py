@@ -47,7 +47,7 @@ from oxygent_client import (
 from oxygent_client.testing import answer, close, progress
 from oxygent_client.transports import Context
 from oxygent_client.transports._http_base import KEEP_ALIVE_SECONDS
-from oxygent_client.transports.aiohttp import HAS_SOCKET_FACTORY, AiohttpTransport
+from oxygent_client.transports.aiohttp import AiohttpTransport
 from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.support.plain import plain
 from tests.support.servers import CLOSE, LAST, OK, Conversation, Server, chunk, closed_port, play, serving
@@ -312,12 +312,6 @@ async def test_a_kept_connection_that_the_server_closed(library: Library) -> Non
     assert len(server.requests) == 2
 
 
-TELLING: Final = pytest.mark.parametrize(
-    "library", [name for name in LIBRARIES if name != "aiohttp" or HAS_SOCKET_FACTORY], indirect=True
-)
-"""For counts that aiohttp before 3.12 does not have."""
-
-
 def counted(agent: SSEOxyGent) -> tuple[int | None, int | None]:
     """Return the numbers of open and of idle connections."""
     stats = agent.stats()
@@ -331,7 +325,6 @@ async def becomes(expected: tuple[int, int], agent: SSEOxyGent) -> None:
             await anyio.sleep(0.001)
 
 
-@TELLING
 async def test_connections_are_counted(library: Library) -> None:
     """Connections with an open socket are counted; those without an exchange, or read to the end, are idle."""
     go = anyio.Event()
@@ -355,7 +348,6 @@ async def test_connections_are_counted(library: Library) -> None:
         await becomes((0, 0), agent)
 
 
-@TELLING
 async def test_connections_that_wait_for_headers_are_not_idle(library: Library) -> None:
     """From the request on a connection belongs to its exchange, also if the response comes whole."""
     go = anyio.Event()
@@ -370,7 +362,6 @@ async def test_connections_that_wait_for_headers_are_not_idle(library: Library) 
         assert counted(agent) == (1, 1)
 
 
-@TELLING
 async def test_a_response_releases_its_connection(library: Library) -> None:
     """A response that was read to the end has released its connection, though its block goes on."""
     async with asking(library, play([BEGUN, chunk(answer("42")), LAST])) as (agent, server):
@@ -382,7 +373,6 @@ async def test_a_response_releases_its_connection(library: Library) -> None:
             assert counted(agent) == (1, 1)
 
 
-@TELLING
 async def test_the_count_after_the_server_has_closed(library: Library) -> None:
     """A connection that the server closed while idle is counted until the library notices."""
     go = anyio.Event()

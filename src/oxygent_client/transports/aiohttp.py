@@ -57,9 +57,6 @@ from oxygent_client.transports._response_head import MAX_HEADERS, MAX_VALUE_BYTE
 
 __all__ = ["AiohttpTransport"]
 
-HAS_SOCKET_FACTORY: Final = hasattr(aiohttp, "SocketFactoryType")
-"""aiohttp 3.12 accepts a socket factory, by which connections are counted; a complete response names no connection."""
-
 UPLOAD_BYTES: Final = 64 * 1024
 """Size of the pieces of a request body: asyncio sends what it has buffered even after a close."""
 _PARAMETERS: Final = inspect.signature(aiohttp.ClientSession).parameters
@@ -433,8 +430,11 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
         if self._unix_socket is not None:
             connector = aiohttp.UnixConnector(self._unix_socket, limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
         else:
-            sockets: dict[str, Any] = {"socket_factory": partial(_socket, self._counter)} if HAS_SOCKET_FACTORY else {}
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, **sockets)
+            connector = aiohttp.TCPConnector(
+                limit=0,
+                keepalive_timeout=KEEP_ALIVE_SECONDS,
+                socket_factory=partial(_socket, self._counter),  # a complete response names no connection to count
+            )
         # tests/transports/test_surplus.py fails if this no longer sets the class of connections.
         memory = memoryview(bytearray(READ_BYTES))
         factory = partial(_Connection, loop=asyncio.get_running_loop(), memory=memory)
@@ -451,6 +451,5 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
         await client.close()
 
     def connections(self) -> tuple[int, int] | None:
-        """As `Pool.connections`; None with your own session, with a Unix socket, and with aiohttp before 3.12."""
-        is_counted = HAS_SOCKET_FACTORY and self._own is None and self._unix_socket is None
-        return self._counter() if is_counted else None
+        """As `Pool.connections`; None with your own session, and with a Unix socket."""
+        return self._counter() if self._own is None and self._unix_socket is None else None
