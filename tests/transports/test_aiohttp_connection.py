@@ -84,6 +84,19 @@ def test_data_after_a_response(behind: bytes, expected: list[str]) -> None:
     assert played(play) == expected
 
 
+def test_reading_on() -> None:
+    """The connection reads on after a pause, and only then."""
+
+    async def play(connection: _Connection) -> None:
+        connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n12")
+        connection.resume_reading()
+        connection.pause_reading()
+        connection.resume_reading()
+        connection.resume_reading(resume_parser=False)
+
+    assert played(play) == ["pause_reading", "resume_reading"]
+
+
 def test_connections_that_read_into_the_same_memory() -> None:
     """What one connection reads does not change what another has read into the same memory before."""
 

@@ -138,11 +138,12 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
     """
 
     # In its dictionary, which is full, they would take 800 bytes.
-    __slots__ = ("_awaits_head", "_body", "_is_idle", "_last", "_may_end", "_memory")
+    __slots__ = ("_awaits_head", "_body", "_is_idle", "_is_paused", "_last", "_may_end", "_memory")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, memory: memoryview) -> None:
         super().__init__(loop)
         self._memory = memory
+        self._is_paused = False
         self._is_idle = False  # whether the response has ended, and the next request has not begun
         self._awaits_head = True
         # Whether the response may end with the next byte: it has no chunks, or what may be the last one has begun.
@@ -177,6 +178,21 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
         if body is not None and body.exception() is None:
             body.set_exception(exc)
 
+    def pause_reading(self) -> None:
+        """Stop reading until `resume_reading`: the reader of a body is slower than the connection."""
+        self._is_paused = True
+        super().pause_reading()
+
+    def resume_reading(self, *args: Any, **options: Any) -> None:
+        """Read on after a pause.
+
+        aiohttp calls it whenever a body is read, and parses nothing then (as `data_received(b"")`): a sixth of its time
+        for a small event.
+        """
+        if self._is_paused:
+            self._is_paused = False
+            super().resume_reading(*args, **options)
+
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return the memory into which asyncio reads."""
         return self._memory
@@ -193,16 +209,16 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
         """
         if self._awaits_head:
             data = self._parse_heads(data)
-        if not self._may_end:
-            begins = self._last.endswith(b"\n") and data.startswith(MAY_BE_ZERO)
-            self._may_end = begins or b"\n0" in data or b"\n " in data or b"\n\t" in data
         if data:  # aiohttp itself calls with none, when it reads on after a pause
+            if not self._may_end:
+                begins = self._last.endswith(b"\n") and data.startswith(MAY_BE_ZERO)
+                self._may_end = begins or b"\n0" in data or b"\n " in data or b"\n\t" in data
             self._last = data[-KEPT:] if len(data) >= KEPT else (self._last + data)[-KEPT:]
         if self._may_end or self._awaits_head:
             data = self._parse_until(-1, data)
         if not self._is_idle:
             if self.exception() is None:
-                super().data_received(data)
+                ResponseHandler.data_received(self, data)  # in less time than by `super()`
         elif data:
             self.force_close()  # where an exchange still uses it
             self.close()
