@@ -461,6 +461,24 @@ def test_reloading_during_a_question(tab: Tab, toy: ToyRemote) -> None:
     assert [run.feedback for run in toy.runs] == [["yes", ""]]
 
 
+def test_an_answer_that_was_not_received(tab: Tab, toy: ToyRemote) -> None:
+    """If the page was left before the server had the answer, the agent still asks after reloading."""
+    ask(tab, "long_ask")
+    tab.wait_for(f"{FOCUS} === 'answer'")
+    resume = "resume: [{ interruptId: interrupt.id, status: 'resolved', payload: 'lost' }]"
+    lost = f"{{ threadId: thread, runId: 'never sent', protocolVersion: '1.0', messages, {resume} }}"
+    tab.run(f"pending.push({{ name: '', input: {lost} }}); save()")
+    reload(tab)
+    tab.wait_for(f"{FOCUS} === 'answer'")
+    tab.call("Input.insertText", text="yes")
+    tab.press("Enter")
+    tab.wait_for(f"{STATUS} === 'Done.'")
+    assert [run.feedback for run in toy.runs] == [["yes", ""]]
+    (logged,) = tab.problems  # by the browser, of any response with such a status
+    assert "404" in logged["params"]["entry"]["text"]
+    tab.events.remove(logged)
+
+
 def test_reloading_too_late(browser: Tab, toy: ToyRemote) -> None:
     """A run that was stopped meanwhile, or is not known any more, is an error on the page, and does not run again."""
     agent_limits = ServeLimits(return_seconds=0.01)

@@ -54,6 +54,14 @@ const ways = {
     return run(agent, query);
   },
 
+  // The same run three times: at once by two clients, and once more after its end.
+  async again({ query }) {
+    const [threadId, runId] = [crypto.randomUUID(), crypto.randomUUID()];
+    const once = () => run(new HttpAgent({ url, threadId }), query, { runId });
+    const results = await Promise.all([once(), once()]);
+    return { results: [...results, await once()] };
+  },
+
   // The agent asks: the answers, one after the other.
   async answers({ query, answers }) {
     const agent = new HttpAgent({ url });

@@ -170,6 +170,15 @@ def test_a_turn_of_another_client(real: Target) -> None:
     assert json.loads(result["texts"][0]) == {"asked": ["echo first"], "answered": 1}
 
 
+def test_a_run_that_is_sent_again(target: Target) -> None:
+    """Each client that sends the ids of a run gets all of its events, in an order that it accepts; it ran once."""
+    (result,) = target.drive({"way": "again", "query": "both again."})
+    first, *others = result["results"]
+    assert first["outcome"] == "success"
+    assert others == [first, first]
+    assert len(target.remote.trace_ids("both again.")) == 1
+
+
 def test_an_agent_that_asks(target: Target) -> None:
     """The client gets an interrupt, and its answer continues the same run."""
     (result,) = target.drive({"way": "answers", "query": "feedback please", "answers": ["yes"]})
