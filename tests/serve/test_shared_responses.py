@@ -313,6 +313,20 @@ async def test_a_slow_reader_slows_the_run() -> None:
     assert len(reader.received) == 40 * 100 * 1024
 
 
+async def test_a_first_piece_that_is_larger_than_what_is_kept() -> None:
+    """A response whose first piece alone is larger than all that is kept is sent, also when it is asked for again."""
+
+    async def large(exchange: Exchange) -> None:
+        await exchange.respond(200, "x" * 2 * 1024 * 1024)
+
+    shared, readers = SharedResponses(1.0), [_Reader(), _Reader()]
+    async with shared.running():
+        for reader in readers:
+            with anyio.fail_after(10):
+                await shared.respond(reader, "k", "", large)
+    assert [len(reader.received) for reader in readers] == [2 * 1024 * 1024 + 2] * 2
+
+
 async def test_a_slower_reader_is_cut_off() -> None:
     """A reader that is slower than another by more than the kept bytes is cut off; the other gets all."""
     shared, slow, quick = SharedResponses(1.0), _Reader(), _Reader()

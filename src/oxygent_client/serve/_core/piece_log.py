@@ -40,7 +40,9 @@ class PieceLog:
         return self.last - len(self._kept)
 
     def fits(self, size: int) -> bool:
-        """Whether a piece of this size drops none of those that are kept."""
+        """Whether a piece of this size drops none of those that are kept; a first one of any size drops none."""
+        if not self._kept:
+            return True
         return len(self._kept) < self._most_pieces and self._size + size <= self._most_bytes
 
     def append(self, piece: bytes) -> None:
