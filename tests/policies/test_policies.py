@@ -284,6 +284,18 @@ async def test_a_check_is_never_left_out() -> None:
         await met(Policies().wrap(lax, HTTPSOnly(https_only=True)), run("http://remote.example"))
 
 
+async def test_a_check_by_another_policy() -> None:
+    """A URL to which credentials could be sent is checked again once the transport has another policy."""
+    fake = FakeTransport({"/sse/chat": GOOD})
+    transport = HTTPSOnlyTransport(fake, HTTPSOnly(plaintext_hosts=("remote.example",)))
+    request = HTTPRequest("POST", "http://remote.example", "/sse/chat", {"authorization": "Bearer token-1"})
+    assert await met(transport, request) == 200
+    transport.policy = HTTPSOnly()
+    with pytest.raises(errors.InsecureTransportError):
+        await met(transport, request)
+    assert len(fake.requests) == 1
+
+
 WRONG: Final[list[tuple[str, tuple[Any, ...]]]] = [
     ("'retry': Retry, Retry", (Retry(), Retry(attempts=5))),
     ("'retry': Retry, Retry", (Retry(), Retry())),
