@@ -5,8 +5,10 @@ Rule: time is virtual; the remote is a toy in the same process, and so are the c
 
 from __future__ import annotations
 
+import gc
 import json
-from contextlib import asynccontextmanager
+import weakref
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -386,6 +388,26 @@ async def test_an_unexpected_error() -> None:
                 await shared.respond(_Reader(), "k", "", broken)
         await shared.respond(after, "other", "", pieces(1, []))
     assert after.is_finished
+
+
+async def test_a_kept_error_holds_no_request() -> None:
+    """An error that is kept for requests that are sent again does not keep those that have got it."""
+
+    async def broken(exchange: Exchange) -> None:
+        await exchange.start_stream()
+        raise OSError(5, "a fault")
+
+    shared, gone = SharedResponses(1.0), list[weakref.ref[_Reader]]()
+    async with shared.running():
+        for _ in range(2):
+            readers = [_Reader()]
+            gone.append(weakref.ref(readers[0]))
+            with suppress(OSError):
+                await shared.respond(readers.pop(), "k", "", broken)
+        gc.collect()
+        assert [each() for each in gone] == [None, None]
+        with pytest.raises(OSError, match="a fault"):
+            await shared.respond(_Reader(), "k", "", broken)
 
 
 async def test_old_responses_are_forgotten() -> None:

@@ -173,18 +173,26 @@ class _Shared:
             await self._opened.wait()
             log = self._audience.log
             if self._head is None or (log.is_ended and self._error is not None):
-                assert self._error is not None  # a handler responds, or raises
-                raise self._error
+                raise self._take_error()  # a handler responds, or raises
             if log.dropped:
                 raise _refuse("not_kept", "the response has begun, and is too long to be repeated")
             await exchange.start_recorded(self._head)
             await self._send_pieces(exchange, viewer)
             if self._error is not None:
-                raise self._error
+                raise self._take_error()
             await exchange.end_stream()
         finally:
             self._audience.leave(viewer)
             self._taken.set()
+
+    def _take_error(self) -> Exception:
+        """Return the error for one reader, and keep a copy without its traceback, whose frames hold the request."""
+        error = self._error
+        assert error is not None
+        self._error = kept = type(error).__new__(type(error), *error.args)
+        kept.args = error.args  # `OSError.__new__` leaves them to `__init__`
+        kept.__dict__.update(error.__dict__)
+        return error
 
     async def _send_pieces(self, exchange: Exchange, viewer: Any) -> None:
         while not viewer.is_over:
