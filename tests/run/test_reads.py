@@ -139,6 +139,30 @@ async def test_a_scope_that_is_cancelled(seconds: float) -> None:
 # ---------------------------------------------------------------------------------------------------------- The check
 
 
+async def test_a_cancel_scope_around_fires_during_the_cleanup() -> None:
+    """A cancel scope around a read whose task group is not left yet after the deadline takes its own effect."""
+
+    async def clean_up() -> None:
+        try:
+            await anyio.sleep(NEVER)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(1)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        async with anyio.create_task_group() as group:
+            group.start_soon(clean_up)
+            await anyio.sleep(NEVER)
+        yield b""
+
+    reads = new_reads()
+    with anyio.move_on_after(5.5) as around:
+        await reads.read(chunks(), anyio.current_time() + 5)
+        await anyio.sleep(NEVER)
+    assert around.cancelled_caught
+    reads.close()
+
+
 async def test_a_check_that_extends() -> None:
     """The read goes on during the check and then until the deadline that the check returned."""
     reads, checks = new_reads(), list[float]()

@@ -75,6 +75,25 @@ async def test_blocks_in_blocks(outer: float, inner: float, interrupted: tuple[b
     assert (around.cancelled_caught, within.cancelled_caught) == interrupted
 
 
+async def test_a_cancel_scope_around_fires_during_the_cleanup() -> None:
+    """A cancel scope around a block that its task group has not left yet after the deadline takes its own effect."""
+
+    async def clean_up() -> None:
+        try:
+            await anyio.sleep(NEVER)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(1)
+
+    with anyio.move_on_after(5.5) as around:
+        with scope(5):
+            async with anyio.create_task_group() as group:
+                group.start_soon(clean_up)
+                await anyio.sleep(NEVER)
+        await anyio.sleep(NEVER)
+    assert around.cancelled_caught
+
+
 async def test_cancel_by_another_task() -> None:
     """`cancel` interrupts the block of another task, also if it is called twice."""
     with scope(NEVER) as block:

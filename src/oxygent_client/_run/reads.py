@@ -22,7 +22,7 @@ from anyio.lowlevel import checkpoint
 
 from oxygent_client._core.per_loop import this_loop
 from oxygent_client._core.tasks import plain_task_group, wait_until_done
-from oxygent_client._run.waits import TICK, Timer, new_timer
+from oxygent_client._run.waits import TICK, Timer, is_delivered_again, new_timer
 
 _USUAL_TIME: Final = asyncio.BaseEventLoop.time
 Expired: TypeAlias = Callable[[], Awaitable[float | None]]
@@ -92,8 +92,9 @@ class TimerReads:
         try:
             piece = await anext(chunks)
             self.is_pending = False
-        except asyncio.CancelledError:
-            if not self._is_interrupted or reader.cancelling() > self._requests + 1:  # another request than ours
+        except asyncio.CancelledError as error:
+            is_only_ours = reader.cancelling() <= self._requests + 1
+            if not self._is_interrupted or not (is_only_ours or is_delivered_again(error)):
                 raise
         finally:
             self._reader = self._expired = None  # a timer that stays armed holds no connection

@@ -22,6 +22,15 @@ TICK: Final = 0.001
 """The resolution of uvloop's timers, in seconds. One that fires earlier than it is due would be armed for at once."""
 
 
+def is_delivered_again(error: asyncio.CancelledError) -> bool:
+    """Whether `error` may be dropped, though another than us has cancelled the task, too.
+
+    It may if that was a cancel scope of anyio, which cancels again where the task waits next. It would not take ours,
+    which has no message, for its own, as happens if a task group within the block took both: it would pass that on.
+    """
+    return not error.args and anyio.current_effective_deadline() == -math.inf
+
+
 class Sleeper(Protocol):
     """Has a deadline."""
 
@@ -107,7 +116,9 @@ class TimedScope:
             return False
         assert task is not None
         is_only_ours = task.uncancel() <= self._requests
-        self.cancelled_caught = is_only_ours and isinstance(error, asyncio.CancelledError)
+        self.cancelled_caught = isinstance(error, asyncio.CancelledError) and (
+            is_only_ours or is_delivered_again(error)
+        )
         return self.cancelled_caught
 
     def cancel(self) -> None:
