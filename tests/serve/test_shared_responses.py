@@ -16,7 +16,7 @@ import attrs
 import pytest
 
 from oxygent_client import HTTPRequest, HTTPResponse, Outcome, Retry, SSEOxyGent
-from oxygent_client.errors import ConnectError
+from oxygent_client.errors import ConnectError, HandlerError
 from oxygent_client.serve import Exchange, PieceLog, Refused, Service, SharedResponses
 from oxygent_client.serve.agui import AGUIAdapter
 from oxygent_client.serve.openai import OpenAIAdapter
@@ -388,6 +388,19 @@ async def test_an_unexpected_error() -> None:
                 await shared.respond(_Reader(), "k", "", broken)
         await shared.respond(after, "other", "", pieces(1, []))
     assert after.is_finished
+
+
+async def test_a_hook_that_fails_is_logged_by_the_service_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """An error that reaches the service, which logs it, is not logged before."""
+
+    async def broken(exchange: Exchange) -> None:
+        raise HandlerError("a hook raised ValueError")
+
+    shared = SharedResponses(1.0)
+    async with shared.running():
+        with pytest.raises(HandlerError):
+            await shared.respond(_Reader(), "k", "", broken)
+    assert caplog.records == []
 
 
 async def test_a_kept_error_holds_no_request() -> None:

@@ -23,7 +23,7 @@ import attrs
 from oxygent_client import Outcome, OxyError
 from oxygent_client.serve._core.audience import Audience
 from oxygent_client.serve._core.exchange import Exchange, Message
-from oxygent_client.serve._core.failures import MAY_HAVE_RUN, Refused, failure_of
+from oxygent_client.serve._core.failures import MAY_HAVE_RUN, Refused
 from oxygent_client.serve._core.piece_log import PieceLog
 from oxygent_client.serve._core.run_table import RunTable
 
@@ -132,7 +132,8 @@ class _Shared:
         error = self._error
         if self._head is not None or not isinstance(error, OxyError | Refused):
             return False
-        return not failure_of(error).outcome.may_have_run
+        known = error.failure if isinstance(error, Refused) else error
+        return not known.outcome.may_have_run
 
     async def make(self, exchange: Exchange, handler: Callable[[Exchange], Awaitable[None]]) -> None:
         """Make the response."""
