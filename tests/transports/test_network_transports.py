@@ -237,10 +237,11 @@ async def test_raw_bodies(library: Library) -> None:
         request = HTTPRequest("GET", server.url + "/base?k=v", "/get_agents", context=Context(purpose="discover"))
         assert isinstance(agent.transport, Transport)
         async with agent.transport.exchange(request) as response:
-            body = b"".join([piece async for piece in response.chunks])
+            pieces = [piece async for piece in response.chunks]
             assert [piece async for piece in response.chunks] == []
     assert response.status == 200
-    assert body == raw
+    assert b"".join(pieces) == raw
+    assert {*map(type, pieces)} == {bytes}
     assert response.headers["content-encoding"] == "gzip"
     assert response.headers["x-two"] == "a, b"
     assert server.requests[0].line == "GET /base/get_agents?k=v HTTP/1.1"

@@ -212,7 +212,7 @@ class _Body:
                 self._is_whole = True
             while not self._is_whole:
                 if chunks := self._parsed():
-                    return b"".join(chunks) if len(chunks) > 1 else chunks[0]
+                    return b"".join(chunks)
                 if not self._is_whole:
                     self._parser.receive_data(await self._read())
             if not self.is_closed:
@@ -220,9 +220,9 @@ class _Body:
                     await run_to_end(self.aclose)
         raise StopAsyncIteration
 
-    def _parsed(self) -> list[bytes]:
+    def _parsed(self) -> list[bytes | bytearray]:
         """Return the chunks that the parser has, and note the end of the body."""
-        chunks: list[bytes] = []
+        chunks: list[bytes | bytearray] = []
         try:
             while len(chunks) < MOST_CHUNKS:
                 event = self._parser.next_event()

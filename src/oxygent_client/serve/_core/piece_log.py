@@ -27,7 +27,7 @@ class PieceLog:
         self._most_bytes = most_bytes
         self._kept: deque[bytes] = deque()
         self._size = 0
-        self.last = 0
+        self.last: int = 0
         """The number of the newest piece; 0 before the first."""
         self.is_ended = False
         """Whether no piece follows."""
