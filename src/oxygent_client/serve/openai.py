@@ -119,7 +119,7 @@ class _ShownText:
         return f"\n\n{update.delta}" if update.is_reset else update.delta
 
     def finish(self, text: str) -> str | None:
-        """Return what is missing of the whole text; None if nothing is."""
+        """Return the missing rest of the whole text; None if nothing is missing."""
         before = "".join(self._pieces)
         if before:
             return text[len(before) :] or None if text.startswith(before) else f"\n\n{text}"

@@ -2,7 +2,7 @@
 
 Rule 1: a run is started by a POST, which returns its id, and viewed by any number of GETs, as the `EventSource` of a
     browser sends them.
-Rule 2: the id of a run is a secret, since `EventSource` can send no token: who has it can view the run, and answer an
+Rule 2: the id of a run is a secret, since `EventSource` can send no token: its holder can view the run, and answer an
     agent that asks.
 Rule 3: a viewer gets all events from the one that it asks for, or is told which are missing and why.
 Rule 4: messages are as the remote sent them, calls and thoughts included, without credentials.

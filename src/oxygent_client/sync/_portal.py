@@ -467,7 +467,7 @@ class BlockOwner(ABC, Generic[T]):
             self._block.leave(error)
 
     def close(self) -> None:
-        """Cancel what is in progress, which makes the remote stop; another thread may be reading."""
+        """Cancel the work in progress, which makes the remote stop; another thread may be reading."""
         if self._block is not None:
             self._block.leave()
 

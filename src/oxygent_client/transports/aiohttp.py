@@ -130,7 +130,7 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
     """aiohttp's protocol for one connection, which is reused only if no byte followed its last response.
 
     aiohttp takes bytes after a response for the next response. It does not report bytes that it cannot parse to the
-    reader of a body, who would wait for ever, even after the other side has closed.
+    reader of a body: it would wait for ever, even after the other side has closed.
 
     The connections of a session read into the same memory, one after the other. For a protocol without a buffer asyncio
     allocates 256 KiB for each read: two page faults for an event. uvloop has a buffer of its own, and calls

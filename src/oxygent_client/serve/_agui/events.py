@@ -259,7 +259,7 @@ class RunEvents:
         return events
 
     def _write_rest(self, output: Any, cleaned: Any) -> list[Document]:
-        """Return the events for what is missing of the answer's text."""
+        """Return the events for the missing rest of the answer's text."""
         text, before = text_of(output), "".join(self._shown)
         if self._message and text == before:
             return []

@@ -86,7 +86,7 @@ class Access:
 
 
 def _parts(url: str) -> SplitResult:
-    """The parts of a URL; of what is none, those of the empty one, which no rule accepts."""
+    """The parts of a URL; of an invalid one, those of the empty URL, which no rule accepts."""
     try:
         return urlsplit(url)
     except ValueError:

@@ -1,8 +1,8 @@
 """What of a run goes to a client: through the agent's `sanitize`, and without the credentials that the run has sent.
 
-Rule 1: `sanitize` gets whole messages, once each, and copies, since it may change its argument. What is no message of
-    its own, such as a piece of the answer's text or an output, is shown to it as a message of that kind.
-Rule 2: documents are built from what it returns. Where that is no longer a message of its type, nothing is sent of it.
+Rule 1: `sanitize` gets whole messages, once each, and copies, since it may change its argument. Other parts, such
+    as a piece of the answer's text or an output, are shown to it as a message of that kind.
+Rule 2: documents are built from its results. Where a result is no longer a message of its type, nothing is sent of it.
 """
 
 from __future__ import annotations
