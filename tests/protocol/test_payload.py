@@ -28,7 +28,6 @@ from oxygent_client._protocol.payload import (
     RESTART,
     SOME_SERVERS,
     CallStackStrategy,
-    build_shared_payload,
     check_arguments,
     check_restart,
     encode,
@@ -193,7 +192,7 @@ def test_a_payload_that_shares_containers(cls: type[OxyRequest]) -> None:
         "call_stack_strategy": None,
         "argument_overrides": (),
     }
-    assert build_shared_payload(request, **settings) == build_payload(request, **settings)
+    assert build_payload(request, copy=False, **settings) == build_payload(request, **settings)
 
 
 def test_shared_containers_are_not_copied() -> None:

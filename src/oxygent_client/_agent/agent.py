@@ -50,7 +50,7 @@ from oxygent_client._core.sent_secrets import SentSecrets
 from oxygent_client._core.settings import CallOptions, ConfirmState, Limits, Timeouts
 from oxygent_client._core.transport import HTTPRequest, Transport
 from oxygent_client._core.validation import FLAG, NAMES, TEXTS
-from oxygent_client._protocol.payload import CallStackStrategy, build_payload, build_shared_payload
+from oxygent_client._protocol.payload import CallStackStrategy, build_payload
 from oxygent_client._protocol.responses import Welcome
 from oxygent_client._protocol.router import EventRouter
 from oxygent_client._protocol.schema import Schema
@@ -191,22 +191,16 @@ class SSEOxyGent(RemoteAgent):
         Raises:
             PayloadError: an argument has the name of a protocol field.
         """
-        return build_payload(
-            oxy_request,
-            name=self.name,
-            is_share_call_stack=self.is_share_call_stack,
-            call_stack_strategy=self.call_stack_strategy,
-            argument_overrides=self.argument_overrides,
-        )
+        return self._build_payload(oxy_request)
 
-    def _shared_payload(self, oxy_request: OxyRequest) -> dict[str, Any]:
-        """As `prepare_payload`, for a payload that is encoded at once."""
-        return build_shared_payload(
-            oxy_request,
+    def _build_payload(self, request: OxyRequest, *, copy: bool = True) -> dict[str, Any]:
+        return build_payload(
+            request,
             name=self.name,
             is_share_call_stack=self.is_share_call_stack,
             call_stack_strategy=self.call_stack_strategy,
             argument_overrides=self.argument_overrides,
+            copy=copy,
         )
 
     def prepare_headers(self, oxy_request: OxyRequest) -> dict[str, str]:
@@ -493,7 +487,9 @@ class SSEOxyGent(RemoteAgent):
             limits=self.limits,
             catalog=self._catalog,
             https_only=self._https_only,
-            prepare_payload=self.prepare_payload if self.is_hooked("prepare_payload") else self._shared_payload,
+            prepare_payload=(
+                self.prepare_payload if self.is_hooked("prepare_payload") else partial(self._build_payload, copy=False)
+            ),
             prepare_headers=self.prepare_headers,
         )
 

@@ -84,6 +84,7 @@ def build_payload(
     is_share_call_stack: bool = True,
     call_stack_strategy: CallStackStrategy | None = None,
     argument_overrides: Collection[str] = (),
+    copy: bool = True,
 ) -> dict[str, Any]:
     """Build the payload of `request`: its fields, with its arguments beside them. `finalize_payload` is applied later.
 
@@ -94,43 +95,17 @@ def build_payload(
     - `none`: nothing; the caller is `user`. The same as `is_share_call_stack=False`.
 
     `name` is the agent's own name in the stack; by default the request's callee. A last entry of another name is kept.
+    Without `copy`, it has the dictionaries and lists of the request itself, for a payload that is encoded at once.
 
     Raises:
         PayloadError: an argument has the name of a protocol field, or the strategy is unknown.
     """
-    return _payload(
-        request, request.model_dump(exclude=LOCAL), name, is_share_call_stack, call_stack_strategy, argument_overrides
-    )
-
-
-def build_shared_payload(
-    request: OxyRequest,
-    *,
-    name: str | None,
-    is_share_call_stack: bool,
-    call_stack_strategy: CallStackStrategy | None,
-    argument_overrides: Collection[str],
-) -> dict[str, Any]:
-    """As `build_payload`, with the containers of `request` in the place of copies: nobody may change them.
-
-    Raises:
-        PayloadError: as for `build_payload`.
-    """
-    is_usual = type(request).model_dump is OxyRequest.model_dump
-    fields = request.shared_fields(LOCAL) if is_usual else request.model_dump(exclude=LOCAL)
-    return _payload(request, fields, name, is_share_call_stack, call_stack_strategy, argument_overrides)
-
-
-def _payload(
-    request: OxyRequest,
-    payload: dict[str, Any],
-    name: str | None,
-    is_share_call_stack: bool,
-    call_stack_strategy: CallStackStrategy | None,
-    argument_overrides: Collection[str],
-) -> dict[str, Any]:
     check_arguments(request.arguments, argument_overrides)
     strategy = call_stack_strategy or ("partial" if is_share_call_stack else "none")
+    if copy or type(request).model_dump is not OxyRequest.model_dump:
+        payload = request.model_dump(exclude=LOCAL)
+    else:
+        payload = request.shared_fields(LOCAL)
     arguments, given = payload.pop("arguments"), request.given
     for field, default in SOME_SERVERS.items():
         if field not in given and payload.get(field) == default:

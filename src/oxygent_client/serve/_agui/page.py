@@ -89,8 +89,7 @@ class Page:
         if run is None:
             raise Refused(404, "not_found", "there is no report of this run")
         _, headers = page_and_headers()
-        trace = self.runs.outbound(run).trace(
-            run.trace()
-        )  # the server, and the text of an error that may name it, are not for clients
+        trace = self.runs.outbound(run).trace(run.trace())
+        # The server, and the text of an error that may name it, are not for clients.
         shown = attrs.evolve(trace, server_url="", error="the run failed" if trace.error else "")
         await exchange.respond_page(shown.report(), headers)
