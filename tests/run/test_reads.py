@@ -19,6 +19,7 @@ from anyio.lowlevel import current_token
 
 from oxygent_client._core.transport import BufferedChunks
 from oxygent_client._run.reads import TimerReads, loop_clock, new_reads
+from tests.support.slow_cleanup import wait_and_clean_up
 from tests.support.virtual import VirtualLoop
 from tests.support.virtual import anyio_backend as anyio_backend
 
@@ -142,16 +143,9 @@ async def test_a_scope_that_is_cancelled(seconds: float) -> None:
 async def test_a_cancel_scope_around_fires_during_the_cleanup() -> None:
     """A cancel scope around a read whose task group is not left yet after the deadline takes its own effect."""
 
-    async def clean_up() -> None:
-        try:
-            await anyio.sleep(NEVER)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await anyio.sleep(1)
-
     async def chunks() -> AsyncIterator[bytes]:
         async with anyio.create_task_group() as group:
-            group.start_soon(clean_up)
+            group.start_soon(wait_and_clean_up)
             await anyio.sleep(NEVER)
         yield b""
 

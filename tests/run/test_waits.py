@@ -6,6 +6,7 @@ Rule: time is virtual, so that two things happen at the same moment when a test 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +14,7 @@ import anyio
 import pytest
 
 from oxygent_client._run.waits import Scope, TimedScope, Timer, new_scope, new_timer
+from tests.support.slow_cleanup import wait_and_clean_up
 from tests.support.virtual import VirtualLoop
 from tests.support.virtual import anyio_backend as anyio_backend
 
@@ -77,18 +79,10 @@ async def test_blocks_in_blocks(outer: float, inner: float, interrupted: tuple[b
 
 async def test_a_cancel_scope_around_fires_during_the_cleanup() -> None:
     """A cancel scope around a block that its task group has not left yet after the deadline takes its own effect."""
-
-    async def clean_up() -> None:
-        try:
-            await anyio.sleep(NEVER)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await anyio.sleep(1)
-
     with anyio.move_on_after(5.5) as around:
         with scope(5):
             async with anyio.create_task_group() as group:
-                group.start_soon(clean_up)
+                group.start_soon(wait_and_clean_up)
                 await anyio.sleep(NEVER)
         await anyio.sleep(NEVER)
     assert around.cancelled_caught
@@ -172,6 +166,27 @@ async def native_cancellation(timer: Timer) -> None:
     assert task.cancelling() == 1
 
 
+async def three_at_once(timer: Timer) -> None:
+    """A native cancellation that meets a cancel scope of anyio and the end of a block is not swallowed."""
+
+    async def wait(scopes: list[anyio.CancelScope], blocks: list[TimedScope]) -> None:
+        with anyio.CancelScope() as around, TimedScope(timer, NEVER) as block:
+            scopes.append(around)
+            blocks.append(block)
+            await asyncio.sleep(NEVER)
+        await asyncio.sleep(1)
+
+    for order in itertools.permutations(range(3)):
+        scopes, blocks = list[anyio.CancelScope](), list[TimedScope]()
+        task = asyncio.create_task(wait(scopes, blocks))
+        await asyncio.sleep(0)
+        cancels = (task.cancel, scopes[0].cancel, blocks[0].cancel)
+        for number in order:
+            timer.loop.call_soon(cancels[number])
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
 async def about_to_end(timer: Timer) -> None:
     """A wait whose result is there when the deadline passes is not interrupted."""
     result = timer.loop.create_future()
@@ -190,7 +205,7 @@ async def uncancelled(timer: Timer) -> None:
     assert task.cancelling() == 0
 
 
-@pytest.mark.parametrize("work", [one_timer, native_cancellation, about_to_end, uncancelled])
+@pytest.mark.parametrize("work", [one_timer, native_cancellation, three_at_once, about_to_end, uncancelled])
 def test_timed_scopes(work: Callable[[Timer], Coroutine[Any, Any, None]]) -> None:
     """Blocks on asyncio behave as each function describes."""
 

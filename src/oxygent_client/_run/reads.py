@@ -22,7 +22,7 @@ from anyio.lowlevel import checkpoint
 
 from oxygent_client._core.per_loop import this_loop
 from oxygent_client._core.tasks import plain_task_group, wait_until_done
-from oxygent_client._run.waits import TICK, Timer, is_delivered_again, new_timer
+from oxygent_client._run.waits import TICK, Interruption, Timer, is_cancelled, new_timer
 
 _USUAL_TIME: Final = asyncio.BaseEventLoop.time
 Expired: TypeAlias = Callable[[], Awaitable[float | None]]
@@ -73,7 +73,7 @@ class TimerReads:
         self._deadline = math.inf
         self._expired: Expired | None = None
         self._reader: asyncio.Task[Any] | None = None
-        self._is_interrupted = False
+        self._interruption: Interruption | None = None
         self._requests = 0  # to cancel the reader, when its read began
         self._check: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
@@ -83,7 +83,7 @@ class TimerReads:
         """As `Reads.read`."""
         reader = self._reader = asyncio.current_task(self._loop)
         assert reader is not None
-        self._deadline, self._expired, self._is_interrupted, self._failure = deadline, expired, False, None
+        self._deadline, self._expired, self._interruption, self._failure = deadline, expired, None, None
         self._requests = reader.cancelling()
         if deadline < self._timer.at:
             self._timer.arm(deadline)
@@ -93,13 +93,12 @@ class TimerReads:
             piece = await anext(chunks)
             self.is_pending = False
         except asyncio.CancelledError as error:
-            is_only_ours = reader.cancelling() <= self._requests + 1
-            if not self._is_interrupted or not (is_only_ours or is_delivered_again(error)):
+            if self._interruption is None or not self._interruption.is_cause(error):
                 raise
         finally:
             self._reader = self._expired = None  # a timer that stays armed holds no connection
-            if self._is_interrupted:
-                reader.uncancel()
+            if self._interruption is not None:
+                self._interruption.take_back()
             if self._check is not None:
                 await self._end_check()
         if piece is None and self._failure is not None:
@@ -111,9 +110,10 @@ class TimerReads:
         reader = self._reader
         if reader is None:
             return False
-        if not self._is_interrupted:
-            self._is_interrupted = True
-            reader.cancel()
+        if is_cancelled(reader):
+            self._loop.call_soon(self.interrupt)  # if the read goes on nevertheless
+        elif self._interruption is None:
+            self._interruption = Interruption(self._loop, reader, self._requests)
         return True
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class TimerReads:
         reader = self._reader
         if self._check is not None and self._check.done():  # another task cancelled it
             self._check = None
-        if reader is None or self._check is not None or self._is_interrupted:
+        if reader is None or self._check is not None or self._interruption is not None:
             return
         waiter = getattr(reader, "_fut_waiter", None)
         now = self._loop.time()
@@ -150,7 +150,7 @@ class TimerReads:
         try:
             deadline = await expired()
         except asyncio.CancelledError:
-            if self._reader is not None and not self._is_interrupted:  # not by `_end_check`: the deadline still holds
+            if self._reader is not None and self._interruption is None:  # not by `_end_check`: the deadline still holds
                 self._loop.call_soon(self._look_at_deadline)
             raise
         except Exception as error:  # noqa: BLE001  (the reader raises it; a hook of the user's may be at work)

@@ -22,13 +22,49 @@ TICK: Final = 0.001
 """The resolution of uvloop's timers, in seconds. One that fires earlier than it is due would be armed for at once."""
 
 
-def is_delivered_again(error: asyncio.CancelledError) -> bool:
-    """Whether `error` may be dropped, though another than us has cancelled the task, too.
+INTERRUPTED: Final = "interrupted by oxygent-client"
+"""The message of our cancellations, by which they are told from others."""
 
-    It may if that was a cancel scope of anyio, which cancels again where the task waits next. It would not take ours,
-    which has no message, for its own, as happens if a task group within the block took both: it would pass that on.
-    """
-    return not error.args and anyio.current_effective_deadline() == -math.inf
+
+def is_cancelled(task: asyncio.Task[Any]) -> bool:
+    """Whether a cancellation is about to reach the task."""
+    waiter: asyncio.Future[Any] | None = getattr(task, "_fut_waiter", None)
+    return waiter is not None and waiter.cancelled()
+
+
+class Interruption:
+    """Our cancellation of a task, which no other cancellation is about to reach."""
+
+    __slots__ = ("_others", "_requests", "_task")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any], requests: int) -> None:
+        self._task = task
+        self._requests = requests  # of others, before
+        self._others: int | None = None  # requests of others that came with ours
+        task.cancel(INTERRUPTED)
+        loop.call_soon(self._count)  # right after the task's turn
+
+    def _count(self) -> None:
+        self._others = self._task.cancelling() - self._requests - 1
+
+    def is_cause(self, error: BaseException | None) -> bool:
+        """Whether ours alone is the cause of `error`, so that it may be dropped.
+
+        If a cancel scope of anyio has cancelled the task later, while it cleaned up, `error` may be dropped too: the
+        scope cancels again where the task waits next. It would not take ours for its own, as happens if a task group
+        within the block took both: it would pass that on.
+        """
+        if not isinstance(error, asyncio.CancelledError):
+            return False
+        others_now = self._task.cancelling() - self._requests - 1
+        if others_now <= 0:
+            return True
+        others = others_now if self._others is None else self._others
+        return others <= 0 and error.args == (INTERRUPTED,) and anyio.current_effective_deadline() == -math.inf
+
+    def take_back(self) -> None:
+        """Take the request back, at the end of the block that it has ended."""
+        self._task.uncancel()
 
 
 class Sleeper(Protocol):
@@ -79,14 +115,14 @@ def new_timer() -> Timer | None:
 class TimedScope:
     """A block on asyncio, as `asyncio.timeout`, by the timer of its run."""
 
-    __slots__ = ("_deadline", "_is_cancelled", "_requests", "_task", "_timer", "cancelled_caught")
+    __slots__ = ("_deadline", "_interruption", "_requests", "_task", "_timer", "cancelled_caught")
 
     def __init__(self, timer: Timer, deadline: float) -> None:
         self._timer = timer
         self._deadline = deadline
         self._task: asyncio.Task[Any] | None = None  # within the block
         self._requests = 0  # to cancel the task, when the block began
-        self._is_cancelled = False
+        self._interruption: Interruption | None = None
         self.cancelled_caught = False
 
     @property
@@ -110,27 +146,22 @@ class TimedScope:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        task, self._task = self._task, None
+        self._task = None
         self._timer.sleepers.remove(self)
-        if not self._is_cancelled:
-            return False
-        assert task is not None
-        is_only_ours = task.uncancel() <= self._requests
-        self.cancelled_caught = isinstance(error, asyncio.CancelledError) and (
-            is_only_ours or is_delivered_again(error)
-        )
+        if self._interruption is not None:
+            self.cancelled_caught = self._interruption.is_cause(error)
+            self._interruption.take_back()
         return self.cancelled_caught
 
     def cancel(self) -> None:
         """Interrupt the block where it waits next."""
         task = self._task
-        if task is None or self._is_cancelled:
+        if task is None or self._interruption is not None:
             return
-        if asyncio.current_task() is task:  # what it waits for after the block would be interrupted, if it ends first
+        if is_cancelled(task) or asyncio.current_task() is task:  # the block may end before it waits again
             self._timer.loop.call_soon(self.cancel)
         else:
-            self._is_cancelled = True
-            task.cancel()
+            self._interruption = Interruption(self._timer.loop, task, self._requests)
 
     def look(self) -> None:
         """As `Sleeper.look`."""
