@@ -223,7 +223,7 @@ STRATEGIES: Final[list[tuple[Any, CallStackStrategy | None, bool]]] = [
 
 @pytest.mark.parametrize("own", [{"name": "me"}, {}])
 @pytest.mark.parametrize(("expected", "strategy", "is_shared"), STRATEGIES)
-def test_strategies(expected: Any, strategy: CallStackStrategy | None, is_shared: bool, own: dict[str, str]) -> None:
+def test_strategies(expected: Any, strategy: CallStackStrategy | None, is_shared: bool, own: dict[str, Any]) -> None:
     """The strategy, or else `is_share_call_stack`, sets how much of the call stack the remote sees."""
     request = OxyRequest(caller="local", callee="me", call_stack=STACK, node_id_stack=NODES)
     payload = build_payload(request, call_stack_strategy=strategy, is_share_call_stack=is_shared, **own)

@@ -10,6 +10,7 @@ from oxygent_client.serve._core.access import LOOPBACK
 from oxygent_client.serve._core.audience import Audience
 from oxygent_client.serve._core.exchange import ASGIApp, Exchange
 from oxygent_client.serve._core.failures import INTERNAL, Failure, Refused, failure_of
+from oxygent_client.serve._core.hosted_tasks import HostedTasks, not_running
 from oxygent_client.serve._core.outbound import Outbound
 from oxygent_client.serve._core.piece_log import PieceLog, Viewer
 from oxygent_client.serve._core.run_table import RunTable
@@ -28,6 +29,7 @@ __all__ = [
     "Audience",
     "Exchange",
     "Failure",
+    "HostedTasks",
     "Mount",
     "Outbound",
     "PieceLog",
@@ -42,6 +44,7 @@ __all__ = [
     "Viewer",
     "call_of",
     "failure_of",
+    "not_running",
     "positive",
     "serve_forever",
     "text_of",

@@ -13,8 +13,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
-import anyio
-import anyio.abc
 import attrs
 
 from oxygent_client import SSEOxyGent
@@ -22,6 +20,7 @@ from oxygent_client.errors import ConfigurationError
 from oxygent_client.serve import (
     Exchange,
     Failure,
+    HostedTasks,
     Mount,
     Route,
     Runs,
@@ -100,18 +99,12 @@ class _Endpoint:
     answer_seconds: float
     page: Page | None
     _interrupts: Interrupts = attrs.field(factory=Interrupts, init=False)
-    _group: anyio.abc.TaskGroup | None = attrs.field(default=None, init=False)
+    _tasks: HostedTasks = attrs.field(factory=lambda: HostedTasks(CLOSE_SECONDS), init=False)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        async with anyio.create_task_group() as group:
-            self._group = group
-            try:
-                async with self.responses.running():
-                    yield
-            finally:
-                self._group = None
-                group.cancel_scope.deadline = anyio.current_time() + CLOSE_SECONDS
+        async with self._tasks.running(), self.responses.running():
+            yield
 
     async def run(self, exchange: Exchange) -> None:
         asked = run_input(exchange.json())
@@ -123,7 +116,6 @@ class _Endpoint:
         await self.responses.respond(exchange, key, content, partial(self._run, asked, agent))
 
     async def _run(self, asked: RunInput, agent: str, exchange: Exchange) -> None:
-        assert self._group is not None  # responses are made in it
         if asked.answers:
             session, answer = self._interrupts.take(asked)
             session.resume(asked, exchange, answer)
@@ -140,7 +132,7 @@ class _Endpoint:
                 answer_seconds=self.answer_seconds,
                 on_begin=None if self.page is None else self.page.keep,
             )
-            self._group.start_soon(session.host)
+            self._tasks.start(session.host)
         await session.respond()
 
 

@@ -44,6 +44,7 @@ from oxygent_client.serve import (
     ServeLimits,
     Service,
     call_of,
+    not_running,
     text_of,
 )
 from oxygent_client.serve._mcp.documents import (
@@ -214,7 +215,7 @@ class _Endpoint:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if self._app is None:
-            raise RuntimeError("the service is not running: enter `app.running()` in the lifespan of your application")
+            raise not_running()
         left = anyio.Event()
         alone: AbstractContextManager[None] = nullcontext()
         session = dict(scope["headers"]).get(b"mcp-session-id", b"").decode("latin-1")

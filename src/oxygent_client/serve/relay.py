@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import anyio
-import anyio.abc
 import attrs
 
 from oxygent_client import SSEOxyGent
@@ -26,6 +25,7 @@ from oxygent_client.serve import (
     Audience,
     Exchange,
     Failure,
+    HostedTasks,
     Refused,
     Route,
     Runs,
@@ -82,7 +82,7 @@ class RelayAdapter:
         self._limits = limits or RelayLimits()
         self._known = RunTable[RelayRun](self._limits.finished_runs, self._limits.finished_seconds)
         self._runs: Runs | None = None
-        self._group: anyio.abc.TaskGroup | None = None
+        self._tasks = HostedTasks()
 
     def routes(self, runs: Runs) -> Sequence[Route]:
         """Return the routes of the relay."""
@@ -100,26 +100,15 @@ class RelayAdapter:
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Return a block that has the runs; those which are active at its end are stopped."""
-        return self._running()
-
-    @asynccontextmanager
-    async def _running(self) -> AsyncGenerator[None]:
-        async with anyio.create_task_group() as group:
-            self._group = group
-            try:
-                yield
-            finally:
-                self._group = None
-                group.cancel_scope.cancel()
+        return self._tasks.running()
 
     async def _start(self, exchange: Exchange) -> None:
         assert self._runs is not None  # a service asks for the routes first
-        if self._group is None:
-            raise RuntimeError("the service is not running: enter `app.running()` in the lifespan of your application")
+        self._tasks.check_running()
         question, limits = question_of(exchange.json()), self._limits
         audience = Audience(EventLog(limits.buffer_events, limits.buffer_bytes), limits.grace_seconds)
         run = RelayRun(secrets.token_urlsafe(16), self._runs, audience)
-        self._group.start_soon(self._execute, run, question, exchange.headers)
+        self._tasks.start(self._execute, run, question, exchange.headers)
         try:
             await run.opened.wait()
         finally:

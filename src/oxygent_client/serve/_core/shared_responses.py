@@ -12,18 +12,18 @@ Rule 5: bounded: the last finished responses are kept for some minutes. The firs
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import anyio
-import anyio.abc
 import attrs
 
 from oxygent_client import Outcome, OxyError
 from oxygent_client.serve._core.audience import Audience
 from oxygent_client.serve._core.exchange import Exchange, Message
 from oxygent_client.serve._core.failures import MAY_HAVE_RUN, Refused
+from oxygent_client.serve._core.hosted_tasks import HostedTasks
 from oxygent_client.serve._core.piece_log import PieceLog
 from oxygent_client.serve._core.run_table import RunTable
 
@@ -54,23 +54,16 @@ class SharedResponses:
     def __init__(self, return_seconds: float, responses: int = RESPONSES, seconds: float = SECONDS) -> None:
         self._return_seconds = return_seconds
         self._known = RunTable[_Shared](responses, seconds)
-        self._group: anyio.abc.TaskGroup | None = None
+        self._tasks = HostedTasks(CLOSE_SECONDS)
 
     @property
     def is_running(self) -> bool:
         """Whether the block of `running` has begun: responses are made by its tasks."""
-        return self._group is not None
+        return self._tasks.is_running
 
-    @asynccontextmanager
-    async def running(self) -> AsyncGenerator[None]:
-        """Host the responses while the block lasts."""
-        async with anyio.create_task_group() as group:
-            self._group = group
-            try:
-                yield
-            finally:
-                self._group = None
-                group.cancel_scope.deadline = anyio.current_time() + CLOSE_SECONDS
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Return a block that hosts the responses."""
+        return self._tasks.running()
 
     async def respond(
         self, exchange: Exchange, key: Hashable, content: Hashable, handler: Callable[[Exchange], Awaitable[None]]
@@ -87,15 +80,14 @@ class SharedResponses:
             OxyError: the run failed before the response had begun.
             Refused: likewise, or the response cannot be repeated.
         """
-        if self._group is None:
-            raise RuntimeError("the service is not running: enter `app.running()` in the lifespan of your application")
+        self._tasks.check_running()
         shared = self._known.find(key, anyio.current_time())
         if shared is None:
             if ATTACH in exchange.headers:
                 raise _refuse("not_known", "there is no such run: it is over, and no longer kept", 404)
             shared = _Shared(content, self._return_seconds)
             self._known.add(key, shared)
-            self._group.start_soon(self._make, key, shared, exchange.recorded(shared.take), handler)
+            self._tasks.start(self._make, key, shared, exchange.recorded(shared.take), handler)
         elif shared.content != content:
             raise _refuse("id_in_use", "another request has this id: give each one an id of its own")
         await shared.send_to(exchange)
