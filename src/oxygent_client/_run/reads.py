@@ -83,7 +83,7 @@ class TimerReads:
         """As `Reads.read`."""
         reader = self._reader = asyncio.current_task(self._loop)
         assert reader is not None
-        self._deadline, self._expired, self._interruption, self._failure = deadline, expired, None, None
+        self._deadline, self._expired, self._failure = deadline, expired, None
         self._requests = reader.cancelling()
         if deadline < self._timer.at:
             self._timer.arm(deadline)
@@ -99,6 +99,7 @@ class TimerReads:
             self._reader = self._expired = None  # a timer that stays armed holds no connection
             if self._interruption is not None:
                 self._interruption.take_back()
+                self._interruption = None
             if self._check is not None:
                 await self._end_check()
         if piece is None and self._failure is not None:
