@@ -111,10 +111,11 @@ class TimerReads:
         reader = self._reader
         if reader is None:
             return False
-        if is_cancelled(reader):
-            self._loop.call_soon(self.interrupt)  # if the read goes on nevertheless
-        elif self._interruption is None:
-            self._interruption = Interruption(self._loop, reader, self._requests)
+        if self._interruption is None:
+            if is_cancelled(reader):
+                self._loop.call_soon(self.interrupt)  # if the read goes on nevertheless
+            else:
+                self._interruption = Interruption(self._loop, reader, self._requests)
         return True
 
     def close(self) -> None:
