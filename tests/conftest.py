@@ -106,6 +106,8 @@ ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
 
 BY_LOOP: Final = frozenset(
     {
+        "tests/run/test_reads.py",
+        "tests/run/test_waits.py",
         "tests/transports/test_cancellation.py",
         "tests/testing/test_check_transport_finds.py::test_a_transport_that_breaks_its_tasks",
     }

@@ -88,7 +88,7 @@ class RunEvents:
     """The input of the current run of AG-UI."""
     trace_id: str
     outbound: Outbound
-    """What of the run goes to the client. Events have passed its `event`."""
+    """Prepares values for the client. Events have passed its `event`."""
     reasoning: bool = False
     """Whether thoughts are sent."""
     _number: int = attrs.field(default=0, init=False)

@@ -1,4 +1,4 @@
-"""What of a run goes to a client: through the agent's `sanitize`, and without the credentials that the run has sent.
+"""The messages of a run for its clients: through the agent's `sanitize`, and without credentials.
 
 Rule 1: `sanitize` gets whole messages, once each, and copies, since it may change its argument. Other parts, such
     as a piece of the answer's text or an output, are shown to it as a message of that kind.
@@ -18,7 +18,7 @@ from oxygent_client import AnyEvent, Custom, Observation, ToolCall, Trace, Trace
 
 @attrs.frozen
 class Outbound:
-    """What goes to a client, of one run."""
+    """Prepares the messages of one run."""
 
     _sanitize: Callable[[Any], Any] | None
     value: Callable[[Any], Any]
