@@ -1,4 +1,4 @@
-"""What all protocols promise alike, each asked over HTTP: errors of hooks, and the `sanitize` of the agent.
+"""What all protocols promise alike, each asked over HTTP: errors of hooks, and the `sanitize` of runs and of lists.
 
 Rule: time is virtual; the remote is a toy in the same process, and so are the clients.
 """
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
 REMOTE: Final = "https://remote.test"
 MASTER: Final = "trip_planner"
+ORGANIZATION: Final[dict[str, Any]] = {
+    "name": MASTER,
+    "type": "agent",
+    "children": [{"name": "zanzibar_agent", "type": "agent", "desc": "flies to zanzibar", "children": []}],
+}
 SCRIPTS: Final = {
     **ToyRemote().scripts,
     "words": Script(
@@ -76,7 +81,7 @@ class Site:
 @asynccontextmanager
 async def site(kind: type[SSEOxyGent] = SSEOxyGent, **options: Any) -> AsyncGenerator[Site]:
     """Serve a toy by all protocols while the block lasts."""
-    toy = ToyRemote(scripts=SCRIPTS)
+    toy = ToyRemote(scripts=SCRIPTS, organization=ORGANIZATION)
     agent = kind(server_url=REMOTE, transport=ASGITransport(toy), **options)
     adapters: list[Any] = [
         OpenAIAdapter(reasoning=True),
@@ -120,18 +125,21 @@ async def agui(here: Site, query: str) -> str:
     return await here.post("/agui", body)
 
 
-async def mcp(here: Site, query: str) -> str:
-    """Ask by MCP."""
+async def call_mcp(here: Site, method: str, headers: dict[str, str], **params: Any) -> str:
+    """Send a request of MCP."""
     meta: dict[str, Any] = {
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",
         "io.modelcontextprotocol/clientCapabilities": {},
         "progressToken": 1,
     }
-    params: dict[str, Any] = {"name": MASTER, "arguments": {"query": query}, "_meta": meta}
-    headers = {"mcp_protocol_version": "2026-07-28", "mcp_method": "tools/call", "mcp_name": MASTER}
-    document: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    document: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta}}
     kinds = {"accept": "application/json, text/event-stream", "content_type": "application/json"}
-    return await here.post("/mcp", document, **kinds, **headers)
+    return await here.post("/mcp", document, mcp_protocol_version="2026-07-28", mcp_method=method, **kinds, **headers)
+
+
+async def mcp(here: Site, query: str) -> str:
+    """Ask by MCP."""
+    return await call_mcp(here, "tools/call", {"mcp_name": MASTER}, name=MASTER, arguments={"query": query})
 
 
 async def a2a(here: Site, query: str) -> str:
@@ -275,3 +283,47 @@ async def test_sanitize_of_a_report(query: str) -> None:
     assert reply.status == 200
     assert "[gone]" in reply.text
     assert WORD not in reply.text
+
+
+async def models(here: Site) -> str:
+    """Read the list of models."""
+    return (await Call(here.service, "GET", "/v1/models")()).text
+
+
+async def model(here: Site) -> str:
+    """Read one model, by its name for clients."""
+    return (await Call(here.service, "GET", "/v1/models/[gone]_agent")()).text
+
+
+async def tools(here: Site) -> str:
+    """Read the list of tools."""
+    return await call_mcp(here, "tools/list", {})
+
+
+async def card(here: Site) -> str:
+    """Read the agent card."""
+    return (await Call(here.service, "GET", "/.well-known/agent-card.json")()).text
+
+
+async def agents(here: Site) -> str:
+    """Read the list of the page."""
+    return (await Call(here.service, "GET", "/agui/agents")()).text
+
+
+LISTS: Final[dict[str, Callable[[Site], Coroutine[Any, Any, str]]]] = {
+    "models": models,
+    "model": model,
+    "mcp": tools,
+    "a2a": card,
+    "page": agents,
+}
+
+
+@pytest.mark.parametrize("read", LISTS)
+async def test_sanitize_of_a_list(read: str) -> None:
+    """What `sanitize` removes is nowhere in a list of agents, neither in names nor in descriptions."""
+    async with site(sanitize=replace) as here:
+        received = await LISTS[read](here)
+    assert "[gone]_agent" in received
+    assert "flies to [gone]" in received
+    assert WORD not in received

@@ -5,9 +5,11 @@ Rule: time is virtual; the remote is a toy in the same process, and so are the c
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from contextlib import asynccontextmanager
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -164,6 +166,53 @@ async def test_the_agents() -> None:
     assert [agent.name for agent in agents] == ["trip_planner", "flight_agent", "hotel_agent", "review_agent"]
     assert await here.service.runs.agents() is agents
     assert agents[0].description == "Plans trips with flights and hotels"
+
+
+def rename(message: Any) -> Any:
+    """Give an agent another name, and hide what is about hotels."""
+    text = json.dumps(message)
+    return None if "hotel" in text and "Plans" not in text else json.loads(text.replace("flight_", "air_"))
+
+
+def hide_names(message: Any) -> Any:
+    """Return an agent without its name, as no message of its type, or unchanged."""
+    content = message["content"]
+    return {"review_agent": {**message, "type": "other"}}.get(content["name"], {**message, "content": {"desc": "x"}})
+
+
+NAMES: Final[list[Any]] = [
+    # `sanitize`, the callee of the agent, the names for clients
+    pytest.param(rename, None, ["trip_planner", "air_agent", "review_agent"], id="renamed-and-hidden"),
+    pytest.param(rename, "flight_agent", ["air_agent"], id="callee"),
+    pytest.param(hide_names, None, ["remote"], id="no-names"),
+    pytest.param(str, None, ["remote"], id="no-messages"),
+    pytest.param(str, "flight_agent", ["remote"], id="callee-without-a-name"),
+]
+
+
+@pytest.mark.parametrize(("sanitize", "callee", "shown"), NAMES)
+async def test_sanitized_names(sanitize: Any, callee: str | None, shown: list[str]) -> None:
+    """Agents have the names that `sanitize` returns: without, an agent is hidden, and the default has the local one."""
+    here = site(agent={"sanitize": sanitize, "callee": callee})
+    assert [agent.name for agent in await here.service.runs.agents()] == shown
+
+
+async def test_calls_by_sanitized_names() -> None:
+    """An agent is called by its name for clients, and by no other."""
+    here = site(agent={"sanitize": rename})
+    replies = [
+        await request(here.service, "POST", "/ask", {"query": "echo x", "agent": name})
+        for name in ("air_agent", "trip_planner", "flight_agent", "hotel_agent")
+    ]
+    assert [reply.status for reply in replies] == [200, 200, 404, 404]
+    assert [run.payload.get("callee") for run in here.toy.runs] == ["flight_agent", None]
+
+
+async def test_sanitize_that_fails_at_an_agent() -> None:
+    """A list of agents that `sanitize` fails at is an error, and its text is not shown."""
+    here = site(agent={"sanitize": itemgetter("nothing")})
+    with pytest.raises(KeyError):
+        await here.service.runs.agents()
 
 
 async def test_an_agent_with_a_callee_serves_that_one_only() -> None:

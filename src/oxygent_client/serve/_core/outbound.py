@@ -1,7 +1,7 @@
-"""The messages of a run for its clients: through the agent's `sanitize`, and without credentials.
+"""The messages and agents of a remote for clients: through the agent's `sanitize`, and without credentials.
 
-Rule 1: `sanitize` gets whole messages, once each, and copies, since it may change its argument. Other parts, such
-    as a piece of the answer's text or an output, are shown to it as a message of that kind.
+Rule 1: `sanitize` gets whole messages, and copies, since it may change its argument. Other parts, such as a piece of
+    the answer's text, an output or an agent of the organization, are shown to it as a message of that kind.
 Rule 2: documents are built from its results. Where a result is no longer a message of its type, nothing is sent of it.
 """
 
@@ -67,6 +67,12 @@ class Outbound:
         content = self.value(self._content({"type": "error", "content": text}, text))
         return content if isinstance(content, str) else ""
 
+    def agent(self, name: str, description: str) -> tuple[str, str]:
+        """Return the name and the description of an agent; without a name, it is not listed."""
+        fields = self.value(self._fields("agent", {"name": name, "desc": description}))
+        shown, about = fields.get("name"), fields.get("desc")
+        return shown if isinstance(shown, str) else "", about if isinstance(about, str) else ""
+
     def trace(self, trace: Trace) -> Trace:
         """Return the calls of a run."""
         if self._sanitize is None:
@@ -96,7 +102,8 @@ class Outbound:
         if self._sanitize is None:
             return content
         found: Any = self._sanitized(message)
-        return cast("dict[str, Any]", found).get("content") if isinstance(found, dict) else None
+        fields = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+        return fields.get("content") if fields.get("type") == message["type"] else None
 
     def _sanitized(self, message: Any) -> Any:
         return message if self._sanitize is None else self._sanitize(json.loads(json.dumps(message)))

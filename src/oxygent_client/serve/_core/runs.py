@@ -4,7 +4,7 @@ Rule 1: a request that exceeds a limit is refused at once; nothing queues.
 Rule 2: of an inbound request, only the arguments that its protocol names and the headers in the agent's
     `forward_headers` reach the remote.
 Rule 3: only agents of the remote's organization can be called; tools and models cannot. An agent whose `callee` is set
-    serves that one only.
+    serves that one only. Clients know each by the name that `sanitize` returns.
 Rule 4: leaving a run, in whatever way, stops it at the remote.
 """
 
@@ -15,7 +15,8 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Any, Final, cast
+from itertools import islice
+from typing import Any, Final
 
 import anyio
 import attrs
@@ -72,7 +73,10 @@ class ServedAgent:
     """An agent that clients can call."""
 
     name: str
+    """Its name for clients."""
     description: str = ""
+    callee: str = ""
+    """Its name at the remote; the same, if `sanitize` does not change it."""
 
 
 class Runs:
@@ -283,30 +287,43 @@ class Runs:
         if not name:
             return None
         agents = await self.agents()
-        if all(agent.name != name for agent in agents):
+        found = next((agent for agent in agents if agent.name == name), None)
+        if found is None:
             raise Refused(404, "agent_not_found", "there is no such agent")
-        return None if name == agents[0].name else name
+        return None if found is agents[0] else found.callee
 
     async def _discover(self) -> tuple[ServedAgent, ...]:
-        agent = self._agent
+        agent, found = self._agent, dict[str, ServedAgent]()
         await agent.init()
-        clean = without_credentials(agent.sent)
-        if agent.callee is not None:
-            return (ServedAgent(agent.callee, clean(agent.desc)),)
-        found, waiting = list[ServedAgent](), [cast("dict[str, Any]", clean(agent.org))]
-        while waiting and len(found) < MOST_AGENTS:
-            node = waiting.pop()
-            name, desc = node.get("name"), node.get("desc")
-            if isinstance(name, str) and name and (not found or node.get("type") == "agent"):
-                own = desc if isinstance(desc, str) else ""
-                found.append(ServedAgent(name, own if found else clean(agent.desc) or own))
-            waiting.extend(reversed(node.get("children", [])))
-        return tuple({each.name: each for each in reversed(found)}.values())[::-1] or (ServedAgent(agent.name),)
+        outbound = Outbound(agent.sanitize, without_credentials(agent.sent))
+        for callee, own in islice(_organization(agent), MOST_AGENTS):
+            name, description = outbound.agent(callee, own)
+            if not found:  # the default agent is always there
+                name = name or agent.name
+            if name:
+                found.setdefault(name, ServedAgent(name, description, callee))
+        return tuple(found.values()) or (ServedAgent(agent.name),)
 
     def _forwarded(self, headers: Mapping[str, str]) -> dict[str, Any] | None:
         allowed = {name.lower() for name in self._agent.forward_headers}
         forwarded = {name: value for name, value in headers.items() if name.lower() in allowed}
         return {"_headers": forwarded} if forwarded else None
+
+
+def _organization(agent: SSEOxyGent) -> Generator[tuple[str, str]]:
+    """Yield the names and descriptions of the agents that the remote has, the default one first."""
+    if agent.callee is not None:
+        yield agent.callee, agent.desc
+        return
+    waiting, is_first = [agent.org], True
+    while waiting:
+        node = waiting.pop()
+        name, desc = node.get("name"), node.get("desc")
+        if isinstance(name, str) and name and (is_first or node.get("type") == "agent"):
+            own = desc if isinstance(desc, str) else ""
+            yield name, (agent.desc or own) if is_first else own
+            is_first = False
+        waiting.extend(reversed(node.get("children", [])))
 
 
 def _same(value: Any) -> Any:
