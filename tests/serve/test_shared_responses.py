@@ -151,9 +151,9 @@ async def test_a_run_that_was_cut(way: str) -> None:
         assert len(here.toy.runs) == 1
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_another_request_with_the_same_id(way: str) -> None:
-    """Another query with an id that was used is refused."""
+@pytest.mark.parametrize("way", ["stream", "whole"])
+async def test_another_request_with_the_same_key(way: str) -> None:
+    """Another query with a key that was used is refused."""
     async with site() as here:
         await here.call(way, "echo one")()
         other = await here.call(way, "echo two")()
@@ -161,6 +161,45 @@ async def test_another_request_with_the_same_id(way: str) -> None:
         assert "id_in_use" in other.text
         assert other.headers["x-should-retry"] == "false"
         assert len(here.toy.runs) == 1
+
+
+def turns(*queries: str) -> dict[str, Any]:
+    """Return the messages of a conversation."""
+    return {"messages": [{"id": query, "role": "user", "content": query} for query in queries]}
+
+
+async def test_another_query_with_the_ids_of_a_run() -> None:
+    """Another query with the ids of a run that has ended is a run of its own, and either is repeated afterwards."""
+    inputs = [turns("echo one"), turns("echo two"), turns("echo one", "echo one"), turns("echo one"), turns("echo two")]
+    async with site() as here:
+        replies = [await here.call("agui", "", **each)() for each in inputs]
+    assert [run.query for run in here.toy.runs] == ["echo one", "echo two", "echo one"]
+    assert replies[3].text == replies[0].text
+    assert replies[4].text == replies[1].text
+
+
+async def test_another_query_with_the_ids_of_an_active_run() -> None:
+    """Another query with the ids of a run that has not ended is refused, and runs if it is sent again after that."""
+    async with site() as here, anyio.create_task_group() as group:
+        group.start_soon(here.call("agui", "slow"))
+        await anyio.sleep(5)
+        early = await here.call("agui", "echo two")()
+        assert (early.status, early.document["code"]) == (409, "id_in_use")
+        assert early.headers["x-should-retry"] == "true"
+        await anyio.sleep(10)
+        assert (await here.call("agui", "echo two")()).status == 200
+        assert here.states == ["finished", "finished"]
+
+
+async def test_an_answer_with_the_ids_of_its_question() -> None:
+    """The answer to an interrupt may have the ids of the run that asks."""
+    async with site() as here:
+        first = await here.call("agui", "ask")()
+        (interrupt,) = first.events[-1]["outcome"]["interrupts"]
+        resume = [{"interruptId": interrupt["id"], "status": "resolved", "payload": "yes"}]
+        answered = await here.call("agui", "ask", resume=resume)()
+        assert answered.events[-1]["type"] == "RUN_FINISHED"
+        assert here.toy.runs[0].feedback == ["yes", ""]
 
 
 async def test_what_a_client_has_learnt() -> None:

@@ -3,7 +3,8 @@
 Rule 1: a request is one run, streamed: the answer's text once, the calls inside the remote, and how the run ended.
 Rule 2: an agent that asks the user ends the response with an interrupt; its run waits for the answer, for some minutes.
 Rule 3: the history of the client counts; where the remote has the same in its memory, only the query is sent.
-Rule 4: the ids of thread and run name a run: a request that is sent again gets the events of that run, from the first.
+Rule 4: a request with the same ids of thread and run, and the same user messages, was sent before: it gets the events
+    of its run, from the first. With other messages it is another run, once that with these ids has ended.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from oxygent_client.serve import (
     Failure,
     HostedTasks,
     Mount,
+    Refused,
     Route,
     Runs,
     ServeLimits,
@@ -99,6 +101,8 @@ class _Endpoint:
     answer_seconds: float
     page: Page | None
     _interrupts: Interrupts = attrs.field(factory=Interrupts, init=False)
+    _active: set[tuple[str, str]] = attrs.field(factory=set[tuple[str, str]], init=False)
+    """The ids of thread and run of the responses that are being made."""
     _tasks: HostedTasks = attrs.field(factory=lambda: HostedTasks(CLOSE_SECONDS), init=False)
 
     @asynccontextmanager
@@ -109,11 +113,20 @@ class _Endpoint:
     async def run(self, exchange: Exchange) -> None:
         asked = run_input(exchange.json())
         agent = exchange.path.removeprefix(PATH).removeprefix("/")
-        content = self.runs.digest(
-            [agent, asked.query, [attrs.astuple(each) for each in asked.answers]], exchange.headers
-        )
-        key = (asked.thread_id, asked.run_id)
-        await self.responses.respond(exchange, key, content, partial(self._run, asked, agent))
+        said = self.runs.digest([agent, asked.digest, asked.query, [attrs.astuple(each) for each in asked.answers]], {})
+        key = (asked.thread_id, asked.run_id, said)
+        sender = self.runs.digest(None, exchange.headers)
+        await self.responses.respond(exchange, key, sender, partial(self._run_alone, asked, agent))
+
+    async def _run_alone(self, asked: RunInput, agent: str, exchange: Exchange) -> None:
+        ids = (asked.thread_id, asked.run_id)
+        if ids in self._active:
+            raise Refused(409, "id_in_use", "another run has this runId, and has not ended", retry_after=1.0)
+        self._active.add(ids)
+        try:
+            await self._run(asked, agent, exchange)
+        finally:
+            self._active.remove(ids)
 
     async def _run(self, asked: RunInput, agent: str, exchange: Exchange) -> None:
         if asked.answers:
