@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 import oxygent_client.serve
 from oxygent_client.cli import main
 from oxygent_client.testing import ToyRemote, serve
+from oxygent_client.testing.script import Pause, Script
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +32,7 @@ REFUSED: Final[list[Any]] = [
     pytest.param(["--openai", "--host", "0.0.0.0"], "--token-env", id="no-token"),
     pytest.param(["--openai", "--token-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE", id="no-variable"),
     pytest.param(["--openai", "--cors", "example.com"], "cors", id="no-origin"),
+    pytest.param(["--agui", "--return-seconds", "0"], "--return-seconds", id="no-time"),
 ]
 
 
@@ -155,3 +158,24 @@ def test_it_serves_until_a_signal(
     assert found[0]["data"][0]["id"] == "trip_planner"
     assert (found[1] == 401) == bool(token)
     assert words in err.getvalue()
+
+
+def test_the_time_in_which_a_client_can_come_back() -> None:
+    """A run whose client left goes on for `--return-seconds`: here to its end, where the default would stop it."""
+    toy = ToyRemote(scripts={"long": Script([Pause(1.5)], output="done")})
+    question = {"threadId": "t", "runId": "r", "messages": [{"id": "m", "role": "user", "content": "long"}]}
+
+    def client(line: str) -> None:
+        try:
+            connection = http.client.HTTPConnection(line.partition(" (")[0].rpartition("/")[2])
+            connection.request("POST", "/agui", json.dumps(question))
+            connection.getresponse().close()
+            connection.close()
+        finally:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    out = _Lines(client)
+    with serve(toy) as remote, redirect_stdout(out), redirect_stderr(io.StringIO()):
+        main(["serve", remote, "--agui", "--port", "0", "--return-seconds", "60"])
+    out.threads[0].join()
+    assert toy.runs[0].state == "finished"

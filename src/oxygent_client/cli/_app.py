@@ -342,6 +342,14 @@ def serve_agent(
     ] = None,
     max_runs: Annotated[int, typer.Option(help="Concurrent runs.", min=1, metavar="N")] = MAX_RUNS,
     timeout: Seconds = None,
+    return_seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds that a run goes on after its client has left, if the client can come back.",
+            min=0.001,
+            metavar="SECONDS",
+        ),
+    ] = None,
     grace: Annotated[
         float, typer.Option(help="Seconds that runs get to end after Ctrl-C or SIGTERM.", min=0.0, metavar="SECONDS")
     ] = 30.0,
@@ -355,7 +363,12 @@ def serve_agent(
     """
     from oxygent_client.serve import LOOPBACK, ServeLimits, Service, serve_forever
 
-    limits = ServeLimits(runs=max_runs, run_seconds=timeout or ServeLimits().run_seconds)
+    standard = ServeLimits()
+    limits = ServeLimits(
+        runs=max_runs,
+        run_seconds=timeout or standard.run_seconds,
+        return_seconds=return_seconds or standard.return_seconds,
+    )
     adapters = _adapters(openai=openai, reasoning=reasoning, mcp=mcp, master_only=master_only)
     if a2a:
         adapters.append(_extra("a2a").A2AAdapter(public_url, needs_token=token_env is not None))
