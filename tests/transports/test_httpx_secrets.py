@@ -34,8 +34,9 @@ async def test_the_log_shows_no_secret(
             url = server.url.replace("://", "://ada:CANARY@") + "/prefix?key=CANARY"
             assert (await SSEOxyGent(server_url=url, transport=transport).ask("hi")).output == "42"
         await transport.aclose()
-        shown = [record.getMessage() for record in caplog.records if record.name == library]
-        assert [f'HTTP Request: POST {server.url}/prefix/sse/chat "HTTP/1.1 200 OK"'] == shown
+        lines = [record.getMessage() for record in caplog.records if record.name == library]
+        shown = [line for line in lines if line.startswith("HTTP Request")]  # older httpx writes lines about TLS, too
+        assert shown == [f'HTTP Request: POST {server.url}/prefix/sse/chat "HTTP/1.1 200 OK"']
         assert "CANARY" not in caplog.text
 
 

@@ -714,7 +714,7 @@ BROKEN: Final[
 
 ECHOES: Final = [
     # bytes of the server; the reason that each library gives
-    ((b"HTTP/1.1 2x0 CANARY\r\n\r\n",), "status line"),
+    ((b"HTTP/1.1 2x0 CANARY\r\n\r\n",), "status"),  # line, or code
     ((b"HTTP/1.1 200 OK\r\nCANARY\r\n\r\n",), "header"),
     ((UNFRAMED[:-2] + b"content-length: CANARY\r\n\r\n",), "Content-Length"),
     ((BEGUN + b"CANARY\r\n",), "the server"),  # by itself, aiohttp waits for more
