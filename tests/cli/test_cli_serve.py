@@ -19,7 +19,7 @@ import pytest
 import oxygent_client.serve
 from oxygent_client.cli import main
 from oxygent_client.testing import ToyRemote, serve
-from oxygent_client.testing.script import Pause, Script
+from oxygent_client.testing.script import Pause, Script, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -160,22 +160,47 @@ def test_it_serves_until_a_signal(
     assert words in err.getvalue()
 
 
-def test_the_time_in_which_a_client_can_come_back() -> None:
-    """A run whose client left goes on for `--return-seconds`: here to its end, where the default would stop it."""
-    toy = ToyRemote(scripts={"long": Script([Pause(1.5)], output="done")})
-    question = {"threadId": "t", "runId": "r", "messages": [{"id": "m", "role": "user", "content": "long"}]}
+def question_while_it_serves(toy: ToyRemote, options: list[str], path: str, body: Any) -> list[str]:
+    """Serve the toy, and end after a question; return the lines of a stream. Without `stream`, the client leaves."""
+    found: list[str] = []
 
     def client(line: str) -> None:
         try:
             connection = http.client.HTTPConnection(line.partition(" (")[0].rpartition("/")[2])
-            connection.request("POST", "/agui", json.dumps(question))
-            connection.getresponse().close()
+            connection.request("POST", path, json.dumps(body))
+            with connection.getresponse() as reply:
+                if "stream" in body:
+                    found.extend(reply.read().decode().splitlines())
             connection.close()
         finally:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     out = _Lines(client)
     with serve(toy) as remote, redirect_stdout(out), redirect_stderr(io.StringIO()):
-        main(["serve", remote, "--agui", "--port", "0", "--return-seconds", "60"])
+        main(["serve", remote, "--port", "0", *options])
     out.threads[0].join()
+    return found
+
+
+def test_the_time_in_which_a_client_can_come_back() -> None:
+    """A run whose client left goes on for `--return-seconds`: here to its end, where the default would stop it."""
+    toy = ToyRemote(scripts={"long": Script([Pause(1.5)], output="done")})
+    question = {"threadId": "t", "runId": "r", "messages": [{"id": "m", "role": "user", "content": "long"}]}
+    question_while_it_serves(toy, ["--agui", "--return-seconds", "60"], "/agui", question)
     assert toy.runs[0].state == "finished"
+
+
+WHOLE: Final[list[Any]] = [
+    pytest.param([], ["one", " two"], id="pieces"),
+    pytest.param(["--whole-answers"], ["one two"], id="whole"),
+]
+
+
+@pytest.mark.parametrize(("options", "texts"), WHOLE)
+def test_whole_answers(options: list[str], texts: list[str]) -> None:
+    """The text of an answer is sent while it is written; with `--whole-answers` at its end."""
+    toy = ToyRemote(scripts={"text": Script([Stream("one "), Stream("two")], output="one two")})
+    question = {"model": "trip_planner", "stream": True, "messages": [{"role": "user", "content": "text"}]}
+    lines = question_while_it_serves(toy, ["--openai", *options], "/v1/chat/completions", question)
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+    assert [text for each in chunks if (text := each["choices"][0]["delta"].get("content"))] == texts

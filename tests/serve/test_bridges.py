@@ -59,6 +59,7 @@ SCRIPTS: Final = {
     "words_asked": Script([Say({"type": "feedback", "content": "zanzibar?"}), Pause(1)], output={"to": "zanzibar"}),
     "words_fail": Script([Fail("no way to zanzibar")]),
     "words_cut": Script([Stream("Fly to zanzibar at", 1), Pause(1), Cut()]),
+    "words_split": Script([Stream("zan", 1), Pause(1), Stream("zibar at 8", 1), Pause(1)], output="zanzibar at 8"),
     "keys": Script([Calls("search", output={"place": "zanzibar"})], output={"place": "zanzibar"}),
     "half": Script([Stream("Half of", 1), Say({"type": "progress", "content": "step"}), Pause(1)], output="done"),
     "step": Script([Pause(1), Say({"type": "progress", "content": "step"}), Pause(1)], output="done"),
@@ -79,7 +80,9 @@ class Site:
 
 
 @asynccontextmanager
-async def site(kind: type[SSEOxyGent] = SSEOxyGent, **options: Any) -> AsyncGenerator[Site]:
+async def site(
+    kind: type[SSEOxyGent] = SSEOxyGent, *, whole_answers: bool = False, **options: Any
+) -> AsyncGenerator[Site]:
     """Serve a toy by all protocols while the block lasts."""
     toy = ToyRemote(scripts=SCRIPTS, organization=ORGANIZATION)
     agent = kind(server_url=REMOTE, transport=ASGITransport(toy), **options)
@@ -90,7 +93,7 @@ async def site(kind: type[SSEOxyGent] = SSEOxyGent, **options: Any) -> AsyncGene
         A2AAdapter(),
         RelayAdapter(),
     ]
-    service = Service(agent, adapters)
+    service = Service(agent, adapters, whole_answers=whole_answers)
     AppStatus.should_exit = False
     async with service.running():
         yield Site(service, toy)
@@ -272,6 +275,24 @@ async def test_sanitize(bridge: str, sanitize: Any, query: str, shown: str) -> N
         received = await BRIDGES[bridge](here, query)
     assert shown in received
     assert WORD not in received
+
+
+@each_bridge
+@pytest.mark.parametrize(("query", "shown"), [("words_split", "[gone]"), ("words_cut", "cut")])
+async def test_sanitize_of_whole_answers(bridge: str, query: str, shown: str) -> None:
+    """With `whole_answers`, no piece of a word that `sanitize` removes reaches a client."""
+    async with site(sanitize=replace, whole_answers=True) as here:
+        received = await BRIDGES[bridge](here, query)
+    assert shown in received
+    assert "zan" not in received
+
+
+@pytest.mark.parametrize("bridge", ["chat-stream", "responses", "agui", "a2a", "relay"])
+async def test_sanitize_of_pieces(bridge: str) -> None:
+    """Without it, `sanitize` gets each piece of a text alone, and a word that is split over two of them is sent."""
+    async with site(sanitize=replace) as here:
+        received = await BRIDGES[bridge](here, "words_split")
+    assert "zan" in received
 
 
 @pytest.mark.parametrize("query", ["words", "keys"])

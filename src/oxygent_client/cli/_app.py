@@ -340,6 +340,10 @@ def serve_agent(
         list[str] | None,
         typer.Option(help="An origin of pages whose requests are accepted. Can be repeated.", metavar="ORIGIN"),
     ] = None,
+    whole_answers: Annotated[
+        bool,
+        typer.Option("--whole-answers", help="Send the text of an answer at its end only, not while it is written."),
+    ] = False,
     max_runs: Annotated[int, typer.Option(help="Concurrent runs.", min=1, metavar="N")] = MAX_RUNS,
     timeout: Seconds = None,
     return_seconds: Annotated[
@@ -396,6 +400,7 @@ def serve_agent(
             cors=cors or (),
             hosts=sorted(LOOPBACK) if is_local else None,
             limits=limits,
+            whole_answers=whole_answers,
         )
         if not is_local:
             sys.stderr.write("warning: other machines can connect, without encryption: put a TLS proxy in front\n")

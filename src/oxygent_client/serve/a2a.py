@@ -109,6 +109,7 @@ def create_app(
     cors: Sequence[str] = (),
     hosts: Sequence[str] | None = None,
     limits: ServeLimits | None = None,
+    whole_answers: bool = False,
 ) -> Service:
     """Return an ASGI application that serves the agent by A2A: its card, and calls of JSON-RPC at `/a2a`.
 
@@ -119,9 +120,10 @@ def create_app(
         cors: the origins of pages whose requests are accepted; `*` accepts all.
         hosts: the host names under which the application may be called; None accepts all.
         limits: the limits; None for the default ones.
+        whole_answers: whether the text of an answer is sent at its end only, so that `sanitize` sees all of it at once.
 
     Raises:
         ConfigurationError: an argument is invalid.
     """
     adapter = A2AAdapter(url, needs_token=bool(token))
-    return Service(agent, [adapter], token=token, cors=cors, hosts=hosts, limits=limits)
+    return Service(agent, [adapter], token=token, cors=cors, hosts=hosts, limits=limits, whole_answers=whole_answers)

@@ -159,6 +159,7 @@ def create_app(
     cors: Sequence[str] = (),
     hosts: Sequence[str] | None = None,
     limits: ServeLimits | None = None,
+    whole_answers: bool = False,
 ) -> Service:
     """Return an ASGI application that serves the agent by AG-UI, at `/agui`.
 
@@ -171,6 +172,7 @@ def create_app(
         cors: the origins of pages whose requests are accepted; `*` accepts all.
         hosts: the host names under which the application may be called; None accepts all.
         limits: the limits; None for the default ones.
+        whole_answers: whether the text of an answer is sent at its end only, so that `sanitize` sees all of it at once.
 
     Raises:
         ConfigurationError: an argument is invalid.
@@ -178,4 +180,4 @@ def create_app(
     if page and hosts is None and not token:
         raise ConfigurationError("page needs hosts or a token: else its requests are refused, as those of any page are")
     adapter = AGUIAdapter(reasoning, answer_seconds, page)
-    return Service(agent, [adapter], token=token, cors=cors, hosts=hosts, limits=limits)
+    return Service(agent, [adapter], token=token, cors=cors, hosts=hosts, limits=limits, whole_answers=whole_answers)

@@ -31,7 +31,7 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
 from sse_starlette.sse import AppStatus
 
-from oxygent_client import AnyEvent, Run, SSEOxyGent, __version__
+from oxygent_client import AnyEvent, Run, SSEOxyGent, ToolCall, __version__
 from oxygent_client.errors import ConfigurationError
 from oxygent_client.serve import (
     INTERNAL,
@@ -372,11 +372,11 @@ class _Call:
         return ("", "") if run is None else (self.runs.outbound(run).received(run.text), run.remote_trace_id)
 
     async def _report(self, run: Run, event: AnyEvent, outbound: Outbound) -> None:
-        shown = outbound.event(event)
-        if call := call_of(shown):
-            await self.progress.send(line(outbound.value(call)))
+        if isinstance(event, ToolCall):
+            if call := call_of(outbound.event(event)):
+                await self.progress.send(line(outbound.value(call)))
         elif event.type == "feedback":
-            question = line(outbound.value(text_of(shown.content)))
+            question = line(outbound.value(text_of(outbound.event(event).content)))
             await self.progress.send(f"{line(self.agent)} asks: {question}")
             if self._can_ask:
                 await self._ask(run, question)

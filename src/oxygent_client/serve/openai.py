@@ -88,6 +88,7 @@ def create_app(
     cors: Sequence[str] = (),
     hosts: Sequence[str] | None = None,
     limits: ServeLimits | None = None,
+    whole_answers: bool = False,
 ) -> Service:
     """Return an ASGI application that serves the agent by OpenAI's API.
 
@@ -98,11 +99,20 @@ def create_app(
         cors: the origins of pages whose requests are accepted; `*` accepts all.
         hosts: the host names under which the application may be called; None accepts all.
         limits: the limits; None for the default ones.
+        whole_answers: whether the text of an answer is sent at its end only, so that `sanitize` sees all of it at once.
 
     Raises:
         ConfigurationError: an argument is invalid.
     """
-    return Service(agent, [OpenAIAdapter(reasoning)], token=token, cors=cors, hosts=hosts, limits=limits)
+    return Service(
+        agent,
+        [OpenAIAdapter(reasoning)],
+        token=token,
+        cors=cors,
+        hosts=hosts,
+        limits=limits,
+        whole_answers=whole_answers,
+    )
 
 
 class _ShownText:
@@ -206,12 +216,13 @@ class _API:
 
     async def _read(self, run: Run, take: Callable[[str, str], Awaitable[None]]) -> None:
         """Read the run, and have `take` get each piece of its `reasoning` and of its `text`."""
-        outbound, shown, updates = self.runs.outbound(run), _ShownText(), run.text_updates()
+        outbound, shown, take_update = self.runs.outbound(run), _ShownText(), self.runs.text_updates(run)
         async for event in run:
-            if self.reasoning and (thought := reasoning_of(outbound.event(event))):
+            if isinstance(event, TextDelta):
+                if (update := take_update()) is not None:
+                    await take("text", outbound.text(shown.add(update)))
+            elif self.reasoning and (thought := reasoning_of(outbound.event(event))):
                 await take("reasoning", outbound.value(thought))
-            if isinstance(event, TextDelta) and (update := updates.take()) is not None:
-                await take("text", outbound.text(shown.add(update)))
         output = run.response.output
         piece = shown.finish(text_of(output))
         if piece == text_of(output):

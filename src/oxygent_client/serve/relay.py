@@ -195,6 +195,7 @@ def create_app(
     cors: Sequence[str] = (),
     hosts: Sequence[str] | None = None,
     limits: ServeLimits | None = None,
+    whole_answers: bool = False,
 ) -> Service:
     """Return an ASGI application that relays runs of the agent to browsers: `POST /relay`, `GET /relay/ID`.
 
@@ -205,8 +206,11 @@ def create_app(
         cors: the origins of pages whose requests are accepted; `*` accepts all.
         hosts: the host names under which the application may be called; None accepts all.
         limits: the limits of runs and requests; None for the default ones.
+        whole_answers: whether messages of the type `stream` are not sent: `sanitize` sees each piece of text alone.
 
     Raises:
         ConfigurationError: an argument is invalid.
     """
-    return Service(agent, [RelayAdapter(relay)], token=token, cors=cors, hosts=hosts, limits=limits)
+    return Service(
+        agent, [RelayAdapter(relay)], token=token, cors=cors, hosts=hosts, limits=limits, whole_answers=whole_answers
+    )

@@ -21,7 +21,7 @@ from a2a.server.events import EventQueue
 from a2a.server.tasks import TaskUpdater
 from a2a.types import Task, TaskState, TaskStatus
 
-from oxygent_client import Conversation, Run
+from oxygent_client import Conversation, Run, ToolCall
 from oxygent_client.serve import Failure, Outbound, Refused, Runs, call_of, text_of
 from oxygent_client.serve._a2a.documents import failure_metadata, line, question_of, text_parts
 from oxygent_client.serve._a2a.sent_messages import SENT
@@ -162,16 +162,16 @@ class _TaskRun:
 
     async def _send_calls(self, run: Run, outbound: Outbound) -> None:
         async for event in run:
-            if self._calls < MOST_CALLS and (call := call_of(outbound.event(event))):
+            if isinstance(event, ToolCall) and self._calls < MOST_CALLS and (call := call_of(outbound.event(event))):
                 self._calls += 1
                 said = text_parts(line(outbound.value(call)))
                 await self.updater.start_work(self.updater.new_agent_message(said))
 
     async def _send_pieces(self, run: Run, outbound: Outbound, ended: anyio.CancelScope) -> None:
-        updates = run.text_updates()
+        take_update = self.runs.text_updates(run)
         with ended:
             while True:
-                if (update := updates.take()) is not None:
+                if (update := take_update()) is not None:
                     await self._send_answer(
                         outbound.text(update.delta), append=self._is_answering and not update.is_reset
                     )

@@ -154,16 +154,18 @@ class RunSession:
             await self._end(events.finish(run))
 
     async def _read(self, run: Run, events: RunEvents, outbound: Outbound) -> None:
-        updates = run.text_updates()
+        take_update = self.runs.text_updates(run)
         async for received in run:
-            event = outbound.event(received)
-            sent = events.take(event)
-            if isinstance(received, TextDelta) and (update := updates.take()) is not None:
-                sent = events.write(update)
-            elif received.type == "feedback":
-                sent = [] if events.asked.is_current else events.ask(event)
-                if events.asked.is_current:
-                    await self._interrupt(run, events, event)
+            sent: list[Document] = []
+            if isinstance(received, TextDelta):
+                if (update := take_update()) is not None:
+                    sent = events.write(update)
+            elif received.type != "feedback":
+                sent = events.take(outbound.event(received))
+            elif events.asked.is_current:
+                await self._interrupt(run, events, outbound.event(received))
+            else:
+                sent = events.ask(outbound.event(received))
             if sent:
                 await self.exchange.send_event(join(sent))
 

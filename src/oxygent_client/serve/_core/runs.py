@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from itertools import islice
 from typing import Any, Final
@@ -21,7 +21,7 @@ from typing import Any, Final
 import anyio
 import attrs
 
-from oxygent_client import Conversation, Outcome, Run, SSEOxyGent
+from oxygent_client import Conversation, Outcome, Run, SSEOxyGent, TextUpdate
 from oxygent_client.errors import ConfigurationError, EnvelopeError, OxyError, RemoteAgentError
 from oxygent_client.sanitize import without_credentials
 from oxygent_client.serve._core.failures import MAY_HAVE_RUN, Failure, Refused, failure_of
@@ -82,8 +82,10 @@ class ServedAgent:
 class Runs:
     """The runs of one served agent."""
 
-    def __init__(self, agent: SSEOxyGent, limits: ServeLimits) -> None:
+    def __init__(self, agent: SSEOxyGent, limits: ServeLimits, *, whole_answers: bool = False) -> None:
         self.limits = limits
+        self.whole_answers = whole_answers
+        """Whether the text of an answer is sent at its end only, so that `sanitize` sees all of it at once."""
         self.stopping: bool = False
         self.on_stop: anyio.Event = anyio.Event()
         """Set when `stopping` is: runs that wait for something need not go on waiting."""
@@ -233,6 +235,10 @@ class Runs:
         found = [await self.feedback(run, each) for each in ([data, ""] if data else [""])]
         return found[0]
 
+    def text_updates(self, run: Run) -> Callable[[], TextUpdate | None]:
+        """Return what takes the next change of the answer's text to send, or None; with `whole_answers` always None."""
+        return _nothing if self.whole_answers else run.text_updates().take
+
     def outbound(self, run: Run) -> Outbound:
         """Return what messages of a run pass to a client."""
         return Outbound(self._agent.sanitize, without_credentials(run.sent))
@@ -324,6 +330,10 @@ def _organization(agent: SSEOxyGent) -> Generator[tuple[str, str]]:
             yield name, (agent.desc or own) if is_first else own
             is_first = False
         waiting.extend(reversed(node.get("children", [])))
+
+
+def _nothing() -> None:
+    """Take nothing."""
 
 
 def _same(value: Any) -> Any:

@@ -98,8 +98,9 @@ class Service:
         cors: Sequence[str] = (),
         hosts: Sequence[str] | None = None,
         limits: ServeLimits | None = None,
+        whole_answers: bool = False,
     ) -> None:
-        self.runs: Runs = Runs(agent, limits or ServeLimits())
+        self.runs: Runs = Runs(agent, limits or ServeLimits(), whole_answers=whole_answers)
         self._access = Access(token=token, origins=cors, hosts=hosts)
         self._adapters = tuple(adapters)
         self._routes: list[tuple[Route | Mount, Adapter]] = []

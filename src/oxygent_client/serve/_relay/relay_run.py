@@ -16,7 +16,7 @@ import anyio
 import anyio.lowlevel
 import attrs
 
-from oxygent_client import Outcome, Run
+from oxygent_client import Outcome, Run, TextDelta
 from oxygent_client.serve import Audience, Failure, Runs
 from oxygent_client.serve._relay.documents import (
     Question,
@@ -100,6 +100,8 @@ class RelayRun:
             self.opened.set()
             outbound = self.runs.outbound(run)
             async for event in run:
+                if self.runs.whole_answers and isinstance(event, TextDelta):
+                    continue
                 data = json_bytes(outbound.message(event.message))
                 for _ in range(PAUSES):
                     if self.log.must_pause(data):
