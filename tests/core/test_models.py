@@ -121,12 +121,30 @@ def test_a_clone(name: str) -> None:
 def test_a_clone_of_unusual_values() -> None:
     """A container in a field that mostly holds a text is copied, too; an attribute that was deleted stays so."""
     odd: Any = {"a": [1]}
-    request = OxyRequest(caller=odd)
+    request = OxyRequest(caller=odd, father_node_id="f" * 16)
     del request.father_node_id
     clone = request.clone_with()
     assert clone.caller == odd
     assert clone.caller is not odd
     assert "father_node_id" not in vars(clone)
+
+
+def test_fields_that_were_not_set() -> None:
+    """A request holds only what was set; an empty container is made when it is first used, for this request alone."""
+    request = OxyRequest(callee="time")
+    assert vars(request).keys() - {"_given"} == {"callee"}
+    request.arguments["city"] = "Graz"
+    assert request.arguments == {"city": "Graz"}
+    assert OxyRequest().arguments == {}
+
+
+def test_an_unknown_argument() -> None:
+    """An unknown argument is a TypeError that names it, and an unknown attribute an AttributeError."""
+    wrong: Any = {"color": "red"}
+    with pytest.raises(TypeError, match="'color'"):
+        OxyRequest(**wrong)
+    with pytest.raises(AttributeError, match="'color'"):
+        getattr(OxyRequest(), "color")  # noqa: B009  (type checkers know that there is none)
 
 
 @pytest.mark.parametrize("name", FIELDS)
