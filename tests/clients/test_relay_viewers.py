@@ -42,12 +42,18 @@ def start(at: str, query: str) -> str:
     return f"{at}/relay/{reply.json()['id']}"
 
 
-def view(url: str, seen: str = "") -> list[Any]:
-    """View a run up to its end; return its events: id, name, data."""
+def events_of(url: str, seen: str = "") -> Iterator[tuple[str, str, Any]]:
+    """View a run up to its end; yield its events: id, name, data."""
     decoder = Decoder()
     with httpx.stream("GET", url, headers={"last-event-id": seen} if seen else {}, timeout=60) as response:
-        events = [event for piece in response.iter_bytes() for event in decoder.feed(piece)]
-    return [(event.id, event.event, json.loads(event.data)) for event in events]
+        for piece in response.iter_bytes():
+            for event in decoder.feed(piece):
+                yield event.id, event.event, json.loads(event.data)
+
+
+def view(url: str, seen: str = "") -> list[tuple[str, str, Any]]:
+    """View a run up to its end; return its events."""
+    return [*events_of(url, seen)]
 
 
 ENDS: Final[list[Any]] = [
@@ -91,6 +97,22 @@ def test_a_run_that_is_stopped(real: tuple[str, Remote]) -> None:
         left_at = time.time()
         assert httpx.delete(url).status_code == 204
     remote.check_cancelled(query, left_at)
+
+
+def test_a_question(real: tuple[str, Remote]) -> None:
+    """An agent that asks gets the answer of a viewer, one only, and then goes on to its end."""
+    at, remote = real
+    url, end = start(at, "feedback relay."), None
+    replies: list[int] = []
+    for _, name, data in events_of(url):
+        if data.get("type") == "feedback":
+            replies += [httpx.post(f"{url}/feedback", json={"answer": said}).status_code for said in ("yes", "no")]
+        if name == "end":
+            end = data
+    assert replies == [204, 409]
+    assert end is not None
+    assert (end["state"], end["output"]) == ("completed", ["yes"])
+    assert len(remote.trace_ids("feedback relay.")) == 1
 
 
 def test_an_agent_with_a_model(tmp_path: Any) -> None:
