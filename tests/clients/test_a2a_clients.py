@@ -185,20 +185,20 @@ def test_a_client_that_comes_back(toy: Target) -> None:
     assert len(toy.remote.trace_ids("quiet back")) == 1
 
 
-def test_many_messages_at_once(target: Target) -> None:
+def test_many_messages_at_once(toy: Target) -> None:
     """Each has its own answer, and is one run."""
-    (result,) = target.drive({"way": "storm", "count": MESSAGES})
+    (result,) = toy.drive({"way": "storm", "count": MESSAGES})
     assert result == {"wrong": [], "count": MESSAGES}
-    assert len(target.remote.trace_ids("echo storm")) == MESSAGES
+    assert len(toy.remote.trace_ids("echo storm")) == MESSAGES
 
 
-def test_google_adk(target: Target) -> None:
+def test_google_adk(toy: Target) -> None:
     """An agent of Google ADK that is remote has the answers, remembers the turn before, and ran once a turn."""
-    (result,) = target.drive({"way": "adk", "query": "echo adk.", "second": "memory"})
+    (result,) = toy.drive({"way": "adk", "query": "echo adk.", "second": "memory"})
     assert result["texts"][0] == "adk."
-    assert json.loads(result["texts"][1]) == target.memory_of("echo adk.")
+    assert json.loads(result["texts"][1]) == toy.memory_of("echo adk.")
     assert result["errors"] == []
-    assert len(target.remote.trace_ids("echo adk.")) == 1
+    assert len(toy.remote.trace_ids("echo adk.")) == 1
 
 
 def test_google_adk_with_a_model(react: Target) -> None:

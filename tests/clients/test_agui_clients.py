@@ -223,8 +223,8 @@ def test_a_client_of_an_older_protocol(toy: Target, query: str, text: str) -> No
     assert (result["texts"], result["events"][-1]) == ([text], "RUN_FINISHED")
 
 
-def test_many_runs_at_once(target: Target) -> None:
+def test_many_runs_at_once(toy: Target) -> None:
     """Each has its own answer, and is one run."""
-    (result,) = target.drive({"way": "storm", "count": RUNS})
+    (result,) = toy.drive({"way": "storm", "count": RUNS})
     assert result == {"wrong": [], "count": RUNS}
-    assert len(target.remote.trace_ids("echo storm")) == RUNS
+    assert len(toy.remote.trace_ids("echo storm")) == RUNS

@@ -198,12 +198,12 @@ def test_a_client_that_leaves(real: Target, way: str, query: str) -> None:
     real.remote.check_cancelled(query, result["time"])
 
 
-def test_many_calls_at_once(target: Target) -> None:
+def test_many_calls_at_once(toy: Target) -> None:
     """Each has its own answer, and is one run."""
     messages = [user(f"echo storm {number}") for number in range(CALLS)]
-    (result,) = target.drive({"way": "storm", "messages": messages})
+    (result,) = toy.drive({"way": "storm", "messages": messages})
     assert result == {"wrong": [], "count": CALLS}
-    assert len(target.remote.trace_ids("echo storm")) == CALLS
+    assert len(toy.remote.trace_ids("echo storm")) == CALLS
 
 
 def test_the_models(target: Target) -> None:

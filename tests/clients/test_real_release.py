@@ -1,10 +1,11 @@
-"""One client of each protocol against one real server, by one service: the part of these tests that CI runs.
+"""One client of each protocol, and Google ADK, against one real server, by one service: CI runs these.
 
 Rule: how often an agent ran is counted at the remote, never by what the client says.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,7 @@ from oxygent_client.serve.mcp import MCPAdapter
 from oxygent_client.serve.openai import OpenAIAdapter
 from oxygent_client.testing import serve
 from tests.clients.remotes import CUT, Remote, cut_server, drive
+from tests.conftest import scaled
 from tests.interop.environments import node_home_with, python_with
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 HERE: Final = Path(__file__).parent
 MASTER: Final = "master"
+MCP: Final = {"way": "http-modern", "tool": MASTER}
+CALLS: Final = scaled(200)
 
 
 @attrs.frozen
@@ -35,27 +39,47 @@ class Site:
     url: str
     remote: Remote
 
+    def command(self, protocol: str) -> list[str]:
+        """Return the command line of a client of a protocol."""
+        if protocol == "agui":
+            return ["node", str(HERE / "drive_agui.mjs"), str(node_home_with("ag-ui")), f"{self.url}/agui"]
+        if protocol == "openai":
+            python = python_with("openai-clients")
+            return [str(python), "-I", str(HERE / "drive_openai.py"), f"{self.url}/v1", MASTER]
+        if protocol == "mcp":
+            return [str(python_with("mcp-2")), "-I", str(HERE / "drive_mcp.py"), "2", f"{self.url}/mcp", "[]"]
+        return [str(python_with("a2a")), "-I", str(HERE / "drive_a2a.py"), self.url]
+
     def ask(self, protocol: str, *queries: str) -> list[Any]:
         """Return what a client of a protocol makes of queries."""
-        if protocol == "agui":
-            command = ["node", str(HERE / "drive_agui.mjs"), str(node_home_with("ag-ui")), f"{self.url}/agui"]
-            return [each["results"][0] for each in drive(command, *({"way": "turns", "queries": [q]} for q in queries))]
-        if protocol == "openai":
-            command = [
-                str(python_with("openai-clients")),
-                "-I",
-                str(HERE / "drive_openai.py"),
-                f"{self.url}/v1",
-                MASTER,
-            ]
-            messages = [[{"role": "user", "content": query}] for query in queries]
-            return drive(command, *({"way": "streamed", "messages": each} for each in messages))
-        if protocol == "mcp":
-            command = [str(python_with("mcp-2")), "-I", str(HERE / "drive_mcp.py"), "2", f"{self.url}/mcp", "[]"]
-            task = {"way": "http-modern", "task": "call", "tool": MASTER}
-            return drive(command, *({**task, "arguments": {"query": query}} for query in queries))
-        command = [str(python_with("a2a")), "-I", str(HERE / "drive_a2a.py"), self.url]
-        return drive(command, *({"way": "stream", "query": query} for query in queries))
+        done = drive(self.command(protocol), *(question(protocol, query) for query in queries))
+        return [each["results"][0] for each in done] if protocol == "agui" else done
+
+
+def user(text: str) -> dict[str, str]:
+    """Return a message of the user."""
+    return {"role": "user", "content": text}
+
+
+def question(protocol: str, query: str) -> dict[str, Any]:
+    """Return the task of a client that asks."""
+    tasks: dict[str, dict[str, Any]] = {
+        "agui": {"way": "turns", "queries": [query]},
+        "openai": {"way": "streamed", "messages": [user(query)]},
+        "mcp": {**MCP, "task": "call", "arguments": {"query": query}},
+        "a2a": {"way": "stream", "query": query},
+    }
+    return tasks[protocol]
+
+
+def storm(protocol: str) -> dict[str, Any]:
+    """Return the task of a client that asks many times at once."""
+    queries = [f"echo storm {number}" for number in range(CALLS)]
+    tasks: dict[str, dict[str, Any]] = {
+        "openai": {"way": "storm", "messages": [user(query) for query in queries]},
+        "mcp": {**MCP, "task": "storm", "arguments": queries},
+    }
+    return tasks.get(protocol, {"way": "storm", "count": CALLS})
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +109,21 @@ def test_a_real_release(real: Site, protocol: str, member: str, answer: Any, err
     assert not answered.get("error")
     assert broken[error]
     assert [len(real.remote.trace_ids(query)) for query in (f"echo hello {protocol}.", cut[:-4])] == [1, 1]
+
+
+@pytest.mark.parametrize("protocol", ["openai", "mcp", "a2a", pytest.param("agui", marks=pytest.mark.needs("node"))])
+def test_calls_at_once(real: Site, protocol: str) -> None:
+    """Of many calls at once each has its own answer, and is one run."""
+    before = len(real.remote.trace_ids("echo storm"))
+    (result,) = drive(real.command(protocol), storm(protocol))
+    assert result == {"wrong": [], "count": CALLS}
+    assert len(real.remote.trace_ids("echo storm")) - before == CALLS
+
+
+def test_google_adk(real: Site) -> None:
+    """An agent of Google ADK that is remote has the answers, remembers the turn before, and ran once a turn."""
+    (result,) = drive(real.command("a2a"), {"way": "adk", "query": "echo adk.", "second": "memory"})
+    assert result["errors"] == []
+    assert result["texts"][0] == "adk."
+    assert json.loads(result["texts"][1]) == {"asked": ["echo adk."], "answered": 1}
+    assert len(real.remote.trace_ids("echo adk.")) == 1
