@@ -14,7 +14,6 @@ import functools
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, ClassVar, Final, TypeVar
 
 import attrs
@@ -31,6 +30,7 @@ from oxygent_client._core.log import log_event
 from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, OpenExchange
 from oxygent_client.transports._cancellation import cancel_once, run_to_end
 from oxygent_client.transports._connection_count import ConnectionCounter
+from oxygent_client.transports._direct_client import direct_client
 from oxygent_client.transports._environment import PORTS, Proxy, check_proxied_request, no_trust, trust
 from oxygent_client.transports._error_map import (
     LOST,
@@ -133,8 +133,9 @@ def _close_socket(stream: Any) -> None:
 
 _CONNECTED: Final = (".connect_tcp.complete", ".connect_unix_socket.complete", ".start_tls.complete")
 """Events of httpcore that return a network stream."""
-_TO_THE_CONNECTION: Final = ("_stream", "_httpcore_stream", "_stream", "_connection")
-"""Attributes that lead from a response's `stream` to its httpcore connection; there is no public way."""
+_TO_THE_CONNECTION: Final = ("_httpcore_stream", "_stream", "_connection")
+"""Attributes that lead from the `stream` of a transport's response to its httpcore connection; there is no public way.
+"""
 
 
 class _NoChunks:
@@ -175,7 +176,7 @@ class _Body:
         self._context = context
         self._library = library
         self._mapped = errors.mapped(url, reading=True)
-        connection: Any = response.stream
+        connection: Any = getattr(response.stream, "_stream", response.stream)  # a client wraps it
         for name in _TO_THE_CONNECTION:
             connection = getattr(connection, name, None)
         self._connection = connection
@@ -456,7 +457,9 @@ class HTTPXBase(HTTPBase[ClientT]):
         options: dict[str, Any] = {
             "headers": dict(request.headers),
             "content": request.body,
-            "timeout": library.Timeout(None, connect=own.connect, write=own.write, pool=own.pool),
+            "timeout": own
+            if self._own is None
+            else library.Timeout(None, connect=own.connect, write=own.write, pool=own.pool),
             "follow_redirects": False,
             "extensions": {"trace": trace},
         }
@@ -501,22 +504,16 @@ class HTTPXBase(HTTPBase[ClientT]):
                 keepalive_expiry=KEEP_ALIVE_SECONDS,
             ),
         }
-        transport = None
-        if self._unix_socket is not None:
-            transport = library.AsyncHTTPTransport(uds=self._unix_socket, **options)
         secure = {"ssl_context": context} if proxy is not None and proxy.is_secure else {}
         try:
-            client: ClientT = library.AsyncClient(
-                proxy=None if proxy is None else library.Proxy(proxy.url, **secure),
-                transport=transport,
-                timeout=library.Timeout(None, connect=self._connect),
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-                **options,
+            transport = library.AsyncHTTPTransport(
+                proxy=None if proxy is None else library.Proxy(proxy.url, **secure), uds=self._unix_socket, **options
             )
         except (ImportError, ValueError, library.InvalidURL) as error:  # SOCKS without socksio; an invalid URL
             why = str(error) if isinstance(error, ImportError) else type(error).__name__  # the others quote the URL
             source = "proxy" if proxy is None else proxy.source
             raise ConfigurationError(f"{type(self).__name__}: {source} cannot be used: {why}") from error
+        client: ClientT = direct_client(library)(transport, library.Timeout(None, connect=self._connect))
         return client
 
     @staticmethod

@@ -1,0 +1,78 @@
+"""The client that gives each request to its transport as it is, compared with the library's own client."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+import httpx
+import httpx2
+import pytest
+
+from oxygent_client.transports._direct_client import direct_client
+
+URL: Final = "http://agents.test:8082/prefix/sse/chat?key=a%20b"
+REQUESTS: Final[dict[str, tuple[str, str, dict[str, str], bytes]]] = {
+    "a run": ("POST", URL, {"accept": "text/event-stream", "Cache-Control": "no-store", "user-agent": "mine"}, b"{}"),
+    "no body": ("POST", URL, {}, b""),
+    "a lookup": ("GET", URL, {"accept-encoding": "identity"}, b""),
+    "a host of the user's": ("GET", URL, {"host": "other.test"}, b""),
+    "a length of the user's": ("POST", URL, {"Content-Length": "2"}, b"{}"),
+    "user information": ("POST", "https://ada:s%20ecret@agents.test/", {"authorization": "Bearer other"}, b"{}"),
+    "a name alone": ("POST", "http://ada@agents.test", {}, b"{}"),
+    "an address": ("POST", "http://[::1]:80/sse/chat", {"x-name": "value"}, b"{}"),
+    "an international name": ("POST", "http://b\xfccher.test/\xfc", {}, b"{}"),
+}
+
+
+class Recorder:
+    """The requests that a transport got, in a form that can be compared."""
+
+    def __init__(self, library: Any) -> None:
+        self.requests: list[object] = []
+        self.closed = 0
+        self.transport = library.MockTransport(self._respond)
+        self._library = library
+
+    async def _respond(self, request: Any) -> Any:
+        headers = sorted((name.lower(), value) for name, value in request.headers.raw)
+        body = await request.aread()
+        self.requests.append((request.method, str(request.url), headers, body, request.extensions["timeout"]))
+        return self._library.Response(404, stream=_Stream(self._library, self))
+
+
+def _Stream(library: Any, recorder: Recorder) -> Any:  # noqa: N802  (a class, whose base is an argument)
+    class Stream(library.AsyncByteStream):  # type: ignore[misc]  # the library is an argument
+        async def __aiter__(self) -> Any:
+            yield b"none"
+
+        async def aclose(self) -> None:
+            recorder.closed += 1
+
+    return Stream()
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
+async def test_what_is_sent(
+    library: Any, request_: tuple[str, str, dict[str, str], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A request is the same, its line in the log too, as the library's client makes it; also the second of one URL."""
+    method, url, headers, content = request_
+    ours, theirs = Recorder(library), Recorder(library)
+    time_outs = library.Timeout(None, connect=7.0)
+    with caplog.at_level(logging.INFO, library.__name__):
+        for client in (
+            direct_client(library)(ours.transport, time_outs),
+            library.AsyncClient(transport=theirs.transport, timeout=time_outs, trust_env=False),
+        ):
+            async with client:
+                for _ in range(2):
+                    options: dict[str, Any] = {"headers": headers, "content": content, "extensions": {}}
+                    async with client.stream(method, url, **options) as response:
+                        assert response.status_code == 404
+                        assert await response.aread() == b"none"
+    assert ours.requests == theirs.requests
+    assert ours.closed == theirs.closed == 2
+    lines = [record.getMessage() for record in caplog.records if record.name == library.__name__]
+    assert lines[:2] == lines[2:]
