@@ -6,6 +6,8 @@ import http.client
 import io
 import json
 import os
+import re
+import shlex
 import signal
 import sys
 import threading
@@ -13,6 +15,7 @@ import urllib.error
 import urllib.request
 from contextlib import redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -20,6 +23,7 @@ import oxygent_client.serve
 from oxygent_client.cli import main
 from oxygent_client.testing import ToyRemote, serve
 from oxygent_client.testing.script import Pause, Script, Stream
+from tests.conftest import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -160,8 +164,10 @@ def test_it_serves_until_a_signal(
     assert words in err.getvalue()
 
 
-def question_while_it_serves(toy: ToyRemote, options: list[str], path: str, body: Any) -> list[str]:
-    """Serve the toy, and end after a question; return the lines of a stream. Without `stream`, the client leaves."""
+def question_while_it_serves(
+    toy: ToyRemote, options: list[str], path: str, body: Any, *, leaves: bool = False
+) -> tuple[list[str], list[str]]:
+    """Serve the toy until a question is answered; return the lines of the answer, and those that were printed."""
     found: list[str] = []
 
     def client(line: str) -> None:
@@ -169,7 +175,7 @@ def question_while_it_serves(toy: ToyRemote, options: list[str], path: str, body
             connection = http.client.HTTPConnection(line.partition(" (")[0].rpartition("/")[2])
             connection.request("POST", path, json.dumps(body))
             with connection.getresponse() as reply:
-                if "stream" in body:
+                if not leaves:
                     found.extend(reply.read().decode().splitlines())
             connection.close()
         finally:
@@ -179,14 +185,14 @@ def question_while_it_serves(toy: ToyRemote, options: list[str], path: str, body
     with serve(toy) as remote, redirect_stdout(out), redirect_stderr(io.StringIO()):
         main(["serve", remote, "--port", "0", *options])
     out.threads[0].join()
-    return found
+    return found, out.getvalue().splitlines()
 
 
 def test_the_time_in_which_a_client_can_come_back() -> None:
     """A run whose client left goes on for `--return-seconds`: here to its end, where the default would stop it."""
     toy = ToyRemote(scripts={"long": Script([Pause(1.5)], output="done")})
     question = {"threadId": "t", "runId": "r", "messages": [{"id": "m", "role": "user", "content": "long"}]}
-    question_while_it_serves(toy, ["--agui", "--return-seconds", "60"], "/agui", question)
+    question_while_it_serves(toy, ["--agui", "--return-seconds", "60"], "/agui", question, leaves=True)
     assert toy.runs[0].state == "finished"
 
 
@@ -201,6 +207,19 @@ def test_whole_answers(options: list[str], texts: list[str]) -> None:
     """The text of an answer is sent while it is written; with `--whole-answers` at its end."""
     toy = ToyRemote(scripts={"text": Script([Stream("one "), Stream("two")], output="one two")})
     question = {"model": "trip_planner", "stream": True, "messages": [{"role": "user", "content": "text"}]}
-    lines = question_while_it_serves(toy, ["--openai", *options], "/v1/chat/completions", question)
+    lines, _ = question_while_it_serves(toy, ["--openai", *options], "/v1/chat/completions", question)
     chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
     assert [text for each in chunks if (text := each["choices"][0]["delta"].get("content"))] == texts
+
+
+def test_the_transcripts_of_the_page() -> None:
+    """The server prints what the page shows, but for its log, and the client of the page gets that answer."""
+    page = (ROOT / "docs" / "howto" / "serve.md").read_text(encoding="utf-8")
+    server, client = re.findall(r"^```console\n\$ (.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    command, *shown = server.splitlines()
+    curl, answer = client.strip().rsplit("\n", 1)
+    _, _, url, _, body, *_ = shlex.split(curl)
+    options = [each for each in command.split() if each.startswith("--")]
+    received, printed = question_while_it_serves(ToyRemote(pace=0), options, urlsplit(url).path, json.loads(body))
+    assert [re.sub(r":\d+", ":8000", line) for line in printed] == shown[:-1]
+    assert answer in received[0]

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 import urllib.request
 from typing import TYPE_CHECKING, Any, Final
 
@@ -106,6 +108,31 @@ def test_a_signal_during_a_run(grace: float, end: str) -> None:
         served(create_app(SSEOxyGent(server_url=remote)), client, grace=grace)
     assert end in found[0]
     assert toy.runs[0].state == ("finished" if grace else "cancelled")
+
+
+def test_a_second_signal(caplog: pytest.LogCaptureFixture) -> None:
+    """A second SIGINT ends the grace period: the run is stopped at the remote, and its client gets an error."""
+    caplog.set_level(logging.INFO, "oxygent_client.serve")
+    toy = ToyRemote(scripts={"long": Script([Hang()])})
+    found: list[str] = []
+
+    def client(url: str) -> None:
+        try:
+            with opened(url, "long", streamed=True) as reply:
+                reply.readline()
+                interrupt()
+                while "stopping" not in caplog.text:
+                    time.sleep(0.01)
+                interrupt()
+                found.append(reply.read().decode())
+        except BaseException:
+            interrupt()
+            raise
+
+    with serve(toy) as remote:
+        served(create_app(SSEOxyGent(server_url=remote)), client, grace=600.0)
+    assert '"code": "stopping"' in found[0]
+    assert toy.runs[0].state == "cancelled"
 
 
 @attrs.define(eq=False)

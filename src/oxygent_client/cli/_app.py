@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from functools import partial
@@ -62,6 +62,15 @@ EXTRAS: Mapping[str, tuple[str, Callable[[], ModuleType]]] = {
     "agui": ("ag-ui-protocol", lambda: import_module("oxygent_client.serve.agui")),
 }
 """The library of each extra that serves a protocol, and our module over it."""
+SERVED: Mapping[str, tuple[str, str]] = {
+    "openai": ("OpenAI's API", "/v1"),
+    "mcp": ("MCP", "/mcp"),
+    "a2a": ("A2A", "/.well-known/agent-card.json"),
+    "agui": ("AG-UI", "/agui"),
+    "relay": ("relay", "/relay"),
+    "ui": ("page", "/"),
+}
+"""Each protocol and its path, by the option of `serve`."""
 QUESTION = "Plan a long weekend in Lisbon"
 
 
@@ -404,14 +413,10 @@ def serve_agent(
         )
         if not is_local:
             sys.stderr.write("warning: other machines can connect, without encryption: put a TLS proxy in front\n")
+        served = {"openai": openai, "mcp": mcp, "a2a": a2a, "agui": agui or ui, "relay": relay, "ui": ui}
+        places = [place for name, place in SERVED.items() if served[name]]
         with _log_to_stderr("serve"):
-            serve_forever(
-                service,
-                host=host,
-                port=port,
-                grace=grace,
-                on_start=lambda at: write(f"serving at {at} (press Ctrl-C to stop)\n"),
-            )
+            serve_forever(service, host=host, port=port, grace=grace, on_start=lambda at: _show_start(at, places))
 
 
 # Commands in modules of their own.
@@ -424,6 +429,11 @@ for _function in (
     _report.report,
 ):
     app.command(cls=Command)(_function)
+
+
+def _show_start(at: str, places: Iterable[tuple[str, str]]) -> None:
+    lines = [f"  {name}: {at}{path}\n" for name, path in places]
+    write(f"serving at {at} (press Ctrl-C to stop)\n{''.join(lines)}")
 
 
 def _adapters(*, openai: bool, reasoning: bool, mcp: bool, master_only: bool) -> list[Adapter]:

@@ -1,12 +1,14 @@
 """Run a service on a port until a signal ends it.
 
 Rule 1: SIGINT and SIGTERM stop it gracefully: no new connections, no new runs, and `grace` seconds for those that run.
+    A second SIGINT ends that time.
 Rule 2: runs that are still active then are stopped at the remote, and their clients get an error.
 Rule 3: a connection that is to be closed, to a client that does not read what is left to be sent, is cut.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import socket
@@ -14,14 +16,21 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
+import anyio
+
 from oxygent_client.errors import ConfigurationError
 from oxygent_client.serve._core.service import Service
 
 if TYPE_CHECKING:
     import uvicorn
 
+_logger: Final = logging.getLogger("oxygent_client.serve")
+
 CLOSE_SECONDS: Final = 2.0
 """How long the last responses get to be sent after their runs were stopped."""
+
+SIGNAL_SECONDS: Final = 0.1
+"""How often it looks for a second signal; uvicorn does likewise."""
 
 TICKS: Final = 300
 """How often uvicorn ticks, ten times a second, in the time that a client gets to take more of what is left for it."""
@@ -65,8 +74,22 @@ def make_server(service: Service, *, grace: float) -> uvicorn.Server:
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             for listener in self.servers:
                 listener.close()
-            await service.stop(grace)
+            if running := service.runs.running:
+                _logger.info(
+                    "stopping: waiting up to %g s for active runs (%d); Ctrl-C again stops them", grace, running
+                )
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._wait_for_signal, group.cancel_scope)
+                await service.stop(grace)
+                group.cancel_scope.cancel()
+            await service.stop()
             await super().shutdown(sockets)
+
+        async def _wait_for_signal(self, scope: anyio.CancelScope) -> None:
+            while not self.force_exit:  # noqa: ASYNC110  (a signal sets nothing else)
+                await anyio.sleep(SIGNAL_SECONDS)
+            self.force_exit = False  # the clients get their errors
+            scope.cancel()
 
     config = uvicorn.Config(
         service,
