@@ -37,9 +37,16 @@ def serve(app: Any, port: int = 0) -> Generator[str]:
     except OSError as error:
         raise ConfigurationError(f"port {port} is not available: {error.strerror}; choose another") from error
     with listening as listener:
-        # No log: the terminal belongs to the block. One second is enough for streams that are no longer read.
+        # No log: the terminal belongs to the block. asyncio's own loop: for uvloop, older uvicorn changes the event
+        # loop policy of the process. One second is enough for streams that are no longer read.
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="auto", ws="none", timeout_graceful_shutdown=1
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="auto",
+            loop="asyncio",
+            ws="none",
+            timeout_graceful_shutdown=1,
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
