@@ -40,11 +40,11 @@ async function run(agent, query, parameters = {}) {
 }
 
 const ways = {
-  // Each query is a turn of one thread.
-  async turns({ queries }) {
+  // Each query is a turn of one thread; all have the same id of a run if there is one.
+  async turns({ queries, runId }) {
     const agent = new HttpAgent({ url });
     const results = [];
-    for (const query of queries) results.push(await run(agent, query));
+    for (const query of queries) results.push(await run(agent, query, { runId }));
     return { results };
   },
 

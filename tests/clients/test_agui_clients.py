@@ -160,6 +160,14 @@ def test_two_turns(target: Target) -> None:
     assert remembered == (["echo first", "memory"] if is_toy else {"asked": ["echo first"], "answered": 1})
 
 
+def test_one_id_for_all_runs(target: Target) -> None:
+    """A client whose runs in a thread all have the same id gets the answer of each, also to the same query."""
+    queries = ["echo one id", "echo one id", "echo other"]
+    (result,) = target.drive({"way": "turns", "queries": queries, "runId": "r"})
+    assert [each["texts"] for each in result["results"]] == [["one id"], ["one id"], ["other"]]
+    assert len(target.remote.trace_ids("one id")) == 2
+
+
 def test_a_turn_of_another_client(real: Target) -> None:
     """Without a thread of this server, the history of the client is the memory of the agent."""
     messages = [
