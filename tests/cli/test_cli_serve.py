@@ -217,8 +217,8 @@ def test_the_transcripts_of_the_page() -> None:
     page = (ROOT / "docs" / "howto" / "serve.md").read_text(encoding="utf-8")
     server, client = re.findall(r"^```console\n\$ (.*?)^```$", page, re.MULTILINE | re.DOTALL)
     command, *shown = server.splitlines()
-    curl, answer = client.strip().rsplit("\n", 1)
-    _, _, url, _, body, *_ = shlex.split(curl)
+    assigned, curl, answer = client.splitlines()
+    body, url = shlex.split(assigned)[0].removeprefix("question="), shlex.split(curl)[3]
     options = [each for each in command.split() if each.startswith("--")]
     received, printed = question_while_it_serves(ToyRemote(pace=0), options, urlsplit(url).path, json.loads(body))
     assert [re.sub(r":\d+", ":8000", line) for line in printed] == shown[:-1]
