@@ -17,7 +17,7 @@ import pytest
 
 from oxygent_client import HTTPRequest, Timeouts
 from tests.support.plain import plain
-from tests.support.servers import Conversation, serving
+from tests.support.servers import Conversation, Received, serving
 from tests.support.tls import client_context, server_context
 from tests.transports.test_network_transports import (
     BEGUN,
@@ -266,5 +266,17 @@ async def test_an_open_stream_keeps_no_request(library: Library) -> None:
         async with plain(server_url=server.url, transport=transport).stream("hi") as run:
             requests = [each for each in gc.get_objects() if type(each) is HTTPRequest]
             kept = [each for each in requests if each.context.trace_id == run.trace_id]
+        await transport.aclose()
+    assert kept == []
+
+
+async def test_an_open_stream_keeps_no_body(library: Library) -> None:
+    """While a run waits for events, the body of its request is not kept; the server here keeps a copy."""
+    async with serving(holding(begins=True, left=[])) as server:
+        transport: Any = library.transport(trust_env=False)
+        async with plain(server_url=server.url, transport=transport).stream("a long query"):
+            holders = [each for each in gc.get_objects() if not isinstance(each, Received)]
+            held = {id(part): part for each in holders for part in gc.get_referents(each)}.values()
+            kept = [each for each in held if type(each) is bytes and each.startswith(b"{") and b"a long query" in each]
         await transport.aclose()
     assert kept == []

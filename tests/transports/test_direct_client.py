@@ -62,13 +62,14 @@ async def test_what_is_sent(
     ours, theirs = Recorder(library), Recorder(library)
     time_outs = library.Timeout(None, connect=7.0)
     with caplog.at_level(logging.INFO, library.__name__):
-        for client in (
-            direct_client(library)(ours.transport, time_outs),
-            library.AsyncClient(transport=theirs.transport, timeout=time_outs, trust_env=False),
+        direct = direct_client(library)
+        for client, body in (
+            (direct(ours.transport, time_outs), direct.upload),
+            (library.AsyncClient(transport=theirs.transport, timeout=time_outs, trust_env=False), bytes),
         ):
             async with client:
                 for _ in range(2):
-                    options: dict[str, Any] = {"headers": headers, "content": content, "extensions": {}}
+                    options: dict[str, Any] = {"headers": headers, "content": body(content), "extensions": {}}
                     async with client.stream(method, url, **options) as response:
                         assert response.status_code == 404
                         assert await response.aread() == b"none"

@@ -193,6 +193,9 @@ class SSEOxyGent(RemoteAgent):
         """
         return self._build_payload(oxy_request)
 
+    def _build_shared_payload(self, request: OxyRequest) -> dict[str, Any]:
+        return self._build_payload(request, copy=False)
+
     def _build_payload(self, request: OxyRequest, *, copy: bool = True) -> dict[str, Any]:
         return build_payload(
             request,
@@ -487,9 +490,7 @@ class SSEOxyGent(RemoteAgent):
             limits=self.limits,
             catalog=self._catalog,
             https_only=self._https_only,
-            prepare_payload=(
-                self.prepare_payload if self.is_hooked("prepare_payload") else partial(self._build_payload, copy=False)
-            ),
+            prepare_payload=(self.prepare_payload if self.is_hooked("prepare_payload") else self._build_shared_payload),
             prepare_headers=self.prepare_headers,
         )
 

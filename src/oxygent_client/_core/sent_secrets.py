@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
@@ -29,15 +29,11 @@ SHORTEST_IN_OUR_TEXT: Final = 8
 """A shorter secret, in characters, stays in our own texts: it may be an ordinary word there."""
 
 
-_nothing: Final[Callable[[], dict[tuple[str, str], None]]] = dict
-"""A call of `dict` with the types takes ten times as long."""
-
-
 @attrs.define(eq=False, repr=False)
 class SentSecrets:
     """The secrets that one run or exchange has sent. Costs little until a text is shown."""
 
-    _noted: dict[tuple[str, str], None] = attrs.field(factory=_nothing, init=False)
+    _noted: frozenset[tuple[str, str]] = attrs.field(default=frozenset[tuple[str, str]](), init=False)
     """Name and value of headers that may hold a secret; a URL has an empty name."""
     _needles: Needles | None = attrs.field(default=None, init=False)
     """For remote texts."""
@@ -49,15 +45,16 @@ class SentSecrets:
 
         `marked` are the lower-case names of headers that hold a credential, whatever their name.
         """
-        known = len(self._noted)
+        found: list[tuple[str, str]] = []
         if "@" in url or "?" in url:  # no other part of a URL is secret
-            self._noted["", url] = None
+            found.append(("", url))
         if marked or not PUBLIC_HEADERS.issuperset(headers):
             for name, value in headers.items():
                 key = name.lower()
                 if key not in PUBLIC_HEADERS or key in marked:
-                    self._noted[key, value] = None
-        if len(self._noted) > known:
+                    found.append((key, value))
+        if not self._noted.issuperset(found):
+            self._noted = self._noted.union(found)
             self._needles = self._own_needles = None
 
     def clean(self, text: str) -> str:
@@ -96,7 +93,7 @@ class SentSecrets:
     def values(self) -> set[str]:
         """All secrets as sent, and their parts; not in other spellings."""
         found = set[str]()
-        for name, value in [*self._noted]:
+        for name, value in self._noted:
             found.update(_of_header(name, value) if name else _of_url(value))
         return found - {""}
 

@@ -40,6 +40,11 @@ LEFT: Final = "the run was left by another task"
 class RunConnection:
     """The connection of one run: one after the other, if one breaks and the run goes on."""
 
+    __slots__ = (
+        *("_context", "_exchange", "_is_closing", "_lease", "_limits", "_now", "_reads", "_timer", "answered_by"),
+        *("asked", "chunks", "is_left", "names", "refusal", "request", "sent", "sent_to", "transport", "wait"),
+    )
+
     def __init__(self, context: Context, limits: Limits) -> None:
         self.transport: Transport | None = None
         """Acquired for the time of the run."""

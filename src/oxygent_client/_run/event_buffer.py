@@ -46,6 +46,11 @@ class EventBuffer:
     `on_received` is called with each event that is decoded.
     """
 
+    __slots__ = (
+        *("_close", "_decoder", "_failure", "_limits", "_next", "_on_received", "done", "heartbeats"),
+        *("held_bytes", "is_closed", "is_complete", "may_be_large", "ready"),
+    )
+
     def __init__(self, limits: Limits, on_received: Callable[[ServerSentEvent], object] | None = None) -> None:
         self._limits = limits
         self._on_received = on_received

@@ -134,7 +134,7 @@ class EventReader:
                     is_asking = deadline <= now + SOON and clock in ASKING
                     expired = self._look_up if is_asking and state.timeouts.lookup is not None else None
                     if observed.buffered != (held := buffer.held_bytes):
-                        observed.holds(observed, held)
+                        observed.counter.hold(observed, held)
                     try:
                         piece = await connection.read(deadline, expired)
                     except (StopAsyncIteration, ConnectionLostError, RemoteProtocolError) as error:
@@ -179,7 +179,7 @@ class EventReader:
         if not observed.bytes:
             observed.note("first_byte", self.context, {"seconds": now - state.began})
         observed.bytes += len(piece)
-        observed.holds(observed, observed.buffered + len(piece))
+        observed.counter.hold(observed, observed.buffered + len(piece))
         for news in state.receive_data(piece, now):
             if news == "first_event":
                 log_event("first_event", self.context, "received the first event", seconds=now - state.began)

@@ -14,6 +14,8 @@ from oxygent_client._core.errors import Outcome
 class OutcomeTracker:
     """Tracks the outcome of a run; `OutcomeTracker(Outcome.STARTED)` is for a run that was started before."""
 
+    __slots__ = ("is_last", "outcome", "watch")
+
     def __init__(self, outcome: Outcome = Outcome.NOT_SENT) -> None:
         self.outcome = outcome
         self.is_last = outcome is not Outcome.NOT_SENT

@@ -66,6 +66,11 @@ def loop_clock() -> Callable[[], float]:
 class TimerReads:
     """On asyncio."""
 
+    __slots__ = (
+        *("_check", "_deadline", "_expired", "_failure", "_interruption", "_loop", "_reader", "_requests"),
+        *("_timer", "is_pending", "was_pending"),
+    )
+
     def __init__(self, timer: Timer) -> None:
         self._loop = timer.loop
         self._timer = timer

@@ -6,7 +6,6 @@ Rule 2: what only a reader of `texts` or `partial` needs waits until it is read,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final, cast
 
 from oxygent_client._core.events import (
@@ -34,6 +33,11 @@ MOST_BYTES: Final = 64 * 1024
 class ReceivedEvents:
     """The events that were received so far."""
 
+    __slots__ = (
+        *("_dropped", "_events", "_limits", "_most_bytes", "_most_events", "_size", "_texts", "answer", "error"),
+        *("problem", "settle_at", "unread", "waiting"),
+    )
+
     def __init__(self, limits: Limits) -> None:
         self.answer: SetAnswer | None = None
         self.unread: str = ""
@@ -52,10 +56,9 @@ class ReceivedEvents:
         self._dropped = 0
         self._texts: Texts | None = None  # until events are settled
         self.waiting: Final[list[Event]] = []
+        """An event of a class in PLAIN that has no problems may be added here; `settle` is to be called soon after."""
         self.settle_at: int = MOST_BYTES
         """With so many bytes of the stream, or `MOST_WAITING` events `waiting`, `settle_some` is to be called."""
-        self.note_plain: Final[Callable[[Event], None]] = self.waiting.append
-        """Add an event of a class in PLAIN that has no problems; `settle` is to be called soon after."""
 
     def note(self, event: Event, action: Action) -> None:
         """Add an event, and the action of the router."""

@@ -119,14 +119,13 @@ class Run:
             connection=self._connection,
             recovery=self._recovery,
         )
-        self._ahead: list[AnyEvent] = []
+        self._ahead: list[AnyEvent] | tuple[()] = ()
         """Events that were taken from the buffer ahead of the reader, the next one last."""
-        config.observed.ahead = self._ahead
         self._forwarded = FORWARDED if forwards(config.router, FORWARDED_TYPES) else NONE
         """Classes of the events whose routes matter only if the program listens."""
         self._plain = self._unrouted = PLAIN if self._forwarded else NONE
-        self._hears = config.listener.hears
-        self._note_plain, self._waiting = self._state.received.note_plain, self._state.received.waiting
+        self._listener = config.listener
+        self._waiting = self._state.received.waiting
         self._trace = TraceCollector()
         self._now: Callable[[], float] = anyio.current_time
         self._remote_trace_id = ""
@@ -453,16 +452,16 @@ class Run:
                     state.received.settle_some(received)
                 event = self._take(await (self._patient_reader or self._reader).next())
             if event is not None:
-                is_heard = self._hears(event)
+                is_heard = self._listener.hears(event)
                 if is_heard or event.problems or event.__class__ not in self._plain:
                     event = self._checked(event)
                     action = self._route(event, is_heard=is_heard)
                     if event.problems:
                         self._report_problems(event)
                     if is_heard:
-                        await self._config.listener.on_event(event, action)
+                        await self._listener.on_event(event, action)
                     return event
-                self._note_plain(event)
+                self._waiting.append(event)  # `ReceivedEvents.settle_some` is called above
                 return event
             await self._finish()
         except StillWaiting:
@@ -488,14 +487,14 @@ class Run:
         self._plain = NONE if config.schema else self._unrouted
         events = to_events(taken, config.limits)
         if len(events) > 1:
-            self._ahead += events[:0:-1]
+            self._ahead = config.observed.ahead = events[:0:-1]
         return events[0]
 
     def _give_back(self) -> None:
         """Put events that were taken ahead back into the buffer."""
         self._config.observed.taken -= len(self._ahead)
         self._state.buffer.give_back(event.sse for event in self._ahead)
-        self._ahead.clear()
+        self._ahead = self._config.observed.ahead = ()
 
     @overload
     def events(self, *, keepalive: None = None) -> AsyncIterator[AnyEvent]: ...

@@ -87,6 +87,12 @@ Step: TypeAlias = ServerSentEvent | NeedData | Ended
 class RunState:
     """The state of one run; `attached` if it is a detached run, which was started before."""
 
+    __slots__ = (
+        *("_counted", "_fingerprint", "_idle", "_requested", "_silence", "_since", "_without_event", "began"),
+        *("buffer", "deadline", "is_astray", "is_silent", "received", "reconnect", "record", "timeouts"),
+        *("tracker", "was_held_back"),
+    )
+
     def __init__(self, timeouts: Timeouts, limits: Limits, *, attached: bool = False) -> None:
         self.timeouts = timeouts
         self._idle = math.inf if timeouts.idle is None else timeouts.idle

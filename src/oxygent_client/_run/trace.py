@@ -61,6 +61,11 @@ NO_EVENT: Final[tuple[Callable[[], Event | None], int]] = (lambda: None, 0)
 class TraceCollector:
     """Takes the events of a run; `at` is the time of the event loop's clock."""
 
+    __slots__ = (
+        *("_calls", "_end", "_latest", "_places", "_size", "_start", "_waiting", "_waiting_size", "began"),
+        "dropped",
+    )
+
     def __init__(self) -> None:
         self.began: datetime | None = None
         self.dropped = 0

@@ -25,13 +25,15 @@ DEPTH: Final = 10_000
 class TraceIdClaims:
     """The reserved ids of one run: `first` for its server or cluster, and one for each replica that it was sent to."""
 
+    __slots__ = ("_at", "_first", "remote", "replica")
+
     def __init__(self, first: TraceIdLease) -> None:
         self.remote = first.remote
         """The id of the run at the server whose response is read, or that was asked last."""
         self.replica = ""
         """The URL of that server, if a cluster chose it."""
         self._first = first
-        self._at: dict[str, TraceIdLease] = {}
+        self._at: dict[str, TraceIdLease] | None = None  # once a cluster has chosen a replica
 
     def over(self, request: HTTPRequest) -> HTTPRequest:
         """Return the request to send: for a cluster, with these reservations in its context."""
@@ -47,7 +49,8 @@ class TraceIdClaims:
         """
         context = request.context
         key = server_identity(context.replica)
-        claim = self._at[key] = TRACE_IDS.claim_at(context.replica, self._first)
+        claim = TRACE_IDS.claim_at(context.replica, self._first)
+        self._at = {**(self._at or {}), key: claim}
         if claim.remote != context.remote_trace_id:
             try:
                 payload = _payload(request)
@@ -66,14 +69,14 @@ class TraceIdClaims:
 
     def discard(self, request: HTTPRequest) -> None:
         """Free the id at a replica that did not run this request."""
-        claim = self._at.pop(server_identity(request.context.replica), None)
+        claim = (self._at or {}).pop(server_identity(request.context.replica), None)
         if claim is not None:  # it may have been sent twice
             TRACE_IDS.release(claim, ran=False, closed=False)
 
     def release(self, *, ran: bool, closed: bool) -> None:
         """End the run, as `TraceIdRegistry.release`; at other servers it ended without the close event."""
         TRACE_IDS.release(self._first, ran=ran, closed=closed)
-        for key, claim in self._at.items():
+        for key, claim in (self._at or {}).items():
             is_heard = key == server_identity(self.replica)
             TRACE_IDS.release(claim, ran=ran or not is_heard, closed=closed and is_heard)
 

@@ -48,10 +48,11 @@ class TraceIdLease:
 class _Held(weakref.ref[TraceIdLease]):
     """A lease in flight, and its data for when it is garbage-collected."""
 
-    __slots__ = ("call", "key")
+    __slots__ = ("key", "node_id", "trace_id")
 
     key: Key
-    call: Key | None
+    trace_id: str
+    node_id: str
 
 
 @attrs.define
@@ -141,7 +142,7 @@ class TraceIdRegistry:
     def _hold(self, claim: TraceIdLease) -> TraceIdLease:
         held = _Held(claim, self._lost.append)
         held.key = claim.server, claim.remote
-        held.call = _call(claim.server, claim.trace_id, claim.node_id) if claim.node_id else None
+        held.trace_id, held.node_id = claim.trace_id, claim.node_id
         self._in_flight[held.key] = held
         return claim
 
@@ -156,8 +157,8 @@ class TraceIdRegistry:
     def _note(self, held: _Held, *, ran: bool, closed: bool) -> None:
         if ran and not closed:
             _keep(self._soiled, held.key, None, self.size)
-        if ran and held.call is not None:
-            _keep(self._calls, held.call, None, self.size)
+        if ran and held.node_id:
+            _keep(self._calls, _call(held.key[0], held.trace_id, held.node_id), None, self.size)
 
     def remote_name(self, base_url: str, trace_id: str) -> str:
         """Return the server's id of the last run with the caller's `trace_id`."""

@@ -87,6 +87,10 @@ class RunCounter(Protocol):
         """Count one of these events."""
         ...
 
+    def hold(self, run: RunObservation, size: int, /) -> None:
+        """Set the `buffered` bytes of a run."""
+        ...
+
 
 CALLS: Final = (ToolCall, Observation)
 """The events that observers with `wants_events` get."""
@@ -96,9 +100,20 @@ def _wants_events(observer: Observer) -> bool:
     return bool(getattr(observer, "wants_events", False))
 
 
-def _hold(run: RunObservation, size: int) -> None:
-    """Set `buffered` of a run without statistics."""
-    run.buffered = size
+class _NoCounter:
+    """Counts nothing."""
+
+    counted: ClassVar[Collection[str]] = ()
+
+    def count(self, event: str, run: RunObservation, context: Context, fields: Mapping[str, Any], /) -> None:
+        """As `RunCounter.count`, which is not called."""
+
+    def hold(self, run: RunObservation, size: int, /) -> None:
+        """As `RunCounter.hold`."""
+        run.buffered = size
+
+
+_NO_COUNTER: Final = _NoCounter()
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -107,7 +122,7 @@ class RunObservation:
 
     observers: tuple[Observer, ...] = attrs.field(default=(), repr=False)
     """They get the notifications."""
-    counter: RunCounter | None = attrs.field(default=None, repr=False)
+    counter: RunCounter = attrs.field(default=_NO_COUNTER, repr=False)
     """Counts the run."""
     bytes: int = attrs.field(default=0, init=False)
     """Bytes of its stream received."""
@@ -118,8 +133,6 @@ class RunObservation:
     """Whether response headers of an event stream were received."""
     buffered: int = attrs.field(default=0, init=False)
     """Bytes buffered: of an incomplete event, and of the last chunk until all of its events were read."""
-    holds: Callable[[RunObservation, int], None] = attrs.field(default=_hold, repr=False)
-    """Sets `buffered`."""
     _has_failed: bool = attrs.field(default=False, init=False, repr=False)
 
     @property
@@ -130,7 +143,7 @@ class RunObservation:
     def note(self, event: str, context: Context, fields: Mapping[str, Any]) -> None:
         """Count an event, and notify all observers."""
         counter = self.counter
-        if counter is not None and event in counter.counted:
+        if event in counter.counted:
             counter.count(event, self, context, fields)
         if self.observers:
             notification = new_notification(event, self, context, fields)
@@ -147,7 +160,7 @@ class RunObservation:
     def hold(self, size: int) -> None:
         """Set the number of buffered bytes."""
         if size != self.buffered:
-            self.holds(self, size)
+            self.counter.hold(self, size)
 
     def add_headers(self, request: HTTPRequest) -> HTTPRequest:
         """Add the observers' headers to `request`."""

@@ -150,7 +150,7 @@ class StatsCollector:
 
     def observed(self, observers: Iterable[Observer]) -> RunObservation:
         """Create the observation of a new run, with these observers and the statistics."""
-        return RunObservation(observers=tuple(observers), counter=self, holds=self._hold)
+        return RunObservation(observers=tuple(observers), counter=self)
 
     def count(self, event: str, run: RunObservation, context: Context, fields: Mapping[str, Any], /) -> None:
         """As `RunCounter.count`."""
@@ -161,7 +161,8 @@ class StatsCollector:
         """Forget all runs; with a new lock, since another thread may have held the old one when the process forked."""
         StatsCollector.__init__(self, self._clock)
 
-    def _hold(self, run: RunObservation, size: int) -> None:
+    def hold(self, run: RunObservation, size: int, /) -> None:
+        """As `RunCounter.hold`."""
         lock = self._lock
         lock.acquire()  # it is done for each piece of bytes: `with` takes three times as long
         try:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
+
+from oxygent_client._core.transport import BufferedChunks
 
 WITHOUT_BODY: Final = ("GET", "HEAD")
 
@@ -23,8 +25,22 @@ def direct_client(library: Any) -> type[Any]:
     """Return the class of the clients; `library` is `httpx` or `httpx2`."""
     log = logging.getLogger(library.__name__)
 
+    class Upload(library.AsyncByteStream):  # type: ignore[misc]  # the library is an argument
+        """A body that is sent once and then dropped: it may be large, and the library keeps what it was given."""
+
+        def __init__(self, content: bytes) -> None:
+            self._content = content
+            self.size: Final = len(content)
+
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            content, self._content = self._content, b""
+            return BufferedChunks(content)
+
     class DirectClient(library.AsyncClient):  # type: ignore[misc]  # the library is an argument
         """A client whose `stream` is the only method that sends a request."""
+
+        upload: Final = Upload
+        """Make the `content` of a request."""
 
         def __init__(self, transport: Any, timeout: Any) -> None:
             library.AsyncClient.__init__(self, transport=transport, timeout=timeout, trust_env=False)
@@ -40,7 +56,7 @@ def direct_client(library: Any) -> type[Any]:
             url: str,
             *,
             headers: Mapping[str, str],
-            content: bytes,
+            content: Any,
             extensions: Mapping[str, Any],
             **_options: Any,
         ) -> AsyncGenerator[Any, None]:
@@ -62,7 +78,7 @@ def direct_client(library: Any) -> type[Any]:
                 await response.aclose()
 
         def _request(
-            self, method: str, url: str, headers: Mapping[str, str], content: bytes, extensions: Mapping[str, Any]
+            self, method: str, url: str, headers: Mapping[str, str], content: Any, extensions: Mapping[str, Any]
         ) -> Any:
             if url != self._last[0]:
                 self._last = url, library.URL(url)
@@ -72,13 +88,13 @@ def direct_client(library: Any) -> type[Any]:
             lines += [(name, value) for name, value, key in self._defaults if key not in given]
             if b"host" not in given:
                 lines.insert(0, (b"Host", parsed.netloc))
-            if b"content-length" not in given and (content or method not in WITHOUT_BODY):
-                lines.append((b"Content-Length", b"%d" % len(content)))
+            if b"content-length" not in given and (content.size or method not in WITHOUT_BODY):
+                lines.append((b"Content-Length", b"%d" % content.size))
             request = library.Request(
                 method,
                 parsed,
                 headers=lines,
-                stream=library.ByteStream(content),
+                stream=content,
                 extensions={"timeout": self._time_outs, **extensions},
             )
             if parsed.userinfo:

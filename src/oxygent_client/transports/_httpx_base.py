@@ -298,6 +298,9 @@ def _is_over(connection: Any, stream: Any) -> bool:
     return False
 
 
+NO_HEAD: Final[tuple[int, Any]] = 0, ()
+
+
 @attrs.define(eq=False)
 class _Trace:
     """Keeps the head of the last response and a new connection, for the `trace` extension of httpx.
@@ -309,7 +312,7 @@ class _Trace:
     where nothing uses or closes it: httpcore 1.0 counts it as active.
     """
 
-    head: tuple[int, Any] = attrs.field(default=(0, ()), init=False)
+    head: tuple[int, Any] = attrs.field(default=NO_HEAD, init=False)
     """Status and headers of the last response; status 0 if there is none."""
     unused: Any = attrs.field(default=None, init=False)
     """The network stream of a connection that was made for the request and not used yet."""
@@ -456,7 +459,7 @@ class HTTPXBase(HTTPBase[ClientT]):
         library, own = self._library, client.timeout
         options: dict[str, Any] = {
             "headers": dict(request.headers),
-            "content": request.body,
+            "content": client.upload(request.body) if self._own is None else request.body,
             "timeout": own
             if self._own is None
             else library.Timeout(None, connect=own.connect, write=own.write, pool=own.pool),
@@ -474,6 +477,7 @@ class HTTPXBase(HTTPBase[ClientT]):
                 # A client without a network has no trace.
                 raise RemoteProtocolError(f"{NOT_HTTP}: the Location of a redirect is not a URL") from error
             raise
+        trace.head = NO_HEAD  # the response has it
         response: Any = getattr(entered, "response", entered)  # httpx-sse wraps it
         return response.status_code, response.headers, response
 

@@ -259,6 +259,8 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
 class _Chunks:
     """The chunks of a response."""
 
+    __slots__ = ("_content", "_protocol", "_response", "_url")
+
     def __init__(self, response: aiohttp.ClientResponse, url: str) -> None:
         self._response = response
         self._content: Any = response.content
