@@ -43,8 +43,8 @@ class CutCharacters(Decoder):
 class EagerIds(Decoder):
     """Applies an id before its blank line."""
 
-    def _read(self, line: bytes, events: list[ServerSentEvent]) -> None:
-        super()._read(line, events)
+    def _read(self, line: bytes | bytearray) -> None:
+        super()._read(line)
         self.last_event_id = self._id
 
 
@@ -59,8 +59,8 @@ class ForgetfulIds(Decoder):
 class AnyNumber(Decoder):
     """Accepts any `retry` that `int()` does."""
 
-    def _read(self, line: bytes, events: list[ServerSentEvent]) -> None:
-        super()._read(line, events)
+    def _read(self, line: bytes | bytearray) -> None:
+        super()._read(line)
         name, _, value = line.partition(b":")
         if name == b"retry":
             with suppress(ValueError):
@@ -70,9 +70,9 @@ class AnyNumber(Decoder):
 class FreeComments(Decoder):
     """Does not count the bytes of a comment."""
 
-    def _read(self, line: bytes, events: list[ServerSentEvent]) -> None:
+    def _read(self, line: bytes | bytearray) -> None:
         counted = self._block_bytes
-        super()._read(line, events)
+        super()._read(line)
         if line.startswith(b":"):
             self._block_bytes = counted
 

@@ -283,8 +283,11 @@ USUAL: Final = (
     *(b"data: x\nretry: 1234567890\n\n", b"retry: 5\n\n", b"\r\n", b"\n", b"\r", BOM),
 )
 """Blocks as servers send them, and near misses."""
+LONG: Final = (*(b"data: " + b"x" * 64 + end for end in (b"\n\n", b"\r\n\r\n")), b": " + b"x" * 64 + b"\r\n\r\n")
+"""Blocks so long that the decoder looks for whole blocks in a piece that holds one."""
 STREAMS: Final = st.one_of(
     st.lists(st.sampled_from(USUAL), max_size=12).map(b"".join),
+    st.lists(st.sampled_from(USUAL + LONG), min_size=2, max_size=12).map(b"".join),
     st.lists(st.sampled_from(TOKENS), max_size=40).map(b"".join),
     st.tuples(
         st.sampled_from([b"", BOM, BOM + BOM, BOM[:2], BOM[:1]]), st.lists(st.sampled_from(TOKENS), max_size=12)
@@ -298,6 +301,11 @@ STREAMS: Final = st.one_of(
 @example(BOM + b"data: x\r\n\r\ndata: \xe2\x80\xa8\r\r", [2, 1])
 @example(b"id: kept\ndata: x\n\nid: not yet\nretry: 5\n", [7])
 @example(b"data: x\n\nevent: y\ndata: y\n\n: ping\n\ndata:z\n\ndata: z\n\n", [100])
+@example(LONG[0] + b"event: y\ndata: y\n\n: ping\n\ndata: z\n\nid: 2\0\ndata: z\n\n", [100])
+@example(LONG[0] + b"event: y\ndata: y\n\n: ping\n\ndata: z\n\ndata:z\n\ndata: z\n\n", [100])
+@example(LONG[1] + b"data: y\ndata: z\r\n\r\n", [100])
+@example(LONG[1] + b": ping\nid: 1\r\n\r\ndata: z\r\n\r\n", [100])
+@example(LONG[1] + b"id: \xff\r\ndata: z\r\n\r\ndata: half", [100])
 def test_any_bytes(stream: bytes, sizes: list[int]) -> None:
     """Any bytes in any chunks give the reference's events, ids, reconnection time and comments."""
     assert interpret(stream) == interpretation(cut(stream, sizes)) == interpretation([stream])
