@@ -8,7 +8,6 @@ import gc
 import pickle
 import weakref
 from contextlib import ExitStack
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -34,6 +33,17 @@ class Socket:
         self.number = -1
 
 
+class Body:
+    """What uses a connection, until it is set to None."""
+
+    def __init__(self, used: Socket | None) -> None:
+        self.used = used
+
+    def connection(self) -> Socket | None:
+        """Return the connection in use."""
+        return self.used
+
+
 @pytest.mark.parametrize(
     ("expected", "uses"),
     [
@@ -55,7 +65,7 @@ async def test_idle_connections(expected: tuple[int, int], uses: list[int | None
         for use in uses:
             occupies = exchanges.enter_context(counted.exchange())
             if use is not None:
-                occupies(partial(connections.__getitem__, use))
+                occupies(Body(connections[use]))
         assert counted() == expected
     assert counted() == (3, 3)
 
@@ -63,11 +73,12 @@ async def test_idle_connections(expected: tuple[int, int], uses: list[int | None
 async def test_released_connections() -> None:
     """An exchange that has released its connection occupies none, though its block goes on."""
     counted = ConnectionCounter(Socket.fileno, Socket.close)
-    held: list[Socket | None] = [counted.add(Socket())]
+    kept = counted.add(Socket())
+    body = Body(kept)
     with counted.exchange() as occupies:
-        occupies(lambda: held[-1])
+        occupies(body)
         assert counted() == (1, 0)
-        held.append(None)
+        body.used = None
         assert counted() == (1, 1)
 
 
@@ -137,7 +148,7 @@ def test_an_exchange_of_a_closed_loop() -> None:
         connection = counted.add(Socket())
         seen.append(weakref.ref(connection))
         with counted.exchange() as occupies:
-            occupies(lambda: connection)
+            occupies(Body(connection))
             yield
 
     async def begin() -> AsyncGenerator[None, None]:

@@ -64,5 +64,8 @@ def with_options(request: OxyRequest, options: CallOptions) -> OxyRequest:
 
     They replace those that the request may have from another agent's call: their headers are meant for that agent.
     """
-    request.__dict__["_call_options"] = options
+    if options is _NO_OPTIONS:
+        request.__dict__.pop("_call_options", None)
+    else:
+        request.__dict__["_call_options"] = options
     return request

@@ -123,16 +123,17 @@ class RemoteAgent:
         """Return the clone of `oxy_request` that this agent executes: with ids, and with this agent on both stacks."""
         request_id, group_id, trace_id, node_id = new_ids(22, 16, 16, 16)
         node_id = oxy_request.node_id or node_id
-        return oxy_request.clone_with(
+        clone = oxy_request.clone_with(
             request_id=oxy_request.request_id or request_id,
             group_id=oxy_request.group_id or group_id,
             current_trace_id=str(oxy_request.current_trace_id or trace_id),
             node_id=node_id,
             callee=self.name,
             callee_category=self.category,
-            call_stack=[*oxy_request.call_stack, self.name],
-            node_id_stack=[*oxy_request.node_id_stack, node_id],
         )
+        clone.call_stack = [*clone.call_stack, self.name]
+        clone.node_id_stack = [*clone.node_id_stack, node_id]
+        return clone
 
     # --- copies and pickles ---
 

@@ -72,7 +72,7 @@ class TraceCollector:
         self._start = 0.0
         self._end: float | None = None
         self._size = 0
-        self._waiting: list[tuple[Event, float]] = []
+        self._waiting: list[tuple[Event, float]] | None = None  # while there is none
         self._waiting_size = 0
         self._calls: list[_Call] = []
         self._places: OpenCalls[int] | None = None  # until events are assigned to their calls
@@ -100,7 +100,7 @@ class TraceCollector:
 
     def note(self, event: Event, at: float) -> None:
         """Take an event of a class in TRACED. It waits until a trace is made, or until there are many."""
-        waiting = self._waiting
+        waiting = self._waiting = self._waiting or []
         waiting.append((event, at))
         self._waiting_size += len(event.sse.data)
         if len(waiting) >= MOST_WAITING or self._waiting_size >= MOST_WAITING_BYTES:
@@ -108,8 +108,8 @@ class TraceCollector:
 
     def _sort(self) -> None:
         """Assign the waiting events to their calls."""
-        waiting, self._waiting, self._waiting_size = self._waiting, [], 0
-        for event, at in waiting:
+        waiting, self._waiting, self._waiting_size = self._waiting, None, 0
+        for event, at in waiting or ():
             self._assign(event, at - self._start)
 
     def _assign(self, event: Event, at: float) -> None:

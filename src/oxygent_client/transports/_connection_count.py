@@ -10,14 +10,30 @@ Rule 5: connections that a closed event loop left open are closed by `close_orph
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 from oxygent_client._core.per_loop import is_closed, this_loop
 
 T = TypeVar("T")
-Use = Callable[[], object]
-"""Return the object that identifies the connection in use; None once the connection is free again."""
+
+
+class Use(Protocol):
+    """What uses a connection, such as the body of a response."""
+
+    def connection(self) -> object:
+        """Return the object that identifies the connection in use; None once the connection is free again."""
+        ...
+
+
+class _Unknown:
+    """Uses a connection that is not known yet."""
+
+    __slots__ = ()
+
+    def connection(self) -> object:
+        """As `Use.connection`."""
+        return self
 
 
 class _Exchange:
@@ -27,11 +43,10 @@ class _Exchange:
 
     def __init__(self, uses: dict[object, Use]) -> None:
         self._uses = uses
-        self._key = object()  # not this object, which the dictionary would keep
+        self._key = _Unknown()  # not this object, which the dictionary would keep
 
     def __enter__(self) -> Self:
-        key = self._key
-        self._uses[key] = lambda: key
+        self._uses[self._key] = self._key
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -41,7 +56,7 @@ class _Exchange:
         self._uses.pop(self._key, None)  # an event loop that was closed meanwhile never leaves the block
 
     def __call__(self, use: Use) -> None:
-        """Note how to find the connection."""
+        """Note what uses the connection."""
         self._uses[self._key] = use
 
 
@@ -79,5 +94,5 @@ class ConnectionCounter(Generic[T]):
     def __call__(self) -> tuple[int, int]:
         """Return the number of open connections, and how many of them are idle."""
         open_count = sum(self._fileno(connection) != -1 for connection in self._alive())
-        busy = {id(connection) for use in [*self._uses.values()] if (connection := use()) is not None}
+        busy = {id(connection) for use in [*self._uses.values()] if (connection := use.connection()) is not None}
         return open_count, max(open_count - len(busy), 0)

@@ -437,7 +437,7 @@ class HTTPXBase(HTTPBase[ClientT]):
                         self._has_no_network = True
                     else:
                         self._counter.add(body.stream)
-                        use(body.connection)
+                        use(body)
                     if response.http_version == "HTTP/2":
                         raise ConfigurationError(_NO_HTTP2.format(type(self).__name__), outcome=Outcome.UNKNOWN)
                 del request, headers, lines, response  # an idle stream holds only what it still needs

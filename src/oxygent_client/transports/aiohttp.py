@@ -414,7 +414,7 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
                     timeout=_connect_timeout(session.timeout.connect, session.timeout.sock_connect),
                 )
             chunks = _Chunks(response, url)
-            use(chunks.connection)
+            use(chunks)
             if self._own is not None or proxy is not None:
                 # These include the headers of a session, of its cookies, and for its proxy.
                 request.context.sent.note(headers=response.request_info.headers, marked=request.context.secret_headers)
