@@ -66,8 +66,10 @@ ROOMS: Final[dict[str, Room]] = {
     "transports.asgi": room("transports.asgi", "_core _core.per_loop _core.tasks transports", "anyio"),
     "transports.httpx": room("transports.httpx", "_core transports", "httpx httpx_sse anyio attrs"),
     "transports.httpx2": room("transports.httpx2", "_core transports", "httpx2 anyio attrs"),
-    # A URL of aiohttp's is one of yarl.
-    "transports.aiohttp": room("transports.aiohttp", "_core _core.per_loop transports", "aiohttp anyio attrs yarl"),
+    # A URL of aiohttp's is one of yarl, and a name of a header one of multidict.
+    "transports.aiohttp": room(
+        "transports.aiohttp", "_core _core.per_loop transports", "aiohttp anyio attrs multidict yarl"
+    ),
     "telemetry": room("telemetry telemetry.*", "_core _protocol", "attrs"),
     "telemetry.otel": room("telemetry.otel", "_core telemetry", "attrs opentelemetry"),
     # Transports that wrap transports. A cluster balances `HTTPXTransport`, unless it is given another.

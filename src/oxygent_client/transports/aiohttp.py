@@ -29,6 +29,7 @@ try:
         from aiohttp.client_proto import ResponseHandler
 except ImportError as _missing:
     raise ImportError("AiohttpTransport needs aiohttp: pip install 'oxygent-client[aiohttp]'") from _missing
+from multidict import istr
 from yarl import URL
 
 from oxygent_client._core.errors import (
@@ -301,6 +302,10 @@ class _Chunks:
         raise StopAsyncIteration
 
 
+_header_name: Final = functools.lru_cache(maxsize=256)(istr)
+"""A name as aiohttp keeps it as long as its response: of another `str` it makes one for each request."""
+
+
 @functools.lru_cache(maxsize=16)
 def _connect_timeout(connect: float | None, sock_connect: float | None) -> aiohttp.ClientTimeout:
     """Return the time-outs of a request: those to connect alone."""
@@ -404,7 +409,7 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
                     request.method,
                     URL(request.url, encoded=True),
                     data=data,
-                    headers={**length, **request.headers},
+                    headers={_header_name(name): value for name, value in {**length, **request.headers}.items()},
                     allow_redirects=False,
                     raise_for_status=False,
                     auto_decompress=False,
