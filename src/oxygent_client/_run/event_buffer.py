@@ -101,7 +101,7 @@ class EventBuffer:
     def feed(self, piece: bytes) -> bool:
         """Decode bytes; returns whether they completed an event."""
         decoder = self._decoder
-        before = decoder.unnamed_events
+        unnamed = decoder.unnamed_events
         try:
             events = decoder.feed(piece)
         except TooLargeError as error:
@@ -118,13 +118,16 @@ class EventBuffer:
             for sse in events:
                 self._on_received(sse)
         # Whether a bare `done` may be the end depends on the names before it, not on those after it in the same piece.
-        unnamed = decoder.unnamed_events - before
+        unnamed = decoder.unnamed_events - unnamed
         if not unnamed and self.done is None and self._close is None:
             for sse in events:
                 if sse.event == CLOSE:
                     break
             else:
-                self.ready += events
+                if self.ready:
+                    self.ready += events
+                else:
+                    self.ready = events
                 return True
         for number, sse in enumerate(events):
             self._add(MaybeEnd(sse) if number < unnamed and sse.data == LEGACY_DONE else sse)
@@ -158,6 +161,8 @@ class EventBuffer:
             TooLargeError: the next event is too large.
         """
         ready = self.ready
+        if len(ready) == 1:
+            return ready.pop()
         if ready:
             sse = ready[self._next]
             self._next += 1

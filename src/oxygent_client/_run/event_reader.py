@@ -175,14 +175,22 @@ class EventReader:
         return await self._follow(state.need().clock)
 
     def _receive(self, piece: bytes, now: float) -> None:
-        observed, state = self.observed, self.state
+        observed, state, size = self.observed, self.state, len(piece)
         if not observed.bytes:
             observed.note("first_byte", self.context, {"seconds": now - state.began})
-        observed.bytes += len(piece)
-        observed.counter.hold(observed, observed.buffered + len(piece))
-        for news in state.receive_data(piece, now):
+        observed.bytes += size
+        news = state.receive_data(piece, now)
+        buffer = state.buffer
+        if observed.buffered or buffer.held_bytes or len(buffer.ready) > 1:  # a piece of one event is handed out now
+            observed.counter.hold(observed, observed.buffered + size)
+        if news:
+            self._report(news, now)
+
+    def _report(self, received: tuple[str, ...], now: float) -> None:
+        """Log what `RunState.receive_data` has returned."""
+        for news in received:
             if news == "first_event":
-                log_event("first_event", self.context, "received the first event", seconds=now - state.began)
+                log_event("first_event", self.context, "received the first event", seconds=now - self.state.began)
             else:
                 who = self.context.sent.shown(self.connection.answered_by, 60)
                 text = "a proxy buffers the stream: it was held back (answered by: %s)"

@@ -169,7 +169,6 @@ class RunState:
         news: tuple[str, ...] = ()
         self._without_event += now - self._counted
         self._counted = now
-        since, self._requested = self._since if self._requested is None else self._requested, None
         buffer = self.buffer
         beats = buffer.heartbeats
         if buffer.feed(piece):
@@ -179,10 +178,12 @@ class RunState:
                 news = ("first_event",)
             self._without_event = 0.0
             self._fingerprint = None
-        if buffer.heartbeats - beats > 1 and now - since > HELD_SECONDS:
-            # Several heartbeats at once, and not because the program did not read.
-            news = news if self.was_held_back else (*news, "held_back")
-            self.was_held_back = True
+        if buffer.heartbeats - beats > 1:
+            since = self._since if self._requested is None else self._requested
+            if now - since > HELD_SECONDS:  # several at once, and not because the program did not read
+                news = news if self.was_held_back else (*news, "held_back")
+                self.was_held_back = True
+        self._requested = None
         self._since = now
         return news
 
@@ -272,11 +273,13 @@ class RunState:
             return Ended.ENDED
         if now >= self.deadline:
             raise self.timeout_error("total")
-        sse = self.buffer.take()
-        if sse is not None:
-            return sse
-        if self.buffer.is_closed:
-            return Ended.ENDED
+        buffer = self.buffer
+        if buffer.ready or buffer.is_complete:
+            sse = buffer.take()
+            if sse is not None:
+                return sse
+            if buffer.is_closed:
+                return Ended.ENDED
         if not is_waiting:
             self._counted = self._since = now
         return self.need()
