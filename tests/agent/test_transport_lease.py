@@ -178,7 +178,7 @@ async def test_a_chain_of_policies_is_built_once() -> None:
     pool, given, other, built = TransportPool(Made), FakeTransport({}), FakeTransport({}), list[FakeTransport]()
 
     def chain(transport: Transport, policies: tuple[Policy, ...], lasting: Transport | None = given) -> Transport:
-        def wrap() -> Transport:
+        def wrap(_transport: Transport, _policies: object) -> Transport:
             built.append(FakeTransport({}))
             return built[-1]
 

@@ -489,7 +489,6 @@ class SSEOxyGent(RemoteAgent):
             share_data=self.share_data,
             limits=self.limits,
             catalog=self._catalog,
-            https_only=self._https_only,
             prepare_payload=(self.prepare_payload if self.is_hooked("prepare_payload") else self._build_shared_payload),
             prepare_headers=self.prepare_headers,
         )
@@ -518,6 +517,7 @@ class SSEOxyGent(RemoteAgent):
             failure_detector=self.failure_detector,
             schema=self.schema,
             strict=self.strict,
+            https_only=self._https_only,
             attached_to=attached_to,
             observed=self._stats.observed(self.observers),
         )
@@ -685,16 +685,15 @@ class SSEOxyGent(RemoteAgent):
     def _lease(self) -> TransportLease:
         """Borrow a transport for one operation, with the agent's policies around it."""
         lease = self._transports.lease(self.transport)
-        transport, wrap = lease.transport, self._policies.wrap
-        policies: list[Policy] = [self.retry, self._https_only, *self.policies]
-        if self.auth is not None:
-            policies.append(self.auth)
-        if not self.policies or not any(isinstance(policy, Redirect) for policy in self.policies):
-            policies.append(_REDIRECT)
-        lease.transport = self._transports.chain(
-            transport, tuple(policies), lambda: wrap(OutcomeTransport(transport), *policies), given=self.transport
-        )
+        policies = (self.retry, self._https_only, self.auth, *self.policies)
+        lease.transport = self._transports.chain(lease.transport, policies, self._wrapped, given=self.transport)
         return lease
+
+    def _wrapped(self, transport: Transport, policies: tuple[Policy | None, ...]) -> Transport:
+        given = [policy for policy in policies if policy is not None]
+        if not any(isinstance(policy, Redirect) for policy in given):
+            given.append(_REDIRECT)
+        return self._policies.wrap(OutcomeTransport(transport), *given)
 
     @property
     def _https_only(self) -> HTTPSOnly:

@@ -18,7 +18,7 @@ import attrs
 from oxygent_client._agent.call_options import with_options
 from oxygent_client._agent.rules import check_server_url
 from oxygent_client._core.errors import ConfigurationError, OxyError
-from oxygent_client._core.ids import new_ids
+from oxygent_client._core.ids import new_id
 from oxygent_client._core.requests import OxyRequest, OxyResponse
 from oxygent_client._core.settings import CallOptions
 from oxygent_client._core.transport import redact_url
@@ -121,12 +121,12 @@ class RemoteAgent:
 
     def prepared(self, oxy_request: OxyRequest) -> OxyRequest:
         """Return the clone of `oxy_request` that this agent executes: with ids, and with this agent on both stacks."""
-        request_id, group_id, trace_id, node_id = new_ids(22, 16, 16, 16)
-        node_id = oxy_request.node_id or node_id
+        drawn = new_id(70)  # for all of them: to draw entropy takes longer than to cut it
+        node_id = oxy_request.node_id or drawn[54:]
         clone = oxy_request.clone_with(
-            request_id=oxy_request.request_id or request_id,
-            group_id=oxy_request.group_id or group_id,
-            current_trace_id=str(oxy_request.current_trace_id or trace_id),
+            request_id=oxy_request.request_id or drawn[:22],
+            group_id=oxy_request.group_id or drawn[22:38],
+            current_trace_id=str(oxy_request.current_trace_id or drawn[38:54]),
             node_id=node_id,
             callee=self.name,
             callee_category=self.category,

@@ -16,7 +16,6 @@ import attrs
 from oxygent_client._api.discovery import RemoteCatalog
 from oxygent_client._core.errors import Outcome
 from oxygent_client._core.ids import new_id
-from oxygent_client._core.plain_http import PlaintextRules
 from oxygent_client._core.requests import OxyRequest
 from oxygent_client._core.settings import Limits
 from oxygent_client._core.transport import Context, HTTPRequest, Transport
@@ -51,8 +50,6 @@ class RequestBuilder:
     share_data: bool | Collection[str]
     limits: Limits
     catalog: RemoteCatalog
-    https_only: PlaintextRules
-    """That of the agent's policies, which would make a copy of the request to put it there."""
     prepare_payload: PreparePayload
     prepare_headers: PrepareHeaders
     restart: Mapping[str, str] = _NO_FIELDS
@@ -88,9 +85,9 @@ class RequestBuilder:
         node_id = payload["node_id"] = str(payload.get("node_id") or request.node_id or new_id())
         stack = None if "call_stack" in payload else tuple(request.call_stack)
         names = NameMap(call_stack=stack, trace_id=self.trace_id, remote_trace_id=remote_trace_id)
-        context = context.changed(
-            idempotent=request.idempotent, node_id="" if self.restart else node_id, https_only=self.https_only
-        )
+        recorded = "" if self.restart else node_id
+        if recorded != context.node_id or request.idempotent is not context.idempotent:  # else that of the run has both
+            context = context.changed(idempotent=request.idempotent, node_id=recorded)
         headers = build_headers(self.prepare_headers, request) | STREAM_HEADERS
         return HTTPRequest("POST", self.base_url, PATHS["run"], headers, encode(payload), context=context), names
 

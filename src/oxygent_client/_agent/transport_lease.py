@@ -19,7 +19,8 @@ from oxygent_client._core.transport import Transport
 from oxygent_client.policies._base import Policy
 from oxygent_client.telemetry._stats import CountsConnections
 
-Chain: TypeAlias = tuple[Transport, tuple[Policy, ...], Transport]
+Given: TypeAlias = tuple[Policy | None, ...]
+Chain: TypeAlias = tuple[Transport, Given, Transport]
 """A transport, policies, and the transport with these policies around it."""
 
 
@@ -60,8 +61,8 @@ class TransportPool:
     def chain(
         self,
         transport: Transport,
-        policies: tuple[Policy, ...],
-        wrap: Callable[[], Transport],
+        policies: Given,
+        wrap: Callable[[Transport, Given], Transport],
         *,
         given: Transport | None,
     ) -> Transport:
@@ -69,7 +70,7 @@ class TransportPool:
         kept = self._chains.get()
         if kept is not None and kept[0] is transport and kept[1] == policies:
             return kept[2]
-        chain = wrap()
+        chain = wrap(transport, policies)
         if transport is given or transport is self._kept.get():
             self._chains.put((transport, policies, chain))
         return chain

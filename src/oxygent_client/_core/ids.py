@@ -17,16 +17,6 @@ def new_id(length: int = 16) -> str:
     return secrets.token_bytes(length).translate(_CHARACTERS).decode()
 
 
-def new_ids(*lengths: int) -> list[str]:
-    """Random ids of these lengths, by one draw of entropy."""
-    drawn, start = new_id(sum(lengths)), 0
-    ids: list[str] = []
-    for length in lengths:
-        ids.append(drawn[start : start + length])
-        start += length
-    return ids
-
-
 def uniform(low: float, high: float) -> float:
     """A random number from `low` up to `high`, all equally likely."""
     return low + (high - low) * secrets.randbelow(2**53) / 2**53

@@ -177,7 +177,8 @@ class OxyRequest:
     @property
     def call_options(self) -> CallOptions:
         """The options of this call. An agent sets them on the clone that it executes, and they go no further."""
-        return cast("CallOptions", self.__dict__.get("_call_options", _NO_OPTIONS))
+        options: CallOptions = self.__dict__.get("_call_options", _NO_OPTIONS)
+        return options
 
     @property
     def session_name(self) -> str:
@@ -233,11 +234,13 @@ class OxyRequest:
     def shared_fields(self, exclude: Collection[str] = ()) -> dict[str, Any]:
         """As `model_dump`, with the containers of this request in the place of copies."""
         own = self.__dict__
-        fields = _DEFAULTS | own
-        for name in _FACTORIES.keys() - own.keys():
-            fields[name] = _FACTORIES[name]()
-        for name in (*own.keys() - _names(cast("Any", type(self))), *exclude, *_OWN):
-            fields.pop(name, None)
+        defaults, factories, names = _template(cast("Any", type(self)), tuple(exclude))
+        fields = defaults | own
+        for name, make in factories:
+            if name not in own:
+                fields[name] = make()
+        for name in own.keys() - names:
+            del fields[name]
         return fields
 
     # --- the program around it ---
@@ -379,6 +382,16 @@ _DEFAULTS: Final = {
 }
 for _name in _NAMES - _FACTORIES.keys():
     setattr(OxyRequest, _name, _DEFAULTS[_name])
+
+
+@functools.lru_cache(maxsize=64)
+def _template(
+    cls: type[OxyRequest], exclude: tuple[str, ...]
+) -> tuple[dict[str, Any], tuple[tuple[str, Callable[[], Any]], ...], frozenset[str]]:
+    """Defaults, makers of containers, and names of the fields that a dump without `exclude` has."""
+    names = _names(cast("Any", cls)) - _OWN - {*exclude}
+    defaults = {name: value for name, value in _DEFAULTS.items() if name in names}
+    return defaults, tuple((name, make) for name, make in _FACTORIES.items() if name in names), names
 
 
 def _memory(master_level: bool) -> str:

@@ -100,7 +100,11 @@ def is_event_stream(content_type: str) -> bool:
 
     A header that was sent twice arrives as one with a comma; it counts if all its parts say the same.
     """
-    return is_content_type(content_type, "text/event-stream")
+    return content_type in _USUAL or is_content_type(content_type, "text/event-stream")
+
+
+_USUAL: Final = ("text/event-stream", "text/event-stream; charset=utf-8")
+"""How servers say so."""
 
 
 def is_content_type(content_type: str, expected: str) -> bool:

@@ -54,11 +54,15 @@ _LOST: Final[deque[AbandonedWatch]] = deque()
 def watch(run: Abandonable, observed: RunObservation, context: Context, tracker: OutcomeTracker) -> AbandonedWatch:
     """Watch over `run`, which begins now, until `end`."""
     sweep()
-    _end_with_their_loops()
+    loop = weakref.ref(this_loop())
+    watched = _WATCHED.get(loop)
+    if watched is None or len(_WATCHED) > 1:
+        _end_with_their_loops()
+        watched = _WATCHED.setdefault(loop, set())
     each = AbandonedWatch(run, _lose)
     each.observed, each.context, each.tracker = observed, context, tracker
-    each.began, each.loop = time.monotonic(), weakref.ref(this_loop())
-    _WATCHED.setdefault(each.loop, set()).add(each)
+    each.began, each.loop = time.monotonic(), loop
+    watched.add(each)
     return each
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import attrs
 
 from oxygent_client._core.events import Event
+from oxygent_client._core.plain_http import PlaintextRules
 from oxygent_client._core.requests import OxyRequest
 from oxygent_client._core.settings import ConfirmState, Limits, Timeouts
 from oxygent_client._core.transport import Context, HTTPRequest, Transport
@@ -96,6 +97,8 @@ class RunConfig:
     """Validators of messages, by their type."""
     strict: bool = False
     """Whether an invalid message is an error."""
+    https_only: PlaintextRules | None = None
+    """That of the agent's policies, which would make a copy of the request to put it there."""
     attached_to: str = ""
     """The server's id of a detached run to attach to; empty to start a run."""
     observed: RunObservation = attrs.field(factory=RunObservation)

@@ -104,10 +104,11 @@ class RunConnection:
         Raises:
             ClosedError: the run was left before, or while the block waited.
         """
-        self.check_left()
+        if self.is_left:
+            self.check_left()
         if self._timer is None:
             self._timer = new_timer()
-        if self._timer is not None:
+        if self._timer is not None and soonest < self._timer.at:
             self._timer.arm(soonest)
         return _Waiting(self, new_scope(self._timer, deadline))
 

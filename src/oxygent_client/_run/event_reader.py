@@ -57,9 +57,7 @@ class EventReader:
     state: RunState
     connection: RunConnection
     recovery: RecordRecovery
-    observed: RunObservation = attrs.field(
-        default=attrs.Factory(lambda self: self.config.observed, takes_self=True), init=False
-    )
+    observed: RunObservation
     now: Callable[[], float] = anyio.current_time
     """The clock of the event loop."""
     steps: int = attrs.field(default=0, init=False)

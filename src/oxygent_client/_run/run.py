@@ -105,6 +105,8 @@ class Run:
             group_id=config.request.group_id,
             node_id=config.request.node_id or "",
             server_url=config.base_url,
+            idempotent=config.request.idempotent,
+            https_only=config.https_only,
             sent=SentSecrets(),
             observed=config.observed,
             outcome=self._state.tracker,
@@ -118,6 +120,7 @@ class Run:
             state=self._state,
             connection=self._connection,
             recovery=self._recovery,
+            observed=config.observed,
         )
         self._ahead: list[AnyEvent] | tuple[()] = ()
         """Events that were taken from the buffer ahead of the reader, the next one last."""

@@ -28,9 +28,12 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class TraceIdLease:
-    """A run's id at one server, in flight until it is released or garbage-collected."""
+    """A run's id at one server, in flight until it is released or garbage-collected.
+
+    It does not change; it is not frozen, since attrs sets each field of a frozen instance by a call.
+    """
 
     base_url: str
     remote: str

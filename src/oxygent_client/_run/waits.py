@@ -133,14 +133,16 @@ class TimedScope:
     @deadline.setter
     def deadline(self, at: float) -> None:
         self._deadline = at
-        self._timer.arm(at)
+        if at < self._timer.at:
+            self._timer.arm(at)
 
     def __enter__(self) -> Self:
         task = self._task = asyncio.current_task(self._timer.loop)
         assert task is not None
         self._requests = task.cancelling()
         self._timer.sleepers.append(self)
-        self._timer.arm(self._deadline)
+        if self._deadline < self._timer.at:
+            self._timer.arm(self._deadline)
         return self
 
     def __exit__(

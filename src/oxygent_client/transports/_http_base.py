@@ -61,9 +61,9 @@ class LoopClients(Generic[ClientT]):
     """By whether TLS is needed, and by proxy."""
 
 
-def needs_tls(request: HTTPRequest, proxy: Proxy | None) -> bool:
-    """Return whether TLS is used, with the server or with its proxy."""
-    return not request.url.startswith("http:") or (proxy is not None and proxy.is_secure)
+def needs_tls(url: str, proxy: Proxy | None) -> bool:
+    """Return whether TLS is used, with the server at `url` or with its proxy."""
+    return not url.startswith("http:") or (proxy is not None and proxy.is_secure)
 
 
 class HTTPBase(abc.ABC, Generic[ClientT]):
@@ -123,10 +123,11 @@ class HTTPBase(abc.ABC, Generic[ClientT]):
             check_loop(self._own, f"{type(self).__name__}: {self._argument}", getattr(self._own, "_loop", None))
             return self._own, None
         live = self._live.get() or self._new_live()
-        proxy = live.proxies.find(request.url)
+        url = request.url
+        proxy = live.proxies.find(url)
         if proxy is not None:
             check_proxied_request(request, proxy.url)
-        key = self._client_key(needs_tls=needs_tls(request, proxy), proxy=proxy)
+        key = self._client_key(needs_tls=needs_tls(url, proxy), proxy=proxy)
         client = live.clients.get(key)
         if client is None:
             client = live.clients[key] = self._new_client(*key)

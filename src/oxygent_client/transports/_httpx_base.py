@@ -429,7 +429,7 @@ class HTTPXBase(HTTPBase[ClientT]):
                     status, lines, response = await cancel_once(self._send(library, client, request, trace))
                     if response is not None:
                         body = _Body(response, context, self._errors, url, self._library)
-                        body.may_use_tls = self._own is not None or needs_tls(request, proxy)
+                        body.may_use_tls = self._own is not None or needs_tls(request.url, proxy)
                     headers = parse_head(status, lines.multi_items())
                 answer = [HTTPResponse(status, headers, _NoChunks() if body is None else body, request)]
                 if body is not None and response is not None:

@@ -76,7 +76,8 @@ def our_records() -> _OurRecords:
 def redact_records(library: str) -> None:
     """Redact from now on what this library logs about our requests."""
     for log in _loggers(library):
-        log.addFilter(_redact)  # added once, however often it is called
+        if _redact not in log.filters:  # the program may have configured its logging anew
+            log.addFilter(_redact)
 
 
 @functools.cache

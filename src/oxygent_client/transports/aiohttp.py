@@ -444,7 +444,7 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
 
     def _tls_context(self, request: HTTPRequest, proxy: Proxy | None) -> ssl.SSLContext | bool:
         """Return aiohttp's `ssl` argument; True without TLS, and with the user's own session, which has its own."""
-        if self._verify is not True or self._own is not None or not needs_tls(request, proxy):
+        if self._verify is not True or self._own is not None or not needs_tls(request.url, proxy):
             return self._verify
         return trust(_default_trust if self._trust_env else _system_trust, trust_env=self._trust_env)
 
