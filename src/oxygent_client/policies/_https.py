@@ -7,6 +7,7 @@ Rule: the check is made on the request to be sent. A transport that chooses the 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import ClassVar
 
 import attrs
@@ -45,11 +46,11 @@ class HTTPSOnlyTransport(Wrapper):
     _checked: tuple[str, HTTPSOnly] | None = attrs.field(default=None, init=False, repr=False)
     """The URL of the last request, if credentials may be sent to it by this policy."""
 
-    async def _respond(self, exchange: OpenExchange, request: HTTPRequest) -> HTTPResponse:
+    def _respond(self, exchange: OpenExchange, request: HTTPRequest) -> Awaitable[HTTPResponse]:
         if request.context.https_only is not self.policy:
             request = request.with_context(https_only=self.policy)
         url = request.url if request.base_url else ""
         if url and (url, self.policy) != self._checked and not getattr(self.inner, "checks_secure", False):
             check_secure(url, request.headers, self.policy, marked=request.context.secret_headers)
             self._checked = (url, self.policy) if may_hold_credentials(url, self.policy) else None
-        return await super()._respond(exchange, request)
+        return super()._respond(exchange, request)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -28,8 +29,10 @@ async def cancel_once(work: Coroutine[Any, Any, T]) -> T:
     if not _is_asyncio():
         return await work
     task = asyncio.ensure_future(work)
+    done = task.get_loop().create_future()
+    task.add_done_callback(partial(_set_done, done))
     try:
-        await asyncio.wait({task})
+        await done  # `asyncio.wait` would make several objects for one task
     except asyncio.CancelledError:
         task.cancel()
         await _wait_or_cancel(task)
@@ -49,6 +52,11 @@ async def run_to_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         raise cancelled
     if task.done() and not task.cancelled():
         task.result()
+
+
+def _set_done(done: asyncio.Future[None], _task: asyncio.Task[Any]) -> None:
+    if not done.done():  # it was cancelled, with who waits for it
+        done.set_result(None)
 
 
 def _is_asyncio() -> bool:

@@ -19,6 +19,9 @@ from oxygent_client._core.transport import BufferedChunks
 
 WITHOUT_BODY: Final = ("GET", "HEAD")
 
+_header_name: Final = functools.lru_cache(maxsize=256)(str.encode)
+"""A name in bytes; the library keeps it as long as the response."""
+
 
 @functools.cache
 def direct_client(library: Any) -> type[Any]:
@@ -83,7 +86,7 @@ def direct_client(library: Any) -> type[Any]:
             if url != self._last[0]:
                 self._last = url, library.URL(url)
             parsed = self._last[1]
-            lines = [(name.encode(), value.encode()) for name, value in headers.items()]
+            lines = [(_header_name(name), value.encode()) for name, value in headers.items()]
             given = {name.lower() for name, _ in lines}
             lines += [(name, value) for name, value, key in self._defaults if key not in given]
             if b"host" not in given:

@@ -215,7 +215,11 @@ class _Body:
                 if chunks := self._parsed():
                     return b"".join(chunks)
                 if not self._is_whole:
-                    self._parser.receive_data(await self._read())
+                    try:
+                        piece = await self.stream.read(READ_BYTES)
+                    except Exception as error:
+                        raise self._library.ReadError(str(error)) from error
+                    self._parser.receive_data(piece)
             if not self.is_closed:
                 with our_records():
                     await run_to_end(self.aclose)
@@ -237,13 +241,6 @@ class _Body:
                 raise failure from error
             self._failure = failure  # raised by the next read: the chunks before it come first
         return chunks
-
-    async def _read(self) -> bytes:
-        try:
-            piece: bytes = await self.stream.read(READ_BYTES)
-        except Exception as error:
-            raise self._library.ReadError(str(error)) from error
-        return piece
 
     async def aclose(self) -> None:
         """Close the exchange. The remote sees it at once, unless the connection is reused.
