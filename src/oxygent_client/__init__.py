@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from oxygent_client._core.settings import CallOptions, Limits, Timeouts
     from oxygent_client._core.trace import Trace
     from oxygent_client._core.transport import HTTPRequest, HTTPResponse, Transport
+    from oxygent_client._protocol.documents import Welcome
     from oxygent_client._protocol.payload import build_payload
-    from oxygent_client._protocol.responses import Welcome
     from oxygent_client._protocol.router import EventRouter
     from oxygent_client._protocol.run_record import RunNode, RunRecord
     from oxygent_client._protocol.sse import Decoder
@@ -142,8 +142,8 @@ _HOMES = {
     "_core.settings": ("CallOptions", "Limits", "Timeouts"),
     "_core.trace": ("Trace",),
     "_core.transport": ("HTTPRequest", "HTTPResponse", "Transport"),
+    "_protocol.documents": ("Welcome",),
     "_protocol.payload": ("build_payload",),
-    "_protocol.responses": ("Welcome",),
     "_protocol.router": ("EventRouter",),
     "_protocol.run_record": ("RunNode", "RunRecord"),
     "_protocol.sse": ("Decoder",),

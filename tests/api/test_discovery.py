@@ -17,9 +17,10 @@ import anyio
 import pytest
 
 from oxygent_client import Limits, Outcome, SSEOxyGent, Timeouts, errors
-from oxygent_client._api.discovery import NO_LIST_SECONDS, UNKNOWN, CatalogEntry, RemoteCatalog, RemoteInfo
+from oxygent_client._api.catalog import NO_LIST_SECONDS, RemoteCatalog
+from oxygent_client._api.discovery import UNKNOWN, CatalogEntry, RemoteInfo
 from oxygent_client._core.ids import new_id
-from oxygent_client._protocol.responses import KnownAgents
+from oxygent_client._protocol.documents import KnownAgents
 from oxygent_client.cluster import Cluster
 from oxygent_client.testing import FakeTransport, Reply, answer, close, pause
 from tests.support.plain import plain

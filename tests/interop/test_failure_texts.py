@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from oxygent_client import OxyState, SSEOxyGent, errors
-from oxygent_client._protocol.run_record import FAILURES, is_failure_text
+from oxygent_client._protocol.failure_texts import FAILURES, is_failure_text
 
 from .environments import RELEASES, python_for
 from .harness import RECORDED

@@ -29,10 +29,10 @@ import uvicorn
 
 from oxygent_client import BearerAuth, Limits, Retry, ServerSentEvent, Timeouts
 from oxygent_client._agent.detached import START_SECONDS
-from oxygent_client._api.discovery import DISCOVERY_SECONDS
+from oxygent_client._api.catalog import DISCOVERY_SECONDS
+from oxygent_client._protocol.failure_texts import FAILURES
 from oxygent_client._protocol.messages import to_event
 from oxygent_client._protocol.router import ROUTES
-from oxygent_client._protocol.run_record import FAILURES
 from oxygent_client._run.reconnect import FIRST_CHECK, FIRST_PAUSE, LONGEST_PAUSE
 from oxygent_client._run.state import LEGACY_SILENCE
 from oxygent_client.cli._app import app

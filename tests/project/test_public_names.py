@@ -66,6 +66,7 @@ LAZY: Final = {
     "oxygent_client": {"__version__"},
     "oxygent_client.cluster": set[str](),
     "oxygent_client.policies": {"check_secure"},
+    "oxygent_client.telemetry": set[str](),
 }
 
 
@@ -132,6 +133,13 @@ NOT_LOADED: Final = {
     AGENT: {
         *("cluster._cluster", "policies._auth", "policies._limits", "policies._tokens", "transports", "testing"),
         *("_core.report", "_run.notebook", "profiles", "registry", "sync", "serve", "cli"),
+        # Conversations, detached runs, `map`, `restart`, tools, and all endpoints but that of runs.
+        *("_agent.conversation", "_agent.detached", "_agent.query_map", "_agent.restart", "_agent.tokens"),
+        *("_agent.tool", "concurrent.futures.thread", "_api.discovery", "_api.records", "_api.services"),
+        *("_protocol.documents", "_protocol.run_record", "cluster._run_locations"),
+        # What a run keeps for those who look at it.
+        *("_core.call_tree", "_core.open_calls", "_core.trace", "_run.answer_text", "_run.keepalive", "_run.prose"),
+        *("_run.text_updates", "_run.texts", "_run.traced_calls", "_run.unread_events", "telemetry._stats"),
     },
     f"{AGENT}, Cluster, Retry, BearerAuth": {"httpx", "httpcore", "httpx_sse", "aiohttp"},
     f"{AGENT}; SSEOxyGent(server_url='http://127.0.0.1')": {"cluster._cluster", "policies._auth", "policies._tokens"},

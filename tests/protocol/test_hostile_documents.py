@@ -19,7 +19,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from oxygent_client import Limits, SSEOxyGent, errors
-from oxygent_client._protocol.responses import KnownAgents, parse_envelope, parse_organization
+from oxygent_client._protocol.documents import KnownAgents, parse_organization
+from oxygent_client._protocol.responses import parse_envelope
 from oxygent_client.testing import FakeTransport, Reply, answer, close
 
 PATHS: Final[tuple[str, ...]] = ("/get_organization", "/get_description", "/get_agents")

@@ -28,16 +28,10 @@ from oxygent_client import (
     errors,
 )
 from oxygent_client._core.redaction import KEPT_HEADERS
+from oxygent_client._protocol.documents import KnownAgents, members, parse_organization
 from oxygent_client._protocol.endpoints import HEADERS, STREAM_HEADERS
 from oxygent_client._protocol.messages import CLOSE, EVENTS, is_event_stream, to_event, unusual_event
-from oxygent_client._protocol.responses import (
-    KnownAgents,
-    error_from_response,
-    members,
-    parse_envelope,
-    parse_organization,
-    retry_after,
-)
+from oxygent_client._protocol.responses import error_from_response, parse_envelope, retry_after
 from tests.conftest import WIRE
 
 

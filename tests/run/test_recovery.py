@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from oxygent_client import Cluster, Outcome, OxyRequest, OxyState, Retry, RunHandle, SSEOxyGent, Timeouts, errors
-from oxygent_client._protocol.run_record import is_failure_text
+from oxygent_client._protocol.failure_texts import is_failure_text
 from oxygent_client.cluster import Hedge
 from oxygent_client.policies import BearerAuth
 from oxygent_client.testing import FakeTransport, Pause, Reply, answer, close, heartbeat, message, pause, progress

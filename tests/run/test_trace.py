@@ -14,7 +14,8 @@ import pytest
 
 from oxygent_client import Cluster, Event, Limits, Observation, OxyState, SSEOxyGent, ToolCall, Trace, errors
 from oxygent_client._core.events import RemoteErrorEvent, ServerSentEvent
-from oxygent_client._run.trace import MOST_BYTES, MOST_CALLS, TraceCollector, status_of
+from oxygent_client._run.trace import TraceCollector, status_of
+from oxygent_client._run.traced_calls import MOST_BYTES, MOST_CALLS
 from oxygent_client.policies import BearerAuth
 from oxygent_client.testing import FakeTransport, Reply, ToyRemote, answer, close, message, pause, tool_call
 from oxygent_client.transports.asgi import ASGITransport

@@ -22,7 +22,7 @@ from oxygent_client import Cluster, Limits, OxyRequest, Retry, RunHandle, SSEOxy
 from oxygent_client.policies import RetryTransport
 from oxygent_client.telemetry import Quantiles
 from oxygent_client.telemetry._observers import RunObservation
-from oxygent_client.telemetry._stats import LONGEST, SHORTEST, StatsCollector, _Times, after_fork
+from oxygent_client.telemetry._stats_collector import LONGEST, SHORTEST, StatsCollector, _Times, after_fork
 from oxygent_client.testing import FakeTransport, Reply, answer, close, delta, pause
 from oxygent_client.transports import Context
 from tests.conftest import scaled

@@ -6,6 +6,7 @@ Rule 2: names and signatures of settings and hooks are those of the OxyGent `SSE
 Rule 3: a hook does nothing by itself, and none replaces the forwarding of a message;
     `oxygent_client._agent.callbacks` describes the order of the calls.
 Rule 4: each operation borrows a transport with the agent's policies around it, and returns it.
+Rule 5: a plain run loads what it needs. A method that most programs do not call imports what it needs itself.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection,
 from contextlib import asynccontextmanager
 from functools import lru_cache, partial
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import anyio
 import attrs
@@ -23,25 +24,11 @@ import attrs
 from oxygent_client._agent import rules
 from oxygent_client._agent.call_options import make_options, make_request, with_options
 from oxygent_client._agent.callbacks import AgentCallbacks, CallbackDispatcher
-from oxygent_client._agent.conversation import Conversation, ConversationAgent, start_conversation
-from oxygent_client._agent.detached import (
-    AttachRequestBuilder,
-    RunHandle,
-    attach_request,
-    read_token,
-    start_detached,
-)
-from oxygent_client._agent.query_map import DEFAULT_LIMIT, QueryResults
 from oxygent_client._agent.remote_agent import RemoteAgent, single_attempt
 from oxygent_client._agent.request_builder import RequestBuilder, lookup_request
-from oxygent_client._agent.restart import RestartRequestBuilder, check_restart_options
 from oxygent_client._agent.rules import EventFilter, EventHandler, ProgressCallback
-from oxygent_client._agent.tool import AgentTool, make_tool
 from oxygent_client._agent.transport_lease import TransportLease, TransportPool
-from oxygent_client._api import services
-from oxygent_client._api.discovery import DISCOVERY_SECONDS, RemoteCatalog
-from oxygent_client._api.records import RunRecord, look_until
-from oxygent_client._api.services import Rating
+from oxygent_client._api.catalog import DISCOVERY_SECONDS, RemoteCatalog
 from oxygent_client._core.errors import ConfigurationError
 from oxygent_client._core.ids import new_id
 from oxygent_client._core.plain_http import check_secure
@@ -51,7 +38,6 @@ from oxygent_client._core.settings import CallOptions, ConfirmState, Limits, Tim
 from oxygent_client._core.transport import HTTPRequest, Transport
 from oxygent_client._core.validation import FLAG, NAMES, TEXTS
 from oxygent_client._protocol.payload import CallStackStrategy, build_payload
-from oxygent_client._protocol.responses import Welcome
 from oxygent_client._protocol.router import EventRouter
 from oxygent_client._protocol.schema import Schema
 from oxygent_client._run.abandoned import sweep
@@ -60,14 +46,25 @@ from oxygent_client._run.run import Run
 from oxygent_client._run.trace_ids import TRACE_IDS
 from oxygent_client._run.watched_transport import OutcomeTransport
 from oxygent_client.cluster._lookup import cluster_of, home_of, home_of_turn
-from oxygent_client.cluster._run_locations import RunLocation
 from oxygent_client.policies._base import Policy
 from oxygent_client.policies._chain import Policies
 from oxygent_client.policies._https import HTTPSOnly
 from oxygent_client.policies._redirect import Redirect
 from oxygent_client.policies._retry import Retry
 from oxygent_client.telemetry._observers import Observer
-from oxygent_client.telemetry._stats import Stats, StatsCollector
+from oxygent_client.telemetry._stats_collector import StatsCollector
+
+if TYPE_CHECKING:
+    from oxygent_client._agent.conversation import Conversation, ConversationAgent
+    from oxygent_client._agent.detached import AttachRequestBuilder, RunHandle
+    from oxygent_client._agent.query_map import QueryResults
+    from oxygent_client._agent.restart import RestartRequestBuilder
+    from oxygent_client._agent.tool import AgentTool
+    from oxygent_client._api.services import Rating
+    from oxygent_client._protocol.documents import Welcome
+    from oxygent_client._protocol.run_record import RunRecord
+    from oxygent_client.cluster._run_locations import RunLocation
+    from oxygent_client.telemetry._stats import Stats
 
 
 def _own_transport() -> Callable[..., Transport]:
@@ -338,6 +335,8 @@ class SSEOxyGent(RemoteAgent):
         Raises:
             OxyError: it was not started, or (`outcome` UNKNOWN) it may have been.
         """
+        from oxygent_client._agent.detached import start_detached
+
         request = make_request(
             query,
             arguments=arguments,
@@ -357,7 +356,7 @@ class SSEOxyGent(RemoteAgent):
         self,
         queries: Iterable[str | OxyRequest] | AsyncIterable[str | OxyRequest],
         *,
-        limit: int = DEFAULT_LIMIT,
+        limit: int = 10,
         ordered: bool = True,
         timeout: float | Timeouts | None = None,
         headers: Mapping[str, str] | None = None,
@@ -383,6 +382,8 @@ class SSEOxyGent(RemoteAgent):
         Raises:
             ConfigurationError: an argument is invalid.
         """
+        from oxygent_client._agent.query_map import QueryResults
+
         CallOptions(timeout=timeout, headers=headers, callee=callee)  # raises before the first query
         ask = partial(self.ask, timeout=timeout, headers=headers, callee=callee)
         return QueryResults(ask, queries, limit=limit, ordered=ordered)
@@ -401,6 +402,8 @@ class SSEOxyGent(RemoteAgent):
         Raises:
             ConfigurationError: `token` is no token, or its run is at another server.
         """
+        from oxygent_client._agent.detached import AttachRequestBuilder, attach_request, read_token
+
         handle = read_token(token, self.server_url)
         request = attach_request(handle, request, self.name)
         build = AttachRequestBuilder(
@@ -423,6 +426,8 @@ class SSEOxyGent(RemoteAgent):
         Raises:
             ConfigurationError: `token` is no token, or its conversation is at another server.
         """
+        from oxygent_client._agent.conversation import start_conversation
+
         return start_conversation(cast("ConversationAgent", self), token, group_id)
 
     def restart(
@@ -452,6 +457,8 @@ class SSEOxyGent(RemoteAgent):
             ConfigurationError: an argument is invalid, or there are several servers, and this program started no such
                 run.
         """
+        from oxygent_client._agent.restart import RestartRequestBuilder, check_restart_options
+
         check_restart_options(trace_id=trace_id, node_id=node_id, output=output)
         location = self._known_location("trace_id", trace_id)
         build = RestartRequestBuilder(
@@ -546,6 +553,8 @@ class SSEOxyGent(RemoteAgent):
         Raises:
             OxyError: no OxyGent server answers; the class tells why.
         """
+        from oxygent_client._api import services
+
         async with self._operation() as (transport, template, until):
             return await services.check_alive(transport, template, self.limits, until=until)
 
@@ -561,6 +570,8 @@ class SSEOxyGent(RemoteAgent):
             ConfigurationError: with `must_read`, there are several servers, and this program started no such run.
             OxyError: with `must_read`, the server keeps no records or cannot be reached, or its answer is malformed.
         """
+        from oxygent_client._api.records import look_until
+
         location = self._known_location("trace_id", trace_id) if must_read else self._location(trace_id)
         if location is None:
             return None
@@ -589,6 +600,8 @@ class SSEOxyGent(RemoteAgent):
             EnvelopeError: no run has such a channel; nothing was delivered.
             OxyError: the server could not be reached, or refused.
         """
+        from oxygent_client._api import services
+
         location = self._known_location("channel_id", channel_id)
         async with self._operation(location.base_url) as (transport, template, until):
             await services.feedback(transport, template, location.remote_trace_id, data, self.limits, until=until)
@@ -609,6 +622,8 @@ class SSEOxyGent(RemoteAgent):
             NotFoundError: the server's release has no ratings.
             OxyError: the server could not be reached, or refused.
         """
+        from oxygent_client._api import services
+
         location = self._known_location("trace_id", trace_id)
         async with self._operation(location.base_url) as (transport, template, until):
             remote = location.remote_trace_id
@@ -620,6 +635,8 @@ class SSEOxyGent(RemoteAgent):
         Raises:
             OxyError: the server could not be reached, or its response is malformed.
         """
+        from oxygent_client._api import services
+
         async with self._operation() as (transport, template, until):
             return await services.welcome(transport, template, self.limits, until=until)
 
@@ -632,6 +649,8 @@ class SSEOxyGent(RemoteAgent):
             PayloadError: `name` is no plain file name.
             OxyError: the server could not be reached, or refused.
         """
+        from oxygent_client._api import services
+
         async with self._operation(seconds=math.inf) as (transport, template, until):
             return await services.upload(transport, template, name, content, self.limits, until=until)
 
@@ -644,6 +663,8 @@ class SSEOxyGent(RemoteAgent):
             description: what the agent does, for the model that chooses; by default `desc`, which `init` may fill in.
             callee: the name of the agent that the remote runs; None is the agent's own setting.
         """
+        from oxygent_client._agent.tool import make_tool
+
         return make_tool(
             self,
             name=name or callee or self.name,
@@ -665,6 +686,8 @@ class SSEOxyGent(RemoteAgent):
 
     def _location(self, name: str) -> RunLocation | None:
         """The server of the last run with the caller's id `name`; None if that is an unknown replica of a cluster."""
+        from oxygent_client.cluster._run_locations import RunLocation
+
         if self.server_url:
             return RunLocation(self.server_url, TRACE_IDS.remote_name(self.server_url, name))
         return home_of(self.transport, name)

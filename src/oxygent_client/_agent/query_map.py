@@ -24,8 +24,6 @@ from oxygent_client._core.requests import OxyRequest, OxyResponse
 from oxygent_client._core.tasks import plain_task_group
 from oxygent_client._core.validation import FLAG, Rule, integer
 
-DEFAULT_LIMIT: Final = 10
-"""Runs at a time."""
 Query: TypeAlias = str | OxyRequest
 Queries: TypeAlias = Iterable[Query] | AsyncIterable[Query]
 

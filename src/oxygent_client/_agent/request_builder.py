@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import attrs
 
-from oxygent_client._api.discovery import RemoteCatalog
+from oxygent_client._api.catalog import RemoteCatalog
 from oxygent_client._core.errors import Outcome
 from oxygent_client._core.ids import new_id
 from oxygent_client._core.requests import OxyRequest

@@ -16,7 +16,7 @@ import anyio
 import attrs
 
 from oxygent_client._agent.request_builder import RequestBuilder
-from oxygent_client._api.discovery import DISCOVERY_SECONDS
+from oxygent_client._api.catalog import DISCOVERY_SECONDS
 from oxygent_client._api.records import TRANSIENT, RunNode, RunRecord, fetch_record
 from oxygent_client._core.errors import ConfigurationError, Outcome, OxyError, UnknownNodeError
 from oxygent_client._core.transport import Context, HTTPRequest, Transport

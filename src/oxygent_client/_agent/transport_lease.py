@@ -17,7 +17,7 @@ import attrs
 from oxygent_client._core.per_loop import PerLoop
 from oxygent_client._core.transport import Transport
 from oxygent_client.policies._base import Policy
-from oxygent_client.telemetry._stats import CountsConnections
+from oxygent_client.telemetry._stats_collector import CountsConnections
 
 Given: TypeAlias = tuple[Policy | None, ...]
 Chain: TypeAlias = tuple[Transport, Given, Transport]

@@ -17,15 +17,15 @@ from oxygent_client._core.errors import ConfigurationError, EnvelopeError, Outco
 from oxygent_client._core.ids import new_id
 from oxygent_client._core.settings import Limits
 from oxygent_client._core.transport import HTTPRequest, Purpose, Transport
-from oxygent_client._protocol.endpoints import PATHS
-from oxygent_client._protocol.payload import encode
-from oxygent_client._protocol.responses import (
+from oxygent_client._protocol.documents import (
     Welcome,
-    parse_alive,
     parse_first_queries,
     parse_stored_name,
     parse_welcome_message,
 )
+from oxygent_client._protocol.endpoints import PATHS
+from oxygent_client._protocol.payload import encode
+from oxygent_client._protocol.responses import parse_alive
 
 Rating = Literal["like", "dislike"]
 LONGEST_COMMENT: Final = 500

@@ -19,7 +19,8 @@ def lazy_names(package: str, homes: Mapping[str, Collection[str]], moved: Mappin
 
     Args:
         package: the name of the package.
-        homes: the names of each of its modules; a module is imported when one of them is first used.
+        homes: the names of each of its modules; a module is imported when one of them is first used. A dot in front
+            leads to the package above, as in an import.
         moved: as for `moved_names`.
     """
     deprecated = moved_names(package, moved, stacklevel=3)
@@ -27,7 +28,7 @@ def lazy_names(package: str, homes: Mapping[str, Collection[str]], moved: Mappin
     def look_up(name: str) -> Any:
         for home, names in homes.items():
             if name in names:
-                value = getattr(import_module(f"{package}.{home}"), name)
+                value = getattr(import_module(f".{home}", package), name)
                 setattr(sys.modules[package], name, value)
                 return value
         return deprecated(name)

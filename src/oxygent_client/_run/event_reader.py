@@ -48,6 +48,10 @@ SOON: Final = 60.0
 kept. Heartbeats are more frequent, so only without them a longer wait loses its connection."""
 
 
+class StillWaiting(Exception):
+    """No event was received in time; the wait goes on (`oxygent_client._run.keepalive`)."""
+
+
 @attrs.define(eq=False, repr=False, kw_only=True)
 class EventReader:
     """Does the I/O of one run."""

@@ -18,7 +18,7 @@ import attrs
 from oxygent_client._core.events import AnyEvent, ServerSentEvent
 from oxygent_client._core.per_loop import call_soon, this_loop
 from oxygent_client._core.tasks import spawn, wait_until_done
-from oxygent_client._run.event_reader import CHECKPOINT_EVERY, EventReader
+from oxygent_client._run.event_reader import CHECKPOINT_EVERY, EventReader, StillWaiting
 from oxygent_client._run.state import Ended, NeedData
 
 T = TypeVar("T")
@@ -33,10 +33,6 @@ class Heartbeat:
     server_heartbeats: int
     """How many heartbeats the server has sent since the last item. A server that works, or whose task has died, sends
     one every 15 s; none for a longer time is a sign that the server cannot be reached."""
-
-
-class StillWaiting(Exception):
-    """No event was received in time; the wait goes on."""
 
 
 class Background(Generic[T]):

@@ -6,7 +6,7 @@ Rule 2: what only a reader of `texts` or `partial` needs waits until it is read,
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from oxygent_client._core.events import (
     Event,
@@ -21,7 +21,9 @@ from oxygent_client._core.events import (
 from oxygent_client._core.settings import Limits
 from oxygent_client._protocol.messages import to_event
 from oxygent_client._protocol.router import Action, SetAnswer
-from oxygent_client._run.texts import Texts
+
+if TYPE_CHECKING:
+    from oxygent_client._run.texts import Texts
 
 PLAIN: Final[frozenset[type[Event]]] = frozenset({Progress, TextDelta, Thought})
 """The classes of events that only `texts` and `partial` take note of."""
@@ -82,8 +84,11 @@ class ReceivedEvents:
 
     def settle(self) -> Texts:
         """Add the waiting events to the texts, which are returned, and to the log."""
-        waiting = self.waiting
-        texts = self._texts = self._texts or Texts()
+        if self._texts is None:
+            from oxygent_client._run.texts import Texts
+
+            self._texts = Texts()
+        waiting, texts = self.waiting, self._texts
         texts.add(waiting)
         self._events += [event if event.problems else event.sse for event in waiting]
         self._size += sum([len(event.sse.data) for event in waiting])

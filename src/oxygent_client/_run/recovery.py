@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import attrs
 
-from oxygent_client._api.records import RunRecord, look_until
 from oxygent_client._core.errors import (
     ConnectionLostError,
     MalformedResponseError,
@@ -31,11 +30,14 @@ from oxygent_client._core.errors import (
 )
 from oxygent_client._core.events import OxyState
 from oxygent_client._core.log import log_event
+from oxygent_client._protocol.failure_texts import is_failure_text
 from oxygent_client._protocol.router import SetAnswer
-from oxygent_client._protocol.run_record import is_failure_text
 from oxygent_client._run.config import RunConfig
 from oxygent_client._run.connection import RunConnection
 from oxygent_client._run.state import RunState
+
+if TYPE_CHECKING:
+    from oxygent_client._protocol.run_record import RunRecord
 
 UNCLEAR: Final = (ConnectionLostError, RemoteProtocolError, ServerError, SilenceTimeoutError)
 """Errors after which the record may know more, but for those of:"""
@@ -61,6 +63,8 @@ class RecordRecovery:
         return None if patience is None else await self._poll(enough, patience)
 
     async def _poll(self, enough: Callable[[RunRecord], bool], patience: float) -> RunRecord | None:
+        from oxygent_client._api.records import look_until  # most runs need no record
+
         transport, asked = self._connection.transport, self._connection.asked
         assert transport is not None
         # A trace id may cover several runs; which is meant says the node that the payload named.

@@ -17,12 +17,11 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, Literal, NoReturn, Self, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, overload
 
 import anyio
 import attrs
 
-from oxygent_client._core.call_tree import TraceCall
 from oxygent_client._core.errors import (
     ClosedError,
     ConfigurationError,
@@ -48,7 +47,6 @@ from oxygent_client._core.events import (
 from oxygent_client._core.log import log_event
 from oxygent_client._core.requests import OxyResponse
 from oxygent_client._core.sent_secrets import SentSecrets
-from oxygent_client._core.trace import Trace
 from oxygent_client._core.transport import NO_CONTEXT, redact_url
 from oxygent_client._core.validation import number, one_of, optional
 from oxygent_client._protocol.messages import CLOSE, EVENTS, to_event, to_events, trace_id_of
@@ -58,20 +56,23 @@ from oxygent_client._run.abandoned import AbandonedWatch, watch
 from oxygent_client._run.config import RunConfig
 from oxygent_client._run.connection import CLOSE_SECONDS, RunConnection
 from oxygent_client._run.event_buffer import Unread, sse_of
-from oxygent_client._run.event_reader import CHECKPOINT_EVERY, EventReader
-from oxygent_client._run.keepalive import EventsWithHeartbeats, Heartbeat, PatientReader, StillWaiting
+from oxygent_client._run.event_reader import CHECKPOINT_EVERY, EventReader, StillWaiting
 from oxygent_client._run.reads import loop_clock
 from oxygent_client._run.received import MOST_WAITING, PLAIN
 from oxygent_client._run.recovery import RecordRecovery
 from oxygent_client._run.reported_errors import error_content, no_answer_error
 from oxygent_client._run.state import Ended, RunState
-from oxygent_client._run.text_updates import TextStream, TextUpdates
-from oxygent_client._run.texts import AgentText
 from oxygent_client._run.trace import TRACED, TraceCollector, status_of
 from oxygent_client._run.trace_claims import TraceIdClaims
 from oxygent_client._run.trace_ids import TRACE_IDS
-from oxygent_client._run.unread_events import UNREAD_EVENTS
 from oxygent_client.policies._retry import find_retry
+
+if TYPE_CHECKING:  # loaded by those who look at them
+    from oxygent_client._core.call_tree import TraceCall
+    from oxygent_client._core.trace import Trace
+    from oxygent_client._run.keepalive import Heartbeat, PatientReader
+    from oxygent_client._run.text_updates import TextStream, TextUpdates
+    from oxygent_client._run.texts import AgentText
 
 __all__ = ["Run"]
 
@@ -184,6 +185,8 @@ class Run:
         Raises:
             OxyError: the run failed; it is raised while iterating.
         """
+        from oxygent_client._run.text_updates import TextStream
+
         return TextStream(self.text_updates())
 
     def text_updates(self, *, hold: Literal["shape", "step"] = "shape") -> TextUpdates:
@@ -198,6 +201,8 @@ class Run:
             ConfigurationError: `hold` is neither.
             OxyError: the run failed; it is raised while iterating.
         """
+        from oxygent_client._run.text_updates import TextUpdates
+
         HOLD.check("hold", hold)
         return TextUpdates(self, self._state.received, is_live=hold == "shape")
 
@@ -396,6 +401,8 @@ class Run:
         self._claims = TraceIdClaims(claim)
         self._remote_trace_id = claim.remote
         if config.attached_to:
+            from oxygent_client._run.unread_events import UNREAD_EVENTS
+
             rest = UNREAD_EVENTS.take(config.base_url, claim.remote)
             self._state.buffer.put_back(rest.events)
             self._state.received.drop(rest.dropped)
@@ -515,6 +522,8 @@ class Run:
         KEEPALIVE.check("keepalive", keepalive)
         if keepalive is None:
             return self
+        from oxygent_client._run.keepalive import EventsWithHeartbeats, PatientReader
+
         if self._patient_reader is None:
             self._patient_reader = PatientReader(self._reader)
         return EventsWithHeartbeats(self, self._patient_reader, keepalive)
@@ -688,6 +697,8 @@ class Run:
 
     def _set_aside(self) -> None:
         if self._leaves_something:
+            from oxygent_client._run.unread_events import UNREAD_EVENTS
+
             config, inbox = self._config, self._state.buffer
             dropped = UNREAD_EVENTS.put(
                 config.base_url, config.attached_to, inbox.take_all(), dropped=int(inbox.is_within_event)

@@ -17,11 +17,10 @@ from __future__ import annotations
 import enum
 import math
 import operator
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
-from oxygent_client._api.records import RunRecord
 from oxygent_client._core.errors import (
     DeadlineExceededError,
     IdleTimeoutError,
@@ -39,6 +38,9 @@ from oxygent_client._run.outcome import OutcomeTracker
 from oxygent_client._run.received import ReceivedEvents
 from oxygent_client._run.reconnect import ReconnectState
 from oxygent_client._run.reported_errors import early_end_error
+
+if TYPE_CHECKING:
+    from oxygent_client._protocol.run_record import RunRecord
 
 LEGACY_SILENCE: Final = 2.0
 """Seconds without an event after which a bare `data: done`, after an answer, was the end."""

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, cast
 
 from oxygent_client._core.server_identity import server_address
 from oxygent_client._core.transport import find_wrapped
-from oxygent_client.cluster._run_locations import RunLocation
 
 if TYPE_CHECKING:
     from oxygent_client.cluster._cluster import Cluster
+    from oxygent_client.cluster._run_locations import RunLocation
 
 
 def cluster_of(transport: object) -> Cluster | None:
