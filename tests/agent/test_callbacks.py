@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 from oxygent_client import Event, Observation, OxyRequest, OxyResponse, OxyState, SSEOxyGent, ToolCall, errors
-from oxygent_client._agent.callbacks import CallbackDispatcher
+from oxygent_client._agent.callbacks import WIRE_KEYWORDS, CallbackDispatcher
 from oxygent_client._protocol.router import Action, Forward, SetAnswer
 from oxygent_client.testing import (
     FakeTransport,
@@ -420,8 +420,8 @@ def delivering(delivery: type[CallbackDispatcher]) -> type[SSEOxyGent]:
     class Mutant(SSEOxyGent):
         def _run(self, request: OxyRequest) -> Run:
             stream = super()._run(request)
-            config = stream._config
-            stream._config = attrs.evolve(config, listener=delivery(cast("Any", self), request))
+            stream._listener = delivery(cast("Any", self), request)
+            stream._config = attrs.evolve(stream._config, listener=stream._listener)
             return stream
 
     return Mutant
@@ -459,13 +459,23 @@ def hearing(heard: Any) -> type[SSEOxyGent]:
     return delivering(type("Mutant", (CallbackDispatcher,), {"on_event": heard, "__slots__": ()}))
 
 
+async def handle(self: CallbackDispatcher, event: Event, action: Action, message: Any) -> None:
+    """Call the handler and the hook of an event with this message."""
+    handler, hook = self._handler(event.type), self._hook(event, action)
+    if handler is not None:
+        fields = cast("dict[str, Any]", message) if isinstance(message, dict) else {}
+        await handler(fields.get("content", message))
+    if hook is not None:
+        await hook(message, self.request)
+
+
 async def filter_drops_nothing(self: CallbackDispatcher, event: Event, action: Action) -> None:
     """Call the filter and ignore its result."""
     if self.agent.event_filter is not None:
         self.agent.event_filter(event.message)
-    await self._handle(event, action, event.message)
+    await handle(self, event, action, event.message)
     if isinstance(action, Forward):
-        await self._send(event, action.message)
+        await self.request.send_message(action.message)
 
 
 async def handler_replaces(self: CallbackDispatcher, event: Event, action: Action) -> None:
@@ -479,7 +489,7 @@ async def handler_replaces(self: CallbackDispatcher, event: Event, action: Actio
 async def forwards_first(self: CallbackDispatcher, event: Event, action: Action) -> None:
     """Forward before the handler."""
     if isinstance(action, Forward):
-        await self._send(event, action.message)
+        await self.request.send_message(action.message)
     await CallbackDispatcher.on_event(self, event, SetAnswer(None))
 
 
@@ -490,7 +500,7 @@ async def forwards_all(self: CallbackDispatcher, event: Event, action: Action) -
 
 async def forwards_nothing(self: CallbackDispatcher, event: Event, action: Action) -> None:
     """Forward nothing to `send_message`."""
-    await self._handle(event, action, event.message)
+    await handle(self, event, action, event.message)
 
 
 async def forwards_the_original(self: CallbackDispatcher, event: Event, action: Action) -> None:
@@ -502,24 +512,23 @@ async def shows_the_original(self: CallbackDispatcher, event: Event, action: Act
     """Give the original to filter and handlers, not a copy."""
     if self.agent.event_filter is not None and not self.agent.event_filter(event.message):
         return
-    await self._handle(event, action, event.message)
+    await handle(self, event, action, event.message)
     if isinstance(action, Forward):
-        await self._send(event, action.message)
+        await self.request.send_message(action.message)
 
 
-class WholeMessages(CallbackDispatcher):
-    """Handlers always get the whole message."""
-
-    async def _handle(self, event: Event, action: Action, message: Any) -> None:
-        await super()._handle(event, action, {**message, "content": message} if isinstance(message, dict) else message)
+async def handles_messages(self: CallbackDispatcher, event: Event, action: Action) -> None:
+    """Call handlers with the whole message."""
+    await handle(self, event, action, {"content": event.message})
+    if isinstance(action, Forward):
+        await self.request.send_message(action.message)
 
 
 class Answers(CallbackDispatcher):
     """Handlers of answers are not called."""
 
-    async def _handle(self, event: Event, action: Action, message: Any) -> None:
-        if not isinstance(action, SetAnswer):
-            await super()._handle(event, action, message)
+    def _handler(self, kind: str | None) -> Any:
+        return None if kind == "answer" else super()._handler(kind)
 
 
 class AnswersAreCustom(CallbackDispatcher):
@@ -540,8 +549,10 @@ class FirstSender(CallbackDispatcher):
 
 class _Keeping:
     def __init__(self, request: OxyRequest, send_message: Any) -> None:
-        self.__dict__.update(vars(request))
-        self.send_message = send_message
+        self.__dict__.update(vars(request), kept_of=request, send_message=send_message)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["kept_of"], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.__dict__.setdefault(name, value)
@@ -550,15 +561,17 @@ class _Keeping:
 class NoKeywords(CallbackDispatcher):
     """`send_message` gets no keywords."""
 
-    async def _send(self, event: Event, message: Any) -> None:
-        await self.request.send_message(message)
+    def _take_sender(self) -> Any:
+        send, self._keywords = super()._take_sender(), ()
+        return send
 
 
 class AllKeywords(CallbackDispatcher):
     """`send_message` gets all keywords, accepted or not."""
 
-    async def _send(self, event: Event, message: Any) -> None:
-        await self.request.send_message(message, event=event.sse.event, id=event.sse.id, retry=event.sse.retry)
+    def _take_sender(self) -> Any:
+        send, self._keywords = super()._take_sender(), WIRE_KEYWORDS
+        return send
 
 
 class Raw(CallbackDispatcher):
@@ -593,7 +606,7 @@ MUTANTS: Final[Mapping[str, tuple[type[SSEOxyGent], str]]] = {
     "a filter that stops nothing": (hearing(filter_drops_nothing), "filter_stops"),
     "no handlers": (ignoring("event_handlers", {}), "handlers_hear"),
     "a handler replaces forwarding": (hearing(handler_replaces), "handlers_hear"),
-    "handlers get the message": (delivering(WholeMessages), "handlers_hear"),
+    "handlers get the message": (hearing(handles_messages), "handlers_hear"),
     "no handlers of answers": (delivering(Answers), "handlers_hear"),
     "forwarding first": (hearing(forwards_first), "in_order"),
     "forwarding all": (hearing(forwards_all), "forwarding"),

@@ -723,8 +723,8 @@ def test_stand_in_modules_are_removed() -> None:
 class Unreplaced(CallbackDispatcher):
     """Ignores a `send_message` that was assigned to the request, and uses the class's own."""
 
-    async def _send(self, event: Any, message: Any) -> None:
-        await type(self.request).send_message(self.request, message)
+    def _take_sender(self) -> Any:
+        return partial(type(self.request).send_message, self.request)
 
 
 MUTANTS: Final[Mapping[str, tuple[type[SSEOxyGent], frozenset[str]]]] = {

@@ -136,22 +136,29 @@ class CallbackDispatcher:
 
     async def on_event(self, event: Event, action: Action) -> None:
         """As `Listener.on_event`."""
-        agent, kind = self.agent, event.type
-        if (
-            agent.event_filter is not None
-            or agent.sanitize is not None
-            or (kind is not None and kind in agent.event_handlers)
-            or self._hook(event, action) is not None
-        ):  # otherwise no function of the program gets the message, and a large one need not be copied
-            message = self._clean(copy_json(event.message))
+        agent, message, is_whole = self.agent, event.message, False
+        if agent.event_filter is not None or agent.sanitize is not None or self._hook(event, action) is not None:
+            message, is_whole = self._clean(copy_json(message)), True
             if agent.event_filter is not None:
                 with _FILTER:
                     if not agent.event_filter(message):
                         return
-            await self._handle(event, action, message)
+        handler = self._handler(event.type)
+        try:  # a context manager, or a coroutine, would cost as much as most handlers
+            if handler is not None:  # it gets a copy too, of no more than it needs: a message may be large
+                await handler(_content(message) if is_whole else copy_json(_content(message)))
+            if is_whole and (hook := self._hook(event, action)) is not None:
+                await hook(message, self.request)
+        except Exception as error:
+            raise user_code_error("an event handler", error) from error
         if isinstance(action, Forward):
             if self._is_forwarding():
-                await self._send(event, self._clean(action.message))
+                message = self._clean(action.message)
+                send = self._take_sender()
+                try:
+                    await (self._send_all(send, event, message) if self._keywords else send(message))
+                except Exception as error:
+                    raise user_code_error("send_message", error) from error
             if event.__class__ in _HOOKS and agent.progress_callback is not None:
                 await self._say_step(event)
 
@@ -178,9 +185,9 @@ class CallbackDispatcher:
         """Whether `send_message` has an effect: it was replaced, or the request belongs to a program."""
         request = self.request
         return (
-            (request.mas is not None and request.is_send_message)
-            or "send_message" in request.__dict__
+            "send_message" in request.__dict__
             or self._has_sender
+            or (request.mas is not None and request.is_send_message)
         )
 
     def _clean(self, message: Any) -> Any:
@@ -198,35 +205,19 @@ class CallbackDispatcher:
             self._sender, self._keywords = send, _keywords(send)
         return send
 
-    def _check_handler(self, kind: str, handler: EventHandler) -> None:
-        """Check a handler once: it may have been added to the mapping a moment ago."""
-        check_async(f"event_handlers[{kind[:100]!r}]", handler)
-        self._checked = {**(self._checked or {}), kind: handler}
-
-    async def _handle(self, event: Event, action: Action, message: Any) -> None:
-        kind = event.type
+    def _handler(self, kind: str | None) -> EventHandler | None:
+        """The handler of a type; checked once, since it may have been added to the mapping a moment ago."""
         handler = None if kind is None else self.agent.event_handlers.get(kind)
         if kind is not None and handler is not None and (self._checked or {}).get(kind) is not handler:
-            self._check_handler(kind, handler)
-        try:  # a context manager would cost as much as most handlers
-            if handler is not None:
-                await handler(_content(message))
-            hook = self._hook(event, action)
-            if hook is not None:
-                await hook(message, self.request)
-        except Exception as error:
-            raise user_code_error("an event handler", error) from error
+            check_async(f"event_handlers[{kind[:100]!r}]", handler)
+            self._checked = {**(self._checked or {}), kind: handler}
+        return handler
 
-    async def _send(self, event: Event, message: Any) -> None:
-        send = self._take_sender()
-        try:
-            if not self._keywords:
-                await send(message)
-                return
-            wire: dict[str, Any] = {"event": event.sse.event, "id": event.sse.id or None, "retry": event.sse.retry}
-            await send(message, **{name: wire[name] for name in self._keywords})
-        except Exception as error:
-            raise user_code_error("send_message", error) from error
+    def _send_all(self, send: Callable[..., Any], event: Event, message: Any) -> Awaitable[Any]:
+        """Send a message with the fields of the wire that `send` takes."""
+        wire: dict[str, Any] = {"event": event.sse.event, "id": event.sse.id or None, "retry": event.sse.retry}
+        sent: Awaitable[Any] = send(message, **{name: wire[name] for name in self._keywords})
+        return sent
 
     async def _say(self, text: str) -> None:
         callback = self.agent.progress_callback
