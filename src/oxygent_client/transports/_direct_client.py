@@ -17,7 +17,10 @@ from typing import Any, Final
 
 from oxygent_client._core.transport import BufferedChunks
 
-WITHOUT_BODY: Final = ("GET", "HEAD")
+WITH_BODY: Final = ("POST", "PUT", "PATCH")
+"""The methods whose requests have a `content-length` also if their body is empty."""
+FRAMING: Final = frozenset((b"content-length", b"transfer-encoding"))
+"""The headers that tell where a body ends; a request has one of them."""
 
 _header_name: Final = functools.lru_cache(maxsize=256)(str.encode)
 """A name in bytes; the library keeps it as long as the response."""
@@ -69,7 +72,7 @@ def direct_client(library: Any) -> type[Any]:
             try:
                 log.info(
                     'HTTP Request: %s %s "%s %d %s"',
-                    method,
+                    request.method,
                     request.url,
                     response.http_version,
                     response.status_code,
@@ -91,7 +94,7 @@ def direct_client(library: Any) -> type[Any]:
             lines += [(name, value) for name, value, key in self._defaults if key not in given]
             if b"host" not in given:
                 lines.insert(0, (b"Host", parsed.netloc))
-            if b"content-length" not in given and (content.size or method not in WITHOUT_BODY):
+            if given.isdisjoint(FRAMING) and (content.size or method.upper() in WITH_BODY):
                 lines.append((b"Content-Length", b"%d" % content.size))
             request = library.Request(
                 method,
@@ -100,7 +103,7 @@ def direct_client(library: Any) -> type[Any]:
                 stream=content,
                 extensions={"timeout": self._time_outs, **extensions},
             )
-            if parsed.userinfo:
+            if parsed.username or parsed.password:
                 return next(library.BasicAuth(parsed.username, parsed.password).auth_flow(request))
             return request
 
