@@ -208,6 +208,15 @@ async def test_calls_by_sanitized_names() -> None:
     assert [run.payload.get("callee") for run in here.toy.runs] == ["flight_agent", None]
 
 
+@pytest.mark.parametrize("name", ["flight_agent", "search_flights"], ids=["agent", "tool"])
+async def test_a_local_name_that_the_remote_has(name: str) -> None:
+    """The default agent is the master also if the remote has another agent, or a tool, of the local name."""
+    here = site(agent={"name": name})
+    for asked in ("", "trip_planner", ""):
+        await request(here.service, "POST", "/ask", {"query": "echo x", "agent": asked})
+    assert [run.payload.get("callee") for run in here.toy.runs] == [None, "trip_planner", "trip_planner"]
+
+
 async def test_sanitize_that_fails_at_an_agent() -> None:
     """A list of agents that `sanitize` fails at is an error, and its text is not shown."""
     here = site(agent={"sanitize": itemgetter("nothing")})

@@ -75,8 +75,9 @@ class ServedAgent:
     name: str
     """Its name for clients."""
     description: str = ""
-    callee: str = ""
-    """Its name at the remote; the same, if `sanitize` does not change it."""
+    callee: str | None = None
+    """Its name at the remote; the same, if `sanitize` does not change it. None for the agent that a call without a name
+    runs."""
 
 
 class Runs:
@@ -289,24 +290,26 @@ class Runs:
                     self._idle.set()
 
     async def _callee(self, name: str) -> str | None:
-        """The callee of a run; None for the default agent."""
+        """The callee of a run; None for the agent that a call without a name runs."""
         if not name:
-            return None
-        agents = await self.agents()
-        found = next((agent for agent in agents if agent.name == name), None)
-        if found is None:
-            raise Refused(404, "agent_not_found", "there is no such agent")
-        return None if found is agents[0] else found.callee
+            return self._known[0].callee if self._known else None
+        for agent in await self.agents():
+            if agent.name == name:
+                return agent.callee
+        raise Refused(404, "agent_not_found", "there is no such agent")
 
     async def _discover(self) -> tuple[ServedAgent, ...]:
         agent, found = self._agent, dict[str, ServedAgent]()
         await agent.init()
         outbound = Outbound(agent.sanitize, without_credentials(agent.sent))
+        # Then a call without a name runs what has that name there.
+        has_local_name = any(node.get("name") == agent.name for node in _nodes(agent.org))
         for callee, own in islice(_organization(agent), MOST_AGENTS):
             name, description = outbound.agent(callee, own)
             if not found:  # the default agent is always there
                 name = name or agent.name
-            if name:
+                found[name] = ServedAgent(name, description, callee if has_local_name else None)
+            elif name:
                 found.setdefault(name, ServedAgent(name, description, callee))
         return tuple(found.values()) or (ServedAgent(agent.name),)
 
@@ -321,14 +324,21 @@ def _organization(agent: SSEOxyGent) -> Generator[tuple[str, str]]:
     if agent.callee is not None:
         yield agent.callee, agent.desc
         return
-    waiting, is_first = [agent.org], True
-    while waiting:
-        node = waiting.pop()
+    is_first = True
+    for node in _nodes(agent.org):
         name, desc = node.get("name"), node.get("desc")
         if isinstance(name, str) and name and (is_first or node.get("type") == "agent"):
             own = desc if isinstance(desc, str) else ""
             yield name, (agent.desc or own) if is_first else own
             is_first = False
+
+
+def _nodes(organization: dict[str, Any]) -> Generator[dict[str, Any]]:
+    """Yield the agents and tools of an organization, each before those below it."""
+    waiting = [organization]
+    while waiting:
+        node = waiting.pop()
+        yield node
         waiting.extend(reversed(node.get("children", [])))
 
 
