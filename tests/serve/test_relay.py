@@ -429,14 +429,36 @@ async def test_who_answers_first() -> None:
 async def test_a_question_that_nobody_waits_for() -> None:
     """An agent that says it asks, and does not wait, gets no answer, and the viewer is told so."""
     steps = (message({"type": "feedback", "content": "May I?"}), pause(60), answer("late"), close())
-    refused = Reply.json({"code": 500, "data": None, "message": "no such channel"})
-    remote = FakeTransport({"/sse/chat": Reply(steps), "/feedback": refused})
+    remote = FakeTransport({"/sse/chat": Reply(steps), "/feedback": NO_CHANNEL})
     service = create_app(SSEOxyGent(server_url=REMOTE, transport=remote))
     async with service.running():
         run = (await request(service, "POST", "/relay", {"query": "x"})).document["id"]
         await anyio.sleep(1)
         reply = await request(service, "POST", f"/relay/{run}/feedback", {"answer": "yes"})
     assert (reply.status, reply.document["error"]["code"]) == (409, "no_question")
+
+
+NO_CHANNEL: Final = Reply.json({"code": 500, "data": None, "message": "no such channel"})
+FIRST_ANSWERS: Final[list[Any]] = [
+    # the responses to the first answer, its status, that of the second one
+    pytest.param([NO_CHANNEL] * 21, 409, 204, id="the-agent-does-not-wait-yet"),
+    pytest.param([Reply.json({}, status=403)], 502, 204, id="refused"),
+    pytest.param([Reply.json({}, status=502)], 424, 409, id="perhaps-delivered"),
+]
+
+
+@pytest.mark.parametrize(("replies", "first", "second"), FIRST_ANSWERS)
+async def test_an_answer_that_did_not_arrive(replies: list[Reply], first: int, second: int) -> None:
+    """A question whose answer surely did not reach the agent can be answered again."""
+    steps = (message({"type": "feedback", "content": "May I?"}), pause(60), answer("late"), close())
+    accepted = [Reply.json({"code": 200, "data": {}, "message": ""})] * 2
+    remote = FakeTransport({"/sse/chat": Reply(steps), "/feedback": [*replies, *accepted]})
+    service = create_app(SSEOxyGent(server_url=REMOTE, transport=remote))
+    async with service.running():
+        run = (await request(service, "POST", "/relay", {"query": "x"})).document["id"]
+        await anyio.sleep(1)
+        sent = [await request(service, "POST", f"/relay/{run}/feedback", {"answer": "yes"}) for _ in range(2)]
+    assert [each.status for each in sent] == [first, second]
 
 
 REFUSED: Final[list[Any]] = [

@@ -233,12 +233,18 @@ class Runs:
         Raises:
             OxyError: as `feedback`.
         """
-        found = [await self.feedback(run, each) for each in ([data, ""] if data else [""])]
-        return found[0]
+        is_taken = await self.feedback(run, data or "")
+        if data and is_taken:  # else it would end a question that the agent begins to wait for
+            await self.feedback(run, "")
+        return is_taken
 
     def text_updates(self, run: Run) -> Callable[[], TextUpdate | None]:
         """Return what takes the next change of the answer's text to send, or None; with `whole_answers` always None."""
         return _nothing if self.whole_answers else run.text_updates().take
+
+    def received(self, run: Run) -> str:
+        """Return the text of a failed run, for a client; with `whole_answers` none, since its last word may be cut."""
+        return "" if self.whole_answers else self.outbound(run).received(run.text)
 
     def outbound(self, run: Run) -> Outbound:
         """Return what messages of a run pass to a client."""

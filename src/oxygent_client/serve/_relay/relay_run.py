@@ -3,7 +3,8 @@
 Rule 1: a run goes on while it has viewers, and for `grace_seconds` without one; then it is stopped at the remote.
 Rule 2: no viewer slows a run. Before an event drops another that a viewer has not taken, the viewers get their turn
     `PAUSES` times; they get no time of the clock.
-Rule 3: each question of an agent takes one answer, from whichever viewer answers first.
+Rule 3: each question of an agent takes one answer, from whichever viewer answers first. One that surely did not reach
+    the agent does not count.
 Rule 4: each way in which a run can end is an event of its own; so is a failure of the relay itself.
 """
 
@@ -16,7 +17,7 @@ import anyio
 import anyio.lowlevel
 import attrs
 
-from oxygent_client import Outcome, Run, TextDelta
+from oxygent_client import Outcome, OxyError, Run, TextDelta
 from oxygent_client.serve import Audience, Failure, Runs
 from oxygent_client.serve._relay.documents import (
     Question,
@@ -83,7 +84,13 @@ class RelayRun:
         if self._run is None or self.ended.is_set() or not self._questions:
             return False
         self._questions -= 1
-        return await self.runs.answer(self._run, data)
+        try:
+            is_taken = await self.runs.answer(self._run, data)
+        except OxyError as error:
+            self._questions += not error.outcome.may_have_run
+            raise
+        self._questions += not is_taken
+        return is_taken
 
     @property
     def log(self) -> EventLog:
