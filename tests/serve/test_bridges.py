@@ -59,6 +59,7 @@ SCRIPTS: Final = {
     "words_asked": Script([Say({"type": "feedback", "content": "zanzibar?"}), Pause(1)], output={"to": "zanzibar"}),
     "words_fail": Script([Fail("no way to zanzibar")]),
     "words_cut": Script([Stream("Fly to zanzibar at", 1), Pause(1), Cut()]),
+    "words_half": Script([Stream("Fly to zanzi", 1), Pause(1), Cut()]),
     "words_split": Script([Stream("zan", 1), Pause(1), Stream("zibar at 8", 1), Pause(1)], output="zanzibar at 8"),
     "keys": Script([Calls("search", output={"place": "zanzibar"})], output={"place": "zanzibar"}),
     "half": Script([Stream("Half of", 1), Say({"type": "progress", "content": "step"}), Pause(1)], output="done"),
@@ -278,7 +279,7 @@ async def test_sanitize(bridge: str, sanitize: Any, query: str, shown: str) -> N
 
 
 @each_bridge
-@pytest.mark.parametrize(("query", "shown"), [("words_split", "[gone]"), ("words_cut", "cut")])
+@pytest.mark.parametrize(("query", "shown"), [("words_split", "[gone]"), ("words_cut", "cut"), ("words_half", "cut")])
 async def test_sanitize_of_whole_answers(bridge: str, query: str, shown: str) -> None:
     """With `whole_answers`, no piece of a word that `sanitize` removes reaches a client."""
     async with site(sanitize=replace, whole_answers=True) as here:

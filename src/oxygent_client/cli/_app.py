@@ -51,7 +51,7 @@ from oxygent_client.cli._options import (
 if TYPE_CHECKING:
     from oxygent_client import OxyRequest, SSEOxyGent
     from oxygent_client.cli._output import Display
-    from oxygent_client.serve import Adapter, ServeLimits
+    from oxygent_client.serve import Adapter
     from oxygent_client.testing import Entry
 
 MAX_RUNS = 500
@@ -395,7 +395,7 @@ def serve_agent(
         )
     agent = Connection(header, header_env, profile=profile).agent(url)
     if mcp_stdio:
-        _serve_stdio(agent, limits, master_only=master_only)
+        _serve_stdio(agent, master_only=master_only, limits=limits, whole_answers=whole_answers)
     else:
         is_local = host in LOOPBACK
         if not is_local and token_env is None:
@@ -465,7 +465,7 @@ def _relay(grace: float | None) -> Adapter:
     return RelayAdapter(RelayLimits() if grace is None else RelayLimits(grace_seconds=grace))
 
 
-def _serve_stdio(agent: SSEOxyGent, limits: ServeLimits, *, master_only: bool) -> None:
+def _serve_stdio(agent: SSEOxyGent, **options: Any) -> None:
     """Serve MCP by standard input and output; what else is printed goes to stderr."""
     import anyio
 
@@ -473,7 +473,7 @@ def _serve_stdio(agent: SSEOxyGent, limits: ServeLimits, *, master_only: bool) -
     # A thread that reads standard input does not notice KeyboardInterrupt: Ctrl-C ends the process as SIGTERM does.
     with ExitStack() as handlers, _log_to_stderr("serve"):
         handlers.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_DFL))
-        anyio.run(mcp.serve_stdio, mcp.create_server(agent, master_only=master_only, limits=limits))
+        anyio.run(mcp.serve_stdio, mcp.create_server(agent, **options))
 
 
 @contextmanager

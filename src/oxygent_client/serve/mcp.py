@@ -113,6 +113,7 @@ def create_app(
     cors: Sequence[str] = (),
     hosts: Sequence[str] | None = None,
     limits: ServeLimits | None = None,
+    whole_answers: bool = False,
 ) -> Service:
     """Return an ASGI application that serves the agent by MCP, over streamable HTTP at `/mcp`.
 
@@ -124,12 +125,13 @@ def create_app(
         cors: the origins of pages whose requests are accepted; `*` accepts all.
         hosts: the host names under which the application may be called; None accepts all.
         limits: the limits; None for the default ones.
+        whole_answers: whether no text of a failed run is sent: `sanitize` does not find a word that is cut.
 
     Raises:
         ConfigurationError: an argument is invalid.
     """
     adapter = MCPAdapter(master_only, progress_seconds)
-    return Service(agent, [adapter], token=token, cors=cors, hosts=hosts, limits=limits)
+    return Service(agent, [adapter], token=token, cors=cors, hosts=hosts, limits=limits, whole_answers=whole_answers)
 
 
 def create_server(
@@ -138,6 +140,7 @@ def create_server(
     master_only: bool = False,
     progress_seconds: float = PROGRESS_SECONDS,
     limits: ServeLimits | None = None,
+    whole_answers: bool = False,
 ) -> Server[Any]:
     """Return a server of the package `mcp`, to be run over any transport of that package.
 
@@ -146,12 +149,13 @@ def create_server(
         master_only: whether the master is the only tool; without it, each agent of the organization is a tool.
         progress_seconds: the longest time without progress.
         limits: the limits; None for the default ones. Those of bodies are for `create_app` only.
+        whole_answers: as for `create_app`.
 
     Raises:
         ConfigurationError: an argument is invalid.
     """
     adapter = MCPAdapter(master_only, progress_seconds)
-    runs = Runs(agent, limits or ServeLimits())
+    runs = Runs(agent, limits or ServeLimits(), whole_answers=whole_answers)
     return _server(runs, adapter.master_only, adapter.progress_seconds, runs.open)
 
 
@@ -369,7 +373,7 @@ class _Call:
     def _received(self) -> tuple[str, str]:
         """The text of the answer so far, and the trace id."""
         run = self._run
-        return ("", "") if run is None else (self.runs.outbound(run).received(run.text), run.remote_trace_id)
+        return ("", "") if run is None else (self.runs.received(run), run.remote_trace_id)
 
     async def _report(self, run: Run, event: AnyEvent, outbound: Outbound) -> None:
         if isinstance(event, ToolCall):

@@ -156,8 +156,8 @@ class _TaskRun:
         if error is None:
             await self._send_answer(text_of(outbound.output(run.response.output)), is_last=True)
         else:
-            if run.text:
-                await self._send_answer(outbound.received(run.text), is_last=True)
+            if (text := self.runs.received(run)) or self._is_answering:
+                await self._send_answer(text, is_last=True)
             raise error
 
     async def _send_calls(self, run: Run, outbound: Outbound) -> None:
