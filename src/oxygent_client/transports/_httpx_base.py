@@ -10,6 +10,7 @@ Rule 4: connections are not capped: in a contended pool of httpx 0.28 a cancelle
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -27,6 +28,7 @@ from oxygent_client._core.errors import (
     RemoteProtocolError,
 )
 from oxygent_client._core.log import log_event
+from oxygent_client._core.per_loop import this_loop
 from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, OpenExchange
 from oxygent_client.transports._cancellation import cancel_once, run_to_end
 from oxygent_client.transports._connection_count import ConnectionCounter
@@ -43,6 +45,7 @@ from oxygent_client.transports._error_map import (
 )
 from oxygent_client.transports._http_base import KEEP_ALIVE_SECONDS, HTTPBase, closes_safely, needs_tls
 from oxygent_client.transports._library_log import our_records
+from oxygent_client.transports._plain_stream import use_plain_streams
 from oxygent_client.transports._response_head import parse_head
 from oxygent_client.transports._sockets import shut_down
 
@@ -515,6 +518,9 @@ class HTTPXBase(HTTPBase[ClientT]):
             source = "proxy" if proxy is None else proxy.source
             raise ConfigurationError(f"{type(self).__name__}: {source} cannot be used: {why}") from error
         client: ClientT = direct_client(library)(transport, library.Timeout(None, connect=self._connect))
+        if not needs_tls and proxy is None and isinstance(this_loop(), asyncio.AbstractEventLoop):
+            for pool in _pools_of(client):
+                use_plain_streams(pool)
         return client
 
     @staticmethod

@@ -1,0 +1,189 @@
+"""Read and write connections without TLS on asyncio, below httpx or httpx2.
+
+The libraries' own stream enters two context managers for each read and write, lets other tasks run before it does
+either, pauses reading after each, and has 256 KiB allocated for it: a fifth of the time of a short call. Connections
+are made, closed and described by that stream; only its bytes take another way.
+
+Rule 1: no byte is lost if a read is cancelled: it waits in the stream for the next read.
+Rule 2: pull only: beyond BUFFERED bytes that are not read, reading pauses. A write ends when the system has its bytes.
+Rule 3: no time-out: those of the libraries are not used (`_httpx_base`, rule 3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+import types
+from collections.abc import Callable
+from typing import Any, Final
+
+READ_BYTES: Final = 64 * 1024
+BUFFERED: Final = READ_BYTES
+
+
+class _Protocol(asyncio.BufferedProtocol):
+    """What one connection has received, and whether it takes more.
+
+    The connections of a client read into the same memory, one after the other.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_loop",
+        "_memory",
+        "_reader",
+        "_size",
+        "_transport",
+        "_writer",
+        "error",
+        "is_lost",
+        "is_over",
+    )
+
+    def __init__(self, transport: asyncio.Transport, memory: memoryview) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._memory = memory
+        self._reader: asyncio.Future[None] | None = None  # while a read waits
+        self._writer: asyncio.Future[None] | None = None  # while the system takes no more
+        self._size = 0
+        self._chunks: list[bytes] = []  # received, and not read
+        self.is_over = False
+        """Whether no more bytes will be received."""
+        self.is_lost = False
+        """Whether the connection is gone, by this side or by the other."""
+        self.error: Exception | None = None
+        """Why the connection was lost."""
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return the memory into which asyncio reads."""
+        return self._memory
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Keep so many bytes that were read."""
+        self._chunks.append(bytes(self._memory[:nbytes]))
+        self._size += nbytes
+        if self._size > BUFFERED:
+            self._transport.pause_reading()
+        _wake(self._reader)
+
+    def eof_received(self) -> bool:
+        """Note the end; the other direction stays open."""
+        self.is_over = True
+        _wake(self._reader)
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note the end of both directions."""
+        self.is_over = self.is_lost = True
+        self.error = exc
+        _wake(self._reader)
+        _wake(self._writer)
+
+    def pause_writing(self) -> None:
+        """Let the next write wait."""
+        self._writer = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """Let it go on."""
+        writer, self._writer = self._writer, None
+        _wake(writer)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a read would not wait."""
+        return bool(self._chunks) or self.is_over
+
+    async def read(self) -> bytes:
+        """Wait for bytes, and return them; empty at the end."""
+        if not self.has_news:
+            self._reader = self._loop.create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        if not self._chunks:
+            return b""
+        chunk = self._chunks.pop(0)
+        self._size -= len(chunk)
+        if not self._chunks and not self._transport.is_reading():
+            self._transport.resume_reading()
+        return chunk
+
+    async def write(self, data: bytes) -> None:
+        """Wait until the system has these bytes, and those before."""
+        self._transport.write(data)
+        if self._writer is not None:
+            await self._writer
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
+
+
+@functools.cache
+def _backend(core: types.ModuleType) -> Callable[[], Any]:
+    """Return the class of network backends; `core` is `httpcore` or `httpcore2`."""
+    library: Any = core
+    is_readable: Callable[[Any], bool] = library._utils.is_socket_readable  # noqa: SLF001  (as the pool does)
+
+    class PlainStream(library.AsyncNetworkStream):  # type: ignore[misc]  # the library is an argument
+        """A stream of the library, whose bytes are read and written here."""
+
+        def __init__(self, made: Any, memory: memoryview) -> None:
+            self._made = made
+            transport: asyncio.Transport = made._stream._transport  # noqa: SLF001  (there is no public way)
+            self._socket = made.get_extra_info("socket")
+            self._protocol = _Protocol(transport, memory)
+            self._is_closed = False
+            transport.set_protocol(self._protocol)
+            transport.resume_reading()
+
+        async def read(self, max_bytes: int, **_options: Any) -> bytes:
+            """Return at most READ_BYTES, whatever `max_bytes` is; it is as much."""
+            chunk = await self._protocol.read()
+            if not chunk and (self._is_closed or self._protocol.error is not None):
+                raise library.ReadError from self._protocol.error
+            return chunk
+
+        async def write(self, buffer: bytes, **_options: Any) -> None:
+            """As the library's."""
+            if buffer and not self._protocol.is_lost:
+                await self._protocol.write(buffer)
+            if self._protocol.is_lost:
+                raise library.WriteError from self._protocol.error
+
+        async def aclose(self) -> None:
+            """As the library's."""
+            self._is_closed = True
+            await self._made.aclose()
+
+        def get_extra_info(self, info: str) -> Any:
+            """As the library's, in less time for what each request asks."""
+            if info == "ssl_object":
+                return None
+            if info == "socket":
+                return self._socket
+            if info == "is_readable":
+                return self._protocol.has_news or is_readable(self._socket)
+            return self._made.get_extra_info(info)
+
+    class PlainBackend(library.AnyIOBackend):  # type: ignore[misc]  # the library is an argument
+        """Makes connections as the library does."""
+
+        def __init__(self) -> None:
+            self._memory = memoryview(bytearray(READ_BYTES))
+
+        async def connect_tcp(self, *arguments: Any, **options: Any) -> Any:
+            """As the library's."""
+            return PlainStream(await library.AnyIOBackend.connect_tcp(self, *arguments, **options), self._memory)
+
+    return PlainBackend
+
+
+def use_plain_streams(pool: Any) -> None:
+    """Let new connections of the library's pool be read and written here."""
+    core = sys.modules[type(pool).__module__.partition(".")[0]]
+    pool._network_backend = _backend(core)()  # noqa: SLF001  (httpx has no argument for that of its pool)
