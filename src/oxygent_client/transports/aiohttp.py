@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import re
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -121,8 +122,8 @@ END_OF_HEAD: Final = b"\r\n\r\n"
 KEPT: Final = len(END_OF_HEAD) - 1
 """So many bytes of a read may be the beginning of the end of a head."""
 INTERIM: Final = {*range(100, 200)} - {101}
-MAY_BE_ZERO: Final = (b"0", b" ", b"\t")
-"""How the size of a last chunk begins; aiohttp's parser in Python strips it."""
+LAST_CHUNK: Final = re.compile(rb"\n[0 \t]").search
+"""Finds what may be the beginning of a last chunk; aiohttp's parser in Python strips its size."""
 READ_BYTES: Final = 64 * 1024
 """How much a connection reads at once."""
 
@@ -200,7 +201,7 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take so many bytes that were read."""
-        self.data_received(bytes(self._memory[:nbytes]))
+        self.data_received(self._memory[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
         """Parse received bytes in pieces, to see whether the response ended before the last of them.
@@ -211,10 +212,9 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
         if self._awaits_head:
             data = self._parse_heads(data)
         if data:  # aiohttp itself calls with none, when it reads on after a pause
-            if not self._may_end:
-                begins = self._last.endswith(b"\n") and data.startswith(MAY_BE_ZERO)
-                self._may_end = begins or b"\n0" in data or b"\n " in data or b"\n\t" in data
-            self._last = data[-KEPT:] if len(data) >= KEPT else (self._last + data)[-KEPT:]
+            received = self._last + data
+            self._last = received[-KEPT:]
+            self._may_end = self._may_end or LAST_CHUNK(received) is not None
         if self._may_end or self._awaits_head:
             data = self._parse_until(-1, data)
         if not self._is_idle:
