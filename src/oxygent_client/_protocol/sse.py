@@ -89,7 +89,7 @@ class Decoder:
         self._swallow_lf = False  # the last byte was the CR of a line end
         self._line = bytearray()  # the line that has no end yet
         self._failure: TooLargeError | None = None
-        self._stray = bytearray()  # the beginning of the lines that are no field
+        self._stray = b""  # the beginning of the lines that are no field
         # The block that has no blank line yet:
         self._block_bytes = 0
         self._event = ""
@@ -106,7 +106,7 @@ class Decoder:
         """
         line = bytes(self._line[:_STRAY])
         name, _, value = line.partition(b":")
-        stray, data = [bytes(self._stray)], [bytes(self._data or b"")[:_STRAY]]
+        stray, data = [self._stray], [bytes(self._data or b"")[:_STRAY]]
         (data if name == b"data" else stray).append(value.removeprefix(b" ") if name == b"data" else line)
         first, second = (b"\n".join(filter(None, parts))[:_STRAY].decode("utf-8", "replace") for parts in (stray, data))
         return first, second

@@ -41,8 +41,9 @@ class RunConnection:
     """The connection of one run: one after the other, if one breaks and the run goes on."""
 
     __slots__ = (
-        *("_context", "_exchange", "_is_closing", "_lease", "_limits", "_now", "_reads", "_timer", "answered_by"),
-        *("asked", "chunks", "is_left", "names", "refusal", "request", "sent", "sent_to", "transport", "wait"),
+        *("_exchange", "_is_closing", "_lease", "_limits", "_now", "_reads", "_timer", "answered_by", "attempt"),
+        *("chunks", "context", "is_left", "names", "node_id", "refusal", "request", "sent_to", "sent_trace_id"),
+        *("transport", "wait"),
     )
 
     def __init__(self, context: Context, limits: Limits) -> None:
@@ -50,12 +51,14 @@ class RunConnection:
         """Acquired for the time of the run."""
         self.request: HTTPRequest | None = None
         """The request for the stream. That of a run is dropped when it is sent, since its body may be large."""
-        self.asked = context
-        """The context of that request."""
+        self.node_id = ""
+        """The node id that the payload of that request names."""
         self.names = NO_NAMES
         """How names of the remote translate."""
-        self.sent: Context | None = None
-        """The context of the request as it was sent, with what the policies added."""
+        self.attempt = 1
+        """The number of the attempt that was sent, of those that the policies made."""
+        self.sent_trace_id = ""
+        """The trace id at the server, as it was sent."""
         self.sent_to = ""
         """The URL of the server that it was sent to."""
         self.refusal: OxyError | None = None
@@ -71,7 +74,7 @@ class RunConnection:
         self._timer: Timer | None = None
         self._reads: Reads | None = None
         self._is_closing = False
-        self._context = context
+        self.context: Final = context
         self._limits = limits
         self._lease: Lease | None = None
         self._exchange: OpenExchange | None = None  # while the connection is open
@@ -135,7 +138,7 @@ class RunConnection:
         assert self.transport is not None
         request = self.request
         assert request is not None
-        if self.asked.purpose == "run":
+        if self.context.purpose == "run":
             self.request = None
         if self._reads is not None:
             self._reads.is_pending = False
@@ -146,7 +149,8 @@ class RunConnection:
             self._exchange = None
             await exchange.__aexit__(type(error), error, error.__traceback__)
             raise
-        self.sent, self.sent_to = response.request.context, response.request.base_url
+        sent, self.sent_to = response.request.context, response.request.base_url
+        self.attempt, self.sent_trace_id = sent.attempt, sent.remote_trace_id
         if response.status != 200 or not is_event_stream(response.headers.get("content-type", "")):
             self.refusal = error_from_response(response.status, response.headers, b"", self._limits)
             raise await read_error(response, self._limits)
@@ -176,11 +180,11 @@ class RunConnection:
 
     def quoted(self, content: object) -> str:
         """A text of the remote's for an error: redacted and escaped."""
-        return self._context.sent.shown(as_text(content), 500)
+        return self.context.sent.shown(as_text(content), 500)
 
     def clean(self, text: str) -> str:
         """`text` without secrets: those that were sent, and what looks like one."""
-        return self._context.sent.clean(text)
+        return self.context.sent.clean(text)
 
     async def drain(self, deadline: float) -> None:
         """Read what little is left, so that the connection can serve again."""
@@ -233,7 +237,7 @@ class RunConnection:
         try:
             await block.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)
         except OxyError as failure:
-            log_event("debug", self._context, "closing the connection failed: %s", failure)
+            log_event("debug", self.context, "closing the connection failed: %s", failure)
 
 
 class _Waiting:

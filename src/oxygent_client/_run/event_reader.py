@@ -28,11 +28,12 @@ from oxygent_client._core.errors import (
 from oxygent_client._core.events import ServerSentEvent
 from oxygent_client._core.ids import uniform
 from oxygent_client._core.log import log_event
-from oxygent_client._core.transport import Context, redact_url
+from oxygent_client._core.transport import Context, HTTPRequest, redact_url
 from oxygent_client._run.config import RunConfig
 from oxygent_client._run.connection import RunConnection
 from oxygent_client._run.recovery import RecordRecovery
 from oxygent_client._run.state import ASKING, NeedData, RunState, Verdict, how_it_ended
+from oxygent_client._run.waits import Scope
 from oxygent_client.telemetry._observers import RunObservation
 
 CHECKPOINT_EVERY: Final = 64
@@ -50,6 +51,25 @@ kept. Heartbeats are more frequent, so only without them a longer wait loses its
 
 class StillWaiting(Exception):
     """No event was received in time; the wait goes on (`oxygent_client._run.keepalive`)."""
+
+
+class _HeaderWatch:
+    """Interrupts a wait when `idle` fires, which counts while a request waits for its headers."""
+
+    __slots__ = ("_idle", "_now", "sent", "wait")
+
+    wait: Scope
+
+    def __init__(self, now: Callable[[], float], idle: float | None) -> None:
+        self._now = now
+        self._idle = idle or math.inf
+        self.sent = now()
+        """When a request was sent."""
+
+    def __call__(self, on: bool) -> None:
+        if on:
+            self.sent = self._now()
+        self.wait.deadline = self.sent + self._idle if on else math.inf
 
 
 @attrs.define(eq=False, repr=False, kw_only=True)
@@ -81,29 +101,22 @@ class EventReader:
             OxyError: there is no event stream.
         """
         state = self.state
-        sent = self.now()
-        with self.connection.waiting() as wait:
-
-            def watch(on: bool) -> None:
-                nonlocal sent
-                sent = self.now() if on else sent
-                wait.deadline = self.now() + (state.timeouts.idle or math.inf) if on else math.inf
-
+        watch = _HeaderWatch(self.now, state.timeouts.idle)
+        with self.connection.waiting() as watch.wait:
             state.tracker.watch = watch
             try:
-                await self._open()
+                state.request_sent(self.now())
+                self._note_open(await self.connection.open())
             finally:
                 state.tracker.watch = None
-        state.restart(self.now(), sent)
-        if wait.cancelled_caught:
+        state.restart(self.now(), watch.sent)
+        if watch.wait.cancelled_caught:
             if before_lookup is not None:
                 before_lookup()
             if await self._follow("idle"):
                 raise state.timeout_error("idle", "; the record says that the run is at work")
 
-    async def _open(self) -> None:
-        self.state.request_sent(self.now())
-        sent = await self.connection.open()
+    def _note_open(self, sent: HTTPRequest) -> None:
         said = {"url": redact_url(sent.url), "seconds": self.now() - self.state.began}
         self.observed.note("streaming", self.context, said)
 
@@ -273,7 +286,8 @@ class EventReader:
             with connection.waiting(need.deadline):
                 try:
                     await anyio.sleep(pause)
-                    await self._open()
+                    state.request_sent(self.now())
+                    self._note_open(await connection.open())
                 except PASSING as error:
                     how = f"could not be had ({error})"
                 else:

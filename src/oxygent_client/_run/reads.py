@@ -74,7 +74,7 @@ class TimerReads:
     def __init__(self, timer: Timer) -> None:
         self._loop = timer.loop
         self._timer = timer
-        timer.sleepers.append(self)
+        timer.add(self)
         self._deadline = math.inf
         self._expired: Expired | None = None
         self._reader: asyncio.Task[Any] | None = None
@@ -125,7 +125,7 @@ class TimerReads:
 
     def close(self) -> None:
         """As `Reads.close`."""
-        self._timer.sleepers.remove(self)
+        self._timer.remove(self)
         self._timer.disarm()
 
     def look(self) -> None:

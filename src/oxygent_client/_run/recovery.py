@@ -65,10 +65,9 @@ class RecordRecovery:
     async def _poll(self, enough: Callable[[RunRecord], bool], patience: float) -> RunRecord | None:
         from oxygent_client._api.records import look_until  # most runs need no record
 
-        transport, asked = self._connection.transport, self._connection.asked
+        connection = self._connection
+        transport, context = connection.transport, connection.context
         assert transport is not None
-        # A trace id may cover several runs; which is meant says the node that the payload named.
-        node_id = asked.node_id
         request = self._config.prepare.record_request()
         record: RunRecord | None = None
         with self._connection.waiting():
@@ -77,15 +76,21 @@ class RecordRecovery:
                 transport,
                 attrs.evolve(
                     request,
-                    context=attrs.evolve(request.context, observed=self._config.observed, sent=asked.sent),
+                    context=attrs.evolve(request.context, observed=self._config.observed, sent=context.sent),
                 ),
                 self._connection.names.remote_trace_id,
                 self._config.limits,
                 until=min(anyio.current_time() + patience, self._state.deadline),
-                node_id=node_id,
+                node_id=connection.node_id,  # a trace id may cover several runs
             )
         state = "nothing" if record is None else record.state and record.state.name
-        log_event("record", asked, "state in the server's record: %s", state, state=state)
+        log_event(
+            "record",
+            context.changed(node_id=connection.node_id),
+            "state in the server's record: %s",
+            state,
+            state=state,
+        )
         return record
 
     async def ending(self, answer: SetAnswer | None) -> RunRecord | None:

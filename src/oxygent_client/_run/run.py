@@ -348,7 +348,7 @@ class Run:
                 assert self._claims is not None
                 http = self._claims.over(http)
                 request = connection.request = config.observed.add_headers(http)
-                connection.asked = request.context
+                connection.node_id = request.context.node_id
                 if (
                     self._state.buffer.holds_events or self._state.buffer.holds_done
                 ):  # those first; there may be no need to ask
@@ -364,8 +364,8 @@ class Run:
                         raise
                 else:
                     # The transport says what was really sent: a recording goes by the id that was recorded.
-                    if connection.sent is not None and connection.sent.remote_trace_id:
-                        self._know_id(connection.sent.remote_trace_id)
+                    if connection.sent_trace_id:
+                        self._know_id(connection.sent_trace_id)
                     else:
                         self._know_claim()
                     return
@@ -645,7 +645,7 @@ class Run:
     async def _finish_with_error(self, error: BaseException) -> None:
         """Note how the run failed, complete the error, and close."""
         self._error = error
-        tracker, sent = self._state.tracker, self._connection.sent
+        tracker = self._state.tracker
         self._give_back()
         rest = self._state.buffer.take_all()
         self._route_rest(rest)
@@ -658,7 +658,7 @@ class Run:
         if tracker.outcome is Outcome.UNKNOWN:
             tracker(known.outcome)
         known.outcome = tracker.outcome
-        known.attempts = max(known.attempts, self._attempts, sent.attempt if sent else 1)
+        known.attempts = max(known.attempts, self._attempts, self._connection.attempt)
         self._context.sent.strip_error(known)
         known.trace_id = self.trace_id
         known.server_url = known.server_url or redact_url(self._config.base_url or self._connection.sent_to)

@@ -84,7 +84,7 @@ class Timer:
         self.loop = loop
         self.at = math.inf
         """When it fires; uvloop's handle of a time that has passed does not tell."""
-        self.sleepers: list[Sleeper] = []
+        self.sleepers: tuple[Sleeper, ...] = ()
         """They look at their deadlines when it fires."""
         self._handle: asyncio.TimerHandle | None = None
 
@@ -102,8 +102,16 @@ class Timer:
 
     def _fire(self) -> None:
         self._handle, self.at = None, math.inf
-        for each in [*self.sleepers]:
+        for each in self.sleepers:
             each.look()
+
+    def add(self, sleeper: Sleeper) -> None:
+        """Have `sleeper` look at its deadline whenever the timer fires, until it is removed."""
+        self.sleepers += (sleeper,)
+
+    def remove(self, sleeper: Sleeper) -> None:
+        """Forget `sleeper`, which was added."""
+        self.sleepers = tuple(each for each in self.sleepers if each is not sleeper)
 
 
 def new_timer() -> Timer | None:
@@ -140,7 +148,7 @@ class TimedScope:
         task = self._task = asyncio.current_task(self._timer.loop)
         assert task is not None
         self._requests = task.cancelling()
-        self._timer.sleepers.append(self)
+        self._timer.add(self)
         if self._deadline < self._timer.at:
             self._timer.arm(self._deadline)
         return self
@@ -149,7 +157,7 @@ class TimedScope:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         self._task = None
-        self._timer.sleepers.remove(self)
+        self._timer.remove(self)
         if self._interruption is not None:
             self.cancelled_caught = self._interruption.is_cause(error)
             self._interruption.take_back()
