@@ -134,11 +134,13 @@ def _backend(core: types.ModuleType) -> Callable[[], Any]:
 
         def __init__(self, made: Any, memory: memoryview) -> None:
             self._made = made
-            transport: asyncio.Transport = made._stream._transport  # noqa: SLF001  (there is no public way)
+            below = made._stream  # noqa: SLF001  (there is no public way)
+            transport: asyncio.Transport = below._transport  # noqa: SLF001  (as above)
             self._socket = made.get_extra_info("socket")
             self._protocol = _Protocol(transport, memory)
             self._is_closed = False
             transport.set_protocol(self._protocol)
+            below._protocol = self._protocol  # noqa: SLF001  (its own has queues and events of 2.5 KB)
             transport.resume_reading()
 
         async def read(self, max_bytes: int, **_options: Any) -> bytes:
