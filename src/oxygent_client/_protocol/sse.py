@@ -21,7 +21,7 @@ from oxygent_client._core.events import ServerSentEvent, new_sse
 from oxygent_client._core.settings import Limits
 
 _BOM = b"\xef\xbb\xbf"
-_LF, _CR = b"\n\r"
+_LF, _CR, _COLON = b"\n\r:"
 
 
 def _blocks(character: str, line_end: str) -> Callable[[str], list[tuple[str, str, str, str, str, str]]]:
@@ -156,7 +156,8 @@ class Decoder:
             # Who keeps the error keeps its traceback, and this: a decoder and its failure hold each other.
             self._line, self._data, self.held_bytes = bytearray(), None, 0
             raise error.with_traceback(None) from None
-        self.held_bytes = len(self._line) + len(self._data or b"")
+        data = self._data
+        self.held_bytes = len(self._line) if data is None else len(self._line) + len(data)
         return events
 
     def _take_large(self, piece: bytes, events: list[ServerSentEvent]) -> None:
@@ -277,13 +278,9 @@ class Decoder:
         if total > self._room and (size > self._line_limit or total > self._event_limit):
             raise self._too_large(size)
         self._block_bytes = total
-        name: bytes | bytearray = b"data"
-        if line[:6] == b"data: ":  # it may be large, and is copied once
-            value = line[6:]
-        else:
+        name, found, value = line.partition(b": ")
+        if not found or _COLON in name:  # no space follows the first colon
             name, _, value = line.partition(b":")
-            if value[:1] == b" ":
-                value = value[1:]
         if name == b"data":
             if self._data is None:
                 self._data = value
