@@ -186,10 +186,15 @@ class Fake:
     """A transport of asyncio's that records its calls."""
 
     told: list[str] = attrs.field(factory=list[str])
+    closing: bool = False
 
     def is_reading(self) -> bool:
         """Whether reading is not paused."""
         return self.told[-1:] != ["pause_reading"]
+
+    def is_closing(self) -> bool:
+        """Whether the connection is gone."""
+        return self.closing
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: self.told.append(name)
@@ -209,6 +214,77 @@ def test_pausing() -> None:
         return told
 
     assert asyncio.run(main()) == ["pause_reading", "resume_reading"]
+
+
+@attrs.define
+class Former:
+    """A protocol of anyio's, and what it has received."""
+
+    read_queue: list[bytes]
+    is_at_eof: bool
+    exception: Exception | None
+
+
+@pytest.mark.parametrize(
+    ("received", "is_at_eof", "is_closing"),
+    [
+        ([], False, False),
+        ([b"one", b"two"], False, False),
+        ([b"one"], True, False),
+        ([], True, False),
+        ([b"one"], False, True),
+    ],
+    ids=["nothing", "bytes", "bytes and the end", "the end", "bytes and the loss"],
+)
+def test_what_came_before(received: list[bytes], is_at_eof: bool, is_closing: bool) -> None:
+    """Bytes, an end and a loss that anyio's protocol was told of are those of the new one."""
+
+    async def main() -> list[bytes]:
+        fake: Any = Fake(closing=is_closing)
+        protocol = _Protocol(fake, memoryview(bytearray(READ_BYTES)))
+        protocol.take_over(Former(received, is_at_eof, None))
+        assert fake.told == ["set_protocol", "resume_reading"]
+        assert protocol.is_lost is is_closing
+        chunks = [await protocol.read() for _ in received]
+        if protocol.is_over:
+            chunks.append(await protocol.read())
+        return chunks
+
+    over = [b""] if is_at_eof or is_closing else []
+    assert asyncio.run(main()) == received + over
+
+
+@CORES
+def test_a_server_that_speaks_first(core: Any) -> None:
+    """What a server sends at once, and its end, are read."""
+
+    async def main() -> bytes:
+        async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"first")
+            writer.close()
+            await writer.wait_closed()
+
+        async with asyncio.timeout(20), await asyncio.start_server(speak, "127.0.0.1", 0) as server:
+            stream = await _backend(core)().connect_tcp("127.0.0.1", server.sockets[0].getsockname()[1], timeout=10)
+            received = b""
+            while chunk := await stream.read(READ_BYTES):
+                received += chunk
+            await stream.aclose()
+        return received
+
+    assert asyncio.run(main()) == b"first"
+
+
+@CORES
+def test_an_unknown_stream(core: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream of the library that has other attributes is used as it is."""
+    made = object()
+
+    async def connect_tcp(*_: object, **__: object) -> object:
+        return made
+
+    monkeypatch.setattr(core.AnyIOBackend, "connect_tcp", connect_tcp)
+    assert asyncio.run(_backend(core)().connect_tcp("127.0.0.1", 1)) is made
 
 
 @pytest.mark.parametrize("make", [HTTPXTransport, HTTPX2Transport], ids=["httpx", "httpx2"])

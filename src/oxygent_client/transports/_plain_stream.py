@@ -7,6 +7,7 @@ are made, closed and described by that stream; only its bytes take another way.
 Rule 1: no byte is lost if a read is cancelled: it waits in the stream for the next read.
 Rule 2: pull only: beyond BUFFERED bytes that are not read, reading pauses. A write ends when the system has its bytes.
 Rule 3: no time-out: those of the libraries are not used (`_httpx_base`, rule 3).
+Rule 4: if an attribute of anyio is missing, the library's stream is used.
 """
 
 from __future__ import annotations
@@ -56,17 +57,30 @@ class _Protocol(asyncio.BufferedProtocol):
         self.error: Exception | None = None
         """Why the connection was lost."""
 
+    def take_over(self, former: Any) -> None:
+        """Take over from anyio's protocol, which may have received bytes, the end, or the loss of the connection."""
+        for chunk in former.read_queue:
+            self._keep(chunk)
+        self.is_lost = self._transport.is_closing()
+        self.is_over = former.is_at_eof or self.is_lost
+        self.error = former.exception
+        self._transport.set_protocol(self)
+        self._transport.resume_reading()
+
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return the memory into which asyncio reads."""
         return self._memory
 
     def buffer_updated(self, nbytes: int) -> None:
         """Keep so many bytes that were read."""
-        self._chunks.append(bytes(self._memory[:nbytes]))
-        self._size += nbytes
+        self._keep(bytes(self._memory[:nbytes]))
         if self._size > BUFFERED:
             self._transport.pause_reading()
         _wake(self._reader)
+
+    def _keep(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+        self._size += len(chunk)
 
     def eof_received(self) -> bool:
         """Note the end; the other direction stays open."""
@@ -123,25 +137,31 @@ def _wake(waiter: asyncio.Future[None] | None) -> None:
         waiter.set_result(None)
 
 
+def _protocol_of(made: Any, memory: memoryview) -> _Protocol | None:
+    """Return a protocol that has taken over the library's stream; None if anyio has other attributes."""
+    stream: Any = getattr(made, "_stream", None)
+    transport, former = getattr(stream, "_transport", None), getattr(stream, "_protocol", None)
+    if transport is None or former is None:
+        return None
+    protocol = _Protocol(transport, memory)
+    protocol.take_over(former)
+    stream._protocol = protocol  # noqa: SLF001  (the former one has queues and events of 2.5 KB)
+    return protocol
+
+
 @functools.cache
 def _backend(core: types.ModuleType) -> Callable[[], Any]:
     """Return the class of network backends; `core` is `httpcore` or `httpcore2`."""
     library: Any = core
-    is_readable: Callable[[Any], bool] = library._utils.is_socket_readable  # noqa: SLF001  (as the pool does)
 
     class PlainStream(library.AsyncNetworkStream):  # type: ignore[misc]  # the library is an argument
         """A stream of the library, whose bytes are read and written here."""
 
-        def __init__(self, made: Any, memory: memoryview) -> None:
+        def __init__(self, made: Any, protocol: _Protocol) -> None:
             self._made = made
-            below = made._stream  # noqa: SLF001  (there is no public way)
-            transport: asyncio.Transport = below._transport  # noqa: SLF001  (as above)
+            self._protocol = protocol
             self._socket = made.get_extra_info("socket")
-            self._protocol = _Protocol(transport, memory)
             self._is_closed = False
-            transport.set_protocol(self._protocol)
-            below._protocol = self._protocol  # noqa: SLF001  (its own has queues and events of 2.5 KB)
-            transport.resume_reading()
 
         async def read(self, max_bytes: int, **_options: Any) -> bytes:
             """Return at most READ_BYTES, whatever `max_bytes` is; it is as much."""
@@ -169,7 +189,7 @@ def _backend(core: types.ModuleType) -> Callable[[], Any]:
             if info == "socket":
                 return self._socket
             if info == "is_readable":
-                return self._protocol.has_news or is_readable(self._socket)
+                return self._protocol.has_news or self._made.get_extra_info(info)
             return self._made.get_extra_info(info)
 
     class PlainBackend(library.AnyIOBackend):  # type: ignore[misc]  # the library is an argument
@@ -180,7 +200,11 @@ def _backend(core: types.ModuleType) -> Callable[[], Any]:
 
         async def connect_tcp(self, *arguments: Any, **options: Any) -> Any:
             """As the library's."""
-            return PlainStream(await library.AnyIOBackend.connect_tcp(self, *arguments, **options), self._memory)
+            return self._plain(await library.AnyIOBackend.connect_tcp(self, *arguments, **options))
+
+        def _plain(self, made: Any) -> Any:
+            protocol = _protocol_of(made, self._memory)
+            return made if protocol is None else PlainStream(made, protocol)
 
     return PlainBackend
 
