@@ -30,7 +30,7 @@ from oxygent_client._core.errors import (
 from oxygent_client._core.log import log_event
 from oxygent_client._core.per_loop import this_loop
 from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, OpenExchange
-from oxygent_client.transports._cancellation import cancel_once, run_to_end
+from oxygent_client.transports._cancellation import cancel_once, run_through, run_to_end
 from oxygent_client.transports._connection_count import ConnectionCounter
 from oxygent_client.transports._direct_client import direct_client
 from oxygent_client.transports._environment import PORTS, Proxy, check_proxied_request, no_trust, trust
@@ -447,7 +447,9 @@ class HTTPXBase(HTTPBase[ClientT]):
                     if body is not None and body.is_closed:
                         await _close_quietly(library.aclose, context)  # without waiting
                     else:
-                        await run_to_end(functools.partial(_leave, library, body, trace, client, context))
+                        # Where all was read, our client closes without a time-out of its own.
+                        close = run_through if self._own is None and body is not None and body.is_over else run_to_end
+                        await close(functools.partial(_leave, library, body, trace, client, context))
 
     async def _send(
         self, exchange: OpenExchange, client: Any, request: HTTPRequest, trace: _Trace
