@@ -81,6 +81,10 @@ ONE_LOOP: Final[dict[str, tuple[str, str]]] = {
     "tests/agent/test_documentation_sockets.py::test_error_recovery": ("asyncio", "its block uses aiohttp"),
     "tests/agent/test_documentation_sockets.py::test_the_documented_execute_with_aiohttp": ("asyncio", "aiohttp does"),
     "tests/run/test_keepalive.py::test_a_second_cancellation": ("asyncio", "trio cancels by scopes alone"),
+    "tests/transports/test_closing.py::test_a_transport_that_is_closed_before_a_request_is_sent": (
+        "asyncio",
+        "there a task of its own sends it",
+    ),
     "tests/serve/test_a2a.py": ("asyncio", "the package a2a-sdk knows asyncio alone"),
     "tests/serve/test_bridges.py": ("asyncio", "likewise"),
     "tests/testing/test_check_transport.py[aiohttp]": ("asyncio", "aiohttp knows asyncio alone"),

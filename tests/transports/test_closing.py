@@ -10,12 +10,14 @@ import asyncio
 import gc
 import subprocess
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import pytest
 
-from oxygent_client import HTTPRequest, Timeouts
+from oxygent_client import HTTPRequest, OxyError, Timeouts
+from oxygent_client.errors import ClosedError, ConnectionLostError
 from tests.support.plain import plain
 from tests.support.servers import Conversation, Received, serving
 from tests.support.tls import client_context, server_context
@@ -122,6 +124,51 @@ async def test_a_transport_that_stays_open(library: Library, begins: bool, times
         await until(lambda: len(left) == 1)
         await becomes((0, 0), agent)
         await transport.aclose()
+
+
+@pytest.mark.parametrize("turns", [1, 2, 4, 8])
+async def test_a_transport_that_is_closed_while_a_request_begins(library: Library, turns: int) -> None:
+    """A transport that is closed after so many turns of the event loop keeps no connection of a request that began."""
+    left: list[int] = []
+
+    async def handle(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+        await conversation.client_left()
+        left.append(1)
+
+    async with serving(handle) as server:
+        transport: Any = library.transport(trust_env=False)
+
+        async def call() -> None:
+            with suppress(OxyError):
+                async with transport.exchange(HTTPRequest("GET", server.url, "/get_organization")) as response:
+                    async for _ in response.chunks:
+                        pass
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            await transport.aclose()
+        await until(lambda: len(left) == server.connections)
+
+
+async def test_a_transport_that_is_closed_before_a_request_is_sent(library: Library) -> None:
+    """A request whose task has just begun when the transport is closed is not sent."""
+    async with serving(holding(False, [])) as server:
+        transport: Any = library.transport(trust_env=False)
+
+        async def call() -> None:
+            agent = plain(server_url=server.url, transport=transport, timeouts=Timeouts(total=2))
+            with pytest.raises((ClosedError, ConnectionLostError)):
+                await agent.ask("hi")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            await anyio.lowlevel.checkpoint()
+            await transport.aclose()
+    assert server.requests == []
 
 
 @TIMES

@@ -113,10 +113,14 @@ class HTTPBase(abc.ABC, Generic[ClientT]):
         """Return the client for `request`, its proxy if that is known, and the URL to name in errors."""
         self._closed.check(self)
         client, proxy = self._find_client(request)
-        if self._is_closed(client):
-            raise ClosedError(f"{type(self).__name__}: the {self._errors.library} {self._argument} was closed")
+        self._check_open(client)
         redact_records(self._errors.library)
         return client, proxy, request.url if self._unix_socket is None else f"unix:{self._unix_socket}"
+
+    def _check_open(self, client: ClientT) -> None:
+        self._closed.check(self)
+        if self._is_closed(client):
+            raise ClosedError(f"{type(self).__name__}: the {self._errors.library} {self._argument} was closed")
 
     def _find_client(self, request: HTTPRequest) -> tuple[ClientT, Proxy | None]:
         if self._own is not None:

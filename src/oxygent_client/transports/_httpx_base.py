@@ -169,7 +169,7 @@ class _Body:
     by the library, whose pool drops connections that the other side seems to have closed.
     """
 
-    def __init__(self, response: Any, context: Context, errors: ErrorMap, url: str, library: Any) -> None:
+    def __init__(self, response: Any, context: Context, errors: ErrorMap, url: str, client: Any, library: Any) -> None:
         self.stream: Any = response.extensions.get("network_stream")
         """httpcore's network stream; None if the user's own client has a transport without a network."""
         self.may_use_tls = True
@@ -177,6 +177,7 @@ class _Body:
         self.is_closed = False
         self._response = response
         self._context = context
+        self._client = client
         self._library = library
         self._mapped = errors.mapped(url, reading=True)
         connection: Any = getattr(response.stream, "_stream", response.stream)  # a client wraps it
@@ -249,9 +250,11 @@ class _Body:
         """Close the exchange. The remote sees it at once, unless the connection is reused.
 
         Only a connection with a 200 is reused: bytes after a 204 or 304 would be taken for the next response, and real
-        servers close the connection after a 500.
+        servers close the connection after a 500. None of a closed client is: its pool closes no connection any more.
         """
-        reusable = self._is_whole and self._response.status_code == OK and self._is_clean()
+        reusable = (
+            self._is_whole and self._response.status_code == OK and not self._client.is_closed and self._is_clean()
+        )
         stream: Any = None if reusable else self.stream
         if stream is not None:
             shut_down(stream.get_extra_info("socket"))
@@ -428,7 +431,7 @@ class HTTPXBase(HTTPBase[ClientT]):
                 with our_records(), self._errors.mapped(url, proxy=proxy or trace):
                     status, lines, response = await cancel_once(self._send(library, client, request, trace))
                     if response is not None:
-                        body = _Body(response, context, self._errors, url, self._library)
+                        body = _Body(response, context, self._errors, url, client, self._library)
                         body.may_use_tls = self._own is not None or needs_tls(request.url, proxy)
                     headers = parse_head(status, lines.multi_items())
                 answer = [HTTPResponse(status, headers, _NoChunks() if body is None else body, request)]
@@ -458,6 +461,7 @@ class HTTPXBase(HTTPBase[ClientT]):
 
         The response is None if it was a redirect whose `Location` is not a URL: the library has discarded it.
         """
+        self._check_open(client)  # on asyncio this is another task, and the transport may be closed before it begins
         library, own = self._library, client.timeout
         options: dict[str, Any] = {
             "headers": dict(request.headers),
