@@ -258,6 +258,21 @@ async def test_a_remote_that_hangs() -> None:
     assert len(failed) == 5
 
 
+async def test_a_health_check_that_hangs() -> None:
+    """A health check that the remote does not answer keeps no request from the list of agents."""
+    shape = {"code": 200, "message": "", "data": {"id_dict": {}, "organization": {"name": "one", "type": "agent"}}}
+    hangs = Reply((), before=Pause(1000))
+    transport = FakeTransport({"/get_organization": Reply.json(shape), "/check_alive": hangs})
+    runs = Runs(SSEOxyGent(server_url=REMOTE, transport=transport), ServeLimits())
+    began = anyio.current_time()
+    async with anyio.create_task_group() as group:
+        group.start_soon(runs.is_ready)
+        await anyio.sleep(1)
+        await runs.agents()
+        assert anyio.current_time() - began == pytest.approx(1)
+        group.cancel_scope.cancel()
+
+
 async def test_the_organization_is_read_again() -> None:
     """The organization is cached for a minute, and a failure is not cached."""
     shape = {"code": 200, "message": "", "data": {"id_dict": {}, "organization": {"name": "one", "type": "agent"}}}

@@ -95,7 +95,8 @@ class Runs:
         self._known_until = 0.0
         self._ready = False
         self._ready_until = 0.0
-        self._asking = anyio.Lock()
+        self._discovering = anyio.Lock()
+        self._checking = anyio.Lock()
         self._failures = 0
         """How often the remote could not be asked for its agents."""
         self._failure: OxyError | None = None
@@ -121,7 +122,7 @@ class Runs:
             OxyError: the remote could not be asked.
         """
         failures = self._failures
-        async with self._asking:
+        async with self._discovering:
             if self._failure is not None and self._failures > failures:  # while it waited
                 raise self._failure
             if not self._known or anyio.current_time() >= self._known_until:
@@ -136,7 +137,7 @@ class Runs:
 
     async def is_ready(self) -> bool:
         """Whether the remote reports that it is alive, and this side is not stopping."""
-        async with self._asking:
+        async with self._checking:
             if anyio.current_time() >= self._ready_until:
                 try:
                     self._ready = await self._agent.check_alive()
