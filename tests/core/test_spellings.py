@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxygent_client._core.spellings import find, needles, replaced
+from oxygent_client._core.spellings import find, needles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ SPELLINGS: Final[dict[str, Callable[[str], str]]] = {
 @pytest.mark.parametrize("spelt", SPELLINGS.values(), ids=SPELLINGS)
 def test_every_usual_spelling(spelt: Callable[[str], str], secret: str) -> None:
     """A secret in any spelling is found as a whole, and the text around it is unchanged."""
-    assert replaced(f"before <{spelt(secret)}> after", needles([secret]), "X").rstrip("=") == "before <X> after"
+    assert needles([secret]).replace_in(f"before <{spelt(secret)}> after", "X").rstrip("=") == "before <X> after"
 
 
 @pytest.mark.parametrize("before", ["", "u", "us", "use"])
@@ -62,7 +62,7 @@ def test_every_usual_spelling(spelt: Callable[[str], str], secret: str) -> None:
 def test_base64_of_more(encode: Callable[[bytes], bytes], before: str) -> None:
     """A secret inside the base64 of a longer text is found at each offset, except a few bits at its ends."""
     text = encode(f"{before}:correct?horse>battery:more".encode()).decode()
-    left = replaced(text, needles(["correct?horse>battery"]), "X")
+    left = needles(["correct?horse>battery"]).replace_in(text, "X")
     assert len(left.replace("X", "")) <= len(text) - 24
 
 
@@ -92,12 +92,12 @@ KEPT: Final[dict[str, tuple[str, str, str]]] = {
 @pytest.mark.parametrize(("secret", "text", "left"), KEPT.values(), ids=KEPT)
 def test_redacted_texts(secret: str, text: str, left: str) -> None:
     """Only secrets, and a possible beginning of one at the end of a text, are redacted."""
-    assert replaced(text, needles([secret]), "X") == left
+    assert needles([secret]).replace_in(text, "X") == left
 
 
 def test_overlapping_secrets_are_one() -> None:
     """Overlapping secrets get one mark."""
-    assert replaced("ada:canary-one", needles(["canary-one", "ada:canary-one", "canary"]), "X") == "X"
+    assert needles(["canary-one", "ada:canary-one", "canary"]).replace_in("ada:canary-one", "X") == "X"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_overlapping_secrets_are_one() -> None:
 def test_a_text_without_secrets(secrets: tuple[str, ...], short: bool) -> None:
     """A text without secrets is returned as the same object."""
     text = "ada was here"
-    assert replaced(text, needles(secrets, short=short), "X") is text
+    assert needles(secrets, short=short).replace_in(text, "X") is text
 
 
 @given(st.binary(max_size=80))

@@ -135,7 +135,14 @@ NOT_LOADED: Final = {
         *("_core.report", "_run.notebook", "profiles", "registry", "sync", "serve", "cli"),
         # Conversations, detached runs, `map`, `restart`, tools, and all endpoints but that of runs.
         *("_agent.conversation", "_agent.detached", "_agent.query_map", "_agent.restart", "_agent.tokens"),
-        *("_agent.tool", "concurrent.futures.thread", "_api.discovery", "_api.records", "_api.services"),
+        *(
+            "_agent.tool",
+            "_core.spellings",
+            "concurrent.futures.thread",
+            "_api.discovery",
+            "_api.records",
+            "_api.services",
+        ),
         *("_protocol.documents", "_protocol.run_record", "cluster._run_locations"),
         # What a run keeps for those who look at it.
         *("_core.call_tree", "_core.open_calls", "_core.trace", "_run.answer_text", "_run.keepalive", "_run.prose"),

@@ -33,7 +33,7 @@ _HEADERS_ERRORS: Final = user_code_errors("prepare_headers", Outcome.NOT_SENT, k
 _NO_FIELDS: Final[Mapping[str, str]] = {}
 
 
-@attrs.define(kw_only=True, eq=False)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class RequestBuilder:
     """Builds the request of one run, by the settings that the agent has when the run is created.
 

@@ -24,7 +24,7 @@ Chain: TypeAlias = tuple[Transport, Given, Transport]
 """A transport, policies, and the transport with these policies around it."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class TransportLease:
     """A transport for the time of the block."""
 
@@ -41,7 +41,7 @@ class TransportLease:
             await self.temporary.aclose()
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class TransportPool:
     """The transports of one agent. Pickled or copied, it starts anew."""
 

@@ -10,14 +10,14 @@ Rule 4: msgspec (extra `[fast]`) reads JSON where it is installed. Whatever it r
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, TypeAlias, cast
 
 from oxygent_client._core.errors import TooLargeError
+from oxygent_client._core.patterns import compiled
 
-_TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]|[^"\[\]{}]+', re.DOTALL)
+_TOKENS = r'(?s)"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]|[^"\[\]{}]+'
 _MOST_TOKENS = 100_000
 """How much of a text that is nested too deep is looked at for what it is."""
 _MOST_PROBLEMS = 20
@@ -132,7 +132,7 @@ def text_member(text: str, name: str) -> str | None:
     None where there is none, or it cannot be found without looking at more than the object's beginning.
     """
     depth, surface = 0, list[str]()  # the object, with null in the place of what it holds that is an object or a list
-    for number, token in enumerate(_TOKENS.finditer(text)):
+    for number, token in enumerate(compiled(_TOKENS).finditer(text)):
         if number == _MOST_TOKENS:
             break
         opens, closes = token[0] in "[{", token[0] in "]}"

@@ -20,10 +20,11 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 import attrs
 
 from oxygent_client._core.errors import ConfigurationError, InsecureTransportError
+from oxygent_client._core.patterns import compiled
 from oxygent_client._core.redaction import is_secret
 from oxygent_client._core.server_identity import address_of
 
-_NAME: Final = re.compile(r"[^\s/\\:@?#*\[\]]+")
+_NAME: Final = r"[^\s/\\:@?#*\[\]]+"
 _AUTHORITY: Final = re.compile(r"(?:\[[0-9a-fA-F.]*:[0-9a-fA-F:.]*\]|[0-9a-zA-Z.-]+)(?::[0-9]*)?")
 """Host and port in the form that every library reads alike."""
 
@@ -34,7 +35,7 @@ def _hosts(names: Iterable[str]) -> tuple[str, ...]:
         raise ConfigurationError("plaintext_hosts must be a collection of names: pass (name,) for one")
     hosts = {_host(name) for name in names}
     for host in hosts:
-        if not _NAME.fullmatch(host) and not isinstance(address_of(host), IPv6Address):
+        if not compiled(_NAME).fullmatch(host) and not isinstance(address_of(host), IPv6Address):
             raise ConfigurationError(
                 "plaintext_hosts must be host names or addresses: no scheme, port, path or pattern"
             )

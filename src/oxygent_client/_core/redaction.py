@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, cast
 
+from oxygent_client._core.patterns import compiled
 from oxygent_client._core.secret_names import is_count_name, is_secret_name
 from oxygent_client._core.text import escape_text
 
@@ -34,23 +35,23 @@ KEPT_HEADERS: Final = frozenset(
 INBOUND: Final = "_headers"
 """Key in `shared_data` under which the framework stores the headers of a request: all of them count as secret."""
 
-CREDENTIALS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...]] = (
-    (re.compile(r"(?<=://)[^\s/?#@\"'<>]++(?=@)"), lambda _: SCRUBBED),
+CREDENTIALS: Final[tuple[tuple[str, Callable[[re.Match[str]], str]], ...]] = (
+    (r"(?<=://)[^\s/?#@\"'<>]++(?=@)", lambda _: SCRUBBED),
     (
-        re.compile(r"(?i)\b(bearer )(?:(?=[\w.~+/=-]*\d)[\w.~+/=-]{8,}+|[\w.~+/=-]{20,}+)"),
+        r"(?i)\b(bearer )(?:(?=[\w.~+/=-]*\d)[\w.~+/=-]{8,}+|[\w.~+/=-]{20,}+)",
         lambda match: match[1] + SCRUBBED,
     ),
-    (re.compile(r"(?<![\w.-])(?=[\w.-]*eyJ)[\w.-]++"), lambda match: _without_web_tokens(match[0])),
+    (r"(?<![\w.-])(?=[\w.-]*eyJ)[\w.-]++", lambda match: _without_web_tokens(match[0])),
     (
-        re.compile(r"(?<![\w.-])([\w.-]++)=([^\s&;,\"'<>\\]++)"),  # in a query, form or cookie
+        r"(?<![\w.-])([\w.-]++)=([^\s&;,\"'<>\\]++)",  # in a query, form or cookie
         lambda match: f"{match[1]}={SCRUBBED}" if is_secret(match[1], match[2]) else match[0],
     ),
 )
 """Patterns of credentials in a text. Each is linear: it never starts again within text that it read without a match."""
-WEB_TOKEN: Final = re.compile(r"(?<!\w)eyJ[\w-]{5}")
+WEB_TOKEN: Final = r"(?<!\w)eyJ[\w-]{5}"  # noqa: S105  (a pattern)
 """The beginning of the first of the three parts of a JSON web token."""
-END_OF_KEY: Final = re.compile(r"""["']\s*+:\s*+""")
-PLAIN_VALUE: Final = re.compile(r"""(?:null|true|false|""|''|(-?\d++(?:\.\d++)?+))\s*+(?:[,}\]]|\Z)""")
+END_OF_KEY: Final = r"""["']\s*+:\s*+"""
+PLAIN_VALUE: Final = r"""(?:null|true|false|""|''|(-?\d++(?:\.\d++)?+))\s*+(?:[,}\]]|\Z)"""
 """A value that is not a secret, or (the group) a number."""
 
 DEEPEST: Final = 128
@@ -153,7 +154,7 @@ def _clean_text(text: str, depth: int) -> str:
             return text if clean is document and is_exact else json.dumps(clean)
         redacted = _broken(text)
     for pattern, replacement in CREDENTIALS:
-        redacted = pattern.sub(replacement, redacted)
+        redacted = compiled(pattern).sub(replacement, redacted)
     return text if redacted == text else redacted
 
 
@@ -179,10 +180,10 @@ def _broken(text: str) -> str:
     Keys are found by their ends, each after the one before, so that no part of the text is read twice.
     """
     start = 0
-    for match in END_OF_KEY.finditer(text):
+    for match in compiled(END_OF_KEY).finditer(text):
         key = _key(text[start : match.start()], match[0][0])
         start = match.end()
-        value = PLAIN_VALUE.match(text, start)
+        value = compiled(PLAIN_VALUE).match(text, start)
         shown: object = "x" if value is None else 1 if value[1] else None
         if is_secret(key, shown):
             return f'{text[:start]}"{SCRUBBED}"'
@@ -205,7 +206,7 @@ def _without_web_tokens(word: str) -> str:
     parts, clean = word.split("."), list[str]()
     at = 0
     while at < len(parts):
-        begins = WEB_TOKEN.search(parts[at]) if at + 2 < len(parts) and parts[at + 1] else None
+        begins = compiled(WEB_TOKEN).search(parts[at]) if at + 2 < len(parts) and parts[at + 1] else None
         clean.append(parts[at] if begins is None else parts[at][: begins.start()] + SCRUBBED)
         at += 1 if begins is None else 3
     return ".".join(clean)

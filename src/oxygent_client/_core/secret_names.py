@@ -8,10 +8,11 @@ Rule 3: each pattern names its source. The tests have a table of names that are 
 from __future__ import annotations
 
 import functools
-import re
 from typing import Final
 
-_WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\x00-\x7f]+")
+from oxygent_client._core.patterns import compiled
+
+_WORDS: Final = r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\x00-\x7f]+"
 
 _ANYWHERE: Final = (
     # RFC 9110, 6265, 9449, 7519, 6238: HTTP authentication, cookies, DPoP, JSON web tokens, one-time passwords
@@ -56,10 +57,10 @@ _AT_THE_END: Final = (
 )
 _BEGINS: Final = "(?:(?<![^ ])|(?<=[^\x00-\x7f]))"
 """The beginning of a word; Chinese has no spaces between words."""
-_SECRET: Final = re.compile(
+_SECRET: Final = (
     f"{'|'.join(_ANYWHERE)}|{_BEGINS}(?:{'|'.join(_AT_THE_END)})(?: (?:code|hash|id|key|value|[码碼值]))?(?: \\d+)?$"
 )
-_OTHER_MEANINGS: Final = re.compile(
+_OTHER_MEANINGS: Final = (
     r"\b(band|boarding|first|high|low|multi|second|single|two) pass$"
     r"|\b(call|class|function|method|type) signature$"
     r"|\b(map|push|rolling) pin$"
@@ -69,7 +70,7 @@ _OTHER_MEANINGS: Final = re.compile(
 
 def _split(name: str) -> str:
     """The words of a name, in lower case, with spaces in between."""
-    return " ".join(_WORDS.findall(name)).lower()
+    return " ".join(compiled(_WORDS).findall(name)).lower()
 
 
 def is_secret_name(name: str) -> bool:
@@ -83,19 +84,17 @@ _REMEMBERED: Final = 64
 
 def _is_secret_name(name: str) -> bool:
     words = _split(name)
-    return _SECRET.search(words) is not None and not _OTHER_MEANINGS.search(words)
+    return compiled(_SECRET).search(words) is not None and not compiled(_OTHER_MEANINGS).search(words)
 
 
 _is_known_secret_name: Final = functools.lru_cache(maxsize=1024)(_is_secret_name)
 
 
-_COUNT: Final = re.compile(
-    r"\b(tokens|budget|count|counts|limit|max|maximum|min|minimum|num|number|total|usage|used)\b"
-)
+_COUNT: Final = r"\b(tokens|budget|count|counts|limit|max|maximum|min|minimum|num|number|total|usage|used)\b"
 """Model APIs count tokens: `max_tokens`, `completion_tokens`, `token_count`, `tokenLimit`."""
 
 
 def is_count_name(name: str) -> bool:
     """Whether a number under this name counts tokens: `max_tokens`; under `token` alone it is a credential."""
     words = _split(name)
-    return "token" in words and _COUNT.search(words) is not None
+    return "token" in words and compiled(_COUNT).search(words) is not None

@@ -12,14 +12,16 @@ import base64
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
 import attrs
 
 from oxygent_client._core.errors import OxyError, StatusError
 from oxygent_client._core.redaction import KEPT_HEADERS, SCRUBBED, for_display, is_secret, scrub_json, scrub_text
-from oxygent_client._core.spellings import Needles, needles, replaced
+
+if TYPE_CHECKING:
+    from oxygent_client._core.spellings import Needles
 
 PUBLIC_HEADERS: Final = KEPT_HEADERS | frozenset(
     "baggage content-length host traceparent tracestate x-correlation-id x-request-id x-trace-id".split()
@@ -59,15 +61,19 @@ class SentSecrets:
 
     def clean(self, text: str) -> str:
         """Redact a remote text: the secrets that were sent, and whatever looks like a credential."""
-        if self._needles is None:
-            self._needles = needles(self.values())
-        return scrub_text(replaced(text, self._needles, SCRUBBED))
+        return scrub_text(self._remote_needles().replace_in(text, SCRUBBED))
 
     def clean_json(self, value: Any) -> Any:
         """Redact a JSON value of a remote, as `clean` a text: its texts and keys, and values with names of secrets."""
+        wanted = self._remote_needles()
+        return scrub_json(_replaced(value, wanted) if wanted else value)
+
+    def _remote_needles(self) -> Needles:
         if self._needles is None:
+            from oxygent_client._core.spellings import needles
+
             self._needles = needles(self.values())
-        return scrub_json(_replaced(value, self._needles) if self._needles else value)
+        return self._needles
 
     def shown(self, text: object, limit: int, *, lines: bool = False) -> str:
         """Redact and escape a remote text for display, cut to `limit` characters."""
@@ -76,10 +82,12 @@ class SentSecrets:
     def strip_text(self, text: str) -> str:
         """Redact the secrets that were sent in a text of our own, which may quote the remote."""
         if self._own_needles is None:
+            from oxygent_client._core.spellings import needles
+
             self._own_needles = needles(
                 (value for value in self.values() if len(value) >= SHORTEST_IN_OUR_TEXT), short=False
             )
-        return replaced(text, self._own_needles, SCRUBBED)
+        return self._own_needles.replace_in(text, SCRUBBED)
 
     def strip_error(self, error: OxyError) -> None:
         """Redact the secrets that were sent in an error's texts; `partial`, `output` and `events` stay as received."""
@@ -101,10 +109,10 @@ class SentSecrets:
 def _replaced(value: Any, wanted: Needles) -> Any:
     """A JSON value without the secrets; it is nested no deeper than `Limits.depth`."""
     if isinstance(value, str):
-        return replaced(value, wanted, SCRUBBED)
+        return wanted.replace_in(value, SCRUBBED)
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
-        return {replaced(key, wanted, SCRUBBED): _replaced(item, wanted) for key, item in fields.items()}
+        return {wanted.replace_in(key, SCRUBBED): _replaced(item, wanted) for key, item in fields.items()}
     return [_replaced(item, wanted) for item in cast("list[Any]", value)] if isinstance(value, list) else value
 
 

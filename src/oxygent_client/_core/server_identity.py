@@ -14,11 +14,13 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 from urllib.parse import SplitResult, quote, urlsplit
 
+from oxygent_client._core.patterns import compiled
+
 PORTS: Final = {"http": 80, "https": 443}
 LOOPBACK: Final = "localhost"
 _ASCII: Final = "".join(map(chr, range(0x21, 0x7F)))
 _ESCAPED: Final = re.compile("%([0-9A-Fa-f]{2})")
-_UNRESERVED: Final = re.compile(r"[A-Za-z0-9._~-]")
+_UNRESERVED: Final = r"[A-Za-z0-9._~-]"
 
 
 def server_identity(url: str) -> str:
@@ -125,4 +127,4 @@ def _path(path: str) -> str:
 
 def _unescaped(found: re.Match[str]) -> str:
     character = chr(int(found[1], 16))
-    return character if _UNRESERVED.fullmatch(character) else found[0].upper()
+    return character if compiled(_UNRESERVED).fullmatch(character) else found[0].upper()

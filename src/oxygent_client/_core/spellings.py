@@ -53,6 +53,19 @@ class Needles:
         """Whether there is anything to search for; `coded` is made from `plain`."""
         return bool(self.plain or self.alone)
 
+    def replace_in(self, text: str, instead: str) -> str:
+        """Replace each secret in the text by `instead`; returns the same object if there is nothing to replace."""
+        if not self:  # asked for each text of a remote, of which a message may have a hundred thousand
+            return text
+        raw = text.encode("utf-8", "surrogatepass")
+        parts, read = list[bytes](), 0
+        for start, end in find(raw, self):
+            parts += (raw[read:start], instead.encode())
+            read = end
+        if not parts:
+            return text
+        return b"".join((*parts, raw[read:])).decode("utf-8", "surrogatepass")
+
 
 def needles(secrets: Iterable[str], *, short: bool = True) -> Needles:
     """Build the needles for these secrets; `short=False` leaves out short ones."""
@@ -91,7 +104,7 @@ def _codes(form: bytes) -> Iterator[bytes]:
 # --- escapes ----------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Layer:
     """A text with its escapes decoded, and the original positions of its bytes."""
 
@@ -232,17 +245,3 @@ def _merged(spans: list[Span]) -> list[Span]:
         else:
             merged.append((start, end))
     return merged
-
-
-def replaced(text: str, wanted: Needles, instead: str) -> str:
-    """Replace each secret in the text by `instead`; returns the same object if there is nothing to replace."""
-    if not wanted:  # asked for each text of a remote, of which a message may have a hundred thousand
-        return text
-    raw = text.encode("utf-8", "surrogatepass")
-    parts, read = list[bytes](), 0
-    for start, end in find(raw, wanted):
-        parts += (raw[read:start], instead.encode())
-        read = end
-    if not parts:
-        return text
-    return b"".join((*parts, raw[read:])).decode("utf-8", "surrogatepass")

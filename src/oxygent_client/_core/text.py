@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from oxygent_client._core.patterns import compiled
+
 _CONTROLS: Final = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff"
 """For a character class: C0 without tab and line feed; DEL and C1; line and paragraph separators; characters that
 change the direction of text (https://www.unicode.org/reports/tr9/, CVE-2021-42574); interlinear annotations; lone
@@ -59,13 +61,10 @@ _NEEDED: Final = "|".join(
         f"[{_JOINING}](?:\u200d|\u200c(?=[{_JOINING}]))",
     )
 )
-_UNSAFE_CHARACTER: Final = re.compile(_UNSAFE)
-_NEEDS_BEFORE: Final = re.compile(
-    "[\u180b-\u180f\u200c\u200d\ufe0e\ufe0f\U000e0030-\U000e0039\U000e0061-\U000e007a\U000e007f]+\\Z"
-)
+_NEEDS_BEFORE: Final = "[\u180b-\u180f\u200c\u200d\ufe0e\ufe0f\U000e0030-\U000e0039\U000e0061-\U000e007a\U000e007f]+\\Z"
 """The end of a text that was cut within a sequence: without its rest it may be an invisible character."""
 
-_NUMBER: Final = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
+_NUMBER: Final = r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
 _LONGEST: Final = len("\\Uffffffff")
 
 
@@ -84,7 +83,7 @@ def escape_character(character: str) -> str:
 def replace_unsafe(text: str, by: Callable[[str], str]) -> str:
     """Replace each unsafe character with `by(character)`; tabs and line feeds stay."""
     # The search for sequences is slower; most texts have nothing that is unsafe.
-    return _replaced(text, by, _pattern(lines=True)) if _UNSAFE_CHARACTER.search(text) else text
+    return _replaced(text, by, _pattern(lines=True)) if compiled(_UNSAFE).search(text) else text
 
 
 def _replaced(text: str, by: Callable[[str], str], pattern: re.Pattern[str]) -> str:
@@ -94,7 +93,7 @@ def _replaced(text: str, by: Callable[[str], str], pattern: re.Pattern[str]) -> 
 def escape_text(text: str, limit: int, *, lines: bool = False) -> str:
     """Escape unsafe characters; the result has at most `limit` characters, in one line (with `lines`, in several)."""
     shown = _replaced(text[: limit + _LONGEST], escape_character, _pattern(lines=lines))
-    for number in _NUMBER.finditer(shown, max(0, limit - _LONGEST), limit + _LONGEST):
+    for number in compiled(_NUMBER).finditer(shown, max(0, limit - _LONGEST), limit + _LONGEST):
         if number.start() < limit < number.end():
             return shown[: number.start()]  # half an escape would be another text
-    return _NEEDS_BEFORE.sub("", shown[:limit]) if len(shown) > limit else shown
+    return compiled(_NEEDS_BEFORE).sub("", shown[:limit]) if len(shown) > limit else shown

@@ -22,13 +22,13 @@ from oxygent_client._core.errors import ConfigurationError
 Predicate: TypeAlias = Callable[[Any], bool]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Rule:
     """An attrs validator; its errors are `ConfigurationError`."""
 
     expected: str
     """The values that it accepts, to be read after "must be"."""
-    accepts: Predicate = attrs.field(repr=False)
+    accepts: Predicate
     is_number: bool = False
     """Whether the values are numbers: a number that is refused may be shown, since it is no secret."""
 
@@ -111,7 +111,7 @@ def _number(expected: str, types: tuple[type, ...], ge: float, gt: float, le: fl
     return Rule(" ".join(filter(None, (expected, " and ".join(bounds)))), accepts, is_number=True)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ValuesRule:
     """A validator of mappings: applies a rule to each value; an error names the key."""
 

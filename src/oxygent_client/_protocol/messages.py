@@ -5,13 +5,13 @@ Rule: unknown is not wrong: it becomes `Custom` or `Text`, and nothing is lost.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast, get_args, get_type_hints
 
 from oxygent_client._core import json_codec
 from oxygent_client._core.errors import TooLargeError
 from oxygent_client._core.events import AnyEvent, Custom, Event, Observation, ServerSentEvent, Text, ToolCall, new_event
+from oxygent_client._core.patterns import compiled
 from oxygent_client._core.settings import Limits
 
 CLOSE: Final = "close"
@@ -111,11 +111,11 @@ def is_content_type(content_type: str, expected: str) -> bool:
     """Whether a Content-Type header names the type `expected`, whatever its parameters."""
     if "," not in content_type and '"' not in content_type:
         return content_type.partition(";")[0].strip().lower() == expected
-    parts = (part.partition(";")[0].strip().lower() for part in _QUOTED.sub("", content_type).split(","))
+    parts = (part.partition(";")[0].strip().lower() for part in compiled(_QUOTED).sub("", content_type).split(","))
     return {part for part in parts if part} == {expected}
 
 
-_QUOTED: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?')
+_QUOTED: Final = r'"[^"\\]*(?:\\.[^"\\]*)*"?'
 """A value of a parameter, which may hold a comma."""
 
 

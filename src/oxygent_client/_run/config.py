@@ -69,7 +69,7 @@ class Listener(Protocol):
         ...
 
 
-@attrs.define(kw_only=True, eq=False)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class RunConfig:
     """Everything that a run needs.
 

@@ -58,21 +58,19 @@ class _Held(weakref.ref[TraceIdLease]):
     node_id: str
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class TraceIdRegistry:
     """The trace ids that must not be sent, and the server's ids of runs that were renamed."""
 
     size: int = 10_000
     """The number of ids of each kind that are kept; the oldest that is not in flight is removed first."""
     _in_flight: dict[Key, _Held] = attrs.field(factory=dict[Key, _Held], init=False)
-    _lost: deque[weakref.ref[TraceIdLease]] = attrs.field(
-        factory=deque[weakref.ref[TraceIdLease]], init=False, repr=False
-    )
+    _lost: deque[weakref.ref[TraceIdLease]] = attrs.field(factory=deque[weakref.ref[TraceIdLease]], init=False)
     """Garbage-collected leases. The collector may run while the lock is held, so it only appends."""
     _soiled: OrderedDict[Key, None] = attrs.field(factory=OrderedDict[Key, None], init=False)
     _renamed: OrderedDict[Key, str] = attrs.field(factory=OrderedDict[Key, str], init=False)
     _calls: OrderedDict[Key, None] = attrs.field(factory=OrderedDict[Key, None], init=False)
-    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
 
     def claim(self, base_url: str, trace_id: str, node_id: str = "") -> TraceIdLease:
         """Lease the id under which the server runs the caller's `trace_id`.

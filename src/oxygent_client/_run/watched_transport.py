@@ -6,8 +6,6 @@ whether a request was sent.
 
 from __future__ import annotations
 
-import attrs
-
 from oxygent_client._core.errors import Outcome, OxyError
 from oxygent_client._core.log import log_event
 from oxygent_client._core.settings import Limits
@@ -17,9 +15,10 @@ from oxygent_client.cluster._lookup import cluster_of
 from oxygent_client.policies._base import COUNTED, Layer
 
 
-@attrs.define(eq=False)
 class OutcomeTransport(Layer):
     """Reports the outcome of each request for a stream to `Context.outcome`."""
+
+    __slots__ = ()
 
     @property
     def checks_secure(self) -> bool:

@@ -108,10 +108,10 @@ class Layer:
         await self.inner.aclose()
 
 
-@attrs.define(eq=False)
 class Wrapper(Layer):
     """The transport that applies a policy."""
 
+    __slots__ = ()
     kind: ClassVar[PolicyKind]
 
 

@@ -17,7 +17,6 @@ from oxygent_client._core.transport import HTTPRequest, HTTPResponse, OpenExchan
 from oxygent_client.policies._base import PolicyKind, StatelessPolicy, Wrapper
 
 
-@attrs.frozen(kw_only=True)
 class HTTPSOnly(PlaintextRules, StatelessPolicy):
     """Rules for plain http: no credential, unless to loopback or to `plaintext_hosts`.
 
@@ -25,6 +24,7 @@ class HTTPSOnly(PlaintextRules, StatelessPolicy):
         ConfigurationError: `plaintext_hosts` is a `str`, or holds something that is not a host name.
     """
 
+    __slots__ = ()
     kind: ClassVar[PolicyKind] = "https-only"
 
     def wrap(self, inner: Transport, _state: None = None) -> HTTPSOnlyTransport:

@@ -10,13 +10,13 @@ Rule 3: a redirect that is not followed is returned unchanged.
 
 from __future__ import annotations
 
-import re
 from typing import ClassVar, Final
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 import attrs
 
 from oxygent_client._core.bodies import drain
+from oxygent_client._core.patterns import compiled
 from oxygent_client._core.server_identity import url_origin
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse, OpenExchange, Transport
 from oxygent_client._core.validation import FLAG, integer
@@ -24,10 +24,10 @@ from oxygent_client.policies._base import PolicyKind, StatelessPolicy, Wrapper
 
 FOLLOWED: Final = (307, 308)
 """Statuses that mean: send the same request again, there. The server has run nothing."""
-_URL_CHARACTERS: Final = re.compile(r"[\x21-\x5b\x5d-\x7e]+")
+_URL_CHARACTERS: Final = r"[\x21-\x5b\x5d-\x7e]+"
 """Characters of a valid URL. urllib silently drops tabs and line ends; some libraries read a backslash as a slash."""
 _ASCII: Final = "".join(map(chr, range(0x21, 0x7F)))
-_ESCAPE: Final = re.compile("%[0-9a-fA-F]{2}")
+_ESCAPE: Final = "%[0-9a-fA-F]{2}"
 _READINGS: Final = 3
 """How a server may read a path: as written, or with its escapes decoded once or twice."""
 
@@ -79,7 +79,7 @@ class RedirectTransport(Wrapper):
 def redirected(response: HTTPResponse, base_path: str) -> HTTPRequest | None:
     """The request that follows a redirect to `base_path` or below; None if the response is not such a redirect."""
     location = response.headers.get("location", "")
-    if response.status not in FOLLOWED or not _URL_CHARACTERS.fullmatch(location):
+    if response.status not in FOLLOWED or not compiled(_URL_CHARACTERS).fullmatch(location):
         return None
     request = response.request
     here = urlsplit(request.url)
@@ -104,7 +104,9 @@ def redirected(response: HTTPResponse, base_path: str) -> HTTPRequest | None:
 
 def _is_below(path: str, base: str) -> bool:
     """Whether `path` is `base`, or below it, in every reading of the two."""
-    path, base = (_ESCAPE.sub(lambda found: found[0].upper(), quote(each, safe=_ASCII)) for each in (path, base))
+    path, base = (
+        compiled(_ESCAPE).sub(lambda found: found[0].upper(), quote(each, safe=_ASCII)) for each in (path, base)
+    )
     for _ in range(_READINGS):
         first = _segments(base)
         if _segments(path)[: len(first)] != first:

@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 from urllib.parse import parse_qsl
 
 from oxygent_client._core.redaction import KEPT_HEADERS, SCRUBBED, scrub_text
-from oxygent_client._core.spellings import Needles, find, replaced
+from oxygent_client._core.spellings import Needles, find
 from oxygent_client._protocol.messages import is_event_stream
 
 Span: TypeAlias = tuple[int, int, bytes]
@@ -110,7 +110,7 @@ Remove: TypeAlias = "tuple[Callable[[str], str], Callable[[bytes], Iterable[tupl
 
 def remove_secrets(secrets: Needles) -> Remove:
     """Remove these secrets, in every usual spelling."""
-    return lambda text: replaced(text, secrets, SCRUBBED), lambda data: find(data, secrets)
+    return lambda text: secrets.replace_in(text, SCRUBBED), lambda data: find(data, secrets)
 
 
 def remove_texts(texts: Sequence[str]) -> Remove:

@@ -89,7 +89,7 @@ def standard_phrase(text: str) -> str:
     return f"{status[1]} ({name})"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ErrorMap:
     """Maps the exceptions of one library to our errors."""
 

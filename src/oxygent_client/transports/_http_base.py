@@ -52,7 +52,7 @@ def closes_safely(exchange: F) -> F:
     return exchange
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class LoopClients(Generic[ClientT]):
     """The clients of a transport in one event loop."""
 

@@ -304,7 +304,7 @@ def _is_over(connection: Any, stream: Any) -> bool:
 NO_HEAD: Final[tuple[int, Any]] = 0, ()
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Trace:
     """Keeps the head of the last response and a new connection, for the `trace` extension of httpx.
 
@@ -355,7 +355,7 @@ class _Trace:
         return self.proxy
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _OwnClientTrace(_Trace):
     """Also checks the proxies that the user's own client connects to, and notes the secrets that it sends.
 

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import functools
 import logging
-import re
 from collections.abc import Mapping
 from contextvars import ContextVar
 from http import HTTPMethod, HTTPStatus
 from typing import Final
 
+from oxygent_client._core.patterns import compiled
 from oxygent_client._core.redaction import SCRUBBED
 from oxygent_client._core.text import escape_text
 from oxygent_client._core.transport import redact_url
@@ -39,11 +39,9 @@ _HARMLESS: Final = frozenset(
     ["", "HTTP/1.0", "HTTP/1.1", "HTTP/2", *HTTPMethod, *(status.phrase for status in HTTPStatus)]
 )
 """Texts that are kept where an argument of a record is exactly one of them."""
-_STARTED: Final = re.compile(
-    r"(?:host|server_hostname)='[\w.:-]*'|port=\d+|timeout=[\d.]+|request=<Request \[b'[A-Z]+'\]>"
-)
+_STARTED: Final = r"(?:host|server_hostname)='[\w.:-]*'|port=\d+|timeout=[\d.]+|request=<Request \[b'[A-Z]+'\]>"
 """The parts kept of httpcore's `.started` events, which show a proxy's password among others."""
-_ENDED: Final = re.compile(r"return_value=\((?:b'HTTP/[\d.]+', )?(?P<status>\d{3}),|exception=(?P<error>\w+)")
+_ENDED: Final = r"return_value=\((?:b'HTTP/[\d.]+', )?(?P<status>\d{3}),|exception=(?P<error>\w+)"
 """The parts kept of its other events: a response's status, an error's class."""
 _MAX_LENGTH: Final = 1000
 
@@ -111,6 +109,6 @@ def _redacted_message(logger: str, text: str) -> str:
         return escape_text(text, _MAX_LENGTH)
     event, _, values = text.partition(" ")
     if event.endswith(".started"):
-        return " ".join([event, *_STARTED.findall(values)])
-    ended = _ENDED.match(values)
+        return " ".join([event, *compiled(_STARTED).findall(values)])
+    ended = compiled(_ENDED).match(values)
     return event if ended is None else f"{event} {ended['status'] or ended['error']}"
