@@ -143,7 +143,7 @@ class CallbackDispatcher:
                 with _FILTER:
                     if not agent.event_filter(message):
                         return
-        handler = self._handler(event.type)
+        handler = self._handler(event.type) if agent.event_handlers else None
         try:  # a context manager, or a coroutine, would cost as much as most handlers
             if handler is not None:  # it gets a copy too, of no more than it needs: a message may be large
                 await handler(_content(message) if is_whole else copy_json(_content(message)))
@@ -153,7 +153,7 @@ class CallbackDispatcher:
             raise user_code_error("an event handler", error) from error
         if isinstance(action, Forward):
             if self._is_forwarding():
-                message = self._clean(action.message)
+                message = action.message if agent.sanitize is None else self._clean(action.message)
                 send = self._take_sender()
                 try:
                     await (self._send_all(send, event, message) if self._keywords else send(message))

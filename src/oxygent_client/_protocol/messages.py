@@ -39,10 +39,14 @@ def to_events(received: Iterable[ServerSentEvent], limits: Limits = Limits()) ->
     depth, parse, read = limits.depth, json_codec.PARSER, json_codec.read
     short = 2 * depth  # in a text of so many characters JSON is not too deep
     events: list[AnyEvent] = []
+    problems: tuple[str, ...]
     for sse in received:
         data = sse.data
         try:
-            message, problems = (parse(data), ()) if len(data) <= short else read(data, depth)
+            if len(data) <= short:
+                message, problems = parse(data), ()
+            else:
+                message, problems = read(data, depth)
             kind, content = message["type"], message["content"]
             cls = EVENTS[kind]
         except (LookupError, TypeError, ValueError, RecursionError, TooLargeError):
