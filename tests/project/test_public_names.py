@@ -126,28 +126,24 @@ def test_import_without_network_libraries() -> None:
 
 
 AGENT: Final = "from oxygent_client import SSEOxyGent"
+NEEDLESS: Final = {
+    *("cluster._cluster", "policies._auth", "policies._limits", "policies._tokens", "transports", "testing"),
+    *("_core.report", "_run.notebook", "profiles", "registry", "sync", "serve", "cli"),
+    # Conversations, detached runs, `map`, `restart`, tools, and all endpoints but that of runs.
+    *("_agent.conversation", "_agent.detached", "_agent.query_map", "_agent.restart", "_agent.tokens", "_agent.tool"),
+    *("concurrent.futures.thread", "_api.discovery", "_api.records", "_api.services", "_core.spellings"),
+    *("_protocol.documents", "_protocol.run_record", "cluster._run_locations"),
+    # What a run keeps for those who look at it.
+    *("_core.call_tree", "_core.open_calls", "_core.trace", "_run.answer_text", "_run.keepalive", "_run.prose"),
+    *("_run.text_updates", "_run.texts", "_run.traced_calls", "_run.unread_events", "telemetry._stats"),
+}
+"""Modules that an agent does not need for a plain run."""
 NOT_LOADED: Final = {
     # a program: modules that it does not load; those of this package without its name
     "import oxygent_client": {"_core", "typing", "anyio", "attr", "asyncio", "httpx", "json", "logging", "ssl"},
     "from oxygent_client import errors, OxyResponse": {"_agent", "anyio", "asyncio", "httpx", "ssl"},
-    AGENT: {
-        *("cluster._cluster", "policies._auth", "policies._limits", "policies._tokens", "transports", "testing"),
-        *("_core.report", "_run.notebook", "profiles", "registry", "sync", "serve", "cli"),
-        # Conversations, detached runs, `map`, `restart`, tools, and all endpoints but that of runs.
-        *("_agent.conversation", "_agent.detached", "_agent.query_map", "_agent.restart", "_agent.tokens"),
-        *(
-            "_agent.tool",
-            "_core.spellings",
-            "concurrent.futures.thread",
-            "_api.discovery",
-            "_api.records",
-            "_api.services",
-        ),
-        *("_protocol.documents", "_protocol.run_record", "cluster._run_locations"),
-        # What a run keeps for those who look at it.
-        *("_core.call_tree", "_core.open_calls", "_core.trace", "_run.answer_text", "_run.keepalive", "_run.prose"),
-        *("_run.text_updates", "_run.texts", "_run.traced_calls", "_run.unread_events", "telemetry._stats"),
-    },
+    AGENT: NEEDLESS,
+    f"{AGENT}, HTTPXTransport": NEEDLESS - {"transports"},
     f"{AGENT}, Cluster, Retry, BearerAuth": {"httpx", "httpcore", "httpx_sse", "aiohttp"},
     f"{AGENT}; SSEOxyGent(server_url='http://127.0.0.1')": {"cluster._cluster", "policies._auth", "policies._tokens"},
     "from oxygent_client.transports.aiohttp import AiohttpTransport": {"httpx", "httpcore", "httpx_sse"},

@@ -88,7 +88,10 @@ def _https_only(https_only: bool, plaintext_hosts: tuple[str, ...]) -> HTTPSOnly
 
 def _url_by_position(cls: type[Any], fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
     """Undo what attrs before 25.4 does: there `kw_only=True` makes inherited fields keyword-only, too."""
-    return [field.evolve(kw_only=field.name != "server_url") for field in fields]
+    return [
+        field if field.kw_only is (field.name != "server_url") else field.evolve(kw_only=not field.kw_only)
+        for field in fields
+    ]
 
 
 @attrs.define(slots=False, eq=False, repr=False, kw_only=True, field_transformer=_url_by_position)

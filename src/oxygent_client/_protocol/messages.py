@@ -6,7 +6,8 @@ Rule: unknown is not wrong: it becomes `Custom` or `Text`, and nothing is lost.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, cast, get_args, get_type_hints
+from inspect import get_annotations
+from typing import Any, Final, cast, get_args
 
 from oxygent_client._core import json_codec
 from oxygent_client._core.errors import TooLargeError
@@ -20,7 +21,7 @@ LEGACY_DONE: Final = "done"
 """In a stream that names no event, a message that may be the end: see `oxygent_client._run.event_buffer`."""
 
 EVENTS: Final[Mapping[str, type[AnyEvent]]] = {
-    name: cls for cls in get_args(AnyEvent) for name in get_args(get_type_hints(cls)["type"]) if isinstance(name, str)
+    name: cls for cls in get_args(AnyEvent) for name in get_args(get_annotations(cls, eval_str=True).get("type"))
 }
 """The class of each known message type, as the classes declare it; any other is `Custom`."""
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 
-import attrs
-
 from oxygent_client._core.errors import TooLargeError
 from oxygent_client._core.events import ServerSentEvent
 from oxygent_client._core.settings import Limits
@@ -24,11 +22,13 @@ LARGE: Final = 256 * 1024
 """Bytes of events that are taken together at most: what is made of them is several times as large."""
 
 
-@attrs.frozen
 class MaybeEnd:
     """A bare `done` that was received before any event was named: the end, or an agent's message (rule 3)."""
 
-    sse: ServerSentEvent
+    __slots__ = ("sse",)
+
+    def __init__(self, sse: ServerSentEvent) -> None:
+        self.sse: Final = sse
 
 
 Unread: TypeAlias = ServerSentEvent | MaybeEnd
