@@ -317,7 +317,7 @@ LISTENERS: Final[dict[str, tuple[list[str], type[SSEOxyGent], dict[str, Any], Ca
 
 
 class Counted(dict[str, Any]):
-    """A message that records who reads all of it."""
+    """A message, or its content, that records who reads all of it."""
 
     readers: list[str]
 
@@ -347,8 +347,9 @@ async def test_copies_for_receivers(
 ) -> None:
     """A message is copied only for functions of the program that receive it."""
     made: list[str] = []
-    received = Counted({"type": "x", "content": 1})
-    received.readers = made
+    content = Counted({"a": 1})
+    received = Counted({"type": "x", "content": content})
+    content.readers = received.readers = made
     delivery = CallbackDispatcher(cast("Any", cls(server_url="https://remote.test", **options)), request_of())
 
     def forwarded(_: Any) -> Any:
