@@ -1256,11 +1256,12 @@ async def test_a_redirect_to_an_invalid_url(library: Library, status: int, locat
 
 
 @FAMILY
-async def test_the_response_of_a_redirect_to_an_invalid_url(library: Library) -> None:
+@pytest.mark.parametrize("is_users", [False, True], ids=["a client of ours", "a client of the user's"])
+async def test_the_response_of_a_redirect_to_an_invalid_url(library: Library, is_users: bool) -> None:
     """A wrapper of the transport sees its status and headers, and an empty body."""
     moved = b"HTTP/1.1 302 X\r\nlocation: http:x\r\ncontent-length: 0\r\n\r\n"
-    async with serving(play(moved)) as server:
-        transport = library.transport()
+    async with serving(play(moved)) as server, library.client() as client:
+        transport = library.transport(client=client) if is_users else library.transport()
         async with transport.exchange(HTTPRequest("GET", server.url, "/get_agents")) as response:
             assert response.headers["location"] == "http:x"
             assert [chunk async for chunk in response.chunks] == []

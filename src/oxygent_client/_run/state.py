@@ -278,10 +278,7 @@ class RunState:
         buffer = self.buffer
         if buffer.ready or buffer.is_complete:
             sse = buffer.take()
-            if sse is not None:
-                return sse
-            if buffer.is_closed:
-                return Ended.ENDED
+            return Ended.ENDED if sse is None else sse
         if not is_waiting:
             self._counted = self._since = now
         return self.need()
