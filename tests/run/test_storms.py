@@ -154,7 +154,8 @@ def test_cancelling_many_streams(transport: str, loop: str, url: str, row: Row) 
         assert each.stopped == number * count
         assert each.stopping < HANGS
         assert found["before"] == each.left
-    assert second.full <= ALIKE * first.full
+    # Closing many at once takes memory, too, which the process keeps.
+    assert second.full <= ALIKE * max(first.full, first.empty)
     assert second.empty <= ALIKE * first.empty
     if count < HERE["streams"]:
         pytest.skip(f"needs {HERE['streams'] + 100} open files, went well with {count} streams")
