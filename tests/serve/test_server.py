@@ -70,6 +70,25 @@ def served(service: Service, client: Callable[[str], None], **options: Any) -> N
     threads[0].join()
 
 
+def stopped_while_streaming(toy: ToyRemote, query: str, stop: Callable[[], None], *, grace: float) -> str:
+    """Return what a client received of a stream during which `stop` was called."""
+    found: list[str] = []
+
+    def client(url: str) -> None:
+        try:
+            with opened(url, query, streamed=True) as reply:
+                reply.readline()
+                stop()
+                found.append(reply.read().decode())
+        except BaseException:
+            interrupt()
+            raise
+
+    with serve(toy) as remote:
+        served(create_app(SSEOxyGent(server_url=remote)), client, grace=grace)
+    return found[0]
+
+
 def test_it_serves_until_a_signal() -> None:
     """The service listens on a free port, and reports its URL."""
     found: list[Any] = []
@@ -92,21 +111,8 @@ def test_it_serves_until_a_signal() -> None:
 def test_a_signal_during_a_run(grace: float, end: str) -> None:
     """A run that ends within the grace period is completed; the client of another gets an error."""
     toy = ToyRemote(scripts={"short": Script([Pause(0.5)], output="x"), "long": Script([Hang()])})
-    found: list[str] = []
-
-    def client(url: str) -> None:
-        try:
-            with opened(url, "short" if grace else "long", streamed=True) as reply:
-                reply.readline()
-                interrupt()
-                found.append(reply.read().decode())
-        except BaseException:
-            interrupt()
-            raise
-
-    with serve(toy) as remote:
-        served(create_app(SSEOxyGent(server_url=remote)), client, grace=grace)
-    assert end in found[0]
+    received = stopped_while_streaming(toy, "short" if grace else "long", interrupt, grace=grace)
+    assert end in received
     assert toy.runs[0].state == ("finished" if grace else "cancelled")
 
 
@@ -114,24 +120,15 @@ def test_a_second_signal(caplog: pytest.LogCaptureFixture) -> None:
     """A second SIGINT ends the grace period: the run is stopped at the remote, and its client gets an error."""
     caplog.set_level(logging.INFO, "oxygent_client.serve")
     toy = ToyRemote(scripts={"long": Script([Hang()])})
-    found: list[str] = []
 
-    def client(url: str) -> None:
-        try:
-            with opened(url, "long", streamed=True) as reply:
-                reply.readline()
-                interrupt()
-                while "stopping" not in caplog.text:
-                    time.sleep(0.01)
-                interrupt()
-                found.append(reply.read().decode())
-        except BaseException:
-            interrupt()
-            raise
+    def interrupt_twice() -> None:
+        interrupt()
+        while "stopping" not in caplog.text:
+            time.sleep(0.01)
+        interrupt()
 
-    with serve(toy) as remote:
-        served(create_app(SSEOxyGent(server_url=remote)), client, grace=600.0)
-    assert '"code": "stopping"' in found[0]
+    received = stopped_while_streaming(toy, "long", interrupt_twice, grace=600.0)
+    assert '"code": "stopping"' in received
     assert toy.runs[0].state == "cancelled"
 
 

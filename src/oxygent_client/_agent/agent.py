@@ -499,7 +499,7 @@ class SSEOxyGent(RemoteAgent):
             share_data=self.share_data,
             limits=self.limits,
             catalog=self._catalog,
-            prepare_payload=(self.prepare_payload if self.is_hooked("prepare_payload") else self._build_shared_payload),
+            prepare_payload=self.prepare_payload if self.is_hooked("prepare_payload") else self._build_shared_payload,
             prepare_headers=self.prepare_headers,
         )
 

@@ -73,8 +73,6 @@ _HEADERS = re.compile(rf"(?:{_HEADER.pattern}\n)*+")
 def _frozen(headers: Mapping[str, str]) -> Mapping[str, str]:
     own = dict(headers)
     try:
-        if _are_usual(own):
-            return MappingProxyType(own)
         lines = "\n".join([*chain.from_iterable(own.items()), ""])
         is_valid = lines.count("\n") == 2 * len(own) and _HEADERS.fullmatch(lines)
     except TypeError:  # `prepare_headers` of a subclass may return anything
@@ -83,24 +81,6 @@ def _frozen(headers: Mapping[str, str]) -> Mapping[str, str]:
         name = next(name for name, value in own.items() if not _is_header(name, value))
         raise ConfigurationError(f"the header {str(name)[:60]!r} has a name or a value that HTTP does not allow")
     return MappingProxyType(own)
-
-
-_USUAL: Final = frozenset(
-    "accept accept-encoding authorization cache-control content-type user-agent x-api-key x-request-id".split()
-)
-
-
-def _are_usual(headers: dict[str, str]) -> bool:
-    """Whether headers have usual names and values without anything odd: most have, and to match them takes longer."""
-    values = "\n".join(["", *headers.values(), ""])
-    return (
-        _USUAL.issuperset(headers)
-        and values.count("\n") == len(headers) + 1
-        and "\n " not in values
-        and " \n" not in values
-        and values.isascii()
-        and values.replace("\n", "").isprintable()
-    )
 
 
 def _is_header(name: Any, value: Any) -> bool:

@@ -107,8 +107,7 @@ class RunConnection:
         Raises:
             ClosedError: the run was left before, or while the block waited.
         """
-        if self.is_left:
-            self.check_left()
+        self.check_left()
         if self._timer is None:
             self._timer = new_timer()
         if self._timer is not None and soonest < self._timer.at:

@@ -101,7 +101,7 @@ class EventBuffer:
     def feed(self, piece: bytes) -> bool:
         """Decode bytes; returns whether they completed an event."""
         decoder = self._decoder
-        unnamed = decoder.unnamed_events
+        unnamed_before = decoder.unnamed_events
         try:
             events = decoder.feed(piece)
         except TooLargeError as error:
@@ -118,7 +118,7 @@ class EventBuffer:
             for sse in events:
                 self._on_received(sse)
         # Whether a bare `done` may be the end depends on the names before it, not on those after it in the same piece.
-        unnamed = decoder.unnamed_events - unnamed
+        unnamed = decoder.unnamed_events - unnamed_before
         if not unnamed and self.done is None and self._close is None:
             for sse in events:
                 if sse.event == CLOSE:

@@ -1,7 +1,7 @@
 """Open and close connections completely, despite cancellation.
 
 Rule 1: on asyncio, a native cancellation passes anyio's shields, and a second one interrupts the cleanup after the
-    first. So the work runs in a task of its own there, and is awaited.
+    first. So the work runs in a task of its own there, and is awaited; `run_through` makes its steps instead.
 Rule 2: no cancellation is swallowed: it is raised again when the work has ended. `uncancel` is never called.
 Rule 3: no task is left behind, unless closing takes longer than CLOSE_SECONDS.
 """
