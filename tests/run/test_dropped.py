@@ -20,6 +20,7 @@ import attrs
 import pytest
 
 from oxygent_client import Heartbeat, SSEOxyGent
+from oxygent_client._core.per_loop import this_loop
 from oxygent_client._run.abandoned import forget, sweep, watch
 from oxygent_client._run.outcome import OutcomeTracker
 from oxygent_client.policies import ConcurrencyLimit
@@ -225,7 +226,7 @@ def test_a_loop_that_is_gone() -> None:
             """Counts calls of `abandon`, as a run has it."""
 
     async def begin(run: Lost) -> weakref.ref[asyncio.AbstractEventLoop]:
-        watch(run, RunObservation(observers=(ends,)), Context(), OutcomeTracker())
+        watch(run, this_loop(), RunObservation(observers=(ends,)), Context(), OutcomeTracker())
         return weakref.ref(asyncio.get_running_loop())
 
     ends, runs = Ends(), [Lost()]

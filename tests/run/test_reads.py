@@ -17,6 +17,7 @@ import pytest
 import uvloop
 from anyio.lowlevel import current_token
 
+from oxygent_client._core.per_loop import this_loop
 from oxygent_client._core.transport import BufferedChunks
 from oxygent_client._run.reads import TimerReads, loop_clock, new_reads
 from tests.support.slow_cleanup import wait_and_clean_up
@@ -411,7 +412,7 @@ def test_no_timer_is_left() -> None:
 
 async def test_the_clock() -> None:
     """Each event loop has its own clock and reader."""
-    assert loop_clock()() == anyio.current_time()
+    assert loop_clock(this_loop())() == anyio.current_time()
     is_asyncio = isinstance(current_token().native_token, asyncio.AbstractEventLoop)
     assert isinstance(new_reads(), TimerReads) is is_asyncio
 
@@ -426,7 +427,7 @@ def test_a_clock_of_the_users_own(is_for_all: bool, monkeypatch: pytest.MonkeyPa
     async def work() -> float:
         target = asyncio.BaseEventLoop if is_for_all else asyncio.get_running_loop()
         monkeypatch.setattr(target, "time", fixed)
-        return loop_clock()()
+        return loop_clock(this_loop())()
 
     loop = asyncio.new_event_loop()
     try:

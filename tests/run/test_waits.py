@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import pytest
 
+from oxygent_client._core.per_loop import this_loop
 from oxygent_client._run.waits import Scope, TimedScope, Timer, new_scope, new_timer
 from tests.support.slow_cleanup import wait_and_clean_up
 from tests.support.virtual import VirtualLoop
@@ -26,7 +27,7 @@ NEVER: Final = math.inf
 
 def scope(seconds: float) -> Scope:
     """A block of so many seconds."""
-    return new_scope(new_timer(), anyio.current_time() + seconds)
+    return new_scope(new_timer(this_loop()), anyio.current_time() + seconds)
 
 
 async def test_the_deadline() -> None:
@@ -71,7 +72,7 @@ async def test_a_deadline_that_moves(first: float, then: float) -> None:
 )
 async def test_blocks_in_blocks(outer: float, inner: float, interrupted: tuple[bool, bool]) -> None:
     """Of two blocks with one timer the one whose deadline has passed is interrupted."""
-    timer, now = new_timer(), anyio.current_time()
+    timer, now = new_timer(this_loop()), anyio.current_time()
     with new_scope(timer, now + outer) as around, new_scope(timer, now + inner) as within:
         await anyio.sleep(NEVER)
     assert (around.cancelled_caught, within.cancelled_caught) == interrupted

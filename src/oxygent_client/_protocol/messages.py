@@ -87,17 +87,22 @@ def trace_id_of(event: Event) -> str:
     That is an answer, an observation of a root, or the close event. Others may come from runs within the run, and the
     content of an answer is the agent's own.
     """
-    message = event.message
+    message: Any = event.message
     if not isinstance(message, dict):
         return ""
-    places = [cast("dict[str, Any]", message)]
+    fields: dict[str, Any] = message
+    named = fields.get("current_trace_id")
     if isinstance(event, Observation):
-        content = cast("dict[str, Any]", event.content)
+        content: dict[str, Any] = event.content
         if content.get("caller_category") != "user":
             return ""
-        places.insert(0, content)
-    ids = [place.get("current_trace_id") for place in places]
-    return next((str(each) for each in ids if each != "" and type(each) in (str, int)), "")
+        own = content.get("current_trace_id")
+        named = named if own == "" or type(own) not in _IDS else own
+    return str(named) if type(named) in _IDS else ""
+
+
+_IDS: Final = (str, int)
+"""Classes of what may be a trace id."""
 
 
 def is_event_stream(content_type: str) -> bool:

@@ -15,7 +15,7 @@ from collections import deque
 from typing import Any, Final, Protocol, cast
 
 from oxygent_client._core.log import log_event
-from oxygent_client._core.per_loop import call_soon, this_loop
+from oxygent_client._core.per_loop import call_soon
 from oxygent_client._core.transport import Context
 from oxygent_client._run.outcome import OutcomeTracker
 from oxygent_client.telemetry._observers import RunObservation
@@ -51,10 +51,13 @@ _WATCHED: Final[dict[weakref.ref[Any], set[AbandonedWatch]]] = {}
 _LOST: Final[deque[AbandonedWatch]] = deque()
 
 
-def watch(run: Abandonable, observed: RunObservation, context: Context, tracker: OutcomeTracker) -> AbandonedWatch:
-    """Watch over `run`, which begins now, until `end`."""
-    sweep()
-    loop = weakref.ref(this_loop())
+def watch(
+    run: Abandonable, running: object, observed: RunObservation, context: Context, tracker: OutcomeTracker
+) -> AbandonedWatch:
+    """Watch over `run`, which begins now in this event loop, until `end`."""
+    if _LOST:
+        sweep()
+    loop = weakref.ref(running)
     watched = _WATCHED.get(loop)
     if watched is None or len(_WATCHED) > 1:
         _end_with_their_loops()

@@ -108,11 +108,18 @@ class RunConnection:
             ClosedError: the run was left before, or while the block waited.
         """
         self.check_left()
-        if self._timer is None:
-            self._timer = new_timer()
         if self._timer is not None and soonest < self._timer.at:
             self._timer.arm(soonest)
         return _Waiting(self, new_scope(self._timer, deadline))
+
+    def part(self) -> Scope:
+        """The scope of a part of a wait, which ends when its deadline, which is to be set, has passed.
+
+        Raises:
+            ClosedError: the run was left before.
+        """
+        self.check_left()
+        return new_scope(self._timer, math.inf)
 
     def dismiss(self) -> bool:
         """End the wait of another task, for good; returns whether one waits, or is closing the connection."""
@@ -122,10 +129,14 @@ class RunConnection:
             self.wait.cancel()
         return is_reading or self.wait is not None or self._is_closing
 
-    async def acquire(self, lease: Lease, now: Callable[[], float]) -> Transport:
-        """Acquire a transport until `close`; `now` is the clock of the event loop."""
+    def begin(self, loop: object, now: Callable[[], float]) -> None:
+        """The run begins in this event loop, whose clock is `now`."""
+        self._timer, self._now = new_timer(loop), now
+
+    async def acquire(self, lease: Lease) -> Transport:
+        """Acquire a transport until `close`."""
         self.transport = await lease.__aenter__()
-        self._lease, self._now = lease, now
+        self._lease = lease
         return self.transport
 
     async def open(self) -> HTTPRequest:
@@ -209,7 +220,7 @@ class RunConnection:
         """Close the connection, and give the transport back."""
         if self._reads is not None:
             self._reads.close()
-        if self._timer is not None:
+        elif self._timer is not None:
             self._timer.disarm()
         self._reads, self._timer, self._now = None, None, anyio.current_time  # they refer to the event loop
         exchange, self._exchange = self._exchange, None
@@ -223,20 +234,17 @@ class RunConnection:
 
     async def _close(self, block: OpenExchange | Lease, error: BaseException | None) -> None:
         self._is_closing = True
+        leaving = block.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)
         try:
             if isinstance(block, OpenExchange) and Layer.closes_safely(self.transport):
-                await self._leave(block, error)
+                await leaving
             else:
                 with anyio.CancelScope(shield=True, deadline=self._now() + CLOSE_SECONDS):
-                    await self._leave(block, error)
-        finally:
-            self._is_closing = False
-
-    async def _leave(self, block: OpenExchange | Lease, error: BaseException | None) -> None:
-        try:
-            await block.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)
+                    await leaving
         except OxyError as failure:
             log_event("debug", self.context, "closing the connection failed: %s", failure)
+        finally:
+            self._is_closing = False
 
 
 class _Waiting:

@@ -102,7 +102,7 @@ class EventReader:
         """
         state = self.state
         watch = _HeaderWatch(self.now, state.timeouts.idle)
-        with self.connection.waiting() as watch.wait:
+        with self.connection.part() as watch.wait:
             state.tracker.watch = watch
             try:
                 state.request_sent(self.now())
@@ -117,8 +117,11 @@ class EventReader:
                 raise state.timeout_error("idle", "; the record says that the run is at work")
 
     def _note_open(self, sent: HTTPRequest) -> None:
-        said = {"url": redact_url(sent.url), "seconds": self.now() - self.state.began}
-        self.observed.note("streaming", self.context, said)
+        observed, seconds = self.observed, self.now() - self.state.began
+        if observed.headers_after is None:  # a reconnect brings headers again
+            observed.headers_after = seconds
+        if observed.observers:
+            observed.note("streaming", self.context, {"url": redact_url(sent.url), "seconds": seconds})
 
     async def next(self) -> ServerSentEvent | None:
         """Wait for the next event; None if the run has ended, by its stream or by its record.
@@ -191,8 +194,9 @@ class EventReader:
 
     def _receive(self, piece: bytes, now: float) -> None:
         observed, state, size = self.observed, self.state, len(piece)
-        if not observed.bytes:
-            observed.note("first_byte", self.context, {"seconds": now - state.began})
+        if observed.first_byte_after is None:
+            observed.first_byte_after = now - state.began
+            observed.note("first_byte", self.context, {"seconds": observed.first_byte_after})
         observed.bytes += size
         news = state.receive_data(piece, now)
         buffer = state.buffer
@@ -205,7 +209,8 @@ class EventReader:
         """Log what `RunState.receive_data` has returned."""
         for news in received:
             if news == "first_event":
-                log_event("first_event", self.context, "received the first event", seconds=now - self.state.began)
+                seconds = self.observed.first_event_after = now - self.state.began
+                log_event("first_event", self.context, "received the first event", seconds=seconds)
             else:
                 who = self.context.sent.shown(self.connection.answered_by, 60)
                 text = "a proxy buffers the stream: it was held back (answered by: %s)"

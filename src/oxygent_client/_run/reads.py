@@ -51,13 +51,12 @@ class Reads(Protocol):
 
 def new_reads(timer: Timer | None = None) -> Reads:
     """For the running event loop, with the timer of the run if it has one."""
-    timer = timer or new_timer()
+    timer = timer or new_timer(this_loop())
     return ScopeReads() if timer is None else TimerReads(timer)
 
 
-def loop_clock() -> Callable[[], float]:
-    """The clock of the running event loop."""
-    loop = this_loop()
+def loop_clock(loop: object) -> Callable[[], float]:
+    """The clock of this event loop, which is running."""
     if not isinstance(loop, asyncio.AbstractEventLoop):
         return anyio.current_time
     return time.monotonic if getattr(loop.time, "__func__", None) is _USUAL_TIME else loop.time  # which calls it

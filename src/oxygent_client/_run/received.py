@@ -6,7 +6,7 @@ Rule 2: what only a reader of `texts` or `partial` needs waits until it is read,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from oxygent_client._core.events import (
     Event,
@@ -65,8 +65,8 @@ class ReceivedEvents:
     def note(self, event: Event, action: Action) -> None:
         """Add an event, and the action of the router."""
         cls = event.__class__
-        if action.__class__ is SetAnswer:
-            self.answer, self.unread = cast("SetAnswer", action), ""
+        if type(action) is SetAnswer:
+            self.answer, self.unread = action, ""
         if cls is RemoteErrorEvent or (event.type is None and event.sse.event == "error"):
             self.error = event
         if event.problems and cls is Text:

@@ -45,6 +45,7 @@ from oxygent_client._core.events import (
     ToolCall,
 )
 from oxygent_client._core.log import log_event
+from oxygent_client._core.per_loop import this_loop
 from oxygent_client._core.requests import OxyResponse
 from oxygent_client._core.sent_secrets import SentSecrets
 from oxygent_client._core.transport import NO_CONTEXT, redact_url
@@ -292,13 +293,16 @@ class Run:
         if before is not None and not request.idempotent:
             raise before
         self._opened = True
-        self._now = self._reader.now = loop_clock()
-        self._state.start(self._now())
-        self._trace.begin(self._now())
-        url = self._config.base_url
-        begun = {"request": request, "server_url": redact_url(url) if url else ""}
-        self._watch = watch(self, self._config.observed, self._context, self._state.tracker)
-        self._caller.run(self._config.observed.note, "begun", self._context, begun)
+        loop = this_loop()
+        self._now = self._reader.now = loop_clock(loop)
+        self._connection.begin(loop, self._now)
+        now = self._now()
+        self._state.start(now)
+        self._trace.begin(now)
+        url, observed = self._config.base_url, self._config.observed
+        begun = {"request": request, "server_url": redact_url(url) if url and observed.observers else ""}
+        self._watch = watch(self, loop, observed, self._context, self._state.tracker)
+        self._caller.run(observed.note, "begun", self._context, begun)
         del self._caller  # and all that its variables hold
         try:
             await self._config.listener.opened()
@@ -336,7 +340,7 @@ class Run:
         self._claim_id()
         idle = self._state.timeouts.idle
         with connection.waiting(self._state.deadline, soonest=math.inf if idle is None else self._now() + idle):
-            transport = await connection.acquire(config.lease(), self._now)
+            transport = await connection.acquire(config.lease())
             while True:
                 deadline = self._state.deadline
                 context = self._context.changed(
@@ -752,19 +756,21 @@ class Run:
             return
         self._closed = True
         observed, inbox = self._config.observed, self._state.buffer
-        observed.hold(0)
+        if observed.buffered:
+            observed.hold(0)
         if inbox.is_within_event or inbox.held_bytes:
             inbox.start_anew()  # who keeps the error of a run keeps the run, but not half an event
         self._release()
         reason = type(error).__name__ if error else "its end" if inbox.is_closed or self._state.record else "left"
+        outcome = str(self._state.tracker.outcome)
         log_event(
             "closed",
             self._context,
             "closed (%s), outcome %s",
             reason,
-            self.outcome,
+            outcome,
             reason=reason,
-            outcome=str(self.outcome),
+            outcome=outcome,
             seconds=self._seconds,
             bytes=observed.bytes,
             events=observed.events,

@@ -6,6 +6,7 @@ Rule 2: an event costs little until a trace is made, or until many wait: most ru
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -33,10 +34,10 @@ MOST_WAITING_BYTES: Final = 256 * 1024
 class TraceCollector:
     """Takes the events of a run; `at` is the time of the event loop's clock."""
 
-    __slots__ = ("_calls", "_end", "_start", "_waiting", "_waiting_size", "began")
+    __slots__ = ("_began", "_calls", "_end", "_start", "_waiting", "_waiting_size")
 
     def __init__(self) -> None:
-        self.began: datetime | None = None
+        self._began: float | None = None  # by the system's clock, in seconds
         self._start = 0.0
         self._end: float | None = None
         self._waiting: list[tuple[Event, float]] | None = None  # while there is none
@@ -45,7 +46,7 @@ class TraceCollector:
 
     def begin(self, at: float) -> None:
         """The run begins."""
-        self.began, self._start = datetime.now(UTC), at
+        self._began, self._start = time.time(), at
 
     def end(self, at: float) -> None:
         """The run is over."""
@@ -53,7 +54,7 @@ class TraceCollector:
 
     def _seconds(self, now: Callable[[], float]) -> float | None:
         """How long the run has taken, until now or until its end; None if it has not begun."""
-        return None if self.began is None else (now() if self._end is None else self._end) - self._start
+        return None if self._began is None else (now() if self._end is None else self._end) - self._start
 
     def note(self, event: Event, at: float) -> None:
         """Take an event of a class in TRACED. It waits until a trace is made, or until there are many."""
@@ -90,7 +91,8 @@ class TraceCollector:
         from oxygent_client._core.trace import Trace
 
         traced = self._sort()
-        values: dict[str, Any] = {"began": self.began, "seconds": self._seconds(now), "status": status, **fields}
+        began = None if self._began is None else datetime.fromtimestamp(self._began, UTC)
+        values: dict[str, Any] = {"began": began, "seconds": self._seconds(now), "status": status, **fields}
         if record is None:
             made = traced.made(clean, is_over=status != "running")
             return Trace(calls=made, dropped=traced.dropped, **values)

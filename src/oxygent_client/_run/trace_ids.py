@@ -126,7 +126,8 @@ class TraceIdRegistry:
                 table.clear()
 
     def _claim(self, base_url: str, wanted: str, trace_id: str, node_id: str) -> TraceIdLease:
-        self._take_back()
+        if self._lost:
+            self._take_back()
         server = server_identity(base_url)
         key, remote = (server, wanted), wanted
         if key in self._in_flight or key in self._soiled or _call(server, trace_id, node_id) in self._calls:

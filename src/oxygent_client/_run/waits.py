@@ -16,8 +16,6 @@ from typing import Any, Final, Protocol, Self, TypeAlias
 
 import anyio
 
-from oxygent_client._core.per_loop import this_loop
-
 TICK: Final = 0.001
 """The resolution of uvloop's timers, in seconds. One that fires earlier than it is due would be armed for at once."""
 
@@ -91,7 +89,8 @@ class Timer:
     def arm(self, at: float) -> None:
         """Fire at this time, or earlier."""
         if at < self.at:
-            self.disarm()
+            if self._handle is not None:
+                self._handle.cancel()
             self._handle, self.at = self.loop.call_at(at, self._fire), at
 
     def disarm(self) -> None:
@@ -111,12 +110,15 @@ class Timer:
 
     def remove(self, sleeper: Sleeper) -> None:
         """Forget `sleeper`, which was added."""
-        self.sleepers = tuple(each for each in self.sleepers if each is not sleeper)
+        sleepers = self.sleepers
+        if sleepers[-1] is sleeper:  # as it is where blocks are nested
+            self.sleepers = sleepers[:-1]
+        else:
+            self.sleepers = tuple(each for each in sleepers if each is not sleeper)
 
 
-def new_timer() -> Timer | None:
-    """The timer of a run in the running event loop; None on trio, whose cancel scopes are cheap."""
-    loop = this_loop()
+def new_timer(loop: object) -> Timer | None:
+    """The timer of a run in this event loop, which is running; None on trio, whose cancel scopes are cheap."""
     return Timer(loop) if isinstance(loop, asyncio.AbstractEventLoop) else None
 
 

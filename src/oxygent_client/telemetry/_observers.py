@@ -129,8 +129,12 @@ class RunObservation:
     taken: int = attrs.field(default=0, init=False, repr=False)
     """Messages received, with those that are `ahead` of the reader."""
     ahead: Sized = attrs.field(default=(), init=False, repr=False)
-    has_headers: bool = attrs.field(default=False, init=False)
-    """Whether response headers of an event stream were received."""
+    headers_after: float | None = attrs.field(default=None, init=False)
+    """Seconds from the beginning to the first response headers of an event stream; None before them."""
+    first_byte_after: float | None = attrs.field(default=None, init=False)
+    """Seconds to the first bytes of the stream."""
+    first_event_after: float | None = attrs.field(default=None, init=False)
+    """Seconds to the first event."""
     buffered: int = attrs.field(default=0, init=False)
     """Bytes buffered: of an incomplete event, and of the last chunk until all of its events were read."""
     _has_failed: bool = attrs.field(default=False, init=False, repr=False)

@@ -57,23 +57,30 @@ class _Times:
             self._count()
 
     def _count(self) -> None:
-        for text, count in Counter(map(_two_digits, self._new)).items():
-            self._counts[min(max(float(text), SHORTEST), LONGEST)] += count
+        self._counts += _rounded(self._new)
         self._new.clear()
 
-    def quantiles(self) -> Quantiles:
-        """The quantiles so far."""
+    def quantiles(self, more: Iterable[float | None] = ()) -> Quantiles:
+        """The quantiles so far, with those of `more` that are known."""
         from oxygent_client.telemetry._stats import Quantiles
 
         self._count()
-        total = self._counts.total()
+        counts = self._counts + _rounded(each for each in more if each is not None)
+        total = counts.total()
         found: list[float] = []
         passed = 0
-        for seconds in sorted(self._counts):
-            passed += self._counts[seconds]
+        for seconds in sorted(counts):
+            passed += counts[seconds]
             while len(found) < 3 and passed >= (0.5, 0.9, 0.99)[len(found)] * total:
                 found.append(seconds)
         return Quantiles(total, *found)
+
+
+def _rounded(durations: Iterable[float]) -> Counter[float]:
+    found = Counter[float]()
+    for text, count in Counter(map(_two_digits, durations)).items():
+        found[min(max(float(text), SHORTEST), LONGEST)] += count
+    return found
 
 
 class StatsCollector:
@@ -86,7 +93,7 @@ class StatsCollector:
         self._live: WeakKeyDictionary[RunObservation, float] = WeakKeyDictionary()
         self._successes = 0
         self._failures: Counter[str] = Counter()
-        self._times = {name: _Times() for name in ("streaming", "first_byte", "first_event", "ended")}
+        self._headers, self._first_bytes, self._first_events, self._ends = _Times(), _Times(), _Times(), _Times()
         self._bytes = 0
         self._events = 0
         self._retries = 0
@@ -123,17 +130,6 @@ class StatsCollector:
         self._runs += 1
         self._live[run] = self._clock()
 
-    def _headers(self, run: RunObservation, context: Context, fields: Mapping[str, Any]) -> None:
-        if not run.has_headers:  # a reconnect brings headers again
-            run.has_headers = True
-            self._times["streaming"].add(fields["seconds"])
-
-    def _first_byte(self, run: RunObservation, context: Context, fields: Mapping[str, Any]) -> None:
-        self._times["first_byte"].add(fields["seconds"])
-
-    def _first_event(self, run: RunObservation, context: Context, fields: Mapping[str, Any]) -> None:
-        self._times["first_event"].add(fields["seconds"])
-
     def _retry(self, run: RunObservation, context: Context, fields: Mapping[str, Any]) -> None:
         self._retries += context.purpose != "discover"  # requests for a record may be retried, too
 
@@ -147,13 +143,16 @@ class StatsCollector:
         if end == "failed":
             self._failures[type(fields["error"]).__name__] += 1
         if end != "left":
-            self._times["ended"].add(fields["seconds"])
+            self._ends.add(fields["seconds"])
+        if run.headers_after is not None:
+            self._headers.add(run.headers_after)
+        if run.first_byte_after is not None:
+            self._first_bytes.add(run.first_byte_after)
+        if run.first_event_after is not None:
+            self._first_events.add(run.first_event_after)
 
     _ACTS: ClassVar[Mapping[str, Callable[[Any, RunObservation, Context, Mapping[str, Any]], None]]] = {
         "begun": _begin,
-        "streaming": _headers,
-        "first_byte": _first_byte,
-        "first_event": _first_event,
         "retry": _retry,
         "ended": _end,
     }
@@ -171,17 +170,16 @@ class StatsCollector:
         with self._lock:
             live = dict(self._live)
             self._buffered = sum(run.buffered for run in live)  # without runs that were dropped
-            times = {name: each.quantiles() for name, each in self._times.items()}
             return Stats(
                 runs=self._runs,
                 successes=self._successes,
                 failures=self._failures,
                 left=self._runs - self._successes - self._failures.total() - len(live),
                 in_flight=len(live),
-                headers=times["streaming"],
-                first_byte=times["first_byte"],
-                first_event=times["first_event"],
-                end=times["ended"],
+                headers=self._headers.quantiles(run.headers_after for run in live),
+                first_byte=self._first_bytes.quantiles(run.first_byte_after for run in live),
+                first_event=self._first_events.quantiles(run.first_event_after for run in live),
+                end=self._ends.quantiles(),
                 bytes=self._bytes + sum(run.bytes for run in live),
                 events=self._events + sum(run.events for run in live),
                 retries=self._retries,
