@@ -78,6 +78,21 @@ async def test_blocks_in_blocks(outer: float, inner: float, interrupted: tuple[b
     assert (around.cancelled_caught, within.cancelled_caught) == interrupted
 
 
+async def test_blocks_side_by_side() -> None:
+    """Blocks of two tasks with one timer end in any order; the one that goes on keeps its deadline."""
+    timer, now, ended = new_timer(this_loop()), anyio.current_time(), list[tuple[float, bool]]()
+
+    async def wait(deadline: float, seconds: float) -> None:
+        with new_scope(timer, now + deadline) as block:
+            await anyio.sleep(seconds)
+        ended.append((anyio.current_time() - now, block.cancelled_caught))
+
+    async with anyio.create_task_group() as group:
+        for arguments in ((100, 3), (5, NEVER), (50, 4)):
+            group.start_soon(wait, *arguments)
+    assert ended == [(3, False), (4, False), (5, True)]
+
+
 async def test_a_cancel_scope_around_fires_during_the_cleanup() -> None:
     """A cancel scope around a block that its task group has not left yet after the deadline takes its own effect."""
     with anyio.move_on_after(5.5) as around:

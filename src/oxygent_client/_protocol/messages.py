@@ -87,10 +87,9 @@ def trace_id_of(event: Event) -> str:
     That is an answer, an observation of a root, or the close event. Others may come from runs within the run, and the
     content of an answer is the agent's own.
     """
-    message: Any = event.message
-    if not isinstance(message, dict):
+    fields: dict[str, Any] = event.message
+    if not isinstance(event.message, dict):
         return ""
-    fields: dict[str, Any] = message
     named = fields.get("current_trace_id")
     if isinstance(event, Observation):
         content: dict[str, Any] = event.content

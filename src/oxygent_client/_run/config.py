@@ -18,15 +18,16 @@ from oxygent_client.telemetry._observers import RunObservation
 
 
 class Lease(Protocol):
-    """A context manager: a transport for the time of a run."""
+    """A transport for the time of a run, until `__aexit__`."""
+
+    @property
+    def transport(self) -> Transport:
+        """The transport."""
+        ...
 
     @property
     def temporary(self) -> Transport | None:
-        """What leaving the block closes; None if leaving does nothing."""
-        ...
-
-    async def __aenter__(self) -> Transport:
-        """Return the transport."""
+        """What is closed at the end; None if there is nothing to do."""
         ...
 
     async def __aexit__(self, *error: object) -> None:

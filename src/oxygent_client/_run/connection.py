@@ -133,10 +133,9 @@ class RunConnection:
         """The run begins in this event loop, whose clock is `now`."""
         self._timer, self._now = new_timer(loop), now
 
-    async def acquire(self, lease: Lease) -> Transport:
-        """Acquire a transport until `close`."""
-        self.transport = await lease.__aenter__()
-        self._lease = lease
+    def acquire(self, lease: Lease) -> Transport:
+        """Have this transport until `close`."""
+        self._lease, self.transport = lease, lease.transport
         return self.transport
 
     async def open(self) -> HTTPRequest:

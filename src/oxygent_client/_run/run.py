@@ -340,7 +340,7 @@ class Run:
         self._claim_id()
         idle = self._state.timeouts.idle
         with connection.waiting(self._state.deadline, soonest=math.inf if idle is None else self._now() + idle):
-            transport = await connection.acquire(config.lease())
+            transport = connection.acquire(config.lease())
             while True:
                 deadline = self._state.deadline
                 context = self._context.changed(
