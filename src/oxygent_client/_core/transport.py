@@ -297,6 +297,12 @@ class HTTPResponse:
         return f"<HTTPResponse {self.status} to {self.request!r}>"
 
 
+class SelfClosing(AbstractAsyncContextManager[HTTPResponse]):
+    """Base class of exchanges that close themselves when they are dropped, as event loops close generators."""
+
+    __slots__ = ()
+
+
 class OpenExchange:
     """Holds the open exchange of a request: one at most, of several that follow each other.
 

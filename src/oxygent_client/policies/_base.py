@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, cast, run
 
 import attrs
 
-from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, OpenExchange, Purpose, Transport
+from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, OpenExchange, Purpose, SelfClosing, Transport
 
 PolicyKind: TypeAlias = Literal["concurrency", "rate", "retry", "auth", "redirect", "https-only"]
 """What a policy is about. A chain has at most one of each kind; `ORDER` is their order."""
@@ -55,12 +55,12 @@ class StatelessPolicy:
 async def _in_a_generator(
     exchange: AbstractAsyncContextManager[HTTPResponse],
 ) -> AsyncGenerator[HTTPResponse, None]:
-    """An exchange that is left also when its run is dropped: event loops close generators, and no other object."""
+    """An exchange that is left also when its run is dropped: event loops close generators."""
     async with exchange as response:
         yield response
 
 
-_OF_A_GENERATOR: Final = type(_in_a_generator(cast("Any", None)))
+_SELF_CLOSING: Final = (type(_in_a_generator(cast("Any", None))), SelfClosing)
 
 
 @attrs.define(eq=False)
@@ -92,7 +92,7 @@ class Layer:
         if isinstance(transport, Layer) and type(transport).exchange is Layer.exchange:
             return transport._respond(exchange, request)  # noqa: SLF001  (of this class)
         entered = transport.exchange(request)
-        if type(entered) is not _OF_A_GENERATOR:
+        if not isinstance(entered, _SELF_CLOSING):
             entered = _in_a_generator(entered)
         return exchange.enter(entered)
 

@@ -36,24 +36,31 @@ class _Unknown:
         return self
 
 
-class _Exchange:
-    """A context manager; the block calls it once it knows which connection is in use, since exchanges may share one."""
+class CountedExchange:
+    """An exchange that uses a connection, from now until its `end`; as a context manager, until the end of the block.
+
+    It is called once it is known which connection is in use, since exchanges may share one.
+    """
 
     __slots__ = ("_key", "_uses")
 
     def __init__(self, uses: dict[object, Use]) -> None:
         self._uses = uses
-        self._key = _Unknown()  # not this object, which the dictionary would keep
+        key = self._key = _Unknown()  # not this object, which the dictionary would keep
+        uses[key] = key
+
+    def end(self) -> None:
+        """End the exchange."""
+        self._uses.pop(self._key, None)
 
     def __enter__(self) -> Self:
-        self._uses[self._key] = self._key
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._uses.pop(self._key, None)
+        self.end()
 
     def __del__(self) -> None:
-        self._uses.pop(self._key, None)  # an event loop that was closed meanwhile never leaves the block
+        self.end()  # an event loop that was closed meanwhile never leaves the block
 
     def __call__(self, use: Use) -> None:
         """Note what uses the connection."""
@@ -87,9 +94,9 @@ class ConnectionCounter(Generic[T]):
     def _alive(self) -> list[T]:
         return [connection for each in self._known.keyrefs() if (connection := each()) is not None]
 
-    def exchange(self) -> _Exchange:
-        """Count an exchange as using a connection, in the block."""
-        return _Exchange(self._uses)
+    def exchange(self) -> CountedExchange:
+        """Count an exchange as using a connection from now on."""
+        return CountedExchange(self._uses)
 
     def __call__(self) -> tuple[int, int]:
         """Return the number of open connections, and how many of them are idle."""

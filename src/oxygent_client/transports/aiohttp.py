@@ -13,8 +13,8 @@ import inspect
 import re
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -41,9 +41,9 @@ from oxygent_client._core.errors import (
     RemoteProtocolError,
     TLSError,
 )
-from oxygent_client._core.per_loop import this_loop
-from oxygent_client._core.transport import BufferedChunks, HTTPRequest, HTTPResponse
-from oxygent_client.transports._connection_count import ConnectionCounter
+from oxygent_client._core.per_loop import call_soon, this_loop
+from oxygent_client._core.transport import BufferedChunks, HTTPRequest, HTTPResponse, SelfClosing
+from oxygent_client.transports._connection_count import ConnectionCounter, CountedExchange
 from oxygent_client.transports._error_map import (
     LOST,
     NO_TLS,
@@ -283,23 +283,65 @@ class _Chunks:
         return self
 
     async def __anext__(self) -> bytes:
-        piece: bytes
         try:
-            piece = await self._content.readany()
-        except Exception:
-            with our_records(), ERRORS.mapped(self._url, reading=True):
-                # It raises an error before it returns the bytes received before that.
-                piece = self._content._read_nowait(-1)  # noqa: SLF001  (there is no public way)
-                if not piece:
-                    raise
-        if piece:
-            return piece
-        # aiohttp takes any end of the connection, a reset too, for the end of a body of unknown length.
+            piece: bytes = await self._content.readany()
+        except Exception as error:  # noqa: BLE001  (it is mapped)
+            piece = self._rest(error)
+        if not piece:
+            self._check_end()
+            raise StopAsyncIteration
+        return piece
+
+    def _rest(self, error: Exception) -> bytes:
+        """Return the bytes that were received before `error`, which aiohttp raises first; else raise it."""
+        with our_records(), ERRORS.mapped(self._url, reading=True):
+            rest: bytes = self._content._read_nowait(-1)  # noqa: SLF001  (there is no public way)
+            if not rest:
+                raise error
+        return rest
+
+    def _check_end(self) -> None:
+        """Refuse a reset: aiohttp takes any end of the connection for the end of a body of unknown length."""
         protocol, self._protocol = self._protocol, None
         if protocol is not None and isinstance(lost := protocol.exception(), OSError):
             with ERRORS.mapped(self._url, reading=True):
                 raise lost
-        raise StopAsyncIteration
+
+
+class _Exchange(SelfClosing):
+    """An exchange that holds no more than an idle stream needs: a generator takes ten times the memory."""
+
+    __slots__ = ("_respond", "loop", "response", "use")
+
+    def __init__(self, respond: Callable[[_Exchange], Awaitable[HTTPResponse]]) -> None:
+        self._respond: Callable[[_Exchange], Awaitable[HTTPResponse]] | None = respond
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.response: aiohttp.ClientResponse | None = None
+        self.use: CountedExchange | None = None
+
+    async def __aenter__(self) -> HTTPResponse:
+        respond, self._respond = self._respond, None  # it has the request, whose body may be large
+        assert respond is not None
+        try:
+            return await respond(self)
+        except BaseException:
+            self._close()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        response, self.response = self.response, None
+        if response is not None:
+            with our_records():
+                response.close()  # does nothing after the end of the body: the connection is back in the pool already
+        if self.use is not None:
+            self.use.end()
+
+    def __del__(self) -> None:
+        if self.response is not None:
+            call_soon(self.loop, self.response.close)
 
 
 _header_name: Final = functools.lru_cache(maxsize=256)(istr)
@@ -387,14 +429,17 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
         )
 
     @closes_safely
-    @asynccontextmanager
-    async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
+    def exchange(self, request: HTTPRequest, /) -> AbstractAsyncContextManager[HTTPResponse]:
         """As `Transport.exchange`.
 
         Raises:
             ConfigurationError: the event loop is not asyncio's; use `HTTPXTransport`.
         """
-        if not isinstance(this_loop(), asyncio.AbstractEventLoop):
+        return _Exchange(partial(self._respond, request))
+
+    async def _respond(self, request: HTTPRequest, exchange: _Exchange) -> HTTPResponse:
+        loop = this_loop()
+        if not isinstance(loop, asyncio.AbstractEventLoop):
             raise ConfigurationError("AiohttpTransport runs on asyncio only; use HTTPXTransport on trio")
         session, proxy, url = self._start(request)
         data: object = request.body or None
@@ -403,35 +448,27 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
             starts = range(0, len(request.body), UPLOAD_BYTES)
             data = BufferedChunks(*(request.body[start : start + UPLOAD_BYTES] for start in starts))
             length = {"content-length": str(len(request.body))}
-        with self._counter.exchange() as use:
-            with our_records(), ERRORS.mapped(url, proxy=proxy):
-                response = await session.request(
-                    request.method,
-                    URL(request.url, encoded=True),
-                    data=data,
-                    headers={_header_name(name): value for name, value in {**length, **request.headers}.items()},
-                    allow_redirects=False,
-                    raise_for_status=False,
-                    auto_decompress=False,
-                    **_HEAD_LIMITS,
-                    proxy=None if proxy is None else proxy.url,
-                    ssl=self._tls_context(request, proxy),
-                    timeout=_connect_timeout(session.timeout.connect, session.timeout.sock_connect),
-                )
-            chunks = _Chunks(response, url)
-            use(chunks)
-            if self._own is not None or proxy is not None:
-                # These include the headers of a session, of its cookies, and for its proxy.
-                request.context.sent.note(headers=response.request_info.headers, marked=request.context.secret_headers)
-            try:
-                headers = parse_head(response.status, response.headers.items())
-                answer = [HTTPResponse(response.status, headers, chunks, request)]
-                del request, data, length, headers  # an idle stream holds no body, which may be large
-                yield answer.pop()
-            finally:
-                # Does nothing after the end of the body: the connection is back in the pool already.
-                with our_records():
-                    response.close()
+        exchange.loop, exchange.use = loop, self._counter.exchange()
+        with our_records(), ERRORS.mapped(url, proxy=proxy):
+            response = exchange.response = await session.request(
+                request.method,
+                URL(request.url, encoded=True),
+                data=data,
+                headers={_header_name(name): value for name, value in {**length, **request.headers}.items()},
+                allow_redirects=False,
+                raise_for_status=False,
+                auto_decompress=False,
+                **_HEAD_LIMITS,
+                proxy=None if proxy is None else proxy.url,
+                ssl=self._tls_context(request, proxy),
+                timeout=_connect_timeout(session.timeout.connect, session.timeout.sock_connect),
+            )
+        chunks = _Chunks(response, url)
+        exchange.use(chunks)
+        if self._own is not None or proxy is not None:
+            # These include the headers of a session, of its cookies, and for its proxy.
+            request.context.sent.note(headers=response.request_info.headers, marked=request.context.secret_headers)
+        return HTTPResponse(response.status, parse_head(response.status, response.headers.items()), chunks, request)
 
     def _find_client(self, request: HTTPRequest) -> tuple[aiohttp.ClientSession, Proxy | None]:
         session, proxy = super()._find_client(request)
