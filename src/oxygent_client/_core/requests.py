@@ -68,6 +68,12 @@ def _names(cls: type[Any]) -> frozenset[str]:
     return frozenset(field.name for field in attrs.fields(cls))
 
 
+@functools.lru_cache(maxsize=64)
+def _joined_names(before: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of both; most requests of a program have the same, and so the same tuple."""
+    return (*dict.fromkeys(before + more),)
+
+
 def _copy_containers(fields: dict[str, Any], kept: Collection[str], make: Callable[[Any], Any]) -> None:
     """Put copies in the place of values that are no atoms, but for the fields in `kept`."""
     for name, value in fields.items():
@@ -208,7 +214,7 @@ class OxyRequest:
                     del own[name]
         _copy_containers(own, kept, _clone)
         own.update(changes)
-        own["_given"] = (*{*before, *changes},)
+        own["_given"] = _joined_names(before, (*changes,))
         clone = object.__new__(cls)
         if "_call_options" in self.__dict__:
             own["_call_options"] = self.call_options

@@ -58,6 +58,12 @@ class Decoder:
     `feed` each piece as it arrives. `last_event_id` and `reconnection_time` are what a reconnect must use.
     """
 
+    __slots__ = (
+        *("_block_bytes", "_data", "_event", "_event_limit", "_failure", "_head", "_id", "_line", "_line_limit"),
+        *("_most_usual", "_retry", "_retry_text", "_room", "_stray", "_stream_bytes", "_stream_limit", "_swallow_lf"),
+        *("comments", "held_bytes", "last_event_id", "names_events", "reconnection_time", "unnamed_events"),
+    )
+
     last_event_id: str
     """The id of the last block that was dispatched."""
     reconnection_time: int | None
@@ -78,7 +84,6 @@ class Decoder:
         self.names_events = False
         self.unnamed_events = 0
         self.held_bytes = 0
-        self._limits = limits
         self._line_limit = math.inf if limits.line_bytes is None else limits.line_bytes
         self._event_limit = math.inf if limits.event_bytes is None else limits.event_bytes
         self._stream_limit = math.inf if limits.stream_bytes is None else limits.stream_bytes
@@ -87,7 +92,7 @@ class Decoder:
         self._stream_bytes = 0
         self._head: bytes | None = b""  # what may still become a byte order mark; None once that is settled
         self._swallow_lf = False  # the last byte was the CR of a line end
-        self._line = bytearray()  # the line that has no end yet
+        self._line: bytes | bytearray = b""  # the line that has no end yet
         self._failure: TooLargeError | None = None
         self._stray = b""  # the beginning of the lines that are no field
         # The block that has no blank line yet:
@@ -127,13 +132,21 @@ class Decoder:
         size = len(piece)
         total = self._stream_bytes = self._stream_bytes + size
         is_usual = size <= self._most_usual and total <= self._stream_limit
-        if is_usual and _LF not in piece and _CR not in piece and self._head is None and size:
-            self._line += piece
-            if len(self._line) + self._block_bytes <= self._room:
-                self._swallow_lf = False
-                self.held_bytes += size
-                return []
-            del self._line[-size:]
+        if (
+            is_usual
+            and _LF not in piece
+            and _CR not in piece
+            and self._head is None
+            and size
+            and len(self._line) + size + self._block_bytes <= self._room
+        ):
+            if self._line:
+                self._line += piece
+            else:
+                self._line = bytearray(piece)
+            self._swallow_lf = False
+            self.held_bytes += size
+            return []
         events: list[ServerSentEvent] = []
         if self._failure is not None:
             raise self._failure
@@ -154,7 +167,7 @@ class Decoder:
             error.events = tuple(events)
             self._failure, self._stream_limit = error, -1  # from now on no piece is usual
             # Who keeps the error keeps its traceback, and this: a decoder and its failure hold each other.
-            self._line, self._data, self.held_bytes = bytearray(), None, 0
+            self._line, self._data, self.held_bytes = b"", None, 0
             raise error.with_traceback(None) from None
         data = self._data
         self.held_bytes = len(self._line) if data is None else len(self._line) + len(data)
@@ -253,7 +266,7 @@ class Decoder:
         if lines:
             if self._line:
                 self._line += lines[0]
-                lines[0], self._line = self._line, bytearray()
+                lines[0], self._line = self._line, b""
             read = self._read
             for line in lines:
                 if line:
@@ -261,7 +274,10 @@ class Decoder:
                 else:
                     self._dispatch(events)
         if rest:
-            self._line += rest
+            if self._line:
+                self._line += rest
+            else:
+                self._line = bytearray(rest)
             size = len(self._line)
             if size > self._line_limit or self._block_bytes + size > self._event_limit:
                 raise self._too_large(size)

@@ -76,7 +76,7 @@ class RunConnection:
         self._is_closing = False
         self.context: Final = context
         self._limits = limits
-        self._lease: Lease | None = None
+        self._lease: Lease | None = None  # if leaving it closes the transport
         self._exchange: OpenExchange | None = None  # while the connection is open
         self._now: Callable[[], float] = anyio.current_time
 
@@ -135,7 +135,9 @@ class RunConnection:
 
     def acquire(self, lease: Lease) -> Transport:
         """Have this transport until `close`."""
-        self._lease, self.transport = lease, lease.transport
+        self.transport = lease.transport
+        if lease.temporary is not None:
+            self._lease = lease
         return self.transport
 
     async def open(self) -> HTTPRequest:
@@ -228,7 +230,7 @@ class RunConnection:
             if exchange is not None:
                 await self._close(exchange, error)
         finally:  # a native cancellation passes the shield
-            if lease is not None and lease.temporary is not None:
+            if lease is not None:
                 await self._close(lease, error)
 
     async def _close(self, block: OpenExchange | Lease, error: BaseException | None) -> None:

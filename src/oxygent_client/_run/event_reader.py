@@ -80,12 +80,16 @@ class EventReader:
     context: Context
     state: RunState
     connection: RunConnection
-    recovery: RecordRecovery
     observed: RunObservation
     now: Callable[[], float] = anyio.current_time
     """The clock of the event loop."""
     steps: int = attrs.field(default=0, init=False)
     """Pieces and events since the last checkpoint."""
+
+    @property
+    def recovery(self) -> RecordRecovery:
+        """Looks up the run's record: most runs need none."""
+        return RecordRecovery(self.config, self.connection, self.state)
 
     async def breathe(self) -> None:
         """Let other tasks run, and a cancellation through."""

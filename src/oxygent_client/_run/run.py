@@ -60,7 +60,6 @@ from oxygent_client._run.event_buffer import Unread, sse_of
 from oxygent_client._run.event_reader import CHECKPOINT_EVERY, EventReader, StillWaiting
 from oxygent_client._run.reads import loop_clock
 from oxygent_client._run.received import MOST_WAITING, PLAIN
-from oxygent_client._run.recovery import RecordRecovery
 from oxygent_client._run.reported_errors import error_content, no_answer_error
 from oxygent_client._run.state import Ended, RunState
 from oxygent_client._run.trace import TRACED, TraceCollector, status_of
@@ -98,6 +97,13 @@ class Run:
     their end, `response` is there.
     """
 
+    __slots__ = (
+        *("__weakref__", "_ahead", "_attempts", "_caller", "_claims", "_closed", "_config", "_connection", "_context"),
+        *("_end_notified", "_error", "_forwarded", "_listener", "_now", "_opened", "_patient_reader", "_plain"),
+        *("_read_over", "_reader", "_reading", "_remote_trace_id", "_response", "_state", "_trace", "_unrouted"),
+        *("_waiting", "_watch"),
+    )
+
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._state = RunState(config.timeouts, config.limits, attached=bool(config.attached_to))
@@ -115,13 +121,11 @@ class Run:
         )
         self._caller = contextvars.copy_context()  # of the code that starts the run: its traces belong there
         self._connection = RunConnection(self._context, config.limits)
-        self._recovery = RecordRecovery(config, self._connection, self._state)
         self._reader = EventReader(
             config=config,
             context=self._context,
             state=self._state,
             connection=self._connection,
-            recovery=self._recovery,
             observed=config.observed,
         )
         self._ahead: list[AnyEvent] | tuple[()] = ()
@@ -362,7 +366,7 @@ class Run:
                 except OxyError as error:
                     self._attempts = error.attempts
                     self._know_claim()
-                    if await self._recovery.recovers(error):
+                    if await self._reader.recovery.recovers(error):
                         return
                     if (when := self._when_again(error)) is None:
                         raise
@@ -613,7 +617,7 @@ class Run:
             extra["held_back"] = True
         await self._close(None)
         if config.failure_detector is not None and _is_failure(config.failure_detector, output):
-            raise self._recovery.failed(OxyState.FAILED, output)
+            raise self._reader.recovery.failed(OxyState.FAILED, output)
         await config.listener.completed()
         self._response = OxyResponse(OxyState.COMPLETED, output, extra, config.request)
         self._notify_end("completed", None)
@@ -637,9 +641,9 @@ class Run:
             raise RemoteAgentError(
                 f"the remote agent reported an error: {self._connection.quoted(error_content(error))}"
             )
-        record = await self._recovery.ending(answer)
+        record = await self._reader.recovery.ending(answer)
         if record is not None and record.is_failure:
-            raise self._recovery.failed(record.state, record.output if answer is None else answer.output)
+            raise self._reader.recovery.failed(record.state, record.output if answer is None else answer.output)
         if answer is not None:
             return answer.output, False
         if record is not None and record.output not in NO_OUTPUT:

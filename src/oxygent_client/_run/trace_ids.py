@@ -16,6 +16,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Final, TypeVar, cast
 
 import attrs
@@ -67,6 +68,9 @@ class TraceIdRegistry:
     _in_flight: dict[Key, _Held] = attrs.field(factory=dict[Key, _Held], init=False)
     _lost: deque[weakref.ref[TraceIdLease]] = attrs.field(factory=deque[weakref.ref[TraceIdLease]], init=False)
     """Garbage-collected leases. The collector may run while the lock is held, so it only appends."""
+    _lose: Callable[[weakref.ref[TraceIdLease]], None] = attrs.field(
+        default=attrs.Factory(lambda self: self._lost.append, takes_self=True), init=False
+    )
     _soiled: OrderedDict[Key, None] = attrs.field(factory=OrderedDict[Key, None], init=False)
     _renamed: OrderedDict[Key, str] = attrs.field(factory=OrderedDict[Key, str], init=False)
     _calls: OrderedDict[Key, None] = attrs.field(factory=OrderedDict[Key, None], init=False)
@@ -142,7 +146,7 @@ class TraceIdRegistry:
             _keep(self._renamed, key, remote, self.size)
 
     def _hold(self, claim: TraceIdLease) -> TraceIdLease:
-        held = _Held(claim, self._lost.append)
+        held = _Held(claim, self._lose)
         held.key = claim.server, claim.remote
         held.trace_id, held.node_id = claim.trace_id, claim.node_id
         self._in_flight[held.key] = held

@@ -91,7 +91,7 @@ class Timer:
         if at < self.at:
             if self._handle is not None:
                 self._handle.cancel()
-            self._handle, self.at = self.loop.call_at(at, self._fire), at
+            self._handle, self.at = self.loop.call_at(at, self), at
 
     def disarm(self) -> None:
         """Do not fire."""
@@ -99,7 +99,8 @@ class Timer:
             self._handle.cancel()
         self._handle, self.at = None, math.inf
 
-    def _fire(self) -> None:
+    def __call__(self) -> None:
+        """Fire: the event loop calls the timer itself, since a bound method would be one more object of an idle run."""
         self._handle, self.at = None, math.inf
         for each in self.sleepers:
             each.look()

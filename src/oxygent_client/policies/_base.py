@@ -15,7 +15,15 @@ from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, cast, run
 
 import attrs
 
-from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, OpenExchange, Purpose, SelfClosing, Transport
+from oxygent_client._core.transport import (
+    Context,
+    HTTPRequest,
+    HTTPResponse,
+    OpenExchange,
+    Purpose,
+    SelfClosing,
+    Transport,
+)
 
 PolicyKind: TypeAlias = Literal["concurrency", "rate", "retry", "auth", "redirect", "https-only"]
 """What a policy is about. A chain has at most one of each kind; `ORDER` is their order."""

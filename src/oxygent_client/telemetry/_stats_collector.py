@@ -2,7 +2,7 @@
 
 Rule 1: thread-safe: runs of all threads are counted, under one lock that is held for a few additions.
 Rule 2: memory does not grow with the number of runs: times are counted by their first two significant digits.
-Rule 3: a run that was dropped without an end counts as left, once it is garbage.
+Rule 3: a run is in flight until its end is noted; `oxygent_client._run.abandoned` notes that of a run that was dropped.
 Rule 4: a pickled or copied agent, and one in a forked child process, starts with empty statistics.
 Rule 5: the values are made, and their classes loaded, when someone looks at them.
 """
@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, runtime_checkable
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from oxygent_client._core.transport import Context, find_wrapped
 from oxygent_client.telemetry._observers import Observer, RunObservation
@@ -90,7 +90,7 @@ class StatsCollector:
         self._clock = clock
         self._lock = threading.RLock()  # the garbage collector may end a dropped run in the thread that holds it
         self._runs = 0
-        self._live: WeakKeyDictionary[RunObservation, float] = WeakKeyDictionary()
+        self._live: dict[RunObservation, float] = {}
         self._successes = 0
         self._failures: Counter[str] = Counter()
         self._headers, self._first_bytes, self._first_events, self._ends = _Times(), _Times(), _Times(), _Times()
@@ -168,8 +168,7 @@ class StatsCollector:
         known = None if pool is None else pool.connections()
         connections, idle = (None, None) if known is None else known
         with self._lock:
-            live = dict(self._live)
-            self._buffered = sum(run.buffered for run in live)  # without runs that were dropped
+            live = self._live
             return Stats(
                 runs=self._runs,
                 successes=self._successes,
