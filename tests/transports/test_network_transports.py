@@ -400,7 +400,22 @@ async def test_closed_connections_are_freed(library: Library) -> None:
             while len(transport._counter._known):
                 await anyio.sleep(0.001)
                 gc.collect()
-        assert transport._counter._uses == {}
+        assert transport._counter.uses == {}
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")  # of trio, as the run is dropped
+@pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")  # of aiohttp, likewise
+async def test_a_dropped_exchange(library: Library) -> None:
+    """An exchange that is dropped closes its connection."""
+    async with asking(library, play([BEGUN, anyio.Event()])) as (agent, _):
+        run = await agent.stream("hi").__aenter__()
+        await anext(run)
+        assert counted(agent) == (1, 0)
+        del run
+        with anyio.fail_after(SOON):
+            while counted(agent) != (0, 0):
+                gc.collect()
+                await anyio.sleep(0.001)
 
 
 async def test_the_count_of_a_users_client(library: Library) -> None:

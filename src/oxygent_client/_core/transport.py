@@ -299,7 +299,7 @@ class HTTPResponse:
         return f"<HTTPResponse {self.status} to {self.request!r}>"
 
 
-class SelfClosing(AbstractAsyncContextManager[HTTPResponse]):
+class SelfClosing:
     """Base class of exchanges that close themselves when they are dropped, as event loops close generators."""
 
     __slots__ = ()

@@ -147,6 +147,7 @@ class EventReader:
                 if type(step) is not NeedData:
                     break
                 is_waiting, deadline, clock = True, step.deadline, step.clock
+                del step  # an idle stream holds only what it still needs
                 if connection.chunks is None:  # all that was kept of a detached run is handed out
                     goes_on = await self._connect()
                 elif deadline <= now and (has_piece or clock == "record"):

@@ -6,7 +6,7 @@ Rule 2: what only a reader of `texts` or `partial` needs waits until it is read,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from oxygent_client._core.events import (
     Event,
@@ -52,7 +52,7 @@ class ReceivedEvents:
         self._most_events, self._most_bytes = limits.partial_events, limits.partial_bytes
         # Events are made again when they are looked at: to keep what was parsed takes several times the memory, and
         # fresh memory takes as much time as to parse. Problems may be those of a schema, which is not asked twice.
-        self._events: list[ServerSentEvent | Event] = []
+        self._events: list[ServerSentEvent | Event] = cast("Any", ())  # until events are settled
         self._size = 0
         """Characters of these events."""
         self._dropped = 0
@@ -87,7 +87,7 @@ class ReceivedEvents:
         if self._texts is None:
             from oxygent_client._run.texts import Texts
 
-            self._texts = Texts()
+            self._texts, self._events = Texts(), []
         waiting, texts = self.waiting, self._texts
         texts.add(waiting)
         self._events += [event if event.problems else event.sse for event in waiting]

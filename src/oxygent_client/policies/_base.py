@@ -68,7 +68,7 @@ async def _in_a_generator(
         yield response
 
 
-_SELF_CLOSING: Final = (type(_in_a_generator(cast("Any", None))), SelfClosing)
+_OF_A_GENERATOR: Final = type(_in_a_generator(cast("Any", None)))
 
 
 @attrs.define(eq=False)
@@ -100,7 +100,7 @@ class Layer:
         if isinstance(transport, Layer) and type(transport).exchange is Layer.exchange:
             return transport._respond(exchange, request)  # noqa: SLF001  (of this class)
         entered = transport.exchange(request)
-        if not isinstance(entered, _SELF_CLOSING):
+        if type(entered) is not _OF_A_GENERATOR and not isinstance(entered, SelfClosing):
             entered = _in_a_generator(entered)
         return exchange.enter(entered)
 

@@ -10,7 +10,7 @@ Rule 5: connections that a closed event loop left open are closed by `close_orph
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 from oxygent_client._core.per_loop import is_closed, this_loop
@@ -44,8 +44,8 @@ class CountedExchange:
 
     __slots__ = ("_key", "_uses")
 
-    def __init__(self, uses: dict[object, Use]) -> None:
-        self._uses = uses
+    def __init__(self, counter: ConnectionCounter[Any]) -> None:
+        uses = self._uses = counter.uses
         key = self._key = _Unknown()  # not this object, which the dictionary would keep
         uses[key] = key
 
@@ -74,7 +74,8 @@ class ConnectionCounter(Generic[T]):
         self._fileno = fileno
         self._close = close
         self._known: WeakKeyDictionary[T, ref[object]] = WeakKeyDictionary()
-        self._uses: dict[object, Use] = {}
+        self.uses: dict[object, Use] = {}
+        """What uses the connections, by exchange."""
 
     def __reduce__(self) -> tuple[type[ConnectionCounter[T]], tuple[Callable[[T], int], Callable[[T], object]]]:
         return ConnectionCounter, (self._fileno, self._close)
@@ -96,10 +97,10 @@ class ConnectionCounter(Generic[T]):
 
     def exchange(self) -> CountedExchange:
         """Count an exchange as using a connection from now on."""
-        return CountedExchange(self._uses)
+        return CountedExchange(self)
 
     def __call__(self) -> tuple[int, int]:
         """Return the number of open connections, and how many of them are idle."""
         open_count = sum(self._fileno(connection) != -1 for connection in self._alive())
-        busy = {id(connection) for use in [*self._uses.values()] if (connection := use.connection()) is not None}
+        busy = {id(connection) for use in [*self.uses.values()] if (connection := use.connection()) is not None}
         return open_count, max(open_count - len(busy), 0)

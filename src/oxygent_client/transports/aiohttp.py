@@ -128,6 +128,16 @@ READ_BYTES: Final = 64 * 1024
 """How much a connection reads at once."""
 
 
+class _Heads(list[Any]):
+    """The response heads that were received and not taken yet. They are few; an empty deque takes 760 bytes."""
+
+    __slots__ = ()
+
+    def popleft(self) -> Any:
+        """As that of a deque."""
+        return self.pop(0)
+
+
 class _Connection(ResponseHandler, asyncio.BufferedProtocol):
     """aiohttp's protocol for one connection, which is reused only if no byte followed its last response.
 
@@ -144,6 +154,7 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, memory: memoryview) -> None:
         super().__init__(loop)
+        self._buffer: Any = _Heads()  # aiohttp has no public way; under another name it would keep its deque
         self._memory = memory
         self._is_paused = False
         self._is_idle = False  # whether the response has ended, and the next request has not begun
@@ -308,16 +319,18 @@ class _Chunks:
                 raise lost
 
 
-class _Exchange(SelfClosing):
+class _Exchange(CountedExchange, SelfClosing):
     """An exchange that holds no more than an idle stream needs: a generator takes ten times the memory."""
 
-    __slots__ = ("_respond", "loop", "response", "use")
+    __slots__ = ("_respond", "loop", "response")
 
-    def __init__(self, respond: Callable[[_Exchange], Awaitable[HTTPResponse]]) -> None:
+    def __init__(
+        self, counter: ConnectionCounter[socket.socket], respond: Callable[[_Exchange], Awaitable[HTTPResponse]]
+    ) -> None:
+        super().__init__(counter)
         self._respond: Callable[[_Exchange], Awaitable[HTTPResponse]] | None = respond
         self.loop: asyncio.AbstractEventLoop | None = None
         self.response: aiohttp.ClientResponse | None = None
-        self.use: CountedExchange | None = None
 
     async def __aenter__(self) -> HTTPResponse:
         respond, self._respond = self._respond, None  # it has the request, whose body may be large
@@ -336,10 +349,10 @@ class _Exchange(SelfClosing):
         if response is not None:
             with our_records():
                 response.close()  # does nothing after the end of the body: the connection is back in the pool already
-        if self.use is not None:
-            self.use.end()
+        self.end()
 
     def __del__(self) -> None:
+        super().__del__()
         if self.response is not None:
             call_soon(self.loop, self.response.close)
 
@@ -435,7 +448,7 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
         Raises:
             ConfigurationError: the event loop is not asyncio's; use `HTTPXTransport`.
         """
-        return _Exchange(partial(self._respond, request))
+        return _Exchange(self._counter, partial(self._respond, request))
 
     async def _respond(self, request: HTTPRequest, exchange: _Exchange) -> HTTPResponse:
         loop = this_loop()
@@ -448,7 +461,7 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
             starts = range(0, len(request.body), UPLOAD_BYTES)
             data = BufferedChunks(*(request.body[start : start + UPLOAD_BYTES] for start in starts))
             length = {"content-length": str(len(request.body))}
-        exchange.loop, exchange.use = loop, self._counter.exchange()
+        exchange.loop = loop
         with our_records(), ERRORS.mapped(url, proxy=proxy):
             response = exchange.response = await session.request(
                 request.method,
@@ -464,7 +477,7 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
                 timeout=_connect_timeout(session.timeout.connect, session.timeout.sock_connect),
             )
         chunks = _Chunks(response, url)
-        exchange.use(chunks)
+        exchange(chunks)
         if self._own is not None or proxy is not None:
             # These include the headers of a session, of its cookies, and for its proxy.
             request.context.sent.note(headers=response.request_info.headers, marked=request.context.secret_headers)
