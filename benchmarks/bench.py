@@ -72,7 +72,7 @@ class Bench:
     def sizes(self, columns: Iterable[str]) -> dict[str, Any]:
         """What is measured of a client in each round."""
         each: dict[str, Any] = {
-            "idle": {"streams": self.scaled(100)},
+            "idle": {"streams": self.scaled(1000)},  # of fewer, much fits into memory that is free already
             "burst": {"events": self.scaled(5000)},
             "batch": {"events": self.scaled(20000) // 50 * 50 or 50},
             "paced": {"streams": self.scaled(200), "rate": 50, "seconds": min(1.0, 0.2 + self.scale)},
