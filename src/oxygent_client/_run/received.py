@@ -1,11 +1,13 @@
 """Keep the answer, the texts and the last events of a run, within limits.
 
 Rule 1: pure. Each event is noted once, in its order, and dropped events are counted.
-Rule 2: what only a reader of `texts` or `partial` needs waits until it is read, or until many events wait.
+Rule 2: what only a reader of `texts` or `partial` needs waits until it is read, or until the next bytes are read. To
+    wait for longer would keep what was parsed: memory that is touched again, and that the garbage collector looks at.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from oxygent_client._core.events import (
@@ -13,10 +15,10 @@ from oxygent_client._core.events import (
     Partial,
     Progress,
     RemoteErrorEvent,
-    ServerSentEvent,
     Text,
     TextDelta,
     Thought,
+    new_sse,
 )
 from oxygent_client._core.settings import Limits
 from oxygent_client._protocol.messages import to_event
@@ -27,17 +29,18 @@ if TYPE_CHECKING:
 
 PLAIN: Final[frozenset[type[Event]]] = frozenset({Progress, TextDelta, Thought})
 """The classes of events that only `texts` and `partial` take note of."""
+FIELDS: Final = 4
+"""So many of an event are kept: its name (the event itself, if it has problems), its data, its id and `retry`."""
 MOST_WAITING: Final = 64
-MOST_BYTES: Final = 64 * 1024
-"""How many events wait, and bytes of the stream: what was made of them takes several times the memory."""
+"""How many events wait: what was made of them takes several times the memory."""
 
 
 class ReceivedEvents:
     """The events that were received so far."""
 
     __slots__ = (
-        *("_dropped", "_events", "_limits", "_most_bytes", "_most_events", "_size", "_texts", "answer", "error"),
-        *("problem", "settle_at", "unread", "waiting"),
+        *("_dropped", "_kept", "_limits", "_most_bytes", "_most_events", "_size", "_texts", "answer", "error"),
+        *("problem", "unread", "waiting"),
     )
 
     def __init__(self, limits: Limits) -> None:
@@ -52,15 +55,14 @@ class ReceivedEvents:
         self._most_events, self._most_bytes = limits.partial_events, limits.partial_bytes
         # Events are made again when they are looked at: to keep what was parsed takes several times the memory, and
         # fresh memory takes as much time as to parse. Problems may be those of a schema, which is not asked twice.
-        self._events: list[ServerSentEvent | Event] = cast("Any", ())  # until events are settled
+        # The fields of the server-sent events, one after the other: the garbage collector walks objects, not texts.
+        self._kept: list[Any] = cast("Any", ())  # until events are settled
         self._size = 0
         """Characters of these events."""
         self._dropped = 0
         self._texts: Texts | None = None  # until events are settled
         self.waiting: Final[list[Event]] = []
         """An event of a class in PLAIN that has no problems may be added here; `settle` is to be called soon after."""
-        self.settle_at: int = MOST_BYTES
-        """With so many bytes of the stream, or `MOST_WAITING` events `waiting`, `settle_some` is to be called."""
 
     def note(self, event: Event, action: Action) -> None:
         """Add an event, and the action of the router."""
@@ -77,41 +79,42 @@ class ReceivedEvents:
         if len(self.waiting) >= MOST_WAITING:
             self.settle()
 
-    def settle_some(self, received: int) -> None:
-        """Settle what many events, or large ones, wait for; `received` are the bytes of the stream so far."""
-        self.settle_at = received + MOST_BYTES
-        self.settle()
-
     def settle(self) -> Texts:
         """Add the waiting events to the texts, which are returned, and to the log."""
         if self._texts is None:
             from oxygent_client._run.texts import Texts
 
-            self._texts, self._events = Texts(), []
-        waiting, texts = self.waiting, self._texts
+            self._texts, self._kept = Texts(), []
+        waiting, texts, kept = self.waiting, self._texts, self._kept
         texts.add(waiting)
-        self._events += [event if event.problems else event.sse for event in waiting]
-        self._size += sum([len(event.sse.data) for event in waiting])
+        for event in waiting:
+            sse = event.sse
+            data = sse.data
+            kept += (event if event.problems else sse.event, data, sse.id, sse.retry)
+            self._size += len(data)
         waiting.clear()
-        if len(self._events) >= 2 * self._most_events or self._size >= 2 * self._most_bytes:
+        if len(kept) >= 2 * FIELDS * self._most_events or self._size >= 2 * self._most_bytes:
             self._trim()
         return texts
 
     def _trim(self) -> None:
         """Drop the oldest events beyond the limits. It is done for many at once: to count bytes takes time."""
-        events, left = self._events, self._most_bytes
-        first = len(events)
-        while first and len(events) - first < self._most_events:
-            size = len(_sse(events[first - 1]).data.encode())
+        kept, left = self._kept, self._most_bytes
+        first = count = len(kept) // FIELDS
+        while first and count - first < self._most_events:
+            size = len(kept[FIELDS * (first - 1) + 1].encode())
             if size > left:
                 break
             first, left = first - 1, left - size
-        del events[:first]
+        del kept[: FIELDS * first]
         self._dropped += first
         self._size = self._most_bytes - left
 
-    def _event(self, kept: ServerSentEvent | Event) -> Event:
-        return kept if isinstance(kept, Event) else to_event(kept, self._limits)
+    def _events(self, first: int = 0) -> Iterator[Event]:
+        """The events that are kept, without so many of the first ones; a negative number is that of the last ones."""
+        kept = iter(self._kept[FIELDS * first :])
+        for event, data, id_, retry in zip(kept, kept, kept, kept, strict=True):
+            yield event if isinstance(event, Event) else to_event(new_sse(event, data, id_, retry), self._limits)
 
     def drop(self, count: int) -> None:
         """Count events that were received and are lost."""
@@ -131,12 +134,12 @@ class ReceivedEvents:
     def last(self) -> Event | None:
         """The last event; None before the first."""
         self.settle()
-        return self._event(self._events[-1]) if self._events else None
+        return next(self._events(-1), None)
 
     @property
     def count(self) -> int:
         """The number of received events."""
-        return len(self._events) + len(self.waiting) + self._dropped
+        return len(self._kept) // FIELDS + len(self.waiting) + self._dropped
 
     @property
     def partial(self) -> Partial:
@@ -144,9 +147,4 @@ class ReceivedEvents:
         texts = self.settle()
         self._trim()
         answer = self.answer.output if self.answer else None
-        events = tuple(map(self._event, self._events))
-        return Partial(events=events, text=texts.text, answer=answer, dropped=self._dropped)
-
-
-def _sse(kept: ServerSentEvent | Event) -> ServerSentEvent:
-    return kept.sse if isinstance(kept, Event) else kept
+        return Partial(events=tuple(self._events()), text=texts.text, answer=answer, dropped=self._dropped)

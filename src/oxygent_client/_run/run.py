@@ -59,7 +59,7 @@ from oxygent_client._run.connection import CLOSE_SECONDS, RunConnection
 from oxygent_client._run.event_buffer import Unread, sse_of
 from oxygent_client._run.event_reader import CHECKPOINT_EVERY, EventReader, StillWaiting
 from oxygent_client._run.reads import loop_clock
-from oxygent_client._run.received import MOST_WAITING, PLAIN
+from oxygent_client._run.received import PLAIN
 from oxygent_client._run.reported_errors import error_content, no_answer_error
 from oxygent_client._run.state import Ended, RunState
 from oxygent_client._run.trace import TRACED, TraceCollector, status_of
@@ -461,13 +461,8 @@ class Run:
                     raise self._state.timeout_error("total")
                 event = ahead.pop()
             else:
-                state, received = self._state, self._config.observed.bytes
-                if (
-                    len(self._waiting) >= MOST_WAITING
-                    or received > state.received.settle_at
-                    or state.buffer.may_be_large
-                ):
-                    state.received.settle_some(received)
+                if self._waiting:
+                    self._state.received.settle()
                 event = self._take(await (self._patient_reader or self._reader).next())
             if event is not None:
                 is_heard = self._listener.hears(event)
@@ -479,7 +474,7 @@ class Run:
                     if is_heard:
                         await self._listener.on_event(event, action)
                     return event
-                self._waiting.append(event)  # `ReceivedEvents.settle_some` is called above
+                self._waiting.append(event)  # `ReceivedEvents.settle` is called above
                 return event
             await self._finish()
         except StillWaiting:

@@ -19,6 +19,8 @@ from oxygent_client._run.answer_text import AnswerText, Call, GrowingText
 
 LOG: Final = 2048
 """How many calls and joined pieces are kept unsorted: most runs have fewer, and nobody looks at their texts."""
+MOST_PIECES: Final = 64
+"""How many pieces are joined at once."""
 LARGE: Final = 4096
 """Characters of an event's data above which its members are cut at once: the log has a bound."""
 MOST_TEXTS: Final = 10_000
@@ -47,17 +49,20 @@ class AgentText:
 class Texts:
     """The texts of one run."""
 
+    __slots__ = ("_agent", "_answer", "_log", "_node", "_pieces", "_texts")
+
     def __init__(self) -> None:
         self._log: list[tuple[Any, ...]] = []  # calls and pieces
+        # The pieces of one text, of a call and an agent as received, which are not joined yet; they follow the log.
+        self._node: Any = None
+        self._agent: Any = None
+        self._pieces: list[str] = []
         self._texts: dict[tuple[str, str], GrowingText] = {}
         self._answer: AnswerText | None = None  # until a text is looked at
 
     def add(self, events: Iterable[Event]) -> None:
         """Events were received: join the pieces of text that follow each other in the same text."""
-        log = self._log
-        node: Any = None
-        agent: Any = None
-        pieces: list[str] = []
+        pieces = self._pieces
         for event in events:
             cls = event.__class__
             if cls is TextDelta:
@@ -66,28 +71,29 @@ class Texts:
                     text, of, by = PIECE(content)
                 except (KeyError, TypeError):  # a text alone, or some members
                     text, of, by = _piece(content)
-                if of == node and by == agent and text and text.__class__ is str:
+                if of == self._node and by == self._agent and text and text.__class__ is str:
                     pieces.append(text)
                     continue
-                if pieces:
-                    log.append((node, agent, "".join(pieces)))
-                    pieces.clear()
+                self._join()
                 if len(event.sse.data) > LARGE:
                     of, by = _name(of), _name(by)
-                node, agent = of, by
+                self._node, self._agent = of, by
                 if text and text.__class__ is str:
                     pieces.append(text)
                 else:  # `stream_end` has an empty piece
-                    log.append((node, agent, ""))
+                    self._log.append((of, by, ""))
             elif cls is ToolCall:
-                if pieces:
-                    log.append((node, agent, "".join(pieces)))
-                    pieces.clear()
-                log.append(_call(event))
-        if pieces:
-            log.append((node, agent, "".join(pieces)))
-        if len(log) >= LOG:
+                self._join()
+                self._log.append(_call(event))
+        if len(pieces) >= MOST_PIECES:
+            self._join()
+        if len(self._log) >= LOG:
             self._sort()
+
+    def _join(self) -> None:
+        if self._pieces:
+            self._log.append((self._node, self._agent, "".join(self._pieces)))
+            self._pieces.clear()
 
     @property
     def answer(self) -> AnswerText:
@@ -108,6 +114,7 @@ class Texts:
 
     def _sort(self) -> AnswerText:
         """Sort the texts by call and agent, and follow the answer in them; return that."""
+        self._join()
         log, self._log = self._log, []
         answer = self._answer = self._answer or AnswerText()
         for entry in log:
