@@ -11,10 +11,9 @@ Rule 4: text is UTF-8, always; invalid bytes decode to U+FFFD. A `charset` is ig
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Callable
-from typing import Any
 
 from oxygent_client._core.errors import TooLargeError
 from oxygent_client._core.events import ServerSentEvent, new_sse
@@ -84,11 +83,12 @@ class Decoder:
         self.names_events = False
         self.unnamed_events = 0
         self.held_bytes = 0
-        self._line_limit = math.inf if limits.line_bytes is None else limits.line_bytes
-        self._event_limit = math.inf if limits.event_bytes is None else limits.event_bytes
-        self._stream_limit = math.inf if limits.stream_bytes is None else limits.stream_bytes
+        # Integers also where there is no limit: to compare one with a float takes several times as long.
+        self._line_limit = sys.maxsize if limits.line_bytes is None else limits.line_bytes
+        self._event_limit = sys.maxsize if limits.event_bytes is None else limits.event_bytes
+        self._stream_limit = sys.maxsize if limits.stream_bytes is None else limits.stream_bytes
         self._room = min(self._line_limit, self._event_limit)
-        self._most_usual = min(self._room, _SLICE)
+        self._most_usual = 0  # so many bytes need no special care; set once a byte order mark is ruled in or out
         self._stream_bytes = 0
         self._head: bytes | None = b""  # what may still become a byte order mark; None once that is settled
         self._swallow_lf = False  # the last byte was the CR of a line end
@@ -131,30 +131,21 @@ class Decoder:
         """
         size = len(piece)
         total = self._stream_bytes = self._stream_bytes + size
-        is_usual = size <= self._most_usual and total <= self._stream_limit
-        if (
-            is_usual
-            and _LF not in piece
-            and _CR not in piece
-            and self._head is None
-            and size
-            and len(self._line) + size + self._block_bytes <= self._room
-        ):
-            if self._line:
-                self._line += piece
-            else:
-                self._line = bytearray(piece)
-            self._swallow_lf = False
-            self.held_bytes += size
-            return []
         events: list[ServerSentEvent] = []
-        if self._failure is not None:
-            raise self._failure
         try:
-            if not is_usual:
-                self._take_large(piece, events)
-            elif self._swallow_lf or self._head is not None or not size:
+            if size > self._most_usual or total > self._stream_limit:
+                self._take_unusual(piece, events)
+            elif self._swallow_lf:
                 self._take(piece, events)
+            elif _LF not in piece and _CR not in piece:
+                if self._line:
+                    self._line += piece
+                else:
+                    self._line = bytearray(piece)
+                if len(self._line) + self._block_bytes > self._room:
+                    self._check_size(len(self._line))
+                self.held_bytes += size
+                return events
             elif size <= _LEAST:
                 self._cut(piece, events)
             elif self._block_bytes or self._line:
@@ -164,20 +155,23 @@ class Decoder:
             else:
                 return events
         except TooLargeError as error:
-            error.events = tuple(events)
-            self._failure, self._stream_limit = error, -1  # from now on no piece is usual
-            # Who keeps the error keeps its traceback, and this: a decoder and its failure hold each other.
-            self._line, self._data, self.held_bytes = b"", None, 0
+            if self._failure is None:
+                error.events = tuple(events)
+                self._failure, self._stream_limit = error, -1  # from now on no piece is usual
+                # Who keeps the error keeps its traceback, and this: a decoder and its failure hold each other.
+                self._line, self._data, self.held_bytes = b"", None, 0
             raise error.with_traceback(None) from None
         data = self._data
         self.held_bytes = len(self._line) if data is None else len(self._line) + len(data)
         return events
 
-    def _take_large(self, piece: bytes, events: list[ServerSentEvent]) -> None:
-        """Take a piece that may pass a limit, or is too large to be cut into lines at once."""
+    def _take_unusual(self, piece: bytes, events: list[ServerSentEvent]) -> None:
+        """Take a piece that may pass a limit, is too large to be cut into lines at once, or begins the stream."""
+        if self._failure is not None:
+            raise self._failure
         over = self._stream_bytes - self._stream_limit
         if over > 0:
-            piece = piece[: -int(over)]
+            piece = piece[:-over]
         for start in range(0, len(piece), _SLICE):
             self._take(piece[start : start + _SLICE], events)
         if over > 0:
@@ -206,7 +200,7 @@ class Decoder:
         if len(head) < len(_BOM) and _BOM.startswith(head):
             self._head = head
             return b""
-        self._head = None
+        self._head, self._most_usual = None, min(self._room, _SLICE)
         return head.removeprefix(_BOM)
 
     def _take_blocks(self, piece: bytes, events: list[ServerSentEvent]) -> bytes:
@@ -214,38 +208,43 @@ class Decoder:
 
         The piece is smaller than the limits, so no block that lies in it passes one.
         """
-        whole, rest, start = piece, b"", len(events)
+        lines, rest, start = piece, b"", len(events)
         if piece[-1] != _LF:
             end = piece.rfind(b"\n") + 1
-            piece, rest = piece[:end], piece[end:]
+            lines, rest = piece[:end], piece[end:]
+        if 0 in lines:
+            return piece
         try:
-            text = piece.decode()
+            blocks = (_WITH_CRLF if _CR in lines else _WITH_LF)(lines.decode())
         except UnicodeDecodeError:
-            return whole
-        if 0 in piece:
-            return whole
-        find = _WITH_CRLF if _CR in piece else _WITH_LF
+            return piece
         last_id, names_events, unnamed, comments = self._id, self.names_events, 0, 0
-        for id_, event, data, retry, comment, other in find(text):
-            if "\n" in data or "\n" in id_ or "\n" in event or (comment and "\n" in comment):  # which ends a line, too
+        for id_, event, data, retry, comment, other in blocks:
+            if "\n" in data or "\n" in id_ or "\n" in event:  # which ends a line, too
                 del events[start:]
-                return whole
+                return piece
             if not data and (other or comment):
+                if "\n" in comment:
+                    del events[start:]
+                    return piece
                 if comment:
                     comments += 1
                     continue
                 rest = other.encode() + rest
                 break
-            last_id = id_ or last_id
+            if id_:
+                last_id = id_
             if event:
                 names_events = True
             elif not names_events:
                 unnamed += 1
-            milliseconds = None
-            if retry:
-                if retry != self._retry_text:
-                    self._retry_text, self.reconnection_time = retry, int(retry)
+            if not retry:
+                milliseconds = None
+            elif retry == self._retry_text:
                 milliseconds = self.reconnection_time
+            else:
+                milliseconds = self.reconnection_time = int(retry)
+                self._retry_text = retry
             events.append(new_sse(event or "message", data, last_id, milliseconds))
         self._id = self.last_event_id = last_id
         self.names_events = names_events
@@ -256,7 +255,7 @@ class Decoder:
 
     def _cut(self, piece: bytes, events: list[ServerSentEvent]) -> None:
         # bytes.splitlines ends a line at LF, CR and CRLF only; str.splitlines would break JSON at U+2028.
-        lines: list[Any] = piece.splitlines()
+        lines = piece.splitlines()
         rest = b""
         last = piece[-1]
         if last == _CR:
@@ -266,7 +265,8 @@ class Decoder:
         if lines:
             if self._line:
                 self._line += lines[0]
-                lines[0], self._line = self._line, b""
+                lines[0] = bytes(self._line)  # which is cut and compared in half of the time
+                self._line = b""
             read = self._read
             for line in lines:
                 if line:
@@ -278,9 +278,13 @@ class Decoder:
                 self._line += rest
             else:
                 self._line = bytearray(rest)
-            size = len(self._line)
-            if size > self._line_limit or self._block_bytes + size > self._event_limit:
-                raise self._too_large(size)
+            if len(self._line) + self._block_bytes > self._room:
+                self._check_size(len(self._line))
+
+    def _check_size(self, line_bytes: int) -> None:
+        """Raise the error if the line that has no end yet passes a limit."""
+        if line_bytes > self._line_limit or self._block_bytes + line_bytes > self._event_limit:
+            raise self._too_large(line_bytes)
 
     def _too_large(self, line_bytes: int) -> TooLargeError:
         """The error for the limit that was passed first: that does not depend on the pieces."""
@@ -288,7 +292,7 @@ class Decoder:
             return TooLargeError(f"a line is longer than Limits.line_bytes ({self._line_limit})")
         return TooLargeError(f"an event is larger than Limits.event_bytes ({self._event_limit})")
 
-    def _read(self, line: bytes | bytearray) -> None:
+    def _read(self, line: bytes) -> None:
         size = len(line)
         total = self._block_bytes + size + 1  # a line end counts as one, however it was written: rule 1
         if total > self._room and (size > self._line_limit or total > self._event_limit):
