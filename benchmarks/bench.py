@@ -76,7 +76,7 @@ class Bench:
             "burst": {"events": self.scaled(5000)},
             "batch": {"events": self.scaled(20000) // 50 * 50 or 50},
             "paced": {"streams": self.scaled(200), "rate": 50, "seconds": min(1.0, 0.2 + self.scale)},
-            "calls": {"number": self.scaled(150)},
+            "calls": {"number": self.scaled(500)},
         }
         return {column: each[column] for column in columns}
 

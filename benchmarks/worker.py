@@ -87,7 +87,8 @@ class Worker:
         return await cpu(self.read, query(events=events, per=50)) / events * 1e6
 
     async def calls(self, number: int) -> float:
-        """Microseconds per call of two events."""
+        """Microseconds per call of two events, once the first have filled what is kept between calls."""
+        await cpu(self.read, *[query(events=1)] * WARM)
         return await cpu(self.read, *[query(events=1)] * number) / number * 1e6
 
     async def sizes(self, sizes: Iterable[int], total: int) -> list[tuple[int, float]]:

@@ -15,7 +15,7 @@ import pytest
 
 from oxygent_client import HTTPRequest, HTTPXTransport
 from oxygent_client.testing import answer, close
-from oxygent_client.transports._plain_stream import BUFFERED, READ_BYTES, _backend, _Protocol
+from oxygent_client.transports._plain_stream import BUFFERED, HELD, READ_BYTES, _backend, _is_readable, _Protocol
 from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.support.servers import LAST, OK, chunk, play, serving
 
@@ -98,6 +98,41 @@ def test_a_cancelled_read(core: Any) -> None:
     run(core, cancel)
 
 
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ([b"head", b"body"], [b"headbody"]),
+        ([b"head", bytes(HELD)], [b"head" + bytes(HELD)]),
+        ([b"head", bytes(HELD), b"more", b"end"], [b"head" + bytes(HELD), b"moreend"]),
+        ([bytes(HELD), bytes(HELD)], [bytes(HELD), bytes(HELD)]),
+        ([b""], []),
+    ],
+    ids=["a small body", "a large body", "after a large piece", "large pieces", "nothing"],
+)
+@pytest.mark.parametrize("then", ["a read", "another turn", "the end"])
+def test_small_writes(written: list[bytes], sent: list[bytes], then: str) -> None:
+    """What is written in one turn is sent together, at its end at the latest; what is unsent at the end never is."""
+
+    async def main() -> list[bytes]:
+        fake: Any = Fake()
+        protocol = _Protocol(fake, memoryview(bytearray(READ_BYTES)))
+        for data in written:
+            await protocol.write(data)
+        if then == "a read":
+            protocol.eof_received()
+            await protocol.read()
+        elif then == "the end":
+            protocol.drop()
+        if then != "a read":
+            await asyncio.sleep(0)
+        assert "".join(fake.told) == "write" * len(fake.written)
+        found: list[bytes] = fake.written
+        return found
+
+    expected = [data for data in sent if then != "the end" or len(data) >= HELD]
+    assert asyncio.run(main()) == expected
+
+
 @CORES
 def test_a_large_body(core: Any) -> None:
     """A write ends when the system has the bytes: not before the other side reads."""
@@ -172,6 +207,7 @@ def test_what_is_told_of_a_connection(core: Any) -> None:
     async def describe(stream: Any, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for name in ("ssl_object", "socket", "server_addr", "client_addr", "is_readable", "unknown"):
             assert stream.get_extra_info(name) == stream._made.get_extra_info(name)
+        assert _is_readable(None, stream._made, stream._socket) is False
         writer.write(b"one")
         while not stream._protocol.has_news:
             assert isinstance(stream.get_extra_info("is_readable"), bool)
@@ -187,6 +223,12 @@ class Fake:
 
     told: list[str] = attrs.field(factory=list[str])
     closing: bool = False
+    written: list[bytes] = attrs.field(factory=list[bytes])
+
+    def write(self, data: bytes) -> None:
+        """Keep what is sent."""
+        self.told.append("write")
+        self.written.append(data)
 
     def is_reading(self) -> bool:
         """Whether reading is not paused."""
