@@ -311,10 +311,12 @@ class OpenExchange:
     Each idle stream has one; an `AsyncExitStack` would take ten times the memory.
     """
 
-    __slots__ = ("_block",)
+    __slots__ = ("_block", "closes_safely")
 
     def __init__(self) -> None:
         self._block: AbstractAsyncContextManager[HTTPResponse] | None = None
+        self.closes_safely = False
+        """Whether leaving is shielded and bounded by the transport itself."""
 
     async def enter(self, block: AbstractAsyncContextManager[HTTPResponse]) -> HTTPResponse:
         """Enter an exchange; the one before was closed."""

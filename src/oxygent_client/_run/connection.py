@@ -30,7 +30,7 @@ from oxygent_client._protocol.router import NameMap
 from oxygent_client._run.config import Lease
 from oxygent_client._run.reads import Expired, Reads, new_reads
 from oxygent_client._run.waits import Scope, Timer, new_scope, new_timer
-from oxygent_client.policies._base import Layer
+from oxygent_client.policies._base import respond
 
 CLOSE_SECONDS: Final = 2.0
 NO_NAMES: Final = NameMap()
@@ -155,7 +155,7 @@ class RunConnection:
             self._reads.is_pending = False
         exchange = self._exchange = OpenExchange()
         try:
-            response = await Layer.respond(self.transport, exchange, request)
+            response = await respond(self.transport, exchange, request)
         except BaseException as error:
             self._exchange = None
             await exchange.__aexit__(type(error), error, error.__traceback__)
@@ -237,7 +237,7 @@ class RunConnection:
         self._is_closing = True
         leaving = block.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)
         try:
-            if isinstance(block, OpenExchange) and Layer.closes_safely(self.transport):
+            if isinstance(block, OpenExchange) and block.closes_safely:
                 await leaving
             else:
                 with anyio.CancelScope(shield=True, deadline=self._now() + CLOSE_SECONDS):

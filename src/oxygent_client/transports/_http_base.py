@@ -109,43 +109,47 @@ class HTTPBase(abc.ABC, Generic[ClientT]):
         self._closed = Closed()
         self._counter = counter
 
-    def _start(self, request: HTTPRequest) -> tuple[ClientT, Proxy | None, str]:
+    def _start(self, request: HTTPRequest, url: str) -> tuple[ClientT, Proxy | None, str]:
         """Return the client for `request`, its proxy if that is known, and the URL to name in errors."""
-        self._closed.check(self)
-        client, proxy = self._find_client(request)
+        if self._own is None:
+            client, proxy = self._find_client(request, url)
+        else:
+            client, proxy = self._own, None
+            self._check_own(request, url, client)
         self._check_open(client)
         redact_records(self._errors.library)
-        return client, proxy, request.url if self._unix_socket is None else f"unix:{self._unix_socket}"
+        return client, proxy, url if self._unix_socket is None else f"unix:{self._unix_socket}"
+
+    def _check_own(self, request: HTTPRequest, url: str, own: ClientT) -> None:
+        """Check that the user's own client may send `request`."""
+        check_loop(own, f"{type(self).__name__}: {self._argument}", getattr(own, "_loop", None))
 
     def _check_open(self, client: ClientT) -> None:
         self._closed.check(self)
         if self._is_closed(client):
             raise ClosedError(f"{type(self).__name__}: the {self._errors.library} {self._argument} was closed")
 
-    def _find_client(self, request: HTTPRequest) -> tuple[ClientT, Proxy | None]:
-        if self._own is not None:
-            check_loop(self._own, f"{type(self).__name__}: {self._argument}", getattr(self._own, "_loop", None))
-            return self._own, None
+    def _find_client(self, request: HTTPRequest, url: str) -> tuple[ClientT, Proxy | None]:
         live = self._live.get() or self._new_live()
-        url = request.url
         proxy = live.proxies.find(url)
         if proxy is not None:
             check_proxied_request(request, proxy.url)
-        key = self._client_key(needs_tls=needs_tls(url, proxy), proxy=proxy)
+        key = self._client_key(url, proxy)
         client = live.clients.get(key)
         if client is None:
             client = live.clients[key] = self._new_client(*key)
         return client, proxy
 
     def _new_live(self) -> LoopClients[ClientT]:
+        self._closed.check(self)
         self._counter.close_orphans()
         trust_env = self._trust_env and self._unix_socket is None
         proxies = Proxies.read(self._proxy, trust_env=trust_env, schemes=self._proxy_schemes)
         live: LoopClients[ClientT] = LoopClients(proxies)
         return self._live.put(live, self._close_clients)
 
-    def _client_key(self, *, needs_tls: bool, proxy: Proxy | None) -> tuple[bool, Proxy | None]:
-        return needs_tls, proxy
+    def _client_key(self, url: str, proxy: Proxy | None) -> tuple[bool, Proxy | None]:
+        return needs_tls(url, proxy), proxy
 
     @abc.abstractmethod
     def _new_client(self, needs_tls: bool, proxy: Proxy | None) -> ClientT:

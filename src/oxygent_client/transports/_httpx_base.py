@@ -420,7 +420,7 @@ class HTTPXBase(HTTPBase[ClientT]):
     @asynccontextmanager
     async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse, None]:
         """As `Transport.exchange`."""
-        found, proxy, url = self._start(request)
+        found, proxy, url = self._start(request, request.url)
         client: Any = found
         trace = _Trace() if self._own is None else _OwnClientTrace(self._library, request)
         if request.url.startswith("https:") and _offers_http2(client):

@@ -48,11 +48,8 @@ _MAX_LENGTH: Final = 1000
 _OURS: ContextVar[bool] = ContextVar("_OURS", default=False)
 
 
-class _OurRecords:
-    """A context manager, which can be entered again after it was left.
-
-    A generator would cost each read of a body as much as the read itself.
-    """
+class our_records:  # noqa: N801  (used like a function; a generator would cost a read of a body as much as the read)
+    """Treat what the libraries log in the block as being about our request. It can be entered again after it was left."""
 
     __slots__ = ("_token",)
 
@@ -64,11 +61,6 @@ class _OurRecords:
             _OURS.reset(self._token)
         except ValueError:  # a coroutine whose event loop was closed midway may be closed in another context
             pass
-
-
-def our_records() -> _OurRecords:
-    """Treat what the libraries log in the block as being about our request."""
-    return _OurRecords()
 
 
 def redact_records(library: str) -> None:

@@ -30,7 +30,7 @@ try:
         from aiohttp.client_proto import ResponseHandler
 except ImportError as _missing:
     raise ImportError("AiohttpTransport needs aiohttp: pip install 'oxygent-client[aiohttp]'") from _missing
-from multidict import istr
+from multidict import CIMultiDict, istr
 from yarl import URL
 
 from oxygent_client._core.errors import (
@@ -62,16 +62,19 @@ __all__ = ["AiohttpTransport"]
 UPLOAD_BYTES: Final = 64 * 1024
 """Size of the pieces of a request body: asyncio sends what it has buffered even after a close."""
 _PARAMETERS: Final = inspect.signature(aiohttp.ClientSession).parameters
-_HEAD_LIMITS: Final[dict[str, Any]] = {
-    name: limit
-    for name, limit in (
+_OPTIONS: Final[dict[str, Any]] = {
+    name: value
+    for name, value in (
+        ("raise_for_status", False),
+        ("auto_decompress", False),
+        # The limits of the other transports; aiohttp's own are 8,190 bytes for a header, and 128 headers.
         ("max_line_size", MAX_VALUE_BYTES),
         ("max_field_size", MAX_VALUE_BYTES),
         ("max_headers", MAX_HEADERS),
     )
     if name in _PARAMETERS
 }
-"""The limits of the other transports; aiohttp's own are 8,190 bytes for a header, and 128 headers."""
+"""Options that a session of ours has, and that each request over the user's own session gets."""
 
 _UNSUPPORTED_URL: Final = "aiohttp does not support this URL"
 
@@ -346,9 +349,10 @@ class _Exchange(CountedExchange, SelfClosing):
 
     def _close(self) -> None:
         response, self.response = self.response, None
-        if response is not None:
+        # After the end of the body the connection is back in the pool already.
+        if response is not None and (not response.content.at_eof() or response.connection is not None):
             with our_records():
-                response.close()  # does nothing after the end of the body: the connection is back in the pool already
+                response.close()
         self.end()
 
     def __del__(self) -> None:
@@ -365,6 +369,12 @@ _header_name: Final = functools.lru_cache(maxsize=256)(istr)
 def _connect_timeout(connect: float | None, sock_connect: float | None) -> aiohttp.ClientTimeout:
     """Return the time-outs of a request: those to connect alone."""
     return aiohttp.ClientTimeout(connect=connect, sock_connect=sock_connect)
+
+
+def _options_for(session: aiohttp.ClientSession) -> dict[str, Any]:
+    """Return the options of a request over the user's own session."""
+    own = session.timeout
+    return {**_OPTIONS, "timeout": _connect_timeout(own.connect, own.sock_connect)}
 
 
 def _socket(counter: ConnectionCounter[socket.socket], address: Any) -> socket.socket:
@@ -454,47 +464,49 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
         loop = this_loop()
         if not isinstance(loop, asyncio.AbstractEventLoop):
             raise ConfigurationError("AiohttpTransport runs on asyncio only; use HTTPXTransport on trio")
-        session, proxy, url = self._start(request)
+        url = request.url
+        session, proxy, place = self._start(request, url)
+        headers = CIMultiDict(zip(map(_header_name, request.headers), request.headers.values(), strict=True))
         data: object = request.body or None
-        length: dict[str, str] = {}
         if len(request.body) > UPLOAD_BYTES:
             starts = range(0, len(request.body), UPLOAD_BYTES)
             data = BufferedChunks(*(request.body[start : start + UPLOAD_BYTES] for start in starts))
-            length = {"content-length": str(len(request.body))}
+            headers.setdefault("content-length", str(len(request.body)))
+        options = {} if self._own is None else _options_for(session)
         exchange.loop = loop
-        with our_records(), ERRORS.mapped(url, proxy=proxy):
-            response = exchange.response = await session.request(
-                request.method,
-                URL(request.url, encoded=True),
-                data=data,
-                headers={_header_name(name): value for name, value in {**length, **request.headers}.items()},
-                allow_redirects=False,
-                raise_for_status=False,
-                auto_decompress=False,
-                **_HEAD_LIMITS,
-                proxy=None if proxy is None else proxy.url,
-                ssl=self._tls_context(request, proxy),
-                timeout=_connect_timeout(session.timeout.connect, session.timeout.sock_connect),
-            )
-        chunks = _Chunks(response, url)
+        try:
+            with our_records():
+                response = exchange.response = await session.request(
+                    request.method,
+                    URL(url, encoded=True),
+                    data=data,
+                    headers=headers,
+                    allow_redirects=False,
+                    proxy=None if proxy is None else proxy.url,
+                    ssl=self._tls_context(url, proxy),
+                    **options,
+                )
+        except Exception:
+            with ERRORS.mapped(place, proxy=proxy):
+                raise
+        chunks = _Chunks(response, place)
         exchange(chunks)
         if self._own is not None or proxy is not None:
             # These include the headers of a session, of its cookies, and for its proxy.
             request.context.sent.note(headers=response.request_info.headers, marked=request.context.secret_headers)
         return HTTPResponse(response.status, parse_head(response.status, response.headers.items()), chunks, request)
 
-    def _find_client(self, request: HTTPRequest) -> tuple[aiohttp.ClientSession, Proxy | None]:
-        session, proxy = super()._find_client(request)
-        if self._own is not None and request.url.startswith("http:") and (own_proxy := _proxy_of(session, request.url)):
+    def _check_own(self, request: HTTPRequest, url: str, session: aiohttp.ClientSession) -> None:
+        super()._check_own(request, url, session)
+        if url.startswith("http:") and (own_proxy := _proxy_of(session, url)):
             check_proxied_request(request, own_proxy)
-        return session, proxy
 
-    def _client_key(self, *, needs_tls: bool, proxy: Proxy | None) -> tuple[bool, Proxy | None]:
+    def _client_key(self, url: str, proxy: Proxy | None) -> tuple[bool, Proxy | None]:
         return True, None  # one session serves all: proxy and context are arguments of a request
 
-    def _tls_context(self, request: HTTPRequest, proxy: Proxy | None) -> ssl.SSLContext | bool:
+    def _tls_context(self, url: str, proxy: Proxy | None) -> ssl.SSLContext | bool:
         """Return aiohttp's `ssl` argument; True without TLS, and with the user's own session, which has its own."""
-        if self._verify is not True or self._own is not None or not needs_tls(request.url, proxy):
+        if self._verify is not True or self._own is not None or not needs_tls(url, proxy):
             return self._verify
         return trust(_default_trust if self._trust_env else _system_trust, trust_env=self._trust_env)
 
@@ -513,7 +525,9 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
         factory = partial(_Connection, loop=asyncio.get_running_loop(), memory=memory)
         connector._factory = factory  # noqa: SLF001  (there is no public way)
         timeout = aiohttp.ClientTimeout(connect=self._connect)
-        return aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
+        return aiohttp.ClientSession(
+            connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), **_OPTIONS
+        )
 
     @staticmethod
     def _is_closed(client: Any) -> bool:
