@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
-from itertools import chain
+from functools import lru_cache
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Literal, Protocol, Self, TypeVar, runtime_checkable
 from urllib.parse import SplitResult, urlsplit, urlunsplit
@@ -53,45 +53,39 @@ def check_url(url: str) -> str:
 
 _WITHOUT_SECRETS = re.compile(r"https?://[0-9A-Za-z.-]+(?::[0-9]+)?(?:/[0-9A-Za-z._~%/-]*)?")
 """The usual form of a URL, which has no secret parts."""
+_is_usual: Final[Callable[[str], object]] = lru_cache(maxsize=64)(_WITHOUT_SECRETS.fullmatch)
+"""Whether a URL has it. Each call looks at the same few URLs several times."""
 
 
 def redact_url(url: str) -> str:
     """Remove the secret parts of a URL: only scheme, host, port and path stay."""
-    if _WITHOUT_SECRETS.fullmatch(url):
+    if _is_usual(url):
         return url
     parts = urlsplit(url)
     return urlunsplit(SplitResult(parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-_HEADER = re.compile(
-    r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-    r"\n(?:[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)?"  # no space at either end: RFC 9110, section 5.5
-)
-"""A name and a value, which have no line feed."""
-_HEADERS = re.compile(rf"(?:{_HEADER.pattern}\n)*+")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"(?:[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)?")  # no space at either end: RFC 9110, section 5.5
+_is_name: Final[Callable[[str], object]] = lru_cache(maxsize=256)(_NAME.fullmatch)
 
 
 def _frozen(headers: Mapping[str, str]) -> Mapping[str, str]:
     own = dict(headers)
     try:
-        lines = "\n".join([*chain.from_iterable(own.items()), ""])
-        is_valid = lines.count("\n") == 2 * len(own) and _HEADERS.fullmatch(lines)
+        values = " ".join(["", *own.values(), ""])
+        is_valid = "  " not in values and values.isascii() and values.isprintable() and all(map(_is_name, own))
     except TypeError:  # `prepare_headers` of a subclass may return anything
-        is_valid = None
-    if not is_valid:
-        name = next(name for name, value in own.items() if not _is_header(name, value))
-        raise ConfigurationError(f"the header {str(name)[:60]!r} has a name or a value that HTTP does not allow")
+        is_valid = False
+    if not is_valid:  # or perhaps not: a value may be empty, and hold a tab or two spaces
+        for name, value in own.items():
+            if not _is_header(name, value):
+                raise ConfigurationError(f"the header {str(name)[:60]!r} has a name or a value that HTTP does not allow")
     return MappingProxyType(own)
 
 
 def _is_header(name: Any, value: Any) -> bool:
-    return isinstance(name, str) and isinstance(value, str) and bool(_HEADER.fullmatch(f"{name}\n{value}"))
-
-
-def _printable(instance: object, attribute: object, path: str) -> None:
-    """Refuse a path that could start another line of the request. Transports encode all other characters."""
-    if not path.isprintable():
-        raise ConfigurationError("the path of a request has a character that is not printable")
+    return isinstance(name, str) and isinstance(value, str) and bool(_is_name(name)) and bool(_VALUE.fullmatch(value))
 
 
 class Claiming(Protocol):
@@ -232,7 +226,7 @@ class HTTPRequest(_HTTPRequestSlots):
     method: str
     base_url: str
     """The server's URL; empty if a `Cluster` picks the server."""
-    path: str = attrs.field(validator=_printable)
+    path: str
     """Path below the base URL, perhaps with a query."""
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str], converter=_frozen)
     body: bytes = attrs.field(default=b"", repr=False)
@@ -241,6 +235,8 @@ class HTTPRequest(_HTTPRequestSlots):
     _url: str = attrs.field(default="", init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
+        if not self.path.isprintable():  # it could start another line of the request; all other characters are encoded
+            raise ConfigurationError("the path of a request has a character that is not printable")
         self.context.sent.note(self.base_url, self.headers, self.context.secret_headers)
 
     @property
@@ -275,7 +271,7 @@ _set: Final = object.__setattr__
 
 @functools.lru_cache(maxsize=64)
 def _joined(base_url: str, below: str) -> str:
-    if below.startswith("/") and "?" not in below and _WITHOUT_SECRETS.fullmatch(base_url):
+    if below.startswith("/") and "?" not in below and _is_usual(base_url):
         return base_url.rstrip("/") + below  # the same as what follows, which takes ten times as long
     base = urlsplit(base_url)
     path, _, query = below.partition("?")
