@@ -114,7 +114,7 @@ class Raising:
         return SimpleNamespace(
             status=200,
             headers=CIMultiDict({"content-length": "99"}),
-            content=SimpleNamespace(readany=readany, _read_nowait=_nothing),  # it has nothing left
+            content=SimpleNamespace(readany=readany, _read_nowait=_nothing, at_eof=bool),  # it has nothing left
             request_info=SimpleNamespace(headers={}),
             close=lambda: None,
         )

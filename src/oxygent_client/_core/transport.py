@@ -80,7 +80,9 @@ def _frozen(headers: Mapping[str, str]) -> Mapping[str, str]:
     if not is_valid:  # or perhaps not: a value may be empty, and hold a tab or two spaces
         for name, value in own.items():
             if not _is_header(name, value):
-                raise ConfigurationError(f"the header {str(name)[:60]!r} has a name or a value that HTTP does not allow")
+                raise ConfigurationError(
+                    f"the header {str(name)[:60]!r} has a name or a value that HTTP does not allow"
+                )
     return MappingProxyType(own)
 
 

@@ -30,7 +30,7 @@ from oxygent_client._protocol.router import NameMap
 from oxygent_client._run.config import Lease
 from oxygent_client._run.reads import Expired, Reads, new_reads
 from oxygent_client._run.waits import Scope, Timer, new_scope, new_timer
-from oxygent_client.policies._base import respond
+from oxygent_client.policies._base import Layer
 
 CLOSE_SECONDS: Final = 2.0
 NO_NAMES: Final = NameMap()
@@ -155,7 +155,7 @@ class RunConnection:
             self._reads.is_pending = False
         exchange = self._exchange = OpenExchange()
         try:
-            response = await respond(self.transport, exchange, request)
+            response = await Layer.respond(self.transport, exchange, request)
         except BaseException as error:
             self._exchange = None
             await exchange.__aexit__(type(error), error, error.__traceback__)

@@ -12,7 +12,7 @@ from oxygent_client._core.settings import Limits
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse, OpenExchange
 from oxygent_client._protocol.responses import error_from_response
 from oxygent_client.cluster._lookup import cluster_of
-from oxygent_client.policies._base import COUNTED, Layer, respond
+from oxygent_client.policies._base import COUNTED, Layer
 
 
 class OutcomeTransport(Layer):
@@ -29,13 +29,13 @@ class OutcomeTransport(Layer):
         context = request.context
         report = context.outcome
         if report is None or context.purpose not in COUNTED:
-            return await respond(self.inner, exchange, request)
+            return await Layer.respond(self.inner, exchange, request)
         path = request.path.partition("?")[0]
         log_event("connect", context, "sending %s %s", request.method, path, attempt=context.attempt)
         report(Outcome.UNKNOWN)
         report.waits(True)
         try:
-            response = await respond(self.inner, exchange, request)
+            response = await Layer.respond(self.inner, exchange, request)
         except OxyError as error:
             report(error.outcome)
             raise

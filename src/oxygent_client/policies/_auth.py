@@ -22,7 +22,7 @@ from oxygent_client._core.bodies import decompressed, read_up_to
 from oxygent_client._core.errors import ConfigurationError, DeadlineExceededError, Outcome, OxyError
 from oxygent_client._core.transport import BufferedChunks, HTTPRequest, HTTPResponse, OpenExchange, Transport
 from oxygent_client._core.validation import number
-from oxygent_client.policies._base import PolicyKind, StatelessPolicy, Wrapper, wait_deadline, respond
+from oxygent_client.policies._base import Layer, PolicyKind, StatelessPolicy, Wrapper, wait_deadline
 from oxygent_client.policies._tokens import (
     CachedToken,
     FromEnv,
@@ -290,9 +290,9 @@ class BearerAuthTransport(Wrapper):
 
     async def _respond(self, exchange: OpenExchange, request: HTTPRequest) -> HTTPResponse:
         if "authorization" in {name.lower() for name in request.headers}:
-            return await respond(self.inner, exchange, request)
+            return await Layer.respond(self.inner, exchange, request)
         token = await _before_deadline(request, self._token(request), Outcome.NOT_SENT)
-        response = await respond(self.inner, exchange, _with_token(request, token))
+        response = await Layer.respond(self.inner, exchange, _with_token(request, token))
         if response.status != 401:
             return response
         body = await read_up_to(decompressed(response), REFUSAL_BYTES, deadline=anyio.current_time() + REFUSAL_SECONDS)
@@ -301,7 +301,7 @@ class BearerAuthTransport(Wrapper):
         if refreshed.value == token.value:
             return attrs.evolve(response, chunks=BufferedChunks(body))
         again = attrs.evolve(request, context=attrs.evolve(request.context, attempt=request.context.attempt + 1))
-        return await respond(self.inner, exchange, _with_token(again, refreshed))
+        return await Layer.respond(self.inner, exchange, _with_token(again, refreshed))
 
     async def _token(self, request: HTTPRequest, refused: CachedToken | None = None) -> CachedToken:
         auth = self.auth
@@ -342,7 +342,7 @@ class HeadersTransport(Wrapper):
         headers = _check_names(await _before_deadline(request, self.auth.headers(request), Outcome.NOT_SENT))
         own = {name.lower() for name in request.headers}
         added = {name: value for name, value in headers.items() if name not in own}
-        return await respond(self.inner, exchange, _with_credentials(request, added))
+        return await Layer.respond(self.inner, exchange, _with_credentials(request, added))
 
 
 @attrs.define(eq=False)

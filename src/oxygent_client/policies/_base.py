@@ -110,20 +110,6 @@ class Layer:
         await self.inner.aclose()
 
 
-def respond(transport: Transport, exchange: OpenExchange, request: HTTPRequest) -> Awaitable[HTTPResponse]:
-    """Enter an exchange of `transport`; its layers share `exchange`, which is faster than one for each.
-
-    It is no coroutine, so that each layer takes one and not two.
-    """
-    if isinstance(transport, Layer) and type(transport).exchange is Layer.exchange:
-        return transport._respond(exchange, request)  # noqa: SLF001  (of this module)
-    entered = transport.exchange(request)
-    if type(entered) is not _OF_A_GENERATOR:
-        entered = _in_a_generator(entered)
-    exchange.closes_safely = getattr(getattr(type(transport), "exchange", None), "closes_safely", False) is True
-    return exchange.enter(entered)
-
-
 class Wrapper(Layer):
     """The transport that applies a policy."""
 

@@ -14,7 +14,7 @@ import attrs
 
 from oxygent_client._core.plain_http import PlaintextRules, check_secure, may_hold_credentials
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse, OpenExchange, Transport
-from oxygent_client.policies._base import PolicyKind, StatelessPolicy, Wrapper, respond
+from oxygent_client.policies._base import Layer, PolicyKind, StatelessPolicy, Wrapper
 
 
 class HTTPSOnly(PlaintextRules, StatelessPolicy):
@@ -53,4 +53,4 @@ class HTTPSOnlyTransport(Wrapper):
         if url and (url, self.policy) != self._checked and not getattr(self.inner, "checks_secure", False):
             check_secure(url, request.headers, self.policy, marked=request.context.secret_headers)
             self._checked = (url, self.policy) if may_hold_credentials(url, self.policy) else None
-        return respond(self.inner, exchange, request)
+        return Layer.respond(self.inner, exchange, request)

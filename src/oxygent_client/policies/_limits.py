@@ -20,7 +20,7 @@ from oxygent_client._core.errors import DeadlineExceededError, Outcome
 from oxygent_client._core.per_loop import PerLoop
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse, OpenExchange, Transport
 from oxygent_client._core.validation import integer, number
-from oxygent_client.policies._base import COUNTED, PolicyKind, Wrapper, wait_deadline, respond
+from oxygent_client.policies._base import COUNTED, Layer, PolicyKind, Wrapper, wait_deadline
 
 # --- concurrency limit ------------------------------------------------------------------------------------------------
 
@@ -208,4 +208,4 @@ class RateLimitTransport(Wrapper):
     async def _respond(self, exchange: OpenExchange, request: HTTPRequest) -> HTTPResponse:
         if request.context.purpose in COUNTED:
             await self.bucket.take(wait_deadline(request.context))
-        return await respond(self.inner, exchange, request)
+        return await Layer.respond(self.inner, exchange, request)

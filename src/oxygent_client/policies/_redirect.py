@@ -20,7 +20,7 @@ from oxygent_client._core.patterns import compiled
 from oxygent_client._core.server_identity import url_origin
 from oxygent_client._core.transport import HTTPRequest, HTTPResponse, OpenExchange, Transport
 from oxygent_client._core.validation import FLAG, integer
-from oxygent_client.policies._base import PolicyKind, StatelessPolicy, Wrapper, respond
+from oxygent_client.policies._base import Layer, PolicyKind, StatelessPolicy, Wrapper
 
 FOLLOWED: Final = (307, 308)
 """Statuses that mean: send the same request again, there. The server has run nothing."""
@@ -62,7 +62,7 @@ class RedirectTransport(Wrapper):
     redirect: Redirect = attrs.field(factory=Redirect)
 
     async def _respond(self, exchange: OpenExchange, request: HTTPRequest) -> HTTPResponse:
-        response = await respond(self.inner, exchange, request)
+        response = await Layer.respond(self.inner, exchange, request)
         if response.status not in FOLLOWED:
             return response
         base_path = "" if self.redirect.any_path else urlsplit(response.request.base_url).path
@@ -72,7 +72,7 @@ class RedirectTransport(Wrapper):
                 break
             await drain(response.chunks)
             await exchange.close_quietly()
-            response = await respond(self.inner, exchange, following)
+            response = await Layer.respond(self.inner, exchange, following)
         return response
 
 

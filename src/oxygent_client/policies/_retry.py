@@ -27,7 +27,7 @@ from oxygent_client._core.log import log_event
 from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, OpenExchange, Transport, find_wrapped
 from oxygent_client._core.validation import integer, number
 from oxygent_client._protocol.responses import error_from_response
-from oxygent_client.policies._base import COUNTED, PolicyKind, Wrapper, respond
+from oxygent_client.policies._base import COUNTED, Layer, PolicyKind, Wrapper
 
 
 @attrs.frozen(kw_only=True)
@@ -140,7 +140,7 @@ class RetryTransport(Wrapper):
             if attempt != request.context.attempt:
                 sent = request.with_context(attempt=attempt)
             try:
-                response = await respond(self.inner, exchange, sent)
+                response = await Layer.respond(self.inner, exchange, sent)
             except OxyError as error:
                 error.attempts = attempt
                 retry_at = self._retry_at(error, sent)

@@ -49,7 +49,7 @@ _OURS: ContextVar[bool] = ContextVar("_OURS", default=False)
 
 
 class our_records:  # noqa: N801  (used like a function; a generator would cost a read of a body as much as the read)
-    """Treat what the libraries log in the block as being about our request. It can be entered again after it was left."""
+    """Treat what the libraries log in the block as being about our request; a block may follow another."""
 
     __slots__ = ("_token",)
 

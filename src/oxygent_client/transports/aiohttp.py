@@ -496,9 +496,9 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
             request.context.sent.note(headers=response.request_info.headers, marked=request.context.secret_headers)
         return HTTPResponse(response.status, parse_head(response.status, response.headers.items()), chunks, request)
 
-    def _check_own(self, request: HTTPRequest, url: str, session: aiohttp.ClientSession) -> None:
-        super()._check_own(request, url, session)
-        if url.startswith("http:") and (own_proxy := _proxy_of(session, url)):
+    def _check_own(self, request: HTTPRequest, url: str, own: aiohttp.ClientSession) -> None:
+        super()._check_own(request, url, own)
+        if url.startswith("http:") and (own_proxy := _proxy_of(own, url)):
             check_proxied_request(request, own_proxy)
 
     def _client_key(self, url: str, proxy: Proxy | None) -> tuple[bool, Proxy | None]:
