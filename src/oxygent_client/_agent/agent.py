@@ -23,7 +23,7 @@ import attrs
 
 from oxygent_client._agent import rules
 from oxygent_client._agent.call_options import make_options, make_request, with_options
-from oxygent_client._agent.callbacks import AgentCallbacks, CallbackDispatcher
+from oxygent_client._agent.callbacks import CallbackDispatcher
 from oxygent_client._agent.remote_agent import RemoteAgent, single_attempt
 from oxygent_client._agent.request_builder import RequestBuilder, lookup_request
 from oxygent_client._agent.rules import EventFilter, EventHandler, ProgressCallback
@@ -511,6 +511,7 @@ class SSEOxyGent(RemoteAgent):
         *,
         attached_to: str = "",
     ) -> RunConfig:
+        callbacks: Any = self  # to pyright a field with a converter is no property
         return RunConfig(
             request=request,
             trace_id=trace_id,
@@ -518,9 +519,7 @@ class SSEOxyGent(RemoteAgent):
             lease=self._lease,
             prepare=build,
             router=self.router,
-            listener=CallbackDispatcher(
-                cast("AgentCallbacks", self), request
-            ),  # to pyright a field with a converter is no property
+            listener=CallbackDispatcher(callbacks, request),
             timeouts=request.call_options.timeouts(self.timeouts),
             limits=self.limits,
             confirm_state=self.confirm_state,
