@@ -313,7 +313,7 @@ class OpenExchange:
 
     def __init__(self) -> None:
         self._block: AbstractAsyncContextManager[HTTPResponse] | None = None
-        self.closes_safely = False
+        self.closes_safely: bool = False
         """Whether leaving is shielded and bounded by the transport itself."""
 
     async def enter(self, block: AbstractAsyncContextManager[HTTPResponse]) -> HTTPResponse:
