@@ -13,6 +13,7 @@ import pytest
 
 from oxygent_client import SSEOxyGent
 from oxygent_client._core.ids import new_id
+from oxygent_client._core.transport import MOST_USUAL, _usual, redact_url
 from oxygent_client.policies import APIKey
 from oxygent_client.testing import FakeTransport, answer, close
 
@@ -65,3 +66,11 @@ async def test_caches(settings: Callable[[str], dict[str, Any]]) -> None:
         await call(new_id(20))
     assert {name: size for name, size in kept().items() if size != before.get(name)} == {}
     assert len(before) > 10
+
+
+def test_many_servers() -> None:
+    """The URLs that are remembered are few, however many servers a program calls."""
+    for number in range(2 * MOST_USUAL):
+        url = f"http://host-{number}.test"
+        assert redact_url(url) == url
+    assert 0 < len(_usual) <= MOST_USUAL

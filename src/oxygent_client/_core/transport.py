@@ -9,7 +9,6 @@ Rule 4: the frozen classes have their slots from base classes that are not froze
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
@@ -51,10 +50,23 @@ def check_url(url: str) -> str:
     return url
 
 
+MOST_USUAL: Final = 64
 _WITHOUT_SECRETS = re.compile(r"https?://[0-9A-Za-z.-]+(?::[0-9]+)?(?:/[0-9A-Za-z._~%/-]*)?")
 """The usual form of a URL, which has no secret parts."""
-_is_usual: Final[Callable[[str], object]] = lru_cache(maxsize=64)(_WITHOUT_SECRETS.fullmatch)
-"""Whether a URL has it. Each call looks at the same few URLs several times."""
+_usual: Final = set[str]()
+"""URLs that have it, of late; none of them has a secret."""
+
+
+def _is_usual(url: str) -> bool:
+    """Whether a URL has the usual form. Each call looks at the same few URLs several times."""
+    if url in _usual:
+        return True
+    if not _WITHOUT_SECRETS.fullmatch(url):
+        return False
+    if len(_usual) >= MOST_USUAL:
+        _usual.clear()
+    _usual.add(url)
+    return True
 
 
 def redact_url(url: str) -> str:
@@ -271,14 +283,19 @@ T = TypeVar("T")
 _set: Final = object.__setattr__
 
 
-@functools.lru_cache(maxsize=64)
 def _joined(base_url: str, below: str) -> str:
     if below.startswith("/") and "?" not in below and _is_usual(base_url):
-        return base_url.rstrip("/") + below  # the same as what follows, which takes ten times as long
+        return _added(base_url, below)  # the same as what follows, which takes ten times as long
     base = urlsplit(base_url)
     path, _, query = below.partition("?")
     query = "&".join(part for part in (query, base.query) if part)
     return urlunsplit(base._replace(path=base.path.rstrip("/") + path, query=query, fragment=""))
+
+
+@lru_cache(maxsize=64)
+def _added(base_url: str, path: str) -> str:
+    """One URL for all requests to it, since each open stream has that of its request."""
+    return base_url.rstrip("/") + path
 
 
 @attrs.frozen
