@@ -44,10 +44,11 @@ def kept() -> dict[str, int]:
     for module_name, module in [*sys.modules.items()]:
         if module_name.partition(".")[0] == "oxygent_client":
             for name, value in vars(module).items():
-                if callable(info := getattr(value, "cache_info", None)) and value is not urlsplit:
-                    found[f"{module_name}.{name}"] = info().currsize
-                elif isinstance(value, dict | set) and not name.startswith("__"):
-                    found[f"{module_name}.{name}"] = len(value)
+                each: Any = value
+                if callable(getattr(each, "cache_info", None)) and each is not urlsplit:
+                    found[f"{module_name}.{name}"] = each.cache_info().currsize
+                elif type(value) in (dict, set) and not name.startswith("__"):
+                    found[f"{module_name}.{name}"] = len(each)
     return found
 
 
