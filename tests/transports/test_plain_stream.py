@@ -12,6 +12,7 @@ import attrs
 import httpcore
 import httpcore2
 import pytest
+import uvloop
 
 from oxygent_client import HTTPRequest, HTTPXTransport
 from oxygent_client.testing import answer, close
@@ -102,12 +103,13 @@ def test_a_cancelled_read(core: Any) -> None:
     ("written", "sent"),
     [
         ([b"head", b"body"], [b"headbody"]),
-        ([b"head", bytes(HELD)], [b"head" + bytes(HELD)]),
-        ([b"head", bytes(HELD), b"more", b"end"], [b"head" + bytes(HELD), b"moreend"]),
+        ([b"head", bytes(HELD)], [b"head", bytes(HELD)]),
+        ([b"head", bytes(HELD), b"more", b"end"], [b"head", bytes(HELD), b"moreend"]),
         ([bytes(HELD), bytes(HELD)], [bytes(HELD), bytes(HELD)]),
+        ([b"head", bytes(HELD - 1), b"more"], [b"head" + bytes(HELD - 1), b"more"]),
         ([b""], []),
     ],
-    ids=["a small body", "a large body", "after a large piece", "large pieces", "nothing"],
+    ids=["a small body", "a large body", "after a large piece", "large pieces", "many pieces", "nothing"],
 )
 @pytest.mark.parametrize("then", ["a read", "another turn", "the end"])
 def test_small_writes(written: list[bytes], sent: list[bytes], then: str) -> None:
@@ -129,8 +131,44 @@ def test_small_writes(written: list[bytes], sent: list[bytes], then: str) -> Non
         found: list[bytes] = fake.written
         return found
 
-    expected = [data for data in sent if then != "the end" or len(data) >= HELD]
-    assert asyncio.run(main()) == expected
+    unsent = then == "the end" and bool(sent) and len(sent[-1]) < HELD
+    assert asyncio.run(main()) == (sent[:-1] if unsent else sent)
+
+
+def test_a_large_body_is_not_copied() -> None:
+    """The piece that is sent is the one that was written."""
+
+    async def main() -> bool:
+        fake: Any = Fake()
+        protocol, body = _Protocol(fake, memoryview(bytearray(READ_BYTES))), bytes(HELD)
+        for data in (b"head", body):
+            await protocol.write(data)
+        return fake.written[-1] is body
+
+    assert asyncio.run(main())
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["the usual", "uvloop"])
+@CORES
+def test_a_loss_before_small_writes_are_sent(core: Any, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """Bytes that wait when the connection is lost are dropped, and the event loop has nothing to report."""
+    reported = list[object]()
+
+    async def lose() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        async with asyncio.timeout(20), connected(core) as (stream, _, _):
+            stream._protocol._transport.abort()
+            await stream.write(b"hello")
+            assert stream._protocol._held == b"hello"
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert stream._protocol._held == b""
+            with pytest.raises(core.WriteError):
+                await stream.write(b"more")
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(lose())
+    assert reported == []
 
 
 @CORES

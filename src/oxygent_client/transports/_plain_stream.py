@@ -26,7 +26,7 @@ from typing import Any, Final
 READ_BYTES: Final = 64 * 1024
 BUFFERED: Final = READ_BYTES
 HELD: Final = 16 * 1024
-"""Small writes: to send them together takes a copy."""
+"""Pieces of less are sent together; that takes a copy, which is too dear for a large body."""
 
 
 class _Protocol(asyncio.BufferedProtocol):
@@ -100,6 +100,7 @@ class _Protocol(asyncio.BufferedProtocol):
         """Note the end of both directions."""
         self.is_over = self.is_lost = True
         self.error = exc
+        self.drop()  # uvloop refuses to write then
         _wake(self._reader)
         _wake(self._writer)
 
@@ -137,11 +138,15 @@ class _Protocol(asyncio.BufferedProtocol):
 
     async def write(self, data: bytes) -> None:
         """Send these bytes, perhaps a moment later; wait until the system has those before."""
-        if not self._held:
-            self._loop.call_soon(self._send)
-        self._held += data
-        if len(self._held) >= HELD:
+        if len(data) >= HELD:
             self._send()
+            self._transport.write(data)
+        else:
+            if not self._held:
+                self._loop.call_soon(self._send)
+            self._held += data
+            if len(self._held) >= HELD:
+                self._send()
         if self._writer is not None:
             await self._writer
 
