@@ -238,6 +238,52 @@ def test_a_loop_that_is_gone() -> None:
     assert ends.ends == [("left", "not_sent")]
 
 
+def test_a_loop_that_is_looked_for_during_garbage_collection() -> None:
+    """A run of a closed loop that is garbage already, but not reported as lost yet, is reported."""
+
+    class Lost:
+        def abandon(self) -> None:
+            """Not called."""
+
+    def begin(ends: Ends, loop: asyncio.AbstractEventLoop) -> Lost:
+        run = Lost()
+        watch(run, loop, RunObservation(observers=(ends,)), Context(), OutcomeTracker())
+        return run
+
+    ends, loops = Ends(), [asyncio.new_event_loop() for _ in range(2)]
+    others, garbage = list[Lost](), list[object]()
+    garbage += [garbage, first := Lost(), begin(ends, loops[0])]
+    early = weakref.ref(first, lambda _: others.append(begin(Ends(), loops[1])))  # is called before that of the run
+    loops[0].close()
+    del garbage, first
+    gc.collect()
+    sweep()
+    loops[1].close()
+    assert early() is None
+    assert len(others) == 1
+    assert ends.ends == [("left", "not_sent")]
+
+
+def test_bytes_of_a_run_in_a_loop_that_was_closed() -> None:
+    """Bytes that a run had buffered when its loop was closed are not buffered any more."""
+    agent = agent_for(Reply((b"data: half an event", pause(100))), ANSWER)
+
+    async def read() -> None:
+        async with agent.stream("hi") as run:
+            await anext(run)
+
+    loop = asyncio.new_event_loop()
+    reading = loop.create_task(read())
+    loop.run_until_complete(asyncio.sleep(0.1))
+    loop.close()
+    assert agent.stats().buffered > 0
+    asyncio.run(agent.ask("hi"))
+    assert agent.stats().in_flight == 0
+    assert agent.stats().buffered == 0
+    with suppress(RuntimeError):  # as above
+        reading.get_coro().close()
+
+
 def test_a_reader_in_a_loop_that_was_closed() -> None:
     """A reader that was pending when its loop was closed does not keep another reader out."""
 

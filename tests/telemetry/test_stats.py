@@ -410,6 +410,23 @@ def test_a_collection_while_counting() -> None:
     assert keeper.stats().buffered == 0
 
 
+def test_a_run_that_ends_while_statistics_are_read() -> None:
+    """A run that the garbage collector ends in the thread that reads statistics is still in flight in them."""
+
+    def clock() -> float:
+        if reading:
+            run.note("ended", Context(), {"end": "left"})
+        return 0.0
+
+    reading = list[bool]()
+    keeper = StatsCollector(clock)
+    run = keeper.observed(())
+    run.note("begun", Context(), {})
+    reading.append(True)
+    assert keeper.stats().in_flight == 1
+    assert keeper.stats().left == 1
+
+
 def test_without_counts() -> None:
     """A run without counts may buffer any number of bytes."""
     observed = RunObservation()

@@ -89,8 +89,12 @@ def _end_with_their_loops() -> None:
     for loop_ref in [*_WATCHED]:
         loop = loop_ref()
         if loop is None or (hasattr(loop, "is_closed") and loop.is_closed()):
-            for run in [run for each in _WATCHED.pop(loop_ref, set()) if (run := each()) is not None]:
-                run.abandon()
+            for each in [*_WATCHED.pop(loop_ref, set())]:
+                run = each()
+                if run is not None:
+                    run.abandon()
+                else:  # `_lose` has not run yet, and will not find it
+                    _LOST.append(each)
 
 
 def _lose(ref: weakref.ref[Any]) -> None:

@@ -430,6 +430,7 @@ class Run:
         self._give_back()
         self._set_aside()
         self._closed = True
+        self._config.observed.hold(0)
         self._release()
         self._notify_end("left", None)
 

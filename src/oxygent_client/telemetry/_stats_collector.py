@@ -168,7 +168,7 @@ class StatsCollector:
         known = None if pool is None else pool.connections()
         connections, idle = (None, None) if known is None else known
         with self._lock:
-            live = self._live
+            live = dict(self._live)  # the garbage collector may end a dropped coroutine here, and its run
             return Stats(
                 runs=self._runs,
                 successes=self._successes,
