@@ -94,3 +94,23 @@ async def test_one_framing(library: Any) -> None:
     ((_, _, headers, body, _),) = recorder.requests
     assert b"content-length" not in dict(headers)
     assert body == b"{}"
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
+async def test_a_log_that_fails(library: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A response is closed if a filter of the library's log raises."""
+
+    def fail(record: logging.LogRecord) -> bool:
+        raise ValueError(record.msg)
+
+    recorder, log = Recorder(library), logging.getLogger(library.__name__)
+    client = direct_client(library)(recorder.transport, library.Timeout(None))
+    log.addFilter(fail)
+    try:
+        with caplog.at_level(logging.INFO, library.__name__):
+            async with client:
+                with pytest.raises(ValueError, match="HTTP Request"):
+                    await client.stream("GET", URL, extensions={}, headers={}, content=client.upload(b"")).__aenter__()
+    finally:
+        log.removeFilter(fail)
+    assert recorder.closed == 1

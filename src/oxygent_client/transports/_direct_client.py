@@ -54,14 +54,18 @@ def direct_client(library: Any) -> type[Any]:
         async def __aenter__(self) -> Any:
             request, self._request = self._request, None  # an idle stream holds only what it still needs
             response = self._response = await self._transport.handle_async_request(request)
-            log.info(
-                'HTTP Request: %s %s "%s %d %s"',
-                request.method,
-                request.url,
-                response.http_version,
-                response.status_code,
-                response.reason_phrase,
-            )
+            try:
+                log.info(
+                    'HTTP Request: %s %s "%s %d %s"',
+                    request.method,
+                    request.url,
+                    response.http_version,
+                    response.status_code,
+                    response.reason_phrase,
+                )
+            except BaseException:  # a filter of the user's may raise
+                await response.aclose()
+                raise
             return response
 
         async def __aexit__(self, *_: object) -> None:
