@@ -381,15 +381,18 @@ async def test_a_cancelled_run() -> None:
 
 
 def test_a_forked_child() -> None:
-    """In a forked child counts start at zero, and the end of a parent's run is not counted."""
+    """In a forked child counts start at zero, and neither the end of a parent's run nor its bytes are counted."""
     keeper = StatsCollector()
     inherited = keeper.observed(())
     inherited.note("begun", Context(), {})
+    inherited.hold(10)
     after_fork()
     assert keeper.stats().runs == 0
+    inherited.hold(0)
     inherited.note("ended", Context(), {"end": "completed", "seconds": 1.0})
     assert keeper.stats().successes == 0
     assert keeper.stats().left == 0
+    assert keeper.stats().buffered == 0
 
 
 def test_a_collection_while_counting() -> None:

@@ -169,6 +169,7 @@ class StatsCollector:
         connections, idle = (None, None) if known is None else known
         with self._lock:
             live = dict(self._live)  # the garbage collector may end a dropped coroutine here, and its run
+            self._buffered = sum(run.buffered for run in live)  # without runs of the parent process, before a fork
             return Stats(
                 runs=self._runs,
                 successes=self._successes,
