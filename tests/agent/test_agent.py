@@ -398,6 +398,22 @@ async def test_invalid_headers_from_a_hook() -> None:
     assert transport.requests == []
 
 
+@pytest.mark.parametrize("hook", ["prepare_payload", "prepare_headers"])
+async def test_an_error_of_ours_from_a_hook(hook: str) -> None:
+    """A hook may refuse a request with an error of this package, which is raised as it is; nothing is sent."""
+    refusal = errors.PayloadError("too secret to be sent")
+
+    def refuse(oxy_request: OxyRequest) -> Any:
+        raise refusal
+
+    agent, transport = made()
+    setattr(agent, hook, refuse)
+    with pytest.raises(errors.PayloadError) as caught:
+        await agent.ask("hi")
+    assert caught.value is refusal
+    assert transport.requests == []
+
+
 @pytest.mark.parametrize("token", [5, None, b"oxyrun1.x", ("oxyrun1.", "x")])
 def test_invalid_tokens(token: Any) -> None:
     """An argument of `attach` that is not a RunHandle or a token is refused with the expected types."""

@@ -214,14 +214,21 @@ CLONES: Final[dict[str, Callable[[OxyRequest], OxyRequest]]] = {
 
 @pytest.mark.parametrize("make", CLONES.values(), ids=CLONES)
 def test_a_clone_keeps_assigned_attributes(make: Callable[[OxyRequest], OxyRequest]) -> None:
-    """A clone keeps a `send_message`, or another attribute, that was assigned to the request."""
+    """A clone keeps a `send_message`, or another attribute, that was assigned to the request; but no private one."""
     request = OxyRequest()
     mine: Any = object()
     request.send_message = mine
-    vars(request)["extra"] = mine
+    vars(request)["extra"] = vars(request)["_private"] = mine
     clone = make(request)
     assert clone.send_message is mine
     assert vars(clone)["extra"] is mine
+    assert "_private" not in vars(clone)
+
+
+def test_a_container_of_no_request() -> None:
+    """The class itself has no container, which each request has of its own."""
+    assert not hasattr(OxyRequest, "arguments")
+    assert OxyRequest().arguments is not OxyRequest().arguments
 
 
 UNCOPYABLE: Final[list[tuple[str, dict[str, Any]]]] = [

@@ -34,6 +34,7 @@ from oxygent_client.policies import (
     RetryTransport,
     Wrapper,
 )
+from oxygent_client.policies._base import Layer
 from oxygent_client.testing import FakeTransport, Peer, Reply, check_transport, pause
 from oxygent_client.transports import Context
 from oxygent_client.transports.asgi import ASGITransport
@@ -74,6 +75,11 @@ ONE_EACH: Final = [value for name, value in VALUES.items() if name not in {"Basi
 def run(base: str = URL, **said: Any) -> HTTPRequest:
     """Return a run at this server."""
     return HTTPRequest("POST", base, "/sse/chat", body=b"{}", context=Context(**said))
+
+
+async def test_a_layer_alone() -> None:
+    """A layer that overrides nothing passes requests on."""
+    assert await met(Layer(FakeTransport({"/sse/chat": GOOD}))) == 200
 
 
 async def met(transport: Transport, request: HTTPRequest | None = None) -> int:
