@@ -176,7 +176,8 @@ async def test_cut_runs(newest: RemoteServer, anyio_backend_name: str, row: Row)
 
     rows(row, fired, anyio_backend_name)
     check(fired)
-    assert {*Outcome} - {Outcome.UNKNOWN} <= {shot.outcome for shot in fired}
+    # A run that was cut in mid-stream is recovered if it ends soon, and else only known to have started.
+    assert {Outcome.NOT_SENT, Outcome.REJECTED, Outcome.COMPLETED} <= {shot.outcome for shot in fired}
     assert any(shot.recovered for shot in fired)
 
 
