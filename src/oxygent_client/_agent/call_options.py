@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
@@ -18,35 +17,25 @@ _RULES: Final[Mapping[str, Rule]] = {
     "idempotent": FLAG,
 }
 _DEFAULTS: Final[Mapping[str, object]] = {
-    "arguments": None,
+    **dict.fromkeys(("arguments", "shared_data", "group_data")),
     **dict.fromkeys(("trace_id", "from_trace_id", "group_id"), ""),
-    **dict.fromkeys(("shared_data", "group_data")),
     "idempotent": False,
 }
 _EMPTY: Final = (None, "", False)
 _NO_OPTIONS: Final = CallOptions()
 
 
-def make_request(
-    query: str | OxyRequest,
-    *,
-    arguments: Mapping[str, Any] | None = None,
-    trace_id: str = "",
-    from_trace_id: str = "",
-    group_id: str = "",
-    shared_data: dict[str, Any] | None = None,
-    group_data: dict[str, Any] | None = None,
-    idempotent: bool = False,
-) -> OxyRequest:
+def make_request(query: str | OxyRequest, **options: Any) -> OxyRequest:
     """Make a request of a query and the options of a call; return a query that is a request.
 
     Raises:
         ConfigurationError: the query or an option is invalid, or a request has options beside it.
     """
-    options = (arguments, trace_id, from_trace_id, group_id, shared_data, group_data, idempotent)
-    given: dict[str, Any] = {}
-    if not all(map(operator.is_, options, _DEFAULTS.values())):
-        given = dict(zip(_DEFAULTS, options, strict=True))
+    given = dict[str, Any]()
+    for name, value in options.items():
+        if value is not _DEFAULTS[name]:
+            given[name] = value
+    if given:
         check_each(given, _RULES)
         given = {name: value for name, value in given.items() if value not in _EMPTY}
     if isinstance(query, OxyRequest):

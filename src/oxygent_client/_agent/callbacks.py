@@ -117,8 +117,7 @@ class CallbackDispatcher:
         self._check_hooks()
         if self._is_forwarding():
             self._take_sender()
-        if self.agent.progress_callback is not None:
-            await self._say("Starting remote execution...")
+        await self._say("Starting remote execution...")
 
     def hears(self, event: Event) -> bool:
         """As `Listener.hears`."""
@@ -172,8 +171,7 @@ class CallbackDispatcher:
 
     async def completed(self) -> None:
         """As `Listener.completed`."""
-        if self.agent.progress_callback is not None:
-            await self._say("Remote execution completed")
+        await self._say("Remote execution completed")
 
     def _hook(self, event: Event, action: Action) -> Callable[[Any, OxyRequest], Awaitable[None]] | None:
         """The hook for this event; None if it was not replaced, and so does nothing."""

@@ -14,12 +14,12 @@ from typing import Any, Final
 import attrs
 
 from oxygent_client._api.catalog import RemoteCatalog
-from oxygent_client._core.errors import Outcome, OxyError
+from oxygent_client._core.errors import Outcome
 from oxygent_client._core.ids import new_id
 from oxygent_client._core.requests import OxyRequest
 from oxygent_client._core.settings import Limits
 from oxygent_client._core.transport import Context, HTTPRequest, Transport
-from oxygent_client._core.user_code import user_code_error
+from oxygent_client._core.user_code import user_code_errors
 from oxygent_client._protocol.endpoints import HEADERS, PATHS, STREAM_HEADERS
 from oxygent_client._protocol.payload import check_arguments, check_restart, encode, finalize_payload
 from oxygent_client._protocol.router import NameMap
@@ -28,6 +28,8 @@ from oxygent_client.cluster._lookup import servers_of
 
 PreparePayload = Callable[[OxyRequest], dict[str, Any]]
 PrepareHeaders = Callable[[OxyRequest], dict[str, str]]
+_PAYLOAD_ERRORS: Final = user_code_errors("prepare_payload", Outcome.NOT_SENT, keep_oxy_errors=True)
+_HEADERS_ERRORS: Final = user_code_errors("prepare_headers", Outcome.NOT_SENT, keep_oxy_errors=True)
 _NO_FIELDS: Final[Mapping[str, str]] = {}
 
 
@@ -74,12 +76,8 @@ class RequestBuilder:
             template = lookup_request(self.prepare_headers, request, self.base_url)
             until = math.inf if context.deadline is None else context.deadline
             await self.catalog.require(callee, transport, template, self.limits, until=until)
-        try:
+        with _PAYLOAD_ERRORS:
             payload = self.prepare_payload(request)
-        except OxyError:
-            raise
-        except Exception as error:
-            raise user_code_error("prepare_payload", error, Outcome.NOT_SENT) from error
         payload = finalize_payload(
             payload,
             trace_id=remote_trace_id,
@@ -122,13 +120,9 @@ def lookup_request(prepare_headers: PrepareHeaders, request: OxyRequest, base_ur
 def build_headers(prepare_headers: PrepareHeaders, request: OxyRequest) -> dict[str, str]:
     """Return the headers of a request: the agent's own, over them those of the call and of the protocol."""
     headers = HEADERS.copy()
-    try:
+    with _HEADERS_ERRORS:
         for name, value in prepare_headers(request).items():
             headers[name.lower()] = value
-    except OxyError:
-        raise
-    except Exception as error:
-        raise user_code_error("prepare_headers", error, Outcome.NOT_SENT) from error
     for name, value in request.call_options.headers.items():
         headers[name.lower()] = value
     headers["accept-encoding"] = HEADERS["accept-encoding"]

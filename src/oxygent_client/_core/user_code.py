@@ -11,10 +11,11 @@ class user_code_errors:  # noqa: N801  (used like a function; a generator would 
     With `keep_oxy_errors`, an `OxyError` is raised unchanged.
     """
 
-    __slots__ = ("_function", "_keep_oxy_errors")
+    __slots__ = ("_function", "_keep_oxy_errors", "_outcome")
 
-    def __init__(self, function: str, *, keep_oxy_errors: bool = False) -> None:
+    def __init__(self, function: str, outcome: Outcome | None = None, *, keep_oxy_errors: bool = False) -> None:
         self._function = function
+        self._outcome = outcome
         self._keep_oxy_errors = keep_oxy_errors
 
     def __enter__(self) -> None:
@@ -23,7 +24,7 @@ class user_code_errors:  # noqa: N801  (used like a function; a generator would 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is None or not isinstance(error, Exception) or (self._keep_oxy_errors and isinstance(error, OxyError)):
             return
-        raise user_code_error(self._function, error) from error
+        raise user_code_error(self._function, error, self._outcome) from error
 
 
 def user_code_error(function: str, error: Exception, outcome: Outcome | None = None) -> HandlerError:

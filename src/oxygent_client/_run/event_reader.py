@@ -124,8 +124,7 @@ class EventReader:
         observed, seconds = self.observed, self.now() - self.state.began
         if observed.headers_after is None:  # a reconnect brings headers again
             observed.headers_after = seconds
-        if observed.observers:
-            observed.note("streaming", self.context, {"url": redact_url(sent.url), "seconds": seconds})
+        observed.note("streaming", self.context, {"url": redact_url(sent.url), "seconds": seconds})
 
     async def next(self) -> ServerSentEvent | None:
         """Wait for the next event; None if the run has ended, by its stream or by its record.

@@ -304,7 +304,7 @@ class Run:
         self._state.start(now)
         self._trace.begin(now)
         url, observed = self._config.base_url, self._config.observed
-        begun = {"request": request, "server_url": redact_url(url) if url and observed.observers else ""}
+        begun = {"request": request, "server_url": redact_url(url) if url else ""}
         self._watch = watch(self, loop, observed, self._context, self._state.tracker)
         self._caller.run(observed.note, "begun", self._context, begun)
         del self._caller  # and all that its variables hold
@@ -756,8 +756,7 @@ class Run:
             return
         self._closed = True
         observed, inbox = self._config.observed, self._state.buffer
-        if observed.buffered:
-            observed.hold(0)
+        observed.hold(0)
         if inbox.is_within_event or inbox.held_bytes:
             inbox.start_anew()  # who keeps the error of a run keeps the run, but not half an event
         self._release()
